@@ -1,0 +1,81 @@
+//! One allocation cut into buffers of equal size, addressed by number.
+//!
+//! The arena does not know which buffers are free or whose they are. That is the business of `pool`
+//! and `lease`, and what makes the access here sound: each number is in one place only, a free list
+//! or a lease.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
+use std::ptr::NonNull;
+
+/// Buffers begin at multiples of the page size, so that a buffer that was never used costs no
+/// memory.
+const ALIGNMENT: usize = 4096;
+
+/// `count` buffers of `buffer_size` bytes. Zeroed by the system when first touched, so memory that
+/// is never used is never resident.
+pub(super) struct Arena {
+    base: NonNull<u8>,
+    layout: Layout,
+    buffer_size: usize,
+    count: u32,
+}
+
+// SAFETY: the arena is plain memory with a fixed address. Shared access hands out disjoint buffers
+// only, under the contract of `bytes_mut`, so threads do not reach the same bytes.
+unsafe impl Send for Arena {}
+// SAFETY: as for Send.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Allocates.
+    ///
+    /// # Errors
+    /// Out of memory, or a size that no address space holds.
+    pub(super) fn new(buffer_size: usize, count: u32) -> io::Result<Arena> {
+        assert!(buffer_size > 0 && count > 0, "an arena without bytes");
+        let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let bytes = buffer_size.checked_mul(count as usize).ok_or_else(no_memory)?;
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| no_memory())?;
+        // SAFETY: the layout's size is not zero: both factors were checked.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        Ok(Arena { base, layout, buffer_size, count })
+    }
+
+    pub(super) fn buffer_size(&self) -> usize {
+        self.buffer_size
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes of a buffer.
+    ///
+    /// # Safety
+    /// The caller owns the number `id` exclusively, and neither hands it on nor calls this again
+    /// for it while the result is in use.
+    // The result is tied to the arena's lifetime here and to the lease's in `lease`, whose borrow
+    // makes it unique.
+    #[allow(clippy::mut_from_ref)]
+    #[inline]
+    pub(super) unsafe fn bytes_mut(&self, id: u32) -> &mut [u8] {
+        assert!(id < self.count, "no buffer has this number");
+        // SAFETY: the number is in range, so the bytes lie within the one allocation, which was
+        // zeroed and lives as long as `self`; the caller owns the number, so no other reference to
+        // these bytes exists.
+        unsafe {
+            let start = self.base.as_ptr().add(id as usize * self.buffer_size);
+            std::slice::from_raw_parts_mut(start, self.buffer_size)
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout. Every lease holds a reference to the arena,
+        // so none is left.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+    }
+}

@@ -1,0 +1,483 @@
+//! The right to use a buffer. A [`Lease`] is one buffer with the range of it that is filled; a
+//! [`Chain`] is several in a row. Neither can be cloned, and both give their buffers back when
+//! dropped, on every path.
+//!
+//! Only the filled range can be read. A lease starts empty, so the bytes that another client left
+//! in the buffer cannot be reached.
+
+use std::fmt;
+use std::mem;
+
+use super::pool::{Link, Pool};
+
+const NONE: u32 = u32::MAX;
+
+/// One buffer of a [`Pool`] and the range of it that holds data.
+pub struct Lease {
+    pool: Pool,
+    id: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Pool, id: u32) -> Lease {
+        Lease { pool, id, start: 0, end: 0 }
+    }
+
+    /// The number of the buffer in its arena.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Bytes of data in it.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it holds no data.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The data.
+    #[inline]
+    pub fn filled(&self) -> &[u8] {
+        &self.bytes()[self.start as usize..self.end as usize]
+    }
+
+    /// The data, to be changed in place.
+    #[inline]
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        let (start, end) = (self.start as usize, self.end as usize);
+        &mut self.bytes_mut()[start..end]
+    }
+
+    /// The room behind the data, to be written to; [`commit`](Lease::commit) makes it data. What is
+    /// in it before is unspecified.
+    #[inline]
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        let end = self.end as usize;
+        &mut self.bytes_mut()[end..]
+    }
+
+    /// Makes the first `count` bytes of the spare room part of the data.
+    ///
+    /// # Panics
+    /// If the room is smaller.
+    #[inline]
+    pub fn commit(&mut self, count: usize) {
+        assert!(
+            count <= self.pool.buffer_size() - self.end as usize,
+            "more bytes than the buffer has room for"
+        );
+        self.end += count as u32;
+    }
+
+    /// Drops the first `count` bytes of the data.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "more bytes consumed than there are");
+        self.start += count as u32;
+    }
+
+    /// Copies as much of `bytes` as there is room for behind the data, and answers how much that
+    /// was.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
+        let spare = self.spare_mut();
+        let count = spare.len().min(bytes.len());
+        spare[..count].copy_from_slice(&bytes[..count]);
+        self.commit(count);
+        count
+    }
+
+    #[allow(unsafe_code)]
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a lease owns its number; it cannot be cloned, and it is in no free list while it
+        // lives. The result borrows the lease, so nothing can write while it is in use.
+        unsafe { self.pool.local().bytes_mut(self.id) }
+    }
+
+    #[allow(unsafe_code)]
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; the result borrows the lease exclusively.
+        unsafe { self.pool.local().bytes_mut(self.id) }
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        // In tests, what a client left behind must not look like anybody's data.
+        if cfg!(debug_assertions) {
+            self.filled_mut().fill(0xDB);
+        }
+        self.pool.local().give_back(self.id);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({}, {}..{})", self.id, self.start, self.end)
+    }
+}
+
+/// Leases in a row: a first-in, first-out queue of bytes of any length that the pool has room for.
+///
+/// The links between the buffers lie beside the arena, so a chain is of the same small size however
+/// long it is, and adding to it allocates nothing.
+pub struct Chain {
+    pool: Pool,
+    first: u32,
+    last: u32,
+    leases: u32,
+    len: u32,
+}
+
+impl Chain {
+    /// An empty chain of buffers of `pool`.
+    pub fn new(pool: &Pool) -> Chain {
+        Chain { pool: pool.clone(), first: NONE, last: NONE, leases: 0, len: 0 }
+    }
+
+    /// Bytes of data.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it has no leases.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.leases == 0
+    }
+
+    /// The number of leases.
+    #[inline]
+    pub fn leases(&self) -> usize {
+        self.leases as usize
+    }
+
+    /// Puts a lease at the end. One without data goes back to the pool instead.
+    ///
+    /// # Panics
+    /// If the lease is from another worker's pool, or the chain would pass 4 GiB.
+    #[inline]
+    pub fn push_back(&mut self, lease: Lease) {
+        if lease.is_empty() {
+            return;
+        }
+        debug_assert!(
+            std::ptr::eq(self.pool.local(), lease.pool.local()),
+            "a lease of another worker"
+        );
+        self.len = self.len.checked_add(lease.len() as u32).expect("a chain of less than 4 GiB");
+        let (id, link) = dissolve(lease);
+        self.pool.local().links[id as usize].set(link);
+        match self.leases {
+            0 => self.first = id,
+            _ => self.set_next(self.last, id),
+        }
+        self.last = id;
+        self.leases += 1;
+    }
+
+    /// Takes the first lease out.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<Lease> {
+        if self.leases == 0 {
+            return None;
+        }
+        let id = self.first;
+        let link = self.link(id);
+        self.first = link.next;
+        self.leases -= 1;
+        self.len -= link.end - link.start;
+        if self.leases == 0 {
+            self.last = NONE;
+            debug_assert_eq!((self.first, self.len), (NONE, 0));
+        }
+        Some(Lease { pool: self.pool.clone(), id, start: link.start, end: link.end })
+    }
+
+    /// Moves all of `other` to the end of this chain, whatever their lengths in the same time.
+    #[inline]
+    pub fn append(&mut self, other: &mut Chain) {
+        if self.leases == 0 {
+            mem::swap(self, other);
+            return;
+        }
+        if other.leases == 0 {
+            return;
+        }
+        self.len = self.len.checked_add(other.len).expect("a chain of less than 4 GiB");
+        self.set_next(self.last, other.first);
+        self.last = other.last;
+        self.leases += other.leases;
+        (other.first, other.last, other.leases, other.len) = (NONE, NONE, 0, 0);
+    }
+
+    /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
+    /// there, so that a client that sends one byte at a time does not hold a buffer for each.
+    pub fn absorb(&mut self, other: &mut Chain) {
+        while self.leases > 0 && other.leases > 0 {
+            let (mine, theirs) = (self.link(self.last), other.link(other.first));
+            let count = (theirs.end - theirs.start) as usize;
+            if count > self.pool.buffer_size() - mine.end as usize {
+                break;
+            }
+            let lease = other.pop_front().expect("it has a lease");
+            self.copy_behind_last(lease.filled());
+        }
+        self.append(other);
+    }
+
+    #[allow(unsafe_code)]
+    fn copy_behind_last(&mut self, bytes: &[u8]) {
+        let link = self.link(self.last);
+        // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively; `bytes`
+        // is of another lease.
+        let buffer = unsafe { self.pool.local().bytes_mut(self.last) };
+        buffer[link.end as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u32;
+        self.pool.local().links[self.last as usize]
+            .set(Link { end: link.end + bytes.len() as u32, ..link });
+    }
+
+    /// All of it, leaving an empty chain.
+    #[inline]
+    pub fn take(&mut self) -> Chain {
+        mem::replace(self, Chain::new(&self.pool))
+    }
+
+    /// Drops the first `count` bytes; buffers that become empty go back to the pool.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "more bytes consumed than there are");
+        let mut left = count as u32;
+        while left > 0 {
+            let link = self.link(self.first);
+            let here = link.end - link.start;
+            if left < here {
+                self.pool.local().links[self.first as usize]
+                    .set(Link { start: link.start + left, ..link });
+                self.len -= left;
+                return;
+            }
+            left -= here;
+            drop(self.pop_front());
+        }
+    }
+
+    /// The data, one slice for each lease, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            if next == NONE {
+                return None;
+            }
+            let slice = self.slice(next);
+            next = self.link(next).next;
+            Some(slice)
+        })
+    }
+
+    #[allow(unsafe_code)]
+    #[inline]
+    fn slice(&self, id: u32) -> &[u8] {
+        let link = self.link(id);
+        // SAFETY: the chain owns the numbers of its buffers; the result borrows the chain, so
+        // nothing can write.
+        let bytes: &[u8] = unsafe { self.pool.local().bytes_mut(id) };
+        &bytes[link.start as usize..link.end as usize]
+    }
+
+    fn link(&self, id: u32) -> Link {
+        self.pool.local().links[id as usize].get()
+    }
+
+    fn set_next(&self, id: u32, next: u32) {
+        let link = &self.pool.local().links[id as usize];
+        link.set(Link { next, ..link.get() });
+    }
+}
+
+/// Takes a lease apart without giving its buffer back.
+#[allow(unsafe_code)]
+#[inline]
+fn dissolve(lease: Lease) -> (u32, Link) {
+    let lease = mem::ManuallyDrop::new(lease);
+    // SAFETY: the lease is never used or dropped after this, so its pool handle is dropped once,
+    // here.
+    drop(unsafe { std::ptr::read(&lease.pool) });
+    (lease.id, Link { start: lease.start, end: lease.end, next: NONE })
+}
+
+impl Drop for Chain {
+    #[inline]
+    fn drop(&mut self) {
+        while let Some(lease) = self.pop_front() {
+            drop(lease);
+        }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chain({} bytes in {} leases)", self.len, self.leases)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pool::Reserve;
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: usize = 8;
+
+    fn pool(count: u32) -> Pool {
+        Pool::new(Reserve::new(SIZE, count).unwrap(), 0)
+    }
+
+    fn lease_of(pool: &Pool, bytes: &[u8]) -> Lease {
+        let mut lease = pool.lease().unwrap();
+        assert_eq!(lease.extend_from_slice(bytes), bytes.len());
+        lease
+    }
+
+    fn bytes_of(chain: &Chain) -> Vec<u8> {
+        chain.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn a_new_lease_is_empty_whatever_the_buffer_held_before() {
+        let pool = pool(1);
+        drop(lease_of(&pool, b"secret"));
+        let lease = pool.lease().unwrap();
+        assert!(lease.is_empty());
+        assert_eq!(lease.filled(), b"");
+    }
+
+    #[test]
+    fn the_room_of_a_lease_does_not_shrink_from_use_to_use() {
+        let pool = pool(1);
+        for _ in 0..3 {
+            let mut lease = lease_of(&pool, b"ab");
+            lease.consume(1);
+            assert_eq!(lease.filled(), b"b");
+            assert_eq!(lease.spare_mut().len(), SIZE - 2);
+        }
+        assert_eq!(pool.lease().unwrap().spare_mut().len(), SIZE);
+    }
+
+    #[test]
+    fn a_chain_gives_its_buffers_back_when_dropped() {
+        let pool = pool(3);
+        let mut chain = Chain::new(&pool);
+        chain.push_back(lease_of(&pool, b"one"));
+        chain.push_back(lease_of(&pool, b"two"));
+        chain.push_back(pool.lease().unwrap());
+        assert_eq!(
+            (chain.leases(), chain.len(), pool.held()),
+            (2, 6, 2),
+            "an empty lease is no part of a chain"
+        );
+        drop(chain);
+        assert_eq!(pool.held(), 0);
+    }
+
+    #[test]
+    fn absorbing_single_bytes_fills_buffers_instead_of_holding_one_for_each() {
+        let pool = pool(4);
+        let mut chain = Chain::new(&pool);
+        for byte in 0..20u8 {
+            let mut arrived = Chain::new(&pool);
+            arrived.push_back(lease_of(&pool, &[byte]));
+            chain.absorb(&mut arrived);
+        }
+        assert_eq!(bytes_of(&chain), (0..20).collect::<Vec<_>>());
+        assert_eq!(chain.leases(), 3);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Vec<u8>),
+        Pop,
+        Consume(usize),
+        Append(Vec<Vec<u8>>),
+        Absorb(Vec<Vec<u8>>),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..=SIZE);
+        let several = move || prop::collection::vec(bytes(), 0..3);
+        prop_oneof![
+            bytes().prop_map(Step::Push),
+            Just(Step::Pop),
+            (0usize..20).prop_map(Step::Consume),
+            several().prop_map(Step::Append),
+            several().prop_map(Step::Absorb),
+            Just(Step::Take),
+        ]
+    }
+
+    proptest! {
+        /// A chain is a queue of bytes: whatever is done to it, it agrees with a plain vector, and
+        /// no buffer is lost.
+        #[test]
+        fn a_chain_is_a_queue_of_bytes(steps in prop::collection::vec(step(), 0..60)) {
+            let pool = pool(400);
+            let mut chain = Chain::new(&pool);
+            let mut model = Vec::new();
+            let chain_of = |parts: &[Vec<u8>]| {
+                let mut chain = Chain::new(&pool);
+                parts.iter().for_each(|part| chain.push_back(lease_of(&pool, part)));
+                chain
+            };
+            for step in steps {
+                match step {
+                    Step::Push(bytes) => {
+                        chain.push_back(lease_of(&pool, &bytes));
+                        model.extend(bytes);
+                    }
+                    Step::Pop => {
+                        let front = chain.pop_front();
+                        let count = front.as_ref().map_or(0, Lease::len);
+                        let expected: Vec<u8> = model.drain(..count).collect();
+                        prop_assert_eq!(front.as_ref().map_or(&[][..], |lease| lease.filled()), &expected[..]);
+                    }
+                    Step::Consume(count) => {
+                        let count = count.min(chain.len());
+                        chain.consume(count);
+                        model.drain(..count);
+                    }
+                    Step::Append(parts) => {
+                        chain.append(&mut chain_of(&parts));
+                        model.extend(parts.concat());
+                    }
+                    Step::Absorb(parts) => {
+                        chain.absorb(&mut chain_of(&parts));
+                        model.extend(parts.concat());
+                    }
+                    Step::Take => {
+                        prop_assert_eq!(bytes_of(&chain.take()), &model[..]);
+                        model.clear();
+                    }
+                }
+                prop_assert_eq!(bytes_of(&chain), &model[..]);
+                prop_assert_eq!(chain.len(), model.len());
+                prop_assert_eq!(pool.held(), chain.leases());
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Which buffers are free: a LIFO list for each worker, over a reserve that all workers share.
+//!
+//! A worker takes from and gives back to its own list, so that the buffer it used last, which is
+//! still in the cache, is the one it uses next, and nothing is shared between threads. Only when
+//! its list is empty does it fetch a batch from the [`Reserve`]; only when some worker is
+//! *starving* (found its list and the reserve empty) do the others put their free buffers there. A
+//! buffer is thus never idle on one worker while another waits for it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::arena::Arena;
+use super::lease::Lease;
+
+/// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
+/// enough that workers do not hoard in a small pool.
+const BATCH: usize = 16;
+
+/// The most workers that can share a reserve: they are the bits of one word.
+pub const WORKERS_MAX: usize = 64;
+
+/// The buffers of the process and the list of those that no worker holds.
+pub struct Reserve {
+    arena: Arena,
+    free: ArrayQueue<u32>,
+    /// One bit for each worker that needs a buffer and found none.
+    starving: AtomicU64,
+}
+
+impl Reserve {
+    /// Allocates `count` buffers of `buffer_size` bytes.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(buffer_size: usize, count: u32) -> io::Result<Arc<Reserve>> {
+        let arena = Arena::new(buffer_size, count)?;
+        let free = ArrayQueue::new(count as usize);
+        for id in 0..count {
+            free.push(id).expect("the queue has room for all buffers");
+        }
+        Ok(Arc::new(Reserve { arena, free, starving: AtomicU64::new(0) }))
+    }
+
+    /// The workers that need a buffer and found none, one bit each.
+    #[inline]
+    pub fn starving(&self) -> u64 {
+        self.starving.load(Ordering::Relaxed)
+    }
+
+    /// Buffers in the reserve now.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+}
+
+/// The buffers of one worker. A handle: clones share one list.
+#[derive(Clone)]
+pub struct Pool(Rc<Local>);
+
+pub(super) struct Local {
+    reserve: Arc<Reserve>,
+    worker: u32,
+    /// Free buffers, the most recently used last. Its capacity is that of the arena: it never
+    /// grows.
+    free: RefCell<Vec<u32>>,
+    /// Buffers in leases of this worker.
+    held: Cell<u32>,
+    /// For each buffer of the arena, where it stands in a chain of this worker. See `lease`.
+    pub(super) links: Box<[Cell<Link>]>,
+}
+
+/// The range and the successor of a buffer that is part of a chain.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Link {
+    pub(super) start: u32,
+    pub(super) end: u32,
+    pub(super) next: u32,
+}
+
+impl Pool {
+    /// The pool of worker number `worker`, empty at first.
+    ///
+    /// # Panics
+    /// If the number is not below [`WORKERS_MAX`].
+    pub fn new(reserve: Arc<Reserve>, worker: usize) -> Pool {
+        assert!(worker < WORKERS_MAX, "a worker's number is one of {WORKERS_MAX} bits");
+        let count = reserve.arena.count() as usize;
+        Pool(Rc::new(Local {
+            reserve,
+            worker: worker as u32,
+            free: RefCell::new(Vec::with_capacity(count)),
+            held: Cell::new(0),
+            links: vec![Cell::default(); count].into_boxed_slice(),
+        }))
+    }
+
+    /// An empty buffer, or `None` if there is none on this worker or in the reserve.
+    #[inline]
+    pub fn lease(&self) -> Option<Lease> {
+        let own = self.0.free.borrow_mut().pop();
+        let id = match own {
+            Some(id) => id,
+            None => self.0.refill()?,
+        };
+        self.0.held.set(self.0.held.get() + 1);
+        Some(Lease::new(self.clone(), id))
+    }
+
+    /// The size of a buffer in bytes.
+    pub fn buffer_size(&self) -> usize {
+        self.0.reserve.arena.buffer_size()
+    }
+
+    /// Buffers that this worker has in leases now.
+    pub fn held(&self) -> usize {
+        self.0.held.get() as usize
+    }
+
+    /// Buffers that a lease can be had of now.
+    pub fn available(&self) -> usize {
+        self.0.free.borrow().len() + self.0.reserve.available()
+    }
+
+    /// Whether less than half of the pool is in use, as far as this worker can see: when more is, a
+    /// connection is given one buffer at a time.
+    #[inline]
+    pub fn is_plentiful(&self) -> bool {
+        let half = self.0.reserve.arena.count() as usize / 2;
+        self.0.free.borrow().len() > half || self.available() > half
+    }
+
+    /// Says whether this worker is in want of buffers. Answers true if it was not before.
+    pub fn set_starving(&self, starving: bool) -> bool {
+        let bit = 1u64 << self.0.worker;
+        let flags = &self.0.reserve.starving;
+        match starving {
+            // Release and acquire pair with `donate`: who sees the bit gives what it has.
+            true => flags.fetch_or(bit, Ordering::AcqRel) & bit == 0,
+            false => {
+                if flags.load(Ordering::Relaxed) & bit != 0 {
+                    flags.fetch_and(!bit, Ordering::AcqRel);
+                }
+                false
+            }
+        }
+    }
+
+    /// Puts this worker's free buffers into the reserve if another worker starves. Answers the
+    /// workers to be woken, one bit each.
+    #[inline]
+    pub fn donate(&self) -> u64 {
+        let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
+        if others == 0 { 0 } else { self.0.spill(others) }
+    }
+
+    /// The shared part.
+    pub fn reserve(&self) -> &Arc<Reserve> {
+        &self.0.reserve
+    }
+
+    pub(super) fn local(&self) -> &Local {
+        &self.0
+    }
+}
+
+impl Local {
+    #[cold]
+    fn refill(&self) -> Option<u32> {
+        let mut free = self.free.borrow_mut();
+        let first = self.reserve.free.pop()?;
+        for _ in 1..BATCH {
+            match self.reserve.free.pop() {
+                Some(id) => free.push(id),
+                None => break,
+            }
+        }
+        // The lowest number last: the one that is used first, and again and again.
+        free.reverse();
+        Some(first)
+    }
+
+    #[cold]
+    fn spill(&self, others: u64) -> u64 {
+        let mut free = self.free.borrow_mut();
+        let wake = if free.is_empty() { 0 } else { others };
+        while let Some(id) = free.pop() {
+            self.reserve.free.push(id).expect("the queue has room for all buffers");
+        }
+        wake
+    }
+
+    /// Takes back a buffer.
+    #[inline]
+    pub(super) fn give_back(&self, id: u32) {
+        let held = self.held.get();
+        assert!(held > 0, "a buffer came back that was not out");
+        self.held.set(held - 1);
+        let mut free = self.free.borrow_mut();
+        debug_assert!(!free.contains(&id), "buffer {id} came back twice");
+        free.push(id);
+    }
+
+    /// The bytes of a buffer.
+    ///
+    /// # Safety
+    /// As for [`Arena::bytes_mut`].
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    #[inline]
+    pub(super) unsafe fn bytes_mut(&self, id: u32) -> &mut [u8] {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.reserve.arena.bytes_mut(id) }
+    }
+}
+
+impl Drop for Local {
+    /// A worker that ends leaves its buffers to the others.
+    fn drop(&mut self) {
+        assert_eq!(self.held.get(), 0, "a lease outlived its pool");
+        for id in self.free.get_mut().drain(..) {
+            let _ = self.reserve.free.push(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_used_last_is_used_next() {
+        let pool = Pool::new(Reserve::new(64, 40).unwrap(), 0);
+        let (a, b) = (pool.lease().unwrap(), pool.lease().unwrap());
+        let (a_id, b_id) = (a.id(), b.id());
+        assert_eq!((a_id, b_id), (0, 1), "low numbers first: memory never used stays untouched");
+        drop(a);
+        drop(b);
+        assert_eq!(pool.lease().unwrap().id(), b_id);
+    }
+
+    #[test]
+    fn every_buffer_can_be_leased_once_and_none_beyond() {
+        let pool = Pool::new(Reserve::new(64, 40).unwrap(), 0);
+        let leases: Vec<_> = std::iter::from_fn(|| pool.lease()).collect();
+        let mut ids: Vec<_> = leases.iter().map(Lease::id).collect();
+        ids.sort();
+        assert_eq!(ids, (0..40).collect::<Vec<_>>());
+        assert_eq!((pool.held(), pool.available()), (40, 0));
+        drop(leases);
+        assert_eq!((pool.held(), pool.available()), (0, 40));
+    }
+
+    #[test]
+    fn a_starving_worker_is_given_what_another_has_free() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let (rich, poor) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
+        drop(rich.lease());
+        assert!(poor.lease().is_none(), "the batch is on the other worker");
+        assert_eq!(rich.donate(), 0, "nobody has asked yet");
+        assert!(poor.set_starving(true));
+        assert!(!poor.set_starving(true), "it was starving already");
+        assert_eq!(rich.donate(), 0b10, "worker 1 is to be woken");
+        assert!(poor.lease().is_some());
+        poor.set_starving(false);
+        assert_eq!(reserve.starving(), 0);
+    }
+
+    #[test]
+    fn a_pool_that_ends_leaves_its_buffers_in_the_reserve() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        drop(Pool::new(reserve.clone(), 0).lease());
+        assert_eq!(reserve.available(), 16);
+    }
+}

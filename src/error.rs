@@ -1,0 +1,229 @@
+//! What can go wrong: at start ([`StartError`]), and with a connection ([`CloseReason`]).
+//!
+//! Errors of the data path carry codes, never boxed text, so that reporting one allocates nothing.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+
+/// An error code of the operating system.
+pub use rustix::io::Errno;
+
+/// Why a server did not start. The text names the remedy.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No endpoint to listen on was given.
+    NothingToListenOn,
+    /// The same endpoint was given twice.
+    ListenedTwice(Endpoint),
+    /// This kind of endpoint cannot be listened on.
+    Unsupported(Endpoint),
+    /// Another socket has the address.
+    AddressInUse(Endpoint),
+    /// The listener could not be made, for another reason.
+    Listen {
+        /// Where.
+        endpoint: Endpoint,
+        /// The system call that failed.
+        call: &'static str,
+        /// Its error.
+        error: std::io::Error,
+    },
+    /// A limit is outside its range.
+    Limit {
+        /// The limit, by the name of its flag.
+        name: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The smallest value allowed.
+        min: u64,
+        /// The largest value allowed.
+        max: u64,
+    },
+    /// A time is outside its range.
+    Timeout {
+        /// The time, by the name of its flag.
+        name: &'static str,
+        /// What was asked for.
+        value: Duration,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// More connections were asked for than the limit of open files allows.
+    OpenFiles {
+        /// Connections asked for.
+        connections: u64,
+        /// Open files needed for them.
+        needed: u64,
+        /// The hard limit.
+        hard_limit: u64,
+        /// Connections that the hard limit has room for.
+        possible: u64,
+    },
+    /// Memory, a thread, or what an event loop is made of could not be had.
+    Resource {
+        /// What was to be made.
+        what: &'static str,
+        /// Why it was not.
+        error: std::io::Error,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::NothingToListenOn => {
+                write!(f, "nothing to listen on: give at least one endpoint")
+            }
+            StartError::ListenedTwice(endpoint) => {
+                write!(f, "{endpoint} is given twice: give each address once")
+            }
+            StartError::Unsupported(endpoint) => {
+                write!(f, "cannot listen on {endpoint}: only TCP is supported yet")
+            }
+            StartError::AddressInUse(endpoint) => write!(
+                f,
+                "cannot listen on {endpoint}: the address is in use; stop the program that has it, listen on another \
+                 port (0 takes a free one), or share the port on purpose (--share-port, on both sides)"
+            ),
+            StartError::Listen { endpoint, call, error } => {
+                write!(f, "cannot listen on {endpoint}: {call}: {error}{}", listen_remedy(error))
+            }
+            StartError::Limit { name, value, min, max } => {
+                write!(f, "{name} is {value}, but must be from {min} to {max}")
+            }
+            StartError::Timeout { name, value, allowed } => {
+                write!(f, "{name} is {value:?}, but must be {allowed}")
+            }
+            StartError::OpenFiles { connections, needed, hard_limit, possible } => write!(
+                f,
+                "{connections} connections need {needed} open files, but the hard limit is {hard_limit}, which has \
+                 room for {possible}; raise it (ulimit -Hn {needed}, or LimitNOFILE={needed} in the systemd unit) or \
+                 ask for at most {possible} connections"
+            ),
+            StartError::Resource { what, error } => write!(f, "cannot make {what}: {error}"),
+        }
+    }
+}
+
+fn listen_remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (or net.ipv4.ip_unprivileged_port_start): take a higher one"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has the address: see 'ip address'"
+        }
+        _ => "",
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StartError::Listen { error, .. } | StartError::Resource { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a connection ended. One word each, the same in logs, counters and documents:
+/// [`CloseReason::word`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The peer closed its side, and everything it was owed has been sent.
+    PeerClosed,
+    /// The peer reset the connection (ECONNRESET, EPIPE), or its network did.
+    Reset,
+    /// The peer did not answer the kernel any more (ETIMEDOUT: keepalive, retransmissions).
+    PeerLost,
+    /// Any other error of a system call.
+    Failed,
+    /// Nothing was sent or received for the idle time-out.
+    IdleTimeout,
+    /// The peer took no byte of the pending output for the send time-out.
+    SendTimeout,
+    /// Other connections were waiting for a buffer, and this one had not moved the bytes in its own
+    /// for longest.
+    Shed,
+    /// The service asked for it.
+    Service,
+    /// The service left more input unconsumed than a connection may hold.
+    InputLimit,
+    /// The service panicked.
+    ServicePanic,
+    /// The server is draining.
+    Drained,
+    /// The server was stopped.
+    Stopped,
+}
+
+impl CloseReason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [CloseReason; 12] = [
+        CloseReason::PeerClosed,
+        CloseReason::Reset,
+        CloseReason::PeerLost,
+        CloseReason::Failed,
+        CloseReason::IdleTimeout,
+        CloseReason::SendTimeout,
+        CloseReason::Shed,
+        CloseReason::Service,
+        CloseReason::InputLimit,
+        CloseReason::ServicePanic,
+        CloseReason::Drained,
+        CloseReason::Stopped,
+    ];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            CloseReason::PeerClosed => "peer-closed",
+            CloseReason::Reset => "reset",
+            CloseReason::PeerLost => "peer-lost",
+            CloseReason::Failed => "failed",
+            CloseReason::IdleTimeout => "idle-timeout",
+            CloseReason::SendTimeout => "send-timeout",
+            CloseReason::Shed => "shed",
+            CloseReason::Service => "service",
+            CloseReason::InputLimit => "input-limit",
+            CloseReason::ServicePanic => "service-panic",
+            CloseReason::Drained => "drained",
+            CloseReason::Stopped => "stopped",
+        }
+    }
+
+    /// The reason for closing a connection on which a system call failed.
+    pub(crate) fn of(error: Errno) -> CloseReason {
+        match error {
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED => CloseReason::Reset,
+            Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH => CloseReason::PeerLost,
+            _ => CloseReason::Failed,
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_in_order_and_have_words_of_their_own() {
+        for (number, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+        let words: std::collections::HashSet<_> =
+            CloseReason::ALL.map(CloseReason::word).into_iter().collect();
+        assert_eq!(words.len(), CloseReason::ALL.len());
+    }
+}

@@ -1,0 +1,277 @@
+//! What is done with the bytes: the [`Service`] trait, the view of a connection that it is given,
+//! and its answers.
+//!
+//! A service does no I/O. It is called by a worker when something has happened to one of the
+//! worker's connections; it reads the input, puts leases on the output, and answers what is to
+//! happen next. It must not block: while it runs, no other connection of its worker is served.
+
+use std::net::SocketAddr;
+
+use crate::buffer::{Chain, Lease, Pool};
+use crate::error::{CloseReason, Errno};
+use crate::time::Time;
+
+pub mod echo;
+
+pub use echo::Echo;
+
+/// What a service wants to happen to the connection after a call.
+///
+/// Output that the service has put on the connection is sent in every case but [`Answer::Close`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Send the output, if there is any; then read on.
+    Continue,
+    /// Send the output, do not read until this time; then [`Service::timer`] is called.
+    WaitUntil(Time),
+    /// Send the output, then close: no byte of the output is lost to a client that reads to the
+    /// end.
+    CloseAfterSend,
+    /// Close at once; what has not been sent is lost.
+    Close,
+}
+
+/// A connection as its service sees it during one call.
+pub struct Connection<'a> {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) tag: u64,
+    pub(crate) now: Time,
+    pub(crate) pool: &'a Pool,
+    /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
+    /// handed in again with what arrives later.
+    pub input: &'a mut Chain,
+    /// Bytes to be sent. They are sent in order, after those put here before.
+    pub output: &'a mut Chain,
+}
+
+impl Connection<'_> {
+    /// The connection's id: unique among all connections of the process, and never given to another
+    /// one.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The address at the other end, with IPv4-mapped addresses shown as IPv4.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// For an accepted connection the index of its listener in
+    /// [`Config::listen`](crate::Config::listen); for a connection that this side began, the tag
+    /// that it was begun with.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// The time: that of the present turn of the worker's loop or, for a service with
+    /// [`Service::FRESH_CLOCK`], read just before the call.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// An empty buffer of the worker's pool, or `None` when all are in use: the service then leaves
+    /// its input where it is and is called again, with [`Service::sent`] or [`Service::data`], when
+    /// there is something new.
+    pub fn take_lease(&self) -> Option<Lease> {
+        self.pool.lease()
+    }
+}
+
+/// The id of a connection, shown in logs as a plain number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ConnectionId(pub(crate) u64);
+
+impl std::fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the server does with its clients' bytes.
+///
+/// Each worker has a clone of the service of its own, and calls it from its one thread, so a
+/// service needs no locks. A panic in a service closes the connection that it was called for, with
+/// [`CloseReason::ServicePanic`], and nothing else.
+///
+/// ```
+/// use echopool::service::{Answer, Connection, Service};
+///
+/// /// Sends back what it receives, in upper case.
+/// #[derive(Clone)]
+/// struct Upper;
+///
+/// impl Service for Upper {
+///     type Session = ();
+///
+///     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+///         while let Some(mut lease) = connection.input.pop_front() {
+///             lease.filled_mut().make_ascii_uppercase();
+///             connection.output.push_back(lease);
+///         }
+///         Answer::Continue
+///     }
+/// }
+/// ```
+pub trait Service: 'static {
+    /// What the service remembers of one connection. It lives in the connection's preallocated
+    /// context, so it is at most 64 bytes (checked at compile time); larger state belongs into
+    /// tables of the service's own, made in [`prepare`](Service::prepare).
+    type Session: Default;
+
+    /// Whether the clock is read before each call rather than once for each turn of the loop. It
+    /// costs some 25 ns a call; a service that measures time wants it.
+    const FRESH_CLOCK: bool = false;
+
+    /// Whether a connection is read while its output has not been sent completely. `false` is what
+    /// keeps a server's memory bounded: a client that does not read is not read from. A client that
+    /// pipelines needs `true`.
+    const FULL_DUPLEX: bool = false;
+
+    /// Called once on each worker before it serves, with the number of connections that the worker
+    /// can have: the place to allocate.
+    fn prepare(&mut self, _connections_max: usize) {}
+
+    /// What [`prepare`](Service::prepare) will allocate, in bytes, for the sum of memory that is
+    /// printed at start.
+    fn memory_bytes(&self, _connections_max: usize) -> u64 {
+        0
+    }
+
+    /// A connection is established.
+    fn open(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
+        Answer::Continue
+    }
+
+    /// Bytes have arrived in [`Connection::input`].
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer;
+
+    /// All output has been handed to the kernel.
+    fn sent(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
+        Answer::Continue
+    }
+
+    /// The peer has closed its sending side; nothing more will arrive. [`Answer::Continue`] keeps
+    /// the sending side open for a service that has more to say.
+    fn peer_closed(
+        &mut self,
+        _connection: &mut Connection<'_>,
+        _session: &mut Self::Session,
+    ) -> Answer {
+        Answer::CloseAfterSend
+    }
+
+    /// The time of an earlier [`Answer::WaitUntil`] has come, or [`Turn::wake`] was called for this
+    /// connection.
+    fn timer(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
+        Answer::Continue
+    }
+
+    /// A message has come for this connection from elsewhere in the process.
+    fn message(
+        &mut self,
+        _: &mut Connection<'_>,
+        _: &mut Self::Session,
+        _message: Message,
+    ) -> Answer {
+        Answer::Continue
+    }
+
+    /// The connection is gone; `connection` can no longer be sent to. The last call for it.
+    fn closed(
+        &mut self,
+        _connection: &mut Connection<'_>,
+        _session: &mut Self::Session,
+        _reason: CloseReason,
+    ) {
+    }
+
+    /// A connection begun with [`Turn::connect`] was not established. `tag` is the one it was begun
+    /// with.
+    fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}
+
+    /// Called once in each turn of the worker's loop. A client service begins its connections here.
+    /// Answers when it wants to be called again at the latest, if nothing happens before.
+    fn turn(&mut self, _turn: &mut Turn<'_>) -> Option<Time> {
+        None
+    }
+}
+
+/// A message to a connection from outside its worker. There are none yet: the hub service and the
+/// sending side of the server's handle will bring them.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Message {}
+
+/// Where a client connects to, and from where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectTo {
+    /// The address to connect to.
+    pub target: SocketAddr,
+    /// The local address to connect from, or `None` for the system's choice. The port is always the
+    /// system's choice, made at connect time (IP_BIND_ADDRESS_NO_PORT), so that each source address
+    /// has all its ports for each target.
+    pub source: Option<std::net::IpAddr>,
+    /// Given back by [`Connection::tag`] and [`Service::connect_failed`].
+    pub tag: u64,
+    /// When to give up with ETIMEDOUT.
+    pub deadline: Time,
+}
+
+/// What a service can do once in each turn of its worker's loop.
+pub struct Turn<'a> {
+    pub(crate) now: Time,
+    pub(crate) open: usize,
+    pub(crate) free_slots: usize,
+    pub(crate) requests: &'a mut Requests,
+}
+
+/// What services ask for in [`Service::turn`], carried out right after it.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub(crate) connects: Vec<ConnectTo>,
+    pub(crate) wakes: Vec<ConnectionId>,
+    pub(crate) closes: Vec<ConnectionId>,
+    pub(crate) stop: bool,
+}
+
+impl Turn<'_> {
+    /// The time, read at the begin of the turn.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Connections that this worker has now, those still connecting included.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How many more connections can be begun in this turn.
+    pub fn free_slots(&self) -> usize {
+        self.free_slots - self.requests.connects.len()
+    }
+
+    /// Begins a connection. It ends in [`Service::open`] or [`Service::connect_failed`].
+    ///
+    /// # Panics
+    /// If there is no [free slot](Turn::free_slots).
+    pub fn connect(&mut self, to: ConnectTo) {
+        assert!(self.free_slots() > 0, "no free slot to connect with");
+        self.requests.connects.push(to);
+    }
+
+    /// Has [`Service::timer`] called for the connection; nothing happens if it is gone.
+    pub fn wake(&mut self, id: ConnectionId) {
+        self.requests.wakes.push(id);
+    }
+
+    /// Closes the connection at once; nothing happens if it is gone.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.requests.closes.push(id);
+    }
+
+    /// Ends the worker: open connections are closed at once.
+    pub fn stop(&mut self) {
+        self.requests.stop = true;
+    }
+}
