@@ -10,6 +10,8 @@ pub mod server;
 pub mod service;
 pub mod stats;
 pub mod time;
+#[doc(hidden)]
+pub mod units;
 
 pub use config::Config;
 pub use endpoint::Endpoint;
