@@ -6,6 +6,7 @@ pub mod endpoint;
 pub mod error;
 #[doc(hidden)]
 pub mod internals;
+mod listener;
 pub mod server;
 pub mod service;
 pub mod stats;
