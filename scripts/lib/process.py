@@ -30,7 +30,10 @@ def exit_on_signals():
 
 
 class Process:
-    """A child on CPUs of its own. Dies with this script, whatever becomes of it."""
+    """A child on CPUs of its own. Dies with this script, whatever becomes of it.
+
+    Its standard error goes to the file that is named; with None to that of this script.
+    """
 
     def __init__(self, command, cpus, stderr_path=os.devnull):
         def in_child():
@@ -38,10 +41,12 @@ class Process:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
         self.command = command
-        with open(stderr_path, "w", encoding="utf-8") as stderr:
-            self.child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                text=True, preexec_fn=in_child)
+        stderr = open(stderr_path, "w", encoding="utf-8") if stderr_path else None
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            text=True, preexec_fn=in_child)
+        if stderr:
+            stderr.close()
         self.pid = self.child.pid
         _running.append(self)
 
@@ -124,7 +129,7 @@ class Client(Process):
             [floor_binary, "client", address, "--connections", str(load.connections),
              "--threads", str(threads), "--size", str(load.size),
              "--pipeline", str(load.pipeline), "--interval-ms", str(load.interval_ms)],
-            cpus, stderr_path="/dev/stderr")
+            cpus, stderr_path=None)
         self.read_line(READY_SECONDS_MAX)
 
     def begin(self, command):
