@@ -28,7 +28,7 @@ pub struct Sizes {
     pub slot_bytes: usize,
     /// What a worker needs whatever the number of connections, in bytes, without its stack.
     pub worker_bytes: usize,
-    /// What one worker's copy of the service allocates, in bytes:
+    /// What the workers' copies of the service allocate together, in bytes: see
     /// [`Service::memory_bytes`](crate::Service::memory_bytes).
     pub service_bytes: u64,
 }
@@ -75,7 +75,7 @@ impl Limits {
             Term {
                 name: "timers and queues",
                 bytes: slots * sizes.slot_bytes as u64,
-                reason: format!("{} B for each context", sizes.slot_bytes),
+                reason: format!("{} B beside each context", sizes.slot_bytes),
             },
             Term {
                 name: "workers",
@@ -86,8 +86,8 @@ impl Limits {
             },
             Term {
                 name: "service",
-                bytes: workers * sizes.service_bytes,
-                reason: format!("{workers} × {}", show_size(sizes.service_bytes)),
+                bytes: sizes.service_bytes,
+                reason: "its own tables, on all workers".to_owned(),
             },
             Term {
                 name: "stacks",
@@ -112,7 +112,7 @@ impl Limits {
             name: "buffer lists",
             bytes: u64::from(self.buffers) * per_buffer,
             reason: format!(
-                "{} × ({LIST_BYTES_PER_WORKER} B × {} workers + {RESERVE_BYTES} B)",
+                "{} × ({} × {LIST_BYTES_PER_WORKER} B + {RESERVE_BYTES} B): each worker's and all's",
                 self.buffers, self.workers
             ),
         }
@@ -125,8 +125,8 @@ impl Limits {
             name: "contexts",
             bytes: slots * context_bytes,
             reason: format!(
-                "{} connections × {} workers × {context_bytes} B: any worker may get them all",
-                self.max_connections, self.workers
+                "{} × {} × {context_bytes} B: any worker may get all connections",
+                self.workers, self.max_connections
             ),
         }
     }
