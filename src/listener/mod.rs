@@ -130,6 +130,16 @@ fn no_ipv6(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
 }
 
+/// Whether sockets can have IPv6 addresses here. A kernel without it, and a container that it is
+/// switched off in, both lack `::1`.
+#[cfg(feature = "daemon")]
+pub(crate) fn has_ipv6() -> bool {
+    match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => true,
+        Err(error) => !no_ipv6(&error),
+    }
+}
+
 /// A call that failed, and how.
 type CallError = (&'static str, io::Error);
 
