@@ -33,6 +33,9 @@ const USAGE: u8 = 2;
 /// How long clients may finish when the parent process is gone, and most likely they with it.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 
+/// Address space of a helper thread's stack: each formats a line now and then, and no more.
+const HELPER_STACK_BYTES: usize = 256 << 10;
+
 /// Between two lines for SIGUSR1 at least, whoever sends them and however many.
 const STATS_LINE_GAP: Duration = Duration::from_millis(100);
 
@@ -158,6 +161,7 @@ fn start_threads(cli: &Cli, signals: Signals, ending: &Arc<Ending>) -> Result<()
 fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     thread::Builder::new()
         .name(name.to_owned())
+        .stack_size(HELPER_STACK_BYTES)
         .spawn(body)
         .map(drop)
         .map_err(|error| Failure::new(format_args!("cannot start the thread '{name}': {error}")))

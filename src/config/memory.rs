@@ -21,10 +21,10 @@ const KERNEL_BYTES_PER_CONNECTION: u64 = 4 << 10;
 /// What the parts of a server need, as they know it themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
-    /// The context of one connection, in bytes.
+    /// What a worker keeps for each slot for a connection, in bytes: context and generation, timer,
+    /// places in queues.
     pub context_bytes: usize,
-    /// What else is kept for each slot for a connection, in bytes: timer, places in queues,
-    /// generation, the engine's part.
+    /// What its engine keeps for each slot, in bytes.
     pub slot_bytes: usize,
     /// What a worker needs whatever the number of connections, in bytes, without its stack.
     pub worker_bytes: usize,
@@ -73,9 +73,9 @@ impl Limits {
             self.buffer_lists(),
             self.contexts(slots, sizes.context_bytes as u64),
             Term {
-                name: "timers and queues",
+                name: "engines",
                 bytes: slots * sizes.slot_bytes as u64,
-                reason: format!("{} B beside each context", sizes.slot_bytes),
+                reason: format!("{workers} × {} × {} B", self.max_connections, sizes.slot_bytes),
             },
             Term {
                 name: "workers",
@@ -125,7 +125,7 @@ impl Limits {
             name: "contexts",
             bytes: slots * context_bytes,
             reason: format!(
-                "{} × {} × {context_bytes} B: any worker may get all connections",
+                "{} × {} × {context_bytes} B: with timers; any worker may get all connections",
                 self.workers, self.max_connections
             ),
         }
@@ -151,7 +151,7 @@ impl fmt::Display for MemorySum {
             row(f, term.name, term.bytes, &term.reason)?;
             writeln!(f)?;
         }
-        row(f, "total", self.total(), "at most, for this process")?;
+        row(f, "total", self.total(), "at most, beside the program itself")?;
         writeln!(f)?;
         row(f, self.kernel.name, self.kernel.bytes, &self.kernel.reason)
     }
