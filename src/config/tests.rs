@@ -155,9 +155,9 @@ fn the_sum_of_memory_has_every_part() {
         ("buffers", 100 * 1024),
         ("buffer lists", 100 * (2 * (12 + 4) + 16)),
         ("contexts", 2 * 10 * 200),
-        ("timers and queues", 2 * 10 * 50),
+        ("engines", 2 * 10 * 50),
         ("workers", 2 * 4096),
-        ("service", 2 * 1000),
+        ("service", 1000),
         ("stacks", 2 * WORKER_STACK_BYTES as u64),
     ];
     let terms: Vec<_> = sum.terms.iter().map(|term| (term.name, term.bytes)).collect();
