@@ -17,6 +17,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput
 use echopool::service::Echo;
 use echopool::{Config, Server};
 use floors::client::{Client, Load, Until};
+use floors::cpus;
 use floors::epoll_server::EpollServer;
 use floors::socket::raise_open_files;
 use floors::stream::Pattern;
@@ -45,6 +46,20 @@ const KINDS: [(&str, Kind); 3] = [
 struct Running {
     address: SocketAddr,
     stop: Box<dyn FnOnce()>,
+}
+
+/// Starts the server on a CPU of its own and leaves the others to this thread, the client: where
+/// the scheduler is free to choose it sometimes puts both on one, and the figure doubles.
+fn start_pinned(kind: Kind) -> Running {
+    let cpus = cpus::allowed();
+    let [others @ .., last] = cpus.as_slice() else { return start(kind) };
+    if others.is_empty() {
+        return start(kind);
+    }
+    cpus::pin(&[*last]);
+    let running = start(kind);
+    cpus::pin(others);
+    running
 }
 
 fn start(kind: Kind) -> Running {
@@ -82,10 +97,11 @@ fn bench_case(
     times: &RefCell<Times>,
     case: &str,
 ) {
+    let all_cpus = cpus::allowed();
     for (name, kind) in KINDS {
         // Criterion calls this only for what its filter names: nothing is started otherwise.
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            let server = start(kind);
+            let server = start_pinned(kind);
             let load = Load { size, pipeline: 1, interval: None };
             let pattern = Arc::new(Pattern::new());
             let mut client = Client::connect(server.address, connections, 0, load, pattern)
@@ -99,6 +115,7 @@ fn bench_case(
             });
             drop(client);
             (server.stop)();
+            cpus::pin(&all_cpus);
         });
     }
 }

@@ -11,11 +11,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use floors::client::{Client, Failure, Load, Report, Until};
+use floors::cpus;
 use floors::epoll_server::EpollServer;
 use floors::socket::raise_open_files;
 use floors::stream::Pattern;
 use floors::thread_server::ThreadServer;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const USAGE: &str = "\
 usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
@@ -149,6 +149,7 @@ impl Crew {
     ) -> Result<Crew, String> {
         let pattern = Arc::new(Pattern::new());
         let (report, reports) = channel();
+        let cpus = Arc::new(cpus::allowed());
         let mut orders = Vec::new();
         for thread in 0..threads {
             let first = connections * thread / threads;
@@ -157,9 +158,11 @@ impl Crew {
                 .map_err(|error| format!("cannot connect to {target}: {error}"))?;
             let (order, inbox) = channel();
             orders.push(order);
-            let report = report.clone();
+            let (report, cpus) = (report.clone(), cpus.clone());
+            // Each on a CPU of its own: two polling threads on one would each see the other's time
+            // slices as latency.
             std::thread::spawn(move || {
-                pin(thread);
+                cpus::pin(&cpus[thread % cpus.len()..][..1]);
                 work(client, &inbox, &report);
             });
         }
@@ -199,17 +202,6 @@ fn work(mut client: Client, inbox: &Receiver<Until>, report: &Sender<Result<Repo
             return;
         }
     }
-}
-
-/// Puts this thread on a CPU of its own, of those that the process may use: two polling threads on
-/// one CPU would each see the other's time slices as latency.
-fn pin(thread: usize) {
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    let mut own = CpuSet::new();
-    own.set(cpus[thread % cpus.len()]);
-    // Without it the figures are noisier, not wrong.
-    let _ = sched_setaffinity(None, &own);
 }
 
 fn print_report(report: &Report, size: usize) {

@@ -4,7 +4,7 @@
 //! * `thread_server`: a blocking thread for each connection.
 //! * `client`: a closed-loop (or paced) client that checks every byte.
 //! * `stream`: the bytes that a connection sends, known from its number and the offset.
-//! * `socket`: listening, connecting and the limit of open files.
+//! * `socket`: listening, connecting and the limit of open files; `cpus`: pinning threads.
 //!
 //! Plain Rust over system calls, with nothing in common with echopool but the kernel. Shared by
 //! `cargo bench` (in one process) and the `floor` binary (which `scripts/figures` pins to cores).
@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "each of the programs that share this uses a part of it")]
 
 pub mod client;
+pub mod cpus;
 pub mod epoll_server;
 pub mod socket;
 pub mod stream;

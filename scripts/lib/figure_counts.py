@@ -132,10 +132,15 @@ def _parse_callgrind(annotated):
 
 
 def _short(function):
-    """`/long/path/file.rs:crate::function [object]` without the paths and the object."""
+    """`/any/where/crate/src/file.rs:name [object]` as `name (crate/src/file.rs)`.
+
+    Of a function that is inlined the name is that of where it ended up; the file is its own.
+    """
     function = re.sub(r"\s+\[[^\]]*\]$", "", function)
     path, _, name = function.partition(":")
-    return f"{name} ({os.path.basename(path)})" if os.path.basename(path) != "???" else name
+    path = path.removeprefix(os.getcwd() + "/")
+    path = re.sub(r"^.*/(?=[^/]+/src/)", "", path)
+    return f"{name} ({path})" if path != "???" else name
 
 
 def _slope(short, long, echoes):
