@@ -87,13 +87,15 @@ def measure_instructions(setup):
         short = _callgrind(setup, command, load, setup.echoes_each)
         long = _callgrind(setup, command, load, 2 * setup.echoes_each)
         raw[name] = _slope(short, long, load.connections * setup.echoes_each)
-    table = Table(["server", "instructions/echo", "function"], left=1)
+    table = Table(["server", "where", "instructions/echo"])
     for name, counted in raw.items():
-        table.add(name, f"{counted['per_echo']:.1f}", "in all")
-        for function, per_echo in counted["functions"][:setup.functions_max]:
-            table.add("", f"{per_echo:.1f}", function)
+        table.add(name, "in all", f"{counted['per_echo']:.1f}")
+        for by in ("function", "file"):
+            for where, per_echo in _largest(counted["lines"], by)[:setup.places_max]:
+                table.add("", f"{by} {where}", f"{per_echo:.1f}")
     notes = [f"User space only, {load.connections} busy connections, 64 B; the difference of two"
-             f" runs, divided by {load.connections * setup.echoes_each:,} echoes."]
+             f" runs, divided by {load.connections * setup.echoes_each:,} echoes. By function: what"
+             " was inlined counts for where it ended up; by file: for where it was written."]
     return Figure("instructions", "User-space instructions for an echo", table, raw, notes)
 
 
@@ -116,8 +118,9 @@ def _callgrind(setup, command, load, echoes_each):
 
 
 def _parse_callgrind(annotated):
+    """(instructions in all, {(function, file): instructions})."""
     total = 0
-    functions = {}
+    lines = {}
     for line in annotated.splitlines():
         match = re.match(r"\s*([\d,]+)\s*(?:\([\d. ]+%\))?\s+(.+)$", line)
         if not match:
@@ -126,34 +129,41 @@ def _parse_callgrind(annotated):
         if match.group(2).startswith("PROGRAM TOTALS"):
             total = count
         elif ":" in match.group(2):
-            function = _short(match.group(2))
-            functions[function] = functions.get(function, 0) + count
-    return total, functions
+            place = _function_and_file(match.group(2))
+            lines[place] = lines.get(place, 0) + count
+    return total, lines
 
 
-def _short(function):
-    """`/any/where/crate/src/file.rs:name [object]` as `name (crate/src/file.rs)`.
-
-    Of a function that is inlined the name is that of where it ended up; the file is its own.
-    """
-    function = re.sub(r"\s+\[[^\]]*\]$", "", function)
-    path, _, name = function.partition(":")
+def _function_and_file(text):
+    """`/any/where/crate/src/file.rs:name [object]` as (name, crate/src/file.rs)."""
+    text = re.sub(r"\s+\[[^\]]*\]$", "", text)
+    path, _, function = text.partition(":")
     path = path.removeprefix(os.getcwd() + "/")
-    path = re.sub(r"^.*/(?=[^/]+/src/)", "", path)
-    return f"{name} ({path})" if path != "???" else name
+    return function, re.sub(r"^.*/(?=[^/]+/src/)", "", path)
 
 
 def _slope(short, long, echoes):
-    differences = {
-        function: (count - short[1].get(function, 0)) / echoes
-        for function, count in long[1].items()
-    }
-    largest = sorted(differences.items(), key=lambda item: -item[1])
+    """What the longer run did more, for each of the echoes that it made more."""
+    lines = [
+        (function, file, (count - short[1].get((function, file), 0)) / echoes)
+        for (function, file), count in long[1].items()
+    ]
+    lines.sort(key=lambda line: -line[2])
     return {
         "echoes": echoes,
         "per_echo": (long[0] - short[0]) / echoes,
-        "functions": [(name, round(count, 2)) for name, count in largest if count >= 0.5],
+        "lines": [(function, file, round(count, 2)) for function, file, count in lines
+                  if count >= 0.5],
     }
+
+
+def _largest(lines, by):
+    """The sums by function or by file, largest first."""
+    sums = {}
+    for function, file, count in lines:
+        key = function if by == "function" else file
+        sums[key] = sums.get(key, 0) + count
+    return sorted(sums.items(), key=lambda item: -item[1])
 
 
 def _need(program):

@@ -14,9 +14,7 @@ HOT = Load(1, size=65536, pipeline=16)
 def measure(setup):
     random.seed(2)
     quiet_load = setup.scaled(QUIET)
-    raw = {}
-    for name, command in setup.servers.items():
-        raw[name] = _measure_server(setup, command, quiet_load)
+    raw = _measure_servers(setup, quiet_load)
     table = Table(["server", "quiet p50 us", "quiet p99 us", "with a hot one: p50 us", "p99 us",
                    "p99 ratio (95 %)", "max us", "hot MiB/s"], left=1)
     for name, rounds in raw.items():
@@ -37,29 +35,40 @@ def measure(setup):
     return Figure("fairness", "One hot connection among quiet ones", table, raw, notes)
 
 
-def _measure_server(setup, command, quiet_load):
-    """Rounds of two slices in random order: the quiet ones alone, and with the hot one."""
+def _measure_servers(setup, quiet_load):
+    """For each server its rounds: a slice of the quiet ones alone, and one with the hot one.
+
+    As with CPU, the servers are all up and take turns, in an order drawn anew for each round.
+    """
     # The clients have CPUs of their own, so that what is seen is the server's doing.
     hot_cpus, quiet_cpus = setup.client_cpus[:1], setup.client_cpus[1:] or setup.client_cpus
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(Server(command, [setup.server_cpu]))
-        quiet = stack.enter_context(
-            Client(setup.floor_binary, server.address, quiet_load, quiet_cpus))
-        hot = stack.enter_context(Client(setup.floor_binary, server.address, HOT, hot_cpus))
-        quiet.each(2)
-        hot.each(16)
-        rounds = []
+        clients = {}
+        for name, command in setup.servers.items():
+            server = stack.enter_context(Server(command, [setup.server_cpu]))
+            quiet = stack.enter_context(
+                Client(setup.floor_binary, server.address, quiet_load, quiet_cpus))
+            hot = stack.enter_context(Client(setup.floor_binary, server.address, HOT, hot_cpus))
+            quiet.each(2)
+            hot.each(16)
+            clients[name] = (quiet, hot)
+        raw = {name: [] for name in clients}
         for _ in range(setup.rounds_fair):
-            kinds = ["alone", "loaded"]
-            random.shuffle(kinds)
-            sample = {}
-            for kind in kinds:
-                if kind == "loaded":
-                    hot.begin(f"slice {setup.slice_fair_s + 0.2}")
-                sample[kind] = quiet.slice(setup.slice_fair_s)
-                if kind == "loaded":
-                    sample["hot"] = hot.report()
-                    mib = sample["hot"]["bytes"] / 2**20
-                    sample["hot"]["mib_per_second"] = mib / sample["hot"]["elapsed_s"]
-            rounds.append(sample)
-        return rounds
+            for name in random.sample(list(clients), len(clients)):
+                raw[name].append(_sample(*clients[name], setup.slice_fair_s))
+        return raw
+
+
+def _sample(quiet, hot, seconds):
+    sample = {}
+    for kind in random.sample(["alone", "loaded"], 2):
+        if kind == "alone":
+            sample[kind] = quiet.slice(seconds)
+            continue
+        # The hot one ends a little later, so that the quiet ones are never alone.
+        hot.begin(f"slice {seconds + 0.2}")
+        sample[kind] = quiet.slice(seconds)
+        sample["hot"] = hot.report()
+        mib = sample["hot"]["bytes"] / 2**20
+        sample["hot"]["mib_per_second"] = mib / sample["hot"]["elapsed_s"]
+    return sample
