@@ -43,7 +43,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "16Ki", value_parser = size::<usize>)]
     buffer_size: usize,
 
-    /// Buffers, 16,777,216 at most [default: 1 per connection, 4096 at most, 64 per worker at least]
+    /// Buffers, 16777216 at most [default: 1 per connection, 4096 at most, 64 per worker at least]
     #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
     buffers: Option<u32>,
 

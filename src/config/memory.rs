@@ -112,7 +112,7 @@ impl Limits {
             name: "buffer lists",
             bytes: u64::from(self.buffers) * per_buffer,
             reason: format!(
-                "{} × ({} × {LIST_BYTES_PER_WORKER} B + {RESERVE_BYTES} B): each worker's and all's",
+                "{} × ({} × {LIST_BYTES_PER_WORKER} B + {RESERVE_BYTES} B): of each and of all",
                 self.buffers, self.workers
             ),
         }

@@ -33,7 +33,7 @@ fn what_is_unset_is_derived() {
     let limits = Config::new().listen(any).check().unwrap();
     assert!((1..=WORKERS_MAX).contains(&limits.workers));
     assert!((1..=CONNECTIONS_DERIVED_MAX).contains(&limits.max_connections));
-    let buffers = |connections| config().max_connections(connections).check().unwrap().buffers;
+    let buffers = |connections| config().checked_buffers(2, connections).unwrap();
     assert_eq!(buffers(1), 128, "64 for each worker");
     assert_eq!(buffers(1000), 1000, "one for each connection");
     assert_eq!(buffers(10_000), 4096, "the most that is taken unasked");
