@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use echopool::buffer::{Chain, Pool, Reserve};
+use echopool::internals::Table;
 
 const BUFFER_SIZE: usize = 16 << 10;
 const BUFFERS: u32 = 1024;
@@ -56,6 +57,31 @@ fn pass(pool: &Pool, input: &mut Chain, output: &mut Chain, leases: usize) {
     }
 }
 
+/// About what a connection's context has.
+type Entry = [u64; 24];
+
+fn bench_table(criterion: &mut Criterion) {
+    let mut table: Table<Entry> = Table::new(10_000);
+    // Half full, and with the free slots in no order, as after an hour of clients.
+    let keys: Vec<_> = (0..10_000).map(|_| table.insert([0; 24])).collect();
+    for index in 0..5_000 {
+        table.remove(keys[index * 7_919 % 10_000]);
+    }
+    criterion.bench_function("table/insert, remove", |bencher| {
+        bencher.iter(|| {
+            let key = table.insert(black_box([1; 24]));
+            table.remove(key)
+        });
+    });
+    let mut index = 0;
+    criterion.bench_function("table/find one of 10,000", |bencher| {
+        bencher.iter(|| {
+            index = (index + 7_919) % 10_000;
+            table.get_mut(keys[index]).map(|entry| entry[0])
+        });
+    });
+}
+
 fn main() {
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
@@ -63,5 +89,6 @@ fn main() {
         .configure_from_args();
     bench_lease(&mut criterion);
     bench_chain(&mut criterion);
+    bench_table(&mut criterion);
     criterion.final_summary();
 }
