@@ -175,7 +175,7 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
         let Completion { key, outcome } = completion;
         match key.listener_index() {
             Some(index) => self.listener_completed(engine, index, key.op(), outcome),
-            None => self.drive(engine, key.socket(), Some((key.op(), outcome))),
+            None => self.drive_completed(engine, key.socket(), key.op(), outcome),
         }
         self.serve_waiters(engine);
     }
