@@ -404,7 +404,7 @@ fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
 }
 
 /// Fills one buffer. Answers what came, and how much there was room for.
-#[inline]
+#[inline(always)]
 fn recv_one<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,
@@ -453,7 +453,7 @@ fn recv_several<S: Sys>(
 }
 
 /// Sends the begin of a chain with one call. Answers how much was taken of how much.
-#[inline]
+#[inline(always)]
 fn send_some<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,

@@ -22,7 +22,7 @@ impl<S: Service> Core<S> {
     }
 
     /// The same after an operation that was pending has completed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn drive_completed<E: Engine>(
         &mut self,
         engine: &mut E,

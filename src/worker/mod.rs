@@ -170,7 +170,7 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
         self.now = now;
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>) {
         let Completion { key, outcome } = completion;
         match key.listener_index() {
