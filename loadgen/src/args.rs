@@ -41,7 +41,7 @@ pub struct Args {
     pub requests: Option<u64>,
 
     /// Bytes in a request; the reply is as long
-    #[arg(short = 'l', long, value_name = "BYTES", default_value = "64", value_parser = units::size)]
+    #[arg(short = 'l', long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
     pub size: u64,
 
     /// Requests that each connection has under way at once

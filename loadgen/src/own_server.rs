@@ -75,11 +75,6 @@ impl OwnServer {
         self.child.id()
     }
 
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
-    }
-
     fn wait_until_ready(&mut self, stdout: ChildStdout) -> Result<SocketAddr, String> {
         let (send, ready) = mpsc::channel();
         // Reads on to the end, so that the server never waits for its stdout to be read.
@@ -101,10 +96,11 @@ impl OwnServer {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+    /// Waits for its end, but not longer than `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
-            match self.ended() {
+            match self.child.try_wait().ok().flatten() {
                 None if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
                 ended => return ended,
             }

@@ -28,6 +28,9 @@ use crate::report::Report;
 /// How often the main thread looks at signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long after its connections a server that dies is seen to be dead.
+const SERVER_END_GRACE: Duration = Duration::from_millis(200);
+
 /// Makes the run that the command line asks for, and writes its report.
 ///
 /// # Errors
@@ -217,6 +220,10 @@ impl Watch<'_> {
             }
             ended += 1;
         }
+        if all.losses.total() + all.connect_failed() > 0 {
+            // Connections may be seen to end before the server that they ended with.
+            self.look_at_server(SERVER_END_GRACE);
+        }
         all
     }
 
@@ -224,15 +231,20 @@ impl Watch<'_> {
         if self.interrupted.load(Relaxed) {
             self.control.stop();
         }
-        if let Some(status) = self.server.as_mut().and_then(|server| server.ended()) {
-            let text = format!("the server ended in the middle of the run ({status})");
-            self.fail(Failure::Setup(text));
-        }
+        self.look_at_server(Duration::ZERO);
         let stage = self.stage();
         if let Some(server) = &self.server {
             self.server_use.sample(stage, server.process_id());
         }
         self.progress.update(stage, &self.control.snapshot());
+    }
+
+    /// A server that has ended, or does within this time, fails the run.
+    fn look_at_server(&mut self, wait: Duration) {
+        if let Some(status) = self.server.as_mut().and_then(|server| server.wait(wait)) {
+            let text = format!("the server ended in the middle of the run ({status})");
+            self.fail(Failure::Setup(text));
+        }
     }
 
     /// The first failure is the cause of the others.

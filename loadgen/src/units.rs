@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A count or a rate: `500`, `10k`, `1.5m`.
 pub fn count(text: &str) -> Result<u64, String> {
-    let (number, suffix) = split(text);
+    let (number, suffix) = split(text)?;
     let unit = match suffix.to_ascii_lowercase().as_str() {
         "" => 1,
         "k" => 1_000,
@@ -28,7 +28,7 @@ pub fn positive(text: &str) -> Result<u64, String> {
 
 /// A size in bytes: `64`, `4k`, `4Ki`, `1m`; at least 1.
 pub fn size(text: &str) -> Result<u64, String> {
-    let (number, suffix) = split(text);
+    let (number, suffix) = split(text)?;
     let unit = match suffix.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "ki" | "kib" => 1 << 10,
@@ -44,7 +44,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 
 /// A time longer than zero: `250us`, `10ms`, `1.5s`, `2m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let (number, suffix) = split(text);
+    let (number, suffix) = split(text)?;
     let unit = match suffix {
         "ns" => 1,
         "us" | "µs" => 1_000,
@@ -62,9 +62,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The number and what follows it.
-fn split(text: &str) -> (&str, &str) {
+fn split(text: &str) -> Result<(&str, &str), String> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    text.split_at(end)
+    match text.split_at(end) {
+        ("", _) => Err("does not begin with a number".into()),
+        parts => Ok(parts),
+    }
 }
 
 /// A decimal number times `unit`, which must be whole. Digits only: no float rounds what was
@@ -72,7 +75,7 @@ fn split(text: &str) -> (&str, &str) {
 fn scaled(number: &str, unit: u64) -> Result<u64, String> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || number.ends_with('.') || fraction.contains('.') {
-        return Err("does not begin with a number".into());
+        return Err(format!("'{number}' is no number"));
     }
     // Longer fractions than any unit resolves are not whole anyway.
     if fraction.len() > 18 {

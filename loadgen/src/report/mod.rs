@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::args::OutputFormat;
+use crate::cpu::ThreadUse;
 use crate::failure::Exit;
 use crate::outcome::Records;
 use crate::plan::Plan;
@@ -60,6 +61,8 @@ impl Report {
     /// The worst that can be said of the run.
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
+        // An interrupted run does not wait for its last replies.
+        let unanswered = records.unanswered > 0 && !self.interrupted;
         // A default that the machine has no room for is announced, and no failure.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
@@ -69,7 +72,7 @@ impl Report {
             Verdict::Differed
         } else if records.served() == 0 {
             Verdict::NothingServed
-        } else if records.losses.total() > 0 || records.unanswered > 0 {
+        } else if records.losses.total() > 0 || unanswered {
             Verdict::ConnectionsLost
         } else if records.established < wanted {
             Verdict::UnderConnected
@@ -141,10 +144,18 @@ impl Report {
 
     /// The share of the measured period that the busiest thread ran or waited for a processor.
     pub fn generator_busy(&self) -> f64 {
-        let elapsed = self.records.elapsed().as_secs_f64();
-        let busy = |seconds: f64| if elapsed > 0.0 { (seconds / elapsed).min(1.0) } else { 0.0 };
-        let uses = self.records.thread_uses.iter();
-        uses.map(|used| busy((used.running + used.waiting).as_secs_f64())).fold(0.0, f64::max)
+        let used = self.busiest_thread();
+        self.per_second((used.running + used.waiting).as_secs_f64()).min(1.0)
+    }
+
+    /// The part of that share that it waited: processors were taken by others.
+    pub fn generator_waiting(&self) -> f64 {
+        self.per_second(self.busiest_thread().waiting.as_secs_f64()).min(1.0)
+    }
+
+    fn busiest_thread(&self) -> ThreadUse {
+        let uses = self.records.thread_uses.iter().copied();
+        uses.max_by_key(|used| used.running + used.waiting).unwrap_or_default()
     }
 
     /// Processors that the clients used, on average.
@@ -238,7 +249,6 @@ pub mod tests {
 
     use super::*;
     use crate::args::Args;
-    use crate::cpu::ThreadUse;
     use crate::flow::{Loss, Mismatch};
     use crate::limits::Machine;
     use clap::Parser;

@@ -198,11 +198,13 @@ fn errors_text(report: &Report) -> String {
 }
 
 fn cpu_text(report: &Report) -> String {
+    let (busy, waiting) = (report.generator_busy() * 100.0, report.generator_waiting() * 100.0);
     let mut text = format!(
-        "generator {:.2} cores in {} threads (busiest {:.0} % busy)",
+        "generator {:.2} cores in {} threads (busiest {busy:.0} % busy: {:.0} % running, \
+         {waiting:.0} % waiting for a processor)",
         report.generator_cores(),
         report.plan.threads,
-        report.generator_busy() * 100.0
+        busy - waiting,
     );
     if let Some(cores) = report.server_cores {
         write!(text, ", server {cores:.2} cores").expect("writing to a string");
@@ -222,7 +224,8 @@ fn whole_time(time: Duration) -> String {
     let nanos = time.as_nanos();
     let units: [(u128, &str); 5] =
         [(60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
-    let (unit, name) = units.into_iter().find(|(unit, _)| nanos % unit == 0).expect("1 divides");
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| nanos.is_multiple_of(*unit)).expect("1 divides");
     format!("{}{name}", nanos / unit)
 }
 
@@ -280,7 +283,7 @@ Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
 Replies after the end: 0, never: 0
 Errors: none
-CPU: generator 1.00 cores in 2 threads (busiest 75 % busy)
+CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting for a processor)
 Verdict: valid (closed loop; generator threads 75 % busy)
 ";
 
