@@ -20,6 +20,10 @@ use crate::plan::Plan;
 /// thread that is kept from running is no less the bottleneck.
 const SATURATED: f64 = 0.95;
 
+/// From this share of the period on it is said that the generator waited for processors: others
+/// had taken them, the server or strangers.
+const SHORT_OF_PROCESSORS: f64 = 0.05;
+
 /// All that a run has brought.
 pub struct Report {
     pub plan: Arc<Plan>,
@@ -130,16 +134,18 @@ impl Report {
     }
 
     fn busy_note(&self) -> String {
-        let busy = self.generator_busy();
-        let percent = (busy * 100.0).round();
-        if busy >= SATURATED {
-            format!(
-                "generator threads {percent} % busy: the rate is at least partly the generator's, \
-                 and latencies include its own queueing"
-            )
-        } else {
-            format!("generator threads {percent} % busy")
+        let percent = |share: f64| (share * 100.0).round();
+        let (busy, waiting) = (self.generator_busy(), self.generator_waiting());
+        let mut note = format!("generator threads {} % busy", percent(busy));
+        if waiting >= SHORT_OF_PROCESSORS {
+            write!(note, ", of that {} % waiting for a processor", percent(waiting / busy))
+                .expect("writing to a string");
         }
+        if busy >= SATURATED {
+            note += ": the rate is at least partly the generator's, \
+                     and latencies include its own queueing";
+        }
+        note
     }
 
     /// The share of the measured period that the busiest thread ran or waited for a processor.
@@ -293,6 +299,10 @@ pub mod tests {
         }
     }
 
+    /// The verdict on it.
+    pub const CLEAN: &str = "valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
+                             for a processor)";
+
     pub fn mismatch() -> Mismatch {
         Mismatch {
             connection: 1,
@@ -306,7 +316,7 @@ pub mod tests {
     fn a_clean_run_is_valid() {
         let report = report();
         assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
-        assert_eq!(report.verdict_text(), "valid (closed loop; generator threads 75 % busy)");
+        assert_eq!(report.verdict_text(), CLEAN);
         assert_eq!(report.generator_cores(), 1.0);
         assert_eq!(report.replies_each(), (400, 600, 600));
     }
@@ -315,7 +325,9 @@ pub mod tests {
     fn a_saturated_generator_says_so() {
         let mut report = report();
         report.records.thread_uses[1].waiting = Duration::from_millis(470);
-        assert!(report.verdict_text().contains("97 % busy: the rate is at least partly"));
+        let text = report.verdict_text();
+        assert!(text.contains("97 % busy, of that 48 % waiting"), "{text}");
+        assert!(text.contains("processor: the rate is at least partly the generator's"), "{text}");
         assert_eq!(report.exit(), Exit::Ok, "a closed loop is expected to");
     }
 
