@@ -171,11 +171,9 @@ fn start_threads(
 fn run_thread(plan: Arc<Plan>, control: Arc<Control>, nth: usize, results: &Sender<ThreadResult>) {
     let limits = plan.share(nth).limits;
     // Whatever ends this thread before its time, the others must not wait for it.
-    let end = StopOnDrop(control.clone());
+    let mut end = StopUnlessFinished { control: control.clone(), finished: false };
     let clients = internals::run_clients(limits, Client::new(plan, control, nth));
-    if clients.is_ok() {
-        std::mem::forget(end);
-    }
+    end.finished = clients.is_ok();
     let result = clients
         .map(Client::into_records)
         .map_err(|error| Failure::Setup(format!("a thread of clients failed: {error}")));
@@ -183,11 +181,16 @@ fn run_thread(plan: Arc<Plan>, control: Arc<Control>, nth: usize, results: &Send
     let _ = results.send(result);
 }
 
-struct StopOnDrop(Arc<Control>);
+struct StopUnlessFinished {
+    control: Arc<Control>,
+    finished: bool,
+}
 
-impl Drop for StopOnDrop {
+impl Drop for StopUnlessFinished {
     fn drop(&mut self) {
-        self.0.stop();
+        if !self.finished {
+            self.control.stop();
+        }
     }
 }
 

@@ -47,6 +47,13 @@ fn a_number_of_requests_is_sent_exactly() {
 }
 
 #[test]
+fn each_connection_is_served_however_short_the_run() {
+    let json = loadgen("-c 600 -t 2 -d 1us --output-format json").expect(0).json();
+    assert_eq!(json["connections"]["served"], 600);
+    assert_eq!(json["elapsed_ns"], 1_000);
+}
+
+#[test]
 fn requests_larger_than_all_buffers_come_back() {
     let json = loadgen("-c 8 -n 40 -l 3m -p 2 --output-format json").expect(0).json();
     assert_eq!(json["bytes_verified"], 40u64 * (3 << 20));

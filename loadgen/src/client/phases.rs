@@ -77,8 +77,10 @@ impl Client {
     pub(super) fn measure(&mut self, turn: &mut Turn<'_>, end: Time) -> Time {
         let now = turn.now();
         // Each connection sends its first request, even if the period is too short for that: what
-        // was established is also tried.
-        let started_all = self.wake_next(turn, |_| true);
+        // was established is also tried. Those woken now send after this turn, so a period ends in
+        // a later one.
+        let started_all = self.sweep == self.flows.len();
+        self.wake_next(turn, |_| true);
         self.look_after(turn);
         self.sample_rate(now);
         let answered = self.control.requests_used_up() && self.outstanding == 0;
