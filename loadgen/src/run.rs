@@ -108,7 +108,8 @@ fn open_output(args: &Args) -> Result<Box<dyn Write>, Failure> {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     eprintln!(
-        "loadgen: {} connections to tcp://{}, {} threads, up to {mib:.1} MiB for buffers and tables",
+        "loadgen: {} connections to tcp://{}, {} threads, up to {mib:.1} MiB for buffers \
+         and tables",
         plan.connections, plan.target, plan.threads
     );
 }

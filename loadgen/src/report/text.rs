@@ -284,7 +284,8 @@ Verified: 64000 bytes, 0 mismatches
 Replies after the end: 0, never: 0
 Errors: none
 CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting for a processor)
-Verdict: valid (closed loop; generator threads 75 % busy, of that 33 % waiting for a processor)
+Verdict: valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
+for a processor)
 ";
 
     #[test]
