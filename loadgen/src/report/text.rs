@@ -283,7 +283,8 @@ Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
 Replies after the end: 0, never: 0
 Errors: none
-CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting for a processor)
+CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
+for a processor)
 Verdict: valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
 for a processor)
 ";
