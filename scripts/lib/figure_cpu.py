@@ -31,7 +31,10 @@ def measure(setup):
     for title, load in CASES:
         if setup.case and setup.case not in title:
             continue
-        rounds = _measure_case(setup, setup.scaled(load))
+        scaled = setup.scaled(load)
+        rounds = _measure_case(setup, scaled)
+        if scaled != load:
+            title += f" (quick: {scaled.connections})"
         raw[title] = rounds
         _add_rows(table, title, rounds, list(setup.servers))
         print(f"  {title}: done", flush=True)
