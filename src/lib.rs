@@ -64,6 +64,8 @@ mod listener;
 mod permits;
 pub mod server;
 pub mod service;
+#[doc(hidden)]
+pub mod sim;
 mod slots;
 pub mod stats;
 mod sys;

@@ -55,6 +55,16 @@ impl SlotQueue {
         (self.first != NONE).then_some(self.first)
     }
 
+    /// The slots, first to last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+        let mut next = self.front();
+        std::iter::from_fn(move || {
+            let slot = next?;
+            next = Some(self.links[slot as usize].next).filter(|&next| next != NONE);
+            Some(slot)
+        })
+    }
+
     /// Puts a slot at the end.
     ///
     /// # Panics

@@ -112,6 +112,16 @@ impl<S: Sys> MioEngine<S> {
         })
     }
 
+    /// The system calls, to be looked at by the simulation.
+    pub(crate) fn sys(&self) -> &S {
+        &self.sys
+    }
+
+    /// Whether the next poll has something to tell that no system call is needed for.
+    pub(crate) fn has_cancelled(&self) -> bool {
+        !self.cancelled.is_empty()
+    }
+
     fn install(&mut self, key: Key, socket: S::Socket, connecting: bool) -> Result<(), Errno> {
         self.sys.register(&socket, key.socket().to_bits())?;
         let index = key.slot() as usize;

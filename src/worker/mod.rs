@@ -14,7 +14,7 @@ use crate::connection::{Context, Table};
 use crate::crew::Mailboxes;
 use crate::engine::{Completion, Engine, Sink};
 use crate::error::Errno;
-use crate::key::OpKind;
+use crate::key::{Key, OpKind};
 use crate::permits::Permits;
 use crate::service::{ConnectTo, Requests, Service, Turn};
 use crate::slots::SlotQueue;
@@ -154,13 +154,66 @@ impl<E: Engine, S: Service> Worker<E, S> {
     /// # Errors
     /// Waiting failed, which leaves nothing that the worker could do.
     pub(crate) fn run(mut self) -> Result<(S, u64), Errno> {
-        self.core.begin(&mut self.engine);
-        while !self.core.is_finished() {
-            let deadline = self.core.next_deadline();
-            self.engine.poll(deadline, &mut self.core)?;
-            self.core.end_turn(&mut self.engine);
+        self.begin();
+        while !self.is_finished() {
+            self.turn()?;
         }
-        Ok((self.core.service, self.core.cut))
+        Ok(self.into_parts())
+    }
+
+    /// The service, and how many connections were closed before they were finished.
+    pub(crate) fn into_parts(self) -> (S, u64) {
+        (self.core.service, self.core.cut)
+    }
+
+    /// Begins to accept, and gives the service its first turn. Once, before the first turn.
+    pub(crate) fn begin(&mut self) {
+        self.core.begin(&mut self.engine);
+    }
+
+    /// One turn of the loop: wait, complete, look after what waits.
+    ///
+    /// # Errors
+    /// See [`run`](Worker::run).
+    pub(crate) fn turn(&mut self) -> Result<(), Errno> {
+        let deadline = self.core.next_deadline();
+        self.engine.poll(deadline, &mut self.core)?;
+        self.core.end_turn(&mut self.engine);
+        Ok(())
+    }
+
+    /// Whether there is nothing left to do, ever.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.core.is_finished()
+    }
+}
+
+/// For the simulation, which decides who runs when and looks at everything in between.
+impl<E: Engine, S: Service> Worker<E, S> {
+    pub(crate) fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// When the worker wants its next turn, if nothing completes before.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.core.next_deadline()
+    }
+
+    /// Connections in the table.
+    pub(crate) fn open(&self) -> usize {
+        self.core.table.len()
+    }
+
+    /// The connections in the queue for buffers, by their keys.
+    pub(crate) fn waiting(&self) -> Vec<u64> {
+        let key = |slot| self.core.table.key_of(slot).map(Key::to_bits);
+        self.core.waiters.iter().filter_map(key).collect()
+    }
+
+    /// Whether the connection with this key is still there.
+    pub(crate) fn is_open(&self, key: u64) -> bool {
+        let key = Key::from_bits(key);
+        self.core.table.key_of(key.slot()) == Some(key)
     }
 }
 

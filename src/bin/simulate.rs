@@ -1,0 +1,260 @@
+//! Runs seeds of the simulated world, on all cores, and tallies what happened in them; or tells the
+//! story of one. See `docs/testing.md`.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use echopool::sim::{Mark, Marks, Report, Seam, run};
+use echopool::units::{parse_count, parse_duration};
+
+/// Runs the server's real code in a simulated world, one seed after the other.
+#[derive(Parser)]
+#[command(version, after_help = "Example: simulate --seeds 10k; simulate --seed 1234 --trace")]
+struct Arguments {
+    /// How many seeds to run
+    #[arg(long, value_name = "N", default_value = "1k", value_parser = parse_count)]
+    seeds: u64,
+
+    /// The first seed
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = parse_count)]
+    from: u64,
+
+    /// Run on until this time has passed, however many seeds that takes
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    for_time: Option<Duration>,
+
+    /// Run this one seed
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from", "for_time"])]
+    seed: Option<u64>,
+
+    /// With --seed: tell what happens
+    #[arg(long, requires = "seed")]
+    trace: bool,
+
+    /// The seam that the world stands under
+    #[arg(long, value_enum, default_value = "both")]
+    seam: SeamName,
+
+    /// Run each seed twice and compare
+    #[arg(long)]
+    twice: bool,
+
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Stop at the first failure and print nothing but its seed
+    #[arg(long)]
+    until_failure: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SeamName {
+    /// The real readiness engine on simulated system calls
+    Readiness,
+    /// Simulated completions
+    Completion,
+    Both,
+}
+
+impl SeamName {
+    fn seams(self) -> &'static [Seam] {
+        match self {
+            SeamName::Readiness => &[Seam::Readiness],
+            SeamName::Completion => &[Seam::Completion],
+            SeamName::Both => &[Seam::Readiness, Seam::Completion],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // A failure is reported with its seed; the backtraces of thousands of them say nothing.
+    std::panic::set_hook(Box::new(|_| {}));
+    match arguments.seed {
+        Some(seed) => tell(seed, &arguments),
+        None => batches(&arguments),
+    }
+}
+
+/// One seed, with its story.
+fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
+    let mut failed = false;
+    for &seam in arguments.seam.seams() {
+        let report = run(seed, seam, arguments.trace);
+        println!("seed {seed}, {seam:?}:");
+        report.story.iter().for_each(|line| println!("{line}"));
+        match &report.failure {
+            Some(failure) => println!("FAILED: {failure}"),
+            None => println!("ok"),
+        }
+        println!("hash {:016x}, {:?} simulated\n", report.hash, report.simulated);
+        failed |= report.failure.is_some();
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn batches(arguments: &Arguments) -> ExitCode {
+    let mut ok = true;
+    for &seam in arguments.seam.seams() {
+        ok &= Batch::new(seam, arguments).run();
+    }
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Many seeds on one seam.
+struct Batch<'a> {
+    seam: Seam,
+    arguments: &'a Arguments,
+    begun: Instant,
+    next: AtomicU64,
+    stop: AtomicBool,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    seeds: u64,
+    simulated: Duration,
+    hits: Marks,
+    fired: Marks,
+    failures: Vec<(u64, String)>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(seam: Seam, arguments: &'a Arguments) -> Batch<'a> {
+        Batch {
+            seam,
+            arguments,
+            begun: Instant::now(),
+            next: AtomicU64::new(arguments.from),
+            stop: AtomicBool::new(false),
+            tally: Mutex::default(),
+        }
+    }
+
+    fn run(&self) -> bool {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.arguments.threads.map_or(cores, usize::from);
+        let (done, wait) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let done = done.clone();
+                scope.spawn(move || {
+                    self.work();
+                    drop(done);
+                });
+            }
+            drop(done);
+            // Ends when the last thread has dropped its end.
+            while let Err(mpsc::RecvTimeoutError::Timeout) =
+                wait.recv_timeout(Duration::from_secs(1))
+            {
+                self.progress();
+            }
+        });
+        self.report(threads)
+    }
+
+    fn work(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            let over = match self.arguments.for_time {
+                Some(time) => self.begun.elapsed() >= time,
+                None => seed - self.arguments.from >= self.arguments.seeds,
+            };
+            if over {
+                return;
+            }
+            let mut report = run(seed, self.seam, false);
+            if self.arguments.twice {
+                let again = run(seed, self.seam, false);
+                if again.hash != report.hash && report.failure.is_none() {
+                    report.failure = Some("the same seed went another way".to_string());
+                }
+            }
+            self.note(seed, &report);
+        }
+    }
+
+    fn note(&self, seed: u64, report: &Report) {
+        let mut tally = self.tally.lock().expect("no thread panics with it");
+        tally.seeds += 1;
+        tally.simulated += report.simulated;
+        tally.hits.add(&report.marks);
+        tally.fired.add_fired(&report.marks);
+        if let Some(failure) = &report.failure {
+            tally.failures.push((seed, failure.clone()));
+            if self.arguments.until_failure {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn progress(&self) {
+        if self.arguments.until_failure && !std::io::stderr().is_terminal() {
+            return;
+        }
+        let tally = self.tally.lock().expect("no thread panics with it");
+        let (seam, seeds, failed) = (self.seam, tally.seeds, tally.failures.len());
+        let hours = tally.simulated.as_secs_f64() / 3600.0;
+        eprintln!("{seam:?}: {seeds} seeds, {hours:.1} hours simulated, {failed} failed");
+    }
+
+    fn report(&self, threads: usize) -> bool {
+        let tally = self.tally.lock().expect("the threads have ended");
+        if self.arguments.until_failure {
+            return match tally.failures.iter().min() {
+                Some((seed, failure)) => {
+                    println!("{seed}\t{}", failure.lines().next().unwrap_or_default());
+                    false
+                }
+                None => true,
+            };
+        }
+        let elapsed = self.begun.elapsed();
+        let hours = tally.simulated.as_secs_f64() / 3600.0;
+        let core = elapsed.as_secs_f64() * threads as f64;
+        println!(
+            "{:?}: {} seeds, {hours:.1} hours simulated in {elapsed:.1?} on {threads} threads: \
+             {:.0} times real time on each",
+            self.seam,
+            tally.seeds,
+            tally.simulated.as_secs_f64() / core,
+        );
+        let silent = self.marks(&tally);
+        let mut failures = tally.failures.clone();
+        failures.sort();
+        for (seed, failure) in failures.iter().take(20) {
+            println!("FAILED: seed {seed}: {failure}");
+            println!("        simulate --seed {seed} --seam {} --trace", self.seam_name());
+        }
+        println!("{} failures, {silent} marks at zero\n", failures.len());
+        failures.is_empty() && silent == 0
+    }
+
+    fn seam_name(&self) -> &'static str {
+        match self.seam {
+            Seam::Readiness => "readiness",
+            Seam::Completion => "completion",
+        }
+    }
+
+    /// Prints how often each mark fired; answers how many never did.
+    fn marks(&self, tally: &Tally) -> usize {
+        let completions = self.seam == Seam::Completion;
+        let mut silent = 0;
+        for &mark in Mark::ALL.iter().filter(|mark| mark.belongs_to(completions)) {
+            let (seeds, hits) = (tally.fired.count(mark), tally.hits.count(mark));
+            let share = 100.0 * seeds as f64 / tally.seeds.max(1) as f64;
+            println!("  {:<20} {hits:>10} times, in {share:>5.1} % of the seeds", mark.name());
+            silent += usize::from(hits == 0);
+        }
+        silent
+    }
+}

@@ -1,0 +1,382 @@
+//! The world as [`Engine`]: completions, as io_uring gives them. They come late and in any order, a
+//! receive may bring less than is there, buffers are short though some are free, and a cancelled
+//! operation may have been done.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::marks::Mark;
+use super::sys::{RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
+use super::world::{EndpointId, Handle, Shared, What, World};
+use crate::buffer::{Chain, Pool};
+use crate::endpoint::canonical;
+use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::error::Errno;
+use crate::key::{Key, OpKind};
+use crate::permits::Permits;
+use crate::time::Time;
+
+/// The engine of one worker.
+pub(super) struct SimEngine {
+    world: Shared,
+    worker: usize,
+    woken: Arc<Woken>,
+    pool: Pool,
+    permits: Option<Arc<Permits>>,
+    listeners: Vec<Option<Handle>>,
+    sockets: Vec<(Key, Handle)>,
+    pending: Vec<Pending>,
+}
+
+/// An operation in flight.
+struct Pending {
+    key: Key,
+    op: Operation,
+    /// Cancel has been asked for.
+    cancelled: bool,
+}
+
+enum Operation {
+    Accept,
+    Connect,
+    Recv(u8),
+    Send(Chain),
+    Shutdown,
+    Cancel,
+    Close,
+}
+
+impl Operation {
+    fn kind(&self) -> OpKind {
+        match self {
+            Operation::Accept => OpKind::Accept,
+            Operation::Connect => OpKind::Connect,
+            Operation::Recv(_) => OpKind::Recv,
+            Operation::Send(_) => OpKind::Send,
+            Operation::Shutdown => OpKind::Shutdown,
+            Operation::Cancel => OpKind::Cancel,
+            Operation::Close => OpKind::Close,
+        }
+    }
+}
+
+impl SimEngine {
+    pub(super) fn new(
+        world: Shared,
+        worker: usize,
+        woken: Arc<Woken>,
+        pool: Pool,
+        permits: Option<Arc<Permits>>,
+        listeners: Vec<Handle>,
+    ) -> SimEngine {
+        SimEngine {
+            world,
+            worker,
+            woken,
+            pool,
+            permits,
+            listeners: listeners.into_iter().map(Some).collect(),
+            sockets: Vec::new(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Whether a poll would complete something.
+    pub(super) fn is_ready(&self) -> bool {
+        self.woken.is_set() || (0..self.pending.len()).any(|index| self.can_complete(index))
+    }
+
+    fn handle(&self, key: Key) -> Option<&Handle> {
+        match key.listener_index() {
+            Some(index) => self.listeners[index].as_ref(),
+            None => self.sockets.iter().find(|(of, _)| *of == key).map(|(_, handle)| handle),
+        }
+    }
+
+    fn id(&self, key: Key) -> EndpointId {
+        endpoint(self.handle(key).expect("an operation on a socket that is open"))
+    }
+
+    fn can_complete(&self, index: usize) -> bool {
+        let Pending { key, op, cancelled } = &self.pending[index];
+        if *cancelled {
+            return true;
+        }
+        let world = self.world.borrow();
+        match op {
+            Operation::Accept => match self.handle(*key).map(|handle| handle.what) {
+                Some(What::Listener(id)) => world.waiting(id) > 0,
+                _ => false,
+            },
+            Operation::Connect => world.connect_outcome(self.id(*key)).is_some(),
+            Operation::Recv(_) => world.can_recv(self.id(*key)),
+            Operation::Send(_) => world.can_send(self.id(*key)),
+            Operation::Shutdown | Operation::Close => true,
+            // The last of its socket.
+            Operation::Cancel => self.pending.iter().filter(|other| other.key == *key).count() == 1,
+        }
+    }
+
+    /// Does an operation; `None` if it turns out that it has to go on waiting.
+    fn complete(&mut self, key: Key, op: Operation, cancelled: bool) -> Option<Outcome<Handle>> {
+        if cancelled && !matches!(op, Operation::Cancel) {
+            let mut world = self.world.borrow_mut();
+            // Done before the cancel came, as far as it can be.
+            if world.rng.bool() || matches!(op, Operation::Accept | Operation::Connect) {
+                world.mark(Mark::Cancelled);
+                return Some(Outcome::Cancelled);
+            }
+            world.mark(Mark::CancelRace);
+        }
+        let outcome = match op {
+            Operation::Accept => self.accept(key),
+            Operation::Connect => {
+                let outcome = self.world.borrow().connect_outcome(self.id(key));
+                Some(match outcome.expect("it is known") {
+                    Ok(()) => Outcome::Connected,
+                    Err(error) => Outcome::Failed(error),
+                })
+            }
+            Operation::Recv(most) => self.recv(key, most),
+            Operation::Send(chain) => return self.send(key, chain, cancelled),
+            Operation::Shutdown => {
+                let id = self.id(key);
+                let mut world = self.world.borrow_mut();
+                let rate = world.rates.shutdown_error;
+                let shut = draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)]);
+                Some(match shut.and_then(|()| world.shutdown(id)) {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::Failed(error),
+                })
+            }
+            Operation::Cancel => Some(Outcome::Done),
+            Operation::Close => Some(self.close(key)),
+        };
+        if outcome.is_none() && cancelled { Some(Outcome::Cancelled) } else { outcome }
+    }
+
+    fn accept(&mut self, key: Key) -> Option<Outcome<Handle>> {
+        let Some(What::Listener(id)) = self.handle(key).map(|handle| handle.what) else {
+            panic!("accept on a closed listener")
+        };
+        let permits = self.permits.as_ref().expect("permits to accept with");
+        let Some(mut permit) = permits.try_take() else { return Some(Outcome::NoPermit) };
+        let accepted = self.world.borrow_mut().accept(id);
+        match accepted {
+            Ok((far, peer)) => {
+                permit.mark_used();
+                let socket = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
+                Some(Outcome::Accepted { socket, peer: canonical(peer), permit })
+            }
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
+    fn recv(&mut self, key: Key, most: u8) -> Option<Outcome<Handle>> {
+        let id = self.id(key);
+        let mut chain = Chain::new(&self.pool);
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.recv_error;
+        if let Err(error) = draw(&mut world, rate, &RECV_ERRORS) {
+            return Some(Outcome::Failed(error));
+        }
+        let late = world.rates.late_buffer;
+        // Only where somebody holds one whose return will wake the queue.
+        if self.pool.held() > 0 && world.chance(late) {
+            world.mark(Mark::LateBuffer);
+            return Some(Outcome::NoBuffer);
+        }
+        for _ in 0..most {
+            let Some(mut lease) = self.pool.lease() else { break };
+            let room = lease.spare_mut().len();
+            let wanted = world.rng.usize(1..=room);
+            match world.recv(id, wanted) {
+                Ok(bytes) => {
+                    lease.extend_from_slice(&bytes);
+                    chain.push_back(lease);
+                    if bytes.len() < room {
+                        break;
+                    }
+                }
+                Err(_) if !chain.is_empty() => break,
+                Err(Errno::AGAIN) => return None,
+                Err(error) => return Some(Outcome::Failed(error)),
+            }
+        }
+        world.tell(21, id, chain.len() as u64, || format!("recv {id}: {} bytes", chain.len()));
+        if !chain.is_empty() {
+            Some(Outcome::Received(chain))
+        } else if self.pool.available() == 0 {
+            Some(Outcome::NoBuffer)
+        } else {
+            Some(Outcome::Ended)
+        }
+    }
+
+    fn send(&mut self, key: Key, mut chain: Chain, cancelled: bool) -> Option<Outcome<Handle>> {
+        let id = self.id(key);
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.send_error;
+        if let Err(error) = draw(&mut world, rate, &SEND_ERRORS) {
+            return Some(Outcome::Failed(error));
+        }
+        let bytes: Vec<u8> = chain.slices().flatten().copied().collect();
+        let sent = world.send(id, &bytes, false);
+        let told = sent.map_or_else(|error| u64::MAX - error.raw_os_error() as u64, |c| c as u64);
+        world.tell(22, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
+        match sent {
+            Ok(count) => {
+                if count < bytes.len() {
+                    world.mark(Mark::ShortSend);
+                }
+                chain.consume(count);
+                Some(Outcome::Sent { bytes: count, rest: chain })
+            }
+            Err(Errno::AGAIN) if cancelled => Some(Outcome::Cancelled),
+            Err(Errno::AGAIN) => {
+                world.mark(Mark::SendBlocked);
+                drop(world);
+                self.pending.push(Pending { key, op: Operation::Send(chain), cancelled });
+                None
+            }
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
+    fn close(&mut self, key: Key) -> Outcome<Handle> {
+        if let Some(index) = key.listener_index() {
+            let listener = self.listeners[index].take();
+            let unaccepted = match listener.as_ref().map(|handle| handle.what) {
+                Some(What::Listener(id)) => self.world.borrow().waiting(id) as u32,
+                _ => 0,
+            };
+            drop(listener);
+            return Outcome::Closed { unaccepted };
+        }
+        let at = self.sockets.iter().position(|(of, _)| *of == key);
+        drop(at.map(|at| self.sockets.swap_remove(at)));
+        Outcome::Closed { unaccepted: 0 }
+    }
+
+    /// The operations that can complete, in any order.
+    fn take_completable(&mut self) -> Vec<Pending> {
+        let mut taken = Vec::new();
+        let mut index = 0;
+        while index < self.pending.len() {
+            if self.can_complete(index) {
+                taken.push(self.pending.swap_remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        // Cancel is not overtaken: it is completable only when it is the last of its socket.
+        let mut world = self.world.borrow_mut();
+        if taken.len() > 1 {
+            world.mark(Mark::Reordered);
+            world.rng.shuffle(&mut taken);
+        }
+        taken
+    }
+}
+
+impl Engine for SimEngine {
+    type Socket = Handle;
+
+    fn now(&self) -> Time {
+        self.world.borrow().now
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(self.woken.clone())
+    }
+
+    fn adopt(&mut self, key: Key, socket: Handle) -> Result<(), Errno> {
+        self.sockets.push((key, socket));
+        Ok(())
+    }
+
+    fn submit(&mut self, key: Key, op: Op) -> Submitted<Handle> {
+        let op = match op {
+            Op::Accept => Operation::Accept,
+            Op::Connect(to) => {
+                let target: SocketAddr = to.target;
+                let mut world = self.world.borrow_mut();
+                let rate = world.rates.connect_error;
+                let errors = [(Errno::ADDRNOTAVAIL, Mark::ConnectFailedAtOnce)];
+                if let Err(error) = draw(&mut world, rate, &errors) {
+                    return Submitted::Ready(Outcome::Failed(error));
+                }
+                let near = world.connect(target, true);
+                let what = What::Endpoint(near);
+                drop(world);
+                self.sockets.push((key, Handle { world: Rc::clone(&self.world), what }));
+                Operation::Connect
+            }
+            Op::Recv(most) => Operation::Recv(most),
+            Op::Send(chain) => Operation::Send(chain),
+            Op::Shutdown => Operation::Shutdown,
+            Op::Cancel => {
+                let in_flight = self.pending.iter_mut().filter(|pending| pending.key == key);
+                in_flight.for_each(|pending| pending.cancelled = true);
+                Operation::Cancel
+            }
+            Op::Close => Operation::Close,
+        };
+        let twice =
+            self.pending.iter().any(|pending| pending.key == key && pending.op.kind() == op.kind());
+        assert!(!twice, "two of {:?} at once", op.kind());
+        // Sometimes done at once, as an engine may.
+        let at_once = self.world.borrow_mut().rng.bool();
+        self.pending.push(Pending { key, op, cancelled: false });
+        let index = self.pending.len() - 1;
+        if at_once && self.can_complete(index) {
+            let Pending { key, op, .. } = self.pending.remove(index);
+            let again = match &op {
+                Operation::Accept => Some(Operation::Accept),
+                Operation::Recv(most) => Some(Operation::Recv(*most)),
+                _ => None,
+            };
+            if let Some(outcome) = self.complete(key, op, false) {
+                return Submitted::Ready(outcome);
+            }
+            self.pending.extend(again.map(|op| Pending { key, op, cancelled: false }));
+        }
+        Submitted::Pending
+    }
+
+    fn poll(&mut self, _: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {
+        self.woken.clear();
+        let now = self.now();
+        sink.turn(now);
+        for pending in self.take_completable() {
+            let Pending { key, op, cancelled } = pending;
+            let kind = op.kind();
+            let again = match &op {
+                Operation::Accept => Some(Operation::Accept),
+                Operation::Recv(most) => Some(Operation::Recv(*most)),
+                _ => None,
+            };
+            let worker = self.worker;
+            self.world.borrow_mut().tell(20, worker, key.to_bits() ^ kind as u64, || {
+                format!("worker {worker}: {:?} can complete", key.with(kind))
+            });
+            match self.complete(key, op, cancelled) {
+                Some(outcome) => {
+                    sink.complete(self, Completion { key: key.with(kind), outcome });
+                }
+                None => self.pending.extend(again.map(|op| Pending { key, op, cancelled })),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// How many workers' descriptors are open: to be compared with their contexts.
+    pub(super) fn open(&self) -> usize {
+        self.descriptors_open
+    }
+}

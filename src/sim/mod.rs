@@ -1,0 +1,23 @@
+//! A simulated world for the real code: sockets, backlogs, ports and time from one seed, with peers
+//! and faults worse than any real ones. No thread, no real clock, no real I/O.
+//!
+//! * `world`: the simulated kernel: connections between endpoints, listeners, readiness, time.
+//! * `sys`: the world as [`Sys`](crate::sys::Sys), so that the real readiness engine runs in it.
+//! * `engine`: the world as [`Engine`](crate::engine::Engine): completions, late, in any order.
+//! * `peer`: the clients at the other end, polite and otherwise.
+//! * `service`: an echo that is watched, waits, holds back and panics; and a client on the engine.
+//! * `run`: one seed: what is drawn, who runs when, what is checked.
+//! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
+//!
+//! `docs/testing.md` tells how to run it and how to read its stories.
+
+mod engine;
+mod marks;
+mod peer;
+mod run;
+mod service;
+mod sys;
+mod world;
+
+pub use marks::{Mark, Marks};
+pub use run::{Report, Seam, run};

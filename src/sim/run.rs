@@ -1,0 +1,725 @@
+//! One seed: what it draws, who runs when, and what is checked after every step.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine::SimEngine;
+use super::marks::{Mark, Marks};
+use super::peer::{End, Manner, Peer};
+use super::service::{Clients, Seen, Watched, Whims};
+use super::sys::{SimSys, Woken};
+use super::world::{Handle, Happening, Rates, Shared, What, World};
+use crate::buffer::{Pool, Reserve};
+use crate::crew::{Command, Mailboxes};
+use crate::engine::{Engine, MioEngine};
+use crate::error::CloseReason;
+use crate::permits::Permits;
+use crate::service::Service;
+use crate::stats::{Counters, Stats};
+use crate::time::Time;
+use crate::worker::{Rules, Setup, Worker};
+
+/// Which seam the world stands under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seam {
+    /// Under `Sys`: the real readiness engine runs in it.
+    Readiness,
+    /// Under `Engine`: completions, as io_uring gives them.
+    Completion,
+}
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Report {
+    /// What was wrong, if anything was.
+    pub failure: Option<String>,
+    /// Of everything that happened, in order: the same for the same seed.
+    pub hash: u64,
+    /// What happened how often.
+    pub marks: Marks,
+    /// How long it was in the world.
+    pub simulated: Duration,
+    /// The story, if it was asked for.
+    pub story: Vec<String>,
+}
+
+/// Faults end after this time; then everybody has to come to an end.
+const HEALED_AFTER: Duration = Duration::from_secs(15);
+/// Honest peers lose patience after this time: a service may hold their bytes for ever.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a drain may take.
+const DRAIN: Duration = Duration::from_secs(10);
+/// When a seed that has not come to its end has failed.
+const END: Duration = Duration::from_secs(120);
+/// More turns than any seed needs: one that goes past it spins.
+const STEPS_MAX: u64 = 300_000;
+/// The wheel's tick, and the tick that a timer is rounded up by.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
+
+/// Runs one seed.
+pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
+    match seam {
+        Seam::Readiness => run_with::<MioEngine<SimSys>>(seed, told),
+        Seam::Completion => run_with::<SimEngine>(seed, told),
+    }
+}
+
+fn run_with<E: Seat>(seed: u64, told: bool) -> Report {
+    let world = World::drawn(seed, told);
+    let begun = world.borrow().now;
+    let result = catch_unwind(AssertUnwindSafe(|| Simulation::<E>::new(world.clone()).run()));
+    let failure = match result {
+        Ok(()) => None,
+        Err(panic) => Some(text_of(&*panic)),
+    };
+    let Ok(mut world) = world.try_borrow_mut() else {
+        unreachable!("a borrow ends with the panic that it was held in")
+    };
+    let story = world.story.lines.take().unwrap_or_default();
+    Report {
+        failure,
+        hash: world.story.hash(),
+        marks: std::mem::take(&mut world.marks),
+        simulated: world.now - begun,
+        story,
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
+        .unwrap_or_else(|| "a panic without words".to_string())
+}
+
+/// An engine that can be seated in the world.
+trait Seat: Engine<Socket = Handle> {
+    fn seat(parts: SeatParts) -> Self;
+
+    /// Whether a poll would do something.
+    fn is_ready(&self) -> bool;
+}
+
+struct SeatParts {
+    world: Shared,
+    worker: usize,
+    woken: Arc<Woken>,
+    slots: usize,
+    pool: Pool,
+    permits: Option<Arc<Permits>>,
+    listeners: Vec<Handle>,
+}
+
+impl Seat for MioEngine<SimSys> {
+    fn seat(parts: SeatParts) -> Self {
+        let sys = SimSys::new(parts.world, parts.worker, parts.woken);
+        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, parts.listeners)
+            .expect("listeners can be registered")
+    }
+
+    fn is_ready(&self) -> bool {
+        self.has_cancelled() || self.sys().is_ready()
+    }
+}
+
+impl Seat for SimEngine {
+    fn seat(parts: SeatParts) -> Self {
+        let SeatParts { world, worker, woken, pool, permits, listeners, .. } = parts;
+        SimEngine::new(world, worker, woken, pool, permits, listeners)
+    }
+
+    fn is_ready(&self) -> bool {
+        SimEngine::is_ready(self)
+    }
+}
+
+impl World {
+    /// A world with the rates and sizes of a seed. Each kind of fault is in some seeds only.
+    fn drawn(seed: u64, told: bool) -> Shared {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
+        let mut rate = |in_how_many: u32, most: u32| {
+            if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
+        };
+        let rates = Rates {
+            late_readiness: rate(3, 300_000),
+            spurious: rate(3, 200_000),
+            duplicate: rate(3, 300_000),
+            partial_batch: rate(3, 500_000),
+            accept_error: rate(4, 300_000),
+            register_error: rate(8, 100_000),
+            recv_error: rate(5, 20_000),
+            send_error: rate(5, 20_000),
+            shutdown_error: rate(6, 200_000),
+            connect_error: rate(4, 400_000),
+            late_buffer: rate(3, 200_000),
+            delay_max: Duration::from_micros(rng.u64(1..=5_000)),
+            window: *rng.choice(&[1, 2, 7, 64, 500, 4096]).expect("there are some"),
+            descriptors: if rng.u8(0..6) == 0 { rng.usize(1..=4) } else { usize::MAX },
+            backlog: if rng.u8(0..4) == 0 { rng.usize(1..=2) } else { 64 },
+        };
+        let workers = rng.usize(1..=3);
+        Rc::new(RefCell::new(World::new(seed, rates, workers, told)))
+    }
+}
+
+/// A world with servers and clients in it.
+struct Simulation<E: Seat> {
+    world: Shared,
+    servers: Vec<Server<E>>,
+    clients: Option<ClientSide<E>>,
+    peers: Vec<Peer>,
+    seen: Rc<RefCell<Seen>>,
+    reserve: Arc<Reserve>,
+    buffers: usize,
+    permits: Arc<Permits>,
+    mailboxes: Arc<Mailboxes>,
+    begun: Time,
+    ending: Ending,
+    /// When the drain or stop was ordered.
+    ended_at: Option<Time>,
+    healed: bool,
+    suspended_at: Option<Time>,
+    timers_checked: usize,
+    reconnects: usize,
+    moved: bool,
+}
+
+struct Server<E: Seat> {
+    worker: Option<Worker<E, Watched>>,
+    woken: Arc<Woken>,
+    pool: Pool,
+    counters: Arc<Counters>,
+    cut: u64,
+}
+
+struct ClientSide<E: Seat> {
+    worker: Option<Worker<E, Clients>>,
+    woken: Arc<Woken>,
+    done: Option<Clients>,
+}
+
+/// How the server is ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// Drained when everybody has gone.
+    Quiet,
+    /// Drained at this time, whoever is there.
+    Drain(Time),
+    /// Stopped at this time.
+    Stop(Time),
+}
+
+/// What is drawn for the servers.
+struct Draw {
+    connections: usize,
+    buffers: u32,
+    buffer_size: usize,
+    rules: Rules,
+    whims: Whims,
+}
+
+fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
+    let maybe = |rng: &mut fastrand::Rng, from: u64, to: u64| {
+        rng.bool().then(|| Duration::from_millis(rng.u64(from..=to)))
+    };
+    let whim = |rng: &mut fastrand::Rng, in_how_many: u8, most: u32| {
+        if rng.u8(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
+    };
+    let few = rng.bool();
+    Draw {
+        connections: rng.usize(1..=8),
+        buffers: if few { rng.u32(1..=3) } else { rng.u32(4..=64) },
+        buffer_size: *rng.choice(&[1, 3, 16, 64, 256]).expect("there are some"),
+        rules: Rules {
+            leases_per_connection_max: rng.u8(1..=4),
+            idle_timeout: maybe(rng, 30, 3000),
+            send_timeout: maybe(rng, 50, 3000),
+            shed_after: maybe(rng, 5, 500),
+            linger: Duration::from_millis(rng.u64(1..=2000)),
+            accept_pause: Duration::from_millis(100 * workers as u64),
+        },
+        whims: Whims {
+            panics: whim(rng, 6, 20_000),
+            waits: whim(rng, 3, 300_000),
+            holds: whim(rng, 4, 300_000),
+            hoards: whim(rng, 6, 200_000),
+            closes: whim(rng, 5, 50_000),
+        },
+    }
+}
+
+impl<E: Seat> Simulation<E> {
+    fn new(world: Shared) -> Simulation<E> {
+        let (workers, begun) = (world.borrow().workers, world.borrow().now);
+        let drawn = draw(&mut world.borrow_mut().rng, workers);
+        let mailboxes = Arc::new(Mailboxes::new(workers));
+        let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
+        let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
+        let seen = Rc::default();
+        let mut simulation = Simulation {
+            servers: Vec::new(),
+            clients: None,
+            peers: Vec::new(),
+            seen,
+            reserve,
+            buffers: drawn.buffers as usize,
+            permits,
+            mailboxes,
+            begun,
+            ending: Ending::Quiet,
+            ended_at: None,
+            healed: false,
+            suspended_at: None,
+            timers_checked: 0,
+            reconnects: 0,
+            moved: false,
+            world,
+        };
+        for index in 0..workers {
+            let server = simulation.server(index, &drawn);
+            simulation.servers.push(server);
+        }
+        simulation.people();
+        simulation.clients = simulation.client_side(&drawn);
+        simulation.ending = simulation.draw_ending();
+        simulation
+    }
+
+    fn server(&self, index: usize, drawn: &Draw) -> Server<E> {
+        let woken = Arc::new(Woken::default());
+        let pool = Pool::new(self.reserve.clone(), index);
+        let counters = Arc::new(Counters::default());
+        let listener = self.world.borrow_mut().listen();
+        let setup = Setup {
+            index,
+            connections_max: drawn.connections,
+            listeners: 1,
+            rules: drawn.rules.clone(),
+            pool: pool.clone(),
+            permits: Some(self.permits.clone()),
+            mailboxes: self.mailboxes.clone(),
+            counters: counters.clone(),
+        };
+        let engine = E::seat(SeatParts {
+            world: self.world.clone(),
+            worker: index,
+            woken: woken.clone(),
+            slots: drawn.connections,
+            pool: pool.clone(),
+            permits: Some(self.permits.clone()),
+            listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
+        });
+        let service =
+            Watched { world: self.world.clone(), seen: self.seen.clone(), whims: drawn.whims };
+        let mut worker = Worker::new(engine, setup, service);
+        worker.begin();
+        Server { worker: Some(worker), woken, pool, counters, cut: 0 }
+    }
+
+    /// The peers, most of them there from the first moments.
+    fn people(&mut self) {
+        let mut world = self.world.borrow_mut();
+        for number in 0..world.rng.usize(1..=14) {
+            let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
+            let total = world.rng.u64(0..=1500);
+            let total = if manner == Manner::Silent { 0 } else { total };
+            let peer = Peer::new(&mut world, number, manner, total);
+            self.peers.push(peer);
+            world.after_up_to(Duration::from_secs(2), Happening::Peer(number));
+        }
+    }
+
+    fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
+        let mut world = self.world.borrow_mut();
+        if world.rng.u8(0..3) != 0 {
+            return None;
+        }
+        let (count, bytes) = (world.rng.usize(1..=4), world.rng.u64(1..=600));
+        let deadline = Duration::from_millis(world.rng.u64(2..=3000));
+        let worker = world.workers;
+        drop(world);
+        let woken = Arc::new(Woken::default());
+        let pool = Pool::new(Reserve::new(drawn.buffer_size, 16).expect("a few bytes"), 0);
+        let setup = Setup {
+            index: 0,
+            connections_max: 4,
+            listeners: 0,
+            rules: Rules { idle_timeout: Some(PATIENCE / 2), ..drawn.rules.clone() },
+            pool: pool.clone(),
+            permits: None,
+            mailboxes: Arc::new(Mailboxes::new(1)),
+            counters: Arc::default(),
+        };
+        let engine = E::seat(SeatParts {
+            world: self.world.clone(),
+            worker,
+            woken: woken.clone(),
+            slots: 4,
+            pool,
+            permits: None,
+            listeners: Vec::new(),
+        });
+        let service = Clients {
+            world: self.world.clone(),
+            first_peer: FIRST_CLIENT,
+            count,
+            begun: 0,
+            ended: 0,
+            satisfied: 0,
+            bytes,
+            deadline,
+        };
+        let mut worker = Worker::new(engine, setup, service);
+        worker.begin();
+        Some(ClientSide { worker: Some(worker), woken, done: None })
+    }
+
+    fn draw_ending(&self) -> Ending {
+        let mut world = self.world.borrow_mut();
+        let at = world.now + Duration::from_millis(world.rng.u64(0..8_000));
+        match world.rng.u8(0..6) {
+            0 | 1 => Ending::Drain(at),
+            2 => Ending::Stop(at),
+            _ => Ending::Quiet,
+        }
+    }
+
+    // Who runs when.
+
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// If something is wrong: that is the answer of a simulation.
+    fn run(mut self) {
+        for step in 0.. {
+            assert!(step < STEPS_MAX, "it spins: {}", self.who_wants());
+            self.people_act();
+            self.end_when_it_is_time();
+            if self.is_over() {
+                break;
+            }
+            match self.pick() {
+                Some(Pick::Server(index)) => self.turn_server(index),
+                Some(Pick::Clients) => self.turn_clients(),
+                None => self.let_time_pass(),
+            }
+            self.check();
+        }
+        self.check_end();
+    }
+
+    /// What has come about, some of it or all.
+    fn people_act(&mut self) {
+        loop {
+            let happening = self.world.borrow_mut().pop();
+            match happening {
+                None => return,
+                Some(Happening::Peer(number)) => self.peer_acts(number),
+                Some(other) => self.world.borrow_mut().happen(other),
+            }
+            // The rest after a worker's turn.
+            if self.world.borrow_mut().rng.u8(0..4) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn peer_acts(&mut self, number: usize) {
+        let mut world = self.world.borrow_mut();
+        self.peers[number].act(&mut world);
+        let peer = &self.peers[number];
+        let again = peer.end.is_some() && peer.is_satisfied() && self.reconnects < 6;
+        if again && world.rng.u8(0..3) == 0 {
+            self.reconnects += 1;
+            world.mark(Mark::Reconnected);
+            let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
+            let number = self.peers.len();
+            let total = if manner == Manner::Silent { 0 } else { world.rng.u64(0..=300) };
+            let peer = Peer::new(&mut world, number, manner, total);
+            self.peers.push(peer);
+            world.after_up_to(Duration::from_millis(50), Happening::Peer(number));
+        }
+    }
+
+    fn pick(&mut self) -> Option<Pick> {
+        let now = self.world.borrow().now;
+        let mut runnable = Vec::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            if server.worker.as_ref().is_some_and(|worker| wants_turn(worker, &server.woken, now)) {
+                runnable.push(Pick::Server(index));
+            }
+        }
+        if let Some(side) = &self.clients
+            && side.worker.as_ref().is_some_and(|worker| wants_turn(worker, &side.woken, now))
+        {
+            runnable.push(Pick::Clients);
+        }
+        self.world.borrow_mut().rng.choice(runnable)
+    }
+
+    fn turn_server(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        let worker = server.worker.as_mut().expect("it was picked");
+        let before = (worker.waiting(), server.counters.read().waits_for_buffer);
+        worker.turn().expect("the world's waits do not fail");
+        let enqueued = server.counters.read().waits_for_buffer - before.1;
+        if enqueued == 0 {
+            check_order(&before.0, worker);
+        }
+        if worker.is_finished() {
+            let worker = server.worker.take().expect("it has just run");
+            server.cut = worker.into_parts().1;
+        }
+    }
+
+    fn turn_clients(&mut self) {
+        let side = self.clients.as_mut().expect("they were picked");
+        let worker = side.worker.as_mut().expect("they were picked");
+        worker.turn().expect("the world's waits do not fail");
+        if worker.is_finished() {
+            let worker = side.worker.take().expect("it has just run");
+            side.done = Some(worker.into_parts().0);
+        }
+    }
+
+    /// Nothing can be done now: on to the next time at which something can.
+    fn let_time_pass(&mut self) {
+        let mut world = self.world.borrow_mut();
+        let servers = self.servers.iter().filter_map(|server| server.worker.as_ref()?.deadline());
+        let clients =
+            self.clients.as_ref().and_then(|side| side.worker.as_ref()).and_then(Worker::deadline);
+        let own = [self.next_ending(), Some(self.begun + END)].into_iter().flatten();
+        let next = servers.chain(clients).chain(world.next()).chain(own).min();
+        let next = next.expect("the end is always to come").max(world.now);
+        assert!(next < self.begun + END, "not over after {END:?}: {}", self.who_is_left());
+        world.now = next;
+        // The machine sleeps, or the process is stopped for a while.
+        if !self.healed && world.rng.u16(0..2000) == 0 {
+            let span = Duration::from_millis(world.rng.u64(1..4000));
+            world.mark(Mark::TimeSuspended);
+            world.now = world.now + span;
+            self.suspended_at = Some(world.now);
+            world.tell(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
+        }
+    }
+
+    fn next_ending(&self) -> Option<Time> {
+        let heals = (!self.healed).then(|| self.begun + HEALED_AFTER);
+        let ends = match self.ending {
+            _ if self.ended_at.is_some() => None,
+            Ending::Drain(at) | Ending::Stop(at) => Some(at),
+            Ending::Quiet => None,
+        };
+        let patience = (!self.everybody_left()).then(|| self.begun + HEALED_AFTER + PATIENCE);
+        [heals, ends, patience].into_iter().flatten().filter(|&at| at > self.now()).min()
+    }
+
+    fn now(&self) -> Time {
+        // Also called while the world is borrowed for looking only.
+        self.world.try_borrow().map_or(Time::ZERO, |world| world.now)
+    }
+
+    fn end_when_it_is_time(&mut self) {
+        let now = self.world.borrow().now;
+        if !self.healed && now >= self.begun + HEALED_AFTER {
+            self.healed = true;
+            self.world.borrow_mut().rates.heal();
+        }
+        if now >= self.begun + HEALED_AFTER + PATIENCE {
+            for peer in &mut self.peers {
+                peer.give_up(&mut self.world.borrow_mut());
+            }
+        }
+        if self.ended_at.is_some() {
+            return;
+        }
+        let (due, stop) = match self.ending {
+            Ending::Drain(at) => (now >= at, false),
+            Ending::Stop(at) => (now >= at, true),
+            Ending::Quiet => (self.everybody_left(), false),
+        };
+        if !due {
+            return;
+        }
+        self.ended_at = Some(now);
+        let loaded = self.permits.taken() > 0;
+        if loaded {
+            let mark = if stop { Mark::StopUnderLoad } else { Mark::DrainUnderLoad };
+            self.world.borrow_mut().mark(mark);
+        }
+        self.world.borrow_mut().tell(51, 0, u64::from(stop), || {
+            if stop { "the server is stopped".into() } else { "the server is drained".into() }
+        });
+        for worker in 0..self.servers.len() {
+            let command =
+                if stop { Command::Stop } else { Command::Drain { deadline: now + DRAIN } };
+            self.mailboxes.send(worker, command).expect("the inbox has room");
+        }
+    }
+
+    fn everybody_left(&self) -> bool {
+        self.peers.iter().all(|peer| peer.end.is_some())
+            && self.clients.as_ref().is_none_or(|side| side.worker.is_none())
+    }
+
+    fn is_over(&self) -> bool {
+        self.servers.iter().all(|server| server.worker.is_none()) && self.everybody_left()
+    }
+
+    fn who_wants(&self) -> String {
+        let now = self.world.borrow().now;
+        let of = |server: &Server<E>| {
+            let worker = server.worker.as_ref()?;
+            let deadline = worker.deadline().map(|deadline| deadline.as_nanos() as i128);
+            let late = deadline.map(|deadline| now.as_nanos() as i128 - deadline);
+            Some((server.woken.is_set(), worker.engine().is_ready(), late, worker.open()))
+        };
+        let wants: Vec<_> = self.servers.iter().map(of).collect();
+        format!("woken, ready, late by, connections: {wants:?}; {}", self.who_is_left())
+    }
+
+    fn who_is_left(&self) -> String {
+        let peers: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.end.is_none())
+            .map(|peer| (peer.number, peer.manner, peer.sent, peer.received))
+            .collect();
+        let servers = self.servers.iter().filter(|server| server.worker.is_some()).count();
+        format!("{servers} servers, peers {peers:?}")
+    }
+
+    // What must hold.
+
+    fn check(&mut self) {
+        self.check_counts();
+        self.check_timers();
+    }
+
+    fn check_counts(&mut self) {
+        let reserve = self.reserve.available();
+        let of = |server: &Server<E>| server.pool.held() + server.pool.available() - reserve;
+        let buffers = self.servers.iter().map(of).sum::<usize>() + reserve;
+        assert_eq!(buffers, self.buffers, "buffers free and held are not all buffers");
+        let contexts: usize =
+            self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
+        assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
+        let of_clients =
+            self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
+        let open = self.world.borrow().open();
+        assert_eq!(open, contexts + of_clients, "open sockets and live contexts differ");
+        if !self.moved && self.reserve.starving() != 0 && reserve > 0 {
+            self.moved = true;
+            self.world.borrow_mut().mark(Mark::BufferMoved);
+        }
+    }
+
+    fn check_timers(&mut self) {
+        let seen = self.seen.borrow();
+        for &(due, fired) in &seen.timers[self.timers_checked..] {
+            assert!(fired >= due, "a timer fired {:?} early", due - fired);
+            let suspended = self.suspended_at.is_some_and(|at| at >= due);
+            assert!(
+                suspended || fired <= due + TIMER_LATE_MAX,
+                "a timer fired {:?} late",
+                fired - due
+            );
+        }
+        self.timers_checked = seen.timers.len();
+    }
+
+    fn check_end(&mut self) {
+        assert_eq!(self.permits.taken(), 0, "a permit was lost");
+        assert_eq!(self.world.borrow().open(), 0, "a descriptor was lost");
+        assert!(self.servers.iter().all(|server| server.pool.held() == 0), "a lease was lost");
+        self.mark_counters();
+        for peer in &self.peers {
+            self.check_peer(peer);
+        }
+        let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
+        match self.ending {
+            Ending::Quiet => assert_eq!(cut, 0, "nobody was there to be cut"),
+            Ending::Drain(_) if cut > 0 => self.world.borrow_mut().mark(Mark::DrainCut),
+            _ => {}
+        }
+    }
+
+    fn mark_counters(&self) {
+        let total = Stats::read(self.servers.iter().map(|server| &*server.counters)).total();
+        let mut world = self.world.borrow_mut();
+        for (count, mark) in [
+            (total.waits_for_buffer, Mark::PoolEmpty),
+            (total.waits_for_slot, Mark::NoPermit),
+            (total.accept_pauses, Mark::AcceptPaused),
+            (total.accepted.saturating_sub(8 * self.servers.len() as u64), Mark::SlotReused),
+        ] {
+            if count > 0 {
+                world.mark(mark);
+            }
+        }
+        assert_eq!(total.accepted, total.closed_total(), "accepted and closed differ");
+    }
+
+    /// What the peer saw and what the service saw must fit together.
+    fn check_peer(&self, peer: &Peer) {
+        let seen = self.seen.borrow();
+        let Some(sight) = seen.of_peer.get(&peer.number) else {
+            assert_eq!(peer.received, 0, "an answer from nowhere");
+            return;
+        };
+        assert!(!sight.open, "peer {}: its connection was never closed", peer.number);
+        assert!(sight.delivered <= peer.sent && peer.received <= sight.delivered);
+        let number = peer.number;
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
+            assert_eq!(
+                peer.received, sight.delivered,
+                "peer {number}: FIN came before bytes that the service had answered: {sight:?}"
+            );
+        }
+        if sight.closed == Some(CloseReason::PeerClosed)
+            && peer.reads_to_the_end()
+            && !sight.holding
+            && !peer.gave_up()
+        {
+            assert_eq!(
+                peer.received, peer.sent,
+                "peer {number}: the end of the reply was lost: {sight:?}"
+            );
+        }
+    }
+}
+
+/// The numbers of the clients on the engine, beyond those of any peer.
+const FIRST_CLIENT: usize = 10_000;
+
+#[derive(Clone, Copy, Debug)]
+enum Pick {
+    Server(usize),
+    Clients,
+}
+
+fn wants_turn<E: Seat, S: Service>(worker: &Worker<E, S>, woken: &Woken, now: Time) -> bool {
+    woken.is_set()
+        || worker.engine().is_ready()
+        || worker.deadline().is_some_and(|deadline| deadline <= now)
+}
+
+/// Nobody may be served before one who has waited longer and still waits.
+fn check_order<E: Seat>(before: &[u64], worker: &Worker<E, Watched>) {
+    let after = worker.waiting();
+    let mut still_waiting = None;
+    for &key in before {
+        if after.contains(&key) {
+            still_waiting = still_waiting.or(Some(key));
+        } else if let Some(first) = still_waiting {
+            assert!(
+                !worker.is_open(key),
+                "connection {key:x} was served before {first:x}, which has waited longer"
+            );
+        }
+    }
+}

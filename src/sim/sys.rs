@@ -1,0 +1,236 @@
+//! The world as [`Sys`]: edge-triggered readiness and errnos, under the real readiness engine.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+
+use super::marks::Mark;
+use super::world::{Edge, EndpointId, Handle, Shared, Watch, What, World};
+use crate::error::Errno;
+use crate::key::Key;
+use crate::sys::{Readiness, Sys};
+use crate::time::Time;
+
+/// The system calls of one worker.
+pub(super) struct SimSys {
+    world: Shared,
+    worker: usize,
+    woken: Arc<Woken>,
+    /// What the last wait told a second time, or without a cause.
+    extra: Vec<u64>,
+}
+
+/// Whether a worker has been woken since its last wait.
+#[derive(Default)]
+pub(super) struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Woken {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The endpoint of a handle.
+pub(super) fn endpoint(handle: &Handle) -> EndpointId {
+    match handle.what {
+        What::Endpoint(id) => id,
+        What::Listener(_) => panic!("a listener in place of a connection"),
+    }
+}
+
+/// Draws one of several errors.
+pub(super) fn draw(world: &mut World, rate: u32, errors: &[(Errno, Mark)]) -> Result<(), Errno> {
+    if !world.chance(rate) {
+        return Ok(());
+    }
+    let (error, mark) = errors[world.rng.usize(0..errors.len())];
+    world.mark(mark);
+    Err(error)
+}
+
+pub(super) const RECV_ERRORS: [(Errno, Mark); 3] = [
+    (Errno::CONNRESET, Mark::RecvReset),
+    (Errno::TIMEDOUT, Mark::RecvTimedOut),
+    (Errno::NOMEM, Mark::RecvNomem),
+];
+
+pub(super) const SEND_ERRORS: [(Errno, Mark); 3] = [
+    (Errno::PIPE, Mark::SendPipe),
+    (Errno::CONNRESET, Mark::SendReset),
+    (Errno::NOBUFS, Mark::SendNobufs),
+];
+
+impl SimSys {
+    pub(super) fn new(world: Shared, worker: usize, woken: Arc<Woken>) -> SimSys {
+        SimSys { world, worker, woken, extra: Vec::new() }
+    }
+
+    /// Whether a wait would come back with something.
+    pub(super) fn is_ready(&self) -> bool {
+        self.woken.is_set() || self.world.borrow().is_ready(self.worker)
+    }
+
+    /// An event told a second time, or without a cause, or not yet.
+    fn worsen(&mut self, world: &mut World, ready: &mut Vec<(u64, Edge)>) {
+        if ready.len() > 1 && world.chance(world.rates.partial_batch) {
+            world.mark(Mark::PartialBatch);
+            let kept = world.rng.usize(1..ready.len());
+            for (token, edge) in ready.drain(kept..) {
+                world.put_back(self.worker, token, edge);
+            }
+        }
+        if !ready.is_empty() && world.chance(world.rates.duplicate) {
+            world.mark(Mark::DuplicateEvent);
+            let again = ready[world.rng.usize(0..ready.len())];
+            self.extra.push(again.0);
+            ready.push(again);
+        }
+        if world.chance(world.rates.spurious)
+            && let Some(token) = world.any_watched(self.worker)
+        {
+            world.mark(Mark::SpuriousReadiness);
+            self.extra.push(token);
+            ready.push((token, Edge { readable: true, writable: true, ..Edge::default() }));
+        }
+    }
+}
+
+impl Sys for SimSys {
+    type Socket = Handle;
+
+    fn now(&self) -> Time {
+        self.world.borrow().now
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(self.woken.clone())
+    }
+
+    /// Never waits: time goes on when every worker has nothing to do.
+    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+        self.woken.clear();
+        let shared = Rc::clone(&self.world);
+        let mut world = shared.borrow_mut();
+        for token in std::mem::take(&mut self.extra) {
+            if Key::from_bits(token).listener_index().is_none()
+                && !world.is_watched(self.worker, token)
+            {
+                world.mark(Mark::StaleEvent);
+            }
+        }
+        let mut taken = world.take_ready(self.worker);
+        self.worsen(&mut world, &mut taken);
+        for (token, edge) in taken {
+            let key = Key::from_bits(token);
+            world.tell(10, self.worker, token, || {
+                format!(
+                    "worker {} is told: {key:?}{}{}{}",
+                    self.worker,
+                    if edge.readable { " readable" } else { "" },
+                    if edge.writable { " writable" } else { "" },
+                    if edge.read_on { " read-on" } else { "" },
+                )
+            });
+            ready.push(Readiness {
+                token,
+                readable: edge.readable,
+                writable: edge.writable,
+                read_on: edge.read_on,
+            });
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, socket: &Handle, token: u64) -> Result<(), Errno> {
+        let mut world = self.world.borrow_mut();
+        if let What::Endpoint(_) = socket.what {
+            let errors = [(Errno::NOMEM, Mark::RegisterNomem), (Errno::NOSPC, Mark::RegisterNospc)];
+            let rate = world.rates.register_error;
+            draw(&mut world, rate, &errors)?;
+        }
+        world.watch(socket.what, Watch { worker: self.worker, token });
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: &Handle) -> Result<(Handle, SocketAddr), Errno> {
+        let What::Listener(id) = listener.what else { panic!("accept on a connection") };
+        let (far, address) = self.world.borrow_mut().accept(id)?;
+        let handle = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
+        Ok((handle, address))
+    }
+
+    fn backlog(&self, listener: &Handle) -> u32 {
+        let What::Listener(id) = listener.what else { panic!("backlog of a connection") };
+        self.world.borrow().waiting(id) as u32
+    }
+
+    fn connect(&mut self, target: SocketAddr, _: Option<IpAddr>) -> Result<Handle, Errno> {
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.connect_error;
+        let errors = [(Errno::ADDRNOTAVAIL, Mark::ConnectFailedAtOnce)];
+        draw(&mut world, rate, &errors)?;
+        let near = world.connect(target, true);
+        Ok(Handle { world: Rc::clone(&self.world), what: What::Endpoint(near) })
+    }
+
+    fn connect_error(&mut self, socket: &Handle) -> Result<(), Errno> {
+        let outcome = self.world.borrow().connect_outcome(endpoint(socket));
+        outcome.expect("asked for when it is known")
+    }
+
+    fn recv(&mut self, socket: &Handle, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.recv_error;
+        draw(&mut world, rate, &RECV_ERRORS)?;
+        let id = endpoint(socket);
+        let room = buffers.iter().map(|buffer| buffer.len()).sum();
+        let bytes = world.recv(id, room)?;
+        world.tell(11, id, bytes.len() as u64, || format!("recv {id}: {} of {room}", bytes.len()));
+        let mut rest = &bytes[..];
+        for buffer in buffers {
+            let here = rest.len().min(buffer.len());
+            buffer[..here].copy_from_slice(&rest[..here]);
+            rest = &rest[here..];
+        }
+        Ok(bytes.len())
+    }
+
+    fn send(&mut self, socket: &Handle, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.send_error;
+        draw(&mut world, rate, &SEND_ERRORS)?;
+        let id = endpoint(socket);
+        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let sent = world.send(id, &bytes, false);
+        match sent {
+            Ok(count) if count < bytes.len() => world.mark(Mark::ShortSend),
+            Err(Errno::AGAIN) => world.mark(Mark::SendBlocked),
+            _ => {}
+        }
+        let told = sent.map_or_else(|error| u64::MAX - error.raw_os_error() as u64, |c| c as u64);
+        world.tell(12, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
+        sent
+    }
+
+    fn shutdown(&mut self, socket: &Handle) -> Result<(), Errno> {
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.shutdown_error;
+        draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)])?;
+        let id = endpoint(socket);
+        world.tell(13, id, 0, || format!("shutdown {id}"));
+        world.shutdown(id)
+    }
+}
