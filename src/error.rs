@@ -18,6 +18,13 @@ pub enum StartError {
     NothingToListenOn,
     /// The same endpoint was given twice.
     ListenedTwice(Endpoint),
+    /// Another endpoint given, a wildcard address, takes the connections of this one.
+    Covered {
+        /// The narrower one.
+        endpoint: Endpoint,
+        /// The wider one.
+        by: Endpoint,
+    },
     /// This kind of endpoint cannot be listened on.
     Unsupported(Endpoint),
     /// Another socket has the address.
@@ -79,6 +86,9 @@ impl fmt::Display for StartError {
             }
             StartError::ListenedTwice(endpoint) => {
                 write!(f, "{endpoint} is given twice: give each address once")
+            }
+            StartError::Covered { endpoint, by } => {
+                write!(f, "cannot listen on {endpoint}: {by} takes its connections too; give one")
             }
             StartError::Unsupported(endpoint) => {
                 write!(f, "cannot listen on {endpoint}: only TCP is supported yet")

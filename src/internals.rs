@@ -1,9 +1,19 @@
 //! For the load generator and the benchmarks of this repository. No part of the public API.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::buffer::{Pool, Reserve};
+use crate::crew::Mailboxes;
+use crate::engine::MioEngine;
 use crate::service::Service;
-use crate::time::Time;
+use crate::sys::Kernel;
+use crate::worker::{Rules, Setup, Worker};
+
+pub use crate::connection::Table;
+pub use crate::key::Key;
+pub use crate::sys::monotonic_now as now;
 
 /// What one thread of clients may use.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +27,7 @@ pub struct ClientLimits {
     /// Buffers that one receive may fill.
     pub leases_per_connection_max: u8,
     /// How long a closed connection waits for the other side's FIN.
-    pub linger: std::time::Duration,
+    pub linger: Duration,
 }
 
 /// Runs `service` on this thread, on an engine of its own, until it calls
@@ -26,11 +36,27 @@ pub struct ClientLimits {
 ///
 /// # Errors
 /// Memory, or what the event loop is made of, could not be had; or waiting failed.
-pub fn run_clients<S: Service>(_limits: ClientLimits, _service: S) -> io::Result<S> {
-    unimplemented!()
-}
-
-/// The clock that the engines read: the same origin on all threads.
-pub fn now() -> Time {
-    unimplemented!()
+pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
+    let reserve = Reserve::new(limits.buffer_size, limits.buffers)?;
+    let pool = Pool::new(reserve, 0);
+    let setup = Setup {
+        index: 0,
+        connections_max: limits.connections_max,
+        listeners: 0,
+        rules: Rules {
+            leases_per_connection_max: limits.leases_per_connection_max,
+            idle_timeout: None,
+            send_timeout: None,
+            shed_after: None,
+            linger: limits.linger,
+            accept_pause: Duration::ZERO,
+        },
+        pool: pool.clone(),
+        permits: None,
+        mailboxes: Arc::new(Mailboxes::new(1)),
+        counters: Arc::default(),
+    };
+    let engine = MioEngine::new(Kernel::new()?, limits.connections_max, pool, None, Vec::new())?;
+    let (service, _) = Worker::new(engine, setup, service).run()?;
+    Ok(service)
 }

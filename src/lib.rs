@@ -2,14 +2,26 @@
 
 pub mod buffer;
 pub mod config;
+mod connection;
+mod crew;
 pub mod endpoint;
+mod engine;
 pub mod error;
 #[doc(hidden)]
 pub mod internals;
+mod key;
+mod listener;
+mod permits;
 pub mod server;
 pub mod service;
+mod slots;
 pub mod stats;
+mod sys;
 pub mod time;
+mod timer;
+#[doc(hidden)]
+pub mod units;
+mod worker;
 
 pub use config::Config;
 pub use endpoint::Endpoint;

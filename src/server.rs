@@ -1,66 +1,386 @@
-//! Starting, draining and stopping a server.
+//! Starting, draining and stopping a server: the threads, and what is said to them.
 
+use std::io;
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::buffer::{Pool, Reserve};
+use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
+use crate::crew::{Command, Mailboxes};
 use crate::endpoint::Endpoint;
+use crate::engine::MioEngine;
 use crate::error::StartError;
+use crate::listener::{self, Bound};
+use crate::permits::Permits;
 use crate::service::Service;
-use crate::stats::Stats;
+use crate::stats::{Counters, Stats};
+use crate::sys::{Kernel, monotonic_now};
+use crate::worker::{Rules, Setup, Worker};
 
-/// A server: workers, each with its listeners.
+/// The engine of a server on this machine.
+type KernelEngine = MioEngine<Kernel>;
+
+/// The most that accepting pauses for on one worker, times the number of workers: ten tries a
+/// second for the whole process, which nobody notices on a graph of the CPU.
+const ACCEPT_PAUSE_PER_WORKER: Duration = Duration::from_millis(100);
+
+/// A server: workers on threads of their own, each with its own listener for each endpoint.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+/// use std::time::Duration;
+/// use echopool::{Config, Drained, Server, service::Echo};
+///
+/// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+/// let config = Config::new().listen(anywhere).workers(2).max_connections(100);
+/// let server = Server::start(config, Echo)?;
+///
+/// let address = server.local_endpoints()[0].socket_addr().unwrap();
+/// let mut client = TcpStream::connect(address)?;
+/// client.write_all(b"hello")?;
+/// let mut reply = [0; 5];
+/// client.read_exact(&mut reply)?;
+/// assert_eq!(&reply, b"hello");
+/// drop(client);
+///
+/// assert_eq!(server.drain(Duration::from_secs(10)), Drained::Clean);
+/// assert_eq!(server.stats().total().bytes_sent, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Server;
 
-/// A running server.
-pub struct ServerHandle {}
+/// A running server. Dropping it stops the server.
+pub struct ServerHandle {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    endpoints: Vec<Endpoint>,
+    limits: Limits,
+    memory: MemorySum,
+}
 
-/// How a drain ended.
+/// What the handle and the threads share.
+struct Shared {
+    mailboxes: Arc<Mailboxes>,
+    counters: Vec<Arc<Counters>>,
+    ended: Mutex<Ended>,
+    all_ended: Condvar,
+}
+
+/// The workers that have ended.
+#[derive(Default)]
+struct Ended {
+    workers: usize,
+    cut: u64,
+    failed: bool,
+}
+
+/// How a server ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Drained {
     /// Every connection was finished.
     Clean,
     /// The deadline came first, or the server was stopped: this many connections were closed at
     /// once.
     Cut(u64),
+    /// A worker ended by itself, because of an error that the log tells; the others were stopped.
+    Failed,
 }
 
 impl Server {
-    /// Starts the workers and answers when all of them listen.
+    /// Starts the workers, and answers when all of them listen. Each gets a clone of `service`.
+    ///
+    /// Everything that the server will ever allocate on its workers' threads is allocated here. The
+    /// soft limit of open files is raised as far as needed.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start<S: Service + Clone + Send>(
-        _config: Config,
-        _service: S,
-    ) -> Result<ServerHandle, StartError> {
-        unimplemented!()
+    /// See [`StartError`]. Nothing is left running then.
+    pub fn start<S>(config: Config, service: S) -> Result<ServerHandle, StartError>
+    where
+        S: Service + Clone + Send,
+    {
+        let limits = config.check()?;
+        limits.raise_open_files(config.endpoints().len())?;
+        let memory = limits.memory(&sizes(&limits, &service));
+        let bound = listener::bind_all(
+            config.endpoints(),
+            limits.workers,
+            limits.backlog,
+            limits.share_port,
+        )?;
+        let endpoints = bound.iter().map(|one| one.endpoint.clone()).collect();
+        let (shared, threads) = start_workers(&limits, bound, service)?;
+        Ok(ServerHandle { shared, threads, endpoints, limits, memory })
+    }
+}
+
+fn sizes<S: Service>(limits: &Limits, service: &S) -> Sizes {
+    let connections = limits.max_connections as usize;
+    Sizes {
+        context_bytes: Worker::<KernelEngine, S>::BYTES_PER_SLOT,
+        slot_bytes: KernelEngine::BYTES_PER_SLOT,
+        worker_bytes: Worker::<KernelEngine, S>::FIXED_BYTES,
+        service_bytes: service.memory_bytes(connections) * limits.workers as u64,
+    }
+}
+
+/// What every worker is made of.
+#[derive(Clone)]
+struct Parts {
+    limits: Limits,
+    reserve: Arc<Reserve>,
+    permits: Arc<Permits>,
+    shared: Arc<Shared>,
+}
+
+fn start_workers<S>(
+    limits: &Limits,
+    bound: Vec<Bound>,
+    service: S,
+) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError>
+where
+    S: Service + Clone + Send,
+{
+    let resource = |what| move |error| StartError::Resource { what, error };
+    let workers = limits.workers;
+    let mailboxes = Arc::new(Mailboxes::new(workers));
+    let parts = Parts {
+        limits: limits.clone(),
+        reserve: Reserve::new(limits.buffer_size, limits.buffers)
+            .map_err(resource("the buffers (ask for fewer: --buffers, --memory)"))?,
+        permits: Permits::new(u64::from(limits.max_connections), mailboxes.clone()),
+        shared: Arc::new(Shared {
+            mailboxes,
+            counters: (0..workers).map(|_| Arc::default()).collect(),
+            ended: Mutex::default(),
+            all_ended: Condvar::new(),
+        }),
+    };
+    let (ready, readies) = mpsc::channel();
+    let mut running =
+        Running { shared: parts.shared.clone(), threads: Vec::with_capacity(workers) };
+    for (index, listeners) in transpose(bound, workers).into_iter().enumerate() {
+        let (parts, service, ready) = (parts.clone(), service.clone(), ready.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .stack_size(WORKER_STACK_BYTES)
+            .spawn(move || work(parts, index, listeners, service, &ready))
+            .map_err(resource("a worker thread"))?;
+        running.threads.push(thread);
+    }
+    drop(ready);
+    for _ in 0..workers {
+        // A worker that panics on its way drops its end without a word.
+        let gone = || Err(io::Error::other("a worker ended before it was ready"));
+        readies.recv().unwrap_or_else(|_| gone()).map_err(resource("an event loop"))?;
+    }
+    Ok((parts.shared, std::mem::take(&mut running.threads)))
+}
+
+/// Stops what has been started if the start is given up half-way.
+struct Running {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.shared.tell_all(|| Command::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// From the sockets of each endpoint to those of each worker.
+fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<std::os::fd::OwnedFd>> {
+    let mut of_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for one in bound {
+        for (sockets, socket) in of_worker.iter_mut().zip(one.sockets) {
+            sockets.push(socket.into());
+        }
+    }
+    of_worker
+}
+
+/// The life of a worker's thread.
+fn work<S: Service>(
+    parts: Parts,
+    index: usize,
+    listeners: Vec<std::os::fd::OwnedFd>,
+    service: S,
+    ready: &mpsc::Sender<io::Result<()>>,
+) {
+    let shared = parts.shared.clone();
+    let mut end = End { shared: &shared, cut: 0, failed: true };
+    // Made on its own thread, because nothing of a worker may leave it.
+    match make_worker(parts, index, listeners, service) {
+        Ok(worker) => {
+            let _ = ready.send(Ok(()));
+            match worker.run() {
+                Ok((_, cut)) => (end.cut, end.failed) = (cut, false),
+                Err(error) => log::error!("worker {index} cannot wait for events: {error}"),
+            }
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+        }
+    }
+}
+
+fn make_worker<S: Service>(
+    parts: Parts,
+    index: usize,
+    listeners: Vec<std::os::fd::OwnedFd>,
+    service: S,
+) -> io::Result<Worker<KernelEngine, S>> {
+    let Parts { limits, reserve, permits, shared } = parts;
+    let connections_max = limits.max_connections as usize;
+    let pool = Pool::new(reserve, index);
+    let setup = Setup {
+        index,
+        connections_max,
+        listeners: listeners.len(),
+        rules: Rules::of(&limits),
+        pool: pool.clone(),
+        permits: Some(permits.clone()),
+        mailboxes: shared.mailboxes.clone(),
+        counters: shared.counters[index].clone(),
+    };
+    let kernel = Kernel::new()?;
+    let engine = MioEngine::new(kernel, connections_max, pool, Some(permits), listeners)?;
+    Ok(Worker::new(engine, setup, service))
+}
+
+impl Rules {
+    fn of(limits: &Limits) -> Rules {
+        Rules {
+            leases_per_connection_max: limits.leases_per_connection_max,
+            idle_timeout: limits.idle_timeout,
+            send_timeout: limits.send_timeout,
+            shed_after: limits.shed_after,
+            linger: limits.linger,
+            accept_pause: ACCEPT_PAUSE_PER_WORKER * limits.workers as u32,
+        }
+    }
+}
+
+/// Reports the end of a worker, also of one that panics.
+struct End<'a> {
+    shared: &'a Shared,
+    cut: u64,
+    failed: bool,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if self.failed {
+            // A server with a worker less would leave the clients of its listener waiting.
+            self.shared.tell_all(|| Command::Stop);
+        }
+        let mut ended = self.shared.ended();
+        ended.workers += 1;
+        ended.cut += self.cut;
+        ended.failed |= self.failed;
+        drop(ended);
+        self.shared.all_ended.notify_all();
+    }
+}
+
+impl Shared {
+    fn ended(&self) -> MutexGuard<'_, Ended> {
+        // It is only counted in there: a thread that panicked has left it whole.
+        self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in 0..self.counters.len() {
+            let mut command = command();
+            // An inbox that is full is being emptied, unless its worker has ended.
+            while let Err(back) = self.mailboxes.send(worker, command) {
+                if self.ended().workers == self.counters.len() {
+                    return;
+                }
+                command = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 }
 
 impl ServerHandle {
-    /// Where the server listens, with the real ports, in the order of [`Config::listen`].
+    /// Where the server listens, with the real ports, in the order of
+    /// [`Config::listen`](crate::Config::listen).
     pub fn local_endpoints(&self) -> &[Endpoint] {
-        unimplemented!()
+        &self.endpoints
     }
-    /// The counters now.
+
+    /// The limits, with what was derived from the machine.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What the server's memory comes to.
+    pub fn memory(&self) -> &MemorySum {
+        &self.memory
+    }
+
+    /// The counters now. Also after the end.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        Stats::read(self.shared.counters.iter().map(|counters| &**counters))
     }
-    /// Begins a drain and comes back at once: accept what waits, close the listeners, finish each
-    /// connection; after `deadline` the rest is closed at once.
-    pub fn begin_drain(&self, _deadline: Duration) {
-        unimplemented!()
+
+    /// Begins a drain and comes back at once: accept what waits, close the listeners, send what has
+    /// been read and then FIN on each connection, and read on until the client's FIN or for
+    /// [`Config::linger`](crate::Config::linger). What is left after `deadline` is closed at once.
+    ///
+    /// What a client has got back then is an exact prefix of what it sent, and every byte that was
+    /// read before the drain is part of it.
+    pub fn begin_drain(&self, deadline: Duration) {
+        let deadline = monotonic_now() + deadline;
+        self.shared.tell_all(|| Command::Drain { deadline });
     }
+
     /// Drains, and waits for the end.
-    pub fn drain(&self, _deadline: Duration) -> Drained {
-        unimplemented!()
+    pub fn drain(&self, deadline: Duration) -> Drained {
+        self.begin_drain(deadline);
+        self.wait()
     }
+
     /// Closes everything at once, and waits for the end.
-    pub fn stop(&self) {
-        unimplemented!()
+    pub fn stop(&self) -> Drained {
+        self.shared.tell_all(|| Command::Stop);
+        self.wait()
     }
+
     /// Waits until the server has ended, by a drain or stop begun elsewhere.
     pub fn wait(&self) -> Drained {
-        unimplemented!()
+        let workers = self.shared.counters.len();
+        let running = |ended: &mut Ended| ended.workers < workers;
+        let ended = self.shared.ended();
+        let ended = self
+            .shared
+            .all_ended
+            .wait_while(ended, running)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match *ended {
+            Ended { failed: true, .. } => Drained::Failed,
+            Ended { cut: 0, .. } => Drained::Clean,
+            Ended { cut, .. } => Drained::Cut(cut),
+        }
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }

@@ -235,6 +235,18 @@ pub(crate) struct Requests {
     pub(crate) stop: bool,
 }
 
+impl Requests {
+    pub(crate) fn with_capacity(connects: usize) -> Requests {
+        Requests { connects: Vec::with_capacity(connects), ..Requests::default() }
+    }
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        let Requests { connects, wakes, closes, stop } = self;
+        *stop || !connects.is_empty() || !wakes.is_empty() || !closes.is_empty()
+    }
+}
+
 impl Turn<'_> {
     /// The time, read at the begin of the turn.
     pub fn now(&self) -> Time {

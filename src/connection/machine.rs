@@ -1,0 +1,546 @@
+//! Which operation a connection needs next: a state machine that is told events and asked for
+//! actions, and does nothing itself.
+//!
+//! A connection has a receiving side ([`Rx`]), a sending side ([`Tx`]) and a [`Phase`]:
+//!
+//! ```text
+//!            Finish                FIN sent               FIN came
+//!   Open --------------> Finishing ---------> Lingering -----------> Closing ------> Closed
+//!     \                      |   \_ FIN had come already ______________^ ^
+//!      \_____________________|_________________|_____> Aborting _________/
+//!                    Abort, or a system call failed    (cancel, wait for what is in flight)
+//! ```
+//!
+//! Finishing sends what is left, then FIN. Lingering reads on and throws away until the peer's FIN,
+//! because closing a socket with unread input resets the connection and destroys what was sent.
+//! Closing is entered only when no operation is in flight.
+
+/// How far the connection's life has come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Phase {
+    Open,
+    Finishing,
+    Lingering,
+    Aborting,
+    Closing,
+    Closed,
+}
+
+/// The receiving side.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Rx {
+    /// Nothing is being received.
+    Idle,
+    /// A Recv is in flight.
+    Receiving,
+    /// In the queue for a buffer.
+    AwaitingBuffer,
+    /// Has had its share of this turn.
+    Yielded,
+    /// The peer has closed its side.
+    Ended,
+}
+
+/// The sending side.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Tx {
+    /// A Connect is in flight.
+    Connecting,
+    /// Nothing is being sent.
+    Idle,
+    /// A Send is in flight.
+    Sending,
+    /// A Shutdown is in flight.
+    ShuttingDown,
+    /// FIN has been sent.
+    Shut,
+}
+
+/// A Cancel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Cancel {
+    No,
+    InFlight,
+    Done,
+}
+
+/// What has happened.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Event {
+    /// Connect completed.
+    Connected,
+    /// Recv completed with bytes.
+    Received,
+    /// Recv completed with the end of the stream.
+    Ended,
+    /// Recv completed without a buffer.
+    NoBuffer,
+    /// The Recv that was asked for is not submitted: the connection has had its share.
+    Yield,
+    /// The connection's turn for a buffer, or its next turn, has come.
+    Resume,
+    /// Send completed, in part or in whole.
+    Sent,
+    /// Shutdown completed.
+    ShutDown,
+    /// An operation of the receiving side failed.
+    RecvFailed,
+    /// An operation of the sending side failed.
+    SendFailed,
+    /// Recv was cancelled.
+    RecvCancelled,
+    /// Connect or Send was cancelled.
+    SendCancelled,
+    /// Cancel completed.
+    CancelDone,
+    /// Close completed.
+    Closed,
+    /// The service wants to read no more until `Unpause`.
+    Pause,
+    /// Reading may go on.
+    Unpause,
+    /// Send what is left, then close.
+    Finish,
+    /// Close at once.
+    Abort,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    Recv,
+    Send,
+    Shutdown,
+    Cancel,
+    Close,
+    /// Nothing until the next event.
+    Rest,
+}
+
+/// The state of a connection, in a few bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Machine {
+    phase: Phase,
+    rx: Rx,
+    tx: Tx,
+    cancel: Cancel,
+    paused: bool,
+    full_duplex: bool,
+}
+
+impl Machine {
+    /// A connection that is established. `full_duplex`: whether it is read while it is being sent
+    /// to.
+    pub(crate) fn accepted(full_duplex: bool) -> Machine {
+        Machine {
+            phase: Phase::Open,
+            rx: Rx::Idle,
+            tx: Tx::Idle,
+            cancel: Cancel::No,
+            paused: false,
+            full_duplex,
+        }
+    }
+
+    /// A connection for which a Connect is in flight.
+    pub(crate) fn connecting(full_duplex: bool) -> Machine {
+        Machine { tx: Tx::Connecting, ..Machine::accepted(full_duplex) }
+    }
+
+    #[inline]
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    #[inline]
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.tx == Tx::Connecting
+    }
+
+    /// Whether the connection is established, and its service is to be asked.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open && !self.is_connecting()
+    }
+
+    /// Whether the peer has sent something that the connection has not had its turn to read.
+    pub(crate) fn is_queued(&self) -> bool {
+        matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded)
+    }
+
+    #[inline]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether what is received goes to the service; otherwise it is thrown away.
+    #[inline]
+    pub(crate) fn delivers(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.rx == Rx::Receiving
+            || matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
+            || self.cancel == Cancel::InFlight
+    }
+
+    /// Whether the event can happen in this state.
+    pub(crate) fn allows(&self, event: Event) -> bool {
+        match event {
+            Event::Connected => self.tx == Tx::Connecting,
+            Event::Received | Event::Ended | Event::NoBuffer | Event::RecvFailed => {
+                self.rx == Rx::Receiving
+            }
+            // In place of an operation that was asked for, so not while one is in flight for long.
+            Event::Yield => self.rx == Rx::Receiving && self.cancel == Cancel::No,
+            Event::Resume => matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded),
+            Event::Sent => self.tx == Tx::Sending,
+            Event::ShutDown => self.tx == Tx::ShuttingDown,
+            Event::SendFailed => {
+                matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
+            }
+            Event::RecvCancelled => self.rx == Rx::Receiving && self.cancel == Cancel::InFlight,
+            Event::SendCancelled => {
+                matches!(self.tx, Tx::Connecting | Tx::Sending) && self.cancel == Cancel::InFlight
+            }
+            // The last to complete.
+            Event::CancelDone => {
+                self.cancel == Cancel::InFlight
+                    && self.rx != Rx::Receiving
+                    && !matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
+            }
+            Event::Closed => self.phase == Phase::Closing,
+            Event::Pause | Event::Unpause => self.phase == Phase::Open,
+            Event::Finish | Event::Abort => self.phase != Phase::Closed,
+        }
+    }
+
+    /// Takes note of an event.
+    ///
+    /// # Panics
+    /// If the event cannot happen in this state: the engine or the worker has broken its contract.
+    #[inline]
+    pub(crate) fn apply(&mut self, event: Event) {
+        assert!(self.allows(event), "{event:?} in {self:?}");
+        match event {
+            Event::Connected | Event::Sent | Event::SendCancelled => self.tx = Tx::Idle,
+            Event::Received | Event::RecvCancelled | Event::Resume => self.rx = Rx::Idle,
+            Event::Ended => self.rx = Rx::Ended,
+            Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
+            Event::Yield => self.rx = Rx::Yielded,
+            Event::ShutDown => self.tx = Tx::Shut,
+            Event::RecvFailed => {
+                self.rx = Rx::Idle;
+                self.abort();
+            }
+            Event::SendFailed => {
+                self.tx = if self.tx == Tx::ShuttingDown { Tx::Shut } else { Tx::Idle };
+                self.abort();
+            }
+            Event::CancelDone => self.cancel = Cancel::Done,
+            Event::Closed => self.phase = Phase::Closed,
+            Event::Pause => self.paused = true,
+            Event::Unpause => self.paused = false,
+            Event::Finish if self.tx == Tx::Connecting => self.abort(),
+            Event::Finish if self.phase == Phase::Open => {
+                self.phase = Phase::Finishing;
+                self.paused = false;
+            }
+            Event::Finish => {}
+            Event::Abort => self.abort(),
+        }
+    }
+
+    fn abort(&mut self) {
+        if matches!(self.phase, Phase::Open | Phase::Finishing | Phase::Lingering) {
+            self.phase = Phase::Aborting;
+            self.paused = false;
+        }
+    }
+
+    /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
+    ///
+    /// To be asked until it answers [`Action::Rest`].
+    #[inline]
+    pub(crate) fn next(&mut self, output: bool) -> Action {
+        match self.phase {
+            Phase::Open => self.next_open(output),
+            Phase::Finishing => self.next_finishing(output),
+            Phase::Lingering => self.next_lingering(),
+            Phase::Aborting => self.next_aborting(),
+            Phase::Closing | Phase::Closed => Action::Rest,
+        }
+    }
+
+    #[inline]
+    fn next_open(&mut self, output: bool) -> Action {
+        if self.tx == Tx::Idle && output {
+            self.tx = Tx::Sending;
+            return Action::Send;
+        }
+        // No read while a send is pending: a client that does not read is not read from.
+        let may_read = self.tx == Tx::Idle || (self.full_duplex && self.tx == Tx::Sending);
+        if self.rx == Rx::Idle && may_read && !self.paused {
+            self.rx = Rx::Receiving;
+            return Action::Recv;
+        }
+        Action::Rest
+    }
+
+    fn next_finishing(&mut self, output: bool) -> Action {
+        match self.tx {
+            Tx::Idle if output => {
+                self.tx = Tx::Sending;
+                Action::Send
+            }
+            // Nothing unread can come any more: closing sends FIN and not RST.
+            Tx::Idle if self.rx == Rx::Ended => self.close(),
+            Tx::Idle => {
+                self.tx = Tx::ShuttingDown;
+                Action::Shutdown
+            }
+            Tx::Shut => {
+                self.phase = Phase::Lingering;
+                self.next_lingering()
+            }
+            Tx::Connecting | Tx::Sending | Tx::ShuttingDown => Action::Rest,
+        }
+    }
+
+    fn next_lingering(&mut self) -> Action {
+        match self.rx {
+            Rx::Ended => self.close(),
+            Rx::Idle => {
+                self.rx = Rx::Receiving;
+                Action::Recv
+            }
+            Rx::Receiving | Rx::AwaitingBuffer | Rx::Yielded => Action::Rest,
+        }
+    }
+
+    fn next_aborting(&mut self) -> Action {
+        if !self.is_in_flight() {
+            return self.close();
+        }
+        if self.cancel == Cancel::No {
+            self.cancel = Cancel::InFlight;
+            return Action::Cancel;
+        }
+        Action::Rest
+    }
+
+    fn close(&mut self) -> Action {
+        assert!(!self.is_in_flight(), "closing with an operation in flight: {self:?}");
+        self.phase = Phase::Closing;
+        Action::Close
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{HashMap, HashSet, VecDeque};
+
+    const EVENTS: [Event; 18] = [
+        Event::Connected,
+        Event::Received,
+        Event::Ended,
+        Event::NoBuffer,
+        Event::Yield,
+        Event::Resume,
+        Event::Sent,
+        Event::ShutDown,
+        Event::RecvFailed,
+        Event::SendFailed,
+        Event::RecvCancelled,
+        Event::SendCancelled,
+        Event::CancelDone,
+        Event::Closed,
+        Event::Pause,
+        Event::Unpause,
+        Event::Finish,
+        Event::Abort,
+    ];
+
+    /// What an engine would say of the operations that it was given: checks the contract's second
+    /// rule from the other side.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    struct InFlight {
+        recv: bool,
+        send: bool,
+        shutdown: bool,
+        cancel: bool,
+        close: bool,
+    }
+
+    impl InFlight {
+        fn begin(&mut self, action: Action) {
+            let nothing_to_send = !self.send && !self.shutdown;
+            let (field, allowed) = match action {
+                Action::Recv => (&mut self.recv, true),
+                Action::Send => (&mut self.send, !self.shutdown),
+                Action::Shutdown => (&mut self.shutdown, !self.send),
+                Action::Cancel => (&mut self.cancel, true),
+                Action::Close => (&mut self.close, nothing_to_send && !self.recv && !self.cancel),
+                Action::Rest => return,
+            };
+            assert!(allowed, "{action:?} beside another operation");
+            assert!(!std::mem::replace(field, true), "{action:?} twice at once");
+        }
+
+        fn end(&mut self, event: Event) {
+            match event {
+                Event::Received
+                | Event::Ended
+                | Event::NoBuffer
+                | Event::RecvFailed
+                | Event::RecvCancelled
+                | Event::Yield => self.recv = false,
+                Event::Connected | Event::Sent | Event::SendCancelled => self.send = false,
+                Event::ShutDown => self.shutdown = false,
+                Event::SendFailed => (self.send, self.shutdown) = (false, false),
+                Event::CancelDone => self.cancel = false,
+                Event::Closed => self.close = false,
+                _ => {}
+            }
+        }
+    }
+
+    type State = (Machine, InFlight);
+
+    fn starts() -> Vec<State> {
+        [false, true]
+            .into_iter()
+            .flat_map(|duplex| {
+                let connecting = InFlight { send: true, ..InFlight::default() };
+                [
+                    (Machine::accepted(duplex), InFlight::default()),
+                    (Machine::connecting(duplex), connecting),
+                ]
+            })
+            .collect()
+    }
+
+    /// Every state that can be reached by asking for actions until rest, with and without output,
+    /// and then telling any event that is allowed.
+    fn reach() -> HashMap<State, Vec<State>> {
+        let mut seen: HashMap<State, Vec<State>> = HashMap::new();
+        let mut todo: VecDeque<State> = starts().into();
+        while let Some(state) = todo.pop_front() {
+            if seen.contains_key(&state) {
+                continue;
+            }
+            let mut next = Vec::new();
+            for output in [false, true] {
+                let (mut machine, mut in_flight) = state;
+                // One action at a time: its completion may come before the next is asked for.
+                let action = machine.next(output);
+                in_flight.begin(action);
+                next.push((machine, in_flight));
+            }
+            for event in EVENTS {
+                let (mut machine, mut in_flight) = state;
+                if machine.allows(event) {
+                    machine.apply(event);
+                    in_flight.end(event);
+                    next.push((machine, in_flight));
+                }
+            }
+            todo.extend(next.iter().copied());
+            seen.insert(state, next);
+        }
+        seen
+    }
+
+    #[test]
+    fn the_machine_and_the_engine_agree_on_what_is_in_flight_in_every_reachable_state() {
+        let states = reach();
+        assert!(states.len() > 100, "only {} states were reached", states.len());
+        for (machine, in_flight) in states.keys() {
+            assert_eq!(machine.rx == Rx::Receiving, in_flight.recv, "{machine:?}");
+            let sending = matches!(machine.tx, Tx::Sending | Tx::Connecting);
+            assert_eq!(sending, in_flight.send, "{machine:?}");
+            assert_eq!(machine.tx == Tx::ShuttingDown, in_flight.shutdown, "{machine:?}");
+            assert_eq!(machine.cancel == Cancel::InFlight, in_flight.cancel, "{machine:?}");
+            assert_eq!(machine.phase == Phase::Closing, in_flight.close, "{machine:?}");
+        }
+    }
+
+    #[test]
+    fn every_value_of_every_part_of_the_state_is_reached() {
+        let states = reach();
+        let count = |part: &dyn Fn(&Machine) -> String| {
+            states.keys().map(|(machine, _)| part(machine)).collect::<HashSet<_>>().len()
+        };
+        assert_eq!(count(&|machine| format!("{:?}", machine.phase)), 6);
+        assert_eq!(count(&|machine| format!("{:?}", machine.rx)), 5);
+        assert_eq!(count(&|machine| format!("{:?}", machine.tx)), 5);
+        assert_eq!(count(&|machine| format!("{:?}", machine.cancel)), 3);
+    }
+
+    #[test]
+    fn every_event_is_allowed_somewhere_and_refused_somewhere() {
+        let states = reach();
+        for event in EVENTS {
+            assert!(states.keys().any(|(machine, _)| machine.allows(event)), "{event:?}");
+            assert!(states.keys().any(|(machine, _)| !machine.allows(event)), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn from_every_state_the_connection_can_come_to_its_end_and_then_nothing_moves() {
+        let states = reach();
+        let mut ends: HashSet<State> =
+            states.keys().filter(|(machine, _)| machine.phase == Phase::Closed).copied().collect();
+        assert!(!ends.is_empty());
+        for (machine, in_flight) in &ends {
+            assert_eq!(*in_flight, InFlight::default(), "{machine:?}");
+        }
+        loop {
+            let more: Vec<State> = states
+                .iter()
+                .filter(|(state, next)| {
+                    !ends.contains(*state) && next.iter().any(|next| ends.contains(next))
+                })
+                .map(|(state, _)| *state)
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            ends.extend(more);
+        }
+        for state in states.keys() {
+            assert!(ends.contains(state), "stuck in {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_resting_connection_waits_for_something() {
+        for (mut machine, in_flight) in reach().into_keys() {
+            let before = machine;
+            if machine.next(false) != Action::Rest || machine != before {
+                continue;
+            }
+            let waits = in_flight != InFlight::default()
+                || matches!(machine.rx, Rx::AwaitingBuffer | Rx::Yielded)
+                || machine.paused
+                // The peer has closed its side, and the service has said to go on.
+                || (machine.phase == Phase::Open && machine.rx == Rx::Ended)
+                || machine.phase == Phase::Closed;
+            assert!(waits, "nothing will ever happen to {machine:?}");
+        }
+    }
+
+    #[test]
+    fn a_half_duplex_connection_is_not_read_while_it_is_sent_to() {
+        for (machine, in_flight) in reach().into_keys() {
+            if machine.full_duplex || machine.phase != Phase::Open {
+                continue;
+            }
+            let (mut after, mut ops) = (machine, in_flight);
+            let action = after.next(true);
+            ops.begin(action);
+            assert!(!(action == Action::Recv && machine.tx != Tx::Idle), "{machine:?}");
+        }
+    }
+}

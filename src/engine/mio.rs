@@ -1,0 +1,518 @@
+//! The readiness engine: completions made out of edge-triggered readiness and plain system calls.
+//!
+//! Each socket is registered once, for everything, and never again. What it is ready for is
+//! remembered, so that an operation is tried only when it can do something:
+//!
+//! * A receive that fills less than it was given has drained the socket: no call is spent on
+//!   finding EAGAIN. It has not if the peer has closed its side (the end of the stream gives no
+//!   event of its own when it came with the last bytes), or if there is urgent data (a receive
+//!   stops at its mark): then it is read on.
+//! * A send is tried at once, and waited for only after it took less than it was given.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::{Completion, Engine, LEASES_PER_RECV_MAX, Op, Outcome, Sink, Submitted};
+use crate::buffer::{Chain, Lease, Pool};
+use crate::endpoint::canonical;
+use crate::error::Errno;
+use crate::key::{Key, OpKind};
+use crate::permits::Permits;
+use crate::sys::{Readiness, Sys};
+use crate::time::Time;
+
+/// Slices given to one send. A longer chain takes several calls.
+const SLICES_PER_SEND: usize = 16;
+
+/// How many operations a Cancel can end on one socket, itself included: Connect or Send, Recv.
+const CANCELS_PER_SLOT: usize = 3;
+
+/// Makes completions out of readiness.
+pub struct MioEngine<S: Sys> {
+    sys: S,
+    pool: Pool,
+    permits: Option<Arc<Permits>>,
+    sockets: Vec<Slot<S::Socket>>,
+    listeners: Vec<Listener<S::Socket>>,
+    /// Empty between calls of `poll`.
+    ready: Vec<Readiness>,
+    /// Ended by Cancel, and not yet told.
+    cancelled: VecDeque<Key>,
+}
+
+/// A socket and what is known of it.
+struct Slot<Socket> {
+    socket: Option<Socket>,
+    generation: u32,
+    readable: bool,
+    writable: bool,
+    /// A short receive does not mean that the socket is drained.
+    read_on: bool,
+    connecting: bool,
+    /// The buffers that the Recv in flight may fill; 0 if none is.
+    receiving: u8,
+    /// The Send in flight.
+    sending: Option<Chain>,
+}
+
+struct Listener<Socket> {
+    socket: Option<Socket>,
+    readable: bool,
+    accepting: bool,
+}
+
+impl<Socket> Slot<Socket> {
+    fn empty() -> Slot<Socket> {
+        Slot {
+            socket: None,
+            generation: 0,
+            readable: false,
+            writable: false,
+            read_on: false,
+            connecting: false,
+            receiving: 0,
+            sending: None,
+        }
+    }
+}
+
+impl<S: Sys> MioEngine<S> {
+    /// What the engine takes of memory for each slot.
+    pub const BYTES_PER_SLOT: usize =
+        size_of::<Slot<S::Socket>>() + CANCELS_PER_SLOT * size_of::<Key>();
+
+    /// An engine for sockets in slots below `slots` and for the listeners, whose keys are
+    /// [`Key::listener`] in the order given. Without permits it accepts without limit.
+    ///
+    /// # Errors
+    /// The system refused to watch a listener.
+    pub fn new(
+        mut sys: S,
+        slots: usize,
+        pool: Pool,
+        permits: Option<Arc<Permits>>,
+        listeners: Vec<S::Socket>,
+    ) -> Result<MioEngine<S>, Errno> {
+        for (index, socket) in listeners.iter().enumerate() {
+            sys.register(socket, Key::listener(index).to_bits())?;
+        }
+        let listener =
+            |socket| Listener { socket: Some(socket), readable: false, accepting: false };
+        Ok(MioEngine {
+            sys,
+            pool,
+            permits,
+            // Filled as slots are used, within this capacity.
+            sockets: Vec::with_capacity(slots),
+            listeners: listeners.into_iter().map(listener).collect(),
+            ready: Vec::with_capacity(1024),
+            cancelled: VecDeque::with_capacity(slots * CANCELS_PER_SLOT),
+        })
+    }
+
+    fn install(&mut self, key: Key, socket: S::Socket, connecting: bool) -> Result<(), Errno> {
+        self.sys.register(&socket, key.socket().to_bits())?;
+        let index = key.slot() as usize;
+        assert!(index < self.sockets.capacity(), "no slot {index}");
+        while self.sockets.len() <= index {
+            self.sockets.push(Slot::empty());
+        }
+        let slot = &mut self.sockets[index];
+        assert!(slot.socket.is_none(), "slot {index} is in use");
+        *slot = Slot {
+            socket: Some(socket),
+            generation: key.generation(),
+            // A connected socket has room to send; what it has to read is told by an event.
+            writable: !connecting,
+            connecting,
+            ..Slot::empty()
+        };
+        Ok(())
+    }
+
+    /// The socket with this key, if it still has its slot.
+    #[inline]
+    fn find(&mut self, key: Key) -> Option<&mut Slot<S::Socket>> {
+        let slot = self.sockets.get_mut(key.slot() as usize)?;
+        (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
+    }
+
+    fn expect(&mut self, key: Key) -> &mut Slot<S::Socket> {
+        self.find(key).expect("an operation on a socket that is open")
+    }
+
+    /// Tries the Recv in flight; `None` if it has to go on waiting.
+    #[inline]
+    fn try_recv(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
+        let slot = &mut self.sockets[key.slot() as usize];
+        let socket = slot.socket.as_ref()?;
+        if !slot.readable || slot.receiving == 0 {
+            return None;
+        }
+        let Some(lease) = self.pool.lease() else {
+            slot.receiving = 0;
+            return Some(Outcome::NoBuffer);
+        };
+        let mut chain = Chain::new(&self.pool);
+        let received = match slot.receiving {
+            1 => recv_one(&mut self.sys, socket, lease, &mut chain),
+            most => recv_several(&mut self.sys, socket, &self.pool, lease, most, &mut chain),
+        };
+        match received {
+            Ok(Received { count: 0, .. }) => {
+                slot.receiving = 0;
+                Some(Outcome::Ended)
+            }
+            Ok(Received { count, room }) => {
+                slot.receiving = 0;
+                slot.readable = count == room || slot.read_on;
+                Some(Outcome::Received(chain))
+            }
+            Err(Errno::AGAIN) => {
+                slot.readable = false;
+                slot.read_on = false;
+                None
+            }
+            Err(error) => {
+                slot.receiving = 0;
+                Some(Outcome::Failed(error))
+            }
+        }
+    }
+
+    /// Tries the Send in flight; `None` if it has to go on waiting.
+    #[inline]
+    fn try_send(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
+        let slot = &mut self.sockets[key.slot() as usize];
+        let (socket, mut chain) = (slot.socket.as_ref()?, slot.sending.take()?);
+        if !slot.writable {
+            slot.sending = Some(chain);
+            return None;
+        }
+        match send_some(&mut self.sys, socket, &chain) {
+            Ok((count, offered)) => {
+                slot.writable = count == offered;
+                chain.consume(count);
+                Some(Outcome::Sent { bytes: count, rest: chain })
+            }
+            Err(Errno::AGAIN) => {
+                slot.writable = false;
+                slot.sending = Some(chain);
+                None
+            }
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
+    /// Tries the Connect in flight, of which the system has said something.
+    fn try_connect(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
+        let slot = &mut self.sockets[key.slot() as usize];
+        if !slot.connecting || !slot.writable {
+            return None;
+        }
+        slot.connecting = false;
+        match self.sys.connect_error(slot.socket.as_ref()?) {
+            Ok(()) => Some(Outcome::Connected),
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
+    fn try_accept(&mut self, index: usize) -> Option<Outcome<S::Socket>> {
+        let listener = &mut self.listeners[index];
+        let socket = listener.socket.as_ref()?;
+        if !listener.readable || !listener.accepting {
+            return None;
+        }
+        let Some(mut permit) = self.permits.as_ref().expect("permits to accept with").try_take()
+        else {
+            listener.accepting = false;
+            return Some(Outcome::NoPermit);
+        };
+        let outcome = match self.sys.accept(socket) {
+            Ok((socket, peer)) => {
+                permit.mark_used();
+                Outcome::Accepted { socket, peer: canonical(peer), permit }
+            }
+            Err(Errno::AGAIN) => {
+                listener.readable = false;
+                return None;
+            }
+            // The listener stays readable: no edge will come for the connection that still waits.
+            Err(error) => Outcome::Failed(error),
+        };
+        listener.accepting = false;
+        Some(outcome)
+    }
+
+    fn submit_to_listener(&mut self, index: usize, op: Op) -> Submitted<S::Socket> {
+        let listener = &mut self.listeners[index];
+        match op {
+            Op::Accept => {
+                assert!(!listener.accepting, "two accepts at once");
+                listener.accepting = true;
+                Submitted::from(self.try_accept(index))
+            }
+            Op::Cancel => {
+                if std::mem::take(&mut listener.accepting) {
+                    let key = Key::listener(index);
+                    self.cancelled.push_back(key.with(OpKind::Accept));
+                    self.cancelled.push_back(key.with(OpKind::Cancel));
+                    return Submitted::Pending;
+                }
+                Submitted::Ready(Outcome::Done)
+            }
+            Op::Close => {
+                assert!(!listener.accepting, "closing with an accept in flight");
+                let unaccepted = listener.socket.take().map_or(0, |socket| {
+                    let waiting = self.sys.backlog(&socket);
+                    self.sys.close(socket);
+                    waiting
+                });
+                Submitted::Ready(Outcome::Closed { unaccepted })
+            }
+            other => panic!("{other:?} on a listener"),
+        }
+    }
+
+    /// Ends everything in flight on a socket.
+    fn cancel(&mut self, key: Key) -> Submitted<S::Socket> {
+        let slot = self.expect(key);
+        let receiving = std::mem::take(&mut slot.receiving) != 0;
+        let sending = slot.sending.take().is_some();
+        let connecting = std::mem::take(&mut slot.connecting);
+        let ended =
+            [(receiving, OpKind::Recv), (sending, OpKind::Send), (connecting, OpKind::Connect)];
+        let before = self.cancelled.len();
+        for (_, op) in ended.into_iter().filter(|&(was, _)| was) {
+            self.cancelled.push_back(key.with(op));
+        }
+        if self.cancelled.len() == before {
+            return Submitted::Ready(Outcome::Done);
+        }
+        self.cancelled.push_back(key.with(OpKind::Cancel));
+        Submitted::Pending
+    }
+
+    fn close(&mut self, key: Key) -> Submitted<S::Socket> {
+        // A connection whose Connect failed at once never had a socket.
+        let Some(slot) = self.find(key) else {
+            return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
+        };
+        let idle = slot.receiving == 0 && slot.sending.is_none() && !slot.connecting;
+        assert!(idle, "closing with an operation in flight");
+        let socket = slot.socket.take().expect("it was found");
+        self.sys.close(socket);
+        Submitted::Ready(Outcome::Closed { unaccepted: 0 })
+    }
+
+    fn connect(&mut self, key: Key, to: crate::service::ConnectTo) -> Submitted<S::Socket> {
+        let begun = self.sys.connect(to.target, to.source);
+        match begun.and_then(|socket| self.install(key, socket, true)) {
+            Ok(()) => Submitted::Pending,
+            Err(error) => Submitted::Ready(Outcome::Failed(error)),
+        }
+    }
+
+    fn tell_cancelled(&mut self, sink: &mut impl Sink<Self>) {
+        while let Some(key) = self.cancelled.pop_front() {
+            let outcome = match key.op() {
+                OpKind::Cancel => Outcome::Done,
+                _ => Outcome::Cancelled,
+            };
+            sink.complete(self, Completion { key, outcome });
+        }
+    }
+
+    /// Completes what the readiness of one socket makes possible.
+    #[inline]
+    fn on_ready(&mut self, readiness: Readiness, sink: &mut impl Sink<Self>) {
+        let key = Key::from_bits(readiness.token);
+        if let Some(index) = key.listener_index() {
+            self.listeners[index].readable |= readiness.readable;
+            if let Some(outcome) = self.try_accept(index) {
+                sink.complete(self, Completion { key: key.with(OpKind::Accept), outcome });
+            }
+            return;
+        }
+        let Some(slot) = self.find(key) else {
+            return; // The connection is gone, and its slot free or in other hands.
+        };
+        slot.readable |= readiness.readable;
+        slot.writable |= readiness.writable;
+        slot.read_on |= readiness.read_on;
+        if slot.connecting {
+            if let Some(outcome) = self.try_connect(key) {
+                sink.complete(self, Completion { key: key.with(OpKind::Connect), outcome });
+            }
+            return;
+        }
+        // Sending first: it gives leases back, and what it sends was received before.
+        if slot.sending.is_some()
+            && let Some(outcome) = self.try_send(key)
+        {
+            sink.complete(self, Completion { key: key.with(OpKind::Send), outcome });
+            // The sink may have closed the connection, and another may have its slot by now.
+            if self.find(key).is_none() {
+                return;
+            }
+        }
+        if let Some(outcome) = self.try_recv(key) {
+            sink.complete(self, Completion { key: key.with(OpKind::Recv), outcome });
+        }
+    }
+}
+
+impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
+    #[inline]
+    fn from(outcome: Option<Outcome<Socket>>) -> Submitted<Socket> {
+        match outcome {
+            Some(outcome) => Submitted::Ready(outcome),
+            None => Submitted::Pending,
+        }
+    }
+}
+
+struct Received {
+    count: usize,
+    /// What there was room for.
+    room: usize,
+}
+
+#[inline]
+fn recv_one<S: Sys>(
+    sys: &mut S,
+    socket: &S::Socket,
+    mut lease: Lease,
+    chain: &mut Chain,
+) -> Result<Received, Errno> {
+    let room = lease.spare_mut();
+    let room_len = room.len();
+    let count = sys.recv(socket, &mut [IoSliceMut::new(room)])?;
+    lease.commit(count);
+    chain.push_back(lease);
+    Ok(Received { count, room: room_len })
+}
+
+/// Fills up to `most` buffers with one call. If the pool has fewer, it is fewer.
+fn recv_several<S: Sys>(
+    sys: &mut S,
+    socket: &S::Socket,
+    pool: &Pool,
+    first: Lease,
+    most: u8,
+    chain: &mut Chain,
+) -> Result<Received, Errno> {
+    let mut leases: [Option<Lease>; LEASES_PER_RECV_MAX] = Default::default();
+    leases[0] = Some(first);
+    let mut held = 1;
+    while held < (most as usize).min(LEASES_PER_RECV_MAX) {
+        leases[held] = pool.lease();
+        if leases[held].is_none() {
+            break;
+        }
+        held += 1;
+    }
+    let mut slices: [IoSliceMut<'_>; LEASES_PER_RECV_MAX] =
+        std::array::from_fn(|_| IoSliceMut::new(&mut []));
+    for (slice, lease) in slices.iter_mut().zip(leases[..held].iter_mut().flatten()) {
+        *slice = IoSliceMut::new(lease.spare_mut());
+    }
+    let count = sys.recv(socket, &mut slices[..held])?;
+    let mut left = count;
+    for mut lease in leases.into_iter().flatten() {
+        let here = left.min(pool.buffer_size());
+        lease.commit(here);
+        left -= here;
+        chain.push_back(lease);
+    }
+    Ok(Received { count, room: held * pool.buffer_size() })
+}
+
+/// Sends the begin of a chain with one call. Answers how much was taken of how much.
+#[inline]
+fn send_some<S: Sys>(
+    sys: &mut S,
+    socket: &S::Socket,
+    chain: &Chain,
+) -> Result<(usize, usize), Errno> {
+    if chain.leases() == 1 {
+        let slice = chain.slices().next().expect("a chain of one lease");
+        let count = sys.send(socket, &[IoSlice::new(slice)])?;
+        return Ok((count, slice.len()));
+    }
+    let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
+    let mut used = 0;
+    let mut offered = 0;
+    for (slot, slice) in slices.iter_mut().zip(chain.slices()) {
+        *slot = IoSlice::new(slice);
+        offered += slice.len();
+        used += 1;
+    }
+    let count = sys.send(socket, &slices[..used])?;
+    Ok((count, offered))
+}
+
+impl<S: Sys> Engine for MioEngine<S> {
+    type Socket = S::Socket;
+
+    #[inline]
+    fn now(&self) -> Time {
+        self.sys.now()
+    }
+
+    fn waker(&self) -> Waker {
+        self.sys.waker()
+    }
+
+    fn adopt(&mut self, key: Key, socket: S::Socket) -> Result<(), Errno> {
+        self.install(key, socket, false)
+    }
+
+    #[inline]
+    fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
+        if let Some(index) = key.listener_index() {
+            return self.submit_to_listener(index, op);
+        }
+        match op {
+            Op::Recv(most) => {
+                let slot = self.expect(key);
+                assert!(most > 0 && slot.receiving == 0, "two receives at once");
+                slot.receiving = most;
+                Submitted::from(self.try_recv(key))
+            }
+            Op::Send(chain) => {
+                let slot = self.expect(key);
+                assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
+                slot.sending = Some(chain);
+                Submitted::from(self.try_send(key))
+            }
+            Op::Shutdown => {
+                let slot = &self.sockets[key.slot() as usize];
+                let socket = slot.socket.as_ref().expect("an operation on an open socket");
+                Submitted::Ready(match self.sys.shutdown(socket) {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::Failed(error),
+                })
+            }
+            Op::Cancel => self.cancel(key),
+            Op::Close => self.close(key),
+            Op::Connect(to) => self.connect(key, to),
+            Op::Accept => panic!("Accept on a connection"),
+        }
+    }
+
+    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {
+        let deadline = if self.cancelled.is_empty() { deadline } else { Some(Time::ZERO) };
+        let mut ready = std::mem::take(&mut self.ready);
+        let waited = self.sys.wait(deadline, &mut ready);
+        sink.turn(self.sys.now());
+        self.tell_cancelled(sink);
+        for readiness in ready.drain(..) {
+            self.on_ready(readiness, sink);
+        }
+        self.ready = ready;
+        waited
+    }
+}

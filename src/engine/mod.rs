@@ -1,0 +1,155 @@
+//! The contract between a worker and what does its I/O: operations are submitted, completions come
+//! back.
+//!
+//! It is the shape of .NET's `SocketAsyncEventArgs`: an operation that is done at once says so
+//! ([`Submitted::Ready`], where `XxxAsync` returns false), any other completes later through the
+//! [`Sink`]. What the contract demands of an engine:
+//!
+//! 1. Every operation completes exactly once, either in the answer to `submit` or in the sink.
+//! 2. At most one operation of each kind is outstanding on a socket; Shutdown and Close only when
+//!    no Send is.
+//! 3. A Recv carries no buffer. The engine takes leases when there are bytes, and completes with
+//!    [`Outcome::NoBuffer`] if there are none: whose turn it is to wait is the worker's business.
+//!    In the same way an Accept takes a permit when a connection waits, or completes with
+//!    [`Outcome::NoPermit`].
+//! 4. A Send completes when the kernel took at least one byte; what it did not take comes back.
+//! 5. After Cancel every other outstanding operation of the socket completes, with what it achieved
+//!    or with [`Outcome::Cancelled`]; then Cancel itself does. Leases that an engine had in a
+//!    cancelled operation are back in the pool by then.
+//! 6. Close is submitted when nothing else is outstanding. After it the key is never heard of
+//!    again, and its slot may be used with another generation at once.
+//! 7. The sink is given the engine, and may submit to it, in each call.
+
+use std::net::SocketAddr;
+use std::task::Waker;
+
+use crate::buffer::Chain;
+use crate::error::Errno;
+use crate::key::Key;
+use crate::permits::Permit;
+use crate::service::ConnectTo;
+use crate::time::Time;
+
+pub mod mio;
+
+pub use self::mio::MioEngine;
+
+/// The most buffers that one receive fills: with the default size 128 KiB, twice of what was
+/// measured to bring anything.
+pub const LEASES_PER_RECV_MAX: usize = 8;
+
+/// An operation to be submitted.
+#[derive(Debug)]
+pub enum Op {
+    /// Take one connection from a listener.
+    Accept,
+    /// Connect; the key is that of the connection to be.
+    Connect(ConnectTo),
+    /// Receive into at most this many buffers, at least one.
+    Recv(u8),
+    /// Send, and give the leases back as they become empty. Not empty.
+    Send(Chain),
+    /// Close the sending side.
+    Shutdown,
+    /// End the other operations of this socket.
+    Cancel,
+    /// Close the socket.
+    Close,
+}
+
+/// How an operation went.
+#[derive(Debug)]
+pub enum Outcome<Socket> {
+    /// A connection was accepted. It is to be [adopted](Engine::adopt), or dropped to close it.
+    Accepted {
+        /// The connection.
+        socket: Socket,
+        /// Its other end, in canonical form.
+        peer: SocketAddr,
+        /// The permit that was taken for it.
+        permit: Permit,
+    },
+    /// A connection waits, but there is no permit for it.
+    NoPermit,
+    /// The connection is established.
+    Connected,
+    /// Bytes were received, at least one.
+    Received(Chain),
+    /// The peer has closed its side; there are no more bytes.
+    Ended,
+    /// There are bytes, but no buffer for them.
+    NoBuffer,
+    /// Bytes were sent.
+    Sent {
+        /// How many, at least one.
+        bytes: usize,
+        /// What was not sent.
+        rest: Chain,
+    },
+    /// Shutdown or Cancel is done.
+    Done,
+    /// Close is done.
+    Closed {
+        /// For a listener, the connections that waited to be accepted and are reset now.
+        unaccepted: u32,
+    },
+    /// The operation was ended by Cancel before it achieved anything.
+    Cancelled,
+    /// The system call failed.
+    Failed(Errno),
+}
+
+/// The end of an operation.
+#[derive(Debug)]
+pub struct Completion<Socket> {
+    /// The socket and the operation.
+    pub key: Key,
+    /// How it went.
+    pub outcome: Outcome<Socket>,
+}
+
+/// The answer to a submission.
+#[derive(Debug)]
+pub enum Submitted<Socket> {
+    /// Done already; the sink will hear nothing of it.
+    Ready(Outcome<Socket>),
+    /// The sink will hear of it.
+    Pending,
+}
+
+/// Where completions go.
+pub trait Sink<E: Engine> {
+    /// A turn begins: the time is `now`.
+    fn turn(&mut self, now: Time);
+
+    /// An operation that was pending has ended.
+    fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
+}
+
+/// Does the I/O of one worker.
+pub trait Engine: Sized {
+    /// A socket that has no key yet.
+    type Socket: std::fmt::Debug;
+
+    /// Reads the clock.
+    fn now(&self) -> Time;
+
+    /// Something that ends the current or the next [`poll`](Engine::poll), from any thread.
+    fn waker(&self) -> Waker;
+
+    /// Gives an accepted socket its key.
+    ///
+    /// # Errors
+    /// The system refused to watch the socket, which is closed then.
+    fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
+
+    /// Begins an operation. The key's own operation is ignored; `op` says it.
+    fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
+
+    /// Waits until something completes, the waker is used or the deadline is reached, and hands
+    /// what has completed to the sink. `None` waits without limit, [`Time::ZERO`] not at all.
+    ///
+    /// # Errors
+    /// None that can be recovered from.
+    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno>;
+}

@@ -1,0 +1,142 @@
+//! The name of a socket among those of one worker: which slot, which use of the slot, which
+//! operation.
+//!
+//! It is the mio `Token` of the socket and names every operation on it, so that an event for a
+//! connection that is gone is told from one for the connection that has its slot now.
+
+use std::fmt;
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a key has 64 bits, and so must a mio Token: echopool runs on 64-bit targets only");
+
+const SLOT_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 32;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+
+/// The slots from here on are not connections but listeners and the engine's own descriptors.
+pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - 4096;
+
+/// An operation, as part of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OpKind {
+    /// No operation: the socket itself.
+    Socket,
+    /// Taking a connection from a listener.
+    Accept,
+    /// Establishing a connection.
+    Connect,
+    /// Receiving bytes.
+    Recv,
+    /// Sending bytes.
+    Send,
+    /// Closing the sending side.
+    Shutdown,
+    /// Ending all other operations.
+    Cancel,
+    /// Closing the socket.
+    Close,
+}
+
+const KINDS: [OpKind; 8] = [
+    OpKind::Socket,
+    OpKind::Accept,
+    OpKind::Connect,
+    OpKind::Recv,
+    OpKind::Send,
+    OpKind::Shutdown,
+    OpKind::Cancel,
+    OpKind::Close,
+];
+
+/// Operation (8 bits), generation (32) and slot (24) in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of the socket in `slot` in that slot's use number `generation`.
+    ///
+    /// # Panics
+    /// If the slot has more than 24 bits.
+    #[inline]
+    pub fn new(slot: u32, generation: u32) -> Key {
+        assert!(u64::from(slot) <= SLOT_MASK, "a slot has 24 bits");
+        Key(u64::from(generation) << SLOT_BITS | u64::from(slot))
+    }
+
+    /// The key of the listener number `index`.
+    pub fn listener(index: usize) -> Key {
+        Key::new(RESERVED_SLOTS + u32::try_from(index).expect("few listeners"), 0)
+    }
+
+    /// The number of the listener, if it is one's key.
+    #[inline]
+    pub fn listener_index(self) -> Option<usize> {
+        (self.slot() >= RESERVED_SLOTS).then(|| (self.slot() - RESERVED_SLOTS) as usize)
+    }
+
+    /// The same socket with an operation.
+    #[inline]
+    pub fn with(self, op: OpKind) -> Key {
+        Key(self.socket().0 | (op as u64) << (SLOT_BITS + GENERATION_BITS))
+    }
+
+    /// The same without an operation.
+    #[inline]
+    pub fn socket(self) -> Key {
+        Key(self.0 & ((1 << (SLOT_BITS + GENERATION_BITS)) - 1))
+    }
+
+    /// The slot, below 2^24.
+    #[inline]
+    pub fn slot(self) -> u32 {
+        (self.0 & SLOT_MASK) as u32
+    }
+
+    /// Which use of the slot.
+    #[inline]
+    pub fn generation(self) -> u32 {
+        (self.0 >> SLOT_BITS) as u32
+    }
+
+    /// The operation.
+    #[inline]
+    pub fn op(self) -> OpKind {
+        KINDS[(self.0 >> (SLOT_BITS + GENERATION_BITS)) as usize % KINDS.len()]
+    }
+
+    /// The key as the kernel carries it.
+    #[inline]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The key that the kernel gave back.
+    #[inline]
+    pub fn from_bits(bits: u64) -> Key {
+        Key(bits)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({}.{})", self.op(), self.slot(), self.generation())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_out() {
+        for kind in KINDS {
+            let key = Key::new(0xFF_FFFE, u32::MAX).with(kind);
+            assert_eq!((key.slot(), key.generation(), key.op()), (0xFF_FFFE, u32::MAX, kind));
+            assert_eq!(Key::from_bits(key.to_bits()), key);
+            assert_eq!(key.socket(), Key::new(0xFF_FFFE, u32::MAX));
+        }
+        assert_eq!(Key::listener(3).listener_index(), Some(3));
+        assert_eq!(Key::new(3, 0).listener_index(), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! Making the sockets that a server listens on: which addresses go together, and one socket of each
+//! address for every worker. Accepting from them is done elsewhere.
+//!
+//! With one socket for each worker the kernel spreads the connections (SO_REUSEPORT). Set before
+//! bind, that option would also let a second daemon take half of the connections without a word.
+//! So the first socket of an address is bound without it, which fails if anyone else has the port;
+//! the option is set afterwards, before listen, and the sockets of the other workers join.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::endpoint::{Endpoint, canonical};
+use crate::error::StartError;
+
+mod backlog;
+
+pub(crate) use backlog::backlog_waiting;
+
+/// A peer that says nothing is asked whether it still exists after this time, ...
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// ... again at this interval, ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// ... and is lost after this many questions without an answer: two minutes for a pulled cable.
+const KEEPALIVE_PROBES: u32 = 6;
+
+/// The sockets of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// Where it listens, with the real port.
+    pub(crate) endpoint: Endpoint,
+    /// One for each worker: listening, not blocking.
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
+///
+/// All are bound before the first one listens, so that a start that fails has not let a client in.
+pub(crate) fn bind_all(
+    endpoints: &[Endpoint],
+    workers: usize,
+    backlog: u32,
+    share_port: bool,
+) -> Result<Vec<Bound>, StartError> {
+    let addresses = check(endpoints)?;
+    log_clipped_backlog(backlog);
+    // A listening socket that is handed over by a parent or a service manager would come in here,
+    // as a second kind of `Bound` that is neither bound nor shared.
+    let bound = addresses
+        .iter()
+        .map(|address| bind(*address, &addresses, workers, share_port))
+        .collect::<Result<Vec<Bound>, StartError>>()?;
+    for one in &bound {
+        for socket in &one.sockets {
+            let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+            socket.listen(backlog).map_err(|error| failed(&one.endpoint, "listen", error))?;
+        }
+    }
+    Ok(bound)
+}
+
+/// Checks that the endpoints can be listened on together; answers their addresses, in order, with
+/// IPv4-mapped ones as the IPv4 addresses that they are.
+pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartError> {
+    if endpoints.is_empty() {
+        return Err(StartError::NothingToListenOn);
+    }
+    let mut addresses: Vec<SocketAddr> = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let Some(address) = endpoint.socket_addr().map(canonical) else {
+            return Err(StartError::Unsupported(endpoint.clone()));
+        };
+        // Each request for a free port gets another one, so these never clash.
+        if address.port() != 0 && addresses.contains(&address) {
+            return Err(StartError::ListenedTwice(endpoint.clone()));
+        }
+        addresses.push(address);
+    }
+    for address in &addresses {
+        if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
+            let (endpoint, by) = (Endpoint::Tcp(*address), Endpoint::Tcp(*wider));
+            return Err(StartError::Covered { endpoint, by });
+        }
+    }
+    Ok(addresses)
+}
+
+/// Whether the wildcard address `wide` takes the connections to `address` too.
+fn covers(wide: &SocketAddr, address: &SocketAddr, all: &[SocketAddr]) -> bool {
+    let same_port = wide.port() == address.port() && wide.port() != 0;
+    let narrower = wide.ip().is_unspecified() && !address.ip().is_unspecified();
+    let same_family = wide.is_ipv4() == address.is_ipv4();
+    same_port && narrower && (same_family || (wide.is_ipv6() && !ipv4_beside(wide, all)))
+}
+
+/// Whether `0.0.0.0` is listened on at the port of `wide`, which is `[::]`: IPv4 clients go there.
+fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
+    let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
+    wide.port() != 0 && all.contains(&ipv4)
+}
+
+fn is_wildcard_v6(address: &SocketAddr) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED
+}
+
+/// Binds one address for all workers, or `0.0.0.0` in place of `[::]` where there is no IPv6.
+fn bind(
+    address: SocketAddr,
+    all: &[SocketAddr],
+    workers: usize,
+    share_port: bool,
+) -> Result<Bound, StartError> {
+    let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
+    match bind_address(address, only_v6, workers, share_port) {
+        Err((_, error)) if is_wildcard_v6(&address) && !only_v6 && no_ipv6(&error) => {
+            let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            log::warn!("no IPv6 on this machine ({error}): listening on {ipv4}, not {address}");
+            bind_address(ipv4, false, workers, share_port)
+                .map_err(|(call, error)| failed(&Endpoint::Tcp(ipv4), call, error))
+        }
+        result => result.map_err(|(call, error)| failed(&Endpoint::Tcp(address), call, error)),
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
+}
+
+/// A call that failed, and how.
+type CallError = (&'static str, io::Error);
+
+fn bind_address(
+    address: SocketAddr,
+    only_v6: bool,
+    workers: usize,
+    share_port: bool,
+) -> Result<Bound, CallError> {
+    let first = bound_socket(address, only_v6, share_port)?;
+    // The first one has resolved port 0 for all.
+    let real = first.local_addr().map_err(|error| ("getsockname", error))?;
+    let real = real.as_socket().unwrap_or(address);
+    if workers > 1 {
+        first.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+    }
+    let mut sockets = Vec::with_capacity(workers);
+    sockets.push(first);
+    for _ in 1..workers {
+        sockets.push(bound_socket(real, only_v6, true)?);
+    }
+    Ok(Bound { endpoint: Endpoint::Tcp(real), sockets })
+}
+
+/// A socket bound to the address, with all options but the backlog.
+fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, CallError> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(|error| ("socket", error))?;
+    socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
+    // A restart must not wait for the connections of the last run to leave TIME_WAIT.
+    socket.set_reuse_address(true).map_err(|error| ("setsockopt SO_REUSEADDR", error))?;
+    if address.is_ipv6() {
+        // Always set: the system's default (net.ipv6.bindv6only) may be either.
+        socket.set_only_v6(only_v6).map_err(|error| ("setsockopt IPV6_V6ONLY", error))?;
+    }
+    if share {
+        socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+    }
+    set_inherited_options(&socket)?;
+    socket.bind(&address.into()).map_err(|error| ("bind", error))?;
+    Ok(socket)
+}
+
+/// Options that accepted sockets inherit, which saves as many system calls for each connection.
+fn set_inherited_options(socket: &Socket) -> Result<(), CallError> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true).map_err(|error| ("setsockopt TCP_NODELAY", error))?;
+    socket.set_tcp_keepalive(&keepalive).map_err(|error| ("setsockopt SO_KEEPALIVE", error))?;
+    // An urgent byte is a byte like any other here, and comes back in its place.
+    socket.set_out_of_band_inline(true).map_err(|error| ("setsockopt SO_OOBINLINE", error))
+}
+
+fn failed(endpoint: &Endpoint, call: &'static str, error: io::Error) -> StartError {
+    let endpoint = endpoint.clone();
+    match error.kind() {
+        // From listen too: another process may have bound the port at the same moment.
+        io::ErrorKind::AddrInUse => StartError::AddressInUse(endpoint),
+        _ => StartError::Listen { endpoint, call, error },
+    }
+}
+
+/// Linux cuts a backlog down to its own limit without saying so.
+fn log_clipped_backlog(backlog: u32) {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let limit = limit.ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if let Some(limit) = limit.filter(|limit| *limit < backlog) {
+        log::warn!(
+            "backlog is {limit}, not {backlog}: the system allows no more \
+             (sysctl net.core.somaxconn={backlog})"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! A queue of slots: first in, first out, removal from the middle in constant time, nothing
+//! allocated after it is made.
+//!
+//! The worker has three: connections waiting for a buffer, connections that used up their budget in
+//! this turn, and connections whose output does not move, oldest first.
+
+const NONE: u32 = u32::MAX;
+
+/// A doubly linked list through an array: each slot is in it at most once.
+pub(crate) struct SlotQueue {
+    first: u32,
+    last: u32,
+    len: usize,
+    links: Box<[Link]>,
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    previous: u32,
+    next: u32,
+}
+
+/// All bits zero, so that links that are never used are memory that is never touched: an unused
+/// entry is told from a used one by `previous`, which is stored with one added.
+const UNUSED: Link = Link { previous: 0, next: 0 };
+
+/// The `previous` of the first in the queue.
+const AT_FRONT: u32 = NONE;
+
+impl SlotQueue {
+    /// What the queue takes of memory for each slot.
+    pub(crate) const BYTES_PER_SLOT: usize = size_of::<Link>();
+
+    /// An empty queue for slots below `slots`.
+    pub(crate) fn new(slots: usize) -> SlotQueue {
+        SlotQueue { first: NONE, last: NONE, len: 0, links: vec![UNUSED; slots].into_boxed_slice() }
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, slot: u32) -> bool {
+        self.links[slot as usize].previous != 0
+    }
+
+    #[inline]
+    pub(crate) fn front(&self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+
+    /// Puts a slot at the end.
+    ///
+    /// # Panics
+    /// If it is in the queue already.
+    pub(crate) fn push_back(&mut self, slot: u32) {
+        assert!(!self.contains(slot), "slot {slot} is in the queue already");
+        let previous = if self.last == NONE { AT_FRONT } else { self.last + 1 };
+        self.links[slot as usize] = Link { previous, next: NONE };
+        match self.last {
+            NONE => self.first = slot,
+            last => self.links[last as usize].next = slot,
+        }
+        self.last = slot;
+        self.len += 1;
+    }
+
+    /// Takes the first slot out.
+    pub(crate) fn pop_front(&mut self) -> Option<u32> {
+        let slot = self.front()?;
+        self.remove(slot);
+        Some(slot)
+    }
+
+    /// Takes a slot out, wherever it is. Answers whether it was in the queue.
+    pub(crate) fn remove(&mut self, slot: u32) -> bool {
+        if !self.contains(slot) {
+            return false;
+        }
+        let Link { previous, next } = std::mem::replace(&mut self.links[slot as usize], UNUSED);
+        match previous {
+            AT_FRONT => self.first = next,
+            previous => self.links[previous as usize - 1].next = next,
+        }
+        match next {
+            NONE => self.last = if previous == AT_FRONT { NONE } else { previous - 1 },
+            next => self.links[next as usize].previous = previous,
+        }
+        self.len -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_plain_queue(steps in prop::collection::vec((0u32..8, 0u8..3), 0..200)) {
+            let (mut queue, mut model) = (SlotQueue::new(8), VecDeque::new());
+            for (slot, step) in steps {
+                match step {
+                    0 if !model.contains(&slot) => {
+                        queue.push_back(slot);
+                        model.push_back(slot);
+                    }
+                    1 => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    _ => {
+                        prop_assert_eq!(queue.remove(slot), model.contains(&slot));
+                        model.retain(|&other| other != slot);
+                    }
+                }
+                prop_assert_eq!(queue.front(), model.front().copied());
+                prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
+                for slot in 0..8 {
+                    prop_assert_eq!(queue.contains(slot), model.contains(&slot));
+                }
+            }
+        }
+    }
+}

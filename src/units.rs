@@ -1,0 +1,179 @@
+//! Counts, sizes and times as they are written on a command line, and sizes as they are shown.
+//!
+//! One grammar for the daemon and the load generator: counts in thousands (`10k`), sizes in
+//! 1024s (`16k`, `64MiB`), times always with a unit (`250us`). Whole numbers only; whoever wants
+//! half a second writes `500ms`. Every error names what would have been understood.
+
+use std::time::Duration;
+
+/// Parses a count or a rate: `250`, `10k` = 10,000, `2m` = 2,000,000.
+///
+/// # Errors
+/// Text for the user, with the remedy.
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let help = "a count is a whole number, with k (1,000) or m (1,000,000): 250, 10k, 2m";
+    let (number, unit) = split(text, help)?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" => 1_000,
+        "m" => 1_000_000,
+        _ => return Err(format!("'{unit}' is no unit of a count; {help}")),
+    };
+    scaled(number, factor)
+}
+
+/// Parses a size in bytes: `512`, `16k` = `16Ki` = `16KiB` = 16,384, also with m and g.
+///
+/// # Errors
+/// Text for the user, with the remedy. `kB` and `MB` are refused: they mean 1000s to some and 1024s
+/// to others.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let help = "a size is a whole number of bytes, with k, m or g (1024s; also Ki, KiB): 512, 16k";
+    let (number, unit) = split(text, help)?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        _ => return Err(format!("'{unit}' is no unit of a size; {help}")),
+    };
+    scaled(number, factor)
+}
+
+/// Parses a time: `250us`, `10ms`, `2s`, `2m` (minutes), `1h`.
+///
+/// # Errors
+/// Text for the user, with the remedy; also for a number without a unit.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let help = "a time is a whole number with ns, us, ms, s, m or h: 250us, 10ms, 2s, 2m, 1h";
+    let (number, unit) = split(text, help)?;
+    let nanos = match unit {
+        "ns" => 1,
+        "us" | "µs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" | "min" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        "" => return Err(format!("a time needs a unit: {number}s or {number}ms?")),
+        _ => return Err(format!("'{unit}' is no unit of a time; {help}")),
+    };
+    scaled(number, nanos).map(Duration::from_nanos)
+}
+
+/// Parses a time that may also be `off`, which is `None`.
+///
+/// # Errors
+/// As [`parse_duration`].
+pub fn parse_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => parse_duration(text)
+            .map(Some)
+            .map_err(|error| format!("{error}; or 'off' for no limit")),
+    }
+}
+
+/// A size for people: `512 B`, `64.0 KiB`, `1.5 GiB`.
+pub fn show_size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 and more would be rounded to "1024.0".
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// The digits at the front, as a number, and the rest.
+fn split<'a>(text: &'a str, help: &str) -> Result<(u64, &'a str), String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    if digits.is_empty() || unit.starts_with(['.', ',', '_']) {
+        return Err(format!("'{text}' is not understood; {help}"));
+    }
+    let number = digits.parse().map_err(|_| format!("{digits} is too large"))?;
+    Ok((number, unit))
+}
+
+fn scaled(number: u64, factor: u64) -> Result<u64, String> {
+    number.checked_mul(factor).ok_or_else(|| format!("{number} times {factor} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_in_thousands() {
+        for (text, count) in [("0", 0), ("250", 250), ("10k", 10_000), ("2m", 2_000_000)] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for bad in ["", "k", "-1", "1.5k", "10ki", "1_000", "99999999999999999999", " 1"] {
+            assert!(parse_count(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_in_1024s_however_they_are_written() {
+        for text in ["16384", "16384b", "16k", "16K", "16Ki", "16KiB"] {
+            assert_eq!(parse_size(text), Ok(16_384), "{text}");
+        }
+        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        for bad in ["16kB", "16MB", "k", "1.5k", "-1", "16 k", "99999999999g"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, nanos) in [
+            ("7ns", 7),
+            ("250us", 250_000),
+            ("10ms", 10_000_000),
+            ("2s", 2_000_000_000),
+            ("2m", 120_000_000_000),
+            ("1h", 3_600_000_000_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+        }
+        for bad in ["", "s", "1.5s", "-1s", "10 ms", "5d", "99999999999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_unit_is_told_how_to_write_it() {
+        let error = parse_duration("30").unwrap_err();
+        assert!(error.contains("30s"), "{error}");
+    }
+
+    #[test]
+    fn off_is_a_time_only_where_it_may_be() {
+        assert_eq!(parse_duration_or_off("off"), Ok(None));
+        assert_eq!(parse_duration_or_off("3s"), Ok(Some(Duration::from_secs(3))));
+        assert!(parse_duration_or_off("3").unwrap_err().contains("off"));
+        assert!(parse_duration("off").is_err());
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_largest_unit_that_fits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (64 << 20, "64.0 MiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(show_size(bytes), text);
+        }
+    }
+}

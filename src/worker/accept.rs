@@ -1,0 +1,291 @@
+//! Where connections come from: the listeners of a server, and what a client service begins.
+//!
+//! A permit is taken before a connection is accepted: at the limit nothing is accepted, and the
+//! backlog holds the rest. When the process runs out of descriptors or memory, accepting pauses. An
+//! edge-triggered listener would stall then (no edge comes for connections that wait already), so
+//! it is tried again after a time, or when a connection of any worker has been closed.
+
+use super::Core;
+use crate::connection::Context;
+use crate::connection::machine::Machine;
+use crate::engine::{Engine, Op, Outcome, Submitted};
+use crate::error::{CloseReason, Errno};
+use crate::key::{Key, OpKind};
+use crate::permits::Permit;
+use crate::service::{ConnectTo, ConnectionId, Service};
+use crate::time::Time;
+
+/// Connections taken from one listener in one turn, so that a burst of connects does not keep those
+/// who are connected waiting.
+const ACCEPTS_PER_TURN: u32 = 64;
+
+/// At most one line about paused accepting in this time.
+const WARN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A listener of this worker, as its worker sees it.
+pub(super) struct Listener {
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing is in flight.
+    Idle,
+    /// An Accept is in flight.
+    Accepting,
+    /// Had its share of this turn.
+    Yielded,
+    /// A connection waits, and there is no permit for it.
+    AwaitingPermit,
+    /// Out of descriptors or memory until this time.
+    Paused(Time),
+    /// A Cancel is in flight; then the listener is closed.
+    Closing,
+    Closed,
+}
+
+impl Listener {
+    pub(super) fn new() -> Listener {
+        Listener { state: State::Idle }
+    }
+}
+
+/// What to do about an error of accept.
+enum Remedy {
+    /// It is the business of the one connection that it hit: take the next.
+    Next,
+    /// Something ran out.
+    Pause,
+}
+
+fn remedy(error: Errno) -> Remedy {
+    match error {
+        Errno::CONNABORTED
+        | Errno::PROTO
+        | Errno::PERM
+        | Errno::NETDOWN
+        | Errno::NOPROTOOPT
+        | Errno::HOSTDOWN
+        | Errno::NONET
+        | Errno::HOSTUNREACH
+        | Errno::OPNOTSUPP
+        | Errno::NETUNREACH
+        | Errno::TIMEDOUT => Remedy::Next,
+        _ => Remedy::Pause,
+    }
+}
+
+impl<S: Service> Core<S> {
+    /// Accepts until nothing waits, or the turn's share is used up.
+    pub(super) fn accept<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        index: usize,
+        mut completed: Option<Outcome<E::Socket>>,
+    ) {
+        let mut asked_for_permit = false;
+        for _ in 0..ACCEPTS_PER_TURN {
+            let outcome = match completed.take() {
+                Some(outcome) => outcome,
+                None => match engine.submit(Key::listener(index), Op::Accept) {
+                    Submitted::Ready(outcome) => outcome,
+                    Submitted::Pending => {
+                        self.listeners[index].state = State::Accepting;
+                        return;
+                    }
+                },
+            };
+            match outcome {
+                Outcome::Accepted { socket, peer, permit } => {
+                    self.accepted(engine, index, socket, peer, permit);
+                }
+                Outcome::NoPermit if asked_for_permit => {
+                    self.counters.waits_for_slot.add(1);
+                    self.listeners[index].state = State::AwaitingPermit;
+                    return;
+                }
+                // Asked first, tried again after: a permit that comes back in between is seen.
+                Outcome::NoPermit => {
+                    self.permits().want_permit(self.index);
+                    asked_for_permit = true;
+                }
+                Outcome::Failed(error) => {
+                    self.counters.accept_errors.add(1);
+                    if let Remedy::Pause = remedy(error) {
+                        self.pause_accepting(index, error);
+                        return;
+                    }
+                }
+                other => panic!("Accept completed with {other:?}"),
+            }
+        }
+        self.listeners[index].state = State::Yielded;
+    }
+
+    fn permits(&self) -> &crate::permits::Permits {
+        self.permits.as_ref().expect("a worker that accepts has permits")
+    }
+
+    fn accepted<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        index: usize,
+        socket: E::Socket,
+        peer: std::net::SocketAddr,
+        permit: Permit,
+    ) {
+        let key = self.table.next_key().expect("a slot for each permit");
+        if engine.adopt(key, socket).is_err() {
+            self.counters.accept_errors.add(1);
+            return;
+        }
+        let machine = Machine::accepted(S::FULL_DUPLEX);
+        let id = self.id_of(key);
+        let context =
+            Context::new(machine, id, peer, index as u64, Some(permit), &self.pool, self.now);
+        self.table.insert(context);
+        self.counters.accepted.add(1);
+        self.established(engine, key);
+        self.drive(engine, key, None);
+    }
+
+    /// The id says where the connection is: slot (24 bits), worker (6), generation (32). So it is
+    /// found without a table, and never given to another.
+    fn id_of(&self, key: Key) -> ConnectionId {
+        let place = u64::from(key.slot()) | (self.index as u64) << 24;
+        ConnectionId(place | u64::from(key.generation()) << 30)
+    }
+
+    fn key_of(&self, id: ConnectionId) -> Option<Key> {
+        let slot = (id.0 & 0xFF_FFFF) as u32;
+        self.table.key_of(slot).filter(|&key| self.id_of(key) == id)
+    }
+
+    fn pause_accepting(&mut self, index: usize, error: Errno) {
+        let pause = self.rules.accept_pause;
+        self.listeners[index].state = State::Paused(self.now + pause);
+        self.permits().want_descriptor(self.index);
+        self.counters.accept_pauses.add(1);
+        let due = self.accept_warned_at.is_none_or(|at| self.now - at >= WARN_EVERY);
+        if due {
+            self.accept_warned_at = Some(self.now);
+            log::warn!(
+                "accept paused: {error}; tried again in {pause:?} or when a connection is closed \
+                 (open files: see 'ulimit -n')"
+            );
+        }
+    }
+
+    /// An operation that was in flight on a listener has ended.
+    pub(super) fn listener_completed<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        index: usize,
+        op: OpKind,
+        outcome: Outcome<E::Socket>,
+    ) {
+        let closing = self.listeners[index].state == State::Closing;
+        match (op, outcome) {
+            (OpKind::Accept, Outcome::Cancelled) => {}
+            (OpKind::Cancel, Outcome::Done) if closing => self.closed_listener(engine, index),
+            (OpKind::Accept, outcome) => self.accept(engine, index, Some(outcome)),
+            (op, other) => panic!("{op:?} on a listener completed with {other:?}"),
+        }
+    }
+
+    /// Begins to close a listener. What waits in its backlog is reset by the kernel, and counted.
+    pub(super) fn close_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
+        match self.listeners[index].state {
+            State::Closing | State::Closed => return,
+            _ => self.listeners[index].state = State::Closing,
+        }
+        match engine.submit(Key::listener(index), Op::Cancel) {
+            Submitted::Ready(_) => self.closed_listener(engine, index),
+            Submitted::Pending => {}
+        }
+    }
+
+    fn closed_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
+        match engine.submit(Key::listener(index), Op::Close) {
+            Submitted::Ready(Outcome::Closed { unaccepted }) => {
+                self.counters.unaccepted.add(u64::from(unaccepted));
+                self.listeners[index].state = State::Closed;
+            }
+            other => panic!("Close of a listener: {other:?}"),
+        }
+    }
+
+    /// Goes on accepting where the share of a turn was used up, or a permit, a descriptor or the
+    /// time has come.
+    #[inline]
+    pub(super) fn serve_listeners<E: Engine>(&mut self, engine: &mut E) {
+        for index in 0..self.listeners.len() {
+            let again = match self.listeners[index].state {
+                State::Yielded => true,
+                State::AwaitingPermit => self.permits().permit_came(self.index),
+                State::Paused(until) => {
+                    until <= self.now || self.permits().descriptor_came(self.index)
+                }
+                State::Idle | State::Accepting | State::Closing | State::Closed => false,
+            };
+            if again {
+                self.accept(engine, index, None);
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn listeners_want_a_turn(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.state == State::Yielded)
+    }
+
+    /// When accepting is tried again.
+    pub(super) fn next_accept(&self) -> Option<Time> {
+        let paused = |listener: &Listener| match listener.state {
+            State::Paused(until) => Some(until),
+            _ => None,
+        };
+        self.listeners.iter().filter_map(paused).min()
+    }
+
+    /// Whether every listener has taken what waited, as far as it can.
+    pub(super) fn listeners_are_drained(&self) -> bool {
+        !self.listeners_want_a_turn()
+    }
+
+    pub(super) fn listeners_are_closed(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.state == State::Closed)
+    }
+
+    /// Begins a connection that the service asked for.
+    pub(super) fn connect<E: Engine>(&mut self, engine: &mut E, to: ConnectTo) {
+        let key = self.table.next_key().expect("the service was told how many slots are free");
+        let machine = Machine::connecting(S::FULL_DUPLEX);
+        let id = self.id_of(key);
+        let mut context = Context::new(machine, id, to.target, to.tag, None, &self.pool, self.now);
+        context.deadline = to.deadline;
+        self.table.insert(context);
+        self.schedule_at(key, to.deadline);
+        let completed = match engine.submit(key, Op::Connect(to)) {
+            Submitted::Ready(outcome) => Some((OpKind::Connect, outcome)),
+            Submitted::Pending => None,
+        };
+        self.drive(engine, key, completed);
+    }
+
+    pub(super) fn close_by_id<E: Engine>(&mut self, engine: &mut E, id: ConnectionId) {
+        if let Some(key) = self.key_of(id) {
+            self.close_now(key, CloseReason::Service);
+            self.drive(engine, key, None);
+        }
+    }
+
+    pub(super) fn wake_by_id<E: Engine>(&mut self, engine: &mut E, id: ConnectionId) {
+        if let Some(key) = self.key_of(id)
+            && self.context(key).machine.is_open()
+        {
+            self.timer_came(engine, key);
+            self.drive(engine, key, None);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Commands from outside the worker, and its way to the end.
+//!
+//! A drain first accepts what waits in the backlog (closing a listener resets it), then closes the
+//! listeners, then has every connection finish: send what it has read, send FIN, linger. Bytes that
+//! a client sends after that are read and thrown away, so that the FIN is not overtaken by a reset.
+
+use super::Core;
+use crate::crew::Command;
+use crate::engine::Engine;
+use crate::error::CloseReason;
+use crate::service::Service;
+use crate::time::Time;
+
+/// Turns that a drain goes on accepting for. Each takes up to 64 connections from each listener, so
+/// this is more than any backlog holds; under a flood of connects it is the end of them.
+const ACCEPTING_TURNS: u32 = 128;
+
+/// A drain that is under way.
+pub(super) struct Drain {
+    /// When the connections that are left are closed.
+    pub(super) deadline: Time,
+    step: Step,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Still accepting what waits, for at most this many turns.
+    Accepting(u32),
+    /// The listeners are being closed and the connections finished.
+    Finishing,
+}
+
+impl<S: Service> Core<S> {
+    /// Carries out what has come in.
+    #[inline]
+    pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
+        while let Some(command) = self.mailboxes.receive(self.index) {
+            match command {
+                Command::Drain { deadline } => {
+                    let drain = self
+                        .drain
+                        .get_or_insert(Drain { deadline, step: Step::Accepting(ACCEPTING_TURNS) });
+                    drain.deadline = drain.deadline.min(deadline);
+                }
+                Command::Stop => self.stop(engine),
+                Command::Shed => self.shed_one(engine),
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn drain_wants_a_turn(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.step != Step::Finishing)
+    }
+
+    /// Takes the drain a step further, if there is one.
+    #[inline]
+    pub(super) fn drain_step<E: Engine>(&mut self, engine: &mut E) {
+        if let Some(Drain { deadline, step }) = self.drain {
+            self.drain_from(engine, deadline, step);
+        }
+    }
+
+    #[cold]
+    fn drain_from<E: Engine>(&mut self, engine: &mut E, deadline: Time, step: Step) {
+        match step {
+            // The first turn has not waited since the command came: connections may have come with
+            // it.
+            Step::Accepting(left)
+                if left == ACCEPTING_TURNS || (left > 0 && !self.listeners_are_drained()) =>
+            {
+                self.set_step(Step::Accepting(left - 1));
+            }
+            Step::Accepting(_) => {
+                self.set_step(Step::Finishing);
+                for index in 0..self.listeners.len() {
+                    self.close_listener(engine, index);
+                }
+                self.each_connection(engine, |core, engine, key| {
+                    core.finish(key, CloseReason::Drained);
+                    core.drive(engine, key, None);
+                });
+            }
+            Step::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
+            Step::Finishing => {}
+        }
+    }
+
+    fn set_step(&mut self, step: Step) {
+        if let Some(drain) = &mut self.drain {
+            drain.step = step;
+        }
+    }
+
+    /// Closes everything now.
+    #[cold]
+    pub(super) fn stop<E: Engine>(&mut self, engine: &mut E) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.cut = self.established;
+        for index in 0..self.listeners.len() {
+            self.close_listener(engine, index);
+        }
+        self.each_connection(engine, |core, engine, key| {
+            core.close_now(key, CloseReason::Stopped);
+            core.drive(engine, key, None);
+        });
+    }
+
+    fn each_connection<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        mut act: impl FnMut(&mut Core<S>, &mut E, crate::key::Key),
+    ) {
+        for slot in 0..self.table.slots_end() {
+            if let Some(key) = self.table.key_of(slot) {
+                act(self, engine, key);
+            }
+        }
+        self.serve_waiters(engine);
+    }
+
+    /// Whether there is nothing left to do, ever.
+    pub(super) fn is_finished(&self) -> bool {
+        let ending =
+            self.stopping || self.drain.as_ref().is_some_and(|drain| drain.step == Step::Finishing);
+        ending && self.table.is_empty() && self.listeners_are_closed()
+    }
+}

@@ -1,0 +1,267 @@
+//! Connections that wait: for a buffer, for their next turn, for time, for their peer to read.
+//!
+//! An empty pool is waited for first come, first served: when a lease comes back, the first in the
+//! queue is served before any other event. If that does not happen for `shed_after`, the connection
+//! whose output has not moved for longest, on whatever worker, is closed, so that clients that do
+//! not read cannot starve those that do.
+
+use std::time::Duration;
+
+use super::Core;
+use crate::connection::Context;
+use crate::connection::machine::{Event, Phase};
+use crate::crew::Command;
+use crate::engine::Engine;
+use crate::error::{CloseReason, Errno};
+use crate::key::Key;
+use crate::service::Service;
+use crate::time::Time;
+
+/// How often another worker is asked to shed a connection.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
+impl<S: Service> Core<S> {
+    /// Puts a connection into the queue for buffers.
+    #[cold]
+    pub(super) fn wait_for_buffer(&mut self, key: Key) {
+        self.context(key).machine.apply(Event::NoBuffer);
+        self.waiters.push_back(key.slot());
+        self.counters.waits_for_buffer.add(1);
+        self.starving_since.get_or_insert(self.now);
+        if self.pool.set_starving(true) {
+            self.mailboxes.wake_others(self.index);
+        }
+    }
+
+    /// Serves the queue for buffers as long as there are some.
+    #[inline]
+    pub(super) fn serve_waiters<E: Engine>(&mut self, engine: &mut E) {
+        if !self.waiters.is_empty() {
+            self.serve_waiters_now(engine);
+        }
+    }
+
+    #[cold]
+    fn serve_waiters_now<E: Engine>(&mut self, engine: &mut E) {
+        // Each at most once: one that has to wait again goes to the end.
+        for _ in 0..self.waiters.len() {
+            if self.pool.available() == 0 {
+                return;
+            }
+            let slot = self.waiters.pop_front().expect("as many as were counted");
+            // Waiting is counted from when the queue last moved.
+            self.starving_since = Some(self.now);
+            self.resume(engine, slot);
+        }
+        if self.waiters.is_empty() {
+            self.starving_since = None;
+            self.pool.set_starving(false);
+        }
+    }
+
+    /// Gives free buffers to workers that starve, and takes what others have given.
+    #[inline]
+    pub(super) fn share_buffers<E: Engine>(&mut self, engine: &mut E) {
+        self.serve_waiters(engine);
+        let workers = self.pool.donate();
+        if workers != 0 {
+            self.mailboxes.wake_each(workers);
+        }
+    }
+
+    /// Gives each connection that had its share of a turn its next.
+    #[inline]
+    pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
+        for _ in 0..self.yielded.len() {
+            // Fewer, if serving one has closed another.
+            let Some(slot) = self.yielded.pop_front() else { return };
+            self.resume(engine, slot);
+            self.serve_waiters(engine);
+        }
+    }
+
+    fn resume<E: Engine>(&mut self, engine: &mut E, slot: u32) {
+        let key = self.table.key_of(slot).expect("a queue holds live connections only");
+        self.context(key).machine.apply(Event::Resume);
+        self.drive(engine, key, None);
+    }
+
+    /// A Send has to wait for the peer.
+    #[cold]
+    pub(super) fn stall(&mut self, key: Key) {
+        let now = self.now;
+        self.context(key).stalled_since = now;
+        self.stalled.push_back(key.slot());
+        self.publish_stall();
+        if let Some(timeout) = self.rules.send_timeout {
+            self.schedule_at(key, now + timeout);
+        }
+    }
+
+    /// A Send has moved.
+    #[inline]
+    pub(super) fn unstall(&mut self, key: Key) {
+        if self.stalled.contains(key.slot()) {
+            self.stalled.remove(key.slot());
+            self.publish_stall();
+        }
+    }
+
+    #[cold]
+    fn publish_stall(&mut self) {
+        let since = self.longest_stalled().map(|(_, since)| since);
+        self.mailboxes.publish_stall(self.index, since);
+    }
+
+    /// The connection of this worker whose output has not moved for longest, and since when.
+    fn longest_stalled(&mut self) -> Option<(Key, Time)> {
+        let slot = self.stalled.front()?;
+        let key = self.table.key_of(slot)?;
+        Some((key, self.context(key).stalled_since))
+    }
+
+    /// When shedding is to be looked at again.
+    #[inline]
+    pub(super) fn next_shed(&self) -> Option<Time> {
+        let (since, after) = (self.starving_since?, self.rules.shed_after?);
+        Some((since + after).max(self.now + ASK_EVERY))
+    }
+
+    /// Closes the connection that is stalled for longest, here or elsewhere, if others have waited
+    /// for its buffers long enough.
+    #[inline]
+    pub(super) fn shed_if_needed<E: Engine>(&mut self, engine: &mut E) {
+        if let (Some(since), Some(after)) = (self.starving_since, self.rules.shed_after)
+            && since + after <= self.now
+        {
+            self.shed(engine, after);
+        }
+    }
+
+    #[cold]
+    fn shed<E: Engine>(&mut self, engine: &mut E, after: Duration) {
+        for _ in 0..self.waiters.len() {
+            match self.mailboxes.longest_stalled() {
+                Some((_, since)) if since + after > self.now => return,
+                Some((worker, _)) if worker == self.index => self.shed_one(engine),
+                Some((worker, _)) => return self.ask_to_shed(worker),
+                None => return,
+            }
+        }
+    }
+
+    /// Another worker has the connection that is stalled for longest.
+    fn ask_to_shed(&mut self, worker: usize) {
+        if self.shed_asked_at + ASK_EVERY <= self.now {
+            self.shed_asked_at = self.now;
+            // With its inbox full that worker has enough to do; it is asked again.
+            let _ = self.mailboxes.send(worker, Command::Shed);
+        }
+    }
+
+    /// Closes the connection of this worker that is stalled for longest, if it is for long enough.
+    pub(super) fn shed_one<E: Engine>(&mut self, engine: &mut E) {
+        let Some((key, since)) = self.longest_stalled() else { return };
+        let long_enough = self.rules.shed_after.is_some_and(|after| since + after <= self.now);
+        if long_enough {
+            // Out of the queue at once: cancelling its Send may take until the next turn.
+            self.unstall(key);
+            self.close_now(key, CloseReason::Shed);
+            self.drive(engine, key, None);
+            self.serve_waiters(engine);
+        }
+    }
+
+    /// Sets the connection's timer for what it waits for now.
+    pub(super) fn schedule(&mut self, key: Key) {
+        let (due, _) = self.due(key);
+        self.schedule_at(key, due);
+    }
+
+    pub(super) fn schedule_at(&mut self, key: Key, due: Time) {
+        if due != Time::MAX {
+            self.wheel.set_earlier(key.slot(), due);
+        }
+    }
+
+    /// What time will bring for a connection, and when; [`Time::MAX`] if nothing.
+    ///
+    /// Timers are lazy: while bytes move, only `active_at` is stamped, and the wheel looks here
+    /// when a time that was right once has come.
+    fn due(&mut self, key: Key) -> (Time, Due) {
+        let stalled = self.stalled.contains(key.slot());
+        let send_timeout = self.rules.send_timeout;
+        let idle_timeout = self.rules.idle_timeout;
+        let context: &Context<S::Session> = self.context(key);
+        let machine = &context.machine;
+        let after = |since: Time, span: Option<Duration>| span.map_or(Time::MAX, |s| since + s);
+        match machine.phase() {
+            Phase::Open if machine.is_connecting() => (context.deadline, Due::Connect),
+            Phase::Open | Phase::Finishing if stalled => {
+                let send = (after(context.stalled_since, send_timeout), Due::Send);
+                let pause = (context.deadline, Due::Pause);
+                if machine.is_paused() && pause.0 < send.0 { pause } else { send }
+            }
+            Phase::Open if machine.is_paused() => (context.deadline, Due::Pause),
+            // Its peer has sent something; it is this side that has not come to it.
+            Phase::Open if machine.is_queued() => (after(self.now, idle_timeout), Due::Idle),
+            Phase::Open => (after(context.active_at, idle_timeout), Due::Idle),
+            Phase::Lingering => (context.deadline, Due::Linger),
+            Phase::Finishing | Phase::Aborting | Phase::Closing | Phase::Closed => {
+                (Time::MAX, Due::Idle)
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn serve_timers<E: Engine>(&mut self, engine: &mut E) {
+        while let Some(slot) = self.wheel.pop(self.now) {
+            self.timer_fired(engine, slot);
+            self.serve_waiters(engine);
+        }
+    }
+
+    fn timer_fired<E: Engine>(&mut self, engine: &mut E, slot: u32) {
+        let key = self.table.key_of(slot).expect("a free slot has no timer");
+        let (due, what) = self.due(key);
+        if due > self.now {
+            self.schedule_at(key, due);
+            return;
+        }
+        match what {
+            Due::Connect => {
+                self.context(key).connect_error = Some(Errno::TIMEDOUT);
+                self.close_now(key, CloseReason::PeerLost);
+            }
+            Due::Send => self.close_now(key, CloseReason::SendTimeout),
+            Due::Idle => self.finish(key, CloseReason::IdleTimeout),
+            Due::Linger => self.close_now(key, CloseReason::PeerLost),
+            Due::Pause => self.timer_came(engine, key),
+        }
+        self.drive(engine, key, None);
+    }
+
+    /// The time that a service waits for has come, or it has asked to be called before.
+    pub(super) fn timer_came<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        self.context(key).machine.apply(Event::Unpause);
+        self.ask(engine, key, CloseReason::Service, |service, connection, session| {
+            service.timer(connection, session)
+        });
+        self.schedule(key);
+    }
+}
+
+/// What a connection's timer is set for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    /// Giving up connecting.
+    Connect,
+    /// Giving up sending.
+    Send,
+    /// Closing because nothing moves.
+    Idle,
+    /// The end of lingering.
+    Linger,
+    /// The end of a service's pause.
+    Pause,
+}
