@@ -141,7 +141,7 @@ fn clients_that_never_read_cost_neither_memory_nor_anyone_else() {
     let sum = daemon.memory_sum();
     let mut honest = Client::connect(daemon.address());
     let mut stalled = Fleet::connect(daemon.address(), STALLED);
-    let sent = stalled.fill();
+    let sent = stalled.fill_until_stuck();
     assert!(sent > STALLED as u64 * 100_000, "they sent only {sent} bytes");
     let mut resident = Vec::new();
     for second in 0..4 {
@@ -156,6 +156,7 @@ fn clients_that_never_read_cost_neither_memory_nor_anyone_else() {
     }
     let (first, last) = (resident[0], resident[3]);
     assert!(last <= first + (1 << 20), "resident memory grows: {resident:?}");
+    println!("resident: {resident:?}, printed sum: {sum}");
     honest.close();
     drop(stalled);
     eventually("all clients are gone", || daemon.stat("connections") == 0);
@@ -170,16 +171,20 @@ fn with_every_buffer_held_the_stalled_are_shed_and_an_honest_client_is_served() 
     let daemon = Daemon::start(&flags(&pool));
     let mut stalled = Fleet::connect(daemon.address(), STALLED);
     let mut honest = Client::connect(daemon.address());
-    for _ in 0..20 {
+    // Again and again: who is shed makes room for the next to stall.
+    let mut rounds = 0;
+    eventually("several are shed", || {
         stalled.fill();
         honest.ping(3_000);
-    }
+        rounds += 1;
+        daemon.closed().iter().filter(|closed| closed.reason == "shed").count() >= 5
+    });
+    println!("{rounds} rounds of the honest client");
     let local = honest.local();
     honest.close();
     let waits = daemon.stat("waits_for_buffer");
     assert!(waits > 0, "no connection ever waited for a buffer");
     let shed: Vec<_> = daemon.closed().into_iter().filter(|it| it.reason == "shed").collect();
-    assert!(!shed.is_empty(), "nobody was shed:\n{}", daemon.tail());
     assert!(shed.iter().all(|it| it.peer != local), "the honest client was shed");
     drop(stalled);
     daemon.wait_closed(STALLED + 1);
@@ -192,7 +197,7 @@ fn nobody_is_shed_while_there_are_buffers() {
     let pool = ["--buffers", "1000", "--shed-after", "100ms", "--log", "debug"];
     let daemon = Daemon::start(&flags(&pool));
     let mut stalled = Fleet::connect(daemon.address(), 5);
-    assert!(stalled.fill() > 0);
+    assert!(stalled.fill_until_stuck() > 0);
     let mut honest = Client::connect(daemon.address());
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(50));

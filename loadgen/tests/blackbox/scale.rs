@@ -57,6 +57,7 @@ fn a_burst_of_64_kib_from_each_stays_within_the_memory_sum() {
         std::thread::sleep(Duration::from_millis(20));
     };
     meanwhile(watch, || fleet.echo(64 * 1024));
+    println!("resident: {most} at most, printed sum: {sum}");
     assert!(most > 0 && most <= sum, "{most} bytes resident, the printed sum is {sum}");
     assert_eq!(fleet.received(), clients as u64 * 64 * 1024);
     drop(fleet);

@@ -166,12 +166,15 @@ impl Daemon {
         log::memory_sum(&self.log()).unwrap_or_else(|| panic!("no memory sum in:\n{}", self.log()))
     }
 
-    /// Resident memory (VmRSS).
+    /// Resident memory beside the program itself, which the memory sum leaves out: VmRSS without
+    /// the pages of files.
     pub fn rss_bytes(&self) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a VmRSS line");
-        let kib = line.split_whitespace().nth(1).expect("a number");
-        kib.parse::<u64>().expect("a number") * 1024
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its line");
+            line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+        };
+        (kib("VmRSS:") - kib("RssFile:")) * 1024
     }
 
     /// Open files.

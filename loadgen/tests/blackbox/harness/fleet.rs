@@ -9,7 +9,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{GUARD, PIECE, payload};
+use super::{GUARD, PIECE, eventually, payload};
 
 /// What has become of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -253,6 +253,18 @@ impl Fleet {
             }
         }
         self.members.iter().map(|member| member.sent).sum::<u64>() - before
+    }
+
+    /// Does so until the server takes nothing from anyone any more.
+    pub fn fill_until_stuck(&mut self) -> u64 {
+        let (mut sent, mut quiet) = (0, 0);
+        eventually("the server stops reading", || {
+            let more = self.fill();
+            sent += more;
+            quiet = if more == 0 { quiet + 1 } else { 0 };
+            quiet == 20
+        });
+        sent
     }
 
     pub fn count(&self, fate: Fate) -> usize {

@@ -11,7 +11,7 @@ pub type Values = BTreeMap<String, u64>;
 pub struct Closed {
     pub peer: SocketAddr,
     pub reason: String,
-    /// Bytes received (`in`) and sent (`out`).
+    /// Bytes received (`in`), those thrown away while lingering included, and sent (`out`).
     pub received: u64,
     pub sent: u64,
 }
@@ -51,7 +51,7 @@ pub fn stats_lines(log: &str) -> Vec<Values> {
 
 /// The total of the memory sum, in bytes.
 pub fn memory_sum(log: &str) -> Option<u64> {
-    log.lines().find(|line| line.starts_with("  total ")).and_then(size)
+    log.lines().find(|line| line.trim_start().starts_with("total ")).and_then(size)
 }
 
 /// The first size in a line: a number, with or without a fraction, and its unit.

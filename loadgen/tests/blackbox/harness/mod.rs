@@ -9,7 +9,7 @@ mod process;
 pub use client::Client;
 pub use daemon::{Daemon, run_to_end};
 pub use fleet::{Fate, Fleet};
-pub use log::{Closed, named_values};
+pub use log::named_values;
 pub use process::{have, run_with_input, trace_accepts};
 
 use std::io::Write;
