@@ -49,9 +49,9 @@ pub const LEASES_PER_CONNECTION_MAX: u8 = 4;
 /// number.
 pub const BUFFERS_MAX: u32 = 1 << 24;
 
-/// Buffers at most when none were asked for: 64 MiB of the default ones. A buffer is held only while
-/// bytes are in flight, so that far fewer than connections are enough; with more in flight than
-/// this the processor is what there is too little of.
+/// Buffers at most when none were asked for: 64 MiB of the default ones. A buffer is held only
+/// while bytes are in flight, so that far fewer than connections are enough; with more in flight
+/// than this the processor is what there is too little of.
 pub const BUFFERS_DERIVED_MAX: u32 = 4096;
 
 /// Buffers for each worker at least when none were asked for: they are fetched from the reserve 16

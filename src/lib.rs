@@ -1,9 +1,13 @@
 //! A buffer-pooled echo server, and the library it is built on.
 
 pub mod buffer;
+#[cfg(feature = "daemon")]
+mod cli;
 pub mod config;
 mod connection;
 mod crew;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod endpoint;
 mod engine;
 pub mod error;

@@ -11,7 +11,8 @@ pub(crate) struct SlotQueue {
     first: u32,
     last: u32,
     len: usize,
-    links: Box<[Link]>,
+    /// As many as slots were ever in the queue: memory of slots that never are is never touched.
+    links: Vec<Link>,
 }
 
 #[derive(Clone, Copy)]
@@ -20,8 +21,7 @@ struct Link {
     next: u32,
 }
 
-/// All bits zero, so that links that are never used are memory that is never touched: an unused
-/// entry is told from a used one by `previous`, which is stored with one added.
+/// The links of a slot that is not in the queue: `previous` is stored with one added otherwise.
 const UNUSED: Link = Link { previous: 0, next: 0 };
 
 /// The `previous` of the first in the queue.
@@ -33,7 +33,7 @@ impl SlotQueue {
 
     /// An empty queue for slots below `slots`.
     pub(crate) fn new(slots: usize) -> SlotQueue {
-        SlotQueue { first: NONE, last: NONE, len: 0, links: vec![UNUSED; slots].into_boxed_slice() }
+        SlotQueue { first: NONE, last: NONE, len: 0, links: Vec::with_capacity(slots) }
     }
 
     #[inline]
@@ -47,7 +47,7 @@ impl SlotQueue {
 
     #[inline]
     pub(crate) fn contains(&self, slot: u32) -> bool {
-        self.links[slot as usize].previous != 0
+        self.links.get(slot as usize).is_some_and(|link| link.previous != 0)
     }
 
     #[inline]
@@ -61,6 +61,10 @@ impl SlotQueue {
     /// If it is in the queue already.
     pub(crate) fn push_back(&mut self, slot: u32) {
         assert!(!self.contains(slot), "slot {slot} is in the queue already");
+        if self.links.len() <= slot as usize {
+            assert!((slot as usize) < self.links.capacity(), "no slot {slot}");
+            self.links.resize(slot as usize + 1, UNUSED);
+        }
         let previous = if self.last == NONE { AT_FRONT } else { self.last + 1 };
         self.links[slot as usize] = Link { previous, next: NONE };
         match self.last {

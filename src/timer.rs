@@ -26,10 +26,10 @@ pub(crate) struct Wheel {
     now: u64,
     places: Box<[[u32; PLACES]; LEVELS]>,
     occupied: [u64; LEVELS],
-    nodes: Box<[Node]>,
+    /// As many as slots ever had a timer: memory of slots that never have one is never touched.
+    nodes: Vec<Node>,
 }
 
-/// All zero when unused, so that the memory of slots that are never used is never touched.
 #[derive(Clone, Copy, Default)]
 struct Node {
     /// The tick in which it fires; 0 if it is not set (nothing fires in tick 0).
@@ -52,7 +52,7 @@ impl Wheel {
             now: 0,
             places: Box::new([[NONE; PLACES]; LEVELS]),
             occupied: [0; LEVELS],
-            nodes: vec![Node::default(); slots].into_boxed_slice(),
+            nodes: Vec::with_capacity(slots),
         };
         wheel.now = wheel.ticks(now);
         wheel
@@ -67,6 +67,10 @@ impl Wheel {
     pub(crate) fn set_earlier(&mut self, slot: u32, due: Time) {
         // Rounded up: a timer that fires within its own tick would be early.
         let tick = self.ticks(due).saturating_add(1).max(self.now + 1);
+        if self.nodes.len() <= slot as usize {
+            assert!((slot as usize) < self.nodes.capacity(), "no slot {slot}");
+            self.nodes.resize(slot as usize + 1, Node::default());
+        }
         let old = self.nodes[slot as usize].due;
         if old != 0 {
             if old <= tick {
@@ -79,7 +83,7 @@ impl Wheel {
 
     /// Clears the slot's timer, if it is set.
     pub(crate) fn clear(&mut self, slot: u32) {
-        if self.nodes[slot as usize].due != 0 {
+        if self.nodes.get(slot as usize).is_some_and(|node| node.due != 0) {
             self.unlink(slot);
         }
     }

@@ -16,8 +16,10 @@ const ALIGNMENT: usize = 4096;
 /// `count` buffers of `buffer_size` bytes. Zeroed by the system when first touched, so memory that
 /// is never used is never resident.
 pub(super) struct Arena {
-    base: NonNull<u8>,
+    allocation: NonNull<u8>,
     layout: Layout,
+    /// From the begin of the allocation to the first buffer, in bytes.
+    offset: usize,
     buffer_size: usize,
     count: u32,
 }
@@ -37,10 +39,12 @@ impl Arena {
         assert!(buffer_size > 0 && count > 0, "an arena without bytes");
         let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
         let bytes = buffer_size.checked_mul(count as usize).ok_or_else(no_memory)?;
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| no_memory())?;
+        let with_room = bytes.checked_add(ALIGNMENT).ok_or_else(no_memory)?;
+        let layout = Layout::from_size_align(with_room, 1).map_err(|_| no_memory())?;
         // SAFETY: the layout's size is not zero: both factors were checked.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
-        Ok(Arena { base, layout, buffer_size, count })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        let offset = allocation.addr().get().next_multiple_of(ALIGNMENT) - allocation.addr().get();
+        Ok(Arena { allocation, layout, offset, buffer_size, count })
     }
 
     pub(super) fn buffer_size(&self) -> usize {
@@ -66,7 +70,7 @@ impl Arena {
         // zeroed and lives as long as `self`; the caller owns the number, so no other reference to
         // these bytes exists.
         unsafe {
-            let start = self.base.as_ptr().add(id as usize * self.buffer_size);
+            let start = self.allocation.as_ptr().add(self.offset + id as usize * self.buffer_size);
             std::slice::from_raw_parts_mut(start, self.buffer_size)
         }
     }
@@ -76,6 +80,6 @@ impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout. Every lease holds a reference to the arena,
         // so none is left.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }

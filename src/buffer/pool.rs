@@ -86,7 +86,7 @@ impl Pool {
     /// The pool of worker number `worker`, empty at first.
     ///
     /// # Panics
-    /// If the number is not below [`WORKERS_MAX`].
+    /// If the number is not below `WORKERS_MAX`, 64.
     pub fn new(reserve: Arc<Reserve>, worker: usize) -> Pool {
         assert!(worker < WORKERS_MAX, "a worker's number is one of {WORKERS_MAX} bits");
         let count = reserve.arena.count() as usize;

@@ -21,14 +21,14 @@ const KERNEL_BYTES_PER_CONNECTION: u64 = 4 << 10;
 /// What the parts of a server need, as they know it themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
-    /// The context of one connection, in bytes.
+    /// What a worker keeps for each slot for a connection, in bytes: context and generation, timer,
+    /// places in queues.
     pub context_bytes: usize,
-    /// What else is kept for each slot for a connection, in bytes: timer, places in queues,
-    /// generation, the engine's part.
+    /// What its engine keeps for each slot, in bytes.
     pub slot_bytes: usize,
     /// What a worker needs whatever the number of connections, in bytes, without its stack.
     pub worker_bytes: usize,
-    /// What one worker's copy of the service allocates, in bytes:
+    /// What the workers' copies of the service allocate together, in bytes: see
     /// [`Service::memory_bytes`](crate::Service::memory_bytes).
     pub service_bytes: u64,
 }
@@ -73,9 +73,9 @@ impl Limits {
             self.buffer_lists(),
             self.contexts(slots, sizes.context_bytes as u64),
             Term {
-                name: "timers and queues",
+                name: "engines",
                 bytes: slots * sizes.slot_bytes as u64,
-                reason: format!("{} B for each context", sizes.slot_bytes),
+                reason: format!("{workers} × {} × {} B", self.max_connections, sizes.slot_bytes),
             },
             Term {
                 name: "workers",
@@ -86,8 +86,8 @@ impl Limits {
             },
             Term {
                 name: "service",
-                bytes: workers * sizes.service_bytes,
-                reason: format!("{workers} × {}", show_size(sizes.service_bytes)),
+                bytes: sizes.service_bytes,
+                reason: "its own tables, on all workers".to_owned(),
             },
             Term {
                 name: "stacks",
@@ -112,7 +112,7 @@ impl Limits {
             name: "buffer lists",
             bytes: u64::from(self.buffers) * per_buffer,
             reason: format!(
-                "{} × ({LIST_BYTES_PER_WORKER} B × {} workers + {RESERVE_BYTES} B)",
+                "{} × ({} × {LIST_BYTES_PER_WORKER} B + {RESERVE_BYTES} B): of each and of all",
                 self.buffers, self.workers
             ),
         }
@@ -125,8 +125,8 @@ impl Limits {
             name: "contexts",
             bytes: slots * context_bytes,
             reason: format!(
-                "{} connections × {} workers × {context_bytes} B: any worker may get them all",
-                self.max_connections, self.workers
+                "{} × {} × {context_bytes} B: with timers; any worker may get all connections",
+                self.workers, self.max_connections
             ),
         }
     }
@@ -151,7 +151,7 @@ impl fmt::Display for MemorySum {
             row(f, term.name, term.bytes, &term.reason)?;
             writeln!(f)?;
         }
-        row(f, "total", self.total(), "at most, for this process")?;
+        row(f, "total", self.total(), "at most, beside the program itself")?;
         writeln!(f)?;
         row(f, self.kernel.name, self.kernel.bytes, &self.kernel.reason)
     }

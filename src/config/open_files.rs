@@ -110,7 +110,8 @@ mod tests {
         let soft = || getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let before = soft();
         raise_soft_limit(1).unwrap();
-        assert_eq!(soft(), before, "nothing to raise");
+        // Servers in other tests may raise it meanwhile.
+        assert!(soft() >= before);
         if before < u64::MAX {
             assert!(raise_soft_limit(u64::MAX - 1).is_err(), "above the hard limit");
         }

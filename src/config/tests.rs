@@ -33,7 +33,7 @@ fn what_is_unset_is_derived() {
     let limits = Config::new().listen(any).check().unwrap();
     assert!((1..=WORKERS_MAX).contains(&limits.workers));
     assert!((1..=CONNECTIONS_DERIVED_MAX).contains(&limits.max_connections));
-    let buffers = |connections| config().max_connections(connections).check().unwrap().buffers;
+    let buffers = |connections| config().checked_buffers(2, connections).unwrap();
     assert_eq!(buffers(1), 128, "64 for each worker");
     assert_eq!(buffers(1000), 1000, "one for each connection");
     assert_eq!(buffers(10_000), 4096, "the most that is taken unasked");
@@ -155,9 +155,9 @@ fn the_sum_of_memory_has_every_part() {
         ("buffers", 100 * 1024),
         ("buffer lists", 100 * (2 * (12 + 4) + 16)),
         ("contexts", 2 * 10 * 200),
-        ("timers and queues", 2 * 10 * 50),
+        ("engines", 2 * 10 * 50),
         ("workers", 2 * 4096),
-        ("service", 2 * 1000),
+        ("service", 1000),
         ("stacks", 2 * WORKER_STACK_BYTES as u64),
     ];
     let terms: Vec<_> = sum.terms.iter().map(|term| (term.name, term.bytes)).collect();

@@ -516,3 +516,7 @@ impl<S: Sys> Engine for MioEngine<S> {
         waited
     }
 }
+
+#[cfg(test)]
+#[path = "mio_tests.rs"]
+mod tests;

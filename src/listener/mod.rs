@@ -1,10 +1,12 @@
 //! Making the sockets that a server listens on: which addresses go together, and one socket of each
 //! address for every worker. Accepting from them is done elsewhere.
 //!
-//! With one socket for each worker the kernel spreads the connections (SO_REUSEPORT). Set before
-//! bind, that option would also let a second daemon take half of the connections without a word.
-//! So the first socket of an address is bound without it, which fails if anyone else has the port;
-//! the option is set afterwards, before listen, and the sockets of the other workers join.
+//! With one socket for each worker the kernel spreads the connections (SO_REUSEPORT). Set at once,
+//! that option would also let a second daemon take half of the connections without a word. So the
+//! first socket of an address binds and listens without it, and one of the two fails if anyone else
+//! has the port: bind if the other listens already (SO_REUSEADDR lets two sockets bind that do not
+//! listen yet), listen if both have bound at the same moment. The option is set then, and the
+//! sockets of the other workers join.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,7 +40,8 @@ pub(crate) struct Bound {
 
 /// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
 ///
-/// All are bound before the first one listens, so that a start that fails has not let a client in.
+/// All of them are bound before the first one listens, so that a start that fails has hardly ever
+/// let a client in.
 pub(crate) fn bind_all(
     endpoints: &[Endpoint],
     workers: usize,
@@ -48,18 +51,12 @@ pub(crate) fn bind_all(
     let addresses = check(endpoints)?;
     log_clipped_backlog(backlog);
     // A listening socket that is handed over by a parent or a service manager would come in here,
-    // as a second kind of `Bound` that is neither bound nor shared.
-    let bound = addresses
+    // as a second kind of `First` that neither binds nor is shared.
+    let firsts = addresses
         .iter()
-        .map(|address| bind(*address, &addresses, workers, share_port))
-        .collect::<Result<Vec<Bound>, StartError>>()?;
-    for one in &bound {
-        for socket in &one.sockets {
-            let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-            socket.listen(backlog).map_err(|error| failed(&one.endpoint, "listen", error))?;
-        }
-    }
-    Ok(bound)
+        .map(|address| First::bind(*address, &addresses, share_port))
+        .collect::<Result<Vec<First>, StartError>>()?;
+    firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
 }
 
 /// Checks that the endpoints can be listened on together; answers their addresses, in order, with
@@ -106,23 +103,64 @@ fn is_wildcard_v6(address: &SocketAddr) -> bool {
     address.ip() == Ipv6Addr::UNSPECIFIED
 }
 
-/// Binds one address for all workers, or `0.0.0.0` in place of `[::]` where there is no IPv6.
-fn bind(
+/// The first socket of an address: bound, not listening yet.
+struct First {
+    /// With the real port.
     address: SocketAddr,
-    all: &[SocketAddr],
-    workers: usize,
-    share_port: bool,
-) -> Result<Bound, StartError> {
-    let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
-    match bind_address(address, only_v6, workers, share_port) {
-        Err((_, error)) if is_wildcard_v6(&address) && !only_v6 && no_ipv6(&error) => {
-            let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            log::warn!("no IPv6 on this machine ({error}): listening on {ipv4}, not {address}");
-            bind_address(ipv4, false, workers, share_port)
-                .map_err(|(call, error)| failed(&Endpoint::Tcp(ipv4), call, error))
+    only_v6: bool,
+    socket: Socket,
+}
+
+impl First {
+    /// Binds the address, or `0.0.0.0` in place of `[::]` where there is no IPv6.
+    fn bind(address: SocketAddr, all: &[SocketAddr], share: bool) -> Result<First, StartError> {
+        let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
+        match First::bind_address(address, only_v6, share) {
+            Err((_, error)) if is_wildcard_v6(&address) && !only_v6 && no_ipv6(&error) => {
+                let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+                log::warn!("no IPv6 on this machine ({error}): listening on {ipv4}, not {address}");
+                First::bind_address(ipv4, false, share).map_err(|failure| failed(ipv4, failure))
+            }
+            result => result.map_err(|failure| failed(address, failure)),
         }
-        result => result.map_err(|(call, error)| failed(&Endpoint::Tcp(address), call, error)),
     }
+
+    fn bind_address(address: SocketAddr, only_v6: bool, share: bool) -> Result<First, Failure> {
+        let socket = bound_socket(address, only_v6, share)?;
+        // Port 0 is resolved here, for all workers.
+        let real = socket.local_addr().map_err(|error| ("getsockname", error))?;
+        Ok(First { address: real.as_socket().unwrap_or(address), only_v6, socket })
+    }
+
+    /// Listens, alone, and then has the sockets of the other workers join.
+    fn listen(self, workers: usize, backlog: u32) -> Result<Bound, StartError> {
+        let address = self.address;
+        let endpoint = Endpoint::Tcp(address);
+        let sockets =
+            self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
+        Ok(Bound { endpoint, sockets })
+    }
+
+    fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {
+        let First { address, only_v6, socket } = self;
+        listen(&socket, backlog)?;
+        if workers > 1 {
+            socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+        }
+        let mut sockets = Vec::with_capacity(workers);
+        sockets.push(socket);
+        for _ in 1..workers {
+            let socket = bound_socket(address, only_v6, true)?;
+            listen(&socket, backlog)?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+}
+
+fn listen(socket: &Socket, backlog: u32) -> Result<(), Failure> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    socket.listen(backlog).map_err(|error| ("listen", error))
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
@@ -130,32 +168,21 @@ fn no_ipv6(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
 }
 
-/// A call that failed, and how.
-type CallError = (&'static str, io::Error);
-
-fn bind_address(
-    address: SocketAddr,
-    only_v6: bool,
-    workers: usize,
-    share_port: bool,
-) -> Result<Bound, CallError> {
-    let first = bound_socket(address, only_v6, share_port)?;
-    // The first one has resolved port 0 for all.
-    let real = first.local_addr().map_err(|error| ("getsockname", error))?;
-    let real = real.as_socket().unwrap_or(address);
-    if workers > 1 {
-        first.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+/// Whether sockets can have IPv6 addresses here. A kernel without it, and a container that it is
+/// switched off in, both lack `::1`.
+#[cfg(feature = "daemon")]
+pub(crate) fn has_ipv6() -> bool {
+    match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => true,
+        Err(error) => !no_ipv6(&error),
     }
-    let mut sockets = Vec::with_capacity(workers);
-    sockets.push(first);
-    for _ in 1..workers {
-        sockets.push(bound_socket(real, only_v6, true)?);
-    }
-    Ok(Bound { endpoint: Endpoint::Tcp(real), sockets })
 }
 
+/// A call that failed, and how.
+type Failure = (&'static str, io::Error);
+
 /// A socket bound to the address, with all options but the backlog.
-fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, CallError> {
+fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, Failure> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .map_err(|error| ("socket", error))?;
     socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
@@ -174,7 +201,7 @@ fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socke
 }
 
 /// Options that accepted sockets inherit, which saves as many system calls for each connection.
-fn set_inherited_options(socket: &Socket) -> Result<(), CallError> {
+fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -185,10 +212,10 @@ fn set_inherited_options(socket: &Socket) -> Result<(), CallError> {
     socket.set_out_of_band_inline(true).map_err(|error| ("setsockopt SO_OOBINLINE", error))
 }
 
-fn failed(endpoint: &Endpoint, call: &'static str, error: io::Error) -> StartError {
-    let endpoint = endpoint.clone();
+fn failed(address: SocketAddr, (call, error): Failure) -> StartError {
+    let endpoint = Endpoint::Tcp(address);
     match error.kind() {
-        // From listen too: another process may have bound the port at the same moment.
+        // From bind or from listen, see above.
         io::ErrorKind::AddrInUse => StartError::AddressInUse(endpoint),
         _ => StartError::Listen { endpoint, call, error },
     }

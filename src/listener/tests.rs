@@ -82,6 +82,17 @@ fn a_second_server_on_the_port_is_refused() {
 }
 
 #[test]
+fn of_two_servers_that_start_at_the_same_moment_one_is_refused() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let one = First::bind(any, &[any], false).unwrap();
+    let address = one.address;
+    let other = First::bind(address, &[address], false).expect("nobody listens yet");
+    let _one = one.listen(2, 64).unwrap();
+    let refused = other.listen(2, 64);
+    assert!(matches!(refused, Err(StartError::AddressInUse(_))), "{refused:?}");
+}
+
+#[test]
 fn a_port_is_shared_when_that_is_asked_for() {
     let first = bind_one("127.0.0.1:0", 2, true).unwrap();
     let second = bind_one(&format!("127.0.0.1:{}", port(&first)), 2, true).unwrap();
@@ -118,6 +129,7 @@ fn beside_the_ipv4_wildcard_the_ipv6_one_takes_only_ipv6() {
     // A port that is free in both families, as far as one can know.
     let both = bind_free_pair(|port| [format!("[::]:{port}"), format!("0.0.0.0:{port}")]);
     let [v6, v4] = &both[..] else { panic!("two endpoints") };
+    assert!(v6.sockets.iter().all(|socket| socket.only_v6().unwrap()));
     assert!(v6.endpoint.to_string().starts_with("tcp://[::]:"), "in the order given");
     for (host, at, other) in [("127.0.0.1", v4, v6), ("[::1]", v6, v4)] {
         let _client = TcpStream::connect(format!("{host}:{}", port(at))).unwrap();

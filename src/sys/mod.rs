@@ -8,9 +8,13 @@ use std::task::Waker;
 use crate::error::Errno;
 use crate::time::Time;
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod option;
+#[cfg(test)]
+pub(crate) mod scripted;
 
 pub use kernel::{Kernel, monotonic_now};
 

@@ -13,7 +13,7 @@ use crate::time::Time;
 
 /// Turns that a drain goes on accepting for. Each takes up to 64 connections from each listener, so
 /// this is more than any backlog holds; under a flood of connects it is the end of them.
-const ACCEPTING_TURNS: u32 = 128;
+const ACCEPTING_TURNS: u32 = 1100;
 
 /// A drain that is under way.
 pub(super) struct Drain {

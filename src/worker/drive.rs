@@ -146,12 +146,12 @@ impl<S: Service> Core<S> {
         let context = self.context(key);
         context.leases_wanted = leases;
         context.active_at = now;
-        context.bytes_received += bytes as u64;
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
             self.counters.bytes_discarded.add(bytes as u64);
             return;
         }
+        context.bytes_received += bytes as u64;
         context.input.absorb(&mut chain);
         self.counters.receives.add(1);
         self.counters.bytes_received.add(bytes as u64);

@@ -25,6 +25,8 @@ use crate::timer::Wheel;
 mod accept;
 mod drain;
 mod drive;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use accept::Listener;

@@ -1,0 +1,156 @@
+//! What the daemon tells its operator: limits, rates, totals, and how it ended.
+//!
+//! Lines are `name=value` pairs with the unit in the name, to be read by people and cut by awk.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use crate::config::Limits;
+use crate::error::CloseReason;
+use crate::server::Drained;
+use crate::stats::Counts;
+
+/// The log target of figures that were asked for, by a flag or a signal.
+pub(super) const TARGET: &str = "echopool::stats";
+
+/// The log target of all else.
+const DAEMON: &str = "echopool::daemon";
+
+/// Logs the limits that the server runs with.
+pub(super) fn limits(limits: &Limits) {
+    log::info!(
+        target: DAEMON,
+        "limits: workers={} max_connections={} buffers={} buffer_size_bytes={} \
+         leases_per_connection={} backlog={}",
+        limits.workers,
+        limits.max_connections,
+        limits.buffers,
+        limits.buffer_size,
+        limits.leases_per_connection_max,
+        limits.backlog,
+    );
+}
+
+/// Logs what happened between two readings.
+pub(super) fn rates(before: &Counts, after: &Counts, elapsed: Duration) {
+    log::info!(target: TARGET, "{}", Rates { before, after, elapsed });
+}
+
+/// Logs what happened since the start.
+pub(super) fn totals(counts: &Counts) {
+    log::info!(target: TARGET, "{}", Totals(counts));
+}
+
+/// Logs how the server ended.
+pub(super) fn end(drained: Drained, counts: &Counts) {
+    let totals = Totals(counts);
+    match drained {
+        Drained::Clean => log::info!(target: DAEMON, "ended, every connection finished: {totals}"),
+        Drained::Cut(connections) => {
+            log::warn!(target: DAEMON, "ended with connections_cut={connections}: {totals}");
+        }
+        Drained::Failed => log::error!(target: DAEMON, "ended by a failure: {totals}"),
+    }
+}
+
+struct Rates<'a> {
+    before: &'a Counts,
+    after: &'a Counts,
+    elapsed: Duration,
+}
+
+impl fmt::Display for Rates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: f64 = (1 << 20) as f64;
+        let Rates { before, after, elapsed } = self;
+        let count = |of: fn(&Counts) -> u64| of(after).wrapping_sub(of(before));
+        let rate = |of| count(of) as f64 / elapsed.as_secs_f64();
+        write!(
+            f,
+            "connections={} accepted_per_s={:.0} receives_per_s={:.0} in_mib_per_s={:.1} \
+             out_mib_per_s={:.1} buffers_held={} waits_for_buffer={} waits_for_slot={}",
+            after.connections,
+            rate(|c| c.accepted),
+            rate(|c| c.receives),
+            rate(|c| c.bytes_received) / MIB,
+            rate(|c| c.bytes_sent) / MIB,
+            after.buffers_held,
+            count(|c| c.waits_for_buffer),
+            count(|c| c.waits_for_slot),
+        )
+    }
+}
+
+struct Totals<'a>(&'a Counts);
+
+impl fmt::Display for Totals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.0;
+        write!(
+            f,
+            "connections={} accepted={} closed={} receives={} sends={} bytes_received={} \
+             bytes_sent={} bytes_discarded={} buffers_held={} waits_for_buffer={} \
+             waits_for_slot={} accept_pauses={} accept_errors={} unaccepted={}",
+            counts.connections,
+            counts.accepted,
+            counts.closed_total(),
+            counts.receives,
+            counts.sends,
+            counts.bytes_received,
+            counts.bytes_sent,
+            counts.bytes_discarded,
+            counts.buffers_held,
+            counts.waits_for_buffer,
+            counts.waits_for_slot,
+            counts.accept_pauses,
+            counts.accept_errors,
+            counts.unaccepted,
+        )?;
+        for reason in CloseReason::ALL {
+            if counts.closed(reason) > 0 {
+                f.write_char(' ')?;
+                write!(f, "{reason}={}", counts.closed(reason))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Counters;
+
+    #[test]
+    fn rates_are_by_the_second() {
+        let counters = Counters::default();
+        counters.accepted.add(7);
+        counters.waits_for_slot.add(5);
+        let before = counters.read();
+        counters.connections.set(3);
+        counters.accepted.add(100);
+        counters.receives.add(4000);
+        counters.bytes_received.add(3 << 20);
+        counters.bytes_sent.add(1 << 20);
+        counters.buffers_held.set(2);
+        counters.waits_for_buffer.add(9);
+        let after = counters.read();
+        let rates = Rates { before: &before, after: &after, elapsed: Duration::from_secs(2) };
+        assert_eq!(
+            rates.to_string(),
+            "connections=3 accepted_per_s=50 receives_per_s=2000 in_mib_per_s=1.5 \
+             out_mib_per_s=0.5 buffers_held=2 waits_for_buffer=9 waits_for_slot=0"
+        );
+    }
+
+    #[test]
+    fn totals_name_the_reasons_that_occurred() {
+        let counters = Counters::default();
+        counters.accepted.add(5);
+        counters.closed[CloseReason::PeerClosed as usize].add(3);
+        counters.closed[CloseReason::Reset as usize].add(1);
+        let text = Totals(&counters.read()).to_string();
+        assert!(text.contains(" accepted=5 closed=4 "), "{text}");
+        assert!(text.ends_with(" peer-closed=3 reset=1"), "{text}");
+    }
+}
