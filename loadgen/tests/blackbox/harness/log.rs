@@ -11,7 +11,7 @@ pub type Values = BTreeMap<String, u64>;
 pub struct Closed {
     pub peer: SocketAddr,
     pub reason: String,
-    /// Bytes received (`in`), those thrown away while lingering included, and sent (`out`).
+    /// Bytes received (`in`), without those thrown away while lingering, and sent (`out`).
     pub received: u64,
     pub sent: u64,
 }
