@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{Client, Daemon, Fate, Fleet, GUARD, Random, eventually, named_values};
+use crate::harness::{Client, Daemon, Fate, Fleet, GUARD, Random, alone, eventually, named_values};
 
 /// Longer than any test waits: what only a drain without end could explain.
 const NEVER: &str = "600s";
@@ -173,11 +173,13 @@ fn a_second_signal_ends_a_drain_at_once() {
     }
 }
 
-/// Stopped by SIGSTOP, the daemon finds clients in its backlog and the order to drain at once.
+/// Stopped by SIGSTOP, the daemon finds clients in its backlog and the order to drain at once: far
+/// more clients than it accepts before it sees the order.
 #[test]
 fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
-    const WAITING: usize = 50;
-    let mut daemon = Daemon::start(&["--workers", "2", "--log", "debug"]);
+    const WAITING: usize = 2_000;
+    let _alone = alone();
+    let mut daemon = Daemon::start(&["--workers", "1", "--log", "debug"]);
     daemon.signal(Signal::STOP);
     let mut fleet = Fleet::connect(daemon.address(), WAITING);
     fleet.aim(5_000);
