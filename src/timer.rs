@@ -28,6 +28,8 @@ pub(crate) struct Wheel {
     occupied: [u64; LEVELS],
     /// As many as slots ever had a timer: memory of slots that never have one is never touched.
     nodes: Vec<Node>,
+    /// Timers that are set.
+    set: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -53,6 +55,7 @@ impl Wheel {
             places: Box::new([[NONE; PLACES]; LEVELS]),
             occupied: [0; LEVELS],
             nodes: Vec::with_capacity(slots),
+            set: 0,
         };
         wheel.now = wheel.ticks(now);
         wheel
@@ -63,7 +66,8 @@ impl Wheel {
         time.as_nanos() / self.tick.as_nanos() as u64
     }
 
-    /// Sets the slot's timer to `due`, unless it is set to an earlier time already.
+    /// Sets the slot's timer to `due`, unless it is set to an earlier time already. A time that has
+    /// passed means the next tick.
     pub(crate) fn set_earlier(&mut self, slot: u32, due: Time) {
         // Rounded up: a timer that fires within its own tick would be early.
         let tick = self.ticks(due).saturating_add(1).max(self.now + 1);
@@ -90,7 +94,12 @@ impl Wheel {
 
     /// When [`expire`](Wheel::expire) is to be called next: not later than the first timer, and
     /// sometimes earlier, when timers have to move to a finer level.
+    #[inline]
     pub(crate) fn next(&self) -> Option<Time> {
+        if self.set == 0 { None } else { self.next_set() }
+    }
+
+    fn next_set(&self) -> Option<Time> {
         let tick = (0..LEVELS).filter_map(|level| self.next_of(level)).min()?;
         Some(Time::from_nanos(tick.saturating_mul(self.tick.as_nanos() as u64)))
     }
@@ -111,7 +120,12 @@ impl Wheel {
     /// The next slot whose timer is due at `now`, or `None` when there is none left; its timer is
     /// clear then. Timers may be set and cleared between calls; one that is set now fires in a
     /// later tick.
+    #[inline]
     pub(crate) fn pop(&mut self, now: Time) -> Option<u32> {
+        if self.set == 0 { None } else { self.pop_set(now) }
+    }
+
+    fn pop_set(&mut self, now: Time) -> Option<u32> {
         let end = self.ticks(now);
         loop {
             if let Some(slot) = self.pop_here() {
@@ -151,6 +165,7 @@ impl Wheel {
     }
 
     fn link(&mut self, slot: u32, due: u64) {
+        self.set += 1;
         let distance = due - self.now;
         let near = distance.min(HORIZON);
         let level = (0..LEVELS).find(|&level| near < 1 << (6 * (level + 1))).expect("clamped");
@@ -165,6 +180,7 @@ impl Wheel {
     }
 
     fn unlink(&mut self, slot: u32) {
+        self.set -= 1;
         let node = std::mem::take(&mut self.nodes[slot as usize]);
         let (level, place) = (node.level as usize, node.place as usize);
         if node.next != NONE {

@@ -1,8 +1,8 @@
 //! Counts, sizes and times as they are written on a command line, and sizes as they are shown.
 //!
 //! One grammar for the daemon and the load generator: counts in thousands (`10k`), sizes in
-//! 1024s (`16k`, `64MiB`), times always with a unit (`250us`). Whole numbers only; whoever wants
-//! half a second writes `500ms`. Every error names what would have been understood.
+//! 1024s (`16k`, `64MiB`), times always with a unit (`250us`). Decimals are fine (`1.5s`) where the
+//! result is whole. Every error names what would have been understood.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// # Errors
 /// Text for the user, with the remedy.
 pub fn parse_count(text: &str) -> Result<u64, String> {
-    let help = "a count is a whole number, with k (1,000) or m (1,000,000): 250, 10k, 2m";
+    let help = "a count is a number, with k (1,000) or m (1,000,000): 250, 10k, 2m";
     let (number, unit) = split(text, help)?;
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" => 1,
@@ -28,7 +28,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 /// Text for the user, with the remedy. `kB` and `MB` are refused: they mean 1000s to some and 1024s
 /// to others.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let help = "a size is a whole number of bytes, with k, m or g (1024s; also Ki, KiB): 512, 16k";
+    let help = "a size is a number of bytes, with k, m or g (1024s; also Ki, KiB): 512, 16k";
     let (number, unit) = split(text, help)?;
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -45,7 +45,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// Text for the user, with the remedy; also for a number without a unit.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let help = "a time is a whole number with ns, us, ms, s, m or h: 250us, 10ms, 2s, 2m, 1h";
+    let help = "a time is a number with ns, us, ms, s, m or h: 250us, 10ms, 2s, 2m, 1h";
     let (number, unit) = split(text, help)?;
     let nanos = match unit {
         "ns" => 1,
@@ -89,19 +89,33 @@ pub fn show_size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// The digits at the front, as a number, and the rest.
-fn split<'a>(text: &'a str, help: &str) -> Result<(u64, &'a str), String> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    if digits.is_empty() || unit.starts_with(['.', ',', '_']) {
-        return Err(format!("'{text}' is not understood; {help}"));
+/// The number at the front, as it is written, and the rest.
+fn split<'a>(text: &'a str, help: &str) -> Result<(&'a str, &'a str), String> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    match text.split_at(end) {
+        ("", _) => Err(format!("'{text}' is not understood; {help}")),
+        parts => Ok(parts),
     }
-    let number = digits.parse().map_err(|_| format!("{digits} is too large"))?;
-    Ok((number, unit))
 }
 
-fn scaled(number: u64, factor: u64) -> Result<u64, String> {
-    number.checked_mul(factor).ok_or_else(|| format!("{number} times {factor} is too large"))
+/// A decimal number times `unit`, which must be whole. By digits: no float rounds what was written.
+fn scaled(number: &str, unit: u64) -> Result<u64, String> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || number.ends_with('.') || fraction.contains('.') {
+        return Err(format!("'{number}' is no number"));
+    }
+    // Longer fractions than any unit resolves are not whole anyway.
+    if fraction.len() > 18 {
+        return Err(format!("{number} has too many decimal places"));
+    }
+    let too_large = || format!("{number} times {unit} is too large");
+    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| too_large())?;
+    let scaled = digits.checked_mul(u128::from(unit)).ok_or_else(too_large)?;
+    let divisor = 10u128.pow(fraction.len() as u32);
+    if scaled % divisor != 0 {
+        return Err(format!("{number} times {unit} is not a whole number"));
+    }
+    u64::try_from(scaled / divisor).map_err(|_| too_large())
 }
 
 #[cfg(test)]
@@ -110,10 +124,17 @@ mod tests {
 
     #[test]
     fn counts_are_in_thousands() {
-        for (text, count) in [("0", 0), ("250", 250), ("10k", 10_000), ("2m", 2_000_000)] {
+        for (text, count) in [
+            ("0", 0),
+            ("250", 250),
+            ("10k", 10_000),
+            ("1.5K", 1_500),
+            ("2m", 2_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
             assert_eq!(parse_count(text), Ok(count), "{text}");
         }
-        for bad in ["", "k", "-1", "1.5k", "10ki", "1_000", "99999999999999999999", " 1"] {
+        for bad in ["", "k", "-1", "1.5", "10ki", "1_000", "18446744073709551616", " 1", "1kk"] {
             assert!(parse_count(bad).is_err(), "{bad}");
         }
     }
@@ -125,7 +146,8 @@ mod tests {
         }
         assert_eq!(parse_size("64MiB"), Ok(64 << 20));
         assert_eq!(parse_size("2g"), Ok(2 << 30));
-        for bad in ["16kB", "16MB", "k", "1.5k", "-1", "16 k", "99999999999g"] {
+        assert_eq!(parse_size("0.5k"), Ok(512));
+        for bad in ["16kB", "16MB", "k", "1.0001k", "-1", "16 k", "99999999999g", "1.2.3k", "1.k"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }
@@ -140,10 +162,11 @@ mod tests {
             ("2m", 120_000_000_000),
             ("1h", 3_600_000_000_000),
             ("0s", 0),
+            ("1.5s", 1_500_000_000),
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
         }
-        for bad in ["", "s", "1.5s", "-1s", "10 ms", "5d", "99999999999h"] {
+        for bad in ["", "s", "0.1ns", "-1s", "10 ms", "5d", "10S", "99999999999h", "1e3s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -177,7 +177,7 @@ impl Chain {
             "a lease of another worker"
         );
         self.len = self.len.checked_add(lease.len() as u32).expect("a chain of less than 4 GiB");
-        let (id, link) = dissolve(lease);
+        let (_, id, link) = dissolve(lease);
         self.pool.local().links[id as usize].set(link);
         match self.leases {
             0 => self.first = id,
@@ -193,16 +193,30 @@ impl Chain {
         if self.leases == 0 {
             return None;
         }
+        let (id, link) = self.unlink_front();
+        Some(Lease { pool: self.pool.clone(), id, start: link.start, end: link.end })
+    }
+
+    /// Gives the first buffer back.
+    #[inline]
+    fn drop_front(&mut self) {
+        if cfg!(debug_assertions) {
+            drop(self.pop_front()); // A lease that is dropped is overwritten.
+            return;
+        }
+        let (id, _) = self.unlink_front();
+        self.pool.local().give_back(id);
+    }
+
+    #[inline]
+    fn unlink_front(&mut self) -> (u32, Link) {
         let id = self.first;
         let link = self.link(id);
         self.first = link.next;
         self.leases -= 1;
         self.len -= link.end - link.start;
-        if self.leases == 0 {
-            self.last = NONE;
-            debug_assert_eq!((self.first, self.len), (NONE, 0));
-        }
-        Some(Lease { pool: self.pool.clone(), id, start: link.start, end: link.end })
+        debug_assert!(self.leases > 0 || (self.first, self.len) == (NONE, 0));
+        (id, link)
     }
 
     /// Moves all of `other` to the end of this chain, whatever their lengths in the same time.
@@ -273,8 +287,18 @@ impl Chain {
                 return;
             }
             left -= here;
-            drop(self.pop_front());
+            self.drop_front();
         }
+    }
+
+    /// The data of the first lease.
+    ///
+    /// # Panics
+    /// If the chain is empty.
+    #[inline]
+    pub fn first_slice(&self) -> &[u8] {
+        assert!(self.leases > 0, "a chain without leases");
+        self.slice(self.first)
     }
 
     /// The data, one slice for each lease, in order.
@@ -300,6 +324,7 @@ impl Chain {
         &bytes[link.start as usize..link.end as usize]
     }
 
+    #[inline]
     fn link(&self, id: u32) -> Link {
         self.pool.local().links[id as usize].get()
     }
@@ -313,19 +338,31 @@ impl Chain {
 /// Takes a lease apart without giving its buffer back.
 #[allow(unsafe_code)]
 #[inline]
-fn dissolve(lease: Lease) -> (u32, Link) {
+fn dissolve(lease: Lease) -> (Pool, u32, Link) {
     let lease = mem::ManuallyDrop::new(lease);
-    // SAFETY: the lease is never used or dropped after this, so its pool handle is dropped once,
-    // here.
-    drop(unsafe { std::ptr::read(&lease.pool) });
-    (lease.id, Link { start: lease.start, end: lease.end, next: NONE })
+    // SAFETY: the lease is neither used nor dropped after this, so there is one handle as before.
+    let pool = unsafe { std::ptr::read(&lease.pool) };
+    (pool, lease.id, Link { start: lease.start, end: lease.end, next: NONE })
+}
+
+/// A chain of one lease, or an empty one if the lease has no data.
+impl From<Lease> for Chain {
+    #[inline]
+    fn from(lease: Lease) -> Chain {
+        if lease.is_empty() {
+            return Chain::new(&lease.pool);
+        }
+        let (pool, id, link) = dissolve(lease);
+        pool.local().links[id as usize].set(link);
+        Chain { pool, first: id, last: id, leases: 1, len: link.end - link.start }
+    }
 }
 
 impl Drop for Chain {
     #[inline]
     fn drop(&mut self) {
-        while let Some(lease) = self.pop_front() {
-            drop(lease);
+        while self.leases > 0 {
+            self.drop_front();
         }
     }
 }

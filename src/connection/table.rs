@@ -84,6 +84,17 @@ impl<T> Table<T> {
         self.entries.get_mut(slot)
     }
 
+    /// The entry with this key, which is known to be there: the slot alone is looked at.
+    ///
+    /// # Panics
+    /// If there is none in the slot.
+    #[inline]
+    pub fn known_mut(&mut self, key: Key) -> &mut T {
+        let slot = key.slot() as usize;
+        debug_assert_eq!(self.generations[slot], key.generation(), "a key of an earlier use");
+        &mut self.entries[slot]
+    }
+
     /// The key of the entry in a slot.
     pub fn key_of(&self, slot: u32) -> Option<Key> {
         self.entries.get(slot as usize)?;

@@ -139,36 +139,30 @@ impl<S: Sys> MioEngine<S> {
         (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
     }
 
-    fn expect(&mut self, key: Key) -> &mut Slot<S::Socket> {
-        self.find(key).expect("an operation on a socket that is open")
-    }
-
     /// Tries the Recv in flight; `None` if it has to go on waiting.
-    #[inline]
-    fn try_recv(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
-        let slot = &mut self.sockets[key.slot() as usize];
-        let socket = slot.socket.as_ref()?;
+    #[inline(always)]
+    fn try_recv(
+        sys: &mut S,
+        pool: &Pool,
+        slot: &mut Slot<S::Socket>,
+    ) -> Option<Outcome<S::Socket>> {
         if !slot.readable || slot.receiving == 0 {
             return None;
         }
-        let Some(lease) = self.pool.lease() else {
+        let socket = slot.socket.as_ref()?;
+        let Some(lease) = pool.lease() else {
             slot.receiving = 0;
             return Some(Outcome::NoBuffer);
         };
-        let mut chain = Chain::new(&self.pool);
         let received = match slot.receiving {
-            1 => recv_one(&mut self.sys, socket, lease, &mut chain),
-            most => recv_several(&mut self.sys, socket, &self.pool, lease, most, &mut chain),
+            1 => recv_one(sys, socket, lease),
+            most => recv_several(sys, socket, pool, lease, most),
         };
         match received {
-            Ok(Received { count: 0, .. }) => {
+            Ok((chain, room)) => {
                 slot.receiving = 0;
-                Some(Outcome::Ended)
-            }
-            Ok(Received { count, room }) => {
-                slot.receiving = 0;
-                slot.readable = count == room || slot.read_on;
-                Some(Outcome::Received(chain))
+                slot.readable = chain.len() == room || slot.read_on;
+                Some(if chain.is_empty() { Outcome::Ended } else { Outcome::Received(chain) })
             }
             Err(Errno::AGAIN) => {
                 slot.readable = false;
@@ -182,28 +176,27 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    /// Tries the Send in flight; `None` if it has to go on waiting.
-    #[inline]
-    fn try_send(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
-        let slot = &mut self.sockets[key.slot() as usize];
-        let (socket, mut chain) = (slot.socket.as_ref()?, slot.sending.take()?);
-        if !slot.writable {
-            slot.sending = Some(chain);
-            return None;
-        }
-        match send_some(&mut self.sys, socket, &chain) {
-            Ok((count, offered)) => {
-                slot.writable = count == offered;
-                chain.consume(count);
-                Some(Outcome::Sent { bytes: count, rest: chain })
+    /// Tries to send; `None` if it has to wait, and the chain is kept.
+    #[inline(always)]
+    fn try_send(
+        sys: &mut S,
+        slot: &mut Slot<S::Socket>,
+        mut chain: Chain,
+    ) -> Option<Outcome<S::Socket>> {
+        let socket = slot.socket.as_ref()?;
+        if slot.writable {
+            match send_some(sys, socket, &chain) {
+                Ok((count, offered)) => {
+                    slot.writable = count == offered;
+                    chain.consume(count);
+                    return Some(Outcome::Sent { bytes: count, rest: chain });
+                }
+                Err(Errno::AGAIN) => slot.writable = false,
+                Err(error) => return Some(Outcome::Failed(error)),
             }
-            Err(Errno::AGAIN) => {
-                slot.writable = false;
-                slot.sending = Some(chain);
-                None
-            }
-            Err(error) => Some(Outcome::Failed(error)),
         }
+        slot.sending = Some(chain);
+        None
     }
 
     /// Tries the Connect in flight, of which the system has said something.
@@ -246,6 +239,27 @@ impl<S: Sys> MioEngine<S> {
         Some(outcome)
     }
 
+    #[inline(never)]
+    fn submit_rarely(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
+        if let Some(index) = key.listener_index() {
+            return self.submit_to_listener(index, op);
+        }
+        match op {
+            Op::Shutdown => {
+                let socket = known(&mut self.sockets, key).socket.as_ref();
+                let shut = self.sys.shutdown(socket.expect("a socket that is open"));
+                Submitted::Ready(match shut {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::Failed(error),
+                })
+            }
+            Op::Cancel => self.cancel(key),
+            Op::Close => self.close(key),
+            Op::Connect(to) => self.connect(key, to),
+            other => panic!("{other:?} on a connection"),
+        }
+    }
+
     fn submit_to_listener(&mut self, index: usize, op: Op) -> Submitted<S::Socket> {
         let listener = &mut self.listeners[index];
         match op {
@@ -278,7 +292,7 @@ impl<S: Sys> MioEngine<S> {
 
     /// Ends everything in flight on a socket.
     fn cancel(&mut self, key: Key) -> Submitted<S::Socket> {
-        let slot = self.expect(key);
+        let slot = known(&mut self.sockets, key);
         let receiving = std::mem::take(&mut slot.receiving) != 0;
         let sending = slot.sending.take().is_some();
         let connecting = std::mem::take(&mut slot.connecting);
@@ -349,18 +363,25 @@ impl<S: Sys> MioEngine<S> {
             return;
         }
         // Sending first: it gives leases back, and what it sends was received before.
-        if slot.sending.is_some()
-            && let Some(outcome) = self.try_send(key)
-        {
-            sink.complete(self, Completion { key: key.with(OpKind::Send), outcome });
-            // The sink may have closed the connection, and another may have its slot by now.
-            if self.find(key).is_none() {
-                return;
-            }
+        if slot.sending.is_some() && self.send_ready(key, sink).is_none() {
+            return;
         }
-        if let Some(outcome) = self.try_recv(key) {
+        let slot = &mut self.sockets[key.slot() as usize];
+        if let Some(outcome) = Self::try_recv(&mut self.sys, &self.pool, slot) {
             sink.complete(self, Completion { key: key.with(OpKind::Recv), outcome });
         }
+    }
+
+    /// Goes on with a Send that had to wait. `None` if the connection has been closed over it, and
+    /// another may have its slot.
+    #[inline(never)]
+    fn send_ready(&mut self, key: Key, sink: &mut impl Sink<Self>) -> Option<()> {
+        let slot = &mut self.sockets[key.slot() as usize];
+        let chain = slot.sending.take()?;
+        if let Some(outcome) = Self::try_send(&mut self.sys, slot, chain) {
+            sink.complete(self, Completion { key: key.with(OpKind::Send), outcome });
+        }
+        self.find(key).map(|_| ())
     }
 }
 
@@ -374,36 +395,37 @@ impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
     }
 }
 
-struct Received {
-    count: usize,
-    /// What there was room for.
-    room: usize,
+/// The socket with this key, which is known to be there.
+#[inline]
+fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
+    let slot = &mut sockets[key.slot() as usize];
+    debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier use");
+    slot
 }
 
-#[inline]
+/// Fills one buffer. Answers what came, and how much there was room for.
+#[inline(always)]
 fn recv_one<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,
     mut lease: Lease,
-    chain: &mut Chain,
-) -> Result<Received, Errno> {
+) -> Result<(Chain, usize), Errno> {
     let room = lease.spare_mut();
     let room_len = room.len();
     let count = sys.recv(socket, &mut [IoSliceMut::new(room)])?;
     lease.commit(count);
-    chain.push_back(lease);
-    Ok(Received { count, room: room_len })
+    Ok((Chain::from(lease), room_len))
 }
 
 /// Fills up to `most` buffers with one call. If the pool has fewer, it is fewer.
+#[inline(never)]
 fn recv_several<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,
     pool: &Pool,
     first: Lease,
     most: u8,
-    chain: &mut Chain,
-) -> Result<Received, Errno> {
+) -> Result<(Chain, usize), Errno> {
     let mut leases: [Option<Lease>; LEASES_PER_RECV_MAX] = Default::default();
     leases[0] = Some(first);
     let mut held = 1;
@@ -419,29 +441,38 @@ fn recv_several<S: Sys>(
     for (slice, lease) in slices.iter_mut().zip(leases[..held].iter_mut().flatten()) {
         *slice = IoSliceMut::new(lease.spare_mut());
     }
-    let count = sys.recv(socket, &mut slices[..held])?;
-    let mut left = count;
+    let mut left = sys.recv(socket, &mut slices[..held])?;
+    let mut chain = Chain::new(pool);
     for mut lease in leases.into_iter().flatten() {
         let here = left.min(pool.buffer_size());
         lease.commit(here);
         left -= here;
         chain.push_back(lease);
     }
-    Ok(Received { count, room: held * pool.buffer_size() })
+    Ok((chain, held * pool.buffer_size()))
 }
 
 /// Sends the begin of a chain with one call. Answers how much was taken of how much.
-#[inline]
+#[inline(always)]
 fn send_some<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,
     chain: &Chain,
 ) -> Result<(usize, usize), Errno> {
     if chain.leases() == 1 {
-        let slice = chain.slices().next().expect("a chain of one lease");
+        let slice = chain.first_slice();
         let count = sys.send(socket, &[IoSlice::new(slice)])?;
         return Ok((count, slice.len()));
     }
+    send_several(sys, socket, chain)
+}
+
+#[inline(never)]
+fn send_several<S: Sys>(
+    sys: &mut S,
+    socket: &S::Socket,
+    chain: &Chain,
+) -> Result<(usize, usize), Errno> {
     let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
     let mut used = 0;
     let mut offered = 0;
@@ -470,36 +501,22 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.install(key, socket, false)
     }
 
-    #[inline]
+    // Inlined where the operation is known, so that only its own branch remains.
+    #[inline(always)]
     fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
-        if let Some(index) = key.listener_index() {
-            return self.submit_to_listener(index, op);
-        }
         match op {
             Op::Recv(most) => {
-                let slot = self.expect(key);
+                let slot = known(&mut self.sockets, key);
                 assert!(most > 0 && slot.receiving == 0, "two receives at once");
                 slot.receiving = most;
-                Submitted::from(self.try_recv(key))
+                Submitted::from(Self::try_recv(&mut self.sys, &self.pool, slot))
             }
             Op::Send(chain) => {
-                let slot = self.expect(key);
+                let slot = known(&mut self.sockets, key);
                 assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
-                slot.sending = Some(chain);
-                Submitted::from(self.try_send(key))
+                Submitted::from(Self::try_send(&mut self.sys, slot, chain))
             }
-            Op::Shutdown => {
-                let slot = &self.sockets[key.slot() as usize];
-                let socket = slot.socket.as_ref().expect("an operation on an open socket");
-                Submitted::Ready(match self.sys.shutdown(socket) {
-                    Ok(()) => Outcome::Done,
-                    Err(error) => Outcome::Failed(error),
-                })
-            }
-            Op::Cancel => self.cancel(key),
-            Op::Close => self.close(key),
-            Op::Connect(to) => self.connect(key, to),
-            Op::Accept => panic!("Accept on a connection"),
+            rare => self.submit_rarely(key, rare),
         }
     }
 

@@ -146,7 +146,7 @@ impl<S: Service> Core<S> {
         self.table.insert(context);
         self.counters.accepted.add(1);
         self.established(engine, key);
-        self.drive(engine, key, None);
+        self.drive(engine, key);
     }
 
     /// The id says where the connection is: slot (24 bits), worker (6), generation (32). So it is
@@ -266,17 +266,15 @@ impl<S: Service> Core<S> {
         context.deadline = to.deadline;
         self.table.insert(context);
         self.schedule_at(key, to.deadline);
-        let completed = match engine.submit(key, Op::Connect(to)) {
-            Submitted::Ready(outcome) => Some((OpKind::Connect, outcome)),
-            Submitted::Pending => None,
-        };
-        self.drive(engine, key, completed);
+        if let Submitted::Ready(outcome) = engine.submit(key, Op::Connect(to)) {
+            self.drive_completed(engine, key, OpKind::Connect, outcome);
+        }
     }
 
     pub(super) fn close_by_id<E: Engine>(&mut self, engine: &mut E, id: ConnectionId) {
         if let Some(key) = self.key_of(id) {
             self.close_now(key, CloseReason::Service);
-            self.drive(engine, key, None);
+            self.drive(engine, key);
         }
     }
 
@@ -285,7 +283,7 @@ impl<S: Service> Core<S> {
             && self.context(key).machine.is_open()
         {
             self.timer_came(engine, key);
-            self.drive(engine, key, None);
+            self.drive(engine, key);
         }
     }
 }

@@ -78,7 +78,7 @@ impl<S: Service> Core<S> {
                 }
                 self.each_connection(engine, |core, engine, key| {
                     core.finish(key, CloseReason::Drained);
-                    core.drive(engine, key, None);
+                    core.drive(engine, key);
                 });
             }
             Step::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
@@ -104,7 +104,7 @@ impl<S: Service> Core<S> {
         }
         self.each_connection(engine, |core, engine, key| {
             core.close_now(key, CloseReason::Stopped);
-            core.drive(engine, key, None);
+            core.drive(engine, key);
         });
     }
 

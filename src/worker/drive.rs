@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Budget, Core, is_recv};
-use crate::buffer::Chain;
+use crate::buffer::{Chain, Pool};
 use crate::connection::Context;
 use crate::connection::machine::{Action, Event, Phase};
 use crate::engine::{Engine, Op, Outcome, Submitted};
@@ -13,33 +13,75 @@ use crate::key::{Key, OpKind};
 use crate::service::{Answer, Connection, Service};
 
 impl<S: Service> Core<S> {
-    /// Takes note of a completion, if there is one, and submits operations until the connection
-    /// waits for something. Frees it when it is closed.
+    /// Submits operations until the connection waits for something. Frees it when it is closed.
     ///
     /// It is a loop: an operation that is done at once does not call back into here, so no chain of
     /// such operations is deeper than this.
-    #[inline]
-    pub(super) fn drive<E: Engine>(
+    pub(super) fn drive<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        self.drive_on(engine, key, &mut { Budget::TURN });
+    }
+
+    /// The same after an operation that was pending has completed.
+    #[inline(always)]
+    pub(super) fn drive_completed<E: Engine>(
         &mut self,
         engine: &mut E,
         key: Key,
-        completed: Option<(OpKind, Outcome<E::Socket>)>,
+        op: OpKind,
+        outcome: Outcome<E::Socket>,
     ) {
         let mut budget = Budget::TURN;
-        if let Some((op, outcome)) = completed {
-            self.completed(engine, key, op, outcome, &mut budget);
+        match outcome {
+            Outcome::Received(chain) => {
+                budget.spend(chain.len());
+                self.received(engine, key, chain);
+            }
+            Outcome::Sent { bytes, rest } => self.sent(engine, key, bytes, rest),
+            other => self.completed(engine, key, op, other),
         }
-        while let Some((kind, op)) = self.next_op(key, &budget) {
-            match engine.submit(key, op) {
-                Submitted::Ready(outcome) => {
-                    self.completed(engine, key, kind, outcome, &mut budget);
+        self.drive_on(engine, key, &mut budget);
+    }
+
+    /// The two operations of an echo stand here with their completions; the compiler makes one
+    /// straight path out of them. Everything else is rare.
+    fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, budget: &mut Budget) {
+        loop {
+            let context = self.table.known_mut(key);
+            match context.machine.next(!context.output.is_empty()) {
+                Action::Recv if budget.is_spent() => {
+                    context.machine.apply(Event::Yield);
+                    self.yielded.push_back(key.slot());
                 }
-                Submitted::Pending if kind == OpKind::Send => self.stall(key),
-                Submitted::Pending => {}
+                Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
+                    Submitted::Pending => {}
+                    Submitted::Ready(Outcome::Received(chain)) => {
+                        budget.spend(chain.len());
+                        self.received(engine, key, chain);
+                    }
+                    Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
+                },
+                Action::Send => match engine.submit(key, Op::Send(context.output.take())) {
+                    Submitted::Pending => self.stall(key),
+                    Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                        self.sent(engine, key, bytes, rest);
+                    }
+                    Submitted::Ready(other) => self.completed(engine, key, OpKind::Send, other),
+                },
+                Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
+                Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
+                Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
+                Action::Rest if context.machine.phase() == Phase::Closed => {
+                    return self.free(engine, key);
+                }
+                Action::Rest => return,
             }
         }
-        if self.context(key).machine.phase() == Phase::Closed {
-            self.free(engine, key);
+    }
+
+    #[cold]
+    fn submit<E: Engine>(&mut self, engine: &mut E, key: Key, kind: OpKind, op: Op) {
+        if let Submitted::Ready(outcome) = engine.submit(key, op) {
+            self.completed(engine, key, kind, outcome);
         }
     }
 
@@ -47,50 +89,12 @@ impl<S: Service> Core<S> {
     /// a slot is freed only when nothing is in flight.
     #[inline]
     pub(super) fn context(&mut self, key: Key) -> &mut Context<S::Session> {
-        self.table.get_mut(key).expect("a connection with something in flight has its context")
+        self.table.known_mut(key)
     }
 
-    /// The operation that the connection needs next.
-    #[inline]
-    fn next_op(&mut self, key: Key, budget: &Budget) -> Option<(OpKind, Op)> {
-        loop {
-            let context = self.table.get_mut(key).expect("a connection is driven while it lives");
-            return Some(match context.machine.next(!context.output.is_empty()) {
-                Action::Recv if budget.is_spent() => {
-                    context.machine.apply(Event::Yield);
-                    self.yielded.push_back(key.slot());
-                    continue;
-                }
-                Action::Recv => (OpKind::Recv, Op::Recv(context.leases_wanted)),
-                Action::Send => (OpKind::Send, Op::Send(context.output.take())),
-                Action::Shutdown => (OpKind::Shutdown, Op::Shutdown),
-                Action::Cancel => (OpKind::Cancel, Op::Cancel),
-                Action::Close => (OpKind::Close, Op::Close),
-                Action::Rest => return None,
-            });
-        }
-    }
-
-    #[inline]
+    /// Takes note of a completion that is neither bytes received nor bytes sent.
+    #[cold]
     fn completed<E: Engine>(
-        &mut self,
-        engine: &mut E,
-        key: Key,
-        op: OpKind,
-        outcome: Outcome<E::Socket>,
-        budget: &mut Budget,
-    ) {
-        match outcome {
-            Outcome::Received(chain) => {
-                budget.spend(chain.len());
-                self.received(engine, key, chain);
-            }
-            Outcome::Sent { bytes, rest } => self.sent(engine, key, bytes, rest),
-            other => self.completed_rarely(engine, key, op, other),
-        }
-    }
-
-    fn completed_rarely<E: Engine>(
         &mut self,
         engine: &mut E,
         key: Key,
@@ -141,11 +145,10 @@ impl<S: Service> Core<S> {
     #[inline]
     fn received<E: Engine>(&mut self, engine: &mut E, key: Key, mut chain: Chain) {
         let bytes = chain.len();
-        let leases = self.leases_wanted_after(key, bytes);
-        let now = self.now;
-        let context = self.context(key);
-        context.leases_wanted = leases;
-        context.active_at = now;
+        let context = self.table.known_mut(key);
+        let most = self.rules.leases_per_connection_max;
+        context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
+        context.active_at = self.now;
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
             self.counters.bytes_discarded.add(bytes as u64);
@@ -158,39 +161,18 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        let most = usize::from(self.rules.leases_per_connection_max);
-        if self.context(key).input.leases() > most {
+        if self.context(key).input.leases() > usize::from(most) {
             self.close_now(key, CloseReason::InputLimit);
         }
     }
 
-    /// How many buffers the next receive of a connection may fill: more after a receive that filled
-    /// all it was given, fewer after one that needed a quarter of it, and one when buffers are
-    /// getting few.
-    #[inline]
-    fn leases_wanted_after(&mut self, key: Key, bytes: usize) -> u8 {
-        let size = self.pool.buffer_size();
-        let most = self.rules.leases_per_connection_max;
-        let wanted = self.context(key).leases_wanted;
-        let room = usize::from(wanted) * size;
-        let next = if bytes == room {
-            wanted.saturating_mul(2).min(most)
-        } else if bytes <= room / 4 {
-            (wanted / 2).max(1)
-        } else {
-            wanted
-        };
-        if next > 1 && !self.pool.is_plentiful() { 1 } else { next }
-    }
-
     #[inline]
     fn sent<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize, mut rest: Chain) {
-        let now = self.now;
         self.counters.sends.add(1);
         self.counters.bytes_sent.add(bytes as u64);
         self.unstall(key);
-        let context = self.context(key);
-        context.active_at = now;
+        let context = self.table.known_mut(key);
+        context.active_at = self.now;
         context.bytes_sent += bytes as u64;
         context.machine.apply(Event::Sent);
         if !rest.is_empty() {
@@ -223,7 +205,7 @@ impl<S: Service> Core<S> {
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
         let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
-        let context = self.table.get_mut(key).expect("a connection is asked about while it lives");
+        let context = self.table.known_mut(key);
         let mut connection = Connection {
             id: context.id,
             peer: context.peer,
@@ -312,10 +294,26 @@ impl<S: Service> Core<S> {
     }
 }
 
+/// How many buffers the next receive of a connection may fill: more after a receive that filled
+/// all it was given, fewer after one that needed a quarter of it, and one when buffers are getting
+/// few.
+#[inline]
+fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
+    let room = usize::from(wanted) * pool.buffer_size();
+    let next = if bytes == room {
+        wanted.saturating_mul(2).min(most)
+    } else if bytes <= room / 4 {
+        (wanted / 2).max(1)
+    } else {
+        wanted
+    };
+    if next > 1 && !pool.is_plentiful() { 1 } else { next }
+}
+
 /// The service's last word on a connection.
 fn tell_closed<S: Service>(
     service: &mut S,
-    pool: &crate::buffer::Pool,
+    pool: &Pool,
     context: &mut Context<S::Session>,
     reason: CloseReason,
     now: crate::time::Time,

@@ -170,12 +170,12 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
         self.now = now;
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>) {
         let Completion { key, outcome } = completion;
         match key.listener_index() {
             Some(index) => self.listener_completed(engine, index, key.op(), outcome),
-            None => self.drive(engine, key.socket(), Some((key.op(), outcome))),
+            None => self.drive_completed(engine, key.socket(), key.op(), outcome),
         }
         self.serve_waiters(engine);
     }

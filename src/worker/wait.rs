@@ -83,7 +83,7 @@ impl<S: Service> Core<S> {
     fn resume<E: Engine>(&mut self, engine: &mut E, slot: u32) {
         let key = self.table.key_of(slot).expect("a queue holds live connections only");
         self.context(key).machine.apply(Event::Resume);
-        self.drive(engine, key, None);
+        self.drive(engine, key);
     }
 
     /// A Send has to wait for the peer.
@@ -167,7 +167,7 @@ impl<S: Service> Core<S> {
             // Out of the queue at once: cancelling its Send may take until the next turn.
             self.unstall(key);
             self.close_now(key, CloseReason::Shed);
-            self.drive(engine, key, None);
+            self.drive(engine, key);
             self.serve_waiters(engine);
         }
     }
@@ -238,7 +238,7 @@ impl<S: Service> Core<S> {
             Due::Linger => self.close_now(key, CloseReason::PeerLost),
             Due::Pause => self.timer_came(engine, key),
         }
-        self.drive(engine, key, None);
+        self.drive(engine, key);
     }
 
     /// The time that a service waits for has come, or it has asked to be called before.

@@ -1,0 +1,179 @@
+//! The command line: flags and their help. What they mean together is decided in `plan`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::units;
+
+/// Connections when no target is given.
+pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
+/// Connections when a target is given: someone else's server is not flooded by default.
+pub const CONNECTIONS_TARGET: u64 = 100;
+
+/// Drives many connections against a TCP echo server, closed loop, and verifies every byte.
+///
+/// Without a target it starts an echopool server of its own on a free port of 127.0.0.1 and drives
+/// that one with 10,000 connections.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "loadgen", version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Where to connect to: host:port or tcp://host:port [default: a server of its own]
+    #[arg(value_parser = target)]
+    pub target: Option<Target>,
+
+    /// Connections at once [default: 10000 without a target, 100 with one]
+    #[arg(short, long, value_name = "N", value_parser = units::positive)]
+    pub connections: Option<u64>,
+
+    /// Threads [default: half of the processors]
+    #[arg(short, long, value_name = "N", value_parser = units::positive)]
+    pub threads: Option<u64>,
+
+    /// How long to measure [default: 10s, or no limit if -n is given]
+    #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
+    pub duration: Option<Duration>,
+
+    /// Requests to send in all, after which the run ends
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::positive)]
+    pub requests: Option<u64>,
+
+    /// Bytes in a request; the reply is as long
+    #[arg(short = 'l', long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
+    pub size: u64,
+
+    /// Requests that each connection has under way at once
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
+    pub pipeline: u64,
+
+    /// Connections to begin in a second, all threads together [default: as fast as possible]
+    #[arg(long, value_name = "RATE", value_parser = units::positive)]
+    pub connect_rate: Option<u64>,
+
+    /// How long to wait for a connection, and for a reply; a connection that is later is closed
+    /// and counted
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub timeout: Duration,
+
+    /// Local address to connect from; repeat it to have more ports [default: the system's choice;
+    /// as many addresses of 127.0.0.0/8 as needed if the target is one of them]
+    #[arg(long, value_name = "IP")]
+    pub source_ip: Vec<IpAddr>,
+
+    /// Seed of the payload, to repeat a run byte for byte [default: a new one each time]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+
+    /// Print the whole latency spectrum
+    #[arg(short = 'L', long)]
+    pub latency: bool,
+
+    /// Write the report to a file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Form of the report
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
+    pub output_format: OutputFormat,
+}
+
+/// Form of the report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OutputFormat {
+    /// For people, and for parsers of wrk's output.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A target that has not been looked up yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+}
+
+const AFTER_HELP: &str = "\
+Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
+times always with ns, us, ms, s, m or h.
+
+Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
+valid (fewer connections than asked for, or connections lost), 130 interrupted (the report is
+written nevertheless).";
+
+/// Parses `host:port` or `tcp://host:port`.
+fn target(text: &str) -> Result<Target, String> {
+    let address = match text.split_once(':') {
+        Some(("tcp", rest)) if rest.starts_with("//") => &rest[2..],
+        Some((scheme @ ("tls" | "udp" | "unix"), _)) => {
+            return Err(format!(
+                "{scheme}: is not supported yet, only host:port or tcp://host:port"
+            ));
+        }
+        _ => text,
+    };
+    if let Some((scheme, _)) = address.split_once("://") {
+        return Err(format!("'{scheme}://' is no known scheme: use host:port or tcp://host:port"));
+    }
+    let no_port = || format!("'{address}' has no port: use host:port, or [address]:port for IPv6");
+    let (host, port) = address.rsplit_once(':').ok_or_else(no_port)?;
+    let host = match host.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
+        Some(Some(inner)) => inner,
+        Some(None) => return Err(no_port()),
+        None if host.contains(':') => return Err(no_port()),
+        None => host,
+    };
+    if host.is_empty() {
+        return Err("the host is missing: use host:port".into());
+    }
+    match port.parse() {
+        Ok(port) if port != 0 => Ok(Target { host: host.into(), port }),
+        _ => Err(format!("'{port}' is no port: use a number from 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn targets() {
+        let parsed = |text| target(text).map(|target| (target.host, target.port));
+        assert_eq!(parsed("localhost:7777"), Ok(("localhost".into(), 7777)));
+        assert_eq!(parsed("tcp://10.0.0.1:7"), Ok(("10.0.0.1".into(), 7)));
+        assert_eq!(parsed("[::1]:7777"), Ok(("::1".into(), 7777)));
+        assert_eq!(parsed("tcp://[::1]:7777"), Ok(("::1".into(), 7777)));
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused_with_the_reason() {
+        let reasons = [
+            ("tls://host:1", "not supported yet"),
+            ("udp://host:1", "not supported yet"),
+            ("unix:/tmp/socket", "not supported yet"),
+            ("http://host:1", "no known scheme"),
+            ("localhost", "no port"),
+            ("7777", "no port"),
+            ("::1:7777", "no port"),
+            ("[::1]", "no port"),
+            (":7777", "host is missing"),
+            ("host:0", "no port"),
+            ("host:70000", "no port"),
+            ("host:", "no port"),
+        ];
+        for (text, reason) in reasons {
+            let error = target(text).expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The clients of one thread as a [`Service`]: they connect, send, verify what comes back, and
+//! close, in phases that all threads go through together. Closed loop: a connection sends its next
+//! request when an earlier one has been answered.
+//!
+//! * here: the tables, and what the engine calls
+//! * `phases`: what a thread does from turn to turn, from the first connect to the last close
+//! * `exchange`: what a connection sends, and what is made of its replies
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use echopool::error::{CloseReason, Errno};
+use echopool::service::{Answer, Connection, Service, Turn};
+use echopool::time::Time;
+
+use crate::control::{self, Control, Tally};
+use crate::cpu::ThreadUse;
+use crate::flow::{Flow, Loss, State};
+use crate::outcome::Records;
+use crate::payload::Stream;
+use crate::plan::{Plan, Share};
+
+mod exchange;
+mod phases;
+
+/// The clients of one thread.
+pub struct Client {
+    plan: Arc<Plan>,
+    control: Arc<Control>,
+    share: Share,
+    thread: usize,
+    phase: Phase,
+    flows: Vec<Flow>,
+    /// For each connection a ring of `pipeline` times: when its outstanding requests were begun.
+    begun_at: Vec<Time>,
+    /// Connections that could not put their output in leases.
+    starved: VecDeque<usize>,
+    /// The first connection is begun then.
+    connect_began: Option<Time>,
+    connects_begun: usize,
+    connecting: usize,
+    open: usize,
+    outstanding: u64,
+    /// Leases that are on outputs, as far as we know.
+    output_leases: usize,
+    /// How far a pass over all connections, a few in each turn, has come.
+    sweep: usize,
+    next_check: Time,
+    sample_began: Time,
+    sample_replies: u64,
+    use_before: ThreadUse,
+    records: Records,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Connecting,
+    /// All connections are established or have failed; other threads may not be so far.
+    Ready,
+    /// The measured period, which ends then.
+    Measuring(Time),
+    /// No request is begun any more; each connection closes when it has all its replies, until
+    /// then.
+    Draining(Time),
+}
+
+/// What a connection remembers: its place in the thread's tables.
+#[derive(Default)]
+pub struct Session {
+    index: Option<usize>,
+}
+
+impl Client {
+    pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Client {
+        Client {
+            share: plan.share(thread),
+            plan,
+            control,
+            thread,
+            phase: Phase::Connecting,
+            flows: Vec::new(),
+            begun_at: Vec::new(),
+            starved: VecDeque::new(),
+            connect_began: None,
+            connects_begun: 0,
+            connecting: 0,
+            open: 0,
+            outstanding: 0,
+            output_leases: 0,
+            sweep: 0,
+            next_check: Time::ZERO,
+            sample_began: Time::ZERO,
+            sample_replies: 0,
+            use_before: ThreadUse::default(),
+            records: Records::default(),
+        }
+    }
+
+    /// What was measured, after the end.
+    pub fn into_records(mut self) -> Records {
+        let begun = self.flows.iter().map(|flow| flow.begun).sum();
+        let established = self.flows.iter().filter(|flow| flow.state != State::Absent);
+        self.records.replies_each = established.map(|flow| flow.completed).collect();
+        self.records.requests = begun;
+        self.records
+    }
+
+    fn tally(&self) -> &Tally {
+        self.control.tally(self.thread)
+    }
+}
+
+impl Service for Client {
+    type Session = Session;
+    const FRESH_CLOCK: bool = true;
+    const FULL_DUPLEX: bool = true;
+
+    fn prepare(&mut self, connections_max: usize) {
+        assert!(connections_max >= self.share.connections, "room for all connections");
+        let (first, count) = (self.share.first_connection, self.share.connections);
+        let flow = |local| Flow::new(Stream::new(self.plan.seed, first + local as u64));
+        self.flows = (0..count).map(flow).collect();
+        self.begun_at = vec![Time::ZERO; count * self.plan.pipeline as usize];
+        self.starved = VecDeque::with_capacity(count);
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let index = (connection.tag() - self.share.first_connection) as usize;
+        session.index = Some(index);
+        let flow = &mut self.flows[index];
+        assert_eq!(flow.state, State::Absent, "a connection is established once");
+        flow.state = State::Open;
+        flow.id = Some(connection.id());
+        self.connecting -= 1;
+        self.open += 1;
+        self.records.established += 1;
+        control::add(&self.tally().open, 1);
+        Answer::Continue
+    }
+
+    fn connect_failed(&mut self, _tag: u64, error: Errno, _now: Time) {
+        self.connecting -= 1;
+        if error == Errno::CANCELED {
+            // We stopped while it was under way.
+            return;
+        }
+        *self.records.connect_errors.entry(error.raw_os_error()).or_default() += 1;
+        control::add(&self.tally().connect_failed, 1);
+    }
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        let arrived = connection.now();
+        let flow = &mut self.flows[index];
+        let before = flow.received;
+        for slice in connection.input.slices() {
+            if let Err(mismatch) = flow.receive(slice) {
+                return self.differs(index, *mismatch);
+            }
+        }
+        let bytes = flow.received - before;
+        connection.input.consume(bytes as usize);
+        self.count_replies(index, arrived, bytes);
+        self.go_on(connection, index)
+    }
+
+    #[inline]
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        self.forget_output(index);
+        let flow = &self.flows[index];
+        if flow.state == State::Closing {
+            return Answer::CloseAfterSend;
+        }
+        if flow.unput(self.plan.size) > 0 {
+            self.put_output(connection, index);
+        }
+        Answer::Continue
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        match session.index {
+            Some(index) => self.go_on(connection, index),
+            None => Answer::Close,
+        }
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        let flow = &mut self.flows[index];
+        if flow.state == State::Closing {
+            return Answer::CloseAfterSend;
+        }
+        // Nothing will come back any more, so there is nothing to measure.
+        flow.state = State::Lost(Loss::ClosedByPeer);
+        Answer::Close
+    }
+
+    fn closed(&mut self, _: &mut Connection<'_>, session: &mut Session, reason: CloseReason) {
+        let Some(index) = session.index else { return };
+        self.forget_output(index);
+        let stopped = self.control.stopped();
+        let flow = &mut self.flows[index];
+        let loss = match flow.state {
+            State::Closing => None,
+            State::Lost(loss) => Some(loss),
+            // An interrupted run does not wait for its connections.
+            _ if stopped && reason == CloseReason::Stopped => None,
+            _ => Some(loss_of(reason)),
+        };
+        let outstanding = flow.outstanding();
+        flow.state = State::Closed;
+        flow.id = None;
+        self.open -= 1;
+        self.outstanding -= outstanding;
+        self.records.unanswered += outstanding;
+        control::subtract_one(&self.tally().open);
+        if let Some(loss) = loss {
+            self.records.loss(loss);
+            if loss != Loss::Mismatch {
+                control::add(&self.tally().lost, 1);
+            }
+        }
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        if self.control.stopped() {
+            self.end_early(turn);
+        }
+        Some(match self.phase {
+            Phase::Connecting => self.connect_some(turn),
+            Phase::Ready => self.begin_when_all_are_ready(turn.now()),
+            Phase::Measuring(end) => self.measure(turn, end),
+            Phase::Draining(give_up) => self.drain(turn, give_up),
+        })
+    }
+}
+
+fn loss_of(reason: CloseReason) -> Loss {
+    match reason {
+        CloseReason::PeerClosed => Loss::ClosedByPeer,
+        CloseReason::Reset => Loss::Reset,
+        CloseReason::PeerLost => Loss::PeerLost,
+        _ => Loss::Failed,
+    }
+}

@@ -1,0 +1,81 @@
+//! How busy processors were: a thread's own time, and that of the server that we started.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What a thread has used since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ThreadUse {
+    /// Time on a processor.
+    pub running: Duration,
+    /// Time that it could have run, but all processors were taken.
+    pub waiting: Duration,
+}
+
+impl ThreadUse {
+    /// Of the calling thread, until now.
+    pub fn now() -> ThreadUse {
+        let running = clock_gettime(ClockId::ThreadCPUTime);
+        let running = Duration::new(running.tv_sec as u64, running.tv_nsec as u32);
+        // Where the kernel does not count it, waiting shows as zero.
+        let waiting = std::fs::read_to_string("/proc/thread-self/schedstat")
+            .ok()
+            .and_then(|text| parse_waiting(&text))
+            .unwrap_or_default();
+        ThreadUse { running, waiting }
+    }
+
+    /// What it has used since `earlier`.
+    pub fn since(self, earlier: ThreadUse) -> ThreadUse {
+        ThreadUse {
+            running: self.running.saturating_sub(earlier.running),
+            waiting: self.waiting.saturating_sub(earlier.waiting),
+        }
+    }
+}
+
+/// The second number of a schedstat file: nanoseconds spent waiting for a processor.
+fn parse_waiting(text: &str) -> Option<Duration> {
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The processor time of another process, with the kernel's resolution of usually 10 ms, or `None`
+/// where it cannot be read.
+pub fn of_process(id: u32) -> Option<Duration> {
+    let ticks = parse_stat(&std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?)?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks * 1000 / per_second))
+}
+
+/// User and system time, fields 14 and 15 of a process's stat file. The second field, the name, may
+/// contain spaces and parentheses, so fields are counted behind its end.
+fn parse_stat(text: &str) -> Option<u64> {
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) R 1 2 3 4 5 6 7 8 9 10 140 15 0 0 20 0 1";
+        assert_eq!(parse_stat(stat), Some(155));
+        assert_eq!(parse_stat("7 (short) R 1"), None);
+        assert_eq!(parse_waiting("1000 2000 3\n"), Some(Duration::from_nanos(2000)));
+    }
+
+    #[test]
+    fn work_takes_time() {
+        let before = ThreadUse::now();
+        let mut sum = 0u64;
+        while ThreadUse::now().since(before).running < Duration::from_millis(1) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(ThreadUse::now().since(before).running >= Duration::from_millis(1));
+    }
+}

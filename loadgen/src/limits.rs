@@ -1,0 +1,82 @@
+//! What this machine allows: open files, local ports, processors. Read here, judged in `plan`.
+
+use std::ops::RangeInclusive;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limits of this machine and process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Machine {
+    /// The hard limit of open files of a process.
+    pub open_files_max: u64,
+    /// Files that this process has open already.
+    pub open_files_now: u64,
+    /// The ports that connections are made from.
+    pub ports: RangeInclusive<u16>,
+    /// Processors that this process may use.
+    pub processors: usize,
+}
+
+/// Linux's own default, where the file that says otherwise cannot be read.
+const PORTS_DEFAULT: RangeInclusive<u16> = 32_768..=60_999;
+
+impl Machine {
+    /// Reads them, and raises the soft limit of open files to the hard one.
+    pub fn read() -> Machine {
+        Machine {
+            open_files_max: raise_open_files(),
+            open_files_now: count_open_files(),
+            ports: read_ports().unwrap_or(PORTS_DEFAULT),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// How many connections to one target one source address has ports for.
+    pub fn ports_per_source(&self) -> u64 {
+        u64::from(self.ports.end() - self.ports.start()) + 1
+    }
+}
+
+/// Answers the limit that holds from now on.
+fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum.unwrap_or(u64::MAX),
+        Err(_) => current.unwrap_or(u64::MAX),
+    }
+}
+
+fn count_open_files() -> u64 {
+    // Where there is no such directory: stdin, stdout, stderr and a few more.
+    std::fs::read_dir("/proc/self/fd").map_or(8, |entries| entries.count() as u64)
+}
+
+fn read_ports() -> Option<RangeInclusive<u16>> {
+    parse_ports(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
+}
+
+fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (Some(Ok(first)), Some(Ok(last))) = (numbers.next(), numbers.next()) else { return None };
+    (first <= last).then_some(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_range_is_two_numbers() {
+        assert_eq!(parse_ports("32768\t60999\n"), Some(32_768..=60_999));
+        for bad in ["", "1", "a b", "5 4", "1 70000"] {
+            assert_eq!(parse_ports(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_can_be_read() {
+        let machine = Machine::read();
+        assert!(machine.open_files_now < machine.open_files_max);
+        assert!(machine.processors > 0 && machine.ports_per_source() > 0);
+    }
+}

@@ -1,0 +1,453 @@
+//! From the command line and the machine's limits to a run that is possible: how many connections,
+//! from which addresses, on how many threads, in how much memory. Nothing is opened here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use echopool::internals::ClientLimits;
+
+use crate::args::{Args, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
+use crate::failure::Failure;
+use crate::limits::Machine;
+
+/// A run that this machine can make.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where to connect to. The port is 0 until the server of our own has said its port.
+    pub target: SocketAddr,
+    /// The target as it was written.
+    pub target_name: String,
+    pub own_server: bool,
+    /// What was asked for, or the default.
+    pub connections_asked: u64,
+    /// Whether the number was given on the command line.
+    pub connections_explicit: bool,
+    /// What is possible, and so what is begun.
+    pub connections: u64,
+    pub shortfall: Option<Shortfall>,
+    pub threads: usize,
+    /// Processors that are left for a server of our own.
+    pub server_workers: usize,
+    pub duration: Option<Duration>,
+    pub requests: Option<u64>,
+    /// Bytes in a request.
+    pub size: u64,
+    pub pipeline: u64,
+    /// In a second, by all threads.
+    pub connect_rate: Option<u64>,
+    pub timeout: Duration,
+    /// Local addresses to connect from, in turn. Empty: the system's choice.
+    pub sources: Vec<IpAddr>,
+    pub seed: u64,
+}
+
+/// Fewer connections are possible than were asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shortfall {
+    pub asked: u64,
+    pub possible: u64,
+    pub limit: Limit,
+}
+
+/// What limits the number of connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// The hard limit of open files of a process, and what it would have to be.
+    OpenFiles { hard: u64, needed: u64 },
+    /// Ports for each source address, and how many source addresses there are.
+    LocalPorts { each: u64, sources: u64 },
+}
+
+/// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
+const FILES_PER_THREAD: u64 = 8;
+/// Files the process opens beside that: the child's pipes, the report, signals.
+const FILES_SPARE: u64 = 16;
+/// Files the server of our own opens beside its connections: standard streams, pipes, and for each
+/// worker a listener, epoll, timer and waker, with room to spare.
+const SERVER_FILES: u64 = 64;
+const SERVER_FILES_PER_WORKER: u64 = 16;
+/// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
+/// of ports.
+const LOOPBACK_SOURCES_MAX: u64 = 254;
+/// The share of a source address's ports that is used before another address is taken, in percent:
+/// finding the last free ports of a nearly full range is slow, and others need some as well.
+const PORTS_USED_PERCENT: u64 = 90;
+/// More is a typing error.
+const THREADS_MAX: u64 = 1024;
+/// The largest request. Beyond it a "request" says little about a network.
+const SIZE_MAX: u64 = 1 << 30;
+/// Requests under way on one connection. Each costs a time stamp of 8 bytes.
+const PIPELINE_MAX: u64 = 65_536;
+
+impl Plan {
+    /// Decides. `target` is `None` for a server of our own.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or not even one connection is possible.
+    pub fn new(
+        args: &Args,
+        machine: &Machine,
+        target: Option<SocketAddr>,
+        seed: u64,
+    ) -> Result<Plan, Failure> {
+        check_ranges(args)?;
+        let own_server = target.is_none();
+        let target = target.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+        check_sources(&args.source_ip, target)?;
+        let default = if own_server { CONNECTIONS_OWN_SERVER } else { CONNECTIONS_TARGET };
+        let asked = args.connections.unwrap_or(default);
+        let half = (machine.processors / 2).max(1);
+        let threads = args.threads.map_or(half, |threads| threads as usize).min(asked as usize);
+        let server_workers = machine.processors.saturating_sub(threads).max(1);
+        let room = Room { machine, args, target, threads, server_workers, own_server };
+        let shortfall = room.shortfall(asked);
+        let connections = shortfall.as_ref().map_or(asked, |shortfall| shortfall.possible);
+        if let (0, Some(shortfall)) = (connections, &shortfall) {
+            return Err(Failure::Setup(shortfall.to_string()));
+        }
+        Ok(Plan {
+            target,
+            target_name: target_name(args),
+            own_server,
+            connections_asked: asked,
+            connections_explicit: args.connections.is_some(),
+            connections,
+            shortfall,
+            threads: threads.min(connections as usize),
+            server_workers,
+            duration: args.duration.or(args.requests.is_none().then_some(DURATION_DEFAULT)),
+            requests: args.requests,
+            size: args.size,
+            pipeline: args.pipeline,
+            connect_rate: args.connect_rate,
+            timeout: args.timeout,
+            sources: room.sources(connections),
+            seed,
+        })
+    }
+
+    /// What thread number `thread` has to do.
+    pub fn share(&self, thread: usize) -> Share {
+        let (thread, threads) = (thread as u64, self.threads as u64);
+        let first = self.connections * thread / threads;
+        let connections = (self.connections * (thread + 1) / threads - first) as usize;
+        Share { first_connection: first, connections, limits: self.client_limits(connections) }
+    }
+
+    /// The address that connection number `connection` is made from.
+    pub fn source(&self, connection: u64) -> Option<IpAddr> {
+        let count = self.sources.len() as u64;
+        (count > 0).then(|| self.sources[(connection % count) as usize])
+    }
+
+    /// Connections that a thread begins before one of the earlier ones is established: together
+    /// fewer than a usual listen backlog of 4096 holds.
+    pub fn connects_in_flight_max(&self) -> usize {
+        (1024 / self.threads).clamp(1, 512)
+    }
+
+    /// Bytes that are put on a connection's output before the kernel has taken them all: what a
+    /// connection can have under way, but no more than a socket's buffer usually takes at once.
+    pub fn output_window(&self) -> u64 {
+        (self.size * self.pipeline).min(OUTPUT_WINDOW_MAX)
+    }
+
+    /// All memory of the clients in bytes, fixed before the first connection is begun.
+    pub fn memory_bytes(&self) -> u64 {
+        (0..self.threads)
+            .map(|thread| self.share(thread))
+            .map(|share| share.buffer_bytes() + share.table_bytes(self.pipeline))
+            .sum()
+    }
+
+    /// The sum for the buffers of one thread. A buffer is in use while the kernel has no room for
+    /// the bytes in it, and while received bytes are checked:
+    ///
+    /// * output: for each connection the buffers of its window, up to a budget of bytes. Where the
+    ///   budget is smaller than that, connections wait for each other's buffers.
+    /// * input: received bytes are checked and given back at once, one connection after the other,
+    ///   so what one receive fills is enough; twice that, and never taken for output, so that
+    ///   reading goes on when writing cannot.
+    fn client_limits(&self, connections: usize) -> ClientLimits {
+        let under_way = self.size * self.pipeline;
+        // One byte more than a reply: a receive that does not fill its buffer has emptied the
+        // socket, and needs no second call to know it.
+        let buffer_size = (under_way.min(BUFFER_SIZE_MAX) + 1)
+            .next_power_of_two()
+            .clamp(BUFFER_SIZE_MIN, BUFFER_SIZE_MAX);
+        let leases = OUTPUT_WINDOW_MAX / buffer_size;
+        let leases_per_connection_max = leases.clamp(1, 8) as u8;
+        let wanted = connections as u64 * self.output_window().div_ceil(buffer_size);
+        let affordable = OUTPUT_BYTES_MAX / self.threads as u64 / buffer_size;
+        let output = wanted.min(affordable).max(1);
+        let buffers =
+            output + u64::from(INPUT_LEASES_FACTOR * u32::from(leases_per_connection_max));
+        ClientLimits {
+            connections_max: connections,
+            buffers: buffers as u32,
+            buffer_size: buffer_size as usize,
+            leases_per_connection_max,
+            linger: self.timeout.min(LINGER_MAX),
+        }
+    }
+}
+
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+const BUFFER_SIZE_MIN: u64 = 4 << 10;
+const BUFFER_SIZE_MAX: u64 = 64 << 10;
+const OUTPUT_WINDOW_MAX: u64 = 128 << 10;
+/// For all threads together.
+const OUTPUT_BYTES_MAX: u64 = 128 << 20;
+const INPUT_LEASES_FACTOR: u32 = 2;
+const LINGER_MAX: Duration = Duration::from_secs(5);
+
+/// One thread's part of the work.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// The number of its first connection.
+    pub first_connection: u64,
+    pub connections: usize,
+    pub limits: ClientLimits,
+}
+
+impl Share {
+    /// Leases that may be on outputs at once; the rest is for input.
+    pub fn output_leases_max(&self) -> usize {
+        let input = INPUT_LEASES_FACTOR * u32::from(self.limits.leases_per_connection_max);
+        (self.limits.buffers - input) as usize
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        u64::from(self.limits.buffers) * self.limits.buffer_size as u64
+    }
+
+    fn table_bytes(&self, pipeline: u64) -> u64 {
+        let flow = size_of::<crate::flow::Flow>() as u64;
+        self.connections as u64 * (flow + pipeline * size_of::<u64>() as u64)
+    }
+}
+
+/// What limits the number of connections of this run.
+struct Room<'a> {
+    machine: &'a Machine,
+    args: &'a Args,
+    target: SocketAddr,
+    threads: usize,
+    server_workers: usize,
+    own_server: bool,
+}
+
+impl Room<'_> {
+    fn shortfall(&self, asked: u64) -> Option<Shortfall> {
+        let (overhead, files) = self.files();
+        let each = self.machine.ports_per_source();
+        let sources = self.sources_max();
+        let ports = each * sources;
+        let possible = files.min(ports);
+        if asked <= possible {
+            return None;
+        }
+        let limit = if files <= ports {
+            Limit::OpenFiles { hard: self.machine.open_files_max, needed: asked + overhead }
+        } else {
+            Limit::LocalPorts { each, sources }
+        };
+        Some(Shortfall { asked, possible, limit })
+    }
+
+    /// Open files that a process needs beside one for each connection, and how many connections
+    /// there are files for: in this process, and in that of a server of our own.
+    fn files(&self) -> (u64, u64) {
+        let client =
+            self.machine.open_files_now + FILES_SPARE + FILES_PER_THREAD * self.threads as u64;
+        let server = SERVER_FILES + SERVER_FILES_PER_WORKER * self.server_workers as u64;
+        let overhead = if self.own_server { client.max(server) } else { client };
+        (overhead, self.machine.open_files_max.saturating_sub(overhead))
+    }
+
+    fn sources_max(&self) -> u64 {
+        match self.args.source_ip.len() as u64 {
+            0 if self.can_vary_source() => LOOPBACK_SOURCES_MAX,
+            0 => 1,
+            given => given,
+        }
+    }
+
+    /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
+    fn can_vary_source(&self) -> bool {
+        let loopback = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
+        loopback && cfg!(target_os = "linux")
+    }
+
+    fn sources(&self, connections: u64) -> Vec<IpAddr> {
+        let comfortable = (self.machine.ports_per_source() * PORTS_USED_PERCENT / 100).max(1);
+        let needed = connections.div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
+        match self.args.source_ip.as_slice() {
+            [] if needed > 1 && self.can_vary_source() => {
+                (1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect()
+            }
+            given => given.to_vec(),
+        }
+    }
+}
+
+fn target_name(args: &Args) -> String {
+    match &args.target {
+        None => "a server of its own".into(),
+        Some(target) if target.host.contains(':') => {
+            format!("tcp://[{}]:{}", target.host, target.port)
+        }
+        Some(target) => format!("tcp://{}:{}", target.host, target.port),
+    }
+}
+
+fn check_ranges(args: &Args) -> Result<(), Failure> {
+    let check = |name: &str, value: u64, max: u64| match value <= max {
+        true => Ok(()),
+        false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
+    };
+    check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
+    check("--size", args.size, SIZE_MAX)?;
+    check("--pipeline", args.pipeline, PIPELINE_MAX)
+}
+
+fn check_sources(sources: &[IpAddr], target: SocketAddr) -> Result<(), Failure> {
+    match sources.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
+        None => Ok(()),
+        Some(source) => Err(Failure::Usage(format!(
+            "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
+        ))),
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shortfall { asked, possible, limit } = self;
+        match limit {
+            Limit::OpenFiles { hard, needed } => write!(
+                f,
+                "{asked} connections asked for, {possible} possible: they need {needed} open \
+                 files in a process, and the hard limit is {hard}; raise it \
+                 (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit)"
+            ),
+            Limit::LocalPorts { each, sources } => write!(
+                f,
+                "{asked} connections asked for, {possible} possible: {sources} source \
+                 address(es) with {each} ports each; widen net.ipv4.ip_local_port_range or give \
+                 more addresses of this machine (--source-ip, repeated)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn machine() -> Machine {
+        Machine { open_files_max: 20_000, open_files_now: 4, ports: 32_768..=60_999, processors: 4 }
+    }
+
+    fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
+        let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
+        let target = args
+            .target
+            .as_ref()
+            .map(|target| SocketAddr::new(target.host.parse().expect("an address"), target.port));
+        Plan::new(&args, machine, target, 1)
+    }
+
+    fn plan(flags: &str) -> Plan {
+        plan_on(&machine(), flags).expect("possible")
+    }
+
+    #[test]
+    fn without_flags_10000_connections_for_10_seconds() {
+        let plan = plan("");
+        assert_eq!((plan.connections_asked, plan.connections), (10_000, 10_000));
+        assert_eq!((plan.threads, plan.server_workers, plan.size, plan.pipeline), (2, 2, 64, 1));
+        assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
+        assert_eq!((plan.shortfall, plan.sources), (None, vec![]));
+        assert!(plan.own_server && !plan.connections_explicit);
+    }
+
+    #[test]
+    fn a_number_of_requests_alone_has_no_time_limit() {
+        assert_eq!(plan("-n 5").duration, None);
+        assert_eq!(plan("-n 5 -d 1s").duration, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn too_few_open_files_are_named_with_both_numbers_and_the_remedy() {
+        let machine = Machine { open_files_max: 1_024, ..machine() };
+        let plan = plan_on(&machine, "").expect("fewer are possible");
+        let shortfall = plan.shortfall.expect("10000 do not fit");
+        assert_eq!(shortfall.possible, plan.connections);
+        assert!((800..1_024).contains(&plan.connections), "{}", plan.connections);
+        let text = shortfall.to_string();
+        for part in ["10000", &plan.connections.to_string(), "1024", "ulimit -Hn"] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn not_even_one_connection_is_a_failure() {
+        let machine = Machine { open_files_max: 16, ..machine() };
+        assert!(matches!(plan_on(&machine, ""), Err(Failure::Setup(_))));
+    }
+
+    #[test]
+    fn loopback_has_many_source_addresses_and_ipv6_one() {
+        let machine = Machine { open_files_max: 1 << 20, ..machine() };
+        let on = |flags: &str| plan_on(&machine, flags).expect("possible");
+        assert_eq!(on("127.0.0.1:7 -c 25000").sources.len(), 0);
+        let many = on("127.0.0.1:7 -c 100k");
+        assert_eq!(many.connections, 100_000);
+        assert_eq!(many.sources.len(), 4);
+        assert_eq!(many.source(5), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+        let few = on("[::1]:7 -c 100k");
+        assert_eq!(few.connections, 28_232);
+        assert!(few.shortfall.expect("too few ports").to_string().contains("--source-ip"));
+        assert_eq!(
+            on("10.0.0.1:7 -c 40k --source-ip 10.0.0.2 --source-ip 10.0.0.3").shortfall,
+            None
+        );
+    }
+
+    #[test]
+    fn each_connection_belongs_to_one_thread() {
+        let plan = plan("-c 10 -t 3");
+        let shares: Vec<_> = (0..3).map(|thread| plan.share(thread)).collect();
+        let mut next = 0;
+        for share in &shares {
+            assert_eq!(share.first_connection, next);
+            assert!((3..=4).contains(&share.connections));
+            next += share.connections as u64;
+        }
+        assert_eq!(next, 10);
+        assert_eq!(super::tests::plan("-c 2 -t 3").threads, 2, "no thread without work");
+    }
+
+    #[test]
+    fn memory_follows_need_up_to_a_budget() {
+        let small = plan("");
+        assert!(small.memory_bytes() < 64 << 20, "{}", small.memory_bytes());
+        let large = plan("-c 10000 -l 1m -p 16");
+        assert!(large.memory_bytes() < 160 << 20, "{}", large.memory_bytes());
+        for flags in ["-c 1", "-l 1g", "-c 1 -l 64k -p 100 -t 4", "-c 10000 -l 1m -t 4"] {
+            let plan = super::tests::plan(flags);
+            let share = plan.share(0);
+            assert!(share.output_leases_max() >= 1, "{flags}: output goes on");
+            assert!(share.limits.buffer_size as u64 > (plan.size * plan.pipeline).min(65_535));
+        }
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        for flags in ["10.0.0.1:7 --source-ip ::1", "-l 2g", "-t 5000", "-p 1m"] {
+            assert!(matches!(plan_on(&machine(), flags), Err(Failure::Usage(_))), "{flags}");
+        }
+    }
+}

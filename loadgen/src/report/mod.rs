@@ -1,0 +1,368 @@
+//! What a run is worth: the verdict, the exit code, and the two forms of the report.
+
+mod json;
+mod text;
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+
+use crate::args::OutputFormat;
+use crate::cpu::ThreadUse;
+use crate::failure::Exit;
+use crate::outcome::Records;
+use crate::plan::Plan;
+
+/// A generator whose threads are busier than this has hardly been idle: a reply that arrived had to
+/// wait for the tool, and a faster server would not have had more requests to answer.
+///
+/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
+/// thread that is kept from running is no less the bottleneck.
+const SATURATED: f64 = 0.95;
+
+/// From this share of the period on it is said that the generator waited for processors: others
+/// had taken them, the server or strangers.
+const SHORT_OF_PROCESSORS: f64 = 0.05;
+
+/// All that a run has brought.
+pub struct Report {
+    pub plan: Arc<Plan>,
+    pub records: Records,
+    /// Ended by a signal.
+    pub interrupted: bool,
+    /// Processors that the server of our own has used, on average.
+    pub server_cores: Option<f64>,
+}
+
+/// Whether the figures are what was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Valid,
+    /// Bytes came back that differed from what was sent.
+    Differed,
+    /// Fewer connections than asked for.
+    UnderConnected,
+    /// No connection had a single reply.
+    NothingServed,
+    /// Connections ended, or replies were missing, before the end.
+    ConnectionsLost,
+}
+
+impl Verdict {
+    /// One word for it, for machines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Valid => "valid",
+            Verdict::Differed => "echo-differed",
+            Verdict::UnderConnected => "under-connected",
+            Verdict::NothingServed => "nothing-served",
+            Verdict::ConnectionsLost => "connections-lost",
+        }
+    }
+}
+
+impl Report {
+    /// The worst that can be said of the run.
+    pub fn verdict(&self) -> Verdict {
+        let Report { plan, records, .. } = self;
+        // An interrupted run does not wait for its last replies.
+        let unanswered = records.unanswered > 0 && !self.interrupted;
+        // A default that the machine has no room for is announced, and no failure.
+        let wanted = match plan.connections_explicit {
+            true => plan.connections_asked,
+            false => plan.connections,
+        };
+        if records.mismatches > 0 {
+            Verdict::Differed
+        } else if records.served() == 0 {
+            Verdict::NothingServed
+        } else if records.losses.total() > 0 || unanswered {
+            Verdict::ConnectionsLost
+        } else if records.established < wanted {
+            Verdict::UnderConnected
+        } else {
+            Verdict::Valid
+        }
+    }
+
+    /// How the program ends. A wrong byte is worth saying even of an interrupted run.
+    pub fn exit(&self) -> Exit {
+        match self.verdict() {
+            Verdict::Differed => Exit::Differed,
+            _ if self.interrupted => Exit::Interrupted,
+            Verdict::Valid => Exit::Ok,
+            _ => Exit::NotValid,
+        }
+    }
+
+    /// The verdict with its reason, in one line.
+    pub fn verdict_text(&self) -> String {
+        let mut text = self.verdict().word().to_string();
+        let mut notes = self.notes();
+        if self.interrupted {
+            notes.insert(0, "interrupted: a shorter run than asked for".into());
+        }
+        write!(text, " ({})", notes.join("; ")).expect("writing to a string");
+        text
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let Report { plan, records, .. } = self;
+        let (established, asked) = (records.established, plan.connections_asked);
+        let of_asked = format!("{established} of {asked} connections");
+        match self.verdict() {
+            Verdict::Valid => {
+                let mut notes = vec!["closed loop".to_string(), self.busy_note()];
+                if established < asked {
+                    notes.insert(0, format!("{of_asked}, as many as the machine has room for"));
+                }
+                notes
+            }
+            Verdict::Differed => {
+                vec![format!("on {} of {established} connections", records.mismatches)]
+            }
+            Verdict::UnderConnected => vec![of_asked],
+            Verdict::NothingServed => {
+                vec![format!("{established} connections, none had a complete reply")]
+            }
+            Verdict::ConnectionsLost => vec![format!(
+                "{} of {established} connections lost, {} requests unanswered",
+                records.losses.total(),
+                records.unanswered
+            )],
+        }
+    }
+
+    fn busy_note(&self) -> String {
+        let percent = |share: f64| (share * 100.0).round();
+        let (busy, waiting) = (self.generator_busy(), self.generator_waiting());
+        let mut note = format!("generator threads {} % busy", percent(busy));
+        if waiting >= SHORT_OF_PROCESSORS {
+            write!(note, ", of that {} % waiting for a processor", percent(waiting / busy))
+                .expect("writing to a string");
+        }
+        if busy >= SATURATED {
+            note += ": the rate is at least partly the generator's, \
+                     and latencies include its own queueing";
+        }
+        note
+    }
+
+    /// The share of the measured period that the busiest thread ran or waited for a processor.
+    pub fn generator_busy(&self) -> f64 {
+        let used = self.busiest_thread();
+        self.per_second((used.running + used.waiting).as_secs_f64()).min(1.0)
+    }
+
+    /// The part of that share that it waited: processors were taken by others.
+    pub fn generator_waiting(&self) -> f64 {
+        self.per_second(self.busiest_thread().waiting.as_secs_f64()).min(1.0)
+    }
+
+    fn busiest_thread(&self) -> ThreadUse {
+        let uses = self.records.thread_uses.iter().copied();
+        uses.max_by_key(|used| used.running + used.waiting).unwrap_or_default()
+    }
+
+    /// Processors that the clients used, on average.
+    pub fn generator_cores(&self) -> f64 {
+        let running: f64 =
+            self.records.thread_uses.iter().map(|used| used.running.as_secs_f64()).sum();
+        self.per_second(running)
+    }
+
+    /// Replies in a second, within the measured period.
+    pub fn requests_per_second(&self) -> f64 {
+        self.per_second(self.records.replies as f64)
+    }
+
+    /// Verified bytes in a second, within the measured period.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.per_second(self.records.bytes as f64)
+    }
+
+    fn per_second(&self, amount: f64) -> f64 {
+        let elapsed = self.records.elapsed().as_secs_f64();
+        if elapsed > 0.0 { amount / elapsed } else { 0.0 }
+    }
+
+    /// Least, median and most replies that a connection had.
+    pub fn replies_each(&self) -> (u64, u64, u64) {
+        let mut replies = self.records.replies_each.clone();
+        replies.sort_unstable();
+        match replies.as_slice() {
+            [] => (0, 0, 0),
+            [least, .., most] => (*least, replies[replies.len() / 2], *most),
+            [only] => (*only, *only, *only),
+        }
+    }
+
+    /// What went wrong with connections and how often, by name, without what did not happen.
+    pub fn errors(&self) -> Vec<(String, u64)> {
+        let records = &self.records;
+        let connect = records.connect_errors.iter();
+        let mut errors: Vec<_> =
+            connect.map(|(errno, count)| (connect_error_name(*errno), *count)).collect();
+        errors.extend([
+            ("timed-out".to_string(), records.losses.timed_out),
+            ("closed-by-peer".to_string(), records.losses.closed_by_peer),
+            ("reset".to_string(), records.losses.reset),
+            ("peer-lost".to_string(), records.losses.peer_lost),
+            ("failed".to_string(), records.losses.failed),
+        ]);
+        errors.retain(|(_, count)| *count > 0);
+        errors
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn write(
+        &self,
+        out: &mut dyn io::Write,
+        format: OutputFormat,
+        spectrum: bool,
+    ) -> io::Result<()> {
+        match format {
+            OutputFormat::Text => out.write_all(text::render(self, spectrum).as_bytes())?,
+            OutputFormat::Json => {
+                serde_json::to_writer_pretty(&mut *out, &json::Form::new(self))?;
+                out.write_all(b"\n")?;
+            }
+        }
+        out.flush()
+    }
+}
+
+/// The name under which a failed connect is counted.
+fn connect_error_name(errno: i32) -> String {
+    use echopool::error::Errno;
+    match Errno::from_raw_os_error(errno) {
+        Errno::CONNREFUSED => "connect-refused".into(),
+        Errno::TIMEDOUT => "connect-timed-out".into(),
+        Errno::CONNRESET => "connect-reset".into(),
+        Errno::ADDRNOTAVAIL => "connect-no-local-port".into(),
+        Errno::MFILE | Errno::NFILE => "connect-no-open-file".into(),
+        Errno::HOSTUNREACH | Errno::NETUNREACH => "connect-unreachable".into(),
+        _ => format!("connect-errno-{errno}"),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    //! A synthetic run that the tests of both forms share, and the verdicts.
+
+    use super::*;
+    use crate::args::Args;
+    use crate::flow::{Loss, Mismatch};
+    use crate::limits::Machine;
+    use clap::Parser;
+    use echopool::error::Errno;
+    use echopool::time::Time;
+    use std::time::Duration;
+
+    pub fn plan(flags: &str) -> Plan {
+        let machine = Machine {
+            open_files_max: 1 << 20,
+            open_files_now: 4,
+            ports: 32_768..=60_999,
+            processors: 4,
+        };
+        let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
+        Plan::new(&args, &machine, Some(([127, 0, 0, 1], 7777).into()), 42).expect("possible")
+    }
+
+    /// Two connections on two threads, one second, 1000 replies of 64 bytes with latencies of 1 to
+    /// 1000 us.
+    pub fn report() -> Report {
+        let second = Duration::from_secs(1);
+        let began = Time::from_nanos(5);
+        let mut records =
+            Records { established: 2, began, ended: began + second, ..Records::default() };
+        for micros in 1..=1000 {
+            records.reply(began + second, Duration::from_micros(micros), true);
+        }
+        records.requests = 1000;
+        records.bytes = 64_000;
+        records.bytes_verified = 64_000;
+        records.rate(450, second);
+        records.rate(550, second);
+        records.replies_each = vec![400, 600];
+        let half = Duration::from_millis(500);
+        records.thread_uses = vec![ThreadUse { running: half, waiting: half / 2 }; 2];
+        Report {
+            plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
+            records,
+            interrupted: false,
+            server_cores: None,
+        }
+    }
+
+    /// The verdict on it.
+    pub const CLEAN: &str = "valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
+                             for a processor)";
+
+    pub fn mismatch() -> Mismatch {
+        Mismatch {
+            connection: 1,
+            stream_offset: 130,
+            expected: vec![0xab, 0x01],
+            actual: vec![0xcd, 0x02],
+        }
+    }
+
+    #[test]
+    fn a_clean_run_is_valid() {
+        let report = report();
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
+        assert_eq!(report.verdict_text(), CLEAN);
+        assert_eq!(report.generator_cores(), 1.0);
+        assert_eq!(report.replies_each(), (400, 600, 600));
+    }
+
+    #[test]
+    fn a_saturated_generator_says_so() {
+        let mut report = report();
+        report.records.thread_uses[1].waiting = Duration::from_millis(470);
+        let text = report.verdict_text();
+        assert!(text.contains("97 % busy, of that 48 % waiting"), "{text}");
+        assert!(text.contains("processor: the rate is at least partly the generator's"), "{text}");
+        assert_eq!(report.exit(), Exit::Ok, "a closed loop is expected to");
+    }
+
+    #[test]
+    fn fewer_connections_than_asked_for_are_not_valid_but_as_many_as_possible_are() {
+        let mut report = report();
+        report.records.established = 1;
+        assert_eq!((report.verdict(), report.exit()), (Verdict::UnderConnected, Exit::NotValid));
+
+        let plan = Arc::make_mut(&mut report.plan);
+        (plan.connections_explicit, plan.connections) = (false, 1);
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
+        assert!(report.verdict_text().contains("1 of 2 connections, as many as the machine"));
+    }
+
+    #[test]
+    fn lost_connections_and_missing_replies_are_not_valid() {
+        let mut report = report();
+        report.records.unanswered = 1;
+        assert_eq!((report.verdict(), report.exit()), (Verdict::ConnectionsLost, Exit::NotValid));
+        report.records.loss(Loss::Reset);
+        *report.records.connect_errors.entry(Errno::CONNREFUSED.raw_os_error()).or_default() += 3;
+        let errors = [("connect-refused".to_string(), 3), ("reset".to_string(), 1)];
+        assert_eq!(report.errors(), errors);
+        report.records.replies_each = vec![0, 0];
+        assert_eq!((report.verdict(), report.exit()), (Verdict::NothingServed, Exit::NotValid));
+    }
+
+    #[test]
+    fn a_wrong_byte_outranks_everything() {
+        let mut report = report();
+        report.interrupted = true;
+        assert_eq!(report.exit(), Exit::Interrupted);
+        report.records.mismatch(mismatch());
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Differed, Exit::Differed));
+        assert!(report.verdict_text().contains("interrupted"));
+    }
+}

@@ -1,0 +1,353 @@
+//! The report for people. Its first part repeats wrk's lines word for word, because many scripts
+//! read them.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::Report;
+use crate::flow::Mismatch;
+
+/// The percentiles of the short distribution.
+const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
+/// Lines of the full spectrum for each halving of the distance to 100 %.
+const TICKS_PER_HALF: u32 = 5;
+
+/// The whole report; `spectrum` adds every percentile.
+pub fn render(report: &Report, spectrum: bool) -> String {
+    let mut out = String::new();
+    head(&mut out, report);
+    thread_stats(&mut out, report);
+    distribution(&mut out, &report.records.latency);
+    if spectrum {
+        full_spectrum(&mut out, &report.records.latency);
+    }
+    totals(&mut out, report);
+    evidence(&mut out, report);
+    out
+}
+
+fn line(out: &mut String, text: impl Display) {
+    writeln!(out, "{text}").expect("writing to a string");
+}
+
+fn head(out: &mut String, report: &Report) {
+    let plan = &report.plan;
+    let length = match (plan.duration, plan.requests) {
+        (Some(duration), _) => whole_time(duration),
+        (None, requests) => format!("{} requests", requests.unwrap_or_default()),
+    };
+    let target = match plan.own_server {
+        true => format!("tcp://{}", plan.target),
+        false => plan.target_name.clone(),
+    };
+    line(out, format_args!("Running {length} test @ {target}"));
+    let (threads, established) = (plan.threads, report.records.established);
+    line(out, format_args!("  {threads} threads and {established} connections"));
+}
+
+fn thread_stats(out: &mut String, report: &Report) {
+    line(out, "  Thread Stats   Avg      Stdev     Max   +/- Stdev");
+    stats_line(out, "Latency", &report.records.latency, |nanos| time_us(nanos / 1e3));
+    stats_line(out, "Req/Sec", &report.records.rates, metric);
+}
+
+fn stats_line(out: &mut String, name: &str, values: &Histogram<u64>, format: fn(f64) -> String) {
+    let (mean, stdev) = (values.mean(), values.stdev());
+    let max = if values.is_empty() { 0 } else { values.max() };
+    line(
+        out,
+        format_args!(
+            "    {name:<10}{}{}{}{:>8.2}%",
+            aligned(&format(mean), 8),
+            aligned(&format(stdev), 10),
+            aligned(&format(max as f64), 9),
+            percent_within(values, mean - stdev, mean + stdev)
+        ),
+    );
+}
+
+fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let within: u64 = values
+        .iter_recorded()
+        .filter(|step| (low..=high).contains(&(step.value_iterated_to() as f64)))
+        .map(|step| step.count_at_value())
+        .sum();
+    within as f64 * 100.0 / values.len() as f64
+}
+
+fn distribution(out: &mut String, latency: &Histogram<u64>) {
+    line(out, "  Latency Distribution");
+    for percentile in PERCENTILES {
+        let value = latency.value_at_percentile(percentile) as f64 / 1e3;
+        line(out, format_args!("{percentile:>7}%{}", aligned(&time_us(value), 10)));
+    }
+}
+
+/// The columns of HdrHistogram's own percentile output, in milliseconds.
+fn full_spectrum(out: &mut String, latency: &Histogram<u64>) {
+    line(out, "  Detailed Percentile spectrum:");
+    line(out, "       Value   Percentile   TotalCount 1/(1-Percentile)\n");
+    let mut count = 0;
+    for step in latency.iter_quantiles(TICKS_PER_HALF) {
+        count += step.count_since_last_iteration();
+        let (value, quantile) =
+            (step.value_iterated_to() as f64 / 1e6, step.quantile_iterated_to());
+        let inverse = match 1.0 - quantile {
+            rest if rest > 0.0 => format!("{:>14.2}", 1.0 / rest),
+            _ => format!("{:>14}", "inf"),
+        };
+        line(out, format_args!("{value:>12.6} {quantile:>12.6} {count:>12} {inverse}"));
+    }
+    let ms = 1e6;
+    let (mean, stdev) = (latency.mean() / ms, latency.stdev() / ms);
+    let (max, total) = (latency.max() as f64 / ms, latency.len());
+    line(out, format_args!("#[Mean    = {mean:>12.6}, StdDeviation   = {stdev:>12.6}]"));
+    line(out, format_args!("#[Max     = {max:>12.6}, Total count    = {total:>12}]"));
+}
+
+fn totals(out: &mut String, report: &Report) {
+    let records = &report.records;
+    line(
+        out,
+        format_args!(
+            "  {} requests in {}, {}B read",
+            records.replies,
+            time_us(records.elapsed().as_secs_f64() * 1e6),
+            binary(records.bytes as f64)
+        ),
+    );
+    let losses = records.losses;
+    let read = losses.closed_by_peer + losses.reset + losses.peer_lost + losses.failed;
+    let (connect, timeout) = (records.connect_failed(), losses.timed_out);
+    if connect + read + timeout > 0 {
+        // Which of reading and writing met the error is not known: both are one connection's.
+        line(
+            out,
+            format_args!(
+                "  Socket errors: connect {connect}, read {read}, write 0, timeout {timeout}"
+            ),
+        );
+    }
+    line(out, format_args!("Requests/sec: {:>9.2}", report.requests_per_second()));
+    line(out, format_args!("Transfer/sec: {:>10}B", binary(report.bytes_per_second())));
+}
+
+/// What wrk does not say: whether the figures can be believed.
+fn evidence(out: &mut String, report: &Report) {
+    let records = &report.records;
+    line(
+        out,
+        format_args!(
+            "Connections: {} asked, {} established, {} served, {} lost",
+            report.plan.connections_asked,
+            records.established,
+            records.served(),
+            records.losses.total()
+        ),
+    );
+    if let Some(shortfall) = &report.plan.shortfall {
+        line(out, format_args!("Limit: {shortfall}"));
+    }
+    let (least, median, most) = report.replies_each();
+    line(out, format_args!("Replies each: min {least}, median {median}, max {most}"));
+    let (bytes, mismatches) = (records.bytes_verified, records.mismatches);
+    line(out, format_args!("Verified: {bytes} bytes, {mismatches} mismatches"));
+    for mismatch in &records.first_mismatches {
+        line(out, mismatch_text(mismatch, report.plan.size));
+    }
+    let (late, unanswered) = (records.replies_late, records.unanswered);
+    line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
+    line(out, format_args!("Errors: {}", errors_text(report)));
+    line(out, format_args!("CPU: {}", cpu_text(report)));
+    line(out, format_args!("Verdict: {}", report.verdict_text()));
+}
+
+fn mismatch_text(mismatch: &Mismatch, size: u64) -> String {
+    let Mismatch { connection, stream_offset, expected, actual } = mismatch;
+    let expected = match expected.as_slice() {
+        [] => "nothing, as nothing had been sent".to_string(),
+        bytes => hex(bytes),
+    };
+    format!(
+        "  connection {connection}, stream offset {stream_offset} (request {}, byte {}): \
+         expected {expected}, got {}",
+        stream_offset / size,
+        stream_offset % size,
+        hex(actual)
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(" ")
+}
+
+fn errors_text(report: &Report) -> String {
+    match report.errors().as_slice() {
+        [] => "none".into(),
+        errors => {
+            let texts: Vec<_> = errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+            texts.join(", ")
+        }
+    }
+}
+
+fn cpu_text(report: &Report) -> String {
+    let (busy, waiting) = (report.generator_busy() * 100.0, report.generator_waiting() * 100.0);
+    let mut text = format!(
+        "generator {:.2} cores in {} threads (busiest {busy:.0} % busy: {:.0} % running, \
+         {waiting:.0} % waiting for a processor)",
+        report.generator_cores(),
+        report.plan.threads,
+        busy - waiting,
+    );
+    if let Some(cores) = report.server_cores {
+        write!(text, ", server {cores:.2} cores").expect("writing to a string");
+    }
+    text
+}
+
+/// Right-aligned by the number: units of one and two letters end in the same columns.
+fn aligned(text: &str, width: usize) -> String {
+    let letters = text.chars().rev().take(2).take_while(char::is_ascii_alphabetic).count();
+    let pad = 2 - letters;
+    format!("{text:>0$}{1:pad$}", width - pad, "")
+}
+
+/// A time that was given, without decimals that were not.
+fn whole_time(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    let units: [(u128, &str); 5] =
+        [(60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| nanos.is_multiple_of(*unit)).expect("1 divides");
+    format!("{}{name}", nanos / unit)
+}
+
+fn time_us(micros: f64) -> String {
+    match micros {
+        _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
+        _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
+        _ if micros >= 1e6 => format!("{:.2}s", micros / 1e6),
+        _ if micros >= 1e3 => format!("{:.2}ms", micros / 1e3),
+        _ => format!("{micros:.2}us"),
+    }
+}
+
+fn metric(value: f64) -> String {
+    scaled(value, 1000.0, &["", "k", "M", "G", "T"])
+}
+
+fn binary(bytes: f64) -> String {
+    scaled(bytes, 1024.0, &["", "K", "M", "G", "T"])
+}
+
+fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
+    let mut nth = 0;
+    while value >= base && nth + 1 < units.len() {
+        value /= base;
+        nth += 1;
+    }
+    format!("{value:.2}{}", units[nth])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{mismatch, report};
+    use super::*;
+    use crate::flow::Loss;
+
+    const GOLDEN: &str = "\
+Running 1s test @ tcp://127.0.0.1:7777
+  2 threads and 2 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   500.50us  288.68us   1.00ms   57.70%
+    Req/Sec   500.00     50.00   550.00    100.00%
+  Latency Distribution
+     50%  500.22us
+     75%  750.08us
+     90%  900.10us
+     99%  990.21us
+   99.9%    1.00ms
+  99.99%    1.00ms
+  1000 requests in 1.00s, 62.50KB read
+Requests/sec:   1000.00
+Transfer/sec:     62.50KB
+Connections: 2 asked, 2 established, 2 served, 0 lost
+Replies each: min 400, median 600, max 600
+Verified: 64000 bytes, 0 mismatches
+Replies after the end: 0, never: 0
+Errors: none
+CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
+for a processor)
+Verdict: valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
+for a processor)
+";
+
+    #[test]
+    fn golden() {
+        let text = render(&report(), false);
+        assert_eq!(text, GOLDEN, "\n{text}");
+    }
+
+    #[test]
+    fn what_went_wrong_is_named() {
+        let mut report = report();
+        report.records.mismatch(mismatch());
+        report.records.loss(Loss::Reset);
+        report.records.loss(Loss::TimedOut);
+        report.server_cores = Some(1.5);
+        let text = render(&report, false);
+        let lines = [
+            "  Socket errors: connect 0, read 1, write 0, timeout 1\n",
+            "Verified: 64000 bytes, 1 mismatches\n",
+            "  connection 1, stream offset 130 (request 2, byte 2): expected ab 01, got cd 02\n",
+            "Errors: timed-out 1, reset 1\n",
+            ", server 1.50 cores\n",
+            "Verdict: echo-differed (on 1 of 2 connections)\n",
+        ];
+        for line in lines {
+            assert!(text.contains(line), "{line:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_spectrum_ends_with_all_of_the_values() {
+        let text = render(&report(), true);
+        let last = text.lines().rfind(|line| line.ends_with("inf")).expect("a last line");
+        let columns: Vec<_> = last.split_whitespace().collect();
+        assert_eq!(columns[1..], ["1.000000", "1000", "inf"]);
+    }
+
+    #[test]
+    fn a_run_without_a_reply_has_a_report() {
+        let mut report = report();
+        report.records = crate::outcome::Records::default();
+        let text = render(&report, true);
+        assert!(text.contains("  0 requests in 0.00us, 0.00B read"), "{text}");
+        assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn times_are_shown_as_they_were_given() {
+        assert_eq!(whole_time(Duration::from_secs(10)), "10s");
+        assert_eq!(whole_time(Duration::from_secs(120)), "2m");
+        assert_eq!(whole_time(Duration::from_millis(1500)), "1500ms");
+    }
+
+    #[test]
+    fn units_scale() {
+        assert_eq!(time_us(0.25), "0.25us");
+        assert_eq!(time_us(1_234.5), "1.23ms");
+        assert_eq!(time_us(90e6), "1.50m");
+        assert_eq!(metric(56_200.0), "56.20k");
+        assert_eq!(binary(1536.0), "1.50K");
+        assert_eq!(aligned("1.00s", 10), "    1.00s ");
+        assert_eq!(aligned("500.00", 8), "500.00  ");
+    }
+}

@@ -1,0 +1,42 @@
+//! Quantities of the command line that cannot be zero here, in the grammar that the daemon has too.
+
+use std::time::Duration;
+
+use echopool::units::{parse_count, parse_duration, parse_size};
+
+/// A count or a rate of at least 1: `500`, `10k`, `1.5m`.
+pub fn positive(text: &str) -> Result<u64, String> {
+    match parse_count(text)? {
+        0 => Err("must be at least 1".into()),
+        count => Ok(count),
+    }
+}
+
+/// A size of at least 1 byte: `64`, `4k`, `4Ki`, `1m`.
+pub fn size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("must be at least 1 byte".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A time longer than zero: `250us`, `10ms`, `1.5s`, `2m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    if time.is_zero() { Err("must be longer than zero".into()) } else { Ok(time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_something_is_refused() {
+        assert_eq!(positive("10k"), Ok(10_000));
+        assert_eq!(size("4Ki"), Ok(4096));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert!(positive("0").is_err());
+        assert!(size("0").is_err());
+        assert!(duration("0s").is_err());
+    }
+}

@@ -1,0 +1,149 @@
+//! Running the built program with a guard against hanging, and echo servers that do wrong on
+//! purpose.
+
+#![allow(dead_code)] // Each test file uses its part.
+
+pub mod server;
+
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// No run of a test takes a tenth of this; one that hangs fails instead.
+pub const GUARD: Duration = Duration::from_secs(120);
+
+/// What a run has left.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Asserts the exit code, showing what was said if it is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Ended {
+        let Ended { stdout, stderr, .. } = &self;
+        assert_eq!(self.code, Some(code), "\nstdout:\n{stdout}\nstderr:\n{stderr}");
+        self
+    }
+
+    /// The report in its JSON form.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!("{error}\nstdout:\n{}\nstderr:\n{}", self.stdout, self.stderr)
+        })
+    }
+
+    /// Asserts that stdout has this text.
+    #[track_caller]
+    pub fn says(&self, text: &str) -> &Ended {
+        assert!(self.stdout.contains(text), "no {text:?} in\n{}", self.stdout);
+        self
+    }
+
+    /// Asserts that stderr has this text.
+    #[track_caller]
+    pub fn complains(&self, text: &str) -> &Ended {
+        assert!(self.stderr.contains(text), "no {text:?} in\n{}", self.stderr);
+        self
+    }
+}
+
+/// A run under way. Killed when dropped.
+pub struct Running {
+    pub child: Child,
+    stdout: Option<thread::JoinHandle<String>>,
+    stderr: Option<thread::JoinHandle<String>>,
+}
+
+/// The built program, with flags separated by spaces.
+pub fn program(flags: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(flags.split_whitespace());
+    command
+}
+
+/// Runs the program to its end.
+#[track_caller]
+pub fn loadgen(flags: &str) -> Ended {
+    start(program(flags)).wait()
+}
+
+/// Starts a command and collects what it says.
+pub fn start(mut command: Command) -> Running {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let stdout = child.stdout.take().map(collect);
+    let stderr = child.stderr.take().map(collect);
+    Running { child, stdout, stderr }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).expect("a pipe can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+impl Running {
+    #[track_caller]
+    pub fn wait(mut self) -> Ended {
+        let status = until("the program ends", || self.child.try_wait().expect("it is our child"));
+        self.ended(status)
+    }
+
+    fn ended(&mut self, status: ExitStatus) -> Ended {
+        let text = |thread: Option<thread::JoinHandle<String>>| {
+            thread.expect("asked once").join().expect("the reader does not panic")
+        };
+        Ended {
+            code: status.code(),
+            stdout: text(self.stdout.take()),
+            stderr: text(self.stderr.take()),
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, signal).expect("it is there");
+    }
+
+    /// The process of the server that the program has started.
+    #[track_caller]
+    pub fn server_process(&self) -> rustix::process::Pid {
+        let id = self.child.id();
+        until("the server is started", || {
+            let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+            let first = children.ok()?.split_whitespace().next()?.parse().ok()?;
+            rustix::process::Pid::from_raw(first)
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for something to be there; fails after the guard time.
+#[track_caller]
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begin.elapsed() < GUARD, "waited too long: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

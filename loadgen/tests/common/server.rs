@@ -1,0 +1,181 @@
+//! A small echo server on threads that can do one thing wrong. It counts how often it did, so that
+//! a test knows that its fault happened.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What is done wrong. `connection` counts in the order of accepting, `offset` the bytes of that
+/// connection's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Nothing: a server to compare with.
+    None,
+    /// One bit of one byte is turned over.
+    Corrupt { connection: u64, offset: u64 },
+    /// One byte is left out.
+    Lose { connection: u64, offset: u64 },
+    /// One byte is sent twice.
+    Repeat { connection: u64, offset: u64 },
+    /// Connections 0 and 1 get each other's bytes, from the first on that both have sent.
+    Swap,
+    /// The connection is reset instead of echoing this byte.
+    Reset { connection: u64, offset: u64 },
+    /// The connection is closed instead of echoing this byte.
+    Close { connection: u64, offset: u64 },
+    /// From this byte on nothing is echoed.
+    Stall { connection: u64, offset: u64 },
+    /// Each byte is sent on its own.
+    Trickle,
+}
+
+/// The server. Its threads end with their connections.
+pub struct EchoServer {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fault: Fault,
+    fired: AtomicU64,
+    bytes: AtomicU64,
+    peers: Mutex<Vec<IpAddr>>,
+    /// For swapping: both sides have put their bytes here, and then both take the other's.
+    swap: [Mutex<Vec<u8>>; 2],
+    both: Barrier,
+}
+
+/// No read waits longer, so no thread outlives its test for long.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl EchoServer {
+    pub fn start(fault: Fault) -> EchoServer {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared {
+            fault,
+            fired: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            peers: Mutex::default(),
+            swap: Default::default(),
+            both: Barrier::new(2),
+        });
+        let server = EchoServer { address, shared: shared.clone() };
+        thread::spawn(move || {
+            for (connection, stream) in (0..).zip(listener.incoming()) {
+                let (stream, shared) = (stream.expect("a connection"), shared.clone());
+                shared.peers.lock().unwrap().push(stream.peer_addr().expect("connected").ip());
+                // An error is the client's: it has closed.
+                thread::spawn(move || drop(serve(stream, connection, &shared)));
+            }
+        });
+        server
+    }
+
+    /// How often the fault happened.
+    pub fn fired(&self) -> u64 {
+        self.shared.fired.load(Relaxed)
+    }
+
+    /// Bytes received in all.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Relaxed)
+    }
+
+    /// Where connections came from.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.shared.peers.lock().unwrap().clone()
+    }
+}
+
+fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    let mut buffer = [0; 16 << 10];
+    let mut offset = 0;
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        shared.bytes.fetch_add(count as u64, Relaxed);
+        let reply = Reply { connection, offset, bytes: &mut buffer[..count] };
+        if !reply.send(&mut stream, shared)? {
+            return Ok(());
+        }
+        offset += count as u64;
+    }
+}
+
+/// What one read has brought.
+struct Reply<'a> {
+    connection: u64,
+    offset: u64,
+    bytes: &'a mut [u8],
+}
+
+impl Reply<'_> {
+    /// Sends it back, or does wrong. Answers whether the connection goes on.
+    fn send(self, stream: &mut TcpStream, shared: &Shared) -> std::io::Result<bool> {
+        let here = |connection, offset: u64| {
+            let within = offset.checked_sub(self.offset).map(|at| at as usize);
+            within.filter(|&at| self.connection == connection && at < self.bytes.len())
+        };
+        let fired = || shared.fired.fetch_add(1, Relaxed);
+        match shared.fault {
+            Fault::Corrupt { connection, offset } if let Some(at) = here(connection, offset) => {
+                fired();
+                self.bytes[at] ^= 0x10;
+                stream.write_all(self.bytes)?;
+            }
+            Fault::Lose { connection, offset } if let Some(at) = here(connection, offset) => {
+                fired();
+                stream.write_all(&[&self.bytes[..at], &self.bytes[at + 1..]].concat())?;
+            }
+            Fault::Repeat { connection, offset } if let Some(at) = here(connection, offset) => {
+                fired();
+                stream.write_all(&[&self.bytes[..=at], &self.bytes[at..]].concat())?;
+            }
+            Fault::Swap if self.connection < 2 && self.offset == 0 => {
+                fired();
+                stream.write_all(&self.exchange(shared))?;
+            }
+            Fault::Reset { connection, offset } if here(connection, offset).is_some() => {
+                fired();
+                socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+                return Ok(false);
+            }
+            Fault::Close { connection, offset } if here(connection, offset).is_some() => {
+                fired();
+                stream.shutdown(Shutdown::Both)?;
+                return Ok(false);
+            }
+            Fault::Stall { connection, offset } if here(connection, offset).is_some() => {
+                fired();
+                // Until the client has had enough.
+                let mut rest = [0; 1024];
+                while stream.read(&mut rest)? > 0 {}
+                return Ok(false);
+            }
+            Fault::Trickle => {
+                fired();
+                for byte in &*self.bytes {
+                    stream.write_all(&[*byte])?;
+                }
+            }
+            _ => stream.write_all(self.bytes)?,
+        }
+        Ok(true)
+    }
+
+    /// This connection's bytes for those of the other one.
+    fn exchange(&self, shared: &Shared) -> Vec<u8> {
+        let own = self.connection as usize;
+        *shared.swap[own].lock().unwrap() = self.bytes.to_vec();
+        shared.both.wait();
+        std::mem::take(&mut shared.swap[1 - own].lock().unwrap())
+    }
+}
