@@ -1,0 +1,225 @@
+//! The floors and the bare client as a program, so that `scripts/figures` can pin each to its
+//! cores: `cargo build --release --example floor`.
+
+mod floors;
+
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use floors::client::{Client, Failure, Load, Report, Until};
+use floors::cpus;
+use floors::epoll_server::EpollServer;
+use floors::socket::raise_open_files;
+use floors::stream::Pattern;
+use floors::thread_server::ThreadServer;
+
+const USAGE: &str = "\
+usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
+       floor threads [--listen ADDRESS] [--buffer-size BYTES]
+       floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
+                            [--interval-ms N]
+
+The servers echo until they are killed. The client connects, prints 'ready', and then obeys lines on
+its standard input, each answered with a line of JSON:
+  slice SECONDS   drive all connections for so long
+  each COUNT      send so many messages on each connection
+With --interval-ms each connection sends a message in every interval, answered or not; without, the
+loop is closed, with --pipeline messages in flight.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("floor: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<(), String> {
+    raise_open_files().map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
+    match arguments.first().map(String::as_str) {
+        Some("epoll") => {
+            let (listen, buffer_size) = server_options(&arguments[1..])?;
+            let server = EpollServer::start(listen, buffer_size).map_err(text)?;
+            announce(server.address());
+            server.wait().map_err(text)
+        }
+        Some("threads") => {
+            let (listen, buffer_size) = server_options(&arguments[1..])?;
+            let server = ThreadServer::start(listen, buffer_size).map_err(text)?;
+            announce(server.address());
+            server.wait().map_err(text)
+        }
+        Some("client") => run_client(&arguments[1..]),
+        Some("--help") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(USAGE.to_owned()),
+    }
+}
+
+fn text(error: io::Error) -> String {
+    error.to_string()
+}
+
+/// In the form of echopool's ready line, so that one reader does for both.
+fn announce(address: SocketAddr) {
+    println!("floor listening on tcp://{address}");
+}
+
+fn server_options(arguments: &[String]) -> Result<(SocketAddr, usize), String> {
+    let mut options = Options::parse(arguments)?;
+    let listen = options.take("--listen", "127.0.0.1:0".parse().expect("an address"))?;
+    let buffer_size = options.take("--buffer-size", 16 * 1024)?;
+    options.none_left()?;
+    Ok((listen, buffer_size))
+}
+
+/// Options of the form `--name value`.
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Options, String> {
+        let pairs = arguments.chunks(2).map(|pair| match pair {
+            [name, value] => Ok((name.clone(), value.clone())),
+            _ => Err(format!("{} has no value\n{USAGE}", pair[0])),
+        });
+        Ok(Options(pairs.collect::<Result<_, _>>()?))
+    }
+
+    fn take<T: std::str::FromStr>(&mut self, name: &str, default: T) -> Result<T, String> {
+        let Some(at) = self.0.iter().position(|(given, _)| given == name) else {
+            return Ok(default);
+        };
+        let (_, value) = self.0.remove(at);
+        value.parse().map_err(|_| format!("{name} cannot be '{value}'"))
+    }
+
+    fn none_left(&self) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("unknown option {name}\n{USAGE}")),
+        }
+    }
+}
+
+fn run_client(arguments: &[String]) -> Result<(), String> {
+    let (target, options) = arguments.split_first().ok_or(USAGE)?;
+    let target: SocketAddr = target.parse().map_err(|_| format!("not an address: {target}"))?;
+    let mut options = Options::parse(options)?;
+    let connections: usize = options.take("--connections", 1)?;
+    let threads: usize = options.take("--threads", 1)?;
+    let size = options.take("--size", 64)?;
+    let pipeline = options.take("--pipeline", 1)?;
+    let interval_ms = options.take("--interval-ms", 0)?;
+    options.none_left()?;
+    if connections == 0 || threads == 0 || size == 0 || pipeline == 0 {
+        return Err("connections, threads, size and pipeline must be at least 1".to_owned());
+    }
+    let interval = (interval_ms > 0).then(|| Duration::from_millis(interval_ms));
+    let load = Load { size, pipeline, interval };
+    let crew = Crew::start(target, connections, threads.min(connections), load)?;
+    println!("ready");
+    for line in io::stdin().lock().lines() {
+        let report = crew.obey(&line.map_err(text)?)?;
+        print_report(&report, size);
+    }
+    Ok(())
+}
+
+/// The client's threads: each has a share of the connections.
+struct Crew {
+    orders: Vec<Sender<Until>>,
+    reports: Receiver<Result<Report, Failure>>,
+}
+
+impl Crew {
+    fn start(
+        target: SocketAddr,
+        connections: usize,
+        threads: usize,
+        load: Load,
+    ) -> Result<Crew, String> {
+        let pattern = Arc::new(Pattern::new());
+        let (report, reports) = channel();
+        let cpus = Arc::new(cpus::allowed());
+        let mut orders = Vec::new();
+        for thread in 0..threads {
+            let first = connections * thread / threads;
+            let count = connections * (thread + 1) / threads - first;
+            let client = Client::connect(target, count, first, load, pattern.clone())
+                .map_err(|error| format!("cannot connect to {target}: {error}"))?;
+            let (order, inbox) = channel();
+            orders.push(order);
+            let (report, cpus) = (report.clone(), cpus.clone());
+            // Each on a CPU of its own: two polling threads on one would each see the other's time
+            // slices as latency.
+            std::thread::spawn(move || {
+                cpus::pin(&cpus[thread % cpus.len()..][..1]);
+                work(client, &inbox, &report);
+            });
+        }
+        Ok(Crew { orders, reports })
+    }
+
+    fn obey(&self, line: &str) -> Result<Report, String> {
+        let bad = || format!("not a command: '{line}'");
+        let (command, value) = line.split_once(' ').ok_or_else(bad)?;
+        let until = match command {
+            "slice" => {
+                let seconds = value.parse().ok().filter(|s| *s > 0.0 && *s < 1e6);
+                Until::Time(Instant::now() + Duration::from_secs_f64(seconds.ok_or_else(bad)?))
+            }
+            "each" => Until::Each(value.parse().map_err(|_| bad())?),
+            _ => return Err(bad()),
+        };
+        for order in &self.orders {
+            order.send(until).map_err(|_| "a client thread is gone")?;
+        }
+        let mut total: Option<Report> = None;
+        for _ in &self.orders {
+            let report = self.reports.recv().map_err(|_| "the client threads are gone")?;
+            let report = report.map_err(|failure| failure.to_string())?;
+            match &mut total {
+                Some(total) => total.merge(&report),
+                None => total = Some(report),
+            }
+        }
+        total.ok_or_else(|| "no threads".to_owned())
+    }
+}
+
+fn work(mut client: Client, inbox: &Receiver<Until>, report: &Sender<Result<Report, Failure>>) {
+    while let Ok(until) = inbox.recv() {
+        if report.send(client.run(until)).is_err() {
+            return;
+        }
+    }
+}
+
+fn print_report(report: &Report, size: usize) {
+    let us = |quantile| report.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
+    println!(
+        "{{\"messages\":{},\"messages_in_time\":{},\"bytes\":{},\"elapsed_s\":{:.6},\
+         \"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"max_us\":{:.1},\
+         \"busiest\":{},\"quietest\":{}}}",
+        report.messages,
+        report.messages_in_time,
+        report.messages * size as u64,
+        report.elapsed.as_secs_f64(),
+        us(0.5),
+        us(0.99),
+        us(0.999),
+        us(1.0),
+        report.busiest,
+        report.quietest,
+    );
+    let _ = io::stdout().flush();
+}

@@ -1,0 +1,439 @@
+//! The bare client: one thread and one epoll set of connections, closed loop or paced, that checks
+//! every byte that comes back.
+//!
+//! The connections stay open from one run to the next. It polls while it runs, so that a server
+//! under test never pays for waking it, and does nothing in between.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::socket;
+use super::stream::{PIECE_MAX, Pattern};
+
+/// Events taken with one `epoll_wait`.
+const EVENTS_MAX: usize = 256;
+
+/// After so many looks in a row that found nothing, the client sleeps for up to a millisecond at a
+/// time: on a machine with few cores the server may be waiting for this one.
+const EMPTY_LOOKS_MAX: u32 = 10_000;
+
+/// A server that answers nothing for so long has lost a message.
+const STALL_MAX: Duration = Duration::from_secs(20);
+
+/// The longest latency that the histogram can hold.
+const LATENCY_MAX_NS: u64 = 60_000_000_000;
+
+/// What each connection does.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Bytes of a message.
+    pub size: usize,
+    /// Messages in flight on a connection.
+    pub pipeline: usize,
+    /// `None`: closed loop, an answer brings the next message. Else each connection sends one
+    /// message in each interval, answered or not, and latency counts from when it was due.
+    pub interval: Option<Duration>,
+}
+
+/// When a run ends. Messages in flight by then are waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// No message is begun after this time.
+    Time(Instant),
+    /// After so many messages, whichever connections they are on.
+    Total(u64),
+    /// After so many messages on each connection.
+    Each(u64),
+}
+
+/// What a run did.
+pub struct Report {
+    /// Messages answered.
+    pub messages: u64,
+    /// Those answered before the time of [`Until::Time`]; otherwise all.
+    pub messages_in_time: u64,
+    /// From the begin to the last answer.
+    pub elapsed: Duration,
+    /// Messages answered on the connection with the most.
+    pub busiest: u64,
+    /// Messages answered on the connection with the fewest.
+    pub quietest: u64,
+    pub latency_ns: Histogram<u64>,
+}
+
+impl Report {
+    fn new() -> Report {
+        let latency_ns = Histogram::new_with_max(LATENCY_MAX_NS, 3).expect("constants in range");
+        Report {
+            messages: 0,
+            messages_in_time: 0,
+            elapsed: Duration::ZERO,
+            busiest: 0,
+            quietest: u64::MAX,
+            latency_ns,
+        }
+    }
+
+    /// Adds what another thread's connections did in the same run.
+    pub fn merge(&mut self, other: &Report) {
+        self.messages += other.messages;
+        self.messages_in_time += other.messages_in_time;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.busiest = self.busiest.max(other.busiest);
+        self.quietest = self.quietest.min(other.quietest);
+        self.latency_ns.add(&other.latency_ns).expect("histograms of one shape");
+    }
+}
+
+/// Why a run is worth nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// What came back is not what was sent.
+    Mismatch { connection: usize, offset: u64 },
+    /// The server closed.
+    Closed { connection: usize },
+    /// Messages were in flight and nothing came back for [`STALL_MAX`].
+    Stalled { in_flight: u64 },
+    /// A system call failed.
+    System(io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Mismatch { connection, offset } => {
+                write!(f, "connection {connection} differs within 64 KiB of offset {offset}")
+            }
+            Failure::Closed { connection } => write!(f, "connection {connection} was closed"),
+            Failure::Stalled { in_flight } => {
+                write!(f, "no answer for {STALL_MAX:?} with {in_flight} messages in flight")
+            }
+            Failure::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Failure {
+        Failure::System(error.into())
+    }
+}
+
+/// The connections of one thread.
+pub struct Client {
+    epoll: OwnedFd,
+    connections: Vec<Connection>,
+    load: Load,
+    pattern: Arc<Pattern>,
+    input: Box<[u8]>,
+}
+
+impl Client {
+    /// Connects them all. `first` is the number of the first connection, for its stream.
+    pub fn connect(
+        target: SocketAddr,
+        count: usize,
+        first: usize,
+        load: Load,
+        pattern: Arc<Pattern>,
+    ) -> io::Result<Client> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let mut connections = Vec::with_capacity(count);
+        for index in 0..count {
+            let socket = socket::connect(target)?;
+            epoll::add(&epoll, &socket, EventData::new_u64(index as u64), interest)?;
+            connections.push(Connection::new(socket, first + index, load));
+        }
+        let input = vec![0; PIECE_MAX].into_boxed_slice();
+        Ok(Client { epoll, connections, load, pattern, input })
+    }
+
+    /// Drives the connections until the end that is named, and until every answer is in.
+    pub fn run(&mut self, until: Until) -> Result<Report, Failure> {
+        let mut run = Run::new(until, self.load.interval, self.connections.len());
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+        self.begin(&mut run)?;
+        while run.in_flight > 0 || run.pace_goes_on() {
+            self.keep_pace(&mut run)?;
+            self.wait(&mut events, &mut run)?;
+            for event in events.drain(..) {
+                self.ready(event.data.u64() as usize, event.flags, &mut run)?;
+            }
+        }
+        let mut report = run.report;
+        report.elapsed = run.started.elapsed();
+        for connection in &mut self.connections {
+            let answered = std::mem::take(&mut connection.answered_in_run);
+            report.busiest = report.busiest.max(answered);
+            report.quietest = report.quietest.min(answered);
+        }
+        Ok(report)
+    }
+
+    /// Fills each connection's pipeline.
+    fn begin(&mut self, run: &mut Run) -> Result<(), Failure> {
+        if run.pace.is_some() {
+            return Ok(());
+        }
+        for connection in &mut self.connections {
+            let now_ns = run.now_ns();
+            for begun in 0..self.load.pipeline as u64 {
+                if run.may_begin(begun, now_ns) {
+                    connection.begin(now_ns, run);
+                }
+            }
+            connection.send(&self.pattern)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the messages that have become due.
+    fn keep_pace(&mut self, run: &mut Run) -> Result<(), Failure> {
+        while let Some((index, due_ns)) = run.next_due() {
+            let connection = &mut self.connections[index];
+            connection.begin(due_ns, run);
+            connection.send(&self.pattern)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self, events: &mut Vec<Event>, run: &mut Run) -> Result<(), Failure> {
+        let sleeps = run.empty_looks > EMPTY_LOOKS_MAX && run.pace.is_none();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: if sleeps { 1_000_000 } else { 0 } };
+        match epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout)) {
+            Ok(0) => run.nothing_came(),
+            Ok(_) => {
+                run.empty_looks = 0;
+                Ok(())
+            }
+            Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn ready(&mut self, index: usize, flags: EventFlags, run: &mut Run) -> Result<(), Failure> {
+        let connection = &mut self.connections[index];
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            return Err(Failure::Closed { connection: connection.number });
+        }
+        if flags.contains(EventFlags::IN) {
+            connection.receive(&mut self.input, &self.pattern)?;
+            let now_ns = run.now_ns();
+            while let Some(begun_ns) = connection.take_answer() {
+                run.answered(begun_ns, now_ns);
+                if run.pace.is_none() && run.may_begin(connection.begun_in_run(), now_ns) {
+                    connection.begin(now_ns, run);
+                }
+            }
+        }
+        connection.send(&self.pattern)
+    }
+}
+
+struct Connection {
+    socket: OwnedFd,
+    number: usize,
+    size: u64,
+    /// Stream offsets: the end of the messages begun, what the kernel has taken, what came back,
+    /// and the end of the messages answered.
+    begun: u64,
+    sent: u64,
+    received: u64,
+    answered: u64,
+    /// When each message in flight was begun.
+    begun_ns: VecDeque<u64>,
+    answered_in_run: u64,
+}
+
+impl Connection {
+    fn new(socket: OwnedFd, number: usize, load: Load) -> Connection {
+        Connection {
+            socket,
+            number,
+            size: load.size as u64,
+            begun: 0,
+            sent: 0,
+            received: 0,
+            answered: 0,
+            begun_ns: VecDeque::with_capacity(load.pipeline),
+            answered_in_run: 0,
+        }
+    }
+
+    fn begin(&mut self, now_ns: u64, run: &mut Run) {
+        self.begun += self.size;
+        self.begun_ns.push_back(now_ns);
+        run.in_flight += 1;
+    }
+
+    fn begun_in_run(&self) -> u64 {
+        self.answered_in_run + self.begun_ns.len() as u64
+    }
+
+    /// Sends what has been begun, as far as the kernel takes it.
+    fn send(&mut self, pattern: &Pattern) -> Result<(), Failure> {
+        while self.sent < self.begun {
+            let len = ((self.begun - self.sent) as usize).min(PIECE_MAX);
+            let piece = pattern.piece(self.number, self.sent, len);
+            match send(&self.socket, piece, SendFlags::NOSIGNAL) {
+                Ok(count) => self.sent += count as u64,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives and checks what is there. A short read has drained the socket.
+    fn receive(&mut self, input: &mut [u8], pattern: &Pattern) -> Result<(), Failure> {
+        loop {
+            let count = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Failure::Closed { connection: self.number }),
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let offset = self.received;
+            self.received += count as u64;
+            let expected = pattern.piece(self.number, offset, count);
+            if self.received > self.sent || input[..count] != *expected {
+                return Err(Failure::Mismatch { connection: self.number, offset });
+            }
+            if count < input.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the oldest message was begun, if its answer is complete.
+    fn take_answer(&mut self) -> Option<u64> {
+        if self.received - self.answered < self.size {
+            return None;
+        }
+        self.answered += self.size;
+        self.answered_in_run += 1;
+        self.begun_ns.pop_front()
+    }
+}
+
+/// One run: its end, its counts, its clock.
+struct Run {
+    until: Until,
+    pace: Option<Pace>,
+    started: Instant,
+    in_flight: u64,
+    /// Messages that may still be begun, of [`Until::Total`].
+    left: u64,
+    empty_looks: u32,
+    stalled_since: Option<Instant>,
+    report: Report,
+}
+
+/// Messages at fixed times, one connection after the other.
+struct Pace {
+    /// From one connection's message to the next one's.
+    step_ns: u64,
+    next_due_ns: u64,
+    next: usize,
+    connections: usize,
+}
+
+impl Run {
+    fn new(until: Until, interval: Option<Duration>, connections: usize) -> Run {
+        // A pace needs an end in time; other runs are closed loops.
+        let interval = interval.filter(|_| matches!(until, Until::Time(_)));
+        let pace = interval.map(|interval| Pace {
+            step_ns: interval.as_nanos() as u64 / connections as u64,
+            next_due_ns: 0,
+            next: 0,
+            connections,
+        });
+        let left = if let Until::Total(total) = until { total } else { 0 };
+        Run {
+            until,
+            pace,
+            started: Instant::now(),
+            in_flight: 0,
+            left,
+            empty_looks: 0,
+            stalled_since: None,
+            report: Report::new(),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    fn is_over(&self, now_ns: u64) -> bool {
+        matches!(self.until, Until::Time(end)
+            if now_ns >= end.saturating_duration_since(self.started).as_nanos() as u64)
+    }
+
+    /// Whether a connection that has begun so many messages in this run may begin another.
+    fn may_begin(&mut self, begun: u64, now_ns: u64) -> bool {
+        match self.until {
+            Until::Time(_) => !self.is_over(now_ns),
+            Until::Each(count) => begun < count,
+            Until::Total(_) if self.left == 0 => false,
+            Until::Total(_) => {
+                self.left -= 1;
+                true
+            }
+        }
+    }
+
+    fn answered(&mut self, begun_ns: u64, now_ns: u64) {
+        self.in_flight -= 1;
+        self.report.messages += 1;
+        self.report.messages_in_time += u64::from(!self.is_over(now_ns));
+        self.report.latency_ns.saturating_record(now_ns - begun_ns);
+    }
+
+    fn pace_goes_on(&self) -> bool {
+        self.pace.is_some() && !self.is_over(self.now_ns())
+    }
+
+    /// The next connection that is to send, if its time has come, and that time.
+    fn next_due(&mut self) -> Option<(usize, u64)> {
+        let now_ns = self.now_ns();
+        let over = self.is_over(now_ns);
+        let pace = self.pace.as_mut()?;
+        if over || now_ns < pace.next_due_ns {
+            return None;
+        }
+        let due = (pace.next, pace.next_due_ns);
+        pace.next = (pace.next + 1) % pace.connections;
+        pace.next_due_ns += pace.step_ns;
+        Some(due)
+    }
+
+    /// A look that found nothing: fails when that has gone on for too long.
+    fn nothing_came(&mut self) -> Result<(), Failure> {
+        self.empty_looks = self.empty_looks.saturating_add(1);
+        if self.empty_looks <= EMPTY_LOOKS_MAX || self.in_flight == 0 {
+            self.stalled_since = None;
+            return Ok(());
+        }
+        let since = *self.stalled_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > STALL_MAX {
+            return Err(Failure::Stalled { in_flight: self.in_flight });
+        }
+        Ok(())
+    }
+}

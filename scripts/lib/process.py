@@ -1,0 +1,164 @@
+# The processes of a measurement: servers under test, clients, and how they are read and ended.
+
+import collections
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+
+READY_SECONDS_MAX = 120.0
+
+# Every process started here and not yet ended. Each is ended by its own id.
+_running = []
+
+
+def end_all():
+    for process in list(_running):
+        process.stop()
+
+
+def exit_on_signals():
+    """Makes SIGTERM end this script like Ctrl-C does: through `finally`, with its children."""
+    def leave(number, _frame):
+        raise SystemExit(128 + number)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
+
+
+class Process:
+    """A child on CPUs of its own. Dies with this script, whatever becomes of it.
+
+    Its standard error goes to the file that is named; with None to that of this script.
+    """
+
+    def __init__(self, command, cpus, stderr_path=os.devnull):
+        def in_child():
+            os.sched_setaffinity(0, cpus)
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+        self.command = command
+        stderr = open(stderr_path, "w", encoding="utf-8") if stderr_path else None
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            text=True, preexec_fn=in_child)
+        if stderr:
+            stderr.close()
+        self.pid = self.child.pid
+        _running.append(self)
+
+    def read_line(self, seconds_max):
+        """A line of its standard output. Lines come one at a time, so none hides in a buffer."""
+        if not select.select([self.child.stdout], [], [], seconds_max)[0]:
+            raise SystemExit(f"figures: no answer in {seconds_max:.0f} s from {self._name()}")
+        line = self.child.stdout.readline()
+        if not line:
+            raise SystemExit(f"figures: {self._name()} ended with {self.child.wait()}")
+        return line.strip()
+
+    def stop(self, signal_number=signal.SIGTERM, seconds_max=20.0):
+        if self in _running:
+            _running.remove(self)
+        self.child.stdin.close()
+        if self.child.poll() is None:
+            self.child.send_signal(signal_number)
+            try:
+                self.child.wait(seconds_max)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+        self.child.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def _name(self):
+        return " ".join(self.command[:4])
+
+
+class Server(Process):
+    """A server that prints `NAME listening on tcp://ADDRESS` when it is ready."""
+
+    def __init__(self, command, cpus, stderr_path=os.devnull):
+        super().__init__(command, cpus, stderr_path)
+        line = self.read_line(READY_SECONDS_MAX)
+        match = re.search(r"listening on tcp://(\S+)", line)
+        if not match:
+            raise SystemExit(f"figures: not a ready line: {line}")
+        self.address = match.group(1)
+
+    def cpu_ns(self):
+        """CPU time of all its threads so far, in ns. /proc/PID/stat has it in 10 ms only."""
+        total = 0
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            with open(f"/proc/{self.pid}/task/{task}/schedstat", encoding="ascii") as schedstat:
+                total += int(schedstat.read().split()[0])
+        return total
+
+    def memory_kib(self):
+        """VmRSS, RssAnon and VmHWM (the peak of VmRSS since the last reset), in KiB."""
+        fields = {}
+        with open(f"/proc/{self.pid}/status", encoding="utf-8") as status:
+            for line in status:
+                name, _, value = line.partition(":")
+                if name in ("VmRSS", "RssAnon", "VmHWM"):
+                    fields[name] = int(value.split()[0])
+        return fields
+
+    def reset_peak(self):
+        with open(f"/proc/{self.pid}/clear_refs", "w", encoding="ascii") as clear_refs:
+            clear_refs.write("5")
+
+
+Load = collections.namedtuple(
+    "Load", "connections size pipeline interval_ms", defaults=(64, 1, 0))
+
+
+class Client(Process):
+    """The bare client: connects at once, drives its connections only when told to."""
+
+    def __init__(self, floor_binary, address, load, cpus):
+        threads = min(len(cpus), load.connections)
+        super().__init__(
+            [floor_binary, "client", address, "--connections", str(load.connections),
+             "--threads", str(threads), "--size", str(load.size),
+             "--pipeline", str(load.pipeline), "--interval-ms", str(load.interval_ms)],
+            cpus, stderr_path=None)
+        self.read_line(READY_SECONDS_MAX)
+
+    def begin(self, command):
+        self.child.stdin.write(command + "\n")
+        self.child.stdin.flush()
+
+    def report(self):
+        return json.loads(self.read_line(READY_SECONDS_MAX * 5))
+
+    def slice(self, seconds):
+        """Drives all connections for so long; messages in flight at the end are waited for."""
+        self.begin(f"slice {seconds}")
+        report = self.report()
+        report["per_second"] = report["messages_in_time"] / seconds
+        return report
+
+    def each(self, count):
+        """Sends so many messages on each connection."""
+        self.begin(f"each {count}")
+        return self.report()
+
+
+def settle(server, seconds_max=5.0):
+    """Waits until the server does nothing: until 100 ms pass in which it uses no CPU."""
+    end = time.monotonic() + seconds_max
+    before = server.cpu_ns()
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        now = server.cpu_ns()
+        if now - before < 1_000_000:
+            return
+        before = now
