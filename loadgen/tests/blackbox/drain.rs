@@ -110,28 +110,44 @@ fn a_draining_daemon_accepts_nobody() {
     });
 }
 
-/// A slow client still gets all that the server had read before the drain began.
+/// A slow client still gets all that the server had read before the drain began. With large buffers
+/// the kernel takes what is left of one in several sends, the last of them long after SIGTERM.
 #[test]
 fn a_drain_waits_for_a_client_that_reads_slowly() {
-    let flags = ["--drain-timeout", NEVER, "--send-timeout", "off", "--log", "debug"];
-    let mut daemon = Daemon::start(&flags);
-    let mut client = Client::connect_with_small_window(daemon.address(), 16 * 1024);
-    let mut sent = 0;
+    for buffer_size in ["16Ki", "1Mi"] {
+        let flags = ["--drain-timeout", NEVER, "--send-timeout", "off", "--log", "debug"];
+        let pool = ["--buffer-size", buffer_size, "--buffers", "64"];
+        let mut daemon = Daemon::start(&[&flags[..], &pool].concat());
+        let mut client = Client::connect_with_small_window(daemon.address(), 16 * 1024);
+        let mut sent = fill(&mut client);
+        // Some of it taken and filled up again: the server learns to read several buffers at once.
+        for _ in 0..6 {
+            client.expect(3 << 20);
+            sent += fill(&mut client);
+        }
+        daemon.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(daemon.try_wait().is_none(), "it did not wait for the slow client");
+        client.read_to_fin();
+        let received = client.received();
+        assert!(received < sent, "nothing was under way");
+        drop(client);
+        assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+        let closed = &daemon.closed()[0];
+        assert_eq!((closed.received, closed.sent), (received, received), "{closed:?}");
+    }
+}
+
+/// Sends until nothing has been taken for a while; how much was.
+fn fill(client: &mut Client) -> u64 {
+    let (mut sent, mut quiet) = (0, 0);
     eventually("the way is full", || {
         let taken = client.send_without_waiting(1 << 20);
         sent += taken;
-        taken == 0
+        quiet = if taken == 0 { quiet + 1 } else { 0 };
+        quiet == 10
     });
-    daemon.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(daemon.try_wait().is_none(), "it did not wait for the slow client");
-    client.read_to_fin();
-    let received = client.received();
-    assert!(received > 0 && received <= sent);
-    drop(client);
-    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
-    let closed = &daemon.closed()[0];
-    assert_eq!((closed.received, closed.sent), (received, received), "{closed:?}");
+    sent
 }
 
 #[test]
@@ -195,6 +211,32 @@ fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     compare(&books, &daemon);
     assert_eq!(daemon.lines_with(" connect id=").len(), WAITING);
+}
+
+/// At the limit of connections the backlog cannot be taken whole: who is reset there was never
+/// accepted, and is counted apart. Who was accepted gets FIN.
+#[test]
+fn a_drain_at_the_limit_counts_those_it_never_accepted() {
+    const LIMIT: usize = 5;
+    const CLIENTS: usize = 12;
+    let mut daemon = Daemon::start(&["--max-connections", "5", "--workers", "2"]);
+    let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
+    fleet.aim(100);
+    eventually("the limit is reached", || {
+        fleet.drive_for(Duration::from_millis(1));
+        fleet.served(100) == LIMIT && daemon.stat("waits_for_slot") > 0
+    });
+    daemon.signal(Signal::TERM);
+    fleet.set_endless();
+    fleet.stop_sending();
+    fleet.drive("waiting for FIN or RST");
+    let ended = fleet.count(Fate::Fin);
+    drop(fleet);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let end = daemon.lines_with("ended").pop().expect("a line that says how it ended");
+    let (accepted, unaccepted) = (named_values(&end)["accepted"], named_values(&end)["unaccepted"]);
+    assert_eq!((accepted, ended), (LIMIT as u64, LIMIT), "{end}");
+    assert_eq!(unaccepted, (CLIENTS - LIMIT) as u64, "{end}");
 }
 
 /// A drain comes while files have run out: it must not wait for one.
