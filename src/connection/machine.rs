@@ -13,7 +13,8 @@
 //!
 //! Finishing sends what is left, then FIN. Lingering reads on and throws away until the peer's FIN,
 //! because closing a socket with unread input resets the connection and destroys what was sent.
-//! Closing is entered only when no operation is in flight.
+//! Closing is entered only when no operation is in flight. It is a reset if output was lost: FIN
+//! would tell the peer that it has everything.
 
 /// How far the connection's life has come.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -113,6 +114,8 @@ pub(crate) enum Action {
     Shutdown,
     Cancel,
     Close,
+    /// Close with RST: output was lost, and FIN would say that it was not.
+    Reset,
     /// Nothing until the next event.
     Rest,
 }
@@ -126,6 +129,8 @@ pub(crate) struct Machine {
     cancel: Cancel,
     paused: bool,
     full_duplex: bool,
+    /// Output that an operation had was not sent.
+    lost_output: bool,
 }
 
 impl Machine {
@@ -139,6 +144,7 @@ impl Machine {
             cancel: Cancel::No,
             paused: false,
             full_duplex,
+            lost_output: false,
         }
     }
 
@@ -223,7 +229,11 @@ impl Machine {
     pub(crate) fn apply(&mut self, event: Event) {
         assert!(self.allows(event), "{event:?} in {self:?}");
         match event {
-            Event::Connected | Event::Sent | Event::SendCancelled => self.tx = Tx::Idle,
+            Event::Connected | Event::Sent => self.tx = Tx::Idle,
+            Event::SendCancelled => {
+                self.lost_output |= self.tx == Tx::Sending;
+                self.tx = Tx::Idle;
+            }
             Event::Received | Event::RecvCancelled | Event::Resume => self.rx = Rx::Idle,
             Event::Ended => self.rx = Rx::Ended,
             Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
@@ -234,6 +244,7 @@ impl Machine {
                 self.abort();
             }
             Event::SendFailed => {
+                self.lost_output |= self.tx == Tx::Sending;
                 self.tx = if self.tx == Tx::ShuttingDown { Tx::Shut } else { Tx::Idle };
                 self.abort();
             }
@@ -267,7 +278,7 @@ impl Machine {
             Phase::Open => self.next_open(output),
             Phase::Finishing => self.next_finishing(output),
             Phase::Lingering => self.next_lingering(),
-            Phase::Aborting => self.next_aborting(),
+            Phase::Aborting => self.next_aborting(output),
             Phase::Closing | Phase::Closed => Action::Rest,
         }
     }
@@ -318,9 +329,11 @@ impl Machine {
         }
     }
 
-    fn next_aborting(&mut self) -> Action {
+    fn next_aborting(&mut self, output: bool) -> Action {
         if !self.is_in_flight() {
-            return self.close();
+            let lost = self.lost_output || output;
+            let close = self.close();
+            return if lost { Action::Reset } else { close };
         }
         if self.cancel == Cancel::No {
             self.cancel = Cancel::InFlight;
@@ -381,7 +394,9 @@ mod tests {
                 Action::Send => (&mut self.send, !self.shutdown),
                 Action::Shutdown => (&mut self.shutdown, !self.send),
                 Action::Cancel => (&mut self.cancel, true),
-                Action::Close => (&mut self.close, nothing_to_send && !self.recv && !self.cancel),
+                Action::Close | Action::Reset => {
+                    (&mut self.close, nothing_to_send && !self.recv && !self.cancel)
+                }
                 Action::Rest => return,
             };
             assert!(allowed, "{action:?} beside another operation");
@@ -529,6 +544,24 @@ mod tests {
                 || machine.phase == Phase::Closed;
             assert!(waits, "nothing will ever happen to {machine:?}");
         }
+    }
+
+    #[test]
+    fn fin_is_never_sent_after_output_was_lost() {
+        let mut resets = 0;
+        for (machine, _) in reach().into_keys() {
+            for output in [false, true] {
+                let action = { machine }.next(output);
+                let lost = machine.lost_output || (output && machine.phase == Phase::Aborting);
+                assert!(
+                    !(lost && matches!(action, Action::Close | Action::Shutdown)),
+                    "{machine:?}"
+                );
+                assert!(lost || action != Action::Reset, "{machine:?}");
+                resets += usize::from(action == Action::Reset);
+            }
+        }
+        assert!(resets > 0);
     }
 
     #[test]

@@ -146,6 +146,9 @@ impl<S: Service> Core<S> {
         self.table.insert(context);
         self.counters.accepted.add(1);
         self.established(engine, key);
+        if let Some(reason) = self.ending() {
+            self.finish(key, reason);
+        }
         self.drive(engine, key);
     }
 
@@ -187,7 +190,15 @@ impl<S: Service> Core<S> {
         let closing = self.listeners[index].state == State::Closing;
         match (op, outcome) {
             (OpKind::Accept, Outcome::Cancelled) => {}
-            (OpKind::Cancel, Outcome::Done) if closing => self.closed_listener(engine, index),
+            // It had been done when the cancel came.
+            (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing => {
+                self.accepted(engine, index, socket, peer, permit);
+            }
+            (OpKind::Accept, _) if closing => {}
+            (OpKind::Cancel, Outcome::Done) if closing => self.cancelled_listener(engine, index),
+            (OpKind::Close, Outcome::Closed { unaccepted }) => {
+                self.closed_listener(index, unaccepted);
+            }
             (OpKind::Accept, outcome) => self.accept(engine, index, Some(outcome)),
             (op, other) => panic!("{op:?} on a listener completed with {other:?}"),
         }
@@ -200,19 +211,25 @@ impl<S: Service> Core<S> {
             _ => self.listeners[index].state = State::Closing,
         }
         match engine.submit(Key::listener(index), Op::Cancel) {
-            Submitted::Ready(_) => self.closed_listener(engine, index),
+            Submitted::Ready(_) => self.cancelled_listener(engine, index),
             Submitted::Pending => {}
         }
     }
 
-    fn closed_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
+    /// No accept is in flight on the listener any more.
+    fn cancelled_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
         match engine.submit(Key::listener(index), Op::Close) {
             Submitted::Ready(Outcome::Closed { unaccepted }) => {
-                self.counters.unaccepted.add(u64::from(unaccepted));
-                self.listeners[index].state = State::Closed;
+                self.closed_listener(index, unaccepted);
             }
-            other => panic!("Close of a listener: {other:?}"),
+            Submitted::Ready(other) => panic!("Close of a listener completed with {other:?}"),
+            Submitted::Pending => {}
         }
+    }
+
+    fn closed_listener(&mut self, index: usize, unaccepted: u32) {
+        self.counters.unaccepted.add(u64::from(unaccepted));
+        self.listeners[index].state = State::Closed;
     }
 
     /// Goes on accepting where the share of a turn was used up, or a permit, a descriptor or the

@@ -86,6 +86,15 @@ impl<S: Service> Core<S> {
         }
     }
 
+    /// What connections are closed for that come to be now, when all others have been told.
+    pub(super) fn ending(&self) -> Option<CloseReason> {
+        match &self.drain {
+            _ if self.stopping => Some(CloseReason::Stopped),
+            Some(drain) if drain.step == Step::Finishing => Some(CloseReason::Drained),
+            _ => None,
+        }
+    }
+
     fn set_step(&mut self, step: Step) {
         if let Some(drain) = &mut self.drain {
             drain.step = step;
@@ -123,8 +132,6 @@ impl<S: Service> Core<S> {
 
     /// Whether there is nothing left to do, ever.
     pub(super) fn is_finished(&self) -> bool {
-        let ending =
-            self.stopping || self.drain.as_ref().is_some_and(|drain| drain.step == Step::Finishing);
-        ending && self.table.is_empty() && self.listeners_are_closed()
+        self.ending().is_some() && self.table.is_empty() && self.listeners_are_closed()
     }
 }

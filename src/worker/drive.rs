@@ -70,6 +70,7 @@ impl<S: Service> Core<S> {
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
                 Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
+                Action::Reset => self.submit(engine, key, OpKind::Close, Op::Reset),
                 Action::Rest if context.machine.phase() == Phase::Closed => {
                     return self.free(engine, key);
                 }
@@ -129,6 +130,11 @@ impl<S: Service> Core<S> {
     fn ended_early(&mut self, key: Key, op: OpKind, error: Option<Errno>) {
         let context = self.context(key);
         if let Some(error) = error {
+            // What the connection was being closed for no longer holds if its output fails; after
+            // FIN nothing is owed any more.
+            if matches!(context.machine.phase(), Phase::Open | Phase::Finishing) {
+                context.reason = Some(CloseReason::of(error));
+            }
             context.reason.get_or_insert(CloseReason::of(error));
         }
         if op == OpKind::Connect {
