@@ -36,8 +36,6 @@ pub(crate) enum Rx {
     Receiving,
     /// In the queue for a buffer.
     AwaitingBuffer,
-    /// Has had its share of this turn.
-    Yielded,
     /// The peer has closed its side.
     Ended,
 }
@@ -76,10 +74,8 @@ pub(crate) enum Event {
     Ended,
     /// Recv completed without a buffer.
     NoBuffer,
-    /// The Recv that was asked for is not submitted: the connection has had its share.
-    Yield,
-    /// The connection's turn for a buffer, or its next turn, has come.
-    Resume,
+    /// The connection's turn for a buffer has come.
+    BufferCame,
     /// Send completed, in part or in whole.
     Sent,
     /// Shutdown completed.
@@ -168,11 +164,6 @@ impl Machine {
         self.phase == Phase::Open && !self.is_connecting()
     }
 
-    /// Whether the peer has sent something that the connection has not had its turn to read.
-    pub(crate) fn is_queued(&self) -> bool {
-        matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded)
-    }
-
     #[inline]
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
@@ -197,9 +188,7 @@ impl Machine {
             Event::Received | Event::Ended | Event::NoBuffer | Event::RecvFailed => {
                 self.rx == Rx::Receiving
             }
-            // In place of an operation that was asked for, so not while one is in flight for long.
-            Event::Yield => self.rx == Rx::Receiving && self.cancel == Cancel::No,
-            Event::Resume => matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded),
+            Event::BufferCame => self.rx == Rx::AwaitingBuffer,
             Event::Sent => self.tx == Tx::Sending,
             Event::ShutDown => self.tx == Tx::ShuttingDown,
             Event::SendFailed => {
@@ -234,10 +223,9 @@ impl Machine {
                 self.lost_output |= self.tx == Tx::Sending;
                 self.tx = Tx::Idle;
             }
-            Event::Received | Event::RecvCancelled | Event::Resume => self.rx = Rx::Idle,
+            Event::Received | Event::RecvCancelled | Event::BufferCame => self.rx = Rx::Idle,
             Event::Ended => self.rx = Rx::Ended,
             Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
-            Event::Yield => self.rx = Rx::Yielded,
             Event::ShutDown => self.tx = Tx::Shut,
             Event::RecvFailed => {
                 self.rx = Rx::Idle;
@@ -267,6 +255,11 @@ impl Machine {
             self.phase = Phase::Aborting;
             self.paused = false;
         }
+    }
+
+    /// What [`next`](Machine::next) would answer.
+    pub(crate) fn peek(mut self, output: bool) -> Action {
+        self.next(output)
     }
 
     /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
@@ -325,7 +318,7 @@ impl Machine {
                 self.rx = Rx::Receiving;
                 Action::Recv
             }
-            Rx::Receiving | Rx::AwaitingBuffer | Rx::Yielded => Action::Rest,
+            Rx::Receiving | Rx::AwaitingBuffer => Action::Rest,
         }
     }
 
@@ -354,13 +347,12 @@ mod tests {
     use super::*;
     use std::collections::{HashMap, HashSet, VecDeque};
 
-    const EVENTS: [Event; 18] = [
+    const EVENTS: [Event; 17] = [
         Event::Connected,
         Event::Received,
         Event::Ended,
         Event::NoBuffer,
-        Event::Yield,
-        Event::Resume,
+        Event::BufferCame,
         Event::Sent,
         Event::ShutDown,
         Event::RecvFailed,
@@ -409,8 +401,7 @@ mod tests {
                 | Event::Ended
                 | Event::NoBuffer
                 | Event::RecvFailed
-                | Event::RecvCancelled
-                | Event::Yield => self.recv = false,
+                | Event::RecvCancelled => self.recv = false,
                 Event::Connected | Event::Sent | Event::SendCancelled => self.send = false,
                 Event::ShutDown => self.shutdown = false,
                 Event::SendFailed => (self.send, self.shutdown) = (false, false),
@@ -488,7 +479,7 @@ mod tests {
             states.keys().map(|(machine, _)| part(machine)).collect::<HashSet<_>>().len()
         };
         assert_eq!(count(&|machine| format!("{:?}", machine.phase)), 6);
-        assert_eq!(count(&|machine| format!("{:?}", machine.rx)), 5);
+        assert_eq!(count(&|machine| format!("{:?}", machine.rx)), 4);
         assert_eq!(count(&|machine| format!("{:?}", machine.tx)), 5);
         assert_eq!(count(&|machine| format!("{:?}", machine.cancel)), 3);
     }
@@ -537,7 +528,7 @@ mod tests {
                 continue;
             }
             let waits = in_flight != InFlight::default()
-                || matches!(machine.rx, Rx::AwaitingBuffer | Rx::Yielded)
+                || machine.rx == Rx::AwaitingBuffer
                 || machine.paused
                 // The peer has closed its side, and the service has said to go on.
                 || (machine.phase == Phase::Open && machine.rx == Rx::Ended)

@@ -36,6 +36,7 @@ pub struct Connection<'a> {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
     pub(crate) tag: u64,
+    pub(crate) discarded: u64,
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
@@ -68,6 +69,12 @@ impl Connection<'_> {
     /// [`Service::FRESH_CLOCK`], read just before the call.
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// Bytes that came after this side had begun to close, and were thrown away. Known in
+    /// [`Service::closed`].
+    pub fn bytes_discarded(&self) -> u64 {
+        self.discarded
     }
 
     /// An empty buffer of the worker's pool, or `None` when all are in use: the service then leaves

@@ -67,7 +67,8 @@ impl<S: Service> Core<S> {
             // The first turn has not waited since the command came: connections may have come with
             // it.
             Step::Accepting(left)
-                if left == ACCEPTING_TURNS || (left > 0 && !self.listeners_are_drained()) =>
+                if left == ACCEPTING_TURNS
+                    || (left > 0 && deadline > self.now && self.listeners_want_a_turn()) =>
             {
                 self.set_step(Step::Accepting(left - 1));
             }
@@ -122,7 +123,7 @@ impl<S: Service> Core<S> {
         engine: &mut E,
         mut act: impl FnMut(&mut Core<S>, &mut E, crate::key::Key),
     ) {
-        for slot in 0..self.table.slots_end() {
+        for slot in 0..self.table.capacity() as u32 {
             if let Some(key) = self.table.key_of(slot) {
                 act(self, engine, key);
             }
