@@ -192,6 +192,8 @@ fn report_rates(server: &ServerHandle, interval: Duration) {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         let now = (Instant::now(), server.stats().total());
         report::rates(&last.1, &now.1, now.0 - last.0);
+        // After a suspension: one line for all of it, not one for each interval at once.
+        next = next.max(now.0.checked_sub(interval).unwrap_or(now.0));
         last = now;
     }
 }

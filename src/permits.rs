@@ -6,7 +6,7 @@
 //! waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::crew::Mailboxes;
 
@@ -18,6 +18,8 @@ pub struct Permits {
     want_permit: AtomicU64,
     /// Workers that ran out of open files or memory when they accepted, one bit each.
     want_descriptor: AtomicU64,
+    /// The worker woken last: the next one is looked for behind it, so that all have their turn.
+    woken_last: AtomicU32,
     mailboxes: Arc<Mailboxes>,
 }
 
@@ -34,6 +36,7 @@ impl Permits {
             free: AtomicU64::new(limit),
             want_permit: AtomicU64::new(0),
             want_descriptor: AtomicU64::new(0),
+            woken_last: AtomicU32::new(u64::BITS - 1),
             mailboxes,
         })
     }
@@ -59,6 +62,15 @@ impl Permits {
         self.want_permit.fetch_or(1 << worker, Ordering::SeqCst);
     }
 
+    /// Takes the wish back. If `worker` has been woken for it meanwhile, that goes to another one.
+    pub fn unwant_permit(&self, worker: usize) {
+        let bit = 1 << worker;
+        let wanted = self.want_permit.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
+        if !wanted && self.free.load(Ordering::SeqCst) > 0 {
+            self.wake_one(&self.want_permit);
+        }
+    }
+
     /// Has `worker` woken when a connection has been closed, here or on another worker.
     pub fn want_descriptor(&self, worker: usize) {
         self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
@@ -74,11 +86,16 @@ impl Permits {
         self.want_descriptor.load(Ordering::SeqCst) & (1 << worker) == 0
     }
 
-    /// Wakes the first of the workers in `asking` and takes it off.
+    /// Wakes the next of the workers in `asking` and takes it off.
     fn wake_one(&self, asking: &AtomicU64) {
-        let lowest = |bits: u64| (bits != 0).then(|| bits & (bits - 1));
-        if let Ok(bits) = asking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lowest) {
-            self.mailboxes.wake(bits.trailing_zeros() as usize);
+        let last = self.woken_last.load(Ordering::Relaxed);
+        // Seen from behind the last one, its bit is the highest.
+        let next =
+            |bits: u64| (bits.rotate_right(last + 1).trailing_zeros() + last + 1) % u64::BITS;
+        let take = |bits: u64| (bits != 0).then(|| bits & !(1 << next(bits)));
+        if let Ok(bits) = asking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            self.woken_last.store(next(bits), Ordering::Relaxed);
+            self.mailboxes.wake(next(bits) as usize);
         }
     }
 }
@@ -142,6 +159,32 @@ mod tests {
         assert!(!permits.permit_came(1), "the second still waits");
         drop(permits.try_take());
         assert!(permits.permit_came(1));
+    }
+
+    #[test]
+    fn workers_that_wait_have_their_turns() {
+        let permits = permits(1);
+        let mut woken = Vec::new();
+        for _ in 0..4 {
+            permits.want_permit(0);
+            permits.want_permit(1);
+            let before = [permits.permit_came(0), permits.permit_came(1)];
+            drop(permits.try_take());
+            woken.extend((0..2).filter(|&worker| permits.permit_came(worker) != before[worker]));
+        }
+        assert_eq!(woken, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_wake_up_that_is_not_needed_any_more_goes_to_another_worker() {
+        let permits = permits(1);
+        let permit = permits.try_take().unwrap();
+        permits.want_permit(0);
+        drop(permit);
+        permits.want_permit(1);
+        assert!(permits.permit_came(0), "worker 0 was woken, but has found another permit");
+        permits.unwant_permit(0);
+        assert!(permits.permit_came(1), "so the one that is free is for worker 1");
     }
 
     #[test]

@@ -87,7 +87,8 @@ counters! {
     accept_pauses,
     /// Accepts tried and failed with an error other than "nothing waits".
     accept_errors,
-    /// Times that a client had to wait because the limit of connections was reached.
+    /// Times that accepting stopped because the limit of connections was reached; a client may have
+    /// been waiting then, or not.
     waits_for_slot,
     /// Times that a connection had to wait because no buffer was free.
     waits_for_buffer,

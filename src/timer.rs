@@ -92,7 +92,7 @@ impl Wheel {
         }
     }
 
-    /// When [`expire`](Wheel::expire) is to be called next: not later than the first timer, and
+    /// When [`pop`](Wheel::pop) is to be called next: not later than the first timer, and
     /// sometimes earlier, when timers have to move to a finer level.
     #[inline]
     pub(crate) fn next(&self) -> Option<Time> {

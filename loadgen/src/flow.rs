@@ -50,7 +50,7 @@ pub struct Mismatch {
     pub stream_offset: u64,
     /// What was sent there; empty if nothing had been sent yet.
     pub expected: Vec<u8>,
-    /// What came back instead.
+    /// What came back instead; empty if it came after the last reply, when nobody looked at it.
     pub actual: Vec<u8>,
 }
 

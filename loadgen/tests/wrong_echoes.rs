@@ -73,6 +73,13 @@ fn a_repeated_last_byte_of_a_request() {
 }
 
 #[test]
+fn bytes_after_the_last_reply() {
+    let (found, text) = first_mismatch(Fault::Surplus { connection: 3 }, FLAGS);
+    assert_eq!((&found["connection"], &found["actual"]), (&3.into(), &serde_json::json!([])));
+    assert!(text.contains("got bytes after the last reply"), "{text}");
+}
+
+#[test]
 fn replies_of_two_connections_swapped() {
     let (found, text) = first_mismatch(Fault::Swap, FLAGS);
     assert_eq!(found["stream_offset"], 0);

@@ -55,7 +55,22 @@ impl Arena {
         self.count
     }
 
-    /// The bytes of a buffer.
+    /// The bytes of a buffer, to be read.
+    ///
+    /// # Safety
+    /// The caller owns the number `id`, and nobody writes to the buffer while the result is in use.
+    #[inline]
+    pub(super) unsafe fn bytes(&self, id: u32) -> &[u8] {
+        assert!(id < self.count, "no buffer has this number");
+        // SAFETY: the number is in range, so the bytes lie within the one allocation, which was
+        // zeroed and lives as long as `self`; the caller sees to it that nobody writes to them.
+        unsafe {
+            let at = self.offset + id as usize * self.buffer_size;
+            std::slice::from_raw_parts(self.allocation.as_ptr().add(at), self.buffer_size)
+        }
+    }
+
+    /// The bytes of a buffer, to be written.
     ///
     /// # Safety
     /// The caller owns the number `id` exclusively, and neither hands it on nor calls this again

@@ -99,7 +99,7 @@ impl Lease {
     fn bytes(&self) -> &[u8] {
         // SAFETY: a lease owns its number; it cannot be cloned, and it is in no free list while it
         // lives. The result borrows the lease, so nothing can write while it is in use.
-        unsafe { self.pool.local().bytes_mut(self.id) }
+        unsafe { self.pool.local().bytes(self.id) }
     }
 
     #[allow(unsafe_code)]
@@ -172,10 +172,7 @@ impl Chain {
         if lease.is_empty() {
             return;
         }
-        debug_assert!(
-            std::ptr::eq(self.pool.local(), lease.pool.local()),
-            "a lease of another worker"
-        );
+        assert!(self.pool.is(&lease.pool), "a lease of another pool");
         self.len = self.len.checked_add(lease.len() as u32).expect("a chain of less than 4 GiB");
         let (_, id, link) = dissolve(lease);
         self.pool.local().links[id as usize].set(link);
@@ -220,8 +217,12 @@ impl Chain {
     }
 
     /// Moves all of `other` to the end of this chain, whatever their lengths in the same time.
+    ///
+    /// # Panics
+    /// If the other chain is of another pool, or this one would pass 4 GiB.
     #[inline]
     pub fn append(&mut self, other: &mut Chain) {
+        assert!(self.pool.is(&other.pool), "a chain of another pool");
         if self.leases == 0 {
             mem::swap(self, other);
             return;
@@ -320,7 +321,7 @@ impl Chain {
         let link = self.link(id);
         // SAFETY: the chain owns the numbers of its buffers; the result borrows the chain, so
         // nothing can write.
-        let bytes: &[u8] = unsafe { self.pool.local().bytes_mut(id) };
+        let bytes = unsafe { self.pool.local().bytes(id) };
         &bytes[link.start as usize..link.end as usize]
     }
 

@@ -139,8 +139,9 @@ impl Pool {
         let bit = 1u64 << self.0.worker;
         let flags = &self.0.reserve.starving;
         match starving {
-            // Release and acquire pair with `donate`: who sees the bit gives what it has.
-            true => flags.fetch_or(bit, Ordering::AcqRel) & bit == 0,
+            // SeqCst here and in `spill`: "no buffer, so mark me" and "buffers put back, so who is
+            // marked" must not both miss what the other did.
+            true => flags.fetch_or(bit, Ordering::SeqCst) & bit == 0,
             false => {
                 if flags.load(Ordering::Relaxed) & bit != 0 {
                     flags.fetch_and(!bit, Ordering::AcqRel);
@@ -155,7 +156,7 @@ impl Pool {
     #[inline]
     pub fn donate(&self) -> u64 {
         let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
-        if others == 0 { 0 } else { self.0.spill(others) }
+        if others == 0 { 0 } else { self.0.spill() }
     }
 
     /// The shared part.
@@ -163,6 +164,13 @@ impl Pool {
         &self.0.reserve
     }
 
+    /// Whether this is a handle of the same pool.
+    #[inline]
+    pub(super) fn is(&self, other: &Pool) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    #[inline]
     pub(super) fn local(&self) -> &Local {
         &self.0
     }
@@ -185,13 +193,14 @@ impl Local {
     }
 
     #[cold]
-    fn spill(&self, others: u64) -> u64 {
+    fn spill(&self) -> u64 {
         let mut free = self.free.borrow_mut();
-        let wake = if free.is_empty() { 0 } else { others };
         while let Some(id) = free.pop() {
             self.reserve.free.push(id).expect("the queue has room for all buffers");
         }
-        wake
+        // Who has begun to starve since then may have looked before the buffers were there.
+        let others = self.reserve.starving.load(Ordering::SeqCst) & !(1u64 << self.worker);
+        if self.reserve.available() == 0 { 0 } else { others }
     }
 
     /// Takes back a buffer.
@@ -203,6 +212,17 @@ impl Local {
         let mut free = self.free.borrow_mut();
         debug_assert!(!free.contains(&id), "buffer {id} came back twice");
         free.push(id);
+    }
+
+    /// The bytes of a buffer, to be read.
+    ///
+    /// # Safety
+    /// As for [`Arena::bytes`].
+    #[allow(unsafe_code)]
+    #[inline]
+    pub(super) unsafe fn bytes(&self, id: u32) -> &[u8] {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.reserve.arena.bytes(id) }
     }
 
     /// The bytes of a buffer.

@@ -37,6 +37,8 @@ pub(crate) struct Context<Session> {
     pub(crate) stalled_since: Time,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
+    /// Received after this side had begun to close.
+    pub(crate) bytes_discarded: u64,
     pub(crate) session: Session,
     /// `None` for connections that this side began.
     _permit: Option<Permit>,
@@ -73,6 +75,7 @@ impl<Session: Default> Context<Session> {
             stalled_since: now,
             bytes_received: 0,
             bytes_sent: 0,
+            bytes_discarded: 0,
             session: Session::default(),
             _permit: permit,
         }

@@ -13,7 +13,8 @@
 //!
 //! Finishing sends what is left, then FIN. Lingering reads on and throws away until the peer's FIN,
 //! because closing a socket with unread input resets the connection and destroys what was sent.
-//! Closing is entered only when no operation is in flight.
+//! Closing is entered only when no operation is in flight. It is a reset if output was lost: FIN
+//! would tell the peer that it has everything.
 
 /// How far the connection's life has come.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,8 +36,6 @@ pub(crate) enum Rx {
     Receiving,
     /// In the queue for a buffer.
     AwaitingBuffer,
-    /// Has had its share of this turn.
-    Yielded,
     /// The peer has closed its side.
     Ended,
 }
@@ -75,10 +74,8 @@ pub(crate) enum Event {
     Ended,
     /// Recv completed without a buffer.
     NoBuffer,
-    /// The Recv that was asked for is not submitted: the connection has had its share.
-    Yield,
-    /// The connection's turn for a buffer, or its next turn, has come.
-    Resume,
+    /// The connection's turn for a buffer has come.
+    BufferCame,
     /// Send completed, in part or in whole.
     Sent,
     /// Shutdown completed.
@@ -89,7 +86,7 @@ pub(crate) enum Event {
     SendFailed,
     /// Recv was cancelled.
     RecvCancelled,
-    /// Connect or Send was cancelled.
+    /// Connect, Send or Shutdown was cancelled.
     SendCancelled,
     /// Cancel completed.
     CancelDone,
@@ -113,6 +110,8 @@ pub(crate) enum Action {
     Shutdown,
     Cancel,
     Close,
+    /// Close with RST: output was lost, and FIN would say that it was not.
+    Reset,
     /// Nothing until the next event.
     Rest,
 }
@@ -126,6 +125,8 @@ pub(crate) struct Machine {
     cancel: Cancel,
     paused: bool,
     full_duplex: bool,
+    /// Output that an operation had was not sent.
+    lost_output: bool,
 }
 
 impl Machine {
@@ -139,6 +140,7 @@ impl Machine {
             cancel: Cancel::No,
             paused: false,
             full_duplex,
+            lost_output: false,
         }
     }
 
@@ -160,11 +162,6 @@ impl Machine {
     /// Whether the connection is established, and its service is to be asked.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open && !self.is_connecting()
-    }
-
-    /// Whether the peer has sent something that the connection has not had its turn to read.
-    pub(crate) fn is_queued(&self) -> bool {
-        matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded)
     }
 
     #[inline]
@@ -191,9 +188,7 @@ impl Machine {
             Event::Received | Event::Ended | Event::NoBuffer | Event::RecvFailed => {
                 self.rx == Rx::Receiving
             }
-            // In place of an operation that was asked for, so not while one is in flight for long.
-            Event::Yield => self.rx == Rx::Receiving && self.cancel == Cancel::No,
-            Event::Resume => matches!(self.rx, Rx::AwaitingBuffer | Rx::Yielded),
+            Event::BufferCame => self.rx == Rx::AwaitingBuffer,
             Event::Sent => self.tx == Tx::Sending,
             Event::ShutDown => self.tx == Tx::ShuttingDown,
             Event::SendFailed => {
@@ -201,7 +196,8 @@ impl Machine {
             }
             Event::RecvCancelled => self.rx == Rx::Receiving && self.cancel == Cancel::InFlight,
             Event::SendCancelled => {
-                matches!(self.tx, Tx::Connecting | Tx::Sending) && self.cancel == Cancel::InFlight
+                matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
+                    && self.cancel == Cancel::InFlight
             }
             // The last to complete.
             Event::CancelDone => {
@@ -223,17 +219,21 @@ impl Machine {
     pub(crate) fn apply(&mut self, event: Event) {
         assert!(self.allows(event), "{event:?} in {self:?}");
         match event {
-            Event::Connected | Event::Sent | Event::SendCancelled => self.tx = Tx::Idle,
-            Event::Received | Event::RecvCancelled | Event::Resume => self.rx = Rx::Idle,
+            Event::Connected | Event::Sent => self.tx = Tx::Idle,
+            Event::SendCancelled => {
+                self.lost_output |= self.tx == Tx::Sending;
+                self.tx = Tx::Idle;
+            }
+            Event::Received | Event::RecvCancelled | Event::BufferCame => self.rx = Rx::Idle,
             Event::Ended => self.rx = Rx::Ended,
             Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
-            Event::Yield => self.rx = Rx::Yielded,
             Event::ShutDown => self.tx = Tx::Shut,
             Event::RecvFailed => {
                 self.rx = Rx::Idle;
                 self.abort();
             }
             Event::SendFailed => {
+                self.lost_output |= self.tx == Tx::Sending;
                 self.tx = if self.tx == Tx::ShuttingDown { Tx::Shut } else { Tx::Idle };
                 self.abort();
             }
@@ -258,6 +258,11 @@ impl Machine {
         }
     }
 
+    /// What [`next`](Machine::next) would answer.
+    pub(crate) fn peek(mut self, output: bool) -> Action {
+        self.next(output)
+    }
+
     /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
     ///
     /// To be asked until it answers [`Action::Rest`].
@@ -267,7 +272,7 @@ impl Machine {
             Phase::Open => self.next_open(output),
             Phase::Finishing => self.next_finishing(output),
             Phase::Lingering => self.next_lingering(),
-            Phase::Aborting => self.next_aborting(),
+            Phase::Aborting => self.next_aborting(output),
             Phase::Closing | Phase::Closed => Action::Rest,
         }
     }
@@ -314,13 +319,15 @@ impl Machine {
                 self.rx = Rx::Receiving;
                 Action::Recv
             }
-            Rx::Receiving | Rx::AwaitingBuffer | Rx::Yielded => Action::Rest,
+            Rx::Receiving | Rx::AwaitingBuffer => Action::Rest,
         }
     }
 
-    fn next_aborting(&mut self) -> Action {
+    fn next_aborting(&mut self, output: bool) -> Action {
         if !self.is_in_flight() {
-            return self.close();
+            let lost = self.lost_output || output;
+            let close = self.close();
+            return if lost { Action::Reset } else { close };
         }
         if self.cancel == Cancel::No {
             self.cancel = Cancel::InFlight;
@@ -341,13 +348,12 @@ mod tests {
     use super::*;
     use std::collections::{HashMap, HashSet, VecDeque};
 
-    const EVENTS: [Event; 18] = [
+    const EVENTS: [Event; 17] = [
         Event::Connected,
         Event::Received,
         Event::Ended,
         Event::NoBuffer,
-        Event::Yield,
-        Event::Resume,
+        Event::BufferCame,
         Event::Sent,
         Event::ShutDown,
         Event::RecvFailed,
@@ -381,7 +387,9 @@ mod tests {
                 Action::Send => (&mut self.send, !self.shutdown),
                 Action::Shutdown => (&mut self.shutdown, !self.send),
                 Action::Cancel => (&mut self.cancel, true),
-                Action::Close => (&mut self.close, nothing_to_send && !self.recv && !self.cancel),
+                Action::Close | Action::Reset => {
+                    (&mut self.close, nothing_to_send && !self.recv && !self.cancel)
+                }
                 Action::Rest => return,
             };
             assert!(allowed, "{action:?} beside another operation");
@@ -394,11 +402,12 @@ mod tests {
                 | Event::Ended
                 | Event::NoBuffer
                 | Event::RecvFailed
-                | Event::RecvCancelled
-                | Event::Yield => self.recv = false,
-                Event::Connected | Event::Sent | Event::SendCancelled => self.send = false,
+                | Event::RecvCancelled => self.recv = false,
+                Event::Connected | Event::Sent => self.send = false,
                 Event::ShutDown => self.shutdown = false,
-                Event::SendFailed => (self.send, self.shutdown) = (false, false),
+                Event::SendFailed | Event::SendCancelled => {
+                    (self.send, self.shutdown) = (false, false);
+                }
                 Event::CancelDone => self.cancel = false,
                 Event::Closed => self.close = false,
                 _ => {}
@@ -473,7 +482,7 @@ mod tests {
             states.keys().map(|(machine, _)| part(machine)).collect::<HashSet<_>>().len()
         };
         assert_eq!(count(&|machine| format!("{:?}", machine.phase)), 6);
-        assert_eq!(count(&|machine| format!("{:?}", machine.rx)), 5);
+        assert_eq!(count(&|machine| format!("{:?}", machine.rx)), 4);
         assert_eq!(count(&|machine| format!("{:?}", machine.tx)), 5);
         assert_eq!(count(&|machine| format!("{:?}", machine.cancel)), 3);
     }
@@ -522,13 +531,31 @@ mod tests {
                 continue;
             }
             let waits = in_flight != InFlight::default()
-                || matches!(machine.rx, Rx::AwaitingBuffer | Rx::Yielded)
+                || machine.rx == Rx::AwaitingBuffer
                 || machine.paused
                 // The peer has closed its side, and the service has said to go on.
                 || (machine.phase == Phase::Open && machine.rx == Rx::Ended)
                 || machine.phase == Phase::Closed;
             assert!(waits, "nothing will ever happen to {machine:?}");
         }
+    }
+
+    #[test]
+    fn fin_is_never_sent_after_output_was_lost() {
+        let mut resets = 0;
+        for (machine, _) in reach().into_keys() {
+            for output in [false, true] {
+                let action = { machine }.next(output);
+                let lost = machine.lost_output || (output && machine.phase == Phase::Aborting);
+                assert!(
+                    !(lost && matches!(action, Action::Close | Action::Shutdown)),
+                    "{machine:?}"
+                );
+                assert!(lost || action != Action::Reset, "{machine:?}");
+                resets += usize::from(action == Action::Reset);
+            }
+        }
+        assert!(resets > 0);
     }
 
     #[test]

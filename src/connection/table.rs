@@ -100,12 +100,6 @@ impl<T> Table<T> {
         self.entries.get(slot as usize)?;
         Some(Key::new(slot, self.generations[slot as usize]))
     }
-
-    /// One more than the highest slot that can hold an entry now: for walking over all of them
-    /// while they change.
-    pub fn slots_end(&self) -> u32 {
-        self.capacity() as u32
-    }
 }
 
 #[cfg(test)]

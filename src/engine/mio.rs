@@ -264,7 +264,8 @@ impl<S: Sys> MioEngine<S> {
                 })
             }
             Op::Cancel => self.cancel(key),
-            Op::Close => self.close(key),
+            Op::Close => self.close(key, S::close),
+            Op::Reset => self.close(key, S::reset),
             Op::Connect(to) => self.connect(key, to),
             other => panic!("{other:?} on a connection"),
         }
@@ -319,7 +320,7 @@ impl<S: Sys> MioEngine<S> {
         Submitted::Pending
     }
 
-    fn close(&mut self, key: Key) -> Submitted<S::Socket> {
+    fn close(&mut self, key: Key, how: fn(&mut S, S::Socket)) -> Submitted<S::Socket> {
         // A connection whose Connect failed at once never had a socket.
         let Some(slot) = self.find(key) else {
             return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
@@ -327,7 +328,7 @@ impl<S: Sys> MioEngine<S> {
         let idle = slot.receiving == 0 && slot.sending.is_none() && !slot.connecting;
         assert!(idle, "closing with an operation in flight");
         let socket = slot.socket.take().expect("it was found");
-        self.sys.close(socket);
+        how(&mut self.sys, socket);
         Submitted::Ready(Outcome::Closed { unaccepted: 0 })
     }
 

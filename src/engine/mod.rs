@@ -55,6 +55,8 @@ pub enum Op {
     Cancel,
     /// Close the socket.
     Close,
+    /// Close it with RST, because what the peer was to get is lost. Completes as Close does.
+    Reset,
 }
 
 /// How an operation went.

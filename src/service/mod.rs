@@ -22,7 +22,9 @@ pub use echo::Echo;
 pub enum Answer {
     /// Send the output, if there is any; then read on.
     Continue,
-    /// Send the output, do not read until this time; then [`Service::timer`] is called.
+    /// Send the output, do not begin to read until this time; then [`Service::timer`] is called.
+    /// What was being received already (after a [`Service::timer`] that came while nothing had
+    /// arrived) is still handed in.
     WaitUntil(Time),
     /// Send the output, then close: no byte of the output is lost to a client that reads to the
     /// end.
@@ -36,6 +38,7 @@ pub struct Connection<'a> {
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
     pub(crate) tag: u64,
+    pub(crate) discarded: u64,
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
@@ -70,6 +73,12 @@ impl Connection<'_> {
         self.now
     }
 
+    /// Bytes that came after this side had begun to close, and were thrown away. Known in
+    /// [`Service::closed`].
+    pub fn bytes_discarded(&self) -> u64 {
+        self.discarded
+    }
+
     /// An empty buffer of the worker's pool, or `None` when all are in use: the service then leaves
     /// its input where it is and is called again, with [`Service::sent`] or [`Service::data`], when
     /// there is something new.
@@ -91,8 +100,9 @@ impl std::fmt::Display for ConnectionId {
 /// What the server does with its clients' bytes.
 ///
 /// Each worker has a clone of the service of its own, and calls it from its one thread, so a
-/// service needs no locks. A panic in a service closes the connection that it was called for, with
-/// [`CloseReason::ServicePanic`], and nothing else.
+/// service needs no locks. A panic in a call that is about a connection closes that connection, with
+/// [`CloseReason::ServicePanic`], and nothing else. One in [`prepare`](Service::prepare) or
+/// [`turn`](Service::turn), or in a session's `Default` or `Drop`, ends the server.
 ///
 /// ```
 /// use echopool::service::{Answer, Connection, Service};

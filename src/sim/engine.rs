@@ -2,6 +2,7 @@
 //! receive may bring less than is there, buffers are short though some are free, and a cancelled
 //! operation may have been done.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) struct SimEngine {
     listeners: Vec<Option<Handle>>,
     sockets: Vec<(Key, Handle)>,
     pending: Vec<Pending>,
+    /// Taken out of `pending` by the poll that is under way, and not told yet.
+    telling: VecDeque<Pending>,
 }
 
 /// An operation in flight.
@@ -46,6 +49,7 @@ enum Operation {
     Shutdown,
     Cancel,
     Close,
+    Reset,
 }
 
 impl Operation {
@@ -57,7 +61,7 @@ impl Operation {
             Operation::Send(_) => OpKind::Send,
             Operation::Shutdown => OpKind::Shutdown,
             Operation::Cancel => OpKind::Cancel,
-            Operation::Close => OpKind::Close,
+            Operation::Close | Operation::Reset => OpKind::Close,
         }
     }
 }
@@ -80,6 +84,7 @@ impl SimEngine {
             listeners: listeners.into_iter().map(Some).collect(),
             sockets: Vec::new(),
             pending: Vec::new(),
+            telling: VecDeque::new(),
         }
     }
 
@@ -113,9 +118,12 @@ impl SimEngine {
             Operation::Connect => world.connect_outcome(self.id(*key)).is_some(),
             Operation::Recv(_) => world.can_recv(self.id(*key)),
             Operation::Send(_) => world.can_send(self.id(*key)),
-            Operation::Shutdown | Operation::Close => true,
+            Operation::Shutdown | Operation::Close | Operation::Reset => true,
             // The last of its socket.
-            Operation::Cancel => self.pending.iter().filter(|other| other.key == *key).count() == 1,
+            Operation::Cancel => {
+                let all = self.pending.iter().chain(&self.telling);
+                all.filter(|other| other.key == *key).count() == 1
+            }
         }
     }
 
@@ -153,6 +161,11 @@ impl SimEngine {
             }
             Operation::Cancel => Some(Outcome::Done),
             Operation::Close => Some(self.close(key)),
+            Operation::Reset => {
+                let id = self.id(key);
+                self.world.borrow_mut().abort(id);
+                Some(self.close(key))
+            }
         };
         if outcome.is_none() && cancelled { Some(Outcome::Cancelled) } else { outcome }
     }
@@ -262,23 +275,27 @@ impl SimEngine {
     }
 
     /// The operations that can complete, in any order.
-    fn take_completable(&mut self) -> Vec<Pending> {
-        let mut taken = Vec::new();
+    fn take_completable(&mut self) {
+        let mut taken: Vec<Pending> = Vec::new();
         let mut index = 0;
         while index < self.pending.len() {
-            if self.can_complete(index) {
+            // Cancel is not overtaken by what it has ended.
+            let key = self.pending[index].key;
+            let first = !taken.iter().any(|other| other.key == key)
+                || self.pending[index].op.kind() != OpKind::Cancel;
+            if first && self.can_complete(index) {
                 taken.push(self.pending.swap_remove(index));
             } else {
                 index += 1;
             }
         }
-        // Cancel is not overtaken: it is completable only when it is the last of its socket.
         let mut world = self.world.borrow_mut();
         if taken.len() > 1 {
             world.mark(Mark::Reordered);
             world.rng.shuffle(&mut taken);
         }
-        taken
+        drop(world);
+        self.telling = taken.into();
     }
 }
 
@@ -319,14 +336,16 @@ impl Engine for SimEngine {
             Op::Send(chain) => Operation::Send(chain),
             Op::Shutdown => Operation::Shutdown,
             Op::Cancel => {
-                let in_flight = self.pending.iter_mut().filter(|pending| pending.key == key);
-                in_flight.for_each(|pending| pending.cancelled = true);
+                let all = self.pending.iter_mut().chain(&mut self.telling);
+                all.filter(|pending| pending.key == key)
+                    .for_each(|pending| pending.cancelled = true);
                 Operation::Cancel
             }
             Op::Close => Operation::Close,
+            Op::Reset => Operation::Reset,
         };
-        let twice =
-            self.pending.iter().any(|pending| pending.key == key && pending.op.kind() == op.kind());
+        let all = self.pending.iter().chain(&self.telling);
+        let twice = { all }.any(|pending| pending.key == key && pending.op.kind() == op.kind());
         assert!(!twice, "two of {:?} at once", op.kind());
         // Sometimes done at once, as an engine may.
         let at_once = self.world.borrow_mut().rng.bool();
@@ -351,8 +370,8 @@ impl Engine for SimEngine {
         self.woken.clear();
         let now = self.now();
         sink.turn(now);
-        for pending in self.take_completable() {
-            let Pending { key, op, cancelled } = pending;
+        self.take_completable();
+        while let Some(Pending { key, op, cancelled }) = self.telling.pop_front() {
             let kind = op.kind();
             let again = match &op {
                 Operation::Accept => Some(Operation::Accept),

@@ -37,7 +37,7 @@ marks! {
     /// A send took less than it was given.
     ShortSend(BOTH),
     /// A send found no room.
-    SendBlocked(BOTH),
+    SendBlocked(READINESS),
     /// Readiness was told later than it began.
     LateReadiness(READINESS),
     /// Readiness was told without a cause.

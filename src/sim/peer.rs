@@ -145,7 +145,7 @@ impl Peer {
     }
 
     fn pause(&self, world: &mut World) -> Duration {
-        let most = match self.manner {
+        let most: u64 = match self.manner {
             Manner::Slow => 200_000,
             Manner::OneByte => 500,
             _ => 3_000,
@@ -171,7 +171,7 @@ impl Peer {
             });
         }
         match world.connect_outcome(self.endpoint) {
-            None => {}
+            None => self.idle_turns += 1,
             Some(Err(_)) => return self.ends(world, End::Refused),
             Some(Ok(())) => {
                 let before = (self.sent, self.received);

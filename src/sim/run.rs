@@ -348,7 +348,11 @@ impl<E: Seat> Simulation<E> {
             index: 0,
             connections_max: 4,
             listeners: 0,
-            rules: Rules { idle_timeout: Some(PATIENCE / 2), ..drawn.rules.clone() },
+            rules: Rules {
+                idle_timeout: Some(PATIENCE / 2),
+                send_timeout: Some(PATIENCE / 2),
+                ..drawn.rules.clone()
+            },
             pool: pool.clone(),
             permits: None,
             mailboxes: Arc::new(Mailboxes::new(1)),
@@ -492,7 +496,7 @@ impl<E: Seat> Simulation<E> {
         let servers = self.servers.iter().filter_map(|server| server.worker.as_ref()?.deadline());
         let clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).and_then(Worker::deadline);
-        let own = [self.next_ending(), Some(self.begun + END)].into_iter().flatten();
+        let own = [self.next_ending(world.now), Some(self.begun + END)].into_iter().flatten();
         let next = servers.chain(clients).chain(world.next()).chain(own).min();
         let next = next.expect("the end is always to come").max(world.now);
         assert!(next < self.begun + END, "not over after {END:?}: {}", self.who_is_left());
@@ -507,7 +511,7 @@ impl<E: Seat> Simulation<E> {
         }
     }
 
-    fn next_ending(&self) -> Option<Time> {
+    fn next_ending(&self, now: Time) -> Option<Time> {
         let heals = (!self.healed).then(|| self.begun + HEALED_AFTER);
         let ends = match self.ending {
             _ if self.ended_at.is_some() => None,
@@ -515,12 +519,7 @@ impl<E: Seat> Simulation<E> {
             Ending::Quiet => None,
         };
         let patience = (!self.everybody_left()).then(|| self.begun + HEALED_AFTER + PATIENCE);
-        [heals, ends, patience].into_iter().flatten().filter(|&at| at > self.now()).min()
-    }
-
-    fn now(&self) -> Time {
-        // Also called while the world is borrowed for looking only.
-        self.world.try_borrow().map_or(Time::ZERO, |world| world.now)
+        [heals, ends, patience].into_iter().flatten().filter(|&at| at > now).min()
     }
 
     fn end_when_it_is_time(&mut self) {
@@ -579,7 +578,12 @@ impl<E: Seat> Simulation<E> {
             Some((server.woken.is_set(), worker.engine().is_ready(), late, worker.open()))
         };
         let wants: Vec<_> = self.servers.iter().map(of).collect();
-        format!("woken, ready, late by, connections: {wants:?}; {}", self.who_is_left())
+        let clients = self.clients.as_ref().and_then(|side| side.worker.as_ref()).map(|worker| {
+            let late = worker.deadline().map(|at| now.as_nanos() as i128 - at.as_nanos() as i128);
+            (worker.engine().is_ready(), late, worker.open(), worker.is_finished())
+        });
+        let left = self.who_is_left();
+        format!("woken, ready, late by, connections: {wants:?}; clients {clients:?}; {left}")
     }
 
     fn who_is_left(&self) -> String {

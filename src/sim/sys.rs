@@ -225,6 +225,11 @@ impl Sys for SimSys {
         sent
     }
 
+    fn reset(&mut self, socket: Handle) {
+        let id = endpoint(&socket);
+        self.world.borrow_mut().abort(id);
+    }
+
     fn shutdown(&mut self, socket: &Handle) -> Result<(), Errno> {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.shutdown_error;

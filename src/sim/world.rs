@@ -598,8 +598,12 @@ impl World {
 
     /// An abortive close: RST, whatever is unread.
     pub(super) fn abort(&mut self, id: EndpointId) {
-        if !self.endpoints[id].closed {
-            self.endpoints[id].closed = true;
+        let endpoint = &mut self.endpoints[id];
+        if !std::mem::replace(&mut endpoint.closed, true) {
+            endpoint.watch = None;
+            if std::mem::take(&mut endpoint.ours) {
+                self.descriptors_open -= 1;
+            }
             self.reset_other(id);
         }
     }

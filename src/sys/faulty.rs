@@ -107,6 +107,10 @@ impl Sys for Faulty {
         self.kernel.send(socket, buffers)
     }
 
+    fn reset(&mut self, socket: Self::Socket) {
+        self.kernel.reset(socket);
+    }
+
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno> {
         self.fault.check(Call::Shutdown)?;
         self.kernel.shutdown(socket)

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -172,6 +173,12 @@ impl Sys for Kernel {
         }
     }
 
+    fn reset(&mut self, socket: OwnedFd) {
+        // Cannot fail on a socket; if it does, closing still closes.
+        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        drop(socket);
+    }
+
     fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         rustix::net::shutdown(socket, Shutdown::Write)
     }
@@ -224,9 +231,9 @@ impl Timer {
     /// caller asks again. So a deadline that moves with every turn of the loop costs no system call
     /// in each turn.
     #[inline]
-    fn arm(&mut self, deadline: Time) -> Result<Option<std::time::Duration>, Errno> {
+    fn arm(&mut self, deadline: Time) -> Result<Option<Duration>, Errno> {
         if deadline == Time::ZERO {
-            return Ok(Some(std::time::Duration::ZERO));
+            return Ok(Some(Duration::ZERO));
         }
         if self.armed.is_none_or(|armed| armed > deadline) {
             self.set(deadline)?;
@@ -261,7 +268,7 @@ impl Timer {
         Ok(Timer)
     }
 
-    fn arm(&mut self, deadline: Time) -> Result<Option<std::time::Duration>, Errno> {
+    fn arm(&mut self, deadline: Time) -> Result<Option<Duration>, Errno> {
         Ok(Some(deadline - monotonic_now()))
     }
 

@@ -109,6 +109,9 @@ pub trait Sys {
     /// ENOTCONN if the peer has reset the connection.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
+    /// Closes a socket with RST (SO_LINGER of zero): the peer learns that it did not get all.
+    fn reset(&mut self, socket: Self::Socket);
+
     /// Closes a socket.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);

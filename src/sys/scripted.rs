@@ -101,6 +101,10 @@ impl Sys for Scripted {
         Ok(())
     }
 
+    fn reset(&mut self, socket: Socket) {
+        self.closed.push(socket);
+    }
+
     fn close(&mut self, socket: Socket) {
         self.closed.push(socket);
     }

@@ -84,6 +84,7 @@ impl<S: Service> Core<S> {
         mut completed: Option<Outcome<E::Socket>>,
     ) {
         let mut asked_for_permit = false;
+        let mut failures = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             let outcome = match completed.take() {
                 Some(outcome) => outcome,
@@ -91,7 +92,7 @@ impl<S: Service> Core<S> {
                     Submitted::Ready(outcome) => outcome,
                     Submitted::Pending => {
                         self.listeners[index].state = State::Accepting;
-                        return;
+                        return self.unwant_permit(asked_for_permit);
                     }
                 },
             };
@@ -111,15 +112,27 @@ impl<S: Service> Core<S> {
                 }
                 Outcome::Failed(error) => {
                     self.counters.accept_errors.add(1);
-                    if let Remedy::Pause = remedy(error) {
+                    failures += 1;
+                    // An error that is said to be of one connection, again and again, is not.
+                    if failures == ACCEPTS_PER_TURN || matches!(remedy(error), Remedy::Pause) {
                         self.pause_accepting(index, error);
-                        return;
+                        return self.unwant_permit(asked_for_permit);
                     }
                 }
                 other => panic!("Accept completed with {other:?}"),
             }
         }
         self.listeners[index].state = State::Yielded;
+        self.unwant_permit(asked_for_permit);
+    }
+
+    /// A listener that asked for a permit has got on without. Its wish is taken back, unless it is
+    /// another one's too: a wake-up for nothing would be lost to a worker that needs it.
+    fn unwant_permit(&self, asked: bool) {
+        let waits = |listener: &Listener| listener.state == State::AwaitingPermit;
+        if asked && !self.listeners.iter().any(waits) {
+            self.permits().unwant_permit(self.index);
+        }
     }
 
     fn permits(&self) -> &crate::permits::Permits {
@@ -146,6 +159,9 @@ impl<S: Service> Core<S> {
         self.table.insert(context);
         self.counters.accepted.add(1);
         self.established(engine, key);
+        if let Some(reason) = self.ending() {
+            self.finish(key, reason);
+        }
         self.drive(engine, key);
     }
 
@@ -170,8 +186,12 @@ impl<S: Service> Core<S> {
         if due {
             self.accept_warned_at = Some(self.now);
             log::warn!(
-                "accept paused: {error}; tried again in {pause:?} or when a connection is closed \
-                 (open files: see 'ulimit -n')"
+                "accept paused: {error}; tried again in {pause:?} or when a connection is closed{}",
+                match error {
+                    Errno::MFILE => " (the process is out of open files: ulimit -n)",
+                    Errno::NFILE => " (the system is out of open files: fs.file-max)",
+                    _ => "",
+                }
             );
         }
     }
@@ -187,7 +207,15 @@ impl<S: Service> Core<S> {
         let closing = self.listeners[index].state == State::Closing;
         match (op, outcome) {
             (OpKind::Accept, Outcome::Cancelled) => {}
-            (OpKind::Cancel, Outcome::Done) if closing => self.closed_listener(engine, index),
+            // It had been done when the cancel came.
+            (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing => {
+                self.accepted(engine, index, socket, peer, permit);
+            }
+            (OpKind::Accept, _) if closing => {}
+            (OpKind::Cancel, Outcome::Done) if closing => self.cancelled_listener(engine, index),
+            (OpKind::Close, Outcome::Closed { unaccepted }) => {
+                self.closed_listener(index, unaccepted);
+            }
             (OpKind::Accept, outcome) => self.accept(engine, index, Some(outcome)),
             (op, other) => panic!("{op:?} on a listener completed with {other:?}"),
         }
@@ -200,32 +228,52 @@ impl<S: Service> Core<S> {
             _ => self.listeners[index].state = State::Closing,
         }
         match engine.submit(Key::listener(index), Op::Cancel) {
-            Submitted::Ready(_) => self.closed_listener(engine, index),
+            Submitted::Ready(_) => self.cancelled_listener(engine, index),
             Submitted::Pending => {}
         }
     }
 
-    fn closed_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
+    /// No accept is in flight on the listener any more.
+    fn cancelled_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
         match engine.submit(Key::listener(index), Op::Close) {
             Submitted::Ready(Outcome::Closed { unaccepted }) => {
-                self.counters.unaccepted.add(u64::from(unaccepted));
-                self.listeners[index].state = State::Closed;
+                self.closed_listener(index, unaccepted);
             }
-            other => panic!("Close of a listener: {other:?}"),
+            Submitted::Ready(other) => panic!("Close of a listener completed with {other:?}"),
+            Submitted::Pending => {}
         }
+    }
+
+    fn closed_listener(&mut self, index: usize, unaccepted: u32) {
+        self.counters.unaccepted.add(u64::from(unaccepted));
+        self.listeners[index].state = State::Closed;
     }
 
     /// Goes on accepting where the share of a turn was used up, or a permit, a descriptor or the
     /// time has come.
     #[inline]
     pub(super) fn serve_listeners<E: Engine>(&mut self, engine: &mut E) {
-        for index in 0..self.listeners.len() {
+        let waiting = |listener: &Listener| {
+            matches!(listener.state, State::Yielded | State::AwaitingPermit | State::Paused(_))
+        };
+        if self.listeners.iter().any(waiting) {
+            self.serve_waiting_listeners(engine);
+        }
+    }
+
+    #[cold]
+    fn serve_waiting_listeners<E: Engine>(&mut self, engine: &mut E) {
+        // Looked at once: a listener that asks again must not hide from the next one that a permit
+        // came. And not always in the same order.
+        let permit_came = self.permits().permit_came(self.index);
+        let descriptor_came = self.permits().descriptor_came(self.index);
+        let count = self.listeners.len();
+        self.first_listener = (self.first_listener + 1) % count;
+        for index in (self.first_listener..count).chain(0..self.first_listener) {
             let again = match self.listeners[index].state {
                 State::Yielded => true,
-                State::AwaitingPermit => self.permits().permit_came(self.index),
-                State::Paused(until) => {
-                    until <= self.now || self.permits().descriptor_came(self.index)
-                }
+                State::AwaitingPermit => permit_came,
+                State::Paused(until) => until <= self.now || descriptor_came,
                 State::Idle | State::Accepting | State::Closing | State::Closed => false,
             };
             if again {
@@ -248,17 +296,15 @@ impl<S: Service> Core<S> {
         self.listeners.iter().filter_map(paused).min()
     }
 
-    /// Whether every listener has taken what waited, as far as it can.
-    pub(super) fn listeners_are_drained(&self) -> bool {
-        !self.listeners_want_a_turn()
-    }
-
     pub(super) fn listeners_are_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.state == State::Closed)
     }
 
     /// Begins a connection that the service asked for.
     pub(super) fn connect<E: Engine>(&mut self, engine: &mut E, to: ConnectTo) {
+        if self.stopping {
+            return self.service.connect_failed(to.tag, Errno::CANCELED, self.now);
+        }
         let key = self.table.next_key().expect("the service was told how many slots are free");
         let machine = Machine::connecting(S::FULL_DUPLEX);
         let id = self.id_of(key);

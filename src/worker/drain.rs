@@ -67,7 +67,8 @@ impl<S: Service> Core<S> {
             // The first turn has not waited since the command came: connections may have come with
             // it.
             Step::Accepting(left)
-                if left == ACCEPTING_TURNS || (left > 0 && !self.listeners_are_drained()) =>
+                if left == ACCEPTING_TURNS
+                    || (left > 0 && deadline > self.now && self.listeners_want_a_turn()) =>
             {
                 self.set_step(Step::Accepting(left - 1));
             }
@@ -83,6 +84,15 @@ impl<S: Service> Core<S> {
             }
             Step::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
             Step::Finishing => {}
+        }
+    }
+
+    /// What connections are closed for that come to be now, when all others have been told.
+    pub(super) fn ending(&self) -> Option<CloseReason> {
+        match &self.drain {
+            _ if self.stopping => Some(CloseReason::Stopped),
+            Some(drain) if drain.step == Step::Finishing => Some(CloseReason::Drained),
+            _ => None,
         }
     }
 
@@ -113,7 +123,7 @@ impl<S: Service> Core<S> {
         engine: &mut E,
         mut act: impl FnMut(&mut Core<S>, &mut E, crate::key::Key),
     ) {
-        for slot in 0..self.table.slots_end() {
+        for slot in 0..self.table.capacity() as u32 {
             if let Some(key) = self.table.key_of(slot) {
                 act(self, engine, key);
             }
@@ -123,8 +133,6 @@ impl<S: Service> Core<S> {
 
     /// Whether there is nothing left to do, ever.
     pub(super) fn is_finished(&self) -> bool {
-        let ending =
-            self.stopping || self.drain.as_ref().is_some_and(|drain| drain.step == Step::Finishing);
-        ending && self.table.is_empty() && self.listeners_are_closed()
+        self.ending().is_some() && self.table.is_empty() && self.listeners_are_closed()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Budget, Core, is_recv};
+use super::{Budget, Core};
 use crate::buffer::{Chain, Pool};
 use crate::connection::Context;
 use crate::connection::machine::{Action, Event, Phase};
@@ -47,11 +47,13 @@ impl<S: Service> Core<S> {
     fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, budget: &mut Budget) {
         loop {
             let context = self.table.known_mut(key);
-            match context.machine.next(!context.output.is_empty()) {
-                Action::Recv if budget.is_spent() => {
-                    context.machine.apply(Event::Yield);
-                    self.yielded.push_back(key.slot());
-                }
+            let output = !context.output.is_empty();
+            if budget.is_spent()
+                && matches!(context.machine.peek(output), Action::Recv | Action::Send)
+            {
+                return self.yield_turn(key);
+            }
+            match context.machine.next(output) {
                 Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
                     Submitted::Pending => {}
                     Submitted::Ready(Outcome::Received(chain)) => {
@@ -63,6 +65,7 @@ impl<S: Service> Core<S> {
                 Action::Send => match engine.submit(key, Op::Send(context.output.take())) {
                     Submitted::Pending => self.stall(key),
                     Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                        budget.spend(bytes);
                         self.sent(engine, key, bytes, rest);
                     }
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Send, other),
@@ -70,11 +73,19 @@ impl<S: Service> Core<S> {
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
                 Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
+                Action::Reset => self.submit(engine, key, OpKind::Close, Op::Reset),
                 Action::Rest if context.machine.phase() == Phase::Closed => {
                     return self.free(engine, key);
                 }
                 Action::Rest => return,
             }
+        }
+    }
+
+    /// The connection has had its share of this turn; the others come first.
+    fn yield_turn(&mut self, key: Key) {
+        if !self.yielded.contains(key.slot()) {
+            self.yielded.push_back(key.slot());
         }
     }
 
@@ -129,12 +140,17 @@ impl<S: Service> Core<S> {
     fn ended_early(&mut self, key: Key, op: OpKind, error: Option<Errno>) {
         let context = self.context(key);
         if let Some(error) = error {
+            // What the connection was being closed for no longer holds if its output fails; after
+            // FIN nothing is owed any more.
+            if matches!(context.machine.phase(), Phase::Open | Phase::Finishing) {
+                context.reason = Some(CloseReason::of(error));
+            }
             context.reason.get_or_insert(CloseReason::of(error));
         }
         if op == OpKind::Connect {
             context.connect_error.get_or_insert(error.unwrap_or(Errno::CANCELED));
         }
-        context.machine.apply(match (is_recv(op), error.is_some()) {
+        context.machine.apply(match (op == OpKind::Recv, error.is_some()) {
             (true, true) => Event::RecvFailed,
             (true, false) => Event::RecvCancelled,
             (false, true) => Event::SendFailed,
@@ -152,6 +168,7 @@ impl<S: Service> Core<S> {
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
             self.counters.bytes_discarded.add(bytes as u64);
+            context.bytes_discarded += bytes as u64;
             return;
         }
         context.bytes_received += bytes as u64;
@@ -161,7 +178,8 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        if self.context(key).input.leases() > usize::from(most) {
+        let context = self.context(key);
+        if context.machine.delivers() && context.input.leases() > usize::from(most) {
             self.close_now(key, CloseReason::InputLimit);
         }
     }
@@ -210,6 +228,7 @@ impl<S: Service> Core<S> {
             id: context.id,
             peer: context.peer,
             tag: context.tag,
+            discarded: context.bytes_discarded,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -265,7 +284,7 @@ impl<S: Service> Core<S> {
     /// Gives a closed connection's slot, buffers and permit back.
     fn free<E: Engine>(&mut self, engine: &E, key: Key) {
         let slot = key.slot();
-        self.waiters.remove(slot);
+        self.wait_no_longer(slot);
         self.yielded.remove(slot);
         self.unstall(key);
         self.wheel.clear(slot);
@@ -324,6 +343,7 @@ fn tell_closed<S: Service>(
         id: context.id,
         peer: context.peer,
         tag,
+        discarded: context.bytes_discarded,
         now,
         pool,
         input: &mut context.input,

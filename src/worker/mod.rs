@@ -14,7 +14,7 @@ use crate::connection::{Context, Table};
 use crate::crew::Mailboxes;
 use crate::engine::{Completion, Engine, Sink};
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
+use crate::key::Key;
 use crate::permits::Permits;
 use crate::service::{ConnectTo, Requests, Service, Turn};
 use crate::slots::SlotQueue;
@@ -87,6 +87,8 @@ pub(crate) struct Core<S: Service> {
     counters: Arc<Counters>,
     established: u64,
     listeners: Vec<Listener>,
+    /// Which is looked at first in this turn.
+    first_listener: usize,
     accept_warned_at: Option<Time>,
     wheel: Wheel,
     /// Waiting for a buffer.
@@ -134,6 +136,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             counters: setup.counters,
             established: 0,
             listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
+            first_listener: 0,
             accept_warned_at: None,
             wheel: Wheel::new(slots, TICK, now),
             waiters: SlotQueue::new(slots),
@@ -240,6 +243,8 @@ impl<S: Service> Core<S> {
             self.accept(engine, index, None);
         }
         self.service_turn(engine);
+        // What was said before this worker could be woken: it would sleep over it.
+        self.commands(engine);
     }
 
     /// What is to be done between two turns, in the order of its urgency.
@@ -282,6 +287,9 @@ impl<S: Service> Core<S> {
         self.service_turn = self.service.turn(&mut turn);
         if self.requests.any() {
             self.carry_out_requests(engine);
+            // What came of them at once, a connect that failed, say, the service has not seen in
+            // this turn of its.
+            self.service_turn = Some(self.now);
         }
     }
 
@@ -329,9 +337,4 @@ impl Budget {
     fn is_spent(&self) -> bool {
         self.bytes == 0 || self.operations == 0
     }
-}
-
-/// Whether an operation belongs to the receiving side of a connection.
-fn is_recv(op: OpKind) -> bool {
-    op == OpKind::Recv
 }

@@ -318,6 +318,43 @@ fn a_buffer_stuck_on_one_worker_is_shed_for_one_waiting_on_another() {
     panic!("no connection was ever shed for a client of another worker");
 }
 
+#[test]
+fn no_more_are_shed_than_those_who_wait_need() {
+    let config = Config::new().max_connections(60).buffers(10);
+    let (server, address) = start(config.shed_after(Some(Duration::from_millis(200))), Echo);
+    let mut stuck: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
+    stuck.iter_mut().for_each(|client| client.set_nonblocking(true).unwrap());
+    let begun = Instant::now();
+    let mut held_at = None;
+    // All ten buffers stuck for long enough that any of them may be shed.
+    while held_at.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(400)) {
+        assert!(begun.elapsed() < GUARD, "the paths never fill");
+        stuck.iter_mut().for_each(|client| while client.write(&[1; 65536]).is_ok() {});
+        let all_held = server.stats().total().buffers_held == 10;
+        held_at = if all_held { held_at.or(Some(Instant::now())) } else { None };
+    }
+    let mut waiting: Vec<TcpStream> = (0..15).map(|_| connect(address)).collect();
+    waiting.iter_mut().for_each(|client| client.write_all(b"hello").unwrap());
+    waiting.iter_mut().for_each(|client| client.read_exact(&mut [0; 5]).unwrap());
+    until(&server, "one is shed", |total| total.closed(CloseReason::Shed) > 0);
+    assert!(server.stats().total().closed(CloseReason::Shed) < 10, "{:?}", server.stats().total());
+}
+
+#[test]
+fn the_idle_time_out_holds_again_after_a_stall() {
+    let config = Config::new().max_connections(10).send_timeout(None);
+    let (server, address) = start(config.idle_timeout(Some(Duration::from_millis(300))), Echo);
+    let mut client = connect(address);
+    stick(&server, &mut client);
+    // The idle timer comes by meanwhile.
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(server.stats().total().closed_total(), 0, "it is not idle: it owes bytes");
+    client.set_nonblocking(false).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    while client.read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
+    until(&server, "closed", |total| total.closed(CloseReason::IdleTimeout) == 1);
+}
+
 /// Never consumes anything.
 #[derive(Clone)]
 struct Hoarding;

@@ -51,12 +51,25 @@ impl<S: Service> Core<S> {
             let slot = self.waiters.pop_front().expect("as many as were counted");
             // Waiting is counted from when the queue last moved.
             self.starving_since = Some(self.now);
-            self.resume(engine, slot);
+            let key = self.table.key_of(slot).expect("a queue holds live connections only");
+            self.context(key).machine.apply(Event::BufferCame);
+            self.drive(engine, key);
         }
         if self.waiters.is_empty() {
-            self.starving_since = None;
-            self.pool.set_starving(false);
+            self.no_longer_starving();
         }
+    }
+
+    /// Takes a connection that is closed out of the queue for buffers.
+    pub(super) fn wait_no_longer(&mut self, slot: u32) {
+        if self.waiters.remove(slot) && self.waiters.is_empty() {
+            self.no_longer_starving();
+        }
+    }
+
+    fn no_longer_starving(&mut self) {
+        self.starving_since = None;
+        self.pool.set_starving(false);
     }
 
     /// Gives free buffers to workers that starve, and takes what others have given.
@@ -75,15 +88,10 @@ impl<S: Service> Core<S> {
         for _ in 0..self.yielded.len() {
             // Fewer, if serving one has closed another.
             let Some(slot) = self.yielded.pop_front() else { return };
-            self.resume(engine, slot);
+            let key = self.table.key_of(slot).expect("a queue holds live connections only");
+            self.drive(engine, key);
             self.serve_waiters(engine);
         }
-    }
-
-    fn resume<E: Engine>(&mut self, engine: &mut E, slot: u32) {
-        let key = self.table.key_of(slot).expect("a queue holds live connections only");
-        self.context(key).machine.apply(Event::Resume);
-        self.drive(engine, key);
     }
 
     /// A Send has to wait for the peer.
@@ -104,6 +112,8 @@ impl<S: Service> Core<S> {
         if self.stalled.contains(key.slot()) {
             self.stalled.remove(key.slot());
             self.publish_stall();
+            // The timer is set for the stall; what it would be set for without may be earlier.
+            self.schedule(key);
         }
     }
 
@@ -140,7 +150,8 @@ impl<S: Service> Core<S> {
 
     #[cold]
     fn shed<E: Engine>(&mut self, engine: &mut E, after: Duration) {
-        for _ in 0..self.waiters.len() {
+        // One may be enough for all: whether anybody still waits is looked at after each.
+        while self.starving_since.is_some_and(|since| since + after <= self.now) {
             match self.mailboxes.longest_stalled() {
                 Some((_, since)) if since + after > self.now => return,
                 Some((worker, _)) if worker == self.index => self.shed_one(engine),
@@ -190,6 +201,7 @@ impl<S: Service> Core<S> {
     /// when a time that was right once has come.
     fn due(&mut self, key: Key) -> (Time, Due) {
         let stalled = self.stalled.contains(key.slot());
+        let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
         let send_timeout = self.rules.send_timeout;
         let idle_timeout = self.rules.idle_timeout;
         let context: &Context<S::Session> = self.context(key);
@@ -204,7 +216,7 @@ impl<S: Service> Core<S> {
             }
             Phase::Open if machine.is_paused() => (context.deadline, Due::Pause),
             // Its peer has sent something; it is this side that has not come to it.
-            Phase::Open if machine.is_queued() => (after(self.now, idle_timeout), Due::Idle),
+            Phase::Open if queued => (after(self.now, idle_timeout), Due::Idle),
             Phase::Open => (after(context.active_at, idle_timeout), Due::Idle),
             Phase::Lingering => (context.deadline, Due::Linger),
             Phase::Finishing | Phase::Aborting | Phase::Closing | Phase::Closed => {

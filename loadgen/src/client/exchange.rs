@@ -99,6 +99,14 @@ impl Client {
         control::add(&self.tally().replies, replies);
     }
 
+    /// Bytes came after the last reply, when they were no longer looked at.
+    #[cold]
+    pub(super) fn surplus(&mut self, index: usize) {
+        let stream_offset = self.flows[index].received;
+        let (expected, actual) = (Vec::new(), Vec::new());
+        self.differs(index, Mismatch { connection: 0, stream_offset, expected, actual });
+    }
+
     #[cold]
     pub(super) fn differs(&mut self, index: usize, mut mismatch: Mismatch) -> Answer {
         mismatch.connection = self.share.first_connection + index as u64;

@@ -197,9 +197,17 @@ impl Service for Client {
         Answer::Close
     }
 
-    fn closed(&mut self, _: &mut Connection<'_>, session: &mut Session, reason: CloseReason) {
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Session,
+        reason: CloseReason,
+    ) {
         let Some(index) = session.index else { return };
         self.forget_output(index);
+        if self.flows[index].state == State::Closing && connection.bytes_discarded() > 0 {
+            self.surplus(index);
+        }
         let stopped = self.control.stopped();
         let flow = &mut self.flows[index];
         let loss = match flow.state {

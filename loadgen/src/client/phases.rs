@@ -25,6 +25,9 @@ const SAMPLE: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
         let now = turn.now();
+        if self.control.stopped() {
+            return now + TICK;
+        }
         let began = *self.connect_began.get_or_insert(now);
         let in_flight_max = self.plan.connects_in_flight_max();
         while self.connects_begun < self.share.connections

@@ -173,12 +173,15 @@ fn mismatch_text(mismatch: &Mismatch, size: u64) -> String {
         [] => "nothing, as nothing had been sent".to_string(),
         bytes => hex(bytes),
     };
+    let actual = match actual.as_slice() {
+        [] => "bytes after the last reply".to_string(),
+        bytes => hex(bytes),
+    };
     format!(
         "  connection {connection}, stream offset {stream_offset} (request {}, byte {}): \
-         expected {expected}, got {}",
+         expected {expected}, got {actual}",
         stream_offset / size,
         stream_offset % size,
-        hex(actual)
     )
 }
 

@@ -28,6 +28,8 @@ pub enum Fault {
     Close { connection: u64, offset: u64 },
     /// From this byte on nothing is echoed.
     Stall { connection: u64, offset: u64 },
+    /// A few bytes follow when this connection's client has closed its side.
+    Surplus { connection: u64 },
     /// Each byte is sent on its own.
     Trickle,
 }
@@ -99,6 +101,10 @@ fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Re
     loop {
         let count = stream.read(&mut buffer)?;
         if count == 0 {
+            if matches!(shared.fault, Fault::Surplus { connection: of } if of == connection) {
+                shared.fired.fetch_add(1, Relaxed);
+                stream.write_all(b"more")?;
+            }
             return Ok(());
         }
         shared.bytes.fetch_add(count as u64, Relaxed);

@@ -1,0 +1,256 @@
+//! Stopping (failure mode 15): what came back is an exact prefix of what was sent, every byte that
+//! the server read was echoed, and no accepted connection ends with RST.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{Client, Daemon, Fate, Fleet, GUARD, Random, alone, eventually, named_values};
+
+/// Longer than any test waits: what only a drain without end could explain.
+const NEVER: &str = "600s";
+
+/// Random moments under load. `BLACKBOX_SEED` repeats a run.
+#[test]
+fn a_drain_at_any_moment_loses_no_byte_that_was_read() {
+    const ROUNDS: u64 = 10;
+    let (mut random, seed) = Random::from_environment();
+    let mut unread = 0;
+    for round in 0..ROUNDS {
+        let window = [1, 1_000, 70_000, u64::MAX][random.below(4) as usize];
+        let moment = Duration::from_micros(random.below(200_000));
+        println!("seed {seed}, round {round}: window {window}, SIGTERM after {moment:?}");
+        unread += drain_under_load(window, moment);
+    }
+    assert!(unread > 0, "seed {seed}: no drain ever came while bytes were under way");
+}
+
+/// How many bytes had been sent and did not come back.
+fn drain_under_load(window: u64, moment: Duration) -> u64 {
+    const CLIENTS: usize = 100;
+    let mut daemon = Daemon::start(&["--workers", "2", "--log", "debug"]);
+    let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
+    // Whoever has had an echo has been accepted.
+    fleet.echo(1);
+    fleet.set_window(window);
+    fleet.set_endless();
+    fleet.drive_for(moment);
+    daemon.signal(Signal::TERM);
+    fleet.drive("waiting for FIN after SIGTERM");
+    assert_eq!(fleet.count(Fate::Fin), CLIENTS, "not all ended by FIN: {:?}", fleet.fates());
+    let books = fleet.books();
+    // Closing answers the server's FIN, which ends its linger.
+    drop(fleet);
+    let status = daemon.wait();
+    assert_eq!(status.code(), Some(0), "{}", daemon.tail());
+    compare(&books, &daemon);
+    books.iter().map(|(_, sent, received)| sent - received).sum()
+}
+
+/// The clients' books against the server's: it took a prefix, sent all of that, and all of it came.
+fn compare(books: &[(SocketAddr, u64, u64)], daemon: &Daemon) {
+    let closed = daemon.closed();
+    assert_eq!(closed.len(), books.len(), "disconnect lines");
+    for (local, sent, received) in books {
+        let theirs = closed.iter().find(|closed| closed.peer == *local);
+        let theirs = theirs.unwrap_or_else(|| panic!("no disconnect line for {local}"));
+        assert_eq!(theirs.sent, *received, "{theirs:?}: sent, but did not come");
+        assert_eq!(theirs.received, theirs.sent, "{theirs:?}: read, but not echoed");
+        assert!(theirs.received <= *sent, "{theirs:?}: more than was sent");
+        assert_eq!(theirs.reason, "drained", "{theirs:?}");
+    }
+    let end = daemon.lines_with("ended").pop().expect("a line that says how it ended");
+    assert_eq!(named_values(&end)["unaccepted"], 0, "reset in the backlog: {end}");
+}
+
+#[test]
+fn sigint_drains_like_sigterm() {
+    let mut daemon = Daemon::start(&["--log", "debug"]);
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    daemon.signal(Signal::INT);
+    client.expect_fin();
+    drop(client);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert_eq!(daemon.closed()[0].reason, "drained");
+}
+
+#[test]
+fn a_drain_without_clients_ends_at_once() {
+    Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]).finish();
+}
+
+/// Idle clients get FIN at once, and the drain ends when they have answered it.
+#[test]
+fn idle_clients_do_not_hold_up_a_drain() {
+    let flags = ["--drain-timeout", NEVER, "--linger", NEVER, "--log", "debug"];
+    let mut daemon = Daemon::start(&flags);
+    let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(daemon.address())).collect();
+    clients.iter_mut().for_each(|client| client.ping(10));
+    daemon.signal(Signal::TERM);
+    clients.iter_mut().for_each(Client::expect_fin);
+    drop(clients);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert!(daemon.closed().iter().all(|closed| closed.reason == "drained"));
+}
+
+/// Nobody new comes in, not even while an old client keeps the drain going.
+#[test]
+fn a_draining_daemon_accepts_nobody() {
+    let daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
+    let mut old = Client::connect(daemon.address());
+    old.ping(10);
+    daemon.signal(Signal::TERM);
+    old.expect_fin();
+    let to = daemon.address();
+    eventually("connects are refused", || {
+        let refused = std::net::TcpStream::connect_timeout(&to, GUARD).err();
+        refused.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+}
+
+/// A slow client still gets all that the server had read before the drain began. With large buffers
+/// the kernel takes what is left of one in several sends, the last of them long after SIGTERM.
+#[test]
+fn a_drain_waits_for_a_client_that_reads_slowly() {
+    for buffer_size in ["16Ki", "1Mi"] {
+        let flags = ["--drain-timeout", NEVER, "--send-timeout", "off", "--log", "debug"];
+        let pool = ["--buffer-size", buffer_size, "--buffers", "64"];
+        let mut daemon = Daemon::start(&[&flags[..], &pool].concat());
+        let mut client = Client::connect_with_small_window(daemon.address(), 16 * 1024);
+        let mut sent = fill(&mut client);
+        // Some of it taken and filled up again: the server learns to read several buffers at once.
+        for _ in 0..6 {
+            client.expect(3 << 20);
+            sent += fill(&mut client);
+        }
+        daemon.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(daemon.try_wait().is_none(), "it did not wait for the slow client");
+        client.read_to_fin();
+        let received = client.received();
+        assert!(received < sent, "nothing was under way");
+        drop(client);
+        assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+        let closed = &daemon.closed()[0];
+        assert_eq!((closed.received, closed.sent), (received, received), "{closed:?}");
+    }
+}
+
+/// Sends until nothing has been taken for a while; how much was.
+fn fill(client: &mut Client) -> u64 {
+    let (mut sent, mut quiet) = (0, 0);
+    eventually("the way is full", || {
+        let taken = client.send_without_waiting(1 << 20);
+        sent += taken;
+        quiet = if taken == 0 { quiet + 1 } else { 0 };
+        quiet == 10
+    });
+    sent
+}
+
+#[test]
+fn the_drain_deadline_cuts_a_client_that_never_closes() {
+    let flags = ["--drain-timeout", "1s", "--linger", NEVER, "--log", "debug"];
+    let mut daemon = Daemon::start(&flags);
+    let mut client = Client::connect(daemon.address());
+    client.ping(10);
+    daemon.signal(Signal::TERM);
+    client.expect_fin();
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert_eq!(daemon.closed().len(), 1);
+}
+
+/// Lingering, too, ends: at `--linger`, long before the drain's own deadline.
+#[test]
+fn linger_ends_for_a_client_that_never_closes() {
+    let flags = ["--drain-timeout", NEVER, "--linger", "1s", "--log", "debug"];
+    let mut daemon = Daemon::start(&flags);
+    let mut client = Client::connect(daemon.address());
+    client.ping(10);
+    daemon.signal(Signal::TERM);
+    client.expect_fin();
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert_eq!(daemon.closed()[0].reason, "drained");
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
+        let mut daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
+        let mut client = Client::connect(daemon.address());
+        client.ping(10);
+        daemon.signal(first);
+        client.expect_fin();
+        assert!(daemon.try_wait().is_none(), "it did not wait for the client");
+        daemon.signal(second);
+        assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    }
+}
+
+/// Stopped by SIGSTOP, the daemon finds clients in its backlog and the order to drain at once: far
+/// more clients than it accepts before it sees the order.
+#[test]
+fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
+    const WAITING: usize = 2_000;
+    let _alone = alone();
+    let mut daemon = Daemon::start(&["--workers", "1", "--log", "debug"]);
+    daemon.signal(Signal::STOP);
+    let mut fleet = Fleet::connect(daemon.address(), WAITING);
+    fleet.aim(5_000);
+    fleet.drive_for(Duration::from_millis(100));
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::CONT);
+    fleet.set_endless();
+    fleet.stop_sending();
+    fleet.drive("waiting for FIN");
+    assert_eq!(fleet.count(Fate::Fin), WAITING, "not all ended by FIN: {:?}", fleet.fates());
+    let books = fleet.books();
+    drop(fleet);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    compare(&books, &daemon);
+    assert_eq!(daemon.lines_with(" connect id=").len(), WAITING);
+}
+
+/// At the limit of connections the backlog cannot be taken whole: who is reset there was never
+/// accepted, and is counted apart. Who was accepted gets FIN.
+#[test]
+fn a_drain_at_the_limit_counts_those_it_never_accepted() {
+    const LIMIT: usize = 5;
+    const CLIENTS: usize = 12;
+    let mut daemon = Daemon::start(&["--max-connections", "5", "--workers", "2"]);
+    let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
+    fleet.aim(100);
+    eventually("the limit is reached", || {
+        fleet.drive_for(Duration::from_millis(1));
+        fleet.served(100) == LIMIT && daemon.stat("waits_for_slot") > 0
+    });
+    daemon.signal(Signal::TERM);
+    fleet.set_endless();
+    fleet.stop_sending();
+    fleet.drive("waiting for FIN or RST");
+    let ended = fleet.count(Fate::Fin);
+    drop(fleet);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let end = daemon.lines_with("ended").pop().expect("a line that says how it ended");
+    let (accepted, unaccepted) = (named_values(&end)["accepted"], named_values(&end)["unaccepted"]);
+    assert_eq!((accepted, ended), (LIMIT as u64, LIMIT), "{end}");
+    assert_eq!(unaccepted, (CLIENTS - LIMIT) as u64, "{end}");
+}
+
+/// A drain comes while files have run out: it must not wait for one.
+#[test]
+fn a_drain_ends_although_files_have_run_out() {
+    let mut daemon = Daemon::start(&["--drain-timeout", "5s", "--log", "debug"]);
+    let mut inside = Client::connect(daemon.address());
+    inside.ping(10);
+    daemon.limit_files(daemon.open_files() as u64);
+    let _waiting: Vec<Client> = (0..10).map(|_| Client::connect(daemon.address())).collect();
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    inside.expect_fin();
+    drop(inside);
+    daemon.wait();
+    assert!(start.elapsed() < GUARD);
+}

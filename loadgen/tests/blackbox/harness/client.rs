@@ -1,0 +1,166 @@
+//! One blocking client over `std::net` whose bytes are known and whose answers are checked.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use rustix::net::{AddressFamily, SendFlags, SocketType};
+
+use super::{GUARD, PIECE, payload};
+
+/// A client. Reads and writes that hang fail after [`GUARD`].
+pub struct Client {
+    stream: TcpStream,
+    id: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Client {
+    pub fn connect(to: SocketAddr) -> Client {
+        Client::over(TcpStream::connect_timeout(&to, GUARD).expect("connecting"))
+    }
+
+    /// With a receive buffer of this size, set before connecting so that the window obeys it.
+    pub fn connect_with_small_window(to: SocketAddr, bytes: usize) -> Client {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket(family, SocketType::STREAM, None).expect("a socket");
+        set_socket_recv_buffer_size(&socket, bytes).expect("setting SO_RCVBUF");
+        rustix::net::connect(&socket, &to).expect("connecting");
+        Client::over(TcpStream::from(socket))
+    }
+
+    fn over(stream: TcpStream) -> Client {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+        stream.set_nodelay(true).expect("setting TCP_NODELAY");
+        stream.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+        stream.set_write_timeout(Some(GUARD)).expect("setting a time-out");
+        Client { stream, id: NEXT.fetch_add(1, Ordering::Relaxed), sent: 0, received: 0 }
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("the local address")
+    }
+
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Sends the next `count` bytes of this client's stream.
+    pub fn send(&mut self, count: u64) {
+        self.send_flagged(count, SendFlags::empty());
+    }
+
+    /// The same with `MSG_MORE`, which holds them back, or `MSG_OOB`, which makes the last urgent.
+    pub fn send_flagged(&mut self, count: u64, flags: SendFlags) {
+        let end = self.sent + count;
+        while self.sent < end {
+            let piece = piece(self.id, self.sent, end);
+            let flags = flags | SendFlags::NOSIGNAL;
+            self.sent += rustix::net::send(&self.stream, piece, flags).expect("sending") as u64;
+        }
+    }
+
+    /// Sends what the kernel takes without waiting, `count` bytes at most; how many that was.
+    pub fn send_without_waiting(&mut self, count: u64) -> u64 {
+        let (start, end) = (self.sent, self.sent + count);
+        while self.sent < end {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, piece(self.id, self.sent, end), flags) {
+                Ok(taken) => self.sent += taken as u64,
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(error) => panic!("sending: {error}"),
+            }
+        }
+        self.sent - start
+    }
+
+    /// Receives the next `count` bytes, and checks that they are what was sent.
+    pub fn expect(&mut self, count: u64) {
+        let end = self.received + count;
+        while self.received < end {
+            let got = self.receive((end - self.received).min(PIECE as u64) as usize);
+            let got = got.unwrap_or_else(|error| {
+                panic!("after {} of {} bytes: {error}", self.received, self.sent)
+            });
+            assert_ne!(got, 0, "FIN after {} bytes, but {end} were sent", self.received);
+        }
+    }
+
+    /// One read of at most `count` bytes, checked; 0 at FIN.
+    pub fn receive(&mut self, count: usize) -> io::Result<usize> {
+        let mut buffer = [0; PIECE];
+        let got = self.stream.read(&mut buffer[..count])?;
+        let expected = &payload(self.id, self.received)[..got];
+        assert!(buffer[..got] == *expected, "a wrong byte in {got} at {}", self.received);
+        self.received += got as u64;
+        assert!(self.received <= self.sent, "more came back than was sent");
+        Ok(got)
+    }
+
+    /// Sends `count` bytes and expects them back, reading while it writes.
+    pub fn echo(&mut self, count: u64) {
+        let (id, start, end) = (self.id, self.sent, self.sent + count);
+        let mut writer = self.stream.try_clone().expect("another handle of the socket");
+        self.sent = end;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut at = start;
+                while at < end {
+                    at += writer.write(piece(id, at, end)).expect("sending") as u64;
+                }
+            });
+            self.expect(count);
+        });
+    }
+
+    /// Sends `count` bytes and expects them back, one after the other: for few bytes.
+    pub fn ping(&mut self, count: u64) {
+        self.send(count);
+        self.expect(count);
+    }
+
+    /// Whether bytes, FIN or an error can be read within `time`.
+    pub fn readable_within(&self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).expect("setting a time-out");
+        let seen = self.stream.peek(&mut [0]);
+        self.stream.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+        !matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends FIN: nothing more will be sent.
+    pub fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).expect("shutdown(WR)");
+    }
+
+    /// Expects FIN, and nothing before it.
+    pub fn expect_fin(&mut self) {
+        let got = self.receive(PIECE).expect("FIN, not an error");
+        assert_eq!(got, 0, "bytes in place of FIN");
+    }
+
+    /// Reads until FIN; what came must have been sent. How many bytes that was.
+    pub fn read_to_fin(&mut self) -> u64 {
+        let before = self.received;
+        while self.receive(PIECE).expect("bytes or FIN, not an error") > 0 {}
+        self.received - before
+    }
+
+    /// Sends FIN and expects the server's.
+    pub fn close(mut self) {
+        self.half_close();
+        self.expect_fin();
+    }
+
+    /// Ends the connection with RST.
+    pub fn reset(self) {
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("setting SO_LINGER");
+    }
+}
+
+/// The bytes of client `id` from `at` to `end`, or the first piece of them.
+fn piece(id: u64, at: u64, end: u64) -> &'static [u8] {
+    &payload(id, at)[..(end - at).min(PIECE as u64) as usize]
+}

@@ -1,0 +1,335 @@
+//! The daemon as a process: started on a free port, watched through `/proc`, ended by its pid.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+
+use super::log::{self, Closed};
+use super::{GUARD, eventually};
+
+/// A running daemon. Dropping it kills it; when that is because a test failed, the end of its log
+/// is shown.
+pub struct Daemon {
+    child: Child,
+    /// Locked only so that tests may watch a daemon from several threads.
+    stdout: Mutex<Receiver<String>>,
+    addresses: Vec<SocketAddr>,
+    log: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits for its ready lines. Without `--listen` in `flags` it listens
+    /// on a free port of 127.0.0.1.
+    pub fn start(flags: &[&str]) -> Daemon {
+        Daemon::start_under("true", flags)
+    }
+
+    /// The same, after a shell command in the same process, such as `ulimit -Sn 256`.
+    pub fn start_under(shell: &str, flags: &[&str]) -> Daemon {
+        super::files();
+        let mut flags = flags.to_vec();
+        if !flags.contains(&"--listen") {
+            flags.extend(["--listen", "127.0.0.1:0"]);
+        }
+        let log = log_path();
+        let mut child = command(shell, &flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).expect("creating a file for the daemon's log"))
+            .spawn()
+            .expect("starting the daemon");
+        let stdout = lines(child.stdout.take().expect("stdout is piped"));
+        let stdout = Mutex::new(stdout);
+        let mut daemon = Daemon { child, stdout, addresses: Vec::new(), log, status: None };
+        let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
+        daemon.addresses = (0..listeners).map(|_| daemon.ready_line()).collect();
+        daemon
+    }
+
+    fn ready_line(&mut self) -> SocketAddr {
+        let line = self.stdout.get_mut().expect("not poisoned").recv_timeout(GUARD).unwrap_or_else(
+            |error| {
+                panic!("no ready line ({error}); the daemon said:\n{}", self.log());
+            },
+        );
+        line.strip_prefix("echopool listening on tcp://")
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("not a ready line: {line:?}"))
+    }
+
+    /// Where it listens: the first, usually the only address.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Where it listens, in the order of `--listen`.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.status.is_none(), "the daemon has ended");
+        kill_process(self.pid(), signal).expect("signalling the daemon");
+    }
+
+    /// The end of the daemon, if it has ended.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.status = self.child.try_wait().expect("asking for the daemon's status");
+        self.status
+    }
+
+    /// Waits until the daemon ends by itself and checks that nothing but ready lines was on its
+    /// stdout.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the daemon ends", || self.try_wait().is_some());
+        let more: Vec<String> = self.stdout.get_mut().expect("not poisoned").iter().collect();
+        assert!(more.is_empty(), "on stdout after the ready lines: {more:?}");
+        self.status.expect("it has ended")
+    }
+
+    /// Drains a daemon that has no clients left, and expects a clean end.
+    pub fn finish(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "the exit code after a drain; log:\n{}", self.tail());
+    }
+
+    /// All that the daemon has written to stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("reading the daemon's log")
+    }
+
+    /// The last lines of its stderr, for messages.
+    pub fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// The lines of the log that have `word` in them.
+    pub fn lines_with(&self, word: &str) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
+    }
+
+    /// What the log says of connections that were closed. Needs `--log debug`.
+    pub fn closed(&self) -> Vec<Closed> {
+        self.lines_with("disconnect id=").iter().map(|line| Closed::parse(line)).collect()
+    }
+
+    /// Waits for that many closed connections. Needs `--log debug`.
+    pub fn wait_closed(&self, count: usize) -> Vec<Closed> {
+        eventually(&format!("{count} disconnect lines"), || self.closed().len() >= count);
+        self.closed()
+    }
+
+    /// Asks for a stats line with SIGUSR1 and gives its `name=value` words.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn stats(&self) -> log::Values {
+        let before = log::stats_lines(&self.log()).len();
+        let mut asked = Instant::now();
+        self.signal(Signal::USR1);
+        eventually("a stats line after SIGUSR1", || {
+            // At most ten a second are answered, so an unanswered one is asked again.
+            if asked.elapsed() > Duration::from_millis(200) {
+                self.signal(Signal::USR1);
+                asked = Instant::now();
+            }
+            log::stats_lines(&self.log()).len() > before
+        });
+        log::stats_lines(&self.log()).pop().expect("there is one")
+    }
+
+    /// One counter of the stats line.
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        *stats.get(name).unwrap_or_else(|| panic!("no {name} in the stats line: {stats:?}"))
+    }
+
+    /// The sum of memory that it printed at start, in bytes.
+    pub fn memory_sum(&self) -> u64 {
+        log::memory_sum(&self.log()).unwrap_or_else(|| panic!("no memory sum in:\n{}", self.log()))
+    }
+
+    /// Resident memory beside the program itself, which the memory sum leaves out: VmRSS without
+    /// the pages of files.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = self.proc("status");
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its line");
+            line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+        };
+        (kib("VmRSS:") - kib("RssFile:")) * 1024
+    }
+
+    /// Open files.
+    pub fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        fs::read_dir(path).expect("reading /proc/PID/fd").count()
+    }
+
+    /// Processor time used, user and system, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = self.proc("stat");
+        let (_, after_name) = stat.rsplit_once(')').expect("a name in brackets");
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        // utime and stime are fields 14 and 15; the state, field 3, is the first here.
+        fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+    }
+
+    /// How often each of its threads has slept and been woken.
+    pub fn wake_ups(&self) -> BTreeMap<String, u64> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let count = |task: &str| {
+            let status = self.proc(&format!("task/{task}/status"));
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:"));
+            line?.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        tasks
+            .filter_map(|task| task.ok()?.file_name().into_string().ok())
+            .filter_map(|task| Some((task.clone(), count(&task)?)))
+            .collect()
+    }
+
+    /// Sockets it listens with on `port`.
+    pub fn listeners_on(&self, port: u16) -> usize {
+        let mine = self.socket_inodes();
+        ["net/tcp", "net/tcp6"]
+            .iter()
+            .flat_map(|file| listening(&self.proc(file)))
+            .filter(|(at, inode)| *at == port && mine.contains(inode))
+            .count()
+    }
+
+    fn socket_inodes(&self) -> Vec<String> {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("reading its fds");
+        fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+            .filter_map(|link| {
+                let link = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                Some(link.to_owned())
+            })
+            .collect()
+    }
+
+    /// Lowers or raises its soft limit of open files while it runs; gives the former one.
+    pub fn limit_files(&self, soft: u64) -> u64 {
+        let now = prlimit_now(self.pid());
+        let new = Rlimit { current: Some(soft), maximum: now.maximum };
+        prlimit(Some(self.pid()), Resource::Nofile, new).expect("prlimit on the daemon");
+        now.current.unwrap_or(u64::MAX)
+    }
+
+    fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("reading /proc/PID")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log ends:\n{}", self.tail());
+        }
+        // Fails when it has ended already, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// How a run that ends by itself went: code, stdout, stderr.
+pub fn run_to_end(shell: &str, flags: &[&str]) -> (Option<i32>, String, String) {
+    super::files();
+    let log = log_path();
+    let mut child = command(shell, flags)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&log).expect("creating a file for the daemon's log"))
+        .spawn()
+        .expect("starting the daemon");
+    let stdout = lines(child.stdout.take().expect("stdout is piped"));
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("asking for the daemon's status") {
+            Some(status) => break status,
+            None if start.elapsed() > GUARD => {
+                child.kill().expect("killing the daemon");
+                child.wait().expect("waiting for the daemon");
+                panic!("{flags:?}: still runs; it should have refused");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let stderr = fs::read_to_string(&log).expect("reading the daemon's log");
+    let _ = fs::remove_file(&log);
+    (status.code(), stdout.iter().collect(), stderr)
+}
+
+/// The daemon's binary, or the one that `BLACKBOX_DAEMON` names, run by a shell that gives its
+/// process over to it.
+fn command(shell: &str, flags: &[&str]) -> Command {
+    let binary = std::env::var_os("BLACKBOX_DAEMON")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into());
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary).args(flags);
+    command
+}
+
+fn log_path() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("echopool-{}-{number}.log", std::process::id()))
+}
+
+/// Reads lines on a thread, so that waiting for one can be bounded.
+fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn prlimit_now(pid: Pid) -> Rlimit {
+    // The daemon raises its own soft limit; the hard one it has from this process.
+    let own = getrlimit(Resource::Nofile);
+    let path = format!("/proc/{}/limits", pid.as_raw_nonzero());
+    let limits = fs::read_to_string(path).expect("reading /proc/PID/limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let mut numbers = line.split_whitespace().skip(3).map(|word| word.parse::<u64>().ok());
+    let current = numbers.next().flatten();
+    Rlimit { current, maximum: numbers.next().flatten().or(own.maximum) }
+}
+
+/// Ports and inodes of the listening sockets in `/proc/net/tcp` or `tcp6`.
+fn listening(table: &str) -> Vec<(u16, String)> {
+    const LISTEN: &str = "0A";
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[3] == LISTEN)
+        .map(|fields| {
+            let (_, port) = fields[1].rsplit_once(':').expect("address:port");
+            (u16::from_str_radix(port, 16).expect("a hexadecimal port"), fields[9].to_owned())
+        })
+        .collect()
+}

@@ -1,0 +1,161 @@
+//! What the tests share: the daemon as a process, clients, known bytes, waiting with a guard.
+
+mod client;
+mod daemon;
+mod fleet;
+mod log;
+mod process;
+
+pub use client::Client;
+pub use daemon::{Daemon, run_to_end};
+pub use fleet::{Fate, Fleet};
+pub use log::named_values;
+pub use process::{have, run_with_input, trace_accepts};
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// How long anything may take before it counts as hanging. Nothing is asserted about time but this.
+pub const GUARD: Duration = Duration::from_secs(60);
+
+/// Clients of the big tests.
+const CLIENTS: usize = 10_000;
+
+/// Files left for everything but the clients of a big test: other tests of this process, and in
+/// the daemon its listeners, pollers and standard streams.
+const FILES_RESERVED: u64 = 4_000;
+
+/// Waits until `done` holds; fails the test when it does not within [`GUARD`].
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < GUARD, "still waiting after {GUARD:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Does `again` over and over on another thread for as long as `body` runs.
+pub fn meanwhile<T>(mut again: impl FnMut() + Send, body: impl FnOnce() -> T) -> T {
+    struct SetOnDrop<'a>(&'a AtomicBool);
+    impl Drop for SetOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Also when `body` panics: the scope waits for the thread.
+        let _over = SetOnDrop(&over);
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                again();
+            }
+        });
+        body()
+    })
+}
+
+/// Holds off the other tests with many clients: two of them at once would want more files, ports
+/// and socket memory than a machine has.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static BIG: Mutex<()> = Mutex::new(());
+    BIG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// [`CLIENTS`], or as many as the limit of open files allows: fewer is said, and fails in CI.
+pub fn many_clients() -> usize {
+    let possible = usize::try_from(files().saturating_sub(FILES_RESERVED)).unwrap_or(CLIENTS);
+    if possible < CLIENTS {
+        let files = files();
+        skip(&format!("{possible} clients, not {CLIENTS}: the limit of open files is {files}"));
+    }
+    possible.min(CLIENTS)
+}
+
+/// The hard limit of open files, to which the soft one of this process is raised.
+pub fn files() -> u64 {
+    static FILES: LazyLock<u64> = LazyLock::new(|| {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })
+            .expect("raising the soft limit of open files to the hard one");
+        hard.unwrap_or(u64::MAX)
+    });
+    *FILES
+}
+
+/// Says that something is left out. In CI nothing may be, so there this fails.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: {why}");
+    // Not eprintln: the test harness would keep it to itself when the test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// Whether this machine has IPv6 on its loopback; says so when it does not.
+pub fn have_ipv6() -> bool {
+    let have = std::net::TcpListener::bind("[::1]:0").is_ok();
+    if !have {
+        skip("this machine has no IPv6");
+    }
+    have
+}
+
+/// A prime, so that a loss or repetition of a round number of bytes cannot go unseen.
+const PERIOD: usize = 1_000_003;
+
+/// The most that [`payload`] gives at once.
+pub const PIECE: usize = 64 * 1024;
+
+/// What client `id` sends from stream offset `offset` on, [`PIECE`] bytes of it. Each client has a
+/// stream of its own, so that a lost, repeated or foreign byte shows. One table serves all, so that
+/// comparing costs a `memcmp` even in a debug build.
+pub fn payload(id: u64, offset: u64) -> &'static [u8] {
+    static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
+        let period: Vec<u8> = (0..PERIOD).map(|_| random.number() as u8).collect();
+        [&period[..], &period[..PIECE]].concat()
+    });
+    let start = (id.wrapping_mul(7919) + offset) % PERIOD as u64;
+    &TABLE[start as usize..start as usize + PIECE]
+}
+
+/// Repeatable randomness (xorshift64*, Vigna 2016).
+pub struct Random(u64);
+
+impl Random {
+    /// `seed` must not be 0.
+    pub fn new(seed: u64) -> Random {
+        assert_ne!(seed, 0);
+        Random(seed)
+    }
+
+    /// From `BLACKBOX_SEED`, to repeat a run, or else a new one; and the seed.
+    pub fn from_environment() -> (Random, u64) {
+        let given = std::env::var("BLACKBOX_SEED").ok();
+        let seed = match given {
+            Some(seed) => seed.parse().expect("BLACKBOX_SEED is a number"),
+            None => u64::from(std::process::id()) << 20 | u64::from(now_subsec_nanos()) | 1,
+        };
+        (Random::new(seed), seed)
+    }
+
+    pub fn number(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number() % end
+    }
+}
+
+fn now_subsec_nanos() -> u32 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(1, |since| since.subsec_nanos())
+}

@@ -1,0 +1,209 @@
+//! Starting: addresses, refusals with their exit codes and remedies, and what goes to stdout.
+
+use std::net::{SocketAddr, TcpListener};
+
+use crate::harness::{Client, Daemon, Fleet, eventually, have_ipv6, named_values, run_to_end};
+
+/// Exit codes, as `docs/operations.md` gives them.
+const FAILED: Option<i32> = Some(1);
+const USAGE: Option<i32> = Some(2);
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+#[test]
+fn a_second_daemon_on_the_port_is_refused_and_the_first_goes_on() {
+    let first = Daemon::start(&["--workers", "2"]);
+    let mut client = Client::connect(first.address());
+    for _ in 0..3 {
+        let (code, stdout, stderr) =
+            run_to_end("true", &["--listen", &first.address().to_string()]);
+        assert_eq!((code, &stdout[..]), (FAILED, ""), "{stderr}");
+        assert!(stderr.contains("in use"), "does not say that the address is in use: {stderr}");
+        assert!(stderr.contains(&first.address().to_string()), "does not say which: {stderr}");
+        client.ping(1_000);
+        Client::connect(first.address()).close();
+    }
+    client.close();
+    first.finish();
+}
+
+#[test]
+fn daemons_that_share_a_port_both_serve() {
+    let first = Daemon::start(&["--share-port", "--workers", "1", "--log", "debug"]);
+    let address = first.address().to_string();
+    let flags = ["--share-port", "--workers", "1", "--log", "debug", "--listen", &address];
+    let second = Daemon::start(&flags);
+    assert_eq!(first.address(), second.address());
+    for _ in 0..100 {
+        let mut client = Client::connect(first.address());
+        client.ping(100);
+        client.close();
+    }
+    eventually("100 disconnect lines of both", || {
+        first.closed().len() + second.closed().len() == 100
+    });
+    // The kernel spreads by a hash: that all 100 go one way has a chance of 2^-99.
+    assert!(!first.closed().is_empty() && !second.closed().is_empty());
+    first.finish();
+    second.finish();
+}
+
+#[test]
+fn port_0_is_resolved_once_for_all_workers() {
+    let daemon = Daemon::start(&["--workers", "4"]);
+    let port = daemon.address().port();
+    assert_ne!(port, 0);
+    assert_eq!(daemon.listeners_on(port), 4, "listening sockets on port {port}");
+    let mut fleet = Fleet::connect(daemon.address(), 200);
+    fleet.echo(1_000);
+    drop(fleet);
+    daemon.finish();
+}
+
+#[test]
+fn one_address_given_twice_is_an_error() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let (code, stdout, stderr) = run_to_end("true", &["--listen", &address, "--listen", &address]);
+    assert_eq!((code, &stdout[..]), (USAGE, ""), "{stderr}");
+    assert!(stderr.contains("twice") && stderr.contains(&address), "{stderr}");
+}
+
+#[test]
+fn several_addresses_each_have_a_ready_line_and_serve() {
+    let flags = ["--listen", "127.0.0.3:0", "--listen", "127.0.0.2:0", "--listen", "127.0.0.1:0"];
+    let daemon = Daemon::start(&flags);
+    let hosts: Vec<String> = daemon.addresses().iter().map(|at| at.ip().to_string()).collect();
+    assert_eq!(hosts, ["127.0.0.3", "127.0.0.2", "127.0.0.1"], "not in the order asked for");
+    for address in daemon.addresses() {
+        let mut client = Client::connect(*address);
+        client.ping(1_000);
+        client.close();
+    }
+    daemon.finish();
+}
+
+#[test]
+fn ipv4_and_ipv6_may_be_given_apart_on_one_port() {
+    if !have_ipv6() {
+        return;
+    }
+    let port = free_port();
+    let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+    for flags in [["--listen", &v4, "--listen", &v6], ["--listen", &v6, "--listen", &v4]] {
+        let daemon = Daemon::start(&flags);
+        for host in ["127.0.0.1", "[::1]"] {
+            let to: SocketAddr = format!("{host}:{port}").parse().expect("an address");
+            let mut client = Client::connect(to);
+            client.ping(1_000);
+            client.close();
+        }
+        daemon.finish();
+    }
+}
+
+/// What a wrong command line must say: the part of it that is wrong.
+#[test]
+fn a_wrong_command_line_is_refused_with_its_name() {
+    let wrong: [(&[&str], &str); 12] = [
+        (&["--no-such-flag"], "--no-such-flag"),
+        (&["--workers", "none"], "--workers"),
+        (&["--workers", "0"], "workers"),
+        (&["--buffer-size", "12x"], "--buffer-size"),
+        (&["--buffer-size", "1"], "buffer-size"),
+        (&["--max-connections", "0"], "max-connections"),
+        (&["--max-connections", "-1"], "-1"),
+        (&["--listen", "nowhere"], "--listen"),
+        (&["--listen", "127.0.0.1:99999"], "--listen"),
+        (&["--idle-timeout", "5"], "--idle-timeout"),
+        (&["--linger", "soon"], "--linger"),
+        (&["--log", "loud"], "--log"),
+    ];
+    for (flags, name) in wrong {
+        let (code, stdout, stderr) = run_to_end("true", flags);
+        assert_eq!(code, USAGE, "{flags:?}: {stderr}");
+        assert_eq!(stdout, "", "{flags:?}: stdout carries only ready lines");
+        assert!(stderr.contains(name), "{flags:?}: does not say what is wrong: {stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_succeed() {
+    for flag in ["--help", "--version"] {
+        let (code, stdout, stderr) = run_to_end("true", &[flag]);
+        assert_eq!((code, &stderr[..]), (Some(0), ""), "{flag}");
+        assert!(stdout.contains("echopool"), "{flag}: {stdout}");
+    }
+}
+
+#[test]
+fn more_connections_than_files_are_refused_with_both_numbers_and_the_remedy() {
+    let flags = ["--max-connections", "5000", "--listen", "127.0.0.1:0"];
+    let (code, stdout, stderr) = run_to_end("ulimit -n 1000", &flags);
+    assert_eq!((code, &stdout[..]), (FAILED, ""), "{stderr}");
+    for part in ["5000", "1000", "ulimit"] {
+        assert!(stderr.contains(part), "does not say {part}: {stderr}");
+    }
+}
+
+#[test]
+fn without_a_number_the_connections_are_what_the_files_allow() {
+    let daemon = Daemon::start_under("ulimit -n 300", &[]);
+    let mut fleet = Fleet::connect(daemon.address(), 200);
+    fleet.echo(100);
+    drop(fleet);
+    daemon.finish();
+}
+
+#[test]
+fn the_soft_limit_of_files_is_raised() {
+    let daemon = Daemon::start_under("ulimit -Sn 100", &["--max-connections", "500"]);
+    let mut fleet = Fleet::connect(daemon.address(), 400);
+    fleet.echo(100);
+    drop(fleet);
+    daemon.finish();
+}
+
+#[test]
+fn the_memory_sum_is_printed_before_the_ready_line() {
+    let sums = ["1000", "2000"].map(|buffers| {
+        let daemon = Daemon::start(&["--max-connections", "100", "--buffers", buffers]);
+        // Read at once: the ready line has come, so the sum must be there.
+        daemon.memory_sum()
+    });
+    let difference = sums[1] - sums[0];
+    assert!(difference >= 1_000 * 16 * 1024, "1,000 more buffers add only {difference} bytes");
+}
+
+#[test]
+fn rates_are_printed_when_asked_for_and_not_on_stdout() {
+    let daemon = Daemon::start(&["--stats-interval", "100ms"]);
+    let mut client = Client::connect(daemon.address());
+    eventually("a line with rates above 0", || {
+        client.ping(1_000);
+        let lines = daemon.lines_with("receives_per_s=");
+        lines.iter().any(|line| named_values(line)["receives_per_s"] > 0)
+    });
+    client.close();
+    daemon.finish();
+}
+
+/// Below debug nothing is said of single clients.
+#[test]
+fn clients_are_logged_at_debug_only() {
+    for (level, expected) in [("info", 0), ("debug", 1)] {
+        let daemon = Daemon::start(&["--log", level]);
+        Client::connect(daemon.address()).close();
+        eventually("the client is gone", || {
+            let stats = daemon.stats();
+            stats["accepted"] == 1 && stats["connections"] == 0
+        });
+        for word in [" connect id=", "disconnect id="] {
+            assert_eq!(daemon.lines_with(word).len(), expected, "lines with {word} at {level}");
+        }
+        daemon.finish();
+    }
+}
