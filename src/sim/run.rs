@@ -50,7 +50,7 @@ pub struct Report {
 const HEALED_AFTER: Duration = Duration::from_secs(15);
 /// Honest peers lose patience after this time: a service may hold their bytes for ever.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How long a drain may take.
+/// How long a drain may take, if it is not given less than it needs.
 const DRAIN: Duration = Duration::from_secs(10);
 /// When a seed that has not come to its end has failed.
 const END: Duration = Duration::from_secs(120);
@@ -339,7 +339,9 @@ impl<E: Seat> Simulation<E> {
             return None;
         }
         let (count, bytes) = (world.rng.usize(1..=4), world.rng.u64(1..=600));
-        let deadline = Duration::from_millis(world.rng.u64(2..=3000));
+        // Some give up before an answer can be there.
+        let most_micros = if world.rng.u8(0..3) == 0 { 3_000 } else { 3_000_000 };
+        let deadline = Duration::from_micros(world.rng.u64(500..=most_micros));
         let worker = world.workers;
         drop(world);
         let woken = Arc::new(Woken::default());
@@ -553,9 +555,10 @@ impl<E: Seat> Simulation<E> {
         self.world.borrow_mut().tell(51, 0, u64::from(stop), || {
             if stop { "the server is stopped".into() } else { "the server is drained".into() }
         });
+        let hurried = self.ending != Ending::Quiet && self.world.borrow_mut().rng.u8(0..4) == 0;
+        let deadline = now + if hurried { DRAIN / 1000 } else { DRAIN };
         for worker in 0..self.servers.len() {
-            let command =
-                if stop { Command::Stop } else { Command::Drain { deadline: now + DRAIN } };
+            let command = if stop { Command::Stop } else { Command::Drain { deadline } };
             self.mailboxes.send(worker, command).expect("the inbox has room");
         }
     }
