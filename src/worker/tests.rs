@@ -60,11 +60,14 @@ struct FaultyWorker {
 }
 
 fn start_faulty(fault: Fault) -> FaultyWorker {
+    start_with_mail(fault, Arc::new(Mailboxes::new(1)))
+}
+
+fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let mut bound = crate::listener::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
     let one = bound.pop().unwrap();
     let address = one.endpoint.socket_addr().unwrap();
-    let mailboxes = Arc::new(Mailboxes::new(1));
     let permits = Permits::new(8, mailboxes.clone());
     let (for_thread, mail, of_thread) = (permits.clone(), mailboxes.clone(), fault.clone());
     let thread = thread::spawn(move || {
@@ -177,6 +180,20 @@ fn errors_of_shutdown_and_registration_hit_one_connection_only() {
 fn a_worker_that_cannot_wait_any_more_says_so() {
     let worker = start_faulty(Fault::new(Call::Wait, Errno::BADF, 0));
     assert_eq!(worker.thread.join().unwrap(), Err(Errno::BADF));
+}
+
+#[test]
+fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
+    let mailboxes = Arc::new(Mailboxes::new(1));
+    mailboxes.send(0, Command::Stop).unwrap();
+    // A fault that never fires.
+    let worker = start_with_mail(Fault::new(Call::Wait, Errno::BADF, u64::MAX), mailboxes);
+    let begun = Instant::now();
+    while !worker.thread.is_finished() {
+        assert!(begun.elapsed() < GUARD, "the worker sleeps");
+        thread::sleep(Duration::from_millis(2));
+    }
+    worker.thread.join().unwrap().unwrap();
 }
 
 /// Panics on each of the calls, as the client's first byte says.
