@@ -6,6 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// An address of a transport. Written as a URL: `tcp://[::1]:7777`, `unix:/run/echopool.sock`.
+///
+/// ```
+/// use echopool::Endpoint;
+///
+/// let address: std::net::SocketAddr = "[::1]:7777".parse().unwrap();
+/// let endpoint = Endpoint::from(address);
+/// assert_eq!(endpoint.to_string(), "tcp://[::1]:7777");
+/// assert_eq!(endpoint.socket_addr(), Some(address));
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -47,6 +56,13 @@ impl fmt::Display for Endpoint {
 ///
 /// A dual-stack listener sees IPv4 clients in the mapped form. This is done once, at accept, so
 /// that logs, limits and lists know a client by one name.
+///
+/// ```
+/// use echopool::endpoint::canonical;
+///
+/// let seen: std::net::SocketAddr = "[::ffff:192.0.2.1]:5000".parse().unwrap();
+/// assert_eq!(canonical(seen).to_string(), "192.0.2.1:5000");
+/// ```
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),

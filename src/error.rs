@@ -139,7 +139,15 @@ impl std::error::Error for StartError {
     }
 }
 
-/// Why a connection ended. One word each, the same in logs, counters and documents:
+/// Why a connection ended.
+///
+/// ```
+/// use echopool::CloseReason;
+///
+/// assert_eq!(CloseReason::SendTimeout.to_string(), "send-timeout");
+/// ```
+///
+/// One word each, the same in logs, counters and documents:
 /// [`CloseReason::word`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]

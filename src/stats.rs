@@ -113,6 +113,22 @@ impl Counts {
 
 /// A reading of all counters. The values of one worker are read one after the other while it goes
 /// on counting, so they need not agree to the last one.
+///
+/// ```
+/// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+/// use echopool::{Config, Server, service::Echo};
+///
+/// let config = Config::new().listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+/// let server = Server::start(config.workers(2).max_connections(10), Echo)?;
+/// drop(TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap())?);
+/// server.drain(std::time::Duration::from_secs(10));
+///
+/// let stats = server.stats();
+/// assert_eq!(stats.total().accepted, 1);
+/// assert_eq!(stats.total().closed_total(), 1);
+/// assert_eq!(stats.workers().len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stats {
     workers: Vec<Counts>,

@@ -7,7 +7,18 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in monotonic time, in nanoseconds since an origin that is the same for all threads of
+/// A point in monotonic time.
+///
+/// ```
+/// use std::time::Duration;
+/// use echopool::time::Time;
+///
+/// let now = Time::from_nanos(5_000);
+/// assert_eq!((now + Duration::from_micros(2)) - now, Duration::from_micros(2));
+/// assert_eq!(now + Duration::MAX, Time::MAX);
+/// ```
+///
+/// In nanoseconds since an origin that is the same for all threads of
 /// the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Time(u64);

@@ -11,4 +11,5 @@ mod lease;
 mod pool;
 
 pub use lease::{Chain, Lease};
+#[doc(hidden)]
 pub use pool::{Pool, Reserve};

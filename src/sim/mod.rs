@@ -2,8 +2,8 @@
 //! and faults worse than any real ones. No thread, no real clock, no real I/O.
 //!
 //! * `world`: the simulated kernel: connections between endpoints, listeners, readiness, time.
-//! * `sys`: the world as [`Sys`](crate::sys::Sys), so that the real readiness engine runs in it.
-//! * `engine`: the world as [`Engine`](crate::engine::Engine): completions, late, in any order.
+//! * `sys`: the world as `Sys`, so that the real readiness engine runs in it.
+//! * `engine`: the world as `Engine`: completions, late, in any order.
 //! * `peer`: the clients at the other end, polite and otherwise.
 //! * `service`: an echo that is watched, waits, holds back and panics; and a client on the engine.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
