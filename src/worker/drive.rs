@@ -261,6 +261,10 @@ impl<S: Service> Core<S> {
     /// Has the connection closed at once. The connection has to be driven.
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
         let context = self.context(key);
+        // "The peer closed" says that it has been sent everything, which is not so any more.
+        if context.reason == Some(CloseReason::PeerClosed) {
+            context.reason = Some(reason);
+        }
         context.reason.get_or_insert(reason);
         context.machine.apply(Event::Abort);
     }
