@@ -20,7 +20,7 @@ use crate::permits::Permits;
 use crate::time::Time;
 
 /// The engine of one worker.
-pub(super) struct SimEngine {
+pub(crate) struct SimEngine {
     world: Shared,
     worker: usize,
     woken: Arc<Woken>,
