@@ -30,6 +30,8 @@ use crate::permits::Permit;
 use crate::service::ConnectTo;
 use crate::time::Time;
 
+#[cfg(test)]
+mod contract;
 pub mod mio;
 
 pub use self::mio::MioEngine;

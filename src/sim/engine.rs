@@ -20,7 +20,7 @@ use crate::permits::Permits;
 use crate::time::Time;
 
 /// The engine of one worker.
-pub(super) struct SimEngine {
+pub(crate) struct SimEngine {
     world: Shared,
     worker: usize,
     woken: Arc<Woken>,
@@ -347,6 +347,11 @@ impl Engine for SimEngine {
         let all = self.pending.iter().chain(&self.telling);
         let twice = { all }.any(|pending| pending.key == key && pending.op.kind() == op.kind());
         assert!(!twice, "two of {:?} at once", op.kind());
+        if op.kind() == OpKind::Close {
+            let mut all = self.pending.iter().chain(&self.telling);
+            let idle = all.all(|pending| pending.key != key);
+            assert!(idle, "closing with an operation in flight");
+        }
         // Sometimes done at once, as an engine may.
         let at_once = self.world.borrow_mut().rng.bool();
         self.pending.push(Pending { key, op, cancelled: false });

@@ -11,13 +11,13 @@
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
-mod engine;
+pub(crate) mod engine;
 mod marks;
 mod peer;
-mod run;
+pub(crate) mod run;
 mod service;
-mod sys;
-mod world;
+pub(crate) mod sys;
+pub(crate) mod world;
 
 pub use marks::{Mark, Marks};
 pub use run::{Report, Seam, run};

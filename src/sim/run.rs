@@ -97,21 +97,22 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// An engine that can be seated in the world.
-trait Seat: Engine<Socket = Handle> {
+pub(crate) trait Seat: Engine<Socket = Handle> {
     fn seat(parts: SeatParts) -> Self;
 
     /// Whether a poll would do something.
     fn is_ready(&self) -> bool;
 }
 
-struct SeatParts {
-    world: Shared,
-    worker: usize,
-    woken: Arc<Woken>,
-    slots: usize,
-    pool: Pool,
-    permits: Option<Arc<Permits>>,
-    listeners: Vec<Handle>,
+/// What an engine in the world is made of.
+pub(crate) struct SeatParts {
+    pub(crate) world: Shared,
+    pub(crate) worker: usize,
+    pub(crate) woken: Arc<Woken>,
+    pub(crate) slots: usize,
+    pub(crate) pool: Pool,
+    pub(crate) permits: Option<Arc<Permits>>,
+    pub(crate) listeners: Vec<Handle>,
 }
 
 impl Seat for MioEngine<SimSys> {

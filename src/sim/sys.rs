@@ -15,7 +15,7 @@ use crate::sys::{Readiness, Sys};
 use crate::time::Time;
 
 /// The system calls of one worker.
-pub(super) struct SimSys {
+pub(crate) struct SimSys {
     world: Shared,
     worker: usize,
     woken: Arc<Woken>,
@@ -25,7 +25,7 @@ pub(super) struct SimSys {
 
 /// Whether a worker has been woken since its last wait.
 #[derive(Default)]
-pub(super) struct Woken(AtomicBool);
+pub(crate) struct Woken(AtomicBool);
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {

@@ -14,32 +14,32 @@ use super::marks::{Mark, Marks};
 use crate::error::Errno;
 use crate::time::Time;
 
-pub(super) type Shared = Rc<RefCell<World>>;
-pub(super) type EndpointId = usize;
-pub(super) type ListenerId = usize;
+pub(crate) type Shared = Rc<RefCell<World>>;
+pub(crate) type EndpointId = usize;
+pub(crate) type ListenerId = usize;
 
 /// How often each fault is drawn, in a million, and the sizes of things. A seed draws its own, most
 /// of them zero: faults that never leave room for anything else hide bugs.
 #[derive(Clone, Debug)]
-pub(super) struct Rates {
-    pub(super) late_readiness: u32,
-    pub(super) spurious: u32,
-    pub(super) duplicate: u32,
-    pub(super) partial_batch: u32,
-    pub(super) accept_error: u32,
-    pub(super) register_error: u32,
-    pub(super) recv_error: u32,
-    pub(super) send_error: u32,
-    pub(super) shutdown_error: u32,
-    pub(super) connect_error: u32,
-    pub(super) late_buffer: u32,
+pub(crate) struct Rates {
+    pub(crate) late_readiness: u32,
+    pub(crate) spurious: u32,
+    pub(crate) duplicate: u32,
+    pub(crate) partial_batch: u32,
+    pub(crate) accept_error: u32,
+    pub(crate) register_error: u32,
+    pub(crate) recv_error: u32,
+    pub(crate) send_error: u32,
+    pub(crate) shutdown_error: u32,
+    pub(crate) connect_error: u32,
+    pub(crate) late_buffer: u32,
     /// How long a segment is under way, at most.
-    pub(super) delay_max: Duration,
+    pub(crate) delay_max: Duration,
     /// Bytes that a receive buffer and what is under way to it hold together.
-    pub(super) window: usize,
+    pub(crate) window: usize,
     /// Descriptors that the process may have.
-    pub(super) descriptors: usize,
-    pub(super) backlog: usize,
+    pub(crate) descriptors: usize,
+    pub(crate) backlog: usize,
 }
 
 impl Rates {
@@ -65,7 +65,7 @@ impl Rates {
 
 /// Something that will happen at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Happening {
+pub(crate) enum Happening {
     /// The first segment under way to this endpoint arrives.
     Arrival(EndpointId),
     /// A peer acts.
@@ -141,10 +141,10 @@ struct Listener {
 }
 
 /// The world.
-pub(super) struct World {
-    pub(super) rng: fastrand::Rng,
-    pub(super) now: Time,
-    pub(super) rates: Rates,
+pub(crate) struct World {
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Time,
+    pub(crate) rates: Rates,
     pub(super) marks: Marks,
     pub(super) story: Story,
     pub(super) workers: usize,
@@ -180,13 +180,13 @@ impl Story {
 }
 
 /// A descriptor of the process under test. Dropping it closes it.
-pub(super) struct Handle {
-    pub(super) world: Shared,
-    pub(super) what: What,
+pub(crate) struct Handle {
+    pub(crate) world: Shared,
+    pub(crate) what: What,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum What {
+pub(crate) enum What {
     Endpoint(EndpointId),
     Listener(ListenerId),
 }
@@ -208,7 +208,7 @@ impl Drop for Handle {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, rates: Rates, workers: usize, told: bool) -> World {
+    pub(crate) fn new(seed: u64, rates: Rates, workers: usize, told: bool) -> World {
         World {
             rng: fastrand::Rng::with_seed(seed),
             now: Time::from_nanos(1_000_000_000),
@@ -254,12 +254,12 @@ impl World {
     }
 
     /// When the next thing happens.
-    pub(super) fn next(&self) -> Option<Time> {
+    pub(crate) fn next(&self) -> Option<Time> {
         self.queue.peek().map(|Reverse((time, _, _))| *time)
     }
 
     /// Takes the next thing that has come about by now.
-    pub(super) fn pop(&mut self) -> Option<Happening> {
+    pub(crate) fn pop(&mut self) -> Option<Happening> {
         let Reverse((time, _, _)) = self.queue.peek()?;
         if *time > self.now {
             return None;
@@ -268,7 +268,7 @@ impl World {
     }
 
     /// Lets one thing happen. Peers' turns are the caller's business.
-    pub(super) fn happen(&mut self, happening: Happening) {
+    pub(crate) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrival(id) => self.arrive(id),
             Happening::Connect(id) => self.connect_arrives(id),
@@ -291,7 +291,7 @@ impl World {
 
     /// Begins a connect; the outcome is told by `connect_outcome`, and by readiness if it is
     /// watched.
-    pub(super) fn connect(&mut self, address: SocketAddr, ours: bool) -> EndpointId {
+    pub(crate) fn connect(&mut self, address: SocketAddr, ours: bool) -> EndpointId {
         let (near, _) = self.pair(address);
         self.endpoints[near].connecting = true;
         self.endpoints[near].ours = ours;
@@ -334,7 +334,7 @@ impl World {
         self.raise(near, Edge { readable: outcome.is_err(), writable: true, ..Edge::default() });
     }
 
-    pub(super) fn connect_outcome(&self, id: EndpointId) -> Option<Result<(), Errno>> {
+    pub(crate) fn connect_outcome(&self, id: EndpointId) -> Option<Result<(), Errno>> {
         self.endpoints[id].connected
     }
 
@@ -384,7 +384,7 @@ impl World {
         self.listeners[id].backlog.len()
     }
 
-    pub(super) fn listen(&mut self) -> ListenerId {
+    pub(crate) fn listen(&mut self) -> ListenerId {
         self.listeners.push(Listener {
             backlog: VecDeque::new(),
             open: true,
@@ -412,7 +412,7 @@ impl World {
     }
 
     /// Sends as much as there is room for.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         id: EndpointId,
         bytes: &[u8],
@@ -495,7 +495,7 @@ impl World {
     }
 
     /// Receives up to `most` bytes.
-    pub(super) fn recv(&mut self, id: EndpointId, most: usize) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn recv(&mut self, id: EndpointId, most: usize) -> Result<Vec<u8>, Errno> {
         let endpoint = &mut self.endpoints[id];
         if endpoint.received.is_empty() {
             if let Some(error) = endpoint.error.take() {
@@ -540,7 +540,7 @@ impl World {
         endpoint.error.is_some() || endpoint.broken || self.room_to(endpoint.other) > 0
     }
 
-    pub(super) fn shutdown(&mut self, id: EndpointId) -> Result<(), Errno> {
+    pub(crate) fn shutdown(&mut self, id: EndpointId) -> Result<(), Errno> {
         let endpoint = &mut self.endpoints[id];
         if endpoint.broken || endpoint.error.is_some() {
             return Err(Errno::NOTCONN);
@@ -553,7 +553,7 @@ impl World {
     }
 
     /// Closes: FIN, or RST if there is something unread.
-    pub(super) fn close(&mut self, id: EndpointId) {
+    pub(crate) fn close(&mut self, id: EndpointId) {
         let endpoint = &mut self.endpoints[id];
         if std::mem::replace(&mut endpoint.closed, true) {
             return;
@@ -597,7 +597,7 @@ impl World {
     }
 
     /// An abortive close: RST, whatever is unread.
-    pub(super) fn abort(&mut self, id: EndpointId) {
+    pub(crate) fn abort(&mut self, id: EndpointId) {
         let endpoint = &mut self.endpoints[id];
         if !std::mem::replace(&mut endpoint.closed, true) {
             endpoint.watch = None;

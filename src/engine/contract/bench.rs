@@ -1,0 +1,485 @@
+//! An engine on its stage, with what a test does to it. Whatever the rule, the bench watches that
+//! every operation completes exactly once, that Cancel comes last, and that in the end every lease
+//! and permit is back.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Parts, Stage};
+use crate::buffer::{Chain, Pool, Reserve};
+use crate::crew::Mailboxes;
+use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::error::Errno;
+use crate::key::{Key, OpKind};
+use crate::permits::{Permit, Permits};
+use crate::time::Time;
+
+/// Longer than anything takes: only against hanging.
+pub(super) const GUARD: Duration = Duration::from_secs(20);
+/// More polls than anything takes.
+const POLLS_MAX: u32 = 200_000;
+/// How long a poll waits before a condition is looked at again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(super) type SocketOf<S> = <<S as Stage>::Engine as Engine>::Socket;
+type LogOf<S> = Log<SocketOf<S>>;
+pub(super) type OutcomeOf<S> = Outcome<SocketOf<S>>;
+
+/// The sizes of a bench.
+pub(super) struct Shape {
+    pub(super) buffer_size: usize,
+    pub(super) buffers: u32,
+    pub(super) permits: usize,
+    pub(super) window: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { buffer_size: 64, buffers: 16, permits: 32, window: 4096 }
+    }
+}
+
+/// What is in flight, and what has completed and was not looked at.
+pub(super) struct Log<Socket> {
+    in_flight: HashSet<Key>,
+    done: VecDeque<(Key, Outcome<Socket>)>,
+    pub(super) turns: u32,
+}
+
+impl<Socket: std::fmt::Debug> Log<Socket> {
+    /// Notes that an operation has completed, which must be in flight.
+    pub(super) fn note(&mut self, key: Key, outcome: &Outcome<Socket>) {
+        assert!(self.in_flight.remove(&key), "{key:?} is not in flight: {outcome:?}");
+        if key.op() == OpKind::Cancel {
+            let left = self.in_flight.iter().find(|other| other.socket() == key.socket());
+            assert_eq!(left, None, "Cancel completes last");
+        }
+    }
+}
+
+impl<E: Engine> Sink<E> for Log<E::Socket> {
+    fn turn(&mut self, _: Time) {
+        self.turns += 1;
+    }
+
+    fn complete(&mut self, _: &mut E, completion: Completion<E::Socket>) {
+        self.note(completion.key, &completion.outcome);
+        self.done.push_back((completion.key, completion.outcome));
+    }
+}
+
+/// A sink that has a say in each completion.
+struct Hooked<'a, Socket, F> {
+    log: &'a mut Log<Socket>,
+    hook: F,
+}
+
+impl<E, F> Sink<E> for Hooked<'_, E::Socket, F>
+where
+    E: Engine,
+    F: FnMut(&mut E, &mut Log<E::Socket>, Completion<E::Socket>),
+{
+    fn turn(&mut self, _: Time) {
+        self.log.turns += 1;
+    }
+
+    fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>) {
+        self.log.note(completion.key, &completion.outcome);
+        (self.hook)(engine, self.log, completion);
+    }
+}
+
+fn kind_of(op: &Op) -> OpKind {
+    match op {
+        Op::Accept => OpKind::Accept,
+        Op::Connect(_) => OpKind::Connect,
+        Op::Recv(_) => OpKind::Recv,
+        Op::Send(_) => OpKind::Send,
+        Op::Shutdown => OpKind::Shutdown,
+        Op::Cancel => OpKind::Cancel,
+        Op::Close | Op::Reset => OpKind::Close,
+    }
+}
+
+/// Submits; `None` if it is in flight then.
+pub(super) fn submit<E: Engine>(
+    engine: &mut E,
+    log: &mut Log<E::Socket>,
+    key: Key,
+    op: Op,
+) -> Option<Outcome<E::Socket>> {
+    let key = key.with(kind_of(&op));
+    match engine.submit(key.socket(), op) {
+        Submitted::Ready(outcome) => Some(outcome),
+        Submitted::Pending => {
+            assert!(log.in_flight.insert(key), "the test has {key:?} in flight twice");
+            None
+        }
+    }
+}
+
+/// What a receive brought.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Got {
+    Bytes(Vec<u8>),
+    Ended,
+    NoBuffer,
+    Cancelled,
+    Failed(Errno),
+}
+
+/// How a stream came to its end, as its peer sees it.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Fin,
+    Reset,
+}
+
+pub(super) struct Bench<S: Stage> {
+    pub(super) log: Log<SocketOf<S>>,
+    pub(super) engine: S::Engine,
+    pub(super) stage: S,
+    pub(super) pool: Pool,
+    pub(super) permits: Arc<Permits>,
+    /// One for each connection that was accepted.
+    held: HashMap<Key, Permit>,
+    slots_used: u32,
+}
+
+/// Bytes of which each says where it belongs, as well as one byte can.
+pub(super) fn pattern(count: usize) -> Vec<u8> {
+    (0..count).map(|at| (at * 7 + at / 251 + 1) as u8).collect()
+}
+
+/// The key of the listener.
+pub(super) fn listener() -> Key {
+    Key::listener(0)
+}
+
+impl<S: Stage> Bench<S> {
+    pub(super) fn new(seed: u64, shape: Shape) -> Bench<S> {
+        let pool = Pool::new(Reserve::new(shape.buffer_size, shape.buffers).unwrap(), 0);
+        let permits = Permits::new(shape.permits as u64, Arc::new(Mailboxes::new(1)));
+        let (stage, engine) = S::set(
+            seed,
+            Parts {
+                slots: shape.permits + 8,
+                pool: pool.clone(),
+                permits: permits.clone(),
+                window: shape.window,
+            },
+        );
+        let log = Log { in_flight: HashSet::new(), done: VecDeque::new(), turns: 0 };
+        Bench { log, engine, stage, pool, permits, held: HashMap::new(), slots_used: 0 }
+    }
+
+    // Polling.
+
+    pub(super) fn poll(&mut self, deadline: Option<Time>) {
+        self.stage.poll(&mut self.engine, deadline, &mut self.log);
+    }
+
+    /// Polls until `hook` says that it is done; it has a say in each completion.
+    pub(super) fn until_with(
+        &mut self,
+        what: &str,
+        mut hook: impl FnMut(&mut S::Engine, &mut LogOf<S>, Completion<SocketOf<S>>) -> bool,
+    ) {
+        let begun = self.engine.now();
+        let mut done = false;
+        for _ in 0..POLLS_MAX {
+            if done {
+                return;
+            }
+            let now = self.engine.now();
+            assert!(now.since(begun) < GUARD, "never: {what}; in flight: {:?}", self.log.in_flight);
+            let hook = |engine: &mut S::Engine, log: &mut LogOf<S>, completion| {
+                done |= hook(engine, log, completion);
+            };
+            let mut sink = Hooked { log: &mut self.log, hook };
+            self.stage.poll(&mut self.engine, Some(now + PAUSE), &mut sink);
+        }
+        panic!("it spins in wait for: {what}");
+    }
+
+    /// Polls some times: what can happen by itself has happened then, as a rule.
+    pub(super) fn idle(&mut self) {
+        for _ in 0..3 {
+            self.poll(Some(self.engine.now() + PAUSE));
+        }
+    }
+
+    /// Polls until there is an answer.
+    pub(super) fn until<T>(
+        &mut self,
+        what: &str,
+        mut answer: impl FnMut(&mut Bench<S>) -> Option<T>,
+    ) -> T {
+        let begun = self.engine.now();
+        for _ in 0..POLLS_MAX {
+            if let Some(answer) = answer(self) {
+                return answer;
+            }
+            let now = self.engine.now();
+            assert!(now.since(begun) < GUARD, "never: {what}; in flight: {:?}", self.log.in_flight);
+            self.poll(Some(now + PAUSE));
+        }
+        panic!("it spins in wait for: {what}");
+    }
+
+    // Operations.
+
+    pub(super) fn submit(&mut self, key: Key, op: Op) -> Option<OutcomeOf<S>> {
+        submit(&mut self.engine, &mut self.log, key, op)
+    }
+
+    /// Submits what cannot be done yet.
+    pub(super) fn submit_pending(&mut self, key: Key, op: Op) {
+        let done = self.submit(key, op);
+        assert!(done.is_none(), "{key:?}: {done:?} though there was nothing to do");
+    }
+
+    /// The outcome of an operation, if it has completed.
+    pub(super) fn take(&mut self, key: Key, op: OpKind) -> Option<OutcomeOf<S>> {
+        let key = key.with(op);
+        let at = self.log.done.iter().position(|(of, _)| *of == key)?;
+        self.log.done.remove(at).map(|(_, outcome)| outcome)
+    }
+
+    /// Waits for an operation in flight.
+    pub(super) fn result(&mut self, key: Key, op: OpKind) -> OutcomeOf<S> {
+        self.until(&format!("{:?}", key.with(op)), |bench| bench.take(key, op))
+    }
+
+    pub(super) fn is_in_flight(&self, key: Key, op: OpKind) -> bool {
+        self.log.in_flight.contains(&key.with(op))
+    }
+
+    /// Submits, and waits for the outcome.
+    pub(super) fn finish(&mut self, key: Key, op: Op) -> OutcomeOf<S> {
+        let kind = kind_of(&op);
+        match self.submit(key, op) {
+            Some(outcome) => outcome,
+            None => self.result(key, kind),
+        }
+    }
+
+    // Connections.
+
+    pub(super) fn accept(&mut self) -> (SocketOf<S>, SocketAddr, Permit) {
+        match self.finish(listener(), Op::Accept) {
+            Outcome::Accepted { socket, peer, permit } => (socket, peer, permit),
+            other => panic!("Accept: {other:?}"),
+        }
+    }
+
+    pub(super) fn adopt(&mut self, key: Key, socket: SocketOf<S>, permit: Permit) {
+        self.engine.adopt(key, socket).unwrap();
+        self.held.insert(key, permit);
+    }
+
+    pub(super) fn free_key(&mut self) -> Key {
+        self.slots_used += 1;
+        Key::new(self.slots_used - 1, 7)
+    }
+
+    /// A peer, and the key of its connection.
+    pub(super) fn pair(&mut self) -> (Key, S::Peer) {
+        let key = self.free_key();
+        (key, self.pair_at(key))
+    }
+
+    pub(super) fn pair_at(&mut self, key: Key) -> S::Peer {
+        let peer = self.stage.connect();
+        let (socket, _, permit) = self.accept();
+        self.adopt(key, socket, permit);
+        peer
+    }
+
+    pub(super) fn close_by(&mut self, key: Key, op: Op) {
+        let outcome = self.finish(key, op);
+        assert!(matches!(outcome, Outcome::Closed { unaccepted: 0 }), "{key:?}: {outcome:?}");
+        self.held.remove(&key);
+    }
+
+    /// Gives back the permit of a key that was closed in a sink.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.held.remove(&key);
+    }
+
+    pub(super) fn close(&mut self, key: Key) {
+        self.close_by(key, Op::Close);
+    }
+
+    pub(super) fn shutdown(&mut self, key: Key) {
+        let outcome = self.finish(key, Op::Shutdown);
+        assert!(matches!(outcome, Outcome::Done), "{key:?}: {outcome:?}");
+    }
+
+    // Bytes from the peer.
+
+    /// What a receive came to; the leases go back.
+    pub(super) fn got(&self, outcome: OutcomeOf<S>) -> Got {
+        match outcome {
+            Outcome::Received(chain) => {
+                assert!(!chain.is_empty(), "no bytes are no bytes received");
+                assert!(chain.slices().all(|slice| !slice.is_empty()), "a lease for nothing");
+                Got::Bytes(chain.slices().flatten().copied().collect())
+            }
+            Outcome::Ended => Got::Ended,
+            Outcome::NoBuffer => Got::NoBuffer,
+            Outcome::Cancelled => Got::Cancelled,
+            Outcome::Failed(error) => Got::Failed(error),
+            other => panic!("Recv: {other:?}"),
+        }
+    }
+
+    pub(super) fn recv(&mut self, key: Key, most: u8) -> Got {
+        let outcome = self.finish(key, Op::Recv(most));
+        self.got(outcome)
+    }
+
+    /// What the receive brings that has completed or is in flight, or else a new one.
+    pub(super) fn next_got(&mut self, key: Key, most: u8) -> Got {
+        let outcome = match self.take(key, OpKind::Recv) {
+            Some(outcome) => outcome,
+            None if self.is_in_flight(key, OpKind::Recv) => self.result(key, OpKind::Recv),
+            None => self.finish(key, Op::Recv(most)),
+        };
+        self.got(outcome)
+    }
+
+    /// Receives until there are `count` bytes, beginning with the receive that may be in flight.
+    pub(super) fn recv_bytes(&mut self, key: Key, most: u8, count: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let got = self.next_got(key, most);
+            match got {
+                Got::Bytes(bytes) => all.extend(bytes),
+                other => panic!("{other:?} after {} bytes of {count}", all.len()),
+            }
+        }
+        all
+    }
+
+    /// Writes all of it, while the engine polls.
+    pub(super) fn write(&mut self, peer: &mut S::Peer, bytes: &[u8]) {
+        let mut written = 0;
+        self.until("room for a peer's bytes", |bench| {
+            if written < bytes.len() {
+                written += bench.stage.write(peer, &bytes[written..]);
+            }
+            (written == bytes.len()).then_some(())
+        });
+    }
+
+    // Bytes to the peer.
+
+    /// Leases with these bytes, as many as are needed.
+    pub(super) fn chain(&self, bytes: &[u8]) -> Chain {
+        let mut chain = Chain::new(&self.pool);
+        for part in bytes.chunks(self.pool.buffer_size()) {
+            let mut lease = self.pool.lease().expect("a buffer for the test");
+            lease.extend_from_slice(part);
+            chain.push_back(lease);
+        }
+        chain
+    }
+
+    /// How much of `offered` bytes was sent, and the rest.
+    pub(super) fn sent(&self, outcome: OutcomeOf<S>, offered: usize) -> (usize, Chain) {
+        match outcome {
+            Outcome::Sent { bytes, rest } => {
+                assert!(bytes > 0, "a send of nothing");
+                assert_eq!(bytes + rest.len(), offered, "what was not sent comes back");
+                (bytes, rest)
+            }
+            other => panic!("Send: {other:?}"),
+        }
+    }
+
+    pub(super) fn send_all(&mut self, key: Key, bytes: &[u8]) {
+        let mut chain = self.chain(bytes);
+        while !chain.is_empty() {
+            let offered = chain.len();
+            let outcome = self.finish(key, Op::Send(chain));
+            (_, chain) = self.sent(outcome, offered);
+        }
+    }
+
+    /// Sends until a send has to wait. Answers what was sent, and what waits.
+    pub(super) fn send_until_it_waits(&mut self, key: Key, stream: &[u8]) -> (usize, usize) {
+        let mut sent = 0;
+        loop {
+            // Some buffers are left for receives.
+            let room = self.pool.available().div_ceil(2) * self.pool.buffer_size();
+            let room = room.min(stream.len() - sent);
+            let chain = self.chain(&stream[sent..][..room]);
+            match self.submit(key, Op::Send(chain)) {
+                Some(outcome) => sent += self.sent(outcome, room).0,
+                None => {
+                    // An engine may take its time though there is room.
+                    self.idle();
+                    match self.take(key, OpKind::Send) {
+                        Some(outcome) => sent += self.sent(outcome, room).0,
+                        None => return (sent, room),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads `count` bytes.
+    pub(super) fn read(&mut self, peer: &mut S::Peer, count: usize) -> Vec<u8> {
+        let mut all = vec![0; count];
+        let mut have = 0;
+        self.until("bytes for a peer", |bench| {
+            match bench.stage.read(peer, &mut all[have..]) {
+                Some(Ok(0)) => panic!("the end of the stream after {have} bytes of {count}"),
+                Some(Ok(more)) => have += more,
+                Some(Err(error)) => panic!("{error:?} after {have} bytes of {count}"),
+                None => {}
+            }
+            (have == count).then_some(())
+        });
+        all
+    }
+
+    /// Reads what is there now, without the engine having a say.
+    pub(super) fn read_now(&mut self, peer: &mut S::Peer) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut room = vec![0; 1 << 16];
+        while let Some(count) = self.stage.read(peer, &mut room) {
+            all.extend_from_slice(&room[..count.unwrap()]);
+        }
+        all
+    }
+
+    /// Reads all that comes.
+    pub(super) fn read_to_end(&mut self, peer: &mut S::Peer) -> (Vec<u8>, End) {
+        let mut all = Vec::new();
+        let mut room = vec![0; 1 << 16];
+        let end = self.until("the end of a peer's stream", |bench| {
+            match bench.stage.read(peer, &mut room)? {
+                Ok(0) => return Some(End::Fin),
+                Ok(count) => all.extend_from_slice(&room[..count]),
+                Err(Errno::CONNRESET) => return Some(End::Reset),
+                Err(error) => panic!("{error:?} after {} bytes", all.len()),
+            }
+            None
+        });
+        (all, end)
+    }
+
+    /// The end of a rule: nothing is in flight, nothing comes any more, everything is back.
+    pub(super) fn end(mut self) {
+        assert!(self.log.in_flight.is_empty(), "in flight: {:?}", self.log.in_flight);
+        self.idle();
+        assert!(self.log.done.is_empty(), "not looked at: {:?}", self.log.done);
+        assert_eq!(self.pool.held(), 0, "leases are missing");
+        self.held.clear();
+        assert_eq!(self.permits.taken(), 0, "permits are missing");
+    }
+}

@@ -1,0 +1,330 @@
+//! The rules about bytes: each of them, in order, once, whatever the buffers, the segments and the
+//! peer's pace; and the end of the stream behind the last.
+
+use super::Stage;
+use super::bench::{Bench, End, Got, Shape, pattern};
+use crate::buffer::Chain;
+use crate::engine::{Op, Outcome};
+use crate::key::{Key, OpKind};
+
+/// Sizes of buffers, and how many of them one receive may fill.
+const SHAPES: [(usize, u8); 6] = [(1, 1), (1, 8), (3, 1), (4, 2), (8, 8), (64, 1)];
+
+fn sized(buffer_size: usize) -> Shape {
+    Shape { buffer_size, ..Shape::default() }
+}
+
+pub(super) fn recv_at_every_split<S: Stage>(seed: u64) {
+    let message = pattern(17);
+    for (size, most) in SHAPES {
+        let mut bench = Bench::<S>::new(seed, sized(size));
+        let (key, mut peer) = bench.pair();
+        for split in 0..message.len() {
+            let (first, second) = message.split_at(split);
+            bench.write(&mut peer, first);
+            assert_eq!(bench.recv_bytes(key, most, split), first);
+            // This one finds nothing and waits, whatever the one before it thought was left.
+            bench.submit_pending(key, Op::Recv(most));
+            bench.idle();
+            bench.write(&mut peer, second);
+            assert_eq!(bench.recv_bytes(key, most, second.len()), second);
+        }
+        bench.close(key);
+        bench.end();
+    }
+}
+
+pub(super) fn recv_before_and_after_the_bytes<S: Stage>(seed: u64) {
+    let message = pattern(9);
+    for (size, most) in SHAPES {
+        let mut bench = Bench::<S>::new(seed, sized(size));
+        let (key, mut peer) = bench.pair();
+        for (written, waits) in (0..message.len()).flat_map(|at| [(at, false), (at, true)]) {
+            // Some came before anybody asked; the rest comes while a receive may wait.
+            bench.write(&mut peer, &message[..written]);
+            bench.idle();
+            if waits && written == 0 {
+                bench.submit_pending(key, Op::Recv(most));
+            }
+            bench.write(&mut peer, &message[written..]);
+            assert_eq!(bench.recv_bytes(key, most, message.len()), message);
+        }
+        bench.close(key);
+        bench.end();
+    }
+}
+
+pub(super) fn recv_into_buffers_of_every_size<S: Stage>(seed: u64) {
+    for size in [1, 2, 7, 64, 1000] {
+        for most in 1..=8 {
+            let mut bench = Bench::<S>::new(seed, sized(size));
+            let (key, mut peer) = bench.pair();
+            // Exactly what it may fill, one less, one more, and nothing that divides evenly.
+            let room = size * usize::from(most);
+            for count in [room, room - 1, room + 1, 3 * room + 2].into_iter().filter(|&n| n > 0) {
+                let message = pattern(count);
+                bench.write(&mut peer, &message[..count.min(4000)]);
+                let mut all = Vec::new();
+                while all.len() < count.min(4000) {
+                    let outcome = bench.finish(key, Op::Recv(most));
+                    let held = bench.pool.held();
+                    assert!((1..=usize::from(most)).contains(&held), "{held} leases of {most}");
+                    match bench.got(outcome) {
+                        Got::Bytes(bytes) => all.extend(bytes),
+                        other => panic!("{other:?}"),
+                    }
+                    assert_eq!(bench.pool.held(), 0);
+                }
+                assert_eq!(all, message[..count.min(4000)]);
+            }
+            bench.close(key);
+            bench.end();
+        }
+    }
+}
+
+pub(super) fn recv_without_a_buffer_resumes<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
+    let (one, mut peer) = bench.pair();
+    let (other, mut other_peer) = bench.pair();
+    for waits in [false, true] {
+        if waits {
+            bench.submit_pending(one, Op::Recv(4));
+        }
+        let lease = bench.pool.lease().unwrap();
+        bench.write(&mut peer, b"one");
+        bench.write(&mut other_peer, b"other");
+        let first = match waits {
+            true => bench.result(one, OpKind::Recv),
+            false => bench.finish(one, Op::Recv(4)),
+        };
+        assert_eq!(bench.got(first), Got::NoBuffer);
+        // As often as it is asked, and for each connection.
+        assert_eq!(bench.recv(one, 4), Got::NoBuffer);
+        assert_eq!(bench.recv(other, 1), Got::NoBuffer);
+        drop(lease);
+        assert_eq!(bench.recv_bytes(other, 1, 5), b"other");
+        assert_eq!(bench.recv_bytes(one, 4, 3), b"one");
+    }
+    bench.close(one);
+    bench.close(other);
+    bench.end();
+}
+
+pub(super) fn end_without_a_buffer_resumes<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
+    let (key, mut peer) = bench.pair();
+    let lease = bench.pool.lease().unwrap();
+    bench.stage.write_and_shutdown(&mut peer, b"last");
+    assert_eq!(bench.recv(key, 1), Got::NoBuffer);
+    drop(lease);
+    assert_eq!(bench.recv_bytes(key, 1, 4), b"last");
+    let lease = bench.pool.lease().unwrap();
+    // The end of a stream needs no buffer, but an engine may need one to find it.
+    let got = bench.recv(key, 1);
+    assert!(matches!(got, Got::NoBuffer | Got::Ended), "{got:?}");
+    drop(lease);
+    if got == Got::NoBuffer {
+        assert_eq!(bench.recv(key, 1), Got::Ended);
+    }
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn short_sends<S: Stage>(seed: u64) {
+    for (size, buffers, window) in [(1, 3, 1), (7, 20, 50), (4096, 40, 10_000)] {
+        // The kernel's own window is larger than any of these.
+        let (size, stream) = if S::EXACT_TIME { (size, 200_000) } else { (65_536, 32 << 20) };
+        let stream = pattern(stream);
+        let mut bench =
+            Bench::<S>::new(seed, Shape { buffer_size: size, buffers, window, ..Shape::default() });
+        let (key, mut peer) = bench.pair();
+        let mut read = 0;
+        let mut sent = 0;
+        for _ in 0..3 {
+            let (more, offered) = bench.send_until_it_waits(key, &stream[sent..]);
+            sent += more;
+            bench.idle();
+            assert!(bench.is_in_flight(key, OpKind::Send), "sent though there was no room");
+            // Room for more comes of reading, and of nothing else.
+            let rest = bench.until("a send that waited for room", |bench| {
+                read += read_some(bench, &mut peer, &stream[read..]);
+                let outcome = bench.take(key, OpKind::Send)?;
+                let (count, rest) = bench.sent(outcome, offered);
+                sent += count;
+                Some(rest)
+            });
+            let left: Vec<u8> = rest.slices().flatten().copied().collect();
+            assert_eq!(left, stream[sent..][..left.len()], "the rest is what was not sent");
+            drop(rest);
+        }
+        let rest = bench.read(&mut peer, sent - read);
+        assert!(rest == stream[read..sent], "not the bytes that were sent");
+        bench.close(key);
+        assert_eq!(bench.read_to_end(&mut peer), (vec![], End::Fin));
+        bench.end();
+    }
+}
+
+/// Has the peer read some bytes, which must be the next ones of the stream.
+fn read_some<S: Stage>(bench: &mut Bench<S>, peer: &mut S::Peer, stream: &[u8]) -> usize {
+    let mut room = vec![0; 100_000];
+    match bench.stage.read(peer, &mut room) {
+        Some(count) => {
+            let count = count.unwrap();
+            assert!(count > 0, "the end of a stream that goes on");
+            assert!(room[..count] == stream[..count], "not the bytes that were sent");
+            count
+        }
+        None => 0,
+    }
+}
+
+/// When the FIN comes.
+#[derive(Clone, Copy)]
+enum Fin {
+    WithTheBytes,
+    BeforeTheReceive,
+    WhileAReceiveWaits,
+}
+
+pub(super) fn half_close_at_every_offset<S: Stage>(seed: u64) {
+    for (size, most) in SHAPES {
+        for fin in [Fin::WithTheBytes, Fin::BeforeTheReceive, Fin::WhileAReceiveWaits] {
+            let mut bench = Bench::<S>::new(seed, sized(size));
+            for offset in 0..=10 {
+                half_close::<S>(&mut bench, &pattern(offset), most, fin);
+            }
+            bench.end();
+        }
+    }
+}
+
+fn half_close<S: Stage>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: Fin) {
+    let (key, mut peer) = bench.pair();
+    match fin {
+        Fin::WithTheBytes => {
+            bench.submit_pending(key, Op::Recv(most));
+            bench.idle();
+            bench.stage.write_and_shutdown(&mut peer, message);
+        }
+        Fin::BeforeTheReceive => {
+            bench.write(&mut peer, message);
+            bench.idle();
+            bench.stage.shutdown(&mut peer);
+            bench.idle();
+        }
+        Fin::WhileAReceiveWaits => {
+            bench.write(&mut peer, message);
+            assert_eq!(bench.recv_bytes(key, most, message.len()), message);
+            bench.submit_pending(key, Op::Recv(most));
+            bench.idle();
+            bench.stage.shutdown(&mut peer);
+        }
+    }
+    let left = if matches!(fin, Fin::WhileAReceiveWaits) { &[] } else { message };
+    assert_eq!(bench.recv_bytes(key, most, left.len()), left);
+    let ended = bench.next_got(key, most);
+    assert_eq!(ended, Got::Ended, "after {} bytes", message.len());
+    // The other direction is as open as before.
+    bench.send_all(key, b"answer");
+    assert_eq!(bench.read(&mut peer, 6), b"answer");
+    bench.shutdown(key);
+    assert_eq!(bench.read_to_end(&mut peer), (vec![], End::Fin));
+    bench.close(key);
+}
+
+pub(super) fn urgent_byte_at_every_offset<S: Stage>(seed: u64) {
+    let message = pattern(12);
+    for (size, most) in SHAPES {
+        let mut bench = Bench::<S>::new(seed, sized(size));
+        let (key, mut peer) = bench.pair();
+        for (offset, waits) in (0..message.len()).flat_map(|at| [(at, false), (at, true)]) {
+            if waits {
+                bench.submit_pending(key, Op::Recv(most));
+                bench.idle();
+            }
+            bench.write(&mut peer, &message[..offset]);
+            bench.stage.write_urgent(&mut peer, message[offset]);
+            bench.write(&mut peer, &message[offset + 1..]);
+            assert_eq!(bench.recv_bytes(key, most, message.len()), message, "at {offset}");
+            // And what comes later is told as ever.
+            bench.submit_pending(key, Op::Recv(most));
+            bench.idle();
+            bench.write(&mut peer, b"later");
+            assert_eq!(bench.recv_bytes(key, most, 5), b"later", "after {offset}");
+        }
+        bench.write(&mut peer, b"ab");
+        bench.stage.write_urgent(&mut peer, b'!');
+        bench.stage.shutdown(&mut peer);
+        assert_eq!(bench.recv_bytes(key, most, 3), b"ab!");
+        assert_eq!(bench.recv(key, most), Got::Ended);
+        bench.close(key);
+        bench.end();
+    }
+}
+
+pub(super) fn both_ways_at_once<S: Stage>(seed: u64) {
+    let (to, from) = (pattern(700), pattern(1000));
+    let mut bench = Bench::<S>::new(seed, Shape { window: 300, buffers: 32, ..Shape::default() });
+    let (key, mut peer) = bench.pair();
+    let mut unsent = bench.chain(&from);
+    let (mut written, mut read, mut received) = (0, Vec::new(), Vec::new());
+    bench.until("every byte of both directions", |bench| {
+        receive_more(bench, key, &mut received, to.len());
+        send_more(bench, key, &mut unsent);
+        if written < to.len() {
+            written += bench.stage.write(&mut peer, &to[written..]);
+        }
+        let mut room = [0; 90];
+        if read.len() < from.len()
+            && let Some(count) = bench.stage.read(&mut peer, &mut room)
+        {
+            read.extend_from_slice(&room[..count.unwrap()]);
+        }
+        let sent = unsent.is_empty() && !bench.is_in_flight(key, OpKind::Send);
+        (sent && received.len() == to.len() && read.len() == from.len()).then_some(())
+    });
+    assert_eq!((received, read), (to, from));
+    bench.close(key);
+    bench.end();
+}
+
+/// Keeps a receive in flight until everything is there.
+fn receive_more<S: Stage>(bench: &mut Bench<S>, key: Key, received: &mut Vec<u8>, count: usize) {
+    let mut done = bench.take(key, OpKind::Recv);
+    loop {
+        match done.map(|outcome| bench.got(outcome)) {
+            Some(Got::Bytes(bytes)) => received.extend(bytes),
+            Some(other) => panic!("{other:?}"),
+            None if bench.is_in_flight(key, OpKind::Recv) => return,
+            None => {}
+        }
+        if received.len() == count {
+            return;
+        }
+        done = bench.submit(key, Op::Recv(1));
+        if done.is_none() {
+            return;
+        }
+    }
+}
+
+/// Keeps a send in flight until everything is sent.
+fn send_more<S: Stage>(bench: &mut Bench<S>, key: Key, unsent: &mut Chain) {
+    let mut done = bench.take(key, OpKind::Send);
+    loop {
+        match done {
+            Some(Outcome::Sent { rest, .. }) => *unsent = rest,
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+        if unsent.is_empty() {
+            return;
+        }
+        done = bench.submit(key, Op::Send(unsent.take()));
+        if done.is_none() {
+            return;
+        }
+    }
+}

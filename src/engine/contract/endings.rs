@@ -1,0 +1,315 @@
+//! The rules about how operations and connections end: reset, cancel, shutdown, close, and what
+//! becomes of a key.
+
+use super::Stage;
+use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
+use crate::engine::{Op, Outcome};
+use crate::error::Errno;
+use crate::key::{Key, OpKind};
+use crate::service::ConnectTo;
+use crate::time::Time;
+
+/// More than any window holds.
+fn endless<S: Stage>() -> (Shape, Vec<u8>) {
+    let (buffer_size, count) = if S::EXACT_TIME { (64, 20_000) } else { (65_536, 32 << 20) };
+    (Shape { buffer_size, ..Shape::default() }, pattern(count))
+}
+
+fn assert_reset<Socket: std::fmt::Debug>(outcome: &Outcome<Socket>) {
+    let reset = matches!(outcome, Outcome::Failed(Errno::CONNRESET | Errno::PIPE));
+    assert!(reset, "{outcome:?} in place of a reset");
+}
+
+pub(super) fn reset_while_a_receive_waits<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    for count in 0..5 {
+        let (key, mut peer) = bench.pair();
+        bench.write(&mut peer, &pattern(count));
+        assert_eq!(bench.recv_bytes(key, 1, count), pattern(count));
+        bench.submit_pending(key, Op::Recv(1));
+        bench.idle();
+        bench.stage.reset(peer);
+        assert_reset(&bench.result(key, OpKind::Recv));
+        bench.close(key);
+    }
+    bench.end();
+}
+
+pub(super) fn reset_while_a_send_waits<S: Stage>(seed: u64) {
+    let (shape, stream) = endless::<S>();
+    let mut bench = Bench::<S>::new(seed, shape);
+    let (key, peer) = bench.pair();
+    bench.send_until_it_waits(key, &stream);
+    bench.stage.reset(peer);
+    assert_reset(&bench.result(key, OpKind::Send));
+    assert_eq!(bench.pool.held(), 0, "a send that failed gives its leases back");
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn reset_while_both_wait<S: Stage>(seed: u64) {
+    let (shape, stream) = endless::<S>();
+    let mut bench = Bench::<S>::new(seed, shape);
+    let (key, peer) = bench.pair();
+    bench.submit_pending(key, Op::Recv(1));
+    bench.send_until_it_waits(key, &stream);
+    bench.stage.reset(peer);
+    assert_eq!(bench.pool.available() + bench.pool.held(), 16);
+    let outcome = bench.result(key, OpKind::Send);
+    assert_reset(&outcome);
+    // The kernel tells the error once, and then the end.
+    let outcome = bench.result(key, OpKind::Recv);
+    let got = bench.got(outcome);
+    let ended = matches!(got, Got::Ended | Got::Failed(Errno::CONNRESET | Errno::PIPE));
+    assert!(ended, "{got:?}");
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn reset_between_operations<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    for (unread, idle) in (0..4).flat_map(|count| [(count, false), (count, true)]) {
+        let (key, mut peer) = bench.pair();
+        bench.write(&mut peer, &pattern(unread));
+        bench.stage.reset(peer);
+        if idle {
+            bench.idle();
+        }
+        // What came before the reset may be lost, but nothing else is told.
+        let mut before = Vec::new();
+        let error = loop {
+            match bench.recv(key, 1) {
+                Got::Bytes(bytes) => before.extend(bytes),
+                other => break other,
+            }
+        };
+        assert_eq!(error, Got::Failed(Errno::CONNRESET));
+        assert_eq!(before, pattern(unread)[..before.len()]);
+        let chain = bench.chain(b"too late");
+        assert_reset(&bench.finish(key, Op::Send(chain)));
+        let shut = bench.finish(key, Op::Shutdown);
+        assert!(matches!(shut, Outcome::Done | Outcome::Failed(Errno::NOTCONN)), "{shut:?}");
+        bench.close(key);
+    }
+    bench.end();
+}
+
+/// When something comes that races with a Cancel.
+const RACES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
+
+pub(super) fn cancel_against_bytes<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    let (key, mut peer) = bench.pair();
+    for round in 0..30 {
+        let (before, between) = RACES[round % RACES.len()];
+        let message = pattern(1 + round);
+        bench.submit_pending(key, Op::Recv(2));
+        bench.idle();
+        if before {
+            assert_eq!(bench.stage.write(&mut peer, &message), message.len());
+        }
+        let at_once = bench.submit(key, Op::Cancel);
+        if between {
+            assert_eq!(bench.stage.write(&mut peer, &message), message.len());
+        }
+        let done = at_once.unwrap_or_else(|| bench.result(key, OpKind::Cancel));
+        assert!(matches!(done, Outcome::Done), "{done:?}");
+        let ended = bench.take(key, OpKind::Recv).expect("Recv completes before Cancel");
+        let mut received = match bench.got(ended) {
+            Got::Cancelled => Vec::new(),
+            Got::Bytes(bytes) => bytes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(bench.pool.held(), 0, "a lease is missing after a cancel");
+        if !before && !between {
+            bench.write(&mut peer, &message);
+        }
+        // Not a byte was lost.
+        let left = message.len() - received.len();
+        received.extend(bench.recv_bytes(key, 2, left));
+        assert_eq!(received, message);
+    }
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn cancel_against_room_to_send<S: Stage>(seed: u64) {
+    let (shape, stream) = endless::<S>();
+    let mut bench = Bench::<S>::new(seed, shape);
+    for reads in [false, true] {
+        let (key, mut peer) = bench.pair();
+        let (mut sent, offered) = bench.send_until_it_waits(key, &stream);
+        let mut read = Vec::new();
+        if reads {
+            read = bench.read_now(&mut peer);
+        }
+        let done = bench.finish(key, Op::Cancel);
+        assert!(matches!(done, Outcome::Done), "{done:?}");
+        match bench.take(key, OpKind::Send).expect("Send completes before Cancel") {
+            Outcome::Cancelled => {}
+            outcome => sent += bench.sent(outcome, offered).0,
+        }
+        assert_eq!(bench.pool.held(), 0, "a lease is missing after a cancel");
+        // Exactly what was said to be sent is.
+        bench.shutdown(key);
+        let (rest, end) = bench.read_to_end(&mut peer);
+        read.extend(rest);
+        assert_eq!((read.len(), end), (sent, End::Fin));
+        assert!(read == stream[..sent], "not the bytes that were sent");
+        bench.close(key);
+    }
+    bench.end();
+}
+
+pub(super) fn cancel_of_everything<S: Stage>(seed: u64) {
+    let (shape, stream) = endless::<S>();
+    let mut bench = Bench::<S>::new(seed, shape);
+    let (other, mut other_peer) = bench.pair();
+    bench.submit_pending(other, Op::Recv(1));
+    for fin in [false, true] {
+        let (key, mut peer) = bench.pair();
+        bench.submit_pending(key, Op::Recv(1));
+        bench.send_until_it_waits(key, &stream);
+        if fin {
+            bench.stage.shutdown(&mut peer);
+        }
+        let done = bench.finish(key, Op::Cancel);
+        assert!(matches!(done, Outcome::Done), "{done:?}");
+        let received = bench.take(key, OpKind::Recv).expect("Recv completes before Cancel");
+        assert!(matches!(received, Outcome::Cancelled | Outcome::Ended), "{received:?}");
+        let sent = bench.take(key, OpKind::Send).expect("Send completes before Cancel");
+        assert!(matches!(sent, Outcome::Cancelled | Outcome::Sent { .. }), "{sent:?}");
+        drop(sent);
+        assert_eq!(bench.pool.held(), 0, "a lease is missing after a cancel");
+        bench.close(key);
+    }
+    assert!(bench.is_in_flight(other, OpKind::Recv), "another key's operation goes on");
+    bench.write(&mut other_peer, b"x");
+    assert_eq!(bench.recv_bytes(other, 1, 1), b"x");
+    bench.close(other);
+    bench.end();
+}
+
+pub(super) fn cancel_of_nothing<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    let (key, mut peer) = bench.pair();
+    for key in [key, listener(), key] {
+        let done = bench.finish(key, Op::Cancel);
+        assert!(matches!(done, Outcome::Done), "{done:?}");
+    }
+    bench.write(&mut peer, b"after");
+    assert_eq!(bench.recv_bytes(key, 1, 5), b"after");
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn shutdown_follows_every_byte<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    for count in [0, 1, 63, 64, 65, 1000] {
+        let (key, mut peer) = bench.pair();
+        bench.send_all(key, &pattern(count));
+        bench.shutdown(key);
+        assert_eq!(bench.read_to_end(&mut peer), (pattern(count), End::Fin));
+        // Only the sending side is closed.
+        bench.write(&mut peer, b"reply");
+        bench.stage.shutdown(&mut peer);
+        assert_eq!(bench.recv_bytes(key, 1, 5), b"reply");
+        assert_eq!(bench.recv(key, 1), Got::Ended);
+        bench.close(key);
+    }
+    bench.end();
+}
+
+pub(super) fn close_gives_fin_and_reset_gives_a_reset<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    for shut_before in [false, true] {
+        let (key, mut peer) = bench.pair();
+        bench.send_all(key, b"all of it");
+        if shut_before {
+            bench.shutdown(key);
+        }
+        bench.close_by(key, Op::Close);
+        assert_eq!(bench.read_to_end(&mut peer), (b"all of it".to_vec(), End::Fin));
+
+        // Not after a shutdown: the stream would have come to its end before.
+        let (key, mut peer) = bench.pair();
+        bench.send_all(key, b"all of it");
+        bench.close_by(key, Op::Reset);
+        let (bytes, end) = bench.read_to_end(&mut peer);
+        assert_eq!((&b"all of it"[..bytes.len()], end), (&bytes[..], End::Reset));
+    }
+    bench.end();
+}
+
+pub(super) fn reuse_of_a_key<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape::default());
+    for generation in 0..300 {
+        let key = Key::new(3, generation);
+        let mut peer = bench.pair_at(key);
+        let mine = generation.to_le_bytes();
+        bench.submit_pending(key, Op::Recv(1));
+        bench.write(&mut peer, &mine);
+        assert_eq!(bench.recv_bytes(key, 1, 4), mine, "the bytes of another generation");
+        bench.send_all(key, &mine);
+        assert_eq!(bench.read(&mut peer, 4), mine);
+        // Left behind for the next: events of bytes, of the end, of a reset.
+        match generation % 4 {
+            0 => bench.write(&mut peer, b"unread"),
+            1 => bench.stage.shutdown(&mut peer),
+            2 => bench.stage.reset(peer),
+            _ => bench.stage.close(peer),
+        }
+        match generation % 3 {
+            0 => bench.close_by(key, Op::Reset),
+            _ => bench.close(key),
+        }
+    }
+    bench.end();
+}
+
+/// A slot is used anew while an event for its last use is still to be told.
+pub(super) fn reuse_within_a_batch<S: Stage>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape { permits: 40, ..Shape::default() });
+    let to =
+        ConnectTo { target: bench.stage.listener(), source: None, tag: 0, deadline: Time::MAX };
+    for generation in 0..20 {
+        let (first, second) = (Key::new(1, 2 * generation), Key::new(2, 2 * generation));
+        let mut first_peer = bench.pair_at(first);
+        let mut second_peer = bench.pair_at(second);
+        bench.submit_pending(first, Op::Recv(1));
+        bench.idle();
+        // Both are ready; nothing is in flight on the second, so that it can be closed at once.
+        assert_eq!(bench.stage.write(&mut first_peer, b"now"), 3);
+        assert_eq!(bench.stage.write(&mut second_peer, b"for nobody"), 10);
+        bench.stage.shutdown(&mut second_peer);
+        let anew = Key::new(2, 2 * generation + 1);
+        let mut connected = None;
+        bench.until_with("the slot in other hands", |engine, log, completion| {
+            let mut done = completion.key;
+            if done == first.with(OpKind::Recv) && submit(engine, log, second, Op::Close).is_some()
+            {
+                done = second.with(OpKind::Close);
+            }
+            if done == second.with(OpKind::Close) {
+                connected = Some(submit(engine, log, anew, Op::Connect(to)));
+            } else if done == anew.with(OpKind::Connect) {
+                connected = Some(Some(completion.outcome));
+            } else {
+                assert_eq!(done, first.with(OpKind::Recv));
+            }
+            connected.is_some()
+        });
+        bench.forget(second);
+        let outcome = connected.flatten().unwrap_or_else(|| bench.result(anew, OpKind::Connect));
+        assert!(matches!(outcome, Outcome::Connected), "{outcome:?}");
+        let (socket, _, permit) = bench.accept();
+        let far = Key::new(4, generation);
+        bench.adopt(far, socket, permit);
+        bench.send_all(far, b"for me");
+        assert_eq!(bench.recv_bytes(anew, 1, 6), b"for me");
+        for key in [first, anew, far] {
+            bench.close(key);
+        }
+    }
+    bench.end();
+}
