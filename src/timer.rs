@@ -226,6 +226,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_has_passed_means_the_next_tick() {
+        let mut wheel = Wheel::new(1, TICK, ms(7));
+        for (due, now) in [(0, 7), (7, 8)] {
+            wheel.set_earlier(0, ms(due));
+            assert_eq!(wheel.pop(ms(now)), None, "or a turn that sets timers never ends");
+            assert_eq!(wheel.next(), Some(ms(now + 1)));
+            assert_eq!(wheel.pop(ms(now + 1)), Some(0));
+        }
+    }
+
+    #[test]
     fn a_cleared_timer_does_not_fire_even_when_its_time_has_come() {
         let mut wheel = Wheel::new(3, TICK, ms(0));
         (0..3).for_each(|slot| wheel.set_earlier(slot, ms(5)));
