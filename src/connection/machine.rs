@@ -372,6 +372,7 @@ mod tests {
     /// rule from the other side.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     struct InFlight {
+        connect: bool,
         recv: bool,
         send: bool,
         shutdown: bool,
@@ -380,15 +381,20 @@ mod tests {
     }
 
     impl InFlight {
+        /// Whether an operation of the sending side is in flight.
+        fn sends(&self) -> bool {
+            self.connect || self.send || self.shutdown
+        }
+
         fn begin(&mut self, action: Action) {
-            let nothing_to_send = !self.send && !self.shutdown;
+            let sends = self.sends();
             let (field, allowed) = match action {
-                Action::Recv => (&mut self.recv, true),
-                Action::Send => (&mut self.send, !self.shutdown),
-                Action::Shutdown => (&mut self.shutdown, !self.send),
-                Action::Cancel => (&mut self.cancel, true),
+                Action::Recv => (&mut self.recv, !self.connect),
+                Action::Send => (&mut self.send, !sends),
+                Action::Shutdown => (&mut self.shutdown, !sends),
+                Action::Cancel => (&mut self.cancel, self.recv || sends),
                 Action::Close | Action::Reset => {
-                    (&mut self.close, nothing_to_send && !self.recv && !self.cancel)
+                    (&mut self.close, !sends && !self.recv && !self.cancel)
                 }
                 Action::Rest => return,
             };
@@ -403,10 +409,11 @@ mod tests {
                 | Event::NoBuffer
                 | Event::RecvFailed
                 | Event::RecvCancelled => self.recv = false,
-                Event::Connected | Event::Sent => self.send = false,
+                Event::Connected => self.connect = false,
+                Event::Sent => self.send = false,
                 Event::ShutDown => self.shutdown = false,
                 Event::SendFailed | Event::SendCancelled => {
-                    (self.send, self.shutdown) = (false, false);
+                    (self.connect, self.send, self.shutdown) = (false, false, false);
                 }
                 Event::CancelDone => self.cancel = false,
                 Event::Closed => self.close = false,
@@ -421,7 +428,7 @@ mod tests {
         [false, true]
             .into_iter()
             .flat_map(|duplex| {
-                let connecting = InFlight { send: true, ..InFlight::default() };
+                let connecting = InFlight { connect: true, ..InFlight::default() };
                 [
                     (Machine::accepted(duplex), InFlight::default()),
                     (Machine::connecting(duplex), connecting),
@@ -467,8 +474,8 @@ mod tests {
         assert!(states.len() > 100, "only {} states were reached", states.len());
         for (machine, in_flight) in states.keys() {
             assert_eq!(machine.rx == Rx::Receiving, in_flight.recv, "{machine:?}");
-            let sending = matches!(machine.tx, Tx::Sending | Tx::Connecting);
-            assert_eq!(sending, in_flight.send, "{machine:?}");
+            assert_eq!(machine.tx == Tx::Connecting, in_flight.connect, "{machine:?}");
+            assert_eq!(machine.tx == Tx::Sending, in_flight.send, "{machine:?}");
             assert_eq!(machine.tx == Tx::ShuttingDown, in_flight.shutdown, "{machine:?}");
             assert_eq!(machine.cancel == Cancel::InFlight, in_flight.cancel, "{machine:?}");
             assert_eq!(machine.phase == Phase::Closing, in_flight.close, "{machine:?}");
@@ -493,6 +500,32 @@ mod tests {
         for event in EVENTS {
             assert!(states.keys().any(|(machine, _)| machine.allows(event)), "{event:?}");
             assert!(states.keys().any(|(machine, _)| !machine.allows(event)), "{event:?}");
+        }
+    }
+
+    /// From what the engine was given, not from what the machine remembers of it.
+    #[test]
+    fn an_event_is_allowed_exactly_when_what_it_ends_has_begun() {
+        for (machine, ops) in reach().into_keys() {
+            for event in EVENTS {
+                let possible = match event {
+                    Event::Connected => ops.connect,
+                    Event::Received | Event::Ended | Event::NoBuffer | Event::RecvFailed => {
+                        ops.recv
+                    }
+                    Event::BufferCame => machine.rx == Rx::AwaitingBuffer,
+                    Event::Sent => ops.send,
+                    Event::ShutDown => ops.shutdown,
+                    Event::SendFailed => ops.sends(),
+                    Event::RecvCancelled => ops.recv && ops.cancel,
+                    Event::SendCancelled => ops.sends() && ops.cancel,
+                    Event::CancelDone => ops.cancel && !ops.recv && !ops.sends(),
+                    Event::Closed => ops.close,
+                    Event::Pause | Event::Unpause => machine.phase == Phase::Open,
+                    Event::Finish | Event::Abort => machine.phase != Phase::Closed,
+                };
+                assert_eq!(machine.allows(event), possible, "{event:?} in {machine:?}");
+            }
         }
     }
 
