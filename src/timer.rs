@@ -113,7 +113,7 @@ impl Wheel {
         let shift = 6 * level as u32;
         let at = self.now >> shift;
         // The place after the present one, all around to the present one itself.
-        let ahead = self.occupied[level].rotate_right((at as u32 + 1) % PLACES as u32);
+        let ahead = self.occupied[level].rotate_right((at + 1) as u32);
         Some((at + 1 + u64::from(ahead.trailing_zeros())) << shift)
     }
 
@@ -233,6 +233,18 @@ mod tests {
             assert_eq!(wheel.pop(ms(now)), None, "or a turn that sets timers never ends");
             assert_eq!(wheel.next(), Some(ms(now + 1)));
             assert_eq!(wheel.pop(ms(now + 1)), Some(0));
+        }
+    }
+
+    /// 50 days after the origin, at a tick of a millisecond.
+    #[test]
+    fn ticks_may_have_more_than_32_bits() {
+        let start = u64::from(u32::MAX) - 1;
+        let mut wheel = Wheel::new(1, TICK, ms(start));
+        for now in start..start + 5 {
+            wheel.set_earlier(0, ms(now));
+            assert_eq!(wheel.next(), Some(ms(now + 1)));
+            assert_eq!(drain(&mut wheel, ms(now + 1)), [0]);
         }
     }
 
