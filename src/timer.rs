@@ -209,7 +209,9 @@ mod tests {
     }
 
     fn drain(wheel: &mut Wheel, now: Time) -> Vec<u32> {
-        let mut fired: Vec<u32> = std::iter::from_fn(|| wheel.pop(now)).collect();
+        let timers = wheel.nodes.len();
+        let mut fired: Vec<u32> = std::iter::from_fn(|| wheel.pop(now)).take(timers + 1).collect();
+        assert!(fired.len() <= timers, "a timer fired twice");
         fired.sort();
         fired
     }
@@ -233,6 +235,21 @@ mod tests {
             assert_eq!(wheel.pop(ms(now)), None, "or a turn that sets timers never ends");
             assert_eq!(wheel.next(), Some(ms(now + 1)));
             assert_eq!(wheel.pop(ms(now + 1)), Some(0));
+        }
+    }
+
+    #[test]
+    fn at_each_distance_that_changes_the_level_it_fires_in_its_tick() {
+        for start in [0, 1, 63, 64, 4095, 4096, 5000] {
+            for power in 1..LEVELS as u32 {
+                for distance in (64u64.pow(power) - 2)..=(64u64.pow(power) + 2) {
+                    let mut wheel = Wheel::new(1, TICK, ms(start));
+                    wheel.set_earlier(0, ms(start + distance));
+                    assert_eq!(wheel.pop(ms(start)), None);
+                    assert_eq!(wheel.pop(ms(start + distance)), None, "{start} {distance}");
+                    assert_eq!(wheel.pop(ms(start + distance + 1)), Some(0));
+                }
+            }
         }
     }
 
