@@ -603,4 +603,92 @@ mod tests {
             assert!(!(action == Action::Recv && machine.tx != Tx::Idle), "{machine:?}");
         }
     }
+
+    /// Applies the events, each after the machine has been asked for its next action.
+    fn after(mut machine: Machine, output: bool, events: &[Event]) -> Machine {
+        for &event in events {
+            machine.next(output);
+            machine.apply(event);
+        }
+        machine
+    }
+
+    #[test]
+    fn a_service_is_asked_from_the_connection_on_until_it_ends() {
+        for end in [Event::Finish, Event::Abort] {
+            let mut machine = Machine::connecting(false);
+            assert!(machine.is_connecting() && !machine.is_open());
+            machine.apply(Event::Connected);
+            assert!(!machine.is_connecting() && machine.is_open() && machine.delivers());
+            machine.apply(end);
+            assert!(!machine.is_open() && !machine.delivers());
+        }
+        let mut machine = Machine::connecting(false);
+        machine.apply(Event::Abort);
+        assert!(!machine.is_open(), "neither connected nor wanted");
+    }
+
+    #[test]
+    fn a_pause_stops_reading_and_ends_with_the_connection() {
+        let mut machine = Machine::accepted(false);
+        machine.apply(Event::Pause);
+        assert_eq!((machine.is_paused(), machine.peek(false)), (true, Action::Rest));
+        for end in [Event::Unpause, Event::Finish, Event::Abort] {
+            let mut machine = machine;
+            machine.apply(end);
+            assert!(!machine.is_paused(), "{end:?}");
+            assert_ne!(machine.peek(false), Action::Rest, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_duplex_connection_is_read_while_it_is_sent_to() {
+        let mut machine = Machine::accepted(true);
+        assert_eq!([true, true].map(|output| machine.next(output)), [Action::Send, Action::Recv]);
+    }
+
+    #[test]
+    fn output_is_sent_before_fin_and_fin_before_the_close() {
+        let mut machine = Machine::accepted(false);
+        machine.apply(Event::Finish);
+        assert_eq!(machine.next(true), Action::Send);
+        machine.apply(Event::Sent);
+        assert_eq!(machine.next(false), Action::Shutdown);
+        machine.apply(Event::ShutDown);
+        assert_eq!(machine.next(false), Action::Recv, "what the peer still sends is thrown away");
+        machine.apply(Event::Ended);
+        assert_eq!(machine.next(false), Action::Close);
+    }
+
+    #[test]
+    fn a_connection_that_the_peer_has_closed_is_closed_without_a_shutdown() {
+        let machine = after(Machine::accepted(false), false, &[Event::Ended, Event::Finish]);
+        assert_eq!(machine.peek(true), Action::Send);
+        assert_eq!(machine.peek(false), Action::Close);
+    }
+
+    #[test]
+    fn finishing_a_connect_cancels_it() {
+        let mut machine = after(Machine::connecting(false), false, &[Event::Finish]);
+        assert_eq!(machine.next(false), Action::Cancel);
+        machine.apply(Event::SendCancelled);
+        machine.apply(Event::CancelDone);
+        assert_eq!(machine.next(false), Action::Close, "nothing was lost: nothing was to be sent");
+    }
+
+    #[test]
+    fn a_send_that_is_cancelled_or_fails_ends_in_a_reset_and_a_shutdown_in_a_close() {
+        let mut finishing = Machine::accepted(false);
+        finishing.apply(Event::Finish);
+        let aborted = [Event::Abort, Event::SendCancelled, Event::CancelDone];
+        for (end, output, last) in [
+            (&aborted[..], true, Action::Reset),
+            (&[Event::SendFailed], true, Action::Reset),
+            (&aborted, false, Action::Close),
+            (&[Event::SendFailed], false, Action::Close),
+        ] {
+            let machine = after(finishing, output, end);
+            assert_eq!(machine.peek(false), last, "{end:?}");
+        }
+    }
 }
