@@ -135,6 +135,7 @@ mod tests {
                 }
                 prop_assert_eq!(queue.front(), model.front().copied());
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
+                prop_assert!(queue.iter().eq(model.iter().copied()), "iter: {:?}", model);
                 for slot in 0..8 {
                     prop_assert_eq!(queue.contains(slot), model.contains(&slot));
                 }

@@ -113,7 +113,7 @@ impl Wheel {
         let shift = 6 * level as u32;
         let at = self.now >> shift;
         // The place after the present one, all around to the present one itself.
-        let ahead = self.occupied[level].rotate_right((at as u32 + 1) % PLACES as u32);
+        let ahead = self.occupied[level].rotate_right((at + 1) as u32);
         Some((at + 1 + u64::from(ahead.trailing_zeros())) << shift)
     }
 
@@ -209,7 +209,9 @@ mod tests {
     }
 
     fn drain(wheel: &mut Wheel, now: Time) -> Vec<u32> {
-        let mut fired: Vec<u32> = std::iter::from_fn(|| wheel.pop(now)).collect();
+        let timers = wheel.nodes.len();
+        let mut fired: Vec<u32> = std::iter::from_fn(|| wheel.pop(now)).take(timers + 1).collect();
+        assert!(fired.len() <= timers, "a timer fired twice");
         fired.sort();
         fired
     }
@@ -223,6 +225,44 @@ mod tests {
         assert_eq!(drain(&mut wheel, ms(50)), [], "a timer for 50 ms fires when 50 ms have passed");
         assert_eq!(drain(&mut wheel, ms(51)), [0]);
         assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn a_time_that_has_passed_means_the_next_tick() {
+        let mut wheel = Wheel::new(1, TICK, ms(7));
+        for (due, now) in [(0, 7), (7, 8)] {
+            wheel.set_earlier(0, ms(due));
+            assert_eq!(wheel.pop(ms(now)), None, "or a turn that sets timers never ends");
+            assert_eq!(wheel.next(), Some(ms(now + 1)));
+            assert_eq!(wheel.pop(ms(now + 1)), Some(0));
+        }
+    }
+
+    #[test]
+    fn at_each_distance_that_changes_the_level_it_fires_in_its_tick() {
+        for start in [0, 1, 63, 64, 4095, 4096, 5000] {
+            for power in 1..LEVELS as u32 {
+                for distance in (64u64.pow(power) - 2)..=(64u64.pow(power) + 2) {
+                    let mut wheel = Wheel::new(1, TICK, ms(start));
+                    wheel.set_earlier(0, ms(start + distance));
+                    assert_eq!(wheel.pop(ms(start)), None);
+                    assert_eq!(wheel.pop(ms(start + distance)), None, "{start} {distance}");
+                    assert_eq!(wheel.pop(ms(start + distance + 1)), Some(0));
+                }
+            }
+        }
+    }
+
+    /// 50 days after the origin, at a tick of a millisecond.
+    #[test]
+    fn ticks_may_have_more_than_32_bits() {
+        let start = u64::from(u32::MAX) - 1;
+        let mut wheel = Wheel::new(1, TICK, ms(start));
+        for now in start..start + 5 {
+            wheel.set_earlier(0, ms(now));
+            assert_eq!(wheel.next(), Some(ms(now + 1)));
+            assert_eq!(drain(&mut wheel, ms(now + 1)), [0]);
+        }
     }
 
     #[test]

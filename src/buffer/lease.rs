@@ -437,13 +437,66 @@ mod tests {
     fn absorbing_single_bytes_fills_buffers_instead_of_holding_one_for_each() {
         let pool = pool(4);
         let mut chain = Chain::new(&pool);
-        for byte in 0..20u8 {
+        for byte in 0..21u8 {
             let mut arrived = Chain::new(&pool);
-            arrived.push_back(lease_of(&pool, &[byte]));
+            let mut lease = lease_of(&pool, &[0xFF, byte]);
+            lease.consume(1);
+            arrived.push_back(lease);
             chain.absorb(&mut arrived);
         }
-        assert_eq!(bytes_of(&chain), (0..20).collect::<Vec<_>>());
-        assert_eq!(chain.leases(), 3);
+        assert_eq!(bytes_of(&chain), (0..21).collect::<Vec<_>>());
+        assert_eq!(chain.leases(), 3, "full but for the first byte");
+    }
+
+    #[test]
+    fn data_can_be_changed_in_place() {
+        let pool = pool(1);
+        let mut lease = lease_of(&pool, b"abcd");
+        lease.consume(1);
+        lease.filled_mut().make_ascii_uppercase();
+        assert_eq!(lease.filled(), b"BCD");
+    }
+
+    /// In tests only, where it shows bytes that are read after their buffer was given back.
+    #[test]
+    fn what_was_in_a_buffer_is_overwritten_when_it_is_given_back() {
+        let pool = pool(1);
+        drop(lease_of(&pool, b"secret"));
+        assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
+        let mut chain = Chain::from(lease_of(&pool, b"secret"));
+        chain.consume(6);
+        assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
+    }
+
+    #[test]
+    fn a_lease_with_data_is_a_chain_of_one() {
+        let pool = pool(2);
+        let mut lease = lease_of(&pool, b"abcd");
+        lease.consume(1);
+        let mut chain = Chain::from(lease);
+        assert_eq!((chain.leases(), chain.len(), chain.first_slice()), (1, 3, &b"bcd"[..]));
+        chain.push_back(lease_of(&pool, b"e"));
+        assert_eq!(bytes_of(&chain), b"bcde");
+        drop(chain);
+        assert!(Chain::from(pool.lease().unwrap()).is_empty(), "no data, no chain");
+        assert_eq!(pool.held(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "a lease of another pool")]
+    fn a_lease_of_another_pool_is_refused() {
+        let (one, other) = (pool(1), pool(1));
+        Chain::new(&one).push_back(lease_of(&other, b"a"));
+    }
+
+    /// It would be in a log.
+    #[test]
+    fn debug_output_tells_the_range_and_not_the_data() {
+        let pool = pool(2);
+        drop(pool.lease());
+        let (_first, lease) = (pool.lease(), lease_of(&pool, b"secret"));
+        assert_eq!(format!("{lease:?}"), "Lease(1, 0..6)");
+        assert_eq!(format!("{:?}", Chain::from(lease)), "Chain(6 bytes in 1 leases)");
     }
 
     #[derive(Debug, Clone)]
@@ -513,7 +566,11 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(bytes_of(&chain), &model[..]);
-                prop_assert_eq!(chain.len(), model.len());
+                prop_assert_eq!((chain.len(), chain.is_empty()), (model.len(), model.is_empty()));
+                prop_assert!(chain.slices().all(|slice| !slice.is_empty()), "a lease without data");
+                if !chain.is_empty() {
+                    prop_assert_eq!(Some(chain.first_slice()), chain.slices().next());
+                }
                 prop_assert_eq!(pool.held(), chain.leases());
             }
         }

@@ -295,4 +295,48 @@ mod tests {
         drop(Pool::new(reserve.clone(), 0).lease());
         assert_eq!(reserve.available(), 16);
     }
+
+    #[test]
+    fn a_worker_keeps_its_free_buffers_while_no_other_starves() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let pools = [0, 1].map(|worker| Pool::new(reserve.clone(), worker));
+        for pool in pools {
+            drop(pool.lease());
+            assert_eq!(pool.donate(), 0);
+            pool.set_starving(true);
+            assert_eq!(pool.donate(), 0, "it does not give to itself");
+            assert_eq!(reserve.available(), 0);
+            pool.set_starving(false);
+        }
+    }
+
+    #[test]
+    fn whoever_donates_is_not_among_those_to_be_woken() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let (poor, rich) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
+        drop(rich.lease());
+        rich.set_starving(true);
+        poor.set_starving(true);
+        assert_eq!((rich.donate(), reserve.available()), (0b01, 16));
+        drop(poor.lease());
+        assert_eq!(rich.donate(), 0, "nothing to give, nobody to be woken");
+        rich.set_starving(false);
+        assert_eq!(reserve.starving(), 0b01, "the other goes on starving");
+    }
+
+    #[test]
+    fn a_pool_is_plentiful_while_more_than_half_of_it_is_free() {
+        let pool = Pool::new(Reserve::new(64, 40).unwrap(), 0);
+        assert!(pool.is_plentiful(), "all of it in the reserve");
+        let mut leases: Vec<_> = (0..19).map(|_| pool.lease().unwrap()).collect();
+        assert!(pool.is_plentiful(), "21 free, on the worker and in the reserve together");
+        leases.push(pool.lease().unwrap());
+        assert!(!pool.is_plentiful(), "20 free, on the worker and in the reserve together");
+        leases.extend(std::iter::from_fn(|| pool.lease()));
+        assert!(!pool.is_plentiful(), "none free");
+        leases.truncate(20);
+        assert!(!pool.is_plentiful(), "20 free, all on the worker");
+        leases.pop();
+        assert!(pool.is_plentiful(), "21 free, all on the worker");
+    }
 }

@@ -116,3 +116,27 @@ impl fmt::Display for Summary {
 
 // Three cache lines and a bit without a session, so that 10,000 idle clients are 2 MiB.
 const _: () = assert!(size_of::<Context<()>>() <= 208);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Reserve;
+
+    #[test]
+    fn the_log_tells_of_connections_that_were_established_only() {
+        let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
+        let context = |machine, connect_error| {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 7));
+            let (id, now) = (ConnectionId(3), Time::ZERO);
+            let mut context = Context::<()>::new(machine, id, peer, 0, None, &pool, now);
+            (context.bytes_received, context.bytes_sent) = (20, 10);
+            context.connect_error = connect_error;
+            context
+        };
+        let summary = context(Machine::accepted(false), None).summary().unwrap();
+        assert_eq!(summary.to_string(), "id=3 peer=127.0.0.1:7 in=20 out=10");
+        assert!(context(Machine::connecting(false), None).summary().is_none());
+        let refused = Some(Errno::CONNREFUSED);
+        assert!(context(Machine::accepted(false), refused).summary().is_none());
+    }
+}

@@ -372,6 +372,7 @@ mod tests {
     /// rule from the other side.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     struct InFlight {
+        connect: bool,
         recv: bool,
         send: bool,
         shutdown: bool,
@@ -380,15 +381,20 @@ mod tests {
     }
 
     impl InFlight {
+        /// Whether an operation of the sending side is in flight.
+        fn sends(&self) -> bool {
+            self.connect || self.send || self.shutdown
+        }
+
         fn begin(&mut self, action: Action) {
-            let nothing_to_send = !self.send && !self.shutdown;
+            let sends = self.sends();
             let (field, allowed) = match action {
-                Action::Recv => (&mut self.recv, true),
-                Action::Send => (&mut self.send, !self.shutdown),
-                Action::Shutdown => (&mut self.shutdown, !self.send),
-                Action::Cancel => (&mut self.cancel, true),
+                Action::Recv => (&mut self.recv, !self.connect),
+                Action::Send => (&mut self.send, !sends),
+                Action::Shutdown => (&mut self.shutdown, !sends),
+                Action::Cancel => (&mut self.cancel, self.recv || sends),
                 Action::Close | Action::Reset => {
-                    (&mut self.close, nothing_to_send && !self.recv && !self.cancel)
+                    (&mut self.close, !sends && !self.recv && !self.cancel)
                 }
                 Action::Rest => return,
             };
@@ -403,10 +409,11 @@ mod tests {
                 | Event::NoBuffer
                 | Event::RecvFailed
                 | Event::RecvCancelled => self.recv = false,
-                Event::Connected | Event::Sent => self.send = false,
+                Event::Connected => self.connect = false,
+                Event::Sent => self.send = false,
                 Event::ShutDown => self.shutdown = false,
                 Event::SendFailed | Event::SendCancelled => {
-                    (self.send, self.shutdown) = (false, false);
+                    (self.connect, self.send, self.shutdown) = (false, false, false);
                 }
                 Event::CancelDone => self.cancel = false,
                 Event::Closed => self.close = false,
@@ -421,7 +428,7 @@ mod tests {
         [false, true]
             .into_iter()
             .flat_map(|duplex| {
-                let connecting = InFlight { send: true, ..InFlight::default() };
+                let connecting = InFlight { connect: true, ..InFlight::default() };
                 [
                     (Machine::accepted(duplex), InFlight::default()),
                     (Machine::connecting(duplex), connecting),
@@ -467,8 +474,8 @@ mod tests {
         assert!(states.len() > 100, "only {} states were reached", states.len());
         for (machine, in_flight) in states.keys() {
             assert_eq!(machine.rx == Rx::Receiving, in_flight.recv, "{machine:?}");
-            let sending = matches!(machine.tx, Tx::Sending | Tx::Connecting);
-            assert_eq!(sending, in_flight.send, "{machine:?}");
+            assert_eq!(machine.tx == Tx::Connecting, in_flight.connect, "{machine:?}");
+            assert_eq!(machine.tx == Tx::Sending, in_flight.send, "{machine:?}");
             assert_eq!(machine.tx == Tx::ShuttingDown, in_flight.shutdown, "{machine:?}");
             assert_eq!(machine.cancel == Cancel::InFlight, in_flight.cancel, "{machine:?}");
             assert_eq!(machine.phase == Phase::Closing, in_flight.close, "{machine:?}");
@@ -493,6 +500,32 @@ mod tests {
         for event in EVENTS {
             assert!(states.keys().any(|(machine, _)| machine.allows(event)), "{event:?}");
             assert!(states.keys().any(|(machine, _)| !machine.allows(event)), "{event:?}");
+        }
+    }
+
+    /// From what the engine was given, not from what the machine remembers of it.
+    #[test]
+    fn an_event_is_allowed_exactly_when_what_it_ends_has_begun() {
+        for (machine, ops) in reach().into_keys() {
+            for event in EVENTS {
+                let possible = match event {
+                    Event::Connected => ops.connect,
+                    Event::Received | Event::Ended | Event::NoBuffer | Event::RecvFailed => {
+                        ops.recv
+                    }
+                    Event::BufferCame => machine.rx == Rx::AwaitingBuffer,
+                    Event::Sent => ops.send,
+                    Event::ShutDown => ops.shutdown,
+                    Event::SendFailed => ops.sends(),
+                    Event::RecvCancelled => ops.recv && ops.cancel,
+                    Event::SendCancelled => ops.sends() && ops.cancel,
+                    Event::CancelDone => ops.cancel && !ops.recv && !ops.sends(),
+                    Event::Closed => ops.close,
+                    Event::Pause | Event::Unpause => machine.phase == Phase::Open,
+                    Event::Finish | Event::Abort => machine.phase != Phase::Closed,
+                };
+                assert_eq!(machine.allows(event), possible, "{event:?} in {machine:?}");
+            }
         }
     }
 
@@ -568,6 +601,94 @@ mod tests {
             let action = after.next(true);
             ops.begin(action);
             assert!(!(action == Action::Recv && machine.tx != Tx::Idle), "{machine:?}");
+        }
+    }
+
+    /// Applies the events, each after the machine has been asked for its next action.
+    fn after(mut machine: Machine, output: bool, events: &[Event]) -> Machine {
+        for &event in events {
+            machine.next(output);
+            machine.apply(event);
+        }
+        machine
+    }
+
+    #[test]
+    fn a_service_is_asked_from_the_connection_on_until_it_ends() {
+        for end in [Event::Finish, Event::Abort] {
+            let mut machine = Machine::connecting(false);
+            assert!(machine.is_connecting() && !machine.is_open());
+            machine.apply(Event::Connected);
+            assert!(!machine.is_connecting() && machine.is_open() && machine.delivers());
+            machine.apply(end);
+            assert!(!machine.is_open() && !machine.delivers());
+        }
+        let mut machine = Machine::connecting(false);
+        machine.apply(Event::Abort);
+        assert!(!machine.is_open(), "neither connected nor wanted");
+    }
+
+    #[test]
+    fn a_pause_stops_reading_and_ends_with_the_connection() {
+        let mut machine = Machine::accepted(false);
+        machine.apply(Event::Pause);
+        assert_eq!((machine.is_paused(), machine.peek(false)), (true, Action::Rest));
+        for end in [Event::Unpause, Event::Finish, Event::Abort] {
+            let mut machine = machine;
+            machine.apply(end);
+            assert!(!machine.is_paused(), "{end:?}");
+            assert_ne!(machine.peek(false), Action::Rest, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_duplex_connection_is_read_while_it_is_sent_to() {
+        let mut machine = Machine::accepted(true);
+        assert_eq!([true, true].map(|output| machine.next(output)), [Action::Send, Action::Recv]);
+    }
+
+    #[test]
+    fn output_is_sent_before_fin_and_fin_before_the_close() {
+        let mut machine = Machine::accepted(false);
+        machine.apply(Event::Finish);
+        assert_eq!(machine.next(true), Action::Send);
+        machine.apply(Event::Sent);
+        assert_eq!(machine.next(false), Action::Shutdown);
+        machine.apply(Event::ShutDown);
+        assert_eq!(machine.next(false), Action::Recv, "what the peer still sends is thrown away");
+        machine.apply(Event::Ended);
+        assert_eq!(machine.next(false), Action::Close);
+    }
+
+    #[test]
+    fn a_connection_that_the_peer_has_closed_is_closed_without_a_shutdown() {
+        let machine = after(Machine::accepted(false), false, &[Event::Ended, Event::Finish]);
+        assert_eq!(machine.peek(true), Action::Send);
+        assert_eq!(machine.peek(false), Action::Close);
+    }
+
+    #[test]
+    fn finishing_a_connect_cancels_it() {
+        let mut machine = after(Machine::connecting(false), false, &[Event::Finish]);
+        assert_eq!(machine.next(false), Action::Cancel);
+        machine.apply(Event::SendCancelled);
+        machine.apply(Event::CancelDone);
+        assert_eq!(machine.next(false), Action::Close, "nothing was lost: nothing was to be sent");
+    }
+
+    #[test]
+    fn a_send_that_is_cancelled_or_fails_ends_in_a_reset_and_a_shutdown_in_a_close() {
+        let mut finishing = Machine::accepted(false);
+        finishing.apply(Event::Finish);
+        let aborted = [Event::Abort, Event::SendCancelled, Event::CancelDone];
+        for (end, output, last) in [
+            (&aborted[..], true, Action::Reset),
+            (&[Event::SendFailed], true, Action::Reset),
+            (&aborted, false, Action::Close),
+            (&[Event::SendFailed], false, Action::Close),
+        ] {
+            let machine = after(finishing, output, end);
+            assert_eq!(machine.peek(false), last, "{end:?}");
         }
     }
 }

@@ -137,4 +137,22 @@ mod tests {
         table.insert(());
         table.remove(key);
     }
+
+    #[test]
+    fn a_table_is_empty_before_the_first_and_after_the_last() {
+        let mut table = Table::new(2);
+        assert!(table.is_empty());
+        let key = table.insert('a');
+        assert!(!table.is_empty());
+        *table.known_mut(key) = 'b';
+        assert_eq!(table.remove(key), 'b');
+        assert!(table.is_empty());
+        assert_eq!(table.key_of(0), None);
+    }
+
+    /// The memory that is announced at the start is reckoned with it.
+    #[test]
+    fn the_memory_of_a_slot_is_its_entry_its_place_in_the_free_list_and_its_generation() {
+        assert_eq!(Table::<[u64; 5]>::BYTES_PER_SLOT, 40 + 8 + 4);
+    }
 }
