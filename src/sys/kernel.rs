@@ -274,3 +274,40 @@ impl Timer {
 
     fn fired(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_call_is_repeated_and_other_errors_are_told() {
+        let mut answers = vec![Ok(7), Err(Errno::INTR), Err(Errno::INTR)];
+        assert_eq!(retry(|| answers.pop().unwrap()), Ok(7));
+        assert!(answers.is_empty());
+        let mut answers = vec![Ok(7), Err(Errno::AGAIN), Err(Errno::INTR)];
+        assert_eq!(retry(|| answers.pop().unwrap()), Err(Errno::AGAIN));
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline_and_not_before() {
+        let mut kernel = Kernel::new().unwrap();
+        let mut ready = Vec::new();
+        for micros in [1, 200, 3_000, 20_000] {
+            let deadline = kernel.now() + Duration::from_micros(micros);
+            // A wait may end early, with nothing, when an earlier timer was still set.
+            while kernel.now() < deadline {
+                kernel.wait(Some(deadline), &mut ready).unwrap();
+                assert!(ready.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_waker_ends_a_wait_that_has_no_deadline() {
+        let mut kernel = Kernel::new().unwrap();
+        let waker = kernel.waker();
+        let thread = std::thread::spawn(move || waker.wake());
+        kernel.wait(None, &mut Vec::new()).unwrap();
+        thread.join().unwrap();
+    }
+}
