@@ -73,7 +73,7 @@ pub enum Outcome<Socket> {
         /// The permit that was taken for it.
         permit: Permit,
     },
-    /// A connection waits, but there is no permit for it.
+    /// A connection may wait, but there is no permit for it.
     NoPermit,
     /// The connection is established.
     Connected,
@@ -81,7 +81,7 @@ pub enum Outcome<Socket> {
     Received(Chain),
     /// The peer has closed its side; there are no more bytes.
     Ended,
-    /// There are bytes, but no buffer for them.
+    /// There may be bytes, but there is no buffer for them.
     NoBuffer,
     /// Bytes were sent.
     Sent {
