@@ -166,6 +166,8 @@ impl<E: Engine, S: Service> Worker<E, S> {
 
     /// The service, and how many connections were closed before they were finished.
     pub(crate) fn into_parts(self) -> (S, u64) {
+        // Others may have connections to finish, and no buffer to do it with.
+        self.core.mailboxes.wake_each(self.core.pool.give_up());
         (self.core.service, self.core.cut)
     }
 
