@@ -253,13 +253,15 @@ impl<S: Service> Core<S> {
     #[inline]
     fn end_turn<E: Engine>(&mut self, engine: &mut E) {
         self.commands(engine);
-        self.share_buffers(engine);
+        self.serve_waiters(engine);
         self.serve_yielded(engine);
         self.serve_timers(engine);
         self.shed_if_needed(engine);
         self.serve_listeners(engine);
         self.service_turn(engine);
         self.drain_step(engine);
+        // Last: what came free in any of these must not lie idle here until the next turn.
+        self.share_buffers();
         self.counters.buffers_held.set(self.pool.held() as u64);
     }
 
