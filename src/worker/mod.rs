@@ -215,6 +215,11 @@ impl<E: Engine, S: Service> Worker<E, S> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
+    /// Whether a listener waits for time to pass before it accepts again.
+    pub(crate) fn accept_pauses(&self) -> bool {
+        self.core.next_accept().is_some()
+    }
+
     /// Whether the connection with this key is still there.
     pub(crate) fn is_open(&self, key: u64) -> bool {
         let key = Key::from_bits(key);
