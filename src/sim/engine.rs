@@ -343,6 +343,10 @@ impl Engine for SimEngine {
                     .for_each(|pending| pending.cancelled = true);
                 Operation::Cancel
             }
+            // Its Connect failed at once: there is nothing to close.
+            Op::Close | Op::Reset if self.handle(key).is_none() => {
+                return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
+            }
             Op::Close => Operation::Close,
             Op::Reset => Operation::Reset,
         };

@@ -17,6 +17,8 @@ mod peer;
 mod run;
 mod service;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use marks::{Mark, Marks};

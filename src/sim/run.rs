@@ -366,7 +366,8 @@ impl<E: Seat> Simulation<E> {
         if world.rng.u8(0..3) != 0 {
             return None;
         }
-        let (count, bytes) = (world.rng.usize(1..=4), world.rng.u64(1..=600));
+        // More than there are slots, so that some connect in a slot that was used before.
+        let (count, bytes) = (world.rng.usize(1..=8), world.rng.u64(1..=600));
         // Some give up before an answer can be there.
         let most_micros = if world.rng.u8(0..3) == 0 { 3_000 } else { 3_000_000 };
         let deadline = Duration::from_micros(world.rng.u64(500..=most_micros));
@@ -379,8 +380,9 @@ impl<E: Seat> Simulation<E> {
             connections_max: 4,
             listeners: 0,
             rules: Rules {
-                idle_timeout: Some(PATIENCE / 2),
-                send_timeout: Some(PATIENCE / 2),
+                // Short: they keep places that others wait for, one after the other.
+                idle_timeout: Some(PATIENCE / 8),
+                send_timeout: Some(PATIENCE / 8),
                 ..drawn.rules.clone()
             },
             pool: pool.clone(),
@@ -684,6 +686,10 @@ impl<E: Seat> Simulation<E> {
         let idle_buffers = |server: &Server<E>| server.pool.available() - reserve;
         let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
         let stalled = self.mailboxes.longest_stalled().map(|(_, since)| since);
+        if let (Some(timeout), Some(stalled)) = (self.rules.send_timeout, stalled) {
+            let due = stalled + timeout + SHED_LATE_MAX;
+            assert!(world.now <= due, "a send that does not move is not given up");
+        }
         for (index, server) in self.servers.iter_mut().enumerate() {
             let Some(worker) = &server.worker else { continue };
             assert!(
