@@ -159,6 +159,12 @@ impl Pool {
         if others == 0 { 0 } else { self.0.spill() }
     }
 
+    /// Puts this worker's free buffers into the reserve: it needs them no more. Answers the workers
+    /// to be woken, one bit each.
+    pub fn give_up(&self) -> u64 {
+        self.0.spill()
+    }
+
     /// The shared part.
     pub fn reserve(&self) -> &Arc<Reserve> {
         &self.0.reserve

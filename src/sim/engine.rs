@@ -194,6 +194,7 @@ impl SimEngine {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.recv_error;
         if let Err(error) = draw(&mut world, rate, &RECV_ERRORS) {
+            world.fail(id);
             return Some(Outcome::Failed(error));
         }
         let late = world.rates.late_buffer;
@@ -234,6 +235,7 @@ impl SimEngine {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.send_error;
         if let Err(error) = draw(&mut world, rate, &SEND_ERRORS) {
+            world.fail(id);
             return Some(Outcome::Failed(error));
         }
         let bytes: Vec<u8> = chain.slices().flatten().copied().collect();
@@ -340,6 +342,10 @@ impl Engine for SimEngine {
                 all.filter(|pending| pending.key == key)
                     .for_each(|pending| pending.cancelled = true);
                 Operation::Cancel
+            }
+            // Its Connect failed at once: there is nothing to close.
+            Op::Close | Op::Reset if self.handle(key).is_none() => {
+                return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
             }
             Op::Close => Operation::Close,
             Op::Reset => Operation::Reset,

@@ -124,6 +124,8 @@ marks! {
     ServiceWaited(BOTH),
     /// A service held input back.
     ServiceHeld(BOTH),
+    /// A service named a connection that was gone.
+    StaleId(BOTH),
     /// A drain began with clients connected.
     DrainUnderLoad(BOTH),
     /// A server was stopped with clients connected.

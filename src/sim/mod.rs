@@ -17,6 +17,8 @@ mod peer;
 pub(crate) mod run;
 mod service;
 pub(crate) mod sys;
+#[cfg(test)]
+mod tests;
 pub(crate) mod world;
 
 pub use marks::{Mark, Marks};

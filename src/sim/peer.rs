@@ -90,6 +90,10 @@ pub(super) struct Peer {
     pub(super) end: Option<End>,
     begun: bool,
     gave_up: bool,
+    /// When a byte last moved, either way.
+    moved_at: Time,
+    /// It gave up when nothing had moved for long.
+    stuck: bool,
     /// Turns in which nothing moved: it looks less and less often.
     idle_turns: u32,
     /// When it leaves of its own accord at the latest: rude ones have a time, honest ones patience.
@@ -98,6 +102,9 @@ pub(super) struct Peer {
 
 /// The longest that a rude peer stays.
 const RUDE_FOR: Duration = Duration::from_secs(8);
+
+/// Nothing that heals takes longer than this to move a byte again.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
     pub(super) fn new(world: &mut World, number: usize, manner: Manner, total: u64) -> Peer {
@@ -113,6 +120,8 @@ impl Peer {
             end: None,
             begun: false,
             gave_up: false,
+            moved_at: world.now,
+            stuck: false,
             idle_turns: 0,
             leaves_at: world.now + stay,
         }
@@ -137,11 +146,17 @@ impl Peer {
     pub(super) fn give_up(&mut self, world: &mut World) {
         if self.end.is_none() {
             self.gave_up = true;
+            self.stuck = self.manner.is_honest() && self.moved_at + STUCK_AFTER < world.now;
             if self.begun {
                 world.close(self.endpoint);
             }
             self.ends(world, End::Left);
         }
+    }
+
+    /// Whether nothing moved for long before it gave up.
+    pub(super) fn was_stuck(&self) -> bool {
+        self.stuck
     }
 
     fn pause(&self, world: &mut World) -> Duration {
@@ -177,6 +192,9 @@ impl Peer {
                 let before = (self.sent, self.received);
                 self.exchange(world);
                 let moved = before != (self.sent, self.received);
+                if moved {
+                    self.moved_at = world.now;
+                }
                 self.idle_turns = if moved { 0 } else { self.idle_turns + 1 };
             }
         }

@@ -52,6 +52,11 @@ const HEALED_AFTER: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a drain may take, if it is not given less than it needs.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a server may take to see that its clients have left: the longest linger, and more.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How much later than `shed_after` somebody is shed, at most: another worker is asked to, and
+/// asked again.
+const SHED_LATE_MAX: Duration = Duration::from_millis(100);
 /// When a seed that has not come to its end has failed.
 const END: Duration = Duration::from_secs(120);
 /// More turns than any seed needs: one that goes past it spins.
@@ -178,12 +183,19 @@ struct Simulation<E: Seat> {
     buffers: usize,
     permits: Arc<Permits>,
     mailboxes: Arc<Mailboxes>,
+    connections: u64,
+    /// A receive may say that there is no buffer though there is one.
+    late_buffers: bool,
     begun: Time,
     ending: Ending,
     /// When the drain or stop was ordered.
     ended_at: Option<Time>,
     healed: bool,
     suspended_at: Option<Time>,
+    /// When all clients were gone.
+    left_at: Option<Time>,
+    rules: Rules,
+    whims: Whims,
     timers_checked: usize,
     reconnects: usize,
     moved: bool,
@@ -195,6 +207,8 @@ struct Server<E: Seat> {
     pool: Pool,
     counters: Arc<Counters>,
     cut: u64,
+    /// The first in the queue for buffers, how many have entered it, and since when both are so.
+    queue: (Option<u64>, u64, Time),
 }
 
 struct ClientSide<E: Seat> {
@@ -249,6 +263,7 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
             holds: whim(rng, 4, 300_000),
             hoards: whim(rng, 6, 200_000),
             closes: whim(rng, 5, 50_000),
+            stale_ids: whim(rng, 5, 100_000),
         },
     }
 }
@@ -261,6 +276,8 @@ impl<E: Seat> Simulation<E> {
         let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
         let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
         let seen = Rc::default();
+        let late_buffers = world.borrow().rates.late_buffer > 0;
+        world.borrow_mut().linger = drawn.rules.linger;
         let mut simulation = Simulation {
             servers: Vec::new(),
             clients: None,
@@ -270,11 +287,16 @@ impl<E: Seat> Simulation<E> {
             buffers: drawn.buffers as usize,
             permits,
             mailboxes,
+            connections: drawn.connections as u64,
+            late_buffers,
             begun,
             ending: Ending::Quiet,
             ended_at: None,
             healed: false,
             suspended_at: None,
+            left_at: None,
+            rules: drawn.rules.clone(),
+            whims: drawn.whims,
             timers_checked: 0,
             reconnects: 0,
             moved: false,
@@ -314,11 +336,17 @@ impl<E: Seat> Simulation<E> {
             permits: Some(self.permits.clone()),
             listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
         });
-        let service =
-            Watched { world: self.world.clone(), seen: self.seen.clone(), whims: drawn.whims };
+        let service = Watched {
+            world: self.world.clone(),
+            seen: self.seen.clone(),
+            whims: drawn.whims,
+            idle_timeout: drawn.rules.idle_timeout,
+            gone: Vec::new(),
+        };
         let mut worker = Worker::new(engine, setup, service);
         worker.begin();
-        Server { worker: Some(worker), woken, pool, counters, cut: 0 }
+        let queue = (None, 0, self.begun);
+        Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
     }
 
     /// The peers, most of them there from the first moments.
@@ -339,7 +367,8 @@ impl<E: Seat> Simulation<E> {
         if world.rng.u8(0..3) != 0 {
             return None;
         }
-        let (count, bytes) = (world.rng.usize(1..=4), world.rng.u64(1..=600));
+        // More than there are slots, so that some connect in a slot that was used before.
+        let (count, bytes) = (world.rng.usize(1..=8), world.rng.u64(1..=600));
         // Some give up before an answer can be there.
         let most_micros = if world.rng.u8(0..3) == 0 { 3_000 } else { 3_000_000 };
         let deadline = Duration::from_micros(world.rng.u64(500..=most_micros));
@@ -352,8 +381,9 @@ impl<E: Seat> Simulation<E> {
             connections_max: 4,
             listeners: 0,
             rules: Rules {
-                idle_timeout: Some(PATIENCE / 2),
-                send_timeout: Some(PATIENCE / 2),
+                // Short: they keep places that others wait for, one after the other.
+                idle_timeout: Some(PATIENCE / 8),
+                send_timeout: Some(PATIENCE / 8),
                 ..drawn.rules.clone()
             },
             pool: pool.clone(),
@@ -440,7 +470,8 @@ impl<E: Seat> Simulation<E> {
         self.peers[number].act(&mut world);
         let peer = &self.peers[number];
         let again = peer.end.is_some() && peer.is_satisfied() && self.reconnects < 6;
-        if again && world.rng.u8(0..3) == 0 {
+        // After the faults those who are there come to their end.
+        if again && !self.healed && world.rng.u8(0..3) == 0 {
             self.reconnects += 1;
             world.mark(Mark::Reconnected);
             let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
@@ -495,6 +526,7 @@ impl<E: Seat> Simulation<E> {
 
     /// Nothing can be done now: on to the next time at which something can.
     fn let_time_pass(&mut self) {
+        self.check_rest();
         let mut world = self.world.borrow_mut();
         let servers = self.servers.iter().filter_map(|server| server.worker.as_ref()?.deadline());
         let clients =
@@ -519,7 +551,7 @@ impl<E: Seat> Simulation<E> {
         let ends = match self.ending {
             _ if self.ended_at.is_some() => None,
             Ending::Drain(at) | Ending::Stop(at) => Some(at),
-            Ending::Quiet => None,
+            Ending::Quiet => self.left_at.map(|at| at + FAREWELL),
         };
         let patience = (!self.everybody_left()).then(|| self.begun + HEALED_AFTER + PATIENCE);
         [heals, ends, patience].into_iter().flatten().filter(|&at| at > now).min()
@@ -542,7 +574,7 @@ impl<E: Seat> Simulation<E> {
         let (due, stop) = match self.ending {
             Ending::Drain(at) => (now >= at, false),
             Ending::Stop(at) => (now >= at, true),
-            Ending::Quiet => (self.everybody_left(), false),
+            Ending::Quiet => (self.farewell_is_over(now), false),
         };
         if !due {
             return;
@@ -556,12 +588,48 @@ impl<E: Seat> Simulation<E> {
         self.world.borrow_mut().tell(51, 0, u64::from(stop), || {
             if stop { "the server is stopped".into() } else { "the server is drained".into() }
         });
+        self.world.borrow_mut().cut_from = now;
         let hurried = self.ending != Ending::Quiet && self.world.borrow_mut().rng.u8(0..4) == 0;
         let deadline = now + if hurried { DRAIN / 1000 } else { DRAIN };
+        if !stop {
+            self.world.borrow_mut().cut_from = deadline;
+        }
         for worker in 0..self.servers.len() {
             let command = if stop { Command::Stop } else { Command::Drain { deadline } };
             self.mailboxes.send(worker, command).expect("the inbox has room");
         }
+    }
+
+    /// All clients have left, and the server has seen it.
+    fn farewell_is_over(&mut self, now: Time) -> bool {
+        if !self.everybody_left() {
+            return false;
+        }
+        let left_at = *self.left_at.get_or_insert(now);
+        let still_there = self.permits.taken();
+        let over = still_there == 0 || now >= left_at + FAREWELL;
+        assert!(
+            !over || still_there == 0 || self.may_wait_for_ever(),
+            "{still_there} connections are open though their clients left {FAREWELL:?} ago"
+        );
+        over
+    }
+
+    /// A service that holds input back keeps buffers, and who needs one waits for as long, whatever
+    /// the time-outs: who is in the queue for a buffer is not idle.
+    fn may_wait_for_ever(&self) -> bool {
+        self.whims.holds > 0 || self.whims.hoards > 0
+    }
+
+    /// Slow ones may have all places or buffers until the end, as long as something moves.
+    fn may_be_behind_others(&self, peer: &Peer) -> bool {
+        let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
+        let seen = self.seen.borrow();
+        let accepted =
+            seen.of_peer.get(&peer.number).is_some_and(|sight| sight.opened_at < patience_ends);
+        let queued = |server: &Server<E>| server.counters.read().waits_for_buffer > 0;
+        (!accepted || self.servers.iter().any(queued))
+            && self.peers.iter().any(|other| other.gave_up() && !other.was_stuck())
     }
 
     fn everybody_left(&self) -> bool {
@@ -604,8 +672,46 @@ impl<E: Seat> Simulation<E> {
     // What must hold.
 
     fn check(&mut self) {
+        if let Some(wrong) = self.world.borrow_mut().wrong.take() {
+            panic!("{wrong}");
+        }
         self.check_counts();
         self.check_timers();
+    }
+
+    /// When nobody has anything to do, nobody may wait for what is there.
+    fn check_rest(&mut self) {
+        let world = self.world.borrow();
+        let permits_left = self.permits.taken() < self.connections;
+        let reserve = self.reserve.available();
+        let idle_buffers = |server: &Server<E>| server.pool.available() - reserve;
+        let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
+        let stalled = self.mailboxes.longest_stalled().map(|(_, since)| since);
+        if let (Some(timeout), Some(stalled)) = (self.rules.send_timeout, stalled) {
+            let due = stalled + timeout + SHED_LATE_MAX;
+            assert!(world.now <= due, "a send that does not move is not given up");
+        }
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            let Some(worker) = &server.worker else { continue };
+            assert!(
+                !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
+                "worker {index} sleeps while a client waits and a permit is free"
+            );
+            let waiting = worker.waiting();
+            assert!(
+                waiting.is_empty() || free == 0 || self.late_buffers,
+                "worker {index} sleeps while a connection waits and {free} buffers are free"
+            );
+            let (first, entered) =
+                (waiting.first().copied(), server.counters.read().waits_for_buffer);
+            if (first, entered) != (server.queue.0, server.queue.1) {
+                server.queue = (first, entered, world.now);
+            }
+            if let (Some(_), Some(after), Some(stalled)) = (first, self.rules.shed_after, stalled) {
+                let due = stalled.max(server.queue.2) + after + SHED_LATE_MAX;
+                assert!(world.now <= due, "nobody is shed, though {first:x?} waits for a buffer");
+            }
+        }
     }
 
     fn check_counts(&mut self) {
@@ -674,6 +780,13 @@ impl<E: Seat> Simulation<E> {
 
     /// What the peer saw and what the service saw must fit together.
     fn check_peer(&self, peer: &Peer) {
+        assert!(
+            !peer.was_stuck() || self.may_wait_for_ever() || self.may_be_behind_others(peer),
+            "peer {} gave up after {} of {} bytes had come back",
+            peer.number,
+            peer.received,
+            peer.sent
+        );
         let seen = self.seen.borrow();
         let Some(sight) = seen.of_peer.get(&peer.number) else {
             assert_eq!(peer.received, 0, "an answer from nowhere");
@@ -688,9 +801,13 @@ impl<E: Seat> Simulation<E> {
                 "peer {number}: FIN came before bytes that the service had answered: {sight:?}"
             );
         }
+        // The reason stays when the last bytes are then given too little time.
+        let timed_out = peer.end == Some(End::Reset) && self.rules.send_timeout.is_some();
         if sight.closed == Some(CloseReason::PeerClosed)
             && peer.reads_to_the_end()
             && !sight.holding
+            && !sight.cut
+            && !timed_out
             && !peer.gave_up()
         {
             assert_eq!(

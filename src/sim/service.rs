@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::marks::Mark;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, ConnectTo, Connection, Echo, Service, Turn};
+use crate::service::{Answer, ConnectTo, Connection, ConnectionId, Echo, Service, Turn};
 use crate::time::Time;
 
 /// What the server side has seen of each peer.
@@ -29,6 +29,9 @@ pub(super) struct Sight {
     /// Whether it has held back what came last.
     pub(super) holding: bool,
     pub(super) open: bool,
+    pub(super) opened_at: Time,
+    /// It was closed when the server could cut it.
+    pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
 }
 
@@ -40,6 +43,7 @@ pub(super) struct Whims {
     pub(super) holds: u32,
     pub(super) hoards: u32,
     pub(super) closes: u32,
+    pub(super) stale_ids: u32,
 }
 
 /// An echo that is watched.
@@ -48,6 +52,9 @@ pub(super) struct Watched {
     pub(super) world: Shared,
     pub(super) seen: Rc<RefCell<Seen>>,
     pub(super) whims: Whims,
+    pub(super) idle_timeout: Option<Duration>,
+    /// Connections of this worker that are closed.
+    pub(super) gone: Vec<ConnectionId>,
 }
 
 /// What the service knows of one connection.
@@ -57,6 +64,12 @@ pub(super) struct Memory {
     held: u64,
     hoards: bool,
     due: Option<Time>,
+    /// When it was opened or last got bytes.
+    active_at: Time,
+    /// It has panicked on purpose.
+    panicked: bool,
+    /// It has asked for its end.
+    closes: bool,
 }
 
 impl Watched {
@@ -71,14 +84,20 @@ impl Watched {
         let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
         let fresh = connection.input.slices().flatten().skip(held as usize);
         for &byte in fresh {
-            let expected = canary(peer, sight.delivered);
-            assert_eq!(byte, expected, "the service got a foreign byte for peer {peer}");
+            let at = sight.delivered;
+            // Not by a panic, which the worker would catch.
+            if byte != canary(peer, at) {
+                self.world
+                    .borrow_mut()
+                    .complain(|| format!("the service got a foreign byte for peer {peer} at {at}"));
+            }
             sight.delivered += 1;
         }
     }
 
-    fn panic_by_whim(&self) {
+    fn panic_by_whim(&self, memory: &mut Memory) {
         if self.chance(self.whims.panics) {
+            memory.panicked = true;
             self.world.borrow_mut().mark(Mark::ServicePanicked);
             std::panic::resume_unwind(Box::new("on purpose"));
         }
@@ -89,17 +108,20 @@ impl Service for Watched {
     type Session = Memory;
 
     fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        let sight = Sight { open: true, ..Sight::default() };
+        let opened_at = connection.now();
+        let sight = Sight { open: true, opened_at, ..Sight::default() };
         self.seen.borrow_mut().of_peer.insert(peer_of(connection.peer()), sight);
         memory.hoards = self.chance(self.whims.hoards);
-        self.panic_by_whim();
+        memory.active_at = connection.now();
+        self.panic_by_whim(memory);
         Answer::Continue
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
         self.look(connection, memory.held);
         memory.held = connection.input.len() as u64;
-        self.panic_by_whim();
+        memory.active_at = connection.now();
+        self.panic_by_whim(memory);
         if memory.hoards || self.chance(self.whims.holds) {
             self.world.borrow_mut().mark(Mark::ServiceHeld);
             return Answer::Continue;
@@ -113,11 +135,12 @@ impl Service for Watched {
         }
         memory.held = 0;
         Echo.data(connection, &mut ());
-        if self.chance(self.whims.closes) { Answer::CloseAfterSend } else { Answer::Continue }
+        memory.closes = self.chance(self.whims.closes);
+        if memory.closes { Answer::CloseAfterSend } else { Answer::Continue }
     }
 
-    fn sent(&mut self, _: &mut Connection<'_>, _: &mut Memory) -> Answer {
-        self.panic_by_whim();
+    fn sent(&mut self, _: &mut Connection<'_>, memory: &mut Memory) -> Answer {
+        self.panic_by_whim(memory);
         Answer::Continue
     }
 
@@ -143,8 +166,20 @@ impl Service for Watched {
         memory: &mut Memory,
         reason: CloseReason,
     ) {
+        self.gone.push(connection.id());
         let mut world = self.world.borrow_mut();
         world.mark(Mark::closed(reason));
+        let idle_for = connection.now() - memory.active_at;
+        let unfounded = match reason {
+            CloseReason::ServicePanic => !memory.panicked,
+            CloseReason::Service => !memory.closes,
+            CloseReason::IdleTimeout => self.idle_timeout.is_none_or(|limit| idle_for < limit),
+            _ => false,
+        };
+        if unfounded {
+            let id = connection.id();
+            world.complain(|| format!("connection {id} was closed without cause: {reason}"));
+        }
         let peer = peer_of(connection.peer());
         world.tell(40, peer, reason as u64, || format!("peer {peer} is closed: {reason}"));
         let mut seen = self.seen.borrow_mut();
@@ -152,6 +187,18 @@ impl Service for Watched {
         sight.open = false;
         sight.closed = Some(reason);
         sight.holding = memory.held > 0;
+        sight.cut = world.now >= world.cut_from;
+    }
+
+    /// Names connections that are gone, which must do nothing to those that have their slots.
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        if !self.gone.is_empty() && self.chance(self.whims.stale_ids) {
+            let mut world = self.world.borrow_mut();
+            world.mark(Mark::StaleId);
+            let id = self.gone[world.rng.usize(0..self.gone.len())];
+            if world.rng.bool() { turn.close(id) } else { turn.wake(id) }
+        }
+        None
     }
 }
 
@@ -201,7 +248,10 @@ impl Service for Clients {
     fn data(&mut self, connection: &mut Connection<'_>, progress: &mut Progress) -> Answer {
         let peer = connection.tag() as usize;
         for &byte in connection.input.slices().flatten() {
-            assert_eq!(byte, canary(peer, progress.received), "client {peer} got a foreign byte");
+            if byte != canary(peer, progress.received) {
+                let text = || format!("client {peer} got a foreign byte");
+                self.world.borrow_mut().complain(text);
+            }
             progress.received += 1;
         }
         connection.input.consume(connection.input.len());

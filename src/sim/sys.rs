@@ -193,9 +193,9 @@ impl Sys for SimSys {
 
     fn recv(&mut self, socket: &Handle, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
         let mut world = self.world.borrow_mut();
-        let rate = world.rates.recv_error;
-        draw(&mut world, rate, &RECV_ERRORS)?;
         let id = endpoint(socket);
+        let rate = world.rates.recv_error;
+        draw(&mut world, rate, &RECV_ERRORS).inspect_err(|_| world.fail(id))?;
         let room = buffers.iter().map(|buffer| buffer.len()).sum();
         let bytes = world.recv(id, room)?;
         world.tell(11, id, bytes.len() as u64, || format!("recv {id}: {} of {room}", bytes.len()));
@@ -210,9 +210,9 @@ impl Sys for SimSys {
 
     fn send(&mut self, socket: &Handle, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let mut world = self.world.borrow_mut();
-        let rate = world.rates.send_error;
-        draw(&mut world, rate, &SEND_ERRORS)?;
         let id = endpoint(socket);
+        let rate = world.rates.send_error;
+        draw(&mut world, rate, &SEND_ERRORS).inspect_err(|_| world.fail(id))?;
         let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
         let sent = world.send(id, &bytes, false);
         match sent {

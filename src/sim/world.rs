@@ -123,6 +123,10 @@ pub(super) struct Endpoint {
     /// By a reset: once the error has been told, receiving answers the end of the stream.
     reset: bool,
     closed: bool,
+    /// When this side's FIN went out.
+    fin_sent_at: Option<Time>,
+    /// A call on it was made to fail by lot.
+    failed: bool,
     /// A descriptor of the process under test.
     ours: bool,
     blocked: bool,
@@ -153,6 +157,12 @@ pub(crate) struct World {
     queue: BinaryHeap<Reverse<(Time, u64, Happening)>>,
     queued: u64,
     pub(super) descriptors_open: usize,
+    /// How long a server waits for the peer's FIN after its own.
+    pub(super) linger: Duration,
+    /// From when on a server may close whatever it has.
+    pub(super) cut_from: Time,
+    /// What somebody found wrong who cannot panic: a service's panics are caught.
+    pub(super) wrong: Option<String>,
 }
 
 /// What happened, as a hash that is the same for the same seed, and as text if it is wanted.
@@ -221,12 +231,20 @@ impl World {
             queue: BinaryHeap::new(),
             queued: 0,
             descriptors_open: 0,
+            linger: Duration::ZERO,
+            cut_from: Time::MAX,
+            wrong: None,
         }
     }
 
     /// True as often as `rate` says, in a million.
     pub(super) fn chance(&mut self, rate: u32) -> bool {
         rate > 0 && self.rng.u32(0..1_000_000) < rate
+    }
+
+    /// Says that something is wrong; the first word counts.
+    pub(super) fn complain(&mut self, text: impl FnOnce() -> String) {
+        self.wrong.get_or_insert_with(text);
     }
 
     pub(super) fn mark(&mut self, mark: Mark) {
@@ -546,6 +564,7 @@ impl World {
             return Err(Errno::NOTCONN);
         }
         if !std::mem::replace(&mut endpoint.fin_sent, true) {
+            endpoint.fin_sent_at = Some(self.now);
             let to = endpoint.other;
             self.post(to, Segment::Fin);
         }
@@ -559,8 +578,10 @@ impl World {
             return;
         }
         endpoint.watch = None;
-        if std::mem::take(&mut endpoint.ours) {
-            self.descriptors_open -= 1;
+        let ours = std::mem::take(&mut endpoint.ours);
+        self.descriptors_open -= usize::from(ours);
+        if ours {
+            self.check_linger(id);
         }
         let endpoint = &self.endpoints[id];
         let (unread, broken, shut) =
@@ -578,6 +599,30 @@ impl World {
             let to = self.endpoints[id].other;
             self.post(to, Segment::Fin);
         }
+    }
+
+    /// A server that has sent FIN waits for the peer's: a socket closed before that answers what
+    /// comes late with RST, which destroys what the peer has not read yet.
+    fn check_linger(&mut self, id: EndpointId) {
+        let end = &self.endpoints[id];
+        let Some(shut) = end.fin_sent_at.filter(|_| end.address.is_some()) else { return };
+        let gone = end.fin_received || end.broken || end.error.is_some() || end.failed;
+        if !gone && self.now < (shut + self.linger).min(self.cut_from) {
+            let waited = self.now - shut;
+            self.complain(|| format!("connection {id} was closed {waited:?} after its FIN"));
+        }
+    }
+
+    /// A call on this endpoint fails by lot.
+    pub(super) fn fail(&mut self, id: EndpointId) {
+        self.endpoints[id].failed = true;
+    }
+
+    /// Whether clients wait at a listener that is open and has told of them.
+    pub(super) fn has_waiting(&self, id: ListenerId) -> bool {
+        let listener = &self.listeners[id];
+        let untold = listener.edge.any() && listener.edge.at > self.now;
+        listener.open && !listener.backlog.is_empty() && !untold
     }
 
     /// A RST goes out from `id`: what is under way to the other side is lost.

@@ -166,6 +166,8 @@ impl<E: Engine, S: Service> Worker<E, S> {
 
     /// The service, and how many connections were closed before they were finished.
     pub(crate) fn into_parts(self) -> (S, u64) {
+        // Others may have connections to finish, and no buffer to do it with.
+        self.core.mailboxes.wake_each(self.core.pool.give_up());
         (self.core.service, self.core.cut)
     }
 
@@ -213,6 +215,11 @@ impl<E: Engine, S: Service> Worker<E, S> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
+    /// Whether a listener waits for time to pass before it accepts again.
+    pub(crate) fn accept_pauses(&self) -> bool {
+        self.core.next_accept().is_some()
+    }
+
     /// Whether the connection with this key is still there.
     pub(crate) fn is_open(&self, key: u64) -> bool {
         let key = Key::from_bits(key);
@@ -251,13 +258,15 @@ impl<S: Service> Core<S> {
     #[inline]
     fn end_turn<E: Engine>(&mut self, engine: &mut E) {
         self.commands(engine);
-        self.share_buffers(engine);
+        self.serve_waiters(engine);
         self.serve_yielded(engine);
         self.serve_timers(engine);
         self.shed_if_needed(engine);
         self.serve_listeners(engine);
         self.service_turn(engine);
         self.drain_step(engine);
+        // Last: what came free in any of these must not lie idle here until the next turn.
+        self.share_buffers();
         self.counters.buffers_held.set(self.pool.held() as u64);
     }
 

@@ -72,10 +72,9 @@ impl<S: Service> Core<S> {
         self.pool.set_starving(false);
     }
 
-    /// Gives free buffers to workers that starve, and takes what others have given.
+    /// Gives free buffers to workers that starve.
     #[inline]
-    pub(super) fn share_buffers<E: Engine>(&mut self, engine: &mut E) {
-        self.serve_waiters(engine);
+    pub(super) fn share_buffers(&self) {
         let workers = self.pool.donate();
         if workers != 0 {
             self.mailboxes.wake_each(workers);
