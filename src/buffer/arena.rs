@@ -99,25 +99,22 @@ impl Drop for Arena {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-
-    /// Address space of the process, in bytes.
-    fn address_space() -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-        size.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-    }
-
     /// Memory that is never touched costs nothing but addresses: enough of them to stand out from
     /// what other tests do at the same time.
+    #[cfg(target_os = "linux")]
     #[test]
     fn an_arena_that_is_dropped_gives_its_memory_back() {
+        let address_space = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+            size.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+        };
         const ARENA: u32 = 1 << 28;
         let before = address_space();
         for _ in 0..256 {
-            drop(Arena::new(4096, ARENA / 4096).unwrap());
+            drop(super::Arena::new(4096, ARENA / 4096).unwrap());
         }
         let grown = address_space().saturating_sub(before);
         assert!(grown < 128 * ARENA as usize, "{grown} bytes left of 256 arenas");
