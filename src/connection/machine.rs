@@ -234,7 +234,7 @@ impl Machine {
             }
             Event::SendFailed => {
                 self.lost_output |= self.tx == Tx::Sending;
-                self.tx = if self.tx == Tx::ShuttingDown { Tx::Shut } else { Tx::Idle };
+                self.tx = Tx::Idle;
                 self.abort();
             }
             Event::CancelDone => self.cancel = Cancel::Done,
