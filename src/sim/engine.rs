@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::marks::Mark;
-use super::sys::{RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
+use super::sys::{CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
 use super::world::{EndpointId, Handle, Shared, What, World};
 use crate::buffer::{Chain, Pool};
 use crate::endpoint::canonical;
@@ -324,8 +324,7 @@ impl Engine for SimEngine {
                 let target: SocketAddr = to.target;
                 let mut world = self.world.borrow_mut();
                 let rate = world.rates.connect_error;
-                let errors = [(Errno::ADDRNOTAVAIL, Mark::ConnectFailedAtOnce)];
-                if let Err(error) = draw(&mut world, rate, &errors) {
+                if let Err(error) = draw(&mut world, rate, &CONNECT_ERRORS) {
                     return Submitted::Ready(Outcome::Failed(error));
                 }
                 let near = world.connect(target, true);

@@ -76,6 +76,22 @@ marks! {
     AcceptNomem(BOTH),
     /// accept: EPERM.
     AcceptPerm(BOTH),
+    /// accept: ENETDOWN.
+    AcceptNetdown(BOTH),
+    /// accept: ENOPROTOOPT.
+    AcceptNoprotoopt(BOTH),
+    /// accept: EHOSTDOWN.
+    AcceptHostdown(BOTH),
+    /// accept: ENONET.
+    AcceptNonet(BOTH),
+    /// accept: EHOSTUNREACH.
+    AcceptHostunreach(BOTH),
+    /// accept: EOPNOTSUPP.
+    AcceptOpnotsupp(BOTH),
+    /// accept: ENETUNREACH.
+    AcceptNetunreach(BOTH),
+    /// accept: ETIMEDOUT.
+    AcceptTimedout(BOTH),
     /// accept: EMFILE because the limit was reached.
     DescriptorsUsedUp(BOTH),
     /// Registering a socket: ENOMEM.
@@ -88,18 +104,32 @@ marks! {
     RecvTimedOut(BOTH),
     /// recv: ENOMEM.
     RecvNomem(BOTH),
+    /// recv: EHOSTUNREACH.
+    RecvHostunreach(BOTH),
     /// send: EPIPE, drawn by lot.
     SendPipe(BOTH),
     /// send: ECONNRESET.
     SendReset(BOTH),
     /// send: ENOBUFS.
     SendNobufs(BOTH),
+    /// send: ENOMEM.
+    SendNomem(BOTH),
+    /// send: ETIMEDOUT.
+    SendTimedout(BOTH),
+    /// send: ENETUNREACH.
+    SendNetunreach(BOTH),
     /// shutdown: ENOTCONN.
     ShutdownNotconn(BOTH),
     /// connect: refused.
     ConnectRefused(BOTH),
-    /// connect: failed at once.
-    ConnectFailedAtOnce(BOTH),
+    /// connect: EADDRNOTAVAIL, at once.
+    ConnectAddrnotavail(BOTH),
+    /// connect: EMFILE, at once.
+    ConnectMfile(BOTH),
+    /// connect: ENETUNREACH, at once.
+    ConnectNetunreach(BOTH),
+    /// connect: ENOBUFS, at once.
+    ConnectNobufs(BOTH),
     /// connect: no answer until its deadline.
     ConnectTimedOut(BOTH),
     /// A backlog was full, and the connect was tried again.

@@ -61,16 +61,28 @@ pub(super) fn draw(world: &mut World, rate: u32, errors: &[(Errno, Mark)]) -> Re
     Err(error)
 }
 
-pub(super) const RECV_ERRORS: [(Errno, Mark); 3] = [
+pub(super) const RECV_ERRORS: [(Errno, Mark); 4] = [
     (Errno::CONNRESET, Mark::RecvReset),
     (Errno::TIMEDOUT, Mark::RecvTimedOut),
     (Errno::NOMEM, Mark::RecvNomem),
+    (Errno::HOSTUNREACH, Mark::RecvHostunreach),
 ];
 
-pub(super) const SEND_ERRORS: [(Errno, Mark); 3] = [
+/// Errors of socket, bind and connect that are told at once.
+pub(super) const CONNECT_ERRORS: [(Errno, Mark); 4] = [
+    (Errno::ADDRNOTAVAIL, Mark::ConnectAddrnotavail),
+    (Errno::MFILE, Mark::ConnectMfile),
+    (Errno::NETUNREACH, Mark::ConnectNetunreach),
+    (Errno::NOBUFS, Mark::ConnectNobufs),
+];
+
+pub(super) const SEND_ERRORS: [(Errno, Mark); 6] = [
     (Errno::PIPE, Mark::SendPipe),
     (Errno::CONNRESET, Mark::SendReset),
     (Errno::NOBUFS, Mark::SendNobufs),
+    (Errno::NOMEM, Mark::SendNomem),
+    (Errno::TIMEDOUT, Mark::SendTimedout),
+    (Errno::NETUNREACH, Mark::SendNetunreach),
 ];
 
 impl SimSys {
@@ -180,8 +192,7 @@ impl Sys for SimSys {
     fn connect(&mut self, target: SocketAddr, _: Option<IpAddr>) -> Result<Handle, Errno> {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.connect_error;
-        let errors = [(Errno::ADDRNOTAVAIL, Mark::ConnectFailedAtOnce)];
-        draw(&mut world, rate, &errors)?;
+        draw(&mut world, rate, &CONNECT_ERRORS)?;
         let near = world.connect(target, true);
         Ok(Handle { world: Rc::clone(&self.world), what: What::Endpoint(near) })
     }

@@ -377,7 +377,7 @@ impl World {
     }
 
     fn accept_error(&mut self, id: ListenerId) -> Errno {
-        const ERRORS: [(Errno, Mark); 7] = [
+        const ERRORS: [(Errno, Mark); 15] = [
             (Errno::CONNABORTED, Mark::AcceptAborted),
             (Errno::PROTO, Mark::AcceptProto),
             (Errno::PERM, Mark::AcceptPerm),
@@ -385,11 +385,20 @@ impl World {
             (Errno::NFILE, Mark::AcceptNfile),
             (Errno::NOBUFS, Mark::AcceptNobufs),
             (Errno::NOMEM, Mark::AcceptNomem),
+            // Errors of the network that Linux passes on from the new connection: accept(2).
+            (Errno::NETDOWN, Mark::AcceptNetdown),
+            (Errno::NOPROTOOPT, Mark::AcceptNoprotoopt),
+            (Errno::HOSTDOWN, Mark::AcceptHostdown),
+            (Errno::NONET, Mark::AcceptNonet),
+            (Errno::HOSTUNREACH, Mark::AcceptHostunreach),
+            (Errno::OPNOTSUPP, Mark::AcceptOpnotsupp),
+            (Errno::NETUNREACH, Mark::AcceptNetunreach),
+            (Errno::TIMEDOUT, Mark::AcceptTimedout),
         ];
         let (error, mark) = ERRORS[self.rng.usize(0..ERRORS.len())];
         self.mark(mark);
-        // These three take the connection with them; after the others it still waits.
-        if matches!(error, Errno::CONNABORTED | Errno::PROTO | Errno::PERM) {
+        // After these the connection still waits; the others take it with them.
+        if !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
             let gone = self.listeners[id].backlog.pop_front().expect("it is not empty");
             self.reset_other(gone);
             self.endpoints[gone].closed = true;
