@@ -57,6 +57,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// How much later than `shed_after` somebody is shed, at most: another worker is asked to, and
 /// asked again.
 const SHED_LATE_MAX: Duration = Duration::from_millis(100);
+/// A client that is accepted has its first reply after this time, faults being over.
+const TURN_TAKES: Duration = Duration::from_secs(1);
 /// When a seed that has not come to its end has failed.
 const END: Duration = Duration::from_secs(120);
 /// More turns than any seed needs: one that goes past it spins.
@@ -625,8 +627,12 @@ impl<E: Seat> Simulation<E> {
     fn may_be_behind_others(&self, peer: &Peer) -> bool {
         let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
         let seen = self.seen.borrow();
-        let accepted =
-            seen.of_peer.get(&peer.number).is_some_and(|sight| sight.opened_at < patience_ends);
+        let opened_at = seen.of_peer.get(&peer.number).map(|sight| sight.opened_at);
+        // Its turn came so late that its reply was on the way.
+        if opened_at.is_some_and(|at| at < patience_ends && at + TURN_TAKES >= patience_ends) {
+            return true;
+        }
+        let accepted = opened_at.is_some_and(|at| at < patience_ends);
         let queued = |server: &Server<E>| server.counters.read().waits_for_buffer > 0;
         (!accepted || self.servers.iter().any(queued))
             && self.peers.iter().any(|other| other.gave_up() && !other.was_stuck())
@@ -708,7 +714,9 @@ impl<E: Seat> Simulation<E> {
                 server.queue = (first, entered, world.now);
             }
             if let (Some(_), Some(after), Some(stalled)) = (first, self.rules.shed_after, stalled) {
-                let due = stalled.max(server.queue.2) + after + SHED_LATE_MAX;
+                // After a suspension everything is due at once, and one shed at a time is enough.
+                let resumed = self.suspended_at.unwrap_or(Time::ZERO);
+                let due = stalled.max(server.queue.2).max(resumed) + after + SHED_LATE_MAX;
                 assert!(world.now <= due, "nobody is shed, though {first:x?} waits for a buffer");
             }
         }
