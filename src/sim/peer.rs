@@ -104,7 +104,7 @@ pub(super) struct Peer {
 const RUDE_FOR: Duration = Duration::from_secs(8);
 
 /// Nothing that heals takes longer than this to move a byte again.
-const STUCK_AFTER: Duration = Duration::from_secs(20);
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
     pub(super) fn new(world: &mut World, number: usize, manner: Manner, total: u64) -> Peer {
@@ -152,6 +152,11 @@ impl Peer {
             }
             self.ends(world, End::Left);
         }
+    }
+
+    /// Whether it has sent or received something since then.
+    pub(super) fn moved_since(&self, time: Time) -> bool {
+        self.moved_at >= time
     }
 
     /// Whether nothing moved for long before it gave up.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::engine::SimEngine;
 use super::marks::{Mark, Marks};
-use super::peer::{End, Manner, Peer};
+use super::peer::{End, Manner, Peer, STUCK_AFTER};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Happening, Rates, Shared, What, World};
@@ -633,6 +633,13 @@ impl<E: Seat> Simulation<E> {
             return true;
         }
         let accepted = opened_at.is_some_and(|at| at < patience_ends);
+        // Others had the places, and were being served. (That nobody waits for a place that is free
+        // is checked whenever nothing else can be done.)
+        let was_served =
+            |other: &Peer| other.moved_since(patience_ends.saturating_sub(STUCK_AFTER));
+        if !accepted && self.peers.iter().any(was_served) {
+            return true;
+        }
         let queued = |server: &Server<E>| server.counters.read().waits_for_buffer > 0;
         (!accepted || self.servers.iter().any(queued))
             && self.peers.iter().any(|other| other.gave_up() && !other.was_stuck())
