@@ -259,6 +259,7 @@ impl Machine {
     }
 
     /// What [`next`](Machine::next) would answer.
+    #[cold]
     pub(crate) fn peek(mut self, output: bool) -> Action {
         self.next(output)
     }
@@ -266,7 +267,7 @@ impl Machine {
     /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
     ///
     /// To be asked until it answers [`Action::Rest`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
         match self.phase {
             Phase::Open => self.next_open(output),
