@@ -16,13 +16,11 @@ use crossbeam_queue::ArrayQueue;
 
 use super::arena::Arena;
 use super::lease::Lease;
+use crate::config::WORKERS_MAX;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers do not hoard in a small pool.
 const BATCH: usize = 16;
-
-/// The most workers that can share a reserve: they are the bits of one word.
-pub const WORKERS_MAX: usize = 64;
 
 /// The buffers of the process and the list of those that no worker holds.
 pub struct Reserve {
