@@ -294,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_gives_up_its_buffers_names_those_who_starve() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let (done, poor) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 2));
+        drop(done.lease());
+        assert_eq!(done.give_up(), 0, "nobody starves");
+        assert_eq!(reserve.available(), 16);
+        drop(done.lease());
+        assert!(poor.lease().is_none());
+        poor.set_starving(true);
+        assert_eq!(done.give_up(), 0b100, "worker 2 is to be woken");
+        assert!(poor.lease().is_some());
+    }
+
+    #[test]
     fn a_pool_that_ends_leaves_its_buffers_in_the_reserve() {
         let reserve = Reserve::new(64, 16).unwrap();
         drop(Pool::new(reserve.clone(), 0).lease());
