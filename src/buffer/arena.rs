@@ -70,13 +70,13 @@ impl Arena {
         }
     }
 
+    // The result is tied to the arena's lifetime here and to the lease's in `lease`, whose borrow
+    // makes it unique.
     /// The bytes of a buffer, to be written.
     ///
     /// # Safety
     /// The caller owns the number `id` exclusively, and neither hands it on nor calls this again
     /// for it while the result is in use.
-    // The result is tied to the arena's lifetime here and to the lease's in `lease`, whose borrow
-    // makes it unique.
     #[allow(clippy::mut_from_ref)]
     #[inline]
     pub(super) unsafe fn bytes_mut(&self, id: u32) -> &mut [u8] {
