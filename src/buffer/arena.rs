@@ -7,6 +7,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Buffers begin at multiples of the page size, so that a buffer that was never used costs no
@@ -67,6 +68,41 @@ impl Arena {
         unsafe {
             let at = self.offset + id as usize * self.buffer_size;
             std::slice::from_raw_parts(self.allocation.as_ptr().add(at), self.buffer_size)
+        }
+    }
+
+    /// A range of the bytes of a buffer, to be read. Other bytes of the buffer may be written to
+    /// meanwhile, with [`write`](Arena::write).
+    ///
+    /// # Safety
+    /// Nobody writes to the range while the result is in use.
+    #[inline]
+    pub(super) unsafe fn range(&self, id: u32, range: Range<usize>) -> &[u8] {
+        assert!(id < self.count, "no buffer has this number");
+        assert!(range.start <= range.end && range.end <= self.buffer_size, "beyond the buffer");
+        // SAFETY: as in `bytes`, for a part of the buffer.
+        unsafe {
+            let at = self.offset + id as usize * self.buffer_size + range.start;
+            std::slice::from_raw_parts(self.allocation.as_ptr().add(at), range.len())
+        }
+    }
+
+    /// Writes into a buffer while other parts of it are being read.
+    ///
+    /// # Safety
+    /// Nobody else writes to the buffer, and nobody reads the part that is written to.
+    pub(super) unsafe fn write(&self, id: u32, at: usize, bytes: &[u8]) {
+        assert!(id < self.count, "no buffer has this number");
+        assert!(at <= self.buffer_size && bytes.len() <= self.buffer_size - at, "no room");
+        // SAFETY: source and destination are valid for the length, and do not overlap: the
+        // destination is read by nobody. No reference to the destination is made.
+        unsafe {
+            let to = self.offset + id as usize * self.buffer_size + at;
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.allocation.as_ptr().add(to),
+                bytes.len(),
+            );
         }
     }
 

@@ -8,9 +8,9 @@
 use std::fmt;
 use std::mem;
 
-use super::pool::{Link, Pool};
-
-const NONE: u32 = u32::MAX;
+use super::parcel::Parcel;
+use super::pool::{Link, NONE, Pool};
+use super::shared::Shared;
 
 /// One buffer of a [`Pool`] and the range of it that holds data.
 pub struct Lease {
@@ -23,6 +23,18 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(pool: Pool, id: u32) -> Lease {
         Lease { pool, id, start: 0, end: 0 }
+    }
+
+    /// A lease of a buffer that holds data already.
+    pub(super) fn with_data(pool: Pool, id: u32, start: u32, end: u32) -> Lease {
+        Lease { pool, id, start, end }
+    }
+
+    /// Makes the buffer ready to be sent to another worker.
+    pub fn into_parcel(self) -> Parcel {
+        let (pool, id, link) = dissolve(self);
+        pool.local().depart();
+        Parcel::depart(pool.reserve().clone(), id, link.start, link.end)
     }
 
     /// The number of the buffer in its arena.
@@ -184,12 +196,55 @@ impl Chain {
         self.leases += 1;
     }
 
+    /// Puts a part of a shared buffer at the end, without copying it. Answers whether it did: there
+    /// may be no reference left.
+    ///
+    /// # Panics
+    /// If the buffer is of another pool, or has less data than `range` says.
+    pub fn push_shared(&mut self, shared: &Shared, range: std::ops::Range<usize>) -> bool {
+        assert!(self.pool.is(shared.pool()), "a buffer of another pool");
+        assert!(range.start < range.end && range.end <= shared.end(), "no data there");
+        let (start, end) = (range.start as u32, range.end as u32);
+        let len = self.len.checked_add(end - start).expect("a chain of less than 4 GiB");
+        if !self.extend_reference(shared.id(), start, end) {
+            let Some(id) = self.pool.local().take_reference(shared.id(), start, end) else {
+                return false;
+            };
+            match self.leases {
+                0 => self.first = id,
+                _ => self.set_next(self.last, id),
+            }
+            self.last = id;
+            self.leases += 1;
+        }
+        self.len = len;
+        true
+    }
+
+    /// Makes the last reference longer, if it ends where the new part begins: messages that follow
+    /// each other in a buffer are one range, and one slice for the kernel.
+    fn extend_reference(&mut self, buffer: u32, start: u32, end: u32) -> bool {
+        if self.leases == 0 || !self.pool.local().is_reference(self.last) {
+            return false;
+        }
+        let last = self.link(self.last);
+        let follows = last.buffer == buffer && last.end == start;
+        if follows {
+            self.pool.local().links[self.last as usize].set(Link { end, ..last });
+        }
+        follows
+    }
+
     /// Takes the first lease out.
+    ///
+    /// # Panics
+    /// If it is a part of a shared buffer, of which nobody has a lease.
     #[inline]
     pub fn pop_front(&mut self) -> Option<Lease> {
         if self.leases == 0 {
             return None;
         }
+        assert!(!self.pool.local().is_reference(self.first), "a shared buffer is nobody's lease");
         let (id, link) = self.unlink_front();
         Some(Lease { pool: self.pool.clone(), id, start: link.start, end: link.end })
     }
@@ -197,12 +252,15 @@ impl Chain {
     /// Gives the first buffer back.
     #[inline]
     fn drop_front(&mut self) {
-        if cfg!(debug_assertions) {
-            drop(self.pop_front()); // A lease that is dropped is overwritten.
-            return;
+        let (id, link) = self.unlink_front();
+        if self.pool.local().is_reference(id) {
+            self.pool.local().end_reference(id);
+        } else if cfg!(debug_assertions) {
+            // A lease that is dropped is overwritten.
+            drop(Lease::with_data(self.pool.clone(), id, link.start, link.end));
+        } else {
+            self.pool.local().give_back(id);
         }
-        let (id, _) = self.unlink_front();
-        self.pool.local().give_back(id);
     }
 
     #[inline]
@@ -240,7 +298,7 @@ impl Chain {
     /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
     /// there, so that a client that sends one byte at a time does not hold a buffer for each.
     pub fn absorb(&mut self, other: &mut Chain) {
-        while self.leases > 0 && other.leases > 0 {
+        while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
             let (mine, theirs) = (self.link(self.last), other.link(other.first));
             let count = (theirs.end - theirs.start) as usize;
             if count > self.pool.buffer_size() - mine.end as usize {
@@ -292,6 +350,85 @@ impl Chain {
         }
     }
 
+    /// Takes the first `count` bytes out as a chain of their own. Where that cuts a lease in two,
+    /// the shorter part is copied into a lease of its own; `None` if there is none to be had, and
+    /// then nothing has changed.
+    ///
+    /// # Panics
+    /// If there are fewer bytes, or the cut is in a shared buffer.
+    pub fn split_to(&mut self, count: usize) -> Option<Chain> {
+        assert!(count <= self.len(), "more bytes split off than there are");
+        let (mut whole, mut leases, mut last, mut next) = (0, 0, NONE, self.first);
+        while next != NONE {
+            let link = self.link(next);
+            let len = (link.end - link.start) as usize;
+            if whole + len > count {
+                break;
+            }
+            (whole, leases, last, next) = (whole + len, leases + 1, next, link.next);
+        }
+        let cut = count - whole;
+        let part = if cut == 0 { None } else { Some(self.cut(next, cut)?) };
+        let mut front = Chain::new(&self.pool);
+        if leases > 0 {
+            (front.first, front.last) = (self.first, last);
+            (front.leases, front.len) = (leases, whole as u32);
+            self.set_next(last, NONE);
+        }
+        self.first = next;
+        self.leases -= leases;
+        self.len -= whole as u32;
+        if self.leases == 0 {
+            self.last = NONE;
+        }
+        if let Some(part) = part {
+            self.swap_front(part, &mut front);
+        }
+        Some(front)
+    }
+
+    /// A lease with a copy of the shorter part of a buffer of this chain, which is cut at `at`.
+    fn cut(&self, id: u32, at: usize) -> Option<(Lease, usize, bool)> {
+        assert!(!self.pool.local().is_reference(id), "a shared buffer cannot be cut");
+        let bytes = self.slice(id);
+        let head_is_shorter = at <= bytes.len() / 2;
+        let mut lease = self.pool.lease()?;
+        let part = if head_is_shorter { &bytes[..at] } else { &bytes[at..] };
+        let copied = lease.extend_from_slice(part);
+        debug_assert_eq!(copied, part.len());
+        Some((lease, at, head_is_shorter))
+    }
+
+    /// Puts the two parts of this chain's first buffer where they belong, one of them copied.
+    fn swap_front(&mut self, (copy, at, copy_is_head): (Lease, usize, bool), front: &mut Chain) {
+        if copy_is_head {
+            self.consume(at);
+            front.push_back(copy);
+            return;
+        }
+        let (id, link) = self.unlink_front();
+        let end = link.start + at as u32;
+        front.push_back(Lease::with_data(self.pool.clone(), id, link.start, end));
+        let mut rest = Chain::from(copy);
+        rest.append(self);
+        *self = rest;
+    }
+
+    /// Copies the first bytes into `into`, as many as there are and as have room. Answers how many.
+    #[inline]
+    pub fn peek(&self, into: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            if copied == into.len() {
+                break;
+            }
+            let count = slice.len().min(into.len() - copied);
+            into[copied..copied + count].copy_from_slice(&slice[..count]);
+            copied += count;
+        }
+        copied
+    }
+
     /// The data of the first lease.
     ///
     /// # Panics
@@ -319,10 +456,10 @@ impl Chain {
     #[inline]
     fn slice(&self, id: u32) -> &[u8] {
         let link = self.link(id);
-        // SAFETY: the chain owns the numbers of its buffers; the result borrows the chain, so
-        // nothing can write.
-        let bytes = unsafe { self.pool.local().bytes(id) };
-        &bytes[link.start as usize..link.end as usize]
+        // SAFETY: the chain owns the numbers of its buffers, or has a reference to them; the result
+        // borrows the chain, so nothing can write to an own one, and a shared one is only ever
+        // written to behind the data that it has.
+        unsafe { self.pool.local().range(link.buffer, link.start, link.end) }
     }
 
     #[inline]
@@ -339,11 +476,11 @@ impl Chain {
 /// Takes a lease apart without giving its buffer back.
 #[allow(unsafe_code)]
 #[inline]
-fn dissolve(lease: Lease) -> (Pool, u32, Link) {
+pub(super) fn dissolve(lease: Lease) -> (Pool, u32, Link) {
     let lease = mem::ManuallyDrop::new(lease);
     // SAFETY: the lease is neither used nor dropped after this, so there is one handle as before.
     let pool = unsafe { std::ptr::read(&lease.pool) };
-    (pool, lease.id, Link { start: lease.start, end: lease.end, next: NONE })
+    (pool, lease.id, Link { start: lease.start, end: lease.end, next: NONE, buffer: lease.id })
 }
 
 /// A chain of one lease, or an empty one if the lease has no data.
@@ -446,6 +583,61 @@ mod tests {
         }
         assert_eq!(bytes_of(&chain), (0..21).collect::<Vec<_>>());
         assert_eq!(chain.leases(), 3, "full but for the first byte");
+    }
+
+    proptest! {
+        #[test]
+        fn splitting_keeps_all_bytes_in_order(
+            lengths in proptest::collection::vec(1..=SIZE, 1..6), consumed in 0..SIZE, at in 0..=5 * SIZE,
+        ) {
+            let pool = pool(12);
+            let mut chain = Chain::new(&pool);
+            let all: Vec<u8> = (0..lengths.iter().sum::<usize>() as u8).collect();
+            let mut rest = all.as_slice();
+            for &length in &lengths {
+                let (bytes, more) = rest.split_at(length);
+                chain.push_back(lease_of(&pool, bytes));
+                rest = more;
+            }
+            let consumed = consumed.min(all.len());
+            chain.consume(consumed);
+            let all = &all[consumed..];
+            let at = at.min(all.len());
+            let mut front = chain.split_to(at).unwrap();
+            prop_assert_eq!((front.len(), chain.len()), (at, all.len() - at));
+            prop_assert_eq!(bytes_of(&front), &all[..at]);
+            prop_assert_eq!(bytes_of(&chain), &all[at..]);
+            // Both are whole: more can be put behind, and everything goes back.
+            front.push_back(lease_of(&pool, b"f"));
+            chain.push_back(lease_of(&pool, b"c"));
+            prop_assert_eq!(*bytes_of(&front).last().unwrap(), b'f');
+            front.append(&mut chain);
+            let joined: Vec<u8> = [&all[..at], b"f", &all[at..], b"c"].concat();
+            prop_assert_eq!(bytes_of(&front), joined);
+            drop((front, chain));
+            prop_assert_eq!(pool.held(), 0);
+        }
+    }
+
+    #[test]
+    fn splitting_a_buffer_needs_a_lease_and_changes_nothing_without_one() {
+        let pool = pool(2);
+        let mut chain = Chain::from(lease_of(&pool, b"one"));
+        chain.push_back(lease_of(&pool, b"two"));
+        assert!(chain.split_to(4).is_none());
+        assert_eq!(bytes_of(&chain), b"onetwo");
+        assert_eq!(bytes_of(&chain.split_to(3).unwrap()), b"one", "between two it needs none");
+    }
+
+    #[test]
+    fn peeking_copies_across_buffers_and_takes_nothing() {
+        let pool = pool(2);
+        let mut chain = Chain::from(lease_of(&pool, b"abc"));
+        chain.push_back(lease_of(&pool, b"defg"));
+        let mut header = [0; 5];
+        assert_eq!((chain.peek(&mut header), &header), (5, b"abcde"));
+        assert_eq!(chain.peek(&mut [0; 9]), 7);
+        assert_eq!(chain.len(), 7);
     }
 
     #[test]

@@ -10,24 +10,30 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
 use super::arena::Arena;
 use super::lease::Lease;
+use super::parcel::Parcel;
 use crate::config::WORKERS_MAX;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers do not hoard in a small pool.
 const BATCH: usize = 16;
 
+/// No link.
+pub(super) const NONE: u32 = u32::MAX;
+
 /// The buffers of the process and the list of those that no worker holds.
 pub struct Reserve {
-    arena: Arena,
+    pub(super) arena: Arena,
     free: ArrayQueue<u32>,
     /// One bit for each worker that needs a buffer and found none.
     starving: AtomicU64,
+    /// Buffers on their way from one thread to another.
+    travelling: AtomicU32,
 }
 
 impl Reserve {
@@ -41,13 +47,34 @@ impl Reserve {
         for id in 0..count {
             free.push(id).expect("the queue has room for all buffers");
         }
-        Ok(Arc::new(Reserve { arena, free, starving: AtomicU64::new(0) }))
+        let (starving, travelling) = (AtomicU64::new(0), AtomicU32::new(0));
+        Ok(Arc::new(Reserve { arena, free, starving, travelling }))
+    }
+
+    /// A buffer for a thread that has no pool, to be sent to one that has; `None` if the reserve is
+    /// empty, which it may be while workers have free buffers of their own.
+    pub fn parcel(self: &Arc<Reserve>) -> Option<Parcel> {
+        let id = self.free.pop()?;
+        Some(Parcel::depart(self.clone(), id, 0, 0))
+    }
+
+    /// Buffers that are on their way from one thread to another.
+    pub fn travelling(&self) -> usize {
+        self.travelling.load(Ordering::Relaxed) as usize
     }
 
     /// The workers that need a buffer and found none, one bit each.
     #[inline]
     pub fn starving(&self) -> u64 {
         self.starving.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_travelling(&self, parcels: i32) {
+        self.travelling.fetch_add(parcels as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn put(&self, id: u32) {
+        self.free.push(id).expect("the queue has room for all buffers");
     }
 
     /// Buffers in the reserve now.
@@ -68,16 +95,25 @@ pub(super) struct Local {
     free: RefCell<Vec<u32>>,
     /// Buffers in leases of this worker.
     held: Cell<u32>,
-    /// For each buffer of the arena, where it stands in a chain of this worker. See `lease`.
+    /// For each buffer of the arena, where it stands in a chain of this worker; behind these the
+    /// references, by which a shared buffer stands in several chains. See `lease` and `shared`.
     pub(super) links: Box<[Cell<Link>]>,
+    /// For each buffer that is shared, how many references and handles it has. Empty in a pool
+    /// without references.
+    pub(super) shares: Box<[Cell<u32>]>,
+    /// References that are free: the first in a list through their links, and the first of those
+    /// that were never used.
+    free_reference: Cell<u32>,
+    unused_reference: Cell<u32>,
 }
 
-/// The range and the successor of a buffer that is part of a chain.
+/// The range and the successor of a buffer that is part of a chain, and which buffer it is.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Link {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) next: u32,
+    pub(super) buffer: u32,
 }
 
 impl Pool {
@@ -86,14 +122,28 @@ impl Pool {
     /// # Panics
     /// If the number is not below `WORKERS_MAX`, 64.
     pub fn new(reserve: Arc<Reserve>, worker: usize) -> Pool {
+        Pool::with_references(reserve, worker, 0)
+    }
+
+    /// The same with room for `references` places in chains for [shared](super::Shared) buffers.
+    ///
+    /// # Panics
+    /// As [`new`](Pool::new), and if buffers and references together are 2^32 or more.
+    pub fn with_references(reserve: Arc<Reserve>, worker: usize, references: usize) -> Pool {
         assert!(worker < WORKERS_MAX, "a worker's number is one of {WORKERS_MAX} bits");
         let count = reserve.arena.count() as usize;
+        assert!(count + references < NONE as usize, "links have numbers of 32 bits");
+        let shared = if references == 0 { 0 } else { count };
         Pool(Rc::new(Local {
             reserve,
             worker: worker as u32,
             free: RefCell::new(Vec::with_capacity(count)),
             held: Cell::new(0),
-            links: vec![Cell::default(); count].into_boxed_slice(),
+            // Zeros, so that what is never used is never resident.
+            links: vec![Cell::default(); count + references].into_boxed_slice(),
+            shares: vec![Cell::new(0); shared].into_boxed_slice(),
+            free_reference: Cell::new(NONE),
+            unused_reference: Cell::new(count as u32),
         }))
     }
 
@@ -200,11 +250,76 @@ impl Local {
     fn spill(&self) -> u64 {
         let mut free = self.free.borrow_mut();
         while let Some(id) = free.pop() {
-            self.reserve.free.push(id).expect("the queue has room for all buffers");
+            self.reserve.put(id);
         }
         // Who has begun to starve since then may have looked before the buffers were there.
         let others = self.reserve.starving.load(Ordering::SeqCst) & !(1u64 << self.worker);
         if self.reserve.available() == 0 { 0 } else { others }
+    }
+
+    /// Whether a link is a reference to a shared buffer, and not the buffer itself.
+    #[inline]
+    pub(super) fn is_reference(&self, link: u32) -> bool {
+        link >= self.reserve.arena.count()
+    }
+
+    /// Takes a reference to a shared buffer; `None` if all are in use.
+    pub(super) fn take_reference(&self, buffer: u32, start: u32, end: u32) -> Option<u32> {
+        let id = match self.free_reference.get() {
+            NONE if self.unused_reference.get() as usize == self.links.len() => return None,
+            NONE => self.unused_reference.replace(self.unused_reference.get() + 1),
+            id => {
+                self.free_reference.set(self.links[id as usize].get().next);
+                id
+            }
+        };
+        self.links[id as usize].set(Link { start, end, next: NONE, buffer });
+        let shares = &self.shares[buffer as usize];
+        shares.set(shares.get() + 1);
+        Some(id)
+    }
+
+    /// Gives a reference back, and the buffer if it was the last.
+    #[cold]
+    pub(super) fn end_reference(&self, id: u32) {
+        let link = self.links[id as usize].get();
+        self.links[id as usize].set(Link { next: self.free_reference.get(), ..link });
+        self.free_reference.set(id);
+        self.end_share(link.buffer);
+    }
+
+    /// A handle of a shared buffer, or a reference to it, is gone.
+    pub(super) fn end_share(&self, buffer: u32) {
+        let shares = &self.shares[buffer as usize];
+        assert!(shares.get() > 0, "a buffer is shared no more that was not shared");
+        shares.set(shares.get() - 1);
+        if shares.get() == 0 {
+            self.overwrite_in_tests(buffer);
+            self.give_back(buffer);
+        }
+    }
+
+    /// What a client left behind must not look like anybody's data.
+    #[allow(unsafe_code)]
+    fn overwrite_in_tests(&self, buffer: u32) {
+        if cfg!(debug_assertions) {
+            // SAFETY: nobody has a handle of the buffer or a reference to it any more.
+            unsafe { self.bytes_mut(buffer) }.fill(0xDB);
+        }
+    }
+
+    /// A buffer leaves for another thread.
+    pub(super) fn depart(&self) {
+        self.held.set(self.held.get() - 1);
+    }
+
+    /// A buffer has come from another thread.
+    pub(super) fn arrive(&self) {
+        self.held.set(self.held.get() + 1);
+    }
+
+    pub(super) fn reserve(&self) -> &Arc<Reserve> {
+        &self.reserve
     }
 
     /// Takes back a buffer.
@@ -227,6 +342,17 @@ impl Local {
     pub(super) unsafe fn bytes(&self, id: u32) -> &[u8] {
         // SAFETY: the caller's promise is the one that is asked for.
         unsafe { self.reserve.arena.bytes(id) }
+    }
+
+    /// A range of the bytes of a buffer, to be read.
+    ///
+    /// # Safety
+    /// As for [`Arena::range`].
+    #[allow(unsafe_code)]
+    #[inline]
+    pub(super) unsafe fn range(&self, id: u32, start: u32, end: u32) -> &[u8] {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.reserve.arena.range(id, start as usize..end as usize) }
     }
 
     /// The bytes of a buffer.

@@ -5,9 +5,9 @@ use std::fmt;
 use super::{Limits, WORKER_STACK_BYTES};
 use crate::units::show_size;
 
-/// Bytes that a worker keeps for each buffer: where it stands in a chain (12), and its place in the
+/// Bytes that a worker keeps for each buffer: where it stands in a chain (16), and its place in the
 /// worker's free list (4).
-const LIST_BYTES_PER_WORKER: u64 = 12 + 4;
+const LIST_BYTES_PER_WORKER: u64 = 16 + 4;
 
 /// Bytes of a buffer's place in the reserve that all workers share: its number, and the stamp of
 /// the lock-free queue.
