@@ -45,6 +45,11 @@ pub const BUFFER_SIZE: usize = 16 << 10;
 /// was measured to be worth 1.6 to 1.9 times the streaming throughput of 16 KiB.
 pub const LEASES_PER_CONNECTION_MAX: u8 = 4;
 
+/// Buffers with messages from other threads that may wait in one connection's output; what comes
+/// then is refused. As many as the kernel takes with a few system calls, and with 10,000 slow
+/// clients still the whole of the buffers and not more.
+pub const MESSAGE_LEASES_MAX: usize = 16;
+
 /// Buffers at most: the most connections that there can be, with one each, in the 24 bits of a slot
 /// number.
 pub const BUFFERS_MAX: u32 = 1 << 24;
@@ -262,6 +267,7 @@ impl Config {
         let max_connections = self.checked_connections(workers)?;
         let buffers = self.checked_buffers(workers, max_connections)?;
         Ok(Limits {
+            listeners: self.listen.len(),
             workers,
             max_connections,
             buffer_size,
@@ -338,6 +344,8 @@ impl Config {
 /// The limits of a server, all known and all within their ranges.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Endpoints that are listened on.
+    pub listeners: usize,
     /// Worker threads, 1 to 64.
     pub workers: usize,
     /// Connections at once, over all workers.

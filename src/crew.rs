@@ -2,15 +2,19 @@
 //! data path.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use crossbeam_queue::ArrayQueue;
 
+use crate::buffer::Parcel;
+use crate::clients::{Mail, Receipt};
+use crate::service::ConnectionId;
 use crate::time::Time;
 
 /// Room in an inbox. Commands are few (a drain, a stop, a request to shed every 10 ms at most from
-/// each of 63 other workers), and a full inbox loses only requests that are made again.
+/// each of 63 other workers), or are held back by their senders when there is no room (messages and
+/// parcels), or made again.
 const INBOX_SIZE: usize = 256;
 
 /// What a worker is told from outside.
@@ -28,6 +32,23 @@ pub(crate) enum Command {
     /// Another worker has waited for a buffer for long: close the connection that has not moved its
     /// bytes for longest.
     Shed,
+    /// For the service of a listener, from its copy on another worker.
+    #[allow(dead_code)]
+    Parcel {
+        /// The index of the listener.
+        listener: usize,
+        /// What it has sent.
+        parcel: Parcel,
+    },
+    /// Send this to a client, or to all clients of the worker.
+    Message(Mail),
+    /// Close a client's connection when its output is sent.
+    Disconnect {
+        /// Whose.
+        id: ConnectionId,
+        /// Where to say how it went.
+        receipt: Receipt,
+    },
 }
 
 /// The inboxes and wakers of all workers.
@@ -41,6 +62,8 @@ struct Mailbox {
     /// Since when this worker's longest stalled connection has not moved a byte, in nanoseconds;
     /// `u64::MAX` if none is stalled.
     stalled_since: AtomicU64,
+    /// The worker has ended: nobody empties the inbox any more.
+    closed: AtomicBool,
 }
 
 impl Mailboxes {
@@ -49,6 +72,7 @@ impl Mailboxes {
             inbox: ArrayQueue::new(INBOX_SIZE),
             waker: OnceLock::new(),
             stalled_since: AtomicU64::new(u64::MAX),
+            closed: AtomicBool::new(false),
         };
         Mailboxes { mailboxes: (0..workers).map(|_| mailbox()).collect() }
     }
@@ -80,12 +104,28 @@ impl Mailboxes {
         (0..self.mailboxes.len()).filter(|&other| other != worker).for_each(|w| self.wake(w));
     }
 
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
     /// Puts a command into a worker's inbox and wakes it; the command comes back if there is no
-    /// room.
+    /// room. To a worker that has ended nothing is said.
     pub(crate) fn send(&self, worker: usize, command: Command) -> Result<(), Command> {
-        self.mailboxes[worker].inbox.push(command)?;
+        let mailbox = &self.mailboxes[worker];
+        if mailbox.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        mailbox.inbox.push(command)?;
         self.wake(worker);
         Ok(())
+    }
+
+    /// A worker has ended. What is in its inbox is dropped.
+    pub(crate) fn close(&self, worker: usize) {
+        self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
+        while self.receive(worker).is_some() {}
+        self.publish_stall(worker, None);
     }
 
     /// The next command for a worker.

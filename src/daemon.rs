@@ -21,7 +21,7 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, Server, ServerHandle};
-use crate::service::Echo;
+use crate::service::{Builtin, Echo, OfListener};
 
 mod report;
 
@@ -109,7 +109,8 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let server = Server::start(config, Echo)?;
+    let services = config.endpoints().iter().map(|_| Builtin::Echo(Echo)).collect();
+    let server = Server::start(config, OfListener::new(services))?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
 

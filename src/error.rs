@@ -69,6 +69,8 @@ pub enum StartError {
         /// Connections that the hard limit has room for.
         possible: u64,
     },
+    /// The service cannot work with these limits.
+    Service(String),
     /// Memory, a thread, or what an event loop is made of could not be had.
     Resource {
         /// What was to be made.
@@ -113,6 +115,7 @@ impl fmt::Display for StartError {
                  room for {possible}; raise it (ulimit -Hn {needed}, or LimitNOFILE={needed} in the systemd unit) or \
                  ask for at most {possible} connections"
             ),
+            StartError::Service(text) => f.write_str(text),
             StartError::Resource { what, error } => write!(f, "cannot make {what}: {error}"),
         }
     }
@@ -166,12 +169,20 @@ pub enum CloseReason {
     /// The peer took no byte of the pending output for the send time-out.
     SendTimeout,
     /// Other connections were waiting for a buffer, and this one had not moved the bytes in its own
-    /// for longest.
+    /// for longest: because its peer does not read, or does not send the rest of a message.
     Shed,
     /// The service asked for it.
     Service,
     /// The service left more input unconsumed than a connection may hold.
     InputLimit,
+    /// The client announced or sent a message that is longer than allowed.
+    MessageTooLong,
+    /// The client sent what the service's protocol does not allow.
+    ProtocolError,
+    /// The client did not read the messages of others fast enough, and is to be closed for that.
+    SlowReader,
+    /// It was asked for from another thread.
+    Disconnected,
     /// The service panicked.
     ServicePanic,
     /// The server is draining.
@@ -182,7 +193,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 12] = [
+    pub const ALL: [CloseReason; 16] = [
         CloseReason::PeerClosed,
         CloseReason::Reset,
         CloseReason::PeerLost,
@@ -192,6 +203,10 @@ impl CloseReason {
         CloseReason::Shed,
         CloseReason::Service,
         CloseReason::InputLimit,
+        CloseReason::MessageTooLong,
+        CloseReason::ProtocolError,
+        CloseReason::SlowReader,
+        CloseReason::Disconnected,
         CloseReason::ServicePanic,
         CloseReason::Drained,
         CloseReason::Stopped,
@@ -209,6 +224,10 @@ impl CloseReason {
             CloseReason::Shed => "shed",
             CloseReason::Service => "service",
             CloseReason::InputLimit => "input-limit",
+            CloseReason::MessageTooLong => "message-too-long",
+            CloseReason::ProtocolError => "protocol-error",
+            CloseReason::SlowReader => "slow-reader",
+            CloseReason::Disconnected => "disconnected",
             CloseReason::ServicePanic => "service-panic",
             CloseReason::Drained => "drained",
             CloseReason::Stopped => "stopped",

@@ -55,6 +55,7 @@ pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S
         permits: None,
         mailboxes: Arc::new(Mailboxes::new(1)),
         counters: Arc::default(),
+        directory: None,
     };
     let engine = MioEngine::new(Kernel::new()?, limits.connections_max, pool, None, Vec::new())?;
     let (service, _) = Worker::new(engine, setup, service).run()?;

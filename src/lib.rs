@@ -49,6 +49,7 @@
 pub mod buffer;
 #[cfg(feature = "daemon")]
 mod cli;
+mod clients;
 pub mod config;
 mod connection;
 mod crew;
@@ -57,6 +58,7 @@ pub mod daemon;
 pub mod endpoint;
 mod engine;
 pub mod error;
+pub mod framing;
 #[doc(hidden)]
 pub mod internals;
 mod key;
@@ -75,6 +77,7 @@ mod timer;
 pub mod units;
 mod worker;
 
+pub use clients::{Broadcast, ClientInfo, SendError};
 pub use config::Config;
 pub use endpoint::Endpoint;
 pub use error::{CloseReason, StartError};

@@ -1,12 +1,14 @@
 //! Starting, draining and stopping a server: the threads, and what is said to them.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::buffer::{Pool, Reserve};
+use crate::clients::{Broadcast, ClientInfo, Clients, Directory, SendError};
 use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::crew::{Command, Mailboxes};
 use crate::endpoint::Endpoint;
@@ -14,7 +16,7 @@ use crate::engine::MioEngine;
 use crate::error::StartError;
 use crate::listener::{self, Bound};
 use crate::permits::Permits;
-use crate::service::Service;
+use crate::service::{ConnectionId, Service};
 use crate::stats::{Counters, Stats};
 use crate::sys::{Kernel, monotonic_now};
 use crate::worker::{Rules, Setup, Worker};
@@ -64,6 +66,7 @@ pub struct ServerHandle {
 /// What the handle and the threads share.
 struct Shared {
     mailboxes: Arc<Mailboxes>,
+    clients: Clients,
     counters: Vec<Arc<Counters>>,
     ended: Mutex<Ended>,
     all_ended: Condvar,
@@ -103,6 +106,7 @@ impl Server {
         S: Service + Clone + Send,
     {
         let limits = config.check()?;
+        service.check(&limits).map_err(StartError::Service)?;
         limits.raise_open_files(config.endpoints().len())?;
         let memory = limits.memory(&sizes(&limits, &service));
         let bound = listener::bind_all(
@@ -119,11 +123,14 @@ impl Server {
 
 fn sizes<S: Service>(limits: &Limits, service: &S) -> Sizes {
     let connections = limits.max_connections as usize;
+    let references = service.references_max(connections);
+    let tables = service.memory_bytes(connections) + limits.reference_bytes(references);
     Sizes {
         context_bytes: Worker::<KernelEngine, S>::BYTES_PER_SLOT,
         slot_bytes: KernelEngine::BYTES_PER_SLOT,
         worker_bytes: Worker::<KernelEngine, S>::FIXED_BYTES,
-        service_bytes: service.memory_bytes(connections) * limits.workers as u64,
+        service_bytes: tables * limits.workers as u64,
+        directory_bytes: Directory::BYTES_PER_SLOT,
     }
 }
 
@@ -147,13 +154,21 @@ where
     let resource = |what| move |error| StartError::Resource { what, error };
     let workers = limits.workers;
     let mailboxes = Arc::new(Mailboxes::new(workers));
+    let reserve = Reserve::new(limits.buffer_size, limits.buffers)
+        .map_err(resource("the buffers (ask for fewer: --buffers, --memory)"))?;
+    let clients = Clients {
+        mailboxes: mailboxes.clone(),
+        directory: Directory::new(workers, limits.max_connections as usize),
+        reserve: reserve.clone(),
+        next: AtomicU64::new(0),
+    };
     let parts = Parts {
         limits: limits.clone(),
-        reserve: Reserve::new(limits.buffer_size, limits.buffers)
-            .map_err(resource("the buffers (ask for fewer: --buffers, --memory)"))?,
+        reserve,
         permits: Permits::new(u64::from(limits.max_connections), mailboxes.clone()),
         shared: Arc::new(Shared {
             mailboxes,
+            clients,
             counters: (0..workers).map(|_| Arc::default()).collect(),
             ended: Mutex::default(),
             all_ended: Condvar::new(),
@@ -241,7 +256,7 @@ fn make_worker<S: Service>(
 ) -> io::Result<Worker<KernelEngine, S>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
-    let pool = Pool::new(reserve, index);
+    let pool = Pool::with_references(reserve, index, service.references_max(connections_max));
     let setup = Setup {
         index,
         connections_max,
@@ -251,6 +266,7 @@ fn make_worker<S: Service>(
         permits: Some(permits.clone()),
         mailboxes: shared.mailboxes.clone(),
         counters: shared.counters[index].clone(),
+        directory: Some(shared.clients.directory.clone()),
     };
     let kernel = Kernel::new()?;
     let engine = MioEngine::new(kernel, connections_max, pool, Some(permits), listeners)?;
@@ -333,6 +349,66 @@ impl ServerHandle {
     /// The counters now. Also after the end.
     pub fn stats(&self) -> Stats {
         Stats::read(self.shared.counters.iter().map(|counters| &**counters))
+    }
+
+    /// The clients that are connected now, those of all listeners.
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        self.shared.clients.directory.list()
+    }
+
+    /// Sends `bytes`, at most as many as a buffer holds, to one client, and comes back when they
+    /// are queued behind what it is sent already: as they are, or as a message of the listener's
+    /// service where that has messages.
+    ///
+    /// # Errors
+    /// The client is gone; too much is queued for it already; the message is too long.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+    /// use echopool::{Config, SendError, Server, service::Echo};
+    ///
+    /// let config = Config::new().listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+    /// let server = Server::start(config.workers(2).max_connections(10), Echo)?;
+    /// let mut client = TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap())?;
+    ///
+    /// # while server.clients().is_empty() { std::thread::yield_now() }
+    /// let id = server.clients()[0].id;
+    /// server.send_to(id, b"hello")?;
+    /// let mut text = [0; 5];
+    /// client.read_exact(&mut text)?;
+    /// assert_eq!(&text, b"hello");
+    ///
+    /// server.disconnect(id)?;
+    /// assert_eq!(client.read(&mut text)?, 0, "the connection is closed in order");
+    /// # drop(client);
+    /// # while !server.clients().is_empty() { std::thread::yield_now() }
+    /// assert_eq!(server.send_to(id, b"too late"), Err(SendError::Gone));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_to(&self, id: ConnectionId, bytes: &[u8]) -> Result<(), SendError> {
+        self.shared.clients.send_to(id, bytes, || self.has_ended())
+    }
+
+    /// Sends `bytes` to all clients, as [`send_to`](ServerHandle::send_to) does to one, and says
+    /// how many get them.
+    ///
+    /// # Errors
+    /// The message is too long, or the workers have no room for it: nobody gets it then.
+    pub fn broadcast(&self, bytes: &[u8]) -> Result<Broadcast, SendError> {
+        self.shared.clients.broadcast(bytes, || self.has_ended())
+    }
+
+    /// Closes a client's connection when what is queued for it is sent.
+    ///
+    /// # Errors
+    /// The client is gone already; or its worker has too much to do: try again.
+    pub fn disconnect(&self, id: ConnectionId) -> Result<(), SendError> {
+        self.shared.clients.disconnect(id, || self.has_ended())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.shared.ended().workers == self.shared.counters.len()
     }
 
     /// Begins a drain and comes back at once: accept what waits, close the listeners, send what has

@@ -5,9 +5,12 @@ use std::fmt;
 use super::{Limits, WORKER_STACK_BYTES};
 use crate::units::show_size;
 
-/// Bytes that a worker keeps for each buffer: where it stands in a chain (16), and its place in the
+/// Bytes for the place of a buffer in a chain.
+const LINK_BYTES: u64 = 16;
+
+/// Bytes that a worker keeps for each buffer: where it stands in a chain, and its place in the
 /// worker's free list (4).
-const LIST_BYTES_PER_WORKER: u64 = 16 + 4;
+const LIST_BYTES_PER_WORKER: u64 = LINK_BYTES + 4;
 
 /// Bytes of a buffer's place in the reserve that all workers share: its number, and the stamp of
 /// the lock-free queue.
@@ -31,6 +34,8 @@ pub struct Sizes {
     /// What the workers' copies of the service allocate together, in bytes: see
     /// [`Service::memory_bytes`](crate::Service::memory_bytes).
     pub service_bytes: u64,
+    /// What the directory of clients keeps for each slot, in bytes.
+    pub directory_bytes: usize,
 }
 
 /// One part of a [`MemorySum`].
@@ -90,12 +95,30 @@ impl Limits {
                 reason: "its own tables, on all workers".to_owned(),
             },
             Term {
+                name: "directory",
+                bytes: slots * sizes.directory_bytes as u64,
+                reason: format!(
+                    "{workers} × {} × {} B: who is connected",
+                    { self.max_connections },
+                    sizes.directory_bytes
+                ),
+            },
+            Term {
                 name: "stacks",
                 bytes: workers * WORKER_STACK_BYTES as u64,
                 reason: format!("{workers} × {}", show_size(WORKER_STACK_BYTES as u64)),
             },
         ];
         MemorySum { terms, kernel: self.kernel() }
+    }
+
+    /// What the places for parts of shared buffers take of memory on one worker, in bytes: a link
+    /// for each, and a count for each buffer.
+    pub(crate) fn reference_bytes(&self, references: usize) -> u64 {
+        match references {
+            0 => 0,
+            _ => references as u64 * LINK_BYTES + u64::from(self.buffers) * 4,
+        }
     }
 
     fn arena(&self) -> Term {

@@ -144,7 +144,13 @@ fn the_soft_limit_of_open_files_is_raised_to_what_is_needed() {
 }
 
 fn sizes() -> Sizes {
-    Sizes { context_bytes: 200, slot_bytes: 50, worker_bytes: 4096, service_bytes: 1000 }
+    Sizes {
+        context_bytes: 200,
+        slot_bytes: 50,
+        worker_bytes: 4096,
+        service_bytes: 1000,
+        directory_bytes: 32,
+    }
 }
 
 #[test]
@@ -153,11 +159,12 @@ fn the_sum_of_memory_has_every_part() {
     let sum = limits.memory(&sizes());
     let expected = [
         ("buffers", 100 * 1024),
-        ("buffer lists", 100 * (2 * (12 + 4) + 16)),
+        ("buffer lists", 100 * (2 * (16 + 4) + 16)),
         ("contexts", 2 * 10 * 200),
         ("engines", 2 * 10 * 50),
         ("workers", 2 * 4096),
         ("service", 1000),
+        ("directory", 2 * 10 * 32),
         ("stacks", 2 * WORKER_STACK_BYTES as u64),
     ];
     let terms: Vec<_> = sum.terms.iter().map(|term| (term.name, term.bytes)).collect();
@@ -181,9 +188,9 @@ fn the_sum_of_memory_is_a_table() {
     let limits = config().max_connections(10).buffers(100).check().unwrap();
     let text = limits.memory(&sizes()).to_string();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 1 + 7 + 1 + 1, "{text}");
+    assert_eq!(lines.len(), 1 + 8 + 1 + 1, "{text}");
     assert_eq!(lines[1], "  buffers               1.6 MiB  100 × 16.0 KiB");
-    assert!(lines[8].starts_with("  total "), "{text}");
-    assert!(lines[9].starts_with("  kernel, estimated "), "{text}");
+    assert!(lines[9].starts_with("  total "), "{text}");
+    assert!(lines[10].starts_with("  kernel, estimated "), "{text}");
     assert!(!text.ends_with('\n'));
 }

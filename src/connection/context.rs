@@ -19,6 +19,8 @@ pub(crate) struct Context<Session> {
     pub(crate) machine: Machine,
     /// How many buffers its next receive may fill: learnt from the last ones.
     pub(crate) leases_wanted: u8,
+    /// Whether the service has left input where it is, and so it is in the queue of those.
+    pub(crate) holds: bool,
     pub(crate) reason: Option<CloseReason>,
     /// The error that a connect failed with.
     pub(crate) connect_error: Option<Errno>,
@@ -35,6 +37,8 @@ pub(crate) struct Context<Session> {
     pub(crate) deadline: Time,
     /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
     pub(crate) stalled_since: Time,
+    /// Since when input has been left; meaningful while it holds some.
+    pub(crate) held_since: Time,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     /// Received after this side had begun to close.
@@ -63,6 +67,7 @@ impl<Session: Default> Context<Session> {
         Context {
             machine,
             leases_wanted: 1,
+            holds: false,
             reason: None,
             connect_error: None,
             id,
@@ -73,6 +78,7 @@ impl<Session: Default> Context<Session> {
             active_at: now,
             deadline: Time::MAX,
             stalled_since: now,
+            held_since: now,
             bytes_received: 0,
             bytes_sent: 0,
             bytes_discarded: 0,

@@ -6,13 +6,21 @@
 //! happen next. It must not block: while it runs, no other connection of its worker is served.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::buffer::{Chain, Lease, Pool};
+use crate::clients::{Directory, SendError};
+use crate::config::{Limits, MESSAGE_LEASES_MAX};
+use crate::crew::Mailboxes;
 use crate::error::{CloseReason, Errno};
 use crate::time::Time;
 
+pub mod builtin;
+pub mod discard;
 pub mod echo;
 
+pub use builtin::{Builtin, OfListener};
+pub use discard::Discard;
 pub use echo::Echo;
 
 /// What a service wants to happen to the connection after a call.
@@ -31,6 +39,10 @@ pub enum Answer {
     CloseAfterSend,
     /// Close at once; what has not been sent is lost.
     Close,
+    /// As [`Answer::CloseAfterSend`], and this is the reason that is logged and counted.
+    CloseAfterSendFor(CloseReason),
+    /// As [`Answer::Close`], and this is the reason that is logged and counted.
+    CloseFor(CloseReason),
 }
 
 /// A connection as its service sees it during one call.
@@ -85,11 +97,48 @@ impl Connection<'_> {
     pub fn take_lease(&self) -> Option<Lease> {
         self.pool.lease()
     }
+
+    /// Puts a copy of `bytes` on the output, in as many buffers as it takes. Answers whether there
+    /// were that many; if not, nothing is put there.
+    pub fn send(&mut self, mut bytes: &[u8]) -> bool {
+        let mut chain = Chain::new(self.pool);
+        while !bytes.is_empty() {
+            let Some(mut lease) = self.pool.lease() else { return false };
+            let copied = lease.extend_from_slice(bytes);
+            bytes = &bytes[copied..];
+            chain.push_back(lease);
+        }
+        self.output.append(&mut chain);
+        true
+    }
 }
 
-/// The id of a connection, shown in logs as a plain number.
+/// The id of a connection, shown in logs as a plain number. Never 0, and never given to another
+/// connection of the process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub(crate) u64);
+
+impl ConnectionId {
+    /// The id as a number, to be sent or stored.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The id that [`to_bits`](ConnectionId::to_bits) gave. Any other number is the id of nobody.
+    pub fn from_bits(bits: u64) -> ConnectionId {
+        ConnectionId(bits)
+    }
+
+    /// The worker that has the connection; 6 bits, so it may be more than there are.
+    pub(crate) fn worker(self) -> usize {
+        (self.0 >> 24) as usize & 0x3F
+    }
+
+    /// Its slot there.
+    pub(crate) fn slot(self) -> u32 {
+        self.0 as u32 & 0xFF_FFFF
+    }
+}
 
 impl std::fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,18 +182,43 @@ pub trait Service: 'static {
     /// costs some 25 ns a call; a service that measures time wants it.
     const FRESH_CLOCK: bool = false;
 
-    /// Whether a connection is read while its output has not been sent completely. `false` is what
-    /// keeps a server's memory bounded: a client that does not read is not read from. A client that
-    /// pipelines needs `true`.
-    const FULL_DUPLEX: bool = false;
+    /// Checks that the service can work with these limits. The text says what cannot be, and the
+    /// remedy.
+    ///
+    /// # Errors
+    /// It cannot: the server does not start.
+    fn check(&self, _limits: &Limits) -> Result<(), String> {
+        Ok(())
+    }
 
-    /// Called once on each worker before it serves, with the number of connections that the worker
-    /// can have: the place to allocate.
-    fn prepare(&mut self, _connections_max: usize) {}
+    /// Called once on each worker before it serves: the place to allocate.
+    fn prepare(&mut self, _workplace: &Workplace) {}
 
     /// What [`prepare`](Service::prepare) will allocate, in bytes, for the sum of memory that is
     /// printed at start.
     fn memory_bytes(&self, _connections_max: usize) -> u64 {
+        0
+    }
+
+    /// How many places in outputs the service needs for parts of [shared](crate::buffer::Shared)
+    /// buffers, on one worker.
+    fn references_max(&self, _connections_max: usize) -> usize {
+        0
+    }
+
+    /// Whether a connection is read while its output has not been sent completely. `false` is what
+    /// keeps a server's memory bounded: a client that does not read is not read from. A client that
+    /// pipelines needs `true`, and a service that answers it has to bound its output itself. `tag`
+    /// is [`Connection::tag`].
+    fn full_duplex(&self, _tag: u64) -> bool {
+        false
+    }
+
+    /// The most bytes that the service leaves in the input of a connection, where that is more than
+    /// the few buffers that each connection may fill: the length of a message that it has to see
+    /// whole, for example. A connection with more is closed with
+    /// [`CloseReason::InputLimit`].
+    fn input_max(&self, _tag: u64) -> usize {
         0
     }
 
@@ -177,15 +251,25 @@ pub trait Service: 'static {
         Answer::Continue
     }
 
-    /// A message has come for this connection from elsewhere in the process.
+    /// A message for this connection has come from another thread, see
+    /// [`ServerHandle::send_to`](crate::ServerHandle::send_to). As it stands its bytes are put on
+    /// the output, and it is refused if too much waits there already.
     fn message(
         &mut self,
-        _: &mut Connection<'_>,
+        connection: &mut Connection<'_>,
         _: &mut Self::Session,
-        _message: Message,
+        message: &mut Message<'_>,
     ) -> Answer {
+        if connection.output.leases() >= MESSAGE_LEASES_MAX || !connection.send(message.bytes()) {
+            message.refuse(SendError::QueueFull);
+        }
         Answer::Continue
     }
+
+    /// A buffer has come from another worker's copy of this service, that of the listener with this
+    /// index.
+    #[doc(hidden)]
+    fn parcel(&mut self, _listener: usize, _lease: Lease, _now: Time) {}
 
     /// The connection is gone; `connection` can no longer be sent to. The last call for it.
     fn closed(
@@ -207,11 +291,86 @@ pub trait Service: 'static {
     }
 }
 
-/// A message to a connection from outside its worker. There are none yet: the hub service and the
-/// sending side of the server's handle will bring them.
+/// A message to a connection from another thread.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum Message {}
+pub struct Message<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) number: u64,
+    pub(crate) refused: Option<SendError>,
+}
+
+impl Message<'_> {
+    /// What is to be sent; at most the size of a buffer.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// The message's number: a broadcast comes to each connection with the same one.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Says that it is not going to be sent, and why: the sender is told so.
+    pub fn refuse(&mut self, why: SendError) {
+        self.refused = Some(why);
+    }
+}
+
+/// Where a service works: one worker of a server.
+#[derive(Clone)]
+pub struct Workplace {
+    pub(crate) listener: usize,
+    pub(crate) worker: usize,
+    pub(crate) connections_max: usize,
+    pub(crate) pool: Pool,
+    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) directory: Option<Arc<Directory>>,
+}
+
+impl Workplace {
+    /// The number of this worker, from 0.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// How many workers the server has.
+    pub fn workers(&self) -> usize {
+        self.mailboxes.workers()
+    }
+
+    /// The most connections that this worker can have at once.
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// The index of the listener that the service is for, where each listener has one of its own.
+    pub fn listener(&self) -> usize {
+        self.listener
+    }
+
+    /// The same for the service of one listener.
+    fn of_listener(&self, listener: usize) -> Workplace {
+        Workplace { listener, ..self.clone() }
+    }
+
+    /// The buffers of this worker.
+    #[allow(dead_code)]
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The way to the other workers.
+    #[allow(dead_code)]
+    pub(crate) fn mailboxes(&self) -> &Arc<Mailboxes> {
+        &self.mailboxes
+    }
+
+    /// All clients of the server; `None` where connections are begun and not accepted.
+    #[allow(dead_code)]
+    pub(crate) fn directory(&self) -> Option<&Arc<Directory>> {
+        self.directory.as_ref()
+    }
+}
 
 /// Where a client connects to, and from where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -233,6 +392,7 @@ pub struct Turn<'a> {
     pub(crate) now: Time,
     pub(crate) open: usize,
     pub(crate) free_slots: usize,
+    pub(crate) wakes_max: usize,
     pub(crate) requests: &'a mut Requests,
 }
 
@@ -246,8 +406,13 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    pub(crate) fn with_capacity(connects: usize) -> Requests {
-        Requests { connects: Vec::with_capacity(connects), ..Requests::default() }
+    pub(crate) fn with_capacity(each: usize) -> Requests {
+        Requests {
+            connects: Vec::with_capacity(each),
+            wakes: Vec::with_capacity(each),
+            closes: Vec::with_capacity(each),
+            stop: false,
+        }
     }
 
     #[inline]
@@ -280,6 +445,11 @@ impl Turn<'_> {
     pub fn connect(&mut self, to: ConnectTo) {
         assert!(self.free_slots() > 0, "no free slot to connect with");
         self.requests.connects.push(to);
+    }
+
+    /// How many connections can be woken in this turn without more memory being taken for it.
+    pub fn wakes_left(&self) -> usize {
+        self.wakes_max.saturating_sub(self.requests.wakes.len())
     }
 
     /// Has [`Service::timer`] called for the connection; nothing happens if it is gone.

@@ -217,8 +217,9 @@ impl Mark {
         self.seams() & bit != 0
     }
 
-    pub(super) fn closed(reason: CloseReason) -> Mark {
-        match reason {
+    /// `None`: no service of the simulated world closes for this reason.
+    pub(super) fn closed(reason: CloseReason) -> Option<Mark> {
+        Some(match reason {
             CloseReason::PeerClosed => Mark::ClosedPeerClosed,
             CloseReason::Reset => Mark::ClosedReset,
             CloseReason::PeerLost => Mark::ClosedPeerLost,
@@ -231,7 +232,11 @@ impl Mark {
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
-        }
+            CloseReason::MessageTooLong
+            | CloseReason::ProtocolError
+            | CloseReason::SlowReader
+            | CloseReason::Disconnected => return None,
+        })
     }
 }
 

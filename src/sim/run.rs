@@ -13,6 +13,7 @@ use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Happening, Rates, Shared, What, World};
 use crate::buffer::{Pool, Reserve};
+use crate::clients::Directory;
 use crate::crew::{Command, Mailboxes};
 use crate::engine::{Engine, MioEngine};
 use crate::error::CloseReason;
@@ -184,6 +185,7 @@ struct Simulation<E: Seat> {
     reserve: Arc<Reserve>,
     buffers: usize,
     permits: Arc<Permits>,
+    directory: Arc<Directory>,
     mailboxes: Arc<Mailboxes>,
     connections: u64,
     /// A receive may say that there is no buffer though there is one.
@@ -288,6 +290,7 @@ impl<E: Seat> Simulation<E> {
             reserve,
             buffers: drawn.buffers as usize,
             permits,
+            directory: Directory::new(workers, drawn.connections),
             mailboxes,
             connections: drawn.connections as u64,
             late_buffers,
@@ -328,6 +331,7 @@ impl<E: Seat> Simulation<E> {
             permits: Some(self.permits.clone()),
             mailboxes: self.mailboxes.clone(),
             counters: counters.clone(),
+            directory: Some(self.directory.clone()),
         };
         let engine = E::seat(SeatParts {
             world: self.world.clone(),
@@ -392,6 +396,7 @@ impl<E: Seat> Simulation<E> {
             permits: None,
             mailboxes: Arc::new(Mailboxes::new(1)),
             counters: Arc::default(),
+            directory: None,
         };
         let engine = E::seat(SeatParts {
             world: self.world.clone(),
@@ -700,7 +705,9 @@ impl<E: Seat> Simulation<E> {
         let idle_buffers = |server: &Server<E>| server.pool.available() - reserve;
         let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
         let stalled = self.mailboxes.longest_stalled().map(|(_, since)| since);
-        if let (Some(timeout), Some(stalled)) = (self.rules.send_timeout, stalled) {
+        // Input that a service holds back counts as not moving too, and has no time-out.
+        let holds = self.whims.holds + self.whims.hoards + self.whims.waits > 0;
+        if let (Some(timeout), Some(stalled), false) = (self.rules.send_timeout, stalled, holds) {
             let due = stalled + timeout + SHED_LATE_MAX;
             assert!(world.now <= due, "a send that does not move is not given up");
         }
@@ -733,10 +740,16 @@ impl<E: Seat> Simulation<E> {
         let reserve = self.reserve.available();
         let of = |server: &Server<E>| server.pool.held() + server.pool.available() - reserve;
         let buffers = self.servers.iter().map(of).sum::<usize>() + reserve;
-        assert_eq!(buffers, self.buffers, "buffers free and held are not all buffers");
+        assert_eq!(
+            buffers + self.reserve.travelling(),
+            self.buffers,
+            "buffers free, held and travelling are not all buffers"
+        );
         let contexts: usize =
             self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
         assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
+        let entered = self.directory.list().len();
+        assert_eq!(entered, contexts, "the directory and the connections differ");
         let of_clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
         let open = self.world.borrow().open();

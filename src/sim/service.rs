@@ -168,7 +168,10 @@ impl Service for Watched {
     ) {
         self.gone.push(connection.id());
         let mut world = self.world.borrow_mut();
-        world.mark(Mark::closed(reason));
+        match Mark::closed(reason) {
+            Some(mark) => world.mark(mark),
+            None => world.complain(|| format!("closed without cause: {reason}")),
+        }
         let idle_for = connection.now() - memory.active_at;
         let unfounded = match reason {
             CloseReason::ServicePanic => !memory.panicked,
@@ -238,7 +241,10 @@ impl Clients {
 
 impl Service for Clients {
     type Session = Progress;
-    const FULL_DUPLEX: bool = true;
+
+    fn full_duplex(&self, _: u64) -> bool {
+        true
+    }
 
     fn open(&mut self, connection: &mut Connection<'_>, progress: &mut Progress) -> Answer {
         self.send(connection, progress);

@@ -152,11 +152,14 @@ impl<S: Service> Core<S> {
             self.counters.accept_errors.add(1);
             return;
         }
-        let machine = Machine::accepted(S::FULL_DUPLEX);
+        let machine = Machine::accepted(self.service.full_duplex(index as u64));
         let id = self.id_of(key);
         let context =
             Context::new(machine, id, peer, index as u64, Some(permit), &self.pool, self.now);
         self.table.insert(context);
+        if let Some(directory) = &self.directory {
+            directory.enter(id, peer, index as u64);
+        }
         self.counters.accepted.add(1);
         self.established(engine, key);
         if let Some(reason) = self.ending() {
@@ -169,12 +172,12 @@ impl<S: Service> Core<S> {
     /// found without a table, and never given to another.
     fn id_of(&self, key: Key) -> ConnectionId {
         let place = u64::from(key.slot()) | (self.index as u64) << 24;
-        ConnectionId(place | u64::from(key.generation()) << 30)
+        // One more, so that no id is 0.
+        ConnectionId(place | (u64::from(key.generation()) + 1) << 30)
     }
 
-    fn key_of(&self, id: ConnectionId) -> Option<Key> {
-        let slot = (id.0 & 0xFF_FFFF) as u32;
-        self.table.key_of(slot).filter(|&key| self.id_of(key) == id)
+    pub(super) fn key_of(&self, id: ConnectionId) -> Option<Key> {
+        self.table.key_of(id.slot()).filter(|&key| self.id_of(key) == id)
     }
 
     fn pause_accepting(&mut self, index: usize, error: Errno) {
@@ -306,7 +309,7 @@ impl<S: Service> Core<S> {
             return self.service.connect_failed(to.tag, Errno::CANCELED, self.now);
         }
         let key = self.table.next_key().expect("the service was told how many slots are free");
-        let machine = Machine::connecting(S::FULL_DUPLEX);
+        let machine = Machine::connecting(self.service.full_duplex(to.tag));
         let id = self.id_of(key);
         let mut context = Context::new(machine, id, to.target, to.tag, None, &self.pool, self.now);
         context.deadline = to.deadline;

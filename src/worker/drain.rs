@@ -44,6 +44,9 @@ impl<S: Service> Core<S> {
                 }
                 Command::Stop => self.stop(engine),
                 Command::Shed => self.shed_one(engine),
+                Command::Parcel { listener, parcel } => self.parcel_came(listener, parcel),
+                Command::Message(mail) => self.mail_came(engine, mail),
+                Command::Disconnect { id, receipt } => self.disconnect(engine, id, receipt),
             }
         }
     }
@@ -118,7 +121,7 @@ impl<S: Service> Core<S> {
         });
     }
 
-    fn each_connection<E: Engine>(
+    pub(super) fn each_connection<E: Engine>(
         &mut self,
         engine: &mut E,
         mut act: impl FnMut(&mut Core<S>, &mut E, crate::key::Key),

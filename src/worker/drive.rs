@@ -178,8 +178,16 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        let context = self.context(key);
-        if context.machine.delivers() && context.input.leases() > usize::from(most) {
+        if self.table.known_mut(key).input.leases() > usize::from(most) {
+            self.check_input(key);
+        }
+    }
+
+    /// Closes a connection with more input than its service needs to see at once.
+    #[cold]
+    fn check_input(&mut self, key: Key) {
+        let context = self.table.known_mut(key);
+        if context.input.len() > self.service.input_max(context.tag) {
             self.close_now(key, CloseReason::InputLimit);
         }
     }
@@ -234,19 +242,31 @@ impl<S: Service> Core<S> {
             input: &mut context.input,
             output: &mut context.output,
         };
+        let input_before = connection.input.len();
         let (service, session) = (&mut self.service, &mut context.session);
         // What the service has half done to its own state is its own business; the connection that
         // it panicked for is closed.
         let answer = catch_unwind(AssertUnwindSafe(|| call(service, &mut connection, session)));
+        if !context.input.is_empty() || context.holds {
+            self.holds_back(key, input_before);
+        }
+        self.carry_out(key, reason, answer);
+    }
+
+    #[inline]
+    fn carry_out(&mut self, key: Key, reason: CloseReason, answer: std::thread::Result<Answer>) {
         match answer {
             Ok(Answer::Continue) => {}
             Ok(Answer::WaitUntil(time)) => {
+                let context = self.table.known_mut(key);
                 context.machine.apply(Event::Pause);
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
             Ok(Answer::CloseAfterSend) => self.finish(key, reason),
             Ok(Answer::Close) => self.close_now(key, reason),
+            Ok(Answer::CloseAfterSendFor(reason)) => self.finish(key, reason),
+            Ok(Answer::CloseFor(reason)) => self.close_now(key, reason),
             Err(_) => self.close_now(key, CloseReason::ServicePanic),
         }
     }
@@ -256,6 +276,7 @@ impl<S: Service> Core<S> {
         let context = self.context(key);
         context.reason.get_or_insert(reason);
         context.machine.apply(Event::Finish);
+        self.forget_input(key);
     }
 
     /// Has the connection closed at once. The connection has to be driven.
@@ -267,6 +288,17 @@ impl<S: Service> Core<S> {
         }
         context.reason.get_or_insert(reason);
         context.machine.apply(Event::Abort);
+        self.forget_input(key);
+    }
+
+    /// The service will not be called again: what it left of the input is nobody's any more, and
+    /// others may need the buffers while this connection lingers.
+    fn forget_input(&mut self, key: Key) {
+        let context = self.table.known_mut(key);
+        let forgotten = context.input.take();
+        if context.holds {
+            self.holds_back(key, forgotten.len());
+        }
     }
 
     /// A connection is there, accepted or connected.
@@ -291,8 +323,12 @@ impl<S: Service> Core<S> {
         self.wait_no_longer(slot);
         self.yielded.remove(slot);
         self.unstall(key);
+        self.no_longer_holds(key);
         self.wheel.clear(slot);
         let mut context = self.table.remove(key);
+        if let Some(directory) = &self.directory {
+            directory.leave(context.id);
+        }
         let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
         let reason = context.reason.unwrap_or(CloseReason::Stopped);
         if context.was_established() {

@@ -4,19 +4,21 @@
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
 //! * `accept`: the listeners, and the connections that a client service begins.
 //! * `wait`: connections that wait for a buffer, for their turn or for time; shedding.
+//! * `mail`: messages from other workers and threads.
 //! * `drain`: commands from outside, and the way to the end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Pool;
+use crate::clients::Directory;
 use crate::connection::{Context, Table};
 use crate::crew::Mailboxes;
 use crate::engine::{Completion, Engine, Sink};
 use crate::error::Errno;
 use crate::key::Key;
 use crate::permits::Permits;
-use crate::service::{ConnectTo, Requests, Service, Turn};
+use crate::service::{ConnectTo, ConnectionId, Requests, Service, Turn, Workplace};
 use crate::slots::SlotQueue;
 use crate::stats::Counters;
 use crate::time::Time;
@@ -25,6 +27,7 @@ use crate::timer::Wheel;
 mod accept;
 mod drain;
 mod drive;
+mod mail;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -36,8 +39,8 @@ use drain::Drain;
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The most connections that a service can begin in one turn.
-const CONNECTS_PER_TURN: usize = 1024;
+/// The most connections that a service can begin in one turn, and wake without taking more memory.
+const REQUESTS_PER_TURN: usize = 1024;
 
 /// The times and limits that a worker goes by.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub(crate) struct Setup {
     pub(crate) permits: Option<Arc<Permits>>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) counters: Arc<Counters>,
+    /// Where the connections that are accepted are entered.
+    pub(crate) directory: Option<Arc<Directory>>,
 }
 
 /// A worker: an engine, and the [`Core`] that it completes to.
@@ -85,6 +90,7 @@ pub(crate) struct Core<S: Service> {
     permits: Option<Arc<Permits>>,
     mailboxes: Arc<Mailboxes>,
     counters: Arc<Counters>,
+    directory: Option<Arc<Directory>>,
     established: u64,
     listeners: Vec<Listener>,
     /// Which is looked at first in this turn.
@@ -101,6 +107,8 @@ pub(crate) struct Core<S: Service> {
     yielded: SlotQueue,
     /// With output that does not move.
     stalled: SlotQueue,
+    /// With input that the service has left where it is, the longest first.
+    holding: SlotQueue,
     drain: Option<Drain>,
     stopping: bool,
     cut: u64,
@@ -110,16 +118,24 @@ impl<E: Engine, S: Service> Worker<E, S> {
     /// What a worker takes of memory for each connection it can have, beside the engine's part.
     pub(crate) const BYTES_PER_SLOT: usize = Table::<Context<S::Session>>::BYTES_PER_SLOT
         + Wheel::BYTES_PER_SLOT
-        + 3 * SlotQueue::BYTES_PER_SLOT;
+        + 4 * SlotQueue::BYTES_PER_SLOT;
 
     /// What a worker takes of memory whatever the number of its connections: the events and
-    /// readiness of one turn, the places of the timing wheel, the inbox, connects of one turn.
-    pub(crate) const FIXED_BYTES: usize = 64 * 1024 + CONNECTS_PER_TURN * size_of::<ConnectTo>();
+    /// readiness of one turn, the places of the timing wheel, the inbox, the requests of one turn.
+    pub(crate) const FIXED_BYTES: usize =
+        64 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
 
     /// Allocates everything that the worker will ever use.
     pub(crate) fn new(engine: E, setup: Setup, mut service: S) -> Worker<E, S> {
         let slots = setup.connections_max;
-        service.prepare(slots);
+        service.prepare(&Workplace {
+            listener: 0,
+            worker: setup.index,
+            connections_max: slots,
+            pool: setup.pool.clone(),
+            mailboxes: setup.mailboxes.clone(),
+            directory: setup.directory.clone(),
+        });
         setup.mailboxes.set_waker(setup.index, engine.waker());
         let now = engine.now();
         let core = Core {
@@ -128,12 +144,13 @@ impl<E: Engine, S: Service> Worker<E, S> {
             now,
             service,
             service_turn: None,
-            requests: Requests::with_capacity(CONNECTS_PER_TURN.min(slots)),
+            requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
             table: Table::new(slots),
             pool: setup.pool,
             permits: setup.permits,
             mailboxes: setup.mailboxes,
             counters: setup.counters,
+            directory: setup.directory,
             established: 0,
             listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
             first_listener: 0,
@@ -144,6 +161,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             shed_asked_at: Time::ZERO,
             yielded: SlotQueue::new(slots),
             stalled: SlotQueue::new(slots),
+            holding: SlotQueue::new(slots),
             drain: None,
             stopping: false,
             cut: 0,
@@ -166,6 +184,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
 
     /// The service, and how many connections were closed before they were finished.
     pub(crate) fn into_parts(self) -> (S, u64) {
+        self.core.mailboxes.close(self.core.index);
         // Others may have connections to finish, and no buffer to do it with.
         self.core.mailboxes.wake_each(self.core.pool.give_up());
         (self.core.service, self.core.cut)
@@ -290,7 +309,8 @@ impl<S: Service> Core<S> {
         let mut turn = Turn {
             now: if S::FRESH_CLOCK { engine.now() } else { self.now },
             open: self.table.len(),
-            free_slots: free.min(CONNECTS_PER_TURN),
+            free_slots: free.min(REQUESTS_PER_TURN),
+            wakes_max: REQUESTS_PER_TURN.min(self.table.capacity()),
             requests: &mut self.requests,
         };
         self.service_turn = self.service.turn(&mut turn);

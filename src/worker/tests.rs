@@ -88,6 +88,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
             permits: Some(for_thread.clone()),
             mailboxes: mail,
             counters: Arc::default(),
+            directory: None,
         };
         let sys = Faulty { kernel: Kernel::new().unwrap(), fault: of_thread };
         let listeners = one.sockets.into_iter().map(Into::into).collect();

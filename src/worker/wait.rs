@@ -2,8 +2,9 @@
 //!
 //! An empty pool is waited for first come, first served: when a lease comes back, the first in the
 //! queue is served before any other event. If that does not happen for `shed_after`, the connection
-//! whose output has not moved for longest, on whatever worker, is closed, so that clients that do
-//! not read cannot starve those that do.
+//! whose bytes have not moved for longest, on whatever worker, is closed: its output, because its
+//! client does not read, or its input, because its service waits for the rest of a message. So
+//! clients that do not read, or do not send what they announced, cannot starve the others.
 
 use std::time::Duration;
 
@@ -116,17 +117,47 @@ impl<S: Service> Core<S> {
         }
     }
 
+    /// The service has left input where it is, or has taken what it had left. `input_before` is
+    /// what there was before it was asked, in bytes.
+    #[cold]
+    pub(super) fn holds_back(&mut self, key: Key, input_before: usize) {
+        let now = self.now;
+        let context = self.context(key);
+        let moved = context.input.len() < input_before;
+        if context.holds && !moved {
+            return;
+        }
+        self.no_longer_holds(key);
+        let context = self.context(key);
+        if !context.input.is_empty() {
+            context.holds = true;
+            context.held_since = now;
+            self.holding.push_back(key.slot());
+            self.publish_stall();
+        }
+    }
+
+    /// Nothing of the input is left.
+    pub(super) fn no_longer_holds(&mut self, key: Key) {
+        if std::mem::take(&mut self.context(key).holds) {
+            self.holding.remove(key.slot());
+            self.publish_stall();
+        }
+    }
+
     #[cold]
     fn publish_stall(&mut self) {
         let since = self.longest_stalled().map(|(_, since)| since);
         self.mailboxes.publish_stall(self.index, since);
     }
 
-    /// The connection of this worker whose output has not moved for longest, and since when.
+    /// The connection of this worker whose bytes have not moved for longest, and since when.
     fn longest_stalled(&mut self) -> Option<(Key, Time)> {
-        let slot = self.stalled.front()?;
-        let key = self.table.key_of(slot)?;
-        Some((key, self.context(key).stalled_since))
+        let output = self.stalled.front().and_then(|slot| self.table.key_of(slot));
+        let output = output.map(|key| (key, self.context(key).stalled_since));
+        let input = self.holding.front().and_then(|slot| self.table.key_of(slot));
+        let input = input.map(|key| (key, self.context(key).held_since));
+        output.into_iter().chain(input).min_by_key(|&(_, since)| since)
     }
 
     /// When shedding is to be looked at again.
@@ -176,6 +207,7 @@ impl<S: Service> Core<S> {
         if long_enough {
             // Out of the queue at once: cancelling its Send may take until the next turn.
             self.unstall(key);
+            self.no_longer_holds(key);
             self.close_now(key, CloseReason::Shed);
             self.drive(engine, key);
             self.serve_waiters(engine);

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::service::{Answer, Connection, Service, Turn};
+use echopool::service::{Answer, Connection, Service, Turn, Workplace};
 use echopool::time::Time;
 
 use crate::control::{self, Control, Tally};
@@ -113,10 +113,13 @@ impl Client {
 impl Service for Client {
     type Session = Session;
     const FRESH_CLOCK: bool = true;
-    const FULL_DUPLEX: bool = true;
 
-    fn prepare(&mut self, connections_max: usize) {
-        assert!(connections_max >= self.share.connections, "room for all connections");
+    fn full_duplex(&self, _: u64) -> bool {
+        true
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        assert!(workplace.connections_max() >= self.share.connections, "room for all connections");
         let (first, count) = (self.share.first_connection, self.share.connections);
         let flow = |local| Flow::new(Stream::new(self.plan.seed, first + local as u64));
         self.flows = (0..count).map(flow).collect();

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use echopool::service::{Answer, Connection, Echo};
+use echopool::service::{Answer, Connection, Echo, Workplace};
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
 /// Whether allocations on worker threads are counted now.
@@ -73,7 +73,7 @@ struct Watched {
 impl Service for Watched {
     type Session = ();
 
-    fn prepare(&mut self, _: usize) {
+    fn prepare(&mut self, _: &Workplace) {
         IS_WORKER.set(true);
     }
 

@@ -1,0 +1,429 @@
+//! Where messages end in a stream of bytes: after a length, or at a delimiter. Pure: it looks at
+//! bytes that are there and says how long the first message is. What is done with it is the
+//! business of services, clients and the load generator.
+
+use std::fmt;
+
+use crate::buffer::Chain;
+
+/// Bytes of the length in front of a frame.
+pub const LENGTH_BYTES: usize = 4;
+
+/// Bytes of a delimiter at most: longer ones are typing errors.
+pub const DELIMITER_MAX: usize = 16;
+
+/// Which byte of a number comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ByteOrder {
+    /// The lowest, as x86 stores it and .NET's `BitConverter` writes it.
+    #[default]
+    Little,
+    /// The highest, the network's order.
+    Big,
+}
+
+/// How a stream is cut into messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    /// A signed number of 4 bytes says how many bytes follow; 0 is allowed.
+    Length {
+        /// The order of the number's bytes.
+        order: ByteOrder,
+        /// The longest frame, without its length, in bytes. At most `i32::MAX`.
+        max: u32,
+    },
+    /// A message ends with these bytes, which are part of it.
+    Delimiter {
+        /// The bytes.
+        delimiter: Delimiter,
+        /// The longest message, its delimiter included, in bytes.
+        max: u32,
+    },
+}
+
+/// A message that is not allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The length is above the limit.
+    TooLong {
+        /// What was announced or, with a delimiter, what has come without one; in bytes.
+        len: u32,
+        /// The limit.
+        max: u32,
+    },
+    /// The length is below 0.
+    Negative(i32),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong { len, max } => {
+                write!(f, "a message of {len} bytes or more, but {max} is the limit")
+            }
+            FrameError::Negative(len) => write!(f, "a message of {len} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// How far the search for a delimiter has come in the first message: kept from call to call, so
+/// that no byte is looked at twice. A new one for each message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Scan {
+    /// Bytes looked at.
+    scanned: u32,
+    /// Bytes of the delimiter that the last of these were.
+    matched: u8,
+}
+
+impl Framing {
+    /// The longest message on the wire, with its length or delimiter, in bytes.
+    pub fn wire_max(&self) -> usize {
+        match *self {
+            Framing::Length { max, .. } => LENGTH_BYTES + max as usize,
+            Framing::Delimiter { max, .. } => max as usize,
+        }
+    }
+
+    /// How many bytes of the stream the first message takes, with its length or delimiter; `None`
+    /// if it is not complete. `input` is the stream from that message on, of which more may have
+    /// come since the last call with the same `scan`.
+    ///
+    /// A message that may not be is refused as soon as that can be known: at its length, or when
+    /// the limit has come without a delimiter.
+    ///
+    /// # Errors
+    /// The message is too long, or its length negative.
+    #[inline]
+    pub fn first(&self, input: &Chain, scan: &mut Scan) -> Result<Option<usize>, FrameError> {
+        match *self {
+            Framing::Length { order, max } => {
+                let mut prefix = [0; LENGTH_BYTES];
+                if input.peek(&mut prefix) < LENGTH_BYTES {
+                    return Ok(None);
+                }
+                let whole = LENGTH_BYTES + length(prefix, order, max)?;
+                Ok((input.len() >= whole).then_some(whole))
+            }
+            Framing::Delimiter { delimiter, max } => {
+                delimiter.find(input.slices(), scan, max as usize)
+            }
+        }
+    }
+
+    /// The bytes in front of a payload of `len` bytes, and behind it.
+    ///
+    /// # Errors
+    /// The message is too long.
+    pub fn around(&self, len: usize) -> Result<(Prefix, &[u8]), FrameError> {
+        let too_long = |max| {
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            FrameError::TooLong { len, max }
+        };
+        match self {
+            Framing::Length { order, max } => {
+                let number = u32::try_from(len).ok().filter(|len| len <= max);
+                let number = number.ok_or_else(|| too_long(*max))?;
+                Ok((Prefix(Some(encode(number, *order))), &[]))
+            }
+            Framing::Delimiter { delimiter, max } => {
+                let fits = len + delimiter.bytes().len() <= *max as usize;
+                fits.then_some((Prefix(None), delimiter.bytes())).ok_or_else(|| too_long(*max))
+            }
+        }
+    }
+
+    /// The payload's place in a message that takes `whole` bytes.
+    pub fn payload(&self, whole: usize) -> std::ops::Range<usize> {
+        match self {
+            Framing::Length { .. } => LENGTH_BYTES..whole,
+            Framing::Delimiter { delimiter, .. } => 0..whole - delimiter.bytes().len(),
+        }
+    }
+}
+
+/// What comes before a payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prefix(Option<[u8; LENGTH_BYTES]>);
+
+impl Prefix {
+    /// Its bytes: a length, or none.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |bytes| bytes)
+    }
+}
+
+/// A length as it is sent.
+pub fn encode(len: u32, order: ByteOrder) -> [u8; LENGTH_BYTES] {
+    match order {
+        ByteOrder::Little => len.to_le_bytes(),
+        ByteOrder::Big => len.to_be_bytes(),
+    }
+}
+
+/// What a length says.
+///
+/// # Errors
+/// It is negative, or above `max`.
+#[inline]
+pub fn length(bytes: [u8; LENGTH_BYTES], order: ByteOrder, max: u32) -> Result<usize, FrameError> {
+    let number = match order {
+        ByteOrder::Little => i32::from_le_bytes(bytes),
+        ByteOrder::Big => i32::from_be_bytes(bytes),
+    };
+    let len = u32::try_from(number).map_err(|_| FrameError::Negative(number))?;
+    if len > max { Err(FrameError::TooLong { len, max }) } else { Ok(len as usize) }
+}
+
+/// 1 to 16 bytes that end a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Delimiter {
+    bytes: [u8; DELIMITER_MAX],
+    len: u8,
+    /// After `n` matching bytes and one that does not match, how many match still: of Knuth, Morris
+    /// and Pratt, "Fast pattern matching in strings" (1977).
+    fallback: [u8; DELIMITER_MAX],
+}
+
+impl Delimiter {
+    /// `None` if there are no bytes, or too many.
+    pub fn new(bytes: &[u8]) -> Option<Delimiter> {
+        if bytes.is_empty() || bytes.len() > DELIMITER_MAX {
+            return None;
+        }
+        let mut delimiter =
+            Delimiter { bytes: [0; DELIMITER_MAX], len: bytes.len() as u8, fallback: [0; 16] };
+        delimiter.bytes[..bytes.len()].copy_from_slice(bytes);
+        for (at, &byte) in bytes.iter().enumerate().skip(1) {
+            let matched = usize::from(delimiter.fallback[at - 1]);
+            delimiter.fallback[at] = delimiter.step(matched, byte) as u8;
+        }
+        Some(delimiter)
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// How many bytes match after one more.
+    #[inline]
+    fn step(&self, mut matched: usize, byte: u8) -> usize {
+        loop {
+            if self.bytes[matched] == byte {
+                return matched + 1;
+            }
+            if matched == 0 {
+                return 0;
+            }
+            matched = usize::from(self.fallback[matched - 1]);
+        }
+    }
+
+    /// Bytes up to the end of the first delimiter.
+    fn find<'a>(
+        &self,
+        slices: impl Iterator<Item = &'a [u8]>,
+        scan: &mut Scan,
+        max: usize,
+    ) -> Result<Option<usize>, FrameError> {
+        let len = usize::from(self.len);
+        let mut skip = scan.scanned as usize;
+        for slice in slices {
+            let fresh = slice.get(skip..).unwrap_or(&[]);
+            skip = skip.saturating_sub(slice.len());
+            let room = max - scan.scanned as usize;
+            for &byte in &fresh[..fresh.len().min(room)] {
+                scan.scanned += 1;
+                scan.matched = self.step(usize::from(scan.matched), byte) as u8;
+                if usize::from(scan.matched) == len {
+                    return Ok(Some(scan.scanned as usize));
+                }
+            }
+            if fresh.len() > room || scan.scanned as usize == max {
+                return Err(FrameError::TooLong { len: scan.scanned, max: max as u32 });
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for Delimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Delimiter(\"{}\")", self.bytes().escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::buffer::{Pool, Reserve};
+
+    const MAX: u32 = 300;
+
+    fn pool() -> Pool {
+        Pool::new(Reserve::new(7, 4096).unwrap(), 0)
+    }
+
+    fn put(chain: &mut Chain, pool: &Pool, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut lease = pool.lease().unwrap();
+            let copied = lease.extend_from_slice(bytes);
+            bytes = &bytes[copied..];
+            chain.absorb(&mut Chain::from(lease));
+        }
+    }
+
+    fn lengths() -> Framing {
+        Framing::Length { order: ByteOrder::Little, max: MAX }
+    }
+
+    fn eof(max: u32) -> Framing {
+        Framing::Delimiter { delimiter: Delimiter::new(b"<EOF>").unwrap(), max }
+    }
+
+    /// All messages of a stream that comes in these parts, as places in the stream.
+    fn messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
+        let pool = pool();
+        let mut input = Chain::new(&pool);
+        let (mut found, mut scan) = (Vec::new(), Scan::default());
+        for part in parts {
+            put(&mut input, &pool, part);
+            while let Some(whole) = framing.first(&input, &mut scan)? {
+                input.consume(whole);
+                scan = Scan::default();
+                found.push(whole);
+            }
+        }
+        Ok(found)
+    }
+
+    fn framed(payloads: &[&[u8]], framing: Framing) -> Vec<u8> {
+        let mut stream = Vec::new();
+        for payload in payloads {
+            let (before, after) = framing.around(payload.len()).unwrap();
+            stream.extend_from_slice(before.bytes());
+            stream.extend_from_slice(payload);
+            stream.extend_from_slice(after);
+        }
+        stream
+    }
+
+    #[test]
+    fn messages_are_found_whatever_the_points_at_which_the_stream_is_split() {
+        let payloads: [&[u8]; 5] = [b"", b"a", b"<EOF", b"<<E<EO", &[7; 200]];
+        for framing in [lengths(), eof(MAX)] {
+            let stream = framed(&payloads, framing);
+            let whole: Vec<_> = payloads.iter().map(|p| framed(&[p], framing).len()).collect();
+            let single: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_eq!(messages(framing, &single).unwrap(), whole, "one byte at a time");
+            for first in 0..=stream.len() {
+                let (a, rest) = stream.split_at(first);
+                assert_eq!(messages(framing, &[a, rest]).unwrap(), whole, "split at {first}");
+                for second in 0..=rest.len().min(40) {
+                    let (b, c) = rest.split_at(second);
+                    assert_eq!(messages(framing, &[a, b, c]).unwrap(), whole, "{first} {second}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_is_allowed_from_0_to_the_limit_in_either_order() {
+        for order in [ByteOrder::Little, ByteOrder::Big] {
+            let check = |number: i32, max| length(encode(number as u32, order), order, max);
+            for max in [0, 1, 255, 256, 65_535, 65_536, i32::MAX as u32] {
+                assert_eq!(check(0, max), Ok(0));
+                assert_eq!(check(max as i32, max), Ok(max as usize));
+                let above = (max as i32).checked_add(1);
+                if let Some(above) = above {
+                    let len = above as u32;
+                    assert_eq!(check(above, max), Err(FrameError::TooLong { len, max }));
+                }
+                for negative in [-1, -2, i32::MIN, i32::MIN + 1] {
+                    assert_eq!(check(negative, max), Err(FrameError::Negative(negative)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_bytes_is_that_of_the_name() {
+        assert_eq!(encode(0x0102_0304, ByteOrder::Little), [4, 3, 2, 1]);
+        assert_eq!(encode(0x0102_0304, ByteOrder::Big), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_length_that_is_not_allowed_is_refused_before_a_byte_of_its_message_has_come() {
+        let header = encode(MAX + 1, ByteOrder::Little);
+        assert_eq!(messages(lengths(), &[&header[..3]]), Ok(vec![]));
+        let error = FrameError::TooLong { len: MAX + 1, max: MAX };
+        assert_eq!(messages(lengths(), &[&header]), Err(error));
+    }
+
+    #[test]
+    fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
+        for extra in 0..3 {
+            let stream = [vec![b'x'; 5 + extra], b"<EOF>".to_vec()].concat();
+            let single: Vec<&[u8]> = stream.chunks(1).collect();
+            for parts in [vec![stream.as_slice()], single] {
+                match messages(eof(10), &parts) {
+                    Ok(found) => assert_eq!((extra, found), (0, vec![10])),
+                    Err(error) => {
+                        assert!(extra > 0, "{error}");
+                        assert_eq!(error, FrameError::TooLong { len: 10, max: 10 });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_delimiter_has_1_to_16_bytes() {
+        assert_eq!(Delimiter::new(b""), None);
+        assert_eq!(Delimiter::new(&[1; 17]), None);
+        assert_eq!(Delimiter::new(&[1; 16]).unwrap().bytes(), [1; 16]);
+        assert_eq!(format!("{:?}", Delimiter::new(b"\r\n").unwrap()), r#"Delimiter("\r\n")"#);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_put_in_a_frame() {
+        assert!(lengths().around(MAX as usize).is_ok());
+        assert!(lengths().around(MAX as usize + 1).is_err());
+        assert!(eof(10).around(5).is_ok() && eof(10).around(6).is_err());
+        assert_eq!((lengths().payload(10), eof(10).payload(10)), (4..10, 0..5));
+    }
+
+    proptest! {
+        /// Of few different bytes, so that false starts are common.
+        #[test]
+        fn a_delimiter_is_found_where_a_plain_search_finds_it(
+            delimiter in proptest::collection::vec(0..3u8, 1..=5),
+            stream in proptest::collection::vec(0..3u8, 0..120),
+            cuts in proptest::collection::vec(1..20usize, 1..20),
+        ) {
+            let mut expected = Vec::new();
+            let mut rest = stream.as_slice();
+            while let Some(at) = rest.windows(delimiter.len()).position(|w| w == delimiter) {
+                expected.push(at + delimiter.len());
+                rest = &rest[at + delimiter.len()..];
+            }
+            let framing =
+                Framing::Delimiter { delimiter: Delimiter::new(&delimiter).unwrap(), max: 1000 };
+            let mut parts = Vec::new();
+            let mut left = stream.as_slice();
+            for cut in cuts.iter().cycle() {
+                if left.is_empty() { break }
+                let (part, more) = left.split_at((*cut).min(left.len()));
+                parts.push(part);
+                left = more;
+            }
+            prop_assert_eq!(messages(framing, &parts).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The services of the daemon behind one type, so that each listener can have its own: an enum of
+//! them, and the trait implemented by match. What each does is in its own file.
+
+use super::{Answer, Connection, Discard, Echo, Message, Service, Turn, Workplace};
+use crate::buffer::Lease;
+use crate::config::Limits;
+use crate::error::CloseReason;
+use crate::time::Time;
+
+macro_rules! builtin {
+    ($($(#[$doc:meta])* $name:ident: $service:ty,)*) => {
+        /// One of the services that come with the daemon.
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub enum Builtin {
+            $($(#[$doc])* $name($service),)*
+        }
+
+        /// What the service of a connection remembers of it.
+        #[derive(Default)]
+        #[non_exhaustive]
+        pub enum BuiltinSession {
+            /// The connection is not open yet.
+            #[default]
+            None,
+            $($(#[$doc])* $name(<$service as Service>::Session),)*
+        }
+
+        impl Builtin {
+            fn session(&self) -> BuiltinSession {
+                match self {
+                    $(Builtin::$name(_) => BuiltinSession::$name(Default::default()),)*
+                }
+            }
+        }
+
+        /// Calls one method on the service, whichever it is.
+        macro_rules! with {
+            ($of:expr, $one:ident => $call:expr) => {
+                match $of { $(Builtin::$name($one) => $call,)* }
+            };
+        }
+
+        /// The same with the session that goes with it.
+        macro_rules! with_session {
+            ($of:expr, $session:expr, ($one:ident, $its:ident) => $call:expr) => {
+                match ($of, $session) {
+                    $((Builtin::$name($one), BuiltinSession::$name($its)) => $call,)*
+                    _ => unreachable!("a session is made by the service of its connection"),
+                }
+            };
+        }
+    };
+}
+
+builtin! {
+    /// RFC 862.
+    Echo: Echo,
+    /// RFC 863.
+    Discard: Discard,
+}
+
+/// A service for each listener, by the listener's index in
+/// [`Config::listen`](crate::Config::listen).
+///
+/// ```
+/// use std::net::{Ipv6Addr, SocketAddr};
+/// use echopool::{Config, Server};
+/// use echopool::service::{Builtin, Discard, Echo, OfListener};
+///
+/// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+/// let config = Config::new().listen(anywhere).listen(anywhere).max_connections(100);
+/// let services = OfListener::new(vec![Builtin::Echo(Echo), Builtin::Discard(Discard)]);
+/// let server = Server::start(config, services)?;
+/// # Ok::<(), echopool::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OfListener {
+    services: Vec<Builtin>,
+}
+
+impl OfListener {
+    /// The first service is that of the first listener, and so on.
+    pub fn new(services: Vec<Builtin>) -> OfListener {
+        OfListener { services }
+    }
+
+    #[inline]
+    fn of(&mut self, connection: &Connection<'_>) -> &mut Builtin {
+        &mut self.services[connection.tag() as usize]
+    }
+}
+
+impl Service for OfListener {
+    type Session = BuiltinSession;
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        if self.services.len() != limits.listeners {
+            let (services, listeners) = (self.services.len(), limits.listeners);
+            return Err(format!(
+                "{services} services for {listeners} listeners: give one for each"
+            ));
+        }
+        self.services.iter().try_for_each(|one| with!(one, service => service.check(limits)))
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        for (index, one) in self.services.iter_mut().enumerate() {
+            let workplace = workplace.of_listener(index);
+            with!(one, service => service.prepare(&workplace));
+        }
+    }
+
+    fn memory_bytes(&self, connections_max: usize) -> u64 {
+        let bytes = |one: &Builtin| with!(one, service => service.memory_bytes(connections_max));
+        self.services.iter().map(bytes).sum()
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        let count = |one: &Builtin| with!(one, service => service.references_max(connections_max));
+        self.services.iter().map(count).sum()
+    }
+
+    fn full_duplex(&self, tag: u64) -> bool {
+        with!(&self.services[tag as usize], service => service.full_duplex(tag))
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        with!(&self.services[tag as usize], service => service.input_max(tag))
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        *session = of.session();
+        with_session!(of, session, (service, its) => service.open(connection, its))
+    }
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.data(connection, its))
+    }
+
+    #[inline]
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.sent(connection, its))
+    }
+
+    fn peer_closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.peer_closed(connection, its))
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.timer(connection, its))
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.message(connection, its, message))
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+        reason: CloseReason,
+    ) {
+        let of = self.of(connection);
+        if !matches!(session, BuiltinSession::None) {
+            with_session!(of, session, (service, its) => service.closed(connection, its, reason));
+        }
+    }
+
+    fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {
+        if let Some(one) = self.services.get_mut(listener) {
+            with!(one, service => service.parcel(listener, lease, now));
+        }
+    }
+
+    #[inline]
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        let wants = |one: &mut Builtin| with!(one, service => service.turn(turn));
+        self.services.iter_mut().filter_map(wants).min()
+    }
+}

@@ -1,0 +1,77 @@
+//! What comes to a worker for its service or its clients: parcels of the service's other copies,
+//! messages of other threads, and requests to disconnect a client.
+
+use super::Core;
+use crate::buffer::Parcel;
+use crate::clients::{Mail, Receipt};
+use crate::engine::Engine;
+use crate::error::CloseReason;
+use crate::key::Key;
+use crate::service::{ConnectionId, Message, Service};
+
+impl<S: Service> Core<S> {
+    #[cold]
+    pub(super) fn parcel_came(&mut self, listener: usize, parcel: Parcel) {
+        self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
+    }
+
+    /// Hands a message to the service, for each client that it is for.
+    #[cold]
+    pub(super) fn mail_came<E: Engine>(&mut self, engine: &mut E, mail: Mail) {
+        let Mail { to, parcel, number, mut receipt } = mail;
+        let lease = parcel.into_lease(&self.pool);
+        match to {
+            Some(id) => {
+                if let Some(key) = self.open_key_of(id) {
+                    self.hand_in(engine, key, lease.filled(), number, &mut receipt);
+                }
+            }
+            None => self.each_connection(engine, |core, engine, key| {
+                if core.context(key).machine.is_open() {
+                    core.hand_in(engine, key, lease.filled(), number, &mut receipt);
+                }
+            }),
+        }
+        drop(lease);
+        self.serve_waiters(engine);
+    }
+
+    fn hand_in<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        key: Key,
+        bytes: &[u8],
+        number: u64,
+        receipt: &mut Receipt,
+    ) {
+        let mut message = Message { bytes, number, refused: None };
+        self.ask(engine, key, CloseReason::Service, |service, connection, session| {
+            service.message(connection, session, &mut message)
+        });
+        match message.refused {
+            None => receipt.queued += 1,
+            Some(why) => receipt.refuse(why),
+        }
+        self.drive(engine, key);
+    }
+
+    /// Closes a client's connection when its output is sent.
+    #[cold]
+    pub(super) fn disconnect<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        id: ConnectionId,
+        mut receipt: Receipt,
+    ) {
+        if let Some(key) = self.open_key_of(id) {
+            receipt.queued += 1;
+            self.finish(key, CloseReason::Disconnected);
+            self.drive(engine, key);
+        }
+    }
+
+    fn open_key_of(&mut self, id: ConnectionId) -> Option<Key> {
+        let key = self.key_of(id)?;
+        self.context(key).machine.is_open().then_some(key)
+    }
+}
