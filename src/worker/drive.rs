@@ -178,18 +178,6 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        if self.table.known_mut(key).input.leases() > usize::from(most) {
-            self.check_input(key);
-        }
-    }
-
-    /// Closes a connection with more input than its service needs to see at once.
-    #[cold]
-    fn check_input(&mut self, key: Key) {
-        let context = self.table.known_mut(key);
-        if context.input.len() > self.service.input_max(context.tag) {
-            self.close_now(key, CloseReason::InputLimit);
-        }
     }
 
     #[inline]
@@ -204,7 +192,7 @@ impl<S: Service> Core<S> {
         if !rest.is_empty() {
             rest.append(&mut context.output);
             context.output = rest;
-        } else if context.output.is_empty() && context.machine.delivers() {
+        } else if S::HEARS_SENT && context.output.is_empty() && context.machine.delivers() {
             self.ask(engine, key, CloseReason::Service, |service, connection, session| {
                 service.sent(connection, session)
             });
@@ -222,7 +210,7 @@ impl<S: Service> Core<S> {
     }
 
     /// Asks the service, and does what it answers. `reason` is what a close is put down to.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ask<E: Engine>(
         &mut self,
         engine: &E,
@@ -247,13 +235,14 @@ impl<S: Service> Core<S> {
         // What the service has half done to its own state is its own business; the connection that
         // it panicked for is closed.
         let answer = catch_unwind(AssertUnwindSafe(|| call(service, &mut connection, session)));
-        if !context.input.is_empty() || context.holds {
+        let holds = !context.input.is_empty() || context.holds;
+        self.carry_out(key, reason, answer);
+        if holds {
             self.holds_back(key, input_before);
         }
-        self.carry_out(key, reason, answer);
     }
 
-    #[inline]
+    #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, answer: std::thread::Result<Answer>) {
         match answer {
             Ok(Answer::Continue) => {}
@@ -293,12 +282,11 @@ impl<S: Service> Core<S> {
 
     /// The service will not be called again: what it left of the input is nobody's any more, and
     /// others may need the buffers while this connection lingers.
+    #[cold]
     fn forget_input(&mut self, key: Key) {
         let context = self.table.known_mut(key);
-        let forgotten = context.input.take();
-        if context.holds {
-            self.holds_back(key, forgotten.len());
-        }
+        drop(context.input.take());
+        self.no_longer_holds(key);
     }
 
     /// A connection is there, accepted or connected.
