@@ -22,6 +22,8 @@ pub mod discard;
 pub mod echo;
 pub mod framed;
 pub mod message;
+#[cfg(test)]
+mod rig;
 
 pub use builtin::{Builtin, OfListener};
 pub use chargen::Chargen;
