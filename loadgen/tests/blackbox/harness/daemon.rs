@@ -62,8 +62,10 @@ impl Daemon {
                 panic!("no ready line ({error}); the daemon said:\n{}", self.log());
             },
         );
-        line.strip_prefix("echopool listening on tcp://")
-            .and_then(|address| address.parse().ok())
+        // tcp://127.0.0.1:7777, framed://[::1]:7777?order=big
+        line.strip_prefix("echopool listening on ")
+            .and_then(|spec| spec.split_once("://"))
+            .and_then(|(_, address)| address.split('?').next()?.parse().ok())
             .unwrap_or_else(|| panic!("not a ready line: {line:?}"))
     }
 
@@ -295,8 +297,8 @@ fn log_path() -> PathBuf {
     std::env::temp_dir().join(format!("echopool-{}-{number}.log", std::process::id()))
 }
 
-/// Reads lines on a thread, so that waiting for one can be bounded.
-fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
+/// The lines of a process's stdout, read on a thread so that waiting for one can be bounded.
+pub fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
