@@ -1,7 +1,7 @@
 //! The services of the daemon behind one type, so that each listener can have its own: an enum of
 //! them, and the trait implemented by match. What each does is in its own file.
 
-use super::{Answer, Connection, Discard, Echo, Message, Service, Turn, Workplace};
+use super::{Answer, Connection, Discard, Echo, Hub, Message, Service, Turn, Workplace};
 use crate::buffer::Lease;
 use crate::config::Limits;
 use crate::error::CloseReason;
@@ -58,6 +58,8 @@ builtin! {
     Echo: Echo,
     /// RFC 863.
     Discard: Discard,
+    /// Messages between clients.
+    Hub: Hub,
 }
 
 /// A service for each listener, by the listener's index in
@@ -169,6 +171,13 @@ impl Service for OfListener {
     ) -> Answer {
         let of = self.of(connection);
         with_session!(of, session, (service, its) => service.message(connection, its, message))
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) {
+        let of = self.of(connection);
+        if !matches!(session, BuiltinSession::None) {
+            with_session!(of, session, (service, its) => service.finishing(connection, its));
+        }
     }
 
     fn closed(
