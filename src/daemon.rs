@@ -83,6 +83,7 @@ impl From<StartError> for Failure {
             | StartError::Covered { .. }
             | StartError::Unsupported(_)
             | StartError::Limit { .. }
+            | StartError::Service(_)
             | StartError::Timeout { .. } => USAGE,
             _ => FAILED,
         };
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(code(StartError::NothingToListenOn), 2);
         assert_eq!(code(StartError::ListenedTwice(endpoint())), 2);
         assert_eq!(code(StartError::Unsupported(endpoint())), 2);
+        assert_eq!(code(StartError::Service("too few buffers".to_owned())), 2);
         assert_eq!(code(StartError::AddressInUse(endpoint())), 1);
         let what = "buffers";
         assert_eq!(code(StartError::Resource { what, error: io::Error::other("none") }), 1);
