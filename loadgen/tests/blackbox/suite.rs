@@ -13,4 +13,5 @@ mod harness;
 mod limits;
 mod scale;
 mod seeds;
+mod services;
 mod startup;
