@@ -120,11 +120,10 @@ impl<S: Service> Core<S> {
                 self.established(engine, key);
             }
             (OpKind::Shutdown, Outcome::Done) => {
-                let deadline = self.now + self.rules.linger;
-                let context = self.context(key);
-                context.machine.apply(Event::ShutDown);
-                context.deadline = deadline;
-                self.schedule_at(key, deadline);
+                self.context(key).machine.apply(Event::ShutDown);
+                if self.context(key).machine.phase() != Phase::Open {
+                    self.begin_linger(key);
+                }
             }
             (OpKind::Cancel, Outcome::Done) => self.context(key).machine.apply(Event::CancelDone),
             (OpKind::Close, Outcome::Closed { .. }) => {
@@ -237,6 +236,7 @@ impl<S: Service> Core<S> {
             peer: context.peer,
             tag: context.tag,
             discarded: context.bytes_discarded,
+            sent: context.bytes_sent,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -263,6 +263,7 @@ impl<S: Service> Core<S> {
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
+            Ok(Answer::HalfClose) => self.table.known_mut(key).machine.apply(Event::HalfClose),
             Ok(Answer::CloseAfterSend) => self.finish(key, reason),
             Ok(Answer::Close) => self.close_now(key, reason),
             Ok(Answer::CloseAfterSendFor(reason)) => self.finish(key, reason),
@@ -275,8 +276,20 @@ impl<S: Service> Core<S> {
     pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
         let context = self.context(key);
         context.reason.get_or_insert(reason);
+        // After a half-close nothing is left to be shut down, which is where lingering begins.
+        let lingers = context.machine.is_open() && context.machine.is_shut();
         context.machine.apply(Event::Finish);
+        if lingers {
+            self.begin_linger(key);
+        }
         self.forget_input(key);
+    }
+
+    /// The peer has been sent everything, and has this long to close its side.
+    fn begin_linger(&mut self, key: Key) {
+        let deadline = self.now + self.rules.linger;
+        self.context(key).deadline = deadline;
+        self.schedule_at(key, deadline);
     }
 
     /// Has the connection closed at once. The connection has to be driven.
@@ -384,6 +397,7 @@ fn tell_closed<S: Service>(
         peer: context.peer,
         tag,
         discarded: context.bytes_discarded,
+        sent: context.bytes_sent,
         now,
         pool,
         input: &mut context.input,
