@@ -539,8 +539,8 @@ fn size(text: &str, min: u32, max: u32) -> Result<u32, String> {
 /// As [`units::parse_size`] reads it.
 fn size_word(bytes: u32) -> Vec<u8> {
     match bytes {
-        1.. if bytes % (1 << 20) == 0 => format!("{}Mi", bytes >> 20),
-        1.. if bytes % (1 << 10) == 0 => format!("{}Ki", bytes >> 10),
+        1.. if bytes.is_multiple_of(1 << 20) => format!("{}Mi", bytes >> 20),
+        1.. if bytes.is_multiple_of(1 << 10) => format!("{}Ki", bytes >> 10),
         _ => bytes.to_string(),
     }
     .into_bytes()
