@@ -502,7 +502,9 @@ fn a_thousand_clients_share_one_loop() {
     let all: Vec<_> =
         (0..CLIENTS).map(|_| clients.client(&target, Options::new()).unwrap()).collect();
     let connects: Vec<_> = all.iter().map(|client| client.connect(GUARD)).collect();
-    connects.into_iter().for_each(|connect| drop(done(connect).unwrap()));
+    for connect in connects {
+        done(connect).unwrap();
+    }
     let answered = Arc::new(AtomicU64::new(0));
     for round in 0..3_u64 {
         let pending: Vec<_> = all

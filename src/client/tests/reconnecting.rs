@@ -70,11 +70,13 @@ fn it_gives_up_after_as_many_attempts_as_it_was_told() {
     assert!(matches!(told.last(), Some(State::Closed { why: Error::Refused(_) })), "{told:?}");
 }
 
-/// A server whose first connection reads a little and is reset, and whose second reads to the end.
-fn reset_then_read() -> (String, Receiver<Vec<u8>>) {
-    serve(2, |mut stream, nth| {
+/// A server whose first connection reads a little and is reset when it is told to, and whose second
+/// reads to the end.
+fn reset_then_read(go: Receiver<()>) -> (String, Receiver<Vec<u8>>) {
+    serve(2, move |mut stream, nth| {
         let mut all = Vec::new();
         if nth == 0 {
+            go.recv_timeout(GUARD).unwrap();
             let mut some = [0; 1000];
             stream.read_exact(&mut some).unwrap();
             reset(stream);
@@ -87,7 +89,8 @@ fn reset_then_read() -> (String, Receiver<Vec<u8>>) {
 
 #[test]
 fn messages_that_were_not_handed_over_are_kept_and_sent_again_whole() {
-    let (target, received) = reset_then_read();
+    let (go, when) = channel();
+    let (target, received) = reset_then_read(when);
     let options = Options::new()
         .reconnect(quickly())
         .unsent(Unsent::Keep)
@@ -97,6 +100,7 @@ fn messages_that_were_not_handed_over_are_kept_and_sent_again_whole() {
     // More than the sockets hold, so that it is under way when the reset comes.
     let big = pattern(32 << 20);
     let sends = [big.clone(), b"second".to_vec(), b"third".to_vec()].map(|m| client.send(m));
+    go.send(()).unwrap();
     for send in sends {
         done(send).unwrap();
     }
@@ -109,11 +113,13 @@ fn messages_that_were_not_handed_over_are_kept_and_sent_again_whole() {
 
 #[test]
 fn messages_that_were_not_handed_over_are_reported_with_how_much_was() {
-    let (target, received) = reset_then_read();
+    let (go, when) = channel();
+    let (target, received) = reset_then_read(when);
     let clients = start();
     let client = connected(&clients, &target, Options::new().reconnect(quickly()));
     let big = pattern(32 << 20);
     let [first, second] = [big.clone(), b"second".to_vec()].map(|m| client.send(m));
+    go.send(()).unwrap();
     let failed = done(first).unwrap_err();
     assert_eq!(failed.error, Error::Reset);
     assert!(failed.bytes_sent >= 1000 && failed.bytes_sent < big.len(), "{}", failed.bytes_sent);
