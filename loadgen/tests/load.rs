@@ -171,6 +171,8 @@ fn more_than_the_server_can_take_adds_up_exactly() {
         // Those that waited for a connection are late on the server's account, not on ours.
         let lag = |which: &str| json[which]["p50_ns"].as_u64().unwrap();
         assert!(lag("send_lag") > lag("own_lag"), "{json}");
+        // And the time that they waited is part of their latency, not of the service time.
+        assert!(json["latency_p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
     }
 }
 
