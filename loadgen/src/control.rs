@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
+use crate::seconds::Lane;
+
 /// The measured period begins this long after the last thread is ready, so that all threads have
 /// seen when it begins.
 const START_DELAY: Duration = Duration::from_millis(5);
@@ -22,6 +24,7 @@ pub struct Control {
     /// Requests not begun yet, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Vec<Tally>,
+    lanes: Vec<Lane>,
 }
 
 /// Counters of one thread, written by that thread only, on cache lines of their own.
@@ -55,6 +58,7 @@ impl Control {
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
+            lanes: (0..threads).map(|_| Lane::new()).collect(),
         }
     }
 
@@ -107,6 +111,15 @@ impl Control {
         self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
     }
 
+    pub fn threads(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// The way of a thread's intervals to the main thread.
+    pub fn lane(&self, thread: usize) -> &Lane {
+        &self.lanes[thread]
+    }
+
     pub fn tally(&self, thread: usize) -> &Tally {
         &self.tallies[thread]
     }
@@ -122,6 +135,13 @@ impl Control {
             replies: sum(|tally| &tally.replies),
             mismatches: sum(|tally| &tally.mismatches),
         }
+    }
+}
+
+impl Snapshot {
+    /// Connections that were not established, were lost, or had a byte that differed.
+    pub fn errors(&self) -> u64 {
+        self.connect_failed + self.lost + self.mismatches
     }
 }
 

@@ -23,6 +23,7 @@ mod plan;
 mod progress;
 mod report;
 mod run;
+mod seconds;
 mod units;
 
 use std::process::ExitCode;

@@ -64,11 +64,17 @@ pub struct Records {
     pub thread_uses: Vec<ThreadUse>,
 }
 
+/// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
+pub fn latency_histogram() -> Histogram<u64> {
+    histogram(LATENCY_MAX_NS)
+}
+
+fn histogram(max: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
+}
+
 impl Default for Records {
     fn default() -> Records {
-        let histogram = |max| {
-            Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
-        };
         Records {
             established: 0,
             connect_errors: BTreeMap::new(),
@@ -81,7 +87,7 @@ impl Default for Records {
             unanswered: 0,
             bytes: 0,
             bytes_verified: 0,
-            latency: histogram(LATENCY_MAX_NS),
+            latency: latency_histogram(),
             rates: histogram(RATE_MAX),
             last_reply: Time::ZERO,
             replies_each: Vec::new(),

@@ -91,11 +91,15 @@ impl Client {
         while flow.complete_one(size) {
             let begun_at = self.begun_at[slot(index, flow.completed - 1, pipeline)];
             self.records.reply(now, now - begun_at, in_period);
+            self.seconds.reply(now, now - begun_at, in_period);
         }
         let replies = flow.completed - before;
         self.outstanding -= replies;
         self.records.bytes_verified += bytes;
-        self.records.bytes += if in_period { bytes } else { 0 };
+        if in_period {
+            self.records.bytes += bytes;
+            self.seconds.bytes(now, bytes);
+        }
         control::add(&self.tally().replies, replies);
     }
 

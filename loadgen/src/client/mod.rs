@@ -19,6 +19,7 @@ use crate::flow::{Flow, Loss, State};
 use crate::outcome::Records;
 use crate::payload::Stream;
 use crate::plan::{Plan, Share};
+use crate::seconds::Recorder;
 
 mod exchange;
 mod phases;
@@ -50,6 +51,7 @@ pub struct Client {
     sample_replies: u64,
     use_before: ThreadUse,
     records: Records,
+    seconds: Recorder,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +76,7 @@ impl Client {
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Client {
         Client {
             share: plan.share(thread),
+            seconds: Recorder::new(control.clone(), thread),
             plan,
             control,
             thread,
