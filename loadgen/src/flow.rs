@@ -4,6 +4,7 @@
 use echopool::service::ConnectionId;
 
 use crate::payload::Stream;
+use crate::wire::{Message, Wire};
 
 /// Bytes of a mismatch that are kept for the report.
 pub const EXCERPT: usize = 16;
@@ -48,6 +49,9 @@ pub struct Mismatch {
     pub connection: u64,
     /// Position in the connection's stream.
     pub stream_offset: u64,
+    /// The request whose reply it is in, from 0, and the position in that reply.
+    pub request: u64,
+    pub request_offset: u64,
     /// What was sent there; empty if nothing had been sent yet.
     pub expected: Vec<u8>,
     /// What came back instead; empty if it came after the last reply, when nobody looked at it.
@@ -64,10 +68,18 @@ pub struct Flow {
     pub begun: u64,
     /// Requests whose reply is complete.
     pub completed: u64,
+    /// Bytes of all requests begun.
+    pub begun_bytes: u64,
     /// Bytes put on the connection's output.
     pub put: u64,
+    /// The request that the next byte of output belongs to.
+    next_out: Message,
     /// Bytes received and found right.
     pub received: u64,
+    /// The reply that the next byte of input belongs to.
+    next_in: Message,
+    /// The request to be begun next.
+    next_begun: Message,
     /// Bytes put on the output since it was last known to be empty.
     pub unsent: u64,
     /// Leases put on the output since then.
@@ -77,15 +89,20 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub fn new(stream: Stream) -> Flow {
+    pub fn new(stream: Stream, wire: &Wire) -> Flow {
+        let first = wire.first(stream);
         Flow {
             id: None,
             state: State::Absent,
             stream,
             begun: 0,
             completed: 0,
+            begun_bytes: 0,
             put: 0,
+            next_out: first,
             received: 0,
+            next_in: first,
+            next_begun: first,
             unsent: 0,
             held: 0,
             starved: false,
@@ -93,13 +110,45 @@ impl Flow {
     }
 
     /// Requests without a complete reply.
+    #[inline]
     pub fn outstanding(&self) -> u64 {
         self.begun - self.completed
     }
 
+    /// Begins a request: its bytes are to be put on the output.
+    #[inline]
+    pub fn begin(&mut self, wire: &Wire) {
+        self.begun += 1;
+        self.begun_bytes = self.next_begun.end();
+        self.next_begun = wire.after(self.stream, self.next_begun);
+    }
+
     /// Bytes of begun requests that have not been put on the output.
-    pub fn unput(&self, size: u64) -> u64 {
-        self.begun * size - self.put
+    #[inline]
+    pub fn unput(&self) -> u64 {
+        self.begun_bytes - self.put
+    }
+
+    /// Writes the next bytes of begun requests, for the output. `started` is called with the number
+    /// of each request whose first byte is among them.
+    #[inline]
+    pub fn fill(&mut self, wire: &Wire, mut out: &mut [u8], mut started: impl FnMut(u64)) {
+        self.unsent += out.len() as u64;
+        while !out.is_empty() {
+            let message = self.next_out;
+            let within = self.put - message.begin;
+            if within == 0 {
+                started(message.number);
+            }
+            let len = (message.len - within).min(out.len() as u64);
+            let (here, rest) = out.split_at_mut(len as usize);
+            wire.fill(self.stream, message, within, here);
+            self.put += len;
+            if self.put == message.end() {
+                self.next_out = wire.after(self.stream, message);
+            }
+            out = rest;
+        }
     }
 
     /// Checks what has come back where it lies.
@@ -107,12 +156,15 @@ impl Flow {
     /// # Errors
     /// A byte differs from the one sent, or none had been sent in its place.
     #[inline]
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
+    pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
         let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
         let due = &bytes[..bytes.len().min(owed)];
-        match self.stream.first_difference(self.received, due) {
-            Some(at) => Err(self.mismatch(at, due.len(), bytes)),
-            None if due.len() < bytes.len() => Err(self.mismatch(due.len(), due.len(), bytes)),
+        let reply = self.reply_at(wire, self.received);
+        match wire.first_difference(self.stream, reply, self.received, due) {
+            Some(at) => Err(self.mismatch(wire, at, due.len(), bytes)),
+            None if due.len() < bytes.len() => {
+                Err(self.mismatch(wire, due.len(), due.len(), bytes))
+            }
             None => {
                 self.received += bytes.len() as u64;
                 Ok(())
@@ -120,21 +172,52 @@ impl Flow {
         }
     }
 
+    /// The reply that the byte at this offset, not before the last complete one, belongs to.
+    #[inline]
+    fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
+        let mut reply = self.next_in;
+        while reply.end() <= offset {
+            reply = wire.after(self.stream, reply);
+        }
+        reply
+    }
+
     /// Counts one reply if another one is complete.
     #[inline]
-    pub fn complete_one(&mut self, size: u64) -> bool {
-        let complete = self.received - self.completed * size >= size;
-        self.completed += u64::from(complete);
+    pub fn complete_one(&mut self, wire: &Wire) -> bool {
+        let complete = self.received >= self.next_in.end();
+        if complete {
+            self.completed += 1;
+            self.next_in = wire.after(self.stream, self.next_in);
+        }
         complete
     }
 
+    /// Bytes came when nothing was owed any more, and were not looked at.
     #[cold]
-    fn mismatch(&self, at: usize, due: usize, bytes: &[u8]) -> Box<Mismatch> {
+    pub fn surplus(&self, wire: &Wire) -> Mismatch {
+        *self.mismatch(wire, 0, 0, &[])
+    }
+
+    #[cold]
+    fn mismatch(&self, wire: &Wire, at: usize, due: usize, bytes: &[u8]) -> Box<Mismatch> {
         let stream_offset = self.received + at as u64;
-        let mut expected = vec![0; EXCERPT.min(due - at)];
-        self.stream.fill(stream_offset, &mut expected);
+        let reply = self.reply_at(wire, stream_offset);
+        let request_offset = stream_offset - reply.begin;
+        // Up to the end of that reply, which is enough to be recognised by.
+        let shown = (due - at).min(EXCERPT).min((reply.len - request_offset) as usize);
+        let mut expected = vec![0; shown];
+        wire.fill(self.stream, reply, request_offset, &mut expected);
         let actual = bytes[at..bytes.len().min(at + EXCERPT)].to_vec();
-        Box::new(Mismatch { connection: 0, stream_offset, expected, actual })
+        let request = reply.number;
+        Box::new(Mismatch {
+            connection: 0,
+            stream_offset,
+            request,
+            request_offset,
+            expected,
+            actual,
+        })
     }
 }
 
@@ -142,15 +225,22 @@ impl Flow {
 mod tests {
     use super::*;
 
+    use crate::wire::Protocol;
+
     const SIZE: u64 = 64;
+
+    fn wire() -> Wire {
+        Wire::new(Protocol::Echo, SIZE)
+    }
 
     /// A flow that has sent `requests`, and the bytes it sent.
     fn sent(requests: u64) -> (Flow, Vec<u8>) {
-        let mut flow = Flow::new(Stream::new(1, 1));
-        flow.begun = requests;
-        let mut bytes = vec![0; flow.unput(SIZE) as usize];
-        flow.stream.fill(0, &mut bytes);
-        flow.put = bytes.len() as u64;
+        let mut flow = Flow::new(Stream::new(1, 1), &wire());
+        (0..requests).for_each(|_| flow.begin(&wire()));
+        let mut bytes = vec![0; flow.unput() as usize];
+        let mut started = Vec::new();
+        flow.fill(&wire(), &mut bytes, |number| started.push(number));
+        assert_eq!(started, (0..requests).collect::<Vec<_>>());
         (flow, bytes)
     }
 
@@ -160,8 +250,8 @@ mod tests {
             let (mut flow, bytes) = sent(3);
             let mut completed = 0;
             for part in [&bytes[..split], &bytes[split..]] {
-                flow.receive(part).expect("what was sent");
-                while flow.complete_one(SIZE) {
+                flow.receive(&wire(), part).expect("what was sent");
+                while flow.complete_one(&wire()) {
                     completed += 1;
                 }
                 assert_eq!(completed, flow.received / SIZE, "split {split}");
@@ -173,13 +263,14 @@ mod tests {
     #[test]
     fn a_wrong_byte_is_reported_with_its_place_in_the_stream() {
         let (mut flow, mut bytes) = sent(2);
-        flow.receive(&bytes[..70]).expect("what was sent");
+        flow.receive(&wire(), &bytes[..70]).expect("what was sent");
         let right = bytes.clone();
         bytes[100] ^= 0x20;
-        let mismatch = flow.receive(&bytes[70..]).expect_err("a wrong byte");
+        let mismatch = flow.receive(&wire(), &bytes[70..]).expect_err("a wrong byte");
         assert_eq!(mismatch.stream_offset, 100);
         assert_eq!(mismatch.expected, right[100..116]);
         assert_eq!(mismatch.actual, bytes[100..116]);
+        assert_eq!((mismatch.request, mismatch.request_offset), (1, 36));
         assert_eq!(flow.received, 70, "nothing behind it is counted");
     }
 
@@ -187,7 +278,7 @@ mod tests {
     fn bytes_that_were_never_sent_are_a_mismatch() {
         let (mut flow, mut bytes) = sent(1);
         bytes.push(b'!');
-        let mismatch = flow.receive(&bytes).expect_err("a byte too many");
+        let mismatch = flow.receive(&wire(), &bytes).expect_err("a byte too many");
         assert_eq!((mismatch.stream_offset, mismatch.actual.as_slice()), (SIZE, &b"!"[..]));
         assert!(mismatch.expected.is_empty());
     }
@@ -196,6 +287,6 @@ mod tests {
     fn the_next_requests_bytes_cannot_come_before_they_are_put_on_the_output() {
         let (mut flow, bytes) = sent(2);
         flow.put = SIZE;
-        assert_eq!(flow.receive(&bytes).expect_err("too early").stream_offset, SIZE);
+        assert_eq!(flow.receive(&wire(), &bytes).expect_err("too early").stream_offset, SIZE);
     }
 }

@@ -10,6 +10,7 @@ use echopool::internals::ClientLimits;
 use crate::args::{Args, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
 use crate::failure::Failure;
 use crate::limits::Machine;
+use crate::wire::{Protocol, Wire};
 
 /// A run that this machine can make.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// Bytes in a request.
     pub size: u64,
+    /// The requests on the wire.
+    pub wire: Wire,
     pub pipeline: u64,
     /// In a second, by all threads.
     pub connect_rate: Option<u64>,
@@ -118,9 +121,10 @@ impl Plan {
             server_workers,
             duration: args.duration.or(args.requests.is_none().then_some(DURATION_DEFAULT)),
             requests: args.requests,
-            size: args.size,
-            pipeline: args.pipeline,
-            connect_rate: args.connect_rate,
+            size: args.load.size,
+            wire: Wire::new(Protocol::Echo, args.load.size),
+            pipeline: args.load.pipeline,
+            connect_rate: args.load.connect_rate,
             timeout: args.timeout,
             sources: room.sources(connections),
             seed,
@@ -150,7 +154,7 @@ impl Plan {
     /// Bytes that are put on a connection's output before the kernel has taken them all: what a
     /// connection can have under way, but no more than a socket's buffer usually takes at once.
     pub fn output_window(&self) -> u64 {
-        (self.size * self.pipeline).min(OUTPUT_WINDOW_MAX)
+        (self.wire.len_max() * self.pipeline).min(OUTPUT_WINDOW_MAX)
     }
 
     /// All memory of the clients in bytes, fixed before the first connection is begun.
@@ -170,7 +174,7 @@ impl Plan {
     ///   so what one receive fills is enough; twice that, and never taken for output, so that
     ///   reading goes on when writing cannot.
     fn client_limits(&self, connections: usize) -> ClientLimits {
-        let under_way = self.size * self.pipeline;
+        let under_way = self.wire.len_max() * self.pipeline;
         // One byte more than a reply: a receive that does not fill its buffer has emptied the
         // socket, and needs no second call to know it.
         let buffer_size = (under_way.min(BUFFER_SIZE_MAX) + 1)
@@ -308,8 +312,8 @@ fn check_ranges(args: &Args) -> Result<(), Failure> {
         false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
     };
     check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
-    check("--size", args.size, SIZE_MAX)?;
-    check("--pipeline", args.pipeline, PIPELINE_MAX)
+    check("--size", args.load.size, SIZE_MAX)?;
+    check("--pipeline", args.load.pipeline, PIPELINE_MAX)
 }
 
 fn check_sources(sources: &[IpAddr], target: SocketAddr) -> Result<(), Failure> {

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     // Before the report, so that the server's own warnings do not follow it.
     drop(server);
     report
-        .write(&mut out, args.output_format, args.latency)
+        .write(&mut out, args.output.output_format, args.output.latency)
         .map_err(|error| Failure::Setup(format!("cannot write the report: {error}")))?;
     Ok(report.exit())
 }
@@ -98,7 +98,7 @@ fn new_seed() -> u64 {
 
 /// Opened before the run, which would be in vain if it could not be.
 fn open_output(args: &Args) -> Result<Box<dyn Write>, Failure> {
-    let Some(path) = &args.output else { return Ok(Box::new(io::stdout())) };
+    let Some(path) = &args.output.output else { return Ok(Box::new(io::stdout())) };
     let file = File::create(path);
     let file = file
         .map_err(|error| Failure::Setup(format!("cannot write to {}: {error}", path.display())))?;

@@ -38,7 +38,7 @@ impl Client {
             && self.control.take_request()
         {
             self.begun_at[slot(index, flow.begun, pipeline)] = now;
-            flow.begun += 1;
+            flow.begin(&self.plan.wire);
             self.outstanding += 1;
         }
     }
@@ -51,7 +51,7 @@ impl Client {
         let leases_max = self.share.output_leases_max();
         let flow = &mut self.flows[index];
         loop {
-            let count = flow.unput(self.plan.size).min(window - flow.unsent) as usize;
+            let count = flow.unput().min(window - flow.unsent) as usize;
             if count == 0 {
                 return;
             }
@@ -59,11 +59,9 @@ impl Client {
             let Some(mut lease) = lease.flatten() else { break };
             let spare = lease.spare_mut();
             let count = count.min(spare.len());
-            flow.stream.fill(flow.put, &mut spare[..count]);
+            flow.fill(&self.plan.wire, &mut spare[..count], |_| ());
             lease.commit(count);
             connection.output.push_back(lease);
-            flow.put += count as u64;
-            flow.unsent += count as u64;
             flow.held += 1;
             self.output_leases += 1;
         }
@@ -85,10 +83,10 @@ impl Client {
     #[inline]
     pub(super) fn count_replies(&mut self, index: usize, now: Time, bytes: u64) {
         let in_period = matches!(self.phase, Phase::Measuring(end) if now < end);
-        let (size, pipeline) = (self.plan.size, self.plan.pipeline);
+        let pipeline = self.plan.pipeline;
         let flow = &mut self.flows[index];
         let before = flow.completed;
-        while flow.complete_one(size) {
+        while flow.complete_one(&self.plan.wire) {
             let begun_at = self.begun_at[slot(index, flow.completed - 1, pipeline)];
             self.records.reply(now, now - begun_at, in_period);
             self.seconds.reply(now, now - begun_at, in_period);
@@ -106,9 +104,8 @@ impl Client {
     /// Bytes came after the last reply, when they were no longer looked at.
     #[cold]
     pub(super) fn surplus(&mut self, index: usize) {
-        let stream_offset = self.flows[index].received;
-        let (expected, actual) = (Vec::new(), Vec::new());
-        self.differs(index, Mismatch { connection: 0, stream_offset, expected, actual });
+        let mismatch = self.flows[index].surplus(&self.plan.wire);
+        self.differs(index, mismatch);
     }
 
     #[cold]

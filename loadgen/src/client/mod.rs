@@ -121,7 +121,8 @@ impl Service for Client {
     fn prepare(&mut self, connections_max: usize) {
         assert!(connections_max >= self.share.connections, "room for all connections");
         let (first, count) = (self.share.first_connection, self.share.connections);
-        let flow = |local| Flow::new(Stream::new(self.plan.seed, first + local as u64));
+        let stream = |local| Stream::new(self.plan.seed, first + local as u64);
+        let flow = |local| Flow::new(stream(local), &self.plan.wire);
         self.flows = (0..count).map(flow).collect();
         self.begun_at = vec![Time::ZERO; count * self.plan.pipeline as usize];
         self.starved = VecDeque::with_capacity(count);
@@ -158,7 +159,7 @@ impl Service for Client {
         let flow = &mut self.flows[index];
         let before = flow.received;
         for slice in connection.input.slices() {
-            if let Err(mismatch) = flow.receive(slice) {
+            if let Err(mismatch) = flow.receive(&self.plan.wire, slice) {
                 return self.differs(index, *mismatch);
             }
         }
@@ -176,7 +177,7 @@ impl Service for Client {
         if flow.state == State::Closing {
             return Answer::CloseAfterSend;
         }
-        if flow.unput(self.plan.size) > 0 {
+        if flow.unput() > 0 {
             self.put_output(connection, index);
         }
         Answer::Continue

@@ -307,6 +307,8 @@ pub mod tests {
         Mismatch {
             connection: 1,
             stream_offset: 130,
+            request: 2,
+            request_offset: 2,
             expected: vec![0xab, 0x01],
             actual: vec![0xcd, 0x02],
         }

@@ -158,7 +158,7 @@ fn evidence(out: &mut String, report: &Report) {
     let (bytes, mismatches) = (records.bytes_verified, records.mismatches);
     line(out, format_args!("Verified: {bytes} bytes, {mismatches} mismatches"));
     for mismatch in &records.first_mismatches {
-        line(out, mismatch_text(mismatch, report.plan.size));
+        line(out, mismatch_text(mismatch));
     }
     let (late, unanswered) = (records.replies_late, records.unanswered);
     line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
@@ -167,8 +167,9 @@ fn evidence(out: &mut String, report: &Report) {
     line(out, format_args!("Verdict: {}", report.verdict_text()));
 }
 
-fn mismatch_text(mismatch: &Mismatch, size: u64) -> String {
-    let Mismatch { connection, stream_offset, expected, actual } = mismatch;
+fn mismatch_text(mismatch: &Mismatch) -> String {
+    let Mismatch { connection, stream_offset, request, request_offset, expected, actual } =
+        mismatch;
     let expected = match expected.as_slice() {
         [] => "nothing, as nothing had been sent".to_string(),
         bytes => hex(bytes),
@@ -178,10 +179,8 @@ fn mismatch_text(mismatch: &Mismatch, size: u64) -> String {
         bytes => hex(bytes),
     };
     format!(
-        "  connection {connection}, stream offset {stream_offset} (request {}, byte {}): \
-         expected {expected}, got {actual}",
-        stream_offset / size,
-        stream_offset % size,
+        "  connection {connection}, stream offset {stream_offset} (request {request}, byte \
+         {request_offset}): expected {expected}, got {actual}"
     )
 }
 

@@ -1,12 +1,20 @@
 //! The command line: flags and their help. What they mean together is decided in `plan`.
+//!
+//! Here: the target, and what every run needs. `load`: what is sent and when. `output`: what is
+//! shown and written.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::units;
+
+mod load;
+mod output;
+
+pub use load::LoadArgs;
+pub use output::{OutputArgs, OutputFormat};
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
@@ -40,18 +48,6 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = units::positive)]
     pub requests: Option<u64>,
 
-    /// Bytes in a request; the reply is as long
-    #[arg(short = 'l', long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
-    pub size: u64,
-
-    /// Requests that each connection has under way at once
-    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
-    pub pipeline: u64,
-
-    /// Connections to begin in a second, all threads together [default: as fast as possible]
-    #[arg(long, value_name = "RATE", value_parser = units::positive)]
-    pub connect_rate: Option<u64>,
-
     /// How long to wait for a connection, and for a reply; a connection that is later is closed
     /// and counted
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
@@ -66,26 +62,13 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 
-    /// Print the whole latency spectrum
-    #[arg(short = 'L', long)]
-    pub latency: bool,
+    /// What is sent, when, and over which connections.
+    #[command(flatten)]
+    pub load: LoadArgs,
 
-    /// Write the report to a file instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-
-    /// Form of the report
-    #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
-    pub output_format: OutputFormat,
-}
-
-/// Form of the report.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum OutputFormat {
-    /// For people, and for parsers of wrk's output.
-    Text,
-    /// One JSON object.
-    Json,
+    /// What is made of it.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// A target that has not been looked up yet.

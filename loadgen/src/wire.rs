@@ -1,0 +1,126 @@
+//! What a request is on the wire: how many bytes it takes, which bytes they are, and whether what
+//! came back is right. When it is sent, and by which connection, is nothing of this file's.
+//!
+//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says where.
+//! Replies lie in the same places of the stream that comes back.
+
+use crate::payload::Stream;
+
+/// How requests are written, and how replies are recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// The bytes alone; the reply is the same bytes.
+    Echo,
+}
+
+/// Where one request, and its reply, lie in their connection's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// From 0, in the order of sending.
+    pub number: u64,
+    /// The offset of its first byte in the stream.
+    pub begin: u64,
+    /// Its bytes on the wire, all that the protocol adds included. At least 1.
+    pub len: u64,
+}
+
+impl Message {
+    /// The offset of the byte behind its last one.
+    #[inline]
+    pub fn end(self) -> u64 {
+        self.begin + self.len
+    }
+}
+
+/// The requests of a run, on the wire.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wire {
+    protocol: Protocol,
+    /// Bytes of each request's body.
+    size: u64,
+}
+
+impl Wire {
+    /// `size`: bytes of a request's body, at least 1.
+    pub fn new(protocol: Protocol, size: u64) -> Wire {
+        Wire { protocol, size }
+    }
+
+    /// Bytes that the largest request takes.
+    pub fn len_max(&self) -> u64 {
+        match self.protocol {
+            Protocol::Echo => self.size,
+        }
+    }
+
+    /// The first request of a connection.
+    #[inline]
+    pub fn first(&self, stream: Stream) -> Message {
+        self.message(stream, 0, 0)
+    }
+
+    /// The request that follows this one.
+    #[inline]
+    pub fn after(&self, stream: Stream, message: Message) -> Message {
+        self.message(stream, message.number + 1, message.end())
+    }
+
+    #[inline]
+    fn message(&self, _stream: Stream, number: u64, begin: u64) -> Message {
+        match self.protocol {
+            Protocol::Echo => Message { number, begin, len: self.size },
+        }
+    }
+
+    /// Writes the bytes of a request from `within` on. They do not go beyond its end.
+    #[inline]
+    pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
+        debug_assert!(within + out.len() as u64 <= message.len);
+        match self.protocol {
+            Protocol::Echo => stream.fill(message.begin + within, out),
+        }
+    }
+
+    /// Compares received bytes, the first of which is at `offset` of the stream and belongs to the
+    /// reply `reply`, with what is due there; they may go on into the replies that follow. Answers
+    /// the index of the first byte that differs.
+    #[inline]
+    pub fn first_difference(
+        &self,
+        stream: Stream,
+        reply: Message,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        debug_assert!((reply.begin..reply.end()).contains(&offset));
+        match self.protocol {
+            // Where replies end does not matter: one stream, however it is cut.
+            Protocol::Echo => stream.first_difference(offset, bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_lie_one_after_the_other() {
+        let (wire, stream) = (Wire::new(Protocol::Echo, 100), Stream::new(1, 2));
+        let mut message = wire.first(stream);
+        let mut whole = vec![0; 1000];
+        stream.fill(0, &mut whole);
+        for number in 0..10 {
+            assert_eq!((message.number, message.begin, message.len), (number, number * 100, 100));
+            for cut in [0, 1, 50, 99] {
+                let mut bytes = vec![0; 100 - cut as usize];
+                wire.fill(stream, message, cut, &mut bytes);
+                let offset = message.begin + cut;
+                assert_eq!(bytes, whole[offset as usize..message.end() as usize]);
+                let rest = &whole[offset as usize..];
+                assert_eq!(wire.first_difference(stream, message, offset, rest), None);
+            }
+            message = wire.after(stream, message);
+        }
+    }
+}
