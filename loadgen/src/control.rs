@@ -58,7 +58,7 @@ impl Control {
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
-            lanes: (0..threads).map(|_| Lane::new()).collect(),
+            lanes: (0..threads).map(|_| Lane::default()).collect(),
         }
     }
 

@@ -10,6 +10,8 @@
 //!   request is on the wire; `payload`: its bytes; `control`: what the threads share
 //! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
 //!   meanwhile
+//! * `seconds`: what happened in each second, while the run goes on; `slo`: what must be
+//! * `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
 // Public for the tests' sake: whoever reads them reads the files.
@@ -35,6 +37,8 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod seconds;
+pub mod slo;
+pub mod terminal;
 pub mod units;
 pub mod wire;
 

@@ -58,9 +58,9 @@ pub struct Lane {
     empty: ArrayQueue<Box<Interval>>,
 }
 
-impl Lane {
+impl Default for Lane {
     /// All intervals are made here.
-    pub fn new() -> Lane {
+    fn default() -> Lane {
         let lane = Lane { full: ArrayQueue::new(INTERVALS), empty: ArrayQueue::new(INTERVALS) };
         while lane.empty.push(Box::new(Interval::new())).is_ok() {}
         lane
@@ -216,6 +216,8 @@ pub struct Collector {
     /// Whether the second has been handed out, so that the next one is to begin.
     given: bool,
     errors_before: u64,
+    /// When it was last asked within the measured period.
+    open: u64,
 }
 
 /// What is known of a thread.
@@ -241,12 +243,13 @@ impl Collector {
             counts: Snapshot::default(),
             errors: 0,
         };
-        Collector { control, lanes, second, given: false, errors_before: 0 }
+        Collector { control, lanes, second, given: false, errors_before: 0, open: 0 }
     }
 
     /// The next second, if it is over at `since`, the time since the measured period began.
     pub fn next(&mut self, since: Duration) -> Option<&Second> {
         self.begin_next();
+        self.open = self.control.snapshot().open;
         let end = self.second.start + SECOND;
         if since < end {
             return None;
@@ -280,7 +283,9 @@ impl Collector {
     }
 
     fn complete(&mut self, length: Duration) -> &Second {
-        let counts = self.control.snapshot();
+        let mut counts = self.control.snapshot();
+        // Looked at after the end, there are none left.
+        counts.open = if length.is_zero() { counts.open } else { self.open };
         self.second.length = length;
         self.second.counts = counts;
         self.second.errors = counts.errors() - self.errors_before;

@@ -7,20 +7,28 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::Report;
+use super::hdr::TICKS_PER_HALF;
 use crate::flow::Mismatch;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
-/// Lines of the full spectrum for each halving of the distance to 100 %.
-const TICKS_PER_HALF: u32 = 5;
 
-/// The whole report; `spectrum` adds every percentile.
-pub fn render(report: &Report, spectrum: bool) -> String {
+/// What the report shows beside what it always shows.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Shown {
+    /// Every percentile.
+    pub spectrum: bool,
+    /// The service time.
+    pub uncorrected: bool,
+}
+
+/// The whole report.
+pub fn render(report: &Report, shown: Shown) -> String {
     let mut out = String::new();
     head(&mut out, report);
     thread_stats(&mut out, report);
     distribution(&mut out, &report.records.latency);
-    if spectrum {
+    if shown.spectrum {
         full_spectrum(&mut out, &report.records.latency);
     }
     totals(&mut out, report);
@@ -164,6 +172,9 @@ fn evidence(out: &mut String, report: &Report) {
     line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
+    for outcome in report.objectives() {
+        line(out, format_args!("SLO: {outcome}"));
+    }
     line(out, format_args!("Verdict: {}", report.verdict_text()));
 }
 
@@ -231,7 +242,7 @@ fn whole_time(time: Duration) -> String {
     format!("{}{name}", nanos / unit)
 }
 
-fn time_us(micros: f64) -> String {
+pub fn time_us(micros: f64) -> String {
     match micros {
         _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
         _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
@@ -241,7 +252,7 @@ fn time_us(micros: f64) -> String {
     }
 }
 
-fn metric(value: f64) -> String {
+pub fn metric(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }
 
@@ -263,6 +274,8 @@ mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
     use crate::flow::Loss;
+
+    const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };
 
     const GOLDEN: &str = "\
 Running 1s test @ tcp://127.0.0.1:7777
@@ -293,7 +306,7 @@ for a processor)
 
     #[test]
     fn golden() {
-        let text = render(&report(), false);
+        let text = render(&report(), Shown::default());
         assert_eq!(text, GOLDEN, "\n{text}");
     }
 
@@ -304,7 +317,7 @@ for a processor)
         report.records.loss(Loss::Reset);
         report.records.loss(Loss::TimedOut);
         report.server_cores = Some(1.5);
-        let text = render(&report, false);
+        let text = render(&report, Shown::default());
         let lines = [
             "  Socket errors: connect 0, read 1, write 0, timeout 1\n",
             "Verified: 64000 bytes, 1 mismatches\n",
@@ -320,7 +333,7 @@ for a processor)
 
     #[test]
     fn the_spectrum_ends_with_all_of_the_values() {
-        let text = render(&report(), true);
+        let text = render(&report(), SPECTRUM);
         let last = text.lines().rfind(|line| line.ends_with("inf")).expect("a last line");
         let columns: Vec<_> = last.split_whitespace().collect();
         assert_eq!(columns[1..], ["1.000000", "1000", "inf"]);
@@ -330,7 +343,7 @@ for a processor)
     fn a_run_without_a_reply_has_a_report() {
         let mut report = report();
         report.records = crate::outcome::Records::default();
-        let text = render(&report, true);
+        let text = render(&report, SPECTRUM);
         assert!(text.contains("  0 requests in 0.00us, 0.00B read"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
     }
