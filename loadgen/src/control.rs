@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
-use crate::seconds::Lane;
+use crate::intervals::Handover;
 
 /// The measured period begins this long after the last thread is ready, so that all threads have
 /// seen when it begins.
@@ -24,7 +24,7 @@ pub struct Control {
     /// Requests not begun yet, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Vec<Tally>,
-    lanes: Vec<Lane>,
+    handovers: Vec<Handover>,
 }
 
 /// Counters of one thread, written by that thread only, on cache lines of their own.
@@ -58,7 +58,7 @@ impl Control {
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
-            lanes: (0..threads).map(|_| Lane::default()).collect(),
+            handovers: (0..threads).map(|_| Handover::default()).collect(),
         }
     }
 
@@ -115,9 +115,9 @@ impl Control {
         self.tallies.len()
     }
 
-    /// The way of a thread's intervals to the main thread.
-    pub fn lane(&self, thread: usize) -> &Lane {
-        &self.lanes[thread]
+    /// The way of a thread's parts of intervals to the main thread.
+    pub fn handover(&self, thread: usize) -> &Handover {
+        &self.handovers[thread]
     }
 
     pub fn tally(&self, thread: usize) -> &Tally {

@@ -10,7 +10,7 @@
 //!   request is on the wire; `payload`: its bytes; `control`: what the threads share
 //! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
 //!   meanwhile
-//! * `seconds`: what happened in each second, while the run goes on; `slo`: what must be
+//! * `intervals`: what happened in each second, while the run goes on; `slo`: what must be
 //! * `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
@@ -28,6 +28,7 @@ pub mod control;
 pub mod cpu;
 pub mod failure;
 pub mod flow;
+pub mod intervals;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
@@ -36,7 +37,6 @@ pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod run;
-pub mod seconds;
 pub mod slo;
 pub mod terminal;
 pub mod units;

@@ -9,9 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::ProgressForm;
 use crate::control::Snapshot;
+use crate::intervals::Interval;
 use crate::plan::Plan;
 use crate::report::{metric, time_text};
-use crate::seconds::Second;
 use crate::terminal;
 
 /// How often the view is drawn.
@@ -96,7 +96,7 @@ impl Progress {
     }
 
     /// A second is over. One that has no length is what came after the last, and not shown.
-    pub fn second(&mut self, second: &Second) {
+    pub fn second(&mut self, second: &Interval) {
         if second.length.is_zero() {
             return;
         }
@@ -123,7 +123,7 @@ fn view() -> ProgressBar {
 }
 
 impl State {
-    fn remember(&mut self, second: &Second) {
+    fn remember(&mut self, second: &Interval) {
         let values = &second.latency;
         let latency = (!values.is_empty()).then(|| {
             let at = |percentile| values.value_at_percentile(percentile);
@@ -150,9 +150,7 @@ impl State {
         let connections = format!("{up} of {all} connections");
         match stage {
             Stage::Connecting => vec![format!("connecting: {connections}"), errors],
-            Stage::Measuring(since) => {
-                vec![self.how_far(since, counts), connections, errors]
-            }
+            Stage::Measuring(since) => vec![self.how_far(since, counts), connections, errors],
             Stage::Finishing => vec![format!("finishing: {connections}"), errors],
         }
     }
@@ -233,10 +231,10 @@ mod tests {
         counts
     }
 
-    fn second(replies: u64) -> Second {
+    fn second(replies: u64) -> Interval {
         let mut latency = latency_histogram();
         (1..=replies).for_each(|micros| latency.record(micros * 1000).expect("in bounds"));
-        Second {
+        Interval {
             number: 0,
             start: Duration::ZERO,
             length: Duration::from_secs(1),

@@ -19,13 +19,13 @@ use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
 use crate::failure::{Exit, Failure};
+use crate::intervals::{Collector, Interval};
 use crate::limits::Machine;
 use crate::outcome::Records;
 use crate::own_server::OwnServer;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
 use crate::report::{Abort, Outputs, Report};
-use crate::seconds::{Collector, Second};
 use crate::slo::{Observed, Slo};
 use crate::terminal::{self, Keys};
 
@@ -153,7 +153,7 @@ fn drive(
     let mut watch = Watch {
         progress: Progress::new(plan.clone(), form, keys.is_some()),
         keys,
-        seconds: Seconds {
+        intervals: Intervals {
             plan: plan.clone(),
             control: control.clone(),
             collector,
@@ -181,7 +181,7 @@ fn drive(
         return Err(no_connection(&plan, &records));
     }
     let server_cores = watch.server_use.cores();
-    let Seconds { began_at, aborted, .. } = watch.seconds;
+    let Intervals { began_at, aborted, .. } = watch.intervals;
     let slos = args.output.slo.clone();
     Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores })
 }
@@ -243,7 +243,7 @@ struct Watch<'a> {
     control: Arc<Control>,
     progress: Progress,
     keys: Option<Keys>,
-    seconds: Seconds<'a>,
+    intervals: Intervals<'a>,
     server: Option<&'a mut OwnServer>,
     server_use: ServerUse,
     interrupted: &'a AtomicBool,
@@ -251,7 +251,7 @@ struct Watch<'a> {
 }
 
 /// What becomes of each second.
-struct Seconds<'a> {
+struct Intervals<'a> {
     plan: Arc<Plan>,
     control: Arc<Control>,
     collector: Collector,
@@ -304,24 +304,24 @@ impl Watch<'_> {
         }
         let counts = self.control.snapshot();
         if let Stage::Measuring(since) = stage {
-            self.look_at_seconds(since);
+            self.look_at_intervals(since);
         }
-        self.seconds.abort_on_errors(counts.errors());
-        if self.seconds.aborted.is_some() {
+        self.intervals.abort_on_errors(counts.errors());
+        if self.intervals.aborted.is_some() {
             self.control.stop();
         }
         self.progress.update(stage, &counts);
     }
 
-    fn look_at_seconds(&mut self, since: Duration) {
-        let written = self.seconds.go_on(since, &mut self.progress);
+    fn look_at_intervals(&mut self, since: Duration) {
+        let written = self.intervals.go_on(since, &mut self.progress);
         written.unwrap_or_else(|failure| self.fail(failure));
     }
 
     /// What is left of the seconds when all threads have ended.
     fn rest(&mut self, records: &Records) {
         if self.failure.is_none() && self.control.start_at().is_some() {
-            let written = self.seconds.end(records.elapsed(), &mut self.progress);
+            let written = self.intervals.end(records.elapsed(), &mut self.progress);
             written.unwrap_or_else(|failure| self.fail(failure));
         }
     }
@@ -349,7 +349,7 @@ impl Watch<'_> {
     }
 }
 
-impl Seconds<'_> {
+impl Intervals<'_> {
     /// Shows and writes each second that is over.
     fn go_on(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
         self.begin()?;
@@ -389,7 +389,7 @@ impl Seconds<'_> {
 
 /// Whether a second misses an objective. Errors are those of the run until then: it cannot have
 /// fewer at its end.
-fn missed(slos: &[Slo], second: &Second) -> Option<Abort> {
+fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
     let observed = Observed {
         latency: &second.latency,
         rate: second.is_whole().then(|| second.rate()),

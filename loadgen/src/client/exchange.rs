@@ -89,14 +89,14 @@ impl Client {
         while flow.complete_one(&self.plan.wire) {
             let begun_at = self.begun_at[slot(index, flow.completed - 1, pipeline)];
             self.records.reply(now, now - begun_at, in_period);
-            self.seconds.reply(now, now - begun_at, in_period);
+            self.intervals.reply(now, now - begun_at, in_period);
         }
         let replies = flow.completed - before;
         self.outstanding -= replies;
         self.records.bytes_verified += bytes;
         if in_period {
             self.records.bytes += bytes;
-            self.seconds.bytes(now, bytes);
+            self.intervals.bytes(now, bytes);
         }
         control::add(&self.tally().replies, replies);
     }

@@ -16,10 +16,10 @@ use echopool::time::Time;
 use crate::control::{self, Control, Tally};
 use crate::cpu::ThreadUse;
 use crate::flow::{Flow, Loss, State};
+use crate::intervals::Recorder;
 use crate::outcome::Records;
 use crate::payload::Stream;
 use crate::plan::{Plan, Share};
-use crate::seconds::Recorder;
 
 mod exchange;
 mod phases;
@@ -51,7 +51,7 @@ pub struct Client {
     sample_replies: u64,
     use_before: ThreadUse,
     records: Records,
-    seconds: Recorder,
+    intervals: Recorder,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ impl Client {
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Client {
         Client {
             share: plan.share(thread),
-            seconds: Recorder::new(control.clone(), thread),
+            intervals: Recorder::new(control.clone(), thread),
             plan,
             control,
             thread,

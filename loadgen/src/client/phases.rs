@@ -72,7 +72,7 @@ impl Client {
         let end = self.plan.duration.map_or(Time::MAX, |duration| start + duration);
         self.phase = Phase::Measuring(end);
         self.records.began = start;
-        self.seconds.begin(start);
+        self.intervals.begin(start);
         self.sample_began = start;
         self.use_before = ThreadUse::now();
         now
@@ -87,7 +87,7 @@ impl Client {
         self.wake_next(turn, |_| true);
         self.look_after(turn);
         self.sample_rate(now);
-        self.seconds.tick(now);
+        self.intervals.tick(now);
         let answered = self.control.requests_used_up() && self.outstanding == 0;
         if self.open == 0 {
             self.end_period(now, now);
@@ -128,7 +128,7 @@ impl Client {
     fn end_period(&mut self, now: Time, ended: Time) {
         // A reply may have been read after the begin of this turn, and a thread may have had none.
         self.records.ended = ended.max(self.records.began);
-        self.seconds.end(self.records.ended);
+        self.intervals.end(self.records.ended);
         self.records.thread_uses.push(ThreadUse::now().since(self.use_before));
         if self.records.rates.is_empty() {
             self.records.rate(self.records.replies, self.records.ended - self.records.began);

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
-use crate::seconds::Second;
+use crate::intervals::Interval;
 
 /// Lines of a distribution for each halving of the distance to 100 %, as in HdrHistogram's tools.
 pub const TICKS_PER_HALF: u32 = 5;
@@ -58,7 +58,7 @@ pub fn begin_log(out: &mut dyn Write, target: &str, began: SystemTime) -> io::Re
 ///
 /// # Errors
 /// Writing failed.
-pub fn log_second(out: &mut dyn Write, second: &Second) -> io::Result<()> {
+pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     let max = match second.latency.is_empty() {
         true => 0.0,
         false => second.latency.max() as f64 / NANOS_PER_SHOWN,

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::{Report, hdr, json, rows, text};
 use crate::args::{OutputArgs, OutputFormat};
 use crate::failure::Failure;
-use crate::seconds::Second;
+use crate::intervals::Interval;
 
 /// All outputs of a run.
 pub struct Outputs {
@@ -56,7 +56,7 @@ impl Outputs {
     ///
     /// # Errors
     /// Writing failed.
-    pub fn second(&mut self, second: &Second) -> Result<(), Failure> {
+    pub fn second(&mut self, second: &Interval) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Ndjson => {
                 self.report.write(|out| json_line(out, &rows::Row::new(second)))?;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::json::{Summary, nanos};
-use crate::seconds::Second;
+use crate::intervals::Interval;
 
 /// A second as an object. docs/loadgen.schema.json describes it.
 #[derive(Serialize)]
@@ -25,7 +25,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(second: &Second) -> Row {
+    pub fn new(second: &Interval) -> Row {
         Row {
             r#type: "second",
             second: second.number + 1,
@@ -59,7 +59,7 @@ pub fn csv_header(out: &mut dyn Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Writing failed.
-pub fn csv_row(out: &mut dyn Write, second: &Second) -> io::Result<()> {
+pub fn csv_row(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     let row = Row::new(second);
     let Row { second, start_ns, length_ns, replies, replies_late, bytes_read, .. } = row;
     let rate = row.requests_per_second;

@@ -1,11 +1,11 @@
-//! What happened in each second, while the run goes on: each thread of clients records into an
-//! interval of its own and hands it over when its second is over; the main thread adds the
-//! intervals of all threads up to a second. Who shows or writes it is not decided here.
+//! What happened in each second, while the run goes on: each thread of clients records its part of
+//! an interval and hands it over when the second has ended; the main thread adds the parts of all
+//! threads up. Who shows or writes an interval is not decided here.
 //!
-//! Memory is constant: a thread has [`INTERVALS`] intervals for ever. It hands over a full one and
-//! takes an empty one, without a lock and without allocating. If the main thread is late and there
-//! is no empty one, the thread goes on with the one it has: that interval then covers more than its
-//! second, and nothing is lost or counted twice.
+//! Memory is constant: a thread has [`PARTS`] parts for ever. It hands over a full one and takes an
+//! empty one, without a lock and without allocating. If the main thread is late and there is no
+//! empty one, the thread goes on with the one it has: that part then covers more than its second,
+//! and nothing is lost or counted twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use hdrhistogram::Histogram;
 use crate::control::{Control, Snapshot};
 use crate::outcome::latency_histogram;
 
-/// Intervals of a thread: one that is recorded into, one on its way, one in reserve for a main
+/// Parts of a thread: one that is recorded into, one on its way, one in reserve for a main
 /// thread that is a second late.
-const INTERVALS: usize = 3;
+const PARTS: usize = 3;
 /// The length of a second.
 const SECOND: Duration = Duration::from_secs(1);
 /// A thread looks at the clock at least every 100 ms. One that is later than this after the end of
 /// a second is not waited for: what it has counts for a later second.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// The number of the interval with which a thread's measured period ends, and of what comes later.
+/// The number of the part with which a thread's measured period ends, and of what comes later.
 const LAST: u64 = u64::MAX - 1;
 const AFTER: u64 = u64::MAX;
 
 /// What one thread recorded, usually in one second.
-pub struct Interval {
+pub struct Part {
     /// The last second that it covers, from 0, or one of the numbers above.
     number: u64,
     /// In nanoseconds.
@@ -41,9 +41,9 @@ pub struct Interval {
     bytes: u64,
 }
 
-impl Interval {
-    fn new() -> Interval {
-        Interval { number: 0, latency: latency_histogram(), replies: 0, replies_late: 0, bytes: 0 }
+impl Part {
+    fn new() -> Part {
+        Part { number: 0, latency: latency_histogram(), replies: 0, replies_late: 0, bytes: 0 }
     }
 
     fn clear(&mut self) {
@@ -52,18 +52,18 @@ impl Interval {
     }
 }
 
-/// The way of one thread's intervals to the main thread and back.
-pub struct Lane {
-    full: ArrayQueue<Box<Interval>>,
-    empty: ArrayQueue<Box<Interval>>,
+/// The way of one thread's parts to the main thread and back.
+pub struct Handover {
+    full: ArrayQueue<Box<Part>>,
+    empty: ArrayQueue<Box<Part>>,
 }
 
-impl Default for Lane {
-    /// All intervals are made here.
-    fn default() -> Lane {
-        let lane = Lane { full: ArrayQueue::new(INTERVALS), empty: ArrayQueue::new(INTERVALS) };
-        while lane.empty.push(Box::new(Interval::new())).is_ok() {}
-        lane
+impl Default for Handover {
+    /// All parts are made here.
+    fn default() -> Handover {
+        let handover = Handover { full: ArrayQueue::new(PARTS), empty: ArrayQueue::new(PARTS) };
+        while handover.empty.push(Box::new(Part::new())).is_ok() {}
+        handover
     }
 }
 
@@ -72,7 +72,7 @@ pub struct Recorder {
     control: Arc<Control>,
     thread: usize,
     /// Always there, until dropped.
-    current: Option<Box<Interval>>,
+    current: Option<Box<Part>>,
     began: Time,
     /// When the second that is recorded into ends; never, outside of the measured period.
     ends: Time,
@@ -81,7 +81,7 @@ pub struct Recorder {
 impl Recorder {
     /// Each thread has one.
     pub fn new(control: Arc<Control>, thread: usize) -> Recorder {
-        let current = control.lane(thread).empty.pop();
+        let current = control.handover(thread).empty.pop();
         assert!(current.is_some(), "a thread has one recorder");
         Recorder { control, thread, current, began: Time::ZERO, ends: Time::MAX }
     }
@@ -112,7 +112,7 @@ impl Recorder {
         self.current.as_mut().expect("it is there until dropped").bytes += bytes;
     }
 
-    /// Hands the interval over if its second has ended.
+    /// Hands the part over if its second has ended.
     #[inline]
     pub fn tick(&mut self, now: Time) {
         if now >= self.ends {
@@ -134,12 +134,12 @@ impl Recorder {
         self.ends = self.began + SECOND * (seconds as u32 + 1);
     }
 
-    /// Without an empty interval the current one goes on.
+    /// Without an empty part the current one goes on.
     fn exchange(&mut self, number: u64) {
-        let lane = self.control.lane(self.thread);
-        if let Some(empty) = lane.empty.pop() {
+        let handover = self.control.handover(self.thread);
+        if let Some(empty) = handover.empty.pop() {
             let full = self.current.replace(empty);
-            push(lane, full.expect("it is there until dropped"), number);
+            push(handover, full.expect("it is there until dropped"), number);
         }
     }
 }
@@ -147,19 +147,19 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         if let Some(last) = self.current.take() {
-            push(self.control.lane(self.thread), last, AFTER);
+            push(self.control.handover(self.thread), last, AFTER);
         }
     }
 }
 
-fn push(lane: &Lane, mut interval: Box<Interval>, number: u64) {
-    interval.number = number;
-    let pushed = lane.full.push(interval);
-    assert!(pushed.is_ok(), "there is room for all intervals of a thread");
+fn push(handover: &Handover, mut part: Box<Part>, number: u64) {
+    part.number = number;
+    let pushed = handover.full.push(part);
+    assert!(pushed.is_ok(), "there is room for all parts of a thread");
 }
 
 /// One second of all threads.
-pub struct Second {
+pub struct Interval {
     /// From 0.
     pub number: u64,
     /// From the begin of the measured period to that of this second.
@@ -179,7 +179,7 @@ pub struct Second {
     pub errors: u64,
 }
 
-impl Second {
+impl Interval {
     /// Replies in a second, within the measured period.
     pub fn rate(&self) -> f64 {
         match self.length.as_secs_f64() {
@@ -193,11 +193,11 @@ impl Second {
         self.length == SECOND
     }
 
-    fn add(&mut self, interval: &Interval) {
-        self.latency.add(&interval.latency).expect("the bounds are equal");
-        self.replies += interval.replies;
-        self.replies_late += interval.replies_late;
-        self.bytes += interval.bytes;
+    fn add(&mut self, part: &Part) {
+        self.latency.add(&part.latency).expect("the bounds are equal");
+        self.replies += part.replies;
+        self.replies_late += part.replies_late;
+        self.bytes += part.bytes;
     }
 
     fn begin_next(&mut self) {
@@ -211,8 +211,8 @@ impl Second {
 /// The side of the main thread.
 pub struct Collector {
     control: Arc<Control>,
-    lanes: Vec<LaneState>,
-    second: Second,
+    threads: Vec<ThreadState>,
+    second: Interval,
     /// Whether the second has been handed out, so that the next one is to begin.
     given: bool,
     errors_before: u64,
@@ -222,17 +222,17 @@ pub struct Collector {
 
 /// What is known of a thread.
 #[derive(Default)]
-struct LaneState {
-    /// An interval that belongs to a later second.
-    held: Option<Box<Interval>>,
+struct ThreadState {
+    /// A part that belongs to a later second.
+    held: Option<Box<Part>>,
     /// Seconds of which all has been seen.
     through: u64,
 }
 
 impl Collector {
     pub fn new(control: Arc<Control>) -> Collector {
-        let lanes = (0..control.threads()).map(|_| LaneState::default()).collect();
-        let second = Second {
+        let threads = (0..control.threads()).map(|_| ThreadState::default()).collect();
+        let second = Interval {
             number: 0,
             start: Duration::ZERO,
             length: SECOND,
@@ -243,11 +243,11 @@ impl Collector {
             counts: Snapshot::default(),
             errors: 0,
         };
-        Collector { control, lanes, second, given: false, errors_before: 0, open: 0 }
+        Collector { control, threads, second, given: false, errors_before: 0, open: 0 }
     }
 
     /// The next second, if it is over at `since`, the time since the measured period began.
-    pub fn next(&mut self, since: Duration) -> Option<&Second> {
+    pub fn next(&mut self, since: Duration) -> Option<&Interval> {
         self.begin_next();
         self.open = self.control.snapshot().open;
         let end = self.second.start + SECOND;
@@ -256,14 +256,14 @@ impl Collector {
         }
         let number = self.second.number;
         self.take(number);
-        let complete = self.lanes.iter().all(|lane| lane.through > number);
+        let complete = self.threads.iter().all(|handover| handover.through > number);
         (complete || since >= end + GRACE).then(|| self.complete(SECOND))
     }
 
     /// What has not been asked for yet, when all threads have ended: `elapsed` is the length of the
     /// measured period. To be called until it answers `None`. What came after the period is in a
     /// last one that has no length.
-    pub fn rest(&mut self, elapsed: Duration) -> Option<&Second> {
+    pub fn rest(&mut self, elapsed: Duration) -> Option<&Interval> {
         self.begin_next();
         let left = elapsed.saturating_sub(self.second.start);
         if left > SECOND {
@@ -282,7 +282,7 @@ impl Collector {
         }
     }
 
-    fn complete(&mut self, length: Duration) -> &Second {
+    fn complete(&mut self, length: Duration) -> &Interval {
         let mut counts = self.control.snapshot();
         // Looked at after the end, there are none left.
         counts.open = if length.is_zero() { counts.open } else { self.open };
@@ -294,20 +294,20 @@ impl Collector {
         &self.second
     }
 
-    /// Adds all intervals up to this number, and gives them back empty.
+    /// Adds all parts up to this number, and gives them back empty.
     fn take(&mut self, number: u64) {
-        for (thread, state) in self.lanes.iter_mut().enumerate() {
-            let lane = self.control.lane(thread);
-            while let Some(mut interval) = state.held.take().or_else(|| lane.full.pop()) {
-                state.through = interval.number.saturating_add(1);
-                if interval.number > number {
-                    state.held = Some(interval);
+        for (thread, state) in self.threads.iter_mut().enumerate() {
+            let handover = self.control.handover(thread);
+            while let Some(mut part) = state.held.take().or_else(|| handover.full.pop()) {
+                state.through = part.number.saturating_add(1);
+                if part.number > number {
+                    state.held = Some(part);
                     break;
                 }
-                self.second.add(&interval);
-                interval.clear();
-                let pushed = lane.empty.push(interval);
-                assert!(pushed.is_ok(), "there is room for all intervals of a thread");
+                self.second.add(&part);
+                part.clear();
+                let pushed = handover.empty.push(part);
+                assert!(pushed.is_ok(), "there is room for all parts of a thread");
             }
         }
     }
