@@ -49,7 +49,13 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == own_server::COMMAND) {
         return own_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
-    match run::run(&args::Args::parse_from(program.into_iter().chain(words))) {
+    // Neither can be a target, which has a port.
+    let ended = match words.peek().and_then(|word| word.to_str()) {
+        Some("compare") => report::compare::run(&report::compare::Args::parse_from(words)),
+        Some("merge") => report::merge::run(&report::merge::Args::parse_from(words)),
+        _ => run::run(&args::Args::parse_from(program.into_iter().chain(words))),
+    };
+    match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("loadgen: {failure}");

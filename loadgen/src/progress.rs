@@ -180,6 +180,8 @@ impl State {
     fn view(&self, stage: Stage, counts: &Snapshot, columns: usize) -> String {
         let room = columns.saturating_sub(1);
         let mut first = Self::join(&self.line(stage, counts));
+        // The second line says that it measures.
+        first = first.strip_prefix("measuring: ").map(str::to_string).unwrap_or(first);
         if self.keys {
             first += " (q ends)";
         }

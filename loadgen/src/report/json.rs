@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn the_histogram_in_it_has_the_percentiles_of_the_text_form() {
+        let report = report();
+        let form = form(&report);
+        let text = form["latency"]["histogram_v2_deflate_base64"].as_str().expect("text");
+        let values = hdr::decode(text).expect("a histogram");
+        let shown = crate::report::text::render(&report, Default::default());
+        for (name, percentile) in [("50%", 50.0), ("99%", 99.0), ("99.99%", 99.99)] {
+            let line = shown.lines().find(|line| line.trim_start().starts_with(name));
+            let nanos = values.value_at_percentile(percentile);
+            let expected = crate::report::time_text(Duration::from_nanos(nanos));
+            assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
+        }
+    }
+
+    #[test]
     fn counts_units_and_verdict() {
         let mut report = report();
         report.records.mismatch(mismatch());

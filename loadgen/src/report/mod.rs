@@ -1,19 +1,27 @@
 //! What a run is worth: the verdict, the exit code, and the forms of the report.
+//!
+//! * here: the verdict
+//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms
+//! * `saved`: reports read back; `compare`, `merge`: what is made of them
 
+pub mod compare;
 mod hdr;
 mod json;
+pub mod merge;
 mod outputs;
 mod rows;
+mod saved;
 mod text;
 
 use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use outputs::Outputs;
 
 use crate::cpu::ThreadUse;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::outcome::Records;
 use crate::plan::Plan;
 use crate::slo::{Observed, Outcome, Slo};
@@ -277,6 +285,13 @@ impl Report {
         errors.retain(|(_, count)| *count > 0);
         errors
     }
+}
+
+/// Writes to stdout what is no report of a run.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::Setup(format!("cannot write to stdout: {error}")))
 }
 
 /// A time for people, with two decimals.

@@ -27,9 +27,13 @@ pub fn render(report: &Report, shown: Shown) -> String {
     let mut out = String::new();
     head(&mut out, report);
     thread_stats(&mut out, report);
-    distribution(&mut out, &report.records.latency);
+    let latency = &report.records.latency;
+    distribution(&mut out, "Latency Distribution", latency);
     if shown.spectrum {
-        full_spectrum(&mut out, &report.records.latency);
+        full_spectrum(&mut out, latency);
+    }
+    if shown.uncorrected {
+        uncorrected(&mut out, latency, shown.spectrum);
     }
     totals(&mut out, report);
     evidence(&mut out, report);
@@ -88,11 +92,19 @@ fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
     within as f64 * 100.0 / values.len() as f64
 }
 
-fn distribution(out: &mut String, latency: &Histogram<u64>) {
-    line(out, "  Latency Distribution");
+fn distribution(out: &mut String, title: &str, latency: &Histogram<u64>) {
+    line(out, format_args!("  {title}"));
     for percentile in PERCENTILES {
         let value = latency.value_at_percentile(percentile) as f64 / 1e3;
         line(out, format_args!("{percentile:>7}%{}", aligned(&time_us(value), 10)));
+    }
+}
+
+/// Of a closed loop both are the same: a request is sent when it is due.
+fn uncorrected(out: &mut String, service_time: &Histogram<u64>, spectrum: bool) {
+    distribution(out, "Uncorrected Latency Distribution (service time)", service_time);
+    if spectrum {
+        full_spectrum(out, service_time);
     }
 }
 
@@ -337,6 +349,14 @@ for a processor)
         let last = text.lines().rfind(|line| line.ends_with("inf")).expect("a last line");
         let columns: Vec<_> = last.split_whitespace().collect();
         assert_eq!(columns[1..], ["1.000000", "1000", "inf"]);
+    }
+
+    #[test]
+    fn the_uncorrected_latency_follows_the_latency() {
+        let text = render(&report(), Shown { spectrum: true, uncorrected: true });
+        let at = |title| text.find(title).expect(title);
+        assert!(at("  Latency Distribution\n") < at("  Uncorrected Latency Distribution (service"));
+        assert_eq!(text.matches("  Detailed Percentile spectrum:\n").count(), 2);
     }
 
     #[test]
