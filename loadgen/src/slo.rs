@@ -231,6 +231,7 @@ mod tests {
             ("rate>=1k", true),
             ("rate>1k", false),
             ("errors<3", true),
+            ("errors<2", false),
             ("errors<=2", true),
             ("errors<1", false),
             ("errors<=0", false),

@@ -281,6 +281,8 @@ fn a_run_is_aborted_at_the_first_second_that_misses_an_objective() {
     let aborted = json["aborted"].as_str().expect("a reason");
     assert!(aborted.starts_with("second 1: p50<1ns missed ("), "{aborted}");
     assert!(u128::from(count(&json["elapsed_ns"])) < GUARD.as_nanos());
+    let flags = "-c 2 -d 10m --abort-on-fail --slo rate>1000m";
+    loadgen(flags).expect(99).says("(aborted: second 1: rate>1000m missed (");
 }
 
 #[test]
