@@ -105,6 +105,13 @@ impl Recorder {
         }
     }
 
+    /// Records a request that is given up after so long without its reply.
+    pub fn give_up(&mut self, now: Time, age: Duration) {
+        self.tick(now);
+        let current = self.current.as_mut().expect("it is there until dropped");
+        current.latency.saturating_record(age.as_nanos() as u64);
+    }
+
     /// Records bytes that came in the measured period.
     #[inline]
     pub fn bytes(&mut self, now: Time, bytes: u64) {
@@ -342,7 +349,7 @@ mod tests {
 
     #[test]
     fn replies_of_all_threads_are_in_the_second_that_they_came_in() {
-        let control = Arc::new(Control::new(2, None));
+        let control = Arc::new(Control::new(2, 0, None));
         let mut recorders = recorders(&control);
         let mut collector = Collector::new(control.clone());
         for millis in [1, 999, 1_000, 1_500, 2_400] {
@@ -371,7 +378,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_the_main_thread_is_late() {
-        let control = Arc::new(Control::new(1, None));
+        let control = Arc::new(Control::new(1, 0, None));
         let mut recorders = recorders(&control);
         for millis in (0..20_000).step_by(100) {
             reply(&mut recorders[0], millis);
@@ -391,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_says_nothing_is_not_waited_for_long() {
-        let control = Arc::new(Control::new(2, None));
+        let control = Arc::new(Control::new(2, 0, None));
         let mut recorders = recorders(&control);
         let mut collector = Collector::new(control);
         reply(&mut recorders[0], 1_000);
@@ -406,7 +413,7 @@ mod tests {
 
     #[test]
     fn errors_count_in_the_second_in_which_they_are_seen() {
-        let control = Arc::new(Control::new(1, None));
+        let control = Arc::new(Control::new(1, 0, None));
         let recorders = recorders(&control);
         let mut collector = Collector::new(control.clone());
         crate::control::add(&control.tally(0).lost, 2);

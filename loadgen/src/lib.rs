@@ -4,14 +4,16 @@
 //! drive its parts. It is no interface for others.
 //!
 //! * `args`, `units`: the command line
-//! * `limits`, `plan`: what the machine allows, and the run that is made of it
+//! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `client`: the clients of one thread; `flow`: one connection's conversation; `wire`: what a
-//!   request is on the wire; `payload`: its bytes; `control`: what the threads share
-//! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
-//!   meanwhile
-//! * `intervals`: what happened in each second, while the run goes on; `slo`: what must be
-//! * `progress`, `terminal`: what is seen meanwhile, and the keys
+//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
+//! * `wire`, `sizes`, `payload`: what a request is; `flow`: one connection's conversation
+//! * `client`: the clients of one thread; `rude`: those that are not measured; `control`: what the
+//!   threads share
+//! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
+//!   run goes on
+//! * `verdict`: whether the generator kept up; `slo`: what the figures must be
+//! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
 // Public for the tests' sake: whoever reads them reads the files.
@@ -26,6 +28,7 @@ pub mod args;
 pub mod client;
 pub mod control;
 pub mod cpu;
+pub mod dispatch;
 pub mod failure;
 pub mod flow;
 pub mod intervals;
@@ -36,10 +39,16 @@ pub mod payload;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod rude;
 pub mod run;
+pub mod schedule;
+pub mod seconds;
+pub mod sizes;
 pub mod slo;
+pub mod sources;
 pub mod terminal;
 pub mod units;
+pub mod verdict;
 pub mod wire;
 
 /// The program, from its arguments to its exit code.

@@ -27,7 +27,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     Connecting,
-    /// For how long.
+    /// For how long; zero while warming up.
     Measuring(Duration),
     Finishing,
 }
@@ -88,7 +88,7 @@ impl Progress {
         match &self.form {
             Form::View(bar) => bar.set_message(self.state.view(stage, counts, terminal::columns())),
             // Seconds have lines of their own.
-            Form::Lines if !matches!(stage, Stage::Measuring(_)) => {
+            Form::Lines if !matches!(stage, Stage::Measuring(since) if !since.is_zero()) => {
                 eprintln!("{}", State::join(&self.state.line(stage, counts)));
             }
             Form::Lines | Form::None => {}
@@ -150,6 +150,9 @@ impl State {
         let connections = format!("{up} of {all} connections");
         match stage {
             Stage::Connecting => vec![format!("connecting: {connections}"), errors],
+            Stage::Measuring(Duration::ZERO) if !self.plan.warmup.is_zero() => {
+                vec![format!("warming up: {connections}"), errors]
+            }
             Stage::Measuring(since) => vec![self.how_far(since, counts), connections, errors],
             Stage::Finishing => vec![format!("finishing: {connections}"), errors],
         }
@@ -256,6 +259,8 @@ mod tests {
         let shown = |flags, stage| State::join(&state(flags).line(stage, &counts()));
         let connections = "9990 of 10000 connections, 10 errors";
         assert_eq!(shown("", Stage::Connecting), format!("connecting: {connections}"));
+        let warm = Stage::Measuring(Duration::ZERO);
+        assert_eq!(shown("-w 1s", warm), format!("warming up: {connections}"));
         assert_eq!(shown("", SINCE), format!("measuring: 1.5s of 10s, {connections}"));
         assert_eq!(shown("-n 9", SINCE), format!("measuring: 1.5s, 5 of 9 replies, {connections}"));
         assert_eq!(shown("", Stage::Finishing), format!("finishing: {connections}"));

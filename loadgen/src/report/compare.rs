@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use serde_json::Value;
 
 use super::saved::Saved;
 use super::time_text;
@@ -44,6 +45,14 @@ const PERCENTILES: [(&str, f64); 7] = [
     ("max", 100.0),
 ];
 
+/// What an open loop has beside its latency.
+const BESIDE: [(&str, &str); 4] = [
+    ("Service p50", "service_time.p50_ns"),
+    ("Service p99", "service_time.p99_ns"),
+    ("Send lag p99", "send_lag.p99_ns"),
+    ("Own lag p99", "own_lag.p99_ns"),
+];
+
 fn render(first: &Saved, second: &Saved) -> String {
     let mut out = String::new();
     let both = [first, second];
@@ -63,9 +72,17 @@ fn render(first: &Saved, second: &Saved) -> String {
         let values = both.map(|saved| saved.latency.value_at_percentile(percentile) as f64);
         line(&format!("Latency {name}"), values.map(nanos_text), ratio(values));
     }
+    let open_loop = |saved: &Saved| saved.at("config.open_loop") == &Value::Bool(true);
+    for (name, key) in BESIDE.iter().filter(|_| both.iter().any(|saved| open_loop(saved))) {
+        let values = both.map(|saved| saved.number(key));
+        line(name, values.map(nanos_text), ratio(values));
+    }
     for (name, key) in [
+        ("Offered", "requests_offered"),
         ("Replies", "replies"),
+        ("Timed out", "requests_timed_out"),
         ("Unanswered", "requests_unanswered"),
+        ("Never sent", "requests_never_sent"),
         ("Connections", "connections.established"),
         ("Lost", "connections.lost"),
         ("Differed", "mismatched_connections"),

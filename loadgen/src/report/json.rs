@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Report, hdr};
+use super::{Report, hdr, load};
 use crate::flow::Mismatch;
+use crate::plan::Lifetime;
+use crate::schedule::{Spacing, Stage};
 use crate::slo::{Metric, Outcome};
 
 /// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
@@ -38,6 +40,8 @@ pub struct Form {
     mismatched_connections: u64,
     first_mismatches: Vec<Difference>,
     latency: Distribution,
+    #[serde(flatten)]
+    load: load::Form,
     errors: BTreeMap<String, u64>,
     generator_cores: f64,
     generator_busy_ratio: f64,
@@ -61,11 +65,28 @@ struct Config {
     duration_ns: Option<u64>,
     requests: Option<u64>,
     size_bytes: u64,
+    sizes: String,
+    warmup_ns: u64,
+    rate_per_second: Option<u64>,
+    open_loop: bool,
+    strict: bool,
+    arrivals: Option<&'static str>,
+    stages: Option<Vec<StageForm>>,
+    lifetime_requests: Option<u64>,
+    lifetime_ns: Option<u64>,
+    rude_clients: BTreeMap<&'static str, u64>,
     pipeline: u64,
     connect_rate_per_second: Option<u64>,
     timeout_ns: u64,
     source_ips: Vec<IpAddr>,
     seed: u64,
+}
+
+#[derive(Serialize)]
+struct StageForm {
+    length_ns: u64,
+    from_per_second: u64,
+    to_per_second: u64,
 }
 
 #[derive(Serialize)]
@@ -150,6 +171,7 @@ impl Form {
             mismatched_connections: records.mismatches,
             first_mismatches: records.first_mismatches.iter().map(difference).collect(),
             latency: Distribution::new(&records.latency),
+            load: load::Form::new(records),
             errors: report.errors().into_iter().collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
@@ -168,6 +190,11 @@ impl Form {
 
 fn config(report: &Report) -> Config {
     let plan = &report.plan;
+    let (lifetime_requests, lifetime_ns) = match plan.lifetime {
+        None => (None, None),
+        Some(Lifetime::Requests(count)) => (Some(count), None),
+        Some(Lifetime::Time(time)) => (None, Some(nanos(time))),
+    };
     Config {
         own_server: plan.own_server,
         connections: plan.connections_asked,
@@ -176,12 +203,36 @@ fn config(report: &Report) -> Config {
         duration_ns: plan.duration.map(nanos),
         requests: plan.requests,
         size_bytes: plan.size,
+        sizes: plan.sizes.to_string(),
+        warmup_ns: nanos(plan.warmup),
+        rate_per_second: plan.rate,
+        open_loop: plan.open_loop.is_some(),
+        strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
+        arrivals: plan.open_loop.as_ref().map(|open_loop| match open_loop.spacing {
+            Spacing::Const => "const",
+            Spacing::Poisson => "poisson",
+        }),
+        stages: stages(report),
+        lifetime_requests,
+        lifetime_ns,
+        rude_clients: plan.rude.0.iter().map(|(kind, count)| (kind.word(), *count)).collect(),
         pipeline: plan.pipeline,
         connect_rate_per_second: plan.connect_rate,
         timeout_ns: nanos(plan.timeout),
         source_ips: plan.sources.clone(),
         seed: plan.seed,
     }
+}
+
+/// Where the rate is one for the whole run there are none.
+fn stages(report: &Report) -> Option<Vec<StageForm>> {
+    let (Some(open_loop), None) = (&report.plan.open_loop, report.plan.rate) else { return None };
+    let form = |stage: Stage| StageForm {
+        length_ns: nanos(stage.length),
+        from_per_second: stage.from,
+        to_per_second: stage.to,
+    };
+    Some(open_loop.profile.stages().map(form).collect())
 }
 
 fn connections(report: &Report) -> Connections {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -45,10 +44,13 @@ struct Merged {
     config: Value,
     elapsed_ns_sum: u64,
     elapsed_ns_max: u64,
+    requests_offered: u64,
     requests_begun: u64,
     replies: u64,
     replies_late: u64,
+    requests_timed_out: u64,
     requests_unanswered: u64,
+    requests_never_sent: u64,
     requests_per_second_sum: f64,
     requests_per_second_mean: f64,
     bytes_read: u64,
@@ -57,6 +59,10 @@ struct Merged {
     connections_lost: u64,
     mismatched_connections: u64,
     latency: Distribution,
+    service_time: Distribution,
+    send_lag: Distribution,
+    own_lag: Distribution,
+    connect_latency: Distribution,
     errors: BTreeMap<String, u64>,
     verdict: String,
 }
@@ -82,10 +88,13 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
         config: first.at("config").clone(),
         elapsed_ns_sum: sum("elapsed_ns"),
         elapsed_ns_max: max("elapsed_ns"),
+        requests_offered: sum("requests_offered"),
         requests_begun: sum("requests_begun"),
         replies: sum("replies"),
         replies_late: sum("replies_late"),
+        requests_timed_out: sum("requests_timed_out"),
         requests_unanswered: sum("requests_unanswered"),
+        requests_never_sent: sum("requests_never_sent"),
         requests_per_second_sum: rate_sum,
         requests_per_second_mean: rate_sum / runs.len() as f64,
         bytes_read: sum("bytes_read"),
@@ -93,19 +102,23 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
         connections_established: sum("connections.established"),
         connections_lost: sum("connections.lost"),
         mismatched_connections: sum("mismatched_connections"),
-        latency: Distribution::new(&latency(runs)?),
+        latency: distribution(runs, "latency")?,
+        service_time: distribution(runs, "service_time")?,
+        send_lag: distribution(runs, "send_lag")?,
+        own_lag: distribution(runs, "own_lag")?,
+        connect_latency: distribution(runs, "connect_latency")?,
         errors: errors(runs),
         verdict: verdict(runs),
     })
 }
 
-fn latency(runs: &[Saved]) -> Result<Histogram<u64>, Failure> {
-    let mut sum = runs[0].latency.clone();
+fn distribution(runs: &[Saved], key: &str) -> Result<Distribution, Failure> {
+    let mut sum = runs[0].histogram(key)?;
     for run in &runs[1..] {
-        let added = sum.add(&run.latency);
-        added.map_err(|error| Failure::Setup(format!("{}: its latency: {error}", run.name)))?;
+        let added = sum.add(run.histogram(key)?);
+        added.map_err(|error| Failure::Setup(format!("{}: {key}: {error}", run.name)))?;
     }
-    Ok(sum)
+    Ok(Distribution::new(&sum))
 }
 
 fn errors(runs: &[Saved]) -> BTreeMap<String, u64> {

@@ -30,10 +30,17 @@ impl Saved {
     }
 
     fn new(name: String, value: Value) -> Result<Saved, String> {
-        let encoded = &value["latency"]["histogram_v2_deflate_base64"];
-        let encoded = encoded.as_str().ok_or("the latency histogram is missing")?;
-        let latency = hdr::decode(encoded).map_err(|why| format!("the latency: {why}"))?;
+        let latency = histogram(&value, "latency")?;
         Ok(Saved { name, value, latency })
+    }
+
+    /// The histogram of a distribution.
+    ///
+    /// # Errors
+    /// It is not there, or broken.
+    pub fn histogram(&self, key: &str) -> Result<Histogram<u64>, Failure> {
+        let found = histogram(&self.value, key);
+        found.map_err(|why| Failure::Setup(format!("{}: {why}", self.name)))
     }
 
     /// A part of it; keys of inner objects follow after dots.
@@ -76,6 +83,12 @@ impl Saved {
         };
         keys.iter().filter_map(shown).collect()
     }
+}
+
+fn histogram(value: &Value, key: &str) -> Result<Histogram<u64>, String> {
+    let encoded = value[key]["histogram_v2_deflate_base64"].as_str();
+    let encoded = encoded.ok_or_else(|| format!("the histogram of {key} is missing"))?;
+    hdr::decode(encoded).map_err(|why| format!("{key}: {why}"))
 }
 
 /// The only object, or the last line of several.
