@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
 use crate::outcome::Records;
 use crate::plan::Plan;
 
@@ -35,7 +37,7 @@ pub fn generator_limit(plan: &Plan, records: &Records) -> Option<String> {
 fn lag_limit(records: &Records) -> Option<String> {
     let own = records.own_lag.value_at_quantile(0.99);
     let latency = records.latency.value_at_quantile(0.99);
-    let bound = (latency / OWN_LAG_PART).max(OWN_LAG_FREE.as_nanos() as u64);
+    let bound = lag_bound(latency);
     (own > bound).then(|| {
         format!(
             "it sent late on its own account: lag p99 {}, more than the {} allowed of a latency \
@@ -47,11 +49,21 @@ fn lag_limit(records: &Records) -> Option<String> {
     })
 }
 
+/// Whether the own lag is a large part of the latency at this quantile.
+pub fn lags_at(records: &Records, quantile: f64) -> bool {
+    let at = |values: &Histogram<u64>| values.value_at_quantile(quantile);
+    at(&records.own_lag) > lag_bound(at(&records.latency))
+}
+
+fn lag_bound(latency_ns: u64) -> u64 {
+    (latency_ns / OWN_LAG_PART).max(OWN_LAG_FREE.as_nanos() as u64)
+}
+
 /// Where a thread is never idle, connections look busy because their replies lie unread.
 fn saturation_limit(records: &Records) -> Option<String> {
     if records.saturated_seconds > 0 {
         return Some(format!(
-            "in {} seconds a thread was behind its schedule and at least {:.0} % busy",
+            "a thread was behind its schedule and at least {1:.0} % busy in {0} of the seconds",
             records.saturated_seconds,
             SATURATED * 100.0
         ));
@@ -108,7 +120,7 @@ mod tests {
         assert!(reason.contains("96 % busy"), "{reason}");
         let mut records = records(30, 60, 500);
         records.saturated_seconds = 2;
-        assert!(limit(&records).expect("two such seconds").contains("2 seconds"));
+        assert!(limit(&records).expect("two such seconds").contains("in 2 of"));
     }
 
     #[test]

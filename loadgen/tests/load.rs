@@ -175,7 +175,38 @@ fn more_than_the_server_can_take_adds_up_exactly() {
         // Those that waited for a connection are late on the server's account, not on ours.
         let lag = |which: &str| json[which]["p50_ns"].as_u64().unwrap();
         assert!(lag("send_lag") > lag("own_lag"), "{json}");
+        // And the time that they waited is part of their latency, not of the service time.
+        assert!(json["latency"]["p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
     }
+}
+
+#[test]
+fn latency_counts_from_the_intended_time() {
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    let json = kept(&format!("{} -c 1 -R 1k -n 100", server.address));
+    let Account { offered, completed, .. } = account(&json);
+    assert_eq!((offered, completed), (100, 100));
+    // The last is intended after 99 ms, and the server is done with it after 500 ms at the
+    // earliest: it sleeps that long.
+    let least = 400_000_000;
+    assert!(json["latency"]["max_ns"].as_u64().unwrap() >= least, "{json}");
+    assert!(json["send_lag"]["max_ns"].as_u64().unwrap() >= least - 5_000_000, "{json}");
+    // A closed loop sends the next one only when it has the last reply, and sees nothing of that.
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    let json = run(&format!("{} -c 1 -n 100", server.address)).expect(0).json();
+    assert_eq!((&json["latency"]["count"], &json["send_lag"]["count"]), (&100.into(), &0.into()));
+    assert!(json["latency"]["p50_ns"].as_u64().unwrap() >= 5_000_000);
+}
+
+#[test]
+fn what_was_sent_shortly_before_a_connection_timed_out_is_unanswered() {
+    let server = EchoServer::start(Fault::Mute);
+    let flags = "-c 1 -R 50 -p 200 -d 3s --timeout 2s";
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+    let account = account(&json);
+    assert!(server.fired() > 0);
+    assert!(account.timed_out > 0 && account.unanswered > 0, "{json}");
+    assert_eq!(json["requests_begun"], account.timed_out + account.unanswered);
 }
 
 #[test]

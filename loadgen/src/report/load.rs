@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::json::Distribution;
 use super::{Report, time_text};
+use crate::cpu::ThreadUse;
 use crate::outcome::Records;
 use crate::seconds::Second;
+use crate::verdict;
 
 /// Lines for people.
 pub fn lines(report: &Report) -> Vec<String> {
@@ -39,8 +41,30 @@ pub fn lines(report: &Report) -> Vec<String> {
     if let Some(worst) = littles_law(records) {
         lines.push(worst);
     }
+    lines.extend(thread_lines(report));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
     lines
+}
+
+/// What each thread used, if there are not too many to be read.
+fn thread_lines(report: &Report) -> Option<String> {
+    const THREADS_SHOWN: usize = 8;
+    let elapsed = report.records.elapsed().as_secs_f64();
+    let uses = &report.records.thread_uses;
+    if uses.len() > THREADS_SHOWN || elapsed == 0.0 {
+        return None;
+    }
+    let thread = |used: &ThreadUse| {
+        format!(
+            "{:.0} % running, {:.0} % waiting, switches {} voluntary, {} involuntary",
+            used.running.as_secs_f64() / elapsed * 100.0,
+            used.waiting.as_secs_f64() / elapsed * 100.0,
+            used.switches_voluntary,
+            used.switches_involuntary
+        )
+    };
+    let threads: Vec<_> = uses.iter().map(thread).collect();
+    (!threads.is_empty()).then(|| format!("Generator threads: {}", threads.join("; ")))
 }
 
 fn shape(values: &Histogram<u64>) -> String {
@@ -80,6 +104,9 @@ pub fn open_loop_notes(records: &Records) -> Vec<String> {
             micros(records.latency.value_at_quantile(0.99))
         ),
     ];
+    if verdict::lags_at(records, 0.999) {
+        notes.push("beyond p99 latencies are partly the generator's own lag".into());
+    }
     if records.never_sent > 0 {
         notes.push(format!(
             "{} of {} requests were never sent, for no connection had room",
@@ -166,7 +193,7 @@ impl Form {
 }
 
 fn threads(records: &Records) -> Vec<Thread> {
-    let thread = |used: &crate::cpu::ThreadUse| Thread {
+    let thread = |used: &ThreadUse| Thread {
         running_ns: used.running.as_nanos() as u64,
         waiting_ns: used.waiting.as_nanos() as u64,
         switches_voluntary: used.switches_voluntary,

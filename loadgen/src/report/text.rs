@@ -311,6 +311,8 @@ Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
 Offered: 1000 requests: 1000 completed, 0 timed out, 0 unanswered, 0 never sent
 Fairness: 0.9615 (Jain)
+Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
+50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary
 Replies after the end: 0, never: 0
 Errors: none
 CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
