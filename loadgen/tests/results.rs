@@ -250,37 +250,62 @@ fn quiet_is_quiet_and_the_exit_code_tells() {
     ended.complains("loadgen: valid (").complains("max<1ns missed (");
 }
 
-#[test]
-fn the_interval_log_adds_up_to_the_run() {
-    let log = TestFile::new("run.hlog");
-    let json = loadgen(&format!("-c 5 -d 2200ms --output-format json --hdr-log {log}"));
-    let json = json.expect(0).json();
-    let text = log.read();
-    assert!(text.starts_with("#[Logged with loadgen "), "{text}");
-    assert!(text.contains("#[Histogram log format version 1.3]\n#[StartTime: "), "{text}");
-    let whole = decode(&json["latency"]["histogram_v2_deflate_base64"]);
-    let mut sum = Histogram::<u64>::new_from(&whole);
-    let (mut starts, mut began) = (Vec::new(), None);
+/// What an interval log has: when it began, start and length of each interval in milliseconds, and
+/// all histograms added up.
+struct Log {
+    began_ms: u128,
+    intervals: Vec<(u128, u128)>,
+    sum: Histogram<u64>,
+}
+
+fn read_log(text: &str, like: &Histogram<u64>) -> Log {
+    let mut log = Log { began_ms: 0, intervals: Vec::new(), sum: Histogram::new_from(like) };
     for entry in IntervalLogIterator::new(text.as_bytes()) {
         match entry.expect("it can be read") {
-            LogEntry::StartTime(time) => began = Some(time),
-            LogEntry::BaseTime(time) => assert_eq!(began, Some(time)),
+            LogEntry::StartTime(time) => log.began_ms = time.as_millis(),
+            LogEntry::BaseTime(time) => assert_eq!(time.as_millis(), log.began_ms),
             LogEntry::Interval(interval) => {
-                starts.push((interval.start_timestamp(), interval.duration()));
-                let bytes = BASE64.decode(interval.encoded_histogram()).expect("base64");
-                let values: Histogram<u64> =
-                    Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram");
-                sum.add(&values).expect("the bounds are equal");
+                let (start, length) = (interval.start_timestamp(), interval.duration());
+                log.intervals.push((start.as_millis(), length.as_millis()));
+                let values = decode(&interval.encoded_histogram().into());
+                log.sum.add(&values).expect("the bounds are equal");
             }
         }
     }
-    assert_eq!(sum, whole);
-    assert_eq!(sum.len(), count(&json["replies"]) + count(&json["replies_late"]));
-    let millis = |nth: usize| (starts[nth].0.as_millis(), starts[nth].1.as_millis());
-    assert_eq!([millis(0), millis(1), millis(2)], [(0, 1000), (1000, 1000), (2000, 200)]);
-    let unix_ns = u128::from(count(&json["began_unix_ns"]));
-    let rounded_off = began.expect("a time").as_millis().abs_diff(unix_ns / 1_000_000);
-    assert!(rounded_off <= 1, "{rounded_off} ms");
+    log
+}
+
+#[test]
+fn the_interval_log_adds_up_to_the_run() {
+    let file = TestFile::new("run.hlog");
+    let flags = format!("-c 5 -d 2200ms --output-format json --hdr-log {file}");
+    let json = loadgen(&flags).expect(0).json();
+    let text = file.read();
+    assert!(text.starts_with("#[Logged with loadgen "), "{text}");
+    assert!(text.contains("#[Histogram log format version 1.3]\n#[StartTime: "), "{text}");
+    let whole = decode(&json["latency"]["histogram_v2_deflate_base64"]);
+    let log = read_log(&text, &whole);
+    assert_eq!(log.sum, whole);
+    assert_eq!(whole.len(), count(&json["replies"]) + count(&json["replies_late"]));
+    assert_eq!(log.intervals[..3], [(0, 1000), (1000, 1000), (2000, 200)]);
+    let unix_ms = u128::from(count(&json["began_unix_ns"]) / 1_000_000);
+    assert!(log.began_ms.abs_diff(unix_ms) <= 1, "only rounded off");
+}
+
+/// Requests that are answered, given up, and never sent, and some before the measured period.
+#[test]
+fn the_interval_log_of_an_overloaded_open_loop_adds_up_too() {
+    let file = TestFile::new("overload.hlog");
+    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 60_000 });
+    let flags = format!("{} -c 1 -R 2k -w 300ms -d 1200ms --timeout 400ms", server.address);
+    let json = loadgen(&format!("{flags} --output-format json --hdr-log {file}")).expect(4).json();
+    assert!(server.fired() > 0);
+    for what in ["warmup", "completed", "timed_out", "never_sent"] {
+        assert!(count(&json[format!("requests_{what}")]) > 0, "{what} in {json}");
+    }
+    let whole = decode(&json["latency"]["histogram_v2_deflate_base64"]);
+    assert_eq!(whole.len(), count(&json["requests_offered"]));
+    assert_eq!(read_log(&file.read(), &whole).sum, whole);
 }
 
 #[test]
