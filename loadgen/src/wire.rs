@@ -54,20 +54,15 @@ impl Wire {
         }
     }
 
-    /// The first request of a connection.
-    #[inline]
-    pub fn first(&self, stream: Stream) -> Message {
-        self.message(stream, 0, 0)
-    }
-
     /// The request that follows this one.
     #[inline]
     pub fn after(&self, stream: Stream, message: Message) -> Message {
         self.message(stream, message.number + 1, message.end())
     }
 
+    /// The request with this number, which begins there.
     #[inline]
-    fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
+    pub fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
         let body = match &self.sizes {
             Sizes::Fixed(size) => *size,
             sizes => sizes.at(stream.draw(number)),
@@ -116,7 +111,7 @@ mod tests {
             let stream = Stream::new(1, 2);
             let mut whole = vec![0; 4_000];
             stream.fill(0, &mut whole);
-            let mut message = wire.first(stream);
+            let mut message = wire.message(stream, 0, 0);
             for number in 0..10 {
                 assert_eq!(message.number, number);
                 assert!((1..=wire.len_max()).contains(&message.len), "{sizes}");

@@ -324,12 +324,14 @@ impl Client {
     /// they have nothing to do.
     fn close_late(&mut self, turn: &mut Turn<'_>) {
         let (now, timeout, pipeline) = (turn.now(), self.plan.timeout, self.plan.pipeline);
-        for (index, flow) in self.flows.iter_mut().enumerate() {
+        for index in 0..self.flows.len() {
+            let retires = self.retires(index, now);
+            let flow = &mut self.flows[index];
             if flow.state != State::Open {
                 continue;
             }
             if flow.outstanding() == 0 {
-                if flow.retires(now) {
+                if retires {
                     turn.wake(flow.id.expect("it is open"));
                 }
                 continue;
