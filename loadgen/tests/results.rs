@@ -212,7 +212,8 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     }
     let values: u64 = seconds.iter().map(|second| count(&second["latency"]["count"])).sum();
     assert_eq!(values, count(&summary["latency"]["count"]));
-    assert_eq!(seconds[0]["connections_open"], 5);
+    // The short one too, although all are closed when it is written.
+    assert!(seconds[..3].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
 }
 
 #[test]
@@ -414,22 +415,25 @@ fn two_runs_are_compared_side_by_side() {
     loadgen(&format!("compare {first}")).expect(2);
 }
 
+/// How well a schedule is kept is the machine's business, so the exit codes may be 4.
 #[test]
 fn runs_with_the_same_settings_are_merged() {
     let files = ["a", "b", "c"].map(|name| TestFile::new(&format!("merge-{name}.json")));
-    for file in &files[..2] {
-        loadgen(&format!("-c 2 -n 300 --output-format json -o {file}")).expect(0);
+    for (file, flags) in files.iter().zip(["-R 1k", "-R 1k", "-R 1k -p 2"]) {
+        loadgen(&format!("-c 2 -n 300 {flags} --output-format json -o {file}"));
     }
-    loadgen(&format!("-c 2 -n 300 -p 2 --output-format json -o {}", files[2])).expect(0);
-    let merged = loadgen(&format!("merge {} {}", files[0], files[1])).expect(0).json();
+    let merged = loadgen(&format!("merge {} {}", files[0], files[1])).json();
     assert_valid(&schema("merged"), &merged);
     let parts = [0, 1].map(|nth| serde_json::from_str::<Value>(&files[nth].read()).expect("JSON"));
-    let encoded = |object: &Value| decode(&object["latency"]["histogram_v2_deflate_base64"]);
-    let mut sum = encoded(&parts[0]);
-    sum.add(encoded(&parts[1])).expect("the bounds are equal");
-    assert_eq!(encoded(&merged), sum);
-    assert_eq!(merged["connect_latency"]["count"], 4);
-    assert_eq!((count(&merged["replies"]), sum.len()), (600, 600));
+    for key in ["latency", "service_time", "send_lag", "own_lag", "connect_latency"] {
+        let encoded = |object: &Value| decode(&object[key]["histogram_v2_deflate_base64"]);
+        let mut sum = encoded(&parts[0]);
+        assert!(!sum.is_empty(), "{key}");
+        sum.add(encoded(&parts[1])).expect("the bounds are equal");
+        assert_eq!(encoded(&merged), sum, "{key}");
+        assert_eq!(count(&merged[key]["count"]), sum.len(), "{key}");
+    }
+    assert_eq!((count(&merged["runs"]), count(&merged["requests_offered"])), (2, 600));
     let ended = loadgen(&format!("merge {} {}", files[0], files[2])).expect(1);
     ended.complains("are not the same run: pipeline (1 and 2)");
     loadgen(&format!("merge {}", files[0])).expect(2);
