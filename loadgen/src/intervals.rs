@@ -2,7 +2,7 @@
 //! an interval and hands it over when the second has ended; the main thread adds the parts of all
 //! threads up. Who shows or writes an interval is not decided here.
 //!
-//! Memory is constant: a thread has [`PARTS`] parts for ever. It hands over a full one and takes an
+//! Memory is constant: a thread has three parts for ever. It hands over a full one and takes an
 //! empty one, without a lock and without allocating. If the main thread is late and there is no
 //! empty one, the thread goes on with the one it has: that part then covers more than its second,
 //! and nothing is lost or counted twice.

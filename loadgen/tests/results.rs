@@ -412,7 +412,7 @@ fn two_runs_are_compared_side_by_side() {
     assert!(p50.ends_with(" 1.000"), "{p50}");
     assert!(!same.stdout.contains("Settings differ"), "{}", same.stdout);
     loadgen(&format!("compare {first} /no/such/file")).expect(1).complains("cannot read /no/such");
-    loadgen(&format!("compare {first}")).expect(2);
+    loadgen(&format!("compare {first}")).expect(2).complains("Usage: loadgen compare <FIRST>");
 }
 
 /// How well a schedule is kept is the machine's business, so the exit codes may be 4.

@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 /// The percentiles come from the histograms in the files. Two runs say little about how much the
 /// figures vary by themselves: compare runs of the same thing first.
 #[derive(Parser, Debug)]
-#[command(name = "loadgen compare", version)]
+#[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
 pub struct Args {
     /// A report written with --output-format json or ndjson
     first: PathBuf,

@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 /// For the shards of one load that ran at the same time on several machines, and for repetitions
 /// of one run. Percentiles are those of all latencies together, not means of percentiles.
 #[derive(Parser, Debug)]
-#[command(name = "loadgen merge", version)]
+#[command(name = "loadgen merge", bin_name = "loadgen merge", version)]
 pub struct Args {
     /// Reports written with --output-format json or ndjson
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
