@@ -165,7 +165,7 @@ impl Flow {
     pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
         let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
         let due = &bytes[..bytes.len().min(owed)];
-        let reply = self.reply_at(wire, self.received);
+        let reply = self.next_reply(wire);
         match wire.first_difference(self.stream, reply, self.received, due) {
             Some(at) => Err(self.mismatch(wire, at, due.len(), bytes)),
             None if due.len() < bytes.len() => {
@@ -179,7 +179,6 @@ impl Flow {
     }
 
     /// The reply that the byte at this offset, not before the last complete one, belongs to.
-    #[inline]
     fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
         let mut reply = self.next_reply(wire);
         while reply.end() <= offset {

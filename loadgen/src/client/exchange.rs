@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// Begins a request that was intended then.
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
         self.advance_outstanding(now);
         let flow = &mut self.flows[index];
