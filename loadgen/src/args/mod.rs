@@ -13,7 +13,7 @@ mod load;
 mod output;
 
 pub use load::LoadArgs;
-pub use output::{OutputArgs, OutputFormat};
+pub use output::{OutputArgs, OutputFormat, ProgressForm};
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
@@ -76,12 +76,16 @@ pub struct Target {
 }
 
 const AFTER_HELP: &str = "\
+Other commands: loadgen compare A.json B.json, loadgen merge A.json B.json ... (reports written with
+--output-format json).
+
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.
 
 Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
-valid (fewer connections than asked for, connections lost, or the schedule not kept), 130
-interrupted (the report is written nevertheless).";
+valid (fewer connections than asked for, connections lost, or the schedule not kept), 99 an
+objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
+nevertheless).";
 
 /// Parses `host:port` or `tcp://host:port`.
 fn target(text: &str) -> Result<Target, String> {
