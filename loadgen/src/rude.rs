@@ -272,7 +272,10 @@ impl Rude {
 
 impl Service for Rude {
     type Session = Session;
-    const FULL_DUPLEX: bool = true;
+
+    fn full_duplex(&self, _: u64) -> bool {
+        true
+    }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         session.established = true;
