@@ -15,10 +15,7 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::config::{
-    FRAME_BYTES, FRAME_BYTES_MAX, HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, HUB_QUEUE_BYTES_MAX,
-    MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX,
-};
+use crate::config::{FRAME_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX};
 use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
 use crate::units;
 
@@ -107,11 +104,12 @@ pub struct MessageOptions {
 pub struct HubOptions {
     /// `order=little|big`: how numbers are written. Default: little.
     pub order: ByteOrder,
-    /// `max-message=SIZE`: the longest payload of a message in bytes, 1 to 16,384. `None`, the
-    /// default: what fits into a buffer with its header, and not more than that.
+    /// `max-message=SIZE`: the longest payload of a message in bytes; it has to fit into a buffer
+    /// with its header. `None`, the default: 16 KiB, or what fits.
     pub max_message: Option<u32>,
-    /// `queue=SIZE`: bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
-    pub queue: u32,
+    /// `queue=SIZE`: bytes that may wait for one client. `None`, the default: 256 KiB, or what the
+    /// buffers have room for.
+    pub queue: Option<u32>,
     /// `slow=drop|close`: what happens when more would wait. Default: drop.
     pub slow: Slow,
     /// `notices=on|off`: whether clients are told who comes and goes. Default: on.
@@ -171,7 +169,7 @@ impl Default for HubOptions {
         HubOptions {
             order: ByteOrder::default(),
             max_message: None,
-            queue: HUB_QUEUE_BYTES,
+            queue: None,
             slow: Slow::default(),
             notices: true,
         }
@@ -336,7 +334,7 @@ impl ServiceOptions {
                 text().and_then(max_message).map(|max| hub.max_message = Some(max))
             }
             (ServiceOptions::Hub(hub), "queue") => {
-                text().and_then(queue).map(|queue| hub.queue = queue)
+                text().and_then(queue).map(|queue| hub.queue = Some(queue))
             }
             (ServiceOptions::Hub(hub), "slow") => {
                 text().and_then(str::parse).map(|slow| hub.slow = slow)
@@ -369,25 +367,14 @@ impl ServiceOptions {
 
     /// What goes together: the options may come from flags and from the text.
     fn check(&self) -> Result<(), SpecError> {
-        match self {
-            ServiceOptions::Message(message) => {
-                let (max, end) = (message.max_message, message.delimiter.bytes());
-                if (max as usize) < end.len() {
-                    let (end, len) = (end.escape_ascii(), end.len());
-                    return Err(SpecError(format!(
-                        "max-message is {max}, but the delimiter '{end}' alone has {len} bytes"
-                    )));
-                }
-            }
-            ServiceOptions::Hub(HubOptions { max_message: Some(max), .. })
-                if *max > HUB_MESSAGE_BYTES_MAX =>
-            {
+        if let ServiceOptions::Message(message) = self {
+            let (max, end) = (message.max_message, message.delimiter.bytes());
+            if (max as usize) < end.len() {
+                let (end, len) = (end.escape_ascii(), end.len());
                 return Err(SpecError(format!(
-                    "max-message is {max}, but a hub's messages have at most \
-                     {HUB_MESSAGE_BYTES_MAX} bytes"
+                    "max-message is {max}, but the delimiter '{end}' alone has {len} bytes"
                 )));
             }
-            _ => {}
         }
         Ok(())
     }
@@ -424,11 +411,9 @@ impl ServiceOptions {
             ServiceOptions::Hub(hub) => {
                 let usual = standard.hub;
                 put(hub.order != usual.order, "order", &|| order_word(hub.order).into());
-                let max_message = hub.max_message;
-                put(max_message.is_some(), "max-message", &|| {
-                    size_word(max_message.unwrap_or_default())
-                });
-                put(hub.queue != usual.queue, "queue", &|| size_word(hub.queue));
+                for (name, size) in [("max-message", hub.max_message), ("queue", hub.queue)] {
+                    put(size.is_some(), name, &|| size_word(size.unwrap_or_default()));
+                }
                 put(hub.slow != usual.slow, "slow", &|| hub.slow.word().into());
                 put(hub.notices != usual.notices, "notices", &|| {
                     if hub.notices { "on" } else { "off" }.into()
@@ -525,7 +510,7 @@ pub(crate) fn show(text: &str) -> Result<u32, String> {
 
 /// How much may wait for one client.
 pub(crate) fn queue(text: &str) -> Result<u32, String> {
-    size(text, 1, HUB_QUEUE_BYTES_MAX)
+    size(text, 1, FRAME_BYTES_MAX)
 }
 
 fn size(text: &str, min: u32, max: u32) -> Result<u32, String> {
