@@ -17,7 +17,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 
 use crate::config::{FRAME_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX};
 use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
+use crate::service::hub;
 use crate::units;
+
+pub use crate::service::hub::Slow;
 
 /// What stands for itself in a value: RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -126,16 +129,6 @@ pub enum After {
     Keep,
 }
 
-/// What happens to a client that reads too slowly.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Slow {
-    /// Messages for it are dropped, and counted.
-    #[default]
-    Drop,
-    /// It is closed.
-    Close,
-}
-
 /// The options of each service where they are not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Defaults {
@@ -187,6 +180,21 @@ impl MessageOptions {
     /// How the stream is cut.
     pub fn framing(&self) -> Framing {
         Framing::Delimiter { delimiter: self.delimiter, max: self.max_message }
+    }
+}
+
+/// For the hub's own type, which checks the sizes when the server starts.
+impl From<HubOptions> for hub::HubOptions {
+    fn from(written: HubOptions) -> hub::HubOptions {
+        let mut options =
+            hub::HubOptions::new().order(written.order).slow(written.slow).notices(written.notices);
+        if let Some(bytes) = written.max_message {
+            options = options.max_message(bytes as usize);
+        }
+        if let Some(bytes) = written.queue {
+            options = options.queue(bytes as usize);
+        }
+        options
     }
 }
 
@@ -414,7 +422,7 @@ impl ServiceOptions {
                 for (name, size) in [("max-message", hub.max_message), ("queue", hub.queue)] {
                     put(size.is_some(), name, &|| size_word(size.unwrap_or_default()));
                 }
-                put(hub.slow != usual.slow, "slow", &|| hub.slow.word().into());
+                put(hub.slow != usual.slow, "slow", &|| slow_word(hub.slow).into());
                 put(hub.notices != usual.notices, "notices", &|| {
                     if hub.notices { "on" } else { "off" }.into()
                 });
@@ -446,16 +454,6 @@ impl FromStr for After {
     }
 }
 
-impl Slow {
-    /// As it is written.
-    pub fn word(self) -> &'static str {
-        match self {
-            Slow::Drop => "drop",
-            Slow::Close => "close",
-        }
-    }
-}
-
 impl FromStr for Slow {
     type Err = String;
 
@@ -465,6 +463,13 @@ impl FromStr for Slow {
             "close" => Ok(Slow::Close),
             _ => Err(format!("'{text}' must be drop or close")),
         }
+    }
+}
+
+fn slow_word(slow: Slow) -> &'static str {
+    match slow {
+        Slow::Drop => "drop",
+        Slow::Close => "close",
     }
 }
 
