@@ -130,7 +130,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "WHAT", default_value = "close", help_heading = OPTIONS)]
     after: After,
 
-    /// message, hub: the longest message [default: message 64Ki, hub 16Ki or what fits a buffer]
+    /// message, hub: the longest message [default: message 64Ki, hub a buffer, 16Ki at most]
     #[arg(long, value_name = "SIZE", value_parser = spec::max_message, help_heading = OPTIONS)]
     max_message: Option<u32>,
 
@@ -139,9 +139,10 @@ pub(crate) struct Cli {
     #[arg(help_heading = OPTIONS)]
     show: u32,
 
-    /// hub: bytes that may wait for one client [default: 256Ki, a quarter of the buffers at most]
-    #[arg(long, value_name = "SIZE", value_parser = spec::queue, help_heading = OPTIONS)]
-    queue: Option<u32>,
+    /// hub: bytes that may wait for one client, 1 to 1Gi
+    #[arg(long, value_name = "SIZE", default_value = "256Ki", value_parser = spec::queue)]
+    #[arg(help_heading = OPTIONS)]
+    queue: u32,
 
     /// hub: when more would wait, drop the message or close the connection
     #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = OPTIONS)]
@@ -472,9 +473,9 @@ mod tests {
             let error = error(&["--listen", "1", "--listen", bad]);
             assert!(error.contains(part) && error.contains("--listen"), "{bad}: {error}");
         }
-        let error = error(&["--listen", "message://7", "--max-message", "4"]);
-        assert!(error.contains("max-message is 4"), "a flag is checked where it is used: {error}");
-        assert!(parse(&["--listen", "7", "--max-message", "4"]).is_ok());
+        let error = error(&["--listen", "hub://7", "--max-message", "17k"]);
+        assert!(error.contains("16384"), "a flag is checked where it is used: {error}");
+        assert!(parse(&["--listen", "7", "--max-message", "17k"]).is_ok());
     }
 
     #[test]
@@ -507,7 +508,7 @@ mod tests {
         let hub = HubOptions {
             order: ByteOrder::Big,
             max_message: Some(100),
-            queue: Some(8),
+            queue: 8,
             slow: Slow::Close,
             notices: false,
         };
@@ -519,7 +520,7 @@ mod tests {
             ServiceOptions::Message(message),
             ServiceOptions::Message(MessageOptions { show: 5, delimiter: full_stop, ..message }),
             ServiceOptions::Hub(hub),
-            ServiceOptions::Hub(HubOptions { queue: Some(9), ..hub }),
+            ServiceOptions::Hub(HubOptions { queue: 9, ..hub }),
         ];
         assert_eq!(services, expected);
     }

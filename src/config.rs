@@ -108,6 +108,16 @@ pub const SHOW_BYTES: u32 = 200;
 /// longer lines are what programs that read logs cut off.
 pub const SHOW_BYTES_MAX: u32 = 64 << 10;
 
+/// Bytes of a message of the hub at most: one buffer holds it for all clients of a worker, and the
+/// default ones have so many.
+pub const HUB_MESSAGE_BYTES_MAX: u32 = 16 << 10;
+
+/// Bytes that may wait for one client of the hub by default: 16 of its longest messages.
+pub const HUB_QUEUE_BYTES: u32 = 256 << 10;
+
+/// Bytes that may wait for one client of the hub at most: no client is worth more memory.
+pub const HUB_QUEUE_BYTES_MAX: u32 = 1 << 30;
+
 /// Address space of a worker's stack, given to the thread by this number so that the sum of memory
 /// is right whatever RUST_MIN_STACK says. Only the pages that are used become resident.
 pub const WORKER_STACK_BYTES: usize = 2 << 20;

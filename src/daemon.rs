@@ -135,7 +135,7 @@ fn builtin(options: &ServiceOptions) -> Builtin {
         ServiceOptions::Chargen => Builtin::Chargen(Chargen),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
-        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options.into())),
+        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
     }
 }
 

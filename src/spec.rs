@@ -15,12 +15,12 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::config::{FRAME_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX};
+use crate::config::{
+    FRAME_BYTES, FRAME_BYTES_MAX, HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, HUB_QUEUE_BYTES_MAX,
+    MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX,
+};
 use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
-use crate::service::hub;
 use crate::units;
-
-pub use crate::service::hub::Slow;
 
 /// What stands for itself in a value: RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -107,12 +107,11 @@ pub struct MessageOptions {
 pub struct HubOptions {
     /// `order=little|big`: how numbers are written. Default: little.
     pub order: ByteOrder,
-    /// `max-message=SIZE`: the longest payload of a message in bytes; it has to fit into a buffer
-    /// with its header. `None`, the default: 16 KiB, or what fits.
+    /// `max-message=SIZE`: the longest payload of a message in bytes, 1 to 16,384. `None`, the
+    /// default: what fits into a buffer with its header, and not more than that.
     pub max_message: Option<u32>,
-    /// `queue=SIZE`: bytes that may wait for one client. `None`, the default: 256 KiB, or what the
-    /// buffers have room for.
-    pub queue: Option<u32>,
+    /// `queue=SIZE`: bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
+    pub queue: u32,
     /// `slow=drop|close`: what happens when more would wait. Default: drop.
     pub slow: Slow,
     /// `notices=on|off`: whether clients are told who comes and goes. Default: on.
@@ -127,6 +126,16 @@ pub enum After {
     Close,
     /// It is kept for the next message.
     Keep,
+}
+
+/// What happens to a client that reads too slowly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Slow {
+    /// Messages for it are dropped, and counted.
+    #[default]
+    Drop,
+    /// It is closed.
+    Close,
 }
 
 /// The options of each service where they are not written.
@@ -162,7 +171,7 @@ impl Default for HubOptions {
         HubOptions {
             order: ByteOrder::default(),
             max_message: None,
-            queue: None,
+            queue: HUB_QUEUE_BYTES,
             slow: Slow::default(),
             notices: true,
         }
@@ -180,21 +189,6 @@ impl MessageOptions {
     /// How the stream is cut.
     pub fn framing(&self) -> Framing {
         Framing::Delimiter { delimiter: self.delimiter, max: self.max_message }
-    }
-}
-
-/// For the hub's own type, which checks the sizes when the server starts.
-impl From<HubOptions> for hub::HubOptions {
-    fn from(written: HubOptions) -> hub::HubOptions {
-        let mut options =
-            hub::HubOptions::new().order(written.order).slow(written.slow).notices(written.notices);
-        if let Some(bytes) = written.max_message {
-            options = options.max_message(bytes as usize);
-        }
-        if let Some(bytes) = written.queue {
-            options = options.queue(bytes as usize);
-        }
-        options
     }
 }
 
@@ -342,7 +336,7 @@ impl ServiceOptions {
                 text().and_then(max_message).map(|max| hub.max_message = Some(max))
             }
             (ServiceOptions::Hub(hub), "queue") => {
-                text().and_then(queue).map(|queue| hub.queue = Some(queue))
+                text().and_then(queue).map(|queue| hub.queue = queue)
             }
             (ServiceOptions::Hub(hub), "slow") => {
                 text().and_then(str::parse).map(|slow| hub.slow = slow)
@@ -375,14 +369,25 @@ impl ServiceOptions {
 
     /// What goes together: the options may come from flags and from the text.
     fn check(&self) -> Result<(), SpecError> {
-        if let ServiceOptions::Message(message) = self {
-            let (max, end) = (message.max_message, message.delimiter.bytes());
-            if (max as usize) < end.len() {
-                let (end, len) = (end.escape_ascii(), end.len());
+        match self {
+            ServiceOptions::Message(message) => {
+                let (max, end) = (message.max_message, message.delimiter.bytes());
+                if (max as usize) < end.len() {
+                    let (end, len) = (end.escape_ascii(), end.len());
+                    return Err(SpecError(format!(
+                        "max-message is {max}, but the delimiter '{end}' alone has {len} bytes"
+                    )));
+                }
+            }
+            ServiceOptions::Hub(HubOptions { max_message: Some(max), .. })
+                if *max > HUB_MESSAGE_BYTES_MAX =>
+            {
                 return Err(SpecError(format!(
-                    "max-message is {max}, but the delimiter '{end}' alone has {len} bytes"
+                    "max-message is {max}, but a hub's messages have at most \
+                     {HUB_MESSAGE_BYTES_MAX} bytes"
                 )));
             }
+            _ => {}
         }
         Ok(())
     }
@@ -419,10 +424,12 @@ impl ServiceOptions {
             ServiceOptions::Hub(hub) => {
                 let usual = standard.hub;
                 put(hub.order != usual.order, "order", &|| order_word(hub.order).into());
-                for (name, size) in [("max-message", hub.max_message), ("queue", hub.queue)] {
-                    put(size.is_some(), name, &|| size_word(size.unwrap_or_default()));
-                }
-                put(hub.slow != usual.slow, "slow", &|| slow_word(hub.slow).into());
+                let max_message = hub.max_message;
+                put(max_message.is_some(), "max-message", &|| {
+                    size_word(max_message.unwrap_or_default())
+                });
+                put(hub.queue != usual.queue, "queue", &|| size_word(hub.queue));
+                put(hub.slow != usual.slow, "slow", &|| hub.slow.word().into());
                 put(hub.notices != usual.notices, "notices", &|| {
                     if hub.notices { "on" } else { "off" }.into()
                 });
@@ -454,6 +461,16 @@ impl FromStr for After {
     }
 }
 
+impl Slow {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Slow::Drop => "drop",
+            Slow::Close => "close",
+        }
+    }
+}
+
 impl FromStr for Slow {
     type Err = String;
 
@@ -463,13 +480,6 @@ impl FromStr for Slow {
             "close" => Ok(Slow::Close),
             _ => Err(format!("'{text}' must be drop or close")),
         }
-    }
-}
-
-fn slow_word(slow: Slow) -> &'static str {
-    match slow {
-        Slow::Drop => "drop",
-        Slow::Close => "close",
     }
 }
 
@@ -515,7 +525,7 @@ pub(crate) fn show(text: &str) -> Result<u32, String> {
 
 /// How much may wait for one client.
 pub(crate) fn queue(text: &str) -> Result<u32, String> {
-    size(text, 1, FRAME_BYTES_MAX)
+    size(text, 1, HUB_QUEUE_BYTES_MAX)
 }
 
 fn size(text: &str, min: u32, max: u32) -> Result<u32, String> {

@@ -32,7 +32,7 @@ pub use chargen::Chargen;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use framed::Framed;
-pub use hub::{Hub, HubOptions};
+pub use hub::Hub;
 pub use message::Delimited;
 
 /// What a service wants to happen to the connection after a call.

@@ -39,7 +39,7 @@ fn every_service_has_its_name_and_the_stated_defaults() {
     let hub = HubOptions {
         order: ByteOrder::Little,
         max_message: None,
-        queue: None,
+        queue: 262_144,
         slow: Slow::Drop,
         notices: true,
     };
@@ -63,7 +63,7 @@ fn every_option_is_read() {
     let hub = HubOptions {
         order: ByteOrder::Big,
         max_message: Some(100),
-        queue: Some(1),
+        queue: 1,
         slow: Slow::Close,
         notices: false,
     };
@@ -128,7 +128,7 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("message://7?delimiter=%zz", &["%25"]),
         ("message://7?max-message=4", &["max-message is 4", "<EOF>", "5 bytes"]),
         ("message://7?show=1m", &["show", "65536"]),
-        ("hub://7?max-message=0", &["max-message", "from 1"]),
+        ("hub://7?max-message=16385", &["16385", "16384"]),
         ("hub://7?slow=wait", &["drop or close"]),
         ("hub://7?notices=yes", &["notices", "on or off"]),
         ("hub://7?queue=0", &["queue"]),
@@ -182,9 +182,9 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
         let delimiter = Delimiter::new(&bytes).unwrap();
         ServiceOptions::Message(MessageOptions { delimiter, after, max_message, show })
     });
-    let size = || proptest::option::of(1..=FRAME_BYTES_MAX);
+    let max_message = proptest::option::of(1..=HUB_MESSAGE_BYTES_MAX);
     let slow = prop_oneof![Just(Slow::Drop), Just(Slow::Close)];
-    let hub = (order(), size(), size(), slow, any::<bool>());
+    let hub = (order(), max_message, 1..=HUB_QUEUE_BYTES_MAX, slow, any::<bool>());
     let hub = hub.prop_map(|(order, max_message, queue, slow, notices)| {
         ServiceOptions::Hub(HubOptions { order, max_message, queue, slow, notices })
     });

@@ -163,7 +163,7 @@ fn a_listener_that_cannot_be_is_refused_with_the_remedy() {
         ("message://127.0.0.1:0?after=lunch", &["close or keep"]),
         ("framed://127.0.0.1:0?max-frame=100Mi", &["--buffers", "--memory", "--max-frame"]),
         ("message://127.0.0.1:0?max-message=100Mi", &["--buffers", "--max-message"]),
-        ("hub://127.0.0.1:0?max-message=17Ki", &["--max-message", "--buffer-size"]),
+        ("hub://127.0.0.1:0?max-message=17Ki", &["max-message", "16384"]),
     ] {
         let (code, stdout, stderr) =
             run_to_end("true", &["--workers", "1", "--buffers", "100", "--listen", listen]);
