@@ -50,6 +50,7 @@
 //!
 //! * `handle`: what callers hold; `blocking`: the form that waits
 //! * `pending`: an operation under way; `ops`: the same as the loop has it
+//! * `hub`: the frames of a hub, as its clients see them
 //! * `driver`: the clients as a service of the loop
 //! * `shared`: the queue between callers and loop; `resolve`: looking up names
 
@@ -57,12 +58,13 @@ mod blocking;
 mod driver;
 mod error;
 mod handle;
+pub mod hub;
 mod ops;
 mod options;
 mod pending;
 mod resolve;
 mod shared;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 
