@@ -19,10 +19,10 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::hub::Request;
 use crate::client::target::Target;
 use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
-use crate::framing::ByteOrder;
+use crate::framing::{ByteOrder, LENGTH_BYTES};
+use crate::service::hub::protocol::{Request, request_head};
 use crate::spec::ServiceOptions;
 use crate::units;
 
@@ -301,7 +301,7 @@ impl Talk {
         let data = match self.mode {
             Mode::Hub(order) => match hub_request(&line) {
                 Ok(Command::Quit) => return self.end_of_input(),
-                Ok(Command::Ask(request)) => request.frame(order),
+                Ok(Command::Ask(request, payload)) => hub_frame(request, payload, order),
                 Err(text) => {
                     complain(&text);
                     self.failed = true;
@@ -467,21 +467,27 @@ fn on_signals(teller: Sender<Event>) -> io::Result<()> {
 /// What a line to a hub means.
 #[derive(PartialEq, Eq, Debug)]
 enum Command<'a> {
-    Ask(Request<'a>),
+    Ask(Request, &'a [u8]),
     Quit,
+}
+
+/// A frame without its length, which the client puts in front.
+fn hub_frame(request: Request, payload: &[u8], order: ByteOrder) -> Vec<u8> {
+    let head = request_head(request, payload.len(), order);
+    [&head.bytes()[LENGTH_BYTES..], payload].concat()
 }
 
 fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
     if !line.starts_with(b"/") || line.starts_with(b"//") {
         let text = line.strip_prefix(b"/").unwrap_or(line);
-        return Ok(Command::Ask(Request::Broadcast(text)));
+        return Ok(Command::Ask(Request::Broadcast, text));
     }
     let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
         Some(at) => (&line[..at], &line[at + 1..]),
         None => (line, &b""[..]),
     };
     match word {
-        b"/list" => Ok(Command::Ask(Request::List)),
+        b"/list" => Ok(Command::Ask(Request::List, b"")),
         b"/quit" => Ok(Command::Quit),
         b"/to" => {
             let (id, payload) = match rest.iter().position(|&byte| byte == b' ') {
@@ -490,7 +496,7 @@ fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
             };
             let to = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
             let to = to.ok_or("/to needs the id of a client: /to ID TEXT; /list shows the ids")?;
-            Ok(Command::Ask(Request::Send { to, payload }))
+            Ok(Command::Ask(Request::Send { to }, payload))
         }
         _ => Err(format!(
             "'{}' is no command; there are /list, /to ID TEXT and /quit (// begins a line with a \
@@ -513,15 +519,16 @@ mod tests {
 
     #[test]
     fn lines_to_a_hub_are_messages_or_commands() {
-        let ask = |request| Ok(Command::Ask(request));
-        assert_eq!(hub_request(b"hi /there"), ask(Request::Broadcast(b"hi /there")));
-        assert_eq!(hub_request(b""), ask(Request::Broadcast(b"")));
-        assert_eq!(hub_request(b"//list"), ask(Request::Broadcast(b"/list")));
-        assert_eq!(hub_request(b"/list"), ask(Request::List));
+        let ask = |request, payload| Ok(Command::Ask(request, payload));
+        assert_eq!(hub_request(b"hi /there"), ask(Request::Broadcast, b"hi /there"));
+        assert_eq!(hub_request(b""), ask(Request::Broadcast, b""));
+        assert_eq!(hub_request(b"//list"), ask(Request::Broadcast, b"/list"));
+        assert_eq!(hub_request(b"/list"), ask(Request::List, b""));
         assert_eq!(hub_request(b"/quit"), Ok(Command::Quit));
-        let send = |to, payload| ask(Request::Send { to, payload });
-        assert_eq!(hub_request(b"/to 7 hi  there"), send(7, b"hi  there"));
-        assert_eq!(hub_request(b"/to 7"), send(7, b""));
+        assert_eq!(hub_request(b"/to 7 hi  there"), ask(Request::Send { to: 7 }, b"hi  there"));
+        assert_eq!(hub_request(b"/to 7"), ask(Request::Send { to: 7 }, b""));
+        let frame = hub_frame(Request::Send { to: 7 }, b"hi", ByteOrder::Little);
+        assert_eq!(frame, [2, 7, 0, 0, 0, 0, 0, 0, 0, b'h', b'i']);
         for (line, hint) in [("/to x hi", "/list"), ("/to", "/list"), ("/who", "/to ID TEXT")] {
             assert!(hub_request(line.as_bytes()).unwrap_err().contains(hint), "{line}");
         }

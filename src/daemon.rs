@@ -20,7 +20,7 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, Server, ServerHandle};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, OfListener};
+use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
 mod report;
@@ -110,7 +110,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let services = options.iter().map(builtin).collect::<Result<_, _>>()?;
+    let services = options.iter().map(builtin).collect();
     let server = Server::start(config, OfListener::new(services))?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
@@ -128,15 +128,15 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
 }
 
 /// The service that was asked for.
-fn builtin(options: &ServiceOptions) -> Result<Builtin, Failure> {
-    Ok(match *options {
+fn builtin(options: &ServiceOptions) -> Builtin {
+    match *options {
         ServiceOptions::Echo => Builtin::Echo(Echo),
         ServiceOptions::Discard => Builtin::Discard(Discard),
         ServiceOptions::Chargen => Builtin::Chargen(Chargen),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
-        other => return Err(Failure::new(format_args!("no service {} yet", other.name()))),
-    })
+        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
+    }
 }
 
 /// The server, and whether it was told to end.

@@ -50,7 +50,6 @@
 //!
 //! * `handle`: what callers hold; `blocking`: the form that waits
 //! * `pending`: an operation under way; `ops`: the same as the loop has it
-//! * `hub`: the frames of a hub, as its clients see them
 //! * `driver`: the clients as a service of the loop
 //! * `shared`: the queue between callers and loop; `resolve`: looking up names
 
@@ -58,7 +57,6 @@ mod blocking;
 mod driver;
 mod error;
 mod handle;
-pub mod hub;
 mod ops;
 mod options;
 mod pending;

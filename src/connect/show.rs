@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::client::hub::Event;
 use crate::framing::ByteOrder;
+use crate::service::hub::protocol::{self, Event, QUEUE_FULL};
 
 pub(super) struct Show {
     out: io::Stdout,
@@ -66,27 +66,31 @@ fn escaped(bytes: &[u8], lines: bool) -> Vec<u8> {
 }
 
 fn hub_line(frame: &[u8], order: ByteOrder) -> Vec<u8> {
-    let Some(event) = Event::parse(frame, order) else {
+    let Some(event) = protocol::event(frame, order) else {
         return format!("unknown frame: {}", frame.escape_ascii()).into_bytes();
     };
-    let text = match &event {
+    let text = match event {
         Event::Welcome(id) => format!("you are {id}"),
         Event::Clients { ids, more } => {
-            let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-            let more = if *more { " ..." } else { "" };
+            let ids: Vec<String> = ids.iter().map(|id| id.to_string()).collect();
+            let more = if more { " ..." } else { "" };
             format!("clients: {}{more}", ids.join(" "))
         }
         Event::Message { to_all, from, payload } => {
-            let from = from.map_or("the server".to_owned(), |id| id.to_string());
-            let to = if *to_all { "to all" } else { "to you" };
+            let from = match from {
+                0 => "the server".to_owned(),
+                id => id.to_string(),
+            };
+            let to = if to_all { "to all" } else { "to you" };
             return [format!("{from} {to}: ").as_bytes(), &escaped(payload, false)].concat();
         }
         Event::Joined(id) => format!("joined: {id}"),
         Event::Left(id) => format!("left: {id}"),
-        Event::NotSent { to, queue_full: true } => {
-            format!("not sent to {to}: too much waits for it")
+        Event::NotSent { reason: QUEUE_FULL, id } => {
+            format!("not sent to {id}: too much waits for it")
         }
-        Event::NotSent { to, queue_full: false } => format!("not sent to {to}: it is gone"),
+        Event::NotSent { id, .. } => format!("not sent to {id}: it is gone"),
+        Event::Unknown(kind) => format!("unknown frame of type {kind}"),
         Event::Dropped(count) => {
             format!("dropped: {count} messages for you, which you read too slowly")
         }
