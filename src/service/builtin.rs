@@ -160,6 +160,11 @@ impl Service for OfListener {
         self.services.iter().map(count).sum()
     }
 
+    #[inline]
+    fn fresh_clock(&self, tag: u64) -> bool {
+        with!(&self.services[tag as usize], service => service.fresh_clock(tag))
+    }
+
     fn full_duplex(&self, tag: u64) -> bool {
         with!(&self.services[tag as usize], service => service.full_duplex(tag))
     }
@@ -197,6 +202,15 @@ impl Service for OfListener {
     ) -> Answer {
         let of = self.of(connection);
         with_session!(of, session, (service, its) => service.peer_closed(connection, its))
+    }
+
+    fn draining(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.draining(connection, its))
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
