@@ -2,8 +2,8 @@
 //! them, and the trait implemented by match. What each does is in its own file.
 
 use super::{
-    Answer, Chargen, Connection, Delimited, Discard, Echo, Framed, Hub, Message, Service, Turn,
-    Workplace,
+    Answer, Chargen, Connection, Delay, Delimited, Discard, Echo, Framed, Hub, Message, Service,
+    Turn, Workplace,
 };
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
@@ -68,6 +68,8 @@ builtin! {
     Framed: Framed,
     /// Messages, up to a delimiter.
     Message: Delimited,
+    /// Replies that are late by a law.
+    Delay: Delay,
     /// Messages between clients.
     Hub: Hub,
 }

@@ -19,6 +19,7 @@ use crate::time::Time;
 pub mod builtin;
 pub mod chargen;
 mod cut;
+pub mod delay;
 pub mod discard;
 pub mod echo;
 pub mod framed;
@@ -29,6 +30,7 @@ mod rig;
 
 pub use builtin::{Builtin, OfListener};
 pub use chargen::Chargen;
+pub use delay::Delay;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use framed::Framed;
