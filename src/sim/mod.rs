@@ -7,12 +7,14 @@
 //! * `peer`: the clients at the other end, polite and otherwise.
 //! * `service`: an echo that is watched, waits, holds back and panics; and a client on the engine.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
+//! * `measured`: another world, without faults, for services that measure.
 //! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
 pub(crate) mod engine;
 mod marks;
+pub(crate) mod measured;
 mod peer;
 pub(crate) mod run;
 mod service;
