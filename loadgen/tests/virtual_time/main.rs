@@ -4,6 +4,7 @@
 //! generator's fault.
 //!
 //! * `world`: one run, and what is the same in all of them
+//! * `schedule`: each kind of load, sent to the nanosecond; the same run twice
 //! * `stall`, `delays`, `queue`, `overload`: servers that are late by a law
 //! * `wrong`: servers that send other bytes than they got
 //!
@@ -14,6 +15,7 @@
 mod delays;
 mod overload;
 mod queue;
+mod schedule;
 mod stall;
 mod world;
 mod wrong;

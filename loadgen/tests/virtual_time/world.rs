@@ -8,11 +8,13 @@ use clap::Parser;
 use echopool::internals::{ClientLimits, Network, simulate, simulated_now};
 use echopool::service::{Delay, Service};
 use echopool::spec::{ServiceOptions, Spec};
+use echopool::time::Time;
 use hdrhistogram::Histogram;
 
 use loadgen::args::Args;
 use loadgen::client::Client;
 use loadgen::control::Control;
+use loadgen::intervals::Collector;
 use loadgen::limits::Machine;
 use loadgen::outcome::{Records, latency_histogram};
 use loadgen::plan::Plan;
@@ -38,8 +40,13 @@ pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, 
     let network = Network { latency, window: WINDOW, seed: plan.seed };
     let (server, clients) = simulate(network, (server_limits(&plan), server), clients.collect())
         .expect("memory for buffers");
+    let collector = Collector::new(control);
     let mut records = Records::default();
     clients.into_iter().for_each(|client| records.merge(client.into_records()));
+    assert_intervals(collector, &records);
+    // Processor time is that of the simulation, and says nothing of the simulated program.
+    records.thread_uses.clear();
+    records.saturated_seconds = 0;
     let report = Report {
         plan,
         records,
@@ -52,13 +59,51 @@ pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, 
     (report, server)
 }
 
+/// The seconds, taken together, have what the whole run has.
+#[track_caller]
+fn assert_intervals(mut collector: Collector, records: &Records) {
+    let mut latency = latency_histogram();
+    let (mut replies, mut bytes) = (0, 0);
+    while let Some(second) = collector.rest(records.elapsed()) {
+        latency.add(&second.latency).expect("the bounds are equal");
+        replies += second.replies;
+        bytes += second.bytes;
+    }
+    assert!(latency == records.latency, "the latencies of all seconds are those of the run");
+    assert_eq!((replies, bytes), (records.replies, records.bytes));
+}
+
+/// When requests are to be sent, in nanoseconds from the begin, in order: the schedule walked by
+/// itself.
+pub fn intended(report: &Report) -> Vec<u64> {
+    let (plan, end) = (&report.plan, Time::ZERO + report.records.elapsed());
+    let mut times = Vec::with_capacity(report.records.offered as usize);
+    for thread in 0..plan.threads {
+        let mut schedule = plan.dispatch(thread).expect("an open loop");
+        schedule.begin(Time::ZERO);
+        schedule.abandon(end, |time| {
+            times.push(time.as_nanos());
+            true
+        });
+    }
+    times.sort_unstable();
+    times
+}
+
 /// The same against the delay service, without latency.
 pub fn drive_delay(flags: &str, options: &str) -> Report {
+    drive_delay_over(NO_LATENCY, flags, options)
+}
+
+/// The same with latency.
+pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report {
+    // Where requests differ in size, what one receive brings is one.
+    let (size, length) = if flags.contains("-l ") { (0, "") } else { (16, "-l 16") };
     // As deep as the clients' pipelines are.
-    let text = format!("delay://world?depth=16384&size=16&{options}");
+    let text = format!("delay://world?depth=16384&size={size}&{options}");
     let spec: Spec = text.parse().expect("a law");
     let ServiceOptions::Delay(options) = spec.service else { panic!("no delay service: {text}") };
-    drive(&format!("{flags} -l 16"), NO_LATENCY, Delay::new(options)).0
+    drive(&format!("{length} {flags}"), latency, Delay::new(options)).0
 }
 
 fn plan(flags: &str) -> Plan {
