@@ -282,6 +282,22 @@ fn a_client_that_does_not_receive_takes_no_buffers_from_the_others() {
 }
 
 #[test]
+fn a_client_whose_peer_does_not_read_takes_no_buffers_from_the_others() {
+    let (send, keep) = channel();
+    let (stuck, _) = serve(1, move |stream, _| send.send(stream).unwrap());
+    let (_server, target) = echo_server();
+    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let clients = ClientLoop::start(limits).unwrap();
+    let sender = connected(&clients, &stuck, Options::new());
+    let client = connected(&clients, &target, Options::new());
+    let send = sender.send(vec![1; 64 << 20]).wait_timeout(SHORT * 10).expect_err("nobody reads");
+    let request = pattern(100_000);
+    assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request);
+    drop((sender, keep));
+    assert_eq!(done(send).unwrap_err().error, Error::Cancelled);
+}
+
+#[test]
 fn what_had_come_before_a_reset_can_still_be_received() {
     let (go, when) = channel();
     let (target, _) = serve(1, move |mut stream, _| {
@@ -308,9 +324,11 @@ fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
     let (target, _) = serve(2, move |stream, _| send.send(stream).unwrap());
     let limits = Limits { linger: Duration::from_millis(100), ..Limits::for_clients(1) };
     let clients = ClientLoop::start(limits).unwrap();
-    let client = clients.client(&target, Options::new()).unwrap();
+    // Far away, so that the time for connecting cannot be what ends it.
+    let options = Options::new().connect_timeout(Duration::from_secs(3600));
+    let client = clients.client(&target, options).unwrap();
     for half_close in [false, true] {
-        client.connect(GUARD).wait().unwrap();
+        client.connect(Duration::MAX).wait().unwrap();
         if half_close {
             done(client.half_close()).unwrap();
         }
