@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
-use crate::server::{Drained, Server, ServerHandle};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub, OfListener};
+use crate::server::{Drained, ServerHandle};
+use crate::service::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
 mod report;
@@ -111,7 +111,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let services = options.iter().map(builtin).collect();
-    let server = Server::start(config, OfListener::new(services))?;
+    let server = OfListener::new(services).start(config)?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
 
@@ -135,6 +135,7 @@ fn builtin(options: &ServiceOptions) -> Builtin {
         ServiceOptions::Chargen => Builtin::Chargen(Chargen),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
+        ServiceOptions::Delay(options) => Builtin::Delay(Delay::new(options)),
         ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
     }
 }

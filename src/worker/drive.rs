@@ -177,18 +177,6 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        if self.table.known_mut(key).input.leases() > usize::from(most) {
-            self.check_input(key);
-        }
-    }
-
-    /// Closes a connection with more input than its service needs to see at once.
-    #[cold]
-    fn check_input(&mut self, key: Key) {
-        let context = self.table.known_mut(key);
-        if context.input.len() > self.service.input_max(context.tag) {
-            self.close_now(key, CloseReason::InputLimit);
-        }
     }
 
     #[inline]
@@ -203,7 +191,7 @@ impl<S: Service> Core<S> {
         if !rest.is_empty() {
             rest.append(&mut context.output);
             context.output = rest;
-        } else if context.output.is_empty() && context.machine.delivers() {
+        } else if S::HEARS_SENT && context.output.is_empty() && context.machine.delivers() {
             self.ask(engine, key, CloseReason::Service, |service, connection, session| {
                 service.sent(connection, session)
             });
@@ -221,7 +209,7 @@ impl<S: Service> Core<S> {
     }
 
     /// Asks the service, and does what it answers. `reason` is what a close is put down to.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ask<E: Engine>(
         &mut self,
         engine: &E,
@@ -229,8 +217,8 @@ impl<S: Service> Core<S> {
         reason: CloseReason,
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
-        let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
         let context = self.table.known_mut(key);
+        let now = if self.service.fresh_clock(context.tag) { engine.now() } else { self.now };
         let mut connection = Connection {
             id: context.id,
             peer: context.peer,
@@ -247,13 +235,14 @@ impl<S: Service> Core<S> {
         // What the service has half done to its own state is its own business; the connection that
         // it panicked for is closed.
         let answer = catch_unwind(AssertUnwindSafe(|| call(service, &mut connection, session)));
-        if !context.input.is_empty() || context.holds {
+        let holds = !context.input.is_empty() || context.holds;
+        self.carry_out(key, reason, answer);
+        if holds {
             self.holds_back(key, input_before);
         }
-        self.carry_out(key, reason, answer);
     }
 
-    #[inline]
+    #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, answer: std::thread::Result<Answer>) {
         match answer {
             Ok(Answer::Continue) => {}
@@ -288,13 +277,6 @@ impl<S: Service> Core<S> {
         self.forget_input(key);
     }
 
-    /// The peer has been sent everything, and has this long to close its side.
-    fn begin_linger(&mut self, key: Key) {
-        let deadline = self.now + self.rules.linger;
-        self.context(key).deadline = deadline;
-        self.schedule_at(key, deadline);
-    }
-
     /// Lets the service put what it has kept for the connection on the output.
     fn last_output(&mut self, key: Key) {
         let now = self.now;
@@ -315,6 +297,13 @@ impl<S: Service> Core<S> {
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
     }
 
+    /// The peer has been sent everything, and has this long to close its side.
+    fn begin_linger(&mut self, key: Key) {
+        let deadline = self.now + self.rules.linger;
+        self.context(key).deadline = deadline;
+        self.schedule_at(key, deadline);
+    }
+
     /// Has the connection closed at once. The connection has to be driven.
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
         let context = self.context(key);
@@ -329,12 +318,11 @@ impl<S: Service> Core<S> {
 
     /// The service will not be called again: what it left of the input is nobody's any more, and
     /// others may need the buffers while this connection lingers.
+    #[cold]
     fn forget_input(&mut self, key: Key) {
         let context = self.table.known_mut(key);
-        let forgotten = context.input.take();
-        if context.holds {
-            self.holds_back(key, forgotten.len());
-        }
+        drop(context.input.take());
+        self.no_longer_holds(key);
     }
 
     /// A connection is there, accepted or connected.

@@ -13,5 +13,6 @@ mod echo;
 mod harness;
 mod limits;
 mod scale;
+mod seeds;
 mod services;
 mod startup;
