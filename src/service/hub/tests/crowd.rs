@@ -244,8 +244,9 @@ fn the_servers_own_messages_are_refused_for_a_client_that_does_not_read() {
 fn many_senders_at_once_are_held_back_and_lose_nothing() {
     const SENDERS: usize = 12;
     const EACH: u32 = 3000;
-    // So few buffers that they run out.
-    let config = config(3).buffers(48).buffer_size(4096).shed_after(None);
+    // Few buffers, but more than the senders' inputs can hold (4 each): were all of them there,
+    // only shedding would end it.
+    let config = config(3).buffers(96).buffer_size(4096).shed_after(None);
     let options = HubOptions { notices: false, ..HubOptions::default() };
     let (server, address) = start_with(config, options);
     let (barrier, heard) = (Barrier::new(SENDERS), AtomicU64::new(0));
