@@ -19,8 +19,8 @@ const QUEUE_BUFFERS_MIN: usize = 2;
 /// must leave the others room.
 const QUEUE_SHARE: usize = 4;
 
-/// The part of a queue that is handed to the kernel at once, 1 in so many: with the default, as much
-/// as a connection may send in one turn.
+/// The part of a queue that is handed to the kernel at once, 1 in so many: with the default, as
+/// much as a connection may send in one turn.
 const SEND_SHARE: usize = 4;
 
 /// Places in buffers that a client's queue has beside those that it takes when all messages are
