@@ -192,8 +192,11 @@ fn a_closed_output_and_an_interrupt_end_it() {
         client.stdin.as_mut().expect("stdin is piped").write_all(b"x").expect("it reads");
         let mut byte = [0];
         client.stdout.as_mut().expect("stdout is piped").read_exact(&mut byte).expect("a reply");
+        // Kept open: waiting would close it, which is another way to the end.
+        let stdin = client.stdin.take();
         kill_process(Pid::from_child(&client), signal).expect("signalling the client");
         assert_eq!(client.wait().expect("it ends").code(), Some(130));
+        drop(stdin);
     }
     daemon.finish();
 }
