@@ -195,8 +195,9 @@ fn a_cancelled_receive_leaves_what_came_for_the_next() {
 
 #[test]
 fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
-    let (target, received) = serve(1, |mut stream, _| {
-        thread::sleep(Duration::from_millis(300));
+    let (go, when) = channel();
+    let (target, received) = serve(1, move |mut stream, _| {
+        when.recv_timeout(GUARD).unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         all
@@ -210,6 +211,7 @@ fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
     assert_eq!(failed.error, Error::Cancelled);
     assert!(failed.buffer == data, "the data comes back whole");
     assert!(failed.bytes_sent > 0 && failed.bytes_sent < data.len(), "{}", failed.bytes_sent);
+    go.send(()).unwrap();
     // The stream goes on where it was cut.
     done(client.send(b"end".to_vec())).unwrap();
     done(client.disconnect()).unwrap();
