@@ -6,8 +6,8 @@
 //! * `args`, `units`: the command line
 //! * `limits`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `client`: the clients of one thread; `flow`: one connection's conversation; `wire`: what a
-//!   request is on the wire; `payload`: its bytes; `control`: what the threads share
+//! * `client`: the clients of one thread; `flow`: one connection's conversation; `wire`: where
+//!   requests lie on the wire; `protocol`: how they are written; `payload`: their bytes; `control`: what the threads share
 //! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
 //!   meanwhile
 //! * `failure`: why there is no report, and the exit codes
@@ -32,6 +32,7 @@ pub mod own_server;
 pub mod payload;
 pub mod plan;
 pub mod progress;
+pub mod protocol;
 pub mod report;
 pub mod run;
 pub mod units;
