@@ -1,8 +1,10 @@
-//! The daemon's command line: the flags, and the [`Config`] that they make.
+//! The daemon's command line: the flags, and the [`Config`] and the services that they make.
 //!
 //! What a flag may say is checked here as far as its own text goes (units, forms of addresses);
-//! ranges and what belongs together are checked by [`Config::check`].
+//! ranges and what belongs together are checked by [`Config::check`]. How a service and its options
+//! are written is the business of [`spec`](crate::spec).
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -10,26 +12,52 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use log::LevelFilter;
 
 use crate::config::Config;
 use crate::endpoint::Endpoint;
+use crate::framing::{ByteOrder, Delimiter};
 use crate::listener;
+use crate::spec::{self, After, Defaults, FramedOptions, HubOptions, MessageOptions};
+use crate::spec::{ServiceOptions, Slow, Spec};
 use crate::units;
 
 const EXAMPLE: &str = "\
+Commands (echopool COMMAND --help tells more):
+  serve    what is described here; the default, so that the word may be left out
+  connect  a client for people: lines typed are sent, what arrives is shown
+
+What is listened on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
+  echo, discard, chargen  RFC 862, 863, 864
+  framed                  echo of frames, after their length; order, max-frame
+  message                 echo of messages, up to a delimiter; delimiter, after, max-message, show
+  hub                     clients send to one another; order, max-message, queue, slow, notices
+
 Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
 
-Example: 10,000 clients at most, on the local machine only, and rates once a second:
-  echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s";
+Examples: 10,000 clients at most, on the local machine only, and rates once a second:
+  echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s
+Three services at once, lines among them:
+  echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'";
 
-/// Sends back every byte that its clients send (RFC 862), out of memory that is fixed at start.
+/// The heading of the flags that are defaults.
+const OPTIONS: &str = "Defaults of the services' options";
+
+/// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more, out
+/// of memory that is fixed at start.
 #[derive(clap::Parser, Debug)]
 #[command(name = "echopool", version, after_help = EXAMPLE, next_line_help = true)]
 pub(crate) struct Cli {
-    /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777; may be repeated
+    /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777; with a service:
+    /// framed://7777?order=big (see below); may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:7777")]
-    listen: Vec<ListenAt>,
+    listen: Vec<String>,
+
+    /// What the addresses and the defaults of the options say together.
+    #[arg(skip)]
+    listeners: Vec<(ServiceOptions, ListenAt)>,
 
     /// Worker threads, 1 to 64 [default: the processors there are, 64 at most]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
@@ -83,6 +111,48 @@ pub(crate) struct Cli {
     #[arg(long)]
     share_port: bool,
 
+    /// framed, hub: how numbers are written, little or big
+    #[arg(long, value_name = "ORDER", default_value = "little", value_parser = spec::order)]
+    #[arg(help_heading = OPTIONS)]
+    order: ByteOrder,
+
+    /// framed: the longest frame, 1 to 2147483647
+    #[arg(long, value_name = "SIZE", default_value = "1Mi", value_parser = spec::max_frame)]
+    #[arg(help_heading = OPTIONS)]
+    max_frame: u32,
+
+    /// message: what ends a message, 1 to 16 bytes, with \n \r \t \0 \\ \xNN
+    #[arg(long, value_name = "BYTES", default_value = "<EOF>", value_parser = delimiter)]
+    #[arg(help_heading = OPTIONS)]
+    delimiter: Delimiter,
+
+    /// message: close the connection after a message, or keep it
+    #[arg(long, value_name = "WHAT", default_value = "close", help_heading = OPTIONS)]
+    after: After,
+
+    /// message, hub: the longest message [default: message 64Ki, hub a buffer, 16Ki at most]
+    #[arg(long, value_name = "SIZE", value_parser = spec::max_message, help_heading = OPTIONS)]
+    max_message: Option<u32>,
+
+    /// message: how much of a message the log shows, at most 64Ki; 0 for nothing
+    #[arg(long, value_name = "SIZE", default_value = "200", value_parser = spec::show)]
+    #[arg(help_heading = OPTIONS)]
+    show: u32,
+
+    /// hub: bytes that may wait for one client, 1 to 1Gi
+    #[arg(long, value_name = "SIZE", default_value = "256Ki", value_parser = spec::queue)]
+    #[arg(help_heading = OPTIONS)]
+    queue: u32,
+
+    /// hub: when more would wait, drop the message or close the connection
+    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = OPTIONS)]
+    slow: Slow,
+
+    /// hub: tell clients who comes and goes, on or off
+    #[arg(long, value_name = "WHETHER", default_value = "on", value_parser = spec::on_or_off)]
+    #[arg(help_heading = OPTIONS, action = clap::ArgAction::Set)]
+    notices: bool,
+
     /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
@@ -93,8 +163,48 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// The configuration that the flags ask for. Names are looked up here.
-    pub(crate) fn config(&self) -> Result<Config, ResolveError> {
+    /// Reads the command line. `args` are those of the process, its name included.
+    ///
+    /// # Errors
+    /// A flag or what it says is wrong; or help is asked for.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::try_parse_from(args)?;
+        let defaults = cli.defaults();
+        for text in &cli.listen {
+            let listener = Spec::parse(text, &defaults)
+                .map_err(|error| error.to_string())
+                .and_then(|spec| Ok((spec.service, spec.address.parse()?)))
+                .map_err(|error| wrong_listener(text, &error))?;
+            cli.listeners.push(listener);
+        }
+        Ok(cli)
+    }
+
+    /// The options of the services where an address has none.
+    fn defaults(&self) -> Defaults {
+        let usual = Defaults::default();
+        Defaults {
+            framed: FramedOptions { order: self.order, max_frame: self.max_frame },
+            message: MessageOptions {
+                delimiter: self.delimiter,
+                after: self.after,
+                max_message: self.max_message.unwrap_or(usual.message.max_message),
+                show: self.show,
+            },
+            hub: HubOptions {
+                order: self.order,
+                max_message: self.max_message,
+                queue: self.queue,
+                slow: self.slow,
+                notices: self.notices,
+            },
+        }
+    }
+
+    /// The configuration that the flags ask for, and the service of each listener in it. Names are
+    /// looked up here: each address of a name is a listener of its own.
+    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), ResolveError> {
+        let mut services = Vec::new();
         let mut config = Config::new()
             .buffer_size(self.buffer_size)
             .backlog(self.backlog)
@@ -103,9 +213,10 @@ impl Cli {
             .shed_after(self.shed_after.0)
             .linger(self.linger)
             .share_port(self.share_port);
-        for listen in &self.listen {
-            for endpoint in listen.resolve()? {
+        for (service, at) in &self.listeners {
+            for endpoint in at.resolve()? {
                 config = config.listen(endpoint);
+                services.push(*service);
             }
         }
         config.workers = self.workers;
@@ -116,8 +227,14 @@ impl Cli {
         if let Some(bytes) = self.memory {
             config = config.memory(bytes);
         }
-        Ok(config)
+        Ok((config, services))
     }
+}
+
+/// A `--listen` that is wrong, as clap reports any other flag.
+fn wrong_listener(text: &str, error: &str) -> clap::Error {
+    let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
+    Cli::command().error(ErrorKind::ValueValidation, text)
 }
 
 /// Where to listen, as it was written.
@@ -135,11 +252,10 @@ impl FromStr for ListenAt {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(ListenAt::Endpoint(Endpoint::Unix(PathBuf::from(path))));
         }
-        let rest = text.strip_prefix("tcp://").unwrap_or(text);
-        if let Ok(address) = rest.parse::<SocketAddr>() {
+        if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(ListenAt::Endpoint(address.into()));
         }
-        let (host, port) = rest.rsplit_once(':').unwrap_or(("", rest));
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let Ok(port) = port.parse::<u16>() else {
             return Err(format!("'{port}' is no port (0 to 65535); {forms}"));
         };
@@ -210,6 +326,10 @@ impl FromStr for TimeOrOff {
     }
 }
 
+fn delimiter(text: &str) -> Result<Delimiter, String> {
+    spec::delimiter(text.as_bytes())
+}
+
 fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(units::parse_count(text)?).map_err(|_| format!("{text} is too large"))
 }
@@ -232,17 +352,19 @@ fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
-
     use super::*;
     use crate::config::Buffers;
 
     fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(["echopool"].iter().chain(flags))
+        Cli::read(["echopool"].iter().chain(flags).map(OsString::from))
+    }
+
+    fn services(flags: &[&str]) -> (Config, Vec<ServiceOptions>) {
+        parse(flags).unwrap_or_else(|error| panic!("{error}")).config().unwrap()
     }
 
     fn config(flags: &[&str]) -> Config {
-        parse(flags).unwrap_or_else(|error| panic!("{error}")).config().unwrap()
+        services(flags).0
     }
 
     fn error(flags: &[&str]) -> String {
@@ -312,10 +434,7 @@ mod tests {
 
     #[test]
     fn addresses_may_be_written_in_several_ways() {
-        let endpoint = |text: &str| match text.parse() {
-            Ok(ListenAt::Endpoint(endpoint)) => endpoint.to_string(),
-            other => panic!("{text}: {other:?}"),
-        };
+        let endpoint = |text: &str| config(&["--listen", text]).endpoints()[0].to_string();
         assert_eq!(endpoint("7777"), "tcp://[::]:7777");
         assert_eq!(endpoint(":7777"), "tcp://[::]:7777");
         assert_eq!(endpoint("tcp://7777"), "tcp://[::]:7777");
@@ -324,7 +443,6 @@ mod tests {
         assert_eq!(endpoint("tcp://[::1]:7777"), "tcp://[::1]:7777");
         assert_eq!(endpoint("unix:/run/e.sock"), "unix:/run/e.sock");
         assert_eq!("host:7".parse(), Ok(ListenAt::Name("host".to_owned(), 7)));
-        assert_eq!("tcp://host:7".parse(), Ok(ListenAt::Name("host".to_owned(), 7)));
     }
 
     #[test]
@@ -337,18 +455,94 @@ mod tests {
             "localhost:",
             "::1:7",
             "[::1]",
-            "http://host:80",
+            "tcp://framed://7",
             "a/b:7",
         ] {
-            let error = bad.parse::<ListenAt>().expect_err(bad);
-            assert!(error.contains("[::1]:7777"), "{bad}: {error}");
+            let error = error(&[&format!("--listen={bad}")]);
+            assert!(error.contains("write 7777") && error.contains("--listen"), "{bad}: {error}");
         }
     }
 
     #[test]
-    fn a_name_stands_for_all_its_addresses() {
-        let config = config(&["--listen", "localhost:7"]);
+    fn a_listener_that_is_wrong_is_told_what_is_right() {
+        for (bad, part) in [
+            ("http://host:80", "echo, discard, chargen, framed, message, hub"),
+            ("framed://7?after=keep", "framed takes order, max-frame"),
+            ("framed://7?order=big&max-frame=9&max-frame=9", "twice"),
+        ] {
+            let error = error(&["--listen", "1", "--listen", bad]);
+            assert!(error.contains(part) && error.contains("--listen"), "{bad}: {error}");
+        }
+        let error = error(&["--listen", "hub://7", "--max-message", "17k"]);
+        assert!(error.contains("16384"), "a flag is checked where it is used: {error}");
+        assert!(parse(&["--listen", "7", "--max-message", "17k"]).is_ok());
+    }
+
+    #[test]
+    fn each_listener_has_its_service() {
+        let text = "--listen 127.0.0.1:1 --listen framed://127.0.0.1:2?order=big \
+                    --listen discard://127.0.0.1:3";
+        let (config, services) = services(&text.split_whitespace().collect::<Vec<_>>());
+        let names: Vec<_> = services.iter().map(ServiceOptions::name).collect();
+        assert_eq!(names, ["echo", "framed", "discard"]);
+        let ports = config.listen.iter().map(|at| at.socket_addr().unwrap().port());
+        assert_eq!(ports.collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_flags_are_the_defaults_of_the_options() {
+        let text = r"--listen framed://1 --listen framed://2?order=little&max-frame=5 \
+                     --listen message://3 --listen message://4?show=5&delimiter=%2E \
+                     --listen hub://5 --listen hub://6?queue=9 \
+                     --order big --max-frame 4 --delimiter \n --after keep --max-message 100 \
+                     --show 7 --queue 8 --slow close --notices off";
+        let flags: Vec<_> = text.split_whitespace().filter(|flag| *flag != "\\").collect();
+        let (_, services) = services(&flags);
+        let framed = FramedOptions { order: ByteOrder::Big, max_frame: 4 };
+        let message = MessageOptions {
+            delimiter: Delimiter::new(b"\n").unwrap(),
+            after: After::Keep,
+            max_message: 100,
+            show: 7,
+        };
+        let hub = HubOptions {
+            order: ByteOrder::Big,
+            max_message: Some(100),
+            queue: 8,
+            slow: Slow::Close,
+            notices: false,
+        };
+        let other = FramedOptions { order: ByteOrder::Little, max_frame: 5 };
+        let full_stop = Delimiter::new(b".").unwrap();
+        let expected = [
+            ServiceOptions::Framed(framed),
+            ServiceOptions::Framed(other),
+            ServiceOptions::Message(message),
+            ServiceOptions::Message(MessageOptions { show: 5, delimiter: full_stop, ..message }),
+            ServiceOptions::Hub(hub),
+            ServiceOptions::Hub(HubOptions { queue: 9, ..hub }),
+        ];
+        assert_eq!(services, expected);
+    }
+
+    #[test]
+    fn without_flags_the_options_are_those_of_the_grammar() {
+        assert_eq!(parse(&[]).unwrap().defaults(), Defaults::default());
+    }
+
+    #[test]
+    fn help_names_every_service_and_option() {
+        let help = Cli::command().render_help().to_string();
+        for name in ["serve", "connect", "framed", "message", "hub", "chargen", "discard"] {
+            assert!(help.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_stands_for_all_its_addresses_each_with_the_service() {
+        let (config, services) = services(&["--listen", "discard://localhost:7"]);
         assert!(!config.listen.is_empty());
+        assert_eq!(services, vec![ServiceOptions::Discard; config.listen.len()]);
         for endpoint in &config.listen {
             let address = endpoint.socket_addr().unwrap();
             assert!(address.ip().is_loopback() && address.port() == 7, "{endpoint}");

@@ -91,6 +91,33 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// Linger at most: the peer decides how much of it is used, and a connection slot is held so long.
 pub const LINGER_MAX: Duration = Duration::from_secs(600);
 
+/// Bytes of a frame by default: files and pictures of the usual sizes, and with the default buffers
+/// 64 of 4096 for one.
+pub const FRAME_BYTES: u32 = 1 << 20;
+
+/// Bytes of a frame or of a message at most: what a signed length of 4 bytes can say.
+pub const FRAME_BYTES_MAX: u32 = i32::MAX as u32;
+
+/// Bytes of a delimited message by default: text that somebody types or a program logs.
+pub const MESSAGE_BYTES: u32 = 64 << 10;
+
+/// Bytes of a message that are shown in the log by default: two lines of a terminal.
+pub const SHOW_BYTES: u32 = 200;
+
+/// Bytes of a message that are shown at most: escaped they become up to four times as many, and
+/// longer lines are what programs that read logs cut off.
+pub const SHOW_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes of a message of the hub at most: one buffer holds it for all clients of a worker, and the
+/// default ones have so many.
+pub const HUB_MESSAGE_BYTES_MAX: u32 = 16 << 10;
+
+/// Bytes that may wait for one client of the hub by default: 16 of its longest messages.
+pub const HUB_QUEUE_BYTES: u32 = 256 << 10;
+
+/// Bytes that may wait for one client of the hub at most: no client is worth more memory.
+pub const HUB_QUEUE_BYTES_MAX: u32 = 1 << 30;
+
 /// Address space of a worker's stack, given to the thread by this number so that the sum of memory
 /// is right whatever RUST_MIN_STACK says. Only the pages that are used become resident.
 pub const WORKER_STACK_BYTES: usize = 2 << 20;

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use log::LevelFilter;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -21,7 +20,8 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, Server, ServerHandle};
-use crate::service::{Builtin, Echo, OfListener};
+use crate::service::{Builtin, Discard, Echo, OfListener};
+use crate::spec::{ServiceOptions, Spec};
 
 mod report;
 
@@ -44,7 +44,7 @@ const STATS_LINE_GAP: Duration = Duration::from_millis(100);
 /// Exit codes: 0 when it was told to end, also if the drain time-out cut connections (a line of the
 /// log says how many); 1 when it could not start or failed; 2 when the command line is wrong.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Also --help and --version, on standard output and with code 0.
@@ -104,19 +104,19 @@ fn start_log(level: Option<LevelFilter>) {
 }
 
 fn serve(cli: &Cli) -> Result<(), Failure> {
-    let config = cli.config().map_err(Failure::new)?;
+    let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on a signal is kept until it can be obeyed.
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let services = config.endpoints().iter().map(|_| Builtin::Echo(Echo)).collect();
+    let services = options.iter().map(builtin).collect::<Result<_, _>>()?;
     let server = Server::start(config, OfListener::new(services))?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
 
     let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
     start_threads(cli, signals, &ending)?;
-    say_ready(ending.server.local_endpoints(), &mut io::stdout().lock());
+    say_ready(ending.server.local_endpoints(), &options, &mut io::stdout().lock());
     let drained = ending.server.wait();
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());
@@ -124,6 +124,15 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
         Drained::Failed => Err(Failure::new("a worker failed; the log says why")),
         Drained::Clean | Drained::Cut(_) => Ok(()),
     }
+}
+
+/// The service that was asked for.
+fn builtin(options: &ServiceOptions) -> Result<Builtin, Failure> {
+    Ok(match *options {
+        ServiceOptions::Echo => Builtin::Echo(Echo),
+        ServiceOptions::Discard => Builtin::Discard(Discard),
+        other => return Err(Failure::new(format_args!("no service {} yet", other.name()))),
+    })
 }
 
 /// The server, and whether it was told to end.
@@ -219,10 +228,17 @@ fn end_with_stdin(ending: &Ending) {
     ending.server.stop();
 }
 
-/// Says where the server listens. That nobody reads it is no reason to end.
-fn say_ready(endpoints: &[Endpoint], out: &mut impl Write) {
-    let lines: String =
-        endpoints.iter().map(|endpoint| format!("echopool listening on {endpoint}\n")).collect();
+/// Says where the server listens, as loadgen and `echopool connect` take it. That nobody reads it
+/// is no reason to end.
+fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl Write) {
+    let mut lines = String::new();
+    for (endpoint, service) in endpoints.iter().zip(services) {
+        let target = match endpoint.socket_addr() {
+            Some(address) => Spec { service: *service, address: address.to_string() }.to_string(),
+            None => endpoint.to_string(),
+        };
+        lines.push_str(&format!("echopool listening on {target}\n"));
+    }
     if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
         log::warn!("cannot write the ready lines to standard output: {error}");
     }
@@ -268,12 +284,16 @@ mod tests {
     }
 
     #[test]
-    fn ready_lines_name_each_endpoint() {
-        let endpoints = ["[::]:7777", "127.0.0.1:80"].map(|a| Endpoint::Tcp(a.parse().unwrap()));
+    fn ready_lines_name_each_endpoint_and_its_service() {
+        let endpoints = ["[::]:7777", "127.0.0.1:80", "127.0.0.1:81"]
+            .map(|address| Endpoint::Tcp(address.parse().unwrap()));
+        let framed = "framed://80?order=big".parse::<Spec>().unwrap().service;
+        let services = [ServiceOptions::Echo, framed, ServiceOptions::Discard];
         let mut out = Vec::new();
-        say_ready(&endpoints, &mut out);
-        let expected =
-            "echopool listening on tcp://[::]:7777\nechopool listening on tcp://127.0.0.1:80\n";
+        say_ready(&endpoints, &services, &mut out);
+        let expected = "echopool listening on tcp://[::]:7777\n\
+                        echopool listening on framed://127.0.0.1:80?order=big\n\
+                        echopool listening on discard://127.0.0.1:81\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
@@ -288,6 +308,7 @@ mod tests {
                 Ok(())
             }
         }
-        say_ready(&[Endpoint::Tcp("[::]:1".parse().unwrap())], &mut Closed);
+        let endpoint = Endpoint::Tcp("[::]:1".parse().unwrap());
+        say_ready(&[endpoint], &[ServiceOptions::Echo], &mut Closed);
     }
 }

@@ -69,6 +69,7 @@ pub mod service;
 #[doc(hidden)]
 pub mod sim;
 mod slots;
+pub mod spec;
 pub mod stats;
 mod sys;
 pub mod time;
