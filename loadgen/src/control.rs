@@ -12,7 +12,8 @@ const START_DELAY: Duration = Duration::from_millis(5);
 
 /// Shared by all threads of a run.
 pub struct Control {
-    /// Threads whose connections are not all established or failed yet.
+    /// Threads, that of the rude clients included, whose connections are not all established or
+    /// failed yet.
     unready: AtomicUsize,
     /// When the measured period begins, in nanoseconds; 0 while that is open.
     start_at: AtomicU64,
@@ -47,9 +48,10 @@ pub struct Snapshot {
 }
 
 impl Control {
-    pub fn new(threads: usize, requests: Option<u64>) -> Control {
+    /// For so many threads of measured clients, and `others` that get [ready](Control::ready) too.
+    pub fn new(threads: usize, others: usize, requests: Option<u64>) -> Control {
         Control {
-            unready: AtomicUsize::new(threads),
+            unready: AtomicUsize::new(threads + others),
             start_at: AtomicU64::new(0),
             ended: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_last_thread_sets_the_start() {
-        let control = Control::new(2, None);
+        let control = Control::new(1, 1, None);
         control.ready(Time::from_nanos(10));
         assert_eq!(control.start_at(), None);
         control.ready(Time::from_nanos(20));
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_given_out_exactly_whoever_asks() {
-        let control = Control::new(4, Some(10_000));
+        let control = Control::new(4, 0, Some(10_000));
         let take_all = || (0..20_000).filter(|_| control.take_request()).count();
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take_all)).collect();
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn without_a_budget_there_is_no_end() {
-        let control = Control::new(1, None);
+        let control = Control::new(1, 0, None);
         assert!(control.take_request());
         assert!(!control.requests_used_up());
     }

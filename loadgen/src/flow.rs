@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no buffers. `client` joins it to the engine.
 
 use echopool::service::ConnectionId;
+use echopool::time::Time;
 
 use crate::payload::Stream;
 use crate::wire::{Message, Wire};
@@ -86,6 +87,17 @@ pub struct Flow {
     pub held: usize,
     /// Whether it waits for a lease.
     pub starved: bool,
+    /// Since when it has had room for a request.
+    pub room_since: Time,
+    /// The connection is closed after so many requests, or at that time, and begun anew.
+    pub retire_after: u64,
+    pub retire_at: Time,
+    /// When its connect was begun.
+    pub connect_began: Time,
+    /// How often it has been established.
+    pub lives: u64,
+    /// Replies that were recorded, in all its lives.
+    pub served: u64,
 }
 
 impl Flow {
@@ -106,7 +118,25 @@ impl Flow {
             unsent: 0,
             held: 0,
             starved: false,
+            room_since: Time::ZERO,
+            retire_after: u64::MAX,
+            retire_at: Time::MAX,
+            connect_began: Time::ZERO,
+            lives: 0,
+            served: 0,
         }
+    }
+
+    /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
+    pub fn renew(&mut self, stream: Stream, wire: &Wire) {
+        let (lives, served, starved) = (self.lives, self.served, self.starved);
+        *self = Flow { lives, served, starved, ..Flow::new(stream, wire) };
+    }
+
+    /// Whether its life is over: no request is to be begun any more.
+    #[inline]
+    pub fn retires(&self, now: Time) -> bool {
+        self.begun >= self.retire_after || now >= self.retire_at
     }
 
     /// Requests without a complete reply.
@@ -230,7 +260,7 @@ mod tests {
     const SIZE: u64 = 64;
 
     fn wire() -> Wire {
-        Wire::new(Protocol::Echo, SIZE)
+        Wire::new(Protocol::Echo, crate::sizes::Sizes::Fixed(SIZE))
     }
 
     /// A flow that has sent `requests`, and the bytes it sent.

@@ -4,12 +4,15 @@
 //! drive its parts. It is no interface for others.
 //!
 //! * `args`, `units`: the command line
-//! * `limits`, `plan`: what the machine allows, and the run that is made of it
+//! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `client`: the clients of one thread; `flow`: one connection's conversation; `wire`: where
-//!   requests lie on the wire; `protocol`: how they are written; `payload`: their bytes; `control`: what the threads share
-//! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
-//!   meanwhile
+//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
+//! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
+//!   conversation
+//! * `client`: the clients of one thread; `rude`: those that are not measured; `control`: what the
+//!   threads share
+//! * `outcome`, `seconds`, `cpu`: what is recorded; `verdict`: whether the generator kept up
+//! * `report`: what is made of it; `progress`: what is seen meanwhile
 //! * `failure`: why there is no report, and the exit codes
 
 // Public for the tests' sake: whoever reads them reads the files.
@@ -24,6 +27,7 @@ pub mod args;
 pub mod client;
 pub mod control;
 pub mod cpu;
+pub mod dispatch;
 pub mod failure;
 pub mod flow;
 pub mod limits;
@@ -34,8 +38,14 @@ pub mod plan;
 pub mod progress;
 pub mod protocol;
 pub mod report;
+pub mod rude;
 pub mod run;
+pub mod schedule;
+pub mod seconds;
+pub mod sizes;
+pub mod sources;
 pub mod units;
+pub mod verdict;
 pub mod wire;
 
 /// The program, from its arguments to its exit code.

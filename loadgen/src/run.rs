@@ -24,6 +24,7 @@ use crate::own_server::OwnServer;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
 use crate::report::Report;
+use crate::rude::Rude;
 
 /// How often the main thread looks at signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -44,8 +45,18 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     if let Some(shortfall) = &plan.shortfall {
         eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
     }
+    if plan.sources_unused > 0 {
+        eprintln!(
+            "loadgen: the first {} source addresses are used; there are {} more",
+            plan.sources.len(),
+            plan.sources_unused
+        );
+    }
     let mut server = match plan.own_server {
-        true => Some(OwnServer::start(plan.connections, plan.server_workers)?),
+        true => {
+            let connections = plan.connections + plan.rude.total();
+            Some(OwnServer::start(connections, plan.server_workers)?)
+        }
         false => None,
     };
     if let Some(server) = &server {
@@ -120,17 +131,19 @@ fn drive(
     server: Option<&mut OwnServer>,
     interrupted: &AtomicBool,
 ) -> Result<Report, Failure> {
-    let control = Arc::new(Control::new(plan.threads, plan.requests));
+    let rude = usize::from(plan.rude.total() > 0);
+    let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
     let results = start_threads(&plan, &control)?;
     let mut watch = Watch {
         progress: Progress::new(plan.clone()),
         server_use: ServerUse::default(),
+        warmup: plan.warmup,
         control,
         server,
         interrupted,
         failure: None,
     };
-    let records = watch.until_all_end(plan.threads, &results);
+    let records = watch.until_all_end(plan.threads + rude, &results);
     watch.progress.finish();
     if let Some(failure) = watch.failure {
         return Err(failure);
@@ -160,26 +173,43 @@ fn start_threads(
 ) -> Result<Receiver<ThreadResult>, Failure> {
     let (send, results) = channel();
     for nth in 0..plan.threads {
-        let (plan, control, send) = (plan.clone(), control.clone(), send.clone());
-        let started = thread::Builder::new()
-            .name(format!("clients-{nth}"))
-            .spawn(move || run_thread(plan, control, nth, &send));
-        started.map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))?;
+        let (plan, control) = (plan.clone(), control.clone());
+        start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
+            let limits = plan.share(nth).limits;
+            let client = Client::new(plan, control, nth, internals::now);
+            internals::run_clients(limits, client).map(Client::into_records)
+        })?;
+    }
+    if plan.rude.total() > 0 {
+        let (plan, control) = (plan.clone(), control.clone());
+        start_thread("rude-clients".into(), &control.clone(), &send, move || {
+            let limits = plan.rude.limits(plan.share(0).limits.linger);
+            let rude = internals::run_clients(limits, Rude::new(plan, control))?;
+            Ok(Records { rude: rude.into_counts(), ..Records::default() })
+        })?;
     }
     Ok(results)
 }
 
-fn run_thread(plan: Arc<Plan>, control: Arc<Control>, nth: usize, results: &Sender<ThreadResult>) {
-    let limits = plan.share(nth).limits;
-    // Whatever ends this thread before its time, the others must not wait for it.
-    let mut end = StopUnlessFinished { control: control.clone(), finished: false };
-    let clients = internals::run_clients(limits, Client::new(plan, control, nth));
-    end.finished = clients.is_ok();
-    let result = clients
-        .map(Client::into_records)
-        .map_err(|error| Failure::Setup(format!("a thread of clients failed: {error}")));
-    // The receiver is gone only if the run has failed already.
-    let _ = results.send(result);
+fn start_thread(
+    name: String,
+    control: &Arc<Control>,
+    results: &Sender<ThreadResult>,
+    run: impl FnOnce() -> io::Result<Records> + Send + 'static,
+) -> Result<(), Failure> {
+    let (control, results) = (control.clone(), results.clone());
+    let body = move || {
+        // Whatever ends this thread before its time, the others must not wait for it.
+        let mut end = StopUnlessFinished { control, finished: false };
+        let records = run();
+        end.finished = records.is_ok();
+        let failed = |error| Failure::Setup(format!("a thread of clients failed: {error}"));
+        // The receiver is gone only if the run has failed already.
+        let _ = results.send(records.map_err(failed));
+    };
+    let started = thread::Builder::new().name(name).spawn(body);
+    started.map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))?;
+    Ok(())
 }
 
 struct StopUnlessFinished {
@@ -198,6 +228,7 @@ impl Drop for StopUnlessFinished {
 /// What the main thread does while the clients run.
 struct Watch<'a> {
     control: Arc<Control>,
+    warmup: Duration,
     progress: Progress,
     server: Option<&'a mut OwnServer>,
     server_use: ServerUse,
@@ -260,7 +291,10 @@ impl Watch<'_> {
     fn stage(&self) -> Stage {
         match self.control.start_at() {
             Some(_) if self.control.all_measured() => Stage::Finishing,
-            Some(start) if internals::now() >= start => Stage::Measuring(internals::now() - start),
+            // Zero while warming up.
+            Some(start) if internals::now() >= start => {
+                Stage::Measuring(internals::now() - (start + self.warmup))
+            }
             _ => Stage::Connecting,
         }
     }
@@ -276,7 +310,7 @@ struct ServerUse {
 
 impl ServerUse {
     fn sample(&mut self, stage: Stage, process: u32) {
-        if !matches!(stage, Stage::Measuring(_)) {
+        if !matches!(stage, Stage::Measuring(since) if since > Duration::ZERO) {
             return;
         }
         let now = cpu::of_process(process).map(|used| (Instant::now(), used));

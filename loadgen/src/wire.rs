@@ -1,11 +1,12 @@
 //! What a request is on the wire: how many bytes it takes, which bytes they are, and whether what
 //! came back is right. When it is sent, and by which connection, is nothing of this file's.
 //!
-//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says where.
-//! Replies lie in the same places of the stream that comes back.
+//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says
+//! where. Replies lie in the same places of the stream that comes back.
 
 use crate::payload::Stream;
 pub use crate::protocol::Protocol;
+use crate::sizes::Sizes;
 
 /// Where one request, and its reply, lie in their connection's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,19 +31,19 @@ impl Message {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wire {
     protocol: Protocol,
-    /// Bytes of each request's body.
-    size: u64,
+    /// Of the requests' bodies.
+    sizes: Sizes,
 }
 
 impl Wire {
-    /// `size`: bytes of a request's body, at least 1.
-    pub fn new(protocol: Protocol, size: u64) -> Wire {
-        Wire { protocol, size }
+    /// `sizes`: of the requests' bodies.
+    pub fn new(protocol: Protocol, sizes: Sizes) -> Wire {
+        Wire { protocol, sizes }
     }
 
     /// Bytes that the largest request takes.
     pub fn len_max(&self) -> u64 {
-        self.size + self.protocol.overhead()
+        self.sizes.max() + self.protocol.overhead()
     }
 
     /// The first request of a connection.
@@ -58,8 +59,12 @@ impl Wire {
     }
 
     #[inline]
-    fn message(&self, _stream: Stream, number: u64, begin: u64) -> Message {
-        Message { number, begin, len: self.size + self.protocol.overhead() }
+    fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
+        let body = match &self.sizes {
+            Sizes::Fixed(size) => *size,
+            sizes => sizes.at(stream.draw(number)),
+        };
+        Message { number, begin, len: body + self.protocol.overhead() }
     }
 
     /// Writes the bytes of a request from `within` on. They do not go beyond its end.
@@ -119,21 +124,27 @@ mod tests {
 
     #[test]
     fn requests_lie_one_after_the_other() {
-        let (wire, stream) = (Wire::new(Protocol::Echo, 100), Stream::new(1, 2));
-        let mut message = wire.first(stream);
-        let mut whole = vec![0; 1000];
-        stream.fill(0, &mut whole);
-        for number in 0..10 {
-            assert_eq!((message.number, message.begin, message.len), (number, number * 100, 100));
-            for cut in [0, 1, 50, 99] {
-                let mut bytes = vec![0; 100 - cut as usize];
-                wire.fill(stream, message, cut, &mut bytes);
-                let offset = message.begin + cut;
-                assert_eq!(bytes, whole[offset as usize..message.end() as usize]);
-                let rest = &whole[offset as usize..];
-                assert_eq!(wire.first_difference(stream, message, offset, rest), None);
+        for sizes in ["100", "uniform:1-300", "list:1:5,64:1"] {
+            let wire = Wire::new(Protocol::Echo, sizes.parse().expect("sizes"));
+            let stream = Stream::new(1, 2);
+            let mut whole = vec![0; 4_000];
+            stream.fill(0, &mut whole);
+            let mut message = wire.first(stream);
+            for number in 0..10 {
+                assert_eq!(message.number, number);
+                assert!((1..=wire.len_max()).contains(&message.len), "{sizes}");
+                for within in [0, message.len / 2, message.len - 1] {
+                    let mut bytes = vec![0; (message.len - within) as usize];
+                    wire.fill(stream, message, within, &mut bytes);
+                    let offset = message.begin + within;
+                    assert_eq!(bytes, whole[offset as usize..message.end() as usize]);
+                    let rest = &whole[offset as usize..];
+                    assert_eq!(wire.first_difference(stream, message, offset, rest), None);
+                }
+                let next = wire.after(stream, message);
+                assert_eq!(next.begin, message.end());
+                message = next;
             }
-            message = wire.after(stream, message);
         }
     }
 }

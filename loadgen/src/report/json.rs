@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use serde::Serialize;
 
-use super::Report;
+use super::{Report, load};
 use crate::flow::Mismatch;
 
 /// Goes up when a key changes its meaning or is taken away.
@@ -39,6 +39,8 @@ pub struct Form {
     first_mismatches: Vec<Difference>,
     #[serde(flatten)]
     latency: Latency,
+    #[serde(flatten)]
+    load: load::Form,
     errors: BTreeMap<String, u64>,
     generator_cores: f64,
     generator_busy_ratio: f64,
@@ -59,6 +61,11 @@ struct Config {
     duration_ns: Option<u64>,
     requests: Option<u64>,
     size_bytes: u64,
+    sizes: String,
+    warmup_ns: u64,
+    rate_per_second: Option<u64>,
+    open_loop: bool,
+    strict: bool,
     pipeline: u64,
     connect_rate_per_second: Option<u64>,
     timeout_ns: u64,
@@ -124,6 +131,7 @@ impl Form {
             mismatched_connections: records.mismatches,
             first_mismatches: records.first_mismatches.iter().map(difference).collect(),
             latency: latency(&records.latency),
+            load: load::Form::new(records),
             errors: report.errors().into_iter().collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
@@ -147,6 +155,11 @@ fn config(report: &Report) -> Config {
         duration_ns: plan.duration.map(nanos),
         requests: plan.requests,
         size_bytes: plan.size,
+        sizes: plan.sizes.to_string(),
+        warmup_ns: nanos(plan.warmup),
+        rate_per_second: plan.rate,
+        open_loop: plan.open_loop.is_some(),
+        strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
         pipeline: plan.pipeline,
         connect_rate_per_second: plan.connect_rate,
         timeout_ns: nanos(plan.timeout),

@@ -1,6 +1,7 @@
 //! What a run is worth: the verdict, the exit code, and the two forms of the report.
 
 mod json;
+mod load;
 mod text;
 
 use std::fmt::Write as _;
@@ -12,13 +13,7 @@ use crate::cpu::ThreadUse;
 use crate::failure::Exit;
 use crate::outcome::Records;
 use crate::plan::Plan;
-
-/// A generator whose threads are busier than this has hardly been idle: a reply that arrived had to
-/// wait for the tool, and a faster server would not have had more requests to answer.
-///
-/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
-/// thread that is kept from running is no less the bottleneck.
-const SATURATED: f64 = 0.95;
+use crate::verdict::{self, SATURATED};
 
 /// From this share of the period on it is said that the generator waited for processors: others
 /// had taken them, the server or strangers.
@@ -46,6 +41,8 @@ pub enum Verdict {
     NothingServed,
     /// Connections ended, or replies were missing, before the end.
     ConnectionsLost,
+    /// The generator did not keep its schedule, so the figures are at least partly its own.
+    GeneratorLimited,
 }
 
 impl Verdict {
@@ -57,6 +54,7 @@ impl Verdict {
             Verdict::UnderConnected => "under-connected",
             Verdict::NothingServed => "nothing-served",
             Verdict::ConnectionsLost => "connections-lost",
+            Verdict::GeneratorLimited => "generator-limited",
         }
     }
 }
@@ -66,7 +64,7 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
         // An interrupted run does not wait for its last replies.
-        let unanswered = records.unanswered > 0 && !self.interrupted;
+        let unanswered = records.timed_out + records.unanswered > 0 && !self.interrupted;
         // A default that the machine has no room for is announced, and no failure.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
@@ -80,6 +78,8 @@ impl Report {
             Verdict::ConnectionsLost
         } else if records.established < wanted {
             Verdict::UnderConnected
+        } else if verdict::generator_limit(plan, records).is_some() {
+            Verdict::GeneratorLimited
         } else {
             Verdict::Valid
         }
@@ -112,7 +112,11 @@ impl Report {
         let of_asked = format!("{established} of {asked} connections");
         match self.verdict() {
             Verdict::Valid => {
-                let mut notes = vec!["closed loop".to_string(), self.busy_note()];
+                let mut notes = match plan.open_loop {
+                    None => vec!["closed loop".to_string()],
+                    Some(_) => load::open_loop_notes(records),
+                };
+                notes.push(self.busy_note());
                 if established < asked {
                     notes.insert(0, format!("{of_asked}, as many as the machine has room for"));
                 }
@@ -122,13 +126,17 @@ impl Report {
                 vec![format!("on {} of {established} connections", records.mismatches)]
             }
             Verdict::UnderConnected => vec![of_asked],
+            Verdict::GeneratorLimited => {
+                let limit = verdict::generator_limit(plan, records);
+                vec![limit.unwrap_or_default(), self.busy_note()]
+            }
             Verdict::NothingServed => {
                 vec![format!("{established} connections, none had a complete reply")]
             }
             Verdict::ConnectionsLost => vec![format!(
                 "{} of {established} connections lost, {} requests unanswered",
                 records.losses.total(),
-                records.unanswered
+                records.timed_out + records.unanswered
             )],
         }
     }
@@ -141,7 +149,7 @@ impl Report {
             write!(note, ", of that {} % waiting for a processor", percent(waiting / busy))
                 .expect("writing to a string");
         }
-        if busy >= SATURATED {
+        if busy >= SATURATED && self.plan.open_loop.is_none() {
             note += ": the rate is at least partly the generator's, \
                      and latencies include its own queueing";
         }
@@ -151,7 +159,7 @@ impl Report {
     /// The share of the measured period that the busiest thread ran or waited for a processor.
     pub fn generator_busy(&self) -> f64 {
         let used = self.busiest_thread();
-        self.per_second((used.running + used.waiting).as_secs_f64()).min(1.0)
+        self.per_second(used.busy().as_secs_f64()).min(1.0)
     }
 
     /// The part of that share that it waited: processors were taken by others.
@@ -161,7 +169,7 @@ impl Report {
 
     fn busiest_thread(&self) -> ThreadUse {
         let uses = self.records.thread_uses.iter().copied();
-        uses.max_by_key(|used| used.running + used.waiting).unwrap_or_default()
+        uses.max_by_key(|used| used.busy()).unwrap_or_default()
     }
 
     /// Processors that the clients used, on average.
@@ -283,6 +291,7 @@ pub mod tests {
         for micros in 1..=1000 {
             records.reply(began + second, Duration::from_micros(micros), true);
         }
+        records.offered = 1000;
         records.requests = 1000;
         records.bytes = 64_000;
         records.bytes_verified = 64_000;
@@ -290,7 +299,15 @@ pub mod tests {
         records.rate(550, second);
         records.replies_each = vec![400, 600];
         let half = Duration::from_millis(500);
-        records.thread_uses = vec![ThreadUse { running: half, waiting: half / 2 }; 2];
+        records.thread_uses = vec![
+            ThreadUse {
+                running: half,
+                waiting: half / 2,
+                switches_voluntary: 10,
+                switches_involuntary: 1,
+            };
+            2
+        ];
         Report {
             plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
             records,

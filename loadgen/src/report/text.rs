@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::Report;
+use super::{Report, load};
 use crate::flow::Mismatch;
 
 /// The percentiles of the short distribution.
@@ -160,7 +160,8 @@ fn evidence(out: &mut String, report: &Report) {
     for mismatch in &records.first_mismatches {
         line(out, mismatch_text(mismatch));
     }
-    let (late, unanswered) = (records.replies_late, records.unanswered);
+    load::lines(report).into_iter().for_each(|text| line(out, text));
+    let (late, unanswered) = (records.replies_late, records.timed_out + records.unanswered);
     line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
@@ -283,6 +284,10 @@ Transfer/sec:     62.50KB
 Connections: 2 asked, 2 established, 2 served, 0 lost
 Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
+Offered: 1000 requests: 1000 completed, 0 timed out, 0 unanswered, 0 never sent
+Fairness: 0.9615 (Jain)
+Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
+50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary
 Replies after the end: 0, never: 0
 Errors: none
 CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
