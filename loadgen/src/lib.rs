@@ -3,14 +3,14 @@
 //! The program is [`main`]; everything else is public so that tests, and a simulated kernel, can
 //! drive its parts. It is no interface for others.
 //!
-//! * `args`, `units`: the command line
+//! * `args`, `units`, `target`: the command line
 //! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
 //! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
 //! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
 //!   conversation
-//! * `client`: the clients of one thread; `rude`: those that are not measured; `control`: what the
-//!   threads share
+//! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
+//!   measured; `control`: what the threads share
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `verdict`: whether the generator kept up
 //! * `report`: what is made of it; `progress`: what is seen meanwhile
 //! * `failure`: why there is no report, and the exit codes
@@ -30,6 +30,7 @@ pub mod cpu;
 pub mod dispatch;
 pub mod failure;
 pub mod flow;
+pub mod hub;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
@@ -44,6 +45,7 @@ pub mod schedule;
 pub mod seconds;
 pub mod sizes;
 pub mod sources;
+pub mod target;
 pub mod units;
 pub mod verdict;
 pub mod wire;

@@ -14,13 +14,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echopool::spec::{ServiceOptions, Spec};
+
 use crate::failure::Failure;
+use crate::target;
 
 /// The hidden command: what follows is the daemon's command line.
 pub const COMMAND: &str = "__serve";
 
 /// What the daemon says before the address that it listens on.
-const READY: &str = "echopool listening on tcp://";
+const READY: &str = "echopool listening on ";
 /// How long the child may take to listen, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,16 +43,22 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server for this many connections and waits until it listens.
+    /// Starts a server with this service for so many connections and waits until it listens.
     ///
     /// # Errors
     /// It could not be started, or ended, or said nothing, before it listened.
-    pub fn start(connections: u64, workers: usize) -> Result<OwnServer, Failure> {
+    pub fn start(
+        service: ServiceOptions,
+        connections: u64,
+        workers: usize,
+    ) -> Result<OwnServer, Failure> {
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let mut child = Command::new(program)
             .arg(COMMAND)
-            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--until-stdin-closes"])
+            .arg("--listen")
+            .arg(target::url(service, ([127, 0, 0, 1], 0).into()))
+            .args(["--log", "warn", "--until-stdin-closes"])
             .arg("--max-connections")
             .arg((connections + CONNECTIONS_SPARE).to_string())
             .arg("--workers")
@@ -121,7 +130,8 @@ impl Drop for OwnServer {
 
 fn parse_ready(line: &str) -> Result<SocketAddr, String> {
     line.strip_prefix(READY)
-        .and_then(|address| address.trim_end().parse().ok())
+        .and_then(|target| target.trim_end().parse().ok())
+        .and_then(|spec: Spec| spec.address.parse().ok())
         .ok_or_else(|| format!("'{line}' is not where it listens"))
 }
 
@@ -134,6 +144,7 @@ mod tests {
         let address = parse_ready("echopool listening on tcp://127.0.0.1:4711");
         assert_eq!(address, Ok(([127, 0, 0, 1], 4711).into()));
         assert!(parse_ready("echopool listening on tcp://[::1]:1").is_ok());
+        assert!(parse_ready("echopool listening on framed://127.0.0.1:1?order=big").is_ok());
         assert!(parse_ready("something else").is_err());
         assert!(parse_ready("echopool listening on tcp://nowhere").is_err());
     }

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use echopool::internals;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{Args, Target};
+use crate::args::Args;
 use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
 use crate::failure::{Exit, Failure};
+use crate::hub::Members;
 use crate::limits::Machine;
 use crate::outcome::Records;
 use crate::own_server::OwnServer;
@@ -25,6 +26,7 @@ use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
 use crate::report::Report;
 use crate::rude::Rude;
+use crate::target::{self, Address};
 
 /// How often the main thread looks at signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -39,7 +41,8 @@ const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let target = args.target.as_ref().map(resolve).transpose()?;
+    let address = args.target.as_ref().and_then(|target| target.address.as_ref());
+    let target = address.map(resolve).transpose()?;
     let mut plan = Plan::new(args, &machine, target, args.seed.unwrap_or_else(new_seed))?;
     let mut out = open_output(args)?;
     if let Some(shortfall) = &plan.shortfall {
@@ -55,7 +58,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let mut server = match plan.own_server {
         true => {
             let connections = plan.connections + plan.rude.total();
-            Some(OwnServer::start(connections, plan.server_workers)?)
+            Some(OwnServer::start(plan.service, connections, plan.server_workers)?)
         }
         false => None,
     };
@@ -86,8 +89,8 @@ fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 /// The address of a target. Where a name has several, the first that can be connected to.
-fn resolve(target: &Target) -> Result<SocketAddr, Failure> {
-    let Target { host, port } = target;
+fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
+    let Address { host, port } = address;
     let addresses: Vec<_> = (host.as_str(), *port)
         .to_socket_addrs()
         .map_err(|error| Failure::Setup(format!("cannot look up {host}: {error}")))?
@@ -119,9 +122,11 @@ fn open_output(args: &Args) -> Result<Box<dyn Write>, Failure> {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     eprintln!(
-        "loadgen: {} connections to tcp://{}, {} threads, up to {mib:.1} MiB for buffers \
+        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers \
          and tables",
-        plan.connections, plan.target, plan.threads
+        plan.connections,
+        target::url(plan.service, plan.target),
+        plan.threads
     );
 }
 
@@ -172,10 +177,15 @@ fn start_threads(
     control: &Arc<Control>,
 ) -> Result<Receiver<ThreadResult>, Failure> {
     let (send, results) = channel();
+    let hall = plan.hall().map(Arc::new);
     for nth in 0..plan.threads {
-        let (plan, control) = (plan.clone(), control.clone());
+        let (plan, control, hall) = (plan.clone(), control.clone(), hall.clone());
         start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
             let limits = plan.share(nth).limits;
+            if let Some(hall) = hall {
+                let members = Members::new(plan, control, hall, nth);
+                return internals::run_clients(limits, members).map(Members::into_records);
+            }
             let client = Client::new(plan, control, nth, internals::now);
             internals::run_clients(limits, client).map(Client::into_records)
         })?;

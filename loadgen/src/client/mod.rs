@@ -314,7 +314,8 @@ impl Service for Client {
     }
 }
 
-fn loss_of(reason: CloseReason) -> Loss {
+/// Why a connection is lost whose end was not ours.
+pub fn loss_of(reason: CloseReason) -> Loss {
     match reason {
         CloseReason::PeerClosed => Loss::ClosedByPeer,
         CloseReason::Reset => Loss::Reset,

@@ -12,8 +12,9 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use serde::Serialize;
 
-use super::{Report, load};
+use super::{Report, hub, load};
 use crate::flow::Mismatch;
+use crate::target;
 
 /// Goes up when a key changes its meaning or is taken away.
 const FORMAT: u32 = 1;
@@ -41,6 +42,8 @@ pub struct Form {
     latency: Latency,
     #[serde(flatten)]
     load: load::Form,
+    /// For a hub: what its clients got.
+    hub: Option<hub::Form>,
     errors: BTreeMap<String, u64>,
     generator_cores: f64,
     generator_busy_ratio: f64,
@@ -92,6 +95,7 @@ struct Difference {
     stream_offset: u64,
     expected: Vec<u8>,
     actual: Vec<u8>,
+    note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -116,7 +120,7 @@ impl Form {
         Form {
             format: FORMAT,
             loadgen_version: env!("CARGO_PKG_VERSION"),
-            target: format!("tcp://{}", report.plan.target),
+            target: target::url(report.plan.service, report.plan.target),
             config: config(report),
             connections: connections(report),
             elapsed_ns: nanos(records.elapsed()),
@@ -132,6 +136,7 @@ impl Form {
             first_mismatches: records.first_mismatches.iter().map(difference).collect(),
             latency: latency(&records.latency),
             load: load::Form::new(records),
+            hub: hub::Form::new(report),
             errors: report.errors().into_iter().collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
@@ -189,6 +194,7 @@ fn difference(mismatch: &Mismatch) -> Difference {
         stream_offset: mismatch.stream_offset,
         expected: mismatch.expected.clone(),
         actual: mismatch.actual.clone(),
+        note: mismatch.note.clone(),
     }
 }
 
