@@ -14,9 +14,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echopool::spec::{ServiceOptions, Spec};
+use echopool::spec::Spec;
 
 use crate::failure::Failure;
+use crate::plan::Plan;
 use crate::target;
 
 /// The hidden command: what follows is the daemon's command line.
@@ -43,26 +44,21 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server with this service for so many connections and waits until it listens.
+    /// Starts the server that the plan wants, and waits until it listens.
     ///
     /// # Errors
     /// It could not be started, or ended, or said nothing, before it listened.
-    pub fn start(
-        service: ServiceOptions,
-        connections: u64,
-        workers: usize,
-    ) -> Result<OwnServer, Failure> {
+    pub fn start(plan: &Plan) -> Result<OwnServer, Failure> {
+        let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let buffers = plan.server_buffers().map(|count| format!("--buffers={count}"));
         let mut child = Command::new(program)
-            .arg(COMMAND)
-            .arg("--listen")
-            .arg(target::url(service, ([127, 0, 0, 1], 0).into()))
-            .args(["--log", "warn", "--until-stdin-closes"])
-            .arg("--max-connections")
-            .arg((connections + CONNECTIONS_SPARE).to_string())
-            .arg("--workers")
-            .arg(workers.to_string())
+            .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
+            .arg(target::url(plan.service, ([127, 0, 0, 1], 0).into()))
+            .arg(format!("--max-connections={connections}"))
+            .arg(format!("--workers={}", plan.server_workers))
+            .args(buffers)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // An interrupt from the terminal is for us: the server is still needed for the end.

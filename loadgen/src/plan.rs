@@ -66,6 +66,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// After which a connection is closed and another one begun.
     pub lifetime: Option<Lifetime>,
+    /// Whether it is the server that closes at the end of a lifetime.
+    pub server_closes: bool,
     /// Rude clients beside the measured ones.
     pub rude: RudeClients,
     /// Local addresses to connect from, in turn. Empty: the system's choice.
@@ -122,6 +124,9 @@ const FILES_SPARE: u64 = 16;
 /// worker a listener, epoll, timer and waker, with room to spare.
 const SERVER_FILES: u64 = 64;
 const SERVER_FILES_PER_WORKER: u64 = 16;
+/// The server's own default for the size of its buffers, and the bytes that they are given at most.
+const SERVER_BUFFER_SIZE: u64 = 16 << 10;
+const SERVER_BYTES_MAX: u64 = 512 << 20;
 /// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
 /// of ports.
 const LOOPBACK_SOURCES_MAX: u64 = 254;
@@ -179,6 +184,10 @@ impl Plan {
             _ => hub::refuse_flags(args).map(|()| None)?,
         };
         target::check_sizes(&service, &args.load.size)?;
+        let server_closes = target::closes_after_one(&service);
+        if server_closes {
+            check_one_request(args)?;
+        }
         let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
         let threads = if one_thread { 1 } else { threads };
         Ok(Plan {
@@ -204,7 +213,8 @@ impl Plan {
             pipeline: args.load.pipeline,
             connect_rate: args.load.connect_rate,
             timeout: args.timeout,
-            lifetime: args.load.lifetime,
+            lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
+            server_closes,
             rude,
             sources: room.sources(connections),
             sources_unused: more,
@@ -238,6 +248,15 @@ impl Plan {
         let firsts: Vec<_> =
             (0..self.threads).map(|nth| self.share(nth).first_connection).collect();
         Some(Hall::new(hub.order, self.size, self.seed, &hub.senders(&firsts)))
+    }
+
+    /// Buffers for a server of our own, where its default would be too few for requests that it has
+    /// to see whole: of each connection a largest one, up to a budget of bytes.
+    pub fn server_buffers(&self) -> Option<u64> {
+        let longest = self.service.framing()?.wire_max() as u64;
+        let each = |bytes: u64| bytes.div_ceil(SERVER_BUFFER_SIZE) + 1;
+        let wanted = self.connections * each(self.wire.len_max());
+        Some(wanted.min(SERVER_BYTES_MAX / SERVER_BUFFER_SIZE).max(2 * each(longest)).max(128))
     }
 
     /// Bytes of the largest request, all that the protocol adds included.
@@ -434,6 +453,20 @@ fn check_ranges(args: &Args) -> Result<(), Failure> {
     };
     check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
     check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+}
+
+/// Where a connection has one request only.
+fn check_one_request(args: &Args) -> Result<(), Failure> {
+    let flag = match &args.load {
+        load if load.pipeline > 1 => "--pipeline",
+        load if load.lifetime.is_some() => "--lifetime",
+        load if load.strict => "--strict",
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!(
+        "{flag} is not for a server that closes each connection after one message: \
+         message://...?after=keep, if it can"
+    )))
 }
 
 fn default_duration(args: &Args) -> Option<Duration> {

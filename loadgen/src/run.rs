@@ -56,10 +56,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         );
     }
     let mut server = match plan.own_server {
-        true => {
-            let connections = plan.connections + plan.rude.total();
-            Some(OwnServer::start(plan.service, connections, plan.server_workers)?)
-        }
+        true => Some(OwnServer::start(&plan)?),
         false => None,
     };
     if let Some(server) = &server {

@@ -23,7 +23,12 @@ impl Client {
         self.put_output(connection, index, now);
         let draining = matches!(self.phase, Phase::Draining(_));
         let flow = &mut self.flows[index];
-        let done = flow.outstanding() == 0 && (draining || flow.retires(now));
+        let done = flow.outstanding() == 0
+            && match self.plan.server_closes {
+                // What has been answered is the server's to close.
+                true => draining && flow.begun == 0,
+                false => draining || flow.retires(now),
+            };
         if done && flow.state == State::Open {
             flow.state = State::Closing;
         }

@@ -264,6 +264,11 @@ impl Service for Client {
         if flow.state == State::Closing {
             return Answer::CloseAfterSend;
         }
+        if self.plan.server_closes && flow.completed > 0 && flow.outstanding() == 0 {
+            // The end that is due behind the reply.
+            flow.state = State::Closing;
+            return Answer::CloseAfterSend;
+        }
         // Nothing will come back any more, so there is nothing to measure.
         flow.state = State::Lost(Loss::ClosedByPeer);
         Answer::Close

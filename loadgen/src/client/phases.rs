@@ -314,7 +314,11 @@ impl Client {
                 continue;
             }
             if flow.outstanding() == 0 {
-                if flow.retires(now) {
+                let owes_its_end = self.plan.server_closes && flow.completed > 0;
+                if owes_its_end && now - flow.room_since > timeout {
+                    flow.state = State::Lost(Loss::TimedOut);
+                    turn.close(flow.id.expect("it is open"));
+                } else if !owes_its_end && flow.retires(now) {
                     turn.wake(flow.id.expect("it is open"));
                 }
                 continue;

@@ -16,6 +16,7 @@ pub const PAYLOAD_MAX: u64 = 16 << 10;
 const SEND: u8 = 2;
 const BROADCAST: u8 = 3;
 const WELCOME: u8 = 128;
+const CLIENTS: u8 = 129;
 const MESSAGE: u8 = 130;
 const JOINED: u8 = 131;
 const LEFT: u8 = 132;
@@ -106,6 +107,9 @@ pub enum Part<'a> {
         id: u64,
     },
     Dropped(u64),
+    /// The begin of a list of clients, which a hub sends unasked in place of notices that it had no
+    /// room for. Its ids are skipped.
+    Clients,
     /// The begin of a message, its stamp included.
     Message(MessageHead),
     /// Bytes of a payload; the first of them is at `at`.
@@ -138,11 +142,13 @@ pub struct Frames {
     at: u32,
     left: u32,
     in_payload: bool,
+    /// Bytes of a list that are still to come.
+    skip: u32,
 }
 
 impl Frames {
     pub fn new(order: ByteOrder) -> Frames {
-        Frames { order, head: [0; HEAD_MAX], have: 0, at: 0, left: 0, in_payload: false }
+        Frames { order, head: [0; HEAD_MAX], have: 0, at: 0, left: 0, in_payload: false, skip: 0 }
     }
 
     /// The bytes of the head of the present frame, as far as they have come.
@@ -159,6 +165,11 @@ impl Frames {
         if self.in_payload {
             return Ok(self.payload(bytes));
         }
+        if self.skip > 0 {
+            let count = bytes.len().min(self.skip as usize);
+            *bytes = &bytes[count..];
+            self.skip -= count as u32;
+        }
         if !self.complete(TYPE_END, bytes) {
             return Ok(None);
         }
@@ -167,6 +178,7 @@ impl Frames {
         let head_len = match kind {
             WELCOME | JOINED | LEFT | DROPPED => TYPE_END + 8,
             NOT_SENT => TYPE_END + 1 + 8,
+            CLIENTS => TYPE_END + 1,
             MESSAGE => HEAD_MAX,
             _ => return Err("a frame of a type that was not to come"),
         };
@@ -174,6 +186,8 @@ impl Frames {
         match kind {
             MESSAGE if (len as usize) < due => return Err("a message that is none of ours"),
             MESSAGE => {}
+            CLIENTS if len % 8 != 2 => return Err("a list that does not end with an id"),
+            CLIENTS => {}
             _ if len as usize != due => return Err("a frame of a wrong length"),
             _ => {}
         }
@@ -194,6 +208,13 @@ impl Frames {
             }
             NOT_SENT => {
                 Part::NotSent { reason: self.head[TYPE_END], id: self.long_at(TYPE_END + 1) }
+            }
+            CLIENTS if self.head[TYPE_END] > 1 => {
+                return Err("a list that is neither the last nor not");
+            }
+            CLIENTS => {
+                self.skip = len - 2;
+                Part::Clients
             }
             WELCOME => Part::Welcome(self.long_at(TYPE_END)),
             JOINED => Part::Joined(self.long_at(TYPE_END)),
@@ -324,6 +345,8 @@ pub mod tests {
             stream.extend(*b"payload!");
             stream.extend(message_head(12, false, 7, Stamp::FAREWELL, order));
             stream.extend([&encode(10, order)[..], &[NOT_SENT, 2], &long_bytes(5, order)].concat());
+            stream.extend([&encode(18, order)[..], &[CLIENTS, 1], &[WELCOME; 16]].concat());
+            stream.extend([&encode(2, order)[..], &[CLIENTS, 0]].concat());
             stream.extend(dropped(6, order));
             stream.extend(notice(LEFT, 8, order));
             let head = MessageHead { to_all: true, from: 9, len: 20, stamp };
@@ -336,6 +359,8 @@ pub mod tests {
                 Part::Message(farewell),
                 Part::End,
                 Part::NotSent { reason: 2, id: 5 },
+                Part::Clients,
+                Part::Clients,
                 Part::Dropped(6),
                 Part::Left(8),
             ]
@@ -361,7 +386,9 @@ pub mod tests {
             frame(9, NOT_SENT),
             frame(21, MESSAGE),
             frame(30, MESSAGE),
-            frame(2, 129),
+            frame(3, CLIENTS),
+            frame(2, CLIENTS),
+            frame(2, 127),
             frame(2, 1),
         ] {
             let mut rest = &bytes[..];
