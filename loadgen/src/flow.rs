@@ -2,7 +2,6 @@
 //! Pure: no I/O, no clock, no buffers. `client` joins it to the engine.
 
 use echopool::service::ConnectionId;
-use echopool::time::Time;
 
 use crate::payload::Stream;
 use crate::wire::{Message, Wire};
@@ -75,36 +74,26 @@ pub struct Flow {
     pub begun_bytes: u64,
     /// Bytes put on the connection's output.
     pub put: u64,
-    /// The request that the next byte of output belongs to.
-    next_out: Message,
+    /// The request that the next byte of output belongs to, and where it begins.
+    out_number: u64,
+    out_begin: u64,
     /// Bytes received and found right.
     pub received: u64,
-    /// The reply that the next byte of input belongs to.
-    next_in: Message,
-    /// The request to be begun next.
-    next_begun: Message,
+    /// Bytes of all complete replies.
+    completed_bytes: u64,
     /// Bytes put on the output since it was last known to be empty.
     pub unsent: u64,
     /// Leases put on the output since then.
     pub held: usize,
     /// Whether it waits for a lease.
     pub starved: bool,
-    /// Since when it has had room for a request.
-    pub room_since: Time,
-    /// The connection is closed after so many requests, or at that time, and begun anew.
-    pub retire_after: u64,
-    pub retire_at: Time,
-    /// When its connect was begun.
-    pub connect_began: Time,
-    /// How often it has been established.
-    pub lives: u64,
-    /// Replies that were recorded, in all its lives.
-    pub served: u64,
 }
 
+// Two cache lines: with many connections they are what a reply has to wait for.
+const _: () = assert!(size_of::<Flow>() <= 128);
+
 impl Flow {
-    pub fn new(stream: Stream, wire: &Wire) -> Flow {
-        let first = wire.first(stream);
+    pub fn new(stream: Stream) -> Flow {
         Flow {
             id: None,
             state: State::Absent,
@@ -113,32 +102,20 @@ impl Flow {
             completed: 0,
             begun_bytes: 0,
             put: 0,
-            next_out: first,
+            out_number: 0,
+            out_begin: 0,
             received: 0,
-            next_in: first,
-            next_begun: first,
+            completed_bytes: 0,
             unsent: 0,
             held: 0,
             starved: false,
-            room_since: Time::ZERO,
-            retire_after: u64::MAX,
-            retire_at: Time::MAX,
-            connect_began: Time::ZERO,
-            lives: 0,
-            served: 0,
         }
     }
 
     /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
-    pub fn renew(&mut self, stream: Stream, wire: &Wire) {
-        let (lives, served, starved) = (self.lives, self.served, self.starved);
-        *self = Flow { lives, served, starved, ..Flow::new(stream, wire) };
-    }
-
-    /// Whether its life is over: no request is to be begun any more.
-    #[inline]
-    pub fn retires(&self, now: Time) -> bool {
-        self.begun >= self.retire_after || now >= self.retire_at
+    pub fn renew(&mut self, stream: Stream) {
+        // It is in the queue of those that wait still.
+        *self = Flow { starved: self.starved, ..Flow::new(stream) };
     }
 
     /// Requests without a complete reply.
@@ -150,9 +127,8 @@ impl Flow {
     /// Begins a request: its bytes are to be put on the output.
     #[inline]
     pub fn begin(&mut self, wire: &Wire) {
+        self.begun_bytes = wire.message(self.stream, self.begun, self.begun_bytes).end();
         self.begun += 1;
-        self.begun_bytes = self.next_begun.end();
-        self.next_begun = wire.after(self.stream, self.next_begun);
     }
 
     /// Bytes of begun requests that have not been put on the output.
@@ -167,7 +143,7 @@ impl Flow {
     pub fn fill(&mut self, wire: &Wire, mut out: &mut [u8], mut started: impl FnMut(u64)) {
         self.unsent += out.len() as u64;
         while !out.is_empty() {
-            let message = self.next_out;
+            let message = wire.message(self.stream, self.out_number, self.out_begin);
             let within = self.put - message.begin;
             if within == 0 {
                 started(message.number);
@@ -177,7 +153,7 @@ impl Flow {
             wire.fill(self.stream, message, within, here);
             self.put += len;
             if self.put == message.end() {
-                self.next_out = wire.after(self.stream, message);
+                (self.out_number, self.out_begin) = (message.number + 1, message.end());
             }
             out = rest;
         }
@@ -191,7 +167,7 @@ impl Flow {
     pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
         let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
         let due = &bytes[..bytes.len().min(owed)];
-        let reply = self.reply_at(wire, self.received);
+        let reply = self.next_reply(wire);
         match wire.first_difference(self.stream, reply, self.received, due) {
             Some(at) => Err(self.mismatch(wire, at, due.len(), bytes)),
             None if due.len() < bytes.len() => {
@@ -205,22 +181,28 @@ impl Flow {
     }
 
     /// The reply that the byte at this offset, not before the last complete one, belongs to.
-    #[inline]
     fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
-        let mut reply = self.next_in;
+        let mut reply = self.next_reply(wire);
         while reply.end() <= offset {
             reply = wire.after(self.stream, reply);
         }
         reply
     }
 
+    /// The first reply that is not complete.
+    #[inline]
+    fn next_reply(&self, wire: &Wire) -> Message {
+        wire.message(self.stream, self.completed, self.completed_bytes)
+    }
+
     /// Counts one reply if another one is complete.
     #[inline]
     pub fn complete_one(&mut self, wire: &Wire) -> bool {
-        let complete = self.received >= self.next_in.end();
+        let reply = self.next_reply(wire);
+        let complete = self.received >= reply.end();
         if complete {
             self.completed += 1;
-            self.next_in = wire.after(self.stream, self.next_in);
+            self.completed_bytes = reply.end();
         }
         complete
     }
@@ -268,7 +250,7 @@ mod tests {
 
     /// A flow that has sent `requests`, and the bytes it sent.
     fn sent(requests: u64) -> (Flow, Vec<u8>) {
-        let mut flow = Flow::new(Stream::new(1, 1), &wire());
+        let mut flow = Flow::new(Stream::new(1, 1));
         (0..requests).for_each(|_| flow.begin(&wire()));
         let mut bytes = vec![0; flow.unput() as usize];
         let mut started = Vec::new();

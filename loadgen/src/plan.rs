@@ -302,10 +302,12 @@ impl Plan {
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
-    /// What a thread's tables take: a flow for each connection, its rings of times, its place in
+    /// What a thread's tables take: a flow and a place for each connection, its rings of times, its place in
     /// the queues, and its schedule.
     fn table_bytes(&self, connections: u64) -> u64 {
-        let (flow, queues) = (size_of::<crate::flow::Flow>() as u64, 3 * 16);
+        let flow = (size_of::<crate::flow::Flow>() + crate::client::BYTES_PER_PLACE) as u64;
+        // Two queues of at most all connections.
+        let queues = 2 * 16;
         let (times, schedule) = match self.open_loop {
             None => (1, 0),
             Some(_) => (2, Dispatch::BYTES_PER_CONNECTION as u64),

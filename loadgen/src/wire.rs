@@ -46,20 +46,15 @@ impl Wire {
         self.sizes.max() + self.protocol.overhead()
     }
 
-    /// The first request of a connection.
-    #[inline]
-    pub fn first(&self, stream: Stream) -> Message {
-        self.message(stream, 0, 0)
-    }
-
     /// The request that follows this one.
     #[inline]
     pub fn after(&self, stream: Stream, message: Message) -> Message {
         self.message(stream, message.number + 1, message.end())
     }
 
+    /// The request with this number, which begins there.
     #[inline]
-    fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
+    pub fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
         let body = match &self.sizes {
             Sizes::Fixed(size) => *size,
             sizes => sizes.at(stream.draw(number)),
@@ -74,9 +69,9 @@ impl Wire {
         self.protocol.fill(stream, message, within, out);
     }
 
-    /// Compares received bytes, the first of which is at `offset` of the stream and belongs to the
-    /// reply `reply`, with what is due there; they may go on into the replies that follow. Answers
-    /// the index of the first byte that differs.
+    /// Compares received bytes, the first of which is at `offset` of the stream, with what is due
+    /// there. `reply` is the one that the first of them belongs to or one before that; the last
+    /// may be of one that follows. Answers the index of the first byte that differs.
     #[inline]
     pub fn first_difference(
         &self,
@@ -85,7 +80,7 @@ impl Wire {
         offset: u64,
         bytes: &[u8],
     ) -> Option<usize> {
-        debug_assert!((reply.begin..reply.end()).contains(&offset));
+        debug_assert!(reply.begin <= offset);
         if self.protocol == Protocol::Echo {
             // Where replies end does not matter: one stream, however it is cut.
             return stream.first_difference(offset, bytes);
@@ -102,6 +97,9 @@ impl Wire {
         bytes: &[u8],
     ) -> Option<usize> {
         let mut before = 0;
+        while reply.end() <= offset {
+            reply = self.after(stream, reply);
+        }
         loop {
             let within = offset + before as u64 - reply.begin;
             let len = (reply.len - within).min((bytes.len() - before) as u64) as usize;
@@ -129,7 +127,7 @@ mod tests {
             let stream = Stream::new(1, 2);
             let mut whole = vec![0; 4_000];
             stream.fill(0, &mut whole);
-            let mut message = wire.first(stream);
+            let mut message = wire.message(stream, 0, 0);
             for number in 0..10 {
                 assert_eq!(message.number, number);
                 assert!((1..=wire.len_max()).contains(&message.len), "{sizes}");

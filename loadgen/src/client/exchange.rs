@@ -22,12 +22,13 @@ impl Client {
         }
         self.put_output(connection, index, now);
         let draining = matches!(self.phase, Phase::Draining(_));
+        let retires = self.retires(index, now);
         let flow = &mut self.flows[index];
         let done = flow.outstanding() == 0
             && match self.plan.server_closes {
                 // What has been answered is the server's to close.
                 true => draining && flow.begun == 0,
-                false => draining || flow.retires(now),
+                false => draining || retires,
             };
         if done && flow.state == State::Open {
             flow.state = State::Closing;
@@ -74,7 +75,9 @@ impl Client {
     #[inline]
     pub(super) fn has_room(&self, index: usize, now: Time) -> bool {
         let flow = &self.flows[index];
-        flow.state == State::Open && flow.outstanding() < self.plan.pipeline && !flow.retires(now)
+        flow.state == State::Open
+            && flow.outstanding() < self.plan.pipeline
+            && !self.retires(index, now)
     }
 
     /// The right to begin a request: while warming up there always is one.
@@ -84,7 +87,7 @@ impl Client {
     }
 
     /// Begins a request that was intended then.
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
         self.advance_outstanding(now);
         let flow = &mut self.flows[index];
@@ -110,9 +113,8 @@ impl Client {
         let window = self.plan.output_window();
         let leases_max = self.share.output_leases_max();
         let record_from = self.period.record_from;
-        let Client { flows, plan, intended_at, sent_at, records, second, .. } = self;
+        let Client { flows, places, plan, intended_at, sent_at, records, second, .. } = self;
         let flow = &mut flows[index];
-        let room_since = flow.room_since;
         loop {
             let count = flow.unput().min(window - flow.unsent) as usize;
             if count == 0 {
@@ -129,7 +131,7 @@ impl Client {
                 *sent_at = now;
                 second.sent += 1;
                 if intended_at[slot] >= record_from {
-                    records.sent(now, intended_at[slot], room_since);
+                    records.sent(now, intended_at[slot], places[index].room_since);
                 }
             });
             lease.commit(count);
@@ -166,17 +168,17 @@ impl Client {
             let service = now - sent.unwrap_or(intended);
             self.second.service_ns += service.as_nanos() as u64;
             if intended < self.period.record_from {
+                self.places[index].unrecorded += 1;
                 continue;
             }
-            flow.served += 1;
             self.records.reply(now, now - intended, in_period);
             if sent.is_some() {
                 self.records.service_time.saturating_record(service.as_nanos() as u64);
             }
         }
         let replies = flow.completed - before;
-        if full && replies > 0 {
-            flow.room_since = now;
+        if full && replies > 0 && (self.dispatch.is_some() || self.plan.server_closes) {
+            self.places[index].room_since = now;
         }
         self.second.replies += replies;
         self.outstanding -= replies;

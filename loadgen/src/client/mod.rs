@@ -29,6 +29,11 @@ mod exchange;
 mod lives;
 mod phases;
 
+use lives::Place;
+
+/// Memory for each connection beside its flow.
+pub const BYTES_PER_PLACE: usize = size_of::<Place>();
+
 /// Where the time is read. It has the engine's origin.
 pub type Clock = fn() -> Time;
 
@@ -44,6 +49,7 @@ pub struct Client {
     /// The schedule of an open loop.
     dispatch: Option<Dispatch>,
     flows: Vec<Flow>,
+    places: Vec<Place>,
     /// For each connection a ring of `pipeline` times: when its outstanding requests were intended.
     intended_at: Vec<Time>,
     /// The same for when they were sent, zero if they have not been; empty in a closed loop, where
@@ -132,6 +138,7 @@ impl Client {
             thread,
             phase: Phase::Connecting,
             flows: Vec::new(),
+            places: Vec::new(),
             intended_at: Vec::new(),
             sent_at: Vec::new(),
             again: VecDeque::new(),
@@ -160,8 +167,8 @@ impl Client {
     /// # Panics
     /// A request was not accounted for.
     pub fn into_records(mut self) -> Records {
-        let established = self.flows.iter().filter(|flow| flow.lives > 0);
-        self.records.replies_each = established.map(|flow| flow.served).collect();
+        let established = (0..self.places.len()).filter(|index| self.places[*index].lives > 0);
+        self.records.replies_each = established.map(|index| self.served(index)).collect();
         if self.dispatch.is_none() {
             self.records.service_time = self.records.latency.clone();
         }
@@ -194,8 +201,8 @@ impl Service for Client {
         assert!(workplace.connections_max() >= self.share.connections, "room for all connections");
         let (first, count) = (self.share.first_connection, self.share.connections);
         let stream = |local| Stream::new(self.plan.seed, first + local as u64);
-        let flow = |local| Flow::new(stream(local), &self.plan.wire);
-        self.flows = (0..count).map(flow).collect();
+        self.flows = (0..count).map(|local| Flow::new(stream(local))).collect();
+        self.places = vec![Place::NEW; count];
         let times = count * self.plan.pipeline as usize;
         self.intended_at = vec![Time::ZERO; times];
         self.sent_at = vec![Time::ZERO; if self.dispatch.is_some() { times } else { 0 }];

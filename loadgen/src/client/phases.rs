@@ -309,16 +309,18 @@ impl Client {
     /// they have nothing to do.
     fn close_late(&mut self, turn: &mut Turn<'_>) {
         let (now, timeout, pipeline) = (turn.now(), self.plan.timeout, self.plan.pipeline);
-        for (index, flow) in self.flows.iter_mut().enumerate() {
+        for index in 0..self.flows.len() {
+            let retires = self.retires(index, now);
+            let flow = &mut self.flows[index];
             if flow.state != State::Open {
                 continue;
             }
             if flow.outstanding() == 0 {
                 let owes_its_end = self.plan.server_closes && flow.completed > 0;
-                if owes_its_end && now - flow.room_since > timeout {
+                if owes_its_end && now - self.places[index].room_since > timeout {
                     flow.state = State::Lost(Loss::TimedOut);
                     turn.close(flow.id.expect("it is open"));
-                } else if !owes_its_end && flow.retires(now) {
+                } else if !owes_its_end && retires {
                     turn.wake(flow.id.expect("it is open"));
                 }
                 continue;
