@@ -12,4 +12,5 @@ mod echo;
 mod harness;
 mod limits;
 mod scale;
+mod services;
 mod startup;
