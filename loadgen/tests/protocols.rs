@@ -84,6 +84,62 @@ fn messages_over_connections_that_the_server_closes() {
     assert_eq!(json["errors"], serde_json::json!({}));
 }
 
+/// Asserts that each client that reads got each message.
+#[track_caller]
+fn assert_delivered(flags: &str, messages: u64, readers: u64) -> Value {
+    let json = run(&format!("hub:// {flags} -n {messages}"));
+    let size = json["config"]["size_bytes"].as_u64().expect("a number");
+    let hub = &json["hub"];
+    assert_eq!((&json["requests_begun"], &json["replies"]), (&messages.into(), &messages.into()));
+    assert_eq!(hub["deliveries"], messages * readers, "{flags}");
+    assert_eq!((&hub["deliveries_dropped"], &hub["deliveries_missing"]), (&0.into(), &0.into()));
+    assert_eq!(json["latency_count"], messages * readers, "{flags}");
+    assert_eq!(json["bytes_verified"], messages * readers * size, "{flags}");
+    assert_eq!(json["connections"]["served"], readers, "{flags}");
+    json
+}
+
+#[test]
+fn each_client_of_a_hub_gets_each_message() {
+    assert_delivered("-c 30 -t 2 -l 100", 200, 30);
+    assert_delivered("-c 1 -t 1 -l 12", 50, 1);
+    assert_delivered("-c 20 -t 3 --senders 20 -p 4", 400, 20);
+}
+
+#[test]
+fn hub_messages_of_sizes_up_to_a_buffer() {
+    for size in [12, 13, 4_077, 4_078, 4_079, 4_091, 8_192, 16_000] {
+        assert_delivered(&format!("-c 4 -t 2 -l {size} -p 3"), 30, 4);
+    }
+    loadgen("hub:// -c 4 -l 16001").expect(2).complains("max-message");
+}
+
+#[test]
+fn a_hub_with_other_options() {
+    let json = run("hub://?order=big&notices=off -c 10 -n 50");
+    let hub = &json["hub"];
+    assert_eq!((&hub["deliveries"], &hub["notices_joined"]), (&500.into(), &0.into()));
+    assert_eq!(hub["notices_left"], 0);
+}
+
+#[test]
+fn members_that_never_read_do_not_keep_the_others_from_their_messages() {
+    // 32 MB for each: more than the kernel's buffers and the hub's queue hold.
+    let json = assert_delivered("-c 6 -t 2 --never-read 2 -l 16000 -p 8", 2_000, 4);
+    assert_eq!(json["hub"]["never_read"], 2);
+    assert_eq!(json["connections"]["established"], 6);
+}
+
+#[test]
+fn a_hub_at_a_rate() {
+    let flags = "hub:// -c 10 --senders 3 -R 300 -n 100 --output-format json";
+    let ended = loadgen(flags);
+    // A busy machine may keep the generator from its schedule, which is no fault of the hub.
+    assert!([Some(0), Some(4)].contains(&ended.code), "{}", ended.stderr);
+    let json = ended.json();
+    assert_eq!((&json["replies"], &json["hub"]["deliveries"]), (&100.into(), &1_000.into()));
+}
+
 #[test]
 fn flags_that_a_server_that_closes_cannot_have() {
     for flag in ["-p 2", "--lifetime 5", "--strict -R 5"] {

@@ -10,8 +10,9 @@ use echopool::framing::{ByteOrder, LENGTH_BYTES, encode};
 pub const STAMP_BYTES: usize = 12;
 /// Bytes that a broadcast has beside its payload.
 pub const BROADCAST_BYTES: usize = LENGTH_BYTES + 1;
-/// The longest payload that a hub may allow; its own limit is often lower.
-pub const PAYLOAD_MAX: u64 = 16 << 10;
+/// The longest payload that is sent to a hub which does not say what it allows (max-message): what
+/// echopool's has room for in a buffer of the default size, with all that it writes in front.
+pub const PAYLOAD_MAX: u64 = 16_000;
 
 const SEND: u8 = 2;
 const BROADCAST: u8 = 3;

@@ -277,7 +277,12 @@ impl Members {
     #[inline]
     fn receive(&mut self, connection: &Connection<'_>, index: usize) -> Result<(), Box<Mismatch>> {
         let now = connection.now();
-        let in_period = matches!(self.phase, Phase::Measuring(end) if now < end);
+        let in_period = match self.phase {
+            Phase::Measuring(end) => now < end,
+            // Another thread has begun already.
+            Phase::Ready => true,
+            Phase::Connecting | Phase::Draining(_) => false,
+        };
         let Members { members, next, hall, records, outcome, accounted, .. } = self;
         let member = &mut members[index];
         let next = &mut next[index * hall.senders.len()..][..hall.senders.len()];

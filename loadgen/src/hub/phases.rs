@@ -128,7 +128,9 @@ impl Members {
     /// Whether each open member has everything that was sent, or nothing has come for so long that
     /// nothing will.
     fn all_is_there(&self, now: Time) -> bool {
-        let due = self.readers as u64 * self.hall.begun();
+        // All of those there are to be: another thread may be about to begin the last one.
+        let messages = self.plan.requests.unwrap_or_else(|| self.hall.begun());
+        let due = self.readers as u64 * messages;
         self.accounted >= due || now - self.last_delivery > self.plan.timeout
     }
 
