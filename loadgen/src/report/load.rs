@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::Report;
+use super::{Report, time_us};
 use crate::cpu::ThreadUse;
 use crate::outcome::Records;
 use crate::seconds::Second;
@@ -65,13 +65,13 @@ fn thread_lines(report: &Report) -> Option<String> {
 }
 
 fn shape(values: &Histogram<u64>) -> String {
-    let micros = |nanos: u64| format!("{:.1}us", nanos as f64 / 1e3);
+    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     format!(
         "p50 {}, p99 {}, p99.9 {}, max {}",
-        micros(values.value_at_quantile(0.5)),
-        micros(values.value_at_quantile(0.99)),
-        micros(values.value_at_quantile(0.999)),
-        micros(values.max())
+        time(values.value_at_quantile(0.5)),
+        time(values.value_at_quantile(0.99)),
+        time(values.value_at_quantile(0.999)),
+        time(values.max())
     )
 }
 
@@ -98,13 +98,13 @@ fn littles_law(records: &Records) -> Option<String> {
 
 /// What the verdict adds when the schedule was kept.
 pub fn open_loop_notes(records: &Records) -> Vec<String> {
-    let micros = |nanos: u64| format!("{:.0} us", nanos as f64 / 1e3);
+    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     let mut notes = vec![
         "open loop".to_string(),
         format!(
             "own lag p99 {} of a latency p99 of {}",
-            micros(records.own_lag.value_at_quantile(0.99)),
-            micros(records.latency.value_at_quantile(0.99))
+            time(records.own_lag.value_at_quantile(0.99)),
+            time(records.latency.value_at_quantile(0.99))
         ),
     ];
     if verdict::lags_at(records, 0.999) {

@@ -5,6 +5,8 @@ mod json;
 mod load;
 mod text;
 
+pub use text::time_us;
+
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;

@@ -235,7 +235,8 @@ fn whole_time(time: Duration) -> String {
     format!("{}{name}", nanos / unit)
 }
 
-fn time_us(micros: f64) -> String {
+/// A time in microseconds, in the unit and with the decimals that wrk shows.
+pub fn time_us(micros: f64) -> String {
     match micros {
         _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
         _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
