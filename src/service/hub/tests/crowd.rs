@@ -282,3 +282,34 @@ fn many_senders_at_once_are_held_back_and_lose_nothing() {
     assert_eq!(all, SENDERS as u64 * u64::from(EACH));
     ends_clean(&server);
 }
+
+#[test]
+fn clients_that_hold_all_buffers_and_do_not_read_are_shed_for_the_others() {
+    let after = Duration::from_millis(100);
+    let config = config(1).buffers(16).buffer_size(4096).shed_after(Some(after));
+    let options = HubOptions { notices: false, ..HubOptions::default() };
+    let (server, address) = start_with(config, options);
+    let (mut sender, mut reader) = (Client::new(address), Client::new(address));
+    let slow: Vec<Client> = (0..12).map(|_| narrow(address)).collect();
+    // Each has a part of the log of its own, and together they have more than there is.
+    for client in &slow {
+        loop {
+            sender.asks(Request::Send { to: client.id }, &[4; 3000]);
+            sender.asks(Request::Send { to: sender.id }, b"next");
+            match sender.told() {
+                Told::Message { .. } => {}
+                Told::NotSent(_, id) => {
+                    assert_eq!(id, client.id);
+                    assert_eq!(sender.told(), to_one(sender.id, b"next"));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    sender.asks(Request::Broadcast, b"through");
+    assert_eq!(reader.told(), to_all(sender.id, b"through"));
+    assert!(server.stats().total().closed(CloseReason::Shed) > 0, "nobody was in the way");
+    drop((sender, reader, slow));
+    ends_clean(&server);
+}
