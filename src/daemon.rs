@@ -19,7 +19,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
-use crate::server::{Drained, Server, ServerHandle};
+use crate::server::{Drained, ServerHandle};
 use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
@@ -111,7 +111,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let services = options.iter().map(builtin).collect();
-    let server = Server::start(config, OfListener::new(services))?;
+    let server = OfListener::new(services).start(config)?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
 

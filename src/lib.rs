@@ -49,8 +49,11 @@
 pub mod buffer;
 #[cfg(feature = "daemon")]
 mod cli;
+pub mod client;
 mod clients;
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod connect;
 mod connection;
 mod crew;
 #[cfg(feature = "daemon")]
@@ -78,6 +81,7 @@ mod timer;
 pub mod units;
 mod worker;
 
+pub use client::{Client, ClientLoop};
 pub use clients::{Broadcast, ClientInfo, SendError};
 pub use config::Config;
 pub use endpoint::Endpoint;

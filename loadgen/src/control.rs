@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
+use crate::intervals::Handover;
+
 /// The measured period begins this long after the last thread is ready, so that all threads have
 /// seen when it begins.
 const START_DELAY: Duration = Duration::from_millis(5);
@@ -23,6 +25,7 @@ pub struct Control {
     /// Requests not begun yet, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Vec<Tally>,
+    handovers: Vec<Handover>,
 }
 
 /// Counters of one thread, written by that thread only, on cache lines of their own.
@@ -57,6 +60,7 @@ impl Control {
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
+            handovers: (0..threads).map(|_| Handover::default()).collect(),
         }
     }
 
@@ -109,6 +113,15 @@ impl Control {
         self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
     }
 
+    pub fn threads(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// The way of a thread's parts of intervals to the main thread.
+    pub fn handover(&self, thread: usize) -> &Handover {
+        &self.handovers[thread]
+    }
+
     pub fn tally(&self, thread: usize) -> &Tally {
         &self.tallies[thread]
     }
@@ -124,6 +137,13 @@ impl Control {
             replies: sum(|tally| &tally.replies),
             mismatches: sum(|tally| &tally.mismatches),
         }
+    }
+}
+
+impl Snapshot {
+    /// Connections that were not established, were lost, or had a byte that differed.
+    pub fn errors(&self) -> u64 {
+        self.connect_failed + self.lost + self.mismatches
     }
 }
 

@@ -11,8 +11,10 @@
 //!   conversation
 //! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
 //!   measured; `control`: what the threads share
-//! * `outcome`, `seconds`, `cpu`: what is recorded; `verdict`: whether the generator kept up
-//! * `report`: what is made of it; `progress`: what is seen meanwhile
+//! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
+//!   run goes on
+//! * `verdict`: whether the generator kept up; `slo`: what the figures must be
+//! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
 // Public for the tests' sake: whoever reads them reads the files.
@@ -31,6 +33,7 @@ pub mod dispatch;
 pub mod failure;
 pub mod flow;
 pub mod hub;
+pub mod intervals;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
@@ -44,8 +47,10 @@ pub mod run;
 pub mod schedule;
 pub mod seconds;
 pub mod sizes;
+pub mod slo;
 pub mod sources;
 pub mod target;
+pub mod terminal;
 pub mod units;
 pub mod verdict;
 pub mod wire;
@@ -57,7 +62,13 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == own_server::COMMAND) {
         return own_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
-    match run::run(&args::Args::parse_from(program.into_iter().chain(words))) {
+    // Neither can be a target, which has a port.
+    let ended = match words.peek().and_then(|word| word.to_str()) {
+        Some("compare") => report::compare::run(&report::compare::Args::parse_from(words)),
+        Some("merge") => report::merge::run(&report::merge::Args::parse_from(words)),
+        _ => run::run(&args::Args::parse_from(program.into_iter().chain(words))),
+    };
+    match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("loadgen: {failure}");

@@ -104,11 +104,17 @@ pub struct Records {
     pub thread_uses: Vec<ThreadUse>,
 }
 
+/// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
+pub fn latency_histogram() -> Histogram<u64> {
+    histogram(LATENCY_MAX_NS)
+}
+
+fn histogram(max: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
+}
+
 impl Default for Records {
     fn default() -> Records {
-        let histogram = |max| {
-            Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
-        };
         Records {
             established: 0,
             connect_errors: BTreeMap::new(),
@@ -125,11 +131,11 @@ impl Default for Records {
             warmup_requests: 0,
             bytes: 0,
             bytes_verified: 0,
-            latency: histogram(LATENCY_MAX_NS),
-            service_time: histogram(LATENCY_MAX_NS),
-            send_lag: histogram(LATENCY_MAX_NS),
-            own_lag: histogram(LATENCY_MAX_NS),
-            connect: histogram(LATENCY_MAX_NS),
+            latency: latency_histogram(),
+            service_time: latency_histogram(),
+            send_lag: latency_histogram(),
+            own_lag: latency_histogram(),
+            connect: latency_histogram(),
             reconnects: 0,
             seconds: Series::default(),
             saturated_seconds: 0,

@@ -272,6 +272,7 @@ impl Rude {
 
 impl Service for Rude {
     type Session = Session;
+
     fn full_duplex(&self, _: u64) -> bool {
         true
     }

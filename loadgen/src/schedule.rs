@@ -104,6 +104,16 @@ impl Profile {
         profile
     }
 
+    /// The stages that it was made of.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> {
+        let stages = self.segments.iter().skip(1).take(self.segments.len() - 2);
+        stages.map(|&Segment { length_ns, from, to, .. }| Stage {
+            length: Duration::from_nanos(length_ns),
+            from,
+            to,
+        })
+    }
+
     fn push(&mut self, length_ns: u64, from: u64, to: u64) {
         let (begin_ns, begin) = match self.segments.last() {
             None => (0, 0),

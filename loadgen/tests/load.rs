@@ -32,7 +32,11 @@ fn account(json: &Value) -> Account {
     };
     let Account { offered, completed, timed_out, unanswered, never_sent } = account;
     assert_eq!(offered, completed + timed_out + unanswered + never_sent, "{json}");
-    assert_eq!(offered, count("latency_count"), "each request is in the distribution");
+    assert_eq!(
+        offered,
+        json["latency"]["count"].as_u64().unwrap(),
+        "each request is in the distribution"
+    );
     assert_eq!(offered - never_sent, json["service_time"]["count"].as_u64().unwrap());
     assert_eq!(completed, count("replies") + count("replies_late"));
     account
@@ -130,7 +134,7 @@ fn a_server_that_never_answers_owes_everything() {
         assert!(rate.is_empty() || account.never_sent > 0, "{rate}");
         assert_eq!(json["verdict"], "nothing-served");
         // What was given up is in the distribution with its age.
-        assert!(json["latency_max_ns"].as_u64().unwrap() >= 300_000_000);
+        assert!(json["latency"]["max_ns"].as_u64().unwrap() >= 300_000_000);
     }
 }
 
@@ -172,7 +176,7 @@ fn more_than_the_server_can_take_adds_up_exactly() {
         let lag = |which: &str| json[which]["p50_ns"].as_u64().unwrap();
         assert!(lag("send_lag") > lag("own_lag"), "{json}");
         // And the time that they waited is part of their latency, not of the service time.
-        assert!(json["latency_p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
+        assert!(json["latency"]["p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
     }
 }
 
@@ -185,13 +189,13 @@ fn latency_counts_from_the_intended_time() {
     // The last is intended after 99 ms, and the server is done with it after 500 ms at the
     // earliest: it sleeps that long.
     let least = 400_000_000;
-    assert!(json["latency_max_ns"].as_u64().unwrap() >= least, "{json}");
+    assert!(json["latency"]["max_ns"].as_u64().unwrap() >= least, "{json}");
     assert!(json["send_lag"]["max_ns"].as_u64().unwrap() >= least - 5_000_000, "{json}");
     // A closed loop sends the next one only when it has the last reply, and sees nothing of that.
     let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
     let json = run(&format!("{} -c 1 -n 100", server.address)).expect(0).json();
-    assert_eq!((&json["latency_count"], &json["send_lag"]["count"]), (&100.into(), &0.into()));
-    assert!(json["latency_p50_ns"].as_u64().unwrap() >= 5_000_000);
+    assert_eq!((&json["latency"]["count"], &json["send_lag"]["count"]), (&100.into(), &0.into()));
+    assert!(json["latency"]["p50_ns"].as_u64().unwrap() >= 5_000_000);
 }
 
 #[test]
@@ -271,7 +275,7 @@ fn connections_are_begun_anew_at_the_end_of_their_lifetime() {
         // At the very end one may be under way that nobody waits for.
         let accepted = server.peers().len() as u64;
         assert!((5 + reconnects..=10 + reconnects).contains(&accepted), "{load}: {accepted}");
-        assert_eq!(json["connect"]["count"], 5 + reconnects, "{load}");
+        assert_eq!(json["connect_latency"]["count"], 5 + reconnects, "{load}");
         assert_eq!(json["connections"]["established"], 5, "{load}");
         assert_eq!(
             (&json["errors"], &json["connections"]["lost"]),

@@ -19,7 +19,7 @@ fn run(flags: &str) -> Value {
 fn assert_exact(flags: &str, requests: u64, len: u64) {
     let json = run(&format!("{flags} -n {requests}"));
     assert_eq!(json["requests_begun"], requests, "{flags}");
-    assert_eq!((&json["replies"], &json["latency_count"]), (&requests.into(), &requests.into()));
+    assert_eq!((&json["replies"], &json["latency"]["count"]), (&requests.into(), &requests.into()));
     assert_eq!(json["bytes_verified"], requests * len, "{flags}");
 }
 
@@ -57,7 +57,7 @@ fn frames_at_a_rate() {
     assert!([Some(0), Some(4)].contains(&ended.code), "{}", ended.stderr);
     let json = ended.json();
     assert_eq!((&json["replies"], &json["requests_begun"]), (&250.into(), &250.into()));
-    assert_eq!((&json["bytes_verified"], &json["latency_count"]), (&17_000.into(), &250.into()));
+    assert_eq!((&json["bytes_verified"], &json["latency"]["count"]), (&17_000.into(), &250.into()));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn assert_delivered(flags: &str, messages: u64, readers: u64) -> Value {
     assert_eq!((&json["requests_begun"], &json["replies"]), (&messages.into(), &messages.into()));
     assert_eq!(hub["deliveries"], messages * readers, "{flags}");
     assert_eq!((&hub["deliveries_dropped"], &hub["deliveries_missing"]), (&0.into(), &0.into()));
-    assert_eq!(json["latency_count"], messages * readers, "{flags}");
+    assert_eq!(json["latency"]["count"], messages * readers, "{flags}");
     assert_eq!(json["bytes_verified"], messages * readers * size, "{flags}");
     assert_eq!(json["connections"]["served"], readers, "{flags}");
     json

@@ -60,7 +60,7 @@ fn a_hub_that_does_nothing_wrong_is_right() {
     );
     let hub = &json["hub"];
     assert_eq!((&hub["deliveries"], &hub["deliveries_missing"]), (&250.into(), &0.into()));
-    assert_eq!((&json["latency_count"], &json["bytes_verified"]), (&250.into(), &25_000.into()));
+    assert_eq!((&json["latency"]["count"], &json["bytes_verified"]), (&250.into(), &25_000.into()));
     assert_eq!(hub["notices_joined"], 4 + 3 + 2 + 1);
 }
 

@@ -253,13 +253,19 @@ impl Chain {
     #[inline]
     fn drop_front(&mut self) {
         let (id, link) = self.unlink_front();
-        if self.pool.local().is_reference(id) {
-            self.pool.local().end_reference(id);
-        } else if cfg!(debug_assertions) {
-            // A lease that is dropped is overwritten.
-            drop(Lease::with_data(self.pool.clone(), id, link.start, link.end));
+        if cfg!(debug_assertions) || self.pool.local().is_reference(id) {
+            self.drop_link(id, link);
         } else {
             self.pool.local().give_back(id);
+        }
+    }
+
+    #[cold]
+    fn drop_link(&self, id: u32, link: Link) {
+        match self.pool.local().is_reference(id) {
+            true => self.pool.local().end_reference(id),
+            // A lease that is dropped is overwritten in tests.
+            false => drop(Lease::with_data(self.pool.clone(), id, link.start, link.end)),
         }
     }
 
@@ -297,7 +303,16 @@ impl Chain {
 
     /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
     /// there, so that a client that sends one byte at a time does not hold a buffer for each.
+    #[inline]
     pub fn absorb(&mut self, other: &mut Chain) {
+        if self.leases > 0 {
+            self.copy_what_fits(other);
+        }
+        self.append(other);
+    }
+
+    #[cold]
+    fn copy_what_fits(&mut self, other: &mut Chain) {
         while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
             let (mine, theirs) = (self.link(self.last), other.link(other.first));
             let count = (theirs.end - theirs.start) as usize;
@@ -307,7 +322,6 @@ impl Chain {
             let lease = other.pop_front().expect("it has a lease");
             self.copy_behind_last(lease.filled());
         }
-        self.append(other);
     }
 
     /// Copies `bytes` behind the data of the last lease. Answers whether it did: there may be no
@@ -333,6 +347,13 @@ impl Chain {
         self.len += bytes.len() as u32;
         self.pool.local().links[self.last as usize]
             .set(Link { end: link.end + bytes.len() as u32, ..link });
+    }
+
+    #[cold]
+    fn clear(&mut self) {
+        while self.leases > 0 {
+            self.drop_front();
+        }
     }
 
     /// All of it, leaving an empty chain.
@@ -510,10 +531,10 @@ impl From<Lease> for Chain {
 }
 
 impl Drop for Chain {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        while self.leases > 0 {
-            self.drop_front();
+        if self.leases > 0 {
+            self.clear();
         }
     }
 }

@@ -9,6 +9,7 @@ pub struct Echo;
 
 impl Service for Echo {
     type Session = ();
+    const HEARS_SENT: bool = false;
 
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {

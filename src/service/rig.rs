@@ -61,6 +61,7 @@ impl<S: Service> Rig<S> {
             peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
             tag: 0,
             discarded: 0,
+            sent: 0,
             now: Time::ZERO,
             pool: &self.pool,
             input: &mut self.input,

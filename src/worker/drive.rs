@@ -120,11 +120,10 @@ impl<S: Service> Core<S> {
                 self.established(engine, key);
             }
             (OpKind::Shutdown, Outcome::Done) => {
-                let deadline = self.now + self.rules.linger;
-                let context = self.context(key);
-                context.machine.apply(Event::ShutDown);
-                context.deadline = deadline;
-                self.schedule_at(key, deadline);
+                self.context(key).machine.apply(Event::ShutDown);
+                if self.context(key).machine.phase() != Phase::Open {
+                    self.begin_linger(key);
+                }
             }
             (OpKind::Cancel, Outcome::Done) => self.context(key).machine.apply(Event::CancelDone),
             (OpKind::Close, Outcome::Closed { .. }) => {
@@ -178,18 +177,6 @@ impl<S: Service> Core<S> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.data(connection, session)
         });
-        if self.table.known_mut(key).input.leases() > usize::from(most) {
-            self.check_input(key);
-        }
-    }
-
-    /// Closes a connection with more input than its service needs to see at once.
-    #[cold]
-    fn check_input(&mut self, key: Key) {
-        let context = self.table.known_mut(key);
-        if context.input.len() > self.service.input_max(context.tag) {
-            self.close_now(key, CloseReason::InputLimit);
-        }
     }
 
     #[inline]
@@ -204,7 +191,7 @@ impl<S: Service> Core<S> {
         if !rest.is_empty() {
             rest.append(&mut context.output);
             context.output = rest;
-        } else if context.output.is_empty() && context.machine.delivers() {
+        } else if S::HEARS_SENT && context.output.is_empty() && context.machine.delivers() {
             self.ask(engine, key, CloseReason::Service, |service, connection, session| {
                 service.sent(connection, session)
             });
@@ -222,7 +209,7 @@ impl<S: Service> Core<S> {
     }
 
     /// Asks the service, and does what it answers. `reason` is what a close is put down to.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ask<E: Engine>(
         &mut self,
         engine: &E,
@@ -237,6 +224,7 @@ impl<S: Service> Core<S> {
             peer: context.peer,
             tag: context.tag,
             discarded: context.bytes_discarded,
+            sent: context.bytes_sent,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -247,13 +235,14 @@ impl<S: Service> Core<S> {
         // What the service has half done to its own state is its own business; the connection that
         // it panicked for is closed.
         let answer = catch_unwind(AssertUnwindSafe(|| call(service, &mut connection, session)));
-        if !context.input.is_empty() || context.holds {
+        let holds = !context.input.is_empty() || context.holds;
+        self.carry_out(key, reason, answer);
+        if holds {
             self.holds_back(key, input_before);
         }
-        self.carry_out(key, reason, answer);
     }
 
-    #[inline]
+    #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, answer: std::thread::Result<Answer>) {
         match answer {
             Ok(Answer::Continue) => {}
@@ -263,6 +252,7 @@ impl<S: Service> Core<S> {
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
+            Ok(Answer::HalfClose) => self.table.known_mut(key).machine.apply(Event::HalfClose),
             Ok(Answer::CloseAfterSend) => self.finish(key, reason),
             Ok(Answer::Close) => self.close_now(key, reason),
             Ok(Answer::CloseAfterSendFor(reason)) => self.finish(key, reason),
@@ -278,7 +268,12 @@ impl<S: Service> Core<S> {
         }
         let context = self.context(key);
         context.reason.get_or_insert(reason);
+        // After a half-close nothing is left to be shut down, which is where lingering begins.
+        let lingers = context.machine.is_open() && context.machine.is_shut();
         context.machine.apply(Event::Finish);
+        if lingers {
+            self.begin_linger(key);
+        }
         self.forget_input(key);
     }
 
@@ -291,6 +286,7 @@ impl<S: Service> Core<S> {
             peer: context.peer,
             tag: context.tag,
             discarded: context.bytes_discarded,
+            sent: context.bytes_sent,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -299,6 +295,13 @@ impl<S: Service> Core<S> {
         let (service, session) = (&mut self.service, &mut context.session);
         // A panic here is the end of a connection that is ended already.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
+    }
+
+    /// The peer has been sent everything, and has this long to close its side.
+    fn begin_linger(&mut self, key: Key) {
+        let deadline = self.now + self.rules.linger;
+        self.context(key).deadline = deadline;
+        self.schedule_at(key, deadline);
     }
 
     /// Has the connection closed at once. The connection has to be driven.
@@ -315,12 +318,11 @@ impl<S: Service> Core<S> {
 
     /// The service will not be called again: what it left of the input is nobody's any more, and
     /// others may need the buffers while this connection lingers.
+    #[cold]
     fn forget_input(&mut self, key: Key) {
         let context = self.table.known_mut(key);
-        let forgotten = context.input.take();
-        if context.holds {
-            self.holds_back(key, forgotten.len());
-        }
+        drop(context.input.take());
+        self.no_longer_holds(key);
     }
 
     /// A connection is there, accepted or connected.
@@ -406,6 +408,7 @@ fn tell_closed<S: Service>(
         peer: context.peer,
         tag,
         discarded: context.bytes_discarded,
+        sent: context.bytes_sent,
         now,
         pool,
         input: &mut context.input,

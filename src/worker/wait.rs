@@ -135,15 +135,18 @@ impl<S: Service> Core<S> {
     /// what there was before it was asked, in bytes.
     #[cold]
     pub(super) fn holds_back(&mut self, key: Key, input_before: usize) {
-        let now = self.now;
-        let context = self.context(key);
-        let moved = context.input.len() < input_before;
+        let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
+        let context = self.table.known_mut(key);
+        let (len, moved) = (context.input.len(), context.input.len() < input_before);
+        if context.input.leases() > leases_max && len > self.service.input_max(context.tag) {
+            return self.close_now(key, CloseReason::InputLimit);
+        }
         if context.holds && !moved {
             return;
         }
         self.no_longer_holds(key);
-        let context = self.context(key);
-        if !context.input.is_empty() {
+        if len > 0 {
+            let context = self.context(key);
             context.holds = true;
             context.held_since = now;
             self.holding.push_back(key.slot());

@@ -16,7 +16,7 @@ mod output;
 
 pub use hub::HubArgs;
 pub use load::LoadArgs;
-pub use output::{OutputArgs, OutputFormat};
+pub use output::{OutputArgs, OutputFormat, ProgressForm};
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
@@ -77,12 +77,16 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
+Other commands: loadgen compare A.json B.json, loadgen merge A.json B.json ... (reports written with
+--output-format json).
+
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.
 
 Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
-valid (fewer connections than asked for, connections lost, or the schedule not kept), 130
-interrupted (the report is written nevertheless).";
+valid (fewer connections than asked for, connections lost, or the schedule not kept), 99 an
+objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
+nevertheless).";
 
 #[cfg(test)]
 mod tests {

@@ -172,6 +172,7 @@ impl Client {
                 continue;
             }
             self.records.reply(now, now - intended, in_period);
+            self.intervals.reply(now, now - intended, in_period);
             if sent.is_some() {
                 self.records.service_time.saturating_record(service.as_nanos() as u64);
             }
@@ -183,7 +184,10 @@ impl Client {
         self.second.replies += replies;
         self.outstanding -= replies;
         self.records.bytes_verified += bytes;
-        self.records.bytes += if in_period { bytes } else { 0 };
+        if in_period {
+            self.records.bytes += bytes;
+            self.intervals.bytes(now, bytes);
+        }
         control::add(&self.tally().replies, replies);
     }
 
@@ -205,6 +209,7 @@ impl Client {
                 _ => GivenUp::Unanswered { sent },
             };
             self.records.give_up(now, intended, end);
+            self.intervals.give_up(now, now - intended);
         }
     }
 

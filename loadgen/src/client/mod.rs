@@ -20,6 +20,7 @@ use crate::control::{self, Control, Tally};
 use crate::cpu::ThreadUse;
 use crate::dispatch::Dispatch;
 use crate::flow::{Flow, Loss, State};
+use crate::intervals::Recorder;
 use crate::outcome::Records;
 use crate::payload::Stream;
 use crate::plan::{Plan, Share};
@@ -80,6 +81,7 @@ pub struct Client {
     sample_replies: u64,
     use_before: ThreadUse,
     records: Records,
+    intervals: Recorder,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +132,7 @@ impl Client {
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize, clock: Clock) -> Client {
         Client {
             share: plan.share(thread),
+            intervals: Recorder::new(control.clone(), thread),
             dispatch: plan.dispatch(thread),
             clock,
             period: Period::UNKNOWN,

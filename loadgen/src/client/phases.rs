@@ -63,6 +63,7 @@ impl Client {
         self.period = Period { record_from, end };
         self.phase = Phase::Measuring;
         self.records.began = record_from;
+        self.intervals.begin(record_from);
         self.outstanding_at = start;
         self.begin_schedule(start);
         now
@@ -90,6 +91,7 @@ impl Client {
         self.connect_again(turn);
         self.look_after(turn);
         self.sample(now);
+        self.intervals.tick(now);
         let answered = self.control.requests_used_up() && self.outstanding == 0;
         if self.open == 0 && self.connecting == 0 && self.again.is_empty() {
             self.end_period(now, now.min(self.period.end));
@@ -194,9 +196,13 @@ impl Client {
     fn end_period(&mut self, now: Time, ended: Time) {
         // A reply may have been read after the begin of this turn, and a thread may have had none.
         self.records.ended = ended.max(self.records.began);
+        self.intervals.end(self.records.ended);
         if self.sample_began > Time::ZERO {
             self.records.thread_uses.push(ThreadUse::now().since(self.use_before));
             self.end_second(now);
+        }
+        if self.records.rates.is_empty() {
+            self.records.rate(self.records.replies, self.records.elapsed());
         }
         if self.records.rates.is_empty() {
             self.records.rate(self.records.replies, self.records.elapsed());
@@ -211,7 +217,7 @@ impl Client {
 
     /// What was to be sent before the end, and found no connection with room, is given up.
     fn abandon(&mut self, ended: Time) {
-        let Client { dispatch, control, records, period, .. } = self;
+        let Client { dispatch, control, records, intervals, period, .. } = self;
         let Some(dispatch) = dispatch else { return };
         dispatch.abandon(ended, |intended| {
             if intended < period.record_from {
@@ -221,6 +227,7 @@ impl Client {
             if offered {
                 records.offered += 1;
                 records.give_up(ended, intended, GivenUp::NeverSent);
+                intervals.give_up(ended, ended - intended);
             }
             offered
         });

@@ -10,6 +10,7 @@
 //! A sender's next message is sent when its own copy of an earlier one has come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use echopool::buffer::Lease;
 use echopool::error::{CloseReason, Errno};
@@ -21,6 +22,7 @@ use crate::control::{self, Control, Tally};
 use crate::cpu::ThreadUse;
 use crate::dispatch::Dispatch;
 use crate::flow::{Loss, Mismatch, State};
+use crate::intervals::Recorder;
 use crate::outcome::Records;
 use crate::plan::{Plan, Share};
 
@@ -75,6 +77,8 @@ pub struct Members {
     sample_replies: u64,
     use_before: ThreadUse,
     records: Records,
+    /// Each second's deliveries, while the run goes on.
+    intervals: Recorder,
     outcome: HubRecords,
 }
 
@@ -126,6 +130,7 @@ impl Members {
             share: plan.share(thread),
             dispatch: plan.dispatch(thread),
             hub: plan.hub.expect("a hub is planned"),
+            intervals: Recorder::new(control.clone(), thread),
             plan,
             control,
             hall,
@@ -219,7 +224,7 @@ impl Members {
             return Some(intended);
         }
         let nth = self.members[index].sender_nth;
-        let last = end.saturating_sub(std::time::Duration::from_nanos(1));
+        let last = end.saturating_sub(Duration::from_nanos(1));
         let due = if dispatch.others_wait() { None } else { dispatch.take(nth, now.min(last)) };
         if due.is_none() {
             dispatch.room(nth);
@@ -283,7 +288,7 @@ impl Members {
             Phase::Ready => true,
             Phase::Connecting | Phase::Draining(_) => false,
         };
-        let Members { members, next, hall, records, outcome, accounted, .. } = self;
+        let Members { members, next, hall, records, intervals, outcome, accounted, .. } = self;
         let member = &mut members[index];
         let next = &mut next[index * hall.senders.len()..][..hall.senders.len()];
         let own = member.sender;
@@ -299,7 +304,11 @@ impl Members {
                 News::Delivered(stamp) => {
                     *accounted += 1;
                     let sent = hall.senders[stamp.sender as usize].sent_at(stamp.number);
-                    outcome.deliver(records, hall.size, now, sent, in_period);
+                    let latency = outcome.deliver(records, hall.size, now, sent, in_period);
+                    intervals.reply(now, latency, in_period);
+                    if in_period {
+                        intervals.bytes(now, hall.size);
+                    }
                     own_copies += u64::from(Some(stamp.sender) == own);
                 }
             });
@@ -365,7 +374,7 @@ impl Members {
 }
 
 impl HubRecords {
-    /// Records one delivery.
+    /// Records one delivery. Answers its latency.
     #[inline]
     fn deliver(
         &mut self,
@@ -374,10 +383,11 @@ impl HubRecords {
         now: Time,
         sent: SentAt,
         in_period: bool,
-    ) {
+    ) -> Duration {
         let (SentAt::Known(time) | SentAt::Before(time)) = sent;
         self.beyond_ring += u64::from(matches!(sent, SentAt::Before(_)));
-        records.latency.saturating_record((now - time).as_nanos() as u64);
+        let latency = now - time;
+        records.latency.saturating_record(latency.as_nanos() as u64);
         records.bytes_verified += size;
         if in_period {
             self.deliveries += 1;
@@ -385,6 +395,7 @@ impl HubRecords {
         } else {
             self.deliveries_late += 1;
         }
+        latency
     }
 }
 

@@ -72,6 +72,7 @@ impl Members {
         }
         let end = self.plan.duration.map_or(Time::MAX, |duration| start + duration);
         self.phase = Phase::Measuring(end);
+        self.intervals.begin(start);
         if let Some(dispatch) = &mut self.dispatch {
             dispatch.begin(start);
         }
@@ -89,6 +90,7 @@ impl Members {
         let started_all = self.sweep == self.senders.len();
         self.wake_senders(turn);
         self.dispatch_due(turn, end);
+        self.intervals.tick(now);
         self.look_after(turn);
         self.sample_rate(now);
         if started_all && self.control.requests_used_up() && self.all_is_there(now) {
@@ -182,6 +184,7 @@ impl Members {
             self.records.rate(self.records.replies, self.records.elapsed());
         }
         self.abandon(self.records.ended);
+        self.intervals.end(self.records.ended);
         self.control.measured();
         self.sweep = 0;
         // Later than any message is waited for, and any peer that does not close.

@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::json::Distribution;
 use super::{Report, time_us};
 use crate::cpu::ThreadUse;
 use crate::outcome::Records;
@@ -65,14 +66,8 @@ fn thread_lines(report: &Report) -> Option<String> {
 }
 
 fn shape(values: &Histogram<u64>) -> String {
-    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
-    format!(
-        "p50 {}, p99 {}, p99.9 {}, max {}",
-        time(values.value_at_quantile(0.5)),
-        time(values.value_at_quantile(0.99)),
-        time(values.value_at_quantile(0.999)),
-        time(values.max())
-    )
+    let at = |quantile| time_us(values.value_at_quantile(quantile) as f64 / 1e3);
+    format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
 }
 
 /// Little's law over all seconds, and the second where its two sides differ most.
@@ -127,10 +122,10 @@ pub struct Form {
     requests_timed_out: u64,
     requests_never_sent: u64,
     requests_warmup: u64,
-    service_time: Shape,
-    send_lag: Shape,
-    own_lag: Shape,
-    connect: Shape,
+    service_time: Distribution,
+    send_lag: Distribution,
+    own_lag: Distribution,
+    connect_latency: Distribution,
     fairness_jain: f64,
     reconnects: u64,
     generator_threads: Vec<Thread>,
@@ -138,17 +133,6 @@ pub struct Form {
     seconds: Vec<Step>,
     saturated_seconds: u64,
     rude_clients: Vec<Rude>,
-}
-
-#[derive(Serialize)]
-struct Shape {
-    count: u64,
-    mean_ns: u64,
-    p50_ns: u64,
-    p90_ns: u64,
-    p99_ns: u64,
-    p99_9_ns: u64,
-    max_ns: u64,
 }
 
 #[derive(Serialize)]
@@ -191,10 +175,10 @@ impl Form {
             requests_timed_out: records.timed_out,
             requests_never_sent: records.never_sent,
             requests_warmup: records.warmup_requests,
-            service_time: Shape::new(&records.service_time),
-            send_lag: Shape::new(&records.send_lag),
-            own_lag: Shape::new(&records.own_lag),
-            connect: Shape::new(&records.connect),
+            service_time: Distribution::new(&records.service_time),
+            send_lag: Distribution::new(&records.send_lag),
+            own_lag: Distribution::new(&records.own_lag),
+            connect_latency: Distribution::new(&records.connect),
             fairness_jain: records.fairness(),
             reconnects: records.reconnects,
             generator_threads: threads(records),
@@ -202,21 +186,6 @@ impl Form {
             seconds: records.seconds.steps().iter().map(step).collect(),
             saturated_seconds: records.saturated_seconds,
             rude_clients: rude(records),
-        }
-    }
-}
-
-impl Shape {
-    fn new(values: &Histogram<u64>) -> Shape {
-        let at = |quantile| values.value_at_quantile(quantile);
-        Shape {
-            count: values.len(),
-            mean_ns: values.mean().round() as u64,
-            p50_ns: at(0.5),
-            p90_ns: at(0.9),
-            p99_ns: at(0.99),
-            p99_9_ns: at(0.999),
-            max_ns: values.max(),
         }
     }
 }

@@ -1,21 +1,33 @@
-//! What a run is worth: the verdict, the exit code, and the two forms of the report.
+//! What a run is worth: the verdict, the exit code, and the forms of the report.
+//!
+//! * here: the verdict
+//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms
+//! * `saved`: reports read back; `compare`, `merge`: what is made of them
 
+pub mod compare;
+mod hdr;
 mod hub;
 mod json;
 mod load;
+pub mod merge;
+mod outputs;
+mod rows;
+mod saved;
 mod text;
 
-pub use text::time_us;
-
-use std::fmt::Write as _;
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use crate::args::OutputFormat;
+pub use outputs::Outputs;
+pub use text::{metric, time_us};
+
 use crate::cpu::ThreadUse;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::outcome::Records;
 use crate::plan::Plan;
+use crate::slo::{Observed, Outcome, Slo};
 use crate::verdict::{self, SATURATED};
 
 /// From this share of the period on it is said that the generator waited for processors: others
@@ -26,10 +38,34 @@ const SHORT_OF_PROCESSORS: f64 = 0.05;
 pub struct Report {
     pub plan: Arc<Plan>,
     pub records: Records,
-    /// Ended by a signal.
+    /// When the measured period began, if it did.
+    pub began_at: Option<SystemTime>,
+    /// Ended by a signal or a key.
     pub interrupted: bool,
+    /// Ended because it could not pass any more.
+    pub aborted: Option<Abort>,
+    pub slos: Vec<Slo>,
     /// Processors that the server of our own has used, on average.
     pub server_cores: Option<f64>,
+}
+
+/// Why a run that could not pass any more was ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Abort {
+    /// This second, counted from 1, missed an objective.
+    Missed(u64, Outcome),
+    /// So many connections failed or were lost, or had a byte that differed.
+    Errors(u64),
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Abort::Missed(second, outcome) => write!(f, "second {second}: {outcome}"),
+            Abort::Errors(1) => f.write_str("one connection failed, was lost or differed"),
+            Abort::Errors(count) => write!(f, "{count} connections failed, were lost or differed"),
+        }
+    }
 }
 
 /// Whether the figures are what was asked for.
@@ -69,8 +105,8 @@ impl Report {
     /// The worst that can be said of the run.
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
-        // An interrupted run does not wait for its last replies.
-        let unanswered = records.timed_out + records.unanswered > 0 && !self.interrupted;
+        // A run that is ended early does not wait for its last replies.
+        let unanswered = records.timed_out + records.unanswered > 0 && !self.ended_early();
         // A default that the machine has no room for is announced, and no failure.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
@@ -98,9 +134,32 @@ impl Report {
         match self.verdict() {
             Verdict::Differed => Exit::Differed,
             _ if self.interrupted => Exit::Interrupted,
+            Verdict::Valid if self.missed() => Exit::SloMissed,
             Verdict::Valid => Exit::Ok,
             _ => Exit::NotValid,
         }
+    }
+
+    /// What became of each objective.
+    pub fn objectives(&self) -> Vec<Outcome> {
+        let records = &self.records;
+        let long_enough = !records.elapsed().is_zero();
+        let observed = Observed {
+            latency: &records.latency,
+            rate: long_enough.then(|| self.requests_per_second()),
+            errors: records.connect_failed() + records.losses.total() + records.mismatches,
+        };
+        self.slos.iter().map(|slo| slo.judge(&observed)).collect()
+    }
+
+    /// Whether an objective was missed, by the whole run or by the second that ended it.
+    fn missed(&self) -> bool {
+        matches!(self.aborted, Some(Abort::Missed(..)))
+            || self.objectives().iter().any(|outcome| !outcome.met)
+    }
+
+    fn ended_early(&self) -> bool {
+        self.interrupted || self.aborted.is_some()
     }
 
     /// The verdict with its reason, in one line.
@@ -110,7 +169,19 @@ impl Report {
         if self.interrupted {
             notes.insert(0, "interrupted: a shorter run than asked for".into());
         }
+        if let Some(abort) = &self.aborted {
+            notes.insert(0, format!("aborted: {abort}"));
+        }
         write!(text, " ({})", notes.join("; ")).expect("writing to a string");
+        text
+    }
+
+    /// The verdict, and the objectives that were missed, in one line.
+    pub fn result_text(&self) -> String {
+        let mut text = self.verdict_text();
+        for outcome in self.objectives().iter().filter(|outcome| !outcome.met) {
+            write!(text, "; {outcome}").expect("writing to a string");
+        }
         text
     }
 
@@ -230,26 +301,18 @@ impl Report {
         errors.retain(|(_, count)| *count > 0);
         errors
     }
+}
 
-    /// Writes the report.
-    ///
-    /// # Errors
-    /// Writing failed.
-    pub fn write(
-        &self,
-        out: &mut dyn io::Write,
-        format: OutputFormat,
-        spectrum: bool,
-    ) -> io::Result<()> {
-        match format {
-            OutputFormat::Text => out.write_all(text::render(self, spectrum).as_bytes())?,
-            OutputFormat::Json => {
-                serde_json::to_writer_pretty(&mut *out, &json::Form::new(self))?;
-                out.write_all(b"\n")?;
-            }
-        }
-        out.flush()
-    }
+/// Writes to stdout what is no report of a run.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::Setup(format!("cannot write to stdout: {error}")))
+}
+
+/// A time for people, with two decimals.
+pub fn time_text(time: Duration) -> String {
+    time_us(time.as_secs_f64() * 1e6)
 }
 
 /// The name under which a failed connect is counted.
@@ -268,7 +331,7 @@ fn connect_error_name(errno: i32) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    //! A synthetic run that the tests of both forms share, and the verdicts.
+    //! A synthetic run that the tests of all forms share, and the verdicts.
 
     use super::*;
     use crate::args::Args;
@@ -277,7 +340,6 @@ pub mod tests {
     use clap::Parser;
     use echopool::error::Errno;
     use echopool::time::Time;
-    use std::time::Duration;
 
     pub fn plan(flags: &str) -> Plan {
         let machine = Machine {
@@ -301,6 +363,7 @@ pub mod tests {
             records.reply(began + second, Duration::from_micros(micros), true);
         }
         records.offered = 1000;
+        records.service_time = records.latency.clone();
         records.requests = 1000;
         records.bytes = 64_000;
         records.bytes_verified = 64_000;
@@ -320,7 +383,10 @@ pub mod tests {
         Report {
             plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
             records,
+            began_at: None,
             interrupted: false,
+            aborted: None,
+            slos: Vec::new(),
             server_cores: None,
         }
     }
@@ -383,6 +449,35 @@ pub mod tests {
         assert_eq!(report.errors(), errors);
         report.records.replies_each = vec![0, 0];
         assert_eq!((report.verdict(), report.exit()), (Verdict::NothingServed, Exit::NotValid));
+    }
+
+    #[test]
+    fn a_missed_objective_has_its_own_exit_code() {
+        let mut report = report();
+        let slo = |text| crate::slo::parse(text).expect(text);
+        report.slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
+        assert_eq!(report.exit(), Exit::Ok);
+        report.slos.push(slo("max<1us"));
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+        let met: Vec<_> = report.objectives().iter().map(|outcome| outcome.met).collect();
+        assert_eq!(met, [true, true, true, false]);
+        report.records.loss(Loss::Reset);
+        assert_eq!(report.exit(), Exit::NotValid, "then the latency says nothing either");
+    }
+
+    #[test]
+    fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
+        let mut report = report();
+        let slo = crate::slo::parse("p99<2ms").expect("an objective");
+        let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
+        report.slos = vec![slo];
+        report.aborted = Some(Abort::Missed(3, outcome));
+        report.records.unanswered = 5;
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+        let text = report.verdict_text();
+        assert!(text.starts_with("valid (aborted: second 3: p99<2ms missed (4.00ms); "), "{text}");
+        report.aborted = Some(Abort::Errors(1));
+        assert_eq!(report.exit(), Exit::Ok, "the verdict tells what the error was");
     }
 
     #[test]

@@ -7,10 +7,12 @@
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+mod connect;
 mod drain;
 mod echo;
 mod harness;
 mod limits;
 mod scale;
+mod seeds;
 mod services;
 mod startup;

@@ -306,8 +306,8 @@ fn log_path() -> PathBuf {
     std::env::temp_dir().join(format!("echopool-{}-{number}.log", std::process::id()))
 }
 
-/// Reads lines on a thread, so that waiting for one can be bounded.
-fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
+/// The lines of a process's stdout, read on a thread so that waiting for one can be bounded.
+pub fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {

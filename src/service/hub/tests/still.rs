@@ -137,6 +137,7 @@ impl Still {
             peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
             tag: 0,
             discarded: 0,
+            sent: 0,
             now: self.now,
             pool: &worker.pool,
             input: &mut client.input,
