@@ -34,6 +34,8 @@ What is listened on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone 
   framed                  echo of frames, after their length; order, max-frame
   message                 echo of messages, up to a delimiter; delimiter, after, max-message, show
   hub                     clients send to one another; order, max-message, queue, slow, notices
+  delay                   echo that is late by a law; fixed, uniform, bimodal, exp, queue, stall,
+                          size, depth, hold, seed
 
 Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
 

@@ -46,7 +46,10 @@ impl std::fmt::Display for SendError {
         f.write_str(match self {
             SendError::Gone => "the client is gone",
             SendError::QueueFull => "too much waits to be sent already; try again later",
-            SendError::TooLong => "the message is longer than a buffer (--buffer-size)",
+            SendError::TooLong => {
+                "the message is longer than a buffer (--buffer-size) or than the listener's service \
+                 allows (--max-message)"
+            }
         })
     }
 }

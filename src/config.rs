@@ -118,6 +118,31 @@ pub const HUB_QUEUE_BYTES: u32 = 256 << 10;
 /// Bytes that may wait for one client of the hub at most: no client is worth more memory.
 pub const HUB_QUEUE_BYTES_MAX: u32 = 1 << 30;
 
+/// Delay, mean and stall of the delay service at most: longer ones are time-outs, and sums of this
+/// are far from overflowing.
+pub const DELAY_MAX: Duration = Duration::from_secs(3600);
+
+/// Weight of a delay at most: finer shares than one in a million take more requests to be seen than
+/// are ever sent.
+pub const DELAY_WEIGHT_MAX: u32 = 1_000_000;
+
+/// Requests of one connection that may wait for their time by default. One server with a queue that
+/// is busy for 80 % of the time has more than that in it for 6 requests in ten million. Each takes
+/// 12 bytes, for each connection that there may be, on each worker.
+pub const DELAY_DEPTH: u32 = 64;
+
+/// Requests of one connection that may wait at most: what a receive of 64 KiB brings of one byte.
+pub const DELAY_DEPTH_MAX: u32 = 65_536;
+
+/// Bytes of one connection that may wait for their time by default: four full receives.
+pub const DELAY_HOLD_BYTES: u32 = 256 << 10;
+
+/// Bytes of one connection that may wait at most: no client is worth more memory.
+pub const DELAY_HOLD_BYTES_MAX: u32 = 1 << 30;
+
+/// The seed of the delay service's random numbers by default: a run can be repeated.
+pub const DELAY_SEED: u64 = 1;
+
 /// Address space of a worker's stack, given to the thread by this number so that the sum of memory
 /// is right whatever RUST_MIN_STACK says. Only the pages that are used become resident.
 pub const WORKER_STACK_BYTES: usize = 2 << 20;

@@ -20,7 +20,7 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub, OfListener};
+use crate::service::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
 mod report;
@@ -135,6 +135,7 @@ fn builtin(options: &ServiceOptions) -> Builtin {
         ServiceOptions::Chargen => Builtin::Chargen(Chargen),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
+        ServiceOptions::Delay(options) => Builtin::Delay(Delay::new(options)),
         ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
     }
 }

@@ -22,17 +22,30 @@ use crate::config::{
 use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
 use crate::units;
 
-/// What stands for itself in a value: RFC 3986's unreserved characters.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+mod delay;
+
+pub use delay::DelayOptions;
+
+/// What stands for itself in a value: RFC 3986's unreserved characters, and those of the others
+/// that a query may have and that are written in values here.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':')
+    .remove(b',')
+    .remove(b'/');
 
 /// The services by name, with the options that each takes.
-const SERVICES: [(&str, &[&str]); 6] = [
+const SERVICES: [(&str, &[&str]); 7] = [
     ("echo", &[]),
     ("discard", &[]),
     ("chargen", &[]),
     ("framed", &["order", "max-frame"]),
     ("message", &["delimiter", "after", "max-message", "show"]),
     ("hub", &["order", "max-message", "queue", "slow", "notices"]),
+    ("delay", delay::NAMES),
 ];
 
 /// A service at an address.
@@ -75,6 +88,8 @@ pub enum ServiceOptions {
     Message(MessageOptions),
     /// `hub://`
     Hub(HubOptions),
+    /// `delay://`
+    Delay(DelayOptions),
 }
 
 /// Options of the length-prefixed echo.
@@ -239,6 +254,9 @@ impl Spec {
             service.set(name, &decode(value)?)?;
         }
         service.check()?;
+        if let ServiceOptions::Delay(_) = service {
+            delay::check_given(&given)?;
+        }
         Ok(Spec { service, address: address.to_owned() })
     }
 }
@@ -270,6 +288,7 @@ impl ServiceOptions {
             ServiceOptions::Framed(_) => "framed",
             ServiceOptions::Message(_) => "message",
             ServiceOptions::Hub(_) => "hub",
+            ServiceOptions::Delay(_) => "delay",
         }
     }
 
@@ -291,6 +310,7 @@ impl ServiceOptions {
             "framed" => ServiceOptions::Framed(defaults.framed),
             "message" => ServiceOptions::Message(defaults.message),
             "hub" => ServiceOptions::Hub(defaults.hub),
+            "delay" => ServiceOptions::Delay(DelayOptions::default()),
             _ => {
                 let names = SERVICES.map(|(name, _)| name).join(", ");
                 return Err(
@@ -344,6 +364,10 @@ impl ServiceOptions {
             (ServiceOptions::Hub(hub), "notices") => {
                 text().and_then(on_or_off).map(|notices| hub.notices = notices)
             }
+            (ServiceOptions::Delay(delay), _) => match text() {
+                Ok(text) => return delay.try_set(name, text),
+                Err(error) => Err(error),
+            },
             _ => return None,
         };
         Some(done)
@@ -387,6 +411,7 @@ impl ServiceOptions {
                      {HUB_MESSAGE_BYTES_MAX} bytes"
                 )));
             }
+            ServiceOptions::Delay(delay) => delay.check()?,
             _ => {}
         }
         Ok(())
@@ -433,6 +458,10 @@ impl ServiceOptions {
                 put(hub.notices != usual.notices, "notices", &|| {
                     if hub.notices { "on" } else { "off" }.into()
                 });
+            }
+            ServiceOptions::Delay(delay) => {
+                let bytes = |(name, word): (_, String)| (name, word.into_bytes());
+                return delay.written().into_iter().map(bytes).collect();
             }
         }
         options

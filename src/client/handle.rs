@@ -100,7 +100,7 @@ impl Default for Limits {
 /// connection goes out, and every connection is closed in order, for at most the linger time and a
 /// second.
 pub struct ClientLoop {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 

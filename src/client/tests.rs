@@ -269,6 +269,75 @@ fn a_peer_that_is_not_read_from_is_held_back() {
 }
 
 #[test]
+fn a_client_that_does_not_receive_takes_no_buffers_from_the_others() {
+    let (flooding, _) = serve(1, |mut stream, _| while stream.write_all(&[5; 65_536]).is_ok() {});
+    let (_server, target) = echo_server();
+    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let clients = ClientLoop::start(limits).unwrap();
+    let _flooded = connected(&clients, &flooding, Options::new());
+    let client = connected(&clients, &target, Options::new());
+    thread::sleep(SHORT);
+    let request = pattern(100_000);
+    assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request);
+}
+
+#[test]
+fn a_client_whose_peer_does_not_read_takes_no_buffers_from_the_others() {
+    let (send, keep) = channel();
+    let (stuck, _) = serve(1, move |stream, _| send.send(stream).unwrap());
+    let (_server, target) = echo_server();
+    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let clients = ClientLoop::start(limits).unwrap();
+    let sender = connected(&clients, &stuck, Options::new());
+    let client = connected(&clients, &target, Options::new());
+    let send = sender.send(vec![1; 64 << 20]).wait_timeout(SHORT * 10).expect_err("nobody reads");
+    let request = pattern(100_000);
+    assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request);
+    drop((sender, keep));
+    assert_eq!(done(send).unwrap_err().error, Error::Cancelled);
+}
+
+#[test]
+fn what_had_come_before_a_reset_can_still_be_received() {
+    let (go, when) = channel();
+    let (target, _) = serve(1, move |mut stream, _| {
+        stream.write_all(b"bytes").unwrap();
+        when.recv_timeout(GUARD).unwrap();
+        reset(stream);
+    });
+    let clients = start();
+    let client = connected(&clients, &target, Options::new());
+    thread::sleep(SHORT);
+    go.send(()).unwrap();
+    // The reset is seen when something is sent.
+    let begun = Instant::now();
+    while done(client.send(vec![1])).is_ok() {
+        assert!(begun.elapsed() < GUARD, "the reset is never seen");
+    }
+    assert_eq!(done(client.receive(Vec::new())).unwrap(), b"bytes");
+    assert_eq!(done(client.receive(Vec::new())).unwrap_err().error, Error::Reset);
+}
+
+#[test]
+fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
+    let (send, keep) = channel();
+    let (target, _) = serve(2, move |stream, _| send.send(stream).unwrap());
+    let limits = Limits { linger: Duration::from_millis(100), ..Limits::for_clients(1) };
+    let clients = ClientLoop::start(limits).unwrap();
+    // Far away, so that the time for connecting cannot be what ends it.
+    let options = Options::new().connect_timeout(Duration::from_secs(3600));
+    let client = clients.client(&target, options).unwrap();
+    for half_close in [false, true] {
+        client.connect(Duration::MAX).wait().unwrap();
+        if half_close {
+            done(client.half_close()).unwrap();
+        }
+        done(client.disconnect()).unwrap();
+    }
+    drop(keep);
+}
+
+#[test]
 fn callbacks_come_on_the_loops_thread_and_may_go_on_from_there() {
     // Answers when it is told to, which is after the callback is there.
     let (go, when) = channel();
@@ -438,13 +507,47 @@ fn a_client_that_is_dropped_closes_in_order_what_it_was_sending() {
     assert_eq!(received.recv_timeout(GUARD).unwrap().unwrap(), b"last words");
 }
 
+/// An address that refuses: its port was free a moment ago.
+fn refusing() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A listener whose backlog is full: connects are neither accepted nor refused.
+fn unanswering() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let full = (0..4).map_while(|_| TcpStream::connect_timeout(&address, SHORT).ok()).collect();
+    (address, listener, full)
+}
+
 #[test]
-fn all_addresses_of_a_name_are_tried() {
-    // On the IPv4 address alone; the name has the IPv6 one too, where there is one.
+fn a_name_is_looked_up() {
     let (_server, target) = echo_server();
     let port = target.rsplit_once(':').unwrap().1;
     let mut client = Blocking::connect(&format!("localhost:{port}")).unwrap();
     assert_eq!(client.send_receive(b"found", GUARD).unwrap(), b"found");
+}
+
+#[test]
+fn all_addresses_are_tried_in_their_order_within_the_time() {
+    let (_server, target) = echo_server();
+    let (silent, _listener, _full) = unanswering();
+    let clients = start();
+    let mut several = target::Target::parse(&target).unwrap();
+    let good = several.literal[0];
+    several.literal = vec![refusing(), silent, good];
+    let options = Options::new().connect_timeout(Duration::from_secs(3));
+    let client = Client::new(&clients.shared, several.clone(), options).unwrap();
+    assert_eq!(done(client.connect(GUARD)).unwrap(), good);
+    assert_eq!(done(client.send_receive(b"x".to_vec(), GUARD)).unwrap(), b"x");
+    several.literal.pop();
+    let client = Client::new(&clients.shared, several.clone(), Options::new()).unwrap();
+    let failed = done(client.connect(Duration::from_millis(300))).unwrap_err();
+    let Error::Refused(attempts) = &failed.error else { panic!("{failed:?}") };
+    let answers: Vec<_> = attempts.iter().map(|attempt| (attempt.address, attempt.error)).collect();
+    let [refused, late] = [crate::error::Errno::CONNREFUSED, crate::error::Errno::TIMEDOUT];
+    assert_eq!(answers, [(several.literal[0], refused), (silent, late)]);
 }
 
 #[test]
@@ -488,12 +591,7 @@ fn a_name_that_nobody_has_is_an_error_of_its_own() {
 
 #[test]
 fn a_connect_that_is_cancelled_ends_at_once() {
-    // A backlog that is full: connects are neither accepted nor refused.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let _full: Vec<_> =
-        (0..4).map_while(|_| TcpStream::connect_timeout(&address, SHORT).ok()).collect();
+    let (address, _listener, _full) = unanswering();
     let clients = start();
     let client = clients.client(&address.to_string(), Options::new()).unwrap();
     let pending = client.connect(GUARD).wait_timeout(SHORT).expect_err("nobody accepts");

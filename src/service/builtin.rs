@@ -2,8 +2,8 @@
 //! them, and the trait implemented by match. What each does is in its own file.
 
 use super::{
-    Answer, Chargen, Connection, Delimited, Discard, Echo, Framed, Hub, Message, Service, Turn,
-    Workplace,
+    Answer, Chargen, Connection, Delay, Delimited, Discard, Echo, Framed, Hub, Message, Service,
+    Turn, Workplace,
 };
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
@@ -68,6 +68,8 @@ builtin! {
     Framed: Framed,
     /// Messages, up to a delimiter.
     Message: Delimited,
+    /// Replies that are late by a law.
+    Delay: Delay,
     /// Messages between clients.
     Hub: Hub,
 }
@@ -160,6 +162,11 @@ impl Service for OfListener {
         self.services.iter().map(count).sum()
     }
 
+    #[inline]
+    fn fresh_clock(&self, tag: u64) -> bool {
+        with!(&self.services[tag as usize], service => service.fresh_clock(tag))
+    }
+
     fn full_duplex(&self, tag: u64) -> bool {
         with!(&self.services[tag as usize], service => service.full_duplex(tag))
     }
@@ -197,6 +204,15 @@ impl Service for OfListener {
     ) -> Answer {
         let of = self.of(connection);
         with_session!(of, session, (service, its) => service.peer_closed(connection, its))
+    }
+
+    fn draining(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.draining(connection, its))
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {

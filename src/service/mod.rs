@@ -19,6 +19,7 @@ use crate::time::Time;
 pub mod builtin;
 pub mod chargen;
 mod cut;
+pub mod delay;
 pub mod discard;
 pub mod echo;
 pub mod framed;
@@ -29,6 +30,7 @@ mod rig;
 
 pub use builtin::{Builtin, OfListener};
 pub use chargen::Chargen;
+pub use delay::Delay;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use framed::Framed;
@@ -96,7 +98,7 @@ impl Connection<'_> {
     }
 
     /// The time: that of the present turn of the worker's loop or, for a service with
-    /// [`Service::FRESH_CLOCK`], read just before the call.
+    /// [`Service::fresh_clock`], read just before the call.
     pub fn now(&self) -> Time {
         self.now
     }
@@ -203,6 +205,12 @@ pub trait Service: 'static {
     /// costs some 25 ns a call; a service that measures time wants it.
     const FRESH_CLOCK: bool = false;
 
+    /// The same for the connections with this [tag](Connection::tag) alone, so that a service for
+    /// each listener costs only those that measure time.
+    fn fresh_clock(&self, _tag: u64) -> bool {
+        Self::FRESH_CLOCK
+    }
+
     /// Whether [`sent`](Service::sent) is called: not to be saves some thirty instructions an echo.
     const HEARS_SENT: bool = true;
 
@@ -262,6 +270,17 @@ pub trait Service: 'static {
     /// The peer has closed its sending side; nothing more will arrive. [`Answer::Continue`] keeps
     /// the sending side open for a service that has more to say.
     fn peer_closed(
+        &mut self,
+        _connection: &mut Connection<'_>,
+        _session: &mut Self::Session,
+    ) -> Answer {
+        Answer::CloseAfterSend
+    }
+
+    /// The server drains: every connection is to finish. A service that still owes the client
+    /// something answers [`Answer::WaitUntil`] a later time (nothing more is read until then) and
+    /// closes when that is sent; the deadline of the drain cuts what is left.
+    fn draining(
         &mut self,
         _connection: &mut Connection<'_>,
         _session: &mut Self::Session,

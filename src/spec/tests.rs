@@ -1,8 +1,11 @@
 //! Tests of the grammar: each form, each option, each error; and that what is written is read back.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::service::delay::{Distribution, Law, Stall};
 
 fn parse(text: &str) -> Spec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -205,5 +208,95 @@ proptest! {
         let _ = text.parse::<Spec>();
         let _ = format!("message://7?{query}").parse::<Spec>();
         let _ = format!("message://7?delimiter={query}").parse::<Spec>();
+    }
+}
+
+fn delay(query: &str) -> DelayOptions {
+    match parse(&format!("delay://7?{query}")).service {
+        ServiceOptions::Delay(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_law_is_read() {
+    let ms = Duration::from_millis;
+    let law = |query: &str| delay(query).law.delay;
+    assert_eq!(delay(""), DelayOptions::default());
+    assert_eq!(delay("").law, Law::default());
+    assert_eq!(law("fixed=1ms"), Distribution::Fixed(ms(1)));
+    assert_eq!(law("uniform=1ms-5ms"), Distribution::Uniform(ms(1), ms(5)));
+    let bimodal = Distribution::Bimodal([(ms(1), 90), (ms(20), 10)]);
+    assert_eq!(law("bimodal=1ms:90,20ms:10"), bimodal);
+    assert_eq!(law("bimodal=1ms%3A90%2C20ms%3A10"), bimodal);
+    let two = Distribution::Exponential(ms(2));
+    for query in ["exp=2ms", "dist=exp&mean=2ms", "mean=2ms&dist=exp"] {
+        assert_eq!(law(query), two, "{query}");
+    }
+    assert_eq!(law("dist=exp&queue=1"), Distribution::Exponential(ms(1)));
+    let stall = Some(Stall { lasts: ms(100), every: ms(1000) });
+    let options = DelayOptions {
+        law: Law { delay: two, queue: true, stall },
+        seed: 7,
+        size: 64,
+        depth: 1000,
+        hold: 4096,
+    };
+    let query = "exp=2ms&queue=1&stall=100ms/1s&size=64&depth=1k&hold=4k&seed=7";
+    assert_eq!(delay(query), options);
+    assert!(!delay("queue=0").law.queue);
+}
+
+#[test]
+fn a_law_that_is_not_understood_is_told_what_would_be() {
+    for (query, part) in [
+        ("fixed=1", "1s or 1ms"),
+        ("fixed=2h", "more than an hour"),
+        ("fixed=1ms&exp=1ms", "fixed and exp"),
+        ("uniform=1ms-2ms&dist=exp", "uniform and dist"),
+        ("mean=1ms", "dist=exp"),
+        ("exp=1ms&mean=1ms", "dist=exp"),
+        ("dist=fixed", "fixed=TIME"),
+        ("dist=normal", "must be exp"),
+        ("exp=0s", "more than 0"),
+        ("uniform=5ms-1ms", "1ms-5ms"),
+        ("uniform=5ms", "1ms-5ms"),
+        ("bimodal=1ms:90", "1ms:90,20ms:10"),
+        ("bimodal=1ms,2ms", "1ms:90,20ms:10"),
+        ("bimodal=1ms:0,2ms:1", "from 1 to 1000000"),
+        ("stall=1s", "100ms/1s"),
+        ("stall=1s/1s", "100ms/1s"),
+        ("stall=0s/1s", "100ms/1s"),
+        ("queue=2", "0 (each is delayed by itself) or 1"),
+        ("depth=0", "from 1 to 65536"),
+        ("depth=65537", "from 1 to 65536"),
+        ("hold=0", "from 1 to 1073741824"),
+        ("size=300k", "raise hold"),
+        ("seed=x", "whole number"),
+        ("order=big", "delay takes fixed, uniform, bimodal, exp"),
+    ] {
+        let error = error(&format!("delay://7?{query}"));
+        assert!(error.contains(part), "{query}: {error}");
+    }
+}
+
+#[test]
+fn laws_that_are_written_are_read_back() {
+    for (query, written) in [
+        ("", ""),
+        ("fixed=0s&queue=0&seed=1", ""),
+        ("fixed=1000us", "?fixed=1ms"),
+        ("fixed=1500us", "?fixed=1500us"),
+        ("uniform=0ms-1s", "?uniform=0s-1s"),
+        ("bimodal=1ms:90,20ms:10", "?bimodal=1ms:90,20ms:10"),
+        ("dist=exp&mean=60s", "?exp=60s"),
+        (
+            "seed=9&hold=3&depth=5&size=2&stall=100ms/1s&queue=1&exp=7ns",
+            "?exp=7ns&queue=1&stall=100ms/1s&size=2&depth=5&hold=3&seed=9",
+        ),
+    ] {
+        let spec = parse(&format!("delay://7?{query}"));
+        assert_eq!(spec.to_string(), format!("delay://7{written}"));
+        assert_eq!(parse(&spec.to_string()), spec);
     }
 }

@@ -8,6 +8,7 @@ use super::Core;
 use crate::crew::Command;
 use crate::engine::Engine;
 use crate::error::CloseReason;
+use crate::key::Key;
 use crate::service::Service;
 use crate::time::Time;
 
@@ -81,12 +82,25 @@ impl<S: Service> Core<S> {
                     self.close_listener(engine, index);
                 }
                 self.each_connection(engine, |core, engine, key| {
-                    core.finish(key, CloseReason::Drained);
+                    core.finish_draining(engine, key);
                     core.drive(engine, key);
                 });
+                // It may want its next turn earlier than it said in this one's.
+                self.service_turn = Some(self.now);
             }
             Step::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
             Step::Finishing => {}
+        }
+    }
+
+    /// Has the connection closed when its service owes it nothing any more.
+    fn finish_draining<E: Engine>(&mut self, engine: &E, key: Key) {
+        if self.context(key).machine.is_open() {
+            self.ask(engine, key, CloseReason::Drained, |service, connection, session| {
+                service.draining(connection, session)
+            });
+        } else {
+            self.finish(key, CloseReason::Drained);
         }
     }
 
@@ -124,7 +138,7 @@ impl<S: Service> Core<S> {
     pub(super) fn each_connection<E: Engine>(
         &mut self,
         engine: &mut E,
-        mut act: impl FnMut(&mut Core<S>, &mut E, crate::key::Key),
+        mut act: impl FnMut(&mut Core<S>, &mut E, Key),
     ) {
         for slot in 0..self.table.capacity() as u32 {
             if let Some(key) = self.table.key_of(slot) {

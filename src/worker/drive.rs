@@ -217,8 +217,8 @@ impl<S: Service> Core<S> {
         reason: CloseReason,
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
-        let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
         let context = self.table.known_mut(key);
+        let now = if self.service.fresh_clock(context.tag) { engine.now() } else { self.now };
         let mut connection = Connection {
             id: context.id,
             peer: context.peer,

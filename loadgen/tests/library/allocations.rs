@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use echopool::framing::{ByteOrder, Delimiter, encode};
 use echopool::service::{
-    Answer, Builtin, Chargen, Connection, Delimited, Discard, Echo, Framed, Message, OfListener,
-    Turn, Workplace,
+    Answer, Builtin, Chargen, Connection, Delay, Delimited, Discard, Echo, Framed, Message,
+    OfListener, Turn, Workplace,
 };
-use echopool::spec::{After, FramedOptions, MessageOptions};
+use echopool::spec::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
@@ -94,9 +94,71 @@ impl Service for Watched {
     }
 }
 
+/// The delay service on a thread that is marked.
+#[derive(Clone)]
+struct WatchedDelay(Delay);
+
+impl Service for WatchedDelay {
+    type Session = <Delay as Service>::Session;
+    const FRESH_CLOCK: bool = true;
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        self.0.prepare(workplace);
+        IS_WORKER.set(true);
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        self.0.input_max(tag)
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.open(connection, session)
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.data(connection, session)
+    }
+
+    fn peer_closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+    ) -> Answer {
+        self.0.peer_closed(connection, session)
+    }
+
+    fn draining(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.draining(connection, session)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.timer(connection, session)
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+        reason: CloseReason,
+    ) {
+        self.0.closed(connection, session, reason);
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.0.turn(turn)
+    }
+}
+
 fn start(config: Config, allocates: bool) -> (ServerHandle, SocketAddr) {
+    start_service(config, Watched { allocates })
+}
+
+fn start_service(
+    config: Config,
+    service: impl Service + Clone + Send,
+) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let server = Server::start(config.listen(anywhere), Watched { allocates }).unwrap();
+    let server = Server::start(config.listen(anywhere), service).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     ALLOCATIONS.store(0, Ordering::Relaxed);
     COUNTING.store(true, Ordering::Relaxed);
@@ -200,6 +262,42 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     assert!(total.waits_for_buffer > 0 && total.waits_for_slot > 0, "{total:?}");
     assert!(total.accepted > 1000);
     assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "allocations on worker threads");
+}
+
+#[test]
+fn replies_that_are_held_back_allocate_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for options in ["exp=200us&queue=1&size=1000", "uniform=0ms-1ms&depth=3", "stall=5ms/10ms"] {
+        let spec: Spec = format!("delay://0?{options}").parse().unwrap();
+        let ServiceOptions::Delay(options) = spec.service else { panic!("{spec}") };
+        let config = Config::new()
+            .workers(2)
+            .max_connections(64)
+            .buffer_size(1024)
+            .buffers(64)
+            .linger(Duration::from_millis(200));
+        let (server, address) = start_service(config, WatchedDelay(Delay::new(options)));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut client = connect(address);
+                    // Whole requests, so that none waits for its rest.
+                    (0..10).for_each(|step| echo(&mut client, 1000 * (1 + 5 * step)));
+                    client.write_all(&[7; 500]).unwrap();
+                    client.shutdown(Shutdown::Write).unwrap();
+                    client.read_exact(&mut [0; 500]).unwrap();
+                    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+                });
+            }
+        });
+        let mut last = connect(address);
+        last.write_all(&[7; 10]).unwrap();
+        let drained = server.drain(Duration::from_secs(20));
+        COUNTING.store(false, Ordering::Relaxed);
+        assert_eq!(drained, Drained::Clean, "{spec}");
+        assert!(server.stats().total().bytes_sent >= 4 * 235_500, "{spec}");
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "{spec}: on worker threads");
+    }
 }
 
 #[test]

@@ -196,6 +196,32 @@ fn what_an_earlier_connection_left_comes_before_the_next_one() {
 }
 
 #[test]
+fn a_reply_is_not_looked_for_in_what_an_earlier_connection_left() {
+    let (go, when) = channel();
+    let (target, _) = serve(2, move |mut stream, nth| {
+        if nth == 0 {
+            stream.write_all(&framed(b"old")).unwrap();
+            when.recv_timeout(GUARD).unwrap();
+            return reset(stream);
+        }
+        let mut request = [0; 7];
+        stream.read_exact(&mut request).unwrap();
+        stream.write_all(&request).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let clients = start();
+    let client = connected(&clients, &target, Options::new().framing(LITTLE).reconnect(quickly()));
+    thread::sleep(SHORT);
+    go.send(()).unwrap();
+    // With something to be received, the reset is seen when something is sent.
+    let begun = Instant::now();
+    while done(client.send(vec![1])).is_ok() {
+        assert!(begun.elapsed() < GUARD, "the reset is never seen");
+    }
+    assert_eq!(done(client.send_receive(b"new".to_vec(), GUARD)).unwrap(), b"new");
+}
+
+#[test]
 fn waiting_to_connect_can_be_cancelled_and_disconnected() {
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let slowly = Reconnect::between(GUARD, GUARD);
