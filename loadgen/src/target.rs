@@ -29,7 +29,7 @@ pub struct Address {
 }
 
 const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server of its \
-                       own; the services are echo (tcp), framed, message and hub";
+                       own; the services are echo (tcp), delay, framed, message and hub";
 
 impl FromStr for Target {
     type Err = String;
@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(target("framed://[::1]:7?order=big"), at("framed", "::1", 7));
         assert_eq!(target("message://host:7?after=keep"), at("message", "host", 7));
         assert_eq!(target("hub://"), Ok(("hub", None)));
+        assert_eq!(target("delay://h:7?fixed=1ms"), at("delay", "h", 7));
         for text in ["tcp://[::1]:7", "framed://host:7?order=big", "hub://"] {
             assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
