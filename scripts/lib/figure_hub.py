@@ -112,7 +112,7 @@ def _run(setup, clients, flags):
 
 def _loadgen(server, cpus, clients, flags):
     command = [LOADGEN, f"hub://{server.address}", "-c", str(clients), "-t", str(len(cpus)),
-               "--output-format", "json", *flags]
+               "--timeout", "60s", "--output-format", "json", *flags]
     ended = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
         timeout=RUN_SECONDS_MAX, preexec_fn=lambda: os.sched_setaffinity(0, cpus))
