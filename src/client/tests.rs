@@ -483,7 +483,8 @@ fn the_end_of_a_loop_completes_everything() {
     let pending = client.receive(Vec::new());
     drop(clients);
     assert_eq!(done(pending).unwrap_err().error, Error::LoopEnded);
-    assert_eq!(done(client.send(vec![1])).unwrap_err().error, Error::LoopEnded);
+    let failed = done(client.send(vec![1])).unwrap_err();
+    assert_eq!((failed.error, failed.buffer), (Error::LoopEnded, vec![1]));
     pending_is_over(client.connect(GUARD));
 }
 
