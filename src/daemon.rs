@@ -20,7 +20,7 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
-use crate::service::{Builtin, Discard, Echo, OfListener};
+use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
 mod report;
@@ -131,6 +131,9 @@ fn builtin(options: &ServiceOptions) -> Result<Builtin, Failure> {
     Ok(match *options {
         ServiceOptions::Echo => Builtin::Echo(Echo),
         ServiceOptions::Discard => Builtin::Discard(Discard),
+        ServiceOptions::Chargen => Builtin::Chargen(Chargen),
+        ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
+        ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
         other => return Err(Failure::new(format_args!("no service {} yet", other.name()))),
     })
 }

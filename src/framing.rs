@@ -109,7 +109,40 @@ impl Framing {
                 Ok((input.len() >= whole).then_some(whole))
             }
             Framing::Delimiter { delimiter, max } => {
-                delimiter.find(input.slices(), scan, max as usize)
+                let mut unread = Unread::of(input);
+                unread.skip(scan.scanned as usize);
+                delimiter.find(&mut unread, scan, max as usize)
+            }
+        }
+    }
+
+    /// How many bytes of the stream all messages at its front take that are complete, and the error
+    /// that the one behind them is, if it is one. `each` is told where each of them is, with its
+    /// length or delimiter. `input` and `scan` as in [`first`](Framing::first).
+    pub fn all(
+        &self,
+        input: &Chain,
+        scan: &mut Scan,
+        mut each: impl FnMut(std::ops::Range<usize>),
+    ) -> (usize, Option<FrameError>) {
+        let mut unread = Unread::of(input);
+        unread.skip(scan.scanned as usize);
+        let mut taken = 0;
+        loop {
+            let found = match *self {
+                Framing::Length { order, max } => unread.frame(input.len() - taken, order, max),
+                Framing::Delimiter { delimiter, max } => {
+                    delimiter.find(&mut unread, scan, max as usize)
+                }
+            };
+            match found {
+                Ok(Some(whole)) => {
+                    each(taken..taken + whole);
+                    taken += whole;
+                    *scan = Scan::default();
+                }
+                Ok(None) => return (taken, None),
+                Err(error) => return (taken, Some(error)),
             }
         }
     }
@@ -223,31 +256,84 @@ impl Delimiter {
         }
     }
 
-    /// Bytes up to the end of the first delimiter.
-    fn find<'a>(
+    /// Bytes up to the end of the first delimiter. Reads just these.
+    fn find<'a, I: Iterator<Item = &'a [u8]>>(
         &self,
-        slices: impl Iterator<Item = &'a [u8]>,
+        unread: &mut Unread<'a, I>,
         scan: &mut Scan,
         max: usize,
     ) -> Result<Option<usize>, FrameError> {
-        let len = usize::from(self.len);
-        let mut skip = scan.scanned as usize;
-        for slice in slices {
-            let fresh = slice.get(skip..).unwrap_or(&[]);
-            skip = skip.saturating_sub(slice.len());
+        while let Some(slice) = unread.slice() {
             let room = max - scan.scanned as usize;
-            for &byte in &fresh[..fresh.len().min(room)] {
+            for &byte in slice.iter().take(room) {
                 scan.scanned += 1;
                 scan.matched = self.step(usize::from(scan.matched), byte) as u8;
-                if usize::from(scan.matched) == len {
+                if scan.matched == self.len {
+                    let here = room - (max - scan.scanned as usize);
+                    unread.slice = &slice[here..];
                     return Ok(Some(scan.scanned as usize));
                 }
             }
-            if fresh.len() > room || scan.scanned as usize == max {
+            if scan.scanned as usize == max {
                 return Err(FrameError::TooLong { len: scan.scanned, max: max as u32 });
             }
+            unread.slice = &[];
         }
         Ok(None)
+    }
+}
+
+/// The part of a chain that is still to be looked at.
+struct Unread<'a, I> {
+    slice: &'a [u8],
+    slices: I,
+}
+
+impl<'a> Unread<'a, std::iter::Empty<&'a [u8]>> {
+    fn of(chain: &'a Chain) -> Unread<'a, impl Iterator<Item = &'a [u8]>> {
+        Unread { slice: &[], slices: chain.slices() }
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Unread<'a, I> {
+    /// What there is in one piece, not empty; `None` at the end.
+    fn slice(&mut self) -> Option<&'a [u8]> {
+        while self.slice.is_empty() {
+            self.slice = self.slices.next()?;
+        }
+        Some(self.slice)
+    }
+
+    fn skip(&mut self, mut count: usize) {
+        while count > 0 {
+            let Some(slice) = self.slice() else { return };
+            let here = count.min(slice.len());
+            self.slice = &slice[here..];
+            count -= here;
+        }
+    }
+
+    /// Reads a frame, if `len`, the number of unread bytes, is enough for it.
+    fn frame(
+        &mut self,
+        len: usize,
+        order: ByteOrder,
+        max: u32,
+    ) -> Result<Option<usize>, FrameError> {
+        if len < LENGTH_BYTES {
+            return Ok(None);
+        }
+        let mut prefix = [0; LENGTH_BYTES];
+        for byte in &mut prefix {
+            let slice = self.slice().unwrap_or(&[0]);
+            (*byte, self.slice) = (slice[0], &slice[1..]);
+        }
+        let payload = length(prefix, order, max)?;
+        if len - LENGTH_BYTES < payload {
+            return Ok(None);
+        }
+        self.skip(payload);
+        Ok(Some(LENGTH_BYTES + payload))
     }
 }
 
@@ -287,6 +373,28 @@ mod tests {
         Framing::Delimiter { delimiter: Delimiter::new(b"<EOF>").unwrap(), max }
     }
 
+    /// The same with what is complete found at once, after each part.
+    fn all_messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
+        let pool = pool();
+        let mut input = Chain::new(&pool);
+        let (mut found, mut scan) = (Vec::new(), Scan::default());
+        for part in parts {
+            put(&mut input, &pool, part);
+            let mut end = 0;
+            let (taken, error) = framing.all(&input, &mut scan, |place| {
+                assert_eq!(place.start, end, "one behind the other");
+                end = place.end;
+                found.push(place.len());
+            });
+            assert_eq!(taken, end);
+            input.consume(taken);
+            if let Some(error) = error {
+                return Err(error);
+            }
+        }
+        Ok(found)
+    }
+
     /// All messages of a stream that comes in these parts, as places in the stream.
     fn messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
         let pool = pool();
@@ -300,6 +408,7 @@ mod tests {
                 found.push(whole);
             }
         }
+        assert_eq!(all_messages(framing, parts), Ok(found.clone()), "one by one and all at once");
         Ok(found)
     }
 

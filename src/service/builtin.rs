@@ -1,7 +1,10 @@
 //! The services of the daemon behind one type, so that each listener can have its own: an enum of
 //! them, and the trait implemented by match. What each does is in its own file.
 
-use super::{Answer, Connection, Discard, Echo, Message, Service, Turn, Workplace};
+use super::{
+    Answer, Chargen, Connection, Delimited, Discard, Echo, Framed, Message, Service, Turn,
+    Workplace,
+};
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
 use crate::error::{CloseReason, StartError};
@@ -59,6 +62,12 @@ builtin! {
     Echo: Echo,
     /// RFC 863.
     Discard: Discard,
+    /// RFC 864.
+    Chargen: Chargen,
+    /// Frames, after their length.
+    Framed: Framed,
+    /// Messages, up to a delimiter.
+    Message: Delimited,
 }
 
 /// A service for each listener, by the listener's index in

@@ -16,12 +16,19 @@ use crate::error::{CloseReason, Errno};
 use crate::time::Time;
 
 pub mod builtin;
+pub mod chargen;
+mod cut;
 pub mod discard;
 pub mod echo;
+pub mod framed;
+pub mod message;
 
 pub use builtin::{Builtin, OfListener};
+pub use chargen::Chargen;
 pub use discard::Discard;
 pub use echo::Echo;
+pub use framed::Framed;
+pub use message::Delimited;
 
 /// What a service wants to happen to the connection after a call.
 ///
