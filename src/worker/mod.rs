@@ -234,6 +234,17 @@ impl<E: Engine, S: Service> Worker<E, S> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
+    /// Since when the send that has been pending for longest has not moved.
+    pub(crate) fn stalled_since(&self) -> Option<Time> {
+        let slot = self.core.stalled.front()?;
+        self.core.table.at(slot).map(|context| context.stalled_since)
+    }
+
+    /// The connections, by their ids, each with the bytes that its service has left in its input.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
+        self.core.table.iter().map(|context| (context.id, context.input.len()))
+    }
+
     /// Whether a listener waits for time to pass before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()
