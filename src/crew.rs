@@ -33,7 +33,6 @@ pub(crate) enum Command {
     /// bytes for longest.
     Shed,
     /// For the service of a listener, from its copy on another worker.
-    #[allow(dead_code)]
     Parcel {
         /// The index of the listener.
         listener: usize,
@@ -131,6 +130,11 @@ impl Mailboxes {
         self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
         while self.receive(worker).is_some() {}
         self.publish_stall(worker, None);
+    }
+
+    /// Whether a worker has ended.
+    pub(crate) fn is_closed(&self, worker: usize) -> bool {
+        self.mailboxes[worker].closed.load(Ordering::Relaxed)
     }
 
     /// The next command for a worker.

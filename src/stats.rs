@@ -94,6 +94,9 @@ counters! {
     waits_for_buffer,
     /// Buffers in use.
     buffers_held,
+    /// Messages that a service did not send to a client because it reads too slowly: each client
+    /// that did not get one counts.
+    messages_dropped,
     /// Connections in a closed listener's backlog that were never accepted: the kernel resets
     /// them.
     unaccepted,

@@ -324,6 +324,19 @@ impl Chain {
         }
     }
 
+    /// Copies `bytes` behind the data of the last lease. Answers whether it did: there may be no
+    /// room there, or no lease, or it is shared.
+    pub fn extend_last(&mut self, bytes: &[u8]) -> bool {
+        if self.leases == 0 || self.pool.local().is_reference(self.last) {
+            return false;
+        }
+        let fits = bytes.len() <= self.pool.buffer_size() - self.link(self.last).end as usize;
+        if fits {
+            self.copy_behind_last(bytes);
+        }
+        fits
+    }
+
     #[allow(unsafe_code)]
     fn copy_behind_last(&mut self, bytes: &[u8]) {
         let link = self.link(self.last);
@@ -552,6 +565,18 @@ mod tests {
 
     fn bytes_of(chain: &Chain) -> Vec<u8> {
         chain.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn bytes_are_copied_behind_the_last_lease_if_there_is_room() {
+        let pool = pool(1);
+        let mut chain = Chain::new(&pool);
+        assert!(!chain.extend_last(b"x"));
+        let mut lease = pool.lease().unwrap();
+        lease.extend_from_slice(b"abcde");
+        chain.push_back(lease);
+        assert!(!chain.extend_last(b"four") && chain.extend_last(b"fgh"));
+        assert_eq!((chain.first_slice(), chain.len()), (&b"abcdefgh"[..], 8));
     }
 
     #[test]

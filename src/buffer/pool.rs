@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use bytemuck::Zeroable;
+use bytemuck::allocation::zeroed_slice_box;
 use crossbeam_queue::ArrayQueue;
 
 use super::arena::Arena;
@@ -110,13 +112,17 @@ pub(super) struct Local {
 }
 
 /// The range and the successor of a buffer that is part of a chain, and which buffer it is.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Link {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) next: u32,
     pub(super) buffer: u32,
 }
+
+// SAFETY: it is four numbers.
+#[allow(unsafe_code)]
+unsafe impl Zeroable for Link {}
 
 impl Pool {
     /// The pool of worker number `worker`, empty at first.
@@ -142,9 +148,9 @@ impl Pool {
             free: RefCell::new(Vec::with_capacity(count)),
             held: Cell::new(0),
             wanted: Cell::new(false),
-            // Zeros, so that what is never used is never resident.
-            links: vec![Cell::default(); count + references].into_boxed_slice(),
-            shares: vec![Cell::new(0); shared].into_boxed_slice(),
+            // Zeros from the system: what is never used is never resident.
+            links: zeroed_slice_box(count + references),
+            shares: zeroed_slice_box(shared),
             free_reference: Cell::new(NONE),
             unused_reference: Cell::new(count as u32),
         }))
@@ -177,6 +183,11 @@ impl Pool {
     #[inline]
     pub fn take_wanted(&self) -> bool {
         self.0.wanted.replace(false)
+    }
+
+    /// How many buffers there are, over all workers.
+    pub fn count(&self) -> usize {
+        self.0.reserve.arena.count() as usize
     }
 
     /// The size of a buffer in bytes.

@@ -44,6 +44,11 @@ impl Shared {
         unsafe { self.pool.local().range(self.id, self.start, self.end) }
     }
 
+    /// Whether no chain refers to it: dropping it gives the buffer back.
+    pub fn is_alone(&self) -> bool {
+        self.pool.local().shares[self.id as usize].get() == 1
+    }
+
     /// Where in the buffer its data is.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize

@@ -90,7 +90,8 @@ impl fmt::Display for Totals<'_> {
             f,
             "connections={} accepted={} closed={} receives={} sends={} bytes_received={} \
              bytes_sent={} bytes_discarded={} buffers_held={} waits_for_buffer={} \
-             waits_for_slot={} accept_pauses={} accept_errors={} unaccepted={}",
+             waits_for_slot={} accept_pauses={} accept_errors={} unaccepted={} \
+             messages_dropped={}",
             counts.connections,
             counts.accepted,
             counts.closed_total(),
@@ -105,6 +106,7 @@ impl fmt::Display for Totals<'_> {
             counts.accept_pauses,
             counts.accept_errors,
             counts.unaccepted,
+            counts.messages_dropped,
         )?;
         for reason in CloseReason::ALL {
             if counts.closed(reason) > 0 {
@@ -147,10 +149,11 @@ mod tests {
     fn totals_name_the_reasons_that_occurred() {
         let counters = Counters::default();
         counters.accepted.add(5);
+        counters.messages_dropped.add(7);
         counters.closed[CloseReason::PeerClosed as usize].add(3);
         counters.closed[CloseReason::Reset as usize].add(1);
         let text = Totals(&counters.read()).to_string();
         assert!(text.contains(" accepted=5 closed=4 "), "{text}");
-        assert!(text.ends_with(" peer-closed=3 reset=1"), "{text}");
+        assert!(text.ends_with(" messages_dropped=7 peer-closed=3 reset=1"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 //! them, and the trait implemented by match. What each does is in its own file.
 
 use super::{
-    Answer, Chargen, Connection, Delimited, Discard, Echo, Framed, Message, Service, Turn,
+    Answer, Chargen, Connection, Delimited, Discard, Echo, Framed, Hub, Message, Service, Turn,
     Workplace,
 };
 use crate::buffer::Lease;
@@ -68,6 +68,8 @@ builtin! {
     Framed: Framed,
     /// Messages, up to a delimiter.
     Message: Delimited,
+    /// Messages between clients.
+    Hub: Hub,
 }
 
 /// A service for each listener, by the listener's index in
@@ -193,6 +195,13 @@ impl Service for OfListener {
     ) -> Answer {
         let of = self.of(connection);
         with_session!(of, session, (service, its) => service.message(connection, its, message))
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) {
+        let of = self.of(connection);
+        if !matches!(session, BuiltinSession::None) {
+            with_session!(of, session, (service, its) => service.finishing(connection, its));
+        }
     }
 
     fn closed(

@@ -13,6 +13,7 @@ use crate::clients::{Directory, SendError};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
 use crate::crew::Mailboxes;
 use crate::error::{CloseReason, Errno};
+use crate::stats::Counters;
 use crate::time::Time;
 
 pub mod builtin;
@@ -21,6 +22,7 @@ mod cut;
 pub mod discard;
 pub mod echo;
 pub mod framed;
+pub mod hub;
 pub mod message;
 
 pub use builtin::{Builtin, OfListener};
@@ -28,6 +30,7 @@ pub use chargen::Chargen;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use framed::Framed;
+pub use hub::{Hub, HubOptions};
 pub use message::Delimited;
 
 /// What a service wants to happen to the connection after a call.
@@ -276,6 +279,11 @@ pub trait Service: 'static {
         Answer::Continue
     }
 
+    /// The connection is about to be closed when its output is sent: because of a drain, of a
+    /// time-out, or of an answer of the service itself. The last chance to put something on the
+    /// output; nothing but [`closed`](Service::closed) is called for it after this.
+    fn finishing(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
+
     /// A buffer has come from another worker's copy of this service, that of the listener with this
     /// index.
     #[doc(hidden)]
@@ -306,6 +314,7 @@ pub trait Service: 'static {
 pub struct Message<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) number: u64,
+    pub(crate) to_all: bool,
     pub(crate) refused: Option<SendError>,
 }
 
@@ -320,6 +329,11 @@ impl Message<'_> {
         self.number
     }
 
+    /// Whether it is for all clients, and not for this one alone.
+    pub fn is_broadcast(&self) -> bool {
+        self.to_all
+    }
+
     /// Says that it is not going to be sent, and why: the sender is told so.
     pub fn refuse(&mut self, why: SendError) {
         self.refused = Some(why);
@@ -330,9 +344,12 @@ impl Message<'_> {
 #[derive(Clone)]
 pub struct Workplace {
     pub(crate) listener: usize,
+    /// Whether that listener has the service for itself.
+    pub(crate) of_one_listener: bool,
     pub(crate) worker: usize,
     pub(crate) connections_max: usize,
     pub(crate) pool: Pool,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) directory: Option<Arc<Directory>>,
 }
@@ -360,23 +377,30 @@ impl Workplace {
 
     /// The same for the service of one listener.
     fn of_listener(&self, listener: usize) -> Workplace {
-        Workplace { listener, ..self.clone() }
+        Workplace { listener, of_one_listener: true, ..self.clone() }
+    }
+
+    /// The listener whose clients alone the service has; `None` if it has those of all.
+    pub(crate) fn only_listener(&self) -> Option<usize> {
+        self.of_one_listener.then_some(self.listener)
     }
 
     /// The buffers of this worker.
-    #[allow(dead_code)]
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
     /// The way to the other workers.
-    #[allow(dead_code)]
     pub(crate) fn mailboxes(&self) -> &Arc<Mailboxes> {
         &self.mailboxes
     }
 
+    /// What this worker counts.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
     /// All clients of the server; `None` where connections are begun and not accepted.
-    #[allow(dead_code)]
     pub(crate) fn directory(&self) -> Option<&Arc<Directory>> {
         self.directory.as_ref()
     }
@@ -413,6 +437,7 @@ pub(crate) struct Requests {
     pub(crate) wakes: Vec<ConnectionId>,
     pub(crate) closes: Vec<ConnectionId>,
     pub(crate) stop: bool,
+    pub(crate) buffer: bool,
 }
 
 impl Requests {
@@ -422,12 +447,13 @@ impl Requests {
             wakes: Vec::with_capacity(each),
             closes: Vec::with_capacity(each),
             stop: false,
+            buffer: false,
         }
     }
 
     #[inline]
     pub(crate) fn any(&self) -> bool {
-        let Requests { connects, wakes, closes, stop } = self;
+        let Requests { connects, wakes, closes, stop, buffer: _ } = self;
         *stop || !connects.is_empty() || !wakes.is_empty() || !closes.is_empty()
     }
 }
@@ -470,6 +496,13 @@ impl Turn<'_> {
     /// Closes the connection at once; nothing happens if it is gone.
     pub fn close(&mut self, id: ConnectionId) {
         self.requests.closes.push(id);
+    }
+
+    /// Says that the service has found no free buffer and cannot go on: other workers give theirs,
+    /// and if that does not help, connections are [shed](CloseReason::Shed). To be said in each turn
+    /// as long as it is so.
+    pub fn want_buffer(&mut self) {
+        self.requests.buffer = true;
     }
 
     /// Ends the worker: open connections are closed at once.

@@ -329,6 +329,10 @@ impl Service for Watched {
         })
     }
 
+    fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {
+        self.inner.finishing(connection, &mut memory.session);
+    }
+
     fn closed(
         &mut self,
         connection: &mut Connection<'_>,

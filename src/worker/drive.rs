@@ -262,10 +262,32 @@ impl<S: Service> Core<S> {
 
     /// Has the connection closed when its output is sent. The connection has to be driven.
     pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
+        if self.context(key).machine.is_open() {
+            self.last_output(key);
+        }
         let context = self.context(key);
         context.reason.get_or_insert(reason);
         context.machine.apply(Event::Finish);
         self.forget_input(key);
+    }
+
+    /// Lets the service put what it has kept for the connection on the output.
+    fn last_output(&mut self, key: Key) {
+        let now = self.now;
+        let context = self.table.known_mut(key);
+        let mut connection = Connection {
+            id: context.id,
+            peer: context.peer,
+            tag: context.tag,
+            discarded: context.bytes_discarded,
+            now,
+            pool: &self.pool,
+            input: &mut context.input,
+            output: &mut context.output,
+        };
+        let (service, session) = (&mut self.service, &mut context.session);
+        // A panic here is the end of a connection that is ended already.
+        let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
     }
 
     /// Has the connection closed at once. The connection has to be driven.

@@ -23,12 +23,16 @@ impl<S: Service> Core<S> {
         match to {
             Some(id) => {
                 if let Some(key) = self.open_key_of(id) {
-                    self.hand_in(engine, key, lease.filled(), number, &mut receipt);
+                    let message =
+                        Message { bytes: lease.filled(), number, to_all: false, refused: None };
+                    self.hand_in(engine, key, message, &mut receipt);
                 }
             }
             None => self.each_connection(engine, |core, engine, key| {
                 if core.context(key).machine.is_open() {
-                    core.hand_in(engine, key, lease.filled(), number, &mut receipt);
+                    let message =
+                        Message { bytes: lease.filled(), number, to_all: true, refused: None };
+                    core.hand_in(engine, key, message, &mut receipt);
                 }
             }),
         }
@@ -40,11 +44,9 @@ impl<S: Service> Core<S> {
         &mut self,
         engine: &mut E,
         key: Key,
-        bytes: &[u8],
-        number: u64,
+        mut message: Message<'_>,
         receipt: &mut Receipt,
     ) {
-        let mut message = Message { bytes, number, refused: None };
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.message(connection, session, &mut message)
         });

@@ -84,6 +84,10 @@ pub(crate) struct Core<S: Service> {
     service: S,
     /// When the service wants its next turn.
     service_turn: Option<Time>,
+    /// Whether the service waits for a buffer.
+    service_starves: bool,
+    /// When it last asked for one for a connection, in vain.
+    wanted_at: Option<Time>,
     requests: Requests,
     table: Table<Context<S::Session>>,
     pool: Pool,
@@ -130,9 +134,11 @@ impl<E: Engine, S: Service> Worker<E, S> {
         let slots = setup.connections_max;
         service.prepare(&Workplace {
             listener: 0,
+            of_one_listener: false,
             worker: setup.index,
             connections_max: slots,
             pool: setup.pool.clone(),
+            counters: setup.counters.clone(),
             mailboxes: setup.mailboxes.clone(),
             directory: setup.directory.clone(),
         });
@@ -144,6 +150,8 @@ impl<E: Engine, S: Service> Worker<E, S> {
             now,
             service,
             service_turn: None,
+            service_starves: false,
+            wanted_at: None,
             requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
             table: Table::new(slots),
             pool: setup.pool,
@@ -325,6 +333,10 @@ impl<S: Service> Core<S> {
             requests: &mut self.requests,
         };
         self.service_turn = self.service.turn(&mut turn);
+        let wants_buffer = std::mem::take(&mut self.requests.buffer) | self.connection_wants();
+        if wants_buffer || self.service_starves {
+            self.service_wants_buffer(wants_buffer);
+        }
         if self.requests.any() {
             self.carry_out_requests(engine);
             // What came of them at once, a connect that failed, say, the service has not seen in

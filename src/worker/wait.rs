@@ -21,6 +21,10 @@ use crate::time::Time;
 /// How often another worker is asked to shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
+/// How long a service counts as waiting for a buffer after it asked for one in vain: longer than the
+/// pauses in which it asks.
+const WANT_LASTS: Duration = Duration::from_millis(100);
+
 impl<S: Service> Core<S> {
     /// Puts a connection into the queue for buffers.
     #[cold]
@@ -56,21 +60,51 @@ impl<S: Service> Core<S> {
             self.context(key).machine.apply(Event::BufferCame);
             self.drive(engine, key);
         }
-        if self.waiters.is_empty() {
-            self.no_longer_starving();
-        }
+        self.no_longer_starving();
     }
 
     /// Takes a connection that is closed out of the queue for buffers.
     pub(super) fn wait_no_longer(&mut self, slot: u32) {
-        if self.waiters.remove(slot) && self.waiters.is_empty() {
+        if self.waiters.remove(slot) {
             self.no_longer_starving();
         }
     }
 
+    /// Takes note that nobody waits for a buffer any more, if that is so.
     fn no_longer_starving(&mut self) {
-        self.starving_since = None;
-        self.pool.set_starving(false);
+        if self.waiters.is_empty() && !self.service_starves {
+            self.starving_since = None;
+            self.pool.set_starving(false);
+        }
+    }
+
+    /// Whether the service waits for a buffer for one of its connections: it is in no queue, and asks
+    /// again when it likes, so it counts as waiting until there is one, or until it has not asked
+    /// for long.
+    #[inline]
+    pub(super) fn connection_wants(&mut self) -> bool {
+        if self.pool.take_wanted() {
+            self.wanted_at = Some(self.now);
+        }
+        let Some(at) = self.wanted_at else { return false };
+        let waits = self.pool.available() == 0 && self.now < at + WANT_LASTS;
+        if !waits {
+            self.wanted_at = None;
+        }
+        waits
+    }
+
+    /// The service has found no buffer for itself, or needs none any more.
+    #[cold]
+    pub(super) fn service_wants_buffer(&mut self, wants: bool) {
+        self.service_starves = wants;
+        if !wants {
+            return self.no_longer_starving();
+        }
+        self.starving_since.get_or_insert(self.now);
+        if self.pool.set_starving(true) {
+            self.mailboxes.wake_others(self.index);
+        }
     }
 
     /// Gives free buffers to workers that starve.
@@ -214,6 +248,10 @@ impl<S: Service> Core<S> {
             self.close_now(key, CloseReason::Shed);
             self.drive(engine, key);
             self.serve_waiters(engine);
+            if self.service_starves && self.pool.available() > 0 {
+                // The service has its chance before another is closed for it.
+                self.starving_since = Some(self.now);
+            }
         }
     }
 

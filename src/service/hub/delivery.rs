@@ -1,0 +1,489 @@
+//! From a frame to the queues of those who get it, and from a queue to the output.
+
+use std::ops::Range;
+
+use super::local::{Held, Local};
+use super::members::{Member, Room};
+use super::options::Slow;
+use super::post::{Kind, RUN_HEAD_BYTES, Run};
+use super::protocol::{
+    CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, NOT_SENT_BYTES, QUEUE_FULL, WELCOME,
+    clients_head, clients_ids_max, message_head, not_sent, number_bytes, number_frame, sender,
+};
+use crate::buffer::{Chain, Lease};
+use crate::clients::SendError;
+use crate::framing::{LENGTH_BYTES, length};
+use crate::service::{Answer, Connection, ConnectionId, Message};
+
+/// An answer to a member of another worker: what it sent to `about` was not delivered.
+#[derive(Clone, Copy)]
+pub(super) struct Owed {
+    to: ConnectionId,
+    reason: u8,
+    about: u64,
+}
+
+/// The payload of a request, in its client's input.
+#[derive(Clone, Copy)]
+pub(super) struct Payload<'a> {
+    pub(super) input: &'a Chain,
+    pub(super) skip: usize,
+    pub(super) len: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// One slice for each buffer.
+    fn pieces(self) -> impl Iterator<Item = &'a [u8]> {
+        let (mut skip, mut left) = (self.skip, self.len);
+        self.input.slices().map_while(move |slice| {
+            let from = skip.min(slice.len());
+            skip -= from;
+            let count = left.min(slice.len() - from);
+            let more = left > 0;
+            left -= count;
+            more.then_some(&slice[from..from + count])
+        })
+    }
+}
+
+/// Requests.
+impl Local {
+    /// A message from a member to all, here and elsewhere.
+    pub(super) fn broadcast(
+        &mut self,
+        from: ConnectionId,
+        payload: Payload<'_>,
+    ) -> Result<usize, Held> {
+        let bytes = MESSAGE_HEAD_BYTES + payload.len;
+        if self.is_tight(bytes) {
+            return Err(Held::ForTurn);
+        }
+        let others = self.post.others();
+        for worker in others {
+            self.post.make_room(worker, bytes)?;
+        }
+        if !self.log.make_room(bytes) {
+            return Err(Held::ForRoom);
+        }
+        let head = message_head(true, from.to_bits(), payload.len, self.order);
+        let frame = || std::iter::once(&head[..]).chain(payload.pieces());
+        for worker in others {
+            self.post.stage(worker, Kind::Broadcast, 0, frame());
+        }
+        let range = self.log.append(frame());
+        self.deliver_to_all(range);
+        Ok(self.members.len())
+    }
+
+    /// A message from a member to one.
+    pub(super) fn send(
+        &mut self,
+        from: ConnectionId,
+        to: u64,
+        payload: Payload<'_>,
+    ) -> Result<usize, Held> {
+        let id = ConnectionId::from_bits(to);
+        let bytes = MESSAGE_HEAD_BYTES + payload.len;
+        let head = message_head(false, from.to_bits(), payload.len, self.order);
+        let frame = std::iter::once(&head[..]).chain(payload.pieces());
+        if id.worker() != self.worker {
+            if !self.directory.has(id) || !self.post.is_present(id.worker()) {
+                return self.answer(from, GONE, to);
+            }
+            self.post.make_room(id.worker(), bytes)?;
+            self.post.stage(id.worker(), Kind::Unicast, to, frame);
+            return Ok(1);
+        }
+        let Some(place) = self.receiver(to) else { return self.answer(from, GONE, to) };
+        match self.members.all()[place].room(bytes, &self.bounds, self.turns) {
+            Room::Soon => return Err(Held::ForTurn),
+            Room::None => {
+                self.answer(from, QUEUE_FULL, to)?;
+                self.overflow(place);
+            }
+            Room::Enough if !self.log.make_room(bytes) => return Err(Held::ForRoom),
+            Room::Enough => {
+                let range = self.log.append(frame);
+                self.deliver_singly(place, range);
+            }
+        }
+        Ok(1)
+    }
+
+    /// Tells a member that its message was not delivered.
+    fn answer(&mut self, to: ConnectionId, reason: u8, about: u64) -> Result<usize, Held> {
+        let Some(place) = self.members.place(to) else { return Ok(0) };
+        match self.members.all()[place].room(NOT_SENT_BYTES, &self.bounds, self.turns) {
+            Room::Soon => return Err(Held::ForTurn),
+            Room::None => return Err(Held::BySelf),
+            Room::Enough => {}
+        }
+        if !self.log.make_room(NOT_SENT_BYTES) {
+            return Err(Held::ForRoom);
+        }
+        let frame = not_sent(reason, about, self.order);
+        let range = self.log.append(std::iter::once(&frame[..]));
+        self.deliver_singly(place, range);
+        Ok(1)
+    }
+
+    /// A message of another thread, for one member.
+    pub(super) fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        // It has its turn, so that what can be sent makes room.
+        self.flush(connection);
+        if let Err(why) = self.take_message(connection.id(), message) {
+            message.refuse(why);
+        }
+        self.flush(connection);
+        self.after_flush(connection)
+    }
+
+    fn take_message(&mut self, id: ConnectionId, message: &Message<'_>) -> Result<(), SendError> {
+        let place = self.receiver(id.to_bits()).ok_or(SendError::Gone)?;
+        let Local { members, log, bounds, .. } = self;
+        let member = &mut members.all_mut()[place];
+        let (len, bytes) = (message.bytes().len(), MESSAGE_HEAD_BYTES + message.bytes().len());
+        if len > bounds.max_message {
+            return Err(SendError::TooLong);
+        }
+        let room = member.room(bytes, bounds, self.turns);
+        if room != Room::Enough {
+            if room == Room::None || self.slow == Slow::Drop {
+                self.overflow(place);
+            }
+            return Err(SendError::QueueFull);
+        }
+        let parts = member.parts_max(bounds);
+        let queued = match log.put_cast(&mut member.queue, message.number(), parts) {
+            Some(queued) => queued,
+            None if !log.make_room(bytes) => false,
+            None => {
+                let head = message_head(message.is_broadcast(), 0, len, self.order);
+                let range = log.append([&head[..], message.bytes()].into_iter());
+                log.remember_cast(message.number(), range.clone());
+                log.put(&mut member.queue, range, parts)
+            }
+        };
+        if queued { Ok(()) } else { Err(SendError::QueueFull) }
+    }
+}
+
+/// Into the queues.
+impl Local {
+    /// Whether some member has no room for so many bytes only because it has not had its turn.
+    pub(super) fn is_tight(&mut self, bytes: usize) -> bool {
+        if !self.tight {
+            return false;
+        }
+        let most = bytes.max(self.bounds.buffer_size);
+        let soon = |member: &Member, bytes| {
+            member.takes_messages() && member.room(bytes, &self.bounds, self.turns) == Room::Soon
+        };
+        self.tight = self.members.all().iter().any(|member| soon(member, most));
+        self.tight && self.members.all().iter().any(|member| soon(member, bytes))
+    }
+
+    /// Puts frames of the log into the queue of each member.
+    fn deliver_to_all(&mut self, range: Range<usize>) {
+        for place in 0..self.members.len() {
+            if !self.deliver(place, range.clone()) {
+                self.deliver_singly(place, range.clone());
+            }
+        }
+    }
+
+    /// Puts those frames for which there is room into the queue of a member.
+    fn deliver_singly(&mut self, place: usize, range: Range<usize>) {
+        let mut at = range.start;
+        while at < range.end {
+            let frame = self.frame_at(at);
+            at = frame.end;
+            if !self.deliver(place, frame) {
+                self.overflow(place);
+            }
+        }
+    }
+
+    /// Puts frames of the log into the queue of a member. Answers whether there was room, which
+    /// there always is for one that takes no messages any more.
+    fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
+        let Local { members, log, bounds, turns, .. } = self;
+        let member = &mut members.all_mut()[place];
+        if !member.takes_messages() {
+            return true;
+        }
+        let parts = member.parts_max(bounds);
+        if member.room(range.len(), bounds, *turns) != Room::Enough
+            || !log.put(&mut member.queue, range, parts)
+        {
+            return false;
+        }
+        self.tight |= member.room(bounds.buffer_size, bounds, *turns) == Room::Soon;
+        if !member.is_sending() {
+            let slot = member.id.slot();
+            self.wake_slot(slot);
+        }
+        true
+    }
+
+    /// A message is not delivered because the member reads too slowly.
+    fn overflow(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        match self.slow {
+            Slow::Drop => {
+                member.dropped += 1;
+                self.counters.messages_dropped.add(1);
+            }
+            Slow::Close => {
+                member.doomed = true;
+                drop(member.queue.take());
+            }
+        }
+        let slot = member.id.slot();
+        self.wake_slot(slot);
+    }
+
+    /// Tells each member who has come and gone, in frames of the log.
+    pub(super) fn deliver_notices(&mut self, range: Range<usize>) {
+        for place in 0..self.members.len() {
+            if self.members.all()[place].stale || self.deliver(place, range.clone()) {
+                continue;
+            }
+            let (bounds, turns) = (&self.bounds, self.turns);
+            let member = &mut self.members.all_mut()[place];
+            let slow = member.room(range.len(), bounds, turns) == Room::None;
+            if slow && self.slow == Slow::Close {
+                self.overflow(place);
+            } else {
+                self.make_stale(place);
+            }
+        }
+    }
+
+    /// Notices were lost: each member gets a new list in their place.
+    pub(super) fn refresh(&mut self) {
+        (0..self.members.len()).for_each(|place| self.make_stale(place));
+    }
+
+    fn make_stale(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        member.stale = true;
+        if !member.is_sending() {
+            let slot = member.id.slot();
+            self.wake_slot(slot);
+        }
+    }
+
+    /// Where the frame stands that begins there in the log.
+    fn frame_at(&self, at: usize) -> Range<usize> {
+        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
+        let prefix = prefix.try_into().expect("so many were asked for");
+        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
+        at..at + LENGTH_BYTES + len
+    }
+}
+
+/// From other workers.
+impl Local {
+    /// A parcel has come.
+    pub(super) fn parcel(&mut self, lease: Lease) {
+        self.arrived.push_back(lease);
+        self.unpack();
+    }
+
+    /// Unpacks parcels, as long as there is room for what may be in them.
+    pub(super) fn unpack(&mut self) {
+        while let Some(bytes) = self.arrived.front().map(Lease::len) {
+            if self.owes_much() || self.is_tight(bytes) {
+                return;
+            }
+            let mut lease = self.arrived.pop_front().expect("it was looked at");
+            let from = usize::from(lease.filled()[0]);
+            lease.consume(1);
+            self.unpack_runs(lease);
+            self.post.unpacked(from);
+        }
+    }
+
+    /// Copies the frames into the log if there is room for all of them; otherwise their buffer
+    /// becomes the log, so that no other is needed.
+    fn unpack_runs(&mut self, mut lease: Lease) {
+        if self.log.has_room(lease.len()) {
+            while !lease.is_empty() {
+                let run = Run::read(lease.filled());
+                lease.consume(RUN_HEAD_BYTES);
+                let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
+                lease.consume(run.len);
+                self.deliver_run(&run, range);
+            }
+            return;
+        }
+        let mut left = self.log.adopt(lease);
+        while !left.is_empty() {
+            let run = Run::read(self.log.bytes(left.clone()));
+            let start = left.start + RUN_HEAD_BYTES;
+            left.start = start + run.len;
+            self.deliver_run(&run, start..left.start);
+        }
+    }
+
+    fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
+        match run.kind {
+            Kind::Broadcast => self.deliver_to_all(range),
+            Kind::Notices => self.deliver_notices(range),
+            Kind::Refresh => self.refresh(),
+            Kind::Answer => {
+                if let Some(place) = self.receiver(run.to) {
+                    self.deliver_singly(place, range);
+                }
+            }
+            Kind::Unicast => self.deliver_unicasts(run.to, range),
+        }
+    }
+
+    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {
+        let mut at = range.start;
+        while at < range.end {
+            let frame = self.frame_at(at);
+            at = frame.end;
+            let reason = match self.receiver(to) {
+                None => GONE,
+                Some(place) if self.deliver(place, frame.clone()) => continue,
+                Some(place) => {
+                    self.overflow(place);
+                    QUEUE_FULL
+                }
+            };
+            let head = self.log.bytes(frame).first_chunk().expect("a message has a head");
+            let from = ConnectionId::from_bits(sender(head, self.order));
+            self.owed.push_back(Owed { to: from, reason, about: to });
+        }
+    }
+
+    /// The place of a member that takes messages.
+    fn receiver(&self, id: u64) -> Option<usize> {
+        let place = self.members.place(ConnectionId::from_bits(id))?;
+        self.members.all()[place].takes_messages().then_some(place)
+    }
+
+    /// Stages the answers that are owed to members of other workers, as far as there is room.
+    pub(super) fn stage_owed(&mut self) {
+        while let Some(&Owed { to, reason, about }) = self.owed.front() {
+            if self.directory.has(to) {
+                if self.post.make_room(to.worker(), NOT_SENT_BYTES).is_err() {
+                    return;
+                }
+                let frame = not_sent(reason, about, self.order);
+                let frame = std::iter::once(&frame[..]);
+                self.post.stage(to.worker(), Kind::Answer, to.to_bits(), frame);
+            }
+            self.owed.pop_front();
+        }
+    }
+}
+
+/// Out of the queues.
+impl Local {
+    /// Gives a member what waits for it, if nothing is being sent to it.
+    pub(super) fn flush(&mut self, connection: &mut Connection<'_>) {
+        let Some(place) = self.members.place(connection.id()) else { return };
+        let member = &mut self.members.all_mut()[place];
+        if member.is_sending() || !member.takes_messages() {
+            return;
+        }
+        let complete = self.fill(place, connection.output);
+        let (bounds, turns) = (&self.bounds, self.turns);
+        let member = &mut self.members.all_mut()[place];
+        if !connection.output.is_empty() {
+            member.begin_sending(connection.output, turns);
+            self.tight |= member.room(bounds.buffer_size, bounds, turns) == Room::Soon;
+        } else if !complete {
+            self.block(connection.id());
+        }
+    }
+
+    /// Puts what waits for a member on its output, in order. Answers false if a buffer that this
+    /// needs is not to be had; the rest follows when it is.
+    fn fill(&mut self, place: usize, output: &mut Chain) -> bool {
+        let member = &mut self.members.all_mut()[place];
+        if member.owes_welcome {
+            let welcome = number_frame(WELCOME, member.id.to_bits(), self.order);
+            if !self.put_own(output, &welcome) {
+                return false;
+            }
+        }
+        let member = &mut self.members.all_mut()[place];
+        member.owes_welcome = false;
+        output.append(&mut member.queue);
+        if member.dropped > 0 {
+            let dropped = number_frame(DROPPED, member.dropped, self.order);
+            if !self.put_own(output, &dropped) {
+                return false;
+            }
+        }
+        let member = &mut self.members.all_mut()[place];
+        member.dropped = 0;
+        if member.stale && member.listing.is_none() {
+            (member.listing, member.stale) = (Some(0), false);
+        }
+        let Some(from) = member.listing else { return true };
+        let Some((frame, next)) = self.list(from) else { return false };
+        output.push_back(frame);
+        self.members.all_mut()[place].listing = next;
+        true
+    }
+
+    /// Puts a frame on the output of one member that it does not share with others. Answers whether
+    /// there was a buffer to write it into.
+    fn put_own(&mut self, output: &mut Chain, frame: &[u8]) -> bool {
+        if !self.log.make_room(frame.len()) {
+            return false;
+        }
+        let range = self.log.append(std::iter::once(frame));
+        self.log.put(output, range, self.bounds.references_per_client())
+    }
+
+    /// The clients from a place in the directory on, as many as a frame has room for, and the place
+    /// at which the next frame begins, if there is one. `None` if there is no free buffer.
+    fn list(&mut self, from: u64) -> Option<(Lease, Option<u64>)> {
+        let Some(mut lease) = self.pool.lease() else {
+            self.log.starves = true;
+            return None;
+        };
+        lease.extend_from_slice(&[0; CLIENTS_HEAD_BYTES]);
+        let (mut ids, mut at) = (0, from);
+        let ids_max = clients_ids_max(self.bounds.max_message);
+        let next = loop {
+            let Some((place, client)) = self.directory.next(at) else { break None };
+            if self.listener.is_none_or(|listener| listener == client.listener) {
+                if ids == ids_max {
+                    break Some(place);
+                }
+                lease.extend_from_slice(&number_bytes(client.id.to_bits(), self.order));
+                ids += 1;
+            }
+            at = place + 1;
+        };
+        let head = clients_head(next.is_some(), ids, self.order);
+        lease.filled_mut()[..CLIENTS_HEAD_BYTES].copy_from_slice(&head);
+        Some((lease, next))
+    }
+
+    /// The connection is being closed: all that waits for it is sent before.
+    pub(super) fn finishing(&mut self, connection: &mut Connection<'_>) {
+        let Some(place) = self.members.place(connection.id()) else { return };
+        let member = &mut self.members.all_mut()[place];
+        if !member.takes_messages() {
+            return;
+        }
+        (member.listing, member.stale) = (None, false);
+        // The answer does not matter: what there is no buffer for cannot be sent later either.
+        let _ = self.fill(place, connection.output);
+        self.members.all_mut()[place].leaving = true;
+        self.forget(connection.id());
+    }
+}

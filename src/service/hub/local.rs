@@ -1,0 +1,377 @@
+//! A worker's copy of the hub at work: clients' requests carried out, members woken who have
+//! something to be sent, senders held back for whose messages there is no room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delivery::{Owed, Payload};
+use super::log::Log;
+use super::members::{Member, Members};
+use super::options::{Bounds, HubOptions, Slow};
+use super::post::{NoRoom, PARCELS_MAX, Post, UNICASTS_MAX};
+use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
+use crate::buffer::{Chain, Lease, Pool};
+use crate::clients::Directory;
+use crate::error::CloseReason;
+use crate::framing::ByteOrder;
+use crate::service::{Answer, Connection, ConnectionId, Turn, Workplace};
+use crate::slots::SlotQueue;
+use crate::stats::Counters;
+use crate::time::Time;
+
+/// What requests may cost in one call, in messages put into queues, before the others of the worker
+/// have their turn: about a millisecond.
+const COST_MAX: usize = 1 << 16;
+
+/// What a request costs beside the messages that it puts into queues.
+const COST_OF_REQUEST: usize = 16;
+
+/// How long senders wait for what nobody tells of when it comes: a free buffer, room in an inbox.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// How long a connection is not read if nobody wakes it, which somebody does. Only a guard.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Answers to other workers' members that may wait to be staged: those of two parcels.
+pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
+
+/// Everything that one worker's copy has.
+pub(super) struct Local {
+    pub(super) worker: usize,
+    /// The listener whose clients are members, if it is not all of them.
+    pub(super) listener: Option<usize>,
+    pub(super) order: ByteOrder,
+    pub(super) slow: Slow,
+    notices: bool,
+    pub(super) bounds: Bounds,
+    pub(super) pool: Pool,
+    pub(super) directory: Arc<Directory>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) members: Members,
+    pub(super) log: Log,
+    pub(super) post: Post,
+    /// Members to be woken, by slot.
+    pub(super) ready: SlotQueue,
+    /// Members that wait for a buffer or for another worker, by slot, and when they try again.
+    blocked: SlotQueue,
+    retry_at: Time,
+    /// Parcels that are not unpacked yet.
+    pub(super) arrived: VecDeque<Lease>,
+    /// Answers that are not staged yet.
+    pub(super) owed: VecDeque<Owed>,
+    /// Some member may have less room than a buffer, because it has not had its turn.
+    pub(super) tight: bool,
+    /// No buffer was to be had, and somebody waits for one.
+    starves: bool,
+    /// Counts the turns of the worker's loop.
+    pub(super) turns: u32,
+}
+
+/// Why a request is not carried out yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Held {
+    /// A member has to have its turn first.
+    ForTurn,
+    /// There is no buffer, or another worker has not caught up.
+    ForRoom,
+    /// The client does not read what it is sent.
+    BySelf,
+}
+
+impl From<NoRoom> for Held {
+    fn from(_: NoRoom) -> Held {
+        Held::ForRoom
+    }
+}
+
+/// How far a client's input was carried out.
+enum Progress {
+    /// To its end, or to a frame that is not complete.
+    Done,
+    /// To here: the others come first.
+    Yield,
+    /// To a request that has to wait.
+    Held(Held),
+    /// To something that is not allowed.
+    Refused(CloseReason),
+}
+
+impl Local {
+    /// What it takes of memory for each slot.
+    pub(super) const BYTES_PER_SLOT: usize =
+        Members::BYTES_PER_SLOT + 2 * SlotQueue::BYTES_PER_SLOT;
+
+    /// What it takes of memory whatever the number of connections.
+    pub(super) fn fixed_bytes(workers: usize) -> usize {
+        size_of::<Local>()
+            + workers * PARCELS_MAX as usize * size_of::<Lease>()
+            + OWED_MAX * size_of::<Owed>()
+            + Post::bytes(workers)
+    }
+
+    pub(super) fn new(
+        options: &HubOptions,
+        bounds: Bounds,
+        workplace: &Workplace,
+        post: Post,
+    ) -> Local {
+        let (slots, pool) = (workplace.connections_max(), workplace.pool());
+        let directory = workplace.directory().expect("a hub is the service of a server");
+        Local {
+            worker: workplace.worker(),
+            listener: workplace.only_listener(),
+            order: options.order,
+            slow: options.slow,
+            notices: options.notices,
+            bounds,
+            pool: pool.clone(),
+            directory: directory.clone(),
+            counters: workplace.counters().clone(),
+            members: Members::new(slots),
+            log: Log::new(pool),
+            post,
+            ready: SlotQueue::new(slots),
+            blocked: SlotQueue::new(slots),
+            retry_at: Time::ZERO,
+            arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
+            owed: VecDeque::with_capacity(OWED_MAX),
+            tight: false,
+            starves: false,
+            turns: 0,
+        }
+    }
+
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    pub(super) fn open(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        if self.members.is_empty() {
+            self.post.set_present(true);
+        }
+        if self.notices {
+            self.notify(JOINED, id);
+        }
+        self.members.insert(id, &self.pool);
+        self.flush(connection);
+        Answer::Continue
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, id: ConnectionId) {
+        if !self.members.remove(id) {
+            return;
+        }
+        self.forget(id);
+        if self.notices {
+            self.notify(LEFT, id);
+        }
+        if self.members.is_empty() {
+            self.post.set_present(false);
+        }
+    }
+
+    /// Tells all members, here and elsewhere, of one that has come or gone.
+    fn notify(&mut self, kind: u8, id: ConnectionId) {
+        let frame = number_frame(kind, id.to_bits(), self.order);
+        if !self.members.is_empty() {
+            if self.log.make_room(frame.len()) {
+                let range = self.log.append(std::iter::once(&frame[..]));
+                self.deliver_notices(range);
+            } else {
+                self.refresh();
+            }
+        }
+        self.post.notify(&frame);
+    }
+
+    pub(super) fn data(&mut self, connection: &mut Connection<'_>) -> Answer {
+        match self.members.get_mut(connection.id()) {
+            // What was being received when it was paused; its turn comes.
+            Some(member) if member.paused => Answer::Continue,
+            _ => self.serve(connection),
+        }
+    }
+
+    pub(super) fn peer_closed(&mut self, connection: &mut Connection<'_>) -> Answer {
+        if let Some(member) = self.members.get_mut(connection.id()) {
+            member.ended = true;
+        }
+        self.data(connection)
+    }
+
+    /// It was woken, or its pause has ended.
+    pub(super) fn timer(&mut self, connection: &mut Connection<'_>) -> Answer {
+        if let Some(member) = self.members.get_mut(connection.id()) {
+            member.paused = false;
+        }
+        self.flush(connection);
+        self.serve(connection)
+    }
+
+    pub(super) fn sent(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
+        member.end_sending();
+        self.flush(connection);
+        match self.members.get_mut(id) {
+            // Only a wake ends the pause.
+            Some(member) if member.paused => {
+                self.wake(id);
+                Answer::Continue
+            }
+            _ => self.after_flush(connection),
+        }
+    }
+
+    /// Carries out what the client has sent, and sends what there is for it.
+    fn serve(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        if self.members.get_mut(id).is_some_and(|member| member.doomed) {
+            return Answer::CloseFor(CloseReason::SlowReader);
+        }
+        let progress = self.requests(connection);
+        self.flush(connection);
+        match progress {
+            Progress::Done => return self.after_flush(connection),
+            Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
+            Progress::Yield | Progress::Held(Held::ForTurn) => self.wake(id),
+            Progress::Held(Held::ForRoom) => self.block(id),
+            // It is woken when something is sent.
+            Progress::Held(Held::BySelf) => {}
+        }
+        let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
+        member.paused = true;
+        Answer::WaitUntil(connection.now() + PAUSE)
+    }
+
+    /// What becomes of a connection whose input is carried out.
+    pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
+        match self.members.get_mut(connection.id()) {
+            Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
+            Some(Member { ended: true, listing: None, stale: false, .. }) => {
+                Answer::CloseAfterSendFor(CloseReason::PeerClosed)
+            }
+            _ => Answer::Continue,
+        }
+    }
+
+    /// Carries out requests until there is none left, or one has to wait.
+    fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
+        let mut cost = 0;
+        loop {
+            let mut first = [0; SEND_HEAD_BYTES];
+            let count = connection.input.peek(&mut first);
+            let head = protocol::request(&first[..count], self.order, self.bounds.max_message);
+            let head = match head {
+                Ok(Some(head)) => head,
+                Ok(None) => return Progress::Done,
+                Err(Refusal::TooLong) => return Progress::Refused(CloseReason::MessageTooLong),
+                Err(Refusal::Malformed) => return Progress::Refused(CloseReason::ProtocolError),
+            };
+            if connection.input.len() < head.bytes + head.payload {
+                return Progress::Done;
+            }
+            if cost > COST_MAX {
+                return Progress::Yield;
+            }
+            match self.carry_out(connection.id(), connection.input, &head) {
+                Ok(messages) => cost += COST_OF_REQUEST + messages,
+                Err(held) => return Progress::Held(held),
+            }
+            connection.input.consume(head.bytes + head.payload);
+        }
+    }
+
+    /// Carries out a request, or says why that has to wait; then nothing has changed. Answers into
+    /// how many queues it has put something.
+    fn carry_out(&mut self, from: ConnectionId, input: &Chain, head: &Head) -> Result<usize, Held> {
+        let payload = Payload { input, skip: head.bytes, len: head.payload };
+        match head.request {
+            Request::List => {
+                let Some(member) = self.members.get_mut(from) else { return Ok(0) };
+                if member.listing.is_some() {
+                    return Err(Held::BySelf);
+                }
+                member.listing = Some(0);
+                Ok(1)
+            }
+            Request::Broadcast => self.broadcast(from, payload),
+            Request::Send { to } => self.send(from, to, payload),
+        }
+    }
+
+    /// Nothing is to be done for a member any more.
+    pub(super) fn forget(&mut self, id: ConnectionId) {
+        self.ready.remove(id.slot());
+        self.blocked.remove(id.slot());
+    }
+
+    /// Whether so many answers wait to be staged that no parcel can be unpacked, each message of
+    /// which may have to be answered.
+    pub(super) fn owes_much(&self) -> bool {
+        self.owed.len() + UNICASTS_MAX > OWED_MAX
+    }
+
+    /// Has a member woken in the next turn.
+    pub(super) fn wake(&mut self, id: ConnectionId) {
+        self.wake_slot(id.slot());
+    }
+
+    /// Has a member woken when there may be room.
+    pub(super) fn block(&mut self, id: ConnectionId) {
+        if !self.blocked.contains(id.slot()) {
+            self.blocked.push_back(id.slot());
+        }
+    }
+
+    /// Between two turns of the worker's loop.
+    pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.turns = self.turns.wrapping_add(1);
+        self.log.turn();
+        self.unpack();
+        self.stage_owed();
+        let all_went = self.post.turn();
+        self.starves |= std::mem::take(&mut self.log.starves);
+        self.starves |= std::mem::take(&mut self.post.starves);
+        let unsent = !all_went || !self.owed.is_empty();
+        let nobody_waits = self.blocked.is_empty() && self.ready.is_empty() && !unsent;
+        if self.starves && (self.pool.available() > 0 || nobody_waits) {
+            self.starves = false;
+        }
+        if self.starves {
+            turn.want_buffer();
+        }
+        let waits = self.starves || unsent;
+        if !waits || self.retry_at <= turn.now() {
+            self.retry_at = turn.now() + RETRY;
+            while let Some(slot) = self.blocked.pop_front() {
+                self.wake_slot(slot);
+            }
+        }
+        self.wake_ready(turn);
+        let parcel_waits_for_turn = !self.arrived.is_empty() && !self.owes_much();
+        if !self.ready.is_empty() || parcel_waits_for_turn {
+            return Some(turn.now());
+        }
+        (waits || !self.blocked.is_empty()).then_some(self.retry_at)
+    }
+
+    pub(super) fn wake_slot(&mut self, slot: u32) {
+        if !self.ready.contains(slot) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    fn wake_ready(&mut self, turn: &mut Turn<'_>) {
+        while turn.wakes_left() > 0
+            && let Some(slot) = self.ready.pop_front()
+        {
+            if let Some(id) = self.members.id_in(slot) {
+                turn.wake(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A worker's log: the buffer into which whole frames are written once, one behind the other, for
+//! all the clients of the worker that get them. When it is full, another one becomes the log, and
+//! goes on standing in the queues.
+
+use std::ops::Range;
+
+use crate::buffer::{Chain, Lease, Pool, Shared};
+
+/// The log of a worker.
+pub(super) struct Log {
+    pool: Pool,
+    current: Option<Shared>,
+    /// The last broadcast of the server itself, whose frame is handed to one client after the
+    /// other, and the log that it is in if that is not the current one any more.
+    cast: Option<(u64, Range<usize>)>,
+    log_of_cast: Option<Shared>,
+    /// A buffer was asked for, and there was none.
+    pub(super) starves: bool,
+}
+
+impl Log {
+    pub(super) fn new(pool: &Pool) -> Log {
+        let (current, cast, log_of_cast) = (None, None, None);
+        Log { pool: pool.clone(), current, cast, log_of_cast, starves: false }
+    }
+
+    /// Whether so many bytes fit behind what is there.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.current.as_ref().is_some_and(|log| log.room() >= bytes)
+    }
+
+    /// Sees to it that so many bytes, at most a buffer, can be written in a row. Answers whether
+    /// they can: there may be no free buffer.
+    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+        if self.has_room(bytes) {
+            return true;
+        }
+        self.release();
+        match self.pool.lease() {
+            Some(lease) => self.replace(Shared::from(lease)),
+            None => self.starves = true,
+        }
+        self.current.is_some() && self.has_room(bytes)
+    }
+
+    /// Makes a buffer the log that has come with frames in it. Answers where they are.
+    pub(super) fn adopt(&mut self, lease: Lease) -> Range<usize> {
+        let log = Shared::from(lease);
+        let range = log.range();
+        self.replace(log);
+        range
+    }
+
+    fn replace(&mut self, log: Shared) {
+        let old = self.current.replace(log);
+        if self.cast.is_some() && self.log_of_cast.is_none() {
+            self.log_of_cast = old;
+        }
+    }
+
+    /// Writes a frame, in pieces.
+    ///
+    /// # Panics
+    /// If no room was made for it.
+    pub(super) fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Range<usize> {
+        let log = self.current.as_mut().expect("room was made");
+        let start = log.range().end;
+        for piece in pieces {
+            log.append(piece).expect("room was made");
+        }
+        start..log.range().end
+    }
+
+    /// What stands in a part of the log.
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        let log = self.current.as_ref().expect("something was written");
+        let start = log.range().start;
+        &log.filled()[range.start - start..range.end - start]
+    }
+
+    /// Puts a part of the log at the end of a queue: by reference while the queue has fewer than
+    /// `parts` parts, as a copy behind the last copy otherwise. Answers whether it did: there may
+    /// be neither a reference nor a buffer.
+    pub(super) fn put(&mut self, queue: &mut Chain, range: Range<usize>, parts: usize) -> bool {
+        let log = self.current.as_ref().expect("something was written");
+        if queue.leases() < parts && queue.push_shared(log, range.clone()) {
+            return true;
+        }
+        if queue.extend_last(self.bytes(range.clone())) {
+            return true;
+        }
+        let Some(mut lease) = self.pool.lease() else {
+            self.starves = true;
+            return false;
+        };
+        lease.extend_from_slice(self.bytes(range));
+        queue.push_back(lease);
+        true
+    }
+
+    /// Remembers that the broadcast with this number stands there.
+    pub(super) fn remember_cast(&mut self, number: u64, range: Range<usize>) {
+        self.log_of_cast = None;
+        self.cast = Some((number, range));
+    }
+
+    /// Puts the broadcast with this number at the end of a queue, if it is in the log already.
+    /// Answers `None` if it is not, and otherwise as [`put`](Log::put).
+    pub(super) fn put_cast(
+        &mut self,
+        queue: &mut Chain,
+        number: u64,
+        parts: usize,
+    ) -> Option<bool> {
+        let (_, range) = self.cast.as_ref().filter(|(of, _)| *of == number)?;
+        let range = range.clone();
+        match self.log_of_cast.take() {
+            None => Some(self.put(queue, range, parts)),
+            Some(log) => {
+                // Put in its place for the moment of one call.
+                let current = self.current.replace(log);
+                let done = self.put(queue, range, parts);
+                self.log_of_cast = std::mem::replace(&mut self.current, current);
+                Some(done)
+            }
+        }
+    }
+
+    /// Between two turns: no broadcast of the server is under way, and a buffer that stands in no
+    /// queue is given back.
+    pub(super) fn turn(&mut self) {
+        (self.cast, self.log_of_cast) = (None, None);
+        self.release();
+    }
+
+    /// Gives the log's buffer back if it stands in no queue. The next is the same one as a rule,
+    /// still in the cache, written from its start again.
+    fn release(&mut self) {
+        if self.cast.is_none() && self.current.as_ref().is_some_and(Shared::is_alone) {
+            self.current = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Reserve;
+
+    fn pool(buffers: u32, references: usize) -> Pool {
+        Pool::with_references(Reserve::new(16, buffers).unwrap(), 0, references)
+    }
+
+    fn write(log: &mut Log, frame: &[u8]) -> Range<usize> {
+        assert!(log.make_room(frame.len()));
+        log.append([frame].into_iter())
+    }
+
+    fn bytes_of(chain: &Chain) -> Vec<u8> {
+        chain.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn a_full_log_is_replaced_and_goes_back_when_the_queues_are_through_with_it() {
+        let pool = pool(2, 8);
+        let (mut log, mut queue) = (Log::new(&pool), Chain::new(&pool));
+        for frame in [&b"0123456789"[..], b"abcdef", b"ghi"] {
+            let range = write(&mut log, frame);
+            assert!(log.put(&mut queue, range, 8));
+        }
+        assert_eq!((queue.leases(), pool.held()), (2, 2), "two in one buffer; one in another");
+        assert!(!log.make_room(14) && log.starves);
+        queue.consume(16);
+        assert_eq!(pool.held(), 1);
+        queue.consume(3);
+        log.turn();
+        assert_eq!(pool.held(), 0, "nobody waits for anything");
+    }
+
+    #[test]
+    fn a_queue_with_many_parts_gets_copies_in_few_buffers() {
+        let pool = pool(2, 8);
+        let (mut log, mut queue) = (Log::new(&pool), Chain::new(&pool));
+        for frame in [b"a", b"-", b"b", b"-", b"c", b"-", b"d"] {
+            let range = write(&mut log, frame);
+            if frame != b"-" {
+                assert!(log.put(&mut queue, range, 2));
+            }
+        }
+        assert_eq!(bytes_of(&queue), b"abcd");
+        assert_eq!((queue.leases(), pool.held()), (3, 2), "c and d are copied");
+    }
+
+    #[test]
+    fn a_broadcast_of_the_server_is_written_once_also_across_a_full_log() {
+        let pool = pool(2, 8);
+        let (mut log, mut one, mut two) = (Log::new(&pool), Chain::new(&pool), Chain::new(&pool));
+        assert_eq!(log.put_cast(&mut one, 7, 8), None);
+        let range = write(&mut log, b"hello");
+        log.remember_cast(7, range);
+        assert_eq!(log.put_cast(&mut one, 7, 8), Some(true));
+        write(&mut log, b"another log");
+        let range = write(&mut log, b"another log");
+        assert_eq!(log.put_cast(&mut two, 7, 8), Some(true));
+        assert!(log.put(&mut two, range, 8));
+        assert_eq!(log.put_cast(&mut two, 8, 8), None);
+        assert_eq!((bytes_of(&one), bytes_of(&two)), (b"hello".into(), b"helloanother log".into()));
+        log.turn();
+        assert_eq!(log.put_cast(&mut one, 7, 8), None);
+        drop((one, two));
+        log.turn();
+        assert_eq!(pool.held(), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_has_come_with_frames_becomes_the_log() {
+        let pool = pool(1, 8);
+        let (mut log, mut queue) = (Log::new(&pool), Chain::new(&pool));
+        let mut lease = pool.lease().unwrap();
+        lease.extend_from_slice(b"xhello");
+        lease.consume(1);
+        let range = log.adopt(lease);
+        assert_eq!(log.bytes(range.clone()), b"hello");
+        assert!(log.put(&mut queue, range, 8));
+        let range = write(&mut log, b"!");
+        assert!(log.put(&mut queue, range, 8));
+        assert_eq!((bytes_of(&queue), queue.leases()), (b"hello!".into(), 1));
+    }
+}

@@ -1,0 +1,167 @@
+//! The hub: clients see who is there, and send messages to one of them or to all. The protocol is
+//! in `docs/hub-protocol.md`.
+//!
+//! Each worker has a copy of the service, with tables of its own for the clients that the worker
+//! has (its *members*). A message is written once on each worker that has recipients: into the
+//! worker's log, a buffer with one frame behind the other. What a member gets are references to
+//! parts of the log in the member's own bounded queue.
+//!
+//! * `protocol`: the frames, written and read.
+//! * `options`: what can be chosen, and the limits that follow.
+//! * `members`: the clients of a worker, and whether there is room for more in their queues.
+//! * `log`: the buffer that is written once.
+//! * `post`: from worker to worker.
+//! * `local`: a worker's copy at work: requests carried out, members woken.
+//! * `delivery`: from a frame to the queues, and from a queue to the output.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use send_wrapper::SendWrapper;
+
+use super::{Answer, Connection, Message, Service, Turn, Workplace};
+use crate::buffer::Lease;
+use crate::config::{BUFFER_SIZE, LEASES_PER_CONNECTION_MAX, Limits, WORKERS_MAX};
+use crate::error::CloseReason;
+use crate::framing::LENGTH_BYTES;
+use crate::time::Time;
+
+mod delivery;
+mod local;
+mod log;
+mod members;
+mod options;
+mod post;
+pub mod protocol;
+#[cfg(test)]
+mod tests;
+
+pub use options::{HubOptions, MAX_MESSAGE, QUEUE, Slow};
+
+use local::Local;
+use options::Bounds;
+use post::{Post, Registry};
+
+/// Messages between clients. Made once for each listener; the workers' clones find each other.
+pub struct Hub {
+    options: HubOptions,
+    registry: Arc<Registry>,
+    /// Places in buffers for one client: known when the limits are.
+    references: Arc<AtomicUsize>,
+    /// The tables of this worker's copy, which stay on its thread. Made in `prepare`.
+    local: Option<SendWrapper<Box<Local>>>,
+}
+
+impl Hub {
+    /// A hub with these options.
+    pub fn new(options: HubOptions) -> Hub {
+        Hub { options, registry: Arc::default(), references: Arc::default(), local: None }
+    }
+
+    fn local(&mut self) -> &mut Local {
+        self.local.as_mut().expect("a worker prepares its service first")
+    }
+}
+
+impl Default for Hub {
+    fn default() -> Hub {
+        Hub::new(HubOptions::new())
+    }
+}
+
+/// A hub that works with the others of the same origin, on another worker.
+impl Clone for Hub {
+    fn clone(&self) -> Hub {
+        let Hub { options, registry, references, local: _ } = self;
+        let (registry, references) = (registry.clone(), references.clone());
+        Hub { options: *options, registry, references, local: None }
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Service for Hub {
+    type Session = ();
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        let bounds = self.options.check(limits)?;
+        self.references.store(bounds.references_per_client(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        let bounds = Bounds::of_pool(&self.options, workplace.pool());
+        let post = Post::new(workplace, &self.registry);
+        let local = Local::new(&self.options, bounds, workplace, post);
+        self.local = Some(SendWrapper::new(Box::new(local)));
+    }
+
+    fn memory_bytes(&self, connections_max: usize) -> u64 {
+        (connections_max * Local::BYTES_PER_SLOT + Local::fixed_bytes(WORKERS_MAX)) as u64
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        connections_max * self.references.load(Ordering::Relaxed).max(1)
+    }
+
+    fn full_duplex(&self, _tag: u64) -> bool {
+        true
+    }
+
+    fn input_max(&self, _tag: u64) -> usize {
+        // A frame that is not complete, and what one receive has brought behind it.
+        let size = self.local.as_ref().map_or(BUFFER_SIZE, |local| local.bounds().buffer_size);
+        let receive = usize::from(LEASES_PER_CONNECTION_MAX) * size;
+        protocol::SEND_HEAD_BYTES + LENGTH_BYTES + size + receive
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.local().open(connection)
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.local().data(connection)
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.local().sent(connection)
+    }
+
+    fn peer_closed(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.local().peer_closed(connection)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.local().timer(connection)
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        _: &mut (),
+        message: &mut Message<'_>,
+    ) -> Answer {
+        self.local().message(connection, message)
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut ()) {
+        self.local().finishing(connection);
+    }
+
+    fn closed(&mut self, connection: &mut Connection<'_>, _: &mut (), _: CloseReason) {
+        self.local().closed(connection.id());
+    }
+
+    fn parcel(&mut self, _listener: usize, lease: Lease, _now: Time) {
+        self.local().parcel(lease);
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.local().turn(turn)
+    }
+}
