@@ -174,6 +174,22 @@ marks! {
     HalfThenSilence(BOTH),
     /// A message was longer than all buffers together.
     MessageBeyondPool(BOTH),
+    /// A member of a hub had asked for all that it wanted.
+    MemberDone(BOTH),
+    /// A member that stayed heard everything that there was for it.
+    MemberHeardAll(BOTH),
+    /// A member heard a message of another worker's member.
+    HeardFromAfar(BOTH),
+    /// A member heard a message for it alone.
+    HeardAlone(BOTH),
+    /// A member was told that messages for it were dropped, and as many were missing.
+    HeardDropped(BOTH),
+    /// A member was told that its message was not sent: its receiver was gone.
+    NotSentGone(BOTH),
+    /// A member was told that its message was not sent: its receiver's queue was full.
+    NotSentFull(BOTH),
+    /// A member was told who is there, without having asked.
+    ListUnasked(BOTH),
     /// A message from outside was taken for one client.
     OutsideSent(BOTH),
     /// A message from outside was taken for all.

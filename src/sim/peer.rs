@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ear::Ear;
 use super::marks::Mark;
+use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::world::{EndpointId, Happening, World, address_of};
 use crate::error::Errno;
@@ -90,6 +91,8 @@ pub(super) struct Peer {
     pub(super) script: Rc<RefCell<Script>>,
     pub(super) sent: u64,
     pub(super) ear: Ear,
+    /// Of a hub.
+    pub(super) member: Option<Member>,
     /// Bytes that have come, those from outside included.
     heard: u64,
     shut: bool,
@@ -111,13 +114,26 @@ pub(super) struct Peer {
 /// The longest that a rude peer stays.
 const RUDE_FOR: Duration = Duration::from_secs(8);
 
+/// How long a member stays to hear what others say to the end, at least.
+const AUDIENCE_FOR: Duration = Duration::from_secs(17);
+
 /// Nothing that heals takes longer than this to move a byte again.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
     pub(super) fn new(world: &mut World, number: usize, manner: Manner, script: Script) -> Peer {
-        let stays = world.rng.u8(0..3) == 0;
-        let stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
+        let mut stays = world.rng.u8(0..3) == 0;
+        let mut stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
+        let mut member = None;
+        if let Served::Hub(hub) = script.served() {
+            let wishes = if manner == Manner::Silent { 0 } else { world.rng.usize(0..=12) };
+            member = Some(Member::new(hub, number, wishes));
+            if manner == Manner::HalfClosing && world.rng.u8(0..4) != 0 {
+                // To hear what all others have said.
+                stays = true;
+                stay = AUDIENCE_FOR + stay / 2;
+            }
+        }
         Peer {
             number,
             manner,
@@ -125,6 +141,7 @@ impl Peer {
             script: Rc::new(RefCell::new(script)),
             sent: 0,
             ear: Ear::default(),
+            member,
             heard: 0,
             shut: false,
             stays,
@@ -150,6 +167,9 @@ impl Peer {
             Served::Chargen => script.said.len(),
             _ => script.owed(script.said.len(), self.shut),
         };
+        if self.member.is_some() {
+            return self.has_sent_all();
+        }
         // What is behind the end of what the server answers may find nobody.
         let all_sent = self.sent as usize == script.said.len()
             || script.closes.is_some()
@@ -274,7 +294,11 @@ impl Peer {
             Ok(bytes) => {
                 self.heard += bytes.len() as u64;
                 let script = self.script.borrow();
-                if let Err(wrong) = self.ear.hear(&script, &bytes) {
+                let heard = match &mut self.member {
+                    Some(member) => member.hear(&bytes),
+                    None => self.ear.hear(&script, &bytes),
+                };
+                if let Err(wrong) = heard {
                     panic!("peer {}: {wrong}", self.number);
                 }
                 let owed = script.owed(self.sent as usize, self.shut);
@@ -294,7 +318,38 @@ impl Peer {
         world.close(self.endpoint);
     }
 
+    /// A member says what comes to its mind.
+    fn speak(&mut self, world: &mut World) {
+        let Some(member) = &mut self.member else { return };
+        let mut script = self.script.borrow_mut();
+        let script = &mut *script;
+        let said_all = self.sent as usize == script.said.len();
+        if !said_all || member.wishes == 0 || world.rng.u8(0..3) != 0 {
+            return;
+        }
+        for _ in 0..world.rng.usize(1..=3).min(member.wishes) {
+            let asked = member.ask(&mut world.rng, &mut script.said);
+            script.asked.push((script.said.len(), asked));
+        }
+        let begin = script.said.len();
+        match world.rng.u8(0..16) {
+            _ if member.wishes > 0 => {}
+            0 => {
+                let reason = member.misspeak(&mut world.rng, &mut script.said);
+                script.closes = Some((begin + 4, reason));
+            }
+            1 => {
+                member.wishes = 1;
+                member.ask(&mut world.rng, &mut script.said);
+                script.said.truncate(world.rng.usize(begin + 1..script.said.len()));
+                script.flaw = Some(Flaw::Half);
+            }
+            _ => {}
+        }
+    }
+
     fn write(&mut self, world: &mut World) {
+        self.speak(world);
         let script = self.script.borrow();
         let rest = &script.said[self.sent as usize..];
         let most = match self.manner {
@@ -317,7 +372,8 @@ impl Peer {
     }
 
     fn has_sent_all(&self) -> bool {
-        self.sent as usize == self.script.borrow().said.len()
+        let said_all = self.member.as_ref().is_none_or(|member| member.wishes == 0);
+        said_all && self.sent as usize == self.script.borrow().said.len()
     }
 
     /// Some stay: to hear what comes from outside, or with half a message said.
@@ -368,7 +424,10 @@ impl Peer {
 
     fn ends(&mut self, world: &mut World, end: End) {
         self.end = Some(end);
-        let heard = self.ear.end(&self.script.borrow(), end == End::Fin);
+        let heard = match &self.member {
+            Some(member) => member.end(end == End::Fin),
+            None => self.ear.end(&self.script.borrow(), end == End::Fin),
+        };
         let (number, sent, received) = (self.number, self.sent, self.ear.reply as u64);
         world.tell(31, number, received, || {
             format!("peer {number} ends: {end:?}, sent {sent}, received {received}")
@@ -396,6 +455,7 @@ impl Peer {
                 world.mark(Mark::MessageClosed);
             }
             Served::Message(_) => world.mark(Mark::MessageDone),
+            Served::Hub(_) => world.mark(Mark::MemberDone),
         }
         match script.flaw {
             Some(Flaw::Half) if self.shut => world.mark(Mark::HalfThenFin),

@@ -4,10 +4,12 @@
 //! Written from the protocols' descriptions, not with the server's own framing: what is wrong there
 //! must not be wrong here in the same way.
 
+use super::member::{Asked, HubDraw, PAYLOAD_MIN};
 use super::world::canary;
 use crate::error::CloseReason;
 use crate::framing::{ByteOrder, Delimiter};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed};
+use crate::service::hub::{HubOptions, Slow};
+use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub};
 use crate::spec::{After, FramedOptions, MessageOptions};
 
 /// What is served.
@@ -18,6 +20,7 @@ pub(super) enum Served {
     Chargen,
     Framed(FramedOptions),
     Message(MessageOptions),
+    Hub(HubDraw),
 }
 
 /// Delimiters that overlap with themselves, and the usual ones.
@@ -28,6 +31,7 @@ impl Served {
     pub(super) fn draw(rng: &mut fastrand::Rng) -> Served {
         let max = |rng: &mut fastrand::Rng| rng.choice([1, 5, 40, 300, 2000]).expect("some");
         match rng.u8(0..20) {
+            10..=13 => Served::Hub(draw_hub(rng)),
             0 => Served::Discard,
             1 => Served::Chargen,
             2..=5 => {
@@ -55,12 +59,30 @@ impl Served {
             Served::Chargen => Builtin::Chargen(Chargen),
             Served::Framed(options) => Builtin::Framed(Framed::new(options)),
             Served::Message(options) => Builtin::Message(Delimited::new(options)),
+            Served::Hub(hub) => Builtin::Hub(Hub::new(hub.options)),
         }
     }
 
     /// Whether it keeps what is not complete.
     pub(super) fn keeps_input(self) -> bool {
-        matches!(self, Served::Framed(_) | Served::Message(_))
+        matches!(self, Served::Framed(_) | Served::Message(_) | Served::Hub(_))
+    }
+
+    /// What one client does has its effects on others.
+    pub(super) fn is_hub(self) -> bool {
+        matches!(self, Served::Hub(_))
+    }
+
+    /// Buffers, and their size, that it can work with.
+    pub(super) fn pool(self, rng: &mut fastrand::Rng) -> (u32, usize) {
+        let few = rng.bool();
+        if let Served::Hub(hub) = self {
+            // A hub's messages fit into buffers, and it needs eight of them.
+            let size = hub.max_message + OVERHEAD;
+            return (if few { rng.u32(8..=12) } else { rng.u32(13..=64) }, size);
+        }
+        let buffers = if few { rng.u32(1..=3) } else { rng.u32(4..=64) };
+        (buffers, rng.choice([1, 3, 16, 64, 256]).expect("some"))
     }
 
     /// The longest message that may come, on the wire.
@@ -98,6 +120,22 @@ impl Served {
     }
 }
 
+/// What stands in a buffer beside a message of the hub.
+const OVERHEAD: usize = 28;
+
+fn draw_hub(rng: &mut fastrand::Rng) -> HubDraw {
+    let big = rng.bool();
+    let order = if big { ByteOrder::Big } else { ByteOrder::Little };
+    let max_message = rng.choice([PAYLOAD_MIN + 1, 36, 228]).expect("some");
+    let (closes_slow, notices) = (rng.u8(0..3) == 0, rng.u8(0..4) != 0);
+    let slow = if closes_slow { Slow::Close } else { Slow::Drop };
+    let options = HubOptions::new().order(order).slow(slow).notices(notices);
+    // The shortest queue in every other seed, so that it overflows.
+    let shortest = options.queue(2 * (max_message + OVERHEAD));
+    let options = if rng.bool() { shortest } else { options };
+    HubDraw { options, order, max_message, closes_slow, notices }
+}
+
 /// How a script is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Flaw {
@@ -121,6 +159,8 @@ pub(super) struct Script {
     /// After how many bytes the server closes the connection of its own accord, and why.
     pub(super) closes: Option<(usize, CloseReason)>,
     pub(super) flaw: Option<Flaw>,
+    /// What is asked of a hub, and where in what is said it ends.
+    pub(super) asked: Vec<(usize, Asked)>,
     served: Served,
 }
 
@@ -138,6 +178,7 @@ impl Script {
             ends_with_fin: false,
             closes: None,
             flaw: None,
+            asked: Vec::new(),
             served,
         };
         match served {
@@ -146,6 +187,8 @@ impl Script {
             }
             Served::Framed(options) => script.frames(options, rng, peer, total),
             Served::Message(options) => script.messages(options, rng, peer, total),
+            // A member says what comes to its mind.
+            Served::Hub(_) => {}
         }
         script
     }
@@ -274,7 +317,7 @@ impl Script {
     pub(super) fn owed(&self, said: usize, fin: bool) -> usize {
         match self.served {
             Served::Echo => said,
-            Served::Discard | Served::Chargen => 0,
+            Served::Discard | Served::Chargen | Served::Hub(_) => 0,
             _ if fin && self.ends_with_fin && self.closes.is_none_or(|(at, _)| said < at) => said,
             _ => {
                 let complete = self.steps.partition_point(|&(at, _)| at <= said);

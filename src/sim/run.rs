@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit;
 use super::ear::OUTSIDE_MIN;
 use super::engine::SimEngine;
 use super::marks::{Mark, Marks};
@@ -18,6 +19,7 @@ use super::sys::{SimSys, Woken};
 use super::world::{Handle, Happening, Rates, Shared, What, World};
 use crate::buffer::{Pool, Reserve};
 use crate::clients::Directory;
+use crate::config::Limits;
 use crate::crew::{Command, Mailboxes};
 use crate::engine::{Engine, MioEngine};
 use crate::error::CloseReason;
@@ -261,12 +263,13 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     let whim = |rng: &mut fastrand::Rng, in_how_many: u8, most: u32| {
         if rng.u8(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
     };
-    let few = rng.bool();
     let served = Served::draw(rng);
+    let (buffers, buffer_size) = served.pool(rng);
+    let busy = matches!(served, Served::Chargen | Served::Hub(_));
     Draw {
         connections: rng.usize(1..=8),
-        buffers: if few { rng.u32(1..=3) } else { rng.u32(4..=64) },
-        buffer_size: *rng.choice(&[1, 3, 16, 64, 256]).expect("there are some"),
+        buffers,
+        buffer_size,
         served,
         rules: Rules {
             leases_per_connection_max: rng.u8(1..=4),
@@ -278,14 +281,37 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
         },
         whims: Whims {
             panics: whim(rng, 6, 20_000),
-            // It has times of its own that it waits for.
-            waits: if served == Served::Chargen { 0 } else { whim(rng, 3, 300_000) },
+            // These have times of their own that they wait for.
+            waits: if busy { 0 } else { whim(rng, 3, 300_000) },
             holds: whim(rng, 4, 300_000),
             hoards: whim(rng, 6, 200_000),
             closes: whim(rng, 5, 50_000),
             stale_ids: whim(rng, 5, 100_000),
         },
     }
+}
+
+/// The service, once it has seen the limits.
+fn service(drawn: &Draw) -> OfListener {
+    let service = OfListener::new(vec![drawn.served.service()]);
+    if drawn.served.is_hub() {
+        let limits = Limits {
+            listeners: 1,
+            workers: 1,
+            max_connections: drawn.connections as u32,
+            buffer_size: drawn.buffer_size,
+            buffers: drawn.buffers,
+            leases_per_connection_max: drawn.rules.leases_per_connection_max,
+            backlog: 1,
+            idle_timeout: drawn.rules.idle_timeout,
+            send_timeout: drawn.rules.send_timeout,
+            shed_after: drawn.rules.shed_after,
+            linger: drawn.rules.linger,
+            share_port: false,
+        };
+        service.check(&limits).expect("the limits are drawn for it");
+    }
+    service
 }
 
 impl<E: Seat> Simulation<E> {
@@ -332,8 +358,9 @@ impl<E: Seat> Simulation<E> {
             moved: false,
             world,
         };
+        let service = service(&drawn);
         for index in 0..workers {
-            let server = simulation.server(index, &drawn);
+            let server = simulation.server(index, &drawn, service.clone());
             simulation.servers.push(server);
         }
         simulation.people();
@@ -343,9 +370,8 @@ impl<E: Seat> Simulation<E> {
         simulation
     }
 
-    fn server(&self, index: usize, drawn: &Draw) -> Server<E> {
+    fn server(&self, index: usize, drawn: &Draw, inner: OfListener) -> Server<E> {
         let woken = Arc::new(Woken::default());
-        let inner = OfListener::new(vec![drawn.served.service()]);
         let references = inner.references_max(drawn.connections);
         let pool = Pool::with_references(self.reserve.clone(), index, references);
         let counters = Arc::new(Counters::default());
@@ -376,6 +402,7 @@ impl<E: Seat> Simulation<E> {
             whims: drawn.whims,
             idle_timeout: drawn.rules.idle_timeout,
             gone: Vec::new(),
+            is_hub: drawn.served.is_hub(),
             inner,
         };
         let mut worker = Worker::new(engine, setup, service);
@@ -951,10 +978,13 @@ impl<E: Seat> Simulation<E> {
         self.check_reply(peer, sight);
         self.check_reason(peer, sight);
         self.check_outside(peer, sight);
+        if let Some(member) = &peer.member {
+            audit::member(&mut self.world.borrow_mut(), &seen, peer, member, sight);
+        }
     }
 
     fn check_reply(&self, peer: &Peer, sight: &Sight) {
-        if self.served == Served::Chargen {
+        if self.served == Served::Chargen || self.served.is_hub() {
             return;
         }
         let (number, reply) = (peer.number, peer.ear.reply);
@@ -1005,8 +1035,11 @@ impl<E: Seat> Simulation<E> {
     }
 
     fn check_outside(&self, peer: &Peer, sight: &Sight) {
-        let (heard, taken, number) = (&peer.ear.outside, &sight.outside, peer.number);
-        if peer.end == Some(End::Fin) && peer.reads_to_the_end() {
+        let heard = peer.member.as_ref().map_or(&peer.ear.outside, |member| &member.outside);
+        let (taken, number) = (&sight.outside, peer.number);
+        // What a hub keeps for a client goes out when it is closed in order.
+        let in_order = peer.member.is_none() || sight.finished.is_some();
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: messages from outside");
             if !heard.is_empty() {
                 self.world.borrow_mut().mark(Mark::OutsideArrived);

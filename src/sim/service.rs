@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::ear::read_outside;
 use super::marks::Mark;
+use super::member::Asked;
 use super::protocol::Script;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::buffer::Lease;
@@ -32,8 +33,18 @@ pub(super) struct Seen {
     pub(super) ids: HashSet<ConnectionId>,
     /// For each message from outside, how many connections took it, and how many refused it.
     pub(super) outside: HashMap<u64, (u64, u64)>,
+    /// What members have asked of the hub and the hub has taken, in that order.
+    pub(super) taken: Vec<Taken>,
     /// Whom somebody outside wanted to be disconnected.
     pub(super) disconnects: HashSet<ConnectionId>,
+}
+
+/// Something that the hub has taken from a member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) peer: usize,
+    pub(super) asked: Asked,
+    pub(super) at: Time,
 }
 
 /// One peer's connection.
@@ -46,6 +57,13 @@ pub(super) struct Sight {
     pub(super) consumed: u64,
     /// Since when what it has left has not become less.
     pub(super) held_since: Option<Time>,
+    /// Of what it asks of a hub, how much the hub has taken.
+    pub(super) taken: usize,
+    /// How much the hub had taken from all when it came, and when it was to be closed in order.
+    pub(super) came_at: usize,
+    pub(super) finished: Option<(usize, Time)>,
+    /// Messages from outside that were refused.
+    pub(super) refused: u64,
     /// Whether what came last was held back from it, by whim.
     pub(super) holding: bool,
     /// The end of what the peer says has been told.
@@ -78,6 +96,7 @@ pub(super) struct Watched {
     pub(super) idle_timeout: Option<Duration>,
     /// Connections of this worker that are closed.
     pub(super) gone: Vec<ConnectionId>,
+    pub(super) is_hub: bool,
     /// The one that does the work.
     pub(super) inner: OfListener,
 }
@@ -101,6 +120,19 @@ pub(super) struct Memory {
     /// The reason that the service itself has asked for.
     asked: Option<CloseReason>,
     session: BuiltinSession,
+}
+
+impl Memory {
+    fn note(&mut self, answer: Answer) {
+        match answer {
+            Answer::Continue => {}
+            Answer::WaitUntil(due) => self.due = Some((due, false)),
+            Answer::CloseAfterSend | Answer::Close => self.asked = Some(CloseReason::Service),
+            Answer::CloseAfterSendFor(reason) | Answer::CloseFor(reason) => {
+                self.asked = Some(reason);
+            }
+        }
+    }
 }
 
 impl Watched {
@@ -140,14 +172,7 @@ impl Watched {
         call: impl FnOnce(&mut OfListener, &mut Connection<'_>, &mut BuiltinSession) -> Answer,
     ) -> Answer {
         let answer = call(&mut self.inner, connection, &mut memory.session);
-        match answer {
-            Answer::Continue => {}
-            Answer::WaitUntil(due) => memory.due = Some((due, false)),
-            Answer::CloseAfterSend | Answer::Close => memory.asked = Some(CloseReason::Service),
-            Answer::CloseAfterSendFor(reason) | Answer::CloseFor(reason) => {
-                memory.asked = Some(reason);
-            }
-        }
+        memory.note(answer);
         memory.holds = false;
         self.note_input(connection, memory);
         answer
@@ -156,6 +181,7 @@ impl Watched {
     fn note_input(&self, connection: &Connection<'_>, memory: &mut Memory) {
         let peer = peer_of(connection.peer());
         let mut seen = self.seen.borrow_mut();
+        let seen = &mut *seen;
         let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
         memory.left = connection.input.len() as u64;
         let consumed = sight.delivered - memory.left;
@@ -165,6 +191,17 @@ impl Watched {
             sight.held_since = Some(connection.now());
         }
         sight.consumed = consumed;
+        if let Some(script) = seen.scripts.get(&peer) {
+            let asked = &script.borrow().asked;
+            let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
+            while let Some(&(end, asked)) = asked.get(sight.taken)
+                && end as u64 <= consumed
+            {
+                sight.taken += 1;
+                seen.taken.push(Taken { peer, asked, at: connection.now() });
+            }
+        }
+        let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
         sight.holding = memory.holds || memory.due.is_some_and(|(_, whim)| whim);
     }
 
@@ -219,8 +256,9 @@ impl Service for Watched {
 
     fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         let (id, opened_at) = (connection.id(), connection.now());
-        let sight = Sight { id: Some(id), open: true, opened_at, ..Sight::default() };
         let mut seen = self.seen.borrow_mut();
+        let came_at = seen.taken.len();
+        let sight = Sight { id: Some(id), open: true, opened_at, came_at, ..Sight::default() };
         seen.of_peer.insert(peer_of(connection.peer()), sight);
         if !seen.ids.insert(id) || id.to_bits() == 0 {
             self.world.borrow_mut().complain(|| format!("the id {id} was given twice"));
@@ -263,15 +301,22 @@ impl Service for Watched {
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         self.panic_by_whim(memory);
-        if memory.holds {
+        // A hub has to know, and takes no input for it.
+        if memory.holds && !self.is_hub {
             return Answer::Continue;
         }
-        self.call(connection, memory, |inner, connection, session| inner.sent(connection, session))
+        let holds = memory.holds;
+        let answer = self
+            .call(connection, memory, |inner, connection, session| inner.sent(connection, session));
+        memory.holds = holds && connection.input.len() > 0;
+        answer
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         let due = memory.due.take();
-        if let Some((due, _)) = due {
+        // A hub may be woken before the time that it has named.
+        let woken = self.is_hub && due.is_some_and(|(due, _)| due > connection.now());
+        if let Some((due, _)) = due.filter(|_| !woken) {
             self.seen.borrow_mut().timers.push((due, connection.now()));
         }
         let by_whim = due.is_some_and(|(_, whim)| whim);
@@ -288,6 +333,7 @@ impl Service for Watched {
     ) -> Answer {
         let number = read_outside(message.bytes());
         let answer = self.inner.message(connection, &mut memory.session, message);
+        memory.note(answer);
         self.note_input(connection, memory);
         let Some(number) = number else {
             self.world.borrow_mut().complain(|| "a message that nobody has sent".into());
@@ -297,6 +343,8 @@ impl Service for Watched {
         let count = seen.outside.entry(number).or_default();
         if message.refused.is_some() {
             count.1 += 1;
+            let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+            sight.refused += 1;
         } else {
             count.0 += 1;
             let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
@@ -320,7 +368,7 @@ impl Service for Watched {
             let answer = self.call(connection, memory, |inner, connection, session| {
                 inner.data(connection, session)
             });
-            if answer != Answer::Continue {
+            if !matches!(answer, Answer::Continue | Answer::WaitUntil(_)) {
                 return answer;
             }
         }
@@ -330,6 +378,11 @@ impl Service for Watched {
     }
 
     fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {
+        let mut seen = self.seen.borrow_mut();
+        let taken = seen.taken.len();
+        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+        sight.finished = Some((taken, connection.now()));
+        drop(seen);
         self.inner.finishing(connection, &mut memory.session);
     }
 
