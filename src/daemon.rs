@@ -20,7 +20,7 @@ use crate::cli::Cli;
 use crate::endpoint::Endpoint;
 use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, OfListener};
+use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::spec::{ServiceOptions, Spec};
 
 mod report;
@@ -83,6 +83,7 @@ impl From<StartError> for Failure {
             | StartError::Covered { .. }
             | StartError::Unsupported(_)
             | StartError::Limit { .. }
+            | StartError::Service(_)
             | StartError::Timeout { .. } => USAGE,
             _ => FAILED,
         };
@@ -109,7 +110,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let services = options.iter().map(builtin).collect::<Result<_, _>>()?;
+    let services = options.iter().map(builtin).collect();
     let server = OfListener::new(services).start(config)?;
     report::limits(server.limits());
     log::info!("{}", server.memory());
@@ -127,15 +128,15 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
 }
 
 /// The service that was asked for.
-fn builtin(options: &ServiceOptions) -> Result<Builtin, Failure> {
-    Ok(match *options {
+fn builtin(options: &ServiceOptions) -> Builtin {
+    match *options {
         ServiceOptions::Echo => Builtin::Echo(Echo),
         ServiceOptions::Discard => Builtin::Discard(Discard),
         ServiceOptions::Chargen => Builtin::Chargen(Chargen),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
-        other => return Err(Failure::new(format_args!("no service {} yet", other.name()))),
-    })
+        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
+    }
 }
 
 /// The server, and whether it was told to end.
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(code(StartError::NothingToListenOn), 2);
         assert_eq!(code(StartError::ListenedTwice(endpoint())), 2);
         assert_eq!(code(StartError::Unsupported(endpoint())), 2);
+        assert_eq!(code(StartError::Service("too few buffers".to_owned())), 2);
         assert_eq!(code(StartError::AddressInUse(endpoint())), 1);
         let what = "buffers";
         assert_eq!(code(StartError::Resource { what, error: io::Error::other("none") }), 1);

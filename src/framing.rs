@@ -256,6 +256,26 @@ impl Delimiter {
         }
     }
 
+    /// Bytes up to the end of the first delimiter in one piece of the stream.
+    #[inline]
+    fn find_in(&self, bytes: &[u8], scan: &mut Scan) -> Option<usize> {
+        let (mut at, mut matched) = (0, usize::from(scan.matched));
+        while at < bytes.len() {
+            if matched == 0 {
+                // Most bytes are not the first of a delimiter.
+                let Some(skip) = memchr::memchr(self.bytes[0], &bytes[at..]) else { break };
+                at += skip;
+            }
+            matched = self.step(matched, bytes[at]);
+            at += 1;
+            if matched == usize::from(self.len) {
+                return Some(at);
+            }
+        }
+        scan.matched = matched as u8;
+        None
+    }
+
     /// Bytes up to the end of the first delimiter. Reads just these.
     fn find<'a, I: Iterator<Item = &'a [u8]>>(
         &self,
@@ -265,19 +285,16 @@ impl Delimiter {
     ) -> Result<Option<usize>, FrameError> {
         while let Some(slice) = unread.slice() {
             let room = max - scan.scanned as usize;
-            for &byte in slice.iter().take(room) {
-                scan.scanned += 1;
-                scan.matched = self.step(usize::from(scan.matched), byte) as u8;
-                if scan.matched == self.len {
-                    let here = room - (max - scan.scanned as usize);
-                    unread.slice = &slice[here..];
-                    return Ok(Some(scan.scanned as usize));
-                }
+            let allowed = &slice[..slice.len().min(room)];
+            let found = self.find_in(allowed, scan);
+            scan.scanned += found.unwrap_or(allowed.len()) as u32;
+            unread.slice = &slice[found.unwrap_or(slice.len())..];
+            if found.is_some() {
+                return Ok(Some(scan.scanned as usize));
             }
             if scan.scanned as usize == max {
                 return Err(FrameError::TooLong { len: scan.scanned, max: max as u32 });
             }
-            unread.slice = &[];
         }
         Ok(None)
     }

@@ -49,6 +49,7 @@
 pub mod buffer;
 #[cfg(feature = "daemon")]
 mod cli;
+pub mod client;
 mod clients;
 pub mod config;
 mod connection;
@@ -78,6 +79,7 @@ mod timer;
 pub mod units;
 mod worker;
 
+pub use client::{Client, ClientLoop};
 pub use clients::{Broadcast, ClientInfo, SendError};
 pub use config::Config;
 pub use endpoint::Endpoint;

@@ -358,7 +358,8 @@ impl ServerHandle {
 
     /// Sends `bytes`, at most as many as a buffer holds, to one client, and comes back when they
     /// are queued behind what it is sent already: as they are, or as a message of the listener's
-    /// service where that has messages.
+    /// service where that has messages. It waits for the client's worker, so it is not for the
+    /// calls of a service.
     ///
     /// # Errors
     /// The client is gone; too much is queued for it already; the message is too long.

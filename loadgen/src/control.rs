@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
+use crate::intervals::Handover;
+
 /// The measured period begins this long after the last thread is ready, so that all threads have
 /// seen when it begins.
 const START_DELAY: Duration = Duration::from_millis(5);
 
 /// Shared by all threads of a run.
 pub struct Control {
-    /// Threads whose connections are not all established or failed yet.
+    /// Threads, that of the rude clients included, whose connections are not all established or
+    /// failed yet.
     unready: AtomicUsize,
     /// When the measured period begins, in nanoseconds; 0 while that is open.
     start_at: AtomicU64,
@@ -22,6 +25,7 @@ pub struct Control {
     /// Requests not begun yet, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Vec<Tally>,
+    handovers: Vec<Handover>,
 }
 
 /// Counters of one thread, written by that thread only, on cache lines of their own.
@@ -47,14 +51,16 @@ pub struct Snapshot {
 }
 
 impl Control {
-    pub fn new(threads: usize, requests: Option<u64>) -> Control {
+    /// For so many threads of measured clients, and `others` that get [ready](Control::ready) too.
+    pub fn new(threads: usize, others: usize, requests: Option<u64>) -> Control {
         Control {
-            unready: AtomicUsize::new(threads),
+            unready: AtomicUsize::new(threads + others),
             start_at: AtomicU64::new(0),
             ended: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: (0..threads).map(|_| Tally::default()).collect(),
+            handovers: (0..threads).map(|_| Handover::default()).collect(),
         }
     }
 
@@ -107,6 +113,15 @@ impl Control {
         self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
     }
 
+    pub fn threads(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// The way of a thread's parts of intervals to the main thread.
+    pub fn handover(&self, thread: usize) -> &Handover {
+        &self.handovers[thread]
+    }
+
     pub fn tally(&self, thread: usize) -> &Tally {
         &self.tallies[thread]
     }
@@ -122,6 +137,13 @@ impl Control {
             replies: sum(|tally| &tally.replies),
             mismatches: sum(|tally| &tally.mismatches),
         }
+    }
+}
+
+impl Snapshot {
+    /// Connections that were not established, were lost, or had a byte that differed.
+    pub fn errors(&self) -> u64 {
+        self.connect_failed + self.lost + self.mismatches
     }
 }
 
@@ -142,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_last_thread_sets_the_start() {
-        let control = Control::new(2, None);
+        let control = Control::new(1, 1, None);
         control.ready(Time::from_nanos(10));
         assert_eq!(control.start_at(), None);
         control.ready(Time::from_nanos(20));
@@ -151,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_given_out_exactly_whoever_asks() {
-        let control = Control::new(4, Some(10_000));
+        let control = Control::new(4, 0, Some(10_000));
         let take_all = || (0..20_000).filter(|_| control.take_request()).count();
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take_all)).collect();
@@ -163,7 +185,7 @@ mod tests {
 
     #[test]
     fn without_a_budget_there_is_no_end() {
-        let control = Control::new(1, None);
+        let control = Control::new(1, 0, None);
         assert!(control.take_request());
         assert!(!control.requests_used_up());
     }

@@ -11,11 +11,26 @@ pub struct ThreadUse {
     pub running: Duration,
     /// Time that it could have run, but all processors were taken.
     pub waiting: Duration,
+    /// How often it went to sleep, to wait for something.
+    pub switches_voluntary: u64,
+    /// How often another took its processor.
+    pub switches_involuntary: u64,
 }
 
 impl ThreadUse {
     /// Of the calling thread, until now.
     pub fn now() -> ThreadUse {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let switches = |name| parse_status(&status, name).unwrap_or_default();
+        ThreadUse {
+            switches_voluntary: switches("voluntary_ctxt_switches:"),
+            switches_involuntary: switches("nonvoluntary_ctxt_switches:"),
+            ..ThreadUse::times_now()
+        }
+    }
+
+    /// The times alone, which cost less to read.
+    pub fn times_now() -> ThreadUse {
         let running = clock_gettime(ClockId::ThreadCPUTime);
         let running = Duration::new(running.tv_sec as u64, running.tv_nsec as u32);
         // Where the kernel does not count it, waiting shows as zero.
@@ -23,7 +38,7 @@ impl ThreadUse {
             .ok()
             .and_then(|text| parse_waiting(&text))
             .unwrap_or_default();
-        ThreadUse { running, waiting }
+        ThreadUse { running, waiting, ..ThreadUse::default() }
     }
 
     /// What it has used since `earlier`.
@@ -31,8 +46,22 @@ impl ThreadUse {
         ThreadUse {
             running: self.running.saturating_sub(earlier.running),
             waiting: self.waiting.saturating_sub(earlier.waiting),
+            switches_voluntary: self.switches_voluntary.saturating_sub(earlier.switches_voluntary),
+            switches_involuntary: self
+                .switches_involuntary
+                .saturating_sub(earlier.switches_involuntary),
         }
     }
+
+    /// Time that it was not asleep: it ran, or could have.
+    pub fn busy(&self) -> Duration {
+        self.running + self.waiting
+    }
+}
+
+/// A number of a status file, by the name before it.
+fn parse_status(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 /// The second number of a schedstat file: nanoseconds spent waiting for a processor.
@@ -67,6 +96,10 @@ mod tests {
         assert_eq!(parse_stat(stat), Some(155));
         assert_eq!(parse_stat("7 (short) R 1"), None);
         assert_eq!(parse_waiting("1000 2000 3\n"), Some(Duration::from_nanos(2000)));
+        let status = "Name:\tx\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t7\n";
+        assert_eq!(parse_status(status, "voluntary_ctxt_switches:"), Some(5));
+        assert_eq!(parse_status(status, "nonvoluntary_ctxt_switches:"), Some(7));
+        assert_eq!(parse_status(status, "missing:"), None);
     }
 
     #[test]

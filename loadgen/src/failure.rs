@@ -13,6 +13,9 @@ pub enum Exit {
     Differed = 3,
     /// The measurement is not what was asked for.
     NotValid = 4,
+    /// An objective was missed.
+    SloMissed = 99,
+    /// Ended early by a signal or a key; the report is written.
     Interrupted = 130,
 }
 

@@ -72,14 +72,13 @@ pub struct Flow {
     pub begun_bytes: u64,
     /// Bytes put on the connection's output.
     pub put: u64,
-    /// The request that the next byte of output belongs to.
-    next_out: Message,
+    /// The request that the next byte of output belongs to, and where it begins.
+    out_number: u64,
+    out_begin: u64,
     /// Bytes received and found right.
     pub received: u64,
-    /// The reply that the next byte of input belongs to.
-    next_in: Message,
-    /// The request to be begun next.
-    next_begun: Message,
+    /// Bytes of all complete replies.
+    completed_bytes: u64,
     /// Bytes put on the output since it was last known to be empty.
     pub unsent: u64,
     /// Leases put on the output since then.
@@ -88,9 +87,11 @@ pub struct Flow {
     pub starved: bool,
 }
 
+// Two cache lines: with many connections they are what a reply has to wait for.
+const _: () = assert!(size_of::<Flow>() <= 128);
+
 impl Flow {
-    pub fn new(stream: Stream, wire: &Wire) -> Flow {
-        let first = wire.first(stream);
+    pub fn new(stream: Stream) -> Flow {
         Flow {
             id: None,
             state: State::Absent,
@@ -99,14 +100,20 @@ impl Flow {
             completed: 0,
             begun_bytes: 0,
             put: 0,
-            next_out: first,
+            out_number: 0,
+            out_begin: 0,
             received: 0,
-            next_in: first,
-            next_begun: first,
+            completed_bytes: 0,
             unsent: 0,
             held: 0,
             starved: false,
         }
+    }
+
+    /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
+    pub fn renew(&mut self, stream: Stream) {
+        // It is in the queue of those that wait still.
+        *self = Flow { starved: self.starved, ..Flow::new(stream) };
     }
 
     /// Requests without a complete reply.
@@ -118,9 +125,8 @@ impl Flow {
     /// Begins a request: its bytes are to be put on the output.
     #[inline]
     pub fn begin(&mut self, wire: &Wire) {
+        self.begun_bytes = wire.message(self.stream, self.begun, self.begun_bytes).end();
         self.begun += 1;
-        self.begun_bytes = self.next_begun.end();
-        self.next_begun = wire.after(self.stream, self.next_begun);
     }
 
     /// Bytes of begun requests that have not been put on the output.
@@ -135,7 +141,7 @@ impl Flow {
     pub fn fill(&mut self, wire: &Wire, mut out: &mut [u8], mut started: impl FnMut(u64)) {
         self.unsent += out.len() as u64;
         while !out.is_empty() {
-            let message = self.next_out;
+            let message = wire.message(self.stream, self.out_number, self.out_begin);
             let within = self.put - message.begin;
             if within == 0 {
                 started(message.number);
@@ -145,7 +151,7 @@ impl Flow {
             wire.fill(self.stream, message, within, here);
             self.put += len;
             if self.put == message.end() {
-                self.next_out = wire.after(self.stream, message);
+                (self.out_number, self.out_begin) = (message.number + 1, message.end());
             }
             out = rest;
         }
@@ -159,7 +165,7 @@ impl Flow {
     pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
         let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
         let due = &bytes[..bytes.len().min(owed)];
-        let reply = self.reply_at(wire, self.received);
+        let reply = self.next_reply(wire);
         match wire.first_difference(self.stream, reply, self.received, due) {
             Some(at) => Err(self.mismatch(wire, at, due.len(), bytes)),
             None if due.len() < bytes.len() => {
@@ -173,22 +179,28 @@ impl Flow {
     }
 
     /// The reply that the byte at this offset, not before the last complete one, belongs to.
-    #[inline]
     fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
-        let mut reply = self.next_in;
+        let mut reply = self.next_reply(wire);
         while reply.end() <= offset {
             reply = wire.after(self.stream, reply);
         }
         reply
     }
 
+    /// The first reply that is not complete.
+    #[inline]
+    fn next_reply(&self, wire: &Wire) -> Message {
+        wire.message(self.stream, self.completed, self.completed_bytes)
+    }
+
     /// Counts one reply if another one is complete.
     #[inline]
     pub fn complete_one(&mut self, wire: &Wire) -> bool {
-        let complete = self.received >= self.next_in.end();
+        let reply = self.next_reply(wire);
+        let complete = self.received >= reply.end();
         if complete {
             self.completed += 1;
-            self.next_in = wire.after(self.stream, self.next_in);
+            self.completed_bytes = reply.end();
         }
         complete
     }
@@ -230,12 +242,12 @@ mod tests {
     const SIZE: u64 = 64;
 
     fn wire() -> Wire {
-        Wire::new(Protocol::Echo, SIZE)
+        Wire::new(Protocol::Echo, crate::sizes::Sizes::Fixed(SIZE))
     }
 
     /// A flow that has sent `requests`, and the bytes it sent.
     fn sent(requests: u64) -> (Flow, Vec<u8>) {
-        let mut flow = Flow::new(Stream::new(1, 1), &wire());
+        let mut flow = Flow::new(Stream::new(1, 1));
         (0..requests).for_each(|_| flow.begin(&wire()));
         let mut bytes = vec![0; flow.unput() as usize];
         let mut started = Vec::new();

@@ -4,12 +4,16 @@
 //! drive its parts. It is no interface for others.
 //!
 //! * `args`, `units`: the command line
-//! * `limits`, `plan`: what the machine allows, and the run that is made of it
+//! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `client`: the clients of one thread; `flow`: one connection's conversation; `wire`: what a
-//!   request is on the wire; `payload`: its bytes; `control`: what the threads share
-//! * `outcome`, `cpu`: what is recorded; `report`: what is made of it; `progress`: what is seen
-//!   meanwhile
+//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
+//! * `wire`, `sizes`, `payload`: what a request is; `flow`: one connection's conversation
+//! * `client`: the clients of one thread; `rude`: those that are not measured; `control`: what the
+//!   threads share
+//! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
+//!   run goes on
+//! * `verdict`: whether the generator kept up; `slo`: what the figures must be
+//! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
 // Public for the tests' sake: whoever reads them reads the files.
@@ -24,8 +28,10 @@ pub mod args;
 pub mod client;
 pub mod control;
 pub mod cpu;
+pub mod dispatch;
 pub mod failure;
 pub mod flow;
+pub mod intervals;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
@@ -33,8 +39,16 @@ pub mod payload;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod rude;
 pub mod run;
+pub mod schedule;
+pub mod seconds;
+pub mod sizes;
+pub mod slo;
+pub mod sources;
+pub mod terminal;
 pub mod units;
+pub mod verdict;
 pub mod wire;
 
 /// The program, from its arguments to its exit code.
@@ -44,7 +58,13 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == own_server::COMMAND) {
         return own_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
-    match run::run(&args::Args::parse_from(program.into_iter().chain(words))) {
+    // Neither can be a target, which has a port.
+    let ended = match words.peek().and_then(|word| word.to_str()) {
+        Some("compare") => report::compare::run(&report::compare::Args::parse_from(words)),
+        Some("merge") => report::merge::run(&report::merge::Args::parse_from(words)),
+        _ => run::run(&args::Args::parse_from(program.into_iter().chain(words))),
+    };
+    match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("loadgen: {failure}");

@@ -1,5 +1,10 @@
 //! What a run measured: the records of one thread, and those of all threads together. Recording
 //! allocates nothing, however long the run is.
+//!
+//! Every request that was to be sent in the measured period is in exactly one of the counts
+//! completed, timed out, unanswered and never sent, and once in the latencies: with the time to its
+//! reply, or with its age when it was given up, which is the least that its latency would have
+//! been.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +14,8 @@ use hdrhistogram::Histogram;
 
 use crate::cpu::ThreadUse;
 use crate::flow::{Loss, Mismatch};
+use crate::rude::RudeCount;
+use crate::seconds::Series;
 
 /// Mismatches that are described in the report; all are counted.
 pub const MISMATCHES_SHOWN: usize = 8;
@@ -37,20 +44,50 @@ pub struct Records {
     /// Connections on which a byte differed.
     pub mismatches: u64,
     pub first_mismatches: Vec<Mismatch>,
-    /// Requests begun.
+    /// Requests whose intended time is in the measured period, sent or not. In a closed loop a
+    /// request is intended when it is begun.
+    pub offered: u64,
+    /// Those that were given to a connection.
     pub requests: u64,
-    /// Replies within the measured period.
+    /// Replies to them within the measured period.
     pub replies: u64,
-    /// Replies to requests of the measured period that came after it.
+    /// Replies to them that came after it.
     pub replies_late: u64,
-    /// Requests that never had their reply.
+    /// Requests whose reply had not come within the time-out, counted from the send; their
+    /// connection was closed for it.
+    pub timed_out: u64,
+    /// Requests that had been given to a connection when it ended otherwise, or the run did.
     pub unanswered: u64,
+    /// Requests of an open loop for which no connection had room until the end of the period.
+    pub never_sent: u64,
+    /// Requests sent while warming up: verified, and not recorded.
+    pub warmup_requests: u64,
     /// Bytes verified within the measured period.
     pub bytes: u64,
     /// Bytes verified in all.
     pub bytes_verified: u64,
-    /// In nanoseconds; late replies included.
+    /// From the intended time to the complete reply, in nanoseconds; late replies included, and the
+    /// age of each request that had none. One value for each request offered.
     pub latency: Histogram<u64>,
+    /// From the actual send to the complete reply, in nanoseconds, or to when it was given up.
+    /// Equal to the latency in a closed loop.
+    pub service_time: Histogram<u64>,
+    /// From the intended time to the actual send, in nanoseconds. Empty in a closed loop.
+    pub send_lag: Histogram<u64>,
+    /// The part of the send lag that is the generator's own: from the intended time, or from when
+    /// the connection had room if that was later, to the actual send. Empty in a closed loop.
+    pub own_lag: Histogram<u64>,
+    /// From the begin of a connect to the established connection, in nanoseconds.
+    pub connect: Histogram<u64>,
+    /// Connections that were begun anew at the end of another's lifetime, and established.
+    pub reconnects: u64,
+    /// The measured period second by second.
+    pub seconds: Series,
+    /// Seconds in which a thread was [saturated](crate::verdict::SATURATED) while its schedule was
+    /// [behind](crate::verdict::BEHIND).
+    pub saturated_seconds: u64,
+    /// What became of the rude clients.
+    pub rude: Vec<RudeCount>,
     /// Replies in a second of one thread, sampled.
     pub rates: Histogram<u64>,
     /// The last reply.
@@ -64,24 +101,42 @@ pub struct Records {
     pub thread_uses: Vec<ThreadUse>,
 }
 
+/// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
+pub fn latency_histogram() -> Histogram<u64> {
+    histogram(LATENCY_MAX_NS)
+}
+
+fn histogram(max: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
+}
+
 impl Default for Records {
     fn default() -> Records {
-        let histogram = |max| {
-            Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
-        };
         Records {
             established: 0,
             connect_errors: BTreeMap::new(),
             losses: Losses::default(),
             mismatches: 0,
             first_mismatches: Vec::with_capacity(MISMATCHES_SHOWN),
+            offered: 0,
             requests: 0,
             replies: 0,
             replies_late: 0,
+            timed_out: 0,
             unanswered: 0,
+            never_sent: 0,
+            warmup_requests: 0,
             bytes: 0,
             bytes_verified: 0,
-            latency: histogram(LATENCY_MAX_NS),
+            latency: latency_histogram(),
+            service_time: latency_histogram(),
+            send_lag: latency_histogram(),
+            own_lag: latency_histogram(),
+            connect: latency_histogram(),
+            reconnects: 0,
+            seconds: Series::default(),
+            saturated_seconds: 0,
+            rude: Vec::new(),
             rates: histogram(RATE_MAX),
             last_reply: Time::ZERO,
             replies_each: Vec::new(),
@@ -103,6 +158,48 @@ impl Records {
         } else {
             self.replies_late += 1;
         }
+    }
+
+    /// Records the send of a request that was intended then, over a connection that has had room
+    /// since `room_since`.
+    #[inline]
+    pub fn sent(&mut self, now: Time, intended: Time, room_since: Time) {
+        self.send_lag.saturating_record((now - intended).as_nanos() as u64);
+        self.own_lag.saturating_record((now - intended.max(room_since)).as_nanos() as u64);
+    }
+
+    /// Records a request that is given up, whose reply has not come.
+    pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
+        self.latency.saturating_record((now - intended).as_nanos() as u64);
+        let sent = match end {
+            GivenUp::TimedOut { sent } => {
+                self.timed_out += 1;
+                sent
+            }
+            GivenUp::Unanswered { sent } => {
+                self.unanswered += 1;
+                sent
+            }
+            GivenUp::NeverSent => {
+                self.never_sent += 1;
+                return;
+            }
+        };
+        self.service_time.saturating_record((now - sent).as_nanos() as u64);
+    }
+
+    /// Requests that had their reply.
+    pub fn completed(&self) -> u64 {
+        self.replies + self.replies_late
+    }
+
+    /// # Panics
+    /// A request has been counted twice, or not at all.
+    pub fn assert_balanced(&self) {
+        let Records { offered, timed_out, unanswered, never_sent, .. } = self;
+        let ended = self.completed() + timed_out + unanswered + never_sent;
+        assert_eq!(*offered, ended, "each request offered has one end");
+        assert_eq!(*offered, self.latency.len(), "each request offered has a latency");
     }
 
     /// Records the rate of a part of the measured period.
@@ -142,13 +239,25 @@ impl Records {
         self.mismatches += other.mismatches;
         self.first_mismatches.extend(other.first_mismatches);
         self.first_mismatches.truncate(MISMATCHES_SHOWN);
+        self.offered += other.offered;
         self.requests += other.requests;
         self.replies += other.replies;
         self.replies_late += other.replies_late;
+        self.timed_out += other.timed_out;
         self.unanswered += other.unanswered;
+        self.never_sent += other.never_sent;
+        self.warmup_requests += other.warmup_requests;
         self.bytes += other.bytes;
         self.bytes_verified += other.bytes_verified;
         self.latency.add(other.latency).expect("the bounds are equal");
+        self.service_time.add(other.service_time).expect("the bounds are equal");
+        self.send_lag.add(other.send_lag).expect("the bounds are equal");
+        self.own_lag.add(other.own_lag).expect("the bounds are equal");
+        self.connect.add(other.connect).expect("the bounds are equal");
+        self.reconnects += other.reconnects;
+        self.seconds.merge(other.seconds);
+        self.saturated_seconds += other.saturated_seconds;
+        self.rude.extend(other.rude);
         self.rates.add(other.rates).expect("the bounds are equal");
         self.last_reply = self.last_reply.max(other.last_reply);
         self.replies_each.extend(other.replies_each);
@@ -168,10 +277,26 @@ impl Records {
         self.replies_each.iter().filter(|replies| **replies > 0).count() as u64
     }
 
-    /// Connections that were not established.
+    /// Jain's index of fairness of the replies of each connection: 1 if all had as many, 1/n if one
+    /// of n had them all; 1 if there were none.
+    pub fn fairness(&self) -> f64 {
+        let sum: f64 = self.replies_each.iter().map(|replies| *replies as f64).sum();
+        let squares: f64 = self.replies_each.iter().map(|replies| (*replies as f64).powi(2)).sum();
+        if squares == 0.0 { 1.0 } else { sum * sum / (squares * self.replies_each.len() as f64) }
+    }
+
+    /// Connects that failed.
     pub fn connect_failed(&self) -> u64 {
         self.connect_errors.values().sum()
     }
+}
+
+/// How a request ended that had no reply. `sent`: when it was actually sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GivenUp {
+    TimedOut { sent: Time },
+    Unanswered { sent: Time },
+    NeverSent,
 }
 
 impl Losses {
@@ -219,6 +344,41 @@ mod tests {
         assert_eq!((all.connect_failed(), all.served()), (2, 2));
         assert_eq!((all.latency.len(), all.last_reply), (4, at(350)));
         assert_eq!(all.elapsed(), Duration::from_nanos(200));
+    }
+
+    #[test]
+    fn every_request_has_one_end_and_one_latency() {
+        let mut records = Records { offered: 5, ..Records::default() };
+        let (now, intended, sent) = (at(1_000), at(100), at(600));
+        records.reply(now, now - intended, true);
+        records.reply(now, now - intended, false);
+        records.give_up(now, intended, GivenUp::TimedOut { sent });
+        records.give_up(now, intended, GivenUp::Unanswered { sent });
+        records.give_up(now, intended, GivenUp::NeverSent);
+        records.assert_balanced();
+        assert_eq!((records.timed_out, records.unanswered, records.never_sent), (1, 1, 1));
+        assert_eq!((records.latency.min(), records.service_time.min()), (900, 400));
+        records.offered += 1;
+        assert!(std::panic::catch_unwind(move || records.assert_balanced()).is_err());
+    }
+
+    #[test]
+    fn the_generators_own_part_of_the_lag_begins_when_the_connection_has_room() {
+        let mut records = Records::default();
+        records.sent(at(1_000), at(100), at(900));
+        assert_eq!((records.send_lag.max(), records.own_lag.max()), (900, 100));
+        records.sent(at(1_000), at(950), at(900));
+        assert_eq!((records.send_lag.min(), records.own_lag.min()), (50, 50));
+    }
+
+    #[test]
+    fn jains_index_goes_from_one_for_all_to_all_for_one() {
+        let with = |replies_each: Vec<u64>| Records { replies_each, ..Records::default() };
+        assert_eq!(with(vec![7, 7, 7, 7]).fairness(), 1.0);
+        assert_eq!(with(vec![0, 9, 0, 0]).fairness(), 0.25);
+        assert_eq!(with(vec![1, 3]).fairness(), 0.8);
+        assert_eq!(with(vec![0, 0]).fairness(), 1.0);
+        assert_eq!(with(vec![]).fairness(), 1.0);
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl Stream {
         Some(bytes.len() - tail.len() + at)
     }
 
+    /// A uniformly distributed number, the `nth` of this stream: independent of its bytes.
+    #[inline]
+    pub fn draw(self, nth: u64) -> u64 {
+        mix(mix(self.key ^ DRAW_SALT).wrapping_add(nth.wrapping_mul(GAMMA)))
+    }
+
     /// Less than a word that does not cross a word's end.
     fn fill_part(self, offset: u64, out: &mut [u8]) {
         if out.is_empty() {
@@ -86,6 +92,9 @@ impl Stream {
 fn head_len(offset: u64, len: usize) -> usize {
     (offset.wrapping_neg() % WORD as u64).min(len as u64) as usize
 }
+
+/// Any number: it keeps what is drawn apart from the bytes.
+const DRAW_SALT: u64 = 0x6472_6177_6e75_6d62;
 
 /// The odd number nearest to 2^64 divided by the golden ratio: multiples of it are spread evenly.
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;

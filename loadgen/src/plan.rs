@@ -1,15 +1,23 @@
 //! From the command line and the machine's limits to a run that is possible: how many connections,
-//! from which addresses, on how many threads, in how much memory. Nothing is opened here.
+//! from which addresses, on how many threads, in how much memory, and when they send what. Nothing
+//! is opened here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use echopool::internals::ClientLimits;
 
 use crate::args::{Args, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
+use crate::dispatch::{Dispatch, OpenLoop};
 use crate::failure::Failure;
 use crate::limits::Machine;
+use crate::rude::RudeClients;
+use crate::schedule::{self, Lane, Profile};
+use crate::sizes::Sizes;
+use crate::sources;
+use crate::units;
 use crate::wire::{Protocol, Wire};
 
 /// A run that this machine can make.
@@ -32,17 +40,53 @@ pub struct Plan {
     pub server_workers: usize,
     pub duration: Option<Duration>,
     pub requests: Option<u64>,
-    /// Bytes in a request.
+    /// How long requests are sent before they are recorded.
+    pub warmup: Duration,
+    /// When requests are sent; `None` in a closed loop, when earlier ones have been answered.
+    pub open_loop: Option<OpenLoop>,
+    /// Requests in a second that were asked for on the whole; `None` in a closed loop, and where
+    /// the rate changes.
+    pub rate: Option<u64>,
+    /// Bytes in a request; the largest, if they differ.
     pub size: u64,
+    pub sizes: Sizes,
     /// The requests on the wire.
     pub wire: Wire,
     pub pipeline: u64,
     /// In a second, by all threads.
     pub connect_rate: Option<u64>,
     pub timeout: Duration,
+    /// After which a connection is closed and another one begun.
+    pub lifetime: Option<Lifetime>,
+    /// Rude clients beside the measured ones.
+    pub rude: RudeClients,
     /// Local addresses to connect from, in turn. Empty: the system's choice.
     pub sources: Vec<IpAddr>,
+    /// Further addresses of the networks given that are more than are ever used.
+    pub sources_unused: u128,
     pub seed: u64,
+}
+
+/// How long a connection lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lifetime {
+    Requests(u64),
+    Time(Duration),
+}
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lifetime, String> {
+        // `m` is a million of requests, and a minute: the former without a unit of time is said in
+        // digits.
+        match units::positive(text) {
+            Ok(count) if !text.ends_with(['m', 'M']) => Ok(Lifetime::Requests(count)),
+            _ => units::duration(text).map(Lifetime::Time).map_err(|error| {
+                format!("{error}; or a number of requests, with k (1,000): 500, 10k")
+            }),
+        }
+    }
 }
 
 /// Fewer connections are possible than were asked for.
@@ -78,9 +122,7 @@ const LOOPBACK_SOURCES_MAX: u64 = 254;
 const PORTS_USED_PERCENT: u64 = 90;
 /// More is a typing error.
 const THREADS_MAX: u64 = 1024;
-/// The largest request. Beyond it a "request" says little about a network.
-const SIZE_MAX: u64 = 1 << 30;
-/// Requests under way on one connection. Each costs a time stamp of 8 bytes.
+/// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
 const PIPELINE_MAX: u64 = 65_536;
 
 impl Plan {
@@ -97,13 +139,23 @@ impl Plan {
         check_ranges(args)?;
         let own_server = target.is_none();
         let target = target.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
-        check_sources(&args.source_ip, target)?;
+        let (given, more) = sources::addresses(&args.load.source_ip);
+        check_sources(&given, target)?;
         let default = if own_server { CONNECTIONS_OWN_SERVER } else { CONNECTIONS_TARGET };
         let asked = args.connections.unwrap_or(default);
         let half = (machine.processors / 2).max(1);
         let threads = args.threads.map_or(half, |threads| threads as usize).min(asked as usize);
         let server_workers = machine.processors.saturating_sub(threads).max(1);
-        let room = Room { machine, args, target, threads, server_workers, own_server };
+        let rude = args.load.rude.clone().unwrap_or_default();
+        let room = Room {
+            machine,
+            given: &given,
+            rude: rude.total(),
+            target,
+            threads,
+            server_workers,
+            own_server,
+        };
         let shortfall = room.shortfall(asked);
         let connections = shortfall.as_ref().map_or(asked, |shortfall| shortfall.possible);
         if let (0, Some(shortfall)) = (connections, &shortfall) {
@@ -119,14 +171,21 @@ impl Plan {
             shortfall,
             threads: threads.min(connections as usize),
             server_workers,
-            duration: args.duration.or(args.requests.is_none().then_some(DURATION_DEFAULT)),
+            duration: args.duration.or_else(|| default_duration(args)),
             requests: args.requests,
-            size: args.load.size,
-            wire: Wire::new(Protocol::Echo, args.load.size),
+            warmup: args.load.warmup.unwrap_or_default(),
+            open_loop: open_loop(args)?,
+            rate: args.load.rate,
+            size: args.load.size.max(),
+            sizes: args.load.size.clone(),
+            wire: Wire::new(Protocol::Echo, args.load.size.clone()),
             pipeline: args.load.pipeline,
             connect_rate: args.load.connect_rate,
             timeout: args.timeout,
+            lifetime: args.load.lifetime,
+            rude,
             sources: room.sources(connections),
+            sources_unused: more,
             seed,
         })
     }
@@ -137,6 +196,15 @@ impl Plan {
         let first = self.connections * thread / threads;
         let connections = (self.connections * (thread + 1) / threads - first) as usize;
         Share { first_connection: first, connections, limits: self.client_limits(connections) }
+    }
+
+    /// The schedule of a thread in an open loop.
+    pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
+        let Share { first_connection, connections, .. } = self.share(thread);
+        let (thread, threads) = (thread as u64, self.threads as u64);
+        let lane = Lane::of_thread(thread, threads, connections as u64, self.connections);
+        let open_loop = self.open_loop.as_ref()?;
+        Some(Dispatch::new(open_loop, lane, first_connection, connections, self.seed))
     }
 
     /// The address that connection number `connection` is made from.
@@ -161,8 +229,21 @@ impl Plan {
     pub fn memory_bytes(&self) -> u64 {
         (0..self.threads)
             .map(|thread| self.share(thread))
-            .map(|share| share.buffer_bytes() + share.table_bytes(self.pipeline))
+            .map(|share| share.buffer_bytes() + self.table_bytes(share.connections as u64))
             .sum()
+    }
+
+    /// What a thread's tables take: a flow and a place for each connection, its rings of times, its place in
+    /// the queues, and its schedule.
+    fn table_bytes(&self, connections: u64) -> u64 {
+        let flow = (size_of::<crate::flow::Flow>() + crate::client::BYTES_PER_PLACE) as u64;
+        // Two queues of at most all connections.
+        let queues = 2 * 16;
+        let (times, schedule) = match self.open_loop {
+            None => (1, 0),
+            Some(_) => (2, Dispatch::BYTES_PER_CONNECTION as u64),
+        };
+        connections * (flow + queues + schedule + self.pipeline * times * size_of::<u64>() as u64)
     }
 
     /// The sum for the buffers of one thread. A buffer is in use while the kernel has no room for
@@ -225,17 +306,15 @@ impl Share {
     fn buffer_bytes(&self) -> u64 {
         u64::from(self.limits.buffers) * self.limits.buffer_size as u64
     }
-
-    fn table_bytes(&self, pipeline: u64) -> u64 {
-        let flow = size_of::<crate::flow::Flow>() as u64;
-        self.connections as u64 * (flow + pipeline * size_of::<u64>() as u64)
-    }
 }
 
 /// What limits the number of connections of this run.
 struct Room<'a> {
     machine: &'a Machine,
-    args: &'a Args,
+    /// Source addresses on the command line.
+    given: &'a [IpAddr],
+    /// Rude clients: they need what the measured ones need.
+    rude: u64,
     target: SocketAddr,
     threads: usize,
     server_workers: usize,
@@ -248,6 +327,7 @@ impl Room<'_> {
         let each = self.machine.ports_per_source();
         let sources = self.sources_max();
         let ports = each * sources;
+        let ports = ports.saturating_sub(self.rude);
         let possible = files.min(ports);
         if asked <= possible {
             return None;
@@ -263,15 +343,18 @@ impl Room<'_> {
     /// Open files that a process needs beside one for each connection, and how many connections
     /// there are files for: in this process, and in that of a server of our own.
     fn files(&self) -> (u64, u64) {
-        let client =
-            self.machine.open_files_now + FILES_SPARE + FILES_PER_THREAD * self.threads as u64;
-        let server = SERVER_FILES + SERVER_FILES_PER_WORKER * self.server_workers as u64;
+        let client = self.machine.open_files_now
+            + FILES_SPARE
+            + FILES_PER_THREAD * (self.threads as u64 + 1);
+        let client = client + self.rude;
+        let server =
+            SERVER_FILES + SERVER_FILES_PER_WORKER * self.server_workers as u64 + self.rude;
         let overhead = if self.own_server { client.max(server) } else { client };
         (overhead, self.machine.open_files_max.saturating_sub(overhead))
     }
 
     fn sources_max(&self) -> u64 {
-        match self.args.source_ip.len() as u64 {
+        match self.given.len() as u64 {
             0 if self.can_vary_source() => LOOPBACK_SOURCES_MAX,
             0 => 1,
             given => given,
@@ -286,8 +369,8 @@ impl Room<'_> {
 
     fn sources(&self, connections: u64) -> Vec<IpAddr> {
         let comfortable = (self.machine.ports_per_source() * PORTS_USED_PERCENT / 100).max(1);
-        let needed = connections.div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
-        match self.args.source_ip.as_slice() {
+        let needed = (connections + self.rude).div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
+        match self.given {
             [] if needed > 1 && self.can_vary_source() => {
                 (1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect()
             }
@@ -312,8 +395,31 @@ fn check_ranges(args: &Args) -> Result<(), Failure> {
         false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
     };
     check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
-    check("--size", args.load.size, SIZE_MAX)?;
     check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+}
+
+fn default_duration(args: &Args) -> Option<Duration> {
+    match &args.load.stages {
+        Some(stages) => Some(schedule::length(&stages.0)),
+        None => args.requests.is_none().then_some(DURATION_DEFAULT),
+    }
+}
+
+fn open_loop(args: &Args) -> Result<Option<OpenLoop>, Failure> {
+    let load = &args.load;
+    let stages = match (&load.stages, load.rate) {
+        (Some(stages), _) => stages.0.clone(),
+        (None, Some(rate)) => vec![schedule::steady(rate)],
+        (None, None) if load.strict || load.arrivals.is_some() => {
+            return Err(Failure::Usage(
+                "--strict and --arrivals are for an open loop: give it a rate with -R".into(),
+            ));
+        }
+        (None, None) => return Ok(None),
+    };
+    let profile = Profile::new(load.warmup.unwrap_or_default(), &stages);
+    let spacing = load.arrivals.unwrap_or_default();
+    Ok(Some(OpenLoop { profile, spacing, strict: load.strict }))
 }
 
 fn check_sources(sources: &[IpAddr], target: SocketAddr) -> Result<(), Failure> {
@@ -421,6 +527,48 @@ mod tests {
     }
 
     #[test]
+    fn rude_clients_need_files_and_ports_too() {
+        let machine = Machine { open_files_max: 1_024, ..machine() };
+        let without = plan_on(&machine, "127.0.0.1:7 -c 10k").expect("fewer").connections;
+        let with = plan_on(&machine, "127.0.0.1:7 -c 10k --with idle:300").expect("fewer");
+        assert_eq!(with.connections, without - 300);
+    }
+
+    #[test]
+    fn a_network_of_sources_is_its_addresses_in_order() {
+        let plan = plan("10.0.0.1:7 -c 40k --source-ip 10.0.1.0/30 --source-ip 10.0.2.1");
+        let shown: Vec<_> = plan.sources.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.1.1", "10.0.1.2", "10.0.2.1"]);
+        assert_eq!((plan.sources_unused, plan.source(4)), (0, Some(plan.sources[1])));
+        assert!(super::tests::plan("10.0.0.1:7 --source-ip 10.0.0.0/8").sources_unused > 0);
+    }
+
+    #[test]
+    fn stages_say_how_long_the_run_is() {
+        let open = plan("127.0.0.1:7 --stages 10s:1k,20s:5k");
+        assert_eq!(open.duration, Some(Duration::from_secs(30)));
+        assert!(open.open_loop.is_some() && open.rate.is_none());
+        assert_eq!(
+            plan("127.0.0.1:7 --stages 10s:1k -d 5s").duration,
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(plan("127.0.0.1:7 -q 500").rate, Some(500));
+        assert_eq!(plan("127.0.0.1:7").open_loop, None);
+    }
+
+    #[test]
+    fn a_lifetime_is_requests_or_time() {
+        let parsed = |text: &str| text.parse::<Lifetime>();
+        assert_eq!(parsed("1000"), Ok(Lifetime::Requests(1_000)));
+        assert_eq!(parsed("10k"), Ok(Lifetime::Requests(10_000)));
+        assert_eq!(parsed("5s"), Ok(Lifetime::Time(Duration::from_secs(5))));
+        assert_eq!(parsed("2m"), Ok(Lifetime::Time(Duration::from_secs(120))));
+        for bad in ["0", "0s", "many", ""] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn each_connection_belongs_to_one_thread() {
         let plan = plan("-c 10 -t 3");
         let shares: Vec<_> = (0..3).map(|thread| plan.share(thread)).collect();
@@ -450,7 +598,9 @@ mod tests {
 
     #[test]
     fn contradictions_are_usage_errors() {
-        for flags in ["10.0.0.1:7 --source-ip ::1", "-l 2g", "-t 5000", "-p 1m"] {
+        for flags in
+            ["10.0.0.1:7 --source-ip ::1", "-t 5000", "-p 1m", "--strict", "--arrivals poisson"]
+        {
             assert!(matches!(plan_on(&machine(), flags), Err(Failure::Usage(_))), "{flags}");
         }
     }

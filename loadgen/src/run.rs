@@ -1,29 +1,34 @@
 //! A run from the command line to the report: look at the machine, plan, start a server if there
 //! is none, drive the clients, watch them, and write down what came out.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use echopool::internals;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
-use crate::args::{Args, Target};
+use crate::args::{Args, ProgressForm, Target};
 use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
 use crate::failure::{Exit, Failure};
+use crate::intervals::{Collector, Interval};
 use crate::limits::Machine;
 use crate::outcome::Records;
 use crate::own_server::OwnServer;
 use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
-use crate::report::Report;
+use crate::report::{Abort, Outputs, Report};
+use crate::rude::Rude;
+use crate::slo::{Observed, Slo};
+use crate::terminal::{self, Keys};
 
 /// How often the main thread looks at signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
@@ -40,38 +45,74 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let machine = Machine::read();
     let target = args.target.as_ref().map(resolve).transpose()?;
     let mut plan = Plan::new(args, &machine, target, args.seed.unwrap_or_else(new_seed))?;
-    let mut out = open_output(args)?;
+    let mut outputs = Outputs::open(&args.output)?;
     if let Some(shortfall) = &plan.shortfall {
         eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
     }
+    if plan.sources_unused > 0 {
+        eprintln!(
+            "loadgen: the first {} source addresses are used; there are {} more",
+            plan.sources.len(),
+            plan.sources_unused
+        );
+    }
     let mut server = match plan.own_server {
-        true => Some(OwnServer::start(plan.connections, plan.server_workers)?),
+        true => {
+            let connections = plan.connections + plan.rude.total();
+            Some(OwnServer::start(connections, plan.server_workers)?)
+        }
         false => None,
     };
     if let Some(server) = &server {
         plan.target = server.address();
     }
     announce(&plan);
-    let report = drive(Arc::new(plan), server.as_mut(), &interrupted)?;
+    let report = drive(Arc::new(plan), args, server.as_mut(), &interrupted, &mut outputs)?;
     // Before the report, so that the server's own warnings do not follow it.
     drop(server);
-    report
-        .write(&mut out, args.output.output_format, args.output.latency)
-        .map_err(|error| Failure::Setup(format!("cannot write the report: {error}")))?;
-    Ok(report.exit())
+    outputs.finish(&report)?;
+    let exit = report.exit();
+    if exit != Exit::Ok && !outputs.tell_the_verdict() {
+        eprintln!("loadgen: {}", report.result_text());
+    }
+    Ok(exit)
 }
 
 /// The first signal sets the flag, the second one ends the process at once.
 fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        let exit = Exit::Interrupted as i32;
-        // In this order: the exit looks at what earlier signals have set.
-        signal_hook::flag::register_conditional_shutdown(signal, exit, interrupted.clone())
-            .and_then(|_| signal_hook::flag::register(signal, interrupted.clone()))
-            .map_err(|error| Failure::Setup(format!("cannot handle signals: {error}")))?;
-    }
+    let failed = |error| Failure::Setup(format!("cannot handle signals: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let flag = interrupted.clone();
+    let thread = thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if flag.swap(true, Relaxed) {
+                terminal::restore();
+                std::process::exit(Exit::Interrupted as i32);
+            }
+        }
+    });
+    thread.map_err(failed)?;
     Ok(interrupted)
+}
+
+/// The keys of the terminal, if somebody can type there: Ctrl-Z and Ctrl-\ give the terminal back
+/// before they do what they do.
+fn open_keys() -> Option<Keys> {
+    let keys = Keys::open()?;
+    let mut signals = Signals::new([SIGTSTP, SIGQUIT]).ok()?;
+    let on_signals = move || {
+        for signal in signals.forever() {
+            let changed = terminal::restore();
+            // A stopped job comes back from here. If it fails the signal was in vain.
+            let _ = emulate_default_handler(signal);
+            if changed {
+                terminal::resume();
+            }
+        }
+    };
+    thread::Builder::new().name("job-control".into()).spawn(on_signals).ok()?;
+    Some(keys)
 }
 
 /// The address of a target. Where a name has several, the first that can be connected to.
@@ -90,19 +131,11 @@ fn resolve(target: &Target) -> Result<SocketAddr, Failure> {
     }
 }
 
-/// Different for each run, so that bytes of an earlier one are foreign.
+/// Different for each run, so that bytes of an earlier one are foreign. No larger than what every
+/// reader of JSON keeps exactly.
 fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
-}
-
-/// Opened before the run, which would be in vain if it could not be.
-fn open_output(args: &Args) -> Result<Box<dyn Write>, Failure> {
-    let Some(path) = &args.output.output else { return Ok(Box::new(io::stdout())) };
-    let file = File::create(path);
-    let file = file
-        .map_err(|error| Failure::Setup(format!("cannot write to {}: {error}", path.display())))?;
-    Ok(Box::new(file))
+    RandomState::new().build_hasher().finish() >> 11
 }
 
 fn announce(plan: &Plan) {
@@ -117,21 +150,42 @@ fn announce(plan: &Plan) {
 /// Drives the clients, and answers when all of them are done.
 fn drive(
     plan: Arc<Plan>,
+    args: &Args,
     server: Option<&mut OwnServer>,
     interrupted: &AtomicBool,
+    outputs: &mut Outputs,
 ) -> Result<Report, Failure> {
-    let control = Arc::new(Control::new(plan.threads, plan.requests));
+    let rude = usize::from(plan.rude.total() > 0);
+    let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
+    let collector = Collector::new(control.clone());
     let results = start_threads(&plan, &control)?;
+    let form = args.output.progress_form();
+    // Where nothing is shown nobody is told about keys.
+    let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
     let mut watch = Watch {
-        progress: Progress::new(plan.clone()),
+        progress: Progress::new(plan.clone(), form, keys.is_some()),
+        keys,
+        intervals: Intervals {
+            plan: plan.clone(),
+            control: control.clone(),
+            collector,
+            outputs,
+            slos: &args.output.slo,
+            abort_on_fail: args.output.abort_on_fail,
+            began_at: None,
+            aborted: None,
+        },
         server_use: ServerUse::default(),
+        warmup: plan.warmup,
         control,
         server,
         interrupted,
         failure: None,
     };
-    let records = watch.until_all_end(plan.threads, &results);
+    let records = watch.until_all_end(plan.threads + rude, &results);
+    watch.rest(&records);
     watch.progress.finish();
+    drop(watch.keys);
     if let Some(failure) = watch.failure {
         return Err(failure);
     }
@@ -140,7 +194,9 @@ fn drive(
         return Err(no_connection(&plan, &records));
     }
     let server_cores = watch.server_use.cores();
-    Ok(Report { plan, records, interrupted, server_cores })
+    let Intervals { began_at, aborted, .. } = watch.intervals;
+    let slos = args.output.slo.clone();
+    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores })
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {
@@ -160,26 +216,43 @@ fn start_threads(
 ) -> Result<Receiver<ThreadResult>, Failure> {
     let (send, results) = channel();
     for nth in 0..plan.threads {
-        let (plan, control, send) = (plan.clone(), control.clone(), send.clone());
-        let started = thread::Builder::new()
-            .name(format!("clients-{nth}"))
-            .spawn(move || run_thread(plan, control, nth, &send));
-        started.map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))?;
+        let (plan, control) = (plan.clone(), control.clone());
+        start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
+            let limits = plan.share(nth).limits;
+            let client = Client::new(plan, control, nth, internals::now);
+            internals::run_clients(limits, client).map(Client::into_records)
+        })?;
+    }
+    if plan.rude.total() > 0 {
+        let (plan, control) = (plan.clone(), control.clone());
+        start_thread("rude-clients".into(), &control.clone(), &send, move || {
+            let limits = plan.rude.limits(plan.share(0).limits.linger);
+            let rude = internals::run_clients(limits, Rude::new(plan, control))?;
+            Ok(Records { rude: rude.into_counts(), ..Records::default() })
+        })?;
     }
     Ok(results)
 }
 
-fn run_thread(plan: Arc<Plan>, control: Arc<Control>, nth: usize, results: &Sender<ThreadResult>) {
-    let limits = plan.share(nth).limits;
-    // Whatever ends this thread before its time, the others must not wait for it.
-    let mut end = StopUnlessFinished { control: control.clone(), finished: false };
-    let clients = internals::run_clients(limits, Client::new(plan, control, nth));
-    end.finished = clients.is_ok();
-    let result = clients
-        .map(Client::into_records)
-        .map_err(|error| Failure::Setup(format!("a thread of clients failed: {error}")));
-    // The receiver is gone only if the run has failed already.
-    let _ = results.send(result);
+fn start_thread(
+    name: String,
+    control: &Arc<Control>,
+    results: &Sender<ThreadResult>,
+    run: impl FnOnce() -> io::Result<Records> + Send + 'static,
+) -> Result<(), Failure> {
+    let (control, results) = (control.clone(), results.clone());
+    let body = move || {
+        // Whatever ends this thread before its time, the others must not wait for it.
+        let mut end = StopUnlessFinished { control, finished: false };
+        let records = run();
+        end.finished = records.is_ok();
+        let failed = |error| Failure::Setup(format!("a thread of clients failed: {error}"));
+        // The receiver is gone only if the run has failed already.
+        let _ = results.send(records.map_err(failed));
+    };
+    let started = thread::Builder::new().name(name).spawn(body);
+    started.map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))?;
+    Ok(())
 }
 
 struct StopUnlessFinished {
@@ -198,11 +271,28 @@ impl Drop for StopUnlessFinished {
 /// What the main thread does while the clients run.
 struct Watch<'a> {
     control: Arc<Control>,
+    warmup: Duration,
     progress: Progress,
+    keys: Option<Keys>,
+    intervals: Intervals<'a>,
     server: Option<&'a mut OwnServer>,
     server_use: ServerUse,
     interrupted: &'a AtomicBool,
     failure: Option<Failure>,
+}
+
+/// What becomes of each second.
+struct Intervals<'a> {
+    plan: Arc<Plan>,
+    control: Arc<Control>,
+    collector: Collector,
+    outputs: &'a mut Outputs,
+    slos: &'a [Slo],
+    abort_on_fail: bool,
+    /// When the measured period began.
+    began_at: Option<SystemTime>,
+    /// Why the run is ended before its time.
+    aborted: Option<Abort>,
 }
 
 impl Watch<'_> {
@@ -232,6 +322,9 @@ impl Watch<'_> {
     }
 
     fn look(&mut self) {
+        if self.keys.as_mut().is_some_and(Keys::quit) {
+            self.interrupted.store(true, Relaxed);
+        }
         if self.interrupted.load(Relaxed) {
             self.control.stop();
         }
@@ -240,7 +333,28 @@ impl Watch<'_> {
         if let Some(server) = &self.server {
             self.server_use.sample(stage, server.process_id());
         }
-        self.progress.update(stage, &self.control.snapshot());
+        let counts = self.control.snapshot();
+        if let Stage::Measuring(since) = stage {
+            self.look_at_intervals(since);
+        }
+        self.intervals.abort_on_errors(counts.errors());
+        if self.intervals.aborted.is_some() {
+            self.control.stop();
+        }
+        self.progress.update(stage, &counts);
+    }
+
+    fn look_at_intervals(&mut self, since: Duration) {
+        let written = self.intervals.go_on(since, &mut self.progress);
+        written.unwrap_or_else(|failure| self.fail(failure));
+    }
+
+    /// What is left of the seconds when all threads have ended.
+    fn rest(&mut self, records: &Records) {
+        if self.failure.is_none() && self.control.start_at().is_some() {
+            let written = self.intervals.end(records.elapsed(), &mut self.progress);
+            written.unwrap_or_else(|failure| self.fail(failure));
+        }
     }
 
     /// A server that has ended, or does within this time, fails the run.
@@ -260,10 +374,67 @@ impl Watch<'_> {
     fn stage(&self) -> Stage {
         match self.control.start_at() {
             Some(_) if self.control.all_measured() => Stage::Finishing,
-            Some(start) if internals::now() >= start => Stage::Measuring(internals::now() - start),
+            // Zero while warming up.
+            Some(start) if internals::now() >= start => {
+                Stage::Measuring(internals::now() - (start + self.warmup))
+            }
             _ => Stage::Connecting,
         }
     }
+}
+
+impl Intervals<'_> {
+    /// Shows and writes each second that is over.
+    fn go_on(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
+        self.begin()?;
+        while let Some(second) = self.collector.next(since) {
+            progress.second(second);
+            self.outputs.second(second)?;
+            if self.abort_on_fail && self.aborted.is_none() {
+                self.aborted = missed(self.slos, second);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows and writes what is left, when the measured period was so long.
+    fn end(&mut self, elapsed: Duration, progress: &mut Progress) -> Result<(), Failure> {
+        self.begin()?;
+        while let Some(second) = self.collector.rest(elapsed) {
+            progress.second(second);
+            self.outputs.second(second)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        let (None, Some(start)) = (self.began_at, self.control.start_at()) else { return Ok(()) };
+        let (start, now) = (start + self.plan.warmup, internals::now());
+        if now < start {
+            return Ok(());
+        }
+        let began = SystemTime::now() - (now - start);
+        self.began_at = Some(began);
+        self.outputs.begin(&format!("tcp://{}", self.plan.target), began)
+    }
+
+    fn abort_on_errors(&mut self, errors: u64) {
+        if self.abort_on_fail && self.aborted.is_none() && errors > 0 {
+            self.aborted = Some(Abort::Errors(errors));
+        }
+    }
+}
+
+/// Whether a second misses an objective. Errors are those of the run until then: it cannot have
+/// fewer at its end.
+fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
+    let observed = Observed {
+        latency: &second.latency,
+        rate: second.is_whole().then(|| second.rate()),
+        errors: second.counts.errors(),
+    };
+    let outcome = slos.iter().find_map(|slo| slo.missed_by(&observed))?;
+    Some(Abort::Missed(second.number + 1, outcome))
 }
 
 /// The server's processor time at the begin and at the end of the measured period, and when that
@@ -276,7 +447,7 @@ struct ServerUse {
 
 impl ServerUse {
     fn sample(&mut self, stage: Stage, process: u32) {
-        if !matches!(stage, Stage::Measuring(_)) {
+        if !matches!(stage, Stage::Measuring(since) if since > Duration::ZERO) {
             return;
         }
         let now = cpu::of_process(process).map(|used| (Instant::now(), used));

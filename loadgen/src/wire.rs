@@ -1,10 +1,11 @@
 //! What a request is on the wire: how many bytes it takes, which bytes they are, and whether what
 //! came back is right. When it is sent, and by which connection, is nothing of this file's.
 //!
-//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says where.
-//! Replies lie in the same places of the stream that comes back.
+//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says
+//! where. Replies lie in the same places of the stream that comes back.
 
 use crate::payload::Stream;
+use crate::sizes::Sizes;
 
 /// How requests are written, and how replies are recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,27 +37,21 @@ impl Message {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wire {
     protocol: Protocol,
-    /// Bytes of each request's body.
-    size: u64,
+    /// Of the requests' bodies.
+    sizes: Sizes,
 }
 
 impl Wire {
-    /// `size`: bytes of a request's body, at least 1.
-    pub fn new(protocol: Protocol, size: u64) -> Wire {
-        Wire { protocol, size }
+    /// `sizes`: of the requests' bodies.
+    pub fn new(protocol: Protocol, sizes: Sizes) -> Wire {
+        Wire { protocol, sizes }
     }
 
     /// Bytes that the largest request takes.
     pub fn len_max(&self) -> u64 {
         match self.protocol {
-            Protocol::Echo => self.size,
+            Protocol::Echo => self.sizes.max(),
         }
-    }
-
-    /// The first request of a connection.
-    #[inline]
-    pub fn first(&self, stream: Stream) -> Message {
-        self.message(stream, 0, 0)
     }
 
     /// The request that follows this one.
@@ -65,10 +60,15 @@ impl Wire {
         self.message(stream, message.number + 1, message.end())
     }
 
+    /// The request with this number, which begins there.
     #[inline]
-    fn message(&self, _stream: Stream, number: u64, begin: u64) -> Message {
+    pub fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
+        let body = match &self.sizes {
+            Sizes::Fixed(size) => *size,
+            sizes => sizes.at(stream.draw(number)),
+        };
         match self.protocol {
-            Protocol::Echo => Message { number, begin, len: self.size },
+            Protocol::Echo => Message { number, begin, len: body },
         }
     }
 
@@ -81,9 +81,9 @@ impl Wire {
         }
     }
 
-    /// Compares received bytes, the first of which is at `offset` of the stream and belongs to the
-    /// reply `reply`, with what is due there; they may go on into the replies that follow. Answers
-    /// the index of the first byte that differs.
+    /// Compares received bytes, the first of which is at `offset` of the stream, with what is due
+    /// there. `reply` is the one that the first of them belongs to or one before that; the last
+    /// may be of one that follows. Answers the index of the first byte that differs.
     #[inline]
     pub fn first_difference(
         &self,
@@ -92,7 +92,7 @@ impl Wire {
         offset: u64,
         bytes: &[u8],
     ) -> Option<usize> {
-        debug_assert!((reply.begin..reply.end()).contains(&offset));
+        debug_assert!(reply.begin <= offset);
         match self.protocol {
             // Where replies end does not matter: one stream, however it is cut.
             Protocol::Echo => stream.first_difference(offset, bytes),
@@ -106,21 +106,27 @@ mod tests {
 
     #[test]
     fn requests_lie_one_after_the_other() {
-        let (wire, stream) = (Wire::new(Protocol::Echo, 100), Stream::new(1, 2));
-        let mut message = wire.first(stream);
-        let mut whole = vec![0; 1000];
-        stream.fill(0, &mut whole);
-        for number in 0..10 {
-            assert_eq!((message.number, message.begin, message.len), (number, number * 100, 100));
-            for cut in [0, 1, 50, 99] {
-                let mut bytes = vec![0; 100 - cut as usize];
-                wire.fill(stream, message, cut, &mut bytes);
-                let offset = message.begin + cut;
-                assert_eq!(bytes, whole[offset as usize..message.end() as usize]);
-                let rest = &whole[offset as usize..];
-                assert_eq!(wire.first_difference(stream, message, offset, rest), None);
+        for sizes in ["100", "uniform:1-300", "list:1:5,64:1"] {
+            let wire = Wire::new(Protocol::Echo, sizes.parse().expect("sizes"));
+            let stream = Stream::new(1, 2);
+            let mut whole = vec![0; 4_000];
+            stream.fill(0, &mut whole);
+            let mut message = wire.message(stream, 0, 0);
+            for number in 0..10 {
+                assert_eq!(message.number, number);
+                assert!((1..=wire.len_max()).contains(&message.len), "{sizes}");
+                for within in [0, message.len / 2, message.len - 1] {
+                    let mut bytes = vec![0; (message.len - within) as usize];
+                    wire.fill(stream, message, within, &mut bytes);
+                    let offset = message.begin + within;
+                    assert_eq!(bytes, whole[offset as usize..message.end() as usize]);
+                    let rest = &whole[offset as usize..];
+                    assert_eq!(wire.first_difference(stream, message, offset, rest), None);
+                }
+                let next = wire.after(stream, message);
+                assert_eq!(next.begin, message.end());
+                message = next;
             }
-            message = wire.after(stream, message);
         }
     }
 }

@@ -39,7 +39,7 @@ fn a_number_of_requests_is_sent_exactly() {
         let json = loadgen(&flags).expect(0).json();
         let requests = &json["config"]["requests"];
         assert_eq!((&json["requests_begun"], &json["replies"]), (requests, requests), "{flags}");
-        assert_eq!(json["latency_count"], *requests, "{flags}");
+        assert_eq!(json["latency"]["count"], *requests, "{flags}");
         let bytes = requests.as_u64().unwrap() * json["config"]["size_bytes"].as_u64().unwrap();
         assert_eq!((server.bytes(), &json["bytes_verified"]), (bytes, &bytes.into()), "{flags}");
         assert_eq!(json["connections"]["established"], connections);
@@ -72,8 +72,9 @@ fn the_json_form_is_one_object_with_all_parts() {
     assert_eq!((&json["verdict"], &json["interrupted"]), (&"valid".into(), &false.into()));
     let late = json["replies_late"].as_u64().unwrap();
     let replies = json["replies"].as_u64().unwrap();
-    assert_eq!(json["latency_count"], replies + late);
-    assert!(json["latency_p50_ns"].as_u64().unwrap() <= json["latency_max_ns"].as_u64().unwrap());
+    assert_eq!(json["latency"]["count"], replies + late);
+    let latency = |key: &str| json["latency"][key].as_u64().unwrap();
+    assert!(latency("p50_ns") <= latency("max_ns"));
 }
 
 #[test]

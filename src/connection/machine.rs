@@ -11,6 +11,8 @@
 //!                    Abort, or a system call failed    (cancel, wait for what is in flight)
 //! ```
 //!
+//! Open can have sent FIN too, after a half-close: then it is only read.
+//!
 //! Finishing sends what is left, then FIN. Lingering reads on and throws away until the peer's FIN,
 //! because closing a socket with unread input resets the connection and destroys what was sent.
 //! Closing is entered only when no operation is in flight. It is a reset if output was lost: FIN
@@ -96,6 +98,8 @@ pub(crate) enum Event {
     Pause,
     /// Reading may go on.
     Unpause,
+    /// Send what is left, then FIN, and read on.
+    HalfClose,
     /// Send what is left, then close.
     Finish,
     /// Close at once.
@@ -125,6 +129,8 @@ pub(crate) struct Machine {
     cancel: Cancel,
     paused: bool,
     full_duplex: bool,
+    /// FIN is to follow the output, and reading to go on.
+    half_close: bool,
     /// Output that an operation had was not sent.
     lost_output: bool,
 }
@@ -140,6 +146,7 @@ impl Machine {
             cancel: Cancel::No,
             paused: false,
             full_duplex,
+            half_close: false,
             lost_output: false,
         }
     }
@@ -162,6 +169,11 @@ impl Machine {
     /// Whether the connection is established, and its service is to be asked.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open && !self.is_connecting()
+    }
+
+    /// Whether FIN has been sent.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.tx == Tx::Shut
     }
 
     #[inline]
@@ -206,7 +218,7 @@ impl Machine {
                     && !matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
             }
             Event::Closed => self.phase == Phase::Closing,
-            Event::Pause | Event::Unpause => self.phase == Phase::Open,
+            Event::Pause | Event::Unpause | Event::HalfClose => self.phase == Phase::Open,
             Event::Finish | Event::Abort => self.phase != Phase::Closed,
         }
     }
@@ -241,6 +253,7 @@ impl Machine {
             Event::Closed => self.phase = Phase::Closed,
             Event::Pause => self.paused = true,
             Event::Unpause => self.paused = false,
+            Event::HalfClose => self.half_close = true,
             Event::Finish if self.tx == Tx::Connecting => self.abort(),
             Event::Finish if self.phase == Phase::Open => {
                 self.phase = Phase::Finishing;
@@ -284,8 +297,13 @@ impl Machine {
             self.tx = Tx::Sending;
             return Action::Send;
         }
+        if self.tx == Tx::Idle && self.half_close {
+            self.tx = Tx::ShuttingDown;
+            return Action::Shutdown;
+        }
         // No read while a send is pending: a client that does not read is not read from.
-        let may_read = self.tx == Tx::Idle || (self.full_duplex && self.tx == Tx::Sending);
+        let may_read =
+            matches!(self.tx, Tx::Idle | Tx::Shut) || (self.full_duplex && self.tx == Tx::Sending);
         if self.rx == Rx::Idle && may_read && !self.paused {
             self.rx = Rx::Receiving;
             return Action::Recv;
@@ -349,7 +367,7 @@ mod tests {
     use super::*;
     use std::collections::{HashMap, HashSet, VecDeque};
 
-    const EVENTS: [Event; 17] = [
+    const EVENTS: [Event; 18] = [
         Event::Connected,
         Event::Received,
         Event::Ended,
@@ -365,6 +383,7 @@ mod tests {
         Event::Closed,
         Event::Pause,
         Event::Unpause,
+        Event::HalfClose,
         Event::Finish,
         Event::Abort,
     ];
@@ -522,7 +541,9 @@ mod tests {
                     Event::SendCancelled => ops.sends() && ops.cancel,
                     Event::CancelDone => ops.cancel && !ops.recv && !ops.sends(),
                     Event::Closed => ops.close,
-                    Event::Pause | Event::Unpause => machine.phase == Phase::Open,
+                    Event::Pause | Event::Unpause | Event::HalfClose => {
+                        machine.phase == Phase::Open
+                    }
                     Event::Finish | Event::Abort => machine.phase != Phase::Closed,
                 };
                 assert_eq!(machine.allows(event), possible, "{event:?} in {machine:?}");
@@ -601,7 +622,8 @@ mod tests {
             let (mut after, mut ops) = (machine, in_flight);
             let action = after.next(true);
             ops.begin(action);
-            assert!(!(action == Action::Recv && machine.tx != Tx::Idle), "{machine:?}");
+            let may_read = matches!(machine.tx, Tx::Idle | Tx::Shut);
+            assert!(action != Action::Recv || may_read, "{machine:?}");
         }
     }
 
@@ -666,6 +688,26 @@ mod tests {
         let machine = after(Machine::accepted(false), false, &[Event::Ended, Event::Finish]);
         assert_eq!(machine.peek(true), Action::Send);
         assert_eq!(machine.peek(false), Action::Close);
+    }
+
+    #[test]
+    fn a_half_close_sends_what_is_left_then_fin_and_reads_on_until_the_peers_fin() {
+        let mut machine = Machine::accepted(true);
+        machine.apply(Event::HalfClose);
+        assert_eq!([true, true].map(|output| machine.next(output)), [Action::Send, Action::Recv]);
+        machine.apply(Event::Sent);
+        assert_eq!(machine.next(false), Action::Shutdown);
+        machine.apply(Event::ShutDown);
+        assert!(machine.is_shut() && machine.delivers());
+        machine.apply(Event::Received);
+        assert_eq!(machine.next(false), Action::Recv);
+        machine.apply(Event::Ended);
+        assert_eq!(machine.next(false), Action::Rest, "the service has the word");
+        machine.apply(Event::Finish);
+        assert_eq!(
+            [false, false].map(|output| machine.next(output)),
+            [Action::Close, Action::Rest]
+        );
     }
 
     #[test]

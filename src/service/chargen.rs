@@ -102,3 +102,6 @@ impl Service for Chargen {
         Answer::Continue
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,3 +74,6 @@ impl Service for Framed {
         Answer::Continue
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,13 +24,15 @@ pub mod echo;
 pub mod framed;
 pub mod hub;
 pub mod message;
+#[cfg(test)]
+mod rig;
 
 pub use builtin::{Builtin, OfListener};
 pub use chargen::Chargen;
 pub use discard::Discard;
 pub use echo::Echo;
 pub use framed::Framed;
-pub use hub::{Hub, HubOptions};
+pub use hub::Hub;
 pub use message::Delimited;
 
 /// What a service wants to happen to the connection after a call.
@@ -44,6 +46,9 @@ pub enum Answer {
     /// What was being received already (after a [`Service::timer`] that came while nothing had
     /// arrived) is still handed in.
     WaitUntil(Time),
+    /// Send the output, then FIN, and read on: [`Service::peer_closed`] comes when the peer has
+    /// closed its side too. What is put on the output after this is not sent.
+    HalfClose,
     /// Send the output, then close: no byte of the output is lost to a client that reads to the
     /// end.
     CloseAfterSend,
@@ -61,6 +66,7 @@ pub struct Connection<'a> {
     pub(crate) peer: SocketAddr,
     pub(crate) tag: u64,
     pub(crate) discarded: u64,
+    pub(crate) sent: u64,
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
@@ -99,6 +105,11 @@ impl Connection<'_> {
     /// [`Service::closed`].
     pub fn bytes_discarded(&self) -> u64 {
         self.discarded
+    }
+
+    /// Bytes that the kernel has taken of what was put on the output.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
     }
 
     /// An empty buffer of the worker's pool, or `None` when all are in use: the service then leaves

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::ear::read_outside;
 use crate::error::CloseReason;
 use crate::framing::ByteOrder;
-use crate::service::hub::HubOptions;
+use crate::spec::HubOptions;
 
 /// Bytes that a message has at least: sender, number, and for whom.
 pub(super) const PAYLOAD_MIN: usize = 11;

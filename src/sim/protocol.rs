@@ -8,9 +8,8 @@ use super::member::{Asked, HubDraw, PAYLOAD_MIN};
 use super::world::canary;
 use crate::error::CloseReason;
 use crate::framing::{ByteOrder, Delimiter};
-use crate::service::hub::{HubOptions, Slow};
 use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub};
-use crate::spec::{After, FramedOptions, MessageOptions};
+use crate::spec::{After, FramedOptions, HubOptions, MessageOptions, Slow};
 
 /// What is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,10 +128,10 @@ fn draw_hub(rng: &mut fastrand::Rng) -> HubDraw {
     let max_message = rng.choice([PAYLOAD_MIN + 1, 36, 228]).expect("some");
     let (closes_slow, notices) = (rng.u8(0..3) == 0, rng.u8(0..4) != 0);
     let slow = if closes_slow { Slow::Close } else { Slow::Drop };
-    let options = HubOptions::new().order(order).slow(slow).notices(notices);
     // The shortest queue in every other seed, so that it overflows.
-    let shortest = options.queue(2 * (max_message + OVERHEAD));
-    let options = if rng.bool() { shortest } else { options };
+    let shortest = 2 * (max_message + OVERHEAD) as u32;
+    let queue = if rng.bool() { shortest } else { HubOptions::default().queue };
+    let options = HubOptions { order, slow, notices, queue, max_message: None };
     HubDraw { options, order, max_message, closes_slow, notices }
 }
 

@@ -125,7 +125,7 @@ pub(super) struct Memory {
 impl Memory {
     fn note(&mut self, answer: Answer) {
         match answer {
-            Answer::Continue => {}
+            Answer::Continue | Answer::HalfClose => {}
             Answer::WaitUntil(due) => self.due = Some((due, false)),
             Answer::CloseAfterSend | Answer::Close => self.asked = Some(CloseReason::Service),
             Answer::CloseAfterSendFor(reason) | Answer::CloseFor(reason) => {

@@ -120,11 +120,10 @@ impl<S: Service> Core<S> {
                 self.established(engine, key);
             }
             (OpKind::Shutdown, Outcome::Done) => {
-                let deadline = self.now + self.rules.linger;
-                let context = self.context(key);
-                context.machine.apply(Event::ShutDown);
-                context.deadline = deadline;
-                self.schedule_at(key, deadline);
+                self.context(key).machine.apply(Event::ShutDown);
+                if self.context(key).machine.phase() != Phase::Open {
+                    self.begin_linger(key);
+                }
             }
             (OpKind::Cancel, Outcome::Done) => self.context(key).machine.apply(Event::CancelDone),
             (OpKind::Close, Outcome::Closed { .. }) => {
@@ -225,6 +224,7 @@ impl<S: Service> Core<S> {
             peer: context.peer,
             tag: context.tag,
             discarded: context.bytes_discarded,
+            sent: context.bytes_sent,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -252,6 +252,7 @@ impl<S: Service> Core<S> {
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
+            Ok(Answer::HalfClose) => self.table.known_mut(key).machine.apply(Event::HalfClose),
             Ok(Answer::CloseAfterSend) => self.finish(key, reason),
             Ok(Answer::Close) => self.close_now(key, reason),
             Ok(Answer::CloseAfterSendFor(reason)) => self.finish(key, reason),
@@ -267,7 +268,12 @@ impl<S: Service> Core<S> {
         }
         let context = self.context(key);
         context.reason.get_or_insert(reason);
+        // After a half-close nothing is left to be shut down, which is where lingering begins.
+        let lingers = context.machine.is_open() && context.machine.is_shut();
         context.machine.apply(Event::Finish);
+        if lingers {
+            self.begin_linger(key);
+        }
         self.forget_input(key);
     }
 
@@ -280,6 +286,7 @@ impl<S: Service> Core<S> {
             peer: context.peer,
             tag: context.tag,
             discarded: context.bytes_discarded,
+            sent: context.bytes_sent,
             now,
             pool: &self.pool,
             input: &mut context.input,
@@ -288,6 +295,13 @@ impl<S: Service> Core<S> {
         let (service, session) = (&mut self.service, &mut context.session);
         // A panic here is the end of a connection that is ended already.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
+    }
+
+    /// The peer has been sent everything, and has this long to close its side.
+    fn begin_linger(&mut self, key: Key) {
+        let deadline = self.now + self.rules.linger;
+        self.context(key).deadline = deadline;
+        self.schedule_at(key, deadline);
     }
 
     /// Has the connection closed at once. The connection has to be driven.
@@ -394,6 +408,7 @@ fn tell_closed<S: Service>(
         peer: context.peer,
         tag,
         discarded: context.bytes_discarded,
+        sent: context.bytes_sent,
         now,
         pool,
         input: &mut context.input,

@@ -3,7 +3,6 @@
 //! Here: the target, and what every run needs. `load`: what is sent and when. `output`: what is
 //! shown and written.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -14,14 +13,14 @@ mod load;
 mod output;
 
 pub use load::LoadArgs;
-pub use output::{OutputArgs, OutputFormat};
+pub use output::{OutputArgs, OutputFormat, ProgressForm};
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
 /// Connections when a target is given: someone else's server is not flooded by default.
 pub const CONNECTIONS_TARGET: u64 = 100;
 
-/// Drives many connections against a TCP echo server, closed loop, and verifies every byte.
+/// Drives many connections against a TCP echo server, and verifies every byte.
 ///
 /// Without a target it starts an echopool server of its own on a free port of 127.0.0.1 and drives
 /// that one with 10,000 connections.
@@ -53,12 +52,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Local address to connect from; repeat it to have more ports [default: the system's choice;
-    /// as many addresses of 127.0.0.0/8 as needed if the target is one of them]
-    #[arg(long, value_name = "IP")]
-    pub source_ip: Vec<IpAddr>,
-
-    /// Seed of the payload, to repeat a run byte for byte [default: a new one each time]
+    /// Seed of the payload, sizes and arrivals, to repeat a run byte for byte [default: a new one
+    /// each time]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 
@@ -81,12 +76,16 @@ pub struct Target {
 }
 
 const AFTER_HELP: &str = "\
+Other commands: loadgen compare A.json B.json, loadgen merge A.json B.json ... (reports written with
+--output-format json).
+
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.
 
 Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
-valid (fewer connections than asked for, or connections lost), 130 interrupted (the report is
-written nevertheless).";
+valid (fewer connections than asked for, connections lost, or the schedule not kept), 99 an
+objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
+nevertheless).";
 
 /// Parses `host:port` or `tcp://host:port`.
 fn target(text: &str) -> Result<Target, String> {

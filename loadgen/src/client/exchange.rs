@@ -1,26 +1,31 @@
 //! One connection: what it sends, and what is made of what comes back.
 
-use echopool::internals;
 use echopool::service::{Answer, Connection};
 use echopool::time::Time;
 
 use super::{Client, Phase};
 use crate::control;
-use crate::flow::{Loss, Mismatch, State};
+use crate::flow::{Flow, Loss, Mismatch, State};
+use crate::outcome::GivenUp;
 
 impl Client {
     /// Begins what may be begun, puts it on the output, and closes when all is done.
     #[inline]
     pub(super) fn go_on(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
         // Read again: the time that verifying took is neither the last request's nor the next's.
-        let now = internals::now();
-        if let Phase::Measuring(end) = self.phase {
-            self.begin_requests(index, now, end);
+        let now = (self.clock)();
+        if self.phase == Phase::Measuring {
+            match self.dispatch {
+                None => self.begin_requests(index, now),
+                Some(_) => self.take_offered(index, now),
+            }
         }
-        self.put_output(connection, index);
+        self.put_output(connection, index, now);
         let draining = matches!(self.phase, Phase::Draining(_));
+        let retires = self.retires(index, now);
         let flow = &mut self.flows[index];
-        if draining && flow.state == State::Open && flow.outstanding() == 0 {
+        let done = flow.outstanding() == 0 && (draining || retires);
+        if done && flow.state == State::Open {
             flow.state = State::Closing;
         }
         match flow.state {
@@ -29,27 +34,82 @@ impl Client {
         }
     }
 
+    /// Closed loop: a request for each that has been answered.
     #[inline]
-    fn begin_requests(&mut self, index: usize, now: Time, end: Time) {
-        let pipeline = self.plan.pipeline;
-        let flow = &mut self.flows[index];
-        while flow.outstanding() < pipeline
-            && (now < end || flow.begun == 0)
-            && self.control.take_request()
+    fn begin_requests(&mut self, index: usize, now: Time) {
+        let end = self.period.end;
+        while self.has_room(index, now)
+            && (now < end || self.flows[index].begun == 0)
+            && self.may_begin(now)
         {
-            self.begun_at[slot(index, flow.begun, pipeline)] = now;
-            flow.begin(&self.plan.wire);
-            self.outstanding += 1;
+            self.second.sent += 1;
+            self.begin(index, now, now);
+        }
+    }
+
+    /// Open loop: what waits for a connection goes over this one, if no other has been waiting for
+    /// a request for longer.
+    #[inline]
+    fn take_offered(&mut self, index: usize, now: Time) {
+        let last = self.period.last();
+        while self.has_room(index, now) {
+            let dispatch = self.dispatch.as_mut().expect("an open loop");
+            if dispatch.others_wait() {
+                return dispatch.room(index);
+            }
+            let Some(intended) = dispatch.take(index, now.min(last)) else {
+                return dispatch.room(index);
+            };
+            if !self.may_begin(intended) {
+                return;
+            }
+            self.begin(index, intended, now);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_room(&self, index: usize, now: Time) -> bool {
+        let flow = &self.flows[index];
+        flow.state == State::Open
+            && flow.outstanding() < self.plan.pipeline
+            && !self.retires(index, now)
+    }
+
+    /// The right to begin a request: while warming up there always is one.
+    #[inline]
+    pub(super) fn may_begin(&self, intended: Time) -> bool {
+        intended < self.period.record_from || self.control.take_request()
+    }
+
+    /// Begins a request that was intended then.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
+        self.advance_outstanding(now);
+        let flow = &mut self.flows[index];
+        let slot = slot(index, flow.begun, self.plan.pipeline);
+        self.intended_at[slot] = intended;
+        if let Some(sent_at) = self.sent_at.get_mut(slot) {
+            *sent_at = Time::ZERO;
+        }
+        flow.begin(&self.plan.wire);
+        self.outstanding += 1;
+        if intended >= self.period.record_from {
+            self.records.offered += 1;
+            self.records.requests += 1;
+        } else {
+            self.records.warmup_requests += 1;
         }
     }
 
     /// Puts the bytes of begun requests into leases, as far as the connection's window and the
     /// thread's share of buffers go.
     #[inline]
-    pub(super) fn put_output(&mut self, connection: &mut Connection<'_>, index: usize) {
+    pub(super) fn put_output(&mut self, connection: &mut Connection<'_>, index: usize, now: Time) {
         let window = self.plan.output_window();
         let leases_max = self.share.output_leases_max();
-        let flow = &mut self.flows[index];
+        let record_from = self.period.record_from;
+        let Client { flows, places, plan, intended_at, sent_at, records, second, .. } = self;
+        let flow = &mut flows[index];
         loop {
             let count = flow.unput().min(window - flow.unsent) as usize;
             if count == 0 {
@@ -59,7 +119,16 @@ impl Client {
             let Some(mut lease) = lease.flatten() else { break };
             let spare = lease.spare_mut();
             let count = count.min(spare.len());
-            flow.fill(&self.plan.wire, &mut spare[..count], |_| ());
+            flow.fill(&plan.wire, &mut spare[..count], |request| {
+                let slot = slot(index, request, plan.pipeline);
+                // Only an open loop keeps it: in a closed one it is the intended time.
+                let Some(sent_at) = sent_at.get_mut(slot) else { return };
+                *sent_at = now;
+                second.sent += 1;
+                if intended_at[slot] >= record_from {
+                    records.sent(now, intended_at[slot], places[index].room_since);
+                }
+            });
             lease.commit(count);
             connection.output.push_back(lease);
             flow.held += 1;
@@ -82,19 +151,69 @@ impl Client {
 
     #[inline]
     pub(super) fn count_replies(&mut self, index: usize, now: Time, bytes: u64) {
-        let in_period = matches!(self.phase, Phase::Measuring(end) if now < end);
+        self.advance_outstanding(now);
+        let in_period = self.phase == Phase::Measuring && self.period.contains(now);
         let pipeline = self.plan.pipeline;
         let flow = &mut self.flows[index];
-        let before = flow.completed;
+        let (before, full) = (flow.completed, flow.outstanding() == pipeline);
         while flow.complete_one(&self.plan.wire) {
-            let begun_at = self.begun_at[slot(index, flow.completed - 1, pipeline)];
-            self.records.reply(now, now - begun_at, in_period);
+            let slot = slot(index, flow.completed - 1, pipeline);
+            let intended = self.intended_at[slot];
+            let sent = self.sent_at.get(slot).copied();
+            let service = now - sent.unwrap_or(intended);
+            self.second.service_ns += service.as_nanos() as u64;
+            if intended < self.period.record_from {
+                self.places[index].unrecorded += 1;
+                continue;
+            }
+            self.records.reply(now, now - intended, in_period);
+            self.intervals.reply(now, now - intended, in_period);
+            if sent.is_some() {
+                self.records.service_time.saturating_record(service.as_nanos() as u64);
+            }
         }
         let replies = flow.completed - before;
+        if full && replies > 0 && self.dispatch.is_some() {
+            self.places[index].room_since = now;
+        }
+        self.second.replies += replies;
         self.outstanding -= replies;
         self.records.bytes_verified += bytes;
-        self.records.bytes += if in_period { bytes } else { 0 };
+        if in_period {
+            self.records.bytes += bytes;
+            self.intervals.bytes(now, bytes);
+        }
         control::add(&self.tally().replies, replies);
+    }
+
+    /// The connection is gone: what it owed is given up.
+    pub(super) fn give_up(&mut self, index: usize, now: Time, timed_out: bool) {
+        self.advance_outstanding(now);
+        let Flow { begun, completed, .. } = self.flows[index];
+        self.outstanding -= begun - completed;
+        for request in completed..begun {
+            let slot = slot(index, request, self.plan.pipeline);
+            let intended = self.intended_at[slot];
+            if intended < self.period.record_from {
+                continue;
+            }
+            let sent = self.sent_at.get(slot).copied().unwrap_or(intended);
+            let end = match sent {
+                Time::ZERO => GivenUp::NeverSent,
+                _ if timed_out && now - sent > self.plan.timeout => GivenUp::TimedOut { sent },
+                _ => GivenUp::Unanswered { sent },
+            };
+            self.records.give_up(now, intended, end);
+            self.intervals.give_up(now, now - intended);
+        }
+    }
+
+    /// Takes note of how many requests have been outstanding until now.
+    #[inline]
+    pub(super) fn advance_outstanding(&mut self, now: Time) {
+        self.second.outstanding_ns +=
+            self.outstanding * (now - self.outstanding_at).as_nanos() as u64;
+        self.outstanding_at = self.outstanding_at.max(now);
     }
 
     /// Bytes came after the last reply, when they were no longer looked at.
@@ -114,7 +233,7 @@ impl Client {
     }
 }
 
-/// Where the time of a connection's request is kept.
+/// Where the times of a connection's request are kept.
 #[inline]
 pub(super) fn slot(index: usize, request: u64, pipeline: u64) -> usize {
     index * pipeline as usize + (request % pipeline) as usize

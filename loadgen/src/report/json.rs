@@ -1,27 +1,29 @@
 //! The report for machines: one object. Times are whole nanoseconds, rates are per second, and the
 //! unit is in each key. The latency histogram is part of it (V2, deflated, base64: what the
 //! HdrHistogram libraries read), so that the file alone can be merged with others.
+//! docs/loadgen.schema.json describes every key.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use serde::Serialize;
 
-use super::Report;
+use super::{Report, hdr, load};
 use crate::flow::Mismatch;
+use crate::plan::Lifetime;
+use crate::schedule::{Spacing, Stage};
+use crate::slo::{Metric, Outcome};
 
-/// Goes up when a key changes its meaning or is taken away.
-const FORMAT: u32 = 1;
+/// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// The JSON form of a report.
 #[derive(Serialize)]
 pub struct Form {
-    format: u32,
+    r#type: &'static str,
+    schema_version: u32,
     loadgen_version: &'static str,
     target: String,
     config: Config,
@@ -37,14 +39,18 @@ pub struct Form {
     bytes_verified: u64,
     mismatched_connections: u64,
     first_mismatches: Vec<Difference>,
+    latency: Distribution,
     #[serde(flatten)]
-    latency: Latency,
+    load: load::Form,
     errors: BTreeMap<String, u64>,
     generator_cores: f64,
     generator_busy_ratio: f64,
     generator_waiting_ratio: f64,
     server_cores: Option<f64>,
+    began_unix_ns: Option<u64>,
     interrupted: bool,
+    aborted: Option<String>,
+    objectives: Vec<Objective>,
     verdict: &'static str,
     verdict_text: String,
     exit_code: u8,
@@ -59,11 +65,28 @@ struct Config {
     duration_ns: Option<u64>,
     requests: Option<u64>,
     size_bytes: u64,
+    sizes: String,
+    warmup_ns: u64,
+    rate_per_second: Option<u64>,
+    open_loop: bool,
+    strict: bool,
+    arrivals: Option<&'static str>,
+    stages: Option<Vec<StageForm>>,
+    lifetime_requests: Option<u64>,
+    lifetime_ns: Option<u64>,
+    rude_clients: BTreeMap<&'static str, u64>,
     pipeline: u64,
     connect_rate_per_second: Option<u64>,
     timeout_ns: u64,
     source_ips: Vec<IpAddr>,
     seed: u64,
+}
+
+#[derive(Serialize)]
+struct StageForm {
+    length_ns: u64,
+    from_per_second: u64,
+    to_per_second: u64,
 }
 
 #[derive(Serialize)]
@@ -87,27 +110,51 @@ struct Difference {
     actual: Vec<u8>,
 }
 
+/// A histogram with what is read off it.
 #[derive(Serialize)]
-struct Latency {
-    latency_count: u64,
-    latency_min_ns: u64,
-    latency_mean_ns: u64,
-    latency_stdev_ns: u64,
-    latency_p50_ns: u64,
-    latency_p75_ns: u64,
-    latency_p90_ns: u64,
-    latency_p99_ns: u64,
-    latency_p99_9_ns: u64,
-    latency_p99_99_ns: u64,
-    latency_max_ns: u64,
-    latency_histogram_v2_deflate_base64: String,
+pub struct Distribution {
+    #[serde(flatten)]
+    summary: Summary,
+    histogram_v2_deflate_base64: String,
+}
+
+/// What is read off a histogram of nanoseconds; nothing, if it is empty.
+#[derive(Serialize)]
+pub struct Summary {
+    pub count: u64,
+    pub min_ns: Option<u64>,
+    pub mean_ns: Option<u64>,
+    pub stdev_ns: Option<u64>,
+    pub p50_ns: Option<u64>,
+    pub p75_ns: Option<u64>,
+    pub p90_ns: Option<u64>,
+    pub p99_ns: Option<u64>,
+    pub p99_9_ns: Option<u64>,
+    pub p99_99_ns: Option<u64>,
+    pub max_ns: Option<u64>,
+}
+
+/// An objective, what was measured, and whether that meets it. A latency is in nanoseconds.
+#[derive(Serialize)]
+struct Objective {
+    objective: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<f64>,
+    met: bool,
 }
 
 impl Form {
     pub fn new(report: &Report) -> Form {
         let records = &report.records;
         Form {
-            format: FORMAT,
+            r#type: "summary",
+            schema_version: SCHEMA_VERSION,
             loadgen_version: env!("CARGO_PKG_VERSION"),
             target: format!("tcp://{}", report.plan.target),
             config: config(report),
@@ -123,13 +170,17 @@ impl Form {
             bytes_verified: records.bytes_verified,
             mismatched_connections: records.mismatches,
             first_mismatches: records.first_mismatches.iter().map(difference).collect(),
-            latency: latency(&records.latency),
+            latency: Distribution::new(&records.latency),
+            load: load::Form::new(records),
             errors: report.errors().into_iter().collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
             generator_waiting_ratio: report.generator_waiting(),
             server_cores: report.server_cores,
+            began_unix_ns: report.began_at.map(unix_nanos),
             interrupted: report.interrupted,
+            aborted: report.aborted.as_ref().map(ToString::to_string),
+            objectives: report.objectives().iter().map(objective).collect(),
             verdict: report.verdict().word(),
             verdict_text: report.verdict_text(),
             exit_code: report.exit() as u8,
@@ -139,6 +190,11 @@ impl Form {
 
 fn config(report: &Report) -> Config {
     let plan = &report.plan;
+    let (lifetime_requests, lifetime_ns) = match plan.lifetime {
+        None => (None, None),
+        Some(Lifetime::Requests(count)) => (Some(count), None),
+        Some(Lifetime::Time(time)) => (None, Some(nanos(time))),
+    };
     Config {
         own_server: plan.own_server,
         connections: plan.connections_asked,
@@ -147,12 +203,36 @@ fn config(report: &Report) -> Config {
         duration_ns: plan.duration.map(nanos),
         requests: plan.requests,
         size_bytes: plan.size,
+        sizes: plan.sizes.to_string(),
+        warmup_ns: nanos(plan.warmup),
+        rate_per_second: plan.rate,
+        open_loop: plan.open_loop.is_some(),
+        strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
+        arrivals: plan.open_loop.as_ref().map(|open_loop| match open_loop.spacing {
+            Spacing::Const => "const",
+            Spacing::Poisson => "poisson",
+        }),
+        stages: stages(report),
+        lifetime_requests,
+        lifetime_ns,
+        rude_clients: plan.rude.0.iter().map(|(kind, count)| (kind.word(), *count)).collect(),
         pipeline: plan.pipeline,
         connect_rate_per_second: plan.connect_rate,
         timeout_ns: nanos(plan.timeout),
         source_ips: plan.sources.clone(),
         seed: plan.seed,
     }
+}
+
+/// Where the rate is one for the whole run there are none.
+fn stages(report: &Report) -> Option<Vec<StageForm>> {
+    let (Some(open_loop), None) = (&report.plan.open_loop, report.plan.rate) else { return None };
+    let form = |stage: Stage| StageForm {
+        length_ns: nanos(stage.length),
+        from_per_second: stage.from,
+        to_per_second: stage.to,
+    };
+    Some(open_loop.profile.stages().map(form).collect())
 }
 
 fn connections(report: &Report) -> Connections {
@@ -179,33 +259,54 @@ fn difference(mismatch: &Mismatch) -> Difference {
     }
 }
 
-fn latency(values: &Histogram<u64>) -> Latency {
-    let at = |percentile| values.value_at_percentile(percentile);
-    Latency {
-        latency_count: values.len(),
-        latency_min_ns: values.min(),
-        latency_mean_ns: values.mean().round() as u64,
-        latency_stdev_ns: values.stdev().round() as u64,
-        latency_p50_ns: at(50.0),
-        latency_p75_ns: at(75.0),
-        latency_p90_ns: at(90.0),
-        latency_p99_ns: at(99.0),
-        latency_p99_9_ns: at(99.9),
-        latency_p99_99_ns: at(99.99),
-        latency_max_ns: values.max(),
-        latency_histogram_v2_deflate_base64: encoded(values),
+impl Distribution {
+    pub fn new(values: &Histogram<u64>) -> Distribution {
+        Distribution {
+            summary: Summary::new(values),
+            histogram_v2_deflate_base64: hdr::encode(values),
+        }
     }
 }
 
-fn encoded(values: &Histogram<u64>) -> String {
-    let mut bytes = Vec::new();
-    V2DeflateSerializer::new()
-        .serialize(values, &mut bytes)
-        .expect("counts fit, and a vector takes all bytes");
-    BASE64.encode(bytes)
+impl Summary {
+    pub fn new(values: &Histogram<u64>) -> Summary {
+        let some = |value: u64| (!values.is_empty()).then_some(value);
+        let at = |percentile| some(values.value_at_percentile(percentile));
+        Summary {
+            count: values.len(),
+            min_ns: some(values.min()),
+            mean_ns: some(values.mean().round() as u64),
+            stdev_ns: some(values.stdev().round() as u64),
+            p50_ns: at(50.0),
+            p75_ns: at(75.0),
+            p90_ns: at(90.0),
+            p99_ns: at(99.0),
+            p99_9_ns: at(99.9),
+            p99_99_ns: at(99.99),
+            max_ns: some(values.max()),
+        }
+    }
 }
 
-fn nanos(time: Duration) -> u64 {
+fn objective(outcome: &Outcome) -> Objective {
+    let (limit, measured) = (outcome.slo.limit(), outcome.measured);
+    let is_time = !matches!(outcome.slo.metric(), Metric::Rate | Metric::Errors);
+    Objective {
+        objective: outcome.slo.to_string(),
+        limit_ns: is_time.then_some(limit),
+        limit: (!is_time).then_some(limit),
+        measured_ns: measured.filter(|_| is_time).map(|nanos| nanos.round() as u64),
+        measured: measured.filter(|_| !is_time),
+        met: outcome.met,
+    }
+}
+
+fn unix_nanos(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos)
+}
+
+/// In whole nanoseconds, of which 584 years fit.
+pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -213,7 +314,6 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
-    use hdrhistogram::serialization::Deserializer;
     use serde_json::Value;
 
     fn form(report: &Report) -> Value {
@@ -223,18 +323,32 @@ mod tests {
     #[test]
     fn the_histogram_in_it_has_the_same_percentiles() {
         let form = form(&report());
-        let text = form["latency_histogram_v2_deflate_base64"].as_str().expect("text");
-        let bytes = BASE64.decode(text).expect("base64");
-        let values: Histogram<u64> =
-            Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram");
+        let latency = &form["latency"];
+        let text = latency["histogram_v2_deflate_base64"].as_str().expect("text");
+        let values = hdr::decode(text).expect("a histogram");
         let keys =
             [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9), ("p99_99", 99.99)];
         for (key, percentile) in keys {
             let value = values.value_at_percentile(percentile);
-            assert_eq!(form[format!("latency_{key}_ns")].as_u64(), Some(value), "{key}");
+            assert_eq!(latency[format!("{key}_ns")].as_u64(), Some(value), "{key}");
         }
-        assert_eq!(form["latency_count"].as_u64(), Some(values.len()));
-        assert_eq!(form["latency_max_ns"].as_u64(), Some(values.max()));
+        assert_eq!(latency["count"].as_u64(), Some(values.len()));
+        assert_eq!(latency["max_ns"].as_u64(), Some(values.max()));
+    }
+
+    #[test]
+    fn the_histogram_in_it_has_the_percentiles_of_the_text_form() {
+        let report = report();
+        let form = form(&report);
+        let text = form["latency"]["histogram_v2_deflate_base64"].as_str().expect("text");
+        let values = hdr::decode(text).expect("a histogram");
+        let shown = crate::report::text::render(&report, Default::default());
+        for (name, percentile) in [("50%", 50.0), ("99%", 99.0), ("99.99%", 99.99)] {
+            let line = shown.lines().find(|line| line.trim_start().starts_with(name));
+            let nanos = values.value_at_percentile(percentile);
+            let expected = crate::report::time_text(Duration::from_nanos(nanos));
+            assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
+        }
     }
 
     #[test]

@@ -1,24 +1,32 @@
-//! What a run is worth: the verdict, the exit code, and the two forms of the report.
+//! What a run is worth: the verdict, the exit code, and the forms of the report.
+//!
+//! * here: the verdict
+//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms
+//! * `saved`: reports read back; `compare`, `merge`: what is made of them
 
+pub mod compare;
+mod hdr;
 mod json;
+mod load;
+pub mod merge;
+mod outputs;
+mod rows;
+mod saved;
 mod text;
 
-use std::fmt::Write as _;
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use crate::args::OutputFormat;
+pub use outputs::Outputs;
+
 use crate::cpu::ThreadUse;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::outcome::Records;
 use crate::plan::Plan;
-
-/// A generator whose threads are busier than this has hardly been idle: a reply that arrived had to
-/// wait for the tool, and a faster server would not have had more requests to answer.
-///
-/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
-/// thread that is kept from running is no less the bottleneck.
-const SATURATED: f64 = 0.95;
+use crate::slo::{Observed, Outcome, Slo};
+use crate::verdict::{self, SATURATED};
 
 /// From this share of the period on it is said that the generator waited for processors: others
 /// had taken them, the server or strangers.
@@ -28,10 +36,34 @@ const SHORT_OF_PROCESSORS: f64 = 0.05;
 pub struct Report {
     pub plan: Arc<Plan>,
     pub records: Records,
-    /// Ended by a signal.
+    /// When the measured period began, if it did.
+    pub began_at: Option<SystemTime>,
+    /// Ended by a signal or a key.
     pub interrupted: bool,
+    /// Ended because it could not pass any more.
+    pub aborted: Option<Abort>,
+    pub slos: Vec<Slo>,
     /// Processors that the server of our own has used, on average.
     pub server_cores: Option<f64>,
+}
+
+/// Why a run that could not pass any more was ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Abort {
+    /// This second, counted from 1, missed an objective.
+    Missed(u64, Outcome),
+    /// So many connections failed or were lost, or had a byte that differed.
+    Errors(u64),
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Abort::Missed(second, outcome) => write!(f, "second {second}: {outcome}"),
+            Abort::Errors(1) => f.write_str("one connection failed, was lost or differed"),
+            Abort::Errors(count) => write!(f, "{count} connections failed, were lost or differed"),
+        }
+    }
 }
 
 /// Whether the figures are what was asked for.
@@ -46,6 +78,8 @@ pub enum Verdict {
     NothingServed,
     /// Connections ended, or replies were missing, before the end.
     ConnectionsLost,
+    /// The generator did not keep its schedule, so the figures are at least partly its own.
+    GeneratorLimited,
 }
 
 impl Verdict {
@@ -57,6 +91,7 @@ impl Verdict {
             Verdict::UnderConnected => "under-connected",
             Verdict::NothingServed => "nothing-served",
             Verdict::ConnectionsLost => "connections-lost",
+            Verdict::GeneratorLimited => "generator-limited",
         }
     }
 }
@@ -65,8 +100,8 @@ impl Report {
     /// The worst that can be said of the run.
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
-        // An interrupted run does not wait for its last replies.
-        let unanswered = records.unanswered > 0 && !self.interrupted;
+        // A run that is ended early does not wait for its last replies.
+        let unanswered = records.timed_out + records.unanswered > 0 && !self.ended_early();
         // A default that the machine has no room for is announced, and no failure.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
@@ -80,6 +115,8 @@ impl Report {
             Verdict::ConnectionsLost
         } else if records.established < wanted {
             Verdict::UnderConnected
+        } else if verdict::generator_limit(plan, records).is_some() {
+            Verdict::GeneratorLimited
         } else {
             Verdict::Valid
         }
@@ -90,9 +127,32 @@ impl Report {
         match self.verdict() {
             Verdict::Differed => Exit::Differed,
             _ if self.interrupted => Exit::Interrupted,
+            Verdict::Valid if self.missed() => Exit::SloMissed,
             Verdict::Valid => Exit::Ok,
             _ => Exit::NotValid,
         }
+    }
+
+    /// What became of each objective.
+    pub fn objectives(&self) -> Vec<Outcome> {
+        let records = &self.records;
+        let long_enough = !records.elapsed().is_zero();
+        let observed = Observed {
+            latency: &records.latency,
+            rate: long_enough.then(|| self.requests_per_second()),
+            errors: records.connect_failed() + records.losses.total() + records.mismatches,
+        };
+        self.slos.iter().map(|slo| slo.judge(&observed)).collect()
+    }
+
+    /// Whether an objective was missed, by the whole run or by the second that ended it.
+    fn missed(&self) -> bool {
+        matches!(self.aborted, Some(Abort::Missed(..)))
+            || self.objectives().iter().any(|outcome| !outcome.met)
+    }
+
+    fn ended_early(&self) -> bool {
+        self.interrupted || self.aborted.is_some()
     }
 
     /// The verdict with its reason, in one line.
@@ -102,7 +162,19 @@ impl Report {
         if self.interrupted {
             notes.insert(0, "interrupted: a shorter run than asked for".into());
         }
+        if let Some(abort) = &self.aborted {
+            notes.insert(0, format!("aborted: {abort}"));
+        }
         write!(text, " ({})", notes.join("; ")).expect("writing to a string");
+        text
+    }
+
+    /// The verdict, and the objectives that were missed, in one line.
+    pub fn result_text(&self) -> String {
+        let mut text = self.verdict_text();
+        for outcome in self.objectives().iter().filter(|outcome| !outcome.met) {
+            write!(text, "; {outcome}").expect("writing to a string");
+        }
         text
     }
 
@@ -112,7 +184,11 @@ impl Report {
         let of_asked = format!("{established} of {asked} connections");
         match self.verdict() {
             Verdict::Valid => {
-                let mut notes = vec!["closed loop".to_string(), self.busy_note()];
+                let mut notes = match plan.open_loop {
+                    None => vec!["closed loop".to_string()],
+                    Some(_) => load::open_loop_notes(records),
+                };
+                notes.push(self.busy_note());
                 if established < asked {
                     notes.insert(0, format!("{of_asked}, as many as the machine has room for"));
                 }
@@ -122,13 +198,17 @@ impl Report {
                 vec![format!("on {} of {established} connections", records.mismatches)]
             }
             Verdict::UnderConnected => vec![of_asked],
+            Verdict::GeneratorLimited => {
+                let limit = verdict::generator_limit(plan, records);
+                vec![limit.unwrap_or_default(), self.busy_note()]
+            }
             Verdict::NothingServed => {
                 vec![format!("{established} connections, none had a complete reply")]
             }
             Verdict::ConnectionsLost => vec![format!(
                 "{} of {established} connections lost, {} requests unanswered",
                 records.losses.total(),
-                records.unanswered
+                records.timed_out + records.unanswered
             )],
         }
     }
@@ -141,7 +221,7 @@ impl Report {
             write!(note, ", of that {} % waiting for a processor", percent(waiting / busy))
                 .expect("writing to a string");
         }
-        if busy >= SATURATED {
+        if busy >= SATURATED && self.plan.open_loop.is_none() {
             note += ": the rate is at least partly the generator's, \
                      and latencies include its own queueing";
         }
@@ -151,7 +231,7 @@ impl Report {
     /// The share of the measured period that the busiest thread ran or waited for a processor.
     pub fn generator_busy(&self) -> f64 {
         let used = self.busiest_thread();
-        self.per_second((used.running + used.waiting).as_secs_f64()).min(1.0)
+        self.per_second(used.busy().as_secs_f64()).min(1.0)
     }
 
     /// The part of that share that it waited: processors were taken by others.
@@ -161,7 +241,7 @@ impl Report {
 
     fn busiest_thread(&self) -> ThreadUse {
         let uses = self.records.thread_uses.iter().copied();
-        uses.max_by_key(|used| used.running + used.waiting).unwrap_or_default()
+        uses.max_by_key(|used| used.busy()).unwrap_or_default()
     }
 
     /// Processors that the clients used, on average.
@@ -213,26 +293,23 @@ impl Report {
         errors.retain(|(_, count)| *count > 0);
         errors
     }
+}
 
-    /// Writes the report.
-    ///
-    /// # Errors
-    /// Writing failed.
-    pub fn write(
-        &self,
-        out: &mut dyn io::Write,
-        format: OutputFormat,
-        spectrum: bool,
-    ) -> io::Result<()> {
-        match format {
-            OutputFormat::Text => out.write_all(text::render(self, spectrum).as_bytes())?,
-            OutputFormat::Json => {
-                serde_json::to_writer_pretty(&mut *out, &json::Form::new(self))?;
-                out.write_all(b"\n")?;
-            }
-        }
-        out.flush()
-    }
+/// Writes to stdout what is no report of a run.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::Setup(format!("cannot write to stdout: {error}")))
+}
+
+/// A time for people, with two decimals.
+pub fn time_text(time: Duration) -> String {
+    text::time_us(time.as_secs_f64() * 1e6)
+}
+
+/// A count or a rate for people, with k and M for thousands.
+pub fn metric(value: f64) -> String {
+    text::metric(value)
 }
 
 /// The name under which a failed connect is counted.
@@ -251,7 +328,7 @@ fn connect_error_name(errno: i32) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    //! A synthetic run that the tests of both forms share, and the verdicts.
+    //! A synthetic run that the tests of all forms share, and the verdicts.
 
     use super::*;
     use crate::args::Args;
@@ -260,7 +337,6 @@ pub mod tests {
     use clap::Parser;
     use echopool::error::Errno;
     use echopool::time::Time;
-    use std::time::Duration;
 
     pub fn plan(flags: &str) -> Plan {
         let machine = Machine {
@@ -283,6 +359,8 @@ pub mod tests {
         for micros in 1..=1000 {
             records.reply(began + second, Duration::from_micros(micros), true);
         }
+        records.offered = 1000;
+        records.service_time = records.latency.clone();
         records.requests = 1000;
         records.bytes = 64_000;
         records.bytes_verified = 64_000;
@@ -290,11 +368,22 @@ pub mod tests {
         records.rate(550, second);
         records.replies_each = vec![400, 600];
         let half = Duration::from_millis(500);
-        records.thread_uses = vec![ThreadUse { running: half, waiting: half / 2 }; 2];
+        records.thread_uses = vec![
+            ThreadUse {
+                running: half,
+                waiting: half / 2,
+                switches_voluntary: 10,
+                switches_involuntary: 1,
+            };
+            2
+        ];
         Report {
             plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
             records,
+            began_at: None,
             interrupted: false,
+            aborted: None,
+            slos: Vec::new(),
             server_cores: None,
         }
     }
@@ -356,6 +445,35 @@ pub mod tests {
         assert_eq!(report.errors(), errors);
         report.records.replies_each = vec![0, 0];
         assert_eq!((report.verdict(), report.exit()), (Verdict::NothingServed, Exit::NotValid));
+    }
+
+    #[test]
+    fn a_missed_objective_has_its_own_exit_code() {
+        let mut report = report();
+        let slo = |text| crate::slo::parse(text).expect(text);
+        report.slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
+        assert_eq!(report.exit(), Exit::Ok);
+        report.slos.push(slo("max<1us"));
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+        let met: Vec<_> = report.objectives().iter().map(|outcome| outcome.met).collect();
+        assert_eq!(met, [true, true, true, false]);
+        report.records.loss(Loss::Reset);
+        assert_eq!(report.exit(), Exit::NotValid, "then the latency says nothing either");
+    }
+
+    #[test]
+    fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
+        let mut report = report();
+        let slo = crate::slo::parse("p99<2ms").expect("an objective");
+        let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
+        report.slos = vec![slo];
+        report.aborted = Some(Abort::Missed(3, outcome));
+        report.records.unanswered = 5;
+        assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+        let text = report.verdict_text();
+        assert!(text.starts_with("valid (aborted: second 3: p99<2ms missed (4.00ms); "), "{text}");
+        report.aborted = Some(Abort::Errors(1));
+        assert_eq!(report.exit(), Exit::Ok, "the verdict tells what the error was");
     }
 
     #[test]

@@ -6,22 +6,34 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::Report;
+use super::hdr::TICKS_PER_HALF;
+use super::{Report, load};
 use crate::flow::Mismatch;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
-/// Lines of the full spectrum for each halving of the distance to 100 %.
-const TICKS_PER_HALF: u32 = 5;
 
-/// The whole report; `spectrum` adds every percentile.
-pub fn render(report: &Report, spectrum: bool) -> String {
+/// What the report shows beside what it always shows.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Shown {
+    /// Every percentile.
+    pub spectrum: bool,
+    /// The service time.
+    pub uncorrected: bool,
+}
+
+/// The whole report.
+pub fn render(report: &Report, shown: Shown) -> String {
     let mut out = String::new();
     head(&mut out, report);
     thread_stats(&mut out, report);
-    distribution(&mut out, &report.records.latency);
-    if spectrum {
-        full_spectrum(&mut out, &report.records.latency);
+    let latency = &report.records.latency;
+    distribution(&mut out, "Latency Distribution", latency);
+    if shown.spectrum {
+        full_spectrum(&mut out, latency);
+    }
+    if shown.uncorrected {
+        uncorrected(&mut out, &report.records.service_time, shown.spectrum);
     }
     totals(&mut out, report);
     evidence(&mut out, report);
@@ -80,11 +92,19 @@ fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
     within as f64 * 100.0 / values.len() as f64
 }
 
-fn distribution(out: &mut String, latency: &Histogram<u64>) {
-    line(out, "  Latency Distribution");
+fn distribution(out: &mut String, title: &str, latency: &Histogram<u64>) {
+    line(out, format_args!("  {title}"));
     for percentile in PERCENTILES {
         let value = latency.value_at_percentile(percentile) as f64 / 1e3;
         line(out, format_args!("{percentile:>7}%{}", aligned(&time_us(value), 10)));
+    }
+}
+
+/// Of a closed loop both are the same: a request is sent when it is due.
+fn uncorrected(out: &mut String, service_time: &Histogram<u64>, spectrum: bool) {
+    distribution(out, "Uncorrected Latency Distribution (service time)", service_time);
+    if spectrum {
+        full_spectrum(out, service_time);
     }
 }
 
@@ -160,10 +180,14 @@ fn evidence(out: &mut String, report: &Report) {
     for mismatch in &records.first_mismatches {
         line(out, mismatch_text(mismatch));
     }
-    let (late, unanswered) = (records.replies_late, records.unanswered);
+    load::lines(report).into_iter().for_each(|text| line(out, text));
+    let (late, unanswered) = (records.replies_late, records.timed_out + records.unanswered);
     line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
+    for outcome in report.objectives() {
+        line(out, format_args!("SLO: {outcome}"));
+    }
     line(out, format_args!("Verdict: {}", report.verdict_text()));
 }
 
@@ -231,7 +255,7 @@ fn whole_time(time: Duration) -> String {
     format!("{}{name}", nanos / unit)
 }
 
-fn time_us(micros: f64) -> String {
+pub fn time_us(micros: f64) -> String {
     match micros {
         _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
         _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
@@ -241,7 +265,7 @@ fn time_us(micros: f64) -> String {
     }
 }
 
-fn metric(value: f64) -> String {
+pub fn metric(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }
 
@@ -264,6 +288,8 @@ mod tests {
     use super::*;
     use crate::flow::Loss;
 
+    const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };
+
     const GOLDEN: &str = "\
 Running 1s test @ tcp://127.0.0.1:7777
   2 threads and 2 connections
@@ -283,6 +309,10 @@ Transfer/sec:     62.50KB
 Connections: 2 asked, 2 established, 2 served, 0 lost
 Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
+Offered: 1000 requests: 1000 completed, 0 timed out, 0 unanswered, 0 never sent
+Fairness: 0.9615 (Jain)
+Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
+50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary
 Replies after the end: 0, never: 0
 Errors: none
 CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
@@ -293,7 +323,7 @@ for a processor)
 
     #[test]
     fn golden() {
-        let text = render(&report(), false);
+        let text = render(&report(), Shown::default());
         assert_eq!(text, GOLDEN, "\n{text}");
     }
 
@@ -304,7 +334,7 @@ for a processor)
         report.records.loss(Loss::Reset);
         report.records.loss(Loss::TimedOut);
         report.server_cores = Some(1.5);
-        let text = render(&report, false);
+        let text = render(&report, Shown::default());
         let lines = [
             "  Socket errors: connect 0, read 1, write 0, timeout 1\n",
             "Verified: 64000 bytes, 1 mismatches\n",
@@ -320,17 +350,25 @@ for a processor)
 
     #[test]
     fn the_spectrum_ends_with_all_of_the_values() {
-        let text = render(&report(), true);
+        let text = render(&report(), SPECTRUM);
         let last = text.lines().rfind(|line| line.ends_with("inf")).expect("a last line");
         let columns: Vec<_> = last.split_whitespace().collect();
         assert_eq!(columns[1..], ["1.000000", "1000", "inf"]);
     }
 
     #[test]
+    fn the_uncorrected_latency_follows_the_latency() {
+        let text = render(&report(), Shown { spectrum: true, uncorrected: true });
+        let at = |title| text.find(title).expect(title);
+        assert!(at("  Latency Distribution\n") < at("  Uncorrected Latency Distribution (service"));
+        assert_eq!(text.matches("  Detailed Percentile spectrum:\n").count(), 2);
+    }
+
+    #[test]
     fn a_run_without_a_reply_has_a_report() {
         let mut report = report();
         report.records = crate::outcome::Records::default();
-        let text = render(&report, true);
+        let text = render(&report, SPECTRUM);
         assert!(text.contains("  0 requests in 0.00us, 0.00B read"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
     }

@@ -12,4 +12,6 @@ mod echo;
 mod harness;
 mod limits;
 mod scale;
+mod seeds;
+mod services;
 mod startup;

@@ -32,6 +32,10 @@ pub enum Fault {
     Surplus { connection: u64 },
     /// Each byte is sent on its own.
     Trickle,
+    /// Nothing is ever echoed, on no connection.
+    Mute,
+    /// Each read waits this long before it is echoed.
+    Slow { wait: Duration },
 }
 
 /// The server. Its threads end with their connections.
@@ -165,6 +169,14 @@ impl Reply<'_> {
                 let mut rest = [0; 1024];
                 while stream.read(&mut rest)? > 0 {}
                 return Ok(false);
+            }
+            Fault::Mute => {
+                fired();
+            }
+            Fault::Slow { wait } => {
+                fired();
+                thread::sleep(wait);
+                stream.write_all(self.bytes)?;
             }
             Fault::Trickle => {
                 fired();

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::options::Slow;
 use super::post::{Kind, RUN_HEAD_BYTES, Run};
 use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, NOT_SENT_BYTES, QUEUE_FULL, WELCOME,
@@ -14,6 +13,7 @@ use crate::buffer::{Chain, Lease};
 use crate::clients::SendError;
 use crate::framing::{LENGTH_BYTES, length};
 use crate::service::{Answer, Connection, ConnectionId, Message};
+use crate::spec::Slow;
 
 /// An answer to a member of another worker: what it sent to `about` was not delivered.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::delivery::{Owed, Payload};
 use super::log::Log;
 use super::members::{Member, Members};
-use super::options::{Bounds, HubOptions, Slow};
+use super::options::Bounds;
 use super::post::{NoRoom, PARCELS_MAX, Post, UNICASTS_MAX};
 use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
 use crate::buffer::{Chain, Lease, Pool};
@@ -17,6 +17,7 @@ use crate::error::CloseReason;
 use crate::framing::ByteOrder;
 use crate::service::{Answer, Connection, ConnectionId, Turn, Workplace};
 use crate::slots::SlotQueue;
+use crate::spec::{HubOptions, Slow};
 use crate::stats::Counters;
 use crate::time::Time;
 

@@ -7,7 +7,7 @@
 //! parts of the log in the member's own bounded queue.
 //!
 //! * `protocol`: the frames, written and read.
-//! * `options`: what can be chosen, and the limits that follow.
+//! * `options`: the limits that follow from what is chosen.
 //! * `members`: the clients of a worker, and whether there is room for more in their queues.
 //! * `log`: the buffer that is written once.
 //! * `post`: from worker to worker.
@@ -25,6 +25,7 @@ use crate::buffer::Lease;
 use crate::config::{BUFFER_SIZE, LEASES_PER_CONNECTION_MAX, Limits, WORKERS_MAX};
 use crate::error::CloseReason;
 use crate::framing::LENGTH_BYTES;
+use crate::spec::HubOptions;
 use crate::time::Time;
 
 mod delivery;
@@ -37,13 +38,19 @@ pub mod protocol;
 #[cfg(test)]
 mod tests;
 
-pub use options::{HubOptions, MAX_MESSAGE, QUEUE, Slow};
-
 use local::Local;
 use options::Bounds;
 use post::{Post, Registry};
 
-/// Messages between clients. Made once for each listener; the workers' clones find each other.
+/// Messages between clients. The workers' clones find each other; those of another listener are
+/// another hub.
+///
+/// ```
+/// use echopool::service::Hub;
+/// use echopool::spec::{HubOptions, Slow};
+///
+/// let hub = Hub::new(HubOptions { slow: Slow::Close, ..HubOptions::default() });
+/// ```
 pub struct Hub {
     options: HubOptions,
     registry: Arc<Registry>,
@@ -66,7 +73,7 @@ impl Hub {
 
 impl Default for Hub {
     fn default() -> Hub {
-        Hub::new(HubOptions::new())
+        Hub::new(HubOptions::default())
     }
 }
 
@@ -89,7 +96,7 @@ impl Service for Hub {
     type Session = ();
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
-        let bounds = self.options.check(limits)?;
+        let bounds = Bounds::check(&self.options, limits)?;
         self.references.store(bounds.references_per_client(), Ordering::Relaxed);
         Ok(())
     }

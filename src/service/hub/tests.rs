@@ -139,7 +139,7 @@ fn start_with(config: Config, options: HubOptions) -> (ServerHandle, SocketAddr)
 }
 
 fn start(workers: usize) -> (ServerHandle, SocketAddr) {
-    start_with(config(workers), HubOptions::new().notices(false))
+    start_with(config(workers), HubOptions { notices: false, ..HubOptions::default() })
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -160,7 +160,7 @@ fn ends_clean(server: &ServerHandle) {
 #[test]
 fn clients_are_welcomed_listed_and_told_of_each_other() {
     for workers in [1, 3] {
-        let (server, address) = start_with(config(workers), HubOptions::new());
+        let (server, address) = start_with(config(workers), HubOptions::default());
         let mut first = Client::new(address);
         assert_eq!(first.list(), BTreeSet::from([first.id]));
         let mut others: Vec<Client> = Vec::new();
@@ -367,7 +367,7 @@ fn the_server_speaks_to_one_and_to_all_and_disconnects() {
 fn a_hub_has_the_clients_of_its_listener_only() {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = config(2).listen(anywhere).listen(anywhere);
-    let hub = Hub::new(HubOptions::new());
+    let hub = Hub::new(HubOptions::default());
     let services = vec![Builtin::Hub(hub.clone()), Builtin::Echo(Echo), Builtin::Hub(hub)];
     let server = Server::start(config, OfListener::new(services)).unwrap();
     let address = |at: usize| server.local_endpoints()[at].socket_addr().unwrap();

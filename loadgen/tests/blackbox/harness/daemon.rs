@@ -23,6 +23,7 @@ pub struct Daemon {
     /// Locked only so that tests may watch a daemon from several threads.
     stdout: Mutex<Receiver<String>>,
     addresses: Vec<SocketAddr>,
+    targets: Vec<String>,
     log: PathBuf,
     status: Option<ExitStatus>,
 }
@@ -50,7 +51,8 @@ impl Daemon {
             .expect("starting the daemon");
         let stdout = lines(child.stdout.take().expect("stdout is piped"));
         let stdout = Mutex::new(stdout);
-        let mut daemon = Daemon { child, stdout, addresses: Vec::new(), log, status: None };
+        let (addresses, targets) = (Vec::new(), Vec::new());
+        let mut daemon = Daemon { child, stdout, addresses, targets, log, status: None };
         let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
         daemon.addresses = (0..listeners).map(|_| daemon.ready_line()).collect();
         daemon
@@ -62,9 +64,18 @@ impl Daemon {
                 panic!("no ready line ({error}); the daemon said:\n{}", self.log());
             },
         );
-        line.strip_prefix("echopool listening on tcp://")
-            .and_then(|address| address.parse().ok())
-            .unwrap_or_else(|| panic!("not a ready line: {line:?}"))
+        let target = line.strip_prefix("echopool listening on ");
+        let address = target.and_then(|target| {
+            let (_, rest) = target.split_once("://")?;
+            rest.split('?').next()?.parse().ok()
+        });
+        self.targets.extend(target.map(str::to_owned));
+        address.unwrap_or_else(|| panic!("not a ready line: {line:?}"))
+    }
+
+    /// What the ready lines name, in the order of `--listen`: services with addresses and options.
+    pub fn targets(&self) -> &[String] {
+        &self.targets
     }
 
     /// Where it listens: the first, usually the only address.
@@ -295,8 +306,8 @@ fn log_path() -> PathBuf {
     std::env::temp_dir().join(format!("echopool-{}-{number}.log", std::process::id()))
 }
 
-/// Reads lines on a thread, so that waiting for one can be bounded.
-fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
+/// The lines of a process's stdout, read on a thread so that waiting for one can be bounded.
+pub fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {

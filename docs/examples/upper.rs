@@ -1,0 +1,63 @@
+//! A service of one's own: lines come back in capitals, each when it is complete.
+//!
+//! ```text
+//! cargo run --example upper -- 127.0.0.1:7777
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use echopool::framing::{Delimiter, Framing, Scan};
+use echopool::service::{Answer, Connection};
+use echopool::{CloseReason, Config, Server, Service};
+
+/// Each worker has a clone of it, and calls it for its own connections only: no locks.
+#[derive(Clone)]
+pub struct Upper {
+    lines: Framing,
+}
+
+impl Upper {
+    /// For lines of at most `max` bytes.
+    pub fn with_lines_of(max: u32) -> Upper {
+        let delimiter = Delimiter::new(b"\n").expect("1 to 16 bytes");
+        Upper { lines: Framing::Delimiter { delimiter, max } }
+    }
+}
+
+impl Service for Upper {
+    /// How far the search for the end of the line has come, for each connection.
+    type Session = Scan;
+
+    fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        let (complete, error) = self.lines.all(connection.input, scan, |_line| {});
+        // The begin of the next line stays in the input, and is handed in again with the rest.
+        let Some(mut lines) = connection.input.split_to(complete) else {
+            // No buffer is free for it: once more in a while, from the begin.
+            *scan = Scan::default();
+            return Answer::WaitUntil(connection.now() + Duration::from_millis(1));
+        };
+        while let Some(mut lease) = lines.pop_front() {
+            lease.filled_mut().make_ascii_uppercase();
+            connection.output.push_back(lease);
+        }
+        match error {
+            Some(_) => Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
+            None => Answer::Continue,
+        }
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        self.data(connection, scan)
+    }
+}
+
+#[allow(dead_code)] // The test that runs this file starts a server of its own.
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
+    let config = Config::new().listen(address.parse::<SocketAddr>()?).max_connections(1000);
+    let server = Server::start(config, Upper::with_lines_of(1000))?;
+    println!("listening on {}", server.local_endpoints()[0]);
+    server.wait();
+    Ok(())
+}

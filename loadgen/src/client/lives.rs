@@ -1,0 +1,151 @@
+//! A connection's life: it is established, closed when its lifetime is over, and begun anew.
+
+use std::time::Duration;
+
+use echopool::service::{Answer, ConnectTo, Connection, Turn};
+use echopool::time::Time;
+
+use super::{Client, Phase};
+use crate::control;
+use crate::flow::State;
+use crate::payload::Stream;
+use crate::plan::Lifetime;
+
+/// How long after a failed connect the next one is tried, when it is one of many in a
+/// connection's lives; a first connect is not tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// What is known of a connection's place beside its present [conversation](crate::flow::Flow):
+/// what a reply in a closed loop does not need.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// How often it has been established.
+    pub(super) lives: u64,
+    /// Replies recorded in earlier lives.
+    served_before: u64,
+    /// Replies of this life that were not recorded, as they were those of the warm-up.
+    pub(super) unrecorded: u64,
+    /// When its connect was begun.
+    connect_began: Time,
+    /// Since when it has had room for a request; known in an open loop.
+    pub(super) room_since: Time,
+    /// The connection is closed after so many requests, or at that time.
+    retire_after: u64,
+    retire_at: Time,
+}
+
+impl Place {
+    /// Never connected.
+    pub(super) const NEW: Place = Place {
+        lives: 0,
+        served_before: 0,
+        unrecorded: 0,
+        connect_began: Time::ZERO,
+        room_since: Time::ZERO,
+        retire_after: u64::MAX,
+        retire_at: Time::MAX,
+    };
+}
+
+impl Client {
+    /// Replies that were recorded, in all lives of this place.
+    pub(super) fn served(&self, index: usize) -> u64 {
+        let place = &self.places[index];
+        place.served_before + self.flows[index].completed - place.unrecorded
+    }
+
+    /// Whether the connection's life is over: no request is to be begun any more.
+    #[inline]
+    pub(super) fn retires(&self, index: usize, now: Time) -> bool {
+        self.plan.lifetime.is_some() && {
+            let place = &self.places[index];
+            self.flows[index].begun >= place.retire_after || now >= place.retire_at
+        }
+    }
+
+    /// Begins the connect of a connection.
+    pub(super) fn connect(&mut self, turn: &mut Turn<'_>, index: usize) {
+        let tag = self.share.first_connection + index as u64;
+        self.places[index].connect_began = turn.now();
+        turn.connect(ConnectTo {
+            target: self.plan.target,
+            source: self.plan.source(tag),
+            tag,
+            deadline: turn.now() + self.plan.timeout,
+        });
+        self.connecting += 1;
+    }
+
+    pub(super) fn established(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
+        let now = connection.now();
+        let flow = &mut self.flows[index];
+        assert_eq!(flow.state, State::Absent, "a connection is established once in a life");
+        flow.state = State::Open;
+        flow.id = Some(connection.id());
+        let place = &mut self.places[index];
+        place.room_since = now;
+        place.lives += 1;
+        self.records.connect.saturating_record((now - place.connect_began).as_nanos() as u64);
+        match place.lives {
+            1 => self.records.established += 1,
+            _ => self.records.reconnects += 1,
+        }
+        self.set_lifetime(index, now);
+        self.connecting -= 1;
+        self.open += 1;
+        control::add(&self.tally().open, 1);
+        match self.phase {
+            Phase::Connecting | Phase::Ready => Answer::Continue,
+            // It takes the place of one whose life was over.
+            Phase::Measuring | Phase::Draining(_) => self.go_on(connection, index),
+        }
+    }
+
+    /// The first life is a random part of the whole, so that connections that were begun together
+    /// do not end together.
+    fn set_lifetime(&mut self, index: usize, now: Time) {
+        let Some(lifetime) = self.plan.lifetime else { return };
+        let place = &mut self.places[index];
+        let random = u128::from(self.flows[index].stream.draw(u64::MAX));
+        let part = |whole: u64| match place.lives {
+            1 => 1 + ((random * u128::from(whole)) >> 64) as u64,
+            _ => whole,
+        };
+        match lifetime {
+            Lifetime::Requests(count) => place.retire_after = part(count),
+            Lifetime::Time(time) => {
+                place.retire_at = now + Duration::from_nanos(part(time.as_nanos() as u64));
+            }
+        }
+    }
+
+    /// A connection whose life was over is closed: its place is taken by a new one.
+    pub(super) fn begin_anew(&mut self, index: usize, now: Time) {
+        let number = self.share.first_connection + index as u64;
+        let served_before = self.served(index);
+        let lives = self.places[index].lives;
+        let stream = Stream::new(self.plan.seed, number + lives * self.plan.connections);
+        self.flows[index].renew(stream);
+        self.places[index] = Place { lives, served_before, ..Place::NEW };
+        self.again.push_front((now, index));
+    }
+
+    /// A connect has failed. The first of a place is not tried again: the run has a connection
+    /// less.
+    pub(super) fn not_established(&mut self, index: usize, now: Time) {
+        if self.places[index].lives > 0 && self.phase == Phase::Measuring {
+            self.again.push_back((now + RETRY_AFTER, index));
+        }
+    }
+
+    /// Begins the connections that are due in the places of earlier ones.
+    pub(super) fn connect_again(&mut self, turn: &mut Turn<'_>) {
+        let in_flight_max = self.plan.connects_in_flight_max();
+        while self.connecting < in_flight_max
+            && turn.free_slots() > 0
+            && let Some((_, index)) = self.again.pop_front_if(|(due, _)| *due <= turn.now())
+        {
+            self.connect(turn, index);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Histograms in the forms that HdrHistogram's own tools read: encoded (V2, deflated, base64), the
+//! interval log, and the percentile distribution.
+
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+
+use crate::intervals::Interval;
+
+/// Lines of a distribution for each halving of the distance to 100 %, as in HdrHistogram's tools.
+pub const TICKS_PER_HALF: u32 = 5;
+/// The tools show values in milliseconds if they were recorded in nanoseconds.
+const NANOS_PER_SHOWN: f64 = 1e6;
+
+/// The text form of a histogram.
+pub fn encode(values: &Histogram<u64>) -> String {
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new()
+        .serialize(values, &mut bytes)
+        .expect("counts fit, and a vector takes all bytes");
+    BASE64.encode(bytes)
+}
+
+/// Reads the text form of a histogram.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode(text: &str) -> Result<Histogram<u64>, String> {
+    let bytes = BASE64.decode(text).map_err(|error| format!("not base64: {error}"))?;
+    let values = Deserializer::new().deserialize(&mut bytes.as_slice());
+    values.map_err(|error| format!("no histogram: {error:?}"))
+}
+
+/// Begins an interval log: the comments that name its format and its time, and the columns.
+/// `began` is when the measured period did; times in the log count from there.
+///
+/// # Errors
+/// Writing failed.
+pub fn begin_log(out: &mut dyn Write, target: &str, began: SystemTime) -> io::Result<()> {
+    let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since_epoch.unwrap_or_default().as_secs_f64();
+    writeln!(out, "#[Logged with loadgen {}, {target}]", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "#[Latency in nanoseconds; Interval_Max in milliseconds]")?;
+    writeln!(out, "#[Histogram log format version 1.3]")?;
+    writeln!(out, "#[StartTime: {seconds:.3} (seconds since epoch)]")?;
+    writeln!(out, "#[BaseTime: {seconds:.3} (seconds since epoch)]")?;
+    writeln!(
+        out,
+        "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+    )
+}
+
+/// Adds a second to an interval log.
+///
+/// # Errors
+/// Writing failed.
+pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
+    let max = match second.latency.is_empty() {
+        true => 0.0,
+        false => second.latency.max() as f64 / NANOS_PER_SHOWN,
+    };
+    let (start, length) = (second.start.as_secs_f64(), second.length.as_secs_f64());
+    writeln!(out, "{start:.3},{length:.3},{max:.3},{}", encode(&second.latency))
+}
+
+/// Writes the percentile distribution as HistogramLogProcessor does.
+///
+/// # Errors
+/// Writing failed.
+pub fn write_distribution(out: &mut dyn Write, values: &Histogram<u64>) -> io::Result<()> {
+    let shown = |nanos: f64| nanos / NANOS_PER_SHOWN;
+    let (title, columns) = ("Value", ["Percentile", "TotalCount", "1/(1-Percentile)"]);
+    writeln!(out, "{title:>12} {:>14} {:>10} {:>14}\n", columns[0], columns[1], columns[2])?;
+    let mut count = 0;
+    for step in values.iter_quantiles(TICKS_PER_HALF) {
+        count += step.count_since_last_iteration();
+        let value = shown(step.value_iterated_to() as f64);
+        let quantile = step.quantile_iterated_to();
+        write!(out, "{value:>12.3} {quantile:>14.12} {count:>10}")?;
+        if quantile < 1.0 {
+            write!(out, " {:>14.2}", 1.0 / (1.0 - quantile))?;
+        }
+        writeln!(out)?;
+    }
+    let (mean, stdev) = (shown(values.mean()), shown(values.stdev()));
+    let max = if values.is_empty() { 0.0 } else { shown(values.max() as f64) };
+    let sub_buckets = (2 * 10u64.pow(values.sigfig().into())).next_power_of_two();
+    writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {stdev:>12.3}]")?;
+    writeln!(out, "#[Max     = {max:>12.3}, Total count    = {:>12}]", values.len())?;
+    writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", values.buckets())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::latency_histogram;
+
+    fn values(micros: std::ops::RangeInclusive<u64>) -> Histogram<u64> {
+        let mut values = latency_histogram();
+        micros.for_each(|micros| values.record(micros * 1000).expect("in bounds"));
+        values
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        let values = values(1..=1000);
+        assert_eq!(decode(&encode(&values)), Ok(values));
+        assert!(decode("?").expect_err("no base64").contains("not base64"));
+        assert!(decode("AAAA").expect_err("no histogram").contains("no histogram"));
+    }
+
+    #[test]
+    fn the_distribution_has_the_columns_of_the_tools() {
+        let mut out = Vec::new();
+        write_distribution(&mut out, &values(1..=1000)).expect("a vector takes all");
+        let text = String::from_utf8(out).expect("text");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "       Value     Percentile TotalCount 1/(1-Percentile)");
+        assert_eq!(lines[2], "       0.001 0.000000000000          1           1.00");
+        assert!(lines.contains(&"       0.500 0.500000000000        500           2.00"), "{text}");
+        assert!(lines.contains(&"       1.000 1.000000000000       1000"), "{text}");
+        let end = &lines[lines.len() - 3..];
+        assert_eq!(end[0], "#[Mean    =        0.501, StdDeviation   =        0.289]");
+        assert_eq!(end[1], "#[Max     =        1.000, Total count    =         1000]");
+        assert_eq!(end[2], "#[Buckets =           32, SubBuckets     =         2048]");
+    }
+}

@@ -1,0 +1,230 @@
+//! What the reports say of the load: how each request ended, and how well the schedule was kept.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::json::Distribution;
+use super::{Report, time_text};
+use crate::cpu::ThreadUse;
+use crate::outcome::Records;
+use crate::seconds::Second;
+use crate::verdict;
+
+/// Lines for people.
+pub fn lines(report: &Report) -> Vec<String> {
+    let records = &report.records;
+    let mut lines = vec![format!(
+        "Offered: {} requests: {} completed, {} timed out, {} unanswered, {} never sent",
+        records.offered,
+        records.completed(),
+        records.timed_out,
+        records.unanswered,
+        records.never_sent
+    )];
+    if records.warmup_requests > 0 {
+        lines.push(format!("Warm-up: {} requests, not recorded", records.warmup_requests));
+    }
+    if report.plan.open_loop.is_some() {
+        lines.push(format!("Service time: {}", shape(&records.service_time)));
+        lines.push(format!("Send lag: {}", shape(&records.send_lag)));
+        lines.push(format!("Own lag: {}", shape(&records.own_lag)));
+    }
+    lines.push(format!("Fairness: {:.4} (Jain)", records.fairness()));
+    if !records.connect.is_empty() {
+        lines.push(format!("Connect: {}", shape(&records.connect)));
+    }
+    if report.plan.lifetime.is_some() {
+        lines.push(format!("Begun anew: {} connections", records.reconnects));
+    }
+    if let Some(worst) = littles_law(records) {
+        lines.push(worst);
+    }
+    lines.extend(thread_lines(report));
+    lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
+    lines
+}
+
+/// What each thread used, if there are not too many to be read.
+fn thread_lines(report: &Report) -> Option<String> {
+    const THREADS_SHOWN: usize = 8;
+    let elapsed = report.records.elapsed().as_secs_f64();
+    let uses = &report.records.thread_uses;
+    if uses.len() > THREADS_SHOWN || elapsed == 0.0 {
+        return None;
+    }
+    let thread = |used: &ThreadUse| {
+        format!(
+            "{:.0} % running, {:.0} % waiting, switches {} voluntary, {} involuntary",
+            used.running.as_secs_f64() / elapsed * 100.0,
+            used.waiting.as_secs_f64() / elapsed * 100.0,
+            used.switches_voluntary,
+            used.switches_involuntary
+        )
+    };
+    let threads: Vec<_> = uses.iter().map(thread).collect();
+    (!threads.is_empty()).then(|| format!("Generator threads: {}", threads.join("; ")))
+}
+
+fn shape(values: &Histogram<u64>) -> String {
+    let at = |quantile| time_text(Duration::from_nanos(values.value_at_quantile(quantile)));
+    format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
+}
+
+/// Little's law over all seconds, and the second where its two sides differ most.
+fn littles_law(records: &Records) -> Option<String> {
+    let steps = records.seconds.steps();
+    let difference = |second: &Second| {
+        let (counted, expected) = (second.outstanding_mean(), second.outstanding_expected());
+        (counted - expected).abs() / counted.max(1.0)
+    };
+    let worst = steps.iter().map(difference).reduce(f64::max)?;
+    let mean = |value: fn(&Second) -> f64| {
+        let weighted = |second: &Second| value(second) * second.length().as_secs_f64();
+        let seconds: f64 = steps.iter().map(|second| second.length().as_secs_f64()).sum();
+        steps.iter().map(weighted).sum::<f64>() / seconds.max(f64::MIN_POSITIVE)
+    };
+    Some(format!(
+        "Little's law: {:.2} outstanding, rate x time {:.2}; a second differs by at most {:.1} %",
+        mean(Second::outstanding_mean),
+        mean(Second::outstanding_expected),
+        worst * 100.0
+    ))
+}
+
+/// What the verdict adds when the schedule was kept.
+pub fn open_loop_notes(records: &Records) -> Vec<String> {
+    let micros = |nanos: u64| format!("{:.0} us", nanos as f64 / 1e3);
+    let mut notes = vec![
+        "open loop".to_string(),
+        format!(
+            "own lag p99 {} of a latency p99 of {}",
+            micros(records.own_lag.value_at_quantile(0.99)),
+            micros(records.latency.value_at_quantile(0.99))
+        ),
+    ];
+    if verdict::lags_at(records, 0.999) {
+        notes.push("beyond p99 latencies are partly the generator's own lag".into());
+    }
+    if records.never_sent > 0 {
+        notes.push(format!(
+            "{} of {} requests were never sent, for no connection had room",
+            records.never_sent, records.offered
+        ));
+    }
+    notes
+}
+
+/// The same for machines.
+#[derive(Serialize)]
+pub struct Form {
+    requests_offered: u64,
+    requests_completed: u64,
+    requests_timed_out: u64,
+    requests_never_sent: u64,
+    requests_warmup: u64,
+    service_time: Distribution,
+    send_lag: Distribution,
+    own_lag: Distribution,
+    connect_latency: Distribution,
+    fairness_jain: f64,
+    reconnects: u64,
+    generator_threads: Vec<Thread>,
+    seconds_step_ns: u64,
+    seconds: Vec<Step>,
+    saturated_seconds: u64,
+    rude_clients: Vec<Rude>,
+}
+
+#[derive(Serialize)]
+struct Thread {
+    running_ns: u64,
+    waiting_ns: u64,
+    switches_voluntary: u64,
+    switches_involuntary: u64,
+}
+
+#[derive(Serialize)]
+struct Step {
+    length_ns: u64,
+    sent: u64,
+    replies: u64,
+    outstanding_mean: f64,
+    outstanding_expected: f64,
+    running_ns: u64,
+    waiting_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Rude {
+    kind: &'static str,
+    asked: u64,
+    established: u64,
+    connect_failed: u64,
+    finished: u64,
+    closed_by_server: u64,
+    reset_by_server: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+impl Form {
+    pub fn new(records: &Records) -> Form {
+        Form {
+            requests_offered: records.offered,
+            requests_completed: records.completed(),
+            requests_timed_out: records.timed_out,
+            requests_never_sent: records.never_sent,
+            requests_warmup: records.warmup_requests,
+            service_time: Distribution::new(&records.service_time),
+            send_lag: Distribution::new(&records.send_lag),
+            own_lag: Distribution::new(&records.own_lag),
+            connect_latency: Distribution::new(&records.connect),
+            fairness_jain: records.fairness(),
+            reconnects: records.reconnects,
+            generator_threads: threads(records),
+            seconds_step_ns: records.seconds.step().as_nanos() as u64,
+            seconds: records.seconds.steps().iter().map(step).collect(),
+            saturated_seconds: records.saturated_seconds,
+            rude_clients: rude(records),
+        }
+    }
+}
+
+fn threads(records: &Records) -> Vec<Thread> {
+    let thread = |used: &ThreadUse| Thread {
+        running_ns: used.running.as_nanos() as u64,
+        waiting_ns: used.waiting.as_nanos() as u64,
+        switches_voluntary: used.switches_voluntary,
+        switches_involuntary: used.switches_involuntary,
+    };
+    records.thread_uses.iter().map(thread).collect()
+}
+
+fn step(second: &Second) -> Step {
+    Step {
+        length_ns: second.length().as_nanos() as u64,
+        sent: second.sent,
+        replies: second.replies,
+        outstanding_mean: second.outstanding_mean(),
+        outstanding_expected: second.outstanding_expected(),
+        running_ns: second.running_ns,
+        waiting_ns: second.waiting_ns,
+    }
+}
+
+fn rude(records: &Records) -> Vec<Rude> {
+    let rude = |count: &crate::rude::RudeCount| Rude {
+        kind: count.kind.word(),
+        asked: count.asked,
+        established: count.established,
+        connect_failed: count.connect_failed,
+        finished: count.finished,
+        closed_by_server: count.closed_by_server,
+        reset_by_server: count.reset_by_server,
+        bytes_sent: count.bytes_sent,
+        bytes_received: count.bytes_received,
+    };
+    records.rude.iter().map(rude).collect()
+}

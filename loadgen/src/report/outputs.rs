@@ -1,0 +1,131 @@
+//! Where results go: the report, the rows of its streaming forms, the interval log and the
+//! percentile distribution. All are opened before the run, which would be in vain if one could not
+//! be, and each second is written out at once, so that an ended program leaves what it had.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::{Report, hdr, json, rows, text};
+use crate::args::{OutputArgs, OutputFormat};
+use crate::failure::Failure;
+use crate::intervals::Interval;
+
+/// All outputs of a run.
+pub struct Outputs {
+    format: OutputFormat,
+    shown: text::Shown,
+    report: Sink,
+    hdr_log: Option<Sink>,
+    hgrm: Option<Sink>,
+}
+
+impl Outputs {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// One cannot be written to, or two are the same.
+    pub fn open(flags: &OutputArgs) -> Result<Outputs, Failure> {
+        flags.check()?;
+        let sink = |path: &Option<_>| path.as_deref().map(Sink::create).transpose();
+        Ok(Outputs {
+            format: flags.output_format,
+            shown: text::Shown { spectrum: flags.latency, uncorrected: flags.uncorrected },
+            report: sink(&flags.output)?.unwrap_or_else(Sink::stdout),
+            hdr_log: sink(&flags.hdr_log)?,
+            hgrm: sink(&flags.hgrm)?,
+        })
+    }
+
+    /// The measured period has begun, at this time.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn begin(&mut self, target: &str, began: SystemTime) -> Result<(), Failure> {
+        if self.format == OutputFormat::Csv {
+            self.report.write(rows::csv_header)?;
+        }
+        match &mut self.hdr_log {
+            Some(log) => log.write(|out| hdr::begin_log(out, target, began)),
+            None => Ok(()),
+        }
+    }
+
+    /// A second is over.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn second(&mut self, second: &Interval) -> Result<(), Failure> {
+        match self.format {
+            OutputFormat::Ndjson => {
+                self.report.write(|out| json_line(out, &rows::Row::new(second)))?;
+            }
+            OutputFormat::Csv => self.report.write(|out| rows::csv_row(out, second))?,
+            OutputFormat::Text | OutputFormat::Json | OutputFormat::Quiet => {}
+        }
+        match &mut self.hdr_log {
+            Some(log) => log.write(|out| hdr::log_second(out, second)),
+            None => Ok(()),
+        }
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn finish(&mut self, report: &Report) -> Result<(), Failure> {
+        let shown = self.shown;
+        self.report.write(|out| match self.format {
+            OutputFormat::Text => out.write_all(text::render(report, shown).as_bytes()),
+            OutputFormat::Json => {
+                serde_json::to_writer_pretty(&mut *out, &json::Form::new(report))?;
+                out.write_all(b"\n")
+            }
+            OutputFormat::Ndjson => json_line(out, &json::Form::new(report)),
+            OutputFormat::Csv | OutputFormat::Quiet => Ok(()),
+        })?;
+        match &mut self.hgrm {
+            Some(hgrm) => hgrm.write(|out| hdr::write_distribution(out, &report.records.latency)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the report says what the exit code means.
+    pub fn tell_the_verdict(&self) -> bool {
+        !matches!(self.format, OutputFormat::Csv | OutputFormat::Quiet)
+    }
+}
+
+fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, form)?;
+    out.write_all(b"\n")
+}
+
+/// A file or stdout, with its name for errors.
+struct Sink {
+    name: String,
+    out: BufWriter<Box<dyn Write>>,
+}
+
+impl Sink {
+    fn create(path: &Path) -> Result<Sink, Failure> {
+        let name = path.display().to_string();
+        match File::create(path) {
+            Ok(file) => Ok(Sink { name, out: BufWriter::new(Box::new(file)) }),
+            Err(error) => Err(Failure::Setup(format!("cannot write to {name}: {error}"))),
+        }
+    }
+
+    fn stdout() -> Sink {
+        Sink { name: "stdout".into(), out: BufWriter::new(Box::new(io::stdout())) }
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let written = write(&mut self.out).and_then(|()| self.out.flush());
+        written.map_err(|error| Failure::Setup(format!("cannot write to {}: {error}", self.name)))
+    }
+}

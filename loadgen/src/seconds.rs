@@ -1,0 +1,179 @@
+//! The measured period second by second, in bounded memory: when there are too many seconds, two
+//! become one.
+
+use std::time::Duration;
+
+/// An hour in seconds; a longer run has coarser steps.
+const STEPS_MAX: usize = 3_600;
+
+/// What happened in one step, in one thread or in all.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Second {
+    /// Threads that are counted in it.
+    pub threads: u32,
+    /// Its length, summed over the threads, in nanoseconds.
+    pub span_ns: u64,
+    /// Requests sent.
+    pub sent: u64,
+    /// Complete replies.
+    pub replies: u64,
+    /// The number of requests that were sent and not answered, integrated over time: requests times
+    /// nanoseconds.
+    pub outstanding_ns: u64,
+    /// The sum of the times from send to reply, of those replies.
+    pub service_ns: u64,
+    /// Time on a processor, and waiting for one, of all threads.
+    pub running_ns: u64,
+    pub waiting_ns: u64,
+}
+
+impl Second {
+    /// Its length as the clock has it.
+    pub fn length(&self) -> Duration {
+        Duration::from_nanos(self.span_ns / u64::from(self.threads.max(1)))
+    }
+
+    /// Requests outstanding on average, counted: Little's L.
+    pub fn outstanding_mean(&self) -> f64 {
+        self.outstanding_ns as f64 / (self.length().as_nanos() as f64).max(1.0)
+    }
+
+    /// The same from the replies: their rate times their mean service time. Little's law says that
+    /// both are equal but for the requests that reach into the next second.
+    pub fn outstanding_expected(&self) -> f64 {
+        self.service_ns as f64 / (self.length().as_nanos() as f64).max(1.0)
+    }
+
+    /// Of the same time in another thread.
+    fn beside(self, other: Second) -> Second {
+        Second { threads: self.threads + other.threads, ..self.sum(other) }
+    }
+
+    /// Of the time that follows.
+    fn then(self, other: Second) -> Second {
+        Second { threads: self.threads.max(other.threads), ..self.sum(other) }
+    }
+
+    fn sum(self, other: Second) -> Second {
+        Second {
+            threads: 0,
+            span_ns: self.span_ns + other.span_ns,
+            sent: self.sent + other.sent,
+            replies: self.replies + other.replies,
+            outstanding_ns: self.outstanding_ns + other.outstanding_ns,
+            service_ns: self.service_ns + other.service_ns,
+            running_ns: self.running_ns + other.running_ns,
+            waiting_ns: self.waiting_ns + other.waiting_ns,
+        }
+    }
+}
+
+/// All steps of a run, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Series {
+    step: Duration,
+    steps: Vec<Second>,
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series { step: Duration::from_secs(1), steps: Vec::with_capacity(STEPS_MAX) }
+    }
+}
+
+impl Series {
+    /// The length of a step; the last one may be shorter.
+    pub fn step(&self) -> Duration {
+        self.step
+    }
+
+    pub fn steps(&self) -> &[Second] {
+        &self.steps
+    }
+
+    /// Adds the next step. The one after it may have another [length](Series::step).
+    pub fn push(&mut self, second: Second) {
+        if self.steps.len() == STEPS_MAX {
+            self.coarsen();
+        }
+        self.steps.push(second);
+    }
+
+    /// Adds the series of another thread, begun at the same time.
+    pub fn merge(&mut self, mut other: Series) {
+        while self.step < other.step {
+            self.coarsen();
+        }
+        while other.step < self.step {
+            other.coarsen();
+        }
+        if self.steps.len() < other.steps.len() {
+            self.steps.resize(other.steps.len(), Second::default());
+        }
+        for (to, from) in self.steps.iter_mut().zip(other.steps) {
+            *to = to.beside(from);
+        }
+    }
+
+    fn coarsen(&mut self) {
+        let pairs = self.steps.len().div_ceil(2);
+        for nth in 0..pairs {
+            let first = self.steps[2 * nth];
+            let second = self.steps.get(2 * nth + 1);
+            self.steps[nth] = second.map_or(first, |second| first.then(*second));
+        }
+        self.steps.truncate(pairs);
+        self.step *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(replies: u64) -> Second {
+        let span_ns = 1_000_000_000;
+        let service_ns = replies * 2_000_000;
+        Second {
+            threads: 1,
+            span_ns,
+            replies,
+            service_ns,
+            outstanding_ns: service_ns,
+            ..Second::default()
+        }
+    }
+
+    #[test]
+    fn littles_law_holds_for_what_is_consistent() {
+        let mut both = Series::default();
+        both.push(second(1_000));
+        let mut other = Series::default();
+        other.push(second(3_000));
+        both.merge(other);
+        let [sum] = both.steps() else { panic!("one step") };
+        assert_eq!((sum.length(), sum.replies), (Duration::from_secs(1), 4_000));
+        assert_eq!((sum.outstanding_mean(), sum.outstanding_expected()), (8.0, 8.0));
+    }
+
+    #[test]
+    fn a_long_run_has_coarser_steps_and_loses_nothing() {
+        let mut series = Series::default();
+        let mut pushed = 0;
+        while pushed < 10_000 {
+            let step = series.step().as_secs();
+            (0..step).for_each(|_| pushed += 1);
+            let span_ns = step * 1_000_000_000;
+            series.push(Second { span_ns, ..second(step) });
+        }
+        assert!(series.steps().len() <= STEPS_MAX);
+        assert_eq!(series.steps().iter().map(|step| step.replies).sum::<u64>(), pushed);
+        assert_eq!(series.step(), Duration::from_secs(4));
+
+        let mut short = Series::default();
+        short.push(second(5));
+        short.merge(series.clone());
+        assert_eq!((short.step(), short.steps().len()), (series.step(), series.steps().len()));
+        assert_eq!(short.steps()[0].replies, series.steps()[0].replies + 5);
+    }
+}

@@ -1,0 +1,368 @@
+//! The flags of the load, one run each, and the account of every request: offered is completed,
+//! timed out, unanswered and never sent, whatever the server does. No times are asserted.
+
+mod common;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use common::server::{EchoServer, Fault};
+use common::{Ended, loadgen, program, start, until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// The counts of a report, after a look at whether they add up.
+struct Account {
+    offered: u64,
+    completed: u64,
+    timed_out: u64,
+    unanswered: u64,
+    never_sent: u64,
+}
+
+#[track_caller]
+fn account(json: &Value) -> Account {
+    let count = |key: &str| json[key].as_u64().unwrap_or_else(|| panic!("{key} in {json}"));
+    let account = Account {
+        offered: count("requests_offered"),
+        completed: count("requests_completed"),
+        timed_out: count("requests_timed_out"),
+        unanswered: count("requests_unanswered"),
+        never_sent: count("requests_never_sent"),
+    };
+    let Account { offered, completed, timed_out, unanswered, never_sent } = account;
+    assert_eq!(offered, completed + timed_out + unanswered + never_sent, "{json}");
+    assert_eq!(
+        offered,
+        json["latency"]["count"].as_u64().unwrap(),
+        "each request is in the distribution"
+    );
+    assert_eq!(offered - never_sent, json["service_time"]["count"].as_u64().unwrap());
+    assert_eq!(completed, count("replies") + count("replies_late"));
+    account
+}
+
+/// A run of an open loop against a server that does what it should. How well the schedule was kept
+/// is the machine's business, and not asserted.
+#[track_caller]
+fn kept(flags: &str) -> Value {
+    let ended = run(flags);
+    let json = ended.json();
+    let verdict = json["verdict"].as_str().expect("a word");
+    let expected = if verdict == "generator-limited" { 4 } else { 0 };
+    assert!(["valid", "generator-limited"].contains(&verdict), "{json}");
+    assert_eq!(ended.code, Some(expected));
+    json
+}
+
+#[track_caller]
+fn run(flags: &str) -> Ended {
+    loadgen(&format!("{flags} --output-format json"))
+}
+
+#[test]
+fn an_open_loop_offers_exactly_its_rate() {
+    for flags in ["", "-q 2k", "-t 3 -c 7", "-c 500", "-c 2 -p 50", "--strict", "-t 2 -c 3"] {
+        let rate = if flags == "-q 2k" { "" } else { "-R 2k" };
+        let server = EchoServer::start(Fault::None);
+        let json = kept(&format!("{} {rate} -d 500ms {flags}", server.address));
+        let account = account(&json);
+        assert_eq!(account.offered, 1_000, "{flags}");
+        assert_eq!(account.timed_out + account.unanswered, 0, "{flags}");
+        assert_eq!(server.bytes(), 64 * account.completed, "{flags}");
+        assert_eq!(json["send_lag"]["count"], json["requests_begun"], "{flags}");
+        assert_eq!(json["config"]["rate_per_second"], 2_000);
+    }
+}
+
+#[test]
+fn a_rate_below_the_number_of_threads_is_kept() {
+    let json = kept("-R 4 -t 4 -c 8 -d 1s");
+    assert_eq!(account(&json).offered, 4);
+    assert_eq!(json["connections"]["served"], 4);
+}
+
+#[test]
+fn a_strict_schedule_gives_each_connection_as_many() {
+    let json = kept("-R 1k -c 10 -t 3 -d 1s --strict");
+    let connections = &json["connections"];
+    let never_sent = account(&json).never_sent;
+    assert_eq!(account(&json).offered, 1_000);
+    assert_eq!(connections["replies_max"], 100);
+    assert!(connections["replies_min"].as_u64().unwrap() + never_sent >= 100);
+}
+
+#[test]
+fn poisson_arrivals_repeat_with_their_seed() {
+    for strict in ["", "--strict"] {
+        let flags = format!("-R 2k -c 20 -d 500ms --arrivals poisson --seed 5 {strict}");
+        let offered = account(&kept(&flags)).offered;
+        assert_eq!(offered, account(&kept(&flags)).offered, "{strict}");
+        // Six standard deviations are 190.
+        assert!((810..1_190).contains(&offered), "{offered}");
+    }
+}
+
+#[test]
+fn a_number_of_requests_ends_an_open_loop_exactly() {
+    let server = EchoServer::start(Fault::None);
+    let json = kept(&format!("{} -R 5k -n 1003 -c 7 -t 3", server.address));
+    let account = account(&json);
+    assert_eq!((account.offered, account.completed, account.never_sent), (1_003, 1_003, 0));
+    assert_eq!(server.bytes(), 1_003 * 64);
+}
+
+#[test]
+fn stages_offer_what_each_of_them_says() {
+    let json = kept("-c 10 --stages 300ms:1k,200ms:0,300ms:1k-3k");
+    assert_eq!(account(&json).offered, 900);
+    assert_eq!(json["config"]["duration_ns"], 800_000_000);
+}
+
+#[test]
+fn a_server_that_never_answers_owes_everything() {
+    for rate in ["", "-R 1k", "-R 1k --strict", "-R 1k -p 4"] {
+        let server = EchoServer::start(Fault::Mute);
+        let flags = format!("{} -c 5 -t 2 -d 400ms --timeout 300ms {rate}", server.address);
+        let json = run(&flags).expect(4).json();
+        let account = account(&json);
+        assert!(server.fired() > 0);
+        assert_eq!(account.completed, 0, "{rate}");
+        assert!(account.timed_out >= 5, "{rate}: at least the first of each connection");
+        // Until the last connection was given up, which is what a thread ends with.
+        assert!(rate.is_empty() || account.offered >= 250, "{rate}: {}", account.offered);
+        assert!(rate.is_empty() || account.never_sent > 0, "{rate}");
+        assert_eq!(json["verdict"], "nothing-served");
+        // What was given up is in the distribution with its age.
+        assert!(json["latency"]["max_ns"].as_u64().unwrap() >= 300_000_000);
+    }
+}
+
+#[test]
+fn a_connection_that_stalls_times_out_and_the_others_go_on() {
+    let server = EchoServer::start(Fault::Stall { connection: 1, offset: 640 });
+    let flags = "-c 4 -t 1 -R 1k -d 700ms --timeout 300ms";
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+    let account = account(&json);
+    assert_eq!(server.fired(), 1);
+    assert_eq!((account.offered, account.timed_out, account.unanswered), (700, 1, 0));
+    assert_eq!(json["errors"]["timed-out"], 1);
+    assert!(account.completed > 500);
+}
+
+#[test]
+fn a_connection_that_is_reset_leaves_its_requests_unanswered() {
+    let server = EchoServer::start(Fault::Reset { connection: 1, offset: 640 });
+    let flags = "-c 4 -t 1 -R 1k -d 400ms -p 3";
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+    let account = account(&json);
+    assert_eq!((server.fired(), account.offered, account.timed_out), (1, 400, 0));
+    assert!((1..=3).contains(&account.unanswered), "{}", account.unanswered);
+}
+
+#[test]
+fn more_than_the_server_can_take_adds_up_exactly() {
+    for strict in ["", "--strict"] {
+        let wait = Duration::from_millis(20);
+        let server = EchoServer::start(Fault::Slow { wait });
+        let flags = format!("{} -c 4 -R 1k -d 1s {strict}", server.address);
+        let json = kept(&flags);
+        let account = account(&json);
+        assert_eq!((account.offered, account.timed_out + account.unanswered), (1_000, 0));
+        // Four connections, fifty requests in a second each, at most.
+        assert!(account.completed <= 204, "{}", account.completed);
+        assert!(account.never_sent >= 796, "{}", account.never_sent);
+        // Those that waited for a connection are late on the server's account, not on ours.
+        let lag = |which: &str| json[which]["p50_ns"].as_u64().unwrap();
+        assert!(lag("send_lag") > lag("own_lag"), "{json}");
+        // And the time that they waited is part of their latency, not of the service time.
+        assert!(json["latency"]["p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
+    }
+}
+
+#[test]
+fn latency_counts_from_the_intended_time() {
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    let json = kept(&format!("{} -c 1 -R 1k -n 100", server.address));
+    let Account { offered, completed, .. } = account(&json);
+    assert_eq!((offered, completed), (100, 100));
+    // The last is intended after 99 ms, and the server is done with it after 500 ms at the
+    // earliest: it sleeps that long.
+    let least = 400_000_000;
+    assert!(json["latency"]["max_ns"].as_u64().unwrap() >= least, "{json}");
+    assert!(json["send_lag"]["max_ns"].as_u64().unwrap() >= least - 5_000_000, "{json}");
+    // A closed loop sends the next one only when it has the last reply, and sees nothing of that.
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    let json = run(&format!("{} -c 1 -n 100", server.address)).expect(0).json();
+    assert_eq!((&json["latency"]["count"], &json["send_lag"]["count"]), (&100.into(), &0.into()));
+    assert!(json["latency"]["p50_ns"].as_u64().unwrap() >= 5_000_000);
+}
+
+#[test]
+fn what_was_sent_shortly_before_a_connection_timed_out_is_unanswered() {
+    let server = EchoServer::start(Fault::Mute);
+    let flags = "-c 1 -R 50 -p 200 -d 3s --timeout 2s";
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+    let account = account(&json);
+    assert!(server.fired() > 0);
+    assert!(account.timed_out > 0 && account.unanswered > 0, "{json}");
+    assert_eq!(json["requests_begun"], account.timed_out + account.unanswered);
+}
+
+#[test]
+fn a_generator_that_cannot_keep_its_schedule_says_so() {
+    let ended = loadgen("-c 100 -p 100 -t 1 -R 10m -d 500ms").expect(4);
+    ended.says("Verdict: generator-limited (").says("Offered: 5000000 requests: ");
+}
+
+#[test]
+fn an_interrupted_open_loop_still_adds_up() {
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("{} -c 5 -R 1k -d 10m --output-format json", server.address);
+    let run = start(program(&flags));
+    until("requests are answered", || (server.bytes() > 10_000).then_some(()));
+    run.signal(Signal::INT);
+    let json = run.wait().expect(130).json();
+    assert!(account(&json).completed > 150);
+}
+
+#[test]
+fn warm_up_is_sent_and_not_recorded() {
+    for rate in ["", "-R 2k"] {
+        let server = EchoServer::start(Fault::None);
+        let json = kept(&format!("{} -c 4 -w 200ms -n 300 {rate}", server.address));
+        assert_eq!(account(&json).offered, 300, "{rate}");
+        let warmup = json["requests_warmup"].as_u64().unwrap();
+        assert!(warmup > 0, "{rate}");
+        assert!(rate.is_empty() || warmup == 400, "{warmup}");
+        assert_eq!(server.bytes(), (300 + warmup) * 64, "{rate}");
+        assert_eq!(json["bytes_verified"], server.bytes(), "{rate}");
+    }
+}
+
+#[test]
+fn sizes_of_a_distribution_come_back_whole() {
+    for sizes in ["uniform:1-5000", "list:1:5,100:3,70k:1"] {
+        for load in ["-n 500 -c 3", "-n 500 -c 3 -p 7", "-n 500 -R 5k -c 3 -p 2"] {
+            let server = EchoServer::start(Fault::None);
+            let json = kept(&format!("{} -l {sizes} {load}", server.address));
+            assert_eq!(account(&json).completed, 500, "{sizes} {load}");
+            assert_eq!(json["bytes_verified"], server.bytes(), "{sizes} {load}");
+            assert!(server.bytes() > 100_000);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_byte_among_sizes_is_found_where_it_is() {
+    let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 12_345 });
+    let flags = "-c 2 -t 1 -n 500 -l uniform:10-300";
+    let ended = loadgen(&format!("{} {flags}", server.address)).expect(3);
+    assert_eq!(server.fired(), 1);
+    ended.says("connection 1, stream offset 12345 (request ");
+}
+
+#[test]
+fn connections_are_begun_anew_at_the_end_of_their_lifetime() {
+    let loads = ["--lifetime 10 -n 1k", "--lifetime 10 -n 1k -p 4", "--lifetime 10 -R 2k -d 500ms"];
+    for load in loads.into_iter().chain(["--lifetime 50ms -R 1k -d 1s", "--lifetime 50ms -d 1s"]) {
+        let server = EchoServer::start(Fault::None);
+        let json = kept(&format!("{} -c 5 {load}", server.address));
+        let account = account(&json);
+        let reconnects = json["reconnects"].as_u64().unwrap();
+        assert_eq!((account.timed_out, account.unanswered), (0, 0), "{load}");
+        assert!(reconnects >= 50, "{load}: {reconnects}");
+        // At the very end one may be under way that nobody waits for.
+        let accepted = server.peers().len() as u64;
+        assert!((5 + reconnects..=10 + reconnects).contains(&accepted), "{load}: {accepted}");
+        assert_eq!(json["connect_latency"]["count"], 5 + reconnects, "{load}");
+        assert_eq!(json["connections"]["established"], 5, "{load}");
+        assert_eq!(
+            (&json["errors"], &json["connections"]["lost"]),
+            (&serde_json::json!({}), &0.into())
+        );
+    }
+}
+
+#[test]
+fn a_network_of_source_addresses_is_used_in_order() {
+    let server = EchoServer::start(Fault::None);
+    loadgen(&format!("{} -c 6 -n 12 --source-ip 127.0.3.0/29", server.address)).expect(0);
+    let from: HashSet<_> = server.peers().into_iter().map(|peer| peer.to_string()).collect();
+    let expected = (1..=6).map(|last| format!("127.0.3.{last}")).collect();
+    assert_eq!(from, expected);
+    let ended = loadgen("-c 2 -n 2 --source-ip 127.0.0.0/8").expect(0);
+    ended.complains("the first 1024 source addresses are used; there are ");
+}
+
+#[test]
+fn rude_clients_do_what_they_say_and_are_kept_apart() {
+    let with = "idle:20,slow-reader:2,half-close:3,reset:3,trickle:4";
+    let json = kept(&format!("-c 5 -R 500 -d 1s --with {with}"));
+    assert_eq!(account(&json).offered, 500, "theirs are not counted");
+    let of = |kind: &str| {
+        let kinds = json["rude_clients"].as_array().expect("a list");
+        kinds.iter().find(|count| count["kind"] == kind).expect(kind).clone()
+    };
+    for (kind, asked) in
+        [("idle", 20), ("slow-reader", 2), ("half-close", 3), ("reset", 3), ("trickle", 4)]
+    {
+        let count = of(kind);
+        let number = |key: &str| count[key].as_u64().expect(key);
+        assert_eq!((number("asked"), number("connect_failed")), (asked, 0), "{count}");
+        assert!(number("established") >= asked, "{count}");
+        assert_eq!(number("closed_by_server") + number("reset_by_server"), 0, "{count}");
+        assert!(number("finished") > 0, "{count}");
+    }
+    assert_eq!((&of("idle")["bytes_sent"], &of("idle")["finished"]), (&0.into(), &20.into()));
+    let bytes = |kind: &str, key: &str| of(kind)[key].as_u64().unwrap();
+    assert!(bytes("half-close", "established") > 3, "again and again");
+    assert_eq!(bytes("reset", "bytes_received"), 0);
+    assert!(bytes("slow-reader", "bytes_sent") > 10 * bytes("slow-reader", "bytes_received"));
+    assert!(bytes("trickle", "bytes_received") >= 4);
+    assert_eq!(json["connections"]["established"], 5);
+}
+
+#[test]
+fn half_closed_clients_have_their_whole_reply() {
+    let server = EchoServer::start(Fault::None);
+    let json = kept(&format!("{} -c 2 -R 100 -d 1s --with half-close:2", server.address));
+    let count = &json["rude_clients"][0];
+    let number = |key: &str| count[key].as_u64().expect(key);
+    assert!(number("finished") > 2, "{count}");
+    // The last ones may have been cut by the end of the run.
+    assert!(number("bytes_received") + 2 * 4096 >= number("bytes_sent"), "{count}");
+}
+
+#[test]
+fn the_seconds_add_up_to_the_whole() {
+    let server = EchoServer::start(Fault::None);
+    let json = kept(&format!("{} -c 10 -t 2 -R 1k -d 2500ms", server.address));
+    let seconds = json["seconds"].as_array().expect("a list");
+    assert!((2..=4).contains(&seconds.len()), "{}", seconds.len());
+    let sum = |key: &str| seconds.iter().map(|second| second[key].as_u64().unwrap()).sum::<u64>();
+    // The first may be sent before the first second begins to be counted, the last after its end.
+    assert!((2_400..=2_500).contains(&sum("sent")), "{}", sum("sent"));
+    assert!((2_400..=2_500).contains(&sum("replies")), "{}", sum("replies"));
+    assert_eq!(json["generator_threads"].as_array().unwrap().len(), 2);
+    assert!(json["fairness_jain"].as_f64().unwrap() > 0.9);
+}
+
+#[test]
+fn flags_that_do_not_go_together_are_usage_errors() {
+    for (flags, reason) in [
+        ("--strict", "give it a rate with -R"),
+        ("--arrivals poisson", "give it a rate with -R"),
+        ("-R 1k --stages 1s:1k", "cannot be used with"),
+        ("-R 0", "at least 1"),
+        ("-R 1g", "no unit"),
+        ("--stages 10s", "TIME:RATE"),
+        ("--lifetime never", "number of requests"),
+        ("--with sleepy:3", "no kind of rude client"),
+        ("--source-ip 10.0.0.0/40", "/32"),
+        ("-l uniform:5", "two sizes"),
+        ("-w 5", "unit"),
+    ] {
+        loadgen(flags).expect(2).complains(reason);
+    }
+}

@@ -1,0 +1,486 @@
+//! What the built program leaves behind: every form of the report, the files beside it, objectives,
+//! the view on a terminal, and the exit codes. No times are asserted.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use common::server::{EchoServer, Fault};
+use common::{Ended, GUARD, loadgen, program, start, until};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A file of one test, taken away at its end.
+struct TestFile(PathBuf);
+
+impl TestFile {
+    fn new(name: &str) -> TestFile {
+        TestFile(std::env::temp_dir().join(format!("loadgen-{}-{name}", std::process::id())))
+    }
+
+    fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("the file is there")
+    }
+}
+
+impl std::fmt::Display for TestFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The committed schema, and with it that no object has a key that it does not describe. For one
+/// `type` of object, because errors of that say more than that it is none of several.
+fn schema(of: &str) -> jsonschema::Validator {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen.schema.json");
+    let text = std::fs::read_to_string(path).expect("the schema is there");
+    let mut schema = serde_json::from_str(&text).expect("it is JSON");
+    close(&mut schema);
+    let object = schema.as_object_mut().expect("an object");
+    let reference = format!("#/$defs/{of}_object");
+    let any = object.remove("oneOf").expect("one of several").to_string();
+    assert!(any.contains(&reference), "{reference} in {any}");
+    object.insert("$ref".into(), reference.into());
+    jsonschema::validator_for(&schema).expect("it is a schema")
+}
+
+/// Readers ignore keys that they do not know, so the schema allows them; a test does not.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.contains_key("properties") {
+                object.insert("additionalProperties".into(), false.into());
+            }
+            object.values_mut().for_each(close);
+        }
+        Value::Array(values) => values.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn assert_valid(schema: &jsonschema::Validator, object: &Value) {
+    let errors: Vec<_> = schema.iter_errors(object).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{object:#}");
+}
+
+fn decode(text: &Value) -> Histogram<u64> {
+    let bytes = BASE64.decode(text.as_str().expect("text")).expect("base64");
+    Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram")
+}
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+/// The objects of a run, a line each.
+fn lines(ended: &Ended) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    ended.stdout.lines().map(parse).collect()
+}
+
+#[test]
+fn the_schema_describes_real_runs() {
+    let schema = schema("summary");
+    let server = EchoServer::start(Fault::None);
+    let slos = "--slo p99<1h --slo rate>1 --slo errors<1 --slo max<1us";
+    for (flags, code) in [
+        ("-c 3 -n 500".into(), 0),
+        (format!("-c 4 -t 2 -d 300ms --source-ip 127.0.0.1 {slos}"), 99),
+        (format!("-c 4 -n 100 --connect-rate 1k -p 3 -l 100 --seed 7 -t 1 {}", server.address), 0),
+    ] {
+        let ended = loadgen(&format!("{flags} --output-format json")).expect(code);
+        assert_valid(&schema, &ended.json());
+    }
+}
+
+/// How well a schedule is kept is the machine's business, so the exit code may be 4.
+#[test]
+fn the_schema_describes_open_loops() {
+    let schema = schema("summary");
+    for flags in [
+        "-c 4 -R 500 -d 300ms -w 100ms --arrivals poisson -l uniform:10-100 --lifetime 20",
+        "-c 4 --stages 200ms:500,100ms:500-1k --strict --lifetime 50ms",
+        "-c 4 -R 500 -d 300ms --with idle:2,reset:1,trickle:1,half-close:1,slow-reader:1",
+    ] {
+        let json = loadgen(&format!("{flags} --output-format json")).json();
+        assert_valid(&schema, &json);
+        assert_eq!(json["config"]["open_loop"], true);
+        assert!(count(&json["send_lag"]["count"]) > 0, "{flags}");
+        let histogram = |key: &str| decode(&json[key]["histogram_v2_deflate_base64"]).len();
+        assert_eq!(histogram("latency"), count(&json["requests_offered"]), "{flags}");
+        assert_eq!(histogram("service_time"), count(&json["service_time"]["count"]), "{flags}");
+    }
+}
+
+#[test]
+fn the_schema_describes_what_went_wrong() {
+    let schema = schema("summary");
+    for (fault, code) in [
+        (Fault::Corrupt { connection: 0, offset: 10 }, 3),
+        (Fault::Reset { connection: 0, offset: 10 }, 4),
+        (Fault::Close { connection: 0, offset: 10 }, 4),
+    ] {
+        let server = EchoServer::start(fault);
+        let flags = format!("{} -c 2 -d 300ms --output-format json", server.address);
+        let json = loadgen(&flags).expect(code).json();
+        assert!(server.fired() > 0, "{fault:?}");
+        assert_valid(&schema, &json);
+        assert_eq!(json["exit_code"], code);
+    }
+}
+
+#[test]
+fn the_schema_finds_what_is_wrong() {
+    let schema = schema("summary");
+    let good = loadgen("-c 2 -n 10 --output-format json").expect(0).json();
+    assert_valid(&schema, &good);
+    let wrong: [fn(&mut Value); 5] = [
+        |json| json["elapsed_ns"] = "1s".into(),
+        |json| json["latency"]["p99_ns"] = 1.5.into(),
+        |json| json["verdict"] = "fine".into(),
+        |json| json["unknown"] = 1.into(),
+        |json| drop(json.as_object_mut().expect("an object").remove("replies")),
+    ];
+    for (nth, change) in wrong.into_iter().enumerate() {
+        let mut json = good.clone();
+        change(&mut json);
+        assert!(!schema.is_valid(&json), "change {nth} was not found");
+    }
+}
+
+#[test]
+fn the_histogram_of_a_run_has_the_percentiles_that_the_report_has() {
+    let hgrm = TestFile::new("percentiles.hgrm");
+    // A prime: no percentile falls between two values, where readings may differ.
+    let flags = format!("-c 5 -n 4999 --output-format json --hgrm {hgrm}");
+    let json = loadgen(&flags).expect(0).json();
+    let latency = &json["latency"];
+    let values = decode(&latency["histogram_v2_deflate_base64"]);
+    assert_eq!((values.len(), count(&latency["count"])), (4_999, 4_999));
+    let keys = [("p50", 50.0), ("p75", 75.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9)];
+    for (key, percentile) in keys {
+        let expected = values.value_at_percentile(percentile);
+        assert_eq!(count(&latency[format!("{key}_ns")]), expected, "{key}");
+    }
+    assert_eq!(count(&latency["max_ns"]), values.max());
+
+    let text = hgrm.read();
+    let shown = |quantile: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().nth(1) == Some(quantile));
+        let value = line.and_then(|line| line.split_whitespace().next()).expect(quantile);
+        value.to_string()
+    };
+    let millis = |percentile| format!("{:.3}", values.value_at_percentile(percentile) as f64 / 1e6);
+    assert_eq!(shown("0.500000000000"), millis(50.0));
+    assert_eq!(shown("0.900000000000"), millis(90.0));
+    assert_eq!(shown("1.000000000000"), millis(100.0));
+    assert!(text.contains("Total count    =         4999]"), "{text}");
+}
+
+#[test]
+fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
+    let ended = loadgen("-c 5 -d 2200ms --output-format ndjson").expect(0);
+    let objects = lines(&ended);
+    let (summary, seconds) = objects.split_last().expect("there are some");
+    assert_valid(&schema("summary"), summary);
+    let schema = schema("second");
+    seconds.iter().for_each(|second| assert_valid(&schema, second));
+    assert_eq!(summary["type"], "summary");
+    assert!(seconds.iter().all(|second| second["type"] == "second"), "{seconds:?}");
+    let numbers: Vec<_> = seconds.iter().map(|second| count(&second["second"])).collect();
+    assert_eq!(numbers, (1..=seconds.len() as u64).collect::<Vec<_>>());
+    let lengths: Vec<_> = seconds.iter().map(|second| count(&second["length_ns"])).collect();
+    assert_eq!(lengths[..3], [1_000_000_000, 1_000_000_000, 200_000_000]);
+    assert_eq!(lengths.iter().sum::<u64>(), count(&summary["elapsed_ns"]));
+    for key in ["replies", "replies_late", "bytes_read"] {
+        let sum: u64 = seconds.iter().map(|second| count(&second[key])).sum();
+        assert_eq!(sum, count(&summary[key]), "{key}");
+    }
+    let values: u64 = seconds.iter().map(|second| count(&second["latency"]["count"])).sum();
+    assert_eq!(values, count(&summary["latency"]["count"]));
+    // The short one too, although all are closed when it is written.
+    assert!(seconds[..3].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
+}
+
+#[test]
+fn the_summary_of_ndjson_has_the_keys_of_json() {
+    let keys = |value: &Value| -> Vec<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    let json = loadgen("-c 2 -n 10 --output-format json").expect(0).json();
+    let objects = lines(&loadgen("-c 2 -n 10 --output-format ndjson").expect(0));
+    assert_eq!(keys(objects.last().expect("a summary")), keys(&json));
+}
+
+#[test]
+fn csv_has_a_header_and_a_row_each_second() {
+    let server = EchoServer::start(Fault::None);
+    let ended = loadgen(&format!("{} -c 3 -n 3k --output-format csv", server.address)).expect(0);
+    let mut rows = ended.stdout.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = rows.next().expect("a header");
+    assert_eq!(header[..4], ["second", "start_ns", "length_ns", "replies"]);
+    let replies = header.iter().position(|name| *name == "replies").expect("a column");
+    let mut sum = 0;
+    for row in rows {
+        assert_eq!(row.len(), header.len(), "{row:?}");
+        sum += row[replies].parse::<u64>().expect("a count");
+    }
+    assert_eq!(sum, 3_000);
+}
+
+#[test]
+fn quiet_is_quiet_and_the_exit_code_tells() {
+    let ended = loadgen("-c 2 -n 100 --output-format quiet").expect(0);
+    assert_eq!(ended.stdout, "");
+    let ended = loadgen("-c 2 -n 100 --output-format quiet --slo max<1ns").expect(99);
+    assert_eq!(ended.stdout, "");
+    ended.complains("loadgen: valid (").complains("max<1ns missed (");
+}
+
+/// What an interval log has: when it began, start and length of each interval in milliseconds, and
+/// all histograms added up.
+struct Log {
+    began_ms: u128,
+    intervals: Vec<(u128, u128)>,
+    sum: Histogram<u64>,
+}
+
+fn read_log(text: &str, like: &Histogram<u64>) -> Log {
+    let mut log = Log { began_ms: 0, intervals: Vec::new(), sum: Histogram::new_from(like) };
+    for entry in IntervalLogIterator::new(text.as_bytes()) {
+        match entry.expect("it can be read") {
+            LogEntry::StartTime(time) => log.began_ms = time.as_millis(),
+            LogEntry::BaseTime(time) => assert_eq!(time.as_millis(), log.began_ms),
+            LogEntry::Interval(interval) => {
+                let (start, length) = (interval.start_timestamp(), interval.duration());
+                log.intervals.push((start.as_millis(), length.as_millis()));
+                let values = decode(&interval.encoded_histogram().into());
+                log.sum.add(&values).expect("the bounds are equal");
+            }
+        }
+    }
+    log
+}
+
+#[test]
+fn the_interval_log_adds_up_to_the_run() {
+    let file = TestFile::new("run.hlog");
+    let flags = format!("-c 5 -d 2200ms --output-format json --hdr-log {file}");
+    let json = loadgen(&flags).expect(0).json();
+    let text = file.read();
+    assert!(text.starts_with("#[Logged with loadgen "), "{text}");
+    assert!(text.contains("#[Histogram log format version 1.3]\n#[StartTime: "), "{text}");
+    let whole = decode(&json["latency"]["histogram_v2_deflate_base64"]);
+    let log = read_log(&text, &whole);
+    assert_eq!(log.sum, whole);
+    assert_eq!(whole.len(), count(&json["replies"]) + count(&json["replies_late"]));
+    assert_eq!(log.intervals[..3], [(0, 1000), (1000, 1000), (2000, 200)]);
+    let unix_ms = u128::from(count(&json["began_unix_ns"]) / 1_000_000);
+    assert!(log.began_ms.abs_diff(unix_ms) <= 1, "only rounded off");
+}
+
+/// Requests that are answered, given up, and never sent, and some before the measured period.
+#[test]
+fn the_interval_log_of_an_overloaded_open_loop_adds_up_too() {
+    let file = TestFile::new("overload.hlog");
+    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 60_000 });
+    let flags = format!("{} -c 1 -R 2k -w 300ms -d 1200ms --timeout 400ms", server.address);
+    let json = loadgen(&format!("{flags} --output-format json --hdr-log {file}")).expect(4).json();
+    assert!(server.fired() > 0);
+    for what in ["warmup", "completed", "timed_out", "never_sent"] {
+        assert!(count(&json[format!("requests_{what}")]) > 0, "{what} in {json}");
+    }
+    let whole = decode(&json["latency"]["histogram_v2_deflate_base64"]);
+    assert_eq!(whole.len(), count(&json["requests_offered"]));
+    assert_eq!(read_log(&file.read(), &whole).sum, whole);
+}
+
+#[test]
+fn objectives_decide_the_exit_code_and_are_shown() {
+    let flags = "-c 2 -n 500 --slo p99<1h --slo errors<1";
+    loadgen(flags).expect(0).says("\nSLO: p99<1h met (").says("\nSLO: errors<1 met (0)\n");
+    let ended = loadgen(&format!("{flags} --slo p50<1ns --slo rate>1000m")).expect(99);
+    ended.says("\nSLO: p99<1h met (").says("\nSLO: p50<1ns missed (");
+    ended.says("\nSLO: rate>1000m missed (").says("\nVerdict: valid (");
+    let json = loadgen("-c 2 -n 500 --slo max<=1ns --output-format json").expect(99).json();
+    let objective = &json["objectives"][0];
+    assert_eq!((&objective["objective"], &objective["met"]), (&"max<=1ns".into(), &false.into()));
+    assert_eq!(objective["limit_ns"], 1);
+    assert_eq!(objective["measured_ns"], json["latency"]["max_ns"]);
+    loadgen("--slo p99=1ms").expect(2).complains("p99<2ms");
+    loadgen("--slo p99<1").expect(2).complains("unit");
+}
+
+#[test]
+fn a_run_is_aborted_at_the_first_second_that_misses_an_objective() {
+    let flags = "-c 2 -d 10m --abort-on-fail --slo p50<1ns";
+    let ended = loadgen(&format!("{flags} --output-format json")).expect(99);
+    let json = ended.json();
+    assert_valid(&schema("summary"), &json);
+    assert_eq!(json["interrupted"], false);
+    let aborted = json["aborted"].as_str().expect("a reason");
+    assert!(aborted.starts_with("second 1: p50<1ns missed ("), "{aborted}");
+    assert!(u128::from(count(&json["elapsed_ns"])) < GUARD.as_nanos());
+    let flags = "-c 2 -d 10m --abort-on-fail --slo rate>1000m";
+    loadgen(flags).expect(99).says("(aborted: second 1: rate>1000m missed (");
+}
+
+#[test]
+fn a_run_is_aborted_at_the_first_error() {
+    for (fault, code, verdict) in [
+        (Fault::Corrupt { connection: 1, offset: 1_000 }, 3, "echo-differed"),
+        (Fault::Reset { connection: 1, offset: 1_000 }, 4, "connections-lost"),
+    ] {
+        let server = EchoServer::start(fault);
+        let flags = format!("{} -c 3 -d 10m --abort-on-fail", server.address);
+        let json = loadgen(&format!("{flags} --output-format json")).expect(code).json();
+        assert!(server.fired() > 0);
+        assert_eq!(json["verdict"], verdict);
+        assert_eq!(json["aborted"], "one connection failed, was lost or differed");
+    }
+}
+
+#[test]
+fn an_interrupted_run_writes_all_it_has() {
+    let (log, hgrm) = (TestFile::new("interrupted.hlog"), TestFile::new("interrupted.hgrm"));
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("-c 3 -d 10m --output-format ndjson --hdr-log {log} --hgrm {hgrm}");
+    let run = start(program(&format!("{} {flags}", server.address)));
+    until("a second is over", || {
+        let text = std::fs::read_to_string(&log.0).unwrap_or_default();
+        text.lines().any(|line| line.starts_with("0.000,1.000,")).then_some(())
+    });
+    run.signal(Signal::INT);
+    let ended = run.wait().expect(130);
+    ended.complains("measuring: 1.0s of 600s, 3 of 3 connections, ");
+    let objects = lines(&ended);
+    let summary = objects.last().expect("a summary");
+    assert_eq!((&summary["type"], &summary["interrupted"]), (&"summary".into(), &true.into()));
+    let count_of = |of: &str| count(&summary["latency"][of]);
+    let logged = IntervalLogIterator::new(log.read().as_bytes())
+        .filter(|entry| matches!(entry, Ok(LogEntry::Interval(_))))
+        .count();
+    assert_eq!(logged, objects.len() - 1);
+    assert!(hgrm.read().contains(&format!("Total count    = {:>12}]", count_of("count"))));
+}
+
+#[test]
+fn outputs_that_cannot_be_written_fail_before_the_run() {
+    for flag in ["--hdr-log", "--hgrm"] {
+        let ended = loadgen(&format!("{flag} /no/such/directory/file")).expect(1);
+        ended.complains("cannot write to /no/such/directory/file");
+    }
+    loadgen("-o same --hdr-log same").expect(2).complains("the same file");
+}
+
+#[test]
+fn a_full_disk_is_a_failure_that_says_so() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    for flags in ["--output-format json -o", "--output-format ndjson -o", "--hgrm", "--hdr-log"] {
+        let ended = loadgen(&format!("-c 2 -n 10 {flags} /dev/full")).expect(1);
+        ended.complains("cannot write to /dev/full: ");
+    }
+}
+
+#[test]
+fn two_runs_are_compared_side_by_side() {
+    let (first, second) = (TestFile::new("first.json"), TestFile::new("second.json"));
+    let json = loadgen(&format!("-c 2 -n 300 --output-format json -o {first}")).expect(0);
+    assert_eq!(json.stdout, "");
+    loadgen(&format!("-c 2 -n 300 -l 1k --output-format ndjson -o {second}")).expect(0);
+    let ended = loadgen(&format!("compare {first} {second}")).expect(0);
+    ended.says("Requests/sec ").says("Latency p99.9 ").says("Replies                      300");
+    ended.says("Settings differ: size_bytes (64 and 1024), sizes ");
+    let same = loadgen(&format!("compare {first} {first}")).expect(0);
+    let p50 = same.stdout.lines().find(|line| line.starts_with("Latency p50 ")).expect("a line");
+    assert!(p50.ends_with(" 1.000"), "{p50}");
+    assert!(!same.stdout.contains("Settings differ"), "{}", same.stdout);
+    loadgen(&format!("compare {first} /no/such/file")).expect(1).complains("cannot read /no/such");
+    loadgen(&format!("compare {first}")).expect(2).complains("Usage: loadgen compare <FIRST>");
+}
+
+/// How well a schedule is kept is the machine's business, so the exit codes may be 4.
+#[test]
+fn runs_with_the_same_settings_are_merged() {
+    let files = ["a", "b", "c"].map(|name| TestFile::new(&format!("merge-{name}.json")));
+    for (file, flags) in files.iter().zip(["-R 1k", "-R 1k", "-R 1k -p 2"]) {
+        loadgen(&format!("-c 2 -n 300 {flags} --output-format json -o {file}"));
+    }
+    let merged = loadgen(&format!("merge {} {}", files[0], files[1])).json();
+    assert_valid(&schema("merged"), &merged);
+    let parts = [0, 1].map(|nth| serde_json::from_str::<Value>(&files[nth].read()).expect("JSON"));
+    for key in ["latency", "service_time", "send_lag", "own_lag", "connect_latency"] {
+        let encoded = |object: &Value| decode(&object[key]["histogram_v2_deflate_base64"]);
+        let mut sum = encoded(&parts[0]);
+        assert!(!sum.is_empty(), "{key}");
+        sum.add(encoded(&parts[1])).expect("the bounds are equal");
+        assert_eq!(encoded(&merged), sum, "{key}");
+        assert_eq!(count(&merged[key]["count"]), sum.len(), "{key}");
+    }
+    assert_eq!((count(&merged["runs"]), count(&merged["requests_offered"])), (2, 600));
+    let ended = loadgen(&format!("merge {} {}", files[0], files[2])).expect(1);
+    ended.complains("are not the same run: pipeline (1 and 2)");
+    loadgen(&format!("merge {}", files[0])).expect(2);
+}
+
+/// Runs the program on a terminal, and types keys when it shows something.
+fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<Value> {
+    let python = Command::new("python3").arg("--version").output().is_ok();
+    if !python {
+        assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: no python3");
+        return None;
+    }
+    let mut command = Command::new("python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/terminal.py"));
+    command.args([&columns.to_string(), wait_for, keys, env!("CARGO_BIN_EXE_loadgen")]);
+    command.args(flags.split_whitespace());
+    Some(start(command).wait().expect(0).json())
+}
+
+#[test]
+fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
+    let Some(left) = on_terminal(100, "/s, p50 ", "q", "-c 5 -d 10m") else { return };
+    assert_eq!(left["code"], 130);
+    let shown = left["shown"].as_str().expect("text");
+    for text in ["5 of 5 connections, 0 errors (q ends)", ", p99 ", ", max ", "█"] {
+        assert!(shown.contains(text), "no {text:?} in\n{shown}");
+    }
+    // The view is taken away before the report, which stays.
+    let (view, report) =
+        shown.split_once("Running 600s").or(shown.split_once("Running 10m")).unwrap();
+    assert!(view.contains("\u{1b}[2K"), "{view}");
+    assert!(!report.contains('\u{1b}'), "{report}");
+    assert!(report.contains("Verdict: valid (interrupted: "), "{report}");
+    let modes = |when: &str| left[format!("modes_{when}")].to_string();
+    assert_eq!(
+        [modes("before"), modes("during"), modes("after")],
+        ["[true,true]", "[false,false]", "[true,true]"]
+    );
+}
+
+#[test]
+fn the_terminal_comes_back_however_the_run_ends() {
+    // Ctrl-C; Ctrl-C twice, which does not wait; Ctrl-\, which is not handled.
+    for (keys, code) in [("\u{3}", 130), ("\u{3}\u{3}", 130), ("\u{1c}", -3)] {
+        let Some(left) = on_terminal(40, "/s, p50 ", keys, "-c 5 -d 10m -p 2") else { return };
+        assert_eq!(left["code"], code, "{keys:?}: {left:#}");
+        assert_eq!(left["modes_during"].to_string(), "[false,false]", "{keys:?}");
+        assert_eq!(left["modes_after"].to_string(), "[true,true]", "{keys:?}");
+    }
+}

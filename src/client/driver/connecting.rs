@@ -1,0 +1,315 @@
+//! From a name to a connection: looking up, trying one address after the other, waiting for the
+//! next round; and what becomes of a client's operations when its connection is lost.
+
+use std::time::{Duration, Instant};
+
+use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
+use crate::client::error::Attempt;
+use crate::client::resolve::{Answer, Question};
+use crate::error::{CloseReason, Errno};
+use crate::service::{ConnectTo, Connection, Turn};
+
+impl Driver {
+    pub(super) fn submit_connect(&mut self, i: u32, index: u32) {
+        let slot = &mut self.slots[i as usize];
+        if slot.connect != NONE || matches!(slot.stage, Stage::Open(_)) {
+            return self.finish(index, Err(Error::AlreadyConnected), 0);
+        }
+        slot.connect = index;
+        if slot.stage == Stage::Idle {
+            slot.attempt = 0;
+            self.begin_round(i);
+        }
+    }
+
+    /// Begins to look the name up, and to try its addresses.
+    pub(super) fn begin_round(&mut self, i: u32) {
+        let now = self.now;
+        let slot = &mut self.slots[i as usize];
+        let asked = if slot.connect == NONE { None } else { self.ops.get(slot.connect) };
+        let limit = asked.map_or(crate::time::Time::MAX, |op| op.deadline);
+        slot.epoch = slot.epoch.wrapping_add(1);
+        slot.attempt = slot.attempt.saturating_add(1);
+        slot.attempts.clear();
+        slot.round_deadline = (now + slot.connect_timeout).min(limit);
+        slot.next_address = 0;
+        slot.addresses.clear();
+        let literal = slot.target.as_ref().and_then(|target| target.literal);
+        match literal {
+            Some(address) => {
+                slot.addresses.push(address);
+                slot.stage = Stage::Connecting;
+                self.queue_connect(i);
+            }
+            None => {
+                slot.stage = Stage::Resolving(slot.round_deadline);
+                let until = slot.round_deadline;
+                self.wheel.set_earlier(i, until);
+                self.ask_resolver(i);
+            }
+        }
+        self.say(i, State::Connecting);
+    }
+
+    fn ask_resolver(&mut self, i: u32) {
+        let slot = &mut self.slots[i as usize];
+        let Some(target) = &slot.target else { return };
+        // An answer to an earlier question is on its way: this one is asked then.
+        if slot.resolving {
+            return;
+        }
+        let (host, port) = (target.host.clone(), target.port);
+        let question = Question { slot: i, epoch: slot.epoch, host, port };
+        // There is room: each client has one question at most.
+        slot.resolving = self.resolver.try_send(question).is_ok();
+    }
+
+    /// The resolver has answered.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        let Answer { slot: i, epoch, addresses } = answer;
+        let slot = self.slot(i);
+        slot.resolving = false;
+        match (slot.stage, addresses) {
+            (Stage::Resolving(_), _) if slot.epoch != epoch => self.ask_resolver(i),
+            (Stage::Resolving(_), Ok(addresses)) => {
+                slot.addresses = addresses;
+                slot.stage = Stage::Connecting;
+                self.queue_connect(i);
+            }
+            (Stage::Resolving(_), Err(error)) => self.round_failed(i, error),
+            _ => {}
+        }
+    }
+
+    pub(super) fn resolved_too_late(&mut self, i: u32) {
+        let error = self.connect_error(i);
+        self.round_failed(i, error);
+    }
+
+    /// The next address is to be tried in this turn.
+    fn queue_connect(&mut self, i: u32) {
+        let tag = u64::from(self.slot(i).epoch) << 32 | u64::from(i);
+        self.to_connect.push_back(tag);
+    }
+
+    /// Begins the connects that are due, as many as there is room for.
+    pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) {
+        for _ in 0..self.to_connect.len() {
+            if turn.free_slots() == 0 {
+                return;
+            }
+            let Some(tag) = self.to_connect.pop_front() else { return };
+            if let Some(i) = self.slot_of(tag) {
+                self.connect_next(i, tag, turn);
+            }
+        }
+    }
+
+    /// Begins to connect to the next address. Each of those that are left has an equal share of the
+    /// time that is left: one that does not answer does not use up that of the others.
+    fn connect_next(&mut self, i: u32, tag: u64, turn: &mut Turn<'_>) {
+        let now = self.now;
+        let slot = self.slot(i);
+        let Some(&target) = slot.addresses.get(slot.next_address) else { return };
+        let left = slot.addresses.len() - slot.next_address;
+        let share = (slot.round_deadline - now) / left as u32;
+        let deadline = now + share.max(Duration::from_millis(1));
+        turn.connect(ConnectTo { target, source: None, tag, deadline });
+    }
+
+    /// The slot that a connect belongs to, if it is still waited for.
+    fn slot_of(&mut self, tag: u64) -> Option<u32> {
+        let (i, epoch) = (tag as u32, (tag >> 32) as u32);
+        let slot = self.slot(i);
+        (slot.epoch == epoch && slot.stage == Stage::Connecting).then_some(i)
+    }
+
+    pub(super) fn attempt_failed(&mut self, tag: u64, error: Errno) {
+        let Some(i) = self.slot_of(tag) else { return };
+        let slot = self.slot(i);
+        let address = slot.addresses[slot.next_address];
+        slot.attempts.push(Attempt { address, error });
+        slot.next_address += 1;
+        if slot.next_address < slot.addresses.len() {
+            self.queue_connect(i);
+        } else {
+            let error = Error::of_attempts(&slot.attempts);
+            self.round_failed(i, error);
+        }
+    }
+
+    /// What a connect that is given up now has come to.
+    pub(super) fn connect_error(&mut self, i: u32) -> Error {
+        let slot = self.slot(i);
+        if let Stage::Connecting = slot.stage {
+            let mut attempts = slot.attempts.clone();
+            if let Some(&address) = slot.addresses.get(slot.next_address) {
+                attempts.push(Attempt { address, error: Errno::TIMEDOUT });
+            }
+            return Error::of_attempts(&attempts);
+        }
+        if let (Stage::Resolving(_), Some(target)) = (slot.stage, &slot.target) {
+            let reason = "no answer in time".to_owned();
+            return Error::Resolve { host: target.host.clone(), reason };
+        }
+        slot.last_failure.clone().unwrap_or(Error::TimedOut)
+    }
+
+    /// No address could be connected to.
+    fn round_failed(&mut self, i: u32, error: Error) {
+        self.slot(i).last_failure = Some(error.clone());
+        if !self.back_off(i, &error) {
+            self.stop_trying(i, error.clone(), error);
+        }
+    }
+
+    /// Waits for the next attempt, if there is to be one.
+    fn back_off(&mut self, i: u32, why: &Error) -> bool {
+        let now = self.now;
+        let slot = self.slot(i);
+        let attempt = slot.attempt.saturating_add(1);
+        let wait = slot.reconnect.and_then(|policy| policy.wait(attempt, fastrand::f64()));
+        let Some(wait) = wait else { return false };
+        slot.stage = Stage::BackOff(now + wait);
+        self.wheel.set_earlier(i, now + wait);
+        let until = Instant::now() + wait;
+        self.say(i, State::Waiting { until, attempt, why: why.clone() });
+        true
+    }
+
+    /// Makes no further attempt. `asked` is for who waits for the connection, `others` for what was
+    /// to go over it.
+    pub(super) fn stop_trying(&mut self, i: u32, asked: Error, others: Error) {
+        let slot = self.slot(i);
+        if !slot.is_trying() && slot.stage != Stage::Idle {
+            // A connect that waits for the end of an earlier connection.
+            let connect = std::mem::replace(&mut slot.connect, NONE);
+            if connect != NONE {
+                self.finish(connect, Err(asked), 0);
+            }
+            return;
+        }
+        slot.stage = Stage::Idle;
+        slot.epoch = slot.epoch.wrapping_add(1);
+        slot.ended = Error::NotConnected;
+        let connect = std::mem::replace(&mut slot.connect, NONE);
+        if connect != NONE {
+            self.finish(connect, Err(asked), 0);
+        }
+        self.fail_all(i, &others);
+        self.say(i, State::Closed { why: others });
+    }
+
+    /// A connection is there. `None` if nobody wants it any more.
+    pub(super) fn opened(&mut self, connection: &Connection<'_>) -> Option<u32> {
+        let i = self.slot_of(connection.tag())?;
+        let now = connection.now();
+        let slot = self.slot(i);
+        slot.stage = Stage::Open(connection.id());
+        slot.opened_at = now;
+        slot.got_bytes = false;
+        slot.last_failure = None;
+        (slot.put, slot.sent) = (0, 0);
+        (slot.half_closed, slot.paused) = (false, false);
+        (slot.abort, slot.why) = (None, None);
+        let connect = std::mem::replace(&mut slot.connect, NONE);
+        let address = connection.peer();
+        // Before the operation: who waits for it may look at what the callback has noted.
+        self.say(i, State::Connected { address });
+        if connect != NONE {
+            let op = self.ops.remove(connect);
+            self.shared.give_op(connect);
+            op.complete_with(address);
+        }
+        Some(i)
+    }
+
+    /// The connection is gone.
+    pub(super) fn lost(&mut self, i: u32, connection: &mut Connection<'_>, reason: CloseReason) {
+        self.now = self.now.max(connection.now());
+        let slot = self.slot(i);
+        slot.sent = connection.bytes_sent();
+        slot.stage = Stage::Closing;
+        slot.paused = false;
+        let aborted = slot.abort.take();
+        let why = slot.why.take().or(aborted).unwrap_or_else(|| Error::of_close(reason));
+        self.keep_input(i, connection, &why);
+        self.land(i);
+        let disconnected = !self.slot(i).disconnect.is_empty() || self.has_disconnect(i);
+        let why = if disconnected && why == Error::Failed { Error::Cancelled } else { why };
+        self.end_receives(i, &why);
+        self.renew_or_rest(i, why, disconnected);
+    }
+
+    /// Decides what comes after a connection.
+    fn renew_or_rest(&mut self, i: u32, why: Error, disconnected: bool) {
+        let now = self.now;
+        let slot = self.slot(i);
+        let dropped = slot.dropped;
+        let again = slot.reconnect.filter(|_| !disconnected && !dropped);
+        if let Some(policy) = again
+            && (slot.got_bytes || now - slot.opened_at >= policy.longest())
+        {
+            slot.attempt = 0;
+        }
+        let keep = again.is_some() && slot.unsent == Unsent::Keep;
+        self.settle_sends(i, &why, keep);
+        if again.is_some() && self.back_off(i, &why) {
+            return;
+        }
+        let slot = self.slot(i);
+        slot.stage = Stage::Idle;
+        let connect = std::mem::replace(&mut slot.connect, NONE);
+        let ended = if disconnected { Error::NotConnected } else { why.clone() };
+        self.fail_all(i, &ended);
+        self.slot(i).ended = ended;
+        let why = if disconnected || dropped { Error::Cancelled } else { why };
+        self.say(i, State::Closed { why });
+        if dropped {
+            self.free(i);
+        } else if connect != NONE {
+            self.slot(i).connect = connect;
+            self.slot(i).attempt = 0;
+            self.begin_round(i);
+        }
+    }
+
+    fn has_disconnect(&mut self, i: u32) -> bool {
+        let mut found = false;
+        self.each_op(i, |_, op| found |= op.kind == Kind::Disconnect);
+        found
+    }
+
+    /// What becomes of the messages of a connection that is gone: those that the kernel had were
+    /// sent; of the others a part may have been.
+    fn settle_sends(&mut self, i: u32, why: &Error, keep: bool) {
+        let slot = &mut self.slots[i as usize];
+        let (mut flying, mut waiting) = (slot.flying, slot.waiting);
+        (slot.flying, slot.waiting) = (Fifo::EMPTY, Fifo::EMPTY);
+        let mut kept = Fifo::EMPTY;
+        loop {
+            let next = self.ops.pop_front(&mut flying, Link::Sent);
+            let next = next.or_else(|| self.ops.pop_front(&mut waiting, Link::Sent));
+            let Some(index) = next else { break };
+            let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
+            let op = self.ops.at(index);
+            op.lane = Lane::None;
+            match op.kind {
+                Kind::Disconnect => self.finish(index, Ok(()), 0),
+                Kind::Send | Kind::SendReceive if keep => {
+                    (op.put, op.end) = (0, 0);
+                    op.lane = Lane::Waiting;
+                    self.ops.push_back(&mut kept, Link::Sent, index);
+                }
+                _ => self.finish(index, Err(why.clone()), sent),
+            }
+        }
+        self.slots[i as usize].waiting = kept;
+    }
+}
+
+/// How many bytes of an operation the kernel has, or had when the connection was lost.
+pub(super) fn bytes_sent_of(slot: &Slot, op: &super::Op) -> usize {
+    let unsent = op.end.saturating_sub(slot.sent) as usize;
+    op.put.saturating_sub(unsent)
+}

@@ -1,0 +1,299 @@
+//! Bytes from requests to the output, and from the input to replies.
+//!
+//! The output of a connection is filled as far as a small window only: what is on it cannot be
+//! taken back. A connection is read one receive ahead of what is asked for, so that its end is
+//! seen; then no more until somebody asks, so what nobody asks for is bounded.
+
+use super::{Driver, Error, Kind, Lane, Link, NONE, Slot, Stage};
+use crate::buffer::Lease;
+use crate::service::{Answer, Connection};
+use crate::time::Time;
+
+/// Buffers of output that one client may have with the engine at once: as many as one system call
+/// takes with a gain.
+const WINDOW_LEASES: usize = 4;
+
+impl Driver {
+    /// Does for a connection what can be done now.
+    pub(super) fn act(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
+        self.now = self.now.max(connection.now());
+        self.slot(i).sent = connection.bytes_sent();
+        self.land(i);
+        if self.slot(i).abort.is_none() {
+            self.put_output(i, connection);
+            self.feed(i, Some(connection));
+        }
+        if self.slot(i).abort.is_some() {
+            return Answer::Close;
+        }
+        self.land(i);
+        match self.control(i) {
+            Some(Answer::HalfClose) => {
+                // Whether it is read on is another answer, given when it is called again.
+                self.touch(i);
+                Answer::HalfClose
+            }
+            Some(answer) => answer,
+            None => self.pause_or_go_on(i, connection),
+        }
+    }
+
+    fn pause_or_go_on(&mut self, i: u32, connection: &Connection<'_>) -> Answer {
+        let slot = self.slot(i);
+        if !connection.input.is_empty() || slot.stash_end.is_some() {
+            slot.paused = true;
+            return Answer::WaitUntil(Time::MAX);
+        }
+        if slot.paused {
+            // Only being woken ends a pause.
+            self.touch(i);
+        }
+        Answer::Continue
+    }
+
+    /// Carries out what is behind all that was to be sent: a half-close, or the end.
+    fn control(&mut self, i: u32) -> Option<Answer> {
+        let slot = &mut self.slots[i as usize];
+        if slot.dropped {
+            slot.stage = Stage::Closing;
+            return Some(Answer::CloseAfterSend);
+        }
+        let first = self.ops.get(slot.waiting.first)?.kind;
+        if !matches!(first, Kind::HalfClose | Kind::Disconnect) {
+            return None;
+        }
+        let index = self.ops.pop_front(&mut slot.waiting, Link::Sent)?;
+        self.ops.at(index).lane = Lane::None;
+        if first == Kind::HalfClose {
+            slot.half_closed = true;
+            self.finish(index, Ok(()), 0);
+            return Some(Answer::HalfClose);
+        }
+        slot.stage = Stage::Closing;
+        self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+        Some(Answer::CloseAfterSend)
+    }
+
+    /// Completes the sends that the kernel has completely.
+    pub(super) fn land(&mut self, i: u32) {
+        loop {
+            let slot = &mut self.slots[i as usize];
+            let first = slot.flying.first;
+            if first == NONE || self.ops.at(first).end > slot.sent {
+                return;
+            }
+            self.ops.pop_front(&mut slot.flying, Link::Sent);
+            let put = self.ops.at(first).put;
+            self.finish(first, Ok(()), put);
+        }
+    }
+
+    /// Puts what waits to be sent on the output, as far as the window and the buffers go.
+    fn put_output(&mut self, i: u32, connection: &mut Connection<'_>) {
+        let leases = if connection.pool.is_plentiful() { WINDOW_LEASES } else { 1 };
+        let window = leases * connection.pool.buffer_size();
+        let mut lease: Option<Lease> = None;
+        while self.has_more_to_put(i, window) {
+            if lease.is_none() {
+                lease = connection.take_lease();
+            }
+            let Some(mut open) = lease.take() else {
+                self.starved.push_back(i);
+                break;
+            };
+            self.put_some(i, &mut open);
+            match open.spare_mut().is_empty() {
+                true => connection.output.push_back(open),
+                false => lease = Some(open),
+            }
+        }
+        if let Some(open) = lease {
+            connection.output.push_back(open);
+        }
+    }
+
+    fn has_more_to_put(&mut self, i: u32, window: usize) -> bool {
+        let slot = &self.slots[i as usize];
+        let is_message = self.ops.get(slot.waiting.first).is_some_and(|op| op.kind.sends());
+        is_message && ((slot.put - slot.sent) as usize) < window
+    }
+
+    /// Puts bytes of the first operation that waits into a lease.
+    fn put_some(&mut self, i: u32, lease: &mut Lease) {
+        let Slot { framing, waiting, flying, receiving, put, .. } = &mut self.slots[i as usize];
+        let index = waiting.first;
+        let op = self.ops.at(index);
+        let begins = op.kind == Kind::SendReceive && !op.receives;
+        let count = op.fill(*framing, lease.spare_mut());
+        lease.commit(count);
+        op.put += count;
+        *put += count as u64;
+        op.end = *put;
+        let (kind, is_whole) = (op.kind, op.put == op.wire_len(*framing));
+        if begins {
+            op.receives = true;
+            self.ops.push_back(receiving, Link::Received, index);
+        }
+        if is_whole {
+            self.ops.pop_front(waiting, Link::Sent);
+            self.ops.at(index).lane = Lane::None;
+            if kind == Kind::Send {
+                self.ops.at(index).lane = Lane::Flying;
+                self.ops.push_back(flying, Link::Sent, index);
+            }
+        }
+    }
+
+    /// Gives what has come to the operations that wait for it, in their order.
+    pub(super) fn feed(&mut self, i: u32, mut connection: Option<&mut Connection<'_>>) {
+        while self.slots[i as usize].receiving.first != NONE {
+            let more = match connection.as_deref_mut() {
+                Some(connection) => self.feed_first(i, Some(connection)),
+                None => self.feed_first(i, None),
+            };
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Gives the next bytes to the first operation. Answers whether there may be more to do.
+    fn feed_first(&mut self, i: u32, connection: Option<&mut Connection<'_>>) -> bool {
+        let slot = &mut self.slots[i as usize];
+        let index = slot.receiving.first;
+        let framing = slot.framing;
+        let op = self.ops.at(index);
+        let has_input = connection.as_ref().is_some_and(|c| !c.input.is_empty());
+        // A reply cannot be among what an earlier connection left.
+        if op.kind == Kind::SendReceive && slot.stash_end.take().is_some() {
+            slot.stash.clear();
+        }
+        let taken = if op.done {
+            Ok(None)
+        } else if !slot.stash.is_empty() {
+            let taken = op.take(framing, &slot.stash);
+            taken.inspect(|taken| drop(slot.stash.drain(..taken.bytes))).map(Some)
+        } else if let Some(why) = slot.stash_end.clone()
+            && (op.kind != Kind::Receive || op.reply.is_empty())
+        {
+            return self.end_of_stash(i, why);
+        } else if let Some(connection) = connection
+            && has_input
+            && slot.stash_end.is_none()
+        {
+            let taken = op.take(framing, connection.input.first_slice());
+            taken.inspect(|taken| connection.input.consume(taken.bytes)).map(Some)
+        } else {
+            // What needs nothing, or takes what there is, is done without more.
+            op.take(framing, &[]).map(|taken| {
+                let some = op.kind == Kind::Receive && !op.reply.is_empty();
+                (taken.done || some).then_some(super::super::ops::Taken { bytes: 0, done: true })
+            })
+        };
+        match taken {
+            Ok(Some(taken)) => {
+                self.ops.at(index).done = taken.done;
+                if taken.done { self.deliver(i, index) } else { true }
+            }
+            Ok(None) if self.ops.at(index).done => self.deliver(i, index),
+            Ok(None) => false,
+            Err(error) => {
+                self.refuse(i, index, error);
+                false
+            }
+        }
+    }
+
+    /// Completes the first receive, unless its request is not completely out yet.
+    fn deliver(&mut self, i: u32, index: u32) -> bool {
+        let slot = &mut self.slots[i as usize];
+        let framing = slot.framing;
+        let op = self.ops.at(index);
+        if op.lane != Lane::None {
+            return false;
+        }
+        if matches!(op.kind, Kind::SendReceive | Kind::Message)
+            && let Some(crate::framing::Framing::Delimiter { delimiter, .. }) = framing
+        {
+            op.reply.truncate(op.reply.len() - delimiter.bytes().len());
+        }
+        let put = op.put;
+        self.ops.pop_front(&mut slot.receiving, Link::Received);
+        self.finish(index, Ok(()), put);
+        true
+    }
+
+    /// What has come is not what may come: nobody knows where the next message begins.
+    fn refuse(&mut self, i: u32, index: u32, error: Error) {
+        let slot = &mut self.slots[i as usize];
+        self.ops.pop_front(&mut slot.receiving, Link::Received);
+        let op = self.ops.at(index);
+        op.receives = false;
+        if op.lane == Lane::Waiting {
+            op.lane = Lane::None;
+            self.ops.unlink(&mut slot.waiting, Link::Sent, index);
+        }
+        if slot.stash_end.take().is_some() {
+            // Of a connection that is gone; the present one is not to blame.
+            slot.stash.clear();
+        } else {
+            slot.abort = Some(error.clone());
+        }
+        self.finish_ended(index, &error);
+        self.touch(i);
+    }
+
+    /// What an earlier connection has left is used up, and its end comes next.
+    fn end_of_stash(&mut self, i: u32, why: Error) -> bool {
+        let slot = &mut self.slots[i as usize];
+        slot.stash_end = None;
+        if let Some(index) = self.ops.pop_front(&mut slot.receiving, Link::Received) {
+            self.finish_ended(index, &why);
+        }
+        self.touch(i);
+        true
+    }
+
+    /// The peer has closed its side: what has come is given out, then the end is.
+    pub(super) fn ended_by_peer(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
+        self.slot(i).sent = connection.bytes_sent();
+        self.land(i);
+        self.feed(i, Some(connection));
+        let why = match &self.slot(i).abort {
+            Some(_) => return Answer::Close,
+            None => Error::ClosedByPeer,
+        };
+        self.keep_input(i, connection, &why);
+        self.end_receives(i, &why);
+        let slot = self.slot(i);
+        slot.stage = Stage::Closing;
+        slot.why = Some(why);
+        Answer::CloseAfterSend
+    }
+
+    /// Keeps what a connection that ends has brought and nobody has asked for yet.
+    pub(super) fn keep_input(&mut self, i: u32, connection: &mut Connection<'_>, why: &Error) {
+        let slot = self.slot(i);
+        // After an error of the stream, or an unanswered request, it is of no use.
+        if matches!(why, Error::TimedOut | Error::Cancelled | Error::FrameTooLarge(_)) {
+            slot.stash.clear();
+        } else {
+            for slice in connection.input.slices() {
+                slot.stash.extend_from_slice(slice);
+            }
+        }
+        let bytes = connection.input.len();
+        connection.input.consume(bytes);
+    }
+
+    /// The connection is at its end for those that receive.
+    pub(super) fn end_receives(&mut self, i: u32, why: &Error) {
+        if !self.slot(i).receiving.is_empty() && !self.slot(i).stash.is_empty() {
+            self.slot(i).stash_end = Some(why.clone());
+            self.feed(i, None);
+        }
+        self.fail_receives(i, why);
+        let slot = self.slot(i);
+        slot.stash_end = (!slot.stash.is_empty()).then(|| why.clone());
+    }
+}

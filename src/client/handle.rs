@@ -1,0 +1,394 @@
+//! What a caller holds: the loop ([`ClientLoop`]) and its clients ([`Client`]).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::driver::Driver;
+use super::error::{Error, Failed};
+use super::ops::{Kind, Op};
+use super::options::Options;
+use super::pending::{Completer, Outcome, Pending, Ticket, value};
+use super::resolve;
+use super::shared::{Command, Shared};
+use super::target::Target;
+use crate::buffer::{Pool, Reserve};
+use crate::config::{BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
+use crate::crew::Mailboxes;
+use crate::engine::MioEngine;
+use crate::framing::Framing;
+use crate::sys::{Kernel, monotonic_now};
+use crate::time::Time;
+use crate::worker::{Rules, Setup, Worker};
+
+/// Clients at most: what a process may have open files for, with those that linger.
+pub const CLIENTS_MAX: u32 = 1 << 20;
+
+/// Operations at most: their numbers and those of their commands have room in 32 bits.
+pub const OPERATIONS_MAX: u32 = 1 << 24;
+
+/// Room for a receive when the buffer that it is given has none: one of the loop's own buffers.
+const RECEIVE_BYTES: usize = BUFFER_SIZE;
+
+/// Room that a reply is given before it begins to come; it grows as bytes come, not as a length
+/// promises.
+const REPLY_BYTES_AT_FIRST: usize = 64 << 10;
+
+/// How much later than its round a connect gives up: the round knows more of what happened.
+const CONNECT_GRACE: Duration = Duration::from_millis(50);
+
+/// What a loop may use. All of it is made when the loop starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Clients at once, 1 to [`CLIENTS_MAX`].
+    pub clients: u32,
+    /// Operations under way at once, over all clients, 1 to [`OPERATIONS_MAX`]. One more completes
+    /// at once with [`Error::QueueFull`].
+    pub operations: u32,
+    /// Buffers. One client holds up to 4 while it sends, and up to 4 with what it was sent and has
+    /// not asked for; one each where that is more than half of all. At least 4 for each client.
+    pub buffers: u32,
+    /// Bytes of a buffer, 256 to 1 MiB.
+    pub buffer_size: usize,
+    /// A peer that takes no byte for so long is given up; `None`: never.
+    pub send_timeout: Option<Duration>,
+    /// How long a connection that this side has closed waits for the other side to do the same.
+    pub linger: Duration,
+}
+
+impl Limits {
+    /// For this many clients, with 4 operations and 4 buffers for each.
+    pub fn for_clients(clients: u32) -> Limits {
+        let four_each = clients.saturating_mul(4);
+        Limits {
+            clients,
+            operations: four_each.clamp(64, OPERATIONS_MAX),
+            buffers: four_each.max(64),
+            buffer_size: BUFFER_SIZE,
+            send_timeout: Some(SEND_TIMEOUT),
+            linger: LINGER,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let ranged = |name, value: u64, min: u64, max: u64| match (min..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{name} is {value}, but must be from {min} to {max}")),
+        };
+        ranged("Limits::clients", self.clients.into(), 1, CLIENTS_MAX.into())?;
+        ranged("Limits::operations", self.operations.into(), 1, OPERATIONS_MAX.into())?;
+        let buffers = (u64::from(self.clients) * 4, 1 << 24);
+        ranged("Limits::buffers", self.buffers.into(), buffers.0, buffers.1)?;
+        let (min, max) = (BUFFER_SIZE_MIN as u64, BUFFER_SIZE_MAX as u64);
+        ranged("Limits::buffer_size", self.buffer_size as u64, min, max)
+    }
+}
+
+impl Default for Limits {
+    /// For 1,024 clients.
+    fn default() -> Limits {
+        Limits::for_clients(1024)
+    }
+}
+
+/// A thread that drives any number of clients, and a second one that looks up names.
+///
+/// Dropped, it ends: what is under way completes with [`Error::LoopEnded`], what was put on a
+/// connection goes out, and every connection is closed in order, for at most the linger time and a
+/// second.
+pub struct ClientLoop {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ClientLoop {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// A limit is out of its range ([`io::ErrorKind::InvalidInput`]); or memory, a thread or what
+    /// the event loop is made of could not be had.
+    pub fn start(limits: Limits) -> io::Result<ClientLoop> {
+        let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
+        limits.check().map_err(invalid)?;
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let shared = Shared::new(limits.clients, limits.operations, mailboxes.clone());
+        let resolver = resolve::start(shared.clone(), limits.clients as usize)?;
+        let (ready, readies) = sync_channel(1);
+        let for_thread = shared.clone();
+        let thread = thread::Builder::new()
+            .name("clients".into())
+            .spawn(move || run(limits, for_thread, mailboxes, resolver, &ready))?;
+        let mut started = ClientLoop { shared, thread: Some(thread) };
+        match readies.recv() {
+            Ok(Ok(())) => Ok(started),
+            Ok(Err(error)) => {
+                started.join();
+                Err(error)
+            }
+            Err(_) => Err(io::Error::other("the loop ended before it was ready")),
+        }
+    }
+
+    /// A client for a target: `[service://]host:port[?options]`, in the grammar of
+    /// [`Spec`](crate::spec::Spec). It is not connected yet.
+    ///
+    /// # Errors
+    /// The target is not understood, or the loop has no room for another client.
+    pub fn client(&self, target: &str, options: Options) -> Result<Client, Error> {
+        let target = Target::parse(target)?;
+        Client::new(&self.shared, target, options)
+    }
+
+    fn join(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // From a callback: it would wait for itself.
+        if thread.thread().id() != thread::current().id() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ClientLoop {
+    fn drop(&mut self) {
+        self.shared.tell(Command::End);
+        self.join();
+    }
+}
+
+impl std::fmt::Debug for ClientLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientLoop")
+    }
+}
+
+/// Whatever ends the thread: nobody is left waiting.
+struct EndOnDrop(Arc<Shared>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The life of the loop's thread.
+fn run(
+    limits: Limits,
+    shared: Arc<Shared>,
+    mailboxes: Arc<Mailboxes>,
+    resolver: SyncSender<resolve::Question>,
+    ready: &SyncSender<io::Result<()>>,
+) {
+    let _end = EndOnDrop(shared.clone());
+    let Limits { clients, operations, linger, .. } = limits;
+    let driver = Driver::new(shared, resolver, clients, operations, linger);
+    match make_worker(limits, mailboxes, driver) {
+        Ok(worker) => {
+            let _ = ready.send(Ok(()));
+            if let Err(error) = worker.run() {
+                log::error!("a client loop cannot wait for events: {error}");
+            }
+        }
+        Err(error) => drop(ready.send(Err(error))),
+    }
+}
+
+fn make_worker(
+    limits: Limits,
+    mailboxes: Arc<Mailboxes>,
+    driver: Driver,
+) -> io::Result<Worker<MioEngine<Kernel>, Driver>> {
+    let pool = Pool::new(Reserve::new(limits.buffer_size, limits.buffers)?, 0);
+    // Beside those that are open, those that linger.
+    let connections_max = limits.clients as usize * 2;
+    let setup = Setup {
+        index: 0,
+        connections_max,
+        listeners: 0,
+        rules: Rules {
+            leases_per_connection_max: crate::config::LEASES_PER_CONNECTION_MAX,
+            idle_timeout: None,
+            send_timeout: limits.send_timeout,
+            shed_after: None,
+            linger: limits.linger,
+            accept_pause: Duration::ZERO,
+        },
+        pool: pool.clone(),
+        permits: None,
+        mailboxes,
+        counters: Arc::default(),
+        directory: None,
+    };
+    let engine = MioEngine::new(Kernel::new()?, connections_max, pool, None, Vec::new())?;
+    Ok(Worker::new(engine, setup, driver))
+}
+
+/// One client of a loop. Its operations may be begun from any thread; those that send go out in the
+/// order in which they were begun, and those that receive get what comes in theirs.
+///
+/// An operation that is begun while the client connects, or waits to connect again, waits too. One
+/// that is begun when it does neither completes at once with [`Error::NotConnected`], or with what
+/// the last connection ended with.
+///
+/// Dropped, its operations are cancelled, and the connection is closed in order: what was put on it
+/// goes out.
+pub struct Client {
+    shared: Arc<Shared>,
+    slot: u32,
+    framing: Option<Framing>,
+}
+
+impl Client {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        target: Target,
+        mut options: Options,
+    ) -> Result<Client, Error> {
+        let slot = shared.take_slot().ok_or(Error::TooManyClients)?;
+        let framing = target.framing.or(options.framing);
+        options.framing = framing;
+        let (target, options) = (Box::new(target), Box::new(options));
+        shared.tell(Command::New { slot, target, options });
+        Ok(Client { shared: shared.clone(), slot, framing })
+    }
+
+    /// How the stream is cut into messages, if it is.
+    pub fn framing(&self) -> Option<Framing> {
+        self.framing
+    }
+
+    /// Connects, and completes with the address that answered. The name is looked up on the loop's
+    /// helper thread, and its addresses are tried one after the other, in the order of the system's
+    /// resolver. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
+    /// fails no further attempt is made.
+    pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
+        let deadline = monotonic_now() + timeout.saturating_add(CONNECT_GRACE);
+        self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
+    }
+
+    /// Sends: with a framing a message, whose payload this is; without one these bytes. Completes,
+    /// with the same `Vec`, when the kernel has all of it.
+    pub fn send(&self, data: Vec<u8>) -> Pending<Vec<u8>> {
+        let too_long = self.framing.and_then(|framing| framing.around(data.len()).err());
+        if let Some(error) = too_long {
+            let failed = Err(Error::FrameTooLarge(error));
+            return self.at_once(failed, data, |o| value(o, |o| Some(o.request)));
+        }
+        self.begin(Kind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
+    }
+
+    /// Receives some bytes, at least one, and at most as many as `buffer` has capacity for (16 KiB
+    /// are made if it has none). What was in it is dropped; it comes back with the bytes. With a
+    /// framing these are the bytes on the wire, lengths and delimiters included.
+    pub fn receive(&self, mut buffer: Vec<u8>) -> Pending<Vec<u8>> {
+        buffer.clear();
+        if buffer.capacity() == 0 {
+            buffer.reserve(RECEIVE_BYTES);
+        }
+        let fill = |op: &mut Op| {
+            op.reply_max = buffer.capacity();
+            op.reply = buffer;
+        };
+        self.begin(Kind::Receive, fill, |o| value(o, |o| Some(o.reply)))
+    }
+
+    /// Receives the next message: its payload, in `buffer`, which grows if it has to. What was in
+    /// it is dropped.
+    pub fn receive_message(&self, mut buffer: Vec<u8>) -> Pending<Vec<u8>> {
+        buffer.clear();
+        if self.framing.is_none() {
+            let failed = Err(Error::NoFraming);
+            return self.at_once(failed, buffer, |o| value(o, |o| Some(o.reply)));
+        }
+        self.begin(Kind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
+    }
+
+    /// Receives everything until the peer closes its side, `max` bytes at most, into `buffer`,
+    /// which grows if it has to. What was in it is dropped.
+    pub fn receive_to_end(&self, mut buffer: Vec<u8>, max: usize) -> Pending<Vec<u8>> {
+        buffer.clear();
+        let kind = Kind::ToEnd { max };
+        self.begin(kind, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
+    }
+
+    /// Sends a request and receives the reply to it: with a framing a message each, without one as
+    /// many bytes as were sent. Several may be under way: replies belong to requests in order.
+    ///
+    /// A request that is not answered by `timeout` completes with [`Error::TimedOut`], and the
+    /// connection is reset, with all that is under way on it: the late reply would be taken for
+    /// that of the next request. It is never sent a second time.
+    pub fn send_receive(&self, request: Vec<u8>, timeout: Duration) -> Pending<Vec<u8>> {
+        let too_long = self.framing.and_then(|framing| framing.around(request.len()).err());
+        if let Some(error) = too_long {
+            let failed = Err(Error::FrameTooLarge(error));
+            return self.at_once(failed, request, |o| value(o, |o| Some(o.reply)));
+        }
+        let deadline = monotonic_now() + timeout;
+        let fill = |op: &mut Op| {
+            op.reply.reserve(request.len().min(REPLY_BYTES_AT_FIRST));
+            op.deadline = deadline;
+            op.request = request;
+        };
+        self.begin(Kind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
+    }
+
+    /// Closes the sending side, behind all that was begun before: the peer reads to the end.
+    /// Receiving goes on.
+    pub fn half_close(&self) -> Pending<()> {
+        self.begin(Kind::HalfClose, |_| (), |o| value(o, |_| Some(())))
+    }
+
+    /// Closes the connection, behind all sends that were begun before, and makes no further one.
+    /// Completes when the peer has closed its side too, or the linger time has passed. What is not
+    /// received by then is thrown away, and receives complete with [`Error::Cancelled`].
+    pub fn disconnect(&self) -> Pending<()> {
+        self.begin(Kind::Disconnect, |_| (), |o| value(o, |_| Some(())))
+    }
+
+    fn begin<T: 'static>(
+        &self,
+        kind: Kind,
+        fill: impl FnOnce(&mut Op),
+        convert: fn(Outcome) -> Result<T, Failed>,
+    ) -> Pending<T> {
+        let (completer, cell) = Completer::new(self.shared.loop_thread());
+        let number = self.shared.take_op();
+        let mut op = Op::new(number.map_or(0, |(_, id)| id), self.slot, kind, completer);
+        op.deadline = Time::MAX;
+        fill(&mut op);
+        let Some((index, id)) = number else {
+            op.complete(Err(Error::QueueFull), 0);
+            return Pending::new(cell, None, convert);
+        };
+        self.shared.tell(Command::Submit { index, op: Box::new(op) });
+        let ticket = Ticket { shared: self.shared.clone(), index, id };
+        Pending::new(cell, Some(ticket), convert)
+    }
+
+    /// An operation that is over before it began.
+    fn at_once<T: 'static>(
+        &self,
+        result: Result<(), Error>,
+        request: Vec<u8>,
+        convert: fn(Outcome) -> Result<T, Failed>,
+    ) -> Pending<T> {
+        let (completer, cell) = Completer::new(self.shared.loop_thread());
+        let reply = Vec::new();
+        completer.complete(Outcome { result, request, reply, bytes_sent: 0, address: None });
+        Pending::new(cell, None, convert)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.tell(Command::Dropped { slot: self.slot });
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.slot)
+    }
+}

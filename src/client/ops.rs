@@ -1,0 +1,321 @@
+//! Operations as the loop has them: a table that is made once, and queues through it that allocate
+//! nothing.
+
+use super::error::Error;
+use super::pending::{Completer, Outcome};
+use crate::framing::{Framing, LENGTH_BYTES, Prefix, length};
+use crate::time::Time;
+
+/// No operation.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// What is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Connect,
+    Send,
+    SendReceive,
+    /// Some bytes, as many as the buffer has room for.
+    Receive,
+    Message,
+    /// Everything until the end, at most so many bytes.
+    ToEnd {
+        max: usize,
+    },
+    HalfClose,
+    Disconnect,
+}
+
+impl Kind {
+    pub(super) fn sends(self) -> bool {
+        matches!(self, Kind::Send | Kind::SendReceive)
+    }
+}
+
+/// An operation.
+pub(super) struct Op {
+    pub(super) id: u64,
+    pub(super) slot: u32,
+    pub(super) kind: Kind,
+    pub(super) completer: Completer,
+    /// What is to be sent.
+    pub(super) request: Vec<u8>,
+    /// What has come, without the length in front of it.
+    pub(super) reply: Vec<u8>,
+    /// How much there is room for: with [`Kind::Receive`].
+    pub(super) reply_max: usize,
+    /// The length in front of the message that is being received.
+    pub(super) header: [u8; LENGTH_BYTES],
+    pub(super) header_len: usize,
+    pub(super) deadline: Time,
+    /// Bytes of it, framing included, that are on the connection's output or have been.
+    pub(super) put: usize,
+    /// Where in the connection's stream it ends; known when it has been put completely.
+    pub(super) end: u64,
+    /// Whether it is in the queue of those that are to be sent, or have been and are not yet with
+    /// the kernel.
+    pub(super) lane: Lane,
+    /// Whether all that it waits for has come.
+    pub(super) done: bool,
+    /// Whether it is in the queue of those that receive.
+    pub(super) receives: bool,
+    pub(super) next_sent: u32,
+    pub(super) next_received: u32,
+}
+
+/// Which queue of the sending side an operation is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    None,
+    Waiting,
+    Flying,
+}
+
+/// What a slice of the stream has brought for an operation.
+pub(super) struct Taken {
+    pub(super) bytes: usize,
+    pub(super) done: bool,
+}
+
+impl Op {
+    pub(super) fn new(id: u64, slot: u32, kind: Kind, completer: Completer) -> Op {
+        Op {
+            id,
+            slot,
+            kind,
+            completer,
+            request: Vec::new(),
+            reply: Vec::new(),
+            reply_max: 0,
+            header: [0; LENGTH_BYTES],
+            header_len: 0,
+            deadline: Time::MAX,
+            put: 0,
+            end: 0,
+            lane: Lane::None,
+            done: false,
+            receives: false,
+            next_sent: NONE,
+            next_received: NONE,
+        }
+    }
+
+    /// Bytes of the message on the wire.
+    pub(super) fn wire_len(&self, framing: Option<Framing>) -> usize {
+        let (before, after) = around(&framing, self.request.len());
+        before.map_or(0, |before| before.bytes().len()) + self.request.len() + after.len()
+    }
+
+    /// Copies the message's next bytes on the wire. Answers how many.
+    pub(super) fn fill(&self, framing: Option<Framing>, mut into: &mut [u8]) -> usize {
+        let (before, after) = around(&framing, self.request.len());
+        let before = before.as_ref().map_or(&[][..], Prefix::bytes);
+        let (mut skip, mut copied) = (self.put, 0);
+        for part in [before, &self.request, after] {
+            let rest = part.get(skip..).unwrap_or(&[]);
+            skip = skip.saturating_sub(part.len());
+            let count = rest.len().min(into.len());
+            into[..count].copy_from_slice(&rest[..count]);
+            into = &mut into[count..];
+            copied += count;
+        }
+        copied
+    }
+
+    /// Takes of the stream what belongs to the operation.
+    pub(super) fn take(&mut self, framing: Option<Framing>, bytes: &[u8]) -> Result<Taken, Error> {
+        match self.kind {
+            Kind::Receive => {
+                let done = |op: &Op| op.reply.len() == op.reply_max;
+                Ok(self.take_up_to(self.reply_max, bytes, done))
+            }
+            Kind::ToEnd { max } => {
+                if self.reply.len() + bytes.len() > max {
+                    return Err(Error::TooLong(max));
+                }
+                Ok(self.take_up_to(max, bytes, |_| false))
+            }
+            _ => match framing {
+                None => {
+                    let len = self.request.len();
+                    Ok(self.take_up_to(len, bytes, |op| op.reply.len() == len))
+                }
+                Some(Framing::Length { order, max }) => {
+                    let missing = LENGTH_BYTES - self.header_len;
+                    let count = missing.min(bytes.len());
+                    self.header[self.header_len..][..count].copy_from_slice(&bytes[..count]);
+                    self.header_len += count;
+                    if self.header_len < LENGTH_BYTES {
+                        return Ok(Taken { bytes: count, done: false });
+                    }
+                    let len = length(self.header, order, max).map_err(Error::FrameTooLarge)?;
+                    let taken = self.take_up_to(len, &bytes[count..], |op| op.reply.len() == len);
+                    Ok(Taken { bytes: count + taken.bytes, ..taken })
+                }
+                Some(Framing::Delimiter { delimiter, max }) => {
+                    self.take_delimited(delimiter.bytes(), max as usize, bytes)
+                }
+            },
+        }
+    }
+
+    fn take_up_to(&mut self, len: usize, bytes: &[u8], done: impl Fn(&Op) -> bool) -> Taken {
+        let count = len.saturating_sub(self.reply.len()).min(bytes.len());
+        self.reply.extend_from_slice(&bytes[..count]);
+        Taken { bytes: count, done: done(self) }
+    }
+
+    /// The delimiter stays in the reply until the operation is complete.
+    fn take_delimited(
+        &mut self,
+        delimiter: &[u8],
+        max: usize,
+        bytes: &[u8],
+    ) -> Result<Taken, Error> {
+        let before = self.reply.len();
+        let count = (max - before.min(max)).min(bytes.len());
+        self.reply.extend_from_slice(&bytes[..count]);
+        let from = before.saturating_sub(delimiter.len() - 1);
+        let found = self.reply[from..].windows(delimiter.len()).position(|w| w == delimiter);
+        if let Some(at) = found {
+            let end = from + at + delimiter.len();
+            self.reply.truncate(end);
+            return Ok(Taken { bytes: end - before, done: true });
+        }
+        if self.reply.len() >= max {
+            let (len, max) = (self.reply.len() as u32, max as u32);
+            return Err(Error::FrameTooLarge(crate::framing::FrameError::TooLong { len, max }));
+        }
+        Ok(Taken { bytes: count, done: false })
+    }
+
+    /// What has come, as it was on the wire: the begin of what the next receive gets.
+    pub(super) fn give_up_reply(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.reply);
+        if self.header_len > 0 {
+            bytes.splice(0..0, self.header[..self.header_len].iter().copied());
+            self.header_len = 0;
+        }
+        bytes
+    }
+
+    pub(super) fn complete(self, result: Result<(), Error>, bytes_sent: usize) {
+        let Op { completer, request, reply, .. } = self;
+        completer.complete(Outcome { result, request, reply, bytes_sent, address: None });
+    }
+
+    /// Completes a connect.
+    pub(super) fn complete_with(self, address: std::net::SocketAddr) {
+        let Op { completer, request, reply, .. } = self;
+        let address = Some(address);
+        completer.complete(Outcome { result: Ok(()), request, reply, bytes_sent: 0, address });
+    }
+}
+
+/// What is around a payload. That it fits was checked when the operation was begun.
+fn around(framing: &Option<Framing>, len: usize) -> (Option<Prefix>, &[u8]) {
+    match framing.as_ref().map(|framing| framing.around(len)) {
+        Some(Ok((before, after))) => (Some(before), after),
+        _ => (None, &[]),
+    }
+}
+
+/// A queue of operations, oldest first, linked through them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fifo {
+    pub(super) first: u32,
+    last: u32,
+}
+
+impl Fifo {
+    pub(super) const EMPTY: Fifo = Fifo { first: NONE, last: NONE };
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+}
+
+/// Which of an operation's two links a queue goes through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Link {
+    Sent,
+    Received,
+}
+
+/// All operations of the loop, by their numbers.
+pub(super) struct Ops(Vec<Option<Op>>);
+
+impl Ops {
+    pub(super) fn new(count: usize) -> Ops {
+        Ops((0..count).map(|_| None).collect())
+    }
+
+    pub(super) fn insert(&mut self, index: u32, op: Op) {
+        let old = self.0[index as usize].replace(op);
+        assert!(old.is_none(), "two operations with one number");
+    }
+
+    pub(super) fn remove(&mut self, index: u32) -> Op {
+        self.0[index as usize].take().expect("an operation that is there")
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Op> {
+        self.0.get(index as usize)?.as_ref()
+    }
+
+    pub(super) fn at(&mut self, index: u32) -> &mut Op {
+        self.0[index as usize].as_mut().expect("an operation that is there")
+    }
+
+    fn next(&mut self, link: Link, index: u32) -> &mut u32 {
+        let op = self.at(index);
+        match link {
+            Link::Sent => &mut op.next_sent,
+            Link::Received => &mut op.next_received,
+        }
+    }
+
+    pub(super) fn push_back(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
+        *self.next(link, index) = NONE;
+        match fifo.last {
+            NONE => fifo.first = index,
+            last => *self.next(link, last) = index,
+        }
+        fifo.last = index;
+    }
+
+    pub(super) fn pop_front(&mut self, fifo: &mut Fifo, link: Link) -> Option<u32> {
+        if fifo.first == NONE {
+            return None;
+        }
+        let index = fifo.first;
+        fifo.first = *self.next(link, index);
+        if fifo.first == NONE {
+            fifo.last = NONE;
+        }
+        Some(index)
+    }
+
+    /// Takes an operation out of wherever it stands in the queue.
+    pub(super) fn unlink(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
+        let (mut before, mut at) = (NONE, fifo.first);
+        while at != index {
+            assert_ne!(at, NONE, "an operation that is in the queue");
+            before = at;
+            at = *self.next(link, at);
+        }
+        let next = *self.next(link, index);
+        match before {
+            NONE => fifo.first = next,
+            before => *self.next(link, before) = next,
+        }
+        if fifo.last == index {
+            fifo.last = before;
+        }
+    }
+
+    /// The numbers in a queue, one after the other: begin with [`Fifo::first`].
+    pub(super) fn after(&mut self, link: Link, index: u32) -> u32 {
+        *self.next(link, index)
+    }
+}

@@ -1,0 +1,208 @@
+//! What a client is asked to be ([`Options`]), how it connects again ([`Reconnect`]), and what it
+//! says of itself ([`State`]).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use crate::framing::Framing;
+
+/// How long one round over all addresses of a target may take by default: two lost segments of the
+/// handshake (1 s and 2 s, RFC 6298), and a round trip.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Told of each change of state, on the loop's thread.
+pub(super) type OnState = Box<dyn FnMut(&State) + Send>;
+
+/// What a client is asked to be.
+#[derive(Default)]
+pub struct Options {
+    pub(super) framing: Option<Framing>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) reconnect: Option<Reconnect>,
+    pub(super) unsent: Unsent,
+    pub(super) on_state: Option<OnState>,
+}
+
+impl Options {
+    /// A client of plain bytes that does not connect again.
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// How the stream is cut into messages. A target that names a service with messages
+    /// (`framed://`, `message://`) sets it too, and then that is the one.
+    pub fn framing(mut self, framing: Framing) -> Options {
+        self.framing = Some(framing);
+        self
+    }
+
+    /// How long one round over all addresses of the target may take; [`CONNECT_TIMEOUT`] if it is
+    /// not said. Each address has an equal share of what is left.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Options {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Connects again whenever the connection is lost or could not be made, until it is
+    /// disconnected.
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Options {
+        self.reconnect = Some(reconnect);
+        self
+    }
+
+    /// What becomes of messages that had not been sent completely when the connection was lost.
+    pub fn unsent(mut self, unsent: Unsent) -> Options {
+        self.unsent = unsent;
+        self
+    }
+
+    /// Has `callback` called at each change of state, on the loop's thread. It must not block. A
+    /// panic in it is logged, and it is not called again.
+    pub fn on_state(mut self, callback: impl FnMut(&State) + Send + 'static) -> Options {
+        self.on_state = Some(Box::new(callback));
+        self
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("framing", &self.framing)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("reconnect", &self.reconnect)
+            .field("unsent", &self.unsent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a message that had not been handed to the kernel completely when the connection
+/// was lost, if the client connects again. One that had been is never sent twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unsent {
+    /// Its send completes with an error that says how many bytes went out.
+    #[default]
+    Report,
+    /// It is kept, and sent again from its first byte on the next connection, in its place. So the
+    /// server may see the begin of a message twice, on two connections, but one of them whole.
+    Keep,
+}
+
+/// How long is waited before the next attempt to connect.
+///
+/// It is exponential back-off with full jitter, as in M. Brooker, "Exponential Backoff And Jitter"
+/// (AWS Architecture Blog, 2015), but never less than the lower bound. Before the `n`th attempt
+/// since the client was last connected it waits between `shortest` and `shortest * 2^n`, the latter
+/// not above `longest`, all equally likely. The jitter spreads the clients that lost the same
+/// server at the same moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reconnect {
+    shortest: Duration,
+    longest: Duration,
+    attempts_max: Option<u32>,
+}
+
+impl Default for Reconnect {
+    /// From 100 ms to 10 s, without end.
+    fn default() -> Reconnect {
+        Reconnect::between(Duration::from_millis(100), Duration::from_secs(10))
+    }
+}
+
+impl Reconnect {
+    /// Waits at least `shortest`, which is 1 ms or more, and at most `longest`. If they are the
+    /// same, it is always that.
+    pub fn between(shortest: Duration, longest: Duration) -> Reconnect {
+        let shortest = shortest.max(Duration::from_millis(1));
+        Reconnect { shortest, longest: longest.max(shortest), attempts_max: None }
+    }
+
+    /// Gives up after this many attempts in a row that failed, at least 1.
+    pub fn attempts_max(mut self, attempts: u32) -> Reconnect {
+        self.attempts_max = Some(attempts.max(1));
+        self
+    }
+
+    /// The longest wait.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// How long to wait before this attempt, the first of which is 1; `None` to give up. `random` is
+    /// from 0 to 1.
+    pub(super) fn wait(&self, attempt: u32, random: f64) -> Option<Duration> {
+        if self.attempts_max.is_some_and(|max| attempt > max) {
+            return None;
+        }
+        let factor = 2_u32.saturating_pow(attempt.min(31));
+        let most = self.shortest.saturating_mul(factor).min(self.longest);
+        Some(self.shortest + (most - self.shortest).mul_f64(random))
+    }
+}
+
+/// What a client is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum State {
+    /// The name is looked up and its addresses are tried.
+    Connecting,
+    /// The connection is there.
+    Connected {
+        /// The address that answered.
+        address: SocketAddr,
+    },
+    /// The connection was lost or not made; the next attempt is waited for.
+    Waiting {
+        /// When it is made.
+        until: Instant,
+        /// Which it will be, from 1, since the client was last connected for a while.
+        attempt: u32,
+        /// What the last connection or attempt ended with.
+        why: Error,
+    },
+    /// There is no connection, and none will be made by itself.
+    Closed {
+        /// Why; [`Error::Cancelled`] if it was asked for.
+        why: Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_wait_is_between_the_bounds_and_its_most_doubles(
+            shortest in 1..5_000_u64,
+            times in 1..10_000_u64,
+            attempt in 1..100_u32,
+            random in 0.0..=1.0,
+        ) {
+            let (low, high) = (Duration::from_millis(shortest), Duration::from_millis(shortest * times));
+            let wait = Reconnect::between(low, high).wait(attempt, random).unwrap();
+            prop_assert!(low <= wait && wait <= high, "{wait:?}");
+            let most = low.saturating_mul(2_u32.saturating_pow(attempt)).min(high);
+            prop_assert!(wait <= most, "{wait:?} before {attempt}");
+        }
+    }
+
+    #[test]
+    fn it_gives_up_after_as_many_attempts_as_were_said() {
+        let three = Reconnect::default().attempts_max(3);
+        assert!(three.wait(3, 0.5).is_some());
+        assert_eq!(three.wait(4, 0.5), None);
+        assert_eq!(three.wait(u32::MAX, 0.5), None);
+    }
+
+    #[test]
+    fn equal_bounds_are_a_fixed_interval() {
+        let second = Duration::from_secs(1);
+        for attempt in 1..40 {
+            let wait = Reconnect::between(second, second).wait(attempt, 0.7);
+            assert_eq!(wait, Some(second));
+        }
+    }
+}

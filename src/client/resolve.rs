@@ -1,0 +1,51 @@
+//! Looking up names, on a thread of its own: the system's resolver blocks.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::{io, thread};
+
+use super::error::Error;
+use super::shared::Shared;
+
+/// A name to be looked up, for a client of the loop.
+pub(super) struct Question {
+    pub(super) slot: u32,
+    pub(super) epoch: u32,
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// Its addresses, in the order of the system's resolver (RFC 6724).
+pub(super) struct Answer {
+    pub(super) slot: u32,
+    pub(super) epoch: u32,
+    pub(super) addresses: Result<Vec<SocketAddr>, Error>,
+}
+
+/// Starts the thread. It ends when the sender is dropped, after what it is looking up just then:
+/// that cannot be interrupted, so nobody waits for it.
+pub(super) fn start(shared: Arc<Shared>, clients: usize) -> io::Result<SyncSender<Question>> {
+    let (send, questions) = sync_channel(clients);
+    thread::Builder::new()
+        .name("client-resolver".into())
+        .spawn(move || answer_all(&questions, &shared))?;
+    Ok(send)
+}
+
+fn answer_all(questions: &Receiver<Question>, shared: &Shared) {
+    for Question { slot, epoch, host, port } in questions {
+        let addresses = look_up(host, port);
+        shared.resolved(Answer { slot, epoch, addresses });
+    }
+}
+
+fn look_up(host: String, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+    let reason = match found {
+        Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
+        Ok(_) => "it has no address".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Error::Resolve { host, reason })
+}

@@ -1,0 +1,172 @@
+//! What the callers' threads and the loop's thread share: a bounded queue of commands, the numbers
+//! that are free, and a way to wake the loop.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::ops::Op;
+use super::options::Options;
+use super::resolve::Answer;
+use super::target::Target;
+use crate::crew::Mailboxes;
+
+/// What the loop is told.
+pub(super) enum Command {
+    /// A new client has this slot.
+    New {
+        slot: u32,
+        target: Box<Target>,
+        options: Box<Options>,
+    },
+    /// An operation, whose number is taken.
+    Submit {
+        index: u32,
+        op: Box<Op>,
+    },
+    Cancel {
+        index: u32,
+        id: u64,
+    },
+    /// The client's handle is gone.
+    Dropped {
+        slot: u32,
+    },
+    /// Finish every connection, then end.
+    End,
+}
+
+pub(super) struct Shared {
+    commands: ArrayQueue<Command>,
+    /// What found no room in the queue and cannot be refused: cancels beyond two for each
+    /// operation, of operations that are complete already.
+    overflow: Mutex<Vec<Command>>,
+    overflowed: AtomicBool,
+    answers: ArrayQueue<Answer>,
+    free_ops: ArrayQueue<u32>,
+    free_slots: ArrayQueue<u32>,
+    next_id: AtomicU64,
+    mailboxes: Arc<Mailboxes>,
+    /// The loop has been woken and has not yet looked.
+    notified: AtomicBool,
+    ended: AtomicBool,
+    loop_thread: OnceLock<ThreadId>,
+}
+
+impl Shared {
+    pub(super) fn new(clients: u32, operations: u32, mailboxes: Arc<Mailboxes>) -> Arc<Shared> {
+        let all = |count: u32| {
+            let queue = ArrayQueue::new(count as usize);
+            (0..count).for_each(|number| queue.push(number).expect("room for all"));
+            queue
+        };
+        // One submit and two cancels for each operation; a begin and an end for each client.
+        let commands = operations as usize * 3 + clients as usize * 2 + 1;
+        Arc::new(Shared {
+            commands: ArrayQueue::new(commands),
+            overflow: Mutex::default(),
+            overflowed: AtomicBool::new(false),
+            answers: ArrayQueue::new(clients as usize),
+            free_ops: all(operations),
+            free_slots: all(clients),
+            next_id: AtomicU64::new(1),
+            mailboxes,
+            notified: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            loop_thread: OnceLock::new(),
+        })
+    }
+
+    /// Says that this is the loop's thread.
+    pub(super) fn enter(&self) {
+        let _ = self.loop_thread.set(thread::current().id());
+    }
+
+    /// The loop's thread, which has begun before anybody has a handle.
+    pub(super) fn loop_thread(&self) -> ThreadId {
+        *self.loop_thread.get().expect("the loop has begun")
+    }
+
+    pub(super) fn take_slot(&self) -> Option<u32> {
+        self.free_slots.pop()
+    }
+
+    pub(super) fn give_slot(&self, slot: u32) {
+        let fits = self.free_slots.push(slot);
+        assert!(fits.is_ok(), "a slot came back that was not out");
+    }
+
+    /// The right to one more operation: its number, and an id that no other ever has.
+    pub(super) fn take_op(&self) -> Option<(u32, u64)> {
+        let index = self.free_ops.pop()?;
+        Some((index, self.next_id.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    pub(super) fn give_op(&self, index: u32) {
+        let fits = self.free_ops.push(index);
+        assert!(fits.is_ok(), "an operation came back that was not out");
+    }
+
+    /// Tells the loop. A command for a loop that has ended is dropped, which completes what is in
+    /// it.
+    pub(super) fn tell(&self, command: Command) {
+        if let Err(command) = self.commands.push(command) {
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            overflow.push(command);
+            self.overflowed.store(true, Ordering::SeqCst);
+        }
+        self.notify();
+        if self.ended.load(Ordering::SeqCst) {
+            self.forget_all();
+        }
+    }
+
+    pub(super) fn cancel(&self, index: u32, id: u64) {
+        self.tell(Command::Cancel { index, id });
+    }
+
+    pub(super) fn resolved(&self, answer: Answer) {
+        // There is room for one from each client, and each asks for one at a time.
+        let _ = self.answers.push(answer);
+        self.notify();
+    }
+
+    fn notify(&self) {
+        if !self.notified.swap(true, Ordering::SeqCst) {
+            self.mailboxes.wake(0);
+        }
+    }
+
+    /// To be called by the loop before it looks at what it was told.
+    pub(super) fn look(&self) {
+        self.notified.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn next_command(&self) -> Option<Command> {
+        self.commands.pop().or_else(|| {
+            if !self.overflowed.load(Ordering::SeqCst) {
+                return None;
+            }
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            let command = overflow.pop();
+            self.overflowed.store(!overflow.is_empty(), Ordering::SeqCst);
+            command
+        })
+    }
+
+    pub(super) fn next_answer(&self) -> Option<Answer> {
+        self.answers.pop()
+    }
+
+    /// The loop is over: nobody will ever look again.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.forget_all();
+    }
+
+    fn forget_all(&self) {
+        while self.next_command().is_some() {}
+    }
+}

@@ -1,0 +1,134 @@
+//! Tests of the character generator: RFC 864's lines, and a stream of any length against another
+//! way to make it.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use super::super::rig::{GUARD, connect, read, start, until};
+use super::*;
+use crate::{CloseReason, Config, Drained};
+
+/// The stream from its begin, made line by line.
+fn lines() -> impl Iterator<Item = u8> {
+    (0..).flat_map(|line| (b' '..=b'~').cycle().skip(line % 95).take(72).chain([b'\r', b'\n']))
+}
+
+fn check(client: &mut TcpStream, expected: &mut impl Iterator<Item = u8>, count: usize) {
+    let received = read(client, count);
+    let expected: Vec<u8> = expected.take(count).collect();
+    assert!(received == expected, "another stream");
+}
+
+#[test]
+fn the_first_lines_are_those_of_the_rfc() {
+    let (_server, address) = start(Config::new(), Chargen);
+    let received = read(&mut connect(address), 26 * 74);
+    let text = String::from_utf8(received).unwrap();
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    for (number, line) in [
+        (0, r##" !"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefg"##),
+        (1, r##"!"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefgh"##),
+        (2, r##""#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghi"##),
+        (23, r##"789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmnopqrstuvwxyz{|}~"##),
+        (24, r##"89:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmnopqrstuvwxyz{|}~ "##),
+        (25, r##"9:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefghijklmnopqrstuvwxyz{|}~ !"##),
+    ] {
+        assert_eq!(lines[number], line, "line {number}");
+    }
+}
+
+#[test]
+fn a_long_stream_stays_right_across_buffers_of_any_size() {
+    for buffer_size in [256, 257, 1000, 7030, 16_384] {
+        let (_server, address) = start(Config::new().buffer_size(buffer_size), Chargen);
+        check(&mut connect(address), &mut lines(), 1 << 20);
+    }
+}
+
+#[test]
+fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
+    let config = Config::new().buffer_size(1024).buffers(64);
+    let (server, address) = start(config, Chargen);
+    let mut streams: Vec<_> = (0..10).map(|_| (connect(address), lines())).collect();
+    for (turn, (client, expected)) in streams.iter_mut().enumerate() {
+        check(client, expected, 1000 * turn + 1);
+    }
+    for (client, expected) in &mut streams {
+        check(client, expected, 20_000);
+    }
+    // Nobody reads now. One buffer for each is the least, and four are the most.
+    thread::sleep(Duration::from_millis(200));
+    let held = server.stats().total().buffers_held;
+    assert!((10..=40).contains(&held), "{held} buffers for 10 clients");
+    for (client, expected) in &mut streams {
+        check(client, expected, 100_000);
+    }
+}
+
+#[test]
+fn clients_without_a_buffer_are_served_when_there_is_one() {
+    // 20 clients and 3 buffers: most are without one at any time. Nobody's stream suffers.
+    let config = Config::new().buffer_size(256).buffers(3).shed_after(None);
+    let (server, address) = start(config, Chargen);
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| check(&mut connect(address), &mut lines(), 20_000));
+        }
+    });
+    until(&server, "the end", |total| total.connections == 0 && total.buffers_held == 0);
+}
+
+#[test]
+fn what_the_client_sends_is_thrown_away_while_it_reads() {
+    let (server, address) = start(Config::new().buffers(64), Chargen);
+    let mut client = connect(address);
+    let mut sender = client.try_clone().unwrap();
+    let bytes = 4 << 20;
+    thread::scope(|scope| {
+        scope.spawn(move || sender.write_all(&vec![0; bytes]).unwrap());
+        check(&mut client, &mut lines(), bytes);
+    });
+    until(&server, "all of it is received", |t| t.bytes_received == bytes as u64);
+    assert_eq!(server.stats().total().closed_total(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_can_still_send() {
+    let (server, address) = start(Config::new().buffers(64), Chargen);
+    let mut client = connect(address);
+    client.write_all(&vec![0; 8 << 20]).unwrap();
+    until(&server, "all of it is received", |total| total.bytes_received == 8 << 20);
+}
+
+#[test]
+fn a_half_closed_client_is_sent_to_until_it_closes() {
+    let (server, address) = start(Config::new(), Chargen);
+    let mut client = connect(address);
+    client.shutdown(Shutdown::Write).unwrap();
+    check(&mut client, &mut lines(), 4 << 20);
+    assert_eq!(server.stats().total().closed_total(), 0);
+    drop(client);
+    until(&server, "the end", |total| total.closed(CloseReason::Reset) == 1);
+    until(&server, "its buffers are back", |total| total.buffers_held == 0);
+}
+
+#[test]
+fn a_drain_ends_the_stream_with_fin() {
+    let (server, address) = start(Config::new(), Chargen);
+    let mut client = connect(address);
+    check(&mut client, &mut lines(), 100_000);
+    let reader = thread::spawn(move || {
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).map(|_| rest)
+    });
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+    let rest = reader.join().unwrap().expect("FIN, not a reset");
+    assert!(rest.into_iter().eq(lines().skip(100_000).take(rest_len(&server))));
+}
+
+/// What was sent after the first 100,000 bytes.
+fn rest_len(server: &crate::ServerHandle) -> usize {
+    server.stats().total().bytes_sent as usize - 100_000
+}
