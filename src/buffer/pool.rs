@@ -247,7 +247,9 @@ impl Pool {
     #[inline]
     pub fn donate(&self) -> u64 {
         let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
-        if others == 0 { 0 } else { self.0.spill() }
+        // With nothing to give nobody is woken: two that need more buffers than there are would wake
+        // each other for ever.
+        if others == 0 || self.0.free.borrow().is_empty() { 0 } else { self.0.spill() }
     }
 
     /// Puts this worker's free buffers into the reserve: it needs them no more. Answers the workers

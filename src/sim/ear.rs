@@ -55,8 +55,7 @@ impl Ear {
     fn hear_messages(&mut self, script: &Script, bytes: &[u8]) -> Result<(), String> {
         self.part.extend(bytes);
         let served = script.served();
-        loop {
-            let Some(len) = served.first_message(&self.part) else { break };
+        while let Some(len) = served.first_message(&self.part) {
             let rest = self.part.split_off(len);
             let message = std::mem::replace(&mut self.part, rest);
             let payload = &message[served.payload_at()..];

@@ -391,11 +391,9 @@ impl Peer {
         match self.manner {
             // There is no end to wait for.
             Manner::HalfClosing if endless && self.has_all() => self.leave(world),
-            Manner::HalfClosing if self.has_sent_all() && !self.shut => {
-                if self.may_leave(world) {
-                    self.shut = true;
-                    let _ = world.shutdown(self.endpoint);
-                }
+            Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
+                self.shut = true;
+                let _ = world.shutdown(self.endpoint);
             }
             // Stays for the FIN.
             Manner::HalfClosing => {}

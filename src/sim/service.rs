@@ -301,14 +301,12 @@ impl Service for Watched {
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         self.panic_by_whim(memory);
-        // A hub has to know, and takes no input for it.
-        if memory.holds && !self.is_hub {
-            return Answer::Continue;
-        }
+        // No service takes input for it.
         let holds = memory.holds;
         let answer = self
             .call(connection, memory, |inner, connection, session| inner.sent(connection, session));
-        memory.holds = holds && connection.input.len() > 0;
+        memory.holds = holds && !connection.input.is_empty();
+        self.note_input(connection, memory);
         answer
     }
 

@@ -343,6 +343,8 @@ impl<S: Service> Core<S> {
             // this turn of its.
             self.service_turn = Some(self.now);
         }
+        // It may have given buffers back.
+        self.serve_waiters(engine);
     }
 
     /// Takes the lists out while they are worked through, and puts them back empty: they keep their
