@@ -11,7 +11,7 @@ use crate::error::StartError;
 use crate::listener;
 
 mod memory;
-mod open_files;
+pub(crate) mod open_files;
 
 pub use memory::{MemorySum, Sizes, Term};
 

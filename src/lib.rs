@@ -52,6 +52,8 @@ mod cli;
 pub mod client;
 mod clients;
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod connect;
 mod connection;
 mod crew;
 #[cfg(feature = "daemon")]

@@ -1,8 +1,21 @@
-//! The daemon's executable. Everything it does is in the library, [`echopool::daemon`], so that the
-//! load generator can start a server of its own.
+//! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client.
+//! Everything they do is in the library, [`echopool::daemon`] and [`echopool::connect`], so that
+//! the load generator can start a server of its own.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    echopool::daemon::run(std::env::args_os())
+    let mut args: Vec<_> = std::env::args_os().collect();
+    let command = args.get(1).and_then(|word| word.to_str());
+    match command {
+        Some("connect") => {
+            args.remove(1);
+            echopool::connect::run(args)
+        }
+        Some("serve") => {
+            args.remove(1);
+            echopool::daemon::run(args)
+        }
+        _ => echopool::daemon::run(args),
+    }
 }

@@ -42,9 +42,9 @@ fn lag_limit(records: &Records) -> Option<String> {
         format!(
             "it sent late on its own account: lag p99 {}, more than the {} allowed of a latency \
              p99 of {}",
-            micros(own),
-            micros(bound),
-            micros(latency)
+            time(own),
+            time(bound),
+            time(latency)
         )
     })
 }
@@ -74,8 +74,8 @@ fn saturation_limit(records: &Records) -> Option<String> {
         .then(|| format!("a thread was {:.0} % busy", (busiest / elapsed).min(1.0) * 100.0))
 }
 
-fn micros(nanos: u64) -> String {
-    format!("{:.0} us", nanos as f64 / 1e3)
+fn time(nanos: u64) -> String {
+    crate::report::time_us(nanos as f64 / 1e3)
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_lag_that_is_a_large_part_of_the_latency_is_a_limit() {
         let reason = limit(&records(900, 2_000, 500)).expect("nearly half of it");
-        assert!(reason.contains("900 us") && reason.contains("500 us allowed"), "{reason}");
+        assert!(reason.contains("900.10us") && reason.contains("500.22us allowed"), "{reason}");
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl Driver {
         let receives = !kind.sends() && kind != Kind::HalfClose;
         if !(is_open || can_wait || (receives && has_stash)) {
             let why = slot.ended.clone();
-            return self.finish(index, Err(why), 0);
+            return self.finish_ended(index, &why);
         }
         if receives {
             self.ops.at(index).receives = true;

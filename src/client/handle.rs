@@ -16,7 +16,7 @@ use super::resolve;
 use super::shared::{Command, Shared};
 use super::target::Target;
 use crate::buffer::{Pool, Reserve};
-use crate::config::{BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
+use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::crew::Mailboxes;
 use crate::engine::MioEngine;
 use crate::framing::Framing;
@@ -105,7 +105,8 @@ pub struct ClientLoop {
 }
 
 impl ClientLoop {
-    /// Starts the threads.
+    /// Starts the threads. The soft limit of open files is raised to what so many clients need, as
+    /// far as the hard limit allows; beyond that a connect fails with EMFILE.
     ///
     /// # Errors
     /// A limit is out of its range ([`io::ErrorKind::InvalidInput`]); or memory, a thread or what
@@ -113,6 +114,7 @@ impl ClientLoop {
     pub fn start(limits: Limits) -> io::Result<ClientLoop> {
         let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
         limits.check().map_err(invalid)?;
+        raise_open_files(limits.clients);
         let mailboxes = Arc::new(Mailboxes::new(1));
         let shared = Shared::new(limits.clients, limits.operations, mailboxes.clone());
         let resolver = resolve::start(shared.clone(), limits.clients as usize)?;
@@ -162,6 +164,13 @@ impl std::fmt::Debug for ClientLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ClientLoop")
     }
+}
+
+/// A file for each client, and for those of them that have connected again one that lingers.
+fn raise_open_files(clients: u32) {
+    let needed = config::open_files::fixed(1, 0) + u64::from(clients) * 2;
+    // It was limited to what is possible; where it fails all the same, connects tell.
+    let _ = config::open_files::raise_soft_limit(needed.min(config::open_files::hard_limit()));
 }
 
 /// Whatever ends the thread: nobody is left waiting.

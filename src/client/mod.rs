@@ -62,7 +62,7 @@ mod options;
 mod pending;
 mod resolve;
 mod shared;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 

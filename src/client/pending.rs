@@ -39,7 +39,7 @@ type Callback = Box<dyn FnOnce(Outcome) + Send>;
 enum Stage {
     Waiting,
     WithCallback(Callback),
-    Done(Box<Outcome>),
+    Done(Outcome),
     Taken,
 }
 
@@ -60,7 +60,7 @@ impl Cell {
         let mut stage = self.lock();
         match std::mem::replace(&mut *stage, Stage::Taken) {
             Stage::Waiting => {
-                *stage = Stage::Done(Box::new(outcome));
+                *stage = Stage::Done(outcome);
                 drop(stage);
                 self.done.notify_all();
             }
@@ -183,7 +183,7 @@ impl<T: 'static> Pending<T> {
                 let Stage::Done(outcome) = std::mem::replace(&mut *stage, Stage::Taken) else {
                     unreachable!("it was looked at");
                 };
-                return Ok((self.convert)(*outcome));
+                return Ok((self.convert)(outcome));
             }
             if thread::current().id() == self.cell.loop_thread {
                 return Ok(Err(Error::OnLoopThread.into()));
@@ -216,7 +216,7 @@ impl<T: 'static> Pending<T> {
             Stage::Waiting => *stage = Stage::WithCallback(callback),
             Stage::Done(outcome) => {
                 drop(stage);
-                call(callback, *outcome);
+                call(callback, outcome);
             }
             Stage::WithCallback(_) | Stage::Taken => unreachable!("a result is taken once"),
         }

@@ -270,20 +270,30 @@ fn a_peer_that_is_not_read_from_is_held_back() {
 
 #[test]
 fn callbacks_come_on_the_loops_thread_and_may_go_on_from_there() {
-    let (_server, target) = echo_server();
-    let clients = start();
-    let client = Arc::new(clients.client(&target, Options::new()).unwrap());
-    let (send, results) = channel();
-    let again = client.clone();
-    client.connect(GUARD).on_complete(move |address| {
-        let name = thread::current().name().map(str::to_owned);
-        let next = again.send_receive(b"from a callback".to_vec(), GUARD);
-        next.on_complete(move |reply| send.send((address, name, reply)).unwrap());
+    // Answers when it is told to, which is after the callback is there.
+    let (go, when) = channel();
+    let when = Mutex::new(when);
+    let (target, _) = serve(1, move |mut stream, _| {
+        for () in when.lock().unwrap().iter() {
+            let mut request = [0; 3];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(&request).unwrap();
+        }
     });
-    let (address, name, reply) = results.recv_timeout(GUARD).unwrap();
-    assert!(target.ends_with(&address.unwrap().to_string()));
+    let clients = start();
+    let client = Arc::new(connected(&clients, &target, Options::new()));
+    let (send, results) = channel();
+    let (again, also_go) = (client.clone(), go.clone());
+    client.send_receive(b"one".to_vec(), GUARD).on_complete(move |reply| {
+        let name = thread::current().name().map(str::to_owned);
+        let next = again.send_receive(b"two".to_vec(), GUARD);
+        next.on_complete(move |next| send.send((reply, name, next)).unwrap());
+        also_go.send(()).unwrap();
+    });
+    go.send(()).unwrap();
+    let (reply, name, next) = results.recv_timeout(GUARD).unwrap();
     assert_eq!(name.as_deref(), Some("clients"));
-    assert_eq!(reply.unwrap(), b"from a callback");
+    assert_eq!((&reply.unwrap()[..], &next.unwrap()[..]), (&b"one"[..], &b"two"[..]));
 }
 
 #[test]

@@ -17,7 +17,7 @@ const PER_WORKER: u64 = 4;
 const RESERVE: u64 = 32;
 
 /// The open files that are not connections: those there are now, and those that a server adds.
-pub(super) fn fixed(workers: usize, endpoints: usize) -> u64 {
+pub(crate) fn fixed(workers: usize, endpoints: usize) -> u64 {
     open_now() + workers as u64 * (PER_WORKER + endpoints as u64) + RESERVE
 }
 
@@ -27,7 +27,7 @@ fn open_now() -> u64 {
 }
 
 /// The hard limit of open files; the largest number if there is none.
-pub(super) fn hard_limit() -> u64 {
+pub(crate) fn hard_limit() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
@@ -49,7 +49,7 @@ pub(super) fn connections(
 }
 
 /// Raises the soft limit to `needed`, if it is lower.
-pub(super) fn raise_soft_limit(needed: u64) -> Result<(), StartError> {
+pub(crate) fn raise_soft_limit(needed: u64) -> Result<(), StartError> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|soft| soft >= needed) {
         return Ok(());

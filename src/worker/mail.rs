@@ -19,24 +19,25 @@ impl<S: Service> Core<S> {
     #[cold]
     pub(super) fn mail_came<E: Engine>(&mut self, engine: &mut E, mail: Mail) {
         let Mail { to, parcel, number, mut receipt } = mail;
-        let lease = parcel.into_lease(&self.pool);
         match to {
             Some(id) => {
                 if let Some(key) = self.open_key_of(id) {
                     let message =
-                        Message { bytes: lease.filled(), number, to_all: false, refused: None };
+                        Message { bytes: parcel.filled(), number, to_all: false, refused: None };
                     self.hand_in(engine, key, message, &mut receipt);
                 }
             }
             None => self.each_connection(engine, |core, engine, key| {
                 if core.context(key).machine.is_open() {
                     let message =
-                        Message { bytes: lease.filled(), number, to_all: true, refused: None };
+                        Message { bytes: parcel.filled(), number, to_all: true, refused: None };
                     core.hand_in(engine, key, message, &mut receipt);
                 }
             }),
         }
-        drop(lease);
+        // Into the reserve, where the next message is taken from: this worker's own list would in
+        // the end have all buffers, and the senders none.
+        drop(parcel);
         self.serve_waiters(engine);
     }
 

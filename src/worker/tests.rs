@@ -459,3 +459,28 @@ fn an_operation_that_is_done_at_once_never_deepens_the_stack() {
     assert_eq!(received, total);
     assert_eq!(server.drain(GUARD), Drained::Clean);
 }
+
+#[test]
+fn other_threads_can_send_more_messages_than_there_are_buffers() {
+    let (server, address) = start(Config::new().max_connections(4).buffers(8), Echo);
+    let mut client = connect(address);
+    until(&server, "it is there", |counts| counts.connections == 1);
+    let id = server.clients()[0].id;
+    let reader = thread::spawn(move || {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        all
+    });
+    let mut expected = Vec::new();
+    for number in 0..100u8 {
+        // The queue of a client that has not come to read may be full for a while.
+        let begun = Instant::now();
+        while let Err(error) = server.send_to(id, &[number; 100]) {
+            assert_eq!(error, crate::SendError::QueueFull);
+            assert!(begun.elapsed() < GUARD, "message {number} is refused for good");
+        }
+        expected.extend([number; 100]);
+    }
+    server.drain(GUARD);
+    assert_eq!(reader.join().unwrap(), expected);
+}

@@ -1,12 +1,10 @@
 //! What the reports say of the load: how each request ended, and how well the schedule was kept.
 
-use std::time::Duration;
-
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::json::Distribution;
-use super::{Report, time_text};
+use super::{Report, time_us};
 use crate::cpu::ThreadUse;
 use crate::outcome::Records;
 use crate::seconds::Second;
@@ -68,7 +66,7 @@ fn thread_lines(report: &Report) -> Option<String> {
 }
 
 fn shape(values: &Histogram<u64>) -> String {
-    let at = |quantile| time_text(Duration::from_nanos(values.value_at_quantile(quantile)));
+    let at = |quantile| time_us(values.value_at_quantile(quantile) as f64 / 1e3);
     format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
 }
 
@@ -95,13 +93,13 @@ fn littles_law(records: &Records) -> Option<String> {
 
 /// What the verdict adds when the schedule was kept.
 pub fn open_loop_notes(records: &Records) -> Vec<String> {
-    let micros = |nanos: u64| format!("{:.0} us", nanos as f64 / 1e3);
+    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     let mut notes = vec![
         "open loop".to_string(),
         format!(
             "own lag p99 {} of a latency p99 of {}",
-            micros(records.own_lag.value_at_quantile(0.99)),
-            micros(records.latency.value_at_quantile(0.99))
+            time(records.own_lag.value_at_quantile(0.99)),
+            time(records.latency.value_at_quantile(0.99))
         ),
     ];
     if verdict::lags_at(records, 0.999) {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use outputs::Outputs;
+pub use text::{metric, time_us};
 
 use crate::cpu::ThreadUse;
 use crate::failure::{Exit, Failure};
@@ -304,12 +305,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// A time for people, with two decimals.
 pub fn time_text(time: Duration) -> String {
-    text::time_us(time.as_secs_f64() * 1e6)
-}
-
-/// A count or a rate for people, with k and M for thousands.
-pub fn metric(value: f64) -> String {
-    text::metric(value)
+    time_us(time.as_secs_f64() * 1e6)
 }
 
 /// The name under which a failed connect is counted.

@@ -255,6 +255,7 @@ fn whole_time(time: Duration) -> String {
     format!("{}{name}", nanos / unit)
 }
 
+/// A time in microseconds, in the unit and with the decimals that wrk shows.
 pub fn time_us(micros: f64) -> String {
     match micros {
         _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
@@ -265,6 +266,7 @@ pub fn time_us(micros: f64) -> String {
     }
 }
 
+/// A count or a rate, with k and M for thousands.
 pub fn metric(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }

@@ -130,6 +130,31 @@ fn a_drain_ends_clients_in_the_middle_of_a_message_and_a_stream_without_end() {
 }
 
 #[test]
+fn a_hub_welcomes_its_clients_beside_other_services() {
+    let flags = ["--listen", "127.0.0.1:0", "--listen", "hub://127.0.0.1:0?order=big&notices=off"];
+    let daemon = Daemon::start(&flags);
+    assert!(daemon.targets()[1].ends_with("?order=big&notices=off"), "{:?}", daemon.targets());
+    let mut clients = [connect(daemon.addresses()[1]), connect(daemon.addresses()[1])];
+    for client in &mut clients {
+        let mut welcome = [0; 13];
+        client.read_exact(&mut welcome).expect("a welcome");
+        assert_eq!(welcome[..5], [0, 0, 0, 9, 128]);
+    }
+    clients[0].write_all(&frame(b"\x03to all", u32::to_be_bytes)).expect("sending");
+    for client in &mut clients {
+        let mut message = [0; 4 + 10 + 6];
+        client.read_exact(&mut message).expect("a message");
+        assert_eq!(message[..6], [0, 0, 0, 16, 130, 1]);
+        assert!(message.ends_with(b"to all"));
+    }
+    drop(clients);
+    let mut echo = Client::connect(daemon.address());
+    echo.ping(1000);
+    echo.close();
+    daemon.finish();
+}
+
+#[test]
 fn a_listener_that_cannot_be_is_refused_with_the_remedy() {
     for (listen, parts) in [
         ("gopher://127.0.0.1:0", &["gopher", "echo, discard, chargen, framed, message, hub"][..]),
@@ -138,6 +163,7 @@ fn a_listener_that_cannot_be_is_refused_with_the_remedy() {
         ("message://127.0.0.1:0?after=lunch", &["close or keep"]),
         ("framed://127.0.0.1:0?max-frame=100Mi", &["--buffers", "--memory", "--max-frame"]),
         ("message://127.0.0.1:0?max-message=100Mi", &["--buffers", "--max-message"]),
+        ("hub://127.0.0.1:0?max-message=17Ki", &["max-message", "16384"]),
     ] {
         let (code, stdout, stderr) =
             run_to_end("true", &["--workers", "1", "--buffers", "100", "--listen", listen]);

@@ -7,6 +7,7 @@
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+mod connect;
 mod drain;
 mod echo;
 mod harness;

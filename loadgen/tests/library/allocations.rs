@@ -273,6 +273,10 @@ impl Service for Marked {
         self.0.message(connection, session, message)
     }
 
+    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) {
+        self.0.finishing(connection, session);
+    }
+
     fn closed(
         &mut self,
         connection: &mut Connection<'_>,

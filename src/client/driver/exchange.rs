@@ -267,6 +267,7 @@ impl Driver {
         self.end_receives(i, &why);
         let slot = self.slot(i);
         slot.stage = Stage::Closing;
+        slot.ended = why.clone();
         slot.why = Some(why);
         Answer::CloseAfterSend
     }

@@ -16,6 +16,10 @@ use crate::{Broadcast, Config, Drained, SendError, Server, ServerHandle};
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(60);
 
+mod crowd;
+mod still;
+mod world;
+
 const ORDER: ByteOrder = ByteOrder::Little;
 
 /// What a client was sent, with its bytes.

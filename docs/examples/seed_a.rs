@@ -1,0 +1,27 @@
+//! A client that connects, sends a message, receives as many bytes back, and disconnects: what the
+//! `SocketClient` of "How To Use the SocketAsyncEventArgs Class" does.
+//!
+//! ```text
+//! cargo run --example seed_a -- localhost:7777 "Hello World"
+//! ```
+
+use std::time::Duration;
+
+use echopool::client::{Blocking, Error};
+
+/// One message there and back.
+pub fn send_receive(target: &str, message: &str) -> Result<String, Error> {
+    let mut client = Blocking::connect(target)?;
+    let reply = client.send_receive(message.as_bytes(), Duration::from_secs(10))?;
+    client.disconnect()?;
+    Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+#[allow(dead_code)] // The test that runs this file calls what is above.
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let target = args.next().unwrap_or_else(|| "localhost:7777".to_owned());
+    let message = args.next().unwrap_or_else(|| "Hello World".to_owned());
+    println!("{}", send_receive(&target, &message)?);
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Plans for a machine that is made up.
+
+use super::*;
+use clap::Parser;
+
+fn machine() -> Machine {
+    Machine { open_files_max: 20_000, open_files_now: 4, ports: 32_768..=60_999, processors: 4 }
+}
+
+fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
+    let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
+    let target = args
+        .target
+        .as_ref()
+        .map(|target| SocketAddr::new(target.host.parse().expect("an address"), target.port));
+    Plan::new(&args, machine, target, 1)
+}
+
+fn plan(flags: &str) -> Plan {
+    plan_on(&machine(), flags).expect("possible")
+}
+
+#[test]
+fn without_flags_10000_connections_for_10_seconds() {
+    let plan = plan("");
+    assert_eq!((plan.connections_asked, plan.connections), (10_000, 10_000));
+    assert_eq!((plan.threads, plan.server_workers, plan.size, plan.pipeline), (2, 2, 64, 1));
+    assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
+    assert_eq!((plan.shortfall, plan.sources), (None, vec![]));
+    assert!(plan.own_server && !plan.connections_explicit);
+}
+
+#[test]
+fn a_number_of_requests_alone_has_no_time_limit() {
+    assert_eq!(plan("-n 5").duration, None);
+    assert_eq!(plan("-n 5 -d 1s").duration, Some(Duration::from_secs(1)));
+}
+
+#[test]
+fn too_few_open_files_are_named_with_both_numbers_and_the_remedy() {
+    let machine = Machine { open_files_max: 1_024, ..machine() };
+    let plan = plan_on(&machine, "").expect("fewer are possible");
+    let shortfall = plan.shortfall.expect("10000 do not fit");
+    assert_eq!(shortfall.possible, plan.connections);
+    assert!((800..1_024).contains(&plan.connections), "{}", plan.connections);
+    let text = shortfall.to_string();
+    for part in ["10000", &plan.connections.to_string(), "1024", "ulimit -Hn"] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
+fn not_even_one_connection_is_a_failure() {
+    let machine = Machine { open_files_max: 16, ..machine() };
+    assert!(matches!(plan_on(&machine, ""), Err(Failure::Setup(_))));
+}
+
+#[test]
+fn loopback_has_many_source_addresses_and_ipv6_one() {
+    let machine = Machine { open_files_max: 1 << 20, ..machine() };
+    let on = |flags: &str| plan_on(&machine, flags).expect("possible");
+    assert_eq!(on("127.0.0.1:7 -c 25000").sources.len(), 0);
+    let many = on("127.0.0.1:7 -c 100k");
+    assert_eq!(many.connections, 100_000);
+    assert_eq!(many.sources.len(), 4);
+    assert_eq!(many.source(5), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+    let few = on("[::1]:7 -c 100k");
+    assert_eq!(few.connections, 28_232);
+    assert!(few.shortfall.expect("too few ports").to_string().contains("--source-ip"));
+    assert_eq!(on("10.0.0.1:7 -c 40k --source-ip 10.0.0.2 --source-ip 10.0.0.3").shortfall, None);
+}
+
+#[test]
+fn rude_clients_need_files_and_ports_too() {
+    let machine = Machine { open_files_max: 1_024, ..machine() };
+    let without = plan_on(&machine, "127.0.0.1:7 -c 10k").expect("fewer").connections;
+    let with = plan_on(&machine, "127.0.0.1:7 -c 10k --with idle:300").expect("fewer");
+    assert_eq!(with.connections, without - 300);
+}
+
+#[test]
+fn a_network_of_sources_is_its_addresses_in_order() {
+    let plan = plan("10.0.0.1:7 -c 40k --source-ip 10.0.1.0/30 --source-ip 10.0.2.1");
+    let shown: Vec<_> = plan.sources.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.0.1.1", "10.0.1.2", "10.0.2.1"]);
+    assert_eq!((plan.sources_unused, plan.source(4)), (0, Some(plan.sources[1])));
+    assert!(self::plan("10.0.0.1:7 --source-ip 10.0.0.0/8").sources_unused > 0);
+}
+
+#[test]
+fn stages_say_how_long_the_run_is() {
+    let open = plan("127.0.0.1:7 --stages 10s:1k,20s:5k");
+    assert_eq!(open.duration, Some(Duration::from_secs(30)));
+    assert!(open.open_loop.is_some() && open.rate.is_none());
+    assert_eq!(plan("127.0.0.1:7 --stages 10s:1k -d 5s").duration, Some(Duration::from_secs(5)));
+    assert_eq!(plan("127.0.0.1:7 -q 500").rate, Some(500));
+    assert_eq!(plan("127.0.0.1:7").open_loop, None);
+}
+
+#[test]
+fn a_lifetime_is_requests_or_time() {
+    let parsed = |text: &str| text.parse::<Lifetime>();
+    assert_eq!(parsed("1000"), Ok(Lifetime::Requests(1_000)));
+    assert_eq!(parsed("10k"), Ok(Lifetime::Requests(10_000)));
+    assert_eq!(parsed("5s"), Ok(Lifetime::Time(Duration::from_secs(5))));
+    assert_eq!(parsed("2m"), Ok(Lifetime::Time(Duration::from_secs(120))));
+    for bad in ["0", "0s", "many", ""] {
+        assert!(parsed(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn each_connection_belongs_to_one_thread() {
+    let plan = plan("-c 10 -t 3");
+    let shares: Vec<_> = (0..3).map(|thread| plan.share(thread)).collect();
+    let mut next = 0;
+    for share in &shares {
+        assert_eq!(share.first_connection, next);
+        assert!((3..=4).contains(&share.connections));
+        next += share.connections as u64;
+    }
+    assert_eq!(next, 10);
+    assert_eq!(self::plan("-c 2 -t 3").threads, 2, "no thread without work");
+}
+
+#[test]
+fn memory_follows_need_up_to_a_budget() {
+    let small = plan("");
+    assert!(small.memory_bytes() < 64 << 20, "{}", small.memory_bytes());
+    let large = plan("-c 10000 -l 1m -p 16");
+    assert!(large.memory_bytes() < 160 << 20, "{}", large.memory_bytes());
+    for flags in ["-c 1", "-l 1g", "-c 1 -l 64k -p 100 -t 4", "-c 10000 -l 1m -t 4"] {
+        let plan = self::plan(flags);
+        let share = plan.share(0);
+        assert!(share.output_leases_max() >= 1, "{flags}: output goes on");
+        assert!(share.limits.buffer_size as u64 > (plan.size * plan.pipeline).min(65_535));
+    }
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    for flags in
+        ["10.0.0.1:7 --source-ip ::1", "-t 5000", "-p 1m", "--strict", "--arrivals poisson"]
+    {
+        assert!(matches!(plan_on(&machine(), flags), Err(Failure::Usage(_))), "{flags}");
+    }
+}

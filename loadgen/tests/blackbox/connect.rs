@@ -1,0 +1,288 @@
+//! `echopool connect` as a program: in a pipe, on a pseudo-terminal, and against servers that do
+//! one thing wrong.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Daemon, GUARD, eventually, have};
+
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("BLACKBOX_DAEMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into())
+}
+
+fn connect(flags: &[&str]) -> Child {
+    let mut command = Command::new(binary());
+    command.arg("connect").args(flags);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("starting the client")
+}
+
+/// Runs the client to its end, with this as its input.
+fn pipe(flags: &[&str], input: &[u8]) -> Output {
+    let mut child = connect(flags);
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let pid = Pid::from_child(&child);
+    thread::scope(|scope| {
+        // A client that ends early breaks the pipe; its exit code then tells.
+        scope.spawn(move || stdin.write_all(input));
+        let output = scope.spawn(move || child.wait_with_output().expect("waiting for the client"));
+        let begun = std::time::Instant::now();
+        while !output.is_finished() {
+            if begun.elapsed() > GUARD {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
+        output.join().expect("the thread does not panic")
+    })
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, stdout: &[u8], stderr: &str) {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{complaint}");
+    assert!(output.stdout == stdout, "{:?}", String::from_utf8_lossy(&output.stdout));
+    assert!(complaint.contains(stderr), "no {stderr:?} in {complaint:?}");
+}
+
+/// A server on a thread that does this with one connection.
+fn serve(act: impl FnOnce(TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        stream.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+        act(stream);
+    });
+    address
+}
+
+#[test]
+fn in_a_pipe_what_is_sent_comes_back_and_it_ends_with_0() {
+    let daemon = Daemon::start(&[]);
+    let target = daemon.address().to_string();
+    check(&pipe(&[&target], b"hi\n"), 0, b"hi\n", &format!("connected to {target}"));
+    check(&pipe(&[&target], b""), 0, b"", "");
+    check(&pipe(&["-q", &target], b"\0\x1b\xff no newline"), 0, b"\0\x1b\xff no newline", "");
+    let much: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    check(&pipe(&[&target], &much), 0, &much, "");
+    daemon.finish();
+}
+
+#[test]
+fn a_line_is_a_frame_or_a_message_and_a_reply_to_each_is_awaited() {
+    let daemon = Daemon::start(&[
+        "--listen",
+        "framed://127.0.0.1:0?order=big",
+        "--listen",
+        "message://127.0.0.1:0",
+        "--listen",
+        "message://127.0.0.1:0?delimiter=%0A&after=keep",
+    ]);
+    let targets = daemon.targets().to_vec();
+    let [framed, closing, keeping] = targets.try_into().expect("three targets");
+    check(&pipe(&[&framed], b"one\n\ntwo"), 0, b"one\n\ntwo\n", "");
+    check(&pipe(&[&closing], b"one\n"), 0, b"one\n", "");
+    check(&pipe(&[&closing], b"one\ntwo\n"), 1, b"one\n", "1 of 2 lines without a reply");
+    let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    check(&pipe(&[&keeping], lines.as_bytes()), 0, lines.as_bytes(), "");
+    let long = [&vec![b'x'; (1 << 20) + 5][..], b"\nshort\n"].concat();
+    check(&pipe(&[&framed], &long), 1, b"short\n", "max-frame");
+    daemon.finish();
+}
+
+#[test]
+fn a_hub_is_spoken_to_in_lines() {
+    let daemon = Daemon::start(&["--listen", "hub://127.0.0.1:0"]);
+    let target = daemon.targets()[0].clone();
+    let mut other = connect(&["-q", &target]);
+    let mut lines = BufReader::new(other.stdout.take().expect("stdout is piped")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    let id = next().strip_prefix("you are ").expect("its id").to_owned();
+    let input = format!("/list\nto \x07 all\n/to {id} for you\n/to 1 nobody\n");
+    let output = pipe(&[&target], input.as_bytes());
+    let said = String::from_utf8(output.stdout).expect("text");
+    let own = said.lines().next().expect("a line").strip_prefix("you are ").expect("its id");
+    for line in [format!("{own} to all: to \\u{{7}} all"), "not sent to 1: it is gone".to_owned()] {
+        assert!(said.lines().any(|said| said == line), "no {line:?} in {said}");
+    }
+    assert!(said.lines().any(|line| line.starts_with("clients: ") && line.contains(&id)), "{said}");
+    assert_eq!(output.status.code(), Some(0));
+    let heard: Vec<String> = (0..4).map(|_| next()).collect();
+    for line in [
+        format!("joined: {own}"),
+        format!("{own} to all: to \\u{{7}} all"),
+        format!("{own} to you: for you"),
+        format!("left: {own}"),
+    ] {
+        assert!(heard.contains(&line), "no {line:?} in {heard:?}");
+    }
+    other.stdin.take().expect("stdin is piped").write_all(b"/quit\nignored\n").expect("it reads");
+    assert_eq!(other.wait().expect("it ends").code(), Some(0));
+    let output = pipe(&["-q", &target], b"/who\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/to ID TEXT"));
+    daemon.finish();
+}
+
+#[test]
+fn what_goes_wrong_has_an_exit_code_and_a_reason() {
+    // Nobody there.
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    check(&pipe(&[&free.to_string()], b"x"), 1, b"", "refused");
+    // Never answers, and does not end.
+    for scheme in ["", "framed://"] {
+        let silent = serve(|mut stream| {
+            let _ = stream.read_to_end(&mut Vec::new());
+            thread::sleep(std::time::Duration::from_secs(2));
+        });
+        let target = format!("{scheme}{silent}");
+        check(&pipe(&["--timeout", "300ms", &target], b"x\n"), 1, b"", "not done in time");
+    }
+    // Answers, and does not end.
+    let endless = serve(|mut stream| {
+        stream.write_all(b"half").expect("sending");
+        let _ = stream.read_to_end(&mut Vec::new());
+        thread::sleep(std::time::Duration::from_secs(2));
+    });
+    check(&pipe(&["--timeout", "300ms", &endless], b"x"), 1, b"half", "not done in time");
+    // Closes in the middle of a frame.
+    let cut = serve(|mut stream| {
+        stream.read_exact(&mut [0; 5]).expect("a frame");
+        stream.write_all(&[9, 0, 0, 0, b'c', b'u']).expect("sending");
+    });
+    check(&pipe(&[&format!("framed://{cut}")], b"x\n"), 1, b"", "closed the connection");
+    // Sends what is no frame.
+    let garbage = serve(|mut stream| {
+        stream.write_all(&[0xFF; 9]).expect("sending");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    check(&pipe(&[&format!("framed://{garbage}")], b"x\n"), 1, b"", "a message of -1 bytes");
+    for wrong in ["nope://127.0.0.1:7", "127.0.0.1", "127.0.0.1:0", "echo://h:7?order=big"] {
+        assert_eq!(pipe(&[wrong], b"").status.code(), Some(2), "{wrong}");
+    }
+    assert_eq!(pipe(&[], b"").status.code(), Some(2));
+    assert_eq!(pipe(&["--reconnect", "--no-reconnect", "7"], b"").status.code(), Some(2));
+    let help = pipe(&["--help"], b"");
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("echo hi | echopool connect"));
+}
+
+#[test]
+fn a_closed_output_and_an_interrupt_end_it() {
+    let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--listen", "chargen://127.0.0.1:0"]);
+    let [_, chargen] = daemon.targets().to_vec().try_into().expect("two targets");
+    let mut client = connect(&[&chargen]);
+    let mut some = [0; 1000];
+    client.stdout.take().expect("stdout is piped").read_exact(&mut some).expect("characters");
+    // The output is closed now, the input is not.
+    let mut code = None;
+    eventually("the client sees that nobody reads", || {
+        code = client.try_wait().expect("asking for its status");
+        code.is_some()
+    });
+    assert_eq!(code.and_then(|code| code.code()), Some(0));
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut client = connect(&[&daemon.address().to_string()]);
+        // A reply shows that it is under way.
+        client.stdin.as_mut().expect("stdin is piped").write_all(b"x").expect("it reads");
+        let mut byte = [0];
+        client.stdout.as_mut().expect("stdout is piped").read_exact(&mut byte).expect("a reply");
+        kill_process(Pid::from_child(&client), signal).expect("signalling the client");
+        assert_eq!(client.wait().expect("it ends").code(), Some(130));
+    }
+    daemon.finish();
+}
+
+#[test]
+fn it_connects_again_if_asked_and_keeps_what_was_not_sent() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address: SocketAddr = free.local_addr().expect("bound");
+    drop(free);
+    let mut client = connect(&["--reconnect", &address.to_string()]);
+    let stderr = BufReader::new(client.stderr.take().expect("stderr is piped"));
+    let mut said = stderr.lines().map_while(Result::ok);
+    let mut stdin = client.stdin.take().expect("stdin is piped");
+    let mut stdout = client.stdout.take().expect("stdout is piped");
+    stdin.write_all(b"kept\n").expect("it reads");
+    assert!(said.any(|line| line.contains("attempt 2 in")), "nobody listens yet");
+    let listen = address.to_string();
+    let mut reply = [0; 5];
+    let daemon = Daemon::start(&["--listen", &listen]);
+    assert!(said.any(|line| line.contains("connected to")), "now somebody does");
+    stdout.read_exact(&mut reply).expect("a reply");
+    assert_eq!(&reply, b"kept\n");
+    daemon.signal(Signal::KILL);
+    assert!(said.any(|line| line.contains("attempt 1 in")), "it is lost");
+    drop(daemon);
+    let daemon = Daemon::start(&["--listen", &listen]);
+    assert!(said.any(|line| line.contains("connected to")), "it is back");
+    stdin.write_all(b"again").expect("it reads");
+    stdout.read_exact(&mut reply).expect("a reply");
+    assert_eq!(&reply, b"again");
+    drop(stdin);
+    assert_eq!(client.wait().expect("it ends").code(), Some(0));
+    daemon.finish();
+}
+
+/// Runs the client on a pseudo-terminal, types, and prints what the terminal showed and the code.
+const TERMINAL: &str = r#"
+import os, pty, select, sys, time
+typed = [part.encode().decode('unicode_escape').encode('latin-1') for part in sys.argv[3:]]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], [sys.argv[1], 'connect', sys.argv[2]])
+shown, deadline = b'', time.time() + 50
+def until(text):
+    global shown
+    while text not in shown and time.time() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:
+                return
+until(b'connected to')
+for part in typed:
+    before = len(shown)
+    os.write(terminal, part)
+    if part.endswith(b'\n'):
+        # The terminal's own echo and the server's.
+        word = part.strip()
+        while shown[before:].count(word) < 2 and time.time() < deadline:
+            if select.select([terminal], [], [], 0.1)[0]:
+                shown += os.read(terminal, 65536)
+until(b'\xff never shown')
+_, status = os.waitpid(pid, 0)
+print(os.waitstatus_to_exitcode(status))
+sys.stdout.flush()
+sys.stdout.buffer.write(shown)
+"#;
+
+fn on_a_terminal(target: &str, typed: &[&str]) -> (i32, String) {
+    let mut python = Command::new("python3");
+    python.arg("-c").arg(TERMINAL).arg(binary()).arg(target).args(typed);
+    let shown = crate::harness::run_with_input(&mut python, b"");
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let (code, shown) = shown.split_once('\n').expect("a code and what was shown");
+    (code.parse().expect("a code"), shown.to_owned())
+}
+
+#[test]
+fn on_a_terminal_ctrl_d_ends_it_and_ctrl_c_interrupts_it() {
+    if !have("python3") {
+        return;
+    }
+    let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--listen", "framed://127.0.0.1:0"]);
+    for target in daemon.targets().to_vec() {
+        for (end, expected) in [("\\x04", 0), ("\\x03", 130)] {
+            let (code, shown) = on_a_terminal(&target, &["hello\\n", "again\\n", end]);
+            assert_eq!(code, expected, "{shown}");
+            assert!(shown.matches("hello").count() >= 2 && shown.matches("again").count() >= 2);
+        }
+    }
+    daemon.finish();
+}
