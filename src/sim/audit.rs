@@ -34,7 +34,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
         return;
     }
     assert!(
-        lost.settled <= member.dropped,
+        lost.settled <= member.dropped || sight.ends_without_buffer,
         "member {number} missed {} messages, and knows of {}",
         lost.settled,
         member.dropped

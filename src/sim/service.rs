@@ -62,6 +62,8 @@ pub(super) struct Sight {
     /// How much the hub had taken from all when it came, and when it was to be closed in order.
     pub(super) came_at: usize,
     pub(super) finished: Option<(usize, Time)>,
+    /// There was no free buffer then.
+    pub(super) ends_without_buffer: bool,
     /// Messages from outside that were refused.
     pub(super) refused: u64,
     /// Whether what came last was held back from it, by whim.
@@ -381,7 +383,13 @@ impl Service for Watched {
         let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
         sight.finished = Some((taken, connection.now()));
         drop(seen);
+        // A hub cannot say then what was dropped.
+        let no_buffer = connection.pool.available() == 0;
         self.inner.finishing(connection, &mut memory.session);
+        let no_buffer = no_buffer || connection.pool.available() == 0;
+        let mut seen = self.seen.borrow_mut();
+        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+        sight.ends_without_buffer = no_buffer;
     }
 
     fn closed(
