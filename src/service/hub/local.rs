@@ -233,12 +233,14 @@ impl Local {
     /// Carries out what the client has sent, and sends what there is for it.
     fn serve(&mut self, connection: &mut Connection<'_>) -> Answer {
         let id = connection.id();
-        if self.members.get_mut(id).is_some_and(|member| member.doomed) {
+        if self.is_doomed(id) {
             return Answer::CloseFor(CloseReason::SlowReader);
         }
         let progress = self.requests(connection);
         self.flush(connection);
         match progress {
+            // Its own messages may have been too much for it: it is not to think it has them all.
+            _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
             Progress::Done => return self.after_flush(connection),
             Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
             // The other one's turn does not help it as long as there is no buffer.
@@ -251,6 +253,10 @@ impl Local {
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         member.paused = true;
         Answer::WaitUntil(connection.now() + PAUSE)
+    }
+
+    fn is_doomed(&mut self, id: ConnectionId) -> bool {
+        self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
     /// What becomes of a connection whose input is carried out.
