@@ -67,8 +67,13 @@ struct Mailbox {
 
 impl Mailboxes {
     pub(crate) fn new(workers: usize) -> Mailboxes {
+        Mailboxes::with_room(workers, INBOX_SIZE)
+    }
+
+    /// The same with room for so many commands in each inbox.
+    pub(crate) fn with_room(workers: usize, room: usize) -> Mailboxes {
         let mailbox = || Mailbox {
-            inbox: ArrayQueue::new(INBOX_SIZE),
+            inbox: ArrayQueue::new(room),
             waker: OnceLock::new(),
             stalled_since: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),

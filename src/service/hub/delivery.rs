@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::post::{Kind, RUN_HEAD_BYTES, Run};
+use super::post::{Kind, RUN_HEAD_BYTES, Run, Workers};
 use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, NOT_SENT_BYTES, QUEUE_FULL, WELCOME,
     clients_head, clients_ids_max, message_head, not_sent, number_bytes, number_frame, sender,
@@ -59,6 +59,7 @@ impl Local {
             return Err(Held::ForTurn);
         }
         let others = self.post.others();
+        self.has_buffers(others, bytes)?;
         for worker in others {
             self.post.make_room(worker, bytes)?;
         }
@@ -73,6 +74,20 @@ impl Local {
         let range = self.log.append(frame());
         self.deliver_to_all(range);
         Ok(self.members.len())
+    }
+
+    /// Whether there are buffers for a frame of so many bytes on all these workers and here. All or
+    /// none: taken one by one, and given back because there are too few, they would go round among
+    /// the workers.
+    fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<(), Held> {
+        let needed = others.filter(|&worker| !self.post.has_room(worker, bytes)).count()
+            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone());
+        if self.pool.available() >= needed {
+            return Ok(());
+        }
+        self.needed = self.needed.max(needed);
+        self.starves = true;
+        Err(Held::ForRoom)
     }
 
     /// A message from a member to one.
