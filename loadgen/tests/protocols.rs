@@ -14,7 +14,8 @@ fn run(flags: &str) -> Value {
     json
 }
 
-/// Asserts that exactly the requests asked for were sent and answered, `len` bytes each on the wire.
+/// Asserts that exactly the requests asked for were sent and answered, `len` bytes each on the
+/// wire.
 #[track_caller]
 fn assert_exact(flags: &str, requests: u64, len: u64) {
     let json = run(&format!("{flags} -n {requests}"));
