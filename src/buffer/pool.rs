@@ -514,6 +514,25 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_woken_by_who_has_nothing_to_give_though_the_reserve_has_some() {
+        let reserve = Reserve::new(64, 2).unwrap();
+        let (one, other) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
+        assert!(one.set_starving(true) && other.set_starving(true));
+        assert_eq!((one.donate(), other.donate(), reserve.available()), (0, 0, 2));
+        drop(one.lease());
+        assert_eq!((one.donate(), reserve.available()), (0b10, 2));
+    }
+
+    #[test]
+    fn a_service_that_found_no_buffer_is_remembered_until_it_is_asked_for() {
+        let pool = Pool::new(Reserve::new(64, 1).unwrap(), 0);
+        let lease = pool.lease_for_service();
+        assert!(lease.is_some() && !pool.take_wanted());
+        assert!(pool.lease_for_service().is_none());
+        assert!(pool.take_wanted() && !pool.take_wanted());
+    }
+
+    #[test]
     fn a_pool_is_plentiful_while_more_than_half_of_it_is_free() {
         let pool = Pool::new(Reserve::new(64, 40).unwrap(), 0);
         assert!(pool.is_plentiful(), "all of it in the reserve");

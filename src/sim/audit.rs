@@ -20,7 +20,7 @@ const ON_THE_WAY_MAX: Duration = Duration::from_secs(5);
 pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Member, sight: &Sight) {
     let number = peer.number;
     assert!(member.id.is_none_or(|id| sight.id.is_some_and(|own| own.to_bits() == id)));
-    mark(world, seen, member, sight);
+    mark(world, seen, member, sight, number);
     check_senders(seen, member, number);
     let lost = lost(seen, member, sight, number);
     assert!(
@@ -70,7 +70,7 @@ fn asked_by(seen: &Seen, number: usize) -> impl Iterator<Item = &Taken> {
     seen.taken.iter().filter(move |taken| taken.peer == number)
 }
 
-fn mark(world: &mut World, seen: &Seen, member: &Member, sight: &Sight) {
+fn mark(world: &mut World, seen: &Seen, member: &Member, sight: &Sight, number: usize) {
     let worker = sight.id.map(|id| id.worker());
     for heard in &member.heard {
         let from = seen.of_peer.get(&heard.peer).and_then(|sender| sender.id);
@@ -88,7 +88,7 @@ fn mark(world: &mut World, seen: &Seen, member: &Member, sight: &Sight) {
     for (reason, _) in &member.not_sent {
         world.mark(if *reason == 1 { Mark::NotSentGone } else { Mark::NotSentFull });
     }
-    if member.lists > asked_by(seen, usize::MAX).count() && member.lists > sight.taken {
+    if member.lists > asked_by(seen, number).filter(|taken| taken.asked == Asked::List).count() {
         world.mark(Mark::ListUnasked);
     }
 }
