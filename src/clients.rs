@@ -291,6 +291,7 @@ impl Clients {
         bytes: &[u8],
         ended: impl Fn() -> bool,
     ) -> Result<(), SendError> {
+        self.collect_buffers(1);
         match self.begin_send_to(id, bytes)?.wait(ended) {
             Tally { queued: 1, .. } => Ok(()),
             Tally { why, .. } => Err(why.unwrap_or(SendError::Gone)),
@@ -317,6 +318,7 @@ impl Clients {
         bytes: &[u8],
         ended: impl Fn() -> bool,
     ) -> Result<Broadcast, SendError> {
+        self.collect_buffers(self.mailboxes.workers());
         let (answers, failed) = self.begin_broadcast(bytes);
         let tally = answers.wait(ended);
         match failed {
@@ -363,6 +365,26 @@ impl Clients {
         let command = Command::Disconnect { id, receipt: answers.receipt() };
         self.mailboxes.send(id.worker(), command).map_err(|_| SendError::QueueFull)?;
         Ok(answers)
+    }
+
+    /// Has the workers put their free buffers into the reserve if it has fewer than `count`: they
+    /// keep what they have used once. Waits for them, but not long: all may be in use.
+    fn collect_buffers(&self, count: usize) {
+        /// Each a millisecond apart, which is more than a turn takes.
+        const LOOKS: u32 = 10;
+        if self.reserve.available() >= count {
+            return;
+        }
+        for worker in 0..self.mailboxes.workers() {
+            // With its inbox full that worker has no time for it.
+            let _ = self.mailboxes.send(worker, Command::GiveBuffers);
+        }
+        for _ in 0..LOOKS {
+            if self.reserve.available() >= count {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn number(&self) -> u64 {

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Another worker has waited for a buffer for long: close the connection that has not moved its
     /// bytes for longest.
     Shed,
+    /// Put free buffers into the reserve: a thread without a pool needs one.
+    GiveBuffers,
     /// For the service of a listener, from its copy on another worker.
     Parcel {
         /// The index of the listener.
