@@ -13,6 +13,7 @@ use crate::worker::{Rules, Setup, Worker};
 
 pub use crate::connection::Table;
 pub use crate::key::Key;
+pub use crate::sim::measured::{Network, now as simulated_now, simulate};
 pub use crate::sys::monotonic_now as now;
 
 /// What one thread of clients may use.

@@ -11,6 +11,7 @@
 //! * `service`: the server's services, watched; and a client on the engine.
 //! * `audit`: whether members of a hub heard what they had to.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
+//! * `measured`: another world, without faults, for services that measure.
 //! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
@@ -19,6 +20,7 @@ mod audit;
 mod ear;
 pub(crate) mod engine;
 mod marks;
+pub(crate) mod measured;
 mod member;
 mod outside;
 mod peer;

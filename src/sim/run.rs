@@ -1079,7 +1079,11 @@ enum Pick {
     Clients,
 }
 
-fn wants_turn<E: Seat, S: Service>(worker: &Worker<E, S>, woken: &Woken, now: Time) -> bool {
+pub(super) fn wants_turn<E: Seat, S: Service>(
+    worker: &Worker<E, S>,
+    woken: &Woken,
+    now: Time,
+) -> bool {
     woken.is_set()
         || worker.engine().is_ready()
         || worker.deadline().is_some_and(|deadline| deadline <= now)

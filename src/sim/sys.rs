@@ -224,7 +224,8 @@ impl Sys for SimSys {
         let id = endpoint(socket);
         let rate = world.rates.send_error;
         draw(&mut world, rate, &SEND_ERRORS).inspect_err(|_| world.fail(id))?;
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
         let sent = world.send(id, &bytes, false);
         match sent {
             Ok(count) if count < bytes.len() => world.mark(Mark::ShortSend),

@@ -151,6 +151,8 @@ pub(crate) struct World {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Time,
     pub(crate) rates: Rates,
+    /// Each segment is under way for the longest time that there is.
+    pub(super) delay_is_fixed: bool,
     pub(super) marks: Marks,
     pub(super) story: Story,
     pub(super) workers: usize,
@@ -225,6 +227,7 @@ impl World {
             rng: fastrand::Rng::with_seed(seed),
             now: Time::from_nanos(1_000_000_000),
             rates,
+            delay_is_fixed: false,
             marks: Marks::default(),
             story: Story::new(told),
             workers,
@@ -318,7 +321,8 @@ impl World {
         if ours {
             self.descriptors_open += 1;
         }
-        self.after_up_to(self.rates.delay_max, Happening::Connect(near));
+        let delay = self.delay();
+        self.at(self.now + delay, Happening::Connect(near));
         near
     }
 
@@ -469,12 +473,19 @@ impl World {
         Ok(count)
     }
 
+    /// How long a segment is under way.
+    fn delay(&mut self) -> Duration {
+        match self.delay_is_fixed {
+            true => self.rates.delay_max,
+            false => Duration::from_nanos(self.rng.u64(0..=self.rates.delay_max.as_nanos() as u64)),
+        }
+    }
+
     fn post(&mut self, to: EndpointId, segment: Segment) {
         if let Segment::Bytes(bytes, _) = &segment {
             self.endpoints[to].bytes_under_way += bytes.len();
         }
-        let delay = self.rng.u64(0..=self.rates.delay_max.as_nanos() as u64);
-        let mut at = self.now + Duration::from_nanos(delay);
+        let mut at = self.now + self.delay();
         // In order: not before what was sent before.
         if let Some((last, _)) = self.endpoints[to].under_way.back() {
             at = at.max(*last);

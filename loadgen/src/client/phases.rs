@@ -204,9 +204,6 @@ impl Client {
         if self.records.rates.is_empty() {
             self.records.rate(self.records.replies, self.records.elapsed());
         }
-        if self.records.rates.is_empty() {
-            self.records.rate(self.records.replies, self.records.elapsed());
-        }
         self.abandon(self.records.ended);
         self.control.measured();
         self.sweep = 0;

@@ -1,0 +1,74 @@
+//! M/M/1: Poisson arrivals and one server with exponential service times of mean m and a queue. At
+//! the load rho the time from arrival to departure is exponential with the mean m / (1 - rho).
+//!
+//! A sample of five million is off by itself, since what comes in a busy time waits together. So
+//! the same arrivals and service times are also put through Lindley's recursion, and there the
+//! histogram has to be the same, bucket for bucket.
+
+use echopool::service::delay::Distribution;
+use fastrand::Rng;
+use hdrhistogram::Histogram;
+use loadgen::report::Report;
+
+use crate::world::{MS, assert_kept, deviation, drive_delay, histogram_of, intended, quantile_ms};
+
+const SEED: u64 = 3;
+
+/// departure = max(arrival, departure of the one before) + service time
+fn by_recursion(report: &Report) -> Histogram<u64> {
+    let service = Distribution::Exponential(std::time::Duration::from_millis(1));
+    let (mut rng, mut last) = (Rng::with_seed(SEED), 0);
+    histogram_of(intended(report).into_iter().map(|arrival| {
+        last = arrival.max(last) + service.draw(&mut rng).as_nanos() as u64;
+        last - arrival
+    }))
+}
+
+/// Answers by how much the mean and the 99th percentile are off.
+fn m_m_1(percent: u64, requests: u64) -> (f64, f64) {
+    // The mean service time is 1 ms, so the load is a thousandth of the rate.
+    let rate = percent * 10;
+    // Longer than so many take, nearly always.
+    let seconds = (requests + 4 * requests.isqrt()).div_ceil(rate);
+    let flags = format!("-c 8 -p 512 -t 2 -R {rate} --arrivals poisson -d {seconds}s --timeout 1h");
+    let report = drive_delay(&flags, &format!("exp=1ms&queue=1&seed={SEED}"));
+    assert_kept(&report);
+    assert!(report.records.offered >= requests, "{} requests", report.records.offered);
+    assert!(report.records.latency == by_recursion(&report), "not what the recursion says");
+    let mean = 1.0 / (1.0 - percent as f64 / 100.0);
+    let p99 = mean * f64::ln(100.0);
+    let latency = &report.records.latency;
+    let seen = (latency.mean() / MS, quantile_ms(latency, 0.99));
+    let off = (deviation(seen.0, mean), deviation(seen.1, p99));
+    println!(
+        "M/M/1 at {percent} %, {} requests: mean {:.4} ms of {mean:.4}, off by {:.2} %; \
+         p99 {:.3} ms of {p99:.3}, off by {:.2} %",
+        report.records.offered,
+        seen.0,
+        off.0 * 100.0,
+        seen.1,
+        off.1 * 100.0
+    );
+    off
+}
+
+#[test]
+fn m_m_1_at_half_load() {
+    // 20,000 requests have standard errors of 2 % and 3 %.
+    let (mean, p99) = m_m_1(50, 20_000);
+    assert!(mean < 0.06 && p99 < 0.1, "mean off by {mean}, p99 by {p99}");
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "five million requests: run with --release")]
+fn m_m_1_at_half_load_in_full() {
+    let (mean, p99) = m_m_1(50, 5_000_000);
+    assert!(mean < 0.02 && p99 < 0.02, "mean off by {mean}, p99 by {p99}");
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "five million requests: run with --release")]
+fn m_m_1_at_four_fifths_in_full() {
+    let (mean, p99) = m_m_1(80, 5_000_000);
+    assert!(mean < 0.02 && p99 < 0.02, "mean off by {mean}, p99 by {p99}");
+}

@@ -1,0 +1,55 @@
+//! Each kind of load against a server with a fixed delay: every request of the schedule is sent in
+//! its time, and each latency is the delay and twice the network's.
+
+use std::time::Duration;
+
+use loadgen::report::{Report, Verdict};
+
+use crate::world::{assert_kept, drive_delay, drive_delay_over, intended};
+
+const LATENCY: Duration = Duration::from_micros(25);
+
+/// Of two seconds, with connections to spare.
+fn with_fixed_delay(flags: &str) -> Report {
+    drive_delay_over(LATENCY, &format!("-c 12 -t 3 -d 2s {flags}"), "fixed=3ms")
+}
+
+#[test]
+fn every_kind_of_schedule_is_kept_to_the_nanosecond() {
+    for flags in [
+        "-R 1000",
+        "-R 1000 --strict",
+        "-R 1000 --arrivals poisson -p 64",
+        "-R 500 --arrivals poisson --strict -p 64",
+        "-R 997 -w 300ms",
+        "-R 1000 -l uniform:1-64 -p 4",
+        "--stages 500ms:100-1000,1s:1000,500ms:1000-0",
+        "-R 1000 --lifetime 50",
+        "-R 1",
+    ] {
+        let report = with_fixed_delay(flags);
+        assert_eq!(report.verdict(), Verdict::Valid, "{flags}: {}", report.verdict_text());
+        assert_kept(&report);
+        if !flags.contains("-w") {
+            assert_eq!(report.records.offered, intended(&report).len() as u64, "{flags}");
+        }
+        let renewed = report.records.reconnects;
+        assert_eq!(renewed >= 12, flags.contains("lifetime"), "{flags}: {renewed} begun anew");
+        let latency = &report.records.latency;
+        let expected = 3_050_000;
+        assert!(latency.equivalent(latency.min(), expected), "{flags}: {}", latency.min());
+        assert!(latency.equivalent(latency.max(), expected), "{flags}: {}", latency.max());
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_no_other_is() {
+    let run = |seed| {
+        let flags = format!("-c 4 -t 2 -p 8 -R 3000 --arrivals poisson -d 1s --seed {seed}");
+        drive_delay(&flags, "exp=1ms&queue=1&stall=20ms/300ms").records
+    };
+    let (one, same, other) = (run(1), run(1), run(2));
+    assert!(one.latency == same.latency && one.send_lag == same.send_lag);
+    assert_eq!((one.offered, one.replies_each), (same.offered, same.replies_each));
+    assert!(one.latency != other.latency);
+}

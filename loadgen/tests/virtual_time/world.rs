@@ -1,0 +1,160 @@
+//! One run in the simulated world, from the command line's flags to the report, as the program makes
+//! it but for the main thread; and how histograms are compared with theory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use echopool::internals::{ClientLimits, Network, simulate, simulated_now};
+use echopool::service::{Delay, Service};
+use echopool::spec::{ServiceOptions, Spec};
+use echopool::time::Time;
+use hdrhistogram::Histogram;
+
+use loadgen::args::Args;
+use loadgen::client::Client;
+use loadgen::control::Control;
+use loadgen::intervals::Collector;
+use loadgen::limits::Machine;
+use loadgen::outcome::{Records, latency_histogram};
+use loadgen::plan::Plan;
+use loadgen::report::Report;
+
+/// Bytes that a socket takes, as large as those of a usual kernel may grow.
+const WINDOW: usize = 4 << 20;
+
+/// Milliseconds, in which theory is written here.
+pub const MS: f64 = 1e6;
+
+/// A network that takes no time.
+pub const NO_LATENCY: Duration = Duration::ZERO;
+
+/// Drives a server with the program's flags. Answers the report and the server.
+pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, S) {
+    let plan = Arc::new(plan(flags));
+    let control = Arc::new(Control::new(plan.threads, 0, plan.requests));
+    let clients = (0..plan.threads).map(|thread| {
+        let client = Client::new(plan.clone(), control.clone(), thread, simulated_now);
+        (plan.share(thread).limits, client)
+    });
+    let network = Network { latency, window: WINDOW, seed: plan.seed };
+    let (server, clients) = simulate(network, (server_limits(&plan), server), clients.collect())
+        .expect("memory for buffers");
+    let collector = Collector::new(control);
+    let mut records = Records::default();
+    clients.into_iter().for_each(|client| records.merge(client.into_records()));
+    assert_intervals(collector, &records);
+    // Processor time is that of the simulation, and says nothing of the simulated program.
+    records.thread_uses.clear();
+    records.saturated_seconds = 0;
+    let report = Report {
+        plan,
+        records,
+        began_at: None,
+        interrupted: false,
+        aborted: None,
+        slos: Vec::new(),
+        server_cores: None,
+    };
+    (report, server)
+}
+
+/// The seconds, taken together, have what the whole run has.
+#[track_caller]
+fn assert_intervals(mut collector: Collector, records: &Records) {
+    let mut latency = latency_histogram();
+    let (mut replies, mut bytes) = (0, 0);
+    while let Some(second) = collector.rest(records.elapsed()) {
+        latency.add(&second.latency).expect("the bounds are equal");
+        replies += second.replies;
+        bytes += second.bytes;
+    }
+    assert!(latency == records.latency, "the latencies of all seconds are those of the run");
+    assert_eq!((replies, bytes), (records.replies, records.bytes));
+}
+
+/// When requests are to be sent, in nanoseconds from the begin, in order: the schedule walked by
+/// itself.
+pub fn intended(report: &Report) -> Vec<u64> {
+    let (plan, end) = (&report.plan, Time::ZERO + report.records.elapsed());
+    let mut times = Vec::with_capacity(report.records.offered as usize);
+    for thread in 0..plan.threads {
+        let mut schedule = plan.dispatch(thread).expect("an open loop");
+        schedule.begin(Time::ZERO);
+        schedule.abandon(end, |time| {
+            times.push(time.as_nanos());
+            true
+        });
+    }
+    times.sort_unstable();
+    times
+}
+
+/// The same against the delay service, without latency.
+pub fn drive_delay(flags: &str, options: &str) -> Report {
+    drive_delay_over(NO_LATENCY, flags, options)
+}
+
+/// The same with latency.
+pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report {
+    // Where requests differ in size, what one receive brings is one.
+    let (size, length) = if flags.contains("-l ") { (0, "") } else { (16, "-l 16") };
+    // As deep as the clients' pipelines are.
+    let text = format!("delay://world?depth=16384&size={size}&{options}");
+    let spec: Spec = text.parse().expect("a law");
+    let ServiceOptions::Delay(options) = spec.service else { panic!("no delay service: {text}") };
+    drive(&format!("{length} {flags}"), latency, Delay::new(options)).0
+}
+
+fn plan(flags: &str) -> Plan {
+    let machine = Machine {
+        open_files_max: 1 << 20,
+        open_files_now: 4,
+        ports: 32_768..=60_999,
+        processors: 2,
+    };
+    let args = Args::parse_from(format!("loadgen world:7 {flags}").split_whitespace());
+    let target = ([10, 0, 0, 1], 7).into();
+    Plan::new(&args, &machine, Some(target), args.seed.unwrap_or(1)).expect("a possible run")
+}
+
+/// A buffer for each request that can be under way, and a few more.
+fn server_limits(plan: &Plan) -> ClientLimits {
+    let buffer_size = plan.size.next_power_of_two().clamp(64, 64 << 10);
+    ClientLimits {
+        connections_max: plan.connections as usize,
+        buffers: (plan.connections * plan.pipeline + 64) as u32,
+        buffer_size: buffer_size as usize,
+        leases_per_connection_max: 4,
+        linger: Duration::from_secs(1),
+    }
+}
+
+/// The value at a quantile, in milliseconds.
+pub fn quantile_ms(values: &Histogram<u64>, quantile: f64) -> f64 {
+    values.value_at_quantile(quantile) as f64 / MS
+}
+
+/// A histogram of these latencies in nanoseconds, as the program would have it.
+pub fn histogram_of(latencies_ns: impl IntoIterator<Item = u64>) -> Histogram<u64> {
+    let mut histogram = latency_histogram();
+    latencies_ns.into_iter().for_each(|latency| histogram.saturating_record(latency));
+    histogram
+}
+
+/// By how much a figure differs from theory, as a part of it.
+pub fn deviation(seen: f64, theory: f64) -> f64 {
+    if seen == theory { 0.0 } else { (seen - theory).abs() / theory }
+}
+
+/// The part of a value by which a histogram of three significant digits may be off.
+pub const RESOLUTION: f64 = 0.001;
+
+/// Each request was sent at its time, to the nanosecond, and had its reply.
+#[track_caller]
+pub fn assert_kept(report: &Report) {
+    let records = &report.records;
+    assert_eq!(records.completed(), records.offered, "{}", report.verdict_text());
+    assert_eq!(records.send_lag.len(), records.offered, "an open loop");
+    assert_eq!(records.send_lag.max(), 0, "nothing keeps a request from being sent in time");
+}
