@@ -14,21 +14,22 @@ use floors::client::{Client, Failure, Load, Report, Until};
 use floors::cpus;
 use floors::epoll_server::EpollServer;
 use floors::socket::raise_open_files;
-use floors::stream::Pattern;
+use floors::stream::{LENGTH_BYTES, Pattern};
 use floors::thread_server::ThreadServer;
 
 const USAGE: &str = "\
 usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
        floor threads [--listen ADDRESS] [--buffer-size BYTES]
        floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
-                            [--interval-ms N]
+                            [--interval-ms N] [--length-bytes 0|4]
 
 The servers echo until they are killed. The client connects, prints 'ready', and then obeys lines on
 its standard input, each answered with a line of JSON:
   slice SECONDS   drive all connections for so long
   each COUNT      send so many messages on each connection
 With --interval-ms each connection sends a message in every interval, answered or not; without, the
-loop is closed, with --pipeline messages in flight.";
+loop is closed, with --pipeline messages in flight. With --length-bytes 4 each message begins with
+the number of bytes that follow; they are part of its size.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -119,19 +120,31 @@ fn run_client(arguments: &[String]) -> Result<(), String> {
     let size = options.take("--size", 64)?;
     let pipeline = options.take("--pipeline", 1)?;
     let interval_ms = options.take("--interval-ms", 0)?;
+    let length_bytes = options.take("--length-bytes", 0)?;
     options.none_left()?;
     if connections == 0 || threads == 0 || size == 0 || pipeline == 0 {
         return Err("connections, threads, size and pipeline must be at least 1".to_owned());
     }
     let interval = (interval_ms > 0).then(|| Duration::from_millis(interval_ms));
     let load = Load { size, pipeline, interval };
-    let crew = Crew::start(target, connections, threads.min(connections), load)?;
+    let pattern = pattern(size, length_bytes)?;
+    let crew = Crew::start(target, connections, threads.min(connections), load, pattern)?;
     println!("ready");
     for line in io::stdin().lock().lines() {
         let report = crew.obey(&line.map_err(text)?)?;
         print_report(&report, size);
     }
     Ok(())
+}
+
+/// What the connections send.
+fn pattern(size: usize, length_bytes: usize) -> Result<Pattern, String> {
+    match length_bytes {
+        0 => Ok(Pattern::new()),
+        LENGTH_BYTES if (LENGTH_BYTES + 1..=32 << 10).contains(&size) => Ok(Pattern::framed(size)),
+        LENGTH_BYTES => Err("with --length-bytes the size must be from 5 to 32768".to_owned()),
+        _ => Err("--length-bytes must be 0 or 4".to_owned()),
+    }
 }
 
 /// The client's threads: each has a share of the connections.
@@ -146,8 +159,9 @@ impl Crew {
         connections: usize,
         threads: usize,
         load: Load,
+        pattern: Pattern,
     ) -> Result<Crew, String> {
-        let pattern = Arc::new(Pattern::new());
+        let pattern = Arc::new(pattern);
         let (report, reports) = channel();
         let cpus = Arc::new(cpus::allowed());
         let mut orders = Vec::new();

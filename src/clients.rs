@@ -46,7 +46,10 @@ impl std::fmt::Display for SendError {
         f.write_str(match self {
             SendError::Gone => "the client is gone",
             SendError::QueueFull => "too much waits to be sent already; try again later",
-            SendError::TooLong => "the message is longer than a buffer (--buffer-size)",
+            SendError::TooLong => {
+                "the message is longer than a buffer (--buffer-size) or than the listener's service \
+                 allows (--max-message)"
+            }
         })
     }
 }
@@ -194,7 +197,7 @@ pub(crate) struct Tally {
     /// Why the last one was refused.
     why: Option<SendError>,
     /// Receipts that have not been answered yet.
-    open: usize,
+    pub(crate) open: usize,
 }
 
 #[derive(Default, Debug)]
@@ -253,6 +256,11 @@ impl Answers {
         Receipt { desk: self.0.clone(), queued: 0, refused: 0, why: None }
     }
 
+    /// What came of it so far.
+    pub(crate) fn so_far(&self) -> Tally {
+        *self.0.lock()
+    }
+
     /// Waits for all receipts, or until `ended` says that nobody will answer any more.
     pub(crate) fn wait(&self, ended: impl Fn() -> bool) -> Tally {
         /// How often it is looked whether the workers have ended.
@@ -283,15 +291,25 @@ impl Clients {
         bytes: &[u8],
         ended: impl Fn() -> bool,
     ) -> Result<(), SendError> {
+        self.collect_buffers(1);
+        match self.begin_send_to(id, bytes)?.wait(ended) {
+            Tally { queued: 1, .. } => Ok(()),
+            Tally { why, .. } => Err(why.unwrap_or(SendError::Gone)),
+        }
+    }
+
+    /// The first half: what is waited for then.
+    pub(crate) fn begin_send_to(
+        &self,
+        id: ConnectionId,
+        bytes: &[u8],
+    ) -> Result<Answers, SendError> {
         if !self.directory.has(id) {
             return Err(SendError::Gone);
         }
         let answers = Answers::new();
         self.post(id.worker(), Some(id), bytes, self.number(), answers.receipt())?;
-        match answers.wait(ended) {
-            Tally { queued: 1, .. } => Ok(()),
-            Tally { why, .. } => Err(why.unwrap_or(SendError::Gone)),
-        }
+        Ok(answers)
     }
 
     /// Sends to all clients, and waits until the workers have taken the message.
@@ -300,14 +318,8 @@ impl Clients {
         bytes: &[u8],
         ended: impl Fn() -> bool,
     ) -> Result<Broadcast, SendError> {
-        let (answers, number) = (Answers::new(), self.number());
-        let mut failed = None;
-        for worker in 0..self.mailboxes.workers() {
-            if self.directory.count(worker) > 0 {
-                let posted = self.post(worker, None, bytes, number, answers.receipt());
-                failed = failed.or(posted.err().map(|error| (error, worker)));
-            }
-        }
+        self.collect_buffers(self.mailboxes.workers());
+        let (answers, failed) = self.begin_broadcast(bytes);
         let tally = answers.wait(ended);
         match failed {
             None => Ok(Broadcast { queued: tally.queued, refused: tally.refused }),
@@ -320,19 +332,59 @@ impl Clients {
         }
     }
 
+    /// The first half: what is waited for then, and the first worker that it could not be posted
+    /// to, with the reason.
+    pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<(SendError, usize)>) {
+        let (answers, number) = (Answers::new(), self.number());
+        let mut failed = None;
+        for worker in 0..self.mailboxes.workers() {
+            if self.directory.count(worker) > 0 {
+                let posted = self.post(worker, None, bytes, number, answers.receipt());
+                failed = failed.or(posted.err().map(|error| (error, worker)));
+            }
+        }
+        (answers, failed)
+    }
+
     /// Closes a client's connection when its output is sent.
     pub(crate) fn disconnect(
         &self,
         id: ConnectionId,
         ended: impl Fn() -> bool,
     ) -> Result<(), SendError> {
+        let tally = self.begin_disconnect(id)?.wait(ended);
+        if tally.queued == 1 { Ok(()) } else { Err(SendError::Gone) }
+    }
+
+    /// The first half: what is waited for then.
+    pub(crate) fn begin_disconnect(&self, id: ConnectionId) -> Result<Answers, SendError> {
         if !self.directory.has(id) {
             return Err(SendError::Gone);
         }
         let answers = Answers::new();
         let command = Command::Disconnect { id, receipt: answers.receipt() };
         self.mailboxes.send(id.worker(), command).map_err(|_| SendError::QueueFull)?;
-        if answers.wait(ended).queued == 1 { Ok(()) } else { Err(SendError::Gone) }
+        Ok(answers)
+    }
+
+    /// Has the workers put their free buffers into the reserve if it has fewer than `count`: they
+    /// keep what they have used once. Waits for them, but not long: all may be in use.
+    fn collect_buffers(&self, count: usize) {
+        /// Each a millisecond apart, which is more than a turn takes.
+        const LOOKS: u32 = 10;
+        if self.reserve.available() >= count {
+            return;
+        }
+        for worker in 0..self.mailboxes.workers() {
+            // With its inbox full that worker has no time for it.
+            let _ = self.mailboxes.send(worker, Command::GiveBuffers);
+        }
+        for _ in 0..LOOKS {
+            if self.reserve.available() >= count {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn number(&self) -> u64 {

@@ -195,7 +195,7 @@ impl Talk {
         }
         let mode = Mode::of(&target);
         let line_max = target.framing.map(|framing| framing.wire_max());
-        let text = target.literal.is_none().then(|| format!("{}:{}", target.host, target.port));
+        let text = target.literal.is_empty().then(|| format!("{}:{}", target.host, target.port));
         let client = own_loop.client(&args.target, options).map_err(|error| error.to_string())?;
         input::start(teller.clone(), credit, line_max).map_err(|error| error.to_string())?;
         if let Some(text) = text

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Another worker has waited for a buffer for long: close the connection that has not moved its
     /// bytes for longest.
     Shed,
+    /// Put free buffers into the reserve: a thread without a pool needs one.
+    GiveBuffers,
     /// For the service of a listener, from its copy on another worker.
     Parcel {
         /// The index of the listener.
@@ -67,8 +69,13 @@ struct Mailbox {
 
 impl Mailboxes {
     pub(crate) fn new(workers: usize) -> Mailboxes {
+        Mailboxes::with_room(workers, INBOX_SIZE)
+    }
+
+    /// The same with room for so many commands in each inbox.
+    pub(crate) fn with_room(workers: usize, room: usize) -> Mailboxes {
         let mailbox = || Mailbox {
-            inbox: ArrayQueue::new(INBOX_SIZE),
+            inbox: ArrayQueue::new(room),
             waker: OnceLock::new(),
             stalled_since: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),

@@ -8,28 +8,52 @@ const PERIOD: usize = 65_521;
 /// Bytes that can be looked at in one piece, wherever they begin.
 pub const PIECE_MAX: usize = 64 * 1024;
 
+/// Bytes of the length in front of a framed message.
+pub const LENGTH_BYTES: usize = 4;
+
 /// One period of pseudo-random bytes and a bit more, so that every piece is contiguous: sending
 /// copies nothing and checking is one comparison of memory.
 pub struct Pattern {
     bytes: Box<[u8]>,
+    period: usize,
+    /// How far apart neighbouring connections begin in the period.
+    step: u64,
 }
 
 impl Pattern {
     pub fn new() -> Pattern {
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut bytes: Vec<u8> = (0..PERIOD).map(|_| next_byte(&mut state)).collect();
+        Pattern::of(random(PERIOD), 7_919)
+    }
+
+    /// Messages of `size` bytes each, of which the first 4 say, little-endian, how many follow. All
+    /// connections begin at the begin of one. `size` is above 4 and at most 32 KiB.
+    pub fn framed(size: usize) -> Pattern {
+        let mut bytes = random(PERIOD / size * size);
+        let length = ((size - LENGTH_BYTES) as u32).to_le_bytes();
+        for message in bytes.chunks_exact_mut(size) {
+            message[..LENGTH_BYTES].copy_from_slice(&length);
+        }
+        Pattern::of(bytes, 7_919 * size as u64)
+    }
+
+    fn of(mut bytes: Vec<u8>, step: u64) -> Pattern {
+        let period = bytes.len();
         for index in 0..PIECE_MAX {
             bytes.push(bytes[index]);
         }
-        Pattern { bytes: bytes.into_boxed_slice() }
+        Pattern { bytes: bytes.into_boxed_slice(), period, step }
     }
 
     /// `len` bytes (at most [`PIECE_MAX`]) of the stream of `connection`, from `offset` on.
     pub fn piece(&self, connection: usize, offset: u64, len: usize) -> &[u8] {
-        // Neighbouring connections begin far apart in the period.
-        let begin = (connection as u64 * 7_919 + offset) % PERIOD as u64;
+        let begin = (connection as u64 * self.step + offset) % self.period as u64;
         &self.bytes[begin as usize..][..len]
     }
+}
+
+fn random(len: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    (0..len).map(|_| next_byte(&mut state)).collect()
 }
 
 /// Marsaglia's xorshift64, of which the top byte is taken.

@@ -56,6 +56,8 @@ pub struct Mismatch {
     pub expected: Vec<u8>,
     /// What came back instead; empty if it came after the last reply, when nobody looked at it.
     pub actual: Vec<u8>,
+    /// What is wrong with it, where the bytes alone do not say it.
+    pub note: Option<String>,
 }
 
 /// The conversation of one connection.
@@ -229,6 +231,7 @@ impl Flow {
             request_offset,
             expected,
             actual,
+            note: None,
         })
     }
 }

@@ -3,13 +3,14 @@
 //! The program is [`main`]; everything else is public so that tests, and a simulated kernel, can
 //! drive its parts. It is no interface for others.
 //!
-//! * `args`, `units`: the command line
+//! * `args`, `units`, `target`: the command line
 //! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
 //! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
-//! * `wire`, `sizes`, `payload`: what a request is; `flow`: one connection's conversation
-//! * `client`: the clients of one thread; `rude`: those that are not measured; `control`: what the
-//!   threads share
+//! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
+//!   conversation
+//! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
+//!   measured; `control`: what the threads share
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
 //!   run goes on
 //! * `verdict`: whether the generator kept up; `slo`: what the figures must be
@@ -31,6 +32,7 @@ pub mod cpu;
 pub mod dispatch;
 pub mod failure;
 pub mod flow;
+pub mod hub;
 pub mod intervals;
 pub mod limits;
 pub mod outcome;
@@ -38,6 +40,7 @@ pub mod own_server;
 pub mod payload;
 pub mod plan;
 pub mod progress;
+pub mod protocol;
 pub mod report;
 pub mod rude;
 pub mod run;
@@ -46,6 +49,7 @@ pub mod seconds;
 pub mod sizes;
 pub mod slo;
 pub mod sources;
+pub mod target;
 pub mod terminal;
 pub mod units;
 pub mod verdict;

@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 
 use crate::cpu::ThreadUse;
 use crate::flow::{Loss, Mismatch};
+use crate::hub::HubRecords;
 use crate::rude::RudeCount;
 use crate::seconds::Series;
 
@@ -86,6 +87,8 @@ pub struct Records {
     /// Seconds in which a thread was [saturated](crate::verdict::SATURATED) while its schedule was
     /// [behind](crate::verdict::BEHIND).
     pub saturated_seconds: u64,
+    /// What a hub run counts beside.
+    pub hub: Option<HubRecords>,
     /// What became of the rude clients.
     pub rude: Vec<RudeCount>,
     /// Replies in a second of one thread, sampled.
@@ -136,6 +139,7 @@ impl Default for Records {
             reconnects: 0,
             seconds: Series::default(),
             saturated_seconds: 0,
+            hub: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
             last_reply: Time::ZERO,
@@ -257,6 +261,9 @@ impl Records {
         self.reconnects += other.reconnects;
         self.seconds.merge(other.seconds);
         self.saturated_seconds += other.saturated_seconds;
+        if let Some(hub) = other.hub {
+            self.hub = Some(self.hub.unwrap_or_default().plus(&hub));
+        }
         self.rude.extend(other.rude);
         self.rates.add(other.rates).expect("the bounds are equal");
         self.last_reply = self.last_reply.max(other.last_reply);

@@ -14,13 +14,17 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echopool::spec::Spec;
+
 use crate::failure::Failure;
+use crate::plan::Plan;
+use crate::target;
 
 /// The hidden command: what follows is the daemon's command line.
 pub const COMMAND: &str = "__serve";
 
 /// What the daemon says before the address that it listens on.
-const READY: &str = "echopool listening on tcp://";
+const READY: &str = "echopool listening on ";
 /// How long the child may take to listen, and to end.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,20 +44,21 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server for this many connections and waits until it listens.
+    /// Starts the server that the plan wants, and waits until it listens.
     ///
     /// # Errors
     /// It could not be started, or ended, or said nothing, before it listened.
-    pub fn start(connections: u64, workers: usize) -> Result<OwnServer, Failure> {
+    pub fn start(plan: &Plan) -> Result<OwnServer, Failure> {
+        let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let buffers = plan.server_buffers().map(|count| format!("--buffers={count}"));
         let mut child = Command::new(program)
-            .arg(COMMAND)
-            .args(["--listen", "127.0.0.1:0", "--log", "warn", "--until-stdin-closes"])
-            .arg("--max-connections")
-            .arg((connections + CONNECTIONS_SPARE).to_string())
-            .arg("--workers")
-            .arg(workers.to_string())
+            .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
+            .arg(target::url(plan.service, ([127, 0, 0, 1], 0).into()))
+            .arg(format!("--max-connections={connections}"))
+            .arg(format!("--workers={}", plan.server_workers))
+            .args(buffers)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // An interrupt from the terminal is for us: the server is still needed for the end.
@@ -121,7 +126,8 @@ impl Drop for OwnServer {
 
 fn parse_ready(line: &str) -> Result<SocketAddr, String> {
     line.strip_prefix(READY)
-        .and_then(|address| address.trim_end().parse().ok())
+        .and_then(|target| target.trim_end().parse().ok())
+        .and_then(|spec: Spec| spec.address.parse().ok())
         .ok_or_else(|| format!("'{line}' is not where it listens"))
 }
 
@@ -134,6 +140,7 @@ mod tests {
         let address = parse_ready("echopool listening on tcp://127.0.0.1:4711");
         assert_eq!(address, Ok(([127, 0, 0, 1], 4711).into()));
         assert!(parse_ready("echopool listening on tcp://[::1]:1").is_ok());
+        assert!(parse_ready("echopool listening on framed://127.0.0.1:1?order=big").is_ok());
         assert!(parse_ready("something else").is_err());
         assert!(parse_ready("echopool listening on tcp://nowhere").is_err());
     }

@@ -8,23 +8,29 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use echopool::internals::ClientLimits;
+use echopool::spec::ServiceOptions;
 
-use crate::args::{Args, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
+use crate::args::{Args, CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
 use crate::dispatch::{Dispatch, OpenLoop};
 use crate::failure::Failure;
+use crate::hub::frames::BROADCAST_BYTES;
+use crate::hub::hall::Hall;
+use crate::hub::plan::{self as hub, HubPlan};
 use crate::limits::Machine;
 use crate::rude::RudeClients;
 use crate::schedule::{self, Lane, Profile};
 use crate::sizes::Sizes;
 use crate::sources;
+use crate::target::{self, Target};
 use crate::units;
-use crate::wire::{Protocol, Wire};
+use crate::wire::Wire;
 
 /// A run that this machine can make.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where to connect to. The port is 0 until the server of our own has said its port.
     pub target: SocketAddr,
+    pub service: ServiceOptions,
     /// The target as it was written.
     pub target_name: String,
     pub own_server: bool,
@@ -50,14 +56,18 @@ pub struct Plan {
     /// Bytes in a request; the largest, if they differ.
     pub size: u64,
     pub sizes: Sizes,
-    /// The requests on the wire.
+    /// The requests on the wire, except those of a hub.
     pub wire: Wire,
+    /// What a hub's clients do.
+    pub hub: Option<HubPlan>,
     pub pipeline: u64,
     /// In a second, by all threads.
     pub connect_rate: Option<u64>,
     pub timeout: Duration,
     /// After which a connection is closed and another one begun.
     pub lifetime: Option<Lifetime>,
+    /// Whether it is the server that closes at the end of a lifetime.
+    pub server_closes: bool,
     /// Rude clients beside the measured ones.
     pub rude: RudeClients,
     /// Local addresses to connect from, in turn. Empty: the system's choice.
@@ -114,6 +124,9 @@ const FILES_SPARE: u64 = 16;
 /// worker a listener, epoll, timer and waker, with room to spare.
 const SERVER_FILES: u64 = 64;
 const SERVER_FILES_PER_WORKER: u64 = 16;
+/// The server's own default for the size of its buffers, and the bytes that they are given at most.
+const SERVER_BUFFER_SIZE: u64 = 16 << 10;
+const SERVER_BYTES_MAX: u64 = 512 << 20;
 /// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
 /// of ports.
 const LOOPBACK_SOURCES_MAX: u64 = 254;
@@ -141,7 +154,12 @@ impl Plan {
         let target = target.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
         let (given, more) = sources::addresses(&args.load.source_ip);
         check_sources(&given, target)?;
-        let default = if own_server { CONNECTIONS_OWN_SERVER } else { CONNECTIONS_TARGET };
+        let service = args.target.as_ref().map_or(ServiceOptions::Echo, |target| target.service);
+        let default = match (own_server, &service) {
+            (true, ServiceOptions::Hub(_)) => CONNECTIONS_OWN_HUB,
+            (true, _) => CONNECTIONS_OWN_SERVER,
+            (false, _) => CONNECTIONS_TARGET,
+        };
         let asked = args.connections.unwrap_or(default);
         let half = (machine.processors / 2).max(1);
         let threads = args.threads.map_or(half, |threads| threads as usize).min(asked as usize);
@@ -161,9 +179,22 @@ impl Plan {
         if let (0, Some(shortfall)) = (connections, &shortfall) {
             return Err(Failure::Setup(shortfall.to_string()));
         }
+        let hub = match &service {
+            ServiceOptions::Hub(options) => Some(HubPlan::new(args, options, connections)?),
+            _ => hub::refuse_flags(args).map(|()| None)?,
+        };
+        target::check_sizes(&service, &args.load.size)?;
+        let server_closes = target::closes_after_one(&service);
+        if server_closes {
+            check_one_request(args)?;
+        }
+        let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
+        let threads = if one_thread { 1 } else { threads };
         Ok(Plan {
             target,
-            target_name: target_name(args),
+            service,
+            target_name: args.target.as_ref().map_or_else(String::new, Target::to_string),
+            hub,
             own_server,
             connections_asked: asked,
             connections_explicit: args.connections.is_some(),
@@ -178,11 +209,12 @@ impl Plan {
             rate: args.load.rate,
             size: args.load.size.max(),
             sizes: args.load.size.clone(),
-            wire: Wire::new(Protocol::Echo, args.load.size.clone()),
+            wire: Wire::new(target::protocol(&service), args.load.size.clone()),
             pipeline: args.load.pipeline,
             connect_rate: args.load.connect_rate,
             timeout: args.timeout,
-            lifetime: args.load.lifetime,
+            lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
+            server_closes,
             rude,
             sources: room.sources(connections),
             sources_unused: more,
@@ -198,13 +230,41 @@ impl Plan {
         Share { first_connection: first, connections, limits: self.client_limits(connections) }
     }
 
-    /// The schedule of a thread in an open loop.
+    /// The schedule of a thread in an open loop: for its connections or, of a hub's, for those
+    /// that send.
     pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
-        let Share { first_connection, connections, .. } = self.share(thread);
-        let (thread, threads) = (thread as u64, self.threads as u64);
-        let lane = Lane::of_thread(thread, threads, connections as u64, self.connections);
         let open_loop = self.open_loop.as_ref()?;
-        Some(Dispatch::new(open_loop, lane, first_connection, connections, self.seed))
+        let (thread, threads) = (thread as u64, self.threads as u64);
+        let all = self.hub.map_or(self.connections, |hub| hub.senders);
+        let first = all * thread / threads;
+        let count = all * (thread + 1) / threads - first;
+        let lane = Lane::of_thread(thread, threads, count, all);
+        (count > 0).then(|| Dispatch::new(open_loop, lane, first, count as usize, self.seed))
+    }
+
+    /// What the threads of a hub run share.
+    pub fn hall(&self) -> Option<Hall> {
+        let hub = self.hub?;
+        let firsts: Vec<_> =
+            (0..self.threads).map(|nth| self.share(nth).first_connection).collect();
+        Some(Hall::new(hub.order, self.size, self.seed, &hub.senders(&firsts)))
+    }
+
+    /// Buffers for a server of our own, where its default would be too few for requests that it has
+    /// to see whole: of each connection a largest one, up to a budget of bytes.
+    pub fn server_buffers(&self) -> Option<u64> {
+        let longest = self.service.framing()?.wire_max() as u64;
+        let each = |bytes: u64| bytes.div_ceil(SERVER_BUFFER_SIZE) + 1;
+        let wanted = self.connections * each(self.wire.len_max());
+        Some(wanted.min(SERVER_BYTES_MAX / SERVER_BUFFER_SIZE).max(2 * each(longest)).max(128))
+    }
+
+    /// Bytes of the largest request, all that the protocol adds included.
+    fn request_bytes_max(&self) -> u64 {
+        match self.hub {
+            Some(_) => self.size + BROADCAST_BYTES as u64,
+            None => self.wire.len_max(),
+        }
     }
 
     /// The address that connection number `connection` is made from.
@@ -219,10 +279,18 @@ impl Plan {
         (1024 / self.threads).clamp(1, 512)
     }
 
+    /// How long after a thread's first connection the one with this number in it is begun. Threads
+    /// have their share of the rate, as they have of the connections.
+    pub fn connect_due(&self, share: &Share, nth: usize) -> Duration {
+        let Some(rate) = self.connect_rate else { return Duration::ZERO };
+        let part = share.connections as f64 / self.connections as f64;
+        Duration::from_secs_f64(nth as f64 / (rate as f64 * part))
+    }
+
     /// Bytes that are put on a connection's output before the kernel has taken them all: what a
     /// connection can have under way, but no more than a socket's buffer usually takes at once.
     pub fn output_window(&self) -> u64 {
-        (self.wire.len_max() * self.pipeline).min(OUTPUT_WINDOW_MAX)
+        (self.request_bytes_max() * self.pipeline).min(OUTPUT_WINDOW_MAX)
     }
 
     /// All memory of the clients in bytes, fixed before the first connection is begun.
@@ -230,7 +298,8 @@ impl Plan {
         (0..self.threads)
             .map(|thread| self.share(thread))
             .map(|share| share.buffer_bytes() + self.table_bytes(share.connections as u64))
-            .sum()
+            .sum::<u64>()
+            + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
     /// What a thread's tables take: a flow and a place for each connection, its rings of times,
@@ -255,7 +324,7 @@ impl Plan {
     ///   so what one receive fills is enough; twice that, and never taken for output, so that
     ///   reading goes on when writing cannot.
     fn client_limits(&self, connections: usize) -> ClientLimits {
-        let under_way = self.wire.len_max() * self.pipeline;
+        let under_way = self.request_bytes_max() * self.pipeline;
         // One byte more than a reply: a receive that does not fill its buffer has emptied the
         // socket, and needs no second call to know it.
         let buffer_size = (under_way.min(BUFFER_SIZE_MAX) + 1)
@@ -379,16 +448,6 @@ impl Room<'_> {
     }
 }
 
-fn target_name(args: &Args) -> String {
-    match &args.target {
-        None => "a server of its own".into(),
-        Some(target) if target.host.contains(':') => {
-            format!("tcp://[{}]:{}", target.host, target.port)
-        }
-        Some(target) => format!("tcp://{}:{}", target.host, target.port),
-    }
-}
-
 fn check_ranges(args: &Args) -> Result<(), Failure> {
     let check = |name: &str, value: u64, max: u64| match value <= max {
         true => Ok(()),
@@ -396,6 +455,20 @@ fn check_ranges(args: &Args) -> Result<(), Failure> {
     };
     check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
     check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+}
+
+/// Where a connection has one request only.
+fn check_one_request(args: &Args) -> Result<(), Failure> {
+    let flag = match &args.load {
+        load if load.pipeline > 1 => "--pipeline",
+        load if load.lifetime.is_some() => "--lifetime",
+        load if load.strict => "--strict",
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!(
+        "{flag} is not for a server that closes each connection after one message: \
+         message://...?after=keep, if it can"
+    )))
 }
 
 fn default_duration(args: &Args) -> Option<Duration> {

@@ -9,10 +9,9 @@ fn machine() -> Machine {
 
 fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
     let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
-    let target = args
-        .target
-        .as_ref()
-        .map(|target| SocketAddr::new(target.host.parse().expect("an address"), target.port));
+    let address = args.target.as_ref().and_then(|target| target.address.as_ref());
+    let target =
+        address.map(|one| SocketAddr::new(one.host.parse().expect("an address"), one.port));
     Plan::new(&args, machine, target, 1)
 }
 
@@ -144,4 +143,32 @@ fn contradictions_are_usage_errors() {
     {
         assert!(matches!(plan_on(&machine(), flags), Err(Failure::Usage(_))), "{flags}");
     }
+}
+
+#[test]
+fn a_server_that_closes_is_driven_with_a_connection_for_each_request() {
+    let kept = plan("message://127.0.0.1:7?after=keep -p 4");
+    assert_eq!((kept.lifetime, kept.server_closes), (None, false));
+    let closed = plan("message://127.0.0.1:7");
+    assert_eq!((closed.lifetime, closed.server_closes), (Some(Lifetime::Requests(1)), true));
+}
+
+#[test]
+fn a_server_of_our_own_has_the_buffers_for_what_it_sees_whole() {
+    assert_eq!(plan("").server_buffers(), None, "its default is right for an echo");
+    let frames = plan("framed:// -c 1000 -l 100k").server_buffers().expect("a number");
+    assert_eq!(frames, 1_000 * 8, "7 for each frame of 100 KiB, which may begin within one");
+    let large = plan("framed:// -c 10000 -l 1m").server_buffers().expect("a number");
+    assert_eq!(large, 32_768, "a budget of 512 MiB");
+    let few = plan("framed:// -c 1 -l 1").server_buffers().expect("a number");
+    assert!(few >= 132, "what the service itself asks for: {few}");
+}
+
+#[test]
+fn a_hub_of_our_own_has_fewer_clients_and_its_senders_have_schedules() {
+    let hub = plan("hub:// -R 100 --senders 3 -t 2");
+    assert_eq!((hub.connections, hub.hub.expect("a hub").senders), (1_000, 3));
+    assert_eq!(hub.hall().expect("a hub").senders.len(), 3);
+    assert!((0..2).all(|thread| hub.dispatch(thread).is_some()));
+    assert!(plan("hub:// -R 100 -t 2").dispatch(0).is_none(), "its thread has no sender");
 }

@@ -14,11 +14,12 @@ use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::args::{Args, ProgressForm, Target};
+use crate::args::{Args, ProgressForm};
 use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
 use crate::failure::{Exit, Failure};
+use crate::hub::Members;
 use crate::intervals::{Collector, Interval};
 use crate::limits::Machine;
 use crate::outcome::Records;
@@ -28,6 +29,7 @@ use crate::progress::{Progress, Stage};
 use crate::report::{Abort, Outputs, Report};
 use crate::rude::Rude;
 use crate::slo::{Observed, Slo};
+use crate::target::{self, Address};
 use crate::terminal::{self, Keys};
 
 /// How often the main thread looks at signals, the server and the counters.
@@ -43,7 +45,8 @@ const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let target = args.target.as_ref().map(resolve).transpose()?;
+    let address = args.target.as_ref().and_then(|target| target.address.as_ref());
+    let target = address.map(resolve).transpose()?;
     let mut plan = Plan::new(args, &machine, target, args.seed.unwrap_or_else(new_seed))?;
     let mut outputs = Outputs::open(&args.output)?;
     if let Some(shortfall) = &plan.shortfall {
@@ -57,10 +60,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         );
     }
     let mut server = match plan.own_server {
-        true => {
-            let connections = plan.connections + plan.rude.total();
-            Some(OwnServer::start(connections, plan.server_workers)?)
-        }
+        true => Some(OwnServer::start(&plan)?),
         false => None,
     };
     if let Some(server) = &server {
@@ -116,8 +116,8 @@ fn open_keys() -> Option<Keys> {
 }
 
 /// The address of a target. Where a name has several, the first that can be connected to.
-fn resolve(target: &Target) -> Result<SocketAddr, Failure> {
-    let Target { host, port } = target;
+fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
+    let Address { host, port } = address;
     let addresses: Vec<_> = (host.as_str(), *port)
         .to_socket_addrs()
         .map_err(|error| Failure::Setup(format!("cannot look up {host}: {error}")))?
@@ -141,9 +141,11 @@ fn new_seed() -> u64 {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     eprintln!(
-        "loadgen: {} connections to tcp://{}, {} threads, up to {mib:.1} MiB for buffers \
+        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers \
          and tables",
-        plan.connections, plan.target, plan.threads
+        plan.connections,
+        target::url(plan.service, plan.target),
+        plan.threads
     );
 }
 
@@ -215,10 +217,15 @@ fn start_threads(
     control: &Arc<Control>,
 ) -> Result<Receiver<ThreadResult>, Failure> {
     let (send, results) = channel();
+    let hall = plan.hall().map(Arc::new);
     for nth in 0..plan.threads {
-        let (plan, control) = (plan.clone(), control.clone());
+        let (plan, control, hall) = (plan.clone(), control.clone(), hall.clone());
         start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
             let limits = plan.share(nth).limits;
+            if let Some(hall) = hall {
+                let members = Members::new(plan, control, hall, nth);
+                return internals::run_clients(limits, members).map(Members::into_records);
+            }
             let client = Client::new(plan, control, nth, internals::now);
             internals::run_clients(limits, client).map(Client::into_records)
         })?;

@@ -5,14 +5,8 @@
 //! where. Replies lie in the same places of the stream that comes back.
 
 use crate::payload::Stream;
+pub use crate::protocol::Protocol;
 use crate::sizes::Sizes;
-
-/// How requests are written, and how replies are recognised.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
-    /// The bytes alone; the reply is the same bytes.
-    Echo,
-}
 
 /// Where one request, and its reply, lie in their connection's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,9 +43,7 @@ impl Wire {
 
     /// Bytes that the largest request takes.
     pub fn len_max(&self) -> u64 {
-        match self.protocol {
-            Protocol::Echo => self.sizes.max(),
-        }
+        self.sizes.max() + self.protocol.overhead()
     }
 
     /// The request that follows this one.
@@ -67,18 +59,14 @@ impl Wire {
             Sizes::Fixed(size) => *size,
             sizes => sizes.at(stream.draw(number)),
         };
-        match self.protocol {
-            Protocol::Echo => Message { number, begin, len: body },
-        }
+        Message { number, begin, len: body + self.protocol.overhead() }
     }
 
     /// Writes the bytes of a request from `within` on. They do not go beyond its end.
     #[inline]
     pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
         debug_assert!(within + out.len() as u64 <= message.len);
-        match self.protocol {
-            Protocol::Echo => stream.fill(message.begin + within, out),
-        }
+        self.protocol.fill(stream, message, within, out);
     }
 
     /// Compares received bytes, the first of which is at `offset` of the stream, with what is due
@@ -93,9 +81,37 @@ impl Wire {
         bytes: &[u8],
     ) -> Option<usize> {
         debug_assert!(reply.begin <= offset);
-        match self.protocol {
+        if self.protocol == Protocol::Echo {
             // Where replies end does not matter: one stream, however it is cut.
-            Protocol::Echo => stream.first_difference(offset, bytes),
+            return stream.first_difference(offset, bytes);
+        }
+        self.difference_in_replies(stream, reply, offset, bytes)
+    }
+
+    /// The same where each reply is written for itself.
+    fn difference_in_replies(
+        &self,
+        stream: Stream,
+        mut reply: Message,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        let mut before = 0;
+        while reply.end() <= offset {
+            reply = self.after(stream, reply);
+        }
+        loop {
+            let within = offset + before as u64 - reply.begin;
+            let len = (reply.len - within).min((bytes.len() - before) as u64) as usize;
+            let part = &bytes[before..before + len];
+            if let Some(at) = self.protocol.first_difference(stream, reply, within, part) {
+                return Some(before + at);
+            }
+            before += len;
+            if before == bytes.len() {
+                return None;
+            }
+            reply = self.after(stream, reply);
         }
     }
 }

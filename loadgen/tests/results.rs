@@ -99,6 +99,8 @@ fn the_schema_describes_real_runs() {
     let slos = "--slo p99<1h --slo rate>1 --slo errors<1 --slo max<1us";
     for (flags, code) in [
         ("-c 3 -n 500".into(), 0),
+        ("message:// -c 3 -n 50".into(), 0),
+        ("hub:// -c 5 -n 50".into(), 0),
         (format!("-c 4 -t 2 -d 300ms --source-ip 127.0.0.1 {slos}"), 99),
         (format!("-c 4 -n 100 --connect-rate 1k -p 3 -l 100 --seed 7 -t 1 {}", server.address), 0),
     ] {

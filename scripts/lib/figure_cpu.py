@@ -58,11 +58,12 @@ def _measure_case(setup, load):
         for _ in range(setup.rounds):
             names = list(pairs)
             random.shuffle(names)
-            rounds.append({name: _sample(*pairs[name], setup.slice_s) for name in names})
+            rounds.append({name: sample(*pairs[name], setup.slice_s) for name in names})
         return rounds
 
 
-def _sample(server, client, seconds):
+def sample(server, client, seconds):
+    """What the client did in a slice, and the CPU time that it cost the server."""
     before_ns = server.cpu_ns()
     report = client.slice(seconds)
     # The last answer is in; the server still has to go to sleep for its time to be complete.

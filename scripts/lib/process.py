@@ -83,12 +83,12 @@ class Process:
 
 
 class Server(Process):
-    """A server that prints `NAME listening on tcp://ADDRESS` when it is ready."""
+    """A server that prints `NAME listening on SERVICE://ADDRESS` when it is ready."""
 
     def __init__(self, command, cpus, stderr_path=os.devnull):
         super().__init__(command, cpus, stderr_path)
         line = self.read_line(READY_SECONDS_MAX)
-        match = re.search(r"listening on tcp://(\S+)", line)
+        match = re.search(r"listening on \w+://([^\s?]+)", line)
         if not match:
             raise SystemExit(f"figures: not a ready line: {line}")
         self.address = match.group(1)
@@ -117,7 +117,7 @@ class Server(Process):
 
 
 Load = collections.namedtuple(
-    "Load", "connections size pipeline interval_ms", defaults=(64, 1, 0))
+    "Load", "connections size pipeline interval_ms length_bytes", defaults=(64, 1, 0, 0))
 
 
 class Client(Process):
@@ -128,7 +128,8 @@ class Client(Process):
         super().__init__(
             [floor_binary, "client", address, "--connections", str(load.connections),
              "--threads", str(threads), "--size", str(load.size),
-             "--pipeline", str(load.pipeline), "--interval-ms", str(load.interval_ms)],
+             "--pipeline", str(load.pipeline), "--interval-ms", str(load.interval_ms),
+             "--length-bytes", str(load.length_bytes)],
             cpus, stderr_path=None)
         self.read_line(READY_SECONDS_MAX)
 

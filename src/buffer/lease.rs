@@ -47,6 +47,11 @@ impl Lease {
         (self.end - self.start) as usize
     }
 
+    /// Bytes that there is room for behind the data.
+    pub fn room(&self) -> usize {
+        self.pool.buffer_size() - self.end as usize
+    }
+
     /// Whether it holds no data.
     pub fn is_empty(&self) -> bool {
         self.start == self.end

@@ -97,6 +97,8 @@ pub(super) struct Local {
     free: RefCell<Vec<u32>>,
     /// Buffers in leases of this worker.
     held: Cell<u32>,
+    /// A service has asked for a buffer, and there was none.
+    wanted: Cell<bool>,
     /// For each buffer of the arena, where it stands in a chain of this worker; behind these the
     /// references, by which a shared buffer stands in several chains. See `lease` and `shared`.
     pub(super) links: Box<[Cell<Link>]>,
@@ -145,6 +147,7 @@ impl Pool {
             worker: worker as u32,
             free: RefCell::new(Vec::with_capacity(count)),
             held: Cell::new(0),
+            wanted: Cell::new(false),
             // Zeros from the system: what is never used is never resident.
             links: zeroed_slice_box(count + references),
             shares: zeroed_slice_box(shared),
@@ -165,6 +168,23 @@ impl Pool {
         Some(Lease::new(self.clone(), id))
     }
 
+    /// The same for a service. That there was none is remembered until it is asked for with
+    /// [`take_wanted`](Pool::take_wanted): a service waits in no queue for buffers.
+    #[inline]
+    pub fn lease_for_service(&self) -> Option<Lease> {
+        let lease = self.lease();
+        if lease.is_none() {
+            self.0.wanted.set(true);
+        }
+        lease
+    }
+
+    /// Whether a service has found no buffer since this was last asked.
+    #[inline]
+    pub fn take_wanted(&self) -> bool {
+        self.0.wanted.replace(false)
+    }
+
     /// How many buffers there are, over all workers.
     pub fn count(&self) -> usize {
         self.0.reserve.arena.count() as usize
@@ -183,6 +203,18 @@ impl Pool {
     /// Buffers that a lease can be had of now.
     pub fn available(&self) -> usize {
         self.0.free.borrow().len() + self.0.reserve.available()
+    }
+
+    /// References that stand in chains now. It walks through those that are free: for tests.
+    pub(crate) fn references_in_use(&self) -> usize {
+        let mut used =
+            self.0.unused_reference.get() as usize - self.0.reserve.arena.count() as usize;
+        let mut free = self.0.free_reference.get();
+        while free != NONE {
+            used -= 1;
+            free = self.0.links[free as usize].get().next;
+        }
+        used
     }
 
     /// Whether less than half of the pool is in use, as far as this worker can see: when more is, a
@@ -215,7 +247,9 @@ impl Pool {
     #[inline]
     pub fn donate(&self) -> u64 {
         let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
-        if others == 0 { 0 } else { self.0.spill() }
+        // With nothing to give nobody is woken: two that need more buffers than there are would wake
+        // each other for ever.
+        if others == 0 || self.0.free.borrow().is_empty() { 0 } else { self.0.spill() }
     }
 
     /// Puts this worker's free buffers into the reserve: it needs them no more. Answers the workers
@@ -477,6 +511,25 @@ mod tests {
         assert_eq!(rich.donate(), 0, "nothing to give, nobody to be woken");
         rich.set_starving(false);
         assert_eq!(reserve.starving(), 0b01, "the other goes on starving");
+    }
+
+    #[test]
+    fn nobody_is_woken_by_who_has_nothing_to_give_though_the_reserve_has_some() {
+        let reserve = Reserve::new(64, 2).unwrap();
+        let (one, other) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
+        assert!(one.set_starving(true) && other.set_starving(true));
+        assert_eq!((one.donate(), other.donate(), reserve.available()), (0, 0, 2));
+        drop(one.lease());
+        assert_eq!((one.donate(), reserve.available()), (0b10, 2));
+    }
+
+    #[test]
+    fn a_service_that_found_no_buffer_is_remembered_until_it_is_asked_for() {
+        let pool = Pool::new(Reserve::new(64, 1).unwrap(), 0);
+        let lease = pool.lease_for_service();
+        assert!(lease.is_some() && !pool.take_wanted());
+        assert!(pool.lease_for_service().is_none());
+        assert!(pool.take_wanted() && !pool.take_wanted());
     }
 
     #[test]

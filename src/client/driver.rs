@@ -31,6 +31,9 @@ mod exchange;
 /// How finely deadlines are kept.
 const TICK: Duration = Duration::from_millis(1);
 
+/// Commands in one turn, so that callers who never stop do not keep the connections waiting.
+const COMMANDS_PER_TURN: usize = 4096;
+
 /// When a client that found no buffer to send with tries again.
 const STARVED_TICK: Duration = Duration::from_millis(1);
 
@@ -197,6 +200,18 @@ impl Driver {
 
     fn slot(&mut self, slot: u32) -> &mut Slot {
         &mut self.slots[slot as usize]
+    }
+
+    /// Does what was asked for, so much of it as one turn is to take. Answers whether there may be
+    /// more.
+    fn carry_out_some(&mut self) -> bool {
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.shared.next_command() {
+                Some(command) => self.carry_out(command),
+                None => return false,
+            }
+        }
+        true
     }
 
     fn carry_out(&mut self, command: Command) {
@@ -616,9 +631,7 @@ impl Service for Driver {
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         self.shared.look();
         self.now = turn.now();
-        while let Some(command) = self.shared.next_command() {
-            self.carry_out(command);
-        }
+        let more = self.carry_out_some();
         while let Some(answer) = self.shared.next_answer() {
             self.answered(answer);
         }
@@ -629,7 +642,7 @@ impl Service for Driver {
         self.connect_some(turn);
         self.wake_dirty(turn);
         self.end_if_done(turn);
-        let soon = (!self.dirty.is_empty()).then_some(self.now);
+        let soon = (more || !self.dirty.is_empty()).then_some(self.now);
         [self.wheel.next(), soon, self.retry_at, self.ending].into_iter().flatten().min()
     }
 }

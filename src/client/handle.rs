@@ -100,7 +100,7 @@ impl Default for Limits {
 /// connection goes out, and every connection is closed in order, for at most the linger time and a
 /// second.
 pub struct ClientLoop {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -367,8 +367,9 @@ impl Client {
         let mut op = Op::new(number.map_or(0, |(_, id)| id), self.slot, kind, completer);
         op.deadline = Time::MAX;
         fill(&mut op);
-        let Some((index, id)) = number else {
-            op.complete(Err(Error::QueueFull), 0);
+        let Some((index, id)) = number.filter(|_| !self.shared.has_ended()) else {
+            let ended = self.shared.has_ended();
+            op.complete(Err(if ended { Error::LoopEnded } else { Error::QueueFull }), 0);
             return Pending::new(cell, None, convert);
         };
         self.shared.tell(Command::Submit { index, op: Box::new(op) });

@@ -319,3 +319,89 @@ impl Ops {
         *self.next(link, index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing::{ByteOrder, Delimiter};
+
+    fn op(kind: Kind) -> Op {
+        let (completer, _) = Completer::new(std::thread::current().id());
+        Op::new(1, 0, kind, completer)
+    }
+
+    fn framings() -> [Framing; 2] {
+        let delimiter = Delimiter::new(b"<EOF>").unwrap();
+        [
+            Framing::Length { order: ByteOrder::Big, max: 100 },
+            Framing::Delimiter { delimiter, max: 100 },
+        ]
+    }
+
+    fn wire(framing: Framing, payload: &[u8]) -> Vec<u8> {
+        let (before, after) = framing.around(payload.len()).unwrap();
+        [before.bytes(), payload, after].concat()
+    }
+
+    #[test]
+    fn a_message_is_taken_and_no_byte_more_wherever_the_stream_is_cut() {
+        for framing in framings() {
+            for payload in [&b""[..], b"x", b"<<EO<EOF", &[7; 90]] {
+                let message = wire(framing, payload);
+                let stream = [&message[..], b"next"].concat();
+                for cut in 0..=message.len() {
+                    let mut op = op(Kind::Message);
+                    let (mut at, mut done) = (0, false);
+                    for end in [cut, (cut + 3).min(stream.len()), stream.len()] {
+                        if !done {
+                            let taken = op.take(Some(framing), &stream[at..end]).unwrap();
+                            (at, done) = (at + taken.bytes, taken.done);
+                        }
+                    }
+                    assert_eq!((at, done), (message.len(), true), "{framing:?}, cut at {cut}");
+                    // As on the wire, it is what was taken.
+                    assert_eq!(op.give_up_reply(), message);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_is_filled_in_pieces_of_any_size() {
+        for framing in framings().map(Some).into_iter().chain([None]) {
+            let payload: Vec<u8> = (0..60).collect();
+            let whole = framing.map_or(payload.clone(), |framing| wire(framing, &payload));
+            for size in 1..=whole.len() {
+                let mut op = op(Kind::Send);
+                op.request = payload.clone();
+                assert_eq!(op.wire_len(framing), whole.len());
+                let mut sent = Vec::new();
+                let mut piece = vec![0; size];
+                while op.put < whole.len() {
+                    let count = op.fill(framing, &mut piece);
+                    assert!(count > 0);
+                    op.put += count;
+                    sent.extend_from_slice(&piece[..count]);
+                }
+                assert_eq!(sent, whole);
+            }
+        }
+    }
+
+    #[test]
+    fn queues_keep_their_order_whatever_is_taken_out() {
+        let mut ops = Ops::new(5);
+        (0..5).for_each(|index| ops.insert(index, op(Kind::Send)));
+        for out in 0..5 {
+            let mut fifo = Fifo::EMPTY;
+            (0..5).for_each(|index| ops.push_back(&mut fifo, Link::Sent, index));
+            ops.unlink(&mut fifo, Link::Sent, out);
+            ops.push_back(&mut fifo, Link::Sent, out);
+            let left: Vec<_> =
+                std::iter::from_fn(|| ops.pop_front(&mut fifo, Link::Sent)).collect();
+            let expected: Vec<_> = (0..5).filter(|&index| index != out).chain([out]).collect();
+            assert_eq!(left, expected);
+            assert!(fifo.is_empty());
+        }
+    }
+}

@@ -160,6 +160,10 @@ impl Shared {
         self.answers.pop()
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
     /// The loop is over: nobody will ever look again.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);

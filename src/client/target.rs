@@ -16,7 +16,7 @@ pub(crate) struct Target {
     pub(crate) host: String,
     pub(crate) port: u16,
     /// The address, if the host is one: then nothing has to be looked up.
-    pub(crate) literal: Option<SocketAddr>,
+    pub(crate) literal: Vec<SocketAddr>,
     pub(crate) framing: Option<Framing>,
     pub(crate) service: ServiceOptions,
 }
@@ -40,6 +40,7 @@ impl Target {
             )));
         };
         let literal = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+        let literal = literal.into_iter().collect();
         let framing = match spec.service {
             ServiceOptions::Hub(hub) => {
                 Some(Framing::Length { order: hub.order, max: HUB_FRAME_BYTES_MAX })
@@ -58,7 +59,7 @@ mod tests {
     #[test]
     fn hosts_ports_and_framings_are_understood() {
         let parse = |text: &str| Target::parse(text).unwrap();
-        let literal = |text: &str| parse(text).literal.map(|address| address.to_string());
+        let literal = |text: &str| parse(text).literal.first().map(|address| address.to_string());
         assert_eq!(literal("127.0.0.1:7"), Some("127.0.0.1:7".into()));
         assert_eq!(literal("tcp://[::1]:7"), Some("[::1]:7".into()));
         assert_eq!(literal("localhost:7"), None);

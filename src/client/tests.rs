@@ -195,8 +195,9 @@ fn a_cancelled_receive_leaves_what_came_for_the_next() {
 
 #[test]
 fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
-    let (target, received) = serve(1, |mut stream, _| {
-        thread::sleep(Duration::from_millis(300));
+    let (go, when) = channel();
+    let (target, received) = serve(1, move |mut stream, _| {
+        when.recv_timeout(GUARD).unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         all
@@ -210,6 +211,7 @@ fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
     assert_eq!(failed.error, Error::Cancelled);
     assert!(failed.buffer == data, "the data comes back whole");
     assert!(failed.bytes_sent > 0 && failed.bytes_sent < data.len(), "{}", failed.bytes_sent);
+    go.send(()).unwrap();
     // The stream goes on where it was cut.
     done(client.send(b"end".to_vec())).unwrap();
     done(client.disconnect()).unwrap();
@@ -266,6 +268,75 @@ fn a_peer_that_is_not_read_from_is_held_back() {
     // All of it comes, once it is asked for; nothing of it was refused or thrown away.
     let all = done(client.receive_to_end(Vec::new(), usize::MAX)).unwrap();
     assert_eq!(all.len(), sent);
+}
+
+#[test]
+fn a_client_that_does_not_receive_takes_no_buffers_from_the_others() {
+    let (flooding, _) = serve(1, |mut stream, _| while stream.write_all(&[5; 65_536]).is_ok() {});
+    let (_server, target) = echo_server();
+    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let clients = ClientLoop::start(limits).unwrap();
+    let _flooded = connected(&clients, &flooding, Options::new());
+    let client = connected(&clients, &target, Options::new());
+    thread::sleep(SHORT);
+    let request = pattern(100_000);
+    assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request);
+}
+
+#[test]
+fn a_client_whose_peer_does_not_read_takes_no_buffers_from_the_others() {
+    let (send, keep) = channel();
+    let (stuck, _) = serve(1, move |stream, _| send.send(stream).unwrap());
+    let (_server, target) = echo_server();
+    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let clients = ClientLoop::start(limits).unwrap();
+    let sender = connected(&clients, &stuck, Options::new());
+    let client = connected(&clients, &target, Options::new());
+    let send = sender.send(vec![1; 64 << 20]).wait_timeout(SHORT * 10).expect_err("nobody reads");
+    let request = pattern(100_000);
+    assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request);
+    drop((sender, keep));
+    assert_eq!(done(send).unwrap_err().error, Error::Cancelled);
+}
+
+#[test]
+fn what_had_come_before_a_reset_can_still_be_received() {
+    let (go, when) = channel();
+    let (target, _) = serve(1, move |mut stream, _| {
+        stream.write_all(b"bytes").unwrap();
+        when.recv_timeout(GUARD).unwrap();
+        reset(stream);
+    });
+    let clients = start();
+    let client = connected(&clients, &target, Options::new());
+    thread::sleep(SHORT);
+    go.send(()).unwrap();
+    // The reset is seen when something is sent.
+    let begun = Instant::now();
+    while done(client.send(vec![1])).is_ok() {
+        assert!(begun.elapsed() < GUARD, "the reset is never seen");
+    }
+    assert_eq!(done(client.receive(Vec::new())).unwrap(), b"bytes");
+    assert_eq!(done(client.receive(Vec::new())).unwrap_err().error, Error::Reset);
+}
+
+#[test]
+fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
+    let (send, keep) = channel();
+    let (target, _) = serve(2, move |stream, _| send.send(stream).unwrap());
+    let limits = Limits { linger: Duration::from_millis(100), ..Limits::for_clients(1) };
+    let clients = ClientLoop::start(limits).unwrap();
+    // Far away, so that the time for connecting cannot be what ends it.
+    let options = Options::new().connect_timeout(Duration::from_secs(3600));
+    let client = clients.client(&target, options).unwrap();
+    for half_close in [false, true] {
+        client.connect(Duration::MAX).wait().unwrap();
+        if half_close {
+            done(client.half_close()).unwrap();
+        }
+        done(client.disconnect()).unwrap();
+    }
+    drop(keep);
 }
 
 #[test]
@@ -414,7 +485,8 @@ fn the_end_of_a_loop_completes_everything() {
     let pending = client.receive(Vec::new());
     drop(clients);
     assert_eq!(done(pending).unwrap_err().error, Error::LoopEnded);
-    assert_eq!(done(client.send(vec![1])).unwrap_err().error, Error::LoopEnded);
+    let failed = done(client.send(vec![1])).unwrap_err();
+    assert_eq!((failed.error, failed.buffer), (Error::LoopEnded, vec![1]));
     pending_is_over(client.connect(GUARD));
 }
 
@@ -438,13 +510,47 @@ fn a_client_that_is_dropped_closes_in_order_what_it_was_sending() {
     assert_eq!(received.recv_timeout(GUARD).unwrap().unwrap(), b"last words");
 }
 
+/// An address that refuses: its port was free a moment ago.
+fn refusing() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A listener whose backlog is full: connects are neither accepted nor refused.
+fn unanswering() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let full = (0..4).map_while(|_| TcpStream::connect_timeout(&address, SHORT).ok()).collect();
+    (address, listener, full)
+}
+
 #[test]
-fn all_addresses_of_a_name_are_tried() {
-    // On the IPv4 address alone; the name has the IPv6 one too, where there is one.
+fn a_name_is_looked_up() {
     let (_server, target) = echo_server();
     let port = target.rsplit_once(':').unwrap().1;
     let mut client = Blocking::connect(&format!("localhost:{port}")).unwrap();
     assert_eq!(client.send_receive(b"found", GUARD).unwrap(), b"found");
+}
+
+#[test]
+fn all_addresses_are_tried_in_their_order_within_the_time() {
+    let (_server, target) = echo_server();
+    let (silent, _listener, _full) = unanswering();
+    let clients = start();
+    let mut several = target::Target::parse(&target).unwrap();
+    let good = several.literal[0];
+    several.literal = vec![refusing(), silent, good];
+    let options = Options::new().connect_timeout(Duration::from_secs(3));
+    let client = Client::new(&clients.shared, several.clone(), options).unwrap();
+    assert_eq!(done(client.connect(GUARD)).unwrap(), good);
+    assert_eq!(done(client.send_receive(b"x".to_vec(), GUARD)).unwrap(), b"x");
+    several.literal.pop();
+    let client = Client::new(&clients.shared, several.clone(), Options::new()).unwrap();
+    let failed = done(client.connect(Duration::from_millis(300))).unwrap_err();
+    let Error::Refused(attempts) = &failed.error else { panic!("{failed:?}") };
+    let answers: Vec<_> = attempts.iter().map(|attempt| (attempt.address, attempt.error)).collect();
+    let [refused, late] = [crate::error::Errno::CONNREFUSED, crate::error::Errno::TIMEDOUT];
+    assert_eq!(answers, [(several.literal[0], refused), (silent, late)]);
 }
 
 #[test]
@@ -488,12 +594,7 @@ fn a_name_that_nobody_has_is_an_error_of_its_own() {
 
 #[test]
 fn a_connect_that_is_cancelled_ends_at_once() {
-    // A backlog that is full: connects are neither accepted nor refused.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let _full: Vec<_> =
-        (0..4).map_while(|_| TcpStream::connect_timeout(&address, SHORT).ok()).collect();
+    let (address, _listener, _full) = unanswering();
     let clients = start();
     let client = clients.client(&address.to_string(), Options::new()).unwrap();
     let pending = client.connect(GUARD).wait_timeout(SHORT).expect_err("nobody accepts");

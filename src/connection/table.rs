@@ -95,6 +95,16 @@ impl<T> Table<T> {
         &mut self.entries[slot]
     }
 
+    /// All entries, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, entry)| entry)
+    }
+
+    /// The entry in a slot.
+    pub fn at(&self, slot: u32) -> Option<&T> {
+        self.entries.get(slot as usize)
+    }
+
     /// The key of the entry in a slot.
     pub fn key_of(&self, slot: u32) -> Option<Key> {
         self.entries.get(slot as usize)?;

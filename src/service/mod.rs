@@ -118,7 +118,7 @@ impl Connection<'_> {
     /// its input where it is and is called again, with [`Service::sent`] or [`Service::data`], when
     /// there is something new.
     pub fn take_lease(&self) -> Option<Lease> {
-        self.pool.lease()
+        self.pool.lease_for_service()
     }
 
     /// Puts a copy of `bytes` on the output, in as many buffers as it takes. Answers whether there
@@ -126,7 +126,7 @@ impl Connection<'_> {
     pub fn send(&mut self, mut bytes: &[u8]) -> bool {
         let mut chain = Chain::new(self.pool);
         while !bytes.is_empty() {
-            let Some(mut lease) = self.pool.lease() else { return false };
+            let Some(mut lease) = self.pool.lease_for_service() else { return false };
             let copied = lease.extend_from_slice(bytes);
             bytes = &bytes[copied..];
             chain.push_back(lease);

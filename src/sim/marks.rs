@@ -154,6 +154,58 @@ marks! {
     ServiceWaited(BOTH),
     /// A service held input back.
     ServiceHeld(BOTH),
+    /// A connection was shed that held input.
+    HolderShed(BOTH),
+    /// A peer of the discarding service was rid of all its bytes.
+    DiscardDone(BOTH),
+    /// A peer got what it wanted of the character generator.
+    ChargenDone(BOTH),
+    /// A peer of the framed echo got everything back.
+    FramedDone(BOTH),
+    /// A peer with delimited messages got all of them back.
+    MessageDone(BOTH),
+    /// A peer got its one message back, and was to be closed.
+    MessageClosed(BOTH),
+    /// Half a message, then FIN.
+    HalfThenFin(BOTH),
+    /// Half a message, then a reset.
+    HalfThenReset(BOTH),
+    /// Half a message, then nothing for a while.
+    HalfThenSilence(BOTH),
+    /// A message was longer than all buffers together.
+    MessageBeyondPool(BOTH),
+    /// A member of a hub had asked for all that it wanted.
+    MemberDone(BOTH),
+    /// A member that stayed heard everything that there was for it.
+    MemberHeardAll(BOTH),
+    /// A member heard a message of another worker's member.
+    HeardFromAfar(BOTH),
+    /// A member heard a message for it alone.
+    HeardAlone(BOTH),
+    /// A member was told that messages for it were dropped, and as many were missing.
+    HeardDropped(BOTH),
+    /// A member was told that its message was not sent: its receiver was gone.
+    NotSentGone(BOTH),
+    /// A member was told that its message was not sent: its receiver's queue was full.
+    NotSentFull(BOTH),
+    /// A member was told who is there, without having asked.
+    ListUnasked(BOTH),
+    /// A message from outside was taken for one client.
+    OutsideSent(BOTH),
+    /// A message from outside was taken for all.
+    OutsideBroadcast(BOTH),
+    /// Somebody outside had a client disconnected.
+    OutsideDisconnected(BOTH),
+    /// A message or a request from outside came too late: its client was gone.
+    OutsideGone(BOTH),
+    /// A message from outside was refused: too much was waiting.
+    OutsideQueueFull(BOTH),
+    /// A message from outside was longer than a buffer.
+    OutsideTooLong(BOTH),
+    /// A client that stayed got what somebody outside had sent it.
+    OutsideArrived(BOTH),
+    /// A worker's inbox was full.
+    InboxFull(BOTH),
     /// A service named a connection that was gone.
     StaleId(BOTH),
     /// A drain began with clients connected.
@@ -202,6 +254,14 @@ marks! {
     ClosedService(BOTH),
     /// Closed: input limit.
     ClosedInputLimit(BOTH),
+    /// Closed: message too long.
+    ClosedMessageTooLong(BOTH),
+    /// Closed: protocol error.
+    ClosedProtocolError(BOTH),
+    /// Closed: slow reader.
+    ClosedSlowReader(BOTH),
+    /// Closed: disconnected from outside.
+    ClosedDisconnected(BOTH),
     /// Closed: the service panicked.
     ClosedServicePanic(BOTH),
     /// Closed: drained.
@@ -217,9 +277,8 @@ impl Mark {
         self.seams() & bit != 0
     }
 
-    /// `None`: no service of the simulated world closes for this reason.
-    pub(super) fn closed(reason: CloseReason) -> Option<Mark> {
-        Some(match reason {
+    pub(super) fn closed(reason: CloseReason) -> Mark {
+        match reason {
             CloseReason::PeerClosed => Mark::ClosedPeerClosed,
             CloseReason::Reset => Mark::ClosedReset,
             CloseReason::PeerLost => Mark::ClosedPeerLost,
@@ -232,11 +291,11 @@ impl Mark {
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
-            CloseReason::MessageTooLong
-            | CloseReason::ProtocolError
-            | CloseReason::SlowReader
-            | CloseReason::Disconnected => return None,
-        })
+            CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,
+            CloseReason::ProtocolError => Mark::ClosedProtocolError,
+            CloseReason::SlowReader => Mark::ClosedSlowReader,
+            CloseReason::Disconnected => Mark::ClosedDisconnected,
+        }
     }
 }
 

@@ -4,18 +4,27 @@
 //! * `world`: the simulated kernel: connections between endpoints, listeners, readiness, time.
 //! * `sys`: the world as `Sys`, so that the real readiness engine runs in it.
 //! * `engine`: the world as `Engine`: completions, late, in any order.
-//! * `peer`: the clients at the other end, polite and otherwise.
-//! * `service`: an echo that is watched, waits, holds back and panics; and a client on the engine.
+//! * `protocol`: what is served in a seed, and what is said to it and owed for it.
+//! * `peer`: the clients at the other end, polite and otherwise; `ear`: what they hear.
+//! * `member`: what a member of a hub says and hears.
+//! * `outside`: another thread, with messages for clients.
+//! * `service`: the server's services, watched; and a client on the engine.
+//! * `audit`: whether members of a hub heard what they had to.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
 //! * `measured`: another world, without faults, for services that measure.
 //! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
+mod audit;
+mod ear;
 pub(crate) mod engine;
 mod marks;
 pub(crate) mod measured;
+mod member;
+mod outside;
 mod peer;
+mod protocol;
 pub(crate) mod run;
 mod service;
 pub(crate) mod sys;

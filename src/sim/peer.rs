@@ -1,11 +1,17 @@
-//! The clients at the other end of the simulated connections: what they send, whether they read,
-//! how they leave. Each checks what comes back: it must be a prefix of what it sent, byte for byte.
+//! The clients at the other end of the simulated connections: how they send what they have to say,
+//! whether they read, how they leave. What they say is in `protocol`, what they may hear in `ear`.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::ear::Ear;
 use super::marks::Mark;
-use super::world::{EndpointId, Happening, World, address_of, canary};
+use super::member::Member;
+use super::protocol::{Flaw, Script, Served};
+use super::world::{EndpointId, Happening, World, address_of};
 use crate::error::Errno;
+use crate::spec::After;
 use crate::time::Time;
 
 /// How a peer behaves.
@@ -82,11 +88,16 @@ pub(super) struct Peer {
     pub(super) number: usize,
     pub(super) manner: Manner,
     endpoint: EndpointId,
-    /// Bytes that it wants to send.
-    total: u64,
+    pub(super) script: Rc<RefCell<Script>>,
     pub(super) sent: u64,
-    pub(super) received: u64,
+    pub(super) ear: Ear,
+    /// Of a hub.
+    pub(super) member: Option<Member>,
+    /// Bytes that have come, those from outside included.
+    heard: u64,
     shut: bool,
+    /// It stays for a while when it has all that it wants.
+    stays: bool,
     pub(super) end: Option<End>,
     begun: bool,
     gave_up: bool,
@@ -103,20 +114,37 @@ pub(super) struct Peer {
 /// The longest that a rude peer stays.
 const RUDE_FOR: Duration = Duration::from_secs(8);
 
+/// How long a member stays to hear what others say to the end, at least.
+const AUDIENCE_FOR: Duration = Duration::from_secs(17);
+
 /// Nothing that heals takes longer than this to move a byte again.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
-    pub(super) fn new(world: &mut World, number: usize, manner: Manner, total: u64) -> Peer {
-        let stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
+    pub(super) fn new(world: &mut World, number: usize, manner: Manner, script: Script) -> Peer {
+        let mut stays = world.rng.u8(0..3) == 0;
+        let mut stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
+        let mut member = None;
+        if let Served::Hub(hub) = script.served() {
+            let wishes = if manner == Manner::Silent { 0 } else { world.rng.usize(0..=12) };
+            member = Some(Member::new(hub, number, wishes));
+            if manner == Manner::HalfClosing && world.rng.u8(0..4) != 0 {
+                // To hear what all others have said.
+                stays = true;
+                stay = AUDIENCE_FOR + stay / 2;
+            }
+        }
         Peer {
             number,
             manner,
             endpoint: usize::MAX,
-            total,
+            script: Rc::new(RefCell::new(script)),
             sent: 0,
-            received: 0,
+            ear: Ear::default(),
+            member,
+            heard: 0,
             shut: false,
+            stays,
             end: None,
             begun: false,
             gave_up: false,
@@ -129,12 +157,34 @@ impl Peer {
 
     /// Whether it got everything back that it wanted to.
     pub(super) fn is_satisfied(&self) -> bool {
-        !self.manner.is_honest() || (self.sent == self.total && self.received == self.total)
+        !self.manner.is_honest() || self.has_all()
+    }
+
+    fn has_all(&self) -> bool {
+        let script = self.script.borrow();
+        let owed = match script.served() {
+            // What it says does not matter: it wants as much as that.
+            Served::Chargen => script.said.len(),
+            _ => script.owed(script.said.len(), self.shut),
+        };
+        if self.member.is_some() {
+            return self.has_sent_all();
+        }
+        // What is behind the end of what the server answers may find nobody.
+        let all_sent = self.sent as usize == script.said.len()
+            || script.closes.is_some()
+            || script.served() == Served::Chargen;
+        all_sent && self.ear.reply >= owed
     }
 
     /// Whether it has had its reasons to stop reading before the end.
     pub(super) fn reads_to_the_end(&self) -> bool {
         self.manner.is_honest()
+    }
+
+    /// What is owed to it when so many bytes have come to the server.
+    pub(super) fn owed(&self, said: u64) -> usize {
+        self.script.borrow().owed(said as usize, self.shut && said == self.sent)
     }
 
     /// Whether it lost patience.
@@ -185,7 +235,8 @@ impl Peer {
         if !self.begun {
             self.begun = true;
             self.endpoint = world.connect(address_of(self.number), false);
-            let (number, manner, total) = (self.number, self.manner, self.total);
+            let (number, manner) = (self.number, self.manner);
+            let total = self.script.borrow().said.len() as u64;
             world.tell(30, number, total, || {
                 format!("peer {number} ({manner:?}) connects, to send {total} bytes")
             });
@@ -194,9 +245,9 @@ impl Peer {
             None => self.idle_turns += 1,
             Some(Err(_)) => return self.ends(world, End::Refused),
             Some(Ok(())) => {
-                let before = (self.sent, self.received);
+                let before = (self.sent, self.heard);
                 self.exchange(world);
-                let moved = before != (self.sent, self.received);
+                let moved = before != (self.sent, self.heard);
                 if moved {
                     self.moved_at = world.now;
                 }
@@ -222,9 +273,13 @@ impl Peer {
     }
 
     fn reads(&self, world: &mut World) -> bool {
+        // Of what never ends it reads as much as it wants.
+        if self.has_all() && self.script.borrow().served() == Served::Chargen {
+            return false;
+        }
         match self.manner {
             Manner::NeverReading => false,
-            Manner::Pipelined => self.sent == self.total || world.rng.u8(0..8) == 0,
+            Manner::Pipelined => self.has_sent_all() || world.rng.u8(0..8) == 0,
             _ => true,
         }
     }
@@ -237,16 +292,21 @@ impl Peer {
         match world.recv(self.endpoint, most) {
             Ok(bytes) if bytes.is_empty() => self.fin_came(world),
             Ok(bytes) => {
-                for byte in bytes {
-                    let expected = canary(self.number, self.received);
-                    assert_eq!(
-                        byte, expected,
-                        "peer {}: the byte at {} is not what was sent there",
-                        self.number, self.received
-                    );
-                    self.received += 1;
+                self.heard += bytes.len() as u64;
+                let script = self.script.borrow();
+                let heard = match &mut self.member {
+                    Some(member) => member.hear(&bytes),
+                    None => self.ear.hear(&script, &bytes),
+                };
+                if let Err(wrong) = heard {
+                    panic!("peer {}: {wrong}", self.number);
                 }
-                assert!(self.received <= self.sent, "peer {}: more than was sent", self.number);
+                let owed = script.owed(self.sent as usize, self.shut);
+                assert!(
+                    self.ear.reply <= owed || script.served() == Served::Chargen,
+                    "peer {}: more than was owed",
+                    self.number
+                );
             }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
@@ -258,61 +318,147 @@ impl Peer {
         world.close(self.endpoint);
     }
 
+    /// A member says what comes to its mind.
+    fn speak(&mut self, world: &mut World) {
+        let Some(member) = &mut self.member else { return };
+        let mut script = self.script.borrow_mut();
+        let script = &mut *script;
+        let said_all = self.sent as usize == script.said.len();
+        if !said_all || member.wishes == 0 || world.rng.u8(0..3) != 0 {
+            return;
+        }
+        for _ in 0..world.rng.usize(1..=3).min(member.wishes) {
+            let asked = member.ask(&mut world.rng, &mut script.said);
+            script.asked.push((script.said.len(), asked));
+        }
+        let begin = script.said.len();
+        match world.rng.u8(0..16) {
+            _ if member.wishes > 0 => {}
+            0 => {
+                let reason = member.misspeak(&mut world.rng, &mut script.said);
+                script.closes = Some((begin + 4, reason));
+            }
+            1 => {
+                member.wishes = 1;
+                member.ask(&mut world.rng, &mut script.said);
+                script.said.truncate(world.rng.usize(begin + 1..script.said.len()));
+                script.flaw = Some(Flaw::Half);
+            }
+            _ => {}
+        }
+    }
+
     fn write(&mut self, world: &mut World) {
-        let left = (self.total - self.sent) as usize;
+        self.speak(world);
+        let script = self.script.borrow();
+        let rest = &script.said[self.sent as usize..];
         let most = match self.manner {
             Manner::OneByte => 1,
             Manner::Silent => 0,
             _ => world.rng.usize(1..=512),
         };
-        let count = left.min(most);
-        if count == 0 {
+        let bytes = &rest[..rest.len().min(most)];
+        if bytes.is_empty() {
             return;
         }
-        let bytes: Vec<u8> =
-            (0..count as u64).map(|at| canary(self.number, self.sent + at)).collect();
         let urgent = self.manner == Manner::Urgent && world.rng.bool();
-        match world.send(self.endpoint, &bytes, urgent) {
+        let sent = world.send(self.endpoint, bytes, urgent);
+        drop(script);
+        match sent {
             Ok(count) => self.sent += count as u64,
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
     }
 
+    fn has_sent_all(&self) -> bool {
+        let said_all = self.member.as_ref().is_none_or(|member| member.wishes == 0);
+        said_all && self.sent as usize == self.script.borrow().said.len()
+    }
+
+    /// Some stay: to hear what comes from outside, or with half a message said.
+    fn may_leave(&self, world: &World) -> bool {
+        !self.stays || world.now >= self.leaves_at
+    }
+
+    /// Whether the server has its reason to end the connection.
+    fn awaits_end(&self) -> bool {
+        self.script.borrow().closes.is_some()
+    }
+
     fn leave_if_done(&mut self, world: &mut World) {
+        let endless = self.script.borrow().served() == Served::Chargen;
         match self.manner {
-            Manner::HalfClosing if self.sent == self.total && !self.shut => {
+            // There is no end to wait for.
+            Manner::HalfClosing if endless && self.has_all() => self.leave(world),
+            Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
                 self.shut = true;
                 let _ = world.shutdown(self.endpoint);
             }
             // Stays for the FIN.
             Manner::HalfClosing => {}
-            Manner::Resetting if self.sent == self.total || world.rng.u8(0..16) == 0 => {
+            Manner::Resetting if self.has_sent_all() || world.rng.u8(0..16) == 0 => {
+                let half = self.script.borrow().flaw == Some(Flaw::Half);
+                if half && self.has_sent_all() {
+                    world.mark(Mark::HalfThenReset);
+                }
                 world.abort(self.endpoint);
                 self.ends(world, End::Left);
             }
             Manner::Resetting => {}
             Manner::NeverReading | Manner::Silent if world.now >= self.leaves_at => {
-                world.close(self.endpoint);
-                self.ends(world, End::Left);
+                self.leave(world);
             }
             Manner::NeverReading | Manner::Silent => {}
-            _ if self.is_satisfied() => {
-                world.close(self.endpoint);
-                self.ends(world, End::Left);
-            }
+            _ if self.has_all() && !self.awaits_end() && self.may_leave(world) => self.leave(world),
             _ => {}
         }
     }
 
+    fn leave(&mut self, world: &mut World) {
+        world.close(self.endpoint);
+        self.ends(world, End::Left);
+    }
+
     fn ends(&mut self, world: &mut World, end: End) {
         self.end = Some(end);
-        let (number, sent, received) = (self.number, self.sent, self.received);
+        let heard = match &self.member {
+            Some(member) => member.end(end == End::Fin),
+            None => self.ear.end(&self.script.borrow(), end == End::Fin),
+        };
+        let (number, sent, received) = (self.number, self.sent, self.ear.reply as u64);
         world.tell(31, number, received, || {
             format!("peer {number} ends: {end:?}, sent {sent}, received {received}")
         });
+        if let Err(wrong) = heard {
+            panic!("peer {number}: {wrong}");
+        }
         if self.is_satisfied() && end != End::Refused {
             world.mark(self.manner.done());
+        }
+        if self.manner.is_honest() && self.has_all() && end != End::Refused {
+            self.mark_done(world);
+        }
+    }
+
+    fn mark_done(&self, world: &mut World) {
+        let script = self.script.borrow();
+        match script.served() {
+            Served::Echo => {}
+            Served::Discard => world.mark(Mark::DiscardDone),
+            Served::Chargen if self.ear.reply > 0 => world.mark(Mark::ChargenDone),
+            Served::Chargen => {}
+            Served::Framed(_) => world.mark(Mark::FramedDone),
+            Served::Message(options) if options.after == After::Close => {
+                world.mark(Mark::MessageClosed);
+            }
+            Served::Message(_) => world.mark(Mark::MessageDone),
+            Served::Hub(_) => world.mark(Mark::MemberDone),
+        }
+        match script.flaw {
+            Some(Flaw::Half) if self.shut => world.mark(Mark::HalfThenFin),
+            Some(Flaw::Half) => world.mark(Mark::HalfThenSilence),
+            _ => {}
         }
     }
 }

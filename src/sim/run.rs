@@ -1,24 +1,30 @@
 //! One seed: what it draws, who runs when, and what is checked after every step.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit;
+use super::ear::OUTSIDE_MIN;
 use super::engine::SimEngine;
 use super::marks::{Mark, Marks};
+use super::outside::Outside;
 use super::peer::{End, Manner, Peer, STUCK_AFTER};
-use super::service::{Clients, Seen, Watched, Whims};
+use super::protocol::{Script, Served};
+use super::service::{Clients, Seen, Sight, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Happening, Rates, Shared, What, World};
 use crate::buffer::{Pool, Reserve};
 use crate::clients::Directory;
+use crate::config::Limits;
 use crate::crew::{Command, Mailboxes};
 use crate::engine::{Engine, MioEngine};
 use crate::error::CloseReason;
 use crate::permits::Permits;
-use crate::service::Service;
+use crate::service::{ConnectionId, OfListener, Service};
 use crate::stats::{Counters, Stats};
 use crate::time::Time;
 use crate::worker::{Rules, Setup, Worker};
@@ -184,9 +190,14 @@ struct Simulation<E: Seat> {
     seen: Rc<RefCell<Seen>>,
     reserve: Arc<Reserve>,
     buffers: usize,
+    buffer_size: usize,
     permits: Arc<Permits>,
     directory: Arc<Directory>,
     mailboxes: Arc<Mailboxes>,
+    outside: Option<Outside>,
+    /// Commands that had no room in an inbox yet.
+    unsent: Vec<(usize, Command)>,
+    served: Served,
     connections: u64,
     /// A receive may say that there is no buffer though there is one.
     late_buffers: bool,
@@ -202,6 +213,8 @@ struct Simulation<E: Seat> {
     whims: Whims,
     timers_checked: usize,
     reconnects: usize,
+    /// Whose bytes were held back by whim when patience ended.
+    held_back: HashSet<usize>,
     moved: bool,
 }
 
@@ -233,10 +246,12 @@ enum Ending {
 }
 
 /// What is drawn for the servers.
+#[derive(Debug)]
 struct Draw {
     connections: usize,
     buffers: u32,
     buffer_size: usize,
+    served: Served,
     rules: Rules,
     whims: Whims,
 }
@@ -248,22 +263,28 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     let whim = |rng: &mut fastrand::Rng, in_how_many: u8, most: u32| {
         if rng.u8(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
     };
-    let few = rng.bool();
+    let served = Served::draw(rng);
+    let (buffers, buffer_size) = served.pool(rng);
+    let busy = matches!(served, Served::Chargen | Served::Hub(_));
     Draw {
         connections: rng.usize(1..=8),
-        buffers: if few { rng.u32(1..=3) } else { rng.u32(4..=64) },
-        buffer_size: *rng.choice(&[1, 3, 16, 64, 256]).expect("there are some"),
+        buffers,
+        buffer_size,
+        served,
         rules: Rules {
             leases_per_connection_max: rng.u8(1..=4),
             idle_timeout: maybe(rng, 30, 3000),
             send_timeout: maybe(rng, 50, 3000),
-            shed_after: maybe(rng, 5, 500),
+            // Senders that wait for room hold all buffers of a hub for ever where nobody is shed.
+            shed_after: maybe(rng, 5, 500)
+                .or(served.is_hub().then_some(Duration::from_millis(200))),
             linger: Duration::from_millis(rng.u64(1..=2000)),
             accept_pause: Duration::from_millis(100 * workers as u64),
         },
         whims: Whims {
             panics: whim(rng, 6, 20_000),
-            waits: whim(rng, 3, 300_000),
+            // These have times of their own that they wait for.
+            waits: if busy { 0 } else { whim(rng, 3, 300_000) },
             holds: whim(rng, 4, 300_000),
             hoards: whim(rng, 6, 200_000),
             closes: whim(rng, 5, 50_000),
@@ -272,11 +293,38 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     }
 }
 
+/// The service, once it has seen the limits.
+fn service(drawn: &Draw) -> OfListener {
+    let service = OfListener::new(vec![drawn.served.service()]);
+    if drawn.served.is_hub() {
+        let limits = Limits {
+            listeners: 1,
+            workers: 1,
+            max_connections: drawn.connections as u32,
+            buffer_size: drawn.buffer_size,
+            buffers: drawn.buffers,
+            leases_per_connection_max: drawn.rules.leases_per_connection_max,
+            backlog: 1,
+            idle_timeout: drawn.rules.idle_timeout,
+            send_timeout: drawn.rules.send_timeout,
+            shed_after: drawn.rules.shed_after,
+            linger: drawn.rules.linger,
+            share_port: false,
+        };
+        service.check(&limits).expect("the limits are drawn for it");
+    }
+    service
+}
+
 impl<E: Seat> Simulation<E> {
     fn new(world: Shared) -> Simulation<E> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);
         let drawn = draw(&mut world.borrow_mut().rng, workers);
-        let mailboxes = Arc::new(Mailboxes::new(workers));
+        let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
+        world
+            .borrow_mut()
+            .tell(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
+        let mailboxes = Arc::new(Mailboxes::with_room(workers, inbox));
         let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
         let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
         let seen = Rc::default();
@@ -289,9 +337,13 @@ impl<E: Seat> Simulation<E> {
             seen,
             reserve,
             buffers: drawn.buffers as usize,
+            buffer_size: drawn.buffer_size,
             permits,
             directory: Directory::new(workers, drawn.connections),
             mailboxes,
+            outside: None,
+            unsent: Vec::new(),
+            served: drawn.served,
             connections: drawn.connections as u64,
             late_buffers,
             begun,
@@ -304,22 +356,26 @@ impl<E: Seat> Simulation<E> {
             whims: drawn.whims,
             timers_checked: 0,
             reconnects: 0,
+            held_back: HashSet::new(),
             moved: false,
             world,
         };
+        let service = service(&drawn);
         for index in 0..workers {
-            let server = simulation.server(index, &drawn);
+            let server = simulation.server(index, &drawn, service.clone());
             simulation.servers.push(server);
         }
         simulation.people();
         simulation.clients = simulation.client_side(&drawn);
+        simulation.outside = simulation.somebody_outside(&drawn);
         simulation.ending = simulation.draw_ending();
         simulation
     }
 
-    fn server(&self, index: usize, drawn: &Draw) -> Server<E> {
+    fn server(&self, index: usize, drawn: &Draw, inner: OfListener) -> Server<E> {
         let woken = Arc::new(Woken::default());
-        let pool = Pool::new(self.reserve.clone(), index);
+        let references = inner.references_max(drawn.connections);
+        let pool = Pool::with_references(self.reserve.clone(), index, references);
         let counters = Arc::new(Counters::default());
         let listener = self.world.borrow_mut().listen();
         let setup = Setup {
@@ -348,6 +404,8 @@ impl<E: Seat> Simulation<E> {
             whims: drawn.whims,
             idle_timeout: drawn.rules.idle_timeout,
             gone: Vec::new(),
+            is_hub: drawn.served.is_hub(),
+            inner,
         };
         let mut worker = Worker::new(engine, setup, service);
         worker.begin();
@@ -359,18 +417,33 @@ impl<E: Seat> Simulation<E> {
     fn people(&mut self) {
         let mut world = self.world.borrow_mut();
         for number in 0..world.rng.usize(1..=14) {
-            let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
-            let total = world.rng.u64(0..=1500);
-            let total = if manner == Manner::Silent { 0 } else { total };
-            let peer = Peer::new(&mut world, number, manner, total);
+            let total = world.rng.usize(0..=1500);
+            let peer = person(&mut world, &self.seen, self.served, number, total);
             self.peers.push(peer);
             world.after_up_to(Duration::from_secs(2), Happening::Peer(number));
         }
+        let pool = self.buffers * self.buffer_size;
+        if self.peers.iter().any(|peer| peer.script.borrow().longest() > pool) {
+            world.mark(Mark::MessageBeyondPool);
+        }
+    }
+
+    fn somebody_outside(&self, drawn: &Draw) -> Option<Outside> {
+        let mut world = self.world.borrow_mut();
+        // The clients on the engine know nothing of messages from outside.
+        let fits = drawn.buffer_size >= OUTSIDE_MIN && self.clients.is_none();
+        if !fits || world.rng.bool() {
+            return None;
+        }
+        let pause_max = Duration::from_millis(world.rng.u64(1..=300));
+        world.after_up_to(pause_max, Happening::Outside);
+        let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
+        Some(Outside::new(mailboxes, self.directory.clone(), reserve, pause_max))
     }
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
-        if world.rng.u8(0..3) != 0 {
+        if drawn.served != Served::Echo || world.rng.u8(0..3) != 0 {
             return None;
         }
         // More than there are slots, so that some connect in a slot that was used before.
@@ -443,6 +516,7 @@ impl<E: Seat> Simulation<E> {
             assert!(step < STEPS_MAX, "it spins: {}", self.who_wants());
             self.people_act();
             self.end_when_it_is_time();
+            self.send_unsent();
             if self.is_over() {
                 break;
             }
@@ -463,6 +537,7 @@ impl<E: Seat> Simulation<E> {
             match happening {
                 None => return,
                 Some(Happening::Peer(number)) => self.peer_acts(number),
+                Some(Happening::Outside) => self.outside_acts(),
                 Some(other) => self.world.borrow_mut().happen(other),
             }
             // The rest after a worker's turn.
@@ -481,12 +556,30 @@ impl<E: Seat> Simulation<E> {
         if again && !self.healed && world.rng.u8(0..3) == 0 {
             self.reconnects += 1;
             world.mark(Mark::Reconnected);
-            let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
-            let number = self.peers.len();
-            let total = if manner == Manner::Silent { 0 } else { world.rng.u64(0..=300) };
-            let peer = Peer::new(&mut world, number, manner, total);
+            let (number, total) = (self.peers.len(), world.rng.usize(0..=300));
+            let peer = person(&mut world, &self.seen, self.served, number, total);
             self.peers.push(peer);
             world.after_up_to(Duration::from_millis(50), Happening::Peer(number));
+        }
+    }
+
+    fn outside_acts(&mut self) {
+        let Some(outside) = &mut self.outside else { return };
+        if self.healed || self.ended_at.is_some() {
+            return;
+        }
+        let mut world = self.world.borrow_mut();
+        outside.act(&mut world, &self.seen, self.buffer_size);
+        world.after_up_to(outside.pause_max, Happening::Outside);
+    }
+
+    /// What had no room in an inbox is said again.
+    fn send_unsent(&mut self) {
+        for (worker, command) in std::mem::take(&mut self.unsent) {
+            if let Err(command) = self.mailboxes.send(worker, command) {
+                self.world.borrow_mut().mark(Mark::InboxFull);
+                self.unsent.push((worker, command));
+            }
         }
     }
 
@@ -571,6 +664,10 @@ impl<E: Seat> Simulation<E> {
             self.world.borrow_mut().rates.heal();
         }
         if now >= self.begun + HEALED_AFTER + PATIENCE {
+            let seen = self.seen.borrow();
+            let holding = seen.of_peer.iter().filter(|(_, sight)| sight.open && sight.holding);
+            self.held_back.extend(holding.map(|(&number, _)| number));
+            drop(seen);
             for peer in &mut self.peers {
                 peer.give_up(&mut self.world.borrow_mut());
             }
@@ -603,7 +700,7 @@ impl<E: Seat> Simulation<E> {
         }
         for worker in 0..self.servers.len() {
             let command = if stop { Command::Stop } else { Command::Drain { deadline } };
-            self.mailboxes.send(worker, command).expect("the inbox has room");
+            self.unsent.push((worker, command));
         }
     }
 
@@ -622,10 +719,22 @@ impl<E: Seat> Simulation<E> {
         over
     }
 
-    /// A service that holds input back keeps buffers, and who needs one waits for as long, whatever
-    /// the time-outs: who is in the queue for a buffer is not idle.
+    /// A service that holds input keeps buffers, and where nobody is shed, who needs one waits for as
+    /// long, whatever the time-outs: who is in the queue for a buffer is not idle.
     fn may_wait_for_ever(&self) -> bool {
-        self.whims.holds > 0 || self.whims.hoards > 0
+        let holds = self.whims.holds > 0 || self.whims.hoards > 0 || self.served.keeps_input();
+        self.rules.shed_after.is_none() && holds
+    }
+
+    /// Its bytes are held back by whim, or it was not accepted, and others whose bytes are have the
+    /// places: no time-out ends that while nobody wants a buffer.
+    fn is_held_back(&self, peer: &Peer) -> bool {
+        let seen = self.seen.borrow();
+        let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
+        match seen.of_peer.get(&peer.number) {
+            Some(sight) if sight.opened_at < patience_ends => self.held_back.contains(&peer.number),
+            _ => !self.held_back.is_empty(),
+        }
     }
 
     /// Slow ones may have all places or buffers until the end, as long as something moves.
@@ -681,7 +790,7 @@ impl<E: Seat> Simulation<E> {
             .peers
             .iter()
             .filter(|peer| peer.end.is_none())
-            .map(|peer| (peer.number, peer.manner, peer.sent, peer.received))
+            .map(|peer| (peer.number, peer.manner, peer.sent, peer.ear.reply))
             .collect();
         let servers = self.servers.iter().filter(|server| server.worker.is_some()).count();
         format!("{servers} servers, peers {peers:?}")
@@ -690,6 +799,9 @@ impl<E: Seat> Simulation<E> {
     // What must hold.
 
     fn check(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
+        }
         if let Some(wrong) = self.world.borrow_mut().wrong.take() {
             panic!("{wrong}");
         }
@@ -699,16 +811,21 @@ impl<E: Seat> Simulation<E> {
 
     /// When nobody has anything to do, nobody may wait for what is there.
     fn check_rest(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+        }
+        self.check_directory();
+        let (output, input) = self.longest_unmoved();
+        let stalled = output.into_iter().chain(input).min();
+        let published = self.mailboxes.longest_stalled().map(|(_, since)| since);
+        assert_eq!(published, stalled, "what has not moved for longest, as told and as it is");
         let world = self.world.borrow();
         let permits_left = self.permits.taken() < self.connections;
         let reserve = self.reserve.available();
         let idle_buffers = |server: &Server<E>| server.pool.available() - reserve;
         let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
-        let stalled = self.mailboxes.longest_stalled().map(|(_, since)| since);
-        // Input that a service holds back counts as not moving too, and has no time-out.
-        let holds = self.whims.holds + self.whims.hoards + self.whims.waits > 0;
-        if let (Some(timeout), Some(stalled), false) = (self.rules.send_timeout, stalled, holds) {
-            let due = stalled + timeout + SHED_LATE_MAX;
+        if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
+            let due = output + timeout + SHED_LATE_MAX;
             assert!(world.now <= due, "a send that does not move is not given up");
         }
         for (index, server) in self.servers.iter_mut().enumerate() {
@@ -720,7 +837,8 @@ impl<E: Seat> Simulation<E> {
             let waiting = worker.waiting();
             assert!(
                 waiting.is_empty() || free == 0 || self.late_buffers,
-                "worker {index} sleeps while a connection waits and {free} buffers are free"
+                "worker {index} sleeps while a connection waits and {free} buffers are free, \
+                 {reserve} of them in the reserve"
             );
             let (first, entered) =
                 (waiting.first().copied(), server.counters.read().waits_for_buffer);
@@ -736,6 +854,36 @@ impl<E: Seat> Simulation<E> {
         }
     }
 
+    /// Since when the output, and the input, has not moved that has not for longest.
+    fn longest_unmoved(&self) -> (Option<Time>, Option<Time>) {
+        let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let output = workers().filter_map(Worker::stalled_since).min();
+        // As the service saw it; what it is not told is when its input was given up.
+        let holding: Vec<ConnectionId> = workers()
+            .flat_map(|worker| worker.inputs().filter(|&(_, bytes)| bytes > 0))
+            .map(|(id, _)| id)
+            .collect();
+        if holding.is_empty() {
+            return (output, None);
+        }
+        let seen = self.seen.borrow();
+        let holds = |sight: &&Sight| sight.id.is_some_and(|id| holding.contains(&id));
+        let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
+        (output, input)
+    }
+
+    /// Everybody finds in the directory who is there, and nobody else.
+    fn check_directory(&self) {
+        let mut there: Vec<ConnectionId> = Vec::new();
+        for server in &self.servers {
+            there.extend(server.worker.iter().flat_map(|worker| worker.inputs()).map(|(id, _)| id));
+        }
+        let mut listed: Vec<_> = self.directory.list().iter().map(|client| client.id).collect();
+        there.sort();
+        listed.sort();
+        assert_eq!(listed, there, "the directory and the connections differ");
+    }
+
     fn check_counts(&mut self) {
         let reserve = self.reserve.available();
         let of = |server: &Server<E>| server.pool.held() + server.pool.available() - reserve;
@@ -748,8 +896,6 @@ impl<E: Seat> Simulation<E> {
         let contexts: usize =
             self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
         assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
-        let entered = self.directory.list().len();
-        assert_eq!(entered, contexts, "the directory and the connections differ");
         let of_clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
         let open = self.world.borrow().open();
@@ -778,6 +924,14 @@ impl<E: Seat> Simulation<E> {
         assert_eq!(self.permits.taken(), 0, "a permit was lost");
         assert_eq!(self.world.borrow().open(), 0, "a descriptor was lost");
         assert!(self.servers.iter().all(|server| server.pool.held() == 0), "a lease was lost");
+        let references = |server: &Server<E>| server.pool.references_in_use();
+        assert_eq!(self.servers.iter().map(references).sum::<usize>(), 0, "a reference was lost");
+        assert_eq!(self.reserve.travelling(), 0, "a parcel was lost");
+        self.check_directory();
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+            assert_eq!(self.world.borrow_mut().wrong.take(), None);
+        }
         self.mark_counters();
         for peer in &self.peers {
             self.check_peer(peer);
@@ -809,23 +963,40 @@ impl<E: Seat> Simulation<E> {
     /// What the peer saw and what the service saw must fit together.
     fn check_peer(&self, peer: &Peer) {
         assert!(
-            !peer.was_stuck() || self.may_wait_for_ever() || self.may_be_behind_others(peer),
-            "peer {} gave up after {} of {} bytes had come back",
+            !peer.was_stuck()
+                || self.is_held_back(peer)
+                || self.may_wait_for_ever()
+                || self.may_be_behind_others(peer),
+            "peer {} gave up after it had said {} bytes and heard {}",
             peer.number,
-            peer.received,
-            peer.sent
+            peer.sent,
+            peer.ear.reply
         );
         let seen = self.seen.borrow();
         let Some(sight) = seen.of_peer.get(&peer.number) else {
-            assert_eq!(peer.received, 0, "an answer from nowhere");
+            assert_eq!(peer.ear.reply + peer.ear.outside.len(), 0, "an answer from nowhere");
             return;
         };
         assert!(!sight.open, "peer {}: its connection was never closed", peer.number);
-        assert!(sight.delivered <= peer.sent && peer.received <= sight.delivered);
-        let number = peer.number;
+        assert!(sight.delivered <= peer.sent);
+        self.check_reply(peer, sight);
+        self.check_reason(peer, sight);
+        self.check_outside(peer, sight);
+        if let Some(member) = &peer.member {
+            audit::member(&mut self.world.borrow_mut(), &seen, peer, member, sight);
+        }
+    }
+
+    fn check_reply(&self, peer: &Peer, sight: &Sight) {
+        if self.served == Served::Chargen || self.served.is_hub() {
+            return;
+        }
+        let (number, reply) = (peer.number, peer.ear.reply);
+        let owed = peer.script.borrow().owed(sight.delivered as usize, sight.ended);
+        assert!(reply <= owed, "peer {number} got more than it was owed: {sight:?}");
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
             assert_eq!(
-                peer.received, sight.delivered,
+                reply, owed,
                 "peer {number}: FIN came before bytes that the service had answered: {sight:?}"
             );
         }
@@ -839,11 +1010,64 @@ impl<E: Seat> Simulation<E> {
             && !peer.gave_up()
         {
             assert_eq!(
-                peer.received, peer.sent,
+                reply,
+                peer.owed(peer.sent),
                 "peer {number}: the end of the reply was lost: {sight:?}"
             );
         }
     }
+
+    /// A message that is not allowed, or is the last one, ends the connection, and nothing else is
+    /// put down to it.
+    fn check_reason(&self, peer: &Peer, sight: &Sight) {
+        let script = peer.script.borrow();
+        let reached = script.closes.filter(|&(at, _)| sight.delivered >= at as u64);
+        let number = peer.number;
+        let of_message = [CloseReason::MessageTooLong, CloseReason::ProtocolError];
+        if let Some(closed) = sight.closed.filter(|closed| of_message.contains(closed)) {
+            let expected = reached.map(|(_, reason)| reason);
+            assert_eq!(Some(closed), expected, "peer {number}: {sight:?}");
+        }
+        if let Some((_, reason)) = reached
+            && !sight.holding
+        {
+            // What was held back until the peer's FIN is answered then, and put down to that.
+            let overlooked =
+                sight.closed == Some(CloseReason::PeerClosed) && reason != CloseReason::Service;
+            assert!(!overlooked, "peer {number} was to be closed for {reason}: {sight:?}");
+        }
+    }
+
+    fn check_outside(&self, peer: &Peer, sight: &Sight) {
+        let heard = peer.member.as_ref().map_or(&peer.ear.outside, |member| &member.outside);
+        let (taken, number) = (&sight.outside, peer.number);
+        // What a hub keeps for a client goes out when it is closed in order.
+        let in_order = peer.member.is_none() || sight.finished.is_some();
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
+            assert_eq!(heard, taken, "peer {number}: messages from outside");
+            if !heard.is_empty() {
+                self.world.borrow_mut().mark(Mark::OutsideArrived);
+            }
+        } else {
+            assert!(taken.starts_with(heard), "peer {number}: {heard:?} of {taken:?}");
+        }
+    }
+}
+
+/// A peer of any kind.
+fn person(
+    world: &mut World,
+    seen: &Rc<RefCell<Seen>>,
+    served: Served,
+    number: usize,
+    total: usize,
+) -> Peer {
+    let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
+    let total = if manner == Manner::Silent { 0 } else { total };
+    let script = Script::draw(served, &mut world.rng, number, total);
+    let peer = Peer::new(world, number, manner, script);
+    seen.borrow_mut().scripts.insert(number, peer.script.clone());
+    peer
 }
 
 /// The numbers of the clients on the engine, beyond those of any peer.

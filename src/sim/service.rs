@@ -1,38 +1,82 @@
-//! What the simulated servers serve: an echo that is watched, that at times waits, holds back,
-//! closes and panics. And a client that is itself a service on the engine.
+//! The service of the simulated servers: the daemon's own, which is watched, and in front of which
+//! bytes wait, are held back, connections closed and panics thrown. And a client that is itself a
+//! service on the engine.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::ear::read_outside;
 use super::marks::Mark;
+use super::member::Asked;
+use super::protocol::Script;
 use super::world::{Shared, address_of, canary, peer_of};
+use crate::buffer::Lease;
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, ConnectTo, Connection, ConnectionId, Echo, Service, Turn};
+use crate::service::builtin::BuiltinSession;
+use crate::service::{
+    Answer, ConnectTo, Connection, ConnectionId, Message, OfListener, Service, Turn, Workplace,
+};
 use crate::time::Time;
 
 /// What the server side has seen of each peer.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) of_peer: HashMap<usize, Sight>,
+    /// What each peer says.
+    pub(super) scripts: HashMap<usize, Rc<RefCell<Script>>>,
     /// When a timer was meant to fire, and when it did.
     pub(super) timers: Vec<(Time, Time)>,
+    /// All ids that there were.
+    pub(super) ids: HashSet<ConnectionId>,
+    /// For each message from outside, how many connections took it, and how many refused it.
+    pub(super) outside: HashMap<u64, (u64, u64)>,
+    /// What members have asked of the hub and the hub has taken, in that order.
+    pub(super) taken: Vec<Taken>,
+    /// Whom somebody outside wanted to be disconnected.
+    pub(super) disconnects: HashSet<ConnectionId>,
+}
+
+/// Something that the hub has taken from a member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) peer: usize,
+    pub(super) asked: Asked,
+    pub(super) at: Time,
 }
 
 /// One peer's connection.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(super) struct Sight {
+    pub(super) id: Option<ConnectionId>,
     /// Bytes that were handed to the service.
     pub(super) delivered: u64,
-    /// Whether it has held back what came last.
+    /// Bytes that the service has taken.
+    pub(super) consumed: u64,
+    /// Since when what it has left has not become less.
+    pub(super) held_since: Option<Time>,
+    /// Of what it asks of a hub, how much the hub has taken.
+    pub(super) taken: usize,
+    /// How much the hub had taken from all when it came, and when it was to be closed in order.
+    pub(super) came_at: usize,
+    pub(super) finished: Option<(usize, Time)>,
+    /// There was no free buffer then.
+    pub(super) ends_without_buffer: bool,
+    /// Messages from outside that were refused.
+    pub(super) refused: u64,
+    /// Whether what came last was held back from it, by whim.
     pub(super) holding: bool,
+    /// The end of what the peer says has been told.
+    pub(super) ended: bool,
     pub(super) open: bool,
     pub(super) opened_at: Time,
     /// It was closed when the server could cut it.
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
+    /// The messages from outside that the service has taken for it.
+    pub(super) outside: Vec<u64>,
 }
 
 /// How often the service misbehaves, in a million.
@@ -46,8 +90,7 @@ pub(super) struct Whims {
     pub(super) stale_ids: u32,
 }
 
-/// An echo that is watched.
-#[derive(Clone)]
+/// A service that is watched.
 pub(super) struct Watched {
     pub(super) world: Shared,
     pub(super) seen: Rc<RefCell<Seen>>,
@@ -55,21 +98,43 @@ pub(super) struct Watched {
     pub(super) idle_timeout: Option<Duration>,
     /// Connections of this worker that are closed.
     pub(super) gone: Vec<ConnectionId>,
+    pub(super) is_hub: bool,
+    /// The one that does the work.
+    pub(super) inner: OfListener,
 }
 
-/// What the service knows of one connection.
+/// What is known of one connection.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Bytes at the front of the input that it has seen before.
-    held: u64,
+    /// Bytes at the front of the input that were there at the last call.
+    left: u64,
+    /// What has come is held back from the service, until more comes.
+    holds: bool,
     hoards: bool,
-    due: Option<Time>,
+    /// When it is to be called again, and whether by whim.
+    due: Option<(Time, bool)>,
     /// When it was opened or last got bytes.
     active_at: Time,
     /// It has panicked on purpose.
     panicked: bool,
-    /// It has asked for its end.
+    /// It was closed by whim.
     closes: bool,
+    /// The reason that the service itself has asked for.
+    asked: Option<CloseReason>,
+    session: BuiltinSession,
+}
+
+impl Memory {
+    fn note(&mut self, answer: Answer) {
+        match answer {
+            Answer::Continue | Answer::HalfClose => {}
+            Answer::WaitUntil(due) => self.due = Some((due, false)),
+            Answer::CloseAfterSend | Answer::Close => self.asked = Some(CloseReason::Service),
+            Answer::CloseAfterSendFor(reason) | Answer::CloseFor(reason) => {
+                self.asked = Some(reason);
+            }
+        }
+    }
 }
 
 impl Watched {
@@ -78,21 +143,68 @@ impl Watched {
     }
 
     /// Checks that the new bytes are those that this very peer sent, in their places.
-    fn look(&self, connection: &Connection<'_>, held: u64) {
+    fn look(&self, connection: &Connection<'_>, left: u64) {
         let peer = peer_of(connection.peer());
         let mut seen = self.seen.borrow_mut();
-        let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
-        let fresh = connection.input.slices().flatten().skip(held as usize);
+        let Seen { of_peer, scripts, .. } = &mut *seen;
+        let script = scripts.get(&peer).map(|script| script.borrow());
+        let sight = of_peer.get_mut(&peer).expect("it was opened");
+        let fresh = connection.input.slices().flatten().skip(left as usize);
         for &byte in fresh {
             let at = sight.delivered;
+            let said = match &script {
+                Some(script) => script.said.get(at as usize).copied(),
+                None => Some(canary(peer, at)),
+            };
             // Not by a panic, which the worker would catch.
-            if byte != canary(peer, at) {
+            if said != Some(byte) {
                 self.world
                     .borrow_mut()
                     .complain(|| format!("the service got a foreign byte for peer {peer} at {at}"));
             }
             sight.delivered += 1;
         }
+    }
+
+    /// Calls the service, and notes what it has done with the input.
+    fn call(
+        &mut self,
+        connection: &mut Connection<'_>,
+        memory: &mut Memory,
+        call: impl FnOnce(&mut OfListener, &mut Connection<'_>, &mut BuiltinSession) -> Answer,
+    ) -> Answer {
+        let answer = call(&mut self.inner, connection, &mut memory.session);
+        memory.note(answer);
+        memory.holds = false;
+        self.note_input(connection, memory);
+        answer
+    }
+
+    fn note_input(&self, connection: &Connection<'_>, memory: &mut Memory) {
+        let peer = peer_of(connection.peer());
+        let mut seen = self.seen.borrow_mut();
+        let seen = &mut *seen;
+        let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
+        memory.left = connection.input.len() as u64;
+        let consumed = sight.delivered - memory.left;
+        if memory.left == 0 {
+            sight.held_since = None;
+        } else if consumed > sight.consumed || sight.held_since.is_none() {
+            sight.held_since = Some(connection.now());
+        }
+        sight.consumed = consumed;
+        if let Some(script) = seen.scripts.get(&peer) {
+            let asked = &script.borrow().asked;
+            let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
+            while let Some(&(end, asked)) = asked.get(sight.taken)
+                && end as u64 <= consumed
+            {
+                sight.taken += 1;
+                seen.taken.push(Taken { peer, asked, at: connection.now() });
+            }
+        }
+        let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
+        sight.holding = memory.holds || memory.due.is_some_and(|(_, whim)| whim);
     }
 
     fn panic_by_whim(&self, memory: &mut Memory) {
@@ -102,25 +214,71 @@ impl Watched {
             std::panic::resume_unwind(Box::new("on purpose"));
         }
     }
+
+    /// Whether there was a cause for this end.
+    fn is_founded(
+        &self,
+        connection: &Connection<'_>,
+        memory: &Memory,
+        reason: CloseReason,
+    ) -> bool {
+        let idle_for = connection.now() - memory.active_at;
+        match reason {
+            CloseReason::ServicePanic => memory.panicked,
+            CloseReason::Service => memory.closes || memory.asked == Some(reason),
+            CloseReason::IdleTimeout => self.idle_timeout.is_some_and(|limit| idle_for >= limit),
+            CloseReason::MessageTooLong | CloseReason::ProtocolError | CloseReason::SlowReader => {
+                memory.asked == Some(reason)
+            }
+            CloseReason::Disconnected => self.seen.borrow().disconnects.contains(&connection.id()),
+            _ => true,
+        }
+    }
 }
 
 impl Service for Watched {
-    type Session = Memory;
+    // In a box: there is more of it than a session may have.
+    type Session = Box<Memory>;
 
-    fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        let opened_at = connection.now();
-        let sight = Sight { open: true, opened_at, ..Sight::default() };
-        self.seen.borrow_mut().of_peer.insert(peer_of(connection.peer()), sight);
-        memory.hoards = self.chance(self.whims.hoards);
-        memory.active_at = connection.now();
-        self.panic_by_whim(memory);
-        Answer::Continue
+    fn prepare(&mut self, workplace: &Workplace) {
+        self.inner.prepare(workplace);
     }
 
-    fn data(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        self.look(connection, memory.held);
-        memory.held = connection.input.len() as u64;
+    fn references_max(&self, connections_max: usize) -> usize {
+        self.inner.references_max(connections_max)
+    }
+
+    fn full_duplex(&self, tag: u64) -> bool {
+        self.inner.full_duplex(tag)
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        self.inner.input_max(tag)
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        let (id, opened_at) = (connection.id(), connection.now());
+        let mut seen = self.seen.borrow_mut();
+        let came_at = seen.taken.len();
+        let sight = Sight { id: Some(id), open: true, opened_at, came_at, ..Sight::default() };
+        seen.of_peer.insert(peer_of(connection.peer()), sight);
+        if !seen.ids.insert(id) || id.to_bits() == 0 {
+            self.world.borrow_mut().complain(|| format!("the id {id} was given twice"));
+        }
+        drop(seen);
+        memory.hoards = self.chance(self.whims.hoards);
         memory.active_at = connection.now();
+        let answer = self
+            .call(connection, memory, |inner, connection, session| inner.open(connection, session));
+        self.panic_by_whim(memory);
+        answer
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        self.look(connection, memory.left);
+        memory.active_at = connection.now();
+        memory.holds = true;
+        self.note_input(connection, memory);
         self.panic_by_whim(memory);
         if memory.hoards || self.chance(self.whims.holds) {
             self.world.borrow_mut().mark(Mark::ServiceHeld);
@@ -129,57 +287,123 @@ impl Service for Watched {
         if self.chance(self.whims.waits) {
             let span = Duration::from_micros(self.world.borrow_mut().rng.u64(0..50_000));
             let due = connection.now() + span;
-            memory.due = Some(due);
+            memory.due = Some((due, true));
+            memory.holds = false;
             self.world.borrow_mut().mark(Mark::ServiceWaited);
             return Answer::WaitUntil(due);
         }
-        memory.held = 0;
-        Echo.data(connection, &mut ());
-        memory.closes = self.chance(self.whims.closes);
-        if memory.closes { Answer::CloseAfterSend } else { Answer::Continue }
-    }
-
-    fn sent(&mut self, _: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        self.panic_by_whim(memory);
-        Answer::Continue
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        let due = memory.due.take().expect("it has asked for a time");
-        self.seen.borrow_mut().timers.push((due, connection.now()));
-        memory.held = 0;
-        Echo.data(connection, &mut ())
-    }
-
-    fn peer_closed(&mut self, connection: &mut Connection<'_>, memory: &mut Memory) -> Answer {
-        // What was held back goes out now, unless it hoards.
-        if !memory.hoards {
-            memory.held = 0;
-            Echo.data(connection, &mut ());
+        let answer = self
+            .call(connection, memory, |inner, connection, session| inner.data(connection, session));
+        if answer == Answer::Continue && self.chance(self.whims.closes) {
+            memory.closes = true;
+            return Answer::CloseAfterSend;
         }
-        Answer::CloseAfterSend
+        answer
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        self.panic_by_whim(memory);
+        // No service takes input for it.
+        let holds = memory.holds;
+        let answer = self
+            .call(connection, memory, |inner, connection, session| inner.sent(connection, session));
+        memory.holds = holds && !connection.input.is_empty();
+        self.note_input(connection, memory);
+        answer
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        let due = memory.due.take();
+        // A hub may be woken before the time that it has named.
+        let woken = self.is_hub && due.is_some_and(|(due, _)| due > connection.now());
+        if let Some((due, _)) = due.filter(|_| !woken) {
+            self.seen.borrow_mut().timers.push((due, connection.now()));
+        }
+        let by_whim = due.is_some_and(|(_, whim)| whim);
+        self.call(connection, memory, |inner, connection, session| {
+            if by_whim { inner.data(connection, session) } else { inner.timer(connection, session) }
+        })
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        memory: &mut Box<Memory>,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        let number = read_outside(message.bytes());
+        let answer = self.inner.message(connection, &mut memory.session, message);
+        memory.note(answer);
+        self.note_input(connection, memory);
+        let Some(number) = number else {
+            self.world.borrow_mut().complain(|| "a message that nobody has sent".into());
+            return answer;
+        };
+        let mut seen = self.seen.borrow_mut();
+        let count = seen.outside.entry(number).or_default();
+        if message.refused.is_some() {
+            count.1 += 1;
+            let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+            sight.refused += 1;
+        } else {
+            count.0 += 1;
+            let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+            sight.outside.push(number);
+        }
+        answer
+    }
+
+    fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {
+        self.inner.parcel(listener, lease, now);
+    }
+
+    fn peer_closed(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        let peer = peer_of(connection.peer());
+        self.seen.borrow_mut().of_peer.get_mut(&peer).expect("it was opened").ended = true;
+        if memory.hoards {
+            return Answer::CloseAfterSend;
+        }
+        // What was held back goes to the service now.
+        if memory.holds || memory.due.is_some_and(|(_, whim)| whim) {
+            let answer = self.call(connection, memory, |inner, connection, session| {
+                inner.data(connection, session)
+            });
+            if !matches!(answer, Answer::Continue | Answer::WaitUntil(_)) {
+                return answer;
+            }
+        }
+        self.call(connection, memory, |inner, connection, session| {
+            inner.peer_closed(connection, session)
+        })
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {
+        let mut seen = self.seen.borrow_mut();
+        let taken = seen.taken.len();
+        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+        sight.finished = Some((taken, connection.now()));
+        drop(seen);
+        // A hub cannot say then what was dropped.
+        let no_buffer = connection.pool.available() == 0;
+        self.inner.finishing(connection, &mut memory.session);
+        let no_buffer = no_buffer || connection.pool.available() == 0;
+        let mut seen = self.seen.borrow_mut();
+        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+        sight.ends_without_buffer = no_buffer;
     }
 
     fn closed(
         &mut self,
         connection: &mut Connection<'_>,
-        memory: &mut Memory,
+        memory: &mut Box<Memory>,
         reason: CloseReason,
     ) {
+        self.inner.closed(connection, &mut memory.session, reason);
         self.gone.push(connection.id());
+        let founded = self.is_founded(connection, memory, reason);
         let mut world = self.world.borrow_mut();
-        match Mark::closed(reason) {
-            Some(mark) => world.mark(mark),
-            None => world.complain(|| format!("closed without cause: {reason}")),
-        }
-        let idle_for = connection.now() - memory.active_at;
-        let unfounded = match reason {
-            CloseReason::ServicePanic => !memory.panicked,
-            CloseReason::Service => !memory.closes,
-            CloseReason::IdleTimeout => self.idle_timeout.is_none_or(|limit| idle_for < limit),
-            _ => false,
-        };
-        if unfounded {
+        world.mark(Mark::closed(reason));
+        if !founded {
             let id = connection.id();
             world.complain(|| format!("connection {id} was closed without cause: {reason}"));
         }
@@ -187,9 +411,12 @@ impl Service for Watched {
         world.tell(40, peer, reason as u64, || format!("peer {peer} is closed: {reason}"));
         let mut seen = self.seen.borrow_mut();
         let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
+        if reason == CloseReason::Shed && sight.held_since.is_some() {
+            world.mark(Mark::HolderShed);
+        }
         sight.open = false;
+        sight.held_since = None;
         sight.closed = Some(reason);
-        sight.holding = memory.held > 0;
         sight.cut = world.now >= world.cut_from;
     }
 
@@ -201,7 +428,7 @@ impl Service for Watched {
             let id = self.gone[world.rng.usize(0..self.gone.len())];
             if world.rng.bool() { turn.close(id) } else { turn.wake(id) }
         }
-        None
+        self.inner.turn(turn)
     }
 }
 

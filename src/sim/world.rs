@@ -74,6 +74,8 @@ pub(crate) enum Happening {
     Connect(EndpointId),
     /// Readiness that was held back can be told.
     Readiness,
+    /// Another thread wants something of the server.
+    Outside,
 }
 
 /// What is under way to an endpoint.
@@ -293,7 +295,7 @@ impl World {
         match happening {
             Happening::Arrival(id) => self.arrive(id),
             Happening::Connect(id) => self.connect_arrives(id),
-            Happening::Peer(_) | Happening::Readiness => {}
+            Happening::Peer(_) | Happening::Readiness | Happening::Outside => {}
         }
     }
 
@@ -801,9 +803,10 @@ pub(super) fn peer_of(address: SocketAddr) -> usize {
     (segments[6] as usize) << 16 | segments[7] as usize
 }
 
-/// The byte that a peer sends at an offset: whose it is and where it belongs can be told.
+/// The byte that a peer sends at an offset: whose it is and where it belongs can be told. Its highest
+/// bit is left to bytes from outside.
 pub(super) fn canary(peer: usize, offset: u64) -> u8 {
     let mixed = (peer as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ offset.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    (mixed ^ mixed >> 32 ^ mixed >> 17) as u8
+    (mixed ^ mixed >> 32 ^ mixed >> 17) as u8 & 0x7F
 }

@@ -45,6 +45,7 @@ impl<S: Service> Core<S> {
                 }
                 Command::Stop => self.stop(engine),
                 Command::Shed => self.shed_one(engine),
+                Command::GiveBuffers => self.mailboxes.wake_each(self.pool.give_up()),
                 Command::Parcel { listener, parcel } => self.parcel_came(listener, parcel),
                 Command::Message(mail) => self.mail_came(engine, mail),
                 Command::Disconnect { id, receipt } => self.disconnect(engine, id, receipt),

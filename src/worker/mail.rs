@@ -38,6 +38,7 @@ impl<S: Service> Core<S> {
         // Into the reserve, where the next message is taken from: this worker's own list would in
         // the end have all buffers, and the senders none.
         drop(parcel);
+        self.mailboxes.wake_each(self.pool.reserve().starving());
         self.serve_waiters(engine);
     }
 

@@ -86,6 +86,8 @@ pub(crate) struct Core<S: Service> {
     service_turn: Option<Time>,
     /// Whether the service waits for a buffer.
     service_starves: bool,
+    /// When it last asked for one for a connection, in vain.
+    wanted_at: Option<Time>,
     requests: Requests,
     table: Table<Context<S::Session>>,
     pool: Pool,
@@ -149,6 +151,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             service,
             service_turn: None,
             service_starves: false,
+            wanted_at: None,
             requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
             table: Table::new(slots),
             pool: setup.pool,
@@ -239,6 +242,17 @@ impl<E: Engine, S: Service> Worker<E, S> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
+    /// Since when the send that has been pending for longest has not moved.
+    pub(crate) fn stalled_since(&self) -> Option<Time> {
+        let slot = self.core.stalled.front()?;
+        self.core.table.at(slot).map(|context| context.stalled_since)
+    }
+
+    /// The connections, by their ids, each with the bytes that its service has left in its input.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
+        self.core.table.iter().map(|context| (context.id, context.input.len()))
+    }
+
     /// Whether a listener waits for time to pass before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()
@@ -319,7 +333,7 @@ impl<S: Service> Core<S> {
             requests: &mut self.requests,
         };
         self.service_turn = self.service.turn(&mut turn);
-        let wants_buffer = std::mem::take(&mut self.requests.buffer);
+        let wants_buffer = std::mem::take(&mut self.requests.buffer) | self.connection_wants();
         if wants_buffer || self.service_starves {
             self.service_wants_buffer(wants_buffer);
         }
@@ -329,6 +343,8 @@ impl<S: Service> Core<S> {
             // this turn of its.
             self.service_turn = Some(self.now);
         }
+        // It may have given buffers back.
+        self.serve_waiters(engine);
     }
 
     /// Takes the lists out while they are worked through, and puts them back empty: they keep their

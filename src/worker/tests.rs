@@ -484,3 +484,17 @@ fn other_threads_can_send_more_messages_than_there_are_buffers() {
     server.drain(GUARD);
     assert_eq!(reader.join().unwrap(), expected);
 }
+
+#[test]
+fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
+    // As many as a worker fetches at once: after one echo it has them all.
+    let (server, address) = start(Config::new().max_connections(4).buffers(16), Echo);
+    let mut client = connect(address);
+    echoes(&mut client, b"hello").unwrap();
+    assert_eq!(server.send_to(server.clients()[0].id, b"from outside"), Ok(()));
+    let mut text = [0; 12];
+    client.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"from outside");
+    drop(client);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+}

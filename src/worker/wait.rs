@@ -21,6 +21,10 @@ use crate::time::Time;
 /// How often another worker is asked to shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
+/// How long a service counts as waiting for a buffer after it asked for one in vain: longer than the
+/// pauses in which it asks.
+const WANT_LASTS: Duration = Duration::from_millis(100);
+
 impl<S: Service> Core<S> {
     /// Puts a connection into the queue for buffers.
     #[cold]
@@ -72,6 +76,22 @@ impl<S: Service> Core<S> {
             self.starving_since = None;
             self.pool.set_starving(false);
         }
+    }
+
+    /// Whether the service waits for a buffer for one of its connections: it is in no queue, and asks
+    /// again when it likes, so it counts as waiting until there is one, or until it has not asked
+    /// for long.
+    #[inline]
+    pub(super) fn connection_wants(&mut self) -> bool {
+        if self.pool.take_wanted() {
+            self.wanted_at = Some(self.now);
+        }
+        let Some(at) = self.wanted_at else { return false };
+        let waits = self.pool.available() == 0 && self.now < at + WANT_LASTS;
+        if !waits {
+            self.wanted_at = None;
+        }
+        waits
     }
 
     /// The service has found no buffer for itself, or needs none any more.

@@ -7,28 +7,34 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::target::Target;
 use crate::units;
 
+mod hub;
 mod load;
 mod output;
 
+pub use hub::HubArgs;
 pub use load::LoadArgs;
 pub use output::{OutputArgs, OutputFormat, ProgressForm};
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
+/// The same with a hub: each of its clients is told of each that comes after it.
+pub const CONNECTIONS_OWN_HUB: u64 = 1_000;
 /// Connections when a target is given: someone else's server is not flooded by default.
 pub const CONNECTIONS_TARGET: u64 = 100;
 
 /// Drives many connections against a TCP echo server, and verifies every byte.
 ///
-/// Without a target it starts an echopool server of its own on a free port of 127.0.0.1 and drives
-/// that one with 10,000 connections.
+/// The server may also echo frames (framed) or messages with a delimiter (message), or send each
+/// message to all clients (hub). Without a target it starts an echopool server of its own on a free
+/// port of 127.0.0.1 and drives that one with 10,000 connections.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Where to connect to: host:port or tcp://host:port [default: a server of its own]
-    #[arg(value_parser = target)]
+    /// What to drive, and where: [service://]host:port[?options], as in framed://host:7777?order=big
+    /// [default: an echo server of its own; service:// alone: one with that service]
     pub target: Option<Target>,
 
     /// Connections at once [default: 10000 without a target, 100 with one]
@@ -61,18 +67,13 @@ pub struct Args {
     #[command(flatten)]
     pub load: LoadArgs,
 
+    /// What the clients of a hub do.
+    #[command(flatten)]
+    pub hub: HubArgs,
+
     /// What is made of it.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-/// A target that has not been looked up yet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target {
-    /// A name or an address, without brackets.
-    pub host: String,
-    /// Not 0.
-    pub port: u16,
 }
 
 const AFTER_HELP: &str = "\
@@ -87,37 +88,6 @@ valid (fewer connections than asked for, connections lost, or the schedule not k
 objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
 nevertheless).";
 
-/// Parses `host:port` or `tcp://host:port`.
-fn target(text: &str) -> Result<Target, String> {
-    let address = match text.split_once(':') {
-        Some(("tcp", rest)) if rest.starts_with("//") => &rest[2..],
-        Some((scheme @ ("tls" | "udp" | "unix"), _)) => {
-            return Err(format!(
-                "{scheme}: is not supported yet, only host:port or tcp://host:port"
-            ));
-        }
-        _ => text,
-    };
-    if let Some((scheme, _)) = address.split_once("://") {
-        return Err(format!("'{scheme}://' is no known scheme: use host:port or tcp://host:port"));
-    }
-    let no_port = || format!("'{address}' has no port: use host:port, or [address]:port for IPv6");
-    let (host, port) = address.rsplit_once(':').ok_or_else(no_port)?;
-    let host = match host.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
-        Some(Some(inner)) => inner,
-        Some(None) => return Err(no_port()),
-        None if host.contains(':') => return Err(no_port()),
-        None => host,
-    };
-    if host.is_empty() {
-        return Err("the host is missing: use host:port".into());
-    }
-    match port.parse() {
-        Ok(port) if port != 0 => Ok(Target { host: host.into(), port }),
-        _ => Err(format!("'{port}' is no port: use a number from 1 to 65535")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,36 +96,5 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn targets() {
-        let parsed = |text| target(text).map(|target| (target.host, target.port));
-        assert_eq!(parsed("localhost:7777"), Ok(("localhost".into(), 7777)));
-        assert_eq!(parsed("tcp://10.0.0.1:7"), Ok(("10.0.0.1".into(), 7)));
-        assert_eq!(parsed("[::1]:7777"), Ok(("::1".into(), 7777)));
-        assert_eq!(parsed("tcp://[::1]:7777"), Ok(("::1".into(), 7777)));
-    }
-
-    #[test]
-    fn what_is_no_target_is_refused_with_the_reason() {
-        let reasons = [
-            ("tls://host:1", "not supported yet"),
-            ("udp://host:1", "not supported yet"),
-            ("unix:/tmp/socket", "not supported yet"),
-            ("http://host:1", "no known scheme"),
-            ("localhost", "no port"),
-            ("7777", "no port"),
-            ("::1:7777", "no port"),
-            ("[::1]", "no port"),
-            (":7777", "host is missing"),
-            ("host:0", "no port"),
-            ("host:70000", "no port"),
-            ("host:", "no port"),
-        ];
-        for (text, reason) in reasons {
-            let error = target(text).expect_err(text);
-            assert!(error.contains(reason), "{text}: {error}");
-        }
     }
 }

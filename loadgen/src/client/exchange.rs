@@ -24,7 +24,12 @@ impl Client {
         let draining = matches!(self.phase, Phase::Draining(_));
         let retires = self.retires(index, now);
         let flow = &mut self.flows[index];
-        let done = flow.outstanding() == 0 && (draining || retires);
+        let done = flow.outstanding() == 0
+            && match self.plan.server_closes {
+                // What has been answered is the server's to close.
+                true => draining && flow.begun == 0,
+                false => draining || retires,
+            };
         if done && flow.state == State::Open {
             flow.state = State::Closing;
         }
@@ -173,7 +178,7 @@ impl Client {
             }
         }
         let replies = flow.completed - before;
-        if full && replies > 0 && self.dispatch.is_some() {
+        if full && replies > 0 && (self.dispatch.is_some() || self.plan.server_closes) {
             self.places[index].room_since = now;
         }
         self.second.replies += replies;

@@ -274,6 +274,11 @@ impl Service for Client {
         if flow.state == State::Closing {
             return Answer::CloseAfterSend;
         }
+        if self.plan.server_closes && flow.completed > 0 && flow.outstanding() == 0 {
+            // The end that is due behind the reply.
+            flow.state = State::Closing;
+            return Answer::CloseAfterSend;
+        }
         // Nothing will come back any more, so there is nothing to measure.
         flow.state = State::Lost(Loss::ClosedByPeer);
         Answer::Close
@@ -324,7 +329,8 @@ impl Service for Client {
     }
 }
 
-fn loss_of(reason: CloseReason) -> Loss {
+/// Why a connection is lost whose end was not ours.
+pub fn loss_of(reason: CloseReason) -> Loss {
     match reason {
         CloseReason::PeerClosed => Loss::ClosedByPeer,
         CloseReason::Reset => Loss::Reset,

@@ -38,7 +38,7 @@ impl Client {
             && self.connecting < in_flight_max
             && turn.free_slots() > 0
         {
-            let due = began + self.connect_due(self.connects_begun);
+            let due = began + self.plan.connect_due(&self.share, self.connects_begun);
             if due > now {
                 return due;
             }
@@ -51,14 +51,6 @@ impl Client {
         self.control.ready(now);
         self.phase = Phase::Ready;
         now + SHORT_TICK
-    }
-
-    /// How long after the first the connection with this number is begun. Threads have their share
-    /// of the rate, as they have of the connections.
-    fn connect_due(&self, nth: usize) -> Duration {
-        let Some(rate) = self.plan.connect_rate else { return Duration::ZERO };
-        let share = self.share.connections as f64 / self.plan.connections as f64;
-        Duration::from_secs_f64(nth as f64 / (rate as f64 * share))
     }
 
     pub(super) fn begin_when_all_are_ready(&mut self, now: Time) -> Time {
@@ -328,7 +320,11 @@ impl Client {
                 continue;
             }
             if flow.outstanding() == 0 {
-                if retires {
+                let owes_its_end = self.plan.server_closes && flow.completed > 0;
+                if owes_its_end && now - self.places[index].room_since > timeout {
+                    flow.state = State::Lost(Loss::TimedOut);
+                    turn.close(flow.id.expect("it is open"));
+                } else if !owes_its_end && retires {
                     turn.wake(flow.id.expect("it is open"));
                 }
                 continue;

@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Report, hdr, load};
+use super::{Report, hdr, hub, load};
 use crate::flow::Mismatch;
 use crate::plan::Lifetime;
 use crate::schedule::{Spacing, Stage};
 use crate::slo::{Metric, Outcome};
+use crate::target;
 
 /// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -42,6 +43,8 @@ pub struct Form {
     latency: Distribution,
     #[serde(flatten)]
     load: load::Form,
+    /// For a hub: what its clients got.
+    hub: Option<hub::Form>,
     errors: BTreeMap<String, u64>,
     generator_cores: f64,
     generator_busy_ratio: f64,
@@ -108,6 +111,7 @@ struct Difference {
     stream_offset: u64,
     expected: Vec<u8>,
     actual: Vec<u8>,
+    note: Option<String>,
 }
 
 /// A histogram with what is read off it.
@@ -156,7 +160,7 @@ impl Form {
             r#type: "summary",
             schema_version: SCHEMA_VERSION,
             loadgen_version: env!("CARGO_PKG_VERSION"),
-            target: format!("tcp://{}", report.plan.target),
+            target: target::url(report.plan.service, report.plan.target),
             config: config(report),
             connections: connections(report),
             elapsed_ns: nanos(records.elapsed()),
@@ -172,6 +176,7 @@ impl Form {
             first_mismatches: records.first_mismatches.iter().map(difference).collect(),
             latency: Distribution::new(&records.latency),
             load: load::Form::new(records),
+            hub: hub::Form::new(report),
             errors: report.errors().into_iter().collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
@@ -256,6 +261,7 @@ fn difference(mismatch: &Mismatch) -> Difference {
         stream_offset: mismatch.stream_offset,
         expected: mismatch.expected.clone(),
         actual: mismatch.actual.clone(),
+        note: mismatch.note.clone(),
     }
 }
 

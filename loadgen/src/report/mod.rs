@@ -6,6 +6,7 @@
 
 pub mod compare;
 mod hdr;
+mod hub;
 mod json;
 mod load;
 pub mod merge;
@@ -79,6 +80,8 @@ pub enum Verdict {
     NothingServed,
     /// Connections ended, or replies were missing, before the end.
     ConnectionsLost,
+    /// A hub dropped messages, or clients did not get them.
+    NotDelivered,
     /// The generator did not keep its schedule, so the figures are at least partly its own.
     GeneratorLimited,
 }
@@ -92,6 +95,7 @@ impl Verdict {
             Verdict::UnderConnected => "under-connected",
             Verdict::NothingServed => "nothing-served",
             Verdict::ConnectionsLost => "connections-lost",
+            Verdict::NotDelivered => "not-delivered",
             Verdict::GeneratorLimited => "generator-limited",
         }
     }
@@ -116,6 +120,8 @@ impl Report {
             Verdict::ConnectionsLost
         } else if records.established < wanted {
             Verdict::UnderConnected
+        } else if hub::not_delivered(self) {
+            Verdict::NotDelivered
         } else if verdict::generator_limit(plan, records).is_some() {
             Verdict::GeneratorLimited
         } else {
@@ -199,6 +205,7 @@ impl Report {
                 vec![format!("on {} of {established} connections", records.mismatches)]
             }
             Verdict::UnderConnected => vec![of_asked],
+            Verdict::NotDelivered => vec![hub::losses(records)],
             Verdict::GeneratorLimited => {
                 let limit = verdict::generator_limit(plan, records);
                 vec![limit.unwrap_or_default(), self.busy_note()]
@@ -396,6 +403,7 @@ pub mod tests {
             request_offset: 2,
             expected: vec![0xab, 0x01],
             actual: vec![0xcd, 0x02],
+            note: None,
         }
     }
 

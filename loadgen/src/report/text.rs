@@ -7,8 +7,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, load};
+use super::{Report, hub, load};
 use crate::flow::Mismatch;
+use crate::target;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -51,7 +52,7 @@ fn head(out: &mut String, report: &Report) {
         (None, requests) => format!("{} requests", requests.unwrap_or_default()),
     };
     let target = match plan.own_server {
-        true => format!("tcp://{}", plan.target),
+        true => target::url(plan.service, plan.target),
         false => plan.target_name.clone(),
     };
     line(out, format_args!("Running {length} test @ {target}"));
@@ -181,6 +182,7 @@ fn evidence(out: &mut String, report: &Report) {
         line(out, mismatch_text(mismatch));
     }
     load::lines(report).into_iter().for_each(|text| line(out, text));
+    hub::lines(report).into_iter().for_each(|text| line(out, text));
     let (late, unanswered) = (records.replies_late, records.timed_out + records.unanswered);
     line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
     line(out, format_args!("Errors: {}", errors_text(report)));
@@ -192,8 +194,9 @@ fn evidence(out: &mut String, report: &Report) {
 }
 
 fn mismatch_text(mismatch: &Mismatch) -> String {
-    let Mismatch { connection, stream_offset, request, request_offset, expected, actual } =
+    let Mismatch { connection, stream_offset, request, request_offset, expected, actual, note } =
         mismatch;
+    let note = note.as_ref().map_or(String::new(), |note| format!("{note}; "));
     let expected = match expected.as_slice() {
         [] => "nothing, as nothing had been sent".to_string(),
         bytes => hex(bytes),
@@ -204,7 +207,7 @@ fn mismatch_text(mismatch: &Mismatch) -> String {
     };
     format!(
         "  connection {connection}, stream offset {stream_offset} (request {request}, byte \
-         {request_offset}): expected {expected}, got {actual}"
+         {request_offset}): {note}expected {expected}, got {actual}"
     )
 }
 

@@ -138,7 +138,7 @@ fn what_goes_wrong_has_an_exit_code_and_a_reason() {
     for scheme in ["", "framed://"] {
         let silent = serve(|mut stream| {
             let _ = stream.read_to_end(&mut Vec::new());
-            thread::sleep(std::time::Duration::from_secs(2));
+            thread::sleep(GUARD);
         });
         let target = format!("{scheme}{silent}");
         check(&pipe(&["--timeout", "300ms", &target], b"x\n"), 1, b"", "not done in time");
@@ -147,7 +147,7 @@ fn what_goes_wrong_has_an_exit_code_and_a_reason() {
     let endless = serve(|mut stream| {
         stream.write_all(b"half").expect("sending");
         let _ = stream.read_to_end(&mut Vec::new());
-        thread::sleep(std::time::Duration::from_secs(2));
+        thread::sleep(GUARD);
     });
     check(&pipe(&["--timeout", "300ms", &endless], b"x"), 1, b"half", "not done in time");
     // Closes in the middle of a frame.
@@ -192,8 +192,11 @@ fn a_closed_output_and_an_interrupt_end_it() {
         client.stdin.as_mut().expect("stdin is piped").write_all(b"x").expect("it reads");
         let mut byte = [0];
         client.stdout.as_mut().expect("stdout is piped").read_exact(&mut byte).expect("a reply");
+        // Kept open: waiting would close it, which is another way to the end.
+        let stdin = client.stdin.take();
         kill_process(Pid::from_child(&client), signal).expect("signalling the client");
         assert_eq!(client.wait().expect("it ends").code(), Some(130));
+        drop(stdin);
     }
     daemon.finish();
 }

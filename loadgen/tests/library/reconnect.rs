@@ -154,7 +154,6 @@ fn a_thousand_clients_come_back_to_a_server_that_was_killed() {
     println!("{begun} requests begun, {answered} answered, {failed} failed");
     assert_eq!(sum(|b| &b.wrong), 0, "replies to other requests, or errors of another kind");
     assert!(failed > 0, "the server was never killed over a request");
-    assert!(failed <= ROUNDS * CLIENTS as u64, "{failed} failed, with one under way for each");
     for books in &all {
         let of = |count: &AtomicU64| count.load(SeqCst);
         assert_eq!(of(&books.begun), of(&books.answered) + of(&books.failed));

@@ -34,19 +34,16 @@ impl Driver {
         slot.round_deadline = (now + slot.connect_timeout).min(limit);
         slot.next_address = 0;
         slot.addresses.clear();
-        let literal = slot.target.as_ref().and_then(|target| target.literal);
-        match literal {
-            Some(address) => {
-                slot.addresses.push(address);
-                slot.stage = Stage::Connecting;
-                self.queue_connect(i);
-            }
-            None => {
-                slot.stage = Stage::Resolving(slot.round_deadline);
-                let until = slot.round_deadline;
-                self.wheel.set_earlier(i, until);
-                self.ask_resolver(i);
-            }
+        let literal = slot.target.as_ref().map_or(&[][..], |target| &target.literal);
+        slot.addresses.extend_from_slice(literal);
+        if slot.addresses.is_empty() {
+            let until = slot.round_deadline;
+            slot.stage = Stage::Resolving(until);
+            self.wheel.set_earlier(i, until);
+            self.ask_resolver(i);
+        } else {
+            slot.stage = Stage::Connecting;
+            self.queue_connect(i);
         }
         self.say(i, State::Connecting);
     }

@@ -4,11 +4,12 @@ use super::*;
 
 #[test]
 fn a_request_that_is_never_answered_times_out_and_its_late_reply_is_nobodys() {
-    let (target, _) = serve(2, |mut stream, nth| {
+    let (go, when) = channel();
+    let (target, _) = serve(2, move |mut stream, nth| {
         if nth == 0 {
             let mut request = [0; 5];
             stream.read_exact(&mut request).unwrap();
-            thread::sleep(Duration::from_millis(300));
+            when.recv_timeout(GUARD).unwrap();
             let _ = stream.write_all(&request);
         } else {
             let mut request = [0; 5];
@@ -24,6 +25,7 @@ fn a_request_that_is_never_answered_times_out_and_its_late_reply_is_nobodys() {
     let failed = done(first).unwrap_err();
     assert_eq!((failed.error, failed.bytes_sent), (Error::TimedOut, 5));
     assert_eq!(failed.buffer, b"first");
+    go.send(()).unwrap();
     assert_eq!(done(second).unwrap_err().error, Error::TimedOut, "on the same connection");
     client.connect(GUARD).wait().unwrap();
     assert_eq!(done(client.send_receive(b"third".to_vec(), GUARD)).unwrap(), b"third");

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::post::{Kind, RUN_HEAD_BYTES, Run};
+use super::post::{Kind, RUN_HEAD_BYTES, Run, Workers};
 use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, NOT_SENT_BYTES, QUEUE_FULL, WELCOME,
     clients_head, clients_ids_max, message_head, not_sent, number_bytes, number_frame, sender,
@@ -59,6 +59,7 @@ impl Local {
             return Err(Held::ForTurn);
         }
         let others = self.post.others();
+        self.has_buffers(others, bytes)?;
         for worker in others {
             self.post.make_room(worker, bytes)?;
         }
@@ -73,6 +74,20 @@ impl Local {
         let range = self.log.append(frame());
         self.deliver_to_all(range);
         Ok(self.members.len())
+    }
+
+    /// Whether there are buffers for a frame of so many bytes on all these workers and here. All or
+    /// none: taken one by one, and given back because there are too few, they would go round among
+    /// the workers.
+    fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<(), Held> {
+        let needed = others.filter(|&worker| !self.post.has_room(worker, bytes)).count()
+            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone());
+        if self.pool.available() >= needed {
+            return Ok(());
+        }
+        self.needed = self.needed.max(needed);
+        self.starves = true;
+        Err(Held::ForRoom)
     }
 
     /// A message from a member to one.
@@ -395,7 +410,7 @@ impl Local {
         if member.is_sending() || !member.takes_messages() {
             return;
         }
-        let complete = self.fill(place, connection.output);
+        let complete = self.fill(place, connection.output, self.bounds.send);
         let (bounds, turns) = (&self.bounds, self.turns);
         let member = &mut self.members.all_mut()[place];
         if !connection.output.is_empty() {
@@ -406,9 +421,9 @@ impl Local {
         }
     }
 
-    /// Puts what waits for a member on its output, in order. Answers false if a buffer that this
-    /// needs is not to be had; the rest follows when it is.
-    fn fill(&mut self, place: usize, output: &mut Chain) -> bool {
+    /// Puts what waits for a member on its output, in order, up to `most` bytes or one buffer.
+    /// Answers false if a buffer that this needs is not to be had; the rest follows when it is.
+    fn fill(&mut self, place: usize, output: &mut Chain, most: usize) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.owes_welcome {
             let welcome = number_frame(WELCOME, member.id.to_bits(), self.order);
@@ -418,21 +433,38 @@ impl Local {
         }
         let member = &mut self.members.all_mut()[place];
         member.owes_welcome = false;
-        output.append(&mut member.queue);
-        if member.dropped > 0 {
-            let dropped = number_frame(DROPPED, member.dropped, self.order);
-            if !self.put_own(output, &dropped) {
-                return false;
-            }
+        let mut queue = member.queue.take();
+        // With half of the queue free there are fewer words about it, and room behind them.
+        let complete = queue.len() > most.max(self.bounds.queue / 2)
+            || (self.tell_dropped(place, &mut queue) && self.tell_list(place, &mut queue));
+        let part = leases_up_to(&queue, most);
+        output.append(&mut queue.split_to(part).expect("no buffer is cut"));
+        self.members.all_mut()[place].queue = queue;
+        complete
+    }
+
+    /// Puts the count of what was dropped behind what waits for a member. Answers as `fill`.
+    fn tell_dropped(&mut self, place: usize, queue: &mut Chain) -> bool {
+        let dropped = self.members.all()[place].dropped;
+        let frame = number_frame(DROPPED, dropped, self.order);
+        if dropped > 0 && !self.put_own(queue, &frame) {
+            return false;
         }
+        self.members.all_mut()[place].dropped = 0;
+        true
+    }
+
+    /// Puts a frame of a list behind what waits for a member, if it is being sent one. Behind,
+    /// because of those who came before the list and have left since, only the list tells. Answers
+    /// as `fill`.
+    fn tell_list(&mut self, place: usize, queue: &mut Chain) -> bool {
         let member = &mut self.members.all_mut()[place];
-        member.dropped = 0;
         if member.stale && member.listing.is_none() {
             (member.listing, member.stale) = (Some(0), false);
         }
         let Some(from) = member.listing else { return true };
         let Some((frame, next)) = self.list(from) else { return false };
-        output.push_back(frame);
+        queue.push_back(frame);
         self.members.all_mut()[place].listing = next;
         true
     }
@@ -482,8 +514,20 @@ impl Local {
         }
         (member.listing, member.stale) = (None, false);
         // The answer does not matter: what there is no buffer for cannot be sent later either.
-        let _ = self.fill(place, connection.output);
+        let _ = self.fill(place, connection.output, usize::MAX);
         self.members.all_mut()[place].leaving = true;
         self.forget(connection.id());
     }
+}
+
+/// The bytes in the first leases of a chain, as many as have `most` bytes together; at least one.
+fn leases_up_to(chain: &Chain, most: usize) -> usize {
+    let mut bytes = 0;
+    for slice in chain.slices() {
+        if bytes > 0 && bytes + slice.len() > most {
+            break;
+        }
+        bytes += slice.len();
+    }
+    bytes
 }

@@ -64,7 +64,9 @@ pub(super) struct Local {
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
     /// No buffer was to be had, and somebody waits for one.
-    starves: bool,
+    pub(super) starves: bool,
+    /// How many of them at once.
+    pub(super) needed: usize,
     /// Counts the turns of the worker's loop.
     pub(super) turns: u32,
 }
@@ -139,6 +141,7 @@ impl Local {
             owed: VecDeque::with_capacity(OWED_MAX),
             tight: false,
             starves: false,
+            needed: 1,
             turns: 0,
         }
     }
@@ -230,14 +233,18 @@ impl Local {
     /// Carries out what the client has sent, and sends what there is for it.
     fn serve(&mut self, connection: &mut Connection<'_>) -> Answer {
         let id = connection.id();
-        if self.members.get_mut(id).is_some_and(|member| member.doomed) {
+        if self.is_doomed(id) {
             return Answer::CloseFor(CloseReason::SlowReader);
         }
         let progress = self.requests(connection);
         self.flush(connection);
         match progress {
+            // Its own messages may have been too much for it: it is not to think it has them all.
+            _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
             Progress::Done => return self.after_flush(connection),
             Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
+            // The other one's turn does not help it as long as there is no buffer.
+            Progress::Held(Held::ForTurn) if self.is_starving() => self.block(id),
             Progress::Yield | Progress::Held(Held::ForTurn) => self.wake(id),
             Progress::Held(Held::ForRoom) => self.block(id),
             // It is woken when something is sent.
@@ -246,6 +253,10 @@ impl Local {
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         member.paused = true;
         Answer::WaitUntil(connection.now() + PAUSE)
+    }
+
+    fn is_doomed(&mut self, id: ConnectionId) -> bool {
+        self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
     /// What becomes of a connection whose input is carried out.
@@ -339,8 +350,8 @@ impl Local {
         self.starves |= std::mem::take(&mut self.post.starves);
         let unsent = !all_went || !self.owed.is_empty();
         let nobody_waits = self.blocked.is_empty() && self.ready.is_empty() && !unsent;
-        if self.starves && (self.pool.available() > 0 || nobody_waits) {
-            self.starves = false;
+        if self.starves && (self.pool.available() >= self.needed || nobody_waits) {
+            (self.starves, self.needed) = (false, 1);
         }
         if self.starves {
             turn.want_buffer();
@@ -353,11 +364,16 @@ impl Local {
             }
         }
         self.wake_ready(turn);
-        let parcel_waits_for_turn = !self.arrived.is_empty() && !self.owes_much();
+        let parcel_waits_for_turn =
+            !self.arrived.is_empty() && !self.owes_much() && !self.is_starving();
         if !self.ready.is_empty() || parcel_waits_for_turn {
             return Some(turn.now());
         }
         (waits || !self.blocked.is_empty()).then_some(self.retry_at)
+    }
+
+    fn is_starving(&self) -> bool {
+        self.starves || self.log.starves || self.post.starves
     }
 
     pub(super) fn wake_slot(&mut self, slot: u32) {

@@ -29,6 +29,11 @@ impl Log {
         self.current.as_ref().is_some_and(|log| log.room() >= bytes)
     }
 
+    /// Whether its buffer can be written from its start again, as no queue has any of it.
+    pub(super) fn is_alone(&self) -> bool {
+        self.cast.is_none() && self.current.as_ref().is_some_and(Shared::is_alone)
+    }
+
     /// Sees to it that so many bytes, at most a buffer, can be written in a row. Answers whether
     /// they can: there may be no free buffer.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
@@ -136,7 +141,7 @@ impl Log {
     /// Gives the log's buffer back if it stands in no queue. The next is the same one as a rule,
     /// still in the cache, written from its start again.
     fn release(&mut self) {
-        if self.cast.is_none() && self.current.as_ref().is_some_and(Shared::is_alone) {
+        if self.is_alone() {
             self.current = None;
         }
     }

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn there_is_no_room_for_a_client_that_does_not_read_and_soon_for_one_that_waits_for_its_turn() {
         let pool = Pool::with_references(Reserve::new(16, 4).unwrap(), 0, 1);
-        let bounds = Bounds { buffer_size: 16, max_message: 1, queue: 32, parts: 8 };
+        let bounds = Bounds { buffer_size: 16, max_message: 1, queue: 32, send: 8, parts: 8 };
         let mut member = Member::new(id(1, 1), &pool);
         assert_eq!(member.room(40, &bounds, 5), Room::Enough, "it has nothing yet");
         let mut lease = pool.lease().unwrap();

@@ -19,6 +19,10 @@ const QUEUE_BUFFERS_MIN: usize = 2;
 /// must leave the others room.
 const QUEUE_SHARE: usize = 4;
 
+/// The part of a queue that is handed to the kernel at once, 1 in so many: with the default, as
+/// much as a connection may send in one turn.
+const SEND_SHARE: usize = 4;
+
 /// Places in buffers that a client's queue has beside those that it takes when all messages are
 /// broadcasts: for messages to it alone, between which lie those to others.
 const REFERENCES_EXTRA: usize = 8;
@@ -32,6 +36,8 @@ pub(super) struct Bounds {
     pub(super) max_message: usize,
     /// Bytes that may wait for one client.
     pub(super) queue: usize,
+    /// Bytes that are put on a client's output at once: what is sent makes room in such steps.
+    pub(super) send: usize,
     /// Parts of buffers that may wait for one client before messages to it are copied.
     pub(super) parts: usize,
 }
@@ -93,6 +99,7 @@ impl Bounds {
             buffer_size,
             max_message: fits.min(options.max_message.unwrap_or(HUB_MESSAGE_BYTES_MAX) as usize),
             queue,
+            send: queue / SEND_SHARE,
             parts: queue / buffer_size + REFERENCES_EXTRA,
         }
     }
@@ -126,6 +133,7 @@ mod tests {
             buffer_size: 16 << 10,
             max_message: (16 << 10) - 28,
             queue: 256 << 10,
+            send: 64 << 10,
             parts: 24,
         };
         assert_eq!(bounds, expected);

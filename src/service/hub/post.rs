@@ -182,17 +182,20 @@ impl Post {
         self.shared.present.load(Ordering::SeqCst) & (1 << worker) != 0
     }
 
+    /// Whether a frame of so many bytes can be staged for a worker without another buffer.
+    pub(super) fn has_room(&self, worker: usize, frame_bytes: usize) -> bool {
+        let stage = &self.stages[worker];
+        let room = |lease: &Lease| lease.room() >= RUN_HEAD_BYTES + frame_bytes;
+        stage.unicasts < UNICASTS_MAX && stage.lease.as_ref().is_some_and(room)
+    }
+
     /// Sees to it that a frame of so many bytes can be staged for a worker.
     pub(super) fn make_room(&mut self, worker: usize, frame_bytes: usize) -> Result<(), NoRoom> {
-        let stage = &mut self.stages[worker];
-        if let Some(lease) = &mut stage.lease {
-            let fits = lease.spare_mut().len() >= RUN_HEAD_BYTES + frame_bytes;
-            if fits && stage.unicasts < UNICASTS_MAX {
-                return Ok(());
-            }
-            if !self.dispatch(worker) {
-                return Err(NoRoom::Behind);
-            }
+        if self.has_room(worker, frame_bytes) {
+            return Ok(());
+        }
+        if self.stages[worker].lease.is_some() && !self.dispatch(worker) {
+            return Err(NoRoom::Behind);
         }
         let Some(mut lease) = self.pool.lease() else {
             self.starves = true;
@@ -258,6 +261,10 @@ impl Post {
             if self.stages[worker].lost_notices && self.make_room(worker, 0).is_ok() {
                 self.stage(worker, Kind::Refresh, 0, std::iter::empty());
                 self.stages[worker].lost_notices = false;
+            }
+            if self.stages[worker].run.is_none() {
+                // Room was made for something that is still held back.
+                self.stages[worker].lease = None;
             }
             all &= self.stages[worker].lease.is_none() || self.dispatch(worker);
             all &= !self.stages[worker].lost_notices;

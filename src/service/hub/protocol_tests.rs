@@ -204,7 +204,8 @@ proptest! {
     ) {
         for order in ORDERS {
             let frame = message(to_all, id, &payload, order);
-            prop_assert_eq!(length(frame[..4].try_into().unwrap(), order, 999), Ok(frame.len() - 4));
+            let prefix = frame[..4].try_into().unwrap();
+            prop_assert_eq!(length(prefix, order, 999), Ok(frame.len() - 4));
             prop_assert_eq!(sender(frame.first_chunk().unwrap(), order), id);
             let read = event(&frame[4..], order);
             prop_assert_eq!(read, Some(Event::Message { to_all, from: id, payload: &payload }));

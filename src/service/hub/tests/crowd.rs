@@ -114,8 +114,10 @@ fn pace(
         assert!(number < 20_000, "never enough");
         sender.asks(Request::Broadcast, &numbered(number));
         for client in std::iter::once(&mut *sender).chain(&mut *readers) {
-            let Told::Message { payload, .. } = client.told_of_messages() else { panic!() };
-            assert_eq!(payload, numbered(number));
+            match client.told_of_messages() {
+                Told::Message { payload, .. } => assert_eq!(payload, numbered(number)),
+                other => panic!("{other:?} in place of message {number}"),
+            }
         }
     }
     unreachable!()
@@ -172,7 +174,8 @@ fn clients_that_do_not_read_are_closed_where_that_is_asked_for() {
 
 #[test]
 fn who_leaves_in_the_middle_takes_nothing_from_the_others() {
-    let (server, address) = start_with(config(3), HubOptions::default());
+    // Buffers enough: where one worker runs out of them, a list comes in place of a notice.
+    let (server, address) = start_with(config(3).buffers(2048), HubOptions::default());
     let mut sender = Client::new(address);
     let mut readers: Vec<Client> = (0..30).map(|_| Client::new(address)).collect();
     // Of these nobody knows what they have read when they go.
@@ -241,8 +244,9 @@ fn the_servers_own_messages_are_refused_for_a_client_that_does_not_read() {
 fn many_senders_at_once_are_held_back_and_lose_nothing() {
     const SENDERS: usize = 12;
     const EACH: u32 = 3000;
-    // So few buffers that they run out.
-    let config = config(3).buffers(48).buffer_size(4096).shed_after(None);
+    // Few buffers, but more than the senders' inputs can hold (4 each): were all of them there,
+    // only shedding would end it.
+    let config = config(3).buffers(96).buffer_size(4096).shed_after(None);
     let options = HubOptions { notices: false, ..HubOptions::default() };
     let (server, address) = start_with(config, options);
     let (barrier, heard) = (Barrier::new(SENDERS), AtomicU64::new(0));
@@ -280,5 +284,36 @@ fn many_senders_at_once_are_held_back_and_lose_nothing() {
     });
     let all = heard.load(Ordering::Relaxed) + server.stats().total().messages_dropped;
     assert_eq!(all, SENDERS as u64 * u64::from(EACH));
+    ends_clean(&server);
+}
+
+#[test]
+fn clients_that_hold_all_buffers_and_do_not_read_are_shed_for_the_others() {
+    let after = Duration::from_millis(100);
+    let config = config(1).buffers(16).buffer_size(4096).shed_after(Some(after));
+    let options = HubOptions { notices: false, ..HubOptions::default() };
+    let (server, address) = start_with(config, options);
+    let (mut sender, mut reader) = (Client::new(address), Client::new(address));
+    let slow: Vec<Client> = (0..12).map(|_| narrow(address)).collect();
+    // Each has a part of the log of its own, and together they have more than there is.
+    for client in &slow {
+        loop {
+            sender.asks(Request::Send { to: client.id }, &[4; 3000]);
+            sender.asks(Request::Send { to: sender.id }, b"next");
+            match sender.told() {
+                Told::Message { .. } => {}
+                Told::NotSent(_, id) => {
+                    assert_eq!(id, client.id);
+                    assert_eq!(sender.told(), to_one(sender.id, b"next"));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    sender.asks(Request::Broadcast, b"through");
+    assert_eq!(reader.told(), to_all(sender.id, b"through"));
+    assert!(server.stats().total().closed(CloseReason::Shed) > 0, "nobody was in the way");
+    drop((sender, reader, slow));
     ends_clean(&server);
 }

@@ -156,12 +156,10 @@ impl Still {
 
     /// A client comes to a worker.
     pub(super) fn open(&mut self, worker: usize) -> u64 {
-        let used = |slot: &u64| {
-            self.clients
-                .keys()
-                .any(|id| id & 0xFF_FFFF == *slot && id >> 24 & 0x3F == worker as u64)
-        };
-        let slot = (0..SLOTS as u64).find(|slot| !used(slot)).expect("a free slot");
+        let open = self.clients.keys().filter(|id| *id >> 63 == 0);
+        let here = open.filter(|id| *id >> 24 & 0x3F == worker as u64);
+        let used: BTreeSet<u64> = here.map(|id| id & 0xFF_FFFF).collect();
+        let slot = (0..SLOTS as u64).find(|slot| !used.contains(slot)).expect("a free slot");
         let id = slot | (worker as u64) << 24 | self.generation << 30;
         self.generation += 1;
         let peer = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));

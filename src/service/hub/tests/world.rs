@@ -430,7 +430,7 @@ fn every_message_is_received_or_counted_whatever_happens() {
 /// Looks whether what each was told agrees with what was sent. Answers how many messages were
 /// dropped, and how many answered.
 fn check(ids: &[u64], sent: &[Vec<Option<usize>>], told: &[Vec<Told>]) -> (u64, u64) {
-    // By receiver, what it did not get; and by sender, how many of its messages to one were not got.
+    // By receiver, what it did not get; by sender, how many of its messages to one were not got.
     let (mut missing, mut unanswered) = (vec![0u64; ids.len()], vec![0u64; ids.len()]);
     for (receiver, told) in told.iter().enumerate() {
         for (sender, sent) in sent.iter().enumerate() {

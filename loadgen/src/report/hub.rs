@@ -1,0 +1,85 @@
+//! What the reports say of a hub: deliveries beside messages.
+
+use serde::Serialize;
+
+use super::Report;
+use crate::outcome::Records;
+
+/// Whether clients have not got all that was sent. A hub may drop messages, if it says so, where
+/// that is allowed; an interrupted run does not wait for the rest.
+pub fn not_delivered(report: &Report) -> bool {
+    let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return false };
+    let dropped = hub.dropped > 0 && !plan.allow_drops;
+    let undelivered = hub.undelivered > 0 && !report.interrupted;
+    dropped || undelivered
+}
+
+/// What is missing, for the verdict.
+pub fn losses(records: &Records) -> String {
+    let hub = records.hub.unwrap_or_default();
+    format!(
+        "{} deliveries dropped by the hub, {} missing without a word; --allow-drops accepts the \
+         former",
+        hub.dropped, hub.undelivered
+    )
+}
+
+/// Lines for people.
+pub fn lines(report: &Report) -> Vec<String> {
+    let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return vec![] };
+    let mut lines = vec![
+        format!(
+            "Hub: {} senders, {} clients that read, {} that never read",
+            plan.senders,
+            report.records.established - hub.never_read,
+            hub.never_read
+        ),
+        format!(
+            "Deliveries: {} in the period, {} after it, {} dropped, {} missing",
+            hub.deliveries, hub.deliveries_late, hub.dropped, hub.undelivered
+        ),
+        format!("Deliveries/sec: {:.2}", report.per_second(hub.deliveries as f64)),
+        format!("Notices: {} joined, {} left", hub.joined, hub.left),
+    ];
+    if hub.beyond_ring > 0 {
+        lines.push(format!(
+            "Latency of {} deliveries: at least what is recorded, their send is too long ago",
+            hub.beyond_ring
+        ));
+    }
+    lines
+}
+
+/// The JSON form.
+#[derive(Serialize)]
+pub struct Form {
+    senders: u64,
+    never_read: u64,
+    deliveries: u64,
+    deliveries_late: u64,
+    deliveries_dropped: u64,
+    deliveries_missing: u64,
+    deliveries_per_second: f64,
+    latencies_at_least: u64,
+    notices_joined: u64,
+    notices_left: u64,
+}
+
+impl Form {
+    /// `None` if the target is no hub.
+    pub fn new(report: &Report) -> Option<Form> {
+        let (plan, hub) = (report.plan.hub.as_ref()?, report.records.hub.as_ref()?);
+        Some(Form {
+            senders: plan.senders,
+            never_read: hub.never_read,
+            deliveries: hub.deliveries,
+            deliveries_late: hub.deliveries_late,
+            deliveries_dropped: hub.dropped,
+            deliveries_missing: hub.undelivered,
+            deliveries_per_second: report.per_second(hub.deliveries as f64),
+            latencies_at_least: hub.beyond_ring,
+            notices_joined: hub.joined,
+            notices_left: hub.left,
+        })
+    }
+}
