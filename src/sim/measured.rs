@@ -1,6 +1,6 @@
 //! A world without faults, for services that measure: a server and its clients, each on a worker
-//! with the real readiness engine, joined by a network of one fixed latency, in virtual time. What a
-//! client measures there is what the services do, to the nanosecond: nothing takes time but the
+//! with the real readiness engine, joined by a network of one fixed latency, in virtual time. What
+//! a client measures there is what the services do, to the nanosecond: nothing takes time but the
 //! network and what a service waits for.
 //!
 //! What happens at the same instant has an order that the seed draws; the same seed, the same run.

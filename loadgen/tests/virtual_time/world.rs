@@ -1,5 +1,5 @@
-//! One run in the simulated world, from the command line's flags to the report, as the program makes
-//! it but for the main thread; and how histograms are compared with theory.
+//! One run in the simulated world, from the command line's flags to the report, as the program
+//! makes it but for the main thread; and how histograms are compared with theory.
 
 use std::sync::Arc;
 use std::time::Duration;

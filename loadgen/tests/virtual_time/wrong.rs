@@ -172,7 +172,8 @@ fn a_dropped_or_repeated_byte_is_named() {
     }
 }
 
-/// The last byte of a reply, twice, comes in place of the first of the next, which is not even sent.
+/// The last byte of a reply, twice, comes in place of the first of the next, which is not even
+/// sent.
 #[test]
 fn a_repeated_last_byte_is_named() {
     let (report, fired) = found(Fault::Repeat, 64 * 1_000 + 63, "-c 5 -t 2 -n 4k -l 64");
