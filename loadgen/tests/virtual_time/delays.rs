@@ -17,7 +17,7 @@ const SEED: u64 = 7;
 /// One request at a time on each of many connections: order holds nobody up. Answers the report
 /// when its histogram is that of the delays drawn.
 fn exact(options: &str, law: Distribution, seconds: u64) -> Report {
-    let flags = format!("-c 64 -t 2 -R 2000 --arrivals poisson -d {seconds}s");
+    let flags = format!("-c 40 -t 2 -R 2000 --arrivals poisson -d {seconds}s");
     let report = drive_delay(&flags, &format!("{options}&seed={SEED}"));
     assert_kept(&report);
     let mut rng = Rng::with_seed(SEED);

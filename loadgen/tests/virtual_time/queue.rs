@@ -5,6 +5,8 @@
 //! the same arrivals and service times are also put through Lindley's recursion, and there the
 //! histogram has to be the same, bucket for bucket.
 
+use std::time::Duration;
+
 use echopool::service::delay::Distribution;
 use fastrand::Rng;
 use hdrhistogram::Histogram;
@@ -14,14 +16,20 @@ use crate::world::{MS, assert_kept, deviation, drive_delay, histogram_of, intend
 
 const SEED: u64 = 3;
 
+/// What Lindley's recursion makes of the same arrivals and service times: the latencies, and the
+/// number of requests outstanding, integrated over the period in nanoseconds.
+///
 /// departure = max(arrival, departure of the one before) + service time
-fn by_recursion(report: &Report) -> Histogram<u64> {
-    let service = Distribution::Exponential(std::time::Duration::from_millis(1));
-    let (mut rng, mut last) = (Rng::with_seed(SEED), 0);
-    histogram_of(intended(report).into_iter().map(|arrival| {
+fn by_recursion(report: &Report) -> (Histogram<u64>, u64) {
+    let service = Distribution::Exponential(Duration::from_millis(1));
+    let end = report.records.elapsed().as_nanos() as u64;
+    let (mut rng, mut last, mut outstanding) = (Rng::with_seed(SEED), 0, 0);
+    let latencies = intended(report).into_iter().map(|arrival| {
         last = arrival.max(last) + service.draw(&mut rng).as_nanos() as u64;
+        outstanding += last.min(end) - arrival;
         last - arrival
-    }))
+    });
+    (histogram_of(latencies), outstanding)
 }
 
 /// Answers by how much the mean and the 99th percentile are off.
@@ -33,8 +41,13 @@ fn m_m_1(percent: u64, requests: u64) -> (f64, f64) {
     let flags = format!("-c 8 -p 512 -t 2 -R {rate} --arrivals poisson -d {seconds}s --timeout 1h");
     let report = drive_delay(&flags, &format!("exp=1ms&queue=1&seed={SEED}"));
     assert_kept(&report);
-    assert!(report.records.offered >= requests, "{} requests", report.records.offered);
-    assert!(report.records.latency == by_recursion(&report), "not what the recursion says");
+    let asked = (rate * seconds) as f64;
+    let spread = (report.records.offered as f64 - asked) / asked.sqrt();
+    assert!(spread.abs() < 4.0, "{} requests at {rate} per second", report.records.offered);
+    assert!(report.records.offered >= requests);
+    let (latency, outstanding) = by_recursion(&report);
+    assert!(report.records.latency == latency, "not what the recursion says");
+    assert_little(&report, outstanding, percent as f64 / 100.0);
     let mean = 1.0 / (1.0 - percent as f64 / 100.0);
     let p99 = mean * f64::ln(100.0);
     let latency = &report.records.latency;
@@ -50,6 +63,22 @@ fn m_m_1(percent: u64, requests: u64) -> (f64, f64) {
         off.1 * 100.0
     );
     off
+}
+
+/// Little's law, and what the program counts for it each second: the mean number outstanding is
+/// rho / (1 - rho).
+#[track_caller]
+fn assert_little(report: &Report, outstanding: u64, load: f64) {
+    let steps = report.records.seconds.steps();
+    let counted: u64 = steps.iter().map(|second| second.outstanding_ns).sum();
+    assert_eq!(counted, outstanding, "outstanding at each time");
+    let replies: u64 = steps.iter().map(|second| second.replies).sum();
+    assert_eq!(replies, report.records.replies);
+    let mean = counted as f64 / report.records.elapsed().as_nanos() as f64;
+    let theory = load / (1.0 - load);
+    let off = deviation(mean, theory);
+    println!("outstanding: {mean:.4} of {theory:.4}, off by {:.2} %", off * 100.0);
+    assert!(off < if report.records.offered < 1_000_000 { 0.1 } else { 0.02 });
 }
 
 #[test]

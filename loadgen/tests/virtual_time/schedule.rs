@@ -42,6 +42,18 @@ fn every_kind_of_schedule_is_kept_to_the_nanosecond() {
     }
 }
 
+/// Walked or sent, a constant schedule is that of exact division: no error adds up.
+#[test]
+fn a_constant_schedule_is_exact() {
+    for flags in ["-R 997", "-R 997 --strict", "-R 7 --strict"] {
+        let rate: u64 = if flags.contains("997") { 997 } else { 7 };
+        let report = with_fixed_delay(flags);
+        assert_kept(&report);
+        let exact: Vec<u64> = (0..2 * rate).map(|nth| nth * 1_000_000_000 / rate).collect();
+        assert_eq!(intended(&report), exact, "{flags}");
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run_and_no_other_is() {
     let run = |seed| {

@@ -112,5 +112,6 @@ fn a_closed_loop_omits_the_stall() {
     assert!(deviation(quantile_ms(&closed.latency, 0.99), stall.delay) < 0.01);
     assert!(deviation(quantile_ms(&open.latency, 0.99), stall.quantile(0.99)) < 0.01);
     let waited = slow(&open.latency) as f64 / open.offered as f64;
+    println!("waited: {waited:.4}, closed {} of {}", slow(&closed.latency), closed.offered);
     assert!((waited - 0.098).abs() < 0.001, "a tenth of those who come, wait: {waited}");
 }

@@ -172,6 +172,27 @@ fn a_dropped_or_repeated_byte_is_named() {
     }
 }
 
+/// The last byte of a reply, twice, comes in place of the first of the next, which is not even sent.
+#[test]
+fn a_repeated_last_byte_is_named() {
+    let (report, fired) = found(Fault::Repeat, 64 * 1_000 + 63, "-c 5 -t 2 -n 4k -l 64");
+    let (connection, offset) = fired[0];
+    assert_eq!(named(&report), [(connection, offset + 1)]);
+    let mismatch = &report.records.first_mismatches[0];
+    assert!(mismatch.expected.is_empty() && mismatch.actual.len() == 1, "{mismatch:?}");
+}
+
+/// Nothing wrong has come, and nothing more does.
+#[test]
+fn without_its_last_byte_a_request_is_timed_out() {
+    let server = Wrong::new(Fault::Drop, 64 * 1_000 + 63);
+    let (report, server) = drive("-c 5 -t 2 -n 4k -l 64 --timeout 1s", LATENCY, server);
+    assert_eq!((server.fired.len(), report.exit()), (1, Exit::NotValid));
+    let records = &report.records;
+    assert_eq!((records.timed_out, records.completed(), records.mismatches), (1, 3_999, 0));
+    assert_eq!(records.latency.max() / 1_000_000_000, 1, "its age is in the latencies");
+}
+
 #[test]
 fn replies_of_two_connections_swapped_are_named_both() {
     let (report, mut fired) = found(Fault::Swap, 100_000, FLAGS);
