@@ -249,6 +249,10 @@ impl Service for OfListener {
         }
     }
 
+    fn ended(&mut self) {
+        self.services.iter_mut().for_each(|one| with!(one, service => service.ended()));
+    }
+
     fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {
         if let Some(one) = self.services.get_mut(listener) {
             with!(one, service => service.parcel(listener, lease, now));

@@ -328,6 +328,10 @@ pub trait Service: 'static {
     ) {
     }
 
+    /// The worker has ended: nothing will be called any more, and buffers that the service keeps are
+    /// to be given back, because other workers may need them for their last clients.
+    fn ended(&mut self) {}
+
     /// A connection begun with [`Turn::connect`] was not established. `tag` is the one it was begun
     /// with.
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}

@@ -377,6 +377,10 @@ impl Service for Watched {
         })
     }
 
+    fn ended(&mut self) {
+        self.inner.ended();
+    }
+
     fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {
         let mut seen = self.seen.borrow_mut();
         let taken = seen.taken.len();

@@ -191,8 +191,10 @@ impl<E: Engine, S: Service> Worker<E, S> {
     }
 
     /// The service, and how many connections were closed before they were finished.
-    pub(crate) fn into_parts(self) -> (S, u64) {
+    pub(crate) fn into_parts(mut self) -> (S, u64) {
         self.core.mailboxes.close(self.core.index);
+        self.core.service.ended();
+        self.core.counters.buffers_held.set(self.core.pool.held() as u64);
         // Others may have connections to finish, and no buffer to do it with.
         self.core.mailboxes.wake_each(self.core.pool.give_up());
         (self.core.service, self.core.cut)

@@ -131,6 +131,10 @@ impl Service for Hub {
         self.local().open(connection)
     }
 
+    fn ended(&mut self) {
+        self.local = None;
+    }
+
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
         self.local().data(connection)
     }
