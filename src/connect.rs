@@ -2,8 +2,8 @@
 //! shown; the state of the connection goes to standard error.
 //!
 //! Standard input is read on a thread of its own, the connection lives on the loop of
-//! [`client`](crate::client), and everything that happens comes to the main thread as an [`Event`].
-//! At most [`LINES_AHEAD`] lines are read before they are sent: what is piped in waits in the pipe.
+//! [`client`](crate::client), and everything that happens comes to the main thread as an `Event`.
+//! At most `LINES_AHEAD` lines are read before they are sent: what is piped in waits in the pipe.
 //!
 //! * here: the command line, and what happens from the first event to the exit code
 //! * `input`: standard input, in chunks or lines; `show`: what is written
