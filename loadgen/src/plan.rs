@@ -23,9 +23,10 @@ use crate::wire::{Protocol, Wire};
 /// A run that this machine can make.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to connect to. The port is 0 until the server of our own has said its port.
-    pub target: SocketAddr,
-    /// The target as it was written.
+    /// Where connections go, in turn; at least one. The port is 0 until the server of our own has
+    /// said its port.
+    pub targets: Vec<SocketAddr>,
+    /// The targets as they were written.
     pub target_name: String,
     pub own_server: bool,
     /// What was asked for, or the default.
@@ -102,8 +103,8 @@ pub struct Shortfall {
 pub enum Limit {
     /// The hard limit of open files of a process, and what it would have to be.
     OpenFiles { hard: u64, needed: u64 },
-    /// Ports for each source address, and how many source addresses there are.
-    LocalPorts { each: u64, sources: u64 },
+    /// Ports for each pair of a source address and a target, and how many of both there are.
+    LocalPorts { each: u64, sources: u64, targets: u64 },
 }
 
 /// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
@@ -122,11 +123,13 @@ const LOOPBACK_SOURCES_MAX: u64 = 254;
 const PORTS_USED_PERCENT: u64 = 90;
 /// More is a typing error.
 const THREADS_MAX: u64 = 1024;
+/// Ports of all targets together: with one source address some 28 million connections.
+const TARGETS_MAX: usize = 1024;
 /// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
 const PIPELINE_MAX: u64 = 65_536;
 
 impl Plan {
-    /// Decides. `target` is `None` for a server of our own.
+    /// Decides, for one target. `target` is `None` for a server of our own.
     ///
     /// # Errors
     /// The flags contradict each other, or not even one connection is possible.
@@ -136,11 +139,27 @@ impl Plan {
         target: Option<SocketAddr>,
         seed: u64,
     ) -> Result<Plan, Failure> {
+        Plan::for_targets(args, machine, target.as_slice(), seed)
+    }
+
+    /// Decides, for any number of targets. There are none for a server of our own.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or not even one connection is possible.
+    pub fn for_targets(
+        args: &Args,
+        machine: &Machine,
+        targets: &[SocketAddr],
+        seed: u64,
+    ) -> Result<Plan, Failure> {
         check_ranges(args)?;
-        let own_server = target.is_none();
-        let target = target.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+        let own_server = targets.is_empty();
+        let targets = match own_server {
+            true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            false => targets.to_vec(),
+        };
         let (given, more) = sources::addresses(&args.load.source_ip);
-        check_sources(&given, target)?;
+        check_targets(&targets, &given)?;
         let default = if own_server { CONNECTIONS_OWN_SERVER } else { CONNECTIONS_TARGET };
         let asked = args.connections.unwrap_or(default);
         let half = (machine.processors / 2).max(1);
@@ -151,7 +170,7 @@ impl Plan {
             machine,
             given: &given,
             rude: rude.total(),
-            target,
+            targets: &targets,
             threads,
             server_workers,
             own_server,
@@ -161,8 +180,9 @@ impl Plan {
         if let (0, Some(shortfall)) = (connections, &shortfall) {
             return Err(Failure::Setup(shortfall.to_string()));
         }
+        let sources = room.sources(connections);
         Ok(Plan {
-            target,
+            targets,
             target_name: target_name(args),
             own_server,
             connections_asked: asked,
@@ -184,7 +204,7 @@ impl Plan {
             timeout: args.timeout,
             lifetime: args.load.lifetime,
             rude,
-            sources: room.sources(connections),
+            sources,
             sources_unused: more,
             seed,
         })
@@ -207,10 +227,34 @@ impl Plan {
         Some(Dispatch::new(open_loop, lane, first_connection, connections, self.seed))
     }
 
-    /// The address that connection number `connection` is made from.
+    /// Where connection number `connection` goes.
+    pub fn target(&self, connection: u64) -> SocketAddr {
+        self.targets[(connection % self.targets.len() as u64) as usize]
+    }
+
+    /// The address that connection number `connection` is made from: the next one when all targets
+    /// have had theirs, so that every pair of both is used before one is used again.
     pub fn source(&self, connection: u64) -> Option<IpAddr> {
         let count = self.sources.len() as u64;
-        (count > 0).then(|| self.sources[(connection % count) as usize])
+        let nth = connection / self.targets.len() as u64 % count.max(1);
+        (count > 0).then(|| self.sources[nth as usize])
+    }
+
+    /// The targets' addresses, each with its scheme.
+    pub fn target_addresses(&self) -> Vec<String> {
+        self.targets.iter().map(|target| format!("tcp://{target}")).collect()
+    }
+
+    /// The same in one line that is not too long to be read.
+    pub fn targets_text(&self) -> String {
+        const TARGETS_SHOWN: usize = 4;
+        let mut text = self.target_addresses();
+        let more = text.len().saturating_sub(TARGETS_SHOWN);
+        text.truncate(TARGETS_SHOWN);
+        match more {
+            0 => text.join(", "),
+            _ => format!("{} and {more} more", text.join(", ")),
+        }
     }
 
     /// Connections that a thread begins before one of the earlier ones is established: together
@@ -315,7 +359,7 @@ struct Room<'a> {
     given: &'a [IpAddr],
     /// Rude clients: they need what the measured ones need.
     rude: u64,
-    target: SocketAddr,
+    targets: &'a [SocketAddr],
     threads: usize,
     server_workers: usize,
     own_server: bool,
@@ -325,9 +369,9 @@ impl Room<'_> {
     fn shortfall(&self, asked: u64) -> Option<Shortfall> {
         let (overhead, files) = self.files();
         let each = self.machine.ports_per_source();
-        let sources = self.sources_max();
-        let ports = each * sources;
-        let ports = ports.saturating_sub(self.rude);
+        let (sources, targets) = (self.sources_max(), self.targets.len() as u64);
+        // Connections are spread evenly over the pairs of both, so none has more than its ports.
+        let ports = (each * sources * targets).saturating_sub(self.rude);
         let possible = files.min(ports);
         if asked <= possible {
             return None;
@@ -335,7 +379,7 @@ impl Room<'_> {
         let limit = if files <= ports {
             Limit::OpenFiles { hard: self.machine.open_files_max, needed: asked + overhead }
         } else {
-            Limit::LocalPorts { each, sources }
+            Limit::LocalPorts { each, sources, targets }
         };
         Some(Shortfall { asked, possible, limit })
     }
@@ -363,12 +407,13 @@ impl Room<'_> {
 
     /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
     fn can_vary_source(&self) -> bool {
-        let loopback = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
-        loopback && cfg!(target_os = "linux")
+        let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
+        self.targets.iter().all(loopback) && cfg!(target_os = "linux")
     }
 
     fn sources(&self, connections: u64) -> Vec<IpAddr> {
         let comfortable = (self.machine.ports_per_source() * PORTS_USED_PERCENT / 100).max(1);
+        let comfortable = comfortable * self.targets.len() as u64;
         let needed = (connections + self.rude).div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
         match self.given {
             [] if needed > 1 && self.can_vary_source() => {
@@ -380,12 +425,9 @@ impl Room<'_> {
 }
 
 fn target_name(args: &Args) -> String {
-    match &args.target {
-        None => "a server of its own".into(),
-        Some(target) if target.host.contains(':') => {
-            format!("tcp://[{}]:{}", target.host, target.port)
-        }
-        Some(target) => format!("tcp://{}:{}", target.host, target.port),
+    match args.targets.as_slice() {
+        [] => "a server of its own".into(),
+        targets => targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -422,13 +464,20 @@ fn open_loop(args: &Args) -> Result<Option<OpenLoop>, Failure> {
     Ok(Some(OpenLoop { profile, spacing, strict: load.strict }))
 }
 
-fn check_sources(sources: &[IpAddr], target: SocketAddr) -> Result<(), Failure> {
-    match sources.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
-        None => Ok(()),
-        Some(source) => Err(Failure::Usage(format!(
-            "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
-        ))),
+fn check_targets(targets: &[SocketAddr], sources: &[IpAddr]) -> Result<(), Failure> {
+    if targets.len() > TARGETS_MAX {
+        let text = format!("{} target ports, but at most {TARGETS_MAX}", targets.len());
+        return Err(Failure::Usage(text));
     }
+    for target in targets {
+        let other = sources.iter().find(|source| source.is_ipv4() != target.is_ipv4());
+        if let Some(source) = other {
+            return Err(Failure::Usage(format!(
+                "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Shortfall {
@@ -441,11 +490,12 @@ impl fmt::Display for Shortfall {
                  files in a process, and the hard limit is {hard}; raise it \
                  (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit)"
             ),
-            Limit::LocalPorts { each, sources } => write!(
+            Limit::LocalPorts { each, sources, targets } => write!(
                 f,
                 "{asked} connections asked for, {possible} possible: {sources} source \
-                 address(es) with {each} ports each; widen net.ipv4.ip_local_port_range or give \
-                 more addresses of this machine (--source-ip, repeated)"
+                 address(es) with {each} ports each for each of {targets} target(s); widen \
+                 net.ipv4.ip_local_port_range, give more addresses of this machine (--source-ip, \
+                 repeated), or more ports of the server (host:7001-7010)"
             ),
         }
     }

@@ -43,8 +43,9 @@ const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let target = args.target.as_ref().map(resolve).transpose()?;
-    let mut plan = Plan::new(args, &machine, target, args.seed.unwrap_or_else(new_seed))?;
+    let targets = resolve_all(&args.targets)?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let mut plan = Plan::for_targets(args, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
     if let Some(shortfall) = &plan.shortfall {
         eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         false => None,
     };
     if let Some(server) = &server {
-        plan.target = server.address();
+        plan.targets = vec![server.address()];
     }
     announce(&plan);
     let report = drive(Arc::new(plan), args, server.as_mut(), &interrupted, &mut outputs)?;
@@ -115,10 +116,21 @@ fn open_keys() -> Option<Keys> {
     Some(keys)
 }
 
-/// The address of a target. Where a name has several, the first that can be connected to.
+/// The addresses of all targets, in order.
+fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
+    let mut addresses = Vec::new();
+    for target in targets {
+        let first = resolve(target)?;
+        addresses.extend(target.ports.clone().map(|port| SocketAddr::new(first.ip(), port)));
+    }
+    Ok(addresses)
+}
+
+/// The address of a target's first port. Where a name has several, the first that can be connected
+/// to.
 fn resolve(target: &Target) -> Result<SocketAddr, Failure> {
-    let Target { host, port } = target;
-    let addresses: Vec<_> = (host.as_str(), *port)
+    let Target { host, ports } = target;
+    let addresses: Vec<_> = (host.as_str(), *ports.start())
         .to_socket_addrs()
         .map_err(|error| Failure::Setup(format!("cannot look up {host}: {error}")))?
         .collect();
@@ -141,9 +153,10 @@ fn new_seed() -> u64 {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     eprintln!(
-        "loadgen: {} connections to tcp://{}, {} threads, up to {mib:.1} MiB for buffers \
-         and tables",
-        plan.connections, plan.target, plan.threads
+        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
+        plan.connections,
+        plan.targets_text(),
+        plan.threads
     );
 }
 
@@ -205,7 +218,8 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
         let error = io::Error::from_raw_os_error(*errno);
         format!("{error} ({count} of {} attempts)", plan.connections)
     });
-    Failure::Setup(format!("no connection to {} could be established: {reason}", plan.target))
+    let targets = plan.targets_text();
+    Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
 }
 
 type ThreadResult = Result<Records, Failure>;
@@ -415,7 +429,7 @@ impl Intervals<'_> {
         }
         let began = SystemTime::now() - (now - start);
         self.began_at = Some(began);
-        self.outputs.begin(&format!("tcp://{}", self.plan.target), began)
+        self.outputs.begin(&self.plan.targets_text(), began)
     }
 
     fn abort_on_errors(&mut self, errors: u64) {

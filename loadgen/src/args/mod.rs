@@ -3,6 +3,8 @@
 //! Here: the target, and what every run needs. `load`: what is sent and when. `output`: what is
 //! shown and written.
 
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::Parser;
@@ -27,9 +29,10 @@ pub const CONNECTIONS_TARGET: u64 = 100;
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Where to connect to: host:port or tcp://host:port [default: a server of its own]
-    #[arg(value_parser = target)]
-    pub target: Option<Target>,
+    /// Where to connect to: host:port, tcp://host:port, or host:7001-7010 for a range of ports;
+    /// connections are spread evenly over several [default: a server of its own]
+    #[arg(value_name = "TARGET", value_parser = target)]
+    pub targets: Vec<Target>,
 
     /// Connections at once [default: 10000 without a target, 100 with one]
     #[arg(short, long, value_name = "N", value_parser = units::positive)]
@@ -66,13 +69,24 @@ pub struct Args {
     pub output: OutputArgs,
 }
 
-/// A target that has not been looked up yet.
+/// A target that has not been looked up yet: one port of a host, or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// A name or an address, without brackets.
     pub host: String,
-    /// Not 0.
-    pub port: u16,
+    /// At least one, and none of them 0.
+    pub ports: RangeInclusive<u16>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.ports.start(), self.ports.end());
+        match self.host.contains(':') {
+            true => write!(f, "tcp://[{}]:{first}", self.host)?,
+            false => write!(f, "tcp://{}:{first}", self.host)?,
+        }
+        if first < last { write!(f, "-{last}") } else { Ok(()) }
+    }
 }
 
 const AFTER_HELP: &str = "\
@@ -87,7 +101,7 @@ valid (fewer connections than asked for, connections lost, or the schedule not k
 objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
 nevertheless).";
 
-/// Parses `host:port` or `tcp://host:port`.
+/// Parses `host:port`, `tcp://host:port`, or either with a range of ports, `first-last`.
 fn target(text: &str) -> Result<Target, String> {
     let address = match text.split_once(':') {
         Some(("tcp", rest)) if rest.starts_with("//") => &rest[2..],
@@ -112,9 +126,19 @@ fn target(text: &str) -> Result<Target, String> {
     if host.is_empty() {
         return Err("the host is missing: use host:port".into());
     }
-    match port.parse() {
-        Ok(port) if port != 0 => Ok(Target { host: host.into(), port }),
-        _ => Err(format!("'{port}' is no port: use a number from 1 to 65535")),
+    Ok(Target { host: host.into(), ports: ports(port)? })
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("'{text}' is no port: use a number from 1 to 65535")),
+    };
+    let (first, last): (u16, u16) = (port(first)?, port(last)?);
+    match first <= last {
+        true => Ok(first..=last),
+        false => Err(format!("'{text}' ends before it begins: write it like 7001-7010")),
     }
 }
 
@@ -130,11 +154,20 @@ mod tests {
 
     #[test]
     fn targets() {
-        let parsed = |text| target(text).map(|target| (target.host, target.port));
-        assert_eq!(parsed("localhost:7777"), Ok(("localhost".into(), 7777)));
-        assert_eq!(parsed("tcp://10.0.0.1:7"), Ok(("10.0.0.1".into(), 7)));
-        assert_eq!(parsed("[::1]:7777"), Ok(("::1".into(), 7777)));
-        assert_eq!(parsed("tcp://[::1]:7777"), Ok(("::1".into(), 7777)));
+        let parsed = |text| target(text).map(|target| (target.host, target.ports));
+        assert_eq!(parsed("localhost:7777"), Ok(("localhost".into(), 7777..=7777)));
+        assert_eq!(parsed("tcp://10.0.0.1:7"), Ok(("10.0.0.1".into(), 7..=7)));
+        assert_eq!(parsed("[::1]:7777"), Ok(("::1".into(), 7777..=7777)));
+        assert_eq!(parsed("tcp://[::1]:7777"), Ok(("::1".into(), 7777..=7777)));
+        assert_eq!(parsed("a-host:7001-7010"), Ok(("a-host".into(), 7001..=7010)));
+        assert_eq!(parsed("[::1]:7-9"), Ok(("::1".into(), 7..=9)));
+    }
+
+    #[test]
+    fn targets_are_shown_as_they_can_be_given() {
+        for text in ["tcp://[::1]:7-9", "tcp://host:7777", "tcp://10.0.0.1:7001-7010"] {
+            assert_eq!(target(text).expect(text).to_string(), text);
+        }
     }
 
     #[test]
@@ -152,6 +185,9 @@ mod tests {
             ("host:0", "no port"),
             ("host:70000", "no port"),
             ("host:", "no port"),
+            ("host:7-", "no port"),
+            ("host:0-7", "no port"),
+            ("host:9-7", "ends before it begins"),
         ];
         for (text, reason) in reasons {
             let error = target(text).expect_err(text);
