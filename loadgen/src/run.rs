@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::args::{Args, ProgressForm, Target};
+use crate::calibration::Standing;
 use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
@@ -80,7 +81,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 /// The first signal sets the flag, the second one ends the process at once.
-fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let failed = |error| Failure::Setup(format!("cannot handle signals: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
@@ -161,7 +162,10 @@ fn announce(plan: &Plan) {
 }
 
 /// Drives the clients, and answers when all of them are done.
-fn drive(
+///
+/// # Errors
+/// The set-up or the run failed, or an output could not be written.
+pub fn drive(
     plan: Arc<Plan>,
     args: &Args,
     server: Option<&mut OwnServer>,
@@ -209,7 +213,8 @@ fn drive(
     let server_cores = watch.server_use.cores();
     let Intervals { began_at, aborted, .. } = watch.intervals;
     let slos = args.output.slo.clone();
-    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores })
+    let calibration = Standing::find(args.output.calibration.as_deref(), &plan);
+    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores, calibration })
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {

@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use common::forms::{TestFile, assert_valid, count, schema};
 use common::server::{EchoServer, Fault};
 use common::{Ended, GUARD, loadgen, program, start, until};
 use hdrhistogram::Histogram;
@@ -16,74 +16,9 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A file of one test, taken away at its end.
-struct TestFile(PathBuf);
-
-impl TestFile {
-    fn new(name: &str) -> TestFile {
-        TestFile(std::env::temp_dir().join(format!("loadgen-{}-{name}", std::process::id())))
-    }
-
-    fn read(&self) -> String {
-        std::fs::read_to_string(&self.0).expect("the file is there")
-    }
-}
-
-impl std::fmt::Display for TestFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-impl Drop for TestFile {
-    fn drop(&mut self) {
-        // It may never have been made.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// The committed schema, and with it that no object has a key that it does not describe. For one
-/// `type` of object, because errors of that say more than that it is none of several.
-fn schema(of: &str) -> jsonschema::Validator {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen.schema.json");
-    let text = std::fs::read_to_string(path).expect("the schema is there");
-    let mut schema = serde_json::from_str(&text).expect("it is JSON");
-    close(&mut schema);
-    let object = schema.as_object_mut().expect("an object");
-    let reference = format!("#/$defs/{of}_object");
-    let any = object.remove("oneOf").expect("one of several").to_string();
-    assert!(any.contains(&reference), "{reference} in {any}");
-    object.insert("$ref".into(), reference.into());
-    jsonschema::validator_for(&schema).expect("it is a schema")
-}
-
-/// Readers ignore keys that they do not know, so the schema allows them; a test does not.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            if object.contains_key("properties") {
-                object.insert("additionalProperties".into(), false.into());
-            }
-            object.values_mut().for_each(close);
-        }
-        Value::Array(values) => values.iter_mut().for_each(close),
-        _ => {}
-    }
-}
-
-#[track_caller]
-fn assert_valid(schema: &jsonschema::Validator, object: &Value) {
-    let errors: Vec<_> = schema.iter_errors(object).map(|error| error.to_string()).collect();
-    assert!(errors.is_empty(), "{errors:#?}\n{object:#}");
-}
-
 fn decode(text: &Value) -> Histogram<u64> {
     let bytes = BASE64.decode(text.as_str().expect("text")).expect("base64");
     Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram")
-}
-
-fn count(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
 
 /// The objects of a run, a line each.

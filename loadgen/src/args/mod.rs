@@ -90,8 +90,8 @@ impl fmt::Display for Target {
 }
 
 const AFTER_HELP: &str = "\
-Other commands: loadgen compare A.json B.json, loadgen merge A.json B.json ... (reports written with
---output-format json).
+Other commands: loadgen calibrate (what this machine can do at most), loadgen compare A.json B.json,
+loadgen merge A.json B.json ... (reports written with --output-format json).
 
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.

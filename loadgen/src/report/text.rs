@@ -183,6 +183,9 @@ fn evidence(out: &mut String, report: &Report) {
     load::lines(report).into_iter().for_each(|text| line(out, text));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
+    if let Some(ceiling) = report.ceiling_text() {
+        line(out, format_args!("Ceiling: {ceiling}"));
+    }
     for outcome in report.objectives() {
         line(out, format_args!("SLO: {outcome}"));
     }
