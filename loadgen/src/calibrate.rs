@@ -70,8 +70,8 @@ pub struct Args {
 const FLOOR_PART: u32 = 5;
 const CLOSED_PART: u32 = 5;
 const OPEN_PART: u32 = 10;
-/// Rates of an open loop that are tried. Each halves what is not known, which is at first everything
-/// up to the rate of the closed loop: a 64th of that is left.
+/// Rates of an open loop that are tried. Each halves what is not known, which is at first all up to
+/// the rate of the closed loop: a 64th of that is left.
 const OPEN_STEPS: u32 = 6;
 /// From here on the calibration is said to be of a busy machine.
 const WAITING_MAX: f64 = 0.05;

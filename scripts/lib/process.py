@@ -83,12 +83,12 @@ class Process:
 
 
 class Server(Process):
-    """A server that prints `NAME listening on tcp://ADDRESS` when it is ready."""
+    """A server that prints `NAME listening on SERVICE://ADDRESS` when it is ready."""
 
     def __init__(self, command, cpus, stderr_path=os.devnull):
         super().__init__(command, cpus, stderr_path)
         line = self.read_line(READY_SECONDS_MAX)
-        match = re.search(r"listening on tcp://(\S+)", line)
+        match = re.search(r"listening on \w+://([^\s?]+)", line)
         if not match:
             raise SystemExit(f"figures: not a ready line: {line}")
         self.address = match.group(1)
@@ -150,6 +150,30 @@ class Client(Process):
         """Sends so many messages on each connection."""
         self.begin(f"each {count}")
         return self.report()
+
+
+LOADGEN_BINARY = "target/release/loadgen"
+# What a summary has beside figures: much, and nothing that a figure is made of.
+LEFT_OUT = ["seconds", "source_ips", "first_mismatches", "histogram_v2_deflate_base64"]
+
+
+def loadgen_summary(address, flags, cpus):
+    """A run of the load generator to its end: its report, without histograms and seconds."""
+    # Whatever the machine was calibrated for, it says nothing here.
+    command = [LOADGEN_BINARY, address, *flags, "--output-format", "json", "--progress", "none",
+               "--calibration", "target/no-calibration"]
+    with Process(command, cpus) as run:
+        out, _ = run.child.communicate(timeout=READY_SECONDS_MAX * 10)
+        # 4: the verdict is another than valid, which is for the figure to say.
+        if run.child.returncode not in (0, 4):
+            raise SystemExit(f"figures: {' '.join(command)} ended with {run.child.returncode}")
+    return _without(json.loads(out))
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(inner) for key, inner in value.items() if key not in LEFT_OUT}
+    return value
 
 
 def settle(server, seconds_max=5.0):
