@@ -37,9 +37,11 @@ pub struct Tally {
     pub lost: AtomicU64,
     pub replies: AtomicU64,
     pub mismatches: AtomicU64,
+    /// How late the oldest unsent request of an open loop is, in nanoseconds; 0 if there is none.
+    pub behind_ns: AtomicU64,
 }
 
-/// Sums of the counters.
+/// Sums of the counters, and the largest lateness.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Connections that are established now.
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub lost: u64,
     pub replies: u64,
     pub mismatches: u64,
+    /// How late the oldest unsent request is, of all threads.
+    pub behind: Duration,
 }
 
 impl Control {
@@ -130,12 +134,15 @@ impl Control {
         let sum = |counter: fn(&Tally) -> &AtomicU64| {
             self.tallies.iter().map(|tally| counter(tally).load(Relaxed)).sum()
         };
+        let behind_ns = self.tallies.iter().map(|tally| tally.behind_ns.load(Relaxed)).max();
+        let behind_ns = behind_ns.unwrap_or_default();
         Snapshot {
             open: sum(|tally| &tally.open),
             connect_failed: sum(|tally| &tally.connect_failed),
             lost: sum(|tally| &tally.lost),
             replies: sum(|tally| &tally.replies),
             mismatches: sum(|tally| &tally.mismatches),
+            behind: Duration::from_nanos(behind_ns),
         }
     }
 }

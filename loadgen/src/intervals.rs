@@ -36,6 +36,7 @@ pub struct Part {
     number: u64,
     /// In nanoseconds.
     latency: Histogram<u64>,
+    send_lag: Histogram<u64>,
     replies: u64,
     replies_late: u64,
     bytes: u64,
@@ -43,11 +44,19 @@ pub struct Part {
 
 impl Part {
     fn new() -> Part {
-        Part { number: 0, latency: latency_histogram(), replies: 0, replies_late: 0, bytes: 0 }
+        Part {
+            number: 0,
+            latency: latency_histogram(),
+            send_lag: latency_histogram(),
+            replies: 0,
+            replies_late: 0,
+            bytes: 0,
+        }
     }
 
     fn clear(&mut self) {
         self.latency.reset();
+        self.send_lag.reset();
         (self.replies, self.replies_late, self.bytes) = (0, 0, 0);
     }
 }
@@ -103,6 +112,14 @@ impl Recorder {
         } else {
             current.replies_late += 1;
         }
+    }
+
+    /// Records that a request was sent so long after its intended time.
+    #[inline]
+    pub fn sent(&mut self, now: Time, lag: Duration) {
+        self.tick(now);
+        let current = self.current.as_mut().expect("it is there until dropped");
+        current.send_lag.saturating_record(lag.as_nanos() as u64);
     }
 
     /// Records a request that is given up after so long without its reply.
@@ -175,6 +192,9 @@ pub struct Interval {
     pub length: Duration,
     /// In nanoseconds. Late replies are in it.
     pub latency: Histogram<u64>,
+    /// From the intended time to the actual send, of the requests sent, in nanoseconds. Empty in a
+    /// closed loop.
+    pub send_lag: Histogram<u64>,
     /// Replies within the measured period, and after it.
     pub replies: u64,
     pub replies_late: u64,
@@ -202,6 +222,7 @@ impl Interval {
 
     fn add(&mut self, part: &Part) {
         self.latency.add(&part.latency).expect("the bounds are equal");
+        self.send_lag.add(&part.send_lag).expect("the bounds are equal");
         self.replies += part.replies;
         self.replies_late += part.replies_late;
         self.bytes += part.bytes;
@@ -211,6 +232,7 @@ impl Interval {
         self.number += 1;
         self.start += self.length;
         self.latency.reset();
+        self.send_lag.reset();
         (self.replies, self.replies_late, self.bytes) = (0, 0, 0);
     }
 }
@@ -244,6 +266,7 @@ impl Collector {
             start: Duration::ZERO,
             length: SECOND,
             latency: latency_histogram(),
+            send_lag: latency_histogram(),
             replies: 0,
             replies_late: 0,
             bytes: 0,
@@ -374,6 +397,22 @@ mod tests {
         let late = collector.rest(since(2_500)).expect("a late reply");
         assert_eq!((late.replies, late.replies_late, late.length), (0, 1, Duration::ZERO));
         assert!(collector.rest(since(2_500)).is_none());
+    }
+
+    #[test]
+    fn send_lags_are_in_the_second_of_the_send() {
+        let control = Arc::new(Control::new(1, 0, None));
+        let mut recorder = recorders(&control).remove(0);
+        let mut collector = Collector::new(control);
+        for (millis, lag) in [(100, 7), (900, 9), (1_100, 11)] {
+            recorder.sent(at(millis), Duration::from_nanos(lag));
+        }
+        recorder.tick(at(2_000));
+        let mut next = |millis| {
+            let second = collector.next(since(millis)).expect("it is over");
+            (second.send_lag.len(), second.send_lag.max(), second.latency.len())
+        };
+        assert_eq!((next(1_500), next(2_001)), ((2, 9, 0), (1, 11, 0)));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
 //!   run goes on
 //! * `verdict`: whether the generator kept up; `slo`: what the figures must be
+//! * `calibrate`: what the generator can do at most on this machine; `calibration`: the file of it
 //! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
 
@@ -26,6 +27,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub mod args;
+pub mod calibrate;
+pub mod calibration;
 pub mod client;
 pub mod control;
 pub mod cpu;
@@ -62,8 +65,9 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == own_server::COMMAND) {
         return own_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
-    // Neither can be a target, which has a port.
+    // None of them can be a target, which has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
+        Some("calibrate") => calibrate::run(&calibrate::Args::parse_from(words)),
         Some("compare") => report::compare::run(&report::compare::Args::parse_from(words)),
         Some("merge") => report::merge::run(&report::merge::Args::parse_from(words)),
         _ => run::run(&args::Args::parse_from(program.into_iter().chain(words))),

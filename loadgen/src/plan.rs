@@ -21,17 +21,18 @@ use crate::rude::RudeClients;
 use crate::schedule::{self, Lane, Profile};
 use crate::sizes::Sizes;
 use crate::sources;
-use crate::target::{self, Target};
+use crate::target;
 use crate::units;
 use crate::wire::Wire;
 
 /// A run that this machine can make.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to connect to. The port is 0 until the server of our own has said its port.
-    pub target: SocketAddr,
+    /// Where connections go, in turn; at least one. The port is 0 until the server of our own has
+    /// said its port.
+    pub targets: Vec<SocketAddr>,
     pub service: ServiceOptions,
-    /// The target as it was written.
+    /// The targets as they were written.
     pub target_name: String,
     pub own_server: bool,
     /// What was asked for, or the default.
@@ -112,8 +113,8 @@ pub struct Shortfall {
 pub enum Limit {
     /// The hard limit of open files of a process, and what it would have to be.
     OpenFiles { hard: u64, needed: u64 },
-    /// Ports for each source address, and how many source addresses there are.
-    LocalPorts { each: u64, sources: u64 },
+    /// Ports for each pair of a source address and a target, and how many of both there are.
+    LocalPorts { each: u64, sources: u64, targets: u64 },
 }
 
 /// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
@@ -135,11 +136,13 @@ const LOOPBACK_SOURCES_MAX: u64 = 254;
 const PORTS_USED_PERCENT: u64 = 90;
 /// More is a typing error.
 const THREADS_MAX: u64 = 1024;
+/// Ports of all targets together: with one source address some 28 million connections.
+const TARGETS_MAX: usize = 1024;
 /// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
 const PIPELINE_MAX: u64 = 65_536;
 
 impl Plan {
-    /// Decides. `target` is `None` for a server of our own.
+    /// Decides, for one target. `target` is `None` for a server of our own.
     ///
     /// # Errors
     /// The flags contradict each other, or not even one connection is possible.
@@ -149,12 +152,28 @@ impl Plan {
         target: Option<SocketAddr>,
         seed: u64,
     ) -> Result<Plan, Failure> {
+        Plan::for_targets(args, machine, target.as_slice(), seed)
+    }
+
+    /// Decides, for any number of targets. There are none for a server of our own.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or not even one connection is possible.
+    pub fn for_targets(
+        args: &Args,
+        machine: &Machine,
+        targets: &[SocketAddr],
+        seed: u64,
+    ) -> Result<Plan, Failure> {
         check_ranges(args)?;
-        let own_server = target.is_none();
-        let target = target.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+        let own_server = targets.is_empty();
+        let targets = match own_server {
+            true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            false => targets.to_vec(),
+        };
         let (given, more) = sources::addresses(&args.load.source_ip);
-        check_sources(&given, target)?;
-        let service = args.target.as_ref().map_or(ServiceOptions::Echo, |target| target.service);
+        check_targets(&targets, &given)?;
+        let service = target::service(&args.targets)?;
         let default = match (own_server, &service) {
             (true, ServiceOptions::Hub(_)) => CONNECTIONS_OWN_HUB,
             (true, _) => CONNECTIONS_OWN_SERVER,
@@ -169,7 +188,7 @@ impl Plan {
             machine,
             given: &given,
             rude: rude.total(),
-            target,
+            targets: &targets,
             threads,
             server_workers,
             own_server,
@@ -190,10 +209,11 @@ impl Plan {
         }
         let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
         let threads = if one_thread { 1 } else { threads };
+        let sources = room.sources(connections);
         Ok(Plan {
-            target,
+            targets,
             service,
-            target_name: args.target.as_ref().map_or_else(String::new, Target::to_string),
+            target_name: target_name(args),
             hub,
             own_server,
             connections_asked: asked,
@@ -216,7 +236,7 @@ impl Plan {
             lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
             server_closes,
             rude,
-            sources: room.sources(connections),
+            sources,
             sources_unused: more,
             seed,
         })
@@ -267,10 +287,34 @@ impl Plan {
         }
     }
 
-    /// The address that connection number `connection` is made from.
+    /// Where connection number `connection` goes.
+    pub fn target(&self, connection: u64) -> SocketAddr {
+        self.targets[(connection % self.targets.len() as u64) as usize]
+    }
+
+    /// The address that connection number `connection` is made from: the next one when all targets
+    /// have had theirs, so that every pair of both is used before one is used again.
     pub fn source(&self, connection: u64) -> Option<IpAddr> {
         let count = self.sources.len() as u64;
-        (count > 0).then(|| self.sources[(connection % count) as usize])
+        let nth = connection / self.targets.len() as u64 % count.max(1);
+        (count > 0).then(|| self.sources[nth as usize])
+    }
+
+    /// The targets' addresses, each with its scheme.
+    pub fn target_addresses(&self) -> Vec<String> {
+        self.targets.iter().map(|&target| target::url(self.service, target)).collect()
+    }
+
+    /// The same in one line that is not too long to be read.
+    pub fn targets_text(&self) -> String {
+        const TARGETS_SHOWN: usize = 4;
+        let mut text = self.target_addresses();
+        let more = text.len().saturating_sub(TARGETS_SHOWN);
+        text.truncate(TARGETS_SHOWN);
+        match more {
+            0 => text.join(", "),
+            _ => format!("{} and {more} more", text.join(", ")),
+        }
     }
 
     /// Connections that a thread begins before one of the earlier ones is established: together
@@ -384,7 +428,7 @@ struct Room<'a> {
     given: &'a [IpAddr],
     /// Rude clients: they need what the measured ones need.
     rude: u64,
-    target: SocketAddr,
+    targets: &'a [SocketAddr],
     threads: usize,
     server_workers: usize,
     own_server: bool,
@@ -394,9 +438,9 @@ impl Room<'_> {
     fn shortfall(&self, asked: u64) -> Option<Shortfall> {
         let (overhead, files) = self.files();
         let each = self.machine.ports_per_source();
-        let sources = self.sources_max();
-        let ports = each * sources;
-        let ports = ports.saturating_sub(self.rude);
+        let (sources, targets) = (self.sources_max(), self.targets.len() as u64);
+        // Connections are spread evenly over the pairs of both, so none has more than its ports.
+        let ports = (each * sources * targets).saturating_sub(self.rude);
         let possible = files.min(ports);
         if asked <= possible {
             return None;
@@ -404,7 +448,7 @@ impl Room<'_> {
         let limit = if files <= ports {
             Limit::OpenFiles { hard: self.machine.open_files_max, needed: asked + overhead }
         } else {
-            Limit::LocalPorts { each, sources }
+            Limit::LocalPorts { each, sources, targets }
         };
         Some(Shortfall { asked, possible, limit })
     }
@@ -432,12 +476,13 @@ impl Room<'_> {
 
     /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
     fn can_vary_source(&self) -> bool {
-        let loopback = matches!(self.target.ip(), IpAddr::V4(address) if address.is_loopback());
-        loopback && cfg!(target_os = "linux")
+        let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
+        self.targets.iter().all(loopback) && cfg!(target_os = "linux")
     }
 
     fn sources(&self, connections: u64) -> Vec<IpAddr> {
         let comfortable = (self.machine.ports_per_source() * PORTS_USED_PERCENT / 100).max(1);
+        let comfortable = comfortable * self.targets.len() as u64;
         let needed = (connections + self.rude).div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
         match self.given {
             [] if needed > 1 && self.can_vary_source() => {
@@ -446,6 +491,10 @@ impl Room<'_> {
             given => given.to_vec(),
         }
     }
+}
+
+fn target_name(args: &Args) -> String {
+    args.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn check_ranges(args: &Args) -> Result<(), Failure> {
@@ -495,13 +544,20 @@ fn open_loop(args: &Args) -> Result<Option<OpenLoop>, Failure> {
     Ok(Some(OpenLoop { profile, spacing, strict: load.strict }))
 }
 
-fn check_sources(sources: &[IpAddr], target: SocketAddr) -> Result<(), Failure> {
-    match sources.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
-        None => Ok(()),
-        Some(source) => Err(Failure::Usage(format!(
-            "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
-        ))),
+fn check_targets(targets: &[SocketAddr], sources: &[IpAddr]) -> Result<(), Failure> {
+    if targets.len() > TARGETS_MAX {
+        let text = format!("{} target ports, but at most {TARGETS_MAX}", targets.len());
+        return Err(Failure::Usage(text));
     }
+    for target in targets {
+        let other = sources.iter().find(|source| source.is_ipv4() != target.is_ipv4());
+        if let Some(source) = other {
+            return Err(Failure::Usage(format!(
+                "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Shortfall {
@@ -514,11 +570,12 @@ impl fmt::Display for Shortfall {
                  files in a process, and the hard limit is {hard}; raise it \
                  (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit)"
             ),
-            Limit::LocalPorts { each, sources } => write!(
+            Limit::LocalPorts { each, sources, targets } => write!(
                 f,
                 "{asked} connections asked for, {possible} possible: {sources} source \
-                 address(es) with {each} ports each; widen net.ipv4.ip_local_port_range or give \
-                 more addresses of this machine (--source-ip, repeated)"
+                 address(es) with {each} ports each for each of {targets} target(s); widen \
+                 net.ipv4.ip_local_port_range, give more addresses of this machine (--source-ip, \
+                 repeated), or more ports of the server (host:7001-7010)"
             ),
         }
     }

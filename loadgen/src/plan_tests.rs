@@ -1,5 +1,7 @@
 //! Plans for a machine that is made up.
 
+use std::collections::HashSet;
+
 use super::*;
 use clap::Parser;
 
@@ -9,10 +11,12 @@ fn machine() -> Machine {
 
 fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
     let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
-    let address = args.target.as_ref().and_then(|target| target.address.as_ref());
-    let target =
-        address.map(|one| SocketAddr::new(one.host.parse().expect("an address"), one.port));
-    Plan::new(&args, machine, target, 1)
+    let addresses = args.targets.iter().filter_map(|target| target.address.as_ref());
+    let addresses = addresses.flat_map(|one| {
+        let host = one.host.parse().expect("an address");
+        one.ports.clone().map(move |port| SocketAddr::new(host, port))
+    });
+    Plan::for_targets(&args, machine, &addresses.collect::<Vec<_>>(), 1)
 }
 
 fn plan(flags: &str) -> Plan {
@@ -67,6 +71,38 @@ fn loopback_has_many_source_addresses_and_ipv6_one() {
     assert_eq!(few.connections, 28_232);
     assert!(few.shortfall.expect("too few ports").to_string().contains("--source-ip"));
     assert_eq!(on("10.0.0.1:7 -c 40k --source-ip 10.0.0.2 --source-ip 10.0.0.3").shortfall, None);
+}
+
+#[test]
+fn ports_run_out_for_each_target_by_itself() {
+    let machine = Machine { open_files_max: 1 << 20, ..machine() };
+    let on = |flags: &str| plan_on(&machine, flags).expect("possible");
+    assert_eq!(on("10.0.0.1:7 -c 100k").connections, 28_232);
+    let four = on("10.0.0.1:7 10.0.0.1:11-13 -c 100k");
+    assert_eq!((four.connections, four.shortfall), (100_000, None));
+    let three = on("10.0.0.1:11-13 -c 100k");
+    assert_eq!(three.connections, 3 * 28_232);
+    let text = three.shortfall.expect("too few ports").to_string();
+    assert!(text.contains("28232 ports each for each of 3 target(s)"), "{text}");
+    // One source address is enough for what would need two with one target.
+    assert_eq!(on("127.0.0.1:7 -c 50k").sources.len(), 2);
+    assert_eq!(on("127.0.0.1:7-8 -c 50k").sources.len(), 0);
+}
+
+/// Four-tuples must not be used twice while others are free.
+#[test]
+fn every_pair_of_source_and_target_is_used_before_one_is_used_again() {
+    for (flags, pairs) in [
+        ("10.0.0.1:1-2 --source-ip 10.0.1.0/30", 4),
+        ("10.0.0.1:1-3 --source-ip 10.0.1.0/30", 6),
+        ("10.0.0.1:1-4 --source-ip 10.0.1.0/29", 24),
+    ] {
+        let plan = plan(flags);
+        let pair = |number| (plan.target(number), plan.source(number));
+        let used: HashSet<_> = (0..pairs).map(pair).collect();
+        assert_eq!(used.len() as u64, pairs, "{flags}");
+        assert_eq!(pair(pairs), pair(0), "{flags}");
+    }
 }
 
 #[test]
@@ -138,9 +174,15 @@ fn memory_follows_need_up_to_a_budget() {
 
 #[test]
 fn contradictions_are_usage_errors() {
-    for flags in
-        ["10.0.0.1:7 --source-ip ::1", "-t 5000", "-p 1m", "--strict", "--arrivals poisson"]
-    {
+    for flags in [
+        "10.0.0.1:7 --source-ip ::1",
+        "10.0.0.1:7 [::1]:7 --source-ip ::1",
+        "10.0.0.1:1-2000",
+        "-t 5000",
+        "-p 1m",
+        "--strict",
+        "--arrivals poisson",
+    ] {
         assert!(matches!(plan_on(&machine(), flags), Err(Failure::Usage(_))), "{flags}");
     }
 }

@@ -13,6 +13,7 @@ use crate::intervals::Interval;
 use crate::plan::Plan;
 use crate::report::{metric, time_text};
 use crate::terminal;
+use crate::verdict;
 
 /// How often the view is drawn.
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
@@ -153,7 +154,11 @@ impl State {
             Stage::Measuring(Duration::ZERO) if !self.plan.warmup.is_zero() => {
                 vec![format!("warming up: {connections}"), errors]
             }
-            Stage::Measuring(since) => vec![self.how_far(since, counts), connections, errors],
+            Stage::Measuring(since) => {
+                let mut words = vec![self.how_far(since, counts), connections, errors];
+                words.extend(behind(counts));
+                words
+            }
             Stage::Finishing => vec![format!("finishing: {connections}"), errors],
         }
     }
@@ -196,6 +201,13 @@ impl State {
         let cut = |line: &String| line.chars().take(room).collect::<String>();
         lines.iter().map(cut).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// That an open loop does not keep its schedule, for whatever reason: the server or the generator
+/// cannot take the rate, or connections are too few.
+fn behind(counts: &Snapshot) -> Option<String> {
+    let late = counts.behind;
+    (late > verdict::BEHIND).then(|| format!("{} behind its schedule", time_text(late)))
 }
 
 /// The last rates as bars, from zero to the highest of them.
@@ -244,6 +256,7 @@ mod tests {
             start: Duration::ZERO,
             length: Duration::from_secs(1),
             latency,
+            send_lag: latency_histogram(),
             replies,
             replies_late: 0,
             bytes: 0,
@@ -264,6 +277,18 @@ mod tests {
         assert_eq!(shown("", SINCE), format!("measuring: 1.5s of 10s, {connections}"));
         assert_eq!(shown("-n 9", SINCE), format!("measuring: 1.5s, 5 of 9 replies, {connections}"));
         assert_eq!(shown("", Stage::Finishing), format!("finishing: {connections}"));
+    }
+
+    #[test]
+    fn an_open_loop_that_is_behind_says_by_how_much() {
+        let state = state("-R 1k");
+        let late = |millis| Snapshot { behind: Duration::from_millis(millis), ..counts() };
+        let shown = |counts: &Snapshot| state.view(SINCE, counts, 80);
+        assert!(!shown(&late(10)).contains("behind"), "that is not worth saying");
+        let first = shown(&late(1_200));
+        assert!(first.contains("10 errors, 1.20s behind its schedule"), "{first}");
+        let finishing = state.view(Stage::Finishing, &late(1_200), 80);
+        assert!(!finishing.contains("behind"), "{finishing}");
     }
 
     #[test]

@@ -260,7 +260,7 @@ impl Rude {
             && let Some((_, number)) = self.to_connect.pop_front_if(|(due, _)| *due <= turn.now())
         {
             turn.connect(ConnectTo {
-                target: self.plan.target,
+                target: self.plan.target(self.plan.connections + number),
                 source: self.plan.source(self.plan.connections + number),
                 tag: number,
                 deadline: turn.now() + self.plan.timeout,

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::args::{Args, ProgressForm};
+use crate::calibration::Standing;
 use crate::client::Client;
 use crate::control::Control;
 use crate::cpu;
@@ -29,7 +30,7 @@ use crate::progress::{Progress, Stage};
 use crate::report::{Abort, Outputs, Report};
 use crate::rude::Rude;
 use crate::slo::{Observed, Slo};
-use crate::target::{self, Address};
+use crate::target::{Address, Target};
 use crate::terminal::{self, Keys};
 
 /// How often the main thread looks at signals, the server and the counters.
@@ -45,9 +46,9 @@ const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let address = args.target.as_ref().and_then(|target| target.address.as_ref());
-    let target = address.map(resolve).transpose()?;
-    let mut plan = Plan::new(args, &machine, target, args.seed.unwrap_or_else(new_seed))?;
+    let targets = resolve_all(&args.targets)?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let mut plan = Plan::for_targets(args, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
     if let Some(shortfall) = &plan.shortfall {
         eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         false => None,
     };
     if let Some(server) = &server {
-        plan.target = server.address();
+        plan.targets = vec![server.address()];
     }
     announce(&plan);
     let report = drive(Arc::new(plan), args, server.as_mut(), &interrupted, &mut outputs)?;
@@ -79,7 +80,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 /// The first signal sets the flag, the second one ends the process at once.
-fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
+pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let failed = |error| Failure::Setup(format!("cannot handle signals: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
@@ -115,10 +116,21 @@ fn open_keys() -> Option<Keys> {
     Some(keys)
 }
 
-/// The address of a target. Where a name has several, the first that can be connected to.
+/// The addresses of all targets, in order.
+fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
+    let mut addresses = Vec::new();
+    for address in targets.iter().filter_map(|target| target.address.as_ref()) {
+        let first = resolve(address)?;
+        addresses.extend(address.ports.clone().map(|port| SocketAddr::new(first.ip(), port)));
+    }
+    Ok(addresses)
+}
+
+/// The address of a target's first port. Where a name has several, the first that can be connected
+/// to.
 fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
-    let Address { host, port } = address;
-    let addresses: Vec<_> = (host.as_str(), *port)
+    let Address { host, ports } = address;
+    let addresses: Vec<_> = (host.as_str(), *ports.start())
         .to_socket_addrs()
         .map_err(|error| Failure::Setup(format!("cannot look up {host}: {error}")))?
         .collect();
@@ -141,16 +153,18 @@ fn new_seed() -> u64 {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     eprintln!(
-        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers \
-         and tables",
+        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
         plan.connections,
-        target::url(plan.service, plan.target),
+        plan.targets_text(),
         plan.threads
     );
 }
 
 /// Drives the clients, and answers when all of them are done.
-fn drive(
+///
+/// # Errors
+/// The set-up or the run failed, or an output could not be written.
+pub fn drive(
     plan: Arc<Plan>,
     args: &Args,
     server: Option<&mut OwnServer>,
@@ -198,7 +212,8 @@ fn drive(
     let server_cores = watch.server_use.cores();
     let Intervals { began_at, aborted, .. } = watch.intervals;
     let slos = args.output.slo.clone();
-    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores })
+    let calibration = Standing::find(args.output.calibration.as_deref(), &plan);
+    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores, calibration })
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {
@@ -207,7 +222,8 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
         let error = io::Error::from_raw_os_error(*errno);
         format!("{error} ({count} of {} attempts)", plan.connections)
     });
-    Failure::Setup(format!("no connection to {} could be established: {reason}", plan.target))
+    let targets = plan.targets_text();
+    Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
 }
 
 type ThreadResult = Result<Records, Failure>;
@@ -422,7 +438,7 @@ impl Intervals<'_> {
         }
         let began = SystemTime::now() - (now - start);
         self.began_at = Some(began);
-        self.outputs.begin(&format!("tcp://{}", self.plan.target), began)
+        self.outputs.begin(&self.plan.targets_text(), began)
     }
 
     fn abort_on_errors(&mut self, errors: u64) {

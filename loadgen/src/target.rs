@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use echopool::spec::{After, ServiceOptions, Spec};
@@ -24,8 +25,8 @@ pub struct Target {
 pub struct Address {
     /// A name or an address, without brackets.
     pub host: String,
-    /// Not 0.
-    pub port: u16,
+    /// At least one, and none of them 0.
+    pub ports: RangeInclusive<u16>,
 }
 
 const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server of its \
@@ -57,8 +58,14 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match &self.address {
             None => String::new(),
-            Some(Address { host, port }) if host.contains(':') => format!("[{host}]:{port}"),
-            Some(Address { host, port }) => format!("{host}:{port}"),
+            Some(Address { host, ports }) => {
+                let (first, last) = (ports.start(), ports.end());
+                let more = if first < last { format!("-{last}") } else { String::new() };
+                match host.contains(':') {
+                    true => format!("[{host}]:{first}{more}"),
+                    false => format!("{host}:{first}{more}"),
+                }
+            }
         };
         Spec { service: self.service, address }.fmt(f)
     }
@@ -76,10 +83,48 @@ fn parse_address(address: &str) -> Result<Address, String> {
     if host.is_empty() {
         return Err("the host is missing: use host:port".into());
     }
-    match port.parse() {
-        Ok(port) if port != 0 => Ok(Address { host: host.into(), port }),
-        _ => Err(format!("'{port}' is no port: use a number from 1 to 65535")),
+    Ok(Address { host: host.into(), ports: parse_ports(port)? })
+}
+
+/// One port, or the first and the last of several.
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("'{text}' is no port: use a number from 1 to 65535")),
+    };
+    let (first, last): (u16, u16) = (port(first)?, port(last)?);
+    match first <= last {
+        true => Ok(first..=last),
+        false => Err(format!("'{text}' ends before it begins: write it like 7001-7010")),
     }
+}
+
+/// The service of all targets.
+///
+/// # Errors
+/// They differ, or a server of our own is among several.
+pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
+    let Some(first) = targets.first() else { return Ok(ServiceOptions::Echo) };
+    if let Some(other) = targets.iter().find(|other| other.service != first.service) {
+        return Err(Failure::Usage(format!(
+            "{first} and {other} are different services: give targets of one service, with the \
+             same options"
+        )));
+    }
+    if targets.len() > 1 && targets.iter().any(|target| target.address.is_none()) {
+        return Err(Failure::Usage(format!(
+            "a server of its own is the only target: give {}:// alone, or addresses only",
+            first.service.name()
+        )));
+    }
+    let one = |target: &Target| target.address.as_ref().is_none_or(|at| at.ports.len() == 1);
+    if matches!(first.service, ServiceOptions::Hub(_)) && (targets.len() > 1 || !one(first)) {
+        return Err(Failure::Usage(
+            "the clients of a hub are all at one address: give one target with one port".into(),
+        ));
+    }
+    Ok(first.service)
 }
 
 /// A service at an address, as it is shown.
@@ -129,25 +174,28 @@ pub fn check_sizes(service: &ServiceOptions, sizes: &Sizes) -> Result<(), Failur
 mod tests {
     use super::*;
 
-    type Parts = (&'static str, Option<(String, u16)>);
+    type Parts = (&'static str, Option<(String, RangeInclusive<u16>)>);
 
     fn target(text: &str) -> Result<Parts, String> {
         let target: Target = text.parse()?;
-        Ok((target.service.name(), target.address.map(|one| (one.host, one.port))))
+        Ok((target.service.name(), target.address.map(|one| (one.host, one.ports))))
     }
 
     #[test]
     fn targets() {
-        let at = |service, host: &str, port| Ok((service, Some((host.to_string(), port))));
+        let over = |service, host: &str, ports| Ok((service, Some((host.to_string(), ports))));
+        let at = |service, host: &str, port| over(service, host, port..=port);
         assert_eq!(target("localhost:7777"), at("echo", "localhost", 7777));
         assert_eq!(target("tcp://10.0.0.1:7"), at("echo", "10.0.0.1", 7));
         assert_eq!(target("[::1]:7777"), at("echo", "::1", 7777));
         assert_eq!(target("tcp://[::1]:7777"), at("echo", "::1", 7777));
         assert_eq!(target("framed://[::1]:7?order=big"), at("framed", "::1", 7));
         assert_eq!(target("message://host:7?after=keep"), at("message", "host", 7));
+        assert_eq!(target("a-host:7001-7010"), over("echo", "a-host", 7001..=7010));
+        assert_eq!(target("framed://[::1]:7-9?order=big"), over("framed", "::1", 7..=9));
         assert_eq!(target("hub://"), Ok(("hub", None)));
         assert_eq!(target("delay://h:7?fixed=1ms"), at("delay", "h", 7));
-        for text in ["tcp://[::1]:7", "framed://host:7?order=big", "hub://"] {
+        for text in ["tcp://[::1]:7", "tcp://[::1]:7-9", "framed://host:7-8?order=big", "hub://"] {
             assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
         assert_eq!(target("framed://?order=big&max-frame=2m"), Ok(("framed", None)));
@@ -171,10 +219,29 @@ mod tests {
             ("host:0", "no port"),
             ("host:70000", "no port"),
             ("host:", "no port"),
+            ("host:7-", "no port"),
+            ("host:0-7", "no port"),
+            ("host:9-7", "ends before it begins"),
         ];
         for (text, reason) in reasons {
             let error = target(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn several_targets_are_of_one_service_and_elsewhere() {
+        let service = |texts: &[&str]| {
+            let targets: Vec<Target> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            service(&targets).map(|service| service.name()).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(service(&[]), Ok("echo"));
+        assert_eq!(service(&["hub://"]), Ok("hub"));
+        assert_eq!(service(&["framed://a:1", "framed://b:1-3"]), Ok("framed"));
+        assert!(service(&["a:1", "framed://b:1"]).unwrap_err().contains("different services"));
+        assert!(service(&["framed://", "framed://b:1"]).unwrap_err().contains("alone"));
+        for hubs in [&["hub://a:1-2"][..], &["hub://a:1", "hub://a:2"]] {
+            assert!(service(hubs).unwrap_err().contains("one address"));
         }
     }
 

@@ -26,10 +26,14 @@ pub const OWN_LAG_PART: u64 = 4;
 /// the loop take on a machine that has a processor to spare.
 pub const OWN_LAG_FREE: Duration = Duration::from_micros(100);
 
+/// A thread that waits for a processor for this share of the time is kept from running: that part of
+/// the replies finds it waiting, and lies unread.
+pub const KEPT_FROM_RUNNING: f64 = 0.1;
+
 /// Why the generator could not keep its schedule; `None` if it could, or had none to keep.
 pub fn generator_limit(plan: &Plan, records: &Records) -> Option<String> {
     plan.open_loop.as_ref()?;
-    lag_limit(records).or_else(|| saturation_limit(records))
+    lag_limit(records).or_else(|| saturation_limit(records)).or_else(|| waiting_limit(records))
 }
 
 /// The own lag is part of each latency. Where it is a large part of it, what was measured is the
@@ -72,6 +76,21 @@ fn saturation_limit(records: &Records) -> Option<String> {
     let busiest = records.thread_uses.iter().map(|used| used.busy()).max()?.as_secs_f64();
     (elapsed > 0.0 && busiest >= SATURATED * elapsed)
         .then(|| format!("a thread was {:.0} % busy", (busiest / elapsed).min(1.0) * 100.0))
+}
+
+/// A thread that is kept from running leaves replies unread, so that connections look busy and the
+/// requests behind them wait: the own lag sees nothing of that, nor is the thread saturated.
+fn waiting_limit(records: &Records) -> Option<String> {
+    let sent_late = records.send_lag.value_at_quantile(0.99) > BEHIND.as_nanos() as u64;
+    let behind = sent_late || records.never_sent * 100 > records.offered;
+    let elapsed = records.elapsed().as_secs_f64();
+    let waited = records.thread_uses.iter().map(|used| used.waiting).max()?.as_secs_f64();
+    (behind && elapsed > 0.0 && waited >= KEPT_FROM_RUNNING * elapsed).then(|| {
+        format!(
+            "requests were late while a thread waited for a processor {:.0} % of the time",
+            (waited / elapsed).min(1.0) * 100.0
+        )
+    })
 }
 
 fn time(nanos: u64) -> String {
@@ -121,6 +140,21 @@ mod tests {
         let mut records = records(30, 60, 500);
         records.saturated_seconds = 2;
         assert!(limit(&records).expect("two such seconds").contains("in 2 of"));
+    }
+
+    #[test]
+    fn a_thread_that_is_kept_from_running_while_requests_are_late_is_a_limit() {
+        let with = |waiting_ms, late_ms: u64, never_sent| {
+            let mut records = records(0, 200_000, 250);
+            records.thread_uses[0].waiting = Duration::from_millis(waiting_ms);
+            records.send_lag.record_n(late_ms * 1_000_000, 1_000).unwrap();
+            (records.offered, records.never_sent) = (1_000 + never_sent, never_sent);
+            limit(&records)
+        };
+        assert!(with(150, 20, 0).expect("late").contains("waited for a processor 15 % of"));
+        assert!(with(150, 0, 500).is_some(), "what is never sent is late");
+        assert_eq!(with(150, 1, 5), None, "in time");
+        assert_eq!(with(50, 20, 500), None, "it ran when it wanted to: the server is slow");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use common::forms::{TestFile, assert_valid, count, schema};
 use common::server::{EchoServer, Fault};
 use common::{Ended, GUARD, loadgen, program, start, until};
 use hdrhistogram::Histogram;
@@ -16,74 +16,9 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// A file of one test, taken away at its end.
-struct TestFile(PathBuf);
-
-impl TestFile {
-    fn new(name: &str) -> TestFile {
-        TestFile(std::env::temp_dir().join(format!("loadgen-{}-{name}", std::process::id())))
-    }
-
-    fn read(&self) -> String {
-        std::fs::read_to_string(&self.0).expect("the file is there")
-    }
-}
-
-impl std::fmt::Display for TestFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-impl Drop for TestFile {
-    fn drop(&mut self) {
-        // It may never have been made.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// The committed schema, and with it that no object has a key that it does not describe. For one
-/// `type` of object, because errors of that say more than that it is none of several.
-fn schema(of: &str) -> jsonschema::Validator {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen.schema.json");
-    let text = std::fs::read_to_string(path).expect("the schema is there");
-    let mut schema = serde_json::from_str(&text).expect("it is JSON");
-    close(&mut schema);
-    let object = schema.as_object_mut().expect("an object");
-    let reference = format!("#/$defs/{of}_object");
-    let any = object.remove("oneOf").expect("one of several").to_string();
-    assert!(any.contains(&reference), "{reference} in {any}");
-    object.insert("$ref".into(), reference.into());
-    jsonschema::validator_for(&schema).expect("it is a schema")
-}
-
-/// Readers ignore keys that they do not know, so the schema allows them; a test does not.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            if object.contains_key("properties") {
-                object.insert("additionalProperties".into(), false.into());
-            }
-            object.values_mut().for_each(close);
-        }
-        Value::Array(values) => values.iter_mut().for_each(close),
-        _ => {}
-    }
-}
-
-#[track_caller]
-fn assert_valid(schema: &jsonschema::Validator, object: &Value) {
-    let errors: Vec<_> = schema.iter_errors(object).map(|error| error.to_string()).collect();
-    assert!(errors.is_empty(), "{errors:#?}\n{object:#}");
-}
-
 fn decode(text: &Value) -> Histogram<u64> {
     let bytes = BASE64.decode(text.as_str().expect("text")).expect("base64");
     Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram")
-}
-
-fn count(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
 }
 
 /// The objects of a run, a line each.
@@ -197,6 +132,7 @@ fn the_histogram_of_a_run_has_the_percentiles_that_the_report_has() {
 fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     let ended = loadgen("-c 5 -d 2200ms --output-format ndjson").expect(0);
     let objects = lines(&ended);
+    assert_eq!(objects[0]["send_lag"]["p50_ns"], Value::Null, "a closed loop has none");
     let (summary, seconds) = objects.split_last().expect("there are some");
     assert_valid(&schema("summary"), summary);
     let schema = schema("second");
@@ -216,6 +152,26 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     assert_eq!(values, count(&summary["latency"]["count"]));
     // The short one too, although all are closed when it is written.
     assert!(seconds[..3].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
+}
+
+/// How well the schedule is kept is the machine's business, so the exit code may be 4.
+#[test]
+fn rows_of_an_open_loop_have_the_send_lags_of_their_second() {
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("{} -c 5 -R 500 -d 2200ms", server.address);
+    let objects = lines(&loadgen(&format!("{flags} --output-format ndjson")));
+    let (summary, seconds) = objects.split_last().expect("there are some");
+    let described = schema("second");
+    seconds.iter().for_each(|second| assert_valid(&described, second));
+    let sum: u64 = seconds.iter().map(|second| count(&second["send_lag"]["count"])).sum();
+    assert_eq!((sum, count(&summary["send_lag"]["count"])), (1_100, 1_100));
+    let largest = seconds.iter().filter_map(|second| second["send_lag"]["max_ns"].as_u64()).max();
+    assert_eq!(largest, summary["send_lag"]["max_ns"].as_u64());
+    let csv = loadgen(&format!("{flags} --output-format csv")).stdout;
+    let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = rows.next().expect("a header");
+    let column = header.iter().position(|name| *name == "send_lag_p99_ns").expect("a column");
+    assert!(rows.next().expect("a second")[column].parse::<u64>().expect("a time") > 0);
 }
 
 #[test]
@@ -295,11 +251,12 @@ fn the_interval_log_adds_up_to_the_run() {
     assert!(log.began_ms.abs_diff(unix_ms) <= 1, "only rounded off");
 }
 
-/// Requests that are answered, given up, and never sent, and some before the measured period.
+/// Requests that are answered, given up, and never sent, and some before the measured period. The
+/// stall comes so late that what is due behind it finds no connection before the end.
 #[test]
 fn the_interval_log_of_an_overloaded_open_loop_adds_up_too() {
     let file = TestFile::new("overload.hlog");
-    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 60_000 });
+    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 160_000 });
     let flags = format!("{} -c 1 -R 2k -w 300ms -d 1200ms --timeout 400ms", server.address);
     let json = loadgen(&format!("{flags} --output-format json --hdr-log {file}")).expect(4).json();
     assert!(server.fired() > 0);

@@ -153,6 +153,30 @@ class Client(Process):
         return self.report()
 
 
+LOADGEN_BINARY = "target/release/loadgen"
+# What a summary has beside figures: much, and nothing that a figure is made of.
+LEFT_OUT = ["seconds", "source_ips", "first_mismatches", "histogram_v2_deflate_base64"]
+
+
+def loadgen_summary(address, flags, cpus):
+    """A run of the load generator to its end: its report, without histograms and seconds."""
+    # Whatever the machine was calibrated for, it says nothing here.
+    command = [LOADGEN_BINARY, address, *flags, "--output-format", "json", "--progress", "none",
+               "--calibration", "target/no-calibration"]
+    with Process(command, cpus) as run:
+        out, _ = run.child.communicate(timeout=READY_SECONDS_MAX * 10)
+        # 4: the verdict is another than valid, which is for the figure to say.
+        if run.child.returncode not in (0, 4):
+            raise SystemExit(f"figures: {' '.join(command)} ended with {run.child.returncode}")
+    return _without(json.loads(out))
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(inner) for key, inner in value.items() if key not in LEFT_OUT}
+    return value
+
+
 def settle(server, seconds_max=5.0):
     """Waits until the server does nothing: until 100 ms pass in which it uses no CPU."""
     end = time.monotonic() + seconds_max

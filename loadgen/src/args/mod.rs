@@ -33,9 +33,11 @@ pub const CONNECTIONS_TARGET: u64 = 100;
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// What to drive, and where: [service://]host:port[?options], as in framed://host:7777?order=big
+    /// What to drive, and where: [service://]host:port[?options], as in framed://host:7777?order=big,
+    /// or host:7001-7010 for a range of ports; connections are spread evenly over several
     /// [default: an echo server of its own; service:// alone: one with that service]
-    pub target: Option<Target>,
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<Target>,
 
     /// Connections at once [default: 10000 without a target, 100 with one]
     #[arg(short, long, value_name = "N", value_parser = units::positive)]
@@ -77,8 +79,8 @@ pub struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Other commands: loadgen compare A.json B.json, loadgen merge A.json B.json ... (reports written with
---output-format json).
+Other commands: loadgen calibrate (what this machine can do at most), loadgen compare A.json B.json,
+loadgen merge A.json B.json ... (reports written with --output-format json).
 
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.

@@ -28,6 +28,11 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
     pub output_format: OutputFormat,
 
+    /// Say how much of the ceiling in this file was used, instead of the one that loadgen calibrate
+    /// writes by default
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+
     /// Write each second's latency histogram to an HdrHistogram interval log, in nanoseconds
     #[arg(long, value_name = "FILE")]
     pub hdr_log: Option<PathBuf>,

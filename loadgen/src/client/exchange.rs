@@ -113,7 +113,9 @@ impl Client {
         let window = self.plan.output_window();
         let leases_max = self.share.output_leases_max();
         let record_from = self.period.record_from;
-        let Client { flows, places, plan, intended_at, sent_at, records, second, .. } = self;
+        let Client {
+            flows, places, plan, intended_at, sent_at, records, intervals, second, ..
+        } = self;
         let flow = &mut flows[index];
         loop {
             let count = flow.unput().min(window - flow.unsent) as usize;
@@ -132,6 +134,7 @@ impl Client {
                 second.sent += 1;
                 if intended_at[slot] >= record_from {
                     records.sent(now, intended_at[slot], places[index].room_since);
+                    intervals.sent(now, now - intended_at[slot]);
                 }
             });
             lease.commit(count);

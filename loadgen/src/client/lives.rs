@@ -1,4 +1,5 @@
-//! A connection's life: it is established, closed when its lifetime is over, and begun anew.
+//! A connection's life: it is established, closed when its lifetime is over, and begun anew. So is,
+//! in an open loop, one whose reply did not come in time.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use echopool::time::Time;
 
 use super::{Client, Phase};
 use crate::control;
-use crate::flow::State;
+use crate::flow::{Loss, State};
 use crate::payload::Stream;
 use crate::plan::Lifetime;
 
@@ -68,7 +69,7 @@ impl Client {
         let tag = self.share.first_connection + index as u64;
         self.places[index].connect_began = turn.now();
         turn.connect(ConnectTo {
-            target: self.plan.target,
+            target: self.plan.target(tag),
             source: self.plan.source(tag),
             tag,
             deadline: turn.now() + self.plan.timeout,
@@ -119,7 +120,18 @@ impl Client {
         }
     }
 
-    /// A connection whose life was over is closed: its place is taken by a new one.
+    /// Whether another connection takes the place of one that has ended: of one whose life was
+    /// over, and, in an open loop, of one that was closed because a reply was late. Its users do
+    /// not go away, and with fewer and fewer connections a slow server would be spared.
+    pub(super) fn has_successor(&self, loss: Option<Loss>) -> bool {
+        match loss {
+            None => true,
+            Some(Loss::TimedOut) => self.dispatch.is_some(),
+            Some(_) => false,
+        }
+    }
+
+    /// A connection has ended: its place is taken by a new one.
     pub(super) fn begin_anew(&mut self, index: usize, now: Time) {
         let number = self.share.first_connection + index as u64;
         let served_before = self.served(index);

@@ -309,10 +309,11 @@ impl Service for Client {
         self.open -= 1;
         self.give_up(index, connection.now(), loss == Some(Loss::TimedOut));
         control::subtract_one(&self.tally().open);
-        match loss {
-            None if self.phase == Phase::Measuring => self.begin_anew(index, connection.now()),
-            None => {}
-            Some(loss) => self.lost(loss),
+        if let Some(loss) = loss {
+            self.lost(loss);
+        }
+        if self.phase == Phase::Measuring && self.has_successor(loss) {
+            self.begin_anew(index, connection.now());
         }
     }
 

@@ -1,6 +1,7 @@
 //! The phases of a run, a turn of the engine's loop at a time. Each answers when it wants to be
 //! called again at the latest.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use echopool::service::Turn;
@@ -205,6 +206,8 @@ impl Client {
             self.records.rate(self.records.replies, self.records.elapsed());
         }
         self.abandon(self.records.ended);
+        // What was not sent has been given up.
+        self.tally().behind_ns.store(0, Relaxed);
         self.control.measured();
         self.sweep = 0;
         // Later than any reply is waited for, and any peer that does not close.
@@ -239,6 +242,7 @@ impl Client {
             self.records.rate(self.records.replies - self.sample_replies, span);
             self.sample_began = now;
             self.sample_replies = self.records.replies;
+            self.tell_behind(now);
         }
         if now - self.second_began >= self.records.seconds.step() {
             self.end_second(now);
@@ -261,13 +265,23 @@ impl Client {
             waiting_ns: used.waiting.as_nanos() as u64,
             ..second
         });
-        let oldest = self.dispatch.as_ref().map_or(Time::MAX, |dispatch| dispatch.oldest());
-        let behind = now.min(self.period.end) - oldest > verdict::BEHIND;
-        if behind && used.busy().as_secs_f64() >= verdict::SATURATED * span.as_secs_f64() {
+        if self.behind(now) > verdict::BEHIND
+            && used.busy().as_secs_f64() >= verdict::SATURATED * span.as_secs_f64()
+        {
             self.records.saturated_seconds += 1;
         }
         self.second_began = now;
         self.second_use = times;
+    }
+
+    /// How late the oldest unsent request is.
+    fn behind(&self, now: Time) -> Duration {
+        let oldest = self.dispatch.as_ref().map_or(Time::MAX, |dispatch| dispatch.oldest());
+        now.min(self.period.end) - oldest
+    }
+
+    fn tell_behind(&self, now: Time) {
+        self.tally().behind_ns.store(self.behind(now).as_nanos() as u64, Relaxed);
     }
 
     /// Wakes the next few open connections that `wanted` holds for, each once in a phase. Answers

@@ -48,7 +48,7 @@ impl Members {
             }
             let tag = self.share.first_connection + self.connects_begun as u64;
             turn.connect(ConnectTo {
-                target: self.plan.target,
+                target: self.plan.target(tag),
                 source: self.plan.source(tag),
                 tag,
                 deadline: now + self.plan.timeout,

@@ -11,11 +11,11 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{Report, hdr, hub, load};
+use crate::calibration::Standing;
 use crate::flow::Mismatch;
 use crate::plan::Lifetime;
 use crate::schedule::{Spacing, Stage};
 use crate::slo::{Metric, Outcome};
-use crate::target;
 
 /// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -27,6 +27,7 @@ pub struct Form {
     schema_version: u32,
     loadgen_version: &'static str,
     target: String,
+    targets: Vec<String>,
     config: Config,
     connections: Connections,
     elapsed_ns: u64,
@@ -50,6 +51,7 @@ pub struct Form {
     generator_busy_ratio: f64,
     generator_waiting_ratio: f64,
     server_cores: Option<f64>,
+    ceiling: CeilingForm,
     began_unix_ns: Option<u64>,
     interrupted: bool,
     aborted: Option<String>,
@@ -103,6 +105,17 @@ struct Connections {
     replies_min: u64,
     replies_median: u64,
     replies_max: u64,
+}
+
+/// How much of the generator's ceiling was used.
+#[derive(Serialize)]
+struct CeilingForm {
+    calibration: &'static str,
+    unused_reason: Option<String>,
+    calibrated_unix_ns: Option<u64>,
+    requests_per_second: Option<f64>,
+    used_ratio: Option<f64>,
+    floor_latency_p50_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -160,7 +173,8 @@ impl Form {
             r#type: "summary",
             schema_version: SCHEMA_VERSION,
             loadgen_version: env!("CARGO_PKG_VERSION"),
-            target: target::url(report.plan.service, report.plan.target),
+            target: report.plan.target_addresses().join(","),
+            targets: report.plan.target_addresses(),
             config: config(report),
             connections: connections(report),
             elapsed_ns: nanos(records.elapsed()),
@@ -182,6 +196,7 @@ impl Form {
             generator_busy_ratio: report.generator_busy(),
             generator_waiting_ratio: report.generator_waiting(),
             server_cores: report.server_cores,
+            ceiling: ceiling(report),
             began_unix_ns: report.began_at.map(unix_nanos),
             interrupted: report.interrupted,
             aborted: report.aborted.as_ref().map(ToString::to_string),
@@ -253,6 +268,34 @@ fn connections(report: &Report) -> Connections {
         replies_median,
         replies_max,
     }
+}
+
+fn ceiling(report: &Report) -> CeilingForm {
+    let mut form = CeilingForm {
+        calibration: "none",
+        unused_reason: None,
+        calibrated_unix_ns: None,
+        requests_per_second: None,
+        used_ratio: None,
+        floor_latency_p50_ns: None,
+    };
+    match &report.calibration {
+        Standing::None => {}
+        Standing::Unused(unused) => {
+            form.calibration = unused.why;
+            form.unused_reason = Some(unused.text.clone());
+        }
+        Standing::Used(calibration) => {
+            let ceiling = calibration.ceiling(report.plan.open_loop.is_some());
+            let rate = ceiling.map(|ceiling| ceiling.requests_per_second);
+            form.calibration = "used";
+            form.calibrated_unix_ns = Some(calibration.calibrated_unix_ns);
+            form.requests_per_second = rate;
+            form.used_ratio = rate.map(|rate| report.requests_per_second() / rate);
+            form.floor_latency_p50_ns = Some(calibration.floor_latency.p50_ns);
+        }
+    }
+    form
 }
 
 fn difference(mismatch: &Mismatch) -> Difference {

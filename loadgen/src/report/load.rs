@@ -13,14 +13,7 @@ use crate::verdict;
 /// Lines for people.
 pub fn lines(report: &Report) -> Vec<String> {
     let records = &report.records;
-    let mut lines = vec![format!(
-        "Offered: {} requests: {} completed, {} timed out, {} unanswered, {} never sent",
-        records.offered,
-        records.completed(),
-        records.timed_out,
-        records.unanswered,
-        records.never_sent
-    )];
+    let mut lines = vec![account(records)];
     if records.warmup_requests > 0 {
         lines.push(format!("Warm-up: {} requests, not recorded", records.warmup_requests));
     }
@@ -33,7 +26,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     if !records.connect.is_empty() {
         lines.push(format!("Connect: {}", shape(&records.connect)));
     }
-    if report.plan.lifetime.is_some() {
+    if report.plan.lifetime.is_some() || records.reconnects > 0 {
         lines.push(format!("Begun anew: {} connections", records.reconnects));
     }
     if let Some(worst) = littles_law(records) {
@@ -42,6 +35,20 @@ pub fn lines(report: &Report) -> Vec<String> {
     lines.extend(thread_lines(report));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
     lines
+}
+
+/// Each request offered is in one of the counts behind the first.
+fn account(records: &Records) -> String {
+    format!(
+        "Offered: {} requests: {} answered in time, {} answered after the end, {} timed out, \
+         {} unanswered, {} never sent",
+        records.offered,
+        records.replies,
+        records.replies_late,
+        records.timed_out,
+        records.unanswered,
+        records.never_sent
+    )
 }
 
 /// What each thread used, if there are not too many to be read.

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 pub use outputs::Outputs;
 pub use text::{metric, time_us};
 
+use crate::calibration::Standing;
 use crate::cpu::ThreadUse;
 use crate::failure::{Exit, Failure};
 use crate::outcome::Records;
@@ -47,6 +48,8 @@ pub struct Report {
     pub slos: Vec<Slo>,
     /// Processors that the server of our own has used, on average.
     pub server_cores: Option<f64>,
+    /// What is known of the ceiling.
+    pub calibration: Standing,
 }
 
 /// Why a run that could not pass any more was ended.
@@ -264,6 +267,11 @@ impl Report {
         self.per_second(self.records.replies as f64)
     }
 
+    /// How much of the generator's ceiling was used, or why that is not known.
+    pub fn ceiling_text(&self) -> Option<String> {
+        self.calibration.text(self.plan.open_loop.is_some(), self.requests_per_second())
+    }
+
     /// Verified bytes in a second, within the measured period.
     pub fn bytes_per_second(&self) -> f64 {
         self.per_second(self.records.bytes as f64)
@@ -304,7 +312,7 @@ impl Report {
 }
 
 /// Writes to stdout what is no report of a run.
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| Failure::Setup(format!("cannot write to stdout: {error}")))
@@ -388,6 +396,7 @@ pub mod tests {
             aborted: None,
             slos: Vec::new(),
             server_cores: None,
+            calibration: Standing::None,
         }
     }
 

@@ -20,6 +20,7 @@ pub struct Row {
     requests_per_second: f64,
     bytes_read: u64,
     latency: Summary,
+    send_lag: Summary,
     connections_open: u64,
     errors: u64,
 }
@@ -36,6 +37,7 @@ impl Row {
             requests_per_second: second.rate(),
             bytes_read: second.bytes,
             latency: Summary::new(&second.latency),
+            send_lag: Summary::new(&second.send_lag),
             connections_open: second.counts.open,
             errors: second.errors,
         }
@@ -51,11 +53,13 @@ pub fn csv_header(out: &mut dyn Write) -> io::Result<()> {
         out,
         "second,start_ns,length_ns,replies,replies_late,requests_per_second,bytes_read,\
          latency_min_ns,latency_mean_ns,latency_p50_ns,latency_p90_ns,latency_p99_ns,\
-         latency_p99_9_ns,latency_max_ns,connections_open,errors"
+         latency_p99_9_ns,latency_max_ns,connections_open,errors,\
+         send_lag_p50_ns,send_lag_p99_ns,send_lag_max_ns"
     )
 }
 
-/// Writes a second's values. Latencies are empty if there was no reply.
+/// Writes a second's values. Latencies are empty if there was no reply, and send lags in a closed
+/// loop.
 ///
 /// # Errors
 /// Writing failed.
@@ -65,8 +69,16 @@ pub fn csv_row(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     let rate = row.requests_per_second;
     write!(out, "{second},{start_ns},{length_ns},{replies},{replies_late},{rate:.3},{bytes_read}")?;
     let Summary { min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = row.latency;
-    for value in [min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] {
-        write!(out, ",{}", value.map_or(String::new(), |nanos| nanos.to_string()))?;
-    }
-    writeln!(out, ",{},{}", row.connections_open, row.errors)
+    write_values(out, &[min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns])?;
+    write!(out, ",{},{}", row.connections_open, row.errors)?;
+    let Summary { p50_ns, p99_ns, max_ns, .. } = row.send_lag;
+    write_values(out, &[p50_ns, p99_ns, max_ns])?;
+    writeln!(out)
+}
+
+fn write_values(out: &mut dyn Write, values: &[Option<u64>]) -> io::Result<()> {
+    values.iter().try_for_each(|value| match value {
+        Some(nanos) => write!(out, ",{nanos}"),
+        None => write!(out, ","),
+    })
 }

@@ -9,7 +9,6 @@ use hdrhistogram::Histogram;
 use super::hdr::TICKS_PER_HALF;
 use super::{Report, hub, load};
 use crate::flow::Mismatch;
-use crate::target;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -52,7 +51,7 @@ fn head(out: &mut String, report: &Report) {
         (None, requests) => format!("{} requests", requests.unwrap_or_default()),
     };
     let target = match plan.own_server {
-        true => target::url(plan.service, plan.target),
+        true => plan.targets_text(),
         false => plan.target_name.clone(),
     };
     line(out, format_args!("Running {length} test @ {target}"));
@@ -183,10 +182,11 @@ fn evidence(out: &mut String, report: &Report) {
     }
     load::lines(report).into_iter().for_each(|text| line(out, text));
     hub::lines(report).into_iter().for_each(|text| line(out, text));
-    let (late, unanswered) = (records.replies_late, records.timed_out + records.unanswered);
-    line(out, format_args!("Replies after the end: {late}, never: {unanswered}"));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
+    if let Some(ceiling) = report.ceiling_text() {
+        line(out, format_args!("Ceiling: {ceiling}"));
+    }
     for outcome in report.objectives() {
         line(out, format_args!("SLO: {outcome}"));
     }
@@ -292,6 +292,7 @@ mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
     use crate::flow::Loss;
+    use crate::outcome::GivenUp;
 
     const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };
 
@@ -314,11 +315,11 @@ Transfer/sec:     62.50KB
 Connections: 2 asked, 2 established, 2 served, 0 lost
 Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
-Offered: 1000 requests: 1000 completed, 0 timed out, 0 unanswered, 0 never sent
+Offered: 1000 requests: 1000 answered in time, 0 answered after the end, 0 timed out, \
+0 unanswered, 0 never sent
 Fairness: 0.9615 (Jain)
 Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary
-Replies after the end: 0, never: 0
 Errors: none
 CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
 for a processor)
@@ -330,6 +331,32 @@ for a processor)
     fn golden() {
         let text = render(&report(), Shown::default());
         assert_eq!(text, GOLDEN, "\n{text}");
+    }
+
+    #[test]
+    fn each_request_is_in_one_place_of_the_account() {
+        let mut report = report();
+        let records = &mut report.records;
+        let end = records.ended;
+        records.reply(end, Duration::from_millis(5), false);
+        for _ in 0..2 {
+            records.give_up(end, records.began, GivenUp::TimedOut { sent: records.began });
+        }
+        for _ in 0..3 {
+            records.give_up(end, records.began, GivenUp::Unanswered { sent: records.began });
+        }
+        for _ in 0..4 {
+            records.give_up(end, records.began, GivenUp::NeverSent);
+        }
+        records.offered = 1010;
+        records.assert_balanced();
+        let text = render(&report, Shown::default());
+        let line = text.lines().find(|line| line.starts_with("Offered: ")).expect("the account");
+        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(numbers, [1010, 1000, 1, 2, 3, 4], "{line}");
+        assert_eq!(numbers[0], numbers[1..].iter().sum::<u64>());
+        let elsewhere = text.matches("after the end").count() + text.matches("timed out").count();
+        assert_eq!(elsewhere, 2, "said once each: {text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod forms;
 pub mod hub;
 pub mod server;
 

@@ -12,6 +12,7 @@ use echopool::time::Time;
 use hdrhistogram::Histogram;
 
 use loadgen::args::Args;
+use loadgen::calibration::Standing;
 use loadgen::client::Client;
 use loadgen::control::Control;
 use loadgen::intervals::Collector;
@@ -55,6 +56,7 @@ pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, 
         aborted: None,
         slos: Vec::new(),
         server_cores: None,
+        calibration: Standing::None,
     };
     (report, server)
 }

@@ -1,0 +1,70 @@
+//! What runs leave behind, and the schema that it has to agree with.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// A file of one test, taken away at its end.
+pub struct TestFile(pub PathBuf);
+
+impl TestFile {
+    pub fn new(name: &str) -> TestFile {
+        TestFile(std::env::temp_dir().join(format!("loadgen-{}-{name}", std::process::id())))
+    }
+
+    pub fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("the file is there")
+    }
+}
+
+impl std::fmt::Display for TestFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The committed schema, and with it that no object has a key that it does not describe. For one
+/// `type` of object, because errors of that say more than that it is none of several.
+pub fn schema(of: &str) -> jsonschema::Validator {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen.schema.json");
+    let text = std::fs::read_to_string(path).expect("the schema is there");
+    let mut schema = serde_json::from_str(&text).expect("it is JSON");
+    close(&mut schema);
+    let object = schema.as_object_mut().expect("an object");
+    let reference = format!("#/$defs/{of}_object");
+    let any = object.remove("oneOf").expect("one of several").to_string();
+    assert!(any.contains(&reference), "{reference} in {any}");
+    object.insert("$ref".into(), reference.into());
+    jsonschema::validator_for(&schema).expect("it is a schema")
+}
+
+/// Readers ignore keys that they do not know, so the schema allows them; a test does not.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.contains_key("properties") {
+                object.insert("additionalProperties".into(), false.into());
+            }
+            object.values_mut().for_each(close);
+        }
+        Value::Array(values) => values.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+#[track_caller]
+pub fn assert_valid(schema: &jsonschema::Validator, object: &Value) {
+    let errors: Vec<_> = schema.iter_errors(object).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{object:#}");
+}
+
+pub fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}

@@ -1,0 +1,91 @@
+# Truth: what the load generator measures of delays that can be calculated, over loopback.
+#
+# The daemon's delay service answers late by a known law. Theory says what each percentile of the
+# latency is; what the echo itself takes is measured by the same load without a delay, and its
+# median is taken off.
+
+import collections
+import math
+
+from process import Server, loadgen_summary
+from report import Figure, Table
+
+# Held against theory: within this part of it, or this time, whichever is more.
+PART_MAX = 0.02
+NS_MAX = 100_000
+
+# Percentile -> key of the report. The last is shown and not judged: too few requests lie beyond it.
+JUDGED = [(0.5, "p50_ns"), (0.75, "p75_ns"), (0.9, "p90_ns"), (0.99, "p99_ns")]
+SHOWN = [(0.999, "p99_9_ns")]
+
+Law = collections.namedtuple("Law", "title options rate arrivals seconds theory_ns")
+
+
+def _stall(lasts_ns, every_ns):
+    """Requests come evenly: those of the last part of an interval wait for the end of the stall."""
+    return lambda p: max(0.0, lasts_ns - (1 - p) * every_ns)
+
+
+def _queue(service_ns, rate):
+    """M/M/1: the time in the system is exponential."""
+    mean_ns = service_ns / (1 - rate * service_ns / 1e9)
+    return lambda p: -math.log(1 - p) * mean_ns
+
+
+LAWS = [
+    # Whole intervals, so that each part of one is met equally often; and a rate that is prime, so
+    # that requests lie elsewhere in each of them.
+    Law("stall of 100 ms every 800 ms", "stall=100ms/800ms", 997, "const", 16,
+        _stall(100e6, 800e6)),
+    Law("always 10 ms", "fixed=10ms", 1_000, "const", 10, lambda p: 10e6),
+    # Half of what the server can take. So many, because waiting times are correlated: the 99th
+    # percentile of 150,000 requests is known to some 20 us.
+    Law("Poisson, one server with a queue, 200 us", "exp=200us&queue=1", 2_500, "poisson", 60,
+        _queue(200e3, 2_500)),
+]
+FLOOR = "fixed=0s"
+
+
+def measure(setup):
+    raw = {}
+    table = Table(["delay", "percentile", "measured us", "less the echo's us", "theory us",
+                   "difference us", "allowed us", "within"])
+    for law in LAWS:
+        seconds = 2.4 if setup.quick else law.seconds
+        floor = _run(setup, law, FLOOR, min(seconds, 5))
+        run = _run(setup, law, law.options, seconds)
+        raw[law.title] = {"floor": floor, "run": run}
+        _add_rows(table, law, floor["latency"]["p50_ns"], run)
+        print(f"  {law.title}: {run['verdict_text']}", flush=True)
+    notes = [
+        "Latency counts from when a request was due. The echo's own is the median of the same load"
+        " without a delay (`fixed=0s`). Allowed are 2 % of theory or 100 us, whichever is more; the"
+        " 99.9th percentile is shown and not judged, for few requests lie beyond it.",
+        "Verdicts: " + "; ".join(
+            f"{title}: {pair['run']['verdict_text']}" for title, pair in raw.items()) + "."]
+    return Figure("truth", "Measured delays beside calculated ones", table, raw, notes)
+
+
+def _run(setup, law, options, seconds):
+    listen = f"delay://127.0.0.1:0?{options}&size=64"
+    command = ["target/release/echopool", "--listen", listen, "--workers", "1", "--log", "warn"]
+    with Server(command, [setup.server_cpu]) as server:
+        flags = ["-c", "200", "-t", "1", "-R", str(law.rate), "--arrivals", law.arrivals,
+                 "-d", f"{round(seconds * 1000)}ms", "-w", "200ms", "--seed", "1"]
+        return loadgen_summary(server.address, flags, setup.client_cpus)
+
+
+def _add_rows(table, law, floor_ns, run):
+    for part, key in JUDGED + SHOWN:
+        measured = run["latency"][key]
+        theory = law.theory_ns(part)
+        difference = measured - floor_ns - theory
+        allowed = max(PART_MAX * theory, NS_MAX)
+        within = "yes" if abs(difference) <= allowed else "no"
+        table.add(law.title, f"{part * 100:g}", _us(measured), _us(measured - floor_ns),
+                  _us(theory), f"{difference / 1e3:+,.0f}", _us(allowed),
+                  within if (part, key) in JUDGED else "-")
+
+
+def _us(nanos):
+    return f"{nanos / 1e3:,.0f}"
