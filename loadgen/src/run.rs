@@ -484,3 +484,19 @@ impl ServerUse {
         (span > 0.0).then(|| after.saturating_sub(before).as_secs_f64() / span)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_ports_is_one_address_for_each_in_the_order_given() {
+        let target = |host: &str, ports| Target { host: host.into(), ports };
+        let targets = [target("127.0.0.1", 7001..=7003), target("::1", 9..=9)];
+        let addresses = resolve_all(&targets).expect("addresses need no looking up");
+        let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003", "[::1]:9"]);
+        let last = resolve_all(&[target("127.0.0.1", 65_535..=65_535)]).expect("an address");
+        assert_eq!(last[0].port(), 65_535);
+    }
+}

@@ -26,8 +26,8 @@ pub const OWN_LAG_PART: u64 = 4;
 /// the loop take on a machine that has a processor to spare.
 pub const OWN_LAG_FREE: Duration = Duration::from_micros(100);
 
-/// A thread that waits for a processor for this share of the time is kept from running: that part of
-/// the replies finds it waiting, and lies unread.
+/// A thread that waits for a processor for this share of the time is kept from running: that part
+/// of the replies finds it waiting, and lies unread.
 pub const KEPT_FROM_RUNNING: f64 = 0.1;
 
 /// Why the generator could not keep its schedule; `None` if it could, or had none to keep.

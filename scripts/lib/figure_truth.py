@@ -6,6 +6,7 @@
 
 import collections
 import math
+import os
 
 from process import Server, loadgen_summary
 from report import Figure, Table
@@ -35,15 +36,18 @@ def _queue(service_ns, rate):
 LAWS = [
     # Whole intervals, so that each part of one is met equally often; and a rate that is prime, so
     # that requests lie elsewhere in each of them.
-    Law("stall of 100 ms every 800 ms", "stall=100ms/800ms", 997, "const", 16,
+    Law("stall of 100 ms every 800 ms", "stall=100ms/800ms", 997, "const", 8,
         _stall(100e6, 800e6)),
-    Law("always 10 ms", "fixed=10ms", 1_000, "const", 10, lambda p: 10e6),
+    Law("always 10 ms", "fixed=10ms", 1_000, "const", 5, lambda p: 10e6),
     # Half of what the server can take. So many, because waiting times are correlated: the 99th
-    # percentile of 150,000 requests is known to some 20 us.
-    Law("Poisson, one server with a queue, 200 us", "exp=200us&queue=1", 2_500, "poisson", 60,
+    # percentile of 50,000 requests is known to some 35 us.
+    Law("Poisson, one server with a queue, 200 us", "exp=200us&queue=1", 2_500, "poisson", 20,
         _queue(200e3, 2_500)),
 ]
 FLOOR = "fixed=0s"
+# Of so many runs the one is shown in which the generator was disturbed least. That is decided by
+# its own lag, which knows nothing of theory; all are in the raw data.
+RUNS = 3
 
 
 def measure(setup):
@@ -52,18 +56,26 @@ def measure(setup):
                    "difference us", "allowed us", "within"])
     for law in LAWS:
         seconds = 2.4 if setup.quick else law.seconds
-        floor = _run(setup, law, FLOOR, min(seconds, 5))
-        run = _run(setup, law, law.options, seconds)
-        raw[law.title] = {"floor": floor, "run": run}
+        floor = _least_disturbed([_run(setup, law, FLOOR, 2.4) for _ in range(RUNS)])
+        runs = [_run(setup, law, law.options, seconds) for _ in range(RUNS)]
+        run = _least_disturbed(runs)
+        raw[law.title] = {"floor": floor, "run": run, "all_runs": runs}
         _add_rows(table, law, floor["latency"]["p50_ns"], run)
         print(f"  {law.title}: {run['verdict_text']}", flush=True)
     notes = [
         "Latency counts from when a request was due. The echo's own is the median of the same load"
         " without a delay (`fixed=0s`). Allowed are 2 % of theory or 100 us, whichever is more; the"
-        " 99.9th percentile is shown and not judged, for few requests lie beyond it.",
+        " 99.9th percentile is shown and not judged, for few requests lie beyond it. Shown is,"
+        f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that other"
+        " work on the machine disturbed least.",
         "Verdicts: " + "; ".join(
-            f"{title}: {pair['run']['verdict_text']}" for title, pair in raw.items()) + "."]
+            f"{title} (load average {each['run']['load_average']:.2f}):"
+            f" {each['run']['verdict_text']}" for title, each in raw.items()) + "."]
     return Figure("truth", "Measured delays beside calculated ones", table, raw, notes)
+
+
+def _least_disturbed(runs):
+    return min(runs, key=lambda run: run["own_lag"]["p99_ns"])
 
 
 def _run(setup, law, options, seconds):
@@ -72,7 +84,9 @@ def _run(setup, law, options, seconds):
     with Server(command, [setup.server_cpu]) as server:
         flags = ["-c", "200", "-t", "1", "-R", str(law.rate), "--arrivals", law.arrivals,
                  "-d", f"{round(seconds * 1000)}ms", "-w", "200ms", "--seed", "1"]
-        return loadgen_summary(server.address, flags, setup.client_cpus)
+        load_average = os.getloadavg()[0]
+        run = loadgen_summary(server.address, flags, setup.client_cpus)
+        return {"load_average": load_average, **run}
 
 
 def _add_rows(table, law, floor_ns, run):
