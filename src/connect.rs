@@ -21,7 +21,8 @@ use signal_hook::iterator::Signals;
 
 use crate::client::target::Target;
 use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
-use crate::framing::{ByteOrder, LENGTH_BYTES};
+use crate::error::Errno;
+use crate::framing::{ByteOrder, Framing, LENGTH_BYTES};
 use crate::service::hub::protocol::{Request, request_head};
 use crate::spec::ServiceOptions;
 use crate::units;
@@ -62,7 +63,8 @@ Examples:
 
 /// Connects to a server: lines typed are sent, what arrives is shown.
 #[derive(Parser, Debug)]
-#[command(name = "echopool connect", version, after_help = EXAMPLES)]
+#[command(name = "echopool connect", bin_name = "echopool connect", version)]
+#[command(after_help = EXAMPLES)]
 struct Args {
     /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as the ready line of the server says it
     #[arg(value_name = "TARGET")]
@@ -119,7 +121,8 @@ fn complain(what: &dyn std::fmt::Display) {
 enum Event {
     Input(Input),
     Connected(Result<std::net::SocketAddr, Failed>),
-    Sent(Result<Vec<u8>, Failed>),
+    /// A line that was so many messages.
+    Sent(Result<Vec<u8>, Failed>, u64),
     Received(Result<Vec<u8>, Failed>),
     HalfClosed,
     State(State),
@@ -167,7 +170,10 @@ struct Talk {
     /// Something was not sent or not understood.
     failed: bool,
     sending: u64,
+    /// Lines sent; with a delimiter, messages: a line that contains it is several.
     lines: u64,
+    /// What of the lines so far stands behind their last delimiter, as the server cuts them.
+    carry: Vec<u8>,
     replies: u64,
     /// When waiting for what still comes is given up.
     give_up: Option<Instant>,
@@ -184,7 +190,7 @@ impl Talk {
         }
         on_signals(teller.clone()).map_err(|error| format!("cannot catch signals: {error}"))?;
         let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
-        let own_loop = ClientLoop::start(limits).map_err(|error| error.to_string())?;
+        let own_loop = ClientLoop::start(limits).map_err(cannot_start)?;
         let states = teller.clone();
         let mut options = Options::new()
             .connect_timeout(args.timeout)
@@ -220,6 +226,7 @@ impl Talk {
             failed: false,
             sending: 0,
             lines: 0,
+            carry: Vec::new(),
             replies: 0,
             give_up: None,
         })
@@ -275,13 +282,18 @@ impl Talk {
                 self.credit();
                 None
             }
+            Event::Input(Input::Failed(error)) => {
+                complain(&format_args!("cannot read standard input: {error}"));
+                self.failed = true;
+                self.end_of_input()
+            }
             Event::Input(Input::End) => self.end_of_input(),
             Event::Connected(Err(failed)) => {
                 complain(&failed);
                 Some(FAILED)
             }
             Event::Connected(Ok(_)) | Event::HalfClosed => None,
-            Event::Sent(result) => self.sent(result),
+            Event::Sent(result, messages) => self.sent(result, messages),
             Event::Received(Ok(bytes)) => self.received(bytes),
             Event::Received(Err(failed)) => self.receive_failed(failed),
             Event::State(state) => {
@@ -311,21 +323,28 @@ impl Talk {
             },
             _ => line,
         };
+        let messages = match self.client.framing() {
+            Some(Framing::Delimiter { delimiter, .. }) => {
+                messages_in(&mut self.carry, &data, delimiter.bytes())
+            }
+            _ => 1,
+        };
         self.sending += 1;
-        self.lines += 1;
+        self.lines += messages;
         let teller = self.teller.clone();
-        self.client.send(data).on_complete(move |sent| drop(teller.send(Event::Sent(sent))));
+        let tell = move |sent| drop(teller.send(Event::Sent(sent, messages)));
+        self.client.send(data).on_complete(tell);
         None
     }
 
-    fn sent(&mut self, result: Result<Vec<u8>, Failed>) -> Option<u8> {
+    fn sent(&mut self, result: Result<Vec<u8>, Failed>, messages: u64) -> Option<u8> {
         self.sending -= 1;
         self.credit();
         if let Err(failed) = result {
             complain(&format_args!("not sent: {failed}"));
             self.failed = true;
             // Nobody waits for the answer to it.
-            self.lines -= 1;
+            self.lines -= messages;
             if self.closed {
                 return Some(FAILED);
             }
@@ -379,9 +398,14 @@ impl Talk {
             Mode::Messages => self.show.line(&bytes),
             Mode::Hub(order) => self.show.hub_event(&bytes, order),
         };
-        if shown.is_err() {
+        match shown {
+            Ok(()) => {}
             // Nobody reads on: what is at the other end of the pipe has seen enough.
-            return Some(self.code());
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Some(self.code()),
+            Err(error) => {
+                complain(&format_args!("cannot write to standard output: {error}"));
+                return Some(FAILED);
+            }
         }
         self.replies += 1;
         self.wait_again();
@@ -450,6 +474,28 @@ impl Talk {
     }
 }
 
+/// Why there is no loop, with the remedy where there is one.
+fn cannot_start(error: io::Error) -> String {
+    let remedy = match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => "; allow this process more open files (ulimit -n)",
+        _ => "",
+    };
+    format!("cannot begin: {error}{remedy}")
+}
+
+/// How many messages a line is, with the delimiter behind it. `carry` is what the lines before have
+/// left, and then what this one leaves: less than a delimiter.
+fn messages_in(carry: &mut Vec<u8>, line: &[u8], delimiter: &[u8]) -> u64 {
+    let wire = [carry, line, delimiter].concat();
+    let (mut at, mut count) = (0, 0);
+    while let Some(found) = memchr::memmem::find(&wire[at..], delimiter) {
+        at += found + delimiter.len();
+        count += 1;
+    }
+    *carry = wire[at..].to_vec();
+    count
+}
+
 /// The first signal ends in order, a second one at once.
 fn on_signals(teller: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -515,6 +561,23 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_line_with_delimiters_in_it_is_several_messages() {
+        let count = |lines: &[&str], delimiter: &str| -> u64 {
+            let mut carry = Vec::new();
+            let each = lines.iter().map(|line| {
+                let count = messages_in(&mut carry, line.as_bytes(), delimiter.as_bytes());
+                assert!(carry.len() < delimiter.len());
+                count
+            });
+            each.sum()
+        };
+        assert_eq!(count(&["a", "", "b"], ";"), 3);
+        assert_eq!(count(&["a;b", ";;", "c"], ";"), 6);
+        assert_eq!(count(&["a<EOF>b<EO", "F>"], "<EOF>"), 3);
+        assert_eq!(count(&["a", "a"], "aa"), 3, "aaa and aaa");
     }
 
     #[test]
