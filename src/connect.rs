@@ -6,7 +6,7 @@
 //! At most [`LINES_AHEAD`] lines are read before they are sent: what is piped in waits in the pipe.
 //!
 //! * here: the command line, and what happens from the first event to the exit code
-//! * `input`: standard input, in chunks or lines; `show`: what is written
+//! * `input`: standard input, in chunks or lines; `line`: what a line means; `show`: what is written
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -21,16 +21,16 @@ use signal_hook::iterator::Signals;
 
 use crate::client::target::Target;
 use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
-use crate::error::Errno;
-use crate::framing::{ByteOrder, Framing, LENGTH_BYTES};
-use crate::service::hub::protocol::{Request, request_head};
+use crate::framing::{ByteOrder, Framing};
 use crate::spec::ServiceOptions;
 use crate::units;
 
 mod input;
+mod line;
 mod show;
 
 use input::Input;
+use line::{Command, hub_frame, hub_request, messages_in};
 use show::Show;
 
 /// Lines, or chunks of input, that are read before the first of them is sent.
@@ -190,7 +190,8 @@ impl Talk {
         }
         on_signals(teller.clone()).map_err(|error| format!("cannot catch signals: {error}"))?;
         let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
-        let own_loop = ClientLoop::start(limits).map_err(cannot_start)?;
+        let own_loop =
+            ClientLoop::start(limits).map_err(|e| Error::cannot_start(&e).to_string())?;
         let states = teller.clone();
         let mut options = Options::new()
             .connect_timeout(args.timeout)
@@ -474,28 +475,6 @@ impl Talk {
     }
 }
 
-/// Why there is no loop, with the remedy where there is one.
-fn cannot_start(error: io::Error) -> String {
-    let remedy = match Errno::from_io_error(&error) {
-        Some(Errno::MFILE) => "; allow this process more open files (ulimit -n)",
-        _ => "",
-    };
-    format!("cannot begin: {error}{remedy}")
-}
-
-/// How many messages a line is, with the delimiter behind it. `carry` is what the lines before have
-/// left, and then what this one leaves: less than a delimiter.
-fn messages_in(carry: &mut Vec<u8>, line: &[u8], delimiter: &[u8]) -> u64 {
-    let wire = [carry, line, delimiter].concat();
-    let (mut at, mut count) = (0, 0);
-    while let Some(found) = memchr::memmem::find(&wire[at..], delimiter) {
-        at += found + delimiter.len();
-        count += 1;
-    }
-    *carry = wire[at..].to_vec();
-    count
-}
-
 /// The first signal ends in order, a second one at once.
 fn on_signals(teller: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -510,48 +489,6 @@ fn on_signals(teller: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// What a line to a hub means.
-#[derive(PartialEq, Eq, Debug)]
-enum Command<'a> {
-    Ask(Request, &'a [u8]),
-    Quit,
-}
-
-/// A frame without its length, which the client puts in front.
-fn hub_frame(request: Request, payload: &[u8], order: ByteOrder) -> Vec<u8> {
-    let head = request_head(request, payload.len(), order);
-    [&head.bytes()[LENGTH_BYTES..], payload].concat()
-}
-
-fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
-    if !line.starts_with(b"/") || line.starts_with(b"//") {
-        let text = line.strip_prefix(b"/").unwrap_or(line);
-        return Ok(Command::Ask(Request::Broadcast, text));
-    }
-    let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
-        Some(at) => (&line[..at], &line[at + 1..]),
-        None => (line, &b""[..]),
-    };
-    match word {
-        b"/list" => Ok(Command::Ask(Request::List, b"")),
-        b"/quit" => Ok(Command::Quit),
-        b"/to" => {
-            let (id, payload) = match rest.iter().position(|&byte| byte == b' ') {
-                Some(at) => (&rest[..at], &rest[at + 1..]),
-                None => (rest, &b""[..]),
-            };
-            let to = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
-            let to = to.ok_or("/to needs the id of a client: /to ID TEXT; /list shows the ids")?;
-            Ok(Command::Ask(Request::Send { to }, payload))
-        }
-        _ => Err(format!(
-            "'{}' is no command; there are /list, /to ID TEXT and /quit (// begins a line with a \
-             slash)",
-            word.escape_ascii()
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -561,39 +498,5 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn a_line_with_delimiters_in_it_is_several_messages() {
-        let count = |lines: &[&str], delimiter: &str| -> u64 {
-            let mut carry = Vec::new();
-            let each = lines.iter().map(|line| {
-                let count = messages_in(&mut carry, line.as_bytes(), delimiter.as_bytes());
-                assert!(carry.len() < delimiter.len());
-                count
-            });
-            each.sum()
-        };
-        assert_eq!(count(&["a", "", "b"], ";"), 3);
-        assert_eq!(count(&["a;b", ";;", "c"], ";"), 6);
-        assert_eq!(count(&["a<EOF>b<EO", "F>"], "<EOF>"), 3);
-        assert_eq!(count(&["a", "a"], "aa"), 3, "aaa and aaa");
-    }
-
-    #[test]
-    fn lines_to_a_hub_are_messages_or_commands() {
-        let ask = |request, payload| Ok(Command::Ask(request, payload));
-        assert_eq!(hub_request(b"hi /there"), ask(Request::Broadcast, b"hi /there"));
-        assert_eq!(hub_request(b""), ask(Request::Broadcast, b""));
-        assert_eq!(hub_request(b"//list"), ask(Request::Broadcast, b"/list"));
-        assert_eq!(hub_request(b"/list"), ask(Request::List, b""));
-        assert_eq!(hub_request(b"/quit"), Ok(Command::Quit));
-        assert_eq!(hub_request(b"/to 7 hi  there"), ask(Request::Send { to: 7 }, b"hi  there"));
-        assert_eq!(hub_request(b"/to 7"), ask(Request::Send { to: 7 }, b""));
-        let frame = hub_frame(Request::Send { to: 7 }, b"hi", ByteOrder::Little);
-        assert_eq!(frame, [2, 7, 0, 0, 0, 0, 0, 0, 0, b'h', b'i']);
-        for (line, hint) in [("/to x hi", "/list"), ("/to", "/list"), ("/who", "/to ID TEXT")] {
-            assert!(hub_request(line.as_bytes()).unwrap_err().contains(hint), "{line}");
-        }
     }
 }

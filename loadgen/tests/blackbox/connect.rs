@@ -203,6 +203,14 @@ fn what_cannot_be_read_or_written_is_no_success() {
 }
 
 #[test]
+fn too_few_open_files_are_named_with_the_remedy() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 5; exec \"$0\" connect 127.0.0.1:7"]).arg(binary());
+    let output = command.stdin(Stdio::null()).output().expect("running the client");
+    check(&output, 1, b"", "(ulimit -n)");
+}
+
+#[test]
 fn a_closed_output_and_an_interrupt_end_it() {
     let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--listen", "chargen://127.0.0.1:0"]);
     let [_, chargen] = daemon.targets().to_vec().try_into().expect("two targets");
