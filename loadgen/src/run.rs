@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use echopool::error::Errno;
 use echopool::internals;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
@@ -205,9 +206,22 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
     let commonest = records.connect_errors.iter().max_by_key(|(_, count)| **count);
     let reason = commonest.map_or("nothing was tried".into(), |(errno, count)| {
         let error = io::Error::from_raw_os_error(*errno);
-        format!("{error} ({count} of {} attempts)", plan.connections)
+        format!("{error} ({count} of {} attempts){}", plan.connections, remedy(*errno))
     });
     Failure::Setup(format!("no connection to {} could be established: {reason}", plan.target))
+}
+
+/// What can be done about a connect that failed with this error number.
+fn remedy(errno: i32) -> &'static str {
+    match Errno::from_raw_os_error(errno) {
+        Errno::CONNREFUSED => "; start the server, or check the port",
+        Errno::TIMEDOUT => "; check the address and what filters its packets, or raise --timeout",
+        Errno::NETUNREACH | Errno::HOSTUNREACH => "; check the address and the routes",
+        Errno::ADDRNOTAVAIL => "; check that --source-ip is of this machine, and has ports left",
+        Errno::ACCESS | Errno::PERM => "; check the address, and what filters its packets",
+        Errno::MFILE => "; allow this process more open files (ulimit -n)",
+        _ => "",
+    }
 }
 
 type ThreadResult = Result<Records, Failure>;
