@@ -6,7 +6,7 @@
 //! At most `LINES_AHEAD` lines are read before they are sent: what is piped in waits in the pipe.
 //!
 //! * here: the command line, and what happens from the first event to the exit code
-//! * `input`: standard input, in chunks or lines; `show`: what is written
+//! * `input`: standard input, in chunks or lines; `line`: what a line means; `show`: what is written
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -21,15 +21,16 @@ use signal_hook::iterator::Signals;
 
 use crate::client::target::Target;
 use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
-use crate::framing::{ByteOrder, LENGTH_BYTES};
-use crate::service::hub::protocol::{Request, request_head};
+use crate::framing::{ByteOrder, Framing};
 use crate::spec::ServiceOptions;
 use crate::units;
 
 mod input;
+mod line;
 mod show;
 
 use input::Input;
+use line::{Command, hub_frame, hub_request, messages_in};
 use show::Show;
 
 /// Lines, or chunks of input, that are read before the first of them is sent.
@@ -62,7 +63,8 @@ Examples:
 
 /// Connects to a server: lines typed are sent, what arrives is shown.
 #[derive(Parser, Debug)]
-#[command(name = "echopool connect", version, after_help = EXAMPLES)]
+#[command(name = "echopool connect", bin_name = "echopool connect", version)]
+#[command(after_help = EXAMPLES)]
 struct Args {
     /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as the ready line of the server says it
     #[arg(value_name = "TARGET")]
@@ -119,7 +121,8 @@ fn complain(what: &dyn std::fmt::Display) {
 enum Event {
     Input(Input),
     Connected(Result<std::net::SocketAddr, Failed>),
-    Sent(Result<Vec<u8>, Failed>),
+    /// A line that was so many messages.
+    Sent(Result<Vec<u8>, Failed>, u64),
     Received(Result<Vec<u8>, Failed>),
     HalfClosed,
     State(State),
@@ -167,7 +170,10 @@ struct Talk {
     /// Something was not sent or not understood.
     failed: bool,
     sending: u64,
+    /// Lines sent; with a delimiter, messages: a line that contains it is several.
     lines: u64,
+    /// What of the lines so far stands behind their last delimiter, as the server cuts them.
+    carry: Vec<u8>,
     replies: u64,
     /// When waiting for what still comes is given up.
     give_up: Option<Instant>,
@@ -184,7 +190,8 @@ impl Talk {
         }
         on_signals(teller.clone()).map_err(|error| format!("cannot catch signals: {error}"))?;
         let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
-        let own_loop = ClientLoop::start(limits).map_err(|error| error.to_string())?;
+        let own_loop =
+            ClientLoop::start(limits).map_err(|e| Error::cannot_start(&e).to_string())?;
         let states = teller.clone();
         let mut options = Options::new()
             .connect_timeout(args.timeout)
@@ -220,6 +227,7 @@ impl Talk {
             failed: false,
             sending: 0,
             lines: 0,
+            carry: Vec::new(),
             replies: 0,
             give_up: None,
         })
@@ -275,13 +283,18 @@ impl Talk {
                 self.credit();
                 None
             }
+            Event::Input(Input::Failed(error)) => {
+                complain(&format_args!("cannot read standard input: {error}"));
+                self.failed = true;
+                self.end_of_input()
+            }
             Event::Input(Input::End) => self.end_of_input(),
             Event::Connected(Err(failed)) => {
                 complain(&failed);
                 Some(FAILED)
             }
             Event::Connected(Ok(_)) | Event::HalfClosed => None,
-            Event::Sent(result) => self.sent(result),
+            Event::Sent(result, messages) => self.sent(result, messages),
             Event::Received(Ok(bytes)) => self.received(bytes),
             Event::Received(Err(failed)) => self.receive_failed(failed),
             Event::State(state) => {
@@ -311,21 +324,28 @@ impl Talk {
             },
             _ => line,
         };
+        let messages = match self.client.framing() {
+            Some(Framing::Delimiter { delimiter, .. }) => {
+                messages_in(&mut self.carry, &data, delimiter.bytes())
+            }
+            _ => 1,
+        };
         self.sending += 1;
-        self.lines += 1;
+        self.lines += messages;
         let teller = self.teller.clone();
-        self.client.send(data).on_complete(move |sent| drop(teller.send(Event::Sent(sent))));
+        let tell = move |sent| drop(teller.send(Event::Sent(sent, messages)));
+        self.client.send(data).on_complete(tell);
         None
     }
 
-    fn sent(&mut self, result: Result<Vec<u8>, Failed>) -> Option<u8> {
+    fn sent(&mut self, result: Result<Vec<u8>, Failed>, messages: u64) -> Option<u8> {
         self.sending -= 1;
         self.credit();
         if let Err(failed) = result {
             complain(&format_args!("not sent: {failed}"));
             self.failed = true;
             // Nobody waits for the answer to it.
-            self.lines -= 1;
+            self.lines -= messages;
             if self.closed {
                 return Some(FAILED);
             }
@@ -379,9 +399,14 @@ impl Talk {
             Mode::Messages => self.show.line(&bytes),
             Mode::Hub(order) => self.show.hub_event(&bytes, order),
         };
-        if shown.is_err() {
+        match shown {
+            Ok(()) => {}
             // Nobody reads on: what is at the other end of the pipe has seen enough.
-            return Some(self.code());
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Some(self.code()),
+            Err(error) => {
+                complain(&format_args!("cannot write to standard output: {error}"));
+                return Some(FAILED);
+            }
         }
         self.replies += 1;
         self.wait_again();
@@ -464,48 +489,6 @@ fn on_signals(teller: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// What a line to a hub means.
-#[derive(PartialEq, Eq, Debug)]
-enum Command<'a> {
-    Ask(Request, &'a [u8]),
-    Quit,
-}
-
-/// A frame without its length, which the client puts in front.
-fn hub_frame(request: Request, payload: &[u8], order: ByteOrder) -> Vec<u8> {
-    let head = request_head(request, payload.len(), order);
-    [&head.bytes()[LENGTH_BYTES..], payload].concat()
-}
-
-fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
-    if !line.starts_with(b"/") || line.starts_with(b"//") {
-        let text = line.strip_prefix(b"/").unwrap_or(line);
-        return Ok(Command::Ask(Request::Broadcast, text));
-    }
-    let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
-        Some(at) => (&line[..at], &line[at + 1..]),
-        None => (line, &b""[..]),
-    };
-    match word {
-        b"/list" => Ok(Command::Ask(Request::List, b"")),
-        b"/quit" => Ok(Command::Quit),
-        b"/to" => {
-            let (id, payload) = match rest.iter().position(|&byte| byte == b' ') {
-                Some(at) => (&rest[..at], &rest[at + 1..]),
-                None => (rest, &b""[..]),
-            };
-            let to = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
-            let to = to.ok_or("/to needs the id of a client: /to ID TEXT; /list shows the ids")?;
-            Ok(Command::Ask(Request::Send { to }, payload))
-        }
-        _ => Err(format!(
-            "'{}' is no command; there are /list, /to ID TEXT and /quit (// begins a line with a \
-             slash)",
-            word.escape_ascii()
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -515,22 +498,5 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn lines_to_a_hub_are_messages_or_commands() {
-        let ask = |request, payload| Ok(Command::Ask(request, payload));
-        assert_eq!(hub_request(b"hi /there"), ask(Request::Broadcast, b"hi /there"));
-        assert_eq!(hub_request(b""), ask(Request::Broadcast, b""));
-        assert_eq!(hub_request(b"//list"), ask(Request::Broadcast, b"/list"));
-        assert_eq!(hub_request(b"/list"), ask(Request::List, b""));
-        assert_eq!(hub_request(b"/quit"), Ok(Command::Quit));
-        assert_eq!(hub_request(b"/to 7 hi  there"), ask(Request::Send { to: 7 }, b"hi  there"));
-        assert_eq!(hub_request(b"/to 7"), ask(Request::Send { to: 7 }, b""));
-        let frame = hub_frame(Request::Send { to: 7 }, b"hi", ByteOrder::Little);
-        assert_eq!(frame, [2, 7, 0, 0, 0, 0, 0, 0, 0, b'h', b'i']);
-        for (line, hint) in [("/to x hi", "/list"), ("/to", "/list"), ("/who", "/to ID TEXT")] {
-            assert!(hub_request(line.as_bytes()).unwrap_err().contains(hint), "{line}");
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use echopool::error::Errno;
 use echopool::internals;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
@@ -220,10 +221,23 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
     let commonest = records.connect_errors.iter().max_by_key(|(_, count)| **count);
     let reason = commonest.map_or("nothing was tried".into(), |(errno, count)| {
         let error = io::Error::from_raw_os_error(*errno);
-        format!("{error} ({count} of {} attempts)", plan.connections)
+        format!("{error} ({count} of {} attempts){}", plan.connections, remedy(*errno))
     });
     let targets = plan.targets_text();
     Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
+}
+
+/// What can be done about a connect that failed with this error number.
+fn remedy(errno: i32) -> &'static str {
+    match Errno::from_raw_os_error(errno) {
+        Errno::CONNREFUSED => "; start the server, or check the port",
+        Errno::TIMEDOUT => "; check the address and what filters its packets, or raise --timeout",
+        Errno::NETUNREACH | Errno::HOSTUNREACH => "; check the address and the routes",
+        Errno::ADDRNOTAVAIL => "; check that --source-ip is of this machine, and has ports left",
+        Errno::ACCESS | Errno::PERM => "; check the address, and what filters its packets",
+        Errno::MFILE => "; allow this process more open files (ulimit -n)",
+        _ => "",
+    }
 }
 
 type ThreadResult = Result<Records, Failure>;
@@ -491,8 +505,11 @@ mod tests {
 
     #[test]
     fn a_range_of_ports_is_one_address_for_each_in_the_order_given() {
-        let target = |host: &str, ports| Target { host: host.into(), ports };
-        let targets = [target("127.0.0.1", 7001..=7003), target("::1", 9..=9)];
+        let target = |host: &str, ports: std::ops::RangeInclusive<u16>| {
+            let (first, last) = (ports.start(), ports.end());
+            format!("{host}:{first}-{last}").parse::<Target>().expect("a target")
+        };
+        let targets = [target("127.0.0.1", 7001..=7003), target("[::1]", 9..=9)];
         let addresses = resolve_all(&targets).expect("addresses need no looking up");
         let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003", "[::1]:9"]);

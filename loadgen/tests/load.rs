@@ -203,6 +203,18 @@ fn a_connection_that_is_reset_leaves_its_requests_unanswered() {
 }
 
 #[test]
+fn a_thread_without_connections_still_offers_its_part() {
+    for strict in ["", "--strict"] {
+        let server = EchoServer::start(Fault::Close { connection: 0, offset: 640 });
+        let flags = format!("-c 2 -t 2 -R 1k -d 700ms {strict}");
+        let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+        let account = account(&json);
+        assert_eq!((server.fired(), account.offered), (1, 700), "{strict}");
+        assert!(account.never_sent > 0, "{json}");
+    }
+}
+
+#[test]
 fn more_than_the_server_can_take_adds_up_exactly() {
     for strict in ["", "--strict"] {
         let wait = Duration::from_millis(20);

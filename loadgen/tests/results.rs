@@ -201,6 +201,18 @@ fn csv_has_a_header_and_a_row_each_second() {
 }
 
 #[test]
+fn csv_has_its_header_even_if_nothing_was_measured() {
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("{} -c 3 -w 10m --output-format csv", server.address);
+    let run = start(program(&flags));
+    until("it warms up", || (server.bytes() > 0).then_some(()));
+    run.signal(Signal::INT);
+    let ended = run.wait().expect(130);
+    assert!(ended.stdout.starts_with("second,start_ns,"), "{}", ended.stdout);
+    assert_eq!(ended.stdout.lines().count(), 1);
+}
+
+#[test]
 fn quiet_is_quiet_and_the_exit_code_tells() {
     let ended = loadgen("-c 2 -n 100 --output-format quiet").expect(0);
     assert_eq!(ended.stdout, "");

@@ -104,7 +104,11 @@ fn source_addresses_are_used_in_turn() {
 fn nobody_listening_is_a_failure_that_says_so() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ended = loadgen(&format!("127.0.0.1:{port} -c 3")).expect(1);
-    ended.complains("no connection to tcp://127.0.0.1").complains("refused").complains("3 of 3");
+    ended
+        .complains("no connection to tcp://127.0.0.1")
+        .complains("refused")
+        .complains("3 of 3")
+        .complains("start the server");
     assert_eq!(ended.stdout, "", "there is no report");
 }
 

@@ -151,7 +151,8 @@ fn a_sender_whose_own_copy_is_dropped_goes_on() {
     let flags = format!("hub://{} {FLAGS} --allow-drops --output-format json", server.address);
     let json = loadgen(&flags).expect(0).json();
     assert_eq!((server.fired(), server.broadcasts()), (1, 50));
-    assert_eq!((&json["requests_begun"], &json["replies"]), (&50.into(), &49.into()));
+    assert_eq!((&json["requests_offered"], &json["requests_completed"]), (&50.into(), &49.into()));
+    assert_eq!((&json["requests_unanswered"], &json["verdict"]), (&1.into(), &"valid".into()));
     assert_eq!(json["hub"]["deliveries"], 249);
 }
 

@@ -41,7 +41,7 @@ impl Blocking {
     /// Connects to `[service://]host:port[?options]`, on a loop of its own: two threads.
     ///
     /// # Errors
-    /// The target is not understood, or nobody answers there.
+    /// The target is not understood, nobody answers there, or the loop cannot be started.
     pub fn connect(target: &str) -> Result<Blocking, Error> {
         Blocking::connect_with(target, Options::new(), TIMEOUT)
     }
@@ -56,7 +56,8 @@ impl Blocking {
         options: Options,
         timeout: Duration,
     ) -> Result<Blocking, Error> {
-        let own_loop = ClientLoop::start(Limits::for_clients(1)).map_err(|_| Error::LoopEnded)?;
+        let own_loop =
+            ClientLoop::start(Limits::for_clients(1)).map_err(|e| Error::cannot_start(&e))?;
         let client = own_loop.client(target, options)?;
         Blocking::over(client, Some(own_loop), timeout)
     }

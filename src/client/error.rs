@@ -1,9 +1,9 @@
 //! What can go wrong with a client's operation: [`Error`] says what, and the remedy where there is
 //! one; [`Failed`] is an error together with what the operation had and what it achieved.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use crate::error::{CloseReason, Errno};
 use crate::framing::FrameError;
@@ -93,6 +93,8 @@ pub enum Error {
     QueueFull,
     /// The loop has as many clients as it has room for.
     TooManyClients,
+    /// There is no loop: what it needs could not be had.
+    CannotStart(String),
     /// The loop has ended.
     LoopEnded,
     /// Waiting on the loop's own thread, in a callback, would wait for ever.
@@ -113,6 +115,12 @@ impl Error {
         }
     }
 
+    /// A loop could not be started.
+    pub(crate) fn cannot_start(error: &io::Error) -> Error {
+        let remedy = error.raw_os_error().and_then(|raw| remedy(Errno::from_raw_os_error(raw)));
+        Error::CannotStart(format!("{error}{}", remedy.unwrap_or_default()))
+    }
+
     /// What the end of a connection comes to.
     pub(super) fn of_close(reason: CloseReason) -> Error {
         match reason {
@@ -123,6 +131,20 @@ impl Error {
             CloseReason::Stopped => Error::LoopEnded,
             _ => Error::Failed,
         }
+    }
+}
+
+/// What can be done about an error of the system, where that is known.
+fn remedy(error: Errno) -> Option<&'static str> {
+    match error {
+        Errno::MFILE => Some("; allow this process more open files (ulimit -n)"),
+        Errno::NFILE => Some("; allow the system more open files (fs.file-max)"),
+        Errno::ADDRNOTAVAIL => {
+            Some("; if all local ports are in use, wait or raise net.ipv4.ip_local_port_range")
+        }
+        Errno::NETUNREACH | Errno::HOSTUNREACH => Some("; check the address and the routes"),
+        Errno::ACCESS | Errno::PERM => Some("; check the address, and what filters its packets"),
+        _ => None,
     }
 }
 
@@ -139,7 +161,11 @@ impl fmt::Display for Error {
             Error::ConnectTimedOut(attempts) => {
                 write!(f, "no answer ({attempts}); check the address and what filters its packets")
             }
-            Error::Unreachable(attempts) => write!(f, "cannot connect ({attempts})"),
+            Error::Unreachable(attempts) => {
+                let remedy = attempts.iter().find_map(|attempt| remedy(attempt.error));
+                write!(f, "cannot connect ({attempts}){}", remedy.unwrap_or_default())
+            }
+            Error::CannotStart(text) => write!(f, "cannot start a client loop: {text}"),
             Error::TimedOut => f.write_str("not done in time; allow more time, or ask the server"),
             Error::SendTimedOut => f.write_str(
                 "the peer has read nothing for the send time-out, and the connection was closed",
@@ -230,5 +256,26 @@ impl From<Failed> for Error {
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
         Failed { error, bytes_sent: 0, buffer: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_has_its_remedy() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7));
+        for (error, hint) in [
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::ADDRNOTAVAIL, "ip_local_port_range"),
+            (Errno::NETUNREACH, "routes"),
+            (Errno::ACCESS, "filters"),
+        ] {
+            let text = Error::of_attempts(&[Attempt { address, error }]).to_string();
+            assert!(text.contains("127.0.0.1:7") && text.contains(hint), "{text}");
+            let text = Error::cannot_start(&error.into()).to_string();
+            assert!(text.contains("cannot start") && text.contains(hint), "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! the loop ended) completes with [`Error::LoopEnded`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -48,12 +49,23 @@ pub(super) struct Cell {
     done: Condvar,
     /// The thread on which nobody may wait.
     loop_thread: ThreadId,
+    /// The loop has been asked for its end.
+    cancelled: AtomicBool,
 }
 
 impl Cell {
     fn lock(&self) -> MutexGuard<'_, Stage> {
         // Nothing that panics is done while it is locked.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the loop for the end of the operation: once, and while that makes a difference, so that
+    /// there is room for what it is asked for.
+    fn cancel(&self, ticket: &Ticket) {
+        let is_complete = matches!(&*self.lock(), Stage::Done(_) | Stage::Taken);
+        if !is_complete && !self.cancelled.swap(true, Ordering::Relaxed) {
+            ticket.shared.cancel(ticket.index, ticket.id);
+        }
     }
 
     fn complete(&self, outcome: Outcome) {
@@ -86,7 +98,12 @@ pub(super) struct Completer(Option<Arc<Cell>>);
 impl Completer {
     pub(super) fn new(loop_thread: ThreadId) -> (Completer, Arc<Cell>) {
         let stage = Mutex::new(Stage::Waiting);
-        let cell = Arc::new(Cell { stage, done: Condvar::new(), loop_thread });
+        let cell = Arc::new(Cell {
+            stage,
+            done: Condvar::new(),
+            loop_thread,
+            cancelled: AtomicBool::new(false),
+        });
         (Completer(Some(cell.clone())), cell)
     }
 
@@ -231,25 +248,25 @@ impl<T: 'static> Pending<T> {
     /// for the rest of this one.
     pub fn cancel(&self) {
         if let Some(ticket) = &self.ticket {
-            ticket.shared.cancel(ticket.index, ticket.id);
+            self.cell.cancel(ticket);
         }
     }
 
     /// What cancels the operation from elsewhere, also when the `Pending` has been given away.
     pub fn canceller(&self) -> Canceller {
-        Canceller(self.ticket.clone())
+        Canceller(self.ticket.clone().map(|ticket| (ticket, self.cell.clone())))
     }
 }
 
 /// Cancels one operation; see [`Pending::cancel`].
 #[derive(Clone)]
-pub struct Canceller(Option<Ticket>);
+pub struct Canceller(Option<(Ticket, Arc<Cell>)>);
 
 impl Canceller {
     /// Asks for the operation to end. Nothing happens if it has.
     pub fn cancel(&self) {
-        if let Some(ticket) = &self.0 {
-            ticket.shared.cancel(ticket.index, ticket.id);
+        if let Some((ticket, cell)) = &self.0 {
+            cell.cancel(ticket);
         }
     }
 }

@@ -40,8 +40,9 @@ pub(super) enum Command {
 
 pub(super) struct Shared {
     commands: ArrayQueue<Command>,
-    /// What found no room in the queue and cannot be refused: cancels beyond two for each
-    /// operation, of operations that are complete already.
+    /// What found no room in the queue and cannot be refused. There is room for all that each
+    /// operation can ask for; only cancels of several threads for what has just completed may be
+    /// more.
     overflow: Mutex<Vec<Command>>,
     overflowed: AtomicBool,
     answers: ArrayQueue<Answer>,

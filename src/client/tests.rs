@@ -13,6 +13,7 @@ use crate::framing::{ByteOrder, Delimiter, FrameError, Framing};
 use crate::service::Echo;
 use crate::{Config, Server, ServerHandle};
 
+mod callers;
 mod hostile;
 mod random;
 mod reconnecting;

@@ -15,6 +15,8 @@ pub(super) enum Input {
     Line(Vec<u8>),
     /// A line of more than so many bytes, which was skipped.
     TooLong(usize),
+    /// It cannot be read any more.
+    Failed(io::Error),
     End,
 }
 
@@ -32,9 +34,8 @@ pub(super) fn start(
                 Some(max) => next_line(&mut input, max),
                 None => next_chunk(&mut input),
             };
-            // What cannot be read any more (the terminal is gone) is at its end.
-            let next = next.unwrap_or(Input::End);
-            let is_end = matches!(next, Input::End);
+            let next = next.unwrap_or_else(Input::Failed);
+            let is_end = matches!(next, Input::End | Input::Failed(_));
             if teller.send(Event::Input(next)).is_err() || is_end {
                 return;
             }
@@ -85,7 +86,7 @@ mod tests {
             match next_line(&mut text, max).unwrap() {
                 Input::Line(line) => lines.push(Some(line)),
                 Input::TooLong(_) => lines.push(None),
-                Input::End => return lines,
+                Input::Failed(_) | Input::End => return lines,
             }
         }
     }

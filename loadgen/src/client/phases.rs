@@ -94,7 +94,7 @@ impl Client {
         self.sample(now);
         self.intervals.tick(now);
         let answered = self.control.requests_used_up() && self.outstanding == 0;
-        if self.open == 0 && self.connecting == 0 && self.again.is_empty() {
+        if self.has_no_connections() && !self.others_go_on() {
             self.end_period(now, now.min(self.period.end));
         } else if sent_all && answered {
             self.end_period(now, self.records.last_reply);
@@ -104,6 +104,17 @@ impl Client {
             return self.next_measure(now);
         }
         now
+    }
+
+    /// No connection is left, and none will be begun.
+    fn has_no_connections(&self) -> bool {
+        self.open == 0 && self.connecting == 0 && self.again.is_empty()
+    }
+
+    /// Whether a schedule that other threads go on with is to go on here too: its requests are
+    /// offered, although there is no connection for them.
+    fn others_go_on(&self) -> bool {
+        self.dispatch.is_some() && self.control.snapshot().open > 0
     }
 
     /// Closed loop: each connection sends its first request, even if the period is too short for

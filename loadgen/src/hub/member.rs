@@ -39,6 +39,8 @@ pub struct Member {
     current: Option<Stamp>,
     /// Messages received.
     pub received: u64,
+    /// Those of them that it had sent itself.
+    pub own_received: u64,
     /// Messages that the hub has said it dropped.
     pub dropped: u64,
     /// Those of them whose place in a sender's order is known.
@@ -86,6 +88,7 @@ impl Member {
             within: 0,
             current: None,
             received: 0,
+            own_received: 0,
             dropped: 0,
             skipped: 0,
             released: 0,

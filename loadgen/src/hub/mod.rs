@@ -93,6 +93,9 @@ pub struct HubRecords {
     /// Messages that the hub said it dropped, and those that are missing without a word.
     pub dropped: u64,
     pub undelivered: u64,
+    /// Messages whose sender may be without its own copy because the hub dropped it. They are among
+    /// the unanswered.
+    pub own_dropped: u64,
     /// Deliveries whose latency is only known to be at least what was recorded.
     pub beyond_ring: u64,
     /// Notices.
@@ -108,6 +111,7 @@ impl HubRecords {
             deliveries_late: self.deliveries_late + other.deliveries_late,
             dropped: self.dropped + other.dropped,
             undelivered: self.undelivered + other.undelivered,
+            own_dropped: self.own_dropped + other.own_dropped,
             beyond_ring: self.beyond_ring + other.beyond_ring,
             joined: self.joined + other.joined,
             left: self.left + other.left,
@@ -161,11 +165,17 @@ impl Members {
     }
 
     /// What was measured, after the end.
+    ///
+    /// # Panics
+    /// A message was not accounted for.
     pub fn into_records(mut self) -> Records {
         let readers = self.members.iter().filter(|member| member.reads);
         let established = readers.filter(|member| member.state != State::Absent);
         self.records.replies_each = established.map(|member| member.received).collect();
         self.records.hub = Some(self.outcome);
+        let Records { offered, unanswered, never_sent, .. } = self.records;
+        let ended = self.records.completed() + unanswered + never_sent;
+        assert_eq!(offered, ended, "each message offered has one end");
         self.records
     }
 
@@ -319,6 +329,7 @@ impl Members {
         self.unwelcomed -= welcomed;
         if own_copies > 0 {
             self.members[index].room_since = now;
+            self.members[index].own_received += own_copies;
             self.count_own_copies(now, own_copies, in_period);
         }
         self.last_delivery = now;
@@ -362,9 +373,10 @@ impl Members {
         self.outcome.left += member.left;
         self.outcome.undelivered += member.missing(begun);
         if let Some(sender) = member.sender {
-            let due = self.next[index * self.hall.senders.len() + sender as usize];
-            let unanswered = self.hall.senders[sender as usize].begun() - due;
+            let begun = self.hall.senders[sender as usize].begun();
+            let unanswered = begun - member.own_received;
             self.records.unanswered += unanswered;
+            self.outcome.own_dropped += unanswered.min(member.dropped);
             if lost {
                 // It may be sending no more long before the end.
                 self.hall.senders[sender as usize].lose();

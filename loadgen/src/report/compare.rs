@@ -58,7 +58,7 @@ fn render(first: &Saved, second: &Saved) -> String {
     let both = [first, second];
     let mut line = |name: &str, [a, b]: [String; 2], ratio: Option<f64>| {
         let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.3}"));
-        let text = format!("{name:<16}{a:>16}{b:>16}{ratio:>10}");
+        let text = format!("{name:<16}{a:>16} {b:>15}{ratio:>10}");
         writeln!(out, "{}", text.trim_end()).expect("writing to a string");
     };
     line("", ["first".into(), "second".into()], None);
@@ -134,6 +134,16 @@ mod tests {
         assert_eq!(line("Latency max"), ["1.00ms", "2.00ms", "2.000"]);
         assert_eq!(line("Verdict"), ["valid", "valid"]);
         assert!(text.contains("Settings differ: size_bytes (64 and 128)\n"), "{text}");
+    }
+
+    #[test]
+    fn the_longest_values_stay_apart() {
+        let mut limited = report();
+        limited.plan = std::sync::Arc::new(super::super::tests::plan("127.0.0.1:7777 -c 2 -R 1k"));
+        limited.records.saturated_seconds = 1;
+        let saved = saved("a.json", &limited);
+        let text = render(&saved, &saved);
+        assert!(text.contains("generator-limited generator-limited"), "{text}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use std::time::{Duration, SystemTime};
 pub use outputs::Outputs;
 pub use text::{metric, time_us};
 
+use echopool::spec::ServiceOptions;
+
 use crate::calibration::Standing;
 use crate::cpu::ThreadUse;
 use crate::failure::{Exit, Failure};
@@ -109,7 +111,9 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
         // A run that is ended early does not wait for its last replies.
-        let unanswered = records.timed_out + records.unanswered > 0 && !self.ended_early();
+        // What a hub says that it dropped is judged by itself.
+        let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
+        let unanswered = records.timed_out + records.unanswered > dropped && !self.ended_early();
         // A default that the machine has no room for is announced, and no failure.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
@@ -214,13 +218,40 @@ impl Report {
                 vec![limit.unwrap_or_default(), self.busy_note()]
             }
             Verdict::NothingServed => {
-                vec![format!("{established} connections, none had a complete reply")]
+                let mut text = format!("{established} connections, none had a complete reply");
+                if !self.interrupted && established > 0 {
+                    let name = plan.service.name();
+                    write!(text, "; check that the server's service is {name}").expect("a string");
+                }
+                vec![text]
             }
-            Verdict::ConnectionsLost => vec![format!(
-                "{} of {established} connections lost, {} requests unanswered",
-                records.losses.total(),
-                records.timed_out + records.unanswered
-            )],
+            Verdict::ConnectionsLost => {
+                let lost = format!(
+                    "{} of {established} connections lost, {} requests unanswered",
+                    records.losses.total(),
+                    records.timed_out + records.unanswered
+                );
+                std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
+            }
+        }
+    }
+
+    /// Messages whose connections end, or do not, as the server's would with the other `after`.
+    fn other_after(&self) -> Option<&'static str> {
+        let Report { plan, records, .. } = self;
+        let closes = match plan.service {
+            ServiceOptions::Message(_) => plan.server_closes,
+            _ => return None,
+        };
+        let losses = records.losses;
+        match closes {
+            true if losses.timed_out > 0 && records.timed_out == 0 => {
+                Some("the server did not close them: if that is its way, use after=keep")
+            }
+            false if losses.closed_by_peer > 0 => {
+                Some("the server closed them: if that is its way, use after=close")
+            }
+            _ => None,
         }
     }
 
@@ -458,6 +489,27 @@ pub mod tests {
         assert_eq!(report.errors(), errors);
         report.records.replies_each = vec![0, 0];
         assert_eq!((report.verdict(), report.exit()), (Verdict::NothingServed, Exit::NotValid));
+    }
+
+    #[test]
+    fn a_server_that_may_be_another_is_asked_about() {
+        let mut report = report();
+        report.records.loss(Loss::TimedOut);
+        let text = report.verdict_text();
+        assert!(!text.contains("after="), "{text}");
+        for (target, loss, hint) in [
+            ("message://127.0.0.1:7", Loss::TimedOut, "use after=keep"),
+            ("message://127.0.0.1:7?after=keep", Loss::ClosedByPeer, "use after=close"),
+        ] {
+            report.plan = Arc::new(plan(&format!("{target} -c 2 -d 1s")));
+            report.records.losses = Default::default();
+            report.records.loss(loss);
+            let text = report.verdict_text();
+            assert!(text.contains(hint), "{text}");
+        }
+        report.records.replies_each = vec![0, 0];
+        let text = report.verdict_text();
+        assert!(text.contains("check that the server's service is message"), "{text}");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Outputs {
     format: OutputFormat,
     shown: text::Shown,
     report: Sink,
+    /// The measured period has begun.
+    begun: bool,
     hdr_log: Option<Sink>,
     hgrm: Option<Sink>,
 }
@@ -33,6 +35,7 @@ impl Outputs {
             format: flags.output_format,
             shown: text::Shown { spectrum: flags.latency, uncorrected: flags.uncorrected },
             report: sink(&flags.output)?.unwrap_or_else(Sink::stdout),
+            begun: false,
             hdr_log: sink(&flags.hdr_log)?,
             hgrm: sink(&flags.hgrm)?,
         })
@@ -43,6 +46,7 @@ impl Outputs {
     /// # Errors
     /// Writing failed.
     pub fn begin(&mut self, target: &str, began: SystemTime) -> Result<(), Failure> {
+        self.begun = true;
         if self.format == OutputFormat::Csv {
             self.report.write(rows::csv_header)?;
         }
@@ -75,7 +79,7 @@ impl Outputs {
     /// # Errors
     /// Writing failed.
     pub fn finish(&mut self, report: &Report) -> Result<(), Failure> {
-        let shown = self.shown;
+        let (shown, begun) = (self.shown, self.begun);
         self.report.write(|out| match self.format {
             OutputFormat::Text => out.write_all(text::render(report, shown).as_bytes()),
             OutputFormat::Json => {
@@ -83,6 +87,8 @@ impl Outputs {
                 out.write_all(b"\n")
             }
             OutputFormat::Ndjson => json_line(out, &json::Form::new(report)),
+            // A run that was interrupted before it measured has no rows, but columns.
+            OutputFormat::Csv if !begun => rows::csv_header(out),
             OutputFormat::Csv | OutputFormat::Quiet => Ok(()),
         })?;
         match &mut self.hgrm {

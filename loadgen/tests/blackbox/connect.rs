@@ -169,7 +169,45 @@ fn what_goes_wrong_has_an_exit_code_and_a_reason() {
     assert_eq!(pipe(&["--reconnect", "--no-reconnect", "7"], b"").status.code(), Some(2));
     let help = pipe(&["--help"], b"");
     assert_eq!(help.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&help.stdout).contains("echo hi | echopool connect"));
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for text in ["echo hi | echopool connect", "Usage: echopool connect [OPTIONS] <TARGET>"] {
+        assert!(help.contains(text), "no {text:?} in {help}");
+    }
+}
+
+#[test]
+fn a_line_with_delimiters_in_it_is_several_messages_and_a_reply_to_each_is_awaited() {
+    let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0?delimiter=%3B&after=keep"]);
+    let target = daemon.targets()[0].clone();
+    check(&pipe(&[&target], b"a;b\nc\nd\n"), 0, b"a\nb\nc\nd\n", "");
+    daemon.finish();
+}
+
+#[test]
+fn what_cannot_be_read_or_written_is_no_success() {
+    let daemon = Daemon::start(&[]);
+    let run = |stdin: Stdio, stdout: Stdio| {
+        let mut command = Command::new(binary());
+        command.arg("connect").arg(daemon.address().to_string());
+        let command = command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+        let output = command.spawn().expect("starting the client").wait_with_output();
+        output.expect("waiting for the client")
+    };
+    let open = |path: &str| std::fs::File::options().read(true).open(path).expect("it is there");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("it is there");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    check(&run(open(manifest).into(), full.into()), 1, b"", "cannot write to standard output");
+    // A directory can be opened, and not read.
+    check(&run(open("/").into(), Stdio::piped()), 1, b"", "cannot read standard input");
+    daemon.finish();
+}
+
+#[test]
+fn too_few_open_files_are_named_with_the_remedy() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 5; exec \"$0\" connect 127.0.0.1:7"]).arg(binary());
+    let output = command.stdin(Stdio::null()).output().expect("running the client");
+    check(&output, 1, b"", "(ulimit -n)");
 }
 
 #[test]

@@ -1,0 +1,37 @@
+//! Callers that ask for more than they need to, from several threads or at the wrong time.
+
+use super::*;
+
+#[test]
+fn sends_keep_their_order_however_often_something_is_cancelled() {
+    let (target, received) = serve(1, |mut stream, _| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all
+    });
+    let clients = start();
+    let client = connected(&clients, &target, Options::new());
+    // The loop is held in a callback, so that it takes no commands.
+    let (held, is_held) = channel();
+    let (go, when) = channel();
+    client.send(vec![255]).on_complete(move |sent| {
+        held.send(sent.is_ok()).unwrap();
+        when.recv_timeout(GUARD).unwrap();
+    });
+    assert!(is_held.recv_timeout(GUARD).unwrap());
+    let receive = client.receive(Vec::new());
+    let canceller = receive.canceller();
+    for _ in 0..1000 {
+        receive.cancel();
+        canceller.cancel();
+    }
+    let sends: Vec<_> = (0..20).map(|n| client.send(vec![n])).collect();
+    go.send(()).unwrap();
+    for send in sends {
+        done(send).unwrap();
+    }
+    assert_eq!(done(receive).unwrap_err().error, Error::Cancelled);
+    done(client.disconnect()).unwrap();
+    let expected: Vec<u8> = [255].into_iter().chain(0..20).collect();
+    assert_eq!(received.recv_timeout(GUARD).unwrap(), expected);
+}
