@@ -66,8 +66,8 @@ def measure(setup):
         "Latency counts from when a request was due. The echo's own is the median of the same load"
         " without a delay (`fixed=0s`). Allowed are 2 % of theory or 100 us, whichever is more; the"
         " 99.9th percentile is shown and not judged, for few requests lie beyond it. Shown is,"
-        f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that other"
-        " work on the machine disturbed least.",
+        f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that"
+        " other work on the machine disturbed least.",
         "Verdicts: " + "; ".join(
             f"{title} (load average {each['run']['load_average']:.2f}):"
             f" {each['run']['verdict_text']}" for title, each in raw.items()) + "."]
