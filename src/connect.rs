@@ -6,7 +6,8 @@
 //! At most `LINES_AHEAD` lines are read before they are sent: what is piped in waits in the pipe.
 //!
 //! * here: the command line, and what happens from the first event to the exit code
-//! * `input`: standard input, in chunks or lines; `line`: what a line means; `show`: what is written
+//! * `input`: standard input, in chunks or lines; `line`: what a line means
+//! * `show`: what is written
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};

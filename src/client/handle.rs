@@ -324,8 +324,8 @@ impl Client {
 
     /// Sends a request and receives the reply to it: with a framing a message each, without one as
     /// many bytes as were sent. Several may be under way: replies belong to requests in order.
-    /// A payload that contains the delimiter of the framing is several messages to the peer, and only
-    /// the first reply is that of this request.
+    /// A payload that contains the delimiter of the framing is several messages to the peer, and
+    /// only the first reply is that of this request.
     ///
     /// A request that is not answered by `timeout` completes with [`Error::TimedOut`], and the
     /// connection is reset, with all that is under way on it: the late reply would be taken for
