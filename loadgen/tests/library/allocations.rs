@@ -5,15 +5,14 @@
 //! allocates on purpose shows that the count works. A log line that is written is not counted by
 //! the design, since what a logger does is its own business; here the logger only formats into a
 //! fixed space, so that what the services themselves do for a line is counted too.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,52 +25,10 @@ use echopool::spec::{After, FramedOptions, MessageOptions, ServiceOptions, Spec}
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
-/// Whether allocations on worker threads are counted now.
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
+
 /// The tests share the counter.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-thread_local! {
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-fn note() {
-    if COUNTING.load(Ordering::Relaxed) && IS_WORKER.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: everything is passed on to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: the caller's promises are those that are asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        note();
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Echo that marks the worker's thread, and allocates if it is told to.
 #[derive(Clone)]
@@ -83,7 +40,7 @@ impl Service for Watched {
     type Session = ();
 
     fn prepare(&mut self, _: &Workplace) {
-        IS_WORKER.set(true);
+        IS_MARKED.set(true);
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
@@ -104,7 +61,7 @@ impl Service for WatchedDelay {
 
     fn prepare(&mut self, workplace: &Workplace) {
         self.0.prepare(workplace);
-        IS_WORKER.set(true);
+        IS_MARKED.set(true);
     }
 
     fn input_max(&self, tag: u64) -> usize {
@@ -325,7 +282,7 @@ impl Service for Marked {
 
     fn prepare(&mut self, workplace: &Workplace) {
         self.0.prepare(workplace);
-        IS_WORKER.set(true);
+        IS_MARKED.set(true);
     }
 
     fn references_max(&self, connections_max: usize) -> usize {

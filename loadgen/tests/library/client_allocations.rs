@@ -3,12 +3,11 @@
 //!
 //! A global allocator counts what the loop's thread allocates; a callback that allocates on purpose
 //! shows that the count works.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use echopool::client::{Client, ClientLoop, Limits, Options};
@@ -16,46 +15,10 @@ use echopool::service::{Builtin, Echo, Framed, OfListener};
 use echopool::spec::FramedOptions;
 use echopool::{Config, Server};
 
+use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
+
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(30);
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static IS_LOOP: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-fn note() {
-    if COUNTING.load(Ordering::Relaxed) && IS_LOOP.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: everything is passed on to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: the caller's promises are those that are asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        note();
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Requests, sends, both kinds of receives, and a cancelled one that had got nothing.
 fn talk(clients: &[Client], rounds: usize) {
@@ -94,7 +57,7 @@ fn with_the_connection_up_the_loops_thread_allocates_nothing() {
         .iter()
         .map(|target| {
             // The callback runs on the loop's thread, before the connect completes.
-            let options = Options::new().on_state(|_| IS_LOOP.set(true));
+            let options = Options::new().on_state(|_| IS_MARKED.set(true));
             let client = own_loop.client(target, options).unwrap();
             client.connect(GUARD).wait().unwrap();
             client

@@ -3,14 +3,13 @@
 //!
 //! As in `allocations`, where a service that allocates on purpose shows that the count works; here
 //! the wrapper does it when it is told to.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,54 +21,12 @@ use echopool::spec::{HubOptions, Slow};
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
+use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
+
 const GUARD: Duration = Duration::from_secs(60);
 
-/// Whether allocations on worker threads are counted now.
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 /// Whether one is made on purpose in each turn.
 static ON_PURPOSE: AtomicBool = AtomicBool::new(false);
-
-thread_local! {
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-fn note() {
-    if COUNTING.load(Ordering::Relaxed) && IS_WORKER.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: everything is passed on to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: the caller's promises are those that are asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        note();
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A hub that marks the worker's thread.
 #[derive(Clone)]
@@ -84,7 +41,7 @@ impl Service for Marked {
 
     fn prepare(&mut self, workplace: &Workplace) {
         self.0.prepare(workplace);
-        IS_WORKER.set(true);
+        IS_MARKED.set(true);
     }
 
     fn references_max(&self, connections_max: usize) -> usize {
