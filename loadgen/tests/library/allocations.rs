@@ -171,14 +171,15 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     let config = Config::new()
         .workers(2)
         .max_connections(64)
-        .buffers(64)
+        .buffers(32)
         .idle_timeout(Some(Duration::from_millis(700)))
         .shed_after(Some(Duration::from_millis(100)));
     let (server, address) = start(config, false);
     all_kinds_of_clients(address);
 
-    // More than there are buffers, from clients that do not read: some wait, some are shed. And
-    // more clients than may be connected: the rest wait in the backlog.
+    // Twice as many as there are buffers, from clients that do not read: however few each of them
+    // holds, some wait, and some are shed. And more clients than may be connected: the rest wait in
+    // the backlog.
     let stuck: Vec<TcpStream> = (0..80)
         .map(|_| {
             let client = connect(address);
