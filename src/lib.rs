@@ -18,7 +18,9 @@
 //! # Ok::<(), echopool::StartError>(())
 //! ```
 //!
-//! A server of your own is a [`Service`]: see the example there.
+//! A server of your own is a [`Service`]: see the example there. Those that come along are in
+//! [`service`]; [`service::OfListener`] gives each listener its own. The other end is a
+//! [`client::Blocking`] client, or many [`Client`]s on a [`ClientLoop`].
 //!
 //! # From SocketAsyncEventArgs to here
 //!
@@ -35,6 +37,8 @@
 //! | `Stop` | [`ServerHandle::drain`]: every byte that was read goes back first; [`ServerHandle::stop`] | closing a socket with unread input would reset it |
 //! | `SocketError` in each callback | [`CloseReason`], one word, the same in logs, counters and documents | |
 //! | `Interlocked` count of connected clients | [`ServerHandle::stats`] | |
+//! | a list of client sockets, to send to one of them or to all | [`ServerHandle::clients`], [`send_to`](ServerHandle::send_to), [`broadcast`](ServerHandle::broadcast), [`disconnect`](ServerHandle::disconnect), from any thread | an id is never given to another client; a slow one has a bounded queue |
+//! | `ConnectAsync`, `connectDone`, `sendDone`, `receiveDone` | [`client::Pending`]: wait for it, or give it a callback | each operation completes exactly once |
 //!
 //! # How it works
 //!
