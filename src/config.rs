@@ -268,9 +268,8 @@ impl Config {
     }
 
     /// Closes a connection whose peer has taken no byte of the pending output for so long, 1 ms to
-    /// 365 days, or never. Unset: 30 s. A peer that reads slowly is seen to read when the kernel
-    /// has room again, which is when a third of its send buffer is free: up to 1.4 MB with the
-    /// usual net.ipv4.tcp_wmem.
+    /// 365 days, or never. Unset: 30 s. What the kernel has for the peer is part of it: a peer
+    /// that acknowledges some of that has read.
     pub fn send_timeout(mut self, after: Option<Duration>) -> Config {
         self.send_timeout = after;
         self

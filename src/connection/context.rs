@@ -37,6 +37,8 @@ pub(crate) struct Context<Session> {
     pub(crate) deadline: Time,
     /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
     pub(crate) stalled_since: Time,
+    /// What the peer had not acknowledged when that was last looked at.
+    pub(crate) unacknowledged: Option<u32>,
     /// Since when input has been left; meaningful while it holds some.
     pub(crate) held_since: Time,
     pub(crate) bytes_received: u64,
@@ -78,6 +80,7 @@ impl<Session: Default> Context<Session> {
             active_at: now,
             deadline: Time::MAX,
             stalled_since: now,
+            unacknowledged: None,
             held_since: now,
             bytes_received: 0,
             bytes_sent: 0,

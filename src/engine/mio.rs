@@ -512,6 +512,11 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.install(key, socket, false)
     }
 
+    fn unacknowledged(&self, key: Key) -> Option<u32> {
+        let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
+        self.sys.unacknowledged(socket)
+    }
+
     // Inlined where the operation is known, so that only its own branch remains.
     #[inline(always)]
     fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {

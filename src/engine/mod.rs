@@ -147,6 +147,13 @@ pub trait Engine: Sized {
     /// The system refused to watch the socket, which is closed then.
     fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
 
+    /// Bytes of a connection that were sent and that the peer has not acknowledged; `None` where
+    /// that is not known. A Send that waits says nothing of whether the peer reads: Linux says that
+    /// there is room only when a third of its buffer is free.
+    fn unacknowledged(&self, _key: Key) -> Option<u32> {
+        None
+    }
+
     /// Begins an operation. The key's own operation is ignored; `op` says it.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
 

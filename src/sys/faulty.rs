@@ -107,6 +107,10 @@ impl Sys for Faulty {
         self.kernel.send(socket, buffers)
     }
 
+    fn unacknowledged(&self, socket: &Self::Socket) -> Option<u32> {
+        self.kernel.unacknowledged(socket)
+    }
+
     fn reset(&mut self, socket: Self::Socket) {
         self.kernel.reset(socket);
     }

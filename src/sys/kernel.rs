@@ -179,6 +179,10 @@ impl Sys for Kernel {
         drop(socket);
     }
 
+    fn unacknowledged(&self, socket: &OwnedFd) -> Option<u32> {
+        super::option::unacknowledged(socket)
+    }
+
     fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         rustix::net::shutdown(socket, Shutdown::Write)
     }

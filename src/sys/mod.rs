@@ -109,6 +109,11 @@ pub trait Sys {
     /// ENOTCONN if the peer has reset the connection.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
+    /// Bytes that were sent and that the peer has not acknowledged; `None` where that is not known.
+    fn unacknowledged(&self, _socket: &Self::Socket) -> Option<u32> {
+        None
+    }
+
     /// Closes a socket with RST (SO_LINGER of zero): the peer learns that it did not get all.
     fn reset(&mut self, socket: Self::Socket);
 

@@ -1,4 +1,4 @@
-//! A socket option that neither rustix nor socket2 has.
+//! What neither rustix nor socket2 has: a socket option, and a question.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -23,4 +23,21 @@ pub(super) fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)); `None` where the
+/// system does not tell.
+#[cfg(target_os = "linux")]
+pub(super) fn unacknowledged(socket: impl AsFd) -> Option<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the length of the call, and the kernel writes an int to the
+    // pointer, which is that of a local variable. SIOCOUTQ has the number of TIOCOUTQ.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    (result == 0).then(|| bytes.unsigned_abs())
+}
+
+/// The same elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unacknowledged(_: impl AsFd) -> Option<u32> {
+    None
 }

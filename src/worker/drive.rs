@@ -63,7 +63,7 @@ impl<S: Service> Core<S> {
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
                 },
                 Action::Send => match engine.submit(key, Op::Send(context.output.take())) {
-                    Submitted::Pending => self.stall(key),
+                    Submitted::Pending => self.stall(engine, key),
                     Submitted::Ready(Outcome::Sent { bytes, rest }) => {
                         budget.spend(bytes);
                         self.sent(engine, key, bytes, rest);

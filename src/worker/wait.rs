@@ -130,13 +130,28 @@ impl<S: Service> Core<S> {
 
     /// A Send has to wait for the peer.
     #[cold]
-    pub(super) fn stall(&mut self, key: Key) {
+    pub(super) fn stall<E: Engine>(&mut self, engine: &E, key: Key) {
         let now = self.now;
         self.context(key).stalled_since = now;
         self.stalled.push_back(key.slot());
         self.publish_stall();
         if let Some(timeout) = self.rules.send_timeout {
+            self.context(key).unacknowledged = engine.unacknowledged(key);
             self.schedule_at(key, now + timeout);
+        }
+    }
+
+    /// The time of a Send that waits is over. It is given another such time if the peer has taken
+    /// some of what the kernel had for it: it reads, only too little for the kernel to have room.
+    fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
+        let left = engine.unacknowledged(key);
+        let before = std::mem::replace(&mut self.context(key).unacknowledged, left);
+        match (before, left) {
+            (Some(before), Some(left)) if left < before => {
+                self.stalled.remove(key.slot());
+                self.stall(engine, key);
+            }
+            _ => self.close_now(key, CloseReason::SendTimeout),
         }
     }
 
@@ -317,7 +332,7 @@ impl<S: Service> Core<S> {
                 self.context(key).connect_error = Some(Errno::TIMEDOUT);
                 self.close_now(key, CloseReason::PeerLost);
             }
-            Due::Send => self.close_now(key, CloseReason::SendTimeout),
+            Due::Send => self.give_up_sending(engine, key),
             Due::Idle => self.finish(key, CloseReason::IdleTimeout),
             Due::Linger => self.close_now(key, CloseReason::PeerLost),
             Due::Pause => self.timer_came(engine, key),
