@@ -222,7 +222,10 @@ mod tests {
         wheel.set_earlier(0, ms(100));
         wheel.set_earlier(0, ms(50));
         wheel.set_earlier(0, ms(80));
-        assert!(drain(&mut wheel, ms(50)).is_empty(), "a timer for 50 ms fires when 50 ms have passed");
+        assert!(
+            drain(&mut wheel, ms(50)).is_empty(),
+            "a timer for 50 ms fires when 50 ms have passed"
+        );
         assert_eq!(drain(&mut wheel, ms(51)), [0]);
         assert_eq!(wheel.next(), None);
     }
