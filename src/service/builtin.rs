@@ -142,7 +142,18 @@ impl Service for OfListener {
                 "{services} services for {listeners} listeners: give one for each"
             ));
         }
-        self.services.iter().try_for_each(|one| with!(one, service => service.check(limits)))
+        self.services.iter().try_for_each(|one| with!(one, service => service.check(limits)))?;
+        // Each has seen to its own; links have numbers of 32 bits.
+        let references = self.references_max(limits.max_connections as usize) as u64;
+        if references + u64::from(limits.buffers) >= u64::from(u32::MAX) {
+            return Err(format!(
+                "{} connections need more than 2^32 places in buffers with these listeners \
+                 together: ask for fewer connections (--max-connections), fewer hubs, or shorter \
+                 queues (--queue)",
+                limits.max_connections,
+            ));
+        }
+        Ok(())
     }
 
     fn prepare(&mut self, workplace: &Workplace) {

@@ -4,24 +4,16 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::post::{Kind, RUN_HEAD_BYTES, Run, Workers};
+use super::post::{Kind, Owed, RUN_HEAD_BYTES, Run, Workers};
 use super::protocol::{
-    CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, NOT_SENT_BYTES, QUEUE_FULL, WELCOME,
-    clients_head, clients_ids_max, message_head, not_sent, number_bytes, number_frame, sender,
+    CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
+    clients_ids_max, message_head, number_bytes, number_frame, sender,
 };
 use crate::buffer::{Chain, Lease};
 use crate::clients::SendError;
 use crate::framing::{LENGTH_BYTES, length};
 use crate::service::{Answer, Connection, ConnectionId, Message};
 use crate::spec::Slow;
-
-/// An answer to a member of another worker: what it sent to `about` was not delivered.
-#[derive(Clone, Copy)]
-pub(super) struct Owed {
-    to: ConnectionId,
-    reason: u8,
-    about: u64,
-}
 
 /// The payload of a request, in its client's input.
 #[derive(Clone, Copy)]
@@ -125,23 +117,6 @@ impl Local {
         Ok(1)
     }
 
-    /// Tells a member that its message was not delivered.
-    fn answer(&mut self, to: ConnectionId, reason: u8, about: u64) -> Result<usize, Held> {
-        let Some(place) = self.members.place(to) else { return Ok(0) };
-        match self.members.all()[place].room(NOT_SENT_BYTES, &self.bounds, self.turns) {
-            Room::Soon => return Err(Held::ForTurn),
-            Room::None => return Err(Held::BySelf),
-            Room::Enough => {}
-        }
-        if !self.log.make_room(NOT_SENT_BYTES) {
-            return Err(Held::ForRoom);
-        }
-        let frame = not_sent(reason, about, self.order);
-        let range = self.log.append(std::iter::once(&frame[..]));
-        self.deliver_singly(place, range);
-        Ok(1)
-    }
-
     /// A message of another thread, for one member.
     pub(super) fn message(
         &mut self,
@@ -212,7 +187,7 @@ impl Local {
     }
 
     /// Puts those frames for which there is room into the queue of a member.
-    fn deliver_singly(&mut self, place: usize, range: Range<usize>) {
+    pub(super) fn deliver_singly(&mut self, place: usize, range: Range<usize>) {
         let mut at = range.start;
         while at < range.end {
             let frame = self.frame_at(at);
@@ -246,18 +221,24 @@ impl Local {
     }
 
     /// A message is not delivered because the member reads too slowly.
-    fn overflow(&mut self, place: usize) {
+    pub(super) fn overflow(&mut self, place: usize) {
         let member = &mut self.members.all_mut()[place];
         match self.slow {
-            Slow::Drop => {
-                member.dropped += 1;
-                self.counters.messages_dropped.add(1);
-            }
+            Slow::Drop => self.drop_message(place),
             Slow::Close => {
                 member.doomed = true;
                 drop(member.queue.take());
+                let slot = member.id.slot();
+                self.wake_slot(slot);
             }
         }
+    }
+
+    /// A message is not delivered; the member will be told.
+    pub(super) fn drop_message(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        member.dropped += 1;
+        self.counters.messages_dropped.add(1);
         let slot = member.id.slot();
         self.wake_slot(slot);
     }
@@ -351,11 +332,6 @@ impl Local {
             Kind::Broadcast => self.deliver_to_all(range),
             Kind::Notices => self.deliver_notices(range),
             Kind::Refresh => self.refresh(),
-            Kind::Answer => {
-                if let Some(place) = self.receiver(run.to) {
-                    self.deliver_singly(place, range);
-                }
-            }
             Kind::Unicast => self.deliver_unicasts(run.to, range),
         }
     }
@@ -380,24 +356,9 @@ impl Local {
     }
 
     /// The place of a member that takes messages.
-    fn receiver(&self, id: u64) -> Option<usize> {
+    pub(super) fn receiver(&self, id: u64) -> Option<usize> {
         let place = self.members.place(ConnectionId::from_bits(id))?;
         self.members.all()[place].takes_messages().then_some(place)
-    }
-
-    /// Stages the answers that are owed to members of other workers, as far as there is room.
-    pub(super) fn stage_owed(&mut self) {
-        while let Some(&Owed { to, reason, about }) = self.owed.front() {
-            if self.directory.has(to) {
-                if self.post.make_room(to.worker(), NOT_SENT_BYTES).is_err() {
-                    return;
-                }
-                let frame = not_sent(reason, about, self.order);
-                let frame = std::iter::once(&frame[..]);
-                self.post.stage(to.worker(), Kind::Answer, to.to_bits(), frame);
-            }
-            self.owed.pop_front();
-        }
     }
 }
 

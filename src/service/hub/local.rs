@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::delivery::{Owed, Payload};
+use super::answers::OWED_MAX;
+use super::delivery::Payload;
 use super::log::Log;
 use super::members::{Member, Members};
 use super::options::Bounds;
-use super::post::{NoRoom, PARCELS_MAX, Post, UNICASTS_MAX};
+use super::post::{NoRoom, Owed, PARCELS_MAX, Post};
 use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
 use crate::buffer::{Chain, Lease, Pool};
 use crate::clients::Directory;
@@ -34,9 +35,6 @@ const RETRY: Duration = Duration::from_millis(1);
 /// How long a connection is not read if nobody wakes it, which somebody does. Only a guard.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers to other workers' members that may wait to be staged: those of two parcels.
-pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
-
 /// Everything that one worker's copy has.
 pub(super) struct Local {
     pub(super) worker: usize,
@@ -59,8 +57,10 @@ pub(super) struct Local {
     retry_at: Time,
     /// Parcels that are not unpacked yet.
     pub(super) arrived: VecDeque<Lease>,
-    /// Answers that are not staged yet.
+    /// Answers that are not passed on yet.
     pub(super) owed: VecDeque<Owed>,
+    /// An answer that has come, and waits for a turn of its member or for a buffer.
+    pub(super) answer: Option<Owed>,
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
     /// No buffer was to be had, and somebody waits for one.
@@ -139,6 +139,7 @@ impl Local {
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
             owed: VecDeque::with_capacity(OWED_MAX),
+            answer: None,
             tight: false,
             starves: false,
             needed: 1,
@@ -321,12 +322,6 @@ impl Local {
         self.blocked.remove(id.slot());
     }
 
-    /// Whether so many answers wait to be staged that no parcel can be unpacked, each message of
-    /// which may have to be answered.
-    pub(super) fn owes_much(&self) -> bool {
-        self.owed.len() + UNICASTS_MAX > OWED_MAX
-    }
-
     /// Has a member woken in the next turn.
     pub(super) fn wake(&mut self, id: ConnectionId) {
         self.wake_slot(id.slot());
@@ -343,13 +338,15 @@ impl Local {
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         self.turns = self.turns.wrapping_add(1);
         self.log.turn();
+        self.take_answers();
         self.unpack();
-        self.stage_owed();
+        self.pass_answers_on();
         let all_went = self.post.turn();
         self.starves |= std::mem::take(&mut self.log.starves);
         self.starves |= std::mem::take(&mut self.post.starves);
         let unsent = !all_went || !self.owed.is_empty();
-        let nobody_waits = self.blocked.is_empty() && self.ready.is_empty() && !unsent;
+        let unsaid = self.answer.is_some();
+        let nobody_waits = self.blocked.is_empty() && self.ready.is_empty() && !unsent && !unsaid;
         if self.starves && (self.pool.available() >= self.needed || nobody_waits) {
             (self.starves, self.needed) = (false, 1);
         }
@@ -364,9 +361,9 @@ impl Local {
             }
         }
         self.wake_ready(turn);
-        let parcel_waits_for_turn =
-            !self.arrived.is_empty() && !self.owes_much() && !self.is_starving();
-        if !self.ready.is_empty() || parcel_waits_for_turn {
+        let parcel_waits = !self.arrived.is_empty() && !self.owes_much();
+        let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
+        if !self.ready.is_empty() || waits_for_turn {
             return Some(turn.now());
         }
         (waits || !self.blocked.is_empty()).then_some(self.retry_at)

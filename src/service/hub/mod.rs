@@ -13,6 +13,7 @@
 //! * `post`: from worker to worker.
 //! * `local`: a worker's copy at work: requests carried out, members woken.
 //! * `delivery`: from a frame to the queues, and from a queue to the output.
+//! * `answers`: what a sender is told whose message was not delivered.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::framing::LENGTH_BYTES;
 use crate::spec::HubOptions;
 use crate::time::Time;
 
+mod answers;
 mod delivery;
 mod local;
 mod log;

@@ -23,6 +23,10 @@ const QUEUE_SHARE: usize = 4;
 /// much as a connection may send in one turn.
 const SEND_SHARE: usize = 4;
 
+/// Buffers that there are for each worker at least: a broadcast takes one on each at the same time,
+/// and the request that it is may hold two on each, as one receive fills them.
+const BUFFERS_PER_WORKER_MIN: usize = 3;
+
 /// Places in buffers that a client's queue has beside those that it takes when all messages are
 /// broadcasts: for messages to it alone, between which lie those to others.
 const REFERENCES_EXTRA: usize = 8;
@@ -60,13 +64,15 @@ impl Bounds {
                 show_size(size as u64),
             ));
         }
-        let (min, max) = (QUEUE_BUFFERS_MIN * size, count / QUEUE_SHARE * size);
-        if max < min {
+        let needed = (QUEUE_BUFFERS_MIN * QUEUE_SHARE).max(BUFFERS_PER_WORKER_MIN * limits.workers);
+        if count < needed {
             return Err(format!(
-                "a hub needs {} buffers, but there are {count}: ask for more (--buffers, --memory)",
-                QUEUE_BUFFERS_MIN * QUEUE_SHARE
+                "a hub with {} workers needs {needed} buffers, but there are {count}: ask for more \
+                 (--buffers, --memory), or for fewer workers (--workers)",
+                limits.workers,
             ));
         }
+        let (min, max) = (QUEUE_BUFFERS_MIN * size, count / QUEUE_SHARE * size);
         let asked = options.queue as usize;
         if options.queue != HUB_QUEUE_BYTES && !(min..=max).contains(&asked) {
             return Err(format!(
@@ -122,13 +128,13 @@ mod tests {
 
     fn check(config: Config, options: HubOptions) -> Result<Bounds, String> {
         let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = config.workers(1).listen(any_port).max_connections(100);
+        let config = config.listen(any_port).max_connections(100);
         Bounds::check(&options, &config.check().unwrap())
     }
 
     #[test]
     fn what_is_not_asked_for_follows_from_the_buffers() {
-        let bounds = check(Config::new().buffers(64), HubOptions::default()).unwrap();
+        let bounds = check(Config::new().workers(1).buffers(64), HubOptions::default()).unwrap();
         let expected = Bounds {
             buffer_size: 16 << 10,
             max_message: (16 << 10) - 28,
@@ -137,22 +143,26 @@ mod tests {
             parts: 24,
         };
         assert_eq!(bounds, expected);
-        let small = Config::new().buffers(8).buffer_size(256);
+        let small = Config::new().workers(1).buffers(8).buffer_size(256);
         let bounds = check(small, HubOptions::default()).unwrap();
         assert_eq!((bounds.max_message, bounds.queue), (228, 512), "a quarter of the buffers");
-        let large = check(Config::new().buffers(64).buffer_size(1 << 20), HubOptions::default());
+        let large =
+            check(Config::new().workers(1).buffers(64).buffer_size(1 << 20), HubOptions::default());
         assert_eq!(large.unwrap().max_message, 16 << 10);
         assert_eq!(large_queue(), 2 << 20, "two buffers at least");
     }
 
     fn large_queue() -> usize {
-        check(Config::new().buffers(64).buffer_size(1 << 20), HubOptions::default()).unwrap().queue
+        check(Config::new().workers(1).buffers(64).buffer_size(1 << 20), HubOptions::default())
+            .unwrap()
+            .queue
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_the_remedy() {
         let options = HubOptions::default();
-        let sixteen = || Config::new().buffers(16).buffer_size(1024);
+        let sixteen = || Config::new().workers(1).buffers(16).buffer_size(1024);
+        let eight_workers = |buffers| Config::new().workers(8).buffers(buffers);
         let message = |bytes| HubOptions { max_message: Some(bytes), ..options };
         let queue = |bytes| HubOptions { queue: bytes, ..options };
         for (config, options, remedy) in [
@@ -160,7 +170,8 @@ mod tests {
             (sixteen(), message(0), "--max-message"),
             (sixteen(), queue(2047), "from 2048 (two buffers) to 4096"),
             (sixteen(), queue(4097), "--queue"),
-            (Config::new().buffers(7), options, "a hub needs 8 buffers"),
+            (Config::new().workers(1).buffers(7), options, "needs 8 buffers"),
+            (eight_workers(23), options, "a hub with 8 workers needs 24 buffers"),
         ] {
             let text = check(config, options).unwrap_err();
             assert!(text.contains(remedy), "{text}");
@@ -168,5 +179,6 @@ mod tests {
         for options in [message(996), message(1), queue(2048), options] {
             check(sixteen(), options).unwrap();
         }
+        check(eight_workers(24), options).unwrap();
     }
 }

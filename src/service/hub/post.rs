@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crossbeam_queue::ArrayQueue;
+
 use crate::buffer::{Lease, Pool};
 use crate::crew::{Command, Mailboxes};
-use crate::service::Workplace;
+use crate::service::{ConnectionId, Workplace};
 
 /// Parcels from one worker to another at a time: one being filled there, one being unpacked here,
 /// and two between that bridge a turn.
@@ -22,6 +24,9 @@ pub(super) const PARCELS_MAX: u32 = 4;
 
 /// Messages to single members in one parcel at most: each may have to be answered.
 pub(super) const UNICASTS_MAX: usize = 512;
+
+/// Answers on their way to one worker at most: some parcels' worth.
+const ANSWERS_MAX: usize = 2 * UNICASTS_MAX;
 
 /// Bytes in front of a run.
 pub(super) const RUN_HEAD_BYTES: usize = 1 + 8 + 4;
@@ -37,8 +42,6 @@ pub(super) enum Kind {
     Broadcast,
     /// Messages to one member; their senders are told if it does not get them.
     Unicast,
-    /// The answer to such a message.
-    Answer,
     /// Who came and went.
     Notices,
     /// Such notices were lost: every member gets a new list. No frames.
@@ -61,7 +64,7 @@ impl Run {
         let (kinds, rest) = bytes.split_first().expect("a run has a head");
         let (to, rest) = rest.split_first_chunk().expect("a run has a head");
         let len = rest.first_chunk().expect("a run has a head");
-        let all = [Kind::Broadcast, Kind::Unicast, Kind::Answer, Kind::Notices, Kind::Refresh];
+        let all = [Kind::Broadcast, Kind::Unicast, Kind::Notices, Kind::Refresh];
         Run {
             kind: all[usize::from(*kinds)],
             to: u64::from_le_bytes(*to),
@@ -78,12 +81,22 @@ impl Run {
     }
 }
 
+/// An answer to a member of another worker: what it sent to `about` was not delivered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    pub(super) to: ConnectionId,
+    pub(super) reason: u8,
+    pub(super) about: u64,
+}
+
 /// What all copies of a hub share on one listener of one server.
 pub(super) struct Shared {
     /// One bit for each worker that has members.
     present: AtomicU64,
     /// Parcels on their way, from each worker to each.
     on_the_way: Box<[AtomicU32]>,
+    /// Answers on their way to each worker.
+    answers: Box<[ArrayQueue<Owed>]>,
     workers: usize,
 }
 
@@ -102,7 +115,9 @@ impl Registry {
         }
         let workers = workplace.workers();
         let on_the_way = (0..workers * workers).map(|_| AtomicU32::new(0)).collect();
-        let shared = Arc::new(Shared { present: AtomicU64::new(0), on_the_way, workers });
+        let answers = (0..workers).map(|_| ArrayQueue::new(ANSWERS_MAX)).collect();
+        let present = AtomicU64::new(0);
+        let shared = Arc::new(Shared { present, on_the_way, answers, workers });
         all.insert(key, Arc::downgrade(&shared));
         shared
     }
@@ -126,6 +141,8 @@ pub(super) struct Post {
     mailboxes: Arc<Mailboxes>,
     pool: Pool,
     stages: Vec<Stage>,
+    /// Workers that have been given answers, one bit each.
+    answered: u64,
     /// A buffer was asked for, and there was none.
     pub(super) starves: bool,
 }
@@ -144,7 +161,8 @@ struct Stage {
 impl Post {
     /// What it takes of memory.
     pub(super) fn bytes(workers: usize) -> usize {
-        workers * (size_of::<Stage>() + size_of::<AtomicU32>())
+        let answers = ANSWERS_MAX * (size_of::<Owed>() + size_of::<usize>());
+        workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + answers
     }
 
     pub(super) fn new(workplace: &Workplace, registry: &Registry) -> Post {
@@ -155,6 +173,7 @@ impl Post {
             mailboxes: workplace.mailboxes().clone(),
             pool: workplace.pool().clone(),
             stages: (0..workplace.workers()).map(|_| Stage::default()).collect(),
+            answered: 0,
             starves: false,
         }
     }
@@ -249,8 +268,27 @@ impl Post {
         }
     }
 
+    /// Passes an answer on. Answers whether there was room for it; there is at a worker that has
+    /// ended, where it is for nobody.
+    pub(super) fn pass_on(&mut self, owed: Owed) -> bool {
+        let worker = owed.to.worker();
+        self.answered |= 1 << worker;
+        self.mailboxes.is_closed(worker) || self.shared.answers[worker].push(owed).is_ok()
+    }
+
+    /// The next answer for a member of this worker.
+    pub(super) fn next_answer(&self) -> Option<Owed> {
+        self.shared.answers[self.worker].pop()
+    }
+
+    /// Whether others have more answers for this worker than there is room for, as it seems.
+    pub(super) fn answers_are_full(&self) -> bool {
+        self.shared.answers[self.worker].is_full()
+    }
+
     /// Sends what is staged. Answers whether all of it went.
     pub(super) fn turn(&mut self) -> bool {
+        self.mailboxes.wake_each(std::mem::take(&mut self.answered));
         let mut all = true;
         for worker in 0..self.stages.len() {
             if self.mailboxes.is_closed(worker) {
@@ -338,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_head_of_a_run_is_read_as_it_is_written() {
-        for kind in [Kind::Broadcast, Kind::Unicast, Kind::Answer, Kind::Notices, Kind::Refresh] {
+        for kind in [Kind::Broadcast, Kind::Unicast, Kind::Notices, Kind::Refresh] {
             let run = Run { kind, to: u64::MAX - 1, len: 70_000 };
             assert_eq!(Run::read(&run.head()), run);
         }

@@ -391,3 +391,16 @@ fn a_hub_has_the_clients_of_its_listener_only() {
     drop((one, other, echo));
     ends_clean(&server);
 }
+
+#[test]
+fn hubs_that_have_room_for_their_queues_each_but_not_together_are_refused() {
+    let hub = || Builtin::Hub(Hub::new(HubOptions { queue: 1 << 30, ..HubOptions::default() }));
+    let config = Config::new().workers(1).buffer_size(256).buffers(1 << 24).max_connections(500);
+    let listen = |config: Config| config.listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+    let one = listen(config);
+    OfListener::new(vec![hub()]).check(&one.check().unwrap()).unwrap();
+    let three = listen(listen(one));
+    let services = OfListener::new(vec![hub(), hub(), hub()]);
+    let text = services.check(&three.check().unwrap()).unwrap_err();
+    assert!(text.contains("--max-connections"), "{text}");
+}

@@ -293,6 +293,39 @@ fn a_message_to_one_elsewhere_that_cannot_be_delivered_is_answered_from_there() 
 }
 
 #[test]
+fn workers_that_refuse_each_others_messages_do_not_wait_for_each_other() {
+    const SENDERS: usize = 100;
+    const EACH: usize = 1200;
+    // Buffers that are large enough for as many messages as a parcel may have, all to be answered.
+    let large = 16 * SIZE;
+    let mut still = Still::new(2, 512, large, HubOptions { queue: 2 * large as u32, ..options() });
+    let slow = [still.open(0), still.open(1)];
+    let senders: Vec<u64> = (0..SENDERS).map(|at| still.open(at % 2)).collect();
+    still.settle();
+    slow.iter().for_each(|&id| still.reads(id, false));
+    for (at, &sender) in senders.iter().enumerate() {
+        // Just after the other worker has made room for it: its answers come too late for that.
+        still.turn_of(1 - at % 2);
+        let across = request(Request::Send { to: slow[1 - at % 2] }, b"").repeat(EACH);
+        assert_eq!(still.says(sender, &across), across.len());
+    }
+    still.settle();
+    still.says_all(senders[0], &numbered(7, 0));
+    still.settle();
+    let mut answers = 0;
+    for (at, &id) in senders.iter().enumerate() {
+        let told = still.told(id);
+        assert!(told.contains(&to_all(senders[0], &7u32.to_le_bytes())));
+        let refused = Told::NotSent(2, slow[1 - at % 2]);
+        answers += told.iter().filter(|&told| *told == refused).count();
+    }
+    assert!(answers > SENDERS * EACH / 2, "{answers}");
+    slow.iter().for_each(|&id| still.reads(id, true));
+    still.settle();
+    assert_eq!((still.held(), still.reserve.travelling()), (0, 0));
+}
+
+#[test]
 fn who_does_not_read_its_answers_is_not_read() {
     let mut still = Still::new(1, 64, SIZE, options());
     let one = still.open(0);
