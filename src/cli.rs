@@ -113,6 +113,10 @@ pub(crate) struct Cli {
     #[arg(long)]
     share_port: bool,
 
+    /// Never sleep: each worker takes a whole processor, and no time to wake up
+    #[arg(long)]
+    busy_poll: bool,
+
     /// framed, hub: how numbers are written, little or big
     #[arg(long, value_name = "ORDER", default_value = "little", value_parser = spec::order)]
     #[arg(help_heading = OPTIONS)]
@@ -214,7 +218,8 @@ impl Cli {
             .send_timeout(self.send_timeout.0)
             .shed_after(self.shed_after.0)
             .linger(self.linger)
-            .share_port(self.share_port);
+            .share_port(self.share_port)
+            .busy_poll(self.busy_poll);
         for (service, at) in &self.listeners {
             for endpoint in at.resolve()? {
                 config = config.listen(endpoint);
@@ -394,7 +399,7 @@ mod tests {
     fn every_flag_reaches_the_configuration() {
         let text = "--listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --max-connections 10k \
                     --buffer-size 4k --buffers 2k --backlog 128 --idle-timeout 1m \
-                    --send-timeout off --shed-after 500ms --linger 0s --share-port";
+                    --send-timeout off --shed-after 500ms --linger 0s --share-port --busy-poll";
         let flags: Vec<_> = text.split_whitespace().collect();
         let address = |text: &str| Endpoint::Tcp(text.parse().unwrap());
         let config = config(&flags);
@@ -406,6 +411,7 @@ mod tests {
         assert_eq!(config.send_timeout, None);
         assert_eq!(config.shed_after, Some(Duration::from_millis(500)));
         assert_eq!((config.linger, config.share_port), (Duration::ZERO, true));
+        assert!(config.busy_poll);
     }
 
     #[test]

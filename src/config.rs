@@ -177,6 +177,7 @@ pub struct Config {
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
     pub(crate) share_port: bool,
+    pub(crate) busy_poll: bool,
 }
 
 /// How many buffers are asked for.
@@ -209,6 +210,7 @@ impl Config {
             shed_after: Some(SHED_AFTER),
             linger: LINGER,
             share_port: false,
+            busy_poll: false,
         }
     }
 
@@ -296,6 +298,14 @@ impl Config {
         self
     }
 
+    /// Has the workers ask for events over and over when there are none, instead of sleeping: what
+    /// is measured of the server then has no time in it that a thread takes to wake up. Each worker
+    /// takes a whole processor. Unset: they sleep.
+    pub fn busy_poll(mut self, busy_poll: bool) -> Config {
+        self.busy_poll = busy_poll;
+        self
+    }
+
     /// The endpoints given so far.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.listen
@@ -332,6 +342,7 @@ impl Config {
             shed_after: self.shed_after,
             linger: self.linger,
             share_port: self.share_port,
+            busy_poll: self.busy_poll,
         })
     }
 
@@ -421,6 +432,8 @@ pub struct Limits {
     pub linger: Duration,
     /// Whether other processes may listen on the same port.
     pub share_port: bool,
+    /// Whether workers ask for events over and over instead of sleeping.
+    pub busy_poll: bool,
 }
 
 impl Limits {

@@ -113,6 +113,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     let services = options.iter().map(builtin).collect();
     let server = OfListener::new(services).start(config)?;
     report::limits(server.limits());
+    report::busy_workers(server.limits());
     log::info!("{}", server.memory());
 
     let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });

@@ -14,7 +14,7 @@ use crate::worker::{Rules, Setup, Worker};
 pub use crate::connection::Table;
 pub use crate::key::Key;
 pub use crate::sim::measured::{Network, now as simulated_now, simulate};
-pub use crate::sys::monotonic_now as now;
+pub use crate::sys::{monotonic_now as now, polled_in_vain};
 
 /// What one thread of clients may use.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ pub struct ClientLimits {
     pub leases_per_connection_max: u8,
     /// How long a closed connection waits for the other side's FIN.
     pub linger: Duration,
+    /// Whether the thread asks for events over and over when there are none, instead of sleeping.
+    pub busy_poll: bool,
 }
 
 /// Runs `service` on this thread, on an engine of its own, until it calls
@@ -58,7 +60,8 @@ pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S
         counters: Arc::default(),
         directory: None,
     };
-    let engine = MioEngine::new(Kernel::new()?, limits.connections_max, pool, None, Vec::new())?;
+    let kernel = Kernel::new()?.busy_poll(limits.busy_poll);
+    let engine = MioEngine::new(kernel, limits.connections_max, pool, None, Vec::new())?;
     let (service, _) = Worker::new(engine, setup, service).run()?;
     Ok(service)
 }

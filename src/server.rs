@@ -268,7 +268,7 @@ fn make_worker<S: Service>(
         counters: shared.counters[index].clone(),
         directory: Some(shared.clients.directory.clone()),
     };
-    let kernel = Kernel::new()?;
+    let kernel = Kernel::new()?.busy_poll(limits.busy_poll);
     let engine = MioEngine::new(kernel, connections_max, pool, Some(permits), listeners)?;
     Ok(Worker::new(engine, setup, service))
 }

@@ -60,6 +60,10 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
     pipeline: u64,
 
+    /// Never sleep, as for a run
+    #[arg(long)]
+    busy_poll: bool,
+
     /// Write the calibration to this file [default: echopool/calibration.json in $XDG_CACHE_HOME or
     /// ~/.cache, where later runs look for it]
     #[arg(short, long, value_name = "FILE")]
@@ -225,7 +229,8 @@ fn closed_flags(args: &Args, connections: u64) -> String {
     // The floor is that of one request at a time.
     let pipeline = if connections == 1 { 1 } else { args.pipeline };
     let size = &args.size;
-    format!("--output-format quiet -c {connections} -l {size} -p {pipeline}{threads}")
+    let polling = if args.busy_poll { " --busy-poll" } else { "" };
+    format!("--output-format quiet -c {connections} -l {size} -p {pipeline}{threads}{polling}")
 }
 
 fn parse(flags: &str) -> args::Args {
@@ -252,10 +257,11 @@ fn render(found: &Calibration) -> String {
     let MachineName { hostname, kernel, cpu, processors } = &found.machine;
     let load = found.load_average.map_or(String::new(), |load| format!(", load average {load}"));
     line(format!("Machine: {hostname}, kernel {kernel}, {processors} x {cpu}{load}"));
-    let Load { threads, connections, sizes, pipeline } = &found.load;
+    let Load { threads, connections, sizes, pipeline, busy_poll } = &found.load;
+    let polling = if *busy_poll { ", busily polling" } else { "" };
     line(format!(
         "Generator: {threads} threads, {connections} connections, {sizes} bytes, {pipeline} at a \
-         time; sink: an echo server with {} workers",
+         time{polling}; sink: an echo server with {} workers",
         found.sink_workers
     ));
     line(format!("Closed loop: {}", ceiling_text(&found.closed_loop)));

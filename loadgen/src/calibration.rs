@@ -63,6 +63,8 @@ pub struct Load {
     pub connections: u64,
     pub sizes: String,
     pub pipeline: u64,
+    #[serde(default)]
+    pub busy_poll: bool,
 }
 
 /// The highest rate of one kind of loop.
@@ -150,6 +152,7 @@ impl Load {
             connections: plan.connections,
             sizes: plan.sizes.to_string(),
             pipeline: plan.pipeline,
+            busy_poll: plan.busy_poll,
         }
     }
 
@@ -160,7 +163,9 @@ impl Load {
     }
 
     fn text(&self) -> String {
-        format!("{} threads, {} bytes, {} at a time", self.threads, self.sizes, self.pipeline)
+        let Load { threads, sizes, pipeline, .. } = self;
+        let polling = if self.busy_poll { ", busily polling" } else { "" };
+        format!("{threads} threads, {sizes} bytes, {pipeline} at a time{polling}")
     }
 }
 

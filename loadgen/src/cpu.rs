@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use echopool::internals::polled_in_vain;
 use rustix::time::{ClockId, clock_gettime};
 
 /// What a thread has used since it began.
@@ -11,6 +12,9 @@ pub struct ThreadUse {
     pub running: Duration,
     /// Time that it could have run, but all processors were taken.
     pub waiting: Duration,
+    /// Time on the clock in which it asked for events, and there were none (`--busy-poll`). It ran
+    /// or waited for a processor all the while.
+    pub polling: Duration,
     /// How often it went to sleep, to wait for something.
     pub switches_voluntary: u64,
     /// How often another took its processor.
@@ -38,7 +42,7 @@ impl ThreadUse {
             .ok()
             .and_then(|text| parse_waiting(&text))
             .unwrap_or_default();
-        ThreadUse { running, waiting, ..ThreadUse::default() }
+        ThreadUse { running, waiting, polling: polled_in_vain(), ..ThreadUse::default() }
     }
 
     /// What it has used since `earlier`.
@@ -46,6 +50,7 @@ impl ThreadUse {
         ThreadUse {
             running: self.running.saturating_sub(earlier.running),
             waiting: self.waiting.saturating_sub(earlier.waiting),
+            polling: self.polling.saturating_sub(earlier.polling),
             switches_voluntary: self.switches_voluntary.saturating_sub(earlier.switches_voluntary),
             switches_involuntary: self
                 .switches_involuntary
@@ -53,9 +58,12 @@ impl ThreadUse {
         }
     }
 
-    /// Time that it was not asleep: it ran, or could have.
+    /// Time that it was neither asleep nor asking in vain for something to do: it worked, or could
+    /// have. It is not known what it did when it lost its processor; all of that counts as work
+    /// that waited, so that a thread is never called less busy than it was.
     pub fn busy(&self) -> Duration {
-        self.running + self.waiting
+        let idle = self.polling.saturating_sub(self.waiting);
+        (self.running + self.waiting).saturating_sub(idle)
     }
 }
 
@@ -100,6 +108,19 @@ mod tests {
         assert_eq!(parse_status(status, "voluntary_ctxt_switches:"), Some(5));
         assert_eq!(parse_status(status, "nonvoluntary_ctxt_switches:"), Some(7));
         assert_eq!(parse_status(status, "missing:"), None);
+    }
+
+    #[test]
+    fn who_asks_in_vain_is_idle_but_not_while_it_waits_for_a_processor() {
+        let millis = Duration::from_millis;
+        let used = |waiting, polling| {
+            let (running, waiting, polling) = (millis(600), millis(waiting), millis(polling));
+            ThreadUse { running, waiting, polling, ..ThreadUse::default() }.busy()
+        };
+        assert_eq!(used(0, 0), millis(600));
+        assert_eq!(used(0, 500), millis(100));
+        assert_eq!(used(300, 500), millis(700), "300 of the 500 may have been the waiting");
+        assert_eq!(used(300, 200), millis(900));
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl OwnServer {
             .arg(format!("--max-connections={connections}"))
             .arg(format!("--workers={}", plan.server_workers))
             .args(buffers)
+            .args(plan.busy_poll.then_some("--busy-poll"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // An interrupt from the terminal is for us: the server is still needed for the end.

@@ -62,6 +62,8 @@ pub struct Plan {
     /// What a hub's clients do.
     pub hub: Option<HubPlan>,
     pub pipeline: u64,
+    /// Whether no thread ever sleeps, nor a worker of a server of our own.
+    pub busy_poll: bool,
     /// In a second, by all threads.
     pub connect_rate: Option<u64>,
     pub timeout: Duration,
@@ -209,6 +211,11 @@ impl Plan {
         }
         let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
         let threads = if one_thread { 1 } else { threads };
+        let threads = threads.min(connections as usize);
+        if args.load.busy_poll {
+            let workers = if own_server { server_workers } else { 0 };
+            check_busy_poll(threads, workers, machine.processors)?;
+        }
         let sources = room.sources(connections);
         Ok(Plan {
             targets,
@@ -220,7 +227,7 @@ impl Plan {
             connections_explicit: args.connections.is_some(),
             connections,
             shortfall,
-            threads: threads.min(connections as usize),
+            threads,
             server_workers,
             duration: args.duration.or_else(|| default_duration(args)),
             requests: args.requests,
@@ -231,6 +238,7 @@ impl Plan {
             sizes: args.load.size.clone(),
             wire: Wire::new(target::protocol(&service), args.load.size.clone()),
             pipeline: args.load.pipeline,
+            busy_poll: args.load.busy_poll,
             connect_rate: args.load.connect_rate,
             timeout: args.timeout,
             lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
@@ -387,6 +395,7 @@ impl Plan {
             buffer_size: buffer_size as usize,
             leases_per_connection_max,
             linger: self.timeout.min(LINGER_MAX),
+            busy_poll: self.busy_poll,
         }
     }
 }
@@ -504,6 +513,22 @@ fn check_ranges(args: &Args) -> Result<(), Failure> {
     };
     check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
     check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+}
+
+/// Threads that never sleep keep each other from running if there are more of them than processors.
+fn check_busy_poll(threads: usize, workers: usize, processors: usize) -> Result<(), Failure> {
+    let needed = threads + workers;
+    if needed <= processors {
+        return Ok(());
+    }
+    let workers_text = match workers {
+        0 => String::new(),
+        _ => format!(" and {workers} of the server"),
+    };
+    Err(Failure::Usage(format!(
+        "--busy-poll takes a processor for each thread: {threads} of loadgen{workers_text}, and \
+         this process may use {processors}; give fewer (-t), or leave it out"
+    )))
 }
 
 /// Where a connection has one request only.

@@ -188,6 +188,23 @@ fn contradictions_are_usage_errors() {
 }
 
 #[test]
+fn threads_that_never_sleep_have_a_processor_each() {
+    let plan = plan("-t 3 --busy-poll");
+    assert_eq!((plan.threads, plan.server_workers, plan.busy_poll), (3, 1, true));
+    assert!(plan.share(0).limits.busy_poll);
+    assert!(!self::plan("-t 3").share(0).limits.busy_poll);
+    assert_eq!(self::plan("127.0.0.1:7 -t 4 --busy-poll").threads, 4);
+    assert_eq!(self::plan("127.0.0.1:7 -t 5 -c 4 --busy-poll").threads, 4, "one each");
+    for (flags, says) in [
+        ("-t 4 --busy-poll", "4 of loadgen and 1 of the server, and this process may use 4"),
+        ("127.0.0.1:7 -t 5 --busy-poll", "5 of loadgen, and"),
+    ] {
+        let Err(Failure::Usage(text)) = plan_on(&machine(), flags) else { panic!("{flags}") };
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
 fn a_server_that_closes_is_driven_with_a_connection_for_each_request() {
     let kept = plan("message://127.0.0.1:7?after=keep -p 4");
     assert_eq!((kept.lifetime, kept.server_closes), (None, false));

@@ -118,6 +118,8 @@ impl RudeClients {
             buffer_size: REQUEST_BYTES,
             leases_per_connection_max: 1,
             linger,
+            // What they do need not be on time.
+            busy_poll: false,
         }
     }
 }

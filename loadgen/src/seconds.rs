@@ -25,6 +25,8 @@ pub struct Second {
     /// Time on a processor, and waiting for one, of all threads.
     pub running_ns: u64,
     pub waiting_ns: u64,
+    /// Time in which they asked in vain for something to do.
+    pub polling_ns: u64,
 }
 
 impl Second {
@@ -64,6 +66,7 @@ impl Second {
             service_ns: self.service_ns + other.service_ns,
             running_ns: self.running_ns + other.running_ns,
             waiting_ns: self.waiting_ns + other.waiting_ns,
+            polling_ns: self.polling_ns + other.polling_ns,
         }
     }
 }

@@ -76,6 +76,27 @@ fn an_open_loop_offers_exactly_its_rate() {
 }
 
 #[test]
+fn a_thread_that_polls_busily_never_sleeps_and_is_not_called_busy_for_it() {
+    let server = EchoServer::start(Fault::None);
+    let json = kept(&format!("{} -R 1k -c 20 -t 1 -d 1s --busy-poll", server.address));
+    assert_eq!((account(&json).offered, &json["config"]["busy_poll"]), (1_000, &true.into()));
+    let thread = &json["generator_threads"][0];
+    let of = |key: &str| thread[key].as_u64().expect("a number");
+    // One that sleeps does so between any two of the thousand requests.
+    assert!(of("switches_voluntary") < 500, "{thread}");
+    let (running, waiting, polling) = (of("running_ns"), of("waiting_ns"), of("polling_ns"));
+    assert!(polling > 0 && polling <= running + waiting + 1_000_000, "{thread}");
+    let busy = (running + waiting - polling.saturating_sub(waiting).min(running + waiting)) as f64;
+    let ratio = json["generator_busy_ratio"].as_f64().expect("a number");
+    let elapsed = json["elapsed_ns"].as_f64().expect("a number");
+    assert!((ratio - (busy / elapsed).min(1.0)).abs() < 0.001, "{ratio} {thread}");
+
+    let json = kept(&format!("{} -R 1k -c 20 -t 1 -d 1s", server.address));
+    assert_eq!(json["generator_threads"][0]["polling_ns"], 0);
+    assert_eq!(json["config"]["busy_poll"], false);
+}
+
+#[test]
 fn a_rate_below_the_number_of_threads_is_kept() {
     let json = kept("-R 4 -t 4 -c 8 -d 1s");
     assert_eq!(account(&json).offered, 4);

@@ -31,6 +31,20 @@ pub(super) fn limits(limits: &Limits) {
     );
 }
 
+/// Warns of workers that take all processors there are and never give them up.
+pub(super) fn busy_workers(limits: &Limits) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if limits.busy_poll && limits.workers >= processors {
+        log::warn!(
+            target: DAEMON,
+            "--busy-poll with {} workers takes all of the {processors} processors that this \
+             process may use; leave some to the clients if they run here too: --workers {}",
+            limits.workers,
+            (processors / 2).max(1),
+        );
+    }
+}
+
 /// Logs what happened between two readings.
 pub(super) fn rates(before: &Counts, after: &Counts, elapsed: Duration) {
     log::info!(target: TARGET, "{}", Rates { before, after, elapsed });

@@ -272,6 +272,7 @@ mod tests {
             buffer_size: 16,
             leases_per_connection_max: 1,
             linger: Duration::from_secs(1),
+            busy_poll: false,
         };
         let network = Network { latency: LATENCY, window: 64, seed };
         let pinger = || (limits, Pinger { left: 10, ..Pinger::default() });

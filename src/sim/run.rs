@@ -310,6 +310,7 @@ fn service(drawn: &Draw) -> OfListener {
             shed_after: drawn.rules.shed_after,
             linger: drawn.rules.linger,
             share_port: false,
+            busy_poll: false,
         };
         service.check(&limits).expect("the limits are drawn for it");
     }

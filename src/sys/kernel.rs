@@ -1,5 +1,6 @@
 //! The real kernel: mio for readiness, rustix for the calls that std and mio lack.
 
+use std::cell::Cell;
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -24,12 +25,24 @@ const TIMER: Token = Token(usize::MAX - 1);
 /// the wait in one operation is small.
 const EVENTS_MAX: usize = 1024;
 
+thread_local! {
+    /// See [`polled_in_vain`].
+    static POLLED_IN_VAIN_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How long the calling thread has asked [busily](Kernel::busy_poll) for events when there were
+/// none: time on a processor that was free for other work, for which it would have slept otherwise.
+pub fn polled_in_vain() -> Duration {
+    Duration::from_nanos(POLLED_IN_VAIN_NS.get())
+}
+
 /// The system calls of this machine.
 pub struct Kernel {
     poll: Poll,
     events: Events,
     waker: Arc<mio::Waker>,
     timer: Timer,
+    busy_poll: bool,
 }
 
 /// The monotonic clock, with the origin that all threads share.
@@ -61,7 +74,41 @@ impl Kernel {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
         let timer = Timer::new(&poll)?;
-        Ok(Kernel { poll, events: Events::with_capacity(EVENTS_MAX), waker, timer })
+        let events = Events::with_capacity(EVENTS_MAX);
+        Ok(Kernel { poll, events, waker, timer, busy_poll: false })
+    }
+
+    /// Has a wait ask for events over and over instead of sleeping, if `busy_poll`. A thread that
+    /// sleeps takes some tens of microseconds to wake up, and in a virtual machine up to
+    /// milliseconds; one that does not takes a whole processor.
+    pub fn busy_poll(self, busy_poll: bool) -> Kernel {
+        Kernel { busy_poll, ..self }
+    }
+
+    /// Puts into `events` what is ready at the deadline at the latest, without sleeping. The clock
+    /// is read only when there was nothing.
+    fn ask_until(&mut self, deadline: Option<Time>) -> io::Result<()> {
+        let mut idle_since = None;
+        loop {
+            self.poll.poll(&mut self.events, Some(Duration::ZERO))?;
+            if !self.events.is_empty() {
+                return Ok(());
+            }
+            let now = monotonic_now();
+            let in_vain = now - idle_since.replace(now).unwrap_or(now);
+            POLLED_IN_VAIN_NS.set(POLLED_IN_VAIN_NS.get() + in_vain.as_nanos() as u64);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sleep_until(&mut self, deadline: Option<Time>) -> io::Result<()> {
+        let timeout = match deadline {
+            None => None,
+            Some(deadline) => self.timer.arm(deadline)?,
+        };
+        self.poll.poll(&mut self.events, timeout)
     }
 }
 
@@ -92,11 +139,11 @@ impl Sys for Kernel {
 
     #[inline]
     fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
-        let timeout = match deadline {
-            None => None,
-            Some(deadline) => self.timer.arm(deadline)?,
+        let waited = match self.busy_poll {
+            true => self.ask_until(deadline),
+            false => self.sleep_until(deadline),
         };
-        match self.poll.poll(&mut self.events, timeout) {
+        match waited {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(errno(&error)),
@@ -312,10 +359,37 @@ mod tests {
 
     #[test]
     fn the_waker_ends_a_wait_that_has_no_deadline() {
-        let mut kernel = Kernel::new().unwrap();
-        let waker = kernel.waker();
-        let thread = std::thread::spawn(move || waker.wake());
-        kernel.wait(None, &mut Vec::new()).unwrap();
-        thread.join().unwrap();
+        for busy_poll in [false, true] {
+            let mut kernel = Kernel::new().unwrap().busy_poll(busy_poll);
+            let waker = kernel.waker();
+            let thread = std::thread::spawn(move || waker.wake());
+            kernel.wait(None, &mut Vec::new()).unwrap();
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_busy_wait_ends_at_its_deadline_and_says_how_long_it_asked_in_vain() {
+        let mut kernel = Kernel::new().unwrap().busy_poll(true);
+        let mut ready = Vec::new();
+        let (began, before) = (kernel.now(), polled_in_vain());
+        for micros in [0, 200, 20_000] {
+            let deadline = kernel.now() + Duration::from_micros(micros);
+            kernel.wait(Some(deadline), &mut ready).unwrap();
+            assert!(kernel.now() >= deadline && ready.is_empty());
+        }
+        kernel.wait(Some(Time::ZERO), &mut ready).unwrap();
+        let in_vain = polled_in_vain() - before;
+        assert!(in_vain > Duration::ZERO && in_vain <= kernel.now() - began, "{in_vain:?}");
+        let of_another = std::thread::spawn(polled_in_vain).join().unwrap();
+        assert_eq!(of_another, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wait_that_sleeps_asks_nothing_in_vain() {
+        let (mut kernel, before) = (Kernel::new().unwrap(), polled_in_vain());
+        let deadline = kernel.now() + Duration::from_millis(2);
+        kernel.wait(Some(deadline), &mut Vec::new()).unwrap();
+        assert_eq!(polled_in_vain(), before);
     }
 }

@@ -16,7 +16,7 @@ mod option;
 #[cfg(test)]
 pub(crate) mod scripted;
 
-pub use kernel::{Kernel, monotonic_now};
+pub use kernel::{Kernel, monotonic_now, polled_in_vain};
 
 /// What the system says of a socket. Edge-triggered: said once when it begins to be true.
 #[derive(Clone, Copy, Debug)]

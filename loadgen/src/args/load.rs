@@ -64,6 +64,11 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N|TIME")]
     pub lifetime: Option<Lifetime>,
 
+    /// Never sleep: each thread asks for events over and over, so that no time to wake up is in
+    /// what is measured, and takes a whole processor; a server of its own does the same
+    #[arg(long)]
+    pub busy_poll: bool,
+
     /// Local address, or network, to connect from: 10.0.0.2 or 10.0.1.0/24; repeat it to have more
     /// ports [default: the system's choice; as many addresses of 127.0.0.0/8 as needed if the
     /// target is one of them]

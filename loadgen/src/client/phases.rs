@@ -274,6 +274,7 @@ impl Client {
             span_ns: span.as_nanos() as u64,
             running_ns: used.running.as_nanos() as u64,
             waiting_ns: used.waiting.as_nanos() as u64,
+            polling_ns: used.polling.as_nanos() as u64,
             ..second
         });
         if self.behind(now) > verdict::BEHIND

@@ -1,5 +1,7 @@
 //! What the reports say of the load: how each request ended, and how well the schedule was kept.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -59,11 +61,16 @@ fn thread_lines(report: &Report) -> Option<String> {
     if uses.len() > THREADS_SHOWN || elapsed == 0.0 {
         return None;
     }
+    let percent = |time: Duration| time.as_secs_f64() / elapsed * 100.0;
     let thread = |used: &ThreadUse| {
+        let polling = match report.plan.busy_poll {
+            true => format!(" ({:.0} % polling in vain)", percent(used.polling)),
+            false => String::new(),
+        };
         format!(
-            "{:.0} % running, {:.0} % waiting, switches {} voluntary, {} involuntary",
-            used.running.as_secs_f64() / elapsed * 100.0,
-            used.waiting.as_secs_f64() / elapsed * 100.0,
+            "{:.0} % running{polling}, {:.0} % waiting, switches {} voluntary, {} involuntary",
+            percent(used.running),
+            percent(used.waiting),
             used.switches_voluntary,
             used.switches_involuntary
         )
@@ -146,6 +153,7 @@ pub struct Form {
 struct Thread {
     running_ns: u64,
     waiting_ns: u64,
+    polling_ns: u64,
     switches_voluntary: u64,
     switches_involuntary: u64,
 }
@@ -159,6 +167,7 @@ struct Step {
     outstanding_expected: f64,
     running_ns: u64,
     waiting_ns: u64,
+    polling_ns: u64,
 }
 
 #[derive(Serialize)]
@@ -201,6 +210,7 @@ fn threads(records: &Records) -> Vec<Thread> {
     let thread = |used: &ThreadUse| Thread {
         running_ns: used.running.as_nanos() as u64,
         waiting_ns: used.waiting.as_nanos() as u64,
+        polling_ns: used.polling.as_nanos() as u64,
         switches_voluntary: used.switches_voluntary,
         switches_involuntary: used.switches_involuntary,
     };
@@ -216,6 +226,7 @@ fn step(second: &Second) -> Step {
         outstanding_expected: second.outstanding_expected(),
         running_ns: second.running_ns,
         waiting_ns: second.waiting_ns,
+        polling_ns: second.polling_ns,
     }
 }
 

@@ -416,6 +416,7 @@ pub mod tests {
                 waiting: half / 2,
                 switches_voluntary: 10,
                 switches_involuntary: 1,
+                ..ThreadUse::default()
             };
             2
         ];

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Daemon, Fate, Fleet, alone, eventually, many_clients, meanwhile};
+use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, many_clients, meanwhile};
 
-/// Issue 2: all accepted, all served, none mixed up, and every file given back (failure mode 18).
+/// All are accepted and served, none is mixed up, and every file is given back.
 #[test]
 fn ten_thousand_clients_at_once_are_served_twice_and_leave_nothing_behind() {
     let _alone = alone();
@@ -98,5 +98,24 @@ fn every_worker_serves() {
     let busy = after.keys().filter(|thread| woken(thread) >= ROUNDS / 5).count();
     assert!(busy >= WORKERS, "{busy} busy threads: {before:?}, then {after:?}");
     drop(fleet);
+    daemon.finish();
+}
+
+#[test]
+fn workers_that_poll_busily_never_sleep_and_do_all_that_others_do() {
+    let flags = ["--workers", "2", "--busy-poll", "--idle-timeout", "1s", "--log", "debug"];
+    let daemon = Daemon::start(&flags);
+    let _quiet = Client::connect(daemon.address());
+    let mut client = Client::connect(daemon.address());
+    let before: u64 = daemon.wake_ups().values().sum();
+    for _ in 0..500 {
+        client.ping(100);
+    }
+    let after: u64 = daemon.wake_ups().values().sum();
+    // One that sleeps does so between any two of them.
+    assert!(after - before < 250, "{} wake-ups", after - before);
+    // Timers and signals reach it as well.
+    let idle: Vec<_> = daemon.wait_closed(2).into_iter().map(|closed| closed.reason).collect();
+    assert_eq!(idle, ["idle-timeout", "idle-timeout"]);
     daemon.finish();
 }

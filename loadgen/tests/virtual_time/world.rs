@@ -129,6 +129,7 @@ fn server_limits(plan: &Plan) -> ClientLimits {
         buffer_size: buffer_size as usize,
         leases_per_connection_max: 4,
         linger: Duration::from_secs(1),
+        busy_poll: false,
     }
 }
 
