@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use floors::client::{Client, Failure, Load, Report, Until};
 use floors::cpus;
 use floors::epoll_server::EpollServer;
+use floors::sleeper;
 use floors::socket::raise_open_files;
 use floors::stream::{LENGTH_BYTES, Pattern};
 use floors::thread_server::ThreadServer;
@@ -22,6 +23,7 @@ usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
        floor threads [--listen ADDRESS] [--buffer-size BYTES]
        floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
                             [--interval-ms N] [--length-bytes 0|4]
+       floor sleeper [--every-us N] [--count N]
 
 The servers echo until they are killed. The client connects, prints 'ready', and then obeys lines on
 its standard input, each answered with a line of JSON:
@@ -29,7 +31,8 @@ its standard input, each answered with a line of JSON:
   each COUNT      send so many messages on each connection
 With --interval-ms each connection sends a message in every interval, answered or not; without, the
 loop is closed, with --pipeline messages in flight. With --length-bytes 4 each message begins with
-the number of bytes that follow; they are part of its size.";
+the number of bytes that follow; they are part of its size.
+The sleeper sleeps until a time, again and again, and prints how late it woke up.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -58,6 +61,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
             server.wait().map_err(text)
         }
         Some("client") => run_client(&arguments[1..]),
+        Some("sleeper") => run_sleeper(&arguments[1..]),
         Some("--help") => {
             println!("{USAGE}");
             Ok(())
@@ -134,6 +138,29 @@ fn run_client(arguments: &[String]) -> Result<(), String> {
         let report = crew.obey(&line.map_err(text)?)?;
         print_report(&report, size);
     }
+    Ok(())
+}
+
+fn run_sleeper(arguments: &[String]) -> Result<(), String> {
+    let mut options = Options::parse(arguments)?;
+    let every_us = options.take("--every-us", 1_000u32)?;
+    let count = options.take("--count", 3_000)?;
+    options.none_left()?;
+    if every_us == 0 || count == 0 {
+        return Err("--every-us and --count must be at least 1".to_owned());
+    }
+    let every = Duration::from_micros(every_us.into());
+    let lateness = sleeper::lateness_ns(every, count).map_err(text)?;
+    let at = |quantile| lateness.value_at_quantile(quantile);
+    println!(
+        "{{\"count\":{count},\"p50_ns\":{},\"p90_ns\":{},\"p99_ns\":{},\"p99_9_ns\":{},\
+         \"max_ns\":{}}}",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
     Ok(())
 }
 

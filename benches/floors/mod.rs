@@ -3,6 +3,7 @@
 //! * `epoll_server`: the smallest correct edge-triggered epoll echo loop.
 //! * `thread_server`: a blocking thread for each connection.
 //! * `client`: a closed-loop (or paced) client that checks every byte.
+//! * `sleeper`: a thread that sleeps until a time, and how late it wakes up.
 //! * `stream`: the bytes that a connection sends, known from its number and the offset.
 //! * `socket`: listening, connecting and the limit of open files; `cpus`: pinning threads.
 //!
@@ -14,6 +15,7 @@
 pub mod client;
 pub mod cpus;
 pub mod epoll_server;
+pub mod sleeper;
 pub mod socket;
 pub mod stream;
 pub mod thread_server;

@@ -8,12 +8,14 @@ import os
 import random
 import sys
 
-from process import Client, Load, Process, Server, loadgen_summary
+from process import Client, Load, Process, Server, loadgen_summary, sleeper_lateness
 from report import Figure, Table
 from statistic import format_interval, median_with_interval
 
 LAG_MAX_NS = 100_000
 CEILING_MIN = 0.9
+# Whether the generator's threads sleep when there is nothing to do, or ask again and again.
+MODES = {"sleeping": [], "polling": ["--busy-poll"]}
 
 Slowed = collections.namedtuple("Slowed", "title rate busy_loop")
 SLOWED = [
@@ -24,27 +26,47 @@ SLOWED = [
 
 
 def measure_lag(setup):
-    """10,000 requests a second over 1,000 connections, several runs."""
-    runs = []
+    """10,000 requests a second over 1,000 connections, several runs, sleeping and polling."""
+    runs, wake_ups = (2, 300) if setup.quick else (5, 3_000)
+    raw = {mode: [] for mode in MODES}
+    raw["bare sleeper"] = []
+    for _ in range(runs):
+        for mode, flags in MODES.items():
+            raw[mode].append(_measure_lag_once(setup, flags))
+        raw["bare sleeper"].append(
+            sleeper_lateness(setup.floor_binary, setup.client_cpus[0], wake_ups))
+    table = Table(["threads", "run", "load average", "send lag p50 us", "p99 us", "p99.9 us",
+                   "max us", "latency p99 us", "verdict"], left=1)
+    for mode in MODES:
+        for number, run in enumerate(raw[mode], 1):
+            lag = run["send_lag"]
+            table.add(mode, number, f"{run['load_average']:.2f}", f"{lag['p50_ns'] / 1e3:.1f}",
+                      f"{lag['p99_ns'] / 1e3:.1f}", f"{lag['p99_9_ns'] / 1e3:,.0f}",
+                      f"{lag['max_ns'] / 1e3:,.0f}", f"{run['latency']['p99_ns'] / 1e3:.0f}",
+                      run["verdict"])
+    for number, lag in enumerate(raw["bare sleeper"], 1):
+        table.add("bare sleeper", number, "-", f"{lag['p50_ns'] / 1e3:.1f}",
+                  f"{lag['p99_ns'] / 1e3:.1f}", f"{lag['p99_9_ns'] / 1e3:,.0f}",
+                  f"{lag['max_ns'] / 1e3:,.0f}", "-", "-")
+    met = "; ".join(
+        f"{sum(run['send_lag']['p99_ns'] <= LAG_MAX_NS for run in raw[mode])} of {runs} {mode}"
+        for mode in MODES)
+    notes = ["10,000 requests/s of 64 B over 1,000 connections from one thread, the server on a CPU"
+             f" of its own. The 99th percentile is at most"
+             f" 100 us in {met}. It is a figure of a quiet machine: whatever else runs delays a"
+             " thread that has to wake up at a time. `polling` is with `--busy-poll`. The bare"
+             " sleeper is a thread that does nothing but sleep until each next millisecond, in"
+             " between the runs: how late it wakes up is the machine's own part."]
+    return Figure("lag", "How late the generator sends", table, raw, notes)
+
+
+def _measure_lag_once(setup, more_flags):
     with Server(setup.servers["echopool"], [setup.server_cpu]) as server:
-        for _ in range(2 if setup.quick else 5):
-            flags = ["-c", "1000", "-R", "10000", "-w", "500ms", "-d", _time(setup.count_seconds)]
-            load_average = os.getloadavg()[0]
-            run = loadgen_summary(server.address, flags, setup.client_cpus)
-            runs.append({"load_average": load_average, **run})
-    table = Table(["run", "load average", "send lag p50 us", "p99 us", "max us", "latency p99 us",
-                   "verdict"], left=1)
-    for number, run in enumerate(runs, 1):
-        lag = run["send_lag"]
-        table.add(number, f"{run['load_average']:.2f}", f"{lag['p50_ns'] / 1e3:.1f}",
-                  f"{lag['p99_ns'] / 1e3:.1f}", f"{lag['max_ns'] / 1e3:,.0f}",
-                  f"{run['latency']['p99_ns'] / 1e3:.0f}", run["verdict"])
-    met = sum(run["send_lag"]["p99_ns"] <= LAG_MAX_NS for run in runs)
-    notes = [f"10,000 requests/s of 64 B over 1,000 connections, {runs[0]['config']['threads']}"
-             f" generator thread(s), the server on a CPU of its own. The 99th percentile is at most"
-             f" 100 us in {met} of {len(runs)} runs. It is a figure of a quiet machine: whatever"
-             " else runs delays a thread that has to wake up at a time."]
-    return Figure("lag", "How late the generator sends", table, runs, notes)
+        flags = ["-c", "1000", "-t", "1", "-R", "10000", "-w", "500ms",
+                 "-d", _time(setup.count_seconds), *more_flags]
+        load_average = os.getloadavg()[0]
+        run = loadgen_summary(server.address, flags, setup.client_cpus)
+        return {"load_average": load_average, **run}
 
 
 def measure_limited(setup):

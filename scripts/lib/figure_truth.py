@@ -8,7 +8,7 @@ import collections
 import math
 import os
 
-from process import Server, loadgen_summary
+from process import Server, loadgen_summary, sleeper_lateness
 from report import Figure, Table
 
 # Held against theory: within this part of it, or this time, whichever is more.
@@ -50,53 +50,71 @@ FLOOR = "fixed=0s"
 RUNS = 3
 
 
+# Whether both ends sleep when there is nothing to do, or ask again and again.
+MODES = {"polling": ["--busy-poll"], "sleeping": []}
+
+
 def measure(setup):
     raw = {}
-    table = Table(["delay", "percentile", "measured us", "less the echo's us", "theory us",
-                   "difference us", "allowed us", "within"])
+    table = Table(["delay", "threads", "percentile", "measured us", "less the echo's us",
+                   "theory us", "difference us", "allowed us", "within"])
     for law in LAWS:
-        seconds = 2.4 if setup.quick else law.seconds
-        floor = _least_disturbed([_run(setup, law, FLOOR, 2.4) for _ in range(RUNS)])
-        runs = [_run(setup, law, law.options, seconds) for _ in range(RUNS)]
-        run = _least_disturbed(runs)
-        raw[law.title] = {"floor": floor, "run": run, "all_runs": runs}
-        _add_rows(table, law, floor["latency"]["p50_ns"], run)
-        print(f"  {law.title}: {run['verdict_text']}", flush=True)
+        raw[law.title] = {mode: _measure_law(setup, law, mode) for mode in MODES}
+        for mode, found in raw[law.title].items():
+            _add_rows(table, law, mode, found["floor"]["latency"]["p50_ns"], found["run"])
+            print(f"  {law.title}, {mode}: {found['run']['verdict_text']}", flush=True)
+    sleeper = sleeper_lateness(setup.floor_binary, setup.server_cpu, 300 if setup.quick else 5_000)
+    raw["bare sleeper"] = sleeper
     notes = [
         "Latency counts from when a request was due. The echo's own is the median of the same load"
         " without a delay (`fixed=0s`). Allowed are 2 % of theory or 100 us, whichever is more; the"
         " 99.9th percentile is shown and not judged, for few requests lie beyond it. Shown is,"
         f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that"
         " other work on the machine disturbed least.",
+        "`polling`: server and generator with `--busy-poll`. `sleeping`: without; then replies and"
+        " requests are as late as their threads wake up, once on each side. A thread that does"
+        " nothing but sleep until each next millisecond woke up"
+        f" {_us(sleeper['p50_ns'])} us (p50), {_us(sleeper['p90_ns'])} us (p90) and"
+        f" {_us(sleeper['p99_ns'])} us (p99) late on this machine.",
         "Verdicts: " + "; ".join(
-            f"{title} (load average {each['run']['load_average']:.2f}):"
-            f" {each['run']['verdict_text']}" for title, each in raw.items()) + "."]
+            f"{law.title}, {mode} (load average {found['run']['load_average']:.2f}):"
+            f" {found['run']['verdict_text']}"
+            for law in LAWS for mode, found in raw[law.title].items()) + "."]
     return Figure("truth", "Measured delays beside calculated ones", table, raw, notes)
+
+
+def _measure_law(setup, law, mode):
+    seconds = 2.4 if setup.quick else law.seconds
+    floors = [_run(setup, law, mode, FLOOR, 2.4) for _ in range(RUNS)]
+    runs = [_run(setup, law, mode, law.options, seconds) for _ in range(RUNS)]
+    return {"floor": _least_disturbed(floors), "run": _least_disturbed(runs), "all_runs": runs}
 
 
 def _least_disturbed(runs):
     return min(runs, key=lambda run: run["own_lag"]["p99_ns"])
 
 
-def _run(setup, law, options, seconds):
+def _run(setup, law, mode, options, seconds):
     listen = f"delay://127.0.0.1:0?{options}&size=64"
-    command = ["target/release/echopool", "--listen", listen, "--workers", "1", "--log", "warn"]
+    command = ["target/release/echopool", "--listen", listen, "--workers", "1", "--log", "warn",
+               *MODES[mode]]
     with Server(command, [setup.server_cpu]) as server:
         flags = ["-c", "200", "-t", "1", "-R", str(law.rate), "--arrivals", law.arrivals,
-                 "-d", f"{round(seconds * 1000)}ms", "-w", "200ms", "--seed", "1"]
+                 "-d", f"{round(seconds * 1000)}ms", "-w", "200ms", "--seed", "1",
+                 *MODES[mode]]
         load_average = os.getloadavg()[0]
         run = loadgen_summary(server.address, flags, setup.client_cpus)
         return {"load_average": load_average, **run}
 
 
-def _add_rows(table, law, floor_ns, run):
+def _add_rows(table, law, mode, floor_ns, run):
     for part, key in JUDGED + SHOWN:
         measured = run["latency"][key]
         theory = law.theory_ns(part)
         difference = measured - floor_ns - theory
         allowed = max(PART_MAX * theory, NS_MAX)
         within = "yes" if abs(difference) <= allowed else "no"
-        table.add(law.title, f"{part * 100:g}", _us(measured), _us(measured - floor_ns),
+        table.add(law.title, mode, f"{part * 100:g}", _us(measured), _us(measured - floor_ns),
                   _us(theory), f"{difference / 1e3:+,.0f}", _us(allowed),
                   within if (part, key) in JUDGED else "-")
 

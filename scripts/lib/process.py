@@ -171,6 +171,13 @@ def loadgen_summary(address, flags, cpus):
     return _without(json.loads(out))
 
 
+def sleeper_lateness(floor_binary, cpu, count):
+    """How late a thread wakes up that does nothing but sleep until each next millisecond."""
+    command = [floor_binary, "sleeper", "--every-us", "1000", "--count", str(count)]
+    with Process(command, [cpu]) as sleeper:
+        return json.loads(sleeper.read_line(READY_SECONDS_MAX))
+
+
 def _without(value):
     if isinstance(value, dict):
         return {key: _without(inner) for key, inner in value.items() if key not in LEFT_OUT}
