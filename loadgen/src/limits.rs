@@ -15,6 +15,9 @@ pub struct Machine {
     pub ports: RangeInclusive<u16>,
     /// Processors that this process may use.
     pub processors: usize,
+    /// Connections that can wait at a listening socket at most (net.core.somaxconn), where that is
+    /// known.
+    pub backlog_max: Option<u64>,
 }
 
 /// Linux's own default, where the file that says otherwise cannot be read.
@@ -28,6 +31,7 @@ impl Machine {
             open_files_now: count_open_files(),
             ports: read_ports().unwrap_or(PORTS_DEFAULT),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
+            backlog_max: read_number("/proc/sys/net/core/somaxconn"),
         }
     }
 
@@ -53,6 +57,10 @@ fn count_open_files() -> u64 {
 
 fn read_ports() -> Option<RangeInclusive<u16>> {
     parse_ports(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {

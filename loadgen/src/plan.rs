@@ -42,6 +42,8 @@ pub struct Plan {
     /// What is possible, and so what is begun.
     pub connections: u64,
     pub shortfall: Option<Shortfall>,
+    /// More connections are begun at once than a listening socket of this machine holds.
+    pub backlog_short: Option<BacklogShort>,
     pub threads: usize,
     /// Processors that are left for a server of our own.
     pub server_workers: usize,
@@ -117,6 +119,13 @@ pub enum Limit {
     OpenFiles { hard: u64, needed: u64 },
     /// Ports for each pair of a source address and a target, and how many of both there are.
     LocalPorts { each: u64, sources: u64, targets: u64 },
+}
+
+/// Connections that are begun at once, and how many of them can wait to be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BacklogShort {
+    pub begun: u64,
+    pub held: u64,
 }
 
 /// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
@@ -217,6 +226,8 @@ impl Plan {
             check_busy_poll(threads, workers, machine.processors)?;
         }
         let sources = room.sources(connections);
+        let begun = (threads * connects_in_flight_max(threads)) as u64;
+        let backlog_short = room.backlog_short(begun.min(connections));
         Ok(Plan {
             targets,
             service,
@@ -227,6 +238,8 @@ impl Plan {
             connections_explicit: args.connections.is_some(),
             connections,
             shortfall,
+            // Who begins them one after the other has no burst of them.
+            backlog_short: backlog_short.filter(|_| args.load.connect_rate.is_none()),
             threads,
             server_workers,
             duration: args.duration.or_else(|| default_duration(args)),
@@ -325,10 +338,9 @@ impl Plan {
         }
     }
 
-    /// Connections that a thread begins before one of the earlier ones is established: together
-    /// fewer than a usual listen backlog of 4096 holds.
+    /// Connections that a thread begins before one of the earlier ones is established.
     pub fn connects_in_flight_max(&self) -> usize {
-        (1024 / self.threads).clamp(1, 512)
+        connects_in_flight_max(self.threads)
     }
 
     /// How long after a thread's first connection the one with this number in it is begun. Threads
@@ -483,6 +495,13 @@ impl Room<'_> {
         }
     }
 
+    /// Of connections begun at once. What other machines' sockets hold is not known.
+    fn backlog_short(&self, begun: u64) -> Option<BacklogShort> {
+        let held = self.machine.backlog_max?;
+        let local = self.targets.iter().all(|target| target.ip().is_loopback());
+        (local && begun > held).then_some(BacklogShort { begun, held })
+    }
+
     /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
     fn can_vary_source(&self) -> bool {
         let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
@@ -500,6 +519,11 @@ impl Room<'_> {
             given => given.to_vec(),
         }
     }
+}
+
+/// Together fewer than a usual listen backlog of 4096 holds.
+fn connects_in_flight_max(threads: usize) -> usize {
+    (1024 / threads).clamp(1, 512)
 }
 
 fn target_name(args: &Args) -> String {
@@ -583,6 +607,19 @@ fn check_targets(targets: &[SocketAddr], sources: &[IpAddr]) -> Result<(), Failu
         }
     }
     Ok(())
+}
+
+impl fmt::Display for BacklogShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BacklogShort { begun, held } = self;
+        write!(
+            f,
+            "up to {begun} connections are begun at once, and a listening socket of this machine \
+             lets at most {held} wait to be accepted (net.core.somaxconn); those beyond are tried \
+             again after a second: raise it (sysctl -w net.core.somaxconn=4096, before the server \
+             starts), or begin fewer at a time (--connect-rate)"
+        )
+    }
 }
 
 impl fmt::Display for Shortfall {

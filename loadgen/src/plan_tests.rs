@@ -6,7 +6,13 @@ use super::*;
 use clap::Parser;
 
 fn machine() -> Machine {
-    Machine { open_files_max: 20_000, open_files_now: 4, ports: 32_768..=60_999, processors: 4 }
+    Machine {
+        open_files_max: 20_000,
+        open_files_now: 4,
+        ports: 32_768..=60_999,
+        processors: 4,
+        backlog_max: Some(4096),
+    }
 }
 
 fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
@@ -170,6 +176,24 @@ fn memory_follows_need_up_to_a_budget() {
         assert!(share.output_leases_max() >= 1, "{flags}: output goes on");
         assert!(share.limits.buffer_size as u64 > (plan.size * plan.pipeline).min(65_535));
     }
+}
+
+#[test]
+fn a_backlog_that_a_burst_of_connects_overflows_is_said_with_its_remedy() {
+    assert_eq!(plan("").backlog_short, None, "4096 hold 1024");
+    let small = Machine { backlog_max: Some(128), ..machine() };
+    let short = |flags: &str| plan_on(&small, flags).expect("possible").backlog_short;
+    let begun = |flags: &str| short(flags).map(|short| (short.begun, short.held));
+    assert_eq!(begun(""), Some((1024, 128)));
+    assert_eq!(begun("-t 1"), Some((512, 128)));
+    assert_eq!(begun("127.0.0.1:7 -c 129"), Some((129, 128)));
+    for fine in ["-c 128", "--connect-rate 100", "10.0.0.1:7 -c 1000"] {
+        assert_eq!(begun(fine), None, "{fine}");
+    }
+    let text = short("").expect("too small").to_string();
+    assert!(text.contains("sysctl -w net.core.somaxconn=4096"), "{text}");
+    let unknown = Machine { backlog_max: None, ..machine() };
+    assert_eq!(plan_on(&unknown, "").expect("possible").backlog_short, None);
 }
 
 #[test]

@@ -235,6 +235,7 @@ mod tests {
             open_files_now: 4,
             ports: 1..=60_000,
             processors: 2,
+            backlog_max: None,
         };
         let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
         let plan = Arc::new(Plan::new(&args, &machine, None, 1).expect("possible"));

@@ -54,6 +54,9 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     if let Some(shortfall) = &plan.shortfall {
         eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
     }
+    if let Some(short) = &plan.backlog_short {
+        eprintln!("loadgen: {short}");
+    }
     if plan.sources_unused > 0 {
         eprintln!(
             "loadgen: the first {} source addresses are used; there are {} more",

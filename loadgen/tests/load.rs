@@ -4,6 +4,8 @@
 mod common;
 
 use std::collections::HashSet;
+use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use common::server::{EchoServer, Fault};
@@ -446,4 +448,27 @@ fn flags_that_do_not_go_together_are_usage_errors() {
     ] {
         loadgen(flags).expect(2).complains(reason);
     }
+}
+
+#[test]
+fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // The same socket again, with room for two that wait.
+    rustix::net::listen(&listener, 1).expect("it listens already");
+    let address = listener.local_addr().expect("it is bound");
+    let run = start(program(&format!("{address} -c 20 -n 40 -d 60s")));
+    thread::sleep(Duration::from_millis(700));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut back = stream.try_clone().expect("another descriptor");
+                // An error is the client's: it has closed.
+                let _ = std::io::copy(&mut stream, &mut back);
+            });
+        }
+    });
+    let ended = run.wait();
+    ended.says("Connects that took a second or more: ").says("--connect-rate");
+    ended.says("20 established, 20 served, 0 lost");
 }

@@ -27,6 +27,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     lines.push(format!("Fairness: {:.4} (Jain)", records.fairness()));
     if !records.connect.is_empty() {
         lines.push(format!("Connect: {}", shape(&records.connect)));
+        lines.extend(connects_retried(records));
     }
     if report.plan.lifetime.is_some() || records.reconnects > 0 {
         lines.push(format!("Begun anew: {} connections", records.reconnects));
@@ -37,6 +38,19 @@ pub fn lines(report: &Report) -> Vec<String> {
     lines.extend(thread_lines(report));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
     lines
+}
+
+/// Connections whose first packet got no answer: TCP sends it again after a second (RFC 6298).
+fn connects_retried(records: &Records) -> Option<String> {
+    const FIRST_RETRY_NS: u64 = 990_000_000;
+    let retried = records.connect.count_between(FIRST_RETRY_NS, u64::MAX);
+    (retried > 0).then(|| {
+        format!(
+            "Connects that took a second or more: {retried}: their first packet was lost, or the \
+             server let no more connections wait to be accepted (its backlog, \
+             net.core.somaxconn); begin fewer at a time with --connect-rate"
+        )
+    })
 }
 
 /// Each request offered is in one of the counts behind the first.

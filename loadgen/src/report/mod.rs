@@ -386,6 +386,7 @@ pub mod tests {
             open_files_now: 4,
             ports: 32_768..=60_999,
             processors: 4,
+            backlog_max: None,
         };
         let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
         Plan::new(&args, &machine, Some(([127, 0, 0, 1], 7777).into()), 42).expect("possible")

@@ -114,6 +114,7 @@ fn plan(flags: &str) -> Plan {
         open_files_now: 4,
         ports: 32_768..=60_999,
         processors: 2,
+        backlog_max: None,
     };
     let args = Args::parse_from(format!("loadgen world:7 {flags}").split_whitespace());
     let target = ([10, 0, 0, 1], 7).into();
