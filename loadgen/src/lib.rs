@@ -14,6 +14,7 @@
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
 //!   run goes on
 //! * `verdict`: whether the generator kept up; `slo`: what the figures must be
+//! * `search`: the highest rate that meets an objective
 //! * `calibrate`: what the generator can do at most on this machine; `calibration`: the file of it
 //! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
 //! * `failure`: why there is no report, and the exit codes
@@ -48,6 +49,7 @@ pub mod report;
 pub mod rude;
 pub mod run;
 pub mod schedule;
+pub mod search;
 pub mod seconds;
 pub mod sizes;
 pub mod slo;

@@ -30,6 +30,7 @@ use crate::plan::Plan;
 use crate::progress::{Progress, Stage};
 use crate::report::{Abort, Outputs, Report};
 use crate::rude::Rude;
+use crate::search;
 use crate::slo::{Observed, Slo};
 use crate::target::{Address, Target};
 use crate::terminal::{self, Keys};
@@ -45,25 +46,16 @@ const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 /// # Errors
 /// There is no report, and why.
 pub fn run(args: &Args) -> Result<Exit, Failure> {
+    if let Some(objective) = &args.load.search {
+        return search::run(args, objective);
+    }
     let interrupted = on_signals()?;
     let machine = Machine::read();
     let targets = resolve_all(&args.targets)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let mut plan = Plan::for_targets(args, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
-    if let Some(shortfall) = &plan.shortfall {
-        eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
-    }
-    if let Some(short) = &plan.backlog_short {
-        eprintln!("loadgen: {short}");
-    }
-    if plan.sources_unused > 0 {
-        eprintln!(
-            "loadgen: the first {} source addresses are used; there are {} more",
-            plan.sources.len(),
-            plan.sources_unused
-        );
-    }
+    tell(&plan);
     let mut server = match plan.own_server {
         true => Some(OwnServer::start(&plan)?),
         false => None,
@@ -121,7 +113,7 @@ fn open_keys() -> Option<Keys> {
 }
 
 /// The addresses of all targets, in order.
-fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
+pub fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
     let mut addresses = Vec::new();
     for address in targets.iter().filter_map(|target| target.address.as_ref()) {
         let first = resolve(address)?;
@@ -149,9 +141,26 @@ fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
 
 /// Different for each run, so that bytes of an earlier one are foreign. No larger than what every
 /// reader of JSON keeps exactly.
-fn new_seed() -> u64 {
+pub fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish() >> 11
+}
+
+/// What the machine has no room for, and what becomes of it.
+pub fn tell(plan: &Plan) {
+    if let Some(shortfall) = &plan.shortfall {
+        eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
+    }
+    if let Some(short) = &plan.backlog_short {
+        eprintln!("loadgen: {short}");
+    }
+    if plan.sources_unused > 0 {
+        eprintln!(
+            "loadgen: the first {} source addresses are used; there are {} more",
+            plan.sources.len(),
+            plan.sources_unused
+        );
+    }
 }
 
 fn announce(plan: &Plan) {

@@ -21,7 +21,7 @@ use crate::units;
 const REQUEST: u128 = 1_000_000_000;
 /// In a second. A schedule is walked faster than this, so that what was never sent is counted in
 /// less time than the run took; and no machine sends as many.
-const RATE_MAX: u64 = 10_000_000;
+pub const RATE_MAX: u64 = 10_000_000;
 /// A stage of `--stages` each; more is a script's mistake.
 const STAGES_MAX: usize = 1_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;

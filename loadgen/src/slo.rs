@@ -122,6 +122,11 @@ impl Slo {
         self.metric
     }
 
+    /// What is compared, as it was written.
+    pub fn metric_text(&self) -> &str {
+        self.text.split(['<', '>']).next().unwrap_or_default()
+    }
+
     /// Nanoseconds for a latency, replies in a second for a rate, a count for errors.
     pub fn limit(&self) -> u64 {
         self.limit

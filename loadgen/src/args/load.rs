@@ -7,6 +7,7 @@ use clap::Args;
 use crate::plan::Lifetime;
 use crate::rude::RudeClients;
 use crate::schedule::{self, Spacing, Stages};
+use crate::search::Objective;
 use crate::sizes::Sizes;
 use crate::sources::Source;
 use crate::units;
@@ -31,6 +32,11 @@ pub struct LoadArgs {
     /// 10s:1k,20s:1k-5k; the run is as long as all of them unless -d says otherwise
     #[arg(long, value_name = "STAGES", conflicts_with = "rate")]
     pub stages: Option<Stages>,
+
+    /// Find the highest rate whose latency stays below this, as in p99:1ms; from -R [default: 1k]
+    /// on, each rate for -d [default: 3s] behind a warm-up of -w [default: 500ms]
+    #[arg(long, value_name = "OBJECTIVE", conflicts_with = "stages")]
+    pub search: Option<Objective>,
 
     /// How the requests of an open loop follow each other: evenly, or as those of many independent
     /// users [default: const]

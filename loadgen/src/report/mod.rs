@@ -13,6 +13,7 @@ pub mod merge;
 mod outputs;
 mod rows;
 mod saved;
+pub mod search;
 mod text;
 
 use std::fmt::{self, Write as _};

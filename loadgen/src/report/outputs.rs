@@ -109,13 +109,13 @@ fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()
 }
 
 /// A file or stdout, with its name for errors.
-struct Sink {
+pub(super) struct Sink {
     name: String,
     out: BufWriter<Box<dyn Write>>,
 }
 
 impl Sink {
-    fn create(path: &Path) -> Result<Sink, Failure> {
+    pub(super) fn create(path: &Path) -> Result<Sink, Failure> {
         let name = path.display().to_string();
         match File::create(path) {
             Ok(file) => Ok(Sink { name, out: BufWriter::new(Box::new(file)) }),
@@ -123,11 +123,11 @@ impl Sink {
         }
     }
 
-    fn stdout() -> Sink {
+    pub(super) fn stdout() -> Sink {
         Sink { name: "stdout".into(), out: BufWriter::new(Box::new(io::stdout())) }
     }
 
-    fn write(
+    pub(super) fn write(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {

@@ -1,0 +1,102 @@
+//! `--search`: the highest rate that keeps an objective, against servers whose capacity is known.
+//! What a rate could be at most is asserted, never how fast this machine is.
+
+mod common;
+
+use std::time::Duration;
+
+use common::forms::{TestFile, assert_valid, count, schema};
+use common::server::{EchoServer, Fault};
+use common::{loadgen, program, start, until};
+use rustix::process::Signal;
+
+/// Each request waits so long, so one connection takes 200 in a second at most.
+const SLOW: Fault = Fault::Slow { wait: Duration::from_millis(5) };
+
+#[test]
+fn no_more_is_found_than_the_server_can_take() {
+    let server = EchoServer::start(SLOW);
+    let flags = format!("{} -c 1 -R 50 -d 500ms -w 1ms --search p99:200ms", server.address);
+    let json = loadgen(&format!("{flags} --output-format json")).json();
+    assert_valid(&schema("search"), &json);
+    assert!(server.fired() > 0);
+    assert_eq!(json["objective"], "p99<200ms");
+    // In half a second 200 ms of latency hide 40 requests more than the 100 that it takes.
+    let rate = count(&json["rate_per_second"]);
+    assert!((1..=300).contains(&rate), "{json}");
+    let steps = json["steps"].as_array().expect("runs");
+    let of = |kept: bool| steps.iter().filter(move |step| step["kept"] == kept);
+    assert!(of(true).any(|step| step["rate_per_second"] == rate), "{json}");
+    assert!(of(false).any(|step| step["rate_per_second"] == json["not_kept_rate_per_second"]));
+    assert!(count(&json["not_kept_rate_per_second"]) > rate);
+    assert_eq!(json["best"]["config"]["rate_per_second"], rate);
+    assert!(count(&json["best"]["latency"]["p99_ns"]) < 200_000_000);
+}
+
+#[test]
+fn a_limit_that_no_rate_keeps_is_missed() {
+    let server = EchoServer::start(SLOW);
+    let flags = format!("{} -c 1 -R 100 -d 300ms -w 1ms --search p50:4ms", server.address);
+    let ended = loadgen(&flags).expect(99);
+    ended.says("\nHighest rate: none was found that keeps p50<4ms; not 34/s: p50<4ms missed (");
+    ended.says("\nVerdict: not-kept (");
+    ended.complains("searching: 100/s: ");
+    let ended = loadgen(&format!("{flags} --output-format json")).expect(99);
+    assert_valid(&schema("search"), &ended.json());
+    assert!(ended.json()["best"].is_null() && ended.json()["rate_per_second"].is_null());
+}
+
+#[test]
+fn a_byte_that_differs_ends_the_search() {
+    let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 700 });
+    let flags = format!("{} -c 2 -R 100 -d 300ms -w 1ms --search p99:10s", server.address);
+    let ended = loadgen(&format!("{flags} --output-format json")).expect(3);
+    assert_eq!(server.fired(), 1);
+    assert_valid(&schema("search"), &ended.json());
+    assert_eq!(ended.json()["verdict"], "echo-differed");
+}
+
+#[test]
+fn with_a_server_of_its_own_it_writes_to_a_file_and_is_silent_if_told_so() {
+    let file = TestFile::new("search.json");
+    // At this rate no request is ever 1 h late, so the search only ends by itself if rates can be
+    // too high for this machine, or at the highest that there is.
+    let flags = "-c 2 -t 1 -R 5m -d 50ms -w 1ms --search p99:1ms --progress none";
+    let ended = loadgen(&format!("{flags} --output-format json -o {file}"));
+    assert!(ended.stdout.is_empty() && !ended.stderr.contains("searching"), "{}", ended.stderr);
+    let json = serde_json::from_str(&file.read()).expect("JSON");
+    assert_valid(&schema("search"), &json);
+    assert_eq!(Some(i64::from(ended.code.expect("an exit"))), json["exit_code"].as_i64());
+    assert_eq!(json["steps"][0]["kept"], false, "five million a second over two connections");
+}
+
+#[test]
+fn an_interrupted_search_tells_what_it_found_until_then() {
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("{} -c 1 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
+    let run = start(program(&format!("{flags} --output-format json")));
+    until("a few rates have been tried", || (server.bytes() > 3_000).then_some(()));
+    run.signal(Signal::INT);
+    let ended = run.wait().expect(130);
+    assert_valid(&schema("search"), &ended.json());
+    assert_eq!(ended.json()["verdict"], "interrupted");
+    assert_eq!(ended.json()["is_lower_bound"], true);
+}
+
+#[test]
+fn what_is_of_a_single_run_is_refused() {
+    for flags in [
+        "-n 100",
+        "--hdr-log x.hlog",
+        "--hgrm x.hgrm",
+        "--abort-on-fail",
+        "--output-format csv",
+        "--output-format ndjson",
+    ] {
+        let ended = loadgen(&format!("--search p99:1ms {flags}")).expect(2);
+        ended.complains("is of a single run");
+    }
+    loadgen("--search p99:1ms --stages 1s:1k").expect(2);
+    loadgen("--search p99").expect(2).complains("p99:1ms");
+    loadgen("--search p99:1ms -R 2").expect(2).complains("fewer than 10 requests in 3s");
+}
