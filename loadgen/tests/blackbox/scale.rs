@@ -103,7 +103,7 @@ fn every_worker_serves() {
 
 #[test]
 fn workers_that_poll_busily_never_sleep_and_do_all_that_others_do() {
-    let flags = ["--workers", "2", "--busy-poll", "--idle-timeout", "1s", "--log", "debug"];
+    let flags = ["--workers", "2", "--busy-poll", "--idle-timeout", "3s", "--log", "debug"];
     let daemon = Daemon::start(&flags);
     let _quiet = Client::connect(daemon.address());
     let mut client = Client::connect(daemon.address());
