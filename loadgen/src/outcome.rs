@@ -164,12 +164,12 @@ impl Records {
         }
     }
 
-    /// Records the send of a request that was intended then, over a connection that has had room
-    /// since `room_since`.
+    /// Records the send of a request that was intended then, and that nothing but the generator has
+    /// kept from being sent since `own_since`: its connection has had room since then.
     #[inline]
-    pub fn sent(&mut self, now: Time, intended: Time, room_since: Time) {
+    pub fn sent(&mut self, now: Time, intended: Time, own_since: Time) {
         self.send_lag.saturating_record((now - intended).as_nanos() as u64);
-        self.own_lag.saturating_record((now - intended.max(room_since)).as_nanos() as u64);
+        self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
     }
 
     /// Records a request that is given up, whose reply has not come.
