@@ -77,7 +77,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("loadgen: {failure}");
+            terminal::say(format_args!("loadgen: {failure}"));
             failure.exit().into()
         }
     }

@@ -90,7 +90,7 @@ impl Progress {
             Form::View(bar) => bar.set_message(self.state.view(stage, counts, terminal::columns())),
             // Seconds have lines of their own.
             Form::Lines if !matches!(stage, Stage::Measuring(since) if !since.is_zero()) => {
-                eprintln!("{}", State::join(&self.state.line(stage, counts)));
+                terminal::say(State::join(&self.state.line(stage, counts)));
             }
             Form::Lines | Form::None => {}
         }
@@ -106,7 +106,7 @@ impl Progress {
             let stage = Stage::Measuring(second.start + second.length);
             let mut words = self.state.line(stage, &second.counts);
             words.splice(2..2, self.state.last_second());
-            eprintln!("{}", State::join(&words));
+            terminal::say(State::join(&words));
         }
     }
 

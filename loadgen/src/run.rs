@@ -52,14 +52,15 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let mut plan = Plan::for_targets(args, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
     if let Some(shortfall) = &plan.shortfall {
-        eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
+        let going_on = plan.connections;
+        terminal::say(format_args!("loadgen: {shortfall}; going on with {going_on}"));
     }
     if plan.sources_unused > 0 {
-        eprintln!(
+        terminal::say(format_args!(
             "loadgen: the first {} source addresses are used; there are {} more",
             plan.sources.len(),
             plan.sources_unused
-        );
+        ));
     }
     let mut server = match plan.own_server {
         true => Some(OwnServer::start(&plan)?),
@@ -75,7 +76,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     outputs.finish(&report)?;
     let exit = report.exit();
     if exit != Exit::Ok && !outputs.tell_the_verdict() {
-        eprintln!("loadgen: {}", report.result_text());
+        terminal::say(format_args!("loadgen: {}", report.result_text()));
     }
     Ok(exit)
 }
@@ -153,12 +154,12 @@ fn new_seed() -> u64 {
 
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
-    eprintln!(
+    terminal::say(format_args!(
         "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
         plan.connections,
         plan.targets_text(),
         plan.threads
-    );
+    ));
 }
 
 /// Drives the clients, and answers when all of them are done.
