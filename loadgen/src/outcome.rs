@@ -109,6 +109,12 @@ pub fn latency_histogram() -> Histogram<u64> {
     histogram(LATENCY_MAX_NS)
 }
 
+/// The value that this percentage of the values do not exceed. A hundredth of 99.9 is not 0.999 but a
+/// little more, which for 1000 values is the largest instead of the one before it: so a little less.
+pub fn percentile(values: &Histogram<u64>, percentile: f64) -> u64 {
+    values.value_at_quantile((percentile / 100.0).next_down())
+}
+
 fn histogram(max: u64) -> Histogram<u64> {
     Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
 }
@@ -376,6 +382,24 @@ mod tests {
         assert_eq!((records.send_lag.max(), records.own_lag.max()), (900, 100));
         records.sent(at(1_000), at(950), at(900));
         assert_eq!((records.send_lag.min(), records.own_lag.min()), (50, 50));
+    }
+
+    #[test]
+    fn a_percentile_is_the_value_of_its_rank_whatever_its_fraction_is_in_binary() {
+        for count in [1_000u64, 2_000, 7_000, 10_000] {
+            let mut values = Histogram::<u64>::new_with_bounds(1, 1 << 30, 5).expect("bounds");
+            (1..=count).for_each(|value| values.record(value).expect("in bounds"));
+            for permille in [1, 500, 750, 900, 950, 990, 995, 999, 1000] {
+                let found = percentile(&values, permille as f64 / 10.0);
+                assert_eq!(
+                    found,
+                    count * permille / 1000,
+                    "p{} of {count}",
+                    permille as f64 / 10.0
+                );
+            }
+        }
+        assert_eq!(percentile(&latency_histogram(), 99.0), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::ProgressForm;
 use crate::control::Snapshot;
 use crate::intervals::Interval;
+use crate::outcome;
 use crate::plan::Plan;
 use crate::report::{metric, time_text};
 use crate::terminal;
@@ -127,7 +128,7 @@ impl State {
     fn remember(&mut self, second: &Interval) {
         let values = &second.latency;
         let latency = (!values.is_empty()).then(|| {
-            let at = |percentile| values.value_at_percentile(percentile);
+            let at = |percentile| outcome::percentile(values, percentile);
             [at(50.0), at(99.0), values.max()].map(Duration::from_nanos)
         });
         self.last = Some(LastSecond { rate: second.rate(), latency });
