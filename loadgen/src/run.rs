@@ -1,7 +1,7 @@
 //! A run from the command line to the report: look at the machine, plan, start a server if there
 //! is none, drive the clients, watch them, and write down what came out.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -177,7 +177,7 @@ pub fn drive(
     let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
     let collector = Collector::new(control.clone());
     let results = start_threads(&plan, &control)?;
-    let form = args.output.progress_form();
+    let form = args.output.progress_form(io::stdout().is_terminal());
     // Where nothing is shown nobody is told about keys.
     let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
     let mut watch = Watch {

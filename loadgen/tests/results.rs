@@ -441,6 +441,16 @@ fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<
 }
 
 #[test]
+fn rows_on_a_terminal_stay_there() {
+    let Some(left) = on_terminal(100, "no keys", "", "-c 5 -d 2100ms --output-format csv") else {
+        return;
+    };
+    let shown = left["shown"].as_str().expect("text");
+    assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");
+}
+
+#[test]
 fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
     let Some(left) = on_terminal(100, "/s, p50 ", "q", "-c 5 -d 10m") else { return };
     assert_eq!(left["code"], 130);
