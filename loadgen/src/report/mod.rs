@@ -227,8 +227,9 @@ impl Report {
             }
             Verdict::ConnectionsLost => {
                 let lost = format!(
-                    "{} of {established} connections lost, {} requests unanswered",
+                    "{} of {} connections lost, {} requests unanswered",
                     records.losses.total(),
+                    established + records.reconnects,
                     records.timed_out + records.unanswered
                 );
                 std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
@@ -559,5 +560,13 @@ pub mod tests {
         assert!(said(&report, "2 of 1002 requests were never sent, for no connection had room"));
         report.interrupted = true;
         assert!(said(&report, "2 of 1002 requests were never sent, before it was ended"));
+    }
+
+    #[test]
+    fn connections_that_took_the_place_of_others_can_be_lost_too() {
+        let mut report = report();
+        (0..30).for_each(|_| report.records.loss(Loss::TimedOut));
+        report.records.reconnects = 29;
+        assert!(report.verdict_text().contains("(30 of 31 connections lost, "));
     }
 }
