@@ -76,7 +76,8 @@ pub struct Records {
     /// From the intended time to the actual send, in nanoseconds. Empty in a closed loop.
     pub send_lag: Histogram<u64>,
     /// The part of the send lag that is the generator's own: from the intended time, or from when
-    /// the connection had room if that was later, to the actual send. Empty in a closed loop.
+    /// the connection had room if that was later, to the actual send; behind a pause of the thread
+    /// at least as long as that. Empty in a closed loop.
     pub own_lag: Histogram<u64>,
     /// From the begin of a connect to the established connection, in nanoseconds.
     pub connect: Histogram<u64>,
