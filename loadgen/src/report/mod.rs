@@ -218,7 +218,11 @@ impl Report {
                 vec![limit.unwrap_or_default(), self.busy_note()]
             }
             Verdict::NothingServed => {
-                let mut text = format!("{established} connections, none had a complete reply");
+                let what = match records.requests + records.warmup_requests {
+                    0 => "they ended, or the run, before anything was sent",
+                    _ => "none had a complete reply",
+                };
+                let mut text = format!("{established} connections, {what}");
                 if !self.interrupted && established > 0 {
                     let name = plan.service.name();
                     write!(text, "; check that the server's service is {name}").expect("a string");
@@ -568,5 +572,14 @@ pub mod tests {
         (0..30).for_each(|_| report.records.loss(Loss::TimedOut));
         report.records.reconnects = 29;
         assert!(report.verdict_text().contains("(30 of 31 connections lost, "));
+    }
+
+    #[test]
+    fn where_nothing_was_sent_no_reply_is_missed() {
+        let mut report = report();
+        report.records.replies_each = vec![0, 0];
+        assert!(report.verdict_text().contains("2 connections, none had a complete reply; check"));
+        report.records.requests = 0;
+        assert!(report.verdict_text().contains("before anything was sent; check that the server"));
     }
 }
