@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Report(exit, text)) => {
-            eprintln!("loadgen: nothing was written: {text}");
+            crate::terminal::say(format_args!("loadgen: nothing was written: {text}"));
             Ok(exit)
         }
     }

@@ -195,17 +195,25 @@ impl Calibration {
         }
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes it to a file, whole or not at all. What is there and no regular file (a link, a pipe, a
+    /// device) stays what it is, and is written to.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return fs::write(path, text);
+        }
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}", std::process::id()));
-        fs::write(&temporary, text)?;
-        fs::rename(&temporary, path)
+        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            // It may not be there; the error that is told is the first one.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
     }
 
     /// Whether a run with this load may be held against it.
@@ -395,5 +403,19 @@ pub mod tests {
         fs::write(&path, "{}").expect("it is there");
         assert!(Calibration::read(&path).is_err());
         fs::remove_dir_all(directory).expect("it was ours");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_written_to_and_not_replaced() {
+        let directory = std::env::temp_dir().join(format!("loadgen-link-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a place for files");
+        let (link, file) = (directory.join("link"), directory.join("file"));
+        fs::write(&file, "").expect("it can be written");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        calibration().write(&link).expect("it can be written");
+        assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+        assert_eq!(Calibration::read(&file), Ok(Some(calibration())));
+        assert_eq!(fs::read_dir(&directory).expect("a directory").count(), 2, "nothing is left");
+        fs::remove_dir_all(&directory).expect("it is ours");
     }
 }

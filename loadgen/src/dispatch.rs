@@ -6,6 +6,7 @@
 //! the same however many there are.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 
 use echopool::time::Time;
@@ -86,14 +87,20 @@ impl Dispatch {
         let index = match &mut self.kind {
             Kind::Shared { arrivals, free } if arrivals.next_ns() <= now_ns => free.pop_front()?,
             Kind::Shared { .. } => return None,
-            Kind::Strict { free, .. } => {
-                let Reverse((due, index)) = *free.peek()?;
+            Kind::Strict { arrivals, free } => loop {
+                let mut first = free.peek_mut()?;
+                let Reverse((due, index)) = *first;
                 if due > now_ns {
                     return None;
                 }
-                free.pop();
-                index
-            }
+                let due_now = arrivals[index as usize].next_ns();
+                if due_now == due {
+                    PeekMut::pop(first);
+                    break index;
+                }
+                // Queued with room for several, it has taken one for itself meanwhile.
+                *first = Reverse((due_now, index));
+            },
         };
         self.queued[index as usize] = false;
         Some(index as usize)
@@ -231,6 +238,22 @@ mod tests {
         assert_eq!(dispatch.take(0, at_ms(3)), Some(at_ms(1)));
         assert!(matches!(next(&mut dispatch, at_ms(3)), Some((1, _))));
         assert_eq!(next(&mut dispatch, at_ms(3)), None);
+    }
+
+    #[test]
+    fn a_connection_that_took_a_request_while_it_was_queued_is_due_at_its_next_one() {
+        let mut dispatch = dispatch(2000, 2, true);
+        dispatch.room(0);
+        assert_eq!(dispatch.take(0, at_ms(0)), Some(at_ms(0)), "on a reply, with room for more");
+        dispatch.room(0);
+        assert_eq!(
+            next(&mut dispatch, START + Duration::from_micros(999)),
+            None,
+            "it has taken it"
+        );
+        assert_eq!(dispatch.next(), Some(at_ms(1)));
+        assert_eq!(next(&mut dispatch, at_ms(1)), Some((0, at_ms(1))));
+        assert_eq!(next(&mut dispatch, at_ms(9)), None, "once each time that it has room");
     }
 
     #[test]

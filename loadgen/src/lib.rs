@@ -6,7 +6,8 @@
 //! * `args`, `units`, `target`: the command line
 //! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
+//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection;
+//!   `pauses`: what of their lateness is the thread's own
 //! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
 //!   conversation
 //! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
@@ -41,6 +42,7 @@ pub mod intervals;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
+pub mod pauses;
 pub mod payload;
 pub mod plan;
 pub mod progress;
@@ -77,7 +79,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("loadgen: {failure}");
+            terminal::say(format_args!("loadgen: {failure}"));
             failure.exit().into()
         }
     }

@@ -76,7 +76,8 @@ pub struct Records {
     /// From the intended time to the actual send, in nanoseconds. Empty in a closed loop.
     pub send_lag: Histogram<u64>,
     /// The part of the send lag that is the generator's own: from the intended time, or from when
-    /// the connection had room if that was later, to the actual send. Empty in a closed loop.
+    /// the connection had room if that was later, to the actual send; behind a pause of the thread
+    /// at least as long as that. Empty in a closed loop.
     pub own_lag: Histogram<u64>,
     /// From the begin of a connect to the established connection, in nanoseconds.
     pub connect: Histogram<u64>,
@@ -107,6 +108,12 @@ pub struct Records {
 /// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
 pub fn latency_histogram() -> Histogram<u64> {
     histogram(LATENCY_MAX_NS)
+}
+
+/// The value that this percentage of the values do not exceed. A hundredth of 99.9 is not 0.999 but a
+/// little more, which for 1000 values is the largest instead of the one before it: so a little less.
+pub fn percentile(values: &Histogram<u64>, percentile: f64) -> u64 {
+    values.value_at_quantile((percentile / 100.0).next_down())
 }
 
 fn histogram(max: u64) -> Histogram<u64> {
@@ -164,12 +171,12 @@ impl Records {
         }
     }
 
-    /// Records the send of a request that was intended then, over a connection that has had room
-    /// since `room_since`.
+    /// Records the send of a request that was intended then, and that nothing but the generator has
+    /// kept from being sent since `own_since`: its connection has had room since then.
     #[inline]
-    pub fn sent(&mut self, now: Time, intended: Time, room_since: Time) {
+    pub fn sent(&mut self, now: Time, intended: Time, own_since: Time) {
         self.send_lag.saturating_record((now - intended).as_nanos() as u64);
-        self.own_lag.saturating_record((now - intended.max(room_since)).as_nanos() as u64);
+        self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
     }
 
     /// Records a request that is given up, whose reply has not come.
@@ -376,6 +383,24 @@ mod tests {
         assert_eq!((records.send_lag.max(), records.own_lag.max()), (900, 100));
         records.sent(at(1_000), at(950), at(900));
         assert_eq!((records.send_lag.min(), records.own_lag.min()), (50, 50));
+    }
+
+    #[test]
+    fn a_percentile_is_the_value_of_its_rank_whatever_its_fraction_is_in_binary() {
+        for count in [1_000u64, 2_000, 7_000, 10_000] {
+            let mut values = Histogram::<u64>::new_with_bounds(1, 1 << 30, 5).expect("bounds");
+            (1..=count).for_each(|value| values.record(value).expect("in bounds"));
+            for permille in [1, 500, 750, 900, 950, 990, 995, 999, 1000] {
+                let found = percentile(&values, permille as f64 / 10.0);
+                assert_eq!(
+                    found,
+                    count * permille / 1000,
+                    "p{} of {count}",
+                    permille as f64 / 10.0
+                );
+            }
+        }
+        assert_eq!(percentile(&latency_histogram(), 99.0), 0);
     }
 
     #[test]

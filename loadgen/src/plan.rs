@@ -139,6 +139,8 @@ const SERVER_FILES_PER_WORKER: u64 = 16;
 /// The server's own default for the size of its buffers, and the bytes that they are given at most.
 const SERVER_BUFFER_SIZE: u64 = 16 << 10;
 const SERVER_BYTES_MAX: u64 = 512 << 20;
+/// Linux's fs.nr_open if nobody has changed it: no limit of open files can be larger.
+const NR_OPEN_DEFAULT: u64 = 1 << 20;
 /// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
 /// of ports.
 const LOOPBACK_SOURCES_MAX: u64 = 254;
@@ -626,12 +628,18 @@ impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shortfall { asked, possible, limit } = self;
         match limit {
-            Limit::OpenFiles { hard, needed } => write!(
-                f,
-                "{asked} connections asked for, {possible} possible: they need {needed} open \
-                 files in a process, and the hard limit is {hard}; raise it \
-                 (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit)"
-            ),
+            Limit::OpenFiles { hard, needed } => {
+                write!(
+                    f,
+                    "{asked} connections asked for, {possible} possible: they need {needed} open \
+                     files in a process, and the hard limit is {hard}; raise it \
+                     (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit"
+                )?;
+                match *needed > NR_OPEN_DEFAULT {
+                    true => write!(f, "; before that, sysctl -w fs.nr_open={needed})"),
+                    false => f.write_str(")"),
+                }
+            }
             Limit::LocalPorts { each, sources, targets } => write!(
                 f,
                 "{asked} connections asked for, {possible} possible: {sources} source \

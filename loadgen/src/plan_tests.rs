@@ -59,6 +59,17 @@ fn too_few_open_files_are_named_with_both_numbers_and_the_remedy() {
 }
 
 #[test]
+fn a_limit_of_open_files_that_the_kernel_refuses_by_default_has_a_remedy_before_it() {
+    let machine = Machine { open_files_max: 1_024, ..machine() };
+    let text = |flags| {
+        let plan = plan_on(&machine, flags).expect("fewer are possible");
+        plan.shortfall.expect("they do not fit").to_string()
+    };
+    assert!(!text("-c 1m").contains("fs.nr_open"));
+    assert!(text("-c 2m").contains("unit; before that, sysctl -w fs.nr_open=2000"));
+}
+
+#[test]
 fn not_even_one_connection_is_a_failure() {
     let machine = Machine { open_files_max: 16, ..machine() };
     assert!(matches!(plan_on(&machine, ""), Err(Failure::Setup(_))));

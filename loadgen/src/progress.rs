@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::ProgressForm;
 use crate::control::Snapshot;
 use crate::intervals::Interval;
+use crate::outcome;
 use crate::plan::Plan;
 use crate::report::{metric, time_text};
 use crate::terminal;
@@ -90,7 +91,7 @@ impl Progress {
             Form::View(bar) => bar.set_message(self.state.view(stage, counts, terminal::columns())),
             // Seconds have lines of their own.
             Form::Lines if !matches!(stage, Stage::Measuring(since) if !since.is_zero()) => {
-                eprintln!("{}", State::join(&self.state.line(stage, counts)));
+                terminal::say(State::join(&self.state.line(stage, counts)));
             }
             Form::Lines | Form::None => {}
         }
@@ -106,7 +107,7 @@ impl Progress {
             let stage = Stage::Measuring(second.start + second.length);
             let mut words = self.state.line(stage, &second.counts);
             words.splice(2..2, self.state.last_second());
-            eprintln!("{}", State::join(&words));
+            terminal::say(State::join(&words));
         }
     }
 
@@ -127,7 +128,7 @@ impl State {
     fn remember(&mut self, second: &Interval) {
         let values = &second.latency;
         let latency = (!values.is_empty()).then(|| {
-            let at = |percentile| values.value_at_percentile(percentile);
+            let at = |percentile| outcome::percentile(values, percentile);
             [at(50.0), at(99.0), values.max()].map(Duration::from_nanos)
         });
         self.last = Some(LastSecond { rate: second.rate(), latency });

@@ -1,7 +1,7 @@
 //! A run from the command line to the report: look at the machine, plan, start a server if there
 //! is none, drive the clients, watch them, and write down what came out.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     outputs.finish(&report)?;
     let exit = report.exit();
     if exit != Exit::Ok && !outputs.tell_the_verdict() {
-        eprintln!("loadgen: {}", report.result_text());
+        terminal::say(format_args!("loadgen: {}", report.result_text()));
     }
     Ok(exit)
 }
@@ -149,28 +149,29 @@ pub fn new_seed() -> u64 {
 /// What the machine has no room for, and what becomes of it.
 pub fn tell(plan: &Plan) {
     if let Some(shortfall) = &plan.shortfall {
-        eprintln!("loadgen: {shortfall}; going on with {}", plan.connections);
+        let going_on = plan.connections;
+        terminal::say(format_args!("loadgen: {shortfall}; going on with {going_on}"));
     }
     if let Some(short) = &plan.backlog_short {
-        eprintln!("loadgen: {short}");
+        terminal::say(format_args!("loadgen: {short}"));
     }
     if plan.sources_unused > 0 {
-        eprintln!(
+        terminal::say(format_args!(
             "loadgen: the first {} source addresses are used; there are {} more",
             plan.sources.len(),
             plan.sources_unused
-        );
+        ));
     }
 }
 
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
-    eprintln!(
+    terminal::say(format_args!(
         "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
         plan.connections,
         plan.targets_text(),
         plan.threads
-    );
+    ));
 }
 
 /// Drives the clients, and answers when all of them are done.
@@ -188,7 +189,7 @@ pub fn drive(
     let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
     let collector = Collector::new(control.clone());
     let results = start_threads(&plan, &control)?;
-    let form = args.output.progress_form();
+    let form = args.output.progress_form(io::stdout().is_terminal());
     // Where nothing is shown nobody is told about keys.
     let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
     let mut watch = Watch {

@@ -16,6 +16,7 @@ use crate::report::{Outputs, Report, Verdict};
 use crate::run;
 use crate::schedule::RATE_MAX;
 use crate::slo::{self, Slo};
+use crate::terminal;
 
 /// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
 /// 30 lie beyond the 99th percentile.
@@ -265,7 +266,8 @@ impl Runs<'_> {
     fn tell(&self, step: &Step) {
         let output = &self.args.output;
         if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
-            eprintln!("searching: {}", form::step_line(step, self.objective));
+            let line = form::step_line(step, self.objective);
+            terminal::say(format_args!("searching: {line}"));
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use echopool::units::{parse_count, parse_duration};
 use hdrhistogram::Histogram;
 
+use crate::outcome;
+
 /// An objective.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Slo {
@@ -156,7 +158,7 @@ impl Slo {
         };
         match self.metric {
             Metric::Percentile(at) => {
-                latency(|values, at| values.value_at_percentile(at) as f64, at)
+                latency(|values, at| outcome::percentile(values, at) as f64, at)
             }
             Metric::Max => latency(|values, _| values.max() as f64, 0.0),
             Metric::Mean => latency(|values, _| values.mean(), 0.0),

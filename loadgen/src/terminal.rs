@@ -1,7 +1,8 @@
-//! The terminal: its width, and keys that are read one by one while a run goes on. What the mode
+//! What is said on stderr, and the terminal there: its width, and keys that are read one by one while a run goes on. What the mode
 //! of the terminal was comes back however the program ends, SIGKILL excepted.
 
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::process::getpgrp;
@@ -16,6 +17,12 @@ const COLUMNS_DEFAULT: usize = 80;
 /// How the terminal was, while it is not so. In a static, because a second signal ends the program
 /// from another thread.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Says a line on stderr. If that is full or closed there is nobody to complain to, and what is
+/// measured is no worse for it.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// Columns of the terminal that stderr is.
 pub fn columns() -> usize {

@@ -296,6 +296,27 @@ fn a_generator_that_cannot_keep_its_schedule_says_so() {
     ended.says("Verdict: generator-limited (").says("Offered: 5000000 requests: ");
 }
 
+/// While it is stopped nothing is sent, and what it sends behind that waits for connections that it
+/// has kept busy itself: it is the generator that was late, not the server.
+#[test]
+fn a_generator_that_was_stopped_for_a_while_says_so() {
+    for flags in ["-c 2", "-c 3 --strict", "-c 2 -p 4"] {
+        let server = EchoServer::start(Fault::None);
+        let flags = format!("{} -t 1 -R 1k -d 2s {flags} --output-format json", server.address);
+        let run = start(program(&flags));
+        until("requests are answered", || (server.bytes() > 10_000).then_some(()));
+        run.signal(Signal::STOP);
+        thread::sleep(Duration::from_millis(500));
+        run.signal(Signal::CONT);
+        let json = run.wait().expect(4).json();
+        assert_eq!(json["verdict"], "generator-limited", "{flags}");
+        assert_eq!(account(&json).completed, 2_000, "{flags}");
+        let at = |key: &str, part: &str| json[key][part].as_u64().expect("nanoseconds");
+        // All that was due in half a second of two, and not only the first for each connection.
+        assert!(at("own_lag", "p90_ns") > at("send_lag", "p90_ns") / 2, "{flags}: {json}");
+    }
+}
+
 #[test]
 fn an_interrupted_open_loop_still_adds_up() {
     let server = EchoServer::start(Fault::None);

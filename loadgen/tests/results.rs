@@ -359,6 +359,22 @@ fn outputs_that_cannot_be_written_fail_before_the_run() {
 }
 
 #[test]
+fn a_stderr_that_cannot_be_written_to_spoils_no_run() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let server = EchoServer::start(Fault::None);
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("it is there");
+    let code = |flags: &str| {
+        let mut command = program(&format!("{} {flags}", server.address));
+        command.stderr(full()).output().expect("it ends").status.code()
+    };
+    assert_eq!(code("-c 2 -n 10"), Some(0));
+    assert_eq!(code("-c 2 -d 1100ms --progress lines --output-format csv"), Some(0));
+    assert_eq!(code("-c 2 -n 10 --hgrm /"), Some(1), "no report can be made, which has a code");
+}
+
+#[test]
 fn a_full_disk_is_a_failure_that_says_so() {
     if !std::path::Path::new("/dev/full").exists() {
         return;
@@ -422,6 +438,16 @@ fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<
     command.args([&columns.to_string(), wait_for, keys, env!("CARGO_BIN_EXE_loadgen")]);
     command.args(flags.split_whitespace());
     Some(start(command).wait().expect(0).json())
+}
+
+#[test]
+fn rows_on_a_terminal_stay_there() {
+    let Some(left) = on_terminal(100, "no keys", "", "-c 5 -d 2100ms --output-format csv") else {
+        return;
+    };
+    let shown = left["shown"].as_str().expect("text");
+    assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");
 }
 
 #[test]

@@ -74,8 +74,8 @@ pub enum OutputFormat {
 /// What is shown meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ProgressForm {
-    /// A view that is drawn again in place if stderr is a terminal, otherwise lines; nothing if the
-    /// output format is quiet.
+    /// A view that is drawn again in place if stderr is a terminal, otherwise, and where rows are
+    /// written to a terminal, lines; nothing if the output format is quiet.
     Auto,
     /// A line each second.
     Lines,
@@ -84,10 +84,15 @@ pub enum ProgressForm {
 }
 
 impl OutputArgs {
-    /// The form of the progress, decided.
-    pub fn progress_form(&self) -> ProgressForm {
+    /// The form of the progress, decided. `stdout_shown`: stdout is a terminal, on which a view that
+    /// is drawn again in place would overwrite the rows of a second.
+    pub fn progress_form(&self, stdout_shown: bool) -> ProgressForm {
+        let rows_shown = stdout_shown && self.output.is_none();
         match (self.progress, self.output_format) {
             (ProgressForm::Auto, OutputFormat::Quiet) => ProgressForm::None,
+            (ProgressForm::Auto, OutputFormat::Csv | OutputFormat::Ndjson) if rows_shown => {
+                ProgressForm::Lines
+            }
             (form, _) => form,
         }
     }
@@ -126,10 +131,21 @@ mod tests {
 
     #[test]
     fn quiet_is_quiet_unless_progress_is_asked_for() {
-        let form = |flags| output(flags).progress_form();
+        let form = |flags| output(flags).progress_form(false);
         assert_eq!(form(""), ProgressForm::Auto);
         assert_eq!(form("--output-format quiet"), ProgressForm::None);
         assert_eq!(form("--output-format quiet --progress lines"), ProgressForm::Lines);
+    }
+
+    #[test]
+    fn rows_on_a_terminal_are_not_drawn_over() {
+        let form = |flags| output(flags).progress_form(true);
+        assert_eq!(form("--output-format csv"), ProgressForm::Lines);
+        assert_eq!(form("--output-format ndjson"), ProgressForm::Lines);
+        assert_eq!(form("--output-format csv -o file"), ProgressForm::Auto);
+        assert_eq!(form("--output-format csv --progress none"), ProgressForm::None);
+        assert_eq!(form("--output-format json"), ProgressForm::Auto, "it comes behind the view");
+        assert_eq!(output("--output-format csv").progress_form(false), ProgressForm::Auto);
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl Client {
     /// a request for longer.
     #[inline]
     fn take_offered(&mut self, index: usize, now: Time) {
+        self.pauses.at_work(now);
         let last = self.period.last();
         while self.has_room(index, now) {
             let dispatch = self.dispatch.as_mut().expect("an open loop");
@@ -114,7 +115,16 @@ impl Client {
         let leases_max = self.share.output_leases_max();
         let record_from = self.period.record_from;
         let Client {
-            flows, places, plan, intended_at, sent_at, records, intervals, second, ..
+            flows,
+            places,
+            plan,
+            pauses,
+            intended_at,
+            sent_at,
+            records,
+            intervals,
+            second,
+            ..
         } = self;
         let flow = &mut flows[index];
         loop {
@@ -132,9 +142,11 @@ impl Client {
                 let Some(sent_at) = sent_at.get_mut(slot) else { return };
                 *sent_at = now;
                 second.sent += 1;
-                if intended_at[slot] >= record_from {
-                    records.sent(now, intended_at[slot], places[index].room_since);
-                    intervals.sent(now, now - intended_at[slot]);
+                let intended = intended_at[slot];
+                let own_since = pauses.own_since(now, intended, places[index].room_since);
+                if intended >= record_from {
+                    records.sent(now, intended, own_since);
+                    intervals.sent(now, now - intended);
                 }
             });
             lease.commit(count);

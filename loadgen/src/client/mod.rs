@@ -22,6 +22,7 @@ use crate::dispatch::Dispatch;
 use crate::flow::{Flow, Loss, State};
 use crate::intervals::Recorder;
 use crate::outcome::Records;
+use crate::pauses::Pauses;
 use crate::payload::Stream;
 use crate::plan::{Plan, Share};
 use crate::seconds::Second;
@@ -49,6 +50,7 @@ pub struct Client {
     period: Period,
     /// The schedule of an open loop.
     dispatch: Option<Dispatch>,
+    pauses: Pauses,
     flows: Vec<Flow>,
     places: Vec<Place>,
     /// For each connection a ring of `pipeline` times: when its outstanding requests were intended.
@@ -134,6 +136,7 @@ impl Client {
             share: plan.share(thread),
             intervals: Recorder::new(control.clone(), thread),
             dispatch: plan.dispatch(thread),
+            pauses: Pauses::NONE,
             clock,
             period: Period::UNKNOWN,
             plan,
@@ -324,7 +327,12 @@ impl Service for Client {
         Some(match self.phase {
             Phase::Connecting => self.connect_some(turn),
             Phase::Ready => self.begin_when_all_are_ready(turn.now()),
-            Phase::Measuring => self.measure(turn),
+            Phase::Measuring => {
+                self.pauses.at_work(turn.now());
+                let next = self.measure(turn);
+                self.pauses.rest_until(next);
+                next
+            }
             Phase::Draining(give_up) => self.drain(turn, give_up),
         })
     }

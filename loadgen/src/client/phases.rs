@@ -63,6 +63,7 @@ impl Client {
         let end = self.plan.duration.map_or(Time::MAX, |duration| record_from + duration);
         self.period = Period { record_from, end };
         self.phase = Phase::Measuring;
+        self.pauses.rest_until(start);
         self.records.began = record_from;
         self.intervals.begin(record_from);
         self.outstanding_at = start;

@@ -24,6 +24,7 @@ use crate::dispatch::Dispatch;
 use crate::flow::{Loss, Mismatch, State};
 use crate::intervals::Recorder;
 use crate::outcome::Records;
+use crate::pauses::Pauses;
 use crate::plan::{Plan, Share};
 
 pub mod frames;
@@ -54,6 +55,7 @@ pub struct Members {
     senders: Vec<usize>,
     /// Their schedule, in an open loop.
     dispatch: Option<Dispatch>,
+    pauses: Pauses,
     /// Buffers that are on outputs.
     output_leases: usize,
     /// Whether a member had to go without one.
@@ -133,6 +135,7 @@ impl Members {
         Members {
             share: plan.share(thread),
             dispatch: plan.dispatch(thread),
+            pauses: Pauses::NONE,
             hub: plan.hub.expect("a hub is planned"),
             intervals: Recorder::new(control.clone(), thread),
             plan,
@@ -215,7 +218,10 @@ impl Members {
             self.records.offered += 1;
             self.records.requests += 1;
             if self.dispatch.is_some() {
-                self.records.sent(now, intended, self.members[index].room_since);
+                self.pauses.at_work(now);
+                let room_since = self.members[index].room_since;
+                let own_since = self.pauses.own_since(now, intended, room_since);
+                self.records.sent(now, intended, own_since);
             }
             hall.write(Stamp { sender, number }, &mut lease);
             self.put(connection, index, lease);
@@ -536,7 +542,12 @@ impl Service for Members {
         Some(match self.phase {
             Phase::Connecting => self.connect_some(turn),
             Phase::Ready => self.begin_when_all_are_ready(turn.now()),
-            Phase::Measuring(end) => self.measure(turn, end),
+            Phase::Measuring(end) => {
+                self.pauses.at_work(turn.now());
+                let next = self.measure(turn, end);
+                self.pauses.rest_until(next);
+                next
+            }
             Phase::Draining(give_up) => self.drain(turn, give_up),
         })
     }

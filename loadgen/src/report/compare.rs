@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::saved::Saved;
 use super::time_text;
 use crate::failure::{Exit, Failure};
+use crate::outcome;
 
 /// Shows two runs side by side, with the ratios of their rates and percentiles.
 ///
@@ -69,7 +70,7 @@ fn render(first: &Saved, second: &Saved) -> String {
     let means = both.map(|saved| saved.latency.mean());
     line("Latency mean", means.map(nanos_text), ratio(means));
     for (name, percentile) in PERCENTILES {
-        let values = both.map(|saved| saved.latency.value_at_percentile(percentile) as f64);
+        let values = both.map(|saved| outcome::percentile(&saved.latency, percentile) as f64);
         line(&format!("Latency {name}"), values.map(nanos_text), ratio(values));
     }
     let open_loop = |saved: &Saved| saved.at("config.open_loop") == &Value::Bool(true);
@@ -97,6 +98,8 @@ fn render(first: &Saved, second: &Saved) -> String {
     if !differing.is_empty() {
         writeln!(out, "Settings differ: {}", differing.join(", ")).expect("writing to a string");
     }
+    let chance = "One run each: how much is chance, two runs of the same thing show";
+    writeln!(out, "{chance}").expect("writing to a string");
     out
 }
 
@@ -134,6 +137,9 @@ mod tests {
         assert_eq!(line("Latency max"), ["1.00ms", "2.00ms", "2.000"]);
         assert_eq!(line("Verdict"), ["valid", "valid"]);
         assert!(text.contains("Settings differ: size_bytes (64 and 128)\n"), "{text}");
+        assert!(
+            text.ends_with("\nOne run each: how much is chance, two runs of the same thing show\n")
+        );
     }
 
     #[test]

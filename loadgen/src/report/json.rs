@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{Report, hdr, hub, load};
 use crate::calibration::Standing;
 use crate::flow::Mismatch;
+use crate::outcome;
 use crate::plan::Lifetime;
 use crate::schedule::{Spacing, Stage};
 use crate::slo::{Metric, Outcome};
@@ -322,7 +323,7 @@ impl Distribution {
 impl Summary {
     pub fn new(values: &Histogram<u64>) -> Summary {
         let some = |value: u64| (!values.is_empty()).then_some(value);
-        let at = |percentile| some(values.value_at_percentile(percentile));
+        let at = |percentile| some(outcome::percentile(values, percentile));
         Summary {
             count: values.len(),
             min_ns: some(values.min()),
@@ -380,7 +381,7 @@ mod tests {
         let keys =
             [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9), ("p99_99", 99.99)];
         for (key, percentile) in keys {
-            let value = values.value_at_percentile(percentile);
+            let value = outcome::percentile(&values, percentile);
             assert_eq!(latency[format!("{key}_ns")].as_u64(), Some(value), "{key}");
         }
         assert_eq!(latency["count"].as_u64(), Some(values.len()));
@@ -396,7 +397,7 @@ mod tests {
         let shown = crate::report::text::render(&report, Default::default());
         for (name, percentile) in [("50%", 50.0), ("99%", 99.0), ("99.99%", 99.99)] {
             let line = shown.lines().find(|line| line.trim_start().starts_with(name));
-            let nanos = values.value_at_percentile(percentile);
+            let nanos = outcome::percentile(&values, percentile);
             let expected = crate::report::time_text(Duration::from_nanos(nanos));
             assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
         }

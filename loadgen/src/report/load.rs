@@ -120,7 +120,8 @@ fn littles_law(records: &Records) -> Option<String> {
 }
 
 /// What the verdict adds when the schedule was kept.
-pub fn open_loop_notes(records: &Records) -> Vec<String> {
+/// `ended_early`: what was due just then would have been sent a moment later.
+pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
     let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     let mut notes = vec![
         "open loop".to_string(),
@@ -134,8 +135,9 @@ pub fn open_loop_notes(records: &Records) -> Vec<String> {
         notes.push("beyond p99 latencies are partly the generator's own lag".into());
     }
     if records.never_sent > 0 {
+        let why = if ended_early { "before it was ended" } else { "for no connection had room" };
         notes.push(format!(
-            "{} of {} requests were never sent, for no connection had room",
+            "{} of {} requests were never sent, {why}",
             records.never_sent, records.offered
         ));
     }

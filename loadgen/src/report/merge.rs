@@ -78,6 +78,12 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
             return Err(Failure::Setup(text));
         }
     }
+    for (nth, run) in runs.iter().enumerate() {
+        if let Some(same) = runs[..nth].iter().find(|other| run.is_the_run_of(other)) {
+            let text = format!("{} and {} are one run: give each once", same.name, run.name);
+            return Err(Failure::Setup(text));
+        }
+    }
     let sum = |key: &str| runs.iter().map(|run| run.count(key)).sum();
     let rate_sum = runs.iter().map(|run| run.number("requests_per_second")).sum::<f64>();
     let max = |key: &str| runs.iter().map(|run| run.count(key)).max().unwrap_or_default();
@@ -161,6 +167,19 @@ mod tests {
             (&value["errors"]["reset"], merged.verdict.as_str()),
             (&1.into(), "connections-lost")
         );
+    }
+
+    #[test]
+    fn a_run_is_not_added_to_itself() {
+        let (first, mut second) = (report(), report());
+        second.records.offered += 1;
+        let runs = ["a", "b", "copy"].map(|name| match name {
+            "b" => saved(name, &second),
+            _ => saved(name, &first),
+        });
+        assert!(merge(&runs[..2]).is_ok());
+        let error = merge(&runs).err().expect("refused");
+        assert_eq!(error.to_string(), "a and copy are one run: give each once");
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Report {
             Verdict::Valid => {
                 let mut notes = match plan.open_loop {
                     None => vec!["closed loop".to_string()],
-                    Some(_) => load::open_loop_notes(records),
+                    Some(_) => load::open_loop_notes(records, self.ended_early()),
                 };
                 notes.push(self.busy_note());
                 if established < asked {
@@ -219,7 +219,11 @@ impl Report {
                 vec![limit.unwrap_or_default(), self.busy_note()]
             }
             Verdict::NothingServed => {
-                let mut text = format!("{established} connections, none had a complete reply");
+                let what = match records.requests + records.warmup_requests {
+                    0 => "they ended, or the run, before anything was sent",
+                    _ => "none had a complete reply",
+                };
+                let mut text = format!("{established} connections, {what}");
                 if !self.interrupted && established > 0 {
                     let name = plan.service.name();
                     write!(text, "; check that the server's service is {name}").expect("a string");
@@ -228,8 +232,9 @@ impl Report {
             }
             Verdict::ConnectionsLost => {
                 let lost = format!(
-                    "{} of {established} connections lost, {} requests unanswered",
+                    "{} of {} connections lost, {} requests unanswered",
                     records.losses.total(),
+                    established + records.reconnects,
                     records.timed_out + records.unanswered
                 );
                 std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
@@ -552,5 +557,32 @@ pub mod tests {
         report.records.mismatch(mismatch());
         assert_eq!((report.verdict(), report.exit()), (Verdict::Differed, Exit::Differed));
         assert!(report.verdict_text().contains("interrupted"));
+    }
+
+    #[test]
+    fn what_was_not_sent_when_a_run_was_ended_waited_for_no_connection() {
+        let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
+        (report.records.offered, report.records.never_sent) = (1_002, 2);
+        let said = |report: &Report, why| report.verdict_text().contains(why);
+        assert!(said(&report, "2 of 1002 requests were never sent, for no connection had room"));
+        report.interrupted = true;
+        assert!(said(&report, "2 of 1002 requests were never sent, before it was ended"));
+    }
+
+    #[test]
+    fn connections_that_took_the_place_of_others_can_be_lost_too() {
+        let mut report = report();
+        (0..30).for_each(|_| report.records.loss(Loss::TimedOut));
+        report.records.reconnects = 29;
+        assert!(report.verdict_text().contains("(30 of 31 connections lost, "));
+    }
+
+    #[test]
+    fn where_nothing_was_sent_no_reply_is_missed() {
+        let mut report = report();
+        report.records.replies_each = vec![0, 0];
+        assert!(report.verdict_text().contains("2 connections, none had a complete reply; check"));
+        report.records.requests = 0;
+        assert!(report.verdict_text().contains("before anything was sent; check that the server"));
     }
 }

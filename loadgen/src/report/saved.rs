@@ -63,6 +63,11 @@ impl Saved {
         self.at(key).as_str().unwrap_or_default()
     }
 
+    /// Whether both are of the same run: no other has every nanosecond alike.
+    pub fn is_the_run_of(&self, other: &Saved) -> bool {
+        self.value == other.value
+    }
+
     /// The settings that differ from another run's, where that makes it another measurement: not
     /// the seed, the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
@@ -99,6 +104,9 @@ fn summary(text: &str) -> Result<Value, String> {
         (Err(error), _) => return Err(format!("no JSON: {error}")),
     };
     let version = &value["schema_version"];
+    if value["type"] == "merged" {
+        return Err("a sum already: give the files of the runs themselves".into());
+    }
     if value["type"] != "summary" {
         return Err("no summary of a run: was it written with --output-format json?".into());
     }
@@ -149,6 +157,7 @@ pub mod tests {
             ("", "no JSON"),
             ("Running 10s test", "no JSON"),
             ("{\"type\":\"second\"}", "--output-format json"),
+            ("{\"type\":\"merged\"}", "the files of the runs themselves"),
             ("{\"type\":\"summary\",\"schema_version\":99}", "its schema_version is 99"),
         ];
         for (text, reason) in reasons {

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use super::hdr::TICKS_PER_HALF;
 use super::{Report, hub, load};
 use crate::flow::Mismatch;
+use crate::outcome;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -95,7 +96,7 @@ fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
 fn distribution(out: &mut String, title: &str, latency: &Histogram<u64>) {
     line(out, format_args!("  {title}"));
     for percentile in PERCENTILES {
-        let value = latency.value_at_percentile(percentile) as f64 / 1e3;
+        let value = outcome::percentile(latency, percentile) as f64 / 1e3;
         line(out, format_args!("{percentile:>7}%{}", aligned(&time_us(value), 10)));
     }
 }
@@ -307,7 +308,7 @@ Running 1s test @ tcp://127.0.0.1:7777
      75%  750.08us
      90%  900.10us
      99%  990.21us
-   99.9%    1.00ms
+   99.9%  999.42us
   99.99%    1.00ms
   1000 requests in 1.00s, 62.50KB read
 Requests/sec:   1000.00
