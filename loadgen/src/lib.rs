@@ -10,7 +10,9 @@
 //! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
 //!   conversation
 //! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
-//!   measured; `control`: what the threads share
+//!   measured
+//! * `course`: what a thread of measured clients goes through, whatever they do; `control`: what
+//!   the threads share
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
 //!   run goes on
 //! * `verdict`: whether the generator kept up; `slo`: what the figures must be
@@ -32,6 +34,7 @@ pub mod calibrate;
 pub mod calibration;
 pub mod client;
 pub mod control;
+pub mod course;
 pub mod cpu;
 pub mod dispatch;
 pub mod failure;

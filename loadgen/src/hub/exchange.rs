@@ -1,7 +1,5 @@
 //! One member's connection: the messages it sends, what comes of what it receives, and its leave.
 
-use std::time::Duration;
-
 use echopool::buffer::Lease;
 use echopool::internals;
 use echopool::service::{Answer, Connection};
@@ -10,16 +8,16 @@ use echopool::time::Time;
 use super::Members;
 use super::frames::{self, Stamp};
 use super::member::News;
-use super::phases::Phase;
 use crate::control;
+use crate::course::{Course, Phase};
 use crate::flow::{Loss, Mismatch, State};
 
 impl Members {
     /// Does what there is to do for a member that reads.
     #[inline]
     pub(super) fn go_on(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
-        match self.phase {
-            Phase::Measuring(end) => self.send_messages(connection, index, end),
+        match self.course.phase {
+            Phase::Measuring => self.send_messages(connection, index),
             Phase::Draining(_) => self.take_leave(connection, index),
             Phase::Connecting | Phase::Ready => {}
         }
@@ -31,7 +29,7 @@ impl Members {
 
     /// Sends as many messages as the sender may have under way.
     #[inline]
-    fn send_messages(&mut self, connection: &mut Connection<'_>, index: usize, end: Time) {
+    fn send_messages(&mut self, connection: &mut Connection<'_>, index: usize) {
         let Some(sender) = self.members[index].sender else { return };
         let hall = self.hall.clone();
         while self.has_room(index, sender) {
@@ -39,15 +37,15 @@ impl Members {
             let number = hall.senders[sender as usize].begun();
             // A buffer comes first: a message whose time runs is on its way.
             let Some(mut lease) = self.take_lease(connection) else { return };
-            let Some(intended) = self.next_message(index, sender, now, end) else { return };
-            if !self.control.take_request() {
+            let Some(intended) = self.next_message(index, sender, now) else { return };
+            if !self.course.control.take_request() {
                 return;
             }
             hall.senders[sender as usize].begin(intended);
-            self.records.offered += 1;
-            self.records.requests += 1;
-            if self.dispatch.is_some() {
-                self.records.sent(now, intended, self.members[index].room_since);
+            self.course.records.offered += 1;
+            self.course.records.requests += 1;
+            if self.course.dispatch.is_some() {
+                self.course.records.sent(now, intended, self.members[index].room_since);
             }
             hall.write(Stamp { sender, number }, &mut lease);
             self.put(connection, index, lease);
@@ -57,17 +55,18 @@ impl Members {
     /// The intended time of the sender's next message, if there is one by now: at once in a closed
     /// loop, else when the schedule says so.
     #[inline]
-    fn next_message(&mut self, index: usize, sender: u32, now: Time, end: Time) -> Option<Time> {
-        let Some(dispatch) = &mut self.dispatch else {
+    fn next_message(&mut self, index: usize, sender: u32, now: Time) -> Option<Time> {
+        let Course { dispatch, period, .. } = &mut self.course;
+        let Some(dispatch) = dispatch else {
             let first = self.hall.senders[sender as usize].begun() == 0;
-            return (now < end || first).then_some(now);
+            return (now < period.end || first).then_some(now);
         };
         if let Some(intended) = self.members[index].offered.take() {
             return Some(intended);
         }
         let nth = self.members[index].sender_nth;
-        let last = end.saturating_sub(Duration::from_nanos(1));
-        let due = if dispatch.others_wait() { None } else { dispatch.take(nth, now.min(last)) };
+        let until = now.min(period.last());
+        let due = if dispatch.others_wait() { None } else { dispatch.take(nth, until) };
         if due.is_none() {
             dispatch.room(nth);
         }
@@ -80,12 +79,13 @@ impl Members {
         let due = self.next[index * self.hall.senders.len() + sender as usize];
         let due = due.max(self.members[index].released);
         let begun = self.hall.senders[sender as usize].begun();
-        self.members[index].state == State::Open && begun.saturating_sub(due) < self.plan.pipeline
+        self.members[index].state == State::Open
+            && begun.saturating_sub(due) < self.course.plan.pipeline
     }
 
     /// Sends the farewell when everything is there, and closes when that has come back.
     fn take_leave(&mut self, connection: &mut Connection<'_>, index: usize) {
-        let everything_is_sent = self.control.all_measured();
+        let everything_is_sent = self.course.control.all_measured();
         let begun = self.hall.begun();
         let member = &self.members[index];
         if member.farewell_came {
@@ -102,22 +102,18 @@ impl Members {
     /// A buffer for output, if this thread has one left; otherwise the member is looked at again
     /// soon.
     fn take_lease(&mut self, connection: &mut Connection<'_>) -> Option<Lease> {
-        let room = self.output_leases < self.share.output_leases_max();
-        let lease = room.then(|| connection.take_lease()).flatten();
+        let lease = self.course.leases.take(connection);
         self.starved |= lease.is_none();
         lease
     }
 
     fn put(&mut self, connection: &mut Connection<'_>, index: usize, lease: Lease) {
-        connection.output.push_back(lease);
-        self.members[index].held += 1;
-        self.output_leases += 1;
+        self.course.leases.put(connection, lease, &mut self.members[index].held);
     }
 
     /// The output is with the kernel, or gone with the connection.
     pub(super) fn forget_output(&mut self, index: usize) {
-        self.output_leases -= self.members[index].held;
-        self.members[index].held = 0;
+        self.course.leases.forget(&mut self.members[index].held);
     }
 
     /// Checks what has come for a member, and records it.
@@ -128,13 +124,14 @@ impl Members {
         index: usize,
     ) -> Result<(), Box<Mismatch>> {
         let now = connection.now();
-        let in_period = match self.phase {
-            Phase::Measuring(end) => now < end,
+        let in_period = match self.course.phase {
+            Phase::Measuring => now < self.course.period.end,
             // Another thread has begun already.
             Phase::Ready => true,
             Phase::Connecting | Phase::Draining(_) => false,
         };
-        let Members { members, next, hall, records, intervals, outcome, accounted, .. } = self;
+        let Members { course, members, next, hall, outcome, accounted, .. } = self;
+        let Course { records, intervals, .. } = course;
         let member = &mut members[index];
         let next = &mut next[index * hall.senders.len()..][..hall.senders.len()];
         let own = member.sender;
@@ -174,21 +171,19 @@ impl Members {
 
     #[inline]
     fn count_own_copies(&mut self, now: Time, count: u64, in_period: bool) {
-        let records = &mut self.records;
+        let records = &mut self.course.records;
         match in_period {
             true => records.replies += count,
             false => records.replies_late += count,
         }
         records.last_reply = now;
-        control::add(&self.tally().replies, count);
+        control::add(&self.course.tally().replies, count);
     }
 
     #[cold]
-    pub(super) fn differs(&mut self, index: usize, mut mismatch: Mismatch) -> Answer {
-        mismatch.connection = self.share.first_connection + index as u64;
-        self.records.mismatch(mismatch);
+    pub(super) fn differs(&mut self, index: usize, mismatch: Mismatch) -> Answer {
+        self.course.differs(index, mismatch);
         self.members[index].state = State::Lost(Loss::Mismatch);
-        control::add(&self.tally().mismatches, 1);
         Answer::Close
     }
 
@@ -197,8 +192,7 @@ impl Members {
         let begun = self.hall.begun();
         let member = &mut self.members[index];
         member.connection = None;
-        self.open -= 1;
-        control::subtract_one(&self.control.tally(self.thread).open);
+        self.course.closed();
         if !member.reads {
             return;
         }
@@ -211,7 +205,7 @@ impl Members {
         if let Some(sender) = member.sender {
             let begun = self.hall.senders[sender as usize].begun();
             let unanswered = begun - member.own_received;
-            self.records.unanswered += unanswered;
+            self.course.records.unanswered += unanswered;
             self.outcome.own_dropped += unanswered.min(member.dropped);
             if lost {
                 // It may be sending no more long before the end.

@@ -16,13 +16,11 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn, Workplace};
 use echopool::time::Time;
 
-use crate::control::{self, Control, Tally};
-use crate::cpu::ThreadUse;
-use crate::dispatch::Dispatch;
+use crate::control::Control;
+use crate::course::{Course, Phase, Session};
 use crate::flow::{Loss, State};
-use crate::intervals::Recorder;
 use crate::outcome::Records;
-use crate::plan::{Plan, Share};
+use crate::plan::Plan;
 
 mod exchange;
 pub mod frames;
@@ -34,59 +32,32 @@ mod records;
 
 use hall::Hall;
 use member::Member;
-use phases::Phase;
 use plan::HubPlan;
 pub use records::HubRecords;
 
 /// The clients of one thread.
 pub struct Members {
-    plan: Arc<Plan>,
+    /// Its schedule is for those that send.
+    course: Course,
     hub: HubPlan,
-    control: Arc<Control>,
     hall: Arc<Hall>,
-    share: Share,
-    thread: usize,
-    phase: Phase,
     members: Vec<Member>,
     /// For each member and each sender the number of the message that is due.
     next: Vec<u64>,
     /// The members that send.
     senders: Vec<usize>,
-    /// Their schedule, in an open loop.
-    dispatch: Option<Dispatch>,
-    /// Buffers that are on outputs.
-    output_leases: usize,
-    /// Whether a member had to go without one.
+    /// Whether a member had to go without a buffer.
     starved: bool,
-    connects_begun: usize,
-    connect_began: Option<Time>,
-    connecting: usize,
     /// Members that read, are open and have no id yet.
     unwelcomed: usize,
-    /// Connections that are open, and those of them that read.
-    open: usize,
+    /// Open connections that read.
     readers: usize,
     /// Of the open members that read: messages received, and dropped by the hub.
     accounted: u64,
     last_delivery: Time,
-    sweep: usize,
-    /// When the members are looked at again: who is late, who waits for a buffer.
-    next_check: Time,
+    /// When those that are still open are woken again, to take their leave.
     next_sweep: Time,
-    sample_began: Time,
-    sample_replies: u64,
-    use_before: ThreadUse,
-    records: Records,
-    /// Each second's deliveries, while the run goes on.
-    intervals: Recorder,
     outcome: HubRecords,
-}
-
-/// What a connection remembers.
-#[derive(Default)]
-pub struct Session {
-    /// Its place in the thread's tables.
-    index: Option<usize>,
 }
 
 impl Members {
@@ -94,35 +65,18 @@ impl Members {
     /// The plan is not one for a hub.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, hall: Arc<Hall>, thread: usize) -> Members {
         Members {
-            share: plan.share(thread),
-            dispatch: plan.dispatch(thread),
             hub: plan.hub.expect("a hub is planned"),
-            intervals: Recorder::new(control.clone(), thread),
-            plan,
-            control,
+            course: Course::new(plan, control, thread),
             hall,
-            thread,
-            phase: Phase::Connecting,
             members: Vec::new(),
             next: Vec::new(),
             senders: Vec::new(),
-            output_leases: 0,
             starved: false,
-            connects_begun: 0,
-            connect_began: None,
-            connecting: 0,
             unwelcomed: 0,
-            open: 0,
             readers: 0,
             accounted: 0,
             last_delivery: Time::ZERO,
-            sweep: 0,
-            next_check: Time::ZERO,
             next_sweep: Time::ZERO,
-            sample_began: Time::ZERO,
-            sample_replies: 0,
-            use_before: ThreadUse::default(),
-            records: Records::default(),
             outcome: HubRecords::default(),
         }
     }
@@ -131,19 +85,16 @@ impl Members {
     ///
     /// # Panics
     /// A message was not accounted for.
-    pub fn into_records(mut self) -> Records {
+    pub fn into_records(self) -> Records {
+        let mut records = self.course.records;
         let readers = self.members.iter().filter(|member| member.reads);
         let established = readers.filter(|member| member.state != State::Absent);
-        self.records.replies_each = established.map(|member| member.received).collect();
-        self.records.hub = Some(self.outcome);
-        let Records { offered, unanswered, never_sent, .. } = self.records;
-        let ended = self.records.completed() + unanswered + never_sent;
+        records.replies_each = established.map(|member| member.received).collect();
+        records.hub = Some(self.outcome);
+        let Records { offered, unanswered, never_sent, .. } = records;
+        let ended = records.completed() + unanswered + never_sent;
         assert_eq!(offered, ended, "each message offered has one end");
-        self.records
-    }
-
-    fn tally(&self) -> &Tally {
-        self.control.tally(self.thread)
+        records
     }
 }
 
@@ -156,10 +107,11 @@ impl Service for Members {
     }
 
     fn prepare(&mut self, workplace: &Workplace) {
-        assert!(workplace.connections_max() >= self.share.connections, "room for all connections");
+        let connections = self.course.share.connections;
+        assert!(workplace.connections_max() >= connections, "room for all connections");
         let senders: Vec<u64> = self.hall.senders.iter().map(|one| one.connection).collect();
-        for index in 0..self.share.connections {
-            let number = self.share.first_connection + index as u64;
+        for index in 0..connections {
+            let number = self.course.number(index);
             let sender = senders.iter().position(|sender| *sender == number);
             let mut member = Member::new(&self.hall, sender.map(|nth| nth as u32));
             member.reads = self.hub.reads(number);
@@ -167,21 +119,19 @@ impl Service for Members {
             self.senders.extend(sender.map(|_| index));
             self.members.push(member);
         }
-        self.next = vec![0; self.share.connections * senders.len()];
+        self.next = vec![0; connections * senders.len()];
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
-        let index = (connection.tag() - self.share.first_connection) as usize;
+        let index = self.course.index(connection.tag());
         session.index = Some(index);
         let member = &mut self.members[index];
         assert_eq!(member.state, State::Absent, "a connection is established once");
         member.state = State::Open;
         member.connection = Some(connection.id());
         member.opened = connection.now();
-        self.connecting -= 1;
-        self.open += 1;
-        self.records.established += 1;
-        control::add(&self.control.tally(self.thread).open, 1);
+        self.course.established();
+        self.course.records.established += 1;
         if !member.reads {
             self.outcome.never_read += 1;
             return Answer::WaitUntil(Time::MAX);
@@ -192,17 +142,10 @@ impl Service for Members {
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _now: Time) {
-        self.connecting -= 1;
-        let member = &self.members[(tag - self.share.first_connection) as usize];
-        if let Some(sender) = member.sender {
+        self.course.connect_failed(error);
+        if let Some(sender) = self.members[self.course.index(tag)].sender {
             self.hall.senders[sender as usize].lose();
         }
-        if error == Errno::CANCELED {
-            // We stopped while it was under way.
-            return;
-        }
-        *self.records.connect_errors.entry(error.raw_os_error()).or_default() += 1;
-        control::add(&self.tally().connect_failed, 1);
     }
 
     #[inline]
@@ -245,34 +188,24 @@ impl Service for Members {
     fn closed(&mut self, _: &mut Connection<'_>, session: &mut Session, reason: CloseReason) {
         let Some(index) = session.index else { return };
         self.forget_output(index);
-        let stopped = self.control.stopped();
         let member = &mut self.members[index];
-        let loss = match std::mem::replace(&mut member.state, State::Closed) {
-            State::Closing => None,
-            State::Lost(loss) => Some(loss),
-            // An interrupted run does not wait for its connections.
-            _ if stopped && reason == CloseReason::Stopped => None,
-            _ => Some(crate::client::loss_of(reason)),
-        };
         // What a hub does with those that never read is its own business.
-        let loss = loss.filter(|_| member.reads);
+        let loss = self.course.loss(member.state, reason).filter(|_| member.reads);
+        member.state = State::Closed;
         self.leave(index, loss.is_some());
         if let Some(loss) = loss {
-            self.records.loss(loss);
-            if loss != Loss::Mismatch {
-                control::add(&self.tally().lost, 1);
-            }
+            self.course.lost(loss);
         }
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        if self.control.stopped() {
-            self.end_early(turn);
+        if self.course.control.stopped() && self.course.ends_early(turn) {
+            self.end_period(turn.now(), turn.now().min(self.course.period.end));
         }
-        Some(match self.phase {
+        Some(match self.course.phase {
             Phase::Connecting => self.connect_some(turn),
             Phase::Ready => self.begin_when_all_are_ready(turn.now()),
-            Phase::Measuring(end) => self.measure(turn, end),
+            Phase::Measuring => self.measure(turn),
             Phase::Draining(give_up) => self.drain(turn, give_up),
         })
     }
