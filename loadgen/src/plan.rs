@@ -255,9 +255,14 @@ impl Plan {
         Some(Hall::new(hub.order, self.size, self.seed, &hub.senders(&firsts)))
     }
 
+    /// The place among the targets of that of connection number `connection`.
+    pub fn target_index(&self, connection: u64) -> usize {
+        (connection % self.targets.len() as u64) as usize
+    }
+
     /// Where connection number `connection` goes.
     pub fn target(&self, connection: u64) -> SocketAddr {
-        self.targets[(connection % self.targets.len() as u64) as usize]
+        self.targets[self.target_index(connection)]
     }
 
     /// The address that connection number `connection` is made from: the next one when all targets

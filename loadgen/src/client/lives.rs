@@ -75,12 +75,10 @@ impl Client {
         place.lives += 1;
         let records = &mut self.course.records;
         records.connect.saturating_record((now - place.connect_began).as_nanos() as u64);
-        match place.lives {
-            1 => records.established += 1,
-            _ => records.reconnects += 1,
-        }
+        let first = place.lives == 1;
+        records.reconnects += u64::from(!first);
         self.set_lifetime(index, now);
-        self.course.established();
+        self.course.established(index, first);
         match self.course.phase {
             Phase::Connecting | Phase::Ready => Answer::Continue,
             // It takes the place of one whose life was over.

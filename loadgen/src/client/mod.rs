@@ -86,13 +86,15 @@ impl Client {
     ///
     /// # Panics
     /// A request was not accounted for.
-    pub fn into_records(self) -> Records {
+    pub fn into_records(mut self) -> Records {
         assert_eq!(self.outstanding, 0, "no request is under way without a connection");
-        let established = (0..self.places.len()).filter(|index| self.places[*index].lives > 0);
-        let replies_each = established.map(|index| self.served(index)).collect();
-        let Course { mut records, dispatch, .. } = self.course;
-        records.replies_each = replies_each;
-        if dispatch.is_none() {
+        for index in (0..self.places.len()).filter(|index| self.places[*index].lives > 0) {
+            let replies = self.served(index);
+            self.course.served(index, replies, replies);
+        }
+        let closed_loop = self.course.dispatch.is_none();
+        let mut records = self.course.into_records();
+        if closed_loop {
             records.service_time = records.latency.clone();
         }
         records.assert_balanced();
@@ -205,7 +207,7 @@ impl Service for Client {
         self.course.closed();
         self.give_up(index, connection.now(), loss == Some(Loss::TimedOut));
         if let Some(loss) = loss {
-            self.course.lost(loss);
+            self.course.lost(index, loss);
         }
         if self.course.phase == Phase::Measuring && self.has_successor(loss) {
             self.begin_anew(index, connection.now());

@@ -68,8 +68,12 @@ impl Course {
         self.connecting += 1;
     }
 
-    /// One of those that were begun is established.
-    pub fn established(&mut self) {
+    /// One of those that were begun is established. `first`: it took no other's place.
+    pub fn established(&mut self, index: usize, first: bool) {
+        if first {
+            self.records.established += 1;
+            self.target_count(index).established += 1;
+        }
         self.connecting -= 1;
         self.open += 1;
         control::add(&self.tally().open, 1);
@@ -105,9 +109,11 @@ impl Course {
     }
 
     /// Counts a connection that was lost.
-    pub fn lost(&mut self, loss: Loss) {
+    pub fn lost(&mut self, index: usize, loss: Loss) {
         self.records.loss(loss);
+        // That is counted where it was found.
         if loss != Loss::Mismatch {
+            self.target_count(index).lost += 1;
             control::add(&self.tally().lost, 1);
         }
     }
@@ -117,6 +123,7 @@ impl Course {
     pub fn differs(&mut self, index: usize, mut mismatch: Mismatch) {
         mismatch.connection = self.number(index);
         self.records.mismatch(mismatch);
+        self.target_count(index).mismatches += 1;
         control::add(&self.tally().mismatches, 1);
     }
 }

@@ -2,7 +2,8 @@
 //! are connected, wait for the other threads, are measured, and wait for what is under way.
 //!
 //! * here: what such a thread has, its phases, and when it is to be called again
-//! * `connections`: they are begun, established, and lost
+//! * `connections`: they are begun, established, and lost; `targets`: what became of those to each
+//!   target
 //! * `samples`: its rate and its use of the processor while it measures
 //! * `leases`: the buffers that it may have on outputs; `sweep`: passes over a table
 //!
@@ -24,11 +25,13 @@ mod connections;
 mod leases;
 mod samples;
 mod sweep;
+mod targets;
 
 pub use connections::Session;
 use leases::LeaseBudget;
 use samples::Samples;
 pub use sweep::{PER_TURN, Sweep};
+pub use targets::TargetCount;
 
 /// How often a thread looks at the common state when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -104,6 +107,7 @@ impl Course {
     /// The course of thread number `thread`, before the first connection.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Course {
         let share = plan.share(thread);
+        let targets = vec![TargetCount::default(); plan.targets.len()];
         Course {
             intervals: Recorder::new(control.clone(), thread),
             dispatch: plan.dispatch(thread),
@@ -121,7 +125,7 @@ impl Course {
             sweep: Sweep::default(),
             next_check: Time::ZERO,
             samples: Samples::default(),
-            records: Records::default(),
+            records: Records { targets, ..Records::default() },
         }
     }
 

@@ -86,11 +86,13 @@ impl Members {
     /// # Panics
     /// A message was not accounted for.
     pub fn into_records(self) -> Records {
-        let mut records = self.course.records;
-        let readers = self.members.iter().filter(|member| member.reads);
-        let established = readers.filter(|member| member.state != State::Absent);
-        records.replies_each = established.map(|member| member.received).collect();
-        records.hub = Some(self.outcome);
+        let Members { mut course, members, outcome, .. } = self;
+        let readers = members.iter().enumerate().filter(|(_, member)| member.reads);
+        for (index, member) in readers.filter(|(_, member)| member.state != State::Absent) {
+            course.served(index, member.received, member.own_received);
+        }
+        let mut records = course.into_records();
+        records.hub = Some(outcome);
         let Records { offered, unanswered, never_sent, .. } = records;
         let ended = records.completed() + unanswered + never_sent;
         assert_eq!(offered, ended, "each message offered has one end");
@@ -130,8 +132,7 @@ impl Service for Members {
         member.state = State::Open;
         member.connection = Some(connection.id());
         member.opened = connection.now();
-        self.course.established();
-        self.course.records.established += 1;
+        self.course.established(index, true);
         if !member.reads {
             self.outcome.never_read += 1;
             return Answer::WaitUntil(Time::MAX);
@@ -194,7 +195,7 @@ impl Service for Members {
         member.state = State::Closed;
         self.leave(index, loss.is_some());
         if let Some(loss) = loss {
-            self.course.lost(loss);
+            self.course.lost(index, loss);
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! * here: what a report is made of
 //! * `verdict`: what is said of the run, with its reason; `figures`: what is read off its records
-//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load`, `hub`: parts
-//!   of them
-//! * `saved`: reports read back; `compare`, `merge`: what is made of them
+//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load`, `targets`,
+//!   `hub`: parts of them
+//! * `saved`: reports read back; `compare`, `merge`: what is made of them; `search`: what several
+//!   runs have found
 
 pub mod compare;
 mod figures;
@@ -17,6 +18,7 @@ mod outputs;
 mod rows;
 mod saved;
 pub mod search;
+mod targets;
 #[cfg(test)]
 pub mod tests;
 mod text;
