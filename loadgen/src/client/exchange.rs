@@ -48,7 +48,7 @@ impl Client {
             && (now < end || self.flows[index].begun == 0)
             && self.may_begin(now)
         {
-            self.second.sent += 1;
+            self.second.sent();
             self.begin(index, now, now);
         }
     }
@@ -90,7 +90,7 @@ impl Client {
     /// Begins a request that was intended then.
     #[inline(always)]
     pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
-        self.advance_outstanding(now);
+        self.second.begun(now);
         let flow = &mut self.flows[index];
         let slot = slot(index, flow.begun, self.course.plan.pipeline);
         self.intended_at[slot] = intended;
@@ -98,7 +98,6 @@ impl Client {
             *sent_at = Time::ZERO;
         }
         flow.begin(&self.course.plan.wire);
-        self.outstanding += 1;
         if intended >= self.course.period.record_from {
             self.course.records.offered += 1;
             self.course.records.requests += 1;
@@ -128,7 +127,7 @@ impl Client {
                 // Only an open loop keeps it: in a closed one it is the intended time.
                 let Some(sent_at) = sent_at.get_mut(slot) else { return };
                 *sent_at = now;
-                second.sent += 1;
+                second.sent();
                 if intended_at[slot] >= period.record_from {
                     records.sent(now, intended_at[slot], places[index].room_since);
                     intervals.sent(now, now - intended_at[slot]);
@@ -153,7 +152,6 @@ impl Client {
 
     #[inline]
     pub(super) fn count_replies(&mut self, index: usize, now: Time, bytes: u64) {
-        self.advance_outstanding(now);
         let in_period = self.course.phase == Phase::Measuring && self.course.period.contains(now);
         let pipeline = self.course.plan.pipeline;
         let flow = &mut self.flows[index];
@@ -163,7 +161,7 @@ impl Client {
             let intended = self.intended_at[slot];
             let sent = self.sent_at.get(slot).copied();
             let service = now - sent.unwrap_or(intended);
-            self.second.service_ns += service.as_nanos() as u64;
+            self.second.served(service);
             if intended < self.course.period.record_from {
                 self.places[index].unrecorded += 1;
                 continue;
@@ -179,8 +177,7 @@ impl Client {
         {
             self.places[index].room_since = now;
         }
-        self.second.replies += replies;
-        self.outstanding -= replies;
+        self.second.answered(now, replies);
         self.course.records.bytes_verified += bytes;
         if in_period {
             self.course.records.bytes += bytes;
@@ -191,9 +188,8 @@ impl Client {
 
     /// The connection is gone: what it owed is given up.
     pub(super) fn give_up(&mut self, index: usize, now: Time, timed_out: bool) {
-        self.advance_outstanding(now);
         let Flow { begun, completed, .. } = self.flows[index];
-        self.outstanding -= begun - completed;
+        self.second.given_up(now, begun - completed);
         for request in completed..begun {
             let slot = slot(index, request, self.course.plan.pipeline);
             let intended = self.intended_at[slot];
@@ -211,14 +207,6 @@ impl Client {
             self.course.records.give_up(now, intended, end);
             self.course.intervals.give_up(now, now - intended);
         }
-    }
-
-    /// Takes note of how many requests have been outstanding until now.
-    #[inline]
-    pub(super) fn advance_outstanding(&mut self, now: Time) {
-        self.second.outstanding_ns +=
-            self.outstanding * (now - self.outstanding_at).as_nanos() as u64;
-        self.outstanding_at = self.outstanding_at.max(now);
     }
 
     /// Bytes came after the last reply, when they were no longer looked at.

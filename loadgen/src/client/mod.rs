@@ -8,6 +8,7 @@
 //! * `phases`: what a thread does from turn to turn, from the first connect to the last close
 //! * `exchange`: what a connection sends, and what is made of its replies
 //! * `lives`: connections that are established, and begun anew at the end of their lifetime
+//! * `second`: the present second of the measured period
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,18 +19,18 @@ use echopool::time::Time;
 
 use crate::control::Control;
 use crate::course::{Course, Phase, Session};
-use crate::cpu::ThreadUse;
 use crate::flow::{Flow, Loss, State};
 use crate::outcome::Records;
 use crate::payload::Stream;
 use crate::plan::Plan;
-use crate::seconds::Second;
 
 mod exchange;
 mod lives;
 mod phases;
+mod second;
 
 use lives::Place;
+use second::PresentSecond;
 
 /// Memory for each connection beside its flow.
 pub const BYTES_PER_PLACE: usize = size_of::<Place>();
@@ -52,13 +53,7 @@ pub struct Client {
     again: VecDeque<(Time, usize)>,
     /// Connections that could not put their output in leases.
     starved: VecDeque<usize>,
-    outstanding: u64,
-    /// When that last changed.
-    outstanding_at: Time,
-    /// The present second of the measured period.
-    second: Second,
-    second_began: Time,
-    second_use: ThreadUse,
+    second: PresentSecond,
 }
 
 impl Client {
@@ -74,11 +69,7 @@ impl Client {
             sent_at: Vec::new(),
             again: VecDeque::new(),
             starved: VecDeque::new(),
-            outstanding: 0,
-            outstanding_at: Time::ZERO,
-            second: Second::default(),
-            second_began: Time::ZERO,
-            second_use: ThreadUse::default(),
+            second: PresentSecond::default(),
         }
     }
 
@@ -87,7 +78,8 @@ impl Client {
     /// # Panics
     /// A request was not accounted for.
     pub fn into_records(mut self) -> Records {
-        assert_eq!(self.outstanding, 0, "no request is under way without a connection");
+        let outstanding = self.second.outstanding();
+        assert_eq!(outstanding, 0, "no request is under way without a connection");
         for index in (0..self.places.len()).filter(|index| self.places[*index].lives > 0) {
             let replies = self.served(index);
             self.course.served(index, replies, replies);

@@ -10,11 +10,9 @@ use echopool::time::Time;
 use super::Client;
 use super::exchange::slot;
 use crate::course::{Course, PER_TURN};
-use crate::cpu::ThreadUse;
 use crate::flow::{Flow, Loss, State};
 use crate::outcome::GivenUp;
 use crate::plan::Lifetime;
-use crate::seconds::Second;
 use crate::verdict;
 
 impl Client {
@@ -30,7 +28,7 @@ impl Client {
             Ok(start) => start,
             Err(later) => return later,
         };
-        self.outstanding_at = start;
+        self.second.begin_counting(start);
         self.offer_all();
         now
     }
@@ -48,7 +46,7 @@ impl Client {
     pub(super) fn measure(&mut self, turn: &mut Turn<'_>) -> Time {
         let now = turn.now();
         if self.course.begin_samples(now) {
-            self.begin_seconds();
+            self.second.begin(self.course.period.record_from, self.course.samples.used_before());
         }
         let sent_all = match self.course.dispatch {
             None => self.begin_each(turn),
@@ -58,7 +56,7 @@ impl Client {
         self.look_after(turn);
         self.sample(now);
         self.course.intervals.tick(now);
-        let answered = self.course.control.requests_used_up() && self.outstanding == 0;
+        let answered = self.course.control.requests_used_up() && self.second.outstanding() == 0;
         if self.has_no_connections() && !self.others_go_on() {
             self.end_period(now, now.min(self.course.period.end));
         } else if sent_all && answered {
@@ -125,15 +123,6 @@ impl Client {
         }
     }
 
-    /// The warm-up is over.
-    fn begin_seconds(&mut self) {
-        let began = self.course.period.record_from;
-        self.advance_outstanding(began);
-        self.second = Second::default();
-        self.second_began = began;
-        self.second_use = self.course.samples.used_before();
-    }
-
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
         let woken_all = self.wake_next(turn, |flow| flow.outstanding() == 0);
@@ -178,35 +167,20 @@ impl Client {
             self.course.tally().behind_ns.store(self.behind(now).as_nanos() as u64, Relaxed);
         }
         let step = self.course.records.seconds.step();
-        if self.course.samples.have_begun() && now - self.second_began >= step {
+        if self.course.samples.have_begun() && self.second.length(now) >= step {
             self.end_second(now);
         }
     }
 
     fn end_second(&mut self, now: Time) {
-        self.advance_outstanding(now);
-        let span = now - self.second_began;
-        if span.is_zero() {
-            return;
-        }
-        let times = ThreadUse::times_now();
-        let used = times.since(self.second_use);
-        let second = std::mem::take(&mut self.second);
-        self.course.records.seconds.push(Second {
-            threads: 1,
-            span_ns: span.as_nanos() as u64,
-            running_ns: used.running.as_nanos() as u64,
-            waiting_ns: used.waiting.as_nanos() as u64,
-            polling_ns: used.polling.as_nanos() as u64,
-            ..second
-        });
+        let span = self.second.length(now);
+        let Some((second, used)) = self.second.end(now) else { return };
+        self.course.records.seconds.push(second);
         if self.behind(now) > verdict::BEHIND
             && used.busy().as_secs_f64() >= verdict::SATURATED * span.as_secs_f64()
         {
             self.course.records.saturated_seconds += 1;
         }
-        self.second_began = now;
-        self.second_use = times;
     }
 
     /// How late the oldest unsent request is.
