@@ -6,12 +6,13 @@
 //! * `args`, `units`, `target`: the command line
 //! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
 //! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection;
-//!   `pauses`: what of their lateness is the thread's own
+//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
 //! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
 //!   conversation
 //! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
-//!   measured; `control`: what the threads share
+//!   measured
+//! * `course`: what a thread of measured clients goes through, whatever they do; `control`: what
+//!   the threads share
 //! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
 //!   run goes on
 //! * `verdict`: whether the generator kept up; `slo`: what the figures must be
@@ -33,6 +34,7 @@ pub mod calibrate;
 pub mod calibration;
 pub mod client;
 pub mod control;
+pub mod course;
 pub mod cpu;
 pub mod dispatch;
 pub mod failure;
@@ -42,7 +44,6 @@ pub mod intervals;
 pub mod limits;
 pub mod outcome;
 pub mod own_server;
-pub mod pauses;
 pub mod payload;
 pub mod plan;
 pub mod progress;

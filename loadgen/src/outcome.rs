@@ -12,6 +12,7 @@ use std::time::Duration;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
+use crate::course::TargetCount;
 use crate::cpu::ThreadUse;
 use crate::flow::{Loss, Mismatch};
 use crate::hub::HubRecords;
@@ -88,6 +89,9 @@ pub struct Records {
     /// Seconds in which a thread was [saturated](crate::verdict::SATURATED) while its schedule was
     /// [behind](crate::verdict::BEHIND).
     pub saturated_seconds: u64,
+    /// What became of the connections to each target, in the plan's order; none of a thread that
+    /// has no measured clients.
+    pub targets: Vec<TargetCount>,
     /// What a hub run counts beside.
     pub hub: Option<HubRecords>,
     /// What became of the rude clients.
@@ -146,6 +150,7 @@ impl Default for Records {
             reconnects: 0,
             seconds: Series::default(),
             saturated_seconds: 0,
+            targets: Vec::new(),
             hub: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
@@ -268,6 +273,7 @@ impl Records {
         self.reconnects += other.reconnects;
         self.seconds.merge(other.seconds);
         self.saturated_seconds += other.saturated_seconds;
+        merge_targets(&mut self.targets, other.targets);
         if let Some(hub) = other.hub {
             self.hub = Some(self.hub.unwrap_or_default().plus(&hub));
         }
@@ -302,6 +308,16 @@ impl Records {
     /// Connects that failed.
     pub fn connect_failed(&self) -> u64 {
         self.connect_errors.values().sum()
+    }
+}
+
+fn merge_targets(all: &mut Vec<TargetCount>, other: Vec<TargetCount>) {
+    if all.is_empty() {
+        *all = other;
+        return;
+    }
+    for (to, from) in all.iter_mut().zip(other) {
+        *to = to.plus(&from);
     }
 }
 

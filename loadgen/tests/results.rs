@@ -150,8 +150,9 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     }
     let values: u64 = seconds.iter().map(|second| count(&second["latency"]["count"])).sum();
     assert_eq!(values, count(&summary["latency"]["count"]));
-    // The short one too, although all are closed when it is written.
-    assert!(seconds[..3].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
+    // Looked at every 20 ms: at the end of the run they are being closed.
+    assert!(seconds[..2].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
+    assert!(seconds[2..].iter().all(|second| count(&second["connections_open"]) <= 5));
 }
 
 /// How well the schedule is kept is the machine's business, so the exit code may be 4.

@@ -51,7 +51,8 @@ fn a_corrupted_byte() {
 #[test]
 fn a_corrupted_byte_of_a_large_pipelined_request() {
     let flags = "-c 5 -t 2 -n 200 -l 100k -p 3 --seed 1";
-    let offset = 1_234_567;
+    // In the requests that each connection begins with: what comes later, others may have taken.
+    let offset = 234_567;
     let (found, _) = first_mismatch(Fault::Corrupt { connection: 2, offset }, flags);
     assert_eq!(found["stream_offset"], offset);
 }

@@ -3,8 +3,9 @@
 use echopool::service::{Answer, Connection};
 use echopool::time::Time;
 
-use super::{Client, Phase};
+use super::Client;
 use crate::control;
+use crate::course::{Course, Phase};
 use crate::flow::{Flow, Loss, Mismatch, State};
 use crate::outcome::GivenUp;
 
@@ -14,18 +15,18 @@ impl Client {
     pub(super) fn go_on(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
         // Read again: the time that verifying took is neither the last request's nor the next's.
         let now = (self.clock)();
-        if self.phase == Phase::Measuring {
-            match self.dispatch {
+        if self.course.phase == Phase::Measuring {
+            match self.course.dispatch {
                 None => self.begin_requests(index, now),
                 Some(_) => self.take_offered(index, now),
             }
         }
         self.put_output(connection, index, now);
-        let draining = matches!(self.phase, Phase::Draining(_));
+        let draining = matches!(self.course.phase, Phase::Draining(_));
         let retires = self.retires(index, now);
         let flow = &mut self.flows[index];
         let done = flow.outstanding() == 0
-            && match self.plan.server_closes {
+            && match self.course.plan.server_closes {
                 // What has been answered is the server's to close.
                 true => draining && flow.begun == 0,
                 false => draining || retires,
@@ -42,12 +43,12 @@ impl Client {
     /// Closed loop: a request for each that has been answered.
     #[inline]
     fn begin_requests(&mut self, index: usize, now: Time) {
-        let end = self.period.end;
+        let end = self.course.period.end;
         while self.has_room(index, now)
             && (now < end || self.flows[index].begun == 0)
             && self.may_begin(now)
         {
-            self.second.sent += 1;
+            self.second.sent();
             self.begin(index, now, now);
         }
     }
@@ -56,10 +57,10 @@ impl Client {
     /// a request for longer.
     #[inline]
     fn take_offered(&mut self, index: usize, now: Time) {
-        self.pauses.at_work(now);
-        let last = self.period.last();
+        self.course.pauses.at_work(now);
+        let last = self.course.period.last();
         while self.has_room(index, now) {
-            let dispatch = self.dispatch.as_mut().expect("an open loop");
+            let dispatch = self.course.dispatch.as_mut().expect("an open loop");
             if dispatch.others_wait() {
                 return dispatch.room(index);
             }
@@ -77,33 +78,32 @@ impl Client {
     pub(super) fn has_room(&self, index: usize, now: Time) -> bool {
         let flow = &self.flows[index];
         flow.state == State::Open
-            && flow.outstanding() < self.plan.pipeline
+            && flow.outstanding() < self.course.plan.pipeline
             && !self.retires(index, now)
     }
 
     /// The right to begin a request: while warming up there always is one.
     #[inline]
     pub(super) fn may_begin(&self, intended: Time) -> bool {
-        intended < self.period.record_from || self.control.take_request()
+        intended < self.course.period.record_from || self.course.control.take_request()
     }
 
     /// Begins a request that was intended then.
     #[inline(always)]
     pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
-        self.advance_outstanding(now);
+        self.second.begun(now);
         let flow = &mut self.flows[index];
-        let slot = slot(index, flow.begun, self.plan.pipeline);
+        let slot = slot(index, flow.begun, self.course.plan.pipeline);
         self.intended_at[slot] = intended;
         if let Some(sent_at) = self.sent_at.get_mut(slot) {
             *sent_at = Time::ZERO;
         }
-        flow.begin(&self.plan.wire);
-        self.outstanding += 1;
-        if intended >= self.period.record_from {
-            self.records.offered += 1;
-            self.records.requests += 1;
+        flow.begin(&self.course.plan.wire);
+        if intended >= self.course.period.record_from {
+            self.course.records.offered += 1;
+            self.course.records.requests += 1;
         } else {
-            self.records.warmup_requests += 1;
+            self.course.records.warmup_requests += 1;
         }
     }
 
@@ -111,29 +111,16 @@ impl Client {
     /// thread's share of buffers go.
     #[inline]
     pub(super) fn put_output(&mut self, connection: &mut Connection<'_>, index: usize, now: Time) {
-        let window = self.plan.output_window();
-        let leases_max = self.share.output_leases_max();
-        let record_from = self.period.record_from;
-        let Client {
-            flows,
-            places,
-            plan,
-            pauses,
-            intended_at,
-            sent_at,
-            records,
-            intervals,
-            second,
-            ..
-        } = self;
+        let Client { course, flows, places, intended_at, sent_at, second, .. } = self;
+        let Course { plan, period, leases, pauses, records, intervals, .. } = course;
+        let window = plan.output_window();
         let flow = &mut flows[index];
         loop {
             let count = flow.unput().min(window - flow.unsent) as usize;
             if count == 0 {
                 return;
             }
-            let lease = (self.output_leases < leases_max).then(|| connection.take_lease());
-            let Some(mut lease) = lease.flatten() else { break };
+            let Some(mut lease) = leases.take(connection) else { break };
             let spare = lease.spare_mut();
             let count = count.min(spare.len());
             flow.fill(&plan.wire, &mut spare[..count], |request| {
@@ -141,18 +128,16 @@ impl Client {
                 // Only an open loop keeps it: in a closed one it is the intended time.
                 let Some(sent_at) = sent_at.get_mut(slot) else { return };
                 *sent_at = now;
-                second.sent += 1;
+                second.sent();
                 let intended = intended_at[slot];
                 let own_since = pauses.own_since(now, intended, places[index].room_since);
-                if intended >= record_from {
+                if intended >= period.record_from {
                     records.sent(now, intended, own_since);
                     intervals.sent(now, now - intended);
                 }
             });
             lease.commit(count);
-            connection.output.push_back(lease);
-            flow.held += 1;
-            self.output_leases += 1;
+            leases.put(connection, lease, &mut flow.held);
         }
         if !flow.starved {
             flow.starved = true;
@@ -164,91 +149,80 @@ impl Client {
     #[inline]
     pub(super) fn forget_output(&mut self, index: usize) {
         let flow = &mut self.flows[index];
-        self.output_leases -= flow.held;
-        flow.held = 0;
+        self.course.leases.forget(&mut flow.held);
         flow.unsent = 0;
     }
 
     #[inline]
     pub(super) fn count_replies(&mut self, index: usize, now: Time, bytes: u64) {
-        self.advance_outstanding(now);
-        let in_period = self.phase == Phase::Measuring && self.period.contains(now);
-        let pipeline = self.plan.pipeline;
+        let in_period = self.course.phase == Phase::Measuring && self.course.period.contains(now);
+        let pipeline = self.course.plan.pipeline;
         let flow = &mut self.flows[index];
         let (before, full) = (flow.completed, flow.outstanding() == pipeline);
-        while flow.complete_one(&self.plan.wire) {
+        while flow.complete_one(&self.course.plan.wire) {
             let slot = slot(index, flow.completed - 1, pipeline);
             let intended = self.intended_at[slot];
             let sent = self.sent_at.get(slot).copied();
             let service = now - sent.unwrap_or(intended);
-            self.second.service_ns += service.as_nanos() as u64;
-            if intended < self.period.record_from {
+            self.second.served(service);
+            if intended < self.course.period.record_from {
                 self.places[index].unrecorded += 1;
                 continue;
             }
-            self.records.reply(now, now - intended, in_period);
-            self.intervals.reply(now, now - intended, in_period);
+            self.course.records.reply(now, now - intended, in_period);
+            self.course.intervals.reply(now, now - intended, in_period);
             if sent.is_some() {
-                self.records.service_time.saturating_record(service.as_nanos() as u64);
+                self.course.records.service_time.saturating_record(service.as_nanos() as u64);
             }
         }
         let replies = flow.completed - before;
-        if full && replies > 0 && (self.dispatch.is_some() || self.plan.server_closes) {
+        if full && replies > 0 && (self.course.dispatch.is_some() || self.course.plan.server_closes)
+        {
             self.places[index].room_since = now;
         }
-        self.second.replies += replies;
-        self.outstanding -= replies;
-        self.records.bytes_verified += bytes;
+        self.second.answered(now, replies);
+        self.course.records.bytes_verified += bytes;
         if in_period {
-            self.records.bytes += bytes;
-            self.intervals.bytes(now, bytes);
+            self.course.records.bytes += bytes;
+            self.course.intervals.bytes(now, bytes);
         }
-        control::add(&self.tally().replies, replies);
+        control::add(&self.course.tally().replies, replies);
     }
 
     /// The connection is gone: what it owed is given up.
     pub(super) fn give_up(&mut self, index: usize, now: Time, timed_out: bool) {
-        self.advance_outstanding(now);
         let Flow { begun, completed, .. } = self.flows[index];
-        self.outstanding -= begun - completed;
+        self.second.given_up(now, begun - completed);
         for request in completed..begun {
-            let slot = slot(index, request, self.plan.pipeline);
+            let slot = slot(index, request, self.course.plan.pipeline);
             let intended = self.intended_at[slot];
-            if intended < self.period.record_from {
+            if intended < self.course.period.record_from {
                 continue;
             }
             let sent = self.sent_at.get(slot).copied().unwrap_or(intended);
             let end = match sent {
                 Time::ZERO => GivenUp::NeverSent,
-                _ if timed_out && now - sent > self.plan.timeout => GivenUp::TimedOut { sent },
+                _ if timed_out && now - sent > self.course.plan.timeout => {
+                    GivenUp::TimedOut { sent }
+                }
                 _ => GivenUp::Unanswered { sent },
             };
-            self.records.give_up(now, intended, end);
-            self.intervals.give_up(now, now - intended);
+            self.course.records.give_up(now, intended, end);
+            self.course.intervals.give_up(now, now - intended);
         }
-    }
-
-    /// Takes note of how many requests have been outstanding until now.
-    #[inline]
-    pub(super) fn advance_outstanding(&mut self, now: Time) {
-        self.second.outstanding_ns +=
-            self.outstanding * (now - self.outstanding_at).as_nanos() as u64;
-        self.outstanding_at = self.outstanding_at.max(now);
     }
 
     /// Bytes came after the last reply, when they were no longer looked at.
     #[cold]
     pub(super) fn surplus(&mut self, index: usize) {
-        let mismatch = self.flows[index].surplus(&self.plan.wire);
+        let mismatch = self.flows[index].surplus(&self.course.plan.wire);
         self.differs(index, mismatch);
     }
 
     #[cold]
-    pub(super) fn differs(&mut self, index: usize, mut mismatch: Mismatch) -> Answer {
-        mismatch.connection = self.share.first_connection + index as u64;
-        self.records.mismatch(mismatch);
+    pub(super) fn differs(&mut self, index: usize, mismatch: Mismatch) -> Answer {
+        self.course.differs(index, mismatch);
         self.flows[index].state = State::Lost(Loss::Mismatch);
-        control::add(&self.tally().mismatches, 1);
         Answer::Close
     }
 }

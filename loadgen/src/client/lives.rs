@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use echopool::service::{Answer, ConnectTo, Connection, Turn};
+use echopool::service::{Answer, Connection, Turn};
 use echopool::time::Time;
 
-use super::{Client, Phase};
-use crate::control;
+use super::Client;
+use crate::course::Phase;
 use crate::flow::{Loss, State};
 use crate::payload::Stream;
 use crate::plan::Lifetime;
@@ -27,7 +27,7 @@ pub(super) struct Place {
     /// Replies of this life that were not recorded, as they were those of the warm-up.
     pub(super) unrecorded: u64,
     /// When its connect was begun.
-    connect_began: Time,
+    pub(super) connect_began: Time,
     /// Since when it has had room for a request; known in an open loop.
     pub(super) room_since: Time,
     /// The connection is closed after so many requests, or at that time.
@@ -58,23 +58,10 @@ impl Client {
     /// Whether the connection's life is over: no request is to be begun any more.
     #[inline]
     pub(super) fn retires(&self, index: usize, now: Time) -> bool {
-        self.plan.lifetime.is_some() && {
+        self.course.plan.lifetime.is_some() && {
             let place = &self.places[index];
             self.flows[index].begun >= place.retire_after || now >= place.retire_at
         }
-    }
-
-    /// Begins the connect of a connection.
-    pub(super) fn connect(&mut self, turn: &mut Turn<'_>, index: usize) {
-        let tag = self.share.first_connection + index as u64;
-        self.places[index].connect_began = turn.now();
-        turn.connect(ConnectTo {
-            target: self.plan.target(tag),
-            source: self.plan.source(tag),
-            tag,
-            deadline: turn.now() + self.plan.timeout,
-        });
-        self.connecting += 1;
     }
 
     pub(super) fn established(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
@@ -86,16 +73,13 @@ impl Client {
         let place = &mut self.places[index];
         place.room_since = now;
         place.lives += 1;
-        self.records.connect.saturating_record((now - place.connect_began).as_nanos() as u64);
-        match place.lives {
-            1 => self.records.established += 1,
-            _ => self.records.reconnects += 1,
-        }
+        let records = &mut self.course.records;
+        records.connect.saturating_record((now - place.connect_began).as_nanos() as u64);
+        let first = place.lives == 1;
+        records.reconnects += u64::from(!first);
         self.set_lifetime(index, now);
-        self.connecting -= 1;
-        self.open += 1;
-        control::add(&self.tally().open, 1);
-        match self.phase {
+        self.course.established(index, first);
+        match self.course.phase {
             Phase::Connecting | Phase::Ready => Answer::Continue,
             // It takes the place of one whose life was over.
             Phase::Measuring | Phase::Draining(_) => self.go_on(connection, index),
@@ -105,7 +89,7 @@ impl Client {
     /// The first life is a random part of the whole, so that connections that were begun together
     /// do not end together.
     fn set_lifetime(&mut self, index: usize, now: Time) {
-        let Some(lifetime) = self.plan.lifetime else { return };
+        let Some(lifetime) = self.course.plan.lifetime else { return };
         let place = &mut self.places[index];
         let random = u128::from(self.flows[index].stream.draw(u64::MAX));
         let part = |whole: u64| match place.lives {
@@ -126,17 +110,18 @@ impl Client {
     pub(super) fn has_successor(&self, loss: Option<Loss>) -> bool {
         match loss {
             None => true,
-            Some(Loss::TimedOut) => self.dispatch.is_some(),
+            Some(Loss::TimedOut) => self.course.dispatch.is_some(),
             Some(_) => false,
         }
     }
 
     /// A connection has ended: its place is taken by a new one.
     pub(super) fn begin_anew(&mut self, index: usize, now: Time) {
-        let number = self.share.first_connection + index as u64;
         let served_before = self.served(index);
         let lives = self.places[index].lives;
-        let stream = Stream::new(self.plan.seed, number + lives * self.plan.connections);
+        let plan = &self.course.plan;
+        let number = self.course.number(index) + lives * plan.connections;
+        let stream = Stream::new(plan.seed, number);
         self.flows[index].renew(stream);
         self.places[index] = Place { lives, served_before, ..Place::NEW };
         self.again.push_front((now, index));
@@ -145,19 +130,18 @@ impl Client {
     /// A connect has failed. The first of a place is not tried again: the run has a connection
     /// less.
     pub(super) fn not_established(&mut self, index: usize, now: Time) {
-        if self.places[index].lives > 0 && self.phase == Phase::Measuring {
+        if self.places[index].lives > 0 && self.course.phase == Phase::Measuring {
             self.again.push_back((now + RETRY_AFTER, index));
         }
     }
 
     /// Begins the connections that are due in the places of earlier ones.
     pub(super) fn connect_again(&mut self, turn: &mut Turn<'_>) {
-        let in_flight_max = self.plan.connects_in_flight_max();
-        while self.connecting < in_flight_max
-            && turn.free_slots() > 0
+        while self.course.may_connect(turn)
             && let Some((_, index)) = self.again.pop_front_if(|(due, _)| *due <= turn.now())
         {
-            self.connect(turn, index);
+            self.places[index].connect_began = turn.now();
+            self.course.connect(turn, index);
         }
     }
 }

@@ -1,118 +1,62 @@
 //! The phases of a hub run, a turn of the engine's loop at a time. Each answers when it wants to be
 //! called again at the latest.
 
-use std::time::Duration;
-
-use echopool::service::{ConnectTo, Turn};
+use echopool::service::Turn;
 use echopool::time::Time;
 
 use super::Members;
 use super::member::Member;
-use crate::cpu::ThreadUse;
+use crate::course::{Course, PER_TURN, SHORT_TICK, TICK};
 use crate::flow::{Loss, State};
 
-/// How often a thread looks at the common state when nothing else happens.
-const TICK: Duration = Duration::from_millis(50);
-/// The same while it waits for the other threads, or for a buffer.
-const SHORT_TICK: Duration = Duration::from_millis(1);
-/// Members looked at in one turn, so that messages are read in between.
-const LOOKS_PER_TURN: usize = 256;
-/// How long messages are waited for when the run was interrupted.
-const INTERRUPTED_WAIT: Duration = Duration::from_secs(1);
-/// The length of a sample of the message rate.
-const SAMPLE: Duration = Duration::from_millis(100);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
-    Connecting,
-    /// All members have their ids, or are lost; other threads may not be so far.
-    Ready,
-    /// The measured period, which ends then.
-    Measuring(Time),
-    /// No message is begun any more; each member takes its leave when it has got everything, until
-    /// then.
-    Draining(Time),
-}
-
 impl Members {
+    /// All members are to have their ids, or to be lost, before the first message.
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
-        let now = turn.now();
-        let began = *self.connect_began.get_or_insert(now);
-        while self.connects_begun < self.share.connections
-            && self.connecting < self.plan.connects_in_flight_max()
-            && turn.free_slots() > 0
-        {
-            let due = began + self.plan.connect_due(&self.share, self.connects_begun);
-            if due > now {
-                return due;
-            }
-            let tag = self.share.first_connection + self.connects_begun as u64;
-            turn.connect(ConnectTo {
-                target: self.plan.target(tag),
-                source: self.plan.source(tag),
-                tag,
-                deadline: now + self.plan.timeout,
-            });
-            self.connects_begun += 1;
-            self.connecting += 1;
-        }
+        let next = self.course.connect_some(turn, |_| ());
         self.look_after(turn);
-        if self.connects_begun < self.share.connections || self.connecting + self.unwelcomed > 0 {
-            return now + TICK;
+        match next {
+            Some(next) => next,
+            None if self.unwelcomed > 0 => turn.now() + TICK,
+            None => self.course.become_ready(turn.now()),
         }
-        self.control.ready(now);
-        self.phase = Phase::Ready;
-        now + SHORT_TICK
     }
 
     pub(super) fn begin_when_all_are_ready(&mut self, now: Time) -> Time {
-        let Some(start) = self.control.start_at() else { return now + SHORT_TICK };
-        if now < start {
-            return start;
+        match self.course.begin_period(now) {
+            Ok(start) => self.last_delivery = start,
+            Err(later) => return later,
         }
-        let end = self.plan.duration.map_or(Time::MAX, |duration| start + duration);
-        self.phase = Phase::Measuring(end);
-        self.intervals.begin(start);
-        if let Some(dispatch) = &mut self.dispatch {
-            dispatch.begin(start);
-        }
-        self.records.began = start;
-        self.sample_began = start;
-        self.last_delivery = start;
-        self.use_before = ThreadUse::now();
         now
     }
 
-    pub(super) fn measure(&mut self, turn: &mut Turn<'_>, end: Time) -> Time {
-        let now = turn.now();
+    pub(super) fn measure(&mut self, turn: &mut Turn<'_>) -> Time {
+        let (now, end) = (turn.now(), self.course.period.end);
+        self.course.begin_samples(now);
         // Each sender sends its first message, even if the period is too short for that. Those
         // woken now send after this turn, so a period ends in a later one.
-        let started_all = self.sweep == self.senders.len();
+        let started_all = self.course.sweep.is_through(self.senders.len());
         self.wake_senders(turn);
-        self.dispatch_due(turn, end);
-        self.intervals.tick(now);
+        self.dispatch_due(turn);
+        self.course.intervals.tick(now);
         self.look_after(turn);
-        self.sample_rate(now);
-        if started_all && self.control.requests_used_up() && self.all_is_there(now) {
+        self.course.sample(now);
+        if started_all && self.course.control.requests_used_up() && self.all_is_there(now) {
             self.end_period(now, self.last_delivery);
         } else if started_all && (now >= end || self.nobody_sends()) {
             self.end_period(now, now.min(end));
         } else if !started_all {
             return now;
         } else {
-            let tick = if self.starved { SHORT_TICK } else { TICK };
-            let next = (now + tick).min(self.next_check).min(end).min(self.sample_began + SAMPLE);
-            let due = self.dispatch.as_ref().and_then(|dispatch| dispatch.next());
-            return due.filter(|due| *due < end).map_or(next, |due| next.min(due));
+            return self.course.next_measure(now, self.starved);
         }
         now
     }
 
     /// Open loop: messages that are due go to senders that have room.
-    fn dispatch_due(&mut self, turn: &mut Turn<'_>, end: Time) {
-        let due_until = turn.now().min(end.saturating_sub(Duration::from_nanos(1)));
-        for _ in 0..LOOKS_PER_TURN {
-            let Some(dispatch) = &mut self.dispatch else { return };
+    fn dispatch_due(&mut self, turn: &mut Turn<'_>) {
+        let due_until = turn.now().min(self.course.period.last());
+        for _ in 0..PER_TURN {
+            let Some(dispatch) = &mut self.course.dispatch else { return };
             let Some(nth) = dispatch.due_connection(due_until) else { return };
             let index = self.senders[nth];
             let sender = self.members[index].sender.expect("it is one of them");
@@ -120,7 +64,7 @@ impl Members {
                 // It asks again when it has, unless it is gone.
                 continue;
             }
-            let dispatch = self.dispatch.as_mut().expect("an open loop");
+            let dispatch = self.course.dispatch.as_mut().expect("an open loop");
             let member = &mut self.members[index];
             member.offered = dispatch.take(nth, due_until);
             turn.wake(member.connection.expect("it is open"));
@@ -131,9 +75,9 @@ impl Members {
     /// nothing will.
     fn all_is_there(&self, now: Time) -> bool {
         // All of those there are to be: another thread may be about to begin the last one.
-        let messages = self.plan.requests.unwrap_or_else(|| self.hall.begun());
+        let messages = self.course.plan.requests.unwrap_or_else(|| self.hall.begun());
         let due = self.readers as u64 * messages;
-        self.accounted >= due || now - self.last_delivery > self.plan.timeout
+        self.accounted >= due || now - self.last_delivery > self.course.plan.timeout
     }
 
     fn nobody_sends(&self) -> bool {
@@ -142,7 +86,7 @@ impl Members {
 
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
-        let all_measured = self.control.all_measured();
+        let all_measured = self.course.control.all_measured();
         if (self.readers == 0 && all_measured) || now >= give_up {
             turn.stop();
         }
@@ -150,52 +94,30 @@ impl Members {
         if !all_measured || now < self.next_sweep {
             return now + SHORT_TICK;
         }
-        let end = self.members.len().min(self.sweep + LOOKS_PER_TURN);
-        for member in &self.members[self.sweep..end] {
+        let count = self.members.len();
+        for member in &self.members[self.course.sweep.step(count)] {
             if member.state == State::Open && member.reads && !member.farewell_sent {
                 turn.wake(member.connection.expect("it is open"));
             }
         }
-        self.sweep = end;
-        if end == self.members.len() {
-            self.sweep = 0;
+        if self.course.sweep.is_through(count) {
+            self.course.sweep.restart();
             self.next_sweep = now + SHORT_TICK;
         }
         now
     }
 
-    /// The run is to end: a period that has begun is ended and drained, anything before is dropped.
-    pub(super) fn end_early(&mut self, turn: &mut Turn<'_>) {
-        match self.phase {
-            Phase::Connecting | Phase::Ready => turn.stop(),
-            Phase::Measuring(end) => self.end_period(turn.now(), turn.now().min(end)),
-            Phase::Draining(give_up) => {
-                let soon = turn.now() + self.plan.timeout.min(INTERRUPTED_WAIT);
-                self.phase = Phase::Draining(give_up.min(soon));
-            }
-        }
-    }
-
-    fn end_period(&mut self, now: Time, ended: Time) {
-        // A message may have been read after the begin of this turn.
-        self.records.ended = ended.max(self.records.began);
-        self.records.thread_uses.push(ThreadUse::now().since(self.use_before));
-        if self.records.rates.is_empty() {
-            self.records.rate(self.records.replies, self.records.elapsed());
-        }
-        self.abandon(self.records.ended);
-        self.intervals.end(self.records.ended);
-        self.control.measured();
-        self.sweep = 0;
-        // Later than any message is waited for, and any peer that does not close.
-        let give_up = now + self.plan.timeout + self.share.limits.linger + Duration::from_secs(1);
-        self.phase = Phase::Draining(give_up);
+    pub(super) fn end_period(&mut self, now: Time, ended: Time) {
+        self.course.end_period(ended);
+        self.abandon(self.course.records.ended);
+        self.course.drain(now);
     }
 
     /// What was to be sent before the end and was not is given up: it would have been late for each
     /// client.
     fn abandon(&mut self, ended: Time) {
-        let Members { dispatch, control, records, hub, members, .. } = self;
+        let Members { course, hub, members, .. } = self;
+        let Course { dispatch, control, records, .. } = course;
         let Some(dispatch) = dispatch else { return };
         let clients = hub.connections - hub.never_read;
         let mut give_up = |intended| {
@@ -214,41 +136,28 @@ impl Members {
         dispatch.abandon(ended, give_up);
     }
 
-    fn sample_rate(&mut self, now: Time) {
-        let span = now - self.sample_began;
-        if span >= SAMPLE {
-            self.records.rate(self.records.replies - self.sample_replies, span);
-            self.sample_began = now;
-            self.sample_replies = self.records.replies;
-        }
-    }
-
     /// Wakes the next few senders, each once; and again if there was no buffer for one.
     fn wake_senders(&mut self, turn: &mut Turn<'_>) {
-        let started_all = self.sweep == self.senders.len();
-        if started_all && self.starved && self.output_leases < self.share.output_leases_max() {
+        let Course { sweep, leases, .. } = &mut self.course;
+        if sweep.is_through(self.senders.len()) && self.starved && leases.room() > 0 {
             self.starved = false;
-            self.sweep = 0;
+            sweep.restart();
         }
-        let end = self.senders.len().min(self.sweep + LOOKS_PER_TURN);
-        for &index in &self.senders[self.sweep..end] {
+        for &index in &self.senders[sweep.step(self.senders.len())] {
             if let (State::Open, Some(id)) =
                 (self.members[index].state, self.members[index].connection)
             {
                 turn.wake(id);
             }
         }
-        self.sweep = end;
     }
 
     /// Closes members that wait for something for too long.
     fn look_after(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now();
-        if now < self.next_check {
+        if !self.course.check_is_due(now, self.course.plan.timeout) {
             return;
         }
-        self.next_check = now
-            + (self.plan.timeout / 8).clamp(Duration::from_millis(10), Duration::from_millis(250));
         let begun = self.hall.begun();
         for index in 0..self.members.len() {
             let member = &self.members[index];
@@ -264,7 +173,7 @@ impl Members {
     }
 
     fn is_late(&self, member: &Member, index: usize, begun: u64, now: Time) -> bool {
-        let timeout = self.plan.timeout;
+        let timeout = self.course.plan.timeout;
         if member.id == 0 {
             return now - member.opened > timeout;
         }

@@ -8,7 +8,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::saved::Saved;
-use super::time_text;
+use super::{targets, time_text};
 use crate::failure::{Exit, Failure};
 use crate::outcome;
 
@@ -89,6 +89,9 @@ fn render(first: &Saved, second: &Saved) -> String {
         ("Differed", "mismatched_connections"),
     ] {
         line(name, both.map(|saved| saved.count(key).to_string()), None);
+    }
+    for (nth, completed) in (1..).zip(targets::side_by_side(first, second)) {
+        line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
     }
     line("Verdict", both.map(|saved| saved.text("verdict").to_string()), None);
     for (name, saved) in ["First", "Second"].iter().zip(both) {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Report, hdr, hub, load};
+use super::{Report, hdr, hub, load, targets};
 use crate::calibration::Standing;
 use crate::flow::Mismatch;
 use crate::outcome;
@@ -31,6 +31,7 @@ pub struct Form {
     targets: Vec<String>,
     config: Config,
     connections: Connections,
+    per_target: Vec<targets::Form>,
     elapsed_ns: u64,
     requests_begun: u64,
     replies: u64,
@@ -179,6 +180,7 @@ impl Form {
             targets: report.plan.target_addresses(),
             config: config(report),
             connections: connections(report),
+            per_target: targets::Form::all(report),
             elapsed_ns: nanos(records.elapsed()),
             requests_begun: records.requests,
             replies: records.replies,

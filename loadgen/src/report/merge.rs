@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::json::{Distribution, SCHEMA_VERSION};
 use super::saved::Saved;
+use super::targets;
 use crate::failure::{Exit, Failure};
 
 /// Adds up the counts and histograms of runs with the same settings, and writes them as JSON.
@@ -58,6 +59,8 @@ struct Merged {
     connections_established: u64,
     connections_lost: u64,
     mismatched_connections: u64,
+    /// `None` if a run says nothing of them.
+    per_target: Option<Vec<targets::Form>>,
     latency: Distribution,
     service_time: Distribution,
     send_lag: Distribution,
@@ -108,6 +111,7 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
         connections_established: sum("connections.established"),
         connections_lost: sum("connections.lost"),
         mismatched_connections: sum("mismatched_connections"),
+        per_target: targets::merge(runs),
         latency: distribution(runs, "latency")?,
         service_time: distribution(runs, "service_time")?,
         send_lag: distribution(runs, "send_lag")?,

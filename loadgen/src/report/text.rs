@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, hub, load};
+use super::{Report, hub, load, targets};
 use crate::flow::Mismatch;
 use crate::outcome;
 
@@ -171,6 +171,7 @@ fn evidence(out: &mut String, report: &Report) {
             records.losses.total()
         ),
     );
+    targets::lines(report).into_iter().for_each(|text| line(out, text));
     if let Some(shortfall) = &report.plan.shortfall {
         line(out, format_args!("Limit: {shortfall}"));
     }

@@ -1,0 +1,53 @@
+//! A pass over a table, a few entries in each turn, so that replies are read in between.
+
+use std::ops::Range;
+
+/// Entries that are looked at in one turn.
+pub const PER_TURN: usize = 256;
+
+/// How far it has come.
+#[derive(Default)]
+pub struct Sweep {
+    next: usize,
+}
+
+impl Sweep {
+    /// The next few entries of a table of this length; none when it has been through.
+    #[inline]
+    pub fn step(&mut self, len: usize) -> Range<usize> {
+        let begin = self.next;
+        self.next = len.min(begin + PER_TURN);
+        begin..self.next
+    }
+
+    /// Whether it has been through.
+    #[inline]
+    pub fn is_through(&self, len: usize) -> bool {
+        self.next == len
+    }
+
+    pub fn restart(&mut self) {
+        self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_entry_is_looked_at_once_in_a_pass() {
+        for len in [0, 1, PER_TURN, PER_TURN + 1, 10 * PER_TURN] {
+            let mut sweep = Sweep::default();
+            for _ in 0..2 {
+                let mut seen = Vec::new();
+                while !sweep.is_through(len) {
+                    seen.extend(sweep.step(len));
+                }
+                assert_eq!(seen, (0..len).collect::<Vec<_>>());
+                assert!(sweep.step(len).is_empty(), "it has been through");
+                sweep.restart();
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether the flags are possible at all, and go together.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::args::Args;
+use crate::failure::Failure;
+
+/// More is a typing error.
+const THREADS_MAX: u64 = 1024;
+/// Ports of all targets together: with one source address some 28 million connections.
+const TARGETS_MAX: usize = 1024;
+/// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
+const PIPELINE_MAX: u64 = 65_536;
+
+pub(super) fn ranges(args: &Args) -> Result<(), Failure> {
+    let check = |name: &str, value: u64, max: u64| match value <= max {
+        true => Ok(()),
+        false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
+    };
+    check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
+    check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+}
+
+/// Threads that never sleep keep each other from running if there are more of them than processors.
+pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Result<(), Failure> {
+    let needed = threads + workers;
+    if needed <= processors {
+        return Ok(());
+    }
+    let workers_text = match workers {
+        0 => String::new(),
+        _ => format!(" and {workers} of the server"),
+    };
+    Err(Failure::Usage(format!(
+        "--busy-poll takes a processor for each thread: {threads} of loadgen{workers_text}, and \
+         this process may use {processors}; give fewer (-t), or leave it out"
+    )))
+}
+
+/// Where a connection has one request only.
+pub(super) fn one_request(args: &Args) -> Result<(), Failure> {
+    let flag = match &args.load {
+        load if load.pipeline > 1 => "--pipeline",
+        load if load.lifetime.is_some() => "--lifetime",
+        load if load.strict => "--strict",
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!(
+        "{flag} is not for a server that closes each connection after one message: \
+         message://...?after=keep, if it can"
+    )))
+}
+
+pub(super) fn targets(targets: &[SocketAddr], sources: &[IpAddr]) -> Result<(), Failure> {
+    if targets.len() > TARGETS_MAX {
+        let text = format!("{} target ports, but at most {TARGETS_MAX}", targets.len());
+        return Err(Failure::Usage(text));
+    }
+    for target in targets {
+        let other = sources.iter().find(|source| source.is_ipv4() != target.is_ipv4());
+        if let Some(source) = other {
+            return Err(Failure::Usage(format!(
+                "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! How many connections this machine has room for: open files, and local ports for each pair of a
+//! source address and a target; and whether a listening socket has room for those begun at once.
+//! What limits them is said with its remedy.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::limits::Machine;
+
+/// Fewer connections are possible than were asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shortfall {
+    pub asked: u64,
+    pub possible: u64,
+    pub limit: Limit,
+}
+
+/// What limits the number of connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// The hard limit of open files of a process, and what it would have to be.
+    OpenFiles { hard: u64, needed: u64 },
+    /// Ports for each pair of a source address and a target, and how many of both there are.
+    LocalPorts { each: u64, sources: u64, targets: u64 },
+}
+
+/// Connections that are begun at once, and how many of them can wait to be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BacklogShort {
+    pub begun: u64,
+    pub held: u64,
+}
+
+/// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
+const FILES_PER_THREAD: u64 = 8;
+/// Files the process opens beside that: the child's pipes, the report, signals.
+const FILES_SPARE: u64 = 16;
+/// Files the server of our own opens beside its connections: standard streams, pipes, and for each
+/// worker a listener, epoll, timer and waker, with room to spare.
+const SERVER_FILES: u64 = 64;
+const SERVER_FILES_PER_WORKER: u64 = 16;
+/// Linux's fs.nr_open if nobody has changed it: no limit of open files can be larger.
+const NR_OPEN_DEFAULT: u64 = 1 << 20;
+/// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
+/// of ports.
+const LOOPBACK_SOURCES_MAX: u64 = 254;
+/// The share of a source address's ports that is used before another address is taken, in percent:
+/// finding the last free ports of a nearly full range is slow, and others need some as well.
+const PORTS_USED_PERCENT: u64 = 90;
+
+/// What limits the number of connections of this run.
+pub(super) struct Room<'a> {
+    pub(super) machine: &'a Machine,
+    /// Source addresses on the command line.
+    pub(super) given: &'a [IpAddr],
+    /// Rude clients: they need what the measured ones need.
+    pub(super) rude: u64,
+    pub(super) targets: &'a [SocketAddr],
+    pub(super) threads: usize,
+    pub(super) server_workers: usize,
+    pub(super) own_server: bool,
+}
+
+impl Room<'_> {
+    pub(super) fn shortfall(&self, asked: u64) -> Option<Shortfall> {
+        let (overhead, files) = self.files();
+        let each = self.machine.ports_per_source();
+        let (sources, targets) = (self.sources_max(), self.targets.len() as u64);
+        // Connections are spread evenly over the pairs of both, so none has more than its ports.
+        let ports = (each * sources * targets).saturating_sub(self.rude);
+        let possible = files.min(ports);
+        if asked <= possible {
+            return None;
+        }
+        let limit = if files <= ports {
+            Limit::OpenFiles { hard: self.machine.open_files_max, needed: asked + overhead }
+        } else {
+            Limit::LocalPorts { each, sources, targets }
+        };
+        Some(Shortfall { asked, possible, limit })
+    }
+
+    /// Open files that a process needs beside one for each connection, and how many connections
+    /// there are files for: in this process, and in that of a server of our own.
+    fn files(&self) -> (u64, u64) {
+        let client = self.machine.open_files_now
+            + FILES_SPARE
+            + FILES_PER_THREAD * (self.threads as u64 + 1);
+        let client = client + self.rude;
+        let server =
+            SERVER_FILES + SERVER_FILES_PER_WORKER * self.server_workers as u64 + self.rude;
+        let overhead = if self.own_server { client.max(server) } else { client };
+        (overhead, self.machine.open_files_max.saturating_sub(overhead))
+    }
+
+    fn sources_max(&self) -> u64 {
+        match self.given.len() as u64 {
+            0 if self.can_vary_source() => LOOPBACK_SOURCES_MAX,
+            0 => 1,
+            given => given,
+        }
+    }
+
+    /// Of connections begun at once. What other machines' sockets hold is not known.
+    pub(super) fn backlog_short(&self, begun: u64) -> Option<BacklogShort> {
+        let held = self.machine.backlog_max?;
+        let local = self.targets.iter().all(|target| target.ip().is_loopback());
+        (local && begun > held).then_some(BacklogShort { begun, held })
+    }
+
+    /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
+    fn can_vary_source(&self) -> bool {
+        let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
+        self.targets.iter().all(loopback) && cfg!(target_os = "linux")
+    }
+
+    pub(super) fn sources(&self, connections: u64) -> Vec<IpAddr> {
+        let comfortable = (self.machine.ports_per_source() * PORTS_USED_PERCENT / 100).max(1);
+        let comfortable = comfortable * self.targets.len() as u64;
+        let needed = (connections + self.rude).div_ceil(comfortable).min(LOOPBACK_SOURCES_MAX);
+        match self.given {
+            [] if needed > 1 && self.can_vary_source() => {
+                (1..=needed as u8).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect()
+            }
+            given => given.to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for BacklogShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BacklogShort { begun, held } = self;
+        write!(
+            f,
+            "up to {begun} connections are begun at once, and a listening socket of this machine \
+             lets at most {held} wait to be accepted (net.core.somaxconn); those beyond are tried \
+             again after a second: raise it (sysctl -w net.core.somaxconn=4096, before the server \
+             starts), or begin fewer at a time (--connect-rate)"
+        )
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shortfall { asked, possible, limit } = self;
+        match limit {
+            Limit::OpenFiles { hard, needed } => {
+                write!(
+                    f,
+                    "{asked} connections asked for, {possible} possible: they need {needed} open \
+                     files in a process, and the hard limit is {hard}; raise it \
+                     (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit"
+                )?;
+                match *needed > NR_OPEN_DEFAULT {
+                    true => write!(f, "; before that, sysctl -w fs.nr_open={needed})"),
+                    false => f.write_str(")"),
+                }
+            }
+            Limit::LocalPorts { each, sources, targets } => write!(
+                f,
+                "{asked} connections asked for, {possible} possible: {sources} source \
+                 address(es) with {each} ports each for each of {targets} target(s); widen \
+                 net.ipv4.ip_local_port_range, give more addresses of this machine (--source-ip, \
+                 repeated), or more ports of the server (host:7001-7010)"
+            ),
+        }
+    }
+}

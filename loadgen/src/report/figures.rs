@@ -1,0 +1,92 @@
+//! The figures that are read off a run's records, the same for all forms of the report.
+
+use echopool::error::Errno;
+
+use super::Report;
+use crate::cpu::ThreadUse;
+
+impl Report {
+    /// The share of the measured period that the busiest thread ran or waited for a processor.
+    pub fn generator_busy(&self) -> f64 {
+        let used = self.busiest_thread();
+        self.per_second(used.busy().as_secs_f64()).min(1.0)
+    }
+
+    /// The part of that share that it waited: processors were taken by others.
+    pub fn generator_waiting(&self) -> f64 {
+        self.per_second(self.busiest_thread().waiting.as_secs_f64()).min(1.0)
+    }
+
+    fn busiest_thread(&self) -> ThreadUse {
+        let uses = self.records.thread_uses.iter().copied();
+        uses.max_by_key(|used| used.busy()).unwrap_or_default()
+    }
+
+    /// Processors that the clients used, on average.
+    pub fn generator_cores(&self) -> f64 {
+        let running: f64 =
+            self.records.thread_uses.iter().map(|used| used.running.as_secs_f64()).sum();
+        self.per_second(running)
+    }
+
+    /// Replies in a second, within the measured period.
+    pub fn requests_per_second(&self) -> f64 {
+        self.per_second(self.records.replies as f64)
+    }
+
+    /// How much of the generator's ceiling was used, or why that is not known.
+    pub fn ceiling_text(&self) -> Option<String> {
+        self.calibration.text(self.plan.open_loop.is_some(), self.requests_per_second())
+    }
+
+    /// Verified bytes in a second, within the measured period.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.per_second(self.records.bytes as f64)
+    }
+
+    pub(super) fn per_second(&self, amount: f64) -> f64 {
+        let elapsed = self.records.elapsed().as_secs_f64();
+        if elapsed > 0.0 { amount / elapsed } else { 0.0 }
+    }
+
+    /// Least, median and most replies that a connection had.
+    pub fn replies_each(&self) -> (u64, u64, u64) {
+        let mut replies = self.records.replies_each.clone();
+        replies.sort_unstable();
+        match replies.as_slice() {
+            [] => (0, 0, 0),
+            [least, .., most] => (*least, replies[replies.len() / 2], *most),
+            [only] => (*only, *only, *only),
+        }
+    }
+
+    /// What went wrong with connections and how often, by name, without what did not happen.
+    pub fn errors(&self) -> Vec<(String, u64)> {
+        let records = &self.records;
+        let connect = records.connect_errors.iter();
+        let mut errors: Vec<_> =
+            connect.map(|(errno, count)| (connect_error_name(*errno), *count)).collect();
+        errors.extend([
+            ("timed-out".to_string(), records.losses.timed_out),
+            ("closed-by-peer".to_string(), records.losses.closed_by_peer),
+            ("reset".to_string(), records.losses.reset),
+            ("peer-lost".to_string(), records.losses.peer_lost),
+            ("failed".to_string(), records.losses.failed),
+        ]);
+        errors.retain(|(_, count)| *count > 0);
+        errors
+    }
+}
+
+/// The name under which a failed connect is counted.
+fn connect_error_name(errno: i32) -> String {
+    match Errno::from_raw_os_error(errno) {
+        Errno::CONNREFUSED => "connect-refused".into(),
+        Errno::TIMEDOUT => "connect-timed-out".into(),
+        Errno::CONNRESET => "connect-reset".into(),
+        Errno::ADDRNOTAVAIL => "connect-no-local-port".into(),
+        Errno::MFILE | Errno::NFILE => "connect-no-open-file".into(),
+        Errno::HOSTUNREACH | Errno::NETUNREACH => "connect-unreachable".into(),
+        _ => format!("connect-errno-{errno}"),
+    }
+}

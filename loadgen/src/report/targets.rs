@@ -1,0 +1,230 @@
+//! What the reports say of each target, where there are several.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Report;
+use super::saved::Saved;
+
+/// Lines for people, at most: up to 1024 targets are possible.
+const LINES_MAX: usize = 16;
+
+/// The counts of one target; the JSON form, too.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Form {
+    target: String,
+    connections_asked: u64,
+    connections_established: u64,
+    connections_served: u64,
+    connections_lost: u64,
+    mismatched_connections: u64,
+    requests_completed: u64,
+}
+
+impl Form {
+    /// All targets, in the order in which connections went to them.
+    pub fn all(report: &Report) -> Vec<Form> {
+        let plan = &report.plan;
+        let targets = plan.targets.len() as u64;
+        let form = |(nth, target): (u64, String)| {
+            let count = report.records.targets.get(nth as usize).copied().unwrap_or_default();
+            Form {
+                target,
+                // Of the numbers from 0 on, each one that leaves this remainder.
+                connections_asked: (plan.connections_asked + targets - 1 - nth) / targets,
+                connections_established: count.established,
+                connections_served: count.served,
+                connections_lost: count.lost,
+                mismatched_connections: count.mismatches,
+                requests_completed: count.completed,
+            }
+        };
+        (0..).zip(plan.target_addresses()).map(form).collect()
+    }
+
+    /// Whether there is nothing to say of it but how much it did.
+    fn is_well(&self) -> bool {
+        self.connections_served == self.connections_asked
+            && self.connections_lost + self.mismatched_connections == 0
+    }
+
+    fn add(&mut self, other: &Form) {
+        self.connections_asked += other.connections_asked;
+        self.connections_established += other.connections_established;
+        self.connections_served += other.connections_served;
+        self.connections_lost += other.connections_lost;
+        self.mismatched_connections += other.mismatched_connections;
+        self.requests_completed += other.requests_completed;
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} asked, {} established, {} served, {} lost, {} differed, \
+             {} requests completed",
+            self.target,
+            self.connections_asked,
+            self.connections_established,
+            self.connections_served,
+            self.connections_lost,
+            self.mismatched_connections,
+            self.requests_completed
+        )
+    }
+}
+
+/// Lines for people: none for one target, of which the whole report is. Of very many the first that
+/// something is wrong with come before the others, and the rest is one line.
+pub fn lines(report: &Report) -> Vec<String> {
+    let mut forms = Form::all(report);
+    if forms.len() < 2 {
+        return Vec::new();
+    }
+    if forms.len() > LINES_MAX {
+        forms.sort_by_key(Form::is_well);
+        let rest = forms.split_off(LINES_MAX - 1);
+        forms.extend(sum(&rest));
+    }
+    forms.iter().map(|form| format!("  {form}")).collect()
+}
+
+fn sum(forms: &[Form]) -> Option<Form> {
+    let (first, others) = forms.split_first()?;
+    let mut sum = first.clone();
+    others.iter().for_each(|other| sum.add(other));
+    sum.target = format!("{} more targets", forms.len());
+    Some(sum)
+}
+
+/// The targets of several runs, each once; `None` where a run says nothing of them, as those of
+/// earlier versions do.
+pub fn merge(runs: &[Saved]) -> Option<Vec<Form>> {
+    let mut all: Vec<Form> = Vec::new();
+    for run in runs {
+        for (nth, form) in of_saved(run)?.into_iter().enumerate() {
+            // One that was given twice is two, which have the same place in all runs.
+            match all.iter_mut().skip(nth).find(|one| one.target == form.target) {
+                Some(one) => one.add(&form),
+                None => all.push(form),
+            }
+        }
+    }
+    Some(all)
+}
+
+/// For two runs of the same number of targets, more than one: for each the requests completed.
+pub fn side_by_side(first: &Saved, second: &Saved) -> Vec<[u64; 2]> {
+    let (Some(first), Some(second)) = (of_saved(first), of_saved(second)) else { return vec![] };
+    if first.len() != second.len() || !(2..=LINES_MAX).contains(&first.len()) {
+        return Vec::new();
+    }
+    let completed = |form: &Form| form.requests_completed;
+    first.iter().map(completed).zip(second.iter().map(completed)).map(Into::into).collect()
+}
+
+fn of_saved(run: &Saved) -> Option<Vec<Form>> {
+    match run.at("per_target") {
+        Value::Null => None,
+        forms => serde_json::from_value(forms.clone()).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::saved::tests::saved;
+    use super::super::tests::report;
+    use super::*;
+    use crate::course::TargetCount;
+
+    /// A run of ten connections and these targets, all of which are well and have done as much.
+    fn report_of(count: u16) -> Report {
+        let mut report = report();
+        let plan = Arc::make_mut(&mut report.plan);
+        plan.targets = (0..count).map(|nth| ([127, 0, 0, 1], 7000 + nth).into()).collect();
+        plan.connections_asked = 10;
+        let well = |asked| TargetCount {
+            established: asked,
+            served: asked,
+            completed: 100 * asked,
+            ..TargetCount::default()
+        };
+        let asked = Form::all(&report).into_iter().map(|form| form.connections_asked);
+        report.records.targets = asked.map(well).collect();
+        report
+    }
+
+    #[test]
+    fn each_target_is_asked_for_the_connections_that_go_to_it() {
+        for count in [1, 2, 3, 7, 10, 11, 30] {
+            let report = report_of(count);
+            let forms = Form::all(&report);
+            let mut expected = vec![0; usize::from(count)];
+            (0..10).for_each(|number| expected[report.plan.target_index(number)] += 1);
+            let asked: Vec<_> = forms.iter().map(|form| form.connections_asked).collect();
+            assert_eq!(asked, expected, "{count} targets");
+        }
+    }
+
+    #[test]
+    fn one_target_has_no_line_and_each_of_several_has_one() {
+        assert!(lines(&report_of(1)).is_empty());
+        let mut report = report_of(3);
+        report.records.targets[1] = TargetCount { established: 2, lost: 1, ..Default::default() };
+        report.records.targets[2].mismatches = 4;
+        assert_eq!(
+            lines(&report),
+            [
+                "  tcp://127.0.0.1:7000: 4 asked, 4 established, 4 served, 0 lost, 0 differed, \
+                 400 requests completed",
+                "  tcp://127.0.0.1:7001: 3 asked, 2 established, 0 served, 1 lost, 0 differed, \
+                 0 requests completed",
+                "  tcp://127.0.0.1:7002: 3 asked, 3 established, 3 served, 0 lost, 4 differed, \
+                 300 requests completed",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_very_many_those_that_something_is_wrong_with_are_seen_and_the_rest_added_up() {
+        let mut report = report_of(100);
+        report.records.targets[3].lost = 1;
+        report.records.targets[70].mismatches = 1;
+        let lines = lines(&report);
+        assert_eq!(lines.len(), LINES_MAX);
+        assert!(lines[0].contains(":7003: ") && lines[1].contains(":7070: "), "{lines:#?}");
+        assert!(lines[2].contains(":7000: ") && lines[3].contains(":7001: "), "{lines:#?}");
+        // Ten had a connection; nine of them have a line.
+        let expected = "  85 more targets: 0 asked, 0 established, 0 served, 0 lost, 0 differed, \
+                        0 requests completed";
+        assert_eq!(lines[LINES_MAX - 1], expected);
+    }
+
+    #[test]
+    fn targets_of_several_runs_are_added_up_by_their_address() {
+        let (two, three) = (report_of(2), report_of(3));
+        let merged = merge(&[saved("a", &two), saved("b", &three), saved("c", &two)]);
+        let merged = merged.expect("all of them say it");
+        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
+        assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
+        let mut twice = report_of(2);
+        Arc::make_mut(&mut twice.plan).targets[1].set_port(7000);
+        twice.records.targets[1].completed = 7;
+        let merged = merge(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
+        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
+        assert_eq!(completed, [1000, 14], "one that was given twice is two");
+    }
+
+    #[test]
+    fn runs_of_as_many_targets_are_set_side_by_side() {
+        let [one, two, three] = [1, 2, 3].map(|count| saved("a", &report_of(count)));
+        assert_eq!(side_by_side(&two, &two), [[500, 500], [500, 500]]);
+        assert!(side_by_side(&two, &three).is_empty());
+        assert!(side_by_side(&one, &one).is_empty());
+    }
+}

@@ -1,0 +1,212 @@
+//! A synthetic run that the tests of all forms share, and the verdicts.
+
+use clap::Parser;
+use echopool::error::Errno;
+use echopool::time::Time;
+
+use super::*;
+use crate::args::Args;
+use crate::cpu::ThreadUse;
+use crate::failure::Exit;
+use crate::flow::{Loss, Mismatch};
+use crate::limits::Machine;
+
+pub fn plan(flags: &str) -> Plan {
+    let machine = Machine {
+        open_files_max: 1 << 20,
+        open_files_now: 4,
+        ports: 32_768..=60_999,
+        processors: 4,
+        backlog_max: None,
+    };
+    let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
+    Plan::new(&args, &machine, Some(([127, 0, 0, 1], 7777).into()), 42).expect("possible")
+}
+
+/// Two connections on two threads, one second, 1000 replies of 64 bytes with latencies of 1 to
+/// 1000 us.
+pub fn report() -> Report {
+    let second = Duration::from_secs(1);
+    let began = Time::from_nanos(5);
+    let mut records =
+        Records { established: 2, began, ended: began + second, ..Records::default() };
+    for micros in 1..=1000 {
+        records.reply(began + second, Duration::from_micros(micros), true);
+    }
+    records.offered = 1000;
+    records.service_time = records.latency.clone();
+    records.requests = 1000;
+    records.bytes = 64_000;
+    records.bytes_verified = 64_000;
+    records.rate(450, second);
+    records.rate(550, second);
+    records.replies_each = vec![400, 600];
+    let half = Duration::from_millis(500);
+    records.thread_uses = vec![
+        ThreadUse {
+            running: half,
+            waiting: half / 2,
+            switches_voluntary: 10,
+            switches_involuntary: 1,
+            ..ThreadUse::default()
+        };
+        2
+    ];
+    Report {
+        plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
+        records,
+        began_at: None,
+        interrupted: false,
+        aborted: None,
+        slos: Vec::new(),
+        server_cores: None,
+        calibration: Standing::None,
+    }
+}
+
+/// The verdict on it.
+pub const CLEAN: &str = "valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
+                         for a processor)";
+
+pub fn mismatch() -> Mismatch {
+    Mismatch {
+        connection: 1,
+        stream_offset: 130,
+        request: 2,
+        request_offset: 2,
+        expected: vec![0xab, 0x01],
+        actual: vec![0xcd, 0x02],
+        note: None,
+    }
+}
+
+#[test]
+fn a_clean_run_is_valid() {
+    let report = report();
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
+    assert_eq!(report.verdict_text(), CLEAN);
+    assert_eq!(report.generator_cores(), 1.0);
+    assert_eq!(report.replies_each(), (400, 600, 600));
+}
+
+#[test]
+fn a_saturated_generator_says_so() {
+    let mut report = report();
+    report.records.thread_uses[1].waiting = Duration::from_millis(470);
+    let text = report.verdict_text();
+    assert!(text.contains("97 % busy, of that 48 % waiting"), "{text}");
+    assert!(text.contains("processor: the rate is at least partly the generator's"), "{text}");
+    assert_eq!(report.exit(), Exit::Ok, "a closed loop is expected to");
+}
+
+#[test]
+fn fewer_connections_than_asked_for_are_not_valid_but_as_many_as_possible_are() {
+    let mut report = report();
+    report.records.established = 1;
+    assert_eq!((report.verdict(), report.exit()), (Verdict::UnderConnected, Exit::NotValid));
+
+    let plan = Arc::make_mut(&mut report.plan);
+    (plan.connections_explicit, plan.connections) = (false, 1);
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
+    assert!(report.verdict_text().contains("1 of 2 connections, as many as the machine"));
+}
+
+#[test]
+fn lost_connections_and_missing_replies_are_not_valid() {
+    let mut report = report();
+    report.records.unanswered = 1;
+    assert_eq!((report.verdict(), report.exit()), (Verdict::ConnectionsLost, Exit::NotValid));
+    report.records.loss(Loss::Reset);
+    *report.records.connect_errors.entry(Errno::CONNREFUSED.raw_os_error()).or_default() += 3;
+    let errors = [("connect-refused".to_string(), 3), ("reset".to_string(), 1)];
+    assert_eq!(report.errors(), errors);
+    report.records.replies_each = vec![0, 0];
+    assert_eq!((report.verdict(), report.exit()), (Verdict::NothingServed, Exit::NotValid));
+}
+
+#[test]
+fn a_server_that_may_be_another_is_asked_about() {
+    let mut report = report();
+    report.records.loss(Loss::TimedOut);
+    let text = report.verdict_text();
+    assert!(!text.contains("after="), "{text}");
+    for (target, loss, hint) in [
+        ("message://127.0.0.1:7", Loss::TimedOut, "use after=keep"),
+        ("message://127.0.0.1:7?after=keep", Loss::ClosedByPeer, "use after=close"),
+    ] {
+        report.plan = Arc::new(plan(&format!("{target} -c 2 -d 1s")));
+        report.records.losses = Default::default();
+        report.records.loss(loss);
+        let text = report.verdict_text();
+        assert!(text.contains(hint), "{text}");
+    }
+    report.records.replies_each = vec![0, 0];
+    let text = report.verdict_text();
+    assert!(text.contains("check that the server's service is message"), "{text}");
+}
+
+#[test]
+fn a_missed_objective_has_its_own_exit_code() {
+    let mut report = report();
+    let slo = |text| crate::slo::parse(text).expect(text);
+    report.slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
+    assert_eq!(report.exit(), Exit::Ok);
+    report.slos.push(slo("max<1us"));
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+    let met: Vec<_> = report.objectives().iter().map(|outcome| outcome.met).collect();
+    assert_eq!(met, [true, true, true, false]);
+    report.records.loss(Loss::Reset);
+    assert_eq!(report.exit(), Exit::NotValid, "then the latency says nothing either");
+}
+
+#[test]
+fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
+    let mut report = report();
+    let slo = crate::slo::parse("p99<2ms").expect("an objective");
+    let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
+    report.slos = vec![slo];
+    report.aborted = Some(Abort::Missed(3, outcome));
+    report.records.unanswered = 5;
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+    let text = report.verdict_text();
+    assert!(text.starts_with("valid (aborted: second 3: p99<2ms missed (4.00ms); "), "{text}");
+    report.aborted = Some(Abort::Errors(1));
+    assert_eq!(report.exit(), Exit::Ok, "the verdict tells what the error was");
+}
+
+#[test]
+fn a_wrong_byte_outranks_everything() {
+    let mut report = report();
+    report.interrupted = true;
+    assert_eq!(report.exit(), Exit::Interrupted);
+    report.records.mismatch(mismatch());
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Differed, Exit::Differed));
+    assert!(report.verdict_text().contains("interrupted"));
+}
+
+#[test]
+fn what_was_not_sent_when_a_run_was_ended_waited_for_no_connection() {
+    let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
+    (report.records.offered, report.records.never_sent) = (1_002, 2);
+    let said = |report: &Report, why| report.verdict_text().contains(why);
+    assert!(said(&report, "2 of 1002 requests were never sent, for no connection had room"));
+    report.interrupted = true;
+    assert!(said(&report, "2 of 1002 requests were never sent, before it was ended"));
+}
+
+#[test]
+fn connections_that_took_the_place_of_others_can_be_lost_too() {
+    let mut report = report();
+    (0..30).for_each(|_| report.records.loss(Loss::TimedOut));
+    report.records.reconnects = 29;
+    assert!(report.verdict_text().contains("(30 of 31 connections lost, "));
+}
+
+#[test]
+fn where_nothing_was_sent_no_reply_is_missed() {
+    let mut report = report();
+    report.records.replies_each = vec![0, 0];
+    assert!(report.verdict_text().contains("2 connections, none had a complete reply; check"));
+    report.records.requests = 0;
+    assert!(report.verdict_text().contains("before anything was sent; check that the server"));
+}

@@ -1,0 +1,218 @@
+//! What is said of a run: the verdict with its reason, and the exit code. Whether the generator
+//! kept up is found in `crate::verdict`.
+
+use std::fmt::Write as _;
+
+use echopool::spec::ServiceOptions;
+
+use super::{Abort, Report, hub, load};
+use crate::failure::Exit;
+use crate::slo::{Observed, Outcome};
+use crate::verdict::{self, SATURATED};
+
+/// From this share of the period on it is said that the generator waited for processors: others
+/// had taken them, the server or strangers.
+const SHORT_OF_PROCESSORS: f64 = 0.05;
+
+/// Whether the figures are what was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Valid,
+    /// Bytes came back that differed from what was sent.
+    Differed,
+    /// Fewer connections than asked for.
+    UnderConnected,
+    /// No connection had a single reply.
+    NothingServed,
+    /// Connections ended, or replies were missing, before the end.
+    ConnectionsLost,
+    /// A hub dropped messages, or clients did not get them.
+    NotDelivered,
+    /// The generator did not keep its schedule, so the figures are at least partly its own.
+    GeneratorLimited,
+}
+
+impl Verdict {
+    /// One word for it, for machines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Valid => "valid",
+            Verdict::Differed => "echo-differed",
+            Verdict::UnderConnected => "under-connected",
+            Verdict::NothingServed => "nothing-served",
+            Verdict::ConnectionsLost => "connections-lost",
+            Verdict::NotDelivered => "not-delivered",
+            Verdict::GeneratorLimited => "generator-limited",
+        }
+    }
+}
+
+impl Report {
+    /// The worst that can be said of the run.
+    pub fn verdict(&self) -> Verdict {
+        let Report { plan, records, .. } = self;
+        // A run that is ended early does not wait for its last replies.
+        // What a hub says that it dropped is judged by itself.
+        let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
+        let unanswered = records.timed_out + records.unanswered > dropped && !self.ended_early();
+        // A default that the machine has no room for is announced, and no failure.
+        let wanted = match plan.connections_explicit {
+            true => plan.connections_asked,
+            false => plan.connections,
+        };
+        if records.mismatches > 0 {
+            Verdict::Differed
+        } else if records.served() == 0 {
+            Verdict::NothingServed
+        } else if records.losses.total() > 0 || unanswered {
+            Verdict::ConnectionsLost
+        } else if records.established < wanted {
+            Verdict::UnderConnected
+        } else if hub::not_delivered(self) {
+            Verdict::NotDelivered
+        } else if verdict::generator_limit(plan, records).is_some() {
+            Verdict::GeneratorLimited
+        } else {
+            Verdict::Valid
+        }
+    }
+
+    /// How the program ends. A wrong byte is worth saying even of an interrupted run.
+    pub fn exit(&self) -> Exit {
+        match self.verdict() {
+            Verdict::Differed => Exit::Differed,
+            _ if self.interrupted => Exit::Interrupted,
+            Verdict::Valid if self.missed() => Exit::SloMissed,
+            Verdict::Valid => Exit::Ok,
+            _ => Exit::NotValid,
+        }
+    }
+
+    /// What became of each objective.
+    pub fn objectives(&self) -> Vec<Outcome> {
+        let records = &self.records;
+        let long_enough = !records.elapsed().is_zero();
+        let observed = Observed {
+            latency: &records.latency,
+            rate: long_enough.then(|| self.requests_per_second()),
+            errors: records.connect_failed() + records.losses.total() + records.mismatches,
+        };
+        self.slos.iter().map(|slo| slo.judge(&observed)).collect()
+    }
+
+    /// Whether an objective was missed, by the whole run or by the second that ended it.
+    fn missed(&self) -> bool {
+        matches!(self.aborted, Some(Abort::Missed(..)))
+            || self.objectives().iter().any(|outcome| !outcome.met)
+    }
+
+    fn ended_early(&self) -> bool {
+        self.interrupted || self.aborted.is_some()
+    }
+
+    /// The verdict with its reason, in one line.
+    pub fn verdict_text(&self) -> String {
+        let mut text = self.verdict().word().to_string();
+        let mut notes = self.notes();
+        if self.interrupted {
+            notes.insert(0, "interrupted: a shorter run than asked for".into());
+        }
+        if let Some(abort) = &self.aborted {
+            notes.insert(0, format!("aborted: {abort}"));
+        }
+        write!(text, " ({})", notes.join("; ")).expect("writing to a string");
+        text
+    }
+
+    /// The verdict, and the objectives that were missed, in one line.
+    pub fn result_text(&self) -> String {
+        let mut text = self.verdict_text();
+        for outcome in self.objectives().iter().filter(|outcome| !outcome.met) {
+            write!(text, "; {outcome}").expect("writing to a string");
+        }
+        text
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let Report { plan, records, .. } = self;
+        let (established, asked) = (records.established, plan.connections_asked);
+        let of_asked = format!("{established} of {asked} connections");
+        match self.verdict() {
+            Verdict::Valid => {
+                let mut notes = match plan.open_loop {
+                    None => vec!["closed loop".to_string()],
+                    Some(_) => load::open_loop_notes(records, self.ended_early()),
+                };
+                notes.push(self.busy_note());
+                if established < asked {
+                    notes.insert(0, format!("{of_asked}, as many as the machine has room for"));
+                }
+                notes
+            }
+            Verdict::Differed => {
+                vec![format!("on {} of {established} connections", records.mismatches)]
+            }
+            Verdict::UnderConnected => vec![of_asked],
+            Verdict::NotDelivered => vec![hub::losses(records)],
+            Verdict::GeneratorLimited => {
+                let limit = verdict::generator_limit(plan, records);
+                vec![limit.unwrap_or_default(), self.busy_note()]
+            }
+            Verdict::NothingServed => {
+                let what = match records.requests + records.warmup_requests {
+                    0 => "they ended, or the run, before anything was sent",
+                    _ => "none had a complete reply",
+                };
+                let mut text = format!("{established} connections, {what}");
+                if !self.interrupted && established > 0 {
+                    let name = plan.service.name();
+                    write!(text, "; check that the server's service is {name}").expect("a string");
+                }
+                vec![text]
+            }
+            Verdict::ConnectionsLost => {
+                let lost = format!(
+                    "{} of {} connections lost, {} requests unanswered",
+                    records.losses.total(),
+                    established + records.reconnects,
+                    records.timed_out + records.unanswered
+                );
+                std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
+            }
+        }
+    }
+
+    /// Messages whose connections end, or do not, as the server's would with the other `after`.
+    fn other_after(&self) -> Option<&'static str> {
+        let Report { plan, records, .. } = self;
+        let closes = match plan.service {
+            ServiceOptions::Message(_) => plan.server_closes,
+            _ => return None,
+        };
+        let losses = records.losses;
+        match closes {
+            true if losses.timed_out > 0 && records.timed_out == 0 => {
+                Some("the server did not close them: if that is its way, use after=keep")
+            }
+            false if losses.closed_by_peer > 0 => {
+                Some("the server closed them: if that is its way, use after=close")
+            }
+            _ => None,
+        }
+    }
+
+    fn busy_note(&self) -> String {
+        let percent = |share: f64| (share * 100.0).round();
+        let (busy, waiting) = (self.generator_busy(), self.generator_waiting());
+        let mut note = format!("generator threads {} % busy", percent(busy));
+        if waiting >= SHORT_OF_PROCESSORS {
+            write!(note, ", of that {} % waiting for a processor", percent(waiting / busy))
+                .expect("writing to a string");
+        }
+        if busy >= SATURATED && self.plan.open_loop.is_none() {
+            note += ": the rate is at least partly the generator's, \
+                     and latencies include its own queueing";
+        }
+        note
+    }
+}
