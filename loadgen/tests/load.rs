@@ -317,6 +317,21 @@ fn a_generator_that_was_stopped_for_a_while_says_so() {
     }
 }
 
+/// It has no schedule that would show it.
+#[test]
+fn a_closed_loop_that_was_stopped_for_a_while_says_how_long() {
+    let server = EchoServer::start(Fault::None);
+    let flags = format!("{} -t 1 -d 2s -c 2 --output-format json", server.address);
+    let run = start(program(&flags));
+    until("requests are answered", || (server.bytes() > 10_000).then_some(()));
+    run.signal(Signal::STOP);
+    thread::sleep(Duration::from_millis(500));
+    run.signal(Signal::CONT);
+    let json = run.wait().expect(0).json();
+    // It may have been asleep for 50 ms of that, as it wanted to be.
+    assert!(json["longest_pause_ns"].as_u64().expect("a time") > 400_000_000, "{json}");
+}
+
 #[test]
 fn an_interrupted_open_loop_still_adds_up() {
     let server = EchoServer::start(Fault::None);

@@ -217,6 +217,7 @@ impl Course {
     pub fn end_period(&mut self, ended: Time) {
         // A reply may have been read after the begin of this turn, and a thread may have had none.
         self.records.ended = ended.max(self.records.began);
+        self.records.longest_pause = self.pauses.take_longest();
         self.intervals.end(self.records.ended);
         self.end_samples();
     }

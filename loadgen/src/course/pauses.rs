@@ -24,6 +24,7 @@ pub struct Pauses {
     /// What is due before this time is queued behind what the pause has delayed, by so much.
     queued_until: Time,
     left: Duration,
+    longest: Duration,
 }
 
 impl Pauses {
@@ -34,6 +35,7 @@ impl Pauses {
         length: Duration::ZERO,
         queued_until: Time::ZERO,
         left: Duration::ZERO,
+        longest: Duration::ZERO,
     };
 
     /// The thread has nothing to do until then, unless something happens.
@@ -52,9 +54,15 @@ impl Pauses {
             let before = if self.due <= self.queued_until { self.left } else { Duration::ZERO };
             (self.ended, self.length) = (now, before + late);
             (self.queued_until, self.left) = (now, self.length);
+            self.longest = self.longest.max(late);
         }
         // What lies between two looks at the clock without a rest is one too, if it is long.
         self.due = now;
+    }
+
+    /// The longest one since this was asked for last; zero if none was long enough to be one.
+    pub fn take_longest(&mut self) -> Duration {
+        std::mem::take(&mut self.longest)
     }
 
     /// Since when the generator alone is what keeps a request from being sent that is sent now, over
@@ -113,6 +121,15 @@ mod tests {
         assert_eq!(own(&mut pauses, 400_000, 334_000), 15_000, "the server is slow now");
         assert_eq!(own(&mut pauses, 400_100, 400_080), 20, "nothing is queued any more");
         assert_eq!(own(&mut pauses, 700_000, 500_000), 50, "the server alone");
+    }
+
+    #[test]
+    fn the_longest_one_is_told_once() {
+        let mut pauses = paused();
+        pauses.at_work(at(311_500));
+        assert_eq!(pauses.take_longest(), Duration::from_millis(300));
+        pauses.at_work(at(311_900));
+        assert_eq!(pauses.take_longest(), Duration::ZERO);
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Course {
         }
         self.samples.began = Some(self.period.record_from);
         self.samples.used_before = ThreadUse::now();
+        self.pauses.take_longest();
         true
     }
 

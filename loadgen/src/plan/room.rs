@@ -19,7 +19,8 @@ pub struct Shortfall {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Limit {
     /// The hard limit of open files of a process, and what it would have to be.
-    OpenFiles { hard: u64, needed: u64 },
+    /// Rude clients are among them.
+    OpenFiles { hard: u64, needed: u64, rude: u64 },
     /// Ports for each pair of a source address and a target, and how many of both there are.
     LocalPorts { each: u64, sources: u64, targets: u64 },
 }
@@ -73,7 +74,8 @@ impl Room<'_> {
             return None;
         }
         let limit = if files <= ports {
-            Limit::OpenFiles { hard: self.machine.open_files_max, needed: asked + overhead }
+            let (hard, rude) = (self.machine.open_files_max, self.rude);
+            Limit::OpenFiles { hard, needed: asked + overhead, rude }
         } else {
             Limit::LocalPorts { each, sources, targets }
         };
@@ -144,11 +146,15 @@ impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shortfall { asked, possible, limit } = self;
         match limit {
-            Limit::OpenFiles { hard, needed } => {
+            Limit::OpenFiles { hard, needed, rude } => {
+                let beside = match rude {
+                    0 => String::new(),
+                    _ => format!(", with {rude} of --with"),
+                };
                 write!(
                     f,
                     "{asked} connections asked for, {possible} possible: they need {needed} open \
-                     files in a process, and the hard limit is {hard}; raise it \
+                     files in a process{beside}, and the hard limit is {hard}; raise it \
                      (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit"
                 )?;
                 match *needed > NR_OPEN_DEFAULT {

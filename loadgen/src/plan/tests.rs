@@ -67,6 +67,8 @@ fn a_limit_of_open_files_that_the_kernel_refuses_by_default_has_a_remedy_before_
     };
     assert!(!text("-c 1m").contains("fs.nr_open"));
     assert!(text("-c 2m").contains("unit; before that, sysctl -w fs.nr_open=2000"));
+    let beside = text("-c 900 --with idle:100");
+    assert!(beside.contains("open files in a process, with 100 of --with, and"), "{beside}");
 }
 
 #[test]

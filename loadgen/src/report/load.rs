@@ -36,6 +36,7 @@ pub fn lines(report: &Report) -> Vec<String> {
         lines.push(worst);
     }
     lines.extend(thread_lines(report));
+    lines.extend(longest_pause(records));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
     lines
 }
@@ -78,11 +79,11 @@ fn thread_lines(report: &Report) -> Option<String> {
     let percent = |time: Duration| time.as_secs_f64() / elapsed * 100.0;
     let thread = |used: &ThreadUse| {
         let polling = match report.plan.busy_poll {
-            true => format!(" ({:.0} % polling in vain)", percent(used.polling)),
+            true => format!(", {:.0} % polling in vain", percent(used.polling)),
             false => String::new(),
         };
         format!(
-            "{:.0} % running{polling}, {:.0} % waiting, switches {} voluntary, {} involuntary",
+            "{:.0} % running, {:.0} % waiting{polling}, switches {} voluntary, {} involuntary",
             percent(used.running),
             percent(used.waiting),
             used.switches_voluntary,
@@ -91,6 +92,17 @@ fn thread_lines(report: &Report) -> Option<String> {
     };
     let threads: Vec<_> = uses.iter().map(thread).collect();
     (!threads.is_empty()).then(|| format!("Generator threads: {}", threads.join("; ")))
+}
+
+/// The closed loop has no schedule that would show it, so it is said, if it is long enough to be
+/// somewhere in the latencies.
+fn longest_pause(records: &Records) -> Option<String> {
+    const WORTH_SAYING: Duration = Duration::from_millis(10);
+    let pause = records.longest_pause;
+    (pause >= WORTH_SAYING).then(|| {
+        let pause = time_us(pause.as_secs_f64() * 1e6);
+        format!("Longest pause: {pause}, in which a thread of loadgen was to work and did not")
+    })
 }
 
 fn shape(values: &Histogram<u64>) -> String {
@@ -162,6 +174,7 @@ pub struct Form {
     seconds_step_ns: u64,
     seconds: Vec<Step>,
     saturated_seconds: u64,
+    longest_pause_ns: u64,
     rude_clients: Vec<Rude>,
 }
 
@@ -217,6 +230,7 @@ impl Form {
             seconds_step_ns: records.seconds.step().as_nanos() as u64,
             seconds: records.seconds.steps().iter().map(step).collect(),
             saturated_seconds: records.saturated_seconds,
+            longest_pause_ns: records.longest_pause.as_nanos() as u64,
             rude_clients: rude(records),
         }
     }
