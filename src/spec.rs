@@ -6,25 +6,27 @@
 //!
 //! The same text is given to the daemon, to the load generator and to `echopool connect`, and a
 //! ready line of the daemon is such a text. What an address may look like is the business of who
-//! listens or connects; what a service does with its options is in the service's own file.
+//! listens or connects; what a service does with its options is in the service's own file. Here is
+//! the grammar; what options there are is in `options` and `delay`, what a value may be in `value`.
 //!
 //! Values are percent-decoded (RFC 3986), so that `&` and any byte can stand in them.
 
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use crate::config::{
-    FRAME_BYTES, FRAME_BYTES_MAX, HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, HUB_QUEUE_BYTES_MAX,
-    MESSAGE_BYTES, SHOW_BYTES, SHOW_BYTES_MAX,
-};
-use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
-use crate::units;
+use crate::config::HUB_MESSAGE_BYTES_MAX;
+use crate::framing::Framing;
 
 mod delay;
+mod options;
+mod value;
 
 pub use delay::DelayOptions;
+pub use options::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
+use value::{decode, escaped, order_word, size_word};
+pub(crate) use value::{delimiter, max_frame, max_message, on_or_off, order, queue, show};
 
 /// What stands for itself in a value: RFC 3986's unreserved characters, and those of the others
 /// that a query may have and that are written in values here.
@@ -90,121 +92,6 @@ pub enum ServiceOptions {
     Hub(HubOptions),
     /// `delay://`
     Delay(DelayOptions),
-}
-
-/// Options of the length-prefixed echo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FramedOptions {
-    /// `order=little|big`: how the length is written. Default: little.
-    pub order: ByteOrder,
-    /// `max-frame=SIZE`: the longest frame, without its length, in bytes; 1 to 2,147,483,647.
-    /// Default: 1 MiB.
-    pub max_frame: u32,
-}
-
-/// Options of the delimited messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MessageOptions {
-    /// `delimiter=BYTES`: what ends a message, 1 to 16 bytes. Default: `<EOF>`.
-    pub delimiter: Delimiter,
-    /// `after=close|keep`: what becomes of the connection after a message. Default: close.
-    pub after: After,
-    /// `max-message=SIZE`: the longest message, with its delimiter, in bytes; from the length of
-    /// the delimiter to 2,147,483,647. Default: 64 KiB.
-    pub max_message: u32,
-    /// `show=SIZE`: how many bytes of a message are logged, at most 64 KiB; 0: messages are not
-    /// logged. Default: 200.
-    pub show: u32,
-}
-
-/// Options of the hub.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HubOptions {
-    /// `order=little|big`: how numbers are written. Default: little.
-    pub order: ByteOrder,
-    /// `max-message=SIZE`: the longest payload of a message in bytes, 1 to 16,384. `None`, the
-    /// default: what fits into a buffer with its header, and not more than that.
-    pub max_message: Option<u32>,
-    /// `queue=SIZE`: bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
-    pub queue: u32,
-    /// `slow=drop|close`: what happens when more would wait. Default: drop.
-    pub slow: Slow,
-    /// `notices=on|off`: whether clients are told who comes and goes. Default: on.
-    pub notices: bool,
-}
-
-/// What becomes of a connection after its message was answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum After {
-    /// It is closed.
-    #[default]
-    Close,
-    /// It is kept for the next message.
-    Keep,
-}
-
-/// What happens to a client that reads too slowly.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Slow {
-    /// Messages for it are dropped, and counted.
-    #[default]
-    Drop,
-    /// It is closed.
-    Close,
-}
-
-/// The options of each service where they are not written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Defaults {
-    /// Those of framed.
-    pub framed: FramedOptions,
-    /// Those of message.
-    pub message: MessageOptions,
-    /// Those of the hub.
-    pub hub: HubOptions,
-}
-
-impl Default for FramedOptions {
-    fn default() -> FramedOptions {
-        FramedOptions { order: ByteOrder::default(), max_frame: FRAME_BYTES }
-    }
-}
-
-impl Default for MessageOptions {
-    fn default() -> MessageOptions {
-        MessageOptions {
-            delimiter: Delimiter::new(b"<EOF>").expect("1 to 16 bytes"),
-            after: After::default(),
-            max_message: MESSAGE_BYTES,
-            show: SHOW_BYTES,
-        }
-    }
-}
-
-impl Default for HubOptions {
-    fn default() -> HubOptions {
-        HubOptions {
-            order: ByteOrder::default(),
-            max_message: None,
-            queue: HUB_QUEUE_BYTES,
-            slow: Slow::default(),
-            notices: true,
-        }
-    }
-}
-
-impl FramedOptions {
-    /// How the stream is cut.
-    pub fn framing(&self) -> Framing {
-        Framing::Length { order: self.order, max: self.max_frame }
-    }
-}
-
-impl MessageOptions {
-    /// How the stream is cut.
-    pub fn framing(&self) -> Framing {
-        Framing::Delimiter { delimiter: self.delimiter, max: self.max_message }
-    }
 }
 
 /// A text that is not understood. It says what would have been.
@@ -466,170 +353,6 @@ impl ServiceOptions {
         }
         options
     }
-}
-
-impl After {
-    /// As it is written.
-    pub fn word(self) -> &'static str {
-        match self {
-            After::Close => "close",
-            After::Keep => "keep",
-        }
-    }
-}
-
-impl FromStr for After {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<After, String> {
-        match text {
-            "close" => Ok(After::Close),
-            "keep" => Ok(After::Keep),
-            _ => Err(format!("'{text}' must be close or keep")),
-        }
-    }
-}
-
-impl Slow {
-    /// As it is written.
-    pub fn word(self) -> &'static str {
-        match self {
-            Slow::Drop => "drop",
-            Slow::Close => "close",
-        }
-    }
-}
-
-impl FromStr for Slow {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Slow, String> {
-        match text {
-            "drop" => Ok(Slow::Drop),
-            "close" => Ok(Slow::Close),
-            _ => Err(format!("'{text}' must be drop or close")),
-        }
-    }
-}
-
-fn order_word(order: ByteOrder) -> &'static str {
-    match order {
-        ByteOrder::Little => "little",
-        ByteOrder::Big => "big",
-    }
-}
-
-/// `little` or `big`.
-pub(crate) fn order(text: &str) -> Result<ByteOrder, String> {
-    match text {
-        "little" => Ok(ByteOrder::Little),
-        "big" => Ok(ByteOrder::Big),
-        _ => Err(format!("'{text}' must be little or big")),
-    }
-}
-
-/// `on` or `off`.
-pub(crate) fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("'{text}' must be on or off")),
-    }
-}
-
-/// The length of a frame.
-pub(crate) fn max_frame(text: &str) -> Result<u32, String> {
-    size(text, 1, FRAME_BYTES_MAX)
-}
-
-/// The length of a message, whatever service it is for.
-pub(crate) fn max_message(text: &str) -> Result<u32, String> {
-    size(text, 1, FRAME_BYTES_MAX)
-}
-
-/// How much of a message is logged.
-pub(crate) fn show(text: &str) -> Result<u32, String> {
-    size(text, 0, SHOW_BYTES_MAX)
-}
-
-/// How much may wait for one client.
-pub(crate) fn queue(text: &str) -> Result<u32, String> {
-    size(text, 1, HUB_QUEUE_BYTES_MAX)
-}
-
-fn size(text: &str, min: u32, max: u32) -> Result<u32, String> {
-    let bytes = units::parse_size(text)?;
-    match u32::try_from(bytes) {
-        Ok(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("{text} is {bytes} bytes, but it must be from {min} to {max}")),
-    }
-}
-
-/// As [`units::parse_size`] reads it.
-fn size_word(bytes: u32) -> Vec<u8> {
-    match bytes {
-        1.. if bytes.is_multiple_of(1 << 20) => format!("{}Mi", bytes >> 20),
-        1.. if bytes.is_multiple_of(1 << 10) => format!("{}Ki", bytes >> 10),
-        _ => bytes.to_string(),
-    }
-    .into_bytes()
-}
-
-/// The bytes that a percent-encoded value stands for.
-fn decode(value: &str) -> Result<Vec<u8>, SpecError> {
-    for (at, _) in value.match_indices('%') {
-        let digits = value.as_bytes().get(at + 1..at + 3);
-        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(SpecError(format!(
-                "'{value}': two hexadecimal digits must follow a % (%25 stands for it)"
-            )));
-        }
-    }
-    Ok(percent_decode_str(value).collect())
-}
-
-/// A delimiter with its escapes.
-pub(crate) fn delimiter(text: &[u8]) -> Result<Delimiter, String> {
-    let bytes = unescape(text)?;
-    Delimiter::new(&bytes).ok_or_else(|| {
-        format!("a delimiter has 1 to {DELIMITER_MAX} bytes, and this has {}", bytes.len())
-    })
-}
-
-/// `\n`, `\r`, `\t`, `\0`, `\\` and `\xNN` become the bytes that they stand for.
-fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
-    let unknown = || {
-        let text = text.escape_ascii();
-        format!("'{text}': a backslash is followed by n, r, t, 0, \\ or xNN (\\x1e, say)")
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.iter().copied();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        bytes.push(match rest.next().ok_or_else(unknown)? {
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'0' => 0,
-            b'\\' => b'\\',
-            b'x' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                let (high, low) = (digit(), digit());
-                (high.ok_or_else(unknown)? << 4 | low.ok_or_else(unknown)?) as u8
-            }
-            _ => return Err(unknown()),
-        });
-    }
-    Ok(bytes)
-}
-
-/// The reverse of [`unescape`]: what is no letter is percent-encoded after this anyway.
-fn escaped(bytes: &[u8]) -> Vec<u8> {
-    let double = |&byte: &u8| if byte == b'\\' { vec![byte; 2] } else { vec![byte] };
-    bytes.iter().flat_map(double).collect()
 }
 
 #[cfg(test)]

@@ -4,17 +4,20 @@
 //!   module.
 //! * `pool`: which buffers are free: a LIFO list for each worker over a reserve that all workers
 //!   share.
-//! * `lease`: the right to use one buffer ([`Lease`]) or several in a row ([`Chain`]).
+//! * `lease`: the right to use one buffer ([`Lease`]).
+//! * `chain`: buffers in a row, as a queue of bytes ([`Chain`]).
 //! * `shared`: a buffer that is written once and sent to many ([`Shared`]).
 //! * `parcel`: a buffer on its way to another thread ([`Parcel`]).
 
 mod arena;
+mod chain;
 mod lease;
 mod parcel;
 mod pool;
 mod shared;
 
-pub use lease::{Chain, Lease};
+pub use chain::Chain;
+pub use lease::Lease;
 pub use parcel::Parcel;
 #[doc(hidden)]
 pub use pool::{Pool, Reserve};

@@ -1,32 +1,36 @@
 //! The clients of one loop as a [`Service`]: the tables, what the engine calls, and what the
 //! callers ask for.
 //!
-//! * here: slots, commands, time, and the end of operations
+//! * here: commands, time, and what the engine calls
+//! * `slot`: what is kept of a client
+//! * `operations`: from the begin of an operation to its end
 //! * `connecting`: from a name to a connection, and back to it when it is lost
 //! * `exchange`: bytes from requests to the output, and from the input to replies
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use super::error::{Attempt, Error};
+use super::error::Error;
 use super::ops::{Fifo, Kind, Lane, Link, NONE, Op, Ops};
-use super::options::{OnState, Options, Reconnect, State, Unsent};
+use super::options::{Options, State, Unsent};
 use super::resolve::Question;
 use super::shared::{Command, Shared};
 use super::target::Target;
 use crate::error::{CloseReason, Errno};
-use crate::framing::Framing;
-use crate::service::{Answer, Connection, ConnectionId, Service, Turn, Workplace};
+use crate::service::{Answer, Connection, Service, Turn, Workplace};
 use crate::sys::monotonic_now;
 use crate::time::Time;
 use crate::timer::Wheel;
 
 mod connecting;
 mod exchange;
+mod operations;
+mod slot;
+
+use slot::{Slot, Stage};
 
 /// How finely deadlines are kept.
 const TICK: Duration = Duration::from_millis(1);
@@ -36,119 +40,6 @@ const COMMANDS_PER_TURN: usize = 4096;
 
 /// When a client that found no buffer to send with tries again.
 const STARVED_TICK: Duration = Duration::from_millis(1);
-
-/// How far a client's connection is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
-    Idle,
-    /// The name is being looked up, at most until then.
-    Resolving(Time),
-    Connecting,
-    Open(ConnectionId),
-    /// Either side has begun to close it.
-    Closing,
-    /// The next attempt is made then.
-    BackOff(Time),
-}
-
-/// A client.
-pub(super) struct Slot {
-    in_use: bool,
-    dropped: bool,
-    stage: Stage,
-    target: Option<Box<Target>>,
-    framing: Option<Framing>,
-    connect_timeout: Duration,
-    reconnect: Option<Reconnect>,
-    unsent: Unsent,
-    on_state: Option<OnState>,
-
-    /// Counts attempts to connect, over all clients that ever had the slot: what belongs to an
-    /// earlier one is recognised.
-    epoch: u32,
-    /// A name is being looked up for this slot, perhaps for an earlier attempt.
-    resolving: bool,
-    addresses: Vec<SocketAddr>,
-    next_address: usize,
-    attempts: Vec<Attempt>,
-    round_deadline: Time,
-    /// Which attempt this is since the client was last connected.
-    attempt: u32,
-    last_failure: Option<Error>,
-    opened_at: Time,
-    got_bytes: bool,
-
-    /// The operation that waits for a connection, and the first of those that wait for its end.
-    connect: u32,
-    disconnect: Fifo,
-    /// To be sent; put on the output and not yet with the kernel; to receive.
-    waiting: Fifo,
-    flying: Fifo,
-    receiving: Fifo,
-    /// Bytes put on the present connection's output, and how many of them the kernel has.
-    put: u64,
-    sent: u64,
-    half_closed: bool,
-    paused: bool,
-    /// In the queue of those that are to be woken.
-    dirty: bool,
-    /// Why this side is to reset the connection.
-    abort: Option<Error>,
-    /// Why the connection ends, where it is not what the engine will say.
-    why: Option<Error>,
-    /// What was received for an operation that ended before it had all: the begin of the rest.
-    stash: Vec<u8>,
-    /// The stash is of a connection that is gone, for this reason.
-    stash_end: Option<Error>,
-    /// Why there is no connection.
-    ended: Error,
-}
-
-impl Slot {
-    fn new() -> Slot {
-        Slot {
-            in_use: false,
-            dropped: false,
-            stage: Stage::Idle,
-            target: None,
-            framing: None,
-            connect_timeout: Duration::ZERO,
-            reconnect: None,
-            unsent: Unsent::Report,
-            on_state: None,
-            epoch: 0,
-            resolving: false,
-            addresses: Vec::new(),
-            next_address: 0,
-            attempts: Vec::new(),
-            round_deadline: Time::ZERO,
-            attempt: 0,
-            last_failure: None,
-            opened_at: Time::ZERO,
-            got_bytes: false,
-            connect: NONE,
-            disconnect: Fifo::EMPTY,
-            waiting: Fifo::EMPTY,
-            flying: Fifo::EMPTY,
-            receiving: Fifo::EMPTY,
-            put: 0,
-            sent: 0,
-            half_closed: false,
-            paused: false,
-            dirty: false,
-            abort: None,
-            why: None,
-            stash: Vec::new(),
-            stash_end: None,
-            ended: Error::NotConnected,
-        }
-    }
-
-    /// Whether a connection is being made, or will be.
-    fn is_trying(&self) -> bool {
-        matches!(self.stage, Stage::Resolving(_) | Stage::Connecting | Stage::BackOff(_))
-    }
-}
 
 /// The clients of one loop.
 pub(super) struct Driver {
@@ -247,68 +138,6 @@ impl Driver {
         slot.target = Some(target);
     }
 
-    /// Puts an operation where it waits for what it needs.
-    fn submit(&mut self, i: u32, index: u32) {
-        let op = self.ops.at(index);
-        let (kind, deadline) = (op.kind, op.deadline);
-        if deadline != Time::MAX {
-            self.wheel.set_earlier(i, deadline);
-        }
-        if self.ending.is_some() {
-            return self.finish(index, Err(Error::LoopEnded), 0);
-        }
-        match kind {
-            Kind::Connect => self.submit_connect(i, index),
-            Kind::Disconnect => self.submit_disconnect(i, index),
-            _ => self.submit_transfer(i, index, kind),
-        }
-    }
-
-    fn submit_transfer(&mut self, i: u32, index: u32, kind: Kind) {
-        let slot = &mut self.slots[i as usize];
-        let is_open = matches!(slot.stage, Stage::Open(_));
-        let reconnects = slot.reconnect.is_some() && slot.stage == Stage::Closing;
-        let can_wait = slot.is_trying() || reconnects;
-        let has_stash = !slot.stash.is_empty() || slot.stash_end.is_some();
-        if slot.half_closed && (kind.sends() || kind == Kind::HalfClose) {
-            return self.finish(index, Err(Error::HalfClosed), 0);
-        }
-        let receives = !kind.sends() && kind != Kind::HalfClose;
-        if !(is_open || can_wait || (receives && has_stash)) {
-            let why = slot.ended.clone();
-            return self.finish_ended(index, &why);
-        }
-        if receives {
-            self.ops.at(index).receives = true;
-            self.ops.push_back(&mut slot.receiving, Link::Received, index);
-            self.feed(i, None);
-        } else {
-            self.ops.at(index).lane = Lane::Waiting;
-            self.ops.push_back(&mut slot.waiting, Link::Sent, index);
-        }
-        self.touch(i);
-    }
-
-    fn submit_disconnect(&mut self, i: u32, index: u32) {
-        match self.slot(i).stage {
-            Stage::Open(_) => {
-                let slot = &mut self.slots[i as usize];
-                self.ops.at(index).lane = Lane::Waiting;
-                self.ops.push_back(&mut slot.waiting, Link::Sent, index);
-                self.touch(i);
-            }
-            Stage::Closing => {
-                let slot = &mut self.slots[i as usize];
-                self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
-            }
-            Stage::Idle => self.finish(index, Ok(()), 0),
-            _ => {
-                self.stop_trying(i, Error::Cancelled, Error::Cancelled);
-                self.finish(index, Ok(()), 0);
-            }
-        }
-    }
-
     /// Has the client's connection looked at in this turn, if it is open.
     fn touch(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
@@ -316,126 +145,6 @@ impl Driver {
             slot.dirty = true;
             self.dirty.push_back(i);
         }
-    }
-
-    /// Completes an operation that is in no queue any more.
-    fn finish(&mut self, index: u32, result: Result<(), Error>, bytes_sent: usize) {
-        let op = self.ops.remove(index);
-        self.shared.give_op(index);
-        op.complete(result, bytes_sent);
-    }
-
-    /// Ends an operation before it is done: it was cancelled, or its time is up.
-    fn end_early(&mut self, index: u32, error: Error) {
-        let op = self.ops.at(index);
-        let i = op.slot;
-        match op.kind {
-            Kind::Connect => {
-                let why = match error {
-                    Error::TimedOut => self.connect_error(i),
-                    other => other,
-                };
-                self.stop_trying(i, why.clone(), why);
-            }
-            // It ends when the connection does, which is not up to this side alone.
-            Kind::Disconnect => {}
-            Kind::Send | Kind::SendReceive | Kind::HalfClose => self.end_send(i, index, error),
-            Kind::Receive | Kind::Message | Kind::ToEnd { .. } => {
-                let slot = &mut self.slots[i as usize];
-                self.ops.unlink(&mut slot.receiving, Link::Received, index);
-                let mut bytes = self.ops.at(index).give_up_reply();
-                bytes.append(&mut slot.stash);
-                slot.stash = bytes;
-                self.finish(index, Err(error), 0);
-            }
-        }
-    }
-
-    fn end_send(&mut self, i: u32, index: u32, error: Error) {
-        let slot = &mut self.slots[i as usize];
-        let framing = slot.framing;
-        let op = self.ops.at(index);
-        let (put, kind, lane, receives) = (op.put, op.kind, op.lane, op.receives);
-        let is_whole = put == op.wire_len(framing);
-        match lane {
-            Lane::Waiting => self.ops.unlink(&mut slot.waiting, Link::Sent, index),
-            Lane::Flying => self.ops.unlink(&mut slot.flying, Link::Sent, index),
-            Lane::None => {}
-        }
-        if receives {
-            self.ops.unlink(&mut slot.receiving, Link::Received, index);
-        }
-        let cut = kind == Kind::Send && framing.is_some() && put > 0 && !is_whole;
-        if (kind == Kind::SendReceive && put > 0) || cut {
-            slot.abort = Some(error.clone());
-            self.touch(i);
-        }
-        self.finish(index, Err(error), put);
-    }
-
-    /// Ends everything that a client has under way.
-    fn fail_all(&mut self, i: u32, error: &Error) {
-        let slot = &mut self.slots[i as usize];
-        let connect = std::mem::replace(&mut slot.connect, NONE);
-        if connect != NONE {
-            self.finish(connect, Err(error.clone()), 0);
-        }
-        self.fail_sends(i, error);
-        self.fail_receives(i, error);
-        while let Some(index) = {
-            let slot = &mut self.slots[i as usize];
-            self.ops.pop_front(&mut slot.disconnect, Link::Sent)
-        } {
-            self.finish(index, Ok(()), 0);
-        }
-    }
-
-    fn fail_sends(&mut self, i: u32, error: &Error) {
-        loop {
-            let slot = &mut self.slots[i as usize];
-            let next = self.ops.pop_front(&mut slot.flying, Link::Sent);
-            let next = next.or_else(|| self.ops.pop_front(&mut slot.waiting, Link::Sent));
-            let Some(index) = next else { return };
-            if self.ops.at(index).receives {
-                self.ops.unlink(&mut slot.receiving, Link::Received, index);
-            }
-            let result = match self.ops.at(index).kind {
-                Kind::Disconnect => Ok(()),
-                _ => Err(error.clone()),
-            };
-            let put = self.ops.at(index).put;
-            self.finish(index, result, put);
-        }
-    }
-
-    /// Ends all that wait for bytes. The end of the stream is what one kind of them waits for.
-    fn fail_receives(&mut self, i: u32, error: &Error) {
-        loop {
-            let slot = &mut self.slots[i as usize];
-            if let Some(index) = self.ops.pop_front(&mut slot.receiving, Link::Received) {
-                let op = self.ops.at(index);
-                op.receives = false;
-                if op.lane == Lane::Waiting {
-                    op.lane = Lane::None;
-                    self.ops.unlink(&mut slot.waiting, Link::Sent, index);
-                }
-                self.finish_ended(index, error);
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Completes a receive at the end of its connection.
-    fn finish_ended(&mut self, index: u32, error: &Error) {
-        let op = self.ops.at(index);
-        let put = connecting::bytes_sent_of(&self.slots[op.slot as usize], op);
-        if matches!(op.kind, Kind::ToEnd { .. }) && *error == Error::ClosedByPeer {
-            return self.finish(index, Ok(()), put);
-        }
-        let bytes = op.give_up_reply();
-        op.reply = bytes;
-        self.finish(index, Err(error.clone()), put);
     }
 
     /// The handle is gone: the connection is closed in order, what was put on its output goes out.
@@ -493,41 +202,6 @@ impl Driver {
         if due != Time::MAX {
             self.wheel.set_earlier(i, due);
         }
-    }
-
-    /// All operations of a client that can have a deadline.
-    fn each_op(&mut self, i: u32, mut see: impl FnMut(u32, &Op)) {
-        let slot = &self.slots[i as usize];
-        let (connect, waiting, receiving) = (slot.connect, slot.waiting, slot.receiving);
-        if connect != NONE {
-            see(connect, self.ops.at(connect));
-        }
-        for (fifo, link) in [(waiting, Link::Sent), (receiving, Link::Received)] {
-            let mut index = fifo.first;
-            while index != NONE {
-                see(index, self.ops.at(index));
-                index = self.ops.after(link, index);
-            }
-        }
-    }
-
-    fn first_overdue(&mut self, i: u32) -> Option<u32> {
-        let (now, mut found) = (self.now, None);
-        self.each_op(i, |index, op| {
-            if op.deadline <= now && found.is_none() {
-                found = Some(index);
-            }
-        });
-        found
-    }
-
-    fn next_due(&mut self, i: u32) -> Time {
-        let mut due = match self.slot(i).stage {
-            Stage::BackOff(until) | Stage::Resolving(until) => until,
-            _ => Time::MAX,
-        };
-        self.each_op(i, |_, op| due = due.min(op.deadline));
-        due
     }
 
     /// Has those tried again that found no buffer, when some time has passed.

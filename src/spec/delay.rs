@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use super::value::size;
 use crate::config::{
     DELAY_DEPTH, DELAY_DEPTH_MAX, DELAY_HOLD_BYTES, DELAY_HOLD_BYTES_MAX, DELAY_MAX, DELAY_SEED,
     DELAY_WEIGHT_MAX,
@@ -77,8 +78,8 @@ impl DelayOptions {
             }),
             "queue" => queue(text).map(|queue| self.law.queue = queue),
             "stall" => stall(text).map(|stall| self.law.stall = Some(stall)),
-            "size" => super::size(text, 0, DELAY_HOLD_BYTES_MAX).map(|size| self.size = size),
-            "hold" => super::size(text, 1, DELAY_HOLD_BYTES_MAX).map(|hold| self.hold = hold),
+            "size" => size(text, 0, DELAY_HOLD_BYTES_MAX).map(|size| self.size = size),
+            "hold" => size(text, 1, DELAY_HOLD_BYTES_MAX).map(|hold| self.hold = hold),
             "depth" => depth(text).map(|depth| self.depth = depth),
             "seed" => seed(text).map(|seed| self.seed = seed),
             _ => return None,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{FRAME_BYTES_MAX, HUB_QUEUE_BYTES_MAX, SHOW_BYTES_MAX};
+use crate::framing::{ByteOrder, DELIMITER_MAX, Delimiter};
 use crate::service::delay::{Distribution, Law, Stall};
 
 fn parse(text: &str) -> Spec {

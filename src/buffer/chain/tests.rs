@@ -1,0 +1,227 @@
+//! Tests of chains: a queue of bytes, whatever is done to it, that loses no buffer.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::buffer::lease::tests::{SIZE, lease_of, pool};
+
+fn bytes_of(chain: &Chain) -> Vec<u8> {
+    chain.slices().flatten().copied().collect()
+}
+
+#[test]
+fn bytes_are_copied_behind_the_last_lease_if_there_is_room() {
+    let pool = pool(1);
+    let mut chain = Chain::new(&pool);
+    assert!(!chain.extend_last(b"x"));
+    let mut lease = pool.lease().unwrap();
+    lease.extend_from_slice(b"abcde");
+    chain.push_back(lease);
+    assert!(!chain.extend_last(b"four") && chain.extend_last(b"fgh"));
+    assert_eq!((chain.first_slice(), chain.len()), (&b"abcdefgh"[..], 8));
+}
+
+#[test]
+fn a_chain_gives_its_buffers_back_when_dropped() {
+    let pool = pool(3);
+    let mut chain = Chain::new(&pool);
+    chain.push_back(lease_of(&pool, b"one"));
+    chain.push_back(lease_of(&pool, b"two"));
+    chain.push_back(pool.lease().unwrap());
+    assert_eq!(
+        (chain.leases(), chain.len(), pool.held()),
+        (2, 6, 2),
+        "an empty lease is no part of a chain"
+    );
+    drop(chain);
+    assert_eq!(pool.held(), 0);
+}
+
+#[test]
+fn absorbing_single_bytes_fills_buffers_instead_of_holding_one_for_each() {
+    let pool = pool(4);
+    let mut chain = Chain::new(&pool);
+    for byte in 0..21u8 {
+        let mut arrived = Chain::new(&pool);
+        let mut lease = lease_of(&pool, &[0xFF, byte]);
+        lease.consume(1);
+        arrived.push_back(lease);
+        chain.absorb(&mut arrived);
+    }
+    assert_eq!(bytes_of(&chain), (0..21).collect::<Vec<_>>());
+    assert_eq!(chain.leases(), 3, "full but for the first byte");
+}
+
+proptest! {
+    #[test]
+    fn splitting_keeps_all_bytes_in_order(
+        lengths in proptest::collection::vec(1..=SIZE, 1..6), consumed in 0..SIZE, at in 0..=5 * SIZE,
+    ) {
+        let pool = pool(12);
+        let mut chain = Chain::new(&pool);
+        let all: Vec<u8> = (0..lengths.iter().sum::<usize>() as u8).collect();
+        let mut rest = all.as_slice();
+        for &length in &lengths {
+            let (bytes, more) = rest.split_at(length);
+            chain.push_back(lease_of(&pool, bytes));
+            rest = more;
+        }
+        let consumed = consumed.min(all.len());
+        chain.consume(consumed);
+        let all = &all[consumed..];
+        let at = at.min(all.len());
+        let mut front = chain.split_to(at).unwrap();
+        prop_assert_eq!((front.len(), chain.len()), (at, all.len() - at));
+        prop_assert_eq!(bytes_of(&front), &all[..at]);
+        prop_assert_eq!(bytes_of(&chain), &all[at..]);
+        // Both are whole: more can be put behind, and everything goes back.
+        front.push_back(lease_of(&pool, b"f"));
+        chain.push_back(lease_of(&pool, b"c"));
+        prop_assert_eq!(*bytes_of(&front).last().unwrap(), b'f');
+        front.append(&mut chain);
+        let joined: Vec<u8> = [&all[..at], b"f", &all[at..], b"c"].concat();
+        prop_assert_eq!(bytes_of(&front), joined);
+        drop((front, chain));
+        prop_assert_eq!(pool.held(), 0);
+    }
+}
+
+#[test]
+fn splitting_a_buffer_needs_a_lease_and_changes_nothing_without_one() {
+    let pool = pool(2);
+    let mut chain = Chain::from(lease_of(&pool, b"one"));
+    chain.push_back(lease_of(&pool, b"two"));
+    assert!(chain.split_to(4).is_none());
+    assert_eq!(bytes_of(&chain), b"onetwo");
+    assert_eq!(bytes_of(&chain.split_to(3).unwrap()), b"one", "between two it needs none");
+}
+
+#[test]
+fn peeking_copies_across_buffers_and_takes_nothing() {
+    let pool = pool(2);
+    let mut chain = Chain::from(lease_of(&pool, b"abc"));
+    chain.push_back(lease_of(&pool, b"defg"));
+    let mut header = [0; 5];
+    assert_eq!((chain.peek(&mut header), &header), (5, b"abcde"));
+    assert_eq!(chain.peek(&mut [0; 9]), 7);
+    assert_eq!(chain.len(), 7);
+}
+
+/// In tests only, where it shows bytes that are read after their buffer was given back.
+#[test]
+fn what_was_in_a_buffer_is_overwritten_when_it_is_given_back() {
+    let pool = pool(1);
+    drop(lease_of(&pool, b"secret"));
+    assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
+    let mut chain = Chain::from(lease_of(&pool, b"secret"));
+    chain.consume(6);
+    assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
+}
+
+#[test]
+fn a_lease_with_data_is_a_chain_of_one() {
+    let pool = pool(2);
+    let mut lease = lease_of(&pool, b"abcd");
+    lease.consume(1);
+    let mut chain = Chain::from(lease);
+    assert_eq!((chain.leases(), chain.len(), chain.first_slice()), (1, 3, &b"bcd"[..]));
+    chain.push_back(lease_of(&pool, b"e"));
+    assert_eq!(bytes_of(&chain), b"bcde");
+    drop(chain);
+    assert!(Chain::from(pool.lease().unwrap()).is_empty(), "no data, no chain");
+    assert_eq!(pool.held(), 0);
+}
+
+#[test]
+#[should_panic(expected = "a lease of another pool")]
+fn a_lease_of_another_pool_is_refused() {
+    let (one, other) = (pool(1), pool(1));
+    Chain::new(&one).push_back(lease_of(&other, b"a"));
+}
+
+/// It would be in a log.
+#[test]
+fn debug_output_tells_the_range_and_not_the_data() {
+    let pool = pool(2);
+    drop(pool.lease());
+    let (_first, lease) = (pool.lease(), lease_of(&pool, b"secret"));
+    assert_eq!(format!("{lease:?}"), "Lease(1, 0..6)");
+    assert_eq!(format!("{:?}", Chain::from(lease)), "Chain(6 bytes in 1 leases)");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(Vec<u8>),
+    Pop,
+    Consume(usize),
+    Append(Vec<Vec<u8>>),
+    Absorb(Vec<Vec<u8>>),
+    Take,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..=SIZE);
+    let several = move || prop::collection::vec(bytes(), 0..3);
+    prop_oneof![
+        bytes().prop_map(Step::Push),
+        Just(Step::Pop),
+        (0usize..20).prop_map(Step::Consume),
+        several().prop_map(Step::Append),
+        several().prop_map(Step::Absorb),
+        Just(Step::Take),
+    ]
+}
+
+proptest! {
+    /// A chain is a queue of bytes: whatever is done to it, it agrees with a plain vector, and
+    /// no buffer is lost.
+    #[test]
+    fn a_chain_is_a_queue_of_bytes(steps in prop::collection::vec(step(), 0..60)) {
+        let pool = pool(400);
+        let mut chain = Chain::new(&pool);
+        let mut model = Vec::new();
+        let chain_of = |parts: &[Vec<u8>]| {
+            let mut chain = Chain::new(&pool);
+            parts.iter().for_each(|part| chain.push_back(lease_of(&pool, part)));
+            chain
+        };
+        for step in steps {
+            match step {
+                Step::Push(bytes) => {
+                    chain.push_back(lease_of(&pool, &bytes));
+                    model.extend(bytes);
+                }
+                Step::Pop => {
+                    let front = chain.pop_front();
+                    let count = front.as_ref().map_or(0, Lease::len);
+                    let expected: Vec<u8> = model.drain(..count).collect();
+                    prop_assert_eq!(front.as_ref().map_or(&[][..], |lease| lease.filled()), &expected[..]);
+                }
+                Step::Consume(count) => {
+                    let count = count.min(chain.len());
+                    chain.consume(count);
+                    model.drain(..count);
+                }
+                Step::Append(parts) => {
+                    chain.append(&mut chain_of(&parts));
+                    model.extend(parts.concat());
+                }
+                Step::Absorb(parts) => {
+                    chain.absorb(&mut chain_of(&parts));
+                    model.extend(parts.concat());
+                }
+                Step::Take => {
+                    prop_assert_eq!(bytes_of(&chain.take()), &model[..]);
+                    model.clear();
+                }
+            }
+            prop_assert_eq!(bytes_of(&chain), &model[..]);
+            prop_assert_eq!((chain.len(), chain.is_empty()), (model.len(), model.is_empty()));
+            prop_assert!(chain.slices().all(|slice| !slice.is_empty()), "a lease without data");
+            if !chain.is_empty() {
+                prop_assert_eq!(Some(chain.first_slice()), chain.slices().next());
+            }
+            prop_assert_eq!(pool.held(), chain.leases());
+        }
+    }
+}

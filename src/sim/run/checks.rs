@@ -1,0 +1,339 @@
+//! What must hold in the world: after every step, when nobody has anything to do, and in the end.
+//! What members of a hub must have heard is in `../audit.rs`; what is to be seen at one event alone
+//! is checked where it happens.
+
+use std::time::Duration;
+
+use super::seat::Seat;
+use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
+use crate::error::CloseReason;
+use crate::service::ConnectionId;
+use crate::sim::audit;
+use crate::sim::marks::Mark;
+use crate::sim::peer::{End, Peer, STUCK_AFTER};
+use crate::sim::protocol::Served;
+use crate::sim::service::{Sight, Watched};
+use crate::stats::Stats;
+use crate::time::Time;
+use crate::worker::Worker;
+
+/// How much later than `shed_after` somebody is shed, at most: another worker is asked to, and
+/// asked again.
+const SHED_LATE_MAX: Duration = Duration::from_millis(100);
+/// A client that is accepted has its first reply after this time, faults being over.
+const TURN_TAKES: Duration = Duration::from_secs(1);
+/// The wheel's tick, and the tick that a timer is rounded up by.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
+
+impl<E: Seat> Simulation<E> {
+    pub(super) fn check(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
+        }
+        if let Some(wrong) = self.world.borrow_mut().wrong.take() {
+            panic!("{wrong}");
+        }
+        self.check_counts();
+        self.check_timers();
+    }
+
+    /// When nobody has anything to do, nobody may wait for what is there.
+    pub(super) fn check_rest(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+        }
+        self.check_directory();
+        let (output, input) = self.longest_unmoved();
+        let stalled = output.into_iter().chain(input).min();
+        let published = self.mailboxes.longest_stalled().map(|(_, since)| since);
+        assert_eq!(published, stalled, "what has not moved for longest, as told and as it is");
+        let world = self.world.borrow();
+        let permits_left = self.permits.taken() < self.connections;
+        let reserve = self.reserve.available();
+        let idle_buffers = |server: &Server<E>| server.pool.available() - reserve;
+        let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
+        if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
+            let due = output + timeout + SHED_LATE_MAX;
+            assert!(world.now <= due, "a send that does not move is not given up");
+        }
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            let Some(worker) = &server.worker else { continue };
+            assert!(
+                !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
+                "worker {index} sleeps while a client waits and a permit is free"
+            );
+            let waiting = worker.waiting();
+            assert!(
+                waiting.is_empty() || free == 0 || self.late_buffers,
+                "worker {index} sleeps while a connection waits and {free} buffers are free, \
+                 {reserve} of them in the reserve"
+            );
+            let (first, entered) =
+                (waiting.first().copied(), server.counters.read().waits_for_buffer);
+            if (first, entered) != (server.queue.0, server.queue.1) {
+                server.queue = (first, entered, world.now);
+            }
+            if let (Some(_), Some(after), Some(stalled)) = (first, self.rules.shed_after, stalled) {
+                // After a suspension everything is due at once, and one shed at a time is enough.
+                let resumed = self.suspended_at.unwrap_or(Time::ZERO);
+                let due = stalled.max(server.queue.2).max(resumed) + after + SHED_LATE_MAX;
+                assert!(world.now <= due, "nobody is shed, though {first:x?} waits for a buffer");
+            }
+        }
+    }
+
+    /// Since when the output, and the input, has not moved that has not for longest.
+    fn longest_unmoved(&self) -> (Option<Time>, Option<Time>) {
+        let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let output = workers().filter_map(Worker::stalled_since).min();
+        // As the service saw it; what it is not told is when its input was given up.
+        let holding: Vec<ConnectionId> = workers()
+            .flat_map(|worker| worker.inputs().filter(|&(_, bytes)| bytes > 0))
+            .map(|(id, _)| id)
+            .collect();
+        if holding.is_empty() {
+            return (output, None);
+        }
+        let seen = self.seen.borrow();
+        let holds = |sight: &&Sight| sight.id.is_some_and(|id| holding.contains(&id));
+        let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
+        (output, input)
+    }
+
+    /// Everybody finds in the directory who is there, and nobody else.
+    fn check_directory(&self) {
+        let mut there: Vec<ConnectionId> = Vec::new();
+        for server in &self.servers {
+            there.extend(server.worker.iter().flat_map(|worker| worker.inputs()).map(|(id, _)| id));
+        }
+        let mut listed: Vec<_> = self.directory.list().iter().map(|client| client.id).collect();
+        there.sort();
+        listed.sort();
+        assert_eq!(listed, there, "the directory and the connections differ");
+    }
+
+    fn check_counts(&mut self) {
+        let reserve = self.reserve.available();
+        let of = |server: &Server<E>| server.pool.held() + server.pool.available() - reserve;
+        let buffers = self.servers.iter().map(of).sum::<usize>() + reserve;
+        assert_eq!(
+            buffers + self.reserve.travelling(),
+            self.buffers,
+            "buffers free, held and travelling are not all buffers"
+        );
+        let contexts: usize =
+            self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
+        assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
+        let of_clients =
+            self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
+        let open = self.world.borrow().open();
+        assert_eq!(open, contexts + of_clients, "open sockets and live contexts differ");
+        if !self.moved && self.reserve.starving() != 0 && reserve > 0 {
+            self.moved = true;
+            self.world.borrow_mut().mark(Mark::BufferMoved);
+        }
+    }
+
+    fn check_timers(&mut self) {
+        let seen = self.seen.borrow();
+        for &(due, fired) in &seen.timers[self.timers_checked..] {
+            assert!(fired >= due, "a timer fired {:?} early", due - fired);
+            let suspended = self.suspended_at.is_some_and(|at| at >= due);
+            assert!(
+                suspended || fired <= due + TIMER_LATE_MAX,
+                "a timer fired {:?} late",
+                fired - due
+            );
+        }
+        self.timers_checked = seen.timers.len();
+    }
+
+    pub(super) fn check_end(&mut self) {
+        assert_eq!(self.permits.taken(), 0, "a permit was lost");
+        assert_eq!(self.world.borrow().open(), 0, "a descriptor was lost");
+        assert!(self.servers.iter().all(|server| server.pool.held() == 0), "a lease was lost");
+        let references = |server: &Server<E>| server.pool.references_in_use();
+        assert_eq!(self.servers.iter().map(references).sum::<usize>(), 0, "a reference was lost");
+        assert_eq!(self.reserve.travelling(), 0, "a parcel was lost");
+        self.check_directory();
+        if let Some(outside) = &mut self.outside {
+            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+            assert_eq!(self.world.borrow_mut().wrong.take(), None);
+        }
+        self.mark_counters();
+        for peer in &self.peers {
+            self.check_peer(peer);
+        }
+        let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
+        match self.ending {
+            Ending::Quiet => assert_eq!(cut, 0, "nobody was there to be cut"),
+            Ending::Drain(_) if cut > 0 => self.world.borrow_mut().mark(Mark::DrainCut),
+            _ => {}
+        }
+    }
+
+    fn mark_counters(&self) {
+        let total = Stats::read(self.servers.iter().map(|server| &*server.counters)).total();
+        let mut world = self.world.borrow_mut();
+        for (count, mark) in [
+            (total.waits_for_buffer, Mark::PoolEmpty),
+            (total.waits_for_slot, Mark::NoPermit),
+            (total.accept_pauses, Mark::AcceptPaused),
+            (total.accepted.saturating_sub(8 * self.servers.len() as u64), Mark::SlotReused),
+        ] {
+            if count > 0 {
+                world.mark(mark);
+            }
+        }
+        assert_eq!(total.accepted, total.closed_total(), "accepted and closed differ");
+    }
+
+    /// What the peer saw and what the service saw must fit together.
+    fn check_peer(&self, peer: &Peer) {
+        assert!(
+            !peer.was_stuck()
+                || self.is_held_back(peer)
+                || self.may_wait_for_ever()
+                || self.may_be_behind_others(peer),
+            "peer {} gave up after it had said {} bytes and heard {}",
+            peer.number,
+            peer.sent,
+            peer.ear.reply
+        );
+        let seen = self.seen.borrow();
+        let Some(sight) = seen.of_peer.get(&peer.number) else {
+            assert_eq!(peer.ear.reply + peer.ear.outside.len(), 0, "an answer from nowhere");
+            return;
+        };
+        assert!(!sight.open, "peer {}: its connection was never closed", peer.number);
+        assert!(sight.delivered <= peer.sent);
+        self.check_reply(peer, sight);
+        self.check_reason(peer, sight);
+        self.check_outside(peer, sight);
+        if let Some(member) = &peer.member {
+            audit::member(&mut self.world.borrow_mut(), &seen, peer, member, sight);
+        }
+    }
+
+    fn check_reply(&self, peer: &Peer, sight: &Sight) {
+        if self.served == Served::Chargen || self.served.is_hub() {
+            return;
+        }
+        let (number, reply) = (peer.number, peer.ear.reply);
+        let owed = peer.script.borrow().owed(sight.delivered as usize, sight.ended);
+        assert!(reply <= owed, "peer {number} got more than it was owed: {sight:?}");
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
+            assert_eq!(
+                reply, owed,
+                "peer {number}: FIN came before bytes that the service had answered: {sight:?}"
+            );
+        }
+        // The reason stays when the last bytes are then given too little time.
+        let timed_out = peer.end == Some(End::Reset) && self.rules.send_timeout.is_some();
+        if sight.closed == Some(CloseReason::PeerClosed)
+            && peer.reads_to_the_end()
+            && !sight.holding
+            && !sight.cut
+            && !timed_out
+            && !peer.gave_up()
+        {
+            assert_eq!(
+                reply,
+                peer.owed(peer.sent),
+                "peer {number}: the end of the reply was lost: {sight:?}"
+            );
+        }
+    }
+
+    /// A message that is not allowed, or is the last one, ends the connection, and nothing else is
+    /// put down to it.
+    fn check_reason(&self, peer: &Peer, sight: &Sight) {
+        let script = peer.script.borrow();
+        let reached = script.closes.filter(|&(at, _)| sight.delivered >= at as u64);
+        let number = peer.number;
+        let of_message = [CloseReason::MessageTooLong, CloseReason::ProtocolError];
+        if let Some(closed) = sight.closed.filter(|closed| of_message.contains(closed)) {
+            let expected = reached.map(|(_, reason)| reason);
+            assert_eq!(Some(closed), expected, "peer {number}: {sight:?}");
+        }
+        if let Some((_, reason)) = reached
+            && !sight.holding
+        {
+            // What was held back until the peer's FIN is answered then, and put down to that.
+            let overlooked =
+                sight.closed == Some(CloseReason::PeerClosed) && reason != CloseReason::Service;
+            assert!(!overlooked, "peer {number} was to be closed for {reason}: {sight:?}");
+        }
+    }
+
+    fn check_outside(&self, peer: &Peer, sight: &Sight) {
+        let heard = peer.member.as_ref().map_or(&peer.ear.outside, |member| &member.outside);
+        let (taken, number) = (&sight.outside, peer.number);
+        // What a hub keeps for a client goes out when it is closed in order.
+        let in_order = peer.member.is_none() || sight.finished.is_some();
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
+            assert_eq!(heard, taken, "peer {number}: messages from outside");
+            if !heard.is_empty() {
+                self.world.borrow_mut().mark(Mark::OutsideArrived);
+            }
+        } else {
+            assert!(taken.starts_with(heard), "peer {number}: {heard:?} of {taken:?}");
+        }
+    }
+
+    /// A service that holds input keeps buffers, and where nobody is shed, who needs one waits for as
+    /// long, whatever the time-outs: who is in the queue for a buffer is not idle.
+    pub(super) fn may_wait_for_ever(&self) -> bool {
+        let holds = self.whims.holds > 0 || self.whims.hoards > 0 || self.served.keeps_input();
+        self.rules.shed_after.is_none() && holds
+    }
+
+    /// Its bytes are held back by whim, or it was not accepted, and others whose bytes are have the
+    /// places: no time-out ends that while nobody wants a buffer.
+    fn is_held_back(&self, peer: &Peer) -> bool {
+        let seen = self.seen.borrow();
+        let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
+        match seen.of_peer.get(&peer.number) {
+            Some(sight) if sight.opened_at < patience_ends => self.held_back.contains(&peer.number),
+            _ => !self.held_back.is_empty(),
+        }
+    }
+
+    /// Slow ones may have all places or buffers until the end, as long as something moves.
+    fn may_be_behind_others(&self, peer: &Peer) -> bool {
+        let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
+        let seen = self.seen.borrow();
+        let opened_at = seen.of_peer.get(&peer.number).map(|sight| sight.opened_at);
+        // Its turn came so late that its reply was on the way.
+        if opened_at.is_some_and(|at| at < patience_ends && at + TURN_TAKES >= patience_ends) {
+            return true;
+        }
+        let accepted = opened_at.is_some_and(|at| at < patience_ends);
+        // Others had the places, and were being served. (That nobody waits for a place that is free
+        // is checked whenever nothing else can be done.)
+        let was_served =
+            |other: &Peer| other.moved_since(patience_ends.saturating_sub(STUCK_AFTER));
+        if !accepted && self.peers.iter().any(was_served) {
+            return true;
+        }
+        let queued = |server: &Server<E>| server.counters.read().waits_for_buffer > 0;
+        (!accepted || self.servers.iter().any(queued))
+            && self.peers.iter().any(|other| other.gave_up() && !other.was_stuck())
+    }
+}
+
+/// Nobody may be served before one who has waited longer and still waits.
+pub(super) fn check_order<E: Seat>(before: &[u64], worker: &Worker<E, Watched>) {
+    let after = worker.waiting();
+    let mut still_waiting = None;
+    for &key in before {
+        if after.contains(&key) {
+            still_waiting = still_waiting.or(Some(key));
+        } else if let Some(first) = still_waiting {
+            assert!(
+                !worker.is_open(key),
+                "connection {key:x} was served before {first:x}, which has waited longer"
+            );
+        }
+    }
+}

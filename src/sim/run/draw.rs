@@ -1,0 +1,337 @@
+//! What a seed draws, and the servers, peers and clients that are made of it. When they run is in
+//! `../run.rs`; what is drawn while they do, where it happens.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::seat::{Seat, SeatParts};
+use super::{ClientSide, Ending, PATIENCE, Server, Simulation};
+use crate::buffer::{Pool, Reserve};
+use crate::clients::Directory;
+use crate::config::Limits;
+use crate::crew::Mailboxes;
+use crate::permits::Permits;
+use crate::service::{OfListener, Service};
+use crate::sim::ear::OUTSIDE_MIN;
+use crate::sim::marks::Mark;
+use crate::sim::outside::Outside;
+use crate::sim::peer::{Manner, Peer};
+use crate::sim::protocol::{Script, Served};
+use crate::sim::service::{Clients, Seen, Watched, Whims};
+use crate::sim::sys::Woken;
+use crate::sim::world::{Handle, Happening, Rates, Shared, What, World};
+use crate::stats::Counters;
+use crate::worker::{Rules, Setup, Worker};
+
+impl World {
+    /// A world with the rates and sizes of a seed. Each kind of fault is in some seeds only.
+    pub(super) fn drawn(seed: u64, told: bool) -> Shared {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
+        let mut rate = |in_how_many: u32, most: u32| {
+            if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
+        };
+        let rates = Rates {
+            late_readiness: rate(3, 300_000),
+            spurious: rate(3, 200_000),
+            duplicate: rate(3, 300_000),
+            partial_batch: rate(3, 500_000),
+            accept_error: rate(4, 300_000),
+            register_error: rate(8, 100_000),
+            recv_error: rate(5, 20_000),
+            send_error: rate(5, 20_000),
+            shutdown_error: rate(6, 200_000),
+            connect_error: rate(4, 400_000),
+            late_buffer: rate(3, 200_000),
+            delay_max: Duration::from_micros(rng.u64(1..=5_000)),
+            window: *rng.choice(&[1, 2, 7, 64, 500, 4096]).expect("there are some"),
+            descriptors: if rng.u8(0..6) == 0 { rng.usize(1..=4) } else { usize::MAX },
+            backlog: if rng.u8(0..4) == 0 { rng.usize(1..=2) } else { 64 },
+        };
+        let workers = rng.usize(1..=3);
+        Rc::new(RefCell::new(World::new(seed, rates, workers, told)))
+    }
+}
+
+/// What is drawn for the servers.
+#[derive(Debug)]
+struct Draw {
+    connections: usize,
+    buffers: u32,
+    buffer_size: usize,
+    served: Served,
+    rules: Rules,
+    whims: Whims,
+}
+
+fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
+    let maybe = |rng: &mut fastrand::Rng, from: u64, to: u64| {
+        rng.bool().then(|| Duration::from_millis(rng.u64(from..=to)))
+    };
+    let whim = |rng: &mut fastrand::Rng, in_how_many: u8, most: u32| {
+        if rng.u8(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
+    };
+    let served = Served::draw(rng);
+    let (buffers, buffer_size) = served.pool(rng);
+    let busy = matches!(served, Served::Chargen | Served::Hub(_));
+    Draw {
+        connections: rng.usize(1..=8),
+        buffers,
+        buffer_size,
+        served,
+        rules: Rules {
+            leases_per_connection_max: rng.u8(1..=4),
+            idle_timeout: maybe(rng, 30, 3000),
+            send_timeout: maybe(rng, 50, 3000),
+            // Senders that wait for room hold all buffers of a hub for ever where nobody is shed.
+            shed_after: maybe(rng, 5, 500)
+                .or(served.is_hub().then_some(Duration::from_millis(200))),
+            linger: Duration::from_millis(rng.u64(1..=2000)),
+            accept_pause: Duration::from_millis(100 * workers as u64),
+        },
+        whims: Whims {
+            panics: whim(rng, 6, 20_000),
+            // These have times of their own that they wait for.
+            waits: if busy { 0 } else { whim(rng, 3, 300_000) },
+            holds: whim(rng, 4, 300_000),
+            hoards: whim(rng, 6, 200_000),
+            closes: whim(rng, 5, 50_000),
+            stale_ids: whim(rng, 5, 100_000),
+        },
+    }
+}
+
+/// The service, once it has seen the limits.
+fn service(drawn: &Draw) -> OfListener {
+    let service = OfListener::new(vec![drawn.served.service()]);
+    if drawn.served.is_hub() {
+        let limits = Limits {
+            listeners: 1,
+            workers: 1,
+            max_connections: drawn.connections as u32,
+            buffer_size: drawn.buffer_size,
+            buffers: drawn.buffers,
+            leases_per_connection_max: drawn.rules.leases_per_connection_max,
+            backlog: 1,
+            idle_timeout: drawn.rules.idle_timeout,
+            send_timeout: drawn.rules.send_timeout,
+            shed_after: drawn.rules.shed_after,
+            linger: drawn.rules.linger,
+            share_port: false,
+            busy_poll: false,
+        };
+        service.check(&limits).expect("the limits are drawn for it");
+    }
+    service
+}
+
+impl<E: Seat> Simulation<E> {
+    pub(super) fn new(world: Shared) -> Simulation<E> {
+        let (workers, begun) = (world.borrow().workers, world.borrow().now);
+        let drawn = draw(&mut world.borrow_mut().rng, workers);
+        let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
+        world
+            .borrow_mut()
+            .tell(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
+        let mailboxes = Arc::new(Mailboxes::with_room(workers, inbox));
+        let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
+        let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
+        let seen = Rc::default();
+        let late_buffers = world.borrow().rates.late_buffer > 0;
+        world.borrow_mut().linger = drawn.rules.linger;
+        let mut simulation = Simulation {
+            servers: Vec::new(),
+            clients: None,
+            peers: Vec::new(),
+            seen,
+            reserve,
+            buffers: drawn.buffers as usize,
+            buffer_size: drawn.buffer_size,
+            permits,
+            directory: Directory::new(workers, drawn.connections),
+            mailboxes,
+            outside: None,
+            unsent: Vec::new(),
+            served: drawn.served,
+            connections: drawn.connections as u64,
+            late_buffers,
+            begun,
+            ending: Ending::Quiet,
+            ended_at: None,
+            healed: false,
+            suspended_at: None,
+            left_at: None,
+            rules: drawn.rules.clone(),
+            whims: drawn.whims,
+            timers_checked: 0,
+            reconnects: 0,
+            held_back: HashSet::new(),
+            moved: false,
+            world,
+        };
+        let service = service(&drawn);
+        for index in 0..workers {
+            let server = simulation.server(index, &drawn, service.clone());
+            simulation.servers.push(server);
+        }
+        simulation.people();
+        simulation.clients = simulation.client_side(&drawn);
+        simulation.outside = simulation.somebody_outside(&drawn);
+        simulation.ending = simulation.draw_ending();
+        simulation
+    }
+
+    fn server(&self, index: usize, drawn: &Draw, inner: OfListener) -> Server<E> {
+        let woken = Arc::new(Woken::default());
+        let references = inner.references_max(drawn.connections);
+        let pool = Pool::with_references(self.reserve.clone(), index, references);
+        let counters = Arc::new(Counters::default());
+        let listener = self.world.borrow_mut().listen();
+        let setup = Setup {
+            index,
+            connections_max: drawn.connections,
+            listeners: 1,
+            rules: drawn.rules.clone(),
+            pool: pool.clone(),
+            permits: Some(self.permits.clone()),
+            mailboxes: self.mailboxes.clone(),
+            counters: counters.clone(),
+            directory: Some(self.directory.clone()),
+        };
+        let engine = E::seat(SeatParts {
+            world: self.world.clone(),
+            worker: index,
+            woken: woken.clone(),
+            slots: drawn.connections,
+            pool: pool.clone(),
+            permits: Some(self.permits.clone()),
+            listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
+        });
+        let service = Watched {
+            world: self.world.clone(),
+            seen: self.seen.clone(),
+            whims: drawn.whims,
+            idle_timeout: drawn.rules.idle_timeout,
+            gone: Vec::new(),
+            is_hub: drawn.served.is_hub(),
+            inner,
+        };
+        let mut worker = Worker::new(engine, setup, service);
+        worker.begin();
+        let queue = (None, 0, self.begun);
+        Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
+    }
+
+    /// The peers, most of them there from the first moments.
+    fn people(&mut self) {
+        let mut world = self.world.borrow_mut();
+        for number in 0..world.rng.usize(1..=14) {
+            let total = world.rng.usize(0..=1500);
+            let peer = person(&mut world, &self.seen, self.served, number, total);
+            self.peers.push(peer);
+            world.after_up_to(Duration::from_secs(2), Happening::Peer(number));
+        }
+        let pool = self.buffers * self.buffer_size;
+        if self.peers.iter().any(|peer| peer.script.borrow().longest() > pool) {
+            world.mark(Mark::MessageBeyondPool);
+        }
+    }
+
+    fn somebody_outside(&self, drawn: &Draw) -> Option<Outside> {
+        let mut world = self.world.borrow_mut();
+        // The clients on the engine know nothing of messages from outside.
+        let fits = drawn.buffer_size >= OUTSIDE_MIN && self.clients.is_none();
+        if !fits || world.rng.bool() {
+            return None;
+        }
+        let pause_max = Duration::from_millis(world.rng.u64(1..=300));
+        world.after_up_to(pause_max, Happening::Outside);
+        let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
+        Some(Outside::new(mailboxes, self.directory.clone(), reserve, pause_max))
+    }
+
+    fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
+        let mut world = self.world.borrow_mut();
+        if drawn.served != Served::Echo || world.rng.u8(0..3) != 0 {
+            return None;
+        }
+        // More than there are slots, so that some connect in a slot that was used before.
+        let (count, bytes) = (world.rng.usize(1..=8), world.rng.u64(1..=600));
+        // Some give up before an answer can be there.
+        let most_micros = if world.rng.u8(0..3) == 0 { 3_000 } else { 3_000_000 };
+        let deadline = Duration::from_micros(world.rng.u64(500..=most_micros));
+        let worker = world.workers;
+        drop(world);
+        let woken = Arc::new(Woken::default());
+        let pool = Pool::new(Reserve::new(drawn.buffer_size, 16).expect("a few bytes"), 0);
+        let setup = Setup {
+            index: 0,
+            connections_max: 4,
+            listeners: 0,
+            rules: Rules {
+                // Short: they keep places that others wait for, one after the other.
+                idle_timeout: Some(PATIENCE / 8),
+                send_timeout: Some(PATIENCE / 8),
+                ..drawn.rules.clone()
+            },
+            pool: pool.clone(),
+            permits: None,
+            mailboxes: Arc::new(Mailboxes::new(1)),
+            counters: Arc::default(),
+            directory: None,
+        };
+        let engine = E::seat(SeatParts {
+            world: self.world.clone(),
+            worker,
+            woken: woken.clone(),
+            slots: 4,
+            pool,
+            permits: None,
+            listeners: Vec::new(),
+        });
+        let service = Clients {
+            world: self.world.clone(),
+            first_peer: FIRST_CLIENT,
+            count,
+            begun: 0,
+            ended: 0,
+            satisfied: 0,
+            bytes,
+            deadline,
+        };
+        let mut worker = Worker::new(engine, setup, service);
+        worker.begin();
+        Some(ClientSide { worker: Some(worker), woken, done: None })
+    }
+
+    fn draw_ending(&self) -> Ending {
+        let mut world = self.world.borrow_mut();
+        let at = world.now + Duration::from_millis(world.rng.u64(0..8_000));
+        match world.rng.u8(0..6) {
+            0 | 1 => Ending::Drain(at),
+            2 => Ending::Stop(at),
+            _ => Ending::Quiet,
+        }
+    }
+}
+
+/// The numbers of the clients on the engine, beyond those of any peer.
+const FIRST_CLIENT: usize = 10_000;
+
+/// A peer of any kind.
+pub(super) fn person(
+    world: &mut World,
+    seen: &Rc<RefCell<Seen>>,
+    served: Served,
+    number: usize,
+    total: usize,
+) -> Peer {
+    let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
+    let total = if manner == Manner::Silent { 0 } else { total };
+    let script = Script::draw(served, &mut world.rng, number, total);
+    let peer = Peer::new(world, number, manner, script);
+    seen.borrow_mut().scripts.insert(number, peer.script.clone());
+    peer
+}

@@ -1,0 +1,53 @@
+//! The engines' seats in the world: how the real readiness engine and the simulated completions are
+//! made of what a worker has there. What the engines do is in `src/engine` and in `../engine.rs`.
+
+use std::sync::Arc;
+
+use crate::buffer::Pool;
+use crate::engine::{Engine, MioEngine};
+use crate::permits::Permits;
+use crate::sim::engine::SimEngine;
+use crate::sim::sys::{SimSys, Woken};
+use crate::sim::world::{Handle, Shared};
+
+/// An engine that can be seated in the world.
+pub(crate) trait Seat: Engine<Socket = Handle> {
+    fn seat(parts: SeatParts) -> Self;
+
+    /// Whether a poll would do something.
+    fn is_ready(&self) -> bool;
+}
+
+/// What an engine in the world is made of.
+pub(crate) struct SeatParts {
+    pub(crate) world: Shared,
+    pub(crate) worker: usize,
+    pub(crate) woken: Arc<Woken>,
+    pub(crate) slots: usize,
+    pub(crate) pool: Pool,
+    pub(crate) permits: Option<Arc<Permits>>,
+    pub(crate) listeners: Vec<Handle>,
+}
+
+impl Seat for MioEngine<SimSys> {
+    fn seat(parts: SeatParts) -> Self {
+        let sys = SimSys::new(parts.world, parts.worker, parts.woken);
+        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, parts.listeners)
+            .expect("listeners can be registered")
+    }
+
+    fn is_ready(&self) -> bool {
+        self.has_cancelled() || self.sys().is_ready()
+    }
+}
+
+impl Seat for SimEngine {
+    fn seat(parts: SeatParts) -> Self {
+        let SeatParts { world, worker, woken, pool, permits, listeners, .. } = parts;
+        SimEngine::new(world, worker, woken, pool, permits, listeners)
+    }
+
+    fn is_ready(&self) -> bool {
+        SimEngine::is_ready(self)
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes over a connection: segments under way, windows, urgent bytes, and what a receive or a
+//! send finds. How connections begin and end is in `connections`.
+
+use std::time::Duration;
+
+use super::{Edge, EndpointId, Happening, Segment, World};
+use crate::error::Errno;
+use crate::sim::marks::Mark;
+
+impl World {
+    pub(super) fn room_to(&self, to: EndpointId) -> usize {
+        let endpoint = &self.endpoints[to];
+        self.rates.window.saturating_sub(endpoint.received.len() + endpoint.bytes_under_way)
+    }
+
+    /// Sends as much as there is room for.
+    pub(crate) fn send(
+        &mut self,
+        id: EndpointId,
+        bytes: &[u8],
+        urgent: bool,
+    ) -> Result<usize, Errno> {
+        let endpoint = &self.endpoints[id];
+        if let Some(error) = endpoint.error {
+            self.endpoints[id].error = None;
+            self.endpoints[id].broken = true;
+            return Err(error);
+        }
+        if endpoint.broken || endpoint.fin_sent {
+            return Err(Errno::PIPE);
+        }
+        let to = endpoint.other;
+        let count = self.room_to(to).min(bytes.len());
+        if count < bytes.len() {
+            self.endpoints[id].blocked = true;
+        }
+        if count == 0 {
+            return Err(Errno::AGAIN);
+        }
+        let urgent = urgent && count == bytes.len();
+        self.post(to, Segment::Bytes(bytes[..count].to_vec(), urgent));
+        Ok(count)
+    }
+
+    /// How long a segment is under way.
+    pub(super) fn delay(&mut self) -> Duration {
+        match self.delay_is_fixed {
+            true => self.rates.delay_max,
+            false => Duration::from_nanos(self.rng.u64(0..=self.rates.delay_max.as_nanos() as u64)),
+        }
+    }
+
+    pub(super) fn post(&mut self, to: EndpointId, segment: Segment) {
+        if let Segment::Bytes(bytes, _) = &segment {
+            self.endpoints[to].bytes_under_way += bytes.len();
+        }
+        let mut at = self.now + self.delay();
+        // In order: not before what was sent before.
+        if let Some((last, _)) = self.endpoints[to].under_way.back() {
+            at = at.max(*last);
+        }
+        self.endpoints[to].under_way.push_back((at, segment));
+        self.at(at, Happening::Arrival(to));
+    }
+
+    pub(super) fn arrive(&mut self, id: EndpointId) {
+        let mut edge = Edge::default();
+        let mut bytes_came = false;
+        while let Some((at, _)) = self.endpoints[id].under_way.front() {
+            if *at > self.now {
+                break;
+            }
+            let (_, segment) = self.endpoints[id].under_way.pop_front().expect("it is there");
+            edge.readable = true;
+            match segment {
+                Segment::Bytes(bytes, urgent) => {
+                    let endpoint = &mut self.endpoints[id];
+                    endpoint.bytes_under_way -= bytes.len();
+                    if endpoint.closed {
+                        // Nobody will read it: the sender is told.
+                        self.reset_other(id);
+                        return;
+                    }
+                    endpoint.received.extend(bytes);
+                    bytes_came = true;
+                    if urgent {
+                        endpoint.mark = Some(endpoint.received.len() - 1);
+                        edge.read_on = true;
+                        self.mark(Mark::Urgent);
+                    }
+                }
+                Segment::Fin => {
+                    self.endpoints[id].fin_received = true;
+                    edge.read_on = true;
+                    if bytes_came {
+                        self.mark(Mark::DataWithFin);
+                    }
+                }
+            }
+        }
+        if edge.readable {
+            self.raise(id, edge);
+        }
+    }
+
+    /// Receives up to `most` bytes.
+    pub(crate) fn recv(&mut self, id: EndpointId, most: usize) -> Result<Vec<u8>, Errno> {
+        let endpoint = &mut self.endpoints[id];
+        if endpoint.received.is_empty() {
+            if let Some(error) = endpoint.error.take() {
+                endpoint.broken = true;
+                return Err(error);
+            }
+            let ended = endpoint.fin_received || endpoint.reset;
+            return if ended { Ok(Vec::new()) } else { Err(Errno::AGAIN) };
+        }
+        let mut count = most.min(endpoint.received.len());
+        match endpoint.mark {
+            Some(mark) if mark > 0 && mark < count => {
+                count = mark;
+                endpoint.mark = Some(0);
+                self.mark(Mark::StoppedAtMark);
+            }
+            Some(mark) if mark < count => endpoint.mark = None,
+            Some(mark) => endpoint.mark = Some(mark - count),
+            None => {}
+        }
+        let bytes: Vec<u8> = self.endpoints[id].received.drain(..count).collect();
+        let sender = self.endpoints[id].other;
+        if self.endpoints[sender].blocked && self.room_to(id) > 0 {
+            self.endpoints[sender].blocked = false;
+            self.raise(sender, Edge { writable: true, ..Edge::default() });
+        }
+        Ok(bytes)
+    }
+
+    /// Whether a receive would do something.
+    pub(in crate::sim) fn can_recv(&self, id: EndpointId) -> bool {
+        let endpoint = &self.endpoints[id];
+        !endpoint.received.is_empty()
+            || endpoint.error.is_some()
+            || endpoint.fin_received
+            || endpoint.reset
+    }
+
+    /// Whether a send would do something.
+    pub(in crate::sim) fn can_send(&self, id: EndpointId) -> bool {
+        let endpoint = &self.endpoints[id];
+        endpoint.error.is_some() || endpoint.broken || self.room_to(endpoint.other) > 0
+    }
+}

@@ -1,0 +1,247 @@
+//! How connections begin and end: connect, listeners and their backlogs, accept; FIN, RST and close.
+//! What goes over them is in `bytes`.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Edge, Endpoint, EndpointId, Happening, Listener, ListenerId, Segment, World};
+use crate::error::Errno;
+use crate::sim::marks::Mark;
+use crate::time::Time;
+
+impl World {
+    fn pair(&mut self, address: SocketAddr) -> (EndpointId, EndpointId) {
+        let (near, far) = (self.endpoints.len(), self.endpoints.len() + 1);
+        self.endpoints.push(Endpoint { other: far, ..Endpoint::default() });
+        self.endpoints.push(Endpoint {
+            other: near,
+            address: Some(address),
+            ..Endpoint::default()
+        });
+        (near, far)
+    }
+
+    /// Begins a connect; the outcome is told by `connect_outcome`, and by readiness if it is
+    /// watched.
+    pub(crate) fn connect(&mut self, address: SocketAddr, ours: bool) -> EndpointId {
+        let (near, _) = self.pair(address);
+        self.endpoints[near].connecting = true;
+        self.endpoints[near].ours = ours;
+        if ours {
+            self.descriptors_open += 1;
+        }
+        let delay = self.delay();
+        self.at(self.now + delay, Happening::Connect(near));
+        near
+    }
+
+    pub(super) fn connect_arrives(&mut self, near: EndpointId) {
+        if self.endpoints[near].closed {
+            return;
+        }
+        let open: Vec<ListenerId> =
+            (0..self.listeners.len()).filter(|&id| self.listeners[id].open).collect();
+        if open.is_empty() || (self.endpoints[near].ours && self.chance(self.rates.connect_error)) {
+            self.mark(Mark::ConnectRefused);
+            self.connect_ends(near, Err(Errno::CONNREFUSED));
+            return;
+        }
+        let id = open[self.rng.usize(0..open.len())];
+        if self.listeners[id].backlog.len() >= self.rates.backlog {
+            self.mark(Mark::BacklogFull);
+            self.at(self.now + Duration::from_secs(1), Happening::Connect(near));
+            return;
+        }
+        let far = self.endpoints[near].other;
+        self.listeners[id].backlog.push_back(far);
+        self.tell(1, near, id as u64, || format!("connection {near} is in backlog {id}"));
+        self.raise_listener(id);
+        self.connect_ends(near, Ok(()));
+    }
+
+    fn connect_ends(&mut self, near: EndpointId, outcome: Result<(), Errno>) {
+        let endpoint = &mut self.endpoints[near];
+        endpoint.connecting = false;
+        endpoint.connected = Some(outcome);
+        endpoint.broken |= outcome.is_err();
+        self.raise(near, Edge { readable: outcome.is_err(), writable: true, ..Edge::default() });
+    }
+
+    pub(crate) fn connect_outcome(&self, id: EndpointId) -> Option<Result<(), Errno>> {
+        self.endpoints[id].connected
+    }
+
+    /// A connection that the listener has, with its peer's address.
+    pub(in crate::sim) fn accept(
+        &mut self,
+        id: ListenerId,
+    ) -> Result<(EndpointId, SocketAddr), Errno> {
+        if self.listeners[id].backlog.is_empty() {
+            return Err(Errno::AGAIN);
+        }
+        if self.descriptors_open >= self.rates.descriptors {
+            self.mark(Mark::DescriptorsUsedUp);
+            return Err(Errno::MFILE);
+        }
+        if self.chance(self.rates.accept_error) {
+            return Err(self.accept_error(id));
+        }
+        let far = self.listeners[id].backlog.pop_front().expect("it is not empty");
+        self.endpoints[far].ours = true;
+        self.descriptors_open += 1;
+        let address = self.endpoints[far].address.expect("a far end has its peer's address");
+        self.tell(2, far, id as u64, || format!("accept on {id}: connection {far} from {address}"));
+        Ok((far, address))
+    }
+
+    fn accept_error(&mut self, id: ListenerId) -> Errno {
+        const ERRORS: [(Errno, Mark); 15] = [
+            (Errno::CONNABORTED, Mark::AcceptAborted),
+            (Errno::PROTO, Mark::AcceptProto),
+            (Errno::PERM, Mark::AcceptPerm),
+            (Errno::MFILE, Mark::AcceptMfile),
+            (Errno::NFILE, Mark::AcceptNfile),
+            (Errno::NOBUFS, Mark::AcceptNobufs),
+            (Errno::NOMEM, Mark::AcceptNomem),
+            // Errors of the network that Linux passes on from the new connection: accept(2).
+            (Errno::NETDOWN, Mark::AcceptNetdown),
+            (Errno::NOPROTOOPT, Mark::AcceptNoprotoopt),
+            (Errno::HOSTDOWN, Mark::AcceptHostdown),
+            (Errno::NONET, Mark::AcceptNonet),
+            (Errno::HOSTUNREACH, Mark::AcceptHostunreach),
+            (Errno::OPNOTSUPP, Mark::AcceptOpnotsupp),
+            (Errno::NETUNREACH, Mark::AcceptNetunreach),
+            (Errno::TIMEDOUT, Mark::AcceptTimedout),
+        ];
+        let (error, mark) = ERRORS[self.rng.usize(0..ERRORS.len())];
+        self.mark(mark);
+        // After these the connection still waits; the others take it with them.
+        if !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
+            let gone = self.listeners[id].backlog.pop_front().expect("it is not empty");
+            self.reset_other(gone);
+            self.endpoints[gone].closed = true;
+        }
+        self.tell(3, id, error.raw_os_error() as u64, || format!("accept on {id}: {error:?}"));
+        error
+    }
+
+    pub(in crate::sim) fn waiting(&self, id: ListenerId) -> usize {
+        self.listeners[id].backlog.len()
+    }
+
+    /// Whether clients wait at a listener that is open and has told of them.
+    pub(in crate::sim) fn has_waiting(&self, id: ListenerId) -> bool {
+        let listener = &self.listeners[id];
+        let untold = listener.edge.any() && listener.edge.at > self.now;
+        listener.open && !listener.backlog.is_empty() && !untold
+    }
+
+    pub(crate) fn listen(&mut self) -> ListenerId {
+        self.listeners.push(Listener {
+            backlog: VecDeque::new(),
+            open: true,
+            watch: None,
+            edge: Edge::default(),
+        });
+        self.listeners.len() - 1
+    }
+
+    pub(super) fn close_listener(&mut self, id: ListenerId) {
+        self.listeners[id].open = false;
+        self.listeners[id].watch = None;
+        while let Some(far) = self.listeners[id].backlog.pop_front() {
+            self.mark(Mark::BacklogReset);
+            self.reset_other(far);
+            self.endpoints[far].closed = true;
+        }
+    }
+
+    pub(crate) fn shutdown(&mut self, id: EndpointId) -> Result<(), Errno> {
+        let endpoint = &mut self.endpoints[id];
+        if endpoint.broken || endpoint.error.is_some() {
+            return Err(Errno::NOTCONN);
+        }
+        if !std::mem::replace(&mut endpoint.fin_sent, true) {
+            endpoint.fin_sent_at = Some(self.now);
+            let to = endpoint.other;
+            self.post(to, Segment::Fin);
+        }
+        Ok(())
+    }
+
+    /// Closes: FIN, or RST if there is something unread.
+    pub(crate) fn close(&mut self, id: EndpointId) {
+        let endpoint = &mut self.endpoints[id];
+        if std::mem::replace(&mut endpoint.closed, true) {
+            return;
+        }
+        endpoint.watch = None;
+        let ours = std::mem::take(&mut endpoint.ours);
+        self.descriptors_open -= usize::from(ours);
+        if ours {
+            self.check_linger(id);
+        }
+        let endpoint = &self.endpoints[id];
+        let (unread, broken, shut) =
+            (!endpoint.received.is_empty(), endpoint.broken, endpoint.fin_sent);
+        self.tell(4, id, u64::from(unread), || {
+            format!("close {id}{}", if unread { ", with unread bytes" } else { "" })
+        });
+        if self.endpoints[id].connected.is_some_and(|outcome| outcome.is_err()) {
+            return;
+        }
+        if unread {
+            self.reset_other(id);
+        } else if !broken && !shut {
+            self.endpoints[id].fin_sent = true;
+            let to = self.endpoints[id].other;
+            self.post(to, Segment::Fin);
+        }
+    }
+
+    /// A server that has sent FIN waits for the peer's: a socket closed before that answers what
+    /// comes late with RST, which destroys what the peer has not read yet.
+    fn check_linger(&mut self, id: EndpointId) {
+        let end = &self.endpoints[id];
+        let Some(shut) = end.fin_sent_at.filter(|_| end.address.is_some()) else { return };
+        let gone = end.fin_received || end.broken || end.error.is_some() || end.failed;
+        if !gone && self.now < (shut + self.linger).min(self.cut_from) {
+            let waited = self.now - shut;
+            self.complain(|| format!("connection {id} was closed {waited:?} after its FIN"));
+        }
+    }
+
+    /// A call on this endpoint fails by lot.
+    pub(in crate::sim) fn fail(&mut self, id: EndpointId) {
+        self.endpoints[id].failed = true;
+    }
+
+    /// A RST goes out from `id`: what is under way to the other side is lost.
+    pub(in crate::sim) fn reset_other(&mut self, id: EndpointId) {
+        let to = self.endpoints[id].other;
+        self.endpoints[id].broken = true;
+        let other = &mut self.endpoints[to];
+        if other.closed {
+            return;
+        }
+        other.under_way.clear();
+        other.bytes_under_way = 0;
+        other.error = Some(Errno::CONNRESET);
+        other.reset = true;
+        self.tell(5, id, to as u64, || format!("reset from {id} to {to}"));
+        self.raise(to, Edge { readable: true, writable: true, read_on: true, at: Time::ZERO });
+    }
+
+    /// An abortive close: RST, whatever is unread.
+    pub(crate) fn abort(&mut self, id: EndpointId) {
+        let endpoint = &mut self.endpoints[id];
+        if !std::mem::replace(&mut endpoint.closed, true) {
+            endpoint.watch = None;
+            if std::mem::take(&mut endpoint.ours) {
+                self.descriptors_open -= 1;
+            }
+            self.reset_other(id);
+        }
+    }
+}

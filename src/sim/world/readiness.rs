@@ -1,0 +1,121 @@
+//! What is told of sockets, to whom and when: edges that are raised once and taken once, late if the
+//! lot says so. What makes a socket ready is in `connections` and `bytes`.
+
+use std::time::Duration;
+
+use super::{Edge, EndpointId, Happening, ListenerId, Watch, What, World};
+use crate::sim::marks::Mark;
+use crate::time::Time;
+
+impl World {
+    pub(super) fn raise(&mut self, id: EndpointId, edge: Edge) {
+        if self.endpoints[id].watch.is_none() {
+            return;
+        }
+        let at = self.told_at();
+        let pending = &mut self.endpoints[id].edge;
+        // What is told already is not taken back: the earlier of two times counts.
+        pending.at = if pending.any() { pending.at.min(at) } else { at };
+        pending.readable |= edge.readable;
+        pending.writable |= edge.writable;
+        pending.read_on |= edge.read_on;
+    }
+
+    pub(super) fn raise_listener(&mut self, id: ListenerId) {
+        let at = self.told_at();
+        self.listeners[id].edge = Edge { readable: true, at, ..Edge::default() };
+    }
+
+    fn told_at(&mut self) -> Time {
+        if !self.chance(self.rates.late_readiness) {
+            return self.now;
+        }
+        self.mark(Mark::LateReadiness);
+        let late = self.now + Duration::from_micros(self.rng.u64(1..5_000));
+        self.at(late, Happening::Readiness);
+        late
+    }
+
+    pub(in crate::sim) fn watch(&mut self, what: What, watch: Watch) {
+        match what {
+            What::Listener(id) => {
+                self.listeners[id].watch = Some(watch);
+                if !self.listeners[id].backlog.is_empty() {
+                    self.raise_listener(id);
+                }
+            }
+            What::Endpoint(id) => {
+                self.endpoints[id].watch = Some(watch);
+                self.endpoints[id].edge = Edge::default();
+                let edge = Edge {
+                    readable: self.can_recv(id),
+                    writable: !self.endpoints[id].connecting && self.can_send(id),
+                    read_on: self.endpoints[id].fin_received
+                        || self.endpoints[id].error.is_some()
+                        || self.endpoints[id].mark.is_some(),
+                    at: Time::ZERO,
+                };
+                if edge.any() {
+                    self.raise(id, edge);
+                }
+            }
+        }
+    }
+
+    /// Whether a wait of this worker would come back with something.
+    pub(in crate::sim) fn is_ready(&self, worker: usize) -> bool {
+        let of_worker = |watch: Option<Watch>| watch.is_some_and(|watch| watch.worker == worker);
+        let due = |edge: Edge| edge.any() && edge.at <= self.now;
+        self.endpoints.iter().any(|end| of_worker(end.watch) && due(end.edge))
+            || self.listeners.iter().any(|end| of_worker(end.watch) && due(end.edge))
+    }
+
+    /// Takes what is ready for a worker, in any order.
+    pub(in crate::sim) fn take_ready(&mut self, worker: usize) -> Vec<(u64, Edge)> {
+        let now = self.now;
+        let mut ready = Vec::new();
+        let ends = self.endpoints.iter_mut().map(|end| (end.watch, &mut end.edge));
+        let listeners = self.listeners.iter_mut().map(|end| (end.watch, &mut end.edge));
+        for (watch, edge) in ends.chain(listeners) {
+            let Some(watch) = watch.filter(|watch| watch.worker == worker) else { continue };
+            if edge.any() && edge.at <= now {
+                ready.push((watch.token, std::mem::take(edge)));
+            }
+        }
+        self.rng.shuffle(&mut ready);
+        ready
+    }
+
+    /// Puts back what was taken and not told.
+    pub(in crate::sim) fn put_back(&mut self, worker: usize, token: u64, edge: Edge) {
+        let matches = |watch: Option<Watch>| {
+            watch.is_some_and(|watch| watch.worker == worker && watch.token == token)
+        };
+        let ends = self.endpoints.iter_mut().map(|end| (end.watch, &mut end.edge));
+        let listeners = self.listeners.iter_mut().map(|end| (end.watch, &mut end.edge));
+        for (watch, pending) in ends.chain(listeners) {
+            if matches(watch) {
+                *pending = edge;
+            }
+        }
+    }
+
+    /// A watched connection of the worker, by lot.
+    pub(in crate::sim) fn any_watched(&mut self, worker: usize) -> Option<u64> {
+        let tokens: Vec<u64> = self
+            .endpoints
+            .iter()
+            .filter(|end| !end.connecting)
+            .filter_map(|end| end.watch)
+            .filter(|watch| watch.worker == worker)
+            .map(|watch| watch.token)
+            .collect();
+        (!tokens.is_empty()).then(|| tokens[self.rng.usize(0..tokens.len())])
+    }
+
+    /// Whether some connection of this worker is still watched by this token.
+    pub(in crate::sim) fn is_watched(&self, worker: usize, token: u64) -> bool {
+        let matches = |watch: Watch| watch.worker == worker && watch.token == token;
+        self.endpoints.iter().any(|end| end.watch.is_some_and(matches))
+    }
+}
