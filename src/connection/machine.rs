@@ -279,11 +279,21 @@ impl Machine {
 
     /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
     ///
-    /// To be asked until it answers [`Action::Rest`].
+    /// To be asked until it answers [`Action::Rest`]. It does so after an [`Action::Recv`] that has
+    /// to wait, so that it need not be asked then.
     #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
+        // Apart from the others: no jump table on the way of every byte.
+        if self.phase == Phase::Open {
+            return self.next_open(output);
+        }
+        self.next_ending(output)
+    }
+
+    #[cold]
+    fn next_ending(&mut self, output: bool) -> Action {
         match self.phase {
-            Phase::Open => self.next_open(output),
+            Phase::Open => unreachable!("it is not ending"),
             Phase::Finishing => self.next_finishing(output),
             Phase::Lingering => self.next_lingering(),
             Phase::Aborting => self.next_aborting(output),

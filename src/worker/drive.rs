@@ -55,7 +55,7 @@ impl<S: Service> Core<S> {
             }
             match context.machine.next(output) {
                 Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
-                    Submitted::Pending => {}
+                    Submitted::Pending => return,
                     Submitted::Ready(Outcome::Received(chain)) => {
                         budget.spend(chain.len());
                         self.received(engine, key, chain);

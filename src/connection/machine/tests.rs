@@ -228,6 +228,22 @@ fn a_resting_connection_waits_for_something() {
     }
 }
 
+/// The worker does not ask again.
+#[test]
+fn a_connection_whose_recv_has_to_wait_rests() {
+    let mut receives = 0;
+    for (machine, _) in reach().into_keys() {
+        for output in [false, true] {
+            let mut machine = machine;
+            if machine.next(output) == Action::Recv {
+                receives += 1;
+                assert_eq!(machine.next(output), Action::Rest, "{machine:?}");
+            }
+        }
+    }
+    assert!(receives > 0);
+}
+
 #[test]
 fn fin_is_never_sent_after_output_was_lost() {
     let mut resets = 0;
