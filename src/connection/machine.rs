@@ -229,7 +229,9 @@ impl Machine {
     /// If the event cannot happen in this state: the engine or the worker has broken its contract.
     #[inline]
     pub(crate) fn apply(&mut self, event: Event) {
-        assert!(self.allows(event), "{event:?} in {self:?}");
+        if !self.allows(event) {
+            self.refuse(event);
+        }
         match event {
             Event::Connected | Event::Sent => self.tx = Tx::Idle,
             Event::SendCancelled => {
@@ -262,6 +264,12 @@ impl Machine {
             Event::Finish => {}
             Event::Abort => self.abort(),
         }
+    }
+
+    /// Apart, and by value: what is only written for the message is not written for each event.
+    #[cold]
+    fn refuse(self, event: Event) -> ! {
+        panic!("{event:?} in {self:?}");
     }
 
     fn abort(&mut self) {

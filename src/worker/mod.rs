@@ -371,26 +371,25 @@ impl<S: Service> Core<S> {
     }
 }
 
-/// The part of a turn that one connection may have, so that others are served too.
-struct Budget {
-    bytes: usize,
-    operations: u32,
-}
+/// The part of a turn that one connection may have, so that others are served too, in bytes.
+struct Budget(usize);
 
 impl Budget {
     /// One full receive of the largest size, or four short ones: "read until nothing is left" was
     /// measured to let streams starve each other (99th percentile 15 to 20 ms for a median of
     /// 31 us).
-    const TURN: Budget = Budget { bytes: 64 * 1024, operations: 4 };
+    const TURN: Budget = Budget(64 * 1024);
+
+    /// What an operation costs at least, however few bytes it moves.
+    const OPERATION: usize = Budget::TURN.0 / 4;
 
     #[inline]
     fn spend(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.operations = self.operations.saturating_sub(1);
+        self.0 = self.0.saturating_sub(bytes.max(Budget::OPERATION));
     }
 
     #[inline]
     fn is_spent(&self) -> bool {
-        self.bytes == 0 || self.operations == 0
+        self.0 == 0
     }
 }
