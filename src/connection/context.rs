@@ -115,7 +115,7 @@ impl<Session> Context<Session> {
 
     /// Takes note that a Send has completed. Answers whether the service, if it wants to, is to
     /// hear that all of the output is sent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sent(&mut self, bytes: usize, mut rest: Chain, now: Time) -> bool {
         self.active_at = now;
         self.bytes_sent += bytes as u64;

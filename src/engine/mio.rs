@@ -42,6 +42,26 @@ pub struct MioEngine<S: Sys> {
     cancelled: VecDeque<Key>,
 }
 
+/// Why a Recv has brought no bytes.
+enum NoBytes {
+    /// It goes on waiting.
+    Yet,
+    Ended,
+    NoBuffer,
+    Failed(Errno),
+}
+
+impl NoBytes {
+    fn outcome<Socket>(self) -> Option<Outcome<Socket>> {
+        match self {
+            NoBytes::Yet => None,
+            NoBytes::Ended => Some(Outcome::Ended),
+            NoBytes::NoBuffer => Some(Outcome::NoBuffer),
+            NoBytes::Failed(error) => Some(Outcome::Failed(error)),
+        }
+    }
+}
+
 /// A socket and what is known of it.
 struct Slot<Socket> {
     socket: Option<Socket>,
@@ -149,20 +169,16 @@ impl<S: Sys> MioEngine<S> {
         (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
     }
 
-    /// Tries the Recv in flight; `None` if it has to go on waiting.
+    /// Tries the Recv in flight.
     #[inline(always)]
-    fn try_recv(
-        sys: &mut S,
-        pool: &Pool,
-        slot: &mut Slot<S::Socket>,
-    ) -> Option<Outcome<S::Socket>> {
+    fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
         if !slot.readable || slot.receiving == 0 {
-            return None;
+            return Err(NoBytes::Yet);
         }
-        let socket = slot.socket.as_ref()?;
+        let Some(socket) = &slot.socket else { return Err(NoBytes::Yet) };
         let Some(lease) = pool.lease() else {
             slot.receiving = 0;
-            return Some(Outcome::NoBuffer);
+            return Err(NoBytes::NoBuffer);
         };
         let received = match slot.receiving {
             1 => recv_one(sys, socket, lease),
@@ -172,16 +188,16 @@ impl<S: Sys> MioEngine<S> {
             Ok((chain, room)) => {
                 slot.receiving = 0;
                 slot.readable = chain.len() == room || slot.read_on;
-                Some(if chain.is_empty() { Outcome::Ended } else { Outcome::Received(chain) })
+                if chain.is_empty() { Err(NoBytes::Ended) } else { Ok(chain) }
             }
             Err(Errno::AGAIN) => {
                 slot.readable = false;
                 slot.read_on = false;
-                None
+                Err(NoBytes::Yet)
             }
             Err(error) => {
                 slot.receiving = 0;
-                Some(Outcome::Failed(error))
+                Err(NoBytes::Failed(error))
             }
         }
     }
@@ -192,21 +208,22 @@ impl<S: Sys> MioEngine<S> {
         sys: &mut S,
         slot: &mut Slot<S::Socket>,
         mut chain: Chain,
-    ) -> Option<Outcome<S::Socket>> {
-        let socket = slot.socket.as_ref()?;
-        if slot.writable {
+    ) -> Result<Option<(usize, Chain)>, Errno> {
+        if slot.writable
+            && let Some(socket) = &slot.socket
+        {
             match send_some(sys, socket, &chain) {
                 Ok((count, offered)) => {
                     slot.writable = count == offered;
                     chain.consume(count);
-                    return Some(Outcome::Sent { bytes: count, rest: chain });
+                    return Ok(Some((count, chain)));
                 }
                 Err(Errno::AGAIN) => slot.writable = false,
-                Err(error) => return Some(Outcome::Failed(error)),
+                Err(error) => return Err(error),
             }
         }
         slot.sending = Some(chain);
-        None
+        Ok(None)
     }
 
     /// Tries the Connect in flight, of which the system has said something.
@@ -346,20 +363,16 @@ impl<S: Sys> MioEngine<S> {
                 OpKind::Cancel => Outcome::Done,
                 _ => Outcome::Cancelled,
             };
-            sink.complete(self, Completion { key, outcome });
+            self.tell(key, key.op(), Some(outcome), sink);
         }
     }
 
     /// Completes what the readiness of one socket makes possible.
-    #[inline]
+    #[inline(always)]
     fn on_ready(&mut self, readiness: Readiness, sink: &mut impl Sink<Self>) {
         let key = Key::from_bits(readiness.token);
         if let Some(index) = key.listener_index() {
-            self.listeners[index].readable |= readiness.readable;
-            if let Some(outcome) = self.try_accept(index) {
-                sink.complete(self, Completion { key: key.with(OpKind::Accept), outcome });
-            }
-            return;
+            return self.listener_ready(index, readiness.readable, sink);
         }
         let Some(slot) = self.find(key) else {
             return; // The connection is gone, and its slot free or in other hands.
@@ -367,32 +380,68 @@ impl<S: Sys> MioEngine<S> {
         slot.readable |= readiness.readable;
         slot.writable |= readiness.writable;
         slot.read_on |= readiness.read_on;
-        if slot.connecting {
-            if let Some(outcome) = self.try_connect(key) {
-                sink.complete(self, Completion { key: key.with(OpKind::Connect), outcome });
-            }
-            return;
+        if slot.connecting || slot.sending.is_some() {
+            return self.unblocked(key, sink);
         }
-        // Sending first: it gives leases back, and what it sends was received before.
-        if slot.sending.is_some() && self.send_ready(key, sink).is_none() {
-            return;
-        }
+        self.recv_ready(key, sink);
+    }
+
+    /// Goes on with a Recv that had to wait.
+    #[inline(always)]
+    fn recv_ready(&mut self, key: Key, sink: &mut impl Sink<Self>) {
         let slot = &mut self.sockets[key.slot() as usize];
-        if let Some(outcome) = Self::try_recv(&mut self.sys, &self.pool, slot) {
-            sink.complete(self, Completion { key: key.with(OpKind::Recv), outcome });
+        match Self::try_recv(&mut self.sys, &self.pool, slot) {
+            Ok(chain) => sink.received(self, key, chain),
+            Err(NoBytes::Yet) => {}
+            Err(why) => self.tell(key, OpKind::Recv, why.outcome(), sink),
         }
     }
 
-    /// Goes on with a Send that had to wait. `None` if the connection has been closed over it, and
-    /// another may have its slot.
     #[inline(never)]
-    fn send_ready(&mut self, key: Key, sink: &mut impl Sink<Self>) -> Option<()> {
+    fn listener_ready(&mut self, index: usize, readable: bool, sink: &mut impl Sink<Self>) {
+        self.listeners[index].readable |= readable;
+        let outcome = self.try_accept(index);
+        self.tell(Key::listener(index), OpKind::Accept, outcome, sink);
+    }
+
+    /// Goes on with a Connect or a Send that had to wait, and then with the Recv: sending gives
+    /// leases back, and what it sends was received before.
+    #[inline(never)]
+    fn unblocked(&mut self, key: Key, sink: &mut impl Sink<Self>) {
         let slot = &mut self.sockets[key.slot() as usize];
-        let chain = slot.sending.take()?;
-        if let Some(outcome) = Self::try_send(&mut self.sys, slot, chain) {
-            sink.complete(self, Completion { key: key.with(OpKind::Send), outcome });
+        if slot.connecting {
+            let outcome = self.try_connect(key);
+            return self.tell(key, OpKind::Connect, outcome, sink);
         }
-        self.find(key).map(|_| ())
+        if let Some(chain) = slot.sending.take() {
+            let sent = Self::try_send(&mut self.sys, slot, chain);
+            self.tell(key, OpKind::Send, sent_outcome(sent), sink);
+        }
+        // The connection may have been closed over it, and another have its slot.
+        if self.find(key).is_some() {
+            self.recv_ready(key, sink);
+        }
+    }
+
+    /// Tells of an operation, if it has ended.
+    #[inline(never)]
+    fn tell(
+        &mut self,
+        key: Key,
+        op: OpKind,
+        outcome: Option<Outcome<S::Socket>>,
+        sink: &mut impl Sink<Self>,
+    ) {
+        if let Some(outcome) = outcome {
+            sink.complete(self, Completion { key: key.with(op), outcome });
+        }
+    }
+}
+
+fn sent_outcome<Socket>(sent: Result<Option<(usize, Chain)>, Errno>) -> Option<Outcome<Socket>> {
+    match sent {
+        Ok(sent) => sent.map(|(bytes, rest)| Outcome::Sent { bytes, rest }),
+        Err(error) => Some(Outcome::Failed(error)),
     }
 }
 
@@ -525,15 +574,21 @@ impl<S: Sys> Engine for MioEngine<S> {
                 let slot = known(&mut self.sockets, key);
                 assert!(most > 0 && slot.receiving == 0, "two receives at once");
                 slot.receiving = most;
-                Submitted::from(Self::try_recv(&mut self.sys, &self.pool, slot))
+                match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                    Ok(chain) => Submitted::Ready(Outcome::Received(chain)),
+                    Err(why) => Submitted::from(why.outcome()),
+                }
             }
-            Op::Send(chain) => {
-                let slot = known(&mut self.sockets, key);
-                assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
-                Submitted::from(Self::try_send(&mut self.sys, slot, chain))
-            }
+            Op::Send(chain) => Submitted::from(sent_outcome(self.send(key, chain))),
             rare => self.submit_rarely(key, rare),
         }
+    }
+
+    #[inline(always)]
+    fn send(&mut self, key: Key, chain: Chain) -> Result<Option<(usize, Chain)>, Errno> {
+        let slot = known(&mut self.sockets, key);
+        assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
+        Self::try_send(&mut self.sys, slot, chain)
     }
 
     fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {

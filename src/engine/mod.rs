@@ -25,7 +25,7 @@ use std::task::Waker;
 
 use crate::buffer::Chain;
 use crate::error::Errno;
-use crate::key::Key;
+use crate::key::{Key, OpKind};
 use crate::permits::Permit;
 use crate::service::ConnectTo;
 use crate::time::Time;
@@ -128,6 +128,14 @@ pub trait Sink<E: Engine> {
 
     /// An operation that was pending has ended.
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
+
+    /// The same for a Recv that has brought bytes, the most frequent by far: without an [`Outcome`]
+    /// around them, whose size is that of the largest.
+    #[inline]
+    fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
+        let (key, outcome) = (key.with(OpKind::Recv), Outcome::Received(chain));
+        self.complete(engine, Completion { key, outcome });
+    }
 }
 
 /// Does the I/O of one worker.
@@ -156,6 +164,21 @@ pub trait Engine: Sized {
 
     /// Begins an operation. The key's own operation is ignored; `op` says it.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
+
+    /// The same for a Send, without an [`Op`] and an [`Outcome`] around the chain: how many bytes
+    /// were sent and what was not, or `None` if the sink will hear of it.
+    ///
+    /// # Errors
+    /// Those of the system call: [`Outcome::Failed`].
+    #[inline]
+    fn send(&mut self, key: Key, chain: Chain) -> Result<Option<(usize, Chain)>, Errno> {
+        match self.submit(key, Op::Send(chain)) {
+            Submitted::Pending => Ok(None),
+            Submitted::Ready(Outcome::Sent { bytes, rest }) => Ok(Some((bytes, rest))),
+            Submitted::Ready(Outcome::Failed(error)) => Err(error),
+            Submitted::Ready(other) => panic!("a Send ended at once with {other:?}"),
+        }
+    }
 
     /// Waits until something completes, the waker is used or the deadline is reached, and hands
     /// what has completed to the sink. `None` waits without limit, [`Time::ZERO`] not at all.

@@ -11,6 +11,7 @@ use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::key::{Key, OpKind};
 use crate::service::{Answer, Connection, Service};
+use crate::stats::Counters;
 use crate::time::Time;
 
 impl<S: Service> Core<S> {
@@ -22,8 +23,16 @@ impl<S: Service> Core<S> {
         self.drive_on(engine, key, Budget::TURN);
     }
 
-    /// The same after an operation that was pending has completed.
+    /// The same after a Recv that was pending has brought bytes: how an echo begins.
     #[inline(always)]
+    pub(super) fn drive_received<E: Engine>(&mut self, engine: &mut E, key: Key, chain: Chain) {
+        let mut budget = Budget::TURN;
+        budget.spend(chain.len());
+        self.received(engine, key, chain);
+        self.drive_on(engine, key, budget);
+    }
+
+    /// The same after another operation that was pending has completed.
     pub(super) fn drive_completed<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -31,23 +40,22 @@ impl<S: Service> Core<S> {
         op: OpKind,
         outcome: Outcome<E::Socket>,
     ) {
-        let mut budget = Budget::TURN;
         match outcome {
-            Outcome::Received(chain) => {
-                budget.spend(chain.len());
-                self.received(engine, key, chain);
-            }
+            Outcome::Received(chain) => return self.drive_received(engine, key, chain),
             Outcome::Sent { bytes, rest } => {
                 self.unstall(key);
-                self.sent(engine, key, bytes, rest);
+                let context = self.table.known_mut(key);
+                let all_sent = sent(context, &self.counters, bytes, rest, self.now);
+                self.tell_sent(engine, key, all_sent);
             }
             other => self.completed(engine, key, op, other),
         }
-        self.drive_on(engine, key, budget);
+        self.drive(engine, key);
     }
 
     /// The two operations of an echo stand here with their completions; the compiler makes one
     /// straight path out of them. Everything else is rare.
+    #[inline(always)]
     fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
         loop {
             let context = self.table.known_mut(key);
@@ -66,13 +74,14 @@ impl<S: Service> Core<S> {
                     }
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
                 },
-                Action::Send => match engine.submit(key, Op::Send(context.output.take())) {
-                    Submitted::Pending => self.stall(engine, key),
-                    Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                Action::Send => match engine.send(key, context.output.take()) {
+                    Ok(None) => self.stall(engine, key),
+                    Ok(Some((bytes, rest))) => {
                         budget.spend(bytes);
-                        self.sent(engine, key, bytes, rest);
+                        let all_sent = sent(context, &self.counters, bytes, rest, self.now);
+                        self.tell_sent(engine, key, all_sent);
                     }
-                    Submitted::Ready(other) => self.completed(engine, key, OpKind::Send, other),
+                    Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
                 },
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
@@ -183,12 +192,10 @@ impl<S: Service> Core<S> {
         self.carry_out(key, CloseReason::Service, asked);
     }
 
-    #[inline(always)]
-    fn sent<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize, rest: Chain) {
-        self.counters.sends.add(1);
-        self.counters.bytes_sent.add(bytes as u64);
-        let all = self.table.known_mut(key).sent(bytes, rest, self.now);
-        if S::HEARS_SENT && all {
+    /// Tells the service that its output is sent, if all is and it wants to hear of it.
+    #[inline]
+    fn tell_sent<E: Engine>(&mut self, engine: &mut E, key: Key, all_sent: bool) {
+        if S::HEARS_SENT && all_sent {
             self.ask(engine, key, CloseReason::Service, S::sent);
         }
     }
@@ -219,8 +226,8 @@ impl<S: Service> Core<S> {
     /// Does what the service has answered.
     #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, asked: Asked) {
-        if asked.answer != Answer::Continue {
-            self.change_course(key, reason, asked.answer);
+        if let Some(answer) = asked.otherwise {
+            self.change_course(key, reason, answer);
         }
         if asked.holds {
             self.holds_back(key, asked.input_before);
@@ -348,9 +355,24 @@ impl<S: Service> Core<S> {
     }
 }
 
+/// Takes note of bytes that were sent. Answers whether all of the output is.
+#[inline]
+fn sent<Session>(
+    context: &mut Context<Session>,
+    counters: &Counters,
+    bytes: usize,
+    rest: Chain,
+    now: Time,
+) -> bool {
+    counters.sends.add(1);
+    counters.bytes_sent.add(bytes as u64);
+    context.sent(bytes, rest, now)
+}
+
 /// What came of asking the service.
 struct Asked {
-    answer: Answer,
+    /// Its answer, if that is not to go on.
+    otherwise: Option<Answer>,
     /// Whether there is input left that it may go on to hold, or was.
     holds: bool,
     /// What input there was before, in bytes.
@@ -375,7 +397,11 @@ fn ask<S: Service>(
         call(service, &mut connection, session)
     }));
     Asked {
-        answer: answer.unwrap_or(Answer::CloseFor(CloseReason::ServicePanic)),
+        otherwise: match answer {
+            Ok(Answer::Continue) => None,
+            Ok(other) => Some(other),
+            Err(_) => Some(Answer::CloseFor(CloseReason::ServicePanic)),
+        },
         holds: !context.input.is_empty() || context.holds,
         input_before,
     }
@@ -392,6 +418,9 @@ fn clock<S: Service>(service: &S, engine: &impl Engine, tag: u64, turn: Time) ->
 /// few.
 #[inline]
 fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
+    if wanted == 1 && bytes < pool.buffer_size() {
+        return 1;
+    }
     let room = usize::from(wanted) * pool.buffer_size();
     let next = if bytes == room {
         wanted.saturating_mul(2).min(most)

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::Pool;
+use crate::buffer::{Chain, Pool};
 use crate::clients::Directory;
 use crate::connection::{Context, Table};
 use crate::crew::Mailboxes;
@@ -273,13 +273,18 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
         self.now = now;
     }
 
-    #[inline(always)]
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>) {
         let Completion { key, outcome } = completion;
         match key.listener_index() {
             Some(index) => self.listener_completed(engine, index, key.op(), outcome),
             None => self.drive_completed(engine, key.socket(), key.op(), outcome),
         }
+        self.serve_waiters(engine);
+    }
+
+    #[inline(always)]
+    fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
+        self.drive_received(engine, key.socket(), chain);
         self.serve_waiters(engine);
     }
 }
