@@ -113,19 +113,20 @@ impl<Session> Context<Session> {
         (connection, &mut self.session)
     }
 
-    /// Takes note that a Send has completed. Answers whether the service, if it wants to, is to
-    /// hear that all of the output is sent.
-    #[inline(always)]
-    pub(crate) fn sent(&mut self, bytes: usize, mut rest: Chain, now: Time) -> bool {
+    /// Takes note that a Send has completed; what it has left is on the output. Answers whether the
+    /// service, if it wants to, is to hear that all is sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, bytes: usize, now: Time) -> bool {
         self.active_at = now;
         self.bytes_sent += bytes as u64;
         self.machine.apply(Event::Sent);
-        if rest.is_empty() {
-            return self.output.is_empty() && self.machine.delivers();
-        }
+        self.output.is_empty() && self.machine.delivers()
+    }
+
+    /// Puts what a Send that had to wait has left before what came onto the output meanwhile.
+    pub(crate) fn put_back(&mut self, mut rest: Chain) {
         rest.append(&mut self.output);
         self.output = rest;
-        false
     }
 
     /// Whether the connection ever was there.

@@ -51,6 +51,15 @@ enum NoBytes {
     Failed(Errno),
 }
 
+impl From<Errno> for NoBytes {
+    fn from(error: Errno) -> NoBytes {
+        match error {
+            Errno::AGAIN => NoBytes::Yet,
+            error => NoBytes::Failed(error),
+        }
+    }
+}
+
 impl NoBytes {
     fn outcome<Socket>(self) -> Option<Outcome<Socket>> {
         match self {
@@ -162,13 +171,6 @@ impl<S: Sys> MioEngine<S> {
         Ok(())
     }
 
-    /// The socket with this key, if it still has its slot.
-    #[inline]
-    fn find(&mut self, key: Key) -> Option<&mut Slot<S::Socket>> {
-        let slot = self.sockets.get_mut(key.slot() as usize)?;
-        (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
-    }
-
     /// Tries the Recv in flight.
     #[inline(always)]
     fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
@@ -188,41 +190,45 @@ impl<S: Sys> MioEngine<S> {
             Ok((chain, room)) => {
                 slot.receiving = 0;
                 slot.readable = chain.len() == room || slot.read_on;
-                if chain.is_empty() { Err(NoBytes::Ended) } else { Ok(chain) }
+                Ok(chain)
             }
-            Err(Errno::AGAIN) => {
+            Err(NoBytes::Yet) => {
                 slot.readable = false;
                 slot.read_on = false;
                 Err(NoBytes::Yet)
             }
-            Err(error) => {
+            Err(why) => {
                 slot.receiving = 0;
-                Err(NoBytes::Failed(error))
+                Err(why)
             }
         }
     }
 
-    /// Tries to send; `None` if it has to wait, and the chain is kept.
+    /// Tries to send, and takes what is sent off the chain; `None` if it has to wait, and all of the
+    /// chain is kept.
     #[inline(always)]
     fn try_send(
         sys: &mut S,
         slot: &mut Slot<S::Socket>,
-        mut chain: Chain,
-    ) -> Result<Option<(usize, Chain)>, Errno> {
+        chain: &mut Chain,
+    ) -> Result<Option<usize>, Errno> {
         if slot.writable
             && let Some(socket) = &slot.socket
         {
-            match send_some(sys, socket, &chain) {
+            match send_some(sys, socket, chain) {
                 Ok((count, offered)) => {
                     slot.writable = count == offered;
                     chain.consume(count);
-                    return Ok(Some((count, chain)));
+                    return Ok(Some(count));
                 }
                 Err(Errno::AGAIN) => slot.writable = false,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    drop(chain.take());
+                    return Err(error);
+                }
             }
         }
-        slot.sending = Some(chain);
+        slot.sending = Some(chain.take());
         Ok(None)
     }
 
@@ -339,7 +345,7 @@ impl<S: Sys> MioEngine<S> {
 
     fn close(&mut self, key: Key, how: fn(&mut S, S::Socket)) -> Submitted<S::Socket> {
         // A connection whose Connect failed at once never had a socket.
-        let Some(slot) = self.find(key) else {
+        let Some(slot) = find(&mut self.sockets, key) else {
             return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
         };
         let idle = slot.receiving == 0 && slot.sending.is_none() && !slot.connecting;
@@ -363,7 +369,7 @@ impl<S: Sys> MioEngine<S> {
                 OpKind::Cancel => Outcome::Done,
                 _ => Outcome::Cancelled,
             };
-            self.tell(key, key.op(), Some(outcome), sink);
+            self.tell(key, outcome, sink);
         }
     }
 
@@ -374,7 +380,7 @@ impl<S: Sys> MioEngine<S> {
         if let Some(index) = key.listener_index() {
             return self.listener_ready(index, readiness.readable, sink);
         }
-        let Some(slot) = self.find(key) else {
+        let Some(slot) = find(&mut self.sockets, key) else {
             return; // The connection is gone, and its slot free or in other hands.
         };
         slot.readable |= readiness.readable;
@@ -383,64 +389,67 @@ impl<S: Sys> MioEngine<S> {
         if slot.connecting || slot.sending.is_some() {
             return self.unblocked(key, sink);
         }
-        self.recv_ready(key, sink);
-    }
-
-    /// Goes on with a Recv that had to wait.
-    #[inline(always)]
-    fn recv_ready(&mut self, key: Key, sink: &mut impl Sink<Self>) {
-        let slot = &mut self.sockets[key.slot() as usize];
         match Self::try_recv(&mut self.sys, &self.pool, slot) {
             Ok(chain) => sink.received(self, key, chain),
-            Err(NoBytes::Yet) => {}
-            Err(why) => self.tell(key, OpKind::Recv, why.outcome(), sink),
+            Err(why) => self.not_received(key, why, sink),
+        }
+    }
+
+    #[inline]
+    fn not_received(&mut self, key: Key, why: NoBytes, sink: &mut impl Sink<Self>) {
+        if let Some(outcome) = why.outcome() {
+            self.tell(key.with(OpKind::Recv), outcome, sink);
         }
     }
 
     #[inline(never)]
     fn listener_ready(&mut self, index: usize, readable: bool, sink: &mut impl Sink<Self>) {
         self.listeners[index].readable |= readable;
-        let outcome = self.try_accept(index);
-        self.tell(Key::listener(index), OpKind::Accept, outcome, sink);
+        if let Some(outcome) = self.try_accept(index) {
+            self.tell(Key::listener(index).with(OpKind::Accept), outcome, sink);
+        }
     }
 
     /// Goes on with a Connect or a Send that had to wait, and then with the Recv: sending gives
     /// leases back, and what it sends was received before.
     #[inline(never)]
     fn unblocked(&mut self, key: Key, sink: &mut impl Sink<Self>) {
-        let slot = &mut self.sockets[key.slot() as usize];
+        let slot = known(&mut self.sockets, key);
         if slot.connecting {
-            let outcome = self.try_connect(key);
-            return self.tell(key, OpKind::Connect, outcome, sink);
+            if let Some(outcome) = self.try_connect(key) {
+                self.tell(key.with(OpKind::Connect), outcome, sink);
+            }
+            return;
         }
-        if let Some(chain) = slot.sending.take() {
-            let sent = Self::try_send(&mut self.sys, slot, chain);
-            self.tell(key, OpKind::Send, sent_outcome(sent), sink);
+        if let Some(mut chain) = slot.sending.take() {
+            let sent = Self::try_send(&mut self.sys, slot, &mut chain);
+            if let Some(outcome) = sent_outcome(sent, chain) {
+                self.tell(key.with(OpKind::Send), outcome, sink);
+            }
         }
         // The connection may have been closed over it, and another have its slot.
-        if self.find(key).is_some() {
-            self.recv_ready(key, sink);
+        if let Some(slot) = find(&mut self.sockets, key) {
+            match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                Ok(chain) => self.tell(key.with(OpKind::Recv), Outcome::Received(chain), sink),
+                Err(why) => self.not_received(key, why, sink),
+            }
         }
     }
 
-    /// Tells of an operation, if it has ended.
+    /// Tells of an operation that has ended.
     #[inline(never)]
-    fn tell(
-        &mut self,
-        key: Key,
-        op: OpKind,
-        outcome: Option<Outcome<S::Socket>>,
-        sink: &mut impl Sink<Self>,
-    ) {
-        if let Some(outcome) = outcome {
-            sink.complete(self, Completion { key: key.with(op), outcome });
-        }
+    fn tell(&mut self, key: Key, outcome: Outcome<S::Socket>, sink: &mut impl Sink<Self>) {
+        sink.complete(self, Completion { key, outcome });
     }
 }
 
-fn sent_outcome<Socket>(sent: Result<Option<(usize, Chain)>, Errno>) -> Option<Outcome<Socket>> {
+/// How a Send went of which this is left.
+fn sent_outcome<Socket>(
+    sent: Result<Option<usize>, Errno>,
+    rest: Chain,
+) -> Option<Outcome<Socket>> {
     match sent {
-        Ok(sent) => sent.map(|(bytes, rest)| Outcome::Sent { bytes, rest }),
+        Ok(sent) => sent.map(|bytes| Outcome::Sent { bytes, rest }),
         Err(error) => Some(Outcome::Failed(error)),
     }
 }
@@ -453,6 +462,13 @@ impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
             None => Submitted::Pending,
         }
     }
+}
+
+/// The socket with this key, if it still has its slot.
+#[inline]
+fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Socket>> {
+    let slot = sockets.get_mut(key.slot() as usize)?;
+    (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
 }
 
 /// The socket with this key, which is known to be there.
@@ -469,10 +485,13 @@ fn recv_one<S: Sys>(
     sys: &mut S,
     socket: &S::Socket,
     mut lease: Lease,
-) -> Result<(Chain, usize), Errno> {
+) -> Result<(Chain, usize), NoBytes> {
     let room = lease.spare_mut();
     let room_len = room.len();
     let count = sys.recv(socket, &mut [IoSliceMut::new(room)])?;
+    if count == 0 {
+        return Err(NoBytes::Ended);
+    }
     lease.commit(count);
     Ok((Chain::from(lease), room_len))
 }
@@ -485,7 +504,7 @@ fn recv_several<S: Sys>(
     pool: &Pool,
     first: Lease,
     most: u8,
-) -> Result<(Chain, usize), Errno> {
+) -> Result<(Chain, usize), NoBytes> {
     let mut leases: [Option<Lease>; LEASES_PER_RECV_MAX] = Default::default();
     leases[0] = Some(first);
     let mut held = 1;
@@ -508,6 +527,9 @@ fn recv_several<S: Sys>(
         lease.commit(here);
         left -= here;
         chain.push_back(lease);
+    }
+    if chain.is_empty() {
+        return Err(NoBytes::Ended);
     }
     Ok((chain, held * pool.buffer_size()))
 }
@@ -579,13 +601,16 @@ impl<S: Sys> Engine for MioEngine<S> {
                     Err(why) => Submitted::from(why.outcome()),
                 }
             }
-            Op::Send(chain) => Submitted::from(sent_outcome(self.send(key, chain))),
+            Op::Send(mut chain) => {
+                let sent = self.send(key, &mut chain);
+                Submitted::from(sent_outcome(sent, chain))
+            }
             rare => self.submit_rarely(key, rare),
         }
     }
 
     #[inline(always)]
-    fn send(&mut self, key: Key, chain: Chain) -> Result<Option<(usize, Chain)>, Errno> {
+    fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
         let slot = known(&mut self.sockets, key);
         assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
         Self::try_send(&mut self.sys, slot, chain)

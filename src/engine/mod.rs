@@ -130,7 +130,7 @@ pub trait Sink<E: Engine> {
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
 
     /// The same for a Recv that has brought bytes, the most frequent by far: without an [`Outcome`]
-    /// around them, whose size is that of the largest.
+    /// around them, whose size is that of the largest. The key is the socket's.
     #[inline]
     fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
         let (key, outcome) = (key.with(OpKind::Recv), Outcome::Received(chain));
@@ -165,16 +165,20 @@ pub trait Engine: Sized {
     /// Begins an operation. The key's own operation is ignored; `op` says it.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
 
-    /// The same for a Send, without an [`Op`] and an [`Outcome`] around the chain: how many bytes
-    /// were sent and what was not, or `None` if the sink will hear of it.
+    /// The same for a Send, without an [`Op`] and an [`Outcome`] around the chain: takes what is
+    /// sent at once off it, and answers how much that was; or takes all of it and answers `None`,
+    /// and the sink will hear of it.
     ///
     /// # Errors
-    /// Those of the system call: [`Outcome::Failed`].
+    /// Those of the system call: [`Outcome::Failed`]. Nothing is left of the chain then.
     #[inline]
-    fn send(&mut self, key: Key, chain: Chain) -> Result<Option<(usize, Chain)>, Errno> {
-        match self.submit(key, Op::Send(chain)) {
+    fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
+        match self.submit(key, Op::Send(chain.take())) {
             Submitted::Pending => Ok(None),
-            Submitted::Ready(Outcome::Sent { bytes, rest }) => Ok(Some((bytes, rest))),
+            Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                *chain = rest;
+                Ok(Some(bytes))
+            }
             Submitted::Ready(Outcome::Failed(error)) => Err(error),
             Submitted::Ready(other) => panic!("a Send ended at once with {other:?}"),
         }

@@ -45,7 +45,8 @@ impl<S: Service> Core<S> {
             Outcome::Sent { bytes, rest } => {
                 self.unstall(key);
                 let context = self.table.known_mut(key);
-                let all_sent = sent(context, &self.counters, bytes, rest, self.now);
+                context.put_back(rest);
+                let all_sent = sent(context, &self.counters, bytes, self.now);
                 self.tell_sent(engine, key, all_sent);
             }
             other => self.completed(engine, key, op, other),
@@ -74,11 +75,11 @@ impl<S: Service> Core<S> {
                     }
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
                 },
-                Action::Send => match engine.send(key, context.output.take()) {
+                Action::Send => match engine.send(key, &mut context.output) {
                     Ok(None) => self.stall(engine, key),
-                    Ok(Some((bytes, rest))) => {
+                    Ok(Some(bytes)) => {
                         budget.spend(bytes);
-                        let all_sent = sent(context, &self.counters, bytes, rest, self.now);
+                        let all_sent = sent(context, &self.counters, bytes, self.now);
                         self.tell_sent(engine, key, all_sent);
                     }
                     Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
@@ -356,17 +357,16 @@ impl<S: Service> Core<S> {
 }
 
 /// Takes note of bytes that were sent. Answers whether all of the output is.
-#[inline]
+#[inline(always)]
 fn sent<Session>(
     context: &mut Context<Session>,
     counters: &Counters,
     bytes: usize,
-    rest: Chain,
     now: Time,
 ) -> bool {
     counters.sends.add(1);
     counters.bytes_sent.add(bytes as u64);
-    context.sent(bytes, rest, now)
+    context.sent(bytes, now)
 }
 
 /// What came of asking the service.

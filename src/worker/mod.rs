@@ -284,7 +284,7 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
 
     #[inline(always)]
     fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
-        self.drive_received(engine, key.socket(), chain);
+        self.drive_received(engine, key, chain);
         self.serve_waiters(engine);
     }
 }
@@ -377,7 +377,7 @@ impl<S: Service> Core<S> {
 }
 
 /// The part of a turn that one connection may have, so that others are served too, in bytes.
-struct Budget(usize);
+struct Budget(isize);
 
 impl Budget {
     /// One full receive of the largest size, or four short ones: "read until nothing is left" was
@@ -386,15 +386,15 @@ impl Budget {
     const TURN: Budget = Budget(64 * 1024);
 
     /// What an operation costs at least, however few bytes it moves.
-    const OPERATION: usize = Budget::TURN.0 / 4;
+    const OPERATION: isize = Budget::TURN.0 / 4;
 
     #[inline]
     fn spend(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_sub(bytes.max(Budget::OPERATION));
+        self.0 -= (bytes as isize).max(Budget::OPERATION);
     }
 
     #[inline]
     fn is_spent(&self) -> bool {
-        self.0 == 0
+        self.0 <= 0
     }
 }
