@@ -311,22 +311,29 @@ impl Machine {
 
     #[inline]
     fn next_open(&mut self, output: bool) -> Action {
-        if self.tx == Tx::Idle && output {
-            self.tx = Tx::Sending;
-            return Action::Send;
+        match self.tx {
+            Tx::Idle if output => {
+                self.tx = Tx::Sending;
+                Action::Send
+            }
+            Tx::Idle if self.half_close => {
+                self.tx = Tx::ShuttingDown;
+                Action::Shutdown
+            }
+            Tx::Idle | Tx::Shut => self.receive(),
+            Tx::Sending if self.full_duplex => self.receive(),
+            // No read while a send is pending: a client that does not read is not read from.
+            Tx::Sending | Tx::Connecting | Tx::ShuttingDown => Action::Rest,
         }
-        if self.tx == Tx::Idle && self.half_close {
-            self.tx = Tx::ShuttingDown;
-            return Action::Shutdown;
+    }
+
+    #[inline]
+    fn receive(&mut self) -> Action {
+        if self.rx != Rx::Idle || self.paused {
+            return Action::Rest;
         }
-        // No read while a send is pending: a client that does not read is not read from.
-        let may_read =
-            matches!(self.tx, Tx::Idle | Tx::Shut) || (self.full_duplex && self.tx == Tx::Sending);
-        if self.rx == Rx::Idle && may_read && !self.paused {
-            self.rx = Rx::Receiving;
-            return Action::Recv;
-        }
-        Action::Rest
+        self.rx = Rx::Receiving;
+        Action::Recv
     }
 
     fn next_finishing(&mut self, output: bool) -> Action {

@@ -174,7 +174,8 @@ impl<S: Sys> MioEngine<S> {
     /// Tries the Recv in flight.
     #[inline(always)]
     fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
-        if !slot.readable || slot.receiving == 0 {
+        let most = slot.receiving;
+        if !slot.readable || most == 0 {
             return Err(NoBytes::Yet);
         }
         let Some(socket) = &slot.socket else { return Err(NoBytes::Yet) };
@@ -182,9 +183,9 @@ impl<S: Sys> MioEngine<S> {
             slot.receiving = 0;
             return Err(NoBytes::NoBuffer);
         };
-        let received = match slot.receiving {
+        let received = match most {
             1 => recv_one(sys, socket, lease),
-            most => recv_several(sys, socket, pool, lease, most),
+            _ => recv_several(sys, socket, pool, lease, most),
         };
         match received {
             Ok((chain, room)) => {
@@ -386,8 +387,10 @@ impl<S: Sys> MioEngine<S> {
         slot.readable |= readiness.readable;
         slot.writable |= readiness.writable;
         slot.read_on |= readiness.read_on;
-        if slot.connecting || slot.sending.is_some() {
-            return self.unblocked(key, sink);
+        // A Recv into one buffer with nothing beside it, which is how an echo begins, has a short way
+        // of its own.
+        if slot.connecting || slot.sending.is_some() || slot.receiving > 1 {
+            return self.go_on(key, sink);
         }
         match Self::try_recv(&mut self.sys, &self.pool, slot) {
             Ok(chain) => sink.received(self, key, chain),
@@ -410,10 +413,10 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    /// Goes on with a Connect or a Send that had to wait, and then with the Recv: sending gives
-    /// leases back, and what it sends was received before.
+    /// Goes on with all that had to wait. With the Send first: it gives leases back, and what it
+    /// sends was received before.
     #[inline(never)]
-    fn unblocked(&mut self, key: Key, sink: &mut impl Sink<Self>) {
+    fn go_on(&mut self, key: Key, sink: &mut impl Sink<Self>) {
         let slot = known(&mut self.sockets, key);
         if slot.connecting {
             if let Some(outcome) = self.try_connect(key) {

@@ -175,8 +175,11 @@ impl<S: Service> Core<S> {
     fn received<E: Engine>(&mut self, engine: &mut E, key: Key, mut chain: Chain) {
         let bytes = chain.len();
         let context = self.table.known_mut(key);
-        let most = self.rules.leases_per_connection_max;
-        context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
+        // One buffer that was not filled: the next is one too.
+        if context.leases_wanted > 1 || bytes >= self.pool.buffer_size() {
+            let most = self.rules.leases_per_connection_max;
+            context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
+        }
         context.active_at = self.now;
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
@@ -418,9 +421,6 @@ fn clock<S: Service>(service: &S, engine: &impl Engine, tag: u64, turn: Time) ->
 /// few.
 #[inline]
 fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
-    if wanted == 1 && bytes < pool.buffer_size() {
-        return 1;
-    }
     let room = usize::from(wanted) * pool.buffer_size();
     let next = if bytes == room {
         wanted.saturating_mul(2).min(most)
