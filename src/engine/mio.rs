@@ -216,8 +216,9 @@ impl<S: Sys> MioEngine<S> {
         if slot.writable
             && let Some(socket) = &slot.socket
         {
+            let offered = offered(chain);
             match send_some(sys, socket, chain) {
-                Ok((count, offered)) => {
+                Ok(count) => {
                     slot.writable = count == offered;
                     chain.consume(count);
                     return Ok(Some(count));
@@ -537,37 +538,33 @@ fn recv_several<S: Sys>(
     Ok((chain, held * pool.buffer_size()))
 }
 
-/// Sends the begin of a chain with one call. Answers how much was taken of how much.
-#[inline(always)]
-fn send_some<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    chain: &Chain,
-) -> Result<(usize, usize), Errno> {
-    if chain.leases() == 1 {
-        let slice = chain.first_slice();
-        let count = sys.send(socket, &[IoSlice::new(slice)])?;
-        return Ok((count, slice.len()));
+/// How much of a chain one send can take, in bytes.
+#[inline]
+fn offered(chain: &Chain) -> usize {
+    match chain.leases() {
+        0..=SLICES_PER_SEND => chain.len(),
+        _ => chain.slices().take(SLICES_PER_SEND).map(<[u8]>::len).sum(),
     }
-    send_several(sys, socket, chain)
+}
+
+/// Sends the begin of a chain with one call. Answers how much was taken.
+#[inline(always)]
+fn send_some<S: Sys>(sys: &mut S, socket: &S::Socket, chain: &Chain) -> Result<usize, Errno> {
+    match chain.leases() {
+        1 => sys.send(socket, &[IoSlice::new(chain.first_slice())]),
+        _ => send_several(sys, socket, chain),
+    }
 }
 
 #[inline(never)]
-fn send_several<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    chain: &Chain,
-) -> Result<(usize, usize), Errno> {
+fn send_several<S: Sys>(sys: &mut S, socket: &S::Socket, chain: &Chain) -> Result<usize, Errno> {
     let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
     let mut used = 0;
-    let mut offered = 0;
     for (slot, slice) in slices.iter_mut().zip(chain.slices()) {
         *slot = IoSlice::new(slice);
-        offered += slice.len();
         used += 1;
     }
-    let count = sys.send(socket, &slices[..used])?;
-    Ok((count, offered))
+    sys.send(socket, &slices[..used])
 }
 
 impl<S: Sys> Engine for MioEngine<S> {
@@ -615,7 +612,8 @@ impl<S: Sys> Engine for MioEngine<S> {
     #[inline(always)]
     fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
         let slot = known(&mut self.sockets, key);
-        assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
+        assert!(slot.sending.is_none(), "two sends at once");
+        assert!(!chain.is_empty(), "a send of nothing");
         Self::try_send(&mut self.sys, slot, chain)
     }
 

@@ -322,10 +322,13 @@ impl<S: Service> Core<S> {
             return Some(Time::ZERO);
         }
         let drain = self.drain.as_ref().map(|drain| drain.deadline);
-        [self.wheel.next(), self.service_turn, self.next_shed(), self.next_accept(), drain]
-            .into_iter()
-            .flatten()
-            .min()
+        let at = |time: Option<Time>| time.unwrap_or(Time::MAX);
+        let first = at(self.wheel.next())
+            .min(at(self.service_turn))
+            .min(at(self.next_shed()))
+            .min(at(self.next_accept()))
+            .min(at(drain));
+        (first != Time::MAX).then_some(first)
     }
 
     /// Lets the service act of its own accord.
