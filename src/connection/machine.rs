@@ -311,15 +311,24 @@ impl Machine {
 
     #[inline]
     fn next_open(&mut self, output: bool) -> Action {
+        if self.tx != Tx::Idle {
+            return self.next_receive_only();
+        }
+        if output {
+            self.tx = Tx::Sending;
+            return Action::Send;
+        }
+        if self.half_close {
+            self.tx = Tx::ShuttingDown;
+            return Action::Shutdown;
+        }
+        self.receive()
+    }
+
+    /// The sending side is busy, or shut. Apart, as the other phases are.
+    #[inline(never)]
+    fn next_receive_only(&mut self) -> Action {
         match self.tx {
-            Tx::Idle if output => {
-                self.tx = Tx::Sending;
-                Action::Send
-            }
-            Tx::Idle if self.half_close => {
-                self.tx = Tx::ShuttingDown;
-                Action::Shutdown
-            }
             Tx::Idle | Tx::Shut => self.receive(),
             Tx::Sending if self.full_duplex => self.receive(),
             // No read while a send is pending: a client that does not read is not read from.
