@@ -10,12 +10,11 @@
 //! * A send is tried at once, and waited for only after it took less than it was given.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Completion, Engine, LEASES_PER_RECV_MAX, Op, Outcome, Sink, Submitted};
-use crate::buffer::{Chain, Lease, Pool};
+use super::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::buffer::{Chain, Pool};
 use crate::endpoint::canonical;
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
@@ -23,8 +22,9 @@ use crate::permits::Permits;
 use crate::sys::{Readiness, Sys};
 use crate::time::Time;
 
-/// Slices given to one send. A longer chain takes several calls.
-const SLICES_PER_SEND: usize = 16;
+mod transfer;
+
+use transfer::{NoBytes, offered, recv_one, recv_several, send_some};
 
 /// How many operations a Cancel can end on one socket, itself included: Connect or Send, Recv.
 const CANCELS_PER_SLOT: usize = 3;
@@ -40,35 +40,6 @@ pub struct MioEngine<S: Sys> {
     ready: Vec<Readiness>,
     /// Ended by Cancel, and not yet told.
     cancelled: VecDeque<Key>,
-}
-
-/// Why a Recv has brought no bytes.
-enum NoBytes {
-    /// It goes on waiting.
-    Yet,
-    Ended,
-    NoBuffer,
-    Failed(Errno),
-}
-
-impl From<Errno> for NoBytes {
-    fn from(error: Errno) -> NoBytes {
-        match error {
-            Errno::AGAIN => NoBytes::Yet,
-            error => NoBytes::Failed(error),
-        }
-    }
-}
-
-impl NoBytes {
-    fn outcome<Socket>(self) -> Option<Outcome<Socket>> {
-        match self {
-            NoBytes::Yet => None,
-            NoBytes::Ended => Some(Outcome::Ended),
-            NoBytes::NoBuffer => Some(Outcome::NoBuffer),
-            NoBytes::Failed(error) => Some(Outcome::Failed(error)),
-        }
-    }
 }
 
 /// A socket and what is known of it.
@@ -481,90 +452,6 @@ fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
     debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier use");
     slot
-}
-
-/// Fills one buffer. Answers what came, and how much there was room for.
-#[inline(always)]
-fn recv_one<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    mut lease: Lease,
-) -> Result<(Chain, usize), NoBytes> {
-    let room = lease.spare_mut();
-    let room_len = room.len();
-    let count = sys.recv(socket, &mut [IoSliceMut::new(room)])?;
-    if count == 0 {
-        return Err(NoBytes::Ended);
-    }
-    lease.commit(count);
-    Ok((Chain::from(lease), room_len))
-}
-
-/// Fills up to `most` buffers with one call. If the pool has fewer, it is fewer.
-#[inline(never)]
-fn recv_several<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    pool: &Pool,
-    first: Lease,
-    most: u8,
-) -> Result<(Chain, usize), NoBytes> {
-    let mut leases: [Option<Lease>; LEASES_PER_RECV_MAX] = Default::default();
-    leases[0] = Some(first);
-    let mut held = 1;
-    while held < (most as usize).min(LEASES_PER_RECV_MAX) {
-        leases[held] = pool.lease();
-        if leases[held].is_none() {
-            break;
-        }
-        held += 1;
-    }
-    let mut slices: [IoSliceMut<'_>; LEASES_PER_RECV_MAX] =
-        std::array::from_fn(|_| IoSliceMut::new(&mut []));
-    for (slice, lease) in slices.iter_mut().zip(leases[..held].iter_mut().flatten()) {
-        *slice = IoSliceMut::new(lease.spare_mut());
-    }
-    let mut left = sys.recv(socket, &mut slices[..held])?;
-    let mut chain = Chain::new(pool);
-    for mut lease in leases.into_iter().flatten() {
-        let here = left.min(pool.buffer_size());
-        lease.commit(here);
-        left -= here;
-        chain.push_back(lease);
-    }
-    if chain.is_empty() {
-        return Err(NoBytes::Ended);
-    }
-    Ok((chain, held * pool.buffer_size()))
-}
-
-/// How much of a chain one send can take, in bytes.
-#[inline]
-fn offered(chain: &Chain) -> usize {
-    match chain.leases() {
-        0..=SLICES_PER_SEND => chain.len(),
-        _ => chain.slices().take(SLICES_PER_SEND).map(<[u8]>::len).sum(),
-    }
-}
-
-/// Sends the begin of a chain with one call. Answers how much was taken.
-#[inline(always)]
-fn send_some<S: Sys>(sys: &mut S, socket: &S::Socket, chain: &Chain) -> Result<usize, Errno> {
-    match chain.leases() {
-        1 => sys.send(socket, &[IoSlice::new(chain.first_slice())]),
-        _ => send_several(sys, socket, chain),
-    }
-}
-
-#[inline(never)]
-fn send_several<S: Sys>(sys: &mut S, socket: &S::Socket, chain: &Chain) -> Result<usize, Errno> {
-    let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
-    let mut used = 0;
-    for (slot, slice) in slices.iter_mut().zip(chain.slices()) {
-        *slot = IoSlice::new(slice);
-        used += 1;
-    }
-    sys.send(socket, &slices[..used])
 }
 
 impl<S: Sys> Engine for MioEngine<S> {
