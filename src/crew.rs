@@ -139,11 +139,15 @@ impl Mailboxes {
         self.mailboxes[worker].closed.load(Ordering::Relaxed)
     }
 
-    /// The next command for a worker.
+    /// Whether there is a command for a worker.
     #[inline]
+    pub(crate) fn has_mail(&self, worker: usize) -> bool {
+        !self.mailboxes[worker].inbox.is_empty()
+    }
+
+    /// The next command for a worker.
     pub(crate) fn receive(&self, worker: usize) -> Option<Command> {
-        let inbox = &self.mailboxes[worker].inbox;
-        if inbox.is_empty() { None } else { inbox.pop() }
+        self.mailboxes[worker].inbox.pop()
     }
 
     /// Tells the others since when the longest stalled connection of a worker is stalled.

@@ -130,6 +130,16 @@ impl Chain {
         }
     }
 
+    /// Gives the only buffer back, without reading its link.
+    #[inline(always)]
+    fn drop_only(&mut self) {
+        if cfg!(debug_assertions) || self.pool.local().is_reference(self.first) {
+            return self.drop_front();
+        }
+        self.pool.local().give_back(self.first);
+        self.forget();
+    }
+
     #[cold]
     fn drop_link(&self, id: u32, link: Link) {
         match self.pool.local().is_reference(id) {
@@ -158,31 +168,35 @@ impl Chain {
     pub fn append(&mut self, other: &mut Chain) {
         assert!(self.pool.is(&other.pool), "a chain of another pool");
         if self.leases == 0 {
-            mem::swap(self, other);
-            return;
+            (self.first, self.last) = (other.first, other.last);
+            (self.leases, self.len) = (other.leases, other.len);
+        } else if other.leases > 0 {
+            self.len = self.len.checked_add(other.len).expect("a chain of less than 4 GiB");
+            self.set_next(self.last, other.first);
+            self.last = other.last;
+            self.leases += other.leases;
         }
-        if other.leases == 0 {
-            return;
-        }
-        self.len = self.len.checked_add(other.len).expect("a chain of less than 4 GiB");
-        self.set_next(self.last, other.first);
-        self.last = other.last;
-        self.leases += other.leases;
-        (other.first, other.last, other.leases, other.len) = (NONE, NONE, 0, 0);
+        other.forget();
+    }
+
+    /// Makes the chain empty without giving its buffers back: they are elsewhere.
+    #[inline]
+    fn forget(&mut self) {
+        (self.first, self.last, self.leases, self.len) = (NONE, NONE, 0, 0);
     }
 
     /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
     /// there, so that a client that sends one byte at a time does not hold a buffer for each.
     #[inline]
     pub fn absorb(&mut self, other: &mut Chain) {
-        if self.leases > 0 {
-            self.copy_what_fits(other);
+        match self.leases {
+            0 => self.append(other),
+            _ => self.absorb_behind(other),
         }
-        self.append(other);
     }
 
     #[cold]
-    fn copy_what_fits(&mut self, other: &mut Chain) {
+    fn absorb_behind(&mut self, other: &mut Chain) {
         while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
             let (mine, theirs) = (self.link(self.last), other.link(other.first));
             let count = (theirs.end - theirs.start) as usize;
@@ -192,6 +206,7 @@ impl Chain {
             let lease = other.pop_front().expect("it has a lease");
             self.copy_behind_last(lease.filled());
         }
+        self.append(other);
     }
 
     /// Copies `bytes` behind the data of the last lease. Answers whether it did: there may be no
@@ -236,9 +251,17 @@ impl Chain {
     ///
     /// # Panics
     /// If there are fewer.
-    #[inline]
+    #[inline(always)]
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "more bytes consumed than there are");
+        if count == self.len() && self.leases == 1 {
+            return self.drop_only();
+        }
+        self.consume_part(count);
+    }
+
+    #[inline(never)]
+    fn consume_part(&mut self, count: usize) {
         let mut left = count as u32;
         while left > 0 {
             let link = self.link(self.first);

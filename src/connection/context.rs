@@ -4,11 +4,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::machine::Machine;
+use super::machine::{Event, Machine};
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
 use crate::permits::Permit;
-use crate::service::ConnectionId;
+use crate::service::{Connection, ConnectionId};
 use crate::time::Time;
 
 /// The largest session that a service may have, in bytes.
@@ -92,6 +92,43 @@ impl<Session: Default> Context<Session> {
 }
 
 impl<Session> Context<Session> {
+    /// The connection as its service sees it, and the service's session.
+    #[inline(always)]
+    pub(crate) fn for_service<'a>(
+        &'a mut self,
+        pool: &'a Pool,
+        now: Time,
+    ) -> (Connection<'a>, &'a mut Session) {
+        let connection = Connection {
+            id: self.id,
+            peer: self.peer,
+            tag: self.tag,
+            discarded: self.bytes_discarded,
+            sent: self.bytes_sent,
+            now,
+            pool,
+            input: &mut self.input,
+            output: &mut self.output,
+        };
+        (connection, &mut self.session)
+    }
+
+    /// Takes note that a Send has completed; what it has left is on the output. Answers whether the
+    /// service, if it wants to, is to hear that all is sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, bytes: usize, now: Time) -> bool {
+        self.active_at = now;
+        self.bytes_sent += bytes as u64;
+        self.machine.apply(Event::Sent);
+        self.output.is_empty() && self.machine.delivers()
+    }
+
+    /// Puts what a Send that had to wait has left before what came onto the output meanwhile.
+    pub(crate) fn put_back(&mut self, mut rest: Chain) {
+        rest.append(&mut self.output);
+        self.output = rest;
+    }
+
     /// Whether the connection ever was there.
     pub(crate) fn was_established(&self) -> bool {
         self.connect_error.is_none() && !self.machine.is_connecting()

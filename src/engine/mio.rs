@@ -10,12 +10,11 @@
 //! * A send is tried at once, and waited for only after it took less than it was given.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Completion, Engine, LEASES_PER_RECV_MAX, Op, Outcome, Sink, Submitted};
-use crate::buffer::{Chain, Lease, Pool};
+use super::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::buffer::{Chain, Pool};
 use crate::endpoint::canonical;
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
@@ -23,8 +22,9 @@ use crate::permits::Permits;
 use crate::sys::{Readiness, Sys};
 use crate::time::Time;
 
-/// Slices given to one send. A longer chain takes several calls.
-const SLICES_PER_SEND: usize = 16;
+mod transfer;
+
+use transfer::{NoBytes, offered, recv_one, recv_several, send_some};
 
 /// How many operations a Cancel can end on one socket, itself included: Connect or Send, Recv.
 const CANCELS_PER_SLOT: usize = 3;
@@ -142,71 +142,67 @@ impl<S: Sys> MioEngine<S> {
         Ok(())
     }
 
-    /// The socket with this key, if it still has its slot.
-    #[inline]
-    fn find(&mut self, key: Key) -> Option<&mut Slot<S::Socket>> {
-        let slot = self.sockets.get_mut(key.slot() as usize)?;
-        (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
-    }
-
-    /// Tries the Recv in flight; `None` if it has to go on waiting.
+    /// Tries the Recv in flight.
     #[inline(always)]
-    fn try_recv(
-        sys: &mut S,
-        pool: &Pool,
-        slot: &mut Slot<S::Socket>,
-    ) -> Option<Outcome<S::Socket>> {
-        if !slot.readable || slot.receiving == 0 {
-            return None;
+    fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
+        let most = slot.receiving;
+        if !slot.readable || most == 0 {
+            return Err(NoBytes::Yet);
         }
-        let socket = slot.socket.as_ref()?;
+        let Some(socket) = &slot.socket else { return Err(NoBytes::Yet) };
         let Some(lease) = pool.lease() else {
             slot.receiving = 0;
-            return Some(Outcome::NoBuffer);
+            return Err(NoBytes::NoBuffer);
         };
-        let received = match slot.receiving {
+        let received = match most {
             1 => recv_one(sys, socket, lease),
-            most => recv_several(sys, socket, pool, lease, most),
+            _ => recv_several(sys, socket, pool, lease, most),
         };
         match received {
             Ok((chain, room)) => {
                 slot.receiving = 0;
                 slot.readable = chain.len() == room || slot.read_on;
-                Some(if chain.is_empty() { Outcome::Ended } else { Outcome::Received(chain) })
+                Ok(chain)
             }
-            Err(Errno::AGAIN) => {
+            Err(NoBytes::Yet) => {
                 slot.readable = false;
                 slot.read_on = false;
-                None
+                Err(NoBytes::Yet)
             }
-            Err(error) => {
+            Err(why) => {
                 slot.receiving = 0;
-                Some(Outcome::Failed(error))
+                Err(why)
             }
         }
     }
 
-    /// Tries to send; `None` if it has to wait, and the chain is kept.
+    /// Tries to send, and takes what is sent off the chain; `None` if it has to wait, and all of the
+    /// chain is kept.
     #[inline(always)]
     fn try_send(
         sys: &mut S,
         slot: &mut Slot<S::Socket>,
-        mut chain: Chain,
-    ) -> Option<Outcome<S::Socket>> {
-        let socket = slot.socket.as_ref()?;
-        if slot.writable {
-            match send_some(sys, socket, &chain) {
-                Ok((count, offered)) => {
+        chain: &mut Chain,
+    ) -> Result<Option<usize>, Errno> {
+        if slot.writable
+            && let Some(socket) = &slot.socket
+        {
+            let offered = offered(chain);
+            match send_some(sys, socket, chain) {
+                Ok(count) => {
                     slot.writable = count == offered;
                     chain.consume(count);
-                    return Some(Outcome::Sent { bytes: count, rest: chain });
+                    return Ok(Some(count));
                 }
                 Err(Errno::AGAIN) => slot.writable = false,
-                Err(error) => return Some(Outcome::Failed(error)),
+                Err(error) => {
+                    drop(chain.take());
+                    return Err(error);
+                }
             }
         }
-        slot.sending = Some(chain);
-        None
+        slot.sending = Some(chain.take());
+        Ok(None)
     }
 
     /// Tries the Connect in flight, of which the system has said something.
@@ -322,7 +318,7 @@ impl<S: Sys> MioEngine<S> {
 
     fn close(&mut self, key: Key, how: fn(&mut S, S::Socket)) -> Submitted<S::Socket> {
         // A connection whose Connect failed at once never had a socket.
-        let Some(slot) = self.find(key) else {
+        let Some(slot) = find(&mut self.sockets, key) else {
             return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
         };
         let idle = slot.receiving == 0 && slot.sending.is_none() && !slot.connecting;
@@ -346,53 +342,90 @@ impl<S: Sys> MioEngine<S> {
                 OpKind::Cancel => Outcome::Done,
                 _ => Outcome::Cancelled,
             };
-            sink.complete(self, Completion { key, outcome });
+            self.tell(key, outcome, sink);
         }
     }
 
     /// Completes what the readiness of one socket makes possible.
-    #[inline]
+    #[inline(always)]
     fn on_ready(&mut self, readiness: Readiness, sink: &mut impl Sink<Self>) {
         let key = Key::from_bits(readiness.token);
         if let Some(index) = key.listener_index() {
-            self.listeners[index].readable |= readiness.readable;
-            if let Some(outcome) = self.try_accept(index) {
-                sink.complete(self, Completion { key: key.with(OpKind::Accept), outcome });
-            }
-            return;
+            return self.listener_ready(index, readiness.readable, sink);
         }
-        let Some(slot) = self.find(key) else {
+        let Some(slot) = find(&mut self.sockets, key) else {
             return; // The connection is gone, and its slot free or in other hands.
         };
         slot.readable |= readiness.readable;
         slot.writable |= readiness.writable;
         slot.read_on |= readiness.read_on;
-        if slot.connecting {
-            if let Some(outcome) = self.try_connect(key) {
-                sink.complete(self, Completion { key: key.with(OpKind::Connect), outcome });
-            }
-            return;
+        // A Recv into one buffer with nothing beside it, which is how an echo begins, has a short way
+        // of its own.
+        if slot.connecting || slot.sending.is_some() || slot.receiving > 1 {
+            return self.go_on(key, sink);
         }
-        // Sending first: it gives leases back, and what it sends was received before.
-        if slot.sending.is_some() && self.send_ready(key, sink).is_none() {
-            return;
-        }
-        let slot = &mut self.sockets[key.slot() as usize];
-        if let Some(outcome) = Self::try_recv(&mut self.sys, &self.pool, slot) {
-            sink.complete(self, Completion { key: key.with(OpKind::Recv), outcome });
+        match Self::try_recv(&mut self.sys, &self.pool, slot) {
+            Ok(chain) => sink.received(self, key, chain),
+            Err(why) => self.not_received(key, why, sink),
         }
     }
 
-    /// Goes on with a Send that had to wait. `None` if the connection has been closed over it, and
-    /// another may have its slot.
-    #[inline(never)]
-    fn send_ready(&mut self, key: Key, sink: &mut impl Sink<Self>) -> Option<()> {
-        let slot = &mut self.sockets[key.slot() as usize];
-        let chain = slot.sending.take()?;
-        if let Some(outcome) = Self::try_send(&mut self.sys, slot, chain) {
-            sink.complete(self, Completion { key: key.with(OpKind::Send), outcome });
+    #[inline]
+    fn not_received(&mut self, key: Key, why: NoBytes, sink: &mut impl Sink<Self>) {
+        if let Some(outcome) = why.outcome() {
+            self.tell(key.with(OpKind::Recv), outcome, sink);
         }
-        self.find(key).map(|_| ())
+    }
+
+    #[inline(never)]
+    fn listener_ready(&mut self, index: usize, readable: bool, sink: &mut impl Sink<Self>) {
+        self.listeners[index].readable |= readable;
+        if let Some(outcome) = self.try_accept(index) {
+            self.tell(Key::listener(index).with(OpKind::Accept), outcome, sink);
+        }
+    }
+
+    /// Goes on with all that had to wait. With the Send first: it gives leases back, and what it
+    /// sends was received before.
+    #[inline(never)]
+    fn go_on(&mut self, key: Key, sink: &mut impl Sink<Self>) {
+        let slot = known(&mut self.sockets, key);
+        if slot.connecting {
+            if let Some(outcome) = self.try_connect(key) {
+                self.tell(key.with(OpKind::Connect), outcome, sink);
+            }
+            return;
+        }
+        if let Some(mut chain) = slot.sending.take() {
+            let sent = Self::try_send(&mut self.sys, slot, &mut chain);
+            if let Some(outcome) = sent_outcome(sent, chain) {
+                self.tell(key.with(OpKind::Send), outcome, sink);
+            }
+        }
+        // The connection may have been closed over it, and another have its slot.
+        if let Some(slot) = find(&mut self.sockets, key) {
+            match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                Ok(chain) => self.tell(key.with(OpKind::Recv), Outcome::Received(chain), sink),
+                Err(why) => self.not_received(key, why, sink),
+            }
+        }
+    }
+
+    /// Tells of an operation that has ended.
+    #[inline(never)]
+    fn tell(&mut self, key: Key, outcome: Outcome<S::Socket>, sink: &mut impl Sink<Self>) {
+        sink.complete(self, Completion { key, outcome });
+    }
+}
+
+/// How a Send went of which this is left.
+fn sent_outcome<Socket>(
+    sent: Result<Option<usize>, Errno>,
+    rest: Chain,
+) -> Option<Outcome<Socket>> {
+    match sent {
+        Ok(sent) => sent.map(|bytes| Outcome::Sent { bytes, rest }),
+        Err(error) => Some(Outcome::Failed(error)),
     }
 }
 
@@ -406,94 +439,19 @@ impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
     }
 }
 
+/// The socket with this key, if it still has its slot.
+#[inline]
+fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Socket>> {
+    let slot = sockets.get_mut(key.slot() as usize)?;
+    (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
+}
+
 /// The socket with this key, which is known to be there.
 #[inline]
 fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
     debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier use");
     slot
-}
-
-/// Fills one buffer. Answers what came, and how much there was room for.
-#[inline(always)]
-fn recv_one<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    mut lease: Lease,
-) -> Result<(Chain, usize), Errno> {
-    let room = lease.spare_mut();
-    let room_len = room.len();
-    let count = sys.recv(socket, &mut [IoSliceMut::new(room)])?;
-    lease.commit(count);
-    Ok((Chain::from(lease), room_len))
-}
-
-/// Fills up to `most` buffers with one call. If the pool has fewer, it is fewer.
-#[inline(never)]
-fn recv_several<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    pool: &Pool,
-    first: Lease,
-    most: u8,
-) -> Result<(Chain, usize), Errno> {
-    let mut leases: [Option<Lease>; LEASES_PER_RECV_MAX] = Default::default();
-    leases[0] = Some(first);
-    let mut held = 1;
-    while held < (most as usize).min(LEASES_PER_RECV_MAX) {
-        leases[held] = pool.lease();
-        if leases[held].is_none() {
-            break;
-        }
-        held += 1;
-    }
-    let mut slices: [IoSliceMut<'_>; LEASES_PER_RECV_MAX] =
-        std::array::from_fn(|_| IoSliceMut::new(&mut []));
-    for (slice, lease) in slices.iter_mut().zip(leases[..held].iter_mut().flatten()) {
-        *slice = IoSliceMut::new(lease.spare_mut());
-    }
-    let mut left = sys.recv(socket, &mut slices[..held])?;
-    let mut chain = Chain::new(pool);
-    for mut lease in leases.into_iter().flatten() {
-        let here = left.min(pool.buffer_size());
-        lease.commit(here);
-        left -= here;
-        chain.push_back(lease);
-    }
-    Ok((chain, held * pool.buffer_size()))
-}
-
-/// Sends the begin of a chain with one call. Answers how much was taken of how much.
-#[inline(always)]
-fn send_some<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    chain: &Chain,
-) -> Result<(usize, usize), Errno> {
-    if chain.leases() == 1 {
-        let slice = chain.first_slice();
-        let count = sys.send(socket, &[IoSlice::new(slice)])?;
-        return Ok((count, slice.len()));
-    }
-    send_several(sys, socket, chain)
-}
-
-#[inline(never)]
-fn send_several<S: Sys>(
-    sys: &mut S,
-    socket: &S::Socket,
-    chain: &Chain,
-) -> Result<(usize, usize), Errno> {
-    let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
-    let mut used = 0;
-    let mut offered = 0;
-    for (slot, slice) in slices.iter_mut().zip(chain.slices()) {
-        *slot = IoSlice::new(slice);
-        offered += slice.len();
-        used += 1;
-    }
-    let count = sys.send(socket, &slices[..used])?;
-    Ok((count, offered))
 }
 
 impl<S: Sys> Engine for MioEngine<S> {
@@ -525,15 +483,25 @@ impl<S: Sys> Engine for MioEngine<S> {
                 let slot = known(&mut self.sockets, key);
                 assert!(most > 0 && slot.receiving == 0, "two receives at once");
                 slot.receiving = most;
-                Submitted::from(Self::try_recv(&mut self.sys, &self.pool, slot))
+                match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                    Ok(chain) => Submitted::Ready(Outcome::Received(chain)),
+                    Err(why) => Submitted::from(why.outcome()),
+                }
             }
-            Op::Send(chain) => {
-                let slot = known(&mut self.sockets, key);
-                assert!(slot.sending.is_none() && !chain.is_empty(), "two sends at once");
-                Submitted::from(Self::try_send(&mut self.sys, slot, chain))
+            Op::Send(mut chain) => {
+                let sent = self.send(key, &mut chain);
+                Submitted::from(sent_outcome(sent, chain))
             }
             rare => self.submit_rarely(key, rare),
         }
+    }
+
+    #[inline(always)]
+    fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
+        let slot = known(&mut self.sockets, key);
+        assert!(slot.sending.is_none(), "two sends at once");
+        assert!(!chain.is_empty(), "a send of nothing");
+        Self::try_send(&mut self.sys, slot, chain)
     }
 
     fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {

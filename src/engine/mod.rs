@@ -25,7 +25,7 @@ use std::task::Waker;
 
 use crate::buffer::Chain;
 use crate::error::Errno;
-use crate::key::Key;
+use crate::key::{Key, OpKind};
 use crate::permits::Permit;
 use crate::service::ConnectTo;
 use crate::time::Time;
@@ -128,6 +128,14 @@ pub trait Sink<E: Engine> {
 
     /// An operation that was pending has ended.
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
+
+    /// The same for a Recv that has brought bytes, the most frequent by far: without an [`Outcome`]
+    /// around them, whose size is that of the largest. The key is the socket's.
+    #[inline]
+    fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
+        let (key, outcome) = (key.with(OpKind::Recv), Outcome::Received(chain));
+        self.complete(engine, Completion { key, outcome });
+    }
 }
 
 /// Does the I/O of one worker.
@@ -156,6 +164,25 @@ pub trait Engine: Sized {
 
     /// Begins an operation. The key's own operation is ignored; `op` says it.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
+
+    /// The same for a Send, without an [`Op`] and an [`Outcome`] around the chain: takes what is
+    /// sent at once off it, and answers how much that was; or takes all of it and answers `None`,
+    /// and the sink will hear of it.
+    ///
+    /// # Errors
+    /// Those of the system call: [`Outcome::Failed`]. Nothing is left of the chain then.
+    #[inline]
+    fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
+        match self.submit(key, Op::Send(chain.take())) {
+            Submitted::Pending => Ok(None),
+            Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                *chain = rest;
+                Ok(Some(bytes))
+            }
+            Submitted::Ready(Outcome::Failed(error)) => Err(error),
+            Submitted::Ready(other) => panic!("a Send ended at once with {other:?}"),
+        }
+    }
 
     /// Waits until something completes, the waker is used or the deadline is reached, and hands
     /// what has completed to the sink. `None` waits without limit, [`Time::ZERO`] not at all.

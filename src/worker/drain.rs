@@ -35,6 +35,13 @@ impl<S: Service> Core<S> {
     /// Carries out what has come in.
     #[inline]
     pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
+        if self.mailboxes.has_mail(self.index) {
+            self.carry_out_commands(engine);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out_commands<E: Engine>(&mut self, engine: &mut E) {
         while let Some(command) = self.mailboxes.receive(self.index) {
             match command {
                 Command::Drain { deadline } => {

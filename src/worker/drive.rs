@@ -11,6 +11,8 @@ use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::key::{Key, OpKind};
 use crate::service::{Answer, Connection, Service};
+use crate::stats::Counters;
+use crate::time::Time;
 
 impl<S: Service> Core<S> {
     /// Submits operations until the connection waits for something. Frees it when it is closed.
@@ -18,11 +20,19 @@ impl<S: Service> Core<S> {
     /// It is a loop: an operation that is done at once does not call back into here, so no chain of
     /// such operations is deeper than this.
     pub(super) fn drive<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        self.drive_on(engine, key, &mut { Budget::TURN });
+        self.drive_on(engine, key, Budget::TURN);
     }
 
-    /// The same after an operation that was pending has completed.
+    /// The same after a Recv that was pending has brought bytes: how an echo begins.
     #[inline(always)]
+    pub(super) fn drive_received<E: Engine>(&mut self, engine: &mut E, key: Key, chain: Chain) {
+        let mut budget = Budget::TURN;
+        budget.spend(chain.len());
+        self.received(engine, key, chain);
+        self.drive_on(engine, key, budget);
+    }
+
+    /// The same after another operation that was pending has completed.
     pub(super) fn drive_completed<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -30,21 +40,24 @@ impl<S: Service> Core<S> {
         op: OpKind,
         outcome: Outcome<E::Socket>,
     ) {
-        let mut budget = Budget::TURN;
         match outcome {
-            Outcome::Received(chain) => {
-                budget.spend(chain.len());
-                self.received(engine, key, chain);
+            Outcome::Received(chain) => return self.drive_received(engine, key, chain),
+            Outcome::Sent { bytes, rest } => {
+                self.unstall(key);
+                let context = self.table.known_mut(key);
+                context.put_back(rest);
+                let all_sent = sent(context, &self.counters, bytes, self.now);
+                self.tell_sent(engine, key, all_sent);
             }
-            Outcome::Sent { bytes, rest } => self.sent(engine, key, bytes, rest),
             other => self.completed(engine, key, op, other),
         }
-        self.drive_on(engine, key, &mut budget);
+        self.drive(engine, key);
     }
 
     /// The two operations of an echo stand here with their completions; the compiler makes one
     /// straight path out of them. Everything else is rare.
-    fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, budget: &mut Budget) {
+    #[inline(always)]
+    fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
         loop {
             let context = self.table.known_mut(key);
             let output = !context.output.is_empty();
@@ -55,20 +68,21 @@ impl<S: Service> Core<S> {
             }
             match context.machine.next(output) {
                 Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
-                    Submitted::Pending => {}
+                    Submitted::Pending => return,
                     Submitted::Ready(Outcome::Received(chain)) => {
                         budget.spend(chain.len());
                         self.received(engine, key, chain);
                     }
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
                 },
-                Action::Send => match engine.submit(key, Op::Send(context.output.take())) {
-                    Submitted::Pending => self.stall(engine, key),
-                    Submitted::Ready(Outcome::Sent { bytes, rest }) => {
+                Action::Send => match engine.send(key, &mut context.output) {
+                    Ok(None) => self.stall(engine, key),
+                    Ok(Some(bytes)) => {
                         budget.spend(bytes);
-                        self.sent(engine, key, bytes, rest);
+                        let all_sent = sent(context, &self.counters, bytes, self.now);
+                        self.tell_sent(engine, key, all_sent);
                     }
-                    Submitted::Ready(other) => self.completed(engine, key, OpKind::Send, other),
+                    Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
                 },
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
@@ -157,12 +171,15 @@ impl<S: Service> Core<S> {
         });
     }
 
-    #[inline]
+    #[inline(always)]
     fn received<E: Engine>(&mut self, engine: &mut E, key: Key, mut chain: Chain) {
         let bytes = chain.len();
         let context = self.table.known_mut(key);
-        let most = self.rules.leases_per_connection_max;
-        context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
+        // One buffer that was not filled: the next is one too.
+        if context.leases_wanted > 1 || bytes >= self.pool.buffer_size() {
+            let most = self.rules.leases_per_connection_max;
+            context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
+        }
         context.active_at = self.now;
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
@@ -174,27 +191,16 @@ impl<S: Service> Core<S> {
         context.input.absorb(&mut chain);
         self.counters.receives.add(1);
         self.counters.bytes_received.add(bytes as u64);
-        self.ask(engine, key, CloseReason::Service, |service, connection, session| {
-            service.data(connection, session)
-        });
+        let now = clock(&self.service, engine, context.tag, self.now);
+        let asked = ask(&mut self.service, &self.pool, context, now, S::data);
+        self.carry_out(key, CloseReason::Service, asked);
     }
 
+    /// Tells the service that its output is sent, if all is and it wants to hear of it.
     #[inline]
-    fn sent<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize, mut rest: Chain) {
-        self.counters.sends.add(1);
-        self.counters.bytes_sent.add(bytes as u64);
-        self.unstall(key);
-        let context = self.table.known_mut(key);
-        context.active_at = self.now;
-        context.bytes_sent += bytes as u64;
-        context.machine.apply(Event::Sent);
-        if !rest.is_empty() {
-            rest.append(&mut context.output);
-            context.output = rest;
-        } else if S::HEARS_SENT && context.output.is_empty() && context.machine.delivers() {
-            self.ask(engine, key, CloseReason::Service, |service, connection, session| {
-                service.sent(connection, session)
-            });
+    fn tell_sent<E: Engine>(&mut self, engine: &mut E, key: Key, all_sent: bool) {
+        if S::HEARS_SENT && all_sent {
+            self.ask(engine, key, CloseReason::Service, S::sent);
         }
     }
 
@@ -202,14 +208,12 @@ impl<S: Service> Core<S> {
         let context = self.context(key);
         context.machine.apply(Event::Ended);
         if context.machine.delivers() {
-            self.ask(engine, key, CloseReason::PeerClosed, |service, connection, session| {
-                service.peer_closed(connection, session)
-            });
+            self.ask(engine, key, CloseReason::PeerClosed, S::peer_closed);
         }
     }
 
     /// Asks the service, and does what it answers. `reason` is what a close is put down to.
-    #[inline(always)]
+    #[inline]
     pub(super) fn ask<E: Engine>(
         &mut self,
         engine: &E,
@@ -218,46 +222,36 @@ impl<S: Service> Core<S> {
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
         let context = self.table.known_mut(key);
-        let now = if self.service.fresh_clock(context.tag) { engine.now() } else { self.now };
-        let mut connection = Connection {
-            id: context.id,
-            peer: context.peer,
-            tag: context.tag,
-            discarded: context.bytes_discarded,
-            sent: context.bytes_sent,
-            now,
-            pool: &self.pool,
-            input: &mut context.input,
-            output: &mut context.output,
-        };
-        let input_before = connection.input.len();
-        let (service, session) = (&mut self.service, &mut context.session);
-        // What the service has half done to its own state is its own business; the connection that
-        // it panicked for is closed.
-        let answer = catch_unwind(AssertUnwindSafe(|| call(service, &mut connection, session)));
-        let holds = !context.input.is_empty() || context.holds;
-        self.carry_out(key, reason, answer);
-        if holds {
-            self.holds_back(key, input_before);
+        let now = clock(&self.service, engine, context.tag, self.now);
+        let asked = ask(&mut self.service, &self.pool, context, now, call);
+        self.carry_out(key, reason, asked);
+    }
+
+    /// Does what the service has answered.
+    #[inline(always)]
+    fn carry_out(&mut self, key: Key, reason: CloseReason, asked: Asked) {
+        if let Some(answer) = asked.otherwise {
+            self.change_course(key, reason, answer);
+        }
+        if asked.holds {
+            self.holds_back(key, asked.input_before);
         }
     }
 
-    #[inline(always)]
-    fn carry_out(&mut self, key: Key, reason: CloseReason, answer: std::thread::Result<Answer>) {
+    fn change_course(&mut self, key: Key, reason: CloseReason, answer: Answer) {
         match answer {
-            Ok(Answer::Continue) => {}
-            Ok(Answer::WaitUntil(time)) => {
+            Answer::Continue => {}
+            Answer::WaitUntil(time) => {
                 let context = self.table.known_mut(key);
                 context.machine.apply(Event::Pause);
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
-            Ok(Answer::HalfClose) => self.table.known_mut(key).machine.apply(Event::HalfClose),
-            Ok(Answer::CloseAfterSend) => self.finish(key, reason),
-            Ok(Answer::Close) => self.close_now(key, reason),
-            Ok(Answer::CloseAfterSendFor(reason)) => self.finish(key, reason),
-            Ok(Answer::CloseFor(reason)) => self.close_now(key, reason),
-            Err(_) => self.close_now(key, CloseReason::ServicePanic),
+            Answer::HalfClose => self.table.known_mut(key).machine.apply(Event::HalfClose),
+            Answer::CloseAfterSend => self.finish(key, reason),
+            Answer::Close => self.close_now(key, reason),
+            Answer::CloseAfterSendFor(reason) => self.finish(key, reason),
+            Answer::CloseFor(reason) => self.close_now(key, reason),
         }
     }
 
@@ -281,18 +275,8 @@ impl<S: Service> Core<S> {
     fn last_output(&mut self, key: Key) {
         let now = self.now;
         let context = self.table.known_mut(key);
-        let mut connection = Connection {
-            id: context.id,
-            peer: context.peer,
-            tag: context.tag,
-            discarded: context.bytes_discarded,
-            sent: context.bytes_sent,
-            now,
-            pool: &self.pool,
-            input: &mut context.input,
-            output: &mut context.output,
-        };
-        let (service, session) = (&mut self.service, &mut context.session);
+        let (mut connection, session) = context.for_service(&self.pool, now);
+        let service = &mut self.service;
         // A panic here is the end of a connection that is ended already.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
     }
@@ -336,9 +320,7 @@ impl<S: Service> Core<S> {
             log::debug!("connect id={id} peer={peer} connections={connections}");
         }
         self.schedule(key);
-        self.ask(engine, key, CloseReason::Service, |service, connection, session| {
-            service.open(connection, session)
-        });
+        self.ask(engine, key, CloseReason::Service, S::open);
     }
 
     /// Gives a closed connection's slot, buffers and permit back.
@@ -377,6 +359,63 @@ impl<S: Service> Core<S> {
     }
 }
 
+/// Takes note of bytes that were sent. Answers whether all of the output is.
+#[inline(always)]
+fn sent<Session>(
+    context: &mut Context<Session>,
+    counters: &Counters,
+    bytes: usize,
+    now: Time,
+) -> bool {
+    counters.sends.add(1);
+    counters.bytes_sent.add(bytes as u64);
+    context.sent(bytes, now)
+}
+
+/// What came of asking the service.
+struct Asked {
+    /// Its answer, if that is not to go on.
+    otherwise: Option<Answer>,
+    /// Whether there is input left that it may go on to hold, or was.
+    holds: bool,
+    /// What input there was before, in bytes.
+    input_before: usize,
+}
+
+/// Asks the service about a connection.
+#[inline(always)]
+fn ask<S: Service>(
+    service: &mut S,
+    pool: &Pool,
+    context: &mut Context<S::Session>,
+    now: Time,
+    call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
+) -> Asked {
+    let input_before = context.input.len();
+    // What the service has half done to its own state is its own business; the connection that it
+    // panicked for is closed. The view is made inside, where what the service does not look at
+    // costs nothing.
+    let answer = catch_unwind(AssertUnwindSafe(|| {
+        let (mut connection, session) = context.for_service(pool, now);
+        call(service, &mut connection, session)
+    }));
+    Asked {
+        otherwise: match answer {
+            Ok(Answer::Continue) => None,
+            Ok(other) => Some(other),
+            Err(_) => Some(Answer::CloseFor(CloseReason::ServicePanic)),
+        },
+        holds: !context.input.is_empty() || context.holds,
+        input_before,
+    }
+}
+
+/// The time of a call to the service: that of the turn, if it does not want a fresh one.
+#[inline]
+fn clock<S: Service>(service: &S, engine: &impl Engine, tag: u64, turn: Time) -> Time {
+    if service.fresh_clock(tag) { engine.now() } else { turn }
+}
+
 /// How many buffers the next receive of a connection may fill: more after a receive that filled
 /// all it was given, fewer after one that needed a quarter of it, and one when buffers are getting
 /// few.
@@ -399,22 +438,11 @@ fn tell_closed<S: Service>(
     pool: &Pool,
     context: &mut Context<S::Session>,
     reason: CloseReason,
-    now: crate::time::Time,
+    now: Time,
 ) {
     let established = context.was_established();
     let (tag, error) = (context.tag, context.connect_error.unwrap_or(Errno::CANCELED));
-    let mut connection = Connection {
-        id: context.id,
-        peer: context.peer,
-        tag,
-        discarded: context.bytes_discarded,
-        sent: context.bytes_sent,
-        now,
-        pool,
-        input: &mut context.input,
-        output: &mut context.output,
-    };
-    let session = &mut context.session;
+    let (mut connection, session) = context.for_service(pool, now);
     // A panic here has nothing left to close.
     let _ = catch_unwind(AssertUnwindSafe(|| match established {
         true => service.closed(&mut connection, session, reason),

@@ -119,6 +119,13 @@ impl<S: Service> Core<S> {
     /// Gives each connection that had its share of a turn its next.
     #[inline]
     pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
+        if !self.yielded.is_empty() {
+            self.serve_yielded_now(engine);
+        }
+    }
+
+    #[inline(never)]
+    fn serve_yielded_now<E: Engine>(&mut self, engine: &mut E) {
         for _ in 0..self.yielded.len() {
             // Fewer, if serving one has closed another.
             let Some(slot) = self.yielded.pop_front() else { return };
@@ -316,10 +323,10 @@ impl<S: Service> Core<S> {
     pub(super) fn serve_timers<E: Engine>(&mut self, engine: &mut E) {
         while let Some(slot) = self.wheel.pop(self.now) {
             self.timer_fired(engine, slot);
-            self.serve_waiters(engine);
         }
     }
 
+    #[inline(never)]
     fn timer_fired<E: Engine>(&mut self, engine: &mut E, slot: u32) {
         let key = self.table.key_of(slot).expect("a free slot has no timer");
         let (due, what) = self.due(key);
@@ -338,6 +345,7 @@ impl<S: Service> Core<S> {
             Due::Pause => self.timer_came(engine, key),
         }
         self.drive(engine, key);
+        self.serve_waiters(engine);
     }
 
     /// The time that a service waits for has come, or it has asked to be called before.
