@@ -242,6 +242,11 @@ impl Pool {
         }
     }
 
+    /// Whether another worker is in want of buffers.
+    pub fn starves_elsewhere(&self) -> bool {
+        self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
+    }
+
     /// Puts this worker's free buffers into the reserve if another worker starves. Answers the
     /// workers to be woken, one bit each.
     #[inline]
