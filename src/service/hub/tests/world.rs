@@ -1,5 +1,6 @@
 //! Step by step: buffers counted, slow readers, senders held back, notices lost and made good.
 
+use super::super::local::{COST_MAX, COST_OF_REQUEST};
 use super::still::*;
 use super::*;
 use crate::crew::Command;
@@ -290,6 +291,53 @@ fn a_message_to_one_elsewhere_that_cannot_be_delivered_is_answered_from_there() 
     assert_eq!(told.last(), Some(&Told::Dropped(5)));
     assert_eq!(told.len(), 1 + (sent - 5) + 1);
     assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn senders_share_what_requests_may_cost_in_a_turn() {
+    const SENDERS: usize = 20;
+    let large = 16 * SIZE;
+    let mut still = Still::new(1, 256, large, HubOptions { queue: 16 << 14, ..options() });
+    let senders: Vec<u64> = (0..SENDERS).map(|_| still.open(0)).collect();
+    let modest = still.open(0);
+    still.settle();
+    let per_turn = COST_MAX / (COST_OF_REQUEST + SENDERS + 1) + 1;
+    // As much as a turn has room for from each of some of them, all at once.
+    let request_bytes = numbered(0, 0).len();
+    let each = large / request_bytes;
+    for &id in &senders {
+        let burst: Vec<u8> = (0..each as u32).flat_map(|number| numbered(number, 0)).collect();
+        assert_eq!(still.says(id, &burst), burst.len());
+    }
+    let taken = |still: &Still| -> Vec<usize> {
+        senders.iter().map(|&id| each - still.input_len(id) / request_bytes).collect()
+    };
+    let first = taken(&still);
+    assert!(first.iter().sum::<usize>() <= per_turn, "{first:?}");
+    assert_eq!(still.says(modest, &numbered(0, 0)), request_bytes);
+    // Those who are called are some of them: in so many turns each is called once.
+    let round = SENDERS.div_ceil(Still::WAKES_MAX / 2) + 1;
+    let mut before = first;
+    for turn in 0..20 {
+        still.turn();
+        let now = taken(&still);
+        let carried_out = now.iter().sum::<usize>() - before.iter().sum::<usize>();
+        assert!(carried_out <= per_turn, "{carried_out} in one turn");
+        assert!(turn < round || still.input_len(modest) == 0, "a modest client waits too long");
+        before = now;
+    }
+    // The first had its head start before the others came.
+    let (least, most) = (before[1..].iter().min().unwrap(), before[1..].iter().max().unwrap());
+    let share = per_turn / (Still::WAKES_MAX / 2) + 1;
+    assert!(*least > 0 && most - least <= share, "{before:?}");
+    still.settle();
+    for &id in &senders {
+        let from = |from| move |told: &&Told| matches!(told, Told::Message { from: of, .. } if *of == from);
+        let told = still.told(id);
+        assert_eq!(told.iter().filter(from(modest)).count(), 1);
+        assert_eq!(told.len(), 1 + SENDERS * each + 1);
+    }
+    assert_eq!((still.held(), still.dropped()), (0, 0));
 }
 
 #[test]
