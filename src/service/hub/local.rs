@@ -285,11 +285,12 @@ impl Local {
         self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
-    /// What becomes of a connection whose input is carried out.
+    /// What becomes of a connection that has been sent what there is. It is not at its end while
+    /// requests of it wait.
     pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
             Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
-            Some(Member { ended: true, listing: None, stale: false, .. }) => {
+            Some(Member { ended: true, paused: false, listing: None, stale: false, .. }) => {
                 Answer::CloseAfterSendFor(CloseReason::PeerClosed)
             }
             _ => Answer::Continue,

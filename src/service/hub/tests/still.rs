@@ -333,6 +333,11 @@ impl Still {
         self.clients.get_mut(&id).unwrap().reads = reads;
     }
 
+    /// A client closes its sending side.
+    pub(super) fn half_close(&mut self, id: u64) {
+        self.call(id, |hub, connection| hub.peer_closed(connection, &mut ()));
+    }
+
     pub(super) fn message_to(&mut self, id: u64, bytes: &[u8], number: u64) -> Option<SendError> {
         let mut message = Message { bytes, number, to_all: true, refused: None };
         self.call(id, |hub, connection| hub.message(connection, &mut (), &mut message));

@@ -247,6 +247,25 @@ fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
 }
 
 #[test]
+fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_requests() {
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
+    let (sender, receiver) = (still.open(0), still.open(0));
+    still.settle();
+    let pool = still.workers[0].pool.clone();
+    let mut taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
+    assert!(still.says(sender, &numbered(0, 100)) > 0);
+    still.half_close(sender);
+    assert!(still.input_len(sender) > 0, "its request waits for a buffer");
+    taken.pop();
+    // There is one now, and somebody outside is faster.
+    assert_eq!(still.message_to(sender, b"hello", 1), None);
+    drop(taken);
+    still.settle();
+    assert_eq!(still.closed(sender), Some(CloseReason::PeerClosed));
+    assert_eq!(numbers(&still.told(receiver)), [0]);
+}
+
+#[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
     let pool = still.workers[0].pool.clone();
