@@ -169,7 +169,9 @@ impl Local {
             self.notify(JOINED, id);
         }
         self.members.insert(id, &self.pool);
-        self.flush(connection);
+        // Welcomed when all have come who come in this turn: the notices of that stand one behind
+        // the other in the log, and are one part of a buffer in each queue.
+        self.wake(id);
         Answer::Continue
     }
 

@@ -266,6 +266,19 @@ fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_reques
 }
 
 #[test]
+fn many_who_come_at_once_take_one_buffer_for_the_notices_of_it() {
+    let mut still = Still::new(1, 64, 4 * SIZE, HubOptions { notices: true, ..options() });
+    let ids: Vec<u64> = (0..SLOTS).map(|_| still.open(0)).collect();
+    assert_eq!(still.held(), 1, "they are in the log, and nowhere else");
+    still.settle();
+    for (at, &id) in ids.iter().enumerate() {
+        let joined = ids[at + 1..].iter().map(|&id| Told::Joined(id));
+        assert!(still.told(id).into_iter().eq([Told::Welcome(id)].into_iter().chain(joined)));
+    }
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
     let pool = still.workers[0].pool.clone();
