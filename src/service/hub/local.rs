@@ -69,6 +69,11 @@ pub(super) struct Local {
     pub(super) answer: Option<Owed>,
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
+    /// Some member's queue may have as many parts as it may have.
+    pub(super) crowded: bool,
+    /// Free buffers that are for copies for members who read, in a broadcast that is being
+    /// delivered.
+    pub(super) reserved: usize,
     /// No buffer was to be had, and somebody waits for one.
     pub(super) starves: bool,
     /// How many of them at once.
@@ -150,6 +155,8 @@ impl Local {
             owed: VecDeque::with_capacity(OWED_MAX),
             answer: None,
             tight: false,
+            crowded: false,
+            reserved: 0,
             starves: false,
             needed: 1,
             turns: 0,

@@ -279,6 +279,33 @@ fn many_who_come_at_once_take_one_buffer_for_the_notices_of_it() {
 }
 
 #[test]
+fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buffer() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue, ..options() });
+    let (sender, one, other) = (still.open(0), still.open(0), still.open(0));
+    still.settle();
+    [sender, one, other].into_iter().for_each(|id| _ = still.told(id));
+    // Two are left: for what the sender sends, and for the log.
+    let pool = still.workers[0].pool.clone();
+    let _taken: Vec<_> = (0..6).map(|_| pool.lease().unwrap()).collect();
+    let send = |to| request(Request::Send { to }, b"");
+    let by_turns = [send(one), send(other)].concat().repeat(SIZE / 13 / 2 - 1);
+    let count = by_turns.len() / 26;
+    let all = [&by_turns[..], &request(Request::Broadcast, b"!")].concat();
+    assert_eq!(still.says(sender, &all), all.len());
+    assert!(still.input_len(sender) > 0, "it is held back");
+    for _ in 0..100 {
+        still.turn();
+    }
+    for id in [one, other] {
+        let mut expected = vec![to_one(sender, b""); count];
+        expected.push(to_all(sender, b"!"));
+        assert_eq!(still.told(id), expected);
+    }
+    assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
+}
+
+#[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
     let pool = still.workers[0].pool.clone();
