@@ -8,11 +8,12 @@ use crate::service::{ConnectionId, Turn, Workplace};
 use crate::slots::SlotQueue;
 use crate::time::Time;
 
-/// Clients that are served in one turn of the worker's loop at most, so that those of other services
-/// have their turn: each is sent a buffer, which takes about 10 us.
+/// Clients that are served in one turn of the worker's loop at most, so that those of other
+/// services have their turn: each is sent a buffer, which takes about 10 us.
 const SERVED_PER_TURN: usize = 64;
 
-/// When no buffer was free, when the next is looked for if nobody tells of one, which somebody does.
+/// When no buffer was free, when the next is looked for if nobody tells of one, which somebody
+/// does.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// The queue of one worker.

@@ -306,8 +306,8 @@ impl Local {
         }
     }
 
-    /// Carries out requests until there is none left, one has to wait, or they have cost their share
-    /// of this turn.
+    /// Carries out requests until there is none left, one has to wait, or they have cost their
+    /// share of this turn.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
         let mut share = self.share.min(self.budget);
         loop {

@@ -391,9 +391,10 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
     assert!(*least > 0 && most - least <= share, "{before:?}");
     still.settle();
     for &id in &senders {
-        let from = |from| move |told: &&Told| matches!(told, Told::Message { from: of, .. } if *of == from);
+        let of_modest =
+            |told: &&Told| matches!(told, Told::Message { from, .. } if *from == modest);
         let told = still.told(id);
-        assert_eq!(told.iter().filter(from(modest)).count(), 1);
+        assert_eq!(told.iter().filter(of_modest).count(), 1);
         assert_eq!(told.len(), 1 + SENDERS * each + 1);
     }
     assert_eq!((still.held(), still.dropped()), (0, 0));
