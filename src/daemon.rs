@@ -133,7 +133,7 @@ fn builtin(options: &ServiceOptions) -> Builtin {
     match *options {
         ServiceOptions::Echo => Builtin::Echo(Echo),
         ServiceOptions::Discard => Builtin::Discard(Discard),
-        ServiceOptions::Chargen => Builtin::Chargen(Chargen),
+        ServiceOptions::Chargen => Builtin::Chargen(Chargen::default()),
         ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
         ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
         ServiceOptions::Delay(options) => Builtin::Delay(Delay::new(options)),

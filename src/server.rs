@@ -190,7 +190,7 @@ where
     for _ in 0..workers {
         // A worker that panics on its way drops its end without a word.
         let gone = || Err(io::Error::other("a worker ended before it was ready"));
-        readies.recv().unwrap_or_else(|_| gone()).map_err(resource("an event loop"))?;
+        readies.recv().unwrap_or_else(|_| gone()).map_err(resource("a worker"))?;
     }
     Ok((parts.shared, std::mem::take(&mut running.threads)))
 }
@@ -256,7 +256,8 @@ fn make_worker<S: Service>(
 ) -> io::Result<Worker<KernelEngine, S>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
-    let pool = Pool::with_references(reserve, index, service.references_max(connections_max));
+    let references = service.references_max(connections_max);
+    let pool = Pool::try_with_references(reserve, index, references).map_err(with_remedy)?;
     let setup = Setup {
         index,
         connections_max,
@@ -271,6 +272,13 @@ fn make_worker<S: Service>(
     let kernel = Kernel::new()?.busy_poll(limits.busy_poll);
     let engine = MioEngine::new(kernel, connections_max, pool, Some(permits), listeners)?;
     Ok(Worker::new(engine, setup, service))
+}
+
+/// What to ask for instead where there is no memory for a worker's lists of buffers.
+fn with_remedy(error: io::Error) -> io::Error {
+    let remedy = "ask for fewer connections (--max-connections), for fewer buffers (--buffers) or, \
+                  with a hub, for shorter queues (--queue)";
+    io::Error::new(error.kind(), format!("{error}: {remedy}"))
 }
 
 impl Rules {

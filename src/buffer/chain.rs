@@ -222,6 +222,14 @@ impl Chain {
         fits
     }
 
+    /// How many bytes [`extend_last`](Chain::extend_last) has room for.
+    pub fn room_behind(&self) -> usize {
+        if self.leases == 0 || self.pool.local().is_reference(self.last) {
+            return 0;
+        }
+        self.pool.buffer_size() - self.link(self.last).end as usize
+    }
+
     #[allow(unsafe_code)]
     fn copy_behind_last(&mut self, bytes: &[u8]) {
         let link = self.link(self.last);

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Zeroable;
-use bytemuck::allocation::zeroed_slice_box;
+use bytemuck::allocation::try_zeroed_slice_box;
 use crossbeam_queue::ArrayQueue;
 
 use super::arena::Arena;
 use super::lease::Lease;
 use super::parcel::Parcel;
 use crate::config::WORKERS_MAX;
+use crate::units::show_size;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers do not hoard in a small pool.
@@ -124,6 +125,13 @@ pub(super) struct Link {
 #[allow(unsafe_code)]
 unsafe impl Zeroable for Link {}
 
+/// The error of lists of so many `T` for which there is no memory.
+fn no_memory<T>(count: usize) -> io::Error {
+    let bytes = show_size((count * size_of::<T>()) as u64);
+    let text = format!("no memory for {count} places of buffers in queues ({bytes})");
+    io::Error::new(io::ErrorKind::OutOfMemory, text)
+}
+
 impl Pool {
     /// The pool of worker number `worker`, empty at first.
     ///
@@ -138,22 +146,41 @@ impl Pool {
     /// # Panics
     /// As [`new`](Pool::new), and if buffers and references together are 2^32 or more.
     pub fn with_references(reserve: Arc<Reserve>, worker: usize, references: usize) -> Pool {
+        Pool::try_with_references(reserve, worker, references)
+            .unwrap_or_else(|error| panic!("no pool: {error}"))
+    }
+
+    /// The same, where there may not be enough memory.
+    ///
+    /// # Errors
+    /// There is not; the text says how much was asked for, and for what.
+    ///
+    /// # Panics
+    /// As [`with_references`](Pool::with_references), but for memory.
+    pub fn try_with_references(
+        reserve: Arc<Reserve>,
+        worker: usize,
+        references: usize,
+    ) -> io::Result<Pool> {
         assert!(worker < WORKERS_MAX, "a worker's number is one of {WORKERS_MAX} bits");
         let count = reserve.arena.count() as usize;
         assert!(count + references < NONE as usize, "links have numbers of 32 bits");
         let shared = if references == 0 { 0 } else { count };
-        Pool(Rc::new(Local {
+        // Zeros from the system: what is never used is never resident.
+        let links = try_zeroed_slice_box(count + references)
+            .map_err(|()| no_memory::<Link>(count + references))?;
+        let shares = try_zeroed_slice_box(shared).map_err(|()| no_memory::<Cell<u32>>(shared))?;
+        Ok(Pool(Rc::new(Local {
             reserve,
             worker: worker as u32,
             free: RefCell::new(Vec::with_capacity(count)),
             held: Cell::new(0),
             wanted: Cell::new(false),
-            // Zeros from the system: what is never used is never resident.
-            links: zeroed_slice_box(count + references),
-            shares: zeroed_slice_box(shared),
+            links,
+            shares,
             free_reference: Cell::new(NONE),
             unused_reference: Cell::new(count as u32),
-        }))
+        })))
     }
 
     /// An empty buffer, or `None` if there is none on this worker or in the reserve.
@@ -240,6 +267,11 @@ impl Pool {
                 false
             }
         }
+    }
+
+    /// Whether another worker is in want of buffers.
+    pub fn starves_elsewhere(&self) -> bool {
+        self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
     }
 
     /// Puts this worker's free buffers into the reserve if another worker starves. Answers the

@@ -104,12 +104,14 @@ impl Builtin {
 #[derive(Clone, Debug)]
 pub struct OfListener {
     services: Vec<Builtin>,
+    /// Which of them is asked first in this turn.
+    first: usize,
 }
 
 impl OfListener {
     /// The first service is that of the first listener, and so on.
     pub fn new(services: Vec<Builtin>) -> OfListener {
-        OfListener { services }
+        OfListener { services, first: 0 }
     }
 
     /// Starts a server with these services. One of echo alone gets [`Echo`] itself, which the
@@ -272,7 +274,13 @@ impl Service for OfListener {
 
     #[inline]
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        // In rotation: what can be woken in a turn is bounded, and the first could take all of it.
+        self.first = if self.first + 1 < self.services.len() { self.first + 1 } else { 0 };
+        let (last, first) = self.services.split_at_mut(self.first);
         let wants = |one: &mut Builtin| with!(one, service => service.turn(turn));
-        self.services.iter_mut().filter_map(wants).min()
+        first.iter_mut().chain(last).filter_map(wants).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

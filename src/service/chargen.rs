@@ -1,8 +1,17 @@
 //! The character generator (RFC 864): a stream of lines without end, as fast as the client reads.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::{Answer, Connection, Service};
+use send_wrapper::SendWrapper;
+
+use super::{Answer, Connection, Service, Turn, Workplace};
+use crate::error::CloseReason;
+use crate::time::Time;
+
+mod waiting;
+
+use waiting::Waiting;
 
 /// Characters of a line, without its CR LF.
 const LINE_CHARACTERS: usize = 72;
@@ -20,8 +29,9 @@ const PATTERN: [u8; LINE_BYTES * CHARACTERS] = pattern();
 /// are getting few.
 const LEASES_AHEAD: usize = 4;
 
-/// When no buffer was free, when the next is asked for.
-const RETRY: Duration = Duration::from_millis(10);
+/// How long a client that waits for a buffer is not asked for if nobody wakes it, which somebody
+/// does. Only a guard.
+const PAUSE: Duration = Duration::from_secs(1);
 
 const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
     let mut bytes = [0; LINE_BYTES * CHARACTERS];
@@ -45,13 +55,32 @@ const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
 /// It ends with the connection. That a client closes its sending side is not the end: it may go on
 /// reading, as with inetd's. One that has closed altogether answers the next bytes with a reset, so
 /// that its connection ends with [`CloseReason::Reset`](crate::CloseReason::Reset).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Chargen;
+///
+/// A client that has been sent a buffer keeps it as long as nobody else waits for one; otherwise it
+/// goes to the end of a queue. So all are served where there are fewer buffers than clients.
+#[derive(Default)]
+pub struct Chargen {
+    /// The clients of this worker that wait, which stay on its thread. Made in `prepare`.
+    waiting: Option<SendWrapper<Waiting>>,
+}
 
 impl Chargen {
-    /// Fills buffers ahead of the client. `next` is the place in the pattern.
-    fn fill(connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        let ahead = if connection.pool.is_plentiful() { LEASES_AHEAD } else { 1 };
+    fn waiting(&mut self) -> &mut Waiting {
+        self.waiting.as_mut().expect("a worker prepares its service first")
+    }
+
+    /// Fills buffers ahead of the client, unless others wait for one. `next` is the place in the
+    /// pattern.
+    fn go_on(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
+        match self.waiting().anybody() {
+            true => self.wait(connection),
+            false => self.fill(connection, next),
+        }
+    }
+
+    fn fill(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
+        let few = self.waiting().anybody() || !connection.pool.is_plentiful();
+        let ahead = if few { 1 } else { LEASES_AHEAD };
         while connection.output.leases() < ahead {
             let Some(mut lease) = connection.take_lease() else { break };
             while !lease.spare_mut().is_empty() {
@@ -61,9 +90,27 @@ impl Chargen {
             connection.output.push_back(lease);
         }
         match connection.output.is_empty() {
-            true => Answer::WaitUntil(connection.now() + RETRY),
+            true => self.wait(connection),
             false => Answer::Continue,
         }
+    }
+
+    fn wait(&mut self, connection: &Connection<'_>) -> Answer {
+        self.waiting().push(connection.id());
+        Answer::WaitUntil(connection.now() + PAUSE)
+    }
+}
+
+/// One for another worker.
+impl Clone for Chargen {
+    fn clone(&self) -> Chargen {
+        Chargen::default()
+    }
+}
+
+impl fmt::Debug for Chargen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chargen").finish_non_exhaustive()
     }
 }
 
@@ -76,13 +123,21 @@ const _: () = assert!(PATTERN.len() <= u16::MAX as usize);
 impl Service for Chargen {
     type Session = Position;
 
+    fn prepare(&mut self, workplace: &Workplace) {
+        self.waiting = Some(SendWrapper::new(Waiting::new(workplace)));
+    }
+
+    fn memory_bytes(&self, connections_max: usize) -> u64 {
+        (connections_max * Waiting::BYTES_PER_SLOT) as u64
+    }
+
     /// What the client sends is thrown away while it is sent to.
     fn full_duplex(&self, _: u64) -> bool {
         true
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        Chargen::fill(connection, next)
+        self.go_on(connection, next)
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut Position) -> Answer {
@@ -91,15 +146,31 @@ impl Service for Chargen {
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        Chargen::fill(connection, next)
+        self.go_on(connection, next)
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        Chargen::fill(connection, next)
+        match self.waiting().contains(connection.id()) {
+            // It is the pause that has ended: its turn has not come.
+            true => self.wait(connection),
+            false => self.fill(connection, next),
+        }
     }
 
     fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut Position) -> Answer {
         Answer::Continue
+    }
+
+    fn closed(&mut self, connection: &mut Connection<'_>, _: &mut Position, _: CloseReason) {
+        self.waiting().remove(connection.id());
+    }
+
+    fn ended(&mut self) {
+        self.waiting = None;
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.waiting().turn(turn)
     }
 }
 

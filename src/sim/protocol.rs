@@ -55,7 +55,7 @@ impl Served {
         match self {
             Served::Echo => Builtin::Echo(Echo),
             Served::Discard => Builtin::Discard(Discard),
-            Served::Chargen => Builtin::Chargen(Chargen),
+            Served::Chargen => Builtin::Chargen(Chargen::default()),
             Served::Framed(options) => Builtin::Framed(Framed::new(options)),
             Served::Message(options) => Builtin::Message(Delimited::new(options)),
             Served::Hub(hub) => Builtin::Hub(Hub::new(hub.options)),

@@ -98,7 +98,8 @@ pub(super) struct Watched {
     pub(super) idle_timeout: Option<Duration>,
     /// Connections of this worker that are closed.
     pub(super) gone: Vec<ConnectionId>,
-    pub(super) is_hub: bool,
+    /// Whether the service wakes connections before the time that it has named.
+    pub(super) wakes: bool,
     /// The one that does the work.
     pub(super) inner: OfListener,
 }
@@ -314,8 +315,7 @@ impl Service for Watched {
 
     fn timer(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         let due = memory.due.take();
-        // A hub may be woken before the time that it has named.
-        let woken = self.is_hub && due.is_some_and(|(due, _)| due > connection.now());
+        let woken = self.wakes && due.is_some_and(|(due, _)| due > connection.now());
         if let Some((due, _)) = due.filter(|_| !woken) {
             self.seen.borrow_mut().timers.push((due, connection.now()));
         }

@@ -207,3 +207,20 @@ fn clients_are_logged_at_debug_only() {
         daemon.finish();
     }
 }
+
+#[test]
+fn lists_of_buffers_for_which_there_is_no_memory_are_refused_with_their_size_and_the_remedy() {
+    // 10,000 queues of 32 MiB have places for 8,202 buffers each, of 16 bytes: 1.2 GiB.
+    let flags = [
+        ["--listen", "hub://127.0.0.1:0?queue=32Mi"],
+        ["--max-connections", "10k"],
+        ["--buffers", "40k"],
+        ["--buffer-size", "4k"],
+        ["--workers", "1"],
+    ];
+    let (code, stdout, stderr) = run_to_end("ulimit -v 1200000", flags.as_flattened());
+    assert_eq!((code, &stdout[..]), (FAILED, ""), "{stderr}");
+    for part in ["1.2 GiB", "--max-connections", "--queue", "--buffers"] {
+        assert!(stderr.contains(part), "does not say {part}: {stderr}");
+    }
+}

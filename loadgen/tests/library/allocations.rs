@@ -449,7 +449,7 @@ fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level
         Builtin::Framed(Framed::new(FramedOptions { max_frame, ..FramedOptions::default() })),
         Builtin::Message(Delimited::new(MessageOptions::default())),
         Builtin::Message(Delimited::new(lines)),
-        Builtin::Chargen(Chargen),
+        Builtin::Chargen(Chargen::default()),
         Builtin::Discard(Discard),
     ];
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));

@@ -31,6 +31,11 @@ impl Local {
         if !self.log.make_room(NOT_SENT_BYTES) {
             return Err(Held::ForRoom);
         }
+        match self.room_for_copy(place, NOT_SENT_BYTES) {
+            Room::Soon => return Err(Held::ForTurn),
+            Room::None => return Err(Held::BySelf),
+            Room::Enough => {}
+        }
         let frame = not_sent(reason, about, self.order);
         let range = self.log.append(std::iter::once(&frame[..]));
         self.deliver_singly(place, range);

@@ -51,7 +51,7 @@ impl Local {
             return Err(Held::ForTurn);
         }
         let others = self.post.others();
-        self.has_buffers(others, bytes)?;
+        let copies = self.has_buffers(others, bytes)?;
         for worker in others {
             self.post.make_room(worker, bytes)?;
         }
@@ -64,18 +64,23 @@ impl Local {
             self.post.stage(worker, Kind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
+        self.reserved = copies;
         self.deliver_to_all(range);
+        self.reserved = 0;
         Ok(self.members.len())
     }
 
-    /// Whether there are buffers for a frame of so many bytes on all these workers and here. All or
+    /// Whether there are buffers for a frame of so many bytes on all these workers and here, and
+    /// for copies of it for members whose queues have many parts; answers how many copies. All or
     /// none: taken one by one, and given back because there are too few, they would go round among
     /// the workers.
-    fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<(), Held> {
+    fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
+        let copies = self.copies(bytes, true);
         let needed = others.filter(|&worker| !self.post.has_room(worker, bytes)).count()
-            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone());
+            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone())
+            + copies;
         if self.pool.available() >= needed {
-            return Ok(());
+            return Ok(copies);
         }
         self.needed = self.needed.max(needed);
         self.starves = true;
@@ -102,13 +107,19 @@ impl Local {
             return Ok(1);
         }
         let Some(place) = self.receiver(to) else { return self.answer(from, GONE, to) };
-        match self.members.all()[place].room(bytes, &self.bounds, self.turns) {
+        let mut room = self.members.all()[place].room(bytes, &self.bounds, self.turns);
+        if room == Room::Enough {
+            if !self.log.make_room(bytes) {
+                return Err(Held::ForRoom);
+            }
+            room = self.room_for_copy(place, bytes);
+        }
+        match room {
             Room::Soon => return Err(Held::ForTurn),
             Room::None => {
                 self.answer(from, QUEUE_FULL, to)?;
                 self.overflow(place);
             }
-            Room::Enough if !self.log.make_room(bytes) => return Err(Held::ForRoom),
             Room::Enough => {
                 let range = self.log.append(frame);
                 self.deliver_singly(place, range);
@@ -177,6 +188,31 @@ impl Local {
         self.tight && self.members.all().iter().any(|member| soon(member, bytes))
     }
 
+    /// Whether so many bytes can be put into a member's queue as far as buffers go: one whose queue
+    /// has many parts needs one of its own.
+    pub(super) fn room_for_copy(&self, place: usize, bytes: usize) -> Room {
+        let member = &self.members.all()[place];
+        match member.needs_buffer(bytes, &self.bounds) && self.pool.available() == 0 {
+            true if member.is_slow(self.turns) => Room::None,
+            true => Room::Soon,
+            false => Room::Enough,
+        }
+    }
+
+    /// How many buffers it takes to put so many bytes into the queue of each member that reads: of
+    /// `newcomers` also, who need a buffer before they can read.
+    fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
+        if !self.crowded {
+            return 0;
+        }
+        let Local { members, bounds, turns, .. } = self;
+        let members = || members.all().iter().filter(|member| member.takes_messages());
+        self.crowded = members().any(|member| member.is_crowded(bounds));
+        let reads =
+            |member: &&Member| !member.is_slow(*turns) && (newcomers || !member.owes_welcome);
+        members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
+    }
+
     /// Puts frames of the log into the queue of each member.
     fn deliver_to_all(&mut self, range: Range<usize>) {
         for place in 0..self.members.len() {
@@ -201,17 +237,26 @@ impl Local {
     /// Puts frames of the log into the queue of a member. Answers whether there was room, which
     /// there always is for one that takes no messages any more.
     fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
-        let Local { members, log, bounds, turns, .. } = self;
+        let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
         if !member.takes_messages() {
             return true;
         }
         let parts = member.parts_max(bounds);
-        if member.room(range.len(), bounds, *turns) != Room::Enough
-            || !log.put(&mut member.queue, range, parts)
-        {
+        if member.room(range.len(), bounds, *turns) != Room::Enough {
             return false;
         }
+        if *reserved > 0 && member.needs_buffer(range.len(), bounds) {
+            match member.is_slow(*turns) {
+                true if pool.available() <= *reserved => return false,
+                true => {}
+                false => *reserved -= 1,
+            }
+        }
+        if !log.put(&mut member.queue, range, parts) {
+            return false;
+        }
+        *crowded |= member.is_crowded(bounds);
         self.tight |= member.room(bounds.buffer_size, bounds, *turns) == Room::Soon;
         if !member.is_sending() {
             let slot = member.id.slot();
@@ -294,7 +339,8 @@ impl Local {
     /// Unpacks parcels, as long as there is room for what may be in them.
     pub(super) fn unpack(&mut self) {
         while let Some(bytes) = self.arrived.front().map(Lease::len) {
-            if self.owes_much() || self.is_tight(bytes) {
+            let no_buffers = self.copies(bytes, false) > self.pool.available();
+            if self.owes_much() || self.is_tight(bytes) || no_buffers {
                 return;
             }
             let mut lease = self.arrived.pop_front().expect("it was looked at");

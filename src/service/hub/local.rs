@@ -22,12 +22,12 @@ use crate::spec::{HubOptions, Slow};
 use crate::stats::Counters;
 use crate::time::Time;
 
-/// What requests may cost in one call, in messages put into queues, before the others of the worker
-/// have their turn: about a millisecond.
-const COST_MAX: usize = 1 << 16;
+/// What requests may cost in one turn of the worker's loop, in messages put into queues, before the
+/// others of the worker have their turn: about a millisecond.
+pub(super) const COST_MAX: usize = 1 << 16;
 
 /// What a request costs beside the messages that it puts into queues.
-const COST_OF_REQUEST: usize = 16;
+pub(super) const COST_OF_REQUEST: usize = 16;
 
 /// How long senders wait for what nobody tells of when it comes: a free buffer, room in an inbox.
 const RETRY: Duration = Duration::from_millis(1);
@@ -52,6 +52,12 @@ pub(super) struct Local {
     pub(super) post: Post,
     /// Members to be woken, by slot.
     pub(super) ready: SlotQueue,
+    /// Members whose requests wait for a turn, by slot: the others have used up what this one may
+    /// cost, or a member has to have its turn first. In the order in which they are served.
+    senders: SlotQueue,
+    /// What requests may still cost in this turn, and those of each sender.
+    budget: usize,
+    share: usize,
     /// Members that wait for a buffer or for another worker, by slot, and when they try again.
     blocked: SlotQueue,
     retry_at: Time,
@@ -63,6 +69,11 @@ pub(super) struct Local {
     pub(super) answer: Option<Owed>,
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
+    /// Some member's queue may have as many parts as it may have.
+    pub(super) crowded: bool,
+    /// Free buffers that are for copies for members who read, in a broadcast that is being
+    /// delivered.
+    pub(super) reserved: usize,
     /// No buffer was to be had, and somebody waits for one.
     pub(super) starves: bool,
     /// How many of them at once.
@@ -103,7 +114,7 @@ enum Progress {
 impl Local {
     /// What it takes of memory for each slot.
     pub(super) const BYTES_PER_SLOT: usize =
-        Members::BYTES_PER_SLOT + 2 * SlotQueue::BYTES_PER_SLOT;
+        Members::BYTES_PER_SLOT + 3 * SlotQueue::BYTES_PER_SLOT;
 
     /// What it takes of memory whatever the number of connections.
     pub(super) fn fixed_bytes(workers: usize) -> usize {
@@ -135,12 +146,17 @@ impl Local {
             log: Log::new(pool),
             post,
             ready: SlotQueue::new(slots),
+            senders: SlotQueue::new(slots),
+            budget: COST_MAX,
+            share: COST_MAX,
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
             owed: VecDeque::with_capacity(OWED_MAX),
             answer: None,
             tight: false,
+            crowded: false,
+            reserved: 0,
             starves: false,
             needed: 1,
             turns: 0,
@@ -160,7 +176,9 @@ impl Local {
             self.notify(JOINED, id);
         }
         self.members.insert(id, &self.pool);
-        self.flush(connection);
+        // Welcomed when all have come who come in this turn: the notices of that stand one behind
+        // the other in the log, and are one part of a buffer in each queue.
+        self.wake(id);
         Answer::Continue
     }
 
@@ -237,16 +255,25 @@ impl Local {
         if self.is_doomed(id) {
             return Answer::CloseFor(CloseReason::SlowReader);
         }
+        let before = connection.input.len();
         let progress = self.requests(connection);
         self.flush(connection);
+        // Behind the others, if it has had something of this turn.
+        let waits = matches!(progress, Progress::Yield | Progress::Held(Held::ForTurn));
+        if !waits || connection.input.len() < before {
+            self.senders.remove(id.slot());
+        }
         match progress {
             // Its own messages may have been too much for it: it is not to think it has them all.
             _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
             Progress::Done => return self.after_flush(connection),
             Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
             // The other one's turn does not help it as long as there is no buffer.
-            Progress::Held(Held::ForTurn) if self.is_starving() => self.block(id),
-            Progress::Yield | Progress::Held(Held::ForTurn) => self.wake(id),
+            Progress::Held(Held::ForTurn) if self.is_starving() => {
+                self.senders.remove(id.slot());
+                self.block(id);
+            }
+            Progress::Yield | Progress::Held(Held::ForTurn) => self.wait_for_turn(id),
             Progress::Held(Held::ForRoom) => self.block(id),
             // It is woken when something is sent.
             Progress::Held(Held::BySelf) => {}
@@ -256,24 +283,33 @@ impl Local {
         Answer::WaitUntil(connection.now() + PAUSE)
     }
 
+    /// Has a member's requests carried out when those who wait already have had their turn.
+    fn wait_for_turn(&mut self, id: ConnectionId) {
+        if !self.senders.contains(id.slot()) {
+            self.senders.push_back(id.slot());
+        }
+    }
+
     fn is_doomed(&mut self, id: ConnectionId) -> bool {
         self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
-    /// What becomes of a connection whose input is carried out.
+    /// What becomes of a connection that has been sent what there is. It is not at its end while
+    /// requests of it wait.
     pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
             Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
-            Some(Member { ended: true, listing: None, stale: false, .. }) => {
+            Some(Member { ended: true, paused: false, listing: None, stale: false, .. }) => {
                 Answer::CloseAfterSendFor(CloseReason::PeerClosed)
             }
             _ => Answer::Continue,
         }
     }
 
-    /// Carries out requests until there is none left, or one has to wait.
+    /// Carries out requests until there is none left, one has to wait, or they have cost their
+    /// share of this turn.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
-        let mut cost = 0;
+        let mut share = self.share.min(self.budget);
         loop {
             let mut first = [0; SEND_HEAD_BYTES];
             let count = connection.input.peek(&mut first);
@@ -287,11 +323,15 @@ impl Local {
             if connection.input.len() < head.bytes + head.payload {
                 return Progress::Done;
             }
-            if cost > COST_MAX {
+            if share == 0 {
                 return Progress::Yield;
             }
             match self.carry_out(connection.id(), connection.input, &head) {
-                Ok(messages) => cost += COST_OF_REQUEST + messages,
+                Ok(messages) => {
+                    let cost = COST_OF_REQUEST + messages;
+                    share = share.saturating_sub(cost);
+                    self.budget = self.budget.saturating_sub(cost);
+                }
                 Err(held) => return Progress::Held(held),
             }
             connection.input.consume(head.bytes + head.payload);
@@ -319,6 +359,7 @@ impl Local {
     /// Nothing is to be done for a member any more.
     pub(super) fn forget(&mut self, id: ConnectionId) {
         self.ready.remove(id.slot());
+        self.senders.remove(id.slot());
         self.blocked.remove(id.slot());
     }
 
@@ -346,7 +387,9 @@ impl Local {
         self.starves |= std::mem::take(&mut self.post.starves);
         let unsent = !all_went || !self.owed.is_empty();
         let unsaid = self.answer.is_some();
-        let nobody_waits = self.blocked.is_empty() && self.ready.is_empty() && !unsent && !unsaid;
+        let nobody_is_held =
+            self.blocked.is_empty() && self.ready.is_empty() && self.senders.is_empty();
+        let nobody_waits = nobody_is_held && !unsent && !unsaid;
         if self.starves && (self.pool.available() >= self.needed || nobody_waits) {
             (self.starves, self.needed) = (false, 1);
         }
@@ -360,10 +403,11 @@ impl Local {
                 self.wake_slot(slot);
             }
         }
+        self.call_senders(turn);
         self.wake_ready(turn);
         let parcel_waits = !self.arrived.is_empty() && !self.owes_much();
         let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
-        if !self.ready.is_empty() || waits_for_turn {
+        if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {
             return Some(turn.now());
         }
         (waits || !self.blocked.is_empty()).then_some(self.retry_at)
@@ -377,6 +421,24 @@ impl Local {
         if !self.ready.contains(slot) {
             self.ready.push_back(slot);
         }
+    }
+
+    /// Wakes the senders whose turn it is: as many as can have a broadcast each of what a turn may
+    /// cost, which they share. They stay in the queue until they have had it.
+    fn call_senders(&mut self, turn: &mut Turn<'_>) {
+        let most = COST_MAX / (COST_OF_REQUEST + self.members.len()) + 1;
+        // The others have to be sent what these have sent before.
+        let most = most.min(turn.wakes_left().div_ceil(2));
+        let mut called = 0;
+        for slot in self.senders.iter().take(most) {
+            let Some(id) = self.members.id_in(slot) else { continue };
+            // It is sent what waits for it, too.
+            self.ready.remove(slot);
+            turn.wake(id);
+            called += 1;
+        }
+        self.budget = COST_MAX;
+        self.share = COST_MAX / (called + 1);
     }
 
     fn wake_ready(&mut self, turn: &mut Turn<'_>) {

@@ -98,8 +98,22 @@ impl Member {
         if self.dropped == 0 && (waiting == 0 || waiting + bytes <= bounds.queue) {
             return Room::Enough;
         }
-        let had_its_turn = turn.wrapping_sub(self.sending_since) >= TURNS_TO_SEND;
-        if self.is_sending() && had_its_turn { Room::None } else { Room::Soon }
+        if self.is_slow(turn) { Room::None } else { Room::Soon }
+    }
+
+    /// Whether it was offered what is being sent, and does not take it.
+    pub(super) fn is_slow(&self, turn: u32) -> bool {
+        self.is_sending() && turn.wrapping_sub(self.sending_since) >= TURNS_TO_SEND
+    }
+
+    /// Whether its queue has as many parts as it may have.
+    pub(super) fn is_crowded(&self, bounds: &Bounds) -> bool {
+        self.queue.leases() >= self.parts_max(bounds)
+    }
+
+    /// Whether so many bytes more take a buffer of its own, into which they are copied.
+    pub(super) fn needs_buffer(&self, bytes: usize, bounds: &Bounds) -> bool {
+        self.is_crowded(bounds) && self.queue.room_behind() < bytes
     }
 }
 

@@ -215,7 +215,7 @@ impl<E: Seat> Simulation<E> {
             whims: drawn.whims,
             idle_timeout: drawn.rules.idle_timeout,
             gone: Vec::new(),
-            is_hub: drawn.served.is_hub(),
+            wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
             inner,
         };
         let mut worker = Worker::new(engine, setup, service);

@@ -95,6 +95,9 @@ impl StillClient {
 }
 
 impl Still {
+    /// Clients that are woken in a turn at most.
+    pub(super) const WAKES_MAX: usize = 16;
+
     pub(super) fn new(workers: usize, buffers: u32, size: usize, options: HubOptions) -> Still {
         let (mailboxes, directory) =
             (Arc::new(Mailboxes::new(workers)), Directory::new(workers, SLOTS));
@@ -257,7 +260,7 @@ impl Still {
             now: self.now,
             open: 0,
             free_slots: 0,
-            wakes_max: 16,
+            wakes_max: Still::WAKES_MAX,
             requests: &mut worker.requests,
         };
         worker.next = worker.hub.turn(&mut turn);
@@ -321,8 +324,18 @@ impl Still {
         std::mem::take(&mut self.clients.get_mut(&key).unwrap().told)
     }
 
+    /// Bytes that a client has sent, and that the hub has not carried out.
+    pub(super) fn input_len(&self, id: u64) -> usize {
+        self.clients[&id].input.len()
+    }
+
     pub(super) fn reads(&mut self, id: u64, reads: bool) {
         self.clients.get_mut(&id).unwrap().reads = reads;
+    }
+
+    /// A client closes its sending side.
+    pub(super) fn half_close(&mut self, id: u64) {
+        self.call(id, |hub, connection| hub.peer_closed(connection, &mut ()));
     }
 
     pub(super) fn message_to(&mut self, id: u64, bytes: &[u8], number: u64) -> Option<SendError> {

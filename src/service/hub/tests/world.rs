@@ -1,5 +1,6 @@
 //! Step by step: buffers counted, slow readers, senders held back, notices lost and made good.
 
+use super::super::local::{COST_MAX, COST_OF_REQUEST};
 use super::still::*;
 use super::*;
 use crate::crew::Command;
@@ -246,6 +247,65 @@ fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
 }
 
 #[test]
+fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_requests() {
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
+    let (sender, receiver) = (still.open(0), still.open(0));
+    still.settle();
+    let pool = still.workers[0].pool.clone();
+    let mut taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
+    assert!(still.says(sender, &numbered(0, 100)) > 0);
+    still.half_close(sender);
+    assert!(still.input_len(sender) > 0, "its request waits for a buffer");
+    taken.pop();
+    // There is one now, and somebody outside is faster.
+    assert_eq!(still.message_to(sender, b"hello", 1), None);
+    drop(taken);
+    still.settle();
+    assert_eq!(still.closed(sender), Some(CloseReason::PeerClosed));
+    assert_eq!(numbers(&still.told(receiver)), [0]);
+}
+
+#[test]
+fn many_who_come_at_once_take_one_buffer_for_the_notices_of_it() {
+    let mut still = Still::new(1, 64, 4 * SIZE, HubOptions { notices: true, ..options() });
+    let ids: Vec<u64> = (0..SLOTS).map(|_| still.open(0)).collect();
+    assert_eq!(still.held(), 1, "they are in the log, and nowhere else");
+    still.settle();
+    for (at, &id) in ids.iter().enumerate() {
+        let joined = ids[at + 1..].iter().map(|&id| Told::Joined(id));
+        assert!(still.told(id).into_iter().eq([Told::Welcome(id)].into_iter().chain(joined)));
+    }
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buffer() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue, ..options() });
+    let (sender, one, other) = (still.open(0), still.open(0), still.open(0));
+    still.settle();
+    [sender, one, other].into_iter().for_each(|id| _ = still.told(id));
+    // Two are left: for what the sender sends, and for the log.
+    let pool = still.workers[0].pool.clone();
+    let _taken: Vec<_> = (0..6).map(|_| pool.lease().unwrap()).collect();
+    let send = |to| request(Request::Send { to }, b"");
+    let by_turns = [send(one), send(other)].concat().repeat(SIZE / 13 / 2 - 1);
+    let count = by_turns.len() / 26;
+    let all = [&by_turns[..], &request(Request::Broadcast, b"!")].concat();
+    assert_eq!(still.says(sender, &all), all.len());
+    assert!(still.input_len(sender) > 0, "it is held back");
+    for _ in 0..100 {
+        still.turn();
+    }
+    for id in [one, other] {
+        let mut expected = vec![to_one(sender, b""); count];
+        expected.push(to_all(sender, b"!"));
+        assert_eq!(still.told(id), expected);
+    }
+    assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
+}
+
+#[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
     let pool = still.workers[0].pool.clone();
@@ -290,6 +350,54 @@ fn a_message_to_one_elsewhere_that_cannot_be_delivered_is_answered_from_there() 
     assert_eq!(told.last(), Some(&Told::Dropped(5)));
     assert_eq!(told.len(), 1 + (sent - 5) + 1);
     assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn senders_share_what_requests_may_cost_in_a_turn() {
+    const SENDERS: usize = 20;
+    let large = 16 * SIZE;
+    let mut still = Still::new(1, 256, large, HubOptions { queue: 16 << 14, ..options() });
+    let senders: Vec<u64> = (0..SENDERS).map(|_| still.open(0)).collect();
+    let modest = still.open(0);
+    still.settle();
+    let per_turn = COST_MAX / (COST_OF_REQUEST + SENDERS + 1) + 1;
+    // As much as a turn has room for from each of some of them, all at once.
+    let request_bytes = numbered(0, 0).len();
+    let each = large / request_bytes;
+    for &id in &senders {
+        let burst: Vec<u8> = (0..each as u32).flat_map(|number| numbered(number, 0)).collect();
+        assert_eq!(still.says(id, &burst), burst.len());
+    }
+    let taken = |still: &Still| -> Vec<usize> {
+        senders.iter().map(|&id| each - still.input_len(id) / request_bytes).collect()
+    };
+    let first = taken(&still);
+    assert!(first.iter().sum::<usize>() <= per_turn, "{first:?}");
+    assert_eq!(still.says(modest, &numbered(0, 0)), request_bytes);
+    // Those who are called are some of them: in so many turns each is called once.
+    let round = SENDERS.div_ceil(Still::WAKES_MAX / 2) + 1;
+    let mut before = first;
+    for turn in 0..20 {
+        still.turn();
+        let now = taken(&still);
+        let carried_out = now.iter().sum::<usize>() - before.iter().sum::<usize>();
+        assert!(carried_out <= per_turn, "{carried_out} in one turn");
+        assert!(turn < round || still.input_len(modest) == 0, "a modest client waits too long");
+        before = now;
+    }
+    // The first had its head start before the others came.
+    let (least, most) = (before[1..].iter().min().unwrap(), before[1..].iter().max().unwrap());
+    let share = per_turn / (Still::WAKES_MAX / 2) + 1;
+    assert!(*least > 0 && most - least <= share, "{before:?}");
+    still.settle();
+    for &id in &senders {
+        let of_modest =
+            |told: &&Told| matches!(told, Told::Message { from, .. } if *from == modest);
+        let told = still.told(id);
+        assert_eq!(told.iter().filter(of_modest).count(), 1);
+        assert_eq!(told.len(), 1 + SENDERS * each + 1);
+    }
+    assert_eq!((still.held(), still.dropped()), (0, 0));
 }
 
 #[test]
