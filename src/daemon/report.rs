@@ -34,7 +34,7 @@ pub(super) fn limits(limits: &Limits) {
 /// Warns of workers that take all processors there are and never give them up.
 pub(super) fn busy_workers(limits: &Limits) {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if limits.busy_poll && limits.workers >= processors {
+    if limits.busy_poll && limits.workers > 1 && limits.workers >= processors {
         log::warn!(
             target: DAEMON,
             "--busy-poll with {} workers takes all of the {processors} processors that this \

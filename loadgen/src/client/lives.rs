@@ -7,7 +7,7 @@ use echopool::service::{Answer, Connection, Turn};
 use echopool::time::Time;
 
 use super::Client;
-use crate::course::Phase;
+use crate::course::{CONNECTS_PER_TURN, Phase};
 use crate::flow::{Loss, State};
 use crate::payload::Stream;
 use crate::plan::Lifetime;
@@ -137,9 +137,12 @@ impl Client {
 
     /// Begins the connections that are due in the places of earlier ones.
     pub(super) fn connect_again(&mut self, turn: &mut Turn<'_>) {
-        while self.course.may_connect(turn)
-            && let Some((_, index)) = self.again.pop_front_if(|(due, _)| *due <= turn.now())
-        {
+        for _ in 0..CONNECTS_PER_TURN {
+            if !self.course.may_connect(turn) {
+                return;
+            }
+            let due = self.again.pop_front_if(|(due, _)| *due <= turn.now());
+            let Some((_, index)) = due else { return };
             self.places[index].connect_began = turn.now();
             self.course.connect(turn, index);
         }

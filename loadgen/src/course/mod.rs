@@ -29,7 +29,7 @@ mod samples;
 mod sweep;
 mod targets;
 
-pub use connections::Session;
+pub use connections::{CONNECTS_PER_TURN, Session};
 use leases::LeaseBudget;
 use pauses::Pauses;
 use samples::Samples;
