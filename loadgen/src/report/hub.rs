@@ -17,9 +17,15 @@ pub fn not_delivered(report: &Report) -> bool {
 /// What is missing, for the verdict.
 pub fn losses(records: &Records) -> String {
     let hub = records.hub.unwrap_or_default();
+    let remedy = match hub.dropped {
+        0 => "",
+        _ => {
+            "; a hub drops what its clients read too slowly: send less (-R), give the hub more \
+             (--queue, --buffers), or accept it (--allow-drops)"
+        }
+    };
     format!(
-        "{} deliveries dropped by the hub, {} missing without a word; --allow-drops accepts the \
-         former",
+        "{} deliveries dropped by the hub, {} missing without a word{remedy}",
         hub.dropped, hub.undelivered
     )
 }
