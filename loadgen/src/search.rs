@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use echopool::spec::ServiceOptions;
+
 use crate::args::{Args, OutputFormat, ProgressForm};
 use crate::failure::{Exit, Failure};
 use crate::limits::Machine;
@@ -16,6 +18,7 @@ use crate::report::{Outputs, Report, Verdict};
 use crate::run;
 use crate::schedule::RATE_MAX;
 use crate::slo::{self, Slo};
+use crate::target;
 use crate::terminal;
 
 /// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
@@ -176,7 +179,9 @@ pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
 fn at(args: &Args, objective: &Slo, rate: u64) -> Args {
     let mut step = args.clone();
     step.duration = Some(args.duration.unwrap_or(STEP_DURATION));
-    step.load.warmup = Some(args.load.warmup.unwrap_or(STEP_WARMUP));
+    // A hub's clients stay for the run, and have none.
+    let is_hub = matches!(target::service(&args.targets), Ok(ServiceOptions::Hub(_)));
+    step.load.warmup = args.load.warmup.or((!is_hub).then_some(STEP_WARMUP));
     step.load.rate = Some(rate);
     step.output.output = None;
     step.output.output_format = OutputFormat::Quiet;

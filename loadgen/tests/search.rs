@@ -71,6 +71,16 @@ fn with_a_server_of_its_own_it_writes_to_a_file_and_is_silent_if_told_so() {
 }
 
 #[test]
+fn every_protocol_can_be_searched() {
+    for service in ["framed://", "message://?after=keep", "message://", "hub://"] {
+        let flags = format!("{service} -c 2 -t 1 -R 5m -d 50ms --search p99:1ms --progress none");
+        let json = loadgen(&format!("{flags} --output-format json")).json();
+        assert_valid(&schema("search"), &json);
+        assert_eq!(json["steps"][0]["kept"], false, "{service}");
+    }
+}
+
+#[test]
 fn an_interrupted_search_tells_what_it_found_until_then() {
     let server = EchoServer::start(Fault::None);
     let flags = format!("{} -c 1 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
