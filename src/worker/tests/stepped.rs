@@ -81,6 +81,49 @@ impl<S: Service> Stepped<S> {
     }
 }
 
+/// Keeps a buffer of its own until it is told to give it back, in a turn of its; and counts its
+/// turns since data came.
+struct Keeps {
+    kept: Option<Lease>,
+    gives_back: Rc<Cell<bool>>,
+    turns_since_data: Rc<Cell<Option<u32>>>,
+}
+
+impl Service for Keeps {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        self.turns_since_data.set(Some(0));
+        Answer::Continue
+    }
+
+    fn turn(&mut self, _: &mut Turn<'_>) -> Option<Time> {
+        if self.gives_back.get() {
+            self.kept = None;
+        }
+        self.turns_since_data.set(self.turns_since_data.get().map(|turns| turns + 1));
+        None
+    }
+}
+
+#[test]
+fn a_service_has_its_turn_after_data_that_came_with_a_buffer_of_its_own() {
+    let (gives_back, turns) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+    let mut stepped = Stepped::new(1, |pool| Keeps {
+        kept: pool.lease(),
+        gives_back: gives_back.clone(),
+        turns_since_data: turns.clone(),
+    });
+    stepped.client.write_all(b"x").unwrap();
+    stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
+    gives_back.set(true);
+    stepped.turns_until("data came", |_| turns.get().is_some());
+    let asleep = stepped.worker.deadline().is_none_or(|at| at > stepped.worker.core.now);
+    assert!(turns.get() > Some(0) || !asleep, "what the data was cause of is slept over");
+    stepped.end();
+}
+
 /// Wants a second buffer for what has come, as long as it is to ask.
 #[derive(Clone)]
 struct Wants {
