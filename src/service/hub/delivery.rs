@@ -145,7 +145,7 @@ impl Local {
 
     fn take_message(&mut self, id: ConnectionId, message: &Message<'_>) -> Result<(), SendError> {
         let place = self.receiver(id.to_bits()).ok_or(SendError::Gone)?;
-        let Local { members, log, bounds, .. } = self;
+        let Local { members, log, bounds, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
         let (len, bytes) = (message.bytes().len(), MESSAGE_HEAD_BYTES + message.bytes().len());
         if len > bounds.max_message {
@@ -169,6 +169,7 @@ impl Local {
                 log.put(&mut member.queue, range, parts)
             }
         };
+        *crowded |= member.is_crowded(bounds);
         if queued { Ok(()) } else { Err(SendError::QueueFull) }
     }
 }
@@ -422,6 +423,7 @@ impl Local {
         let member = &mut self.members.all_mut()[place];
         if !connection.output.is_empty() {
             member.begin_sending(connection.output, turns);
+            self.crowded |= member.is_crowded(bounds);
             self.tight |= member.room(bounds.buffer_size, bounds, turns) == Room::Soon;
         } else if !complete {
             self.block(connection.id());

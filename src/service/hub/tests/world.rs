@@ -305,6 +305,35 @@ fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buff
     assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
 }
 
+/// Leaves so many free buffers to a worker, and takes the others.
+fn leave_free(still: &Still, worker: usize, count: usize) -> Vec<Lease> {
+    let pool = &still.workers[worker].pool;
+    (count..pool.available()).map(|_| pool.lease().unwrap()).collect()
+}
+
+#[test]
+fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
+    let (reader, other, talker) = (still.open(0), still.open(0), still.open(0));
+    still.settle();
+    still.told(reader);
+    // The first is being sent, and the others are as many parts as there may be.
+    for number in 0..20 {
+        let to = if number % 2 == 0 { reader } else { other };
+        assert_eq!(still.message_to(to, b"", number), None);
+    }
+    let taken = leave_free(&still, 0, 1);
+    still.says_all(talker, &request(Request::Broadcast, b"!"));
+    still.turn();
+    drop(taken);
+    still.settle();
+    let mut expected = vec![to_all(0, b""); 10];
+    expected.push(to_all(talker, b"!"));
+    assert_eq!(still.told(reader), expected);
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
 #[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
