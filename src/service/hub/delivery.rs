@@ -64,9 +64,9 @@ impl Local {
             self.post.stage(worker, Kind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
-        self.reserved = copies;
+        self.reserved = Reserved { copies, newcomers: true };
         self.deliver_to_all(range);
-        self.reserved = 0;
+        self.reserved = Reserved::default();
         Ok(self.members.len())
     }
 
@@ -174,6 +174,20 @@ impl Local {
     }
 }
 
+/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reserved {
+    copies: usize,
+    /// For those who have not been welcomed also.
+    newcomers: bool,
+}
+
+impl Reserved {
+    fn is_for(self, member: &Member, turn: u32) -> bool {
+        !member.is_slow(turn) && (self.newcomers || !member.owes_welcome)
+    }
+}
+
 /// Into the queues.
 impl Local {
     /// Whether some member has no room for so many bytes only because it has not had its turn.
@@ -209,8 +223,8 @@ impl Local {
         let Local { members, bounds, turns, .. } = self;
         let members = || members.all().iter().filter(|member| member.takes_messages());
         self.crowded = members().any(|member| member.is_crowded(bounds));
-        let reads =
-            |member: &&Member| !member.is_slow(*turns) && (newcomers || !member.owes_welcome);
+        let reserved = Reserved { copies: 0, newcomers };
+        let reads = |member: &&Member| reserved.is_for(member, *turns);
         members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
     }
 
@@ -247,11 +261,11 @@ impl Local {
         if member.room(range.len(), bounds, *turns) != Room::Enough {
             return false;
         }
-        if *reserved > 0 && member.needs_buffer(range.len(), bounds) {
-            match member.is_slow(*turns) {
-                true if pool.available() <= *reserved => return false,
-                true => {}
-                false => *reserved -= 1,
+        if reserved.copies > 0 && member.needs_buffer(range.len(), bounds) {
+            match reserved.is_for(member, *turns) {
+                true => reserved.copies -= 1,
+                false if pool.available() <= reserved.copies => return false,
+                false => {}
             }
         }
         if !log.put(&mut member.queue, range, parts) {
@@ -340,14 +354,16 @@ impl Local {
     /// Unpacks parcels, as long as there is room for what may be in them.
     pub(super) fn unpack(&mut self) {
         while let Some(bytes) = self.arrived.front().map(Lease::len) {
-            let no_buffers = self.copies(bytes, false) > self.pool.available();
-            if self.owes_much() || self.is_tight(bytes) || no_buffers {
+            let copies = self.copies(bytes, false);
+            if self.owes_much() || self.is_tight(bytes) || copies > self.pool.available() {
                 return;
             }
             let mut lease = self.arrived.pop_front().expect("it was looked at");
             let from = usize::from(lease.filled()[0]);
             lease.consume(1);
+            self.reserved = Reserved { copies, newcomers: false };
             self.unpack_runs(lease);
+            self.reserved = Reserved::default();
             self.post.unpacked(from);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::OWED_MAX;
-use super::delivery::Payload;
+use super::delivery::{Payload, Reserved};
 use super::log::Log;
 use super::members::{Member, Members};
 use super::options::Bounds;
@@ -71,9 +71,7 @@ pub(super) struct Local {
     pub(super) tight: bool,
     /// Some member's queue may have as many parts as it may have.
     pub(super) crowded: bool,
-    /// Free buffers that are for copies for members who read, in a broadcast that is being
-    /// delivered.
-    pub(super) reserved: usize,
+    pub(super) reserved: Reserved,
     /// No buffer was to be had, and somebody waits for one.
     pub(super) starves: bool,
     /// How many of them at once.
@@ -156,7 +154,7 @@ impl Local {
             answer: None,
             tight: false,
             crowded: false,
-            reserved: 0,
+            reserved: Reserved::default(),
             starves: false,
             needed: 1,
             turns: 0,

@@ -312,6 +312,36 @@ fn leave_free(still: &Still, worker: usize, count: usize) -> Vec<Lease> {
 }
 
 #[test]
+fn who_reads_misses_nothing_from_elsewhere_though_who_does_not_comes_before_it() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(2, 16, SIZE, HubOptions { queue, ..options() });
+    let (far, slow, reader) = (still.open(0), still.open(1), still.open(1));
+    let talker = still.open(1);
+    still.settle();
+    [slow, reader].into_iter().for_each(|id| _ = still.told(id));
+    let send = |to| request(Request::Send { to }, b"");
+    still.reads(slow, false);
+    still.says_all(talker, &send(slow));
+    (0..4).for_each(|_| still.turn());
+    still.says_all(far, &request(Request::Broadcast, b"!"));
+    still.turn_of(0);
+    // As many parts as there may be for each, one of which is being sent to the slow one.
+    let by_turns = [send(slow), send(reader)].concat().repeat(9);
+    still.says_all(talker, &[by_turns, send(talker), send(reader)].concat());
+    assert_eq!(still.input_len(talker), 0);
+    let taken = leave_free(&still, 1, 1);
+    still.turn_of(1);
+    drop(taken);
+    still.reads(slow, true);
+    still.settle();
+    let mut expected = vec![to_one(talker, b""); 10];
+    assert_eq!(still.told(slow), [&expected[..], &[Told::Dropped(1)]].concat());
+    expected.push(to_all(far, b"!"));
+    assert_eq!(still.told(reader), expected);
+    assert_eq!((still.held(), still.dropped()), (0, 1));
+}
+
+#[test]
 fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took() {
     let queue = 2 * SIZE as u32;
     let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
