@@ -395,7 +395,8 @@ impl Local {
             turn.want_buffer();
         }
         let waits = self.starves || unsent;
-        if !waits || self.retry_at <= turn.now() {
+        let tries_again = !waits || self.retry_at <= turn.now();
+        if tries_again {
             self.retry_at = turn.now() + RETRY;
             while let Some(slot) = self.blocked.pop_front() {
                 self.wake_slot(slot);
@@ -403,6 +404,10 @@ impl Local {
         }
         self.call_senders(turn);
         self.wake_ready(turn);
+        if tries_again && self.ready.is_empty() {
+            // Who still needs more says so when it is woken, before the next turn.
+            self.needed = 1;
+        }
         let parcel_waits = !self.arrived.is_empty() && !self.owes_much();
         let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
         if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {

@@ -365,6 +365,36 @@ fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took
 }
 
 #[test]
+fn a_want_of_many_buffers_ends_with_the_need_though_others_go_on_talking() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
+    let sender = still.open(0);
+    let others: Vec<u64> = (0..5).map(|_| still.open(0)).collect();
+    still.settle();
+    let to_each: Vec<u8> =
+        others.iter().flat_map(|&to| request(Request::Send { to }, b"")).collect();
+    let burst = [to_each.repeat(10), request(Request::Broadcast, b"!")].concat();
+    // A buffer for what the sender says and one for the log, where five more are needed at once.
+    let taken = leave_free(&still, 0, 3);
+    assert_eq!(still.says(sender, &burst), burst.len());
+    assert!(still.input_len(sender) > 0, "it is held back");
+    still.turn();
+    assert!(still.workers[0].starves);
+    // Nobody needs so many any more, and somebody is to be woken at each turn.
+    let mut starves = Vec::new();
+    for number in 0..20 {
+        still.says(others[0], &numbered(number, 0));
+        still.turn();
+        starves.push(still.workers[0].starves);
+    }
+    assert_eq!(still.input_len(sender), 0);
+    assert!(!starves[10..].contains(&true), "{starves:?}");
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
 fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     let mut still = Still::new(1, 8, SIZE, options());
     let pool = still.workers[0].pool.clone();
