@@ -9,7 +9,7 @@ use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
     clients_ids_max, message_head, number_bytes, number_frame, sender,
 };
-use crate::buffer::{Chain, Lease};
+use crate::buffer::{Chain, Lease, Shared};
 use crate::clients::SendError;
 use crate::framing::{LENGTH_BYTES, length};
 use crate::service::{Answer, Connection, ConnectionId, Message};
@@ -171,6 +171,21 @@ impl Local {
         };
         *crowded |= member.is_crowded(bounds);
         if queued { Ok(()) } else { Err(SendError::QueueFull) }
+    }
+}
+
+/// A parcel of which a part is unpacked, and the rest waits for buffers.
+pub(super) struct Unpacking {
+    from: usize,
+    buffer: Shared,
+    left: Range<usize>,
+}
+
+impl Unpacking {
+    fn new(from: usize, lease: Lease) -> Unpacking {
+        let buffer = Shared::from(lease);
+        let left = buffer.range();
+        Unpacking { from, buffer, left }
     }
 }
 
@@ -353,40 +368,78 @@ impl Local {
 
     /// Unpacks parcels, as long as there is room for what may be in them.
     pub(super) fn unpack(&mut self) {
-        while let Some(bytes) = self.arrived.front().map(Lease::len) {
-            let copies = self.copies(bytes, false);
-            if self.owes_much() || self.is_tight(bytes) || copies > self.pool.available() {
+        loop {
+            let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
+            let Some(bytes) = rest.or_else(|| self.arrived.front().map(Lease::len)) else { return };
+            if self.owes_much() || self.is_tight(bytes) || !self.unpack_one() {
                 return;
             }
-            let mut lease = self.arrived.pop_front().expect("it was looked at");
-            let from = usize::from(lease.filled()[0]);
-            lease.consume(1);
-            self.reserved = Reserved { copies, newcomers: false };
-            self.unpack_runs(lease);
-            self.reserved = Reserved::default();
-            self.post.unpacked(from);
         }
     }
 
-    /// Copies the frames into the log if there is room for all of them; otherwise their buffer
-    /// becomes the log, so that no other is needed.
-    fn unpack_runs(&mut self, mut lease: Lease) {
-        if self.log.has_room(lease.len()) {
-            while !lease.is_empty() {
-                let run = Run::read(lease.filled());
-                lease.consume(RUN_HEAD_BYTES);
-                let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
-                lease.consume(run.len);
-                self.deliver_run(&run, range);
-            }
-            return;
+    /// Copies the frames into the log if there is room for all of them; otherwise they are sent out
+    /// of their own buffer, so that no other is needed. Answers false if it has to stop on its way.
+    fn unpack_one(&mut self) -> bool {
+        if let Some(parcel) = self.unpacking.take() {
+            return self.unpack_in_place(parcel);
         }
-        let mut left = self.log.adopt(lease);
+        let mut lease = self.arrived.pop_front().expect("it was looked at");
+        let from = usize::from(lease.filled()[0]);
+        lease.consume(1);
+        if !self.log.has_room(lease.len()) {
+            return self.unpack_in_place(Unpacking::new(from, lease));
+        }
+        while !lease.is_empty() {
+            let run = Run::read(lease.filled());
+            if !self.has_buffers_for(&run) {
+                self.unpacking = Some(Unpacking::new(from, lease));
+                return false;
+            }
+            lease.consume(RUN_HEAD_BYTES);
+            let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
+            lease.consume(run.len);
+            self.deliver_run(&run, range);
+        }
+        self.post.unpacked(from);
+        true
+    }
+
+    fn unpack_in_place(&mut self, Unpacking { from, buffer, mut left }: Unpacking) -> bool {
+        let log = self.log.lay_aside_for(buffer);
         while !left.is_empty() {
             let run = Run::read(self.log.bytes(left.clone()));
+            if !self.has_buffers_for(&run) {
+                let buffer = self.log.take_up_again(log);
+                self.unpacking = Some(Unpacking { from, buffer, left });
+                return false;
+            }
             let start = left.start + RUN_HEAD_BYTES;
             left.start = start + run.len;
             self.deliver_run(&run, start..left.start);
+        }
+        self.log.keep_roomier(log);
+        self.post.unpacked(from);
+        true
+    }
+
+    /// Whether there are buffers for the copies that a run takes for members who read, which are
+    /// kept for them then. Those who have not been welcomed do not count: all buffers may be in
+    /// parcels that wait for them.
+    fn has_buffers_for(&mut self, run: &Run) -> bool {
+        match run.kind {
+            Kind::Refresh => true,
+            Kind::Unicast => self.receiver(run.to).is_none_or(|place| {
+                self.members.all()[place].owes_welcome
+                    || self.room_for_copy(place, run.len) != Room::Soon
+            }),
+            Kind::Broadcast | Kind::Notices => {
+                let copies = self.copies(run.len, false);
+                let enough = copies <= self.pool.available();
+                if enough {
+                    self.reserved = Reserved { copies, newcomers: false };
+                }
+                enough
+            }
         }
     }
 
@@ -397,6 +450,7 @@ impl Local {
             Kind::Refresh => self.refresh(),
             Kind::Unicast => self.deliver_unicasts(run.to, range),
         }
+        self.reserved = Reserved::default();
     }
 
     fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::OWED_MAX;
-use super::delivery::{Payload, Reserved};
+use super::delivery::{Payload, Reserved, Unpacking};
 use super::log::Log;
 use super::members::{Member, Members};
 use super::options::Bounds;
@@ -63,6 +63,8 @@ pub(super) struct Local {
     retry_at: Time,
     /// Parcels that are not unpacked yet.
     pub(super) arrived: VecDeque<Lease>,
+    /// The one before them, if it was begun.
+    pub(super) unpacking: Option<Unpacking>,
     /// Answers that are not passed on yet.
     pub(super) owed: VecDeque<Owed>,
     /// An answer that has come, and waits for a turn of its member or for a buffer.
@@ -150,6 +152,7 @@ impl Local {
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
+            unpacking: None,
             owed: VecDeque::with_capacity(OWED_MAX),
             answer: None,
             tight: false,
@@ -408,7 +411,8 @@ impl Local {
             // Who still needs more says so when it is woken, before the next turn.
             self.needed = 1;
         }
-        let parcel_waits = !self.arrived.is_empty() && !self.owes_much();
+        let arrived = self.unpacking.is_some() || !self.arrived.is_empty();
+        let parcel_waits = arrived && !self.owes_much();
         let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
         if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {
             return Some(turn.now());

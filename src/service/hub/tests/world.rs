@@ -365,6 +365,36 @@ fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took
 }
 
 #[test]
+fn who_reads_misses_nothing_of_a_parcel_that_fills_the_parts_of_its_queue_by_itself() {
+    let queue = 2 * SIZE as u32;
+    for filled in [false, true] {
+        let mut still = Still::new(2, 64, SIZE, HubOptions { queue, ..options() });
+        let (far, reader, other) = (still.open(0), still.open(1), still.open(1));
+        still.settle();
+        [reader, other].into_iter().for_each(|id| _ = still.told(id));
+        // With and without room in the log there.
+        let outside = vec![0; if filled { 700 } else { 1 }];
+        assert_eq!(still.message_to(reader, &outside, 1), None);
+        let to_other = request(Request::Send { to: other }, b"");
+        let both = [to_other, request(Request::Broadcast, b"!")].concat().repeat(14);
+        assert_eq!(still.says(far, &both), both.len());
+        still.turn_of(0);
+        let taken = leave_free(&still, 1, 0);
+        still.turn_of(1);
+        let mut told = still.told(reader);
+        assert!(told.len() < 14, "it is not unpacked at once");
+        (0..10).for_each(|_| still.turn_of(1));
+        told.extend(still.told(reader));
+        assert_eq!(told[1..], vec![to_all(far, b"!"); 14]);
+        let alternating = [to_one(far, b""), to_all(far, b"!")].into_iter().cycle();
+        assert!(still.told(other).into_iter().eq(alternating.take(28)));
+        drop(taken);
+        still.settle();
+        assert_eq!((still.held(), still.dropped()), (0, 0));
+    }
+}
+
+#[test]
 fn a_want_of_many_buffers_ends_with_the_need_though_others_go_on_talking() {
     let queue = 2 * SIZE as u32;
     let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
