@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::post::{Kind, Owed, RUN_HEAD_BYTES, Run, Workers};
+use super::post::{Kind, Workers};
 use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
-    clients_ids_max, message_head, number_bytes, number_frame, sender,
+    clients_ids_max, message_head, number_bytes, number_frame,
 };
-use crate::buffer::{Chain, Lease, Shared};
+use crate::buffer::{Chain, Lease};
 use crate::clients::SendError;
 use crate::framing::{LENGTH_BYTES, length};
 use crate::service::{Answer, Connection, ConnectionId, Message};
@@ -174,27 +174,12 @@ impl Local {
     }
 }
 
-/// A parcel of which a part is unpacked, and the rest waits for buffers.
-pub(super) struct Unpacking {
-    from: usize,
-    buffer: Shared,
-    left: Range<usize>,
-}
-
-impl Unpacking {
-    fn new(from: usize, lease: Lease) -> Unpacking {
-        let buffer = Shared::from(lease);
-        let left = buffer.range();
-        Unpacking { from, buffer, left }
-    }
-}
-
 /// Free buffers that are kept for copies for members who read, while messages are delivered to all.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Reserved {
-    copies: usize,
+    pub(super) copies: usize,
     /// For those who have not been welcomed also.
-    newcomers: bool,
+    pub(super) newcomers: bool,
 }
 
 impl Reserved {
@@ -231,7 +216,7 @@ impl Local {
 
     /// How many buffers it takes to put so many bytes into the queue of each member that reads: of
     /// `newcomers` also, who need a buffer before they can read.
-    fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
+    pub(super) fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
         if !self.crowded {
             return 0;
         }
@@ -244,7 +229,7 @@ impl Local {
     }
 
     /// Puts frames of the log into the queue of each member.
-    fn deliver_to_all(&mut self, range: Range<usize>) {
+    pub(super) fn deliver_to_all(&mut self, range: Range<usize>) {
         for place in 0..self.members.len() {
             if !self.deliver(place, range.clone()) {
                 self.deliver_singly(place, range.clone());
@@ -266,7 +251,7 @@ impl Local {
 
     /// Puts frames of the log into the queue of a member. Answers whether there was room, which
     /// there always is for one that takes no messages any more.
-    fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
+    pub(super) fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
         let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
         if !member.takes_messages() {
@@ -349,133 +334,18 @@ impl Local {
         }
     }
 
-    /// Where the frame stands that begins there in the log.
-    fn frame_at(&self, at: usize) -> Range<usize> {
-        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
-        let prefix = prefix.try_into().expect("so many were asked for");
-        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
-        at..at + LENGTH_BYTES + len
-    }
-}
-
-/// From other workers.
-impl Local {
-    /// A parcel has come.
-    pub(super) fn parcel(&mut self, lease: Lease) {
-        self.arrived.push_back(lease);
-        self.unpack();
-    }
-
-    /// Unpacks parcels, as long as there is room for what may be in them.
-    pub(super) fn unpack(&mut self) {
-        loop {
-            let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
-            let Some(bytes) = rest.or_else(|| self.arrived.front().map(Lease::len)) else { return };
-            if self.owes_much() || self.is_tight(bytes) || !self.unpack_one() {
-                return;
-            }
-        }
-    }
-
-    /// Copies the frames into the log if there is room for all of them; otherwise they are sent out
-    /// of their own buffer, so that no other is needed. Answers false if it has to stop on its way.
-    fn unpack_one(&mut self) -> bool {
-        if let Some(parcel) = self.unpacking.take() {
-            return self.unpack_in_place(parcel);
-        }
-        let mut lease = self.arrived.pop_front().expect("it was looked at");
-        let from = usize::from(lease.filled()[0]);
-        lease.consume(1);
-        if !self.log.has_room(lease.len()) {
-            return self.unpack_in_place(Unpacking::new(from, lease));
-        }
-        while !lease.is_empty() {
-            let run = Run::read(lease.filled());
-            if !self.has_buffers_for(&run) {
-                self.unpacking = Some(Unpacking::new(from, lease));
-                return false;
-            }
-            lease.consume(RUN_HEAD_BYTES);
-            let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
-            lease.consume(run.len);
-            self.deliver_run(&run, range);
-        }
-        self.post.unpacked(from);
-        true
-    }
-
-    fn unpack_in_place(&mut self, Unpacking { from, buffer, mut left }: Unpacking) -> bool {
-        let log = self.log.lay_aside_for(buffer);
-        while !left.is_empty() {
-            let run = Run::read(self.log.bytes(left.clone()));
-            if !self.has_buffers_for(&run) {
-                let buffer = self.log.take_up_again(log);
-                self.unpacking = Some(Unpacking { from, buffer, left });
-                return false;
-            }
-            let start = left.start + RUN_HEAD_BYTES;
-            left.start = start + run.len;
-            self.deliver_run(&run, start..left.start);
-        }
-        self.log.keep_roomier(log);
-        self.post.unpacked(from);
-        true
-    }
-
-    /// Whether there are buffers for the copies that a run takes for members who read, which are
-    /// kept for them then. Those who have not been welcomed do not count: all buffers may be in
-    /// parcels that wait for them.
-    fn has_buffers_for(&mut self, run: &Run) -> bool {
-        match run.kind {
-            Kind::Refresh => true,
-            Kind::Unicast => self.receiver(run.to).is_none_or(|place| {
-                self.members.all()[place].owes_welcome
-                    || self.room_for_copy(place, run.len) != Room::Soon
-            }),
-            Kind::Broadcast | Kind::Notices => {
-                let copies = self.copies(run.len, false);
-                let enough = copies <= self.pool.available();
-                if enough {
-                    self.reserved = Reserved { copies, newcomers: false };
-                }
-                enough
-            }
-        }
-    }
-
-    fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
-        match run.kind {
-            Kind::Broadcast => self.deliver_to_all(range),
-            Kind::Notices => self.deliver_notices(range),
-            Kind::Refresh => self.refresh(),
-            Kind::Unicast => self.deliver_unicasts(run.to, range),
-        }
-        self.reserved = Reserved::default();
-    }
-
-    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {
-        let mut at = range.start;
-        while at < range.end {
-            let frame = self.frame_at(at);
-            at = frame.end;
-            let reason = match self.receiver(to) {
-                None => GONE,
-                Some(place) if self.deliver(place, frame.clone()) => continue,
-                Some(place) => {
-                    self.overflow(place);
-                    QUEUE_FULL
-                }
-            };
-            let head = self.log.bytes(frame).first_chunk().expect("a message has a head");
-            let from = ConnectionId::from_bits(sender(head, self.order));
-            self.owed.push_back(Owed { to: from, reason, about: to });
-        }
-    }
-
     /// The place of a member that takes messages.
     pub(super) fn receiver(&self, id: u64) -> Option<usize> {
         let place = self.members.place(ConnectionId::from_bits(id))?;
         self.members.all()[place].takes_messages().then_some(place)
+    }
+
+    /// Where the frame stands that begins there in the log.
+    pub(super) fn frame_at(&self, at: usize) -> Range<usize> {
+        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
+        let prefix = prefix.try_into().expect("so many were asked for");
+        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
+        at..at + LENGTH_BYTES + len
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::OWED_MAX;
-use super::delivery::{Payload, Reserved, Unpacking};
+use super::delivery::{Payload, Reserved};
 use super::log::Log;
 use super::members::{Member, Members};
 use super::options::Bounds;
 use super::post::{NoRoom, Owed, PARCELS_MAX, Post};
 use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
+use super::unpack::Unpacking;
 use crate::buffer::{Chain, Lease, Pool};
 use crate::clients::Directory;
 use crate::error::CloseReason;

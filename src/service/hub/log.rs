@@ -48,8 +48,8 @@ impl Log {
         self.current.is_some() && self.has_room(bytes)
     }
 
-    /// Makes a buffer the log that has come with frames in it, as long as these are put into queues.
-    /// Answers the log.
+    /// Makes a buffer the log that has come with frames in it, as long as these are put into
+    /// queues. Answers the log.
     pub(super) fn lay_aside_for(&mut self, buffer: Shared) -> Option<Shared> {
         self.current.replace(buffer)
     }
