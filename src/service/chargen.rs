@@ -161,6 +161,11 @@ impl Service for Chargen {
         Answer::Continue
     }
 
+    /// Nobody is to be shed for who may linger yet, and gets nothing any more.
+    fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut Position) {
+        self.waiting().remove(connection.id());
+    }
+
     fn closed(&mut self, connection: &mut Connection<'_>, _: &mut Position, _: CloseReason) {
         self.waiting().remove(connection.id());
     }

@@ -353,8 +353,12 @@ impl<S: Service> Core<S> {
             // this turn of its.
             self.service_turn = Some(self.now);
         }
-        // It may have given buffers back.
-        self.serve_waiters(engine);
+        // It may have given buffers back. Of what comes with them it has not heard in this turn of
+        // its either.
+        if !self.waiters.is_empty() && self.pool.available() > 0 {
+            self.serve_waiters(engine);
+            self.service_turn = Some(self.now);
+        }
     }
 
     /// Takes the lists out while they are worked through, and puts them back empty: they keep their

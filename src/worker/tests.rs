@@ -17,6 +17,8 @@ use crate::sys::Kernel;
 use crate::sys::faulty::{Call, Fault, Faulty};
 use crate::{Config, Drained, Server, ServerHandle};
 
+mod stepped;
+
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(20);
 

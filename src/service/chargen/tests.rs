@@ -254,6 +254,19 @@ fn who_leaves_while_it_waits_is_not_waited_for() {
 }
 
 #[test]
+fn no_buffer_is_wanted_for_who_is_being_closed_while_it_waits() {
+    let mut still = Still::new(1, 1, 2);
+    still.call(1, |chargen, connection, next| {
+        chargen.finishing(connection, next);
+        Answer::Continue
+    });
+    let (chargen, pool, requests) = &mut still.workers[0];
+    assert_eq!(pool.available(), 0);
+    let mut turn = Turn { now: Time::ZERO, open: 0, free_slots: 0, wakes_max: 2, requests };
+    assert_eq!((chargen.turn(&mut turn), requests.buffer), (None, false));
+}
+
+#[test]
 fn clients_that_read_for_ever_leave_buffers_to_those_that_wait_for_one() {
     const CLIENTS: usize = 12;
     let config = Config::new().buffer_size(256).buffers(3).shed_after(None);

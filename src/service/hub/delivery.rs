@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::local::{Held, Local};
 use super::members::{Member, Room};
-use super::post::{Kind, Owed, RUN_HEAD_BYTES, Run, Workers};
+use super::post::{Kind, Workers};
 use super::protocol::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
-    clients_ids_max, message_head, number_bytes, number_frame, sender,
+    clients_ids_max, message_head, number_bytes, number_frame,
 };
 use crate::buffer::{Chain, Lease};
 use crate::clients::SendError;
@@ -64,9 +64,9 @@ impl Local {
             self.post.stage(worker, Kind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
-        self.reserved = copies;
+        self.reserved = Reserved { copies, newcomers: true };
         self.deliver_to_all(range);
-        self.reserved = 0;
+        self.reserved = Reserved::default();
         Ok(self.members.len())
     }
 
@@ -145,7 +145,7 @@ impl Local {
 
     fn take_message(&mut self, id: ConnectionId, message: &Message<'_>) -> Result<(), SendError> {
         let place = self.receiver(id.to_bits()).ok_or(SendError::Gone)?;
-        let Local { members, log, bounds, .. } = self;
+        let Local { members, log, bounds, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
         let (len, bytes) = (message.bytes().len(), MESSAGE_HEAD_BYTES + message.bytes().len());
         if len > bounds.max_message {
@@ -169,7 +169,22 @@ impl Local {
                 log.put(&mut member.queue, range, parts)
             }
         };
+        *crowded |= member.is_crowded(bounds);
         if queued { Ok(()) } else { Err(SendError::QueueFull) }
+    }
+}
+
+/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reserved {
+    pub(super) copies: usize,
+    /// For those who have not been welcomed also.
+    pub(super) newcomers: bool,
+}
+
+impl Reserved {
+    fn is_for(self, member: &Member, turn: u32) -> bool {
+        !member.is_slow(turn) && (self.newcomers || !member.owes_welcome)
     }
 }
 
@@ -201,20 +216,20 @@ impl Local {
 
     /// How many buffers it takes to put so many bytes into the queue of each member that reads: of
     /// `newcomers` also, who need a buffer before they can read.
-    fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
+    pub(super) fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
         if !self.crowded {
             return 0;
         }
         let Local { members, bounds, turns, .. } = self;
         let members = || members.all().iter().filter(|member| member.takes_messages());
         self.crowded = members().any(|member| member.is_crowded(bounds));
-        let reads =
-            |member: &&Member| !member.is_slow(*turns) && (newcomers || !member.owes_welcome);
+        let reserved = Reserved { copies: 0, newcomers };
+        let reads = |member: &&Member| reserved.is_for(member, *turns);
         members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
     }
 
     /// Puts frames of the log into the queue of each member.
-    fn deliver_to_all(&mut self, range: Range<usize>) {
+    pub(super) fn deliver_to_all(&mut self, range: Range<usize>) {
         for place in 0..self.members.len() {
             if !self.deliver(place, range.clone()) {
                 self.deliver_singly(place, range.clone());
@@ -236,7 +251,7 @@ impl Local {
 
     /// Puts frames of the log into the queue of a member. Answers whether there was room, which
     /// there always is for one that takes no messages any more.
-    fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
+    pub(super) fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
         let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
         if !member.takes_messages() {
@@ -246,11 +261,11 @@ impl Local {
         if member.room(range.len(), bounds, *turns) != Room::Enough {
             return false;
         }
-        if *reserved > 0 && member.needs_buffer(range.len(), bounds) {
-            match member.is_slow(*turns) {
-                true if pool.available() <= *reserved => return false,
-                true => {}
-                false => *reserved -= 1,
+        if reserved.copies > 0 && member.needs_buffer(range.len(), bounds) {
+            match reserved.is_for(member, *turns) {
+                true => reserved.copies -= 1,
+                false if pool.available() <= reserved.copies => return false,
+                false => {}
             }
         }
         if !log.put(&mut member.queue, range, parts) {
@@ -319,92 +334,18 @@ impl Local {
         }
     }
 
-    /// Where the frame stands that begins there in the log.
-    fn frame_at(&self, at: usize) -> Range<usize> {
-        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
-        let prefix = prefix.try_into().expect("so many were asked for");
-        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
-        at..at + LENGTH_BYTES + len
-    }
-}
-
-/// From other workers.
-impl Local {
-    /// A parcel has come.
-    pub(super) fn parcel(&mut self, lease: Lease) {
-        self.arrived.push_back(lease);
-        self.unpack();
-    }
-
-    /// Unpacks parcels, as long as there is room for what may be in them.
-    pub(super) fn unpack(&mut self) {
-        while let Some(bytes) = self.arrived.front().map(Lease::len) {
-            let no_buffers = self.copies(bytes, false) > self.pool.available();
-            if self.owes_much() || self.is_tight(bytes) || no_buffers {
-                return;
-            }
-            let mut lease = self.arrived.pop_front().expect("it was looked at");
-            let from = usize::from(lease.filled()[0]);
-            lease.consume(1);
-            self.unpack_runs(lease);
-            self.post.unpacked(from);
-        }
-    }
-
-    /// Copies the frames into the log if there is room for all of them; otherwise their buffer
-    /// becomes the log, so that no other is needed.
-    fn unpack_runs(&mut self, mut lease: Lease) {
-        if self.log.has_room(lease.len()) {
-            while !lease.is_empty() {
-                let run = Run::read(lease.filled());
-                lease.consume(RUN_HEAD_BYTES);
-                let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
-                lease.consume(run.len);
-                self.deliver_run(&run, range);
-            }
-            return;
-        }
-        let mut left = self.log.adopt(lease);
-        while !left.is_empty() {
-            let run = Run::read(self.log.bytes(left.clone()));
-            let start = left.start + RUN_HEAD_BYTES;
-            left.start = start + run.len;
-            self.deliver_run(&run, start..left.start);
-        }
-    }
-
-    fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
-        match run.kind {
-            Kind::Broadcast => self.deliver_to_all(range),
-            Kind::Notices => self.deliver_notices(range),
-            Kind::Refresh => self.refresh(),
-            Kind::Unicast => self.deliver_unicasts(run.to, range),
-        }
-    }
-
-    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {
-        let mut at = range.start;
-        while at < range.end {
-            let frame = self.frame_at(at);
-            at = frame.end;
-            let reason = match self.receiver(to) {
-                None => GONE,
-                Some(place) if self.deliver(place, frame.clone()) => continue,
-                Some(place) => {
-                    self.overflow(place);
-                    QUEUE_FULL
-                }
-            };
-            let head = self.log.bytes(frame).first_chunk().expect("a message has a head");
-            let from = ConnectionId::from_bits(sender(head, self.order));
-            self.owed.push_back(Owed { to: from, reason, about: to });
-        }
-    }
-
     /// The place of a member that takes messages.
     pub(super) fn receiver(&self, id: u64) -> Option<usize> {
         let place = self.members.place(ConnectionId::from_bits(id))?;
         self.members.all()[place].takes_messages().then_some(place)
+    }
+
+    /// Where the frame stands that begins there in the log.
+    pub(super) fn frame_at(&self, at: usize) -> Range<usize> {
+        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
+        let prefix = prefix.try_into().expect("so many were asked for");
+        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
+        at..at + LENGTH_BYTES + len
     }
 }
 
@@ -422,6 +363,7 @@ impl Local {
         let member = &mut self.members.all_mut()[place];
         if !connection.output.is_empty() {
             member.begin_sending(connection.output, turns);
+            self.crowded |= member.is_crowded(bounds);
             self.tight |= member.room(bounds.buffer_size, bounds, turns) == Room::Soon;
         } else if !complete {
             self.block(connection.id());

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answers::OWED_MAX;
-use super::delivery::Payload;
+use super::delivery::{Payload, Reserved};
 use super::log::Log;
 use super::members::{Member, Members};
 use super::options::Bounds;
 use super::post::{NoRoom, Owed, PARCELS_MAX, Post};
 use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
+use super::unpack::Unpacking;
 use crate::buffer::{Chain, Lease, Pool};
 use crate::clients::Directory;
 use crate::error::CloseReason;
@@ -63,6 +64,8 @@ pub(super) struct Local {
     retry_at: Time,
     /// Parcels that are not unpacked yet.
     pub(super) arrived: VecDeque<Lease>,
+    /// The one before them, if it was begun.
+    pub(super) unpacking: Option<Unpacking>,
     /// Answers that are not passed on yet.
     pub(super) owed: VecDeque<Owed>,
     /// An answer that has come, and waits for a turn of its member or for a buffer.
@@ -71,9 +74,7 @@ pub(super) struct Local {
     pub(super) tight: bool,
     /// Some member's queue may have as many parts as it may have.
     pub(super) crowded: bool,
-    /// Free buffers that are for copies for members who read, in a broadcast that is being
-    /// delivered.
-    pub(super) reserved: usize,
+    pub(super) reserved: Reserved,
     /// No buffer was to be had, and somebody waits for one.
     pub(super) starves: bool,
     /// How many of them at once.
@@ -152,11 +153,12 @@ impl Local {
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
+            unpacking: None,
             owed: VecDeque::with_capacity(OWED_MAX),
             answer: None,
             tight: false,
             crowded: false,
-            reserved: 0,
+            reserved: Reserved::default(),
             starves: false,
             needed: 1,
             turns: 0,
@@ -397,7 +399,8 @@ impl Local {
             turn.want_buffer();
         }
         let waits = self.starves || unsent;
-        if !waits || self.retry_at <= turn.now() {
+        let tries_again = !waits || self.retry_at <= turn.now();
+        if tries_again {
             self.retry_at = turn.now() + RETRY;
             while let Some(slot) = self.blocked.pop_front() {
                 self.wake_slot(slot);
@@ -405,7 +408,12 @@ impl Local {
         }
         self.call_senders(turn);
         self.wake_ready(turn);
-        let parcel_waits = !self.arrived.is_empty() && !self.owes_much();
+        if tries_again && self.ready.is_empty() {
+            // Who still needs more says so when it is woken, before the next turn.
+            self.needed = 1;
+        }
+        let arrived = self.unpacking.is_some() || !self.arrived.is_empty();
+        let parcel_waits = arrived && !self.owes_much();
         let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
         if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {
             return Some(turn.now());

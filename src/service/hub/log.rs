@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::buffer::{Chain, Lease, Pool, Shared};
+use crate::buffer::{Chain, Pool, Shared};
 
 /// The log of a worker.
 pub(super) struct Log {
@@ -48,12 +48,23 @@ impl Log {
         self.current.is_some() && self.has_room(bytes)
     }
 
-    /// Makes a buffer the log that has come with frames in it. Answers where they are.
-    pub(super) fn adopt(&mut self, lease: Lease) -> Range<usize> {
-        let log = Shared::from(lease);
-        let range = log.range();
-        self.replace(log);
-        range
+    /// Makes a buffer the log that has come with frames in it, as long as these are put into
+    /// queues. Answers the log.
+    pub(super) fn lay_aside_for(&mut self, buffer: Shared) -> Option<Shared> {
+        self.current.replace(buffer)
+    }
+
+    /// Makes the log what was the log before. Answers the buffer that was for a while.
+    pub(super) fn take_up_again(&mut self, log: Option<Shared>) -> Shared {
+        std::mem::replace(&mut self.current, log).expect("a buffer was put in its place")
+    }
+
+    /// Makes the log what was the log before, if it has more room than what is now.
+    pub(super) fn keep_roomier(&mut self, log: Option<Shared>) {
+        let buffer = self.take_up_again(log);
+        if !self.has_room(buffer.room()) {
+            self.replace(buffer);
+        }
     }
 
     fn replace(&mut self, log: Shared) {
@@ -218,17 +229,27 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_has_come_with_frames_becomes_the_log() {
-        let pool = pool(1, 8);
+    fn a_buffer_that_has_come_with_frames_becomes_the_log_if_it_has_more_room() {
+        let pool = pool(3, 8);
         let (mut log, mut queue) = (Log::new(&pool), Chain::new(&pool));
-        let mut lease = pool.lease().unwrap();
-        lease.extend_from_slice(b"xhello");
-        lease.consume(1);
-        let range = log.adopt(lease);
-        assert_eq!(log.bytes(range.clone()), b"hello");
-        assert!(log.put(&mut queue, range, 8));
+        for (frames, parts) in [(&b"xhello"[..], 1), (b"xhello again", 2)] {
+            let mut lease = pool.lease().unwrap();
+            lease.extend_from_slice(frames);
+            lease.consume(1);
+            let buffer = Shared::from(lease);
+            let range = buffer.range();
+            let before = log.lay_aside_for(buffer);
+            assert_eq!(log.bytes(range.clone()), &frames[1..]);
+            assert!(log.put(&mut queue, range, 8));
+            log.keep_roomier(before);
+            assert_eq!(queue.leases(), parts);
+        }
         let range = write(&mut log, b"!");
+        assert_eq!(range, 6..7, "behind the first");
         assert!(log.put(&mut queue, range, 8));
-        assert_eq!((bytes_of(&queue), queue.leases()), (b"hello!".into(), 1));
+        assert_eq!(bytes_of(&queue), b"hellohello again!");
+        drop(queue);
+        log.turn();
+        assert_eq!(pool.held(), 0);
     }
 }

@@ -13,6 +13,7 @@
 //! * `post`: from worker to worker.
 //! * `local`: a worker's copy at work: requests carried out, members woken.
 //! * `delivery`: from a frame to the queues, and from a queue to the output.
+//! * `unpack`: from a parcel to the queues.
 //! * `answers`: what a sender is told whose message was not delivered.
 
 use std::fmt;
@@ -39,6 +40,7 @@ mod post;
 pub mod protocol;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 use local::Local;
 use options::Bounds;

@@ -17,6 +17,7 @@ use crate::{Broadcast, Config, Drained, SendError, Server, ServerHandle};
 const GUARD: Duration = Duration::from_secs(60);
 
 mod crowd;
+mod scarce;
 mod still;
 mod world;
 

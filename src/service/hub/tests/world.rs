@@ -1,4 +1,5 @@
 //! Step by step: buffers counted, slow readers, senders held back, notices lost and made good.
+//! Where buffers are few is in `scarce`.
 
 use super::super::local::{COST_MAX, COST_OF_REQUEST};
 use super::still::*;
@@ -6,14 +7,14 @@ use super::*;
 use crate::crew::Command;
 use crate::spec::Slow;
 
-const SIZE: usize = 1024;
+pub(super) const SIZE: usize = 1024;
 
-fn options() -> HubOptions {
+pub(super) fn options() -> HubOptions {
     HubOptions { notices: false, queue: 4 * SIZE as u32, ..HubOptions::default() }
 }
 
 /// A broadcast of a number and so many bytes more.
-fn numbered(number: u32, more: usize) -> Vec<u8> {
+pub(super) fn numbered(number: u32, more: usize) -> Vec<u8> {
     request(Request::Broadcast, &[&number.to_le_bytes()[..], &vec![7; more]].concat())
 }
 
@@ -22,7 +23,7 @@ fn number_of(payload: &[u8]) -> u32 {
 }
 
 /// The numbers of the messages that were told, with a gap checked against each DROPPED.
-fn numbers(told: &[Told]) -> Vec<u32> {
+pub(super) fn numbers(told: &[Told]) -> Vec<u32> {
     let (mut all, mut next, mut gap) = (Vec::new(), 0, 0);
     for one in told {
         match one {
@@ -225,47 +226,6 @@ fn a_full_inbox_holds_the_senders_back_and_loses_nothing() {
 }
 
 #[test]
-fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
-    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
-    let (sender, receiver) = (still.open(0), still.open(0));
-    still.settle();
-    // One is left, for what the sender sends.
-    let pool = still.workers[0].pool.clone();
-    let taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
-    assert!(still.says(sender, &numbered(0, 100)) > 0);
-    for _ in 0..20 {
-        still.turn();
-        assert!(still.workers[0].starves && still.clients[&sender].paused.is_some());
-    }
-    drop(taken);
-    still.settle();
-    assert!(!still.workers[0].starves);
-    for id in [sender, receiver] {
-        assert_eq!(numbers(&still.told(id)), [0]);
-    }
-    assert_eq!(still.held(), 0);
-}
-
-#[test]
-fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_requests() {
-    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
-    let (sender, receiver) = (still.open(0), still.open(0));
-    still.settle();
-    let pool = still.workers[0].pool.clone();
-    let mut taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
-    assert!(still.says(sender, &numbered(0, 100)) > 0);
-    still.half_close(sender);
-    assert!(still.input_len(sender) > 0, "its request waits for a buffer");
-    taken.pop();
-    // There is one now, and somebody outside is faster.
-    assert_eq!(still.message_to(sender, b"hello", 1), None);
-    drop(taken);
-    still.settle();
-    assert_eq!(still.closed(sender), Some(CloseReason::PeerClosed));
-    assert_eq!(numbers(&still.told(receiver)), [0]);
-}
-
-#[test]
 fn many_who_come_at_once_take_one_buffer_for_the_notices_of_it() {
     let mut still = Still::new(1, 64, 4 * SIZE, HubOptions { notices: true, ..options() });
     let ids: Vec<u64> = (0..SLOTS).map(|_| still.open(0)).collect();
@@ -276,48 +236,6 @@ fn many_who_come_at_once_take_one_buffer_for_the_notices_of_it() {
         assert!(still.told(id).into_iter().eq([Told::Welcome(id)].into_iter().chain(joined)));
     }
     assert_eq!(still.held(), 0);
-}
-
-#[test]
-fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buffer() {
-    let queue = 2 * SIZE as u32;
-    let mut still = Still::new(1, 8, SIZE, HubOptions { queue, ..options() });
-    let (sender, one, other) = (still.open(0), still.open(0), still.open(0));
-    still.settle();
-    [sender, one, other].into_iter().for_each(|id| _ = still.told(id));
-    // Two are left: for what the sender sends, and for the log.
-    let pool = still.workers[0].pool.clone();
-    let _taken: Vec<_> = (0..6).map(|_| pool.lease().unwrap()).collect();
-    let send = |to| request(Request::Send { to }, b"");
-    let by_turns = [send(one), send(other)].concat().repeat(SIZE / 13 / 2 - 1);
-    let count = by_turns.len() / 26;
-    let all = [&by_turns[..], &request(Request::Broadcast, b"!")].concat();
-    assert_eq!(still.says(sender, &all), all.len());
-    assert!(still.input_len(sender) > 0, "it is held back");
-    for _ in 0..100 {
-        still.turn();
-    }
-    for id in [one, other] {
-        let mut expected = vec![to_one(sender, b""); count];
-        expected.push(to_all(sender, b"!"));
-        assert_eq!(still.told(id), expected);
-    }
-    assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
-}
-
-#[test]
-fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
-    let mut still = Still::new(1, 8, SIZE, options());
-    let pool = still.workers[0].pool.clone();
-    let taken: Vec<_> = (0..8).map(|_| pool.lease().unwrap()).collect();
-    let one = still.open(0);
-    still.turn();
-    assert_eq!(still.told(one), []);
-    assert_eq!(still.message_to(one, b"early", 1), Some(SendError::QueueFull));
-    drop(taken);
-    assert_eq!(still.message_to(one, b"later", 2), None);
-    still.settle();
-    assert_eq!(still.told(one), [Told::Welcome(one), to_all(0, b"later")]);
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Step by step, where there are too few buffers: who waits then, and that nobody who reads misses
+//! anything for it.
+
+use super::still::*;
+use super::world::{SIZE, numbered, numbers, options};
+use super::*;
+
+#[test]
+fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
+    let (sender, receiver) = (still.open(0), still.open(0));
+    still.settle();
+    // One is left, for what the sender sends.
+    let pool = still.workers[0].pool.clone();
+    let taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
+    assert!(still.says(sender, &numbered(0, 100)) > 0);
+    for _ in 0..20 {
+        still.turn();
+        assert!(still.workers[0].starves && still.clients[&sender].paused.is_some());
+    }
+    drop(taken);
+    still.settle();
+    assert!(!still.workers[0].starves);
+    for id in [sender, receiver] {
+        assert_eq!(numbers(&still.told(id)), [0]);
+    }
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_requests() {
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
+    let (sender, receiver) = (still.open(0), still.open(0));
+    still.settle();
+    let pool = still.workers[0].pool.clone();
+    let mut taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
+    assert!(still.says(sender, &numbered(0, 100)) > 0);
+    still.half_close(sender);
+    assert!(still.input_len(sender) > 0, "its request waits for a buffer");
+    taken.pop();
+    // There is one now, and somebody outside is faster.
+    assert_eq!(still.message_to(sender, b"hello", 1), None);
+    drop(taken);
+    still.settle();
+    assert_eq!(still.closed(sender), Some(CloseReason::PeerClosed));
+    assert_eq!(numbers(&still.told(receiver)), [0]);
+}
+
+#[test]
+fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buffer() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 8, SIZE, HubOptions { queue, ..options() });
+    let (sender, one, other) = (still.open(0), still.open(0), still.open(0));
+    still.settle();
+    [sender, one, other].into_iter().for_each(|id| _ = still.told(id));
+    // Two are left: for what the sender sends, and for the log.
+    let pool = still.workers[0].pool.clone();
+    let _taken: Vec<_> = (0..6).map(|_| pool.lease().unwrap()).collect();
+    let send = |to| request(Request::Send { to }, b"");
+    let by_turns = [send(one), send(other)].concat().repeat(SIZE / 13 / 2 - 1);
+    let count = by_turns.len() / 26;
+    let all = [&by_turns[..], &request(Request::Broadcast, b"!")].concat();
+    assert_eq!(still.says(sender, &all), all.len());
+    assert!(still.input_len(sender) > 0, "it is held back");
+    for _ in 0..100 {
+        still.turn();
+    }
+    for id in [one, other] {
+        let mut expected = vec![to_one(sender, b""); count];
+        expected.push(to_all(sender, b"!"));
+        assert_eq!(still.told(id), expected);
+    }
+    assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
+}
+
+/// Leaves so many free buffers to a worker, and takes the others.
+fn leave_free(still: &Still, worker: usize, count: usize) -> Vec<Lease> {
+    let pool = &still.workers[worker].pool;
+    (count..pool.available()).map(|_| pool.lease().unwrap()).collect()
+}
+
+#[test]
+fn who_reads_misses_nothing_from_elsewhere_though_who_does_not_comes_before_it() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(2, 16, SIZE, HubOptions { queue, ..options() });
+    let (far, slow, reader) = (still.open(0), still.open(1), still.open(1));
+    let talker = still.open(1);
+    still.settle();
+    [slow, reader].into_iter().for_each(|id| _ = still.told(id));
+    let send = |to| request(Request::Send { to }, b"");
+    still.reads(slow, false);
+    still.says_all(talker, &send(slow));
+    (0..4).for_each(|_| still.turn());
+    still.says_all(far, &request(Request::Broadcast, b"!"));
+    still.turn_of(0);
+    // As many parts as there may be for each, one of which is being sent to the slow one.
+    let by_turns = [send(slow), send(reader)].concat().repeat(9);
+    still.says_all(talker, &[by_turns, send(talker), send(reader)].concat());
+    assert_eq!(still.input_len(talker), 0);
+    let taken = leave_free(&still, 1, 1);
+    still.turn_of(1);
+    drop(taken);
+    still.reads(slow, true);
+    still.settle();
+    let mut expected = vec![to_one(talker, b""); 10];
+    assert_eq!(still.told(slow), [&expected[..], &[Told::Dropped(1)]].concat());
+    expected.push(to_all(far, b"!"));
+    assert_eq!(still.told(reader), expected);
+    assert_eq!((still.held(), still.dropped()), (0, 1));
+}
+
+#[test]
+fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
+    let (reader, other, talker) = (still.open(0), still.open(0), still.open(0));
+    still.settle();
+    still.told(reader);
+    // The first is being sent, and the others are as many parts as there may be.
+    for number in 0..20 {
+        let to = if number % 2 == 0 { reader } else { other };
+        assert_eq!(still.message_to(to, b"", number), None);
+    }
+    let taken = leave_free(&still, 0, 1);
+    still.says_all(talker, &request(Request::Broadcast, b"!"));
+    still.turn();
+    drop(taken);
+    still.settle();
+    let mut expected = vec![to_all(0, b""); 10];
+    expected.push(to_all(talker, b"!"));
+    assert_eq!(still.told(reader), expected);
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn who_reads_misses_nothing_of_a_parcel_that_fills_the_parts_of_its_queue_by_itself() {
+    let queue = 2 * SIZE as u32;
+    for filled in [false, true] {
+        let mut still = Still::new(2, 64, SIZE, HubOptions { queue, ..options() });
+        let (far, reader, other) = (still.open(0), still.open(1), still.open(1));
+        still.settle();
+        [reader, other].into_iter().for_each(|id| _ = still.told(id));
+        // With and without room in the log there.
+        let outside = vec![0; if filled { 700 } else { 1 }];
+        assert_eq!(still.message_to(reader, &outside, 1), None);
+        let to_other = request(Request::Send { to: other }, b"");
+        let both = [to_other, request(Request::Broadcast, b"!")].concat().repeat(14);
+        assert_eq!(still.says(far, &both), both.len());
+        still.turn_of(0);
+        let taken = leave_free(&still, 1, 0);
+        still.turn_of(1);
+        let mut told = still.told(reader);
+        assert!(told.len() < 14, "it is not unpacked at once");
+        (0..10).for_each(|_| still.turn_of(1));
+        told.extend(still.told(reader));
+        assert_eq!(told[1..], vec![to_all(far, b"!"); 14]);
+        let alternating = [to_one(far, b""), to_all(far, b"!")].into_iter().cycle();
+        assert!(still.told(other).into_iter().eq(alternating.take(28)));
+        drop(taken);
+        still.settle();
+        assert_eq!((still.held(), still.dropped()), (0, 0));
+    }
+}
+
+#[test]
+fn a_want_of_many_buffers_ends_with_the_need_though_others_go_on_talking() {
+    let queue = 2 * SIZE as u32;
+    let mut still = Still::new(1, 16, SIZE, HubOptions { queue, ..options() });
+    let sender = still.open(0);
+    let others: Vec<u64> = (0..5).map(|_| still.open(0)).collect();
+    still.settle();
+    let to_each: Vec<u8> =
+        others.iter().flat_map(|&to| request(Request::Send { to }, b"")).collect();
+    let burst = [to_each.repeat(10), request(Request::Broadcast, b"!")].concat();
+    // A buffer for what the sender says and one for the log, where five more are needed at once.
+    let taken = leave_free(&still, 0, 3);
+    assert_eq!(still.says(sender, &burst), burst.len());
+    assert!(still.input_len(sender) > 0, "it is held back");
+    still.turn();
+    assert!(still.workers[0].starves);
+    // Nobody needs so many any more, and somebody is to be woken at each turn.
+    let mut starves = Vec::new();
+    for number in 0..20 {
+        still.says(others[0], &numbered(number, 0));
+        still.turn();
+        starves.push(still.workers[0].starves);
+    }
+    assert_eq!(still.input_len(sender), 0);
+    assert!(!starves[10..].contains(&true), "{starves:?}");
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
+    let mut still = Still::new(1, 8, SIZE, options());
+    let pool = still.workers[0].pool.clone();
+    let taken: Vec<_> = (0..8).map(|_| pool.lease().unwrap()).collect();
+    let one = still.open(0);
+    still.turn();
+    assert_eq!(still.told(one), []);
+    assert_eq!(still.message_to(one, b"early", 1), Some(SendError::QueueFull));
+    drop(taken);
+    assert_eq!(still.message_to(one, b"later", 2), None);
+    still.settle();
+    assert_eq!(still.told(one), [Told::Welcome(one), to_all(0, b"later")]);
+}

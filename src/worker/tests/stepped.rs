@@ -1,0 +1,202 @@
+//! One worker on the real kernel that takes a turn when a test says so: what it owes its service
+//! between two turns.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::*;
+use crate::buffer::Lease;
+
+/// A worker with one listener and one client, and a second pool on the same reserve.
+struct Stepped<S: Service> {
+    worker: Worker<MioEngine<Kernel>, S>,
+    other: Pool,
+    client: TcpStream,
+}
+
+impl<S: Service> Stepped<S> {
+    fn new(buffers: u32, make: impl FnOnce(&Pool) -> S) -> Stepped<S> {
+        let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        let mut bound = crate::listener::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
+        let one = bound.pop().unwrap();
+        let address = one.endpoint.socket_addr().unwrap();
+        let mailboxes = Arc::new(Mailboxes::new(2));
+        let permits = Permits::new(8, mailboxes.clone());
+        let reserve = Reserve::new(4096, buffers).unwrap();
+        let (pool, other) = (Pool::new(reserve.clone(), 0), Pool::new(reserve, 1));
+        let setup = Setup {
+            index: 0,
+            connections_max: 8,
+            listeners: 1,
+            rules: Rules {
+                leases_per_connection_max: 2,
+                idle_timeout: None,
+                send_timeout: None,
+                shed_after: None,
+                linger: Duration::ZERO,
+                accept_pause: Duration::from_millis(50),
+            },
+            pool: pool.clone(),
+            permits: Some(permits.clone()),
+            mailboxes,
+            counters: Arc::default(),
+            directory: None,
+        };
+        let listeners = one.sockets.into_iter().map(Into::into).collect();
+        let kernel = Kernel::new().unwrap();
+        let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
+        let mut worker = Worker::new(engine, setup, make(&pool));
+        worker.begin();
+        Stepped { worker, other, client: connect(address) }
+    }
+
+    /// Takes turns until something is true. Each ends soon, because the worker is woken for it.
+    fn turns_until(
+        &mut self,
+        what: &str,
+        condition: impl Fn(&Worker<MioEngine<Kernel>, S>) -> bool,
+    ) {
+        let begun = Instant::now();
+        while !condition(&self.worker) {
+            assert!(begun.elapsed() < GUARD, "never: {what}");
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.worker.core.mailboxes.wake(0);
+        self.worker.turn().unwrap();
+    }
+
+    /// Whether others are asked for buffers.
+    fn starves(&self) -> bool {
+        self.other.starves_elsewhere()
+    }
+
+    fn end(mut self) {
+        self.worker.core.mailboxes.send(0, Command::Stop).unwrap();
+        while !self.worker.is_finished() {
+            self.turn();
+        }
+    }
+}
+
+/// Keeps a buffer of its own until it is told to give it back, in a turn of its; and counts its
+/// turns since data came.
+struct Keeps {
+    kept: Option<Lease>,
+    gives_back: Rc<Cell<bool>>,
+    turns_since_data: Rc<Cell<Option<u32>>>,
+}
+
+impl Service for Keeps {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        self.turns_since_data.set(Some(0));
+        Answer::Continue
+    }
+
+    fn turn(&mut self, _: &mut Turn<'_>) -> Option<Time> {
+        if self.gives_back.get() {
+            self.kept = None;
+        }
+        self.turns_since_data.set(self.turns_since_data.get().map(|turns| turns + 1));
+        None
+    }
+}
+
+#[test]
+fn a_service_has_its_turn_after_data_that_came_with_a_buffer_of_its_own() {
+    let (gives_back, turns) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+    let mut stepped = Stepped::new(1, |pool| Keeps {
+        kept: pool.lease(),
+        gives_back: gives_back.clone(),
+        turns_since_data: turns.clone(),
+    });
+    stepped.client.write_all(b"x").unwrap();
+    stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
+    gives_back.set(true);
+    stepped.turns_until("data came", |_| turns.get().is_some());
+    let asleep = stepped.worker.deadline().is_none_or(|at| at > stepped.worker.core.now);
+    assert!(turns.get() > Some(0) || !asleep, "what the data was cause of is slept over");
+    stepped.end();
+}
+
+/// Wants a second buffer for what has come, as long as it is to ask.
+#[derive(Clone)]
+struct Wants {
+    asks: Rc<Cell<bool>>,
+    got: Rc<RefCell<Option<Lease>>>,
+}
+
+impl Wants {
+    fn ask(&self, connection: &mut Connection<'_>) -> Answer {
+        if self.asks.get() {
+            *self.got.borrow_mut() = connection.take_lease();
+        }
+        match self.got.borrow().is_some() {
+            true => Answer::Continue,
+            false => Answer::WaitUntil(connection.now() + Duration::from_millis(5)),
+        }
+    }
+}
+
+impl Service for Wants {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.ask(connection)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        if self.got.borrow().is_some() { Answer::Continue } else { self.ask(connection) }
+    }
+}
+
+/// A worker whose service wants a buffer that another worker has, and the buffer.
+fn wanting(asks: &Rc<Cell<bool>>) -> (Stepped<Wants>, Wants, Lease) {
+    let wants = Wants { asks: asks.clone(), got: Rc::default() };
+    // One to receive into, which is held, and one elsewhere.
+    let mut stepped = Stepped::new(2, |_| wants.clone());
+    let elsewhere = stepped.other.lease().unwrap();
+    assert_eq!(stepped.other.give_up(), 0, "nobody is in want of the other one yet");
+    stepped.client.write_all(b"x").unwrap();
+    let held = |worker: &Worker<_, _>| worker.inputs().any(|(_, len)| len == 1);
+    stepped.turns_until("data came", held);
+    (stepped, wants, elsewhere)
+}
+
+#[test]
+fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_worker() {
+    let (mut stepped, wants, elsewhere) = wanting(&Rc::new(Cell::new(true)));
+    for _ in 0..10 {
+        assert!(stepped.starves(), "the others do not know of the want");
+        assert!(stepped.worker.core.starving_since.is_some(), "nobody would ever be shed for it");
+        stepped.turn();
+    }
+    drop(elsewhere);
+    assert_eq!(stepped.other.donate(), 0b1, "worker 0 is to be woken");
+    let got = wants.got.clone();
+    stepped.turns_until("it has its buffer", |_| got.borrow().is_some());
+    stepped.turn();
+    assert!(!stepped.starves() && stepped.worker.core.starving_since.is_none());
+    drop(wants.got.take());
+    stepped.end();
+}
+
+#[test]
+fn a_service_that_asks_no_more_is_in_want_of_nothing_after_a_while() {
+    let asks = Rc::new(Cell::new(true));
+    let (mut stepped, _, elsewhere) = wanting(&asks);
+    asks.set(false);
+    stepped.turns_until("the last time it asked", |worker| worker.core.wanted_at.is_some());
+    let asked_at = stepped.worker.core.wanted_at.unwrap();
+    stepped.turns_until("the want is over", |worker| worker.core.wanted_at.is_none());
+    assert!(!stepped.starves() && stepped.worker.core.starving_since.is_none());
+    let lasted = stepped.worker.core.now - asked_at;
+    assert!(lasted >= Duration::from_millis(100), "longer than a service's pauses: {lasted:?}");
+    drop(elsewhere);
+    stepped.end();
+}
