@@ -18,7 +18,7 @@ use crate::sys::faulty::{Call, Fault, Faulty};
 use crate::{Config, Drained, Server, ServerHandle};
 
 /// Longer than anything takes: only against hanging.
-const GUARD: Duration = Duration::from_secs(20);
+const GUARD: Duration = Duration::from_secs(60);
 
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
