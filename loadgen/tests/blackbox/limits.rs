@@ -1,6 +1,7 @@
 //! At the limits: out of files, out of permits, out of buffers, clients that stall or idle. What
 //! must go on goes on, and what is closed is closed for its own reason.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -116,11 +117,15 @@ fn at_the_limit_the_rest_wait_and_each_is_served_as_one_leaves() {
 fn two_thousand_clients_take_turns_at_a_limit_of_fifty() {
     let _alone = alone();
     let daemon = Daemon::start(&flags(&["--max-connections", "50", "--workers", "4"]));
+    let all_are_there = Barrier::new(100);
     std::thread::scope(|scope| {
         for _ in 0..100 {
             scope.spawn(|| {
-                for _ in 0..20 {
+                for round in 0..20 {
                     let mut client = Client::connect(daemon.address());
+                    if round == 0 {
+                        all_are_there.wait();
+                    }
                     client.ping(500);
                     client.close();
                 }
