@@ -51,6 +51,11 @@ impl Client {
         self.received
     }
 
+    /// Bytes that were sent and have not come back.
+    pub fn under_way(&self) -> u64 {
+        self.sent - self.received
+    }
+
     /// Sends the next `count` bytes of this client's stream.
     pub fn send(&mut self, count: u64) {
         self.send_flagged(count, SendFlags::empty());
