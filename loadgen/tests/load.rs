@@ -108,8 +108,8 @@ fn a_rate_below_the_number_of_threads_is_kept() {
     assert_eq!(json["connections"]["served"], 4);
 }
 
-/// A connection that owes a reply leaves its requests to nobody: without a schedule of its own each,
-/// the other nine would share them. On a slow machine some of theirs are never sent either.
+/// A connection that owes a reply leaves its requests to nobody: without a schedule of its own
+/// each, the other nine would share them. On a slow machine some of theirs are never sent either.
 #[test]
 fn a_strict_schedule_gives_each_connection_as_many() {
     let json = kept("-R 1k -c 10 -t 3 -d 1s --strict");

@@ -56,8 +56,8 @@ fn no_more_is_found_than_the_server_can_take() {
 }
 
 /// If the generator was late in the last run, nothing is known of the server: that is said, and
-/// searched again. Next to replies that take so long it would have to be late by 50 ms; and there is
-/// a connection for each request, so that none waits for another's reply.
+/// searched again. Next to replies that take so long it would have to be late by 50 ms; and there
+/// is a connection for each request, so that none waits for another's reply.
 #[test]
 fn a_limit_that_no_rate_keeps_is_missed() {
     let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(200) });

@@ -281,9 +281,9 @@ fn a_client_that_takes_little_at_a_time_is_not_closed() {
     daemon.finish();
 }
 
-/// Reads for longer than the time-out of two seconds. The kernel tells the server that there is room
-/// only when a third of its buffer, more than a megabyte, is free; that takes longer, too. Answers
-/// false if the client itself did not run for so long that it might be taken for stalled.
+/// Reads for longer than the time-out of two seconds. The kernel tells the server that there is
+/// room only when a third of its buffer, more than a megabyte, is free; that takes longer, too.
+/// Answers false if the client itself did not run for so long that it might be taken for stalled.
 fn take_little_at_a_time(mut client: Client) -> bool {
     const TOTAL: u64 = 6 << 20;
     // In more than five seconds.
