@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client::target::Target;
+use crate::client::with_remedy;
 use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
 use crate::framing::{ByteOrder, Framing};
 use crate::spec::ServiceOptions;
@@ -189,7 +190,8 @@ impl Talk {
         for _ in 0..LINES_AHEAD {
             let _ = credits.send(());
         }
-        on_signals(teller.clone()).map_err(|error| format!("cannot catch signals: {error}"))?;
+        on_signals(teller.clone())
+            .map_err(|error| format!("cannot catch signals: {}", with_remedy(&error)))?;
         let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
         let own_loop =
             ClientLoop::start(limits).map_err(|e| Error::cannot_start(&e).to_string())?;

@@ -6,10 +6,10 @@ mod common;
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::server::{EchoServer, Fault};
-use common::{Ended, loadgen, program, start, until};
+use common::{Ended, Running, loadgen, program, start, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -80,14 +80,17 @@ fn an_open_loop_offers_exactly_its_rate() {
 #[test]
 fn a_thread_that_polls_busily_never_sleeps_and_is_not_called_busy_for_it() {
     let server = EchoServer::start(Fault::None);
+    let begun = Instant::now();
     let json = kept(&format!("{} -R 1k -c 20 -t 1 -d 1s --busy-poll", server.address));
+    let whole_run = begun.elapsed().as_nanos() as u64;
     assert_eq!((account(&json).offered, &json["config"]["busy_poll"]), (1_000, &true.into()));
     let thread = &json["generator_threads"][0];
     let of = |key: &str| thread[key].as_u64().expect("a number");
     // One that sleeps does so between any two of the thousand requests.
     assert!(of("switches_voluntary") < 500, "{thread}");
     let (running, waiting, polling) = (of("running_ns"), of("waiting_ns"), of("polling_ns"));
-    assert!(polling > 0 && polling <= running + waiting + 1_000_000, "{thread}");
+    // Not compared with running and waiting: time that a virtual machine is not given is neither.
+    assert!(polling > 0 && polling <= whole_run, "{whole_run}: {thread}");
     let busy = (running + waiting - polling.saturating_sub(waiting).min(running + waiting)) as f64;
     let ratio = json["generator_busy_ratio"].as_f64().expect("a number");
     let elapsed = json["elapsed_ns"].as_f64().expect("a number");
@@ -105,14 +108,31 @@ fn a_rate_below_the_number_of_threads_is_kept() {
     assert_eq!(json["connections"]["served"], 4);
 }
 
+/// A connection that owes a reply leaves its requests to nobody: without a schedule of its own
+/// each, the other nine would share them. On a slow machine some of theirs are never sent either.
 #[test]
 fn a_strict_schedule_gives_each_connection_as_many() {
     let json = kept("-R 1k -c 10 -t 3 -d 1s --strict");
-    let connections = &json["connections"];
-    let never_sent = account(&json).never_sent;
-    assert_eq!(account(&json).offered, 1_000);
-    assert_eq!(connections["replies_max"], 100);
-    assert!(connections["replies_min"].as_u64().unwrap() + never_sent >= 100);
+    assert_at_most_100_each(&json);
+
+    // Due at the start, the first request of each connection is sent on any machine.
+    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 0 });
+    let flags = "-R 1k -c 10 -t 1 -d 1s --strict --timeout 2s";
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
+    assert_eq!(server.fired(), 1);
+    assert_at_most_100_each(&json);
+    assert_eq!(json["connections"]["replies_min"], 0, "{json}");
+    assert!(account(&json).never_sent >= 99, "{json}");
+}
+
+/// Of a thousand requests that are offered to ten connections.
+#[track_caller]
+fn assert_at_most_100_each(json: &Value) {
+    let Account { offered, completed, .. } = account(json);
+    assert_eq!(offered, 1_000);
+    let replies = |key: &str| json["connections"][key].as_u64().expect("a number");
+    assert!(replies("replies_max") <= 100, "{json}");
+    assert!(replies("replies_min") + (offered - completed) >= 100, "{json}");
 }
 
 #[test]
@@ -144,16 +164,17 @@ fn stages_offer_what_each_of_them_says() {
 
 #[test]
 fn a_server_that_never_answers_owes_everything() {
-    for rate in ["", "-R 1k", "-R 1k --strict", "-R 1k -p 4"] {
+    for rate in ["", "-R 400", "-R 400 --strict", "-R 400 -p 4"] {
         let server = EchoServer::start(Fault::Mute);
-        let flags = format!("{} -c 5 -t 2 -d 400ms --timeout 300ms {rate}", server.address);
+        // Time enough for the second life of a connection, also on a busy machine.
+        let flags = format!("{} -c 5 -t 2 -d 1500ms --timeout 300ms {rate}", server.address);
         let json = run(&flags).expect(4).json();
         let account = account(&json);
         assert!(server.fired() > 0);
         assert_eq!(account.completed, 0, "{rate}");
         assert!(account.timed_out >= 5, "{rate}: at least the first of each connection");
         // In an open loop others take the places of those that were given up, to the end.
-        assert!(rate.is_empty() || account.offered == 400, "{rate}: {}", account.offered);
+        assert!(rate.is_empty() || account.offered == 600, "{rate}: {}", account.offered);
         let anew = json["reconnects"].as_u64().unwrap();
         assert_eq!(anew > 0, !rate.is_empty(), "{rate}: {anew}");
         assert!(rate.is_empty() || account.never_sent > 0, "{rate}");
@@ -163,16 +184,29 @@ fn a_server_that_never_answers_owes_everything() {
     }
 }
 
+/// Longer than a busy machine keeps a thread from running: nothing else is in time for it.
+const STALL_TIMEOUT: &str = "2s";
+
+/// What was lost with connections that timed out, a request each: no more than one is under way on
+/// a connection, and one that is given up in the very turn of its begin is not even sent.
+#[track_caller]
+fn lost_with_connections(account: &Account, json: &Value) -> u64 {
+    let lost = json["errors"]["timed-out"].as_u64().expect("a count");
+    assert_eq!(account.timed_out + account.unanswered + account.never_sent, lost, "{json}");
+    assert!(account.timed_out >= 1, "{json}");
+    lost
+}
+
+/// A number of requests ends when each of them has its end, however long that takes.
 #[test]
 fn a_connection_that_stalls_times_out_and_the_others_go_on() {
-    let server = EchoServer::start(Fault::Stall { connection: 1, offset: 640 });
-    let flags = "-c 4 -t 1 -R 1k -d 700ms --timeout 300ms";
+    let server = EchoServer::start(Fault::Stall { connection: 1, offset: 64 });
+    let flags = format!("-c 4 -t 1 -R 1k -n 700 --timeout {STALL_TIMEOUT}");
     let json = run(&format!("{} {flags}", server.address)).expect(4).json();
     let account = account(&json);
-    assert_eq!(server.fired(), 1);
-    assert_eq!((account.offered, account.timed_out, account.unanswered), (700, 1, 0));
-    assert_eq!(json["errors"]["timed-out"], 1);
-    assert!(account.completed > 500);
+    assert_eq!((server.fired(), account.offered), (1, 700));
+    assert_eq!(lost_with_connections(&account, &json), 1, "{json}");
+    assert_eq!(json["connections"]["lost"], 1);
 }
 
 /// One connection: were it not begun anew, nothing would be sent after the stall.
@@ -180,17 +214,17 @@ fn a_connection_that_stalls_times_out_and_the_others_go_on() {
 fn a_connection_that_timed_out_is_begun_anew_in_an_open_loop() {
     for strict in ["", "--strict"] {
         let server = EchoServer::start(Fault::Stall { connection: 0, offset: 640 });
-        let flags = format!("-c 1 -R 200 -d 1500ms --timeout 300ms {strict}");
+        let flags = format!("-c 1 -R 1k -n 300 --timeout {STALL_TIMEOUT} {strict}");
         let json = run(&format!("{} {flags}", server.address)).expect(4).json();
         let account = account(&json);
         assert_eq!((server.fired(), account.offered), (1, 300));
-        assert_eq!((account.timed_out, account.unanswered), (1, 0));
-        assert!(account.completed > 100, "{strict}: {}", account.completed);
+        assert_eq!(lost_with_connections(&account, &json), 1, "{strict}: {json}");
         assert_eq!((&json["reconnects"], &json["connections"]["lost"]), (&1.into(), &1.into()));
         assert_eq!((server.peers().len(), &json["verdict"]), (2, &"connections-lost".into()));
     }
     let server = EchoServer::start(Fault::Stall { connection: 0, offset: 640 });
-    let json = run(&format!("{} -c 1 -d 700ms --timeout 300ms", server.address)).expect(4).json();
+    let flags = format!("-c 1 -n 100 --timeout {STALL_TIMEOUT}");
+    let json = run(&format!("{} {flags}", server.address)).expect(4).json();
     assert_eq!((server.fired(), server.peers().len()), (1, 1), "a closed loop has lost it");
     assert_eq!(json["reconnects"], 0);
 }
@@ -205,11 +239,17 @@ fn connections_are_spread_over_all_targets() {
     let expected: Vec<_> = addresses.iter().map(|address| format!("tcp://{address}")).collect();
     assert_eq!(json["targets"], serde_json::json!(expected));
     assert_eq!(json["target"], expected.join(","));
-    for (server, connections) in servers.iter().zip([3, 3, 2]) {
-        // Those of the reset clients come again and again.
-        assert!(server.peers().len() > connections, "{}", server.peers().len());
-        assert!(server.bytes() >= 64 * 90 * connections as u64, "{}", server.bytes());
+    let mut completed = 0;
+    for (nth, (server, connections)) in servers.iter().zip([3, 3, 2]).enumerate() {
+        // Those of the reset clients come, too.
+        until("all are accepted", || (server.peers().len() > connections).then_some(()));
+        let count = |key: &str| json["per_target"][nth][key].as_u64().expect("a count");
+        assert_eq!(count("connections_established"), connections as u64, "{json}");
+        assert_eq!(count("connections_served"), connections as u64, "{json}");
+        assert!(server.bytes() >= 64 * count("requests_completed"), "{}: {json}", server.bytes());
+        completed += count("requests_completed");
     }
+    assert_eq!(completed, 800);
     let ended = loadgen(&format!("{} -c 2 -n 2", addresses.join(" "))).expect(0);
     ended.says(&format!("test @ {}\n", expected.join(", ")));
     ended.complains(&format!("connections to {}, ", expected.join(", ")));
@@ -217,8 +257,8 @@ fn connections_are_spread_over_all_targets() {
 
 #[test]
 fn a_connection_that_is_reset_leaves_its_requests_unanswered() {
-    let server = EchoServer::start(Fault::Reset { connection: 1, offset: 640 });
-    let flags = "-c 4 -t 1 -R 1k -d 400ms -p 3";
+    let server = EchoServer::start(Fault::Reset { connection: 1, offset: 64 });
+    let flags = "-c 4 -t 1 -R 1k -n 400 -p 3";
     let json = run(&format!("{} {flags}", server.address)).expect(4).json();
     let account = account(&json);
     assert_eq!((server.fired(), account.offered, account.timed_out), (1, 400, 0));
@@ -228,7 +268,8 @@ fn a_connection_that_is_reset_leaves_its_requests_unanswered() {
 #[test]
 fn a_thread_without_connections_still_offers_its_part() {
     for strict in ["", "--strict"] {
-        let server = EchoServer::start(Fault::Close { connection: 0, offset: 640 });
+        // Due at the start, its first request is sent on any machine.
+        let server = EchoServer::start(Fault::Close { connection: 0, offset: 0 });
         let flags = format!("-c 2 -t 2 -R 1k -d 700ms {strict}");
         let json = run(&format!("{} {flags}", server.address)).expect(4).json();
         let account = account(&json);
@@ -296,24 +337,33 @@ fn a_generator_that_cannot_keep_its_schedule_says_so() {
     ended.says("Verdict: generator-limited (").says("Offered: 5000000 requests: ");
 }
 
+/// How long a generator is stopped, at least.
+const STOPPED: Duration = Duration::from_millis(500);
+
+fn stop_for_a_while(run: &Running) {
+    run.signal(Signal::STOP);
+    thread::sleep(STOPPED);
+    run.signal(Signal::CONT);
+}
+
 /// While it is stopped nothing is sent, and what it sends behind that waits for connections that it
 /// has kept busy itself: it is the generator that was late, not the server.
 #[test]
 fn a_generator_that_was_stopped_for_a_while_says_so() {
     for flags in ["-c 2", "-c 3 --strict", "-c 2 -p 4"] {
         let server = EchoServer::start(Fault::None);
-        let flags = format!("{} -t 1 -R 1k -d 2s {flags} --output-format json", server.address);
+        let flags = format!("{} -t 1 -R 200 -n 400 {flags} --output-format json", server.address);
         let run = start(program(&flags));
-        until("requests are answered", || (server.bytes() > 10_000).then_some(()));
-        run.signal(Signal::STOP);
-        thread::sleep(Duration::from_millis(500));
-        run.signal(Signal::CONT);
+        until("the first request is there", || (server.bytes() > 0).then_some(()));
+        stop_for_a_while(&run);
         let json = run.wait().expect(4).json();
         assert_eq!(json["verdict"], "generator-limited", "{flags}");
-        assert_eq!(account(&json).completed, 2_000, "{flags}");
-        let at = |key: &str, part: &str| json[key][part].as_u64().expect("nanoseconds");
-        // All that was due in half a second of two, and not only the first for each connection.
-        assert!(at("own_lag", "p90_ns") > at("send_lag", "p90_ns") / 2, "{flags}: {json}");
+        assert_eq!(account(&json).completed, 400, "{flags}");
+        // All that was due in half a second of two is late by what was left of that, and not only
+        // the first request for each connection: of a quarter of the requests, a tenth by 300 ms.
+        // The stop is seen 50 ms late if every connection was busy when it came.
+        let own_lag_p90 = json["own_lag"]["p90_ns"].as_u64().expect("nanoseconds");
+        assert!(own_lag_p90 > 100_000_000, "{flags}: {json}");
     }
 }
 
@@ -321,13 +371,14 @@ fn a_generator_that_was_stopped_for_a_while_says_so() {
 #[test]
 fn a_closed_loop_that_was_stopped_for_a_while_says_how_long() {
     let server = EchoServer::start(Fault::None);
-    let flags = format!("{} -t 1 -d 2s -c 2 --output-format json", server.address);
+    let flags = format!("{} -t 1 -d 10m -c 2 --output-format json", server.address);
     let run = start(program(&flags));
     until("requests are answered", || (server.bytes() > 10_000).then_some(()));
-    run.signal(Signal::STOP);
-    thread::sleep(Duration::from_millis(500));
-    run.signal(Signal::CONT);
-    let json = run.wait().expect(0).json();
+    stop_for_a_while(&run);
+    let before = server.bytes();
+    until("it has gone on", || (server.bytes() > before + 10_000).then_some(()));
+    run.signal(Signal::INT);
+    let json = run.wait().expect(130).json();
     // It may have been asleep for 50 ms of that, as it wanted to be.
     assert!(json["longest_pause_ns"].as_u64().expect("a time") > 400_000_000, "{json}");
 }
@@ -347,11 +398,11 @@ fn an_interrupted_open_loop_still_adds_up() {
 fn warm_up_is_sent_and_not_recorded() {
     for rate in ["", "-R 2k"] {
         let server = EchoServer::start(Fault::None);
-        let json = kept(&format!("{} -c 4 -w 200ms -n 300 {rate}", server.address));
+        let json = kept(&format!("{} -c 4 -w 500ms -n 300 {rate}", server.address));
         assert_eq!(account(&json).offered, 300, "{rate}");
         let warmup = json["requests_warmup"].as_u64().unwrap();
         assert!(warmup > 0, "{rate}");
-        assert!(rate.is_empty() || warmup == 400, "{warmup}");
+        assert!(rate.is_empty() || warmup == 1_000, "{warmup}");
         assert_eq!(server.bytes(), (300 + warmup) * 64, "{rate}");
         assert_eq!(json["bytes_verified"], server.bytes(), "{rate}");
     }
@@ -381,24 +432,46 @@ fn a_wrong_byte_among_sizes_is_found_where_it_is() {
 
 #[test]
 fn connections_are_begun_anew_at_the_end_of_their_lifetime() {
-    let loads = ["--lifetime 10 -n 1k", "--lifetime 10 -n 1k -p 4", "--lifetime 10 -R 2k -d 500ms"];
-    for load in loads.into_iter().chain(["--lifetime 50ms -R 1k -d 1s", "--lifetime 50ms -d 1s"]) {
+    for load in ["-n 1k", "-n 1k -p 4", "-R 2k -n 1k"] {
         let server = EchoServer::start(Fault::None);
-        let json = kept(&format!("{} -c 5 {load}", server.address));
-        let account = account(&json);
-        let reconnects = json["reconnects"].as_u64().unwrap();
-        assert_eq!((account.timed_out, account.unanswered), (0, 0), "{load}");
-        assert!(reconnects >= 50, "{load}: {reconnects}");
-        // At the very end one may be under way that nobody waits for.
-        let accepted = server.peers().len() as u64;
-        assert!((5 + reconnects..=10 + reconnects).contains(&accepted), "{load}: {accepted}");
-        assert_eq!(json["connect_latency"]["count"], 5 + reconnects, "{load}");
-        assert_eq!(json["connections"]["established"], 5, "{load}");
-        assert_eq!(
-            (&json["errors"], &json["connections"]["lost"]),
-            (&serde_json::json!({}), &0.into())
-        );
+        let json = kept(&format!("{} -c 5 --lifetime 10 {load}", server.address));
+        assert_eq!(account(&json).completed, 1_000, "{load}");
+        // A hundred lives at least, but for those that begin together.
+        assert!(begun_anew(&server, &json) >= 95, "{load}: {json}");
+        assert_eq!(json["connections"]["lost"], 0, "{load}");
     }
+}
+
+#[test]
+fn connections_are_begun_anew_when_their_time_is_over() {
+    const LIVES: usize = 100;
+    for load in ["-R 1k", ""] {
+        let server = EchoServer::start(Fault::None);
+        let flags = format!("{} -c 5 --lifetime 50ms -d 10m {load}", server.address);
+        let run = start(program(&format!("{flags} --output-format json")));
+        until("many have had their time", || (server.peers().len() > LIVES).then_some(()));
+        run.signal(Signal::INT);
+        let json = run.wait().expect(130).json();
+        // An interrupted run may leave the last reply on each connection, and none before that.
+        let account = account(&json);
+        assert!(account.timed_out == 0 && account.unanswered <= 5, "{load}: {json}");
+        assert!(begun_anew(&server, &json) as usize > LIVES - 10, "{load}: {json}");
+    }
+}
+
+/// How many connections took the place of one of five, after a look at whether as many are known to
+/// the server, and none was lost.
+#[track_caller]
+fn begun_anew(server: &EchoServer, json: &Value) -> u64 {
+    let reconnects = json["reconnects"].as_u64().unwrap();
+    let accepted = || server.peers().len() as u64;
+    until("the server has accepted all", || (accepted() >= 5 + reconnects).then_some(()));
+    // At the very end one may be under way in each place that nobody waits for.
+    assert!(accepted() <= 10 + reconnects, "{}: {json}", accepted());
+    assert_eq!(json["connect_latency"]["count"], 5 + reconnects, "{json}");
+    assert_eq!(json["connections"]["established"], 5, "{json}");
+    assert_eq!(json["errors"], serde_json::json!({}), "{json}");
+    reconnects
 }
 
 #[test]
@@ -415,7 +488,9 @@ fn a_network_of_source_addresses_is_used_in_order() {
 #[test]
 fn rude_clients_do_what_they_say_and_are_kept_apart() {
     let with = "idle:20,slow-reader:2,half-close:3,reset:3,trickle:4";
+    let begun = Instant::now();
     let json = kept(&format!("-c 5 -R 500 -d 1s --with {with}"));
+    let whole_run = begun.elapsed();
     assert_eq!(account(&json).offered, 500, "theirs are not counted");
     let of = |kind: &str| {
         let kinds = json["rude_clients"].as_array().expect("a list");
@@ -435,7 +510,10 @@ fn rude_clients_do_what_they_say_and_are_kept_apart() {
     let bytes = |kind: &str, key: &str| of(kind)[key].as_u64().unwrap();
     assert!(bytes("half-close", "established") > 3, "again and again");
     assert_eq!(bytes("reset", "bytes_received"), 0);
-    assert!(bytes("slow-reader", "bytes_sent") > 10 * bytes("slow-reader", "bytes_received"));
+    // Each reads a buffer of 4 KiB at the most in 100 ms, and sends what there is room for.
+    let reads_max = 2 * (whole_run.as_millis() as u64 / 100 + 2);
+    assert!(bytes("slow-reader", "bytes_received") <= reads_max * (4 << 10), "{json}");
+    assert!(bytes("slow-reader", "bytes_sent") > bytes("slow-reader", "bytes_received"), "{json}");
     assert!(bytes("trickle", "bytes_received") >= 4);
     assert_eq!(json["connections"]["established"], 5);
 }
@@ -456,11 +534,17 @@ fn the_seconds_add_up_to_the_whole() {
     let server = EchoServer::start(Fault::None);
     let json = kept(&format!("{} -c 10 -t 2 -R 1k -d 2500ms", server.address));
     let seconds = json["seconds"].as_array().expect("a list");
-    assert!((2..=4).contains(&seconds.len()), "{}", seconds.len());
+    // A thread that does not run when a second is over makes a longer one of it.
+    assert!((1..=4).contains(&seconds.len()), "{}", seconds.len());
     let sum = |key: &str| seconds.iter().map(|second| second[key].as_u64().unwrap()).sum::<u64>();
-    // The first may be sent before the first second begins to be counted, the last after its end.
-    assert!((2_400..=2_500).contains(&sum("sent")), "{}", sum("sent"));
-    assert!((2_400..=2_500).contains(&sum("replies")), "{}", sum("replies"));
+    // On each connection the first may be sent before the first second begins to be counted, and
+    // the last after the end of the last one; so with the replies.
+    let Account { offered, never_sent, .. } = account(&json);
+    let sent = offered - never_sent;
+    assert_eq!(offered, 2_500);
+    assert!((sent.saturating_sub(20)..=sent).contains(&sum("sent")), "{sent}: {}", sum("sent"));
+    let replies = json["replies"].as_u64().unwrap();
+    assert!(sum("replies").abs_diff(replies) <= 20, "{replies}: {}", sum("replies"));
     assert_eq!(json["generator_threads"].as_array().unwrap().len(), 2);
     assert!(json["fairness_jain"].as_f64().unwrap() > 0.9);
 }
@@ -492,8 +576,10 @@ fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
     // The same socket again, with room for two that wait.
     rustix::net::listen(&listener, 1).expect("it listens already");
     let address = listener.local_addr().expect("it is bound");
-    let run = start(program(&format!("{address} -c 20 -n 40 -d 60s")));
-    thread::sleep(Duration::from_millis(700));
+    // The kernel may take a connect and then turn away its last packet; bytes that are sent then
+    // come when they have been sent again a few times.
+    let run = start(program(&format!("{address} -c 20 -n 40 -d 100s --timeout 100s")));
+    until("a connect is tried again", || is_connecting_again(address.port()).then_some(()));
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -507,4 +593,17 @@ fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
     let ended = run.wait();
     ended.says("Connects that took a second or more: ").says("--connect-rate");
     ended.says("20 established, 20 served, 0 lost");
+}
+
+/// Whether a client has sent the first packet to this port of 127.0.0.1 a second time, which is a
+/// second after the first.
+fn is_connecting_again(port: u16) -> bool {
+    const SYN_SENT: &str = "02";
+    let peer = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table of sockets");
+    table.lines().skip(1).any(|line| {
+        // Number, local and remote address, state, queues, timer, how often sent again.
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[2] == peer && fields[3] == SYN_SENT && fields[6] != "00000000"
+    })
 }

@@ -165,14 +165,20 @@ fn rows_of_an_open_loop_have_the_send_lags_of_their_second() {
     let described = schema("second");
     seconds.iter().for_each(|second| assert_valid(&described, second));
     let sum: u64 = seconds.iter().map(|second| count(&second["send_lag"]["count"])).sum();
-    assert_eq!((sum, count(&summary["send_lag"]["count"])), (1_100, 1_100));
+    // A machine that is busy may not have sent all that was due.
+    let sent = 1_100 - count(&summary["requests_never_sent"]);
+    assert_eq!(count(&summary["requests_offered"]), 1_100);
+    assert_eq!((sum, count(&summary["send_lag"]["count"])), (sent, sent));
     let largest = seconds.iter().filter_map(|second| second["send_lag"]["max_ns"].as_u64()).max();
     assert_eq!(largest, summary["send_lag"]["max_ns"].as_u64());
     let csv = loadgen(&format!("{flags} --output-format csv")).stdout;
     let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
     let header = rows.next().expect("a header");
     let column = header.iter().position(|name| *name == "send_lag_p99_ns").expect("a column");
-    assert!(rows.next().expect("a second")[column].parse::<u64>().expect("a time") > 0);
+    // Empty where nothing was sent in a second.
+    let lags = rows.filter_map(|row| (!row[column].is_empty()).then(|| row[column].to_string()));
+    let lags: Vec<u64> = lags.map(|lag| lag.parse().expect("a time")).collect();
+    assert!(lags.iter().any(|lag| *lag > 0), "{lags:?}");
 }
 
 #[test]

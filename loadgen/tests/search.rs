@@ -7,48 +7,83 @@ use std::time::Duration;
 
 use common::forms::{TestFile, assert_valid, count, schema};
 use common::server::{EchoServer, Fault};
-use common::{loadgen, program, start, until};
+use common::{Ended, loadgen, program, start, until};
 use rustix::process::Signal;
 
 /// Each request waits so long, so one connection takes 200 in a second at most.
 const SLOW: Fault = Fault::Slow { wait: Duration::from_millis(5) };
 
+/// Searches again for as long as the machine, and not the server, was in the way: `is_so` tells.
+#[track_caller]
+fn search_until(flags: &str, mut is_so: impl FnMut(&Ended) -> bool) -> Ended {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        let ended = loadgen(flags);
+        if is_so(&ended) {
+            return ended;
+        }
+    }
+    panic!("{TRIES} searches, and each of them disturbed: {flags}");
+}
+
+/// At 20 in a second a step has the fewest requests that there may be. If one of the last of them
+/// is late on a busy machine, it is never sent, and no rate may be kept.
 #[test]
 fn no_more_is_found_than_the_server_can_take() {
     let server = EchoServer::start(SLOW);
-    let flags = format!("{} -c 1 -R 50 -d 500ms -w 1ms --search p99:200ms", server.address);
-    let json = loadgen(&format!("{flags} --output-format json")).json();
-    assert_valid(&schema("search"), &json);
+    let flags = format!("{} -c 1 -R 50 -d 500ms -w 1ms --search p99:1s", server.address);
+    let ended = search_until(&format!("{flags} --output-format json"), |ended| {
+        let json = ended.json();
+        assert_valid(&schema("search"), &json);
+        let steps = json["steps"].as_array().expect("runs");
+        let is_found = steps.iter().any(|step| step["kept"] == true);
+        assert_eq!(json["rate_per_second"].is_null(), !is_found, "{json}");
+        is_found
+    });
+    let json = ended.json();
     assert!(server.fired() > 0);
-    assert_eq!(json["objective"], "p99<200ms");
-    // In half a second 200 ms of latency hide 40 requests more than the 100 that it takes.
+    assert_eq!(json["objective"], "p99<1s");
+    // In half a second it takes 100 requests, and all must be sent.
     let rate = count(&json["rate_per_second"]);
-    assert!((1..=300).contains(&rate), "{json}");
+    assert!((1..=210).contains(&rate), "{json}");
     let steps = json["steps"].as_array().expect("runs");
     let of = |kept: bool| steps.iter().filter(move |step| step["kept"] == kept);
     assert!(of(true).any(|step| step["rate_per_second"] == rate), "{json}");
     assert!(of(false).any(|step| step["rate_per_second"] == json["not_kept_rate_per_second"]));
     assert!(count(&json["not_kept_rate_per_second"]) > rate);
     assert_eq!(json["best"]["config"]["rate_per_second"], rate);
-    assert!(count(&json["best"]["latency"]["p99_ns"]) < 200_000_000);
+    assert!(count(&json["best"]["latency"]["p99_ns"]) < 1_000_000_000);
 }
 
+/// If the generator was late in the last run, nothing is known of the server: that is said, and
+/// searched again. Next to replies that take so long it would have to be late by 50 ms; and there
+/// is a connection for each request, so that none waits for another's reply.
 #[test]
 fn a_limit_that_no_rate_keeps_is_missed() {
-    let server = EchoServer::start(SLOW);
-    let flags = format!("{} -c 1 -R 100 -d 300ms -w 1ms --search p50:4ms", server.address);
-    let ended = loadgen(&flags).expect(99);
-    ended.says("\nHighest rate: none was found that keeps p50<4ms; not 34/s: p50<4ms missed (");
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(200) });
+    let flags = format!("{} -c 24 -R 68 -d 300ms -w 1ms --search p50:150ms", server.address);
+    let is_missed = |ended: &Ended| {
+        assert!([Some(4), Some(99)].contains(&ended.code), "{}", ended.stdout);
+        ended.code == Some(99)
+    };
+    let ended = search_until(&flags, |ended| {
+        ended.complains("searching: 68/s: ");
+        is_missed(ended)
+    });
+    ended.says("\nHighest rate: none was found that keeps p50<150ms; not 34/s: p50<150ms missed (");
     ended.says("\nVerdict: not-kept (");
-    ended.complains("searching: 100/s: ");
-    let ended = loadgen(&format!("{flags} --output-format json")).expect(99);
-    assert_valid(&schema("search"), &ended.json());
-    assert!(ended.json()["best"].is_null() && ended.json()["rate_per_second"].is_null());
+    let ended = search_until(&format!("{flags} --output-format json"), |ended| {
+        assert_valid(&schema("search"), &ended.json());
+        assert!(ended.json()["best"].is_null() && ended.json()["rate_per_second"].is_null());
+        is_missed(ended)
+    });
+    assert_eq!(ended.json()["verdict"], "not-kept");
 }
 
 #[test]
 fn a_byte_that_differs_ends_the_search() {
-    let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 700 });
+    // Due at the start, the first request of each connection is sent on any machine.
+    let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 7 });
     let flags = format!("{} -c 2 -R 100 -d 300ms -w 1ms --search p99:10s", server.address);
     let ended = loadgen(&format!("{flags} --output-format json")).expect(3);
     assert_eq!(server.fired(), 1);
@@ -83,7 +118,9 @@ fn every_protocol_can_be_searched() {
 #[test]
 fn an_interrupted_search_tells_what_it_found_until_then() {
     let server = EchoServer::start(Fault::None);
-    let flags = format!("{} -c 1 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
+    // A connection for each request of the first two rates, 30 in all, so that none of them is
+    // never sent: they are kept, and the third is tried.
+    let flags = format!("{} -c 20 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
     let run = start(program(&format!("{flags} --output-format json")));
     until("a few rates have been tried", || (server.bytes() > 3_000).then_some(()));
     run.signal(Signal::INT);

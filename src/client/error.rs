@@ -117,8 +117,7 @@ impl Error {
 
     /// A loop could not be started.
     pub(crate) fn cannot_start(error: &io::Error) -> Error {
-        let remedy = error.raw_os_error().and_then(|raw| remedy(Errno::from_raw_os_error(raw)));
-        Error::CannotStart(format!("{error}{}", remedy.unwrap_or_default()))
+        Error::CannotStart(with_remedy(error))
     }
 
     /// What the end of a connection comes to.
@@ -132,6 +131,12 @@ impl Error {
             _ => Error::Failed,
         }
     }
+}
+
+/// An error of the system, and what can be done about it.
+pub(crate) fn with_remedy(error: &io::Error) -> String {
+    let remedy = error.raw_os_error().and_then(|raw| remedy(Errno::from_raw_os_error(raw)));
+    format!("{error}{}", remedy.unwrap_or_default())
 }
 
 /// What can be done about an error of the system, where that is known.

@@ -19,7 +19,7 @@ mod random;
 mod reconnecting;
 
 /// Longer than anything takes: only against hanging.
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(60);
 
 /// Time for something that is not to happen.
 const SHORT: Duration = Duration::from_millis(50);

@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 use super::*;
 
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(60);
 
 fn endpoints(addresses: &[&str]) -> Vec<Endpoint> {
     addresses.iter().map(|text| Endpoint::Tcp(text.parse().unwrap())).collect()

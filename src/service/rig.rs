@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::{Config, Counts, Server, ServerHandle};
 
 /// Longer than anything takes: only against hanging.
-pub(super) const GUARD: Duration = Duration::from_secs(20);
+pub(super) const GUARD: Duration = Duration::from_secs(60);
 
 /// One connection of a service.
 pub(super) struct Rig<S: Service> {

@@ -20,7 +20,7 @@ use crate::{Config, Drained, Server, ServerHandle};
 mod stepped;
 
 /// Longer than anything takes: only against hanging.
-const GUARD: Duration = Duration::from_secs(20);
+const GUARD: Duration = Duration::from_secs(60);
 
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();

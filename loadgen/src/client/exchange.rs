@@ -57,7 +57,7 @@ impl Client {
     /// a request for longer.
     #[inline]
     fn take_offered(&mut self, index: usize, now: Time) {
-        self.course.pauses.at_work(now);
+        self.course.at_work(now);
         let last = self.course.period.last();
         while self.has_room(index, now) {
             let dispatch = self.course.dispatch.as_mut().expect("an open loop");

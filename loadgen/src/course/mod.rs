@@ -169,6 +169,13 @@ impl Course {
         Ok(start)
     }
 
+    /// The thread is at work on what the period asks for.
+    #[inline]
+    pub fn at_work(&mut self, now: Time) {
+        let dispatch = self.dispatch.as_ref();
+        self.pauses.at_work(now, || dispatch.map_or(Time::MAX, Dispatch::oldest));
+    }
+
     /// When to go on measuring at the latest. `soon`: something is waited for.
     #[inline]
     pub fn next_measure(&self, now: Time, soon: bool) -> Time {

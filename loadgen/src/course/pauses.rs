@@ -43,15 +43,17 @@ impl Pauses {
         self.due = due;
     }
 
-    /// It is at work.
+    /// It is at work. `oldest` tells when the oldest request was intended that is not sent yet.
     #[inline]
-    pub fn at_work(&mut self, now: Time) {
+    pub fn at_work(&mut self, now: Time, oldest: impl FnOnce() -> Time) {
         if now < self.due {
             return;
         }
         let late = now - self.due;
         if late >= PAUSE_MIN {
-            let before = if self.due <= self.queued_until { self.left } else { Duration::ZERO };
+            // What an earlier one has delayed may be waiting still, for a server that is slow.
+            let is_queued = self.due <= self.queued_until || oldest() < self.queued_until;
+            let before = if is_queued { self.left } else { Duration::ZERO };
             (self.ended, self.length) = (now, before + late);
             (self.queued_until, self.left) = (now, self.length);
             self.longest = self.longest.max(late);
@@ -94,8 +96,13 @@ mod tests {
     fn paused() -> Pauses {
         let mut pauses = Pauses::NONE;
         pauses.rest_until(at(10_000));
-        pauses.at_work(at(310_000));
+        at_work(&mut pauses, 310_000);
         pauses
+    }
+
+    /// At work with nothing that is not sent.
+    fn at_work(pauses: &mut Pauses, now: u64) {
+        pauses.at_work(at(now), || Time::MAX);
     }
 
     /// The own part of a request's lag, in microseconds, over a connection that had room just now.
@@ -126,20 +133,20 @@ mod tests {
     #[test]
     fn the_longest_one_is_told_once() {
         let mut pauses = paused();
-        pauses.at_work(at(311_500));
+        at_work(&mut pauses, 311_500);
         assert_eq!(pauses.take_longest(), Duration::from_millis(300));
-        pauses.at_work(at(311_900));
+        at_work(&mut pauses, 311_900);
         assert_eq!(pauses.take_longest(), Duration::ZERO);
     }
 
     #[test]
     fn what_comes_in_time_is_no_pause() {
         let mut pauses = Pauses::NONE;
-        pauses.at_work(at(1));
+        at_work(&mut pauses, 1);
         for now in (1_000..50_000).step_by(500) {
             pauses.rest_until(at(now + 400));
-            pauses.at_work(at(now + 300));
-            pauses.at_work(at(now + 500));
+            at_work(&mut pauses, now + 300);
+            at_work(&mut pauses, now + 500);
             assert_eq!(own(&mut pauses, now + 500, now + 1), 50);
         }
     }
@@ -148,12 +155,24 @@ mod tests {
     fn pauses_that_follow_each_other_add_up_until_the_queue_is_empty() {
         let mut pauses = paused();
         assert_eq!(own(&mut pauses, 310_100, 20_000), 290_100);
-        pauses.at_work(at(310_100));
-        pauses.at_work(at(410_100));
+        at_work(&mut pauses, 310_100);
+        at_work(&mut pauses, 410_100);
         assert_eq!(own(&mut pauses, 410_200, 21_000), 389_200);
         assert_eq!(own(&mut pauses, 410_300, 410_000), 300);
         pauses.rest_until(at(600_000));
-        pauses.at_work(at(620_000));
+        at_work(&mut pauses, 620_000);
         assert_eq!(own(&mut pauses, 620_100, 100_000), 20_000, "the earlier ones are over");
+    }
+
+    #[test]
+    fn a_short_one_does_not_end_what_an_earlier_one_has_delayed() {
+        for (oldest, expected) in [(110_000, 303_000), (380_000, 3_000)] {
+            let mut pauses = paused();
+            assert_eq!(own(&mut pauses, 310_100, 10_000), 300_000);
+            // The server is slow, and the thread rests until it looks after its connections.
+            pauses.rest_until(at(360_000));
+            pauses.at_work(at(363_000), || at(oldest));
+            assert_eq!(own(&mut pauses, 420_000, 50_000), expected);
+        }
     }
 }

@@ -45,8 +45,8 @@ impl Members {
             self.course.records.offered += 1;
             self.course.records.requests += 1;
             if self.course.dispatch.is_some() {
+                self.course.at_work(now);
                 let Course { pauses, records, .. } = &mut self.course;
-                pauses.at_work(now);
                 let room_since = self.members[index].room_since;
                 records.sent(now, intended, pauses.own_since(now, intended, room_since));
             }

@@ -207,7 +207,7 @@ impl Service for Members {
             Phase::Connecting => self.connect_some(turn),
             Phase::Ready => self.begin_when_all_are_ready(turn.now()),
             Phase::Measuring => {
-                self.course.pauses.at_work(turn.now());
+                self.course.at_work(turn.now());
                 let next = self.measure(turn);
                 self.course.pauses.rest_until(next);
                 next

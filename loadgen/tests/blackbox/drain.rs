@@ -119,11 +119,11 @@ fn a_drain_waits_for_a_client_that_reads_slowly() {
         let pool = ["--buffer-size", buffer_size, "--buffers", "64"];
         let mut daemon = Daemon::start(&[&flags[..], &pool].concat());
         let mut client = Client::connect_with_small_window(daemon.address(), 16 * 1024);
-        let mut sent = fill(&mut client);
+        let mut sent = fill(&daemon, &mut client);
         // Some of it taken and filled up again: the server learns to read several buffers at once.
         for _ in 0..6 {
-            client.expect(3 << 20);
-            sent += fill(&mut client);
+            client.expect(TAKEN);
+            sent += fill(&daemon, &mut client);
         }
         daemon.signal(Signal::TERM);
         std::thread::sleep(Duration::from_millis(300));
@@ -138,14 +138,19 @@ fn a_drain_waits_for_a_client_that_reads_slowly() {
     }
 }
 
-/// Sends until nothing has been taken for a while; how much was.
-fn fill(client: &mut Client) -> u64 {
+/// Less than there is room for on the way to the server and back.
+const TAKEN: u64 = 3 << 20;
+
+/// Sends until the server has read and sent all that there is room for: for a while nothing is
+/// taken, and no thread of the server has anything to do. That alone may also be because the kernel
+/// is late with what it has, so what is to be taken must be under way. How much was sent.
+fn fill(daemon: &Daemon, client: &mut Client) -> u64 {
     let (mut sent, mut quiet) = (0, 0);
     eventually("the way is full", || {
         let taken = client.send_without_waiting(1 << 20);
         sent += taken;
-        quiet = if taken == 0 { quiet + 1 } else { 0 };
-        quiet == 10
+        quiet = if taken == 0 && daemon.is_asleep() { quiet + 1 } else { 0 };
+        quiet >= 10 && client.under_way() >= TAKEN
     });
     sent
 }

@@ -205,7 +205,7 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     drop(idle);
     let mut last = connect(address);
     echo(&mut last, 1);
-    let drained = server.drain(Duration::from_secs(20));
+    let drained = server.drain(Duration::from_secs(60));
     COUNTING.store(false, Ordering::Relaxed);
 
     let total = server.stats().total();
@@ -252,7 +252,7 @@ fn replies_that_are_held_back_allocate_nothing() {
         });
         let mut last = connect(address);
         last.write_all(&[7; 10]).unwrap();
-        let drained = server.drain(Duration::from_secs(20));
+        let drained = server.drain(Duration::from_secs(60));
         COUNTING.store(false, Ordering::Relaxed);
         assert_eq!(drained, Drained::Clean, "{spec}");
         assert!(server.stats().total().bytes_sent >= 4 * 235_500, "{spec}");
@@ -265,7 +265,7 @@ fn an_allocation_that_is_put_in_on_purpose_is_counted() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (server, address) = start(Config::new().workers(1).max_connections(10), true);
     echo(&mut connect(address), 1);
-    server.drain(Duration::from_secs(10));
+    server.drain(Duration::from_secs(60));
     COUNTING.store(false, Ordering::Relaxed);
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0);
 }
@@ -471,7 +471,7 @@ fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level
     assert!(broadcast.queued > 0, "{broadcast:?}");
     client.read_exact(&mut [0; 5]).unwrap();
     drop(client);
-    let drained = server.drain(Duration::from_secs(20));
+    let drained = server.drain(Duration::from_secs(60));
     COUNTING.store(false, Ordering::Relaxed);
 
     assert_eq!(drained, Drained::Clean);

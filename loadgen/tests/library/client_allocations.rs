@@ -18,7 +18,7 @@ use echopool::{Config, Server};
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 
 /// Longer than anything takes: only against hanging.
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(60);
 
 /// Requests, sends, both kinds of receives, and a cancelled one that had got nothing.
 fn talk(clients: &[Client], rounds: usize) {

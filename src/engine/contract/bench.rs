@@ -17,7 +17,7 @@ use crate::permits::{Permit, Permits};
 use crate::time::Time;
 
 /// Longer than anything takes: only against hanging.
-pub(super) const GUARD: Duration = Duration::from_secs(20);
+pub(super) const GUARD: Duration = Duration::from_secs(60);
 /// More polls than anything takes.
 const POLLS_MAX: u32 = 200_000;
 /// How long a poll waits before a condition is looked at again.
@@ -416,6 +416,7 @@ impl<S: Stage> Bench<S> {
             // Some buffers are left for receives.
             let room = self.pool.available().div_ceil(2) * self.pool.buffer_size();
             let room = room.min(stream.len() - sent);
+            assert!(room > 0, "all {sent} bytes were sent, though nobody reads them");
             let chain = self.chain(&stream[sent..][..room]);
             match self.submit(key, Op::Send(chain)) {
                 Some(outcome) => sent += self.sent(outcome, room).0,

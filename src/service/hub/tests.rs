@@ -14,7 +14,7 @@ use crate::service::{Builtin, ConnectionId, Echo, OfListener};
 use crate::{Broadcast, Config, Drained, SendError, Server, ServerHandle};
 
 /// Longer than anything takes: only against hanging.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(120);
 
 mod crowd;
 mod scarce;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
-use rustix::net::{AddressFamily, SendFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::{GUARD, PIECE, payload};
 
@@ -26,7 +26,10 @@ impl Client {
     /// With a receive buffer of this size, set before connecting so that the window obeys it.
     pub fn connect_with_small_window(to: SocketAddr, bytes: usize) -> Client {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = rustix::net::socket(family, SocketType::STREAM, None).expect("a socket");
+        // Not for the programs that other tests start meanwhile.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None);
+        let socket = socket.expect("a socket");
         set_socket_recv_buffer_size(&socket, bytes).expect("setting SO_RCVBUF");
         rustix::net::connect(&socket, &to).expect("connecting");
         Client::over(TcpStream::from(socket))
@@ -48,6 +51,11 @@ impl Client {
         self.received
     }
 
+    /// Bytes that were sent and have not come back.
+    pub fn under_way(&self) -> u64 {
+        self.sent - self.received
+    }
+
     /// Sends the next `count` bytes of this client's stream.
     pub fn send(&mut self, count: u64) {
         self.send_flagged(count, SendFlags::empty());
@@ -65,16 +73,21 @@ impl Client {
 
     /// Sends what the kernel takes without waiting, `count` bytes at most; how many that was.
     pub fn send_without_waiting(&mut self, count: u64) -> u64 {
+        self.try_send_without_waiting(count).expect("sending")
+    }
+
+    /// The same for a connection that may have been reset.
+    pub fn try_send_without_waiting(&mut self, count: u64) -> rustix::io::Result<u64> {
         let (start, end) = (self.sent, self.sent + count);
         while self.sent < end {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match rustix::net::send(&self.stream, piece(self.id, self.sent, end), flags) {
                 Ok(taken) => self.sent += taken as u64,
                 Err(rustix::io::Errno::AGAIN) => break,
-                Err(error) => panic!("sending: {error}"),
+                Err(error) => return Err(error),
             }
         }
-        self.sent - start
+        Ok(self.sent - start)
     }
 
     /// Receives the next `count` bytes, and checks that they are what was sent.

@@ -217,6 +217,16 @@ impl Daemon {
             .collect()
     }
 
+    /// Whether all of its threads sleep. It then has nothing to do but to wait: for time, for bytes
+    /// or for room.
+    pub fn is_asleep(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        tasks.filter_map(|task| task.ok()?.file_name().into_string().ok()).all(|task| {
+            let status = self.proc(&format!("task/{task}/status"));
+            status.lines().any(|line| line.starts_with("State:\tS"))
+        })
+    }
+
     /// Sockets it listens with on `port`.
     pub fn listeners_on(&self, port: u16) -> usize {
         let mine = self.socket_inodes();
