@@ -67,6 +67,7 @@ pub(crate) mod target;
 mod tests;
 
 pub use blocking::Blocking;
+#[cfg(feature = "daemon")]
 pub(crate) use error::with_remedy;
 pub use error::{Attempt, Attempts, Error, Failed};
 pub use handle::{CLIENTS_MAX, Client, ClientLoop, Limits, OPERATIONS_MAX};

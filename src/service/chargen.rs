@@ -54,7 +54,7 @@ const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
 ///
 /// It ends with the connection. That a client closes its sending side is not the end: it may go on
 /// reading, as with inetd's. One that has closed altogether answers the next bytes with a reset, so
-/// that its connection ends with [`CloseReason::Reset`](crate::CloseReason::Reset).
+/// that its connection ends with [`CloseReason::Reset`].
 ///
 /// A client that has been sent a buffer keeps it as long as nobody else waits for one; otherwise it
 /// goes to the end of a queue. So all are served where there are fewer buffers than clients.
