@@ -71,9 +71,9 @@ def measure(setup):
         " 99.9th percentile is shown and not judged, for few requests lie beyond it. Shown is,"
         f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that"
         " other work on the machine disturbed least.",
-        "`polling`: server and generator with `--busy-poll`. `sleeping`: without; then replies and"
-        " requests are as late as their threads wake up, once on each side. A thread that does"
-        " nothing but sleep until each next millisecond woke up"
+        "`polling`: server and generator with `--busy-poll`. `sleeping`: without; then a request"
+        " waits for a thread to wake up four times on its way: two timers, two sockets. A thread that"
+        " does nothing but sleep until each next millisecond woke up"
         f" {_us(sleeper['p50_ns'])} us (p50), {_us(sleeper['p90_ns'])} us (p90) and"
         f" {_us(sleeper['p99_ns'])} us (p99) late on this machine.",
         "Verdicts: " + "; ".join(
