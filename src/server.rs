@@ -257,7 +257,7 @@ fn make_worker<S: Service>(
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
     let references = service.references_max(connections_max);
-    let pool = Pool::try_with_references(reserve, index, references).map_err(with_remedy)?;
+    let pool = Pool::try_with_references(reserve, index, references).map_err(lists_refused)?;
     let setup = Setup {
         index,
         connections_max,
@@ -275,7 +275,7 @@ fn make_worker<S: Service>(
 }
 
 /// What to ask for instead where there is no memory for a worker's lists of buffers.
-fn with_remedy(error: io::Error) -> io::Error {
+fn lists_refused(error: io::Error) -> io::Error {
     let remedy = "ask for fewer connections (--max-connections), for fewer buffers (--buffers) or, \
                   with a hub, for shorter queues (--queue)";
     io::Error::new(error.kind(), format!("{error}: {remedy}"))

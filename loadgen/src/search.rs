@@ -17,7 +17,7 @@ use crate::report::search as form;
 use crate::report::{Outputs, Report, Verdict};
 use crate::run;
 use crate::schedule::RATE_MAX;
-use crate::slo::{self, Slo};
+use crate::slo::{self, Outcome, Slo};
 use crate::target;
 use crate::terminal;
 
@@ -100,12 +100,32 @@ fn rounded(rate: u64) -> u64 {
     (rate + unit / 2) / unit * unit
 }
 
-/// A run at one rate.
+/// What is kept of a run at one rate: histograms of all of them would be megabytes for each.
 pub struct Step {
     pub rate: u64,
-    pub report: Report,
+    pub requests_per_second: f64,
+    /// What the objective is about, as the run had it.
+    pub outcome: Outcome,
+    pub own_lag_p99_ns: u64,
+    pub never_sent: u64,
+    pub verdict: Verdict,
     /// Why the rate was not kept.
     pub missed: Option<Missed>,
+}
+
+impl Step {
+    fn of(report: &Report, missed: Option<Missed>) -> Step {
+        Step {
+            rate: report.plan.rate.unwrap_or_default(),
+            requests_per_second: report.requests_per_second(),
+            // The first is the one that is searched for.
+            outcome: report.objectives().swap_remove(0),
+            own_lag_p99_ns: report.records.own_lag.value_at_quantile(0.99),
+            never_sent: report.records.never_sent,
+            verdict: report.verdict(),
+            missed,
+        }
+    }
 }
 
 /// Why a rate was not kept.
@@ -120,21 +140,23 @@ pub enum Missed {
 /// All that was tried.
 pub struct Search {
     pub objective: Slo,
+    /// Of the first run; the others differ in their rate.
+    pub plan: Plan,
     pub steps: Vec<Step>,
-    /// Index of the run at the highest rate that was kept.
-    pub best: Option<usize>,
+    /// The run at the highest rate that was kept.
+    pub best: Option<Report>,
     /// The lowest rate that was not kept, and why.
     pub beyond: Option<(u64, Missed)>,
     pub interrupted: bool,
     /// A run that ended the search: a byte differed, or connections were missing.
-    pub broken: Option<usize>,
+    pub broken: Option<Report>,
 }
 
 impl Search {
     /// How the program ends.
     pub fn exit(&self) -> Exit {
-        match (self.broken, self.best, &self.beyond) {
-            (Some(step), ..) => self.steps[step].report.exit(),
+        match (&self.broken, &self.best, &self.beyond) {
+            (Some(report), ..) => report.exit(),
             _ if self.interrupted => Exit::Interrupted,
             (_, _, Some((_, Missed::Generator(_)))) => Exit::NotValid,
             (_, Some(_), _) => Exit::Ok,
@@ -168,7 +190,7 @@ pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
     run::tell(&first_plan);
     let server = first_plan.own_server.then(|| OwnServer::start(&first_plan)).transpose()?;
     let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
-    let search = runs.search(Bracket::new(first, lowest), plan)?;
+    let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
     // Before the report, so that the server's own warnings do not follow it.
     drop(runs);
     out.write(&search)?;
@@ -219,11 +241,16 @@ impl Runs<'_> {
     fn search(
         &mut self,
         mut bracket: Bracket,
+        mut first: Plan,
         plan: impl Fn(u64) -> Result<Plan, Failure>,
     ) -> Result<Search, Failure> {
         let objective = self.objective.clone();
+        if let Some(server) = &self.server {
+            first.targets = vec![server.address()];
+        }
         let mut search = Search {
             objective,
+            plan: first,
             steps: Vec::new(),
             best: None,
             beyond: None,
@@ -234,20 +261,21 @@ impl Runs<'_> {
             let mut missed = None;
             for _ in 0..TRIES {
                 let report = self.step(plan(rate)?)?;
-                search.interrupted = report.interrupted;
-                let broken = is_broken(&report);
-                missed = why_missed(&report);
-                let step = Step { rate, report, missed: missed.clone() };
+                let why = why_missed(&report);
+                let step = Step::of(&report, why.clone());
                 self.tell(&step);
                 search.steps.push(step);
-                if broken {
-                    search.broken = Some(search.steps.len() - 1);
-                }
-                if broken || search.interrupted {
+                search.interrupted = report.interrupted;
+                if is_broken(&report) {
+                    search.broken = Some(report);
                     break 'rates;
                 }
+                if search.interrupted {
+                    break 'rates;
+                }
+                missed = of_both(missed, why);
                 if missed.is_none() {
-                    search.best = Some(search.steps.len() - 1);
+                    search.best = Some(report);
                     break;
                 }
             }
@@ -277,9 +305,23 @@ impl Runs<'_> {
     }
 }
 
-/// Whether a run says that there is no point in another one.
+/// Whether a run says that there is no point in another one. One that was interrupted says it only
+/// by its bytes.
 fn is_broken(report: &Report) -> bool {
-    matches!(report.verdict(), Verdict::Differed | Verdict::NothingServed | Verdict::UnderConnected)
+    match report.verdict() {
+        Verdict::Differed => true,
+        Verdict::NothingServed | Verdict::UnderConnected => !report.interrupted,
+        _ => false,
+    }
+}
+
+/// What several tries at a rate come to: one that kept it is enough, and of those that did not, one
+/// that says something of the server.
+fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
+    match (before, now) {
+        (Some(Missed::Server(why)), Some(Missed::Generator(_))) => Some(Missed::Server(why)),
+        (_, now) => now,
+    }
 }
 
 /// The generator's own lag is in every latency. A run that meets the objective nevertheless has met
@@ -349,6 +391,16 @@ mod tests {
         late.records.never_sent = 3;
         let Some(Missed::Server(why)) = why_missed(&late) else { panic!("{:?}", late.verdict()) };
         assert!(why.starts_with("3 requests were never sent"), "{why}");
+    }
+
+    #[test]
+    fn of_several_tries_one_that_tells_of_the_server_counts() {
+        let server = || Some(Missed::Server("late".into()));
+        let generator = || Some(Missed::Generator("busy".into()));
+        assert_eq!(of_both(server(), generator()), server());
+        assert_eq!(of_both(generator(), server()), server());
+        assert_eq!(of_both(generator(), generator()), generator());
+        assert_eq!(of_both(server(), None), None, "kept after all");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::json::{self, SCHEMA_VERSION};
 use super::outputs::Sink;
-use super::{time_text, time_us};
+use super::{Report, time_text, time_us};
 use crate::args::{OutputArgs, OutputFormat};
 use crate::failure::{Exit, Failure};
 use crate::search::{Missed, Search, Step};
@@ -47,24 +47,19 @@ impl Output {
 
 /// A run in one line.
 pub fn step_line(step: &Step, objective: &Slo) -> String {
-    let Step { rate, report, missed } = step;
+    let Step { rate, requests_per_second: sent, outcome, missed, .. } = step;
     let word = match missed {
         None => "kept".to_string(),
         Some(Missed::Server(why) | Missed::Generator(why)) => format!("not kept: {why}"),
     };
-    let sent = report.requests_per_second();
-    format!("{rate}/s: {sent:.0}/s, {} {}, {word}", objective.metric_text(), measured(step))
-}
-
-/// What the objective is about, as the run had it.
-fn measured(step: &Step) -> String {
-    step.report.objectives()[0].measured_text()
+    let (metric, measured) = (objective.metric_text(), outcome.measured_text());
+    format!("{rate}/s: {sent:.0}/s, {metric} {measured}, {word}")
 }
 
 fn render(search: &Search) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("writing to a string");
-    let plan = &search.steps[0].report.plan;
+    let plan = &search.plan;
     line(format!(
         "Search for the highest rate with {} @ {}",
         search.objective,
@@ -79,13 +74,12 @@ fn render(search: &Search) -> String {
     let metric = search.objective.metric_text();
     line(format!("  {:>10} {:>12} {metric:>10} {:>12}", "Rate", "Requests/sec", "Own lag p99"));
     for step in &search.steps {
-        let own_lag = step.report.records.own_lag.value_at_quantile(0.99);
         line(format!(
             "  {:>10} {:>12.2} {:>10} {:>12}  {}",
             step.rate,
-            step.report.requests_per_second(),
-            measured(step),
-            time_us(own_lag as f64 / 1e3),
+            step.requests_per_second,
+            step.outcome.measured_text(),
+            time_us(step.own_lag_p99_ns as f64 / 1e3),
             match &step.missed {
                 None => "kept",
                 Some(Missed::Server(_)) => "not kept",
@@ -93,21 +87,22 @@ fn render(search: &Search) -> String {
             }
         ));
     }
-    if let Some(best) = best(search) {
-        line(format!("Requests/sec: {:>10.2}", best.report.requests_per_second()));
+    if let Some(best) = &search.best {
+        line(format!("Requests/sec: {:>10.2}", best.requests_per_second()));
     }
     line(format!("Highest rate: {}", found_text(search)));
     line(format!("Verdict: {}", verdict_text(search)));
     out
 }
 
-fn best(search: &Search) -> Option<&Step> {
-    search.best.map(|index| &search.steps[index])
+/// The rate that a run was made at.
+fn rate(report: &Report) -> u64 {
+    report.plan.rate.unwrap_or_default()
 }
 
 fn found_text(search: &Search) -> String {
     let objective = &search.objective;
-    let mut text = match best(search) {
+    let mut text = match &search.best {
         None => format!("none was found that keeps {objective}"),
         Some(best) => {
             let at_least = match &search.beyond {
@@ -115,7 +110,8 @@ fn found_text(search: &Search) -> String {
                 _ => "at least ",
             };
             let metric = objective.metric_text();
-            format!("{at_least}{}/s ({metric} {})", best.rate, measured(best))
+            let measured = best.objectives()[0].measured_text();
+            format!("{at_least}{}/s ({metric} {measured})", rate(best))
         }
     };
     if let Some((rate, missed)) = &search.beyond {
@@ -132,8 +128,8 @@ fn found_text(search: &Search) -> String {
 
 /// One word, as of a run.
 fn verdict(search: &Search) -> &'static str {
-    match (search.broken, search.exit()) {
-        (Some(step), _) => search.steps[step].report.verdict().word(),
+    match (&search.broken, search.exit()) {
+        (Some(report), _) => report.verdict().word(),
         (_, Exit::Interrupted) => "interrupted",
         (_, Exit::NotValid) => "generator-limited",
         (_, Exit::SloMissed) => "not-kept",
@@ -142,12 +138,10 @@ fn verdict(search: &Search) -> &'static str {
 }
 
 fn verdict_text(search: &Search) -> String {
-    let reason = match search.broken {
-        Some(step) => return search.steps[step].report.verdict_text(),
-        None => match best(search) {
-            Some(best) => best.report.verdict_text(),
-            None => "no run kept the objective".into(),
-        },
+    let reason = match (&search.broken, &search.best) {
+        (Some(report), _) => return report.verdict_text(),
+        (None, Some(best)) => best.verdict_text(),
+        (None, None) => "no run kept the objective".into(),
     };
     match verdict(search) {
         "valid" => reason,
@@ -192,20 +186,20 @@ impl Form {
         };
         let step = |step: &Step| StepForm {
             rate_per_second: step.rate,
-            requests_per_second: step.report.requests_per_second(),
-            measured_ns: step.report.objectives()[0].measured.map(|nanos| nanos.round() as u64),
-            own_lag_p99_ns: step.report.records.own_lag.value_at_quantile(0.99),
-            requests_never_sent: step.report.records.never_sent,
+            requests_per_second: step.requests_per_second,
+            measured_ns: step.outcome.measured.map(|nanos| nanos.round() as u64),
+            own_lag_p99_ns: step.own_lag_p99_ns,
+            requests_never_sent: step.never_sent,
             kept: step.missed.is_none(),
             not_kept_reason: step.missed.as_ref().map(reason),
-            verdict: step.report.verdict().word(),
+            verdict: step.verdict.word(),
         };
         Form {
             r#type: "search",
             schema_version: SCHEMA_VERSION,
             loadgen_version: env!("CARGO_PKG_VERSION"),
             objective: search.objective.to_string(),
-            rate_per_second: best(search).map(|best| best.rate),
+            rate_per_second: search.best.as_ref().map(rate),
             not_kept_rate_per_second: search.beyond.as_ref().map(|(rate, _)| *rate),
             not_kept_reason: search.beyond.as_ref().map(|(_, missed)| reason(missed)),
             is_lower_bound: !matches!(search.beyond, Some((_, Missed::Server(_))))
@@ -214,7 +208,7 @@ impl Form {
             verdict: verdict(search),
             verdict_text: verdict_text(search),
             exit_code: search.exit() as u8,
-            best: best(search).map(|best| json::Form::new(&best.report)),
+            best: search.best.as_ref().map(json::Form::new),
         }
     }
 }
