@@ -578,7 +578,9 @@ fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
     let address = listener.local_addr().expect("it is bound");
     // The kernel may take a connect and then turn away its last packet; bytes that are sent then
     // come when they have been sent again a few times.
-    let run = start(program(&format!("{address} -c 20 -n 40 -d 100s --timeout 100s")));
+    // A schedule for each of them, so that none takes the requests of another.
+    let flags = format!("{address} -c 20 -R 20 --strict -d 2s --timeout 100s");
+    let run = start(program(&flags));
     until("a connect is tried again", || is_connecting_again(address.port()).then_some(()));
     thread::spawn(move || {
         for stream in listener.incoming() {
