@@ -12,21 +12,14 @@ use crate::clients::{Broadcast, ClientInfo, Clients, Directory, SendError};
 use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::crew::{Command, Mailboxes};
 use crate::endpoint::Endpoint;
-use crate::engine::MioEngine;
 use crate::error::StartError;
 use crate::listener::{self, Bound};
 use crate::permits::Permits;
 use crate::service::{ConnectionId, Service};
 use crate::stats::{Counters, Stats};
-use crate::sys::{Kernel, monotonic_now};
-use crate::worker::{Rules, Setup, Worker};
-
-/// The engine of a server on this machine.
-type KernelEngine = MioEngine<Kernel>;
-
-/// The most that accepting pauses for on one worker, times the number of workers: ten tries a
-/// second for the whole process, which nobody notices on a graph of the CPU.
-const ACCEPT_PAUSE_PER_WORKER: Duration = Duration::from_millis(100);
+use crate::sys::monotonic_now;
+use crate::worker::launch::{self, SystemWorker};
+use crate::worker::{Rules, Setup};
 
 /// A server: workers on threads of their own, each with its own listener for each endpoint.
 ///
@@ -126,9 +119,9 @@ fn sizes<S: Service>(limits: &Limits, service: &S) -> Sizes {
     let references = service.references_max(connections);
     let tables = service.memory_bytes(connections) + limits.reference_bytes(references);
     Sizes {
-        context_bytes: Worker::<KernelEngine, S>::BYTES_PER_SLOT,
-        slot_bytes: KernelEngine::BYTES_PER_SLOT,
-        worker_bytes: Worker::<KernelEngine, S>::FIXED_BYTES,
+        context_bytes: SystemWorker::<S>::BYTES_PER_SLOT,
+        slot_bytes: launch::ENGINE_BYTES_PER_SLOT,
+        worker_bytes: SystemWorker::<S>::FIXED_BYTES,
         service_bytes: tables * limits.workers as u64,
         directory_bytes: Directory::BYTES_PER_SLOT,
     }
@@ -253,7 +246,7 @@ fn make_worker<S: Service>(
     index: usize,
     listeners: Vec<std::os::fd::OwnedFd>,
     service: S,
-) -> io::Result<Worker<KernelEngine, S>> {
+) -> io::Result<SystemWorker<S>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
     let references = service.references_max(connections_max);
@@ -263,15 +256,13 @@ fn make_worker<S: Service>(
         connections_max,
         listeners: listeners.len(),
         rules: Rules::of(&limits),
-        pool: pool.clone(),
-        permits: Some(permits.clone()),
+        pool,
+        permits: Some(permits),
         mailboxes: shared.mailboxes.clone(),
         counters: shared.counters[index].clone(),
         directory: Some(shared.clients.directory.clone()),
     };
-    let kernel = Kernel::new()?.busy_poll(limits.busy_poll);
-    let engine = MioEngine::new(kernel, connections_max, pool, Some(permits), listeners)?;
-    Ok(Worker::new(engine, setup, service))
+    launch::make_worker(setup, listeners, limits.busy_poll, service)
 }
 
 /// What to ask for instead where there is no memory for a worker's lists of buffers.
@@ -279,19 +270,6 @@ fn lists_refused(error: io::Error) -> io::Error {
     let remedy = "ask for fewer connections (--max-connections), for fewer buffers (--buffers) or, \
                   with a hub, for shorter queues (--queue)";
     io::Error::new(error.kind(), format!("{error}: {remedy}"))
-}
-
-impl Rules {
-    fn of(limits: &Limits) -> Rules {
-        Rules {
-            leases_per_connection_max: limits.leases_per_connection_max,
-            idle_timeout: limits.idle_timeout,
-            send_timeout: limits.send_timeout,
-            shed_after: limits.shed_after,
-            linger: limits.linger,
-            accept_pause: ACCEPT_PAUSE_PER_WORKER * limits.workers as u32,
-        }
-    }
 }
 
 /// Reports the end of a worker, also of one that panics.

@@ -15,14 +15,12 @@ use super::pending::{Completer, Outcome, Pending, Ticket, value};
 use super::resolve;
 use super::shared::{Command, Shared};
 use super::target::Target;
-use crate::buffer::{Pool, Reserve};
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::crew::Mailboxes;
-use crate::engine::MioEngine;
 use crate::framing::Framing;
-use crate::sys::{Kernel, monotonic_now};
+use crate::sys::monotonic_now;
 use crate::time::Time;
-use crate::worker::{Rules, Setup, Worker};
+use crate::worker::launch::{self, ClientLimits, SystemWorker};
 
 /// Clients at most: what a process may have open files for, with those that linger.
 pub const CLIENTS_MAX: u32 = 1 << 20;
@@ -208,30 +206,19 @@ fn make_worker(
     limits: Limits,
     mailboxes: Arc<Mailboxes>,
     driver: Driver,
-) -> io::Result<Worker<MioEngine<Kernel>, Driver>> {
-    let pool = Pool::new(Reserve::new(limits.buffer_size, limits.buffers)?, 0);
-    // Beside those that are open, those that linger.
-    let connections_max = limits.clients as usize * 2;
-    let setup = Setup {
-        index: 0,
-        connections_max,
-        listeners: 0,
-        rules: Rules {
-            leases_per_connection_max: crate::config::LEASES_PER_CONNECTION_MAX,
-            idle_timeout: None,
-            send_timeout: limits.send_timeout,
-            shed_after: None,
-            linger: limits.linger,
-            accept_pause: Duration::ZERO,
-        },
-        pool: pool.clone(),
-        permits: None,
-        mailboxes,
-        counters: Arc::default(),
-        directory: None,
+) -> io::Result<SystemWorker<Driver>> {
+    let client_limits = ClientLimits {
+        // Beside those that are open, those that linger.
+        connections_max: limits.clients as usize * 2,
+        buffers: limits.buffers,
+        buffer_size: limits.buffer_size,
+        leases_per_connection_max: config::LEASES_PER_CONNECTION_MAX,
+        linger: limits.linger,
+        busy_poll: false,
     };
-    let engine = MioEngine::new(Kernel::new()?, connections_max, pool, None, Vec::new())?;
-    Ok(Worker::new(engine, setup, driver))
+    let mut setup = client_limits.setup(mailboxes)?;
+    setup.rules.send_timeout = limits.send_timeout;
+    launch::make_worker(setup, Vec::new(), client_limits.busy_poll, driver)
 }
 
 /// One client of a loop. Its operations may be begun from any thread; those that send go out in the

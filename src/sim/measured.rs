@@ -14,15 +14,14 @@ use std::time::Duration;
 use super::run::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Rates, Shared, What, World};
-use crate::buffer::{Pool, Reserve};
 use crate::clients::Directory;
 use crate::crew::Mailboxes;
 use crate::engine::MioEngine;
-use crate::internals::ClientLimits;
 use crate::permits::Permits;
 use crate::service::Service;
 use crate::time::Time;
-use crate::worker::{Rules, Setup, Worker};
+use crate::worker::launch::ClientLimits;
+use crate::worker::{Setup, Worker};
 
 /// The network between the clients and the server.
 #[derive(Clone, Copy, Debug)]
@@ -139,9 +138,8 @@ impl<S: Service> Seated<S> {
         let setup = Setup {
             listeners: 1,
             permits: Some(permits),
-            mailboxes,
             directory: Some(Directory::new(1, limits.connections_max)),
-            ..setup(limits)?
+            ..limits.setup(mailboxes)?
         };
         Ok(Seated::new(world, 0, setup, listeners, service))
     }
@@ -151,7 +149,8 @@ impl<S: Service> Seated<S> {
         index: usize,
         (limits, service): (ClientLimits, S),
     ) -> io::Result<Self> {
-        Ok(Seated::new(world, index, setup(limits)?, Vec::new(), service))
+        let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
+        Ok(Seated::new(world, index, setup, Vec::new(), service))
     }
 
     fn new(world: &Shared, index: usize, setup: Setup, at: Vec<Handle>, service: S) -> Self {
@@ -186,28 +185,6 @@ impl<S: Service> Seated<S> {
     fn into_service(self) -> S {
         self.worker.into_parts().0
     }
-}
-
-/// What a worker without listeners is made of. Its index is that of the only one in its crew.
-fn setup(limits: ClientLimits) -> io::Result<Setup> {
-    Ok(Setup {
-        index: 0,
-        connections_max: limits.connections_max,
-        listeners: 0,
-        rules: Rules {
-            leases_per_connection_max: limits.leases_per_connection_max,
-            idle_timeout: None,
-            send_timeout: None,
-            shed_after: None,
-            linger: limits.linger,
-            accept_pause: Duration::ZERO,
-        },
-        pool: Pool::new(Reserve::new(limits.buffer_size, limits.buffers)?, 0),
-        permits: None,
-        mailboxes: Arc::new(Mailboxes::new(1)),
-        counters: Arc::default(),
-        directory: None,
-    })
 }
 
 #[cfg(test)]

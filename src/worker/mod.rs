@@ -6,6 +6,7 @@
 //! * `wait`: connections that wait for a buffer, for their turn or for time; shedding.
 //! * `mail`: messages from other workers and threads.
 //! * `drain`: commands from outside, and the way to the end.
+//! * `launch`: how a worker that runs on this machine is made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::timer::Wheel;
 mod accept;
 mod drain;
 mod drive;
+pub(crate) mod launch;
 mod mail;
 #[cfg(test)]
 mod tests;

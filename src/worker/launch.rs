@@ -1,0 +1,119 @@
+//! Making a worker that runs on this machine: its rules, its system layer and its engine.
+//!
+//! The server, the client loop and the load generator all make their workers here, so this is the
+//! only place that knows which engine there is. The simulation takes from here what does not
+//! depend on the engine.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Rules, Setup, Worker};
+use crate::buffer::{Pool, Reserve};
+use crate::config::Limits;
+use crate::crew::Mailboxes;
+use crate::engine::MioEngine;
+use crate::service::Service;
+use crate::sys::Kernel;
+
+/// The engine of this machine.
+type SystemEngine = MioEngine<Kernel>;
+
+/// A worker on the engine of this machine.
+pub(crate) type SystemWorker<S> = Worker<SystemEngine, S>;
+
+/// Memory that the engine of this machine takes for each slot, in bytes.
+pub(crate) const ENGINE_BYTES_PER_SLOT: usize = SystemEngine::BYTES_PER_SLOT;
+
+/// The longest pause of accepting on one worker, divided by the number of workers: at most ten
+/// attempts per second for the whole process, which does not show on a graph of the CPU.
+const ACCEPT_PAUSE_PER_WORKER: Duration = Duration::from_millis(100);
+
+impl Rules {
+    /// The rules of a server's workers.
+    pub(crate) fn of(limits: &Limits) -> Rules {
+        Rules {
+            leases_per_connection_max: limits.leases_per_connection_max,
+            idle_timeout: limits.idle_timeout,
+            send_timeout: limits.send_timeout,
+            shed_after: limits.shed_after,
+            linger: limits.linger,
+            accept_pause: ACCEPT_PAUSE_PER_WORKER * limits.workers as u32,
+        }
+    }
+}
+
+/// Makes a worker with these listeners, in the order of the server's endpoints. To be called on the
+/// worker's own thread, because nothing of a worker may leave it.
+///
+/// # Errors
+/// The system refused what the event loop is made of, or to watch a listener.
+pub(crate) fn make_worker<S: Service>(
+    mut setup: Setup,
+    listeners: Vec<OwnedFd>,
+    busy_poll: bool,
+    service: S,
+) -> io::Result<SystemWorker<S>> {
+    setup.listeners = listeners.len();
+    let kernel = Kernel::new()?.busy_poll(busy_poll);
+    let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());
+    let engine = MioEngine::new(kernel, slots, pool, permits, listeners)?;
+    Ok(Worker::new(engine, setup, service))
+}
+
+/// Limits of one thread that begins connections and accepts none.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Buffers, all of them allocated at start.
+    pub buffers: u32,
+    /// Bytes of each buffer.
+    pub buffer_size: usize,
+    /// Buffers that one receive may fill.
+    pub leases_per_connection_max: u8,
+    /// How long a closed connection waits for the other side's FIN.
+    pub linger: Duration,
+    /// Whether the thread polls for events without sleeping.
+    pub busy_poll: bool,
+}
+
+impl ClientLimits {
+    /// What a worker that only begins connections is made of. `mailboxes` has its inbox alone.
+    ///
+    /// # Errors
+    /// The memory of the buffers could not be allocated.
+    pub(crate) fn setup(&self, mailboxes: Arc<Mailboxes>) -> io::Result<Setup> {
+        Ok(Setup {
+            index: 0,
+            connections_max: self.connections_max,
+            listeners: 0,
+            rules: Rules {
+                leases_per_connection_max: self.leases_per_connection_max,
+                idle_timeout: None,
+                send_timeout: None,
+                shed_after: None,
+                linger: self.linger,
+                accept_pause: Duration::ZERO,
+            },
+            pool: Pool::new(Reserve::new(self.buffer_size, self.buffers)?, 0),
+            permits: None,
+            mailboxes,
+            counters: Arc::default(),
+            directory: None,
+        })
+    }
+}
+
+/// Runs `service` on this thread, on an engine of its own, until it calls
+/// [`Turn::stop`](crate::service::Turn::stop); connections are begun with
+/// [`Turn::connect`](crate::service::Turn::connect). Returns the service.
+///
+/// # Errors
+/// Memory, or what the event loop is made of, could not be allocated; or waiting failed.
+pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
+    let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
+    let (service, _) = make_worker(setup, Vec::new(), limits.busy_poll, service)?.run()?;
+    Ok(service)
+}
