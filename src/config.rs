@@ -1,7 +1,8 @@
 //! The limits of a server: what is asked for ([`Config`]), checked and completed ([`Limits`]), and
 //! what memory it comes to ([`MemorySum`]).
 //!
-//! Every limit of the project is a constant of this file, with its reason. Checking changes
+//! Every limit of the project is a constant of this file, or one that it re-exports, with its
+//! reason. Checking changes
 //! nothing; the one side effect, raising the soft limit of open files, is a function of its own.
 
 use std::time::Duration;
@@ -15,9 +16,7 @@ pub(crate) mod open_files;
 
 pub use memory::{MemorySum, Sizes, Term};
 
-/// Worker threads at most: the workers that lack a buffer are the bits of one word
-/// ([`buffer`](crate::buffer)). An echo server saturates a network card long before 64 cores.
-pub const WORKERS_MAX: usize = 64;
+pub use crate::key::WORKERS_MAX;
 
 /// Connections at most: a slot number has 24 bits in an event's key, and the last 4096 numbers are
 /// those of listeners, the waker and what else has events without being a connection.

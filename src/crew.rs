@@ -8,8 +8,8 @@ use std::task::Waker;
 use crossbeam_queue::ArrayQueue;
 
 use crate::buffer::Parcel;
-use crate::clients::{Mail, Receipt};
-use crate::service::ConnectionId;
+use crate::key::ConnectionId;
+use crate::receipt::{Mail, Receipt};
 use crate::time::Time;
 
 /// Room in an inbox. Commands are few (a drain, a stop, a request to shed every 10 ms at most from

@@ -1,8 +1,9 @@
-//! The name of a socket among those of one worker: which slot, which use of the slot, which
-//! operation.
+//! The names of sockets and connections.
 //!
-//! It is the mio `Token` of the socket and names every operation on it, so that an event for a
-//! connection that is gone is told from one for the connection that has its slot now.
+//! A [`Key`] names a socket within one worker: its slot, which use of the slot it is, and an
+//! operation. It is the mio `Token` of the socket, so an event for a connection that is gone is not
+//! taken for one of the connection that has the slot now. A [`ConnectionId`] names a connection
+//! within the process.
 
 use std::fmt;
 
@@ -11,10 +12,16 @@ compile_error!("a key has 64 bits, and so must a mio Token: echopool runs on 64-
 
 const SLOT_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 32;
+const WORKER_BITS: u32 = 6;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 
 /// The slots from here on are not connections but listeners and the engine's own descriptors.
 pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - 4096;
+
+/// The largest number of worker threads: a worker's number has 6 bits in a [`ConnectionId`], and the
+/// workers that lack a buffer are the bits of one word. An echo server saturates a network card long
+/// before 64 cores.
+pub const WORKERS_MAX: usize = 1 << WORKER_BITS;
 
 /// An operation, as part of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +131,50 @@ impl fmt::Debug for Key {
     }
 }
 
+/// The id of a connection, shown in logs as a plain number. Never 0, and never given to another
+/// connection of the process.
+///
+/// It says where the connection is, so a worker finds it without a table: slot (24 bits), worker (6),
+/// generation (32).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ConnectionId(pub(crate) u64);
+
+impl ConnectionId {
+    /// The id of the connection that has this key on the worker with this number.
+    pub(crate) fn new(worker: usize, key: Key) -> ConnectionId {
+        let place = u64::from(key.slot()) | (worker as u64) << SLOT_BITS;
+        // One more than the generation, so that no id is 0.
+        ConnectionId(place | (u64::from(key.generation()) + 1) << (SLOT_BITS + WORKER_BITS))
+    }
+
+    /// The id as a number, to be sent or stored.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The id that [`to_bits`](ConnectionId::to_bits) returned. No connection has any other number.
+    pub fn from_bits(bits: u64) -> ConnectionId {
+        ConnectionId(bits)
+    }
+
+    /// The number of the worker that has the connection, below [`WORKERS_MAX`]. It may be more than
+    /// there are.
+    pub(crate) fn worker(self) -> usize {
+        (self.0 >> SLOT_BITS) as usize % WORKERS_MAX
+    }
+
+    /// The connection's slot on its worker.
+    pub(crate) fn slot(self) -> u32 {
+        (self.0 & SLOT_MASK) as u32
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +189,17 @@ mod tests {
         }
         assert_eq!(Key::listener(3).listener_index(), Some(3));
         assert_eq!(Key::new(3, 0).listener_index(), None);
+    }
+
+    #[test]
+    fn an_id_says_where_its_connection_is() {
+        for (worker, slot, generation) in [(0, 0, 0), (63, 0xFF_FFFF, u32::MAX), (5, 3, 9)] {
+            let id = ConnectionId::new(worker, Key::new(slot, generation));
+            assert_eq!((id.worker(), id.slot()), (worker, slot));
+            assert_ne!(id.to_bits(), 0);
+            assert_eq!(ConnectionId::from_bits(id.to_bits()), id);
+        }
+        let uses = [0, 1].map(|generation| ConnectionId::new(5, Key::new(3, generation)));
+        assert_ne!(uses[0], uses[1]);
     }
 }

@@ -62,6 +62,7 @@ mod connection;
 mod crew;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+mod directory;
 pub mod endpoint;
 mod engine;
 pub mod error;
@@ -71,6 +72,7 @@ pub mod internals;
 mod key;
 mod listener;
 mod permits;
+mod receipt;
 pub mod server;
 pub mod service;
 #[doc(hidden)]
@@ -86,10 +88,12 @@ pub mod units;
 mod worker;
 
 pub use client::{Client, ClientLoop};
-pub use clients::{Broadcast, ClientInfo, SendError};
+pub use clients::Broadcast;
 pub use config::Config;
+pub use directory::ClientInfo;
 pub use endpoint::Endpoint;
 pub use error::{CloseReason, StartError};
+pub use receipt::SendError;
 pub use server::{Drained, Server, ServerHandle};
 pub use service::Service;
 pub use stats::{Counts, Stats};

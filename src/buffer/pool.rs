@@ -19,7 +19,7 @@ use crossbeam_queue::ArrayQueue;
 use super::arena::Arena;
 use super::lease::Lease;
 use super::parcel::Parcel;
-use crate::config::WORKERS_MAX;
+use crate::key::WORKERS_MAX;
 use crate::units::show_size;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few

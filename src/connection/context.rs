@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use super::machine::{Event, Machine};
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
+use crate::key::ConnectionId;
 use crate::permits::Permit;
-use crate::service::{Connection, ConnectionId};
+use crate::service::Connection;
 use crate::time::Time;
 
 /// The largest session that a service may have, in bytes.

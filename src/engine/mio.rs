@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
 use crate::buffer::{Chain, Pool};
 use crate::endpoint::canonical;
 use crate::error::Errno;
@@ -328,7 +328,7 @@ impl<S: Sys> MioEngine<S> {
         Submitted::Ready(Outcome::Closed { unaccepted: 0 })
     }
 
-    fn connect(&mut self, key: Key, to: crate::service::ConnectTo) -> Submitted<S::Socket> {
+    fn connect(&mut self, key: Key, to: ConnectTo) -> Submitted<S::Socket> {
         let begun = self.sys.connect(to.target, to.source);
         match begun.and_then(|socket| self.install(key, socket, true)) {
             Ok(()) => Submitted::Pending,

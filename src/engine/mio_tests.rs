@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::buffer::Reserve;
 use crate::crew::Mailboxes;
-use crate::service::ConnectTo;
+use crate::engine::ConnectTo;
 use crate::sys::scripted::{Scripted, Socket};
 
 const SIZE: usize = 8;

@@ -20,14 +20,13 @@
 //!    again, and its slot may be used with another generation at once.
 //! 7. The sink is given the engine, and may submit to it, in each call.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
 use crate::buffer::Chain;
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
 use crate::permits::Permit;
-use crate::service::ConnectTo;
 use crate::time::Time;
 
 #[cfg(test)]
@@ -39,6 +38,22 @@ pub use self::mio::MioEngine;
 /// The most buffers that one receive fills: with the default size 128 KiB, twice of what was
 /// measured to bring anything.
 pub const LEASES_PER_RECV_MAX: usize = 8;
+
+/// Where a client connects to, and from where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectTo {
+    /// The address to connect to.
+    pub target: SocketAddr,
+    /// The local address to connect from, or `None` for the system's choice. The port is always the
+    /// system's choice, made at connect time (IP_BIND_ADDRESS_NO_PORT), so that each source address
+    /// has all its ports for each target.
+    pub source: Option<IpAddr>,
+    /// Given back by [`Connection::tag`](crate::service::Connection::tag) and
+    /// [`Service::connect_failed`](crate::service::Service::connect_failed).
+    pub tag: u64,
+    /// When to give up with ETIMEDOUT.
+    pub deadline: Time,
+}
 
 /// An operation to be submitted.
 #[derive(Debug)]

@@ -5,10 +5,10 @@
 
 use super::{Answer, Connection};
 use crate::buffer::{Chain, Shared};
-use crate::clients::SendError;
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
 use crate::error::CloseReason;
 use crate::framing::{FrameError, Framing};
+use crate::receipt::SendError;
 
 /// References that a connection needs at most: the rest of a buffer in its input, and in its output
 /// that rest after the message was completed, and the beginning of the next buffer that was cut.

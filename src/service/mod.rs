@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::buffer::{Chain, Lease, Pool};
-use crate::clients::{Directory, SendError};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
 use crate::crew::Mailboxes;
+use crate::directory::Directory;
 use crate::error::{CloseReason, Errno};
+use crate::receipt::SendError;
 use crate::stats::Counters;
 use crate::time::Time;
 
@@ -36,6 +37,9 @@ pub use echo::Echo;
 pub use framed::Framed;
 pub use hub::Hub;
 pub use message::Delimited;
+
+pub use crate::engine::ConnectTo;
+pub use crate::key::ConnectionId;
 
 /// What a service wants to happen to the connection after a call.
 ///
@@ -133,39 +137,6 @@ impl Connection<'_> {
         }
         self.output.append(&mut chain);
         true
-    }
-}
-
-/// The id of a connection, shown in logs as a plain number. Never 0, and never given to another
-/// connection of the process.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct ConnectionId(pub(crate) u64);
-
-impl ConnectionId {
-    /// The id as a number, to be sent or stored.
-    pub fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    /// The id that [`to_bits`](ConnectionId::to_bits) gave. Any other number is the id of nobody.
-    pub fn from_bits(bits: u64) -> ConnectionId {
-        ConnectionId(bits)
-    }
-
-    /// The worker that has the connection; 6 bits, so it may be more than there are.
-    pub(crate) fn worker(self) -> usize {
-        (self.0 >> 24) as usize & 0x3F
-    }
-
-    /// Its slot there.
-    pub(crate) fn slot(self) -> u32 {
-        self.0 as u32 & 0xFF_FFFF
-    }
-}
-
-impl std::fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -438,21 +409,6 @@ impl Workplace {
     pub(crate) fn directory(&self) -> Option<&Arc<Directory>> {
         self.directory.as_ref()
     }
-}
-
-/// Where a client connects to, and from where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectTo {
-    /// The address to connect to.
-    pub target: SocketAddr,
-    /// The local address to connect from, or `None` for the system's choice. The port is always the
-    /// system's choice, made at connect time (IP_BIND_ADDRESS_NO_PORT), so that each source address
-    /// has all its ports for each target.
-    pub source: Option<std::net::IpAddr>,
-    /// Given back by [`Connection::tag`] and [`Service::connect_failed`].
-    pub tag: u64,
-    /// When to give up with ETIMEDOUT.
-    pub deadline: Time,
 }
 
 /// What a service can do once in each turn of its worker's loop.

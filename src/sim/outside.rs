@@ -13,9 +13,11 @@ use super::marks::Mark;
 use super::service::Seen;
 use super::world::World;
 use crate::buffer::Reserve;
-use crate::clients::{Answers, Clients, Directory, SendError, Tally};
+use crate::clients::Clients;
 use crate::crew::Mailboxes;
-use crate::service::ConnectionId;
+use crate::directory::Directory;
+use crate::key::ConnectionId;
+use crate::receipt::{Answers, SendError, Tally};
 
 /// Somebody outside.
 pub(super) struct Outside {

@@ -8,11 +8,11 @@
 use super::Core;
 use crate::connection::Context;
 use crate::connection::machine::Machine;
-use crate::engine::{Engine, Op, Outcome, Submitted};
+use crate::engine::{ConnectTo, Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
-use crate::key::{Key, OpKind};
+use crate::key::{ConnectionId, Key, OpKind};
 use crate::permits::Permit;
-use crate::service::{ConnectTo, ConnectionId, Service};
+use crate::service::Service;
 use crate::time::Time;
 
 /// Connections taken from one listener in one turn, so that a burst of connects does not keep those
@@ -168,12 +168,8 @@ impl<S: Service> Core<S> {
         self.drive(engine, key);
     }
 
-    /// The id says where the connection is: slot (24 bits), worker (6), generation (32). So it is
-    /// found without a table, and never given to another.
     fn id_of(&self, key: Key) -> ConnectionId {
-        let place = u64::from(key.slot()) | (self.index as u64) << 24;
-        // One more, so that no id is 0.
-        ConnectionId(place | (u64::from(key.generation()) + 1) << 30)
+        ConnectionId::new(self.index, key)
     }
 
     pub(super) fn key_of(&self, id: ConnectionId) -> Option<Key> {

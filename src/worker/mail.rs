@@ -3,11 +3,11 @@
 
 use super::Core;
 use crate::buffer::Parcel;
-use crate::clients::{Mail, Receipt};
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::key::Key;
-use crate::service::{ConnectionId, Message, Service};
+use crate::key::{ConnectionId, Key};
+use crate::receipt::{Mail, Receipt};
+use crate::service::{Message, Service};
 
 impl<S: Service> Core<S> {
     #[cold]

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::{Chain, Pool};
-use crate::clients::Directory;
 use crate::connection::{Context, Table};
 use crate::crew::Mailboxes;
-use crate::engine::{Completion, Engine, Sink};
+use crate::directory::Directory;
+use crate::engine::{Completion, ConnectTo, Engine, Sink};
 use crate::error::Errno;
-use crate::key::Key;
+use crate::key::{ConnectionId, Key};
 use crate::permits::Permits;
-use crate::service::{ConnectTo, ConnectionId, Requests, Service, Turn, Workplace};
+use crate::service::{Requests, Service, Turn, Workplace};
 use crate::slots::SlotQueue;
 use crate::stats::Counters;
 use crate::time::Time;

@@ -3,10 +3,10 @@
 
 use super::Stage;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
+use crate::engine::ConnectTo;
 use crate::engine::{Op, Outcome};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
-use crate::service::ConnectTo;
 use crate::time::Time;
 
 /// More than any window holds.

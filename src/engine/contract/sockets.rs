@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::Stage;
 use super::bench::{Bench, End, OutcomeOf, Shape, listener, pattern};
+use crate::engine::ConnectTo;
 use crate::engine::{Op, Outcome};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
-use crate::service::ConnectTo;
 use crate::time::Time;
 
 pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u64) {

@@ -9,10 +9,10 @@ use proptest::prelude::*;
 
 use super::super::rig::{Rig, connect, exchange, read, start, until, until_closed};
 use super::*;
-use crate::clients::SendError;
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::framing::{ByteOrder, encode};
+use crate::receipt::SendError;
 
 const LITTLE: ByteOrder = ByteOrder::Little;
 

@@ -10,8 +10,8 @@ use super::protocol::{
     clients_ids_max, message_head, number_bytes, number_frame,
 };
 use crate::buffer::{Chain, Lease};
-use crate::clients::SendError;
 use crate::framing::{LENGTH_BYTES, length};
+use crate::receipt::SendError;
 use crate::service::{Answer, Connection, ConnectionId, Message};
 use crate::spec::Slow;
 

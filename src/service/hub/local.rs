@@ -14,7 +14,7 @@ use super::post::{NoRoom, Owed, PARCELS_MAX, Post};
 use super::protocol::{self, Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
 use super::unpack::Unpacking;
 use crate::buffer::{Chain, Lease, Pool};
-use crate::clients::Directory;
+use crate::directory::Directory;
 use crate::error::CloseReason;
 use crate::framing::ByteOrder;
 use crate::service::{Answer, Connection, ConnectionId, Turn, Workplace};

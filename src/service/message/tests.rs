@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::super::rig::{Rig, connect, exchange, read, start, until_closed};
 use super::*;
 use crate::buffer::{Pool, Reserve};
-use crate::clients::SendError;
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::framing::Delimiter;
+use crate::receipt::SendError;
 
 fn options(delimiter: &[u8], after: After, max_message: u32) -> MessageOptions {
     let delimiter = Delimiter::new(delimiter).unwrap();

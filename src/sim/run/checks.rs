@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::seat::Seat;
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::error::CloseReason;
-use crate::service::ConnectionId;
+use crate::key::ConnectionId;
 use crate::sim::audit;
 use crate::sim::marks::Mark;
 use crate::sim::peer::{End, Peer, STUCK_AFTER};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::buffer::{Chain, Pool, Reserve};
-use crate::clients::Directory;
 use crate::crew::{Command, Mailboxes};
+use crate::directory::Directory;
 use crate::service::Requests;
 use crate::stats::Counters;
 use crate::time::Time;
