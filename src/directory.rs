@@ -1,13 +1,13 @@
 //! Which connections a server has. Each worker writes its own part of the [`Directory`]; any thread
 //! may read it without waiting.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use bytemuck::allocation::zeroed_slice_box;
 
-use crate::endpoint::canonical;
+use crate::endpoint::Peer;
 use crate::key::ConnectionId;
 
 /// A connected client.
@@ -17,7 +17,7 @@ pub struct ClientInfo {
     /// Its id: never 0, and never given to another client.
     pub id: ConnectionId,
     /// Its address, with IPv4-mapped addresses shown as IPv4.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The index of its listener in [`Config::listen`](crate::Config::listen).
     pub listener: usize,
 }
@@ -48,19 +48,20 @@ impl Directory {
     }
 
     /// A connection is there. Only its worker may say so.
-    pub(crate) fn enter(&self, id: ConnectionId, peer: SocketAddr, listener: u64) {
+    pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64) {
         let part = &self.parts[id.worker()];
         let [number, high, low, rest] = &part.entries[id.slot() as usize];
         number.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
-        let (ip, scope) = match peer {
+        let Peer::Tcp(address) = peer;
+        let (ip, scope) = match address {
             SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
             SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
         };
         let bits = ip.to_bits();
         high.store((bits >> 64) as u64, Ordering::Relaxed);
         low.store(bits as u64, Ordering::Relaxed);
-        let port_and_listener = u64::from(peer.port()) | (listener & 0xFFFF) << 16;
+        let port_and_listener = u64::from(address.port()) | (listener & 0xFFFF) << 16;
         rest.store(port_and_listener | u64::from(scope) << 32, Ordering::Relaxed);
         number.store(id.to_bits(), Ordering::Release);
         part.used.fetch_max(id.slot() + 1, Ordering::Release);
@@ -128,10 +129,7 @@ fn read([number, high, low, rest]: &Entry) -> Option<ClientInfo> {
     }
     let (port, listener) = (rest as u16, (rest >> 16) as u16);
     let address = SocketAddrV6::new(Ipv6Addr::from_bits(bits), port, 0, (rest >> 32) as u32);
-    let peer = match canonical(address.into()) {
-        SocketAddr::V4(v4) => SocketAddr::new(IpAddr::V4(*v4.ip()), port),
-        v6 => v6,
-    };
+    let peer = SocketAddr::from(address).into();
     Some(ClientInfo { id: ConnectionId(id), peer, listener: listener.into() })
 }
 
@@ -146,7 +144,8 @@ mod tests {
     #[test]
     fn who_is_entered_is_listed_with_its_address_until_it_leaves() {
         let directory = Directory::new(2, 8);
-        let peers = ["127.0.0.1:9", "[::1]:65535", "[fe80::1%7]:1"].map(|a| a.parse().unwrap());
+        let peers = ["127.0.0.1:9", "[::1]:65535", "[fe80::1%7]:1"]
+            .map(|address| Peer::from(address.parse::<SocketAddr>().unwrap()));
         let ids = [id(0, 3, 1), id(1, 0, 1), id(1, 7, 9)];
         for (&id, &peer) in ids.iter().zip(&peers) {
             directory.enter(id, peer, 2);
@@ -163,7 +162,7 @@ mod tests {
     #[test]
     fn an_id_of_an_earlier_use_of_a_slot_or_of_nowhere_is_nobodys() {
         let directory = Directory::new(1, 2);
-        directory.enter(id(0, 1, 2), "127.0.0.1:9".parse().unwrap(), 0);
+        directory.enter(id(0, 1, 2), SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0);
         assert!(directory.has(id(0, 1, 2)));
         for stranger in [id(0, 1, 1), id(0, 0, 1), id(0, 9, 1), id(5, 1, 2), ConnectionId(0)] {
             assert!(!directory.has(stranger), "{stranger}");

@@ -1,5 +1,5 @@
-//! Where a server listens or a client connects to: the one type for it in configuration, statistics
-//! and logs.
+//! Where a server listens ([`Endpoint`]) and who has connected to it ([`Peer`]): the types for it in
+//! configuration, statistics and logs.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ pub enum Endpoint {
     /// TCP over IPv4 or IPv6. Port 0 asks the system for a free one.
     Tcp(SocketAddr),
     /// A Unix stream socket. It can be named but not listened on yet:
-    /// [`Server::start`](crate::Server::start) answers
+    /// [`Server::start`](crate::Server::start) returns
     /// [`StartError::Unsupported`](crate::StartError::Unsupported).
     Unix(PathBuf),
 }
@@ -51,11 +51,61 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// What carries the bytes of a listening socket's connections: the kind of an [`Endpoint`] that can
+/// be listened on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+}
+
+/// Who is at the other end of a connection. Shown as its address alone: `[::1]:50000`.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use echopool::endpoint::Peer;
+///
+/// let seen: SocketAddr = "[::ffff:192.0.2.1]:5000".parse().unwrap();
+/// let peer = Peer::from(seen);
+/// assert_eq!(peer.to_string(), "192.0.2.1:5000");
+/// assert_eq!(peer.socket_addr().map(|address| address.port()), Some(5000));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A TCP client with this address. An accepted connection has it in [`canonical`] form.
+    Tcp(SocketAddr),
+}
+
+impl Peer {
+    /// The socket address, if the peer has one.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Peer::Tcp(address) => Some(*address),
+        }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    /// The peer with this address, in [`canonical`] form.
+    fn from(address: SocketAddr) -> Peer {
+        Peer::Tcp(canonical(address))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
 /// The address with an IPv4-mapped IPv6 address (`::ffff:127.0.0.1`) turned into the IPv4 address
 /// that it is.
 ///
-/// A dual-stack listener sees IPv4 clients in the mapped form. This is done once, at accept, so
-/// that logs, limits and lists know a client by one name.
+/// A dual-stack listener sees IPv4 clients in the mapped form. The server converts each address once,
+/// at accept, so that logs, limits and lists show a client under one name.
 ///
 /// ```
 /// use echopool::endpoint::canonical;

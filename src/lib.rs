@@ -91,7 +91,7 @@ pub use client::{Client, ClientLoop};
 pub use clients::Broadcast;
 pub use config::Config;
 pub use directory::ClientInfo;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Peer};
 pub use error::{CloseReason, StartError};
 pub use receipt::SendError;
 pub use server::{Drained, Server, ServerHandle};

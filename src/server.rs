@@ -1,6 +1,7 @@
 //! Starting, draining and stopping a server: the threads, and what is said to them.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -20,7 +21,7 @@ use crate::permits::Permits;
 use crate::receipt::SendError;
 use crate::service::Service;
 use crate::stats::{Counters, Stats};
-use crate::sys::monotonic_now;
+use crate::sys::{Listening, monotonic_now};
 use crate::worker::launch::{self, SystemWorker};
 use crate::worker::{Rules, Setup};
 
@@ -209,11 +210,11 @@ impl Drop for Running {
 }
 
 /// From the sockets of each endpoint to those of each worker.
-fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<std::os::fd::OwnedFd>> {
+fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<Listening<OwnedFd>>> {
     let mut of_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for one in bound {
-        for (sockets, socket) in of_worker.iter_mut().zip(one.sockets) {
-            sockets.push(socket.into());
+        for (sockets, socket) in of_worker.iter_mut().zip(one.into_listening()) {
+            sockets.push(socket);
         }
     }
     of_worker
@@ -223,7 +224,7 @@ fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<std::os::fd::OwnedFd>
 fn work<S: Service>(
     parts: Parts,
     index: usize,
-    listeners: Vec<std::os::fd::OwnedFd>,
+    listeners: Vec<Listening<OwnedFd>>,
     service: S,
     ready: &mpsc::Sender<io::Result<()>>,
 ) {
@@ -247,7 +248,7 @@ fn work<S: Service>(
 fn make_worker<S: Service>(
     parts: Parts,
     index: usize,
-    listeners: Vec<std::os::fd::OwnedFd>,
+    listeners: Vec<Listening<OwnedFd>>,
     service: S,
 ) -> io::Result<SystemWorker<S>> {
     let Parts { limits, reserve, permits, shared } = parts;

@@ -2,10 +2,10 @@
 //! these.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use super::machine::{Event, Machine};
 use crate::buffer::{Chain, Pool};
+use crate::endpoint::Peer;
 use crate::error::{CloseReason, Errno};
 use crate::key::ConnectionId;
 use crate::permits::Permit;
@@ -26,7 +26,7 @@ pub(crate) struct Context<Session> {
     /// The error that a connect failed with.
     pub(crate) connect_error: Option<Errno>,
     pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) tag: u64,
     /// Received and not consumed by the service.
     pub(crate) input: Chain,
@@ -60,7 +60,7 @@ impl<Session: Default> Context<Session> {
     pub(crate) fn new(
         machine: Machine,
         id: ConnectionId,
-        peer: SocketAddr,
+        peer: Peer,
         tag: u64,
         permit: Option<Permit>,
         pool: &Pool,
@@ -149,7 +149,7 @@ impl<Session> Context<Session> {
 /// A closed connection, as the log tells of it.
 pub(crate) struct Summary {
     id: ConnectionId,
-    peer: SocketAddr,
+    peer: Peer,
     received: u64,
     sent: u64,
 }
@@ -166,6 +166,8 @@ const _: () = assert!(size_of::<Context<()>>() <= 208);
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::buffer::Reserve;
 
@@ -173,7 +175,7 @@ mod tests {
     fn the_log_tells_of_connections_that_were_established_only() {
         let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
         let context = |machine, connect_error| {
-            let peer = SocketAddr::from(([127, 0, 0, 1], 7));
+            let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 7)));
             let (id, now) = (ConnectionId(3), Time::ZERO);
             let mut context = Context::<()>::new(machine, id, peer, 0, None, &pool, now);
             (context.bytes_received, context.bytes_sent) = (20, 10);

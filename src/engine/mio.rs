@@ -15,11 +15,10 @@ use std::task::Waker;
 
 use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
 use crate::buffer::{Chain, Pool};
-use crate::endpoint::canonical;
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
 use crate::permits::Permits;
-use crate::sys::{Readiness, Sys};
+use crate::sys::{Listening, Readiness, Sys};
 use crate::time::Time;
 
 mod transfer;
@@ -58,7 +57,7 @@ struct Slot<Socket> {
 }
 
 struct Listener<Socket> {
-    socket: Option<Socket>,
+    socket: Option<Listening<Socket>>,
     readable: bool,
     accepting: bool,
 }
@@ -93,10 +92,10 @@ impl<S: Sys> MioEngine<S> {
         slots: usize,
         pool: Pool,
         permits: Option<Arc<Permits>>,
-        listeners: Vec<S::Socket>,
+        listeners: Vec<Listening<S::Socket>>,
     ) -> Result<MioEngine<S>, Errno> {
-        for (index, socket) in listeners.iter().enumerate() {
-            sys.register(socket, Key::listener(index).to_bits())?;
+        for (index, listening) in listeners.iter().enumerate() {
+            sys.register(&listening.socket, Key::listener(index).to_bits())?;
         }
         let listener =
             |socket| Listener { socket: Some(socket), readable: false, accepting: false };
@@ -232,7 +231,7 @@ impl<S: Sys> MioEngine<S> {
         let outcome = match self.sys.accept(socket) {
             Ok((socket, peer)) => {
                 permit.mark_used();
-                Outcome::Accepted { socket, peer: canonical(peer), permit }
+                Outcome::Accepted { socket, peer, permit }
             }
             Err(Errno::AGAIN) => {
                 listener.readable = false;
@@ -286,9 +285,9 @@ impl<S: Sys> MioEngine<S> {
             }
             Op::Close => {
                 assert!(!listener.accepting, "closing with an accept in flight");
-                let unaccepted = listener.socket.take().map_or(0, |socket| {
-                    let waiting = self.sys.backlog(&socket);
-                    self.sys.close(socket);
+                let unaccepted = listener.socket.take().map_or(0, |listening| {
+                    let waiting = self.sys.backlog(&listening);
+                    self.sys.close(listening.socket);
                     waiting
                 });
                 Submitted::Ready(Outcome::Closed { unaccepted })

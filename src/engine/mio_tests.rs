@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::buffer::Reserve;
 use crate::crew::Mailboxes;
-use crate::engine::ConnectTo;
+use crate::endpoint::Transport;
 use crate::sys::scripted::{Scripted, Socket};
 
 const SIZE: usize = 8;
@@ -33,9 +33,10 @@ impl Sink<MioEngine<Scripted>> for Completed {
 fn world(buffers: u32, permits: u64) -> World {
     let pool = Pool::new(Reserve::new(SIZE, buffers).unwrap(), 0);
     let permits = Permits::new(permits, Arc::new(Mailboxes::new(1)));
-    let engine =
-        MioEngine::new(Scripted::default(), 4, pool.clone(), Some(permits.clone()), vec![99]);
-    World { engine: engine.unwrap(), pool, permits, completed: Completed::default() }
+    let listeners = vec![Listening { socket: 99, transport: Transport::Tcp }];
+    let (sys, for_engine) = (Scripted::default(), Some(permits.clone()));
+    let engine = MioEngine::new(sys, 4, pool.clone(), for_engine, listeners).unwrap();
+    World { engine, pool, permits, completed: Completed::default() }
 }
 
 fn readiness(key: Key, readable: bool, writable: bool, read_on: bool) -> Readiness {

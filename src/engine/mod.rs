@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
 use crate::buffer::Chain;
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
 use crate::permits::Permit;
@@ -83,8 +84,8 @@ pub enum Outcome<Socket> {
     Accepted {
         /// The connection.
         socket: Socket,
-        /// Its other end, in canonical form.
-        peer: SocketAddr,
+        /// Its other end.
+        peer: Peer,
         /// The permit that was taken for it.
         permit: Permit,
     },

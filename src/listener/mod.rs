@@ -10,12 +10,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::endpoint::{Endpoint, canonical};
+use crate::endpoint::{Endpoint, Transport, canonical};
 use crate::error::StartError;
 
 mod backlog;
@@ -34,8 +35,26 @@ const KEEPALIVE_PROBES: u32 = 6;
 pub(crate) struct Bound {
     /// Where it listens, with the real port.
     pub(crate) endpoint: Endpoint,
+    transport: Transport,
     /// One for each worker: listening, not blocking.
     pub(crate) sockets: Vec<Socket>,
+}
+
+/// A socket that listens, and the kind of its connections.
+#[derive(Debug)]
+pub struct Listening<Socket> {
+    /// The socket.
+    pub socket: Socket,
+    /// What it accepts.
+    pub transport: Transport,
+}
+
+impl Bound {
+    /// The sockets, in the order of the workers.
+    pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
+        let transport = self.transport;
+        self.sockets.into_iter().map(move |socket| Listening { socket: socket.into(), transport })
+    }
 }
 
 /// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
@@ -138,7 +157,7 @@ impl First {
         let endpoint = Endpoint::Tcp(address);
         let sockets =
             self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
-        Ok(Bound { endpoint, sockets })
+        Ok(Bound { endpoint, transport: Transport::Tcp, sockets })
     }
 
     fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {

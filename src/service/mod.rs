@@ -5,13 +5,13 @@
 //! worker's connections; it reads the input, puts leases on the output, and answers what is to
 //! happen next. It must not block: while it runs, no other connection of its worker is served.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::buffer::{Chain, Lease, Pool};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
 use crate::crew::Mailboxes;
 use crate::directory::Directory;
+use crate::endpoint::Peer;
 use crate::error::{CloseReason, Errno};
 use crate::receipt::SendError;
 use crate::stats::Counters;
@@ -69,7 +69,7 @@ pub enum Answer {
 /// A connection as its service sees it during one call.
 pub struct Connection<'a> {
     pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) tag: u64,
     pub(crate) discarded: u64,
     pub(crate) sent: u64,
@@ -89,8 +89,8 @@ impl Connection<'_> {
         self.id
     }
 
-    /// The address at the other end, with IPv4-mapped addresses shown as IPv4.
-    pub fn peer(&self) -> SocketAddr {
+    /// Who is at the other end. An accepted connection shows an IPv4-mapped address as IPv4.
+    pub fn peer(&self) -> Peer {
         self.peer
     }
 

@@ -58,7 +58,7 @@ impl<S: Service> Rig<S> {
         let mut output = Chain::new(&self.pool);
         let mut connection = Connection {
             id: ConnectionId(1),
-            peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
+            peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)).into(),
             tag: 0,
             discarded: 0,
             sent: 0,

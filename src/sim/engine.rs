@@ -12,7 +12,6 @@ use super::marks::Mark;
 use super::sys::{CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
 use super::world::{EndpointId, Handle, Shared, What, World};
 use crate::buffer::{Chain, Pool};
-use crate::endpoint::canonical;
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
@@ -181,7 +180,7 @@ impl SimEngine {
             Ok((far, peer)) => {
                 permit.mark_used();
                 let socket = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
-                Some(Outcome::Accepted { socket, peer: canonical(peer), permit })
+                Some(Outcome::Accepted { socket, peer: peer.into(), permit })
             }
             Err(Errno::AGAIN) => None,
             Err(error) => Some(Outcome::Failed(error)),

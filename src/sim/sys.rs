@@ -9,9 +9,10 @@ use std::task::{Wake, Waker};
 
 use super::marks::Mark;
 use super::world::{Edge, EndpointId, Handle, Shared, Watch, What, World};
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::key::Key;
-use crate::sys::{Readiness, Sys};
+use crate::sys::{Listening, Readiness, Sys};
 use crate::time::Time;
 
 /// The system calls of one worker.
@@ -177,15 +178,15 @@ impl Sys for SimSys {
         Ok(())
     }
 
-    fn accept(&mut self, listener: &Handle) -> Result<(Handle, SocketAddr), Errno> {
-        let What::Listener(id) = listener.what else { panic!("accept on a connection") };
+    fn accept(&mut self, listener: &Listening<Handle>) -> Result<(Handle, Peer), Errno> {
+        let What::Listener(id) = listener.socket.what else { panic!("accept on a connection") };
         let (far, address) = self.world.borrow_mut().accept(id)?;
         let handle = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
-        Ok((handle, address))
+        Ok((handle, address.into()))
     }
 
-    fn backlog(&self, listener: &Handle) -> u32 {
-        let What::Listener(id) = listener.what else { panic!("backlog of a connection") };
+    fn backlog(&self, listener: &Listening<Handle>) -> u32 {
+        let What::Listener(id) = listener.socket.what else { panic!("backlog of a connection") };
         self.world.borrow().waiting(id) as u32
     }
 

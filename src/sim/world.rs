@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::marks::{Mark, Marks};
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::time::Time;
 
@@ -316,9 +317,11 @@ pub(super) fn address_of(peer: usize) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(ip), 1)
 }
 
-/// The peer with this address.
-pub(super) fn peer_of(address: SocketAddr) -> usize {
-    let IpAddr::V6(ip) = address.ip() else { panic!("not an address of this world: {address}") };
+/// The number of a peer.
+pub(super) fn peer_of(peer: Peer) -> usize {
+    let Some(IpAddr::V6(ip)) = peer.socket_addr().map(|address| address.ip()) else {
+        panic!("nobody of this world: {peer}")
+    };
     let segments = ip.segments();
     (segments[6] as usize) << 16 | segments[7] as usize
 }

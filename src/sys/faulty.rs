@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use super::{Kernel, Readiness, Sys};
+use super::{Kernel, Listening, Readiness, Sys};
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::time::Time;
 
@@ -72,12 +73,15 @@ impl Sys for Faulty {
         self.kernel.register(socket, token)
     }
 
-    fn accept(&mut self, listener: &Self::Socket) -> Result<(Self::Socket, SocketAddr), Errno> {
+    fn accept(
+        &mut self,
+        listener: &Listening<Self::Socket>,
+    ) -> Result<(Self::Socket, Peer), Errno> {
         self.fault.check(Call::Accept)?;
         self.kernel.accept(listener)
     }
 
-    fn backlog(&self, listener: &Self::Socket) -> u32 {
+    fn backlog(&self, listener: &Listening<Self::Socket>) -> u32 {
         self.kernel.backlog(listener)
     }
 

@@ -14,7 +14,8 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Readiness, Sys};
+use super::{Listening, Readiness, Sys};
+use crate::endpoint::{Peer, Transport};
 use crate::error::Errno;
 use crate::time::Time;
 
@@ -177,17 +178,24 @@ impl Sys for Kernel {
             .map_err(|error| errno(&error))
     }
 
-    fn accept(&mut self, listener: &OwnedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
+    fn accept(&mut self, listener: &Listening<OwnedFd>) -> Result<(OwnedFd, Peer), Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (socket, peer) = retry(|| rustix::net::acceptfrom_with(listener, flags))?;
-        // A peer without an address (it is gone already) is shown as the unspecified one.
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).unwrap_or(unknown);
+        let (socket, name) = retry(|| rustix::net::acceptfrom_with(&listener.socket, flags))?;
+        let peer = match listener.transport {
+            Transport::Tcp => {
+                // A peer that has gone already may have no address.
+                let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+                name.and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(unknown).into()
+            }
+        };
         Ok((socket, peer))
     }
 
-    fn backlog(&self, listener: &OwnedFd) -> u32 {
-        crate::listener::backlog_waiting(listener.as_fd()).unwrap_or(0)
+    fn backlog(&self, listener: &Listening<OwnedFd>) -> u32 {
+        match listener.transport {
+            Transport::Tcp => crate::listener::backlog_waiting(listener.socket.as_fd()),
+        }
+        .unwrap_or(0)
     }
 
     fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {

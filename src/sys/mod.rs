@@ -5,6 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::time::Time;
 
@@ -17,6 +18,8 @@ mod option;
 pub(crate) mod scripted;
 
 pub use kernel::{Kernel, monotonic_now, polled_in_vain};
+
+pub use crate::listener::Listening;
 
 /// What the system says of a socket. Edge-triggered: said once when it begins to be true.
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +63,16 @@ pub trait Sys {
     /// ENOMEM, ENOSPC.
     fn register(&mut self, socket: &Self::Socket, token: u64) -> Result<(), Errno>;
 
-    /// Accepts a connection, with its peer's address as the system gives it.
+    /// Accepts a connection.
     ///
     /// # Errors
     /// EAGAIN if none waits; EMFILE, ENFILE, ENOBUFS, ENOMEM; ECONNABORTED, EPROTO and other errors
     /// of the connection that was to be accepted.
-    fn accept(&mut self, listener: &Self::Socket) -> Result<(Self::Socket, SocketAddr), Errno>;
+    fn accept(&mut self, listener: &Listening<Self::Socket>)
+    -> Result<(Self::Socket, Peer), Errno>;
 
-    /// The connections that wait in a listener's backlog, as far as the system tells.
-    fn backlog(&self, listener: &Self::Socket) -> u32;
+    /// The number of connections that wait in a listener's backlog, as far as the system tells.
+    fn backlog(&self, listener: &Listening<Self::Socket>) -> u32;
 
     /// Makes a socket and begins to connect it. The outcome is told by
     /// [`connect_error`](Sys::connect_error) when the socket becomes writable.

@@ -8,7 +8,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
-use super::{Readiness, Sys};
+use super::{Listening, Readiness, Sys};
+use crate::endpoint::Peer;
 use crate::error::Errno;
 use crate::time::Time;
 
@@ -57,12 +58,12 @@ impl Sys for Scripted {
         Ok(())
     }
 
-    fn accept(&mut self, _: &Socket) -> Result<(Socket, SocketAddr), Errno> {
+    fn accept(&mut self, _: &Listening<Socket>) -> Result<(Socket, Peer), Errno> {
         let socket = self.accepts.pop_front().expect("an accept too many")?;
-        Ok((socket, "[::ffff:127.0.0.1]:9".parse().unwrap()))
+        Ok((socket, SocketAddr::from(([127, 0, 0, 1], 9)).into()))
     }
 
-    fn backlog(&self, _: &Socket) -> u32 {
+    fn backlog(&self, _: &Listening<Socket>) -> u32 {
         self.accepts.len() as u32
     }
 

@@ -8,6 +8,7 @@
 use super::Core;
 use crate::connection::Context;
 use crate::connection::machine::Machine;
+use crate::endpoint::Peer;
 use crate::engine::{ConnectTo, Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::key::{ConnectionId, Key, OpKind};
@@ -144,7 +145,7 @@ impl<S: Service> Core<S> {
         engine: &mut E,
         index: usize,
         socket: E::Socket,
-        peer: std::net::SocketAddr,
+        peer: Peer,
         permit: Permit,
     ) {
         let key = self.table.next_key().expect("a slot for each permit");
@@ -307,7 +308,8 @@ impl<S: Service> Core<S> {
         let key = self.table.next_key().expect("the service was told how many slots are free");
         let machine = Machine::connecting(self.service.full_duplex(to.tag));
         let id = self.id_of(key);
-        let mut context = Context::new(machine, id, to.target, to.tag, None, &self.pool, self.now);
+        let mut context =
+            Context::new(machine, id, Peer::Tcp(to.target), to.tag, None, &self.pool, self.now);
         context.deadline = to.deadline;
         self.table.insert(context);
         self.schedule_at(key, to.deadline);

@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::crew::Mailboxes;
 use crate::engine::MioEngine;
 use crate::service::Service;
-use crate::sys::Kernel;
+use crate::sys::{Kernel, Listening};
 
 /// The engine of this machine.
 type SystemEngine = MioEngine<Kernel>;
@@ -51,7 +51,7 @@ impl Rules {
 /// The system refused what the event loop is made of, or to watch a listener.
 pub(crate) fn make_worker<S: Service>(
     mut setup: Setup,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listening<OwnedFd>>,
     busy_poll: bool,
     service: S,
 ) -> io::Result<SystemWorker<S>> {

@@ -93,7 +93,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
             directory: None,
         };
         let sys = Faulty { kernel: Kernel::new().unwrap(), fault: of_thread };
-        let listeners = one.sockets.into_iter().map(Into::into).collect();
+        let listeners = one.into_listening().collect();
         let engine = MioEngine::new(sys, 8, pool.clone(), Some(for_thread), listeners)?;
         let ended = Worker::new(engine, setup, CloseOnQ).run().map(|_| ());
         assert!(ended.is_err() || pool.held() == 0, "a lease was lost");
@@ -254,7 +254,7 @@ impl Service for InOrder {
     type Session = ();
 
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
-        self.0.lock().unwrap().push(connection.peer());
+        self.0.lock().unwrap().extend(connection.peer().socket_addr());
         Echo.data(connection, session)
     }
 }

@@ -210,7 +210,7 @@ impl Driver {
         (slot.half_closed, slot.paused) = (false, false);
         (slot.abort, slot.why) = (None, None);
         let connect = std::mem::replace(&mut slot.connect, NONE);
-        let address = connection.peer();
+        let address = connection.peer().socket_addr().expect("it was connected to an address");
         // Before the operation: who waits for it may look at what the callback has noted.
         self.say(i, State::Connected { address });
         if connect != NONE {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Parts, Stage};
 use crate::buffer::{Chain, Pool, Reserve};
 use crate::crew::Mailboxes;
+use crate::endpoint::Peer;
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
@@ -270,7 +271,9 @@ impl<S: Stage> Bench<S> {
 
     pub(super) fn accept(&mut self) -> (SocketOf<S>, SocketAddr, Permit) {
         match self.finish(listener(), Op::Accept) {
-            Outcome::Accepted { socket, peer, permit } => (socket, peer, permit),
+            Outcome::Accepted { socket, peer: Peer::Tcp(address), permit } => {
+                (socket, address, permit)
+            }
             other => panic!("Accept: {other:?}"),
         }
     }

@@ -3,8 +3,7 @@
 
 use super::Stage;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
-use crate::engine::ConnectTo;
-use crate::engine::{Op, Outcome};
+use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
 use crate::time::Time;

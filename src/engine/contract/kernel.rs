@@ -46,7 +46,7 @@ impl Stage for OnKernel {
         let mut bound = crate::listener::bind_all(&[any().into()], 1, 1024, false).unwrap();
         let one = bound.pop().unwrap();
         let port = one.endpoint.socket_addr().unwrap().port();
-        let listeners = one.sockets.into_iter().map(Into::into).collect();
+        let listeners = one.into_listening().collect();
         let Parts { slots, pool, permits, .. } = parts;
         let kernel = Kernel::new().unwrap();
         let engine = MioEngine::new(kernel, slots, pool, Some(permits), listeners).unwrap();

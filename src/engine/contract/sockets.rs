@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::Stage;
 use super::bench::{Bench, End, OutcomeOf, Shape, listener, pattern};
-use crate::engine::ConnectTo;
-use crate::engine::{Op, Outcome};
+use crate::endpoint::Peer;
+use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
 use crate::key::{Key, OpKind};
 use crate::time::Time;
@@ -23,7 +23,7 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u
             true => bench.result(listener(), OpKind::Accept),
             false => bench.finish(listener(), Op::Accept),
         };
-        let Outcome::Accepted { socket, peer: address, permit } = outcome else {
+        let Outcome::Accepted { socket, peer: Peer::Tcp(address), permit } = outcome else {
             panic!("{outcome:?}")
         };
         assert_eq!(bench.permits.taken(), 1);
@@ -73,7 +73,9 @@ pub(super) fn accept_takes_all_who_wait_one_by_one<S: Stage>(seed: u64) {
     // The one who comes then is told of as the first was.
     let late = bench.stage.connect();
     match bench.result(listener(), OpKind::Accept) {
-        Outcome::Accepted { peer, .. } => assert_eq!(peer, bench.stage.address(&late)),
+        Outcome::Accepted { peer: Peer::Tcp(address), .. } => {
+            assert_eq!(address, bench.stage.address(&late));
+        }
         other => panic!("{other:?}"),
     }
     bench.end();
@@ -154,7 +156,7 @@ pub(super) fn cancelled_accept_completes_once_and_loses_nobody<S: Stage>(seed: u
             other => other.expect("Accept completes before Cancel"),
         };
         match accepted {
-            Outcome::Accepted { peer: address, .. } => {
+            Outcome::Accepted { peer: Peer::Tcp(address), .. } => {
                 assert_eq!(address, bench.stage.address(&peer));
             }
             other => panic!("{other:?}"),

@@ -1,5 +1,6 @@
 //! Tests of what the services of several listeners share; what each does is tested beside it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
@@ -14,7 +15,7 @@ fn open(services: &mut OfListener, pool: &Pool, id: u64, listener: usize) {
     let (mut input, mut output) = (Chain::new(pool), Chain::new(pool));
     let mut connection = Connection {
         id: ConnectionId(id),
-        peer: ([127, 0, 0, 1], 1).into(),
+        peer: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
         tag: listener as u64,
         discarded: 0,
         sent: 0,

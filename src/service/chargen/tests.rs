@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -147,7 +147,7 @@ impl Still {
         let (chargen, pool, _) = &mut self.workers[client.worker];
         let mut connection = Connection {
             id: client.id,
-            peer: ([127, 0, 0, 1], 1).into(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
             tag: 0,
             discarded: 0,
             sent: 0,

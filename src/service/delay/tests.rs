@@ -134,7 +134,7 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
     let last_buffer = pool.lease();
     let mut connection = Connection {
         id: ConnectionId::from_bits(1),
-        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into(),
         tag: 0,
         discarded: 0,
         sent: 0,

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use crate::buffer::Pool;
+use crate::endpoint::Transport;
 use crate::engine::{Engine, MioEngine};
 use crate::permits::Permits;
 use crate::sim::engine::SimEngine;
 use crate::sim::sys::{SimSys, Woken};
 use crate::sim::world::{Handle, Shared};
+use crate::sys::Listening;
 
 /// An engine that can be seated in the world.
 pub(crate) trait Seat: Engine<Socket = Handle> {
@@ -32,7 +34,9 @@ pub(crate) struct SeatParts {
 impl Seat for MioEngine<SimSys> {
     fn seat(parts: SeatParts) -> Self {
         let sys = SimSys::new(parts.world, parts.worker, parts.woken);
-        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, parts.listeners)
+        let listening = |socket| Listening { socket, transport: Transport::Tcp };
+        let listeners = parts.listeners.into_iter().map(listening).collect();
+        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, listeners)
             .expect("listeners can be registered")
     }
 

@@ -42,7 +42,7 @@ impl<S: Service> Stepped<S> {
             counters: Arc::default(),
             directory: None,
         };
-        let listeners = one.sockets.into_iter().map(Into::into).collect();
+        let listeners = one.into_listening().collect();
         let kernel = Kernel::new().unwrap();
         let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
         let mut worker = Worker::new(engine, setup, make(&pool));

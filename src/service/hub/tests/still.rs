@@ -137,7 +137,7 @@ impl Still {
         let worker = &mut self.workers[id.worker()];
         let mut connection = Connection {
             id,
-            peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
+            peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)).into(),
             tag: 0,
             discarded: 0,
             sent: 0,
@@ -166,7 +166,7 @@ impl Still {
         let id = slot | (worker as u64) << 24 | self.generation << 30;
         self.generation += 1;
         let peer = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
-        self.directory.enter(ConnectionId::from_bits(id), peer, 0);
+        self.directory.enter(ConnectionId::from_bits(id), peer.into(), 0);
         let pool = &self.workers[worker].pool;
         let client = StillClient {
             input: Chain::new(pool),
