@@ -21,7 +21,6 @@ use super::shared::{Command, Shared};
 use super::target::Target;
 use crate::error::{CloseReason, Errno};
 use crate::service::{Answer, Connection, Service, Turn, Workplace};
-use crate::sys::monotonic_now;
 use crate::time::Time;
 use crate::timer::Wheel;
 
@@ -55,6 +54,8 @@ pub(super) struct Driver {
     starved: VecDeque<u32>,
     /// When those without a buffer try again.
     retry_at: Option<Time>,
+    /// For the waits between attempts to connect.
+    random: fastrand::Rng,
     /// Ends then, if not before.
     ending: Option<Time>,
     now: Time,
@@ -71,21 +72,24 @@ impl Driver {
         clients: u32,
         operations: u32,
         linger: Duration,
+        random: fastrand::Rng,
     ) -> Driver {
         let count = clients as usize;
+        let now = shared.now();
         Driver {
             shared,
             resolver,
             linger,
             slots: (0..clients).map(|_| Slot::new()).collect(),
             ops: Ops::new(operations as usize),
-            wheel: Wheel::new(count, TICK, monotonic_now()),
+            wheel: Wheel::new(count, TICK, now),
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
             starved: VecDeque::with_capacity(count),
             retry_at: None,
+            random,
             ending: None,
-            now: monotonic_now(),
+            now,
         }
     }
 

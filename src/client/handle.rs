@@ -13,12 +13,11 @@ use super::ops::{Kind, Op};
 use super::options::Options;
 use super::pending::{Completer, Outcome, Pending, Ticket, value};
 use super::resolve;
-use super::shared::{Command, Shared};
+use super::shared::{Clock, Command, Shared};
 use super::target::Target;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::crew::Mailboxes;
 use crate::framing::Framing;
-use crate::sys::monotonic_now;
 use crate::time::Time;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
 
@@ -114,7 +113,8 @@ impl ClientLoop {
         limits.check().map_err(invalid)?;
         raise_open_files(limits.clients);
         let mailboxes = Arc::new(Mailboxes::new(1));
-        let shared = Shared::new(limits.clients, limits.operations, mailboxes.clone());
+        let shared =
+            Shared::new(limits.clients, limits.operations, mailboxes.clone(), Clock::SYSTEM);
         let resolver = resolve::start(shared.clone(), limits.clients as usize)?;
         let (ready, readies) = sync_channel(1);
         let for_thread = shared.clone();
@@ -190,7 +190,8 @@ fn run(
 ) {
     let _end = EndOnDrop(shared.clone());
     let Limits { clients, operations, linger, .. } = limits;
-    let driver = Driver::new(shared, resolver, clients, operations, linger);
+    let random = fastrand::Rng::new();
+    let driver = Driver::new(shared, resolver, clients, operations, linger, random);
     match make_worker(limits, mailboxes, driver) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
@@ -260,7 +261,7 @@ impl Client {
     /// resolver. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
     /// fails no further attempt is made.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
-        let deadline = monotonic_now() + timeout.saturating_add(CONNECT_GRACE);
+        let deadline = self.shared.now() + timeout.saturating_add(CONNECT_GRACE);
         self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }
 
@@ -323,7 +324,7 @@ impl Client {
             let failed = Err(Error::FrameTooLarge(error));
             return self.at_once(failed, request, |o| value(o, |o| Some(o.reply)));
         }
-        let deadline = monotonic_now() + timeout;
+        let deadline = self.shared.now() + timeout;
         let fill = |op: &mut Op| {
             op.reply.reserve(request.len().min(REPLY_BYTES_AT_FIRST));
             op.deadline = deadline;

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 
@@ -12,6 +13,22 @@ use super::options::Options;
 use super::resolve::Answer;
 use super::target::Target;
 use crate::crew::Mailboxes;
+use crate::sys::monotonic_now;
+use crate::time::Time;
+
+/// Where a loop and its callers read the time. The simulated world has a clock of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    /// The time that the loop's engine counts in.
+    pub(crate) now: fn() -> Time,
+    /// The same moment as a time for users.
+    pub(crate) instant: fn() -> Instant,
+}
+
+impl Clock {
+    /// The system's monotonic clock.
+    pub(super) const SYSTEM: Clock = Clock { now: monotonic_now, instant: Instant::now };
+}
 
 /// What the loop is told.
 pub(super) enum Command {
@@ -50,6 +67,7 @@ pub(super) struct Shared {
     free_slots: ArrayQueue<u32>,
     next_id: AtomicU64,
     mailboxes: Arc<Mailboxes>,
+    clock: Clock,
     /// The loop has been woken and has not yet looked.
     notified: AtomicBool,
     ended: AtomicBool,
@@ -57,7 +75,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(clients: u32, operations: u32, mailboxes: Arc<Mailboxes>) -> Arc<Shared> {
+    pub(crate) fn new(
+        clients: u32,
+        operations: u32,
+        mailboxes: Arc<Mailboxes>,
+        clock: Clock,
+    ) -> Arc<Shared> {
         let all = |count: u32| {
             let queue = ArrayQueue::new(count as usize);
             (0..count).for_each(|number| queue.push(number).expect("room for all"));
@@ -74,10 +97,21 @@ impl Shared {
             free_slots: all(clients),
             next_id: AtomicU64::new(1),
             mailboxes,
+            clock,
             notified: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             loop_thread: OnceLock::new(),
         })
+    }
+
+    /// The time.
+    pub(super) fn now(&self) -> Time {
+        (self.clock.now)()
+    }
+
+    /// The time, for users.
+    pub(super) fn instant(&self) -> Instant {
+        (self.clock.instant)()
     }
 
     /// Says that this is the loop's thread.

@@ -1,7 +1,7 @@
 //! From a name to a connection: looking up, trying one address after the other, waiting for the
 //! next round; and what becomes of a client's operations when its connection is lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
 use crate::client::error::Attempt;
@@ -163,13 +163,14 @@ impl Driver {
     /// Waits for the next attempt, if there is to be one.
     fn back_off(&mut self, i: u32, why: &Error) -> bool {
         let now = self.now;
+        let random = self.random.f64();
         let slot = self.slot(i);
         let attempt = slot.attempt.saturating_add(1);
-        let wait = slot.reconnect.and_then(|policy| policy.wait(attempt, fastrand::f64()));
+        let wait = slot.reconnect.and_then(|policy| policy.wait(attempt, random));
         let Some(wait) = wait else { return false };
         slot.stage = Stage::BackOff(now + wait);
         self.wheel.set_earlier(i, now + wait);
-        let until = Instant::now() + wait;
+        let until = self.shared.instant() + wait;
         self.say(i, State::Waiting { until, attempt, why: why.clone() });
         true
     }
