@@ -13,7 +13,7 @@ use super::ops::{Kind, Op};
 use super::options::Options;
 use super::pending::{Completer, Outcome, Pending, Ticket, value};
 use super::resolve;
-use super::shared::{Clock, Command, Shared};
+use super::submission::{Clock, Command, Shared};
 use super::target::Target;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::crew::Mailboxes;

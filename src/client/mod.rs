@@ -51,7 +51,7 @@
 //! * `handle`: what callers hold; `blocking`: the form that waits
 //! * `pending`: an operation under way; `ops`: the same as the loop has it
 //! * `driver`: the clients as a service of the loop
-//! * `shared`: the queue between callers and loop; `resolve`: looking up names
+//! * `submission`: the queue between callers and loop; `resolve`: looking up names
 
 mod blocking;
 mod driver;
@@ -61,7 +61,7 @@ mod ops;
 mod options;
 mod pending;
 mod resolve;
-mod shared;
+mod submission;
 pub(crate) mod target;
 #[cfg(test)]
 mod tests;

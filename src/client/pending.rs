@@ -10,7 +10,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Failed};
-use super::shared::Shared;
+use super::submission::Shared;
 
 /// How an operation ended, whatever its kind.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::{io, thread};
 
 use super::error::Error;
-use super::shared::Shared;
+use super::submission::Shared;
 
 /// A name to be looked up, for a client of the loop.
 pub(super) struct Question {

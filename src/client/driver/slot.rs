@@ -1,5 +1,5 @@
 //! What is kept of a client: its connection's stage, its queues, its options. Who changes it is in
-//! `../driver.rs` and its other files.
+//! `mod.rs` and its other files.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -17,7 +17,7 @@ use super::error::Error;
 use super::ops::{Fifo, Kind, Lane, Link, NONE, Op, Ops};
 use super::options::{Options, State, Unsent};
 use super::resolve::Question;
-use super::shared::{Command, Shared};
+use super::submission::{Command, Shared};
 use super::target::Target;
 use crate::error::{CloseReason, Errno};
 use crate::service::{Answer, Connection, Service, Turn, Workplace};
