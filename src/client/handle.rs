@@ -7,13 +7,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::completer::{Completer, Outcome};
 use super::driver::Driver;
 use super::error::{Error, Failed};
 use super::ops::{Kind, Op};
 use super::options::Options;
-use super::pending::{Completer, Outcome, Pending, Ticket, value};
+use super::pending::{Pending, Ticket, value};
 use super::resolve;
-use super::submission::{Clock, Command, Shared};
+use super::submission::{Clock, Command, Submission};
 use super::target::Target;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::crew::Mailboxes;
@@ -97,7 +98,7 @@ impl Default for Limits {
 /// connection goes out, and every connection is closed in order, for at most the linger time and a
 /// second.
 pub struct ClientLoop {
-    pub(super) shared: Arc<Shared>,
+    pub(super) submission: Arc<Submission>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -113,15 +114,15 @@ impl ClientLoop {
         limits.check().map_err(invalid)?;
         raise_open_files(limits.clients);
         let mailboxes = Arc::new(Mailboxes::new(1));
-        let shared =
-            Shared::new(limits.clients, limits.operations, mailboxes.clone(), Clock::SYSTEM);
-        let resolver = resolve::start(shared.clone(), limits.clients as usize)?;
+        let submission =
+            Submission::new(limits.clients, limits.operations, mailboxes.clone(), Clock::SYSTEM);
+        let resolver = resolve::start(submission.clone(), limits.clients as usize)?;
         let (ready, readies) = sync_channel(1);
-        let for_thread = shared.clone();
+        let for_thread = submission.clone();
         let thread = thread::Builder::new()
             .name("clients".into())
             .spawn(move || run(limits, for_thread, mailboxes, resolver, &ready))?;
-        let mut started = ClientLoop { shared, thread: Some(thread) };
+        let mut started = ClientLoop { submission, thread: Some(thread) };
         match readies.recv() {
             Ok(Ok(())) => Ok(started),
             Ok(Err(error)) => {
@@ -139,7 +140,7 @@ impl ClientLoop {
     /// The target is not understood, or the loop has no room for another client.
     pub fn client(&self, target: &str, options: Options) -> Result<Client, Error> {
         let target = Target::parse(target)?;
-        Client::new(&self.shared, target, options)
+        Client::new(&self.submission, target, options)
     }
 
     fn join(&mut self) {
@@ -153,7 +154,7 @@ impl ClientLoop {
 
 impl Drop for ClientLoop {
     fn drop(&mut self) {
-        self.shared.tell(Command::End);
+        self.submission.tell(Command::End);
         self.join();
     }
 }
@@ -172,7 +173,7 @@ fn raise_open_files(clients: u32) {
 }
 
 /// Whatever ends the thread: nobody is left waiting.
-struct EndOnDrop(Arc<Shared>);
+struct EndOnDrop(Arc<Submission>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
@@ -183,15 +184,15 @@ impl Drop for EndOnDrop {
 /// The life of the loop's thread.
 fn run(
     limits: Limits,
-    shared: Arc<Shared>,
+    submission: Arc<Submission>,
     mailboxes: Arc<Mailboxes>,
     resolver: SyncSender<resolve::Question>,
     ready: &SyncSender<io::Result<()>>,
 ) {
-    let _end = EndOnDrop(shared.clone());
+    let _end = EndOnDrop(submission.clone());
     let Limits { clients, operations, linger, .. } = limits;
     let random = fastrand::Rng::new();
-    let driver = Driver::new(shared, resolver, clients, operations, linger, random);
+    let driver = Driver::new(submission, resolver, clients, operations, linger, random);
     match make_worker(limits, mailboxes, driver) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
@@ -232,23 +233,23 @@ fn make_worker(
 /// Dropped, its operations are cancelled, and the connection is closed in order: what was put on it
 /// goes out.
 pub struct Client {
-    shared: Arc<Shared>,
+    submission: Arc<Submission>,
     slot: u32,
     framing: Option<Framing>,
 }
 
 impl Client {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        submission: &Arc<Submission>,
         target: Target,
         mut options: Options,
     ) -> Result<Client, Error> {
-        let slot = shared.take_slot().ok_or(Error::TooManyClients)?;
+        let slot = submission.take_slot().ok_or(Error::TooManyClients)?;
         let framing = target.framing.or(options.framing);
         options.framing = framing;
         let (target, options) = (Box::new(target), Box::new(options));
-        shared.tell(Command::New { slot, target, options });
-        Ok(Client { shared: shared.clone(), slot, framing })
+        submission.tell(Command::New { slot, target, options });
+        Ok(Client { submission: submission.clone(), slot, framing })
     }
 
     /// How the stream is cut into messages, if it is.
@@ -261,7 +262,7 @@ impl Client {
     /// resolver. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
     /// fails no further attempt is made.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
-        let deadline = self.shared.now() + timeout.saturating_add(CONNECT_GRACE);
+        let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
         self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }
 
@@ -324,7 +325,7 @@ impl Client {
             let failed = Err(Error::FrameTooLarge(error));
             return self.at_once(failed, request, |o| value(o, |o| Some(o.reply)));
         }
-        let deadline = self.shared.now() + timeout;
+        let deadline = self.submission.now() + timeout;
         let fill = |op: &mut Op| {
             op.reply.reserve(request.len().min(REPLY_BYTES_AT_FIRST));
             op.deadline = deadline;
@@ -352,18 +353,18 @@ impl Client {
         fill: impl FnOnce(&mut Op),
         convert: fn(Outcome) -> Result<T, Failed>,
     ) -> Pending<T> {
-        let (completer, cell) = Completer::new(self.shared.loop_thread());
-        let number = self.shared.take_op();
+        let (completer, cell) = Completer::new(self.submission.loop_thread());
+        let number = self.submission.take_op();
         let mut op = Op::new(number.map_or(0, |(_, id)| id), self.slot, kind, completer);
         op.deadline = Time::MAX;
         fill(&mut op);
-        let Some((index, id)) = number.filter(|_| !self.shared.has_ended()) else {
-            let ended = self.shared.has_ended();
+        let Some((index, id)) = number.filter(|_| !self.submission.has_ended()) else {
+            let ended = self.submission.has_ended();
             op.complete(Err(if ended { Error::LoopEnded } else { Error::QueueFull }), 0);
             return Pending::new(cell, None, convert);
         };
-        self.shared.tell(Command::Submit { index, op: Box::new(op) });
-        let ticket = Ticket { shared: self.shared.clone(), index, id };
+        self.submission.tell(Command::Submit { index, op: Box::new(op) });
+        let ticket = Ticket { submission: self.submission.clone(), index, id };
         Pending::new(cell, Some(ticket), convert)
     }
 
@@ -374,7 +375,7 @@ impl Client {
         request: Vec<u8>,
         convert: fn(Outcome) -> Result<T, Failed>,
     ) -> Pending<T> {
-        let (completer, cell) = Completer::new(self.shared.loop_thread());
+        let (completer, cell) = Completer::new(self.submission.loop_thread());
         let reply = Vec::new();
         completer.complete(Outcome { result, request, reply, bytes_sent: 0, address: None });
         Pending::new(cell, None, convert)
@@ -383,7 +384,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.shared.tell(Command::Dropped { slot: self.slot });
+        self.submission.tell(Command::Dropped { slot: self.slot });
     }
 }
 

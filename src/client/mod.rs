@@ -49,11 +49,12 @@
 //! cancelled receives allocate a little.
 //!
 //! * `handle`: what callers hold; `blocking`: the form that waits
-//! * `pending`: an operation under way; `ops`: the same as the loop has it
+//! * `pending`: an operation under way; `completer`: the loop's end of it; `ops`: its table
 //! * `driver`: the clients as a service of the loop
 //! * `submission`: the queue between callers and loop; `resolve`: looking up names
 
 mod blocking;
+mod completer;
 mod driver;
 mod error;
 mod handle;

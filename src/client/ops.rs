@@ -1,8 +1,8 @@
 //! Operations as the loop has them: a table that is made once, and queues through it that allocate
 //! nothing.
 
+use super::completer::{Completer, Outcome};
 use super::error::Error;
-use super::pending::{Completer, Outcome};
 use crate::framing::{Framing, LENGTH_BYTES, Prefix, length};
 use crate::time::Time;
 

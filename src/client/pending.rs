@@ -1,139 +1,29 @@
-//! An operation that is under way ([`Pending`]), and the loop's end of it ([`Completer`]).
-//!
-//! A `Completer` completes exactly once: completing consumes it, and one that is dropped (because
-//! the loop ended) completes with [`Error::LoopEnded`].
+//! An operation that is under way, as its caller has it ([`Pending`]). The loop's end of it is in
+//! `completer`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use super::completer::{Callback, Cell, Convert, Outcome, Stage, call};
 use super::error::{Error, Failed};
-use super::submission::Shared;
-
-/// How an operation ended, whatever its kind.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) result: Result<(), Error>,
-    /// What was to be sent.
-    pub(super) request: Vec<u8>,
-    /// What was received.
-    pub(super) reply: Vec<u8>,
-    pub(super) bytes_sent: usize,
-    pub(super) address: Option<std::net::SocketAddr>,
-}
-
-impl Outcome {
-    fn failed(self) -> Failed {
-        let error = self.result.err().unwrap_or(Error::Failed);
-        let buffer = if self.request.is_empty() { self.reply } else { self.request };
-        Failed { error, bytes_sent: self.bytes_sent, buffer }
-    }
-}
-
-/// What becomes of an outcome for the caller.
-pub(super) type Convert<T> = fn(Outcome) -> T;
-
-type Callback = Box<dyn FnOnce(Outcome) + Send>;
-
-enum Stage {
-    Waiting,
-    WithCallback(Callback),
-    Done(Outcome),
-    Taken,
-}
-
-pub(super) struct Cell {
-    stage: Mutex<Stage>,
-    done: Condvar,
-    /// The thread on which nobody may wait.
-    loop_thread: ThreadId,
-    /// The loop has been asked for its end.
-    cancelled: AtomicBool,
-}
-
-impl Cell {
-    fn lock(&self) -> MutexGuard<'_, Stage> {
-        // Nothing that panics is done while it is locked.
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the loop for the end of the operation: once, and while that makes a difference, so that
-    /// there is room for what it is asked for.
-    fn cancel(&self, ticket: &Ticket) {
-        let is_complete = matches!(&*self.lock(), Stage::Done(_) | Stage::Taken);
-        if !is_complete && !self.cancelled.swap(true, Ordering::Relaxed) {
-            ticket.shared.cancel(ticket.index, ticket.id);
-        }
-    }
-
-    fn complete(&self, outcome: Outcome) {
-        let mut stage = self.lock();
-        match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::Waiting => {
-                *stage = Stage::Done(outcome);
-                drop(stage);
-                self.done.notify_all();
-            }
-            Stage::WithCallback(callback) => {
-                drop(stage);
-                call(callback, outcome);
-            }
-            Stage::Done(_) | Stage::Taken => unreachable!("an operation completes once"),
-        }
-    }
-}
-
-/// A panic in a callback is the callback's own: the other clients of the loop go on.
-fn call(callback: Callback, outcome: Outcome) {
-    if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
-        log::error!("a completion callback of a client panicked");
-    }
-}
-
-/// The right and the duty to complete an operation.
-pub(super) struct Completer(Option<Arc<Cell>>);
-
-impl Completer {
-    pub(super) fn new(loop_thread: ThreadId) -> (Completer, Arc<Cell>) {
-        let stage = Mutex::new(Stage::Waiting);
-        let cell = Arc::new(Cell {
-            stage,
-            done: Condvar::new(),
-            loop_thread,
-            cancelled: AtomicBool::new(false),
-        });
-        (Completer(Some(cell.clone())), cell)
-    }
-
-    pub(super) fn complete(mut self, outcome: Outcome) {
-        if let Some(cell) = self.0.take() {
-            cell.complete(outcome);
-        }
-    }
-}
-
-impl Drop for Completer {
-    fn drop(&mut self) {
-        if let Some(cell) = self.0.take() {
-            cell.complete(Outcome {
-                result: Err(Error::LoopEnded),
-                request: Vec::new(),
-                reply: Vec::new(),
-                bytes_sent: 0,
-                address: None,
-            });
-        }
-    }
-}
+use super::submission::Submission;
 
 /// Which operation of the loop it is, to be cancelled.
 #[derive(Clone)]
 pub(super) struct Ticket {
-    pub(super) shared: Arc<Shared>,
+    pub(super) submission: Arc<Submission>,
     pub(super) index: u32,
     pub(super) id: u64,
+}
+
+impl Ticket {
+    /// Asks the loop for the end of the operation.
+    fn cancel(&self, cell: &Cell) {
+        if cell.begin_cancel() {
+            self.submission.cancel(self.index, self.id);
+        }
+    }
 }
 
 /// An operation that is under way. It completes exactly once, with a value or with a [`Failed`].
@@ -248,7 +138,7 @@ impl<T: 'static> Pending<T> {
     /// for the rest of this one.
     pub fn cancel(&self) {
         if let Some(ticket) = &self.ticket {
-            self.cell.cancel(ticket);
+            ticket.cancel(&self.cell);
         }
     }
 
@@ -266,7 +156,7 @@ impl Canceller {
     /// Asks for the operation to end. Nothing happens if it has.
     pub fn cancel(&self) {
         if let Some((ticket, cell)) = &self.0 {
-            cell.cancel(ticket);
+            ticket.cancel(cell);
         }
     }
 }

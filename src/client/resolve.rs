@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::{io, thread};
 
 use super::error::Error;
-use super::submission::Shared;
+use super::submission::{Answer, Submission};
 
 /// A name to be looked up, for a client of the loop.
 pub(super) struct Question {
@@ -16,27 +16,23 @@ pub(super) struct Question {
     pub(super) port: u16,
 }
 
-/// Its addresses, in the order of the system's resolver (RFC 6724).
-pub(super) struct Answer {
-    pub(super) slot: u32,
-    pub(super) epoch: u32,
-    pub(super) addresses: Result<Vec<SocketAddr>, Error>,
-}
-
 /// Starts the thread. It ends when the sender is dropped, after what it is looking up just then:
 /// that cannot be interrupted, so nobody waits for it.
-pub(super) fn start(shared: Arc<Shared>, clients: usize) -> io::Result<SyncSender<Question>> {
+pub(super) fn start(
+    submission: Arc<Submission>,
+    clients: usize,
+) -> io::Result<SyncSender<Question>> {
     let (send, questions) = sync_channel(clients);
     thread::Builder::new()
         .name("client-resolver".into())
-        .spawn(move || answer_all(&questions, &shared))?;
+        .spawn(move || answer_all(&questions, &submission))?;
     Ok(send)
 }
 
-fn answer_all(questions: &Receiver<Question>, shared: &Shared) {
+fn answer_all(questions: &Receiver<Question>, submission: &Submission) {
     for Question { slot, epoch, host, port } in questions {
         let addresses = look_up(host, port);
-        shared.resolved(Answer { slot, epoch, addresses });
+        submission.resolved(Answer { slot, epoch, addresses });
     }
 }
 

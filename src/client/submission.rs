@@ -1,6 +1,7 @@
-//! What the callers' threads and the loop's thread share: a bounded queue of commands, the numbers
-//! that are free, and a way to wake the loop.
+//! How callers' threads submit work to the loop's thread ([`Submission`]): a bounded queue of
+//! commands, the numbers that are free, and a way to wake the loop.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
@@ -8,9 +9,9 @@ use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::error::Error;
 use super::ops::Op;
 use super::options::Options;
-use super::resolve::Answer;
 use super::target::Target;
 use crate::crew::Mailboxes;
 use crate::sys::monotonic_now;
@@ -55,7 +56,15 @@ pub(super) enum Command {
     End,
 }
 
-pub(super) struct Shared {
+/// The names that a client asked for have been looked up: the addresses, in the order of the
+/// system's resolver (RFC 6724).
+pub(super) struct Answer {
+    pub(super) slot: u32,
+    pub(super) epoch: u32,
+    pub(super) addresses: Result<Vec<SocketAddr>, Error>,
+}
+
+pub(super) struct Submission {
     commands: ArrayQueue<Command>,
     /// What found no room in the queue and cannot be refused. There is room for all that each
     /// operation can ask for; only cancels of several threads for what has just completed may be
@@ -74,13 +83,13 @@ pub(super) struct Shared {
     loop_thread: OnceLock<ThreadId>,
 }
 
-impl Shared {
+impl Submission {
     pub(crate) fn new(
         clients: u32,
         operations: u32,
         mailboxes: Arc<Mailboxes>,
         clock: Clock,
-    ) -> Arc<Shared> {
+    ) -> Arc<Submission> {
         let all = |count: u32| {
             let queue = ArrayQueue::new(count as usize);
             (0..count).for_each(|number| queue.push(number).expect("room for all"));
@@ -88,7 +97,7 @@ impl Shared {
         };
         // One submit and two cancels for each operation; a begin and an end for each client.
         let commands = operations as usize * 3 + clients as usize * 2 + 1;
-        Arc::new(Shared {
+        Arc::new(Submission {
             commands: ArrayQueue::new(commands),
             overflow: Mutex::default(),
             overflowed: AtomicBool::new(false),

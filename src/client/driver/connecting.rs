@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
 use crate::client::error::Attempt;
-use crate::client::resolve::{Answer, Question};
+use crate::client::resolve::Question;
+use crate::client::submission::Answer;
 use crate::error::{CloseReason, Errno};
 use crate::service::{ConnectTo, Connection, Turn};
 
@@ -170,7 +171,7 @@ impl Driver {
         let Some(wait) = wait else { return false };
         slot.stage = Stage::BackOff(now + wait);
         self.wheel.set_earlier(i, now + wait);
-        let until = self.shared.instant() + wait;
+        let until = self.submission.instant() + wait;
         self.say(i, State::Waiting { until, attempt, why: why.clone() });
         true
     }
@@ -216,7 +217,7 @@ impl Driver {
         self.say(i, State::Connected { address });
         if connect != NONE {
             let op = self.ops.remove(connect);
-            self.shared.give_op(connect);
+            self.submission.give_op(connect);
             op.complete_with(address);
         }
         Some(i)

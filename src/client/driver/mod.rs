@@ -17,7 +17,7 @@ use super::error::Error;
 use super::ops::{Fifo, Kind, Lane, Link, NONE, Op, Ops};
 use super::options::{Options, State, Unsent};
 use super::resolve::Question;
-use super::submission::{Command, Shared};
+use super::submission::{Command, Submission};
 use super::target::Target;
 use crate::error::{CloseReason, Errno};
 use crate::service::{Answer, Connection, Service, Turn, Workplace};
@@ -42,7 +42,7 @@ const STARVED_TICK: Duration = Duration::from_millis(1);
 
 /// The clients of one loop.
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    submission: Arc<Submission>,
     resolver: SyncSender<Question>,
     linger: Duration,
     slots: Vec<Slot>,
@@ -67,7 +67,7 @@ pub(super) struct Session(Option<u32>);
 
 impl Driver {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        submission: Arc<Submission>,
         resolver: SyncSender<Question>,
         clients: u32,
         operations: u32,
@@ -75,9 +75,9 @@ impl Driver {
         random: fastrand::Rng,
     ) -> Driver {
         let count = clients as usize;
-        let now = shared.now();
+        let now = submission.now();
         Driver {
-            shared,
+            submission,
             resolver,
             linger,
             slots: (0..clients).map(|_| Slot::new()).collect(),
@@ -101,7 +101,7 @@ impl Driver {
     /// more.
     fn carry_out_some(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
-            match self.shared.next_command() {
+            match self.submission.next_command() {
                 Some(command) => self.carry_out(command),
                 None => return false,
             }
@@ -177,7 +177,7 @@ impl Driver {
         slot.epoch = old.epoch.wrapping_add(1);
         slot.resolving = old.resolving;
         slot.dirty = old.dirty;
-        self.shared.give_slot(i);
+        self.submission.give_slot(i);
     }
 
     /// Tells the client's callback of its state.
@@ -247,7 +247,7 @@ impl Service for Driver {
     type Session = Session;
 
     fn prepare(&mut self, _: &Workplace) {
-        self.shared.enter();
+        self.submission.enter();
     }
 
     fn full_duplex(&self, _: u64) -> bool {
@@ -307,10 +307,10 @@ impl Service for Driver {
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.shared.look();
+        self.submission.look();
         self.now = turn.now();
         let more = self.carry_out_some();
-        while let Some(answer) = self.shared.next_answer() {
+        while let Some(answer) = self.submission.next_answer() {
             self.answered(answer);
         }
         while let Some(i) = self.wheel.pop(self.now) {

@@ -71,7 +71,7 @@ impl Driver {
     /// Completes an operation that is in no queue any more.
     pub(super) fn finish(&mut self, index: u32, result: Result<(), Error>, bytes_sent: usize) {
         let op = self.ops.remove(index);
-        self.shared.give_op(index);
+        self.submission.give_op(index);
         op.complete(result, bytes_sent);
     }
 

@@ -542,11 +542,11 @@ fn all_addresses_are_tried_in_their_order_within_the_time() {
     let good = several.literal[0];
     several.literal = vec![refusing(), silent, good];
     let options = Options::new().connect_timeout(Duration::from_secs(3));
-    let client = Client::new(&clients.shared, several.clone(), options).unwrap();
+    let client = Client::new(&clients.submission, several.clone(), options).unwrap();
     assert_eq!(done(client.connect(GUARD)).unwrap(), good);
     assert_eq!(done(client.send_receive(b"x".to_vec(), GUARD)).unwrap(), b"x");
     several.literal.pop();
-    let client = Client::new(&clients.shared, several.clone(), Options::new()).unwrap();
+    let client = Client::new(&clients.submission, several.clone(), Options::new()).unwrap();
     let failed = done(client.connect(Duration::from_millis(300))).unwrap_err();
     let Error::Refused(attempts) = &failed.error else { panic!("{failed:?}") };
     let answers: Vec<_> = attempts.iter().map(|attempt| (attempt.address, attempt.error)).collect();
