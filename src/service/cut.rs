@@ -69,21 +69,10 @@ pub(super) fn send_payload(
     if connection.output.leases() >= MESSAGE_LEASES_MAX {
         return Err(SendError::QueueFull);
     }
-    let mut message = Chain::new(connection.pool);
-    let mut lease = connection.take_lease().ok_or(SendError::QueueFull)?;
-    for mut bytes in [before.bytes(), payload, after] {
-        loop {
-            bytes = &bytes[lease.extend_from_slice(bytes)..];
-            if bytes.is_empty() {
-                break;
-            }
-            message.push_back(lease);
-            lease = connection.take_lease().ok_or(SendError::QueueFull)?;
-        }
+    match connection.send_parts(&[before.bytes(), payload, after]) {
+        true => Ok(()),
+        false => Err(SendError::QueueFull),
     }
-    message.push_back(lease);
-    connection.output.append(&mut message);
-    Ok(())
 }
 
 /// Checks that the pool has room for messages of this many bytes on the wire. `flag` is what they

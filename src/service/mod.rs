@@ -125,17 +125,38 @@ impl Connection<'_> {
         self.pool.lease_for_service()
     }
 
-    /// Puts a copy of `bytes` on the output, in as many buffers as it takes. Answers whether there
-    /// were that many; if not, nothing is put there.
-    pub fn send(&mut self, mut bytes: &[u8]) -> bool {
-        let mut chain = Chain::new(self.pool);
-        while !bytes.is_empty() {
-            let Some(mut lease) = self.pool.lease_for_service() else { return false };
-            let copied = lease.extend_from_slice(bytes);
-            bytes = &bytes[copied..];
-            chain.push_back(lease);
+    /// Puts a copy of `bytes` on the output, behind what is there: many small replies share a
+    /// buffer. Returns false, and puts nothing there, if that takes more buffers than are free.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.send_parts(&[bytes])
+    }
+
+    /// Puts copies of all `parts` on the output, one behind the other, like
+    /// [`send`](Connection::send): all of them or none.
+    pub fn send_parts(&mut self, parts: &[&[u8]]) -> bool {
+        // First what the output's last buffer has no room for: there may be too few free buffers.
+        let mut skip = self.output.room_behind();
+        let mut rest = Chain::new(self.pool);
+        for part in parts {
+            let (_, mut bytes) = part.split_at(skip.min(part.len()));
+            skip -= part.len() - bytes.len();
+            while !bytes.is_empty() {
+                let count = bytes.len().min(rest.room_behind());
+                if count > 0 {
+                    rest.extend_last(&bytes[..count]);
+                    bytes = &bytes[count..];
+                } else {
+                    let Some(mut lease) = self.take_lease() else { return false };
+                    bytes = &bytes[lease.extend_from_slice(bytes)..];
+                    rest.push_back(lease);
+                }
+            }
         }
-        self.output.append(&mut chain);
+        for part in parts {
+            let count = part.len().min(self.output.room_behind());
+            self.output.extend_last(&part[..count]);
+        }
+        self.output.append(&mut rest);
         true
     }
 }
@@ -500,3 +521,6 @@ impl Turn<'_> {
         self.requests.stop = true;
     }
 }
+
+#[cfg(test)]
+mod tests;
