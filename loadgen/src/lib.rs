@@ -3,23 +3,17 @@
 //! The program is [`main`]; everything else is public so that tests, and a simulated kernel, can
 //! drive its parts. It is no interface for others.
 //!
-//! * `args`, `units`, `target`: the command line
-//! * `limits`, `sources`, `plan`: what the machine allows, and the run that is made of it
-//! * `run`: a run from begin to end; `own_server`: the server it drives if it is given none
-//! * `schedule`, `dispatch`: when requests are sent in an open loop, and by which connection
-//! * `wire`, `protocol`, `sizes`, `payload`: what a request is; `flow`: one connection's
-//!   conversation
-//! * `client`: the clients of one thread; `hub`: those of a hub; `rude`: those that are not
-//!   measured
-//! * `course`: what a thread of measured clients goes through, whatever they do; `control`: what
-//!   the threads share
-//! * `outcome`, `seconds`, `cpu`: what is recorded; `intervals`: each second's part of it while the
-//!   run goes on
-//! * `verdict`: whether the generator kept up; `slo`: what the figures must be
-//! * `search`: the highest rate that meets an objective
-//! * `calibrate`: what the generator can do at most on this machine; `calibration`: the file of it
-//! * `report`: what is made of it; `progress`, `terminal`: what is seen meanwhile, and the keys
-//! * `failure`: why there is no report, and the exit codes
+//! Each room imports only from those above it:
+//!
+//! * `error`: why there is no report, and the exit codes; `units`: quantities, read and shown
+//! * `traffic`: which bytes are sent, and when
+//! * `stats`: what is counted and timed
+//! * `cli`: the flags, and the texts that they take
+//! * `plan`: a run that is possible, made of the flags and of what the machine allows
+//! * `exec`: the threads that drive the connections
+//! * `report`: what is made of the records
+//! * `view`: what the terminal shows during a run, and the keys
+//! * `command`: a run, a search, a calibration; reports compared and merged
 
 // Public for the tests' sake: whoever reads them reads the files.
 #![allow(missing_docs)]
@@ -29,53 +23,34 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-pub mod args;
-pub mod calibrate;
-pub mod calibration;
-pub mod client;
-pub mod control;
-pub mod course;
-pub mod cpu;
-pub mod dispatch;
-pub mod failure;
-pub mod flow;
-pub mod hub;
-pub mod intervals;
-pub mod limits;
-pub mod outcome;
-pub mod own_server;
-pub mod payload;
+use command::{calibrate, compare, merge, run};
+use exec::local_server;
+use view::terminal;
+
+pub mod cli;
+pub mod command;
+pub mod error;
+pub mod exec;
 pub mod plan;
-pub mod progress;
-pub mod protocol;
 pub mod report;
-pub mod rude;
-pub mod run;
-pub mod schedule;
-pub mod search;
-pub mod seconds;
-pub mod sizes;
-pub mod slo;
-pub mod sources;
-pub mod target;
-pub mod terminal;
+pub mod stats;
+pub mod traffic;
 pub mod units;
-pub mod verdict;
-pub mod wire;
+pub mod view;
 
 /// The program, from its arguments to its exit code.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let mut words = words.peekable();
     let program = words.next();
-    if words.peek().is_some_and(|word| word == own_server::COMMAND) {
-        return own_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
+    if words.peek().is_some_and(|word| word == local_server::COMMAND) {
+        return local_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
     // None of them can be a target, which has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
         Some("calibrate") => calibrate::run(&calibrate::Args::parse_from(words)),
-        Some("compare") => report::compare::run(&report::compare::Args::parse_from(words)),
-        Some("merge") => report::merge::run(&report::merge::Args::parse_from(words)),
-        _ => run::run(&args::Args::parse_from(program.into_iter().chain(words))),
+        Some("compare") => compare::run(&compare::Args::parse_from(words)),
+        Some("merge") => merge::run(&merge::Args::parse_from(words)),
+        _ => run::run(&cli::Args::parse_from(program.into_iter().chain(words))),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::args::Args;
-use crate::failure::Failure;
+use crate::cli::Args;
+use crate::error::Failure;
 
 /// More is a typing error.
 const THREADS_MAX: u64 = 1024;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use echopool::internals::ClientLimits;
 
 use super::Plan;
-use crate::dispatch::Dispatch;
-use crate::hub::frames::BROADCAST_BYTES;
+use crate::traffic::dispatch::Dispatch;
+use crate::traffic::hub_frames::BROADCAST_BYTES;
 
 /// The server's own default for the size of its buffers, and the bytes that they are given at most.
 const SERVER_BUFFER_SIZE: u64 = 16 << 10;
@@ -54,7 +54,8 @@ impl Plan {
     /// What a thread's tables take: a flow and a place for each connection, its rings of times,
     /// its entries in the queues, and its schedule.
     fn table_bytes(&self, connections: u64) -> u64 {
-        let flow = (size_of::<crate::flow::Flow>() + crate::client::BYTES_PER_PLACE) as u64;
+        let flow = (size_of::<crate::exec::client::conversation::Flow>()
+            + crate::exec::client::BYTES_PER_PLACE) as u64;
         // Two queues of at most all connections.
         let queues = 2 * 16;
         let (times, schedule) = match self.open_loop {

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::limits::Machine;
+use crate::plan::machine::Machine;
 
 /// Fewer connections are possible than were asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]

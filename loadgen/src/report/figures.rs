@@ -3,7 +3,7 @@
 use echopool::error::Errno;
 
 use super::Report;
-use crate::cpu::ThreadUse;
+use crate::stats::cpu::ThreadUse;
 
 impl Report {
     /// The share of the measured period that the busiest thread ran or waited for a processor.

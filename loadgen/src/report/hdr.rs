@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
-use crate::intervals::Interval;
+use crate::stats::interval::Interval;
 
 /// Lines of a distribution for each halving of the distance to 100 %, as in HdrHistogram's tools.
 pub const TICKS_PER_HALF: u32 = 5;
@@ -97,7 +97,7 @@ pub fn write_distribution(out: &mut dyn Write, values: &Histogram<u64>) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::latency_histogram;
+    use crate::stats::records::latency_histogram;
 
     fn values(micros: std::ops::RangeInclusive<u64>) -> Histogram<u64> {
         let mut values = latency_histogram();

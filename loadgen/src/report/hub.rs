@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Report;
-use crate::outcome::Records;
+use crate::stats::records::Records;
 
 /// Whether clients have not got all that was sent. A hub may drop messages, if it says so, where
 /// that is allowed; an interrupted run does not wait for the rest.

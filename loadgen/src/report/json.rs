@@ -11,12 +11,12 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{Report, hdr, hub, load, targets};
-use crate::calibration::Standing;
-use crate::flow::Mismatch;
-use crate::outcome;
+use crate::exec::client::conversation::Mismatch;
 use crate::plan::Lifetime;
-use crate::schedule::{Spacing, Stage};
-use crate::slo::{Metric, Outcome};
+use crate::plan::calibration::Standing;
+use crate::stats::records;
+use crate::stats::slo::{Metric, Outcome};
+use crate::traffic::schedule::{Spacing, Stage};
 
 /// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -325,7 +325,7 @@ impl Distribution {
 impl Summary {
     pub fn new(values: &Histogram<u64>) -> Summary {
         let some = |value: u64| (!values.is_empty()).then_some(value);
-        let at = |percentile| some(outcome::percentile(values, percentile));
+        let at = |percentile| some(records::percentile(values, percentile));
         Summary {
             count: values.len(),
             min_ns: some(values.min()),
@@ -383,7 +383,7 @@ mod tests {
         let keys =
             [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9), ("p99_99", 99.99)];
         for (key, percentile) in keys {
-            let value = outcome::percentile(&values, percentile);
+            let value = records::percentile(&values, percentile);
             assert_eq!(latency[format!("{key}_ns")].as_u64(), Some(value), "{key}");
         }
         assert_eq!(latency["count"].as_u64(), Some(values.len()));
@@ -399,7 +399,7 @@ mod tests {
         let shown = crate::report::text::render(&report, Default::default());
         for (name, percentile) in [("50%", 50.0), ("99%", 99.0), ("99.99%", 99.99)] {
             let line = shown.lines().find(|line| line.trim_start().starts_with(name));
-            let nanos = outcome::percentile(&values, percentile);
+            let nanos = records::percentile(&values, percentile);
             let expected = crate::report::time_text(Duration::from_nanos(nanos));
             assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
         }

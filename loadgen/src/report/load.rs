@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::json::Distribution;
 use super::{Report, time_us};
-use crate::cpu::ThreadUse;
-use crate::outcome::Records;
-use crate::seconds::Second;
-use crate::verdict;
+use crate::report::validity;
+use crate::stats::cpu::ThreadUse;
+use crate::stats::records::Records;
+use crate::stats::timeseries::Second;
 
 /// Lines for people.
 pub fn lines(report: &Report) -> Vec<String> {
@@ -143,7 +143,7 @@ pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
             time(records.latency.value_at_quantile(0.99))
         ),
     ];
-    if verdict::lags_at(records, 0.999) {
+    if validity::lags_at(records, 0.999) {
         notes.push("beyond p99 latencies are partly the generator's own lag".into());
     }
     if records.never_sent > 0 {
@@ -261,7 +261,7 @@ fn step(second: &Second) -> Step {
 }
 
 fn rude(records: &Records) -> Vec<Rude> {
-    let rude = |count: &crate::rude::RudeCount| Rude {
+    let rude = |count: &crate::exec::rude::RudeCount| Rude {
         kind: count.kind.word(),
         asked: count.asked,
         established: count.established,

@@ -7,21 +7,19 @@
 //! * `saved`: reports read back; `compare`, `merge`: what is made of them; `search`: what several
 //!   runs have found
 
-pub mod compare;
 mod figures;
 mod hdr;
 mod hub;
-mod json;
+pub mod json;
 mod load;
-pub mod merge;
-mod outputs;
+pub mod outputs;
 mod rows;
-mod saved;
-pub mod search;
-mod targets;
+pub mod saved;
+pub mod targets;
 #[cfg(test)]
 pub mod tests;
 mod text;
+pub mod validity;
 mod verdict;
 
 use std::fmt;
@@ -33,11 +31,11 @@ pub use outputs::Outputs;
 pub use text::{metric, time_us};
 pub use verdict::Verdict;
 
-use crate::calibration::Standing;
-use crate::failure::Failure;
-use crate::outcome::Records;
+use crate::error::Failure;
 use crate::plan::Plan;
-use crate::slo::{Outcome, Slo};
+use crate::plan::calibration::Standing;
+use crate::stats::records::Records;
+use crate::stats::slo::{Outcome, Slo};
 
 /// All that a run has brought.
 pub struct Report {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::{Report, hdr, json, rows, text};
-use crate::args::{OutputArgs, OutputFormat};
-use crate::failure::Failure;
-use crate::intervals::Interval;
+use crate::cli::{OutputArgs, OutputFormat};
+use crate::error::Failure;
+use crate::stats::interval::Interval;
 
 /// All outputs of a run.
 pub struct Outputs {
@@ -109,13 +109,13 @@ fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()
 }
 
 /// A file or stdout, with its name for errors.
-pub(super) struct Sink {
+pub struct Sink {
     name: String,
     out: BufWriter<Box<dyn Write>>,
 }
 
 impl Sink {
-    pub(super) fn create(path: &Path) -> Result<Sink, Failure> {
+    pub fn create(path: &Path) -> Result<Sink, Failure> {
         let name = path.display().to_string();
         match File::create(path) {
             Ok(file) => Ok(Sink { name, out: BufWriter::new(Box::new(file)) }),
@@ -123,11 +123,11 @@ impl Sink {
         }
     }
 
-    pub(super) fn stdout() -> Sink {
+    pub fn stdout() -> Sink {
         Sink { name: "stdout".into(), out: BufWriter::new(Box::new(io::stdout())) }
     }
 
-    pub(super) fn write(
+    pub fn write(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {

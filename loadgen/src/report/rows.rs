@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::json::{Summary, nanos};
-use crate::intervals::Interval;
+use crate::stats::interval::Interval;
 
 /// A second as an object. docs/loadgen.schema.json describes it.
 #[derive(Serialize)]

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 
 use super::{hdr, json};
-use crate::failure::Failure;
+use crate::error::Failure;
 
 /// The summary of a run, from a file.
 pub struct Saved {

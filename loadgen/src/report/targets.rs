@@ -140,7 +140,7 @@ mod tests {
     use super::super::saved::tests::saved;
     use super::super::tests::report;
     use super::*;
-    use crate::course::TargetCount;
+    use crate::exec::lifecycle::TargetCount;
 
     /// A run of ten connections and these targets, all of which are well and have done as much.
     fn report_of(count: u16) -> Report {

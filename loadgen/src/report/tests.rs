@@ -5,11 +5,11 @@ use echopool::error::Errno;
 use echopool::time::Time;
 
 use super::*;
-use crate::args::Args;
-use crate::cpu::ThreadUse;
-use crate::failure::Exit;
-use crate::flow::{Loss, Mismatch};
-use crate::limits::Machine;
+use crate::cli::Args;
+use crate::error::Exit;
+use crate::exec::client::conversation::{Loss, Mismatch};
+use crate::plan::machine::Machine;
+use crate::stats::cpu::ThreadUse;
 
 pub fn plan(flags: &str) -> Plan {
     let machine = Machine {
@@ -148,7 +148,7 @@ fn a_server_that_may_be_another_is_asked_about() {
 #[test]
 fn a_missed_objective_has_its_own_exit_code() {
     let mut report = report();
-    let slo = |text| crate::slo::parse(text).expect(text);
+    let slo = |text| crate::stats::slo::parse(text).expect(text);
     report.slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
     assert_eq!(report.exit(), Exit::Ok);
     report.slos.push(slo("max<1us"));
@@ -162,7 +162,7 @@ fn a_missed_objective_has_its_own_exit_code() {
 #[test]
 fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
     let mut report = report();
-    let slo = crate::slo::parse("p99<2ms").expect("an objective");
+    let slo = crate::stats::slo::parse("p99<2ms").expect("an objective");
     let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
     report.slos = vec![slo];
     report.aborted = Some(Abort::Missed(3, outcome));

@@ -8,8 +8,8 @@ use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
 use super::{Report, hub, load, targets};
-use crate::flow::Mismatch;
-use crate::outcome;
+use crate::exec::client::conversation::Mismatch;
+use crate::stats::records;
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -96,7 +96,7 @@ fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
 fn distribution(out: &mut String, title: &str, latency: &Histogram<u64>) {
     line(out, format_args!("  {title}"));
     for percentile in PERCENTILES {
-        let value = outcome::percentile(latency, percentile) as f64 / 1e3;
+        let value = records::percentile(latency, percentile) as f64 / 1e3;
         line(out, format_args!("{percentile:>7}%{}", aligned(&time_us(value), 10)));
     }
 }
@@ -293,8 +293,8 @@ fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
 mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
-    use crate::flow::Loss;
-    use crate::outcome::GivenUp;
+    use crate::exec::client::conversation::Loss;
+    use crate::stats::records::GivenUp;
 
     const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };
 
@@ -401,7 +401,7 @@ for a processor)
     #[test]
     fn a_run_without_a_reply_has_a_report() {
         let mut report = report();
-        report.records = crate::outcome::Records::default();
+        report.records = crate::stats::records::Records::default();
         let text = render(&report, SPECTRUM);
         assert!(text.contains("  0 requests in 0.00us, 0.00B read"), "{text}");
         assert!(!text.contains("NaN"), "{text}");

@@ -1,14 +1,14 @@
 //! What is said of a run: the verdict with its reason, and the exit code. Whether the generator
-//! kept up is found in `crate::verdict`.
+//! kept up is found in `crate::report::validity`.
 
 use std::fmt::Write as _;
 
 use echopool::spec::ServiceOptions;
 
 use super::{Abort, Report, hub, load};
-use crate::failure::Exit;
-use crate::slo::{Observed, Outcome};
-use crate::verdict::{self, SATURATED};
+use crate::error::Exit;
+use crate::report::validity::{self, SATURATED};
+use crate::stats::slo::{Observed, Outcome};
 
 /// From this share of the period on it is said that the generator waited for processors: others
 /// had taken them, the server or strangers.
@@ -70,7 +70,7 @@ impl Report {
             Verdict::UnderConnected
         } else if hub::not_delivered(self) {
             Verdict::NotDelivered
-        } else if verdict::generator_limit(plan, records).is_some() {
+        } else if validity::generator_limit(plan, records).is_some() {
             Verdict::GeneratorLimited
         } else {
             Verdict::Valid
@@ -155,7 +155,7 @@ impl Report {
             Verdict::UnderConnected => vec![of_asked],
             Verdict::NotDelivered => vec![hub::losses(records)],
             Verdict::GeneratorLimited => {
-                let limit = verdict::generator_limit(plan, records);
+                let limit = validity::generator_limit(plan, records);
                 vec![limit.unwrap_or_default(), self.busy_note()]
             }
             Verdict::NothingServed => {

@@ -11,15 +11,15 @@ use echopool::spec::{ServiceOptions, Spec};
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
-use loadgen::args::Args;
-use loadgen::calibration::Standing;
-use loadgen::client::Client;
-use loadgen::control::Control;
-use loadgen::intervals::Collector;
-use loadgen::limits::Machine;
-use loadgen::outcome::{Records, latency_histogram};
+use loadgen::cli::Args;
+use loadgen::exec::client::Client;
+use loadgen::exec::control::Control;
 use loadgen::plan::Plan;
+use loadgen::plan::calibration::Standing;
+use loadgen::plan::machine::Machine;
 use loadgen::report::Report;
+use loadgen::stats::interval::Collector;
+use loadgen::stats::records::{Records, latency_histogram};
 
 /// Bytes that a socket takes, as large as those of a usual kernel may grow.
 const WINDOW: usize = 4 << 20;

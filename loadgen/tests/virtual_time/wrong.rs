@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use echopool::service::{Answer, Connection, ConnectionId, Service, Turn};
-use loadgen::failure::Exit;
+use loadgen::error::Exit;
 use loadgen::report::Report;
 
 use crate::world::drive;

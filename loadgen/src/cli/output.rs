@@ -1,0 +1,159 @@
+//! The flags about results: what is shown, where it is written, and what it must be.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use crate::error::Failure;
+use crate::stats::slo::{self, Slo};
+
+/// What becomes of what was measured.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Results")]
+pub struct OutputArgs {
+    /// Print the whole latency spectrum
+    #[arg(short = 'L', long)]
+    pub latency: bool,
+
+    /// Print the service time too: latency from the actual send instead of the intended one, which
+    /// hides what the server's stalls kept from being sent
+    #[arg(short = 'U', long)]
+    pub uncorrected: bool,
+
+    /// Write the report to a file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Form of the report
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
+    pub output_format: OutputFormat,
+
+    /// Say how much of the ceiling in this file was used, instead of the one that loadgen calibrate
+    /// writes by default
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+
+    /// Write each second's latency histogram to an HdrHistogram interval log, in nanoseconds
+    #[arg(long, value_name = "FILE")]
+    pub hdr_log: Option<PathBuf>,
+
+    /// Write the latency's percentile distribution as HdrHistogram's tools plot it, in milliseconds
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+
+    /// An objective, such as 'p99<2ms', 'max<50ms', 'mean<1ms', 'rate>10k' or 'errors<1'; exit code
+    /// 99 if it is missed; repeat it to have more
+    #[arg(long, value_name = "OBJECTIVE", value_parser = slo::parse)]
+    pub slo: Vec<Slo>,
+
+    /// End the run as soon as it cannot pass any more: at the first second that misses an --slo, the
+    /// first connection that fails or is lost, the first byte that differs
+    #[arg(long)]
+    pub abort_on_fail: bool,
+
+    /// What is shown on stderr while the run goes on
+    #[arg(long, value_name = "FORM", value_enum, default_value = "auto")]
+    pub progress: ProgressForm,
+}
+
+/// Form of the report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OutputFormat {
+    /// For people, and for parsers of wrk's output.
+    Text,
+    /// One JSON object at the end.
+    Json,
+    /// One JSON object each second while it runs, and the one of json at the end, a line each.
+    Ndjson,
+    /// A header, and a line each second while it runs.
+    Csv,
+    /// Nothing: the exit code tells.
+    Quiet,
+}
+
+/// What is shown meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ProgressForm {
+    /// A view that is drawn again in place if stderr is a terminal, otherwise, and where rows are
+    /// written to a terminal, lines; nothing if the output format is quiet.
+    Auto,
+    /// A line each second.
+    Lines,
+    /// Nothing.
+    None,
+}
+
+impl OutputArgs {
+    /// The form of the progress, decided. `stdout_shown`: stdout is a terminal, on which a view that
+    /// is drawn again in place would overwrite the rows of a second.
+    pub fn progress_form(&self, stdout_shown: bool) -> ProgressForm {
+        let rows_shown = stdout_shown && self.output.is_none();
+        match (self.progress, self.output_format) {
+            (ProgressForm::Auto, OutputFormat::Quiet) => ProgressForm::None,
+            (ProgressForm::Auto, OutputFormat::Csv | OutputFormat::Ndjson) if rows_shown => {
+                ProgressForm::Lines
+            }
+            (form, _) => form,
+        }
+    }
+
+    /// Checks what the flags mean together.
+    ///
+    /// # Errors
+    /// Two outputs would go to one file.
+    pub fn check(&self) -> Result<(), Failure> {
+        let files: [(&str, Option<&Path>); 3] = [
+            ("--output", self.output.as_deref()),
+            ("--hdr-log", self.hdr_log.as_deref()),
+            ("--hgrm", self.hgrm.as_deref()),
+        ];
+        for (nth, (flag, path)) in files.iter().enumerate() {
+            let same = files[..nth].iter().find(|(_, other)| path.is_some() && other == path);
+            if let (Some((other, _)), Some(path)) = (same, path) {
+                let path = path.display();
+                let text = format!("{other} and {flag} are the same file, {path}: give two names");
+                return Err(Failure::Usage(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Args;
+    use clap::Parser;
+
+    fn output(flags: &str) -> OutputArgs {
+        Args::parse_from(format!("loadgen {flags}").split_whitespace()).output
+    }
+
+    #[test]
+    fn quiet_is_quiet_unless_progress_is_asked_for() {
+        let form = |flags| output(flags).progress_form(false);
+        assert_eq!(form(""), ProgressForm::Auto);
+        assert_eq!(form("--output-format quiet"), ProgressForm::None);
+        assert_eq!(form("--output-format quiet --progress lines"), ProgressForm::Lines);
+    }
+
+    #[test]
+    fn rows_on_a_terminal_are_not_drawn_over() {
+        let form = |flags| output(flags).progress_form(true);
+        assert_eq!(form("--output-format csv"), ProgressForm::Lines);
+        assert_eq!(form("--output-format ndjson"), ProgressForm::Lines);
+        assert_eq!(form("--output-format csv -o file"), ProgressForm::Auto);
+        assert_eq!(form("--output-format csv --progress none"), ProgressForm::None);
+        assert_eq!(form("--output-format json"), ProgressForm::Auto, "it comes behind the view");
+        assert_eq!(output("--output-format csv").progress_form(false), ProgressForm::Auto);
+    }
+
+    #[test]
+    fn two_outputs_cannot_be_one_file() {
+        assert_eq!(output("-o a --hdr-log b --hgrm c").check(), Ok(()));
+        for flags in ["-o a --hdr-log a", "--hdr-log a --hgrm a", "-o a --hgrm a"] {
+            let error = output(flags).check().expect_err(flags).to_string();
+            assert!(error.contains("the same file, a: give two names"), "{error}");
+        }
+    }
+}

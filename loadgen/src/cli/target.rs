@@ -1,0 +1,260 @@
+//! The target of a run: which service, with which options, and where. The grammar is the daemon's;
+//! here it gets a host that may have to be looked up, and a service that loadgen can drive.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use echopool::spec::{After, ServiceOptions, Spec};
+
+use crate::error::Failure;
+use crate::traffic::protocol::Protocol;
+use crate::traffic::sizes::Sizes;
+
+/// A target that has not been looked up yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub service: ServiceOptions,
+    /// `None`: a server of our own.
+    pub address: Option<Address>,
+}
+
+/// Where a server is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// At least one, and none of them 0.
+    pub ports: RangeInclusive<u16>,
+}
+
+const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server of its \
+                       own; the services are echo (tcp), delay, framed, message and hub";
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Target, String> {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        if ["tls", "udp", "unix"].contains(&scheme) && text.parse::<std::net::IpAddr>().is_err() {
+            return Err(format!("{scheme}: is not supported yet; {GRAMMAR}"));
+        }
+        let spec: Spec = text.parse().map_err(|error| format!("{error}; {GRAMMAR}"))?;
+        if let ServiceOptions::Discard | ServiceOptions::Chargen = spec.service {
+            let name = spec.service.name();
+            return Err(format!("{name} sends nothing back that could be timed; {GRAMMAR}"));
+        }
+        let address = match (spec.address.as_str(), text.contains("://")) {
+            ("", true) => None,
+            (address, _) => Some(parse_address(address)?),
+        };
+        Ok(Target { service: spec.service, address })
+    }
+}
+
+/// As it is written, with the options that are not the default ones.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = match &self.address {
+            None => String::new(),
+            Some(Address { host, ports }) => {
+                let (first, last) = (ports.start(), ports.end());
+                let more = if first < last { format!("-{last}") } else { String::new() };
+                match host.contains(':') {
+                    true => format!("[{host}]:{first}{more}"),
+                    false => format!("{host}:{first}{more}"),
+                }
+            }
+        };
+        Spec { service: self.service, address }.fmt(f)
+    }
+}
+
+fn parse_address(address: &str) -> Result<Address, String> {
+    let no_port = || format!("'{address}' has no port: use host:port, or [address]:port for IPv6");
+    let (host, port) = address.rsplit_once(':').ok_or_else(no_port)?;
+    let host = match host.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
+        Some(Some(inner)) => inner,
+        Some(None) => return Err(no_port()),
+        None if host.contains(':') => return Err(no_port()),
+        None => host,
+    };
+    if host.is_empty() {
+        return Err("the host is missing: use host:port".into());
+    }
+    Ok(Address { host: host.into(), ports: parse_ports(port)? })
+}
+
+/// One port, or the first and the last of several.
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("'{text}' is no port: use a number from 1 to 65535")),
+    };
+    let (first, last): (u16, u16) = (port(first)?, port(last)?);
+    match first <= last {
+        true => Ok(first..=last),
+        false => Err(format!("'{text}' ends before it begins: write it like 7001-7010")),
+    }
+}
+
+/// The service of all targets.
+///
+/// # Errors
+/// They differ, or a server of our own is among several.
+pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
+    let Some(first) = targets.first() else { return Ok(ServiceOptions::Echo) };
+    if let Some(other) = targets.iter().find(|other| other.service != first.service) {
+        return Err(Failure::Usage(format!(
+            "{first} and {other} are different services: give targets of one service, with the \
+             same options"
+        )));
+    }
+    if targets.len() > 1 && targets.iter().any(|target| target.address.is_none()) {
+        return Err(Failure::Usage(format!(
+            "a server of its own is the only target: give {}:// alone, or addresses only",
+            first.service.name()
+        )));
+    }
+    let one = |target: &Target| target.address.as_ref().is_none_or(|at| at.ports.len() == 1);
+    if matches!(first.service, ServiceOptions::Hub(_)) && (targets.len() > 1 || !one(first)) {
+        return Err(Failure::Usage(
+            "the clients of a hub are all at one address: give one target with one port".into(),
+        ));
+    }
+    Ok(first.service)
+}
+
+/// A service at an address, as it is shown.
+pub fn url(service: ServiceOptions, address: SocketAddr) -> String {
+    Spec { service, address: address.to_string() }.to_string()
+}
+
+/// How requests to a service are written. A hub's are written by `hub`.
+pub fn protocol(service: &ServiceOptions) -> Protocol {
+    match service {
+        ServiceOptions::Framed(framed) => Protocol::Framed(framed.order),
+        ServiceOptions::Message(message) => Protocol::Message(message.delimiter),
+        _ => Protocol::Echo,
+    }
+}
+
+/// Whether the server closes each connection when it has answered one request.
+pub fn closes_after_one(service: &ServiceOptions) -> bool {
+    matches!(service, ServiceOptions::Message(message) if message.after == After::Close)
+}
+
+/// Whether the service takes requests of these sizes.
+///
+/// # Errors
+/// It does not, and what to do.
+pub fn check_sizes(service: &ServiceOptions, sizes: &Sizes) -> Result<(), Failure> {
+    let (option, max) = match service {
+        ServiceOptions::Framed(framed) => ("max-frame", u64::from(framed.max_frame)),
+        ServiceOptions::Message(message) => {
+            let delimiter = message.delimiter.bytes().len() as u64;
+            ("max-message", u64::from(message.max_message) - delimiter)
+        }
+        _ => return Ok(()),
+    };
+    let size = sizes.max();
+    if size <= max {
+        return Ok(());
+    }
+    let name = service.name();
+    Err(Failure::Usage(format!(
+        "-l {size} is more than the {max} bytes that {name} takes: give the target a larger limit, \
+         {name}://...?{option}=SIZE, if its server has one"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Parts = (&'static str, Option<(String, RangeInclusive<u16>)>);
+
+    fn target(text: &str) -> Result<Parts, String> {
+        let target: Target = text.parse()?;
+        Ok((target.service.name(), target.address.map(|one| (one.host, one.ports))))
+    }
+
+    #[test]
+    fn targets() {
+        let over = |service, host: &str, ports| Ok((service, Some((host.to_string(), ports))));
+        let at = |service, host: &str, port| over(service, host, port..=port);
+        assert_eq!(target("localhost:7777"), at("echo", "localhost", 7777));
+        assert_eq!(target("tcp://10.0.0.1:7"), at("echo", "10.0.0.1", 7));
+        assert_eq!(target("[::1]:7777"), at("echo", "::1", 7777));
+        assert_eq!(target("tcp://[::1]:7777"), at("echo", "::1", 7777));
+        assert_eq!(target("framed://[::1]:7?order=big"), at("framed", "::1", 7));
+        assert_eq!(target("message://host:7?after=keep"), at("message", "host", 7));
+        assert_eq!(target("a-host:7001-7010"), over("echo", "a-host", 7001..=7010));
+        assert_eq!(target("framed://[::1]:7-9?order=big"), over("framed", "::1", 7..=9));
+        assert_eq!(target("hub://"), Ok(("hub", None)));
+        assert_eq!(target("delay://h:7?fixed=1ms"), at("delay", "h", 7));
+        for text in ["tcp://[::1]:7", "tcp://[::1]:7-9", "framed://host:7-8?order=big", "hub://"] {
+            assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
+        }
+        assert_eq!(target("framed://?order=big&max-frame=2m"), Ok(("framed", None)));
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused_with_the_reason() {
+        let reasons = [
+            ("tls://host:1", "not supported yet"),
+            ("udp://host:1", "not supported yet"),
+            ("unix:/tmp/socket", "not supported yet"),
+            ("http://host:1", "no service"),
+            ("discard://host:1", "nothing back"),
+            ("chargen://", "nothing back"),
+            ("framed://host:1?after=keep", "option of message"),
+            ("localhost", "no port"),
+            ("7777", "no port"),
+            ("::1:7777", "no port"),
+            ("[::1]", "no port"),
+            (":7777", "host is missing"),
+            ("host:0", "no port"),
+            ("host:70000", "no port"),
+            ("host:", "no port"),
+            ("host:7-", "no port"),
+            ("host:0-7", "no port"),
+            ("host:9-7", "ends before it begins"),
+        ];
+        for (text, reason) in reasons {
+            let error = target(text).expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn several_targets_are_of_one_service_and_elsewhere() {
+        let service = |texts: &[&str]| {
+            let targets: Vec<Target> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            service(&targets).map(|service| service.name()).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(service(&[]), Ok("echo"));
+        assert_eq!(service(&["hub://"]), Ok("hub"));
+        assert_eq!(service(&["framed://a:1", "framed://b:1-3"]), Ok("framed"));
+        assert!(service(&["a:1", "framed://b:1"]).unwrap_err().contains("different services"));
+        assert!(service(&["framed://", "framed://b:1"]).unwrap_err().contains("alone"));
+        for hubs in [&["hub://a:1-2"][..], &["hub://a:1", "hub://a:2"]] {
+            assert!(service(hubs).unwrap_err().contains("one address"));
+        }
+    }
+
+    #[test]
+    fn a_request_larger_than_the_service_takes_is_refused() {
+        let check = |text: &str, size| {
+            let target: Target = text.parse().expect("a target");
+            check_sizes(&target.service, &Sizes::Fixed(size)).is_ok()
+        };
+        assert!(check("framed://", 1 << 20) && !check("framed://", (1 << 20) + 1));
+        assert!(
+            check("message://?max-message=100", 95) && !check("message://?max-message=100", 96)
+        );
+        assert!(check("host:1", 1 << 30));
+    }
+}

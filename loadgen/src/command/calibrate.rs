@@ -1,0 +1,328 @@
+//! `loadgen calibrate`: the highest rates that this generator makes on this machine, and the lowest
+//! latency that it sees, against a server that costs as little as one can.
+//!
+//! That server is the one that loadgen starts when it has no target, in a process of its own: what
+//! it does beyond the bare system calls is some three percent of an echo (docs/figures/cpu.md), its
+//! workers have the processors that the generator leaves, and it is the server of most runs that a
+//! calibration is held against. A sink on a thread in this process would gain those three percent,
+//! and would share this process's open files, allocator and time with what is measured.
+//!
+//! Each step is an ordinary run: every byte is verified, and the verdict is that of any run.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use clap::Parser;
+
+use crate::cli;
+use crate::command::run;
+use crate::error::{Exit, Failure};
+use crate::exec::local_server::OwnServer;
+use crate::plan::Plan;
+use crate::plan::calibration::{
+    self, Calibration, Ceiling, FloorLatency, Generator, Load, MachineName, SCHEMA_VERSION,
+};
+use crate::plan::machine::Machine;
+use crate::report::{Outputs, Report, Verdict, time_text};
+use crate::traffic::sizes::Sizes;
+use crate::units;
+
+/// Finds the highest rates that the generator makes on this machine, in a closed and in an open
+/// loop, and the latency that it cannot get below.
+///
+/// They are measured against a server of its own, kept in a file, and later reports say how much of
+/// them they used. Do it on a quiet machine; it uses all processors for a few seconds.
+#[derive(Parser, Debug)]
+#[command(name = "loadgen calibrate", bin_name = "loadgen calibrate", version)]
+pub struct Args {
+    /// How long it may take
+    #[arg(short, long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
+    duration: Duration,
+
+    /// Connections at once
+    #[arg(short, long, value_name = "N", default_value = "100", value_parser = units::positive)]
+    connections: u64,
+
+    /// Threads [default: half of the processors]
+    #[arg(short, long, value_name = "N", value_parser = units::positive)]
+    threads: Option<u64>,
+
+    /// Bytes in a request, as for a run
+    #[arg(short = 'l', long, value_name = "SIZE", default_value = "64")]
+    size: Sizes,
+
+    /// Requests that each connection has under way at once
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
+    pipeline: u64,
+
+    /// Never sleep, as for a run
+    #[arg(long)]
+    busy_poll: bool,
+
+    /// Write the calibration to this file [default: echopool/calibration.json in $XDG_CACHE_HOME or
+    /// ~/.cache, where later runs look for it]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Parts of the whole time: for the floor, for the closed loop, for each rate of an open loop.
+const FLOOR_PART: u32 = 5;
+const CLOSED_PART: u32 = 5;
+const OPEN_PART: u32 = 10;
+/// Rates of an open loop that are tried. Each halves what is not known, which is at first all up to
+/// the rate of the closed loop: a 64th of that is left.
+const OPEN_STEPS: u32 = 6;
+/// From here on the calibration is said to be of a busy machine.
+const WAITING_MAX: f64 = 0.05;
+
+/// Measures, prints what it found, and writes it to the file.
+///
+/// # Errors
+/// A step failed, or the file cannot be written.
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    let path = output_path(args)?;
+    let load_average = load_average();
+    let mut steps = Steps::start(args)?;
+    match steps.calibrate(load_average) {
+        Ok(found) => {
+            found.write(&path).map_err(|error| cannot_write(&path, &error))?;
+            crate::report::print(&format!("{}Written to {}\n", render(&found), path.display()))?;
+            Ok(Exit::Ok)
+        }
+        Err(Stop::Failure(failure)) => Err(failure),
+        Err(Stop::Report(exit, text)) => {
+            crate::view::terminal::say(format_args!("loadgen: nothing was written: {text}"));
+            Ok(exit)
+        }
+    }
+}
+
+/// Where it is written. The directory for caches is made if it is not there, another one is not.
+fn output_path(args: &Args) -> Result<PathBuf, Failure> {
+    if let Some(path) = &args.output {
+        return Ok(path.clone());
+    }
+    let path = calibration::usual_path().ok_or_else(|| {
+        let text = "neither XDG_CACHE_HOME nor HOME is set: give a file with --output";
+        Failure::Usage(text.into())
+    })?;
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.map_err(|error| cannot_write(&path, &error))?;
+    Ok(path)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::Setup(format!("cannot write to {}: {error}", path.display()))
+}
+
+/// Why there is no calibration.
+enum Stop {
+    Failure(Failure),
+    /// A step was not what it has to be.
+    Report(Exit, String),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop::Failure(failure)
+    }
+}
+
+/// The steps share a server.
+struct Steps<'a> {
+    args: &'a Args,
+    machine: Machine,
+    interrupted: Arc<AtomicBool>,
+    server: OwnServer,
+    sink_workers: usize,
+    bytes_verified: u64,
+}
+
+impl Steps<'_> {
+    fn start(args: &Args) -> Result<Steps<'_>, Failure> {
+        let interrupted = run::on_signals()?;
+        let machine = Machine::read();
+        let mut plan = Plan::new(&parse(&closed_flags(args, args.connections)), &machine, None, 1)?;
+        if let Some(shortfall) = &plan.shortfall {
+            return Err(Failure::Setup(shortfall.to_string()));
+        }
+        // Twice as many: those of one step may still be closing when the next one begins.
+        plan.connections = 2 * args.connections;
+        let server = OwnServer::start(&plan)?;
+        let sink_workers = plan.server_workers;
+        Ok(Steps { args, machine, interrupted, server, sink_workers, bytes_verified: 0 })
+    }
+
+    fn calibrate(&mut self, load_average: Option<f64>) -> Result<Calibration, Stop> {
+        let whole = self.args.duration;
+        let floor = self.step("floor latency", &closed_flags(self.args, 1), whole / FLOOR_PART)?;
+        let flags = closed_flags(self.args, self.args.connections);
+        let closed = self.step("closed loop", &flags, whole / CLOSED_PART)?;
+        let open_loop = self.open_loop(closed.requests_per_second())?;
+        let latency = &floor.records.latency;
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Ok(Calibration {
+            r#type: "calibration".into(),
+            schema_version: SCHEMA_VERSION,
+            calibrated_unix_ns: since_epoch.unwrap_or_default().as_nanos() as u64,
+            machine: MachineName::read(),
+            generator: Generator::this(),
+            load: Load::of(&closed.plan),
+            sink_workers: self.sink_workers,
+            load_average,
+            closed_loop: ceiling(&closed),
+            open_loop,
+            floor_latency: FloorLatency {
+                min_ns: latency.min(),
+                p50_ns: latency.value_at_quantile(0.5),
+                p99_ns: latency.value_at_quantile(0.99),
+            },
+            bytes_verified: self.bytes_verified,
+        })
+    }
+
+    /// The highest rate that is kept: between none and that of the closed loop, which sends as fast
+    /// as it can.
+    fn open_loop(&mut self, closed_per_second: f64) -> Result<Option<Ceiling>, Stop> {
+        let (mut kept, mut not_kept) = (0.0, closed_per_second);
+        let mut best = None;
+        for _ in 0..OPEN_STEPS {
+            let rate = (kept + not_kept) / 2.0;
+            let flags = closed_flags(self.args, self.args.connections);
+            let flags = format!("{flags} -R {}", (rate as u64).max(1));
+            let report = self.step("open loop", &flags, self.args.duration / OPEN_PART)?;
+            if report.verdict() == Verdict::Valid && report.records.never_sent == 0 {
+                (kept, best) = (rate, Some(ceiling(&report)));
+            } else {
+                not_kept = rate;
+            }
+        }
+        Ok(best)
+    }
+
+    /// A run against the sink. How well it kept its schedule is the caller's business; anything
+    /// else that is wrong is not.
+    fn step(&mut self, name: &str, flags: &str, duration: Duration) -> Result<Report, Stop> {
+        let args = parse(&format!("{flags} -d {}ns", duration.as_nanos()));
+        let mut plan = Plan::new(&args, &self.machine, None, 1)?;
+        plan.targets = vec![self.server.address()];
+        let mut outputs = Outputs::open(&args.output)?;
+        let server = Some(&mut self.server);
+        let report = run::drive(Arc::new(plan), &args, server, &self.interrupted, &mut outputs)?;
+        self.bytes_verified += report.records.bytes_verified;
+        match report.verdict() {
+            _ if report.interrupted => Err(Stop::Report(Exit::Interrupted, "interrupted".into())),
+            Verdict::Valid | Verdict::GeneratorLimited => Ok(report),
+            _ => Err(Stop::Report(report.exit(), format!("{name}: {}", report.verdict_text()))),
+        }
+    }
+}
+
+/// The command line of a step without its length.
+fn closed_flags(args: &Args, connections: u64) -> String {
+    let threads = args.threads.map_or(String::new(), |threads| format!(" -t {threads}"));
+    // The floor is that of one request at a time.
+    let pipeline = if connections == 1 { 1 } else { args.pipeline };
+    let size = &args.size;
+    let polling = if args.busy_poll { " --busy-poll" } else { "" };
+    format!("--output-format quiet -c {connections} -l {size} -p {pipeline}{threads}{polling}")
+}
+
+fn parse(flags: &str) -> cli::Args {
+    cli::Args::parse_from(std::iter::once("loadgen").chain(flags.split_whitespace()))
+}
+
+fn ceiling(report: &Report) -> Ceiling {
+    Ceiling {
+        requests_per_second: report.requests_per_second(),
+        generator_busy_ratio: report.generator_busy(),
+        generator_waiting_ratio: report.generator_waiting(),
+        sink_cores: report.server_cores,
+    }
+}
+
+/// Of the last minute.
+fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
+fn render(found: &Calibration) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a string");
+    let MachineName { hostname, kernel, cpu, processors } = &found.machine;
+    let load = found.load_average.map_or(String::new(), |load| format!(", load average {load}"));
+    line(format!("Machine: {hostname}, kernel {kernel}, {processors} x {cpu}{load}"));
+    let Load { threads, connections, sizes, pipeline, busy_poll } = &found.load;
+    let polling = if *busy_poll { ", busily polling" } else { "" };
+    line(format!(
+        "Generator: {threads} threads, {connections} connections, {sizes} bytes, {pipeline} at a \
+         time{polling}; sink: an echo server with {} workers",
+        found.sink_workers
+    ));
+    line(format!("Closed loop: {}", ceiling_text(&found.closed_loop)));
+    line(match &found.open_loop {
+        Some(ceiling) => format!("Open loop: {}", ceiling_text(ceiling)),
+        None => "Open loop: no rate was kept".into(),
+    });
+    let FloorLatency { min_ns, p50_ns, p99_ns } = found.floor_latency;
+    let [min, p50, p99] = [min_ns, p50_ns, p99_ns].map(|ns| time_text(Duration::from_nanos(ns)));
+    line(format!("Floor latency: min {min}, p50 {p50}, p99 {p99} (one connection)"));
+    line(format!("Verified: {} bytes, 0 mismatches", found.bytes_verified));
+    let waiting = found.closed_loop.generator_waiting_ratio;
+    if waiting > WAITING_MAX {
+        line(format!(
+            "Note: the generator waited for processors {:.0} % of the time: others use this \
+             machine, and a quiet one does more",
+            waiting * 100.0
+        ));
+    }
+    if !found.generator.optimized {
+        line("Note: loadgen was built without optimisation".into());
+    }
+    out
+}
+
+fn ceiling_text(ceiling: &Ceiling) -> String {
+    let mut text = format!(
+        "{:.0} requests/s (busiest thread {:.0} % busy",
+        ceiling.requests_per_second,
+        ceiling.generator_busy_ratio * 100.0
+    );
+    if let Some(cores) = ceiling.sink_cores {
+        write!(text, ", sink {cores:.2} cores").expect("writing to a string");
+    }
+    text + ")"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::calibration::tests::calibration;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_was_found_is_said_with_its_conditions() {
+        let mut found = calibration();
+        let text = render(&found);
+        let closed = "Closed loop: 200000 requests/s (busiest thread 99 % busy, sink 1.50 cores)\n";
+        for part in ["kernel 6.1, 4 x some, load average 0.25", closed, "p50 20.00us"] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        assert!(!text.contains("waited for processors"), "{text}");
+        found.closed_loop.generator_waiting_ratio = 0.2;
+        found.open_loop = None;
+        let text = render(&found);
+        assert!(text.contains("waited for processors 20 %"), "{text}");
+        assert!(text.contains("Open loop: no rate was kept\n"), "{text}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Two runs side by side: `loadgen compare A.json B.json`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::Value;
+
+use crate::error::{Exit, Failure};
+use crate::report::saved::Saved;
+use crate::report::{print, targets, time_text};
+use crate::stats::records;
+
+/// Shows two runs side by side, with the ratios of their rates and percentiles.
+///
+/// The percentiles come from the histograms in the files. Two runs say little about how much the
+/// figures vary by themselves: compare runs of the same thing first.
+#[derive(Parser, Debug)]
+#[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
+pub struct Args {
+    /// A report written with --output-format json or ndjson
+    first: PathBuf,
+    /// The report to compare with it
+    second: PathBuf,
+}
+
+/// Reads both files, and writes the comparison to stdout.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    let (first, second) = (Saved::read(&args.first)?, Saved::read(&args.second)?);
+    print(&render(&first, &second))?;
+    let valid = [&first, &second].iter().all(|saved| saved.text("verdict") == "valid");
+    Ok(if valid { Exit::Ok } else { Exit::NotValid })
+}
+
+const PERCENTILES: [(&str, f64); 7] = [
+    ("p50", 50.0),
+    ("p75", 75.0),
+    ("p90", 90.0),
+    ("p99", 99.0),
+    ("p99.9", 99.9),
+    ("p99.99", 99.99),
+    ("max", 100.0),
+];
+
+/// What an open loop has beside its latency.
+const BESIDE: [(&str, &str); 4] = [
+    ("Service p50", "service_time.p50_ns"),
+    ("Service p99", "service_time.p99_ns"),
+    ("Send lag p99", "send_lag.p99_ns"),
+    ("Own lag p99", "own_lag.p99_ns"),
+];
+
+fn render(first: &Saved, second: &Saved) -> String {
+    let mut out = String::new();
+    let both = [first, second];
+    let mut line = |name: &str, [a, b]: [String; 2], ratio: Option<f64>| {
+        let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.3}"));
+        let text = format!("{name:<16}{a:>16} {b:>15}{ratio:>10}");
+        writeln!(out, "{}", text.trim_end()).expect("writing to a string");
+    };
+    line("", ["first".into(), "second".into()], None);
+    let rates = both.map(|saved| saved.number("requests_per_second"));
+    line("Requests/sec", rates.map(|rate| format!("{rate:.2}")), ratio(rates));
+    let bytes = both.map(|saved| saved.number("bytes_read_per_second"));
+    line("Bytes/sec", bytes.map(|rate| format!("{rate:.0}")), ratio(bytes));
+    let means = both.map(|saved| saved.latency.mean());
+    line("Latency mean", means.map(nanos_text), ratio(means));
+    for (name, percentile) in PERCENTILES {
+        let values = both.map(|saved| records::percentile(&saved.latency, percentile) as f64);
+        line(&format!("Latency {name}"), values.map(nanos_text), ratio(values));
+    }
+    let open_loop = |saved: &Saved| saved.at("config.open_loop") == &Value::Bool(true);
+    for (name, key) in BESIDE.iter().filter(|_| both.iter().any(|saved| open_loop(saved))) {
+        let values = both.map(|saved| saved.number(key));
+        line(name, values.map(nanos_text), ratio(values));
+    }
+    for (name, key) in [
+        ("Offered", "requests_offered"),
+        ("Replies", "replies"),
+        ("Timed out", "requests_timed_out"),
+        ("Unanswered", "requests_unanswered"),
+        ("Never sent", "requests_never_sent"),
+        ("Connections", "connections.established"),
+        ("Lost", "connections.lost"),
+        ("Differed", "mismatched_connections"),
+    ] {
+        line(name, both.map(|saved| saved.count(key).to_string()), None);
+    }
+    for (nth, completed) in (1..).zip(targets::side_by_side(first, second)) {
+        line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
+    }
+    line("Verdict", both.map(|saved| saved.text("verdict").to_string()), None);
+    for (name, saved) in ["First", "Second"].iter().zip(both) {
+        writeln!(out, "{name}: {}, {}", saved.name, saved.text("target")).expect("a string");
+    }
+    let differing = first.differing_settings(second);
+    if !differing.is_empty() {
+        writeln!(out, "Settings differ: {}", differing.join(", ")).expect("writing to a string");
+    }
+    let chance = "One run each: how much is chance, two runs of the same thing show";
+    writeln!(out, "{chance}").expect("writing to a string");
+    out
+}
+
+fn ratio([first, second]: [f64; 2]) -> Option<f64> {
+    (first > 0.0).then(|| second / first)
+}
+
+fn nanos_text(nanos: f64) -> String {
+    time_text(Duration::from_nanos(nanos as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::saved::tests::saved;
+    use crate::report::tests::report;
+
+    #[test]
+    fn ratios_come_from_the_histograms() {
+        let first = report();
+        let mut second = report();
+        second.records.latency.reset();
+        for micros in 1..=1000 {
+            second.records.latency.record(micros * 2_000).expect("in bounds");
+        }
+        second.records.replies = 500;
+        std::sync::Arc::make_mut(&mut second.plan).size = 128;
+        let text = render(&saved("a.json", &first), &saved("b.json", &second));
+        let line = |name: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+            line[16..].split_whitespace().map(str::to_string).collect()
+        };
+        assert_eq!(line("Requests/sec"), ["1000.00", "500.00", "0.500"]);
+        assert_eq!(line("Latency p50"), ["500.22us", "1.00ms", "2.000"]);
+        assert_eq!(line("Latency max"), ["1.00ms", "2.00ms", "2.000"]);
+        assert_eq!(line("Verdict"), ["valid", "valid"]);
+        assert!(text.contains("Settings differ: size_bytes (64 and 128)\n"), "{text}");
+        assert!(
+            text.ends_with("\nOne run each: how much is chance, two runs of the same thing show\n")
+        );
+    }
+
+    #[test]
+    fn the_longest_values_stay_apart() {
+        let mut limited = report();
+        limited.plan = std::sync::Arc::new(crate::report::tests::plan("127.0.0.1:7777 -c 2 -R 1k"));
+        limited.records.saturated_seconds = 1;
+        let saved = saved("a.json", &limited);
+        let text = render(&saved, &saved);
+        assert!(text.contains("generator-limited generator-limited"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_divided_by_zero() {
+        let mut empty = report();
+        empty.records = crate::stats::records::Records::default();
+        let text = render(&saved("a.json", &empty), &saved("b.json", &report()));
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The commands of the program, each from its arguments to its exit code.
+
+pub mod calibrate;
+pub mod compare;
+pub mod merge;
+pub mod run;
+pub mod search;

@@ -1,0 +1,441 @@
+//! `--search p99:1ms`: the highest rate of an open loop that meets an objective. Here: which rates
+//! are tried, and what each run says. What is written of it is in `report::search`.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use echopool::spec::ServiceOptions;
+
+use crate::cli::{Args, OutputFormat, ProgressForm};
+use crate::error::{Exit, Failure};
+use crate::exec::local_server::OwnServer;
+use crate::plan::Plan;
+use crate::plan::machine::Machine;
+mod report;
+use crate::cli::target;
+use crate::command::run;
+use crate::report::{Outputs, Report, Verdict};
+use crate::stats::slo::{self, Outcome, Slo};
+use crate::traffic::schedule::RATE_MAX;
+use crate::view::terminal;
+use report as form;
+
+/// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
+/// 30 lie beyond the 99th percentile.
+const STEP_DURATION: Duration = Duration::from_secs(3);
+/// How long each is tried unrecorded if `-w` does not say: queues have filled by then.
+const STEP_WARMUP: Duration = Duration::from_millis(500);
+/// The rate that is tried first if `-R` does not say.
+const FIRST_RATE: u64 = 1_000;
+/// Requests that a rate must give in a run to be tried: fewer say nothing of it.
+const REQUESTS_MIN: f64 = 10.0;
+/// The search is over when the rate that was kept and the one that was not are as near as this.
+const NEAR: f64 = 1.05;
+/// How often a rate is tried that fails: one disturbance must not end the search.
+const TRIES: u32 = 3;
+
+/// What the rate must keep: a latency below a limit, written `p99:1ms`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Objective(pub Slo);
+
+impl FromStr for Objective {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Objective, String> {
+        let help = || format!("'{text}': write it like p99:1ms");
+        let (metric, limit) = text.split_once(':').ok_or_else(help)?;
+        match metric.trim() {
+            "rate" | "errors" => Err(format!("{}: the rate is what is searched for", help())),
+            metric => slo::parse(&format!("{metric}<{limit}")).map(Objective),
+        }
+    }
+}
+
+/// Which rate is tried next: doubled until one is not kept, or halved until one is, then the middle
+/// of both by their ratio. Pure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bracket {
+    first: u64,
+    /// No lower one is tried.
+    lowest: u64,
+    /// The highest that was kept, and the lowest that was not.
+    pub kept: Option<u64>,
+    pub not_kept: Option<u64>,
+}
+
+impl Bracket {
+    pub fn new(first: u64, lowest: u64) -> Bracket {
+        Bracket { first, lowest, kept: None, not_kept: None }
+    }
+
+    /// `None`: the search is over.
+    pub fn next(&self) -> Option<u64> {
+        match (self.kept, self.not_kept) {
+            (None, None) => Some(self.first),
+            (Some(RATE_MAX), None) => None,
+            (Some(kept), None) => Some((2 * kept).min(RATE_MAX)),
+            (None, Some(not_kept)) if not_kept <= self.lowest => None,
+            (None, Some(not_kept)) => Some((not_kept / 2).max(self.lowest)),
+            (Some(kept), Some(not_kept)) if not_kept as f64 <= kept as f64 * NEAR => None,
+            (Some(kept), Some(not_kept)) => {
+                let middle = (kept as f64 * not_kept as f64).sqrt().round();
+                let middle = rounded(middle as u64);
+                (kept < middle && middle < not_kept).then_some(middle)
+            }
+        }
+    }
+
+    pub fn tried(&mut self, rate: u64, is_kept: bool) {
+        match is_kept {
+            true => self.kept = Some(rate),
+            false => self.not_kept = Some(rate),
+        }
+    }
+}
+
+/// To three digits: more say nothing at steps of 5 %.
+fn rounded(rate: u64) -> u64 {
+    let unit = 10u64.pow(rate.max(1).ilog10().saturating_sub(2));
+    (rate + unit / 2) / unit * unit
+}
+
+/// What is kept of a run at one rate: histograms of all of them would be megabytes for each.
+pub struct Step {
+    pub rate: u64,
+    pub requests_per_second: f64,
+    /// What the objective is about, as the run had it.
+    pub outcome: Outcome,
+    pub own_lag_p99_ns: u64,
+    pub never_sent: u64,
+    pub verdict: Verdict,
+    /// Why the rate was not kept.
+    pub missed: Option<Missed>,
+}
+
+impl Step {
+    fn of(report: &Report, missed: Option<Missed>) -> Step {
+        Step {
+            rate: report.plan.rate.unwrap_or_default(),
+            requests_per_second: report.requests_per_second(),
+            // The first is the one that is searched for.
+            outcome: report.objectives().swap_remove(0),
+            own_lag_p99_ns: report.records.own_lag.value_at_quantile(0.99),
+            never_sent: report.records.never_sent,
+            verdict: report.verdict(),
+            missed,
+        }
+    }
+}
+
+/// Why a rate was not kept.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Missed {
+    /// The server's latency, or its errors.
+    Server(String),
+    /// The generator could not send at this rate: nothing is known of the server.
+    Generator(String),
+}
+
+/// All that was tried.
+pub struct Search {
+    pub objective: Slo,
+    /// Of the first run; the others differ in their rate.
+    pub plan: Plan,
+    pub steps: Vec<Step>,
+    /// The run at the highest rate that was kept.
+    pub best: Option<Report>,
+    /// The lowest rate that was not kept, and why.
+    pub beyond: Option<(u64, Missed)>,
+    pub interrupted: bool,
+    /// A run that ended the search: a byte differed, or connections were missing.
+    pub broken: Option<Report>,
+}
+
+impl Search {
+    /// How the program ends.
+    pub fn exit(&self) -> Exit {
+        match (&self.broken, &self.best, &self.beyond) {
+            (Some(report), ..) => report.exit(),
+            _ if self.interrupted => Exit::Interrupted,
+            (_, _, Some((_, Missed::Generator(_)))) => Exit::NotValid,
+            (_, Some(_), _) => Exit::Ok,
+            (_, None, _) => Exit::SloMissed,
+        }
+    }
+}
+
+/// Searches, and writes what was found.
+///
+/// # Errors
+/// A run failed, or the flags contradict each other.
+pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
+    check(args)?;
+    let mut out = form::Output::open(&args.output)?;
+    let interrupted = run::on_signals()?;
+    let machine = Machine::read();
+    let targets = run::resolve_all(&args.targets)?;
+    let seed = args.seed.unwrap_or_else(run::new_seed);
+    let duration = args.duration.unwrap_or(STEP_DURATION);
+    let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
+    let first = args.load.rate.unwrap_or(FIRST_RATE.max(lowest));
+    if first < lowest {
+        return Err(Failure::Usage(format!(
+            "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which say nothing: \
+             begin with a higher rate, or try each for longer (-d)"
+        )));
+    }
+    let plan = |rate| Plan::for_targets(&at(args, &objective.0, rate), &machine, &targets, seed);
+    let first_plan = plan(first)?;
+    run::tell(&first_plan);
+    let server = first_plan.own_server.then(|| OwnServer::start(&first_plan)).transpose()?;
+    let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
+    let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
+    // Before the report, so that the server's own warnings do not follow it.
+    drop(runs);
+    out.write(&search)?;
+    Ok(search.exit())
+}
+
+/// The flags of one step.
+fn at(args: &Args, objective: &Slo, rate: u64) -> Args {
+    let mut step = args.clone();
+    step.duration = Some(args.duration.unwrap_or(STEP_DURATION));
+    // A hub's clients stay for the run, and have none.
+    let is_hub = matches!(target::service(&args.targets), Ok(ServiceOptions::Hub(_)));
+    step.load.warmup = args.load.warmup.or((!is_hub).then_some(STEP_WARMUP));
+    step.load.rate = Some(rate);
+    step.output.output = None;
+    step.output.output_format = OutputFormat::Quiet;
+    step.output.slo.insert(0, objective.clone());
+    step
+}
+
+fn check(args: &Args) -> Result<(), Failure> {
+    let output = &args.output;
+    let flag = match args {
+        _ if args.requests.is_some() => "--requests",
+        _ if args.load.stages.is_some() => "--stages",
+        _ if output.hdr_log.is_some() => "--hdr-log",
+        _ if output.hgrm.is_some() => "--hgrm",
+        _ if output.abort_on_fail => "--abort-on-fail",
+        _ if matches!(output.output_format, OutputFormat::Csv | OutputFormat::Ndjson) => {
+            "--output-format csv or ndjson"
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!(
+        "{flag} is of a single run, and --search makes many: search without it, and make a run of \
+         its own at the rate that was found (-R)"
+    )))
+}
+
+struct Runs<'a> {
+    args: &'a Args,
+    objective: &'a Slo,
+    server: Option<OwnServer>,
+    interrupted: &'a AtomicBool,
+}
+
+impl Runs<'_> {
+    fn search(
+        &mut self,
+        mut bracket: Bracket,
+        mut first: Plan,
+        plan: impl Fn(u64) -> Result<Plan, Failure>,
+    ) -> Result<Search, Failure> {
+        let objective = self.objective.clone();
+        if let Some(server) = &self.server {
+            first.targets = vec![server.address()];
+        }
+        let mut search = Search {
+            objective,
+            plan: first,
+            steps: Vec::new(),
+            best: None,
+            beyond: None,
+            interrupted: false,
+            broken: None,
+        };
+        'rates: while let Some(rate) = bracket.next() {
+            let mut missed = None;
+            for _ in 0..TRIES {
+                let report = self.step(plan(rate)?)?;
+                let why = why_missed(&report);
+                let step = Step::of(&report, why.clone());
+                self.tell(&step);
+                search.steps.push(step);
+                search.interrupted = report.interrupted;
+                if is_broken(&report) {
+                    search.broken = Some(report);
+                    break 'rates;
+                }
+                if search.interrupted {
+                    break 'rates;
+                }
+                missed = of_both(missed, why);
+                if missed.is_none() {
+                    search.best = Some(report);
+                    break;
+                }
+            }
+            bracket.tried(rate, missed.is_none());
+            search.beyond = missed.map(|why| (rate, why)).or(search.beyond);
+        }
+        Ok(search)
+    }
+
+    fn step(&mut self, mut plan: Plan) -> Result<Report, Failure> {
+        if let Some(server) = &self.server {
+            plan.targets = vec![server.address()];
+        }
+        let args = at(self.args, self.objective, plan.rate.unwrap_or_default());
+        let mut outputs = Outputs::open(&args.output)?;
+        let server = self.server.as_mut();
+        run::drive(Arc::new(plan), &args, server, self.interrupted, &mut outputs)
+    }
+
+    /// On the way, for who waits.
+    fn tell(&self, step: &Step) {
+        let output = &self.args.output;
+        if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
+            let line = form::step_line(step, self.objective);
+            terminal::say(format_args!("searching: {line}"));
+        }
+    }
+}
+
+/// Whether a run says that there is no point in another one. One that was interrupted says it only
+/// by its bytes.
+fn is_broken(report: &Report) -> bool {
+    match report.verdict() {
+        Verdict::Differed => true,
+        Verdict::NothingServed | Verdict::UnderConnected => !report.interrupted,
+        _ => false,
+    }
+}
+
+/// What several tries at a rate come to: one that kept it is enough, and of those that did not, one
+/// that says something of the server.
+fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
+    match (before, now) {
+        (Some(Missed::Server(why)), Some(Missed::Generator(_))) => Some(Missed::Server(why)),
+        (_, now) => now,
+    }
+}
+
+/// The generator's own lag is in every latency. A run that meets the objective nevertheless has met
+/// it; one that misses it says nothing of the server if the generator was late.
+fn why_missed(report: &Report) -> Option<Missed> {
+    let outcomes = report.objectives();
+    let missed = outcomes.iter().find(|outcome| !outcome.met);
+    let never_sent = report.records.never_sent;
+    let why = match (report.verdict(), missed) {
+        (Verdict::Valid | Verdict::GeneratorLimited, None) if never_sent == 0 => return None,
+        (Verdict::GeneratorLimited, _) => return Some(Missed::Generator(report.verdict_text())),
+        (Verdict::Valid, Some(outcome)) => outcome.to_string(),
+        (Verdict::Valid, None) => {
+            format!("{never_sent} requests were never sent, for no connection had room")
+        }
+        _ => report.verdict_text(),
+    };
+    Some(Missed::Server(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{plan, report};
+
+    /// Searches a server that keeps any rate up to this one. Answers what was found, and the rates
+    /// that were tried.
+    fn found(first: u64, capacity: u64) -> (Bracket, Vec<u64>) {
+        let (mut bracket, mut tried) = (Bracket::new(first, 1), Vec::new());
+        while let Some(rate) = bracket.next() {
+            tried.push(rate);
+            assert!(tried.len() < 60, "{tried:?}");
+            bracket.tried(rate, rate <= capacity);
+        }
+        (bracket, tried)
+    }
+
+    #[test]
+    fn the_rate_is_found_to_five_percent_from_above_and_from_below() {
+        for capacity in [1, 2, 3, 17, 450, 999, 1_000, 1_001, 41_234, 250_000, 9_000_000] {
+            for first in [1, 1_000, 10_000_000] {
+                let (bracket, tried) = found(first, capacity);
+                let kept = bracket.kept.expect("1 is kept") as f64;
+                let not_kept = bracket.not_kept.expect("10 million is not") as f64;
+                assert!(kept <= capacity as f64 && not_kept > capacity as f64);
+                // Of small numbers the next one may be further.
+                assert!(not_kept <= (kept * NEAR).max(kept + 1.0), "{capacity} {first}: {tried:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_generator_that_is_late_is_only_held_against_a_rate_that_missed() {
+        let objective = |text: &str| slo::parse(text).expect("an objective");
+        let mut late = report();
+        late.plan = Arc::new(plan("127.0.0.1:7 -R 1k -c 2"));
+        late.records.own_lag.record_n(400_000, 1_000).expect("in bounds");
+        assert_eq!(late.verdict(), Verdict::GeneratorLimited);
+        late.slos = vec![objective("p99<2ms")];
+        assert_eq!(why_missed(&late), None, "its latencies have the lag in them");
+        late.slos = vec![objective("p99<500us")];
+        assert!(matches!(why_missed(&late), Some(Missed::Generator(_))));
+        late.records.own_lag.reset();
+        let Some(Missed::Server(why)) = why_missed(&late) else { panic!("{:?}", late.verdict()) };
+        assert!(why.starts_with("p99<500us missed"), "{why}");
+        late.slos = vec![objective("p99<2ms")];
+        late.records.never_sent = 3;
+        let Some(Missed::Server(why)) = why_missed(&late) else { panic!("{:?}", late.verdict()) };
+        assert!(why.starts_with("3 requests were never sent"), "{why}");
+    }
+
+    #[test]
+    fn of_several_tries_one_that_tells_of_the_server_counts() {
+        let server = || Some(Missed::Server("late".into()));
+        let generator = || Some(Missed::Generator("busy".into()));
+        assert_eq!(of_both(server(), generator()), server());
+        assert_eq!(of_both(generator(), server()), server());
+        assert_eq!(of_both(generator(), generator()), generator());
+        assert_eq!(of_both(server(), None), None, "kept after all");
+    }
+
+    #[test]
+    fn no_rate_and_every_rate_end_the_search_too() {
+        let (bracket, tried) = found(1_000, 0);
+        assert_eq!((bracket.kept, bracket.not_kept), (None, Some(1)));
+        assert_eq!(tried, [1_000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
+        let mut low = Bracket::new(1_000, 300);
+        let mut tried = Vec::new();
+        while let Some(rate) = low.next() {
+            low.tried(rate, false);
+            tried.push(rate);
+        }
+        assert_eq!(tried, [1_000, 500, 300], "fewer requests say nothing");
+        let (bracket, _) = found(1_000, u64::MAX);
+        assert_eq!((bracket.kept, bracket.not_kept), (Some(RATE_MAX), None));
+    }
+
+    #[test]
+    fn an_objective_is_a_latency_and_its_limit() {
+        let objective: Objective = "p99.9:250us".parse().expect("one");
+        assert_eq!(objective.0.to_string(), "p99.9<250us");
+        assert!("max:1ms".parse::<Objective>().is_ok());
+        let reasons = [
+            ("p99", "write it like p99:1ms"),
+            ("p99<1ms", "write it like p99:1ms"),
+            ("rate:10k", "is what is searched for"),
+            ("p99:1", "unit"),
+            ("p101:1ms", "not between"),
+            ("p99:0ms", "cannot be met"),
+        ];
+        for (text, reason) in reasons {
+            let error = text.parse::<Objective>().expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

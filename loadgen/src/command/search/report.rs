@@ -1,0 +1,214 @@
+//! What is written of a search for the highest rate: a line for each run, and what was found.
+
+use std::fmt::Write as _;
+use std::io;
+
+use serde::Serialize;
+
+use crate::cli::{OutputArgs, OutputFormat};
+use crate::command::search::{Missed, Search, Step};
+use crate::error::{Exit, Failure};
+use crate::report::json::{self, SCHEMA_VERSION};
+use crate::report::outputs::Sink;
+use crate::report::{Report, time_text, time_us};
+use crate::stats::slo::Slo;
+
+/// Where it goes.
+pub struct Output {
+    format: OutputFormat,
+    sink: Sink,
+}
+
+impl Output {
+    /// Opens it, before the first run, which would be in vain if it could not be.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub fn open(flags: &OutputArgs) -> Result<Output, Failure> {
+        let sink = flags.output.as_deref().map(Sink::create).transpose()?;
+        Ok(Output { format: flags.output_format, sink: sink.unwrap_or_else(Sink::stdout) })
+    }
+
+    /// Writes what was found.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn write(&mut self, search: &Search) -> Result<(), Failure> {
+        self.sink.write(|out| match self.format {
+            OutputFormat::Json => {
+                serde_json::to_writer_pretty(&mut *out, &Form::new(search))?;
+                out.write_all(b"\n")
+            }
+            OutputFormat::Text => out.write_all(render(search).as_bytes()),
+            OutputFormat::Quiet | OutputFormat::Csv | OutputFormat::Ndjson => io::Result::Ok(()),
+        })
+    }
+}
+
+/// A run in one line.
+pub fn step_line(step: &Step, objective: &Slo) -> String {
+    let Step { rate, requests_per_second: sent, outcome, missed, .. } = step;
+    let word = match missed {
+        None => "kept".to_string(),
+        Some(Missed::Server(why) | Missed::Generator(why)) => format!("not kept: {why}"),
+    };
+    let (metric, measured) = (objective.metric_text(), outcome.measured_text());
+    format!("{rate}/s: {sent:.0}/s, {metric} {measured}, {word}")
+}
+
+fn render(search: &Search) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a string");
+    let plan = &search.plan;
+    line(format!(
+        "Search for the highest rate with {} @ {}",
+        search.objective,
+        plan.targets_text()
+    ));
+    line(format!(
+        "  {} threads and {} connections, {} for each rate",
+        plan.threads,
+        plan.connections,
+        time_text(plan.duration.unwrap_or_default())
+    ));
+    let metric = search.objective.metric_text();
+    line(format!("  {:>10} {:>12} {metric:>10} {:>12}", "Rate", "Requests/sec", "Own lag p99"));
+    for step in &search.steps {
+        line(format!(
+            "  {:>10} {:>12.2} {:>10} {:>12}  {}",
+            step.rate,
+            step.requests_per_second,
+            step.outcome.measured_text(),
+            time_us(step.own_lag_p99_ns as f64 / 1e3),
+            match &step.missed {
+                None => "kept",
+                Some(Missed::Server(_)) => "not kept",
+                Some(Missed::Generator(_)) => "generator-limited",
+            }
+        ));
+    }
+    if let Some(best) = &search.best {
+        line(format!("Requests/sec: {:>10.2}", best.requests_per_second()));
+    }
+    line(format!("Highest rate: {}", found_text(search)));
+    line(format!("Verdict: {}", verdict_text(search)));
+    out
+}
+
+/// The rate that a run was made at.
+fn rate(report: &Report) -> u64 {
+    report.plan.rate.unwrap_or_default()
+}
+
+fn found_text(search: &Search) -> String {
+    let objective = &search.objective;
+    let mut text = match &search.best {
+        None => format!("none was found that keeps {objective}"),
+        Some(best) => {
+            let at_least = match &search.beyond {
+                Some((_, Missed::Server(_))) if !search.interrupted => "",
+                _ => "at least ",
+            };
+            let metric = objective.metric_text();
+            let measured = best.objectives()[0].measured_text();
+            format!("{at_least}{}/s ({metric} {measured})", rate(best))
+        }
+    };
+    if let Some((rate, missed)) = &search.beyond {
+        let beyond = match missed {
+            Missed::Server(why) => format!("; not {rate}/s: {why}"),
+            Missed::Generator(why) => {
+                format!("; at {rate}/s loadgen itself was too late to tell: {why}")
+            }
+        };
+        text += &beyond;
+    }
+    text
+}
+
+/// One word, as of a run.
+fn verdict(search: &Search) -> &'static str {
+    match (&search.broken, search.exit()) {
+        (Some(report), _) => report.verdict().word(),
+        (_, Exit::Interrupted) => "interrupted",
+        (_, Exit::NotValid) => "generator-limited",
+        (_, Exit::SloMissed) => "not-kept",
+        _ => "valid",
+    }
+}
+
+fn verdict_text(search: &Search) -> String {
+    let reason = match (&search.broken, &search.best) {
+        (Some(report), _) => return report.verdict_text(),
+        (None, Some(best)) => best.verdict_text(),
+        (None, None) => "no run kept the objective".into(),
+    };
+    match verdict(search) {
+        "valid" => reason,
+        word => format!("{word} ({} runs; the best: {reason})", search.steps.len()),
+    }
+}
+
+/// The JSON form. docs/loadgen.schema.json describes it.
+#[derive(Serialize)]
+struct Form {
+    r#type: &'static str,
+    schema_version: u32,
+    loadgen_version: &'static str,
+    objective: String,
+    rate_per_second: Option<u64>,
+    not_kept_rate_per_second: Option<u64>,
+    not_kept_reason: Option<String>,
+    is_lower_bound: bool,
+    steps: Vec<StepForm>,
+    verdict: &'static str,
+    verdict_text: String,
+    exit_code: u8,
+    best: Option<json::Form>,
+}
+
+#[derive(Serialize)]
+struct StepForm {
+    rate_per_second: u64,
+    requests_per_second: f64,
+    measured_ns: Option<u64>,
+    own_lag_p99_ns: u64,
+    requests_never_sent: u64,
+    kept: bool,
+    not_kept_reason: Option<String>,
+    verdict: &'static str,
+}
+
+impl Form {
+    fn new(search: &Search) -> Form {
+        let reason = |missed: &Missed| match missed {
+            Missed::Server(why) | Missed::Generator(why) => why.clone(),
+        };
+        let step = |step: &Step| StepForm {
+            rate_per_second: step.rate,
+            requests_per_second: step.requests_per_second,
+            measured_ns: step.outcome.measured.map(|nanos| nanos.round() as u64),
+            own_lag_p99_ns: step.own_lag_p99_ns,
+            requests_never_sent: step.never_sent,
+            kept: step.missed.is_none(),
+            not_kept_reason: step.missed.as_ref().map(reason),
+            verdict: step.verdict.word(),
+        };
+        Form {
+            r#type: "search",
+            schema_version: SCHEMA_VERSION,
+            loadgen_version: env!("CARGO_PKG_VERSION"),
+            objective: search.objective.to_string(),
+            rate_per_second: search.best.as_ref().map(rate),
+            not_kept_rate_per_second: search.beyond.as_ref().map(|(rate, _)| *rate),
+            not_kept_reason: search.beyond.as_ref().map(|(_, missed)| reason(missed)),
+            is_lower_bound: !matches!(search.beyond, Some((_, Missed::Server(_))))
+                || search.interrupted,
+            steps: search.steps.iter().map(step).collect(),
+            verdict: verdict(search),
+            verdict_text: verdict_text(search),
+            exit_code: search.exit() as u8,
+            best: search.best.as_ref().map(json::Form::new),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! One connection's conversation: what it has sent, what has come back, and whether that is right.
+//! Pure: no I/O, no clock, no buffers. `client` joins it to the engine.
+
+use echopool::service::ConnectionId;
+
+use crate::traffic::payload::Stream;
+use crate::traffic::wire::{Message, Wire};
+
+/// Bytes of a mismatch that are kept for the report.
+pub const EXCERPT: usize = 16;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum State {
+    /// Not established: not begun, being connected, or failed.
+    #[default]
+    Absent,
+    /// Established.
+    Open,
+    /// Everything has come back and we have begun to close.
+    Closing,
+    /// Being closed, or closed by the other side, before it was finished.
+    Lost(Loss),
+    /// Closed.
+    Closed,
+}
+
+/// Why a connection ended before its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// A byte differed from what was sent. Counted as a mismatch, not as an error of the network.
+    Mismatch,
+    /// A reply did not come in time.
+    TimedOut,
+    /// The other side closed while it owed replies or the run went on.
+    ClosedByPeer,
+    /// Reset.
+    Reset,
+    /// The kernel gave up on the other side.
+    PeerLost,
+    /// Another error of a system call, or an end that has no better name.
+    Failed,
+}
+
+/// The first byte of a connection that was not as it had been sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mismatch {
+    /// The connection's number, from 0.
+    pub connection: u64,
+    /// Position in the connection's stream.
+    pub stream_offset: u64,
+    /// The request whose reply it is in, from 0, and the position in that reply.
+    pub request: u64,
+    pub request_offset: u64,
+    /// What was sent there; empty if nothing had been sent yet.
+    pub expected: Vec<u8>,
+    /// What came back instead; empty if it came after the last reply, when nobody looked at it.
+    pub actual: Vec<u8>,
+    /// What is wrong with it, where the bytes alone do not say it.
+    pub note: Option<String>,
+}
+
+/// The conversation of one connection.
+#[derive(Debug)]
+pub struct Flow {
+    pub id: Option<ConnectionId>,
+    pub state: State,
+    pub stream: Stream,
+    /// Requests begun: their time is running.
+    pub begun: u64,
+    /// Requests whose reply is complete.
+    pub completed: u64,
+    /// Bytes of all requests begun.
+    pub begun_bytes: u64,
+    /// Bytes put on the connection's output.
+    pub put: u64,
+    /// The request that the next byte of output belongs to, and where it begins.
+    out_number: u64,
+    out_begin: u64,
+    /// Bytes received and found right.
+    pub received: u64,
+    /// Bytes of all complete replies.
+    completed_bytes: u64,
+    /// Bytes put on the output since it was last known to be empty.
+    pub unsent: u64,
+    /// Leases put on the output since then.
+    pub held: usize,
+    /// Whether it waits for a lease.
+    pub starved: bool,
+}
+
+// Two cache lines: with many connections they are what a reply has to wait for.
+const _: () = assert!(size_of::<Flow>() <= 128);
+
+impl Flow {
+    pub fn new(stream: Stream) -> Flow {
+        Flow {
+            id: None,
+            state: State::Absent,
+            stream,
+            begun: 0,
+            completed: 0,
+            begun_bytes: 0,
+            put: 0,
+            out_number: 0,
+            out_begin: 0,
+            received: 0,
+            completed_bytes: 0,
+            unsent: 0,
+            held: 0,
+            starved: false,
+        }
+    }
+
+    /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
+    pub fn renew(&mut self, stream: Stream) {
+        // It is in the queue of those that wait still.
+        *self = Flow { starved: self.starved, ..Flow::new(stream) };
+    }
+
+    /// Requests without a complete reply.
+    #[inline]
+    pub fn outstanding(&self) -> u64 {
+        self.begun - self.completed
+    }
+
+    /// Begins a request: its bytes are to be put on the output.
+    #[inline]
+    pub fn begin(&mut self, wire: &Wire) {
+        self.begun_bytes = wire.message(self.stream, self.begun, self.begun_bytes).end();
+        self.begun += 1;
+    }
+
+    /// Bytes of begun requests that have not been put on the output.
+    #[inline]
+    pub fn unput(&self) -> u64 {
+        self.begun_bytes - self.put
+    }
+
+    /// Writes the next bytes of begun requests, for the output. `started` is called with the number
+    /// of each request whose first byte is among them.
+    #[inline]
+    pub fn fill(&mut self, wire: &Wire, mut out: &mut [u8], mut started: impl FnMut(u64)) {
+        self.unsent += out.len() as u64;
+        while !out.is_empty() {
+            let message = wire.message(self.stream, self.out_number, self.out_begin);
+            let within = self.put - message.begin;
+            if within == 0 {
+                started(message.number);
+            }
+            let len = (message.len - within).min(out.len() as u64);
+            let (here, rest) = out.split_at_mut(len as usize);
+            wire.fill(self.stream, message, within, here);
+            self.put += len;
+            if self.put == message.end() {
+                (self.out_number, self.out_begin) = (message.number + 1, message.end());
+            }
+            out = rest;
+        }
+    }
+
+    /// Checks what has come back where it lies.
+    ///
+    /// # Errors
+    /// A byte differs from the one sent, or none had been sent in its place.
+    #[inline]
+    pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
+        let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
+        let due = &bytes[..bytes.len().min(owed)];
+        let reply = self.next_reply(wire);
+        match wire.first_difference(self.stream, reply, self.received, due) {
+            Some(at) => Err(self.mismatch(wire, at, due.len(), bytes)),
+            None if due.len() < bytes.len() => {
+                Err(self.mismatch(wire, due.len(), due.len(), bytes))
+            }
+            None => {
+                self.received += bytes.len() as u64;
+                Ok(())
+            }
+        }
+    }
+
+    /// The reply that the byte at this offset, not before the last complete one, belongs to.
+    fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
+        let mut reply = self.next_reply(wire);
+        while reply.end() <= offset {
+            reply = wire.after(self.stream, reply);
+        }
+        reply
+    }
+
+    /// The first reply that is not complete.
+    #[inline]
+    fn next_reply(&self, wire: &Wire) -> Message {
+        wire.message(self.stream, self.completed, self.completed_bytes)
+    }
+
+    /// Counts one reply if another one is complete.
+    #[inline]
+    pub fn complete_one(&mut self, wire: &Wire) -> bool {
+        let reply = self.next_reply(wire);
+        let complete = self.received >= reply.end();
+        if complete {
+            self.completed += 1;
+            self.completed_bytes = reply.end();
+        }
+        complete
+    }
+
+    /// Bytes came when nothing was owed any more, and were not looked at.
+    #[cold]
+    pub fn surplus(&self, wire: &Wire) -> Mismatch {
+        *self.mismatch(wire, 0, 0, &[])
+    }
+
+    #[cold]
+    fn mismatch(&self, wire: &Wire, at: usize, due: usize, bytes: &[u8]) -> Box<Mismatch> {
+        let stream_offset = self.received + at as u64;
+        let reply = self.reply_at(wire, stream_offset);
+        let request_offset = stream_offset - reply.begin;
+        // Up to the end of that reply, which is enough to be recognised by.
+        let shown = (due - at).min(EXCERPT).min((reply.len - request_offset) as usize);
+        let mut expected = vec![0; shown];
+        wire.fill(self.stream, reply, request_offset, &mut expected);
+        let actual = bytes[at..bytes.len().min(at + EXCERPT)].to_vec();
+        let request = reply.number;
+        Box::new(Mismatch {
+            connection: 0,
+            stream_offset,
+            request,
+            request_offset,
+            expected,
+            actual,
+            note: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::traffic::wire::Protocol;
+
+    const SIZE: u64 = 64;
+
+    fn wire() -> Wire {
+        Wire::new(Protocol::Echo, crate::traffic::sizes::Sizes::Fixed(SIZE))
+    }
+
+    /// A flow that has sent `requests`, and the bytes it sent.
+    fn sent(requests: u64) -> (Flow, Vec<u8>) {
+        let mut flow = Flow::new(Stream::new(1, 1));
+        (0..requests).for_each(|_| flow.begin(&wire()));
+        let mut bytes = vec![0; flow.unput() as usize];
+        let mut started = Vec::new();
+        flow.fill(&wire(), &mut bytes, |number| started.push(number));
+        assert_eq!(started, (0..requests).collect::<Vec<_>>());
+        (flow, bytes)
+    }
+
+    #[test]
+    fn replies_split_or_merged_anywhere_are_counted_once_each() {
+        for split in 0..=3 * SIZE as usize {
+            let (mut flow, bytes) = sent(3);
+            let mut completed = 0;
+            for part in [&bytes[..split], &bytes[split..]] {
+                flow.receive(&wire(), part).expect("what was sent");
+                while flow.complete_one(&wire()) {
+                    completed += 1;
+                }
+                assert_eq!(completed, flow.received / SIZE, "split {split}");
+            }
+            assert_eq!((completed, flow.outstanding()), (3, 0), "split {split}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_is_reported_with_its_place_in_the_stream() {
+        let (mut flow, mut bytes) = sent(2);
+        flow.receive(&wire(), &bytes[..70]).expect("what was sent");
+        let right = bytes.clone();
+        bytes[100] ^= 0x20;
+        let mismatch = flow.receive(&wire(), &bytes[70..]).expect_err("a wrong byte");
+        assert_eq!(mismatch.stream_offset, 100);
+        assert_eq!(mismatch.expected, right[100..116]);
+        assert_eq!(mismatch.actual, bytes[100..116]);
+        assert_eq!((mismatch.request, mismatch.request_offset), (1, 36));
+        assert_eq!(flow.received, 70, "nothing behind it is counted");
+    }
+
+    #[test]
+    fn bytes_that_were_never_sent_are_a_mismatch() {
+        let (mut flow, mut bytes) = sent(1);
+        bytes.push(b'!');
+        let mismatch = flow.receive(&wire(), &bytes).expect_err("a byte too many");
+        assert_eq!((mismatch.stream_offset, mismatch.actual.as_slice()), (SIZE, &b"!"[..]));
+        assert!(mismatch.expected.is_empty());
+    }
+
+    #[test]
+    fn the_next_requests_bytes_cannot_come_before_they_are_put_on_the_output() {
+        let (mut flow, bytes) = sent(2);
+        flow.put = SIZE;
+        assert_eq!(flow.receive(&wire(), &bytes).expect_err("too early").stream_offset, SIZE);
+    }
+}

@@ -1,0 +1,144 @@
+//! The present second of the measured period: what is sent and answered in it, and how many
+//! requests are outstanding, integrated over time. That is one side of Little's law; the sum of the
+//! service times is the other.
+
+use std::time::Duration;
+
+use echopool::time::Time;
+
+use crate::stats::cpu::ThreadUse;
+use crate::stats::timeseries::Second;
+
+/// What one thread counts of it. Outstanding requests are counted from the start of the run on.
+#[derive(Default)]
+pub(super) struct PresentSecond {
+    outstanding: u64,
+    /// Up to here they are in the integral.
+    counted_until: Time,
+    began: Time,
+    /// What the thread had used by then.
+    used_before: ThreadUse,
+    counts: Second,
+}
+
+impl PresentSecond {
+    /// Counting begins, with the warm-up if there is one.
+    pub(super) fn begin_counting(&mut self, start: Time) {
+        self.counted_until = start;
+    }
+
+    /// The first second begins.
+    pub(super) fn begin(&mut self, began: Time, used_before: ThreadUse) {
+        self.advance(began);
+        self.counts = Second::default();
+        self.began = began;
+        self.used_before = used_before;
+    }
+
+    /// Requests that have been begun and have no end yet.
+    #[inline]
+    pub(super) fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// A request is begun.
+    #[inline]
+    pub(super) fn begun(&mut self, now: Time) {
+        self.advance(now);
+        self.outstanding += 1;
+    }
+
+    /// A request is sent.
+    #[inline]
+    pub(super) fn sent(&mut self) {
+        self.counts.sent += 1;
+    }
+
+    /// A reply has come so long after its request was sent. It is to be [answered](Self::answered).
+    #[inline]
+    pub(super) fn served(&mut self, service: Duration) {
+        self.counts.service_ns += service.as_nanos() as u64;
+    }
+
+    /// So many requests have had their reply.
+    #[inline]
+    pub(super) fn answered(&mut self, now: Time, replies: u64) {
+        self.counts.replies += replies;
+        self.given_up(now, replies);
+    }
+
+    /// So many requests have no reply to wait for any more.
+    #[inline]
+    pub(super) fn given_up(&mut self, now: Time, count: u64) {
+        self.advance(now);
+        self.outstanding -= count;
+    }
+
+    /// How long it lasts by now.
+    pub(super) fn length(&self, now: Time) -> Duration {
+        now - self.began
+    }
+
+    /// Ends it, and begins the next one. Answers it with all that the thread used in it; `None` if
+    /// it has no length.
+    pub(super) fn end(&mut self, now: Time) -> Option<(Second, ThreadUse)> {
+        self.advance(now);
+        let span = self.length(now);
+        if span.is_zero() {
+            return None;
+        }
+        let times = ThreadUse::times_now();
+        let used = times.since(self.used_before);
+        self.began = now;
+        self.used_before = times;
+        let counts = std::mem::take(&mut self.counts);
+        let second = Second {
+            threads: 1,
+            span_ns: span.as_nanos() as u64,
+            running_ns: used.running.as_nanos() as u64,
+            waiting_ns: used.waiting.as_nanos() as u64,
+            polling_ns: used.polling.as_nanos() as u64,
+            ..counts
+        };
+        Some((second, used))
+    }
+
+    /// Takes note of how many requests have been outstanding until now.
+    #[inline]
+    fn advance(&mut self, now: Time) {
+        self.counts.outstanding_ns +=
+            self.outstanding * (now - self.counted_until).as_nanos() as u64;
+        self.counted_until = self.counted_until.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn outstanding_requests_are_integrated_from_the_begin_to_the_end_of_a_second() {
+        let mut present = PresentSecond::default();
+        present.begin_counting(at(100));
+        present.begun(at(200));
+        // The warm-up is in no second, but what was begun in it is still outstanding.
+        present.begin(at(1_000), ThreadUse::default());
+        present.begun(at(1_500));
+        present.sent();
+        present.served(Duration::from_millis(1_600));
+        present.answered(at(1_800), 1);
+        let (second, _) = present.end(at(2_000)).expect("it has a length");
+        assert_eq!((second.sent, second.replies, second.service_ns), (1, 1, 1_600_000_000));
+        assert_eq!(second.outstanding_ns, (500 + 2 * 300 + 200) * 1_000_000);
+        assert_eq!((second.threads, second.length()), (1, Duration::from_secs(1)));
+        assert!(present.end(at(2_000)).is_none(), "no time has passed");
+        present.given_up(at(2_250), 1);
+        let (second, _) = present.end(at(3_000)).expect("it has a length");
+        assert_eq!((second.replies, second.outstanding_ns), (0, 250_000_000));
+        assert_eq!(present.outstanding(), 0);
+    }
+}

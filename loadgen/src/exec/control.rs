@@ -1,0 +1,199 @@
+//! What the threads of a run share: the common start, the end, the budget of requests, and the
+//! counters that the progress line is made of.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use echopool::time::Time;
+
+use crate::stats::interval::Handover;
+
+/// The measured period begins this long after the last thread is ready, so that all threads have
+/// seen when it begins.
+const START_DELAY: Duration = Duration::from_millis(5);
+
+/// Shared by all threads of a run.
+pub struct Control {
+    /// Threads, that of the rude clients included, whose connections are not all established or
+    /// failed yet.
+    unready: AtomicUsize,
+    /// When the measured period begins, in nanoseconds; 0 while that is open.
+    start_at: AtomicU64,
+    /// Threads that have finished measuring.
+    ended: AtomicUsize,
+    stop: AtomicBool,
+    /// Requests not begun yet, if there is a limit.
+    budget: Option<AtomicU64>,
+    tallies: Vec<Tally>,
+    handovers: Vec<Handover>,
+}
+
+/// Counters of one thread, written by that thread only, on cache lines of their own.
+#[repr(align(128))]
+#[derive(Default)]
+pub struct Tally {
+    pub open: AtomicU64,
+    pub connect_failed: AtomicU64,
+    pub lost: AtomicU64,
+    pub replies: AtomicU64,
+    pub mismatches: AtomicU64,
+    /// How late the oldest unsent request of an open loop is, in nanoseconds; 0 if there is none.
+    pub behind_ns: AtomicU64,
+}
+
+/// Sums of the counters, and the largest lateness.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Connections that are established now.
+    pub open: u64,
+    pub connect_failed: u64,
+    pub lost: u64,
+    pub replies: u64,
+    pub mismatches: u64,
+    /// How late the oldest unsent request is, of all threads.
+    pub behind: Duration,
+}
+
+impl Control {
+    /// For so many threads of measured clients, and `others` that get [ready](Control::ready) too.
+    pub fn new(threads: usize, others: usize, requests: Option<u64>) -> Control {
+        Control {
+            unready: AtomicUsize::new(threads + others),
+            start_at: AtomicU64::new(0),
+            ended: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            budget: requests.map(AtomicU64::new),
+            tallies: (0..threads).map(|_| Tally::default()).collect(),
+            handovers: (0..threads).map(|_| Handover::default()).collect(),
+        }
+    }
+
+    /// Called once by each thread when its connections are all established or failed. The last one
+    /// sets the common start.
+    pub fn ready(&self, now: Time) {
+        if self.unready.fetch_sub(1, Relaxed) == 1 {
+            self.start_at.store((now + START_DELAY).as_nanos(), Relaxed);
+        }
+    }
+
+    /// When the measured period begins, once that is known.
+    pub fn start_at(&self) -> Option<Time> {
+        match self.start_at.load(Relaxed) {
+            0 => None,
+            nanos => Some(Time::from_nanos(nanos)),
+        }
+    }
+
+    /// Called once by each thread when it has finished measuring.
+    pub fn measured(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+
+    /// Whether all threads have finished measuring.
+    pub fn all_measured(&self) -> bool {
+        self.ended.load(Relaxed) == self.tallies.len()
+    }
+
+    /// Ends the run early.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// Whether the run is to end early.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// The right to begin one more request. Without a limit it is always given; with one, exactly
+    /// as many are given in all as there are requests, whichever threads ask.
+    #[inline]
+    pub fn take_request(&self) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// Whether there is a limit and it is used up.
+    pub fn requests_used_up(&self) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.tallies.len()
+    }
+
+    /// The way of a thread's parts of intervals to the main thread.
+    pub fn handover(&self, thread: usize) -> &Handover {
+        &self.handovers[thread]
+    }
+
+    pub fn tally(&self, thread: usize) -> &Tally {
+        &self.tallies[thread]
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let sum = |counter: fn(&Tally) -> &AtomicU64| {
+            self.tallies.iter().map(|tally| counter(tally).load(Relaxed)).sum()
+        };
+        let behind_ns = self.tallies.iter().map(|tally| tally.behind_ns.load(Relaxed)).max();
+        let behind_ns = behind_ns.unwrap_or_default();
+        Snapshot {
+            open: sum(|tally| &tally.open),
+            connect_failed: sum(|tally| &tally.connect_failed),
+            lost: sum(|tally| &tally.lost),
+            replies: sum(|tally| &tally.replies),
+            mismatches: sum(|tally| &tally.mismatches),
+            behind: Duration::from_nanos(behind_ns),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Connections that were not established, were lost, or had a byte that differed.
+    pub fn errors(&self) -> u64 {
+        self.connect_failed + self.lost + self.mismatches
+    }
+}
+
+/// Adds to a counter that this thread alone writes: no locked instruction is needed.
+#[inline]
+pub fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
+}
+
+/// Takes one from a counter that this thread alone writes.
+pub fn subtract_one(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) - 1, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_thread_sets_the_start() {
+        let control = Control::new(1, 1, None);
+        control.ready(Time::from_nanos(10));
+        assert_eq!(control.start_at(), None);
+        control.ready(Time::from_nanos(20));
+        assert_eq!(control.start_at(), Some(Time::from_nanos(20) + START_DELAY));
+    }
+
+    #[test]
+    fn a_budget_is_given_out_exactly_whoever_asks() {
+        let control = Control::new(4, 0, Some(10_000));
+        let take_all = || (0..20_000).filter(|_| control.take_request()).count();
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take_all)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(taken, 10_000);
+        assert!(control.requests_used_up());
+    }
+
+    #[test]
+    fn without_a_budget_there_is_no_end() {
+        let control = Control::new(1, 0, None);
+        assert!(control.take_request());
+        assert!(!control.requests_used_up());
+    }
+}

@@ -1,0 +1,376 @@
+//! One client of a hub: what it has been told, and whether that is right. Pure: no I/O, no clock.
+//!
+//! Each client must get each message of each sender once, in the order in which the sender sent
+//! them, with the right bytes and under the sender's id. The hub may drop messages for a client
+//! that reads too slowly, but has to say how many, before the next one.
+
+use echopool::service::ConnectionId;
+use echopool::time::Time;
+
+use super::senders::Hall;
+use crate::exec::client::conversation::{EXCERPT, Mismatch, State};
+use crate::traffic::hub_frames::{Frames, MessageHead, Part, STAMP_BYTES, Stamp, message_head};
+
+/// One client.
+#[derive(Debug)]
+pub struct Member {
+    pub connection: Option<ConnectionId>,
+    pub state: State,
+    /// `false`: it never reads, and is none of those that are checked.
+    pub reads: bool,
+    pub opened: Time,
+    /// Buffers on its output.
+    pub held: usize,
+    /// The id that the hub has given it; 0 before.
+    pub id: u64,
+    /// Its number among those that send.
+    pub sender: Option<u32>,
+    /// Its place among the senders of its thread.
+    pub sender_nth: usize,
+    /// In an open loop, a message that the schedule has given it, and since when it has room.
+    pub offered: Option<Time>,
+    pub room_since: Time,
+    frames: Frames,
+    /// Bytes of the connection's input, up to the end of the last frame that was right.
+    offset: u64,
+    /// Bytes of the present frame that have come.
+    within: u64,
+    /// The message whose payload is coming.
+    current: Option<Stamp>,
+    /// Messages received.
+    pub received: u64,
+    /// Those of them that it had sent itself.
+    pub own_received: u64,
+    /// Messages that the hub has said it dropped.
+    pub dropped: u64,
+    /// Those of them whose place in a sender's order is known.
+    skipped: u64,
+    /// Where a sender goes on although its own messages have not all come back: it was told that
+    /// some were dropped.
+    pub released: u64,
+    pub joined: u64,
+    pub left: u64,
+    /// Whether it has sent its farewell, and whether that has come back.
+    pub farewell_sent: bool,
+    pub farewell_came: bool,
+    /// Farewells that the hub dropped, and has not yet said so with a NOT_SENT.
+    farewells_dropped: u64,
+    /// Lists of clients that came in place of notices.
+    pub lists: u64,
+}
+
+/// What a member has learnt that others want to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// It has its id.
+    Welcome,
+    /// A message is complete.
+    Delivered(Stamp),
+    /// The hub has dropped so many.
+    Dropped(u64),
+}
+
+impl Member {
+    pub fn new(hall: &Hall, sender: Option<u32>) -> Member {
+        Member {
+            connection: None,
+            state: State::Absent,
+            reads: true,
+            opened: Time::ZERO,
+            held: 0,
+            id: 0,
+            sender,
+            sender_nth: 0,
+            offered: None,
+            room_since: Time::ZERO,
+            frames: Frames::new(hall.order),
+            offset: 0,
+            within: 0,
+            current: None,
+            received: 0,
+            own_received: 0,
+            dropped: 0,
+            skipped: 0,
+            released: 0,
+            joined: 0,
+            left: 0,
+            farewell_sent: false,
+            farewell_came: false,
+            farewells_dropped: 0,
+            lists: 0,
+        }
+    }
+
+    /// Messages that this client neither has nor will get; `begun`: by all senders.
+    #[inline]
+    pub fn missing(&self, begun: u64) -> u64 {
+        begun.saturating_sub(self.received + self.dropped)
+    }
+
+    /// Checks what has come. `next`: for each sender the number of the message that is due.
+    ///
+    /// # Errors
+    /// Something is not as it should be.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        hall: &Hall,
+        next: &mut [u64],
+        mut bytes: &[u8],
+        mut news: impl FnMut(News),
+    ) -> Result<(), Box<Mismatch>> {
+        loop {
+            let before = bytes.len();
+            let part = self.frames.next(&mut bytes);
+            self.within += (before - bytes.len()) as u64;
+            let checked = match part {
+                Ok(None) => return Ok(()),
+                Ok(Some(part)) => self.check(hall, next, part, &mut news),
+                Err(note) => Err(self.wrong_head(hall, next, note)),
+            };
+            checked?;
+        }
+    }
+
+    #[inline]
+    fn check(
+        &mut self,
+        hall: &Hall,
+        next: &mut [u64],
+        part: Part<'_>,
+        news: &mut impl FnMut(News),
+    ) -> Result<(), Box<Mismatch>> {
+        match part {
+            Part::Message(head) => self.begin_message(hall, next, head),
+            Part::Payload { at, bytes } => self.check_payload(hall, at, bytes),
+            Part::End => {
+                self.end_message(next, news);
+                Ok(())
+            }
+            notice => match self.notice(hall, notice, news) {
+                Ok(()) => {
+                    self.end_frame();
+                    Ok(())
+                }
+                Err(note) => Err(self.wrong_notice(note)),
+            },
+        }
+    }
+
+    #[inline]
+    fn begin_message(
+        &mut self,
+        hall: &Hall,
+        next: &mut [u64],
+        head: MessageHead,
+    ) -> Result<(), Box<Mismatch>> {
+        let stamp = head.stamp;
+        let wrong = |note| Err(note);
+        let checked = if self.id == 0 {
+            wrong("a message came before the WELCOME")
+        } else if stamp == Stamp::FAREWELL {
+            self.check_farewell(head)
+        } else {
+            self.check_broadcast(hall, next, head)
+        };
+        self.current = Some(stamp);
+        checked.map_err(|note| self.wrong_head(hall, next, note))
+    }
+
+    #[inline]
+    fn check_broadcast(
+        &mut self,
+        hall: &Hall,
+        next: &mut [u64],
+        MessageHead { to_all, from, len, stamp }: MessageHead,
+    ) -> Result<(), &'static str> {
+        let Some(sender) = hall.senders.get(stamp.sender as usize) else {
+            return Err("a message of nobody who sends");
+        };
+        let due = &mut next[stamp.sender as usize];
+        if !to_all {
+            return Err("a broadcast that says it is for one client");
+        }
+        if from != sender.id() {
+            return Err("a message under the id of another client");
+        }
+        if len != hall.size {
+            return Err("a message of another length");
+        }
+        if stamp.number >= sender.begun() {
+            return Err("a message that was never sent");
+        }
+        if stamp.number < *due {
+            return Err("a message that came before, or out of order");
+        }
+        let missing = stamp.number - *due;
+        if missing > self.dropped - self.skipped {
+            return Err("a message is missing before this one");
+        }
+        self.skipped += missing;
+        *due = stamp.number;
+        Ok(())
+    }
+
+    fn check_farewell(&self, head: MessageHead) -> Result<(), &'static str> {
+        let MessageHead { to_all, from, len, .. } = head;
+        if !self.farewell_sent || self.farewell_came {
+            return Err("a message to itself that it did not send");
+        }
+        match !to_all && from == self.id && len == STAMP_BYTES as u64 {
+            true => Ok(()),
+            false => Err("the message to itself came back different"),
+        }
+    }
+
+    #[inline]
+    fn check_payload(&self, hall: &Hall, at: u64, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
+        let stamp = self.current.expect("a message has begun");
+        match hall.first_difference(stamp, at, bytes) {
+            None => Ok(()),
+            Some(differs) => Err(self.wrong_payload(hall, stamp, at, bytes, differs)),
+        }
+    }
+
+    #[inline]
+    fn end_message(&mut self, next: &mut [u64], news: &mut impl FnMut(News)) {
+        let stamp = self.current.take().expect("a message has begun");
+        if stamp == Stamp::FAREWELL {
+            self.farewell_came = true;
+        } else {
+            next[stamp.sender as usize] += 1;
+            self.received += 1;
+            news(News::Delivered(stamp));
+        }
+        self.end_frame();
+    }
+
+    fn end_frame(&mut self) {
+        self.offset += self.within;
+        self.within = 0;
+    }
+
+    #[cold]
+    fn notice(
+        &mut self,
+        hall: &Hall,
+        part: Part<'_>,
+        news: &mut impl FnMut(News),
+    ) -> Result<(), &'static str> {
+        let first = self.id == 0;
+        match part {
+            Part::Welcome(_) if !first => return Err("a second WELCOME"),
+            Part::Welcome(0) => return Err("a WELCOME with the id 0"),
+            Part::Welcome(id) if !hall.is_new(id) => {
+                return Err("a WELCOME with the id of another client");
+            }
+            Part::Welcome(id) => {
+                self.id = id;
+                if let Some(sender) = self.sender {
+                    hall.senders[sender as usize].set_id(id);
+                }
+                news(News::Welcome);
+            }
+            _ if first => return Err("another frame before the WELCOME"),
+            Part::Joined(id) | Part::Left(id) if id == 0 || id == self.id => {
+                return Err("a notice about nobody, or about the client itself");
+            }
+            Part::Joined(_) => self.joined += 1,
+            Part::Left(_) => self.left += 1,
+            Part::Dropped(0) => return Err("DROPPED with a count of 0"),
+            Part::Dropped(count) => self.drop_messages(hall, count, news)?,
+            Part::Clients => self.lists += 1,
+            Part::NotSent { reason: 2, id } if id == self.id && self.farewells_dropped > 0 => {
+                self.farewells_dropped -= 1;
+            }
+            _ => return Err("NOT_SENT, although the client is there and has read everything"),
+        }
+        Ok(())
+    }
+
+    fn drop_messages(
+        &mut self,
+        hall: &Hall,
+        count: u64,
+        news: &mut impl FnMut(News),
+    ) -> Result<(), &'static str> {
+        let most = hall.begun() - (self.received + self.dropped);
+        // The farewell may be among them: it is sent again.
+        let farewell = u64::from(self.farewell_sent && !self.farewell_came && count > most);
+        if count - farewell > most {
+            return Err("more messages dropped than were sent");
+        }
+        self.farewell_sent &= farewell == 0;
+        self.farewells_dropped += farewell;
+        let count = count - farewell;
+        self.dropped += count;
+        if let Some(sender) = self.sender {
+            self.released = hall.senders[sender as usize].begun();
+        }
+        news(News::Dropped(count));
+        Ok(())
+    }
+
+    #[cold]
+    fn wrong_notice(&self, note: &'static str) -> Box<Mismatch> {
+        self.mismatch(note, 0, LENGTH_AND_TYPE, Vec::new(), excerpt(self.frames.head()))
+    }
+
+    /// The frame that is there beside the message that was due.
+    #[cold]
+    fn wrong_head(&self, hall: &Hall, next: &[u64], note: &'static str) -> Box<Mismatch> {
+        let head = self.frames.head();
+        let sender = self.current.map_or(0, |stamp| stamp.sender as usize);
+        let sender = if sender < next.len() { sender } else { 0 };
+        let stamp = Stamp { sender: sender as u32, number: next[sender] };
+        let id = hall.senders[sender].id();
+        let due = message_head(hall.size, true, id, stamp, hall.order);
+        let at = head.iter().zip(&due).position(|(actual, due)| actual != due).unwrap_or(0);
+        let (due, actual) = (excerpt(&due[at..]), excerpt(&head[at..]));
+        self.mismatch(note, stamp.number, at as u64, due, actual)
+    }
+
+    #[cold]
+    fn wrong_payload(
+        &self,
+        hall: &Hall,
+        stamp: Stamp,
+        at: u64,
+        bytes: &[u8],
+        differs: usize,
+    ) -> Box<Mismatch> {
+        let actual = excerpt(&bytes[differs..]);
+        let mut due = vec![0; actual.len()];
+        hall.fill(stamp, at + differs as u64, &mut due);
+        // `within` is behind these bytes.
+        let in_frame = self.within - (bytes.len() - differs) as u64;
+        self.mismatch("other bytes than were sent", stamp.number, in_frame, due, actual)
+    }
+
+    #[cold]
+    fn mismatch(
+        &self,
+        note: &str,
+        request: u64,
+        request_offset: u64,
+        expected: Vec<u8>,
+        actual: Vec<u8>,
+    ) -> Box<Mismatch> {
+        Box::new(Mismatch {
+            connection: 0,
+            stream_offset: self.offset + request_offset,
+            request,
+            request_offset,
+            expected,
+            actual,
+            note: Some(note.to_string()),
+        })
+    }
+}
+
+/// Where a notice's number is.
+const LENGTH_AND_TYPE: u64 = 5;
+
+fn excerpt(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(EXCERPT)].to_vec()
+}

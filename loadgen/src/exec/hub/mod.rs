@@ -1,0 +1,215 @@
+//! The clients of a hub, those of one thread, as a [`Service`]: they join, some of them broadcast,
+//! all of them check what they get, and at the end each sends a message to itself. What the hub had
+//! for it comes before that one, so nothing that came twice is overlooked.
+//!
+//! * here: the tables, and what the engine calls
+//! * `phases`: what a thread does from turn to turn; `plan`: who sends and who never reads
+//! * `exchange`: what a member sends, and what is made of what it gets; `records`: what is counted
+//! * `frames`: the wire protocol; `member`: what one client is told, and whether that is right;
+//!   `hall`: what the threads share
+//!
+//! A sender's next message is sent when its own copy of an earlier one has come back.
+
+use std::sync::Arc;
+
+use echopool::error::{CloseReason, Errno};
+use echopool::service::{Answer, Connection, Service, Turn, Workplace};
+use echopool::time::Time;
+
+use crate::exec::client::conversation::{Loss, State};
+use crate::exec::control::Control;
+use crate::exec::lifecycle::{Course, Phase, Session};
+use crate::plan::Plan;
+use crate::plan::hub::HubPlan;
+use crate::stats::hub::HubRecords;
+use crate::stats::records::Records;
+
+mod exchange;
+pub mod member;
+mod phases;
+pub mod senders;
+
+use member::Member;
+use senders::Hall;
+
+/// The clients of one thread.
+pub struct Members {
+    /// Its schedule is for those that send.
+    course: Course,
+    hub: HubPlan,
+    hall: Arc<Hall>,
+    members: Vec<Member>,
+    /// For each member and each sender the number of the message that is due.
+    next: Vec<u64>,
+    /// The members that send.
+    senders: Vec<usize>,
+    /// Whether a member had to go without a buffer.
+    starved: bool,
+    /// Members that read, are open and have no id yet.
+    unwelcomed: usize,
+    /// Open connections that read.
+    readers: usize,
+    /// Of the open members that read: messages received, and dropped by the hub.
+    accounted: u64,
+    last_delivery: Time,
+    /// When those that are still open are woken again, to take their leave.
+    next_sweep: Time,
+    outcome: HubRecords,
+}
+
+impl Members {
+    /// # Panics
+    /// The plan is not one for a hub.
+    pub fn new(plan: Arc<Plan>, control: Arc<Control>, hall: Arc<Hall>, thread: usize) -> Members {
+        Members {
+            hub: plan.hub.expect("a hub is planned"),
+            course: Course::new(plan, control, thread),
+            hall,
+            members: Vec::new(),
+            next: Vec::new(),
+            senders: Vec::new(),
+            starved: false,
+            unwelcomed: 0,
+            readers: 0,
+            accounted: 0,
+            last_delivery: Time::ZERO,
+            next_sweep: Time::ZERO,
+            outcome: HubRecords::default(),
+        }
+    }
+
+    /// What was measured, after the end.
+    ///
+    /// # Panics
+    /// A message was not accounted for.
+    pub fn into_records(self) -> Records {
+        let Members { mut course, members, outcome, .. } = self;
+        let readers = members.iter().enumerate().filter(|(_, member)| member.reads);
+        for (index, member) in readers.filter(|(_, member)| member.state != State::Absent) {
+            course.served(index, member.received, member.own_received);
+        }
+        let mut records = course.into_records();
+        records.hub = Some(outcome);
+        let Records { offered, unanswered, never_sent, .. } = records;
+        let ended = records.completed() + unanswered + never_sent;
+        assert_eq!(offered, ended, "each message offered has one end");
+        records
+    }
+}
+
+impl Service for Members {
+    type Session = Session;
+    const FRESH_CLOCK: bool = true;
+
+    fn full_duplex(&self, _: u64) -> bool {
+        true
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        let connections = self.course.share.connections;
+        assert!(workplace.connections_max() >= connections, "room for all connections");
+        let senders: Vec<u64> = self.hall.senders.iter().map(|one| one.connection).collect();
+        for index in 0..connections {
+            let number = self.course.number(index);
+            let sender = senders.iter().position(|sender| *sender == number);
+            let mut member = Member::new(&self.hall, sender.map(|nth| nth as u32));
+            member.reads = self.hub.reads(number);
+            member.sender_nth = self.senders.len();
+            self.senders.extend(sender.map(|_| index));
+            self.members.push(member);
+        }
+        self.next = vec![0; connections * senders.len()];
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let index = self.course.index(connection.tag());
+        session.index = Some(index);
+        let member = &mut self.members[index];
+        assert_eq!(member.state, State::Absent, "a connection is established once");
+        member.state = State::Open;
+        member.connection = Some(connection.id());
+        member.opened = connection.now();
+        self.course.established(index, true);
+        if !member.reads {
+            self.outcome.never_read += 1;
+            return Answer::WaitUntil(Time::MAX);
+        }
+        self.readers += 1;
+        self.unwelcomed += 1;
+        Answer::Continue
+    }
+
+    fn connect_failed(&mut self, tag: u64, error: Errno, _now: Time) {
+        self.course.connect_failed(error);
+        if let Some(sender) = self.members[self.course.index(tag)].sender {
+            self.hall.senders[sender as usize].lose();
+        }
+    }
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        let bytes = connection.input.len();
+        if self.members[index].reads
+            && let Err(mismatch) = self.receive(connection, index)
+        {
+            return self.differs(index, *mismatch);
+        }
+        connection.input.consume(bytes);
+        self.go_on(connection, index)
+    }
+
+    #[inline]
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        self.forget_output(index);
+        self.go_on(connection, index)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        match session.index {
+            Some(index) => self.go_on(connection, index),
+            None => Answer::Close,
+        }
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut Session) -> Answer {
+        let Some(index) = session.index else { return Answer::Close };
+        let member = &mut self.members[index];
+        if member.state == State::Closing {
+            return Answer::CloseAfterSend;
+        }
+        member.state = State::Lost(Loss::ClosedByPeer);
+        Answer::Close
+    }
+
+    fn closed(&mut self, _: &mut Connection<'_>, session: &mut Session, reason: CloseReason) {
+        let Some(index) = session.index else { return };
+        self.forget_output(index);
+        let member = &mut self.members[index];
+        // What a hub does with those that never read is its own business.
+        let loss = self.course.loss(member.state, reason).filter(|_| member.reads);
+        member.state = State::Closed;
+        self.leave(index, loss.is_some());
+        if let Some(loss) = loss {
+            self.course.lost(index, loss);
+        }
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        if self.course.control.stopped() && self.course.ends_early(turn) {
+            self.end_period(turn.now(), turn.now().min(self.course.period.end));
+        }
+        Some(match self.course.phase {
+            Phase::Connecting => self.connect_some(turn),
+            Phase::Ready => self.begin_when_all_are_ready(turn.now()),
+            Phase::Measuring => {
+                self.course.at_work(turn.now());
+                let next = self.measure(turn);
+                self.course.pauses.rest_until(next);
+                next
+            }
+            Phase::Draining(give_up) => self.drain(turn, give_up),
+        })
+    }
+}

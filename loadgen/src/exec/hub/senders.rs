@@ -1,0 +1,215 @@
+//! What all threads of a hub run share: who sends, how much each has sent, and when.
+//!
+//! The time of each message is kept in a ring for each sender, so that it is found at once and
+//! takes the same memory however long the run is. A delivery so late that its place in the ring has
+//! been taken is counted, and its latency is at least that of the oldest message in the ring.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use std::time::Duration;
+
+use echopool::buffer::Lease;
+use echopool::framing::ByteOrder;
+use echopool::time::Time;
+
+use crate::traffic::hub_frames::{BROADCAST_BYTES, STAMP_BYTES, Stamp, broadcast_head};
+use crate::traffic::payload::Stream;
+
+/// Times in all rings together, and in one at most and at least: more than fit, as messages of 100
+/// bytes, into the kernel's buffers and a hub's usual queue on the way to one client.
+const TIMES: usize = 1 << 22;
+const TIMES_EACH_MAX: usize = 1 << 17;
+const TIMES_EACH_MIN: usize = 1 << 10;
+
+/// Shared by all threads of a run.
+pub struct Hall {
+    pub order: ByteOrder,
+    /// Bytes of a broadcast's payload.
+    pub size: u64,
+    pub senders: Vec<Sender>,
+    /// Ids that clients were given.
+    ids: Mutex<BTreeSet<u64>>,
+}
+
+/// One of those that send.
+pub struct Sender {
+    /// The number of its connection.
+    pub connection: u64,
+    stream: Stream,
+    /// The id that the hub has given it.
+    id: AtomicU64,
+    /// Messages begun.
+    begun: AtomicU64,
+    lost: AtomicBool,
+    times: Box<[AtomicU64]>,
+}
+
+/// When a message was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SentAt {
+    Known(Time),
+    /// Its place is taken: it was before that.
+    Before(Time),
+}
+
+impl Hall {
+    /// `connections`: the numbers of those that send.
+    pub fn new(order: ByteOrder, size: u64, seed: u64, connections: &[u64]) -> Hall {
+        let times = times_each(connections.len());
+        let sender = |&connection| Sender {
+            connection,
+            stream: Stream::new(seed, connection),
+            id: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            times: (0..times).map(|_| AtomicU64::new(0)).collect(),
+        };
+        let senders = connections.iter().map(sender).collect();
+        Hall { order, size, senders, ids: Mutex::default() }
+    }
+
+    /// What the rings take, in bytes.
+    pub fn memory_bytes(senders: u64) -> u64 {
+        senders * (times_each(senders as usize) * size_of::<u64>()) as u64
+    }
+
+    /// A client was given an id. Answers whether nobody else was.
+    pub fn is_new(&self, id: u64) -> bool {
+        self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id)
+    }
+
+    /// Messages begun by all senders.
+    pub fn begun(&self) -> u64 {
+        self.senders.iter().map(Sender::begun).sum()
+    }
+
+    /// Writes the payload of a message from `at` on, `at` being behind the stamp.
+    pub fn fill(&self, stamp: Stamp, at: u64, out: &mut [u8]) {
+        debug_assert!(at >= STAMP_BYTES as u64);
+        let sender = &self.senders[stamp.sender as usize];
+        sender.stream.fill(stamp.number * self.size + at, out);
+    }
+
+    /// Writes a whole broadcast into an empty buffer that has room for it.
+    pub fn write(&self, stamp: Stamp, lease: &mut Lease) {
+        let len = BROADCAST_BYTES + self.size as usize;
+        let (head, payload) = lease.spare_mut()[..len].split_at_mut(BROADCAST_BYTES);
+        head.copy_from_slice(&broadcast_head(self.size, self.order));
+        let (mark, body) = payload.split_at_mut(STAMP_BYTES);
+        mark.copy_from_slice(&stamp.bytes());
+        self.fill(stamp, STAMP_BYTES as u64, body);
+        lease.commit(len);
+    }
+
+    /// Compares bytes of a payload, `at` being behind the stamp, with what was sent.
+    #[inline]
+    pub fn first_difference(&self, stamp: Stamp, at: u64, bytes: &[u8]) -> Option<usize> {
+        let sender = &self.senders[stamp.sender as usize];
+        sender.stream.first_difference(stamp.number * self.size + at, bytes)
+    }
+}
+
+fn times_each(senders: usize) -> usize {
+    (TIMES / senders.max(1)).clamp(TIMES_EACH_MIN, TIMES_EACH_MAX).next_power_of_two()
+}
+
+impl Sender {
+    pub fn set_id(&self, id: u64) {
+        self.id.store(id, Relaxed);
+    }
+
+    /// 0 until it is known.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        self.id.load(Relaxed)
+    }
+
+    #[inline]
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Acquire)
+    }
+
+    /// It is gone; its last messages may not have reached the hub.
+    pub fn lose(&self) {
+        self.lost.store(true, Relaxed);
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    /// Begins a message; only the thread of the sender does. Answers its number.
+    #[inline]
+    pub fn begin(&self, now: Time) -> u64 {
+        let number = self.begun.load(Relaxed);
+        // First the count, then the time: who reads a time and then finds that its place had not
+        // been taken yet has read the right one.
+        self.begun.store(number + 1, Relaxed);
+        self.place(number).store(now.as_nanos(), Release);
+        number
+    }
+
+    /// When a message was begun. Its bytes came back, so that is long done.
+    #[inline]
+    pub fn sent_at(&self, number: u64) -> SentAt {
+        let time = Time::from_nanos(self.place(number).load(Acquire));
+        let begun = self.begun();
+        if begun <= number + self.times.len() as u64 {
+            return SentAt::Known(time);
+        }
+        let oldest = self.place(begun).load(Acquire);
+        SentAt::Before(Time::from_nanos(oldest))
+    }
+
+    /// How long a message has been under way.
+    #[inline]
+    pub fn age(&self, number: u64, now: Time) -> Duration {
+        match self.sent_at(number) {
+            SentAt::Known(time) | SentAt::Before(time) => now - time,
+        }
+    }
+
+    #[inline]
+    fn place(&self, number: u64) -> &AtomicU64 {
+        &self.times[number as usize & (self.times.len() - 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_knows_the_latest_times_and_says_which_it_does_not_know() {
+        let hall = Hall::new(ByteOrder::Little, 64, 1, &[0]);
+        let sender = &hall.senders[0];
+        let places = sender.times.len() as u64;
+        for number in 0..3 * places {
+            assert_eq!(sender.begin(Time::from_nanos(1_000 + number)), number);
+        }
+        for number in [2 * places, 3 * places - 1] {
+            assert_eq!(sender.sent_at(number), SentAt::Known(Time::from_nanos(1_000 + number)));
+        }
+        let oldest = Time::from_nanos(1_000 + 2 * places);
+        for number in [0, places, 2 * places - 1] {
+            assert_eq!(sender.sent_at(number), SentAt::Before(oldest), "{number}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_however_many_send() {
+        for senders in [1, 10, 100, 1_000, 4_000] {
+            assert!(Hall::memory_bytes(senders) <= 64 << 20, "{senders}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_nobody_elses() {
+        let hall = Hall::new(ByteOrder::Little, 64, 1, &[0]);
+        assert!(hall.is_new(5) && hall.is_new(6));
+        assert!(!hall.is_new(5));
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections of a thread: they are begun at the rate that was asked for, established, and lost.
+
+use echopool::error::{CloseReason, Errno};
+use echopool::service::{ConnectTo, Turn};
+use echopool::time::Time;
+
+use super::{Course, TICK};
+use crate::exec::client::conversation::{Loss, Mismatch, State};
+use crate::exec::control;
+
+/// Connections begun in a turn. In between the thread sees which of the earlier ones are
+/// established: were it all that may be under way, connects of a few microseconds would be measured
+/// to take as long as beginning the other 511.
+pub const CONNECTS_PER_TURN: usize = 8;
+
+/// What a connection remembers: its place in the thread's tables.
+#[derive(Default)]
+pub struct Session {
+    pub index: Option<usize>,
+}
+
+impl Course {
+    /// The place of the connection with this number.
+    pub fn index(&self, number: u64) -> usize {
+        (number - self.share.first_connection) as usize
+    }
+
+    /// The number in the whole run of the connection in this place.
+    pub fn number(&self, index: usize) -> u64 {
+        self.share.first_connection + index as u64
+    }
+
+    /// Begins the first connections that are due, and tells `begun` their places. Answers when to
+    /// go on; `None` when all are established or have failed.
+    pub fn connect_some(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut begun: impl FnMut(usize),
+    ) -> Option<Time> {
+        let now = turn.now();
+        if self.control.stopped() {
+            return Some(now + TICK);
+        }
+        let began = *self.connect_began.get_or_insert(now);
+        let begun_before = self.connects_begun;
+        while self.connects_begun < self.share.connections && self.may_connect(turn) {
+            let due = began + self.plan.connect_due(&self.share, self.connects_begun);
+            if due > now {
+                return Some(due);
+            }
+            if self.connects_begun - begun_before == CONNECTS_PER_TURN {
+                return Some(now);
+            }
+            begun(self.connects_begun);
+            self.connect(turn, self.connects_begun);
+            self.connects_begun += 1;
+        }
+        let all = self.connects_begun == self.share.connections && self.connecting == 0;
+        (!all).then_some(now + TICK)
+    }
+
+    /// Whether another connection may be begun before the earlier ones are established.
+    #[inline]
+    pub fn may_connect(&self, turn: &Turn<'_>) -> bool {
+        self.connecting < self.plan.connects_in_flight_max() && turn.free_slots() > 0
+    }
+
+    /// Begins the connection of this place.
+    pub fn connect(&mut self, turn: &mut Turn<'_>, index: usize) {
+        let tag = self.number(index);
+        turn.connect(ConnectTo {
+            target: self.plan.target(tag),
+            source: self.plan.source(tag),
+            tag,
+            deadline: turn.now() + self.plan.timeout,
+        });
+        self.connecting += 1;
+    }
+
+    /// One of those that were begun is established. `first`: it took no other's place.
+    pub fn established(&mut self, index: usize, first: bool) {
+        if first {
+            self.records.established += 1;
+            self.target_count(index).established += 1;
+        }
+        self.connecting -= 1;
+        self.open += 1;
+        control::add(&self.tally().open, 1);
+    }
+
+    /// One of those that were begun is not. Answers whether that is a failure: we may have stopped
+    /// while it was under way.
+    pub fn connect_failed(&mut self, error: Errno) -> bool {
+        self.connecting -= 1;
+        let failed = error != Errno::CANCELED;
+        if failed {
+            *self.records.connect_errors.entry(error.raw_os_error()).or_default() += 1;
+            control::add(&self.tally().connect_failed, 1);
+        }
+        failed
+    }
+
+    /// One of those that were established has been closed.
+    pub fn closed(&mut self) {
+        self.open -= 1;
+        control::subtract_one(&self.tally().open);
+    }
+
+    /// Whether a connection in this state has been lost when it was closed for this reason.
+    pub fn loss(&self, state: State, reason: CloseReason) -> Option<Loss> {
+        match state {
+            State::Closing => None,
+            State::Lost(loss) => Some(loss),
+            // An interrupted run does not wait for its connections.
+            _ if self.control.stopped() && reason == CloseReason::Stopped => None,
+            _ => Some(loss_of(reason)),
+        }
+    }
+
+    /// Counts a connection that was lost.
+    pub fn lost(&mut self, index: usize, loss: Loss) {
+        self.records.loss(loss);
+        // That is counted where it was found.
+        if loss != Loss::Mismatch {
+            self.target_count(index).lost += 1;
+            control::add(&self.tally().lost, 1);
+        }
+    }
+
+    /// Counts a connection whose bytes differ. It is lost when it is closed.
+    #[cold]
+    pub fn differs(&mut self, index: usize, mut mismatch: Mismatch) {
+        mismatch.connection = self.number(index);
+        self.records.mismatch(mismatch);
+        self.target_count(index).mismatches += 1;
+        control::add(&self.tally().mismatches, 1);
+    }
+}
+
+/// Why a connection is lost whose end was not ours.
+fn loss_of(reason: CloseReason) -> Loss {
+    match reason {
+        CloseReason::PeerClosed => Loss::ClosedByPeer,
+        CloseReason::Reset => Loss::Reset,
+        CloseReason::PeerLost => Loss::PeerLost,
+        _ => Loss::Failed,
+    }
+}

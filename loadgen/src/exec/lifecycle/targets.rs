@@ -1,0 +1,67 @@
+//! What became of the connections to each target: one that refuses, loses connections or does not
+//! answer shows here, where the sums over all of them would only say that something did.
+
+use super::Course;
+use crate::stats::records::Records;
+
+/// Counts of one target. Connections that took the place of another count as that one.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TargetCount {
+    /// Connections that were established.
+    pub established: u64,
+    /// Those of them that had at least one reply.
+    pub served: u64,
+    /// Connections that ended before their time; again, if their successors did too.
+    pub lost: u64,
+    /// Connections on which a byte differed.
+    pub mismatches: u64,
+    /// Requests that had their reply, late ones included.
+    pub completed: u64,
+}
+
+impl TargetCount {
+    pub fn plus(&self, other: &TargetCount) -> TargetCount {
+        TargetCount {
+            established: self.established + other.established,
+            served: self.served + other.served,
+            lost: self.lost + other.lost,
+            mismatches: self.mismatches + other.mismatches,
+            completed: self.completed + other.completed,
+        }
+    }
+}
+
+impl Course {
+    /// The counts of the target that the connection in this place goes to.
+    pub(super) fn target_count(&mut self, index: usize) -> &mut TargetCount {
+        let nth = self.plan.target_index(self.number(index));
+        &mut self.records.targets[nth]
+    }
+
+    /// After the end: the client in this place has had so many replies, and so many requests of its
+    /// own are complete.
+    pub fn served(&mut self, index: usize, replies: u64, completed: u64) {
+        self.records.replies_each.push(replies);
+        let count = self.target_count(index);
+        count.served += u64::from(replies > 0);
+        count.completed += completed;
+    }
+
+    /// What was recorded, after the end.
+    ///
+    /// # Panics
+    /// The targets together are not the whole.
+    pub fn into_records(self) -> Records {
+        let records = self.records;
+        let all = records.targets.iter().fold(TargetCount::default(), |sum, one| sum.plus(one));
+        let whole = TargetCount {
+            established: records.established,
+            served: records.served(),
+            lost: records.losses.total(),
+            mismatches: records.mismatches,
+            completed: records.completed(),
+        };
+        assert_eq!(all, whole, "the targets together are the whole");
+        records
+    }
+}

@@ -1,0 +1,148 @@
+//! The server that loadgen starts when it is given no target: the same program as the daemon, in a
+//! process of its own, because one process has not the open files for both ends of 10,000
+//! connections.
+//!
+//! The child is this executable with a hidden command. It ends when its stdin closes, so it does
+//! not outlive this process however that ends.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use echopool::spec::Spec;
+
+use crate::cli::target;
+use crate::error::Failure;
+use crate::plan::Plan;
+
+/// The hidden command: what follows is the daemon's command line.
+pub const COMMAND: &str = "__serve";
+
+/// What the daemon says before the address that it listens on.
+const READY: &str = "echopool listening on ";
+/// How long the child may take to listen, and to end.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// The server accepts a few more than there are clients, so that none waits for a slot.
+const CONNECTIONS_SPARE: u64 = 16;
+
+/// Is the daemon, in the child.
+pub fn serve(args: impl Iterator<Item = OsString>) -> ExitCode {
+    echopool::daemon::run(args)
+}
+
+/// A running server. It is ended and waited for when dropped.
+pub struct OwnServer {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    address: SocketAddr,
+}
+
+impl OwnServer {
+    /// Starts the server that the plan wants, and waits until it listens.
+    ///
+    /// # Errors
+    /// It could not be started, or ended, or said nothing, before it listened.
+    pub fn start(plan: &Plan) -> Result<OwnServer, Failure> {
+        let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
+        let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
+        let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let buffers = plan.server_buffers().map(|count| format!("--buffers={count}"));
+        let mut child = Command::new(program)
+            .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
+            .arg(target::url(plan.service, ([127, 0, 0, 1], 0).into()))
+            .arg(format!("--max-connections={connections}"))
+            .arg(format!("--workers={}", plan.server_workers))
+            .args(buffers)
+            .args(plan.busy_poll.then_some("--busy-poll"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // An interrupt from the terminal is for us: the server is still needed for the end.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("it is a pipe");
+        let mut server = OwnServer { child, stdin, address: ([127, 0, 0, 1], 0).into() };
+        server.address = server.wait_until_ready(stdout).map_err(failed)?;
+        Ok(server)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_ready(&mut self, stdout: ChildStdout) -> Result<SocketAddr, String> {
+        let (send, ready) = mpsc::channel();
+        // Reads on to the end, so that the server never waits for its stdout to be read.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody listens any more after the first line.
+                let _ = send.send(parse_ready(&line));
+            }
+        });
+        match ready.recv_timeout(START_TIMEOUT) {
+            Ok(address) => address,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()))
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(match self.wait(END_TIMEOUT) {
+                Some(status) => format!("it ended before it listened ({status})"),
+                None => "it closed its stdout before it listened".into(),
+            }),
+        }
+    }
+
+    /// Waits for its end, but not longer than `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.child.try_wait().ok().flatten() {
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+                ended => return ended,
+            }
+        }
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.stdin = None;
+        if self.wait(END_TIMEOUT).is_none() {
+            // Whatever goes wrong here, there is nobody left to tell.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn parse_ready(line: &str) -> Result<SocketAddr, String> {
+    line.strip_prefix(READY)
+        .and_then(|target| target.trim_end().parse().ok())
+        .and_then(|spec: Spec| spec.address.parse().ok())
+        .ok_or_else(|| format!("'{line}' is not where it listens"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_names_the_address() {
+        let address = parse_ready("echopool listening on tcp://127.0.0.1:4711");
+        assert_eq!(address, Ok(([127, 0, 0, 1], 4711).into()));
+        assert!(parse_ready("echopool listening on tcp://[::1]:1").is_ok());
+        assert!(parse_ready("echopool listening on framed://127.0.0.1:1?order=big").is_ok());
+        assert!(parse_ready("something else").is_err());
+        assert!(parse_ready("echopool listening on tcp://nowhere").is_err());
+    }
+}

@@ -1,0 +1,405 @@
+//! Rude clients beside the measured ones: they do what servers suffer from, on a thread and engine
+//! of their own, and are kept out of all measurements but their own counts. What they do to the
+//! measured ones shows in those' latencies.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use echopool::error::{CloseReason, Errno};
+use echopool::internals::ClientLimits;
+use echopool::service::{Answer, ConnectTo, Connection, ConnectionId, Service, Turn};
+use echopool::time::Time;
+
+use crate::exec::control::Control;
+use crate::plan::Plan;
+use crate::units;
+
+/// What a rude client does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RudeKind {
+    /// Connects, and nothing more.
+    Idle,
+    /// Sends as fast as the server takes it, and reads a little now and then.
+    SlowReader,
+    /// Sends a request and closes its sending side at once; waits for the reply to end; again.
+    HalfClose,
+    /// Sends a request and resets the connection; again.
+    Reset,
+    /// Sends one byte at a time.
+    Trickle,
+}
+
+/// How many there are of each kind: the grammar of `--with`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RudeClients(pub Vec<(RudeKind, u64)>);
+
+/// What became of the clients of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RudeCount {
+    pub kind: RudeKind,
+    /// Clients at once.
+    pub asked: u64,
+    /// Connections established, those that followed on others included.
+    pub established: u64,
+    /// Connects that failed.
+    pub connect_failed: u64,
+    /// Connections that ended as the client had meant them to.
+    pub finished: u64,
+    /// Connections that the server closed.
+    pub closed_by_server: u64,
+    /// Connections that the server reset, or that failed otherwise.
+    pub reset_by_server: u64,
+    /// Bytes put on connections, and bytes that came back.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+}
+
+/// Bytes of a request of a rude client, and the size of its buffers.
+const REQUEST_BYTES: usize = 4 << 10;
+/// A slow reader reads one buffer in this time.
+const SLOW_READ_PAUSE: Duration = Duration::from_millis(100);
+/// A trickling client sends a byte in this time.
+const TRICKLE_PAUSE: Duration = Duration::from_millis(100);
+/// Clients whose connection has ended begin another after this time.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
+/// A resetting client leaves its request this long, so that the server is at work on it.
+const RESET_AFTER: Duration = Duration::from_millis(10);
+/// Connects under way at once.
+const CONNECTING_MAX: usize = 256;
+/// How often the common state is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+impl RudeKind {
+    const ALL: [RudeKind; 5] = [
+        RudeKind::Idle,
+        RudeKind::SlowReader,
+        RudeKind::HalfClose,
+        RudeKind::Reset,
+        RudeKind::Trickle,
+    ];
+
+    /// The word for it on the command line and in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            RudeKind::Idle => "idle",
+            RudeKind::SlowReader => "slow-reader",
+            RudeKind::HalfClose => "half-close",
+            RudeKind::Reset => "reset",
+            RudeKind::Trickle => "trickle",
+        }
+    }
+
+    fn buffers(self) -> u32 {
+        match self {
+            RudeKind::Idle => 0,
+            // One on its way out, one coming in.
+            RudeKind::SlowReader => 2,
+            RudeKind::HalfClose | RudeKind::Reset | RudeKind::Trickle => 1,
+        }
+    }
+}
+
+impl RudeClients {
+    /// All kinds together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    /// What their thread may use.
+    pub fn limits(&self, linger: Duration) -> ClientLimits {
+        let buffers = self.0.iter().map(|(kind, count)| kind.buffers() * *count as u32);
+        ClientLimits {
+            connections_max: self.total() as usize,
+            // Some for what comes back, whatever is stuck on the way out.
+            buffers: buffers.sum::<u32>() + 16,
+            buffer_size: REQUEST_BYTES,
+            leases_per_connection_max: 1,
+            linger,
+            // What they do need not be on time.
+            busy_poll: false,
+        }
+    }
+}
+
+impl FromStr for RudeClients {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RudeClients, String> {
+        let mut clients: Vec<(RudeKind, u64)> = Vec::new();
+        for part in text.split(',') {
+            let (word, count) = part.split_once(':').unwrap_or((part, "1"));
+            let Some(kind) = RudeKind::ALL.into_iter().find(|kind| kind.word() == word) else {
+                let words: Vec<_> = RudeKind::ALL.iter().map(|kind| kind.word()).collect();
+                return Err(format!(
+                    "'{word}' is no kind of rude client: use {}, with a number: idle:100",
+                    words.join(", ")
+                ));
+            };
+            match units::positive(count)? {
+                _ if clients.iter().any(|(other, _)| *other == kind) => {
+                    return Err(format!("{word} is given twice"));
+                }
+                // As many as there can be connections to one address and port, and more.
+                count @ ..=1_000_000 => clients.push((kind, count)),
+                count => return Err(format!("{count} of {word}: at most 1000000")),
+            }
+        }
+        Ok(RudeClients(clients))
+    }
+}
+
+impl fmt::Display for RudeCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RudeCount { kind, asked, established, connect_failed, finished, .. } = self;
+        let RudeCount { closed_by_server, reset_by_server, bytes_sent, bytes_received, .. } = self;
+        write!(
+            f,
+            "{} {asked}: {established} established, {connect_failed} not, {finished} finished, \
+             {closed_by_server} closed by the server, {reset_by_server} reset, \
+             {bytes_sent} bytes out, {bytes_received} back",
+            kind.word()
+        )
+    }
+}
+
+/// The rude clients of a run, on one thread.
+pub struct Rude {
+    plan: Arc<Plan>,
+    control: Arc<Control>,
+    counts: Vec<RudeCount>,
+    /// Clients to connect, by their number, and when.
+    to_connect: VecDeque<(Time, u64)>,
+    /// Clients to be woken, in the order of their times, for all pause for as long.
+    trickling: VecDeque<(Time, ConnectionId)>,
+    connecting: usize,
+    /// First connects that have neither succeeded nor failed.
+    unready: u64,
+    stopping: bool,
+}
+
+/// What a rude client remembers.
+#[derive(Default)]
+pub struct Session {
+    /// It has done what it was to do.
+    done: bool,
+    established: bool,
+}
+
+impl Rude {
+    pub fn new(plan: Arc<Plan>, control: Arc<Control>) -> Rude {
+        let count = |(kind, asked): &(RudeKind, u64)| RudeCount {
+            kind: *kind,
+            asked: *asked,
+            established: 0,
+            connect_failed: 0,
+            finished: 0,
+            closed_by_server: 0,
+            reset_by_server: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+        };
+        let counts = plan.rude.0.iter().map(count).collect();
+        let total = plan.rude.total();
+        Rude {
+            counts,
+            to_connect: (0..total).map(|number| (Time::ZERO, number)).collect(),
+            trickling: VecDeque::with_capacity(total as usize),
+            plan,
+            control,
+            connecting: 0,
+            unready: total,
+            stopping: false,
+        }
+    }
+
+    /// What became of them, after the end.
+    pub fn into_counts(self) -> Vec<RudeCount> {
+        self.counts
+    }
+
+    /// The clients of the first kind have the first numbers, and so on.
+    fn count(&mut self, number: u64) -> &mut RudeCount {
+        let mut first = 0;
+        let kind = self.counts.iter().position(|count| {
+            first += count.asked;
+            number < first
+        });
+        &mut self.counts[kind.expect("each number has a kind")]
+    }
+
+    fn first_try_over(&mut self, now: Time) {
+        if self.unready > 0 {
+            self.unready -= 1;
+            if self.unready == 0 {
+                self.control.ready(now);
+            }
+        }
+    }
+
+    /// Puts up to `len` bytes on the output, all that fit a buffer; none if there is no buffer.
+    fn put(&mut self, connection: &mut Connection<'_>, len: usize) -> bool {
+        let Some(mut lease) = connection.take_lease() else { return false };
+        let len = len.min(lease.spare_mut().len());
+        lease.spare_mut()[..len].fill(b'r');
+        lease.commit(len);
+        connection.output.push_back(lease);
+        self.count(connection.tag()).bytes_sent += len as u64;
+        true
+    }
+
+    fn trickle(&mut self, connection: &mut Connection<'_>) -> Answer {
+        self.put(connection, 1);
+        self.trickling.push_back((connection.now() + TRICKLE_PAUSE, connection.id()));
+        Answer::Continue
+    }
+
+    fn connect_some(&mut self, turn: &mut Turn<'_>) {
+        while self.connecting < CONNECTING_MAX
+            && turn.free_slots() > 0
+            && let Some((_, number)) = self.to_connect.pop_front_if(|(due, _)| *due <= turn.now())
+        {
+            turn.connect(ConnectTo {
+                target: self.plan.target(self.plan.connections + number),
+                source: self.plan.source(self.plan.connections + number),
+                tag: number,
+                deadline: turn.now() + self.plan.timeout,
+            });
+            self.connecting += 1;
+        }
+    }
+}
+
+impl Service for Rude {
+    type Session = Session;
+
+    fn full_duplex(&self, _: u64) -> bool {
+        true
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        session.established = true;
+        self.connecting -= 1;
+        self.first_try_over(connection.now());
+        let count = self.count(connection.tag());
+        count.established += 1;
+        match count.kind {
+            RudeKind::Idle => Answer::Continue,
+            RudeKind::Trickle => self.trickle(connection),
+            RudeKind::SlowReader => {
+                self.put(connection, REQUEST_BYTES);
+                Answer::WaitUntil(connection.now() + SLOW_READ_PAUSE)
+            }
+            RudeKind::HalfClose => {
+                session.done = self.put(connection, REQUEST_BYTES);
+                Answer::CloseAfterSend
+            }
+            RudeKind::Reset => {
+                self.put(connection, REQUEST_BYTES);
+                Answer::WaitUntil(connection.now() + RESET_AFTER)
+            }
+        }
+    }
+
+    fn connect_failed(&mut self, tag: u64, error: Errno, now: Time) {
+        self.connecting -= 1;
+        self.first_try_over(now);
+        if error != Errno::CANCELED {
+            self.count(tag).connect_failed += 1;
+            self.to_connect.push_back((now + AGAIN_PAUSE, tag));
+        }
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut Session) -> Answer {
+        let bytes = connection.input.len();
+        connection.input.consume(bytes);
+        let count = self.count(connection.tag());
+        count.bytes_received += bytes as u64;
+        match count.kind {
+            RudeKind::SlowReader => Answer::WaitUntil(connection.now() + SLOW_READ_PAUSE),
+            _ => Answer::Continue,
+        }
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut Session) -> Answer {
+        if self.count(connection.tag()).kind == RudeKind::SlowReader {
+            self.put(connection, REQUEST_BYTES);
+        }
+        Answer::Continue
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+        match self.count(connection.tag()).kind {
+            RudeKind::Trickle => self.trickle(connection),
+            RudeKind::Reset => {
+                // Output that is lost makes the close a reset.
+                session.done = self.put(connection, 1);
+                Answer::Close
+            }
+            RudeKind::Idle | RudeKind::SlowReader | RudeKind::HalfClose => Answer::Continue,
+        }
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut Session) -> Answer {
+        Answer::Close
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Session,
+        reason: CloseReason,
+    ) {
+        let (tag, discarded) = (connection.tag(), connection.bytes_discarded());
+        let stopping = self.stopping;
+        let count = self.count(tag);
+        count.bytes_received += discarded;
+        match reason {
+            CloseReason::Service if session.done => count.finished += 1,
+            // Held until the end of the run, which is what it was to do.
+            CloseReason::Stopped if stopping => count.finished += 1,
+            CloseReason::PeerClosed => count.closed_by_server += 1,
+            _ => count.reset_by_server += 1,
+        }
+        if !stopping {
+            self.to_connect.push_back((connection.now() + AGAIN_PAUSE, tag));
+        }
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        if self.control.stopped() || self.control.all_measured() {
+            self.stopping = true;
+            turn.stop();
+            return Some(turn.now() + TICK);
+        }
+        self.connect_some(turn);
+        while let Some((_, id)) = self.trickling.pop_front_if(|(due, _)| *due <= turn.now()) {
+            turn.wake(id);
+        }
+        Some(turn.now() + TICK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar() {
+        let parsed: RudeClients = "idle:5k,slow-reader:50,reset".parse().unwrap();
+        let expected = [(RudeKind::Idle, 5_000), (RudeKind::SlowReader, 50), (RudeKind::Reset, 1)];
+        assert_eq!((parsed.0.as_slice(), parsed.total()), (&expected[..], 5_051));
+        for (text, reason) in [
+            ("sleepy:5", "idle, slow-reader, half-close, reset, trickle"),
+            ("idle:0", "at least 1"),
+            ("idle:1,idle:2", "twice"),
+            ("idle:2m", "at most"),
+            ("", "no kind"),
+        ] {
+            let error = text.parse::<RudeClients>().expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a hub run is to be: who sends, who never reads, and whether the flags go together.
+
+use echopool::framing::ByteOrder;
+use echopool::spec::HubOptions;
+
+use crate::cli::Args;
+use crate::error::Failure;
+use crate::exec::hub::senders::Hall;
+use crate::traffic::hub_frames::{PAYLOAD_MAX, STAMP_BYTES};
+use crate::traffic::sizes::Sizes;
+
+/// Numbers that are kept to know what each client is to get from each sender, at most: 128 MiB.
+const PAIRS_MAX: u64 = 16 << 20;
+
+/// The part of a plan that only a hub has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HubPlan {
+    pub order: ByteOrder,
+    pub notices: bool,
+    /// Connections of the run.
+    pub connections: u64,
+    /// Those of them that send, and those that never read.
+    pub senders: u64,
+    pub never_read: u64,
+    pub allow_drops: bool,
+}
+
+impl HubPlan {
+    /// Decides.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or ask for what a hub does not have.
+    pub fn new(args: &Args, options: &HubOptions, connections: u64) -> Result<HubPlan, Failure> {
+        check_load(args, options)?;
+        let plan = HubPlan {
+            order: options.order,
+            notices: options.notices,
+            connections,
+            senders: args.hub.senders.unwrap_or(1),
+            never_read: args.hub.never_read.unwrap_or(0),
+            allow_drops: args.hub.allow_drops,
+        };
+        let (senders, never_read) = (plan.senders, plan.never_read);
+        if senders + never_read > connections {
+            return usage(format!(
+                "--senders {senders} and --never-read {never_read} are more than the \
+                 {connections} connections: those that send have to read"
+            ));
+        }
+        if senders * connections > PAIRS_MAX {
+            return usage(format!(
+                "{senders} senders and {connections} connections are too many pairs: at most \
+                 {PAIRS_MAX}, so --senders {} here",
+                PAIRS_MAX / connections
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// Whether threads could have too few readers for their part of the senders.
+    pub fn wants_one_thread(&self, threads: usize) -> bool {
+        self.never_read > 0
+            && self.senders + self.never_read + 2 * threads as u64 > self.connections
+    }
+
+    /// Whether a connection reads. Those that do not are spread evenly.
+    pub fn reads(&self, connection: u64) -> bool {
+        let before = |connection: u64| connection * self.never_read / self.connections;
+        before(connection) == before(connection + 1)
+    }
+
+    /// The connections that send: of each thread the first ones that read. Threads have equal parts
+    /// of them, give or take one. `shares`: for each thread its first connection.
+    pub fn senders(&self, firsts: &[u64]) -> Vec<u64> {
+        let threads = firsts.len() as u64;
+        let of_thread = |(nth, first): (u64, &u64)| {
+            let count = self.senders * (nth + 1) / threads - self.senders * nth / threads;
+            (*first..self.connections).filter(|one| self.reads(*one)).take(count as usize)
+        };
+        (0..).zip(firsts).flat_map(of_thread).collect()
+    }
+
+    /// What a run keeps of messages and clients, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let numbers = self.senders * self.connections * size_of::<u64>() as u64;
+        numbers + Hall::memory_bytes(self.senders)
+    }
+}
+
+/// Refuses the flags that are for a hub.
+///
+/// # Errors
+/// One of them was given.
+pub fn refuse_flags(args: &Args) -> Result<(), Failure> {
+    let hub = &args.hub;
+    let given = [
+        (hub.senders.is_some(), "--senders"),
+        (hub.never_read.is_some(), "--never-read"),
+        (hub.allow_drops, "--allow-drops"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => usage(format!("{flag} is for a hub: hub://host:port")),
+    }
+}
+
+fn check_load(args: &Args, options: &HubOptions) -> Result<(), Failure> {
+    let load = &args.load;
+    let max = options.max_message.map_or(PAYLOAD_MAX, u64::from);
+    match &load.size {
+        Sizes::Fixed(size) if *size < STAMP_BYTES as u64 => usage(format!(
+            "-l {size}: a hub's messages carry their sender and number, so they have at least \
+             {STAMP_BYTES} bytes"
+        )),
+        Sizes::Fixed(size) if *size > max => {
+            usage(format!("-l {size}: the hub's messages have at most {max} bytes (max-message)"))
+        }
+        Sizes::Fixed(_) => Ok(()),
+        _ => usage("a hub's messages are all of one size: -l 100, say".into()),
+    }?;
+    let unsuited = [
+        (load.lifetime.is_some(), "--lifetime"),
+        (load.warmup.is_some(), "--warmup"),
+        (load.rude.is_some(), "--with"),
+    ];
+    match unsuited.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, "--with")) => {
+            usage("--with is not for a hub: --never-read N makes rude clients there".into())
+        }
+        Some((_, flag)) => {
+            usage(format!("{flag} is not for a hub, whose clients stay for the run"))
+        }
+    }
+}
+
+fn usage<T>(text: String) -> Result<T, Failure> {
+    Err(Failure::Usage(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(connections: u64, senders: u64, never_read: u64) -> HubPlan {
+        let (order, notices, allow_drops) = (ByteOrder::Little, true, false);
+        HubPlan { order, notices, connections, senders, never_read, allow_drops }
+    }
+
+    #[test]
+    fn those_that_never_read_are_spread_and_as_many_as_asked_for() {
+        for (connections, never_read) in [(10, 0), (10, 1), (10, 9), (1_000, 10), (7, 3)] {
+            let plan = hub(connections, 1, never_read);
+            let silent: Vec<_> = (0..connections).filter(|one| !plan.reads(*one)).collect();
+            assert_eq!(silent.len() as u64, never_read, "{silent:?}");
+        }
+    }
+
+    #[test]
+    fn each_thread_has_its_part_of_the_senders() {
+        assert_eq!(hub(10, 1, 0).senders(&[0]), [0]);
+        assert_eq!(hub(10, 10, 0).senders(&[0, 3, 6]), (0..10).collect::<Vec<_>>());
+        assert_eq!(hub(10, 5, 0).senders(&[0, 5]), [0, 1, 5, 6, 7]);
+        let plan = hub(1_000, 3, 10);
+        let senders = plan.senders(&[0, 500]);
+        assert_eq!(senders, [0, 500, 501]);
+        assert!(senders.iter().all(|one| plan.reads(*one)));
+    }
+
+    #[test]
+    fn threads_have_the_readers_for_their_senders() {
+        for connections in 1..40u64 {
+            for never_read in 0..connections {
+                for senders in 1..=connections - never_read {
+                    for threads in 1..=4usize.min(connections as usize) {
+                        let plan = hub(connections, senders, never_read);
+                        let threads = if plan.wants_one_thread(threads) { 1 } else { threads };
+                        let first = |nth: usize| connections * nth as u64 / threads as u64;
+                        let firsts: Vec<_> = (0..threads).map(first).collect();
+                        let mut found = plan.senders(&firsts);
+                        for (nth, begin) in firsts.iter().enumerate() {
+                            let end = first(nth + 1);
+                            let here = found.iter().filter(|one| (*begin..end).contains(one));
+                            let due = senders * (nth as u64 + 1) / threads as u64
+                                - senders * nth as u64 / threads as u64;
+                            assert_eq!(here.count() as u64, due, "{plan:?}, {threads} threads");
+                        }
+                        found.dedup();
+                        assert_eq!(found.len() as u64, senders);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From the command line and the machine's limits to a run that is possible: how many connections,
+//! from which addresses, on how many threads, in how much memory, and when they send what. Nothing
+//! is opened here.
+//!
+//! * here: the plan, and what a connection or a thread reads off it
+//! * `checks`: flags that are impossible or do not go together
+//! * `room`: how many connections the machine has room for, and what limits them
+//! * `memory`: the buffers and tables of each thread, and the sum of them
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use echopool::spec::ServiceOptions;
+
+use crate::cli::source_ip;
+use crate::cli::target;
+use crate::cli::{Args, CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
+use crate::error::Failure;
+use crate::exec::hub::senders::Hall;
+use crate::exec::rude::RudeClients;
+use crate::plan::machine::Machine;
+use crate::traffic::dispatch::{Dispatch, OpenLoop};
+use crate::traffic::schedule::{self, Lane, Profile};
+use crate::traffic::sizes::Sizes;
+use crate::traffic::wire::Wire;
+use crate::units;
+use hub::HubPlan;
+
+pub mod calibration;
+mod checks;
+pub mod hub;
+pub mod machine;
+mod memory;
+mod room;
+
+pub use memory::Share;
+use room::Room;
+pub use room::{BacklogShort, Limit, Shortfall};
+
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A run that this machine can make.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where connections go, in turn; at least one. The port is 0 until the server of our own has
+    /// said its port.
+    pub targets: Vec<SocketAddr>,
+    pub service: ServiceOptions,
+    /// The targets as they were written.
+    pub target_name: String,
+    pub own_server: bool,
+    /// What was asked for, or the default.
+    pub connections_asked: u64,
+    /// Whether the number was given on the command line.
+    pub connections_explicit: bool,
+    /// What is possible, and so what is begun.
+    pub connections: u64,
+    pub shortfall: Option<Shortfall>,
+    /// More connections are begun at once than a listening socket of this machine holds.
+    pub backlog_short: Option<BacklogShort>,
+    pub threads: usize,
+    /// Processors that are left for a server of our own.
+    pub server_workers: usize,
+    pub duration: Option<Duration>,
+    pub requests: Option<u64>,
+    /// How long requests are sent before they are recorded.
+    pub warmup: Duration,
+    /// When requests are sent; `None` in a closed loop, when earlier ones have been answered.
+    pub open_loop: Option<OpenLoop>,
+    /// Requests in a second that were asked for on the whole; `None` in a closed loop, and where
+    /// the rate changes.
+    pub rate: Option<u64>,
+    /// Bytes in a request; the largest, if they differ.
+    pub size: u64,
+    pub sizes: Sizes,
+    /// The requests on the wire, except those of a hub.
+    pub wire: Wire,
+    /// What a hub's clients do.
+    pub hub: Option<HubPlan>,
+    pub pipeline: u64,
+    /// Whether no thread ever sleeps, nor a worker of a server of our own.
+    pub busy_poll: bool,
+    /// In a second, by all threads.
+    pub connect_rate: Option<u64>,
+    pub timeout: Duration,
+    /// After which a connection is closed and another one begun.
+    pub lifetime: Option<Lifetime>,
+    /// Whether it is the server that closes at the end of a lifetime.
+    pub server_closes: bool,
+    /// Rude clients beside the measured ones.
+    pub rude: RudeClients,
+    /// Local addresses to connect from, in turn. Empty: the system's choice.
+    pub sources: Vec<IpAddr>,
+    /// Further addresses of the networks given that are more than are ever used.
+    pub sources_unused: u128,
+    pub seed: u64,
+}
+
+/// How long a connection lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lifetime {
+    Requests(u64),
+    Time(Duration),
+}
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lifetime, String> {
+        // `m` is a million of requests, and a minute: the former without a unit of time is said in
+        // digits.
+        match units::positive(text) {
+            Ok(count) if !text.ends_with(['m', 'M']) => Ok(Lifetime::Requests(count)),
+            _ => units::duration(text).map(Lifetime::Time).map_err(|error| {
+                format!("{error}; or a number of requests, with k (1,000): 500, 10k")
+            }),
+        }
+    }
+}
+
+impl Plan {
+    /// Decides, for one target. `target` is `None` for a server of our own.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or not even one connection is possible.
+    pub fn new(
+        args: &Args,
+        machine: &Machine,
+        target: Option<SocketAddr>,
+        seed: u64,
+    ) -> Result<Plan, Failure> {
+        Plan::for_targets(args, machine, target.as_slice(), seed)
+    }
+
+    /// Decides, for any number of targets. There are none for a server of our own.
+    ///
+    /// # Errors
+    /// The flags contradict each other, or not even one connection is possible.
+    pub fn for_targets(
+        args: &Args,
+        machine: &Machine,
+        targets: &[SocketAddr],
+        seed: u64,
+    ) -> Result<Plan, Failure> {
+        checks::ranges(args)?;
+        let own_server = targets.is_empty();
+        let targets = match own_server {
+            true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            false => targets.to_vec(),
+        };
+        let (given, more) = source_ip::addresses(&args.load.source_ip);
+        checks::targets(&targets, &given)?;
+        let service = target::service(&args.targets)?;
+        let default = match (own_server, &service) {
+            (true, ServiceOptions::Hub(_)) => CONNECTIONS_OWN_HUB,
+            (true, _) => CONNECTIONS_OWN_SERVER,
+            (false, _) => CONNECTIONS_TARGET,
+        };
+        let asked = args.connections.unwrap_or(default);
+        let half = (machine.processors / 2).max(1);
+        let threads = args.threads.map_or(half, |threads| threads as usize).min(asked as usize);
+        let server_workers = machine.processors.saturating_sub(threads).max(1);
+        let rude = args.load.rude.clone().unwrap_or_default();
+        let room = Room {
+            machine,
+            given: &given,
+            rude: rude.total(),
+            targets: &targets,
+            threads,
+            server_workers,
+            own_server,
+        };
+        let shortfall = room.shortfall(asked);
+        let connections = shortfall.as_ref().map_or(asked, |shortfall| shortfall.possible);
+        if let (0, Some(shortfall)) = (connections, &shortfall) {
+            return Err(Failure::Setup(shortfall.to_string()));
+        }
+        let hub = match &service {
+            ServiceOptions::Hub(options) => Some(HubPlan::new(args, options, connections)?),
+            _ => hub::refuse_flags(args).map(|()| None)?,
+        };
+        target::check_sizes(&service, &args.load.size)?;
+        let server_closes = target::closes_after_one(&service);
+        if server_closes {
+            checks::one_request(args)?;
+        }
+        let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
+        let threads = if one_thread { 1 } else { threads };
+        let threads = threads.min(connections as usize);
+        if args.load.busy_poll {
+            let workers = if own_server { server_workers } else { 0 };
+            checks::busy_poll(threads, workers, machine.processors)?;
+        }
+        let sources = room.sources(connections);
+        let begun = (threads * connects_in_flight_max(threads)) as u64;
+        let backlog_short = room.backlog_short(begun.min(connections));
+        Ok(Plan {
+            targets,
+            service,
+            target_name: target_name(args),
+            hub,
+            own_server,
+            connections_asked: asked,
+            connections_explicit: args.connections.is_some(),
+            connections,
+            shortfall,
+            // Who begins them one after the other has no burst of them.
+            backlog_short: backlog_short.filter(|_| args.load.connect_rate.is_none()),
+            threads,
+            server_workers,
+            duration: args.duration.or_else(|| default_duration(args)),
+            requests: args.requests,
+            warmup: args.load.warmup.unwrap_or_default(),
+            open_loop: open_loop(args)?,
+            rate: args.load.rate,
+            size: args.load.size.max(),
+            sizes: args.load.size.clone(),
+            wire: Wire::new(target::protocol(&service), args.load.size.clone()),
+            pipeline: args.load.pipeline,
+            busy_poll: args.load.busy_poll,
+            connect_rate: args.load.connect_rate,
+            timeout: args.timeout,
+            lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
+            server_closes,
+            rude,
+            sources,
+            sources_unused: more,
+            seed,
+        })
+    }
+
+    /// What thread number `thread` has to do.
+    pub fn share(&self, thread: usize) -> Share {
+        let (thread, threads) = (thread as u64, self.threads as u64);
+        let first = self.connections * thread / threads;
+        let connections = (self.connections * (thread + 1) / threads - first) as usize;
+        Share { first_connection: first, connections, limits: self.client_limits(connections) }
+    }
+
+    /// The schedule of a thread in an open loop: for its connections or, of a hub's, for those
+    /// that send.
+    pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
+        let open_loop = self.open_loop.as_ref()?;
+        let (thread, threads) = (thread as u64, self.threads as u64);
+        let all = self.hub.map_or(self.connections, |hub| hub.senders);
+        let first = all * thread / threads;
+        let count = all * (thread + 1) / threads - first;
+        let lane = Lane::of_thread(thread, threads, count, all);
+        (count > 0).then(|| Dispatch::new(open_loop, lane, first, count as usize, self.seed))
+    }
+
+    /// What the threads of a hub run share.
+    pub fn hall(&self) -> Option<Hall> {
+        let hub = self.hub?;
+        let firsts: Vec<_> =
+            (0..self.threads).map(|nth| self.share(nth).first_connection).collect();
+        Some(Hall::new(hub.order, self.size, self.seed, &hub.senders(&firsts)))
+    }
+
+    /// The place among the targets of that of connection number `connection`.
+    pub fn target_index(&self, connection: u64) -> usize {
+        (connection % self.targets.len() as u64) as usize
+    }
+
+    /// Where connection number `connection` goes.
+    pub fn target(&self, connection: u64) -> SocketAddr {
+        self.targets[self.target_index(connection)]
+    }
+
+    /// The address that connection number `connection` is made from: the next one when all targets
+    /// have had theirs, so that every pair of both is used before one is used again.
+    pub fn source(&self, connection: u64) -> Option<IpAddr> {
+        let count = self.sources.len() as u64;
+        let nth = connection / self.targets.len() as u64 % count.max(1);
+        (count > 0).then(|| self.sources[nth as usize])
+    }
+
+    /// The targets' addresses, each with its scheme.
+    pub fn target_addresses(&self) -> Vec<String> {
+        self.targets.iter().map(|&target| target::url(self.service, target)).collect()
+    }
+
+    /// The same in one line that is not too long to be read.
+    pub fn targets_text(&self) -> String {
+        const TARGETS_SHOWN: usize = 4;
+        let mut text = self.target_addresses();
+        let more = text.len().saturating_sub(TARGETS_SHOWN);
+        text.truncate(TARGETS_SHOWN);
+        match more {
+            0 => text.join(", "),
+            _ => format!("{} and {more} more", text.join(", ")),
+        }
+    }
+
+    /// Connections that a thread begins before one of the earlier ones is established.
+    pub fn connects_in_flight_max(&self) -> usize {
+        connects_in_flight_max(self.threads)
+    }
+
+    /// How long after a thread's first connection the one with this number in it is begun. Threads
+    /// have their share of the rate, as they have of the connections.
+    pub fn connect_due(&self, share: &Share, nth: usize) -> Duration {
+        let Some(rate) = self.connect_rate else { return Duration::ZERO };
+        let part = share.connections as f64 / self.connections as f64;
+        Duration::from_secs_f64(nth as f64 / (rate as f64 * part))
+    }
+}
+
+/// Together fewer than a usual listen backlog of 4096 holds.
+fn connects_in_flight_max(threads: usize) -> usize {
+    (1024 / threads).clamp(1, 512)
+}
+
+fn target_name(args: &Args) -> String {
+    args.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn default_duration(args: &Args) -> Option<Duration> {
+    match &args.load.stages {
+        Some(stages) => Some(schedule::length(&stages.0)),
+        None => args.requests.is_none().then_some(DURATION_DEFAULT),
+    }
+}
+
+fn open_loop(args: &Args) -> Result<Option<OpenLoop>, Failure> {
+    let load = &args.load;
+    let stages = match (&load.stages, load.rate) {
+        (Some(stages), _) => stages.0.clone(),
+        (None, Some(rate)) => vec![schedule::steady(rate)],
+        (None, None) if load.strict || load.arrivals.is_some() => {
+            return Err(Failure::Usage(
+                "--strict and --arrivals are for an open loop: give it a rate with -R".into(),
+            ));
+        }
+        (None, None) => return Ok(None),
+    };
+    let profile = Profile::new(load.warmup.unwrap_or_default(), &stages);
+    let spacing = load.arrivals.unwrap_or_default();
+    Ok(Some(OpenLoop { profile, spacing, strict: load.strict }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Whether the generator kept its schedule: the criteria by which a run of an open loop is called
+//! generator-limited. `docs/measuring.md` says the same in words.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::plan::Plan;
+use crate::stats::records::Records;
+
+/// A generator whose threads are busier than this share of the time has hardly been idle: a reply
+/// that arrived had to wait for the tool, and a faster server would not have had more requests to
+/// answer.
+///
+/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
+/// thread that is kept from running is no less the bottleneck.
+pub const SATURATED: f64 = 0.95;
+
+/// A schedule whose oldest unsent request is older than this is behind.
+pub const BEHIND: Duration = Duration::from_millis(10);
+
+/// The generator's own lag may be this part of the latency at the 99th percentile.
+pub const OWN_LAG_PART: u64 = 4;
+
+/// An own lag up to this is never held against a run: it is what a timer's wake-up and a turn of
+/// the loop take on a machine that has a processor to spare.
+pub const OWN_LAG_FREE: Duration = Duration::from_micros(100);
+
+/// A thread that waits for a processor for this share of the time is kept from running: that part
+/// of the replies finds it waiting, and lies unread.
+pub const KEPT_FROM_RUNNING: f64 = 0.1;
+
+/// Why the generator could not keep its schedule; `None` if it could, or had none to keep.
+pub fn generator_limit(plan: &Plan, records: &Records) -> Option<String> {
+    plan.open_loop.as_ref()?;
+    lag_limit(records).or_else(|| saturation_limit(records)).or_else(|| waiting_limit(records))
+}
+
+/// The own lag is part of each latency. Where it is a large part of it, what was measured is the
+/// generator, whatever the reason: its own work, too few processors, a noisy machine.
+fn lag_limit(records: &Records) -> Option<String> {
+    let own = records.own_lag.value_at_quantile(0.99);
+    let latency = records.latency.value_at_quantile(0.99);
+    let bound = lag_bound(latency);
+    (own > bound).then(|| {
+        format!(
+            "it sent late on its own account: lag p99 {}, more than the {} allowed of a latency \
+             p99 of {}",
+            time(own),
+            time(bound),
+            time(latency)
+        )
+    })
+}
+
+/// Whether the own lag is a large part of the latency at this quantile.
+pub fn lags_at(records: &Records, quantile: f64) -> bool {
+    let at = |values: &Histogram<u64>| values.value_at_quantile(quantile);
+    at(&records.own_lag) > lag_bound(at(&records.latency))
+}
+
+fn lag_bound(latency_ns: u64) -> u64 {
+    (latency_ns / OWN_LAG_PART).max(OWN_LAG_FREE.as_nanos() as u64)
+}
+
+/// Where a thread is never idle, connections look busy because their replies lie unread.
+fn saturation_limit(records: &Records) -> Option<String> {
+    if records.saturated_seconds > 0 {
+        return Some(format!(
+            "a thread was behind its schedule and at least {1:.0} % busy in {0} of the seconds",
+            records.saturated_seconds,
+            SATURATED * 100.0
+        ));
+    }
+    let elapsed = records.elapsed().as_secs_f64();
+    let busiest = records.thread_uses.iter().map(|used| used.busy()).max()?.as_secs_f64();
+    (elapsed > 0.0 && busiest >= SATURATED * elapsed)
+        .then(|| format!("a thread was {:.0} % busy", (busiest / elapsed).min(1.0) * 100.0))
+}
+
+/// A thread that is kept from running leaves replies unread, so that connections look busy and the
+/// requests behind them wait: the own lag sees nothing of that, nor is the thread saturated.
+fn waiting_limit(records: &Records) -> Option<String> {
+    let sent_late = records.send_lag.value_at_quantile(0.99) > BEHIND.as_nanos() as u64;
+    let behind = sent_late || records.never_sent * 100 > records.offered;
+    let elapsed = records.elapsed().as_secs_f64();
+    let waited = records.thread_uses.iter().map(|used| used.waiting).max()?.as_secs_f64();
+    (behind && elapsed > 0.0 && waited >= KEPT_FROM_RUNNING * elapsed).then(|| {
+        format!(
+            "requests were late while a thread waited for a processor {:.0} % of the time",
+            (waited / elapsed).min(1.0) * 100.0
+        )
+    })
+}
+
+fn time(nanos: u64) -> String {
+    crate::report::time_us(nanos as f64 / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::plan;
+    use crate::stats::cpu::ThreadUse;
+    use echopool::time::Time;
+
+    /// An open loop of one second whose own lag and latency are always these.
+    fn records(own_us: u64, latency_us: u64, busy_ms: u64) -> Records {
+        let (began, ended) = (Time::from_nanos(5), Time::from_nanos(1_000_000_005));
+        let mut records = Records { began, ended, ..Records::default() };
+        for _ in 0..1000 {
+            records.own_lag.record(own_us * 1000).unwrap();
+            records.latency.record(latency_us * 1000).unwrap();
+        }
+        let running = Duration::from_millis(busy_ms);
+        records.thread_uses = vec![ThreadUse { running, ..ThreadUse::default() }];
+        records
+    }
+
+    fn limit(records: &Records) -> Option<String> {
+        generator_limit(&plan("127.0.0.1:7 -R 1k"), records)
+    }
+
+    #[test]
+    fn a_generator_that_keeps_its_schedule_is_no_limit() {
+        assert_eq!(limit(&records(30, 60, 500)), None, "small lags are free");
+        assert_eq!(limit(&records(900, 4_000, 500)), None, "a fifth of the latency");
+    }
+
+    #[test]
+    fn a_lag_that_is_a_large_part_of_the_latency_is_a_limit() {
+        let reason = limit(&records(900, 2_000, 500)).expect("nearly half of it");
+        assert!(reason.contains("900.10us") && reason.contains("500.22us allowed"), "{reason}");
+    }
+
+    #[test]
+    fn a_thread_that_is_never_idle_is_a_limit() {
+        let reason = limit(&records(30, 60, 960)).expect("96 %");
+        assert!(reason.contains("96 % busy"), "{reason}");
+        let mut records = records(30, 60, 500);
+        records.saturated_seconds = 2;
+        assert!(limit(&records).expect("two such seconds").contains("in 2 of"));
+    }
+
+    #[test]
+    fn a_thread_that_is_kept_from_running_while_requests_are_late_is_a_limit() {
+        let with = |waiting_ms, late_ms: u64, never_sent| {
+            let mut records = records(0, 200_000, 250);
+            records.thread_uses[0].waiting = Duration::from_millis(waiting_ms);
+            records.send_lag.record_n(late_ms * 1_000_000, 1_000).unwrap();
+            (records.offered, records.never_sent) = (1_000 + never_sent, never_sent);
+            limit(&records)
+        };
+        assert!(with(150, 20, 0).expect("late").contains("waited for a processor 15 % of"));
+        assert!(with(150, 0, 500).is_some(), "what is never sent is late");
+        assert_eq!(with(150, 1, 5), None, "in time");
+        assert_eq!(with(50, 20, 500), None, "it ran when it wanted to: the server is slow");
+    }
+
+    #[test]
+    fn a_closed_loop_has_no_schedule_to_keep() {
+        let plan = plan("127.0.0.1:7");
+        assert_eq!(generator_limit(&plan, &records(900, 1_000, 1_000)), None);
+    }
+}

@@ -1,0 +1,466 @@
+//! What happened in each second, while the run goes on: each thread of clients records its part of
+//! an interval and hands it over when the second has ended; the main thread adds the parts of all
+//! threads up. Who shows or writes an interval is not decided here.
+//!
+//! Memory is constant: a thread has three parts for ever. It hands over a full one and takes an
+//! empty one, without a lock and without allocating. If the main thread is late and there is no
+//! empty one, the thread goes on with the one it has: that part then covers more than its second,
+//! and nothing is lost or counted twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use echopool::time::Time;
+use hdrhistogram::Histogram;
+
+use crate::exec::control::{Control, Snapshot};
+use crate::stats::records::latency_histogram;
+
+/// Parts of a thread: one that is recorded into, one on its way, one in reserve for a main
+/// thread that is a second late.
+const PARTS: usize = 3;
+/// The length of a second.
+const SECOND: Duration = Duration::from_secs(1);
+/// A thread looks at the clock at least every 100 ms. One that is later than this after the end of
+/// a second is not waited for: what it has counts for a later second.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// The number of the part with which a thread's measured period ends, and of what comes later.
+const LAST: u64 = u64::MAX - 1;
+const AFTER: u64 = u64::MAX;
+
+/// What one thread recorded, usually in one second.
+pub struct Part {
+    /// The last second that it covers, from 0, or one of the numbers above.
+    number: u64,
+    /// In nanoseconds.
+    latency: Histogram<u64>,
+    send_lag: Histogram<u64>,
+    replies: u64,
+    replies_late: u64,
+    bytes: u64,
+}
+
+impl Part {
+    fn new() -> Part {
+        Part {
+            number: 0,
+            latency: latency_histogram(),
+            send_lag: latency_histogram(),
+            replies: 0,
+            replies_late: 0,
+            bytes: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.latency.reset();
+        self.send_lag.reset();
+        (self.replies, self.replies_late, self.bytes) = (0, 0, 0);
+    }
+}
+
+/// The way of one thread's parts to the main thread and back.
+pub struct Handover {
+    full: ArrayQueue<Box<Part>>,
+    empty: ArrayQueue<Box<Part>>,
+}
+
+impl Default for Handover {
+    /// All parts are made here.
+    fn default() -> Handover {
+        let handover = Handover { full: ArrayQueue::new(PARTS), empty: ArrayQueue::new(PARTS) };
+        while handover.empty.push(Box::new(Part::new())).is_ok() {}
+        handover
+    }
+}
+
+/// The side of a thread of clients. What it still has is handed over when it is dropped.
+pub struct Recorder {
+    control: Arc<Control>,
+    thread: usize,
+    /// Always there, until dropped.
+    current: Option<Box<Part>>,
+    began: Time,
+    /// When the second that is recorded into ends; never, outside of the measured period.
+    ends: Time,
+}
+
+impl Recorder {
+    /// Each thread has one.
+    pub fn new(control: Arc<Control>, thread: usize) -> Recorder {
+        let current = control.handover(thread).empty.pop();
+        assert!(current.is_some(), "a thread has one recorder");
+        Recorder { control, thread, current, began: Time::ZERO, ends: Time::MAX }
+    }
+
+    /// The measured period begins.
+    pub fn begin(&mut self, now: Time) {
+        self.began = now;
+        self.ends = now + SECOND;
+    }
+
+    /// Records a reply and its bytes. `in_period` says whether it came in the measured period.
+    #[inline]
+    pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
+        self.tick(now);
+        let current = self.current.as_mut().expect("it is there until dropped");
+        current.latency.saturating_record(latency.as_nanos() as u64);
+        if in_period {
+            current.replies += 1;
+        } else {
+            current.replies_late += 1;
+        }
+    }
+
+    /// Records that a request was sent so long after its intended time.
+    #[inline]
+    pub fn sent(&mut self, now: Time, lag: Duration) {
+        self.tick(now);
+        let current = self.current.as_mut().expect("it is there until dropped");
+        current.send_lag.saturating_record(lag.as_nanos() as u64);
+    }
+
+    /// Records a request that is given up after so long without its reply.
+    pub fn give_up(&mut self, now: Time, age: Duration) {
+        self.tick(now);
+        let current = self.current.as_mut().expect("it is there until dropped");
+        current.latency.saturating_record(age.as_nanos() as u64);
+    }
+
+    /// Records bytes that came in the measured period.
+    #[inline]
+    pub fn bytes(&mut self, now: Time, bytes: u64) {
+        self.tick(now);
+        self.current.as_mut().expect("it is there until dropped").bytes += bytes;
+    }
+
+    /// Hands the part over if its second has ended.
+    #[inline]
+    pub fn tick(&mut self, now: Time) {
+        if now >= self.ends {
+            self.hand_over(now);
+        }
+    }
+
+    /// The measured period has ended: what is recorded from now on is late.
+    pub fn end(&mut self, ended: Time) {
+        self.tick(ended);
+        self.exchange(LAST);
+        self.ends = Time::MAX;
+    }
+
+    #[cold]
+    fn hand_over(&mut self, now: Time) {
+        let seconds = (now - self.began).as_secs();
+        self.exchange(seconds - 1);
+        self.ends = self.began + SECOND * (seconds as u32 + 1);
+    }
+
+    /// Without an empty part the current one goes on.
+    fn exchange(&mut self, number: u64) {
+        let handover = self.control.handover(self.thread);
+        if let Some(empty) = handover.empty.pop() {
+            let full = self.current.replace(empty);
+            push(handover, full.expect("it is there until dropped"), number);
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(last) = self.current.take() {
+            push(self.control.handover(self.thread), last, AFTER);
+        }
+    }
+}
+
+fn push(handover: &Handover, mut part: Box<Part>, number: u64) {
+    part.number = number;
+    let pushed = handover.full.push(part);
+    assert!(pushed.is_ok(), "there is room for all parts of a thread");
+}
+
+/// One second of all threads.
+pub struct Interval {
+    /// From 0.
+    pub number: u64,
+    /// From the begin of the measured period to that of this second.
+    pub start: Duration,
+    /// One second, but for the last one.
+    pub length: Duration,
+    /// In nanoseconds. Late replies are in it.
+    pub latency: Histogram<u64>,
+    /// From the intended time to the actual send, of the requests sent, in nanoseconds. Empty in a
+    /// closed loop.
+    pub send_lag: Histogram<u64>,
+    /// Replies within the measured period, and after it.
+    pub replies: u64,
+    pub replies_late: u64,
+    /// Bytes verified in the measured period.
+    pub bytes: u64,
+    /// Counts of the whole run, until now.
+    pub counts: Snapshot,
+    /// What has gone wrong in this second.
+    pub errors: u64,
+}
+
+impl Interval {
+    /// Replies in a second, within the measured period.
+    pub fn rate(&self) -> f64 {
+        match self.length.as_secs_f64() {
+            length if length > 0.0 => self.replies as f64 / length,
+            _ => 0.0,
+        }
+    }
+
+    /// Whether it is as long as a second is.
+    pub fn is_whole(&self) -> bool {
+        self.length == SECOND
+    }
+
+    fn add(&mut self, part: &Part) {
+        self.latency.add(&part.latency).expect("the bounds are equal");
+        self.send_lag.add(&part.send_lag).expect("the bounds are equal");
+        self.replies += part.replies;
+        self.replies_late += part.replies_late;
+        self.bytes += part.bytes;
+    }
+
+    fn begin_next(&mut self) {
+        self.number += 1;
+        self.start += self.length;
+        self.latency.reset();
+        self.send_lag.reset();
+        (self.replies, self.replies_late, self.bytes) = (0, 0, 0);
+    }
+}
+
+/// The side of the main thread.
+pub struct Collector {
+    control: Arc<Control>,
+    threads: Vec<ThreadState>,
+    second: Interval,
+    /// Whether the second has been handed out, so that the next one is to begin.
+    given: bool,
+    errors_before: u64,
+    /// When it was last asked within the measured period.
+    open: u64,
+}
+
+/// What is known of a thread.
+#[derive(Default)]
+struct ThreadState {
+    /// A part that belongs to a later second.
+    held: Option<Box<Part>>,
+    /// Seconds of which all has been seen.
+    through: u64,
+}
+
+impl Collector {
+    pub fn new(control: Arc<Control>) -> Collector {
+        let threads = (0..control.threads()).map(|_| ThreadState::default()).collect();
+        let second = Interval {
+            number: 0,
+            start: Duration::ZERO,
+            length: SECOND,
+            latency: latency_histogram(),
+            send_lag: latency_histogram(),
+            replies: 0,
+            replies_late: 0,
+            bytes: 0,
+            counts: Snapshot::default(),
+            errors: 0,
+        };
+        Collector { control, threads, second, given: false, errors_before: 0, open: 0 }
+    }
+
+    /// The next second, if it is over at `since`, the time since the measured period began.
+    pub fn next(&mut self, since: Duration) -> Option<&Interval> {
+        self.begin_next();
+        self.open = self.control.snapshot().open;
+        let end = self.second.start + SECOND;
+        if since < end {
+            return None;
+        }
+        let number = self.second.number;
+        self.take(number);
+        let complete = self.threads.iter().all(|handover| handover.through > number);
+        (complete || since >= end + GRACE).then(|| self.complete(SECOND))
+    }
+
+    /// What has not been asked for yet, when all threads have ended: `elapsed` is the length of the
+    /// measured period. To be called until it answers `None`. What came after the period is in a
+    /// last one that has no length.
+    pub fn rest(&mut self, elapsed: Duration) -> Option<&Interval> {
+        self.begin_next();
+        let left = elapsed.saturating_sub(self.second.start);
+        if left > SECOND {
+            self.take(self.second.number);
+            return Some(self.complete(SECOND));
+        }
+        self.take(if left.is_zero() { AFTER } else { LAST });
+        let errors = self.control.snapshot().errors() > self.errors_before;
+        let something = errors || !self.second.latency.is_empty() || self.second.bytes > 0;
+        (!left.is_zero() || something).then(|| self.complete(left))
+    }
+
+    fn begin_next(&mut self) {
+        if std::mem::take(&mut self.given) {
+            self.second.begin_next();
+        }
+    }
+
+    fn complete(&mut self, length: Duration) -> &Interval {
+        let mut counts = self.control.snapshot();
+        // Looked at after the end, there are none left.
+        counts.open = if length.is_zero() { counts.open } else { self.open };
+        self.second.length = length;
+        self.second.counts = counts;
+        self.second.errors = counts.errors() - self.errors_before;
+        self.errors_before = counts.errors();
+        self.given = true;
+        &self.second
+    }
+
+    /// Adds all parts up to this number, and gives them back empty.
+    fn take(&mut self, number: u64) {
+        for (thread, state) in self.threads.iter_mut().enumerate() {
+            let handover = self.control.handover(thread);
+            while let Some(mut part) = state.held.take().or_else(|| handover.full.pop()) {
+                state.through = part.number.saturating_add(1);
+                if part.number > number {
+                    state.held = Some(part);
+                    break;
+                }
+                self.second.add(&part);
+                part.clear();
+                let pushed = handover.empty.push(part);
+                assert!(pushed.is_ok(), "there is room for all parts of a thread");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGAN: Time = Time::from_nanos(1_000);
+
+    fn at(millis: u64) -> Time {
+        BEGAN + Duration::from_millis(millis)
+    }
+
+    fn since(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn recorders(control: &Arc<Control>) -> Vec<Recorder> {
+        let recorder = |thread| {
+            let mut recorder = Recorder::new(control.clone(), thread);
+            recorder.begin(BEGAN);
+            recorder
+        };
+        (0..control.threads()).map(recorder).collect()
+    }
+
+    fn reply(recorder: &mut Recorder, millis: u64) {
+        recorder.reply(at(millis), Duration::from_micros(millis), true);
+    }
+
+    #[test]
+    fn replies_of_all_threads_are_in_the_second_that_they_came_in() {
+        let control = Arc::new(Control::new(2, 0, None));
+        let mut recorders = recorders(&control);
+        let mut collector = Collector::new(control.clone());
+        for millis in [1, 999, 1_000, 1_500, 2_400] {
+            reply(&mut recorders[0], millis);
+        }
+        reply(&mut recorders[1], 500);
+        assert!(collector.next(since(999)).is_none(), "it is not over");
+        assert!(collector.next(since(1_001)).is_none(), "one thread has not said all");
+        recorders[1].tick(at(1_050));
+        let first = collector.next(since(1_060)).expect("both threads are past it");
+        assert_eq!((first.number, first.replies, first.latency.len()), (0, 3, 3));
+        recorders[1].tick(at(2_050));
+        let second = collector.next(since(2_060)).expect("both threads are past it");
+        assert_eq!((second.number, second.replies, second.start), (1, 2, SECOND));
+        for recorder in &mut recorders {
+            recorder.end(at(2_500));
+        }
+        recorders[0].reply(at(2_600), Duration::from_micros(9), false);
+        drop(recorders);
+        let last = collector.rest(since(2_500)).expect("half a second");
+        assert_eq!((last.replies, last.length, last.rate()), (1, since(500), 2.0));
+        let late = collector.rest(since(2_500)).expect("a late reply");
+        assert_eq!((late.replies, late.replies_late, late.length), (0, 1, Duration::ZERO));
+        assert!(collector.rest(since(2_500)).is_none());
+    }
+
+    #[test]
+    fn send_lags_are_in_the_second_of_the_send() {
+        let control = Arc::new(Control::new(1, 0, None));
+        let mut recorder = recorders(&control).remove(0);
+        let mut collector = Collector::new(control);
+        for (millis, lag) in [(100, 7), (900, 9), (1_100, 11)] {
+            recorder.sent(at(millis), Duration::from_nanos(lag));
+        }
+        recorder.tick(at(2_000));
+        let mut next = |millis| {
+            let second = collector.next(since(millis)).expect("it is over");
+            (second.send_lag.len(), second.send_lag.max(), second.latency.len())
+        };
+        assert_eq!((next(1_500), next(2_001)), ((2, 9, 0), (1, 11, 0)));
+    }
+
+    #[test]
+    fn nothing_is_lost_when_the_main_thread_is_late() {
+        let control = Arc::new(Control::new(1, 0, None));
+        let mut recorders = recorders(&control);
+        for millis in (0..20_000).step_by(100) {
+            reply(&mut recorders[0], millis);
+        }
+        recorders[0].end(at(20_000));
+        drop(recorders);
+        let mut collector = Collector::new(control);
+        let mut replies = Vec::new();
+        while let Some(second) = collector.rest(since(20_000)) {
+            replies.push(second.replies);
+            assert_eq!(second.replies, second.latency.len());
+        }
+        assert_eq!(replies.iter().sum::<u64>(), 200, "{replies:?}");
+        assert_eq!(replies[..2], [10, 10], "what there was room for is in its second");
+        assert!(replies.len() >= 20, "{replies:?}");
+    }
+
+    #[test]
+    fn a_thread_that_says_nothing_is_not_waited_for_long() {
+        let control = Arc::new(Control::new(2, 0, None));
+        let mut recorders = recorders(&control);
+        let mut collector = Collector::new(control);
+        reply(&mut recorders[0], 1_000);
+        reply(&mut recorders[1], 10);
+        assert!(collector.next(since(1_200)).is_none());
+        assert_eq!(collector.next(since(1_300)).map(|second| second.replies), Some(0));
+        recorders[1].tick(at(1_900));
+        recorders[0].tick(at(2_000));
+        recorders[1].tick(at(2_000));
+        assert_eq!(collector.next(since(2_001)).map(|second| second.replies), Some(2));
+    }
+
+    #[test]
+    fn errors_count_in_the_second_in_which_they_are_seen() {
+        let control = Arc::new(Control::new(1, 0, None));
+        let recorders = recorders(&control);
+        let mut collector = Collector::new(control.clone());
+        crate::exec::control::add(&control.tally(0).lost, 2);
+        assert_eq!(collector.next(since(1_500)).map(|second| second.errors), Some(2));
+        assert_eq!(collector.next(since(2_500)).map(|second| second.errors), Some(0));
+        crate::exec::control::add(&control.tally(0).connect_failed, 1);
+        drop(recorders);
+        assert_eq!(collector.rest(since(2_000)).map(|second| second.errors), Some(1));
+        assert!(collector.rest(since(2_000)).is_none());
+    }
+}

@@ -1,0 +1,442 @@
+//! What a run measured: the records of one thread, and those of all threads together. Recording
+//! allocates nothing, however long the run is.
+//!
+//! Every request that was to be sent in the measured period is in exactly one of the counts
+//! completed, timed out, unanswered and never sent, and once in the latencies: with the time to its
+//! reply, or with its age when it was given up, which is the least that its latency would have
+//! been.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use echopool::time::Time;
+use hdrhistogram::Histogram;
+
+use crate::exec::client::conversation::{Loss, Mismatch};
+use crate::exec::lifecycle::TargetCount;
+use crate::exec::rude::RudeCount;
+use crate::stats::cpu::ThreadUse;
+use crate::stats::hub::HubRecords;
+use crate::stats::timeseries::Series;
+
+/// Mismatches that are described in the report; all are counted.
+pub const MISMATCHES_SHOWN: usize = 8;
+/// Latencies are recorded from 1 ns to here, with three significant digits.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+/// Of a thread, in a second.
+const RATE_MAX: u64 = 1_000_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// Connections that ended before their time, by kind.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Losses {
+    pub timed_out: u64,
+    pub closed_by_peer: u64,
+    pub reset: u64,
+    pub peer_lost: u64,
+    pub failed: u64,
+}
+
+/// What was counted and timed, by one thread or by all.
+pub struct Records {
+    pub established: u64,
+    /// By error number.
+    pub connect_errors: BTreeMap<i32, u64>,
+    pub losses: Losses,
+    /// Connections on which a byte differed.
+    pub mismatches: u64,
+    pub first_mismatches: Vec<Mismatch>,
+    /// Requests whose intended time is in the measured period, sent or not. In a closed loop a
+    /// request is intended when it is begun.
+    pub offered: u64,
+    /// Those that were given to a connection.
+    pub requests: u64,
+    /// Replies to them within the measured period.
+    pub replies: u64,
+    /// Replies to them that came after it.
+    pub replies_late: u64,
+    /// Requests whose reply had not come within the time-out, counted from the send; their
+    /// connection was closed for it.
+    pub timed_out: u64,
+    /// Requests that had been given to a connection when it ended otherwise, or the run did.
+    pub unanswered: u64,
+    /// Requests of an open loop for which no connection had room until the end of the period.
+    pub never_sent: u64,
+    /// Requests sent while warming up: verified, and not recorded.
+    pub warmup_requests: u64,
+    /// Bytes verified within the measured period.
+    pub bytes: u64,
+    /// Bytes verified in all.
+    pub bytes_verified: u64,
+    /// From the intended time to the complete reply, in nanoseconds; late replies included, and the
+    /// age of each request that had none. One value for each request offered.
+    pub latency: Histogram<u64>,
+    /// From the actual send to the complete reply, in nanoseconds, or to when it was given up.
+    /// Equal to the latency in a closed loop.
+    pub service_time: Histogram<u64>,
+    /// From the intended time to the actual send, in nanoseconds. Empty in a closed loop.
+    pub send_lag: Histogram<u64>,
+    /// The part of the send lag that is the generator's own: from the intended time, or from when
+    /// the connection had room if that was later, to the actual send; behind a pause of the thread
+    /// at least as long as that. Empty in a closed loop.
+    pub own_lag: Histogram<u64>,
+    /// From the begin of a connect to the established connection, in nanoseconds.
+    pub connect: Histogram<u64>,
+    /// Connections that were begun anew at the end of another's lifetime, and established.
+    pub reconnects: u64,
+    /// The measured period second by second.
+    pub seconds: Series,
+    /// Seconds in which a thread was [saturated](crate::report::validity::SATURATED) while its schedule was
+    /// [behind](crate::report::validity::BEHIND).
+    pub saturated_seconds: u64,
+    /// The longest time that a thread was to be at work and was not.
+    pub longest_pause: Duration,
+    /// What became of the connections to each target, in the plan's order; none of a thread that
+    /// has no measured clients.
+    pub targets: Vec<TargetCount>,
+    /// What a hub run counts beside.
+    pub hub: Option<HubRecords>,
+    /// What became of the rude clients.
+    pub rude: Vec<RudeCount>,
+    /// Replies in a second of one thread, sampled.
+    pub rates: Histogram<u64>,
+    /// The last reply.
+    pub last_reply: Time,
+    /// Replies of each established connection.
+    pub replies_each: Vec<u64>,
+    /// When measuring began and ended; both zero if it never began.
+    pub began: Time,
+    pub ended: Time,
+    /// Processor use of each thread while it measured.
+    pub thread_uses: Vec<ThreadUse>,
+}
+
+/// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
+pub fn latency_histogram() -> Histogram<u64> {
+    histogram(LATENCY_MAX_NS)
+}
+
+/// The value that this percentage of the values do not exceed. A hundredth of 99.9 is not 0.999 but a
+/// little more, which for 1000 values is the largest instead of the one before it: so a little less.
+pub fn percentile(values: &Histogram<u64>, percentile: f64) -> u64 {
+    values.value_at_quantile((percentile / 100.0).next_down())
+}
+
+fn histogram(max: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
+}
+
+impl Default for Records {
+    fn default() -> Records {
+        Records {
+            established: 0,
+            connect_errors: BTreeMap::new(),
+            losses: Losses::default(),
+            mismatches: 0,
+            first_mismatches: Vec::with_capacity(MISMATCHES_SHOWN),
+            offered: 0,
+            requests: 0,
+            replies: 0,
+            replies_late: 0,
+            timed_out: 0,
+            unanswered: 0,
+            never_sent: 0,
+            warmup_requests: 0,
+            bytes: 0,
+            bytes_verified: 0,
+            latency: latency_histogram(),
+            service_time: latency_histogram(),
+            send_lag: latency_histogram(),
+            own_lag: latency_histogram(),
+            connect: latency_histogram(),
+            reconnects: 0,
+            seconds: Series::default(),
+            saturated_seconds: 0,
+            longest_pause: Duration::ZERO,
+            targets: Vec::new(),
+            hub: None,
+            rude: Vec::new(),
+            rates: histogram(RATE_MAX),
+            last_reply: Time::ZERO,
+            replies_each: Vec::new(),
+            began: Time::ZERO,
+            ended: Time::ZERO,
+            thread_uses: Vec::new(),
+        }
+    }
+}
+
+impl Records {
+    /// Records one reply. `in_period` says whether it came within the measured period.
+    #[inline]
+    pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
+        self.latency.saturating_record(latency.as_nanos() as u64);
+        self.last_reply = now;
+        if in_period {
+            self.replies += 1;
+        } else {
+            self.replies_late += 1;
+        }
+    }
+
+    /// Records the send of a request that was intended then, and that nothing but the generator has
+    /// kept from being sent since `own_since`: its connection has had room since then.
+    #[inline]
+    pub fn sent(&mut self, now: Time, intended: Time, own_since: Time) {
+        self.send_lag.saturating_record((now - intended).as_nanos() as u64);
+        self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
+    }
+
+    /// Records a request that is given up, whose reply has not come.
+    pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
+        self.latency.saturating_record((now - intended).as_nanos() as u64);
+        let sent = match end {
+            GivenUp::TimedOut { sent } => {
+                self.timed_out += 1;
+                sent
+            }
+            GivenUp::Unanswered { sent } => {
+                self.unanswered += 1;
+                sent
+            }
+            GivenUp::NeverSent => {
+                self.never_sent += 1;
+                return;
+            }
+        };
+        self.service_time.saturating_record((now - sent).as_nanos() as u64);
+    }
+
+    /// Requests that had their reply.
+    pub fn completed(&self) -> u64 {
+        self.replies + self.replies_late
+    }
+
+    /// # Panics
+    /// A request has been counted twice, or not at all.
+    pub fn assert_balanced(&self) {
+        let Records { offered, timed_out, unanswered, never_sent, .. } = self;
+        let ended = self.completed() + timed_out + unanswered + never_sent;
+        assert_eq!(*offered, ended, "each request offered has one end");
+        assert_eq!(*offered, self.latency.len(), "each request offered has a latency");
+    }
+
+    /// Records the rate of a part of the measured period.
+    pub fn rate(&mut self, replies: u64, span: Duration) {
+        let nanos = span.as_nanos().max(1);
+        self.rates.saturating_record((u128::from(replies) * 1_000_000_000 / nanos) as u64);
+    }
+
+    /// Records that a connection was lost.
+    pub fn loss(&mut self, loss: Loss) {
+        match loss {
+            // Counted where it was found.
+            Loss::Mismatch => {}
+            Loss::TimedOut => self.losses.timed_out += 1,
+            Loss::ClosedByPeer => self.losses.closed_by_peer += 1,
+            Loss::Reset => self.losses.reset += 1,
+            Loss::PeerLost => self.losses.peer_lost += 1,
+            Loss::Failed => self.losses.failed += 1,
+        }
+    }
+
+    /// Records that a connection's bytes differed.
+    pub fn mismatch(&mut self, mismatch: Mismatch) {
+        self.mismatches += 1;
+        if self.first_mismatches.len() < MISMATCHES_SHOWN {
+            self.first_mismatches.push(mismatch);
+        }
+    }
+
+    /// Adds the records of another thread.
+    pub fn merge(&mut self, other: Records) {
+        self.established += other.established;
+        for (error, count) in other.connect_errors {
+            *self.connect_errors.entry(error).or_default() += count;
+        }
+        self.losses = self.losses.plus(other.losses);
+        self.mismatches += other.mismatches;
+        self.first_mismatches.extend(other.first_mismatches);
+        self.first_mismatches.truncate(MISMATCHES_SHOWN);
+        self.offered += other.offered;
+        self.requests += other.requests;
+        self.replies += other.replies;
+        self.replies_late += other.replies_late;
+        self.timed_out += other.timed_out;
+        self.unanswered += other.unanswered;
+        self.never_sent += other.never_sent;
+        self.warmup_requests += other.warmup_requests;
+        self.bytes += other.bytes;
+        self.bytes_verified += other.bytes_verified;
+        self.latency.add(other.latency).expect("the bounds are equal");
+        self.service_time.add(other.service_time).expect("the bounds are equal");
+        self.send_lag.add(other.send_lag).expect("the bounds are equal");
+        self.own_lag.add(other.own_lag).expect("the bounds are equal");
+        self.connect.add(other.connect).expect("the bounds are equal");
+        self.reconnects += other.reconnects;
+        self.seconds.merge(other.seconds);
+        self.saturated_seconds += other.saturated_seconds;
+        self.longest_pause = self.longest_pause.max(other.longest_pause);
+        merge_targets(&mut self.targets, other.targets);
+        if let Some(hub) = other.hub {
+            self.hub = Some(self.hub.unwrap_or_default().plus(&hub));
+        }
+        self.rude.extend(other.rude);
+        self.rates.add(other.rates).expect("the bounds are equal");
+        self.last_reply = self.last_reply.max(other.last_reply);
+        self.replies_each.extend(other.replies_each);
+        // All threads begin at the same time; one that never began says zero.
+        self.began = self.began.max(other.began);
+        self.ended = self.ended.max(other.ended);
+        self.thread_uses.extend(other.thread_uses);
+    }
+
+    /// The length of the measured period.
+    pub fn elapsed(&self) -> Duration {
+        self.ended - self.began
+    }
+
+    /// Connections that had at least one verified reply.
+    pub fn served(&self) -> u64 {
+        self.replies_each.iter().filter(|replies| **replies > 0).count() as u64
+    }
+
+    /// Jain's index of fairness of the replies of each connection: 1 if all had as many, 1/n if one
+    /// of n had them all; 1 if there were none.
+    pub fn fairness(&self) -> f64 {
+        let sum: f64 = self.replies_each.iter().map(|replies| *replies as f64).sum();
+        let squares: f64 = self.replies_each.iter().map(|replies| (*replies as f64).powi(2)).sum();
+        if squares == 0.0 { 1.0 } else { sum * sum / (squares * self.replies_each.len() as f64) }
+    }
+
+    /// Connects that failed.
+    pub fn connect_failed(&self) -> u64 {
+        self.connect_errors.values().sum()
+    }
+}
+
+fn merge_targets(all: &mut Vec<TargetCount>, other: Vec<TargetCount>) {
+    if all.is_empty() {
+        *all = other;
+        return;
+    }
+    for (to, from) in all.iter_mut().zip(other) {
+        *to = to.plus(&from);
+    }
+}
+
+/// How a request ended that had no reply. `sent`: when it was actually sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GivenUp {
+    TimedOut { sent: Time },
+    Unanswered { sent: Time },
+    NeverSent,
+}
+
+impl Losses {
+    /// All kinds together.
+    pub fn total(self) -> u64 {
+        self.timed_out + self.closed_by_peer + self.reset + self.peer_lost + self.failed
+    }
+
+    fn plus(self, other: Losses) -> Losses {
+        Losses {
+            timed_out: self.timed_out + other.timed_out,
+            closed_by_peer: self.closed_by_peer + other.closed_by_peer,
+            reset: self.reset + other.reset,
+            peer_lost: self.peer_lost + other.peer_lost,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> Time {
+        Time::from_nanos(nanos)
+    }
+
+    #[test]
+    fn merging_adds_everything_up() {
+        let thread = |offset: u64| {
+            let mut records = Records { established: 2, began: at(100), ..Records::default() };
+            records.reply(at(200 + offset), Duration::from_micros(5), true);
+            records.reply(at(300 + offset), Duration::from_micros(7), false);
+            records.loss(Loss::Reset);
+            records.loss(Loss::Mismatch);
+            *records.connect_errors.entry(7).or_default() += 1;
+            records.ended = at(250 + offset);
+            records.replies_each = vec![2, 0];
+            records
+        };
+        let mut all = thread(0);
+        all.merge(thread(50));
+        assert_eq!((all.established, all.replies, all.replies_late), (4, 2, 2));
+        assert_eq!((all.losses.reset, all.losses.total()), (2, 2));
+        assert_eq!((all.connect_failed(), all.served()), (2, 2));
+        assert_eq!((all.latency.len(), all.last_reply), (4, at(350)));
+        assert_eq!(all.elapsed(), Duration::from_nanos(200));
+    }
+
+    #[test]
+    fn every_request_has_one_end_and_one_latency() {
+        let mut records = Records { offered: 5, ..Records::default() };
+        let (now, intended, sent) = (at(1_000), at(100), at(600));
+        records.reply(now, now - intended, true);
+        records.reply(now, now - intended, false);
+        records.give_up(now, intended, GivenUp::TimedOut { sent });
+        records.give_up(now, intended, GivenUp::Unanswered { sent });
+        records.give_up(now, intended, GivenUp::NeverSent);
+        records.assert_balanced();
+        assert_eq!((records.timed_out, records.unanswered, records.never_sent), (1, 1, 1));
+        assert_eq!((records.latency.min(), records.service_time.min()), (900, 400));
+        records.offered += 1;
+        assert!(std::panic::catch_unwind(move || records.assert_balanced()).is_err());
+    }
+
+    #[test]
+    fn the_generators_own_part_of_the_lag_begins_when_the_connection_has_room() {
+        let mut records = Records::default();
+        records.sent(at(1_000), at(100), at(900));
+        assert_eq!((records.send_lag.max(), records.own_lag.max()), (900, 100));
+        records.sent(at(1_000), at(950), at(900));
+        assert_eq!((records.send_lag.min(), records.own_lag.min()), (50, 50));
+    }
+
+    #[test]
+    fn a_percentile_is_the_value_of_its_rank_whatever_its_fraction_is_in_binary() {
+        for count in [1_000u64, 2_000, 7_000, 10_000] {
+            let mut values = Histogram::<u64>::new_with_bounds(1, 1 << 30, 5).expect("bounds");
+            (1..=count).for_each(|value| values.record(value).expect("in bounds"));
+            for permille in [1, 500, 750, 900, 950, 990, 995, 999, 1000] {
+                let found = percentile(&values, permille as f64 / 10.0);
+                assert_eq!(
+                    found,
+                    count * permille / 1000,
+                    "p{} of {count}",
+                    permille as f64 / 10.0
+                );
+            }
+        }
+        assert_eq!(percentile(&latency_histogram(), 99.0), 0);
+    }
+
+    #[test]
+    fn jains_index_goes_from_one_for_all_to_all_for_one() {
+        let with = |replies_each: Vec<u64>| Records { replies_each, ..Records::default() };
+        assert_eq!(with(vec![7, 7, 7, 7]).fairness(), 1.0);
+        assert_eq!(with(vec![0, 9, 0, 0]).fairness(), 0.25);
+        assert_eq!(with(vec![1, 3]).fairness(), 0.8);
+        assert_eq!(with(vec![0, 0]).fairness(), 1.0);
+        assert_eq!(with(vec![]).fairness(), 1.0);
+    }
+
+    #[test]
+    fn a_latency_beyond_the_bounds_is_recorded_as_the_largest() {
+        let mut records = Records::default();
+        records.reply(at(1), Duration::from_secs(100_000), true);
+        assert!(records.latency.max() >= LATENCY_MAX_NS);
+    }
+}

@@ -1,0 +1,285 @@
+//! Over which connection each request of an open loop goes: the schedule (`schedule`) on one side,
+//! the connections that have room on the other. Pure: no I/O, no clock.
+//!
+//! Requests that find no connection with room wait, first come first served. They are not stored:
+//! what waits is the part of the schedule between its position and the present, so the memory is
+//! the same however many there are.
+
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, VecDeque};
+
+use echopool::time::Time;
+
+use crate::traffic::schedule::{Arrivals, Lane, Profile, Spacing};
+
+/// How the requests of an open loop are spread over time and connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenLoop {
+    pub profile: Profile,
+    pub spacing: Spacing,
+    /// Whether each connection has a schedule of its own.
+    pub strict: bool,
+}
+
+/// The open requests and the free connections of one thread.
+pub struct Dispatch {
+    profile: Profile,
+    start: Time,
+    /// For each connection, whether it is in `free`.
+    queued: Vec<bool>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// One schedule; each request goes to the connection that has had room for longest.
+    Shared { arrivals: Arrivals, free: VecDeque<u32> },
+    /// One schedule for each connection; a connection with room waits for its own next time.
+    Strict { arrivals: Vec<Arrivals>, free: BinaryHeap<Reverse<(u64, u32)>> },
+}
+
+impl Dispatch {
+    /// `first`: the number of the thread's first connection.
+    pub fn new(plan: &OpenLoop, lane: Lane, first: u64, connections: usize, seed: u64) -> Dispatch {
+        let arrivals =
+            |lane, number| Arrivals::new(&plan.profile, plan.spacing, lane, seed, number);
+        let kind = if plan.strict {
+            let each = |nth: u64| arrivals(lane.of_connection(nth), first + nth);
+            Kind::Strict {
+                arrivals: (0..connections as u64).map(each).collect(),
+                free: BinaryHeap::with_capacity(connections),
+            }
+        } else {
+            let free = VecDeque::with_capacity(connections);
+            Kind::Shared { arrivals: arrivals(lane, first), free }
+        };
+        let queued = vec![false; connections];
+        Dispatch { profile: plan.profile.clone(), start: Time::ZERO, queued, kind }
+    }
+
+    /// What the table takes for each connection, at most.
+    pub const BYTES_PER_CONNECTION: usize = size_of::<Arrivals>() + 17;
+
+    /// The schedule begins at this time. To be called before anything else.
+    pub fn begin(&mut self, start: Time) {
+        self.start = start;
+    }
+
+    /// The connection has room for a request.
+    #[inline]
+    pub fn room(&mut self, index: usize) {
+        if std::mem::replace(&mut self.queued[index], true) {
+            return;
+        }
+        match &mut self.kind {
+            Kind::Shared { free, .. } => free.push_back(index as u32),
+            Kind::Strict { arrivals, free } => {
+                free.push(Reverse((arrivals[index].next_ns(), index as u32)));
+            }
+        }
+    }
+
+    /// A connection that had room when it was last looked at, if there is a request for it by now.
+    /// It is no longer counted among those with room; its request has to be [taken](Self::take).
+    #[inline]
+    pub fn due_connection(&mut self, now: Time) -> Option<usize> {
+        let now_ns = self.nanos(now)?;
+        let index = match &mut self.kind {
+            Kind::Shared { arrivals, free } if arrivals.next_ns() <= now_ns => free.pop_front()?,
+            Kind::Shared { .. } => return None,
+            Kind::Strict { arrivals, free } => loop {
+                let mut first = free.peek_mut()?;
+                let Reverse((due, index)) = *first;
+                if due > now_ns {
+                    return None;
+                }
+                let due_now = arrivals[index as usize].next_ns();
+                if due_now == due {
+                    PeekMut::pop(first);
+                    break index;
+                }
+                // Queued with room for several, it has taken one for itself meanwhile.
+                *first = Reverse((due_now, index));
+            },
+        };
+        self.queued[index as usize] = false;
+        Some(index as usize)
+    }
+
+    /// Takes the next request for this connection, if one is due by now. Answers its intended time.
+    #[inline]
+    pub fn take(&mut self, index: usize, now: Time) -> Option<Time> {
+        let now_ns = self.nanos(now)?;
+        let arrivals = match &mut self.kind {
+            Kind::Shared { arrivals, .. } => arrivals,
+            Kind::Strict { arrivals, .. } => &mut arrivals[index],
+        };
+        let due = arrivals.next_ns();
+        if due > now_ns {
+            return None;
+        }
+        arrivals.advance(&self.profile);
+        Some(time(self.start, due))
+    }
+
+    /// Whether a connection that has just got room would have to wait behind another for the next
+    /// request.
+    #[inline]
+    pub fn others_wait(&self) -> bool {
+        matches!(&self.kind, Kind::Shared { free, .. } if !free.is_empty())
+    }
+
+    /// When there will be a request and a connection for it; `None` if one of them is missing.
+    #[inline]
+    pub fn next(&self) -> Option<Time> {
+        let due = match &self.kind {
+            Kind::Shared { free, .. } if free.is_empty() => return None,
+            Kind::Shared { arrivals, .. } => arrivals.next_ns(),
+            Kind::Strict { free, .. } => free.peek()?.0.0,
+        };
+        (due != u64::MAX).then(|| time(self.start, due))
+    }
+
+    /// The intended time of the oldest request that has not been taken.
+    pub fn oldest(&self) -> Time {
+        let due = match &self.kind {
+            Kind::Shared { arrivals, .. } => arrivals.next_ns(),
+            Kind::Strict { arrivals, .. } => {
+                arrivals.iter().map(Arrivals::next_ns).min().unwrap_or(u64::MAX)
+            }
+        };
+        time(self.start, due)
+    }
+
+    /// Goes through the requests that were intended before `end` and have not been taken, until
+    /// `each`, given the intended time, says that it has enough.
+    pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time) -> bool) {
+        let Dispatch { profile, start, kind, .. } = self;
+        let schedules = match kind {
+            Kind::Shared { arrivals, .. } => std::slice::from_mut(arrivals),
+            Kind::Strict { arrivals, .. } => arrivals.as_mut_slice(),
+        };
+        for arrivals in schedules {
+            while arrivals.next_ns() != u64::MAX && time(*start, arrivals.next_ns()) < end {
+                if !each(time(*start, arrivals.next_ns())) {
+                    return;
+                }
+                arrivals.advance(profile);
+            }
+        }
+    }
+
+    /// Nanoseconds since the start; `None` before it.
+    #[inline]
+    fn nanos(&self, now: Time) -> Option<u64> {
+        now.as_nanos().checked_sub(self.start.as_nanos())
+    }
+}
+
+#[inline]
+fn time(start: Time, nanos: u64) -> Time {
+    start + std::time::Duration::from_nanos(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::schedule::steady;
+    use std::time::Duration;
+
+    const START: Time = Time::from_nanos(1_000_000);
+
+    fn dispatch(rate: u64, connections: u64, strict: bool) -> Dispatch {
+        let profile = Profile::new(Duration::ZERO, &[steady(rate)]);
+        let plan = OpenLoop { profile, spacing: Spacing::Const, strict };
+        let lane = Lane::of_thread(0, 1, connections, connections);
+        let mut dispatch = Dispatch::new(&plan, lane, 0, connections as usize, 1);
+        dispatch.begin(START);
+        dispatch
+    }
+
+    fn at_ms(millis: u64) -> Time {
+        START + Duration::from_millis(millis)
+    }
+
+    fn next(dispatch: &mut Dispatch, now: Time) -> Option<(usize, Time)> {
+        let index = dispatch.due_connection(now)?;
+        Some((index, dispatch.take(index, now).expect("it is due")))
+    }
+
+    #[test]
+    fn requests_go_to_the_connection_that_has_waited_longest() {
+        let mut dispatch = dispatch(1000, 3, false);
+        [2, 0, 1, 2].into_iter().for_each(|index| dispatch.room(index));
+        assert_eq!(dispatch.next(), Some(at_ms(0)));
+        assert_eq!(next(&mut dispatch, at_ms(0)), Some((2, at_ms(0))));
+        assert_eq!(next(&mut dispatch, at_ms(0)), None, "the next one is not due");
+        assert_eq!(dispatch.next(), Some(at_ms(1)));
+        assert_eq!(next(&mut dispatch, at_ms(5)), Some((0, at_ms(1))));
+        assert_eq!(next(&mut dispatch, at_ms(5)), Some((1, at_ms(2))));
+        assert_eq!(next(&mut dispatch, at_ms(5)), None, "no connection has room");
+        assert_eq!((dispatch.next(), dispatch.others_wait()), (None, false));
+        assert_eq!(dispatch.oldest(), at_ms(3));
+        assert_eq!(dispatch.take(2, at_ms(5)), Some(at_ms(3)), "it keeps its intended time");
+    }
+
+    #[test]
+    fn a_strict_schedule_waits_for_its_own_connection() {
+        let mut dispatch = dispatch(2000, 2, true);
+        dispatch.room(1);
+        assert_eq!(dispatch.next(), Some(START + Duration::from_micros(500)));
+        assert_eq!(next(&mut dispatch, at_ms(0)), None);
+        assert!(matches!(next(&mut dispatch, at_ms(3)), Some((1, _))));
+        assert_eq!(next(&mut dispatch, at_ms(3)), None, "connection 0 has no room");
+        assert_eq!(dispatch.oldest(), at_ms(0));
+        dispatch.room(1);
+        dispatch.room(0);
+        assert_eq!(next(&mut dispatch, at_ms(3)), Some((0, at_ms(0))));
+        assert_eq!(dispatch.take(0, at_ms(3)), Some(at_ms(1)));
+        assert!(matches!(next(&mut dispatch, at_ms(3)), Some((1, _))));
+        assert_eq!(next(&mut dispatch, at_ms(3)), None);
+    }
+
+    #[test]
+    fn a_connection_that_took_a_request_while_it_was_queued_is_due_at_its_next_one() {
+        let mut dispatch = dispatch(2000, 2, true);
+        dispatch.room(0);
+        assert_eq!(dispatch.take(0, at_ms(0)), Some(at_ms(0)), "on a reply, with room for more");
+        dispatch.room(0);
+        assert_eq!(
+            next(&mut dispatch, START + Duration::from_micros(999)),
+            None,
+            "it has taken it"
+        );
+        assert_eq!(dispatch.next(), Some(at_ms(1)));
+        assert_eq!(next(&mut dispatch, at_ms(1)), Some((0, at_ms(1))));
+        assert_eq!(next(&mut dispatch, at_ms(9)), None, "once each time that it has room");
+    }
+
+    #[test]
+    fn what_was_never_taken_is_counted_whole() {
+        for strict in [false, true] {
+            let mut dispatch = dispatch(1000, 4, strict);
+            (0..4).for_each(|index| dispatch.room(index));
+            for _ in 0..4 {
+                next(&mut dispatch, at_ms(10)).expect("due, and a free connection");
+            }
+            let mut left = Vec::new();
+            dispatch.abandon(at_ms(100), |intended| {
+                left.push(intended);
+                true
+            });
+            left.sort();
+            assert_eq!(left.len(), 96, "strict {strict}");
+            assert_eq!((left[0], left[95]), (at_ms(4), at_ms(99)));
+            dispatch.abandon(at_ms(100), |_| panic!("nothing is left"));
+        }
+    }
+
+    #[test]
+    fn before_the_start_nothing_is_due() {
+        let mut dispatch = dispatch(1000, 1, false);
+        dispatch.room(0);
+        assert_eq!(next(&mut dispatch, Time::from_nanos(10)), None);
+    }
+}

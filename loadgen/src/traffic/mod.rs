@@ -1,0 +1,9 @@
+//! Which bytes are sent, and when. Nothing here does I/O or reads a clock.
+
+pub mod dispatch;
+pub mod hub_frames;
+pub mod payload;
+pub mod protocol;
+pub mod schedule;
+pub mod sizes;
+pub mod wire;

@@ -1,0 +1,217 @@
+//! The protocols that requests can be written in: what stands around a request's body, and which
+//! bytes the body may have. `wire` says where requests lie, `hub` has the protocol of its own that
+//! a hub speaks.
+//!
+//! * echo: the body alone
+//! * framed: its length in 4 bytes, then the body
+//! * message: the body, then a delimiter. The body's bytes are 64 printable ones, none of which is
+//!   the delimiter's first: so no delimiter can begin before the end of the body. A wrong byte is
+//!   equal to the right one by accident 1 time in 64, not in 256.
+
+use echopool::framing::{self, ByteOrder, Delimiter, LENGTH_BYTES};
+
+use crate::traffic::payload::Stream;
+use crate::traffic::wire::Message;
+
+/// How requests are written, and how replies are recognised. A reply is the request's own bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// The bytes alone.
+    Echo,
+    /// Their number comes first.
+    Framed(ByteOrder),
+    /// A delimiter comes last.
+    Message(Delimiter),
+}
+
+/// The bytes of messages: those that names, numbers and URLs are made of.
+const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Stands in for the byte of the alphabet that a delimiter begins with.
+const STAND_IN: u8 = b'.';
+/// Bytes of a message that are written to be compared at once.
+const STEP: usize = 256;
+
+impl Protocol {
+    /// Bytes of a request beside its body.
+    #[inline]
+    pub fn overhead(&self) -> u64 {
+        match self {
+            Protocol::Echo => 0,
+            Protocol::Framed(_) => LENGTH_BYTES as u64,
+            Protocol::Message(delimiter) => delimiter.bytes().len() as u64,
+        }
+    }
+
+    /// Writes the bytes of a request from `within` on. They do not go beyond its end.
+    #[inline]
+    pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
+        match self {
+            Protocol::Echo => stream.fill(message.begin + within, out),
+            Protocol::Framed(order) => {
+                let (head, body) = out.split_at_mut(head_len(within, out.len()));
+                let length = length(message, *order);
+                let from = within as usize;
+                for (byte, at) in head.iter_mut().zip(from..) {
+                    *byte = length[at];
+                }
+                stream.fill(message.begin + within + head.len() as u64, body);
+            }
+            Protocol::Message(delimiter) => {
+                let (body, tail) =
+                    out.split_at_mut(body_len(message, delimiter, within, out.len()));
+                stream.fill(message.begin + within, body);
+                body.iter_mut().for_each(|byte| *byte = harmless(*byte, delimiter));
+                let end = message.len - delimiter.bytes().len() as u64;
+                let from = (within + body.len() as u64).saturating_sub(end) as usize;
+                tail.copy_from_slice(&delimiter.bytes()[from..from + tail.len()]);
+            }
+        }
+    }
+
+    /// Compares received bytes with those of a request from `within` on; they do not go beyond its
+    /// end. Answers the index of the first byte that differs.
+    #[inline]
+    pub fn first_difference(
+        &self,
+        stream: Stream,
+        message: Message,
+        within: u64,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        match self {
+            Protocol::Echo => stream.first_difference(message.begin + within, bytes),
+            Protocol::Framed(order) => {
+                let (head, body) = bytes.split_at(head_len(within, bytes.len()));
+                let due = &length(message, *order)[(within as usize).min(LENGTH_BYTES)..];
+                let at = head.iter().zip(due).position(|(actual, due)| actual != due);
+                let begin = message.begin + within + head.len() as u64;
+                at.or_else(|| Some(head.len() + stream.first_difference(begin, body)?))
+            }
+            Protocol::Message(_) => {
+                let mut due = [0; STEP];
+                let mut before = 0;
+                for part in bytes.chunks(STEP) {
+                    let due = &mut due[..part.len()];
+                    self.fill(stream, message, within + before as u64, due);
+                    if part != due {
+                        let differs = |(actual, due)| actual != due;
+                        let at = part.iter().zip(&*due).position(differs);
+                        return at.map(|at| before + at);
+                    }
+                    before += part.len();
+                }
+                None
+            }
+        }
+    }
+}
+
+/// The bytes in front of a framed body.
+#[inline]
+fn length(message: Message, order: ByteOrder) -> [u8; LENGTH_BYTES] {
+    framing::encode((message.len - LENGTH_BYTES as u64) as u32, order)
+}
+
+/// How many of `len` bytes from `within` on are in front of a framed body.
+#[inline]
+fn head_len(within: u64, len: usize) -> usize {
+    (LENGTH_BYTES as u64).saturating_sub(within).min(len as u64) as usize
+}
+
+/// How many of `len` bytes from `within` on are in front of a delimiter.
+#[inline]
+fn body_len(message: Message, delimiter: &Delimiter, within: u64, len: usize) -> usize {
+    let end = message.len - delimiter.bytes().len() as u64;
+    end.saturating_sub(within).min(len as u64) as usize
+}
+
+/// A byte of the alphabet that is not the delimiter's first.
+#[inline]
+fn harmless(byte: u8, delimiter: &Delimiter) -> u8 {
+    let letter = ALPHABET[usize::from(byte % ALPHABET.len() as u8)];
+    if letter == delimiter.bytes()[0] { STAND_IN } else { letter }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delimiter(bytes: &[u8]) -> Delimiter {
+        Delimiter::new(bytes).expect("1 to 16 bytes")
+    }
+
+    fn protocols() -> Vec<Protocol> {
+        let mut all = vec![
+            Protocol::Echo,
+            Protocol::Framed(ByteOrder::Little),
+            Protocol::Framed(ByteOrder::Big),
+        ];
+        let delimiters: [&[u8]; 5] = [b"<EOF>", b"\n", b"\0\0", b"aab", b"A-------________"];
+        all.extend(delimiters.map(|bytes| Protocol::Message(delimiter(bytes))));
+        all
+    }
+
+    fn whole(protocol: Protocol, body: u64, begin: u64) -> (Stream, Message, Vec<u8>) {
+        let stream = Stream::new(1, 2);
+        let message = Message { number: 0, begin, len: body + protocol.overhead() };
+        let mut bytes = vec![0; message.len as usize];
+        protocol.fill(stream, message, 0, &mut bytes);
+        (stream, message, bytes)
+    }
+
+    #[test]
+    fn any_part_is_the_same_as_in_the_whole() {
+        for protocol in protocols() {
+            for body in [1, 2, 5, 30] {
+                let (stream, message, whole) = whole(protocol, body, 1_003);
+                for from in 0..whole.len() {
+                    for to in from..=whole.len() {
+                        let due = &whole[from..to];
+                        let mut part = vec![0; due.len()];
+                        protocol.fill(stream, message, from as u64, &mut part);
+                        assert_eq!(part, due, "{protocol:?} {from}..{to}");
+                        let differs = protocol.first_difference(stream, message, from as u64, due);
+                        assert_eq!(differs, None, "{protocol:?} {from}..{to}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_is_found_where_it_is() {
+        for protocol in protocols() {
+            let (stream, message, whole) = whole(protocol, 600, 77);
+            for at in 0..whole.len() {
+                let mut wrong = whole.clone();
+                wrong[at] ^= 0x80;
+                for from in [0, at.saturating_sub(3), at] {
+                    let part = &wrong[from..];
+                    let found = protocol.first_difference(stream, message, from as u64, part);
+                    assert_eq!(found, Some(at - from), "{protocol:?} {at} from {from}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_says_its_length_in_either_order() {
+        for (order, head) in
+            [(ByteOrder::Little, [0x58, 2, 0, 0]), (ByteOrder::Big, [0, 0, 2, 0x58])]
+        {
+            let (stream, _, whole) = whole(Protocol::Framed(order), 600, 8);
+            assert_eq!(whole[..4], head);
+            assert_eq!(stream.first_difference(12, &whole[4..]), None);
+        }
+    }
+
+    #[test]
+    fn a_delimiter_is_at_the_end_of_a_message_and_nowhere_before() {
+        for bytes in [&b"<EOF>"[..], b"\n", b"A", b"aa", b"-_-_", b"AAAAAAAAAAAAAAAA"] {
+            let (_, _, whole) = whole(Protocol::Message(delimiter(bytes)), 100_000, 5);
+            let first = whole.windows(bytes.len()).position(|window| window == bytes);
+            assert_eq!(first, Some(100_000), "{bytes:?}");
+            assert!(whole[..100_000].iter().all(u8::is_ascii_graphic));
+        }
+    }
+}

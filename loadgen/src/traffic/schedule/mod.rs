@@ -1,0 +1,288 @@
+//! When requests are to be sent in an open loop: pure arithmetic, without clock or I/O, so that it
+//! can be tested in virtual time. Over which connection each goes is `dispatch`'s business.
+//!
+//! The rate over time is a [`Profile`]. It turns a *position*, the number of requests due so far,
+//! into a time. The run's constant schedule is that of the positions 0, 1, 2 and so on, each of
+//! which belongs to one thread or connection (a [`Lane`]): however many share the rate, together
+//! they are one evenly spaced schedule, and no two send at the same time. A Poisson schedule goes
+//! from position to position by exponentially distributed steps (the time-rescaling theorem makes
+//! that a Poisson process of the profile's rate); those of the lanes are independent, and their sum
+//! is a Poisson process again.
+//!
+//! A schedule is a few words, whatever its length: it is walked, not stored.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::traffic::payload::Stream;
+use crate::units;
+
+/// Positions are counted in billionths of a request: a rate times nanoseconds is one, exactly.
+const REQUEST: u128 = 1_000_000_000;
+/// In a second. A schedule is walked faster than this, so that what was never sent is counted in
+/// less time than the run took; and no machine sends as many.
+pub const RATE_MAX: u64 = 10_000_000;
+/// A stage of `--stages` each; more is a script's mistake.
+const STAGES_MAX: usize = 1_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// A part of a run with a rate of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage {
+    pub length: Duration,
+    /// Requests in a second at its begin, and at its end; in between it changes evenly.
+    pub from: u64,
+    pub to: u64,
+}
+
+/// The grammar of `--stages`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stages(pub Vec<Stage>);
+
+impl FromStr for Stages {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Stages, String> {
+        let stages: Vec<_> = text.split(',').map(parse_stage).collect::<Result<_, _>>()?;
+        if stages.len() > STAGES_MAX {
+            return Err(format!("{} stages; at most {STAGES_MAX}", stages.len()));
+        }
+        match stages.iter().all(|stage| stage.from == 0 && stage.to == 0) {
+            true => Err("no stage has a rate".into()),
+            false => Ok(Stages(stages)),
+        }
+    }
+}
+
+fn parse_stage(text: &str) -> Result<Stage, String> {
+    let help = "a stage is TIME:RATE or TIME:RATE-RATE: 10s:1k, 20s:1k-5k";
+    let (length, rates) = text.split_once(':').ok_or_else(|| format!("'{text}': {help}"))?;
+    let (from, to) = rates.split_once('-').unwrap_or((rates, rates));
+    let rate = |text| echopool::units::parse_count(text).and_then(at_most);
+    Ok(Stage { length: units::duration(length)?, from: rate(from)?, to: rate(to)? })
+}
+
+/// Parses the rate of `--rate`, in a second.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    units::positive(text).and_then(at_most)
+}
+
+fn at_most(rate: u64) -> Result<u64, String> {
+    match rate {
+        0..=RATE_MAX => Ok(rate),
+        _ => Err(format!("a rate is at most {RATE_MAX} in a second")),
+    }
+}
+
+/// The rate over the time since the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Profile {
+    /// Without gaps; the last one has no end.
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Segment {
+    begin_ns: u64,
+    begin: u128,
+    length_ns: u64,
+    from: u64,
+    to: u64,
+}
+
+impl Profile {
+    /// The stages one after the other, behind `warmup` at the rate of the first one's begin. What
+    /// comes behind the last goes on at the rate of its end.
+    pub fn new(warmup: Duration, stages: &[Stage]) -> Profile {
+        let mut profile = Profile { segments: Vec::with_capacity(stages.len() + 2) };
+        let (first, last) = (stages[0].from, stages[stages.len() - 1].to);
+        profile.push(warmup.as_nanos() as u64, first, first);
+        for stage in stages {
+            profile.push(stage.length.as_nanos() as u64, stage.from, stage.to);
+        }
+        profile.push(u64::MAX, last, last);
+        profile
+    }
+
+    /// The stages that it was made of.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> {
+        let stages = self.segments.iter().skip(1).take(self.segments.len() - 2);
+        stages.map(|&Segment { length_ns, from, to, .. }| Stage {
+            length: Duration::from_nanos(length_ns),
+            from,
+            to,
+        })
+    }
+
+    fn push(&mut self, length_ns: u64, from: u64, to: u64) {
+        let (begin_ns, begin) = match self.segments.last() {
+            None => (0, 0),
+            Some(last) => (last.begin_ns.saturating_add(last.length_ns), last.end()),
+        };
+        self.segments.push(Segment { begin_ns, begin, length_ns, from, to });
+    }
+
+    /// Nanoseconds from the start to the time at which so many (billionths of) requests are due;
+    /// [`u64::MAX`] if that never comes. Exact, rounded down, where the rate does not change.
+    fn time_of(&self, position: u128) -> u64 {
+        let nth = self.segments.partition_point(|segment| segment.end() <= position);
+        self.segments.get(nth).map_or(u64::MAX, |segment| segment.time_of(position))
+    }
+}
+
+impl Segment {
+    fn end(&self) -> u128 {
+        let twice = u128::from(self.from) + u128::from(self.to);
+        self.begin + twice * u128::from(self.length_ns) / 2
+    }
+
+    fn time_of(&self, position: u128) -> u64 {
+        let done = position - self.begin;
+        let within = if self.from == self.to {
+            u64::try_from(done / u128::from(self.from)).unwrap_or(u64::MAX)
+        } else {
+            // The quadratic's root in the form that loses no digits.
+            let (from, to) = (self.from as f64, self.to as f64);
+            let curve = 2.0 * (to - from) / self.length_ns as f64;
+            let done = done as f64;
+            let root = (from * from + curve * done).max(0.0).sqrt();
+            ((2.0 * done / (from + root)) as u64).min(self.length_ns)
+        };
+        self.begin_ns.saturating_add(within)
+    }
+}
+
+/// How requests follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Spacing {
+    /// Evenly.
+    #[default]
+    Const,
+    /// As those of many independent users: a Poisson process.
+    Poisson,
+}
+
+/// Which of a run's positions belong to a thread, or to a connection.
+///
+/// A cycle is as many positions as the run has connections, one for each. Threads take turns in it,
+/// so a thread with more connections than another has more of the rate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lane {
+    /// The number of its first connection in the order of the thread, and how many it has.
+    first: u64,
+    connections: u64,
+    thread: u64,
+    threads: u64,
+    connections_all: u64,
+    /// Threads before this one that have a connection more than the others.
+    larger_before: u64,
+}
+
+impl Lane {
+    /// The part of thread number `thread`, which has `connections` of all.
+    pub fn of_thread(thread: u64, threads: u64, connections: u64, connections_all: u64) -> Lane {
+        let count = |thread: u64| {
+            connections_all * (thread + 1) / threads - connections_all * thread / threads
+        };
+        debug_assert_eq!(count(thread), connections);
+        let larger = |thread: &u64| count(*thread) > connections_all / threads;
+        let larger_before = (0..thread).filter(larger).count() as u64;
+        Lane { first: 0, connections, thread, threads, connections_all, larger_before }
+    }
+
+    /// The part of one of the thread's connections.
+    pub fn of_connection(self, nth: u64) -> Lane {
+        Lane { first: nth, connections: 1, ..self }
+    }
+
+    /// The number of the lane's `nth` request among those of all lanes.
+    fn position(&self, nth: u64) -> u64 {
+        let (cycle, local) = (nth / self.connections, nth % self.connections + self.first);
+        let each = self.connections_all / self.threads;
+        let place = match local < each {
+            true => self.thread + local * self.threads,
+            false => each * self.threads + self.larger_before,
+        };
+        cycle * self.connections_all + place
+    }
+
+    /// How many requests of all lanes there are for each of this one.
+    fn one_of(&self) -> f64 {
+        self.connections_all as f64 / self.connections as f64
+    }
+}
+
+/// The requests of one lane, in the order of their times.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    lane: Lane,
+    spacing: Spacing,
+    random: Stream,
+    taken: u64,
+    position: u128,
+    next_ns: u64,
+}
+
+impl Arrivals {
+    /// `seed` and `number`: of the random numbers, the latter different for each lane.
+    pub fn new(
+        profile: &Profile,
+        spacing: Spacing,
+        lane: Lane,
+        seed: u64,
+        number: u64,
+    ) -> Arrivals {
+        let random = Stream::new(seed ^ ARRIVALS_SALT, number);
+        let mut arrivals = Arrivals { lane, spacing, random, taken: 0, position: 0, next_ns: 0 };
+        arrivals.find_next(profile);
+        arrivals
+    }
+
+    /// When the next request is to be sent, in nanoseconds from the start; [`u64::MAX`] if there is
+    /// none.
+    #[inline]
+    pub fn next_ns(&self) -> u64 {
+        self.next_ns
+    }
+
+    /// Goes on to the one after it.
+    #[inline]
+    pub fn advance(&mut self, profile: &Profile) {
+        self.taken += 1;
+        self.find_next(profile);
+    }
+
+    fn find_next(&mut self, profile: &Profile) {
+        self.position = match self.spacing {
+            Spacing::Const => u128::from(self.lane.position(self.taken)) * REQUEST,
+            Spacing::Poisson => {
+                let step = exponential(self.random.draw(self.taken)) * self.lane.one_of();
+                self.position + (step * REQUEST as f64) as u128
+            }
+        };
+        self.next_ns = profile.time_of(self.position);
+    }
+}
+
+/// So that arrivals and payload are independent.
+const ARRIVALS_SALT: u64 = 0x6172_7269_7661_6c73;
+
+/// An exponentially distributed number with mean 1, by inversion, from a uniform one: 53 bits of
+/// it, in the open interval from 0 to 1.
+fn exponential(random: u64) -> f64 {
+    let unit = ((random >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -unit.ln()
+}
+
+/// The sum of the stages' lengths.
+pub fn length(stages: &[Stage]) -> Duration {
+    stages.iter().map(|stage| stage.length).sum()
+}
+
+/// A rate that does not change.
+pub fn steady(rate: u64) -> Stage {
+    Stage { length: Duration::from_nanos(NANOS_PER_SECOND), from: rate, to: rate }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! What is seen while a run goes on, on stderr: a view of a few lines that is drawn again in place
+//! if that is a terminal, otherwise a plain line each second.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::ProgressForm;
+use crate::exec::control::Snapshot;
+use crate::plan::Plan;
+use crate::report::validity;
+use crate::report::{metric, time_text};
+use crate::stats::interval::Interval;
+use crate::stats::records;
+use crate::view::terminal;
+
+/// How often the view is drawn.
+const VIEW_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a line is written while connections are made and closed.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Seconds whose rate is remembered: more than any terminal is wide.
+const HISTORY: usize = 512;
+/// From nothing to the highest rate.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    Connecting,
+    /// For how long; zero while warming up.
+    Measuring(Duration),
+    Finishing,
+}
+
+/// Shows a run that goes on.
+pub struct Progress {
+    state: State,
+    form: Form,
+    shown: Instant,
+}
+
+enum Form {
+    View(ProgressBar),
+    Lines,
+    None,
+}
+
+/// What is shown, whatever the form.
+struct State {
+    plan: Arc<Plan>,
+    /// Whether a key ends the run.
+    keys: bool,
+    last: Option<LastSecond>,
+    /// Replies in each of the last seconds.
+    rates: VecDeque<f64>,
+}
+
+#[derive(Clone, Copy)]
+struct LastSecond {
+    rate: f64,
+    /// Median, 99th percentile and maximum; `None` if there was no reply.
+    latency: Option<[Duration; 3]>,
+}
+
+impl Progress {
+    /// `keys` says whether `q` ends the run.
+    pub fn new(plan: Arc<Plan>, form: ProgressForm, keys: bool) -> Progress {
+        let form = match form {
+            ProgressForm::None => Form::None,
+            ProgressForm::Auto if terminal::can_redraw() => Form::View(view()),
+            ProgressForm::Auto | ProgressForm::Lines => Form::Lines,
+        };
+        let state = State { plan, keys, last: None, rates: VecDeque::with_capacity(HISTORY) };
+        Progress { state, form, shown: Instant::now() }
+    }
+
+    /// Shows where the run is, if it is time for that.
+    pub fn update(&mut self, stage: Stage, counts: &Snapshot) {
+        let interval = match &self.form {
+            Form::View(_) => VIEW_INTERVAL,
+            Form::Lines => LINE_INTERVAL,
+            Form::None => return,
+        };
+        if self.shown.elapsed() < interval {
+            return;
+        }
+        self.shown = Instant::now();
+        match &self.form {
+            Form::View(bar) => bar.set_message(self.state.view(stage, counts, terminal::columns())),
+            // Seconds have lines of their own.
+            Form::Lines if !matches!(stage, Stage::Measuring(since) if !since.is_zero()) => {
+                terminal::say(State::join(&self.state.line(stage, counts)));
+            }
+            Form::Lines | Form::None => {}
+        }
+    }
+
+    /// A second is over. One that has no length is what came after the last, and not shown.
+    pub fn second(&mut self, second: &Interval) {
+        if second.length.is_zero() {
+            return;
+        }
+        self.state.remember(second);
+        if let Form::Lines = self.form {
+            let stage = Stage::Measuring(second.start + second.length);
+            let mut words = self.state.line(stage, &second.counts);
+            words.splice(2..2, self.state.last_second());
+            terminal::say(State::join(&words));
+        }
+    }
+
+    /// Takes the view away.
+    pub fn finish(self) {
+        if let Form::View(bar) = self.form {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn view() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}").expect("the template is valid");
+    ProgressBar::new_spinner().with_style(style)
+}
+
+impl State {
+    fn remember(&mut self, second: &Interval) {
+        let values = &second.latency;
+        let latency = (!values.is_empty()).then(|| {
+            let at = |percentile| records::percentile(values, percentile);
+            [at(50.0), at(99.0), values.max()].map(Duration::from_nanos)
+        });
+        self.last = Some(LastSecond { rate: second.rate(), latency });
+        if self.rates.len() == HISTORY {
+            self.rates.pop_front();
+        }
+        self.rates.push_back(second.rate());
+    }
+
+    fn join(words: &[String]) -> String {
+        words.join(", ")
+    }
+
+    /// How far, how many connections, what went wrong.
+    fn line(&self, stage: Stage, counts: &Snapshot) -> Vec<String> {
+        let errors = match counts.errors() {
+            1 => "1 error".to_string(),
+            errors => format!("{errors} errors"),
+        };
+        let (up, all) = (counts.open, self.plan.connections);
+        let connections = format!("{up} of {all} connections");
+        match stage {
+            Stage::Connecting => vec![format!("connecting: {connections}"), errors],
+            Stage::Measuring(Duration::ZERO) if !self.plan.warmup.is_zero() => {
+                vec![format!("warming up: {connections}"), errors]
+            }
+            Stage::Measuring(since) => {
+                let mut words = vec![self.how_far(since, counts), connections, errors];
+                words.extend(behind(counts));
+                words
+            }
+            Stage::Finishing => vec![format!("finishing: {connections}"), errors],
+        }
+    }
+
+    fn how_far(&self, since: Duration, counts: &Snapshot) -> String {
+        let since = since.as_secs_f64();
+        match (self.plan.duration, self.plan.requests) {
+            (Some(duration), _) => format!("measuring: {since:.1}s of {duration:?}"),
+            (None, Some(requests)) => {
+                format!("measuring: {since:.1}s, {} of {requests} replies", counts.replies)
+            }
+            (None, None) => format!("measuring: {since:.1}s"),
+        }
+    }
+
+    fn last_second(&self) -> Vec<String> {
+        let Some(last) = self.last else { return Vec::new() };
+        let mut words = vec![format!("{}/s", metric(last.rate))];
+        if let Some([median, p99, max]) = last.latency.map(|times| times.map(time_text)) {
+            words.extend([format!("p50 {median}"), format!("p99 {p99}"), format!("max {max}")]);
+        }
+        words
+    }
+
+    /// The view: lines that are no wider than the terminal. The last column stays free, because
+    /// some terminals wrap when it is written.
+    fn view(&self, stage: Stage, counts: &Snapshot, columns: usize) -> String {
+        let room = columns.saturating_sub(1);
+        let mut first = Self::join(&self.line(stage, counts));
+        // The second line says that it measures.
+        first = first.strip_prefix("measuring: ").map(str::to_string).unwrap_or(first);
+        if self.keys {
+            first += " (q ends)";
+        }
+        let mut lines = vec![first];
+        if self.last.is_some() {
+            lines.push(Self::join(&self.last_second()));
+            lines.push(sparkline(&self.rates, room));
+        }
+        let cut = |line: &String| line.chars().take(room).collect::<String>();
+        lines.iter().map(cut).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// That an open loop does not keep its schedule, for whatever reason: the server or the generator
+/// cannot take the rate, or connections are too few.
+fn behind(counts: &Snapshot) -> Option<String> {
+    let late = counts.behind;
+    (late > validity::BEHIND).then(|| format!("{} behind its schedule", time_text(late)))
+}
+
+/// The last rates as bars, from zero to the highest of them.
+fn sparkline(rates: &VecDeque<f64>, columns: usize) -> String {
+    let shown = || rates.iter().skip(rates.len().saturating_sub(columns));
+    let highest = shown().copied().fold(0.0, f64::max);
+    let bar = |rate: &f64| match highest > 0.0 {
+        true => BARS[((rate / highest * BARS.len() as f64) as usize).min(BARS.len() - 1)],
+        false => BARS[0],
+    };
+    shown().map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Args;
+    use crate::plan::machine::Machine;
+    use crate::stats::records::latency_histogram;
+    use clap::Parser;
+
+    fn state(flags: &str) -> State {
+        let machine = Machine {
+            open_files_max: 1 << 20,
+            open_files_now: 4,
+            ports: 1..=60_000,
+            processors: 2,
+            backlog_max: None,
+        };
+        let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
+        let plan = Arc::new(Plan::new(&args, &machine, None, 1).expect("possible"));
+        State { plan, keys: true, last: None, rates: VecDeque::new() }
+    }
+
+    fn counts() -> Snapshot {
+        let mut counts = Snapshot::default();
+        (counts.open, counts.connect_failed, counts.lost, counts.mismatches) = (9_990, 7, 2, 1);
+        counts.replies = 5;
+        counts
+    }
+
+    fn second(replies: u64) -> Interval {
+        let mut latency = latency_histogram();
+        (1..=replies).for_each(|micros| latency.record(micros * 1000).expect("in bounds"));
+        Interval {
+            number: 0,
+            start: Duration::ZERO,
+            length: Duration::from_secs(1),
+            latency,
+            send_lag: latency_histogram(),
+            replies,
+            replies_late: 0,
+            bytes: 0,
+            counts: counts(),
+            errors: 0,
+        }
+    }
+
+    const SINCE: Stage = Stage::Measuring(Duration::from_millis(1500));
+
+    #[test]
+    fn the_line_says_how_far_how_many_and_what_went_wrong() {
+        let shown = |flags, stage| State::join(&state(flags).line(stage, &counts()));
+        let connections = "9990 of 10000 connections, 10 errors";
+        assert_eq!(shown("", Stage::Connecting), format!("connecting: {connections}"));
+        let warm = Stage::Measuring(Duration::ZERO);
+        assert_eq!(shown("-w 1s", warm), format!("warming up: {connections}"));
+        assert_eq!(shown("", SINCE), format!("measuring: 1.5s of 10s, {connections}"));
+        assert_eq!(shown("-n 9", SINCE), format!("measuring: 1.5s, 5 of 9 replies, {connections}"));
+        assert_eq!(shown("", Stage::Finishing), format!("finishing: {connections}"));
+    }
+
+    #[test]
+    fn an_open_loop_that_is_behind_says_by_how_much() {
+        let state = state("-R 1k");
+        let late = |millis| Snapshot { behind: Duration::from_millis(millis), ..counts() };
+        let shown = |counts: &Snapshot| state.view(SINCE, counts, 80);
+        assert!(!shown(&late(10)).contains("behind"), "that is not worth saying");
+        let first = shown(&late(1_200));
+        assert!(first.contains("10 errors, 1.20s behind its schedule"), "{first}");
+        let finishing = state.view(Stage::Finishing, &late(1_200), 80);
+        assert!(!finishing.contains("behind"), "{finishing}");
+    }
+
+    #[test]
+    fn the_view_has_the_last_second_and_the_rates_before_it() {
+        let mut state = state("");
+        assert_eq!(state.view(SINCE, &counts(), 80).lines().count(), 1);
+        for replies in [0, 500, 1000] {
+            state.remember(&second(replies));
+        }
+        let view = state.view(SINCE, &counts(), 80);
+        let lines: Vec<_> = view.lines().collect();
+        assert!(lines[0].ends_with("10 errors (q ends)"), "{view}");
+        assert_eq!(lines[1], "1.00k/s, p50 500.22us, p99 990.21us, max 1.00ms");
+        assert_eq!(lines[2], "▁▅█");
+        state.remember(&second(0));
+        let view = state.view(SINCE, &counts(), 80);
+        assert_eq!(view.lines().nth(1), Some("0.00/s"), "without a reply there is no latency");
+    }
+
+    #[test]
+    fn no_line_is_as_wide_as_the_terminal() {
+        let mut state = state("");
+        (0..2 * HISTORY).for_each(|_| state.remember(&second(3)));
+        assert_eq!(state.rates.len(), HISTORY);
+        for columns in [1, 2, 20, 40, 300] {
+            let view = state.view(SINCE, &counts(), columns);
+            let widest = view.lines().map(|line| line.chars().count()).max();
+            assert!(widest.is_none_or(|widest| widest < columns), "{columns}: {view}");
+        }
+    }
+}
