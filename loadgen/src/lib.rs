@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use command::{calibrate, compare, merge, run};
+use command::{calibrate, compare, merge, run, search};
 use exec::local_server;
 use view::terminal;
 
@@ -50,7 +50,13 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Some("calibrate") => calibrate::run(&calibrate::Args::parse_from(words)),
         Some("compare") => compare::run(&compare::Args::parse_from(words)),
         Some("merge") => merge::run(&merge::Args::parse_from(words)),
-        _ => run::run(&cli::Args::parse_from(program.into_iter().chain(words))),
+        _ => {
+            let args = cli::Args::parse_from(program.into_iter().chain(words));
+            match &args.load.search {
+                Some(objective) => search::run(&args, objective),
+                None => run::run(&args),
+            }
+        }
     };
     match ended {
         Ok(exit) => exit.into(),

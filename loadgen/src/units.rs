@@ -26,6 +26,41 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("must be longer than zero".into()) } else { Ok(time) }
 }
 
+/// A time for people, with two decimals.
+pub fn time_text(time: Duration) -> String {
+    time_us(time.as_secs_f64() * 1e6)
+}
+
+/// A time in microseconds, in the unit and with the decimals that wrk shows.
+pub fn time_us(micros: f64) -> String {
+    match micros {
+        _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
+        _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
+        _ if micros >= 1e6 => format!("{:.2}s", micros / 1e6),
+        _ if micros >= 1e3 => format!("{:.2}ms", micros / 1e3),
+        _ => format!("{micros:.2}us"),
+    }
+}
+
+/// A count or a rate, with k and M for thousands.
+pub fn metric(value: f64) -> String {
+    scaled(value, 1000.0, &["", "k", "M", "G", "T"])
+}
+
+/// A number of bytes, with K and M for powers of 1024.
+pub fn binary(bytes: f64) -> String {
+    scaled(bytes, 1024.0, &["", "K", "M", "G", "T"])
+}
+
+fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
+    let mut nth = 0;
+    while value >= base && nth + 1 < units.len() {
+        value /= base;
+        nth += 1;
+    }
+    format!("{value:.2}{}", units[nth])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

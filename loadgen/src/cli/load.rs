@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::{Lifetime, Objective};
 use crate::cli::source_ip::Source;
-use crate::command::search::Objective;
-use crate::exec::rude::RudeClients;
-use crate::plan::Lifetime;
+use crate::traffic::rude::RudeClients;
 use crate::traffic::schedule::{self, Spacing, Stages};
 use crate::traffic::sizes::Sizes;
 use crate::units;

@@ -11,13 +11,17 @@ use crate::cli::target::Target;
 use crate::units;
 
 mod hub;
+mod lifetime;
 mod load;
+mod objective;
 mod output;
 pub mod source_ip;
 pub mod target;
 
 pub use hub::HubArgs;
+pub use lifetime::Lifetime;
 pub use load::LoadArgs;
+pub use objective::Objective;
 pub use output::{OutputArgs, OutputFormat, ProgressForm};
 
 /// Connections when no target is given.

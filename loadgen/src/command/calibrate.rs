@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 
 use crate::cli;
-use crate::command::run;
+use crate::command::drive;
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::OwnServer;
 use crate::plan::Plan;
@@ -28,9 +28,10 @@ use crate::plan::calibration::{
     self, Calibration, Ceiling, FloorLatency, Generator, Load, MachineName, SCHEMA_VERSION,
 };
 use crate::plan::machine::Machine;
-use crate::report::{Outputs, Report, Verdict, time_text};
+use crate::report::{Outputs, Report, Verdict};
 use crate::traffic::sizes::Sizes;
 use crate::units;
+use crate::units::time_text;
 
 /// Finds the highest rates that the generator makes on this machine, in a closed and in an open
 /// loop, and the latency that it cannot get below.
@@ -145,7 +146,7 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     fn start(args: &Args) -> Result<Steps<'_>, Failure> {
-        let interrupted = run::on_signals()?;
+        let interrupted = drive::on_signals()?;
         let machine = Machine::read();
         let mut plan = Plan::new(&parse(&closed_flags(args, args.connections)), &machine, None, 1)?;
         if let Some(shortfall) = &plan.shortfall {
@@ -213,7 +214,7 @@ impl Steps<'_> {
         plan.targets = vec![self.server.address()];
         let mut outputs = Outputs::open(&args.output)?;
         let server = Some(&mut self.server);
-        let report = run::drive(Arc::new(plan), &args, server, &self.interrupted, &mut outputs)?;
+        let report = drive::drive(Arc::new(plan), &args, server, &self.interrupted, &mut outputs)?;
         self.bytes_verified += report.records.bytes_verified;
         match report.verdict() {
             _ if report.interrupted => Err(Stop::Report(Exit::Interrupted, "interrupted".into())),

@@ -8,9 +8,10 @@ use clap::Parser;
 use serde_json::Value;
 
 use crate::error::{Exit, Failure};
-use crate::report::saved::Saved;
-use crate::report::{print, targets, time_text};
+use crate::report::print;
+use crate::report::saved::{self, Saved};
 use crate::stats::records;
+use crate::units::time_text;
 
 /// Shows two runs side by side, with the ratios of their rates and percentiles.
 ///
@@ -90,7 +91,7 @@ fn render(first: &Saved, second: &Saved) -> String {
     ] {
         line(name, both.map(|saved| saved.count(key).to_string()), None);
     }
-    for (nth, completed) in (1..).zip(targets::side_by_side(first, second)) {
+    for (nth, completed) in (1..).zip(saved::targets_side_by_side(first, second)) {
         line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
     }
     line("Verdict", both.map(|saved| saved.text("verdict").to_string()), None);

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{Exit, Failure};
-use crate::report::json::{Distribution, SCHEMA_VERSION};
-use crate::report::saved::Saved;
+use crate::report::distribution::{Distribution, SCHEMA_VERSION};
+use crate::report::saved::{self, Saved};
 use crate::report::{print, targets};
 
 /// Adds up the counts and histograms of runs with the same settings, and writes them as JSON.
@@ -111,7 +111,7 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
         connections_established: sum("connections.established"),
         connections_lost: sum("connections.lost"),
         mismatched_connections: sum("mismatched_connections"),
-        per_target: targets::merge(runs),
+        per_target: saved::merge_targets(runs),
         latency: distribution(runs, "latency")?,
         service_time: distribution(runs, "service_time")?,
         send_lag: distribution(runs, "send_lag")?,
@@ -149,9 +149,9 @@ fn verdict(runs: &[Saved]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::client::conversation::Loss;
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
+    use crate::stats::loss::Loss;
 
     #[test]
     fn counts_and_histograms_add_up() {

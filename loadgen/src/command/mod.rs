@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod compare;
+pub mod drive;
 pub mod merge;
 pub mod run;
 pub mod search;

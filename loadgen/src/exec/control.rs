@@ -1,12 +1,14 @@
 //! What the threads of a run share: the common start, the end, the budget of requests, and the
 //! counters that the progress line is made of.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use echopool::time::Time;
 
 use crate::stats::interval::Handover;
+use crate::stats::tally::{Tallies, Tally};
 
 /// The measured period begins this long after the last thread is ready, so that all threads have
 /// seen when it begins.
@@ -24,34 +26,8 @@ pub struct Control {
     stop: AtomicBool,
     /// Requests not begun yet, if there is a limit.
     budget: Option<AtomicU64>,
-    tallies: Vec<Tally>,
-    handovers: Vec<Handover>,
-}
-
-/// Counters of one thread, written by that thread only, on cache lines of their own.
-#[repr(align(128))]
-#[derive(Default)]
-pub struct Tally {
-    pub open: AtomicU64,
-    pub connect_failed: AtomicU64,
-    pub lost: AtomicU64,
-    pub replies: AtomicU64,
-    pub mismatches: AtomicU64,
-    /// How late the oldest unsent request of an open loop is, in nanoseconds; 0 if there is none.
-    pub behind_ns: AtomicU64,
-}
-
-/// Sums of the counters, and the largest lateness.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Connections that are established now.
-    pub open: u64,
-    pub connect_failed: u64,
-    pub lost: u64,
-    pub replies: u64,
-    pub mismatches: u64,
-    /// How late the oldest unsent request is, of all threads.
-    pub behind: Duration,
+    tallies: Arc<Tallies>,
+    handovers: Vec<Arc<Handover>>,
 }
 
 impl Control {
@@ -63,8 +39,8 @@ impl Control {
             ended: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
-            tallies: (0..threads).map(|_| Tally::default()).collect(),
-            handovers: (0..threads).map(|_| Handover::default()).collect(),
+            tallies: Arc::new(Tallies::new(threads)),
+            handovers: (0..threads).map(|_| Arc::default()).collect(),
         }
     }
 
@@ -91,7 +67,7 @@ impl Control {
 
     /// Whether all threads have finished measuring.
     pub fn all_measured(&self) -> bool {
-        self.ended.load(Relaxed) == self.tallies.len()
+        self.ended.load(Relaxed) == self.tallies.threads()
     }
 
     /// Ends the run early.
@@ -117,52 +93,26 @@ impl Control {
         self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
     }
 
-    pub fn threads(&self) -> usize {
-        self.tallies.len()
-    }
-
     /// The way of a thread's parts of intervals to the main thread.
-    pub fn handover(&self, thread: usize) -> &Handover {
+    pub fn handover(&self, thread: usize) -> &Arc<Handover> {
         &self.handovers[thread]
     }
 
+    /// The same of all threads, in their order.
+    pub fn handovers(&self) -> &[Arc<Handover>] {
+        &self.handovers
+    }
+
+    /// The counters of one thread.
+    #[inline]
     pub fn tally(&self, thread: usize) -> &Tally {
-        &self.tallies[thread]
+        self.tallies.of(thread)
     }
 
-    pub fn snapshot(&self) -> Snapshot {
-        let sum = |counter: fn(&Tally) -> &AtomicU64| {
-            self.tallies.iter().map(|tally| counter(tally).load(Relaxed)).sum()
-        };
-        let behind_ns = self.tallies.iter().map(|tally| tally.behind_ns.load(Relaxed)).max();
-        let behind_ns = behind_ns.unwrap_or_default();
-        Snapshot {
-            open: sum(|tally| &tally.open),
-            connect_failed: sum(|tally| &tally.connect_failed),
-            lost: sum(|tally| &tally.lost),
-            replies: sum(|tally| &tally.replies),
-            mismatches: sum(|tally| &tally.mismatches),
-            behind: Duration::from_nanos(behind_ns),
-        }
+    /// The counters of all threads.
+    pub fn tallies(&self) -> &Arc<Tallies> {
+        &self.tallies
     }
-}
-
-impl Snapshot {
-    /// Connections that were not established, were lost, or had a byte that differed.
-    pub fn errors(&self) -> u64 {
-        self.connect_failed + self.lost + self.mismatches
-    }
-}
-
-/// Adds to a counter that this thread alone writes: no locked instruction is needed.
-#[inline]
-pub fn add(counter: &AtomicU64, count: u64) {
-    counter.store(counter.load(Relaxed) + count, Relaxed);
-}
-
-/// Takes one from a counter that this thread alone writes.
-pub fn subtract_one(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) - 1, Relaxed);
 }
 
 #[cfg(test)]

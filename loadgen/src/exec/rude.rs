@@ -3,8 +3,6 @@
 //! measured ones shows in those' latencies.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,47 +13,8 @@ use echopool::time::Time;
 
 use crate::exec::control::Control;
 use crate::plan::Plan;
-use crate::units;
-
-/// What a rude client does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RudeKind {
-    /// Connects, and nothing more.
-    Idle,
-    /// Sends as fast as the server takes it, and reads a little now and then.
-    SlowReader,
-    /// Sends a request and closes its sending side at once; waits for the reply to end; again.
-    HalfClose,
-    /// Sends a request and resets the connection; again.
-    Reset,
-    /// Sends one byte at a time.
-    Trickle,
-}
-
-/// How many there are of each kind: the grammar of `--with`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct RudeClients(pub Vec<(RudeKind, u64)>);
-
-/// What became of the clients of one kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RudeCount {
-    pub kind: RudeKind,
-    /// Clients at once.
-    pub asked: u64,
-    /// Connections established, those that followed on others included.
-    pub established: u64,
-    /// Connects that failed.
-    pub connect_failed: u64,
-    /// Connections that ended as the client had meant them to.
-    pub finished: u64,
-    /// Connections that the server closed.
-    pub closed_by_server: u64,
-    /// Connections that the server reset, or that failed otherwise.
-    pub reset_by_server: u64,
-    /// Bytes put on connections, and bytes that came back.
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-}
+use crate::stats::counts::RudeCount;
+use crate::traffic::rude::{RudeClients, RudeKind};
 
 /// Bytes of a request of a rude client, and the size of its buffers.
 const REQUEST_BYTES: usize = 4 << 10;
@@ -72,96 +31,28 @@ const CONNECTING_MAX: usize = 256;
 /// How often the common state is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
-impl RudeKind {
-    const ALL: [RudeKind; 5] = [
-        RudeKind::Idle,
-        RudeKind::SlowReader,
-        RudeKind::HalfClose,
-        RudeKind::Reset,
-        RudeKind::Trickle,
-    ];
-
-    /// The word for it on the command line and in reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            RudeKind::Idle => "idle",
-            RudeKind::SlowReader => "slow-reader",
-            RudeKind::HalfClose => "half-close",
-            RudeKind::Reset => "reset",
-            RudeKind::Trickle => "trickle",
-        }
-    }
-
-    fn buffers(self) -> u32 {
-        match self {
-            RudeKind::Idle => 0,
-            // One on its way out, one coming in.
-            RudeKind::SlowReader => 2,
-            RudeKind::HalfClose | RudeKind::Reset | RudeKind::Trickle => 1,
-        }
+/// What their thread may use.
+pub fn limits(clients: &RudeClients, linger: Duration) -> ClientLimits {
+    let all = clients.0.iter().map(|(kind, count)| buffers(*kind) * *count as u32);
+    ClientLimits {
+        connections_max: clients.total() as usize,
+        // Some for what comes back, whatever is stuck on the way out.
+        buffers: all.sum::<u32>() + 16,
+        buffer_size: REQUEST_BYTES,
+        leases_per_connection_max: 1,
+        linger,
+        // What they do need not be on time.
+        busy_poll: false,
     }
 }
 
-impl RudeClients {
-    /// All kinds together.
-    pub fn total(&self) -> u64 {
-        self.0.iter().map(|(_, count)| count).sum()
-    }
-
-    /// What their thread may use.
-    pub fn limits(&self, linger: Duration) -> ClientLimits {
-        let buffers = self.0.iter().map(|(kind, count)| kind.buffers() * *count as u32);
-        ClientLimits {
-            connections_max: self.total() as usize,
-            // Some for what comes back, whatever is stuck on the way out.
-            buffers: buffers.sum::<u32>() + 16,
-            buffer_size: REQUEST_BYTES,
-            leases_per_connection_max: 1,
-            linger,
-            // What they do need not be on time.
-            busy_poll: false,
-        }
-    }
-}
-
-impl FromStr for RudeClients {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<RudeClients, String> {
-        let mut clients: Vec<(RudeKind, u64)> = Vec::new();
-        for part in text.split(',') {
-            let (word, count) = part.split_once(':').unwrap_or((part, "1"));
-            let Some(kind) = RudeKind::ALL.into_iter().find(|kind| kind.word() == word) else {
-                let words: Vec<_> = RudeKind::ALL.iter().map(|kind| kind.word()).collect();
-                return Err(format!(
-                    "'{word}' is no kind of rude client: use {}, with a number: idle:100",
-                    words.join(", ")
-                ));
-            };
-            match units::positive(count)? {
-                _ if clients.iter().any(|(other, _)| *other == kind) => {
-                    return Err(format!("{word} is given twice"));
-                }
-                // As many as there can be connections to one address and port, and more.
-                count @ ..=1_000_000 => clients.push((kind, count)),
-                count => return Err(format!("{count} of {word}: at most 1000000")),
-            }
-        }
-        Ok(RudeClients(clients))
-    }
-}
-
-impl fmt::Display for RudeCount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RudeCount { kind, asked, established, connect_failed, finished, .. } = self;
-        let RudeCount { closed_by_server, reset_by_server, bytes_sent, bytes_received, .. } = self;
-        write!(
-            f,
-            "{} {asked}: {established} established, {connect_failed} not, {finished} finished, \
-             {closed_by_server} closed by the server, {reset_by_server} reset, \
-             {bytes_sent} bytes out, {bytes_received} back",
-            kind.word()
-        )
+/// Buffers that one client of this kind may have.
+fn buffers(kind: RudeKind) -> u32 {
+    match kind {
+        RudeKind::Idle => 0,
+        // One on its way out, one coming in.
+        RudeKind::SlowReader => 2,
+        RudeKind::HalfClose | RudeKind::Reset | RudeKind::Trickle => 1,
     }
 }
 
@@ -379,27 +270,5 @@ impl Service for Rude {
             turn.wake(id);
         }
         Some(turn.now() + TICK)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_grammar() {
-        let parsed: RudeClients = "idle:5k,slow-reader:50,reset".parse().unwrap();
-        let expected = [(RudeKind::Idle, 5_000), (RudeKind::SlowReader, 50), (RudeKind::Reset, 1)];
-        assert_eq!((parsed.0.as_slice(), parsed.total()), (&expected[..], 5_051));
-        for (text, reason) in [
-            ("sleepy:5", "idle, slow-reader, half-close, reset, trickle"),
-            ("idle:0", "at least 1"),
-            ("idle:1,idle:2", "twice"),
-            ("idle:2m", "at most"),
-            ("", "no kind"),
-        ] {
-            let error = text.parse::<RudeClients>().expect_err(text);
-            assert!(error.contains(reason), "{text}: {error}");
-        }
     }
 }

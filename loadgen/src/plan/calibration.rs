@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
-use crate::report::time_text;
+use crate::units::time_text;
 
 /// Goes up when a key changes its meaning or is taken away.
 pub const SCHEMA_VERSION: u32 = 1;

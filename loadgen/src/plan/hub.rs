@@ -5,12 +5,17 @@ use echopool::spec::HubOptions;
 
 use crate::cli::Args;
 use crate::error::Failure;
-use crate::exec::hub::senders::Hall;
 use crate::traffic::hub_frames::{PAYLOAD_MAX, STAMP_BYTES};
 use crate::traffic::sizes::Sizes;
 
 /// Numbers that are kept to know what each client is to get from each sender, at most: 128 MiB.
 const PAIRS_MAX: u64 = 16 << 20;
+
+/// Send times that are kept in all rings together, and in one at most and at least: more than fit, as messages of 100
+/// bytes, into the kernel's buffers and a hub's usual queue on the way to one client.
+const TIMES: usize = 1 << 22;
+const TIMES_EACH_MAX: usize = 1 << 17;
+const TIMES_EACH_MIN: usize = 1 << 10;
 
 /// The part of a plan that only a hub has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +88,8 @@ impl HubPlan {
     /// What a run keeps of messages and clients, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let numbers = self.senders * self.connections * size_of::<u64>() as u64;
-        numbers + Hall::memory_bytes(self.senders)
+        let times = self.senders * (times_each(self.senders as usize) * size_of::<u64>()) as u64;
+        numbers + times
     }
 }
 
@@ -138,6 +144,11 @@ fn usage<T>(text: String) -> Result<T, Failure> {
     Err(Failure::Usage(text))
 }
 
+/// How many send times are kept for each sender: a power of two.
+pub fn times_each(senders: usize) -> usize {
+    (TIMES / senders.max(1)).clamp(TIMES_EACH_MIN, TIMES_EACH_MAX).next_power_of_two()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +201,16 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_however_many_send() {
+        for senders in [1, 10, 100, 1_000, 4_000] {
+            assert!(
+                hub(senders, senders, 0).memory_bytes() - senders * senders * 8 <= 64 << 20,
+                "{senders}"
+            );
         }
     }
 }

@@ -20,6 +20,10 @@ const OUTPUT_BYTES_MAX: u64 = 128 << 20;
 const INPUT_LEASES_FACTOR: u32 = 2;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
+/// What a client's tables take for each connection: its conversation and its place. The clients
+/// check it when they are compiled.
+pub const CONNECTION_BYTES: u64 = 168;
+
 /// One thread's part of the work.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
@@ -54,15 +58,17 @@ impl Plan {
     /// What a thread's tables take: a flow and a place for each connection, its rings of times,
     /// its entries in the queues, and its schedule.
     fn table_bytes(&self, connections: u64) -> u64 {
-        let flow = (size_of::<crate::exec::client::conversation::Flow>()
-            + crate::exec::client::BYTES_PER_PLACE) as u64;
         // Two queues of at most all connections.
         let queues = 2 * 16;
         let (times, schedule) = match self.open_loop {
             None => (1, 0),
             Some(_) => (2, Dispatch::BYTES_PER_CONNECTION as u64),
         };
-        connections * (flow + queues + schedule + self.pipeline * times * size_of::<u64>() as u64)
+        connections
+            * (CONNECTION_BYTES
+                + queues
+                + schedule
+                + self.pipeline * times * size_of::<u64>() as u64)
     }
 
     /// The sum for the buffers of one thread. A buffer is in use while the kernel has no room for

@@ -8,23 +8,20 @@
 //! * `memory`: the buffers and tables of each thread, and the sum of them
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use echopool::spec::ServiceOptions;
 
 use crate::cli::source_ip;
 use crate::cli::target;
-use crate::cli::{Args, CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET};
+use crate::cli::{Args, CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET, Lifetime};
 use crate::error::Failure;
-use crate::exec::hub::senders::Hall;
-use crate::exec::rude::RudeClients;
 use crate::plan::machine::Machine;
 use crate::traffic::dispatch::{Dispatch, OpenLoop};
+use crate::traffic::rude::RudeClients;
 use crate::traffic::schedule::{self, Lane, Profile};
 use crate::traffic::sizes::Sizes;
 use crate::traffic::wire::Wire;
-use crate::units;
 use hub::HubPlan;
 
 pub mod calibration;
@@ -34,7 +31,7 @@ pub mod machine;
 mod memory;
 mod room;
 
-pub use memory::Share;
+pub use memory::{CONNECTION_BYTES, Share};
 use room::Room;
 pub use room::{BacklogShort, Limit, Shortfall};
 
@@ -95,28 +92,6 @@ pub struct Plan {
     /// Further addresses of the networks given that are more than are ever used.
     pub sources_unused: u128,
     pub seed: u64,
-}
-
-/// How long a connection lives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lifetime {
-    Requests(u64),
-    Time(Duration),
-}
-
-impl FromStr for Lifetime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Lifetime, String> {
-        // `m` is a million of requests, and a minute: the former without a unit of time is said in
-        // digits.
-        match units::positive(text) {
-            Ok(count) if !text.ends_with(['m', 'M']) => Ok(Lifetime::Requests(count)),
-            _ => units::duration(text).map(Lifetime::Time).map_err(|error| {
-                format!("{error}; or a number of requests, with k (1,000): 500, 10k")
-            }),
-        }
-    }
 }
 
 impl Plan {
@@ -248,14 +223,6 @@ impl Plan {
         let count = all * (thread + 1) / threads - first;
         let lane = Lane::of_thread(thread, threads, count, all);
         (count > 0).then(|| Dispatch::new(open_loop, lane, first, count as usize, self.seed))
-    }
-
-    /// What the threads of a hub run share.
-    pub fn hall(&self) -> Option<Hall> {
-        let hub = self.hub?;
-        let firsts: Vec<_> =
-            (0..self.threads).map(|nth| self.share(nth).first_connection).collect();
-        Some(Hall::new(hub.order, self.size, self.seed, &hub.senders(&firsts)))
     }
 
     /// The place among the targets of that of connection number `connection`.

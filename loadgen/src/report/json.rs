@@ -5,21 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Report, hdr, hub, load, targets};
-use crate::exec::client::conversation::Mismatch;
-use crate::plan::Lifetime;
+use super::distribution::{Distribution, SCHEMA_VERSION, nanos, unix_nanos};
+use super::{Report, hub, load, targets};
+use crate::cli::Lifetime;
 use crate::plan::calibration::Standing;
-use crate::stats::records;
+use crate::stats::loss::Mismatch;
 use crate::stats::slo::{Metric, Outcome};
 use crate::traffic::schedule::{Spacing, Stage};
-
-/// Goes up when a key changes its meaning or is taken away; new keys leave it as it is.
-pub const SCHEMA_VERSION: u32 = 1;
 
 /// The JSON form of a report.
 #[derive(Serialize)]
@@ -128,30 +123,6 @@ struct Difference {
     expected: Vec<u8>,
     actual: Vec<u8>,
     note: Option<String>,
-}
-
-/// A histogram with what is read off it.
-#[derive(Serialize)]
-pub struct Distribution {
-    #[serde(flatten)]
-    summary: Summary,
-    histogram_v2_deflate_base64: String,
-}
-
-/// What is read off a histogram of nanoseconds; nothing, if it is empty.
-#[derive(Serialize)]
-pub struct Summary {
-    pub count: u64,
-    pub min_ns: Option<u64>,
-    pub mean_ns: Option<u64>,
-    pub stdev_ns: Option<u64>,
-    pub p50_ns: Option<u64>,
-    pub p75_ns: Option<u64>,
-    pub p90_ns: Option<u64>,
-    pub p99_ns: Option<u64>,
-    pub p99_9_ns: Option<u64>,
-    pub p99_99_ns: Option<u64>,
-    pub max_ns: Option<u64>,
 }
 
 /// An objective, what was measured, and whether that meets it. A latency is in nanoseconds.
@@ -313,35 +284,6 @@ fn difference(mismatch: &Mismatch) -> Difference {
     }
 }
 
-impl Distribution {
-    pub fn new(values: &Histogram<u64>) -> Distribution {
-        Distribution {
-            summary: Summary::new(values),
-            histogram_v2_deflate_base64: hdr::encode(values),
-        }
-    }
-}
-
-impl Summary {
-    pub fn new(values: &Histogram<u64>) -> Summary {
-        let some = |value: u64| (!values.is_empty()).then_some(value);
-        let at = |percentile| some(records::percentile(values, percentile));
-        Summary {
-            count: values.len(),
-            min_ns: some(values.min()),
-            mean_ns: some(values.mean().round() as u64),
-            stdev_ns: some(values.stdev().round() as u64),
-            p50_ns: at(50.0),
-            p75_ns: at(75.0),
-            p90_ns: at(90.0),
-            p99_ns: at(99.0),
-            p99_9_ns: at(99.9),
-            p99_99_ns: at(99.99),
-            max_ns: some(values.max()),
-        }
-    }
-}
-
 fn objective(outcome: &Outcome) -> Objective {
     let (limit, measured) = (outcome.slo.limit(), outcome.measured);
     let is_time = !matches!(outcome.slo.metric(), Metric::Rate | Metric::Errors);
@@ -355,19 +297,14 @@ fn objective(outcome: &Outcome) -> Objective {
     }
 }
 
-fn unix_nanos(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos)
-}
-
-/// In whole nanoseconds, of which 584 years fit.
-pub fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::hdr;
     use super::super::tests::{mismatch, report};
     use super::*;
+    use crate::stats::records;
     use serde_json::Value;
 
     fn form(report: &Report) -> Value {
@@ -400,7 +337,7 @@ mod tests {
         for (name, percentile) in [("50%", 50.0), ("99%", 99.0), ("99.99%", 99.99)] {
             let line = shown.lines().find(|line| line.trim_start().starts_with(name));
             let nanos = records::percentile(&values, percentile);
-            let expected = crate::report::time_text(Duration::from_nanos(nanos));
+            let expected = crate::units::time_text(Duration::from_nanos(nanos));
             assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
         }
     }

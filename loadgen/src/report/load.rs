@@ -1,162 +1,13 @@
 //! What the reports say of the load: how each request ended, and how well the schedule was kept.
 
-use std::time::Duration;
-
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::json::Distribution;
-use super::{Report, time_us};
-use crate::report::validity;
+use super::distribution::Distribution;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::records::Records;
 use crate::stats::timeseries::Second;
 
-/// Lines for people.
-pub fn lines(report: &Report) -> Vec<String> {
-    let records = &report.records;
-    let mut lines = vec![account(records)];
-    if records.warmup_requests > 0 {
-        lines.push(format!("Warm-up: {} requests, not recorded", records.warmup_requests));
-    }
-    if report.plan.open_loop.is_some() {
-        lines.push(format!("Service time: {}", shape(&records.service_time)));
-        lines.push(format!("Send lag: {}", shape(&records.send_lag)));
-        lines.push(format!("Own lag: {}", shape(&records.own_lag)));
-    }
-    lines.push(format!("Fairness: {:.4} (Jain)", records.fairness()));
-    if !records.connect.is_empty() {
-        lines.push(format!("Connect: {}", shape(&records.connect)));
-        lines.extend(connects_retried(records));
-    }
-    if report.plan.lifetime.is_some() || records.reconnects > 0 {
-        lines.push(format!("Begun anew: {} connections", records.reconnects));
-    }
-    if let Some(worst) = littles_law(records) {
-        lines.push(worst);
-    }
-    lines.extend(thread_lines(report));
-    lines.extend(longest_pause(records));
-    lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
-    lines
-}
-
-/// Connections whose first packet got no answer: TCP sends it again after a second (RFC 6298).
-fn connects_retried(records: &Records) -> Option<String> {
-    const FIRST_RETRY_NS: u64 = 990_000_000;
-    let retried = records.connect.count_between(FIRST_RETRY_NS, u64::MAX);
-    (retried > 0).then(|| {
-        format!(
-            "Connects that took a second or more: {retried}: their first packet was lost, or the \
-             server let no more connections wait to be accepted (its backlog, \
-             net.core.somaxconn); begin fewer at a time with --connect-rate"
-        )
-    })
-}
-
-/// Each request offered is in one of the counts behind the first.
-fn account(records: &Records) -> String {
-    format!(
-        "Offered: {} requests: {} answered in time, {} answered after the end, {} timed out, \
-         {} unanswered, {} never sent",
-        records.offered,
-        records.replies,
-        records.replies_late,
-        records.timed_out,
-        records.unanswered,
-        records.never_sent
-    )
-}
-
-/// What each thread used, if there are not too many to be read.
-fn thread_lines(report: &Report) -> Option<String> {
-    const THREADS_SHOWN: usize = 8;
-    let elapsed = report.records.elapsed().as_secs_f64();
-    let uses = &report.records.thread_uses;
-    if uses.len() > THREADS_SHOWN || elapsed == 0.0 {
-        return None;
-    }
-    let percent = |time: Duration| time.as_secs_f64() / elapsed * 100.0;
-    let thread = |used: &ThreadUse| {
-        let polling = match report.plan.busy_poll {
-            true => format!(", {:.0} % polling in vain", percent(used.polling)),
-            false => String::new(),
-        };
-        format!(
-            "{:.0} % running, {:.0} % waiting{polling}, switches {} voluntary, {} involuntary",
-            percent(used.running),
-            percent(used.waiting),
-            used.switches_voluntary,
-            used.switches_involuntary
-        )
-    };
-    let threads: Vec<_> = uses.iter().map(thread).collect();
-    (!threads.is_empty()).then(|| format!("Generator threads: {}", threads.join("; ")))
-}
-
-/// The closed loop has no schedule that would show it, so it is said, if it is long enough to be
-/// somewhere in the latencies.
-fn longest_pause(records: &Records) -> Option<String> {
-    const WORTH_SAYING: Duration = Duration::from_millis(10);
-    let pause = records.longest_pause;
-    (pause >= WORTH_SAYING).then(|| {
-        let pause = time_us(pause.as_secs_f64() * 1e6);
-        format!("Longest pause: {pause}, in which a thread of loadgen was to work and did not")
-    })
-}
-
-fn shape(values: &Histogram<u64>) -> String {
-    let at = |quantile| time_us(values.value_at_quantile(quantile) as f64 / 1e3);
-    format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
-}
-
-/// Little's law over all seconds, and the second where its two sides differ most.
-fn littles_law(records: &Records) -> Option<String> {
-    let steps = records.seconds.steps();
-    let difference = |second: &Second| {
-        let (counted, expected) = (second.outstanding_mean(), second.outstanding_expected());
-        (counted - expected).abs() / counted.max(1.0)
-    };
-    let worst = steps.iter().map(difference).reduce(f64::max)?;
-    let mean = |value: fn(&Second) -> f64| {
-        let weighted = |second: &Second| value(second) * second.length().as_secs_f64();
-        let seconds: f64 = steps.iter().map(|second| second.length().as_secs_f64()).sum();
-        steps.iter().map(weighted).sum::<f64>() / seconds.max(f64::MIN_POSITIVE)
-    };
-    Some(format!(
-        "Little's law: {:.2} outstanding, rate x time {:.2}; a second differs by at most {:.1} %",
-        mean(Second::outstanding_mean),
-        mean(Second::outstanding_expected),
-        worst * 100.0
-    ))
-}
-
-/// What the verdict adds when the schedule was kept.
-/// `ended_early`: what was due just then would have been sent a moment later.
-pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
-    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
-    let mut notes = vec![
-        "open loop".to_string(),
-        format!(
-            "own lag p99 {} of a latency p99 of {}",
-            time(records.own_lag.value_at_quantile(0.99)),
-            time(records.latency.value_at_quantile(0.99))
-        ),
-    ];
-    if validity::lags_at(records, 0.999) {
-        notes.push("beyond p99 latencies are partly the generator's own lag".into());
-    }
-    if records.never_sent > 0 {
-        let why = if ended_early { "before it was ended" } else { "for no connection had room" };
-        notes.push(format!(
-            "{} of {} requests were never sent, {why}",
-            records.never_sent, records.offered
-        ));
-    }
-    notes
-}
-
-/// The same for machines.
+/// The part of a report for machines.
 #[derive(Serialize)]
 pub struct Form {
     requests_offered: u64,
@@ -261,7 +112,7 @@ fn step(second: &Second) -> Step {
 }
 
 fn rude(records: &Records) -> Vec<Rude> {
-    let rude = |count: &crate::exec::rude::RudeCount| Rude {
+    let rude = |count: &crate::stats::counts::RudeCount| Rude {
         kind: count.kind.word(),
         asked: count.asked,
         established: count.established,

@@ -7,11 +7,13 @@
 //! * `saved`: reports read back; `compare`, `merge`: what is made of them; `search`: what several
 //!   runs have found
 
+pub mod distribution;
 mod figures;
 mod hdr;
 mod hub;
 pub mod json;
 mod load;
+mod load_text;
 pub mod outputs;
 mod rows;
 pub mod saved;
@@ -25,10 +27,9 @@ mod verdict;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 pub use outputs::Outputs;
-pub use text::{metric, time_us};
 pub use verdict::Verdict;
 
 use crate::error::Failure;
@@ -78,9 +79,4 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| Failure::Setup(format!("cannot write to stdout: {error}")))
-}
-
-/// A time for people, with two decimals.
-pub fn time_text(time: Duration) -> String {
-    time_us(time.as_secs_f64() * 1e6)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::json::{Summary, nanos};
+use super::distribution::{Summary, nanos};
 use crate::stats::interval::Interval;
 
 /// A second as an object. docs/loadgen.schema.json describes it.

@@ -5,7 +5,9 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::{hdr, json};
+use super::distribution::SCHEMA_VERSION;
+use super::targets::LINES_MAX;
+use super::{hdr, targets};
 use crate::error::Failure;
 
 /// The summary of a run, from a file.
@@ -110,8 +112,8 @@ fn summary(text: &str) -> Result<Value, String> {
     if value["type"] != "summary" {
         return Err("no summary of a run: was it written with --output-format json?".into());
     }
-    if version != json::SCHEMA_VERSION {
-        let known = json::SCHEMA_VERSION;
+    if version != SCHEMA_VERSION {
+        let known = SCHEMA_VERSION;
         return Err(format!("its schema_version is {version}, and {known} is understood"));
     }
     Ok(value)
@@ -125,8 +127,45 @@ fn settings(value: &Value) -> Vec<String> {
         .collect()
 }
 
+/// The targets of several runs, each once; `None` where a run says nothing of them, as those of
+/// earlier versions do.
+pub fn merge_targets(runs: &[Saved]) -> Option<Vec<targets::Form>> {
+    let mut all: Vec<targets::Form> = Vec::new();
+    for run in runs {
+        for (nth, form) in of_saved(run)?.into_iter().enumerate() {
+            // One that was given twice is two, which have the same place in all runs.
+            match all.iter_mut().skip(nth).find(|one| one.target == form.target) {
+                Some(one) => one.add(&form),
+                None => all.push(form),
+            }
+        }
+    }
+    Some(all)
+}
+
+/// For two runs of the same number of targets, more than one: for each the requests completed.
+pub fn targets_side_by_side(first: &Saved, second: &Saved) -> Vec<[u64; 2]> {
+    let (Some(first), Some(second)) = (of_saved(first), of_saved(second)) else { return vec![] };
+    if first.len() != second.len() || !(2..=LINES_MAX).contains(&first.len()) {
+        return Vec::new();
+    }
+    let completed = |form: &targets::Form| form.requests_completed;
+    first.iter().map(completed).zip(second.iter().map(completed)).map(Into::into).collect()
+}
+
+fn of_saved(run: &Saved) -> Option<Vec<targets::Form>> {
+    match run.at("per_target") {
+        Value::Null => None,
+        forms => serde_json::from_value(forms.clone()).ok(),
+    }
+}
+
 #[cfg(test)]
 pub mod tests {
+    use std::sync::Arc;
+
+    use super::super::json;
+    use super::super::targets::tests::report_of;
     use super::super::tests::report;
     use super::*;
     use crate::report::Report;
@@ -170,11 +209,34 @@ pub mod tests {
     #[test]
     fn settings_that_make_another_measurement_are_named() {
         let (first, mut second) = (report(), report());
-        std::sync::Arc::make_mut(&mut second.plan).seed = 7;
+        Arc::make_mut(&mut second.plan).seed = 7;
         let differing =
             |second: &Report| saved("a", &first).differing_settings(&saved("b", second));
         assert_eq!(differing(&second), Vec::<String>::new());
-        std::sync::Arc::make_mut(&mut second.plan).size = 128;
+        Arc::make_mut(&mut second.plan).size = 128;
         assert_eq!(differing(&second), ["size_bytes (64 and 128)"]);
+    }
+
+    #[test]
+    fn targets_of_several_runs_are_added_up_by_their_address() {
+        let (two, three) = (report_of(2), report_of(3));
+        let merged = merge_targets(&[saved("a", &two), saved("b", &three), saved("c", &two)]);
+        let merged = merged.expect("all of them say it");
+        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
+        assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
+        let mut twice = report_of(2);
+        Arc::make_mut(&mut twice.plan).targets[1].set_port(7000);
+        twice.records.targets[1].completed = 7;
+        let merged = merge_targets(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
+        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
+        assert_eq!(completed, [1000, 14], "one that was given twice is two");
+    }
+
+    #[test]
+    fn runs_of_as_many_targets_are_set_targets_side_by_side() {
+        let [one, two, three] = [1, 2, 3].map(|count| saved("a", &report_of(count)));
+        assert_eq!(targets_side_by_side(&two, &two), [[500, 500], [500, 500]]);
+        assert!(targets_side_by_side(&two, &three).is_empty());
+        assert!(targets_side_by_side(&one, &one).is_empty());
     }
 }

@@ -3,24 +3,22 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Report;
-use super::saved::Saved;
 
 /// Lines for people, at most: up to 1024 targets are possible.
-const LINES_MAX: usize = 16;
+pub const LINES_MAX: usize = 16;
 
 /// The counts of one target; the JSON form, too.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Form {
-    target: String,
-    connections_asked: u64,
-    connections_established: u64,
-    connections_served: u64,
-    connections_lost: u64,
-    mismatched_connections: u64,
-    requests_completed: u64,
+    pub target: String,
+    pub connections_asked: u64,
+    pub connections_established: u64,
+    pub connections_served: u64,
+    pub connections_lost: u64,
+    pub mismatched_connections: u64,
+    pub requests_completed: u64,
 }
 
 impl Form {
@@ -50,7 +48,7 @@ impl Form {
             && self.connections_lost + self.mismatched_connections == 0
     }
 
-    fn add(&mut self, other: &Form) {
+    pub fn add(&mut self, other: &Form) {
         self.connections_asked += other.connections_asked;
         self.connections_established += other.connections_established;
         self.connections_served += other.connections_served;
@@ -100,50 +98,16 @@ fn sum(forms: &[Form]) -> Option<Form> {
     Some(sum)
 }
 
-/// The targets of several runs, each once; `None` where a run says nothing of them, as those of
-/// earlier versions do.
-pub fn merge(runs: &[Saved]) -> Option<Vec<Form>> {
-    let mut all: Vec<Form> = Vec::new();
-    for run in runs {
-        for (nth, form) in of_saved(run)?.into_iter().enumerate() {
-            // One that was given twice is two, which have the same place in all runs.
-            match all.iter_mut().skip(nth).find(|one| one.target == form.target) {
-                Some(one) => one.add(&form),
-                None => all.push(form),
-            }
-        }
-    }
-    Some(all)
-}
-
-/// For two runs of the same number of targets, more than one: for each the requests completed.
-pub fn side_by_side(first: &Saved, second: &Saved) -> Vec<[u64; 2]> {
-    let (Some(first), Some(second)) = (of_saved(first), of_saved(second)) else { return vec![] };
-    if first.len() != second.len() || !(2..=LINES_MAX).contains(&first.len()) {
-        return Vec::new();
-    }
-    let completed = |form: &Form| form.requests_completed;
-    first.iter().map(completed).zip(second.iter().map(completed)).map(Into::into).collect()
-}
-
-fn of_saved(run: &Saved) -> Option<Vec<Form>> {
-    match run.at("per_target") {
-        Value::Null => None,
-        forms => serde_json::from_value(forms.clone()).ok(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::sync::Arc;
 
-    use super::super::saved::tests::saved;
     use super::super::tests::report;
     use super::*;
-    use crate::exec::lifecycle::TargetCount;
+    use crate::stats::counts::TargetCount;
 
     /// A run of ten connections and these targets, all of which are well and have done as much.
-    fn report_of(count: u16) -> Report {
+    pub fn report_of(count: u16) -> Report {
         let mut report = report();
         let plan = Arc::make_mut(&mut report.plan);
         plan.targets = (0..count).map(|nth| ([127, 0, 0, 1], 7000 + nth).into()).collect();
@@ -203,28 +167,5 @@ mod tests {
         let expected = "  85 more targets: 0 asked, 0 established, 0 served, 0 lost, 0 differed, \
                         0 requests completed";
         assert_eq!(lines[LINES_MAX - 1], expected);
-    }
-
-    #[test]
-    fn targets_of_several_runs_are_added_up_by_their_address() {
-        let (two, three) = (report_of(2), report_of(3));
-        let merged = merge(&[saved("a", &two), saved("b", &three), saved("c", &two)]);
-        let merged = merged.expect("all of them say it");
-        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
-        assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
-        let mut twice = report_of(2);
-        Arc::make_mut(&mut twice.plan).targets[1].set_port(7000);
-        twice.records.targets[1].completed = 7;
-        let merged = merge(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
-        let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
-        assert_eq!(completed, [1000, 14], "one that was given twice is two");
-    }
-
-    #[test]
-    fn runs_of_as_many_targets_are_set_side_by_side() {
-        let [one, two, three] = [1, 2, 3].map(|count| saved("a", &report_of(count)));
-        assert_eq!(side_by_side(&two, &two), [[500, 500], [500, 500]]);
-        assert!(side_by_side(&two, &three).is_empty());
-        assert!(side_by_side(&one, &one).is_empty());
     }
 }

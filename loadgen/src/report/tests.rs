@@ -1,5 +1,7 @@
 //! A synthetic run that the tests of all forms share, and the verdicts.
 
+use std::time::Duration;
+
 use clap::Parser;
 use echopool::error::Errno;
 use echopool::time::Time;
@@ -7,9 +9,9 @@ use echopool::time::Time;
 use super::*;
 use crate::cli::Args;
 use crate::error::Exit;
-use crate::exec::client::conversation::{Loss, Mismatch};
 use crate::plan::machine::Machine;
 use crate::stats::cpu::ThreadUse;
+use crate::stats::loss::{Loss, Mismatch};
 
 pub fn plan(flags: &str) -> Plan {
     let machine = Machine {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, hub, load, targets};
-use crate::exec::client::conversation::Mismatch;
+use super::{Report, hub, load_text, targets};
+use crate::stats::loss::Mismatch;
 use crate::stats::records;
+use crate::units::{binary, metric, time_us};
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -182,7 +183,7 @@ fn evidence(out: &mut String, report: &Report) {
     for mismatch in &records.first_mismatches {
         line(out, mismatch_text(mismatch));
     }
-    load::lines(report).into_iter().for_each(|text| line(out, text));
+    load_text::lines(report).into_iter().for_each(|text| line(out, text));
     hub::lines(report).into_iter().for_each(|text| line(out, text));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
@@ -260,40 +261,11 @@ fn whole_time(time: Duration) -> String {
     format!("{}{name}", nanos / unit)
 }
 
-/// A time in microseconds, in the unit and with the decimals that wrk shows.
-pub fn time_us(micros: f64) -> String {
-    match micros {
-        _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
-        _ if micros >= 60e6 => format!("{:.2}m", micros / 60e6),
-        _ if micros >= 1e6 => format!("{:.2}s", micros / 1e6),
-        _ if micros >= 1e3 => format!("{:.2}ms", micros / 1e3),
-        _ => format!("{micros:.2}us"),
-    }
-}
-
-/// A count or a rate, with k and M for thousands.
-pub fn metric(value: f64) -> String {
-    scaled(value, 1000.0, &["", "k", "M", "G", "T"])
-}
-
-fn binary(bytes: f64) -> String {
-    scaled(bytes, 1024.0, &["", "K", "M", "G", "T"])
-}
-
-fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
-    let mut nth = 0;
-    while value >= base && nth + 1 < units.len() {
-        value /= base;
-        nth += 1;
-    }
-    format!("{value:.2}{}", units[nth])
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
-    use crate::exec::client::conversation::Loss;
+    use crate::stats::loss::Loss;
     use crate::stats::records::GivenUp;
 
     const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };

@@ -6,18 +6,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::plan::Plan;
+use crate::stats::cpu::SATURATED;
 use crate::stats::records::Records;
-
-/// A generator whose threads are busier than this share of the time has hardly been idle: a reply
-/// that arrived had to wait for the tool, and a faster server would not have had more requests to
-/// answer.
-///
-/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
-/// thread that is kept from running is no less the bottleneck.
-pub const SATURATED: f64 = 0.95;
-
-/// A schedule whose oldest unsent request is older than this is behind.
-pub const BEHIND: Duration = Duration::from_millis(10);
+use crate::stats::tally::BEHIND;
 
 /// The generator's own lag may be this part of the latency at the 99th percentile.
 pub const OWN_LAG_PART: u64 = 4;
@@ -94,7 +85,7 @@ fn waiting_limit(records: &Records) -> Option<String> {
 }
 
 fn time(nanos: u64) -> String {
-    crate::report::time_us(nanos as f64 / 1e3)
+    crate::units::time_us(nanos as f64 / 1e3)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use echopool::spec::ServiceOptions;
 
-use super::{Abort, Report, hub, load};
+use super::{Abort, Report, hub, load_text};
 use crate::error::Exit;
-use crate::report::validity::{self, SATURATED};
+use crate::report::validity;
+use crate::stats::cpu::SATURATED;
 use crate::stats::slo::{Observed, Outcome};
 
 /// From this share of the period on it is said that the generator waited for processors: others
@@ -141,7 +142,7 @@ impl Report {
             Verdict::Valid => {
                 let mut notes = match plan.open_loop {
                     None => vec!["closed loop".to_string()],
-                    Some(_) => load::open_loop_notes(records, self.ended_early()),
+                    Some(_) => load_text::open_loop_notes(records, self.ended_early()),
                 };
                 notes.push(self.busy_note());
                 if established < asked {

@@ -5,6 +5,14 @@ use std::time::Duration;
 use echopool::internals::polled_in_vain;
 use rustix::time::{ClockId, clock_gettime};
 
+/// A generator whose threads are busier than this share of the time has hardly been idle: a reply
+/// that arrived had to wait for the tool, and a faster server would not have had more requests to
+/// answer.
+///
+/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
+/// thread that is kept from running is no less the bottleneck.
+pub const SATURATED: f64 = 0.95;
+
 /// What a thread has used since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ThreadUse {

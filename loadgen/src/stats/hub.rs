@@ -1,11 +1,6 @@
 //! What a hub run counts beside its messages.
 
-use std::time::Duration;
-
 use echopool::time::Time;
-
-use crate::exec::hub::senders::SentAt;
-use crate::stats::records::Records;
 
 /// What a hub run counts beside its messages.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -42,28 +37,12 @@ impl HubRecords {
             left: self.left + other.left,
         }
     }
+}
 
-    /// Records one delivery. Answers its latency.
-    #[inline]
-    pub fn deliver(
-        &mut self,
-        records: &mut Records,
-        size: u64,
-        now: Time,
-        sent: SentAt,
-        in_period: bool,
-    ) -> Duration {
-        let (SentAt::Known(time) | SentAt::Before(time)) = sent;
-        self.beyond_ring += u64::from(matches!(sent, SentAt::Before(_)));
-        let latency = now - time;
-        records.latency.saturating_record(latency.as_nanos() as u64);
-        records.bytes_verified += size;
-        if in_period {
-            self.deliveries += 1;
-            records.bytes += size;
-        } else {
-            self.deliveries_late += 1;
-        }
-        latency
-    }
+/// When a message was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SentAt {
+    Known(Time),
+    /// Its place is taken: it was before that.
+    Before(Time),
 }

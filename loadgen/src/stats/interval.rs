@@ -14,8 +14,8 @@ use crossbeam_queue::ArrayQueue;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
-use crate::exec::control::{Control, Snapshot};
 use crate::stats::records::latency_histogram;
+use crate::stats::tally::{Snapshot, Tallies};
 
 /// Parts of a thread: one that is recorded into, one on its way, one in reserve for a main
 /// thread that is a second late.
@@ -78,8 +78,7 @@ impl Default for Handover {
 
 /// The side of a thread of clients. What it still has is handed over when it is dropped.
 pub struct Recorder {
-    control: Arc<Control>,
-    thread: usize,
+    handover: Arc<Handover>,
     /// Always there, until dropped.
     current: Option<Box<Part>>,
     began: Time,
@@ -89,10 +88,10 @@ pub struct Recorder {
 
 impl Recorder {
     /// Each thread has one.
-    pub fn new(control: Arc<Control>, thread: usize) -> Recorder {
-        let current = control.handover(thread).empty.pop();
+    pub fn new(handover: Arc<Handover>) -> Recorder {
+        let current = handover.empty.pop();
         assert!(current.is_some(), "a thread has one recorder");
-        Recorder { control, thread, current, began: Time::ZERO, ends: Time::MAX }
+        Recorder { handover, current, began: Time::ZERO, ends: Time::MAX }
     }
 
     /// The measured period begins.
@@ -160,10 +159,9 @@ impl Recorder {
 
     /// Without an empty part the current one goes on.
     fn exchange(&mut self, number: u64) {
-        let handover = self.control.handover(self.thread);
-        if let Some(empty) = handover.empty.pop() {
+        if let Some(empty) = self.handover.empty.pop() {
             let full = self.current.replace(empty);
-            push(handover, full.expect("it is there until dropped"), number);
+            push(&self.handover, full.expect("it is there until dropped"), number);
         }
     }
 }
@@ -171,7 +169,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         if let Some(last) = self.current.take() {
-            push(self.control.handover(self.thread), last, AFTER);
+            push(&self.handover, last, AFTER);
         }
     }
 }
@@ -239,7 +237,7 @@ impl Interval {
 
 /// The side of the main thread.
 pub struct Collector {
-    control: Arc<Control>,
+    tallies: Arc<Tallies>,
     threads: Vec<ThreadState>,
     second: Interval,
     /// Whether the second has been handed out, so that the next one is to begin.
@@ -250,8 +248,8 @@ pub struct Collector {
 }
 
 /// What is known of a thread.
-#[derive(Default)]
 struct ThreadState {
+    handover: Arc<Handover>,
     /// A part that belongs to a later second.
     held: Option<Box<Part>>,
     /// Seconds of which all has been seen.
@@ -259,8 +257,14 @@ struct ThreadState {
 }
 
 impl Collector {
-    pub fn new(control: Arc<Control>) -> Collector {
-        let threads = (0..control.threads()).map(|_| ThreadState::default()).collect();
+    /// Collects what these threads hand over. `tallies`: their counters.
+    pub fn new(handovers: &[Arc<Handover>], tallies: Arc<Tallies>) -> Collector {
+        let thread = |handover: &Arc<Handover>| ThreadState {
+            handover: handover.clone(),
+            held: None,
+            through: 0,
+        };
+        let threads = handovers.iter().map(thread).collect();
         let second = Interval {
             number: 0,
             start: Duration::ZERO,
@@ -273,13 +277,13 @@ impl Collector {
             counts: Snapshot::default(),
             errors: 0,
         };
-        Collector { control, threads, second, given: false, errors_before: 0, open: 0 }
+        Collector { tallies, threads, second, given: false, errors_before: 0, open: 0 }
     }
 
     /// The next second, if it is over at `since`, the time since the measured period began.
     pub fn next(&mut self, since: Duration) -> Option<&Interval> {
         self.begin_next();
-        self.open = self.control.snapshot().open;
+        self.open = self.tallies.snapshot().open;
         let end = self.second.start + SECOND;
         if since < end {
             return None;
@@ -301,7 +305,7 @@ impl Collector {
             return Some(self.complete(SECOND));
         }
         self.take(if left.is_zero() { AFTER } else { LAST });
-        let errors = self.control.snapshot().errors() > self.errors_before;
+        let errors = self.tallies.snapshot().errors() > self.errors_before;
         let something = errors || !self.second.latency.is_empty() || self.second.bytes > 0;
         (!left.is_zero() || something).then(|| self.complete(left))
     }
@@ -313,7 +317,7 @@ impl Collector {
     }
 
     fn complete(&mut self, length: Duration) -> &Interval {
-        let mut counts = self.control.snapshot();
+        let mut counts = self.tallies.snapshot();
         // Looked at after the end, there are none left.
         counts.open = if length.is_zero() { counts.open } else { self.open };
         self.second.length = length;
@@ -326,9 +330,8 @@ impl Collector {
 
     /// Adds all parts up to this number, and gives them back empty.
     fn take(&mut self, number: u64) {
-        for (thread, state) in self.threads.iter_mut().enumerate() {
-            let handover = self.control.handover(thread);
-            while let Some(mut part) = state.held.take().or_else(|| handover.full.pop()) {
+        for state in &mut self.threads {
+            while let Some(mut part) = state.held.take().or_else(|| state.handover.full.pop()) {
                 state.through = part.number.saturating_add(1);
                 if part.number > number {
                     state.held = Some(part);
@@ -336,7 +339,7 @@ impl Collector {
                 }
                 self.second.add(&part);
                 part.clear();
-                let pushed = handover.empty.push(part);
+                let pushed = state.handover.empty.push(part);
                 assert!(pushed.is_ok(), "there is room for all parts of a thread");
             }
         }
@@ -346,6 +349,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::tally;
 
     const BEGAN: Time = Time::from_nanos(1_000);
 
@@ -357,13 +361,17 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn recorders(control: &Arc<Control>) -> Vec<Recorder> {
-        let recorder = |thread| {
-            let mut recorder = Recorder::new(control.clone(), thread);
+    /// The recorders of so many threads, their collector and their counters.
+    fn recording(threads: usize) -> (Vec<Recorder>, Collector, Arc<Tallies>) {
+        let handovers: Vec<_> = (0..threads).map(|_| Arc::<Handover>::default()).collect();
+        let recorder = |handover: &Arc<Handover>| {
+            let mut recorder = Recorder::new(handover.clone());
             recorder.begin(BEGAN);
             recorder
         };
-        (0..control.threads()).map(recorder).collect()
+        let recorders = handovers.iter().map(recorder).collect();
+        let tallies = Arc::new(Tallies::new(threads));
+        (recorders, Collector::new(&handovers, tallies.clone()), tallies)
     }
 
     fn reply(recorder: &mut Recorder, millis: u64) {
@@ -372,9 +380,7 @@ mod tests {
 
     #[test]
     fn replies_of_all_threads_are_in_the_second_that_they_came_in() {
-        let control = Arc::new(Control::new(2, 0, None));
-        let mut recorders = recorders(&control);
-        let mut collector = Collector::new(control.clone());
+        let (mut recorders, mut collector, _) = recording(2);
         for millis in [1, 999, 1_000, 1_500, 2_400] {
             reply(&mut recorders[0], millis);
         }
@@ -401,9 +407,8 @@ mod tests {
 
     #[test]
     fn send_lags_are_in_the_second_of_the_send() {
-        let control = Arc::new(Control::new(1, 0, None));
-        let mut recorder = recorders(&control).remove(0);
-        let mut collector = Collector::new(control);
+        let (mut recorders, mut collector, _) = recording(1);
+        let mut recorder = recorders.remove(0);
         for (millis, lag) in [(100, 7), (900, 9), (1_100, 11)] {
             recorder.sent(at(millis), Duration::from_nanos(lag));
         }
@@ -417,14 +422,12 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_the_main_thread_is_late() {
-        let control = Arc::new(Control::new(1, 0, None));
-        let mut recorders = recorders(&control);
+        let (mut recorders, mut collector, _) = recording(1);
         for millis in (0..20_000).step_by(100) {
             reply(&mut recorders[0], millis);
         }
         recorders[0].end(at(20_000));
         drop(recorders);
-        let mut collector = Collector::new(control);
         let mut replies = Vec::new();
         while let Some(second) = collector.rest(since(20_000)) {
             replies.push(second.replies);
@@ -437,9 +440,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_says_nothing_is_not_waited_for_long() {
-        let control = Arc::new(Control::new(2, 0, None));
-        let mut recorders = recorders(&control);
-        let mut collector = Collector::new(control);
+        let (mut recorders, mut collector, _) = recording(2);
         reply(&mut recorders[0], 1_000);
         reply(&mut recorders[1], 10);
         assert!(collector.next(since(1_200)).is_none());
@@ -452,13 +453,11 @@ mod tests {
 
     #[test]
     fn errors_count_in_the_second_in_which_they_are_seen() {
-        let control = Arc::new(Control::new(1, 0, None));
-        let recorders = recorders(&control);
-        let mut collector = Collector::new(control.clone());
-        crate::exec::control::add(&control.tally(0).lost, 2);
+        let (recorders, mut collector, tallies) = recording(1);
+        tally::add(&tallies.of(0).lost, 2);
         assert_eq!(collector.next(since(1_500)).map(|second| second.errors), Some(2));
         assert_eq!(collector.next(since(2_500)).map(|second| second.errors), Some(0));
-        crate::exec::control::add(&control.tally(0).connect_failed, 1);
+        tally::add(&tallies.of(0).connect_failed, 1);
         drop(recorders);
         assert_eq!(collector.rest(since(2_000)).map(|second| second.errors), Some(1));
         assert!(collector.rest(since(2_000)).is_none());

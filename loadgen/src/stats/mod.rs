@@ -1,8 +1,11 @@
 //! What is counted and timed during a run.
 
+pub mod counts;
 pub mod cpu;
 pub mod hub;
 pub mod interval;
+pub mod loss;
 pub mod records;
 pub mod slo;
+pub mod tally;
 pub mod timeseries;

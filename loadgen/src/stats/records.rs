@@ -12,11 +12,10 @@ use std::time::Duration;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
-use crate::exec::client::conversation::{Loss, Mismatch};
-use crate::exec::lifecycle::TargetCount;
-use crate::exec::rude::RudeCount;
+use crate::stats::counts::{RudeCount, TargetCount};
 use crate::stats::cpu::ThreadUse;
 use crate::stats::hub::HubRecords;
+use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::timeseries::Series;
 
 /// Mismatches that are described in the report; all are counted.
@@ -86,8 +85,8 @@ pub struct Records {
     pub reconnects: u64,
     /// The measured period second by second.
     pub seconds: Series,
-    /// Seconds in which a thread was [saturated](crate::report::validity::SATURATED) while its schedule was
-    /// [behind](crate::report::validity::BEHIND).
+    /// Seconds in which a thread was [saturated](crate::stats::cpu::SATURATED) while its schedule was
+    /// [behind](crate::stats::tally::BEHIND).
     pub saturated_seconds: u64,
     /// The longest time that a thread was to be at work and was not.
     pub longest_pause: Duration,

@@ -191,7 +191,7 @@ impl Outcome {
             (None, _) => "nothing measured".into(),
             (Some(value), Metric::Rate) => format!("{value:.0}/s"),
             (Some(value), Metric::Errors) => format!("{value:.0}"),
-            (Some(nanos), _) => crate::report::time_text(Duration::from_nanos(nanos as u64)),
+            (Some(nanos), _) => crate::units::time_text(Duration::from_nanos(nanos as u64)),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 pub mod dispatch;
 pub mod hub_frames;
+pub mod message;
 pub mod payload;
 pub mod protocol;
+pub mod rude;
 pub mod schedule;
 pub mod sizes;
 pub mod wire;

@@ -10,8 +10,8 @@
 
 use echopool::framing::{self, ByteOrder, Delimiter, LENGTH_BYTES};
 
+use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
-use crate::traffic::wire::Message;
 
 /// How requests are written, and how replies are recognised. A reply is the request's own bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,28 +4,10 @@
 //! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says
 //! where. Replies lie in the same places of the stream that comes back.
 
+use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
 pub use crate::traffic::protocol::Protocol;
 use crate::traffic::sizes::Sizes;
-
-/// Where one request, and its reply, lie in their connection's stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Message {
-    /// From 0, in the order of sending.
-    pub number: u64,
-    /// The offset of its first byte in the stream.
-    pub begin: u64,
-    /// Its bytes on the wire, all that the protocol adds included. At least 1.
-    pub len: u64,
-}
-
-impl Message {
-    /// The offset of the byte behind its last one.
-    #[inline]
-    pub fn end(self) -> u64 {
-        self.begin + self.len
-    }
-}
 
 /// The requests of a run, on the wire.
 #[derive(Clone, PartialEq, Eq, Debug)]

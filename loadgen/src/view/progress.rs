@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::ProgressForm;
-use crate::exec::control::Snapshot;
 use crate::plan::Plan;
-use crate::report::validity;
-use crate::report::{metric, time_text};
 use crate::stats::interval::Interval;
 use crate::stats::records;
+use crate::stats::tally::BEHIND;
+use crate::stats::tally::Snapshot;
+use crate::units::{metric, time_text};
 use crate::view::terminal;
 
 /// How often the view is drawn.
@@ -208,7 +208,7 @@ impl State {
 /// cannot take the rate, or connections are too few.
 fn behind(counts: &Snapshot) -> Option<String> {
     let late = counts.behind;
-    (late > validity::BEHIND).then(|| format!("{} behind its schedule", time_text(late)))
+    (late > BEHIND).then(|| format!("{} behind its schedule", time_text(late)))
 }
 
 /// The last rates as bars, from zero to the highest of them.

@@ -41,7 +41,7 @@ pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, 
     let network = Network { latency, window: WINDOW, seed: plan.seed };
     let (server, clients) = simulate(network, (server_limits(&plan), server), clients.collect())
         .expect("memory for buffers");
-    let collector = Collector::new(control);
+    let collector = Collector::new(control.handovers(), control.tallies().clone());
     let mut records = Records::default();
     clients.into_iter().for_each(|client| records.merge(client.into_records()));
     assert_intervals(collector, &records);

@@ -1,25 +1,27 @@
 //! `--search p99:1ms`: the highest rate of an open loop that meets an objective. Here: which rates
 //! are tried, and what each run says. What is written of it is in `report::search`.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use echopool::spec::ServiceOptions;
 
-use crate::cli::{Args, OutputFormat, ProgressForm};
+use crate::cli::target;
+use crate::cli::{Args, Objective, OutputFormat, ProgressForm};
+use crate::command::{drive, run};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::OwnServer;
 use crate::plan::Plan;
 use crate::plan::machine::Machine;
-mod report;
-use crate::cli::target;
-use crate::command::run;
 use crate::report::{Outputs, Report, Verdict};
-use crate::stats::slo::{self, Outcome, Slo};
-use crate::traffic::schedule::RATE_MAX;
+use crate::stats::slo::{Outcome, Slo};
 use crate::view::terminal;
+
+mod bracket;
+mod report;
+
+use bracket::Bracket;
 use report as form;
 
 /// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
@@ -31,75 +33,8 @@ const STEP_WARMUP: Duration = Duration::from_millis(500);
 const FIRST_RATE: u64 = 1_000;
 /// Requests that a rate must give in a run to be tried: fewer say nothing of it.
 const REQUESTS_MIN: f64 = 10.0;
-/// The search is over when the rate that was kept and the one that was not are as near as this.
-const NEAR: f64 = 1.05;
 /// How often a rate is tried that fails: one disturbance must not end the search.
 const TRIES: u32 = 3;
-
-/// What the rate must keep: a latency below a limit, written `p99:1ms`.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Objective(pub Slo);
-
-impl FromStr for Objective {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Objective, String> {
-        let help = || format!("'{text}': write it like p99:1ms");
-        let (metric, limit) = text.split_once(':').ok_or_else(help)?;
-        match metric.trim() {
-            "rate" | "errors" => Err(format!("{}: the rate is what is searched for", help())),
-            metric => slo::parse(&format!("{metric}<{limit}")).map(Objective),
-        }
-    }
-}
-
-/// Which rate is tried next: doubled until one is not kept, or halved until one is, then the middle
-/// of both by their ratio. Pure.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bracket {
-    first: u64,
-    /// No lower one is tried.
-    lowest: u64,
-    /// The highest that was kept, and the lowest that was not.
-    pub kept: Option<u64>,
-    pub not_kept: Option<u64>,
-}
-
-impl Bracket {
-    pub fn new(first: u64, lowest: u64) -> Bracket {
-        Bracket { first, lowest, kept: None, not_kept: None }
-    }
-
-    /// `None`: the search is over.
-    pub fn next(&self) -> Option<u64> {
-        match (self.kept, self.not_kept) {
-            (None, None) => Some(self.first),
-            (Some(RATE_MAX), None) => None,
-            (Some(kept), None) => Some((2 * kept).min(RATE_MAX)),
-            (None, Some(not_kept)) if not_kept <= self.lowest => None,
-            (None, Some(not_kept)) => Some((not_kept / 2).max(self.lowest)),
-            (Some(kept), Some(not_kept)) if not_kept as f64 <= kept as f64 * NEAR => None,
-            (Some(kept), Some(not_kept)) => {
-                let middle = (kept as f64 * not_kept as f64).sqrt().round();
-                let middle = rounded(middle as u64);
-                (kept < middle && middle < not_kept).then_some(middle)
-            }
-        }
-    }
-
-    pub fn tried(&mut self, rate: u64, is_kept: bool) {
-        match is_kept {
-            true => self.kept = Some(rate),
-            false => self.not_kept = Some(rate),
-        }
-    }
-}
-
-/// To three digits: more say nothing at steps of 5 %.
-fn rounded(rate: u64) -> u64 {
-    let unit = 10u64.pow(rate.max(1).ilog10().saturating_sub(2));
-    (rate + unit / 2) / unit * unit
-}
 
 /// What is kept of a run at one rate: histograms of all of them would be megabytes for each.
 pub struct Step {
@@ -173,7 +108,7 @@ impl Search {
 pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
     check(args)?;
     let mut out = form::Output::open(&args.output)?;
-    let interrupted = run::on_signals()?;
+    let interrupted = drive::on_signals()?;
     let machine = Machine::read();
     let targets = run::resolve_all(&args.targets)?;
     let seed = args.seed.unwrap_or_else(run::new_seed);
@@ -293,7 +228,7 @@ impl Runs<'_> {
         let args = at(self.args, self.objective, plan.rate.unwrap_or_default());
         let mut outputs = Outputs::open(&args.output)?;
         let server = self.server.as_mut();
-        run::drive(Arc::new(plan), &args, server, self.interrupted, &mut outputs)
+        drive::drive(Arc::new(plan), &args, server, self.interrupted, &mut outputs)
     }
 
     /// On the way, for who waits.
@@ -347,32 +282,7 @@ fn why_missed(report: &Report) -> Option<Missed> {
 mod tests {
     use super::*;
     use crate::report::tests::{plan, report};
-
-    /// Searches a server that keeps any rate up to this one. Answers what was found, and the rates
-    /// that were tried.
-    fn found(first: u64, capacity: u64) -> (Bracket, Vec<u64>) {
-        let (mut bracket, mut tried) = (Bracket::new(first, 1), Vec::new());
-        while let Some(rate) = bracket.next() {
-            tried.push(rate);
-            assert!(tried.len() < 60, "{tried:?}");
-            bracket.tried(rate, rate <= capacity);
-        }
-        (bracket, tried)
-    }
-
-    #[test]
-    fn the_rate_is_found_to_five_percent_from_above_and_from_below() {
-        for capacity in [1, 2, 3, 17, 450, 999, 1_000, 1_001, 41_234, 250_000, 9_000_000] {
-            for first in [1, 1_000, 10_000_000] {
-                let (bracket, tried) = found(first, capacity);
-                let kept = bracket.kept.expect("1 is kept") as f64;
-                let not_kept = bracket.not_kept.expect("10 million is not") as f64;
-                assert!(kept <= capacity as f64 && not_kept > capacity as f64);
-                // Of small numbers the next one may be further.
-                assert!(not_kept <= (kept * NEAR).max(kept + 1.0), "{capacity} {first}: {tried:?}");
-            }
-        }
-    }
+    use crate::stats::slo;
 
     #[test]
     fn a_generator_that_is_late_is_only_held_against_a_rate_that_missed() {
@@ -402,40 +312,5 @@ mod tests {
         assert_eq!(of_both(generator(), server()), server());
         assert_eq!(of_both(generator(), generator()), generator());
         assert_eq!(of_both(server(), None), None, "kept after all");
-    }
-
-    #[test]
-    fn no_rate_and_every_rate_end_the_search_too() {
-        let (bracket, tried) = found(1_000, 0);
-        assert_eq!((bracket.kept, bracket.not_kept), (None, Some(1)));
-        assert_eq!(tried, [1_000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
-        let mut low = Bracket::new(1_000, 300);
-        let mut tried = Vec::new();
-        while let Some(rate) = low.next() {
-            low.tried(rate, false);
-            tried.push(rate);
-        }
-        assert_eq!(tried, [1_000, 500, 300], "fewer requests say nothing");
-        let (bracket, _) = found(1_000, u64::MAX);
-        assert_eq!((bracket.kept, bracket.not_kept), (Some(RATE_MAX), None));
-    }
-
-    #[test]
-    fn an_objective_is_a_latency_and_its_limit() {
-        let objective: Objective = "p99.9:250us".parse().expect("one");
-        assert_eq!(objective.0.to_string(), "p99.9<250us");
-        assert!("max:1ms".parse::<Objective>().is_ok());
-        let reasons = [
-            ("p99", "write it like p99:1ms"),
-            ("p99<1ms", "write it like p99:1ms"),
-            ("rate:10k", "is what is searched for"),
-            ("p99:1", "unit"),
-            ("p101:1ms", "not between"),
-            ("p99:0ms", "cannot be met"),
-        ];
-        for (text, reason) in reasons {
-            let error = text.parse::<Objective>().expect_err(text);
-            assert!(error.contains(reason), "{text}: {error}");
-        }
     }
 }

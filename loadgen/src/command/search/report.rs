@@ -8,10 +8,12 @@ use serde::Serialize;
 use crate::cli::{OutputArgs, OutputFormat};
 use crate::command::search::{Missed, Search, Step};
 use crate::error::{Exit, Failure};
-use crate::report::json::{self, SCHEMA_VERSION};
+use crate::report::Report;
+use crate::report::distribution::SCHEMA_VERSION;
+use crate::report::json;
 use crate::report::outputs::Sink;
-use crate::report::{Report, time_text, time_us};
 use crate::stats::slo::Slo;
+use crate::units::{time_text, time_us};
 
 /// Where it goes.
 pub struct Output {

@@ -7,9 +7,10 @@ use echopool::service::{Answer, Connection, Turn};
 use echopool::time::Time;
 
 use super::Client;
-use crate::exec::client::conversation::{Loss, State};
+use crate::cli::Lifetime;
+use crate::exec::client::conversation::State;
 use crate::exec::lifecycle::{CONNECTS_PER_TURN, Phase};
-use crate::plan::Lifetime;
+use crate::stats::loss::Loss;
 use crate::traffic::payload::Stream;
 
 /// How long after a failed connect the next one is tried, when it is one of many in a

@@ -4,10 +4,11 @@ use echopool::service::{Answer, Connection};
 use echopool::time::Time;
 
 use super::Client;
-use crate::exec::client::conversation::{Flow, Loss, Mismatch, State};
-use crate::exec::control;
+use crate::exec::client::conversation::{Flow, State};
 use crate::exec::lifecycle::{Course, Phase};
+use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::records::GivenUp;
+use crate::stats::tally;
 
 impl Client {
     /// Begins what may be begun, puts it on the output, and closes when all is done.
@@ -186,7 +187,7 @@ impl Client {
             self.course.records.bytes += bytes;
             self.course.intervals.bytes(now, bytes);
         }
-        control::add(&self.course.tally().replies, replies);
+        tally::add(&self.course.tally().replies, replies);
     }
 
     /// The connection is gone: what it owed is given up.

@@ -17,10 +17,11 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn, Workplace};
 use echopool::time::Time;
 
-use crate::exec::client::conversation::{Flow, Loss, State};
+use crate::exec::client::conversation::{Flow, State};
 use crate::exec::control::Control;
 use crate::exec::lifecycle::{Course, Phase, Session};
-use crate::plan::Plan;
+use crate::plan::{CONNECTION_BYTES, Plan};
+use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
 
@@ -33,8 +34,8 @@ mod second;
 use churn::Place;
 use second::PresentSecond;
 
-/// Memory for each connection beside its flow.
-pub const BYTES_PER_PLACE: usize = size_of::<Place>();
+// The plan counts with it.
+const _: () = assert!(size_of::<Flow>() + size_of::<Place>() == CONNECTION_BYTES as usize);
 
 /// Where the time is read. It has the engine's origin.
 pub type Clock = fn() -> Time;

@@ -9,11 +9,13 @@ use echopool::time::Time;
 
 use super::Client;
 use super::exchange::slot;
-use crate::exec::client::conversation::{Flow, Loss, State};
+use crate::cli::Lifetime;
+use crate::exec::client::conversation::{Flow, State};
 use crate::exec::lifecycle::{Course, PER_TURN};
-use crate::plan::Lifetime;
-use crate::report::validity;
+use crate::stats::cpu::SATURATED;
+use crate::stats::loss::Loss;
 use crate::stats::records::GivenUp;
+use crate::stats::tally::BEHIND;
 
 impl Client {
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
@@ -77,7 +79,7 @@ impl Client {
     /// Whether a schedule that other threads go on with is to go on here too: its requests are
     /// offered, although there is no connection for them.
     fn others_go_on(&self) -> bool {
-        self.course.dispatch.is_some() && self.course.control.snapshot().open > 0
+        self.course.dispatch.is_some() && self.course.control.tallies().snapshot().open > 0
     }
 
     /// Closed loop: each connection sends its first request, even if the period is too short for
@@ -176,8 +178,7 @@ impl Client {
         let span = self.second.length(now);
         let Some((second, used)) = self.second.end(now) else { return };
         self.course.records.seconds.push(second);
-        if self.behind(now) > validity::BEHIND
-            && used.busy().as_secs_f64() >= validity::SATURATED * span.as_secs_f64()
+        if self.behind(now) > BEHIND && used.busy().as_secs_f64() >= SATURATED * span.as_secs_f64()
         {
             self.course.records.saturated_seconds += 1;
         }

@@ -1,5 +1,7 @@
 //! One member's connection: the messages it sends, what comes of what it receives, and its leave.
 
+use std::time::Duration;
+
 use echopool::buffer::Lease;
 use echopool::internals;
 use echopool::service::{Answer, Connection};
@@ -7,9 +9,12 @@ use echopool::time::Time;
 
 use super::Members;
 use super::member::News;
-use crate::exec::client::conversation::{Loss, Mismatch, State};
-use crate::exec::control;
+use crate::exec::client::conversation::State;
 use crate::exec::lifecycle::{Course, Phase};
+use crate::stats::hub::{HubRecords, SentAt};
+use crate::stats::loss::{Loss, Mismatch};
+use crate::stats::records::Records;
+use crate::stats::tally;
 use crate::traffic::hub_frames::{self as frames, Stamp};
 
 impl Members {
@@ -150,7 +155,7 @@ impl Members {
                 News::Delivered(stamp) => {
                     *accounted += 1;
                     let sent = hall.senders[stamp.sender as usize].sent_at(stamp.number);
-                    let latency = outcome.deliver(records, hall.size, now, sent, in_period);
+                    let latency = deliver(outcome, records, hall.size, now, sent, in_period);
                     intervals.reply(now, latency, in_period);
                     if in_period {
                         intervals.bytes(now, hall.size);
@@ -180,7 +185,7 @@ impl Members {
             false => records.replies_late += count,
         }
         records.last_reply = now;
-        control::add(&self.course.tally().replies, count);
+        tally::add(&self.course.tally().replies, count);
     }
 
     #[cold]
@@ -216,4 +221,28 @@ impl Members {
             }
         }
     }
+}
+
+/// Records one delivery. Answers its latency.
+#[inline]
+fn deliver(
+    counts: &mut HubRecords,
+    records: &mut Records,
+    size: u64,
+    now: Time,
+    sent: SentAt,
+    in_period: bool,
+) -> Duration {
+    let (SentAt::Known(time) | SentAt::Before(time)) = sent;
+    counts.beyond_ring += u64::from(matches!(sent, SentAt::Before(_)));
+    let latency = now - time;
+    records.latency.saturating_record(latency.as_nanos() as u64);
+    records.bytes_verified += size;
+    if in_period {
+        counts.deliveries += 1;
+        records.bytes += size;
+    } else {
+        counts.deliveries_late += 1;
+    }
+    latency
 }

@@ -8,7 +8,8 @@ use echopool::service::ConnectionId;
 use echopool::time::Time;
 
 use super::senders::Hall;
-use crate::exec::client::conversation::{EXCERPT, Mismatch, State};
+use crate::exec::client::conversation::{EXCERPT, State};
+use crate::stats::loss::Mismatch;
 use crate::traffic::hub_frames::{Frames, MessageHead, Part, STAMP_BYTES, Stamp, message_head};
 
 /// One client.

@@ -16,12 +16,13 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn, Workplace};
 use echopool::time::Time;
 
-use crate::exec::client::conversation::{Loss, State};
+use crate::exec::client::conversation::State;
 use crate::exec::control::Control;
 use crate::exec::lifecycle::{Course, Phase, Session};
 use crate::plan::Plan;
 use crate::plan::hub::HubPlan;
 use crate::stats::hub::HubRecords;
+use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 
 mod exchange;

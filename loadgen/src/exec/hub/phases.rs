@@ -6,8 +6,9 @@ use echopool::time::Time;
 
 use super::Members;
 use super::member::Member;
-use crate::exec::client::conversation::{Loss, State};
+use crate::exec::client::conversation::State;
 use crate::exec::lifecycle::{Course, PER_TURN, SHORT_TICK, TICK};
+use crate::stats::loss::Loss;
 
 impl Members {
     /// All members are to have their ids, or to be lost, before the first message.

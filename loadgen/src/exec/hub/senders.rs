@@ -15,14 +15,11 @@ use echopool::buffer::Lease;
 use echopool::framing::ByteOrder;
 use echopool::time::Time;
 
+use crate::plan::Plan;
+use crate::plan::hub::times_each;
+use crate::stats::hub::SentAt;
 use crate::traffic::hub_frames::{BROADCAST_BYTES, STAMP_BYTES, Stamp, broadcast_head};
 use crate::traffic::payload::Stream;
-
-/// Times in all rings together, and in one at most and at least: more than fit, as messages of 100
-/// bytes, into the kernel's buffers and a hub's usual queue on the way to one client.
-const TIMES: usize = 1 << 22;
-const TIMES_EACH_MAX: usize = 1 << 17;
-const TIMES_EACH_MIN: usize = 1 << 10;
 
 /// Shared by all threads of a run.
 pub struct Hall {
@@ -47,15 +44,15 @@ pub struct Sender {
     times: Box<[AtomicU64]>,
 }
 
-/// When a message was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SentAt {
-    Known(Time),
-    /// Its place is taken: it was before that.
-    Before(Time),
-}
-
 impl Hall {
+    /// What the threads of this plan share; `None` unless it is for a hub.
+    pub fn of_plan(plan: &Plan) -> Option<Hall> {
+        let hub = plan.hub?;
+        let firsts: Vec<_> =
+            (0..plan.threads).map(|nth| plan.share(nth).first_connection).collect();
+        Some(Hall::new(hub.order, plan.size, plan.seed, &hub.senders(&firsts)))
+    }
+
     /// `connections`: the numbers of those that send.
     pub fn new(order: ByteOrder, size: u64, seed: u64, connections: &[u64]) -> Hall {
         let times = times_each(connections.len());
@@ -69,11 +66,6 @@ impl Hall {
         };
         let senders = connections.iter().map(sender).collect();
         Hall { order, size, senders, ids: Mutex::default() }
-    }
-
-    /// What the rings take, in bytes.
-    pub fn memory_bytes(senders: u64) -> u64 {
-        senders * (times_each(senders as usize) * size_of::<u64>()) as u64
     }
 
     /// A client was given an id. Answers whether nobody else was.
@@ -110,10 +102,6 @@ impl Hall {
         let sender = &self.senders[stamp.sender as usize];
         sender.stream.first_difference(stamp.number * self.size + at, bytes)
     }
-}
-
-fn times_each(senders: usize) -> usize {
-    (TIMES / senders.max(1)).clamp(TIMES_EACH_MIN, TIMES_EACH_MAX).next_power_of_two()
 }
 
 impl Sender {
@@ -196,13 +184,6 @@ mod tests {
         let oldest = Time::from_nanos(1_000 + 2 * places);
         for number in [0, places, 2 * places - 1] {
             assert_eq!(sender.sent_at(number), SentAt::Before(oldest), "{number}");
-        }
-    }
-
-    #[test]
-    fn memory_is_bounded_however_many_send() {
-        for senders in [1, 10, 100, 1_000, 4_000] {
-            assert!(Hall::memory_bytes(senders) <= 64 << 20, "{senders}");
         }
     }
 

@@ -5,8 +5,9 @@ use echopool::service::{ConnectTo, Turn};
 use echopool::time::Time;
 
 use super::{Course, TICK};
-use crate::exec::client::conversation::{Loss, Mismatch, State};
-use crate::exec::control;
+use crate::exec::client::conversation::State;
+use crate::stats::loss::{Loss, Mismatch};
+use crate::stats::tally;
 
 /// Connections begun in a turn. In between the thread sees which of the earlier ones are
 /// established: were it all that may be under way, connects of a few microseconds would be measured
@@ -85,7 +86,7 @@ impl Course {
         }
         self.connecting -= 1;
         self.open += 1;
-        control::add(&self.tally().open, 1);
+        tally::add(&self.tally().open, 1);
     }
 
     /// One of those that were begun is not. Answers whether that is a failure: we may have stopped
@@ -95,7 +96,7 @@ impl Course {
         let failed = error != Errno::CANCELED;
         if failed {
             *self.records.connect_errors.entry(error.raw_os_error()).or_default() += 1;
-            control::add(&self.tally().connect_failed, 1);
+            tally::add(&self.tally().connect_failed, 1);
         }
         failed
     }
@@ -103,7 +104,7 @@ impl Course {
     /// One of those that were established has been closed.
     pub fn closed(&mut self) {
         self.open -= 1;
-        control::subtract_one(&self.tally().open);
+        tally::subtract_one(&self.tally().open);
     }
 
     /// Whether a connection in this state has been lost when it was closed for this reason.
@@ -123,7 +124,7 @@ impl Course {
         // That is counted where it was found.
         if loss != Loss::Mismatch {
             self.target_count(index).lost += 1;
-            control::add(&self.tally().lost, 1);
+            tally::add(&self.tally().lost, 1);
         }
     }
 
@@ -133,7 +134,7 @@ impl Course {
         mismatch.connection = self.number(index);
         self.records.mismatch(mismatch);
         self.target_count(index).mismatches += 1;
-        control::add(&self.tally().mismatches, 1);
+        tally::add(&self.tally().mismatches, 1);
     }
 }
 

@@ -16,10 +16,12 @@ use std::time::Duration;
 use echopool::service::Turn;
 use echopool::time::Time;
 
-use crate::exec::control::{Control, Tally};
+use crate::exec::control::Control;
 use crate::plan::{Plan, Share};
+use crate::stats::counts::TargetCount;
 use crate::stats::interval::Recorder;
 use crate::stats::records::Records;
+use crate::stats::tally::Tally;
 use crate::traffic::dispatch::Dispatch;
 
 mod connections;
@@ -34,7 +36,6 @@ use leases::LeaseBudget;
 use samples::Samples;
 use stalls::Pauses;
 pub use sweep::{PER_TURN, Sweep};
-pub use targets::TargetCount;
 
 /// How often a thread looks at the common state when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -114,7 +115,7 @@ impl Course {
         let share = plan.share(thread);
         let targets = vec![TargetCount::default(); plan.targets.len()];
         Course {
-            intervals: Recorder::new(control.clone(), thread),
+            intervals: Recorder::new(control.handover(thread).clone()),
             dispatch: plan.dispatch(thread),
             pauses: Pauses::NONE,
             leases: LeaseBudget::new(share.output_leases_max()),

@@ -2,34 +2,8 @@
 //! answer shows here, where the sums over all of them would only say that something did.
 
 use super::Course;
+use crate::stats::counts::TargetCount;
 use crate::stats::records::Records;
-
-/// Counts of one target. Connections that took the place of another count as that one.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct TargetCount {
-    /// Connections that were established.
-    pub established: u64,
-    /// Those of them that had at least one reply.
-    pub served: u64,
-    /// Connections that ended before their time; again, if their successors did too.
-    pub lost: u64,
-    /// Connections on which a byte differed.
-    pub mismatches: u64,
-    /// Requests that had their reply, late ones included.
-    pub completed: u64,
-}
-
-impl TargetCount {
-    pub fn plus(&self, other: &TargetCount) -> TargetCount {
-        TargetCount {
-            established: self.established + other.established,
-            served: self.served + other.served,
-            lost: self.lost + other.lost,
-            mismatches: self.mismatches + other.mismatches,
-            completed: self.completed + other.completed,
-        }
-    }
-}
 
 impl Course {
     /// The counts of the target that the connection in this place goes to.

@@ -1,0 +1,413 @@
+//! Drives the clients of one run from the first connect to the last close, and watches them.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use echopool::error::Errno;
+use echopool::internals;
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use crate::cli::{Args, ProgressForm};
+use crate::error::{Exit, Failure};
+use crate::exec::client::Client;
+use crate::exec::control::Control;
+use crate::exec::hub::Members;
+use crate::exec::hub::senders::Hall;
+use crate::exec::local_server::OwnServer;
+use crate::exec::rude::{self, Rude};
+use crate::plan::Plan;
+use crate::plan::calibration::Standing;
+use crate::report::{Abort, Outputs, Report};
+use crate::stats::cpu;
+use crate::stats::interval::{Collector, Interval};
+use crate::stats::records::Records;
+use crate::stats::slo::{Observed, Slo};
+use crate::view::progress::{Progress, Stage};
+use crate::view::terminal::{self, Keys};
+
+/// How often the main thread looks at signals, the server and the counters.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long after its connections a server that dies is seen to be dead.
+const SERVER_END_GRACE: Duration = Duration::from_millis(200);
+
+/// The first signal sets the flag, the second one ends the process at once.
+pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let failed = |error| Failure::Setup(format!("cannot handle signals: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let flag = interrupted.clone();
+    let thread = thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if flag.swap(true, Relaxed) {
+                terminal::restore();
+                std::process::exit(Exit::Interrupted as i32);
+            }
+        }
+    });
+    thread.map_err(failed)?;
+    Ok(interrupted)
+}
+
+/// Drives the clients, and answers when all of them are done.
+///
+/// # Errors
+/// The set-up or the run failed, or an output could not be written.
+pub fn drive(
+    plan: Arc<Plan>,
+    args: &Args,
+    server: Option<&mut OwnServer>,
+    interrupted: &AtomicBool,
+    outputs: &mut Outputs,
+) -> Result<Report, Failure> {
+    let rude = usize::from(plan.rude.total() > 0);
+    let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
+    let collector = Collector::new(control.handovers(), control.tallies().clone());
+    let results = start_threads(&plan, &control)?;
+    let form = args.output.progress_form(io::stdout().is_terminal());
+    // Where nothing is shown nobody is told about keys.
+    let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
+    let mut watch = Watch {
+        progress: Progress::new(plan.clone(), form, keys.is_some()),
+        keys,
+        intervals: Intervals {
+            plan: plan.clone(),
+            control: control.clone(),
+            collector,
+            outputs,
+            slos: &args.output.slo,
+            abort_on_fail: args.output.abort_on_fail,
+            began_at: None,
+            aborted: None,
+        },
+        server_use: ServerUse::default(),
+        warmup: plan.warmup,
+        control,
+        server,
+        interrupted,
+        failure: None,
+    };
+    let records = watch.until_all_end(plan.threads + rude, &results);
+    watch.rest(&records);
+    watch.progress.finish();
+    drop(watch.keys);
+    if let Some(failure) = watch.failure {
+        return Err(failure);
+    }
+    let interrupted = interrupted.load(Relaxed);
+    if records.established == 0 && !interrupted {
+        return Err(no_connection(&plan, &records));
+    }
+    let server_cores = watch.server_use.cores();
+    let Intervals { began_at, aborted, .. } = watch.intervals;
+    let slos = args.output.slo.clone();
+    let calibration = Standing::find(args.output.calibration.as_deref(), &plan);
+    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores, calibration })
+}
+
+fn no_connection(plan: &Plan, records: &Records) -> Failure {
+    let commonest = records.connect_errors.iter().max_by_key(|(_, count)| **count);
+    let reason = commonest.map_or("nothing was tried".into(), |(errno, count)| {
+        let error = io::Error::from_raw_os_error(*errno);
+        format!("{error} ({count} of {} attempts){}", plan.connections, remedy(*errno))
+    });
+    let targets = plan.targets_text();
+    Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
+}
+
+/// What can be done about a connect that failed with this error number.
+fn remedy(errno: i32) -> &'static str {
+    match Errno::from_raw_os_error(errno) {
+        Errno::CONNREFUSED => "; start the server, or check the port",
+        Errno::TIMEDOUT => "; check the address and what filters its packets, or raise --timeout",
+        Errno::NETUNREACH | Errno::HOSTUNREACH => "; check the address and the routes",
+        Errno::ADDRNOTAVAIL => "; check that --source-ip is of this machine, and has ports left",
+        Errno::ACCESS | Errno::PERM => "; check the address, and what filters its packets",
+        Errno::MFILE => "; allow this process more open files (ulimit -n)",
+        _ => "",
+    }
+}
+
+type ThreadResult = Result<Records, Failure>;
+
+fn start_threads(
+    plan: &Arc<Plan>,
+    control: &Arc<Control>,
+) -> Result<Receiver<ThreadResult>, Failure> {
+    let (send, results) = channel();
+    let hall = Hall::of_plan(plan).map(Arc::new);
+    for nth in 0..plan.threads {
+        let (plan, control, hall) = (plan.clone(), control.clone(), hall.clone());
+        start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
+            let limits = plan.share(nth).limits;
+            if let Some(hall) = hall {
+                let members = Members::new(plan, control, hall, nth);
+                return internals::run_clients(limits, members).map(Members::into_records);
+            }
+            let client = Client::new(plan, control, nth, internals::now);
+            internals::run_clients(limits, client).map(Client::into_records)
+        })?;
+    }
+    if plan.rude.total() > 0 {
+        let (plan, control) = (plan.clone(), control.clone());
+        start_thread("rude-clients".into(), &control.clone(), &send, move || {
+            let limits = rude::limits(&plan.rude, plan.share(0).limits.linger);
+            let rude = internals::run_clients(limits, Rude::new(plan, control))?;
+            Ok(Records { rude: rude.into_counts(), ..Records::default() })
+        })?;
+    }
+    Ok(results)
+}
+
+fn start_thread(
+    name: String,
+    control: &Arc<Control>,
+    results: &Sender<ThreadResult>,
+    run: impl FnOnce() -> io::Result<Records> + Send + 'static,
+) -> Result<(), Failure> {
+    let (control, results) = (control.clone(), results.clone());
+    let body = move || {
+        // Whatever ends this thread before its time, the others must not wait for it.
+        let mut end = StopUnlessFinished { control, finished: false };
+        let records = run();
+        end.finished = records.is_ok();
+        let failed = |error| Failure::Setup(format!("a thread of clients failed: {error}"));
+        // The receiver is gone only if the run has failed already.
+        let _ = results.send(records.map_err(failed));
+    };
+    let started = thread::Builder::new().name(name).spawn(body);
+    started.map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))?;
+    Ok(())
+}
+
+struct StopUnlessFinished {
+    control: Arc<Control>,
+    finished: bool,
+}
+
+impl Drop for StopUnlessFinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.control.stop();
+        }
+    }
+}
+
+/// What the main thread does while the clients run.
+struct Watch<'a> {
+    control: Arc<Control>,
+    warmup: Duration,
+    progress: Progress,
+    keys: Option<Keys>,
+    intervals: Intervals<'a>,
+    server: Option<&'a mut OwnServer>,
+    server_use: ServerUse,
+    interrupted: &'a AtomicBool,
+    failure: Option<Failure>,
+}
+
+/// What becomes of each second.
+struct Intervals<'a> {
+    plan: Arc<Plan>,
+    control: Arc<Control>,
+    collector: Collector,
+    outputs: &'a mut Outputs,
+    slos: &'a [Slo],
+    abort_on_fail: bool,
+    /// When the measured period began.
+    began_at: Option<SystemTime>,
+    /// Why the run is ended before its time.
+    aborted: Option<Abort>,
+}
+
+impl Watch<'_> {
+    fn until_all_end(&mut self, threads: usize, results: &Receiver<ThreadResult>) -> Records {
+        let mut all = Records::default();
+        let mut ended = 0;
+        while ended < threads {
+            match results.recv_timeout(WATCH_INTERVAL) {
+                Ok(Ok(records)) => all.merge(records),
+                Ok(Err(failure)) => self.fail(failure),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.fail(Failure::Setup("a thread of clients panicked".into()));
+                    break;
+                }
+            }
+            ended += 1;
+        }
+        if all.losses.total() + all.connect_failed() > 0 {
+            // Connections may be seen to end before the server that they ended with.
+            self.look_at_server(SERVER_END_GRACE);
+        }
+        all
+    }
+
+    fn look(&mut self) {
+        if self.keys.as_mut().is_some_and(Keys::quit) {
+            self.interrupted.store(true, Relaxed);
+        }
+        if self.interrupted.load(Relaxed) {
+            self.control.stop();
+        }
+        self.look_at_server(Duration::ZERO);
+        let stage = self.stage();
+        if let Some(server) = &self.server {
+            self.server_use.sample(stage, server.process_id());
+        }
+        let counts = self.control.tallies().snapshot();
+        if let Stage::Measuring(since) = stage {
+            self.look_at_intervals(since);
+        }
+        self.intervals.abort_on_errors(counts.errors());
+        if self.intervals.aborted.is_some() {
+            self.control.stop();
+        }
+        self.progress.update(stage, &counts);
+    }
+
+    fn look_at_intervals(&mut self, since: Duration) {
+        let written = self.intervals.go_on(since, &mut self.progress);
+        written.unwrap_or_else(|failure| self.fail(failure));
+    }
+
+    /// What is left of the seconds when all threads have ended.
+    fn rest(&mut self, records: &Records) {
+        if self.failure.is_none() && self.control.start_at().is_some() {
+            let written = self.intervals.end(records.elapsed(), &mut self.progress);
+            written.unwrap_or_else(|failure| self.fail(failure));
+        }
+    }
+
+    /// A server that has ended, or does within this time, fails the run.
+    fn look_at_server(&mut self, wait: Duration) {
+        if let Some(status) = self.server.as_mut().and_then(|server| server.wait(wait)) {
+            let text = format!("the server ended in the middle of the run ({status})");
+            self.fail(Failure::Setup(text));
+        }
+    }
+
+    /// The first failure is the cause of the others.
+    fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+        self.control.stop();
+    }
+
+    fn stage(&self) -> Stage {
+        match self.control.start_at() {
+            Some(_) if self.control.all_measured() => Stage::Finishing,
+            // Zero while warming up.
+            Some(start) if internals::now() >= start => {
+                Stage::Measuring(internals::now() - (start + self.warmup))
+            }
+            _ => Stage::Connecting,
+        }
+    }
+}
+
+impl Intervals<'_> {
+    /// Shows and writes each second that is over.
+    fn go_on(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
+        self.begin()?;
+        while let Some(second) = self.collector.next(since) {
+            progress.second(second);
+            self.outputs.second(second)?;
+            if self.abort_on_fail && self.aborted.is_none() {
+                self.aborted = missed(self.slos, second);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows and writes what is left, when the measured period was so long.
+    fn end(&mut self, elapsed: Duration, progress: &mut Progress) -> Result<(), Failure> {
+        self.begin()?;
+        while let Some(second) = self.collector.rest(elapsed) {
+            progress.second(second);
+            self.outputs.second(second)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        let (None, Some(start)) = (self.began_at, self.control.start_at()) else { return Ok(()) };
+        let (start, now) = (start + self.plan.warmup, internals::now());
+        if now < start {
+            return Ok(());
+        }
+        let began = SystemTime::now() - (now - start);
+        self.began_at = Some(began);
+        self.outputs.begin(&self.plan.targets_text(), began)
+    }
+
+    fn abort_on_errors(&mut self, errors: u64) {
+        if self.abort_on_fail && self.aborted.is_none() && errors > 0 {
+            self.aborted = Some(Abort::Errors(errors));
+        }
+    }
+}
+
+/// Whether a second misses an objective. Errors are those of the run until then: it cannot have
+/// fewer at its end.
+fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
+    let observed = Observed {
+        latency: &second.latency,
+        rate: second.is_whole().then(|| second.rate()),
+        errors: second.counts.errors(),
+    };
+    let outcome = slos.iter().find_map(|slo| slo.missed_by(&observed))?;
+    Some(Abort::Missed(second.number + 1, outcome))
+}
+
+/// The server's processor time at the begin and at the end of the measured period, and when that
+/// was looked at.
+#[derive(Default)]
+struct ServerUse {
+    first: Option<(Instant, Duration)>,
+    last: Option<(Instant, Duration)>,
+}
+
+impl ServerUse {
+    fn sample(&mut self, stage: Stage, process: u32) {
+        if !matches!(stage, Stage::Measuring(since) if since > Duration::ZERO) {
+            return;
+        }
+        let now = cpu::of_process(process).map(|used| (Instant::now(), used));
+        self.first = self.first.or(now);
+        self.last = now.or(self.last);
+    }
+
+    fn cores(&self) -> Option<f64> {
+        let ((begin, before), (end, after)) = (self.first?, self.last?);
+        let span = (end - begin).as_secs_f64();
+        (span > 0.0).then(|| after.saturating_sub(before).as_secs_f64() / span)
+    }
+}
+
+/// The keys of the terminal, if somebody can type there: Ctrl-Z and Ctrl-\ give the terminal back
+/// before they do what they do.
+fn open_keys() -> Option<Keys> {
+    let keys = Keys::open()?;
+    let mut signals = Signals::new([SIGTSTP, SIGQUIT]).ok()?;
+    let on_signals = move || {
+        for signal in signals.forever() {
+            let changed = terminal::restore();
+            // A stopped job comes back from here. If it fails the signal was in vain.
+            let _ = emulate_default_handler(signal);
+            if changed {
+                terminal::resume();
+            }
+        }
+    };
+    thread::Builder::new().name("job-control".into()).spawn(on_signals).ok()?;
+    Some(keys)
+}

@@ -1,0 +1,101 @@
+//! Which rates a search tries. Pure.
+
+use crate::traffic::schedule::RATE_MAX;
+
+/// The search is over when the rate that was kept and the one that was not are as near as this.
+const NEAR: f64 = 1.05;
+
+/// Which rate is tried next: doubled until one is not kept, or halved until one is, then the middle
+/// of both by their ratio. Pure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bracket {
+    first: u64,
+    /// No lower one is tried.
+    lowest: u64,
+    /// The highest that was kept, and the lowest that was not.
+    pub kept: Option<u64>,
+    pub not_kept: Option<u64>,
+}
+
+impl Bracket {
+    pub fn new(first: u64, lowest: u64) -> Bracket {
+        Bracket { first, lowest, kept: None, not_kept: None }
+    }
+
+    /// `None`: the search is over.
+    pub fn next(&self) -> Option<u64> {
+        match (self.kept, self.not_kept) {
+            (None, None) => Some(self.first),
+            (Some(RATE_MAX), None) => None,
+            (Some(kept), None) => Some((2 * kept).min(RATE_MAX)),
+            (None, Some(not_kept)) if not_kept <= self.lowest => None,
+            (None, Some(not_kept)) => Some((not_kept / 2).max(self.lowest)),
+            (Some(kept), Some(not_kept)) if not_kept as f64 <= kept as f64 * NEAR => None,
+            (Some(kept), Some(not_kept)) => {
+                let middle = (kept as f64 * not_kept as f64).sqrt().round();
+                let middle = rounded(middle as u64);
+                (kept < middle && middle < not_kept).then_some(middle)
+            }
+        }
+    }
+
+    pub fn tried(&mut self, rate: u64, is_kept: bool) {
+        match is_kept {
+            true => self.kept = Some(rate),
+            false => self.not_kept = Some(rate),
+        }
+    }
+}
+
+/// To three digits: more say nothing at steps of 5 %.
+fn rounded(rate: u64) -> u64 {
+    let unit = 10u64.pow(rate.max(1).ilog10().saturating_sub(2));
+    (rate + unit / 2) / unit * unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Searches a server that keeps any rate up to this one. Answers what was found, and the rates
+    /// that were tried.
+    fn found(first: u64, capacity: u64) -> (Bracket, Vec<u64>) {
+        let (mut bracket, mut tried) = (Bracket::new(first, 1), Vec::new());
+        while let Some(rate) = bracket.next() {
+            tried.push(rate);
+            assert!(tried.len() < 60, "{tried:?}");
+            bracket.tried(rate, rate <= capacity);
+        }
+        (bracket, tried)
+    }
+
+    #[test]
+    fn the_rate_is_found_to_five_percent_from_above_and_from_below() {
+        for capacity in [1, 2, 3, 17, 450, 999, 1_000, 1_001, 41_234, 250_000, 9_000_000] {
+            for first in [1, 1_000, 10_000_000] {
+                let (bracket, tried) = found(first, capacity);
+                let kept = bracket.kept.expect("1 is kept") as f64;
+                let not_kept = bracket.not_kept.expect("10 million is not") as f64;
+                assert!(kept <= capacity as f64 && not_kept > capacity as f64);
+                // Of small numbers the next one may be further.
+                assert!(not_kept <= (kept * NEAR).max(kept + 1.0), "{capacity} {first}: {tried:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_rate_and_every_rate_end_the_search_too() {
+        let (bracket, tried) = found(1_000, 0);
+        assert_eq!((bracket.kept, bracket.not_kept), (None, Some(1)));
+        assert_eq!(tried, [1_000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
+        let mut low = Bracket::new(1_000, 300);
+        let mut tried = Vec::new();
+        while let Some(rate) = low.next() {
+            low.tried(rate, false);
+            tried.push(rate);
+        }
+        assert_eq!(tried, [1_000, 500, 300], "fewer requests say nothing");
+        let (bracket, _) = found(1_000, u64::MAX);
+        assert_eq!((bracket.kept, bracket.not_kept), (Some(RATE_MAX), None));
+    }
+}
