@@ -12,7 +12,7 @@ fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
     let pool = Pool::with_references(Reserve::new(SIZE, buffers).unwrap(), 0, 1);
     act(&mut Connection {
         id: ConnectionId(1),
-        peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)),
+        peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)).into(),
         tag: 0,
         discarded: 0,
         sent: 0,
