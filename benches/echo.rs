@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use echopool::service::Echo;
+use echopool::builtin::Echo;
 use echopool::{Config, Server};
 use floors::client::{Client, Load, Until};
 use floors::cpus;

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
+use crate::base::endpoint::Endpoint;
 
 /// An error code of the operating system.
 pub use rustix::io::Errno;

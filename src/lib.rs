@@ -8,7 +8,8 @@
 //! ```
 //! use std::net::{Ipv6Addr, SocketAddr};
 //! use std::time::Duration;
-//! use echopool::{Config, Server, service::Echo};
+//! use echopool::{Config, Server};
+//! use echopool::builtin::Echo;
 //!
 //! // Dual-stack: IPv4 clients are welcome on [::] too.
 //! let config = Config::new().listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
@@ -50,50 +51,37 @@
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
 //! Without it the library depends on none of them.
 
+mod base;
 pub mod buffer;
-#[cfg(feature = "daemon")]
-mod cli;
+pub mod builtin;
 pub mod client;
-mod clients;
 pub mod config;
 #[cfg(feature = "daemon")]
-pub mod connect;
-mod connection;
-mod crew;
-#[cfg(feature = "daemon")]
 pub mod daemon;
-mod directory;
-pub mod endpoint;
 mod engine;
 pub mod error;
-pub mod framing;
 #[doc(hidden)]
 pub mod internals;
-mod key;
-mod listener;
-mod permits;
-mod receipt;
+mod net;
+mod protocol;
 pub mod server;
 pub mod service;
+mod shared;
 #[doc(hidden)]
 pub mod sim;
-mod slots;
-pub mod spec;
-pub mod stats;
-mod sys;
-pub mod time;
-mod timer;
-#[doc(hidden)]
-pub mod units;
 mod worker;
 
+pub use base::endpoint::{self, Endpoint, Peer};
+pub use base::time;
+#[doc(hidden)]
+pub use base::units;
 pub use client::{Client, ClientLoop};
-pub use clients::Broadcast;
 pub use config::Config;
-pub use directory::ClientInfo;
-pub use endpoint::{Endpoint, Peer};
 pub use error::{CloseReason, StartError};
-pub use receipt::SendError;
+pub use protocol::framing;
+pub use server::messaging::Broadcast;
 pub use server::{Drained, Server, ServerHandle};
 pub use service::Service;
-pub use stats::{Counts, Stats};
+pub use shared::counters::{self as stats, Counts, Stats};
+pub use shared::directory::ClientInfo;
+pub use shared::receipt::SendError;

@@ -1,5 +1,5 @@
 //! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client.
-//! Everything they do is in the library, [`echopool::daemon`] and [`echopool::connect`], so that
+//! Everything they do is in the library, [`echopool::daemon`] and [`echopool::daemon::connect`], so that
 //! the load generator can start a server of its own.
 
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match command {
         Some("connect") => {
             args.remove(1);
-            echopool::connect::run(args)
+            echopool::daemon::connect::run(args)
         }
         Some("serve") => {
             args.remove(1);

@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use echopool::builtin::url::FramedOptions;
+use echopool::builtin::{Builtin, Framed, OfListener};
 use echopool::client::{Client, ClientLoop, Limits, Options, Reconnect, State, Unsent};
-use echopool::service::{Builtin, Framed, OfListener};
-use echopool::spec::FramedOptions;
 use echopool::{Config, Server, ServerHandle};
 
 type Failure = Box<dyn std::error::Error>;

@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
+use echopool::builtin::hub::protocol::{Event, Request, event, request_head};
 use echopool::client::{Blocking, Error, Options};
 use echopool::framing::{ByteOrder, LENGTH_BYTES};
-use echopool::service::hub::protocol::{Event, Request, event, request_head};
 
 const ORDER: ByteOrder = ByteOrder::Little;
 

@@ -14,11 +14,11 @@ mod chain;
 mod lease;
 mod parcel;
 mod pool;
-mod shared;
+mod shared_buffer;
 
 pub use chain::Chain;
 pub use lease::Lease;
 pub use parcel::Parcel;
 #[doc(hidden)]
 pub use pool::{Pool, Reserve};
-pub use shared::Shared;
+pub use shared_buffer::Shared;

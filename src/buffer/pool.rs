@@ -19,8 +19,8 @@ use crossbeam_queue::ArrayQueue;
 use super::arena::Arena;
 use super::lease::Lease;
 use super::parcel::Parcel;
-use crate::key::WORKERS_MAX;
-use crate::units::show_size;
+use crate::base::key::WORKERS_MAX;
+use crate::base::units::show_size;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers do not hoard in a small pool.

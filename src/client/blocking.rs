@@ -17,7 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// ```
 /// use std::net::{Ipv4Addr, SocketAddr};
 /// use std::time::Duration;
-/// use echopool::{Config, Server, service::Echo};
+/// use echopool::{Config, Server};
+/// use echopool::builtin::Echo;
 ///
 /// # let config = Config::new().listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
 /// # let server = Server::start(config.workers(1).max_connections(10), Echo)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use crate::error::{CloseReason, Errno};
-use crate::framing::FrameError;
+use crate::protocol::framing::FrameError;
 
 /// What one address of the target answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

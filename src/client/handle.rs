@@ -16,10 +16,10 @@ use super::pending::{Pending, Ticket, value};
 use super::resolve;
 use super::submission::{Clock, Command, Submission};
 use super::target::Target;
+use crate::base::time::Time;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
-use crate::crew::Mailboxes;
-use crate::framing::Framing;
-use crate::time::Time;
+use crate::protocol::framing::Framing;
+use crate::shared::mailbox::Mailboxes;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
 
 /// Clients at most: what a process may have open files for, with those that linger.
@@ -134,7 +134,7 @@ impl ClientLoop {
     }
 
     /// A client for a target: `[service://]host:port[?options]`, in the grammar of
-    /// [`Spec`](crate::spec::Spec). It is not connected yet.
+    /// [`Spec`](crate::builtin::url::Spec). It is not connected yet.
     ///
     /// # Errors
     /// The target is not understood, or the loop has no room for another client.

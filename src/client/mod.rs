@@ -8,7 +8,8 @@
 //! use std::net::{Ipv4Addr, SocketAddr};
 //! use std::time::Duration;
 //! use echopool::client::{ClientLoop, Limits, Options};
-//! use echopool::{Config, Server, service::Echo};
+//! use echopool::{Config, Server};
+//! use echopool::builtin::Echo;
 //!
 //! # let config = Config::new().listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
 //! # let server = Server::start(config.workers(1).max_connections(10), Echo)?;

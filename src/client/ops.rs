@@ -3,8 +3,8 @@
 
 use super::completer::{Completer, Outcome};
 use super::error::Error;
-use crate::framing::{Framing, LENGTH_BYTES, Prefix, length};
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::protocol::framing::{Framing, LENGTH_BYTES, Prefix, length};
 
 /// No operation.
 pub(super) const NONE: u32 = u32::MAX;
@@ -184,7 +184,10 @@ impl Op {
         }
         if self.reply.len() >= max {
             let (len, max) = (self.reply.len() as u32, max as u32);
-            return Err(Error::FrameTooLarge(crate::framing::FrameError::TooLong { len, max }));
+            return Err(Error::FrameTooLarge(crate::protocol::framing::FrameError::TooLong {
+                len,
+                max,
+            }));
         }
         Ok(Taken { bytes: count, done: false })
     }
@@ -323,7 +326,7 @@ impl Ops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::{ByteOrder, Delimiter};
+    use crate::protocol::framing::{ByteOrder, Delimiter};
 
     fn op(kind: Kind) -> Op {
         let (completer, _) = Completer::new(std::thread::current().id());

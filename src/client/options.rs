@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use crate::framing::Framing;
+use crate::protocol::framing::Framing;
 
 /// How long one round over all addresses of a target may take by default: two lost segments of the
 /// handshake (1 s and 2 s, RFC 6298), and a round trip.

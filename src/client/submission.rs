@@ -13,9 +13,9 @@ use super::error::Error;
 use super::ops::Op;
 use super::options::Options;
 use super::target::Target;
-use crate::crew::Mailboxes;
-use crate::sys::monotonic_now;
-use crate::time::Time;
+use crate::base::time::Time;
+use crate::engine::sys::monotonic_now;
+use crate::shared::mailbox::Mailboxes;
 
 /// Where a loop and its callers read the time. The simulated world has a clock of its own.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::error::Error;
-use crate::framing::Framing;
-use crate::spec::{ServiceOptions, Spec};
+use crate::builtin::url::{ServiceOptions, Spec};
+use crate::protocol::framing::Framing;
 
 /// The longest frame that is taken from a hub. Its lists of clients and its messages each fit into
 /// one of its buffers, which is 1 MiB at most.
@@ -54,7 +54,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framing::ByteOrder;
+    use crate::protocol::framing::ByteOrder;
 
     #[test]
     fn hosts_ports_and_framings_are_understood() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Limits, WORKER_STACK_BYTES};
-use crate::units::show_size;
+use crate::base::units::show_size;
 
 /// Bytes for the place of a buffer in a chain.
 const LINK_BYTES: u64 = 16;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Limits;
 use crate::error::CloseReason;
 use crate::server::Drained;
-use crate::stats::Counts;
+use crate::shared::counters::Counts;
 
 /// The log target of figures that were asked for, by a flag or a signal.
 pub(super) const TARGET: &str = "echopool::stats";
@@ -135,7 +135,7 @@ impl fmt::Display for Totals<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Counters;
+    use crate::shared::counters::Counters;
 
     #[test]
     fn rates_are_by_the_second() {

@@ -23,16 +23,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
+use crate::base::endpoint::Peer;
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::buffer::Chain;
-use crate::endpoint::Peer;
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
-use crate::permits::Permit;
-use crate::time::Time;
+use crate::shared::permits::Permit;
 
 #[cfg(test)]
 mod contract;
 pub mod mio;
+pub mod sys;
 
 pub use self::mio::MioEngine;
 

@@ -7,39 +7,18 @@
 
 use std::sync::Arc;
 
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
-use crate::crew::Mailboxes;
-use crate::directory::Directory;
-use crate::endpoint::Peer;
 use crate::error::{CloseReason, Errno};
-use crate::receipt::SendError;
-use crate::stats::Counters;
-use crate::time::Time;
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::Mailboxes;
+use crate::shared::receipt::SendError;
 
-pub mod builtin;
-pub mod chargen;
-mod cut;
-pub mod delay;
-pub mod discard;
-pub mod echo;
-pub mod framed;
-pub mod hub;
-pub mod message;
-#[cfg(test)]
-mod rig;
-
-pub use builtin::{Builtin, OfListener};
-pub use chargen::Chargen;
-pub use delay::Delay;
-pub use discard::Discard;
-pub use echo::Echo;
-pub use framed::Framed;
-pub use hub::Hub;
-pub use message::Delimited;
-
+pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
-pub use crate::key::ConnectionId;
 
 /// What a service wants to happen to the connection after a call.
 ///
@@ -402,7 +381,7 @@ impl Workplace {
     }
 
     /// The same for the service of one listener.
-    fn of_listener(&self, listener: usize) -> Workplace {
+    pub(crate) fn of_listener(&self, listener: usize) -> Workplace {
         Workplace { listener, of_one_listener: true, ..self.clone() }
     }
 

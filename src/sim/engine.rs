@@ -11,12 +11,12 @@ use std::task::Waker;
 use super::marks::Mark;
 use super::sys::{CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
 use super::world::{EndpointId, Handle, Shared, What, World};
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
-use crate::permits::Permits;
-use crate::time::Time;
+use crate::shared::permits::Permits;
 
 /// The engine of one worker.
 pub(crate) struct SimEngine {

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::ear::read_outside;
+use super::reader::read_outside;
+use crate::builtin::url::HubOptions;
 use crate::error::CloseReason;
-use crate::framing::ByteOrder;
-use crate::spec::HubOptions;
+use crate::protocol::framing::ByteOrder;
 
 /// Bytes that a message has at least: sender, number, and for whom.
 pub(super) const PAYLOAD_MIN: usize = 11;

@@ -17,14 +17,14 @@
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
 mod audit;
-mod ear;
 pub(crate) mod engine;
+mod external;
+pub(crate) mod ideal;
 mod marks;
-pub(crate) mod measured;
 mod member;
-mod outside;
 mod peer;
 mod protocol;
+mod reader;
 pub(crate) mod run;
 mod service;
 pub(crate) mod sys;

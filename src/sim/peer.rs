@@ -5,14 +5,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::ear::Ear;
 use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
+use super::reader::Ear;
 use super::world::{EndpointId, Happening, World, address_of};
+use crate::base::time::Time;
+use crate::builtin::url::After;
 use crate::error::Errno;
-use crate::spec::After;
-use crate::time::Time;
 
 /// How a peer behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

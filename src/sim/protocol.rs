@@ -6,10 +6,10 @@
 
 use super::member::{Asked, HubDraw, PAYLOAD_MIN};
 use super::world::canary;
+use crate::builtin::url::{After, FramedOptions, HubOptions, MessageOptions, Slow};
+use crate::builtin::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub};
 use crate::error::CloseReason;
-use crate::framing::{ByteOrder, Delimiter};
-use crate::service::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub};
-use crate::spec::{After, FramedOptions, HubOptions, MessageOptions, Slow};
+use crate::protocol::framing::{ByteOrder, Delimiter};
 
 /// What is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,18 +8,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::ear::read_outside;
 use super::marks::Mark;
 use super::member::Asked;
 use super::protocol::Script;
+use super::reader::read_outside;
 use super::world::{Shared, address_of, canary, peer_of};
+use crate::base::time::Time;
 use crate::buffer::Lease;
+use crate::builtin::OfListener;
+use crate::builtin::dispatch::BuiltinSession;
 use crate::error::{CloseReason, Errno};
-use crate::service::builtin::BuiltinSession;
 use crate::service::{
-    Answer, ConnectTo, Connection, ConnectionId, Message, OfListener, Service, Turn, Workplace,
+    Answer, ConnectTo, Connection, ConnectionId, Message, Service, Turn, Workplace,
 };
-use crate::time::Time;
 
 /// What the server side has seen of each peer.
 #[derive(Default)]

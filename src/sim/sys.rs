@@ -9,11 +9,11 @@ use std::task::{Wake, Waker};
 
 use super::marks::Mark;
 use super::world::{Edge, EndpointId, Handle, Shared, Watch, What, World};
-use crate::endpoint::Peer;
+use crate::base::endpoint::Peer;
+use crate::base::key::Key;
+use crate::base::time::Time;
+use crate::engine::sys::{Listening, Readiness, Sys};
 use crate::error::Errno;
-use crate::key::Key;
-use crate::sys::{Listening, Readiness, Sys};
-use crate::time::Time;
 
 /// The system calls of one worker.
 pub(crate) struct SimSys {

@@ -6,15 +6,15 @@
 //! it is tried again after a time, or when a connection of any worker has been closed.
 
 use super::Core;
-use crate::connection::Context;
-use crate::connection::machine::Machine;
-use crate::endpoint::Peer;
+use super::connection::Context;
+use super::connection::machine::Machine;
+use crate::base::endpoint::Peer;
+use crate::base::key::{ConnectionId, Key, OpKind};
+use crate::base::time::Time;
 use crate::engine::{ConnectTo, Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
-use crate::key::{ConnectionId, Key, OpKind};
-use crate::permits::Permit;
 use crate::service::Service;
-use crate::time::Time;
+use crate::shared::permits::Permit;
 
 /// Connections taken from one listener in one turn, so that a burst of connects does not keep those
 /// who are connected waiting.
@@ -136,7 +136,7 @@ impl<S: Service> Core<S> {
         }
     }
 
-    fn permits(&self) -> &crate::permits::Permits {
+    fn permits(&self) -> &crate::shared::permits::Permits {
         self.permits.as_ref().expect("a worker that accepts has permits")
     }
 

@@ -5,12 +5,12 @@
 //! a client sends after that are read and thrown away, so that the FIN is not overtaken by a reset.
 
 use super::Core;
-use crate::crew::Command;
+use crate::base::key::Key;
+use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::key::Key;
 use crate::service::Service;
-use crate::time::Time;
+use crate::shared::mailbox::Command;
 
 /// Turns that a drain goes on accepting for. Each takes up to 64 connections from each listener, so
 /// this is more than any backlog holds; under a flood of connects it is the end of them.

@@ -3,16 +3,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::connection::Context;
+use super::connection::machine::{Action, Event, Phase};
 use super::{Budget, Core};
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
-use crate::connection::Context;
-use crate::connection::machine::{Action, Event, Phase};
 use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
-use crate::key::{Key, OpKind};
 use crate::service::{Answer, Connection, Service};
-use crate::stats::Counters;
-use crate::time::Time;
+use crate::shared::counters::Counters;
 
 impl<S: Service> Core<S> {
     /// Submits operations until the connection waits for something. Frees it when it is closed.

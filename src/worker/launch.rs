@@ -12,10 +12,10 @@ use std::time::Duration;
 use super::{Rules, Setup, Worker};
 use crate::buffer::{Pool, Reserve};
 use crate::config::Limits;
-use crate::crew::Mailboxes;
 use crate::engine::MioEngine;
+use crate::engine::sys::{Kernel, Listening};
 use crate::service::Service;
-use crate::sys::{Kernel, Listening};
+use crate::shared::mailbox::Mailboxes;
 
 /// The engine of this machine.
 type SystemEngine = MioEngine<Kernel>;

@@ -2,12 +2,12 @@
 //! messages of other threads, and requests to disconnect a client.
 
 use super::Core;
+use crate::base::key::{ConnectionId, Key};
 use crate::buffer::Parcel;
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::key::{ConnectionId, Key};
-use crate::receipt::{Mail, Receipt};
 use crate::service::{Message, Service};
+use crate::shared::receipt::{Mail, Receipt};
 
 impl<S: Service> Core<S> {
     #[cold]

@@ -11,21 +11,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::key::{ConnectionId, Key};
+use crate::base::slot_queue::SlotQueue;
+use crate::base::time::Time;
+use crate::base::timer_wheel::Wheel;
 use crate::buffer::{Chain, Pool};
-use crate::connection::{Context, Table};
-use crate::crew::Mailboxes;
-use crate::directory::Directory;
 use crate::engine::{Completion, ConnectTo, Engine, Sink};
 use crate::error::Errno;
-use crate::key::{ConnectionId, Key};
-use crate::permits::Permits;
 use crate::service::{Requests, Service, Turn, Workplace};
-use crate::slots::SlotQueue;
-use crate::stats::Counters;
-use crate::time::Time;
-use crate::timer::Wheel;
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::Mailboxes;
+use crate::shared::permits::Permits;
+use connection::{Context, Table};
 
 mod accept;
+pub mod connection;
 mod drain;
 mod drive;
 pub(crate) mod launch;

@@ -9,14 +9,14 @@
 use std::time::Duration;
 
 use super::Core;
-use crate::connection::Context;
-use crate::connection::machine::{Event, Phase};
-use crate::crew::Command;
+use super::connection::Context;
+use super::connection::machine::{Event, Phase};
+use crate::base::key::Key;
+use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::error::{CloseReason, Errno};
-use crate::key::Key;
 use crate::service::Service;
-use crate::time::Time;
+use crate::shared::mailbox::Command;
 
 /// How often another worker is asked to shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use echopool::spec::{After, ServiceOptions, Spec};
+use echopool::builtin::url::{After, ServiceOptions, Spec};
 
 use crate::error::Failure;
 use crate::traffic::protocol::Protocol;

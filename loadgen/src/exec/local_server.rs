@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echopool::spec::Spec;
+use echopool::builtin::url::Spec;
 
 use crate::cli::target;
 use crate::error::Failure;

@@ -1,7 +1,7 @@
 //! What a hub run is to be: who sends, who never reads, and whether the flags go together.
 
+use echopool::builtin::url::HubOptions;
 use echopool::framing::ByteOrder;
-use echopool::spec::HubOptions;
 
 use crate::cli::Args;
 use crate::error::Failure;

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use echopool::spec::ServiceOptions;
+use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::source_ip;
 use crate::cli::target;

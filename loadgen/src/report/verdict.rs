@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use echopool::spec::ServiceOptions;
+use echopool::builtin::url::ServiceOptions;
 
 use super::{Abort, Report, hub, load_text};
 use crate::error::Exit;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use echopool::service::delay::Distribution;
+use echopool::builtin::delay::Distribution;
 use fastrand::Rng;
 use loadgen::report::Report;
 

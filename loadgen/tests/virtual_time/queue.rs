@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use echopool::service::delay::Distribution;
+use echopool::builtin::delay::Distribution;
 use fastrand::Rng;
 use hdrhistogram::Histogram;
 use loadgen::report::Report;

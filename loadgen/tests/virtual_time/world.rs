@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use echopool::builtin::Delay;
+use echopool::builtin::url::{ServiceOptions, Spec};
 use echopool::internals::{ClientLimits, Network, simulate, simulated_now};
-use echopool::service::{Delay, Service};
-use echopool::spec::{ServiceOptions, Spec};
+use echopool::service::Service;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 

@@ -28,7 +28,7 @@ impl Driver {
         let now = self.now;
         let slot = &mut self.slots[i as usize];
         let asked = if slot.connect == NONE { None } else { self.ops.get(slot.connect) };
-        let limit = asked.map_or(crate::time::Time::MAX, |op| op.deadline);
+        let limit = asked.map_or(crate::base::time::Time::MAX, |op| op.deadline);
         slot.epoch = slot.epoch.wrapping_add(1);
         slot.attempt = slot.attempt.saturating_add(1);
         slot.attempts.clear();

@@ -5,9 +5,9 @@
 //! seen; then no more until somebody asks, so what nobody asks for is bounded.
 
 use super::{Driver, Error, Kind, Lane, Link, NONE, Slot, Stage};
+use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::service::{Answer, Connection};
-use crate::time::Time;
 
 /// Buffers of output that one client may have with the engine at once: as many as one system call
 /// takes with a gain.
@@ -213,7 +213,7 @@ impl Driver {
             return false;
         }
         if matches!(op.kind, Kind::SendReceive | Kind::Message)
-            && let Some(crate::framing::Framing::Delimiter { delimiter, .. }) = framing
+            && let Some(crate::protocol::framing::Framing::Delimiter { delimiter, .. }) = framing
         {
             op.reply.truncate(op.reply.len() - delimiter.bytes().len());
         }

@@ -19,10 +19,10 @@ use super::options::{Options, State, Unsent};
 use super::resolve::Question;
 use super::submission::{Command, Submission};
 use super::target::Target;
+use crate::base::time::Time;
+use crate::base::timer_wheel::Wheel;
 use crate::error::{CloseReason, Errno};
 use crate::service::{Answer, Connection, Service, Turn, Workplace};
-use crate::time::Time;
-use crate::timer::Wheel;
 
 mod connecting;
 mod exchange;

@@ -3,7 +3,7 @@
 //! `connecting`.
 
 use super::{Driver, Error, Kind, Lane, Link, NONE, Op, Stage, connecting};
-use crate::time::Time;
+use crate::base::time::Time;
 
 impl Driver {
     /// Puts an operation where it waits for what it needs.

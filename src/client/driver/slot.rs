@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::base::time::Time;
 use crate::client::error::{Attempt, Error};
 use crate::client::ops::{Fifo, NONE};
 use crate::client::options::{OnState, Reconnect, Unsent};
 use crate::client::target::Target;
-use crate::framing::Framing;
+use crate::protocol::framing::Framing;
 use crate::service::ConnectionId;
-use crate::time::Time;
 
 /// How far a client's connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

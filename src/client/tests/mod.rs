@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::framing::{ByteOrder, Delimiter, FrameError, Framing};
-use crate::service::Echo;
+use crate::builtin::Echo;
+use crate::protocol::framing::{ByteOrder, Delimiter, FrameError, Framing};
 use crate::{Config, Server, ServerHandle};
 
 mod callers;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Parts, Stage};
+use crate::base::endpoint::Peer;
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
-use crate::crew::Mailboxes;
-use crate::endpoint::Peer;
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
-use crate::permits::{Permit, Permits};
-use crate::time::Time;
+use crate::shared::mailbox::Mailboxes;
+use crate::shared::permits::{Permit, Permits};
 
 /// Longer than anything takes: only against hanging.
 pub(super) const GUARD: Duration = Duration::from_secs(60);

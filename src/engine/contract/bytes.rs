@@ -3,9 +3,9 @@
 
 use super::Stage;
 use super::bench::{Bench, End, Got, Shape, pattern};
+use crate::base::key::{Key, OpKind};
 use crate::buffer::Chain;
 use crate::engine::{Op, Outcome};
-use crate::key::{Key, OpKind};
 
 /// Sizes of buffers, and how many of them one receive may fill.
 const SHAPES: [(usize, u8); 6] = [(1, 1), (1, 8), (3, 1), (4, 2), (8, 8), (64, 1)];

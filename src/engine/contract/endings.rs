@@ -3,10 +3,10 @@
 
 use super::Stage;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
-use crate::time::Time;
 
 /// More than any window holds.
 fn endless<S: Stage>() -> (Shape, Vec<u8>) {

@@ -8,10 +8,10 @@ use rustix::net::SendFlags;
 use socket2::SockRef;
 
 use super::{Parts, Stage};
+use crate::base::time::Time;
+use crate::engine::sys::Kernel;
 use crate::engine::{Engine, MioEngine, Sink};
 use crate::error::Errno;
-use crate::sys::Kernel;
-use crate::time::Time;
 
 pub(super) struct OnKernel {
     port: u16,
@@ -43,7 +43,7 @@ impl Stage for OnKernel {
     const EXACT_TIME: bool = false;
 
     fn set(_: u64, parts: Parts) -> (OnKernel, MioEngine<Kernel>) {
-        let mut bound = crate::listener::bind_all(&[any().into()], 1, 1024, false).unwrap();
+        let mut bound = crate::net::bind::bind_all(&[any().into()], 1, 1024, false).unwrap();
         let one = bound.pop().unwrap();
         let port = one.endpoint.socket_addr().unwrap().port();
         let listeners = one.into_listening().collect();

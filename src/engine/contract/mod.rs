@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Engine, Sink};
+use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::error::Errno;
-use crate::permits::Permits;
-use crate::time::Time;
+use crate::shared::permits::Permits;
 
 mod bench;
 mod bytes;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Parts, Stage};
+use crate::base::time::Time;
 use crate::engine::{MioEngine, Sink};
 use crate::error::Errno;
 use crate::sim::engine::SimEngine;
 use crate::sim::run::{Seat, SeatParts};
 use crate::sim::sys::{SimSys, Woken};
 use crate::sim::world::{EndpointId, Handle, Rates, Shared, What, World};
-use crate::time::Time;
 
 pub(super) type Readiness = InWorld<MioEngine<SimSys>>;
 pub(super) type Completions = InWorld<SimEngine>;

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use super::Stage;
 use super::bench::{Bench, End, OutcomeOf, Shape, listener, pattern};
-use crate::endpoint::Peer;
+use crate::base::endpoint::Peer;
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
-use crate::key::{Key, OpKind};
-use crate::time::Time;
 
 pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());

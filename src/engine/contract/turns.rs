@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Stage;
 use super::bench::{Bench, End, GUARD, Shape, listener, pattern, submit};
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
 use crate::engine::{Engine, LEASES_PER_RECV_MAX, Op, Outcome};
-use crate::key::{Key, OpKind};
-use crate::time::Time;
 
 pub(super) fn a_deadline_ends_a_poll<S: Stage>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());

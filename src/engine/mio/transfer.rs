@@ -4,9 +4,9 @@
 use std::io::{IoSlice, IoSliceMut};
 
 use crate::buffer::{Chain, Lease, Pool};
+use crate::engine::sys::Sys;
 use crate::engine::{LEASES_PER_RECV_MAX, Outcome};
 use crate::error::Errno;
-use crate::sys::Sys;
 
 /// Slices given to one send. A longer chain takes several calls.
 const SLICES_PER_SEND: usize = 16;

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::seat::Seat;
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
+use crate::base::key::ConnectionId;
+use crate::base::time::Time;
 use crate::error::CloseReason;
-use crate::key::ConnectionId;
+use crate::shared::counters::Stats;
 use crate::sim::audit;
 use crate::sim::marks::Mark;
 use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::service::{Sight, Watched};
-use crate::stats::Stats;
-use crate::time::Time;
 use crate::worker::Worker;
 
 /// How much later than `shed_after` somebody is shed, at most: another worker is asked to, and

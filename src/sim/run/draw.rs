@@ -10,20 +10,21 @@ use std::time::Duration;
 use super::seat::{Seat, SeatParts};
 use super::{ClientSide, Ending, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
+use crate::builtin::OfListener;
 use crate::config::Limits;
-use crate::crew::Mailboxes;
-use crate::directory::Directory;
-use crate::permits::Permits;
-use crate::service::{OfListener, Service};
-use crate::sim::ear::OUTSIDE_MIN;
+use crate::service::Service;
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::Mailboxes;
+use crate::shared::permits::Permits;
+use crate::sim::external::Outside;
 use crate::sim::marks::Mark;
-use crate::sim::outside::Outside;
 use crate::sim::peer::{Manner, Peer};
 use crate::sim::protocol::{Script, Served};
+use crate::sim::reader::OUTSIDE_MIN;
 use crate::sim::service::{Clients, Seen, Watched, Whims};
 use crate::sim::sys::Woken;
 use crate::sim::world::{Handle, Happening, Rates, Shared, What, World};
-use crate::stats::Counters;
 use crate::worker::{Rules, Setup, Worker};
 
 impl World {

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
+use crate::base::endpoint::Transport;
 use crate::buffer::Pool;
-use crate::endpoint::Transport;
+use crate::engine::sys::Listening;
 use crate::engine::{Engine, MioEngine};
-use crate::permits::Permits;
+use crate::shared::permits::Permits;
 use crate::sim::engine::SimEngine;
 use crate::sim::sys::{SimSys, Woken};
 use crate::sim::world::{Handle, Shared};
-use crate::sys::Listening;
 
 /// An engine that can be seated in the world.
 pub(crate) trait Seat: Engine<Socket = Handle> {

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Edge, Endpoint, EndpointId, Happening, Listener, ListenerId, Segment, World};
+use crate::base::time::Time;
 use crate::error::Errno;
 use crate::sim::marks::Mark;
-use crate::time::Time;
 
 impl World {
     fn pair(&mut self, address: SocketAddr) -> (EndpointId, EndpointId) {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{Edge, EndpointId, Happening, ListenerId, Watch, What, World};
+use crate::base::time::Time;
 use crate::sim::marks::Mark;
-use crate::time::Time;
 
 impl World {
     pub(super) fn raise(&mut self, id: EndpointId, edge: Edge) {

@@ -17,7 +17,7 @@ struct Stepped<S: Service> {
 impl<S: Service> Stepped<S> {
     fn new(buffers: u32, make: impl FnOnce(&Pool) -> S) -> Stepped<S> {
         let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-        let mut bound = crate::listener::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
+        let mut bound = crate::net::bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
         let one = bound.pop().unwrap();
         let address = one.endpoint.socket_addr().unwrap();
         let mailboxes = Arc::new(Mailboxes::new(2));

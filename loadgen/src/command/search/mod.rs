@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use echopool::spec::ServiceOptions;
+use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::target;
 use crate::cli::{Args, Objective, OutputFormat, ProgressForm};

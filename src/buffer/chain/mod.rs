@@ -1,0 +1,440 @@
+//! Leases and references in a row, as one queue of bytes. Like a [`Lease`] a chain cannot be cloned,
+//! and gives its buffers back when dropped, on every path. What a single buffer's owner may do is in
+//! `lease`, what a buffer is that stands in many chains in `shared`.
+
+use std::fmt;
+use std::mem;
+
+use super::lease::{Lease, dissolve};
+use super::pool::{Link, NONE, Pool};
+use super::shared_buffer::Shared;
+
+/// Leases in a row: a first-in, first-out queue of bytes of any length that the pool has room for.
+///
+/// The links between the buffers lie beside the arena, so a chain is of the same small size however
+/// long it is, and adding to it allocates nothing.
+pub struct Chain {
+    pool: Pool,
+    first: u32,
+    last: u32,
+    leases: u32,
+    len: u32,
+}
+
+impl Chain {
+    /// An empty chain of buffers of `pool`.
+    pub fn new(pool: &Pool) -> Chain {
+        Chain { pool: pool.clone(), first: NONE, last: NONE, leases: 0, len: 0 }
+    }
+
+    /// Bytes of data.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it has no leases.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.leases == 0
+    }
+
+    /// The number of leases.
+    #[inline]
+    pub fn leases(&self) -> usize {
+        self.leases as usize
+    }
+
+    /// Puts a lease at the end. One without data goes back to the pool instead.
+    ///
+    /// # Panics
+    /// If the lease is from another worker's pool, or the chain would pass 4 GiB.
+    #[inline]
+    pub fn push_back(&mut self, lease: Lease) {
+        if lease.is_empty() {
+            return;
+        }
+        assert!(self.pool.is(&lease.pool), "a lease of another pool");
+        self.len = self.len.checked_add(lease.len() as u32).expect("a chain of less than 4 GiB");
+        let (_, id, link) = dissolve(lease);
+        self.pool.local().links[id as usize].set(link);
+        match self.leases {
+            0 => self.first = id,
+            _ => self.set_next(self.last, id),
+        }
+        self.last = id;
+        self.leases += 1;
+    }
+
+    /// Puts a part of a shared buffer at the end, without copying it. Answers whether it did: there
+    /// may be no reference left.
+    ///
+    /// # Panics
+    /// If the buffer is of another pool, or has less data than `range` says.
+    pub fn push_shared(&mut self, shared: &Shared, range: std::ops::Range<usize>) -> bool {
+        assert!(self.pool.is(shared.pool()), "a buffer of another pool");
+        assert!(range.start < range.end && range.end <= shared.end(), "no data there");
+        let (start, end) = (range.start as u32, range.end as u32);
+        let len = self.len.checked_add(end - start).expect("a chain of less than 4 GiB");
+        if !self.extend_reference(shared.id(), start, end) {
+            let Some(id) = self.pool.local().take_reference(shared.id(), start, end) else {
+                return false;
+            };
+            match self.leases {
+                0 => self.first = id,
+                _ => self.set_next(self.last, id),
+            }
+            self.last = id;
+            self.leases += 1;
+        }
+        self.len = len;
+        true
+    }
+
+    /// Makes the last reference longer, if it ends where the new part begins: messages that follow
+    /// each other in a buffer are one range, and one slice for the kernel.
+    fn extend_reference(&mut self, buffer: u32, start: u32, end: u32) -> bool {
+        if self.leases == 0 || !self.pool.local().is_reference(self.last) {
+            return false;
+        }
+        let last = self.link(self.last);
+        let follows = last.buffer == buffer && last.end == start;
+        if follows {
+            self.pool.local().links[self.last as usize].set(Link { end, ..last });
+        }
+        follows
+    }
+
+    /// Takes the first lease out.
+    ///
+    /// # Panics
+    /// If it is a part of a shared buffer, of which nobody has a lease.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<Lease> {
+        if self.leases == 0 {
+            return None;
+        }
+        assert!(!self.pool.local().is_reference(self.first), "a shared buffer is nobody's lease");
+        let (id, link) = self.unlink_front();
+        Some(Lease::with_data(self.pool.clone(), id, link.start, link.end))
+    }
+
+    /// Gives the first buffer back.
+    #[inline]
+    fn drop_front(&mut self) {
+        let (id, link) = self.unlink_front();
+        if cfg!(debug_assertions) || self.pool.local().is_reference(id) {
+            self.drop_link(id, link);
+        } else {
+            self.pool.local().give_back(id);
+        }
+    }
+
+    /// Gives the only buffer back, without reading its link.
+    #[inline(always)]
+    fn drop_only(&mut self) {
+        if cfg!(debug_assertions) || self.pool.local().is_reference(self.first) {
+            return self.drop_front();
+        }
+        self.pool.local().give_back(self.first);
+        self.forget();
+    }
+
+    #[cold]
+    fn drop_link(&self, id: u32, link: Link) {
+        match self.pool.local().is_reference(id) {
+            true => self.pool.local().end_reference(id),
+            // A lease that is dropped is overwritten in tests.
+            false => drop(Lease::with_data(self.pool.clone(), id, link.start, link.end)),
+        }
+    }
+
+    #[inline]
+    fn unlink_front(&mut self) -> (u32, Link) {
+        let id = self.first;
+        let link = self.link(id);
+        self.first = link.next;
+        self.leases -= 1;
+        self.len -= link.end - link.start;
+        debug_assert!(self.leases > 0 || (self.first, self.len) == (NONE, 0));
+        (id, link)
+    }
+
+    /// Moves all of `other` to the end of this chain, whatever their lengths in the same time.
+    ///
+    /// # Panics
+    /// If the other chain is of another pool, or this one would pass 4 GiB.
+    #[inline]
+    pub fn append(&mut self, other: &mut Chain) {
+        assert!(self.pool.is(&other.pool), "a chain of another pool");
+        if self.leases == 0 {
+            (self.first, self.last) = (other.first, other.last);
+            (self.leases, self.len) = (other.leases, other.len);
+        } else if other.leases > 0 {
+            self.len = self.len.checked_add(other.len).expect("a chain of less than 4 GiB");
+            self.set_next(self.last, other.first);
+            self.last = other.last;
+            self.leases += other.leases;
+        }
+        other.forget();
+    }
+
+    /// Makes the chain empty without giving its buffers back: they are elsewhere.
+    #[inline]
+    fn forget(&mut self) {
+        (self.first, self.last, self.leases, self.len) = (NONE, NONE, 0, 0);
+    }
+
+    /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
+    /// there, so that a client that sends one byte at a time does not hold a buffer for each.
+    #[inline]
+    pub fn absorb(&mut self, other: &mut Chain) {
+        match self.leases {
+            0 => self.append(other),
+            _ => self.absorb_behind(other),
+        }
+    }
+
+    #[cold]
+    fn absorb_behind(&mut self, other: &mut Chain) {
+        while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
+            let (mine, theirs) = (self.link(self.last), other.link(other.first));
+            let count = (theirs.end - theirs.start) as usize;
+            if count > self.pool.buffer_size() - mine.end as usize {
+                break;
+            }
+            let lease = other.pop_front().expect("it has a lease");
+            self.copy_behind_last(lease.filled());
+        }
+        self.append(other);
+    }
+
+    /// Copies `bytes` behind the data of the last lease. Answers whether it did: there may be no
+    /// room there, or no lease, or it is shared.
+    pub fn extend_last(&mut self, bytes: &[u8]) -> bool {
+        if self.leases == 0 || self.pool.local().is_reference(self.last) {
+            return false;
+        }
+        let fits = bytes.len() <= self.pool.buffer_size() - self.link(self.last).end as usize;
+        if fits {
+            self.copy_behind_last(bytes);
+        }
+        fits
+    }
+
+    /// How many bytes [`extend_last`](Chain::extend_last) has room for.
+    pub fn room_behind(&self) -> usize {
+        if self.leases == 0 || self.pool.local().is_reference(self.last) {
+            return 0;
+        }
+        self.pool.buffer_size() - self.link(self.last).end as usize
+    }
+
+    #[allow(unsafe_code)]
+    fn copy_behind_last(&mut self, bytes: &[u8]) {
+        let link = self.link(self.last);
+        // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively; `bytes`
+        // is of another lease.
+        let buffer = unsafe { self.pool.local().bytes_mut(self.last) };
+        buffer[link.end as usize..][..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u32;
+        self.pool.local().links[self.last as usize]
+            .set(Link { end: link.end + bytes.len() as u32, ..link });
+    }
+
+    #[cold]
+    fn clear(&mut self) {
+        while self.leases > 0 {
+            self.drop_front();
+        }
+    }
+
+    /// All of it, leaving an empty chain.
+    #[inline]
+    pub fn take(&mut self) -> Chain {
+        mem::replace(self, Chain::new(&self.pool))
+    }
+
+    /// Drops the first `count` bytes; buffers that become empty go back to the pool.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline(always)]
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "more bytes consumed than there are");
+        if count == self.len() && self.leases == 1 {
+            return self.drop_only();
+        }
+        self.consume_part(count);
+    }
+
+    #[inline(never)]
+    fn consume_part(&mut self, count: usize) {
+        let mut left = count as u32;
+        while left > 0 {
+            let link = self.link(self.first);
+            let here = link.end - link.start;
+            if left < here {
+                self.pool.local().links[self.first as usize]
+                    .set(Link { start: link.start + left, ..link });
+                self.len -= left;
+                return;
+            }
+            left -= here;
+            self.drop_front();
+        }
+    }
+
+    /// Takes the first `count` bytes out as a chain of their own. Where that cuts a lease in two,
+    /// the shorter part is copied into a lease of its own; `None` if there is none to be had, and
+    /// then nothing has changed.
+    ///
+    /// # Panics
+    /// If there are fewer bytes, or the cut is in a shared buffer.
+    pub fn split_to(&mut self, count: usize) -> Option<Chain> {
+        assert!(count <= self.len(), "more bytes split off than there are");
+        let (mut whole, mut leases, mut last, mut next) = (0, 0, NONE, self.first);
+        while next != NONE {
+            let link = self.link(next);
+            let len = (link.end - link.start) as usize;
+            if whole + len > count {
+                break;
+            }
+            (whole, leases, last, next) = (whole + len, leases + 1, next, link.next);
+        }
+        let cut = count - whole;
+        let part = if cut == 0 { None } else { Some(self.cut(next, cut)?) };
+        let mut front = Chain::new(&self.pool);
+        if leases > 0 {
+            (front.first, front.last) = (self.first, last);
+            (front.leases, front.len) = (leases, whole as u32);
+            self.set_next(last, NONE);
+        }
+        self.first = next;
+        self.leases -= leases;
+        self.len -= whole as u32;
+        if self.leases == 0 {
+            self.last = NONE;
+        }
+        if let Some(part) = part {
+            self.swap_front(part, &mut front);
+        }
+        Some(front)
+    }
+
+    /// A lease with a copy of the shorter part of a buffer of this chain, which is cut at `at`.
+    fn cut(&self, id: u32, at: usize) -> Option<(Lease, usize, bool)> {
+        assert!(!self.pool.local().is_reference(id), "a shared buffer cannot be cut");
+        let bytes = self.slice(id);
+        let head_is_shorter = at <= bytes.len() / 2;
+        let mut lease = self.pool.lease()?;
+        let part = if head_is_shorter { &bytes[..at] } else { &bytes[at..] };
+        let copied = lease.extend_from_slice(part);
+        debug_assert_eq!(copied, part.len());
+        Some((lease, at, head_is_shorter))
+    }
+
+    /// Puts the two parts of this chain's first buffer where they belong, one of them copied.
+    fn swap_front(&mut self, (copy, at, copy_is_head): (Lease, usize, bool), front: &mut Chain) {
+        if copy_is_head {
+            self.consume(at);
+            front.push_back(copy);
+            return;
+        }
+        let (id, link) = self.unlink_front();
+        let end = link.start + at as u32;
+        front.push_back(Lease::with_data(self.pool.clone(), id, link.start, end));
+        let mut rest = Chain::from(copy);
+        rest.append(self);
+        *self = rest;
+    }
+
+    /// Copies the first bytes into `into`, as many as there are and as have room. Answers how many.
+    #[inline]
+    pub fn peek(&self, into: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            if copied == into.len() {
+                break;
+            }
+            let count = slice.len().min(into.len() - copied);
+            into[copied..copied + count].copy_from_slice(&slice[..count]);
+            copied += count;
+        }
+        copied
+    }
+
+    /// The data of the first lease.
+    ///
+    /// # Panics
+    /// If the chain is empty.
+    #[inline]
+    pub fn first_slice(&self) -> &[u8] {
+        assert!(self.leases > 0, "a chain without leases");
+        self.slice(self.first)
+    }
+
+    /// The data, one slice for each lease, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            if next == NONE {
+                return None;
+            }
+            let slice = self.slice(next);
+            next = self.link(next).next;
+            Some(slice)
+        })
+    }
+
+    #[allow(unsafe_code)]
+    #[inline]
+    fn slice(&self, id: u32) -> &[u8] {
+        let link = self.link(id);
+        // SAFETY: the chain owns the numbers of its buffers, or has a reference to them; the result
+        // borrows the chain, so nothing can write to an own one, and a shared one is only ever
+        // written to behind the data that it has.
+        unsafe { self.pool.local().range(link.buffer, link.start, link.end) }
+    }
+
+    #[inline]
+    fn link(&self, id: u32) -> Link {
+        self.pool.local().links[id as usize].get()
+    }
+
+    fn set_next(&self, id: u32, next: u32) {
+        let link = &self.pool.local().links[id as usize];
+        link.set(Link { next, ..link.get() });
+    }
+}
+
+/// A chain of one lease, or an empty one if the lease has no data.
+impl From<Lease> for Chain {
+    #[inline]
+    fn from(lease: Lease) -> Chain {
+        if lease.is_empty() {
+            return Chain::new(&lease.pool);
+        }
+        let (pool, id, link) = dissolve(lease);
+        pool.local().links[id as usize].set(link);
+        Chain { pool, first: id, last: id, leases: 1, len: link.end - link.start }
+    }
+}
+
+impl Drop for Chain {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.leases > 0 {
+            self.clear();
+        }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chain({} bytes in {} leases)", self.len, self.leases)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Messages that end with a delimiter: each is shown in the log, sent back whole, and then the
+//! connection is closed or kept.
+
+use std::fmt::{self, Write};
+use std::ops::Range;
+
+use super::message_echo::{
+    REFERENCES_PER_CONNECTION, check_room, out_of_references, refuse, send_front, send_payload,
+};
+use super::url::{After, MessageOptions};
+use crate::buffer::Chain;
+use crate::config::Limits;
+use crate::protocol::framing::{Framing, Scan};
+use crate::service::{Answer, Connection, Message, Service};
+
+/// The log target of the messages.
+const TARGET: &str = "echopool::message";
+
+/// Shows each message in the log, at info, and sends it back with its delimiter, in the buffers it
+/// arrived in. Then it closes the connection, and what came behind the message is ignored; or it
+/// keeps it for the next.
+///
+/// A client that closes its side has ended its message, too: what came since the last delimiter is
+/// shown and sent back as it is.
+///
+/// A message that is longer than allowed ends the connection with
+/// [`CloseReason::MessageTooLong`](crate::CloseReason::MessageTooLong); those before it are still
+/// answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Delimited {
+    framing: Framing,
+    options: MessageOptions,
+}
+
+impl Delimited {
+    /// The service with these options.
+    pub fn new(options: MessageOptions) -> Delimited {
+        Delimited { framing: options.framing(), options }
+    }
+
+    /// Logs the message at this place of the input. Nothing is formatted if the level is off.
+    fn show(&self, connection: &Connection<'_>, place: Range<usize>) {
+        if self.options.show > 0 {
+            show(connection, place, self.options.show as usize);
+        }
+    }
+
+    /// Answers the first message, the only one.
+    fn one(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        match self.framing.first(connection.input, scan) {
+            Ok(None) => Answer::Continue,
+            Ok(Some(whole)) => {
+                self.show(connection, 0..whole);
+                match send_front(connection, whole) {
+                    true => Answer::CloseAfterSend,
+                    false => out_of_references(),
+                }
+            }
+            Err(error) => refuse(error),
+        }
+    }
+
+    /// Answers all that are complete.
+    fn all(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        let (complete, error) =
+            self.framing.all(connection.input, scan, |place| self.show(connection, place));
+        match error {
+            _ if !send_front(connection, complete) => out_of_references(),
+            Some(error) => refuse(error),
+            None => Answer::Continue,
+        }
+    }
+}
+
+impl Service for Delimited {
+    type Session = Scan;
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        check_room(limits, self.framing.wire_max(), "--max-message")
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        REFERENCES_PER_CONNECTION * connections_max
+    }
+
+    fn input_max(&self, _: u64) -> usize {
+        self.framing.wire_max()
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        match self.options.after {
+            After::Close => self.one(connection, scan),
+            After::Keep => self.all(connection, scan),
+        }
+    }
+
+    fn peer_closed(&mut self, connection: &mut Connection<'_>, _: &mut Scan) -> Answer {
+        let len = connection.input.len();
+        if len > 0 {
+            self.show(connection, 0..len);
+            connection.output.append(connection.input);
+        }
+        Answer::CloseAfterSend
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        _: &mut Scan,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        if let Err(why) = send_payload(connection, self.framing, message.bytes()) {
+            message.refuse(why);
+        }
+        Answer::Continue
+    }
+}
+
+fn show(connection: &Connection<'_>, place: Range<usize>, most: usize) {
+    let shown = place.start..place.end.min(place.start + most);
+    log::info!(
+        target: TARGET,
+        "message id={} peer={} bytes={} shown={} text=\"{}\"",
+        connection.id(),
+        connection.peer(),
+        place.len(),
+        shown.len(),
+        Escaped { chain: connection.input, place: shown },
+    );
+}
+
+/// A part of a chain as text, with what does not print escaped; made while it is written, so that
+/// it takes no memory.
+struct Escaped<'a> {
+    chain: &'a Chain,
+    place: Range<usize>,
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut skip, mut left) = (self.place.start, self.place.len());
+        for slice in self.chain.slices() {
+            let here = slice.get(skip..).unwrap_or(&[]);
+            skip = skip.saturating_sub(slice.len());
+            let here = &here[..here.len().min(left)];
+            left -= here.len();
+            here.escape_ascii().try_for_each(|byte| f.write_char(char::from(byte)))?;
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! The discard service (RFC 863): what arrives is thrown away, and nothing is ever sent.
+
+use crate::service::{Answer, Connection, Service};
+
+/// Reads and throws away; closes when the client has closed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Discard;
+
+impl Service for Discard {
+    type Session = ();
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        Answer::Continue
+    }
+}

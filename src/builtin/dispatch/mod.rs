@@ -1,0 +1,284 @@
+//! The services of the daemon behind one type, so that each listener can have its own: an enum of
+//! them, and the trait implemented by match. What each does is in its own file.
+
+use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub};
+use crate::base::time::Time;
+use crate::buffer::Lease;
+use crate::config::{Config, Limits};
+use crate::error::{CloseReason, StartError};
+use crate::server::{Server, ServerHandle};
+use crate::service::{Answer, Connection, Message, Service, Turn, Workplace};
+
+macro_rules! builtin {
+    ($($(#[$doc:meta])* $name:ident: $service:ty,)*) => {
+        /// One of the services that come with the daemon.
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub enum Builtin {
+            $($(#[$doc])* $name($service),)*
+        }
+
+        /// What the service of a connection remembers of it.
+        #[derive(Default)]
+        #[non_exhaustive]
+        pub enum BuiltinSession {
+            /// The connection is not open yet.
+            #[default]
+            None,
+            $($(#[$doc])* $name(<$service as Service>::Session),)*
+        }
+
+        impl Builtin {
+            fn session(&self) -> BuiltinSession {
+                match self {
+                    $(Builtin::$name(_) => BuiltinSession::$name(Default::default()),)*
+                }
+            }
+        }
+
+        /// Calls one method on the service, whichever it is.
+        macro_rules! with {
+            ($of:expr, $one:ident => $call:expr) => {
+                match $of { $(Builtin::$name($one) => $call,)* }
+            };
+        }
+
+        /// The same with the session that goes with it.
+        macro_rules! with_session {
+            ($of:expr, $session:expr, ($one:ident, $its:ident) => $call:expr) => {
+                match ($of, $session) {
+                    $((Builtin::$name($one), BuiltinSession::$name($its)) => $call,)*
+                    _ => unreachable!("a session is made by the service of its connection"),
+                }
+            };
+        }
+    };
+}
+
+builtin! {
+    /// RFC 862.
+    Echo: Echo,
+    /// RFC 863.
+    Discard: Discard,
+    /// RFC 864.
+    Chargen: Chargen,
+    /// Frames, after their length.
+    Framed: Framed,
+    /// Messages, up to a delimiter.
+    Message: Delimited,
+    /// Replies that are late by a law.
+    Delay: Delay,
+    /// Messages between clients.
+    Hub: Hub,
+}
+
+/// Not inlined: an echo is inlined alone, so that what the others do does not lengthen its path.
+impl Builtin {
+    #[inline(never)]
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        with_session!(self, session, (service, its) => service.data(connection, its))
+    }
+
+    #[inline(never)]
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        with_session!(self, session, (service, its) => service.sent(connection, its))
+    }
+}
+
+/// A service for each listener, by the listener's index in
+/// [`Config::listen`](crate::Config::listen).
+///
+/// ```
+/// use std::net::{Ipv6Addr, SocketAddr};
+/// use echopool::Config;
+/// use echopool::builtin::{Builtin, Discard, Echo, OfListener};
+///
+/// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+/// let config = Config::new().listen(anywhere).listen(anywhere).max_connections(100);
+/// let services = OfListener::new(vec![Builtin::Echo(Echo), Builtin::Discard(Discard)]);
+/// let server = services.start(config)?;
+/// # Ok::<(), echopool::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OfListener {
+    services: Vec<Builtin>,
+    /// Which of them is asked first in this turn.
+    first: usize,
+}
+
+impl OfListener {
+    /// The first service is that of the first listener, and so on.
+    pub fn new(services: Vec<Builtin>) -> OfListener {
+        OfListener { services, first: 0 }
+    }
+
+    /// Starts a server with these services. One of echo alone gets [`Echo`] itself, which the
+    /// compiler makes one straight path of: the match costs some hundred instructions an echo.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start(self, config: Config) -> Result<ServerHandle, StartError> {
+        let only_echo = self.services.iter().all(|one| matches!(one, Builtin::Echo(_)));
+        let as_many = self.services.len() == config.endpoints().len();
+        match only_echo && as_many {
+            true => Server::start(config, Echo),
+            false => Server::start(config, self),
+        }
+    }
+
+    #[inline]
+    fn of(&mut self, connection: &Connection<'_>) -> &mut Builtin {
+        &mut self.services[connection.tag() as usize]
+    }
+}
+
+impl Service for OfListener {
+    type Session = BuiltinSession;
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        if self.services.len() != limits.listeners {
+            let (services, listeners) = (self.services.len(), limits.listeners);
+            return Err(format!(
+                "{services} services for {listeners} listeners: give one for each"
+            ));
+        }
+        self.services.iter().try_for_each(|one| with!(one, service => service.check(limits)))?;
+        // Each has seen to its own; links have numbers of 32 bits.
+        let references = self.references_max(limits.max_connections as usize) as u64;
+        if references + u64::from(limits.buffers) >= u64::from(u32::MAX) {
+            return Err(format!(
+                "{} connections need more than 2^32 places in buffers with these listeners \
+                 together: ask for fewer connections (--max-connections), fewer hubs, or shorter \
+                 queues (--queue)",
+                limits.max_connections,
+            ));
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        for (index, one) in self.services.iter_mut().enumerate() {
+            let workplace = workplace.of_listener(index);
+            with!(one, service => service.prepare(&workplace));
+        }
+    }
+
+    fn memory_bytes(&self, connections_max: usize) -> u64 {
+        let bytes = |one: &Builtin| with!(one, service => service.memory_bytes(connections_max));
+        self.services.iter().map(bytes).sum()
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        let count = |one: &Builtin| with!(one, service => service.references_max(connections_max));
+        self.services.iter().map(count).sum()
+    }
+
+    #[inline]
+    fn fresh_clock(&self, tag: u64) -> bool {
+        with!(&self.services[tag as usize], service => service.fresh_clock(tag))
+    }
+
+    fn full_duplex(&self, tag: u64) -> bool {
+        with!(&self.services[tag as usize], service => service.full_duplex(tag))
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        with!(&self.services[tag as usize], service => service.input_max(tag))
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        *session = of.session();
+        with_session!(of, session, (service, its) => service.open(connection, its))
+    }
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        match self.of(connection) {
+            Builtin::Echo(echo) => echo.data(connection, &mut ()),
+            other => other.data(connection, session),
+        }
+    }
+
+    #[inline]
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        match self.of(connection) {
+            Builtin::Echo(echo) => echo.sent(connection, &mut ()),
+            other => other.sent(connection, session),
+        }
+    }
+
+    fn peer_closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.peer_closed(connection, its))
+    }
+
+    fn draining(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.draining(connection, its))
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.timer(connection, its))
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.message(connection, its, message))
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) {
+        let of = self.of(connection);
+        if !matches!(session, BuiltinSession::None) {
+            with_session!(of, session, (service, its) => service.finishing(connection, its));
+        }
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+        reason: CloseReason,
+    ) {
+        let of = self.of(connection);
+        if !matches!(session, BuiltinSession::None) {
+            with_session!(of, session, (service, its) => service.closed(connection, its, reason));
+        }
+    }
+
+    fn ended(&mut self) {
+        self.services.iter_mut().for_each(|one| with!(one, service => service.ended()));
+    }
+
+    fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {
+        if let Some(one) = self.services.get_mut(listener) {
+            with!(one, service => service.parcel(listener, lease, now));
+        }
+    }
+
+    #[inline]
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        // In rotation: what can be woken in a turn is bounded, and the first could take all of it.
+        self.first = if self.first + 1 < self.services.len() { self.first + 1 } else { 0 };
+        let (last, first) = self.services.split_at_mut(self.first);
+        let wants = |one: &mut Builtin| with!(one, service => service.turn(turn));
+        first.iter_mut().chain(last).filter_map(wants).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! The echo service (RFC 862): what arrives is sent back, from the same buffers.
+
+use crate::service::{Answer, Connection, Service};
+
+/// Sends every byte back in the buffer it arrived in; closes when the client has closed and
+/// everything is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl Service for Echo {
+    type Session = ();
+    const HEARS_SENT: bool = false;
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.output.append(connection.input);
+        Answer::Continue
+    }
+}

@@ -1,0 +1,79 @@
+//! The framed echo: a length of 4 bytes and that many bytes come back when all of them are there.
+
+use super::message_echo::{
+    REFERENCES_PER_CONNECTION, check_room, out_of_references, refuse, send_front, send_payload,
+};
+use super::url::FramedOptions;
+use crate::config::Limits;
+use crate::protocol::framing::{Framing, Scan};
+use crate::service::{Answer, Connection, Message, Service};
+
+/// Sends each frame back, its length included, in the buffers it arrived in, when it is complete;
+/// frames that arrive together go back together. An empty frame is a frame.
+///
+/// A frame that is longer than allowed, or has a negative length, ends the connection with
+/// [`CloseReason::MessageTooLong`](crate::CloseReason::MessageTooLong) or
+/// [`ProtocolError`](crate::CloseReason::ProtocolError) as soon as its length has come; those
+/// before it are still answered. So they are when the client closes its side in the middle of a
+/// frame, and the part of that one is not sent back.
+#[derive(Clone, Copy, Debug)]
+pub struct Framed {
+    framing: Framing,
+}
+
+impl Framed {
+    /// The service with these options.
+    pub fn new(options: FramedOptions) -> Framed {
+        Framed { framing: options.framing() }
+    }
+}
+
+impl Service for Framed {
+    type Session = ();
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        check_room(limits, self.framing.wire_max(), "--max-frame")
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        REFERENCES_PER_CONNECTION * connections_max
+    }
+
+    fn input_max(&self, _: u64) -> usize {
+        self.framing.wire_max()
+    }
+
+    #[inline]
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        // Most often the input is one frame, neither more nor less.
+        match self.framing.first(connection.input, &mut Scan::default()) {
+            Ok(None) => return Answer::Continue,
+            Ok(Some(whole)) if whole == connection.input.len() => {
+                connection.output.append(connection.input);
+                return Answer::Continue;
+            }
+            _ => {}
+        }
+        let (complete, error) = self.framing.all(connection.input, &mut Scan::default(), |_| {});
+        match error {
+            _ if !send_front(connection, complete) => out_of_references(),
+            Some(error) => refuse(error),
+            None => Answer::Continue,
+        }
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        _: &mut (),
+        message: &mut Message<'_>,
+    ) -> Answer {
+        if let Err(why) = send_payload(connection, self.framing, message.bytes()) {
+            message.refuse(why);
+        }
+        Answer::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests;

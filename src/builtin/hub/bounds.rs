@@ -1,0 +1,184 @@
+//! The limits of a hub ([`Bounds`]): what is asked for, checked against a server's limits and
+//! completed.
+
+use super::outbox::PARCEL_HEAD_BYTES;
+use crate::base::units::show_size;
+use crate::buffer::Pool;
+use crate::builtin::url::HubOptions;
+use crate::config::{HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, Limits};
+use crate::protocol::hub::MESSAGE_HEAD_BYTES;
+
+/// Bytes that stand in a buffer beside a message at most: its head, and that of the parcel in which
+/// it travels to another worker.
+const MESSAGE_OVERHEAD: usize = MESSAGE_HEAD_BYTES + PARCEL_HEAD_BYTES;
+
+/// Buffers that a queue holds at least: a full parcel, behind what is being sent.
+const QUEUE_BUFFERS_MIN: usize = 2;
+
+/// The part of all buffers that one queue may take, 1 in so many: one client that does not read
+/// must leave the others room.
+const QUEUE_SHARE: usize = 4;
+
+/// The part of a queue that is handed to the kernel at once, 1 in so many: with the default, as
+/// much as a connection may send in one turn.
+const SEND_SHARE: usize = 4;
+
+/// Buffers that there are for each worker at least: a broadcast takes one on each at the same time,
+/// and the request that it is may hold two on each, as one receive fills them.
+const BUFFERS_PER_WORKER_MIN: usize = 3;
+
+/// Places in buffers that a client's queue has beside those that it takes when all messages are
+/// broadcasts: for messages to it alone, between which lie those to others.
+const REFERENCES_EXTRA: usize = 8;
+
+/// The limits of a hub, all known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Bounds {
+    /// Bytes of a buffer.
+    pub(super) buffer_size: usize,
+    /// The longest payload, in bytes.
+    pub(super) max_message: usize,
+    /// Bytes that may wait for one client.
+    pub(super) queue: usize,
+    /// Bytes that are put on a client's output at once: what is sent makes room in such steps.
+    pub(super) send: usize,
+    /// Parts of buffers that may wait for one client before messages to it are copied.
+    pub(super) parts: usize,
+}
+
+impl Bounds {
+    /// Those of a hub with these options, if it can work with these limits. A queue of the default
+    /// size is made shorter where the buffers are few.
+    ///
+    /// # Errors
+    /// It cannot; the text names the remedy.
+    pub(super) fn check(options: &HubOptions, limits: &Limits) -> Result<Bounds, String> {
+        let (size, count) = (limits.buffer_size, limits.buffers as usize);
+        if let Some(asked) = options.max_message
+            && !(1..=size - MESSAGE_OVERHEAD).contains(&(asked as usize))
+        {
+            return Err(format!(
+                "max-message is {asked} bytes, but must be from 1 to {}, which is what a buffer of \
+                 {} has room for; ask for less (--max-message) or larger buffers (--buffer-size)",
+                size - MESSAGE_OVERHEAD,
+                show_size(size as u64),
+            ));
+        }
+        let needed = (QUEUE_BUFFERS_MIN * QUEUE_SHARE).max(BUFFERS_PER_WORKER_MIN * limits.workers);
+        if count < needed {
+            return Err(format!(
+                "a hub with {} workers needs {needed} buffers, but there are {count}: ask for more \
+                 (--buffers, --memory), or for fewer workers (--workers)",
+                limits.workers,
+            ));
+        }
+        let (min, max) = (QUEUE_BUFFERS_MIN * size, count / QUEUE_SHARE * size);
+        let asked = options.queue as usize;
+        if options.queue != HUB_QUEUE_BYTES && !(min..=max).contains(&asked) {
+            return Err(format!(
+                "queue is {asked} bytes, but must be from {min} (two buffers) to {max} (a quarter \
+                 of all {count} buffers of {}); ask for another queue (--queue), or for more \
+                 buffers (--buffers, --memory)",
+                show_size(size as u64),
+            ));
+        }
+        let bounds = Bounds::new(options, size, count);
+        let references = limits.max_connections as u64 * bounds.references_per_client() as u64;
+        if references + count as u64 >= u64::from(u32::MAX) {
+            return Err(format!(
+                "{} connections with queues of {} bytes need more than 2^32 places in buffers of \
+                 {}: ask for fewer connections (--max-connections), shorter queues (--queue), or \
+                 larger buffers (--buffer-size)",
+                limits.max_connections,
+                bounds.queue,
+                show_size(size as u64),
+            ));
+        }
+        Ok(bounds)
+    }
+
+    fn new(options: &HubOptions, buffer_size: usize, buffers: usize) -> Bounds {
+        let queue_max = (buffers / QUEUE_SHARE).max(QUEUE_BUFFERS_MIN) * buffer_size;
+        let queue = (options.queue as usize).max(QUEUE_BUFFERS_MIN * buffer_size).min(queue_max);
+        let fits = buffer_size - MESSAGE_OVERHEAD;
+        Bounds {
+            buffer_size,
+            max_message: fits.min(options.max_message.unwrap_or(HUB_MESSAGE_BYTES_MAX) as usize),
+            queue,
+            send: queue / SEND_SHARE,
+            parts: queue / buffer_size + REFERENCES_EXTRA,
+        }
+    }
+
+    /// Those of the hub that works with this pool.
+    pub(super) fn of_pool(options: &HubOptions, pool: &Pool) -> Bounds {
+        Bounds::new(options, pool.buffer_size(), pool.count())
+    }
+
+    /// Places in buffers for one client: its queue, and two frames of its own in the output.
+    pub(super) fn references_per_client(&self) -> usize {
+        self.parts + 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    fn check(config: Config, options: HubOptions) -> Result<Bounds, String> {
+        let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = config.listen(any_port).max_connections(100);
+        Bounds::check(&options, &config.check().unwrap())
+    }
+
+    #[test]
+    fn what_is_not_asked_for_follows_from_the_buffers() {
+        let bounds = check(Config::new().workers(1).buffers(64), HubOptions::default()).unwrap();
+        let expected = Bounds {
+            buffer_size: 16 << 10,
+            max_message: (16 << 10) - 28,
+            queue: 256 << 10,
+            send: 64 << 10,
+            parts: 24,
+        };
+        assert_eq!(bounds, expected);
+        let small = Config::new().workers(1).buffers(8).buffer_size(256);
+        let bounds = check(small, HubOptions::default()).unwrap();
+        assert_eq!((bounds.max_message, bounds.queue), (228, 512), "a quarter of the buffers");
+        let large =
+            check(Config::new().workers(1).buffers(64).buffer_size(1 << 20), HubOptions::default());
+        assert_eq!(large.unwrap().max_message, 16 << 10);
+        assert_eq!(large_queue(), 2 << 20, "two buffers at least");
+    }
+
+    fn large_queue() -> usize {
+        check(Config::new().workers(1).buffers(64).buffer_size(1 << 20), HubOptions::default())
+            .unwrap()
+            .queue
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_remedy() {
+        let options = HubOptions::default();
+        let sixteen = || Config::new().workers(1).buffers(16).buffer_size(1024);
+        let eight_workers = |buffers| Config::new().workers(8).buffers(buffers);
+        let message = |bytes| HubOptions { max_message: Some(bytes), ..options };
+        let queue = |bytes| HubOptions { queue: bytes, ..options };
+        for (config, options, remedy) in [
+            (sixteen(), message(997), "from 1 to 996"),
+            (sixteen(), message(0), "--max-message"),
+            (sixteen(), queue(2047), "from 2048 (two buffers) to 4096"),
+            (sixteen(), queue(4097), "--queue"),
+            (Config::new().workers(1).buffers(7), options, "needs 8 buffers"),
+            (eight_workers(23), options, "a hub with 8 workers needs 24 buffers"),
+        ] {
+            let text = check(config, options).unwrap_err();
+            assert!(text.contains(remedy), "{text}");
+        }
+        for options in [message(996), message(1), queue(2048), options] {
+            check(sixteen(), options).unwrap();
+        }
+        check(eight_workers(24), options).unwrap();
+    }
+}

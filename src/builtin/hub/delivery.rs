@@ -1,0 +1,482 @@
+//! From a frame to the queues of those who get it, and from a queue to the output.
+
+use std::ops::Range;
+
+use super::local::{Held, Local};
+use super::members::{Member, Room};
+use super::outbox::{Kind, Workers};
+use crate::buffer::{Chain, Lease};
+use crate::builtin::url::Slow;
+use crate::protocol::framing::{LENGTH_BYTES, length};
+use crate::protocol::hub::{
+    CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
+    clients_ids_max, message_head, number_bytes, number_frame,
+};
+use crate::service::{Answer, Connection, ConnectionId, Message};
+use crate::shared::receipt::SendError;
+
+/// The payload of a request, in its client's input.
+#[derive(Clone, Copy)]
+pub(super) struct Payload<'a> {
+    pub(super) input: &'a Chain,
+    pub(super) skip: usize,
+    pub(super) len: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// One slice for each buffer.
+    fn pieces(self) -> impl Iterator<Item = &'a [u8]> {
+        let (mut skip, mut left) = (self.skip, self.len);
+        self.input.slices().map_while(move |slice| {
+            let from = skip.min(slice.len());
+            skip -= from;
+            let count = left.min(slice.len() - from);
+            let more = left > 0;
+            left -= count;
+            more.then_some(&slice[from..from + count])
+        })
+    }
+}
+
+/// Requests.
+impl Local {
+    /// A message from a member to all, here and elsewhere.
+    pub(super) fn broadcast(
+        &mut self,
+        from: ConnectionId,
+        payload: Payload<'_>,
+    ) -> Result<usize, Held> {
+        let bytes = MESSAGE_HEAD_BYTES + payload.len;
+        if self.is_tight(bytes) {
+            return Err(Held::ForTurn);
+        }
+        let others = self.post.others();
+        let copies = self.has_buffers(others, bytes)?;
+        for worker in others {
+            self.post.make_room(worker, bytes)?;
+        }
+        if !self.log.make_room(bytes) {
+            return Err(Held::ForRoom);
+        }
+        let head = message_head(true, from.to_bits(), payload.len, self.order);
+        let frame = || std::iter::once(&head[..]).chain(payload.pieces());
+        for worker in others {
+            self.post.stage(worker, Kind::Broadcast, 0, frame());
+        }
+        let range = self.log.append(frame());
+        self.reserved = Reserved { copies, newcomers: true };
+        self.deliver_to_all(range);
+        self.reserved = Reserved::default();
+        Ok(self.members.len())
+    }
+
+    /// Whether there are buffers for a frame of so many bytes on all these workers and here, and
+    /// for copies of it for members whose queues have many parts; answers how many copies. All or
+    /// none: taken one by one, and given back because there are too few, they would go round among
+    /// the workers.
+    fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
+        let copies = self.copies(bytes, true);
+        let needed = others.filter(|&worker| !self.post.has_room(worker, bytes)).count()
+            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone())
+            + copies;
+        if self.pool.available() >= needed {
+            return Ok(copies);
+        }
+        self.needed = self.needed.max(needed);
+        self.starves = true;
+        Err(Held::ForRoom)
+    }
+
+    /// A message from a member to one.
+    pub(super) fn send(
+        &mut self,
+        from: ConnectionId,
+        to: u64,
+        payload: Payload<'_>,
+    ) -> Result<usize, Held> {
+        let id = ConnectionId::from_bits(to);
+        let bytes = MESSAGE_HEAD_BYTES + payload.len;
+        let head = message_head(false, from.to_bits(), payload.len, self.order);
+        let frame = std::iter::once(&head[..]).chain(payload.pieces());
+        if id.worker() != self.worker {
+            if !self.directory.has(id) || !self.post.is_present(id.worker()) {
+                return self.answer(from, GONE, to);
+            }
+            self.post.make_room(id.worker(), bytes)?;
+            self.post.stage(id.worker(), Kind::Unicast, to, frame);
+            return Ok(1);
+        }
+        let Some(place) = self.receiver(to) else { return self.answer(from, GONE, to) };
+        let mut room = self.members.all()[place].room(bytes, &self.bounds, self.turns);
+        if room == Room::Enough {
+            if !self.log.make_room(bytes) {
+                return Err(Held::ForRoom);
+            }
+            room = self.room_for_copy(place, bytes);
+        }
+        match room {
+            Room::Soon => return Err(Held::ForTurn),
+            Room::None => {
+                self.answer(from, QUEUE_FULL, to)?;
+                self.overflow(place);
+            }
+            Room::Enough => {
+                let range = self.log.append(frame);
+                self.deliver_singly(place, range);
+            }
+        }
+        Ok(1)
+    }
+
+    /// A message of another thread, for one member.
+    pub(super) fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        // It has its turn, so that what can be sent makes room.
+        self.flush(connection);
+        if let Err(why) = self.take_message(connection.id(), message) {
+            message.refuse(why);
+        }
+        self.flush(connection);
+        self.after_flush(connection)
+    }
+
+    fn take_message(&mut self, id: ConnectionId, message: &Message<'_>) -> Result<(), SendError> {
+        let place = self.receiver(id.to_bits()).ok_or(SendError::Gone)?;
+        let Local { members, log, bounds, crowded, .. } = self;
+        let member = &mut members.all_mut()[place];
+        let (len, bytes) = (message.bytes().len(), MESSAGE_HEAD_BYTES + message.bytes().len());
+        if len > bounds.max_message {
+            return Err(SendError::TooLong);
+        }
+        let room = member.room(bytes, bounds, self.turns);
+        if room != Room::Enough {
+            if room == Room::None || self.slow == Slow::Drop {
+                self.overflow(place);
+            }
+            return Err(SendError::QueueFull);
+        }
+        let parts = member.parts_max(bounds);
+        let queued = match log.put_cast(&mut member.queue, message.number(), parts) {
+            Some(queued) => queued,
+            None if !log.make_room(bytes) => false,
+            None => {
+                let head = message_head(message.is_broadcast(), 0, len, self.order);
+                let range = log.append([&head[..], message.bytes()].into_iter());
+                log.remember_cast(message.number(), range.clone());
+                log.put(&mut member.queue, range, parts)
+            }
+        };
+        *crowded |= member.is_crowded(bounds);
+        if queued { Ok(()) } else { Err(SendError::QueueFull) }
+    }
+}
+
+/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reserved {
+    pub(super) copies: usize,
+    /// For those who have not been welcomed also.
+    pub(super) newcomers: bool,
+}
+
+impl Reserved {
+    fn is_for(self, member: &Member, turn: u32) -> bool {
+        !member.is_slow(turn) && (self.newcomers || !member.owes_welcome)
+    }
+}
+
+/// Into the queues.
+impl Local {
+    /// Whether some member has no room for so many bytes only because it has not had its turn.
+    pub(super) fn is_tight(&mut self, bytes: usize) -> bool {
+        if !self.tight {
+            return false;
+        }
+        let most = bytes.max(self.bounds.buffer_size);
+        let soon = |member: &Member, bytes| {
+            member.takes_messages() && member.room(bytes, &self.bounds, self.turns) == Room::Soon
+        };
+        self.tight = self.members.all().iter().any(|member| soon(member, most));
+        self.tight && self.members.all().iter().any(|member| soon(member, bytes))
+    }
+
+    /// Whether so many bytes can be put into a member's queue as far as buffers go: one whose queue
+    /// has many parts needs one of its own.
+    pub(super) fn room_for_copy(&self, place: usize, bytes: usize) -> Room {
+        let member = &self.members.all()[place];
+        match member.needs_buffer(bytes, &self.bounds) && self.pool.available() == 0 {
+            true if member.is_slow(self.turns) => Room::None,
+            true => Room::Soon,
+            false => Room::Enough,
+        }
+    }
+
+    /// How many buffers it takes to put so many bytes into the queue of each member that reads: of
+    /// `newcomers` also, who need a buffer before they can read.
+    pub(super) fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
+        if !self.crowded {
+            return 0;
+        }
+        let Local { members, bounds, turns, .. } = self;
+        let members = || members.all().iter().filter(|member| member.takes_messages());
+        self.crowded = members().any(|member| member.is_crowded(bounds));
+        let reserved = Reserved { copies: 0, newcomers };
+        let reads = |member: &&Member| reserved.is_for(member, *turns);
+        members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
+    }
+
+    /// Puts frames of the log into the queue of each member.
+    pub(super) fn deliver_to_all(&mut self, range: Range<usize>) {
+        for place in 0..self.members.len() {
+            if !self.deliver(place, range.clone()) {
+                self.deliver_singly(place, range.clone());
+            }
+        }
+    }
+
+    /// Puts those frames for which there is room into the queue of a member.
+    pub(super) fn deliver_singly(&mut self, place: usize, range: Range<usize>) {
+        let mut at = range.start;
+        while at < range.end {
+            let frame = self.frame_at(at);
+            at = frame.end;
+            if !self.deliver(place, frame) {
+                self.overflow(place);
+            }
+        }
+    }
+
+    /// Puts frames of the log into the queue of a member. Answers whether there was room, which
+    /// there always is for one that takes no messages any more.
+    pub(super) fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
+        let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
+        let member = &mut members.all_mut()[place];
+        if !member.takes_messages() {
+            return true;
+        }
+        let parts = member.parts_max(bounds);
+        if member.room(range.len(), bounds, *turns) != Room::Enough {
+            return false;
+        }
+        if reserved.copies > 0 && member.needs_buffer(range.len(), bounds) {
+            match reserved.is_for(member, *turns) {
+                true => reserved.copies -= 1,
+                false if pool.available() <= reserved.copies => return false,
+                false => {}
+            }
+        }
+        if !log.put(&mut member.queue, range, parts) {
+            return false;
+        }
+        *crowded |= member.is_crowded(bounds);
+        self.tight |= member.room(bounds.buffer_size, bounds, *turns) == Room::Soon;
+        if !member.is_sending() {
+            let slot = member.id.slot();
+            self.wake_slot(slot);
+        }
+        true
+    }
+
+    /// A message is not delivered because the member reads too slowly.
+    pub(super) fn overflow(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        match self.slow {
+            Slow::Drop => self.drop_message(place),
+            Slow::Close => {
+                member.doomed = true;
+                drop(member.queue.take());
+                let slot = member.id.slot();
+                self.wake_slot(slot);
+            }
+        }
+    }
+
+    /// A message is not delivered; the member will be told.
+    pub(super) fn drop_message(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        member.dropped += 1;
+        self.counters.messages_dropped.add(1);
+        let slot = member.id.slot();
+        self.wake_slot(slot);
+    }
+
+    /// Tells each member who has come and gone, in frames of the log.
+    pub(super) fn deliver_notices(&mut self, range: Range<usize>) {
+        for place in 0..self.members.len() {
+            if self.members.all()[place].stale || self.deliver(place, range.clone()) {
+                continue;
+            }
+            let (bounds, turns) = (&self.bounds, self.turns);
+            let member = &mut self.members.all_mut()[place];
+            let slow = member.room(range.len(), bounds, turns) == Room::None;
+            if slow && self.slow == Slow::Close {
+                self.overflow(place);
+            } else {
+                self.make_stale(place);
+            }
+        }
+    }
+
+    /// Notices were lost: each member gets a new list in their place.
+    pub(super) fn refresh(&mut self) {
+        (0..self.members.len()).for_each(|place| self.make_stale(place));
+    }
+
+    fn make_stale(&mut self, place: usize) {
+        let member = &mut self.members.all_mut()[place];
+        member.stale = true;
+        if !member.is_sending() {
+            let slot = member.id.slot();
+            self.wake_slot(slot);
+        }
+    }
+
+    /// The place of a member that takes messages.
+    pub(super) fn receiver(&self, id: u64) -> Option<usize> {
+        let place = self.members.place(ConnectionId::from_bits(id))?;
+        self.members.all()[place].takes_messages().then_some(place)
+    }
+
+    /// Where the frame stands that begins there in the log.
+    pub(super) fn frame_at(&self, at: usize) -> Range<usize> {
+        let prefix = self.log.bytes(at..at + LENGTH_BYTES);
+        let prefix = prefix.try_into().expect("so many were asked for");
+        let len = length(prefix, self.order, u32::MAX).expect("the hub writes frames");
+        at..at + LENGTH_BYTES + len
+    }
+}
+
+/// Out of the queues.
+impl Local {
+    /// Gives a member what waits for it, if nothing is being sent to it.
+    pub(super) fn flush(&mut self, connection: &mut Connection<'_>) {
+        let Some(place) = self.members.place(connection.id()) else { return };
+        let member = &mut self.members.all_mut()[place];
+        if member.is_sending() || !member.takes_messages() {
+            return;
+        }
+        let complete = self.fill(place, connection.output, self.bounds.send);
+        let (bounds, turns) = (&self.bounds, self.turns);
+        let member = &mut self.members.all_mut()[place];
+        if !connection.output.is_empty() {
+            member.begin_sending(connection.output, turns);
+            self.crowded |= member.is_crowded(bounds);
+            self.tight |= member.room(bounds.buffer_size, bounds, turns) == Room::Soon;
+        } else if !complete {
+            self.block(connection.id());
+        }
+    }
+
+    /// Puts what waits for a member on its output, in order, up to `most` bytes or one buffer.
+    /// Answers false if a buffer that this needs is not to be had; the rest follows when it is.
+    fn fill(&mut self, place: usize, output: &mut Chain, most: usize) -> bool {
+        let member = &mut self.members.all_mut()[place];
+        if member.owes_welcome {
+            let welcome = number_frame(WELCOME, member.id.to_bits(), self.order);
+            if !self.put_own(output, &welcome) {
+                return false;
+            }
+        }
+        let member = &mut self.members.all_mut()[place];
+        member.owes_welcome = false;
+        let mut queue = member.queue.take();
+        // With half of the queue free there are fewer words about it, and room behind them.
+        let complete = queue.len() > most.max(self.bounds.queue / 2)
+            || (self.tell_dropped(place, &mut queue) && self.tell_list(place, &mut queue));
+        let part = leases_up_to(&queue, most);
+        output.append(&mut queue.split_to(part).expect("no buffer is cut"));
+        self.members.all_mut()[place].queue = queue;
+        complete
+    }
+
+    /// Puts the count of what was dropped behind what waits for a member. Answers as `fill`.
+    fn tell_dropped(&mut self, place: usize, queue: &mut Chain) -> bool {
+        let dropped = self.members.all()[place].dropped;
+        let frame = number_frame(DROPPED, dropped, self.order);
+        if dropped > 0 && !self.put_own(queue, &frame) {
+            return false;
+        }
+        self.members.all_mut()[place].dropped = 0;
+        true
+    }
+
+    /// Puts a frame of a list behind what waits for a member, if it is being sent one. Behind,
+    /// because of those who came before the list and have left since, only the list tells. Answers
+    /// as `fill`.
+    fn tell_list(&mut self, place: usize, queue: &mut Chain) -> bool {
+        let member = &mut self.members.all_mut()[place];
+        if member.stale && member.listing.is_none() {
+            (member.listing, member.stale) = (Some(0), false);
+        }
+        let Some(from) = member.listing else { return true };
+        let Some((frame, next)) = self.list(from) else { return false };
+        queue.push_back(frame);
+        self.members.all_mut()[place].listing = next;
+        true
+    }
+
+    /// Puts a frame on the output of one member that it does not share with others. Answers whether
+    /// there was a buffer to write it into.
+    fn put_own(&mut self, output: &mut Chain, frame: &[u8]) -> bool {
+        if !self.log.make_room(frame.len()) {
+            return false;
+        }
+        let range = self.log.append(std::iter::once(frame));
+        self.log.put(output, range, self.bounds.references_per_client())
+    }
+
+    /// The clients from a place in the directory on, as many as a frame has room for, and the place
+    /// at which the next frame begins, if there is one. `None` if there is no free buffer.
+    fn list(&mut self, from: u64) -> Option<(Lease, Option<u64>)> {
+        let Some(mut lease) = self.pool.lease() else {
+            self.log.starves = true;
+            return None;
+        };
+        lease.extend_from_slice(&[0; CLIENTS_HEAD_BYTES]);
+        let (mut ids, mut at) = (0, from);
+        let ids_max = clients_ids_max(self.bounds.max_message);
+        let next = loop {
+            let Some((place, client)) = self.directory.next(at) else { break None };
+            if self.listener.is_none_or(|listener| listener == client.listener) {
+                if ids == ids_max {
+                    break Some(place);
+                }
+                lease.extend_from_slice(&number_bytes(client.id.to_bits(), self.order));
+                ids += 1;
+            }
+            at = place + 1;
+        };
+        let head = clients_head(next.is_some(), ids, self.order);
+        lease.filled_mut()[..CLIENTS_HEAD_BYTES].copy_from_slice(&head);
+        Some((lease, next))
+    }
+
+    /// The connection is being closed: all that waits for it is sent before.
+    pub(super) fn finishing(&mut self, connection: &mut Connection<'_>) {
+        let Some(place) = self.members.place(connection.id()) else { return };
+        let member = &mut self.members.all_mut()[place];
+        if !member.takes_messages() {
+            return;
+        }
+        (member.listing, member.stale) = (None, false);
+        // The answer does not matter: what there is no buffer for cannot be sent later either.
+        let _ = self.fill(place, connection.output, usize::MAX);
+        self.members.all_mut()[place].leaving = true;
+        self.forget(connection.id());
+    }
+}
+
+/// The bytes in the first leases of a chain, as many as have `most` bytes together; at least one.
+fn leases_up_to(chain: &Chain, most: usize) -> usize {
+    let mut bytes = 0;
+    for slice in chain.slices() {
+        if bytes > 0 && bytes + slice.len() > most {
+            break;
+        }
+        bytes += slice.len();
+    }
+    bytes
+}

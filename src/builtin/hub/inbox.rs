@@ -1,0 +1,141 @@
+//! Parcels from other workers, unpacked into the queues of those who get what is in them. How they
+//! are filled and sent is in `post`, how a queue takes a frame in `delivery`.
+
+use std::ops::Range;
+
+use super::delivery::Reserved;
+use super::local::Local;
+use super::members::Room;
+use super::outbox::{Kind, Owed, RUN_HEAD_BYTES, Run};
+use crate::buffer::{Lease, Shared};
+use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
+use crate::service::ConnectionId;
+
+/// A parcel of which a part is unpacked, and the rest waits for buffers.
+pub(super) struct Unpacking {
+    from: usize,
+    buffer: Shared,
+    left: Range<usize>,
+}
+
+impl Unpacking {
+    fn new(from: usize, lease: Lease) -> Unpacking {
+        let buffer = Shared::from(lease);
+        let left = buffer.range();
+        Unpacking { from, buffer, left }
+    }
+}
+
+impl Local {
+    /// A parcel has come.
+    pub(super) fn parcel(&mut self, lease: Lease) {
+        self.arrived.push_back(lease);
+        self.unpack();
+    }
+
+    /// Unpacks parcels, as long as there is room for what may be in them.
+    pub(super) fn unpack(&mut self) {
+        loop {
+            let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
+            let Some(bytes) = rest.or_else(|| self.arrived.front().map(Lease::len)) else { return };
+            if self.owes_much() || self.is_tight(bytes) || !self.unpack_one() {
+                return;
+            }
+        }
+    }
+
+    /// Copies the frames into the log if there is room for all of them; otherwise they are sent out
+    /// of their own buffer, so that no other is needed. Answers false if it has to stop on its way.
+    fn unpack_one(&mut self) -> bool {
+        if let Some(parcel) = self.unpacking.take() {
+            return self.unpack_in_place(parcel);
+        }
+        let mut lease = self.arrived.pop_front().expect("it was looked at");
+        let from = usize::from(lease.filled()[0]);
+        lease.consume(1);
+        if !self.log.has_room(lease.len()) {
+            return self.unpack_in_place(Unpacking::new(from, lease));
+        }
+        while !lease.is_empty() {
+            let run = Run::read(lease.filled());
+            if !self.has_buffers_for(&run) {
+                self.unpacking = Some(Unpacking::new(from, lease));
+                return false;
+            }
+            lease.consume(RUN_HEAD_BYTES);
+            let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
+            lease.consume(run.len);
+            self.deliver_run(&run, range);
+        }
+        self.post.unpacked(from);
+        true
+    }
+
+    fn unpack_in_place(&mut self, Unpacking { from, buffer, mut left }: Unpacking) -> bool {
+        let log = self.log.lay_aside_for(buffer);
+        while !left.is_empty() {
+            let run = Run::read(self.log.bytes(left.clone()));
+            if !self.has_buffers_for(&run) {
+                let buffer = self.log.take_up_again(log);
+                self.unpacking = Some(Unpacking { from, buffer, left });
+                return false;
+            }
+            let start = left.start + RUN_HEAD_BYTES;
+            left.start = start + run.len;
+            self.deliver_run(&run, start..left.start);
+        }
+        self.log.keep_roomier(log);
+        self.post.unpacked(from);
+        true
+    }
+
+    /// Whether there are buffers for the copies that a run takes for members who read, which are
+    /// kept for them then. Those who have not been welcomed do not count: all buffers may be in
+    /// parcels that wait for them.
+    fn has_buffers_for(&mut self, run: &Run) -> bool {
+        match run.kind {
+            Kind::Refresh => true,
+            Kind::Unicast => self.receiver(run.to).is_none_or(|place| {
+                self.members.all()[place].owes_welcome
+                    || self.room_for_copy(place, run.len) != Room::Soon
+            }),
+            Kind::Broadcast | Kind::Notices => {
+                let copies = self.copies(run.len, false);
+                let enough = copies <= self.pool.available();
+                if enough {
+                    self.reserved = Reserved { copies, newcomers: false };
+                }
+                enough
+            }
+        }
+    }
+
+    fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
+        match run.kind {
+            Kind::Broadcast => self.deliver_to_all(range),
+            Kind::Notices => self.deliver_notices(range),
+            Kind::Refresh => self.refresh(),
+            Kind::Unicast => self.deliver_unicasts(run.to, range),
+        }
+        self.reserved = Reserved::default();
+    }
+
+    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {
+        let mut at = range.start;
+        while at < range.end {
+            let frame = self.frame_at(at);
+            at = frame.end;
+            let reason = match self.receiver(to) {
+                None => GONE,
+                Some(place) if self.deliver(place, frame.clone()) => continue,
+                Some(place) => {
+                    self.overflow(place);
+                    QUEUE_FULL
+                }
+            };
+            let head = self.log.bytes(frame).first_chunk().expect("a message has a head");
+            let from = ConnectionId::from_bits(sender(head, self.order));
+            self.owed.push_back(Owed { to: from, reason, about: to });
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! A worker's copy of the hub at work: clients' requests carried out, members woken who have
+//! something to be sent, senders held back for whose messages there is no room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bounds::Bounds;
+use super::delivery::{Payload, Reserved};
+use super::inbox::Unpacking;
+use super::log::Log;
+use super::members::{Member, Members};
+use super::not_sent::OWED_MAX;
+use super::outbox::{NoRoom, Owed, PARCELS_MAX, Post};
+use crate::base::slot_queue::SlotQueue;
+use crate::base::time::Time;
+use crate::buffer::{Chain, Lease, Pool};
+use crate::builtin::url::{HubOptions, Slow};
+use crate::error::CloseReason;
+use crate::protocol::framing::ByteOrder;
+use crate::protocol::hub as protocol;
+use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
+use crate::service::{Answer, Connection, ConnectionId, Turn, Workplace};
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+
+/// What requests may cost in one turn of the worker's loop, in messages put into queues, before the
+/// others of the worker have their turn: about a millisecond.
+pub(super) const COST_MAX: usize = 1 << 16;
+
+/// What a request costs beside the messages that it puts into queues.
+pub(super) const COST_OF_REQUEST: usize = 16;
+
+/// How long senders wait for what nobody tells of when it comes: a free buffer, room in an inbox.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// How long a connection is not read if nobody wakes it, which somebody does. Only a guard.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything that one worker's copy has.
+pub(super) struct Local {
+    pub(super) worker: usize,
+    /// The listener whose clients are members, if it is not all of them.
+    pub(super) listener: Option<usize>,
+    pub(super) order: ByteOrder,
+    pub(super) slow: Slow,
+    notices: bool,
+    pub(super) bounds: Bounds,
+    pub(super) pool: Pool,
+    pub(super) directory: Arc<Directory>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) members: Members,
+    pub(super) log: Log,
+    pub(super) post: Post,
+    /// Members to be woken, by slot.
+    pub(super) ready: SlotQueue,
+    /// Members whose requests wait for a turn, by slot: the others have used up what this one may
+    /// cost, or a member has to have its turn first. In the order in which they are served.
+    senders: SlotQueue,
+    /// What requests may still cost in this turn, and those of each sender.
+    budget: usize,
+    share: usize,
+    /// Members that wait for a buffer or for another worker, by slot, and when they try again.
+    blocked: SlotQueue,
+    retry_at: Time,
+    /// Parcels that are not unpacked yet.
+    pub(super) arrived: VecDeque<Lease>,
+    /// The one before them, if it was begun.
+    pub(super) unpacking: Option<Unpacking>,
+    /// Answers that are not passed on yet.
+    pub(super) owed: VecDeque<Owed>,
+    /// An answer that has come, and waits for a turn of its member or for a buffer.
+    pub(super) answer: Option<Owed>,
+    /// Some member may have less room than a buffer, because it has not had its turn.
+    pub(super) tight: bool,
+    /// Some member's queue may have as many parts as it may have.
+    pub(super) crowded: bool,
+    pub(super) reserved: Reserved,
+    /// No buffer was to be had, and somebody waits for one.
+    pub(super) starves: bool,
+    /// How many of them at once.
+    pub(super) needed: usize,
+    /// Counts the turns of the worker's loop.
+    pub(super) turns: u32,
+}
+
+/// Why a request is not carried out yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Held {
+    /// A member has to have its turn first.
+    ForTurn,
+    /// There is no buffer, or another worker has not caught up.
+    ForRoom,
+    /// The client does not read what it is sent.
+    BySelf,
+}
+
+impl From<NoRoom> for Held {
+    fn from(_: NoRoom) -> Held {
+        Held::ForRoom
+    }
+}
+
+/// How far a client's input was carried out.
+enum Progress {
+    /// To its end, or to a frame that is not complete.
+    Done,
+    /// To here: the others come first.
+    Yield,
+    /// To a request that has to wait.
+    Held(Held),
+    /// To something that is not allowed.
+    Refused(CloseReason),
+}
+
+impl Local {
+    /// What it takes of memory for each slot.
+    pub(super) const BYTES_PER_SLOT: usize =
+        Members::BYTES_PER_SLOT + 3 * SlotQueue::BYTES_PER_SLOT;
+
+    /// What it takes of memory whatever the number of connections.
+    pub(super) fn fixed_bytes(workers: usize) -> usize {
+        size_of::<Local>()
+            + workers * PARCELS_MAX as usize * size_of::<Lease>()
+            + OWED_MAX * size_of::<Owed>()
+            + Post::bytes(workers)
+    }
+
+    pub(super) fn new(
+        options: &HubOptions,
+        bounds: Bounds,
+        workplace: &Workplace,
+        post: Post,
+    ) -> Local {
+        let (slots, pool) = (workplace.connections_max(), workplace.pool());
+        let directory = workplace.directory().expect("a hub is the service of a server");
+        Local {
+            worker: workplace.worker(),
+            listener: workplace.only_listener(),
+            order: options.order,
+            slow: options.slow,
+            notices: options.notices,
+            bounds,
+            pool: pool.clone(),
+            directory: directory.clone(),
+            counters: workplace.counters().clone(),
+            members: Members::new(slots),
+            log: Log::new(pool),
+            post,
+            ready: SlotQueue::new(slots),
+            senders: SlotQueue::new(slots),
+            budget: COST_MAX,
+            share: COST_MAX,
+            blocked: SlotQueue::new(slots),
+            retry_at: Time::ZERO,
+            arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
+            unpacking: None,
+            owed: VecDeque::with_capacity(OWED_MAX),
+            answer: None,
+            tight: false,
+            crowded: false,
+            reserved: Reserved::default(),
+            starves: false,
+            needed: 1,
+            turns: 0,
+        }
+    }
+
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    pub(super) fn open(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        if self.members.is_empty() {
+            self.post.set_present(true);
+        }
+        if self.notices {
+            self.notify(JOINED, id);
+        }
+        self.members.insert(id, &self.pool);
+        // Welcomed when all have come who come in this turn: the notices of that stand one behind
+        // the other in the log, and are one part of a buffer in each queue.
+        self.wake(id);
+        Answer::Continue
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, id: ConnectionId) {
+        if !self.members.remove(id) {
+            return;
+        }
+        self.forget(id);
+        if self.notices {
+            self.notify(LEFT, id);
+        }
+        if self.members.is_empty() {
+            self.post.set_present(false);
+        }
+    }
+
+    /// Tells all members, here and elsewhere, of one that has come or gone.
+    fn notify(&mut self, kind: u8, id: ConnectionId) {
+        let frame = number_frame(kind, id.to_bits(), self.order);
+        if !self.members.is_empty() {
+            if self.log.make_room(frame.len()) {
+                let range = self.log.append(std::iter::once(&frame[..]));
+                self.deliver_notices(range);
+            } else {
+                self.refresh();
+            }
+        }
+        self.post.notify(&frame);
+    }
+
+    pub(super) fn data(&mut self, connection: &mut Connection<'_>) -> Answer {
+        match self.members.get_mut(connection.id()) {
+            // What was being received when it was paused; its turn comes.
+            Some(member) if member.paused => Answer::Continue,
+            _ => self.serve(connection),
+        }
+    }
+
+    pub(super) fn peer_closed(&mut self, connection: &mut Connection<'_>) -> Answer {
+        if let Some(member) = self.members.get_mut(connection.id()) {
+            member.ended = true;
+        }
+        self.data(connection)
+    }
+
+    /// It was woken, or its pause has ended.
+    pub(super) fn timer(&mut self, connection: &mut Connection<'_>) -> Answer {
+        if let Some(member) = self.members.get_mut(connection.id()) {
+            member.paused = false;
+        }
+        self.flush(connection);
+        self.serve(connection)
+    }
+
+    pub(super) fn sent(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
+        member.end_sending();
+        self.flush(connection);
+        match self.members.get_mut(id) {
+            // Only a wake ends the pause.
+            Some(member) if member.paused => {
+                self.wake(id);
+                Answer::Continue
+            }
+            _ => self.after_flush(connection),
+        }
+    }
+
+    /// Carries out what the client has sent, and sends what there is for it.
+    fn serve(&mut self, connection: &mut Connection<'_>) -> Answer {
+        let id = connection.id();
+        if self.is_doomed(id) {
+            return Answer::CloseFor(CloseReason::SlowReader);
+        }
+        let before = connection.input.len();
+        let progress = self.requests(connection);
+        self.flush(connection);
+        // Behind the others, if it has had something of this turn.
+        let waits = matches!(progress, Progress::Yield | Progress::Held(Held::ForTurn));
+        if !waits || connection.input.len() < before {
+            self.senders.remove(id.slot());
+        }
+        match progress {
+            // Its own messages may have been too much for it: it is not to think it has them all.
+            _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
+            Progress::Done => return self.after_flush(connection),
+            Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
+            // The other one's turn does not help it as long as there is no buffer.
+            Progress::Held(Held::ForTurn) if self.is_starving() => {
+                self.senders.remove(id.slot());
+                self.block(id);
+            }
+            Progress::Yield | Progress::Held(Held::ForTurn) => self.wait_for_turn(id),
+            Progress::Held(Held::ForRoom) => self.block(id),
+            // It is woken when something is sent.
+            Progress::Held(Held::BySelf) => {}
+        }
+        let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
+        member.paused = true;
+        Answer::WaitUntil(connection.now() + PAUSE)
+    }
+
+    /// Has a member's requests carried out when those who wait already have had their turn.
+    fn wait_for_turn(&mut self, id: ConnectionId) {
+        if !self.senders.contains(id.slot()) {
+            self.senders.push_back(id.slot());
+        }
+    }
+
+    fn is_doomed(&mut self, id: ConnectionId) -> bool {
+        self.members.get_mut(id).is_some_and(|member| member.doomed)
+    }
+
+    /// What becomes of a connection that has been sent what there is. It is not at its end while
+    /// requests of it wait.
+    pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
+        match self.members.get_mut(connection.id()) {
+            Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
+            Some(Member { ended: true, paused: false, listing: None, stale: false, .. }) => {
+                Answer::CloseAfterSendFor(CloseReason::PeerClosed)
+            }
+            _ => Answer::Continue,
+        }
+    }
+
+    /// Carries out requests until there is none left, one has to wait, or they have cost their
+    /// share of this turn.
+    fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
+        let mut share = self.share.min(self.budget);
+        loop {
+            let mut first = [0; SEND_HEAD_BYTES];
+            let count = connection.input.peek(&mut first);
+            let head = protocol::request(&first[..count], self.order, self.bounds.max_message);
+            let head = match head {
+                Ok(Some(head)) => head,
+                Ok(None) => return Progress::Done,
+                Err(Refusal::TooLong) => return Progress::Refused(CloseReason::MessageTooLong),
+                Err(Refusal::Malformed) => return Progress::Refused(CloseReason::ProtocolError),
+            };
+            if connection.input.len() < head.bytes + head.payload {
+                return Progress::Done;
+            }
+            if share == 0 {
+                return Progress::Yield;
+            }
+            match self.carry_out(connection.id(), connection.input, &head) {
+                Ok(messages) => {
+                    let cost = COST_OF_REQUEST + messages;
+                    share = share.saturating_sub(cost);
+                    self.budget = self.budget.saturating_sub(cost);
+                }
+                Err(held) => return Progress::Held(held),
+            }
+            connection.input.consume(head.bytes + head.payload);
+        }
+    }
+
+    /// Carries out a request, or says why that has to wait; then nothing has changed. Answers into
+    /// how many queues it has put something.
+    fn carry_out(&mut self, from: ConnectionId, input: &Chain, head: &Head) -> Result<usize, Held> {
+        let payload = Payload { input, skip: head.bytes, len: head.payload };
+        match head.request {
+            Request::List => {
+                let Some(member) = self.members.get_mut(from) else { return Ok(0) };
+                if member.listing.is_some() {
+                    return Err(Held::BySelf);
+                }
+                member.listing = Some(0);
+                Ok(1)
+            }
+            Request::Broadcast => self.broadcast(from, payload),
+            Request::Send { to } => self.send(from, to, payload),
+        }
+    }
+
+    /// Nothing is to be done for a member any more.
+    pub(super) fn forget(&mut self, id: ConnectionId) {
+        self.ready.remove(id.slot());
+        self.senders.remove(id.slot());
+        self.blocked.remove(id.slot());
+    }
+
+    /// Has a member woken in the next turn.
+    pub(super) fn wake(&mut self, id: ConnectionId) {
+        self.wake_slot(id.slot());
+    }
+
+    /// Has a member woken when there may be room.
+    pub(super) fn block(&mut self, id: ConnectionId) {
+        if !self.blocked.contains(id.slot()) {
+            self.blocked.push_back(id.slot());
+        }
+    }
+
+    /// Between two turns of the worker's loop.
+    pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.turns = self.turns.wrapping_add(1);
+        self.log.turn();
+        self.take_answers();
+        self.unpack();
+        self.pass_answers_on();
+        let all_went = self.post.turn();
+        self.starves |= std::mem::take(&mut self.log.starves);
+        self.starves |= std::mem::take(&mut self.post.starves);
+        let unsent = !all_went || !self.owed.is_empty();
+        let unsaid = self.answer.is_some();
+        let nobody_is_held =
+            self.blocked.is_empty() && self.ready.is_empty() && self.senders.is_empty();
+        let nobody_waits = nobody_is_held && !unsent && !unsaid;
+        if self.starves && (self.pool.available() >= self.needed || nobody_waits) {
+            (self.starves, self.needed) = (false, 1);
+        }
+        if self.starves {
+            turn.want_buffer();
+        }
+        let waits = self.starves || unsent;
+        let tries_again = !waits || self.retry_at <= turn.now();
+        if tries_again {
+            self.retry_at = turn.now() + RETRY;
+            while let Some(slot) = self.blocked.pop_front() {
+                self.wake_slot(slot);
+            }
+        }
+        self.call_senders(turn);
+        self.wake_ready(turn);
+        if tries_again && self.ready.is_empty() {
+            // Who still needs more says so when it is woken, before the next turn.
+            self.needed = 1;
+        }
+        let arrived = self.unpacking.is_some() || !self.arrived.is_empty();
+        let parcel_waits = arrived && !self.owes_much();
+        let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
+        if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {
+            return Some(turn.now());
+        }
+        (waits || !self.blocked.is_empty()).then_some(self.retry_at)
+    }
+
+    fn is_starving(&self) -> bool {
+        self.starves || self.log.starves || self.post.starves
+    }
+
+    pub(super) fn wake_slot(&mut self, slot: u32) {
+        if !self.ready.contains(slot) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Wakes the senders whose turn it is: as many as can have a broadcast each of what a turn may
+    /// cost, which they share. They stay in the queue until they have had it.
+    fn call_senders(&mut self, turn: &mut Turn<'_>) {
+        let most = COST_MAX / (COST_OF_REQUEST + self.members.len()) + 1;
+        // The others have to be sent what these have sent before.
+        let most = most.min(turn.wakes_left().div_ceil(2));
+        let mut called = 0;
+        for slot in self.senders.iter().take(most) {
+            let Some(id) = self.members.id_in(slot) else { continue };
+            // It is sent what waits for it, too.
+            self.ready.remove(slot);
+            turn.wake(id);
+            called += 1;
+        }
+        self.budget = COST_MAX;
+        self.share = COST_MAX / (called + 1);
+    }
+
+    fn wake_ready(&mut self, turn: &mut Turn<'_>) {
+        while turn.wakes_left() > 0
+            && let Some(slot) = self.ready.pop_front()
+        {
+            if let Some(id) = self.members.id_in(slot) {
+                turn.wake(id);
+            }
+        }
+    }
+}

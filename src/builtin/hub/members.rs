@@ -1,0 +1,245 @@
+//! The clients of one worker: what waits for each, and whether there is room for more.
+
+use super::bounds::Bounds;
+use crate::buffer::{Chain, Pool};
+use crate::service::ConnectionId;
+
+/// Turns of the worker's loop after which output that has not been sent is the client's fault: in
+/// the first it is handed to the kernel, in the second it may have had to give way to others.
+const TURNS_TO_SEND: u32 = 2;
+
+/// A client.
+pub(super) struct Member {
+    pub(super) id: ConnectionId,
+    /// Waits to be sent, in order.
+    pub(super) queue: Chain,
+    /// What is being sent: bytes, and parts of buffers.
+    sending_bytes: u32,
+    sending_parts: u32,
+    /// The turn in which it began to be.
+    sending_since: u32,
+    /// Messages that were dropped and that it has not been told of.
+    pub(super) dropped: u64,
+    /// The place in the directory at which its list goes on, if it is being sent one.
+    pub(super) listing: Option<u64>,
+    /// It has not been told its own id yet.
+    pub(super) owes_welcome: bool,
+    /// It has missed a notice, so that it needs a new list.
+    pub(super) stale: bool,
+    /// It is to be closed because it reads too slowly.
+    pub(super) doomed: bool,
+    /// What it gets is settled: it is being closed.
+    pub(super) leaving: bool,
+    /// It has closed its sending side.
+    pub(super) ended: bool,
+    /// It is not read until it is woken.
+    pub(super) paused: bool,
+}
+
+/// Whether there is room for something in a member's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room {
+    /// There is.
+    Enough,
+    /// Not yet: it has not had its turn.
+    Soon,
+    /// There is not, because the client does not read.
+    None,
+}
+
+impl Member {
+    fn new(id: ConnectionId, pool: &Pool) -> Member {
+        Member {
+            id,
+            queue: Chain::new(pool),
+            sending_bytes: 0,
+            sending_parts: 0,
+            sending_since: 0,
+            dropped: 0,
+            listing: None,
+            owes_welcome: true,
+            stale: false,
+            doomed: false,
+            leaving: false,
+            ended: false,
+            paused: false,
+        }
+    }
+
+    /// Whether messages are for it.
+    pub(super) fn takes_messages(&self) -> bool {
+        !self.doomed && !self.leaving
+    }
+
+    /// Whether something is being sent to it.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending_bytes > 0
+    }
+
+    /// This output is being sent from now on.
+    pub(super) fn begin_sending(&mut self, output: &Chain, turn: u32) {
+        (self.sending_bytes, self.sending_parts) = (output.len() as u32, output.leases() as u32);
+        self.sending_since = turn;
+    }
+
+    /// All of it is sent.
+    pub(super) fn end_sending(&mut self) {
+        (self.sending_bytes, self.sending_parts) = (0, 0);
+    }
+
+    /// How many more parts of buffers may stand in its queue: its length, and those that are free.
+    pub(super) fn parts_max(&self, bounds: &Bounds) -> usize {
+        bounds.parts.saturating_sub(self.sending_parts as usize)
+    }
+
+    /// Whether there is room for so many bytes. There is in an empty queue, whatever their number.
+    pub(super) fn room(&self, bytes: usize, bounds: &Bounds, turn: u32) -> Room {
+        let waiting = self.sending_bytes as usize + self.queue.len();
+        if self.dropped == 0 && (waiting == 0 || waiting + bytes <= bounds.queue) {
+            return Room::Enough;
+        }
+        if self.is_slow(turn) { Room::None } else { Room::Soon }
+    }
+
+    /// Whether it was offered what is being sent, and does not take it.
+    pub(super) fn is_slow(&self, turn: u32) -> bool {
+        self.is_sending() && turn.wrapping_sub(self.sending_since) >= TURNS_TO_SEND
+    }
+
+    /// Whether its queue has as many parts as it may have.
+    pub(super) fn is_crowded(&self, bounds: &Bounds) -> bool {
+        self.queue.leases() >= self.parts_max(bounds)
+    }
+
+    /// Whether so many bytes more take a buffer of its own, into which they are copied.
+    pub(super) fn needs_buffer(&self, bytes: usize, bounds: &Bounds) -> bool {
+        self.is_crowded(bounds) && self.queue.room_behind() < bytes
+    }
+}
+
+/// The members of one worker, close together, because a broadcast goes through all of them.
+pub(super) struct Members {
+    all: Vec<Member>,
+    /// By slot the place in `all`, and one more.
+    places: Vec<u32>,
+}
+
+impl Members {
+    /// What it takes of memory for each slot.
+    pub(super) const BYTES_PER_SLOT: usize = size_of::<Member>() + size_of::<u32>();
+
+    pub(super) fn new(slots: usize) -> Members {
+        Members { all: Vec::with_capacity(slots), places: Vec::with_capacity(slots) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn all(&self) -> &[Member] {
+        &self.all
+    }
+
+    pub(super) fn all_mut(&mut self) -> &mut [Member] {
+        &mut self.all
+    }
+
+    pub(super) fn insert(&mut self, id: ConnectionId, pool: &Pool) {
+        let slot = id.slot() as usize;
+        if self.places.len() <= slot {
+            assert!(slot < self.places.capacity(), "no slot {slot}");
+            self.places.resize(slot + 1, 0);
+        }
+        assert!(self.places[slot] == 0 && self.all.len() < self.all.capacity(), "one in a slot");
+        self.all.push(Member::new(id, pool));
+        self.places[slot] = self.all.len() as u32;
+    }
+
+    /// Takes a member out; what waits for it goes back. Answers whether it was there.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
+        let Some(place) = self.place(id) else { return false };
+        self.places[id.slot() as usize] = 0;
+        self.all.swap_remove(place);
+        if let Some(moved) = self.all.get(place) {
+            self.places[moved.id.slot() as usize] = place as u32 + 1;
+        }
+        true
+    }
+
+    /// Where in [`all`](Members::all) a member is.
+    pub(super) fn place(&self, id: ConnectionId) -> Option<usize> {
+        let place = (*self.places.get(id.slot() as usize)? as usize).checked_sub(1)?;
+        (self.all[place].id == id).then_some(place)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Member> {
+        let place = self.place(id)?;
+        Some(&mut self.all[place])
+    }
+
+    /// The id of the member in a slot.
+    pub(super) fn id_in(&self, slot: u32) -> Option<ConnectionId> {
+        let place = (*self.places.get(slot as usize)? as usize).checked_sub(1)?;
+        Some(self.all[place].id)
+    }
+}
+
+// A cache line and a half.
+const _: () = assert!(size_of::<Member>() <= 96);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Reserve;
+
+    fn id(slot: u64, generation: u64) -> ConnectionId {
+        ConnectionId(slot | generation << 30)
+    }
+
+    #[test]
+    fn members_are_found_by_their_ids_until_they_leave() {
+        let pool = Pool::with_references(Reserve::new(16, 1).unwrap(), 0, 1);
+        let mut members = Members::new(8);
+        for slot in [3, 0, 7] {
+            members.insert(id(slot, 1), &pool);
+        }
+        assert!(members.remove(id(3, 1)) && !members.remove(id(3, 1)));
+        for slot in [0, 7] {
+            assert_eq!(members.get_mut(id(slot, 1)).unwrap().id, id(slot, 1));
+            assert_eq!(members.id_in(slot as u32), Some(id(slot, 1)));
+        }
+        for stranger in [id(3, 1), id(0, 2), id(5, 1), id(900, 1), ConnectionId(0)] {
+            assert!(members.get_mut(stranger).is_none(), "{stranger}");
+        }
+        members.insert(id(3, 2), &pool);
+        assert_eq!(members.len(), 3);
+        assert_eq!((members.id_in(3), members.id_in(9)), (Some(id(3, 2)), None));
+    }
+
+    #[test]
+    fn there_is_no_room_for_a_client_that_does_not_read_and_soon_for_one_that_waits_for_its_turn() {
+        let pool = Pool::with_references(Reserve::new(16, 4).unwrap(), 0, 1);
+        let bounds = Bounds { buffer_size: 16, max_message: 1, queue: 32, send: 8, parts: 8 };
+        let mut member = Member::new(id(1, 1), &pool);
+        assert_eq!(member.room(40, &bounds, 5), Room::Enough, "it has nothing yet");
+        let mut lease = pool.lease().unwrap();
+        lease.extend_from_slice(&[0; 16]);
+        member.queue.push_back(lease);
+        assert_eq!(member.room(16, &bounds, 5), Room::Enough);
+        assert_eq!(member.room(17, &bounds, 5), Room::Soon);
+        let output = member.queue.take();
+        member.begin_sending(&output, 5);
+        assert_eq!(member.room(16, &bounds, 9), Room::Enough);
+        for (turn, room) in [(5, Room::Soon), (6, Room::Soon), (7, Room::None)] {
+            assert_eq!(member.room(17, &bounds, turn), room);
+        }
+        member.dropped = 1;
+        assert_eq!(member.room(1, &bounds, 9), Room::None, "it has to be told first");
+        member.end_sending();
+        assert_eq!(member.room(1, &bounds, 9), Room::Soon);
+    }
+}

@@ -1,0 +1,132 @@
+//! What the tests of the services are made with: a service without a server, to which bytes are
+//! handed in as they might arrive; and clients of a real one.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::base::time::Time;
+use crate::buffer::{Chain, Pool, Reserve};
+use crate::error::CloseReason;
+use crate::service::{Answer, Connection, ConnectionId, Service};
+use crate::{Config, Counts, Server, ServerHandle};
+
+/// Longer than anything takes: only against hanging.
+pub(crate) const GUARD: Duration = Duration::from_secs(60);
+
+/// One connection of a service.
+pub(crate) struct Rig<S: Service> {
+    service: S,
+    session: S::Session,
+    pub(crate) pool: Pool,
+    pub(crate) input: Chain,
+    /// All that the service has answered.
+    pub(crate) replies: Vec<u8>,
+}
+
+impl<S: Service> Rig<S> {
+    pub(crate) fn new(service: S, buffer_size: usize, buffers: u32) -> Rig<S> {
+        let references = service.references_max(1);
+        let reserve = Reserve::new(buffer_size, buffers).unwrap();
+        let pool = Pool::with_references(reserve, 0, references);
+        let (session, input) = (S::Session::default(), Chain::new(&pool));
+        Rig { service, session, pool, input, replies: Vec::new() }
+    }
+
+    /// These bytes arrive, with one receive.
+    pub(crate) fn receive(&mut self, mut bytes: &[u8]) -> Answer {
+        let mut arrived = Chain::new(&self.pool);
+        while !bytes.is_empty() {
+            let mut lease = self.pool.lease().expect("the test gives enough buffers");
+            bytes = &bytes[lease.extend_from_slice(bytes)..];
+            arrived.push_back(lease);
+        }
+        self.input.absorb(&mut arrived);
+        self.call(|service, connection, session| service.data(connection, session))
+    }
+
+    /// The client closes its side.
+    pub(crate) fn close(&mut self) -> Answer {
+        self.call(|service, connection, session| service.peer_closed(connection, session))
+    }
+
+    fn call(
+        &mut self,
+        call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
+    ) -> Answer {
+        let mut output = Chain::new(&self.pool);
+        let mut connection = Connection {
+            id: ConnectionId(1),
+            peer: SocketAddr::from((Ipv6Addr::LOCALHOST, 1)).into(),
+            tag: 0,
+            discarded: 0,
+            sent: 0,
+            now: Time::ZERO,
+            pool: &self.pool,
+            input: &mut self.input,
+            output: &mut output,
+        };
+        let answer = call(&mut self.service, &mut connection, &mut self.session);
+        self.replies.extend(output.slices().flatten());
+        answer
+    }
+}
+
+/// A server of one worker with this service.
+pub(crate) fn start<S: Service + Clone + Send>(
+    config: Config,
+    service: S,
+) -> (ServerHandle, SocketAddr) {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = config.workers(1).max_connections(100).listen(anywhere);
+    let server = Server::start(config, service).unwrap_or_else(|error| panic!("{error}"));
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    (server, address)
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
+    client.set_nodelay(true).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.set_write_timeout(Some(GUARD)).unwrap();
+    client
+}
+
+/// Sends all of it and then FIN, and receives to the end, at the same time.
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut client = connect(address);
+    let mut sender = client.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // The server may have closed before all of it has come.
+            let _ = sender.write_all(bytes);
+            let _ = sender.shutdown(Shutdown::Write);
+        });
+        let mut replies = Vec::new();
+        client.read_to_end(&mut replies).unwrap();
+        replies
+    })
+}
+
+pub(crate) fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    client.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Waits until something is true of the server's counters.
+pub(crate) fn until(server: &ServerHandle, what: &str, condition: impl Fn(&Counts) -> bool) {
+    let begun = Instant::now();
+    while !condition(&server.stats().total()) {
+        assert!(begun.elapsed() < GUARD, "never: {what}: {:?}", server.stats().total());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until this many connections were closed for this reason, and every buffer is back.
+pub(crate) fn until_closed(server: &ServerHandle, reason: CloseReason, count: u64) {
+    until(server, &format!("{count} closed for {reason}"), |total| {
+        total.closed(reason) == count && total.connections == 0 && total.buffers_held == 0
+    });
+}

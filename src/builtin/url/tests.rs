@@ -1,0 +1,304 @@
+//! Tests of the grammar: each form, each option, each error; and that what is written is read back.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::builtin::delay::{Distribution, Law, Stall};
+use crate::config::{FRAME_BYTES_MAX, HUB_QUEUE_BYTES_MAX, SHOW_BYTES_MAX};
+use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter};
+
+fn parse(text: &str) -> Spec {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn error(text: &str) -> String {
+    text.parse::<Spec>().expect_err(text).to_string()
+}
+
+#[test]
+fn echo_is_meant_where_no_service_is_named() {
+    for text in ["7777", "echo://7777", "tcp://7777"] {
+        let spec = parse(text);
+        assert_eq!((spec.service, &spec.address[..]), (ServiceOptions::Echo, "7777"), "{text}");
+    }
+    assert_eq!(parse("unix:/run/e.sock").address, "unix:/run/e.sock");
+}
+
+#[test]
+fn every_service_has_its_name_and_the_stated_defaults() {
+    for (name, _) in SERVICES {
+        let spec = parse(&format!("{name}://[::1]:7"));
+        assert_eq!((spec.service.name(), &spec.address[..]), (name, "[::1]:7"));
+    }
+    let framed = FramedOptions { order: ByteOrder::Little, max_frame: 1 << 20 };
+    assert_eq!(parse("framed://7").service, ServiceOptions::Framed(framed));
+    let message = MessageOptions {
+        delimiter: Delimiter::new(b"<EOF>").unwrap(),
+        after: After::Close,
+        max_message: 65_536,
+        show: 200,
+    };
+    assert_eq!(parse("message://7?").service, ServiceOptions::Message(message));
+    let hub = HubOptions {
+        order: ByteOrder::Little,
+        max_message: None,
+        queue: 262_144,
+        slow: Slow::Drop,
+        notices: true,
+    };
+    assert_eq!(parse("hub://7").service, ServiceOptions::Hub(hub));
+}
+
+#[test]
+fn every_option_is_read() {
+    let framed = FramedOptions { order: ByteOrder::Big, max_frame: 7 };
+    assert_eq!(parse("framed://h:7?order=big&max-frame=7").service, ServiceOptions::Framed(framed));
+    let message = MessageOptions {
+        delimiter: Delimiter::new(b"\r\n").unwrap(),
+        after: After::Keep,
+        max_message: 1024,
+        show: 0,
+    };
+    assert_eq!(
+        parse(r"message://h:7?delimiter=\r\n&after=keep&max-message=1k&show=0").service,
+        ServiceOptions::Message(message)
+    );
+    let hub = HubOptions {
+        order: ByteOrder::Big,
+        max_message: Some(100),
+        queue: 1,
+        slow: Slow::Close,
+        notices: false,
+    };
+    assert_eq!(
+        parse("hub://h:7?order=big&max-message=100&queue=1&slow=close&notices=off").service,
+        ServiceOptions::Hub(hub)
+    );
+}
+
+#[test]
+fn the_defaults_given_take_the_place_of_the_usual_ones() {
+    let mut defaults = Defaults::default();
+    defaults.framed.order = ByteOrder::Big;
+    defaults.framed.max_frame = 9;
+    let spec = Spec::parse("framed://7?max-frame=10", &defaults).unwrap();
+    assert_eq!(
+        spec.service,
+        ServiceOptions::Framed(FramedOptions { order: ByteOrder::Big, max_frame: 10 })
+    );
+    assert_eq!(spec.to_string(), "framed://7?order=big&max-frame=10", "for whoever has others");
+}
+
+#[test]
+fn a_delimiter_may_be_any_bytes() {
+    let delimiter = |text: &str| match parse(&format!("message://7?delimiter={text}")).service {
+        ServiceOptions::Message(message) => message.delimiter.bytes().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(delimiter("<EOF>"), b"<EOF>");
+    assert_eq!(delimiter("%3CEOF%3e"), b"<EOF>");
+    assert_eq!(delimiter(r"\n"), b"\n");
+    assert_eq!(delimiter(r"\r\n\t\0\\\x1e\xFF"), b"\r\n\t\0\\\x1e\xff");
+    assert_eq!(delimiter("%5cn"), b"\n", "escapes are read after percent-decoding");
+    assert_eq!(delimiter("%00%26%3D%25"), b"\0&=%");
+    assert_eq!(delimiter("a+b"), b"a+b", "a plus is a plus: this is no HTML form");
+    assert_eq!(delimiter("=="), b"==");
+    assert_eq!(delimiter("%ff%fe"), b"\xff\xfe");
+}
+
+#[test]
+fn what_is_not_understood_is_told_what_would_be() {
+    for (text, parts) in [
+        ("http://h:80", &["'http'", "echo, discard, chargen, framed, message, hub"][..]),
+        ("ECHO://7", &["'ECHO'", "echo"]),
+        ("framed://7?colour=red", &["'colour' is no option", "framed takes order, max-frame"]),
+        ("framed://7?after=keep", &["option of message, not of framed", "order, max-frame"]),
+        ("echo://7?order=big", &["option of framed, hub, not of echo", "echo takes none"]),
+        ("7?order=big", &["echo takes none"]),
+        ("framed://7?order", &["order=VALUE"]),
+        ("framed://7?order=big&order=big", &["order is given twice"]),
+        ("framed://7?order=middle", &["order", "little or big"]),
+        ("framed://7?max-frame=0", &["max-frame", "from 1 to 2147483647"]),
+        ("framed://7?max-frame=2g", &["max-frame", "2147483647"]),
+        ("framed://7?max-frame=1MB", &["max-frame", "16k"]),
+        ("message://7?after=later", &["close or keep"]),
+        ("message://7?delimiter=", &["delimiter", "1 to 16 bytes"]),
+        ("message://7?delimiter=12345678901234567", &["1 to 16 bytes", "17"]),
+        (r"message://7?delimiter=\q", &[r"\\q", "xNN"]),
+        (r"message://7?delimiter=\x1", &["xNN"]),
+        (r"message://7?delimiter=\", &["xNN"]),
+        ("message://7?delimiter=%4", &["%25"]),
+        ("message://7?delimiter=%zz", &["%25"]),
+        ("message://7?max-message=4", &["max-message is 4", "<EOF>", "5 bytes"]),
+        ("message://7?show=1m", &["show", "65536"]),
+        ("hub://7?max-message=16385", &["16385", "16384"]),
+        ("hub://7?slow=wait", &["drop or close"]),
+        ("hub://7?notices=yes", &["notices", "on or off"]),
+        ("hub://7?queue=0", &["queue"]),
+    ] {
+        let error = error(text);
+        for part in parts {
+            assert!(error.contains(part), "{text}: {error}: does not say {part}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_the_default_is_written() {
+    for (text, written) in [
+        ("7777", "tcp://7777"),
+        ("echo://[::1]:7", "tcp://[::1]:7"),
+        ("discard://7", "discard://7"),
+        ("framed://h:7?order=little&max-frame=1m", "framed://h:7"),
+        ("framed://h:7?order=big&max-frame=65536", "framed://h:7?order=big&max-frame=64Ki"),
+        (r"message://7?delimiter=\n&after=keep", "message://7?delimiter=%0A&after=keep"),
+        (r"message://7?delimiter=\\n", "message://7?delimiter=%5C%5Cn"),
+        ("message://7?show=0&max-message=1000", "message://7?max-message=1000&show=0"),
+        ("hub://7?slow=close&notices=off&queue=2m", "hub://7?queue=2Mi&slow=close&notices=off"),
+        ("hub://7?max-message=100", "hub://7?max-message=100"),
+    ] {
+        assert_eq!(parse(text).to_string(), written);
+        assert_eq!(parse(written), parse(text));
+    }
+}
+
+#[test]
+fn framed_and_message_have_a_framing() {
+    let big = Framing::Length { order: ByteOrder::Big, max: 10 };
+    assert_eq!(parse("framed://7?order=big&max-frame=10").service.framing(), Some(big));
+    let delimiter = Delimiter::new(b"\n").unwrap();
+    let lines = Framing::Delimiter { delimiter, max: 65_536 };
+    assert_eq!(parse(r"message://7?delimiter=\n").service.framing(), Some(lines));
+    for text in ["7", "discard://7", "chargen://7", "hub://7"] {
+        assert_eq!(parse(text).service.framing(), None);
+    }
+}
+
+fn any_service() -> impl Strategy<Value = ServiceOptions> {
+    let order = || prop_oneof![Just(ByteOrder::Little), Just(ByteOrder::Big)];
+    let framed = (order(), 1..=FRAME_BYTES_MAX)
+        .prop_map(|(order, max_frame)| ServiceOptions::Framed(FramedOptions { order, max_frame }));
+    let after = prop_oneof![Just(After::Close), Just(After::Keep)];
+    let bytes = proptest::collection::vec(any::<u8>(), 1..=DELIMITER_MAX);
+    let message = (bytes, after, 16..=FRAME_BYTES_MAX, 0..=SHOW_BYTES_MAX);
+    let message = message.prop_map(|(bytes, after, max_message, show)| {
+        let delimiter = Delimiter::new(&bytes).unwrap();
+        ServiceOptions::Message(MessageOptions { delimiter, after, max_message, show })
+    });
+    let max_message = proptest::option::of(1..=HUB_MESSAGE_BYTES_MAX);
+    let slow = prop_oneof![Just(Slow::Drop), Just(Slow::Close)];
+    let hub = (order(), max_message, 1..=HUB_QUEUE_BYTES_MAX, slow, any::<bool>());
+    let hub = hub.prop_map(|(order, max_message, queue, slow, notices)| {
+        ServiceOptions::Hub(HubOptions { order, max_message, queue, slow, notices })
+    });
+    prop_oneof![framed, message, hub, Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(service in any_service()) {
+        let spec = Spec { service, address: "[::1]:7777".to_owned() };
+        let written = spec.to_string();
+        prop_assert_eq!(written.parse::<Spec>().unwrap(), spec, "{}", written);
+        prop_assert!(written.bytes().all(|byte| byte.is_ascii_graphic()), "{}", written);
+    }
+
+    #[test]
+    fn no_text_panics(text in "\\PC*", query in "[a-z%=&\\\\0-9?]*") {
+        let _ = text.parse::<Spec>();
+        let _ = format!("message://7?{query}").parse::<Spec>();
+        let _ = format!("message://7?delimiter={query}").parse::<Spec>();
+    }
+}
+
+fn delay(query: &str) -> DelayOptions {
+    match parse(&format!("delay://7?{query}")).service {
+        ServiceOptions::Delay(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_law_is_read() {
+    let ms = Duration::from_millis;
+    let law = |query: &str| delay(query).law.delay;
+    assert_eq!(delay(""), DelayOptions::default());
+    assert_eq!(delay("").law, Law::default());
+    assert_eq!(law("fixed=1ms"), Distribution::Fixed(ms(1)));
+    assert_eq!(law("uniform=1ms-5ms"), Distribution::Uniform(ms(1), ms(5)));
+    let bimodal = Distribution::Bimodal([(ms(1), 90), (ms(20), 10)]);
+    assert_eq!(law("bimodal=1ms:90,20ms:10"), bimodal);
+    assert_eq!(law("bimodal=1ms%3A90%2C20ms%3A10"), bimodal);
+    let two = Distribution::Exponential(ms(2));
+    for query in ["exp=2ms", "dist=exp&mean=2ms", "mean=2ms&dist=exp"] {
+        assert_eq!(law(query), two, "{query}");
+    }
+    assert_eq!(law("dist=exp&queue=1"), Distribution::Exponential(ms(1)));
+    let stall = Some(Stall { lasts: ms(100), every: ms(1000) });
+    let options = DelayOptions {
+        law: Law { delay: two, queue: true, stall },
+        seed: 7,
+        size: 64,
+        depth: 1000,
+        hold: 4096,
+    };
+    let query = "exp=2ms&queue=1&stall=100ms/1s&size=64&depth=1k&hold=4k&seed=7";
+    assert_eq!(delay(query), options);
+    assert!(!delay("queue=0").law.queue);
+}
+
+#[test]
+fn a_law_that_is_not_understood_is_told_what_would_be() {
+    for (query, part) in [
+        ("fixed=1", "1s or 1ms"),
+        ("fixed=2h", "more than an hour"),
+        ("fixed=1ms&exp=1ms", "fixed and exp"),
+        ("uniform=1ms-2ms&dist=exp", "uniform and dist"),
+        ("mean=1ms", "dist=exp"),
+        ("exp=1ms&mean=1ms", "dist=exp"),
+        ("dist=fixed", "fixed=TIME"),
+        ("dist=normal", "must be exp"),
+        ("exp=0s", "more than 0"),
+        ("uniform=5ms-1ms", "1ms-5ms"),
+        ("uniform=5ms", "1ms-5ms"),
+        ("bimodal=1ms:90", "1ms:90,20ms:10"),
+        ("bimodal=1ms,2ms", "1ms:90,20ms:10"),
+        ("bimodal=1ms:0,2ms:1", "from 1 to 1000000"),
+        ("stall=1s", "100ms/1s"),
+        ("stall=1s/1s", "100ms/1s"),
+        ("stall=0s/1s", "100ms/1s"),
+        ("queue=2", "0 (each is delayed by itself) or 1"),
+        ("depth=0", "from 1 to 65536"),
+        ("depth=65537", "from 1 to 65536"),
+        ("hold=0", "from 1 to 1073741824"),
+        ("size=300k", "raise hold"),
+        ("seed=x", "whole number"),
+        ("order=big", "delay takes fixed, uniform, bimodal, exp"),
+    ] {
+        let error = error(&format!("delay://7?{query}"));
+        assert!(error.contains(part), "{query}: {error}");
+    }
+}
+
+#[test]
+fn laws_that_are_written_are_read_back() {
+    for (query, written) in [
+        ("", ""),
+        ("fixed=0s&queue=0&seed=1", ""),
+        ("fixed=1000us", "?fixed=1ms"),
+        ("fixed=1500us", "?fixed=1500us"),
+        ("uniform=0ms-1s", "?uniform=0s-1s"),
+        ("bimodal=1ms:90,20ms:10", "?bimodal=1ms:90,20ms:10"),
+        ("dist=exp&mean=60s", "?exp=60s"),
+        (
+            "seed=9&hold=3&depth=5&size=2&stall=100ms/1s&queue=1&exp=7ns",
+            "?exp=7ns&queue=1&stall=100ms/1s&size=2&depth=5&hold=3&seed=9",
+        ),
+    ] {
+        let spec = parse(&format!("delay://7?{query}"));
+        assert_eq!(spec.to_string(), format!("delay://7{written}"));
+        assert_eq!(parse(&spec.to_string()), spec);
+    }
+}

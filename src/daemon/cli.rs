@@ -1,0 +1,576 @@
+//! The daemon's command line: the flags, and the [`Config`] and the services that they make.
+//!
+//! What a flag may say is checked here as far as its own text goes (units, forms of addresses);
+//! ranges and what belongs together are checked by [`Config::check`]. How a service and its options
+//! are written is the business of [`spec`](crate::builtin::url).
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use log::LevelFilter;
+
+use crate::base::endpoint::Endpoint;
+use crate::base::units;
+use crate::builtin::url::{self, After, Defaults, FramedOptions, HubOptions, MessageOptions};
+use crate::builtin::url::{ServiceOptions, Slow, Spec};
+use crate::config::Config;
+use crate::net::bind;
+use crate::protocol::framing::{ByteOrder, Delimiter};
+
+const EXAMPLE: &str = "\
+Commands (echopool COMMAND --help tells more):
+  serve    what is described here; the default, so that the word may be left out
+  connect  a client for people: lines typed are sent, what arrives is shown
+
+What is listened on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
+  echo, discard, chargen  RFC 862, 863, 864
+  framed                  echo of frames, after their length; order, max-frame
+  message                 echo of messages, up to a delimiter; delimiter, after, max-message, show
+  hub                     clients send to one another; order, max-message, queue, slow, notices
+  delay                   echo that is late by a law; fixed, uniform, bimodal, exp, queue, stall,
+                          size, depth, hold, seed
+
+Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
+
+Examples: 10,000 clients at most, on the local machine only, and rates once a second:
+  echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s
+Three services at once, lines among them:
+  echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'";
+
+/// The heading of the flags that are defaults.
+const OPTIONS: &str = "Defaults of the services' options";
+
+/// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more, out
+/// of memory that is fixed at start.
+#[derive(clap::Parser, Debug)]
+#[command(name = "echopool", version, after_help = EXAMPLE, next_line_help = true)]
+pub(crate) struct Cli {
+    /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777; with a service:
+    /// framed://7777?order=big (see below); may be repeated
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:7777")]
+    listen: Vec<String>,
+
+    /// What the addresses and the defaults of the options say together.
+    #[arg(skip)]
+    listeners: Vec<(ServiceOptions, ListenAt)>,
+
+    /// Worker threads, 1 to 64 [default: the processors there are, 64 at most]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
+    workers: Option<usize>,
+
+    /// Connections at once, others wait [default: what open files allow, 65536 at most]
+    #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
+    max_connections: Option<u32>,
+
+    /// Size of a buffer, 256 to 1Mi
+    #[arg(long, value_name = "SIZE", default_value = "16Ki", value_parser = size::<usize>)]
+    buffer_size: usize,
+
+    /// Buffers, 16777216 at most [default: 1 per connection, 4096 at most, 64 per worker at least]
+    #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
+    buffers: Option<u32>,
+
+    /// As many buffers as fit into this much memory
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, conflicts_with = "buffers")]
+    memory: Option<u64>,
+
+    /// Connections that may wait at each listening socket, 1 to 65535
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count::<u32>)]
+    backlog: u32,
+
+    /// Close a connection that was silent for this long, 1ms to 8760h, or off
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    idle_timeout: TimeOrOff,
+
+    /// Close a connection whose client takes no output for this long, or off
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    send_timeout: TimeOrOff,
+
+    /// With no buffer free and others waiting this long, close the slowest reader, or off
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    shed_after: TimeOrOff,
+
+    /// Read on this long after closing, so that nothing sent before is lost, 0s to 10m
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
+    linger: Duration,
+
+    /// On SIGTERM or SIGINT give the clients this long to finish
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    pub(crate) drain_timeout: Duration,
+
+    /// Log the rates this often, at least 100ms apart [default: never]
+    #[arg(long, value_name = "TIME", value_parser = stats_interval)]
+    pub(crate) stats_interval: Option<Duration>,
+
+    /// Let other processes of this user listen on the same port, each taking a share
+    #[arg(long)]
+    share_port: bool,
+
+    /// Never sleep: each worker takes a whole processor, and no time to wake up
+    #[arg(long)]
+    busy_poll: bool,
+
+    /// framed, hub: how numbers are written, little or big
+    #[arg(long, value_name = "ORDER", default_value = "little", value_parser = url::order)]
+    #[arg(help_heading = OPTIONS)]
+    order: ByteOrder,
+
+    /// framed: the longest frame, 1 to 2147483647
+    #[arg(long, value_name = "SIZE", default_value = "1Mi", value_parser = url::max_frame)]
+    #[arg(help_heading = OPTIONS)]
+    max_frame: u32,
+
+    /// message: what ends a message, 1 to 16 bytes, with \n \r \t \0 \\ \xNN
+    #[arg(long, value_name = "BYTES", default_value = "<EOF>", value_parser = delimiter)]
+    #[arg(help_heading = OPTIONS)]
+    delimiter: Delimiter,
+
+    /// message: close the connection after a message, or keep it
+    #[arg(long, value_name = "WHAT", default_value = "close", help_heading = OPTIONS)]
+    after: After,
+
+    /// message, hub: the longest message [default: message 64Ki, hub a buffer, 16Ki at most]
+    #[arg(long, value_name = "SIZE", value_parser = url::max_message, help_heading = OPTIONS)]
+    max_message: Option<u32>,
+
+    /// message: how much of a message the log shows, at most 64Ki; 0 for nothing
+    #[arg(long, value_name = "SIZE", default_value = "200", value_parser = url::show)]
+    #[arg(help_heading = OPTIONS)]
+    show: u32,
+
+    /// hub: bytes that may wait for one client, 1 to 1Gi
+    #[arg(long, value_name = "SIZE", default_value = "256Ki", value_parser = url::queue)]
+    #[arg(help_heading = OPTIONS)]
+    queue: u32,
+
+    /// hub: when more would wait, drop the message or close the connection
+    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = OPTIONS)]
+    slow: Slow,
+
+    /// hub: tell clients who comes and goes, on or off
+    #[arg(long, value_name = "WHETHER", default_value = "on", value_parser = url::on_or_off)]
+    #[arg(help_heading = OPTIONS, action = clap::ArgAction::Set)]
+    notices: bool,
+
+    /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
+    #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
+    pub(crate) log: Option<LevelFilter>,
+
+    /// End when standard input does: for a parent process that may die.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+impl Cli {
+    /// Reads the command line. `args` are those of the process, its name included.
+    ///
+    /// # Errors
+    /// A flag or what it says is wrong; or help is asked for.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::try_parse_from(args)?;
+        let defaults = cli.defaults();
+        for text in &cli.listen {
+            let listener = Spec::parse(text, &defaults)
+                .map_err(|error| error.to_string())
+                .and_then(|spec| Ok((spec.service, spec.address.parse()?)))
+                .map_err(|error| wrong_listener(text, &error))?;
+            cli.listeners.push(listener);
+        }
+        Ok(cli)
+    }
+
+    /// The options of the services where an address has none.
+    fn defaults(&self) -> Defaults {
+        let usual = Defaults::default();
+        Defaults {
+            framed: FramedOptions { order: self.order, max_frame: self.max_frame },
+            message: MessageOptions {
+                delimiter: self.delimiter,
+                after: self.after,
+                max_message: self.max_message.unwrap_or(usual.message.max_message),
+                show: self.show,
+            },
+            hub: HubOptions {
+                order: self.order,
+                max_message: self.max_message,
+                queue: self.queue,
+                slow: self.slow,
+                notices: self.notices,
+            },
+        }
+    }
+
+    /// The configuration that the flags ask for, and the service of each listener in it. Names are
+    /// looked up here: each address of a name is a listener of its own.
+    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), ResolveError> {
+        let mut services = Vec::new();
+        let mut config = Config::new()
+            .buffer_size(self.buffer_size)
+            .backlog(self.backlog)
+            .idle_timeout(self.idle_timeout.0)
+            .send_timeout(self.send_timeout.0)
+            .shed_after(self.shed_after.0)
+            .linger(self.linger)
+            .share_port(self.share_port)
+            .busy_poll(self.busy_poll);
+        for (service, at) in &self.listeners {
+            for endpoint in at.resolve()? {
+                config = config.listen(endpoint);
+                services.push(*service);
+            }
+        }
+        config.workers = self.workers;
+        config.max_connections = self.max_connections;
+        if let Some(count) = self.buffers {
+            config = config.buffers(count);
+        }
+        if let Some(bytes) = self.memory {
+            config = config.memory(bytes);
+        }
+        Ok((config, services))
+    }
+}
+
+/// A `--listen` that is wrong, as clap reports any other flag.
+fn wrong_listener(text: &str, error: &str) -> clap::Error {
+    let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
+    Cli::command().error(ErrorKind::ValueValidation, text)
+}
+
+/// Where to listen, as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum ListenAt {
+    Endpoint(Endpoint),
+    Name(String, u16),
+}
+
+impl FromStr for ListenAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ListenAt, String> {
+        let forms = "write 7777, 127.0.0.1:7777, [::1]:7777 or localhost:7777";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(ListenAt::Endpoint(Endpoint::Unix(PathBuf::from(path))));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(ListenAt::Endpoint(address.into()));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let Ok(port) = port.parse::<u16>() else {
+            return Err(format!("'{port}' is no port (0 to 65535); {forms}"));
+        };
+        match host {
+            "" => Ok(ListenAt::Endpoint(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())),
+            _ if host.contains([':', '/', '[', ']']) => {
+                Err(format!("'{host}' is no host; {forms}"))
+            }
+            _ => Ok(ListenAt::Name(host.to_owned(), port)),
+        }
+    }
+}
+
+impl ListenAt {
+    /// All addresses that it stands for.
+    fn resolve(&self) -> Result<Vec<Endpoint>, ResolveError> {
+        let (host, port) = match self {
+            ListenAt::Endpoint(endpoint) => return Ok(vec![endpoint.clone()]),
+            ListenAt::Name(host, port) => (host, *port),
+        };
+        let fail = |error| ResolveError { host: host.clone(), error };
+        let found = (host.as_str(), port).to_socket_addrs().map_err(fail)?;
+        let addresses = usable(found.collect(), bind::has_ipv6());
+        if addresses.is_empty() {
+            return Err(fail(std::io::Error::other("the name has no address")));
+        }
+        Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
+    }
+}
+
+/// The addresses of a name, each once. Where there is no IPv6, a name that has IPv4 addresses too
+/// is not held against its IPv6 ones: /etc/hosts often lists ::1 regardless.
+fn usable(found: Vec<SocketAddr>, has_ipv6: bool) -> Vec<SocketAddr> {
+    let skip_ipv6 = !has_ipv6 && found.iter().any(SocketAddr::is_ipv4);
+    let mut addresses = Vec::new();
+    for address in found {
+        if skip_ipv6 && address.is_ipv6() {
+            log::warn!("no IPv6 on this machine: not listening on {address}");
+        } else if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// A name that could not be looked up.
+#[derive(Debug)]
+pub(crate) struct ResolveError {
+    host: String,
+    error: std::io::Error,
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot look up '{}': {}; give its address instead", self.host, self.error)
+    }
+}
+
+/// A time-out that may be off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct TimeOrOff(Option<Duration>);
+
+impl FromStr for TimeOrOff {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TimeOrOff, String> {
+        units::parse_duration_or_off(text).map(TimeOrOff)
+    }
+}
+
+fn delimiter(text: &str) -> Result<Delimiter, String> {
+    url::delimiter(text.as_bytes())
+}
+
+fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    T::try_from(units::parse_count(text)?).map_err(|_| format!("{text} is too large"))
+}
+
+fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    T::try_from(units::parse_size(text)?).map_err(|_| format!("{text} is too large"))
+}
+
+fn stats_interval(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        interval if interval < Duration::from_millis(100) => Err("the least is 100ms".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
+fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .map(|text| text.parse().expect("one of the levels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Buffers;
+
+    fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(["echopool"].iter().chain(flags).map(OsString::from))
+    }
+
+    fn services(flags: &[&str]) -> (Config, Vec<ServiceOptions>) {
+        parse(flags).unwrap_or_else(|error| panic!("{error}")).config().unwrap()
+    }
+
+    fn config(flags: &[&str]) -> Config {
+        services(flags).0
+    }
+
+    fn error(flags: &[&str]) -> String {
+        let error = parse(flags).expect_err("a usage error");
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_command_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_of_the_flags_are_those_of_the_library() {
+        let with_flags = config(&[]);
+        let library = Config::new().listen("[::]:7777".parse::<SocketAddr>().unwrap());
+        assert_eq!(format!("{with_flags:?}"), format!("{library:?}"));
+        let cli = parse(&[]).unwrap();
+        assert_eq!(cli.drain_timeout, Duration::from_secs(10));
+        assert_eq!((cli.stats_interval, cli.log, cli.until_stdin_closes), (None, None, false));
+    }
+
+    #[test]
+    fn every_flag_reaches_the_configuration() {
+        let text = "--listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --max-connections 10k \
+                    --buffer-size 4k --buffers 2k --backlog 128 --idle-timeout 1m \
+                    --send-timeout off --shed-after 500ms --linger 0s --share-port --busy-poll";
+        let flags: Vec<_> = text.split_whitespace().collect();
+        let address = |text: &str| Endpoint::Tcp(text.parse().unwrap());
+        let config = config(&flags);
+        assert_eq!(config.listen, [address("127.0.0.1:1"), address("[::1]:2")]);
+        assert_eq!((config.workers, config.max_connections), (Some(3), Some(10_000)));
+        assert_eq!((config.buffer_size, config.backlog), (4096, 128));
+        assert!(matches!(config.buffers, Buffers::Count(2000)));
+        assert_eq!(config.idle_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(config.send_timeout, None);
+        assert_eq!(config.shed_after, Some(Duration::from_millis(500)));
+        assert_eq!((config.linger, config.share_port), (Duration::ZERO, true));
+        assert!(config.busy_poll);
+    }
+
+    #[test]
+    fn memory_takes_the_place_of_buffers() {
+        assert!(matches!(config(&["--memory", "64MiB"]).buffers, Buffers::Bytes(0x400_0000)));
+        assert!(error(&["--memory", "64m", "--buffers", "9"]).contains("cannot be used with"));
+    }
+
+    #[test]
+    fn flags_for_the_daemon_itself() {
+        let flags =
+            ["--drain-timeout", "3s", "--stats-interval", "1s", "--log", "debug"].as_slice();
+        let cli = parse(&[flags, &["--until-stdin-closes"]].concat()).unwrap();
+        assert_eq!(cli.drain_timeout, Duration::from_secs(3));
+        assert_eq!(cli.stats_interval, Some(Duration::from_secs(1)));
+        assert_eq!((cli.log, cli.until_stdin_closes), (Some(LevelFilter::Debug), true));
+        assert!(error(&["--stats-interval", "99ms"]).contains("100ms"));
+        assert!(error(&["--log", "loud"]).contains("debug"), "the levels are named");
+    }
+
+    #[test]
+    fn a_number_without_its_unit_is_told_the_remedy() {
+        for flag in ["--idle-timeout", "--send-timeout", "--shed-after", "--linger"] {
+            let error = error(&[flag, "30"]);
+            assert!(error.contains("30s") && error.contains(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_be_written_in_several_ways() {
+        let endpoint = |text: &str| config(&["--listen", text]).endpoints()[0].to_string();
+        assert_eq!(endpoint("7777"), "tcp://[::]:7777");
+        assert_eq!(endpoint(":7777"), "tcp://[::]:7777");
+        assert_eq!(endpoint("tcp://7777"), "tcp://[::]:7777");
+        assert_eq!(endpoint("127.0.0.1:0"), "tcp://127.0.0.1:0");
+        assert_eq!(endpoint("[::1]:7777"), "tcp://[::1]:7777");
+        assert_eq!(endpoint("tcp://[::1]:7777"), "tcp://[::1]:7777");
+        assert_eq!(endpoint("unix:/run/e.sock"), "unix:/run/e.sock");
+        assert_eq!("host:7".parse(), Ok(ListenAt::Name("host".to_owned(), 7)));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_the_forms() {
+        for bad in [
+            "",
+            "70000",
+            "-1",
+            "localhost",
+            "localhost:",
+            "::1:7",
+            "[::1]",
+            "tcp://framed://7",
+            "a/b:7",
+        ] {
+            let error = error(&[&format!("--listen={bad}")]);
+            assert!(error.contains("write 7777") && error.contains("--listen"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_is_wrong_is_told_what_is_right() {
+        for (bad, part) in [
+            ("http://host:80", "echo, discard, chargen, framed, message, hub"),
+            ("framed://7?after=keep", "framed takes order, max-frame"),
+            ("framed://7?order=big&max-frame=9&max-frame=9", "twice"),
+        ] {
+            let error = error(&["--listen", "1", "--listen", bad]);
+            assert!(error.contains(part) && error.contains("--listen"), "{bad}: {error}");
+        }
+        let error = error(&["--listen", "hub://7", "--max-message", "17k"]);
+        assert!(error.contains("16384"), "a flag is checked where it is used: {error}");
+        assert!(parse(&["--listen", "7", "--max-message", "17k"]).is_ok());
+    }
+
+    #[test]
+    fn each_listener_has_its_service() {
+        let text = "--listen 127.0.0.1:1 --listen framed://127.0.0.1:2?order=big \
+                    --listen discard://127.0.0.1:3";
+        let (config, services) = services(&text.split_whitespace().collect::<Vec<_>>());
+        let names: Vec<_> = services.iter().map(ServiceOptions::name).collect();
+        assert_eq!(names, ["echo", "framed", "discard"]);
+        let ports = config.listen.iter().map(|at| at.socket_addr().unwrap().port());
+        assert_eq!(ports.collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_flags_are_the_defaults_of_the_options() {
+        let text = r"--listen framed://1 --listen framed://2?order=little&max-frame=5 \
+                     --listen message://3 --listen message://4?show=5&delimiter=%2E \
+                     --listen hub://5 --listen hub://6?queue=9 \
+                     --order big --max-frame 4 --delimiter \n --after keep --max-message 100 \
+                     --show 7 --queue 8 --slow close --notices off";
+        let flags: Vec<_> = text.split_whitespace().filter(|flag| *flag != "\\").collect();
+        let (_, services) = services(&flags);
+        let framed = FramedOptions { order: ByteOrder::Big, max_frame: 4 };
+        let message = MessageOptions {
+            delimiter: Delimiter::new(b"\n").unwrap(),
+            after: After::Keep,
+            max_message: 100,
+            show: 7,
+        };
+        let hub = HubOptions {
+            order: ByteOrder::Big,
+            max_message: Some(100),
+            queue: 8,
+            slow: Slow::Close,
+            notices: false,
+        };
+        let other = FramedOptions { order: ByteOrder::Little, max_frame: 5 };
+        let full_stop = Delimiter::new(b".").unwrap();
+        let expected = [
+            ServiceOptions::Framed(framed),
+            ServiceOptions::Framed(other),
+            ServiceOptions::Message(message),
+            ServiceOptions::Message(MessageOptions { show: 5, delimiter: full_stop, ..message }),
+            ServiceOptions::Hub(hub),
+            ServiceOptions::Hub(HubOptions { queue: 9, ..hub }),
+        ];
+        assert_eq!(services, expected);
+    }
+
+    #[test]
+    fn without_flags_the_options_are_those_of_the_grammar() {
+        assert_eq!(parse(&[]).unwrap().defaults(), Defaults::default());
+    }
+
+    #[test]
+    fn help_names_every_service_and_option() {
+        let help = Cli::command().render_help().to_string();
+        for name in ["serve", "connect", "framed", "message", "hub", "chargen", "discard"] {
+            assert!(help.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_stands_for_all_its_addresses_each_with_the_service() {
+        let (config, services) = services(&["--listen", "discard://localhost:7"]);
+        assert!(!config.listen.is_empty());
+        assert_eq!(services, vec![ServiceOptions::Discard; config.listen.len()]);
+        for endpoint in &config.listen {
+            let address = endpoint.socket_addr().unwrap();
+            assert!(address.ip().is_loopback() && address.port() == 7, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_an_error() {
+        // RFC 6761 reserves the name: nobody answers for it.
+        let cli = parse(&["--listen", "nobody.invalid:7"]).unwrap();
+        let error = cli.config().unwrap_err().to_string();
+        assert!(error.contains("nobody.invalid"), "{error}");
+    }
+
+    #[test]
+    fn without_ipv6_a_name_stands_for_its_ipv4_addresses() {
+        let [v4, v6]: [SocketAddr; 2] =
+            ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap());
+        assert_eq!(usable(vec![v6, v4, v6, v4], true), [v6, v4]);
+        assert_eq!(usable(vec![v6, v4], false), [v4]);
+        assert_eq!(usable(vec![v6], false), [v6], "so that binding it names the error");
+    }
+}

@@ -1,0 +1,505 @@
+//! `echopool connect`: a client for people and for pipes. What is typed is sent, what arrives is
+//! shown; the state of the connection goes to standard error.
+//!
+//! Standard input is read on a thread of its own, the connection lives on the loop of
+//! [`client`](crate::client), and everything that happens comes to the main thread as an `Event`.
+//! At most `LINES_AHEAD` lines are read before they are sent: what is piped in waits in the pipe.
+//!
+//! * here: the command line, and what happens from the first event to the exit code
+//! * `input`: standard input, in chunks or lines; `line`: what a line means
+//! * `show`: what is written
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::base::units;
+use crate::builtin::url::ServiceOptions;
+use crate::client::target::Target;
+use crate::client::with_remedy;
+use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
+use crate::protocol::framing::{ByteOrder, Framing};
+
+mod input;
+mod line;
+mod show;
+
+use input::Input;
+use line::{Command, hub_frame, hub_request, messages_in};
+use show::Show;
+
+/// Lines, or chunks of input, that are read before the first of them is sent.
+const LINES_AHEAD: usize = 32;
+
+/// How long the other side has to close after this one has: for a person, and a pipe that ends.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// What ends with an error; the command line is 2, as everywhere.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+/// 128 and the number of SIGINT, as a shell says it.
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+The service says what a line is: echo (tcp://, or none), discard, chargen: bytes, as they are;
+framed: a frame, without the newline; message: a message, the delimiter in place of the newline;
+hub: a message to all, or /list, /to ID TEXT, /quit (// begins a line with a slash).
+
+At the end of input the sending side is closed, and what still comes is shown; with framed and
+message a reply is awaited for each line. On a terminal bytes that it would act on are escaped.
+
+Exit codes: 0 all sent and answered; 1 not, or no connection; 2 wrong usage; 130 interrupted.
+
+Examples:
+  echo hi | echopool connect 127.0.0.1:7777
+  echopool connect framed://localhost:7778?order=big
+  printf 'one\\ntwo\\n' | echopool connect 'message://[::1]:7779?delimiter=\\n'
+  echopool connect hub://localhost:7780";
+
+/// Connects to a server: lines typed are sent, what arrives is shown.
+#[derive(Parser, Debug)]
+#[command(name = "echopool connect", bin_name = "echopool connect", version)]
+#[command(after_help = EXAMPLES)]
+struct Args {
+    /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as the ready line of the server says it
+    #[arg(value_name = "TARGET")]
+    target: String,
+
+    /// How long to wait for the connection, and after the end of input for anything to come
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    timeout: Duration,
+
+    /// Connect again when the connection is lost [default: if input is a terminal]
+    #[arg(long, conflicts_with = "no_reconnect")]
+    reconnect: bool,
+
+    /// Do not
+    #[arg(long)]
+    no_reconnect: bool,
+
+    /// Say nothing of the connection's state on standard error, but why it failed
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Runs the client. `args` are those of the process without the word `connect`.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let target = match Target::parse(&args.target) {
+        Ok(target) => target,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(USAGE);
+        }
+    };
+    match Talk::begin(&args, target).map(Talk::run) {
+        Ok(code) => ExitCode::from(code),
+        Err(text) => {
+            complain(&text);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Says something on standard error. If nobody reads that, there is nobody to tell.
+fn complain(what: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "echopool: {what}");
+}
+
+/// What the main thread hears of.
+enum Event {
+    Input(Input),
+    Connected(Result<std::net::SocketAddr, Failed>),
+    /// A line that was so many messages.
+    Sent(Result<Vec<u8>, Failed>, u64),
+    Received(Result<Vec<u8>, Failed>),
+    HalfClosed,
+    State(State),
+    Interrupted,
+}
+
+/// What a line is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// Bytes, as they are.
+    Bytes,
+    /// A message each, and a reply to each.
+    Messages,
+    /// A message to all, or a command.
+    Hub(ByteOrder),
+}
+
+impl Mode {
+    fn of(target: &Target) -> Mode {
+        match target.service {
+            ServiceOptions::Hub(hub) => Mode::Hub(hub.order),
+            _ if target.framing.is_some() => Mode::Messages,
+            _ => Mode::Bytes,
+        }
+    }
+}
+
+/// A conversation, from the first event to the exit code.
+struct Talk {
+    client: Client,
+    _loop: ClientLoop,
+    events: Receiver<Event>,
+    teller: Sender<Event>,
+    /// Lets the reader of standard input read on.
+    credits: Sender<()>,
+    show: Show,
+    mode: Mode,
+    quiet: bool,
+    timeout: Duration,
+    reconnects: bool,
+    is_terminal: bool,
+    input_ended: bool,
+    /// The connection is gone, and no other will be made.
+    closed: bool,
+    /// Something was not sent or not understood.
+    failed: bool,
+    sending: u64,
+    /// Lines sent; with a delimiter, messages: a line that contains it is several.
+    lines: u64,
+    /// What of the lines so far stands behind their last delimiter, as the server cuts them.
+    carry: Vec<u8>,
+    replies: u64,
+    /// When waiting for what still comes is given up.
+    give_up: Option<Instant>,
+}
+
+impl Talk {
+    fn begin(args: &Args, target: Target) -> Result<Talk, String> {
+        let is_terminal = io::stdin().is_terminal();
+        let reconnects = (is_terminal || args.reconnect) && !args.no_reconnect;
+        let (teller, events) = channel();
+        let (credits, credit) = channel();
+        for _ in 0..LINES_AHEAD {
+            let _ = credits.send(());
+        }
+        on_signals(teller.clone())
+            .map_err(|error| format!("cannot catch signals: {}", with_remedy(&error)))?;
+        let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
+        let own_loop =
+            ClientLoop::start(limits).map_err(|e| Error::cannot_start(&e).to_string())?;
+        let states = teller.clone();
+        let mut options = Options::new()
+            .connect_timeout(args.timeout)
+            .unsent(Unsent::Keep)
+            .on_state(move |state| drop(states.send(Event::State(state.clone()))));
+        if reconnects {
+            options = options.reconnect(Reconnect::default());
+        }
+        let mode = Mode::of(&target);
+        let line_max = target.framing.map(|framing| framing.wire_max());
+        let text = target.literal.is_empty().then(|| format!("{}:{}", target.host, target.port));
+        let client = own_loop.client(&args.target, options).map_err(|error| error.to_string())?;
+        input::start(teller.clone(), credit, line_max).map_err(|error| error.to_string())?;
+        if let Some(text) = text
+            && !args.quiet
+        {
+            complain(&format_args!("looking up {text}"));
+        }
+        Ok(Talk {
+            client,
+            _loop: own_loop,
+            events,
+            teller,
+            credits,
+            show: Show::new(),
+            mode,
+            quiet: args.quiet,
+            timeout: args.timeout,
+            reconnects,
+            is_terminal,
+            input_ended: false,
+            closed: false,
+            failed: false,
+            sending: 0,
+            lines: 0,
+            carry: Vec::new(),
+            replies: 0,
+            give_up: None,
+        })
+    }
+
+    fn run(mut self) -> u8 {
+        let limit = if self.reconnects { Duration::MAX } else { self.timeout };
+        let teller = self.teller.clone();
+        self.client
+            .connect(limit)
+            .on_complete(move |address| drop(teller.send(Event::Connected(address))));
+        self.receive(Vec::new());
+        let code = loop {
+            if let Some(code) = self.next_event().and_then(|event| self.hear(event)) {
+                break code;
+            }
+        };
+        if code == 0 {
+            // In order: what the other side still has to say of it does not matter.
+            let _ = self.client.disconnect().wait_timeout(LINGER);
+        }
+        code
+    }
+
+    /// The next event; `None` when that took too long and the end has been told.
+    fn next_event(&mut self) -> Option<Event> {
+        let Some(give_up) = self.give_up else {
+            // The teller is here, so that there always is one.
+            return self.events.recv().ok();
+        };
+        let left = give_up.saturating_duration_since(Instant::now());
+        match self.events.recv_timeout(left) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                self.give_up = None;
+                let failed = Failed::from(Error::TimedOut);
+                Some(Event::Received(Err(failed)))
+            }
+        }
+    }
+
+    /// Does what an event asks for. Answers the exit code when this is the end.
+    fn hear(&mut self, event: Event) -> Option<u8> {
+        match event {
+            // After /quit nothing is sent.
+            Event::Input(_) if self.input_ended => None,
+            Event::Input(Input::Line(line)) => self.send_line(line),
+            Event::Input(Input::TooLong(max)) => {
+                complain(&format_args!(
+                    "a line of more than {max} bytes was not sent; raise max-frame or max-message"
+                ));
+                self.failed = true;
+                self.credit();
+                None
+            }
+            Event::Input(Input::Failed(error)) => {
+                complain(&format_args!("cannot read standard input: {error}"));
+                self.failed = true;
+                self.end_of_input()
+            }
+            Event::Input(Input::End) => self.end_of_input(),
+            Event::Connected(Err(failed)) => {
+                complain(&failed);
+                Some(FAILED)
+            }
+            Event::Connected(Ok(_)) | Event::HalfClosed => None,
+            Event::Sent(result, messages) => self.sent(result, messages),
+            Event::Received(Ok(bytes)) => self.received(bytes),
+            Event::Received(Err(failed)) => self.receive_failed(failed),
+            Event::State(state) => {
+                self.tell_state(&state);
+                None
+            }
+            Event::Interrupted => Some(INTERRUPTED),
+        }
+    }
+
+    fn credit(&self) {
+        // Without a reader there is no more input.
+        let _ = self.credits.send(());
+    }
+
+    fn send_line(&mut self, line: Vec<u8>) -> Option<u8> {
+        let data = match self.mode {
+            Mode::Hub(order) => match hub_request(&line) {
+                Ok(Command::Quit) => return self.end_of_input(),
+                Ok(Command::Ask(request, payload)) => hub_frame(request, payload, order),
+                Err(text) => {
+                    complain(&text);
+                    self.failed = true;
+                    self.credit();
+                    return None;
+                }
+            },
+            _ => line,
+        };
+        let messages = match self.client.framing() {
+            Some(Framing::Delimiter { delimiter, .. }) => {
+                messages_in(&mut self.carry, &data, delimiter.bytes())
+            }
+            _ => 1,
+        };
+        self.sending += 1;
+        self.lines += messages;
+        let teller = self.teller.clone();
+        let tell = move |sent| drop(teller.send(Event::Sent(sent, messages)));
+        self.client.send(data).on_complete(tell);
+        None
+    }
+
+    fn sent(&mut self, result: Result<Vec<u8>, Failed>, messages: u64) -> Option<u8> {
+        self.sending -= 1;
+        self.credit();
+        if let Err(failed) = result {
+            complain(&format_args!("not sent: {failed}"));
+            self.failed = true;
+            // Nobody waits for the answer to it.
+            self.lines -= messages;
+            if self.closed {
+                return Some(FAILED);
+            }
+        }
+        self.end_if_done()
+    }
+
+    /// Nothing more will be sent.
+    fn end_of_input(&mut self) -> Option<u8> {
+        self.input_ended = true;
+        self.wait_again();
+        if self.closed {
+            return Some(self.code());
+        }
+        if self.mode != Mode::Messages {
+            let teller = self.teller.clone();
+            self.client.half_close().on_complete(move |_| drop(teller.send(Event::HalfClosed)));
+        }
+        self.end_if_done()
+    }
+
+    /// With messages, the last reply is the end; otherwise the other side's is.
+    fn end_if_done(&mut self) -> Option<u8> {
+        let answered = self.sending == 0 && self.replies >= self.lines;
+        (self.input_ended && self.mode == Mode::Messages && answered).then(|| self.code())
+    }
+
+    fn code(&self) -> u8 {
+        if self.failed { FAILED } else { 0 }
+    }
+
+    /// Something has come, or is begun to be waited for: the time-out begins again.
+    fn wait_again(&mut self) {
+        if self.input_ended {
+            self.give_up = Instant::now().checked_add(self.timeout);
+        }
+    }
+
+    fn receive(&mut self, buffer: Vec<u8>) {
+        let teller = self.teller.clone();
+        let pending = match self.mode {
+            Mode::Bytes => self.client.receive(buffer),
+            Mode::Messages | Mode::Hub(_) => self.client.receive_message(buffer),
+        };
+        pending.on_complete(move |received| drop(teller.send(Event::Received(received))));
+    }
+
+    fn received(&mut self, bytes: Vec<u8>) -> Option<u8> {
+        let shown = match self.mode {
+            Mode::Bytes => self.show.bytes(&bytes),
+            Mode::Messages => self.show.line(&bytes),
+            Mode::Hub(order) => self.show.hub_event(&bytes, order),
+        };
+        match shown {
+            Ok(()) => {}
+            // Nobody reads on: what is at the other end of the pipe has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Some(self.code()),
+            Err(error) => {
+                complain(&format_args!("cannot write to standard output: {error}"));
+                return Some(FAILED);
+            }
+        }
+        self.replies += 1;
+        self.wait_again();
+        self.receive(bytes);
+        self.end_if_done()
+    }
+
+    fn receive_failed(&mut self, failed: Failed) -> Option<u8> {
+        let ended_in_order = failed.error == Error::ClosedByPeer && failed.buffer.is_empty();
+        if self.input_ended || failed.error == Error::TimedOut {
+            return Some(self.last_words(&failed, ended_in_order));
+        }
+        if self.reconnects {
+            // The state tells the rest. The next one is of the next connection.
+            self.receive(Vec::new());
+            return None;
+        }
+        if !ended_in_order || self.unanswered() > 0 {
+            return Some(self.last_words(&failed, false));
+        }
+        // A person sees it and is done; what comes through a pipe has to be sent, or to fail.
+        self.closed = true;
+        self.is_terminal.then(|| self.code())
+    }
+
+    /// Lines that are not sent, or a reply to which has not come.
+    fn unanswered(&self) -> u64 {
+        match self.mode {
+            Mode::Messages => self.lines.saturating_sub(self.replies),
+            _ => self.sending,
+        }
+    }
+
+    /// Says what is missing when no more can come. Answers the exit code.
+    fn last_words(&self, failed: &Failed, ended_in_order: bool) -> u8 {
+        let unanswered = self.unanswered();
+        if ended_in_order && unanswered == 0 {
+            return self.code();
+        }
+        let what = match (self.mode, unanswered) {
+            (_, 0) => String::new(),
+            (Mode::Messages, n) => {
+                format!(" ({n} of {} lines without a reply)", self.lines)
+            }
+            (_, n) => format!(" ({n} of {} not sent)", self.lines),
+        };
+        complain(&format_args!("{failed}{what}"));
+        FAILED
+    }
+
+    fn tell_state(&self, state: &State) {
+        if self.quiet {
+            return;
+        }
+        match state {
+            State::Connected { address } => complain(&format_args!("connected to {address}")),
+            State::Waiting { until, attempt, why } => {
+                let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+                complain(&format_args!("{why}; attempt {attempt} in {left:.1} s"));
+            }
+            State::Closed { why: Error::ClosedByPeer } if !self.input_ended => {
+                complain(&"the peer has closed the connection");
+            }
+            State::Connecting | State::Closed { .. } => {}
+        }
+    }
+}
+
+/// The first signal ends in order, a second one at once.
+fn on_signals(teller: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for nth in 0.. {
+            if signals.forever().next().is_none() || nth > 0 {
+                std::process::exit(INTERRUPTED.into());
+            }
+            let _ = teller.send(Event::Interrupted);
+        }
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,325 @@
+//! The daemon: the command line carried out, from its arguments to its exit code.
+//!
+//! Standard output carries the ready lines and nothing else; the log goes to standard error. Three
+//! threads stand beside the workers, all of them asleep most of the time: one for signals, one for
+//! the lines of `--stats-interval`, one for `--until-stdin-closes`.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::LevelFilter;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::base::endpoint::Endpoint;
+use crate::builtin::url::{ServiceOptions, Spec};
+use crate::builtin::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, OfListener};
+use crate::error::StartError;
+use crate::server::{Drained, ServerHandle};
+use cli::Cli;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod connect;
+mod report;
+
+/// Exit code of a failure at start or at run time.
+const FAILED: u8 = 1;
+/// Exit code of a command line that is wrong on every machine. clap uses the same.
+const USAGE: u8 = 2;
+
+/// How long clients may finish when the parent process is gone, and most likely they with it.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
+
+/// Address space of a helper thread's stack: each formats a line now and then, and no more.
+const HELPER_STACK_BYTES: usize = 256 << 10;
+
+/// Between two lines for SIGUSR1 at least, whoever sends them and however many.
+const STATS_LINE_GAP: Duration = Duration::from_millis(100);
+
+/// Runs the daemon until it is told to end. `args` are those of the process, its name included.
+///
+/// Exit codes: 0 when it was told to end, also if the drain time-out cut connections (a line of the
+/// log says how many); 1 when it could not start or failed; 2 when the command line is wrong.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::read(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also --help and --version, on standard output and with code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    start_log(cli.log);
+    match serve(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Not through the log: it may be off.
+            let _ = writeln!(io::stderr(), "echopool: {}", failure.text);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why the daemon ends otherwise than by being told to.
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(text: impl ToString) -> Failure {
+        Failure { code: FAILED, text: text.to_string() }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        let code = match error {
+            StartError::NothingToListenOn
+            | StartError::ListenedTwice(_)
+            | StartError::Covered { .. }
+            | StartError::Unsupported(_)
+            | StartError::Limit { .. }
+            | StartError::Service(_)
+            | StartError::Timeout { .. } => USAGE,
+            _ => FAILED,
+        };
+        Failure { code, text: error.to_string() }
+    }
+}
+
+/// Logs to standard error. If the process has a logger already, that one is kept.
+fn start_log(level: Option<LevelFilter>) {
+    let mut builder = env_logger::Builder::new();
+    match level {
+        Some(level) => builder.filter_module("echopool", level),
+        None if std::env::var_os("RUST_LOG").is_some() => builder.parse_default_env(),
+        None => builder.filter_module("echopool", LevelFilter::Info),
+    };
+    // Who asks for figures gets them, whatever the level.
+    builder.filter_module(report::TARGET, LevelFilter::Info);
+    let _ = builder.try_init();
+}
+
+fn serve(cli: &Cli) -> Result<(), Failure> {
+    let (config, options) = cli.config().map_err(Failure::new)?;
+    // Before the server starts: from here on a signal is kept until it can be obeyed.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
+        .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
+    let end_of_signals = signals.handle();
+    let services = options.iter().map(builtin).collect();
+    let server = OfListener::new(services).start(config)?;
+    report::limits(server.limits());
+    report::busy_workers(server.limits());
+    log::info!("{}", server.memory());
+
+    let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
+    start_threads(cli, signals, &ending)?;
+    say_ready(ending.server.local_endpoints(), &options, &mut io::stdout().lock());
+    let drained = ending.server.wait();
+    end_of_signals.close();
+    report::end(drained, &ending.server.stats().total());
+    match drained {
+        Drained::Failed => Err(Failure::new("a worker failed; the log says why")),
+        Drained::Clean | Drained::Cut(_) => Ok(()),
+    }
+}
+
+/// The service that was asked for.
+fn builtin(options: &ServiceOptions) -> Builtin {
+    match *options {
+        ServiceOptions::Echo => Builtin::Echo(Echo),
+        ServiceOptions::Discard => Builtin::Discard(Discard),
+        ServiceOptions::Chargen => Builtin::Chargen(Chargen::default()),
+        ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
+        ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
+        ServiceOptions::Delay(options) => Builtin::Delay(Delay::new(options)),
+        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
+    }
+}
+
+/// The server, and whether it was told to end.
+struct Ending {
+    server: ServerHandle,
+    begun: AtomicBool,
+}
+
+impl Ending {
+    /// Lets the clients finish; the second time, does not.
+    fn next(&self, why: &str, drain_timeout: Duration) {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            log::warn!("{why}: stopping at once");
+            self.server.stop();
+        } else {
+            log::info!("{why}: draining, {drain_timeout:?} at most");
+            self.server.begin_drain(drain_timeout);
+        }
+    }
+}
+
+fn start_threads(cli: &Cli, signals: Signals, ending: &Arc<Ending>) -> Result<(), Failure> {
+    let (for_signals, drain_timeout) = (Arc::clone(ending), cli.drain_timeout);
+    spawn("signals", move || obey(signals, &for_signals, drain_timeout))?;
+    if let Some(interval) = cli.stats_interval {
+        let ending = Arc::clone(ending);
+        spawn("stats", move || report_rates(&ending.server, interval))?;
+    }
+    if cli.until_stdin_closes {
+        let ending = Arc::clone(ending);
+        spawn("stdin", move || end_with_stdin(&ending))?;
+    }
+    Ok(())
+}
+
+fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(HELPER_STACK_BYTES)
+        .spawn(body)
+        .map(drop)
+        .map_err(|error| Failure::new(format_args!("cannot start the thread '{name}': {error}")))
+}
+
+/// Carries out the signals. The handler itself does no more than wake this thread.
+fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
+    let mut last_line: Option<Instant> = None;
+    for signal in signals.forever() {
+        match signal {
+            SIGUSR1 if last_line.is_some_and(|last| last.elapsed() < STATS_LINE_GAP) => {}
+            SIGUSR1 => {
+                last_line = Some(Instant::now());
+                report::totals(&ending.server.stats().total());
+            }
+            SIGINT => ending.next("SIGINT", drain_timeout),
+            _ => ending.next("SIGTERM", drain_timeout),
+        }
+    }
+}
+
+/// Logs the rates once in each interval, counted from the start, so that the lines do not drift.
+fn report_rates(server: &ServerHandle, interval: Duration) {
+    let mut last = (Instant::now(), server.stats().total());
+    let mut next = last.0;
+    loop {
+        next += interval;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        let now = (Instant::now(), server.stats().total());
+        report::rates(&last.1, &now.1, now.0 - last.0);
+        // After a suspension: one line for all of it, not one for each interval at once.
+        next = next.max(now.0.checked_sub(interval).unwrap_or(now.0));
+        last = now;
+    }
+}
+
+/// Ends the server soon after standard input has ended: whoever held its other end is gone.
+fn end_with_stdin(ending: &Ending) {
+    let mut stdin = io::stdin().lock();
+    let mut ignored = [0; 256];
+    loop {
+        match stdin.read(&mut ignored) {
+            Ok(0) => break,
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
+            _ => {}
+        }
+    }
+    if !ending.begun.swap(true, Ordering::AcqRel) {
+        log::info!("standard input has ended: draining, {ORPHAN_DRAIN:?} at most");
+        ending.server.begin_drain(ORPHAN_DRAIN);
+    }
+    // A drain that a signal began may have been given longer.
+    thread::sleep(ORPHAN_DRAIN);
+    ending.server.stop();
+}
+
+/// Says where the server listens, as loadgen and `echopool connect` take it. That nobody reads it
+/// is no reason to end.
+fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl Write) {
+    let mut lines = String::new();
+    for (endpoint, service) in endpoints.iter().zip(services) {
+        let target = match endpoint.socket_addr() {
+            Some(address) => Spec { service: *service, address: address.to_string() }.to_string(),
+            None => endpoint.to_string(),
+        };
+        lines.push_str(&format!("echopool listening on {target}\n"));
+    }
+    if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+        log::warn!("cannot write the ready lines to standard output: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    // These end while the command line is parsed: what comes after it sets a logger and catches
+    // signals, for the whole process that the tests run in.
+    fn code(flags: &[&str]) -> String {
+        format!("{:?}", run(["echopool"].iter().chain(flags).map(OsString::from)))
+    }
+
+    fn expected(code: u8) -> String {
+        format!("{:?}", ExitCode::from(code))
+    }
+
+    #[test]
+    fn a_command_line_that_cannot_be_read_is_2_and_help_is_0() {
+        assert_eq!(code(&["--no-such-flag"]), expected(2));
+        assert_eq!(code(&["--linger", "3"]), expected(2));
+        assert_eq!(code(&["--help"]), expected(0));
+        assert_eq!(code(&["--version"]), expected(0));
+    }
+
+    #[test]
+    fn a_command_line_that_is_wrong_on_every_machine_is_2_and_other_failures_are_1() {
+        let endpoint = || Endpoint::Tcp("127.0.0.1:7".parse().unwrap());
+        let code = |error: StartError| Failure::from(error).code;
+        let wrong = Config::new().listen(endpoint()).workers(65).check().unwrap_err();
+        assert_eq!(code(wrong), 2);
+        let wrong = Config::new().listen(endpoint()).idle_timeout(Some(Duration::ZERO));
+        assert_eq!(code(wrong.check().unwrap_err()), 2);
+        assert_eq!(code(StartError::NothingToListenOn), 2);
+        assert_eq!(code(StartError::ListenedTwice(endpoint())), 2);
+        assert_eq!(code(StartError::Unsupported(endpoint())), 2);
+        assert_eq!(code(StartError::Service("too few buffers".to_owned())), 2);
+        assert_eq!(code(StartError::AddressInUse(endpoint())), 1);
+        let what = "buffers";
+        assert_eq!(code(StartError::Resource { what, error: io::Error::other("none") }), 1);
+    }
+
+    #[test]
+    fn ready_lines_name_each_endpoint_and_its_service() {
+        let endpoints = ["[::]:7777", "127.0.0.1:80", "127.0.0.1:81"]
+            .map(|address| Endpoint::Tcp(address.parse().unwrap()));
+        let framed = "framed://80?order=big".parse::<Spec>().unwrap().service;
+        let services = [ServiceOptions::Echo, framed, ServiceOptions::Discard];
+        let mut out = Vec::new();
+        say_ready(&endpoints, &services, &mut out);
+        let expected = "echopool listening on tcp://[::]:7777\n\
+                        echopool listening on framed://127.0.0.1:80?order=big\n\
+                        echopool listening on discard://127.0.0.1:81\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_closed_standard_output_is_survived() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let endpoint = Endpoint::Tcp("[::]:1".parse().unwrap());
+        say_ready(&[endpoint], &[ServiceOptions::Echo], &mut Closed);
+    }
+}

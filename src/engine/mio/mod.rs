@@ -1,0 +1,521 @@
+//! The readiness engine: completions made out of edge-triggered readiness and plain system calls.
+//!
+//! Each socket is registered once, for everything, and never again. What it is ready for is
+//! remembered, so that an operation is tried only when it can do something:
+//!
+//! * A receive that fills less than it was given has drained the socket: no call is spent on
+//!   finding EAGAIN. It has not if the peer has closed its side (the end of the stream gives no
+//!   event of its own when it came with the last bytes), or if there is urgent data (a receive
+//!   stops at its mark): then it is read on.
+//! * A send is tried at once, and waited for only after it took less than it was given.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::sys::{Listening, Readiness, Sys};
+use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
+use crate::buffer::{Chain, Pool};
+use crate::error::Errno;
+use crate::shared::permits::Permits;
+
+mod transfer;
+
+use transfer::{NoBytes, offered, recv_one, recv_several, send_some};
+
+/// How many operations a Cancel can end on one socket, itself included: Connect or Send, Recv.
+const CANCELS_PER_SLOT: usize = 3;
+
+/// Makes completions out of readiness.
+pub struct MioEngine<S: Sys> {
+    sys: S,
+    pool: Pool,
+    permits: Option<Arc<Permits>>,
+    sockets: Vec<Slot<S::Socket>>,
+    listeners: Vec<Listener<S::Socket>>,
+    /// Empty between calls of `poll`.
+    ready: Vec<Readiness>,
+    /// Ended by Cancel, and not yet told.
+    cancelled: VecDeque<Key>,
+}
+
+/// A socket and what is known of it.
+struct Slot<Socket> {
+    socket: Option<Socket>,
+    generation: u32,
+    readable: bool,
+    writable: bool,
+    /// A short receive does not mean that the socket is drained.
+    read_on: bool,
+    connecting: bool,
+    /// The buffers that the Recv in flight may fill; 0 if none is.
+    receiving: u8,
+    /// The Send in flight.
+    sending: Option<Chain>,
+}
+
+struct Listener<Socket> {
+    socket: Option<Listening<Socket>>,
+    readable: bool,
+    accepting: bool,
+}
+
+impl<Socket> Slot<Socket> {
+    fn empty() -> Slot<Socket> {
+        Slot {
+            socket: None,
+            generation: 0,
+            readable: false,
+            writable: false,
+            read_on: false,
+            connecting: false,
+            receiving: 0,
+            sending: None,
+        }
+    }
+}
+
+impl<S: Sys> MioEngine<S> {
+    /// What the engine takes of memory for each slot.
+    pub const BYTES_PER_SLOT: usize =
+        size_of::<Slot<S::Socket>>() + CANCELS_PER_SLOT * size_of::<Key>();
+
+    /// An engine for sockets in slots below `slots` and for the listeners, whose keys are
+    /// [`Key::listener`] in the order given. Without permits it accepts without limit.
+    ///
+    /// # Errors
+    /// The system refused to watch a listener.
+    pub fn new(
+        mut sys: S,
+        slots: usize,
+        pool: Pool,
+        permits: Option<Arc<Permits>>,
+        listeners: Vec<Listening<S::Socket>>,
+    ) -> Result<MioEngine<S>, Errno> {
+        for (index, listening) in listeners.iter().enumerate() {
+            sys.register(&listening.socket, Key::listener(index).to_bits())?;
+        }
+        let listener =
+            |socket| Listener { socket: Some(socket), readable: false, accepting: false };
+        Ok(MioEngine {
+            sys,
+            pool,
+            permits,
+            // Filled as slots are used, within this capacity.
+            sockets: Vec::with_capacity(slots),
+            listeners: listeners.into_iter().map(listener).collect(),
+            ready: Vec::with_capacity(1024),
+            cancelled: VecDeque::with_capacity(slots * CANCELS_PER_SLOT),
+        })
+    }
+
+    /// The system calls, to be looked at by the simulation.
+    pub(crate) fn sys(&self) -> &S {
+        &self.sys
+    }
+
+    /// Whether the next poll has something to tell that no system call is needed for.
+    pub(crate) fn has_cancelled(&self) -> bool {
+        !self.cancelled.is_empty()
+    }
+
+    fn install(&mut self, key: Key, socket: S::Socket, connecting: bool) -> Result<(), Errno> {
+        self.sys.register(&socket, key.socket().to_bits())?;
+        let index = key.slot() as usize;
+        assert!(index < self.sockets.capacity(), "no slot {index}");
+        while self.sockets.len() <= index {
+            self.sockets.push(Slot::empty());
+        }
+        let slot = &mut self.sockets[index];
+        assert!(slot.socket.is_none(), "slot {index} is in use");
+        *slot = Slot {
+            socket: Some(socket),
+            generation: key.generation(),
+            // A connected socket has room to send; what it has to read is told by an event.
+            writable: !connecting,
+            connecting,
+            ..Slot::empty()
+        };
+        Ok(())
+    }
+
+    /// Tries the Recv in flight.
+    #[inline(always)]
+    fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
+        let most = slot.receiving;
+        if !slot.readable || most == 0 {
+            return Err(NoBytes::Yet);
+        }
+        let Some(socket) = &slot.socket else { return Err(NoBytes::Yet) };
+        let Some(lease) = pool.lease() else {
+            slot.receiving = 0;
+            return Err(NoBytes::NoBuffer);
+        };
+        let received = match most {
+            1 => recv_one(sys, socket, lease),
+            _ => recv_several(sys, socket, pool, lease, most),
+        };
+        match received {
+            Ok((chain, room)) => {
+                slot.receiving = 0;
+                slot.readable = chain.len() == room || slot.read_on;
+                Ok(chain)
+            }
+            Err(NoBytes::Yet) => {
+                slot.readable = false;
+                slot.read_on = false;
+                Err(NoBytes::Yet)
+            }
+            Err(why) => {
+                slot.receiving = 0;
+                Err(why)
+            }
+        }
+    }
+
+    /// Tries to send, and takes what is sent off the chain; `None` if it has to wait, and all of the
+    /// chain is kept.
+    #[inline(always)]
+    fn try_send(
+        sys: &mut S,
+        slot: &mut Slot<S::Socket>,
+        chain: &mut Chain,
+    ) -> Result<Option<usize>, Errno> {
+        if slot.writable
+            && let Some(socket) = &slot.socket
+        {
+            let offered = offered(chain);
+            match send_some(sys, socket, chain) {
+                Ok(count) => {
+                    slot.writable = count == offered;
+                    chain.consume(count);
+                    return Ok(Some(count));
+                }
+                Err(Errno::AGAIN) => slot.writable = false,
+                Err(error) => {
+                    drop(chain.take());
+                    return Err(error);
+                }
+            }
+        }
+        slot.sending = Some(chain.take());
+        Ok(None)
+    }
+
+    /// Tries the Connect in flight, of which the system has said something.
+    fn try_connect(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
+        let slot = &mut self.sockets[key.slot() as usize];
+        if !slot.connecting || !slot.writable {
+            return None;
+        }
+        slot.connecting = false;
+        match self.sys.connect_error(slot.socket.as_ref()?) {
+            Ok(()) => Some(Outcome::Connected),
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
+    fn try_accept(&mut self, index: usize) -> Option<Outcome<S::Socket>> {
+        let listener = &mut self.listeners[index];
+        let socket = listener.socket.as_ref()?;
+        if !listener.readable || !listener.accepting {
+            return None;
+        }
+        let Some(mut permit) = self.permits.as_ref().expect("permits to accept with").try_take()
+        else {
+            listener.accepting = false;
+            return Some(Outcome::NoPermit);
+        };
+        let outcome = match self.sys.accept(socket) {
+            Ok((socket, peer)) => {
+                permit.mark_used();
+                Outcome::Accepted { socket, peer, permit }
+            }
+            Err(Errno::AGAIN) => {
+                listener.readable = false;
+                return None;
+            }
+            // The listener stays readable: no edge will come for the connection that still waits.
+            Err(error) => Outcome::Failed(error),
+        };
+        listener.accepting = false;
+        Some(outcome)
+    }
+
+    #[inline(never)]
+    fn submit_rarely(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
+        if let Some(index) = key.listener_index() {
+            return self.submit_to_listener(index, op);
+        }
+        match op {
+            Op::Shutdown => {
+                let socket = known(&mut self.sockets, key).socket.as_ref();
+                let shut = self.sys.shutdown(socket.expect("a socket that is open"));
+                Submitted::Ready(match shut {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::Failed(error),
+                })
+            }
+            Op::Cancel => self.cancel(key),
+            Op::Close => self.close(key, S::close),
+            Op::Reset => self.close(key, S::reset),
+            Op::Connect(to) => self.connect(key, to),
+            other => panic!("{other:?} on a connection"),
+        }
+    }
+
+    fn submit_to_listener(&mut self, index: usize, op: Op) -> Submitted<S::Socket> {
+        let listener = &mut self.listeners[index];
+        match op {
+            Op::Accept => {
+                assert!(!listener.accepting, "two accepts at once");
+                listener.accepting = true;
+                Submitted::from(self.try_accept(index))
+            }
+            Op::Cancel => {
+                if std::mem::take(&mut listener.accepting) {
+                    let key = Key::listener(index);
+                    self.cancelled.push_back(key.with(OpKind::Accept));
+                    self.cancelled.push_back(key.with(OpKind::Cancel));
+                    return Submitted::Pending;
+                }
+                Submitted::Ready(Outcome::Done)
+            }
+            Op::Close => {
+                assert!(!listener.accepting, "closing with an accept in flight");
+                let unaccepted = listener.socket.take().map_or(0, |listening| {
+                    let waiting = self.sys.backlog(&listening);
+                    self.sys.close(listening.socket);
+                    waiting
+                });
+                Submitted::Ready(Outcome::Closed { unaccepted })
+            }
+            other => panic!("{other:?} on a listener"),
+        }
+    }
+
+    /// Ends everything in flight on a socket.
+    fn cancel(&mut self, key: Key) -> Submitted<S::Socket> {
+        let slot = known(&mut self.sockets, key);
+        let receiving = std::mem::take(&mut slot.receiving) != 0;
+        let sending = slot.sending.take().is_some();
+        let connecting = std::mem::take(&mut slot.connecting);
+        let ended =
+            [(receiving, OpKind::Recv), (sending, OpKind::Send), (connecting, OpKind::Connect)];
+        let before = self.cancelled.len();
+        for (_, op) in ended.into_iter().filter(|&(was, _)| was) {
+            self.cancelled.push_back(key.with(op));
+        }
+        if self.cancelled.len() == before {
+            return Submitted::Ready(Outcome::Done);
+        }
+        self.cancelled.push_back(key.with(OpKind::Cancel));
+        Submitted::Pending
+    }
+
+    fn close(&mut self, key: Key, how: fn(&mut S, S::Socket)) -> Submitted<S::Socket> {
+        // A connection whose Connect failed at once never had a socket.
+        let Some(slot) = find(&mut self.sockets, key) else {
+            return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
+        };
+        let idle = slot.receiving == 0 && slot.sending.is_none() && !slot.connecting;
+        assert!(idle, "closing with an operation in flight");
+        let socket = slot.socket.take().expect("it was found");
+        how(&mut self.sys, socket);
+        Submitted::Ready(Outcome::Closed { unaccepted: 0 })
+    }
+
+    fn connect(&mut self, key: Key, to: ConnectTo) -> Submitted<S::Socket> {
+        let begun = self.sys.connect(to.target, to.source);
+        match begun.and_then(|socket| self.install(key, socket, true)) {
+            Ok(()) => Submitted::Pending,
+            Err(error) => Submitted::Ready(Outcome::Failed(error)),
+        }
+    }
+
+    fn tell_cancelled(&mut self, sink: &mut impl Sink<Self>) {
+        while let Some(key) = self.cancelled.pop_front() {
+            let outcome = match key.op() {
+                OpKind::Cancel => Outcome::Done,
+                _ => Outcome::Cancelled,
+            };
+            self.tell(key, outcome, sink);
+        }
+    }
+
+    /// Completes what the readiness of one socket makes possible.
+    #[inline(always)]
+    fn on_ready(&mut self, readiness: Readiness, sink: &mut impl Sink<Self>) {
+        let key = Key::from_bits(readiness.token);
+        if let Some(index) = key.listener_index() {
+            return self.listener_ready(index, readiness.readable, sink);
+        }
+        let Some(slot) = find(&mut self.sockets, key) else {
+            return; // The connection is gone, and its slot free or in other hands.
+        };
+        slot.readable |= readiness.readable;
+        slot.writable |= readiness.writable;
+        slot.read_on |= readiness.read_on;
+        // A Recv into one buffer with nothing beside it, which is how an echo begins, has a short way
+        // of its own.
+        if slot.connecting || slot.sending.is_some() || slot.receiving > 1 {
+            return self.go_on(key, sink);
+        }
+        match Self::try_recv(&mut self.sys, &self.pool, slot) {
+            Ok(chain) => sink.received(self, key, chain),
+            Err(why) => self.not_received(key, why, sink),
+        }
+    }
+
+    #[inline]
+    fn not_received(&mut self, key: Key, why: NoBytes, sink: &mut impl Sink<Self>) {
+        if let Some(outcome) = why.outcome() {
+            self.tell(key.with(OpKind::Recv), outcome, sink);
+        }
+    }
+
+    #[inline(never)]
+    fn listener_ready(&mut self, index: usize, readable: bool, sink: &mut impl Sink<Self>) {
+        self.listeners[index].readable |= readable;
+        if let Some(outcome) = self.try_accept(index) {
+            self.tell(Key::listener(index).with(OpKind::Accept), outcome, sink);
+        }
+    }
+
+    /// Goes on with all that had to wait. With the Send first: it gives leases back, and what it
+    /// sends was received before.
+    #[inline(never)]
+    fn go_on(&mut self, key: Key, sink: &mut impl Sink<Self>) {
+        let slot = known(&mut self.sockets, key);
+        if slot.connecting {
+            if let Some(outcome) = self.try_connect(key) {
+                self.tell(key.with(OpKind::Connect), outcome, sink);
+            }
+            return;
+        }
+        if let Some(mut chain) = slot.sending.take() {
+            let sent = Self::try_send(&mut self.sys, slot, &mut chain);
+            if let Some(outcome) = sent_outcome(sent, chain) {
+                self.tell(key.with(OpKind::Send), outcome, sink);
+            }
+        }
+        // The connection may have been closed over it, and another have its slot.
+        if let Some(slot) = find(&mut self.sockets, key) {
+            match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                Ok(chain) => self.tell(key.with(OpKind::Recv), Outcome::Received(chain), sink),
+                Err(why) => self.not_received(key, why, sink),
+            }
+        }
+    }
+
+    /// Tells of an operation that has ended.
+    #[inline(never)]
+    fn tell(&mut self, key: Key, outcome: Outcome<S::Socket>, sink: &mut impl Sink<Self>) {
+        sink.complete(self, Completion { key, outcome });
+    }
+}
+
+/// How a Send went of which this is left.
+fn sent_outcome<Socket>(
+    sent: Result<Option<usize>, Errno>,
+    rest: Chain,
+) -> Option<Outcome<Socket>> {
+    match sent {
+        Ok(sent) => sent.map(|bytes| Outcome::Sent { bytes, rest }),
+        Err(error) => Some(Outcome::Failed(error)),
+    }
+}
+
+impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
+    #[inline]
+    fn from(outcome: Option<Outcome<Socket>>) -> Submitted<Socket> {
+        match outcome {
+            Some(outcome) => Submitted::Ready(outcome),
+            None => Submitted::Pending,
+        }
+    }
+}
+
+/// The socket with this key, if it still has its slot.
+#[inline]
+fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Socket>> {
+    let slot = sockets.get_mut(key.slot() as usize)?;
+    (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
+}
+
+/// The socket with this key, which is known to be there.
+#[inline]
+fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
+    let slot = &mut sockets[key.slot() as usize];
+    debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier use");
+    slot
+}
+
+impl<S: Sys> Engine for MioEngine<S> {
+    type Socket = S::Socket;
+
+    #[inline]
+    fn now(&self) -> Time {
+        self.sys.now()
+    }
+
+    fn waker(&self) -> Waker {
+        self.sys.waker()
+    }
+
+    fn adopt(&mut self, key: Key, socket: S::Socket) -> Result<(), Errno> {
+        self.install(key, socket, false)
+    }
+
+    fn unacknowledged(&self, key: Key) -> Option<u32> {
+        let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
+        self.sys.unacknowledged(socket)
+    }
+
+    // Inlined where the operation is known, so that only its own branch remains.
+    #[inline(always)]
+    fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
+        match op {
+            Op::Recv(most) => {
+                let slot = known(&mut self.sockets, key);
+                assert!(most > 0 && slot.receiving == 0, "two receives at once");
+                slot.receiving = most;
+                match Self::try_recv(&mut self.sys, &self.pool, slot) {
+                    Ok(chain) => Submitted::Ready(Outcome::Received(chain)),
+                    Err(why) => Submitted::from(why.outcome()),
+                }
+            }
+            Op::Send(mut chain) => {
+                let sent = self.send(key, &mut chain);
+                Submitted::from(sent_outcome(sent, chain))
+            }
+            rare => self.submit_rarely(key, rare),
+        }
+    }
+
+    #[inline(always)]
+    fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
+        let slot = known(&mut self.sockets, key);
+        assert!(slot.sending.is_none(), "two sends at once");
+        assert!(!chain.is_empty(), "a send of nothing");
+        Self::try_send(&mut self.sys, slot, chain)
+    }
+
+    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {
+        let deadline = if self.cancelled.is_empty() { deadline } else { Some(Time::ZERO) };
+        let mut ready = std::mem::take(&mut self.ready);
+        let waited = self.sys.wait(deadline, &mut ready);
+        sink.turn(self.sys.now());
+        self.tell_cancelled(sink);
+        for readiness in ready.drain(..) {
+            self.on_ready(readiness, sink);
+        }
+        self.ready = ready;
+        waited
+    }
+}
+
+#[cfg(test)]
+mod tests;

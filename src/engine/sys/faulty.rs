@@ -1,0 +1,126 @@
+//! For tests: the real kernel, with one chosen call made to fail.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use super::{Kernel, Listening, Readiness, Sys};
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
+use crate::error::Errno;
+
+/// A system call that can be made to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    Wait,
+    Register,
+    Accept,
+    Recv,
+    Send,
+    Shutdown,
+}
+
+/// Which call fails, when, and how. Clones share the counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) call: Call,
+    pub(crate) error: Errno,
+    /// So many calls of this kind succeed before one fails.
+    pub(crate) after: u64,
+    pub(crate) calls: Arc<AtomicU64>,
+    pub(crate) fired: Arc<AtomicU64>,
+}
+
+impl Fault {
+    pub(crate) fn new(call: Call, error: Errno, after: u64) -> Fault {
+        Fault { call, error, after, calls: Arc::default(), fired: Arc::default() }
+    }
+
+    fn check(&self, call: Call) -> Result<(), Errno> {
+        if call == self.call && self.calls.fetch_add(1, Ordering::SeqCst) == self.after {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(self.error);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct Faulty {
+    pub(crate) kernel: Kernel,
+    pub(crate) fault: Fault,
+}
+
+impl Sys for Faulty {
+    type Socket = <Kernel as Sys>::Socket;
+
+    fn now(&self) -> Time {
+        self.kernel.now()
+    }
+
+    fn waker(&self) -> Waker {
+        self.kernel.waker()
+    }
+
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+        self.fault.check(Call::Wait)?;
+        self.kernel.wait(deadline, ready)
+    }
+
+    fn register(&mut self, socket: &Self::Socket, token: u64) -> Result<(), Errno> {
+        self.fault.check(Call::Register)?;
+        self.kernel.register(socket, token)
+    }
+
+    fn accept(
+        &mut self,
+        listener: &Listening<Self::Socket>,
+    ) -> Result<(Self::Socket, Peer), Errno> {
+        self.fault.check(Call::Accept)?;
+        self.kernel.accept(listener)
+    }
+
+    fn backlog(&self, listener: &Listening<Self::Socket>) -> u32 {
+        self.kernel.backlog(listener)
+    }
+
+    fn connect(
+        &mut self,
+        target: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Self::Socket, Errno> {
+        self.kernel.connect(target, source)
+    }
+
+    fn connect_error(&mut self, socket: &Self::Socket) -> Result<(), Errno> {
+        self.kernel.connect_error(socket)
+    }
+
+    fn recv(
+        &mut self,
+        socket: &Self::Socket,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Result<usize, Errno> {
+        self.fault.check(Call::Recv)?;
+        self.kernel.recv(socket, buffers)
+    }
+
+    fn send(&mut self, socket: &Self::Socket, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        self.fault.check(Call::Send)?;
+        self.kernel.send(socket, buffers)
+    }
+
+    fn unacknowledged(&self, socket: &Self::Socket) -> Option<u32> {
+        self.kernel.unacknowledged(socket)
+    }
+
+    fn reset(&mut self, socket: Self::Socket) {
+        self.kernel.reset(socket);
+    }
+
+    fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno> {
+        self.fault.check(Call::Shutdown)?;
+        self.kernel.shutdown(socket)
+    }
+}

@@ -1,0 +1,403 @@
+//! The real kernel: mio for readiness, rustix for the calls that std and mio lack.
+
+use std::cell::Cell;
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Listening, Readiness, Sys};
+use crate::base::endpoint::{Peer, Transport};
+use crate::base::time::Time;
+use crate::error::Errno;
+
+const WAKER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
+
+/// How many sockets one wait can report: as many as a bare loop would take, so that the share of
+/// the wait in one operation is small.
+const EVENTS_MAX: usize = 1024;
+
+thread_local! {
+    /// See [`polled_in_vain`].
+    static POLLED_IN_VAIN_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How long the calling thread has asked busily (`Kernel::busy_poll`) for events when there were
+/// none: time on a processor that was free for other work, for which it would have slept otherwise.
+pub fn polled_in_vain() -> Duration {
+    Duration::from_nanos(POLLED_IN_VAIN_NS.get())
+}
+
+/// The system calls of this machine.
+pub struct Kernel {
+    poll: Poll,
+    events: Events,
+    waker: Arc<mio::Waker>,
+    timer: Timer,
+    busy_poll: bool,
+}
+
+/// The monotonic clock, with the origin that all threads share.
+#[inline]
+pub fn monotonic_now() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Time::from_nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+struct WakeUp(Arc<mio::Waker>);
+
+impl Wake for WakeUp {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // It fails only when the loop and its descriptors are gone: nobody is left to be woken.
+        let _ = self.0.wake();
+    }
+}
+
+impl Kernel {
+    /// Makes the epoll descriptor (or what the system has for it), the waker and the timer.
+    ///
+    /// # Errors
+    /// Mostly EMFILE.
+    pub fn new() -> io::Result<Kernel> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
+        let timer = Timer::new(&poll)?;
+        let events = Events::with_capacity(EVENTS_MAX);
+        Ok(Kernel { poll, events, waker, timer, busy_poll: false })
+    }
+
+    /// Has a wait ask for events over and over instead of sleeping, if `busy_poll`. A thread that
+    /// sleeps takes some tens of microseconds to wake up, and in a virtual machine up to
+    /// milliseconds; one that does not takes a whole processor.
+    pub fn busy_poll(self, busy_poll: bool) -> Kernel {
+        Kernel { busy_poll, ..self }
+    }
+
+    /// Puts into `events` what is ready at the deadline at the latest, without sleeping. The clock
+    /// is read only when there was nothing.
+    fn ask_until(&mut self, deadline: Option<Time>) -> io::Result<()> {
+        let mut idle_since = None;
+        loop {
+            self.poll.poll(&mut self.events, Some(Duration::ZERO))?;
+            if !self.events.is_empty() {
+                return Ok(());
+            }
+            let now = monotonic_now();
+            let in_vain = now - idle_since.replace(now).unwrap_or(now);
+            POLLED_IN_VAIN_NS.set(POLLED_IN_VAIN_NS.get() + in_vain.as_nanos() as u64);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sleep_until(&mut self, deadline: Option<Time>) -> io::Result<()> {
+        let timeout = match deadline {
+            None => None,
+            Some(deadline) => self.timer.arm(deadline)?,
+        };
+        self.poll.poll(&mut self.events, timeout)
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+impl Sys for Kernel {
+    type Socket = OwnedFd;
+
+    #[inline]
+    fn now(&self) -> Time {
+        monotonic_now()
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::new(WakeUp(self.waker.clone())))
+    }
+
+    #[inline]
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+        let waited = match self.busy_poll {
+            true => self.ask_until(deadline),
+            false => self.sleep_until(deadline),
+        };
+        match waited {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(errno(&error)),
+        }
+        for event in &self.events {
+            match event.token() {
+                WAKER => {}
+                TIMER => self.timer.fired(),
+                Token(token) => {
+                    let failed = event.is_error();
+                    let read_on = event.is_read_closed() || event.is_priority() || failed;
+                    ready.push(Readiness {
+                        token: token as u64,
+                        readable: event.is_readable() || read_on,
+                        writable: event.is_writable() || failed,
+                        read_on,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, socket: &OwnedFd, token: u64) -> Result<(), Errno> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(target_os = "linux")]
+        let interest = interest | Interest::PRIORITY;
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&socket.as_raw_fd()), Token(token as usize), interest)
+            .map_err(|error| errno(&error))
+    }
+
+    fn accept(&mut self, listener: &Listening<OwnedFd>) -> Result<(OwnedFd, Peer), Errno> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, name) = retry(|| rustix::net::acceptfrom_with(&listener.socket, flags))?;
+        let peer = match listener.transport {
+            Transport::Tcp => {
+                // A peer that has gone already may have no address.
+                let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+                name.and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(unknown).into()
+            }
+        };
+        Ok((socket, peer))
+    }
+
+    fn backlog(&self, listener: &Listening<OwnedFd>) -> u32 {
+        match listener.transport {
+            Transport::Tcp => crate::net::bind::backlog_waiting(listener.socket.as_fd()),
+        }
+        .unwrap_or(0)
+    }
+
+    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+        begin_connect(target, source).map_err(|error| errno(&error))
+    }
+
+    fn connect_error(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
+        rustix::net::sockopt::socket_error(socket)?
+    }
+
+    #[inline]
+    fn recv(&mut self, socket: &OwnedFd, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        match buffers {
+            [one] => retry(|| {
+                let (_, count) = rustix::net::recv(socket, &mut **one, RecvFlags::empty())?;
+                Ok(count)
+            }),
+            several => retry(|| rustix::io::readv(socket, several)),
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, socket: &OwnedFd, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        match buffers {
+            [one] => retry(|| rustix::net::send(socket, one, SendFlags::NOSIGNAL)),
+            several => retry(|| {
+                let mut nothing = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(socket, several, &mut nothing, SendFlags::NOSIGNAL)
+            }),
+        }
+    }
+
+    fn reset(&mut self, socket: OwnedFd) {
+        // Cannot fail on a socket; if it does, closing still closes.
+        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        drop(socket);
+    }
+
+    fn unacknowledged(&self, socket: &OwnedFd) -> Option<u32> {
+        crate::net::sockopt::unacknowledged(socket)
+    }
+
+    fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
+        rustix::net::shutdown(socket, Shutdown::Write)
+    }
+}
+
+fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // The port is chosen at connect, when the whole four-tuple is known: each source address
+        // has its full range of ports for each target.
+        #[cfg(target_os = "linux")]
+        crate::net::sockopt::set_bind_address_no_port(&socket)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&target.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}
+
+/// A timer of nanosecond resolution. mio's own time-outs are rounded up to a millisecond.
+#[cfg(target_os = "linux")]
+struct Timer {
+    descriptor: OwnedFd,
+    /// When it will fire, if it is armed.
+    armed: Option<Time>,
+}
+
+#[cfg(target_os = "linux")]
+impl Timer {
+    fn new(poll: &Poll) -> io::Result<Timer> {
+        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        poll.registry().register(
+            &mut SourceFd(&descriptor.as_raw_fd()),
+            TIMER,
+            Interest::READABLE,
+        )?;
+        Ok(Timer { descriptor, armed: None })
+    }
+
+    /// Has the next wait end at `deadline`. Answers the time-out to give to mio.
+    ///
+    /// A timer that is armed for an earlier time is left as it is: the wait ends early, and the
+    /// caller asks again. So a deadline that moves with every turn of the loop costs no system call
+    /// in each turn. Nor does one that has passed already.
+    #[inline]
+    fn arm(&mut self, deadline: Time) -> Result<Option<Duration>, Errno> {
+        if deadline == Time::ZERO {
+            return Ok(Some(Duration::ZERO));
+        }
+        if self.armed.is_none_or(|armed| armed > deadline) {
+            // Reading the clock costs less than a timer that would fire at once.
+            if deadline <= monotonic_now() {
+                return Ok(Some(Duration::ZERO));
+            }
+            self.set(deadline)?;
+        }
+        Ok(None)
+    }
+
+    fn set(&mut self, deadline: Time) -> Result<(), Errno> {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
+        let nanos = deadline.as_nanos();
+        let seconds = i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX);
+        let it_value = Timespec { tv_sec: seconds, tv_nsec: (nanos % 1_000_000_000) as _ };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let new = Itimerspec { it_interval, it_value };
+        timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &new)?;
+        self.armed = Some(deadline);
+        Ok(())
+    }
+
+    fn fired(&mut self) {
+        self.armed = None;
+    }
+}
+
+/// Where there is no timerfd, mio's time-out serves, rounded up to a millisecond.
+#[cfg(not(target_os = "linux"))]
+struct Timer;
+
+#[cfg(not(target_os = "linux"))]
+impl Timer {
+    fn new(_: &Poll) -> io::Result<Timer> {
+        Ok(Timer)
+    }
+
+    fn arm(&mut self, deadline: Time) -> Result<Option<Duration>, Errno> {
+        Ok(Some(deadline - monotonic_now()))
+    }
+
+    fn fired(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_call_is_repeated_and_other_errors_are_told() {
+        let mut answers = vec![Ok(7), Err(Errno::INTR), Err(Errno::INTR)];
+        assert_eq!(retry(|| answers.pop().unwrap()), Ok(7));
+        assert!(answers.is_empty());
+        let mut answers = vec![Ok(7), Err(Errno::AGAIN), Err(Errno::INTR)];
+        assert_eq!(retry(|| answers.pop().unwrap()), Err(Errno::AGAIN));
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline_and_not_before() {
+        let mut kernel = Kernel::new().unwrap();
+        let mut ready = Vec::new();
+        for micros in [1, 200, 3_000, 20_000] {
+            let deadline = kernel.now() + Duration::from_micros(micros);
+            // A wait may end early, with nothing, when an earlier timer was still set.
+            while kernel.now() < deadline {
+                kernel.wait(Some(deadline), &mut ready).unwrap();
+                assert!(ready.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_waker_ends_a_wait_that_has_no_deadline() {
+        for busy_poll in [false, true] {
+            let mut kernel = Kernel::new().unwrap().busy_poll(busy_poll);
+            let waker = kernel.waker();
+            let thread = std::thread::spawn(move || waker.wake());
+            kernel.wait(None, &mut Vec::new()).unwrap();
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_busy_wait_ends_at_its_deadline_and_says_how_long_it_asked_in_vain() {
+        let mut kernel = Kernel::new().unwrap().busy_poll(true);
+        let mut ready = Vec::new();
+        let (began, before) = (kernel.now(), polled_in_vain());
+        for micros in [0, 200, 20_000] {
+            let deadline = kernel.now() + Duration::from_micros(micros);
+            kernel.wait(Some(deadline), &mut ready).unwrap();
+            assert!(kernel.now() >= deadline && ready.is_empty());
+        }
+        kernel.wait(Some(Time::ZERO), &mut ready).unwrap();
+        let in_vain = polled_in_vain() - before;
+        assert!(in_vain > Duration::ZERO && in_vain <= kernel.now() - began, "{in_vain:?}");
+        let of_another = std::thread::spawn(polled_in_vain).join().unwrap();
+        assert_eq!(of_another, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wait_that_sleeps_asks_nothing_in_vain() {
+        let (mut kernel, before) = (Kernel::new().unwrap(), polled_in_vain());
+        let deadline = kernel.now() + Duration::from_millis(2);
+        kernel.wait(Some(deadline), &mut Vec::new()).unwrap();
+        assert_eq!(polled_in_vain(), before);
+    }
+}

@@ -1,0 +1,254 @@
+//! Making the sockets that a server listens on: which addresses go together, and one socket of each
+//! address for every worker. Accepting from them is done elsewhere.
+//!
+//! With one socket for each worker the kernel spreads the connections (SO_REUSEPORT). Set at once,
+//! that option would also let a second daemon take half of the connections without a word. So the
+//! first socket of an address binds and listens without it, and one of the two fails if anyone else
+//! has the port: bind if the other listens already (SO_REUSEADDR lets two sockets bind that do not
+//! listen yet), listen if both have bound at the same moment. The option is set then, and the
+//! sockets of the other workers join.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::base::endpoint::{Endpoint, Transport, canonical};
+use crate::error::StartError;
+
+pub(crate) use super::accept_queue::backlog_waiting;
+
+/// A peer that says nothing is asked whether it still exists after this time, ...
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// ... again at this interval, ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// ... and is lost after this many questions without an answer: two minutes for a pulled cable.
+const KEEPALIVE_PROBES: u32 = 6;
+
+/// The sockets of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// Where it listens, with the real port.
+    pub(crate) endpoint: Endpoint,
+    transport: Transport,
+    /// One for each worker: listening, not blocking.
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// A socket that listens, and the kind of its connections.
+#[derive(Debug)]
+pub struct Listening<Socket> {
+    /// The socket.
+    pub socket: Socket,
+    /// What it accepts.
+    pub transport: Transport,
+}
+
+impl Bound {
+    /// The sockets, in the order of the workers.
+    pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
+        let transport = self.transport;
+        self.sockets.into_iter().map(move |socket| Listening { socket: socket.into(), transport })
+    }
+}
+
+/// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
+///
+/// All of them are bound before the first one listens, so that a start that fails has hardly ever
+/// let a client in.
+pub(crate) fn bind_all(
+    endpoints: &[Endpoint],
+    workers: usize,
+    backlog: u32,
+    share_port: bool,
+) -> Result<Vec<Bound>, StartError> {
+    let addresses = check(endpoints)?;
+    log_clipped_backlog(backlog);
+    // A listening socket that is handed over by a parent or a service manager would come in here,
+    // as a second kind of `First` that neither binds nor is shared.
+    let firsts = addresses
+        .iter()
+        .map(|address| First::bind(*address, &addresses, share_port))
+        .collect::<Result<Vec<First>, StartError>>()?;
+    firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
+}
+
+/// Checks that the endpoints can be listened on together; answers their addresses, in order, with
+/// IPv4-mapped ones as the IPv4 addresses that they are.
+pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartError> {
+    if endpoints.is_empty() {
+        return Err(StartError::NothingToListenOn);
+    }
+    let mut addresses: Vec<SocketAddr> = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let Some(address) = endpoint.socket_addr().map(canonical) else {
+            return Err(StartError::Unsupported(endpoint.clone()));
+        };
+        // Each request for a free port gets another one, so these never clash.
+        if address.port() != 0 && addresses.contains(&address) {
+            return Err(StartError::ListenedTwice(endpoint.clone()));
+        }
+        addresses.push(address);
+    }
+    for address in &addresses {
+        if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
+            let (endpoint, by) = (Endpoint::Tcp(*address), Endpoint::Tcp(*wider));
+            return Err(StartError::Covered { endpoint, by });
+        }
+    }
+    Ok(addresses)
+}
+
+/// Whether the wildcard address `wide` takes the connections to `address` too.
+fn covers(wide: &SocketAddr, address: &SocketAddr, all: &[SocketAddr]) -> bool {
+    let same_port = wide.port() == address.port() && wide.port() != 0;
+    let narrower = wide.ip().is_unspecified() && !address.ip().is_unspecified();
+    let same_family = wide.is_ipv4() == address.is_ipv4();
+    same_port && narrower && (same_family || (wide.is_ipv6() && !ipv4_beside(wide, all)))
+}
+
+/// Whether `0.0.0.0` is listened on at the port of `wide`, which is `[::]`: IPv4 clients go there.
+fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
+    let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
+    wide.port() != 0 && all.contains(&ipv4)
+}
+
+fn is_wildcard_v6(address: &SocketAddr) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED
+}
+
+/// The first socket of an address: bound, not listening yet.
+struct First {
+    /// With the real port.
+    address: SocketAddr,
+    only_v6: bool,
+    socket: Socket,
+}
+
+impl First {
+    /// Binds the address, or `0.0.0.0` in place of `[::]` where there is no IPv6.
+    fn bind(address: SocketAddr, all: &[SocketAddr], share: bool) -> Result<First, StartError> {
+        let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
+        match First::bind_address(address, only_v6, share) {
+            Err((_, error)) if is_wildcard_v6(&address) && !only_v6 && no_ipv6(&error) => {
+                let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+                log::warn!("no IPv6 on this machine ({error}): listening on {ipv4}, not {address}");
+                First::bind_address(ipv4, false, share).map_err(|failure| failed(ipv4, failure))
+            }
+            result => result.map_err(|failure| failed(address, failure)),
+        }
+    }
+
+    fn bind_address(address: SocketAddr, only_v6: bool, share: bool) -> Result<First, Failure> {
+        let socket = bound_socket(address, only_v6, share)?;
+        // Port 0 is resolved here, for all workers.
+        let real = socket.local_addr().map_err(|error| ("getsockname", error))?;
+        Ok(First { address: real.as_socket().unwrap_or(address), only_v6, socket })
+    }
+
+    /// Listens, alone, and then has the sockets of the other workers join.
+    fn listen(self, workers: usize, backlog: u32) -> Result<Bound, StartError> {
+        let address = self.address;
+        let endpoint = Endpoint::Tcp(address);
+        let sockets =
+            self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
+        Ok(Bound { endpoint, transport: Transport::Tcp, sockets })
+    }
+
+    fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {
+        let First { address, only_v6, socket } = self;
+        listen(&socket, backlog)?;
+        if workers > 1 {
+            socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+        }
+        let mut sockets = Vec::with_capacity(workers);
+        sockets.push(socket);
+        for _ in 1..workers {
+            let socket = bound_socket(address, only_v6, true)?;
+            listen(&socket, backlog)?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+}
+
+fn listen(socket: &Socket, backlog: u32) -> Result<(), Failure> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    socket.listen(backlog).map_err(|error| ("listen", error))
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
+}
+
+/// Whether sockets can have IPv6 addresses here. A kernel without it, and a container that it is
+/// switched off in, both lack `::1`.
+#[cfg(feature = "daemon")]
+pub(crate) fn has_ipv6() -> bool {
+    match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => true,
+        Err(error) => !no_ipv6(&error),
+    }
+}
+
+/// A call that failed, and how.
+type Failure = (&'static str, io::Error);
+
+/// A socket bound to the address, with all options but the backlog.
+fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, Failure> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(|error| ("socket", error))?;
+    socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
+    // A restart must not wait for the connections of the last run to leave TIME_WAIT.
+    socket.set_reuse_address(true).map_err(|error| ("setsockopt SO_REUSEADDR", error))?;
+    if address.is_ipv6() {
+        // Always set: the system's default (net.ipv6.bindv6only) may be either.
+        socket.set_only_v6(only_v6).map_err(|error| ("setsockopt IPV6_V6ONLY", error))?;
+    }
+    if share {
+        socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+    }
+    set_inherited_options(&socket)?;
+    socket.bind(&address.into()).map_err(|error| ("bind", error))?;
+    Ok(socket)
+}
+
+/// Options that accepted sockets inherit, which saves as many system calls for each connection.
+fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true).map_err(|error| ("setsockopt TCP_NODELAY", error))?;
+    socket.set_tcp_keepalive(&keepalive).map_err(|error| ("setsockopt SO_KEEPALIVE", error))?;
+    // An urgent byte is a byte like any other here, and comes back in its place.
+    socket.set_out_of_band_inline(true).map_err(|error| ("setsockopt SO_OOBINLINE", error))
+}
+
+fn failed(address: SocketAddr, (call, error): Failure) -> StartError {
+    let endpoint = Endpoint::Tcp(address);
+    match error.kind() {
+        // From bind or from listen, see above.
+        io::ErrorKind::AddrInUse => StartError::AddressInUse(endpoint),
+        _ => StartError::Listen { endpoint, call, error },
+    }
+}
+
+/// Linux cuts a backlog down to its own limit without saying so.
+fn log_clipped_backlog(backlog: u32) {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let limit = limit.ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if let Some(limit) = limit.filter(|limit| *limit < backlog) {
+        log::warn!(
+            "backlog is {limit}, not {backlog}: the system allows no more \
+             (sysctl net.core.somaxconn={backlog})"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Making sockets and asking them: bind, accept queue, socket options.
+
+pub mod accept_queue;
+pub mod bind;
+#[cfg(target_os = "linux")]
+pub mod sockopt;

@@ -1,0 +1,174 @@
+//! Counters: each worker writes its own, any thread may read them.
+//!
+//! A counter has one writer, so adding is a load and a store, not a locked instruction; each
+//! worker's block lies on cache lines of its own.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::CloseReason;
+
+/// A counter with one writer.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds. Only the worker that owns the counter may call this.
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.set(self.0.load(Ordering::Relaxed).wrapping_add(count));
+    }
+
+    /// Sets. Only the worker that owns the counter may call this.
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one worker as it writes them.
+        #[derive(Default)]
+        #[repr(align(128))]
+        pub(crate) struct Counters {
+            $($(#[$doc])* pub(crate) $name: Counter,)*
+            pub(crate) closed: [Counter; CloseReason::ALL.len()],
+        }
+
+        /// What one worker, or all together, have counted since the start.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[non_exhaustive]
+        pub struct Counts {
+            $($(#[$doc])* pub $name: u64,)*
+            closed: [u64; CloseReason::ALL.len()],
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Counts {
+                let mut closed = [0; CloseReason::ALL.len()];
+                for (to, from) in closed.iter_mut().zip(&self.closed) {
+                    *to = from.get();
+                }
+                Counts { $($name: self.$name.get(),)* closed }
+            }
+        }
+
+        impl Counts {
+            pub(crate) fn add(&mut self, other: &Counts) {
+                $(self.$name += other.$name;)*
+                for (to, from) in self.closed.iter_mut().zip(other.closed) {
+                    *to += from;
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections established and not yet closed.
+    connections,
+    /// Connections accepted.
+    accepted,
+    /// Bytes handed to the service.
+    bytes_received,
+    /// Bytes that the kernel took to send.
+    bytes_sent,
+    /// Receive operations that brought bytes.
+    receives,
+    /// Send operations that took bytes.
+    sends,
+    /// Bytes read and thrown away while a connection that this side closed lingered.
+    bytes_discarded,
+    /// Times that accepting stopped because files, memory or another resource ran out.
+    accept_pauses,
+    /// Accepts tried and failed with an error other than "nothing waits".
+    accept_errors,
+    /// Times that accepting stopped because the limit of connections was reached; a client may have
+    /// been waiting then, or not.
+    waits_for_slot,
+    /// Times that a connection had to wait because no buffer was free.
+    waits_for_buffer,
+    /// Buffers in use.
+    buffers_held,
+    /// Messages that a service did not send to a client because it reads too slowly: each client
+    /// that did not get one counts.
+    messages_dropped,
+    /// Connections in a closed listener's backlog that were never accepted: the kernel resets
+    /// them.
+    unaccepted,
+}
+
+impl Counts {
+    /// Connections closed for this reason.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize]
+    }
+
+    /// Connections closed, for whatever reason.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+}
+
+/// A reading of all counters. The values of one worker are read one after the other while it goes
+/// on counting, so they need not agree to the last one.
+///
+/// ```
+/// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+/// use echopool::{Config, Server};
+/// use echopool::builtin::Echo;
+///
+/// let config = Config::new().listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+/// let server = Server::start(config.workers(2).max_connections(10), Echo)?;
+/// drop(TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap())?);
+/// server.drain(std::time::Duration::from_secs(10));
+///
+/// let stats = server.stats();
+/// assert_eq!(stats.total().accepted, 1);
+/// assert_eq!(stats.total().closed_total(), 1);
+/// assert_eq!(stats.workers().len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stats {
+    workers: Vec<Counts>,
+}
+
+impl Stats {
+    pub(crate) fn read<'a>(workers: impl Iterator<Item = &'a Counters>) -> Stats {
+        Stats { workers: workers.map(Counters::read).collect() }
+    }
+
+    /// The counts of each worker.
+    pub fn workers(&self) -> &[Counts] {
+        &self.workers
+    }
+
+    /// The sum over all workers.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.workers.iter().for_each(|worker| total.add(worker));
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_the_sum_over_the_workers() {
+        let (a, b) = (Counters::default(), Counters::default());
+        a.accepted.add(3);
+        b.accepted.add(4);
+        b.closed[CloseReason::Shed as usize].add(2);
+        let stats = Stats::read([&a, &b].into_iter());
+        assert_eq!((stats.total().accepted, stats.workers()[0].accepted), (7, 3));
+        assert_eq!(stats.total().closed(CloseReason::Shed), 2);
+        assert_eq!(stats.total().closed_total(), 2);
+    }
+}

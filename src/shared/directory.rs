@@ -1,0 +1,171 @@
+//! Which connections a server has. Each worker writes its own part of the [`Directory`]; any thread
+//! may read it without waiting.
+
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use bytemuck::allocation::zeroed_slice_box;
+
+use crate::base::endpoint::Peer;
+use crate::base::key::ConnectionId;
+
+/// A connected client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ClientInfo {
+    /// Its id: never 0, and never given to another client.
+    pub id: ConnectionId,
+    /// Its address, with IPv4-mapped addresses shown as IPv4.
+    pub peer: Peer,
+    /// The index of its listener in [`Config::listen`](crate::Config::listen).
+    pub listener: usize,
+}
+
+/// One place of the directory: the id, the address in 16 bytes, and port (16 bits), listener (16)
+/// and scope (32). All 0 while nobody is there.
+type Entry = [AtomicU64; 4];
+
+/// Which connections a server has. Written by the workers, each its own part; read by anyone.
+pub(crate) struct Directory {
+    parts: Box<[Part]>,
+}
+
+struct Part {
+    entries: Box<[Entry]>,
+    /// Behind the last entry that was ever used.
+    used: AtomicU32,
+}
+
+impl Directory {
+    /// What it takes of memory for each slot of each worker.
+    pub(crate) const BYTES_PER_SLOT: usize = size_of::<Entry>();
+
+    pub(crate) fn new(workers: usize, slots: usize) -> Arc<Directory> {
+        // Zeros from the system: what is never used is never resident.
+        let part = |_| Part { entries: zeroed_slice_box(slots), used: AtomicU32::new(0) };
+        Arc::new(Directory { parts: (0..workers).map(part).collect() })
+    }
+
+    /// A connection is there. Only its worker may say so.
+    pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64) {
+        let part = &self.parts[id.worker()];
+        let [number, high, low, rest] = &part.entries[id.slot() as usize];
+        number.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let Peer::Tcp(address) = peer;
+        let (ip, scope) = match address {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        let bits = ip.to_bits();
+        high.store((bits >> 64) as u64, Ordering::Relaxed);
+        low.store(bits as u64, Ordering::Relaxed);
+        let port_and_listener = u64::from(address.port()) | (listener & 0xFFFF) << 16;
+        rest.store(port_and_listener | u64::from(scope) << 32, Ordering::Relaxed);
+        number.store(id.to_bits(), Ordering::Release);
+        part.used.fetch_max(id.slot() + 1, Ordering::Release);
+    }
+
+    /// A connection is gone. Only its worker may say so.
+    pub(crate) fn leave(&self, id: ConnectionId) {
+        self.parts[id.worker()].entries[id.slot() as usize][0].store(0, Ordering::Release);
+    }
+
+    /// Whether the connection is there.
+    pub(crate) fn has(&self, id: ConnectionId) -> bool {
+        let entry = self.parts.get(id.worker()).and_then(|p| p.entries.get(id.slot() as usize));
+        entry.is_some_and(|entry| entry[0].load(Ordering::Acquire) == id.to_bits() && id.0 != 0)
+    }
+
+    /// The next connection at or behind the place `from`, with its place; all of them, one after
+    /// the other, in the order of workers and slots. Places begin with 0.
+    pub(crate) fn next(&self, from: u64) -> Option<(u64, ClientInfo)> {
+        let (first, mut slot) = ((from >> 32) as usize, from as u32);
+        for worker in first..self.parts.len() {
+            let part = &self.parts[worker];
+            let used = part.used.load(Ordering::Acquire);
+            while slot < used {
+                if let Some(client) = read(&part.entries[slot as usize]) {
+                    return Some(((worker as u64) << 32 | u64::from(slot), client));
+                }
+                slot += 1;
+            }
+            slot = 0;
+        }
+        None
+    }
+
+    /// How many connections a worker has.
+    pub(crate) fn count(&self, worker: usize) -> u64 {
+        let part = &self.parts[worker];
+        let used = part.used.load(Ordering::Acquire) as usize;
+        let there = |entry: &&Entry| entry[0].load(Ordering::Relaxed) != 0;
+        part.entries[..used].iter().filter(there).count() as u64
+    }
+
+    /// All connections.
+    pub(crate) fn list(&self) -> Vec<ClientInfo> {
+        let mut from = 0;
+        std::iter::from_fn(|| {
+            let (place, client) = self.next(from)?;
+            from = place + 1;
+            Some(client)
+        })
+        .collect()
+    }
+}
+
+/// What an entry says, unless it is being written.
+fn read([number, high, low, rest]: &Entry) -> Option<ClientInfo> {
+    let id = number.load(Ordering::Acquire);
+    let bits =
+        u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed));
+    let rest = rest.load(Ordering::Relaxed);
+    fence(Ordering::Acquire);
+    // No id comes twice, so the same one means that nothing was written in between.
+    if id == 0 || number.load(Ordering::Relaxed) != id {
+        return None;
+    }
+    let (port, listener) = (rest as u16, (rest >> 16) as u16);
+    let address = SocketAddrV6::new(Ipv6Addr::from_bits(bits), port, 0, (rest >> 32) as u32);
+    let peer = SocketAddr::from(address).into();
+    Some(ClientInfo { id: ConnectionId(id), peer, listener: listener.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(worker: u64, slot: u64, generation: u64) -> ConnectionId {
+        ConnectionId(slot | worker << 24 | generation << 30)
+    }
+
+    #[test]
+    fn who_is_entered_is_listed_with_its_address_until_it_leaves() {
+        let directory = Directory::new(2, 8);
+        let peers = ["127.0.0.1:9", "[::1]:65535", "[fe80::1%7]:1"]
+            .map(|address| Peer::from(address.parse::<SocketAddr>().unwrap()));
+        let ids = [id(0, 3, 1), id(1, 0, 1), id(1, 7, 9)];
+        for (&id, &peer) in ids.iter().zip(&peers) {
+            directory.enter(id, peer, 2);
+        }
+        let listed: Vec<_> =
+            directory.list().iter().map(|client| (client.id, client.peer)).collect();
+        assert_eq!(listed, ids.into_iter().zip(peers).collect::<Vec<_>>());
+        assert!(directory.list().iter().all(|client| client.listener == 2));
+        directory.leave(ids[1]);
+        assert!(!directory.has(ids[1]) && directory.has(ids[0]) && directory.has(ids[2]));
+        assert_eq!(directory.list().len(), 2);
+    }
+
+    #[test]
+    fn an_id_of_an_earlier_use_of_a_slot_or_of_nowhere_is_nobodys() {
+        let directory = Directory::new(1, 2);
+        directory.enter(id(0, 1, 2), SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0);
+        assert!(directory.has(id(0, 1, 2)));
+        for stranger in [id(0, 1, 1), id(0, 0, 1), id(0, 9, 1), id(5, 1, 2), ConnectionId(0)] {
+            assert!(!directory.has(stranger), "{stranger}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the workers of a process share: a bounded inbox and a waker for each, and nothing on the
+//! data path.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use crossbeam_queue::ArrayQueue;
+
+use super::receipt::{Mail, Receipt};
+use crate::base::key::ConnectionId;
+use crate::base::time::Time;
+use crate::buffer::Parcel;
+
+/// Room in an inbox. Commands are few (a drain, a stop, a request to shed every 10 ms at most from
+/// each of 63 other workers), or are held back by their senders when there is no room (messages and
+/// parcels), or made again.
+const INBOX_SIZE: usize = 256;
+
+/// What a worker is told from outside.
+#[derive(Debug)]
+#[non_exhaustive]
+pub(crate) enum Command {
+    /// Accept what waits, close the listeners, finish every connection; at the deadline close the
+    /// rest.
+    Drain {
+        /// When to give up.
+        deadline: Time,
+    },
+    /// Close everything now.
+    Stop,
+    /// Another worker has waited for a buffer for long: close the connection that has not moved its
+    /// bytes for longest.
+    Shed,
+    /// Put free buffers into the reserve: a thread without a pool needs one.
+    GiveBuffers,
+    /// For the service of a listener, from its copy on another worker.
+    Parcel {
+        /// The index of the listener.
+        listener: usize,
+        /// What it has sent.
+        parcel: Parcel,
+    },
+    /// Send this to a client, or to all clients of the worker.
+    Message(Mail),
+    /// Close a client's connection when its output is sent.
+    Disconnect {
+        /// Whose.
+        id: ConnectionId,
+        /// Where to say how it went.
+        receipt: Receipt,
+    },
+}
+
+/// The inboxes and wakers of all workers.
+pub struct Mailboxes {
+    mailboxes: Box<[Mailbox]>,
+}
+
+struct Mailbox {
+    inbox: ArrayQueue<Command>,
+    waker: OnceLock<Waker>,
+    /// Since when this worker's longest stalled connection has not moved a byte, in nanoseconds;
+    /// `u64::MAX` if none is stalled.
+    stalled_since: AtomicU64,
+    /// The worker has ended: nobody empties the inbox any more.
+    closed: AtomicBool,
+}
+
+impl Mailboxes {
+    pub(crate) fn new(workers: usize) -> Mailboxes {
+        Mailboxes::with_room(workers, INBOX_SIZE)
+    }
+
+    /// The same with room for so many commands in each inbox.
+    pub(crate) fn with_room(workers: usize, room: usize) -> Mailboxes {
+        let mailbox = || Mailbox {
+            inbox: ArrayQueue::new(room),
+            waker: OnceLock::new(),
+            stalled_since: AtomicU64::new(u64::MAX),
+            closed: AtomicBool::new(false),
+        };
+        Mailboxes { mailboxes: (0..workers).map(|_| mailbox()).collect() }
+    }
+
+    /// Says how `worker` is woken.
+    pub(crate) fn set_waker(&self, worker: usize, waker: Waker) {
+        let fresh = self.mailboxes[worker].waker.set(waker);
+        assert!(fresh.is_ok(), "a worker has one waker");
+    }
+
+    /// Wakes a worker, if it has begun.
+    pub(crate) fn wake(&self, worker: usize) {
+        if let Some(waker) = self.mailboxes[worker].waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Wakes each worker whose bit is set.
+    #[inline]
+    pub(crate) fn wake_each(&self, mut workers: u64) {
+        while workers != 0 {
+            self.wake(workers.trailing_zeros() as usize);
+            workers &= workers - 1;
+        }
+    }
+
+    /// Wakes all workers but one.
+    pub(crate) fn wake_others(&self, worker: usize) {
+        (0..self.mailboxes.len()).filter(|&other| other != worker).for_each(|w| self.wake(w));
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Puts a command into a worker's inbox and wakes it; the command comes back if there is no
+    /// room. To a worker that has ended nothing is said.
+    pub(crate) fn send(&self, worker: usize, command: Command) -> Result<(), Command> {
+        let mailbox = &self.mailboxes[worker];
+        if mailbox.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        mailbox.inbox.push(command)?;
+        self.wake(worker);
+        Ok(())
+    }
+
+    /// A worker has ended. What is in its inbox is dropped.
+    pub(crate) fn close(&self, worker: usize) {
+        self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
+        while self.receive(worker).is_some() {}
+        self.publish_stall(worker, None);
+    }
+
+    /// Whether a worker has ended.
+    pub(crate) fn is_closed(&self, worker: usize) -> bool {
+        self.mailboxes[worker].closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a command for a worker.
+    #[inline]
+    pub(crate) fn has_mail(&self, worker: usize) -> bool {
+        !self.mailboxes[worker].inbox.is_empty()
+    }
+
+    /// The next command for a worker.
+    pub(crate) fn receive(&self, worker: usize) -> Option<Command> {
+        self.mailboxes[worker].inbox.pop()
+    }
+
+    /// Tells the others since when the longest stalled connection of a worker is stalled.
+    pub(crate) fn publish_stall(&self, worker: usize, since: Option<Time>) {
+        let nanos = since.map_or(u64::MAX, Time::as_nanos);
+        self.mailboxes[worker].stalled_since.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The worker with the connection that is stalled for longest, and since when it is.
+    pub(crate) fn longest_stalled(&self) -> Option<(usize, Time)> {
+        let since = |mailbox: &Mailbox| mailbox.stalled_since.load(Ordering::Relaxed);
+        let all = self.mailboxes.iter().map(since).enumerate();
+        let (worker, nanos) = all.min_by_key(|&(_, nanos)| nanos)?;
+        (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
+    }
+}

@@ -1,0 +1,8 @@
+//! The only state that more than one worker touches: mailboxes, receipts, permits, the directory of
+//! connections and the counters.
+
+pub mod counters;
+pub mod directory;
+pub mod mailbox;
+pub mod permits;
+pub mod receipt;

@@ -1,0 +1,201 @@
+//! The limit of connections: one count of free places for all workers.
+//!
+//! SO_REUSEPORT spreads clients unevenly, so a limit for each worker would let clients wait in a
+//! full worker's backlog while another worker has room. A permit is taken before a connection is
+//! accepted and lives in its context; dropped, it wakes a worker that had to leave a connection
+//! waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::mailbox::Mailboxes;
+
+/// The free places.
+pub struct Permits {
+    limit: u64,
+    free: AtomicU64,
+    /// Workers with a connection waiting that they had no permit for, one bit each.
+    want_permit: AtomicU64,
+    /// Workers that ran out of open files or memory when they accepted, one bit each.
+    want_descriptor: AtomicU64,
+    /// The worker woken last: the next one is looked for behind it, so that all have their turn.
+    woken_last: AtomicU32,
+    mailboxes: Arc<Mailboxes>,
+}
+
+/// The right to have one connection.
+pub struct Permit {
+    permits: Arc<Permits>,
+    used: bool,
+}
+
+impl Permits {
+    pub(crate) fn new(limit: u64, mailboxes: Arc<Mailboxes>) -> Arc<Permits> {
+        Arc::new(Permits {
+            limit,
+            free: AtomicU64::new(limit),
+            want_permit: AtomicU64::new(0),
+            want_descriptor: AtomicU64::new(0),
+            woken_last: AtomicU32::new(u64::BITS - 1),
+            mailboxes,
+        })
+    }
+
+    /// A permit, if there is a free one.
+    pub fn try_take(self: &Arc<Permits>) -> Option<Permit> {
+        let take_one = |free: u64| free.checked_sub(1);
+        // SeqCst here and below: "no permit, so ask to be woken" on one thread and "a permit is
+        // free, so wake who asked" on another must not both miss what the other did.
+        self.free
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
+            .ok()
+            .map(|_| Permit { permits: self.clone(), used: false })
+    }
+
+    /// Permits taken now.
+    pub fn taken(&self) -> u64 {
+        self.limit - self.free.load(Ordering::Relaxed)
+    }
+
+    /// Has `worker` woken when a permit comes free. It must try once more after this.
+    pub fn want_permit(&self, worker: usize) {
+        self.want_permit.fetch_or(1 << worker, Ordering::SeqCst);
+    }
+
+    /// Takes the wish back. If `worker` has been woken for it meanwhile, that goes to another one.
+    pub fn unwant_permit(&self, worker: usize) {
+        let bit = 1 << worker;
+        let wanted = self.want_permit.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
+        if !wanted && self.free.load(Ordering::SeqCst) > 0 {
+            self.wake_one(&self.want_permit);
+        }
+    }
+
+    /// Has `worker` woken when a connection has been closed, here or on another worker.
+    pub fn want_descriptor(&self, worker: usize) {
+        self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
+    }
+
+    /// Whether `worker` has been woken, or has not asked, since its last call of `want_permit`.
+    pub fn permit_came(&self, worker: usize) -> bool {
+        self.want_permit.load(Ordering::SeqCst) & (1 << worker) == 0
+    }
+
+    /// The same for `want_descriptor`.
+    pub fn descriptor_came(&self, worker: usize) -> bool {
+        self.want_descriptor.load(Ordering::SeqCst) & (1 << worker) == 0
+    }
+
+    /// Wakes the next of the workers in `asking` and takes it off.
+    fn wake_one(&self, asking: &AtomicU64) {
+        let last = self.woken_last.load(Ordering::Relaxed);
+        // Seen from behind the last one, its bit is the highest.
+        let next =
+            |bits: u64| (bits.rotate_right(last + 1).trailing_zeros() + last + 1) % u64::BITS;
+        let take = |bits: u64| (bits != 0).then(|| bits & !(1 << next(bits)));
+        if let Ok(bits) = asking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            self.woken_last.store(next(bits), Ordering::Relaxed);
+            self.mailboxes.wake(next(bits) as usize);
+        }
+    }
+}
+
+impl Permit {
+    /// Says that a connection was accepted with it: when the permit comes back, a descriptor has
+    /// been closed.
+    pub(crate) fn mark_used(&mut self) {
+        self.used = true;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let permits = &self.permits;
+        let free = permits.free.fetch_add(1, Ordering::SeqCst);
+        assert!(free < permits.limit, "a permit came back that was not out");
+        permits.wake_one(&permits.want_permit);
+        // Not for a permit whose accept failed: two workers that are out of descriptors would wake
+        // each other for ever.
+        if self.used {
+            permits.wake_one(&permits.want_descriptor);
+        }
+    }
+}
+
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Permit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permits(limit: u64) -> Arc<Permits> {
+        Permits::new(limit, Arc::new(Mailboxes::new(2)))
+    }
+
+    #[test]
+    fn no_more_permits_than_the_limit_and_all_of_them_come_back() {
+        let permits = permits(2);
+        let (a, b) = (permits.try_take().unwrap(), permits.try_take().unwrap());
+        assert!(permits.try_take().is_none());
+        assert_eq!(permits.taken(), 2);
+        drop(a);
+        assert!(permits.try_take().is_some());
+        drop(b);
+        assert_eq!(permits.taken(), 0);
+    }
+
+    #[test]
+    fn a_permit_that_comes_back_wakes_one_worker_that_waits() {
+        let permits = permits(1);
+        let permit = permits.try_take().unwrap();
+        permits.want_permit(0);
+        permits.want_permit(1);
+        drop(permit);
+        assert!(permits.permit_came(0), "the first was woken");
+        assert!(!permits.permit_came(1), "the second still waits");
+        drop(permits.try_take());
+        assert!(permits.permit_came(1));
+    }
+
+    #[test]
+    fn workers_that_wait_have_their_turns() {
+        let permits = permits(1);
+        let mut woken = Vec::new();
+        for _ in 0..4 {
+            permits.want_permit(0);
+            permits.want_permit(1);
+            let before = [permits.permit_came(0), permits.permit_came(1)];
+            drop(permits.try_take());
+            woken.extend((0..2).filter(|&worker| permits.permit_came(worker) != before[worker]));
+        }
+        assert_eq!(woken, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_wake_up_that_is_not_needed_any_more_goes_to_another_worker() {
+        let permits = permits(1);
+        let permit = permits.try_take().unwrap();
+        permits.want_permit(0);
+        drop(permit);
+        permits.want_permit(1);
+        assert!(permits.permit_came(0), "worker 0 was woken, but has found another permit");
+        permits.unwant_permit(0);
+        assert!(permits.permit_came(1), "so the one that is free is for worker 1");
+    }
+
+    #[test]
+    fn only_a_closed_connection_wakes_who_waits_for_a_descriptor() {
+        let permits = permits(1);
+        permits.want_descriptor(1);
+        drop(permits.try_take());
+        assert!(!permits.descriptor_came(1), "no descriptor was closed");
+        let mut permit = permits.try_take().unwrap();
+        permit.mark_used();
+        drop(permit);
+        assert!(permits.descriptor_came(1));
+    }
+}

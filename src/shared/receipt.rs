@@ -1,0 +1,157 @@
+//! Messages for clients on their way to a worker, and the receipts that tell the sender what became
+//! of them.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::base::key::ConnectionId;
+use crate::buffer::Parcel;
+
+/// Why something was not sent to a client, or a client not disconnected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no such client: it has left, or never was.
+    Gone,
+    /// Too much waits for the client already, or for its worker, or no buffer is free: try again
+    /// later, or give the client up.
+    QueueFull,
+    /// The message is longer than a message to this service's clients may be.
+    TooLong,
+}
+
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            SendError::Gone => "the client is gone",
+            SendError::QueueFull => "too much waits to be sent already; try again later",
+            SendError::TooLong => {
+                "the message is longer than a buffer (--buffer-size) or than the listener's service \
+                 allows (--max-message)"
+            }
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// A message on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Mail {
+    /// To whom; `None`: to all clients of the worker.
+    pub(crate) to: Option<ConnectionId>,
+    pub(crate) parcel: Parcel,
+    pub(crate) number: u64,
+    pub(crate) receipt: Receipt,
+}
+
+/// What came of it, so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) queued: u64,
+    pub(crate) refused: u64,
+    /// Why the last one was refused.
+    pub(crate) why: Option<SendError>,
+    /// Receipts that have not been answered yet.
+    pub(crate) open: usize,
+}
+
+#[derive(Default, Debug)]
+struct Desk {
+    tally: Mutex<Tally>,
+    changed: Condvar,
+}
+
+/// The right to say how something went; saying nothing says that nobody was there.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    desk: Arc<Desk>,
+    pub(crate) queued: u64,
+    refused: u64,
+    why: Option<SendError>,
+}
+
+impl Receipt {
+    /// One of the clients does not get it.
+    pub(crate) fn refuse(&mut self, why: SendError) {
+        self.refused += 1;
+        self.why = Some(why);
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let mut tally = self.desk.lock();
+        tally.queued += self.queued;
+        tally.refused += self.refused;
+        tally.why = self.why.or(tally.why);
+        tally.open -= 1;
+        drop(tally);
+        self.desk.changed.notify_all();
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        // It is only counted in there.
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a sender waits for its receipts.
+pub(crate) struct Answers(Arc<Desk>);
+
+impl Answers {
+    pub(crate) fn new() -> Answers {
+        Answers(Arc::default())
+    }
+
+    /// One more to be waited for.
+    pub(crate) fn receipt(&self) -> Receipt {
+        self.0.lock().open += 1;
+        Receipt { desk: self.0.clone(), queued: 0, refused: 0, why: None }
+    }
+
+    /// What came of it so far.
+    pub(crate) fn so_far(&self) -> Tally {
+        *self.0.lock()
+    }
+
+    /// Waits for all receipts, or until `ended` says that nobody will answer any more.
+    pub(crate) fn wait(&self, ended: impl Fn() -> bool) -> Tally {
+        /// How often it is looked whether the workers have ended.
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let mut tally = self.0.lock();
+        while tally.open > 0 && !ended() {
+            let waited = self.0.changed.wait_timeout(tally, LOOK_EVERY);
+            tally = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_add_up_and_a_receipt_that_is_lost_counts_for_nobody() {
+        let answers = Answers::new();
+        let (mut one, mut other, lost) = (answers.receipt(), answers.receipt(), answers.receipt());
+        (one.queued, other.queued) = (3, 4);
+        (0..5).for_each(|_| other.refuse(SendError::QueueFull));
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop((one, other, lost)));
+            let tally = answers.wait(|| false);
+            assert_eq!((tally.queued, tally.refused, tally.open), (7, 5, 0));
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_workers_that_have_ended() {
+        let answers = Answers::new();
+        let receipt = answers.receipt();
+        assert_eq!(answers.wait(|| true).open, 1);
+        drop(receipt);
+    }
+}

@@ -1,0 +1,276 @@
+//! A world without faults, for services that measure: a server and its clients, each on a worker
+//! with the real readiness engine, joined by a network of one fixed latency, in virtual time. What
+//! a client measures there is what the services do, to the nanosecond: nothing takes time but the
+//! network and what a service waits for.
+//!
+//! What happens at the same instant has an order that the seed draws; the same seed, the same run.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::run::{Seat, SeatParts, wants_turn};
+use super::sys::{SimSys, Woken};
+use super::world::{Handle, Rates, Shared, What, World};
+use crate::base::time::Time;
+use crate::engine::MioEngine;
+use crate::service::Service;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::Mailboxes;
+use crate::shared::permits::Permits;
+use crate::worker::launch::ClientLimits;
+use crate::worker::{Setup, Worker};
+
+/// The network between the clients and the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    /// From a send to the arrival at the other side, and from a connect to its end.
+    pub latency: Duration,
+    /// Bytes that a socket's receive buffer and what is under way to it hold together.
+    pub window: usize,
+    /// Of the order of what happens at the same instant.
+    pub seed: u64,
+}
+
+/// Turns of workers without a step of the clock in between. More is no busy instant, it spins.
+const TURNS_AT_ONCE_MAX: u64 = 10_000_000;
+
+thread_local! {
+    static NOW: Cell<Time> = const { Cell::new(Time::ZERO) };
+}
+
+/// The time in the world that this thread simulates: the clock of services that read one.
+pub fn now() -> Time {
+    NOW.get()
+}
+
+/// Runs clients against a server, each with its limits, until every client service has called
+/// [`Turn::stop`](crate::service::Turn::stop). The server is stopped then. Answers the services.
+///
+/// # Errors
+/// Memory could not be had.
+///
+/// # Panics
+/// A service spins, or all wait for something that never comes.
+pub fn simulate<S: Service, C: Service>(
+    network: Network,
+    server: (ClientLimits, S),
+    clients: Vec<(ClientLimits, C)>,
+) -> io::Result<(S, Vec<C>)> {
+    let world = Rc::new(RefCell::new(quiet_world(network, 1 + clients.len())));
+    let listener = world.borrow_mut().listen();
+    let mut server = Seated::server(&world, server, listener)?;
+    let clients = clients.into_iter().zip(1..);
+    let mut clients: Vec<_> = clients
+        .map(|(client, index)| Seated::client(&world, index, client))
+        .collect::<io::Result<_>>()?;
+    NOW.set(world.borrow().now);
+    server.worker.begin();
+    clients.iter_mut().for_each(|client| client.worker.begin());
+    let mut turns = 0;
+    while clients.iter().any(|client| !client.worker.is_finished()) {
+        let happened = let_happen(&world);
+        let mut ran = server.turn(&world);
+        for client in &mut clients {
+            ran |= client.turn(&world);
+        }
+        turns += 1;
+        if !happened && !ran {
+            let deadlines = clients.iter().filter_map(Seated::deadline);
+            let next = deadlines.chain(server.deadline()).chain(world.borrow().next()).min();
+            world.borrow_mut().now = next.expect("all wait for something that never comes");
+            NOW.set(world.borrow().now);
+            turns = 0;
+        }
+        assert!(turns < TURNS_AT_ONCE_MAX, "it spins at {:?}", world.borrow().now);
+    }
+    let clients = clients.into_iter().map(Seated::into_service).collect();
+    Ok((server.into_service(), clients))
+}
+
+fn quiet_world(network: Network, workers: usize) -> World {
+    let rates = Rates {
+        late_readiness: 0,
+        spurious: 0,
+        duplicate: 0,
+        partial_batch: 0,
+        accept_error: 0,
+        register_error: 0,
+        recv_error: 0,
+        send_error: 0,
+        shutdown_error: 0,
+        connect_error: 0,
+        late_buffer: 0,
+        delay_max: network.latency,
+        window: network.window,
+        descriptors: usize::MAX,
+        backlog: usize::MAX,
+    };
+    let mut world = World::new(network.seed, rates, workers, false);
+    world.delay_is_fixed = true;
+    world
+}
+
+/// Answers whether anything has come about.
+fn let_happen(world: &Shared) -> bool {
+    let mut world = world.borrow_mut();
+    let mut any = false;
+    while let Some(happening) = world.pop() {
+        world.happen(happening);
+        any = true;
+    }
+    any
+}
+
+/// A worker with its engine in the world.
+struct Seated<S: Service> {
+    worker: Worker<MioEngine<SimSys>, S>,
+    woken: Arc<Woken>,
+}
+
+impl<S: Service> Seated<S> {
+    fn server(world: &Shared, (limits, service): (ClientLimits, S), at: usize) -> io::Result<Self> {
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let permits = Permits::new(limits.connections_max as u64, mailboxes.clone());
+        let listeners = vec![Handle { world: world.clone(), what: What::Listener(at) }];
+        let setup = Setup {
+            listeners: 1,
+            permits: Some(permits),
+            directory: Some(Directory::new(1, limits.connections_max)),
+            ..limits.setup(mailboxes)?
+        };
+        Ok(Seated::new(world, 0, setup, listeners, service))
+    }
+
+    fn client(
+        world: &Shared,
+        index: usize,
+        (limits, service): (ClientLimits, S),
+    ) -> io::Result<Self> {
+        let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
+        Ok(Seated::new(world, index, setup, Vec::new(), service))
+    }
+
+    fn new(world: &Shared, index: usize, setup: Setup, at: Vec<Handle>, service: S) -> Self {
+        let woken = Arc::new(Woken::default());
+        let engine = MioEngine::seat(SeatParts {
+            world: world.clone(),
+            worker: index,
+            woken: woken.clone(),
+            slots: setup.connections_max,
+            pool: setup.pool.clone(),
+            permits: setup.permits.clone(),
+            listeners: at,
+        });
+        Seated { worker: Worker::new(engine, setup, service), woken }
+    }
+
+    /// A turn, if it wants one. Answers whether it did.
+    fn turn(&mut self, world: &Shared) -> bool {
+        let now = world.borrow().now;
+        let wants = !self.worker.is_finished() && wants_turn(&self.worker, &self.woken, now);
+        if wants {
+            self.worker.turn().expect("the world's waits do not fail");
+        }
+        wants
+    }
+
+    /// When it wants its next turn.
+    fn deadline(&self) -> Option<Time> {
+        self.worker.deadline().filter(|_| !self.worker.is_finished())
+    }
+
+    fn into_service(self) -> S {
+        self.worker.into_parts().0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::Echo;
+    use crate::error::Errno;
+    use crate::service::{Answer, ConnectTo, Connection, Turn};
+
+    const LATENCY: Duration = Duration::from_micros(30);
+
+    /// Sends a byte when the last one has come back, and notes when each came.
+    #[derive(Default)]
+    struct Pinger {
+        begun: bool,
+        left: usize,
+        seen: Vec<(Time, Time)>,
+    }
+
+    impl Pinger {
+        fn ping(&mut self, connection: &mut Connection<'_>) -> Answer {
+            if self.left == 0 {
+                return Answer::CloseAfterSend;
+            }
+            self.left -= 1;
+            assert!(connection.send(b"!"), "a free buffer");
+            Answer::Continue
+        }
+    }
+
+    impl Service for Pinger {
+        type Session = ();
+
+        fn open(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+            self.ping(connection)
+        }
+
+        fn data(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+            connection.input.consume(connection.input.len());
+            self.seen.push((connection.now(), now()));
+            self.ping(connection)
+        }
+
+        fn connect_failed(&mut self, _: u64, error: Errno, _: Time) {
+            panic!("{error:?}");
+        }
+
+        fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+            if !std::mem::replace(&mut self.begun, true) {
+                let target = ([127, 0, 0, 1], 7).into();
+                turn.connect(ConnectTo { target, source: None, tag: 0, deadline: Time::MAX });
+            } else if turn.open() == 0 {
+                turn.stop();
+            }
+            None
+        }
+    }
+
+    fn pings(clients: usize, seed: u64) -> Vec<Vec<(Time, Time)>> {
+        let limits = ClientLimits {
+            connections_max: 4,
+            buffers: 8,
+            buffer_size: 16,
+            leases_per_connection_max: 1,
+            linger: Duration::from_secs(1),
+            busy_poll: false,
+        };
+        let network = Network { latency: LATENCY, window: 64, seed };
+        let pinger = || (limits, Pinger { left: 10, ..Pinger::default() });
+        let clients = (0..clients).map(|_| pinger()).collect();
+        let (_, clients) = simulate(network, (limits, Echo), clients).unwrap();
+        clients.into_iter().map(|client| client.seen).collect()
+    }
+
+    #[test]
+    fn a_round_trip_takes_twice_the_latency_and_nothing_else_takes_time() {
+        for seen in pings(3, 1) {
+            assert_eq!(seen.len(), 10);
+            let steps: Vec<_> = seen.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+            assert_eq!(steps, [LATENCY * 2; 9]);
+            assert!(seen.iter().all(|(engine, clock)| engine == clock), "one clock");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_run() {
+        assert_eq!(pings(3, 7), pings(3, 7));
+    }
+}

@@ -1,0 +1,443 @@
+//! One seed: who runs when, from the first turn to the end.
+//!
+//! * `seat`: how the engines are put into the world
+//! * `draw`: what the seed draws, and the servers, peers and clients made of it
+//! * `checks`: what must hold after every step, at rest, and in the end
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine::SimEngine;
+use super::external::Outside;
+use super::marks::{Mark, Marks};
+use super::peer::Peer;
+use super::protocol::Served;
+use super::service::{Clients, Seen, Watched, Whims};
+use super::sys::{SimSys, Woken};
+use super::world::{Happening, Shared, World};
+use crate::base::time::Time;
+use crate::buffer::{Pool, Reserve};
+use crate::engine::MioEngine;
+use crate::service::Service;
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::permits::Permits;
+use crate::worker::{Rules, Worker};
+
+mod checks;
+mod draw;
+mod seat;
+
+use checks::check_order;
+use draw::person;
+pub(crate) use seat::{Seat, SeatParts};
+
+/// Which seam the world stands under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seam {
+    /// Under `Sys`: the real readiness engine runs in it.
+    Readiness,
+    /// Under `Engine`: completions, as io_uring gives them.
+    Completion,
+}
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Report {
+    /// What was wrong, if anything was.
+    pub failure: Option<String>,
+    /// Of everything that happened, in order: the same for the same seed.
+    pub hash: u64,
+    /// What happened how often.
+    pub marks: Marks,
+    /// How long it was in the world.
+    pub simulated: Duration,
+    /// The story, if it was asked for.
+    pub story: Vec<String>,
+}
+
+/// Faults end after this time; then everybody has to come to an end.
+const HEALED_AFTER: Duration = Duration::from_secs(15);
+/// Honest peers lose patience after this time: a service may hold their bytes for ever.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a drain may take, if it is not given less than it needs.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a server may take to see that its clients have left: the longest linger, and more.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// When a seed that has not come to its end has failed.
+const END: Duration = Duration::from_secs(120);
+/// More turns than any seed needs: one that goes past it spins.
+const STEPS_MAX: u64 = 300_000;
+
+/// Runs one seed.
+pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
+    match seam {
+        Seam::Readiness => run_with::<MioEngine<SimSys>>(seed, told),
+        Seam::Completion => run_with::<SimEngine>(seed, told),
+    }
+}
+
+fn run_with<E: Seat>(seed: u64, told: bool) -> Report {
+    let world = World::drawn(seed, told);
+    let begun = world.borrow().now;
+    let result = catch_unwind(AssertUnwindSafe(|| Simulation::<E>::new(world.clone()).run()));
+    let failure = match result {
+        Ok(()) => None,
+        Err(panic) => Some(text_of(&*panic)),
+    };
+    let Ok(mut world) = world.try_borrow_mut() else {
+        unreachable!("a borrow ends with the panic that it was held in")
+    };
+    let story = world.story.lines.take().unwrap_or_default();
+    Report {
+        failure,
+        hash: world.story.hash(),
+        marks: std::mem::take(&mut world.marks),
+        simulated: world.now - begun,
+        story,
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
+        .unwrap_or_else(|| "a panic without words".to_string())
+}
+
+/// A world with servers and clients in it.
+struct Simulation<E: Seat> {
+    world: Shared,
+    servers: Vec<Server<E>>,
+    clients: Option<ClientSide<E>>,
+    peers: Vec<Peer>,
+    seen: Rc<RefCell<Seen>>,
+    reserve: Arc<Reserve>,
+    buffers: usize,
+    buffer_size: usize,
+    permits: Arc<Permits>,
+    directory: Arc<Directory>,
+    mailboxes: Arc<Mailboxes>,
+    outside: Option<Outside>,
+    /// Commands that had no room in an inbox yet.
+    unsent: Vec<(usize, Command)>,
+    served: Served,
+    connections: u64,
+    /// A receive may say that there is no buffer though there is one.
+    late_buffers: bool,
+    begun: Time,
+    ending: Ending,
+    /// When the drain or stop was ordered.
+    ended_at: Option<Time>,
+    healed: bool,
+    suspended_at: Option<Time>,
+    /// When all clients were gone.
+    left_at: Option<Time>,
+    rules: Rules,
+    whims: Whims,
+    timers_checked: usize,
+    reconnects: usize,
+    /// Whose bytes were held back by whim when patience ended.
+    held_back: HashSet<usize>,
+    moved: bool,
+}
+
+struct Server<E: Seat> {
+    worker: Option<Worker<E, Watched>>,
+    woken: Arc<Woken>,
+    pool: Pool,
+    counters: Arc<Counters>,
+    cut: u64,
+    /// The first in the queue for buffers, how many have entered it, and since when both are so.
+    queue: (Option<u64>, u64, Time),
+}
+
+struct ClientSide<E: Seat> {
+    worker: Option<Worker<E, Clients>>,
+    woken: Arc<Woken>,
+    done: Option<Clients>,
+}
+
+/// How the server is ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// Drained when everybody has gone.
+    Quiet,
+    /// Drained at this time, whoever is there.
+    Drain(Time),
+    /// Stopped at this time.
+    Stop(Time),
+}
+
+impl<E: Seat> Simulation<E> {
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// If something is wrong: that is the answer of a simulation.
+    fn run(mut self) {
+        for step in 0.. {
+            assert!(step < STEPS_MAX, "it spins: {}", self.who_wants());
+            self.people_act();
+            self.end_when_it_is_time();
+            self.send_unsent();
+            if self.is_over() {
+                break;
+            }
+            match self.pick() {
+                Some(Pick::Server(index)) => self.turn_server(index),
+                Some(Pick::Clients) => self.turn_clients(),
+                None => self.let_time_pass(),
+            }
+            self.check();
+        }
+        self.check_end();
+    }
+
+    /// What has come about, some of it or all.
+    fn people_act(&mut self) {
+        loop {
+            let happening = self.world.borrow_mut().pop();
+            match happening {
+                None => return,
+                Some(Happening::Peer(number)) => self.peer_acts(number),
+                Some(Happening::Outside) => self.outside_acts(),
+                Some(other) => self.world.borrow_mut().happen(other),
+            }
+            // The rest after a worker's turn.
+            if self.world.borrow_mut().rng.u8(0..4) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn peer_acts(&mut self, number: usize) {
+        let mut world = self.world.borrow_mut();
+        self.peers[number].act(&mut world);
+        let peer = &self.peers[number];
+        let again = peer.end.is_some() && peer.is_satisfied() && self.reconnects < 6;
+        // After the faults those who are there come to their end.
+        if again && !self.healed && world.rng.u8(0..3) == 0 {
+            self.reconnects += 1;
+            world.mark(Mark::Reconnected);
+            let (number, total) = (self.peers.len(), world.rng.usize(0..=300));
+            let peer = person(&mut world, &self.seen, self.served, number, total);
+            self.peers.push(peer);
+            world.after_up_to(Duration::from_millis(50), Happening::Peer(number));
+        }
+    }
+
+    fn outside_acts(&mut self) {
+        let Some(outside) = &mut self.outside else { return };
+        if self.healed || self.ended_at.is_some() {
+            return;
+        }
+        let mut world = self.world.borrow_mut();
+        outside.act(&mut world, &self.seen, self.buffer_size);
+        world.after_up_to(outside.pause_max, Happening::Outside);
+    }
+
+    /// What had no room in an inbox is said again.
+    fn send_unsent(&mut self) {
+        for (worker, command) in std::mem::take(&mut self.unsent) {
+            if let Err(command) = self.mailboxes.send(worker, command) {
+                self.world.borrow_mut().mark(Mark::InboxFull);
+                self.unsent.push((worker, command));
+            }
+        }
+    }
+
+    fn pick(&mut self) -> Option<Pick> {
+        let now = self.world.borrow().now;
+        let mut runnable = Vec::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            if server.worker.as_ref().is_some_and(|worker| wants_turn(worker, &server.woken, now)) {
+                runnable.push(Pick::Server(index));
+            }
+        }
+        if let Some(side) = &self.clients
+            && side.worker.as_ref().is_some_and(|worker| wants_turn(worker, &side.woken, now))
+        {
+            runnable.push(Pick::Clients);
+        }
+        self.world.borrow_mut().rng.choice(runnable)
+    }
+
+    fn turn_server(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        let worker = server.worker.as_mut().expect("it was picked");
+        let before = (worker.waiting(), server.counters.read().waits_for_buffer);
+        worker.turn().expect("the world's waits do not fail");
+        let enqueued = server.counters.read().waits_for_buffer - before.1;
+        if enqueued == 0 {
+            check_order(&before.0, worker);
+        }
+        if worker.is_finished() {
+            let worker = server.worker.take().expect("it has just run");
+            server.cut = worker.into_parts().1;
+        }
+    }
+
+    fn turn_clients(&mut self) {
+        let side = self.clients.as_mut().expect("they were picked");
+        let worker = side.worker.as_mut().expect("they were picked");
+        worker.turn().expect("the world's waits do not fail");
+        if worker.is_finished() {
+            let worker = side.worker.take().expect("it has just run");
+            side.done = Some(worker.into_parts().0);
+        }
+    }
+
+    /// Nothing can be done now: on to the next time at which something can.
+    fn let_time_pass(&mut self) {
+        self.check_rest();
+        let mut world = self.world.borrow_mut();
+        let servers = self.servers.iter().filter_map(|server| server.worker.as_ref()?.deadline());
+        let clients =
+            self.clients.as_ref().and_then(|side| side.worker.as_ref()).and_then(Worker::deadline);
+        let own = [self.next_ending(world.now), Some(self.begun + END)].into_iter().flatten();
+        let next = servers.chain(clients).chain(world.next()).chain(own).min();
+        let next = next.expect("the end is always to come").max(world.now);
+        assert!(next < self.begun + END, "not over after {END:?}: {}", self.who_is_left());
+        world.now = next;
+        // The machine sleeps, or the process is stopped for a while.
+        if !self.healed && world.rng.u16(0..2000) == 0 {
+            let span = Duration::from_millis(world.rng.u64(1..4000));
+            world.mark(Mark::TimeSuspended);
+            world.now = world.now + span;
+            self.suspended_at = Some(world.now);
+            world.tell(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
+        }
+    }
+
+    fn next_ending(&self, now: Time) -> Option<Time> {
+        let heals = (!self.healed).then(|| self.begun + HEALED_AFTER);
+        let ends = match self.ending {
+            _ if self.ended_at.is_some() => None,
+            Ending::Drain(at) | Ending::Stop(at) => Some(at),
+            Ending::Quiet => self.left_at.map(|at| at + FAREWELL),
+        };
+        let patience = (!self.everybody_left()).then(|| self.begun + HEALED_AFTER + PATIENCE);
+        [heals, ends, patience].into_iter().flatten().filter(|&at| at > now).min()
+    }
+
+    fn end_when_it_is_time(&mut self) {
+        let now = self.world.borrow().now;
+        if !self.healed && now >= self.begun + HEALED_AFTER {
+            self.healed = true;
+            self.world.borrow_mut().rates.heal();
+        }
+        if now >= self.begun + HEALED_AFTER + PATIENCE {
+            let seen = self.seen.borrow();
+            let holding = seen.of_peer.iter().filter(|(_, sight)| sight.open && sight.holding);
+            self.held_back.extend(holding.map(|(&number, _)| number));
+            drop(seen);
+            for peer in &mut self.peers {
+                peer.give_up(&mut self.world.borrow_mut());
+            }
+        }
+        if self.ended_at.is_some() {
+            return;
+        }
+        let (due, stop) = match self.ending {
+            Ending::Drain(at) => (now >= at, false),
+            Ending::Stop(at) => (now >= at, true),
+            Ending::Quiet => (self.farewell_is_over(now), false),
+        };
+        if !due {
+            return;
+        }
+        self.ended_at = Some(now);
+        let loaded = self.permits.taken() > 0;
+        if loaded {
+            let mark = if stop { Mark::StopUnderLoad } else { Mark::DrainUnderLoad };
+            self.world.borrow_mut().mark(mark);
+        }
+        self.world.borrow_mut().tell(51, 0, u64::from(stop), || {
+            if stop { "the server is stopped".into() } else { "the server is drained".into() }
+        });
+        self.world.borrow_mut().cut_from = now;
+        let hurried = self.ending != Ending::Quiet && self.world.borrow_mut().rng.u8(0..4) == 0;
+        let deadline = now + if hurried { DRAIN / 1000 } else { DRAIN };
+        if !stop {
+            self.world.borrow_mut().cut_from = deadline;
+        }
+        for worker in 0..self.servers.len() {
+            let command = if stop { Command::Stop } else { Command::Drain { deadline } };
+            self.unsent.push((worker, command));
+        }
+    }
+
+    /// All clients have left, and the server has seen it.
+    fn farewell_is_over(&mut self, now: Time) -> bool {
+        if !self.everybody_left() {
+            return false;
+        }
+        let left_at = *self.left_at.get_or_insert(now);
+        let still_there = self.permits.taken();
+        let over = still_there == 0 || now >= left_at + FAREWELL;
+        assert!(
+            !over || still_there == 0 || self.may_wait_for_ever(),
+            "{still_there} connections are open though their clients left {FAREWELL:?} ago"
+        );
+        over
+    }
+
+    fn everybody_left(&self) -> bool {
+        self.peers.iter().all(|peer| peer.end.is_some())
+            && self.clients.as_ref().is_none_or(|side| side.worker.is_none())
+    }
+
+    fn is_over(&self) -> bool {
+        self.servers.iter().all(|server| server.worker.is_none()) && self.everybody_left()
+    }
+
+    fn who_wants(&self) -> String {
+        let now = self.world.borrow().now;
+        let of = |server: &Server<E>| {
+            let worker = server.worker.as_ref()?;
+            let deadline = worker.deadline().map(|deadline| deadline.as_nanos() as i128);
+            let late = deadline.map(|deadline| now.as_nanos() as i128 - deadline);
+            Some((server.woken.is_set(), worker.engine().is_ready(), late, worker.open()))
+        };
+        let wants: Vec<_> = self.servers.iter().map(of).collect();
+        let clients = self.clients.as_ref().and_then(|side| side.worker.as_ref()).map(|worker| {
+            let late = worker.deadline().map(|at| now.as_nanos() as i128 - at.as_nanos() as i128);
+            (worker.engine().is_ready(), late, worker.open(), worker.is_finished())
+        });
+        let left = self.who_is_left();
+        format!("woken, ready, late by, connections: {wants:?}; clients {clients:?}; {left}")
+    }
+
+    fn who_is_left(&self) -> String {
+        let peers: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.end.is_none())
+            .map(|peer| (peer.number, peer.manner, peer.sent, peer.ear.reply))
+            .collect();
+        let servers = self.servers.iter().filter(|server| server.worker.is_some()).count();
+        format!("{servers} servers, peers {peers:?}")
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pick {
+    Server(usize),
+    Clients,
+}
+
+pub(super) fn wants_turn<E: Seat, S: Service>(
+    worker: &Worker<E, S>,
+    woken: &Woken,
+    now: Time,
+) -> bool {
+    woken.is_set()
+        || worker.engine().is_ready()
+        || worker.deadline().is_some_and(|deadline| deadline <= now)
+}

@@ -1,0 +1,335 @@
+//! The simulated kernel: endpoints joined in pairs, listeners with backlogs, readiness, and a queue
+//! of what happens when. It behaves as Linux does, as far as the code above can tell; the faults
+//! are drawn by lot at the rates of the seed.
+//!
+//! * here: what there is, the lot, the story, and time
+//! * `connections`: how connections begin and end
+//! * `bytes`: what goes over them
+//! * `readiness`: what is told of them
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::marks::{Mark, Marks};
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
+use crate::error::Errno;
+
+mod bytes;
+mod connections;
+mod readiness;
+
+pub(crate) type Shared = Rc<RefCell<World>>;
+pub(crate) type EndpointId = usize;
+pub(crate) type ListenerId = usize;
+
+/// How often each fault is drawn, in a million, and the sizes of things. A seed draws its own, most
+/// of them zero: faults that never leave room for anything else hide bugs.
+#[derive(Clone, Debug)]
+pub(crate) struct Rates {
+    pub(crate) late_readiness: u32,
+    pub(crate) spurious: u32,
+    pub(crate) duplicate: u32,
+    pub(crate) partial_batch: u32,
+    pub(crate) accept_error: u32,
+    pub(crate) register_error: u32,
+    pub(crate) recv_error: u32,
+    pub(crate) send_error: u32,
+    pub(crate) shutdown_error: u32,
+    pub(crate) connect_error: u32,
+    pub(crate) late_buffer: u32,
+    /// How long a segment is under way, at most.
+    pub(crate) delay_max: Duration,
+    /// Bytes that a receive buffer and what is under way to it hold together.
+    pub(crate) window: usize,
+    /// Descriptors that the process may have.
+    pub(crate) descriptors: usize,
+    pub(crate) backlog: usize,
+}
+
+impl Rates {
+    /// No faults any more: what is under way gets through.
+    pub(super) fn heal(&mut self) {
+        *self = Rates {
+            late_readiness: 0,
+            spurious: 0,
+            duplicate: 0,
+            partial_batch: 0,
+            accept_error: 0,
+            register_error: 0,
+            recv_error: 0,
+            send_error: 0,
+            shutdown_error: 0,
+            connect_error: 0,
+            late_buffer: 0,
+            descriptors: usize::MAX,
+            ..self.clone()
+        };
+    }
+}
+
+/// Something that will happen at a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Happening {
+    /// The first segment under way to this endpoint arrives.
+    Arrival(EndpointId),
+    /// A peer acts.
+    Peer(usize),
+    /// A connect arrives at its listener.
+    Connect(EndpointId),
+    /// Readiness that was held back can be told.
+    Readiness,
+    /// Another thread wants something of the server.
+    Outside,
+}
+
+/// What is under way to an endpoint.
+#[derive(Debug)]
+enum Segment {
+    Bytes(Vec<u8>, /** The last is urgent. */ bool),
+    Fin,
+}
+
+/// What readiness has not been told yet.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Edge {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    pub(super) read_on: bool,
+    pub(super) at: Time,
+}
+
+impl Edge {
+    fn any(self) -> bool {
+        self.readable || self.writable
+    }
+}
+
+/// Who watches an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    pub(super) worker: usize,
+    pub(super) token: u64,
+}
+
+/// One side of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Endpoint {
+    pub(super) address: Option<SocketAddr>,
+    other: EndpointId,
+    received: VecDeque<u8>,
+    under_way: VecDeque<(Time, Segment)>,
+    bytes_under_way: usize,
+    /// Where in `received` the urgent byte is.
+    mark: Option<usize>,
+    pub(super) fin_received: bool,
+    error: Option<Errno>,
+    fin_sent: bool,
+    /// The other side is gone: sending gets EPIPE.
+    broken: bool,
+    /// By a reset: once the error has been told, receiving answers the end of the stream.
+    reset: bool,
+    closed: bool,
+    /// When this side's FIN went out.
+    fin_sent_at: Option<Time>,
+    /// A call on it was made to fail by lot.
+    failed: bool,
+    /// A descriptor of the process under test.
+    ours: bool,
+    blocked: bool,
+    connecting: bool,
+    connected: Option<Result<(), Errno>>,
+    watch: Option<Watch>,
+    edge: Edge,
+}
+
+#[derive(Debug)]
+struct Listener {
+    backlog: VecDeque<EndpointId>,
+    open: bool,
+    watch: Option<Watch>,
+    edge: Edge,
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Time,
+    pub(crate) rates: Rates,
+    /// Each segment is under way for the longest time that there is.
+    pub(super) delay_is_fixed: bool,
+    pub(super) marks: Marks,
+    pub(super) story: Story,
+    pub(super) workers: usize,
+    endpoints: Vec<Endpoint>,
+    listeners: Vec<Listener>,
+    queue: BinaryHeap<Reverse<(Time, u64, Happening)>>,
+    queued: u64,
+    pub(super) descriptors_open: usize,
+    /// How long a server waits for the peer's FIN after its own.
+    pub(super) linger: Duration,
+    /// From when on a server may close whatever it has.
+    pub(super) cut_from: Time,
+    /// What somebody found wrong who cannot panic: a service's panics are caught.
+    pub(super) wrong: Option<String>,
+}
+
+/// What happened, as a hash that is the same for the same seed, and as text if it is wanted.
+pub(super) struct Story {
+    hash: u64,
+    pub(super) lines: Option<Vec<String>>,
+}
+
+impl Story {
+    pub(super) fn new(told: bool) -> Story {
+        Story { hash: 0xcbf2_9ce4_8422_2325, lines: told.then(Vec::new) }
+    }
+
+    /// FNV-1a over 64-bit words: it is to differ when the story does, no more.
+    fn note(&mut self, words: [u64; 3]) {
+        for word in words {
+            self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3);
+            self.hash ^= self.hash >> 29;
+        }
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+/// A descriptor of the process under test. Dropping it closes it.
+pub(crate) struct Handle {
+    pub(crate) world: Shared,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    Endpoint(EndpointId),
+    Listener(ListenerId),
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut world = self.world.borrow_mut();
+        match self.what {
+            What::Endpoint(id) => world.close(id),
+            What::Listener(id) => world.close_listener(id),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, rates: Rates, workers: usize, told: bool) -> World {
+        World {
+            rng: fastrand::Rng::with_seed(seed),
+            now: Time::from_nanos(1_000_000_000),
+            rates,
+            delay_is_fixed: false,
+            marks: Marks::default(),
+            story: Story::new(told),
+            workers,
+            endpoints: Vec::new(),
+            listeners: Vec::new(),
+            queue: BinaryHeap::new(),
+            queued: 0,
+            descriptors_open: 0,
+            linger: Duration::ZERO,
+            cut_from: Time::MAX,
+            wrong: None,
+        }
+    }
+
+    /// True as often as `rate` says, in a million.
+    pub(super) fn chance(&mut self, rate: u32) -> bool {
+        rate > 0 && self.rng.u32(0..1_000_000) < rate
+    }
+
+    /// Says that something is wrong; the first word counts.
+    pub(super) fn complain(&mut self, text: impl FnOnce() -> String) {
+        self.wrong.get_or_insert_with(text);
+    }
+
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.marks.hit(mark);
+    }
+
+    /// Notes something for the hash, and for the story if one is told.
+    pub(super) fn tell(&mut self, code: u64, who: usize, what: u64, text: impl FnOnce() -> String) {
+        self.story.note([self.now.as_nanos() ^ code << 56, who as u64, what]);
+        let now = self.now;
+        if let Some(lines) = &mut self.story.lines {
+            let micros = (now.as_nanos() - 1_000_000_000) / 1000;
+            lines.push(format!("{:>10}.{:03} ms  {}", micros / 1000, micros % 1000, text()));
+        }
+    }
+
+    pub(super) fn at(&mut self, time: Time, happening: Happening) {
+        self.queued += 1;
+        self.queue.push(Reverse((time, self.queued, happening)));
+    }
+
+    pub(super) fn after_up_to(&mut self, most: Duration, happening: Happening) {
+        let wait = Duration::from_nanos(self.rng.u64(0..=most.as_nanos() as u64));
+        self.at(self.now + wait, happening);
+    }
+
+    /// When the next thing happens.
+    pub(crate) fn next(&self) -> Option<Time> {
+        self.queue.peek().map(|Reverse((time, _, _))| *time)
+    }
+
+    /// Takes the next thing that has come about by now.
+    pub(crate) fn pop(&mut self) -> Option<Happening> {
+        let Reverse((time, _, _)) = self.queue.peek()?;
+        if *time > self.now {
+            return None;
+        }
+        self.queue.pop().map(|Reverse((_, _, happening))| happening)
+    }
+
+    /// Lets one thing happen. Peers' turns are the caller's business.
+    pub(crate) fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival(id) => self.arrive(id),
+            Happening::Connect(id) => self.connect_arrives(id),
+            Happening::Peer(_) | Happening::Readiness | Happening::Outside => {}
+        }
+    }
+}
+
+/// The address of peer number `peer`. One for each, so that it is known by it everywhere.
+pub(super) fn address_of(peer: usize) -> SocketAddr {
+    let peer = peer as u32;
+    let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, (peer >> 16) as u16, peer as u16);
+    SocketAddr::new(IpAddr::V6(ip), 1)
+}
+
+/// The number of a peer.
+pub(super) fn peer_of(peer: Peer) -> usize {
+    let Some(IpAddr::V6(ip)) = peer.socket_addr().map(|address| address.ip()) else {
+        panic!("nobody of this world: {peer}")
+    };
+    let segments = ip.segments();
+    (segments[6] as usize) << 16 | segments[7] as usize
+}
+
+/// The byte that a peer sends at an offset: whose it is and where it belongs can be told. Its highest
+/// bit is left to bytes from outside.
+pub(super) fn canary(peer: usize, offset: u64) -> u8 {
+    let mixed = (peer as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ offset.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mixed ^ mixed >> 32 ^ mixed >> 17) as u8 & 0x7F
+}

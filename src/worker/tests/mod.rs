@@ -1,0 +1,503 @@
+//! Workers on the real kernel, from inside: each system call made to fail, services that panic,
+//! hold back, wait, and the order in which waiting connections are served.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::buffer::Reserve;
+use crate::builtin::Echo;
+use crate::engine::MioEngine;
+use crate::engine::sys::Kernel;
+use crate::engine::sys::faulty::{Call, Fault, Faulty};
+use crate::error::CloseReason;
+use crate::service::{Answer, Connection};
+use crate::shared::mailbox::Command;
+use crate::{Config, Drained, Server, ServerHandle};
+
+mod stepped;
+
+/// Longer than anything takes: only against hanging.
+const GUARD: Duration = Duration::from_secs(60);
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.set_write_timeout(Some(GUARD)).unwrap();
+    client
+}
+
+fn echoes(client: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
+    client.write_all(message)?;
+    let mut reply = vec![0; message.len()];
+    client.read_exact(&mut reply)?;
+    assert_eq!(reply, message);
+    Ok(())
+}
+
+/// Waits until something is true of the server's counters.
+fn until(server: &ServerHandle, what: &str, condition: impl Fn(&crate::Counts) -> bool) {
+    let begun = Instant::now();
+    while !condition(&server.stats().total()) {
+        assert!(begun.elapsed() < GUARD, "never: {what}: {:?}", server.stats().total());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn start<S: Service + Clone + Send>(config: Config, service: S) -> (ServerHandle, SocketAddr) {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let server = Server::start(config.workers(1).listen(anywhere), service).unwrap();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    (server, address)
+}
+
+/// A worker whose system calls fail as told.
+struct FaultyWorker {
+    address: SocketAddr,
+    mailboxes: Arc<Mailboxes>,
+    permits: Arc<Permits>,
+    thread: JoinHandle<Result<(), Errno>>,
+}
+
+fn start_faulty(fault: Fault) -> FaultyWorker {
+    start_with_mail(fault, Arc::new(Mailboxes::new(1)))
+}
+
+fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let mut bound = crate::net::bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
+    let one = bound.pop().unwrap();
+    let address = one.endpoint.socket_addr().unwrap();
+    let permits = Permits::new(8, mailboxes.clone());
+    let (for_thread, mail, of_thread) = (permits.clone(), mailboxes.clone(), fault.clone());
+    let thread = thread::spawn(move || {
+        let pool = Pool::new(Reserve::new(4096, 8).unwrap(), 0);
+        let setup = Setup {
+            index: 0,
+            connections_max: 8,
+            listeners: 1,
+            rules: Rules {
+                leases_per_connection_max: 2,
+                idle_timeout: None,
+                send_timeout: None,
+                shed_after: None,
+                linger: Duration::from_millis(100),
+                accept_pause: Duration::from_millis(50),
+            },
+            pool: pool.clone(),
+            permits: Some(for_thread.clone()),
+            mailboxes: mail,
+            counters: Arc::default(),
+            directory: None,
+        };
+        let sys = Faulty { kernel: Kernel::new().unwrap(), fault: of_thread };
+        let listeners = one.into_listening().collect();
+        let engine = MioEngine::new(sys, 8, pool.clone(), Some(for_thread), listeners)?;
+        let ended = Worker::new(engine, setup, CloseOnQ).run().map(|_| ());
+        assert!(ended.is_err() || pool.held() == 0, "a lease was lost");
+        ended
+    });
+    FaultyWorker { address, mailboxes, permits, thread }
+}
+
+/// Echo that closes its side when it is sent a q: the only way to a shutdown from here.
+#[derive(Clone)]
+struct CloseOnQ;
+
+impl Service for CloseOnQ {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        let quit = connection.input.slices().any(|slice| slice.contains(&b'q'));
+        Echo.data(connection, session);
+        if quit { Answer::CloseAfterSend } else { Answer::Continue }
+    }
+}
+
+/// One fault, many clients: those it hits may be disconnected, all others are served, and nothing
+/// is lost in the end.
+fn survives(call: Call, error: Errno, after: u64) {
+    let fault = Fault::new(call, error, after);
+    let worker = start_faulty(fault.clone());
+    let mut hit = 0;
+    for round in 0..6 {
+        let mut client = connect(worker.address);
+        let ending = if round % 2 == 0 { b"hello".as_slice() } else { b"hellq" };
+        match echoes(&mut client, ending) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::TimedOut => panic!("{call:?} {error:?} hangs"),
+            Err(_) => hit += 1,
+        }
+    }
+    assert_eq!(fault.fired.load(std::sync::atomic::Ordering::SeqCst), 1, "{call:?} {error:?}");
+    assert!(hit <= 1, "{call:?} {error:?} hit {hit} clients");
+    let mut last = connect(worker.address);
+    echoes(&mut last, b"still there").unwrap();
+    drop(last);
+    worker.mailboxes.send(0, Command::Stop).unwrap();
+    worker.thread.join().unwrap().unwrap();
+    assert_eq!(worker.permits.taken(), 0, "{call:?} {error:?}: a permit was lost");
+}
+
+#[test]
+fn every_error_of_accept_is_survived() {
+    for error in [
+        Errno::CONNABORTED,
+        Errno::PROTO,
+        Errno::PERM,
+        Errno::NETUNREACH,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+    ] {
+        survives(Call::Accept, error, 0);
+        survives(Call::Accept, error, 3);
+    }
+}
+
+#[test]
+fn every_error_of_recv_and_send_hits_one_connection_only() {
+    for error in [Errno::CONNRESET, Errno::TIMEDOUT, Errno::NOMEM, Errno::HOSTUNREACH, Errno::IO] {
+        survives(Call::Recv, error, 0);
+        survives(Call::Recv, error, 4);
+    }
+    for error in [Errno::PIPE, Errno::CONNRESET, Errno::NOBUFS, Errno::NOMEM, Errno::TIMEDOUT] {
+        survives(Call::Send, error, 0);
+        survives(Call::Send, error, 2);
+    }
+}
+
+#[test]
+fn errors_of_shutdown_and_registration_hit_one_connection_only() {
+    survives(Call::Shutdown, Errno::NOTCONN, 0);
+    survives(Call::Shutdown, Errno::NOTCONN, 1);
+    // The first registration is the listener's.
+    survives(Call::Register, Errno::NOMEM, 1);
+    survives(Call::Register, Errno::NOSPC, 3);
+}
+
+#[test]
+fn a_worker_that_cannot_wait_any_more_says_so() {
+    let worker = start_faulty(Fault::new(Call::Wait, Errno::BADF, 0));
+    assert_eq!(worker.thread.join().unwrap(), Err(Errno::BADF));
+}
+
+#[test]
+fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
+    let mailboxes = Arc::new(Mailboxes::new(1));
+    mailboxes.send(0, Command::Stop).unwrap();
+    // A fault that never fires.
+    let worker = start_with_mail(Fault::new(Call::Wait, Errno::BADF, u64::MAX), mailboxes);
+    let begun = Instant::now();
+    while !worker.thread.is_finished() {
+        assert!(begun.elapsed() < GUARD, "the worker sleeps");
+        thread::sleep(Duration::from_millis(2));
+    }
+    worker.thread.join().unwrap().unwrap();
+}
+
+/// Panics on each of the calls, as the client's first byte says.
+#[derive(Clone)]
+struct Panicking;
+
+impl Service for Panicking {
+    type Session = u8;
+
+    fn data(&mut self, connection: &mut Connection<'_>, asked: &mut u8) -> Answer {
+        *asked = connection.input.slices().next().unwrap()[0];
+        assert_ne!(*asked, b'd', "on purpose, in data");
+        Echo.data(connection, &mut ())
+    }
+
+    fn sent(&mut self, _: &mut Connection<'_>, asked: &mut u8) -> Answer {
+        assert_ne!(*asked, b's', "on purpose, in sent");
+        Answer::Continue
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, asked: &mut u8) -> Answer {
+        assert_ne!(*asked, b'p', "on purpose, in peer_closed");
+        Answer::CloseAfterSend
+    }
+
+    fn closed(&mut self, _: &mut Connection<'_>, asked: &mut u8, _: CloseReason) {
+        assert_ne!(*asked, b'c', "on purpose, in closed");
+    }
+}
+
+#[test]
+fn a_panic_in_a_service_closes_that_connection_and_the_worker_goes_on() {
+    let (server, address) = start(Config::new().max_connections(10), Panicking);
+    let mut bystander = connect(address);
+    echoes(&mut bystander, b"x").unwrap();
+    for call in [b"d", b"s", b"p", b"c"] {
+        let mut client = connect(address);
+        client.write_all(call).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    until(&server, "four connections closed", |total| total.closed_total() == 4);
+    echoes(&mut bystander, b"y").unwrap();
+    let total = server.stats().total();
+    assert_eq!(total.closed(CloseReason::ServicePanic), 3, "{total:?}");
+    assert_eq!(total.closed(CloseReason::PeerClosed), 1, "closed is called after the end");
+    assert_eq!((total.connections, total.buffers_held), (1, 0));
+}
+
+/// Notes whose data came in which order.
+#[derive(Clone, Default)]
+struct InOrder(Arc<Mutex<Vec<SocketAddr>>>);
+
+impl Service for InOrder {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        self.0.lock().unwrap().extend(connection.peer().socket_addr());
+        Echo.data(connection, session)
+    }
+}
+
+/// Fills the path to a client that does not read, until the server's one buffer is stuck in it.
+fn stick(server: &ServerHandle, client: &mut TcpStream) {
+    client.set_nonblocking(true).unwrap();
+    let begun = Instant::now();
+    let mut taken_at = Instant::now();
+    while taken_at.elapsed() < Duration::from_millis(200)
+        || server.stats().total().buffers_held == 0
+    {
+        assert!(begun.elapsed() < GUARD, "the path never fills");
+        if client.write(&[1; 65536]).is_ok() {
+            taken_at = Instant::now();
+        }
+    }
+}
+
+#[test]
+fn those_who_wait_for_a_buffer_are_served_in_the_order_they_came() {
+    let order = InOrder::default();
+    let config = Config::new().max_connections(20).buffers(1).shed_after(None);
+    let (server, address) = start(config, order.clone());
+    let mut stuck = connect(address);
+    stick(&server, &mut stuck);
+    let mut waiting: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
+    // Not in the order of their slots.
+    waiting.rotate_left(3);
+    for (index, client) in waiting.iter_mut().enumerate() {
+        let before = server.stats().total().waits_for_buffer;
+        client.write_all(&[index as u8]).unwrap();
+        until(&server, "the next waits", |total| total.waits_for_buffer > before);
+    }
+    order.0.lock().unwrap().clear();
+    drop(stuck);
+    for (index, client) in waiting.iter_mut().enumerate() {
+        let mut reply = [0];
+        client.read_exact(&mut reply).unwrap();
+        assert_eq!(reply, [index as u8]);
+    }
+    let expected: Vec<_> = waiting.iter().map(|client| client.local_addr().unwrap()).collect();
+    assert_eq!(*order.0.lock().unwrap(), expected);
+    until(&server, "the buffer is back", |total| total.buffers_held == 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_shed_when_others_want_its_buffer_and_not_before() {
+    let config = Config::new().max_connections(10).buffers(1);
+    let (server, address) = start(config.shed_after(Some(Duration::from_millis(100))), Echo);
+    let mut stuck = connect(address);
+    stick(&server, &mut stuck);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.stats().total().closed_total(), 0, "nobody wants its buffer");
+    let mut honest = connect(address);
+    echoes(&mut honest, b"excuse me").unwrap();
+    until(&server, "one is shed", |total| total.closed(CloseReason::Shed) == 1);
+}
+
+#[test]
+fn a_buffer_stuck_on_one_worker_is_shed_for_one_waiting_on_another() {
+    // Which worker a client comes to is the kernel's choice: tried until it came out right.
+    for _ in 0..50 {
+        let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        let config = Config::new().workers(2).max_connections(40).buffers(2).listen(anywhere);
+        let config = config.shed_after(Some(Duration::from_millis(50)));
+        let server = Server::start(config, Echo).unwrap();
+        let address = server.local_endpoints()[0].socket_addr().unwrap();
+        let mut stuck = [connect(address), connect(address)];
+        stuck.iter_mut().for_each(|client| stick(&server, client));
+        let mut honest = connect(address);
+        echoes(&mut honest, b"excuse me").unwrap();
+        until(&server, "one is shed", |total| total.closed(CloseReason::Shed) > 0);
+        let of_another = |worker: &crate::Counts| {
+            worker.closed(CloseReason::Shed) > 0 && worker.waits_for_buffer == 0
+        };
+        if server.stats().workers().iter().any(of_another) {
+            return;
+        }
+    }
+    panic!("no connection was ever shed for a client of another worker");
+}
+
+#[test]
+fn no_more_are_shed_than_those_who_wait_need() {
+    let config = Config::new().max_connections(60).buffers(10);
+    let (server, address) = start(config.shed_after(Some(Duration::from_millis(200))), Echo);
+    // One after the other, until their bytes hold all buffers; one client may hold several.
+    let mut stuck = Vec::new();
+    while server.stats().total().buffers_held < 10 {
+        let mut client = connect(address);
+        stick(&server, &mut client);
+        stuck.push(client);
+    }
+    assert!(stuck.len() > 1, "one client holds them all");
+    // For long enough that any of them may be shed.
+    thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.stats().total().closed_total(), 0, "nobody waits yet");
+    let mut waiting: Vec<TcpStream> = (0..15).map(|_| connect(address)).collect();
+    waiting.iter_mut().for_each(|client| client.write_all(b"hello").unwrap());
+    waiting.iter_mut().for_each(|client| client.read_exact(&mut [0; 5]).unwrap());
+    until(&server, "one is shed", |total| total.closed(CloseReason::Shed) > 0);
+    let shed = server.stats().total().closed(CloseReason::Shed);
+    assert!(shed < stuck.len() as u64, "{shed} of {} were shed", stuck.len());
+}
+
+#[test]
+fn the_idle_time_out_holds_again_after_a_stall() {
+    let config = Config::new().max_connections(10).send_timeout(None);
+    let (server, address) = start(config.idle_timeout(Some(Duration::from_millis(300))), Echo);
+    let mut client = connect(address);
+    stick(&server, &mut client);
+    // The idle timer comes by meanwhile.
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(server.stats().total().closed_total(), 0, "it is not idle: it owes bytes");
+    client.set_nonblocking(false).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    while client.read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
+    until(&server, "closed", |total| total.closed(CloseReason::IdleTimeout) == 1);
+}
+
+/// Never consumes anything.
+#[derive(Clone)]
+struct Hoarding;
+
+impl Service for Hoarding {
+    type Session = ();
+
+    fn data(&mut self, _: &mut Connection<'_>, (): &mut ()) -> Answer {
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_connection_whose_input_is_not_consumed_is_closed_at_the_limit() {
+    let (server, address) =
+        start(Config::new().max_connections(10).buffers(64).buffer_size(1024), Hoarding);
+    let mut client = connect(address);
+    for _ in 0..100 {
+        if client.write_all(&[0; 1024]).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    until(&server, "closed", |total| total.closed(CloseReason::InputLimit) == 1);
+    until(&server, "buffers are back", |total| total.buffers_held == 0);
+}
+
+/// Holds each reply back until a time has passed.
+#[derive(Clone)]
+struct Late;
+
+impl Service for Late {
+    type Session = ();
+    const FRESH_CLOCK: bool = true;
+
+    fn data(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        Answer::WaitUntil(connection.now() + Duration::from_millis(50))
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        Echo.data(connection, session)
+    }
+}
+
+#[test]
+fn a_service_can_wait_and_the_timer_is_never_early() {
+    let (server, address) = start(Config::new().max_connections(10), Late);
+    let mut client = connect(address);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        echoes(&mut client, b"patience").unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+    }
+    drop(client);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+}
+
+#[test]
+fn an_operation_that_is_done_at_once_never_deepens_the_stack() {
+    // A stream of a hundred megabytes over a worker with a small stack: completions in a loop. The
+    // pattern this server follows is known to overflow its stack here.
+    let (server, address) = start(Config::new().max_connections(10), Echo);
+    let mut client = connect(address);
+    let mut sender = client.try_clone().unwrap();
+    let total = 100 << 20;
+    let writer = thread::spawn(move || {
+        let block = vec![3; 1 << 20];
+        (0..total / block.len()).for_each(|_| sender.write_all(&block).unwrap());
+        sender.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut received = 0;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => break,
+            count => {
+                assert!(buffer[..count].iter().all(|&byte| byte == 3));
+                received += count;
+            }
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(received, total);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+}
+
+#[test]
+fn other_threads_can_send_more_messages_than_there_are_buffers() {
+    let (server, address) = start(Config::new().max_connections(4).buffers(8), Echo);
+    let mut client = connect(address);
+    until(&server, "it is there", |counts| counts.connections == 1);
+    let id = server.clients()[0].id;
+    let reader = thread::spawn(move || {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        all
+    });
+    let mut expected = Vec::new();
+    for number in 0..100u8 {
+        // The queue of a client that has not come to read may be full for a while.
+        let begun = Instant::now();
+        while let Err(error) = server.send_to(id, &[number; 100]) {
+            assert_eq!(error, crate::SendError::QueueFull);
+            assert!(begun.elapsed() < GUARD, "message {number} is refused for good");
+        }
+        expected.extend([number; 100]);
+    }
+    server.drain(GUARD);
+    assert_eq!(reader.join().unwrap(), expected);
+}
+
+#[test]
+fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
+    // As many as a worker fetches at once: after one echo it has them all.
+    let (server, address) = start(Config::new().max_connections(4).buffers(16), Echo);
+    let mut client = connect(address);
+    echoes(&mut client, b"hello").unwrap();
+    assert_eq!(server.send_to(server.clients()[0].id, b"from outside"), Ok(()));
+    let mut text = [0; 12];
+    client.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"from outside");
+    drop(client);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+}

@@ -1,0 +1,490 @@
+//! Counts allocations on worker threads between the moment a server is ready and the end of its
+//! drain: there must be none, whatever the clients do.
+//!
+//! A global allocator counts what threads allocate that have been marked as workers; a service that
+//! allocates on purpose shows that the count works. A log line that is written is not counted by
+//! the design, since what a logger does is its own business; here the logger only formats into a
+//! fixed space, so that what the services themselves do for a line is counted too.
+
+mod counting;
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
+use echopool::builtin::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, OfListener};
+use echopool::framing::{ByteOrder, Delimiter, encode};
+use echopool::service::{Answer, Connection, Message, Turn, Workplace};
+use echopool::time::Time;
+use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
+
+use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
+
+/// The tests share the counter.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Echo that marks the worker's thread, and allocates if it is told to.
+#[derive(Clone)]
+struct Watched {
+    allocates: bool,
+}
+
+impl Service for Watched {
+    type Session = ();
+
+    fn prepare(&mut self, _: &Workplace) {
+        IS_MARKED.set(true);
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        if self.allocates {
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(100)));
+        }
+        Echo.data(connection, session)
+    }
+}
+
+/// The delay service on a thread that is marked.
+#[derive(Clone)]
+struct WatchedDelay(Delay);
+
+impl Service for WatchedDelay {
+    type Session = <Delay as Service>::Session;
+    const FRESH_CLOCK: bool = true;
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        self.0.prepare(workplace);
+        IS_MARKED.set(true);
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        self.0.input_max(tag)
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.open(connection, session)
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.data(connection, session)
+    }
+
+    fn peer_closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+    ) -> Answer {
+        self.0.peer_closed(connection, session)
+    }
+
+    fn draining(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.draining(connection, session)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.timer(connection, session)
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+        reason: CloseReason,
+    ) {
+        self.0.closed(connection, session, reason);
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.0.turn(turn)
+    }
+}
+
+fn start(config: Config, allocates: bool) -> (ServerHandle, SocketAddr) {
+    start_service(config, Watched { allocates })
+}
+
+fn start_service(
+    config: Config,
+    service: impl Service + Clone + Send,
+) -> (ServerHandle, SocketAddr) {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let server = Server::start(config.listen(anywhere), service).unwrap();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    ALLOCATIONS.store(0, Ordering::Relaxed);
+    COUNTING.store(true, Ordering::Relaxed);
+    (server, address)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    client.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    client
+}
+
+/// Sends `count` bytes and receives them, at the same time, so that no size is too large.
+fn echo(client: &mut TcpStream, count: usize) {
+    let sent: Vec<u8> = (0..count).map(|at| (at * 31 % 251) as u8).collect();
+    let mut sender = client.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| sender.write_all(&sent).unwrap());
+        let mut received = vec![0; count];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == sent, "{count} bytes came back changed");
+    });
+}
+
+/// Everything that clients do, politely and otherwise.
+fn all_kinds_of_clients(address: SocketAddr) {
+    let mut client = connect(address);
+    (0..=20).for_each(|power| echo(&mut client, 1 << power));
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "FIN follows the half-close");
+
+    // Closing with unread input resets the connection.
+    let mut rude = connect(address);
+    rude.write_all(&[7; 1000]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    drop(rude);
+
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    echo(&mut connect(address), 64);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let config = Config::new()
+        .workers(2)
+        .max_connections(64)
+        .buffers(32)
+        .idle_timeout(Some(Duration::from_millis(700)))
+        .shed_after(Some(Duration::from_millis(100)));
+    let (server, address) = start(config, false);
+    all_kinds_of_clients(address);
+
+    // Twice as many as there are buffers, from clients that do not read: however few each of them
+    // holds, some wait, and some are shed. And more clients than may be connected: the rest wait in
+    // the backlog.
+    let stuck: Vec<TcpStream> = (0..80)
+        .map(|_| {
+            let client = connect(address);
+            client.set_nonblocking(true).unwrap();
+            client
+        })
+        .collect();
+    // The kernel takes megabytes for each before anybody is stuck: how many is its own business.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        for mut client in &stuck {
+            let _ = client.write(&[1; 65536]);
+        }
+        thread::sleep(Duration::from_millis(10));
+        let total = server.stats().total();
+        if total.closed(CloseReason::Shed) > 0 && total.waits_for_slot > 0 {
+            break;
+        }
+    }
+    drop(stuck);
+    let idle = connect(address);
+    thread::sleep(Duration::from_millis(1500));
+    drop(idle);
+    let mut last = connect(address);
+    echo(&mut last, 1);
+    let drained = server.drain(Duration::from_secs(60));
+    COUNTING.store(false, Ordering::Relaxed);
+
+    let total = server.stats().total();
+    assert!(matches!(drained, Drained::Clean | Drained::Cut(_)), "{drained:?}");
+    for reason in [
+        CloseReason::PeerClosed,
+        CloseReason::Reset,
+        CloseReason::IdleTimeout,
+        CloseReason::Shed,
+        CloseReason::Drained,
+    ] {
+        assert!(total.closed(reason) > 0, "no connection was closed for {reason}: {total:?}");
+    }
+    assert!(total.waits_for_buffer > 0 && total.waits_for_slot > 0, "{total:?}");
+    assert!(total.accepted > 1000);
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "allocations on worker threads");
+}
+
+#[test]
+fn replies_that_are_held_back_allocate_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for options in ["exp=200us&queue=1&size=1000", "uniform=0ms-1ms&depth=3", "stall=5ms/10ms"] {
+        let spec: Spec = format!("delay://0?{options}").parse().unwrap();
+        let ServiceOptions::Delay(options) = spec.service else { panic!("{spec}") };
+        let config = Config::new()
+            .workers(2)
+            .max_connections(64)
+            .buffer_size(1024)
+            .buffers(64)
+            .linger(Duration::from_millis(200));
+        let (server, address) = start_service(config, WatchedDelay(Delay::new(options)));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut client = connect(address);
+                    // Whole requests, so that none waits for its rest.
+                    (0..10).for_each(|step| echo(&mut client, 1000 * (1 + 5 * step)));
+                    client.write_all(&[7; 500]).unwrap();
+                    client.shutdown(Shutdown::Write).unwrap();
+                    client.read_exact(&mut [0; 500]).unwrap();
+                    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+                });
+            }
+        });
+        let mut last = connect(address);
+        last.write_all(&[7; 10]).unwrap();
+        let drained = server.drain(Duration::from_secs(60));
+        COUNTING.store(false, Ordering::Relaxed);
+        assert_eq!(drained, Drained::Clean, "{spec}");
+        assert!(server.stats().total().bytes_sent >= 4 * 235_500, "{spec}");
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "{spec}: on worker threads");
+    }
+}
+
+#[test]
+fn an_allocation_that_is_put_in_on_purpose_is_counted() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (server, address) = start(Config::new().workers(1).max_connections(10), true);
+    echo(&mut connect(address), 1);
+    server.drain(Duration::from_secs(60));
+    COUNTING.store(false, Ordering::Relaxed);
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0);
+}
+
+/// The daemon's services, on threads that are marked.
+#[derive(Clone)]
+struct Marked(OfListener);
+
+impl Service for Marked {
+    type Session = <OfListener as Service>::Session;
+
+    fn check(&self, limits: &echopool::config::Limits) -> Result<(), String> {
+        self.0.check(limits)
+    }
+
+    fn prepare(&mut self, workplace: &Workplace) {
+        self.0.prepare(workplace);
+        IS_MARKED.set(true);
+    }
+
+    fn references_max(&self, connections_max: usize) -> usize {
+        self.0.references_max(connections_max)
+    }
+
+    fn full_duplex(&self, tag: u64) -> bool {
+        self.0.full_duplex(tag)
+    }
+
+    fn input_max(&self, tag: u64) -> usize {
+        self.0.input_max(tag)
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.open(connection, session)
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.data(connection, session)
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.sent(connection, session)
+    }
+
+    fn peer_closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+    ) -> Answer {
+        self.0.peer_closed(connection, session)
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
+        self.0.timer(connection, session)
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        self.0.message(connection, session, message)
+    }
+
+    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) {
+        self.0.finishing(connection, session);
+    }
+
+    fn closed(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+        reason: CloseReason,
+    ) {
+        self.0.closed(connection, session, reason);
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.0.turn(turn)
+    }
+}
+
+/// Takes lines at info, the daemon's default, and counts those of messages. It formats them, which
+/// is the services' part, into nothing.
+struct Formats;
+
+static MESSAGES_SHOWN: AtomicU64 = AtomicU64::new(0);
+
+struct Nowhere(usize);
+
+impl fmt::Write for Nowhere {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
+impl log::Log for Formats {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Info
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut written = Nowhere(0);
+        fmt::write(&mut written, *record.args()).expect("it is written nowhere");
+        if record.target() == "echopool::message" && written.0 > 0 {
+            MESSAGES_SHOWN.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends a stream in parts of these sizes, then FIN, and expects a reply of these bytes and FIN.
+fn talk(address: SocketAddr, stream: &[u8], sizes: &[usize], reply: &[u8]) {
+    let mut client = connect(address);
+    let mut sender = client.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut rest = stream;
+            for size in sizes.iter().cycle() {
+                let (part, more) = rest.split_at((*size).min(rest.len()));
+                if sender.write_all(part).is_err() || more.is_empty() {
+                    break;
+                }
+                rest = more;
+            }
+            let _ = sender.shutdown(Shutdown::Write);
+        });
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert!(received == reply, "{} bytes came back, not {}", received.len(), reply.len());
+    });
+}
+
+fn framed_clients(address: SocketAddr) {
+    let frame = |len: u32| [&encode(len, ByteOrder::Little)[..], &vec![5; len as usize]].concat();
+    let good: Vec<u8> = [0, 1, 64, 3000, 0, 200_000, 7].into_iter().flat_map(frame).collect();
+    for sizes in [&[1_000_000][..], &[1, 2, 3, 500], &[70_000, 13]] {
+        talk(address, &good, sizes, &good);
+        // The end of the stream in the middle of a frame; one that is too long; a negative length.
+        talk(address, &[&good[..], &frame(900)[..300]].concat(), sizes, &good);
+        talk(address, &[&good[..], &encode(1 << 20, ByteOrder::Little)].concat(), sizes, &good);
+        talk(address, &[&good[..], &[255; 4]].concat(), sizes, &good);
+    }
+}
+
+fn message_clients(closing: SocketAddr, keeping: SocketAddr) {
+    let long = "y".repeat(20_000);
+    let lines = format!("one\ntwo \u{1}\u{e9}\n\n{long}\nlast");
+    for sizes in [&[1_000_000][..], &[1, 2, 3], &[900, 13]] {
+        talk(keeping, lines.as_bytes(), sizes, lines.as_bytes());
+        talk(closing, b"a message<EOF>and more", sizes, b"a message<EOF>");
+        talk(closing, b"no end", sizes, b"no end");
+        talk(closing, &[b'x'; 70_000], sizes, b"");
+    }
+}
+
+fn stream_clients(chargen: SocketAddr, discard: SocketAddr) {
+    for bytes in [1, 1000, 3_000_000] {
+        let mut client = connect(chargen);
+        client.write_all(b"ignored").unwrap();
+        client.read_exact(&mut vec![0; bytes]).unwrap();
+    }
+    talk(discard, &vec![1; 3_000_000], &[100_000, 1], b"");
+}
+
+#[test]
+fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    log::set_logger(&Formats).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let max_frame = 200_000;
+    let lines = MessageOptions {
+        delimiter: Delimiter::new(b"\n").unwrap(),
+        after: After::Keep,
+        ..MessageOptions::default()
+    };
+    let services = vec![
+        Builtin::Framed(Framed::new(FramedOptions { max_frame, ..FramedOptions::default() })),
+        Builtin::Message(Delimited::new(MessageOptions::default())),
+        Builtin::Message(Delimited::new(lines)),
+        Builtin::Chargen(Chargen::default()),
+        Builtin::Discard(Discard),
+    ];
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = services.iter().fold(Config::new(), |config, _| config.listen(anywhere));
+    let config = config.workers(2).max_connections(64).buffers(512).buffer_size(1024);
+    let server = Server::start(config, Marked(OfListener::new(services))).unwrap();
+    let address: Vec<_> =
+        server.local_endpoints().iter().map(|at| at.socket_addr().unwrap()).collect();
+    ALLOCATIONS.store(0, Ordering::Relaxed);
+    COUNTING.store(true, Ordering::Relaxed);
+
+    framed_clients(address[0]);
+    message_clients(address[1], address[2]);
+    stream_clients(address[3], address[4]);
+    let mut client = connect(address[2]);
+    client.write_all(b"who?\n").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    let broadcast = server.broadcast(b"you!").unwrap();
+    assert!(broadcast.queued > 0, "{broadcast:?}");
+    client.read_exact(&mut [0; 5]).unwrap();
+    drop(client);
+    let drained = server.drain(Duration::from_secs(60));
+    COUNTING.store(false, Ordering::Relaxed);
+
+    assert_eq!(drained, Drained::Clean);
+    let total = server.stats().total();
+    for reason in [
+        CloseReason::PeerClosed,
+        CloseReason::Reset,
+        CloseReason::Service,
+        CloseReason::MessageTooLong,
+        CloseReason::ProtocolError,
+    ] {
+        assert!(total.closed(reason) > 0, "no connection was closed for {reason}: {total:?}");
+    }
+    assert_eq!(total.buffers_held, 0, "{total:?}");
+    // Each time: five with the one that closing ends, one, and one that closing ends; then one.
+    assert_eq!(MESSAGES_SHOWN.load(Ordering::Relaxed), 3 * 7 + 1);
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "allocations on worker threads");
+}

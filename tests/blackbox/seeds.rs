@@ -1,0 +1,223 @@
+//! The five programs behind this project, one by one: for each a client written in Python from that
+//! program's text, in `seeds/`, against the daemon that answers it. And the questions that its
+//! readers asked, each as something that works.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+
+use rustix::process::Signal;
+
+use crate::harness::{Daemon, GUARD, alone, eventually, have, have_ipv6, lines, run_with_input};
+
+/// A Python client with its arguments; `None` where there is no Python.
+fn python(script: &str, arguments: &[&str]) -> Option<Command> {
+    if !have("python3") {
+        return None;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blackbox/seeds");
+    let mut command = Command::new("python3");
+    // No compiled copy of what they import: tests leave nothing behind.
+    command.arg("-B").arg(folder.join(script)).args(arguments);
+    Some(command)
+}
+
+/// Runs one to its end, which must be a success.
+fn run(script: &str, arguments: &[&str]) {
+    if let Some(mut command) = python(script, arguments) {
+        run_with_input(&mut command, b"");
+    }
+}
+
+/// Runs one that takes a host and a port first.
+fn run_against(script: &str, to: SocketAddr, more: &[&str]) {
+    let (host, port) = (to.ip().to_string(), to.port().to_string());
+    run(script, &[&[host.as_str(), port.as_str()], more].concat());
+}
+
+/// The client is gone, and so is everything that it had.
+fn ends_clean(daemon: Daemon) {
+    eventually("every buffer comes back", || {
+        daemon.stat("buffers_held") == 0 && daemon.stat("connections") == 0
+    });
+    daemon.finish();
+}
+
+#[test]
+fn a_echo_with_a_pool_of_contexts() {
+    let hosts: &[&str] = if have_ipv6() { &["127.0.0.1", "::1"] } else { &["127.0.0.1"] };
+    let listen = if have_ipv6() { "[::]:0" } else { "127.0.0.1:0" };
+    let daemon = Daemon::start(&["--listen", listen, "--log", "debug"]);
+    let port = daemon.address().port().to_string();
+    run("a_echo.py", &[&[port.as_str()], hosts].concat());
+    // "There are {0} clients connected": the count is in each line, and comes down again.
+    if have("python3") {
+        let connects = daemon.lines_with("connect id=");
+        assert!(connects.iter().any(|line| line.ends_with("connections=200")), "{connects:?}");
+        eventually("the count comes down to nobody", || {
+            daemon.lines_with("disconnect id=").iter().any(|l| l.ends_with("connections=0"))
+        });
+    }
+    ends_clean(daemon);
+}
+
+#[test]
+fn a_the_most_clients_at_once() {
+    // The semaphore of the original: 50 chat at once, 8 places, and nobody is turned away.
+    let daemon = Daemon::start(&["--max-connections", "8", "--workers", "2"]);
+    run_against("questions.py", daemon.address(), &["echo_many_clients_at_once"]);
+    ends_clean(daemon);
+}
+
+#[test]
+fn b_message_to_a_mark() {
+    let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0"]);
+    run_against("b_message.py", daemon.address(), &[]);
+    if have("python3") {
+        let shown = daemon.lines_with("This is a test<EOF>");
+        assert!(!shown.is_empty(), "the message is shown; the log:\n{}", daemon.tail());
+    }
+    ends_clean(daemon);
+}
+
+#[test]
+fn b_lines_and_the_connection_kept() {
+    let listen = "message://127.0.0.1:0?delimiter=%0A&after=keep";
+    let daemon = Daemon::start(&["--listen", listen, "--log", "warn"]);
+    run_against("b_keep.py", daemon.address(), &[]);
+    daemon.finish();
+}
+
+#[test]
+fn c_callbacks_until_the_server_closes() {
+    let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0", "--show", "0"]);
+    run_against("c_client.py", daemon.address(), &[]);
+    ends_clean(daemon);
+}
+
+#[test]
+fn d_a_length_and_that_many_bytes() {
+    let little = "framed://127.0.0.1:0?max-frame=2m";
+    let big = "framed://127.0.0.1:0?order=big&max-frame=2m";
+    let daemon = Daemon::start(&["--listen", little, "--listen", big]);
+    run_against("d_frames.py", daemon.addresses()[0], &["<"]);
+    run_against("d_frames.py", daemon.addresses()[1], &[">"]);
+    if have("python3") {
+        assert_eq!(daemon.stat("protocol-error"), 4, "negative lengths");
+        assert_eq!(daemon.stat("message-too-long"), 4, "lengths above the limit");
+    }
+    ends_clean(daemon);
+}
+
+/// A Python client that says on its stdout how far it is, and is ended with this.
+struct Talking {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Talking {
+    fn next(&self) -> String {
+        self.lines.recv_timeout(GUARD).expect("the client says something")
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn d_the_client_tries_again_until_the_server_is_there() {
+    // A port that was free a moment ago; nobody is there yet.
+    let first = Daemon::start(&["--listen", "framed://127.0.0.1:0"]);
+    let to = first.address();
+    first.finish();
+    let (host, port) = (to.ip().to_string(), to.port().to_string());
+    let Some(mut command) = python("d_retry.py", &[&host, &port, "3"]) else { return };
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("starting the client");
+    let lines = lines(child.stdout.take().expect("stdout is piped"));
+    let mut client = Talking { child, lines };
+    let listen = format!("framed://{to}");
+    for round in 0..3 {
+        let daemon = Daemon::start(&["--listen", &listen]);
+        assert_eq!(client.next(), "up", "round {round}");
+        // Abruptly, the last time in order.
+        if round < 2 {
+            daemon.signal(Signal::KILL);
+        } else {
+            daemon.finish();
+        }
+    }
+    eventually("the client ends", || {
+        client.child.try_wait().expect("asking for its status").is_some_and(|s| s.success())
+    });
+}
+
+#[test]
+fn d_ids_and_a_message_to_one_client() {
+    let daemon = Daemon::start(&["--listen", "hub://127.0.0.1:0", "--workers", "3"]);
+    run_against("d_ids.py", daemon.address(), &[]);
+    ends_clean(daemon);
+}
+
+#[test]
+fn e_broadcast_to_all_clients_and_places_used_again() {
+    let daemon = Daemon::start(&[
+        "--listen",
+        "hub://127.0.0.1:0",
+        "--max-connections",
+        "40",
+        "--workers",
+        "2",
+    ]);
+    run_against("e_broadcast.py", daemon.address(), &["40"]);
+    if have("python3") {
+        assert_eq!(daemon.stat("accepted"), 200, "five times all places");
+    }
+    ends_clean(daemon);
+}
+
+fn question(flags: &[&str], name: &str) {
+    let daemon = Daemon::start(flags);
+    run_against("questions.py", daemon.address(), &[name]);
+    ends_clean(daemon);
+}
+
+#[test]
+fn question_packets_that_arrive_split() {
+    question(&[], "packets_that_arrive_split");
+}
+
+#[test]
+fn question_data_larger_than_the_buffer() {
+    question(&[], "data_larger_than_the_buffer");
+}
+
+#[test]
+fn question_time_outs() {
+    question(&["--idle-timeout", "300ms"], "time_outs");
+}
+
+#[test]
+fn question_a_crash_after_1300_connections() {
+    let _alone = alone();
+    question(&[], "more_than_1300_connections");
+}
+
+#[test]
+fn question_sending_without_receiving() {
+    question(&["--buffers", "64"], "sending_without_receiving");
+}
+
+#[test]
+fn question_answering_each_client() {
+    question(&[], "answering_each_client");
+}
+
+#[test]
+fn question_many_clients_at_once() {
+    question(&[], "echo_many_clients_at_once");
+}

@@ -1,0 +1,123 @@
+//! Runs the examples of the page on clients against servers in this process: each is compiled into
+//! this test, and does what the page says.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use echopool::builtin::hub::protocol::Request;
+use echopool::builtin::url::{HubOptions, MessageOptions};
+use echopool::builtin::{Builtin, Delimited, Echo, Hub, OfListener};
+use echopool::client::{ClientLoop, Error, Limits, State};
+use echopool::{Config, Server, ServerHandle};
+
+#[path = "../docs/examples/seed_a.rs"]
+mod seed_a;
+#[path = "../docs/examples/seed_b.rs"]
+mod seed_b;
+#[path = "../docs/examples/seed_c.rs"]
+mod seed_c;
+#[path = "../docs/examples/seed_d.rs"]
+mod seed_d;
+#[path = "../docs/examples/seed_e.rs"]
+mod seed_e;
+
+/// Longer than anything takes: only against hanging.
+const GUARD: Duration = Duration::from_secs(60);
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+fn address(server: &ServerHandle) -> SocketAddr {
+    server.local_endpoints()[0].socket_addr().expect("a TCP address")
+}
+
+/// A server of one worker with this service, and where it is.
+fn serve(service: Builtin) -> (ServerHandle, SocketAddr) {
+    let config = Config::new().listen(anywhere()).workers(1).max_connections(100);
+    let server = Server::start(config, OfListener::new(vec![service])).expect("a server");
+    let address = address(&server);
+    (server, address)
+}
+
+#[test]
+fn seed_a_exchanges_a_message() {
+    let (_server, address) = serve(Builtin::Echo(Echo));
+    let reply = seed_a::send_receive(&address.to_string(), "Hello World");
+    assert_eq!(reply.as_deref(), Ok("Hello World"));
+    let by_name = seed_a::send_receive(&format!("localhost:{}", address.port()), "by name");
+    assert_eq!(by_name.as_deref(), Ok("by name"));
+}
+
+#[test]
+fn seed_b_ends_messages_with_eof() {
+    let (_server, address) = serve(Builtin::Message(Delimited::new(MessageOptions::default())));
+    let answer = seed_b::ask(&format!("message://{address}"), "This is a test");
+    assert_eq!(answer.as_deref(), Ok("This is a test"));
+}
+
+#[test]
+fn seed_c_receives_until_the_server_closes() {
+    let (_server, address) = serve(Builtin::Echo(Echo));
+    let response = seed_c::exchange(&address.to_string(), "This is a test<EOF>");
+    assert_eq!(response.as_deref(), Ok(&b"This is a test<EOF>"[..]));
+    let nobody = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
+    assert!(matches!(seed_c::exchange(&nobody.to_string(), ""), Err(Error::Refused(_))));
+}
+
+#[test]
+fn seed_d_connects_again_and_is_sent_to_by_its_id() {
+    let address = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
+    let clients = ClientLoop::start(Limits::for_clients(1)).unwrap();
+    let (client, states) = seed_d::client(&clients, &format!("framed://{address}")).unwrap();
+    let connected = client.connect(GUARD);
+    let reply = client.send_receive(b"hello".to_vec(), GUARD);
+    let waits = |state: State| matches!(state, State::Waiting { .. });
+    while !waits(states.recv_timeout(GUARD).unwrap()) {}
+    let server = seed_d::serve(address).unwrap();
+    connected.wait_timeout(GUARD).expect("in time").expect("a connection");
+    let reply = reply.wait_timeout(GUARD).expect("in time").expect("a reply");
+    assert_eq!(reply, b"hello");
+    greeted(&server, &client);
+    // The server ends, and is started again: a client of its own accord.
+    drop(server);
+    while !waits(states.recv_timeout(GUARD).unwrap()) {}
+    let server = seed_d::serve(address).unwrap();
+    greeted(&server, &client);
+}
+
+fn greeted(server: &ServerHandle, client: &echopool::Client) {
+    let begun = Instant::now();
+    while server.clients().is_empty() {
+        assert!(begun.elapsed() < GUARD, "no client");
+    }
+    seed_d::greet(server).unwrap();
+    let message = client.receive_message(Vec::new()).wait_timeout(GUARD).unwrap().unwrap();
+    let id = server.clients()[0].id;
+    assert_eq!(String::from_utf8(message).unwrap(), format!("you are {id}"));
+}
+
+#[test]
+fn seed_e_sends_to_all_and_to_one() {
+    let (_server, address) = serve(Builtin::Hub(Hub::new(HubOptions::default())));
+    let target = format!("hub://{address}");
+    let mut first = seed_e::Member::join(&target).unwrap();
+    let mut second = seed_e::Member::join(&target).unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(first.hear().unwrap(), format!("{} joined", second.id));
+    second.ask(Request::Broadcast, b"hello").unwrap();
+    for member in [&mut first, &mut second] {
+        let id = member.id;
+        let heard = member.hear().unwrap();
+        assert!(heard.ends_with(" to all: hello"), "{id}: {heard}");
+    }
+    first.ask(Request::Send { to: second.id }, b"for you").unwrap();
+    assert_eq!(second.hear().unwrap(), format!("{} to you: for you", first.id));
+    first.ask(Request::List, b"").unwrap();
+    assert_eq!(first.hear().unwrap(), "there are 2");
+    let gone = second.id;
+    drop(second);
+    assert_eq!(first.hear().unwrap(), format!("{gone} left"));
+    first.ask(Request::Send { to: gone }, b"too late").unwrap();
+    assert_eq!(first.hear().unwrap(), format!("{gone} does not get it"));
+}
