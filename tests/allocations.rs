@@ -17,9 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
-use echopool::builtin::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, OfListener};
+use echopool::builtin::{Delay, Echo, OfListener};
+use echopool::config::Limits;
 use echopool::framing::{ByteOrder, Delimiter, encode};
-use echopool::service::{Answer, Connection, Message, Turn, Workplace};
+use echopool::service::builtin::ListenerServices;
+use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
@@ -28,18 +30,38 @@ use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 /// The tests share the counter.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Echo that marks the worker's thread, and allocates if it is told to.
-#[derive(Clone)]
+/// The factory's services in those that `.1` makes of them, on threads that are marked when that is
+/// done: what they allocate before is not counted.
+struct Wrapped<F, W>(F, W);
+
+impl<F, S, W> ServiceFactory for Wrapped<F, W>
+where
+    F: ServiceFactory,
+    S: Service,
+    W: Fn(F::Service) -> S + Send + Sync + 'static,
+{
+    type Service = S;
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        self.0.check(limits)
+    }
+
+    fn plan(self, limits: &Limits) -> ServicePlan<S> {
+        let Wrapped(factory, wrap) = self;
+        factory.plan(limits).map(move |service| {
+            IS_MARKED.set(true);
+            wrap(service)
+        })
+    }
+}
+
+/// Echo that allocates if it is told to.
 struct Watched {
     allocates: bool,
 }
 
 impl Service for Watched {
     type Session = ();
-
-    fn prepare(&mut self, _: &Workplace) {
-        IS_MARKED.set(true);
-    }
 
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
         if self.allocates {
@@ -50,17 +72,11 @@ impl Service for Watched {
 }
 
 /// The delay service on a thread that is marked.
-#[derive(Clone)]
 struct WatchedDelay(Delay);
 
 impl Service for WatchedDelay {
     type Session = <Delay as Service>::Session;
     const FRESH_CLOCK: bool = true;
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.0.prepare(workplace);
-        IS_MARKED.set(true);
-    }
 
     fn input_max(&self, tag: u64) -> usize {
         self.0.input_max(tag)
@@ -105,15 +121,12 @@ impl Service for WatchedDelay {
 }
 
 fn start(config: Config, allocates: bool) -> (ServerHandle, SocketAddr) {
-    start_service(config, Watched { allocates })
+    start_service(config, Wrapped(Echo, move |_| Watched { allocates }))
 }
 
-fn start_service(
-    config: Config,
-    service: impl Service + Clone + Send,
-) -> (ServerHandle, SocketAddr) {
+fn start_service(config: Config, factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let server = Server::start(config.listen(anywhere), service).unwrap();
+    let server = Server::start(config.listen(anywhere), factory).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     ALLOCATIONS.store(0, Ordering::Relaxed);
     COUNTING.store(true, Ordering::Relaxed);
@@ -234,7 +247,7 @@ fn replies_that_are_held_back_allocate_nothing() {
             .buffer_size(1024)
             .buffers(64)
             .linger(Duration::from_millis(200));
-        let (server, address) = start_service(config, WatchedDelay(Delay::new(options)));
+        let (server, address) = start_service(config, Wrapped(options, WatchedDelay));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -269,24 +282,10 @@ fn an_allocation_that_is_put_in_on_purpose_is_counted() {
 }
 
 /// The daemon's services, on threads that are marked.
-#[derive(Clone)]
-struct Marked(OfListener);
+struct Marked(ListenerServices);
 
 impl Service for Marked {
-    type Session = <OfListener as Service>::Session;
-
-    fn check(&self, limits: &echopool::config::Limits) -> Result<(), String> {
-        self.0.check(limits)
-    }
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.0.prepare(workplace);
-        IS_MARKED.set(true);
-    }
-
-    fn references_max(&self, connections_max: usize) -> usize {
-        self.0.references_max(connections_max)
-    }
+    type Session = <ListenerServices as Service>::Session;
 
     fn full_duplex(&self, tag: u64) -> bool {
         self.0.full_duplex(tag)
@@ -444,16 +443,16 @@ fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level
         ..MessageOptions::default()
     };
     let services = vec![
-        Builtin::Framed(Framed::new(FramedOptions { max_frame, ..FramedOptions::default() })),
-        Builtin::Message(Delimited::new(MessageOptions::default())),
-        Builtin::Message(Delimited::new(lines)),
-        Builtin::Chargen(Chargen::default()),
-        Builtin::Discard(Discard),
+        ServiceOptions::Framed(FramedOptions { max_frame, ..FramedOptions::default() }),
+        ServiceOptions::Message(MessageOptions::default()),
+        ServiceOptions::Message(lines),
+        ServiceOptions::Chargen,
+        ServiceOptions::Discard,
     ];
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = services.iter().fold(Config::new(), |config, _| config.listen(anywhere));
     let config = config.workers(2).max_connections(64).buffers(512).buffer_size(1024);
-    let server = Server::start(config, Marked(OfListener::new(services))).unwrap();
+    let server = Server::start(config, Wrapped(OfListener::new(services), Marked)).unwrap();
     let address: Vec<_> =
         server.local_endpoints().iter().map(|at| at.socket_addr().unwrap()).collect();
     ALLOCATIONS.store(0, Ordering::Relaxed);

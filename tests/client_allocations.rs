@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use echopool::builtin::url::FramedOptions;
-use echopool::builtin::{Builtin, Echo, Framed, OfListener};
+use echopool::builtin::OfListener;
+use echopool::builtin::url::{FramedOptions, ServiceOptions};
 use echopool::client::{Client, ClientLoop, Limits, Options};
 use echopool::{Config, Server};
 
@@ -46,8 +46,7 @@ fn talk(clients: &[Client], rounds: usize) {
 #[test]
 fn with_the_connection_up_the_loops_thread_allocates_nothing() {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let services =
-        vec![Builtin::Echo(Echo), Builtin::Framed(Framed::new(FramedOptions::default()))];
+    let services = vec![ServiceOptions::Echo, ServiceOptions::Framed(FramedOptions::default())];
     let config = Config::new().listen(anywhere).listen(anywhere).workers(1).max_connections(1_000);
     let server = Server::start(config, OfListener::new(services)).unwrap();
     let [echo, framed] = [0, 1].map(|nth| server.local_endpoints()[nth].socket_addr().unwrap());

@@ -21,7 +21,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 fn a_service_of_ones_own_sends_lines_back_in_capitals() {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = Config::new().listen(anywhere).workers(2).max_connections(10);
-    let server = Server::start(config, upper::Upper::with_lines_of(1000)).unwrap();
+    let server = Server::start(config, || upper::Upper::with_lines_of(1000)).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
 
     let mut client = connect(address);

@@ -17,8 +17,9 @@ use echopool::buffer::Lease;
 use echopool::builtin::Hub;
 use echopool::builtin::hub::protocol::{self, Event, Request};
 use echopool::builtin::url::{HubOptions, Slow};
+use echopool::config::Limits;
 use echopool::framing::ByteOrder;
-use echopool::service::{Answer, Connection, Message, Turn, Workplace};
+use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
@@ -29,25 +30,29 @@ const GUARD: Duration = Duration::from_secs(60);
 /// Whether one is made on purpose in each turn.
 static ON_PURPOSE: AtomicBool = AtomicBool::new(false);
 
-/// A hub that marks the worker's thread.
-#[derive(Clone)]
+/// Makes hubs, and marks the workers' threads.
+struct MarkedOptions(HubOptions);
+
+impl ServiceFactory for MarkedOptions {
+    type Service = Marked;
+
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        self.0.check(limits)
+    }
+
+    fn plan(self, limits: &Limits) -> ServicePlan<Marked> {
+        self.0.plan(limits).map(|hub| {
+            IS_MARKED.set(true);
+            Marked(hub)
+        })
+    }
+}
+
+/// A hub on a thread that is marked.
 struct Marked(Hub);
 
 impl Service for Marked {
     type Session = ();
-
-    fn check(&self, limits: &echopool::config::Limits) -> Result<(), String> {
-        self.0.check(limits)
-    }
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.0.prepare(workplace);
-        IS_MARKED.set(true);
-    }
-
-    fn references_max(&self, connections_max: usize) -> usize {
-        self.0.references_max(connections_max)
-    }
 
     fn full_duplex(&self, tag: u64) -> bool {
         self.0.full_duplex(tag)
@@ -119,7 +124,7 @@ fn start(options: HubOptions) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = Config::new().listen(anywhere).workers(3).max_connections(300).buffers(256);
     let config = config.buffer_size(4096).shed_after(Some(Duration::from_millis(100)));
-    let server = Server::start(config, Marked(Hub::new(options))).unwrap();
+    let server = Server::start(config, MarkedOptions(options)).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     ALLOCATIONS.store(0, Ordering::Relaxed);
     COUNTING.store(true, Ordering::Relaxed);

@@ -4,10 +4,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use echopool::builtin::Echo;
 use echopool::builtin::hub::protocol::Request;
 use echopool::builtin::url::{HubOptions, MessageOptions};
-use echopool::builtin::{Builtin, Delimited, Echo, Hub, OfListener};
 use echopool::client::{ClientLoop, Error, Limits, State};
+use echopool::service::ServiceFactory;
 use echopool::{Config, Server, ServerHandle};
 
 #[path = "../docs/examples/seed_a.rs"]
@@ -33,16 +34,16 @@ fn address(server: &ServerHandle) -> SocketAddr {
 }
 
 /// A server of one worker with this service, and where it is.
-fn serve(service: Builtin) -> (ServerHandle, SocketAddr) {
+fn serve(factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let config = Config::new().listen(anywhere()).workers(1).max_connections(100);
-    let server = Server::start(config, OfListener::new(vec![service])).expect("a server");
+    let server = Server::start(config, factory).expect("a server");
     let address = address(&server);
     (server, address)
 }
 
 #[test]
 fn seed_a_exchanges_a_message() {
-    let (_server, address) = serve(Builtin::Echo(Echo));
+    let (_server, address) = serve(Echo);
     let reply = seed_a::send_receive(&address.to_string(), "Hello World");
     assert_eq!(reply.as_deref(), Ok("Hello World"));
     let by_name = seed_a::send_receive(&format!("localhost:{}", address.port()), "by name");
@@ -51,14 +52,14 @@ fn seed_a_exchanges_a_message() {
 
 #[test]
 fn seed_b_ends_messages_with_eof() {
-    let (_server, address) = serve(Builtin::Message(Delimited::new(MessageOptions::default())));
+    let (_server, address) = serve(MessageOptions::default());
     let answer = seed_b::ask(&format!("message://{address}"), "This is a test");
     assert_eq!(answer.as_deref(), Ok("This is a test"));
 }
 
 #[test]
 fn seed_c_receives_until_the_server_closes() {
-    let (_server, address) = serve(Builtin::Echo(Echo));
+    let (_server, address) = serve(Echo);
     let response = seed_c::exchange(&address.to_string(), "This is a test<EOF>");
     assert_eq!(response.as_deref(), Ok(&b"This is a test<EOF>"[..]));
     let nobody = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
@@ -99,7 +100,7 @@ fn greeted(server: &ServerHandle, client: &echopool::Client) {
 
 #[test]
 fn seed_e_sends_to_all_and_to_one() {
-    let (_server, address) = serve(Builtin::Hub(Hub::new(HubOptions::default())));
+    let (_server, address) = serve(HubOptions::default());
     let target = format!("hub://{address}");
     let mut first = seed_e::Member::join(&target).unwrap();
     let mut second = seed_e::Member::join(&target).unwrap();

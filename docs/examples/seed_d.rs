@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use echopool::builtin::url::FramedOptions;
-use echopool::builtin::{Builtin, Framed, OfListener};
 use echopool::client::{Client, ClientLoop, Limits, Options, Reconnect, State, Unsent};
 use echopool::{Config, Server, ServerHandle};
 
@@ -29,9 +28,8 @@ pub fn client(clients: &ClientLoop, target: &str) -> Result<(Client, Receiver<St
 
 /// A server for frames.
 pub fn serve(address: SocketAddr) -> Result<ServerHandle, Failure> {
-    let framed = Builtin::Framed(Framed::new(FramedOptions::default()));
     let config = Config::new().listen(address).workers(1).max_connections(1000);
-    Ok(Server::start(config, OfListener::new(vec![framed]))?)
+    Ok(Server::start(config, FramedOptions::default())?)
 }
 
 /// The server's part: a message to each client that it has, by its id.

@@ -11,8 +11,7 @@ use echopool::framing::{Delimiter, Framing, Scan};
 use echopool::service::{Answer, Connection};
 use echopool::{CloseReason, Config, Server, Service};
 
-/// Each worker has a clone of it, and calls it for its own connections only: no locks.
-#[derive(Clone)]
+/// Each worker has one of its own, and calls it for its own connections only: no locks.
 pub struct Upper {
     lines: Framing,
 }
@@ -56,7 +55,7 @@ impl Service for Upper {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
     let config = Config::new().listen(address.parse::<SocketAddr>()?).max_connections(1000);
-    let server = Server::start(config, Upper::with_lines_of(1000))?;
+    let server = Server::start(config, || Upper::with_lines_of(1000))?;
     println!("listening on {}", server.local_endpoints()[0]);
     server.wait();
     Ok(())

@@ -1,6 +1,7 @@
 //! The discard service (RFC 863): what arrives is thrown away, and nothing is ever sent.
 
-use crate::service::{Answer, Connection, Service};
+use crate::config::Limits;
+use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
 
 /// Reads and throws away; closes when the client has closed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,5 +14,13 @@ impl Service for Discard {
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
         connection.input.consume(connection.input.len());
         Answer::Continue
+    }
+}
+
+impl ServiceFactory for Discard {
+    type Service = Discard;
+
+    fn plan(self, _: &Limits) -> ServicePlan<Discard> {
+        ServicePlan::new(|_| Discard)
     }
 }

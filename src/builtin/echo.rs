@@ -1,6 +1,7 @@
 //! The echo service (RFC 862): what arrives is sent back, from the same buffers.
 
-use crate::service::{Answer, Connection, Service};
+use crate::config::Limits;
+use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
 
 /// Sends every byte back in the buffer it arrived in; closes when the client has closed and
 /// everything is sent.
@@ -15,5 +16,13 @@ impl Service for Echo {
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
         connection.output.append(connection.input);
         Answer::Continue
+    }
+}
+
+impl ServiceFactory for Echo {
+    type Service = Echo;
+
+    fn plan(self, _: &Limits) -> ServicePlan<Echo> {
+        ServicePlan::new(|_| Echo)
     }
 }

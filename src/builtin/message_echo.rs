@@ -12,7 +12,12 @@ use crate::shared::receipt::SendError;
 
 /// References that a connection needs at most: the rest of a buffer in its input, and in its output
 /// that rest after the message was completed, and the beginning of the next buffer that was cut.
-pub(crate) const REFERENCES_PER_CONNECTION: usize = 3;
+const REFERENCES_PER_CONNECTION: usize = 3;
+
+/// References that all connections of a worker need at most.
+pub(crate) fn references(limits: &Limits) -> usize {
+    REFERENCES_PER_CONNECTION * limits.max_connections as usize
+}
 
 /// Moves the first `count` bytes of the input to the output. Nothing is copied, and no buffer is
 /// taken, of which there may be none: where a buffer has to be cut, it is shared from then on by

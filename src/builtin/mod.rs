@@ -17,7 +17,7 @@ pub use chargen::Chargen;
 pub use delay::Delay;
 pub use delimited::Delimited;
 pub use discard::Discard;
-pub use dispatch::{Builtin, OfListener};
+pub use dispatch::OfListener;
 pub use echo::Echo;
 pub use framed::Framed;
 pub use hub::Hub;

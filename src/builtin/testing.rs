@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
+use crate::config::Limits;
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, ConnectionId, Service};
+use crate::service::{Answer, Connection, ConnectionId, Service, ServiceFactory, WorkerContext};
 use crate::{Config, Counts, Server, ServerHandle};
 
 /// Longer than anything takes: only against hanging.
@@ -26,10 +27,15 @@ pub(crate) struct Rig<S: Service> {
 }
 
 impl<S: Service> Rig<S> {
-    pub(crate) fn new(service: S, buffer_size: usize, buffers: u32) -> Rig<S> {
-        let references = service.references_max(1);
+    pub(crate) fn new(
+        factory: impl ServiceFactory<Service = S>,
+        buffer_size: usize,
+        buffers: u32,
+    ) -> Rig<S> {
+        let plan = factory.plan(&Limits::bare(1, buffer_size, buffers));
         let reserve = Reserve::new(buffer_size, buffers).unwrap();
-        let pool = Pool::with_references(reserve, 0, references);
+        let pool = Pool::with_references(reserve, 0, plan.references_each());
+        let service = plan.make(&WorkerContext::alone(pool.clone(), 1));
         let (session, input) = (S::Session::default(), Chain::new(&pool));
         Rig { service, session, pool, input, replies: Vec::new() }
     }
@@ -74,13 +80,10 @@ impl<S: Service> Rig<S> {
 }
 
 /// A server of one worker with this service.
-pub(crate) fn start<S: Service + Clone + Send>(
-    config: Config,
-    service: S,
-) -> (ServerHandle, SocketAddr) {
+pub(crate) fn start(config: Config, factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = config.workers(1).max_connections(100).listen(anywhere);
-    let server = Server::start(config, service).unwrap_or_else(|error| panic!("{error}"));
+    let server = Server::start(config, factory).unwrap_or_else(|error| panic!("{error}"));
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     (server, address)
 }

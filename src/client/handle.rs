@@ -191,12 +191,13 @@ fn run(
 ) {
     let _end = EndOnDrop(submission.clone());
     let Limits { clients, operations, linger, .. } = limits;
+    submission.enter();
     let random = fastrand::Rng::new();
     let driver = Driver::new(submission, resolver, clients, operations, linger, random);
     match make_worker(limits, mailboxes, driver) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
-            if let Err(error) = worker.run() {
+            if let Err(error) = worker.run(drop) {
                 log::error!("a client loop cannot wait for events: {error}");
             }
         }
@@ -220,7 +221,7 @@ fn make_worker(
     };
     let mut setup = client_limits.setup(mailboxes)?;
     setup.rules.send_timeout = limits.send_timeout;
-    launch::make_worker(setup, Vec::new(), client_limits.busy_poll, driver)
+    launch::make_worker(setup, Vec::new(), client_limits.busy_poll, |_| driver)
 }
 
 /// One client of a loop. Its operations may be begun from any thread; those that send go out in the

@@ -436,6 +436,26 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Those of one worker and one listener that nobody connects to over a network. The buffers may
+    /// be fewer and smaller than a server's can be, and nothing times out.
+    pub(crate) fn bare(max_connections: u32, buffer_size: usize, buffers: u32) -> Limits {
+        Limits {
+            listeners: 1,
+            workers: 1,
+            max_connections,
+            buffer_size,
+            buffers,
+            leases_per_connection_max: leases_per_connection_max(buffers, 1),
+            backlog: 1,
+            idle_timeout: None,
+            send_timeout: None,
+            shed_after: None,
+            linger: LINGER,
+            share_port: false,
+            busy_poll: false,
+        }
+    }
+
     /// Raises the soft limit of open files to what these limits and `endpoints` listened on need,
     /// if it is lower. To be called before sockets are made.
     ///

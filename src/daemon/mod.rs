@@ -17,8 +17,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::base::endpoint::Endpoint;
+use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
-use crate::builtin::{Builtin, Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, OfListener};
 use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
@@ -114,8 +114,7 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let services = options.iter().map(builtin).collect();
-    let server = OfListener::new(services).start(config)?;
+    let server = OfListener::new(options.clone()).start(config)?;
     report::limits(server.limits());
     report::busy_workers(server.limits());
     log::info!("{}", server.memory());
@@ -129,19 +128,6 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     match drained {
         Drained::Failed => Err(Failure::new("a worker failed; the log says why")),
         Drained::Clean | Drained::Cut(_) => Ok(()),
-    }
-}
-
-/// The service that was asked for.
-fn builtin(options: &ServiceOptions) -> Builtin {
-    match *options {
-        ServiceOptions::Echo => Builtin::Echo(Echo),
-        ServiceOptions::Discard => Builtin::Discard(Discard),
-        ServiceOptions::Chargen => Builtin::Chargen(Chargen::default()),
-        ServiceOptions::Framed(options) => Builtin::Framed(Framed::new(options)),
-        ServiceOptions::Message(options) => Builtin::Message(Delimited::new(options)),
-        ServiceOptions::Delay(options) => Builtin::Delay(Delay::new(options)),
-        ServiceOptions::Hub(options) => Builtin::Hub(Hub::new(options)),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::engine::sys::{Listening, monotonic_now};
 use crate::error::StartError;
 use crate::net::bind::{self, Bound};
-use crate::service::Service;
+use crate::service::{Service, ServiceFactory, ServicePlan};
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
 use crate::shared::mailbox::{Command, Mailboxes};
@@ -94,33 +94,34 @@ pub enum Drained {
 }
 
 impl Server {
-    /// Starts the workers, and answers when all of them listen. Each gets a clone of `service`.
+    /// Starts the workers, and returns when all of them listen. `factory` makes a service for each
+    /// worker, on the worker's thread: see [`ServiceFactory`] for the three ways to write one. The
+    /// shortest is a closure, as in `Server::start(config, || MyService)`.
     ///
     /// Everything that the server will ever allocate on its workers' threads is allocated here. The
     /// soft limit of open files is raised as far as needed.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left running then.
-    pub fn start<S>(config: Config, service: S) -> Result<ServerHandle, StartError>
+    pub fn start<F>(config: Config, factory: F) -> Result<ServerHandle, StartError>
     where
-        S: Service + Clone + Send,
+        F: ServiceFactory,
     {
         let limits = config.check()?;
-        service.check(&limits).map_err(StartError::Service)?;
+        factory.check(&limits).map_err(StartError::Service)?;
         limits.raise_open_files(config.endpoints().len())?;
-        let memory = limits.memory(&sizes(&limits, &service));
+        let plan = factory.plan(&limits);
+        let memory = limits.memory(&sizes(&limits, &plan));
         let bound =
             bind::bind_all(config.endpoints(), limits.workers, limits.backlog, limits.share_port)?;
         let endpoints = bound.iter().map(|one| one.endpoint.clone()).collect();
-        let (shared, threads) = start_workers(&limits, bound, service)?;
+        let (shared, threads) = start_workers(&limits, bound, plan)?;
         Ok(ServerHandle { shared, threads, endpoints, limits, memory })
     }
 }
 
-fn sizes<S: Service>(limits: &Limits, service: &S) -> Sizes {
-    let connections = limits.max_connections as usize;
-    let references = service.references_max(connections);
-    let tables = service.memory_bytes(connections) + limits.reference_bytes(references);
+fn sizes<S: Service>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
+    let tables = plan.bytes_each() + limits.reference_bytes(plan.references_each());
     Sizes {
         context_bytes: SystemWorker::<S>::BYTES_PER_SLOT,
         slot_bytes: launch::ENGINE_BYTES_PER_SLOT,
@@ -139,14 +140,11 @@ struct Parts {
     shared: Arc<Shared>,
 }
 
-fn start_workers<S>(
+fn start_workers<S: Service>(
     limits: &Limits,
     bound: Vec<Bound>,
-    service: S,
-) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError>
-where
-    S: Service + Clone + Send,
-{
+    plan: ServicePlan<S>,
+) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
     let resource = |what| move |error| StartError::Resource { what, error };
     let workers = limits.workers;
     let mailboxes = Arc::new(Mailboxes::new(workers));
@@ -174,11 +172,11 @@ where
     let mut running =
         Running { shared: parts.shared.clone(), threads: Vec::with_capacity(workers) };
     for (index, listeners) in transpose(bound, workers).into_iter().enumerate() {
-        let (parts, service, ready) = (parts.clone(), service.clone(), ready.clone());
+        let (parts, plan, ready) = (parts.clone(), plan.clone(), ready.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .stack_size(WORKER_STACK_BYTES)
-            .spawn(move || work(parts, index, listeners, service, &ready))
+            .spawn(move || work(parts, index, listeners, plan, &ready))
             .map_err(resource("a worker thread"))?;
         running.threads.push(thread);
     }
@@ -224,16 +222,16 @@ fn work<S: Service>(
     parts: Parts,
     index: usize,
     listeners: Vec<Listening<OwnedFd>>,
-    service: S,
+    plan: ServicePlan<S>,
     ready: &mpsc::Sender<io::Result<()>>,
 ) {
     let shared = parts.shared.clone();
     let mut end = End { shared: &shared, cut: 0, failed: true };
     // Made on its own thread, because nothing of a worker may leave it.
-    match make_worker(parts, index, listeners, service) {
+    match make_worker(parts, index, listeners, plan) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
-            match worker.run() {
+            match worker.run(drop) {
                 Ok((_, cut)) => (end.cut, end.failed) = (cut, false),
                 Err(error) => log::error!("worker {index} cannot wait for events: {error}"),
             }
@@ -248,11 +246,11 @@ fn make_worker<S: Service>(
     parts: Parts,
     index: usize,
     listeners: Vec<Listening<OwnedFd>>,
-    service: S,
+    plan: ServicePlan<S>,
 ) -> io::Result<SystemWorker<S>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
-    let references = service.references_max(connections_max);
+    let references = plan.references_each();
     let pool = Pool::try_with_references(reserve, index, references).map_err(lists_refused)?;
     let setup = Setup {
         index,
@@ -265,7 +263,7 @@ fn make_worker<S: Service>(
         counters: shared.counters[index].clone(),
         directory: Some(shared.clients.directory.clone()),
     };
-    launch::make_worker(setup, listeners, limits.busy_poll, service)
+    launch::make_worker(setup, listeners, limits.busy_poll, |worker| plan.make(worker))
 }
 
 /// What to ask for instead where there is no memory for a worker's lists of buffers.

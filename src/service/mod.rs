@@ -5,20 +5,19 @@
 //! worker's connections; it reads the input, puts leases on the output, and answers what is to
 //! happen next. It must not block: while it runs, no other connection of its worker is served.
 
-use std::sync::Arc;
-
 use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
-use crate::config::{Limits, MESSAGE_LEASES_MAX};
+use crate::config::MESSAGE_LEASES_MAX;
 use crate::error::{CloseReason, Errno};
-use crate::shared::counters::Counters;
-use crate::shared::directory::Directory;
-use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::SendError;
 
 pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
+
+mod factory;
+
+pub use factory::{ServiceFactory, ServicePlan, WorkerContext};
 
 /// What a service wants to happen to the connection after a call.
 ///
@@ -142,16 +141,19 @@ impl Connection<'_> {
 
 /// What the server does with its clients' bytes.
 ///
-/// Each worker has a clone of the service of its own, and calls it from its one thread, so a
-/// service needs no locks. A panic in a call that is about a connection closes that connection, with
-/// [`CloseReason::ServicePanic`], and nothing else. One in [`prepare`](Service::prepare) or
-/// [`turn`](Service::turn), or in a session's `Default` or `Drop`, ends the server.
+/// Each worker has a service of its own, which a [`ServiceFactory`] makes on the worker's thread. The
+/// service is called and dropped on that thread, so it needs no locks. It is dropped when the worker
+/// ends, which gives back the buffers that it keeps.
+///
+/// A panic in a call that is about a connection closes that connection with
+/// [`CloseReason::ServicePanic`], and nothing else. A panic in [`turn`](Service::turn), or in the
+/// `Default` or `Drop` of a session, ends the server.
 ///
 /// ```
 /// use echopool::service::{Answer, Connection, Service};
+/// use echopool::{Config, Server};
 ///
 /// /// Sends back what it receives, in upper case.
-/// #[derive(Clone)]
 /// struct Upper;
 ///
 /// impl Service for Upper {
@@ -165,11 +167,16 @@ impl Connection<'_> {
 ///         Answer::Continue
 ///     }
 /// }
+///
+/// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+/// let config = Config::new().listen(anywhere).max_connections(100);
+/// let server = Server::start(config, || Upper)?;
+/// # Ok::<(), echopool::StartError>(())
 /// ```
 pub trait Service: 'static {
     /// What the service remembers of one connection. It lives in the connection's preallocated
-    /// context, so it is at most 64 bytes (checked at compile time); larger state belongs into
-    /// tables of the service's own, made in [`prepare`](Service::prepare).
+    /// context, so it is at most 64 bytes (checked at compile time). Keep larger state in tables of
+    /// the service's own, and allocate them when the service is made.
     type Session: Default;
 
     /// Whether the clock is read before each call rather than once for each turn of the loop. It
@@ -184,30 +191,6 @@ pub trait Service: 'static {
 
     /// Whether [`sent`](Service::sent) is called: not to be saves some thirty instructions an echo.
     const HEARS_SENT: bool = true;
-
-    /// Checks that the service can work with these limits. The text says what cannot be, and the
-    /// remedy.
-    ///
-    /// # Errors
-    /// It cannot: the server does not start.
-    fn check(&self, _limits: &Limits) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Called once on each worker before it serves: the place to allocate.
-    fn prepare(&mut self, _workplace: &Workplace) {}
-
-    /// What [`prepare`](Service::prepare) will allocate, in bytes, for the sum of memory that is
-    /// printed at start.
-    fn memory_bytes(&self, _connections_max: usize) -> u64 {
-        0
-    }
-
-    /// How many places in outputs the service needs for parts of [shared](crate::buffer::Shared)
-    /// buffers, on one worker.
-    fn references_max(&self, _connections_max: usize) -> usize {
-        0
-    }
 
     /// Whether a connection is read while its output has not been sent completely. `false` is what
     /// keeps a server's memory bounded: a client that does not read is not read from. A client that
@@ -299,10 +282,6 @@ pub trait Service: 'static {
     ) {
     }
 
-    /// The worker has ended: nothing will be called any more, and buffers that the service keeps are
-    /// to be given back, because other workers may need them for their last clients.
-    fn ended(&mut self) {}
-
     /// A connection begun with [`Turn::connect`] was not established. `tag` is the one it was begun
     /// with.
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}
@@ -342,72 +321,6 @@ impl Message<'_> {
     /// Says that it is not going to be sent, and why: the sender is told so.
     pub fn refuse(&mut self, why: SendError) {
         self.refused = Some(why);
-    }
-}
-
-/// Where a service works: one worker of a server.
-#[derive(Clone)]
-pub struct Workplace {
-    pub(crate) listener: usize,
-    /// Whether that listener has the service for itself.
-    pub(crate) of_one_listener: bool,
-    pub(crate) worker: usize,
-    pub(crate) connections_max: usize,
-    pub(crate) pool: Pool,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) mailboxes: Arc<Mailboxes>,
-    pub(crate) directory: Option<Arc<Directory>>,
-}
-
-impl Workplace {
-    /// The number of this worker, from 0.
-    pub fn worker(&self) -> usize {
-        self.worker
-    }
-
-    /// How many workers the server has.
-    pub fn workers(&self) -> usize {
-        self.mailboxes.workers()
-    }
-
-    /// The most connections that this worker can have at once.
-    pub fn connections_max(&self) -> usize {
-        self.connections_max
-    }
-
-    /// The index of the listener that the service is for, where each listener has one of its own.
-    pub fn listener(&self) -> usize {
-        self.listener
-    }
-
-    /// The same for the service of one listener.
-    pub(crate) fn of_listener(&self, listener: usize) -> Workplace {
-        Workplace { listener, of_one_listener: true, ..self.clone() }
-    }
-
-    /// The listener whose clients alone the service has; `None` if it has those of all.
-    pub(crate) fn only_listener(&self) -> Option<usize> {
-        self.of_one_listener.then_some(self.listener)
-    }
-
-    /// The buffers of this worker.
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    /// The way to the other workers.
-    pub(crate) fn mailboxes(&self) -> &Arc<Mailboxes> {
-        &self.mailboxes
-    }
-
-    /// What this worker counts.
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
-    }
-
-    /// All clients of the server; `None` where connections are begun and not accepted.
-    pub(crate) fn directory(&self) -> Option<&Arc<Directory>> {
-        self.directory.as_ref()
     }
 }
 

@@ -15,8 +15,10 @@ use super::run::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Rates, Shared, What, World};
 use crate::base::time::Time;
+use crate::buffer::{Pool, Reserve};
+use crate::config::Limits;
 use crate::engine::MioEngine;
-use crate::service::Service;
+use crate::service::{Service, ServiceFactory, WorkerContext};
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::Permits;
@@ -54,11 +56,11 @@ pub fn now() -> Time {
 ///
 /// # Panics
 /// A service spins, or all wait for something that never comes.
-pub fn simulate<S: Service, C: Service>(
+pub fn simulate<F: ServiceFactory, C: Service>(
     network: Network,
-    server: (ClientLimits, S),
+    server: (ClientLimits, F),
     clients: Vec<(ClientLimits, C)>,
-) -> io::Result<(S, Vec<C>)> {
+) -> io::Result<(F::Service, Vec<C>)> {
     let world = Rc::new(RefCell::new(quiet_world(network, 1 + clients.len())));
     let listener = world.borrow_mut().listen();
     let mut server = Seated::server(&world, server, listener)?;
@@ -131,7 +133,14 @@ struct Seated<S: Service> {
 }
 
 impl<S: Service> Seated<S> {
-    fn server(world: &Shared, (limits, service): (ClientLimits, S), at: usize) -> io::Result<Self> {
+    fn server(
+        world: &Shared,
+        (limits, factory): (ClientLimits, impl ServiceFactory<Service = S>),
+        at: usize,
+    ) -> io::Result<Self> {
+        let connections_max = limits.connections_max as u32;
+        let plan = factory.plan(&Limits::bare(connections_max, limits.buffer_size, limits.buffers));
+        let reserve = Reserve::new(limits.buffer_size, limits.buffers)?;
         let mailboxes = Arc::new(Mailboxes::new(1));
         let permits = Permits::new(limits.connections_max as u64, mailboxes.clone());
         let listeners = vec![Handle { world: world.clone(), what: What::Listener(at) }];
@@ -139,9 +148,10 @@ impl<S: Service> Seated<S> {
             listeners: 1,
             permits: Some(permits),
             directory: Some(Directory::new(1, limits.connections_max)),
+            pool: Pool::with_references(reserve, 0, plan.references_each()),
             ..limits.setup(mailboxes)?
         };
-        Ok(Seated::new(world, 0, setup, listeners, service))
+        Ok(Seated::new(world, 0, setup, listeners, |worker| plan.make(worker)))
     }
 
     fn client(
@@ -150,10 +160,16 @@ impl<S: Service> Seated<S> {
         (limits, service): (ClientLimits, S),
     ) -> io::Result<Self> {
         let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
-        Ok(Seated::new(world, index, setup, Vec::new(), service))
+        Ok(Seated::new(world, index, setup, Vec::new(), |_| service))
     }
 
-    fn new(world: &Shared, index: usize, setup: Setup, at: Vec<Handle>, service: S) -> Self {
+    fn new(
+        world: &Shared,
+        index: usize,
+        setup: Setup,
+        at: Vec<Handle>,
+        make: impl FnOnce(&WorkerContext) -> S,
+    ) -> Self {
         let woken = Arc::new(Woken::default());
         let engine = MioEngine::seat(SeatParts {
             world: world.clone(),
@@ -164,7 +180,7 @@ impl<S: Service> Seated<S> {
             permits: setup.permits.clone(),
             listeners: at,
         });
-        Seated { worker: Worker::new(engine, setup, service), woken }
+        Seated { worker: Worker::new(engine, setup, make), woken }
     }
 
     /// A turn, if it wants one. Answers whether it did.
@@ -183,7 +199,7 @@ impl<S: Service> Seated<S> {
     }
 
     fn into_service(self) -> S {
-        self.worker.into_parts().0
+        self.worker.end(|service| service).0
     }
 }
 

@@ -6,8 +6,7 @@
 
 use super::member::{Asked, HubDraw, PAYLOAD_MIN};
 use super::world::canary;
-use crate::builtin::url::{After, FramedOptions, HubOptions, MessageOptions, Slow};
-use crate::builtin::{Builtin, Chargen, Delimited, Discard, Echo, Framed, Hub};
+use crate::builtin::url::{After, FramedOptions, HubOptions, MessageOptions, ServiceOptions, Slow};
 use crate::error::CloseReason;
 use crate::protocol::framing::{ByteOrder, Delimiter};
 
@@ -51,14 +50,14 @@ impl Served {
     }
 
     /// The server's own.
-    pub(super) fn service(self) -> Builtin {
+    pub(super) fn options(self) -> ServiceOptions {
         match self {
-            Served::Echo => Builtin::Echo(Echo),
-            Served::Discard => Builtin::Discard(Discard),
-            Served::Chargen => Builtin::Chargen(Chargen::default()),
-            Served::Framed(options) => Builtin::Framed(Framed::new(options)),
-            Served::Message(options) => Builtin::Message(Delimited::new(options)),
-            Served::Hub(hub) => Builtin::Hub(Hub::new(hub.options)),
+            Served::Echo => ServiceOptions::Echo,
+            Served::Discard => ServiceOptions::Discard,
+            Served::Chargen => ServiceOptions::Chargen,
+            Served::Framed(options) => ServiceOptions::Framed(options),
+            Served::Message(options) => ServiceOptions::Message(options),
+            Served::Hub(hub) => ServiceOptions::Hub(hub.options),
         }
     }
 

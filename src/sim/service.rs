@@ -15,12 +15,9 @@ use super::reader::read_outside;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Lease;
-use crate::builtin::OfListener;
-use crate::builtin::dispatch::BuiltinSession;
+use crate::builtin::dispatch::{BuiltinSession, ListenerServices};
 use crate::error::{CloseReason, Errno};
-use crate::service::{
-    Answer, ConnectTo, Connection, ConnectionId, Message, Service, Turn, Workplace,
-};
+use crate::service::{Answer, ConnectTo, Connection, ConnectionId, Message, Service, Turn};
 
 /// What the server side has seen of each peer.
 #[derive(Default)]
@@ -102,7 +99,7 @@ pub(super) struct Watched {
     /// Whether the service wakes connections before the time that it has named.
     pub(super) wakes: bool,
     /// The one that does the work.
-    pub(super) inner: OfListener,
+    pub(super) inner: ListenerServices,
 }
 
 /// What is known of one connection.
@@ -173,7 +170,7 @@ impl Watched {
         &mut self,
         connection: &mut Connection<'_>,
         memory: &mut Memory,
-        call: impl FnOnce(&mut OfListener, &mut Connection<'_>, &mut BuiltinSession) -> Answer,
+        call: impl FnOnce(&mut ListenerServices, &mut Connection<'_>, &mut BuiltinSession) -> Answer,
     ) -> Answer {
         let answer = call(&mut self.inner, connection, &mut memory.session);
         memory.note(answer);
@@ -241,14 +238,6 @@ impl Watched {
 impl Service for Watched {
     // In a box: there is more of it than a session may have.
     type Session = Box<Memory>;
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.inner.prepare(workplace);
-    }
-
-    fn references_max(&self, connections_max: usize) -> usize {
-        self.inner.references_max(connections_max)
-    }
 
     fn full_duplex(&self, tag: u64) -> bool {
         self.inner.full_duplex(tag)
@@ -376,10 +365,6 @@ impl Service for Watched {
         self.call(connection, memory, |inner, connection, session| {
             inner.peer_closed(connection, session)
         })
-    }
-
-    fn ended(&mut self) {
-        self.inner.ended();
     }
 
     fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {

@@ -14,7 +14,7 @@ use crate::buffer::{Pool, Reserve};
 use crate::config::Limits;
 use crate::engine::MioEngine;
 use crate::engine::sys::{Kernel, Listening};
-use crate::service::Service;
+use crate::service::{Service, WorkerContext};
 use crate::shared::mailbox::Mailboxes;
 
 /// The engine of this machine.
@@ -53,7 +53,7 @@ pub(crate) fn make_worker<S: Service>(
     mut setup: Setup,
     listeners: Vec<Listening<OwnedFd>>,
     busy_poll: bool,
-    service: S,
+    service: impl FnOnce(&WorkerContext) -> S,
 ) -> io::Result<SystemWorker<S>> {
     setup.listeners = listeners.len();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
@@ -114,6 +114,7 @@ impl ClientLimits {
 /// Memory, or what the event loop is made of, could not be allocated; or waiting failed.
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
-    let (service, _) = make_worker(setup, Vec::new(), limits.busy_poll, service)?.run()?;
+    let (service, _) =
+        make_worker(setup, Vec::new(), limits.busy_poll, |_| service)?.run(|service| service)?;
     Ok(service)
 }

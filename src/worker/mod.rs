@@ -18,7 +18,7 @@ use crate::base::timer_wheel::Wheel;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, ConnectTo, Engine, Sink};
 use crate::error::Errno;
-use crate::service::{Requests, Service, Turn, Workplace};
+use crate::service::{Requests, Service, Turn, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
@@ -132,10 +132,14 @@ impl<E: Engine, S: Service> Worker<E, S> {
     pub(crate) const FIXED_BYTES: usize =
         64 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
 
-    /// Allocates everything that the worker will ever use.
-    pub(crate) fn new(engine: E, setup: Setup, mut service: S) -> Worker<E, S> {
+    /// Allocates everything that the worker will ever use. `make` makes its service.
+    pub(crate) fn new(
+        engine: E,
+        setup: Setup,
+        make: impl FnOnce(&WorkerContext) -> S,
+    ) -> Worker<E, S> {
         let slots = setup.connections_max;
-        service.prepare(&Workplace {
+        let service = make(&WorkerContext {
             listener: 0,
             of_one_listener: false,
             worker: setup.index,
@@ -180,27 +184,28 @@ impl<E: Engine, S: Service> Worker<E, S> {
         Worker { engine, core }
     }
 
-    /// Serves until drained or stopped. Answers the service, and how many connections were closed
-    /// before they were finished.
+    /// Serves until drained or stopped, and ends.
     ///
     /// # Errors
     /// Waiting failed, which leaves nothing that the worker could do.
-    pub(crate) fn run(mut self) -> Result<(S, u64), Errno> {
+    pub(crate) fn run<R>(mut self, keep: impl FnOnce(S) -> R) -> Result<(R, u64), Errno> {
         self.begin();
         while !self.is_finished() {
             self.turn()?;
         }
-        Ok(self.into_parts())
+        Ok(self.end(keep))
     }
 
-    /// The service, and how many connections were closed before they were finished.
-    pub(crate) fn into_parts(mut self) -> (S, u64) {
-        self.core.mailboxes.close(self.core.index);
-        self.core.service.ended();
-        self.core.counters.buffers_held.set(self.core.pool.held() as u64);
-        // Others may have connections to finish, and no buffer to do it with.
-        self.core.mailboxes.wake_each(self.core.pool.give_up());
-        (self.core.service, self.core.cut)
+    /// Ends. Returns what `keep` keeps of the service, and how many connections were closed before
+    /// they were finished. What the service drops gives its buffers back to the other workers,
+    /// which may have connections to finish and no buffer for them.
+    pub(crate) fn end<R>(self, keep: impl FnOnce(S) -> R) -> (R, u64) {
+        let Core { index, service, mailboxes, counters, pool, cut, .. } = self.core;
+        mailboxes.close(index);
+        let kept = keep(service);
+        counters.buffers_held.set(pool.held() as u64);
+        mailboxes.wake_each(pool.give_up());
+        (kept, cut)
     }
 
     /// Begins to accept, and gives the service its first turn. Once, before the first turn.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use echopool::builtin::Delay;
 use echopool::builtin::url::{ServiceOptions, Spec};
 use echopool::internals::{ClientLimits, Network, simulate, simulated_now};
-use echopool::service::Service;
+use echopool::service::ServiceFactory;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
@@ -32,7 +31,10 @@ pub const MS: f64 = 1e6;
 pub const NO_LATENCY: Duration = Duration::ZERO;
 
 /// Drives a server with the program's flags. Answers the report and the server.
-pub fn drive<S: Service>(flags: &str, latency: Duration, server: S) -> (Report, S) {
+pub fn drive<F>(flags: &str, latency: Duration, server: F) -> (Report, F::Service)
+where
+    F: ServiceFactory,
+{
     let plan = Arc::new(plan(flags));
     let control = Arc::new(Control::new(plan.threads, 0, plan.requests));
     let clients = (0..plan.threads).map(|thread| {
@@ -106,7 +108,7 @@ pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report
     let text = format!("delay://world?depth=16384&size={size}&{options}");
     let spec: Spec = text.parse().expect("a law");
     let ServiceOptions::Delay(options) = spec.service else { panic!("no delay service: {text}") };
-    drive(&format!("{length} {flags}"), latency, Delay::new(options)).0
+    drive(&format!("{length} {flags}"), latency, options).0
 }
 
 fn plan(flags: &str) -> Plan {

@@ -123,7 +123,7 @@ impl Service for Wrong {
 /// Answers the report and where the fault happened, when the report says so.
 #[track_caller]
 fn found(fault: Fault, at: u64, flags: &str) -> (Report, Vec<(u64, u64)>) {
-    let (report, server) = drive(flags, LATENCY, Wrong::new(fault, at));
+    let (report, server) = drive(flags, LATENCY, move || Wrong::new(fault, at));
     assert!(!server.fired.is_empty(), "the fault has not happened");
     assert!(server.echoed > at);
     assert_eq!(report.exit(), Exit::Differed, "{}", report.verdict_text());
@@ -142,7 +142,7 @@ const FLAGS: &str = "-c 5 -t 2 -n 4k -l 64 -p 3";
 
 #[test]
 fn an_echo_that_does_right_passes() {
-    let (report, server) = drive(FLAGS, LATENCY, Wrong::new(Fault::None, 0));
+    let (report, server) = drive(FLAGS, LATENCY, || Wrong::new(Fault::None, 0));
     assert_eq!(report.exit(), Exit::Ok, "{}", report.verdict_text());
     assert_eq!((report.records.replies, report.records.bytes), (4_000, 256_000));
     assert_eq!(server.echoed, 256_000);
@@ -186,7 +186,7 @@ fn a_repeated_last_byte_is_named() {
 /// Nothing wrong has come, and nothing more does.
 #[test]
 fn without_its_last_byte_a_request_is_timed_out() {
-    let server = Wrong::new(Fault::Drop, 64 * 1_000 + 63);
+    let server = || Wrong::new(Fault::Drop, 64 * 1_000 + 63);
     let (report, server) = drive("-c 5 -t 2 -n 4k -l 64 --timeout 1s", LATENCY, server);
     assert_eq!((server.fired.len(), report.exit()), (1, Exit::NotValid));
     let records = &report.records;
@@ -207,7 +207,7 @@ fn replies_of_two_connections_swapped_are_named_both() {
 #[cfg_attr(debug_assertions, ignore = "more than a gigabyte: run with --release")]
 fn one_byte_in_a_billion_is_named() {
     let flags = "-c 8 -t 2 -n 16500 -l 64k";
-    let (report, server) = drive(flags, LATENCY, Wrong::new(Fault::None, 0));
+    let (report, server) = drive(flags, LATENCY, || Wrong::new(Fault::None, 0));
     assert_eq!(report.exit(), Exit::Ok, "{}", report.verdict_text());
     assert!(server.echoed > 1_000_000_000 && report.records.bytes == server.echoed);
     let (report, fired) = found(Fault::Corrupt, 1_000_000_000, flags);

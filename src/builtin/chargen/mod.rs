@@ -1,13 +1,13 @@
 //! The character generator (RFC 864): a stream of lines without end, as fast as the client reads.
 
-use std::fmt;
 use std::time::Duration;
 
-use send_wrapper::SendWrapper;
-
 use crate::base::time::Time;
+use crate::config::Limits;
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, Service, Turn, Workplace};
+use crate::service::{
+    Answer, Connection, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
+};
 
 mod waiting;
 
@@ -58,28 +58,27 @@ const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
 ///
 /// A client that has been sent a buffer keeps it as long as nobody else waits for one; otherwise it
 /// goes to the end of a queue. So all are served where there are fewer buffers than clients.
-#[derive(Default)]
 pub struct Chargen {
-    /// The clients of this worker that wait, which stay on its thread. Made in `prepare`.
-    waiting: Option<SendWrapper<Waiting>>,
+    /// The clients of this worker that wait.
+    waiting: Waiting,
 }
 
 impl Chargen {
-    fn waiting(&mut self) -> &mut Waiting {
-        self.waiting.as_mut().expect("a worker prepares its service first")
+    fn new(worker: &WorkerContext) -> Chargen {
+        Chargen { waiting: Waiting::new(worker) }
     }
 
     /// Fills buffers ahead of the client, unless others wait for one. `next` is the place in the
     /// pattern.
     fn go_on(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        match self.waiting().anybody() {
+        match self.waiting.anybody() {
             true => self.wait(connection),
             false => self.fill(connection, next),
         }
     }
 
     fn fill(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        let few = self.waiting().anybody() || !connection.pool.is_plentiful();
+        let few = self.waiting.anybody() || !connection.pool.is_plentiful();
         let ahead = if few { 1 } else { LEASES_AHEAD };
         while connection.output.leases() < ahead {
             let Some(mut lease) = connection.take_lease() else { break };
@@ -96,21 +95,8 @@ impl Chargen {
     }
 
     fn wait(&mut self, connection: &Connection<'_>) -> Answer {
-        self.waiting().push(connection.id());
+        self.waiting.push(connection.id());
         Answer::WaitUntil(connection.now() + PAUSE)
-    }
-}
-
-/// One for another worker.
-impl Clone for Chargen {
-    fn clone(&self) -> Chargen {
-        Chargen::default()
-    }
-}
-
-impl fmt::Debug for Chargen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chargen").finish_non_exhaustive()
     }
 }
 
@@ -120,16 +106,21 @@ pub struct Position(u16);
 
 const _: () = assert!(PATTERN.len() <= u16::MAX as usize);
 
+/// The character generator's factory. It has no options.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ChargenOptions;
+
+impl ServiceFactory for ChargenOptions {
+    type Service = Chargen;
+
+    fn plan(self, limits: &Limits) -> ServicePlan<Chargen> {
+        let slots = u64::from(limits.max_connections);
+        ServicePlan::new(Chargen::new).memory_bytes(slots * Waiting::BYTES_PER_SLOT as u64)
+    }
+}
+
 impl Service for Chargen {
     type Session = Position;
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.waiting = Some(SendWrapper::new(Waiting::new(workplace)));
-    }
-
-    fn memory_bytes(&self, connections_max: usize) -> u64 {
-        (connections_max * Waiting::BYTES_PER_SLOT) as u64
-    }
 
     /// What the client sends is thrown away while it is sent to.
     fn full_duplex(&self, _: u64) -> bool {
@@ -150,7 +141,7 @@ impl Service for Chargen {
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        match self.waiting().contains(connection.id()) {
+        match self.waiting.contains(connection.id()) {
             // It is the pause that has ended: its turn has not come.
             true => self.wait(connection),
             false => self.fill(connection, next),
@@ -163,19 +154,15 @@ impl Service for Chargen {
 
     /// Nobody is to be shed for who may linger yet, and gets nothing any more.
     fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut Position) {
-        self.waiting().remove(connection.id());
+        self.waiting.remove(connection.id());
     }
 
     fn closed(&mut self, connection: &mut Connection<'_>, _: &mut Position, _: CloseReason) {
-        self.waiting().remove(connection.id());
-    }
-
-    fn ended(&mut self) {
-        self.waiting = None;
+        self.waiting.remove(connection.id());
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.waiting().turn(turn)
+        self.waiting.turn(turn)
     }
 }
 

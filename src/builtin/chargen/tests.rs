@@ -29,7 +29,7 @@ fn check(client: &mut TcpStream, expected: &mut impl Iterator<Item = u8>, count:
 
 #[test]
 fn the_first_lines_are_those_of_the_rfc() {
-    let (_server, address) = start(Config::new(), Chargen::default());
+    let (_server, address) = start(Config::new(), ChargenOptions);
     let received = read(&mut connect(address), 26 * 74);
     let text = String::from_utf8(received).unwrap();
     let lines: Vec<&str> = text.split("\r\n").collect();
@@ -48,7 +48,7 @@ fn the_first_lines_are_those_of_the_rfc() {
 #[test]
 fn a_long_stream_stays_right_across_buffers_of_any_size() {
     for buffer_size in [256, 257, 1000, 7030, 16_384] {
-        let (_server, address) = start(Config::new().buffer_size(buffer_size), Chargen::default());
+        let (_server, address) = start(Config::new().buffer_size(buffer_size), ChargenOptions);
         check(&mut connect(address), &mut lines(), 1 << 20);
     }
 }
@@ -56,7 +56,7 @@ fn a_long_stream_stays_right_across_buffers_of_any_size() {
 #[test]
 fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
     let config = Config::new().buffer_size(1024).buffers(64);
-    let (server, address) = start(config, Chargen::default());
+    let (server, address) = start(config, ChargenOptions);
     let mut streams: Vec<_> = (0..10).map(|_| (connect(address), lines())).collect();
     for (turn, (client, expected)) in streams.iter_mut().enumerate() {
         check(client, expected, 1000 * turn + 1);
@@ -77,7 +77,7 @@ fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
 fn clients_without_a_buffer_are_served_when_there_is_one() {
     // 20 clients and 3 buffers: most are without one at any time. Nobody's stream suffers.
     let config = Config::new().buffer_size(256).buffers(3).shed_after(None);
-    let (server, address) = start(config, Chargen::default());
+    let (server, address) = start(config, ChargenOptions);
     thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| check(&mut connect(address), &mut lines(), 20_000));
@@ -110,17 +110,9 @@ impl Still {
         let mailboxes = Arc::new(Mailboxes::new(workers));
         let worker = |worker| {
             let pool = Pool::new(reserve.clone(), worker);
-            let mut chargen = Chargen::default();
-            chargen.prepare(&Workplace {
-                listener: 0,
-                of_one_listener: false,
-                worker,
-                connections_max: clients,
-                pool: pool.clone(),
-                counters: Arc::default(),
-                mailboxes: mailboxes.clone(),
-                directory: None,
-            });
+            let alone = WorkerContext::alone(pool.clone(), clients);
+            let mailboxes = mailboxes.clone();
+            let chargen = Chargen::new(&WorkerContext { worker, mailboxes, ..alone });
             (chargen, pool, Requests::with_capacity(clients))
         };
         let workers: Vec<_> = (0..workers).map(worker).collect();
@@ -186,7 +178,7 @@ impl Still {
         let mut turn = Turn { now: Time::ZERO, open: 0, free_slots: 0, wakes_max, requests };
         let again = chargen.turn(&mut turn);
         pool.set_starving(std::mem::take(&mut requests.buffer));
-        assert!(again.is_some() || chargen.waiting().is_empty(), "who waits is forgotten");
+        assert!(again.is_some() || chargen.waiting.is_empty(), "who waits is forgotten");
         for id in std::mem::take(&mut requests.wakes) {
             let client = (id.to_bits() & 0xFF_FFFF) as usize;
             self.call(client, |chargen, connection, next| chargen.timer(connection, next));
@@ -270,7 +262,7 @@ fn no_buffer_is_wanted_for_who_is_being_closed_while_it_waits() {
 fn clients_that_read_for_ever_leave_buffers_to_those_that_wait_for_one() {
     const CLIENTS: usize = 12;
     let config = Config::new().buffer_size(256).buffers(3).shed_after(None);
-    let (_server, address) = start(config, Chargen::default());
+    let (_server, address) = start(config, ChargenOptions);
     let (served, begun) = (AtomicUsize::new(0), Instant::now());
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -289,7 +281,7 @@ fn clients_that_read_for_ever_leave_buffers_to_those_that_wait_for_one() {
 
 #[test]
 fn what_the_client_sends_is_thrown_away_while_it_reads() {
-    let (server, address) = start(Config::new().buffers(64), Chargen::default());
+    let (server, address) = start(Config::new().buffers(64), ChargenOptions);
     let mut client = connect(address);
     let mut sender = client.try_clone().unwrap();
     let bytes = 4 << 20;
@@ -303,7 +295,7 @@ fn what_the_client_sends_is_thrown_away_while_it_reads() {
 
 #[test]
 fn a_client_that_does_not_read_can_still_send() {
-    let (server, address) = start(Config::new().buffers(64), Chargen::default());
+    let (server, address) = start(Config::new().buffers(64), ChargenOptions);
     let mut client = connect(address);
     client.write_all(&vec![0; 8 << 20]).unwrap();
     until(&server, "all of it is received", |total| total.bytes_received == 8 << 20);
@@ -311,7 +303,7 @@ fn a_client_that_does_not_read_can_still_send() {
 
 #[test]
 fn a_half_closed_client_is_sent_to_until_it_closes() {
-    let (server, address) = start(Config::new(), Chargen::default());
+    let (server, address) = start(Config::new(), ChargenOptions);
     let mut client = connect(address);
     client.shutdown(Shutdown::Write).unwrap();
     check(&mut client, &mut lines(), 4 << 20);
@@ -323,7 +315,7 @@ fn a_half_closed_client_is_sent_to_until_it_closes() {
 
 #[test]
 fn a_drain_ends_the_stream_with_fin() {
-    let (server, address) = start(Config::new(), Chargen::default());
+    let (server, address) = start(Config::new(), ChargenOptions);
     let mut client = connect(address);
     check(&mut client, &mut lines(), 100_000);
     let reader = thread::spawn(move || {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::buffer::Pool;
-use crate::service::{ConnectionId, Turn, Workplace};
+use crate::service::{ConnectionId, Turn, WorkerContext};
 
 /// Clients that are served in one turn of the worker's loop at most, so that those of other
 /// services have their turn: each is sent a buffer, which takes about 10 us.
@@ -32,10 +32,10 @@ impl Waiting {
     /// What it takes of memory for each slot.
     pub(super) const BYTES_PER_SLOT: usize = SlotQueue::BYTES_PER_SLOT + size_of::<ConnectionId>();
 
-    pub(super) fn new(workplace: &Workplace) -> Waiting {
-        let slots = workplace.connections_max();
+    pub(super) fn new(worker: &WorkerContext) -> Waiting {
+        let slots = worker.connections_max();
         Waiting {
-            pool: workplace.pool().clone(),
+            pool: worker.pool().clone(),
             queue: SlotQueue::new(slots),
             ids: Vec::with_capacity(slots),
             is_next: false,

@@ -21,7 +21,9 @@ use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, ConnectionId, Service, Turn, Workplace};
+use crate::service::{
+    Answer, Connection, ConnectionId, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
+};
 
 mod agenda;
 pub mod law;
@@ -36,9 +38,9 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// An echo that is late by a law.
 ///
-/// Its clones share the queue, so that with [`Law::queue`] there is one server whatever the number
-/// of workers.
-#[derive(Clone, Debug)]
+/// The services of all workers share the queue, so that with [`Law::queue`] there is one server
+/// whatever the number of workers.
+#[derive(Debug)]
 pub struct Delay {
     options: DelayOptions,
     /// When the last request leaves that has come to any worker, in nanoseconds.
@@ -73,7 +75,7 @@ pub struct DelaySession {
 
 /// The requests that wait: for each slot a ring of when each is due, and of how many bytes. One that
 /// is due before those in front of it leaves with them.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     depth: usize,
     /// In nanoseconds. Plain numbers, so that the memory of slots never used is never touched.
@@ -82,16 +84,17 @@ struct Waiting {
 }
 
 impl Delay {
-    /// A delay service with these options.
-    pub fn new(options: DelayOptions) -> Delay {
+    fn new(options: DelayOptions, last_departure: Arc<AtomicU64>, worker: &WorkerContext) -> Delay {
+        let slots = worker.connections_max();
         Delay {
             options,
-            last_departure: Arc::default(),
-            rng: Rng::with_seed(options.seed),
-            waiting: Waiting::default(),
-            agenda: Agenda::default(),
-            ids: Vec::new(),
-            receive_max: 0,
+            last_departure,
+            // Each worker draws for itself, and not the same as the others.
+            rng: Rng::with_seed(options.seed.wrapping_add(worker.worker() as u64)),
+            waiting: Waiting::new(slots, options.depth as usize),
+            agenda: Agenda::new(slots),
+            ids: vec![0; slots],
+            receive_max: usize::from(LEASES_PER_CONNECTION_MAX) * worker.buffer_size(),
         }
     }
 
@@ -231,16 +234,12 @@ fn whole_buffers(chain: &Chain, limit: usize) -> usize {
     ends.take_while(|&end| end <= limit).last().unwrap_or(0)
 }
 
-impl Service for Delay {
-    type Session = DelaySession;
-    // A request's time counts from when it is read; the begin of the turn is before that, and the
-    // reply would be early.
-    const FRESH_CLOCK: bool = true;
-    const HEARS_SENT: bool = false;
+impl ServiceFactory for DelayOptions {
+    type Service = Delay;
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
-        self.options.check()?;
-        match (limits.idle_timeout, self.options.law.longest()) {
+        DelayOptions::check(self)?;
+        match (limits.idle_timeout, self.law.longest()) {
             (Some(idle), Some(longest)) if idle <= longest => Err(format!(
                 "replies are up to {longest:?} late, but connections are closed when nothing moves \
                  for {idle:?}: raise --idle-timeout, or turn it off"
@@ -249,21 +248,21 @@ impl Service for Delay {
         }
     }
 
-    fn prepare(&mut self, workplace: &Workplace) {
-        let slots = workplace.connections_max();
-        self.waiting = Waiting::new(slots, self.options.depth as usize);
-        self.agenda = Agenda::new(slots);
-        self.ids = vec![0; slots];
-        self.receive_max = usize::from(LEASES_PER_CONNECTION_MAX) * workplace.pool().buffer_size();
-        // Each worker draws for itself, and not the same as the others.
-        self.rng = Rng::with_seed(self.options.seed.wrapping_add(workplace.worker() as u64));
+    fn plan(self, limits: &Limits) -> ServicePlan<Delay> {
+        let last_departure = Arc::default();
+        let ring = self.depth as usize * Waiting::BYTES_EACH;
+        let each = (ring + Agenda::BYTES_PER_SLOT + size_of::<u64>()) as u64;
+        ServicePlan::new(move |worker| Delay::new(self, Arc::clone(&last_departure), worker))
+            .memory_bytes(u64::from(limits.max_connections) * each)
     }
+}
 
-    fn memory_bytes(&self, connections_max: usize) -> u64 {
-        let ring = self.options.depth as usize * Waiting::BYTES_EACH;
-        let each = ring + Agenda::BYTES_PER_SLOT + size_of::<u64>();
-        connections_max as u64 * each as u64
-    }
+impl Service for Delay {
+    type Session = DelaySession;
+    // A request's time counts from when it is read; the begin of the turn is before that, and the
+    // reply would be early.
+    const FRESH_CLOCK: bool = true;
+    const HEARS_SENT: bool = false;
 
     /// What may be there before a receive, and the receive.
     fn input_max(&self, _: u64) -> usize {

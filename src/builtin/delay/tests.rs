@@ -8,8 +8,8 @@ use std::thread;
 
 use super::*;
 use crate::buffer::{Pool, Reserve};
+use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
-use crate::builtin::{Builtin, Echo, OfListener};
 use crate::config::Config;
 use crate::engine::sys::monotonic_now;
 use crate::server::{Drained, Server, ServerHandle};
@@ -25,7 +25,7 @@ fn options(text: &str) -> DelayOptions {
 
 fn start_with(config: Config, text: &str) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = Server::start(config.listen(anywhere), Delay::new(options(text))).unwrap();
+    let server = Server::start(config.listen(anywhere), options(text)).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     (server, address)
 }
@@ -203,7 +203,6 @@ fn nothing_is_answered_in_a_stall() {
 }
 
 /// Takes down by how much each reply is late when it is put on the output.
-#[derive(Clone)]
 struct Watched {
     delay: Delay,
     late: Arc<Mutex<Vec<Duration>>>,
@@ -212,10 +211,6 @@ struct Watched {
 impl Service for Watched {
     type Session = DelaySession;
     const FRESH_CLOCK: bool = true;
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        self.delay.prepare(workplace);
-    }
 
     fn input_max(&self, tag: u64) -> usize {
         self.delay.input_max(tag)
@@ -249,10 +244,12 @@ impl Service for Watched {
 fn how_late_replies_leave() {
     const COUNT: usize = 5_000;
     let late = Arc::new(Mutex::new(Vec::with_capacity(COUNT)));
-    let watched = Watched { delay: Delay::new(options("exp=1ms")), late: late.clone() };
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = Config::new().listen(anywhere).workers(1).max_connections(1);
-    let server = Server::start(config, watched).unwrap();
+    let plan = options("exp=1ms").plan(&config.check().unwrap());
+    let for_workers = late.clone();
+    let watched = move |delay| Watched { delay, late: for_workers.clone() };
+    let server = Server::start(config, plan.map(watched)).unwrap();
     let mut client = connect(server.local_endpoints()[0].socket_addr().unwrap());
     for _ in 0..COUNT {
         client.write_all(&[7; 64]).unwrap();
@@ -373,8 +370,12 @@ fn a_connection_with_as_much_waiting_as_it_may_is_not_read() {
 /// Beside an echo, whose clock is read once a turn.
 #[test]
 fn the_clock_is_fresh_for_this_service_alone() {
-    let delay = Builtin::Delay(Delay::new(DelayOptions::default()));
-    let services = OfListener::new(vec![Builtin::Echo(Echo), delay]);
+    let delay = ServiceOptions::Delay(DelayOptions::default());
+    let services = OfListener::new(vec![ServiceOptions::Echo, delay]);
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).listen(anywhere).max_connections(1);
+    let plan = services.plan(&config.check().unwrap());
+    let services = plan.make(&WorkerContext::alone(Pool::new(Reserve::new(256, 4).unwrap(), 0), 1));
     assert!(!services.fresh_clock(0) && services.fresh_clock(1));
 }
 
@@ -384,12 +385,12 @@ fn what_waits_too_long_for_the_idle_timeout_is_told_at_start() {
     let start = |text: &str| {
         let idle = Some(Duration::from_secs(1));
         let config = Config::new().listen(anywhere).max_connections(1).idle_timeout(idle);
-        Server::start(config, Delay::new(options(text))).map(drop)
+        Server::start(config, options(text)).map(drop)
     };
     let error = start("fixed=900ms&stall=100ms/1s").unwrap_err().to_string();
     assert!(error.contains("raise --idle-timeout"), "{error}");
     start("fixed=900ms").unwrap();
     let wrong = DelayOptions { depth: 0, ..DelayOptions::default() };
     let config = Config::new().listen(anywhere).max_connections(1);
-    assert!(Server::start(config, Delay::new(wrong)).is_err());
+    assert!(Server::start(config, wrong).is_err());
 }

@@ -5,13 +5,13 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 
 use super::message_echo::{
-    REFERENCES_PER_CONNECTION, check_room, out_of_references, refuse, send_front, send_payload,
+    check_room, out_of_references, references, refuse, send_front, send_payload,
 };
 use super::url::{After, MessageOptions};
 use crate::buffer::Chain;
 use crate::config::Limits;
 use crate::protocol::framing::{Framing, Scan};
-use crate::service::{Answer, Connection, Message, Service};
+use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
 /// The log target of the messages.
 const TARGET: &str = "echopool::message";
@@ -72,16 +72,20 @@ impl Delimited {
     }
 }
 
-impl Service for Delimited {
-    type Session = Scan;
+impl ServiceFactory for MessageOptions {
+    type Service = Delimited;
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
-        check_room(limits, self.framing.wire_max(), "--max-message")
+        check_room(limits, self.framing().wire_max(), "--max-message")
     }
 
-    fn references_max(&self, connections_max: usize) -> usize {
-        REFERENCES_PER_CONNECTION * connections_max
+    fn plan(self, limits: &Limits) -> ServicePlan<Delimited> {
+        ServicePlan::new(move |_| Delimited::new(self)).references(references(limits))
     }
+}
+
+impl Service for Delimited {
+    type Session = Scan;
 
     fn input_max(&self, _: u64) -> usize {
         self.framing.wire_max()

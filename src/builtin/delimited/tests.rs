@@ -18,12 +18,12 @@ fn options(delimiter: &[u8], after: After, max_message: u32) -> MessageOptions {
     MessageOptions { delimiter, after, max_message, ..MessageOptions::default() }
 }
 
-fn kept(delimiter: &[u8]) -> Delimited {
-    Delimited::new(options(delimiter, After::Keep, 1000))
+fn kept(delimiter: &[u8]) -> MessageOptions {
+    options(delimiter, After::Keep, 1000)
 }
 
-fn closing() -> Delimited {
-    Delimited::new(options(b"<EOF>", After::Close, 1000))
+fn closing() -> MessageOptions {
+    options(b"<EOF>", After::Close, 1000)
 }
 
 /// How much of the stream consists of complete messages.
@@ -104,8 +104,7 @@ fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
         for len in 90..=110 {
             let stream = [&vec![b'x'; len - 5][..], b"<EOF>"].concat();
             for cut in 0..len {
-                let service = Delimited::new(options(b"<EOF>", after, 100));
-                let mut rig = Rig::new(service, 32, 16);
+                let mut rig = Rig::new(options(b"<EOF>", after, 100), 32, 16);
                 let answers = [rig.receive(&stream[..cut]), rig.receive(&stream[cut..])];
                 assert_eq!(answers.contains(&too_long), len > 100, "{len} bytes cut at {cut}");
                 assert_eq!(rig.replies.len(), if len > 100 { 0 } else { len });
@@ -116,8 +115,7 @@ fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
 
 #[test]
 fn what_came_before_a_message_that_is_too_long_is_answered() {
-    let service = Delimited::new(options(b"\n", After::Keep, 100));
-    let (server, address) = start(Config::new(), service);
+    let (server, address) = start(Config::new(), options(b"\n", After::Keep, 100));
     let stream = [b"one\ntwo\n".as_slice(), &[b'x'; 300_000]].concat();
     assert_eq!(exchange(address, &stream), b"one\ntwo\n");
     until_closed(&server, CloseReason::MessageTooLong, 1);

@@ -1,20 +1,22 @@
 //! The services of the daemon behind one type, so that each listener can have its own: an enum of
 //! them, and the trait implemented by match. What each does is in its own file.
 
+use super::chargen::ChargenOptions;
+use super::url::ServiceOptions;
 use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
 use crate::error::{CloseReason, StartError};
 use crate::server::{Server, ServerHandle};
-use crate::service::{Answer, Connection, Message, Service, Turn, Workplace};
+use crate::service::{
+    Answer, Connection, Message, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
+};
 
 macro_rules! builtin {
     ($($(#[$doc:meta])* $name:ident: $service:ty,)*) => {
         /// One of the services that come with the daemon.
-        #[derive(Clone, Debug)]
-        #[non_exhaustive]
-        pub enum Builtin {
+        enum Builtin {
             $($(#[$doc])* $name($service),)*
         }
 
@@ -72,6 +74,35 @@ builtin! {
     Hub: Hub,
 }
 
+/// Uses the factory of a service, and what puts the service into a [`Builtin`].
+macro_rules! with_factory {
+    ($options:expr, ($factory:ident, $variant:pat) => $call:expr) => {
+        match $options {
+            ServiceOptions::Echo => match (Echo, Builtin::Echo) {
+                ($factory, $variant) => $call,
+            },
+            ServiceOptions::Discard => match (Discard, Builtin::Discard) {
+                ($factory, $variant) => $call,
+            },
+            ServiceOptions::Chargen => match (ChargenOptions, Builtin::Chargen) {
+                ($factory, $variant) => $call,
+            },
+            ServiceOptions::Framed($factory) => match Builtin::Framed {
+                $variant => $call,
+            },
+            ServiceOptions::Message($factory) => match Builtin::Message {
+                $variant => $call,
+            },
+            ServiceOptions::Delay($factory) => match Builtin::Delay {
+                $variant => $call,
+            },
+            ServiceOptions::Hub($factory) => match Builtin::Hub {
+                $variant => $call,
+            },
+        }
+    };
+}
+
 /// Not inlined: an echo is inlined alone, so that what the others do does not lengthen its path.
 impl Builtin {
     #[inline(never)]
@@ -91,49 +122,43 @@ impl Builtin {
 /// ```
 /// use std::net::{Ipv6Addr, SocketAddr};
 /// use echopool::Config;
-/// use echopool::builtin::{Builtin, Discard, Echo, OfListener};
+/// use echopool::builtin::OfListener;
+/// use echopool::builtin::url::ServiceOptions;
 ///
 /// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
 /// let config = Config::new().listen(anywhere).listen(anywhere).max_connections(100);
-/// let services = OfListener::new(vec![Builtin::Echo(Echo), Builtin::Discard(Discard)]);
+/// let services = OfListener::new(vec![ServiceOptions::Echo, ServiceOptions::Discard]);
 /// let server = services.start(config)?;
 /// # Ok::<(), echopool::StartError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct OfListener {
-    services: Vec<Builtin>,
-    /// Which of them is asked first in this turn.
-    first: usize,
+    services: Vec<ServiceOptions>,
 }
 
 impl OfListener {
     /// The first service is that of the first listener, and so on.
-    pub fn new(services: Vec<Builtin>) -> OfListener {
-        OfListener { services, first: 0 }
+    pub fn new(services: Vec<ServiceOptions>) -> OfListener {
+        OfListener { services }
     }
 
     /// Starts a server with these services. One of echo alone gets [`Echo`] itself, which the
-    /// compiler makes one straight path of: the match costs some hundred instructions an echo.
+    /// compiler makes one straight path of: the match costs about a hundred instructions per echo.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub fn start(self, config: Config) -> Result<ServerHandle, StartError> {
-        let only_echo = self.services.iter().all(|one| matches!(one, Builtin::Echo(_)));
+        let only_echo = self.services.iter().all(|one| matches!(one, ServiceOptions::Echo));
         let as_many = self.services.len() == config.endpoints().len();
         match only_echo && as_many {
             true => Server::start(config, Echo),
             false => Server::start(config, self),
         }
     }
-
-    #[inline]
-    fn of(&mut self, connection: &Connection<'_>) -> &mut Builtin {
-        &mut self.services[connection.tag() as usize]
-    }
 }
 
-impl Service for OfListener {
-    type Session = BuiltinSession;
+impl ServiceFactory for OfListener {
+    type Service = ListenerServices;
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
         if self.services.len() != limits.listeners {
@@ -142,9 +167,11 @@ impl Service for OfListener {
                 "{services} services for {listeners} listeners: give one for each"
             ));
         }
-        self.services.iter().try_for_each(|one| with!(one, service => service.check(limits)))?;
+        for one in &self.services {
+            with_factory!(*one, (options, _) => ServiceFactory::check(&options, limits))?;
+        }
         // Each has seen to its own; links have numbers of 32 bits.
-        let references = self.references_max(limits.max_connections as usize) as u64;
+        let references = self.clone().plan(limits).references_each() as u64;
         if references + u64::from(limits.buffers) >= u64::from(u32::MAX) {
             return Err(format!(
                 "{} connections need more than 2^32 places in buffers with these listeners \
@@ -156,22 +183,35 @@ impl Service for OfListener {
         Ok(())
     }
 
-    fn prepare(&mut self, workplace: &Workplace) {
-        for (index, one) in self.services.iter_mut().enumerate() {
-            let workplace = workplace.of_listener(index);
-            with!(one, service => service.prepare(&workplace));
-        }
+    fn plan(self, limits: &Limits) -> ServicePlan<ListenerServices> {
+        let plan = |one: ServiceOptions| with_factory!(one, (options, variant) => options.plan(limits).map(variant));
+        let plans: Vec<_> = self.services.into_iter().map(plan).collect();
+        let bytes = plans.iter().map(ServicePlan::bytes_each).sum();
+        let references = plans.iter().map(ServicePlan::references_each).sum();
+        let services = move |worker: &WorkerContext| {
+            let of = |(index, plan): (_, &ServicePlan<_>)| plan.make(&worker.of_listener(index));
+            ListenerServices { services: plans.iter().enumerate().map(of).collect(), first: 0 }
+        };
+        ServicePlan::new(services).memory_bytes(bytes).references(references)
     }
+}
 
-    fn memory_bytes(&self, connections_max: usize) -> u64 {
-        let bytes = |one: &Builtin| with!(one, service => service.memory_bytes(connections_max));
-        self.services.iter().map(bytes).sum()
-    }
+/// The services of all listeners, on one worker. [`OfListener`] makes it.
+pub struct ListenerServices {
+    services: Vec<Builtin>,
+    /// Which of them is asked first in this turn.
+    first: usize,
+}
 
-    fn references_max(&self, connections_max: usize) -> usize {
-        let count = |one: &Builtin| with!(one, service => service.references_max(connections_max));
-        self.services.iter().map(count).sum()
+impl ListenerServices {
+    #[inline]
+    fn of(&mut self, connection: &Connection<'_>) -> &mut Builtin {
+        &mut self.services[connection.tag() as usize]
     }
+}
+
+impl Service for ListenerServices {
+    type Session = BuiltinSession;
 
     #[inline]
     fn fresh_clock(&self, tag: u64) -> bool {
@@ -258,10 +298,6 @@ impl Service for OfListener {
         if !matches!(session, BuiltinSession::None) {
             with_session!(of, session, (service, its) => service.closed(connection, its, reason));
         }
-    }
-
-    fn ended(&mut self) {
-        self.services.iter_mut().for_each(|one| with!(one, service => service.ended()));
     }
 
     fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {

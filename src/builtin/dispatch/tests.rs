@@ -1,17 +1,15 @@
 //! Tests of what the services of several listeners share; what each does is tested beside it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::*;
 use crate::buffer::{Chain, Pool, Reserve};
 use crate::service::{ConnectionId, Requests};
-use crate::shared::mailbox::Mailboxes;
 
 const LISTENERS: usize = 3;
 
 /// Calls `open` for a client of a listener, while there is no buffer.
-fn open(services: &mut OfListener, pool: &Pool, id: u64, listener: usize) {
+fn open(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usize) {
     let (mut input, mut output) = (Chain::new(pool), Chain::new(pool));
     let mut connection = Connection {
         id: ConnectionId(id),
@@ -32,17 +30,11 @@ fn open(services: &mut OfListener, pool: &Pool, id: u64, listener: usize) {
 fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
     const CLIENTS: usize = 30;
     let pool = Pool::new(Reserve::new(256, 64).unwrap(), 0);
-    let mut services = OfListener::new(vec![Builtin::Chargen(Chargen::default()); LISTENERS]);
-    services.prepare(&Workplace {
-        listener: 0,
-        of_one_listener: false,
-        worker: 0,
-        connections_max: LISTENERS * CLIENTS,
-        pool: pool.clone(),
-        counters: Arc::default(),
-        mailboxes: Arc::new(Mailboxes::new(1)),
-        directory: None,
-    });
+    let factory = OfListener::new(vec![ServiceOptions::Chargen; LISTENERS]);
+    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let limits = Config::new().listen(any_port).check().unwrap();
+    let context = WorkerContext::alone(pool.clone(), LISTENERS * CLIENTS);
+    let mut services = factory.plan(&limits).make(&context);
     let taken: Vec<Lease> = std::iter::from_fn(|| pool.lease()).collect();
     for client in 0..LISTENERS * CLIENTS {
         open(&mut services, &pool, client as u64 | 1 << 30, client % LISTENERS);

@@ -1,12 +1,12 @@
 //! The framed echo: a length of 4 bytes and that many bytes come back when all of them are there.
 
 use super::message_echo::{
-    REFERENCES_PER_CONNECTION, check_room, out_of_references, refuse, send_front, send_payload,
+    check_room, out_of_references, references, refuse, send_front, send_payload,
 };
 use super::url::FramedOptions;
 use crate::config::Limits;
 use crate::protocol::framing::{Framing, Scan};
-use crate::service::{Answer, Connection, Message, Service};
+use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
 /// Sends each frame back, its length included, in the buffers it arrived in, when it is complete;
 /// frames that arrive together go back together. An empty frame is a frame.
@@ -28,16 +28,20 @@ impl Framed {
     }
 }
 
-impl Service for Framed {
-    type Session = ();
+impl ServiceFactory for FramedOptions {
+    type Service = Framed;
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
-        check_room(limits, self.framing.wire_max(), "--max-frame")
+        check_room(limits, self.framing().wire_max(), "--max-frame")
     }
 
-    fn references_max(&self, connections_max: usize) -> usize {
-        REFERENCES_PER_CONNECTION * connections_max
+    fn plan(self, limits: &Limits) -> ServicePlan<Framed> {
+        ServicePlan::new(move |_| Framed::new(self)).references(references(limits))
     }
+}
+
+impl Service for Framed {
+    type Session = ();
 
     fn input_max(&self, _: u64) -> usize {
         self.framing.wire_max()

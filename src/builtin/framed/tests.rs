@@ -16,8 +16,8 @@ use crate::shared::receipt::SendError;
 
 const LITTLE: ByteOrder = ByteOrder::Little;
 
-fn framed(order: ByteOrder, max_frame: u32) -> Framed {
-    Framed::new(FramedOptions { order, max_frame })
+fn framed(order: ByteOrder, max_frame: u32) -> FramedOptions {
+    FramedOptions { order, max_frame }
 }
 
 fn frame(payload: &[u8], order: ByteOrder) -> Vec<u8> {
@@ -282,9 +282,9 @@ fn a_pool_that_a_frame_does_not_fit_into_is_an_error_with_its_remedy() {
         Config::new().listen(anywhere).workers(1).max_connections(9).buffers(buffers).check()
     };
     // 65536 and 4 bytes are 5 buffers, and one more where it begins in the middle of one.
-    let service = framed(LITTLE, 65_536);
-    assert!(service.check(&limits(12).unwrap()).is_ok());
-    let error = service.check(&limits(11).unwrap()).unwrap_err();
+    let options = framed(LITTLE, 65_536);
+    assert!(options.check(&limits(12).unwrap()).is_ok());
+    let error = options.check(&limits(11).unwrap()).unwrap_err();
     for part in ["--buffers 12", "--memory 196608", "--max-frame", "there are 11"] {
         assert!(error.contains(part), "{error}: does not say {part}");
     }

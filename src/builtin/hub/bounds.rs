@@ -3,7 +3,6 @@
 
 use super::outbox::PARCEL_HEAD_BYTES;
 use crate::base::units::show_size;
-use crate::buffer::Pool;
 use crate::builtin::url::HubOptions;
 use crate::config::{HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, Limits};
 use crate::protocol::hub::MESSAGE_HEAD_BYTES;
@@ -97,7 +96,8 @@ impl Bounds {
         Ok(bounds)
     }
 
-    fn new(options: &HubOptions, buffer_size: usize, buffers: usize) -> Bounds {
+    /// Those of a hub with these options and buffers.
+    pub(super) fn new(options: &HubOptions, buffer_size: usize, buffers: usize) -> Bounds {
         let queue_max = (buffers / QUEUE_SHARE).max(QUEUE_BUFFERS_MIN) * buffer_size;
         let queue = (options.queue as usize).max(QUEUE_BUFFERS_MIN * buffer_size).min(queue_max);
         let fits = buffer_size - MESSAGE_OVERHEAD;
@@ -108,11 +108,6 @@ impl Bounds {
             send: queue / SEND_SHARE,
             parts: queue / buffer_size + REFERENCES_EXTRA,
         }
-    }
-
-    /// Those of the hub that works with this pool.
-    pub(super) fn of_pool(options: &HubOptions, pool: &Pool) -> Bounds {
-        Bounds::new(options, pool.buffer_size(), pool.count())
     }
 
     /// Places in buffers for one client: its queue, and two frames of its own in the output.

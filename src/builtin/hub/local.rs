@@ -20,7 +20,7 @@ use crate::error::CloseReason;
 use crate::protocol::framing::ByteOrder;
 use crate::protocol::hub as protocol;
 use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
-use crate::service::{Answer, Connection, ConnectionId, Turn, Workplace};
+use crate::service::{Answer, Connection, ConnectionId, Turn, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 
@@ -129,21 +129,21 @@ impl Local {
     pub(super) fn new(
         options: &HubOptions,
         bounds: Bounds,
-        workplace: &Workplace,
+        context: &WorkerContext,
         post: Post,
     ) -> Local {
-        let (slots, pool) = (workplace.connections_max(), workplace.pool());
-        let directory = workplace.directory().expect("a hub is the service of a server");
+        let (slots, pool) = (context.connections_max(), context.pool());
+        let directory = context.directory().expect("a hub is the service of a server");
         Local {
-            worker: workplace.worker(),
-            listener: workplace.only_listener(),
+            worker: context.worker(),
+            listener: context.only_listener(),
             order: options.order,
             slow: options.slow,
             notices: options.notices,
             bounds,
             pool: pool.clone(),
             directory: directory.clone(),
-            counters: workplace.counters().clone(),
+            counters: context.counters().clone(),
             members: Members::new(slots),
             log: Log::new(pool),
             post,
@@ -153,7 +153,7 @@ impl Local {
             share: COST_MAX,
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
-            arrived: VecDeque::with_capacity(workplace.workers() * PARCELS_MAX as usize),
+            arrived: VecDeque::with_capacity(context.workers() * PARCELS_MAX as usize),
             unpacking: None,
             owed: VecDeque::with_capacity(OWED_MAX),
             answer: None,

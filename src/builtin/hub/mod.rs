@@ -1,7 +1,7 @@
 //! The hub: clients see who is there, and send messages to one of them or to all. The protocol is
 //! in `docs/hub-protocol.md`.
 //!
-//! Each worker has a copy of the service, with tables of its own for the clients that the worker
+//! Each worker has a service of its own, with tables of its own for the clients that the worker
 //! has (its *members*). A message is written once on each worker that has recipients: into the
 //! worker's log, a buffer with one frame behind the other. What a member gets are references to
 //! parts of the log in the member's own bounded queue.
@@ -18,19 +18,17 @@
 
 pub use crate::protocol::hub as protocol;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use send_wrapper::SendWrapper;
 
 use super::url::HubOptions;
 use crate::base::time::Time;
 use crate::buffer::Lease;
-use crate::config::{BUFFER_SIZE, LEASES_PER_CONNECTION_MAX, Limits, WORKERS_MAX};
+use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
 use crate::error::CloseReason;
 use crate::protocol::framing::LENGTH_BYTES;
-use crate::service::{Answer, Connection, Message, Service, Turn, Workplace};
+use crate::service::{
+    Answer, Connection, Message, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
+};
 
 mod bounds;
 mod delivery;
@@ -45,81 +43,52 @@ mod tests;
 
 use bounds::Bounds;
 use local::Local;
-use outbox::{Post, Registry};
+use outbox::{Post, Shared};
 
-/// Messages between clients. The workers' clones find each other; those of another listener are
+/// Messages between clients. The services of all workers are one hub; that of another listener is
 /// another hub.
 ///
 /// ```
-/// use echopool::builtin::Hub;
 /// use echopool::builtin::url::{HubOptions, Slow};
+/// use echopool::{Config, Server};
 ///
-/// let hub = Hub::new(HubOptions { slow: Slow::Close, ..HubOptions::default() });
+/// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+/// let config = Config::new().listen(anywhere).workers(2).max_connections(100);
+/// let hub = HubOptions { slow: Slow::Close, ..HubOptions::default() };
+/// let server = Server::start(config, hub)?;
+/// # Ok::<(), echopool::StartError>(())
 /// ```
 pub struct Hub {
-    options: HubOptions,
-    registry: Arc<Registry>,
-    /// Places in buffers for one client: known when the limits are.
-    references: Arc<AtomicUsize>,
-    /// The tables of this worker's copy, which stay on its thread. Made in `prepare`.
-    local: Option<SendWrapper<Box<Local>>>,
+    local: Box<Local>,
 }
 
 impl Hub {
-    /// A hub with these options.
-    pub fn new(options: HubOptions) -> Hub {
-        Hub { options, registry: Arc::default(), references: Arc::default(), local: None }
-    }
-
-    fn local(&mut self) -> &mut Local {
-        self.local.as_mut().expect("a worker prepares its service first")
+    fn new(options: &HubOptions, bounds: Bounds, shared: Arc<Shared>, on: &WorkerContext) -> Hub {
+        let post = Post::new(on, shared);
+        Hub { local: Box::new(Local::new(options, bounds, on, post)) }
     }
 }
 
-impl Default for Hub {
-    fn default() -> Hub {
-        Hub::new(HubOptions::default())
-    }
-}
+impl ServiceFactory for HubOptions {
+    type Service = Hub;
 
-/// A hub that works with the others of the same origin, on another worker.
-impl Clone for Hub {
-    fn clone(&self) -> Hub {
-        let Hub { options, registry, references, local: _ } = self;
-        let (registry, references) = (registry.clone(), references.clone());
-        Hub { options: *options, registry, references, local: None }
+    fn check(&self, limits: &Limits) -> Result<(), String> {
+        Bounds::check(self, limits).map(drop)
     }
-}
 
-impl fmt::Debug for Hub {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("options", &self.options).finish_non_exhaustive()
+    fn plan(self, limits: &Limits) -> ServicePlan<Hub> {
+        let bounds = Bounds::new(&self, limits.buffer_size, limits.buffers as usize);
+        let connections_max = limits.max_connections as usize;
+        let tables = connections_max * Local::BYTES_PER_SLOT + Local::fixed_bytes(limits.workers);
+        let shared = Arc::new(Shared::new(limits.workers));
+        ServicePlan::new(move |worker| Hub::new(&self, bounds, shared.clone(), worker))
+            .memory_bytes(tables as u64)
+            .references(connections_max * bounds.references_per_client())
     }
 }
 
 impl Service for Hub {
     type Session = ();
-
-    fn check(&self, limits: &Limits) -> Result<(), String> {
-        let bounds = Bounds::check(&self.options, limits)?;
-        self.references.store(bounds.references_per_client(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        let bounds = Bounds::of_pool(&self.options, workplace.pool());
-        let post = Post::new(workplace, &self.registry);
-        let local = Local::new(&self.options, bounds, workplace, post);
-        self.local = Some(SendWrapper::new(Box::new(local)));
-    }
-
-    fn memory_bytes(&self, connections_max: usize) -> u64 {
-        (connections_max * Local::BYTES_PER_SLOT + Local::fixed_bytes(WORKERS_MAX)) as u64
-    }
-
-    fn references_max(&self, connections_max: usize) -> usize {
-        connections_max * self.references.load(Ordering::Relaxed).max(1)
-    }
 
     fn full_duplex(&self, _tag: u64) -> bool {
         true
@@ -127,33 +96,29 @@ impl Service for Hub {
 
     fn input_max(&self, _tag: u64) -> usize {
         // A frame that is not complete, and what one receive has brought behind it.
-        let size = self.local.as_ref().map_or(BUFFER_SIZE, |local| local.bounds().buffer_size);
+        let size = self.local.bounds().buffer_size;
         let receive = usize::from(LEASES_PER_CONNECTION_MAX) * size;
         crate::protocol::hub::SEND_HEAD_BYTES + LENGTH_BYTES + size + receive
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.local().open(connection)
-    }
-
-    fn ended(&mut self) {
-        self.local = None;
+        self.local.open(connection)
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.local().data(connection)
+        self.local.data(connection)
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.local().sent(connection)
+        self.local.sent(connection)
     }
 
     fn peer_closed(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.local().peer_closed(connection)
+        self.local.peer_closed(connection)
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.local().timer(connection)
+        self.local.timer(connection)
     }
 
     fn message(
@@ -162,22 +127,22 @@ impl Service for Hub {
         _: &mut (),
         message: &mut Message<'_>,
     ) -> Answer {
-        self.local().message(connection, message)
+        self.local.message(connection, message)
     }
 
     fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut ()) {
-        self.local().finishing(connection);
+        self.local.finishing(connection);
     }
 
     fn closed(&mut self, connection: &mut Connection<'_>, _: &mut (), _: CloseReason) {
-        self.local().closed(connection.id());
+        self.local.closed(connection.id());
     }
 
     fn parcel(&mut self, _listener: usize, lease: Lease, _now: Time) {
-        self.local().parcel(lease);
+        self.local.parcel(lease);
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.local().turn(turn)
+        self.local.turn(turn)
     }
 }

@@ -8,14 +8,13 @@
 //! Few parcels may be on their way from one worker to another at a time. So a worker that has not
 //! caught up holds back those who send to it, and the commands in its inbox are not crowded out.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam_queue::ArrayQueue;
 
 use crate::buffer::{Lease, Pool};
-use crate::service::{ConnectionId, Workplace};
+use crate::service::{ConnectionId, WorkerContext};
 use crate::shared::mailbox::{Command, Mailboxes};
 
 /// Parcels from one worker to another at a time: one being filled there, one being unpacked here,
@@ -100,26 +99,14 @@ pub(super) struct Shared {
     workers: usize,
 }
 
-/// Where copies of a hub find what they share: by the server, which its mailboxes stand for, and
-/// the listener.
-#[derive(Default)]
-pub(super) struct Registry(Mutex<BTreeMap<(usize, usize), Weak<Shared>>>);
-
-impl Registry {
-    fn of(&self, workplace: &Workplace) -> Arc<Shared> {
-        let key = (Arc::as_ptr(workplace.mailboxes()) as usize, workplace.listener());
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, shared| shared.strong_count() > 0);
-        if let Some(shared) = all.get(&key).and_then(Weak::upgrade) {
-            return shared;
+impl Shared {
+    pub(super) fn new(workers: usize) -> Shared {
+        Shared {
+            present: AtomicU64::new(0),
+            on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
+            answers: (0..workers).map(|_| ArrayQueue::new(ANSWERS_MAX)).collect(),
+            workers,
         }
-        let workers = workplace.workers();
-        let on_the_way = (0..workers * workers).map(|_| AtomicU32::new(0)).collect();
-        let answers = (0..workers).map(|_| ArrayQueue::new(ANSWERS_MAX)).collect();
-        let present = AtomicU64::new(0);
-        let shared = Arc::new(Shared { present, on_the_way, answers, workers });
-        all.insert(key, Arc::downgrade(&shared));
-        shared
     }
 }
 
@@ -137,7 +124,6 @@ pub(super) struct Post {
     worker: usize,
     listener: usize,
     shared: Arc<Shared>,
-    // Held so that the address by which copies find each other is no other server's.
     mailboxes: Arc<Mailboxes>,
     pool: Pool,
     stages: Vec<Stage>,
@@ -165,14 +151,14 @@ impl Post {
         workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + answers
     }
 
-    pub(super) fn new(workplace: &Workplace, registry: &Registry) -> Post {
+    pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Post {
         Post {
-            worker: workplace.worker(),
-            listener: workplace.listener(),
-            shared: registry.of(workplace),
-            mailboxes: workplace.mailboxes().clone(),
-            pool: workplace.pool().clone(),
-            stages: (0..workplace.workers()).map(|_| Stage::default()).collect(),
+            worker: context.worker(),
+            listener: context.listener(),
+            shared,
+            mailboxes: context.mailboxes().clone(),
+            pool: context.pool().clone(),
+            stages: (0..context.workers()).map(|_| Stage::default()).collect(),
             answered: 0,
             starves: false,
         }

@@ -22,7 +22,7 @@ use super::target::Target;
 use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, Connection, Service, Turn, Workplace};
+use crate::service::{Answer, Connection, Service, Turn};
 
 mod connecting;
 mod exchange;
@@ -245,10 +245,6 @@ impl Driver {
 
 impl Service for Driver {
     type Session = Session;
-
-    fn prepare(&mut self, _: &Workplace) {
-        self.submission.enter();
-    }
 
     fn full_duplex(&self, _: u64) -> bool {
         true

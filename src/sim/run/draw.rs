@@ -11,8 +11,9 @@ use super::seat::{Seat, SeatParts};
 use super::{ClientSide, Ending, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
+use crate::builtin::dispatch::ListenerServices;
 use crate::config::Limits;
-use crate::service::Service;
+use crate::service::{ServiceFactory, ServicePlan};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
@@ -104,28 +105,24 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     }
 }
 
-/// The service, once it has seen the limits.
-fn service(drawn: &Draw) -> OfListener {
-    let service = OfListener::new(vec![drawn.served.service()]);
+/// How the services are made.
+fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
+    let limits = Limits {
+        workers,
+        leases_per_connection_max: drawn.rules.leases_per_connection_max,
+        idle_timeout: drawn.rules.idle_timeout,
+        send_timeout: drawn.rules.send_timeout,
+        shed_after: drawn.rules.shed_after,
+        linger: drawn.rules.linger,
+        ..Limits::bare(drawn.connections as u32, drawn.buffer_size, drawn.buffers)
+    };
+    let services = OfListener::new(vec![drawn.served.options()]);
     if drawn.served.is_hub() {
-        let limits = Limits {
-            listeners: 1,
-            workers: 1,
-            max_connections: drawn.connections as u32,
-            buffer_size: drawn.buffer_size,
-            buffers: drawn.buffers,
-            leases_per_connection_max: drawn.rules.leases_per_connection_max,
-            backlog: 1,
-            idle_timeout: drawn.rules.idle_timeout,
-            send_timeout: drawn.rules.send_timeout,
-            shed_after: drawn.rules.shed_after,
-            linger: drawn.rules.linger,
-            share_port: false,
-            busy_poll: false,
-        };
-        service.check(&limits).expect("the limits are drawn for it");
+        // As if for one worker: with several there may be fewer buffers than a real hub gets.
+        let limits = Limits { workers: 1, ..limits.clone() };
+        services.check(&limits).expect("the limits are drawn for it");
     }
-    service
+    services.plan(&limits)
 }
 
 impl<E: Seat> Simulation<E> {
@@ -172,9 +169,9 @@ impl<E: Seat> Simulation<E> {
             moved: false,
             world,
         };
-        let service = service(&drawn);
+        let plan = plan(&drawn, workers);
         for index in 0..workers {
-            let server = simulation.server(index, &drawn, service.clone());
+            let server = simulation.server(index, &drawn, &plan);
             simulation.servers.push(server);
         }
         simulation.people();
@@ -184,10 +181,14 @@ impl<E: Seat> Simulation<E> {
         simulation
     }
 
-    fn server(&self, index: usize, drawn: &Draw, inner: OfListener) -> Server<E> {
+    fn server(
+        &self,
+        index: usize,
+        drawn: &Draw,
+        plan: &ServicePlan<ListenerServices>,
+    ) -> Server<E> {
         let woken = Arc::new(Woken::default());
-        let references = inner.references_max(drawn.connections);
-        let pool = Pool::with_references(self.reserve.clone(), index, references);
+        let pool = Pool::with_references(self.reserve.clone(), index, plan.references_each());
         let counters = Arc::new(Counters::default());
         let listener = self.world.borrow_mut().listen();
         let setup = Setup {
@@ -210,16 +211,15 @@ impl<E: Seat> Simulation<E> {
             permits: Some(self.permits.clone()),
             listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
         });
-        let service = Watched {
+        let mut worker = Worker::new(engine, setup, |context| Watched {
             world: self.world.clone(),
             seen: self.seen.clone(),
             whims: drawn.whims,
             idle_timeout: drawn.rules.idle_timeout,
             gone: Vec::new(),
             wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
-            inner,
-        };
-        let mut worker = Worker::new(engine, setup, service);
+            inner: plan.make(context),
+        });
         worker.begin();
         let queue = (None, 0, self.begun);
         Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
@@ -292,7 +292,7 @@ impl<E: Seat> Simulation<E> {
             permits: None,
             listeners: Vec::new(),
         });
-        let service = Clients {
+        let mut worker = Worker::new(engine, setup, |_| Clients {
             world: self.world.clone(),
             first_peer: FIRST_CLIENT,
             count,
@@ -301,8 +301,7 @@ impl<E: Seat> Simulation<E> {
             satisfied: 0,
             bytes,
             deadline,
-        };
-        let mut worker = Worker::new(engine, setup, service);
+        });
         worker.begin();
         Some(ClientSide { worker: Some(worker), woken, done: None })
     }

@@ -279,7 +279,7 @@ impl<E: Seat> Simulation<E> {
         }
         if worker.is_finished() {
             let worker = server.worker.take().expect("it has just run");
-            server.cut = worker.into_parts().1;
+            server.cut = worker.end(drop).1;
         }
     }
 
@@ -289,7 +289,7 @@ impl<E: Seat> Simulation<E> {
         worker.turn().expect("the world's waits do not fail");
         if worker.is_finished() {
             let worker = side.worker.take().expect("it has just run");
-            side.done = Some(worker.into_parts().0);
+            side.done = Some(worker.end(|clients| clients).0);
         }
     }
 

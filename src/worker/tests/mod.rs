@@ -14,7 +14,7 @@ use crate::engine::MioEngine;
 use crate::engine::sys::Kernel;
 use crate::engine::sys::faulty::{Call, Fault, Faulty};
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection};
+use crate::service::{Answer, Connection, ServiceFactory};
 use crate::shared::mailbox::Command;
 use crate::{Config, Drained, Server, ServerHandle};
 
@@ -47,9 +47,9 @@ fn until(server: &ServerHandle, what: &str, condition: impl Fn(&crate::Counts) -
     }
 }
 
-fn start<S: Service + Clone + Send>(config: Config, service: S) -> (ServerHandle, SocketAddr) {
+fn start(config: Config, factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let server = Server::start(config.workers(1).listen(anywhere), service).unwrap();
+    let server = Server::start(config.workers(1).listen(anywhere), factory).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     (server, address)
 }
@@ -96,7 +96,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
         let sys = Faulty { kernel: Kernel::new().unwrap(), fault: of_thread };
         let listeners = one.into_listening().collect();
         let engine = MioEngine::new(sys, 8, pool.clone(), Some(for_thread), listeners)?;
-        let ended = Worker::new(engine, setup, CloseOnQ).run().map(|_| ());
+        let ended = Worker::new(engine, setup, |_| CloseOnQ).run(drop).map(|_| ());
         assert!(ended.is_err() || pool.held() == 0, "a lease was lost");
         ended
     });
@@ -104,7 +104,6 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
 }
 
 /// Echo that closes its side when it is sent a q: the only way to a shutdown from here.
-#[derive(Clone)]
 struct CloseOnQ;
 
 impl Service for CloseOnQ {
@@ -201,7 +200,6 @@ fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
 }
 
 /// Panics on each of the calls, as the client's first byte says.
-#[derive(Clone)]
 struct Panicking;
 
 impl Service for Panicking {
@@ -230,7 +228,7 @@ impl Service for Panicking {
 
 #[test]
 fn a_panic_in_a_service_closes_that_connection_and_the_worker_goes_on() {
-    let (server, address) = start(Config::new().max_connections(10), Panicking);
+    let (server, address) = start(Config::new().max_connections(10), || Panicking);
     let mut bystander = connect(address);
     echoes(&mut bystander, b"x").unwrap();
     for call in [b"d", b"s", b"p", b"c"] {
@@ -279,7 +277,8 @@ fn stick(server: &ServerHandle, client: &mut TcpStream) {
 fn those_who_wait_for_a_buffer_are_served_in_the_order_they_came() {
     let order = InOrder::default();
     let config = Config::new().max_connections(20).buffers(1).shed_after(None);
-    let (server, address) = start(config, order.clone());
+    let of_worker = order.clone();
+    let (server, address) = start(config, move || of_worker.clone());
     let mut stuck = connect(address);
     stick(&server, &mut stuck);
     let mut waiting: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
@@ -378,7 +377,6 @@ fn the_idle_time_out_holds_again_after_a_stall() {
 }
 
 /// Never consumes anything.
-#[derive(Clone)]
 struct Hoarding;
 
 impl Service for Hoarding {
@@ -392,7 +390,7 @@ impl Service for Hoarding {
 #[test]
 fn a_connection_whose_input_is_not_consumed_is_closed_at_the_limit() {
     let (server, address) =
-        start(Config::new().max_connections(10).buffers(64).buffer_size(1024), Hoarding);
+        start(Config::new().max_connections(10).buffers(64).buffer_size(1024), || Hoarding);
     let mut client = connect(address);
     for _ in 0..100 {
         if client.write_all(&[0; 1024]).is_err() {
@@ -405,7 +403,6 @@ fn a_connection_whose_input_is_not_consumed_is_closed_at_the_limit() {
 }
 
 /// Holds each reply back until a time has passed.
-#[derive(Clone)]
 struct Late;
 
 impl Service for Late {
@@ -423,7 +420,7 @@ impl Service for Late {
 
 #[test]
 fn a_service_can_wait_and_the_timer_is_never_early() {
-    let (server, address) = start(Config::new().max_connections(10), Late);
+    let (server, address) = start(Config::new().max_connections(10), || Late);
     let mut client = connect(address);
     for _ in 0..3 {
         let begun = Instant::now();

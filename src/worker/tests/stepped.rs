@@ -45,7 +45,7 @@ impl<S: Service> Stepped<S> {
         let listeners = one.into_listening().collect();
         let kernel = Kernel::new().unwrap();
         let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
-        let mut worker = Worker::new(engine, setup, make(&pool));
+        let mut worker = Worker::new(engine, setup, |_| make(&pool));
         worker.begin();
         Stepped { worker, other, client: connect(address) }
     }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::service::{Answer, Connection, Service, Turn, Workplace};
+use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::{Flow, State};
@@ -62,16 +62,21 @@ impl Client {
     /// The clients of thread number `thread`. `clock` is the time of the engine that they will be
     /// run on.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize, clock: Clock) -> Client {
+        let course = Course::new(plan, control, thread);
+        let (plan, count) = (&course.plan, course.share.connections);
+        assert!(course.share.limits.connections_max >= count, "room for all connections");
+        let stream = |index| Stream::new(plan.seed, course.number(index));
+        let times = count * plan.pipeline as usize;
         Client {
-            course: Course::new(plan, control, thread),
             clock,
-            flows: Vec::new(),
-            places: Vec::new(),
-            intended_at: Vec::new(),
-            sent_at: Vec::new(),
-            again: VecDeque::new(),
-            starved: VecDeque::new(),
+            flows: (0..count).map(|index| Flow::new(stream(index))).collect(),
+            places: vec![Place::NEW; count],
+            intended_at: vec![Time::ZERO; times],
+            sent_at: vec![Time::ZERO; if course.dispatch.is_some() { times } else { 0 }],
+            again: VecDeque::with_capacity(count),
+            starved: VecDeque::with_capacity(count),
             second: PresentSecond::default(),
+            course,
         }
     }
 
@@ -102,19 +107,6 @@ impl Service for Client {
 
     fn full_duplex(&self, _: u64) -> bool {
         true
-    }
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        let (plan, count) = (&self.course.plan, self.course.share.connections);
-        assert!(workplace.connections_max() >= count, "room for all connections");
-        let stream = |index| Stream::new(plan.seed, self.course.number(index));
-        self.flows = (0..count).map(|index| Flow::new(stream(index))).collect();
-        self.places = vec![Place::NEW; count];
-        let times = count * plan.pipeline as usize;
-        self.intended_at = vec![Time::ZERO; times];
-        self.sent_at = vec![Time::ZERO; if self.course.dispatch.is_some() { times } else { 0 }];
-        self.starved = VecDeque::with_capacity(count);
-        self.again = VecDeque::with_capacity(count);
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::service::{Answer, Connection, Service, Turn, Workplace};
+use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::State;
@@ -62,13 +62,28 @@ impl Members {
     /// # Panics
     /// The plan is not one for a hub.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, hall: Arc<Hall>, thread: usize) -> Members {
+        let hub = plan.hub.expect("a hub is planned");
+        let course = Course::new(plan, control, thread);
+        let connections = course.share.connections;
+        assert!(course.share.limits.connections_max >= connections, "room for all connections");
+        let sending: Vec<u64> = hall.senders.iter().map(|one| one.connection).collect();
+        let mut senders = Vec::new();
+        let member = |index| {
+            let number = course.number(index);
+            let sender = sending.iter().position(|sender| *sender == number);
+            let mut member = Member::new(&hall, sender.map(|nth| nth as u32));
+            member.reads = hub.reads(number);
+            member.sender_nth = senders.len();
+            senders.extend(sender.map(|_| index));
+            member
+        };
         Members {
-            hub: plan.hub.expect("a hub is planned"),
-            course: Course::new(plan, control, thread),
+            hub,
+            members: (0..connections).map(member).collect(),
+            next: vec![0; connections * sending.len()],
+            senders,
+            course,
             hall,
-            members: Vec::new(),
-            next: Vec::new(),
-            senders: Vec::new(),
             starved: false,
             unwelcomed: 0,
             readers: 0,
@@ -104,22 +119,6 @@ impl Service for Members {
 
     fn full_duplex(&self, _: u64) -> bool {
         true
-    }
-
-    fn prepare(&mut self, workplace: &Workplace) {
-        let connections = self.course.share.connections;
-        assert!(workplace.connections_max() >= connections, "room for all connections");
-        let senders: Vec<u64> = self.hall.senders.iter().map(|one| one.connection).collect();
-        for index in 0..connections {
-            let number = self.course.number(index);
-            let sender = senders.iter().position(|sender| *sender == number);
-            let mut member = Member::new(&self.hall, sender.map(|nth| nth as u32));
-            member.reads = self.hub.reads(number);
-            member.sender_nth = self.senders.len();
-            self.senders.extend(sender.map(|_| index));
-            self.members.push(member);
-        }
-        self.next = vec![0; connections * senders.len()];
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {

@@ -1,7 +1,7 @@
 //! The hub with many clients, or with such as do not read, on real sockets.
 
 use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::builtin::url::Slow;

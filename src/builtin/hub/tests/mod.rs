@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::builtin::{Builtin, Echo, OfListener};
+use crate::builtin::OfListener;
+use crate::builtin::url::ServiceOptions;
 use crate::protocol::framing::{ByteOrder, encode};
 use crate::protocol::hub as protocol;
 use crate::protocol::hub::{Event, GONE, Request};
@@ -140,7 +141,7 @@ fn config(workers: usize) -> Config {
 }
 
 fn start_with(config: Config, options: HubOptions) -> (ServerHandle, SocketAddr) {
-    let server = Server::start(config, Hub::new(options)).unwrap();
+    let server = Server::start(config, options).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     (server, address)
 }
@@ -374,8 +375,8 @@ fn the_server_speaks_to_one_and_to_all_and_disconnects() {
 fn a_hub_has_the_clients_of_its_listener_only() {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = config(2).listen(anywhere).listen(anywhere);
-    let hub = Hub::new(HubOptions::default());
-    let services = vec![Builtin::Hub(hub.clone()), Builtin::Echo(Echo), Builtin::Hub(hub)];
+    let hub = ServiceOptions::Hub(HubOptions::default());
+    let services = vec![hub, ServiceOptions::Echo, hub];
     let server = Server::start(config, OfListener::new(services)).unwrap();
     let address = |at: usize| server.local_endpoints()[at].socket_addr().unwrap();
     let echo = TcpStream::connect(address(1)).unwrap();
@@ -397,13 +398,13 @@ fn a_hub_has_the_clients_of_its_listener_only() {
 
 #[test]
 fn hubs_that_have_room_for_their_queues_each_but_not_together_are_refused() {
-    let hub = || Builtin::Hub(Hub::new(HubOptions { queue: 1 << 30, ..HubOptions::default() }));
+    let hub = ServiceOptions::Hub(HubOptions { queue: 1 << 30, ..HubOptions::default() });
     let config = Config::new().workers(1).buffer_size(256).buffers(1 << 24).max_connections(500);
     let listen = |config: Config| config.listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
     let one = listen(config);
-    OfListener::new(vec![hub()]).check(&one.check().unwrap()).unwrap();
+    OfListener::new(vec![hub]).check(&one.check().unwrap()).unwrap();
     let three = listen(listen(one));
-    let services = OfListener::new(vec![hub(), hub(), hub()]);
+    let services = OfListener::new(vec![hub; 3]);
     let text = services.check(&three.check().unwrap()).unwrap_err();
     assert!(text.contains("--max-connections"), "{text}");
 }

@@ -102,23 +102,21 @@ impl Still {
         let (mailboxes, directory) =
             (Arc::new(Mailboxes::new(workers)), Directory::new(workers, SLOTS));
         let reserve = Reserve::new(size, buffers).unwrap();
-        let origin = Hub::new(options);
-        origin.references.store(options.queue as usize / size + 10, Ordering::Relaxed);
+        let bounds = Bounds::new(&options, size, buffers as usize);
+        let shared = Arc::new(Shared::new(workers));
         let worker = |worker| {
-            let mut hub = origin.clone();
-            let references = hub.references_max(SLOTS);
+            let references = SLOTS * bounds.references_per_client();
             let pool = Pool::with_references(reserve.clone(), worker, references);
             let counters = Arc::<Counters>::default();
-            hub.prepare(&Workplace {
-                listener: 0,
+            let context = WorkerContext {
                 of_one_listener: true,
                 worker,
-                connections_max: SLOTS,
-                pool: pool.clone(),
                 counters: counters.clone(),
                 mailboxes: mailboxes.clone(),
                 directory: Some(directory.clone()),
-            });
+                ..WorkerContext::alone(pool.clone(), SLOTS)
+            };
+            let hub = Hub::new(&options, bounds, shared.clone(), &context);
             let requests = Requests::with_capacity(SLOTS);
             StillWorker { hub, pool, counters, requests, next: None, starves: false }
         };
