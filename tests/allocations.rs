@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echopool::builtin::dispatch::ListenerServices;
 use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
 use echopool::builtin::{Delay, Echo, OfListener};
 use echopool::config::Limits;
 use echopool::framing::{ByteOrder, Delimiter, encode};
-use echopool::service::builtin::ListenerServices;
 use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
 use echopool::time::Time;
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};

@@ -126,8 +126,10 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());
     match drained {
-        Drained::Failed => Err(Failure::new("a worker failed; the log says why")),
         Drained::Clean | Drained::Cut(_) => Ok(()),
+        Drained::Failed | Drained::OnWorkerThread => {
+            Err(Failure::new("a worker failed; the log says why"))
+        }
     }
 }
 

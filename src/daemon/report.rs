@@ -63,7 +63,9 @@ pub(super) fn end(drained: Drained, counts: &Counts) {
         Drained::Cut(connections) => {
             log::warn!(target: DAEMON, "ended with connections_cut={connections}: {totals}");
         }
-        Drained::Failed => log::error!(target: DAEMON, "ended by a failure: {totals}"),
+        Drained::Failed | Drained::OnWorkerThread => {
+            log::error!(target: DAEMON, "ended by a failure: {totals}");
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Starting, draining and stopping a server: the threads, and what is said to them.
 
-use std::io;
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{io, ptr};
 
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
@@ -54,7 +54,10 @@ pub mod messaging;
 /// ```
 pub struct Server;
 
-/// A running server. Dropping it stops the server.
+/// A running server. Dropping it stops the server, and waits for the end.
+///
+/// It can be used from any thread, also by the server's own services. What waits for a worker
+/// returns [`SendError::OnWorkerThread`] or [`Drained::OnWorkerThread`] there.
 pub struct ServerHandle {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -91,6 +94,14 @@ pub enum Drained {
     Cut(u64),
     /// A worker ended by itself, because of an error that the log tells; the others were stopped.
     Failed,
+    /// The server has not ended: the call was made on one of its own worker threads, which cannot
+    /// wait for their own end. A drain or stop has begun nevertheless.
+    OnWorkerThread,
+}
+
+thread_local! {
+    /// What the worker on this thread shares with its server; null on other threads.
+    static WORKER_OF: Cell<*const Shared> = const { Cell::new(ptr::null()) };
 }
 
 impl Server {
@@ -173,7 +184,7 @@ fn start_workers<S: Service>(
         Running { shared: parts.shared.clone(), threads: Vec::with_capacity(workers) };
     for (index, listeners) in transpose(bound, workers).into_iter().enumerate() {
         let (parts, plan, ready) = (parts.clone(), plan.clone(), ready.clone());
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .stack_size(WORKER_STACK_BYTES)
             .spawn(move || work(parts, index, listeners, plan, &ready))
@@ -226,7 +237,8 @@ fn work<S: Service>(
     ready: &mpsc::Sender<io::Result<()>>,
 ) {
     let shared = parts.shared.clone();
-    let mut end = End { shared: &shared, cut: 0, failed: true };
+    WORKER_OF.set(Arc::as_ptr(&shared));
+    let mut end = End { shared: &shared, index, cut: 0, failed: true };
     // Made on its own thread, because nothing of a worker may leave it.
     match make_worker(parts, index, listeners, plan) {
         Ok(worker) => {
@@ -275,7 +287,8 @@ fn lists_refused(error: io::Error) -> io::Error {
 
 /// Reports the end of a worker, also of one that panics.
 struct End<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
+    index: usize,
     cut: u64,
     failed: bool,
 }
@@ -283,6 +296,8 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if self.failed {
+            // Nobody empties its inbox any more.
+            self.shared.mailboxes.close(self.index);
             // A server with a worker less would leave the clients of its listener waiting.
             self.shared.tell_all(|| Command::Stop);
         }
@@ -298,20 +313,51 @@ impl Drop for End<'_> {
 impl Shared {
     fn ended(&self) -> MutexGuard<'_, Ended> {
         // It is only counted in there: a thread that panicked has left it whole.
-        self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
-        for worker in 0..self.counters.len() {
-            let mut command = command();
-            // An inbox that is full is being emptied, unless its worker has ended.
-            while let Err(back) = self.mailboxes.send(worker, command) {
-                if self.ended().workers == self.counters.len() {
-                    return;
+    fn has_ended(&self) -> bool {
+        self.ended().workers == self.counters.len()
+    }
+
+    /// Whether the caller is one of the workers.
+    fn is_on_worker_thread(&self) -> bool {
+        ptr::eq(WORKER_OF.get(), self)
+    }
+
+    fn wait(&self) -> Drained {
+        if self.is_on_worker_thread() {
+            return Drained::OnWorkerThread;
+        }
+        let workers = self.counters.len();
+        let running = |ended: &mut Ended| ended.workers < workers;
+        let ended = self.all_ended.wait_while(self.ended(), running);
+        match *ended.unwrap_or_else(PoisonError::into_inner) {
+            Ended { failed: true, .. } => Drained::Failed,
+            Ended { cut: 0, .. } => Drained::Clean,
+            Ended { cut, .. } => Drained::Cut(cut),
+        }
+    }
+
+    /// Gives a command to each worker. An inbox that is full is being emptied, so this waits until
+    /// there is room. A worker's thread does not wait: it might be the one that empties it.
+    fn tell_all(self: &Arc<Self>, command: impl Fn() -> Command + Send + 'static) {
+        let refuses = |worker: &usize| self.mailboxes.send(*worker, command()).is_err();
+        let full: Vec<usize> = (0..self.counters.len()).filter(refuses).collect();
+        if full.is_empty() {
+            return;
+        }
+        let shared = self.clone();
+        let insist = move || {
+            for worker in full {
+                while shared.mailboxes.send(worker, command()).is_err() && !shared.has_ended() {
+                    thread::sleep(Duration::from_millis(1));
                 }
-                command = back;
-                std::thread::sleep(Duration::from_millis(1));
             }
+        };
+        match self.is_on_worker_thread() {
+            true => drop(thread::spawn(insist)),
+            false => insist(),
         }
     }
 }
@@ -343,13 +389,13 @@ impl ServerHandle {
         self.shared.clients.directory.list()
     }
 
-    /// Sends `bytes`, at most as many as a buffer holds, to one client, and comes back when they
-    /// are queued behind what it is sent already: as they are, or as a message of the listener's
-    /// service where that has messages. It waits for the client's worker, so it is not for the
-    /// calls of a service.
+    /// Sends `bytes`, at most as many as a buffer holds, to one client. Returns when they are queued
+    /// behind what is being sent to it: as they are, or as a message of the listener's service where
+    /// that has messages. This waits for the client's worker, so a service cannot call it.
     ///
     /// # Errors
-    /// The client is gone; too much is queued for it already; the message is too long.
+    /// The client is gone; too much is queued for it already; the message is too long; or the caller
+    /// is a worker of this server.
     ///
     /// ```
     /// use std::io::Read;
@@ -376,28 +422,37 @@ impl ServerHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send_to(&self, id: ConnectionId, bytes: &[u8]) -> Result<(), SendError> {
-        self.shared.clients.send_to(id, bytes, || self.has_ended())
+        self.may_wait()?;
+        self.shared.clients.send_to(id, bytes, || self.shared.has_ended())
     }
 
     /// Sends `bytes` to all clients, as [`send_to`](ServerHandle::send_to) does to one, and says
     /// how many get them.
     ///
     /// # Errors
-    /// The message is too long, or the workers have no room for it: nobody gets it then.
+    /// The message is too long; the workers have no room for it; or the caller is a worker of this
+    /// server. Nobody gets the message then.
     pub fn broadcast(&self, bytes: &[u8]) -> Result<Broadcast, SendError> {
-        self.shared.clients.broadcast(bytes, || self.has_ended())
+        self.may_wait()?;
+        self.shared.clients.broadcast(bytes, || self.shared.has_ended())
     }
 
     /// Closes a client's connection when what is queued for it is sent.
     ///
     /// # Errors
-    /// The client is gone already; or its worker has too much to do: try again.
+    /// The client is gone already; its worker has too much to do, so try again; or the caller is a
+    /// worker of this server.
     pub fn disconnect(&self, id: ConnectionId) -> Result<(), SendError> {
-        self.shared.clients.disconnect(id, || self.has_ended())
+        self.may_wait()?;
+        self.shared.clients.disconnect(id, || self.shared.has_ended())
     }
 
-    fn has_ended(&self) -> bool {
-        self.shared.ended().workers == self.shared.counters.len()
+    /// A worker would wait for itself.
+    fn may_wait(&self) -> Result<(), SendError> {
+        match self.shared.is_on_worker_thread() {
+            true => Err(SendError::OnWorkerThread),
+            false => Ok(()),
+        }
     }
 
     /// Begins a drain and comes back at once: accept what waits, close the listeners, send what has
@@ -408,44 +463,40 @@ impl ServerHandle {
     /// read before the drain is part of it.
     pub fn begin_drain(&self, deadline: Duration) {
         let deadline = monotonic_now() + deadline;
-        self.shared.tell_all(|| Command::Drain { deadline });
+        self.shared.tell_all(move || Command::Drain { deadline });
     }
 
-    /// Drains, and waits for the end.
+    /// Drains, and waits for the end. A service begins a drain with
+    /// [`begin_drain`](ServerHandle::begin_drain), because its worker cannot wait for itself.
     pub fn drain(&self, deadline: Duration) -> Drained {
         self.begin_drain(deadline);
         self.wait()
     }
 
-    /// Closes everything at once, and waits for the end.
+    /// Closes everything at once, and waits for the end unless the caller is a worker of this server.
     pub fn stop(&self) -> Drained {
         self.shared.tell_all(|| Command::Stop);
         self.wait()
     }
 
-    /// Waits until the server has ended, by a drain or stop begun elsewhere.
+    /// Waits until the server has ended, by a drain or stop begun elsewhere. Returns
+    /// [`Drained::OnWorkerThread`] at once if the caller is a worker of this server.
     pub fn wait(&self) -> Drained {
-        let workers = self.shared.counters.len();
-        let running = |ended: &mut Ended| ended.workers < workers;
-        let ended = self.shared.ended();
-        let ended = self
-            .shared
-            .all_ended
-            .wait_while(ended, running)
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match *ended {
-            Ended { failed: true, .. } => Drained::Failed,
-            Ended { cut: 0, .. } => Drained::Clean,
-            Ended { cut, .. } => Drained::Cut(cut),
-        }
+        self.shared.wait()
     }
 }
 
+/// Stops the server and waits for its threads, except on one of these threads.
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.stop();
+        if self.stop() == Drained::OnWorkerThread {
+            return;
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,9 @@ pub enum SendError {
     QueueFull,
     /// The message is longer than a message to this service's clients may be.
     TooLong,
+    /// The call was made on a thread of the server itself, which would wait for its own answer.
+    /// Nothing was done.
+    OnWorkerThread,
 }
 
 impl std::fmt::Display for SendError {
@@ -28,6 +31,9 @@ impl std::fmt::Display for SendError {
             SendError::TooLong => {
                 "the message is longer than a buffer (--buffer-size) or than the listener's service \
                  allows (--max-message)"
+            }
+            SendError::OnWorkerThread => {
+                "a worker of the server would wait for itself; call this from another thread"
             }
         })
     }

@@ -137,6 +137,7 @@ fn note(world: &mut World, error: SendError) {
         SendError::Gone => Mark::OutsideGone,
         SendError::QueueFull => Mark::OutsideQueueFull,
         SendError::TooLong => Mark::OutsideTooLong,
+        SendError::OnWorkerThread => unreachable!("it is outside of all workers"),
     });
 }
 

@@ -1,0 +1,135 @@
+//! Tests of a server's handle in the hands of the server's own services: nothing waits for itself.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::OnceLock;
+
+use super::*;
+use crate::builtin::Echo;
+use crate::service::{Answer, Connection};
+
+/// Longer than anything takes: only against hanging.
+const GUARD: Duration = Duration::from_secs(60);
+
+type Handle = Arc<OnceLock<ServerHandle>>;
+
+/// What a service does with a handle when bytes have come.
+type Call = fn(&ServerHandle, ConnectionId) -> Vec<String>;
+
+/// Calls a handle, and sends back what came of it.
+struct Caller(Handle, Call);
+
+impl Service for Caller {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        let handle = self.0.get().expect("the server has started");
+        let lines = (self.1)(handle, connection.id());
+        assert!(connection.send(lines.join(",").as_bytes()), "a free buffer");
+        Answer::CloseAfterSend
+    }
+}
+
+fn start(handle: &Handle, call: Call) -> ServerHandle {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).workers(2).max_connections(10);
+    let handle = handle.clone();
+    Server::start(config, move || Caller(handle.clone(), call)).unwrap()
+}
+
+/// What a client is sent for a byte.
+fn ask(server: &ServerHandle) -> String {
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.write_all(b"?").unwrap();
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn what_would_wait_for_its_own_worker_is_refused() {
+    let handle = Handle::default();
+    let call: Call = |server, id| {
+        let errors = [
+            server.broadcast(b"to all").unwrap_err(),
+            server.send_to(id, b"to one").unwrap_err(),
+            server.disconnect(id).unwrap_err(),
+        ];
+        assert!(errors[0].to_string().contains("from another thread"));
+        errors
+            .iter()
+            .map(|error| format!("{error:?}"))
+            .chain([format!("{:?}", server.wait())])
+            .collect()
+    };
+    let server = start(&handle, call);
+    assert!(handle.set(server).is_ok());
+    let server = handle.get().unwrap();
+    assert_eq!(ask(server), ["OnWorkerThread"; 4].join(","));
+    // From here it works as ever.
+    assert_eq!(server.broadcast(b"to all").unwrap(), Broadcast::default());
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+}
+
+#[test]
+fn a_service_can_end_its_server() {
+    for (call, ended) in [
+        ((|server, _| vec![format!("{:?}", server.drain(GUARD))]) as Call, Drained::Clean),
+        // More commands than its own inbox has room for, which nobody else empties.
+        (
+            |server, _| {
+                (0..1000).for_each(|_| server.begin_drain(GUARD));
+                vec!["OnWorkerThread".to_owned()]
+            },
+            Drained::Clean,
+        ),
+        (|server, _| vec![format!("{:?}", server.stop())], Drained::Cut(1)),
+    ] {
+        let handle = Handle::default();
+        let server = start(&handle, call);
+        assert!(handle.set(server).is_ok());
+        let server = handle.get().unwrap();
+        if ended == Drained::Clean {
+            assert_eq!(ask(server), "OnWorkerThread");
+        } else {
+            let address = server.local_endpoints()[0].socket_addr().unwrap();
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"?").unwrap();
+            let _ = client.read(&mut [0; 100]);
+        }
+        assert_eq!(server.wait(), ended);
+    }
+}
+
+#[test]
+fn a_service_can_use_another_servers_handle() {
+    let other = Handle::default();
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).workers(1).max_connections(10);
+    assert!(other.set(Server::start(config, Echo).unwrap()).is_ok());
+    let server = start(&other, |other, _| {
+        vec![format!("{:?}", other.broadcast(b"to all").map(|sent| sent.queued))]
+    });
+    assert_eq!(ask(&server), "Ok(0)");
+    let other = other.get().unwrap();
+    assert_eq!((other.drain(GUARD), server.drain(GUARD)), (Drained::Clean, Drained::Clean));
+}
+
+/// The last handle goes with the last service, on a worker's thread.
+#[test]
+fn a_handle_dropped_by_its_own_service_stops_the_server_and_waits_for_nobody() {
+    let handle = Handle::default();
+    let server = start(&handle, |_, _| Vec::new());
+    let shared = Arc::downgrade(&server.shared);
+    assert!(handle.set(server).is_ok());
+    handle.get().unwrap().begin_drain(GUARD);
+    drop(handle);
+    let begun = std::time::Instant::now();
+    while shared.strong_count() > 0 {
+        assert!(begun.elapsed() < GUARD, "a worker waits for itself");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
