@@ -5,7 +5,6 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use echopool::framing::{Delimiter, Framing, Scan};
 use echopool::service::{Answer, Connection};
@@ -31,10 +30,10 @@ impl Service for Upper {
     fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
         let (complete, error) = self.lines.all(connection.input, scan, |_line| {});
         // The begin of the next line stays in the input, and is handed in again with the rest.
-        let Some(mut lines) = connection.input.split_to(complete) else {
-            // No buffer is free for it: once more in a while, from the begin.
+        let Some(mut lines) = connection.take_input(complete) else {
+            // No buffer is free. This is called again when there is one, for the same input.
             *scan = Scan::default();
-            return Answer::WaitUntil(connection.now() + Duration::from_millis(1));
+            return Answer::Continue;
         };
         while let Some(mut lease) = lines.pop_front() {
             lease.filled_mut().make_ascii_uppercase();
@@ -44,10 +43,6 @@ impl Service for Upper {
             Some(_) => Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
             None => Answer::Continue,
         }
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        self.data(connection, scan)
     }
 }
 

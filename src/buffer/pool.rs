@@ -98,8 +98,8 @@ pub(super) struct Local {
     free: RefCell<Vec<u32>>,
     /// Buffers in leases of this worker.
     held: Cell<u32>,
-    /// A service has asked for a buffer, and there was none.
-    wanted: Cell<bool>,
+    /// One who has waited for a buffer has its turn.
+    serving: Cell<bool>,
     /// For each buffer of the arena, where it stands in a chain of this worker; behind these the
     /// references, by which a shared buffer stands in several chains. See `lease` and `shared`.
     pub(super) links: Box<[Cell<Link>]>,
@@ -175,7 +175,7 @@ impl Pool {
             worker: worker as u32,
             free: RefCell::new(Vec::with_capacity(count)),
             held: Cell::new(0),
-            wanted: Cell::new(false),
+            serving: Cell::new(false),
             links,
             shares,
             free_reference: Cell::new(NONE),
@@ -195,21 +195,16 @@ impl Pool {
         Some(Lease::new(self.clone(), id))
     }
 
-    /// The same for a service. That there was none is remembered until it is asked for with
-    /// [`take_wanted`](Pool::take_wanted): a service waits in no queue for buffers.
-    #[inline]
-    pub fn lease_for_service(&self) -> Option<Lease> {
-        let lease = self.lease();
-        if lease.is_none() {
-            self.0.wanted.set(true);
-        }
-        lease
+    /// The same for a service, which comes behind those who wait for a buffer: `None` also if a
+    /// worker is in want of buffers, unless it is the turn of one who waits on this one.
+    pub(crate) fn lease_in_turn(&self) -> Option<Lease> {
+        let others_wait = self.0.reserve.starving() != 0 && !self.0.serving.get();
+        if others_wait { None } else { self.lease() }
     }
 
-    /// Whether a service has found no buffer since this was last asked.
-    #[inline]
-    pub fn take_wanted(&self) -> bool {
-        self.0.wanted.replace(false)
+    /// Says whether one who has waited for a buffer has its turn.
+    pub(crate) fn set_serving(&self, serving: bool) {
+        self.0.serving.set(serving);
     }
 
     /// How many buffers there are, over all workers.
@@ -252,7 +247,7 @@ impl Pool {
         self.0.free.borrow().len() > half || self.available() > half
     }
 
-    /// Says whether this worker is in want of buffers. Answers true if it was not before.
+    /// Says whether this worker is in want of buffers. Returns whether that is a change.
     pub fn set_starving(&self, starving: bool) -> bool {
         let bit = 1u64 << self.0.worker;
         let flags = &self.0.reserve.starving;
@@ -261,10 +256,11 @@ impl Pool {
             // marked" must not both miss what the other did.
             true => flags.fetch_or(bit, Ordering::SeqCst) & bit == 0,
             false => {
-                if flags.load(Ordering::Relaxed) & bit != 0 {
-                    flags.fetch_and(!bit, Ordering::AcqRel);
+                let was = flags.load(Ordering::Relaxed) & bit != 0;
+                if was {
+                    flags.fetch_and(!bit, Ordering::SeqCst);
                 }
-                false
+                was
             }
         }
     }
@@ -553,15 +549,6 @@ mod tests {
         assert_eq!((one.donate(), other.donate(), reserve.available()), (0, 0, 2));
         drop(one.lease());
         assert_eq!((one.donate(), reserve.available()), (0b10, 2));
-    }
-
-    #[test]
-    fn a_service_that_found_no_buffer_is_remembered_until_it_is_asked_for() {
-        let pool = Pool::new(Reserve::new(64, 1).unwrap(), 0);
-        let lease = pool.lease_for_service();
-        assert!(lease.is_some() && !pool.take_wanted());
-        assert!(pool.lease_for_service().is_none());
-        assert!(pool.take_wanted() && !pool.take_wanted());
     }
 
     #[test]

@@ -10,7 +10,10 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
 use crate::config::Limits;
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, ConnectionId, Service, ServiceFactory, WorkerContext};
+
+use crate::service::{
+    Answer, Attention, Connection, ConnectionId, Service, ServiceFactory, WorkerContext,
+};
 use crate::{Config, Counts, Server, ServerHandle};
 
 /// Longer than anything takes: only against hanging.
@@ -22,6 +25,7 @@ pub(crate) struct Rig<S: Service> {
     session: S::Session,
     pub(crate) pool: Pool,
     pub(crate) input: Chain,
+    attention: Attention,
     /// All that the service has answered.
     pub(crate) replies: Vec<u8>,
 }
@@ -36,8 +40,19 @@ impl<S: Service> Rig<S> {
         let reserve = Reserve::new(buffer_size, buffers).unwrap();
         let pool = Pool::with_references(reserve, 0, plan.references_each());
         let service = plan.make(&WorkerContext::alone(pool.clone(), 1));
+        Rig::with_pool(service, pool)
+    }
+
+    /// The same for a service that is made already, with this pool.
+    pub(crate) fn with_pool(service: S, pool: Pool) -> Rig<S> {
         let (session, input) = (S::Session::default(), Chain::new(&pool));
-        Rig { service, session, pool, input, replies: Vec::new() }
+        let attention = Attention::default();
+        Rig { service, session, pool, input, attention, replies: Vec::new() }
+    }
+
+    /// Whether the service has found no buffer since this was last asked.
+    pub(crate) fn waits_for_buffer(&self) -> bool {
+        self.attention.remove(Attention::WANTS_BUFFER)
     }
 
     /// These bytes arrive, with one receive.
@@ -57,7 +72,7 @@ impl<S: Service> Rig<S> {
         self.call(|service, connection, session| service.peer_closed(connection, session))
     }
 
-    fn call(
+    pub(crate) fn call(
         &mut self,
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) -> Answer {
@@ -70,6 +85,7 @@ impl<S: Service> Rig<S> {
             sent: 0,
             now: Time::ZERO,
             pool: &self.pool,
+            attention: &self.attention,
             input: &mut self.input,
             output: &mut output,
         };

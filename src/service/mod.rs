@@ -6,6 +6,8 @@
 //! happen next. It must not block: while it runs, no other connection of its worker is served.
 
 use crate::base::endpoint::Peer;
+use std::cell::Cell;
+
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
 use crate::config::MESSAGE_LEASES_MAX;
@@ -53,6 +55,7 @@ pub struct Connection<'a> {
     pub(crate) sent: u64,
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
+    pub(crate) attention: &'a Attention,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
     /// handed in again with what arrives later.
     pub input: &'a mut Chain,
@@ -96,15 +99,52 @@ impl Connection<'_> {
         self.sent
     }
 
-    /// An empty buffer of the worker's pool, or `None` when all are in use: the service then leaves
-    /// its input where it is and is called again, with [`Service::sent`] or [`Service::data`], when
-    /// there is something new.
+    /// An empty buffer of the worker's pool. Returns `None` if none is free, or if other
+    /// connections have waited longer for one. The connection then [waits] for a buffer.
+    ///
+    /// [waits]: Connection::wait_for_buffer
     pub fn take_lease(&self) -> Option<Lease> {
-        self.pool.lease_for_service()
+        let lease = self.pool.lease_in_turn();
+        if lease.is_none() {
+            self.wait_for_buffer();
+        }
+        lease
+    }
+
+    /// Whether more than half of all buffers are free and no connection waits for one: a service
+    /// may take several for one connection then.
+    pub fn buffers_are_plentiful(&self) -> bool {
+        self.pool.is_plentiful() && self.pool.reserve().starving() == 0
+    }
+
+    /// Takes the first `count` bytes out of the input, as [`Chain::split_to`] does. If that needs a
+    /// buffer and none is free, returns `None`, and the connection [waits] for one.
+    ///
+    /// # Panics
+    /// If the input has fewer bytes.
+    ///
+    /// [waits]: Connection::wait_for_buffer
+    pub fn take_input(&mut self, count: usize) -> Option<Chain> {
+        let taken = self.input.split_to(count);
+        if taken.is_none() {
+            self.wait_for_buffer();
+        }
+        taken
+    }
+
+    /// Waits for a buffer: when one is free and it is this connection's turn, first come, first
+    /// served, [`Service::buffer_available`] is called, once. Until then nothing more is received.
+    /// A receive that is under way is still handed in.
+    ///
+    /// [`take_lease`](Connection::take_lease) and [`send`](Connection::send) call this when they
+    /// find no buffer. Calling it while the connection waits changes nothing.
+    pub fn wait_for_buffer(&self) {
+        self.attention.insert(Attention::WANTS_BUFFER);
     }
 
     /// Puts a copy of `bytes` on the output, behind what is there: many small replies share a
-    /// buffer. Returns false, and puts nothing there, if that takes more buffers than are free.
+    /// buffer. If that takes more buffers than are free, returns false and puts nothing there; the
+    /// connection [waits](Connection::wait_for_buffer) for a buffer.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.send_parts(&[bytes])
     }
@@ -136,6 +176,39 @@ impl Connection<'_> {
         }
         self.output.append(&mut rest);
         true
+    }
+}
+
+/// What a worker has to look after once a service has been called for a connection: a few bits, one
+/// test for all of them.
+#[derive(Clone, Default)]
+pub(crate) struct Attention(Cell<u8>);
+
+impl Attention {
+    /// The service has left input where it is: the connection is in the queue of those.
+    pub(crate) const HOLDS: u8 = 1;
+    /// The service has found no buffer in this call.
+    pub(crate) const WANTS_BUFFER: u8 = 2;
+    /// The service waits for a buffer: the connection is in the queue of those.
+    pub(crate) const WAITS: u8 = 4;
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.0.get() != 0
+    }
+
+    pub(crate) fn has(&self, bit: u8) -> bool {
+        self.0.get() & bit != 0
+    }
+
+    pub(crate) fn insert(&self, bit: u8) {
+        self.0.set(self.0.get() | bit);
+    }
+
+    /// Returns whether it was set.
+    pub(crate) fn remove(&self, bit: u8) -> bool {
+        let before = self.0.replace(self.0.get() & !bit);
+        before & bit != 0
     }
 }
 
@@ -229,6 +302,23 @@ pub trait Service: 'static {
         _session: &mut Self::Session,
     ) -> Answer {
         Answer::CloseAfterSend
+    }
+
+    /// A buffer is free, and the connection has [waited](Connection::wait_for_buffer) for one. The
+    /// next [`take_lease`](Connection::take_lease) finds it.
+    ///
+    /// By default calls [`data`](Service::data) if there is input, and [`sent`](Service::sent)
+    /// otherwise. So a service that leaves its input in place when it finds no buffer needs nothing
+    /// else. The call also comes if the service has got what it wanted meanwhile, in another call.
+    fn buffer_available(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+    ) -> Answer {
+        match connection.input.is_empty() {
+            true => self.sent(connection, session),
+            false => self.data(connection, session),
+        }
     }
 
     /// The server drains: every connection is to finish. A service that still owes the client

@@ -18,6 +18,7 @@ fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
         sent: 0,
         now: Time::ZERO,
         pool: &pool,
+        attention: &Attention::default(),
         input: &mut Chain::new(&pool),
         output: &mut Chain::new(&pool),
     });

@@ -315,6 +315,21 @@ impl Service for Watched {
         })
     }
 
+    fn buffer_available(
+        &mut self,
+        connection: &mut Connection<'_>,
+        memory: &mut Box<Memory>,
+    ) -> Answer {
+        // What is held back by whim stays held back.
+        let holds = memory.holds;
+        let answer = self.call(connection, memory, |inner, connection, session| {
+            inner.buffer_available(connection, session)
+        });
+        memory.holds = holds && !connection.input.is_empty();
+        self.note_input(connection, memory);
+        answer
+    }
+
     fn message(
         &mut self,
         connection: &mut Connection<'_>,

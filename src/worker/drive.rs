@@ -11,7 +11,7 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, Connection, Service};
+use crate::service::{Answer, Attention, Connection, Service};
 use crate::shared::counters::Counters;
 
 impl<S: Service> Core<S> {
@@ -233,8 +233,8 @@ impl<S: Service> Core<S> {
         if let Some(answer) = asked.otherwise {
             self.change_course(key, reason, answer);
         }
-        if asked.holds {
-            self.holds_back(key, asked.input_before);
+        if asked.needs_attention {
+            self.look_after(key, asked.input_before);
         }
     }
 
@@ -306,7 +306,12 @@ impl<S: Service> Core<S> {
     fn forget_input(&mut self, key: Key) {
         let context = self.table.known_mut(key);
         drop(context.input.take());
+        context.attention.remove(Attention::WAITS);
+        let receiving_waits = context.machine.awaits_buffer();
         self.no_longer_holds(key);
+        if !receiving_waits {
+            self.wait_no_longer(key.slot());
+        }
     }
 
     /// A connection is there, accepted or connected.
@@ -376,8 +381,8 @@ fn sent<Session>(
 struct Asked {
     /// Its answer, if that is not to go on.
     otherwise: Option<Answer>,
-    /// Whether there is input left that it may go on to hold, or was.
-    holds: bool,
+    /// Whether input is left, or was; or the service has found no buffer.
+    needs_attention: bool,
     /// What input there was before, in bytes.
     input_before: usize,
 }
@@ -405,7 +410,7 @@ fn ask<S: Service>(
             Ok(other) => Some(other),
             Err(_) => Some(Answer::CloseFor(CloseReason::ServicePanic)),
         },
-        holds: !context.input.is_empty() || context.holds,
+        needs_attention: !context.input.is_empty() || context.attention.any(),
         input_before,
     }
 }

@@ -6,7 +6,7 @@ use crate::base::key::{ConnectionId, Key};
 use crate::buffer::Parcel;
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::service::{Message, Service};
+use crate::service::{Attention, Message, Service};
 use crate::shared::receipt::{Mail, Receipt};
 
 impl<S: Service> Core<S> {
@@ -50,7 +50,12 @@ impl<S: Service> Core<S> {
         receipt: &mut Receipt,
     ) {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
-            service.message(connection, session, &mut message)
+            let answer = service.message(connection, session, &mut message);
+            if message.refused.is_some() {
+                // The message is not kept, so there is nothing to wait for.
+                connection.attention.remove(Attention::WANTS_BUFFER);
+            }
+            answer
         });
         match message.refused {
             None => receipt.queued += 1,

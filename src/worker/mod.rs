@@ -37,6 +37,7 @@ mod wait;
 
 use accept::Listener;
 use drain::Drain;
+use wait::Precedence;
 
 /// How finely connections' time-outs are kept. They are seconds as a rule; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
@@ -89,8 +90,6 @@ pub(crate) struct Core<S: Service> {
     service_turn: Option<Time>,
     /// Whether the service waits for a buffer.
     service_starves: bool,
-    /// When it last asked for one for a connection, in vain.
-    wanted_at: Option<Time>,
     requests: Requests,
     table: Table<Context<S::Session>>,
     pool: Pool,
@@ -108,6 +107,7 @@ pub(crate) struct Core<S: Service> {
     waiters: SlotQueue,
     /// Since when some have been waiting.
     starving_since: Option<Time>,
+    precedence: Precedence,
     /// When another worker is asked to shed again.
     shed_asked_at: Time,
     /// Had their share of a turn.
@@ -158,7 +158,6 @@ impl<E: Engine, S: Service> Worker<E, S> {
             service,
             service_turn: None,
             service_starves: false,
-            wanted_at: None,
             requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
             table: Table::new(slots),
             pool: setup.pool,
@@ -173,6 +172,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             wheel: Wheel::new(slots, TICK, now),
             waiters: SlotQueue::new(slots),
             starving_since: None,
+            precedence: Precedence::Behind,
             shed_asked_at: Time::ZERO,
             yielded: SlotQueue::new(slots),
             stalled: SlotQueue::new(slots),
@@ -333,7 +333,7 @@ impl<S: Service> Core<S> {
         let at = |time: Option<Time>| time.unwrap_or(Time::MAX);
         let first = at(self.wheel.next())
             .min(at(self.service_turn))
-            .min(at(self.next_shed()))
+            .min(at(self.next_look()))
             .min(at(self.next_accept()))
             .min(at(drain));
         (first != Time::MAX).then_some(first)
@@ -351,7 +351,7 @@ impl<S: Service> Core<S> {
             requests: &mut self.requests,
         };
         self.service_turn = self.service.turn(&mut turn);
-        let wants_buffer = std::mem::take(&mut self.requests.buffer) | self.connection_wants();
+        let wants_buffer = std::mem::take(&mut self.requests.buffer);
         if wants_buffer || self.service_starves {
             self.service_wants_buffer(wants_buffer);
         }
@@ -363,8 +363,7 @@ impl<S: Service> Core<S> {
         }
         // It may have given buffers back. Of what comes with them it has not heard in this turn of
         // its either.
-        if !self.waiters.is_empty() && self.pool.available() > 0 {
-            self.serve_waiters(engine);
+        if self.serve_waiters(engine) {
             self.service_turn = Some(self.now);
         }
     }

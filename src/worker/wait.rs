@@ -15,52 +15,115 @@ use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::error::{CloseReason, Errno};
-use crate::service::Service;
+use crate::service::{Attention, Service};
 use crate::shared::mailbox::Command;
 
 /// How often another worker is asked to shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// How long a service counts as waiting for a buffer after it asked for one in vain: longer than the
-/// pauses in which it asks.
-const WANT_LASTS: Duration = Duration::from_millis(100);
+/// How long a worker that has given way to others waits if they take no buffer and do not say that
+/// they need none. They do as a rule; one that needs more than are free does not.
+const GIVE_WAY: Duration = Duration::from_millis(10);
+
+/// Whose turn it is where connections of several workers wait for a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Precedence {
+    /// Those of other workers come first.
+    Behind,
+    /// The same until this turn of the loop has ended.
+    GaveWay,
+    /// This worker has gone without since it took a buffer last.
+    Next,
+}
 
 impl<S: Service> Core<S> {
-    /// Puts a connection into the queue for buffers.
+    /// Puts a connection whose Recv has found no buffer into the queue for buffers.
     #[cold]
     pub(super) fn wait_for_buffer(&mut self, key: Key) {
         self.context(key).machine.apply(Event::NoBuffer);
-        self.waiters.push_back(key.slot());
-        self.counters.waits_for_buffer.add(1);
+        self.enqueue(key);
+    }
+
+    /// Puts a connection whose service has found no buffer into the queue for buffers.
+    fn wait_for_service(&mut self, key: Key) {
+        let context = self.context(key);
+        if context.machine.is_open() {
+            context.attention.insert(Attention::WAITS);
+            context.machine.apply(Event::WantBuffer);
+            self.enqueue(key);
+        }
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if !self.waiters.contains(key.slot()) {
+            self.waiters.push_back(key.slot());
+            self.counters.waits_for_buffer.add(1);
+            self.starve();
+        }
+    }
+
+    /// Takes note that somebody waits for a buffer, and has the other workers look for theirs.
+    fn starve(&mut self) {
         self.starving_since.get_or_insert(self.now);
         if self.pool.set_starving(true) {
             self.mailboxes.wake_others(self.index);
         }
     }
 
-    /// Serves the queue for buffers as long as there are some.
+    /// Serves the queue for buffers as long as there are some. Returns whether any was served.
     #[inline]
-    pub(super) fn serve_waiters<E: Engine>(&mut self, engine: &mut E) {
-        if !self.waiters.is_empty() {
-            self.serve_waiters_now(engine);
-        }
+    pub(super) fn serve_waiters<E: Engine>(&mut self, engine: &mut E) -> bool {
+        !self.waiters.is_empty() && self.serve_waiters_now(engine)
     }
 
     #[cold]
-    fn serve_waiters_now<E: Engine>(&mut self, engine: &mut E) {
+    fn serve_waiters_now<E: Engine>(&mut self, engine: &mut E) -> bool {
+        let mut served = false;
+        let gives_way = self.gives_way();
         // Each at most once: one that has to wait again goes to the end.
         for _ in 0..self.waiters.len() {
-            if self.pool.available() == 0 {
-                return;
-            }
-            let slot = self.waiters.pop_front().expect("as many as were counted");
-            // Waiting is counted from when the queue last moved.
-            self.starving_since = Some(self.now);
+            // Fewer, if serving one has closed another.
+            let Some(slot) = self.waiters.front() else { break };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
-            self.context(key).machine.apply(Event::BufferCame);
-            self.drive(engine, key);
+            let for_service = self.context(key).attention.has(Attention::WAITS);
+            if self.pool.available() == 0 || (for_service && gives_way) {
+                self.precedence = self.precedence.max(Precedence::GaveWay);
+                return served;
+            }
+            served = true;
+            self.waiters.remove(slot);
+            self.pool.set_serving(true);
+            self.serve_waiter(engine, key);
+            self.pool.set_serving(false);
         }
         self.no_longer_starving();
+        served
+    }
+
+    fn serve_waiter<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        let (available, since) = (self.pool.available(), self.starving_since);
+        // Waiting is counted from when the queue last moved.
+        self.starving_since = Some(self.now);
+        let context = self.context(key);
+        if context.machine.awaits_buffer() {
+            context.machine.apply(Event::BufferCame);
+        }
+        if context.attention.remove(Attention::WAITS) {
+            self.ask(engine, key, CloseReason::Service, S::buffer_available);
+            if self.waiters.contains(key.slot()) && self.pool.available() >= available {
+                // It needs more than there is, and has not moved.
+                self.starving_since = since;
+            } else {
+                self.precedence = Precedence::Behind;
+            }
+        }
+        self.drive(engine, key);
+    }
+
+    /// Whether connections of other workers have a buffer before those of this one. Without this a
+    /// worker that takes back at once what it has just sent would keep the last buffer for ever.
+    fn gives_way(&self) -> bool {
+        self.precedence != Precedence::Next && self.pool.starves_elsewhere()
     }
 
     /// Takes a connection that is closed out of the queue for buffers.
@@ -74,24 +137,12 @@ impl<S: Service> Core<S> {
     fn no_longer_starving(&mut self) {
         if self.waiters.is_empty() && !self.service_starves {
             self.starving_since = None;
-            self.pool.set_starving(false);
+            self.precedence = Precedence::Behind;
+            if self.pool.set_starving(false) && self.pool.reserve().available() > 0 {
+                // Others may have given way to this worker.
+                self.mailboxes.wake_each(self.pool.reserve().starving());
+            }
         }
-    }
-
-    /// Whether the service waits for a buffer for one of its connections: it is in no queue, and asks
-    /// again when it likes, so it counts as waiting until there is one, or until it has not asked
-    /// for long.
-    #[inline]
-    pub(super) fn connection_wants(&mut self) -> bool {
-        if self.pool.take_wanted() {
-            self.wanted_at = Some(self.now);
-        }
-        let Some(at) = self.wanted_at else { return false };
-        let waits = self.pool.available() == 0 && self.now < at + WANT_LASTS;
-        if !waits {
-            self.wanted_at = None;
-        }
-        waits
     }
 
     /// The service has found no buffer for itself, or needs none any more.
@@ -101,18 +152,18 @@ impl<S: Service> Core<S> {
         if !wants {
             return self.no_longer_starving();
         }
-        self.starving_since.get_or_insert(self.now);
-        if self.pool.set_starving(true) {
-            self.mailboxes.wake_others(self.index);
-        }
+        self.starve();
     }
 
     /// Gives free buffers to workers that starve.
     #[inline]
-    pub(super) fn share_buffers(&self) {
+    pub(super) fn share_buffers(&mut self) {
         let workers = self.pool.donate();
         if workers != 0 {
             self.mailboxes.wake_each(workers);
+        }
+        if self.precedence == Precedence::GaveWay {
+            self.precedence = Precedence::Next;
         }
     }
 
@@ -173,23 +224,31 @@ impl<S: Service> Core<S> {
         }
     }
 
-    /// The service has left input where it is, or has taken what it had left. `input_before` is
-    /// what there was before it was asked, in bytes.
+    /// Looks after what a call of the service has left: input, or the wish for a buffer.
+    /// `input_before` is the input that there was before the call, in bytes.
     #[cold]
-    pub(super) fn holds_back(&mut self, key: Key, input_before: usize) {
+    pub(super) fn look_after(&mut self, key: Key, input_before: usize) {
+        if self.context(key).attention.remove(Attention::WANTS_BUFFER) {
+            self.wait_for_service(key);
+        }
+        self.holds_back(key, input_before);
+    }
+
+    /// The service has left input where it is, or has taken what it had left.
+    fn holds_back(&mut self, key: Key, input_before: usize) {
         let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
         let context = self.table.known_mut(key);
         let (len, moved) = (context.input.len(), context.input.len() < input_before);
         if context.input.leases() > leases_max && len > self.service.input_max(context.tag) {
             return self.close_now(key, CloseReason::InputLimit);
         }
-        if context.holds && !moved {
+        if context.attention.has(Attention::HOLDS) && !moved {
             return;
         }
         self.no_longer_holds(key);
         if len > 0 {
             let context = self.context(key);
-            context.holds = true;
+            context.attention.insert(Attention::HOLDS);
             context.held_since = now;
             self.holding.push_back(key.slot());
             self.publish_stall();
@@ -198,7 +257,7 @@ impl<S: Service> Core<S> {
 
     /// Nothing of the input is left.
     pub(super) fn no_longer_holds(&mut self, key: Key) {
-        if std::mem::take(&mut self.context(key).holds) {
+        if self.context(key).attention.remove(Attention::HOLDS) {
             self.holding.remove(key.slot());
             self.publish_stall();
         }
@@ -219,11 +278,19 @@ impl<S: Service> Core<S> {
         output.into_iter().chain(input).min_by_key(|&(_, since)| since)
     }
 
-    /// When shedding is to be looked at again.
+    /// When the queue for buffers, and shedding, is to be looked at again.
     #[inline]
-    pub(super) fn next_shed(&self) -> Option<Time> {
-        let (since, after) = (self.starving_since?, self.rules.shed_after?);
-        Some((since + after).max(self.now + ASK_EVERY))
+    pub(super) fn next_look(&self) -> Option<Time> {
+        let since = self.starving_since?;
+        let shed = self.rules.shed_after.map(|after| (since + after).max(self.now + ASK_EVERY));
+        let gave_way = !self.waiters.is_empty() && self.pool.available() > 0;
+        shed.into_iter().chain(gave_way.then(|| self.when_others_had_theirs())).min()
+    }
+
+    /// When the queue is served by which this worker has given way to others.
+    #[cold]
+    fn when_others_had_theirs(&self) -> Time {
+        if self.pool.starves_elsewhere() { self.now + GIVE_WAY } else { self.now }
     }
 
     /// Closes the connection that is stalled for longest, here or elsewhere, if others have waited

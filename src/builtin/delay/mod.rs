@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -32,9 +31,6 @@ mod tests;
 
 use agenda::Agenda;
 pub use law::{Distribution, Law, Stall};
-
-/// When no buffer was free to cut a reply off with, when it is tried again.
-const RETRY: Duration = Duration::from_millis(1);
 
 /// An echo that is late by a law.
 ///
@@ -150,12 +146,11 @@ impl Delay {
     /// Enters the connection in the agenda, and decides whether it is read.
     fn next(&mut self, connection: &Connection<'_>, session: &DelaySession) -> Answer {
         let slot = connection.id().slot();
-        if session.overdue > 0 {
-            self.agenda.set(slot, connection.now() + RETRY);
-        } else if let Some(due) = self.waiting.first_due(slot, session) {
-            self.agenda.set(slot, due);
-        } else {
-            self.agenda.clear(slot);
+        match self.waiting.first_due(slot, session) {
+            Some(due) => self.agenda.set(slot, due),
+            None => self.agenda.clear(slot),
+        }
+        if session.count == 0 && session.overdue == 0 {
             if session.ended {
                 return Answer::CloseAfterSendFor(CloseReason::PeerClosed);
             } else if session.drains {
@@ -208,13 +203,13 @@ impl Waiting {
 }
 
 /// Puts what is overdue on the output. Where that ends within a buffer, the reply needs one of its
-/// own; without one the whole buffers before it are sent.
+/// own. If none is free, the whole buffers before it are sent, and the rest waits for one.
 fn send_overdue(connection: &mut Connection<'_>, session: &mut DelaySession) {
     let overdue = session.overdue as usize;
     if overdue == 0 {
         return;
     }
-    let mut part = match connection.input.split_to(overdue) {
+    let mut part = match connection.take_input(overdue) {
         Some(part) => part,
         None => {
             let whole = whole_buffers(connection.input, overdue);
@@ -294,6 +289,14 @@ impl Service for Delay {
     }
 
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut DelaySession) -> Answer {
+        self.serve(connection, session)
+    }
+
+    fn buffer_available(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut DelaySession,
+    ) -> Answer {
         self.serve(connection, session)
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::buffer::{Pool, Reserve};
@@ -13,6 +14,7 @@ use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
 use crate::engine::sys::monotonic_now;
 use crate::server::{Drained, Server, ServerHandle};
+use crate::service::Attention;
 
 const GUARD: Duration = Duration::from_secs(60);
 
@@ -140,6 +142,7 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
         sent: 0,
         now: Time::ZERO,
         pool: &pool,
+        attention: &Attention::default(),
         input: &mut input,
         output: &mut output,
     };

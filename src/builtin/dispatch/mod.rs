@@ -1,7 +1,6 @@
 //! The services of the daemon behind one type, so that each listener can have its own: an enum of
 //! them, and the trait implemented by match. What each does is in its own file.
 
-use super::chargen::ChargenOptions;
 use super::url::ServiceOptions;
 use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub};
 use crate::base::time::Time;
@@ -84,7 +83,7 @@ macro_rules! with_factory {
             ServiceOptions::Discard => match (Discard, Builtin::Discard) {
                 ($factory, $variant) => $call,
             },
-            ServiceOptions::Chargen => match (ChargenOptions, Builtin::Chargen) {
+            ServiceOptions::Chargen => match (Chargen, Builtin::Chargen) {
                 ($factory, $variant) => $call,
             },
             ServiceOptions::Framed($factory) => match Builtin::Framed {
@@ -269,6 +268,15 @@ impl Service for ListenerServices {
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
         let of = self.of(connection);
         with_session!(of, session, (service, its) => service.timer(connection, its))
+    }
+
+    fn buffer_available(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Answer {
+        let of = self.of(connection);
+        with_session!(of, session, (service, its) => service.buffer_available(connection, its))
     }
 
     fn message(

@@ -1,16 +1,20 @@
 //! Tests of what the services of several listeners share; what each does is tested beside it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::*;
 use crate::buffer::{Chain, Pool, Reserve};
-use crate::service::{ConnectionId, Requests};
+use crate::builtin::delay::{Distribution, Law};
+use crate::builtin::url::DelayOptions;
+use crate::service::{Attention, ConnectionId, Requests};
 
 const LISTENERS: usize = 3;
 
-/// Calls `open` for a client of a listener, while there is no buffer.
-fn open(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usize) {
-    let (mut input, mut output) = (Chain::new(pool), Chain::new(pool));
+/// A request of a client of a listener, which is due when its session ends.
+fn request(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usize) {
+    let mut lease = pool.lease().unwrap();
+    lease.extend_from_slice(b"x");
     let mut connection = Connection {
         id: ConnectionId(id),
         peer: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
@@ -19,34 +23,37 @@ fn open(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usize) 
         sent: 0,
         now: Time::ZERO,
         pool,
-        input: &mut input,
-        output: &mut output,
+        attention: &Attention::default(),
+        input: &mut Chain::from(lease),
+        output: &mut Chain::new(pool),
     };
-    let answer = services.open(&mut connection, &mut BuiltinSession::default());
-    assert!(matches!(answer, Answer::WaitUntil(_)) && output.is_empty());
+    let mut session = BuiltinSession::default();
+    services.open(&mut connection, &mut session);
+    assert_eq!(services.data(&mut connection, &mut session), Answer::Continue);
 }
 
 #[test]
 fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
     const CLIENTS: usize = 30;
     let pool = Pool::new(Reserve::new(256, 64).unwrap(), 0);
-    let factory = OfListener::new(vec![ServiceOptions::Chargen; LISTENERS]);
-    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let limits = Config::new().listen(any_port).check().unwrap();
+    let delay = Distribution::Fixed(Duration::from_secs(1));
+    let law = Law { delay, queue: false, stall: None };
+    let delay = ServiceOptions::Delay(DelayOptions { law, ..DelayOptions::default() });
+    let factory = OfListener::new(vec![delay; LISTENERS]);
+    let limits = Limits::bare((LISTENERS * CLIENTS) as u32, 256, 64);
     let context = WorkerContext::alone(pool.clone(), LISTENERS * CLIENTS);
     let mut services = factory.plan(&limits).make(&context);
-    let taken: Vec<Lease> = std::iter::from_fn(|| pool.lease()).collect();
     for client in 0..LISTENERS * CLIENTS {
-        open(&mut services, &pool, client as u64 | 1 << 30, client % LISTENERS);
+        request(&mut services, &pool, client as u64 | 1 << 30, client % LISTENERS);
     }
-    drop(taken);
     let mut woken = [0; LISTENERS];
     let mut requests = Requests::with_capacity(2);
-    for turns in 1..=CLIENTS {
-        let wakes_max = 2;
+    let now = Time::ZERO + Duration::from_secs(100);
+    for turns in 1..CLIENTS {
         let requests = &mut requests;
-        let mut turn = Turn { now: Time::ZERO, open: 0, free_slots: 0, wakes_max, requests };
-        assert_eq!(services.turn(&mut turn), Some(Time::ZERO), "others wait to be woken");
+        let mut turn = Turn { now, open: 0, free_slots: 0, wakes_max: 2, requests };
+        let again = services.turn(&mut turn).expect("others are due");
+        assert!(again < now, "{again:?}");
         for id in requests.wakes.drain(..) {
             woken[id.slot() as usize % LISTENERS] += 1;
         }

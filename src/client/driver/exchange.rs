@@ -97,10 +97,8 @@ impl Driver {
             if lease.is_none() {
                 lease = connection.take_lease();
             }
-            let Some(mut open) = lease.take() else {
-                self.starved.push_back(i);
-                break;
-            };
+            // Without a buffer the connection waits for one, and this is called again.
+            let Some(mut open) = lease.take() else { break };
             self.put_some(i, &mut open);
             match open.spare_mut().is_empty() {
                 true => connection.output.push_back(open),

@@ -37,9 +37,6 @@ const TICK: Duration = Duration::from_millis(1);
 /// Commands in one turn, so that callers who never stop do not keep the connections waiting.
 const COMMANDS_PER_TURN: usize = 4096;
 
-/// When a client that found no buffer to send with tries again.
-const STARVED_TICK: Duration = Duration::from_millis(1);
-
 /// The clients of one loop.
 pub(super) struct Driver {
     submission: Arc<Submission>,
@@ -48,12 +45,9 @@ pub(super) struct Driver {
     slots: Vec<Slot>,
     ops: Ops,
     wheel: Wheel,
-    /// To be woken; to be connected; without a buffer to send with.
+    /// To be woken; to be connected.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
-    starved: VecDeque<u32>,
-    /// When those without a buffer try again.
-    retry_at: Option<Time>,
     /// For the waits between attempts to connect.
     random: fastrand::Rng,
     /// Ends then, if not before.
@@ -85,8 +79,6 @@ impl Driver {
             wheel: Wheel::new(count, TICK, now),
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
-            starved: VecDeque::with_capacity(count),
-            retry_at: None,
             random,
             ending: None,
             now,
@@ -208,20 +200,6 @@ impl Driver {
         }
     }
 
-    /// Has those tried again that found no buffer, when some time has passed.
-    fn retry_starved(&mut self) {
-        if self.starved.is_empty() {
-            return;
-        }
-        let at = *self.retry_at.get_or_insert(self.now + STARVED_TICK);
-        if at <= self.now {
-            self.retry_at = None;
-            while let Some(i) = self.starved.pop_front() {
-                self.touch(i);
-            }
-        }
-    }
-
     fn wake_dirty(&mut self, turn: &mut Turn<'_>) {
         while turn.wakes_left() > 0 {
             let Some(i) = self.dirty.pop_front() else { return };
@@ -312,11 +290,10 @@ impl Service for Driver {
         while let Some(i) = self.wheel.pop(self.now) {
             self.time_came(i);
         }
-        self.retry_starved();
         self.connect_some(turn);
         self.wake_dirty(turn);
         self.end_if_done(turn);
         let soon = (more || !self.dirty.is_empty()).then_some(self.now);
-        [self.wheel.next(), soon, self.retry_at, self.ending].into_iter().flatten().min()
+        [self.wheel.next(), soon, self.ending].into_iter().flatten().min()
     }
 }

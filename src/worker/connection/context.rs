@@ -9,7 +9,7 @@ use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
-use crate::service::Connection;
+use crate::service::{Attention, Connection};
 use crate::shared::permits::Permit;
 
 /// The largest session that a service may have, in bytes.
@@ -20,8 +20,8 @@ pub(crate) struct Context<Session> {
     pub(crate) machine: Machine,
     /// How many buffers its next receive may fill: learnt from the last ones.
     pub(crate) leases_wanted: u8,
-    /// Whether the service has left input where it is, and so it is in the queue of those.
-    pub(crate) holds: bool,
+    /// What the worker has to look after once the service has been called.
+    pub(crate) attention: Attention,
     pub(crate) reason: Option<CloseReason>,
     /// The error that a connect failed with.
     pub(crate) connect_error: Option<Errno>,
@@ -70,7 +70,7 @@ impl<Session: Default> Context<Session> {
         Context {
             machine,
             leases_wanted: 1,
-            holds: false,
+            attention: Attention::default(),
             reason: None,
             connect_error: None,
             id,
@@ -108,6 +108,7 @@ impl<Session> Context<Session> {
             sent: self.bytes_sent,
             now,
             pool,
+            attention: &self.attention,
             input: &mut self.input,
             output: &mut self.output,
         };

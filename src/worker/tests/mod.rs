@@ -498,3 +498,51 @@ fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
     drop(client);
     assert_eq!(server.drain(GUARD), Drained::Clean);
 }
+
+/// Sends `OK` for what comes, if it has a buffer for that. The one that sends an `h` keeps all
+/// buffers but one for a while.
+struct OneHoards;
+
+impl Service for OneHoards {
+    type Session = Vec<crate::buffer::Lease>;
+
+    fn data(&mut self, connection: &mut Connection<'_>, kept: &mut Self::Session) -> Answer {
+        if connection.input.first_slice() == b"h" {
+            connection.input.consume(1);
+            kept.extend((0..2).map(|_| connection.take_lease().expect("nobody else has any")));
+            return Answer::WaitUntil(connection.now() + Duration::from_millis(300));
+        }
+        if connection.send(b"OK") {
+            connection.input.consume(connection.input.len());
+        }
+        Answer::Continue
+    }
+
+    fn timer(&mut self, _: &mut Connection<'_>, kept: &mut Self::Session) -> Answer {
+        kept.clear();
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_service_without_a_buffer_to_reply_with_is_called_again_when_there_is_one() {
+    let config = Config::new().max_connections(10).buffers(3).shed_after(None);
+    let (server, address) = start(config, || OneHoards);
+    let mut hoarder = connect(address);
+    hoarder.write_all(b"h").unwrap();
+    until(&server, "it hoards", |total| total.buffers_held == 2);
+    let mut waiting = [connect(address), connect(address)];
+    for (index, client) in waiting.iter_mut().enumerate() {
+        client.write_all(b"x").unwrap();
+        // The first for a reply, the second to be received from.
+        until(&server, "it waits", |total| total.waits_for_buffer == index as u64 + 1);
+    }
+    for client in &mut waiting {
+        let mut reply = [0; 2];
+        client.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"OK");
+    }
+    let total = server.stats().total();
+    assert_eq!((total.waits_for_buffer, total.closed_total()), (2, 0), "{total:?}");
+    until(&server, "all buffers are back", |total| total.buffers_held == 0);
+}

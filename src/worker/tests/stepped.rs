@@ -124,79 +124,88 @@ fn a_service_has_its_turn_after_data_that_came_with_a_buffer_of_its_own() {
     stepped.end();
 }
 
-/// Wants a second buffer for what has come, as long as it is to ask.
-#[derive(Clone)]
+/// Wants a second buffer for what has come, and counts its calls.
+#[derive(Clone, Default)]
 struct Wants {
-    asks: Rc<Cell<bool>>,
+    calls: Rc<Cell<u32>>,
     got: Rc<RefCell<Option<Lease>>>,
-}
-
-impl Wants {
-    fn ask(&self, connection: &mut Connection<'_>) -> Answer {
-        if self.asks.get() {
-            *self.got.borrow_mut() = connection.take_lease();
-        }
-        match self.got.borrow().is_some() {
-            true => Answer::Continue,
-            false => Answer::WaitUntil(connection.now() + Duration::from_millis(5)),
-        }
-    }
 }
 
 impl Service for Wants {
     type Session = ();
 
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.ask(connection)
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        if self.got.borrow().is_some() { Answer::Continue } else { self.ask(connection) }
+        self.calls.set(self.calls.get() + 1);
+        *self.got.borrow_mut() = connection.take_lease();
+        Answer::Continue
     }
 }
 
-/// A worker whose service wants a buffer that another worker has, and the buffer.
-fn wanting(asks: &Rc<Cell<bool>>) -> (Stepped<Wants>, Wants, Lease) {
-    let wants = Wants { asks: asks.clone(), got: Rc::default() };
+/// A worker whose service waits for a buffer that another worker has, and the buffer.
+fn wanting() -> (Stepped<Wants>, Wants, Lease) {
+    let wants = Wants::default();
     // One to receive into, which is held, and one elsewhere.
     let mut stepped = Stepped::new(2, |_| wants.clone());
     let elsewhere = stepped.other.lease().unwrap();
     assert_eq!(stepped.other.give_up(), 0, "nobody is in want of the other one yet");
     stepped.client.write_all(b"x").unwrap();
-    let held = |worker: &Worker<_, _>| worker.inputs().any(|(_, len)| len == 1);
-    stepped.turns_until("data came", held);
+    stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
     (stepped, wants, elsewhere)
 }
 
 #[test]
 fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_worker() {
-    let (mut stepped, wants, elsewhere) = wanting(&Rc::new(Cell::new(true)));
+    let (mut stepped, wants, elsewhere) = wanting();
     for _ in 0..10 {
         assert!(stepped.starves(), "the others do not know of the want");
         assert!(stepped.worker.core.starving_since.is_some(), "nobody would ever be shed for it");
         stepped.turn();
     }
+    assert_eq!(wants.calls.get(), 1, "it is not asked again before there is one");
+    stepped.client.write_all(b"y").unwrap();
+    (0..10).for_each(|_| stepped.turn());
+    assert_eq!(wants.calls.get(), 1, "what came is not received meanwhile");
     drop(elsewhere);
     assert_eq!(stepped.other.donate(), 0b1, "worker 0 is to be woken");
     let got = wants.got.clone();
     stepped.turns_until("it has its buffer", |_| got.borrow().is_some());
-    stepped.turn();
+    assert_eq!(wants.calls.get(), 2);
+    drop(wants.got.take());
+    stepped.turns_until("it is read again", |worker| {
+        worker.inputs().any(|(_, len)| len == 2) && worker.waiting().is_empty()
+    });
     assert!(!stepped.starves() && stepped.worker.core.starving_since.is_none());
     drop(wants.got.take());
     stepped.end();
 }
 
 #[test]
-fn a_service_that_asks_no_more_is_in_want_of_nothing_after_a_while() {
-    let asks = Rc::new(Cell::new(true));
-    let (mut stepped, _, elsewhere) = wanting(&asks);
-    asks.set(false);
-    stepped.turns_until("the last time it asked", |worker| worker.core.wanted_at.is_some());
-    let asked_at = stepped.worker.core.wanted_at.unwrap();
-    stepped.turns_until("the want is over", |worker| worker.core.wanted_at.is_none());
-    assert!(!stepped.starves() && stepped.worker.core.starving_since.is_none());
-    let lasted = stepped.worker.core.now - asked_at;
-    assert!(lasted >= Duration::from_millis(100), "longer than a service's pauses: {lasted:?}");
+fn a_connection_that_is_closed_while_its_service_waits_is_waited_for_no_more() {
+    let (mut stepped, wants, elsewhere) = wanting();
+    let id = stepped.worker.inputs().next().unwrap().0;
+    let Worker { engine, core } = &mut stepped.worker;
+    core.close_by_id(engine, id);
+    assert!(!stepped.starves() && stepped.worker.waiting().is_empty());
+    stepped.turns_until("it is gone", |worker| worker.open() == 0);
     drop(elsewhere);
+    assert_eq!((stepped.other.donate(), wants.calls.get()), (0, 1));
+    stepped.end();
+}
+
+#[test]
+fn a_worker_gives_way_to_others_before_it_takes_back_what_it_has_given() {
+    let (mut stepped, wants, elsewhere) = wanting();
+    stepped.other.set_starving(true);
+    stepped.worker.core.precedence = Precedence::Behind;
+    drop(elsewhere);
+    assert_eq!(stepped.other.give_up(), 0b1);
+    stepped.turn();
+    assert_eq!(wants.calls.get(), 1, "the others come first");
+    let wait = stepped.worker.deadline().expect("they may take none") - stepped.worker.core.now;
+    assert!((1..=20).contains(&wait.as_millis()), "{wait:?}");
+    stepped.turn();
+    assert_eq!(wants.calls.get(), 2, "it has gone without since");
+    assert!(wants.got.take().is_some());
+    stepped.other.set_starving(false);
     stepped.end();
 }

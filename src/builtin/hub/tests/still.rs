@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
-use crate::service::Requests;
+use crate::service::{Attention, Requests};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
@@ -141,6 +141,7 @@ impl Still {
             sent: 0,
             now: self.now,
             pool: &worker.pool,
+            attention: &Attention::default(),
             input: &mut client.input,
             output: &mut client.output,
         };

@@ -76,6 +76,8 @@ pub(crate) enum Event {
     Ended,
     /// Recv completed without a buffer.
     NoBuffer,
+    /// The service has found no buffer: no Recv before `BufferCame`.
+    WantBuffer,
     /// The connection's turn for a buffer has come.
     BufferCame,
     /// Send completed, in part or in whole.
@@ -176,6 +178,11 @@ impl Machine {
         self.tx == Tx::Shut
     }
 
+    /// Whether receiving waits for a buffer.
+    pub(crate) fn awaits_buffer(&self) -> bool {
+        self.rx == Rx::AwaitingBuffer
+    }
+
     #[inline]
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
@@ -218,7 +225,9 @@ impl Machine {
                     && !matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
             }
             Event::Closed => self.phase == Phase::Closing,
-            Event::Pause | Event::Unpause | Event::HalfClose => self.phase == Phase::Open,
+            Event::WantBuffer | Event::Pause | Event::Unpause | Event::HalfClose => {
+                self.phase == Phase::Open
+            }
             Event::Finish | Event::Abort => self.phase != Phase::Closed,
         }
     }
@@ -241,6 +250,9 @@ impl Machine {
             Event::Received | Event::RecvCancelled | Event::BufferCame => self.rx = Rx::Idle,
             Event::Ended => self.rx = Rx::Ended,
             Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
+            Event::WantBuffer if self.rx == Rx::Idle => self.rx = Rx::AwaitingBuffer,
+            // What is being received is still delivered.
+            Event::WantBuffer => {}
             Event::ShutDown => self.tx = Tx::Shut,
             Event::RecvFailed => {
                 self.rx = Rx::Idle;

@@ -4,11 +4,12 @@
 use super::*;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-const EVENTS: [Event; 18] = [
+const EVENTS: [Event; 19] = [
     Event::Connected,
     Event::Received,
     Event::Ended,
     Event::NoBuffer,
+    Event::WantBuffer,
     Event::BufferCame,
     Event::Sent,
     Event::ShutDown,
@@ -176,7 +177,9 @@ fn an_event_is_allowed_exactly_when_what_it_ends_has_begun() {
                 Event::SendCancelled => ops.sends() && ops.cancel,
                 Event::CancelDone => ops.cancel && !ops.recv && !ops.sends(),
                 Event::Closed => ops.close,
-                Event::Pause | Event::Unpause | Event::HalfClose => machine.phase == Phase::Open,
+                Event::WantBuffer | Event::Pause | Event::Unpause | Event::HalfClose => {
+                    machine.phase == Phase::Open
+                }
                 Event::Finish | Event::Abort => machine.phase != Phase::Closed,
             };
             assert_eq!(machine.allows(event), possible, "{event:?} in {machine:?}");
@@ -308,6 +311,17 @@ fn a_pause_stops_reading_and_ends_with_the_connection() {
         assert!(!machine.is_paused(), "{end:?}");
         assert_ne!(machine.peek(false), Action::Rest, "{end:?}");
     }
+}
+
+#[test]
+fn a_connection_whose_service_waits_for_a_buffer_is_not_read_until_one_comes() {
+    let mut machine = Machine::accepted(true);
+    machine.apply(Event::WantBuffer);
+    assert_eq!([true, false].map(|output| machine.next(output)), [Action::Send, Action::Rest]);
+    machine.apply(Event::BufferCame);
+    assert_eq!(machine.next(false), Action::Recv);
+    machine.apply(Event::WantBuffer);
+    assert!(machine.allows(Event::Received) && !machine.awaits_buffer(), "it was begun before");
 }
 
 #[test]
