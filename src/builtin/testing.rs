@@ -86,6 +86,7 @@ impl<S: Service> Rig<S> {
             now: Time::ZERO,
             pool: &self.pool,
             attention: &self.attention,
+            timer: &mut Time::MAX.clone(),
             input: &mut self.input,
             output: &mut output,
         };

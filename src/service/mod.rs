@@ -28,9 +28,9 @@ pub use factory::{ServiceFactory, ServicePlan, WorkerContext};
 pub enum Answer {
     /// Send the output, if there is any; then read on.
     Continue,
-    /// Send the output, do not begin to read until this time; then [`Service::timer`] is called.
-    /// What was being received already (after a [`Service::timer`] that came while nothing had
-    /// arrived) is still handed in.
+    /// Send the output and do not begin to read before this time; then [`Service::timer`] is called.
+    /// A receive that is under way is still handed in. This sets the connection's timer; to set it
+    /// without a pause in reading, see [`Connection::set_timer`].
     WaitUntil(Time),
     /// Send the output, then FIN, and read on: [`Service::peer_closed`] comes when the peer has
     /// closed its side too. What is put on the output after this is not sent.
@@ -56,6 +56,7 @@ pub struct Connection<'a> {
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
     pub(crate) attention: &'a Attention,
+    pub(crate) timer: &'a mut Time,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
     /// handed in again with what arrives later.
     pub input: &'a mut Chain,
@@ -86,6 +87,49 @@ impl Connection<'_> {
     /// [`Service::fresh_clock`], read just before the call.
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// Sets the connection's timer: [`Service::timer`] is called at that time, or up to 2 ms later
+    /// on a machine that is not overloaded. Reading goes on meanwhile. A time that has passed is due
+    /// at once; [`Time::MAX`] turns the timer off.
+    ///
+    /// A connection has one timer. This replaces the time that was set before, here or by
+    /// [`Answer::WaitUntil`], whose pause then lasts until the new time. A timer fires once, and
+    /// not after the connection has begun to close.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use echopool::service::{Answer, Connection, Service};
+    ///
+    /// /// Sends a line to each client once a second, whatever the client sends.
+    /// #[derive(Clone)]
+    /// struct Heartbeat;
+    ///
+    /// impl Service for Heartbeat {
+    ///     type Session = ();
+    ///
+    ///     fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         connection.set_timer(connection.now() + Duration::from_secs(1));
+    ///         Answer::Continue
+    ///     }
+    ///
+    ///     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         connection.input.consume(connection.input.len());
+    ///         Answer::Continue
+    ///     }
+    ///
+    ///     fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         if connection.output.is_empty() {
+    ///             connection.send(b"still here\n");
+    ///         }
+    ///         connection.set_timer(connection.now() + Duration::from_secs(1));
+    ///         Answer::Continue
+    ///     }
+    /// }
+    /// ```
+    pub fn set_timer(&mut self, at: Time) {
+        *self.timer = at;
+        self.attention.insert(Attention::SET_TIMER);
     }
 
     /// Bytes that came after this side had begun to close, and were thrown away. Known in
@@ -191,6 +235,8 @@ impl Attention {
     pub(crate) const WANTS_BUFFER: u8 = 2;
     /// The service waits for a buffer: the connection is in the queue of those.
     pub(crate) const WAITS: u8 = 4;
+    /// The service has set the connection's timer in this call.
+    pub(crate) const SET_TIMER: u8 = 8;
 
     #[inline]
     pub(crate) fn any(&self) -> bool {
@@ -332,8 +378,8 @@ pub trait Service: 'static {
         Answer::CloseAfterSend
     }
 
-    /// The time of an earlier [`Answer::WaitUntil`] has come, or [`Turn::wake`] was called for this
-    /// connection.
+    /// The time has come that [`Connection::set_timer`] or [`Answer::WaitUntil`] has set, or
+    /// [`Turn::wake`] was called for this connection.
     fn timer(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
         Answer::Continue
     }

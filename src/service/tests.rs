@@ -19,6 +19,7 @@ fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
         now: Time::ZERO,
         pool: &pool,
         attention: &Attention::default(),
+        timer: &mut Time::MAX.clone(),
         input: &mut Chain::new(&pool),
         output: &mut Chain::new(&pool),
     });

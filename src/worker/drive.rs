@@ -324,6 +324,8 @@ impl<S: Service> Core<S> {
             let (id, peer) = (context.id, context.peer);
             log::debug!("connect id={id} peer={peer} connections={connections}");
         }
+        // From here on the deadline is the service's timer.
+        self.context(key).deadline = Time::MAX;
         self.schedule(key);
         self.ask(engine, key, CloseReason::Service, S::open);
     }

@@ -231,6 +231,9 @@ impl<S: Service> Core<S> {
         if self.context(key).attention.remove(Attention::WANTS_BUFFER) {
             self.wait_for_service(key);
         }
+        if self.context(key).attention.remove(Attention::SET_TIMER) {
+            self.schedule(key);
+        }
         self.holds_back(key, input_before);
     }
 
@@ -363,22 +366,26 @@ impl<S: Service> Core<S> {
     fn due(&mut self, key: Key) -> (Time, Due) {
         let stalled = self.stalled.contains(key.slot());
         let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
-        let send_timeout = self.rules.send_timeout;
+        let (now, send_timeout) = (self.now, self.rules.send_timeout);
         let idle_timeout = self.rules.idle_timeout;
         let context: &Context<S::Session> = self.context(key);
         let machine = &context.machine;
         let after = |since: Time, span: Option<Duration>| span.map_or(Time::MAX, |s| since + s);
         match machine.phase() {
             Phase::Open if machine.is_connecting() => (context.deadline, Due::Connect),
-            Phase::Open | Phase::Finishing if stalled => {
-                let send = (after(context.stalled_since, send_timeout), Due::Send);
-                let pause = (context.deadline, Due::Pause);
-                if machine.is_paused() && pause.0 < send.0 { pause } else { send }
+            Phase::Open => {
+                let other = if stalled {
+                    (after(context.stalled_since, send_timeout), Due::Send)
+                } else if machine.is_paused() {
+                    (Time::MAX, Due::Idle)
+                } else {
+                    // The peer of a queued one has sent something, and this side has not come to it.
+                    let since = if queued { now } else { context.active_at };
+                    (after(since, idle_timeout), Due::Idle)
+                };
+                if context.deadline < other.0 { (context.deadline, Due::Timer) } else { other }
             }
-            Phase::Open if machine.is_paused() => (context.deadline, Due::Pause),
-            // Its peer has sent something; it is this side that has not come to it.
-            Phase::Open if queued => (after(self.now, idle_timeout), Due::Idle),
-            Phase::Open => (after(context.active_at, idle_timeout), Due::Idle),
+            Phase::Finishing if stalled => (after(context.stalled_since, send_timeout), Due::Send),
             Phase::Lingering => (context.deadline, Due::Linger),
             Phase::Finishing | Phase::Aborting | Phase::Closing | Phase::Closed => {
                 (Time::MAX, Due::Idle)
@@ -409,15 +416,21 @@ impl<S: Service> Core<S> {
             Due::Send => self.give_up_sending(engine, key),
             Due::Idle => self.finish(key, CloseReason::IdleTimeout),
             Due::Linger => self.close_now(key, CloseReason::PeerLost),
-            Due::Pause => self.timer_came(engine, key),
+            Due::Timer => self.timer_came(engine, key),
         }
         self.drive(engine, key);
         self.serve_waiters(engine);
     }
 
-    /// The time that a service waits for has come, or it has asked to be called before.
+    /// The service's timer is due, or the service has asked to be called before that.
     pub(super) fn timer_came<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        self.context(key).machine.apply(Event::Unpause);
+        let now = self.now;
+        let context = self.context(key);
+        // To be called earlier ends a pause, but is not the timer of one that is read.
+        if context.machine.is_paused() || context.deadline <= now {
+            context.deadline = Time::MAX;
+        }
+        context.machine.apply(Event::Unpause);
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             service.timer(connection, session)
         });
@@ -436,6 +449,6 @@ enum Due {
     Idle,
     /// The end of lingering.
     Linger,
-    /// The end of a service's pause.
-    Pause,
+    /// The service's own timer.
+    Timer,
 }

@@ -143,6 +143,7 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
         now: Time::ZERO,
         pool: &pool,
         attention: &Attention::default(),
+        timer: &mut Time::MAX.clone(),
         input: &mut input,
         output: &mut output,
     };

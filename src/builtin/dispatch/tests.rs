@@ -24,6 +24,7 @@ fn request(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usiz
         now: Time::ZERO,
         pool,
         attention: &Attention::default(),
+        timer: &mut Time::MAX.clone(),
         input: &mut Chain::from(lease),
         output: &mut Chain::new(pool),
     };

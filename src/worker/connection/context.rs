@@ -34,7 +34,7 @@ pub(crate) struct Context<Session> {
     pub(crate) output: Chain,
     /// When bytes last moved.
     pub(crate) active_at: Time,
-    /// What the phase waits for: a connect's deadline, the end of a pause, of lingering.
+    /// What the phase waits for: a connect's deadline, the service's timer, the end of lingering.
     pub(crate) deadline: Time,
     /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
     pub(crate) stalled_since: Time,
@@ -109,6 +109,7 @@ impl<Session> Context<Session> {
             now,
             pool,
             attention: &self.attention,
+            timer: &mut self.deadline,
             input: &mut self.input,
             output: &mut self.output,
         };

@@ -209,3 +209,96 @@ fn a_worker_gives_way_to_others_before_it_takes_back_what_it_has_given() {
     stepped.other.set_starving(false);
     stepped.end();
 }
+
+/// Sets its timer when the connection is there, notes when it is called, and takes what comes.
+#[derive(Clone, Default)]
+struct Timed {
+    set: Rc<Cell<Option<Time>>>,
+    fired: Rc<RefCell<Vec<Time>>>,
+    received: Rc<Cell<usize>>,
+    wakes: Rc<Cell<Option<ConnectionId>>>,
+}
+
+const LATER: Duration = Duration::from_millis(50);
+
+impl Service for Timed {
+    type Session = ();
+
+    fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.set_timer(connection.now() + LATER);
+        self.set.set(Some(connection.now() + LATER));
+        Answer::Continue
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.received.set(self.received.get() + connection.input.len());
+        connection.input.consume(connection.input.len());
+        Answer::Continue
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.fired.borrow_mut().push(connection.now());
+        Answer::Continue
+    }
+
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.wakes.take().inspect(|&id| turn.wake(id));
+        None
+    }
+}
+
+#[test]
+fn a_connection_is_read_while_its_timer_runs_which_fires_once() {
+    let timed = Timed::default();
+    let mut stepped = Stepped::new(2, |_| timed.clone());
+    stepped.client.write_all(b"x").unwrap();
+    stepped.turns_until("it is read", |_| timed.received.get() == 1);
+    let due = timed.set.get().unwrap();
+    assert!(stepped.worker.core.now >= due || timed.fired.borrow().is_empty(), "early");
+    stepped.turns_until("the timer fires", |_| !timed.fired.borrow().is_empty());
+    assert!(timed.fired.borrow()[0] >= due, "early");
+    stepped.turns_until("three times as long", |worker| worker.core.now >= due + 2 * LATER);
+    assert_eq!(timed.fired.borrow().len(), 1, "it fires once");
+    stepped.end();
+}
+
+#[test]
+fn waking_a_connection_that_is_read_leaves_its_timer() {
+    let timed = Timed::default();
+    let mut stepped = Stepped::new(2, |_| timed.clone());
+    stepped.turns_until("it is open", |_| timed.set.get().is_some());
+    timed.wakes.set(stepped.worker.inputs().next().map(|(id, _)| id));
+    stepped.turn();
+    let due = timed.set.get().unwrap();
+    stepped.turns_until("it is due", |worker| worker.core.now >= due + LATER);
+    let fired = timed.fired.borrow().clone();
+    assert_eq!(fired.len(), 2, "{fired:?}");
+    assert!(fired[1] >= due);
+    stepped.end();
+}
+
+/// Sets a timer that is later than the idle time-out.
+#[derive(Clone)]
+struct FarTimer;
+
+impl Service for FarTimer {
+    type Session = ();
+
+    fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.set_timer(connection.now() + GUARD);
+        Answer::Continue
+    }
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_connection_with_a_timer_can_be_idle() {
+    let config = Config::new().max_connections(10);
+    let (server, address) = start(config.idle_timeout(Some(LATER)), || FarTimer);
+    let client = connect(address);
+    until(&server, "closed", |total| total.closed(CloseReason::IdleTimeout) == 1);
+    drop(client);
+}

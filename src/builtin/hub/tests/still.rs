@@ -142,6 +142,7 @@ impl Still {
             now: self.now,
             pool: &worker.pool,
             attention: &Attention::default(),
+            timer: &mut Time::MAX.clone(),
             input: &mut client.input,
             output: &mut client.output,
         };
