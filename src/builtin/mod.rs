@@ -8,16 +8,19 @@ pub mod dispatch;
 pub mod echo;
 pub mod framed;
 pub mod hub;
+pub mod list;
 pub mod message_echo;
+pub mod option;
 #[cfg(test)]
 pub mod testing;
 pub mod url;
 
 pub use chargen::Chargen;
-pub use delay::Delay;
-pub use delimited::Delimited;
+pub use delay::{Delay, DelayOptions};
+pub use delimited::{After, Delimited, MessageOptions};
 pub use discard::Discard;
 pub use dispatch::OfListener;
 pub use echo::Echo;
-pub use framed::Framed;
-pub use hub::Hub;
+pub use framed::{Framed, FramedOptions};
+pub use hub::{Hub, HubOptions, Slow};
+pub use list::ServiceOptions;

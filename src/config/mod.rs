@@ -1,9 +1,9 @@
 //! The limits of a server: what is asked for ([`Config`]), checked and completed ([`Limits`]), and
 //! what memory it comes to ([`MemorySum`]).
 //!
-//! Every limit of the project is a constant of this file, or one that it re-exports, with its
-//! reason. Checking changes
-//! nothing; the one side effect, raising the soft limit of open files, is a function of its own.
+//! Every limit of a server is a constant of this file, with its reason; those of a service stand
+//! beside the service. Checking changes nothing; the one side effect, raising the soft limit of open
+//! files, is a function of its own.
 
 use std::time::Duration;
 
@@ -89,58 +89,6 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Linger at most: the peer decides how much of it is used, and a connection slot is held so long.
 pub const LINGER_MAX: Duration = Duration::from_secs(600);
-
-/// Bytes of a frame by default: files and pictures of the usual sizes, and with the default buffers
-/// 64 of 4096 for one.
-pub const FRAME_BYTES: u32 = 1 << 20;
-
-/// Bytes of a frame or of a message at most: what a signed length of 4 bytes can say.
-pub const FRAME_BYTES_MAX: u32 = i32::MAX as u32;
-
-/// Bytes of a delimited message by default: text that somebody types or a program logs.
-pub const MESSAGE_BYTES: u32 = 64 << 10;
-
-/// Bytes of a message that are shown in the log by default: two lines of a terminal.
-pub const SHOW_BYTES: u32 = 200;
-
-/// Bytes of a message that are shown at most: escaped they become up to four times as many, and
-/// longer lines are what programs that read logs cut off.
-pub const SHOW_BYTES_MAX: u32 = 64 << 10;
-
-/// Bytes of a message of the hub at most: one buffer holds it for all clients of a worker, and the
-/// default ones have so many.
-pub const HUB_MESSAGE_BYTES_MAX: u32 = 16 << 10;
-
-/// Bytes that may wait for one client of the hub by default: 16 of its longest messages.
-pub const HUB_QUEUE_BYTES: u32 = 256 << 10;
-
-/// Bytes that may wait for one client of the hub at most: no client is worth more memory.
-pub const HUB_QUEUE_BYTES_MAX: u32 = 1 << 30;
-
-/// Delay, mean and stall of the delay service at most: longer ones are time-outs, and sums of this
-/// are far from overflowing.
-pub const DELAY_MAX: Duration = Duration::from_secs(3600);
-
-/// Weight of a delay at most: finer shares than one in a million take more requests to be seen than
-/// are ever sent.
-pub const DELAY_WEIGHT_MAX: u32 = 1_000_000;
-
-/// Requests of one connection that may wait for their time by default. One server with a queue that
-/// is busy for 80 % of the time has more than that in it for 6 requests in ten million. Each takes
-/// 12 bytes, for each connection that there may be, on each worker.
-pub const DELAY_DEPTH: u32 = 64;
-
-/// Requests of one connection that may wait at most: what a receive of 64 KiB brings of one byte.
-pub const DELAY_DEPTH_MAX: u32 = 65_536;
-
-/// Bytes of one connection that may wait for their time by default: four full receives.
-pub const DELAY_HOLD_BYTES: u32 = 256 << 10;
-
-/// Bytes of one connection that may wait at most: no client is worth more memory.
-pub const DELAY_HOLD_BYTES_MAX: u32 = 1 << 30;
-
-/// The seed of the delay service's random numbers by default: a run can be repeated.
-pub const DELAY_SEED: u64 = 1;
 
 /// Address space of a worker's stack, given to the thread by this number so that the sum of memory
 /// is right whatever RUST_MIN_STACK says. Only the pages that are used become resident.

@@ -9,6 +9,9 @@ use crate::buffer::Chain;
 /// Bytes of the length in front of a frame.
 pub const LENGTH_BYTES: usize = 4;
 
+/// Bytes of a frame or of a message at most: what a signed length of 4 bytes can hold.
+pub const FRAME_BYTES_MAX: u32 = i32::MAX as u32;
+
 /// Bytes of a delimiter at most: longer ones are typing errors.
 pub const DELIMITER_MAX: usize = 16;
 

@@ -9,13 +9,14 @@
 //!
 //! * `law`: when a request departs. Pure.
 //! * `agenda`: which connection is due next. Pure.
+//! * `options`: how a law is written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
 
-use super::url::DelayOptions;
+use super::option::AnyOptions;
 use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
@@ -26,11 +27,13 @@ use crate::service::{
 
 mod agenda;
 pub mod law;
+mod options;
 #[cfg(test)]
 mod tests;
 
 use agenda::Agenda;
 pub use law::{Distribution, Law, Stall};
+pub use options::DelayOptions;
 
 /// An echo that is late by a law.
 ///
@@ -233,7 +236,7 @@ impl ServiceFactory for DelayOptions {
     type Service = Delay;
 
     fn check(&self, limits: &Limits) -> Result<(), String> {
-        DelayOptions::check(self)?;
+        self.checked(&[])?;
         match (limits.idle_timeout, self.law.longest()) {
             (Some(idle), Some(longest)) if idle <= longest => Err(format!(
                 "replies are up to {longest:?} late, but connections are closed when nothing moves \

@@ -1,8 +1,9 @@
 //! The services of the daemon behind one type, so that each listener can have its own: an enum of
-//! them, and the trait implemented by match. What each does is in its own file.
+//! them, and the trait implemented by match. Which there are is in `list`; what each does is in its
+//! own file.
 
-use super::url::ServiceOptions;
-use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub};
+use super::list::services;
+use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
@@ -13,10 +14,13 @@ use crate::service::{
 };
 
 macro_rules! builtin {
-    ($($(#[$doc:meta])* $name:ident: $service:ty,)*) => {
+    ($($url:ident: $name:ident = $service:ident $(($options:ident: $_type:ty))?, $what:literal;)*) => {
         /// One of the services that come with the daemon.
         enum Builtin {
-            $($(#[$doc])* $name($service),)*
+            $(
+                #[doc = concat!("`", stringify!($url), "://`: ", $what, ".")]
+                $name($service),
+            )*
         }
 
         /// What the service of a connection remembers of it.
@@ -26,7 +30,10 @@ macro_rules! builtin {
             /// The connection is not open yet.
             #[default]
             None,
-            $($(#[$doc])* $name(<$service as Service>::Session),)*
+            $(
+                #[doc = concat!("For [`Builtin::", stringify!($name), "`].")]
+                $name(<$service as Service>::Session),
+            )*
         }
 
         impl Builtin {
@@ -53,54 +60,33 @@ macro_rules! builtin {
                 }
             };
         }
-    };
-}
 
-builtin! {
-    /// RFC 862.
-    Echo: Echo,
-    /// RFC 863.
-    Discard: Discard,
-    /// RFC 864.
-    Chargen: Chargen,
-    /// Frames, after their length.
-    Framed: Framed,
-    /// Messages, up to a delimiter.
-    Message: Delimited,
-    /// Replies that are late by a law.
-    Delay: Delay,
-    /// Messages between clients.
-    Hub: Hub,
-}
-
-/// Uses the factory of a service, and what puts the service into a [`Builtin`].
-macro_rules! with_factory {
-    ($options:expr, ($factory:ident, $variant:pat) => $call:expr) => {
-        match $options {
-            ServiceOptions::Echo => match (Echo, Builtin::Echo) {
-                ($factory, $variant) => $call,
-            },
-            ServiceOptions::Discard => match (Discard, Builtin::Discard) {
-                ($factory, $variant) => $call,
-            },
-            ServiceOptions::Chargen => match (Chargen, Builtin::Chargen) {
-                ($factory, $variant) => $call,
-            },
-            ServiceOptions::Framed($factory) => match Builtin::Framed {
-                $variant => $call,
-            },
-            ServiceOptions::Message($factory) => match Builtin::Message {
-                $variant => $call,
-            },
-            ServiceOptions::Delay($factory) => match Builtin::Delay {
-                $variant => $call,
-            },
-            ServiceOptions::Hub($factory) => match Builtin::Hub {
-                $variant => $call,
-            },
+        /// Uses the factory of a service, and what puts the service into a [`Builtin`].
+        macro_rules! with_factory {
+            ($of:expr, ($factory:ident, $variant:pat) => $call:expr) => {
+                match $of {
+                    $(ServiceOptions::$name $(($options))? => {
+                        match (factory!($service $($options)?), Builtin::$name) {
+                            ($factory, $variant) => $call,
+                        }
+                    })*
+                }
+            };
         }
     };
 }
+
+/// The factory of a service: its options, or the service itself where it has none.
+macro_rules! factory {
+    ($service:ident) => {
+        $service
+    };
+    ($service:ident $options:ident) => {
+        $options
+    };
+}
+
+services!(builtin);
 
 /// Not inlined: an echo is inlined alone, so that what the others do does not lengthen its path.
 impl Builtin {
@@ -121,8 +107,7 @@ impl Builtin {
 /// ```
 /// use std::net::{Ipv6Addr, SocketAddr};
 /// use echopool::Config;
-/// use echopool::builtin::OfListener;
-/// use echopool::builtin::url::ServiceOptions;
+/// use echopool::builtin::{OfListener, ServiceOptions};
 ///
 /// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
 /// let config = Config::new().listen(anywhere).listen(anywhere).max_connections(100);

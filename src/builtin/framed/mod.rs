@@ -3,10 +3,52 @@
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
 };
-use super::url::FramedOptions;
+use super::option::{Allowed, ORDERS, Options, Row, row};
 use crate::config::Limits;
-use crate::protocol::framing::{Framing, Scan};
+use crate::protocol::framing::{ByteOrder, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
+
+/// Default of the longest frame: 64 of the 4096 default buffers, enough for most files and images.
+const MAX_FRAME: u32 = 1 << 20;
+
+/// Options of the length-prefixed echo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FramedOptions {
+    /// Byte order of the length. Default: little endian.
+    pub order: ByteOrder,
+    /// Longest frame without its length, in bytes; 1 to 2,147,483,647. Default: 1 MiB.
+    pub max_frame: u32,
+}
+
+impl Default for FramedOptions {
+    fn default() -> FramedOptions {
+        FramedOptions { order: ByteOrder::default(), max_frame: MAX_FRAME }
+    }
+}
+
+impl Options for FramedOptions {
+    const OPTIONS: &'static [Row<FramedOptions>] = &[
+        row("order", "ORDER", ORDERS, "byte order of numbers", |o| &mut o.order),
+        row(
+            "max-frame",
+            "SIZE",
+            Allowed::Size(1, FRAME_BYTES_MAX),
+            "longest frame, without its length",
+            |o| &mut o.max_frame,
+        ),
+    ];
+
+    fn framing(&self) -> Option<Framing> {
+        Some(FramedOptions::framing(self))
+    }
+}
+
+impl FramedOptions {
+    /// How the stream is divided into frames.
+    pub fn framing(&self) -> Framing {
+        Framing::Length { order: self.order, max: self.max_frame }
+    }
+}
 
 /// Sends each frame back, its length included, in the buffers it arrived in, when it is complete;
 /// frames that arrive together go back together. An empty frame is a frame.

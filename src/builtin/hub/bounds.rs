@@ -1,10 +1,10 @@
 //! The limits of a hub ([`Bounds`]): what is asked for, checked against a server's limits and
 //! completed.
 
+use super::options::{HubOptions, MESSAGE_MAX, QUEUE};
 use super::outbox::PARCEL_HEAD_BYTES;
 use crate::base::units::show_size;
-use crate::builtin::url::HubOptions;
-use crate::config::{HUB_MESSAGE_BYTES_MAX, HUB_QUEUE_BYTES, Limits};
+use crate::config::Limits;
 use crate::protocol::hub::MESSAGE_HEAD_BYTES;
 
 /// Bytes that stand in a buffer beside a message at most: its head, and that of the parcel in which
@@ -73,7 +73,7 @@ impl Bounds {
         }
         let (min, max) = (QUEUE_BUFFERS_MIN * size, count / QUEUE_SHARE * size);
         let asked = options.queue as usize;
-        if options.queue != HUB_QUEUE_BYTES && !(min..=max).contains(&asked) {
+        if options.queue != QUEUE && !(min..=max).contains(&asked) {
             return Err(format!(
                 "queue is {asked} bytes, but must be from {min} (two buffers) to {max} (a quarter \
                  of all {count} buffers of {}); ask for another queue (--queue), or for more \
@@ -103,7 +103,7 @@ impl Bounds {
         let fits = buffer_size - MESSAGE_OVERHEAD;
         Bounds {
             buffer_size,
-            max_message: fits.min(options.max_message.unwrap_or(HUB_MESSAGE_BYTES_MAX) as usize),
+            max_message: fits.min(options.max_message.unwrap_or(MESSAGE_MAX) as usize),
             queue,
             send: queue / SEND_SHARE,
             parts: queue / buffer_size + REFERENCES_EXTRA,

@@ -6,7 +6,7 @@ use super::local::{Held, Local};
 use super::members::{Member, Room};
 use super::outbox::{Kind, Workers};
 use crate::buffer::{Chain, Lease};
-use crate::builtin::url::Slow;
+use crate::builtin::Slow;
 use crate::protocol::framing::{LENGTH_BYTES, length};
 use crate::protocol::hub::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,

@@ -15,7 +15,7 @@ use super::outbox::{NoRoom, Owed, PARCELS_MAX, Post};
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
-use crate::builtin::url::{HubOptions, Slow};
+use crate::builtin::{HubOptions, Slow};
 use crate::error::CloseReason;
 use crate::protocol::framing::ByteOrder;
 use crate::protocol::hub as protocol;

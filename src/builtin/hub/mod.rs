@@ -7,6 +7,7 @@
 //! parts of the log in the member's own bounded queue.
 //!
 //! * `protocol`: the frames, written and read.
+//! * `hub_options`: what is chosen.
 //! * `options`: the limits that follow from what is chosen.
 //! * `members`: the clients of a worker, and whether there is room for more in their queues.
 //! * `log`: the buffer that is written once.
@@ -20,7 +21,6 @@ pub use crate::protocol::hub as protocol;
 
 use std::sync::Arc;
 
-use super::url::HubOptions;
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
@@ -37,19 +37,21 @@ mod local;
 mod log;
 mod members;
 mod not_sent;
+pub(crate) mod options;
 mod outbox;
 #[cfg(test)]
 mod tests;
 
 use bounds::Bounds;
 use local::Local;
+pub use options::{HubOptions, Slow};
 use outbox::{Post, Shared};
 
 /// Messages between clients. The services of all workers are one hub; that of another listener is
 /// another hub.
 ///
 /// ```
-/// use echopool::builtin::url::{HubOptions, Slow};
+/// use echopool::builtin::{HubOptions, Slow};
 /// use echopool::{Config, Server};
 ///
 /// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();

@@ -1,35 +1,29 @@
-//! A service and where it is, as both are written on a command line:
+//! The URL of a service: which service, where, and with which options.
 //!
 //! ```text
 //! [service://]address[?option=value[&option=value...]]
 //! ```
 //!
-//! The same text is given to the daemon, to the load generator and to `echopool connect`, and a
-//! ready line of the daemon is such a text. What an address may look like is the business of who
-//! listens or connects; what a service does with its options is in the service's own file. Here is
-//! the grammar; what options there are is in `options` and `delay`, what a value may be in `value`.
+//! The daemon, the load generator and `echopool connect` take the same text, and a ready line of
+//! the daemon is such a text. Whoever listens or connects reads the address. Which services there
+//! are, and which options and values they take, is declared beside the services
+//! ([`service`](crate::service)).
 //!
 //! Values are percent-decoded (RFC 3986), so that `&` and any byte can stand in them.
 
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::config::HUB_MESSAGE_BYTES_MAX;
-use crate::protocol::framing::Framing;
+pub use super::delay::DelayOptions;
+pub use super::delimited::{After, MessageOptions};
+pub use super::framed::FramedOptions;
+pub use super::hub::{HubOptions, Slow};
+pub use super::list::ServiceOptions;
 
-mod delay;
-mod options;
-mod value;
-
-pub use delay::DelayOptions;
-pub use options::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
-use value::{decode, escaped, order_word, size_word};
-pub(crate) use value::{delimiter, max_frame, max_message, on_or_off, order, queue, show};
-
-/// What stands for itself in a value: RFC 3986's unreserved characters, and those of the others
-/// that a query may have and that are written in values here.
+/// The characters that are percent-encoded in a value: all but the unreserved ones of RFC 3986 and
+/// those of the others that a query may have and that values contain.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -38,17 +32,6 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b',')
     .remove(b'/');
-
-/// The services by name, with the options that each takes.
-const SERVICES: [(&str, &[&str]); 7] = [
-    ("echo", &[]),
-    ("discard", &[]),
-    ("chargen", &[]),
-    ("framed", &["order", "max-frame"]),
-    ("message", &["delimiter", "after", "max-message", "show"]),
-    ("hub", &["order", "max-message", "queue", "slow", "notices"]),
-    ("delay", delay::NAMES),
-];
 
 /// A service at an address.
 ///
@@ -74,27 +57,7 @@ pub struct Spec {
     pub address: String,
 }
 
-/// A service, with its options.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ServiceOptions {
-    /// `echo://`, `tcp://`, or nothing.
-    Echo,
-    /// `discard://`
-    Discard,
-    /// `chargen://`
-    Chargen,
-    /// `framed://`
-    Framed(FramedOptions),
-    /// `message://`
-    Message(MessageOptions),
-    /// `hub://`
-    Hub(HubOptions),
-    /// `delay://`
-    Delay(DelayOptions),
-}
-
-/// A text that is not understood. It says what would have been.
+/// A text that is not a URL of a service. The message says what would be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpecError(String);
 
@@ -112,6 +75,49 @@ impl From<String> for SpecError {
     }
 }
 
+/// Values of options that hold where a URL does not give them, whatever the service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Defaults(Vec<Preset>);
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Preset {
+    option: String,
+    value: Vec<u8>,
+    source: String,
+}
+
+impl Defaults {
+    /// Sets the default of an option for every service that has it. A value may be in the range of
+    /// one service and not in that of another: [`Spec::parse`] returns the error for the latter.
+    /// `source` names the default in that error, for example `--max-message`.
+    ///
+    /// # Errors
+    /// No service has the option, or none takes the value.
+    pub fn set(&mut self, option: &str, value: &[u8], source: &str) -> Result<(), SpecError> {
+        let services = ServiceOptions::all();
+        let takes = |mut service: ServiceOptions| service.set_default(option, value);
+        match services.into_iter().filter_map(takes).min_by_key(Result::is_err) {
+            None => return Err(format!("'{option}' is no option with a default").into()),
+            Some(done) => done?,
+        }
+        let (option, value, source) = (option.to_owned(), value.to_owned(), source.to_owned());
+        self.0.push(Preset { option, value, source });
+        Ok(())
+    }
+
+    /// Sets the options of a service that are not among those given.
+    fn apply(&self, service: &mut ServiceOptions, given: &[&str]) -> Result<(), SpecError> {
+        for Preset { option, value, source } in &self.0 {
+            if !given.contains(&&option[..]) {
+                let done = service.set_default(option, value).unwrap_or(Ok(()));
+                done.map_err(|error| format!("{source}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Spec {
     type Err = SpecError;
 
@@ -121,14 +127,15 @@ impl FromStr for Spec {
 }
 
 impl Spec {
-    /// Understands a text. Options that it does not have are those of `defaults`.
+    /// Parses a text. Options that it does not have are those of `defaults`.
     ///
     /// # Errors
     /// An unknown service or option, an option of another service, a value out of its range.
     pub fn parse(text: &str, defaults: &Defaults) -> Result<Spec, SpecError> {
-        let (name, rest) = text.split_once("://").unwrap_or(("echo", text));
+        // A transport has its place here: behind a plus in the scheme (`framed+tls`).
+        let (scheme, rest) = text.split_once("://").unwrap_or(("echo", text));
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut service = ServiceOptions::named(name, defaults)?;
+        let mut service = ServiceOptions::named(scheme)?;
         let mut given: Vec<&str> = Vec::new();
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option
@@ -138,17 +145,17 @@ impl Spec {
                 return Err(format!("the option {name} is given twice").into());
             }
             given.push(name);
-            service.set(name, &decode(value)?)?;
+            let done = service.set(name, &decode(value)?).ok_or_else(|| has_no(&service, name))?;
+            done.map_err(|error| format!("{name}: {error}"))?;
         }
-        service.check()?;
-        if let ServiceOptions::Delay(_) = service {
-            delay::check_given(&given)?;
-        }
+        defaults.apply(&mut service, &given)?;
+        service.options().checked(&given)?;
         Ok(Spec { service, address: address.to_owned() })
     }
 }
 
-/// As it is parsed: the options that are not the default ones are written.
+/// In the canonical form: with the options that differ from their defaults, in the order in which
+/// they are declared.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.service.name() {
@@ -156,8 +163,7 @@ impl fmt::Display for Spec {
             name => name,
         };
         write!(f, "{scheme}://{}", self.address)?;
-        let options = self.service.written();
-        for (at, (name, value)) in options.iter().enumerate() {
+        for (at, (name, value)) in self.service.options().written().iter().enumerate() {
             let mark = if at == 0 { '?' } else { '&' };
             write!(f, "{mark}{name}={}", percent_encode(value, ENCODED))?;
         }
@@ -166,193 +172,53 @@ impl fmt::Display for Spec {
 }
 
 impl ServiceOptions {
-    /// The service's name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            ServiceOptions::Echo => "echo",
-            ServiceOptions::Discard => "discard",
-            ServiceOptions::Chargen => "chargen",
-            ServiceOptions::Framed(_) => "framed",
-            ServiceOptions::Message(_) => "message",
-            ServiceOptions::Hub(_) => "hub",
-            ServiceOptions::Delay(_) => "delay",
-        }
-    }
-
-    /// How the stream is cut into messages: for framed and message. `None` for services of plain
-    /// bytes; and for the hub, whose frames carry a protocol of their own.
-    pub fn framing(&self) -> Option<Framing> {
-        match self {
-            ServiceOptions::Framed(options) => Some(options.framing()),
-            ServiceOptions::Message(options) => Some(options.framing()),
-            _ => None,
-        }
-    }
-
-    fn named(name: &str, defaults: &Defaults) -> Result<ServiceOptions, SpecError> {
-        Ok(match name {
-            "echo" | "tcp" => ServiceOptions::Echo,
-            "discard" => ServiceOptions::Discard,
-            "chargen" => ServiceOptions::Chargen,
-            "framed" => ServiceOptions::Framed(defaults.framed),
-            "message" => ServiceOptions::Message(defaults.message),
-            "hub" => ServiceOptions::Hub(defaults.hub),
-            "delay" => ServiceOptions::Delay(DelayOptions::default()),
-            _ => {
-                let names = SERVICES.map(|(name, _)| name).join(", ");
-                return Err(
-                    format!("'{name}' is no service; there are {names} (tcp is echo)").into()
-                );
-            }
+    fn named(name: &str) -> Result<ServiceOptions, SpecError> {
+        let name = if name == "tcp" { "echo" } else { name };
+        let all = ServiceOptions::all();
+        all.iter().find(|service| service.name() == name).copied().ok_or_else(|| {
+            let names = all.iter().map(ServiceOptions::name).collect::<Vec<_>>().join(", ");
+            SpecError(format!("'{name}' is no service; there are {names} (tcp is echo)"))
         })
     }
 
-    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), SpecError> {
-        match self.try_set(name, value) {
-            Some(done) => done.map_err(|error| SpecError(format!("{name}: {error}"))),
-            None => Err(self.has_no(name)),
-        }
+    /// As [`set`](ServiceOptions::set), for services whose options have defaults of the user's.
+    fn set_default(&mut self, option: &str, value: &[u8]) -> Option<Result<(), String>> {
+        if self.options().has_flags() { self.set(option, value) } else { None }
     }
 
-    /// `None` if the service has no such option.
-    fn try_set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
-        let text = || std::str::from_utf8(value).map_err(|_| "this is no text".to_owned());
-        let done = match (self, name) {
-            (ServiceOptions::Framed(framed), "order") => {
-                text().and_then(order).map(|order| framed.order = order)
-            }
-            (ServiceOptions::Framed(framed), "max-frame") => {
-                text().and_then(max_frame).map(|max| framed.max_frame = max)
-            }
-            (ServiceOptions::Message(message), "delimiter") => {
-                delimiter(value).map(|delimiter| message.delimiter = delimiter)
-            }
-            (ServiceOptions::Message(message), "after") => {
-                text().and_then(str::parse).map(|after| message.after = after)
-            }
-            (ServiceOptions::Message(message), "max-message") => {
-                text().and_then(max_message).map(|max| message.max_message = max)
-            }
-            (ServiceOptions::Message(message), "show") => {
-                text().and_then(show).map(|show| message.show = show)
-            }
-            (ServiceOptions::Hub(hub), "order") => {
-                text().and_then(order).map(|order| hub.order = order)
-            }
-            (ServiceOptions::Hub(hub), "max-message") => {
-                text().and_then(max_message).map(|max| hub.max_message = Some(max))
-            }
-            (ServiceOptions::Hub(hub), "queue") => {
-                text().and_then(queue).map(|queue| hub.queue = queue)
-            }
-            (ServiceOptions::Hub(hub), "slow") => {
-                text().and_then(str::parse).map(|slow| hub.slow = slow)
-            }
-            (ServiceOptions::Hub(hub), "notices") => {
-                text().and_then(on_or_off).map(|notices| hub.notices = notices)
-            }
-            (ServiceOptions::Delay(delay), _) => match text() {
-                Ok(text) => return delay.try_set(name, text),
-                Err(error) => Err(error),
-            },
-            _ => return None,
-        };
-        Some(done)
+    /// The names of the options.
+    fn option_names(&self) -> Vec<&'static str> {
+        self.options().about().iter().map(|(about, _)| about.name).collect()
     }
+}
 
-    fn has_no(&self, option: &str) -> SpecError {
-        let service = self.name();
-        let owners: Vec<&str> = SERVICES
-            .iter()
-            .filter(|(_, options)| options.contains(&option))
-            .map(|(name, _)| *name)
-            .collect();
-        let what = match owners.is_empty() {
-            true => format!("'{option}' is no option"),
-            false => format!("'{option}' is an option of {}, not of {service}", owners.join(", ")),
-        };
-        let own = SERVICES.iter().find(|(name, _)| *name == service).map_or(&[][..], |(_, o)| *o);
-        match own {
-            [] => SpecError(format!("{what}; {service} takes none")),
-            _ => SpecError(format!("{what}; {service} takes {}", own.join(", "))),
+/// The error for an option that the service does not have: who has it, and what the service has.
+fn has_no(service: &ServiceOptions, option: &str) -> SpecError {
+    let own = match &service.option_names()[..] {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    let service = service.name();
+    let all = ServiceOptions::all();
+    let owners = all.iter().filter(|other| other.option_names().contains(&option));
+    let what = match &owners.map(ServiceOptions::name).collect::<Vec<_>>()[..] {
+        [] => format!("'{option}' is no option"),
+        owners => format!("'{option}' is an option of {}, not of {service}", owners.join(", ")),
+    };
+    SpecError(format!("{what}; {service} takes {own}"))
+}
+
+/// The bytes of a percent-encoded value.
+fn decode(value: &str) -> Result<Vec<u8>, SpecError> {
+    for (at, _) in value.match_indices('%') {
+        let digits = value.as_bytes().get(at + 1..at + 3);
+        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            return Err(SpecError(format!(
+                "'{value}': two hexadecimal digits must follow a % (%25 stands for it)"
+            )));
         }
     }
-
-    /// What goes together: the options may come from flags and from the text.
-    fn check(&self) -> Result<(), SpecError> {
-        match self {
-            ServiceOptions::Message(message) => {
-                let (max, end) = (message.max_message, message.delimiter.bytes());
-                if (max as usize) < end.len() {
-                    let (end, len) = (end.escape_ascii(), end.len());
-                    return Err(SpecError(format!(
-                        "max-message is {max}, but the delimiter '{end}' alone has {len} bytes"
-                    )));
-                }
-            }
-            ServiceOptions::Hub(HubOptions { max_message: Some(max), .. })
-                if *max > HUB_MESSAGE_BYTES_MAX =>
-            {
-                return Err(SpecError(format!(
-                    "max-message is {max}, but a hub's messages have at most \
-                     {HUB_MESSAGE_BYTES_MAX} bytes"
-                )));
-            }
-            ServiceOptions::Delay(delay) => delay.check()?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The options that are not the default ones, with their values before percent-encoding.
-    fn written(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let standard = Defaults::default();
-        let mut options = Vec::new();
-        let mut put = |differs: bool, name: &'static str, value: &dyn Fn() -> Vec<u8>| {
-            if differs {
-                options.push((name, value()));
-            }
-        };
-        match self {
-            ServiceOptions::Echo | ServiceOptions::Discard | ServiceOptions::Chargen => {}
-            ServiceOptions::Framed(framed) => {
-                let usual = standard.framed;
-                put(framed.order != usual.order, "order", &|| order_word(framed.order).into());
-                put(framed.max_frame != usual.max_frame, "max-frame", &|| {
-                    size_word(framed.max_frame)
-                });
-            }
-            ServiceOptions::Message(message) => {
-                let usual = standard.message;
-                put(message.delimiter != usual.delimiter, "delimiter", &|| {
-                    escaped(message.delimiter.bytes())
-                });
-                put(message.after != usual.after, "after", &|| message.after.word().into());
-                put(message.max_message != usual.max_message, "max-message", &|| {
-                    size_word(message.max_message)
-                });
-                put(message.show != usual.show, "show", &|| size_word(message.show));
-            }
-            ServiceOptions::Hub(hub) => {
-                let usual = standard.hub;
-                put(hub.order != usual.order, "order", &|| order_word(hub.order).into());
-                let max_message = hub.max_message;
-                put(max_message.is_some(), "max-message", &|| {
-                    size_word(max_message.unwrap_or_default())
-                });
-                put(hub.queue != usual.queue, "queue", &|| size_word(hub.queue));
-                put(hub.slow != usual.slow, "slow", &|| hub.slow.word().into());
-                put(hub.notices != usual.notices, "notices", &|| {
-                    if hub.notices { "on" } else { "off" }.into()
-                });
-            }
-            ServiceOptions::Delay(delay) => {
-                let bytes = |(name, word): (_, String)| (name, word.into_bytes());
-                return delay.written().into_iter().map(bytes).collect();
-            }
-        }
-        options
-    }
+    Ok(percent_decode_str(value).collect())
 }
 
 #[cfg(test)]

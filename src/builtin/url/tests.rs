@@ -6,8 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::builtin::delay::{Distribution, Law, Stall};
-use crate::config::{FRAME_BYTES_MAX, HUB_QUEUE_BYTES_MAX, SHOW_BYTES_MAX};
-use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter};
+use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
 
 fn parse(text: &str) -> Spec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -28,7 +27,9 @@ fn echo_is_meant_where_no_service_is_named() {
 
 #[test]
 fn every_service_has_its_name_and_the_stated_defaults() {
-    for (name, _) in SERVICES {
+    let names = ["echo", "discard", "chargen", "framed", "message", "hub", "delay"];
+    assert_eq!(ServiceOptions::all().iter().map(ServiceOptions::name).collect::<Vec<_>>(), names);
+    for name in names {
         let spec = parse(&format!("{name}://[::1]:7"));
         assert_eq!((spec.service.name(), &spec.address[..]), (name, "[::1]:7"));
     }
@@ -81,8 +82,8 @@ fn every_option_is_read() {
 #[test]
 fn the_defaults_given_take_the_place_of_the_usual_ones() {
     let mut defaults = Defaults::default();
-    defaults.framed.order = ByteOrder::Big;
-    defaults.framed.max_frame = 9;
+    defaults.set("order", b"big", "--order").unwrap();
+    defaults.set("max-frame", b"9", "--max-frame").unwrap();
     let spec = Spec::parse("framed://7?max-frame=10", &defaults).unwrap();
     assert_eq!(
         spec.service,
@@ -182,14 +183,14 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
         .prop_map(|(order, max_frame)| ServiceOptions::Framed(FramedOptions { order, max_frame }));
     let after = prop_oneof![Just(After::Close), Just(After::Keep)];
     let bytes = proptest::collection::vec(any::<u8>(), 1..=DELIMITER_MAX);
-    let message = (bytes, after, 16..=FRAME_BYTES_MAX, 0..=SHOW_BYTES_MAX);
+    let message = (bytes, after, 16..=FRAME_BYTES_MAX, 0..=65_536_u32);
     let message = message.prop_map(|(bytes, after, max_message, show)| {
         let delimiter = Delimiter::new(&bytes).unwrap();
         ServiceOptions::Message(MessageOptions { delimiter, after, max_message, show })
     });
-    let max_message = proptest::option::of(1..=HUB_MESSAGE_BYTES_MAX);
+    let max_message = proptest::option::of(1..=16_384_u32);
     let slow = prop_oneof![Just(Slow::Drop), Just(Slow::Close)];
-    let hub = (order(), max_message, 1..=HUB_QUEUE_BYTES_MAX, slow, any::<bool>());
+    let hub = (order(), max_message, 1..=(1_u32 << 30), slow, any::<bool>());
     let hub = hub.prop_map(|(order, max_message, queue, slow, notices)| {
         ServiceOptions::Hub(HubOptions { order, max_message, queue, slow, notices })
     });
@@ -269,7 +270,7 @@ fn a_law_that_is_not_understood_is_told_what_would_be() {
         ("stall=1s", "100ms/1s"),
         ("stall=1s/1s", "100ms/1s"),
         ("stall=0s/1s", "100ms/1s"),
-        ("queue=2", "0 (each is delayed by itself) or 1"),
+        ("queue=2", "must be 1 or 0 (1: all requests queue for one server; 0: each"),
         ("depth=0", "from 1 to 65536"),
         ("depth=65537", "from 1 to 65536"),
         ("hold=0", "from 1 to 1073741824"),

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::builtin::url::Slow;
+use crate::builtin::Slow;
 
 /// A client that is read without waiting, so that few threads have many of them.
 struct Polled {

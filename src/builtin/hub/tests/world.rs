@@ -4,7 +4,7 @@
 use super::super::local::{COST_MAX, COST_OF_REQUEST};
 use super::still::*;
 use super::*;
-use crate::builtin::url::Slow;
+use crate::builtin::Slow;
 use crate::shared::mailbox::Command;
 
 pub(super) const SIZE: usize = 1024;

@@ -18,39 +18,37 @@ use log::LevelFilter;
 
 use crate::base::endpoint::Endpoint;
 use crate::base::units;
-use crate::builtin::url::{self, After, Defaults, FramedOptions, HubOptions, MessageOptions};
-use crate::builtin::url::{ServiceOptions, Slow, Spec};
+use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
 use crate::net::bind;
-use crate::protocol::framing::{ByteOrder, Delimiter};
 
-const EXAMPLE: &str = "\
+mod options;
+
+use options::OptionFlags;
+
+fn after_help() -> String {
+    format!(
+        "\
 Commands (echopool COMMAND --help tells more):
   serve    what is described here; the default, so that the word may be left out
-  connect  a client for people: lines typed are sent, what arrives is shown
+  connect  a client for people: it sends the lines that are typed and shows what arrives
 
-What is listened on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
-  echo, discard, chargen  RFC 862, 863, 864
-  framed                  echo of frames, after their length; order, max-frame
-  message                 echo of messages, up to a delimiter; delimiter, after, max-message, show
-  hub                     clients send to one another; order, max-message, queue, slow, notices
-  delay                   echo that is late by a law; fixed, uniform, bimodal, exp, queue, stall,
-                          size, depth, hold, seed
-
+An address to listen on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
+{}
 Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
 
-Examples: 10,000 clients at most, on the local machine only, and rates once a second:
+Examples: at most 10,000 clients, on the local machine only, and rates once a second:
   echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s
-Three services at once, lines among them:
-  echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'";
-
-/// The heading of the flags that are defaults.
-const OPTIONS: &str = "Defaults of the services' options";
+Three services at once, one of them lines:
+  echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'",
+        options::services()
+    )
+}
 
 /// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more, out
 /// of memory that is fixed at start.
 #[derive(clap::Parser, Debug)]
-#[command(name = "echopool", version, after_help = EXAMPLE, next_line_help = true)]
+#[command(name = "echopool", version, after_help = after_help(), next_line_help = true)]
 pub(crate) struct Cli {
     /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777; with a service:
     /// framed://7777?order=big (see below); may be repeated
@@ -117,47 +115,8 @@ pub(crate) struct Cli {
     #[arg(long)]
     busy_poll: bool,
 
-    /// framed, hub: how numbers are written, little or big
-    #[arg(long, value_name = "ORDER", default_value = "little", value_parser = url::order)]
-    #[arg(help_heading = OPTIONS)]
-    order: ByteOrder,
-
-    /// framed: the longest frame, 1 to 2147483647
-    #[arg(long, value_name = "SIZE", default_value = "1Mi", value_parser = url::max_frame)]
-    #[arg(help_heading = OPTIONS)]
-    max_frame: u32,
-
-    /// message: what ends a message, 1 to 16 bytes, with \n \r \t \0 \\ \xNN
-    #[arg(long, value_name = "BYTES", default_value = "<EOF>", value_parser = delimiter)]
-    #[arg(help_heading = OPTIONS)]
-    delimiter: Delimiter,
-
-    /// message: close the connection after a message, or keep it
-    #[arg(long, value_name = "WHAT", default_value = "close", help_heading = OPTIONS)]
-    after: After,
-
-    /// message, hub: the longest message [default: message 64Ki, hub a buffer, 16Ki at most]
-    #[arg(long, value_name = "SIZE", value_parser = url::max_message, help_heading = OPTIONS)]
-    max_message: Option<u32>,
-
-    /// message: how much of a message the log shows, at most 64Ki; 0 for nothing
-    #[arg(long, value_name = "SIZE", default_value = "200", value_parser = url::show)]
-    #[arg(help_heading = OPTIONS)]
-    show: u32,
-
-    /// hub: bytes that may wait for one client, 1 to 1Gi
-    #[arg(long, value_name = "SIZE", default_value = "256Ki", value_parser = url::queue)]
-    #[arg(help_heading = OPTIONS)]
-    queue: u32,
-
-    /// hub: when more would wait, drop the message or close the connection
-    #[arg(long, value_name = "WHAT", default_value = "drop", help_heading = OPTIONS)]
-    slow: Slow,
-
-    /// hub: tell clients who comes and goes, on or off
-    #[arg(long, value_name = "WHETHER", default_value = "on", value_parser = url::on_or_off)]
-    #[arg(help_heading = OPTIONS, action = clap::ArgAction::Set)]
-    notices: bool,
+    #[command(flatten)]
+    defaults: OptionFlags,
 
     /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
@@ -175,36 +134,14 @@ impl Cli {
     /// A flag or what it says is wrong; or help is asked for.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let mut cli = Cli::try_parse_from(args)?;
-        let defaults = cli.defaults();
         for text in &cli.listen {
-            let listener = Spec::parse(text, &defaults)
+            let listener = Spec::parse(text, &cli.defaults.0)
                 .map_err(|error| error.to_string())
                 .and_then(|spec| Ok((spec.service, spec.address.parse()?)))
                 .map_err(|error| wrong_listener(text, &error))?;
             cli.listeners.push(listener);
         }
         Ok(cli)
-    }
-
-    /// The options of the services where an address has none.
-    fn defaults(&self) -> Defaults {
-        let usual = Defaults::default();
-        Defaults {
-            framed: FramedOptions { order: self.order, max_frame: self.max_frame },
-            message: MessageOptions {
-                delimiter: self.delimiter,
-                after: self.after,
-                max_message: self.max_message.unwrap_or(usual.message.max_message),
-                show: self.show,
-            },
-            hub: HubOptions {
-                order: self.order,
-                max_message: self.max_message,
-                queue: self.queue,
-                slow: self.slow,
-                notices: self.notices,
-            },
-        }
     }
 
     /// The configuration that the flags ask for, and the service of each listener in it. Names are
@@ -333,10 +270,6 @@ impl FromStr for TimeOrOff {
     }
 }
 
-fn delimiter(text: &str) -> Result<Delimiter, String> {
-    url::delimiter(text.as_bytes())
-}
-
 fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(units::parse_count(text)?).map_err(|_| format!("{text} is too large"))
 }
@@ -360,7 +293,9 @@ fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builtin::url::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
     use crate::config::Buffers;
+    use crate::protocol::framing::{ByteOrder, Delimiter};
 
     fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read(["echopool"].iter().chain(flags).map(OsString::from))
@@ -535,7 +470,7 @@ mod tests {
 
     #[test]
     fn without_flags_the_options_are_those_of_the_grammar() {
-        assert_eq!(parse(&[]).unwrap().defaults(), Defaults::default());
+        assert_eq!(parse(&[]).unwrap().defaults.0, Defaults::default());
     }
 
     #[test]

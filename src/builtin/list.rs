@@ -1,0 +1,88 @@
+//! The services that a URL can name: one line each.
+//!
+//! To add a service, write it in a folder of its own, with its options (see `option`) beside it,
+//! and add its line here: the name in a URL, the variant of [`ServiceOptions`] and
+//! [`Builtin`](super::Builtin), the type that serves with the type of its options (none: the
+//! service has no options), and what it does. The URL parser, the flags, `--help`, the ready line
+//! and the daemon follow from that; a test then asks for the table in `docs/services.md`.
+
+use super::option::AnyOptions;
+use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions};
+use crate::protocol::framing::Framing;
+
+/// Calls a macro with the list of services.
+macro_rules! services {
+    ($macro:ident) => {
+        $macro! {
+            echo: Echo = Echo, "sends back every byte (RFC 862)";
+            discard: Discard = Discard, "reads and throws away (RFC 863)";
+            chargen: Chargen = Chargen, "sends lines without end (RFC 864)";
+            framed: Framed = Framed(options: FramedOptions),
+                "sends back frames that begin with their length";
+            message: Message = Delimited(options: MessageOptions),
+                "sends back messages that end with a delimiter, and logs them";
+            hub: Hub = Hub(options: HubOptions), "passes messages between its clients";
+            delay: Delay = Delay(options: DelayOptions), "sends back every byte, late by a known law";
+        }
+    };
+}
+pub(crate) use services;
+
+/// Makes [`ServiceOptions`] from the list.
+macro_rules! service_options {
+    ($($name:ident: $variant:ident = $service:ident $(($options:ident: $type:ty))?, $what:literal;)*) => {
+        /// A service, with its options.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub enum ServiceOptions {
+            $(
+                #[doc = concat!("`", stringify!($name), "://`: ", $what, ".")]
+                $variant $(($type))?,
+            )*
+        }
+
+        impl ServiceOptions {
+            /// Every service, with its default options.
+            pub(crate) fn all() -> Vec<ServiceOptions> {
+                vec![$(ServiceOptions::$variant $((<$type>::default()))?),*]
+            }
+
+            /// The service's name.
+            pub fn name(&self) -> &'static str {
+                match self { $(ServiceOptions::$variant { .. } => stringify!($name),)* }
+            }
+
+            /// What the service does, in a few words.
+            #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "for help"))]
+            pub(crate) fn what(&self) -> &'static str {
+                match self { $(ServiceOptions::$variant { .. } => $what,)* }
+            }
+
+            /// The options, of whichever service.
+            pub(crate) fn options(&self) -> &dyn AnyOptions {
+                match self {
+                    $($(ServiceOptions::$variant($options) => $options,)?)*
+                    _ => &(),
+                }
+            }
+
+            /// Sets an option. `None` if the service has none of this name.
+            pub(crate) fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
+                match self {
+                    $($(ServiceOptions::$variant($options) => $options.set(name, value),)?)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+services!(service_options);
+
+impl ServiceOptions {
+    /// How the service divides the stream into messages: for framed and message. `None` for
+    /// services of plain bytes, and for the hub, whose frames carry a protocol of their own.
+    pub fn framing(&self) -> Option<Framing> {
+        self.options().any_framing()
+    }
+}
