@@ -131,3 +131,6 @@ pub(super) fn services() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,14 +15,14 @@ macro_rules! services {
     ($macro:ident) => {
         $macro! {
             echo: Echo = Echo, "sends back every byte (RFC 862)";
-            discard: Discard = Discard, "reads and throws away (RFC 863)";
+            discard: Discard = Discard, "reads and discards (RFC 863)";
             chargen: Chargen = Chargen, "sends lines without end (RFC 864)";
             framed: Framed = Framed(options: FramedOptions),
                 "sends back frames that begin with their length";
             message: Message = Delimited(options: MessageOptions),
                 "sends back messages that end with a delimiter, and logs them";
             hub: Hub = Hub(options: HubOptions), "passes messages between its clients";
-            delay: Delay = Delay(options: DelayOptions), "sends back every byte, late by a known law";
+            delay: Delay = Delay(options: DelayOptions), "sends back every byte, late by a known distribution";
         }
     };
 }
@@ -86,3 +86,6 @@ impl ServiceOptions {
         self.options().any_framing()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Tests of the flags: what each makes of the configuration, and each error.
+
+use super::*;
+use crate::builtin::url::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
+use crate::config::Buffers;
+use crate::protocol::framing::{ByteOrder, Delimiter};
+
+fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::read(["echopool"].iter().chain(flags).map(OsString::from))
+}
+
+fn services(flags: &[&str]) -> (Config, Vec<ServiceOptions>) {
+    parse(flags).unwrap_or_else(|error| panic!("{error}")).config().unwrap()
+}
+
+fn config(flags: &[&str]) -> Config {
+    services(flags).0
+}
+
+fn error(flags: &[&str]) -> String {
+    let error = parse(flags).expect_err("a usage error");
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+#[test]
+fn the_command_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_defaults_of_the_flags_are_those_of_the_library() {
+    let with_flags = config(&[]);
+    let library = Config::new().listen("[::]:7777".parse::<SocketAddr>().unwrap());
+    assert_eq!(format!("{with_flags:?}"), format!("{library:?}"));
+    let cli = parse(&[]).unwrap();
+    assert_eq!(cli.drain_timeout, Duration::from_secs(10));
+    assert_eq!((cli.stats_interval, cli.log, cli.until_stdin_closes), (None, None, false));
+}
+
+#[test]
+fn every_flag_reaches_the_configuration() {
+    let text = "--listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --max-connections 10k \
+                --buffer-size 4k --buffers 2k --backlog 128 --idle-timeout 1m \
+                --send-timeout off --shed-after 500ms --linger 0s --share-port --busy-poll";
+    let flags: Vec<_> = text.split_whitespace().collect();
+    let address = |text: &str| Endpoint::Tcp(text.parse().unwrap());
+    let config = config(&flags);
+    assert_eq!(config.listen, [address("127.0.0.1:1"), address("[::1]:2")]);
+    assert_eq!((config.workers, config.max_connections), (Some(3), Some(10_000)));
+    assert_eq!((config.buffer_size, config.backlog), (4096, 128));
+    assert!(matches!(config.buffers, Buffers::Count(2000)));
+    assert_eq!(config.idle_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(config.send_timeout, None);
+    assert_eq!(config.shed_after, Some(Duration::from_millis(500)));
+    assert_eq!((config.linger, config.share_port), (Duration::ZERO, true));
+    assert!(config.busy_poll);
+}
+
+#[test]
+fn memory_takes_the_place_of_buffers() {
+    assert!(matches!(config(&["--memory", "64MiB"]).buffers, Buffers::Bytes(0x400_0000)));
+    assert!(error(&["--memory", "64m", "--buffers", "9"]).contains("cannot be used with"));
+}
+
+#[test]
+fn flags_for_the_daemon_itself() {
+    let flags = ["--drain-timeout", "3s", "--stats-interval", "1s", "--log", "debug"].as_slice();
+    let cli = parse(&[flags, &["--until-stdin-closes"]].concat()).unwrap();
+    assert_eq!(cli.drain_timeout, Duration::from_secs(3));
+    assert_eq!(cli.stats_interval, Some(Duration::from_secs(1)));
+    assert_eq!((cli.log, cli.until_stdin_closes), (Some(LevelFilter::Debug), true));
+    assert!(error(&["--stats-interval", "99ms"]).contains("100ms"));
+    assert!(error(&["--log", "loud"]).contains("debug"), "the levels are named");
+}
+
+#[test]
+fn a_number_without_its_unit_is_told_the_remedy() {
+    for flag in ["--idle-timeout", "--send-timeout", "--shed-after", "--linger"] {
+        let error = error(&[flag, "30"]);
+        assert!(error.contains("30s") && error.contains(flag), "{error}");
+    }
+}
+
+#[test]
+fn addresses_may_be_written_in_several_ways() {
+    let endpoint = |text: &str| config(&["--listen", text]).endpoints()[0].to_string();
+    assert_eq!(endpoint("7777"), "tcp://[::]:7777");
+    assert_eq!(endpoint(":7777"), "tcp://[::]:7777");
+    assert_eq!(endpoint("tcp://7777"), "tcp://[::]:7777");
+    assert_eq!(endpoint("127.0.0.1:0"), "tcp://127.0.0.1:0");
+    assert_eq!(endpoint("[::1]:7777"), "tcp://[::1]:7777");
+    assert_eq!(endpoint("tcp://[::1]:7777"), "tcp://[::1]:7777");
+    assert_eq!(endpoint("unix:/run/e.sock"), "unix:/run/e.sock");
+    assert_eq!("host:7".parse(), Ok(ListenAt::Name("host".to_owned(), 7)));
+}
+
+#[test]
+fn what_is_no_address_is_told_the_forms() {
+    for bad in [
+        "",
+        "70000",
+        "-1",
+        "localhost",
+        "localhost:",
+        "::1:7",
+        "[::1]",
+        "tcp://framed://7",
+        "a/b:7",
+    ] {
+        let error = error(&[&format!("--listen={bad}")]);
+        assert!(error.contains("write 7777") && error.contains("--listen"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn a_listener_that_is_wrong_is_told_what_is_right() {
+    for (bad, part) in [
+        ("http://host:80", "echo, discard, chargen, framed, message, hub"),
+        ("framed://7?after=keep", "framed takes order, max-frame"),
+        ("framed://7?order=big&max-frame=9&max-frame=9", "twice"),
+    ] {
+        let error = error(&["--listen", "1", "--listen", bad]);
+        assert!(error.contains(part) && error.contains("--listen"), "{bad}: {error}");
+    }
+    let error = error(&["--listen", "hub://7", "--max-message", "17k"]);
+    assert!(error.contains("16384"), "a flag is checked where it is used: {error}");
+    assert!(parse(&["--listen", "7", "--max-message", "17k"]).is_ok());
+}
+
+#[test]
+fn each_listener_has_its_service() {
+    let text = "--listen 127.0.0.1:1 --listen framed://127.0.0.1:2?order=big \
+                --listen discard://127.0.0.1:3";
+    let (config, services) = services(&text.split_whitespace().collect::<Vec<_>>());
+    let names: Vec<_> = services.iter().map(ServiceOptions::name).collect();
+    assert_eq!(names, ["echo", "framed", "discard"]);
+    let ports = config.listen.iter().map(|at| at.socket_addr().unwrap().port());
+    assert_eq!(ports.collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn the_flags_are_the_defaults_of_the_options() {
+    let text = r"--listen framed://1 --listen framed://2?order=little&max-frame=5 \
+                 --listen message://3 --listen message://4?show=5&delimiter=%2E \
+                 --listen hub://5 --listen hub://6?queue=9 \
+                 --order big --max-frame 4 --delimiter \n --after keep --max-message 100 \
+                 --show 7 --queue 8 --slow close --notices off";
+    let flags: Vec<_> = text.split_whitespace().filter(|flag| *flag != "\\").collect();
+    let (_, services) = services(&flags);
+    let framed = FramedOptions { order: ByteOrder::Big, max_frame: 4 };
+    let message = MessageOptions {
+        delimiter: Delimiter::new(b"\n").unwrap(),
+        after: After::Keep,
+        max_message: 100,
+        show: 7,
+    };
+    let hub = HubOptions {
+        order: ByteOrder::Big,
+        max_message: Some(100),
+        queue: 8,
+        slow: Slow::Close,
+        notices: false,
+    };
+    let other = FramedOptions { order: ByteOrder::Little, max_frame: 5 };
+    let full_stop = Delimiter::new(b".").unwrap();
+    let expected = [
+        ServiceOptions::Framed(framed),
+        ServiceOptions::Framed(other),
+        ServiceOptions::Message(message),
+        ServiceOptions::Message(MessageOptions { show: 5, delimiter: full_stop, ..message }),
+        ServiceOptions::Hub(hub),
+        ServiceOptions::Hub(HubOptions { queue: 9, ..hub }),
+    ];
+    assert_eq!(services, expected);
+}
+
+#[test]
+fn without_flags_the_options_are_those_of_the_grammar() {
+    assert_eq!(parse(&[]).unwrap().defaults.0, Defaults::default());
+}
+
+#[test]
+fn help_names_every_service_and_option() {
+    let help = Cli::command().render_help().to_string();
+    for name in ["serve", "connect", "framed", "message", "hub", "chargen", "discard"] {
+        assert!(help.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn a_name_stands_for_all_its_addresses_each_with_the_service() {
+    let (config, services) = services(&["--listen", "discard://localhost:7"]);
+    assert!(!config.listen.is_empty());
+    assert_eq!(services, vec![ServiceOptions::Discard; config.listen.len()]);
+    for endpoint in &config.listen {
+        let address = endpoint.socket_addr().unwrap();
+        assert!(address.ip().is_loopback() && address.port() == 7, "{endpoint}");
+    }
+}
+
+#[test]
+fn a_name_that_nobody_has_is_an_error() {
+    // RFC 6761 reserves the name: nobody answers for it.
+    let cli = parse(&["--listen", "nobody.invalid:7"]).unwrap();
+    let error = cli.config().unwrap_err().to_string();
+    assert!(error.contains("nobody.invalid"), "{error}");
+}
+
+#[test]
+fn without_ipv6_a_name_stands_for_its_ipv4_addresses() {
+    let [v4, v6]: [SocketAddr; 2] = ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap());
+    assert_eq!(usable(vec![v6, v4, v6, v4], true), [v6, v4]);
+    assert_eq!(usable(vec![v6, v4], false), [v4]);
+    assert_eq!(usable(vec![v6], false), [v6], "so that binding it names the error");
+}
