@@ -25,7 +25,8 @@ use crate::error::{Exit, Failure};
 use crate::exec::local_server::OwnServer;
 use crate::plan::Plan;
 use crate::plan::calibration::{
-    self, Calibration, Ceiling, FloorLatency, Generator, Load, MachineName, SCHEMA_VERSION,
+    self, Calibration, CalibrationType, Ceiling, FloorLatency, Generator, Load, MachineName,
+    SCHEMA_VERSION,
 };
 use crate::plan::machine::Machine;
 use crate::report::{Outputs, Report, Verdict};
@@ -168,7 +169,7 @@ impl Steps<'_> {
         let latency = &floor.records.latency;
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Ok(Calibration {
-            r#type: "calibration".into(),
+            r#type: CalibrationType::Calibration,
             schema_version: SCHEMA_VERSION,
             calibrated_unix_ns: since_epoch.unwrap_or_default().as_nanos() as u64,
             machine: MachineName::read(),

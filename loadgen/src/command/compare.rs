@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::Value;
 
 use crate::error::{Exit, Failure};
-use crate::report::print;
 use crate::report::saved::{self, Saved};
+use crate::report::schema::RunSummary;
+use crate::report::{Verdict, print};
 use crate::stats::records;
 use crate::units::time_text;
 
@@ -33,7 +33,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let (first, second) = (Saved::read(&args.first)?, Saved::read(&args.second)?);
     print(&render(&first, &second))?;
-    let valid = [&first, &second].iter().all(|saved| saved.text("verdict") == "valid");
+    let valid = [&first, &second].iter().all(|saved| saved.run.verdict == Verdict::Valid);
     Ok(if valid { Exit::Ok } else { Exit::NotValid })
 }
 
@@ -47,26 +47,41 @@ const PERCENTILES: [(&str, f64); 7] = [
     ("max", 100.0),
 ];
 
-/// What an open loop has beside its latency.
-const BESIDE: [(&str, &str); 4] = [
-    ("Service p50", "service_time.p50_ns"),
-    ("Service p99", "service_time.p99_ns"),
-    ("Send lag p99", "send_lag.p99_ns"),
-    ("Own lag p99", "own_lag.p99_ns"),
+/// Rows of times in nanoseconds that an open loop has in addition to its latency.
+const OPEN_LOOP_TIMES: [(&str, Figure<Option<u64>>); 4] = [
+    ("Service p50", |run| run.service_time.percentiles.p50_ns),
+    ("Service p99", |run| run.service_time.percentiles.p99_ns),
+    ("Send lag p99", |run| run.send_lag.percentiles.p99_ns),
+    ("Own lag p99", |run| run.own_lag.percentiles.p99_ns),
 ];
+
+/// Rows of counts.
+const COUNTS: [(&str, Figure<u64>); 8] = [
+    ("Offered", |run| run.requests_offered),
+    ("Replies", |run| run.replies),
+    ("Timed out", |run| run.requests_timed_out),
+    ("Unanswered", |run| run.requests_unanswered),
+    ("Never sent", |run| run.requests_never_sent),
+    ("Connections", |run| run.connections.established),
+    ("Lost", |run| run.connections.lost),
+    ("Differed", |run| run.mismatched_connections),
+];
+
+/// A figure of a run.
+type Figure<T> = fn(&RunSummary) -> T;
 
 fn render(first: &Saved, second: &Saved) -> String {
     let mut out = String::new();
-    let both = [first, second];
+    let (both, runs) = ([first, second], [&first.run, &second.run]);
     let mut line = |name: &str, [a, b]: [String; 2], ratio: Option<f64>| {
         let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.3}"));
         let text = format!("{name:<16}{a:>16} {b:>15}{ratio:>10}");
         writeln!(out, "{}", text.trim_end()).expect("writing to a string");
     };
     line("", ["first".into(), "second".into()], None);
-    let rates = both.map(|saved| saved.number("requests_per_second"));
+    let rates = runs.map(|run| run.requests_per_second);
     line("Requests/sec", rates.map(|rate| format!("{rate:.2}")), ratio(rates));
-    let bytes = both.map(|saved| saved.number("bytes_read_per_second"));
+    let bytes = runs.map(|run| run.bytes_read_per_second);
     line("Bytes/sec", bytes.map(|rate| format!("{rate:.0}")), ratio(bytes));
     let means = both.map(|saved| saved.latency.mean());
     line("Latency mean", means.map(nanos_text), ratio(means));
@@ -74,29 +89,21 @@ fn render(first: &Saved, second: &Saved) -> String {
         let values = both.map(|saved| records::percentile(&saved.latency, percentile) as f64);
         line(&format!("Latency {name}"), values.map(nanos_text), ratio(values));
     }
-    let open_loop = |saved: &Saved| saved.at("config.open_loop") == &Value::Bool(true);
-    for (name, key) in BESIDE.iter().filter(|_| both.iter().any(|saved| open_loop(saved))) {
-        let values = both.map(|saved| saved.number(key));
-        line(name, values.map(nanos_text), ratio(values));
+    if runs.iter().any(|run| run.config.open_loop) {
+        for (name, figure) in OPEN_LOOP_TIMES {
+            let values = runs.map(|run| figure(run).unwrap_or_default() as f64);
+            line(name, values.map(nanos_text), ratio(values));
+        }
     }
-    for (name, key) in [
-        ("Offered", "requests_offered"),
-        ("Replies", "replies"),
-        ("Timed out", "requests_timed_out"),
-        ("Unanswered", "requests_unanswered"),
-        ("Never sent", "requests_never_sent"),
-        ("Connections", "connections.established"),
-        ("Lost", "connections.lost"),
-        ("Differed", "mismatched_connections"),
-    ] {
-        line(name, both.map(|saved| saved.count(key).to_string()), None);
+    for (name, figure) in COUNTS {
+        line(name, runs.map(|run| figure(run).to_string()), None);
     }
     for (nth, completed) in (1..).zip(saved::targets_side_by_side(first, second)) {
         line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
     }
-    line("Verdict", both.map(|saved| saved.text("verdict").to_string()), None);
+    line("Verdict", runs.map(|run| run.verdict.word().into()), None);
     for (name, saved) in ["First", "Second"].iter().zip(both) {
-        writeln!(out, "{name}: {}, {}", saved.name, saved.text("target")).expect("a string");
+        writeln!(out, "{name}: {}, {}", saved.name, saved.run.target).expect("a string");
     }
     let differing = first.differing_settings(second);
     if !differing.is_empty() {

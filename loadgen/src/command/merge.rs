@@ -1,16 +1,15 @@
 //! Several runs as one: `loadgen merge A.json B.json ...`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Parser;
-use serde::Serialize;
-use serde_json::Value;
 
 use crate::error::{Exit, Failure};
-use crate::report::distribution::{Distribution, SCHEMA_VERSION};
 use crate::report::saved::{self, Saved};
-use crate::report::{print, targets};
+use crate::report::schema::{Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION};
+use crate::report::{Verdict, print};
 
 /// Adds up the counts and histograms of runs with the same settings, and writes them as JSON.
 ///
@@ -33,44 +32,10 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let merged = merge(&runs)?;
     let text = serde_json::to_string_pretty(&merged).expect("it has a JSON form");
     print(&format!("{text}\n"))?;
-    Ok(if merged.verdict == "valid" { Exit::Ok } else { Exit::NotValid })
+    Ok(if merged.verdict == Verdict::Valid { Exit::Ok } else { Exit::NotValid })
 }
 
-/// The sum. docs/loadgen.schema.json describes it.
-#[derive(Serialize)]
-struct Merged {
-    r#type: &'static str,
-    schema_version: u32,
-    runs: usize,
-    config: Value,
-    elapsed_ns_sum: u64,
-    elapsed_ns_max: u64,
-    requests_offered: u64,
-    requests_begun: u64,
-    replies: u64,
-    replies_late: u64,
-    requests_timed_out: u64,
-    requests_unanswered: u64,
-    requests_never_sent: u64,
-    requests_per_second_sum: f64,
-    requests_per_second_mean: f64,
-    bytes_read: u64,
-    bytes_verified: u64,
-    connections_established: u64,
-    connections_lost: u64,
-    mismatched_connections: u64,
-    /// `None` if a run says nothing of them.
-    per_target: Option<Vec<targets::Form>>,
-    latency: Distribution,
-    service_time: Distribution,
-    send_lag: Distribution,
-    own_lag: Distribution,
-    connect_latency: Distribution,
-    errors: BTreeMap<String, u64>,
-    verdict: String,
-}
-
-fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
+fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
     let first = &runs[0];
     for other in &runs[1..] {
         let differing = first.differing_settings(other);
@@ -87,63 +52,67 @@ fn merge(runs: &[Saved]) -> Result<Merged, Failure> {
             return Err(Failure::Setup(text));
         }
     }
-    let sum = |key: &str| runs.iter().map(|run| run.count(key)).sum();
-    let rate_sum = runs.iter().map(|run| run.number("requests_per_second")).sum::<f64>();
-    let max = |key: &str| runs.iter().map(|run| run.count(key)).max().unwrap_or_default();
-    Ok(Merged {
-        r#type: "merged",
+    let counts = |of: fn(&RunSummary) -> u64| runs.iter().map(move |saved| of(&saved.run));
+    let sum = |of| counts(of).sum();
+    let rates = runs.iter().map(|saved| saved.run.requests_per_second).sum::<f64>();
+    Ok(MergedSummary {
+        r#type: MergedType::Merged,
         schema_version: SCHEMA_VERSION,
         runs: runs.len(),
-        config: first.at("config").clone(),
-        elapsed_ns_sum: sum("elapsed_ns"),
-        elapsed_ns_max: max("elapsed_ns"),
-        requests_offered: sum("requests_offered"),
-        requests_begun: sum("requests_begun"),
-        replies: sum("replies"),
-        replies_late: sum("replies_late"),
-        requests_timed_out: sum("requests_timed_out"),
-        requests_unanswered: sum("requests_unanswered"),
-        requests_never_sent: sum("requests_never_sent"),
-        requests_per_second_sum: rate_sum,
-        requests_per_second_mean: rate_sum / runs.len() as f64,
-        bytes_read: sum("bytes_read"),
-        bytes_verified: sum("bytes_verified"),
-        connections_established: sum("connections.established"),
-        connections_lost: sum("connections.lost"),
-        mismatched_connections: sum("mismatched_connections"),
+        config: first.run.config.clone(),
+        elapsed_ns_sum: sum(|run| run.elapsed_ns),
+        elapsed_ns_max: counts(|run| run.elapsed_ns).max().unwrap_or_default(),
+        requests_offered: sum(|run| run.requests_offered),
+        requests_begun: sum(|run| run.requests_begun),
+        replies: sum(|run| run.replies),
+        replies_late: sum(|run| run.replies_late),
+        requests_timed_out: sum(|run| run.requests_timed_out),
+        requests_unanswered: sum(|run| run.requests_unanswered),
+        requests_never_sent: sum(|run| run.requests_never_sent),
+        requests_per_second_sum: rates,
+        requests_per_second_mean: rates / runs.len() as f64,
+        bytes_read: sum(|run| run.bytes_read),
+        bytes_verified: sum(|run| run.bytes_verified),
+        connections_established: sum(|run| run.connections.established),
+        connections_lost: sum(|run| run.connections.lost),
+        mismatched_connections: sum(|run| run.mismatched_connections),
         per_target: saved::merge_targets(runs),
-        latency: distribution(runs, "latency")?,
-        service_time: distribution(runs, "service_time")?,
-        send_lag: distribution(runs, "send_lag")?,
-        own_lag: distribution(runs, "own_lag")?,
-        connect_latency: distribution(runs, "connect_latency")?,
+        latency: distribution(runs, "latency", |run| &run.latency)?,
+        service_time: distribution(runs, "service_time", |run| &run.service_time)?,
+        send_lag: distribution(runs, "send_lag", |run| &run.send_lag)?,
+        own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
+        connect_latency: distribution(runs, "connect_latency", |run| &run.connect_latency)?,
         errors: errors(runs),
         verdict: verdict(runs),
     })
 }
 
-fn distribution(runs: &[Saved], key: &str) -> Result<Distribution, Failure> {
-    let mut sum = runs[0].histogram(key)?;
+fn distribution(
+    runs: &[Saved],
+    key: &str,
+    part: fn(&RunSummary) -> &Distribution,
+) -> Result<Distribution, Failure> {
+    let mut sum = runs[0].histogram(key, part)?;
     for run in &runs[1..] {
-        let added = sum.add(run.histogram(key)?);
+        let added = sum.add(run.histogram(key, part)?);
         added.map_err(|error| Failure::Setup(format!("{}: {key}: {error}", run.name)))?;
     }
     Ok(Distribution::new(&sum))
 }
 
-fn errors(runs: &[Saved]) -> BTreeMap<String, u64> {
-    let mut sum = BTreeMap::new();
-    let each = runs.iter().filter_map(|run| run.at("errors").as_object()).flatten();
-    for (name, count) in each {
-        *sum.entry(name.clone()).or_default() += count.as_u64().unwrap_or_default();
+fn errors(runs: &[Saved]) -> BTreeMap<String, NonZeroU64> {
+    let mut sum: BTreeMap<String, NonZeroU64> = BTreeMap::new();
+    for (name, count) in runs.iter().flat_map(|saved| &saved.run.errors) {
+        let added = |so_far: &mut NonZeroU64| *so_far = so_far.saturating_add(count.get());
+        sum.entry(name.clone()).and_modify(added).or_insert(*count);
     }
     sum
 }
 
-/// The first that is not valid, or that all are.
-fn verdict(runs: &[Saved]) -> String {
-    let verdicts = || runs.iter().map(|run| run.text("verdict"));
-    verdicts().find(|verdict| *verdict != "valid").unwrap_or("valid").to_string()
+/// Valid if all runs are, otherwise the verdict of the first that is not.
+fn verdict(runs: &[Saved]) -> Verdict {
+    let mut verdicts = runs.iter().map(|saved| saved.run.verdict);
+    verdicts.find(|verdict| *verdict != Verdict::Valid).unwrap_or(Verdict::Valid)
 }
 
 #[cfg(test)]
@@ -168,8 +137,8 @@ mod tests {
         assert_eq!(value["requests_per_second_sum"], 2000.0);
         assert_eq!(value["requests_per_second_mean"], 1000.0);
         assert_eq!(
-            (&value["errors"]["reset"], merged.verdict.as_str()),
-            (&1.into(), "connections-lost")
+            (&value["errors"]["reset"], &value["verdict"]),
+            (&1.into(), &"connections-lost".into())
         );
     }
 
@@ -182,7 +151,7 @@ mod tests {
             _ => saved(name, &first),
         });
         assert!(merge(&runs[..2]).is_ok());
-        let error = merge(&runs).err().expect("refused");
+        let error = merge(&runs).expect_err("refused");
         assert_eq!(error.to_string(), "a and copy are one run: give each once");
     }
 
@@ -190,7 +159,7 @@ mod tests {
     fn other_settings_are_refused_by_name() {
         let (first, mut second) = (report(), report());
         std::sync::Arc::make_mut(&mut second.plan).pipeline = 8;
-        let error = merge(&[saved("a", &first), saved("b", &second)]).err().expect("refused");
+        let error = merge(&[saved("a", &first), saved("b", &second)]).expect_err("refused");
         assert_eq!(error.to_string(), "a and b are not the same run: pipeline (1 and 8)");
     }
 }

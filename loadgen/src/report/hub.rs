@@ -1,7 +1,5 @@
 //! What the reports say of a hub: deliveries beside messages.
 
-use serde::Serialize;
-
 use super::Report;
 use crate::stats::records::Records;
 
@@ -54,38 +52,4 @@ pub fn lines(report: &Report) -> Vec<String> {
         ));
     }
     lines
-}
-
-/// The JSON form.
-#[derive(Serialize)]
-pub struct Form {
-    senders: u64,
-    never_read: u64,
-    deliveries: u64,
-    deliveries_late: u64,
-    deliveries_dropped: u64,
-    deliveries_missing: u64,
-    deliveries_per_second: f64,
-    latencies_at_least: u64,
-    notices_joined: u64,
-    notices_left: u64,
-}
-
-impl Form {
-    /// `None` if the target is no hub.
-    pub fn new(report: &Report) -> Option<Form> {
-        let (plan, hub) = (report.plan.hub.as_ref()?, report.records.hub.as_ref()?);
-        Some(Form {
-            senders: plan.senders,
-            never_read: hub.never_read,
-            deliveries: hub.deliveries,
-            deliveries_late: hub.deliveries_late,
-            deliveries_dropped: hub.dropped,
-            deliveries_missing: hub.undelivered,
-            deliveries_per_second: report.per_second(hub.deliveries as f64),
-            latencies_at_least: hub.beyond_ring,
-            notices_joined: hub.joined,
-            notices_left: hub.left,
-        })
-    }
 }

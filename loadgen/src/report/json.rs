@@ -1,157 +1,36 @@
-//! The report for machines: one object. Times are whole nanoseconds, rates are per second, and the
-//! unit is in each key. The latency histogram is part of it (V2, deflated, base64: what the
-//! HdrHistogram libraries read), so that the file alone can be merged with others.
-//! docs/loadgen.schema.json describes every key.
+//! A run as the [object](RunSummary) that is written for machines. The latency histogram is part of
+//! it, so that the file alone can be merged with others.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::num::NonZeroU64;
 
-use serde::Serialize;
-
-use super::distribution::{Distribution, SCHEMA_VERSION, nanos, unix_nanos};
-use super::{Report, hub, load, targets};
+use super::Report;
+use super::schema::{
+    CeilingUse, ConnectionCounts, Distribution, HubCounts, MismatchBytes, ObjectiveResult,
+    PROGRAM_VERSION, RudeSummary, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary,
+    SummaryType, TargetCounts, ThreadSummary, nanos, unix_nanos,
+};
 use crate::cli::Lifetime;
-use crate::plan::calibration::Standing;
+use crate::plan::calibration::{CalibrationUse, Standing};
+use crate::stats::counts::RudeCount;
+use crate::stats::cpu::ThreadUse;
 use crate::stats::loss::Mismatch;
 use crate::stats::slo::{Metric, Outcome};
+use crate::stats::timeseries::Second;
 use crate::traffic::schedule::{Spacing, Stage};
 
-/// The JSON form of a report.
-#[derive(Serialize)]
-pub struct Form {
-    r#type: &'static str,
-    schema_version: u32,
-    loadgen_version: &'static str,
-    target: String,
-    targets: Vec<String>,
-    config: Config,
-    connections: Connections,
-    per_target: Vec<targets::Form>,
-    elapsed_ns: u64,
-    requests_begun: u64,
-    replies: u64,
-    replies_late: u64,
-    requests_unanswered: u64,
-    requests_per_second: f64,
-    bytes_read: u64,
-    bytes_read_per_second: f64,
-    bytes_verified: u64,
-    mismatched_connections: u64,
-    first_mismatches: Vec<Difference>,
-    latency: Distribution,
-    #[serde(flatten)]
-    load: load::Form,
-    /// For a hub: what its clients got.
-    hub: Option<hub::Form>,
-    errors: BTreeMap<String, u64>,
-    generator_cores: f64,
-    generator_busy_ratio: f64,
-    generator_waiting_ratio: f64,
-    server_cores: Option<f64>,
-    ceiling: CeilingForm,
-    began_unix_ns: Option<u64>,
-    interrupted: bool,
-    aborted: Option<String>,
-    objectives: Vec<Objective>,
-    verdict: &'static str,
-    verdict_text: String,
-    exit_code: u8,
-}
-
-#[derive(Serialize)]
-struct Config {
-    own_server: bool,
-    connections: u64,
-    connections_explicit: bool,
-    threads: usize,
-    duration_ns: Option<u64>,
-    requests: Option<u64>,
-    size_bytes: u64,
-    sizes: String,
-    warmup_ns: u64,
-    rate_per_second: Option<u64>,
-    open_loop: bool,
-    strict: bool,
-    arrivals: Option<&'static str>,
-    stages: Option<Vec<StageForm>>,
-    lifetime_requests: Option<u64>,
-    lifetime_ns: Option<u64>,
-    rude_clients: BTreeMap<&'static str, u64>,
-    pipeline: u64,
-    busy_poll: bool,
-    connect_rate_per_second: Option<u64>,
-    timeout_ns: u64,
-    source_ips: Vec<IpAddr>,
-    seed: u64,
-}
-
-#[derive(Serialize)]
-struct StageForm {
-    length_ns: u64,
-    from_per_second: u64,
-    to_per_second: u64,
-}
-
-#[derive(Serialize)]
-struct Connections {
-    asked: u64,
-    possible: u64,
-    shortfall: Option<String>,
-    established: u64,
-    served: u64,
-    lost: u64,
-    replies_min: u64,
-    replies_median: u64,
-    replies_max: u64,
-}
-
-/// How much of the generator's ceiling was used.
-#[derive(Serialize)]
-struct CeilingForm {
-    calibration: &'static str,
-    unused_reason: Option<String>,
-    calibrated_unix_ns: Option<u64>,
-    requests_per_second: Option<f64>,
-    used_ratio: Option<f64>,
-    floor_latency_p50_ns: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Difference {
-    connection: u64,
-    stream_offset: u64,
-    expected: Vec<u8>,
-    actual: Vec<u8>,
-    note: Option<String>,
-}
-
-/// An objective, what was measured, and whether that meets it. A latency is in nanoseconds.
-#[derive(Serialize)]
-struct Objective {
-    objective: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    measured_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    measured: Option<f64>,
-    met: bool,
-}
-
-impl Form {
-    pub fn new(report: &Report) -> Form {
+impl RunSummary {
+    /// That of a run.
+    pub fn new(report: &Report) -> RunSummary {
         let records = &report.records;
-        Form {
-            r#type: "summary",
+        RunSummary {
+            r#type: SummaryType::Summary,
             schema_version: SCHEMA_VERSION,
-            loadgen_version: env!("CARGO_PKG_VERSION"),
+            loadgen_version: PROGRAM_VERSION.into(),
             target: report.plan.target_addresses().join(","),
             targets: report.plan.target_addresses(),
             config: config(report),
             connections: connections(report),
-            per_target: targets::Form::all(report),
+            per_target: Some(TargetCounts::all(report)),
             elapsed_ns: nanos(records.elapsed()),
             requests_begun: records.requests,
             replies: records.replies,
@@ -162,11 +41,27 @@ impl Form {
             bytes_read_per_second: report.bytes_per_second(),
             bytes_verified: records.bytes_verified,
             mismatched_connections: records.mismatches,
-            first_mismatches: records.first_mismatches.iter().map(difference).collect(),
+            first_mismatches: records.first_mismatches.iter().map(mismatch).collect(),
             latency: Distribution::new(&records.latency),
-            load: load::Form::new(records),
-            hub: hub::Form::new(report),
-            errors: report.errors().into_iter().collect(),
+            requests_offered: records.offered,
+            requests_completed: records.completed(),
+            requests_timed_out: records.timed_out,
+            requests_never_sent: records.never_sent,
+            requests_warmup: records.warmup_requests,
+            service_time: Distribution::new(&records.service_time),
+            send_lag: Distribution::new(&records.send_lag),
+            own_lag: Distribution::new(&records.own_lag),
+            connect_latency: Distribution::new(&records.connect),
+            fairness_jain: records.fairness(),
+            reconnects: records.reconnects,
+            generator_threads: records.thread_uses.iter().map(thread).collect(),
+            seconds_step_ns: nanos(records.seconds.step()),
+            seconds: records.seconds.steps().iter().map(step).collect(),
+            saturated_seconds: records.saturated_seconds,
+            longest_pause_ns: nanos(records.longest_pause),
+            rude_clients: records.rude.iter().map(rude).collect(),
+            hub: hub(report),
+            errors: report.errors().into_iter().filter_map(error).collect(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
             generator_waiting_ratio: report.generator_waiting(),
@@ -176,21 +71,25 @@ impl Form {
             interrupted: report.interrupted,
             aborted: report.aborted.as_ref().map(ToString::to_string),
             objectives: report.objectives().iter().map(objective).collect(),
-            verdict: report.verdict().word(),
+            verdict: report.verdict(),
             verdict_text: report.verdict_text(),
             exit_code: report.exit() as u8,
         }
     }
 }
 
-fn config(report: &Report) -> Config {
+fn config(report: &Report) -> RunConfig {
     let plan = &report.plan;
     let (lifetime_requests, lifetime_ns) = match plan.lifetime {
         None => (None, None),
         Some(Lifetime::Requests(count)) => (Some(count), None),
         Some(Lifetime::Time(time)) => (None, Some(nanos(time))),
     };
-    Config {
+    let arrivals = |spacing| match spacing {
+        Spacing::Const => "const",
+        Spacing::Poisson => "poisson",
+    };
+    RunConfig {
         own_server: plan.own_server,
         connections: plan.connections_asked,
         connections_explicit: plan.connections_explicit,
@@ -203,14 +102,16 @@ fn config(report: &Report) -> Config {
         rate_per_second: plan.rate,
         open_loop: plan.open_loop.is_some(),
         strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
-        arrivals: plan.open_loop.as_ref().map(|open_loop| match open_loop.spacing {
-            Spacing::Const => "const",
-            Spacing::Poisson => "poisson",
-        }),
+        arrivals: plan.open_loop.as_ref().map(|open_loop| arrivals(open_loop.spacing).into()),
         stages: stages(report),
         lifetime_requests,
         lifetime_ns,
-        rude_clients: plan.rude.0.iter().map(|(kind, count)| (kind.word(), *count)).collect(),
+        rude_clients: plan
+            .rude
+            .0
+            .iter()
+            .map(|(kind, count)| (kind.word().into(), *count))
+            .collect(),
         pipeline: plan.pipeline,
         busy_poll: plan.busy_poll,
         connect_rate_per_second: plan.connect_rate,
@@ -220,20 +121,20 @@ fn config(report: &Report) -> Config {
     }
 }
 
-/// Where the rate is one for the whole run there are none.
-fn stages(report: &Report) -> Option<Vec<StageForm>> {
+/// `None` if the rate is the same for the whole run.
+fn stages(report: &Report) -> Option<Vec<StageConfig>> {
     let (Some(open_loop), None) = (&report.plan.open_loop, report.plan.rate) else { return None };
-    let form = |stage: Stage| StageForm {
+    let stage = |stage: Stage| StageConfig {
         length_ns: nanos(stage.length),
         from_per_second: stage.from,
         to_per_second: stage.to,
     };
-    Some(open_loop.profile.stages().map(form).collect())
+    Some(open_loop.profile.stages().map(stage).collect())
 }
 
-fn connections(report: &Report) -> Connections {
+fn connections(report: &Report) -> ConnectionCounts {
     let (replies_min, replies_median, replies_max) = report.replies_each();
-    Connections {
+    ConnectionCounts {
         asked: report.plan.connections_asked,
         possible: report.plan.connections,
         shortfall: report.plan.shortfall.as_ref().map(ToString::to_string),
@@ -246,36 +147,8 @@ fn connections(report: &Report) -> Connections {
     }
 }
 
-fn ceiling(report: &Report) -> CeilingForm {
-    let mut form = CeilingForm {
-        calibration: "none",
-        unused_reason: None,
-        calibrated_unix_ns: None,
-        requests_per_second: None,
-        used_ratio: None,
-        floor_latency_p50_ns: None,
-    };
-    match &report.calibration {
-        Standing::None => {}
-        Standing::Unused(unused) => {
-            form.calibration = unused.why;
-            form.unused_reason = Some(unused.text.clone());
-        }
-        Standing::Used(calibration) => {
-            let ceiling = calibration.ceiling(report.plan.open_loop.is_some());
-            let rate = ceiling.map(|ceiling| ceiling.requests_per_second);
-            form.calibration = "used";
-            form.calibrated_unix_ns = Some(calibration.calibrated_unix_ns);
-            form.requests_per_second = rate;
-            form.used_ratio = rate.map(|rate| report.requests_per_second() / rate);
-            form.floor_latency_p50_ns = Some(calibration.floor_latency.p50_ns);
-        }
-    }
-    form
-}
-
-fn difference(mismatch: &Mismatch) -> Difference {
-    Difference {
+fn mismatch(mismatch: &Mismatch) -> MismatchBytes {
+    MismatchBytes {
         connection: mismatch.connection,
         stream_offset: mismatch.stream_offset,
         expected: mismatch.expected.clone(),
@@ -284,10 +157,91 @@ fn difference(mismatch: &Mismatch) -> Difference {
     }
 }
 
-fn objective(outcome: &Outcome) -> Objective {
+fn thread(used: &ThreadUse) -> ThreadSummary {
+    ThreadSummary {
+        running_ns: nanos(used.running),
+        waiting_ns: nanos(used.waiting),
+        polling_ns: nanos(used.polling),
+        switches_voluntary: used.switches_voluntary,
+        switches_involuntary: used.switches_involuntary,
+    }
+}
+
+fn step(second: &Second) -> StepSummary {
+    StepSummary {
+        length_ns: nanos(second.length()),
+        sent: second.sent,
+        replies: second.replies,
+        outstanding_mean: second.outstanding_mean(),
+        outstanding_expected: second.outstanding_expected(),
+        running_ns: second.running_ns,
+        waiting_ns: second.waiting_ns,
+        polling_ns: second.polling_ns,
+    }
+}
+
+fn rude(count: &RudeCount) -> RudeSummary {
+    RudeSummary {
+        kind: count.kind.word().into(),
+        asked: count.asked,
+        established: count.established,
+        connect_failed: count.connect_failed,
+        finished: count.finished,
+        closed_by_server: count.closed_by_server,
+        reset_by_server: count.reset_by_server,
+        bytes_sent: count.bytes_sent,
+        bytes_received: count.bytes_received,
+    }
+}
+
+/// `None` unless the target is a hub.
+fn hub(report: &Report) -> Option<HubCounts> {
+    let (plan, hub) = (report.plan.hub.as_ref()?, report.records.hub.as_ref()?);
+    Some(HubCounts {
+        senders: plan.senders,
+        never_read: hub.never_read,
+        deliveries: hub.deliveries,
+        deliveries_late: hub.deliveries_late,
+        deliveries_dropped: hub.dropped,
+        deliveries_missing: hub.undelivered,
+        deliveries_per_second: report.per_second(hub.deliveries as f64),
+        latencies_at_least: hub.beyond_ring,
+        notices_joined: hub.joined,
+        notices_left: hub.left,
+    })
+}
+
+fn error((name, count): (String, u64)) -> Option<(String, NonZeroU64)> {
+    Some((name, NonZeroU64::new(count)?))
+}
+
+fn ceiling(report: &Report) -> CeilingUse {
+    match &report.calibration {
+        Standing::None => CeilingUse::default(),
+        Standing::Unused(unused) => CeilingUse {
+            calibration: unused.why,
+            unused_reason: Some(unused.text.clone()),
+            ..CeilingUse::default()
+        },
+        Standing::Used(calibration) => {
+            let ceiling = calibration.ceiling(report.plan.open_loop.is_some());
+            let rate = ceiling.map(|ceiling| ceiling.requests_per_second);
+            CeilingUse {
+                calibration: CalibrationUse::Used,
+                unused_reason: None,
+                calibrated_unix_ns: Some(calibration.calibrated_unix_ns),
+                requests_per_second: rate,
+                used_ratio: rate.map(|rate| report.requests_per_second() / rate),
+                floor_latency_p50_ns: Some(calibration.floor_latency.p50_ns),
+            }
+        }
+    }
+}
+
+fn objective(outcome: &Outcome) -> ObjectiveResult {
     let (limit, measured) = (outcome.slo.limit(), outcome.measured);
     let is_time = !matches!(outcome.slo.metric(), Metric::Rate | Metric::Errors);
-    Objective {
+    ObjectiveResult {
         objective: outcome.slo.to_string(),
         limit_ns: is_time.then_some(limit),
         limit: (!is_time).then_some(limit),
@@ -304,11 +258,12 @@ mod tests {
     use super::super::hdr;
     use super::super::tests::{mismatch, report};
     use super::*;
-    use crate::stats::records;
+    use crate::stats::records::{self, Losses};
+    use echopool::error::Errno;
     use serde_json::Value;
 
     fn form(report: &Report) -> Value {
-        serde_json::to_value(Form::new(report)).expect("it has a JSON form")
+        serde_json::to_value(RunSummary::new(report)).expect("it has a JSON form")
     }
 
     #[test]
@@ -340,6 +295,78 @@ mod tests {
             let expected = crate::units::time_text(Duration::from_nanos(nanos));
             assert!(line.expect(name).trim_end().ends_with(&expected), "{name}: {expected}");
         }
+    }
+
+    #[test]
+    fn each_figure_is_under_its_own_key() {
+        let mut report = report();
+        let records = &mut report.records;
+        records.established = 101;
+        records.connect_errors.insert(Errno::CONNREFUSED.raw_os_error(), 102);
+        records.losses =
+            Losses { timed_out: 103, closed_by_peer: 104, reset: 105, peer_lost: 106, failed: 107 };
+        records.mismatches = 108;
+        (records.offered, records.requests, records.replies) = (109, 110, 111);
+        (records.replies_late, records.timed_out, records.unanswered) = (112, 113, 114);
+        (records.never_sent, records.warmup_requests) = (115, 116);
+        (records.bytes, records.bytes_verified, records.reconnects) = (117, 118, 119);
+        (records.saturated_seconds, records.longest_pause) = (120, Duration::from_nanos(121));
+        records.replies_each = vec![122, 0, 123, 124];
+        let histograms = [
+            &mut records.latency,
+            &mut records.service_time,
+            &mut records.send_lag,
+            &mut records.own_lag,
+            &mut records.connect,
+        ];
+        for (value, histogram) in (131..).zip(histograms) {
+            histogram.reset();
+            histogram.record(value).expect("in bounds");
+        }
+        let form = form(&report);
+        let expected = [
+            ("/connections/established", 101),
+            ("/connections/served", 3),
+            ("/connections/lost", 103 + 104 + 105 + 106 + 107),
+            ("/connections/replies_min", 0),
+            ("/connections/replies_median", 123),
+            ("/connections/replies_max", 124),
+            ("/errors/connect-refused", 102),
+            ("/errors/timed-out", 103),
+            ("/errors/closed-by-peer", 104),
+            ("/errors/reset", 105),
+            ("/errors/peer-lost", 106),
+            ("/errors/failed", 107),
+            ("/mismatched_connections", 108),
+            ("/requests_offered", 109),
+            ("/requests_begun", 110),
+            ("/replies", 111),
+            ("/replies_late", 112),
+            ("/requests_completed", 111 + 112),
+            ("/requests_timed_out", 113),
+            ("/requests_unanswered", 114),
+            ("/requests_never_sent", 115),
+            ("/requests_warmup", 116),
+            ("/bytes_read", 117),
+            ("/bytes_verified", 118),
+            ("/reconnects", 119),
+            ("/saturated_seconds", 120),
+            ("/longest_pause_ns", 121),
+            ("/latency/max_ns", 131),
+            ("/service_time/max_ns", 132),
+            ("/send_lag/max_ns", 133),
+            ("/own_lag/max_ns", 134),
+            ("/connect_latency/max_ns", 135),
+            ("/generator_threads/1/running_ns", 500_000_000),
+            ("/generator_threads/1/waiting_ns", 250_000_000),
+            ("/generator_threads/1/switches_voluntary", 10),
+            ("/generator_threads/1/switches_involuntary", 1),
+        ];
+        for (key, value) in expected {
+            assert_eq!(form.pointer(key).and_then(Value::as_u64), Some(value), "{key}");
+        }
+        assert_eq!(form["requests_per_second"], 111.0);
+        assert_eq!(form["bytes_read_per_second"], 117.0);
     }
 
     #[test]

@@ -7,16 +7,15 @@
 //! * `saved`: reports read back; `compare`, `merge`: what is made of them; `search`: what several
 //!   runs have found
 
-pub mod distribution;
 mod figures;
 mod hdr;
 mod hub;
-pub mod json;
-mod load;
+mod json;
 mod load_text;
 pub mod outputs;
 mod rows;
 pub mod saved;
+pub mod schema;
 pub mod targets;
 #[cfg(test)]
 pub mod tests;

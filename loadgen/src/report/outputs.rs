@@ -7,7 +7,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::{Report, hdr, json, rows, text};
+use super::schema::{RunSummary, SecondSummary};
+use super::{Report, hdr, rows, text};
 use crate::cli::{OutputArgs, OutputFormat};
 use crate::error::Failure;
 use crate::stats::interval::Interval;
@@ -63,7 +64,7 @@ impl Outputs {
     pub fn second(&mut self, second: &Interval) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Ndjson => {
-                self.report.write(|out| json_line(out, &rows::Row::new(second)))?;
+                self.report.write(|out| json_line(out, &SecondSummary::new(second)))?;
             }
             OutputFormat::Csv => self.report.write(|out| rows::csv_row(out, second))?,
             OutputFormat::Text | OutputFormat::Json | OutputFormat::Quiet => {}
@@ -83,10 +84,10 @@ impl Outputs {
         self.report.write(|out| match self.format {
             OutputFormat::Text => out.write_all(text::render(report, shown).as_bytes()),
             OutputFormat::Json => {
-                serde_json::to_writer_pretty(&mut *out, &json::Form::new(report))?;
+                serde_json::to_writer_pretty(&mut *out, &RunSummary::new(report))?;
                 out.write_all(b"\n")
             }
-            OutputFormat::Ndjson => json_line(out, &json::Form::new(report)),
+            OutputFormat::Ndjson => json_line(out, &RunSummary::new(report)),
             // A run that was interrupted before it measured has no rows, but columns.
             OutputFormat::Csv if !begun => rows::csv_header(out),
             OutputFormat::Csv | OutputFormat::Quiet => Ok(()),

@@ -3,32 +3,14 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-
-use super::distribution::{Summary, nanos};
+use super::schema::{Percentiles, SecondSummary, SecondType, nanos};
 use crate::stats::interval::Interval;
 
-/// A second as an object. docs/loadgen.schema.json describes it.
-#[derive(Serialize)]
-pub struct Row {
-    r#type: &'static str,
-    second: u64,
-    start_ns: u64,
-    length_ns: u64,
-    replies: u64,
-    replies_late: u64,
-    requests_per_second: f64,
-    bytes_read: u64,
-    latency: Summary,
-    send_lag: Summary,
-    connections_open: u64,
-    errors: u64,
-}
-
-impl Row {
-    pub fn new(second: &Interval) -> Row {
-        Row {
-            r#type: "second",
+impl SecondSummary {
+    /// That of one second of all threads.
+    pub fn new(second: &Interval) -> SecondSummary {
+        SecondSummary {
+            r#type: SecondType::Second,
             second: second.number + 1,
             start_ns: nanos(second.start),
             length_ns: nanos(second.length),
@@ -36,8 +18,8 @@ impl Row {
             replies_late: second.replies_late,
             requests_per_second: second.rate(),
             bytes_read: second.bytes,
-            latency: Summary::new(&second.latency),
-            send_lag: Summary::new(&second.send_lag),
+            latency: Percentiles::new(&second.latency),
+            send_lag: Percentiles::new(&second.send_lag),
             connections_open: second.counts.open,
             errors: second.errors,
         }
@@ -64,14 +46,14 @@ pub fn csv_header(out: &mut dyn Write) -> io::Result<()> {
 /// # Errors
 /// Writing failed.
 pub fn csv_row(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
-    let row = Row::new(second);
-    let Row { second, start_ns, length_ns, replies, replies_late, bytes_read, .. } = row;
+    let row = SecondSummary::new(second);
+    let SecondSummary { second, start_ns, length_ns, replies, replies_late, bytes_read, .. } = row;
     let rate = row.requests_per_second;
     write!(out, "{second},{start_ns},{length_ns},{replies},{replies_late},{rate:.3},{bytes_read}")?;
-    let Summary { min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = row.latency;
+    let Percentiles { min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = row.latency;
     write_values(out, &[min_ns, mean_ns, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns])?;
     write!(out, ",{},{}", row.connections_open, row.errors)?;
-    let Summary { p50_ns, p99_ns, max_ns, .. } = row.send_lag;
+    let Percentiles { p50_ns, p99_ns, max_ns, .. } = row.send_lag;
     write_values(out, &[p50_ns, p99_ns, max_ns])?;
     writeln!(out)
 }

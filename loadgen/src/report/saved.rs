@@ -1,193 +1,239 @@
-//! Reports that were written earlier (json, or the last line of ndjson), read back.
+//! Summaries of earlier runs, read from files (json, or the last line of ndjson).
 
 use std::path::Path;
 
 use hdrhistogram::Histogram;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::distribution::SCHEMA_VERSION;
+use super::schema::{Distribution, RunSummary, SCHEMA_VERSION, TargetCounts};
 use super::targets::LINES_MAX;
-use super::{hdr, targets};
 use crate::error::Failure;
 
 /// The summary of a run, from a file.
 pub struct Saved {
     /// The file.
     pub name: String,
-    value: Value,
+    /// What it says.
+    pub run: RunSummary,
+    /// Its latency in nanoseconds.
     pub latency: Histogram<u64>,
+}
+
+/// What every object of this program begins with.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    schema_version: Value,
 }
 
 impl Saved {
     /// Reads a file.
     ///
     /// # Errors
-    /// It cannot be read, or is no summary of this version.
+    /// The file cannot be read, or is no summary of this version.
     pub fn read(path: &Path) -> Result<Saved, Failure> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Failure::Setup(format!("cannot read {name}: {error}")))?;
-        let value = summary(&text).map_err(|why| Failure::Setup(format!("{name}: {why}")))?;
-        Saved::new(name.clone(), value).map_err(|why| Failure::Setup(format!("{name}: {why}")))
+        let run = summary(&text).map_err(|why| Failure::Setup(format!("{name}: {why}")))?;
+        Saved::new(name, run)
     }
 
-    fn new(name: String, value: Value) -> Result<Saved, String> {
-        let latency = histogram(&value, "latency")?;
-        Ok(Saved { name, value, latency })
+    fn new(name: String, run: RunSummary) -> Result<Saved, Failure> {
+        let latency = histogram(&name, "latency", &run.latency)?;
+        Ok(Saved { name, run, latency })
     }
 
-    /// The histogram of a distribution.
+    /// The histogram of a distribution of this run. `key`: the name of it, for errors.
     ///
     /// # Errors
-    /// It is not there, or broken.
-    pub fn histogram(&self, key: &str) -> Result<Histogram<u64>, Failure> {
-        let found = histogram(&self.value, key);
-        found.map_err(|why| Failure::Setup(format!("{}: {why}", self.name)))
+    /// It is missing or malformed.
+    pub fn histogram(
+        &self,
+        key: &str,
+        part: fn(&RunSummary) -> &Distribution,
+    ) -> Result<Histogram<u64>, Failure> {
+        histogram(&self.name, key, part(&self.run))
     }
 
-    /// A part of it; keys of inner objects follow after dots.
-    pub fn at(&self, key: &str) -> &Value {
-        key.split('.').fold(&self.value, |value, key| &value[key])
-    }
-
-    /// A count; 0 if it is not there.
-    pub fn count(&self, key: &str) -> u64 {
-        self.at(key).as_u64().unwrap_or_default()
-    }
-
-    /// A number; 0 if it is not there.
-    pub fn number(&self, key: &str) -> f64 {
-        self.at(key).as_f64().unwrap_or_default()
-    }
-
-    /// A text; empty if it is not there.
-    pub fn text(&self, key: &str) -> &str {
-        self.at(key).as_str().unwrap_or_default()
-    }
-
-    /// Whether both are of the same run: no other has every nanosecond alike.
+    /// Whether both are of the same run: no two runs agree in every nanosecond.
     pub fn is_the_run_of(&self, other: &Saved) -> bool {
-        self.value == other.value
+        self.run == other.run
     }
 
-    /// The settings that differ from another run's, where that makes it another measurement: not
-    /// the seed, the source addresses, or the port of a server that was started for the run.
+    /// The settings that differ from another run's and make it another measurement: not the seed,
+    /// the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
-        let mut keys = settings(&self.value);
-        keys.extend(settings(&other.value));
-        keys.sort_unstable();
-        keys.dedup();
-        let own_server = |saved: &Saved| saved.at("config.own_server") == &Value::Bool(true);
-        if !(own_server(self) && own_server(other)) {
-            keys.insert(0, "target".into());
-        }
-        let shown = |key: &String| {
-            let (ours, theirs) = (self.at(key), other.at(key));
-            (ours != theirs).then(|| {
-                let name = key.strip_prefix("config.").unwrap_or(key);
-                format!("{name} ({ours} and {theirs})")
-            })
-        };
-        keys.iter().filter_map(shown).collect()
+        let (ours, theirs) = (&self.run, &other.run);
+        let own_servers = ours.config.own_server && theirs.config.own_server;
+        let target = (!own_servers).then(|| ("target", value(&ours.target), value(&theirs.target)));
+        let (ours, theirs) = (fields(&ours.config), fields(&theirs.config));
+        let settings = ours
+            .iter()
+            .filter(|(key, _)| !matches!(key.as_str(), "seed" | "source_ips"))
+            .map(|(key, ours)| (key.as_str(), ours.clone(), theirs[key].clone()));
+        let differing =
+            target.into_iter().chain(settings).filter(|(_, ours, theirs)| ours != theirs);
+        differing.map(|(key, ours, theirs)| format!("{key} ({ours} and {theirs})")).collect()
     }
 }
 
-fn histogram(value: &Value, key: &str) -> Result<Histogram<u64>, String> {
-    let encoded = value[key]["histogram_v2_deflate_base64"].as_str();
-    let encoded = encoded.ok_or_else(|| format!("the histogram of {key} is missing"))?;
-    hdr::decode(encoded).map_err(|why| format!("{key}: {why}"))
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).expect("it has a JSON form")
 }
 
-/// The only object, or the last line of several.
-fn summary(text: &str) -> Result<Value, String> {
-    let last = || text.trim_end().lines().last().map(serde_json::from_str);
-    let value: Value = match (serde_json::from_str(text), last()) {
-        (Ok(value), _) | (Err(_), Some(Ok(value))) => value,
+/// The fields of a struct by their names, in alphabetical order.
+fn fields(of: &impl Serialize) -> Map<String, Value> {
+    match value(of) {
+        Value::Object(fields) => fields,
+        other => unreachable!("{other} is not a struct"),
+    }
+}
+
+fn histogram(
+    name: &str,
+    key: &str,
+    distribution: &Distribution,
+) -> Result<Histogram<u64>, Failure> {
+    let found = distribution.histogram();
+    found.map_err(|why| Failure::Setup(format!("{name}: {key}: {why}")))
+}
+
+/// Reads the only object, or the last line of several.
+fn summary(text: &str) -> Result<RunSummary, String> {
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    let (head, text) = match (serde_json::from_str::<Head>(text), serde_json::from_str(last)) {
+        (Ok(head), _) => (head, text),
+        (Err(_), Ok(head)) => (head, last),
         (Err(error), _) => return Err(format!("no JSON: {error}")),
     };
-    let version = &value["schema_version"];
-    if value["type"] == "merged" {
-        return Err("a sum already: give the files of the runs themselves".into());
+    match head.r#type.as_str() {
+        "summary" => {}
+        "merged" => return Err("a sum already: give the files of the runs themselves".into()),
+        _ => return Err("no summary of a run: was it written with --output-format json?".into()),
     }
-    if value["type"] != "summary" {
-        return Err("no summary of a run: was it written with --output-format json?".into());
+    if head.schema_version != SCHEMA_VERSION {
+        let found = head.schema_version;
+        return Err(format!("its schema_version is {found}, and {SCHEMA_VERSION} is understood"));
     }
-    if version != SCHEMA_VERSION {
-        let known = SCHEMA_VERSION;
-        return Err(format!("its schema_version is {version}, and {known} is understood"));
-    }
-    Ok(value)
+    serde_json::from_str(text).map_err(|error| format!("no summary of a run: {error}"))
 }
 
-fn settings(value: &Value) -> Vec<String> {
-    let config = value["config"].as_object();
-    let keys = config.into_iter().flat_map(|config| config.keys());
-    keys.filter(|key| !matches!(key.as_str(), "seed" | "source_ips"))
-        .map(|key| format!("config.{key}"))
-        .collect()
-}
-
-/// The targets of several runs, each once; `None` where a run says nothing of them, as those of
-/// earlier versions do.
-pub fn merge_targets(runs: &[Saved]) -> Option<Vec<targets::Form>> {
-    let mut all: Vec<targets::Form> = Vec::new();
+/// The targets of several runs, each once. `None` if a run does not have them, as in files of
+/// earlier versions.
+pub fn merge_targets(runs: &[Saved]) -> Option<Vec<TargetCounts>> {
+    let mut all: Vec<TargetCounts> = Vec::new();
     for run in runs {
-        for (nth, form) in of_saved(run)?.into_iter().enumerate() {
-            // One that was given twice is two, which have the same place in all runs.
-            match all.iter_mut().skip(nth).find(|one| one.target == form.target) {
-                Some(one) => one.add(&form),
-                None => all.push(form),
+        for (nth, target) in run.run.per_target.iter().flatten().enumerate() {
+            // A target that was given twice is two, which have the same place in all runs.
+            match all.iter_mut().skip(nth).find(|one| one.target == target.target) {
+                Some(one) => one.add(target),
+                None => all.push(target.clone()),
             }
         }
+        run.run.per_target.as_ref()?;
     }
     Some(all)
 }
 
-/// For two runs of the same number of targets, more than one: for each the requests completed.
+/// For two runs with the same number of targets, more than one: the requests completed of each.
 pub fn targets_side_by_side(first: &Saved, second: &Saved) -> Vec<[u64; 2]> {
-    let (Some(first), Some(second)) = (of_saved(first), of_saved(second)) else { return vec![] };
-    if first.len() != second.len() || !(2..=LINES_MAX).contains(&first.len()) {
+    let (first, second) = match (&first.run.per_target, &second.run.per_target) {
+        (Some(first), Some(second)) if first.len() == second.len() => (first, second),
+        _ => return Vec::new(),
+    };
+    if !(2..=LINES_MAX).contains(&first.len()) {
         return Vec::new();
     }
-    let completed = |form: &targets::Form| form.requests_completed;
-    first.iter().map(completed).zip(second.iter().map(completed)).map(Into::into).collect()
-}
-
-fn of_saved(run: &Saved) -> Option<Vec<targets::Form>> {
-    match run.at("per_target") {
-        Value::Null => None,
-        forms => serde_json::from_value(forms.clone()).ok(),
-    }
+    let completed = |(one, other): (&TargetCounts, &TargetCounts)| {
+        [one.requests_completed, other.requests_completed]
+    };
+    first.iter().zip(second).map(completed).collect()
 }
 
 #[cfg(test)]
 pub mod tests {
     use std::sync::Arc;
 
-    use super::super::json;
     use super::super::targets::tests::report_of;
     use super::super::tests::report;
     use super::*;
-    use crate::report::Report;
+    use crate::report::{Report, Verdict};
 
     pub fn saved(name: &str, report: &Report) -> Saved {
-        let value = serde_json::to_value(json::Form::new(report)).expect("it has a JSON form");
-        Saved::new(name.into(), value).expect("a summary")
+        Saved::new(name.into(), RunSummary::new(report)).expect("it has its histograms")
     }
 
     #[test]
     fn what_was_written_is_read_back() {
         let report = report();
-        let form = json::Form::new(&report);
-        let line = serde_json::to_string(&form).expect("JSON");
-        let pretty = serde_json::to_string_pretty(&form).expect("JSON");
+        let written = RunSummary::new(&report);
+        let line = serde_json::to_string(&written).expect("JSON");
+        let pretty = serde_json::to_string_pretty(&written).expect("JSON");
         for text in [pretty, format!("{{\"type\":\"second\"}}\n{line}\n")] {
-            let value = summary(&text).expect("a summary");
-            let saved = Saved::new("name".into(), value).expect("a summary");
+            let read = summary(&text).expect("a summary");
+            assert_eq!(read, written);
+            let saved = Saved::new("name".into(), read).expect("a summary");
             assert_eq!(saved.latency, report.records.latency);
-            assert_eq!((saved.count("replies"), saved.text("verdict")), (1000, "valid"));
-            assert_eq!(saved.count("config.size_bytes"), 64);
+            assert_eq!((saved.run.replies, saved.run.verdict), (1000, Verdict::Valid));
+            assert_eq!(saved.run.config.size_bytes, 64);
         }
+    }
+
+    /// The keys that the first version did not have.
+    const ADDED: [&str; 21] = [
+        "targets",
+        "per_target",
+        "requests_offered",
+        "requests_completed",
+        "requests_timed_out",
+        "requests_never_sent",
+        "requests_warmup",
+        "service_time",
+        "send_lag",
+        "own_lag",
+        "connect_latency",
+        "fairness_jain",
+        "reconnects",
+        "generator_threads",
+        "seconds_step_ns",
+        "seconds",
+        "saturated_seconds",
+        "longest_pause_ns",
+        "rude_clients",
+        "hub",
+        "ceiling",
+    ];
+    const ADDED_TO_CONFIG: [&str; 11] = [
+        "sizes",
+        "warmup_ns",
+        "rate_per_second",
+        "open_loop",
+        "strict",
+        "arrivals",
+        "stages",
+        "lifetime_requests",
+        "lifetime_ns",
+        "rude_clients",
+        "busy_poll",
+    ];
+
+    #[test]
+    fn a_file_of_the_first_version_is_read() {
+        let mut written = value(&RunSummary::new(&report()));
+        let object = written.as_object_mut().expect("an object");
+        ADDED.iter().for_each(|key| drop(object.remove(*key)));
+        let config = object["config"].as_object_mut().expect("an object");
+        ADDED_TO_CONFIG.iter().for_each(|key| drop(config.remove(*key)));
+        let saved = Saved::new("old".into(), summary(&written.to_string()).expect("a summary"));
+        let saved = saved.expect("its latency has a histogram");
+        assert_eq!((saved.run.replies, &saved.run.per_target), (1000, &None));
+        let error = saved.histogram("service_time", |run| &run.service_time).expect_err("missing");
+        assert_eq!(error.to_string(), "old: service_time: the histogram is missing");
+        assert_eq!(merge_targets(&[saved]), None);
     }
 
     #[test]
@@ -233,7 +279,7 @@ pub mod tests {
     }
 
     #[test]
-    fn runs_of_as_many_targets_are_set_targets_side_by_side() {
+    fn runs_of_as_many_targets_are_set_side_by_side() {
         let [one, two, three] = [1, 2, 3].map(|count| saved("a", &report_of(count)));
         assert_eq!(targets_side_by_side(&two, &two), [[500, 500], [500, 500]]);
         assert!(targets_side_by_side(&two, &three).is_empty());

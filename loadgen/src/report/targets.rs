@@ -2,33 +2,20 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::Report;
+use super::schema::TargetCounts;
 
 /// Lines for people, at most: up to 1024 targets are possible.
 pub const LINES_MAX: usize = 16;
 
-/// The counts of one target; the JSON form, too.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Form {
-    pub target: String,
-    pub connections_asked: u64,
-    pub connections_established: u64,
-    pub connections_served: u64,
-    pub connections_lost: u64,
-    pub mismatched_connections: u64,
-    pub requests_completed: u64,
-}
-
-impl Form {
+impl TargetCounts {
     /// All targets, in the order in which connections went to them.
-    pub fn all(report: &Report) -> Vec<Form> {
+    pub fn all(report: &Report) -> Vec<TargetCounts> {
         let plan = &report.plan;
         let targets = plan.targets.len() as u64;
         let form = |(nth, target): (u64, String)| {
             let count = report.records.targets.get(nth as usize).copied().unwrap_or_default();
-            Form {
+            TargetCounts {
                 target,
                 // Of the numbers from 0 on, each one that leaves this remainder.
                 connections_asked: (plan.connections_asked + targets - 1 - nth) / targets,
@@ -48,7 +35,7 @@ impl Form {
             && self.connections_lost + self.mismatched_connections == 0
     }
 
-    pub fn add(&mut self, other: &Form) {
+    pub fn add(&mut self, other: &TargetCounts) {
         self.connections_asked += other.connections_asked;
         self.connections_established += other.connections_established;
         self.connections_served += other.connections_served;
@@ -58,7 +45,7 @@ impl Form {
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for TargetCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -78,19 +65,19 @@ impl fmt::Display for Form {
 /// Lines for people: none for one target, of which the whole report is. Of very many the first that
 /// something is wrong with come before the others, and the rest is one line.
 pub fn lines(report: &Report) -> Vec<String> {
-    let mut forms = Form::all(report);
+    let mut forms = TargetCounts::all(report);
     if forms.len() < 2 {
         return Vec::new();
     }
     if forms.len() > LINES_MAX {
-        forms.sort_by_key(Form::is_well);
+        forms.sort_by_key(TargetCounts::is_well);
         let rest = forms.split_off(LINES_MAX - 1);
         forms.extend(sum(&rest));
     }
     forms.iter().map(|form| format!("  {form}")).collect()
 }
 
-fn sum(forms: &[Form]) -> Option<Form> {
+fn sum(forms: &[TargetCounts]) -> Option<TargetCounts> {
     let (first, others) = forms.split_first()?;
     let mut sum = first.clone();
     others.iter().for_each(|other| sum.add(other));
@@ -118,7 +105,7 @@ pub mod tests {
             completed: 100 * asked,
             ..TargetCount::default()
         };
-        let asked = Form::all(&report).into_iter().map(|form| form.connections_asked);
+        let asked = TargetCounts::all(&report).into_iter().map(|form| form.connections_asked);
         report.records.targets = asked.map(well).collect();
         report
     }
@@ -127,7 +114,7 @@ pub mod tests {
     fn each_target_is_asked_for_the_connections_that_go_to_it() {
         for count in [1, 2, 3, 7, 10, 11, 30] {
             let report = report_of(count);
-            let forms = Form::all(&report);
+            let forms = TargetCounts::all(&report);
             let mut expected = vec![0; usize::from(count)];
             (0..10).for_each(|number| expected[report.plan.target_index(number)] += 1);
             let asked: Vec<_> = forms.iter().map(|form| form.connections_asked).collect();

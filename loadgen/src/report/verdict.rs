@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 
 use echopool::builtin::url::ServiceOptions;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Abort, Report, hub, load_text};
 use crate::error::Exit;
@@ -16,10 +18,14 @@ use crate::stats::slo::{Observed, Outcome};
 const SHORT_OF_PROCESSORS: f64 = 0.05;
 
 /// Whether the figures are what was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Verdict {
+    /// The figures are what was asked for.
     Valid,
     /// Bytes came back that differed from what was sent.
+    #[serde(rename = "echo-differed")]
     Differed,
     /// Fewer connections than asked for.
     UnderConnected,

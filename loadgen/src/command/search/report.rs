@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::io;
 
-use serde::Serialize;
-
 use crate::cli::{OutputArgs, OutputFormat};
 use crate::command::search::{Missed, Search, Step};
 use crate::error::{Exit, Failure};
-use crate::report::Report;
-use crate::report::distribution::SCHEMA_VERSION;
-use crate::report::json;
 use crate::report::outputs::Sink;
+use crate::report::schema::{
+    PROGRAM_VERSION, RunSummary, SCHEMA_VERSION, SearchSummary, SearchType, SearchVerdict,
+    StepResult,
+};
+use crate::report::{Report, Verdict};
 use crate::stats::slo::Slo;
 use crate::units::{time_text, time_us};
 
@@ -38,7 +38,7 @@ impl Output {
     pub fn write(&mut self, search: &Search) -> Result<(), Failure> {
         self.sink.write(|out| match self.format {
             OutputFormat::Json => {
-                serde_json::to_writer_pretty(&mut *out, &Form::new(search))?;
+                serde_json::to_writer_pretty(&mut *out, &SearchSummary::new(search))?;
                 out.write_all(b"\n")
             }
             OutputFormat::Text => out.write_all(render(search).as_bytes()),
@@ -128,14 +128,13 @@ fn found_text(search: &Search) -> String {
     text
 }
 
-/// One word, as of a run.
-fn verdict(search: &Search) -> &'static str {
+fn verdict(search: &Search) -> SearchVerdict {
     match (&search.broken, search.exit()) {
-        (Some(report), _) => report.verdict().word(),
-        (_, Exit::Interrupted) => "interrupted",
-        (_, Exit::NotValid) => "generator-limited",
-        (_, Exit::SloMissed) => "not-kept",
-        _ => "valid",
+        (Some(report), _) => SearchVerdict::Run(report.verdict()),
+        (_, Exit::Interrupted) => SearchVerdict::Interrupted,
+        (_, Exit::NotValid) => SearchVerdict::Run(Verdict::GeneratorLimited),
+        (_, Exit::SloMissed) => SearchVerdict::NotKept,
+        _ => SearchVerdict::Run(Verdict::Valid),
     }
 }
 
@@ -146,47 +145,17 @@ fn verdict_text(search: &Search) -> String {
         (None, None) => "no run kept the objective".into(),
     };
     match verdict(search) {
-        "valid" => reason,
-        word => format!("{word} ({} runs; the best: {reason})", search.steps.len()),
+        SearchVerdict::Run(Verdict::Valid) => reason,
+        verdict => format!("{} ({} runs; the best: {reason})", verdict.word(), search.steps.len()),
     }
 }
 
-/// The JSON form. docs/loadgen.schema.json describes it.
-#[derive(Serialize)]
-struct Form {
-    r#type: &'static str,
-    schema_version: u32,
-    loadgen_version: &'static str,
-    objective: String,
-    rate_per_second: Option<u64>,
-    not_kept_rate_per_second: Option<u64>,
-    not_kept_reason: Option<String>,
-    is_lower_bound: bool,
-    steps: Vec<StepForm>,
-    verdict: &'static str,
-    verdict_text: String,
-    exit_code: u8,
-    best: Option<json::Form>,
-}
-
-#[derive(Serialize)]
-struct StepForm {
-    rate_per_second: u64,
-    requests_per_second: f64,
-    measured_ns: Option<u64>,
-    own_lag_p99_ns: u64,
-    requests_never_sent: u64,
-    kept: bool,
-    not_kept_reason: Option<String>,
-    verdict: &'static str,
-}
-
-impl Form {
-    fn new(search: &Search) -> Form {
+impl SearchSummary {
+    fn new(search: &Search) -> SearchSummary {
         let reason = |missed: &Missed| match missed {
             Missed::Server(why) | Missed::Generator(why) => why.clone(),
         };
-        let step = |step: &Step| StepForm {
+        let step = |step: &Step| StepResult {
             rate_per_second: step.rate,
             requests_per_second: step.requests_per_second,
             measured_ns: step.outcome.measured.map(|nanos| nanos.round() as u64),
@@ -194,12 +163,12 @@ impl Form {
             requests_never_sent: step.never_sent,
             kept: step.missed.is_none(),
             not_kept_reason: step.missed.as_ref().map(reason),
-            verdict: step.verdict.word(),
+            verdict: step.verdict,
         };
-        Form {
-            r#type: "search",
+        SearchSummary {
+            r#type: SearchType::Search,
             schema_version: SCHEMA_VERSION,
-            loadgen_version: env!("CARGO_PKG_VERSION"),
+            loadgen_version: PROGRAM_VERSION.into(),
             objective: search.objective.to_string(),
             rate_per_second: search.best.as_ref().map(rate),
             not_kept_rate_per_second: search.beyond.as_ref().map(|(rate, _)| *rate),
@@ -210,7 +179,7 @@ impl Form {
             verdict: verdict(search),
             verdict_text: verdict_text(search),
             exit_code: search.exit() as u8,
-            best: search.best.as_ref().map(json::Form::new),
+            best: search.best.as_ref().map(RunSummary::new),
         }
     }
 }

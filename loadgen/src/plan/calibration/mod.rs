@@ -7,83 +7,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use crate::plan::Plan;
 use crate::units::time_text;
 
-/// Goes up when a key changes its meaning or is taken away.
-pub const SCHEMA_VERSION: u32 = 1;
+mod object;
+
+pub use object::{
+    Calibration, CalibrationType, CalibrationUse, Ceiling, FloorLatency, Generator, Load,
+    MachineName, SCHEMA_VERSION,
+};
+
 /// An older one is not believed: by then kernels, settings and neighbours have changed.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Below the directory for caches.
 const FILE: &str = "echopool/calibration.json";
-
-/// The ceiling of one machine. docs/loadgen.schema.json describes every key.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Calibration {
-    pub r#type: String,
-    pub schema_version: u32,
-    pub calibrated_unix_ns: u64,
-    pub machine: MachineName,
-    pub generator: Generator,
-    pub load: Load,
-    /// Workers of the server that everything came back from.
-    pub sink_workers: usize,
-    pub load_average: Option<f64>,
-    pub closed_loop: Ceiling,
-    /// `None` if not even the lowest rate that was tried was kept.
-    pub open_loop: Option<Ceiling>,
-    pub floor_latency: FloorLatency,
-    pub bytes_verified: u64,
-}
-
-/// What makes it another machine if it changes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct MachineName {
-    pub hostname: String,
-    pub kernel: String,
-    pub cpu: String,
-    /// Those that this process may use.
-    pub processors: usize,
-}
-
-/// The program that was measured.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Generator {
-    pub version: String,
-    /// Built with optimisation, or without.
-    pub optimized: bool,
-}
-
-/// The load that it was measured with.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Load {
-    pub threads: usize,
-    pub connections: u64,
-    pub sizes: String,
-    pub pipeline: u64,
-    #[serde(default)]
-    pub busy_poll: bool,
-}
-
-/// The highest rate of one kind of loop.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Ceiling {
-    pub requests_per_second: f64,
-    /// Of the busiest thread.
-    pub generator_busy_ratio: f64,
-    pub generator_waiting_ratio: f64,
-    pub sink_cores: Option<f64>,
-}
-
-/// One connection, one request at a time.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FloorLatency {
-    pub min_ns: u64,
-    pub p50_ns: u64,
-    pub p99_ns: u64,
-}
 
 /// What a run can say of the ceiling.
 #[derive(Clone, PartialEq, Debug)]
@@ -98,8 +35,8 @@ pub enum Standing {
 /// Why a calibration is not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unused {
-    /// One word, for machines.
-    pub why: &'static str,
+    /// For machines.
+    pub why: CalibrationUse,
     /// For people.
     pub text: String,
 }
@@ -223,28 +160,28 @@ impl Calibration {
         let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.calibrated_unix_ns);
         if let Some(differs) = self.machine.differs(machine) {
             let text = format!("the calibration of {day} is of another machine ({differs})");
-            return Standing::unused("other-machine", format!("{text}: {again}"));
+            return Standing::unused(CalibrationUse::OtherMachine, format!("{text}: {again}"));
         }
         if self.generator != Generator::this() {
             let text = format!("the calibration of {day} is of another build of loadgen");
-            return Standing::unused("other-generator", format!("{text}: {again}"));
+            return Standing::unused(CalibrationUse::OtherGenerator, format!("{text}: {again}"));
         }
         // One of the future has a clock that was set back behind it.
         if now.duration_since(made).is_ok_and(|age| age > AGE_MAX) {
             let text = format!("the calibration of {day} is older than 30 days");
-            return Standing::unused("too-old", format!("{text}: {again}"));
+            return Standing::unused(CalibrationUse::TooOld, format!("{text}: {again}"));
         }
         if !self.load.is_like(load) {
             let (then, now) = (self.load.text(), load.text());
             let text = format!("the calibration of {day} is for {then}, and this is {now}");
-            return Standing::unused("other-load", text);
+            return Standing::unused(CalibrationUse::OtherLoad, text);
         }
         Standing::Used(Box::new(self))
     }
 }
 
 impl Standing {
-    fn unused(why: &'static str, text: String) -> Standing {
+    fn unused(why: CalibrationUse, text: String) -> Standing {
         Standing::Unused(Unused { why, text })
     }
 
@@ -258,7 +195,9 @@ impl Standing {
                 calibration.judge(&MachineName::read(), &Load::of(plan), SystemTime::now())
             }
             Ok(None) => Standing::None,
-            Err(why) => Standing::unused("unreadable", format!("{}: {why}", path.display())),
+            Err(why) => {
+                Standing::unused(CalibrationUse::Unreadable, format!("{}: {why}", path.display()))
+            }
         }
     }
 
@@ -294,128 +233,4 @@ pub fn usual_path() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use crate::report::tests::plan;
-
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
-
-    pub fn calibration() -> Calibration {
-        let ceiling = |requests_per_second| Ceiling {
-            requests_per_second,
-            generator_busy_ratio: 0.99,
-            generator_waiting_ratio: 0.0,
-            sink_cores: Some(1.5),
-        };
-        Calibration {
-            r#type: "calibration".into(),
-            schema_version: SCHEMA_VERSION,
-            calibrated_unix_ns: NOW.as_nanos() as u64,
-            machine: machine(),
-            generator: Generator::this(),
-            load: Load::of(&plan("127.0.0.1:7 -c 100")),
-            sink_workers: 2,
-            load_average: Some(0.25),
-            closed_loop: ceiling(200_000.0),
-            open_loop: Some(ceiling(50_000.0)),
-            floor_latency: FloorLatency { min_ns: 15_000, p50_ns: 20_000, p99_ns: 40_000 },
-            bytes_verified: 1 << 30,
-        }
-    }
-
-    fn machine() -> MachineName {
-        MachineName {
-            hostname: "a".into(),
-            kernel: "6.1".into(),
-            cpu: "some".into(),
-            processors: 4,
-        }
-    }
-
-    fn judge(machine: &MachineName, flags: &str, later: Duration) -> Standing {
-        let now = SystemTime::UNIX_EPOCH + NOW + later;
-        calibration().judge(machine, &Load::of(&plan(flags)), now)
-    }
-
-    #[track_caller]
-    fn assert_unused(standing: Standing, why: &str, says: &str) {
-        let Standing::Unused(unused) = standing else { panic!("{standing:?}") };
-        assert_eq!(unused.why, why);
-        assert!(unused.text.contains(says), "{}", unused.text);
-    }
-
-    #[test]
-    fn a_run_says_how_much_of_the_ceiling_of_its_loop_it_used() {
-        let standing = judge(&machine(), "127.0.0.1:7 -c 5000", Duration::from_secs(3600));
-        assert_eq!(
-            standing.text(false, 62_000.0).expect("a line"),
-            "31 % of this machine's ceiling, calibrated 2027-01-15 (200000/s in the closed loop \
-             with 100 connections; floor latency p50 20.00us)"
-        );
-        let open = standing.text(true, 10_000.0).expect("a line");
-        assert!(
-            open.starts_with("20 % of this") && open.contains("(50000/s in the open"),
-            "{open}"
-        );
-        assert_eq!(Standing::None.text(false, 1.0), None);
-    }
-
-    #[test]
-    fn what_was_measured_of_another_machine_or_long_ago_is_not_used() {
-        let target = "127.0.0.1:7";
-        type Change = fn(&mut MachineName);
-        let changes: [(Change, &str); 4] = [
-            (|machine| machine.hostname = "b".into(), "host a, and not b"),
-            (|machine| machine.kernel = "6.2".into(), "kernel 6.1, and not 6.2"),
-            (|machine| machine.cpu = "other".into(), "CPU some, and not other"),
-            (|machine| machine.processors = 2, "processors 4, and not 2"),
-        ];
-        for (change, says) in changes {
-            let mut other = machine();
-            change(&mut other);
-            assert_unused(judge(&other, target, Duration::ZERO), "other-machine", says);
-        }
-        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
-        assert!(matches!(judge(&machine(), target, days(30)), Standing::Used(_)));
-        assert_unused(judge(&machine(), target, days(31)), "too-old", "of 2027-01-15 is older");
-        for flags in ["127.0.0.1:7 -p 2", "127.0.0.1:7 -l 65", "127.0.0.1:7 -t 1"] {
-            assert_unused(judge(&machine(), flags, days(0)), "other-load", "is for 2 threads, 64");
-        }
-        let mut older = calibration();
-        older.generator.version = "0.0.1".into();
-        let standing = older.judge(&machine(), &Load::of(&plan(target)), SystemTime::now());
-        assert_unused(standing, "other-generator", "another build");
-    }
-
-    #[test]
-    fn what_was_written_is_read_back_and_nothing_else_is() {
-        let name = format!("loadgen-calibration-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        let path = directory.join("deep/calibration.json");
-        assert_eq!(Calibration::read(&path), Ok(None));
-        assert!(calibration().write(&path).is_err(), "no directory is made by the way");
-        fs::create_dir_all(path.parent().expect("it has one")).expect("it can be made");
-        calibration().write(&path).expect("it can be written");
-        assert_eq!(Calibration::read(&path), Ok(Some(calibration())));
-        let newer = Calibration { schema_version: 99, ..calibration() };
-        newer.write(&path).expect("it is there");
-        assert!(Calibration::read(&path).expect_err("another version").contains("is 99"));
-        fs::write(&path, "{}").expect("it is there");
-        assert!(Calibration::read(&path).is_err());
-        fs::remove_dir_all(directory).expect("it was ours");
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_written_to_and_not_replaced() {
-        let directory = std::env::temp_dir().join(format!("loadgen-link-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a place for files");
-        let (link, file) = (directory.join("link"), directory.join("file"));
-        fs::write(&file, "").expect("it can be written");
-        std::os::unix::fs::symlink(&file, &link).expect("a link");
-        calibration().write(&link).expect("it can be written");
-        assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
-        assert_eq!(Calibration::read(&file), Ok(Some(calibration())));
-        assert_eq!(fs::read_dir(&directory).expect("a directory").count(), 2, "nothing is left");
-        fs::remove_dir_all(&directory).expect("it is ours");
-    }
-}
+pub mod tests;

@@ -1,0 +1,76 @@
+//! Several runs added up (`type`: `merged`).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Distribution, MergedType, RunConfig, TargetCounts};
+use crate::report::Verdict;
+
+/// Several runs as one. Counts are sums over all runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "merged_object")]
+pub struct MergedSummary {
+    /// Marks the sum of several runs.
+    pub r#type: MergedType,
+    /// The version of this schema.
+    #[schemars(extend("const" = super::SCHEMA_VERSION))]
+    pub schema_version: u32,
+    /// Runs that were added up.
+    #[schemars(range(min = 2))]
+    pub runs: usize,
+    /// The config of the first run. The others differ from it at most in seed and source_ips.
+    pub config: RunConfig,
+    /// Lengths of the measured periods, added up.
+    pub elapsed_ns_sum: u64,
+    /// The longest of them.
+    pub elapsed_ns_max: u64,
+    /// Requests that were to be sent.
+    pub requests_offered: u64,
+    /// Requests that were given to a connection.
+    pub requests_begun: u64,
+    /// Complete, verified replies within the measured periods.
+    pub replies: u64,
+    /// Replies that arrived after them.
+    pub replies_late: u64,
+    /// Requests whose reply did not arrive within the time-out.
+    pub requests_timed_out: u64,
+    /// Requests without a reply when their connection, or the run, ended.
+    pub requests_unanswered: u64,
+    /// Requests for which no connection had room before the end.
+    pub requests_never_sent: u64,
+    /// The rates of the runs, added up: the rate of all if they ran at the same time.
+    #[schemars(range(min = 0))]
+    pub requests_per_second_sum: f64,
+    /// The mean of the rates: that of repetitions.
+    #[schemars(range(min = 0))]
+    pub requests_per_second_mean: f64,
+    /// Bytes verified within the measured periods.
+    pub bytes_read: u64,
+    /// Bytes verified in all.
+    pub bytes_verified: u64,
+    /// Connections established.
+    pub connections_established: u64,
+    /// Connections that ended early.
+    pub connections_lost: u64,
+    /// Connections on which a byte differed.
+    pub mismatched_connections: u64,
+    /// The counts of each target; null if a run does not have them, as in files of earlier versions.
+    pub per_target: Option<Vec<TargetCounts>>,
+    /// As in a summary, all runs together.
+    pub latency: Distribution,
+    /// As in a summary, all runs together.
+    pub service_time: Distribution,
+    /// As in a summary, all runs together.
+    pub send_lag: Distribution,
+    /// As in a summary, all runs together.
+    pub own_lag: Distribution,
+    /// As in a summary, all runs together.
+    pub connect_latency: Distribution,
+    /// What went wrong with connections and how often, by name. What did not happen is absent.
+    pub errors: BTreeMap<String, NonZeroU64>,
+    /// valid if all runs are, otherwise the verdict of the first that is not.
+    pub verdict: Verdict,
+}

@@ -1,0 +1,110 @@
+//! The JSON that loadgen writes and reads: one type for each kind of object. The same types
+//! generate `docs/loadgen.schema.json`, so the documentation of a field here is its description
+//! there.
+//!
+//! * here: what all objects share, and the schema
+//! * `run`: a whole run, and one second of it
+//! * `search`: a search for the highest rate; `merged`: several runs added up
+//! * `distribution`: a histogram and its percentiles
+//!
+//! The object that `loadgen calibrate` writes is [`Calibration`]. Times are whole nanoseconds,
+//! rates are per second, and the unit is in each key. A key that was added after the first version
+//! has a default, so that files of earlier versions can still be read.
+
+use std::time::{Duration, SystemTime};
+
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::plan::calibration::Calibration;
+
+mod distribution;
+mod merged;
+mod run;
+mod search;
+
+pub use distribution::{Distribution, Percentiles};
+pub use merged::MergedSummary;
+pub use run::{
+    CeilingUse, ConnectionCounts, HubCounts, MismatchBytes, ObjectiveResult, RudeSummary,
+    RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
+};
+pub use search::{SearchSummary, SearchVerdict, StepResult};
+
+/// The version of the schema. It increases when a key changes its meaning or is removed; a new key
+/// does not change it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The version of the program, as JSON shows it.
+pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Defines the value of `type` of one kind of object. Reading an object of another kind fails.
+macro_rules! object_type {
+    ($name:ident, $variant:ident) => {
+        #[derive(
+            Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema,
+        )]
+        #[serde(rename_all = "lowercase")]
+        #[schemars(inline)]
+        pub enum $name {
+            #[default]
+            $variant,
+        }
+    };
+}
+
+object_type!(SummaryType, Summary);
+object_type!(SecondType, Second);
+object_type!(SearchType, Search);
+object_type!(MergedType, Merged);
+
+/// The JSON schema (draft 2020-12) of every object that loadgen writes.
+pub fn json_schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let settings = settings.with_transform(RecursiveTransform(remove_rust_details));
+    let mut generator = settings.into_generator();
+    let objects = [
+        reference::<RunSummary>(&mut generator),
+        reference::<SecondSummary>(&mut generator),
+        reference::<SearchSummary>(&mut generator),
+        reference::<MergedSummary>(&mut generator),
+        reference::<Calibration>(&mut generator),
+    ];
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Results of loadgen",
+        "description": "What loadgen writes with --output-format json (one summary) and ndjson \
+            (one object per second, then the summary), what a search for the highest rate writes \
+            (--search), and what loadgen merge and loadgen calibrate write. Times are whole \
+            nanoseconds, rates are per second, and the unit is in each key. Readers should ignore \
+            keys that they do not know.",
+        "oneOf": objects,
+        "$defs": generator.take_definitions(true),
+    })
+}
+
+/// Defaults are only for reading older files, and formats name Rust types.
+fn remove_rust_details(schema: &mut Schema) {
+    schema.remove("default");
+    schema.remove("format");
+}
+
+fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().into()
+}
+
+/// Nanoseconds since 1970-01-01 UTC; 0 for an earlier time.
+pub fn unix_nanos(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos)
+}
+
+/// Whole nanoseconds. The type holds 584 years; a longer time becomes the largest value.
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
