@@ -51,8 +51,8 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Some("compare") => compare::run(&compare::Args::parse_from(words)),
         Some("merge") => merge::run(&merge::Args::parse_from(words)),
         _ => {
-            let args = cli::Args::parse_from(program.into_iter().chain(words));
-            match &args.load.search {
+            let args = cli::RunArgs::parse_from(program.into_iter().chain(words));
+            match &args.run.load.search {
                 Some(objective) => search::run(&args, objective),
                 None => run::run(&args),
             }

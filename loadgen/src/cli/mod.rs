@@ -3,12 +3,7 @@
 //! Here: the target, and what every run needs. `load`: what is sent and when. `output`: what is
 //! shown and written.
 
-use std::time::Duration;
-
 use clap::Parser;
-
-use crate::cli::target::Target;
-use crate::units;
 
 mod hub;
 mod lifetime;
@@ -16,6 +11,7 @@ mod load;
 mod objective;
 mod output;
 pub mod source_ip;
+mod spec;
 pub mod target;
 
 pub use hub::HubArgs;
@@ -23,6 +19,7 @@ pub use lifetime::Lifetime;
 pub use load::LoadArgs;
 pub use objective::Objective;
 pub use output::{OutputArgs, OutputFormat, ProgressForm};
+pub use spec::RunSpec;
 
 /// Connections when no target is given.
 pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
@@ -38,48 +35,12 @@ pub const CONNECTIONS_TARGET: u64 = 100;
 /// port of 127.0.0.1 and drives that one with 10,000 connections.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen", version, after_help = AFTER_HELP)]
-pub struct Args {
-    /// What to drive, and where: [service://]host:port[?options], as in framed://host:7777?order=big,
-    /// or host:7001-7010 for a range of ports; connections are spread evenly over several
-    /// [default: an echo server of its own; service:// alone: one with that service]
-    #[arg(value_name = "TARGET")]
-    pub targets: Vec<Target>,
-
-    /// Connections at once [default: 10000 without a target, 100 with one]
-    #[arg(short, long, value_name = "N", value_parser = units::positive)]
-    pub connections: Option<u64>,
-
-    /// Threads [default: half of the processors]
-    #[arg(short, long, value_name = "N", value_parser = units::positive)]
-    pub threads: Option<u64>,
-
-    /// How long to measure [default: 10s, or no limit if -n is given]
-    #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
-    pub duration: Option<Duration>,
-
-    /// Requests to send in all, after which the run ends
-    #[arg(short = 'n', long, value_name = "N", value_parser = units::positive)]
-    pub requests: Option<u64>,
-
-    /// How long to wait for a connection, and for a reply; a connection that is later is closed
-    /// and counted
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
-    pub timeout: Duration,
-
-    /// Seed of the payload, sizes and arrivals, to repeat a run byte for byte [default: a new one
-    /// each time]
-    #[arg(long, value_name = "NUMBER")]
-    pub seed: Option<u64>,
-
-    /// What is sent, when, and over which connections.
+pub struct RunArgs {
+    /// The run itself.
     #[command(flatten)]
-    pub load: LoadArgs,
+    pub run: RunSpec,
 
-    /// What the clients of a hub do.
-    #[command(flatten)]
-    pub hub: HubArgs,
-
-    /// What is made of it.
+    /// Where the results go.
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -103,6 +64,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        Args::command().debug_assert();
+        RunArgs::command().debug_assert();
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
+use super::RunArgs;
 use crate::error::Failure;
-use crate::stats::slo::{self, Slo};
 
 /// What becomes of what was measured.
 #[derive(Args, Clone, Debug)]
@@ -41,16 +41,6 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
 
-    /// An objective, such as 'p99<2ms', 'max<50ms', 'mean<1ms', 'rate>10k' or 'errors<1'; exit code
-    /// 99 if it is missed; repeat it to have more
-    #[arg(long, value_name = "OBJECTIVE", value_parser = slo::parse)]
-    pub slo: Vec<Slo>,
-
-    /// End the run as soon as it cannot pass any more: at the first second that misses an --slo, the
-    /// first connection that fails or is lost, the first byte that differs
-    #[arg(long)]
-    pub abort_on_fail: bool,
-
     /// What is shown on stderr while the run goes on
     #[arg(long, value_name = "FORM", value_enum, default_value = "auto")]
     pub progress: ProgressForm,
@@ -83,7 +73,20 @@ pub enum ProgressForm {
     None,
 }
 
+impl Default for OutputArgs {
+    /// Those of a command line without any flag.
+    fn default() -> OutputArgs {
+        RunArgs::parse_from(["loadgen"]).output
+    }
+}
+
 impl OutputArgs {
+    /// Writes nothing but the progress.
+    pub fn quiet(&self) -> OutputArgs {
+        let output_format = OutputFormat::Quiet;
+        OutputArgs { output: None, hdr_log: None, hgrm: None, output_format, ..self.clone() }
+    }
+
     /// The form of the progress, decided. `stdout_shown`: stdout is a terminal, on which a view that
     /// is drawn again in place would overwrite the rows of a second.
     pub fn progress_form(&self, stdout_shown: bool) -> ProgressForm {
@@ -122,11 +125,9 @@ impl OutputArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Args;
-    use clap::Parser;
 
     fn output(flags: &str) -> OutputArgs {
-        Args::parse_from(format!("loadgen {flags}").split_whitespace()).output
+        RunArgs::parse_from(format!("loadgen {flags}").split_whitespace()).output
     }
 
     #[test]

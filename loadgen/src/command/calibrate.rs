@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Parser;
 
-use crate::cli;
+use crate::cli::{OutputArgs, RunSpec};
 use crate::command::drive;
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::OwnServer;
@@ -30,6 +30,7 @@ use crate::plan::calibration::{
 };
 use crate::plan::machine::Machine;
 use crate::report::{Outputs, Report, Verdict};
+use crate::traffic::schedule::RATE_MAX;
 use crate::traffic::sizes::Sizes;
 use crate::units;
 use crate::units::time_text;
@@ -79,6 +80,8 @@ const OPEN_PART: u32 = 10;
 /// Rates of an open loop that are tried. Each halves what is not known, which is at first all up to
 /// the rate of the closed loop: a 64th of that is left.
 const OPEN_STEPS: u32 = 6;
+/// Seed of the payload of all steps.
+const SEED: u64 = 1;
 /// From here on the calibration is said to be of a busy machine.
 const WAITING_MAX: f64 = 0.05;
 
@@ -149,7 +152,7 @@ impl Steps<'_> {
     fn start(args: &Args) -> Result<Steps<'_>, Failure> {
         let interrupted = drive::on_signals()?;
         let machine = Machine::read();
-        let mut plan = Plan::new(&parse(&closed_flags(args, args.connections)), &machine, None, 1)?;
+        let mut plan = Plan::new(&closed_spec(args, args.connections), &machine, &[], SEED)?;
         if let Some(shortfall) = &plan.shortfall {
             return Err(Failure::Setup(shortfall.to_string()));
         }
@@ -162,9 +165,9 @@ impl Steps<'_> {
 
     fn calibrate(&mut self, load_average: Option<f64>) -> Result<Calibration, Stop> {
         let whole = self.args.duration;
-        let floor = self.step("floor latency", &closed_flags(self.args, 1), whole / FLOOR_PART)?;
-        let flags = closed_flags(self.args, self.args.connections);
-        let closed = self.step("closed loop", &flags, whole / CLOSED_PART)?;
+        let floor = self.step("floor latency", closed_spec(self.args, 1), whole / FLOOR_PART)?;
+        let spec = closed_spec(self.args, self.args.connections);
+        let closed = self.step("closed loop", spec, whole / CLOSED_PART)?;
         let open_loop = self.open_loop(closed.requests_per_second())?;
         let latency = &floor.records.latency;
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -195,9 +198,9 @@ impl Steps<'_> {
         let mut best = None;
         for _ in 0..OPEN_STEPS {
             let rate = (kept + not_kept) / 2.0;
-            let flags = closed_flags(self.args, self.args.connections);
-            let flags = format!("{flags} -R {}", (rate as u64).max(1));
-            let report = self.step("open loop", &flags, self.args.duration / OPEN_PART)?;
+            let mut spec = closed_spec(self.args, self.args.connections);
+            spec.load.rate = Some((rate as u64).clamp(1, RATE_MAX));
+            let report = self.step("open loop", spec, self.args.duration / OPEN_PART)?;
             if report.verdict() == Verdict::Valid && report.records.never_sent == 0 {
                 (kept, best) = (rate, Some(ceiling(&report)));
             } else {
@@ -209,13 +212,15 @@ impl Steps<'_> {
 
     /// A run against the sink. How well it kept its schedule is the caller's business; anything
     /// else that is wrong is not.
-    fn step(&mut self, name: &str, flags: &str, duration: Duration) -> Result<Report, Stop> {
-        let args = parse(&format!("{flags} -d {}ns", duration.as_nanos()));
-        let mut plan = Plan::new(&args, &self.machine, None, 1)?;
+    fn step(&mut self, name: &str, spec: RunSpec, duration: Duration) -> Result<Report, Stop> {
+        let spec = RunSpec { duration: Some(duration), ..spec };
+        let mut plan = Plan::new(&spec, &self.machine, &[], SEED)?;
         plan.targets = vec![self.server.address()];
-        let mut outputs = Outputs::open(&args.output)?;
+        let output = OutputArgs::default().quiet();
+        let mut outputs = Outputs::open(&output)?;
         let server = Some(&mut self.server);
-        let report = drive::drive(Arc::new(plan), &args, server, &self.interrupted, &mut outputs)?;
+        let report =
+            drive::drive(Arc::new(plan), &output, server, &self.interrupted, &mut outputs)?;
         self.bytes_verified += report.records.bytes_verified;
         match report.verdict() {
             _ if report.interrupted => Err(Stop::Report(Exit::Interrupted, "interrupted".into())),
@@ -225,18 +230,15 @@ impl Steps<'_> {
     }
 }
 
-/// The command line of a step without its length.
-fn closed_flags(args: &Args, connections: u64) -> String {
-    let threads = args.threads.map_or(String::new(), |threads| format!(" -t {threads}"));
-    // The floor is that of one request at a time.
-    let pipeline = if connections == 1 { 1 } else { args.pipeline };
-    let size = &args.size;
-    let polling = if args.busy_poll { " --busy-poll" } else { "" };
-    format!("--output-format quiet -c {connections} -l {size} -p {pipeline}{threads}{polling}")
-}
-
-fn parse(flags: &str) -> cli::Args {
-    cli::Args::parse_from(std::iter::once("loadgen").chain(flags.split_whitespace()))
+/// A run in a closed loop.
+fn closed_spec(args: &Args, connections: u64) -> RunSpec {
+    let (connections, threads) = (Some(connections), args.threads);
+    let mut spec = RunSpec { connections, threads, ..RunSpec::default() };
+    spec.load.size = args.size.clone();
+    // The floor is the latency of one request at a time.
+    spec.load.pipeline = if connections == Some(1) { 1 } else { args.pipeline };
+    spec.load.busy_poll = args.busy_poll;
+    spec
 }
 
 fn ceiling(report: &Report) -> Ceiling {

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::cli::{Args, ProgressForm};
+use crate::cli::{OutputArgs, ProgressForm};
 use crate::error::{Exit, Failure};
 use crate::exec::client::Client;
 use crate::exec::control::Control;
@@ -61,7 +61,7 @@ pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
 /// The set-up or the run failed, or an output could not be written.
 pub fn drive(
     plan: Arc<Plan>,
-    args: &Args,
+    output: &OutputArgs,
     server: Option<&mut OwnServer>,
     interrupted: &AtomicBool,
     outputs: &mut Outputs,
@@ -70,7 +70,7 @@ pub fn drive(
     let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
-    let form = args.output.progress_form(io::stdout().is_terminal());
+    let form = output.progress_form(io::stdout().is_terminal());
     // Where nothing is shown nobody is told about keys.
     let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
     let mut watch = Watch {
@@ -81,8 +81,6 @@ pub fn drive(
             control: control.clone(),
             collector,
             outputs,
-            slos: &args.output.slo,
-            abort_on_fail: args.output.abort_on_fail,
             began_at: None,
             aborted: None,
         },
@@ -106,9 +104,8 @@ pub fn drive(
     }
     let server_cores = watch.server_use.cores();
     let Intervals { began_at, aborted, .. } = watch.intervals;
-    let slos = args.output.slo.clone();
-    let calibration = Standing::find(args.output.calibration.as_deref(), &plan);
-    Ok(Report { plan, records, began_at, interrupted, aborted, slos, server_cores, calibration })
+    let calibration = Standing::find(output.calibration.as_deref(), &plan);
+    Ok(Report { plan, records, began_at, interrupted, aborted, server_cores, calibration })
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {
@@ -218,8 +215,6 @@ struct Intervals<'a> {
     control: Arc<Control>,
     collector: Collector,
     outputs: &'a mut Outputs,
-    slos: &'a [Slo],
-    abort_on_fail: bool,
     /// When the measured period began.
     began_at: Option<SystemTime>,
     /// Why the run is ended before its time.
@@ -321,8 +316,8 @@ impl Intervals<'_> {
         while let Some(second) = self.collector.next(since) {
             progress.second(second);
             self.outputs.second(second)?;
-            if self.abort_on_fail && self.aborted.is_none() {
-                self.aborted = missed(self.slos, second);
+            if self.plan.abort_on_fail && self.aborted.is_none() {
+                self.aborted = missed(&self.plan.slos, second);
             }
         }
         Ok(())
@@ -350,7 +345,7 @@ impl Intervals<'_> {
     }
 
     fn abort_on_errors(&mut self, errors: u64) {
-        if self.abort_on_fail && self.aborted.is_none() && errors > 0 {
+        if self.plan.abort_on_fail && self.aborted.is_none() && errors > 0 {
             self.aborted = Some(Abort::Errors(errors));
         }
     }

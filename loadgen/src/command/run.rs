@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::Args;
+use crate::cli::RunArgs;
 use crate::cli::target::{Address, Target};
 use crate::command::drive::{drive, on_signals};
 use crate::error::{Exit, Failure};
@@ -19,12 +19,12 @@ use crate::view::terminal::{self};
 ///
 /// # Errors
 /// There is no report, and why.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let targets = resolve_all(&args.targets)?;
-    let seed = args.seed.unwrap_or_else(new_seed);
-    let mut plan = Plan::for_targets(args, &machine, &targets, seed)?;
+    let targets = resolve_all(&args.run.targets)?;
+    let seed = args.run.seed.unwrap_or_else(new_seed);
+    let mut plan = Plan::new(&args.run, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
     tell(&plan);
     let mut server = match plan.own_server {
@@ -35,7 +35,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         plan.targets = vec![server.address()];
     }
     announce(&plan);
-    let report = drive(Arc::new(plan), args, server.as_mut(), &interrupted, &mut outputs)?;
+    let report = drive(Arc::new(plan), &args.output, server.as_mut(), &interrupted, &mut outputs)?;
     // Before the report, so that the server's own warnings do not follow it.
     drop(server);
     outputs.finish(&report)?;

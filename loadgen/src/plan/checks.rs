@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::cli::Args;
+use crate::cli::RunSpec;
 use crate::error::Failure;
 
 /// More is a typing error.
@@ -12,13 +12,13 @@ const TARGETS_MAX: usize = 1024;
 /// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
 const PIPELINE_MAX: u64 = 65_536;
 
-pub(super) fn ranges(args: &Args) -> Result<(), Failure> {
+pub(super) fn ranges(spec: &RunSpec) -> Result<(), Failure> {
     let check = |name: &str, value: u64, max: u64| match value <= max {
         true => Ok(()),
         false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
     };
-    check("--threads", args.threads.unwrap_or(1), THREADS_MAX)?;
-    check("--pipeline", args.load.pipeline, PIPELINE_MAX)
+    check("--threads", spec.threads.unwrap_or(1), THREADS_MAX)?;
+    check("--pipeline", spec.load.pipeline, PIPELINE_MAX)
 }
 
 /// Threads that never sleep keep each other from running if there are more of them than processors.
@@ -38,8 +38,8 @@ pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Re
 }
 
 /// Where a connection has one request only.
-pub(super) fn one_request(args: &Args) -> Result<(), Failure> {
-    let flag = match &args.load {
+pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
+    let flag = match &spec.load {
         load if load.pipeline > 1 => "--pipeline",
         load if load.lifetime.is_some() => "--lifetime",
         load if load.strict => "--strict",

@@ -3,7 +3,7 @@
 use echopool::builtin::url::HubOptions;
 use echopool::framing::ByteOrder;
 
-use crate::cli::Args;
+use crate::cli::RunSpec;
 use crate::error::Failure;
 use crate::traffic::hub_frames::{PAYLOAD_MAX, STAMP_BYTES};
 use crate::traffic::sizes::Sizes;
@@ -35,15 +35,15 @@ impl HubPlan {
     ///
     /// # Errors
     /// The flags contradict each other, or ask for what a hub does not have.
-    pub fn new(args: &Args, options: &HubOptions, connections: u64) -> Result<HubPlan, Failure> {
-        check_load(args, options)?;
+    pub fn new(spec: &RunSpec, options: &HubOptions, connections: u64) -> Result<HubPlan, Failure> {
+        check_load(spec, options)?;
         let plan = HubPlan {
             order: options.order,
             notices: options.notices,
             connections,
-            senders: args.hub.senders.unwrap_or(1),
-            never_read: args.hub.never_read.unwrap_or(0),
-            allow_drops: args.hub.allow_drops,
+            senders: spec.hub.senders.unwrap_or(1),
+            never_read: spec.hub.never_read.unwrap_or(0),
+            allow_drops: spec.hub.allow_drops,
         };
         let (senders, never_read) = (plan.senders, plan.never_read);
         if senders + never_read > connections {
@@ -97,8 +97,8 @@ impl HubPlan {
 ///
 /// # Errors
 /// One of them was given.
-pub fn refuse_flags(args: &Args) -> Result<(), Failure> {
-    let hub = &args.hub;
+pub fn refuse_flags(spec: &RunSpec) -> Result<(), Failure> {
+    let hub = &spec.hub;
     let given = [
         (hub.senders.is_some(), "--senders"),
         (hub.never_read.is_some(), "--never-read"),
@@ -110,8 +110,8 @@ pub fn refuse_flags(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn check_load(args: &Args, options: &HubOptions) -> Result<(), Failure> {
-    let load = &args.load;
+fn check_load(spec: &RunSpec, options: &HubOptions) -> Result<(), Failure> {
+    let load = &spec.load;
     let max = options.max_message.map_or(PAYLOAD_MAX, u64::from);
     match &load.size {
         Sizes::Fixed(size) if *size < STAMP_BYTES as u64 => usage(format!(

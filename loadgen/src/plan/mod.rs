@@ -14,9 +14,12 @@ use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::source_ip;
 use crate::cli::target;
-use crate::cli::{Args, CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET, Lifetime};
+use crate::cli::{
+    CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET, Lifetime, RunSpec,
+};
 use crate::error::Failure;
 use crate::plan::machine::Machine;
+use crate::stats::slo::Slo;
 use crate::traffic::dispatch::{Dispatch, OpenLoop};
 use crate::traffic::rude::RudeClients;
 use crate::traffic::schedule::{self, Lane, Profile};
@@ -92,51 +95,42 @@ pub struct Plan {
     /// Further addresses of the networks given that are more than are ever used.
     pub sources_unused: u128,
     pub seed: u64,
+    /// What the figures must be.
+    pub slos: Vec<Slo>,
+    /// Whether the run ends as soon as it cannot pass any more.
+    pub abort_on_fail: bool,
 }
 
 impl Plan {
-    /// Decides, for one target. `target` is `None` for a server of our own.
-    ///
-    /// # Errors
-    /// The flags contradict each other, or not even one connection is possible.
-    pub fn new(
-        args: &Args,
-        machine: &Machine,
-        target: Option<SocketAddr>,
-        seed: u64,
-    ) -> Result<Plan, Failure> {
-        Plan::for_targets(args, machine, target.as_slice(), seed)
-    }
-
     /// Decides, for any number of targets. There are none for a server of our own.
     ///
     /// # Errors
     /// The flags contradict each other, or not even one connection is possible.
-    pub fn for_targets(
-        args: &Args,
+    pub fn new(
+        spec: &RunSpec,
         machine: &Machine,
         targets: &[SocketAddr],
         seed: u64,
     ) -> Result<Plan, Failure> {
-        checks::ranges(args)?;
+        checks::ranges(spec)?;
         let own_server = targets.is_empty();
         let targets = match own_server {
             true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
             false => targets.to_vec(),
         };
-        let (given, more) = source_ip::addresses(&args.load.source_ip);
+        let (given, more) = source_ip::addresses(&spec.load.source_ip);
         checks::targets(&targets, &given)?;
-        let service = target::service(&args.targets)?;
+        let service = target::service(&spec.targets)?;
         let default = match (own_server, &service) {
             (true, ServiceOptions::Hub(_)) => CONNECTIONS_OWN_HUB,
             (true, _) => CONNECTIONS_OWN_SERVER,
             (false, _) => CONNECTIONS_TARGET,
         };
-        let asked = args.connections.unwrap_or(default);
+        let asked = spec.connections.unwrap_or(default);
         let half = (machine.processors / 2).max(1);
-        let threads = args.threads.map_or(half, |threads| threads as usize).min(asked as usize);
+        let threads = spec.threads.map_or(half, |threads| threads as usize).min(asked as usize);
         let server_workers = machine.processors.saturating_sub(threads).max(1);
-        let rude = args.load.rude.clone().unwrap_or_default();
+        let rude = spec.load.rude.clone().unwrap_or_default();
         let room = Room {
             machine,
             given: &given,
@@ -152,18 +146,18 @@ impl Plan {
             return Err(Failure::Setup(shortfall.to_string()));
         }
         let hub = match &service {
-            ServiceOptions::Hub(options) => Some(HubPlan::new(args, options, connections)?),
-            _ => hub::refuse_flags(args).map(|()| None)?,
+            ServiceOptions::Hub(options) => Some(HubPlan::new(spec, options, connections)?),
+            _ => hub::refuse_flags(spec).map(|()| None)?,
         };
-        target::check_sizes(&service, &args.load.size)?;
+        target::check_sizes(&service, &spec.load.size)?;
         let server_closes = target::closes_after_one(&service);
         if server_closes {
-            checks::one_request(args)?;
+            checks::one_request(spec)?;
         }
         let one_thread = hub.is_some_and(|hub| hub.wants_one_thread(threads));
         let threads = if one_thread { 1 } else { threads };
         let threads = threads.min(connections as usize);
-        if args.load.busy_poll {
+        if spec.load.busy_poll {
             let workers = if own_server { server_workers } else { 0 };
             checks::busy_poll(threads, workers, machine.processors)?;
         }
@@ -173,35 +167,37 @@ impl Plan {
         Ok(Plan {
             targets,
             service,
-            target_name: target_name(args),
+            target_name: target_name(spec),
             hub,
             own_server,
             connections_asked: asked,
-            connections_explicit: args.connections.is_some(),
+            connections_explicit: spec.connections.is_some(),
             connections,
             shortfall,
             // Who begins them one after the other has no burst of them.
-            backlog_short: backlog_short.filter(|_| args.load.connect_rate.is_none()),
+            backlog_short: backlog_short.filter(|_| spec.load.connect_rate.is_none()),
             threads,
             server_workers,
-            duration: args.duration.or_else(|| default_duration(args)),
-            requests: args.requests,
-            warmup: args.load.warmup.unwrap_or_default(),
-            open_loop: open_loop(args)?,
-            rate: args.load.rate,
-            size: args.load.size.max(),
-            sizes: args.load.size.clone(),
-            wire: Wire::new(target::protocol(&service), args.load.size.clone()),
-            pipeline: args.load.pipeline,
-            busy_poll: args.load.busy_poll,
-            connect_rate: args.load.connect_rate,
-            timeout: args.timeout,
-            lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { args.load.lifetime },
+            duration: spec.duration.or_else(|| default_duration(spec)),
+            requests: spec.requests,
+            warmup: spec.load.warmup.unwrap_or_default(),
+            open_loop: open_loop(spec)?,
+            rate: spec.load.rate,
+            size: spec.load.size.max(),
+            sizes: spec.load.size.clone(),
+            wire: Wire::new(target::protocol(&service), spec.load.size.clone()),
+            pipeline: spec.load.pipeline,
+            busy_poll: spec.load.busy_poll,
+            connect_rate: spec.load.connect_rate,
+            timeout: spec.timeout,
+            lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { spec.load.lifetime },
             server_closes,
             rude,
             sources,
             sources_unused: more,
             seed,
+            slos: spec.slo.clone(),
+            abort_on_fail: spec.abort_on_fail,
         })
     }
 
@@ -279,19 +275,19 @@ fn connects_in_flight_max(threads: usize) -> usize {
     (1024 / threads).clamp(1, 512)
 }
 
-fn target_name(args: &Args) -> String {
-    args.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn target_name(spec: &RunSpec) -> String {
+    spec.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn default_duration(args: &Args) -> Option<Duration> {
-    match &args.load.stages {
+fn default_duration(spec: &RunSpec) -> Option<Duration> {
+    match &spec.load.stages {
         Some(stages) => Some(schedule::length(&stages.0)),
-        None => args.requests.is_none().then_some(DURATION_DEFAULT),
+        None => spec.requests.is_none().then_some(DURATION_DEFAULT),
     }
 }
 
-fn open_loop(args: &Args) -> Result<Option<OpenLoop>, Failure> {
-    let load = &args.load;
+fn open_loop(spec: &RunSpec) -> Result<Option<OpenLoop>, Failure> {
+    let load = &spec.load;
     let stages = match (&load.stages, load.rate) {
         (Some(stages), _) => stages.0.clone(),
         (None, Some(rate)) => vec![schedule::steady(rate)],

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::cli::RunArgs;
 use clap::Parser;
 
 fn machine() -> Machine {
@@ -16,13 +17,13 @@ fn machine() -> Machine {
 }
 
 fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
-    let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
-    let addresses = args.targets.iter().filter_map(|target| target.address.as_ref());
+    let spec = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace()).run;
+    let addresses = spec.targets.iter().filter_map(|target| target.address.as_ref());
     let addresses = addresses.flat_map(|one| {
         let host = one.host.parse().expect("an address");
         one.ports.clone().map(move |port| SocketAddr::new(host, port))
     });
-    Plan::for_targets(&args, machine, &addresses.collect::<Vec<_>>(), 1)
+    Plan::new(&spec, machine, &addresses.collect::<Vec<_>>(), 1)
 }
 
 fn plan(flags: &str) -> Plan {

@@ -35,7 +35,7 @@ use crate::error::Failure;
 use crate::plan::Plan;
 use crate::plan::calibration::Standing;
 use crate::stats::records::Records;
-use crate::stats::slo::{Outcome, Slo};
+use crate::stats::slo::Outcome;
 
 /// All that a run has brought.
 pub struct Report {
@@ -47,7 +47,6 @@ pub struct Report {
     pub interrupted: bool,
     /// Ended because it could not pass any more.
     pub aborted: Option<Abort>,
-    pub slos: Vec<Slo>,
     /// Processors that the server of our own has used, on average.
     pub server_cores: Option<f64>,
     /// What is known of the ceiling.

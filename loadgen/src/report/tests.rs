@@ -7,7 +7,7 @@ use echopool::error::Errno;
 use echopool::time::Time;
 
 use super::*;
-use crate::cli::Args;
+use crate::cli::RunArgs;
 use crate::error::Exit;
 use crate::plan::machine::Machine;
 use crate::stats::cpu::ThreadUse;
@@ -21,8 +21,8 @@ pub fn plan(flags: &str) -> Plan {
         processors: 4,
         backlog_max: None,
     };
-    let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
-    Plan::new(&args, &machine, Some(([127, 0, 0, 1], 7777).into()), 42).expect("possible")
+    let args = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace());
+    Plan::new(&args.run, &machine, &[([127, 0, 0, 1], 7777).into()], 42).expect("possible")
 }
 
 /// Two connections on two threads, one second, 1000 replies of 64 bytes with latencies of 1 to
@@ -60,7 +60,6 @@ pub fn report() -> Report {
         began_at: None,
         interrupted: false,
         aborted: None,
-        slos: Vec::new(),
         server_cores: None,
         calibration: Standing::None,
     }
@@ -151,9 +150,9 @@ fn a_server_that_may_be_another_is_asked_about() {
 fn a_missed_objective_has_its_own_exit_code() {
     let mut report = report();
     let slo = |text| crate::stats::slo::parse(text).expect(text);
-    report.slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
+    Arc::make_mut(&mut report.plan).slos = vec![slo("p99<2ms"), slo("rate>=1k"), slo("errors<1")];
     assert_eq!(report.exit(), Exit::Ok);
-    report.slos.push(slo("max<1us"));
+    Arc::make_mut(&mut report.plan).slos.push(slo("max<1us"));
     assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
     let met: Vec<_> = report.objectives().iter().map(|outcome| outcome.met).collect();
     assert_eq!(met, [true, true, true, false]);
@@ -166,7 +165,7 @@ fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
     let mut report = report();
     let slo = crate::stats::slo::parse("p99<2ms").expect("an objective");
     let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
-    report.slos = vec![slo];
+    Arc::make_mut(&mut report.plan).slos = vec![slo];
     report.aborted = Some(Abort::Missed(3, outcome));
     report.records.unanswered = 5;
     assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));

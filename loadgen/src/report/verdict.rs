@@ -104,7 +104,7 @@ impl Report {
             rate: long_enough.then(|| self.requests_per_second()),
             errors: records.connect_failed() + records.losses.total() + records.mismatches,
         };
-        self.slos.iter().map(|slo| slo.judge(&observed)).collect()
+        self.plan.slos.iter().map(|slo| slo.judge(&observed)).collect()
     }
 
     /// Whether an objective was missed, by the whole run or by the second that ended it.

@@ -225,7 +225,7 @@ fn sparkline(rates: &VecDeque<f64>, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Args;
+    use crate::cli::RunArgs;
     use crate::plan::machine::Machine;
     use crate::stats::records::latency_histogram;
     use clap::Parser;
@@ -238,8 +238,8 @@ mod tests {
             processors: 2,
             backlog_max: None,
         };
-        let args = Args::parse_from(format!("loadgen {flags}").split_whitespace());
-        let plan = Arc::new(Plan::new(&args, &machine, None, 1).expect("possible"));
+        let args = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace());
+        let plan = Arc::new(Plan::new(&args.run, &machine, &[], 1).expect("possible"));
         State { plan, keys: true, last: None, rates: VecDeque::new() }
     }
 

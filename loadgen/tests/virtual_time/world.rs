@@ -11,7 +11,7 @@ use echopool::service::ServiceFactory;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
-use loadgen::cli::Args;
+use loadgen::cli::RunArgs;
 use loadgen::exec::client::Client;
 use loadgen::exec::control::Control;
 use loadgen::plan::Plan;
@@ -57,7 +57,6 @@ where
         began_at: None,
         interrupted: false,
         aborted: None,
-        slos: Vec::new(),
         server_cores: None,
         calibration: Standing::None,
     };
@@ -119,9 +118,9 @@ fn plan(flags: &str) -> Plan {
         processors: 2,
         backlog_max: None,
     };
-    let args = Args::parse_from(format!("loadgen world:7 {flags}").split_whitespace());
+    let spec = RunArgs::parse_from(format!("loadgen world:7 {flags}").split_whitespace()).run;
     let target = ([10, 0, 0, 1], 7).into();
-    Plan::new(&args, &machine, Some(target), args.seed.unwrap_or(1)).expect("a possible run")
+    Plan::new(&spec, &machine, &[target], spec.seed.unwrap_or(1)).expect("a possible run")
 }
 
 /// A buffer for each request that can be under way, and a few more.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::target;
-use crate::cli::{Args, Objective, OutputFormat, ProgressForm};
+use crate::cli::{Objective, OutputFormat, ProgressForm, RunArgs, RunSpec};
 use crate::command::{drive, run};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::OwnServer;
@@ -105,23 +105,28 @@ impl Search {
 ///
 /// # Errors
 /// A run failed, or the flags contradict each other.
-pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
+pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     check(args)?;
     let mut out = form::Output::open(&args.output)?;
     let interrupted = drive::on_signals()?;
     let machine = Machine::read();
-    let targets = run::resolve_all(&args.targets)?;
-    let seed = args.seed.unwrap_or_else(run::new_seed);
-    let duration = args.duration.unwrap_or(STEP_DURATION);
+    let targets = run::resolve_all(&args.run.targets)?;
+    let seed = args.run.seed.unwrap_or_else(run::new_seed);
+    let duration = args.run.duration.unwrap_or(STEP_DURATION);
     let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
-    let first = args.load.rate.unwrap_or(FIRST_RATE.max(lowest));
+    let first = args.run.load.rate.unwrap_or(FIRST_RATE.max(lowest));
     if first < lowest {
         return Err(Failure::Usage(format!(
             "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which say nothing: \
              begin with a higher rate, or try each for longer (-d)"
         )));
     }
-    let plan = |rate| Plan::for_targets(&at(args, &objective.0, rate), &machine, &targets, seed);
+    let step = step_spec(&args.run, &objective.0);
+    let plan = |rate| {
+        let mut spec = step.clone();
+        spec.load.rate = Some(rate);
+        Plan::new(&spec, &machine, &targets, seed)
+    };
     let first_plan = plan(first)?;
     run::tell(&first_plan);
     let server = first_plan.own_server.then(|| OwnServer::start(&first_plan)).transpose()?;
@@ -133,28 +138,25 @@ pub fn run(args: &Args, objective: &Objective) -> Result<Exit, Failure> {
     Ok(search.exit())
 }
 
-/// The flags of one step.
-fn at(args: &Args, objective: &Slo, rate: u64) -> Args {
-    let mut step = args.clone();
-    step.duration = Some(args.duration.unwrap_or(STEP_DURATION));
+/// The run of one step, except its rate.
+fn step_spec(run: &RunSpec, objective: &Slo) -> RunSpec {
+    let mut step = run.clone();
+    step.duration = Some(run.duration.unwrap_or(STEP_DURATION));
     // A hub's clients stay for the run, and have none.
-    let is_hub = matches!(target::service(&args.targets), Ok(ServiceOptions::Hub(_)));
-    step.load.warmup = args.load.warmup.or((!is_hub).then_some(STEP_WARMUP));
-    step.load.rate = Some(rate);
-    step.output.output = None;
-    step.output.output_format = OutputFormat::Quiet;
-    step.output.slo.insert(0, objective.clone());
+    let is_hub = matches!(target::service(&run.targets), Ok(ServiceOptions::Hub(_)));
+    step.load.warmup = run.load.warmup.or((!is_hub).then_some(STEP_WARMUP));
+    step.slo.insert(0, objective.clone());
     step
 }
 
-fn check(args: &Args) -> Result<(), Failure> {
+fn check(args: &RunArgs) -> Result<(), Failure> {
     let output = &args.output;
     let flag = match args {
-        _ if args.requests.is_some() => "--requests",
-        _ if args.load.stages.is_some() => "--stages",
+        _ if args.run.requests.is_some() => "--requests",
+        _ if args.run.load.stages.is_some() => "--stages",
         _ if output.hdr_log.is_some() => "--hdr-log",
         _ if output.hgrm.is_some() => "--hgrm",
-        _ if output.abort_on_fail => "--abort-on-fail",
+        _ if args.run.abort_on_fail => "--abort-on-fail",
         _ if matches!(output.output_format, OutputFormat::Csv | OutputFormat::Ndjson) => {
             "--output-format csv or ndjson"
         }
@@ -167,7 +169,7 @@ fn check(args: &Args) -> Result<(), Failure> {
 }
 
 struct Runs<'a> {
-    args: &'a Args,
+    args: &'a RunArgs,
     objective: &'a Slo,
     server: Option<OwnServer>,
     interrupted: &'a AtomicBool,
@@ -225,10 +227,10 @@ impl Runs<'_> {
         if let Some(server) = &self.server {
             plan.targets = vec![server.address()];
         }
-        let args = at(self.args, self.objective, plan.rate.unwrap_or_default());
-        let mut outputs = Outputs::open(&args.output)?;
+        let output = self.args.output.quiet();
+        let mut outputs = Outputs::open(&output)?;
         let server = self.server.as_mut();
-        drive::drive(Arc::new(plan), &args, server, self.interrupted, &mut outputs)
+        drive::drive(Arc::new(plan), &output, server, self.interrupted, &mut outputs)
     }
 
     /// On the way, for who waits.
@@ -291,14 +293,14 @@ mod tests {
         late.plan = Arc::new(plan("127.0.0.1:7 -R 1k -c 2"));
         late.records.own_lag.record_n(400_000, 1_000).expect("in bounds");
         assert_eq!(late.verdict(), Verdict::GeneratorLimited);
-        late.slos = vec![objective("p99<2ms")];
+        Arc::make_mut(&mut late.plan).slos = vec![objective("p99<2ms")];
         assert_eq!(why_missed(&late), None, "its latencies have the lag in them");
-        late.slos = vec![objective("p99<500us")];
+        Arc::make_mut(&mut late.plan).slos = vec![objective("p99<500us")];
         assert!(matches!(why_missed(&late), Some(Missed::Generator(_))));
         late.records.own_lag.reset();
         let Some(Missed::Server(why)) = why_missed(&late) else { panic!("{:?}", late.verdict()) };
         assert!(why.starts_with("p99<500us missed"), "{why}");
-        late.slos = vec![objective("p99<2ms")];
+        Arc::make_mut(&mut late.plan).slos = vec![objective("p99<2ms")];
         late.records.never_sent = 3;
         let Some(Missed::Server(why)) = why_missed(&late) else { panic!("{:?}", late.verdict()) };
         assert!(why.starts_with("3 requests were never sent"), "{why}");
