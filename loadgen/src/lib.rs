@@ -47,9 +47,9 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
     // None of them can be a target, which has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
-        Some("calibrate") => calibrate::run(&calibrate::Args::parse_from(words)),
-        Some("compare") => compare::run(&compare::Args::parse_from(words)),
-        Some("merge") => merge::run(&merge::Args::parse_from(words)),
+        Some("calibrate") => calibrate::run(&calibrate::CalibrateArgs::parse_from(words)),
+        Some("compare") => compare::run(&compare::CompareArgs::parse_from(words)),
+        Some("merge") => merge::run(&merge::MergeArgs::parse_from(words)),
         _ => {
             let args = cli::RunArgs::parse_from(program.into_iter().chain(words));
             match &args.run.load.search {
@@ -61,7 +61,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            terminal::say(format_args!("loadgen: {failure}"));
+            terminal::message(format_args!("loadgen: {failure}"));
             failure.exit().into()
         }
     }

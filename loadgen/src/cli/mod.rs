@@ -22,9 +22,9 @@ pub use output::{OutputArgs, OutputFormat, ProgressForm};
 pub use spec::RunSpec;
 
 /// Connections when no target is given.
-pub const CONNECTIONS_OWN_SERVER: u64 = 10_000;
+pub const CONNECTIONS_LOCAL_SERVER: u64 = 10_000;
 /// The same with a hub: each of its clients is told of each that comes after it.
-pub const CONNECTIONS_OWN_HUB: u64 = 1_000;
+pub const CONNECTIONS_LOCAL_HUB: u64 = 1_000;
 /// Connections when a target is given: someone else's server is not flooded by default.
 pub const CONNECTIONS_TARGET: u64 = 100;
 

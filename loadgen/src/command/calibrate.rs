@@ -22,11 +22,11 @@ use clap::Parser;
 use crate::cli::{OutputArgs, RunSpec};
 use crate::command::drive;
 use crate::error::{Exit, Failure};
-use crate::exec::local_server::OwnServer;
+use crate::exec::local_server::LocalServer;
 use crate::plan::Plan;
 use crate::plan::calibration::{
-    self, Calibration, CalibrationType, Ceiling, FloorLatency, Generator, Load, MachineName,
-    SCHEMA_VERSION,
+    self, CalibratedLoad, Calibration, CalibrationType, Ceiling, FloorLatency, Generator,
+    MachineName, SCHEMA_VERSION,
 };
 use crate::plan::machine::Machine;
 use crate::report::{Outputs, Report, Verdict};
@@ -42,7 +42,7 @@ use crate::units::time_text;
 /// them they used. Do it on a quiet machine; it uses all processors for a few seconds.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen calibrate", bin_name = "loadgen calibrate", version)]
-pub struct Args {
+pub struct CalibrateArgs {
     /// How long it may take
     #[arg(short, long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
     duration: Duration,
@@ -89,7 +89,7 @@ const WAITING_MAX: f64 = 0.05;
 ///
 /// # Errors
 /// A step failed, or the file cannot be written.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(args: &CalibrateArgs) -> Result<Exit, Failure> {
     let path = output_path(args)?;
     let load_average = load_average();
     let mut steps = Steps::start(args)?;
@@ -101,14 +101,14 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Report(exit, text)) => {
-            crate::view::terminal::say(format_args!("loadgen: nothing was written: {text}"));
+            crate::view::terminal::message(format_args!("loadgen: nothing was written: {text}"));
             Ok(exit)
         }
     }
 }
 
 /// Where it is written. The directory for caches is made if it is not there, another one is not.
-fn output_path(args: &Args) -> Result<PathBuf, Failure> {
+fn output_path(args: &CalibrateArgs) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.output {
         return Ok(path.clone());
     }
@@ -140,16 +140,16 @@ impl From<Failure> for Stop {
 
 /// The steps share a server.
 struct Steps<'a> {
-    args: &'a Args,
+    args: &'a CalibrateArgs,
     machine: Machine,
     interrupted: Arc<AtomicBool>,
-    server: OwnServer,
+    server: LocalServer,
     sink_workers: usize,
     bytes_verified: u64,
 }
 
 impl Steps<'_> {
-    fn start(args: &Args) -> Result<Steps<'_>, Failure> {
+    fn start(args: &CalibrateArgs) -> Result<Steps<'_>, Failure> {
         let interrupted = drive::on_signals()?;
         let machine = Machine::read();
         let mut plan = Plan::new(&closed_spec(args, args.connections), &machine, &[], SEED)?;
@@ -158,7 +158,7 @@ impl Steps<'_> {
         }
         // Twice as many: those of one step may still be closing when the next one begins.
         plan.connections = 2 * args.connections;
-        let server = OwnServer::start(&plan)?;
+        let server = LocalServer::start(&plan)?;
         let sink_workers = plan.server_workers;
         Ok(Steps { args, machine, interrupted, server, sink_workers, bytes_verified: 0 })
     }
@@ -177,7 +177,7 @@ impl Steps<'_> {
             calibrated_unix_ns: since_epoch.unwrap_or_default().as_nanos() as u64,
             machine: MachineName::read(),
             generator: Generator::this(),
-            load: Load::of(&closed.plan),
+            load: CalibratedLoad::of(&closed.plan),
             sink_workers: self.sink_workers,
             load_average,
             closed_loop: ceiling(&closed),
@@ -231,7 +231,7 @@ impl Steps<'_> {
 }
 
 /// A run in a closed loop.
-fn closed_spec(args: &Args, connections: u64) -> RunSpec {
+fn closed_spec(args: &CalibrateArgs, connections: u64) -> RunSpec {
     let (connections, threads) = (Some(connections), args.threads);
     let mut spec = RunSpec { connections, threads, ..RunSpec::default() };
     spec.load.size = args.size.clone();
@@ -261,7 +261,7 @@ fn render(found: &Calibration) -> String {
     let MachineName { hostname, kernel, cpu, processors } = &found.machine;
     let load = found.load_average.map_or(String::new(), |load| format!(", load average {load}"));
     line(format!("Machine: {hostname}, kernel {kernel}, {processors} x {cpu}{load}"));
-    let Load { threads, connections, sizes, pipeline, busy_poll } = &found.load;
+    let CalibratedLoad { threads, connections, sizes, pipeline, busy_poll } = &found.load;
     let polling = if *busy_poll { ", busily polling" } else { "" };
     line(format!(
         "Generator: {threads} threads, {connections} connections, {sizes} bytes, {pipeline} at a \
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        Args::command().debug_assert();
+        CalibrateArgs::command().debug_assert();
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::units::time_text;
 /// figures vary by themselves: compare runs of the same thing first.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
-pub struct Args {
+pub struct CompareArgs {
     /// A report written with --output-format json or ndjson
     first: PathBuf,
     /// The report to compare with it
@@ -30,7 +30,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
     let (first, second) = (Saved::read(&args.first)?, Saved::read(&args.second)?);
     print(&render(&first, &second))?;
     let valid = [&first, &second].iter().all(|saved| saved.run.verdict == Verdict::Valid);

@@ -18,8 +18,8 @@ use crate::error::{Exit, Failure};
 use crate::exec::client::Client;
 use crate::exec::control::Control;
 use crate::exec::hub::Members;
-use crate::exec::hub::senders::Hall;
-use crate::exec::local_server::OwnServer;
+use crate::exec::hub::senders::SharedSenders;
+use crate::exec::local_server::LocalServer;
 use crate::exec::rude::{self, Rude};
 use crate::plan::Plan;
 use crate::plan::calibration::Standing;
@@ -28,7 +28,7 @@ use crate::stats::cpu;
 use crate::stats::interval::{Collector, Interval};
 use crate::stats::records::Records;
 use crate::stats::slo::{Observed, Slo};
-use crate::view::progress::{Progress, Stage};
+use crate::view::progress::{Progress, RunStage};
 use crate::view::terminal::{self, Keys};
 
 /// How often the main thread looks at signals, the server and the counters.
@@ -62,7 +62,7 @@ pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
 pub fn drive(
     plan: Arc<Plan>,
     output: &OutputArgs,
-    server: Option<&mut OwnServer>,
+    server: Option<&mut LocalServer>,
     interrupted: &AtomicBool,
     outputs: &mut Outputs,
 ) -> Result<Report, Failure> {
@@ -92,7 +92,7 @@ pub fn drive(
         failure: None,
     };
     let records = watch.until_all_end(plan.threads + rude, &results);
-    watch.rest(&records);
+    watch.emit_last_intervals(&records);
     watch.progress.finish();
     drop(watch.keys);
     if let Some(failure) = watch.failure {
@@ -138,13 +138,13 @@ fn start_threads(
     control: &Arc<Control>,
 ) -> Result<Receiver<ThreadResult>, Failure> {
     let (send, results) = channel();
-    let hall = Hall::of_plan(plan).map(Arc::new);
+    let shared = SharedSenders::of_plan(plan).map(Arc::new);
     for nth in 0..plan.threads {
-        let (plan, control, hall) = (plan.clone(), control.clone(), hall.clone());
+        let (plan, control, shared) = (plan.clone(), control.clone(), shared.clone());
         start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
             let limits = plan.share(nth).limits;
-            if let Some(hall) = hall {
-                let members = Members::new(plan, control, hall, nth);
+            if let Some(shared) = shared {
+                let members = Members::new(plan, control, shared, nth);
                 return internals::run_clients(limits, members).map(Members::into_records);
             }
             let client = Client::new(plan, control, nth, internals::now);
@@ -203,7 +203,7 @@ struct Watch<'a> {
     progress: Progress,
     keys: Option<Keys>,
     intervals: Intervals<'a>,
-    server: Option<&'a mut OwnServer>,
+    server: Option<&'a mut LocalServer>,
     server_use: ServerUse,
     interrupted: &'a AtomicBool,
     failure: Option<Failure>,
@@ -230,7 +230,7 @@ impl Watch<'_> {
                 Ok(Ok(records)) => all.merge(records),
                 Ok(Err(failure)) => self.fail(failure),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.look();
+                    self.poll();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -242,26 +242,26 @@ impl Watch<'_> {
         }
         if all.losses.total() + all.connect_failed() > 0 {
             // Connections may be seen to end before the server that they ended with.
-            self.look_at_server(SERVER_END_GRACE);
+            self.check_server(SERVER_END_GRACE);
         }
         all
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         if self.keys.as_mut().is_some_and(Keys::quit) {
             self.interrupted.store(true, Relaxed);
         }
         if self.interrupted.load(Relaxed) {
             self.control.stop();
         }
-        self.look_at_server(Duration::ZERO);
+        self.check_server(Duration::ZERO);
         let stage = self.stage();
         if let Some(server) = &self.server {
             self.server_use.sample(stage, server.process_id());
         }
         let counts = self.control.tallies().snapshot();
-        if let Stage::Measuring(since) = stage {
-            self.look_at_intervals(since);
+        if let RunStage::Measuring(since) = stage {
+            self.emit_intervals(since);
         }
         self.intervals.abort_on_errors(counts.errors());
         if self.intervals.aborted.is_some() {
@@ -270,21 +270,21 @@ impl Watch<'_> {
         self.progress.update(stage, &counts);
     }
 
-    fn look_at_intervals(&mut self, since: Duration) {
-        let written = self.intervals.go_on(since, &mut self.progress);
+    fn emit_intervals(&mut self, since: Duration) {
+        let written = self.intervals.emit_complete(since, &mut self.progress);
         written.unwrap_or_else(|failure| self.fail(failure));
     }
 
     /// What is left of the seconds when all threads have ended.
-    fn rest(&mut self, records: &Records) {
+    fn emit_last_intervals(&mut self, records: &Records) {
         if self.failure.is_none() && self.control.start_at().is_some() {
-            let written = self.intervals.end(records.elapsed(), &mut self.progress);
+            let written = self.intervals.emit_rest(records.elapsed(), &mut self.progress);
             written.unwrap_or_else(|failure| self.fail(failure));
         }
     }
 
     /// A server that has ended, or does within this time, fails the run.
-    fn look_at_server(&mut self, wait: Duration) {
+    fn check_server(&mut self, wait: Duration) {
         if let Some(status) = self.server.as_mut().and_then(|server| server.wait(wait)) {
             let text = format!("the server ended in the middle of the run ({status})");
             self.fail(Failure::Setup(text));
@@ -297,21 +297,21 @@ impl Watch<'_> {
         self.control.stop();
     }
 
-    fn stage(&self) -> Stage {
+    fn stage(&self) -> RunStage {
         match self.control.start_at() {
-            Some(_) if self.control.all_measured() => Stage::Finishing,
+            Some(_) if self.control.all_measured() => RunStage::Finishing,
             // Zero while warming up.
             Some(start) if internals::now() >= start => {
-                Stage::Measuring(internals::now() - (start + self.warmup))
+                RunStage::Measuring(internals::now() - (start + self.warmup))
             }
-            _ => Stage::Connecting,
+            _ => RunStage::Connecting,
         }
     }
 }
 
 impl Intervals<'_> {
     /// Shows and writes each second that is over.
-    fn go_on(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
+    fn emit_complete(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
         self.begin()?;
         while let Some(second) = self.collector.next(since) {
             progress.second(second);
@@ -324,7 +324,7 @@ impl Intervals<'_> {
     }
 
     /// Shows and writes what is left, when the measured period was so long.
-    fn end(&mut self, elapsed: Duration, progress: &mut Progress) -> Result<(), Failure> {
+    fn emit_rest(&mut self, elapsed: Duration, progress: &mut Progress) -> Result<(), Failure> {
         self.begin()?;
         while let Some(second) = self.collector.rest(elapsed) {
             progress.second(second);
@@ -372,8 +372,8 @@ struct ServerUse {
 }
 
 impl ServerUse {
-    fn sample(&mut self, stage: Stage, process: u32) {
-        if !matches!(stage, Stage::Measuring(since) if since > Duration::ZERO) {
+    fn sample(&mut self, stage: RunStage, process: u32) {
+        if !matches!(stage, RunStage::Measuring(since) if since > Duration::ZERO) {
             return;
         }
         let now = cpu::of_process(process).map(|used| (Instant::now(), used));

@@ -17,7 +17,7 @@ use crate::report::{Verdict, print};
 /// of one run. Percentiles are those of all latencies together, not means of percentiles.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen merge", bin_name = "loadgen merge", version)]
-pub struct Args {
+pub struct MergeArgs {
     /// Reports written with --output-format json or ndjson
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -27,7 +27,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A file cannot be read, or its settings are others.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub fn run(args: &MergeArgs) -> Result<Exit, Failure> {
     let runs = args.files.iter().map(|path| Saved::read(path)).collect::<Result<Vec<_>, _>>()?;
     let merged = merge(&runs)?;
     let text = serde_json::to_string_pretty(&merged).expect("it has a JSON form");

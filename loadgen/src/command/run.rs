@@ -9,7 +9,7 @@ use crate::cli::RunArgs;
 use crate::cli::target::{Address, Target};
 use crate::command::drive::{drive, on_signals};
 use crate::error::{Exit, Failure};
-use crate::exec::local_server::OwnServer;
+use crate::exec::local_server::LocalServer;
 use crate::plan::Plan;
 use crate::plan::machine::Machine;
 use crate::report::Outputs;
@@ -26,9 +26,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let seed = args.run.seed.unwrap_or_else(new_seed);
     let mut plan = Plan::new(&args.run, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
-    tell(&plan);
-    let mut server = match plan.own_server {
-        true => Some(OwnServer::start(&plan)?),
+    print_limits(&plan);
+    let mut server = match plan.local_server {
+        true => Some(LocalServer::start(&plan)?),
         false => None,
     };
     if let Some(server) = &server {
@@ -40,8 +40,8 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     drop(server);
     outputs.finish(&report)?;
     let exit = report.exit();
-    if exit != Exit::Ok && !outputs.tell_the_verdict() {
-        terminal::say(format_args!("loadgen: {}", report.result_text()));
+    if exit != Exit::Ok && !outputs.shows_verdict() {
+        terminal::message(format_args!("loadgen: {}", report.result_text()));
     }
     Ok(exit)
 }
@@ -81,16 +81,16 @@ pub fn new_seed() -> u64 {
 }
 
 /// What the machine has no room for, and what becomes of it.
-pub fn tell(plan: &Plan) {
+pub fn print_limits(plan: &Plan) {
     if let Some(shortfall) = &plan.shortfall {
         let going_on = plan.connections;
-        terminal::say(format_args!("loadgen: {shortfall}; going on with {going_on}"));
+        terminal::message(format_args!("loadgen: {shortfall}; going on with {going_on}"));
     }
     if let Some(short) = &plan.backlog_short {
-        terminal::say(format_args!("loadgen: {short}"));
+        terminal::message(format_args!("loadgen: {short}"));
     }
     if plan.sources_unused > 0 {
-        terminal::say(format_args!(
+        terminal::message(format_args!(
             "loadgen: the first {} source addresses are used; there are {} more",
             plan.sources.len(),
             plan.sources_unused
@@ -100,7 +100,7 @@ pub fn tell(plan: &Plan) {
 
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
-    terminal::say(format_args!(
+    terminal::message(format_args!(
         "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
         plan.connections,
         plan.targets_text(),

@@ -37,18 +37,18 @@ pub fn serve(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// A running server. It is ended and waited for when dropped.
-pub struct OwnServer {
+pub struct LocalServer {
     child: Child,
     stdin: Option<ChildStdin>,
     address: SocketAddr,
 }
 
-impl OwnServer {
+impl LocalServer {
     /// Starts the server that the plan wants, and waits until it listens.
     ///
     /// # Errors
     /// It could not be started, or ended, or said nothing, before it listened.
-    pub fn start(plan: &Plan) -> Result<OwnServer, Failure> {
+    pub fn start(plan: &Plan) -> Result<LocalServer, Failure> {
         let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
@@ -68,7 +68,7 @@ impl OwnServer {
             .map_err(|error| failed(error.to_string()))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("it is a pipe");
-        let mut server = OwnServer { child, stdin, address: ([127, 0, 0, 1], 0).into() };
+        let mut server = LocalServer { child, stdin, address: ([127, 0, 0, 1], 0).into() };
         server.address = server.wait_until_ready(stdout).map_err(failed)?;
         Ok(server)
     }
@@ -114,7 +114,7 @@ impl OwnServer {
     }
 }
 
-impl Drop for OwnServer {
+impl Drop for LocalServer {
     fn drop(&mut self) {
         self.stdin = None;
         if self.wait(END_TIMEOUT).is_none() {

@@ -73,7 +73,7 @@ pub struct Rude {
 
 /// What a rude client remembers.
 #[derive(Default)]
-pub struct Session {
+pub struct RudeSession {
     /// It has done what it was to do.
     done: bool,
     established: bool,
@@ -164,13 +164,13 @@ impl Rude {
 }
 
 impl Service for Rude {
-    type Session = Session;
+    type Session = RudeSession;
 
     fn full_duplex(&self, _: u64) -> bool {
         true
     }
 
-    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut RudeSession) -> Answer {
         session.established = true;
         self.connecting -= 1;
         self.first_try_over(connection.now());
@@ -203,7 +203,7 @@ impl Service for Rude {
         }
     }
 
-    fn data(&mut self, connection: &mut Connection<'_>, _: &mut Session) -> Answer {
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut RudeSession) -> Answer {
         let bytes = connection.input.len();
         connection.input.consume(bytes);
         let count = self.count(connection.tag());
@@ -214,14 +214,14 @@ impl Service for Rude {
         }
     }
 
-    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut Session) -> Answer {
+    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut RudeSession) -> Answer {
         if self.count(connection.tag()).kind == RudeKind::SlowReader {
             self.put(connection, REQUEST_BYTES);
         }
         Answer::Continue
     }
 
-    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut RudeSession) -> Answer {
         match self.count(connection.tag()).kind {
             RudeKind::Trickle => self.trickle(connection),
             RudeKind::Reset => {
@@ -233,14 +233,14 @@ impl Service for Rude {
         }
     }
 
-    fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut Session) -> Answer {
+    fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut RudeSession) -> Answer {
         Answer::Close
     }
 
     fn closed(
         &mut self,
         connection: &mut Connection<'_>,
-        session: &mut Session,
+        session: &mut RudeSession,
         reason: CloseReason,
     ) {
         let (tag, discarded) = (connection.tag(), connection.bytes_discarded());

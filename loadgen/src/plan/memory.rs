@@ -55,7 +55,7 @@ impl Plan {
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
-    /// What a thread's tables take: a flow and a place for each connection, its rings of times,
+    /// What a thread's tables take: a conversation and a place for each connection, its rings of times,
     /// its entries in the queues, and its schedule.
     fn table_bytes(&self, connections: u64) -> u64 {
         // Two queues of at most all connections.

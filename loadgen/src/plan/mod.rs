@@ -4,7 +4,7 @@
 //!
 //! * here: the plan, and what a connection or a thread reads off it
 //! * `checks`: flags that are impossible or do not go together
-//! * `room`: how many connections the machine has room for, and what limits them
+//! * `capacity`: how many connections the machine has room for, and what limits them
 //! * `memory`: the buffers and tables of each thread, and the sum of them
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use echopool::builtin::url::ServiceOptions;
 use crate::cli::source_ip;
 use crate::cli::target;
 use crate::cli::{
-    CONNECTIONS_OWN_HUB, CONNECTIONS_OWN_SERVER, CONNECTIONS_TARGET, Lifetime, RunSpec,
+    CONNECTIONS_LOCAL_HUB, CONNECTIONS_LOCAL_SERVER, CONNECTIONS_TARGET, Lifetime, RunSpec,
 };
 use crate::error::Failure;
 use crate::plan::machine::Machine;
@@ -28,15 +28,15 @@ use crate::traffic::wire::Wire;
 use hub::HubPlan;
 
 pub mod calibration;
+mod capacity;
 mod checks;
 pub mod hub;
 pub mod machine;
 mod memory;
-mod room;
 
+use capacity::Capacity;
+pub use capacity::{BacklogShort, Limit, Shortfall};
 pub use memory::{CONNECTION_BYTES, Share};
-use room::Room;
-pub use room::{BacklogShort, Limit, Shortfall};
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -49,7 +49,7 @@ pub struct Plan {
     pub service: ServiceOptions,
     /// The targets as they were written.
     pub target_name: String,
-    pub own_server: bool,
+    pub local_server: bool,
     /// What was asked for, or the default.
     pub connections_asked: u64,
     /// Whether the number was given on the command line.
@@ -113,17 +113,17 @@ impl Plan {
         seed: u64,
     ) -> Result<Plan, Failure> {
         checks::ranges(spec)?;
-        let own_server = targets.is_empty();
-        let targets = match own_server {
+        let local_server = targets.is_empty();
+        let targets = match local_server {
             true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
             false => targets.to_vec(),
         };
         let (given, more) = source_ip::addresses(&spec.load.source_ip);
         checks::targets(&targets, &given)?;
         let service = target::service(&spec.targets)?;
-        let default = match (own_server, &service) {
-            (true, ServiceOptions::Hub(_)) => CONNECTIONS_OWN_HUB,
-            (true, _) => CONNECTIONS_OWN_SERVER,
+        let default = match (local_server, &service) {
+            (true, ServiceOptions::Hub(_)) => CONNECTIONS_LOCAL_HUB,
+            (true, _) => CONNECTIONS_LOCAL_SERVER,
             (false, _) => CONNECTIONS_TARGET,
         };
         let asked = spec.connections.unwrap_or(default);
@@ -131,16 +131,16 @@ impl Plan {
         let threads = spec.threads.map_or(half, |threads| threads as usize).min(asked as usize);
         let server_workers = machine.processors.saturating_sub(threads).max(1);
         let rude = spec.load.rude.clone().unwrap_or_default();
-        let room = Room {
+        let capacity = Capacity {
             machine,
             given: &given,
             rude: rude.total(),
             targets: &targets,
             threads,
             server_workers,
-            own_server,
+            local_server,
         };
-        let shortfall = room.shortfall(asked);
+        let shortfall = capacity.shortfall(asked);
         let connections = shortfall.as_ref().map_or(asked, |shortfall| shortfall.possible);
         if let (0, Some(shortfall)) = (connections, &shortfall) {
             return Err(Failure::Setup(shortfall.to_string()));
@@ -158,18 +158,18 @@ impl Plan {
         let threads = if one_thread { 1 } else { threads };
         let threads = threads.min(connections as usize);
         if spec.load.busy_poll {
-            let workers = if own_server { server_workers } else { 0 };
+            let workers = if local_server { server_workers } else { 0 };
             checks::busy_poll(threads, workers, machine.processors)?;
         }
-        let sources = room.sources(connections);
+        let sources = capacity.sources(connections);
         let begun = (threads * connects_in_flight_max(threads)) as u64;
-        let backlog_short = room.backlog_short(begun.min(connections));
+        let backlog_short = capacity.backlog_short(begun.min(connections));
         Ok(Plan {
             targets,
             service,
             target_name: target_name(spec),
             hub,
-            own_server,
+            local_server,
             connections_asked: asked,
             connections_explicit: spec.connections.is_some(),
             connections,

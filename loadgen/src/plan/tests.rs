@@ -37,7 +37,7 @@ fn without_flags_10000_connections_for_10_seconds() {
     assert_eq!((plan.threads, plan.server_workers, plan.size, plan.pipeline), (2, 2, 64, 1));
     assert_eq!((plan.duration, plan.requests), (Some(Duration::from_secs(10)), None));
     assert_eq!((plan.shortfall, plan.sources), (None, vec![]));
-    assert!(plan.own_server && !plan.connections_explicit);
+    assert!(plan.local_server && !plan.connections_explicit);
 }
 
 #[test]

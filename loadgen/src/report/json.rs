@@ -58,7 +58,7 @@ impl RunSummary {
             seconds_step_ns: nanos(records.seconds.step()),
             seconds: records.seconds.steps().iter().map(step).collect(),
             saturated_seconds: records.saturated_seconds,
-            longest_pause_ns: nanos(records.longest_pause),
+            longest_pause_ns: nanos(records.longest_stall),
             rude_clients: records.rude.iter().map(rude).collect(),
             hub: hub(report),
             errors: report.errors().into_iter().filter_map(error).collect(),
@@ -90,7 +90,7 @@ fn config(report: &Report) -> RunConfig {
         Spacing::Poisson => "poisson",
     };
     RunConfig {
-        own_server: plan.own_server,
+        own_server: plan.local_server,
         connections: plan.connections_asked,
         connections_explicit: plan.connections_explicit,
         threads: plan.threads,
@@ -310,7 +310,7 @@ mod tests {
         (records.replies_late, records.timed_out, records.unanswered) = (112, 113, 114);
         (records.never_sent, records.warmup_requests) = (115, 116);
         (records.bytes, records.bytes_verified, records.reconnects) = (117, 118, 119);
-        (records.saturated_seconds, records.longest_pause) = (120, Duration::from_nanos(121));
+        (records.saturated_seconds, records.longest_stall) = (120, Duration::from_nanos(121));
         records.replies_each = vec![122, 0, 123, 124];
         let histograms = [
             &mut records.latency,

@@ -35,7 +35,7 @@ pub fn lines(report: &Report) -> Vec<String> {
         lines.push(worst);
     }
     lines.extend(thread_lines(report));
-    lines.extend(longest_pause(records));
+    lines.extend(longest_stall(records));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
     lines
 }
@@ -95,9 +95,9 @@ fn thread_lines(report: &Report) -> Option<String> {
 
 /// The closed loop has no schedule that would show it, so it is said, if it is long enough to be
 /// somewhere in the latencies.
-fn longest_pause(records: &Records) -> Option<String> {
+fn longest_stall(records: &Records) -> Option<String> {
     const WORTH_SAYING: Duration = Duration::from_millis(10);
-    let pause = records.longest_pause;
+    let pause = records.longest_stall;
     (pause >= WORTH_SAYING).then(|| {
         let pause = time_us(pause.as_secs_f64() * 1e6);
         format!("Longest pause: {pause}, in which a thread of loadgen was to work and did not")

@@ -16,7 +16,7 @@ use crate::stats::interval::Interval;
 /// All outputs of a run.
 pub struct Outputs {
     format: OutputFormat,
-    shown: text::Shown,
+    shown: text::TextOptions,
     report: Sink,
     /// The measured period has begun.
     begun: bool,
@@ -34,7 +34,7 @@ impl Outputs {
         let sink = |path: &Option<_>| path.as_deref().map(Sink::create).transpose();
         Ok(Outputs {
             format: flags.output_format,
-            shown: text::Shown { spectrum: flags.latency, uncorrected: flags.uncorrected },
+            shown: text::TextOptions { spectrum: flags.latency, uncorrected: flags.uncorrected },
             report: sink(&flags.output)?.unwrap_or_else(Sink::stdout),
             begun: false,
             hdr_log: sink(&flags.hdr_log)?,
@@ -99,7 +99,7 @@ impl Outputs {
     }
 
     /// Whether the report says what the exit code means.
-    pub fn tell_the_verdict(&self) -> bool {
+    pub fn shows_verdict(&self) -> bool {
         !matches!(self.format, OutputFormat::Csv | OutputFormat::Quiet)
     }
 }

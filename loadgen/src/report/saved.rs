@@ -68,8 +68,9 @@ impl Saved {
     /// the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
         let (ours, theirs) = (&self.run, &other.run);
-        let own_servers = ours.config.own_server && theirs.config.own_server;
-        let target = (!own_servers).then(|| ("target", value(&ours.target), value(&theirs.target)));
+        let local_servers = ours.config.own_server && theirs.config.own_server;
+        let target =
+            (!local_servers).then(|| ("target", value(&ours.target), value(&theirs.target)));
         let (ours, theirs) = (fields(&ours.config), fields(&theirs.config));
         let settings = ours
             .iter()

@@ -17,7 +17,7 @@ const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
 
 /// What the report shows beside what it always shows.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Shown {
+pub struct TextOptions {
     /// Every percentile.
     pub spectrum: bool,
     /// The service time.
@@ -25,7 +25,7 @@ pub struct Shown {
 }
 
 /// The whole report.
-pub fn render(report: &Report, shown: Shown) -> String {
+pub fn render(report: &Report, shown: TextOptions) -> String {
     let mut out = String::new();
     head(&mut out, report);
     thread_stats(&mut out, report);
@@ -52,7 +52,7 @@ fn head(out: &mut String, report: &Report) {
         (Some(duration), _) => whole_time(duration),
         (None, requests) => format!("{} requests", requests.unwrap_or_default()),
     };
-    let target = match plan.own_server {
+    let target = match plan.local_server {
         true => plan.targets_text(),
         false => plan.target_name.clone(),
     };
@@ -268,7 +268,7 @@ mod tests {
     use crate::stats::loss::Loss;
     use crate::stats::records::GivenUp;
 
-    const SPECTRUM: Shown = Shown { spectrum: true, uncorrected: false };
+    const SPECTRUM: TextOptions = TextOptions { spectrum: true, uncorrected: false };
 
     const GOLDEN: &str = "\
 Running 1s test @ tcp://127.0.0.1:7777
@@ -303,7 +303,7 @@ for a processor)
 
     #[test]
     fn golden() {
-        let text = render(&report(), Shown::default());
+        let text = render(&report(), TextOptions::default());
         assert_eq!(text, GOLDEN, "\n{text}");
     }
 
@@ -324,7 +324,7 @@ for a processor)
         }
         records.offered = 1010;
         records.assert_balanced();
-        let text = render(&report, Shown::default());
+        let text = render(&report, TextOptions::default());
         let line = text.lines().find(|line| line.starts_with("Offered: ")).expect("the account");
         let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
         assert_eq!(numbers, [1010, 1000, 1, 2, 3, 4], "{line}");
@@ -340,7 +340,7 @@ for a processor)
         report.records.loss(Loss::Reset);
         report.records.loss(Loss::TimedOut);
         report.server_cores = Some(1.5);
-        let text = render(&report, Shown::default());
+        let text = render(&report, TextOptions::default());
         let lines = [
             "  Socket errors: connect 0, read 1, write 0, timeout 1\n",
             "Verified: 64000 bytes, 1 mismatches\n",
@@ -364,7 +364,7 @@ for a processor)
 
     #[test]
     fn the_uncorrected_latency_follows_the_latency() {
-        let text = render(&report(), Shown { spectrum: true, uncorrected: true });
+        let text = render(&report(), TextOptions { spectrum: true, uncorrected: true });
         let at = |title| text.find(title).expect(title);
         assert!(at("  Latency Distribution\n") < at("  Uncorrected Latency Distribution (service"));
         assert_eq!(text.matches("  Detailed Percentile spectrum:\n").count(), 2);

@@ -31,7 +31,7 @@ const LAST: u64 = u64::MAX - 1;
 const AFTER: u64 = u64::MAX;
 
 /// What one thread recorded, usually in one second.
-pub struct Part {
+pub struct IntervalPart {
     /// The last second that it covers, from 0, or one of the numbers above.
     number: u64,
     /// In nanoseconds.
@@ -42,9 +42,9 @@ pub struct Part {
     bytes: u64,
 }
 
-impl Part {
-    fn new() -> Part {
-        Part {
+impl IntervalPart {
+    fn new() -> IntervalPart {
+        IntervalPart {
             number: 0,
             latency: latency_histogram(),
             send_lag: latency_histogram(),
@@ -63,15 +63,15 @@ impl Part {
 
 /// The way of one thread's parts to the main thread and back.
 pub struct Handover {
-    full: ArrayQueue<Box<Part>>,
-    empty: ArrayQueue<Box<Part>>,
+    full: ArrayQueue<Box<IntervalPart>>,
+    empty: ArrayQueue<Box<IntervalPart>>,
 }
 
 impl Default for Handover {
     /// All parts are made here.
     fn default() -> Handover {
         let handover = Handover { full: ArrayQueue::new(PARTS), empty: ArrayQueue::new(PARTS) };
-        while handover.empty.push(Box::new(Part::new())).is_ok() {}
+        while handover.empty.push(Box::new(IntervalPart::new())).is_ok() {}
         handover
     }
 }
@@ -80,7 +80,7 @@ impl Default for Handover {
 pub struct Recorder {
     handover: Arc<Handover>,
     /// Always there, until dropped.
-    current: Option<Box<Part>>,
+    current: Option<Box<IntervalPart>>,
     began: Time,
     /// When the second that is recorded into ends; never, outside of the measured period.
     ends: Time,
@@ -174,7 +174,7 @@ impl Drop for Recorder {
     }
 }
 
-fn push(handover: &Handover, mut part: Box<Part>, number: u64) {
+fn push(handover: &Handover, mut part: Box<IntervalPart>, number: u64) {
     part.number = number;
     let pushed = handover.full.push(part);
     assert!(pushed.is_ok(), "there is room for all parts of a thread");
@@ -218,7 +218,7 @@ impl Interval {
         self.length == SECOND
     }
 
-    fn add(&mut self, part: &Part) {
+    fn add(&mut self, part: &IntervalPart) {
         self.latency.add(&part.latency).expect("the bounds are equal");
         self.send_lag.add(&part.send_lag).expect("the bounds are equal");
         self.replies += part.replies;
@@ -251,7 +251,7 @@ pub struct Collector {
 struct ThreadState {
     handover: Arc<Handover>,
     /// A part that belongs to a later second.
-    held: Option<Box<Part>>,
+    held: Option<Box<IntervalPart>>,
     /// Seconds of which all has been seen.
     through: u64,
 }

@@ -89,7 +89,7 @@ pub struct Records {
     /// [behind](crate::stats::tally::BEHIND).
     pub saturated_seconds: u64,
     /// The longest time that a thread was to be at work and was not.
-    pub longest_pause: Duration,
+    pub longest_stall: Duration,
     /// What became of the connections to each target, in the plan's order; none of a thread that
     /// has no measured clients.
     pub targets: Vec<TargetCount>,
@@ -151,7 +151,7 @@ impl Default for Records {
             reconnects: 0,
             seconds: Series::default(),
             saturated_seconds: 0,
-            longest_pause: Duration::ZERO,
+            longest_stall: Duration::ZERO,
             targets: Vec::new(),
             hub: None,
             rude: Vec::new(),
@@ -275,7 +275,7 @@ impl Records {
         self.reconnects += other.reconnects;
         self.seconds.merge(other.seconds);
         self.saturated_seconds += other.saturated_seconds;
-        self.longest_pause = self.longest_pause.max(other.longest_pause);
+        self.longest_stall = self.longest_stall.max(other.longest_stall);
         merge_targets(&mut self.targets, other.targets);
         if let Some(hub) = other.hub {
             self.hub = Some(self.hub.unwrap_or_default().plus(&hub));

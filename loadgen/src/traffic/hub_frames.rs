@@ -99,7 +99,7 @@ fn long_bytes(number: u64, order: ByteOrder) -> [u8; 8] {
 
 /// A frame, or the next part of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part<'a> {
+pub enum FramePart<'a> {
     Welcome(u64),
     Joined(u64),
     Left(u64),
@@ -162,7 +162,10 @@ impl Frames {
     /// # Errors
     /// What is wrong with the frame; its head is there to be looked at.
     #[inline]
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Part<'a>>, &'static str> {
+    pub fn next<'a>(
+        &mut self,
+        bytes: &mut &'a [u8],
+    ) -> Result<Option<FramePart<'a>>, &'static str> {
         if self.in_payload {
             return Ok(self.payload(bytes));
         }
@@ -199,7 +202,7 @@ impl Frames {
     }
 
     #[inline]
-    fn whole_head<'a>(&mut self, kind: u8, len: u32) -> Result<Part<'a>, &'static str> {
+    fn whole_head<'a>(&mut self, kind: u8, len: u32) -> Result<FramePart<'a>, &'static str> {
         let part = match kind {
             MESSAGE => {
                 self.in_payload = true;
@@ -208,26 +211,26 @@ impl Frames {
                 return self.message();
             }
             NOT_SENT => {
-                Part::NotSent { reason: self.head[TYPE_END], id: self.long_at(TYPE_END + 1) }
+                FramePart::NotSent { reason: self.head[TYPE_END], id: self.long_at(TYPE_END + 1) }
             }
             CLIENTS if self.head[TYPE_END] > 1 => {
                 return Err("a list that is neither the last nor not");
             }
             CLIENTS => {
                 self.skip = len - 2;
-                Part::Clients
+                FramePart::Clients
             }
-            WELCOME => Part::Welcome(self.long_at(TYPE_END)),
-            JOINED => Part::Joined(self.long_at(TYPE_END)),
-            LEFT => Part::Left(self.long_at(TYPE_END)),
-            _ => Part::Dropped(self.long_at(TYPE_END)),
+            WELCOME => FramePart::Welcome(self.long_at(TYPE_END)),
+            JOINED => FramePart::Joined(self.long_at(TYPE_END)),
+            LEFT => FramePart::Left(self.long_at(TYPE_END)),
+            _ => FramePart::Dropped(self.long_at(TYPE_END)),
         };
         self.have = 0;
         Ok(part)
     }
 
     #[inline]
-    fn message<'a>(&self) -> Result<Part<'a>, &'static str> {
+    fn message<'a>(&self) -> Result<FramePart<'a>, &'static str> {
         let to_all = match self.head[TYPE_END] {
             0 => false,
             1 => true,
@@ -235,7 +238,7 @@ impl Frames {
         };
         let mut stamp = [0; STAMP_BYTES];
         stamp.copy_from_slice(&self.head[PAYLOAD_BEGIN..]);
-        Ok(Part::Message(MessageHead {
+        Ok(FramePart::Message(MessageHead {
             to_all,
             from: self.long_at(TYPE_END + 1),
             len: STAMP_BYTES as u64 + u64::from(self.left),
@@ -244,11 +247,11 @@ impl Frames {
     }
 
     #[inline]
-    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Part<'a>> {
+    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<FramePart<'a>> {
         if self.left == 0 {
             self.in_payload = false;
             self.have = 0;
-            return Some(Part::End);
+            return Some(FramePart::End);
         }
         let (part, rest) = bytes.split_at(bytes.len().min(self.left as usize));
         if part.is_empty() {
@@ -258,7 +261,7 @@ impl Frames {
         self.at += part.len() as u32;
         self.left -= part.len() as u32;
         *bytes = rest;
-        Some(Part::Payload { at, bytes: part })
+        Some(FramePart::Payload { at, bytes: part })
     }
 
     /// Takes bytes until the head has `len` of them. Answers whether it has.
@@ -324,7 +327,7 @@ pub mod tests {
         for mut bytes in parts.iter().copied() {
             while let Some(part) = frames.next(&mut bytes).expect("well formed") {
                 match part {
-                    Part::Payload { at, bytes } => {
+                    FramePart::Payload { at, bytes } => {
                         assert_eq!(at as usize, STAMP_BYTES + payload.len());
                         payload.extend_from_slice(bytes);
                     }
@@ -353,17 +356,17 @@ pub mod tests {
             let head = MessageHead { to_all: true, from: 9, len: 20, stamp };
             let farewell = MessageHead { to_all: false, from: 7, len: 12, stamp: Stamp::FAREWELL };
             let due = [
-                Part::Welcome(7),
-                Part::Joined(8),
-                Part::Message(head),
-                Part::End,
-                Part::Message(farewell),
-                Part::End,
-                Part::NotSent { reason: 2, id: 5 },
-                Part::Clients,
-                Part::Clients,
-                Part::Dropped(6),
-                Part::Left(8),
+                FramePart::Welcome(7),
+                FramePart::Joined(8),
+                FramePart::Message(head),
+                FramePart::End,
+                FramePart::Message(farewell),
+                FramePart::End,
+                FramePart::NotSent { reason: 2, id: 5 },
+                FramePart::Clients,
+                FramePart::Clients,
+                FramePart::Dropped(6),
+                FramePart::Left(8),
             ]
             .map(|part| format!("{part:?}"));
             for split in 0..=stream.len() {

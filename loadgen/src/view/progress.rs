@@ -27,7 +27,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 /// How far a run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum RunStage {
     Connecting,
     /// For how long; zero while warming up.
     Measuring(Duration),
@@ -36,19 +36,19 @@ pub enum Stage {
 
 /// Shows a run that goes on.
 pub struct Progress {
-    state: State,
-    form: Form,
+    state: ViewState,
+    form: Rendering,
     shown: Instant,
 }
 
-enum Form {
+enum Rendering {
     View(ProgressBar),
     Lines,
     None,
 }
 
 /// What is shown, whatever the form.
-struct State {
+struct ViewState {
     plan: Arc<Plan>,
     /// Whether a key ends the run.
     keys: bool,
@@ -68,32 +68,34 @@ impl Progress {
     /// `keys` says whether `q` ends the run.
     pub fn new(plan: Arc<Plan>, form: ProgressForm, keys: bool) -> Progress {
         let form = match form {
-            ProgressForm::None => Form::None,
-            ProgressForm::Auto if terminal::can_redraw() => Form::View(view()),
-            ProgressForm::Auto | ProgressForm::Lines => Form::Lines,
+            ProgressForm::None => Rendering::None,
+            ProgressForm::Auto if terminal::can_redraw() => Rendering::View(view()),
+            ProgressForm::Auto | ProgressForm::Lines => Rendering::Lines,
         };
-        let state = State { plan, keys, last: None, rates: VecDeque::with_capacity(HISTORY) };
+        let state = ViewState { plan, keys, last: None, rates: VecDeque::with_capacity(HISTORY) };
         Progress { state, form, shown: Instant::now() }
     }
 
     /// Shows where the run is, if it is time for that.
-    pub fn update(&mut self, stage: Stage, counts: &Snapshot) {
+    pub fn update(&mut self, stage: RunStage, counts: &Snapshot) {
         let interval = match &self.form {
-            Form::View(_) => VIEW_INTERVAL,
-            Form::Lines => LINE_INTERVAL,
-            Form::None => return,
+            Rendering::View(_) => VIEW_INTERVAL,
+            Rendering::Lines => LINE_INTERVAL,
+            Rendering::None => return,
         };
         if self.shown.elapsed() < interval {
             return;
         }
         self.shown = Instant::now();
         match &self.form {
-            Form::View(bar) => bar.set_message(self.state.view(stage, counts, terminal::columns())),
-            // Seconds have lines of their own.
-            Form::Lines if !matches!(stage, Stage::Measuring(since) if !since.is_zero()) => {
-                terminal::say(State::join(&self.state.line(stage, counts)));
+            Rendering::View(bar) => {
+                bar.set_message(self.state.view(stage, counts, terminal::columns()))
             }
-            Form::Lines | Form::None => {}
+            // Seconds have lines of their own.
+            Rendering::Lines if !matches!(stage, RunStage::Measuring(since) if !since.is_zero()) => {
+                terminal::message(ViewState::join(&self.state.line(stage, counts)));
+            }
+            Rendering::Lines | Rendering::None => {}
         }
     }
 
@@ -103,17 +105,17 @@ impl Progress {
             return;
         }
         self.state.remember(second);
-        if let Form::Lines = self.form {
-            let stage = Stage::Measuring(second.start + second.length);
+        if let Rendering::Lines = self.form {
+            let stage = RunStage::Measuring(second.start + second.length);
             let mut words = self.state.line(stage, &second.counts);
             words.splice(2..2, self.state.last_second());
-            terminal::say(State::join(&words));
+            terminal::message(ViewState::join(&words));
         }
     }
 
     /// Takes the view away.
     pub fn finish(self) {
-        if let Form::View(bar) = self.form {
+        if let Rendering::View(bar) = self.form {
             bar.finish_and_clear();
         }
     }
@@ -124,7 +126,7 @@ fn view() -> ProgressBar {
     ProgressBar::new_spinner().with_style(style)
 }
 
-impl State {
+impl ViewState {
     fn remember(&mut self, second: &Interval) {
         let values = &second.latency;
         let latency = (!values.is_empty()).then(|| {
@@ -143,7 +145,7 @@ impl State {
     }
 
     /// How far, how many connections, what went wrong.
-    fn line(&self, stage: Stage, counts: &Snapshot) -> Vec<String> {
+    fn line(&self, stage: RunStage, counts: &Snapshot) -> Vec<String> {
         let errors = match counts.errors() {
             1 => "1 error".to_string(),
             errors => format!("{errors} errors"),
@@ -151,16 +153,16 @@ impl State {
         let (up, all) = (counts.open, self.plan.connections);
         let connections = format!("{up} of {all} connections");
         match stage {
-            Stage::Connecting => vec![format!("connecting: {connections}"), errors],
-            Stage::Measuring(Duration::ZERO) if !self.plan.warmup.is_zero() => {
+            RunStage::Connecting => vec![format!("connecting: {connections}"), errors],
+            RunStage::Measuring(Duration::ZERO) if !self.plan.warmup.is_zero() => {
                 vec![format!("warming up: {connections}"), errors]
             }
-            Stage::Measuring(since) => {
+            RunStage::Measuring(since) => {
                 let mut words = vec![self.how_far(since, counts), connections, errors];
                 words.extend(behind(counts));
                 words
             }
-            Stage::Finishing => vec![format!("finishing: {connections}"), errors],
+            RunStage::Finishing => vec![format!("finishing: {connections}"), errors],
         }
     }
 
@@ -186,7 +188,7 @@ impl State {
 
     /// The view: lines that are no wider than the terminal. The last column stays free, because
     /// some terminals wrap when it is written.
-    fn view(&self, stage: Stage, counts: &Snapshot, columns: usize) -> String {
+    fn view(&self, stage: RunStage, counts: &Snapshot, columns: usize) -> String {
         let room = columns.saturating_sub(1);
         let mut first = Self::join(&self.line(stage, counts));
         // The second line says that it measures.
@@ -230,7 +232,7 @@ mod tests {
     use crate::stats::records::latency_histogram;
     use clap::Parser;
 
-    fn state(flags: &str) -> State {
+    fn state(flags: &str) -> ViewState {
         let machine = Machine {
             open_files_max: 1 << 20,
             open_files_now: 4,
@@ -240,7 +242,7 @@ mod tests {
         };
         let args = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace());
         let plan = Arc::new(Plan::new(&args.run, &machine, &[], 1).expect("possible"));
-        State { plan, keys: true, last: None, rates: VecDeque::new() }
+        ViewState { plan, keys: true, last: None, rates: VecDeque::new() }
     }
 
     fn counts() -> Snapshot {
@@ -267,18 +269,18 @@ mod tests {
         }
     }
 
-    const SINCE: Stage = Stage::Measuring(Duration::from_millis(1500));
+    const SINCE: RunStage = RunStage::Measuring(Duration::from_millis(1500));
 
     #[test]
     fn the_line_says_how_far_how_many_and_what_went_wrong() {
-        let shown = |flags, stage| State::join(&state(flags).line(stage, &counts()));
+        let shown = |flags, stage| ViewState::join(&state(flags).line(stage, &counts()));
         let connections = "9990 of 10000 connections, 10 errors";
-        assert_eq!(shown("", Stage::Connecting), format!("connecting: {connections}"));
-        let warm = Stage::Measuring(Duration::ZERO);
+        assert_eq!(shown("", RunStage::Connecting), format!("connecting: {connections}"));
+        let warm = RunStage::Measuring(Duration::ZERO);
         assert_eq!(shown("-w 1s", warm), format!("warming up: {connections}"));
         assert_eq!(shown("", SINCE), format!("measuring: 1.5s of 10s, {connections}"));
         assert_eq!(shown("-n 9", SINCE), format!("measuring: 1.5s, 5 of 9 replies, {connections}"));
-        assert_eq!(shown("", Stage::Finishing), format!("finishing: {connections}"));
+        assert_eq!(shown("", RunStage::Finishing), format!("finishing: {connections}"));
     }
 
     #[test]
@@ -289,7 +291,7 @@ mod tests {
         assert!(!shown(&late(10)).contains("behind"), "that is not worth saying");
         let first = shown(&late(1_200));
         assert!(first.contains("10 errors, 1.20s behind its schedule"), "{first}");
-        let finishing = state.view(Stage::Finishing, &late(1_200), 80);
+        let finishing = state.view(RunStage::Finishing, &late(1_200), 80);
         assert!(!finishing.contains("behind"), "{finishing}");
     }
 

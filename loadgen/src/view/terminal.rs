@@ -20,7 +20,7 @@ static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// Says a line on stderr. If that is full or closed there is nobody to complain to, and what is
 /// measured is no worse for it.
-pub fn say(line: impl Display) {
+pub fn message(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 

@@ -28,7 +28,7 @@ impl Options for CaseOptions {
         row("limit", "SIZE", Allowed::Size(0, 1 << 20), "bytes that are changed", |o| &mut o.limit),
     ];
 
-    fn check(&self, given: &[&str]) -> Result<(), String> {
+    fn check_together(&self, given: &[&str]) -> Result<(), String> {
         match (given, self.limit) {
             (["limit"], 0) => Err("limit is 0".into()),
             _ => Ok(()),

@@ -11,7 +11,7 @@ use crate::cli::target;
 use crate::cli::{Objective, OutputFormat, ProgressForm, RunArgs, RunSpec};
 use crate::command::{drive, run};
 use crate::error::{Exit, Failure};
-use crate::exec::local_server::OwnServer;
+use crate::exec::local_server::LocalServer;
 use crate::plan::Plan;
 use crate::plan::machine::Machine;
 use crate::report::{Outputs, Report, Verdict};
@@ -22,7 +22,6 @@ mod bracket;
 mod report;
 
 use bracket::Bracket;
-use report as form;
 
 /// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
 /// 30 lie beyond the 99th percentile.
@@ -107,7 +106,7 @@ impl Search {
 /// A run failed, or the flags contradict each other.
 pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     check(args)?;
-    let mut out = form::Output::open(&args.output)?;
+    let mut out = report::SearchOutput::open(&args.output)?;
     let interrupted = drive::on_signals()?;
     let machine = Machine::read();
     let targets = run::resolve_all(&args.run.targets)?;
@@ -128,8 +127,8 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
         Plan::new(&spec, &machine, &targets, seed)
     };
     let first_plan = plan(first)?;
-    run::tell(&first_plan);
-    let server = first_plan.own_server.then(|| OwnServer::start(&first_plan)).transpose()?;
+    run::print_limits(&first_plan);
+    let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
     let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
     let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
     // Before the report, so that the server's own warnings do not follow it.
@@ -171,7 +170,7 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
 struct Runs<'a> {
     args: &'a RunArgs,
     objective: &'a Slo,
-    server: Option<OwnServer>,
+    server: Option<LocalServer>,
     interrupted: &'a AtomicBool,
 }
 
@@ -201,7 +200,7 @@ impl Runs<'_> {
                 let report = self.step(plan(rate)?)?;
                 let why = why_missed(&report);
                 let step = Step::of(&report, why.clone());
-                self.tell(&step);
+                self.print_step(&step);
                 search.steps.push(step);
                 search.interrupted = report.interrupted;
                 if is_broken(&report) {
@@ -234,11 +233,11 @@ impl Runs<'_> {
     }
 
     /// On the way, for who waits.
-    fn tell(&self, step: &Step) {
+    fn print_step(&self, step: &Step) {
         let output = &self.args.output;
         if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
-            let line = form::step_line(step, self.objective);
-            terminal::say(format_args!("searching: {line}"));
+            let line = report::step_line(step, self.objective);
+            terminal::message(format_args!("searching: {line}"));
         }
     }
 }

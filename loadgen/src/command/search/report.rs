@@ -16,19 +16,19 @@ use crate::stats::slo::Slo;
 use crate::units::{time_text, time_us};
 
 /// Where it goes.
-pub struct Output {
+pub struct SearchOutput {
     format: OutputFormat,
     sink: Sink,
 }
 
-impl Output {
+impl SearchOutput {
     /// Opens it, before the first run, which would be in vain if it could not be.
     ///
     /// # Errors
     /// It cannot be written to.
-    pub fn open(flags: &OutputArgs) -> Result<Output, Failure> {
+    pub fn open(flags: &OutputArgs) -> Result<SearchOutput, Failure> {
         let sink = flags.output.as_deref().map(Sink::create).transpose()?;
-        Ok(Output { format: flags.output_format, sink: sink.unwrap_or_else(Sink::stdout) })
+        Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or_else(Sink::stdout) })
     }
 
     /// Writes what was found.

@@ -13,7 +13,7 @@ pub const EXCERPT: usize = 16;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum State {
+pub enum ConnectionState {
     /// Not established: not begun, being connected, or failed.
     #[default]
     Absent,
@@ -29,9 +29,9 @@ pub enum State {
 
 /// The conversation of one connection.
 #[derive(Debug)]
-pub struct Flow {
+pub struct Conversation {
     pub id: Option<ConnectionId>,
-    pub state: State,
+    pub state: ConnectionState,
     pub stream: Stream,
     /// Requests begun: their time is running.
     pub begun: u64,
@@ -57,13 +57,13 @@ pub struct Flow {
 }
 
 // Two cache lines: with many connections they are what a reply has to wait for.
-const _: () = assert!(size_of::<Flow>() <= 128);
+const _: () = assert!(size_of::<Conversation>() <= 128);
 
-impl Flow {
-    pub fn new(stream: Stream) -> Flow {
-        Flow {
+impl Conversation {
+    pub fn new(stream: Stream) -> Conversation {
+        Conversation {
             id: None,
-            state: State::Absent,
+            state: ConnectionState::Absent,
             stream,
             begun: 0,
             completed: 0,
@@ -82,7 +82,7 @@ impl Flow {
     /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
     pub fn renew(&mut self, stream: Stream) {
         // It is in the queue of those that wait still.
-        *self = Flow { starved: self.starved, ..Flow::new(stream) };
+        *self = Conversation { starved: self.starved, ..Conversation::new(stream) };
     }
 
     /// Requests without a complete reply.
@@ -215,60 +215,63 @@ mod tests {
         Wire::new(Protocol::Echo, crate::traffic::sizes::Sizes::Fixed(SIZE))
     }
 
-    /// A flow that has sent `requests`, and the bytes it sent.
-    fn sent(requests: u64) -> (Flow, Vec<u8>) {
-        let mut flow = Flow::new(Stream::new(1, 1));
-        (0..requests).for_each(|_| flow.begin(&wire()));
-        let mut bytes = vec![0; flow.unput() as usize];
+    /// A conversation that has sent `requests`, and the bytes it sent.
+    fn sent(requests: u64) -> (Conversation, Vec<u8>) {
+        let mut conversation = Conversation::new(Stream::new(1, 1));
+        (0..requests).for_each(|_| conversation.begin(&wire()));
+        let mut bytes = vec![0; conversation.unput() as usize];
         let mut started = Vec::new();
-        flow.fill(&wire(), &mut bytes, |number| started.push(number));
+        conversation.fill(&wire(), &mut bytes, |number| started.push(number));
         assert_eq!(started, (0..requests).collect::<Vec<_>>());
-        (flow, bytes)
+        (conversation, bytes)
     }
 
     #[test]
     fn replies_split_or_merged_anywhere_are_counted_once_each() {
         for split in 0..=3 * SIZE as usize {
-            let (mut flow, bytes) = sent(3);
+            let (mut conversation, bytes) = sent(3);
             let mut completed = 0;
             for part in [&bytes[..split], &bytes[split..]] {
-                flow.receive(&wire(), part).expect("what was sent");
-                while flow.complete_one(&wire()) {
+                conversation.receive(&wire(), part).expect("what was sent");
+                while conversation.complete_one(&wire()) {
                     completed += 1;
                 }
-                assert_eq!(completed, flow.received / SIZE, "split {split}");
+                assert_eq!(completed, conversation.received / SIZE, "split {split}");
             }
-            assert_eq!((completed, flow.outstanding()), (3, 0), "split {split}");
+            assert_eq!((completed, conversation.outstanding()), (3, 0), "split {split}");
         }
     }
 
     #[test]
     fn a_wrong_byte_is_reported_with_its_place_in_the_stream() {
-        let (mut flow, mut bytes) = sent(2);
-        flow.receive(&wire(), &bytes[..70]).expect("what was sent");
+        let (mut conversation, mut bytes) = sent(2);
+        conversation.receive(&wire(), &bytes[..70]).expect("what was sent");
         let right = bytes.clone();
         bytes[100] ^= 0x20;
-        let mismatch = flow.receive(&wire(), &bytes[70..]).expect_err("a wrong byte");
+        let mismatch = conversation.receive(&wire(), &bytes[70..]).expect_err("a wrong byte");
         assert_eq!(mismatch.stream_offset, 100);
         assert_eq!(mismatch.expected, right[100..116]);
         assert_eq!(mismatch.actual, bytes[100..116]);
         assert_eq!((mismatch.request, mismatch.request_offset), (1, 36));
-        assert_eq!(flow.received, 70, "nothing behind it is counted");
+        assert_eq!(conversation.received, 70, "nothing behind it is counted");
     }
 
     #[test]
     fn bytes_that_were_never_sent_are_a_mismatch() {
-        let (mut flow, mut bytes) = sent(1);
+        let (mut conversation, mut bytes) = sent(1);
         bytes.push(b'!');
-        let mismatch = flow.receive(&wire(), &bytes).expect_err("a byte too many");
+        let mismatch = conversation.receive(&wire(), &bytes).expect_err("a byte too many");
         assert_eq!((mismatch.stream_offset, mismatch.actual.as_slice()), (SIZE, &b"!"[..]));
         assert!(mismatch.expected.is_empty());
     }
 
     #[test]
     fn the_next_requests_bytes_cannot_come_before_they_are_put_on_the_output() {
-        let (mut flow, bytes) = sent(2);
-        flow.put = SIZE;
-        assert_eq!(flow.receive(&wire(), &bytes).expect_err("too early").stream_offset, SIZE);
+        let (mut conversation, bytes) = sent(2);
+        conversation.put = SIZE;
+        assert_eq!(
+            conversation.receive(&wire(), &bytes).expect_err("too early").stream_offset,
+            SIZE
+        );
     }
 }

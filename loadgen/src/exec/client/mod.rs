@@ -17,9 +17,9 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
-use crate::exec::client::conversation::{Flow, State};
+use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::control::Control;
-use crate::exec::lifecycle::{Course, Phase, Session};
+use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase};
 use crate::plan::{CONNECTION_BYTES, Plan};
 use crate::stats::loss::Loss;
 use crate::stats::records::Records;
@@ -35,16 +35,16 @@ use churn::Place;
 use second::PresentSecond;
 
 // The plan counts with it.
-const _: () = assert!(size_of::<Flow>() + size_of::<Place>() == CONNECTION_BYTES as usize);
+const _: () = assert!(size_of::<Conversation>() + size_of::<Place>() == CONNECTION_BYTES as usize);
 
 /// Where the time is read. It has the engine's origin.
 pub type Clock = fn() -> Time;
 
 /// The clients of one thread.
 pub struct Client {
-    course: Course,
+    lifecycle: Lifecycle,
     clock: Clock,
-    flows: Vec<Flow>,
+    conversations: Vec<Conversation>,
     places: Vec<Place>,
     /// For each connection a ring of `pipeline` times: when its outstanding requests were intended.
     intended_at: Vec<Time>,
@@ -62,21 +62,21 @@ impl Client {
     /// The clients of thread number `thread`. `clock` is the time of the engine that they will be
     /// run on.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize, clock: Clock) -> Client {
-        let course = Course::new(plan, control, thread);
-        let (plan, count) = (&course.plan, course.share.connections);
-        assert!(course.share.limits.connections_max >= count, "room for all connections");
-        let stream = |index| Stream::new(plan.seed, course.number(index));
+        let lifecycle = Lifecycle::new(plan, control, thread);
+        let (plan, count) = (&lifecycle.plan, lifecycle.share.connections);
+        assert!(lifecycle.share.limits.connections_max >= count, "room for all connections");
+        let stream = |index| Stream::new(plan.seed, lifecycle.number(index));
         let times = count * plan.pipeline as usize;
         Client {
             clock,
-            flows: (0..count).map(|index| Flow::new(stream(index))).collect(),
+            conversations: (0..count).map(|index| Conversation::new(stream(index))).collect(),
             places: vec![Place::NEW; count],
             intended_at: vec![Time::ZERO; times],
-            sent_at: vec![Time::ZERO; if course.dispatch.is_some() { times } else { 0 }],
+            sent_at: vec![Time::ZERO; if lifecycle.dispatch.is_some() { times } else { 0 }],
             again: VecDeque::with_capacity(count),
             starved: VecDeque::with_capacity(count),
             second: PresentSecond::default(),
-            course,
+            lifecycle,
         }
     }
 
@@ -87,12 +87,12 @@ impl Client {
     pub fn into_records(mut self) -> Records {
         let outstanding = self.second.outstanding();
         assert_eq!(outstanding, 0, "no request is under way without a connection");
-        for index in (0..self.places.len()).filter(|index| self.places[*index].lives > 0) {
+        for index in (0..self.places.len()).filter(|index| self.places[*index].established > 0) {
             let replies = self.served(index);
-            self.course.served(index, replies, replies);
+            self.lifecycle.served(index, replies, replies);
         }
-        let closed_loop = self.course.dispatch.is_none();
-        let mut records = self.course.into_records();
+        let closed_loop = self.lifecycle.dispatch.is_none();
+        let mut records = self.lifecycle.into_records();
         if closed_loop {
             records.service_time = records.latency.clone();
         }
@@ -102,115 +102,120 @@ impl Client {
 }
 
 impl Service for Client {
-    type Session = Session;
+    type Session = ClientSession;
     const FRESH_CLOCK: bool = true;
 
     fn full_duplex(&self, _: u64) -> bool {
         true
     }
 
-    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
-        let index = self.course.index(connection.tag());
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
+        let index = self.lifecycle.index(connection.tag());
         session.index = Some(index);
         self.established(connection, index)
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, now: Time) {
-        if self.course.connect_failed(error) {
-            self.not_established(self.course.index(tag), now);
+        if self.lifecycle.connect_failed(error) {
+            self.not_established(self.lifecycle.index(tag), now);
         }
     }
 
     #[inline]
-    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
         let arrived = connection.now();
-        let flow = &mut self.flows[index];
-        let before = flow.received;
+        let conversation = &mut self.conversations[index];
+        let before = conversation.received;
         for slice in connection.input.slices() {
-            if let Err(mismatch) = flow.receive(&self.course.plan.wire, slice) {
+            if let Err(mismatch) = conversation.receive(&self.lifecycle.plan.wire, slice) {
                 return self.differs(index, *mismatch);
             }
         }
-        let bytes = flow.received - before;
+        let bytes = conversation.received - before;
         connection.input.consume(bytes as usize);
         self.count_replies(index, arrived, bytes);
-        self.go_on(connection, index)
+        self.resume(connection, index)
     }
 
     #[inline]
-    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
         self.forget_output(index);
-        let flow = &self.flows[index];
-        if flow.state == State::Closing {
+        let conversation = &self.conversations[index];
+        if conversation.state == ConnectionState::Closing {
             return Answer::CloseAfterSend;
         }
-        if flow.unput() > 0 {
+        if conversation.unput() > 0 {
             self.put_output(connection, index, connection.now());
         }
         Answer::Continue
     }
 
-    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         match session.index {
-            Some(index) => self.go_on(connection, index),
+            Some(index) => self.resume(connection, index),
             None => Answer::Close,
         }
     }
 
-    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
-        let flow = &mut self.flows[index];
-        if flow.state == State::Closing {
+        let conversation = &mut self.conversations[index];
+        if conversation.state == ConnectionState::Closing {
             return Answer::CloseAfterSend;
         }
-        if self.course.plan.server_closes && flow.completed > 0 && flow.outstanding() == 0 {
+        if self.lifecycle.plan.server_closes
+            && conversation.completed > 0
+            && conversation.outstanding() == 0
+        {
             // The end that is due behind the reply.
-            flow.state = State::Closing;
+            conversation.state = ConnectionState::Closing;
             return Answer::CloseAfterSend;
         }
         // Nothing will come back any more, so there is nothing to measure.
-        flow.state = State::Lost(Loss::ClosedByPeer);
+        conversation.state = ConnectionState::Lost(Loss::ClosedByPeer);
         Answer::Close
     }
 
     fn closed(
         &mut self,
         connection: &mut Connection<'_>,
-        session: &mut Session,
+        session: &mut ClientSession,
         reason: CloseReason,
     ) {
         let Some(index) = session.index else { return };
         self.forget_output(index);
-        if self.flows[index].state == State::Closing && connection.bytes_discarded() > 0 {
+        if self.conversations[index].state == ConnectionState::Closing
+            && connection.bytes_discarded() > 0
+        {
             self.surplus(index);
         }
-        let flow = &mut self.flows[index];
-        let loss = self.course.loss(flow.state, reason);
-        flow.state = State::Closed;
-        flow.id = None;
-        self.course.closed();
+        let conversation = &mut self.conversations[index];
+        let loss = self.lifecycle.loss(conversation.state, reason);
+        conversation.state = ConnectionState::Closed;
+        conversation.id = None;
+        self.lifecycle.closed();
         self.give_up(index, connection.now(), loss == Some(Loss::TimedOut));
         if let Some(loss) = loss {
-            self.course.lost(index, loss);
+            self.lifecycle.lost(index, loss);
         }
-        if self.course.phase == Phase::Measuring && self.has_successor(loss) {
-            self.begin_anew(index, connection.now());
+        if self.lifecycle.phase == Phase::Measuring && self.has_successor(loss) {
+            self.reconnect(index, connection.now());
         }
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        if self.course.control.stopped() && self.course.ends_early(turn) {
-            self.end_period(turn.now(), turn.now().min(self.course.period.end));
+        if self.lifecycle.control.stopped() && self.lifecycle.ends_early(turn) {
+            self.end_period(turn.now(), turn.now().min(self.lifecycle.period.end));
         }
-        Some(match self.course.phase {
+        Some(match self.lifecycle.phase {
             Phase::Connecting => self.connect_some(turn),
-            Phase::Ready => self.begin_when_all_are_ready(turn.now()),
+            Phase::Ready => self.start_when_all_are_ready(turn.now()),
             Phase::Measuring => {
-                self.course.at_work(turn.now());
+                self.lifecycle.at_work(turn.now());
                 let next = self.measure(turn);
-                self.course.pauses.rest_until(next);
+                self.lifecycle.stalls.idle_until(next);
                 next
             }
             Phase::Draining(give_up) => self.drain(turn, give_up),

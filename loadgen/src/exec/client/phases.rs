@@ -10,8 +10,8 @@ use echopool::time::Time;
 use super::Client;
 use super::exchange::slot;
 use crate::cli::Lifetime;
-use crate::exec::client::conversation::{Flow, State};
-use crate::exec::lifecycle::{Course, PER_TURN};
+use crate::exec::client::conversation::{ConnectionState, Conversation};
+use crate::exec::lifecycle::{Lifecycle, PER_TURN};
 use crate::stats::cpu::SATURATED;
 use crate::stats::loss::Loss;
 use crate::stats::records::GivenUp;
@@ -21,12 +21,12 @@ impl Client {
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
         let now = turn.now();
         let begun = |index: usize| self.places[index].connect_began = now;
-        let next = self.course.connect_some(turn, begun);
-        next.unwrap_or_else(|| self.course.become_ready(now))
+        let next = self.lifecycle.connect_some(turn, begun);
+        next.unwrap_or_else(|| self.lifecycle.become_ready(now))
     }
 
-    pub(super) fn begin_when_all_are_ready(&mut self, now: Time) -> Time {
-        let start = match self.course.begin_period(now) {
+    pub(super) fn start_when_all_are_ready(&mut self, now: Time) -> Time {
+        let start = match self.lifecycle.begin_period(now) {
             Ok(start) => start,
             Err(later) => return later,
         };
@@ -37,9 +37,9 @@ impl Client {
 
     /// Open loop: all connections have room.
     fn offer_all(&mut self) {
-        let Some(dispatch) = &mut self.course.dispatch else { return };
-        for (index, flow) in self.flows.iter().enumerate() {
-            if flow.state == State::Open {
+        let Some(dispatch) = &mut self.lifecycle.dispatch else { return };
+        for (index, conversation) in self.conversations.iter().enumerate() {
+            if conversation.state == ConnectionState::Open {
                 dispatch.room(index);
             }
         }
@@ -47,24 +47,25 @@ impl Client {
 
     pub(super) fn measure(&mut self, turn: &mut Turn<'_>) -> Time {
         let now = turn.now();
-        if self.course.begin_samples(now) {
-            self.second.begin(self.course.period.record_from, self.course.samples.used_before());
+        if self.lifecycle.begin_samples(now) {
+            self.second
+                .begin(self.lifecycle.period.record_from, self.lifecycle.samples.used_before());
         }
-        let sent_all = match self.course.dispatch {
+        let sent_all = match self.lifecycle.dispatch {
             None => self.begin_each(turn),
             Some(_) => self.dispatch_due(turn),
         };
-        self.connect_again(turn);
+        self.reconnect_due(turn);
         self.look_after(turn);
         self.sample(now);
-        self.course.intervals.tick(now);
-        let answered = self.course.control.requests_used_up() && self.second.outstanding() == 0;
-        if self.has_no_connections() && !self.others_go_on() {
-            self.end_period(now, now.min(self.course.period.end));
+        self.lifecycle.intervals.tick(now);
+        let answered = self.lifecycle.control.requests_used_up() && self.second.outstanding() == 0;
+        if self.has_no_connections() && !self.other_threads_continue() {
+            self.end_period(now, now.min(self.lifecycle.period.end));
         } else if sent_all && answered {
-            self.end_period(now, self.course.records.last_reply);
-        } else if sent_all && now >= self.course.period.end {
-            self.end_period(now, self.course.period.end);
+            self.end_period(now, self.lifecycle.records.last_reply);
+        } else if sent_all && now >= self.lifecycle.period.end {
+            self.end_period(now, self.lifecycle.period.end);
         } else if sent_all {
             return self.next_measure(now);
         }
@@ -73,20 +74,20 @@ impl Client {
 
     /// No connection is left, and none will be begun.
     fn has_no_connections(&self) -> bool {
-        self.course.open == 0 && self.course.connecting == 0 && self.again.is_empty()
+        self.lifecycle.open == 0 && self.lifecycle.connecting == 0 && self.again.is_empty()
     }
 
     /// Whether a schedule that other threads go on with is to go on here too: its requests are
     /// offered, although there is no connection for them.
-    fn others_go_on(&self) -> bool {
-        self.course.dispatch.is_some() && self.course.control.tallies().snapshot().open > 0
+    fn other_threads_continue(&self) -> bool {
+        self.lifecycle.dispatch.is_some() && self.lifecycle.control.tallies().snapshot().open > 0
     }
 
     /// Closed loop: each connection sends its first request, even if the period is too short for
     /// that: what was established is also tried. Those woken now send after this turn, so a period
     /// ends in a later one. Answers whether all have been woken before.
     fn begin_each(&mut self, turn: &mut Turn<'_>) -> bool {
-        let begun_all = self.course.sweep.is_through(self.flows.len());
+        let begun_all = self.lifecycle.sweep.is_complete(self.conversations.len());
         self.wake_next(turn, |_| true);
         begun_all
     }
@@ -94,31 +95,31 @@ impl Client {
     /// Open loop: requests that are due go to connections that have room. Answers whether that is
     /// done; otherwise the next turn goes on, so that replies are read in between.
     fn dispatch_due(&mut self, turn: &mut Turn<'_>) -> bool {
-        let due_until = turn.now().min(self.course.period.last());
+        let due_until = turn.now().min(self.lifecycle.period.last());
         for _ in 0..PER_TURN {
-            let dispatch = self.course.dispatch.as_mut().expect("an open loop");
+            let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
             let Some(index) = dispatch.due_connection(due_until) else { return true };
             if !self.has_room(index, turn.now()) {
                 // It is gone, or its life is over, and it closes when it is woken.
-                if let Some(id) = self.flows[index].id {
+                if let Some(id) = self.conversations[index].id {
                     turn.wake(id);
                 }
                 continue;
             }
-            let dispatch = self.course.dispatch.as_mut().expect("an open loop");
+            let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
             let intended = dispatch.take(index, due_until).expect("it is due");
             if !self.may_begin(intended) {
                 return true;
             }
             self.begin(index, intended, turn.now());
             // It may have room for another one: that is seen when it has sent this one.
-            turn.wake(self.flows[index].id.expect("it is open"));
+            turn.wake(self.conversations[index].id.expect("it is open"));
         }
         false
     }
 
     fn next_measure(&self, now: Time) -> Time {
-        let next = self.course.next_measure(now, !self.starved.is_empty());
+        let next = self.lifecycle.next_measure(now, !self.starved.is_empty());
         match self.again.front() {
             Some((due, _)) => next.min((*due).max(now)),
             None => next,
@@ -127,28 +128,28 @@ impl Client {
 
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
-        let woken_all = self.wake_next(turn, |flow| flow.outstanding() == 0);
+        let woken_all = self.wake_next(turn, |conversation| conversation.outstanding() == 0);
         self.look_after(turn);
-        if self.course.open == 0 || now >= give_up {
+        if self.lifecycle.open == 0 || now >= give_up {
             turn.stop();
         }
-        if woken_all { self.course.next_look(now, !self.starved.is_empty()) } else { now }
+        if woken_all { self.lifecycle.next_look(now, !self.starved.is_empty()) } else { now }
     }
 
     pub(super) fn end_period(&mut self, now: Time, ended: Time) {
-        self.course.end_period(ended);
-        if self.course.samples.have_begun() {
+        self.lifecycle.end_period(ended);
+        if self.lifecycle.samples.have_begun() {
             self.end_second(now);
         }
-        self.abandon(self.course.records.ended);
+        self.abandon(self.lifecycle.records.ended);
         // What was not sent has been given up.
-        self.course.tally().behind_ns.store(0, Relaxed);
-        self.course.drain(now);
+        self.lifecycle.tally().behind_ns.store(0, Relaxed);
+        self.lifecycle.drain(now);
     }
 
     /// What was to be sent before the end, and found no connection with room, is given up.
     fn abandon(&mut self, ended: Time) {
-        let Course { dispatch, control, records, intervals, period, .. } = &mut self.course;
+        let Lifecycle { dispatch, control, records, intervals, period, .. } = &mut self.lifecycle;
         let Some(dispatch) = dispatch else { return };
         dispatch.abandon(ended, |intended| {
             if intended < period.record_from {
@@ -165,11 +166,11 @@ impl Client {
     }
 
     fn sample(&mut self, now: Time) {
-        if self.course.sample(now) {
-            self.course.tally().behind_ns.store(self.behind(now).as_nanos() as u64, Relaxed);
+        if self.lifecycle.sample(now) {
+            self.lifecycle.tally().behind_ns.store(self.behind(now).as_nanos() as u64, Relaxed);
         }
-        let step = self.course.records.seconds.step();
-        if self.course.samples.have_begun() && self.second.length(now) >= step {
+        let step = self.lifecycle.records.seconds.step();
+        if self.lifecycle.samples.have_begun() && self.second.length(now) >= step {
             self.end_second(now);
         }
     }
@@ -177,41 +178,43 @@ impl Client {
     fn end_second(&mut self, now: Time) {
         let span = self.second.length(now);
         let Some((second, used)) = self.second.end(now) else { return };
-        self.course.records.seconds.push(second);
+        self.lifecycle.records.seconds.push(second);
         if self.behind(now) > BEHIND && used.busy().as_secs_f64() >= SATURATED * span.as_secs_f64()
         {
-            self.course.records.saturated_seconds += 1;
+            self.lifecycle.records.saturated_seconds += 1;
         }
     }
 
     /// How late the oldest unsent request is.
     fn behind(&self, now: Time) -> Duration {
-        let oldest = self.course.dispatch.as_ref().map_or(Time::MAX, |dispatch| dispatch.oldest());
-        now.min(self.course.period.end) - oldest
+        let oldest =
+            self.lifecycle.dispatch.as_ref().map_or(Time::MAX, |dispatch| dispatch.oldest());
+        now.min(self.lifecycle.period.end) - oldest
     }
 
     /// Wakes the next few open connections that `wanted` holds for, each once in a phase. Answers
     /// whether all have been looked at.
-    fn wake_next(&mut self, turn: &mut Turn<'_>, wanted: fn(&Flow) -> bool) -> bool {
-        for flow in &self.flows[self.course.sweep.step(self.flows.len())] {
-            if let (State::Open, Some(id)) = (flow.state, flow.id)
-                && wanted(flow)
+    fn wake_next(&mut self, turn: &mut Turn<'_>, wanted: fn(&Conversation) -> bool) -> bool {
+        for conversation in &self.conversations[self.lifecycle.sweep.step(self.conversations.len())]
+        {
+            if let (ConnectionState::Open, Some(id)) = (conversation.state, conversation.id)
+                && wanted(conversation)
             {
                 turn.wake(id);
             }
         }
-        self.course.sweep.is_through(self.flows.len())
+        self.lifecycle.sweep.is_complete(self.conversations.len())
     }
 
     /// What is to be done from time to time, whatever the phase.
     fn look_after(&mut self, turn: &mut Turn<'_>) {
         self.wake_starved(turn);
-        let plan = &self.course.plan;
+        let plan = &self.lifecycle.plan;
         let patience = match plan.lifetime {
             Some(Lifetime::Time(lifetime)) => plan.timeout.min(lifetime),
             _ => plan.timeout,
         };
-        if self.course.check_is_due(turn.now(), patience) {
+        if self.lifecycle.check_is_due(turn.now(), patience) {
             self.close_late(turn);
         }
     }
@@ -220,38 +223,38 @@ impl Client {
     /// they have nothing to do.
     fn close_late(&mut self, turn: &mut Turn<'_>) {
         let (now, timeout, pipeline) =
-            (turn.now(), self.course.plan.timeout, self.course.plan.pipeline);
-        for index in 0..self.flows.len() {
+            (turn.now(), self.lifecycle.plan.timeout, self.lifecycle.plan.pipeline);
+        for index in 0..self.conversations.len() {
             let retires = self.retires(index, now);
-            let flow = &mut self.flows[index];
-            if flow.state != State::Open {
+            let conversation = &mut self.conversations[index];
+            if conversation.state != ConnectionState::Open {
                 continue;
             }
-            if flow.outstanding() == 0 {
-                let owes_its_end = self.course.plan.server_closes && flow.completed > 0;
+            if conversation.outstanding() == 0 {
+                let owes_its_end = self.lifecycle.plan.server_closes && conversation.completed > 0;
                 if owes_its_end && now - self.places[index].room_since > timeout {
-                    flow.state = State::Lost(Loss::TimedOut);
-                    turn.close(flow.id.expect("it is open"));
+                    conversation.state = ConnectionState::Lost(Loss::TimedOut);
+                    turn.close(conversation.id.expect("it is open"));
                 } else if !owes_its_end && retires {
-                    turn.wake(flow.id.expect("it is open"));
+                    turn.wake(conversation.id.expect("it is open"));
                 }
                 continue;
             }
-            let oldest = slot(index, flow.completed, pipeline);
+            let oldest = slot(index, conversation.completed, pipeline);
             let sent = self.sent_at.get(oldest).filter(|sent| **sent > Time::ZERO);
             if now - *sent.unwrap_or(&self.intended_at[oldest]) > timeout {
-                flow.state = State::Lost(Loss::TimedOut);
-                turn.close(flow.id.expect("it is open"));
+                conversation.state = ConnectionState::Lost(Loss::TimedOut);
+                turn.close(conversation.id.expect("it is open"));
             }
         }
     }
 
     fn wake_starved(&mut self, turn: &mut Turn<'_>) {
-        for _ in 0..self.course.leases.room().min(PER_TURN) {
+        for _ in 0..self.lifecycle.leases.room().min(PER_TURN) {
             let Some(index) = self.starved.pop_front() else { return };
-            let flow = &mut self.flows[index];
-            flow.starved = false;
-            if let Some(id) = flow.id {
+            let conversation = &mut self.conversations[index];
+            conversation.starved = false;
+            if let Some(id) = conversation.id {
                 turn.wake(id);
             }
         }

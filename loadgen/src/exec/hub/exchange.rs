@@ -9,8 +9,8 @@ use echopool::time::Time;
 
 use super::Members;
 use super::member::News;
-use crate::exec::client::conversation::State;
-use crate::exec::lifecycle::{Course, Phase};
+use crate::exec::client::conversation::ConnectionState;
+use crate::exec::lifecycle::{Lifecycle, Phase};
 use crate::stats::hub::{HubRecords, SentAt};
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::records::Records;
@@ -20,14 +20,14 @@ use crate::traffic::hub_frames::{self as frames, Stamp};
 impl Members {
     /// Does what there is to do for a member that reads.
     #[inline]
-    pub(super) fn go_on(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
-        match self.course.phase {
+    pub(super) fn resume(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
+        match self.lifecycle.phase {
             Phase::Measuring => self.send_messages(connection, index),
             Phase::Draining(_) => self.take_leave(connection, index),
             Phase::Connecting | Phase::Ready => {}
         }
         match self.members[index].state {
-            State::Closing => Answer::CloseAfterSend,
+            ConnectionState::Closing => Answer::CloseAfterSend,
             _ => Answer::Continue,
         }
     }
@@ -36,26 +36,26 @@ impl Members {
     #[inline]
     fn send_messages(&mut self, connection: &mut Connection<'_>, index: usize) {
         let Some(sender) = self.members[index].sender else { return };
-        let hall = self.hall.clone();
+        let shared = self.shared.clone();
         while self.has_room(index, sender) {
             let now = internals::now();
-            let number = hall.senders[sender as usize].begun();
+            let number = shared.senders[sender as usize].begun();
             // A buffer comes first: a message whose time runs is on its way.
             let Some(mut lease) = self.take_lease(connection) else { return };
             let Some(intended) = self.next_message(index, sender, now) else { return };
-            if !self.course.control.take_request() {
+            if !self.lifecycle.control.take_request() {
                 return;
             }
-            hall.senders[sender as usize].begin(intended);
-            self.course.records.offered += 1;
-            self.course.records.requests += 1;
-            if self.course.dispatch.is_some() {
-                self.course.at_work(now);
-                let Course { pauses, records, .. } = &mut self.course;
+            shared.senders[sender as usize].begin(intended);
+            self.lifecycle.records.offered += 1;
+            self.lifecycle.records.requests += 1;
+            if self.lifecycle.dispatch.is_some() {
+                self.lifecycle.at_work(now);
+                let Lifecycle { stalls, records, .. } = &mut self.lifecycle;
                 let room_since = self.members[index].room_since;
-                records.sent(now, intended, pauses.own_since(now, intended, room_since));
+                records.sent(now, intended, stalls.own_since(now, intended, room_since));
             }
-            hall.write(Stamp { sender, number }, &mut lease);
+            shared.write(Stamp { sender, number }, &mut lease);
             self.put(connection, index, lease);
         }
     }
@@ -64,9 +64,9 @@ impl Members {
     /// loop, else when the schedule says so.
     #[inline]
     fn next_message(&mut self, index: usize, sender: u32, now: Time) -> Option<Time> {
-        let Course { dispatch, period, .. } = &mut self.course;
+        let Lifecycle { dispatch, period, .. } = &mut self.lifecycle;
         let Some(dispatch) = dispatch else {
-            let first = self.hall.senders[sender as usize].begun() == 0;
+            let first = self.shared.senders[sender as usize].begun() == 0;
             return (now < period.end || first).then_some(now);
         };
         if let Some(intended) = self.members[index].offered.take() {
@@ -84,22 +84,22 @@ impl Members {
     /// Whether this sender may send another message.
     #[inline]
     pub(super) fn has_room(&self, index: usize, sender: u32) -> bool {
-        let due = self.next[index * self.hall.senders.len() + sender as usize];
+        let due = self.next[index * self.shared.senders.len() + sender as usize];
         let due = due.max(self.members[index].released);
-        let begun = self.hall.senders[sender as usize].begun();
-        self.members[index].state == State::Open
-            && begun.saturating_sub(due) < self.course.plan.pipeline
+        let begun = self.shared.senders[sender as usize].begun();
+        self.members[index].state == ConnectionState::Open
+            && begun.saturating_sub(due) < self.lifecycle.plan.pipeline
     }
 
     /// Sends the farewell when everything is there, and closes when that has come back.
     fn take_leave(&mut self, connection: &mut Connection<'_>, index: usize) {
-        let everything_is_sent = self.course.control.all_measured();
-        let begun = self.hall.begun();
+        let everything_is_sent = self.lifecycle.control.all_measured();
+        let begun = self.shared.begun();
         let member = &self.members[index];
         if member.farewell_came {
-            self.members[index].state = State::Closing;
+            self.members[index].state = ConnectionState::Closing;
         } else if everything_is_sent && !member.farewell_sent && member.missing(begun) == 0 {
-            let frame = frames::farewell(member.id, self.hall.order);
+            let frame = frames::farewell(member.id, self.shared.order);
             let Some(mut lease) = self.take_lease(connection) else { return };
             lease.extend_from_slice(&frame);
             self.members[index].farewell_sent = true;
@@ -110,18 +110,18 @@ impl Members {
     /// A buffer for output, if this thread has one left; otherwise the member is looked at again
     /// soon.
     fn take_lease(&mut self, connection: &mut Connection<'_>) -> Option<Lease> {
-        let lease = self.course.leases.take(connection);
+        let lease = self.lifecycle.leases.take(connection);
         self.starved |= lease.is_none();
         lease
     }
 
     fn put(&mut self, connection: &mut Connection<'_>, index: usize, lease: Lease) {
-        self.course.leases.put(connection, lease, &mut self.members[index].held);
+        self.lifecycle.leases.put(connection, lease, &mut self.members[index].held);
     }
 
     /// The output is with the kernel, or gone with the connection.
     pub(super) fn forget_output(&mut self, index: usize) {
-        self.course.leases.forget(&mut self.members[index].held);
+        self.lifecycle.leases.forget(&mut self.members[index].held);
     }
 
     /// Checks what has come for a member, and records it.
@@ -132,33 +132,33 @@ impl Members {
         index: usize,
     ) -> Result<(), Box<Mismatch>> {
         let now = connection.now();
-        let in_period = match self.course.phase {
-            Phase::Measuring => now < self.course.period.end,
+        let in_period = match self.lifecycle.phase {
+            Phase::Measuring => now < self.lifecycle.period.end,
             // Another thread has begun already.
             Phase::Ready => true,
             Phase::Connecting | Phase::Draining(_) => false,
         };
-        let Members { course, members, next, hall, outcome, accounted, .. } = self;
-        let Course { records, intervals, .. } = course;
+        let Members { lifecycle, members, next, shared, counts, accounted, .. } = self;
+        let Lifecycle { records, intervals, .. } = lifecycle;
         let member = &mut members[index];
-        let next = &mut next[index * hall.senders.len()..][..hall.senders.len()];
+        let next = &mut next[index * shared.senders.len()..][..shared.senders.len()];
         let own = member.sender;
         let (mut own_copies, mut welcomed) = (0, 0);
         let mut checked = Ok(());
         for slice in connection.input.slices() {
-            checked = member.receive(hall, next, slice, |news| match news {
+            checked = member.receive(shared, next, slice, |news| match news {
                 News::Welcome => welcomed += 1,
                 News::Dropped(count) => {
-                    outcome.dropped += count;
+                    counts.dropped += count;
                     *accounted += count;
                 }
                 News::Delivered(stamp) => {
                     *accounted += 1;
-                    let sent = hall.senders[stamp.sender as usize].sent_at(stamp.number);
-                    let latency = deliver(outcome, records, hall.size, now, sent, in_period);
+                    let sent = shared.senders[stamp.sender as usize].sent_at(stamp.number);
+                    let latency = deliver(counts, records, shared.size, now, sent, in_period);
                     intervals.reply(now, latency, in_period);
                     if in_period {
-                        intervals.bytes(now, hall.size);
+                        intervals.bytes(now, shared.size);
                     }
                     own_copies += u64::from(Some(stamp.sender) == own);
                 }
@@ -179,45 +179,45 @@ impl Members {
 
     #[inline]
     fn count_own_copies(&mut self, now: Time, count: u64, in_period: bool) {
-        let records = &mut self.course.records;
+        let records = &mut self.lifecycle.records;
         match in_period {
             true => records.replies += count,
             false => records.replies_late += count,
         }
         records.last_reply = now;
-        tally::add(&self.course.tally().replies, count);
+        tally::add(&self.lifecycle.tally().replies, count);
     }
 
     #[cold]
     pub(super) fn differs(&mut self, index: usize, mismatch: Mismatch) -> Answer {
-        self.course.differs(index, mismatch);
-        self.members[index].state = State::Lost(Loss::Mismatch);
+        self.lifecycle.differs(index, mismatch);
+        self.members[index].state = ConnectionState::Lost(Loss::Mismatch);
         Answer::Close
     }
 
     /// What is said of an open member is not true of it any more.
     pub(super) fn leave(&mut self, index: usize, lost: bool) {
-        let begun = self.hall.begun();
+        let begun = self.shared.begun();
         let member = &mut self.members[index];
         member.connection = None;
-        self.course.closed();
+        self.lifecycle.closed();
         if !member.reads {
             return;
         }
         self.readers -= 1;
         self.accounted -= member.received + member.dropped;
         self.unwelcomed -= usize::from(member.id == 0);
-        self.outcome.joined += member.joined;
-        self.outcome.left += member.left;
-        self.outcome.undelivered += member.missing(begun);
+        self.counts.joined += member.joined;
+        self.counts.left += member.left;
+        self.counts.undelivered += member.missing(begun);
         if let Some(sender) = member.sender {
-            let begun = self.hall.senders[sender as usize].begun();
+            let begun = self.shared.senders[sender as usize].begun();
             let unanswered = begun - member.own_received;
-            self.course.records.unanswered += unanswered;
-            self.outcome.own_dropped += unanswered.min(member.dropped);
+            self.lifecycle.records.unanswered += unanswered;
+            self.counts.own_dropped += unanswered.min(member.dropped);
             if lost {
                 // It may be sending no more long before the end.
-                self.hall.senders[sender as usize].lose();
+                self.shared.senders[sender as usize].mark_lost();
             }
         }
     }

@@ -7,16 +7,18 @@
 use echopool::service::ConnectionId;
 use echopool::time::Time;
 
-use super::senders::Hall;
-use crate::exec::client::conversation::{EXCERPT, State};
+use super::senders::SharedSenders;
+use crate::exec::client::conversation::{ConnectionState, EXCERPT};
 use crate::stats::loss::Mismatch;
-use crate::traffic::hub_frames::{Frames, MessageHead, Part, STAMP_BYTES, Stamp, message_head};
+use crate::traffic::hub_frames::{
+    FramePart, Frames, MessageHead, STAMP_BYTES, Stamp, message_head,
+};
 
 /// One client.
 #[derive(Debug)]
 pub struct Member {
     pub connection: Option<ConnectionId>,
-    pub state: State,
+    pub state: ConnectionState,
     /// `false`: it never reads, and is none of those that are checked.
     pub reads: bool,
     pub opened: Time,
@@ -72,10 +74,10 @@ pub enum News {
 }
 
 impl Member {
-    pub fn new(hall: &Hall, sender: Option<u32>) -> Member {
+    pub fn new(shared: &SharedSenders, sender: Option<u32>) -> Member {
         Member {
             connection: None,
-            state: State::Absent,
+            state: ConnectionState::Absent,
             reads: true,
             opened: Time::ZERO,
             held: 0,
@@ -84,7 +86,7 @@ impl Member {
             sender_nth: 0,
             offered: None,
             room_since: Time::ZERO,
-            frames: Frames::new(hall.order),
+            frames: Frames::new(shared.order),
             offset: 0,
             within: 0,
             current: None,
@@ -115,7 +117,7 @@ impl Member {
     #[inline]
     pub fn receive(
         &mut self,
-        hall: &Hall,
+        shared: &SharedSenders,
         next: &mut [u64],
         mut bytes: &[u8],
         mut news: impl FnMut(News),
@@ -126,8 +128,8 @@ impl Member {
             self.within += (before - bytes.len()) as u64;
             let checked = match part {
                 Ok(None) => return Ok(()),
-                Ok(Some(part)) => self.check(hall, next, part, &mut news),
-                Err(note) => Err(self.wrong_head(hall, next, note)),
+                Ok(Some(part)) => self.check(shared, next, part, &mut news),
+                Err(note) => Err(self.wrong_head(shared, next, note)),
             };
             checked?;
         }
@@ -136,19 +138,19 @@ impl Member {
     #[inline]
     fn check(
         &mut self,
-        hall: &Hall,
+        shared: &SharedSenders,
         next: &mut [u64],
-        part: Part<'_>,
+        part: FramePart<'_>,
         news: &mut impl FnMut(News),
     ) -> Result<(), Box<Mismatch>> {
         match part {
-            Part::Message(head) => self.begin_message(hall, next, head),
-            Part::Payload { at, bytes } => self.check_payload(hall, at, bytes),
-            Part::End => {
+            FramePart::Message(head) => self.begin_message(shared, next, head),
+            FramePart::Payload { at, bytes } => self.check_payload(shared, at, bytes),
+            FramePart::End => {
                 self.end_message(next, news);
                 Ok(())
             }
-            notice => match self.notice(hall, notice, news) {
+            notice => match self.notice(shared, notice, news) {
                 Ok(()) => {
                     self.end_frame();
                     Ok(())
@@ -161,7 +163,7 @@ impl Member {
     #[inline]
     fn begin_message(
         &mut self,
-        hall: &Hall,
+        shared: &SharedSenders,
         next: &mut [u64],
         head: MessageHead,
     ) -> Result<(), Box<Mismatch>> {
@@ -172,20 +174,20 @@ impl Member {
         } else if stamp == Stamp::FAREWELL {
             self.check_farewell(head)
         } else {
-            self.check_broadcast(hall, next, head)
+            self.check_broadcast(shared, next, head)
         };
         self.current = Some(stamp);
-        checked.map_err(|note| self.wrong_head(hall, next, note))
+        checked.map_err(|note| self.wrong_head(shared, next, note))
     }
 
     #[inline]
     fn check_broadcast(
         &mut self,
-        hall: &Hall,
+        shared: &SharedSenders,
         next: &mut [u64],
         MessageHead { to_all, from, len, stamp }: MessageHead,
     ) -> Result<(), &'static str> {
-        let Some(sender) = hall.senders.get(stamp.sender as usize) else {
+        let Some(sender) = shared.senders.get(stamp.sender as usize) else {
             return Err("a message of nobody who sends");
         };
         let due = &mut next[stamp.sender as usize];
@@ -195,7 +197,7 @@ impl Member {
         if from != sender.id() {
             return Err("a message under the id of another client");
         }
-        if len != hall.size {
+        if len != shared.size {
             return Err("a message of another length");
         }
         if stamp.number >= sender.begun() {
@@ -225,11 +227,16 @@ impl Member {
     }
 
     #[inline]
-    fn check_payload(&self, hall: &Hall, at: u64, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
+    fn check_payload(
+        &self,
+        shared: &SharedSenders,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), Box<Mismatch>> {
         let stamp = self.current.expect("a message has begun");
-        match hall.first_difference(stamp, at, bytes) {
+        match shared.first_difference(stamp, at, bytes) {
             None => Ok(()),
-            Some(differs) => Err(self.wrong_payload(hall, stamp, at, bytes, differs)),
+            Some(differs) => Err(self.wrong_payload(shared, stamp, at, bytes, differs)),
         }
     }
 
@@ -254,34 +261,34 @@ impl Member {
     #[cold]
     fn notice(
         &mut self,
-        hall: &Hall,
-        part: Part<'_>,
+        shared: &SharedSenders,
+        part: FramePart<'_>,
         news: &mut impl FnMut(News),
     ) -> Result<(), &'static str> {
         let first = self.id == 0;
         match part {
-            Part::Welcome(_) if !first => return Err("a second WELCOME"),
-            Part::Welcome(0) => return Err("a WELCOME with the id 0"),
-            Part::Welcome(id) if !hall.is_new(id) => {
+            FramePart::Welcome(_) if !first => return Err("a second WELCOME"),
+            FramePart::Welcome(0) => return Err("a WELCOME with the id 0"),
+            FramePart::Welcome(id) if !shared.is_new(id) => {
                 return Err("a WELCOME with the id of another client");
             }
-            Part::Welcome(id) => {
+            FramePart::Welcome(id) => {
                 self.id = id;
                 if let Some(sender) = self.sender {
-                    hall.senders[sender as usize].set_id(id);
+                    shared.senders[sender as usize].set_id(id);
                 }
                 news(News::Welcome);
             }
             _ if first => return Err("another frame before the WELCOME"),
-            Part::Joined(id) | Part::Left(id) if id == 0 || id == self.id => {
+            FramePart::Joined(id) | FramePart::Left(id) if id == 0 || id == self.id => {
                 return Err("a notice about nobody, or about the client itself");
             }
-            Part::Joined(_) => self.joined += 1,
-            Part::Left(_) => self.left += 1,
-            Part::Dropped(0) => return Err("DROPPED with a count of 0"),
-            Part::Dropped(count) => self.drop_messages(hall, count, news)?,
-            Part::Clients => self.lists += 1,
-            Part::NotSent { reason: 2, id } if id == self.id && self.farewells_dropped > 0 => {
+            FramePart::Joined(_) => self.joined += 1,
+            FramePart::Left(_) => self.left += 1,
+            FramePart::Dropped(0) => return Err("DROPPED with a count of 0"),
+            FramePart::Dropped(count) => self.drop_messages(shared, count, news)?,
+            FramePart::Clients => self.lists += 1,
+            FramePart::NotSent { reason: 2, id } if id == self.id && self.farewells_dropped > 0 => {
                 self.farewells_dropped -= 1;
             }
             _ => return Err("NOT_SENT, although the client is there and has read everything"),
@@ -291,11 +298,11 @@ impl Member {
 
     fn drop_messages(
         &mut self,
-        hall: &Hall,
+        shared: &SharedSenders,
         count: u64,
         news: &mut impl FnMut(News),
     ) -> Result<(), &'static str> {
-        let most = hall.begun() - (self.received + self.dropped);
+        let most = shared.begun() - (self.received + self.dropped);
         // The farewell may be among them: it is sent again.
         let farewell = u64::from(self.farewell_sent && !self.farewell_came && count > most);
         if count - farewell > most {
@@ -306,7 +313,7 @@ impl Member {
         let count = count - farewell;
         self.dropped += count;
         if let Some(sender) = self.sender {
-            self.released = hall.senders[sender as usize].begun();
+            self.released = shared.senders[sender as usize].begun();
         }
         news(News::Dropped(count));
         Ok(())
@@ -319,13 +326,18 @@ impl Member {
 
     /// The frame that is there beside the message that was due.
     #[cold]
-    fn wrong_head(&self, hall: &Hall, next: &[u64], note: &'static str) -> Box<Mismatch> {
+    fn wrong_head(
+        &self,
+        shared: &SharedSenders,
+        next: &[u64],
+        note: &'static str,
+    ) -> Box<Mismatch> {
         let head = self.frames.head();
         let sender = self.current.map_or(0, |stamp| stamp.sender as usize);
         let sender = if sender < next.len() { sender } else { 0 };
         let stamp = Stamp { sender: sender as u32, number: next[sender] };
-        let id = hall.senders[sender].id();
-        let due = message_head(hall.size, true, id, stamp, hall.order);
+        let id = shared.senders[sender].id();
+        let due = message_head(shared.size, true, id, stamp, shared.order);
         let at = head.iter().zip(&due).position(|(actual, due)| actual != due).unwrap_or(0);
         let (due, actual) = (excerpt(&due[at..]), excerpt(&head[at..]));
         self.mismatch(note, stamp.number, at as u64, due, actual)
@@ -334,7 +346,7 @@ impl Member {
     #[cold]
     fn wrong_payload(
         &self,
-        hall: &Hall,
+        shared: &SharedSenders,
         stamp: Stamp,
         at: u64,
         bytes: &[u8],
@@ -342,7 +354,7 @@ impl Member {
     ) -> Box<Mismatch> {
         let actual = excerpt(&bytes[differs..]);
         let mut due = vec![0; actual.len()];
-        hall.fill(stamp, at + differs as u64, &mut due);
+        shared.fill(stamp, at + differs as u64, &mut due);
         // `within` is behind these bytes.
         let in_frame = self.within - (bytes.len() - differs) as u64;
         self.mismatch("other bytes than were sent", stamp.number, in_frame, due, actual)

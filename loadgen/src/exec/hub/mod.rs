@@ -6,7 +6,7 @@
 //! * `phases`: what a thread does from turn to turn; `plan`: who sends and who never reads
 //! * `exchange`: what a member sends, and what is made of what it gets; `records`: what is counted
 //! * `frames`: the wire protocol; `member`: what one client is told, and whether that is right;
-//!   `hall`: what the threads share
+//!   `shared`: what the threads share
 //!
 //! A sender's next message is sent when its own copy of an earlier one has come back.
 
@@ -16,9 +16,9 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
-use crate::exec::client::conversation::State;
+use crate::exec::client::conversation::ConnectionState;
 use crate::exec::control::Control;
-use crate::exec::lifecycle::{Course, Phase, Session};
+use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase};
 use crate::plan::Plan;
 use crate::plan::hub::HubPlan;
 use crate::stats::hub::HubRecords;
@@ -31,14 +31,14 @@ mod phases;
 pub mod senders;
 
 use member::Member;
-use senders::Hall;
+use senders::SharedSenders;
 
 /// The clients of one thread.
 pub struct Members {
     /// Its schedule is for those that send.
-    course: Course,
+    lifecycle: Lifecycle,
     hub: HubPlan,
-    hall: Arc<Hall>,
+    shared: Arc<SharedSenders>,
     members: Vec<Member>,
     /// For each member and each sender the number of the message that is due.
     next: Vec<u64>,
@@ -55,23 +55,28 @@ pub struct Members {
     last_delivery: Time,
     /// When those that are still open are woken again, to take their leave.
     next_sweep: Time,
-    outcome: HubRecords,
+    counts: HubRecords,
 }
 
 impl Members {
     /// # Panics
     /// The plan is not one for a hub.
-    pub fn new(plan: Arc<Plan>, control: Arc<Control>, hall: Arc<Hall>, thread: usize) -> Members {
+    pub fn new(
+        plan: Arc<Plan>,
+        control: Arc<Control>,
+        shared: Arc<SharedSenders>,
+        thread: usize,
+    ) -> Members {
         let hub = plan.hub.expect("a hub is planned");
-        let course = Course::new(plan, control, thread);
-        let connections = course.share.connections;
-        assert!(course.share.limits.connections_max >= connections, "room for all connections");
-        let sending: Vec<u64> = hall.senders.iter().map(|one| one.connection).collect();
+        let lifecycle = Lifecycle::new(plan, control, thread);
+        let connections = lifecycle.share.connections;
+        assert!(lifecycle.share.limits.connections_max >= connections, "room for all connections");
+        let sending: Vec<u64> = shared.senders.iter().map(|one| one.connection).collect();
         let mut senders = Vec::new();
         let member = |index| {
-            let number = course.number(index);
+            let number = lifecycle.number(index);
             let sender = sending.iter().position(|sender| *sender == number);
-            let mut member = Member::new(&hall, sender.map(|nth| nth as u32));
+            let mut member = Member::new(&shared, sender.map(|nth| nth as u32));
             member.reads = hub.reads(number);
             member.sender_nth = senders.len();
             senders.extend(sender.map(|_| index));
@@ -82,15 +87,15 @@ impl Members {
             members: (0..connections).map(member).collect(),
             next: vec![0; connections * sending.len()],
             senders,
-            course,
-            hall,
+            lifecycle,
+            shared,
             starved: false,
             unwelcomed: 0,
             readers: 0,
             accounted: 0,
             last_delivery: Time::ZERO,
             next_sweep: Time::ZERO,
-            outcome: HubRecords::default(),
+            counts: HubRecords::default(),
         }
     }
 
@@ -99,13 +104,14 @@ impl Members {
     /// # Panics
     /// A message was not accounted for.
     pub fn into_records(self) -> Records {
-        let Members { mut course, members, outcome, .. } = self;
+        let Members { mut lifecycle, members, counts, .. } = self;
         let readers = members.iter().enumerate().filter(|(_, member)| member.reads);
-        for (index, member) in readers.filter(|(_, member)| member.state != State::Absent) {
-            course.served(index, member.received, member.own_received);
+        for (index, member) in readers.filter(|(_, member)| member.state != ConnectionState::Absent)
+        {
+            lifecycle.served(index, member.received, member.own_received);
         }
-        let mut records = course.into_records();
-        records.hub = Some(outcome);
+        let mut records = lifecycle.into_records();
+        records.hub = Some(counts);
         let Records { offered, unanswered, never_sent, .. } = records;
         let ended = records.completed() + unanswered + never_sent;
         assert_eq!(offered, ended, "each message offered has one end");
@@ -114,24 +120,24 @@ impl Members {
 }
 
 impl Service for Members {
-    type Session = Session;
+    type Session = ClientSession;
     const FRESH_CLOCK: bool = true;
 
     fn full_duplex(&self, _: u64) -> bool {
         true
     }
 
-    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
-        let index = self.course.index(connection.tag());
+    fn open(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
+        let index = self.lifecycle.index(connection.tag());
         session.index = Some(index);
         let member = &mut self.members[index];
-        assert_eq!(member.state, State::Absent, "a connection is established once");
-        member.state = State::Open;
+        assert_eq!(member.state, ConnectionState::Absent, "a connection is established once");
+        member.state = ConnectionState::Open;
         member.connection = Some(connection.id());
         member.opened = connection.now();
-        self.course.established(index, true);
+        self.lifecycle.established(index, true);
         if !member.reads {
-            self.outcome.never_read += 1;
+            self.counts.never_read += 1;
             return Answer::WaitUntil(Time::MAX);
         }
         self.readers += 1;
@@ -140,14 +146,14 @@ impl Service for Members {
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _now: Time) {
-        self.course.connect_failed(error);
-        if let Some(sender) = self.members[self.course.index(tag)].sender {
-            self.hall.senders[sender as usize].lose();
+        self.lifecycle.connect_failed(error);
+        if let Some(sender) = self.members[self.lifecycle.index(tag)].sender {
+            self.shared.senders[sender as usize].mark_lost();
         }
     }
 
     #[inline]
-    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
         let bytes = connection.input.len();
         if self.members[index].reads
@@ -156,57 +162,57 @@ impl Service for Members {
             return self.differs(index, *mismatch);
         }
         connection.input.consume(bytes);
-        self.go_on(connection, index)
+        self.resume(connection, index)
     }
 
     #[inline]
-    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
         self.forget_output(index);
-        self.go_on(connection, index)
+        self.resume(connection, index)
     }
 
-    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         match session.index {
-            Some(index) => self.go_on(connection, index),
+            Some(index) => self.resume(connection, index),
             None => Answer::Close,
         }
     }
 
-    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut Session) -> Answer {
+    fn peer_closed(&mut self, _: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
         let member = &mut self.members[index];
-        if member.state == State::Closing {
+        if member.state == ConnectionState::Closing {
             return Answer::CloseAfterSend;
         }
-        member.state = State::Lost(Loss::ClosedByPeer);
+        member.state = ConnectionState::Lost(Loss::ClosedByPeer);
         Answer::Close
     }
 
-    fn closed(&mut self, _: &mut Connection<'_>, session: &mut Session, reason: CloseReason) {
+    fn closed(&mut self, _: &mut Connection<'_>, session: &mut ClientSession, reason: CloseReason) {
         let Some(index) = session.index else { return };
         self.forget_output(index);
         let member = &mut self.members[index];
         // What a hub does with those that never read is its own business.
-        let loss = self.course.loss(member.state, reason).filter(|_| member.reads);
-        member.state = State::Closed;
+        let loss = self.lifecycle.loss(member.state, reason).filter(|_| member.reads);
+        member.state = ConnectionState::Closed;
         self.leave(index, loss.is_some());
         if let Some(loss) = loss {
-            self.course.lost(index, loss);
+            self.lifecycle.lost(index, loss);
         }
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        if self.course.control.stopped() && self.course.ends_early(turn) {
-            self.end_period(turn.now(), turn.now().min(self.course.period.end));
+        if self.lifecycle.control.stopped() && self.lifecycle.ends_early(turn) {
+            self.end_period(turn.now(), turn.now().min(self.lifecycle.period.end));
         }
-        Some(match self.course.phase {
+        Some(match self.lifecycle.phase {
             Phase::Connecting => self.connect_some(turn),
-            Phase::Ready => self.begin_when_all_are_ready(turn.now()),
+            Phase::Ready => self.start_when_all_are_ready(turn.now()),
             Phase::Measuring => {
-                self.course.at_work(turn.now());
+                self.lifecycle.at_work(turn.now());
                 let next = self.measure(turn);
-                self.course.pauses.rest_until(next);
+                self.lifecycle.stalls.idle_until(next);
                 next
             }
             Phase::Draining(give_up) => self.drain(turn, give_up),

@@ -6,24 +6,24 @@ use echopool::time::Time;
 
 use super::Members;
 use super::member::Member;
-use crate::exec::client::conversation::State;
-use crate::exec::lifecycle::{Course, PER_TURN, SHORT_TICK, TICK};
+use crate::exec::client::conversation::ConnectionState;
+use crate::exec::lifecycle::{Lifecycle, PER_TURN, SHORT_TICK, TICK};
 use crate::stats::loss::Loss;
 
 impl Members {
     /// All members are to have their ids, or to be lost, before the first message.
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
-        let next = self.course.connect_some(turn, |_| ());
+        let next = self.lifecycle.connect_some(turn, |_| ());
         self.look_after(turn);
         match next {
             Some(next) => next,
             None if self.unwelcomed > 0 => turn.now() + TICK,
-            None => self.course.become_ready(turn.now()),
+            None => self.lifecycle.become_ready(turn.now()),
         }
     }
 
-    pub(super) fn begin_when_all_are_ready(&mut self, now: Time) -> Time {
-        match self.course.begin_period(now) {
+    pub(super) fn start_when_all_are_ready(&mut self, now: Time) -> Time {
+        match self.lifecycle.begin_period(now) {
             Ok(start) => self.last_delivery = start,
             Err(later) => return later,
         }
@@ -31,33 +31,33 @@ impl Members {
     }
 
     pub(super) fn measure(&mut self, turn: &mut Turn<'_>) -> Time {
-        let (now, end) = (turn.now(), self.course.period.end);
-        self.course.begin_samples(now);
+        let (now, end) = (turn.now(), self.lifecycle.period.end);
+        self.lifecycle.begin_samples(now);
         // Each sender sends its first message, even if the period is too short for that. Those
         // woken now send after this turn, so a period ends in a later one.
-        let started_all = self.course.sweep.is_through(self.senders.len());
+        let started_all = self.lifecycle.sweep.is_complete(self.senders.len());
         self.wake_senders(turn);
         self.dispatch_due(turn);
-        self.course.intervals.tick(now);
+        self.lifecycle.intervals.tick(now);
         self.look_after(turn);
-        self.course.sample(now);
-        if started_all && self.course.control.requests_used_up() && self.all_is_there(now) {
+        self.lifecycle.sample(now);
+        if started_all && self.lifecycle.control.requests_used_up() && self.all_is_there(now) {
             self.end_period(now, self.last_delivery);
         } else if started_all && (now >= end || self.nobody_sends()) {
             self.end_period(now, now.min(end));
         } else if !started_all {
             return now;
         } else {
-            return self.course.next_measure(now, self.starved);
+            return self.lifecycle.next_measure(now, self.starved);
         }
         now
     }
 
     /// Open loop: messages that are due go to senders that have room.
     fn dispatch_due(&mut self, turn: &mut Turn<'_>) {
-        let due_until = turn.now().min(self.course.period.last());
+        let due_until = turn.now().min(self.lifecycle.period.last());
         for _ in 0..PER_TURN {
-            let Some(dispatch) = &mut self.course.dispatch else { return };
+            let Some(dispatch) = &mut self.lifecycle.dispatch else { return };
             let Some(nth) = dispatch.due_connection(due_until) else { return };
             let index = self.senders[nth];
             let sender = self.members[index].sender.expect("it is one of them");
@@ -65,7 +65,7 @@ impl Members {
                 // It asks again when it has, unless it is gone.
                 continue;
             }
-            let dispatch = self.course.dispatch.as_mut().expect("an open loop");
+            let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
             let member = &mut self.members[index];
             member.offered = dispatch.take(nth, due_until);
             turn.wake(member.connection.expect("it is open"));
@@ -76,18 +76,18 @@ impl Members {
     /// nothing will.
     fn all_is_there(&self, now: Time) -> bool {
         // All of those there are to be: another thread may be about to begin the last one.
-        let messages = self.course.plan.requests.unwrap_or_else(|| self.hall.begun());
+        let messages = self.lifecycle.plan.requests.unwrap_or_else(|| self.shared.begun());
         let due = self.readers as u64 * messages;
-        self.accounted >= due || now - self.last_delivery > self.course.plan.timeout
+        self.accounted >= due || now - self.last_delivery > self.lifecycle.plan.timeout
     }
 
     fn nobody_sends(&self) -> bool {
-        self.hall.senders.iter().all(|sender| sender.is_lost())
+        self.shared.senders.iter().all(|sender| sender.is_lost())
     }
 
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
-        let all_measured = self.course.control.all_measured();
+        let all_measured = self.lifecycle.control.all_measured();
         if (self.readers == 0 && all_measured) || now >= give_up {
             turn.stop();
         }
@@ -96,29 +96,29 @@ impl Members {
             return now + SHORT_TICK;
         }
         let count = self.members.len();
-        for member in &self.members[self.course.sweep.step(count)] {
-            if member.state == State::Open && member.reads && !member.farewell_sent {
+        for member in &self.members[self.lifecycle.sweep.step(count)] {
+            if member.state == ConnectionState::Open && member.reads && !member.farewell_sent {
                 turn.wake(member.connection.expect("it is open"));
             }
         }
-        if self.course.sweep.is_through(count) {
-            self.course.sweep.restart();
+        if self.lifecycle.sweep.is_complete(count) {
+            self.lifecycle.sweep.restart();
             self.next_sweep = now + SHORT_TICK;
         }
         now
     }
 
     pub(super) fn end_period(&mut self, now: Time, ended: Time) {
-        self.course.end_period(ended);
-        self.abandon(self.course.records.ended);
-        self.course.drain(now);
+        self.lifecycle.end_period(ended);
+        self.abandon(self.lifecycle.records.ended);
+        self.lifecycle.drain(now);
     }
 
     /// What was to be sent before the end and was not is given up: it would have been late for each
     /// client.
     fn abandon(&mut self, ended: Time) {
-        let Members { course, hub, members, .. } = self;
-        let Course { dispatch, control, records, .. } = course;
+        let Members { lifecycle, hub, members, .. } = self;
+        let Lifecycle { dispatch, control, records, .. } = lifecycle;
         let Some(dispatch) = dispatch else { return };
         let clients = hub.connections - hub.never_read;
         let mut give_up = |intended| {
@@ -139,13 +139,13 @@ impl Members {
 
     /// Wakes the next few senders, each once; and again if there was no buffer for one.
     fn wake_senders(&mut self, turn: &mut Turn<'_>) {
-        let Course { sweep, leases, .. } = &mut self.course;
-        if sweep.is_through(self.senders.len()) && self.starved && leases.room() > 0 {
+        let Lifecycle { sweep, leases, .. } = &mut self.lifecycle;
+        if sweep.is_complete(self.senders.len()) && self.starved && leases.room() > 0 {
             self.starved = false;
             sweep.restart();
         }
         for &index in &self.senders[sweep.step(self.senders.len())] {
-            if let (State::Open, Some(id)) =
+            if let (ConnectionState::Open, Some(id)) =
                 (self.members[index].state, self.members[index].connection)
             {
                 turn.wake(id);
@@ -156,32 +156,32 @@ impl Members {
     /// Closes members that wait for something for too long.
     fn look_after(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now();
-        if !self.course.check_is_due(now, self.course.plan.timeout) {
+        if !self.lifecycle.check_is_due(now, self.lifecycle.plan.timeout) {
             return;
         }
-        let begun = self.hall.begun();
+        let begun = self.shared.begun();
         for index in 0..self.members.len() {
             let member = &self.members[index];
-            if member.state == State::Open
+            if member.state == ConnectionState::Open
                 && member.reads
                 && self.is_late(member, index, begun, now)
             {
                 let member = &mut self.members[index];
-                member.state = State::Lost(Loss::TimedOut);
+                member.state = ConnectionState::Lost(Loss::TimedOut);
                 turn.close(member.connection.expect("it is open"));
             }
         }
     }
 
     fn is_late(&self, member: &Member, index: usize, begun: u64, now: Time) -> bool {
-        let timeout = self.course.plan.timeout;
+        let timeout = self.lifecycle.plan.timeout;
         if member.id == 0 {
             return now - member.opened > timeout;
         }
         if member.missing(begun) == 0 {
             return false;
         }
-        let senders = &self.hall.senders;
+        let senders = &self.shared.senders;
         let due = &self.next[index * senders.len()..][..senders.len()];
         // What the hub has dropped, it has said: it may be these. And the last messages of a sender
         // that is gone may never have reached the hub.

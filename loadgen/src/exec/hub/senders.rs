@@ -22,7 +22,7 @@ use crate::traffic::hub_frames::{BROADCAST_BYTES, STAMP_BYTES, Stamp, broadcast_
 use crate::traffic::payload::Stream;
 
 /// Shared by all threads of a run.
-pub struct Hall {
+pub struct SharedSenders {
     pub order: ByteOrder,
     /// Bytes of a broadcast's payload.
     pub size: u64,
@@ -44,17 +44,17 @@ pub struct Sender {
     times: Box<[AtomicU64]>,
 }
 
-impl Hall {
+impl SharedSenders {
     /// What the threads of this plan share; `None` unless it is for a hub.
-    pub fn of_plan(plan: &Plan) -> Option<Hall> {
+    pub fn of_plan(plan: &Plan) -> Option<SharedSenders> {
         let hub = plan.hub?;
         let firsts: Vec<_> =
             (0..plan.threads).map(|nth| plan.share(nth).first_connection).collect();
-        Some(Hall::new(hub.order, plan.size, plan.seed, &hub.senders(&firsts)))
+        Some(SharedSenders::new(hub.order, plan.size, plan.seed, &hub.senders(&firsts)))
     }
 
     /// `connections`: the numbers of those that send.
-    pub fn new(order: ByteOrder, size: u64, seed: u64, connections: &[u64]) -> Hall {
+    pub fn new(order: ByteOrder, size: u64, seed: u64, connections: &[u64]) -> SharedSenders {
         let times = times_each(connections.len());
         let sender = |&connection| Sender {
             connection,
@@ -65,7 +65,7 @@ impl Hall {
             times: (0..times).map(|_| AtomicU64::new(0)).collect(),
         };
         let senders = connections.iter().map(sender).collect();
-        Hall { order, size, senders, ids: Mutex::default() }
+        SharedSenders { order, size, senders, ids: Mutex::default() }
     }
 
     /// A client was given an id. Answers whether nobody else was.
@@ -121,7 +121,7 @@ impl Sender {
     }
 
     /// It is gone; its last messages may not have reached the hub.
-    pub fn lose(&self) {
+    pub fn mark_lost(&self) {
         self.lost.store(true, Relaxed);
     }
 
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn the_ring_knows_the_latest_times_and_says_which_it_does_not_know() {
-        let hall = Hall::new(ByteOrder::Little, 64, 1, &[0]);
-        let sender = &hall.senders[0];
+        let shared = SharedSenders::new(ByteOrder::Little, 64, 1, &[0]);
+        let sender = &shared.senders[0];
         let places = sender.times.len() as u64;
         for number in 0..3 * places {
             assert_eq!(sender.begin(Time::from_nanos(1_000 + number)), number);
@@ -189,8 +189,8 @@ mod tests {
 
     #[test]
     fn an_id_is_nobody_elses() {
-        let hall = Hall::new(ByteOrder::Little, 64, 1, &[0]);
-        assert!(hall.is_new(5) && hall.is_new(6));
-        assert!(!hall.is_new(5));
+        let shared = SharedSenders::new(ByteOrder::Little, 64, 1, &[0]);
+        assert!(shared.is_new(5) && shared.is_new(6));
+        assert!(!shared.is_new(5));
     }
 }

@@ -4,8 +4,8 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{ConnectTo, Turn};
 use echopool::time::Time;
 
-use super::{Course, TICK};
-use crate::exec::client::conversation::State;
+use super::{Lifecycle, TICK};
+use crate::exec::client::conversation::ConnectionState;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::tally;
 
@@ -16,11 +16,11 @@ pub const CONNECTS_PER_TURN: usize = 8;
 
 /// What a connection remembers: its place in the thread's tables.
 #[derive(Default)]
-pub struct Session {
+pub struct ClientSession {
     pub index: Option<usize>,
 }
 
-impl Course {
+impl Lifecycle {
     /// The place of the connection with this number.
     pub fn index(&self, number: u64) -> usize {
         (number - self.share.first_connection) as usize
@@ -108,10 +108,10 @@ impl Course {
     }
 
     /// Whether a connection in this state has been lost when it was closed for this reason.
-    pub fn loss(&self, state: State, reason: CloseReason) -> Option<Loss> {
+    pub fn loss(&self, state: ConnectionState, reason: CloseReason) -> Option<Loss> {
         match state {
-            State::Closing => None,
-            State::Lost(loss) => Some(loss),
+            ConnectionState::Closing => None,
+            ConnectionState::Lost(loss) => Some(loss),
             // An interrupted run does not wait for its connections.
             _ if self.control.stopped() && reason == CloseReason::Stopped => None,
             _ => Some(loss_of(reason)),

@@ -1,4 +1,4 @@
-//! The course of a run, as one thread of clients goes through it, whatever its clients do: they
+//! The lifecycle of a run, as one thread of clients goes through it, whatever its clients do: they
 //! are connected, wait for the other threads, are measured, and wait for what is under way.
 //!
 //! * here: what such a thread has, its phases, and when it is to be called again
@@ -31,10 +31,10 @@ mod stalls;
 mod sweep;
 mod targets;
 
-pub use connections::{CONNECTS_PER_TURN, Session};
+pub use connections::{CONNECTS_PER_TURN, ClientSession};
 use leases::LeaseBudget;
 use samples::Samples;
-use stalls::Pauses;
+use stalls::Stalls;
 pub use sweep::{PER_TURN, Sweep};
 
 /// How often a thread looks at the common state when nothing else happens.
@@ -44,8 +44,8 @@ pub const SHORT_TICK: Duration = Duration::from_millis(1);
 /// How long replies are waited for when the run was interrupted.
 const INTERRUPTED_WAIT: Duration = Duration::from_secs(1);
 
-/// One thread's course.
-pub struct Course {
+/// One thread's lifecycle.
+pub struct Lifecycle {
     pub plan: Arc<Plan>,
     pub control: Arc<Control>,
     pub share: Share,
@@ -55,7 +55,7 @@ pub struct Course {
     /// The schedule of an open loop.
     pub dispatch: Option<Dispatch>,
     /// When it was late, whose schedule that is.
-    pub pauses: Pauses,
+    pub stalls: Stalls,
     /// The first connection is begun then.
     connect_began: Option<Time>,
     connects_begun: usize,
@@ -109,15 +109,15 @@ impl Period {
     }
 }
 
-impl Course {
-    /// The course of thread number `thread`, before the first connection.
-    pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Course {
+impl Lifecycle {
+    /// The lifecycle of thread number `thread`, before the first connection.
+    pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Lifecycle {
         let share = plan.share(thread);
         let targets = vec![TargetCount::default(); plan.targets.len()];
-        Course {
+        Lifecycle {
             intervals: Recorder::new(control.handover(thread).clone()),
             dispatch: plan.dispatch(thread),
-            pauses: Pauses::NONE,
+            stalls: Stalls::NONE,
             leases: LeaseBudget::new(share.output_leases_max()),
             share,
             plan,
@@ -161,7 +161,7 @@ impl Course {
         let end = self.plan.duration.map_or(Time::MAX, |duration| record_from + duration);
         self.period = Period { record_from, end };
         self.phase = Phase::Measuring;
-        self.pauses.rest_until(start);
+        self.stalls.idle_until(start);
         self.records.began = record_from;
         self.intervals.begin(record_from);
         if let Some(dispatch) = &mut self.dispatch {
@@ -174,7 +174,7 @@ impl Course {
     #[inline]
     pub fn at_work(&mut self, now: Time) {
         let dispatch = self.dispatch.as_ref();
-        self.pauses.at_work(now, || dispatch.map_or(Time::MAX, Dispatch::oldest));
+        self.stalls.at_work(now, || dispatch.map_or(Time::MAX, Dispatch::oldest));
     }
 
     /// When to go on measuring at the latest. `soon`: something is waited for.
@@ -225,7 +225,7 @@ impl Course {
     pub fn end_period(&mut self, ended: Time) {
         // A reply may have been read after the begin of this turn, and a thread may have had none.
         self.records.ended = ended.max(self.records.began);
-        self.records.longest_pause = self.pauses.take_longest();
+        self.records.longest_stall = self.stalls.take_longest();
         self.intervals.end(self.records.ended);
         self.end_samples();
     }

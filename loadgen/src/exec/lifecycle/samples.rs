@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
-use super::Course;
+use super::Lifecycle;
 use crate::stats::cpu::ThreadUse;
 
 /// The length of a sample of the rate.
@@ -38,7 +38,7 @@ impl Samples {
     }
 }
 
-impl Course {
+impl Lifecycle {
     /// Begins the samples when the warm-up is over. Answers whether that is just now.
     #[inline]
     pub fn begin_samples(&mut self, now: Time) -> bool {
@@ -47,7 +47,7 @@ impl Course {
         }
         self.samples.began = Some(self.period.record_from);
         self.samples.used_before = ThreadUse::now();
-        self.pauses.take_longest();
+        self.stalls.take_longest();
         true
     }
 

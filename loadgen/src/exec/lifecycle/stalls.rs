@@ -1,9 +1,9 @@
-//! Pauses of a thread: times in which it was to work and did not, because it had no processor, was
+//! Stalls of a thread: times in which it was to work and did not, because it had no processor, was
 //! stopped, or was at something else for long. Pure: no clock.
 //!
-//! What was due in a pause is sent behind it, and finds the connections busy with each other: only
+//! What was due in a stall is sent behind it, and finds the connections busy with each other: only
 //! the first few show by their connections that the generator was late. So all that was due before
-//! the end of a pause, and all that is queued behind that, is late by up to its length on the
+//! the end of a stall, and all that is queued behind that, is late by up to its length on the
 //! generator's account.
 
 use std::time::Duration;
@@ -11,25 +11,25 @@ use std::time::Duration;
 use echopool::time::Time;
 
 /// Shorter ones are a turn's work and a timer's delay, which the own lag sees by itself.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
+const STALL_MIN: Duration = Duration::from_millis(1);
 
-/// The pauses of one thread, the last one of which may still have consequences.
+/// The stalls of one thread, the last one of which may still have consequences.
 #[derive(Debug)]
-pub struct Pauses {
-    /// It wants to be at work again by then, and is paused if it is not.
+pub struct Stalls {
+    /// It wants to be at work again by then, and is stalled if it is not.
     due: Time,
-    /// When the last pause ended, and how long it was.
+    /// When the last stall ended, and how long it was.
     ended: Time,
     length: Duration,
-    /// What is due before this time is queued behind what the pause has delayed, by so much.
+    /// What is due before this time is queued behind what the stall has delayed, by so much.
     queued_until: Time,
     left: Duration,
     longest: Duration,
 }
 
-impl Pauses {
+impl Stalls {
     /// Before anything is due.
-    pub const NONE: Pauses = Pauses {
+    pub const NONE: Stalls = Stalls {
         due: Time::MAX,
         ended: Time::ZERO,
         length: Duration::ZERO,
@@ -39,7 +39,7 @@ impl Pauses {
     };
 
     /// The thread has nothing to do until then, unless something happens.
-    pub fn rest_until(&mut self, due: Time) {
+    pub fn idle_until(&mut self, due: Time) {
         self.due = due;
     }
 
@@ -50,7 +50,7 @@ impl Pauses {
             return;
         }
         let late = now - self.due;
-        if late >= PAUSE_MIN {
+        if late >= STALL_MIN {
             // What an earlier one has delayed may be waiting still, for a server that is slow.
             let is_queued = self.due <= self.queued_until || oldest() < self.queued_until;
             let before = if is_queued { self.left } else { Duration::ZERO };
@@ -93,86 +93,86 @@ mod tests {
     }
 
     /// At rest until 10 ms, and back at 310 ms.
-    fn paused() -> Pauses {
-        let mut pauses = Pauses::NONE;
-        pauses.rest_until(at(10_000));
-        at_work(&mut pauses, 310_000);
-        pauses
+    fn stalled() -> Stalls {
+        let mut stalls = Stalls::NONE;
+        stalls.idle_until(at(10_000));
+        at_work(&mut stalls, 310_000);
+        stalls
     }
 
     /// At work with nothing that is not sent.
-    fn at_work(pauses: &mut Pauses, now: u64) {
-        pauses.at_work(at(now), || Time::MAX);
+    fn at_work(stalls: &mut Stalls, now: u64) {
+        stalls.at_work(at(now), || Time::MAX);
     }
 
     /// The own part of a request's lag, in microseconds, over a connection that had room just now.
-    fn own(pauses: &mut Pauses, now: u64, intended: u64) -> u128 {
-        (at(now) - pauses.own_since(at(now), at(intended), at(now - 50)).max(at(intended)))
+    fn own(stalls: &mut Stalls, now: u64, intended: u64) -> u128 {
+        (at(now) - stalls.own_since(at(now), at(intended), at(now - 50)).max(at(intended)))
             .as_micros()
     }
 
     #[test]
-    fn what_was_due_in_a_pause_is_late_by_it_whichever_connection_it_waited_for() {
-        let mut pauses = paused();
-        assert_eq!(own(&mut pauses, 310_100, 10_000), 300_000);
-        assert_eq!(own(&mut pauses, 312_000, 110_000), 202_000, "its whole lag");
-        assert_eq!(own(&mut pauses, 312_000, 2_000), 300_000, "the rest was so before");
-        assert_eq!(own(&mut pauses, 320_000, 309_000), 11_000);
+    fn what_was_due_in_a_stall_is_late_by_it_whichever_connection_it_waited_for() {
+        let mut stalls = stalled();
+        assert_eq!(own(&mut stalls, 310_100, 10_000), 300_000);
+        assert_eq!(own(&mut stalls, 312_000, 110_000), 202_000, "its whole lag");
+        assert_eq!(own(&mut stalls, 312_000, 2_000), 300_000, "the rest was so before");
+        assert_eq!(own(&mut stalls, 320_000, 309_000), 11_000);
     }
 
     #[test]
     fn what_is_queued_behind_it_is_late_by_what_is_left_of_it() {
-        let mut pauses = paused();
-        assert_eq!(own(&mut pauses, 330_000, 309_000), 21_000);
-        assert_eq!(own(&mut pauses, 335_000, 320_000), 15_000, "due before the one in front went");
-        assert_eq!(own(&mut pauses, 400_000, 334_000), 15_000, "the server is slow now");
-        assert_eq!(own(&mut pauses, 400_100, 400_080), 20, "nothing is queued any more");
-        assert_eq!(own(&mut pauses, 700_000, 500_000), 50, "the server alone");
+        let mut stalls = stalled();
+        assert_eq!(own(&mut stalls, 330_000, 309_000), 21_000);
+        assert_eq!(own(&mut stalls, 335_000, 320_000), 15_000, "due before the one in front went");
+        assert_eq!(own(&mut stalls, 400_000, 334_000), 15_000, "the server is slow now");
+        assert_eq!(own(&mut stalls, 400_100, 400_080), 20, "nothing is queued any more");
+        assert_eq!(own(&mut stalls, 700_000, 500_000), 50, "the server alone");
     }
 
     #[test]
     fn the_longest_one_is_told_once() {
-        let mut pauses = paused();
-        at_work(&mut pauses, 311_500);
-        assert_eq!(pauses.take_longest(), Duration::from_millis(300));
-        at_work(&mut pauses, 311_900);
-        assert_eq!(pauses.take_longest(), Duration::ZERO);
+        let mut stalls = stalled();
+        at_work(&mut stalls, 311_500);
+        assert_eq!(stalls.take_longest(), Duration::from_millis(300));
+        at_work(&mut stalls, 311_900);
+        assert_eq!(stalls.take_longest(), Duration::ZERO);
     }
 
     #[test]
-    fn what_comes_in_time_is_no_pause() {
-        let mut pauses = Pauses::NONE;
-        at_work(&mut pauses, 1);
+    fn what_comes_in_time_is_no_stall() {
+        let mut stalls = Stalls::NONE;
+        at_work(&mut stalls, 1);
         for now in (1_000..50_000).step_by(500) {
-            pauses.rest_until(at(now + 400));
-            at_work(&mut pauses, now + 300);
-            at_work(&mut pauses, now + 500);
-            assert_eq!(own(&mut pauses, now + 500, now + 1), 50);
+            stalls.idle_until(at(now + 400));
+            at_work(&mut stalls, now + 300);
+            at_work(&mut stalls, now + 500);
+            assert_eq!(own(&mut stalls, now + 500, now + 1), 50);
         }
     }
 
     #[test]
-    fn pauses_that_follow_each_other_add_up_until_the_queue_is_empty() {
-        let mut pauses = paused();
-        assert_eq!(own(&mut pauses, 310_100, 20_000), 290_100);
-        at_work(&mut pauses, 310_100);
-        at_work(&mut pauses, 410_100);
-        assert_eq!(own(&mut pauses, 410_200, 21_000), 389_200);
-        assert_eq!(own(&mut pauses, 410_300, 410_000), 300);
-        pauses.rest_until(at(600_000));
-        at_work(&mut pauses, 620_000);
-        assert_eq!(own(&mut pauses, 620_100, 100_000), 20_000, "the earlier ones are over");
+    fn stalls_that_follow_each_other_add_up_until_the_queue_is_empty() {
+        let mut stalls = stalled();
+        assert_eq!(own(&mut stalls, 310_100, 20_000), 290_100);
+        at_work(&mut stalls, 310_100);
+        at_work(&mut stalls, 410_100);
+        assert_eq!(own(&mut stalls, 410_200, 21_000), 389_200);
+        assert_eq!(own(&mut stalls, 410_300, 410_000), 300);
+        stalls.idle_until(at(600_000));
+        at_work(&mut stalls, 620_000);
+        assert_eq!(own(&mut stalls, 620_100, 100_000), 20_000, "the earlier ones are over");
     }
 
     #[test]
     fn a_short_one_does_not_end_what_an_earlier_one_has_delayed() {
         for (oldest, expected) in [(110_000, 303_000), (380_000, 3_000)] {
-            let mut pauses = paused();
-            assert_eq!(own(&mut pauses, 310_100, 10_000), 300_000);
+            let mut stalls = stalled();
+            assert_eq!(own(&mut stalls, 310_100, 10_000), 300_000);
             // The server is slow, and the thread rests until it looks after its connections.
-            pauses.rest_until(at(360_000));
-            pauses.at_work(at(363_000), || at(oldest));
-            assert_eq!(own(&mut pauses, 420_000, 50_000), expected);
+            stalls.idle_until(at(360_000));
+            stalls.at_work(at(363_000), || at(oldest));
+            assert_eq!(own(&mut stalls, 420_000, 50_000), expected);
         }
     }
 }

@@ -22,7 +22,7 @@ impl Sweep {
 
     /// Whether it has been through.
     #[inline]
-    pub fn is_through(&self, len: usize) -> bool {
+    pub fn is_complete(&self, len: usize) -> bool {
         self.next == len
     }
 
@@ -41,7 +41,7 @@ mod tests {
             let mut sweep = Sweep::default();
             for _ in 0..2 {
                 let mut seen = Vec::new();
-                while !sweep.is_through(len) {
+                while !sweep.is_complete(len) {
                     seen.extend(sweep.step(len));
                 }
                 assert_eq!(seen, (0..len).collect::<Vec<_>>());

@@ -1,11 +1,11 @@
 //! What became of the connections to each target: one that refuses, loses connections or does not
 //! answer shows here, where the sums over all of them would only say that something did.
 
-use super::Course;
+use super::Lifecycle;
 use crate::stats::counts::TargetCount;
 use crate::stats::records::Records;
 
-impl Course {
+impl Lifecycle {
     /// The counts of the target that the connection in this place goes to.
     pub(super) fn target_count(&mut self, index: usize) -> &mut TargetCount {
         let nth = self.plan.target_index(self.number(index));

@@ -13,7 +13,7 @@ use crate::units::time_text;
 mod object;
 
 pub use object::{
-    Calibration, CalibrationType, CalibrationUse, Ceiling, FloorLatency, Generator, Load,
+    CalibratedLoad, Calibration, CalibrationType, CalibrationUse, Ceiling, FloorLatency, Generator,
     MachineName, SCHEMA_VERSION,
 };
 
@@ -81,10 +81,10 @@ impl Generator {
     }
 }
 
-impl Load {
+impl CalibratedLoad {
     /// That of a run.
-    pub fn of(plan: &Plan) -> Load {
-        Load {
+    pub fn of(plan: &Plan) -> CalibratedLoad {
+        CalibratedLoad {
             threads: plan.threads,
             connections: plan.connections,
             sizes: plan.sizes.to_string(),
@@ -95,12 +95,12 @@ impl Load {
 
     /// Whether a rate of one says something of the other. The number of connections matters less
     /// than a machine's mood, and is said beside the figure.
-    fn is_like(&self, other: &Load) -> bool {
-        Load { connections: other.connections, ..self.clone() } == *other
+    fn is_like(&self, other: &CalibratedLoad) -> bool {
+        CalibratedLoad { connections: other.connections, ..self.clone() } == *other
     }
 
     fn text(&self) -> String {
-        let Load { threads, sizes, pipeline, .. } = self;
+        let CalibratedLoad { threads, sizes, pipeline, .. } = self;
         let polling = if self.busy_poll { ", busily polling" } else { "" };
         format!("{threads} threads, {sizes} bytes, {pipeline} at a time{polling}")
     }
@@ -154,7 +154,7 @@ impl Calibration {
     }
 
     /// Whether a run with this load may be held against it.
-    fn judge(self, machine: &MachineName, load: &Load, now: SystemTime) -> Standing {
+    fn judge(self, machine: &MachineName, load: &CalibratedLoad, now: SystemTime) -> Standing {
         let again = "run loadgen calibrate again";
         let day = self.day();
         let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.calibrated_unix_ns);
@@ -191,9 +191,11 @@ impl Standing {
             return Standing::None;
         };
         match Calibration::read(&path) {
-            Ok(Some(calibration)) => {
-                calibration.judge(&MachineName::read(), &Load::of(plan), SystemTime::now())
-            }
+            Ok(Some(calibration)) => calibration.judge(
+                &MachineName::read(),
+                &CalibratedLoad::of(plan),
+                SystemTime::now(),
+            ),
             Ok(None) => Standing::None,
             Err(why) => {
                 Standing::unused(CalibrationUse::Unreadable, format!("{}: {why}", path.display()))

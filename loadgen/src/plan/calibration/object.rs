@@ -24,7 +24,7 @@ pub struct Calibration {
     /// The program that was measured. Another one does not use it.
     pub generator: Generator,
     /// What it was measured with. A run with other threads, sizes or pipelining does not use it.
-    pub load: Load,
+    pub load: CalibratedLoad,
     /// Workers of the server.
     #[schemars(range(min = 1))]
     pub sink_workers: usize,
@@ -78,7 +78,7 @@ pub struct Generator {
 /// The load that it was measured with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-pub struct Load {
+pub struct CalibratedLoad {
     /// Threads of clients.
     #[schemars(range(min = 1))]
     pub threads: usize,

@@ -18,7 +18,7 @@ pub fn calibration() -> Calibration {
         calibrated_unix_ns: NOW.as_nanos() as u64,
         machine: machine(),
         generator: Generator::this(),
-        load: Load::of(&plan("127.0.0.1:7 -c 100")),
+        load: CalibratedLoad::of(&plan("127.0.0.1:7 -c 100")),
         sink_workers: 2,
         load_average: Some(0.25),
         closed_loop: ceiling(200_000.0),
@@ -34,7 +34,7 @@ fn machine() -> MachineName {
 
 fn judge(machine: &MachineName, flags: &str, later: Duration) -> Standing {
     let now = SystemTime::UNIX_EPOCH + NOW + later;
-    calibration().judge(machine, &Load::of(&plan(flags)), now)
+    calibration().judge(machine, &CalibratedLoad::of(&plan(flags)), now)
 }
 
 #[track_caller]
@@ -88,7 +88,7 @@ fn what_was_measured_of_another_machine_or_long_ago_is_not_used() {
     }
     let mut older = calibration();
     older.generator.version = "0.0.1".into();
-    let standing = older.judge(&machine(), &Load::of(&plan(target)), SystemTime::now());
+    let standing = older.judge(&machine(), &CalibratedLoad::of(&plan(target)), SystemTime::now());
     assert_unused(standing, CalibrationUse::OtherGenerator, "another build");
 }
 

@@ -50,7 +50,7 @@ const LOOPBACK_SOURCES_MAX: u64 = 254;
 const PORTS_USED_PERCENT: u64 = 90;
 
 /// What limits the number of connections of this run.
-pub(super) struct Room<'a> {
+pub(super) struct Capacity<'a> {
     pub(super) machine: &'a Machine,
     /// Source addresses on the command line.
     pub(super) given: &'a [IpAddr],
@@ -59,10 +59,10 @@ pub(super) struct Room<'a> {
     pub(super) targets: &'a [SocketAddr],
     pub(super) threads: usize,
     pub(super) server_workers: usize,
-    pub(super) own_server: bool,
+    pub(super) local_server: bool,
 }
 
-impl Room<'_> {
+impl Capacity<'_> {
     pub(super) fn shortfall(&self, asked: u64) -> Option<Shortfall> {
         let (overhead, files) = self.files();
         let each = self.machine.ports_per_source();
@@ -91,7 +91,7 @@ impl Room<'_> {
         let client = client + self.rude;
         let server =
             SERVER_FILES + SERVER_FILES_PER_WORKER * self.server_workers as u64 + self.rude;
-        let overhead = if self.own_server { client.max(server) } else { client };
+        let overhead = if self.local_server { client.max(server) } else { client };
         (overhead, self.machine.open_files_max.saturating_sub(overhead))
     }
 
