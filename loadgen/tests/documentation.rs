@@ -1,0 +1,69 @@
+//! `docs/loadgen.md` describes every flag, and it and the help list every exit code.
+
+use clap::{Command, CommandFactory};
+use loadgen::cli::RunArgs;
+use loadgen::command::calibrate::CalibrateArgs;
+use loadgen::command::compare::CompareArgs;
+use loadgen::command::merge::MergeArgs;
+use loadgen::error::Exit;
+
+const DOCUMENTATION: &str = include_str!("../../docs/loadgen.md");
+
+/// Whether a flag stands in a text, and not only a longer one that begins or ends with it.
+fn mentions(text: &str, flag: &str) -> bool {
+    let part_of_a_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.match_indices(flag).any(|(at, _)| {
+        !text[..at].ends_with(part_of_a_word)
+            && !text[at + flag.len()..].starts_with(part_of_a_word)
+    })
+}
+
+/// The flags of a command, as they are written.
+fn flags(command: &Command) -> Vec<String> {
+    let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let written = |argument: &clap::Arg| {
+        let long = argument.get_long_and_visible_aliases().unwrap_or_default();
+        let short = argument.get_short_and_visible_aliases().unwrap_or_default();
+        let long = long.into_iter().map(|name| format!("--{name}"));
+        long.chain(short.into_iter().map(|name| format!("-{name}"))).collect::<Vec<_>>()
+    };
+    shown.flat_map(written).collect()
+}
+
+#[test]
+fn every_flag_is_in_the_documentation() {
+    let commands = [
+        RunArgs::command(),
+        CalibrateArgs::command(),
+        CompareArgs::command(),
+        MergeArgs::command(),
+    ];
+    let flags: Vec<_> = commands.iter().flat_map(flags).collect();
+    assert!(flags.len() > 40, "{flags:?}");
+    let missing: Vec<_> = flags.iter().filter(|flag| !mentions(DOCUMENTATION, flag)).collect();
+    assert!(missing.is_empty(), "docs/loadgen.md does not describe {missing:?}");
+}
+
+#[test]
+fn a_flag_is_not_taken_for_a_part_of_another() {
+    assert!(mentions("use `--hdr-log FILE`", "--hdr-log") && mentions("(-c 5)", "-c"));
+    assert!(!mentions("--hdr-log-more", "--hdr-log") && !mentions("--connect", "-c"));
+}
+
+#[test]
+fn every_exit_code_is_in_the_documentation_and_in_the_help() {
+    let section = DOCUMENTATION.split("| code | meaning |").nth(1).expect("a table");
+    let rows: Vec<u8> = section
+        .lines()
+        .skip_while(|line| !line.starts_with("| 0"))
+        .map_while(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
+        .collect();
+    let codes = Exit::ALL.map(|exit| exit as u8);
+    assert_eq!(rows, codes, "the table of docs/loadgen.md");
+    let help = RunArgs::command().render_long_help().to_string();
+    let list = help.split("Exit codes: ").nth(1).expect("a list");
+    for code in codes {
+        let listed = list.split([' ', ',', '\n']).any(|word| word == code.to_string());
+        assert!(listed, "exit code {code} in {list}");
+    }
+}
