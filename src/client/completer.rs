@@ -4,6 +4,8 @@
 //! A `Completer` completes exactly once: completing consumes it, and one that is dropped (because
 //! the loop ended) completes with [`Error::LoopEnded`].
 
+use std::cell::{Cell as LocalCell, RefCell};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,13 +23,23 @@ pub(super) struct Outcome {
     pub(super) reply: Vec<u8>,
     pub(super) bytes_sent: usize,
     pub(super) address: Option<std::net::SocketAddr>,
+    /// The client has no connection, and makes none by itself.
+    pub(super) at_rest: bool,
+}
+
+impl Outcome {
+    /// That of an operation which had and achieved nothing yet.
+    pub(super) fn new(result: Result<(), Error>) -> Outcome {
+        let (request, reply) = (Vec::new(), Vec::new());
+        Outcome { result, request, reply, bytes_sent: 0, address: None, at_rest: false }
+    }
 }
 
 impl Outcome {
     pub(super) fn failed(self) -> Failed {
         let error = self.result.err().unwrap_or(Error::Failed);
         let buffer = if self.request.is_empty() { self.reply } else { self.request };
-        Failed { error, bytes_sent: self.bytes_sent, buffer }
+        Failed { error, bytes_sent: self.bytes_sent, buffer, at_rest: self.at_rest }
     }
 }
 
@@ -82,10 +94,79 @@ impl Cell {
     }
 }
 
-/// A panic in a callback is the callback's own: the other clients of the loop go on.
+/// Callbacks in a row, each given in the one before, that hear of the end of the loop. One that goes
+/// on for ever would otherwise keep the thread for ever.
+const CALLBACKS_AT_THE_END_MAX: usize = 1_000;
+
+thread_local! {
+    /// A callback is running on this thread.
+    static RUNNING: LocalCell<bool> = const { LocalCell::new(false) };
+    /// This thread is that of a loop, which runs what is deferred in its turns.
+    static HAS_LOOP: LocalCell<bool> = const { LocalCell::new(false) };
+    /// Callbacks that were to be called while another one was running.
+    static DEFERRED: RefCell<VecDeque<(Callback, Outcome)>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Calls a callback, or defers it if another one is running on this thread: none runs on the stack
+/// of another.
 pub(super) fn call(callback: Callback, outcome: Outcome) {
-    if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+    if RUNNING.get() {
+        return DEFERRED.with_borrow_mut(|all| all.push_back((callback, outcome)));
+    }
+    run(callback, outcome);
+    if !HAS_LOOP.get() {
+        run_all_deferred();
+    }
+}
+
+/// A panic in a callback is the callback's own: the other clients of the loop go on.
+fn run(callback: Callback, outcome: Outcome) {
+    if !guard(|| callback(outcome)) {
         log::error!("a completion callback of a client panicked");
+    }
+}
+
+/// Runs the code of a user. Returns whether it did not panic.
+pub(super) fn guard(code: impl FnOnce()) -> bool {
+    let outer = RUNNING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(code));
+    RUNNING.set(outer);
+    result.is_ok()
+}
+
+/// This thread runs a loop from now on.
+pub(super) fn enter_loop() {
+    RUNNING.set(false);
+    HAS_LOOP.set(true);
+    drop(DEFERRED.take());
+}
+
+/// Runs the callbacks that are deferred now. Returns whether they have left others.
+pub(super) fn run_deferred() -> bool {
+    for _ in 0..DEFERRED.with_borrow(VecDeque::len) {
+        let next = DEFERRED.with_borrow_mut(VecDeque::pop_front);
+        next.into_iter().for_each(|(callback, outcome)| run(callback, outcome));
+    }
+    DEFERRED.with_borrow(|all| !all.is_empty())
+}
+
+/// This thread runs no loop any more.
+pub(super) fn leave_loop() {
+    HAS_LOOP.set(false);
+    if !RUNNING.get() {
+        run_all_deferred();
+    }
+}
+
+fn run_all_deferred() {
+    let mut at_the_end = 0;
+    while let Some((callback, outcome)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
+        at_the_end += usize::from(outcome.result == Err(Error::LoopEnded));
+        if at_the_end > CALLBACKS_AT_THE_END_MAX {
+            log::error!("callbacks of clients go on without end after the end of their loop");
+            return drop(DEFERRED.take());
+        }
+        run(callback, outcome);
     }
 }
 
@@ -114,13 +195,7 @@ impl Completer {
 impl Drop for Completer {
     fn drop(&mut self) {
         if let Some(cell) = self.0.take() {
-            cell.complete(Outcome {
-                result: Err(Error::LoopEnded),
-                request: Vec::new(),
-                reply: Vec::new(),
-                bytes_sent: 0,
-                address: None,
-            });
+            cell.complete(Outcome::new(Err(Error::LoopEnded)));
         }
     }
 }

@@ -115,6 +115,36 @@ impl Error {
         }
     }
 
+    /// Whether trying the same again cannot help: the caller has to change something first, such as
+    /// to connect, to use another target, or to start another loop. Other errors may pass.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Error::Target(_)
+            | Error::FrameTooLarge(_)
+            | Error::NotConnected
+            | Error::AlreadyConnected
+            | Error::HalfClosed
+            | Error::NoFraming
+            | Error::LoopEnded
+            | Error::OnLoopThread => true,
+            Error::Resolve { .. }
+            | Error::Refused(_)
+            | Error::ConnectTimedOut(_)
+            | Error::Unreachable(_)
+            | Error::TimedOut
+            | Error::SendTimedOut
+            | Error::ClosedByPeer
+            | Error::Reset
+            | Error::PeerLost
+            | Error::Failed
+            | Error::TooLong(_)
+            | Error::Cancelled
+            | Error::QueueFull
+            | Error::TooManyClients
+            | Error::CannotStart(_) => false,
+        }
+    }
+
     /// A loop could not be started.
     pub(crate) fn cannot_start(error: &io::Error) -> Error {
         Error::CannotStart(with_remedy(error))
@@ -224,6 +254,15 @@ pub struct Failed {
     /// when the connection ended; empty if it goes on, because what had come is kept for the next
     /// receive then.
     pub buffer: Vec<u8>,
+    pub(super) at_rest: bool,
+}
+
+impl Failed {
+    /// Whether the same operation would fail again if it were begun now, however often: as
+    /// [`Error::is_final`], and also when the client has no connection and makes none by itself.
+    pub fn is_final(&self) -> bool {
+        self.at_rest || self.error.is_final()
+    }
 }
 
 impl fmt::Debug for Failed {
@@ -260,7 +299,7 @@ impl From<Failed> for Error {
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Failed {
-        Failed { error, bytes_sent: 0, buffer: Vec::new() }
+        Failed { error, bytes_sent: 0, buffer: Vec::new(), at_rest: false }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::completer::{Completer, Outcome};
 use super::driver::Driver;
 use super::error::{Error, Failed};
-use super::ops::{Kind, Op};
+use super::ops::{Ended, Kind, Op};
 use super::options::Options;
 use super::pending::{Pending, Ticket, value};
 use super::resolve;
@@ -20,6 +20,7 @@ use crate::base::time::Time;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::protocol::framing::Framing;
 use crate::shared::mailbox::Mailboxes;
+use crate::worker::Setup;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
 
 /// Clients at most: what a process may have open files for, with those that linger.
@@ -210,6 +211,12 @@ fn make_worker(
     mailboxes: Arc<Mailboxes>,
     driver: Driver,
 ) -> io::Result<SystemWorker<Driver>> {
+    let setup = setup(limits, mailboxes)?;
+    launch::make_worker(setup, Vec::new(), false, |_| driver)
+}
+
+/// What a loop's worker is made of, beside its engine.
+pub(crate) fn setup(limits: Limits, mailboxes: Arc<Mailboxes>) -> io::Result<Setup> {
     let client_limits = ClientLimits {
         // Beside those that are open, those that linger.
         connections_max: limits.clients as usize * 2,
@@ -221,15 +228,16 @@ fn make_worker(
     };
     let mut setup = client_limits.setup(mailboxes)?;
     setup.rules.send_timeout = limits.send_timeout;
-    launch::make_worker(setup, Vec::new(), client_limits.busy_poll, |_| driver)
+    Ok(setup)
 }
 
 /// One client of a loop. Its operations may be begun from any thread; those that send go out in the
 /// order in which they were begun, and those that receive get what comes in theirs.
 ///
 /// An operation that is begun while the client connects, or waits to connect again, waits too. One
-/// that is begun when it does neither completes at once with [`Error::NotConnected`], or with what
-/// the last connection ended with.
+/// that is begun when it does neither fails with [`Error::NotConnected`], or with what the last
+/// connection ended with: about a millisecond later, so that callers who try again and again leave
+/// the loop its time. [`Failed::is_final`] tells that trying again is of no use.
 ///
 /// Dropped, its operations are cancelled, and the connection is closed in order: what was put on it
 /// goes out.
@@ -240,7 +248,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub(super) fn new(
+    pub(crate) fn new(
         submission: &Arc<Submission>,
         target: Target,
         mut options: Options,
@@ -361,7 +369,9 @@ impl Client {
         fill(&mut op);
         let Some((index, id)) = number.filter(|_| !self.submission.has_ended()) else {
             let ended = self.submission.has_ended();
-            op.complete(Err(if ended { Error::LoopEnded } else { Error::QueueFull }), 0);
+            let error = if ended { Error::LoopEnded } else { Error::QueueFull };
+            op.ended = Some(Ended { result: Err(error), bytes_sent: 0, address: None });
+            op.complete(false);
             return Pending::new(cell, None, convert);
         };
         self.submission.tell(Command::Submit { index, op: Box::new(op) });
@@ -377,8 +387,7 @@ impl Client {
         convert: fn(Outcome) -> Result<T, Failed>,
     ) -> Pending<T> {
         let (completer, cell) = Completer::new(self.submission.loop_thread());
-        let reply = Vec::new();
-        completer.complete(Outcome { result, request, reply, bytes_sent: 0, address: None });
+        completer.complete(Outcome { request, ..Outcome::new(result) });
         Pending::new(cell, None, convert)
     }
 }

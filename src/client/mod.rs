@@ -56,14 +56,14 @@
 
 mod blocking;
 mod completer;
-mod driver;
+pub(crate) mod driver;
 mod error;
-mod handle;
+pub(crate) mod handle;
 mod ops;
 mod options;
 mod pending;
-mod resolve;
-mod submission;
+pub(crate) mod resolve;
+pub(crate) mod submission;
 pub(crate) mod target;
 #[cfg(test)]
 mod tests;

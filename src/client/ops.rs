@@ -5,6 +5,7 @@ use super::completer::{Completer, Outcome};
 use super::error::Error;
 use crate::base::time::Time;
 use crate::protocol::framing::{Framing, LENGTH_BYTES, Prefix, length};
+use std::net::SocketAddr;
 
 /// No operation.
 pub(super) const NONE: u32 = u32::MAX;
@@ -30,10 +31,18 @@ impl Kind {
     pub(super) fn sends(self) -> bool {
         matches!(self, Kind::Send | Kind::SendReceive)
     }
+
+    /// What the end of a connection is for an operation: for one kind it is what was waited for.
+    pub(super) fn ending(self, error: Error) -> Result<(), Error> {
+        match self {
+            Kind::ToEnd { .. } if error == Error::ClosedByPeer => Ok(()),
+            _ => Err(error),
+        }
+    }
 }
 
 /// An operation.
-pub(super) struct Op {
+pub(crate) struct Op {
     pub(super) id: u64,
     pub(super) slot: u32,
     pub(super) kind: Kind,
@@ -59,8 +68,18 @@ pub(super) struct Op {
     pub(super) done: bool,
     /// Whether it is in the queue of those that receive.
     pub(super) receives: bool,
+    /// How it ended, until that is told.
+    pub(super) ended: Option<Ended>,
     pub(super) next_sent: u32,
     pub(super) next_received: u32,
+}
+
+/// How an operation ended.
+pub(super) struct Ended {
+    pub(super) result: Result<(), Error>,
+    pub(super) bytes_sent: usize,
+    /// Of a connect.
+    pub(super) address: Option<SocketAddr>,
 }
 
 /// Which queue of the sending side an operation is in.
@@ -95,6 +114,7 @@ impl Op {
             lane: Lane::None,
             done: false,
             receives: false,
+            ended: None,
             next_sent: NONE,
             next_received: NONE,
         }
@@ -202,16 +222,11 @@ impl Op {
         bytes
     }
 
-    pub(super) fn complete(self, result: Result<(), Error>, bytes_sent: usize) {
-        let Op { completer, request, reply, .. } = self;
-        completer.complete(Outcome { result, request, reply, bytes_sent, address: None });
-    }
-
-    /// Completes a connect.
-    pub(super) fn complete_with(self, address: std::net::SocketAddr) {
-        let Op { completer, request, reply, .. } = self;
-        let address = Some(address);
-        completer.complete(Outcome { result: Ok(()), request, reply, bytes_sent: 0, address });
+    /// Tells the caller how it ended.
+    pub(super) fn complete(self, at_rest: bool) {
+        let Op { completer, request, reply, ended, .. } = self;
+        let Some(Ended { result, bytes_sent, address }) = ended else { return };
+        completer.complete(Outcome { result, request, reply, bytes_sent, address, at_rest });
     }
 }
 

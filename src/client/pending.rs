@@ -111,7 +111,12 @@ impl<T: 'static> Pending<T> {
     }
 
     /// Has `callback` called with the result: on the loop's thread when the operation completes, or
-    /// on this one at once if it has completed already.
+    /// on this one at once if it has completed already. No callback runs on the stack of another:
+    /// one that is to be called while another is running is called after it.
+    ///
+    /// A callback that goes on for ever, by beginning an operation whose callback is the same, has
+    /// to end when [`Failed::is_final`] says so. After the end of the loop at most 1,000 callbacks
+    /// are called one out of the other; what comes behind them is dropped.
     ///
     /// The callback must not block: no client of the loop is served while it runs. It may begin
     /// operations. A panic in it is caught and logged.

@@ -9,11 +9,11 @@ use super::error::Error;
 use super::submission::{Answer, Submission};
 
 /// A name to be looked up, for a client of the loop.
-pub(super) struct Question {
-    pub(super) slot: u32,
-    pub(super) epoch: u32,
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Question {
+    pub(crate) slot: u32,
+    pub(crate) epoch: u32,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// Starts the thread. It ends when the sender is dropped, after what it is looking up just then:

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 
+use super::completer;
 use super::error::Error;
 use super::ops::Op;
 use super::options::Options;
@@ -32,7 +33,7 @@ impl Clock {
 }
 
 /// What the loop is told.
-pub(super) enum Command {
+pub(crate) enum Command {
     /// A new client has this slot.
     New {
         slot: u32,
@@ -58,13 +59,13 @@ pub(super) enum Command {
 
 /// The names that a client asked for have been looked up: the addresses, in the order of the
 /// system's resolver (RFC 6724).
-pub(super) struct Answer {
-    pub(super) slot: u32,
-    pub(super) epoch: u32,
-    pub(super) addresses: Result<Vec<SocketAddr>, Error>,
+pub(crate) struct Answer {
+    pub(crate) slot: u32,
+    pub(crate) epoch: u32,
+    pub(crate) addresses: Result<Vec<SocketAddr>, Error>,
 }
 
-pub(super) struct Submission {
+pub(crate) struct Submission {
     commands: ArrayQueue<Command>,
     /// What found no room in the queue and cannot be refused. There is room for all that each
     /// operation can ask for; only cancels of several threads for what has just completed may be
@@ -126,6 +127,7 @@ impl Submission {
     /// Says that this is the loop's thread.
     pub(super) fn enter(&self) {
         let _ = self.loop_thread.set(thread::current().id());
+        completer::enter_loop();
     }
 
     /// The loop's thread, which has begun before anybody has a handle.
@@ -155,7 +157,7 @@ impl Submission {
 
     /// Tells the loop. A command for a loop that has ended is dropped, which completes what is in
     /// it.
-    pub(super) fn tell(&self, command: Command) {
+    pub(crate) fn tell(&self, command: Command) {
         if let Err(command) = self.commands.push(command) {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
             overflow.push(command);
@@ -171,7 +173,7 @@ impl Submission {
         self.tell(Command::Cancel { index, id });
     }
 
-    pub(super) fn resolved(&self, answer: Answer) {
+    pub(crate) fn resolved(&self, answer: Answer) {
         // There is room for one from each client, and each asks for one at a time.
         let _ = self.answers.push(answer);
         self.notify();
@@ -208,10 +210,18 @@ impl Submission {
         self.ended.load(Ordering::SeqCst)
     }
 
+    /// How many slots of clients and numbers of operations are free.
+    pub(crate) fn free(&self) -> (usize, usize) {
+        (self.free_slots.len(), self.free_ops.len())
+    }
+
     /// The loop is over: nobody will ever look again.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.forget_all();
+        if self.loop_thread.get() == Some(&thread::current().id()) {
+            completer::leave_loop();
+        }
     }
 
     fn forget_all(&self) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
+use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
 use crate::client::error::Attempt;
 use crate::client::resolve::Question;
 use crate::client::submission::Answer;
@@ -216,9 +216,7 @@ impl Driver {
         // Before the operation: who waits for it may look at what the callback has noted.
         self.say(i, State::Connected { address });
         if connect != NONE {
-            let op = self.ops.remove(connect);
-            self.submission.give_op(connect);
-            op.complete_with(address);
+            self.end(connect, Ended { result: Ok(()), bytes_sent: 0, address: Some(address) });
         }
         Some(i)
     }

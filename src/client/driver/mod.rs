@@ -8,13 +8,13 @@
 //! * `exchange`: bytes from requests to the output, and from the input to replies
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use super::completer;
 use super::error::Error;
-use super::ops::{Fifo, Kind, Lane, Link, NONE, Op, Ops};
+use super::ops::{Ended, Fifo, Kind, Lane, Link, NONE, Op, Ops};
 use super::options::{Options, State, Unsent};
 use super::resolve::Question;
 use super::submission::{Command, Submission};
@@ -37,14 +37,21 @@ const TICK: Duration = Duration::from_millis(1);
 /// Commands in one turn, so that callers who never stop do not keep the connections waiting.
 const COMMANDS_PER_TURN: usize = 4096;
 
+/// Operations that are completed in one turn, for the same reason.
+const COMPLETIONS_PER_TURN: usize = 4096;
+
 /// The clients of one loop.
-pub(super) struct Driver {
+pub(crate) struct Driver {
     submission: Arc<Submission>,
     resolver: SyncSender<Question>,
     linger: Duration,
     slots: Vec<Slot>,
     ops: Ops,
+    /// What time brings for clients, and the deadlines of operations.
     wheel: Wheel,
+    deadlines: Wheel,
+    /// Operations that have ended and whose callers have not been told.
+    ended: Fifo,
     /// To be woken; to be connected.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
@@ -57,10 +64,10 @@ pub(super) struct Driver {
 
 /// What a connection remembers: its client's slot.
 #[derive(Default)]
-pub(super) struct Session(Option<u32>);
+pub(crate) struct Session(Option<u32>);
 
 impl Driver {
-    pub(super) fn new(
+    pub(crate) fn new(
         submission: Arc<Submission>,
         resolver: SyncSender<Question>,
         clients: u32,
@@ -77,6 +84,8 @@ impl Driver {
             slots: (0..clients).map(|_| Slot::new()).collect(),
             ops: Ops::new(operations as usize),
             wheel: Wheel::new(count, TICK, now),
+            deadlines: Wheel::new(operations as usize, TICK, now),
+            ended: Fifo::EMPTY,
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
             random,
@@ -110,7 +119,7 @@ impl Driver {
                 self.submit(slot, index);
             }
             Command::Cancel { index, id } => {
-                if self.ops.get(index).is_some_and(|op| op.id == id) {
+                if self.ops.get(index).is_some_and(|op| op.id == id && op.ended.is_none()) {
                     self.end_early(index, Error::Cancelled);
                 }
             }
@@ -176,7 +185,7 @@ impl Driver {
     fn say(&mut self, i: u32, state: State) {
         let slot = self.slot(i);
         if let Some(callback) = &mut slot.on_state
-            && catch_unwind(AssertUnwindSafe(|| callback(&state))).is_err()
+            && !completer::guard(|| callback(&state))
         {
             slot.on_state = None;
             log::error!("the state callback of a client panicked, and is not called any more");
@@ -186,9 +195,6 @@ impl Driver {
     /// Something of the client is due, or was once.
     fn time_came(&mut self, i: u32) {
         let now = self.now;
-        while let Some(index) = self.first_overdue(i) {
-            self.end_early(index, Error::TimedOut);
-        }
         match self.slot(i).stage {
             Stage::BackOff(until) if until <= now => self.begin_round(i),
             Stage::Resolving(until) if until <= now => self.resolved_too_late(i),
@@ -197,6 +203,26 @@ impl Driver {
         let due = self.next_due(i);
         if due != Time::MAX {
             self.wheel.set_earlier(i, due);
+        }
+    }
+
+    /// The time of an operation is up; or it ended before it began, and waits to say so.
+    fn deadline_came(&mut self, index: u32) {
+        match self.ops.at(index).ended {
+            Some(_) => self.ops.push_back(&mut self.ended, Link::Sent, index),
+            None => self.end_early(index, Error::TimedOut),
+        }
+    }
+
+    /// Tells callers how their operations ended, so many as one turn is to take.
+    fn complete_some(&mut self) {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
+            let op = self.ops.remove(index);
+            let at_rest = self.slot(op.slot).stage == Stage::Idle;
+            // First, so that a callback can begin another operation in its place.
+            self.submission.give_op(index);
+            op.complete(at_rest);
         }
     }
 
@@ -290,10 +316,28 @@ impl Service for Driver {
         while let Some(i) = self.wheel.pop(self.now) {
             self.time_came(i);
         }
+        while let Some(index) = self.deadlines.pop(self.now) {
+            self.deadline_came(index);
+        }
         self.connect_some(turn);
         self.wake_dirty(turn);
+        let deferred = completer::run_deferred().then_some(self.now + TICK);
+        self.complete_some();
         self.end_if_done(turn);
-        let soon = (more || !self.dirty.is_empty()).then_some(self.now);
-        [self.wheel.next(), soon, self.ending].into_iter().flatten().min()
+        let more = more || !self.dirty.is_empty() || !self.ended.is_empty();
+        let soon = more.then_some(self.now);
+        [self.wheel.next(), self.deadlines.next(), soon, deferred, self.ending]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+/// Tells the callers of operations that ended in the last turn.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        while !self.ended.is_empty() {
+            self.complete_some();
+        }
     }
 }

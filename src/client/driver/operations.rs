@@ -2,7 +2,7 @@
 //! and how it ends early. How bytes get it done is in `exchange`, how a connection does in
 //! `connecting`.
 
-use super::{Driver, Error, Kind, Lane, Link, NONE, Op, Stage, connecting};
+use super::{Driver, Ended, Error, Kind, Lane, Link, NONE, Op, Stage, connecting};
 use crate::base::time::Time;
 
 impl Driver {
@@ -11,7 +11,7 @@ impl Driver {
         let op = self.ops.at(index);
         let (kind, deadline) = (op.kind, op.deadline);
         if deadline != Time::MAX {
-            self.wheel.set_earlier(i, deadline);
+            self.deadlines.set_earlier(index, deadline);
         }
         if self.ending.is_some() {
             return self.finish(index, Err(Error::LoopEnded), 0);
@@ -30,12 +30,12 @@ impl Driver {
         let can_wait = slot.is_trying() || reconnects;
         let has_stash = !slot.stash.is_empty() || slot.stash_end.is_some();
         if slot.half_closed && (kind.sends() || kind == Kind::HalfClose) {
-            return self.finish(index, Err(Error::HalfClosed), 0);
+            return self.turn_away(index, Error::HalfClosed);
         }
         let receives = !kind.sends() && kind != Kind::HalfClose;
         if !(is_open || can_wait || (receives && has_stash)) {
             let why = slot.ended.clone();
-            return self.finish_ended(index, &why);
+            return self.turn_away(index, why);
         }
         if receives {
             self.ops.at(index).receives = true;
@@ -70,9 +70,24 @@ impl Driver {
 
     /// Completes an operation that is in no queue any more.
     pub(super) fn finish(&mut self, index: u32, result: Result<(), Error>, bytes_sent: usize) {
-        let op = self.ops.remove(index);
-        self.submission.give_op(index);
-        op.complete(result, bytes_sent);
+        self.end(index, Ended { result, bytes_sent, address: None });
+    }
+
+    /// The same with all that is to be told of it.
+    pub(super) fn end(&mut self, index: u32, ended: Ended) {
+        self.deadlines.clear(index);
+        self.ops.at(index).ended = Some(ended);
+        self.ops.push_back(&mut self.ended, Link::Sent, index);
+    }
+
+    /// Fails an operation that the client is not in the state for. Its caller is told at the next
+    /// tick and not in this turn: one that tries again and again does not keep the loop busy.
+    fn turn_away(&mut self, index: u32, error: Error) {
+        let op = self.ops.at(index);
+        let result = op.kind.ending(error);
+        op.ended = Some(Ended { result, bytes_sent: 0, address: None });
+        self.deadlines.clear(index);
+        self.deadlines.set_earlier(index, self.now);
     }
 
     /// Ends an operation before it is done: it was cancelled, or its time is up.
@@ -180,12 +195,11 @@ impl Driver {
     pub(super) fn finish_ended(&mut self, index: u32, error: &Error) {
         let op = self.ops.at(index);
         let put = connecting::bytes_sent_of(&self.slots[op.slot as usize], op);
-        if matches!(op.kind, Kind::ToEnd { .. }) && *error == Error::ClosedByPeer {
-            return self.finish(index, Ok(()), put);
+        let result = op.kind.ending(error.clone());
+        if result.is_err() {
+            op.reply = op.give_up_reply();
         }
-        let bytes = op.give_up_reply();
-        op.reply = bytes;
-        self.finish(index, Err(error.clone()), put);
+        self.finish(index, result, put);
     }
 
     /// All operations of a client that can have a deadline.
@@ -204,22 +218,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn first_overdue(&mut self, i: u32) -> Option<u32> {
-        let (now, mut found) = (self.now, None);
-        self.each_op(i, |index, op| {
-            if op.deadline <= now && found.is_none() {
-                found = Some(index);
-            }
-        });
-        found
-    }
-
+    /// What time brings for a client next; [`Time::MAX`] if nothing.
     pub(super) fn next_due(&mut self, i: u32) -> Time {
-        let mut due = match self.slot(i).stage {
+        match self.slot(i).stage {
             Stage::BackOff(until) | Stage::Resolving(until) => until,
             _ => Time::MAX,
-        };
-        self.each_op(i, |_, op| due = due.min(op.deadline));
-        due
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::builtin::Echo;
 use crate::protocol::framing::{ByteOrder, Delimiter, FrameError, Framing};
 use crate::{Config, Server, ServerHandle};
 
+mod callbacks;
 mod callers;
 mod hostile;
 mod random;

@@ -1,0 +1,78 @@
+//! Callbacks that go on from there: never on the stack of another, and never without a pause where
+//! nothing can come of it.
+
+use std::cell::Cell;
+
+use super::*;
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Receives, and again in the callback. Counts the callbacks, and how deep they were nested.
+fn receive_for_ever(client: &Arc<Client>, counts: &Arc<[AtomicU64; 2]>) {
+    let (next, to) = (client.clone(), counts.clone());
+    client.receive(Vec::with_capacity(64)).on_complete(move |_| {
+        DEPTH.set(DEPTH.get() + 1);
+        to[0].fetch_add(1, SeqCst);
+        to[1].fetch_max(DEPTH.get().into(), SeqCst);
+        receive_for_ever(&next, &to);
+        DEPTH.set(DEPTH.get() - 1);
+    });
+}
+
+#[test]
+fn a_callback_that_tries_again_for_ever_neither_spins_nor_overflows() {
+    let clients = start();
+    let client = Arc::new(clients.client("127.0.0.1:1", Options::new()).unwrap());
+    let counts = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let begun = Instant::now();
+    receive_for_ever(&client, &counts);
+    thread::sleep(SHORT * 4);
+    let (count, ticks) = (counts[0].load(SeqCst), begun.elapsed().as_millis() as u64);
+    assert!(count > 0 && count <= ticks + 2, "{count} callbacks in {ticks} ms");
+    // Ends, although a callback is given in the last one again and again.
+    drop(clients);
+    assert!(counts[0].load(SeqCst) > count);
+    receive_for_ever(&client, &counts);
+    assert_eq!(counts[1].load(SeqCst), 1, "a callback ran on the stack of another");
+}
+
+#[test]
+fn a_callback_of_what_is_complete_runs_after_the_one_that_gives_it() {
+    let (_server, target) = echo_server();
+    let clients = start();
+    let client = Arc::new(connected(&clients, &target, Options::new()));
+    let (send, order) = channel();
+    let inner = client.clone();
+    client.send_receive(b"x".to_vec(), GUARD).on_complete(move |_| {
+        let again = send.clone();
+        // Refused at once: there is no framing.
+        inner.receive_message(Vec::new()).on_complete(move |_| again.send("inner").unwrap());
+        send.send("outer").unwrap();
+    });
+    let order: Vec<_> = (0..2).map(|_| order.recv_timeout(GUARD).unwrap()).collect();
+    assert_eq!(order, ["outer", "inner"]);
+    assert_eq!(done(client.send_receive(b"y".to_vec(), GUARD)).unwrap(), b"y");
+}
+
+#[test]
+fn an_error_tells_whether_trying_again_can_help() {
+    let (target, _) = serve(2, |stream, _| drop(stream));
+    let clients = start();
+    let client = clients.client(&target, Options::new()).unwrap();
+    assert!(done(client.receive(Vec::new())).unwrap_err().is_final(), "never connected");
+    client.connect(GUARD).wait().unwrap();
+    let failed = done(client.receive(Vec::new())).unwrap_err();
+    assert_eq!(failed.error, Error::ClosedByPeer);
+    let failed = done(client.receive(Vec::new())).unwrap_err();
+    assert!(failed.is_final() && !failed.error.is_final(), "it does not connect again");
+    let slowly = Reconnect::between(GUARD, GUARD);
+    let client = connected(&clients, &target, Options::new().reconnect(slowly));
+    let failed = done(client.receive(Vec::new())).unwrap_err();
+    assert_eq!((&failed.error, failed.is_final()), (&Error::ClosedByPeer, false));
+    for (error, is_final) in [(Error::LoopEnded, true), (Error::QueueFull, false)] {
+        assert_eq!(error.is_final(), is_final);
+        assert_eq!(Failed::from(error).is_final(), is_final);
+    }
+}
