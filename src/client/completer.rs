@@ -101,8 +101,8 @@ const CALLBACKS_AT_THE_END_MAX: usize = 1_000;
 thread_local! {
     /// A callback is running on this thread.
     static RUNNING: LocalCell<bool> = const { LocalCell::new(false) };
-    /// This thread is that of a loop, which runs what is deferred in its turns.
-    static HAS_LOOP: LocalCell<bool> = const { LocalCell::new(false) };
+    /// A loop completes operations on this thread, and runs what is deferred in its next turn.
+    static IN_TURN: LocalCell<bool> = const { LocalCell::new(false) };
     /// Callbacks that were to be called while another one was running.
     static DEFERRED: RefCell<VecDeque<(Callback, Outcome)>> = const { RefCell::new(VecDeque::new()) };
 }
@@ -114,7 +114,7 @@ pub(super) fn call(callback: Callback, outcome: Outcome) {
         return DEFERRED.with_borrow_mut(|all| all.push_back((callback, outcome)));
     }
     run(callback, outcome);
-    if !HAS_LOOP.get() {
+    if !IN_TURN.get() {
         run_all_deferred();
     }
 }
@@ -137,28 +137,33 @@ pub(super) fn guard(code: impl FnOnce()) -> bool {
 /// This thread runs a loop from now on.
 pub(super) fn enter_loop() {
     RUNNING.set(false);
-    HAS_LOOP.set(true);
+    IN_TURN.set(false);
     drop(DEFERRED.take());
 }
 
-/// Runs the callbacks that are deferred now. Returns whether they have left others.
-pub(super) fn run_deferred() -> bool {
+/// Runs the callbacks that are deferred now.
+pub(super) fn run_deferred() {
     for _ in 0..DEFERRED.with_borrow(VecDeque::len) {
         let next = DEFERRED.with_borrow_mut(VecDeque::pop_front);
         next.into_iter().for_each(|(callback, outcome)| run(callback, outcome));
     }
+}
+
+/// Whether callbacks wait to be run.
+pub(super) fn has_deferred() -> bool {
     DEFERRED.with_borrow(|all| !all.is_empty())
 }
 
-/// This thread runs no loop any more.
-pub(super) fn leave_loop() {
-    HAS_LOOP.set(false);
-    if !RUNNING.get() {
-        run_all_deferred();
-    }
+/// Completes operations in a turn of a loop. What their callbacks would have called is left to its
+/// next turn, so that the loop goes on whatever they do.
+pub(super) fn in_turn(complete: impl FnOnce()) {
+    IN_TURN.set(true);
+    complete();
+    IN_TURN.set(false);
 }
 
-fn run_all_deferred() {
+/// Runs all callbacks that are deferred, and those that they leave.
+pub(super) fn run_all_deferred() {
     let mut at_the_end = 0;
     while let Some((callback, outcome)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
         at_the_end += usize::from(outcome.result == Err(Error::LoopEnded));
@@ -183,6 +188,11 @@ impl Completer {
             cancelled: AtomicBool::new(false),
         });
         (Completer(Some(cell.clone())), cell)
+    }
+
+    /// Whether the caller has asked for the end of the operation.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.0.as_ref().is_some_and(|cell| cell.cancelled.load(Ordering::Relaxed))
     }
 
     pub(super) fn complete(mut self, outcome: Outcome) {

@@ -32,6 +32,10 @@ impl Kind {
         matches!(self, Kind::Send | Kind::SendReceive)
     }
 
+    pub(super) fn receives(self) -> bool {
+        !matches!(self, Kind::Connect | Kind::Send | Kind::HalfClose | Kind::Disconnect)
+    }
+
     /// What the end of a connection is for an operation: for one kind it is what was waited for.
     pub(super) fn ending(self, error: Error) -> Result<(), Error> {
         match self {
@@ -68,10 +72,13 @@ pub(crate) struct Op {
     pub(super) done: bool,
     /// Whether it is in the queue of those that receive.
     pub(super) receives: bool,
+    /// Whether it waits for the connection after the one that is ending.
+    pub(super) next: bool,
     /// How it ended, until that is told.
     pub(super) ended: Option<Ended>,
-    pub(super) next_sent: u32,
-    pub(super) next_received: u32,
+    /// Its neighbours in the queues that it is in: before it and behind it, by [`Link`].
+    before: [u32; 2],
+    behind: [u32; 2],
 }
 
 /// How an operation ended.
@@ -114,10 +121,21 @@ impl Op {
             lane: Lane::None,
             done: false,
             receives: false,
+            next: false,
             ended: None,
-            next_sent: NONE,
-            next_received: NONE,
+            before: [NONE; 2],
+            behind: [NONE; 2],
         }
+    }
+
+    /// Whether a byte that comes may be for it: a request that is not out at all has no reply.
+    pub(super) fn has_begun(&self) -> bool {
+        self.kind != Kind::SendReceive || self.lane != Lane::Waiting || self.put > 0
+    }
+
+    /// Whether it only receives, and its caller has asked for its end: it is to get nothing more.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.kind.receives() && !self.kind.sends() && self.completer.is_cancelled()
     }
 
     /// Bytes of the message on the wire.
@@ -285,56 +303,43 @@ impl Ops {
         self.0[index as usize].as_mut().expect("an operation that is there")
     }
 
-    fn next(&mut self, link: Link, index: u32) -> &mut u32 {
-        let op = self.at(index);
-        match link {
-            Link::Sent => &mut op.next_sent,
-            Link::Received => &mut op.next_received,
-        }
-    }
-
     pub(super) fn push_back(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
-        *self.next(link, index) = NONE;
-        match fifo.last {
+        let link = link as usize;
+        let last = std::mem::replace(&mut fifo.last, index);
+        let op = self.at(index);
+        (op.before[link], op.behind[link]) = (last, NONE);
+        match last {
             NONE => fifo.first = index,
-            last => *self.next(link, last) = index,
+            last => self.at(last).behind[link] = index,
         }
-        fifo.last = index;
     }
 
     pub(super) fn pop_front(&mut self, fifo: &mut Fifo, link: Link) -> Option<u32> {
-        if fifo.first == NONE {
+        let first = fifo.first;
+        if first == NONE {
             return None;
         }
-        let index = fifo.first;
-        fifo.first = *self.next(link, index);
-        if fifo.first == NONE {
-            fifo.last = NONE;
-        }
-        Some(index)
+        self.unlink(fifo, link, first);
+        Some(first)
     }
 
     /// Takes an operation out of wherever it stands in the queue.
     pub(super) fn unlink(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
-        let (mut before, mut at) = (NONE, fifo.first);
-        while at != index {
-            assert_ne!(at, NONE, "an operation that is in the queue");
-            before = at;
-            at = *self.next(link, at);
-        }
-        let next = *self.next(link, index);
+        let link = link as usize;
+        let op = self.at(index);
+        let (before, behind) = (op.before[link], op.behind[link]);
+        (op.before[link], op.behind[link]) = (NONE, NONE);
         match before {
-            NONE => fifo.first = next,
-            before => *self.next(link, before) = next,
+            NONE => {
+                assert_eq!(fifo.first, index, "an operation that is in the queue");
+                fifo.first = behind;
+            }
+            before => self.at(before).behind[link] = behind,
         }
-        if fifo.last == index {
-            fifo.last = before;
+        match behind {
+            NONE => fifo.last = before,
+            behind => self.at(behind).before[link] = before,
         }
-    }
-
-    /// The numbers in a queue, one after the other: begin with [`Fifo::first`].
-    pub(super) fn after(&mut self, link: Link, index: u32) -> u32 {
-        *self.next(link, index)
     }
 }
 

@@ -65,7 +65,8 @@ impl<T: 'static> Pending<T> {
     /// Waits until it has completed.
     ///
     /// # Errors
-    /// Those of the operation, and [`Error::OnLoopThread`] in a callback of the loop.
+    /// Those of the operation, and [`Error::OnLoopThread`] in a callback of the loop: the operation is
+    /// cancelled then.
     pub fn wait(self) -> Result<T, Failed> {
         match self.wait_until(None) {
             Ok(result) => result,
@@ -93,6 +94,8 @@ impl<T: 'static> Pending<T> {
                 return Ok((self.convert)(outcome));
             }
             if thread::current().id() == self.cell.loop_thread {
+                drop(stage);
+                self.cancel();
                 return Ok(Err(Error::OnLoopThread.into()));
             }
             let left = limit.map(|limit| limit.saturating_duration_since(Instant::now()));

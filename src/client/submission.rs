@@ -220,7 +220,7 @@ impl Submission {
         self.ended.store(true, Ordering::SeqCst);
         self.forget_all();
         if self.loop_thread.get() == Some(&thread::current().id()) {
-            completer::leave_loop();
+            completer::run_all_deferred();
         }
     }
 

@@ -404,6 +404,11 @@ pub trait Service: 'static {
     /// output; nothing but [`closed`](Service::closed) is called for it after this.
     fn finishing(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
 
+    /// The connection is about to be closed at once, and its input to be given up: the last chance to
+    /// look at it.
+    #[doc(hidden)]
+    fn cut_off(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
+
     /// A buffer has come from another worker's copy of this service, that of the listener with this
     /// index.
     #[doc(hidden)]

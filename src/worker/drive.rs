@@ -290,6 +290,14 @@ impl<S: Service> Core<S> {
 
     /// Has the connection closed at once. The connection has to be driven.
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
+        let now = self.now;
+        let context = self.table.known_mut(key);
+        if context.machine.is_open() && !context.input.is_empty() {
+            let (mut connection, session) = context.for_service(&self.pool, now);
+            let service = &mut self.service;
+            // A panic here is the end of a connection that is ended already.
+            let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
+        }
         let context = self.context(key);
         // "The peer closed" says that it has been sent everything, which is not so any more.
         if context.reason == Some(CloseReason::PeerClosed) {

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Unsent};
+use super::{
+    Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Slot, Stage, State, Stream, Unsent,
+};
 use crate::client::error::Attempt;
 use crate::client::resolve::Question;
 use crate::client::submission::Answer;
@@ -13,8 +15,9 @@ use crate::service::{ConnectTo, Connection, Turn};
 impl Driver {
     pub(super) fn submit_connect(&mut self, i: u32, index: u32) {
         let slot = &mut self.slots[i as usize];
-        if slot.connect != NONE || matches!(slot.stage, Stage::Open(_)) {
-            return self.finish(index, Err(Error::AlreadyConnected), 0);
+        let is_open = matches!(slot.stage, Stage::Open(_)) && !slot.leaving;
+        if slot.connect != NONE || is_open {
+            return self.turn_away(index, Error::AlreadyConnected);
         }
         slot.connect = index;
         if slot.stage == Stage::Idle {
@@ -39,7 +42,7 @@ impl Driver {
         slot.addresses.extend_from_slice(literal);
         if slot.addresses.is_empty() {
             let until = slot.round_deadline;
-            slot.stage = Stage::Resolving(until);
+            slot.stage = Stage::Resolving;
             self.wheel.set_earlier(i, until);
             self.ask_resolver(i);
         } else {
@@ -68,13 +71,13 @@ impl Driver {
         let slot = self.slot(i);
         slot.resolving = false;
         match (slot.stage, addresses) {
-            (Stage::Resolving(_), _) if slot.epoch != epoch => self.ask_resolver(i),
-            (Stage::Resolving(_), Ok(addresses)) => {
+            (Stage::Resolving, _) if slot.epoch != epoch => self.ask_resolver(i),
+            (Stage::Resolving, Ok(addresses)) => {
                 slot.addresses = addresses;
                 slot.stage = Stage::Connecting;
                 self.queue_connect(i);
             }
-            (Stage::Resolving(_), Err(error)) => self.round_failed(i, error),
+            (Stage::Resolving, Err(error)) => self.round_failed(i, error),
             _ => {}
         }
     }
@@ -146,7 +149,7 @@ impl Driver {
             }
             return Error::of_attempts(&attempts);
         }
-        if let (Stage::Resolving(_), Some(target)) = (slot.stage, &slot.target) {
+        if let (Stage::Resolving, Some(target)) = (slot.stage, &slot.target) {
             let reason = "no answer in time".to_owned();
             return Error::Resolve { host: target.host.clone(), reason };
         }
@@ -179,22 +182,18 @@ impl Driver {
     /// Makes no further attempt. `asked` is for who waits for the connection, `others` for what was
     /// to go over it.
     pub(super) fn stop_trying(&mut self, i: u32, asked: Error, others: Error) {
+        self.fail_connect(i, asked);
         let slot = self.slot(i);
         if !slot.is_trying() && slot.stage != Stage::Idle {
-            // A connect that waits for the end of an earlier connection.
-            let connect = std::mem::replace(&mut slot.connect, NONE);
-            if connect != NONE {
-                self.finish(connect, Err(asked), 0);
+            // It waited for the end of an earlier connection.
+            if slot.place() == Place::Nowhere {
+                self.fail_queues(i, true, &others);
             }
             return;
         }
         slot.stage = Stage::Idle;
         slot.epoch = slot.epoch.wrapping_add(1);
         slot.ended = Error::NotConnected;
-        let connect = std::mem::replace(&mut slot.connect, NONE);
-        if connect != NONE {
-            self.finish(connect, Err(asked), 0);
-        }
         self.fail_all(i, &others);
         self.say(i, State::Closed { why: others });
     }
@@ -205,12 +204,8 @@ impl Driver {
         let now = connection.now();
         let slot = self.slot(i);
         slot.stage = Stage::Open(connection.id());
-        slot.opened_at = now;
-        slot.got_bytes = false;
+        slot.stream = Stream { opened_at: now, ..Stream::default() };
         slot.last_failure = None;
-        (slot.put, slot.sent) = (0, 0);
-        (slot.half_closed, slot.paused) = (false, false);
-        (slot.abort, slot.why) = (None, None);
         let connect = std::mem::replace(&mut slot.connect, NONE);
         let address = connection.peer().socket_addr().expect("it was connected to an address");
         // Before the operation: who waits for it may look at what the callback has noted.
@@ -225,88 +220,133 @@ impl Driver {
     pub(super) fn lost(&mut self, i: u32, connection: &mut Connection<'_>, reason: CloseReason) {
         self.now = self.now.max(connection.now());
         let slot = self.slot(i);
-        slot.sent = connection.bytes_sent();
+        slot.stream.sent = connection.bytes_sent();
+        slot.stream.gone = true;
         slot.stage = Stage::Closing;
-        slot.paused = false;
-        let aborted = slot.abort.take();
-        let why = slot.why.take().or(aborted).unwrap_or_else(|| Error::of_close(reason));
-        self.keep_input(i, connection, &why);
+        let Stream { abort, why, .. } = &mut slot.stream;
+        let why = why.take().or(abort.take()).unwrap_or_else(|| Error::of_close(reason));
+        self.keep_input(i, connection);
         self.land(i);
-        let disconnected = !self.slot(i).disconnect.is_empty() || self.has_disconnect(i);
-        let why = if disconnected && why == Error::Failed { Error::Cancelled } else { why };
+        let left = self.slot(i).leaving;
+        let why = if left && why == Error::Failed { Error::Cancelled } else { why };
         self.end_receives(i, &why);
-        self.renew_or_rest(i, why, disconnected);
+        self.renew_or_rest(i, why);
     }
 
     /// Decides what comes after a connection.
-    fn renew_or_rest(&mut self, i: u32, why: Error, disconnected: bool) {
+    fn renew_or_rest(&mut self, i: u32, why: Error) {
         let now = self.now;
+        let keep = self.keeps_unsent(i);
+        self.settle_flying(i, &why, keep);
         let slot = self.slot(i);
         let dropped = slot.dropped;
-        let again = slot.reconnect.filter(|_| !disconnected && !dropped);
+        let left = std::mem::take(&mut slot.leaving);
+        let stream = std::mem::take(&mut slot.stream);
+        slot.present.fin = false;
+        let again = slot.reconnect.filter(|_| !left && !dropped);
         if let Some(policy) = again
-            && (slot.got_bytes || now - slot.opened_at >= policy.longest())
+            && (stream.got_bytes || now - stream.opened_at >= policy.longest())
         {
             slot.attempt = 0;
         }
-        let keep = again.is_some() && slot.unsent == Unsent::Keep;
-        self.settle_sends(i, &why, keep);
+        self.finish_disconnects(i);
         if again.is_some() && self.back_off(i, &why) {
-            return;
+            return self.advance_queues(i);
         }
         let slot = self.slot(i);
         slot.stage = Stage::Idle;
-        let connect = std::mem::replace(&mut slot.connect, NONE);
-        let ended = if disconnected { Error::NotConnected } else { why.clone() };
-        self.fail_all(i, &ended);
-        self.slot(i).ended = ended;
-        let why = if disconnected || dropped { Error::Cancelled } else { why };
+        if left {
+            // What was not received by then.
+            slot.stash.clear();
+        }
+        let ended = if left { Error::NotConnected } else { why.clone() };
+        slot.ended = ended.clone();
+        let connects = slot.connect != NONE;
+        if !connects {
+            self.fail_all(i, &ended);
+        }
+        let why = if left || dropped { Error::Cancelled } else { why };
         self.say(i, State::Closed { why });
         if dropped {
             self.free(i);
-        } else if connect != NONE {
-            self.slot(i).connect = connect;
+        } else if connects {
+            self.advance_queues(i);
             self.slot(i).attempt = 0;
             self.begin_round(i);
         }
     }
 
-    fn has_disconnect(&mut self, i: u32) -> bool {
-        let mut found = false;
-        self.each_op(i, |_, op| found |= op.kind == Kind::Disconnect);
-        found
+    /// Whether messages that were not sent wait for the next connection.
+    pub(super) fn keeps_unsent(&mut self, i: u32) -> bool {
+        let slot = self.slot(i);
+        let again = slot.reconnect.is_some() && !slot.leaving && !slot.dropped;
+        again && slot.unsent == Unsent::Keep
     }
 
     /// What becomes of the messages of a connection that is gone: those that the kernel had were
     /// sent; of the others a part may have been.
-    fn settle_sends(&mut self, i: u32, why: &Error, keep: bool) {
+    fn settle_flying(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
-        let (mut flying, mut waiting) = (slot.flying, slot.waiting);
-        (slot.flying, slot.waiting) = (Fifo::EMPTY, Fifo::EMPTY);
-        let mut kept = Fifo::EMPTY;
-        loop {
-            let next = self.ops.pop_front(&mut flying, Link::Sent);
-            let next = next.or_else(|| self.ops.pop_front(&mut waiting, Link::Sent));
-            let Some(index) = next else { break };
-            let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
-            let op = self.ops.at(index);
-            op.lane = Lane::None;
-            match op.kind {
-                Kind::Disconnect => self.finish(index, Ok(()), 0),
-                Kind::Send | Kind::SendReceive if keep => {
-                    (op.put, op.end) = (0, 0);
-                    op.lane = Lane::Waiting;
-                    self.ops.push_back(&mut kept, Link::Sent, index);
+        let mut behind = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
+        while let Some(index) = {
+            let slot = &mut self.slots[i as usize];
+            let next = self.ops.pop_front(&mut slot.flying, Link::Sent);
+            next.or_else(|| self.ops.pop_front(&mut slot.present.waiting, Link::Sent))
+        } {
+            self.settle(i, index, why, keep);
+        }
+        while let Some(index) = self.ops.pop_front(&mut behind, Link::Sent) {
+            self.ops.push_back(&mut self.slots[i as usize].next.waiting, Link::Sent, index);
+        }
+    }
+
+    /// The same of those of which nothing was sent, on a connection that takes no more.
+    pub(super) fn settle_waiting(&mut self, i: u32, why: &Error, keep: bool) {
+        let slot = &mut self.slots[i as usize];
+        let mut waiting = std::mem::replace(&mut slot.present.waiting, Fifo::EMPTY);
+        while let Some(index) = self.ops.pop_front(&mut waiting, Link::Sent) {
+            let slot = &mut self.slots[i as usize];
+            match self.ops.at(index) {
+                op if op.put > 0 => {
+                    self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
                 }
-                _ => self.finish(index, Err(why.clone()), sent),
+                op if op.kind == Kind::Disconnect => {
+                    op.lane = Lane::None;
+                    self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+                }
+                _ => self.settle(i, index, why, keep),
             }
         }
-        self.slots[i as usize].waiting = kept;
+    }
+
+    /// An operation whose connection takes nothing more, and that is in no queue of those to be sent:
+    /// it waits for the next connection, or fails.
+    fn settle(&mut self, i: u32, index: u32, why: &Error, keep: bool) {
+        let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
+        let op = self.ops.at(index);
+        let (kind, receives) = (op.kind, op.receives);
+        op.lane = Lane::None;
+        if receives {
+            self.leave_receiving(i, index);
+        }
+        if kind.sends() && keep {
+            let op = self.ops.at(index);
+            (op.put, op.end) = (0, 0);
+            (op.lane, op.next, op.receives) = (Lane::Waiting, true, receives);
+            let next = &mut self.slots[i as usize].next;
+            self.ops.push_back(&mut next.waiting, Link::Sent, index);
+            if receives {
+                self.ops.push_back(&mut next.receiving, Link::Received, index);
+            }
+            return;
+        }
+        let result = if kind == Kind::Disconnect { Ok(()) } else { Err(why.clone()) };
+        self.finish(index, result, sent);
     }
 }
 
 /// How many bytes of an operation the kernel has, or had when the connection was lost.
 pub(super) fn bytes_sent_of(slot: &Slot, op: &super::Op) -> usize {
-    let unsent = op.end.saturating_sub(slot.sent) as usize;
+    let unsent = op.end.saturating_sub(slot.stream.sent) as usize;
     op.put.saturating_sub(unsent)
 }

@@ -4,7 +4,7 @@
 //! taken back. A connection is read one receive ahead of what is asked for, so that its end is
 //! seen; then no more until somebody asks, so what nobody asks for is bounded.
 
-use super::{Driver, Error, Kind, Lane, Link, NONE, Slot, Stage};
+use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::service::{Answer, Connection};
@@ -17,13 +17,13 @@ impl Driver {
     /// Does for a connection what can be done now.
     pub(super) fn act(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
         self.now = self.now.max(connection.now());
-        self.slot(i).sent = connection.bytes_sent();
+        self.slot(i).stream.sent = connection.bytes_sent();
         self.land(i);
-        if self.slot(i).abort.is_none() {
+        if self.slot(i).stream.abort.is_none() {
             self.put_output(i, connection);
             self.feed(i, Some(connection));
         }
-        if self.slot(i).abort.is_some() {
+        if self.slot(i).stream.abort.is_some() {
             return Answer::Close;
         }
         self.land(i);
@@ -40,11 +40,11 @@ impl Driver {
 
     fn pause_or_go_on(&mut self, i: u32, connection: &Connection<'_>) -> Answer {
         let slot = self.slot(i);
-        if !connection.input.is_empty() || slot.stash_end.is_some() {
-            slot.paused = true;
+        if !connection.input.is_empty() || slot.stash.end.is_some() {
+            slot.stream.paused = true;
             return Answer::WaitUntil(Time::MAX);
         }
-        if slot.paused {
+        if slot.stream.paused {
             // Only being woken ends a pause.
             self.touch(i);
         }
@@ -58,14 +58,13 @@ impl Driver {
             slot.stage = Stage::Closing;
             return Some(Answer::CloseAfterSend);
         }
-        let first = self.ops.get(slot.waiting.first)?.kind;
+        let first = self.ops.get(slot.present.waiting.first)?.kind;
         if !matches!(first, Kind::HalfClose | Kind::Disconnect) {
             return None;
         }
-        let index = self.ops.pop_front(&mut slot.waiting, Link::Sent)?;
+        let index = self.ops.pop_front(&mut slot.present.waiting, Link::Sent)?;
         self.ops.at(index).lane = Lane::None;
         if first == Kind::HalfClose {
-            slot.half_closed = true;
             self.finish(index, Ok(()), 0);
             return Some(Answer::HalfClose);
         }
@@ -79,7 +78,7 @@ impl Driver {
         loop {
             let slot = &mut self.slots[i as usize];
             let first = slot.flying.first;
-            if first == NONE || self.ops.at(first).end > slot.sent {
+            if first == NONE || self.ops.at(first).end > slot.stream.sent {
                 return;
             }
             self.ops.pop_front(&mut slot.flying, Link::Sent);
@@ -112,28 +111,23 @@ impl Driver {
 
     fn has_more_to_put(&mut self, i: u32, window: usize) -> bool {
         let slot = &self.slots[i as usize];
-        let is_message = self.ops.get(slot.waiting.first).is_some_and(|op| op.kind.sends());
-        is_message && ((slot.put - slot.sent) as usize) < window
+        let is_message = self.ops.get(slot.present.waiting.first).is_some_and(|op| op.kind.sends());
+        is_message && ((slot.stream.put - slot.stream.sent) as usize) < window
     }
 
     /// Puts bytes of the first operation that waits into a lease.
     fn put_some(&mut self, i: u32, lease: &mut Lease) {
-        let Slot { framing, waiting, flying, receiving, put, .. } = &mut self.slots[i as usize];
-        let index = waiting.first;
+        let Slot { framing, present, flying, stream, .. } = &mut self.slots[i as usize];
+        let index = present.waiting.first;
         let op = self.ops.at(index);
-        let begins = op.kind == Kind::SendReceive && !op.receives;
         let count = op.fill(*framing, lease.spare_mut());
         lease.commit(count);
         op.put += count;
-        *put += count as u64;
-        op.end = *put;
+        stream.put += count as u64;
+        op.end = stream.put;
         let (kind, is_whole) = (op.kind, op.put == op.wire_len(*framing));
-        if begins {
-            op.receives = true;
-            self.ops.push_back(receiving, Link::Received, index);
-        }
         if is_whole {
-            self.ops.pop_front(waiting, Link::Sent);
+            self.ops.pop_front(&mut present.waiting, Link::Sent);
             self.ops.at(index).lane = Lane::None;
             if kind == Kind::Send {
                 self.ops.at(index).lane = Lane::Flying;
@@ -144,7 +138,7 @@ impl Driver {
 
     /// Gives what has come to the operations that wait for it, in their order.
     pub(super) fn feed(&mut self, i: u32, mut connection: Option<&mut Connection<'_>>) {
-        while self.slots[i as usize].receiving.first != NONE {
+        while self.slots[i as usize].present.receiving.first != NONE {
             let more = match connection.as_deref_mut() {
                 Some(connection) => self.feed_first(i, Some(connection)),
                 None => self.feed_first(i, None),
@@ -155,29 +149,37 @@ impl Driver {
         }
     }
 
-    /// Gives the next bytes to the first operation. Answers whether there may be more to do.
+    /// Gives the next bytes to the first operation. Returns whether there may be more to do.
     fn feed_first(&mut self, i: u32, connection: Option<&mut Connection<'_>>) -> bool {
-        let slot = &mut self.slots[i as usize];
-        let index = slot.receiving.first;
-        let framing = slot.framing;
+        let index = self.slots[i as usize].present.receiving.first;
         let op = self.ops.at(index);
+        if op.is_withdrawn() {
+            self.withdraw_receive(i, index, Error::Cancelled);
+            return true;
+        }
+        // Whatever comes now is no reply to it.
+        if !op.has_begun() {
+            return false;
+        }
+        let slot = &mut self.slots[i as usize];
+        let framing = slot.framing;
         let has_input = connection.as_ref().is_some_and(|c| !c.input.is_empty());
         // A reply cannot be among what an earlier connection left.
-        if op.kind == Kind::SendReceive && slot.stash_end.take().is_some() {
+        if op.kind == Kind::SendReceive && slot.stash.end.is_some() {
             slot.stash.clear();
         }
         let taken = if op.done {
             Ok(None)
         } else if !slot.stash.is_empty() {
-            let taken = op.take(framing, &slot.stash);
-            taken.inspect(|taken| drop(slot.stash.drain(..taken.bytes))).map(Some)
-        } else if let Some(why) = slot.stash_end.clone()
+            let taken = op.take(framing, slot.stash.bytes());
+            taken.inspect(|taken| slot.stash.consume(taken.bytes)).map(Some)
+        } else if let Some(why) = slot.stash.end.clone()
             && (op.kind != Kind::Receive || op.reply.is_empty())
         {
             return self.end_of_stash(i, why);
         } else if let Some(connection) = connection
             && has_input
-            && slot.stash_end.is_none()
+            && slot.stash.end.is_none()
         {
             let taken = op.take(framing, connection.input.first_slice());
             taken.inspect(|taken| connection.input.consume(taken.bytes)).map(Some)
@@ -216,7 +218,7 @@ impl Driver {
             op.reply.truncate(op.reply.len() - delimiter.bytes().len());
         }
         let put = op.put;
-        self.ops.pop_front(&mut slot.receiving, Link::Received);
+        self.ops.pop_front(&mut slot.present.receiving, Link::Received);
         self.finish(index, Ok(()), put);
         true
     }
@@ -224,18 +226,22 @@ impl Driver {
     /// What has come is not what may come: nobody knows where the next message begins.
     fn refuse(&mut self, i: u32, index: u32, error: Error) {
         let slot = &mut self.slots[i as usize];
-        self.ops.pop_front(&mut slot.receiving, Link::Received);
+        self.ops.pop_front(&mut slot.present.receiving, Link::Received);
         let op = self.ops.at(index);
         op.receives = false;
         if op.lane == Lane::Waiting {
             op.lane = Lane::None;
-            self.ops.unlink(&mut slot.waiting, Link::Sent, index);
+            self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
         }
-        if slot.stash_end.take().is_some() {
+        if slot.stash.end.is_some() {
             // Of a connection that is gone; the present one is not to blame.
             slot.stash.clear();
         } else {
-            slot.abort = Some(error.clone());
+            slot.stream.abort = Some(error.clone());
+            if let Error::FrameTooLarge(_) = error {
+                slot.stream.spoiled = true;
+                slot.stash.clear();
+            }
         }
         self.finish_ended(index, &error);
         self.touch(i);
@@ -244,8 +250,8 @@ impl Driver {
     /// What an earlier connection has left is used up, and its end comes next.
     fn end_of_stash(&mut self, i: u32, why: Error) -> bool {
         let slot = &mut self.slots[i as usize];
-        slot.stash_end = None;
-        if let Some(index) = self.ops.pop_front(&mut slot.receiving, Link::Received) {
+        slot.stash.clear();
+        if let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
             self.finish_ended(index, &why);
         }
         self.touch(i);
@@ -254,32 +260,34 @@ impl Driver {
 
     /// The peer has closed its side: what has come is given out, then the end is.
     pub(super) fn ended_by_peer(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
-        self.slot(i).sent = connection.bytes_sent();
+        self.slot(i).stream.sent = connection.bytes_sent();
         self.land(i);
-        self.feed(i, Some(connection));
-        let why = match &self.slot(i).abort {
-            Some(_) => return Answer::Close,
-            None => Error::ClosedByPeer,
-        };
-        self.keep_input(i, connection, &why);
+        if self.slot(i).stream.abort.is_none() {
+            self.feed(i, Some(connection));
+        }
+        if self.slot(i).stream.abort.is_some() {
+            return Answer::Close;
+        }
+        let why = Error::ClosedByPeer;
+        self.keep_input(i, connection);
         self.end_receives(i, &why);
+        // Nothing more goes out on this connection.
+        let keep = self.keeps_unsent(i);
+        self.settle_waiting(i, &why, keep);
         let slot = self.slot(i);
         slot.stage = Stage::Closing;
         slot.ended = why.clone();
-        slot.why = Some(why);
+        slot.stream.why = Some(why);
         Answer::CloseAfterSend
     }
 
     /// Keeps what a connection that ends has brought and nobody has asked for yet.
-    pub(super) fn keep_input(&mut self, i: u32, connection: &mut Connection<'_>, why: &Error) {
+    pub(super) fn keep_input(&mut self, i: u32, connection: &mut Connection<'_>) {
         let slot = self.slot(i);
-        // After an error of the stream, or an unanswered request, it is of no use.
-        if matches!(why, Error::TimedOut | Error::Cancelled | Error::FrameTooLarge(_)) {
+        if slot.stream.spoiled {
             slot.stash.clear();
         } else {
-            for slice in connection.input.slices() {
-                slot.stash.extend_from_slice(slice);
-            }
+            connection.input.slices().for_each(|slice| slot.stash.push_back(slice));
         }
         let bytes = connection.input.len();
         connection.input.consume(bytes);
@@ -287,12 +295,37 @@ impl Driver {
 
     /// The connection is at its end for those that receive.
     pub(super) fn end_receives(&mut self, i: u32, why: &Error) {
-        if !self.slot(i).receiving.is_empty() && !self.slot(i).stash.is_empty() {
-            self.slot(i).stash_end = Some(why.clone());
+        // Requests that have not begun have no part in it.
+        let slot = &mut self.slots[i as usize];
+        let (mut here, mut others) = (Fifo::EMPTY, Fifo::EMPTY);
+        while let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
+            let line = if self.ops.at(index).has_begun() { &mut here } else { &mut others };
+            self.ops.push_back(line, Link::Received, index);
+        }
+        slot.present.receiving = here;
+        if !here.is_empty() && !slot.stash.is_empty() {
+            slot.stash.end = Some(why.clone());
             self.feed(i, None);
         }
         self.fail_receives(i, why);
         let slot = self.slot(i);
-        slot.stash_end = (!slot.stash.is_empty()).then(|| why.clone());
+        slot.present.receiving = others;
+        slot.stash.end = (!slot.stash.is_empty()).then(|| why.clone());
+    }
+
+    /// Ends all that wait for bytes of the present connection.
+    fn fail_receives(&mut self, i: u32, error: &Error) {
+        loop {
+            let slot = &mut self.slots[i as usize];
+            let first = self.ops.pop_front(&mut slot.present.receiving, Link::Received);
+            let Some(index) = first else { return };
+            let op = self.ops.at(index);
+            op.receives = false;
+            if op.lane == Lane::Waiting {
+                op.lane = Lane::None;
+                self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
+            }
+            self.finish_ended(index, error);
+        }
     }
 }

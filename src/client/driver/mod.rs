@@ -29,7 +29,7 @@ mod exchange;
 mod operations;
 mod slot;
 
-use slot::{Slot, Stage};
+use slot::{Place, Slot, Stage, Stream};
 
 /// How finely deadlines are kept.
 const TICK: Duration = Duration::from_millis(1);
@@ -195,9 +195,10 @@ impl Driver {
     /// Something of the client is due, or was once.
     fn time_came(&mut self, i: u32) {
         let now = self.now;
-        match self.slot(i).stage {
+        let slot = self.slot(i);
+        match slot.stage {
             Stage::BackOff(until) if until <= now => self.begin_round(i),
-            Stage::Resolving(until) if until <= now => self.resolved_too_late(i),
+            Stage::Resolving if slot.round_deadline <= now => self.resolved_too_late(i),
             _ => {}
         }
         let due = self.next_due(i);
@@ -267,7 +268,7 @@ impl Service for Driver {
 
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         let Some(i) = session.0 else { return Answer::Close };
-        self.slot(i).got_bytes = true;
+        self.slot(i).stream.got_bytes = true;
         self.act(i, connection)
     }
 
@@ -280,7 +281,7 @@ impl Service for Driver {
 
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         let Some(i) = session.0 else { return Answer::Close };
-        self.slot(i).paused = false;
+        self.slot(i).stream.paused = false;
         self.act(i, connection)
     }
 
@@ -288,6 +289,12 @@ impl Service for Driver {
         match session.0 {
             Some(i) => self.ended_by_peer(i, connection),
             None => Answer::Close,
+        }
+    }
+
+    fn cut_off(&mut self, connection: &mut Connection<'_>, session: &mut Session) {
+        if let Some(i) = session.0 {
+            self.keep_input(i, connection);
         }
     }
 
@@ -321,8 +328,10 @@ impl Service for Driver {
         }
         self.connect_some(turn);
         self.wake_dirty(turn);
-        let deferred = completer::run_deferred().then_some(self.now + TICK);
-        self.complete_some();
+        completer::run_deferred();
+        completer::in_turn(|| self.complete_some());
+        // Those that begin again and again what is refused at once leave the loop its time.
+        let deferred = completer::has_deferred().then_some(self.now + TICK);
         self.end_if_done(turn);
         let more = more || !self.dirty.is_empty() || !self.ended.is_empty();
         let soon = more.then_some(self.now);

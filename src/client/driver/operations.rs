@@ -2,7 +2,7 @@
 //! and how it ends early. How bytes get it done is in `exchange`, how a connection does in
 //! `connecting`.
 
-use super::{Driver, Ended, Error, Kind, Lane, Link, NONE, Op, Stage, connecting};
+use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Stage, connecting};
 use crate::base::time::Time;
 
 impl Driver {
@@ -10,6 +10,9 @@ impl Driver {
     pub(super) fn submit(&mut self, i: u32, index: u32) {
         let op = self.ops.at(index);
         let (kind, deadline) = (op.kind, op.deadline);
+        if op.completer.is_cancelled() && kind != Kind::Disconnect {
+            return self.finish(index, Err(Error::Cancelled), 0);
+        }
         if deadline != Time::MAX {
             self.deadlines.set_earlier(index, deadline);
         }
@@ -23,42 +26,56 @@ impl Driver {
         }
     }
 
-    pub(super) fn submit_transfer(&mut self, i: u32, index: u32, kind: Kind) {
+    /// An operation takes its places in line when it is begun, for the connection that it will meet.
+    fn submit_transfer(&mut self, i: u32, index: u32, kind: Kind) {
         let slot = &mut self.slots[i as usize];
-        let is_open = matches!(slot.stage, Stage::Open(_));
-        let reconnects = slot.reconnect.is_some() && slot.stage == Stage::Closing;
-        let can_wait = slot.is_trying() || reconnects;
-        let has_stash = !slot.stash.is_empty() || slot.stash_end.is_some();
-        if slot.half_closed && (kind.sends() || kind == Kind::HalfClose) {
+        let place = slot.place();
+        let only_receives = kind.receives() && !kind.sends();
+        // What an earlier connection left is there without any.
+        let has_left = slot.stash.end.is_some() && !slot.leaving;
+        let next = match place {
+            Place::Nowhere | Place::Next if only_receives && has_left => false,
+            Place::Nowhere => {
+                let why = if slot.leaving { Error::NotConnected } else { slot.ended.clone() };
+                return self.turn_away(index, why);
+            }
+            Place::Present => false,
+            Place::Next => true,
+        };
+        let queues = slot.queues(next);
+        if queues.fin && !only_receives {
             return self.turn_away(index, Error::HalfClosed);
         }
-        let receives = !kind.sends() && kind != Kind::HalfClose;
-        if !(is_open || can_wait || (receives && has_stash)) {
-            let why = slot.ended.clone();
-            return self.turn_away(index, why);
+        let op = self.ops.at(index);
+        op.next = next;
+        if !only_receives {
+            op.lane = Lane::Waiting;
+            queues.fin = kind == Kind::HalfClose;
+            self.ops.push_back(&mut queues.waiting, Link::Sent, index);
         }
-        if receives {
+        if kind.receives() {
             self.ops.at(index).receives = true;
-            self.ops.push_back(&mut slot.receiving, Link::Received, index);
+            self.ops.push_back(&mut queues.receiving, Link::Received, index);
             self.feed(i, None);
-        } else {
-            self.ops.at(index).lane = Lane::Waiting;
-            self.ops.push_back(&mut slot.waiting, Link::Sent, index);
         }
         self.touch(i);
     }
 
-    pub(super) fn submit_disconnect(&mut self, i: u32, index: u32) {
-        match self.slot(i).stage {
-            Stage::Open(_) => {
-                let slot = &mut self.slots[i as usize];
+    fn submit_disconnect(&mut self, i: u32, index: u32) {
+        let slot = &mut self.slots[i as usize];
+        match slot.stage {
+            Stage::Open(_) if !slot.leaving => {
+                slot.leaving = true;
                 self.ops.at(index).lane = Lane::Waiting;
-                self.ops.push_back(&mut slot.waiting, Link::Sent, index);
+                self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
                 self.touch(i);
             }
-            Stage::Closing => {
-                let slot = &mut self.slots[i as usize];
+            // The connection ends already, and no other is to follow.
+            Stage::Open(_) | Stage::Closing => {
+                slot.leaving = true;
                 self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+                self.fail_connect(i, Error::Cancelled);
+                self.fail_queues(i, true, &Error::Cancelled);
             }
             Stage::Idle => self.finish(index, Ok(()), 0),
             _ => {
@@ -82,7 +99,7 @@ impl Driver {
 
     /// Fails an operation that the client is not in the state for. Its caller is told at the next
     /// tick and not in this turn: one that tries again and again does not keep the loop busy.
-    fn turn_away(&mut self, index: u32, error: Error) {
+    pub(super) fn turn_away(&mut self, index: u32, error: Error) {
         let op = self.ops.at(index);
         let result = op.kind.ending(error);
         op.ended = Some(Ended { result, bytes_sent: 0, address: None });
@@ -105,48 +122,84 @@ impl Driver {
             // It ends when the connection does, which is not up to this side alone.
             Kind::Disconnect => {}
             Kind::Send | Kind::SendReceive | Kind::HalfClose => self.end_send(i, index, error),
-            Kind::Receive | Kind::Message | Kind::ToEnd { .. } => {
-                let slot = &mut self.slots[i as usize];
-                self.ops.unlink(&mut slot.receiving, Link::Received, index);
-                let mut bytes = self.ops.at(index).give_up_reply();
-                bytes.append(&mut slot.stash);
-                slot.stash = bytes;
-                self.finish(index, Err(error), 0);
-            }
+            Kind::Receive | Kind::Message | Kind::ToEnd { .. } => self.end_receive(i, index, error),
         }
     }
 
-    pub(super) fn end_send(&mut self, i: u32, index: u32, error: Error) {
+    /// What a receive had got goes to the next in line.
+    fn end_receive(&mut self, i: u32, index: u32, error: Error) {
+        self.withdraw_receive(i, index, error);
+        self.feed(i, None);
+        self.touch(i);
+    }
+
+    pub(super) fn withdraw_receive(&mut self, i: u32, index: u32, error: Error) {
+        let bytes = self.ops.at(index).give_up_reply();
+        self.leave_receiving(i, index);
+        self.slot(i).stash.give_back(bytes);
+        self.finish(index, Err(error), 0);
+    }
+
+    fn end_send(&mut self, i: u32, index: u32, error: Error) {
         let slot = &mut self.slots[i as usize];
         let framing = slot.framing;
         let op = self.ops.at(index);
-        let (put, kind, lane, receives) = (op.put, op.kind, op.lane, op.receives);
+        let (put, kind, lane, receives, next) = (op.put, op.kind, op.lane, op.receives, op.next);
         let is_whole = put == op.wire_len(framing);
         match lane {
-            Lane::Waiting => self.ops.unlink(&mut slot.waiting, Link::Sent, index),
+            Lane::Waiting => {
+                let queues = slot.queues(next);
+                queues.fin &= kind != Kind::HalfClose;
+                self.ops.unlink(&mut queues.waiting, Link::Sent, index);
+            }
             Lane::Flying => self.ops.unlink(&mut slot.flying, Link::Sent, index),
             Lane::None => {}
         }
         if receives {
-            self.ops.unlink(&mut slot.receiving, Link::Received, index);
+            self.leave_receiving(i, index);
         }
-        let cut = kind == Kind::Send && framing.is_some() && put > 0 && !is_whole;
-        if (kind == Kind::SendReceive && put > 0) || cut {
-            slot.abort = Some(error.clone());
-            self.touch(i);
+        let slot = self.slot(i);
+        let unanswered = kind == Kind::SendReceive && put > 0;
+        if unanswered || (kind == Kind::Send && framing.is_some() && put > 0 && !is_whole) {
+            slot.stream.abort = Some(error.clone());
+            slot.stream.spoiled |= unanswered;
         }
         self.finish(index, Err(error), put);
+        // Those behind it may go on.
+        self.feed(i, None);
+        self.touch(i);
+    }
+
+    pub(super) fn leave_receiving(&mut self, i: u32, index: u32) {
+        let op = self.ops.at(index);
+        let next = op.next;
+        op.receives = false;
+        let queues = self.slots[i as usize].queues(next);
+        self.ops.unlink(&mut queues.receiving, Link::Received, index);
     }
 
     /// Ends everything that a client has under way.
     pub(super) fn fail_all(&mut self, i: u32, error: &Error) {
-        let slot = &mut self.slots[i as usize];
-        let connect = std::mem::replace(&mut slot.connect, NONE);
-        if connect != NONE {
-            self.finish(connect, Err(error.clone()), 0);
+        self.fail_connect(i, error.clone());
+        while let Some(index) = {
+            let slot = &mut self.slots[i as usize];
+            self.ops.pop_front(&mut slot.flying, Link::Sent)
+        } {
+            self.fail_sent(i, index, error);
         }
-        self.fail_sends(i, error);
-        self.fail_receives(i, error);
+        self.fail_queues(i, false, error);
+        self.fail_queues(i, true, error);
+        self.finish_disconnects(i);
+    }
+
+    pub(super) fn fail_connect(&mut self, i: u32, error: Error) {
+        let connect = std::mem::replace(&mut self.slot(i).connect, NONE);
+        if connect != NONE {
+            self.finish(connect, Err(error), 0);
+        }
+    }
+
+    pub(super) fn finish_disconnects(&mut self, i: u32) {
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
             self.ops.pop_front(&mut slot.disconnect, Link::Sent)
@@ -155,46 +208,43 @@ impl Driver {
         }
     }
 
-    pub(super) fn fail_sends(&mut self, i: u32, error: &Error) {
-        loop {
-            let slot = &mut self.slots[i as usize];
-            let next = self.ops.pop_front(&mut slot.flying, Link::Sent);
-            let next = next.or_else(|| self.ops.pop_front(&mut slot.waiting, Link::Sent));
-            let Some(index) = next else { return };
-            if self.ops.at(index).receives {
-                self.ops.unlink(&mut slot.receiving, Link::Received, index);
-            }
-            let result = match self.ops.at(index).kind {
-                Kind::Disconnect => Ok(()),
-                _ => Err(error.clone()),
-            };
-            let put = self.ops.at(index).put;
-            self.finish(index, result, put);
+    /// Ends all that wait for one connection.
+    pub(super) fn fail_queues(&mut self, i: u32, next: bool, error: &Error) {
+        while let Some(index) = {
+            let queues = self.slots[i as usize].queues(next);
+            self.ops.pop_front(&mut queues.waiting, Link::Sent)
+        } {
+            self.fail_sent(i, index, error);
         }
+        while let Some(index) = {
+            let queues = self.slots[i as usize].queues(next);
+            self.ops.pop_front(&mut queues.receiving, Link::Received)
+        } {
+            self.finish_ended(index, error);
+        }
+        self.slot(i).queues(next).fin = false;
     }
 
-    /// Ends all that wait for bytes. The end of the stream is what one kind of them waits for.
-    pub(super) fn fail_receives(&mut self, i: u32, error: &Error) {
-        loop {
-            let slot = &mut self.slots[i as usize];
-            if let Some(index) = self.ops.pop_front(&mut slot.receiving, Link::Received) {
-                let op = self.ops.at(index);
-                op.receives = false;
-                if op.lane == Lane::Waiting {
-                    op.lane = Lane::None;
-                    self.ops.unlink(&mut slot.waiting, Link::Sent, index);
-                }
-                self.finish_ended(index, error);
-            } else {
-                return;
-            }
+    /// Ends an operation that was taken out of what is to be sent.
+    fn fail_sent(&mut self, i: u32, index: u32, error: &Error) {
+        let op = self.ops.at(index);
+        let (put, kind, receives) = (op.put, op.kind, op.receives);
+        if receives {
+            self.leave_receiving(i, index);
         }
+        let result = if kind == Kind::Disconnect { Ok(()) } else { Err(error.clone()) };
+        self.finish(index, result, put);
     }
 
     /// Completes a receive at the end of its connection.
     pub(super) fn finish_ended(&mut self, index: u32, error: &Error) {
         let op = self.ops.at(index);
-        let put = connecting::bytes_sent_of(&self.slots[op.slot as usize], op);
+        let slot = &self.slots[op.slot as usize];
+        // What is on the output of a connection that is not gone goes out yet.
+        let put = match slot.stream.gone {
+            true => connecting::bytes_sent_of(slot, op),
+            false => op.put,
+        };
         let result = op.kind.ending(error.clone());
         if result.is_err() {
             op.reply = op.give_up_reply();
@@ -202,26 +252,28 @@ impl Driver {
         self.finish(index, result, put);
     }
 
-    /// All operations of a client that can have a deadline.
-    pub(super) fn each_op(&mut self, i: u32, mut see: impl FnMut(u32, &Op)) {
-        let slot = &self.slots[i as usize];
-        let (connect, waiting, receiving) = (slot.connect, slot.waiting, slot.receiving);
-        if connect != NONE {
-            see(connect, self.ops.at(connect));
+    /// Those that wait for the connection after this one wait for the present one now.
+    pub(super) fn advance_queues(&mut self, i: u32) {
+        let slot = &mut self.slots[i as usize];
+        let mut moved: Fifo = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
+        while let Some(index) = self.ops.pop_front(&mut moved, Link::Sent) {
+            self.ops.at(index).next = false;
+            self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
         }
-        for (fifo, link) in [(waiting, Link::Sent), (receiving, Link::Received)] {
-            let mut index = fifo.first;
-            while index != NONE {
-                see(index, self.ops.at(index));
-                index = self.ops.after(link, index);
-            }
+        let mut moved = std::mem::replace(&mut slot.next.receiving, Fifo::EMPTY);
+        while let Some(index) = self.ops.pop_front(&mut moved, Link::Received) {
+            self.ops.at(index).next = false;
+            self.ops.push_back(&mut slot.present.receiving, Link::Received, index);
         }
+        slot.present.fin = std::mem::take(&mut slot.next.fin);
     }
 
     /// What time brings for a client next; [`Time::MAX`] if nothing.
     pub(super) fn next_due(&mut self, i: u32) -> Time {
-        match self.slot(i).stage {
-            Stage::BackOff(until) | Stage::Resolving(until) => until,
+        let slot = self.slot(i);
+        match slot.stage {
+            Stage::BackOff(until) => until,
+            Stage::Resolving => slot.round_deadline,
             _ => Time::MAX,
         }
     }

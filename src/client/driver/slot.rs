@@ -16,14 +16,94 @@ use crate::service::ConnectionId;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
     Idle,
-    /// The name is being looked up, at most until then.
-    Resolving(Time),
+    /// The name is being looked up.
+    Resolving,
     Connecting,
     Open(ConnectionId),
     /// Either side has begun to close it.
     Closing,
     /// The next attempt is made then.
     BackOff(Time),
+}
+
+/// The operations that wait for one connection, in the order in which they were begun.
+pub(super) struct Queues {
+    /// To be sent.
+    pub(super) waiting: Fifo,
+    /// To receive.
+    pub(super) receiving: Fifo,
+    /// A half-close is among those to be sent, or was: nothing can be sent behind it.
+    pub(super) fin: bool,
+}
+
+impl Queues {
+    const EMPTY: Queues = Queues { waiting: Fifo::EMPTY, receiving: Fifo::EMPTY, fin: false };
+}
+
+/// What belongs to one connection, and is forgotten with it.
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Bytes put on its output, and how many of them the kernel has.
+    pub(super) put: u64,
+    pub(super) sent: u64,
+    pub(super) paused: bool,
+    pub(super) opened_at: Time,
+    pub(super) got_bytes: bool,
+    /// Why this side is to reset it.
+    pub(super) abort: Option<Error>,
+    /// Why it ends, where it is not what the engine will say.
+    pub(super) why: Option<Error>,
+    /// Where its next message begins is not known: what comes now is of no use.
+    pub(super) spoiled: bool,
+    /// It is gone: what is on its output goes out no more.
+    pub(super) gone: bool,
+}
+
+/// Bytes that were received and belong to no operation: given back by one that ended before it had
+/// all, or left by a connection that is gone.
+#[derive(Default)]
+pub(super) struct Stash {
+    bytes: Vec<u8>,
+    /// The first of them that has not been taken.
+    from: usize,
+    /// The connection that they came on is gone, for this reason, which comes behind them.
+    pub(super) end: Option<Error>,
+}
+
+impl Stash {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        self.from += count;
+        if self.is_empty() {
+            (self.bytes, self.from) = (Vec::new(), 0);
+        }
+    }
+
+    pub(super) fn push_back(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Puts back what was taken last.
+    pub(super) fn give_back(&mut self, mut bytes: Vec<u8>) {
+        if let Some(from) = self.from.checked_sub(bytes.len()) {
+            self.bytes[from..self.from].copy_from_slice(&bytes);
+            self.from = from;
+        } else {
+            bytes.extend_from_slice(self.bytes());
+            (self.bytes, self.from) = (bytes, 0);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Stash::default();
+    }
 }
 
 /// A client.
@@ -38,7 +118,7 @@ pub(super) struct Slot {
     pub(super) unsent: Unsent,
     pub(super) on_state: Option<OnState>,
 
-    /// Counts attempts to connect, over all clients that ever had the slot: what belongs to an
+    /// Counts rounds of attempts, over all clients that ever had the slot: what belongs to an
     /// earlier one is recognised.
     pub(super) epoch: u32,
     /// A name is being looked up for this slot, perhaps for an earlier attempt.
@@ -47,36 +127,36 @@ pub(super) struct Slot {
     pub(super) next_address: usize,
     pub(super) attempts: Vec<Attempt>,
     pub(super) round_deadline: Time,
-    /// Which attempt this is since the client was last connected.
+    /// Which attempt this is since the client was last connected for a while.
     pub(super) attempt: u32,
     pub(super) last_failure: Option<Error>,
-    pub(super) opened_at: Time,
-    pub(super) got_bytes: bool,
 
-    /// The operation that waits for a connection, and the first of those that wait for its end.
+    /// The operation that waits for a connection, and those that wait for its end.
     pub(super) connect: u32,
     pub(super) disconnect: Fifo,
-    /// To be sent; put on the output and not yet with the kernel; to receive.
-    pub(super) waiting: Fifo,
+    /// A disconnect has been begun: what is begun after it is for the next connection.
+    pub(super) leaving: bool,
+    /// For the present connection or, while there is none, the next.
+    pub(super) present: Queues,
+    /// For the one after a connection that is ending.
+    pub(super) next: Queues,
+    /// Put on the output and not yet with the kernel.
     pub(super) flying: Fifo,
-    pub(super) receiving: Fifo,
-    /// Bytes put on the present connection's output, and how many of them the kernel has.
-    pub(super) put: u64,
-    pub(super) sent: u64,
-    pub(super) half_closed: bool,
-    pub(super) paused: bool,
+    pub(super) stream: Stream,
+    pub(super) stash: Stash,
     /// In the queue of those that are to be woken.
     pub(super) dirty: bool,
-    /// Why this side is to reset the connection.
-    pub(super) abort: Option<Error>,
-    /// Why the connection ends, where it is not what the engine will say.
-    pub(super) why: Option<Error>,
-    /// What was received for an operation that ended before it had all: the begin of the rest.
-    pub(super) stash: Vec<u8>,
-    /// The stash is of a connection that is gone, for this reason.
-    pub(super) stash_end: Option<Error>,
     /// Why there is no connection.
     pub(super) ended: Error,
+}
+
+/// Which connection an operation is for that is begun now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    Present,
+    Next,
+    /// There is none, and none will be made.
+    Nowhere,
 }
 
 impl Slot {
@@ -99,28 +179,36 @@ impl Slot {
             round_deadline: Time::ZERO,
             attempt: 0,
             last_failure: None,
-            opened_at: Time::ZERO,
-            got_bytes: false,
             connect: NONE,
             disconnect: Fifo::EMPTY,
-            waiting: Fifo::EMPTY,
+            leaving: false,
+            present: Queues::EMPTY,
+            next: Queues::EMPTY,
             flying: Fifo::EMPTY,
-            receiving: Fifo::EMPTY,
-            put: 0,
-            sent: 0,
-            half_closed: false,
-            paused: false,
+            stream: Stream::default(),
+            stash: Stash::default(),
             dirty: false,
-            abort: None,
-            why: None,
-            stash: Vec::new(),
-            stash_end: None,
             ended: Error::NotConnected,
         }
     }
 
     /// Whether a connection is being made, or will be.
     pub(super) fn is_trying(&self) -> bool {
-        matches!(self.stage, Stage::Resolving(_) | Stage::Connecting | Stage::BackOff(_))
+        matches!(self.stage, Stage::Resolving | Stage::Connecting | Stage::BackOff(_))
+    }
+
+    /// Which connection an operation is for that is begun now.
+    pub(super) fn place(&self) -> Place {
+        let connects_again = self.connect != NONE || (self.reconnect.is_some() && !self.leaving);
+        match self.stage {
+            Stage::Open(_) if !self.leaving => Place::Present,
+            _ if self.is_trying() => Place::Present,
+            Stage::Open(_) | Stage::Closing if connects_again => Place::Next,
+            _ => Place::Nowhere,
+        }
+    }
+
+    pub(super) fn queues(&mut self, next: bool) -> &mut Queues {
+        if next { &mut self.next } else { &mut self.present }
     }
 }

@@ -58,18 +58,25 @@ fn a_callback_of_what_is_complete_runs_after_the_one_that_gives_it() {
 
 #[test]
 fn an_error_tells_whether_trying_again_can_help() {
-    let (target, _) = serve(2, |stream, _| drop(stream));
+    let (target, _) = serve(2, |mut stream, _| {
+        // Until it has been asked for something.
+        let _ = stream.read(&mut [0]);
+    });
     let clients = start();
     let client = clients.client(&target, Options::new()).unwrap();
     assert!(done(client.receive(Vec::new())).unwrap_err().is_final(), "never connected");
     client.connect(GUARD).wait().unwrap();
-    let failed = done(client.receive(Vec::new())).unwrap_err();
+    let receive = client.receive(Vec::new());
+    done(client.send(vec![1])).unwrap();
+    let failed = done(receive).unwrap_err();
     assert_eq!(failed.error, Error::ClosedByPeer);
     let failed = done(client.receive(Vec::new())).unwrap_err();
     assert!(failed.is_final() && !failed.error.is_final(), "it does not connect again");
     let slowly = Reconnect::between(GUARD, GUARD);
     let client = connected(&clients, &target, Options::new().reconnect(slowly));
-    let failed = done(client.receive(Vec::new())).unwrap_err();
+    let receive = client.receive(Vec::new());
+    done(client.send(vec![1])).unwrap();
+    let failed = done(receive).unwrap_err();
     assert_eq!((&failed.error, failed.is_final()), (&Error::ClosedByPeer, false));
     for (error, is_final) in [(Error::LoopEnded, true), (Error::QueueFull, false)] {
         assert_eq!(error.is_final(), is_final);
