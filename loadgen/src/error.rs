@@ -15,7 +15,7 @@ pub enum Exit {
     NotValid = 4,
     /// An objective was missed.
     SloMissed = 99,
-    /// Ended early by a signal or a key; the report is written.
+    /// Ended early by a signal or a key. The report is written.
     Interrupted = 130,
 }
 
@@ -41,9 +41,9 @@ impl From<Exit> for ExitCode {
 /// Why there is no report.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The command line asks for something that cannot be.
+    /// The command line asks for something impossible.
     Usage(String),
-    /// The set-up, or the run itself, failed.
+    /// The set-up or the run failed.
     Setup(String),
 }
 

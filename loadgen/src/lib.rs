@@ -1,21 +1,22 @@
-//! `loadgen`: drives thousands of verified clients against a TCP echo server.
+//! `loadgen` drives thousands of verified clients against a TCP echo server.
 //!
-//! The program is [`main`]; everything else is public so that tests, and a simulated kernel, can
-//! drive its parts. It is no interface for others.
+//! The program is [`main`]. Everything else is public so that tests, and a simulated kernel, can
+//! drive its parts; it is not an interface for other crates.
 //!
-//! Each room imports only from those above it:
+//! Each module imports only from those above it in this list:
 //!
-//! * `error`: why there is no report, and the exit codes; `units`: quantities, read and shown
+//! * `error`: why there is no report, and the exit codes; `units`: parsing and formatting of
+//!   quantities
 //! * `traffic`: which bytes are sent, and when
-//! * `stats`: what is counted and timed
-//! * `cli`: the flags, and the texts that they take
-//! * `plan`: a run that is possible, made of the flags and of what the machine allows
+//! * `stats`: counters, histograms and timings
+//! * `cli`: the flags and the grammar of their values
+//! * `plan`: a feasible run, made from the flags and the limits of the machine
 //! * `exec`: the threads that drive the connections
-//! * `report`: what is made of the records
+//! * `report`: text and JSON made from the records
 //! * `view`: what the terminal shows during a run, and the keys
-//! * `command`: a run, a search, a calibration; reports compared and merged
+//! * `command`: run, search, calibrate, compare and merge
 
-// Public for the tests' sake: whoever reads them reads the files.
+// Public only for tests, whose authors read the source.
 #![allow(missing_docs)]
 
 use std::ffi::OsString;
@@ -45,7 +46,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == local_server::COMMAND) {
         return local_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
-    // None of them can be a target, which has a port.
+    // None of these words can be a target, because a target has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
         Some("calibrate") => calibrate::run(&calibrate::CalibrateArgs::parse_from(words)),
         Some("compare") => compare::run(&compare::CompareArgs::parse_from(words)),

@@ -1,4 +1,4 @@
-//! The `loadgen` program: everything it does is in the library beside it.
+//! The `loadgen` program. Everything it does is in the library beside it.
 
 use std::process::ExitCode;
 

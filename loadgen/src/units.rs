@@ -1,4 +1,5 @@
-//! Quantities of the command line that cannot be zero here, in the grammar that the daemon has too.
+//! Quantities on the command line that must not be zero, in the grammar of the daemon; and
+//! quantities formatted for people.
 
 use std::time::Duration;
 
@@ -26,12 +27,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if time.is_zero() { Err("must be longer than zero".into()) } else { Ok(time) }
 }
 
-/// A time for people, with two decimals.
+/// Formats a time with two decimals.
 pub fn time_text(time: Duration) -> String {
     time_us(time.as_secs_f64() * 1e6)
 }
 
-/// A time in microseconds, in the unit and with the decimals that wrk shows.
+/// Formats a time in microseconds, in the unit and with the decimals that wrk uses.
 pub fn time_us(micros: f64) -> String {
     match micros {
         _ if micros >= 3_600e6 => format!("{:.2}h", micros / 3_600e6),
@@ -42,12 +43,12 @@ pub fn time_us(micros: f64) -> String {
     }
 }
 
-/// A count or a rate, with k and M for thousands.
+/// Formats a count or a rate, with k and M for powers of 1000.
 pub fn metric(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }
 
-/// A number of bytes, with K and M for powers of 1024.
+/// Formats a number of bytes, with K and M for powers of 1024.
 pub fn binary(bytes: f64) -> String {
     scaled(bytes, 1024.0, &["", "K", "M", "G", "T"])
 }

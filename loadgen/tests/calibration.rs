@@ -1,5 +1,4 @@
-//! `loadgen calibrate`: what it writes and where, and what later runs make of it. No times are
-//! asserted.
+//! `loadgen calibrate`: what it writes and where, and how later runs use it. No times are asserted.
 
 mod common;
 
@@ -7,7 +6,7 @@ use common::forms::{TestFile, assert_valid, count, schema};
 use common::{loadgen, program, start};
 use serde_json::Value;
 
-/// Long enough for a report of each step; how fast this machine is does not matter.
+/// Long enough for each step to have replies; the speed of the machine does not matter.
 fn calibrate(file: &TestFile, flags: &str) -> Value {
     let ended = loadgen(&format!("calibrate -d 1s -c 4 -o {file} {flags}")).expect(0);
     ended.says("\nClosed loop: ").says("\nOpen loop: ").says("\nFloor latency: ");

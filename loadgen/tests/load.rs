@@ -1,5 +1,5 @@
-//! The flags of the load, one run each, and the account of every request: offered is completed,
-//! timed out, unanswered and never sent, whatever the server does. No times are asserted.
+//! The flags of the load, one run each, and the account of every request: an offered request is
+//! completed, timed out, unanswered or never sent, whatever the server does. No times are asserted.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::{Ended, Running, loadgen, program, start, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// The counts of a report, after a look at whether they add up.
+/// The counts of a report that add up.
 struct Account {
     offered: u64,
     completed: u64,
@@ -44,8 +44,8 @@ fn account(json: &Value) -> Account {
     account
 }
 
-/// A run of an open loop against a server that does what it should. How well the schedule was kept
-/// is the machine's business, and not asserted.
+/// A run of an open loop against a correct server. How well the schedule was kept depends on the
+/// machine and is not asserted.
 #[track_caller]
 fn kept(flags: &str) -> Value {
     let ended = run(flags);
@@ -86,10 +86,11 @@ fn a_thread_that_polls_busily_never_sleeps_and_is_not_called_busy_for_it() {
     assert_eq!((account(&json).offered, &json["config"]["busy_poll"]), (1_000, &true.into()));
     let thread = &json["generator_threads"][0];
     let of = |key: &str| thread[key].as_u64().expect("a number");
-    // One that sleeps does so between any two of the thousand requests.
+    // A thread that sleeps does so between any two of the thousand requests.
     assert!(of("switches_voluntary") < 500, "{thread}");
     let (running, waiting, polling) = (of("running_ns"), of("waiting_ns"), of("polling_ns"));
-    // Not compared with running and waiting: time that a virtual machine is not given is neither.
+    // Not compared with running and waiting, because time that a virtual machine does not get is
+    // neither.
     assert!(polling > 0 && polling <= whole_run, "{whole_run}: {thread}");
     let busy = (running + waiting - polling.saturating_sub(waiting).min(running + waiting)) as f64;
     let ratio = json["generator_busy_ratio"].as_f64().expect("a number");
@@ -108,14 +109,15 @@ fn a_rate_below_the_number_of_threads_is_kept() {
     assert_eq!(json["connections"]["served"], 4);
 }
 
-/// A connection that owes a reply leaves its requests to nobody: without a schedule of its own
-/// each, the other nine would share them. On a slow machine some of theirs are never sent either.
+/// A connection that owes a reply does not pass its requests to others; without a schedule per
+/// connection, the other nine would share them. On a slow machine some of theirs are not sent
+/// either.
 #[test]
 fn a_strict_schedule_gives_each_connection_as_many() {
     let json = kept("-R 1k -c 10 -t 3 -d 1s --strict");
     assert_at_most_100_each(&json);
 
-    // Due at the start, the first request of each connection is sent on any machine.
+    // The first request of each connection is due at the start, so it is sent on any machine.
     let server = EchoServer::start(Fault::Stall { connection: 0, offset: 0 });
     let flags = "-R 1k -c 10 -t 1 -d 1s --strict --timeout 2s";
     let json = run(&format!("{} {flags}", server.address)).expect(4).json();
@@ -125,7 +127,7 @@ fn a_strict_schedule_gives_each_connection_as_many() {
     assert!(account(&json).never_sent >= 99, "{json}");
 }
 
-/// Of a thousand requests that are offered to ten connections.
+/// Of a thousand requests offered to ten connections.
 #[track_caller]
 fn assert_at_most_100_each(json: &Value) {
     let Account { offered, completed, .. } = account(json);
@@ -166,29 +168,29 @@ fn stages_offer_what_each_of_them_says() {
 fn a_server_that_never_answers_owes_everything() {
     for rate in ["", "-R 400", "-R 400 --strict", "-R 400 -p 4"] {
         let server = EchoServer::start(Fault::Mute);
-        // Time enough for the second life of a connection, also on a busy machine.
+        // Long enough for the second connection in a place, also on a busy machine.
         let flags = format!("{} -c 5 -t 2 -d 1500ms --timeout 300ms {rate}", server.address);
         let json = run(&flags).expect(4).json();
         let account = account(&json);
         assert!(server.fired() > 0);
         assert_eq!(account.completed, 0, "{rate}");
         assert!(account.timed_out >= 5, "{rate}: at least the first of each connection");
-        // In an open loop others take the places of those that were given up, to the end.
+        // In an open loop, other connections replace those that were given up, until the end.
         assert!(rate.is_empty() || account.offered == 600, "{rate}: {}", account.offered);
         let anew = json["reconnects"].as_u64().unwrap();
         assert_eq!(anew > 0, !rate.is_empty(), "{rate}: {anew}");
         assert!(rate.is_empty() || account.never_sent > 0, "{rate}");
         assert_eq!(json["verdict"], "nothing-served");
-        // What was given up is in the distribution with its age.
+        // A request that was given up is in the distribution with its age.
         assert!(json["latency"]["max_ns"].as_u64().unwrap() >= 300_000_000);
     }
 }
 
-/// Longer than a busy machine keeps a thread from running: nothing else is in time for it.
+/// Longer than a busy machine keeps a thread from running, so only the stall exceeds it.
 const STALL_TIMEOUT: &str = "2s";
 
-/// What was lost with connections that timed out, a request each: no more than one is under way on
-/// a connection, and one that is given up in the very turn of its begin is not even sent.
+/// Requests lost with connections that timed out, one each: at most one is outstanding per
+/// connection, and one that is given up in the turn in which it was begun is not sent.
 #[track_caller]
 fn lost_with_connections(account: &Account, json: &Value) -> u64 {
     let lost = json["errors"]["timed-out"].as_u64().expect("a count");
@@ -197,7 +199,7 @@ fn lost_with_connections(account: &Account, json: &Value) -> u64 {
     lost
 }
 
-/// A number of requests ends when each of them has its end, however long that takes.
+/// A run with a number of requests ends when each of them has ended, however long that takes.
 #[test]
 fn a_connection_that_stalls_times_out_and_the_others_go_on() {
     let server = EchoServer::start(Fault::Stall { connection: 1, offset: 64 });
@@ -209,7 +211,7 @@ fn a_connection_that_stalls_times_out_and_the_others_go_on() {
     assert_eq!(json["connections"]["lost"], 1);
 }
 
-/// One connection: were it not begun anew, nothing would be sent after the stall.
+/// With one connection, nothing would be sent after the stall unless it was replaced.
 #[test]
 fn a_connection_that_timed_out_is_begun_anew_in_an_open_loop() {
     for strict in ["", "--strict"] {
@@ -241,7 +243,7 @@ fn connections_are_spread_over_all_targets() {
     assert_eq!(json["target"], expected.join(","));
     let mut completed = 0;
     for (nth, (server, connections)) in servers.iter().zip([3, 3, 2]).enumerate() {
-        // Those of the reset clients come, too.
+        // Those of the reset clients arrive too.
         until("all are accepted", || (server.peers().len() > connections).then_some(()));
         let count = |key: &str| json["per_target"][nth][key].as_u64().expect("a count");
         assert_eq!(count("connections_established"), connections as u64, "{json}");
@@ -268,7 +270,7 @@ fn a_connection_that_is_reset_leaves_its_requests_unanswered() {
 #[test]
 fn a_thread_without_connections_still_offers_its_part() {
     for strict in ["", "--strict"] {
-        // Due at the start, its first request is sent on any machine.
+        // The first request is due at the start, so it is sent on any machine.
         let server = EchoServer::start(Fault::Close { connection: 0, offset: 0 });
         let flags = format!("-c 2 -t 2 -R 1k -d 700ms {strict}");
         let json = run(&format!("{} {flags}", server.address)).expect(4).json();
@@ -287,13 +289,14 @@ fn more_than_the_server_can_take_adds_up_exactly() {
         let json = kept(&flags);
         let account = account(&json);
         assert_eq!((account.offered, account.timed_out + account.unanswered), (1_000, 0));
-        // Four connections, fifty requests in a second each, at most.
+        // Four connections with at most fifty requests per second each.
         assert!(account.completed <= 204, "{}", account.completed);
         assert!(account.never_sent >= 796, "{}", account.never_sent);
-        // Those that waited for a connection are late on the server's account, not on ours.
+        // Requests that waited for a connection are late because of the server, not because of the
+        // generator.
         let lag = |which: &str| json[which]["p50_ns"].as_u64().unwrap();
         assert!(lag("send_lag") > lag("own_lag"), "{json}");
-        // And the time that they waited is part of their latency, not of the service time.
+        // The time that they waited is part of their latency, not of the service time.
         assert!(json["latency"]["p50_ns"].as_u64().unwrap() > lag("service_time"), "{json}");
     }
 }
@@ -304,12 +307,13 @@ fn latency_counts_from_the_intended_time() {
     let json = kept(&format!("{} -c 1 -R 1k -n 100", server.address));
     let Account { offered, completed, .. } = account(&json);
     assert_eq!((offered, completed), (100, 100));
-    // The last is intended after 99 ms, and the server is done with it after 500 ms at the
-    // earliest: it sleeps that long.
+    // The last one is due after 99 ms, and the server completes it after 500 ms at the earliest,
+    // because it sleeps that long.
     let least = 400_000_000;
     assert!(json["latency"]["max_ns"].as_u64().unwrap() >= least, "{json}");
     assert!(json["send_lag"]["max_ns"].as_u64().unwrap() >= least - 5_000_000, "{json}");
-    // A closed loop sends the next one only when it has the last reply, and sees nothing of that.
+    // A closed loop sends the next request when it has the last reply, so it does not show the
+    // delay.
     let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
     let json = run(&format!("{} -c 1 -n 100", server.address)).expect(0).json();
     assert_eq!((&json["latency"]["count"], &json["send_lag"]["count"]), (&100.into(), &0.into()));
@@ -324,7 +328,7 @@ fn what_was_sent_shortly_before_a_connection_timed_out_is_unanswered() {
     let account = account(&json);
     assert!(server.fired() > 0);
     assert!(account.timed_out > 0 && account.unanswered > 0, "{json}");
-    // One that was begun in the very turn in which its connection is closed is never sent.
+    // A request that was begun in the turn in which its connection is closed is never sent.
     let begun = json["requests_begun"].as_u64().unwrap();
     let sent = account.timed_out + account.unanswered;
     assert!((sent..=sent + account.never_sent).contains(&begun), "{json}");
@@ -337,7 +341,7 @@ fn a_generator_that_cannot_keep_its_schedule_says_so() {
     ended.says("Verdict: generator-limited (").says("Offered: 5000000 requests: ");
 }
 
-/// How long a generator is stopped, at least.
+/// How long the generator is stopped, at least.
 const STOPPED: Duration = Duration::from_millis(500);
 
 fn stop_for_a_while(run: &Running) {
@@ -346,8 +350,8 @@ fn stop_for_a_while(run: &Running) {
     run.signal(Signal::CONT);
 }
 
-/// While it is stopped nothing is sent, and what it sends behind that waits for connections that it
-/// has kept busy itself: it is the generator that was late, not the server.
+/// A stopped generator sends nothing, and what it sends afterwards waits for connections that it
+/// keeps busy itself. So the generator was late, not the server.
 #[test]
 fn a_generator_that_was_stopped_for_a_while_says_so() {
     for flags in ["-c 2", "-c 3 --strict", "-c 2 -p 4"] {
@@ -359,15 +363,15 @@ fn a_generator_that_was_stopped_for_a_while_says_so() {
         let json = run.wait().expect(4).json();
         assert_eq!(json["verdict"], "generator-limited", "{flags}");
         assert_eq!(account(&json).completed, 400, "{flags}");
-        // All that was due in half a second of two is late by what was left of that, and not only
-        // the first request for each connection: of a quarter of the requests, a tenth by 300 ms.
-        // The stop is seen 50 ms late if every connection was busy when it came.
+        // All requests due in half a second of two are late by the rest of that time, not only the
+        // first one of each connection: of a quarter of the requests, a tenth by 300 ms. The stop
+        // is noticed 50 ms late if every connection was busy.
         let own_lag_p90 = json["own_lag"]["p90_ns"].as_u64().expect("nanoseconds");
         assert!(own_lag_p90 > 100_000_000, "{flags}: {json}");
     }
 }
 
-/// It has no schedule that would show it.
+/// A closed loop has no schedule that would show it.
 #[test]
 fn a_closed_loop_that_was_stopped_for_a_while_says_how_long() {
     let server = EchoServer::start(Fault::None);
@@ -379,7 +383,7 @@ fn a_closed_loop_that_was_stopped_for_a_while_says_how_long() {
     until("it has gone on", || (server.bytes() > before + 10_000).then_some(()));
     run.signal(Signal::INT);
     let json = run.wait().expect(130).json();
-    // It may have been asleep for 50 ms of that, as it wanted to be.
+    // For 50 ms of that it may have been asleep on purpose.
     assert!(json["longest_pause_ns"].as_u64().expect("a time") > 400_000_000, "{json}");
 }
 
@@ -436,7 +440,7 @@ fn connections_are_begun_anew_at_the_end_of_their_lifetime() {
         let server = EchoServer::start(Fault::None);
         let json = kept(&format!("{} -c 5 --lifetime 10 {load}", server.address));
         assert_eq!(account(&json).completed, 1_000, "{load}");
-        // A hundred lives at least, but for those that begin together.
+        // At least a hundred connections, except those that begin together.
         assert!(begun_anew(&server, &json) >= 95, "{load}: {json}");
         assert_eq!(json["connections"]["lost"], 0, "{load}");
     }
@@ -452,21 +456,21 @@ fn connections_are_begun_anew_when_their_time_is_over() {
         until("many have had their time", || (server.peers().len() > LIVES).then_some(()));
         run.signal(Signal::INT);
         let json = run.wait().expect(130).json();
-        // An interrupted run may leave the last reply on each connection, and none before that.
+        // An interrupted run may leave the last reply of each connection, and no earlier one.
         let account = account(&json);
         assert!(account.timed_out == 0 && account.unanswered <= 5, "{load}: {json}");
         assert!(begun_anew(&server, &json) as usize > LIVES - 10, "{load}: {json}");
     }
 }
 
-/// How many connections took the place of one of five, after a look at whether as many are known to
-/// the server, and none was lost.
+/// How many connections replaced one of five. Asserts that the server accepted as many and that
+/// none was lost.
 #[track_caller]
 fn begun_anew(server: &EchoServer, json: &Value) -> u64 {
     let reconnects = json["reconnects"].as_u64().unwrap();
     let accepted = || server.peers().len() as u64;
     until("the server has accepted all", || (accepted() >= 5 + reconnects).then_some(()));
-    // At the very end one may be under way in each place that nobody waits for.
+    // At the end, one that nobody waits for may be in progress in each place.
     assert!(accepted() <= 10 + reconnects, "{}: {json}", accepted());
     assert_eq!(json["connect_latency"]["count"], 5 + reconnects, "{json}");
     assert_eq!(json["connections"]["established"], 5, "{json}");
@@ -510,7 +514,7 @@ fn rude_clients_do_what_they_say_and_are_kept_apart() {
     let bytes = |kind: &str, key: &str| of(kind)[key].as_u64().unwrap();
     assert!(bytes("half-close", "established") > 3, "again and again");
     assert_eq!(bytes("reset", "bytes_received"), 0);
-    // Each reads a buffer of 4 KiB at the most in 100 ms, and sends what there is room for.
+    // Each reads at most a buffer of 4 KiB per 100 ms, and sends what there is room for.
     let reads_max = 2 * (whole_run.as_millis() as u64 / 100 + 2);
     assert!(bytes("slow-reader", "bytes_received") <= reads_max * (4 << 10), "{json}");
     assert!(bytes("slow-reader", "bytes_sent") > bytes("slow-reader", "bytes_received"), "{json}");
@@ -525,7 +529,7 @@ fn half_closed_clients_have_their_whole_reply() {
     let count = &json["rude_clients"][0];
     let number = |key: &str| count[key].as_u64().expect(key);
     assert!(number("finished") > 2, "{count}");
-    // The last ones may have been cut by the end of the run.
+    // The last ones may be cut off by the end of the run.
     assert!(number("bytes_received") + 2 * 4096 >= number("bytes_sent"), "{count}");
 }
 
@@ -534,11 +538,11 @@ fn the_seconds_add_up_to_the_whole() {
     let server = EchoServer::start(Fault::None);
     let json = kept(&format!("{} -c 10 -t 2 -R 1k -d 2500ms", server.address));
     let seconds = json["seconds"].as_array().expect("a list");
-    // A thread that does not run when a second is over makes a longer one of it.
+    // If a thread does not run when a second ends, that second becomes longer.
     assert!((1..=4).contains(&seconds.len()), "{}", seconds.len());
     let sum = |key: &str| seconds.iter().map(|second| second[key].as_u64().unwrap()).sum::<u64>();
-    // On each connection the first may be sent before the first second begins to be counted, and
-    // the last after the end of the last one; so with the replies.
+    // On each connection, the first request may be sent before the first second is counted, and the
+    // last one after the end of the last second; the same holds for replies.
     let Account { offered, never_sent, .. } = account(&json);
     let sent = offered - never_sent;
     assert_eq!(offered, 2_500);
@@ -573,12 +577,12 @@ fn flags_that_do_not_go_together_are_usage_errors() {
 #[test]
 fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    // The same socket again, with room for two that wait.
+    // The same socket again, with a backlog of two.
     rustix::net::listen(&listener, 1).expect("it listens already");
     let address = listener.local_addr().expect("it is bound");
-    // The kernel may take a connect and then turn away its last packet; bytes that are sent then
-    // come when they have been sent again a few times.
-    // A schedule for each of them, so that none takes the requests of another.
+    // The kernel may accept a connect and then drop its last packet; bytes sent then arrive after a
+    // few retransmissions. Each connection has its own schedule, so that none takes the requests of
+    // another.
     let flags = format!("{address} -c 20 -R 20 --strict -d 2s --timeout 100s");
     let run = start(program(&flags));
     until("a connect is tried again", || is_connecting_again(address.port()).then_some(()));
@@ -587,7 +591,7 @@ fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
             let mut stream = stream.expect("a connection");
             thread::spawn(move || {
                 let mut back = stream.try_clone().expect("another descriptor");
-                // An error is the client's: it has closed.
+                // An error means that the client has closed.
                 let _ = std::io::copy(&mut stream, &mut back);
             });
         }
@@ -597,14 +601,14 @@ fn connects_that_a_full_backlog_turned_away_are_told_with_the_remedy() {
     ended.says("20 established, 20 served, 0 lost");
 }
 
-/// Whether a client has sent the first packet to this port of 127.0.0.1 a second time, which is a
-/// second after the first.
+/// Whether a client has repeated its first packet to this port of 127.0.0.1, which happens after
+/// one second.
 fn is_connecting_again(port: u16) -> bool {
     const SYN_SENT: &str = "02";
     let peer = format!("0100007F:{port:04X}");
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table of sockets");
     table.lines().skip(1).any(|line| {
-        // Number, local and remote address, state, queues, timer, how often sent again.
+        // Number, local and remote address, state, queues, timer, retransmissions.
         let fields: Vec<_> = line.split_whitespace().collect();
         fields[2] == peer && fields[3] == SYN_SENT && fields[6] != "00000000"
     })

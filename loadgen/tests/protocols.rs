@@ -1,5 +1,5 @@
-//! Whole runs against a server of loadgen's own with each service: exact counts, sizes around the
-//! ends of buffers, the largest and the smallest messages. No times are asserted.
+//! Whole runs against a local server with each service: exact counts, sizes around the ends of
+//! buffers, the largest and the smallest messages. No times are asserted.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn run(flags: &str) -> Value {
     json
 }
 
-/// Asserts that exactly the requests asked for were sent and answered, `len` bytes each on the
+/// Asserts that exactly the requested number of requests had replies, of `len` bytes each on the
 /// wire.
 #[track_caller]
 fn assert_exact(flags: &str, requests: u64, len: u64) {
@@ -54,7 +54,8 @@ fn frames_as_large_as_the_server_takes() {
 #[test]
 fn frames_at_a_rate() {
     let ended = loadgen("framed:// -c 5 -R 500 -n 250 --output-format json");
-    // A busy machine may keep the generator from its schedule, which is no fault of the protocol.
+    // A busy machine may prevent the generator from keeping its schedule, which is not a fault of
+    // the protocol.
     assert!([Some(0), Some(4)].contains(&ended.code), "{}", ended.stderr);
     let json = ended.json();
     assert_eq!((&json["replies"], &json["requests_begun"]), (&250.into(), &250.into()));
@@ -79,13 +80,13 @@ fn messages_over_connections_that_the_server_closes() {
     assert_exact("message:// -c 2 -l 65531", 50, 65_536);
     let json = run("message:// -c 4 -t 1 -n 40 -l 100");
     assert_eq!(json["connections"]["established"], 4);
-    // Each answer ends a connection; those begun after the last are closed unused.
+    // Each reply ends a connection. Those begun after the last reply are closed unused.
     let anew = json["reconnects"].as_u64().expect("a number");
     assert!((36..=40).contains(&anew), "{anew}");
     assert_eq!(json["errors"], serde_json::json!({}));
 }
 
-/// Asserts that each client that reads got each message.
+/// Asserts that each client that reads received each message.
 #[track_caller]
 fn assert_delivered(flags: &str, messages: u64, readers: u64) -> Value {
     let json = run(&format!("hub:// {flags} -n {messages}"));
@@ -125,7 +126,7 @@ fn a_hub_with_other_options() {
 
 #[test]
 fn members_that_never_read_do_not_keep_the_others_from_their_messages() {
-    // 32 MB for each: more than the kernel's buffers and the hub's queue hold.
+    // 32 MB per client: more than the kernel's buffers and the hub's queue hold.
     let json = assert_delivered("-c 6 -t 2 --never-read 2 -l 16000 -p 8", 2_000, 4);
     assert_eq!(json["hub"]["never_read"], 2);
     assert_eq!(json["connections"]["established"], 6);
@@ -135,7 +136,8 @@ fn members_that_never_read_do_not_keep_the_others_from_their_messages() {
 fn a_hub_at_a_rate() {
     let flags = "hub:// -c 10 --senders 3 -R 300 -n 100 --output-format json";
     let ended = loadgen(flags);
-    // A busy machine may keep the generator from its schedule, which is no fault of the hub.
+    // A busy machine may prevent the generator from keeping its schedule, which is not a fault of
+    // the hub.
     assert!([Some(0), Some(4)].contains(&ended.code), "{}", ended.stderr);
     let json = ended.json();
     assert_eq!((&json["replies"], &json["hub"]["deliveries"]), (&100.into(), &1_000.into()));

@@ -1,5 +1,5 @@
-//! What the built program leaves behind: every form of the report, the files beside it, objectives,
-//! the view on a terminal, and the exit codes. No times are asserted.
+//! What the built program writes: every form of the report, further files, objectives, the view on
+//! a terminal, and the exit codes. No times are asserted.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn decode(text: &Value) -> Histogram<u64> {
     Deserializer::new().deserialize(&mut bytes.as_slice()).expect("a histogram")
 }
 
-/// The objects of a run, a line each.
+/// The objects of a run, one per line.
 fn lines(ended: &Ended) -> Vec<Value> {
     let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     ended.stdout.lines().map(parse).collect()
@@ -44,7 +44,7 @@ fn the_schema_describes_real_runs() {
     }
 }
 
-/// How well a schedule is kept is the machine's business, so the exit code may be 4.
+/// How well a schedule is kept depends on the machine, so the exit code may be 4.
 #[test]
 fn the_schema_describes_open_loops() {
     let schema = schema("summary");
@@ -102,7 +102,7 @@ fn the_schema_finds_what_is_wrong() {
 #[test]
 fn the_histogram_of_a_run_has_the_percentiles_that_the_report_has() {
     let hgrm = TestFile::new("percentiles.hgrm");
-    // A prime: no percentile falls between two values, where readings may differ.
+    // A prime, so that no percentile falls between two values, where definitions may differ.
     let flags = format!("-c 5 -n 4999 --output-format json --hgrm {hgrm}");
     let json = loadgen(&flags).expect(0).json();
     let latency = &json["latency"];
@@ -150,12 +150,12 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     }
     let values: u64 = seconds.iter().map(|second| count(&second["latency"]["count"])).sum();
     assert_eq!(values, count(&summary["latency"]["count"]));
-    // Looked at every 20 ms: at the end of the run they are being closed.
+    // Checked every 20 ms. At the end of the run they are being closed.
     assert!(seconds[..2].iter().all(|second| second["connections_open"] == 5), "{seconds:?}");
     assert!(seconds[2..].iter().all(|second| count(&second["connections_open"]) <= 5));
 }
 
-/// How well the schedule is kept is the machine's business, so the exit code may be 4.
+/// How well the schedule is kept depends on the machine, so the exit code may be 4.
 #[test]
 fn rows_of_an_open_loop_have_the_send_lags_of_their_second() {
     let server = EchoServer::start(Fault::None);
@@ -165,7 +165,7 @@ fn rows_of_an_open_loop_have_the_send_lags_of_their_second() {
     let described = schema("second");
     seconds.iter().for_each(|second| assert_valid(&described, second));
     let sum: u64 = seconds.iter().map(|second| count(&second["send_lag"]["count"])).sum();
-    // A machine that is busy may not have sent all that was due.
+    // A busy machine may not have sent everything that was due.
     let sent = 1_100 - count(&summary["requests_never_sent"]);
     assert_eq!(count(&summary["requests_offered"]), 1_100);
     assert_eq!((sum, count(&summary["send_lag"]["count"])), (sent, sent));
@@ -175,7 +175,7 @@ fn rows_of_an_open_loop_have_the_send_lags_of_their_second() {
     let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
     let header = rows.next().expect("a header");
     let column = header.iter().position(|name| *name == "send_lag_p99_ns").expect("a column");
-    // Empty where nothing was sent in a second.
+    // Empty if nothing was sent in a second.
     let lags = rows.filter_map(|row| (!row[column].is_empty()).then(|| row[column].to_string()));
     let lags: Vec<u64> = lags.map(|lag| lag.parse().expect("a time")).collect();
     assert!(lags.iter().any(|lag| *lag > 0), "{lags:?}");
@@ -228,8 +228,8 @@ fn quiet_is_quiet_and_the_exit_code_tells() {
     ended.complains("loadgen: valid (").complains("max<1ns missed (");
 }
 
-/// What an interval log has: when it began, start and length of each interval in milliseconds, and
-/// all histograms added up.
+/// The content of an interval log: its start, the start and length of each interval in
+/// milliseconds, and the sum of all histograms.
 struct Log {
     began_ms: u128,
     intervals: Vec<(u128, u128)>,
@@ -270,8 +270,8 @@ fn the_interval_log_adds_up_to_the_run() {
     assert!(log.began_ms.abs_diff(unix_ms) <= 1, "only rounded off");
 }
 
-/// Requests that are answered, given up, and never sent, and some before the measured period. The
-/// stall comes so late that what is due behind it finds no connection before the end.
+/// Requests that are completed, given up, and never sent, and some before the measured period. The
+/// stall comes so late that requests due after it find no connection before the end.
 #[test]
 fn the_interval_log_of_an_overloaded_open_loop_adds_up_too() {
     let file = TestFile::new("overload.hlog");
@@ -409,7 +409,7 @@ fn two_runs_are_compared_side_by_side() {
     loadgen(&format!("compare {first}")).expect(2).complains("Usage: loadgen compare <FIRST>");
 }
 
-/// How well a schedule is kept is the machine's business, so the exit codes may be 4.
+/// How well a schedule is kept depends on the machine, so the exit codes may be 4.
 #[test]
 fn runs_with_the_same_settings_are_merged() {
     let files = ["a", "b", "c"].map(|name| TestFile::new(&format!("merge-{name}.json")));
@@ -433,7 +433,7 @@ fn runs_with_the_same_settings_are_merged() {
     loadgen(&format!("merge {}", files[0])).expect(2);
 }
 
-/// Runs the program on a terminal, and types keys when it shows something.
+/// Runs the program on a terminal, and types keys when it shows a text.
 fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<Value> {
     let python = Command::new("python3").arg("--version").output().is_ok();
     if !python {
@@ -465,7 +465,7 @@ fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
     for text in ["5 of 5 connections, 0 errors (q ends)", ", p99 ", ", max ", "█"] {
         assert!(shown.contains(text), "no {text:?} in\n{shown}");
     }
-    // The view is taken away before the report, which stays.
+    // The view is removed before the report, which stays.
     let (view, report) =
         shown.split_once("Running 600s").or(shown.split_once("Running 10m")).unwrap();
     assert!(view.contains("\u{1b}[2K"), "{view}");

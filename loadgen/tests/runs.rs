@@ -1,4 +1,4 @@
-//! Whole runs of the built program: with a server of its own, against others, within limits, and
+//! Whole runs of the built program: with a local server, against other servers, within limits, and
 //! interrupted. No times are asserted.
 
 mod common;
@@ -144,7 +144,7 @@ fn usage_errors() {
     loadgen("--help").expect(0).says("Exit codes:").says("--connect-rate");
 }
 
-/// The program in a shell that has lowered the limit of open files, hard and soft.
+/// The program in a shell that has lowered the hard and soft limits of open files.
 fn with_open_files(limit: u32, flags: &str) -> Command {
     let mut command = Command::new("sh");
     let program = env!("CARGO_BIN_EXE_loadgen");
@@ -211,7 +211,7 @@ fn the_second_signal_ends_it_at_once() {
 fn a_server_of_its_own_that_dies_is_a_failure_that_says_so() {
     let run = start(program("-c 5 -d 10m"));
     let server = run.server_process();
-    // Killing it too early is another failure: it has not begun to listen.
+    // Killing it before it listens would be another failure.
     until("clients are connected", || (sockets_of(run.child.id()) >= 5).then_some(()));
     rustix::process::kill_process(server, Signal::KILL).expect("it is there");
     run.wait().expect(1).complains("the server ended in the middle of the run");

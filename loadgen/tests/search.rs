@@ -1,5 +1,5 @@
-//! `--search`: the highest rate that keeps an objective, against servers whose capacity is known.
-//! What a rate could be at most is asserted, never how fast this machine is.
+//! `--search`: the highest rate that meets an objective, against servers of known capacity. Upper
+//! bounds of the rate are asserted, never the speed of this machine.
 
 mod common;
 
@@ -10,10 +10,11 @@ use common::server::{EchoServer, Fault};
 use common::{Ended, loadgen, program, start, until};
 use rustix::process::Signal;
 
-/// Each request waits so long, so one connection takes 200 in a second at most.
+/// Each request waits this long, so one connection completes at most 200 per second.
 const SLOW: Fault = Fault::Slow { wait: Duration::from_millis(5) };
 
-/// Searches again for as long as the machine, and not the server, was in the way: `is_so` tells.
+/// Repeats the search as long as the machine limited it and not the server. `is_so`: whether the
+/// result is as expected.
 #[track_caller]
 fn search_until(flags: &str, mut is_so: impl FnMut(&Ended) -> bool) -> Ended {
     const TRIES: u32 = 20;
@@ -26,8 +27,8 @@ fn search_until(flags: &str, mut is_so: impl FnMut(&Ended) -> bool) -> Ended {
     panic!("{TRIES} searches, and each of them disturbed: {flags}");
 }
 
-/// At 20 in a second a step has the fewest requests that there may be. If one of the last of them
-/// is late on a busy machine, it is never sent, and no rate may be kept.
+/// At 20 per second a step has the smallest allowed number of requests. If one of the last of them
+/// is late on a busy machine it is never sent, and possibly no rate is kept.
 #[test]
 fn no_more_is_found_than_the_server_can_take() {
     let server = EchoServer::start(SLOW);
@@ -43,7 +44,7 @@ fn no_more_is_found_than_the_server_can_take() {
     let json = ended.json();
     assert!(server.fired() > 0);
     assert_eq!(json["objective"], "p99<1s");
-    // In half a second it takes 100 requests, and all must be sent.
+    // In half a second it completes 100 requests, and all must be sent.
     let rate = count(&json["rate_per_second"]);
     assert!((1..=210).contains(&rate), "{json}");
     let steps = json["steps"].as_array().expect("runs");
@@ -55,9 +56,9 @@ fn no_more_is_found_than_the_server_can_take() {
     assert!(count(&json["best"]["latency"]["p99_ns"]) < 1_000_000_000);
 }
 
-/// If the generator was late in the last run, nothing is known of the server: that is said, and
-/// searched again. Next to replies that take so long it would have to be late by 50 ms; and there
-/// is a connection for each request, so that none waits for another's reply.
+/// If the generator was late in the last run, nothing is known of the server; the result says so,
+/// and the search is repeated. With such slow replies it would have to be late by 50 ms; and there
+/// is a connection per request, so that none waits for another's reply.
 #[test]
 fn a_limit_that_no_rate_keeps_is_missed() {
     let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(200) });
@@ -82,7 +83,7 @@ fn a_limit_that_no_rate_keeps_is_missed() {
 
 #[test]
 fn a_byte_that_differs_ends_the_search() {
-    // Due at the start, the first request of each connection is sent on any machine.
+    // The first request of each connection is due at the start, so it is sent on any machine.
     let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 7 });
     let flags = format!("{} -c 2 -R 100 -d 300ms -w 1ms --search p99:10s", server.address);
     let ended = loadgen(&format!("{flags} --output-format json")).expect(3);
@@ -94,8 +95,8 @@ fn a_byte_that_differs_ends_the_search() {
 #[test]
 fn with_a_server_of_its_own_it_writes_to_a_file_and_is_silent_if_told_so() {
     let file = TestFile::new("search.json");
-    // At this rate no request is ever 1 h late, so the search only ends by itself if rates can be
-    // too high for this machine, or at the highest that there is.
+    // At this rate no request is ever 1 h late, so the search ends by itself only when a rate is
+    // too high for this machine, or at the highest possible rate.
     let flags = "-c 2 -t 1 -R 5m -d 50ms -w 1ms --search p99:1ms --progress none";
     let ended = loadgen(&format!("{flags} --output-format json -o {file}"));
     assert!(ended.stdout.is_empty() && !ended.stderr.contains("searching"), "{}", ended.stderr);
@@ -118,8 +119,8 @@ fn every_protocol_can_be_searched() {
 #[test]
 fn an_interrupted_search_tells_what_it_found_until_then() {
     let server = EchoServer::start(Fault::None);
-    // A connection for each request of the first two rates, 30 in all, so that none of them is
-    // never sent: they are kept, and the third is tried.
+    // A connection for each request of the first two rates, 30 in all, so that all of them are
+    // sent: they are kept, and the third rate is tried.
     let flags = format!("{} -c 20 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
     let run = start(program(&format!("{flags} --output-format json")));
     until("a few rates have been tried", || (server.bytes() > 3_000).then_some(()));

@@ -1,5 +1,5 @@
-//! Echo servers that do wrong are found out: which connection, where in its stream, and the exit
-//! code says so. Each test makes sure that the fault has happened.
+//! Wrong echoes are detected: the connection, the position in its stream, and the exit code. Each
+//! test asserts that its fault has happened.
 
 mod common;
 
@@ -7,11 +7,11 @@ use common::loadgen;
 use common::server::{EchoServer, Fault};
 use serde_json::Value;
 
-/// One thread connects in order, so the server's numbers of connections are the program's.
+/// One thread connects in order, so the server numbers connections as the program does.
 const FLAGS: &str = "-c 5 -t 1 -n 2k -l 64 --seed 1 --timeout 10s";
 
-/// Runs against a server with this fault, in both forms of the report. Answers what the JSON form
-/// says of the first mismatch, and the text form.
+/// Runs against a server with this fault, with both forms of the report. Returns the first mismatch
+/// of the JSON report, and the text report.
 #[track_caller]
 fn first_mismatch(fault: Fault, flags: &str) -> (Value, String) {
     let server = EchoServer::start(fault);
@@ -27,7 +27,8 @@ fn first_mismatch(fault: Fault, flags: &str) -> (Value, String) {
     (json["first_mismatches"][0].clone(), text.stdout)
 }
 
-/// The byte that differs first may be a few bytes behind the fault: neighbours can be equal.
+/// The first byte that differs may be a few bytes after the fault, because neighbouring bytes can
+/// be equal.
 #[track_caller]
 fn assert_found_at(fault: Fault, connection: u64, offset: u64) {
     let (found, text) = first_mismatch(fault, FLAGS);
@@ -51,7 +52,8 @@ fn a_corrupted_byte() {
 #[test]
 fn a_corrupted_byte_of_a_large_pipelined_request() {
     let flags = "-c 5 -t 2 -n 200 -l 100k -p 3 --seed 1";
-    // In the requests that each connection begins with: what comes later, others may have taken.
+    // In the first requests of each connection. Later ones may have been taken by other
+    // connections.
     let offset = 234_567;
     let (found, _) = first_mismatch(Fault::Corrupt { connection: 2, offset }, flags);
     assert_eq!(found["stream_offset"], offset);
@@ -69,7 +71,7 @@ fn a_repeated_byte() {
 
 #[test]
 fn a_repeated_last_byte_of_a_request() {
-    // The surplus byte comes before, or in place of, the first of the next request's.
+    // The surplus byte arrives before the first byte of the next request, or in its place.
     assert_found_at(Fault::Repeat { connection: 1, offset: 127 }, 1, 128);
 }
 

@@ -1,5 +1,5 @@
-//! Hubs that do wrong are found out: which client, where in its stream, and the exit code says so.
-//! Each test makes sure that the fault has happened.
+//! Wrong hubs are detected: the client, the position in its stream, and the exit code. Each test
+//! asserts that its fault has happened.
 
 mod common;
 
@@ -7,13 +7,13 @@ use common::hub::{Fault, HubServer};
 use common::loadgen;
 use serde_json::{Value, json};
 
-/// One thread connects in order, so the server's numbers of clients are the program's.
+/// One thread connects in order, so the server numbers clients as the program does.
 const FLAGS: &str = "-c 5 -t 1 -n 50 -l 100 --seed 1 --timeout 10s";
-/// Bytes of a message in a client's stream.
+/// Size of a message in a client's stream, in bytes.
 const MESSAGE: u64 = 4 + 1 + 1 + 8 + 100;
 
-/// Runs against a hub with this fault, in both forms of the report. Answers what the JSON form says
-/// of the first mismatch, and the text form.
+/// Runs against a hub with this fault, with both forms of the report. Returns the first mismatch of
+/// the JSON report, and the text report.
 #[track_caller]
 fn first_mismatch(fault: Fault) -> (Value, String) {
     let server = HubServer::start(fault);
@@ -29,8 +29,8 @@ fn first_mismatch(fault: Fault) -> (Value, String) {
     (json["first_mismatches"][0].clone(), text.stdout)
 }
 
-/// Where message `nth` begins in the stream of client `to`: behind the WELCOME and the notices of
-/// those that came later.
+/// Where message `nth` begins in the stream of client `to`: after the WELCOME and the notices of
+/// later clients.
 fn begin_of(to: u64, nth: u64) -> u64 {
     (1 + 4 - to) * 13 + nth * MESSAGE
 }
@@ -119,7 +119,7 @@ fn a_message_that_comes_again_at_the_very_end() {
     let (found, text) = first_mismatch(Fault::AtTheEnd { to: 1 });
     let note = "a message that came before, or out of order";
     assert_eq!((&found["connection"], &found["note"]), (&1.into(), &note.into()), "{found}");
-    // Others may have left by then, and be told of.
+    // Others may have left by then, with notices.
     let offset = found["stream_offset"].as_u64().expect("a number");
     let notices = (offset - begin_of(1, 50) - TO_NUMBER) / 13;
     assert!(notices < 5 && offset == begin_of(1, 50) + TO_NUMBER + notices * 13, "{found}");

@@ -1,8 +1,8 @@
-//! Servers that frame wrongly are found out: which connection, where in its stream, and the exit
-//! code says so. Each test makes sure that the fault has happened.
+//! Wrong framing is detected: the connection, the position in its stream, and the exit code. Each
+//! test asserts that its fault has happened.
 //!
-//! An echo server sends frames and messages back as they are due, so the wrong echoes are wrong
-//! here too; what is special is where they hit: headers, delimiters and ends.
+//! An echo server returns frames and messages as expected, so the wrong echoes are wrong here too.
+//! The difference is what they hit: headers, delimiters and ends.
 
 mod common;
 
@@ -16,11 +16,12 @@ use common::loadgen;
 use common::server::{EchoServer, Fault};
 use serde_json::{Value, json};
 
-/// One thread connects in order, so the server's numbers of connections are the program's. Only
-/// the first message of each connection is certain: on a busy machine one may have all the others.
+/// One thread connects in order, so the server numbers connections as the program does. Only the
+/// first message of each connection is certain: on a busy machine one connection may have all
+/// others.
 const FLAGS: &str = "-c 5 -t 1 -n 2k -l 60 --seed 1 --timeout 10s";
 
-/// Runs against an echo server with this fault. Answers what is said of the first mismatch.
+/// Runs against an echo server with this fault. Returns the description of the first mismatch.
 #[track_caller]
 fn first_mismatch(service: &str, options: &str, fault: Fault) -> Value {
     let server = EchoServer::start(fault);
@@ -58,7 +59,7 @@ fn a_wrong_byte_in_a_frame() {
 
 #[test]
 fn a_frame_that_lacks_a_byte() {
-    // The first of the second frame: its length is 60, then 0.
+    // The first byte of the second frame: its length is 60, then 0.
     let flags = "-c 1 -n 2 -l 60 --seed 1 --output-format json";
     let server = EchoServer::start(Fault::Lose { connection: 0, offset: 64 });
     let json = loadgen(&format!("framed://{} {flags}", server.address)).expect(3).json();
@@ -68,7 +69,7 @@ fn a_frame_that_lacks_a_byte() {
 
 #[test]
 fn frames_of_two_connections_swapped() {
-    // Headers are equal, so the difference is behind them.
+    // Headers are equal, so the difference is after them.
     assert_eq!(first_mismatch("framed", "", Fault::Swap)["stream_offset"], 4);
 }
 
@@ -109,11 +110,11 @@ fn a_server_that_does_not_close_after_its_message_is_late() {
     assert_eq!((&json["replies"], &json["errors"]), (&2.into(), &json!({ "timed-out": 2 })));
 }
 
-/// What a server that closes after each message does wrong, to connection number 20.
+/// What a server that closes after each message does wrong on connection number 20.
 #[derive(Clone, Copy, PartialEq)]
 enum Ending {
     Right,
-    /// It closes before it has sent the delimiter.
+    /// It closes before it has sent the whole delimiter.
     Early,
     /// It sends another byte before it closes.
     Late,
@@ -137,7 +138,7 @@ fn closing_server(ending: Ending) -> (SocketAddr, Arc<AtomicU64>) {
                 Ending::Early => message.truncate(message.len() - 5),
                 Ending::Late => message.push(b'!'),
             }
-            // An error is the client's.
+            // An error means that the client has closed.
             let _ = stream.write_all(&message);
         }
     });

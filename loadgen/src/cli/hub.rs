@@ -1,4 +1,4 @@
-//! The flags for a hub: who sends, who reads, and what the hub may do.
+//! The flags for a hub: who sends, who reads, and whether drops are allowed.
 
 use clap::Args;
 
@@ -12,12 +12,12 @@ pub struct HubArgs {
     #[arg(long, value_name = "N", value_parser = units::positive)]
     pub senders: Option<u64>,
 
-    /// hub: clients that never read; nothing is asked of them, so that their effect on the others
-    /// can be seen [default: 0]
+    /// hub: clients that never read; they are not checked, and show how the hub treats the others
+    /// [default: 0]
     #[arg(long, value_name = "N", value_parser = units::positive)]
     pub never_read: Option<u64>,
 
-    /// hub: a run is valid although the hub dropped messages and said so
+    /// hub: a run is valid although the hub reported dropped messages
     #[arg(long)]
     pub allow_drops: bool,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::units;
 
-/// How long a connection lives.
+/// The lifetime of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lifetime {
     Requests(u64),
@@ -16,8 +16,7 @@ impl FromStr for Lifetime {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Lifetime, String> {
-        // `m` is a million of requests, and a minute: the former without a unit of time is said in
-        // digits.
+        // `m` means a million requests, and a minute. A million requests must be written in digits.
         match units::positive(text) {
             Ok(count) if !text.ends_with(['m', 'M']) => Ok(Lifetime::Requests(count)),
             _ => units::duration(text).map(Lifetime::Time).map_err(|error| {

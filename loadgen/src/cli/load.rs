@@ -15,9 +15,9 @@ use crate::units;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
-    /// Open loop: requests to send in a second, over all connections together, whether or not
-    /// earlier ones have been answered; latency counts from when each was to be sent [default:
-    /// closed loop, each connection sends again when it has its reply]
+    /// Open loop: requests per second over all connections together, sent on schedule whether or
+    /// not earlier ones have their replies; latency counts from the scheduled time [default: closed
+    /// loop, each connection sends again when it has its reply]
     #[arg(
         short = 'R',
         visible_short_alias = 'q',
@@ -28,60 +28,62 @@ pub struct LoadArgs {
     pub rate: Option<u64>,
 
     /// Open loop with rates that change: TIME:RATE or TIME:FROM-TO for each stage, as in
-    /// 10s:1k,20s:1k-5k; the run is as long as all of them unless -d says otherwise
+    /// 10s:1k,20s:1k-5k; the run lasts for all stages unless -d is given
     #[arg(long, value_name = "STAGES", conflicts_with = "rate")]
     pub stages: Option<Stages>,
 
-    /// Find the highest rate whose latency stays below this, as in p99:1ms; from -R [default: 1k]
-    /// on, each rate for -d [default: 3s] behind a warm-up of -w [default: 500ms]
+    /// Find the highest rate whose latency stays below a limit, as in p99:1ms; starts at -R
+    /// [default: 1k] and tries each rate for -d [default: 3s] after a warm-up of -w [default:
+    /// 500ms]
     #[arg(long, value_name = "OBJECTIVE", conflicts_with = "stages")]
     pub search: Option<Objective>,
 
-    /// How the requests of an open loop follow each other: evenly, or as those of many independent
-    /// users [default: const]
+    /// How the requests of an open loop follow each other: at equal intervals, or like those of
+    /// many independent users [default: const]
     #[arg(long, value_name = "SPACING", value_enum)]
     pub arrivals: Option<Spacing>,
 
-    /// Open loop with a schedule for each connection, which its requests wait for, rather than any
-    /// that has room
+    /// Open loop with a schedule per connection: a request waits for its own connection instead of
+    /// using any that has room
     #[arg(long)]
     pub strict: bool,
 
-    /// Bytes in a request; the reply is as long: 512, uniform:1k-4k, or list:64:9,4k:1 (sizes with
-    /// weights)
+    /// Bytes in a request; the reply has the same size: 512, uniform:1k-4k, or list:64:9,4k:1
+    /// (sizes with weights)
     #[arg(short = 'l', long, value_name = "SIZE", default_value = "64")]
     pub size: Sizes,
 
-    /// Requests that each connection has under way at once, at most
+    /// Outstanding requests per connection, at most
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
     pub pipeline: u64,
 
-    /// Send for this long before measuring begins [default: no warm-up]
+    /// Send for this long before recording begins [default: no warm-up]
     #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
     pub warmup: Option<Duration>,
 
-    /// Connections to begin in a second, all threads together [default: as fast as possible]
+    /// Connections to begin per second, all threads together [default: as fast as possible]
     #[arg(long, value_name = "RATE", value_parser = units::positive)]
     pub connect_rate: Option<u64>,
 
-    /// Close each connection after so many requests, or after this time, and begin another in its
-    /// place: 1000 or 5s [default: a connection lasts for the run]
+    /// Close each connection after this many requests, or after this time, and replace it: 1000 or
+    /// 5s [default: a connection lasts for the run]
     #[arg(long, value_name = "N|TIME")]
     pub lifetime: Option<Lifetime>,
 
-    /// Never sleep: each thread asks for events over and over, so that no time to wake up is in
-    /// what is measured, and takes a whole processor; a server of its own does the same
+    /// Never sleep: each thread polls for events all the time, so that wake-up latency does not
+    /// affect the measurement, and uses a whole processor; a server that loadgen starts does the
+    /// same
     #[arg(long)]
     pub busy_poll: bool,
 
-    /// Local address, or network, to connect from: 10.0.0.2 or 10.0.1.0/24; repeat it to have more
-    /// ports [default: the system's choice; as many addresses of 127.0.0.0/8 as needed if the
-    /// target is one of them]
+    /// Local address or network to connect from: 10.0.0.2 or 10.0.1.0/24; repeat it for more ports
+    /// [default: the system's choice; as many addresses of 127.0.0.0/8 as needed if the target is
+    /// one of them]
     #[arg(long, value_name = "IP|CIDR")]
     pub source_ip: Vec<Source>,
 
-    /// Rude clients beside the measured ones, KIND:NUMBER each: idle, slow-reader, half-close,
-    /// reset, trickle, as in idle:5000,reset:10
+    /// Rude clients beside the measured ones, KIND:NUMBER for each kind: idle, slow-reader,
+    /// half-close, reset, trickle, as in idle:5000,reset:10
     #[arg(long = "with", value_name = "CLIENTS")]
     pub rude: Option<RudeClients>,
 }

@@ -1,7 +1,9 @@
-//! The command line: flags and their help. What they mean together is decided in `plan`.
+//! The command line: flags and their help. `plan` checks how they go together.
 //!
-//! Here: the target, and what every run needs. `load`: what is sent and when. `output`: what is
-//! shown and written.
+//! * here: the whole command line of a run
+//! * `spec`: what a run is; `load`, `hub`: parts of it
+//! * `output`: where results go
+//! * `target`, `source_ip`, `lifetime`, `objective`: the grammar of values
 
 use clap::Parser;
 
@@ -23,20 +25,21 @@ pub use spec::RunSpec;
 
 /// Connections when no target is given.
 pub const CONNECTIONS_LOCAL_SERVER: u64 = 10_000;
-/// The same with a hub: each of its clients is told of each that comes after it.
+/// Connections when a hub is started: each of its clients is notified of each later one.
 pub const CONNECTIONS_LOCAL_HUB: u64 = 1_000;
-/// Connections when a target is given: someone else's server is not flooded by default.
+/// Connections when a target is given, so that the server of somebody else is not flooded by
+/// default.
 pub const CONNECTIONS_TARGET: u64 = 100;
 
 /// Drives many connections against a TCP echo server, and verifies every byte.
 ///
 /// The server may also echo frames (framed) or messages with a delimiter (message), or send each
-/// message to all clients (hub). Without a target it starts an echopool server of its own on a free
-/// port of 127.0.0.1 and drives that one with 10,000 connections.
+/// message to all clients (hub). Without a target, loadgen starts its own echopool server on a free
+/// port of 127.0.0.1 and drives it with 10,000 connections.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen", version, after_help = AFTER_HELP)]
 pub struct RunArgs {
-    /// The run itself.
+    /// What the run is.
     #[command(flatten)]
     pub run: RunSpec,
 

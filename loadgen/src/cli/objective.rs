@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::stats::slo::{self, Slo};
 
-/// What the rate must keep: a latency below a limit, written `p99:1ms`.
+/// What the rate must meet: a latency below a limit, written `p99:1ms`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Objective(pub Slo);
 

@@ -1,4 +1,4 @@
-//! The flags about results: what is shown, where it is written, and what it must be.
+//! The flags about results: what is shown, and where it is written.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use clap::{Args, Parser, ValueEnum};
 use super::RunArgs;
 use crate::error::Failure;
 
-/// What becomes of what was measured.
+/// Where the results go, and in which form.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Results")]
 pub struct OutputArgs {
@@ -15,8 +15,8 @@ pub struct OutputArgs {
     #[arg(short = 'L', long)]
     pub latency: bool,
 
-    /// Print the service time too: latency from the actual send instead of the intended one, which
-    /// hides what the server's stalls kept from being sent
+    /// Print the service time too: latency from the actual send instead of the scheduled one, which
+    /// hides requests that the server's stalls delayed
     #[arg(short = 'U', long)]
     pub uncorrected: bool,
 
@@ -24,12 +24,12 @@ pub struct OutputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Form of the report
+    /// Format of the report
     #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
     pub output_format: OutputFormat,
 
-    /// Say how much of the ceiling in this file was used, instead of the one that loadgen calibrate
-    /// writes by default
+    /// Compare with the ceiling in this file instead of the one that loadgen calibrate writes by
+    /// default
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
 
@@ -41,33 +41,33 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
 
-    /// What is shown on stderr while the run goes on
+    /// What stderr shows during the run
     #[arg(long, value_name = "FORM", value_enum, default_value = "auto")]
     pub progress: ProgressForm,
 }
 
-/// Form of the report.
+/// Format of the report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OutputFormat {
     /// For people, and for parsers of wrk's output.
     Text,
     /// One JSON object at the end.
     Json,
-    /// One JSON object each second while it runs, and the one of json at the end, a line each.
+    /// One JSON object per second during the run, then the object of json, each on one line.
     Ndjson,
-    /// A header, and a line each second while it runs.
+    /// A header, and one line per second during the run.
     Csv,
-    /// Nothing: the exit code tells.
+    /// Nothing. The exit code is the result.
     Quiet,
 }
 
-/// What is shown meanwhile.
+/// What stderr shows during a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ProgressForm {
-    /// A view that is drawn again in place if stderr is a terminal, otherwise, and where rows are
-    /// written to a terminal, lines; nothing if the output format is quiet.
+    /// A view that is redrawn in place if stderr is a terminal, otherwise lines; lines also if rows
+    /// are written to a terminal, and nothing if the output format is quiet.
     Auto,
-    /// A line each second.
+    /// One line per second.
     Lines,
     /// Nothing.
     None,
@@ -81,14 +81,14 @@ impl Default for OutputArgs {
 }
 
 impl OutputArgs {
-    /// Writes nothing but the progress.
+    /// Writes no results. The progress is shown as before.
     pub fn quiet(&self) -> OutputArgs {
         let output_format = OutputFormat::Quiet;
         OutputArgs { output: None, hdr_log: None, hgrm: None, output_format, ..self.clone() }
     }
 
-    /// The form of the progress, decided. `stdout_shown`: stdout is a terminal, on which a view that
-    /// is drawn again in place would overwrite the rows of a second.
+    /// The effective form of the progress. `stdout_shown`: stdout is a terminal, where a redrawn
+    /// view would overwrite the rows of each second.
     pub fn progress_form(&self, stdout_shown: bool) -> ProgressForm {
         let rows_shown = stdout_shown && self.output.is_none();
         match (self.progress, self.output_format) {
@@ -100,10 +100,10 @@ impl OutputArgs {
         }
     }
 
-    /// Checks what the flags mean together.
+    /// Checks how the flags go together.
     ///
     /// # Errors
-    /// Two outputs would go to one file.
+    /// Two outputs have the same file.
     pub fn check(&self) -> Result<(), Failure> {
         let files: [(&str, Option<&Path>); 3] = [
             ("--output", self.output.as_deref()),

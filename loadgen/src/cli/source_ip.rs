@@ -1,13 +1,13 @@
-//! Local addresses to connect from, as `--source-ip` names them: one, or all of a network.
+//! Local addresses to connect from, as given with `--source-ip`: one address, or all of a network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Addresses that are taken of all networks given. Each has some 28,000 ports for a target, so this
-/// is more connections than a process can have open files; and the list is kept in memory.
+/// Addresses used from all networks given, at most. Each has about 28,000 ports per target, so
+/// these allow more connections than a process can have open files; and the list is kept in memory.
 pub const SOURCES_MAX: usize = 1024;
 
-/// An address, or a network.
+/// An address or a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
     first: IpAddr,
@@ -24,7 +24,7 @@ impl Source {
     }
 }
 
-/// The addresses of all, in order, and how many more there would be.
+/// The addresses of all sources, in order, and how many further ones there are.
 pub fn addresses(sources: &[Source]) -> (Vec<IpAddr>, u128) {
     let all = sources.iter().flat_map(|source| source.addresses());
     let taken: Vec<_> = all.take(SOURCES_MAX).collect();
@@ -53,9 +53,9 @@ impl FromStr for Source {
     }
 }
 
-/// The hosts of the network whose last `bits` bits are theirs. The first and the last address of an
-/// IPv4 network, its own and the broadcast address, are nobody's; nor is the first one of IPv6, the
-/// routers' address.
+/// The hosts of a network whose last `bits` bits identify the host. The first and the last address
+/// of an IPv4 network (network and broadcast address) are not hosts; nor is the first one of IPv6
+/// (the routers' address).
 fn network(address: IpAddr, bits: u32) -> Source {
     let size = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
     let mask = size.wrapping_sub(1);

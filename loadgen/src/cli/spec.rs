@@ -1,4 +1,4 @@
-//! What a run is asked to be: one value, from the command line or made by another command.
+//! The description of a run: one value, from the command line or made by another command.
 
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use super::{HubArgs, LoadArgs, RunArgs};
 use crate::stats::slo::{self, Slo};
 use crate::units;
 
-/// What a run is asked to be, whatever becomes of its results. `loadgen calibrate` and a search
-/// make variants of it by changing its fields.
+/// The description of a run, without where its results go. `loadgen calibrate` and a search make
+/// variants of it by setting fields.
 #[derive(Args, Clone, Debug)]
 pub struct RunSpec {
-    /// What to drive, and where: [service://]host:port[?options], as in framed://host:7777?order=big,
-    /// or host:7001-7010 for a range of ports; connections are spread evenly over several
-    /// [default: an echo server of its own; service:// alone: one with that service]
+    /// What to drive, and where: [service://]host:port[?options], as in
+    /// framed://host:7777?order=big, or host:7001-7010 for a range of ports; connections are spread
+    /// evenly over all targets [default: loadgen starts an echo server; service:// alone: a server
+    /// with that service]
     #[arg(value_name = "TARGET")]
     pub targets: Vec<Target>,
 
@@ -31,16 +32,15 @@ pub struct RunSpec {
     #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
 
-    /// Requests to send in all, after which the run ends
+    /// Requests to send in all; then the run ends
     #[arg(short = 'n', long, value_name = "N", value_parser = units::positive)]
     pub requests: Option<u64>,
 
-    /// How long to wait for a connection, and for a reply; a connection that is later is closed
-    /// and counted
+    /// Time-out of a connect, and of a reply; a connection that exceeds it is closed and counted
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Seed of the payload, sizes and arrivals, to repeat a run byte for byte [default: a new one
+    /// Seed of the payload, sizes and arrivals; it repeats a run byte for byte [default: a new one
     /// each time]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
@@ -53,13 +53,13 @@ pub struct RunSpec {
     #[command(flatten)]
     pub hub: HubArgs,
 
-    /// An objective, such as 'p99<2ms', 'max<50ms', 'mean<1ms', 'rate>10k' or 'errors<1'; exit code
-    /// 99 if it is missed; repeat it to have more
+    /// An objective, such as 'p99<2ms', 'max<50ms', 'mean<1ms', 'rate>10k' or 'errors<1'; the exit
+    /// code is 99 if it is missed; can be repeated
     #[arg(long, value_name = "OBJECTIVE", value_parser = slo::parse, help_heading = "Results")]
     pub slo: Vec<Slo>,
 
-    /// End the run as soon as it cannot pass any more: at the first second that misses an --slo, the
-    /// first connection that fails or is lost, the first byte that differs
+    /// End the run as soon as it cannot pass: at the first second that misses an --slo, the first
+    /// connection that fails or is lost, or the first byte that differs
     #[arg(long, help_heading = "Results")]
     pub abort_on_fail: bool,
 }

@@ -1,5 +1,6 @@
-//! The target of a run: which service, with which options, and where. The grammar is the daemon's;
-//! here it gets a host that may have to be looked up, and a service that loadgen can drive.
+//! The target of a run: which service, with which options, and where. The grammar is that of the
+//! daemon, with a host that may need a name lookup; only services that loadgen can drive are
+//! allowed.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,20 +13,20 @@ use crate::error::Failure;
 use crate::traffic::protocol::Protocol;
 use crate::traffic::sizes::Sizes;
 
-/// A target that has not been looked up yet.
+/// A target before its name is looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     pub service: ServiceOptions,
-    /// `None`: a server of our own.
+    /// `None`: loadgen starts the server.
     pub address: Option<Address>,
 }
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address {
-    /// A name or an address, without brackets.
+    /// A name or an address without brackets.
     pub host: String,
-    /// At least one, and none of them 0.
+    /// At least one port. None of them is 0.
     pub ports: RangeInclusive<u16>,
 }
 
@@ -53,7 +54,7 @@ impl FromStr for Target {
     }
 }
 
-/// As it is written, with the options that are not the default ones.
+/// In the grammar of the command line, with the options that differ from the defaults.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match &self.address {
@@ -103,7 +104,7 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// The service of all targets.
 ///
 /// # Errors
-/// They differ, or a server of our own is among several.
+/// The targets have different services, or one of several has no address.
 pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
     let Some(first) = targets.first() else { return Ok(ServiceOptions::Echo) };
     if let Some(other) = targets.iter().find(|other| other.service != first.service) {
@@ -132,7 +133,7 @@ pub fn url(service: ServiceOptions, address: SocketAddr) -> String {
     Spec { service, address: address.to_string() }.to_string()
 }
 
-/// How requests to a service are written. A hub's are written by `hub`.
+/// How requests to a service are written. A hub has its own protocol.
 pub fn protocol(service: &ServiceOptions) -> Protocol {
     match service {
         ServiceOptions::Framed(framed) => Protocol::Framed(framed.order),
@@ -141,15 +142,15 @@ pub fn protocol(service: &ServiceOptions) -> Protocol {
     }
 }
 
-/// Whether the server closes each connection when it has answered one request.
+/// Whether the server closes each connection after its reply to one request.
 pub fn closes_after_one(service: &ServiceOptions) -> bool {
     matches!(service, ServiceOptions::Message(message) if message.after == After::Close)
 }
 
-/// Whether the service takes requests of these sizes.
+/// Checks whether the service accepts requests of these sizes.
 ///
 /// # Errors
-/// It does not, and what to do.
+/// It does not. The text has the remedy.
 pub fn check_sizes(service: &ServiceOptions, sizes: &Sizes) -> Result<(), Failure> {
     let (option, max) = match service {
         ServiceOptions::Framed(framed) => ("max-frame", u64::from(framed.max_frame)),

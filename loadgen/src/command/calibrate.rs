@@ -1,11 +1,11 @@
-//! `loadgen calibrate`: the highest rates that this generator makes on this machine, and the lowest
-//! latency that it sees, against a server that costs as little as one can.
+//! `loadgen calibrate`: the highest rates of the generator on this machine, and the lowest latency
+//! that it can measure, against a server that costs as little as possible.
 //!
-//! That server is the one that loadgen starts when it has no target, in a process of its own: what
-//! it does beyond the bare system calls is some three percent of an echo (docs/figures/cpu.md), its
-//! workers have the processors that the generator leaves, and it is the server of most runs that a
-//! calibration is held against. A sink on a thread in this process would gain those three percent,
-//! and would share this process's open files, allocator and time with what is measured.
+//! The server is the one that loadgen starts if it has no target, in its own process. Compared with
+//! bare system calls it costs about three percent more per echo (docs/figures/cpu.md), its workers
+//! use the processors that the generator leaves, and most runs that are compared with a calibration
+//! use it. A sink on a thread of this process would save the three percent, but it would share open
+//! files, allocator and processor time with what is measured.
 //!
 //! Each step is an ordinary run: every byte is verified, and the verdict is that of any run.
 
@@ -35,15 +35,16 @@ use crate::traffic::sizes::Sizes;
 use crate::units;
 use crate::units::time_text;
 
-/// Finds the highest rates that the generator makes on this machine, in a closed and in an open
-/// loop, and the latency that it cannot get below.
+/// Finds the highest rates of the generator on this machine, in a closed and in an open loop, and
+/// the lowest latency that it can measure.
 ///
-/// They are measured against a server of its own, kept in a file, and later reports say how much of
-/// them they used. Do it on a quiet machine; it uses all processors for a few seconds.
+/// The calibration is made against a server that loadgen starts, and kept in a file; later reports
+/// show how much of the rates they used. Run it on a quiet machine; it uses all processors for a
+/// few seconds.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen calibrate", bin_name = "loadgen calibrate", version)]
 pub struct CalibrateArgs {
-    /// How long it may take
+    /// How long the calibration may take
     #[arg(short, long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
     duration: Duration,
 
@@ -59,7 +60,7 @@ pub struct CalibrateArgs {
     #[arg(short = 'l', long, value_name = "SIZE", default_value = "64")]
     size: Sizes,
 
-    /// Requests that each connection has under way at once
+    /// Outstanding requests per connection, at most
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = units::positive)]
     pipeline: u64,
 
@@ -73,19 +74,20 @@ pub struct CalibrateArgs {
     output: Option<PathBuf>,
 }
 
-/// Parts of the whole time: for the floor, for the closed loop, for each rate of an open loop.
+/// Parts of the whole time: for the floor latency, for the closed loop, for each rate of the open
+/// loop.
 const FLOOR_PART: u32 = 5;
 const CLOSED_PART: u32 = 5;
 const OPEN_PART: u32 = 10;
-/// Rates of an open loop that are tried. Each halves what is not known, which is at first all up to
-/// the rate of the closed loop: a 64th of that is left.
+/// Rates of an open loop that are tried. Each halves the uncertainty, which is at first the rate of
+/// the closed loop; a 64th of that remains.
 const OPEN_STEPS: u32 = 6;
 /// Seed of the payload of all steps.
 const SEED: u64 = 1;
-/// From here on the calibration is said to be of a busy machine.
+/// From this share of waiting, the output says that the machine was busy.
 const WAITING_MAX: f64 = 0.05;
 
-/// Measures, prints what it found, and writes it to the file.
+/// Calibrates, prints the result, and writes it to the file.
 ///
 /// # Errors
 /// A step failed, or the file cannot be written.
@@ -107,7 +109,7 @@ pub fn run(args: &CalibrateArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// Where it is written. The directory for caches is made if it is not there, another one is not.
+/// The file to write. The default directory is created if it does not exist; another one is not.
 fn output_path(args: &CalibrateArgs) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.output {
         return Ok(path.clone());
@@ -128,7 +130,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 /// Why there is no calibration.
 enum Stop {
     Failure(Failure),
-    /// A step was not what it has to be.
+    /// A step did not have the necessary verdict.
     Report(Exit, String),
 }
 
@@ -138,7 +140,7 @@ impl From<Failure> for Stop {
     }
 }
 
-/// The steps share a server.
+/// The steps of a calibration, which share a server.
 struct Steps<'a> {
     args: &'a CalibrateArgs,
     machine: Machine,
@@ -156,7 +158,8 @@ impl Steps<'_> {
         if let Some(shortfall) = &plan.shortfall {
             return Err(Failure::Setup(shortfall.to_string()));
         }
-        // Twice as many: those of one step may still be closing when the next one begins.
+        // Twice as many, because connections of one step may still be closing when the next one
+        // begins.
         plan.connections = 2 * args.connections;
         let server = LocalServer::start(&plan)?;
         let sink_workers = plan.server_workers;
@@ -191,8 +194,8 @@ impl Steps<'_> {
         })
     }
 
-    /// The highest rate that is kept: between none and that of the closed loop, which sends as fast
-    /// as it can.
+    /// The highest rate that is kept, between zero and the rate of the closed loop, which sends as
+    /// fast as possible.
     fn open_loop(&mut self, closed_per_second: f64) -> Result<Option<Ceiling>, Stop> {
         let (mut kept, mut not_kept) = (0.0, closed_per_second);
         let mut best = None;
@@ -210,8 +213,8 @@ impl Steps<'_> {
         Ok(best)
     }
 
-    /// A run against the sink. How well it kept its schedule is the caller's business; anything
-    /// else that is wrong is not.
+    /// Makes a run against the sink. It may be generator-limited, which the caller handles; any
+    /// other verdict ends the calibration.
     fn step(&mut self, name: &str, spec: RunSpec, duration: Duration) -> Result<Report, Stop> {
         let spec = RunSpec { duration: Some(duration), ..spec };
         let mut plan = Plan::new(&spec, &self.machine, &[], SEED)?;
@@ -250,7 +253,7 @@ fn ceiling(report: &Report) -> Ceiling {
     }
 }
 
-/// Of the last minute.
+/// Load average of the last minute.
 fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Two runs side by side: `loadgen compare A.json B.json`.
+//! `loadgen compare A.json B.json`: two runs side by side.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use crate::units::time_text;
 
 /// Shows two runs side by side, with the ratios of their rates and percentiles.
 ///
-/// The percentiles come from the histograms in the files. Two runs say little about how much the
-/// figures vary by themselves: compare runs of the same thing first.
+/// The percentiles come from the histograms in the files. Two runs do not show how much the figures
+/// vary by themselves: compare runs of the same thing first.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
 pub struct CompareArgs {

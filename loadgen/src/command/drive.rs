@@ -1,4 +1,4 @@
-//! Drives the clients of one run from the first connect to the last close, and watches them.
+//! Drives the clients of one run from the first connect to the last close, and monitors them.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use crate::stats::slo::{Observed, Slo};
 use crate::view::progress::{Progress, RunStage};
 use crate::view::terminal::{self, Keys};
 
-/// How often the main thread looks at signals, the server and the counters.
+/// Interval at which the main thread checks signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long after its connections a server that dies is seen to be dead.
+/// How long after its connections a dying server is noticed.
 const SERVER_END_GRACE: Duration = Duration::from_millis(200);
 
-/// The first signal sets the flag, the second one ends the process at once.
+/// The first signal sets the flag; the second one ends the process at once.
 pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let failed = |error| Failure::Setup(format!("cannot handle signals: {error}"));
@@ -55,7 +55,7 @@ pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(interrupted)
 }
 
-/// Drives the clients, and answers when all of them are done.
+/// Drives the clients, and returns when all of them are done.
 ///
 /// # Errors
 /// The set-up or the run failed, or an output could not be written.
@@ -71,7 +71,7 @@ pub fn drive(
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
     let form = output.progress_form(io::stdout().is_terminal());
-    // Where nothing is shown nobody is told about keys.
+    // Keys are only read if the view says so.
     let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
     let mut watch = Watch {
         progress: Progress::new(plan.clone(), form, keys.is_some()),
@@ -118,7 +118,7 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
     Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
 }
 
-/// What can be done about a connect that failed with this error number.
+/// The remedy for a connect that failed with this error number.
 fn remedy(errno: i32) -> &'static str {
     match Errno::from_raw_os_error(errno) {
         Errno::CONNREFUSED => "; start the server, or check the port",
@@ -170,12 +170,12 @@ fn start_thread(
 ) -> Result<(), Failure> {
     let (control, results) = (control.clone(), results.clone());
     let body = move || {
-        // Whatever ends this thread before its time, the others must not wait for it.
+        // Other threads must not wait for this one if it ends early, for whatever reason.
         let mut end = StopUnlessFinished { control, finished: false };
         let records = run();
         end.finished = records.is_ok();
         let failed = |error| Failure::Setup(format!("a thread of clients failed: {error}"));
-        // The receiver is gone only if the run has failed already.
+        // The receiver is gone only if the run has already failed.
         let _ = results.send(records.map_err(failed));
     };
     let started = thread::Builder::new().name(name).spawn(body);
@@ -196,7 +196,7 @@ impl Drop for StopUnlessFinished {
     }
 }
 
-/// What the main thread does while the clients run.
+/// The work of the main thread while the clients run.
 struct Watch<'a> {
     control: Arc<Control>,
     warmup: Duration,
@@ -209,7 +209,7 @@ struct Watch<'a> {
     failure: Option<Failure>,
 }
 
-/// What becomes of each second.
+/// Processes each second.
 struct Intervals<'a> {
     plan: Arc<Plan>,
     control: Arc<Control>,
@@ -217,7 +217,7 @@ struct Intervals<'a> {
     outputs: &'a mut Outputs,
     /// When the measured period began.
     began_at: Option<SystemTime>,
-    /// Why the run is ended before its time.
+    /// Why the run is ended early.
     aborted: Option<Abort>,
 }
 
@@ -241,7 +241,7 @@ impl Watch<'_> {
             ended += 1;
         }
         if all.losses.total() + all.connect_failed() > 0 {
-            // Connections may be seen to end before the server that they ended with.
+            // The end of connections may be noticed before the end of their server.
             self.check_server(SERVER_END_GRACE);
         }
         all
@@ -275,7 +275,7 @@ impl Watch<'_> {
         written.unwrap_or_else(|failure| self.fail(failure));
     }
 
-    /// What is left of the seconds when all threads have ended.
+    /// Processes the remaining seconds when all threads have ended.
     fn emit_last_intervals(&mut self, records: &Records) {
         if self.failure.is_none() && self.control.start_at().is_some() {
             let written = self.intervals.emit_rest(records.elapsed(), &mut self.progress);
@@ -283,7 +283,7 @@ impl Watch<'_> {
         }
     }
 
-    /// A server that has ended, or does within this time, fails the run.
+    /// Fails the run if the server has ended, or ends within `wait`.
     fn check_server(&mut self, wait: Duration) {
         if let Some(status) = self.server.as_mut().and_then(|server| server.wait(wait)) {
             let text = format!("the server ended in the middle of the run ({status})");
@@ -300,7 +300,7 @@ impl Watch<'_> {
     fn stage(&self) -> RunStage {
         match self.control.start_at() {
             Some(_) if self.control.all_measured() => RunStage::Finishing,
-            // Zero while warming up.
+            // Zero during the warm-up.
             Some(start) if internals::now() >= start => {
                 RunStage::Measuring(internals::now() - (start + self.warmup))
             }
@@ -310,7 +310,7 @@ impl Watch<'_> {
 }
 
 impl Intervals<'_> {
-    /// Shows and writes each second that is over.
+    /// Shows and writes each second that is complete.
     fn emit_complete(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
         self.begin()?;
         while let Some(second) = self.collector.next(since) {
@@ -323,7 +323,7 @@ impl Intervals<'_> {
         Ok(())
     }
 
-    /// Shows and writes what is left, when the measured period was so long.
+    /// Shows and writes the remaining seconds of a measured period of length `elapsed`.
     fn emit_rest(&mut self, elapsed: Duration, progress: &mut Progress) -> Result<(), Failure> {
         self.begin()?;
         while let Some(second) = self.collector.rest(elapsed) {
@@ -351,8 +351,8 @@ impl Intervals<'_> {
     }
 }
 
-/// Whether a second misses an objective. Errors are those of the run until then: it cannot have
-/// fewer at its end.
+/// Whether a second misses an objective. Errors are counted from the start of the run, because a
+/// run cannot have fewer at its end.
 fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
     let observed = Observed {
         latency: &second.latency,
@@ -363,8 +363,8 @@ fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
     Some(Abort::Missed(second.number + 1, outcome))
 }
 
-/// The server's processor time at the begin and at the end of the measured period, and when that
-/// was looked at.
+/// The server's processor time at the start and at the end of the measured period, each with the
+/// time of the reading.
 #[derive(Default)]
 struct ServerUse {
     first: Option<(Instant, Duration)>,
@@ -388,15 +388,15 @@ impl ServerUse {
     }
 }
 
-/// The keys of the terminal, if somebody can type there: Ctrl-Z and Ctrl-\ give the terminal back
-/// before they do what they do.
+/// The keys of the terminal, if a user can type there. Ctrl-Z and Ctrl-\ restore the terminal
+/// before they take effect.
 fn open_keys() -> Option<Keys> {
     let keys = Keys::open()?;
     let mut signals = Signals::new([SIGTSTP, SIGQUIT]).ok()?;
     let on_signals = move || {
         for signal in signals.forever() {
             let changed = terminal::restore();
-            // A stopped job comes back from here. If it fails the signal was in vain.
+            // A stopped job continues here. If this fails the signal has no effect.
             let _ = emulate_default_handler(signal);
             if changed {
                 terminal::resume();

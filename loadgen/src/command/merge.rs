@@ -1,4 +1,4 @@
-//! Several runs as one: `loadgen merge A.json B.json ...`.
+//! `loadgen merge A.json B.json ...`: several runs as one.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -11,9 +11,9 @@ use crate::report::saved::{self, Saved};
 use crate::report::schema::{Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION};
 use crate::report::{Verdict, print};
 
-/// Adds up the counts and histograms of runs with the same settings, and writes them as JSON.
+/// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
 ///
-/// For the shards of one load that ran at the same time on several machines, and for repetitions
+/// Use it for shards of one load that ran at the same time on several machines, and for repetitions
 /// of one run. Percentiles are those of all latencies together, not means of percentiles.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen merge", bin_name = "loadgen merge", version)]
@@ -26,7 +26,7 @@ pub struct MergeArgs {
 /// Reads the files, and writes their sum to stdout.
 ///
 /// # Errors
-/// A file cannot be read, or its settings are others.
+/// A file cannot be read, or settings differ.
 pub fn run(args: &MergeArgs) -> Result<Exit, Failure> {
     let runs = args.files.iter().map(|path| Saved::read(path)).collect::<Result<Vec<_>, _>>()?;
     let merged = merge(&runs)?;

@@ -1,5 +1,6 @@
-//! A run from the command line to the report: look at the machine, plan, start a server if there
-//! is none, drive the clients, watch them, and write down what came out.
+//! A run from the command line to the report: read the limits of the machine, plan, start a server
+//! if there is no target, drive the clients, and write the results. Functions that a search needs
+//! too are public.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use crate::plan::machine::Machine;
 use crate::report::Outputs;
 use crate::view::terminal::{self};
 
-/// Makes the run that the command line asks for, and writes its report.
+/// Makes the run that the command line describes, and writes its report.
 ///
 /// # Errors
-/// There is no report, and why.
+/// Why there is no report.
 pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
@@ -36,7 +37,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     }
     announce(&plan);
     let report = drive(Arc::new(plan), &args.output, server.as_mut(), &interrupted, &mut outputs)?;
-    // Before the report, so that the server's own warnings do not follow it.
+    // Before the report, so that warnings of the server do not follow it.
     drop(server);
     outputs.finish(&report)?;
     let exit = report.exit();
@@ -56,8 +57,8 @@ pub fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-/// The address of a target's first port. Where a name has several, the first that can be connected
-/// to.
+/// Looks up the address of a target's first port. If a name has several addresses, the first one
+/// that accepts a connection is used.
 fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
     let Address { host, ports } = address;
     let addresses: Vec<_> = (host.as_str(), *ports.start())
@@ -73,14 +74,14 @@ fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
     }
 }
 
-/// Different for each run, so that bytes of an earlier one are foreign. No larger than what every
-/// reader of JSON keeps exactly.
+/// Different for each run, so that bytes of an earlier run are detected. No larger than what every
+/// JSON reader represents exactly.
 pub fn new_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish() >> 11
 }
 
-/// What the machine has no room for, and what becomes of it.
+/// Prints what the machine does not allow, and what the run does instead.
 pub fn print_limits(plan: &Plan) {
     if let Some(shortfall) = &plan.shortfall {
         let going_on = plan.connections;

@@ -1,5 +1,5 @@
-//! What the threads of a run share: the common start, the end, the budget of requests, and the
-//! counters that the progress line is made of.
+//! State shared by the threads of a run: the common start, the end, the budget of requests, and the
+//! counters for the progress line.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -10,28 +10,29 @@ use echopool::time::Time;
 use crate::stats::interval::Handover;
 use crate::stats::tally::{Tallies, Tally};
 
-/// The measured period begins this long after the last thread is ready, so that all threads have
-/// seen when it begins.
+/// The measured period begins this long after the last thread is ready, so that all threads learn
+/// the time before.
 const START_DELAY: Duration = Duration::from_millis(5);
 
 /// Shared by all threads of a run.
 pub struct Control {
-    /// Threads, that of the rude clients included, whose connections are not all established or
+    /// Threads, including that of the rude clients, whose connections are not all established or
     /// failed yet.
     unready: AtomicUsize,
-    /// When the measured period begins, in nanoseconds; 0 while that is open.
+    /// When the measured period begins, in nanoseconds; 0 until it is known.
     start_at: AtomicU64,
     /// Threads that have finished measuring.
     ended: AtomicUsize,
     stop: AtomicBool,
-    /// Requests not begun yet, if there is a limit.
+    /// Requests that may still be begun, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Arc<Tallies>,
     handovers: Vec<Arc<Handover>>,
 }
 
 impl Control {
-    /// For so many threads of measured clients, and `others` that get [ready](Control::ready) too.
+    /// `threads`: threads of measured clients. `others`: further threads that become
+    /// [ready](Control::ready).
     pub fn new(threads: usize, others: usize, requests: Option<u64>) -> Control {
         Control {
             unready: AtomicUsize::new(threads + others),
@@ -44,15 +45,15 @@ impl Control {
         }
     }
 
-    /// Called once by each thread when its connections are all established or failed. The last one
-    /// sets the common start.
+    /// Called once by each thread when all its connections are established or have failed. The last
+    /// call sets the common start.
     pub fn ready(&self, now: Time) {
         if self.unready.fetch_sub(1, Relaxed) == 1 {
             self.start_at.store((now + START_DELAY).as_nanos(), Relaxed);
         }
     }
 
-    /// When the measured period begins, once that is known.
+    /// When the measured period begins; `None` until it is known.
     pub fn start_at(&self) -> Option<Time> {
         match self.start_at.load(Relaxed) {
             0 => None,
@@ -75,30 +76,30 @@ impl Control {
         self.stop.store(true, Relaxed);
     }
 
-    /// Whether the run is to end early.
+    /// Whether the run should end early.
     pub fn stopped(&self) -> bool {
         self.stop.load(Relaxed)
     }
 
-    /// The right to begin one more request. Without a limit it is always given; with one, exactly
-    /// as many are given in all as there are requests, whichever threads ask.
+    /// Acquires the right to begin one more request. Without a limit it is always granted. With a
+    /// limit it is granted exactly that many times in all, whichever threads ask.
     #[inline]
     pub fn take_request(&self) -> bool {
         let Some(budget) = &self.budget else { return true };
         budget.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
-    /// Whether there is a limit and it is used up.
+    /// Whether there is a limit and it was reached.
     pub fn requests_used_up(&self) -> bool {
         self.budget.as_ref().is_some_and(|budget| budget.load(Relaxed) == 0)
     }
 
-    /// The way of a thread's parts of intervals to the main thread.
+    /// Passes a thread's parts of intervals to the main thread.
     pub fn handover(&self, thread: usize) -> &Arc<Handover> {
         &self.handovers[thread]
     }
 
-    /// The same of all threads, in their order.
+    /// The handovers of all threads, in their order.
     pub fn handovers(&self) -> &[Arc<Handover>] {
         &self.handovers
     }

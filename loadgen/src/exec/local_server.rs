@@ -1,9 +1,8 @@
-//! The server that loadgen starts when it is given no target: the same program as the daemon, in a
-//! process of its own, because one process has not the open files for both ends of 10,000
-//! connections.
+//! The server that loadgen starts if it has no target: the same program as the daemon, in its own
+//! process, because one process cannot open enough files for both ends of 10,000 connections.
 //!
 //! The child is this executable with a hidden command. It ends when its stdin closes, so it does
-//! not outlive this process however that ends.
+//! not outlive this process, however this process ends.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -20,23 +19,23 @@ use crate::cli::target;
 use crate::error::Failure;
 use crate::plan::Plan;
 
-/// The hidden command: what follows is the daemon's command line.
+/// The hidden command. The daemon's command line follows it.
 pub const COMMAND: &str = "__serve";
 
-/// What the daemon says before the address that it listens on.
+/// What the daemon writes before the address that it listens on.
 const READY: &str = "echopool listening on ";
-/// How long the child may take to listen, and to end.
+/// Time-outs of the child: until it listens, and until it has ended.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// The server accepts a few more than there are clients, so that none waits for a slot.
+/// Connections that the server accepts in addition to the clients, so that none waits for a slot.
 const CONNECTIONS_SPARE: u64 = 16;
 
-/// Is the daemon, in the child.
+/// Runs the daemon in the child.
 pub fn serve(args: impl Iterator<Item = OsString>) -> ExitCode {
     echopool::daemon::run(args)
 }
 
-/// A running server. It is ended and waited for when dropped.
+/// A running server. Dropping it ends the process and waits for it.
 pub struct LocalServer {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -44,10 +43,10 @@ pub struct LocalServer {
 }
 
 impl LocalServer {
-    /// Starts the server that the plan wants, and waits until it listens.
+    /// Starts the server for this plan, and waits until it listens.
     ///
     /// # Errors
-    /// It could not be started, or ended, or said nothing, before it listened.
+    /// It could not be started, or it ended or stayed silent before it listened.
     pub fn start(plan: &Plan) -> Result<LocalServer, Failure> {
         let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
@@ -62,7 +61,8 @@ impl LocalServer {
             .args(plan.busy_poll.then_some("--busy-poll"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // An interrupt from the terminal is for us: the server is still needed for the end.
+            // An interrupt from the terminal must not reach the server, which is needed until the
+            // end.
             .process_group(0)
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
@@ -83,10 +83,10 @@ impl LocalServer {
 
     fn wait_until_ready(&mut self, stdout: ChildStdout) -> Result<SocketAddr, String> {
         let (send, ready) = mpsc::channel();
-        // Reads on to the end, so that the server never waits for its stdout to be read.
+        // Reads to the end, so that the server never blocks on its stdout.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody listens any more after the first line.
+                // After the first line nobody receives.
                 let _ = send.send(parse_ready(&line));
             }
         });
@@ -102,7 +102,7 @@ impl LocalServer {
         }
     }
 
-    /// Waits for its end, but not longer than `timeout`.
+    /// Waits for the end of the process, at most for `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -118,7 +118,7 @@ impl Drop for LocalServer {
     fn drop(&mut self) {
         self.stdin = None;
         if self.wait(END_TIMEOUT).is_none() {
-            // Whatever goes wrong here, there is nobody left to tell.
+            // An error here cannot be reported to anybody.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

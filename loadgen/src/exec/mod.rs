@@ -1,4 +1,4 @@
-//! The threads that drive the connections, and the server that they drive if none is named.
+//! The threads that drive the connections, and the local server.
 
 pub mod client;
 pub mod control;

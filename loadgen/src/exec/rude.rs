@@ -1,6 +1,6 @@
-//! Rude clients beside the measured ones: they do what servers suffer from, on a thread and engine
-//! of their own, and are kept out of all measurements but their own counts. What they do to the
-//! measured ones shows in those' latencies.
+//! Rude clients beside the measured ones. They do what servers suffer from, on a thread and engine
+//! of their own, and appear only in their own counts. Their effect shows in the latencies of the
+//! measured clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,32 +16,32 @@ use crate::plan::Plan;
 use crate::stats::counts::RudeCount;
 use crate::traffic::rude::{RudeClients, RudeKind};
 
-/// Bytes of a request of a rude client, and the size of its buffers.
+/// Size of a rude client's request, and of its buffers, in bytes.
 const REQUEST_BYTES: usize = 4 << 10;
-/// A slow reader reads one buffer in this time.
+/// A slow reader reads one buffer per this time.
 const SLOW_READ_PAUSE: Duration = Duration::from_millis(100);
-/// A trickling client sends a byte in this time.
+/// A trickling client sends one byte per this time.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(100);
-/// Clients whose connection has ended begin another after this time.
+/// A client whose connection ended begins another one after this time.
 const AGAIN_PAUSE: Duration = Duration::from_millis(100);
-/// A resetting client leaves its request this long, so that the server is at work on it.
+/// A resetting client waits this long after its request, so that the server is processing it.
 const RESET_AFTER: Duration = Duration::from_millis(10);
-/// Connects under way at once.
+/// Connects in progress at once, at most.
 const CONNECTING_MAX: usize = 256;
-/// How often the common state is looked at.
+/// Interval at which the shared state is checked.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What their thread may use.
+/// Limits of their thread.
 pub fn limits(clients: &RudeClients, linger: Duration) -> ClientLimits {
     let all = clients.0.iter().map(|(kind, count)| buffers(*kind) * *count as u32);
     ClientLimits {
         connections_max: clients.total() as usize,
-        // Some for what comes back, whatever is stuck on the way out.
+        // A few for input, in case all others are held by blocked output.
         buffers: all.sum::<u32>() + 16,
         buffer_size: REQUEST_BYTES,
         leases_per_connection_max: 1,
         linger,
-        // What they do need not be on time.
+        // Their timing does not matter.
         busy_poll: false,
     }
 }
@@ -50,7 +50,7 @@ pub fn limits(clients: &RudeClients, linger: Duration) -> ClientLimits {
 fn buffers(kind: RudeKind) -> u32 {
     match kind {
         RudeKind::Idle => 0,
-        // One on its way out, one coming in.
+        // One for output, one for input.
         RudeKind::SlowReader => 2,
         RudeKind::HalfClose | RudeKind::Reset | RudeKind::Trickle => 1,
     }
@@ -61,20 +61,20 @@ pub struct Rude {
     plan: Arc<Plan>,
     control: Arc<Control>,
     counts: Vec<RudeCount>,
-    /// Clients to connect, by their number, and when.
+    /// Numbers of clients to connect, and the time of each.
     to_connect: VecDeque<(Time, u64)>,
-    /// Clients to be woken, in the order of their times, for all pause for as long.
+    /// Clients to be woken, in the order of their times, because all wait equally long.
     trickling: VecDeque<(Time, ConnectionId)>,
     connecting: usize,
-    /// First connects that have neither succeeded nor failed.
+    /// First connects that have neither succeeded nor failed yet.
     unready: u64,
     stopping: bool,
 }
 
-/// What a rude client remembers.
+/// State of a rude client's connection.
 #[derive(Default)]
 pub struct RudeSession {
-    /// It has done what it was to do.
+    /// It has done its task.
     done: bool,
     established: bool,
 }
@@ -106,7 +106,7 @@ impl Rude {
         }
     }
 
-    /// What became of them, after the end.
+    /// The counts, after the end.
     pub fn into_counts(self) -> Vec<RudeCount> {
         self.counts
     }
@@ -130,7 +130,7 @@ impl Rude {
         }
     }
 
-    /// Puts up to `len` bytes on the output, all that fit a buffer; none if there is no buffer.
+    /// Puts up to `len` bytes on the output, limited by one buffer; none if there is no buffer.
     fn put(&mut self, connection: &mut Connection<'_>, len: usize) -> bool {
         let Some(mut lease) = connection.take_lease() else { return false };
         let len = len.min(lease.spare_mut().len());
@@ -225,7 +225,7 @@ impl Service for Rude {
         match self.count(connection.tag()).kind {
             RudeKind::Trickle => self.trickle(connection),
             RudeKind::Reset => {
-                // Output that is lost makes the close a reset.
+                // Unsent output turns the close into a reset.
                 session.done = self.put(connection, 1);
                 Answer::Close
             }
@@ -249,7 +249,7 @@ impl Service for Rude {
         count.bytes_received += discarded;
         match reason {
             CloseReason::Service if session.done => count.finished += 1,
-            // Held until the end of the run, which is what it was to do.
+            // It was held until the end of the run, as intended.
             CloseReason::Stopped if stopping => count.finished += 1,
             CloseReason::PeerClosed => count.closed_by_server += 1,
             _ => count.reset_by_server += 1,

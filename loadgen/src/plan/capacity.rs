@@ -1,6 +1,6 @@
-//! How many connections this machine has room for: open files, and local ports for each pair of a
-//! source address and a target; and whether a listening socket has room for those begun at once.
-//! What limits them is said with its remedy.
+//! How many connections this machine allows: open files, and local ports for each pair of a source
+//! address and a target; and whether a listen backlog holds the connections begun at once. Each
+//! limit is reported with its remedy.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,38 +15,39 @@ pub struct Shortfall {
     pub limit: Limit,
 }
 
-/// What limits the number of connections.
+/// The resource that limits the number of connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Limit {
-    /// The hard limit of open files of a process, and what it would have to be.
-    /// Rude clients are among them.
+    /// The hard limit of open files of a process, and the value that is needed. `rude`: rude
+    /// clients among them.
     OpenFiles { hard: u64, needed: u64, rude: u64 },
-    /// Ports for each pair of a source address and a target, and how many of both there are.
+    /// Ports for each pair of a source address and a target, and the numbers of both.
     LocalPorts { each: u64, sources: u64, targets: u64 },
 }
 
-/// Connections that are begun at once, and how many of them can wait to be accepted.
+/// Connections that are begun at once, and how many of them the backlog holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BacklogShort {
     pub begun: u64,
     pub held: u64,
 }
 
-/// Files a thread of clients opens beside its connections: epoll, timer, waker, with room to spare.
+/// Files that a thread of clients opens in addition to its connections: epoll, timer and waker,
+/// with a margin.
 const FILES_PER_THREAD: u64 = 8;
-/// Files the process opens beside that: the child's pipes, the report, signals.
+/// Further files of the process: the pipes of the child, the report, signals.
 const FILES_SPARE: u64 = 16;
-/// Files the server of our own opens beside its connections: standard streams, pipes, and for each
-/// worker a listener, epoll, timer and waker, with room to spare.
+/// Files that the local server opens in addition to its connections: standard streams, pipes, and
+/// for each worker a listener, epoll, timer and waker, with a margin.
 const SERVER_FILES: u64 = 64;
 const SERVER_FILES_PER_WORKER: u64 = 16;
-/// Linux's fs.nr_open if nobody has changed it: no limit of open files can be larger.
+/// Linux's fs.nr_open unless it was changed: no limit of open files can be larger.
 const NR_OPEN_DEFAULT: u64 = 1 << 20;
-/// Source addresses of 127.0.0.0/8 that are used at most: 7 million connections at the usual range
-/// of ports.
+/// Source addresses of 127.0.0.0/8 in use, at most. They allow 7 million connections with the usual
+/// port range.
 const LOOPBACK_SOURCES_MAX: u64 = 254;
-/// The share of a source address's ports that is used before another address is taken, in percent:
-/// finding the last free ports of a nearly full range is slow, and others need some as well.
+/// Percentage of a source address's ports that is used before the next address is taken. Finding
+/// the last free ports of a nearly full range is slow, and other programs need some too.
 const PORTS_USED_PERCENT: u64 = 90;
 
 /// What limits the number of connections of this run.
@@ -54,7 +55,7 @@ pub(super) struct Capacity<'a> {
     pub(super) machine: &'a Machine,
     /// Source addresses on the command line.
     pub(super) given: &'a [IpAddr],
-    /// Rude clients: they need what the measured ones need.
+    /// Rude clients. They need the same resources as the measured ones.
     pub(super) rude: u64,
     pub(super) targets: &'a [SocketAddr],
     pub(super) threads: usize,
@@ -67,7 +68,7 @@ impl Capacity<'_> {
         let (overhead, files) = self.files();
         let each = self.machine.ports_per_source();
         let (sources, targets) = (self.sources_max(), self.targets.len() as u64);
-        // Connections are spread evenly over the pairs of both, so none has more than its ports.
+        // Connections are spread evenly over the pairs, so no pair exceeds its ports.
         let ports = (each * sources * targets).saturating_sub(self.rude);
         let possible = files.min(ports);
         if asked <= possible {
@@ -82,8 +83,8 @@ impl Capacity<'_> {
         Some(Shortfall { asked, possible, limit })
     }
 
-    /// Open files that a process needs beside one for each connection, and how many connections
-    /// there are files for: in this process, and in that of a server of our own.
+    /// Open files that a process needs in addition to one per connection, and how many connections
+    /// the limit allows: the minimum of this process and of the local server.
     fn files(&self) -> (u64, u64) {
         let client = self.machine.open_files_now
             + FILES_SPARE
@@ -103,14 +104,14 @@ impl Capacity<'_> {
         }
     }
 
-    /// Of connections begun at once. What other machines' sockets hold is not known.
+    /// For connections begun at once. The backlogs of other machines are unknown.
     pub(super) fn backlog_short(&self, begun: u64) -> Option<BacklogShort> {
         let held = self.machine.backlog_max?;
         let local = self.targets.iter().all(|target| target.ip().is_loopback());
         (local && begun > held).then_some(BacklogShort { begun, held })
     }
 
-    /// On Linux all of 127.0.0.0/8 is local; elsewhere only 127.0.0.1 is, unless configured.
+    /// On Linux all of 127.0.0.0/8 is local. Elsewhere only 127.0.0.1 is, unless configured.
     fn can_vary_source(&self) -> bool {
         let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
         self.targets.iter().all(loopback) && cfg!(target_os = "linux")

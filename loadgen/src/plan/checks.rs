@@ -1,15 +1,15 @@
-//! Whether the flags are possible at all, and go together.
+//! Whether each flag is possible, and whether they go together.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cli::RunSpec;
 use crate::error::Failure;
 
-/// More is a typing error.
+/// A larger number is a typing error.
 const THREADS_MAX: u64 = 1024;
-/// Ports of all targets together: with one source address some 28 million connections.
+/// Ports of all targets together. With one source address they allow about 28 million connections.
 const TARGETS_MAX: usize = 1024;
-/// Requests under way on one connection. Each costs a time stamp of 8 bytes, or two.
+/// Outstanding requests per connection. Each needs one or two time stamps of 8 bytes.
 const PIPELINE_MAX: u64 = 65_536;
 
 pub(super) fn ranges(spec: &RunSpec) -> Result<(), Failure> {
@@ -21,7 +21,8 @@ pub(super) fn ranges(spec: &RunSpec) -> Result<(), Failure> {
     check("--pipeline", spec.load.pipeline, PIPELINE_MAX)
 }
 
-/// Threads that never sleep keep each other from running if there are more of them than processors.
+/// Threads that never sleep need a processor each; if there are fewer processors, they prevent each
+/// other from running.
 pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Result<(), Failure> {
     let needed = threads + workers;
     if needed <= processors {
@@ -37,7 +38,7 @@ pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Re
     )))
 }
 
-/// Where a connection has one request only.
+/// Flags for a server that accepts one request per connection.
 pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
     let flag = match &spec.load {
         load if load.pipeline > 1 => "--pipeline",

@@ -1,4 +1,4 @@
-//! What a hub run is to be: who sends, who never reads, and whether the flags go together.
+//! The plan of a hub run: who sends, who never reads, and whether the flags go together.
 
 use echopool::builtin::url::HubOptions;
 use echopool::framing::ByteOrder;
@@ -8,33 +8,34 @@ use crate::error::Failure;
 use crate::traffic::hub_frames::{PAYLOAD_MAX, STAMP_BYTES};
 use crate::traffic::sizes::Sizes;
 
-/// Numbers that are kept to know what each client is to get from each sender, at most: 128 MiB.
+/// Message numbers kept to know what each client should receive from each sender, at most: 128 MiB.
 const PAIRS_MAX: u64 = 16 << 20;
 
-/// Send times that are kept in all rings together, and in one at most and at least: more than fit, as messages of 100
-/// bytes, into the kernel's buffers and a hub's usual queue on the way to one client.
+/// Send times kept in all rings together, and in one ring at most and at least. With messages of
+/// 100 bytes this is more than the kernel's buffers and a hub's usual queue hold on the way to one
+/// client.
 const TIMES: usize = 1 << 22;
 const TIMES_EACH_MAX: usize = 1 << 17;
 const TIMES_EACH_MIN: usize = 1 << 10;
 
-/// The part of a plan that only a hub has.
+/// The part of a plan that only a hub run has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HubPlan {
     pub order: ByteOrder,
     pub notices: bool,
     /// Connections of the run.
     pub connections: u64,
-    /// Those of them that send, and those that never read.
+    /// Connections that send, and connections that never read.
     pub senders: u64,
     pub never_read: u64,
     pub allow_drops: bool,
 }
 
 impl HubPlan {
-    /// Decides.
+    /// Makes the plan.
     ///
     /// # Errors
-    /// The flags contradict each other, or ask for what a hub does not have.
+    /// The flags contradict each other, or ask for something that a hub does not have.
     pub fn new(spec: &RunSpec, options: &HubOptions, connections: u64) -> Result<HubPlan, Failure> {
         check_load(spec, options)?;
         let plan = HubPlan {
@@ -62,20 +63,20 @@ impl HubPlan {
         Ok(plan)
     }
 
-    /// Whether threads could have too few readers for their part of the senders.
+    /// Whether threads could have too few readers for their share of the senders.
     pub fn wants_one_thread(&self, threads: usize) -> bool {
         self.never_read > 0
             && self.senders + self.never_read + 2 * threads as u64 > self.connections
     }
 
-    /// Whether a connection reads. Those that do not are spread evenly.
+    /// Whether a connection reads. Those that do not are evenly spread.
     pub fn reads(&self, connection: u64) -> bool {
         let before = |connection: u64| connection * self.never_read / self.connections;
         before(connection) == before(connection + 1)
     }
 
-    /// The connections that send: of each thread the first ones that read. Threads have equal parts
-    /// of them, give or take one. `shares`: for each thread its first connection.
+    /// The connections that send: in each thread the first ones that read. Threads have equal
+    /// shares of them, up to a difference of one. `firsts`: the first connection of each thread.
     pub fn senders(&self, firsts: &[u64]) -> Vec<u64> {
         let threads = firsts.len() as u64;
         let of_thread = |(nth, first): (u64, &u64)| {
@@ -85,7 +86,7 @@ impl HubPlan {
         (0..).zip(firsts).flat_map(of_thread).collect()
     }
 
-    /// What a run keeps of messages and clients, in bytes.
+    /// Memory for messages and clients of a run, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         let numbers = self.senders * self.connections * size_of::<u64>() as u64;
         let times = self.senders * (times_each(self.senders as usize) * size_of::<u64>()) as u64;
@@ -93,7 +94,7 @@ impl HubPlan {
     }
 }
 
-/// Refuses the flags that are for a hub.
+/// Refuses the flags that are only for a hub.
 ///
 /// # Errors
 /// One of them was given.
@@ -144,7 +145,7 @@ fn usage<T>(text: String) -> Result<T, Failure> {
     Err(Failure::Usage(text))
 }
 
-/// How many send times are kept for each sender: a power of two.
+/// Number of send times kept for each sender. A power of two.
 pub fn times_each(senders: usize) -> usize {
     (TIMES / senders.max(1)).clamp(TIMES_EACH_MIN, TIMES_EACH_MAX).next_power_of_two()
 }

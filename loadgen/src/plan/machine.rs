@@ -1,4 +1,5 @@
-//! What this machine allows: open files, local ports, processors. Read here, judged in `plan`.
+//! The limits of this machine: open files, local ports and processors. They are read here and
+//! evaluated in `plan`.
 
 use std::ops::RangeInclusive;
 
@@ -9,22 +10,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub struct Machine {
     /// The hard limit of open files of a process.
     pub open_files_max: u64,
-    /// Files that this process has open already.
+    /// Files that this process has open now.
     pub open_files_now: u64,
-    /// The ports that connections are made from.
+    /// The range of local ports for outgoing connections.
     pub ports: RangeInclusive<u16>,
     /// Processors that this process may use.
     pub processors: usize,
-    /// Connections that can wait at a listening socket at most (net.core.somaxconn), where that is
-    /// known.
+    /// Largest listen backlog (net.core.somaxconn); `None` if unknown.
     pub backlog_max: Option<u64>,
 }
 
-/// Linux's own default, where the file that says otherwise cannot be read.
+/// Linux's default, if the setting cannot be read.
 const PORTS_DEFAULT: RangeInclusive<u16> = 32_768..=60_999;
 
 impl Machine {
-    /// Reads them, and raises the soft limit of open files to the hard one.
+    /// Reads the limits, and raises the soft limit of open files to the hard one.
     pub fn read() -> Machine {
         Machine {
             open_files_max: raise_open_files(),
@@ -35,13 +35,13 @@ impl Machine {
         }
     }
 
-    /// How many connections to one target one source address has ports for.
+    /// Local ports that one source address has for one target.
     pub fn ports_per_source(&self) -> u64 {
         u64::from(self.ports.end() - self.ports.start()) + 1
     }
 }
 
-/// Answers the limit that holds from now on.
+/// Returns the limit that is now in effect.
 fn raise_open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
@@ -51,7 +51,7 @@ fn raise_open_files() -> u64 {
 }
 
 fn count_open_files() -> u64 {
-    // Where there is no such directory: stdin, stdout, stderr and a few more.
+    // If the directory does not exist: stdin, stdout, stderr and a few more.
     std::fs::read_dir("/proc/self/fd").map_or(8, |entries| entries.count() as u64)
 }
 

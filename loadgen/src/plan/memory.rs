@@ -1,5 +1,5 @@
-//! The memory of a run, all of which is fixed before the first connection is begun: buffers and
-//! tables of each thread of clients, and the buffers of a server of our own.
+//! The memory of a run, all of which is allocated before the first connection is begun: buffers and
+//! tables of each thread of clients, and the buffers of the local server.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use super::Plan;
 use crate::traffic::dispatch::Dispatch;
 use crate::traffic::hub_frames::BROADCAST_BYTES;
 
-/// The server's own default for the size of its buffers, and the bytes that they are given at most.
+/// The server's default buffer size, and the largest sum of its buffers.
 const SERVER_BUFFER_SIZE: u64 = 16 << 10;
 const SERVER_BYTES_MAX: u64 = 512 << 20;
 const BUFFER_SIZE_MIN: u64 = 4 << 10;
 const BUFFER_SIZE_MAX: u64 = 64 << 10;
 const OUTPUT_WINDOW_MAX: u64 = 128 << 10;
-/// For all threads together.
+/// Sum over all threads.
 const OUTPUT_BYTES_MAX: u64 = 128 << 20;
 const INPUT_LEASES_FACTOR: u32 = 2;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
-/// What a client's tables take for each connection: its conversation and its place. The clients
-/// check it when they are compiled.
+/// Size of the tables per connection: its conversation and its place. A compile-time assertion in
+/// the clients checks it.
 pub const CONNECTION_BYTES: u64 = 168;
 
-/// One thread's part of the work.
+/// The share of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     /// The number of its first connection.
@@ -34,7 +34,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Leases that may be on outputs at once; the rest is for input.
+    /// Leases that may be on outputs at once. The rest is reserved for input.
     pub fn output_leases_max(&self) -> usize {
         let input = INPUT_LEASES_FACTOR * u32::from(self.limits.leases_per_connection_max);
         (self.limits.buffers - input) as usize
@@ -46,7 +46,7 @@ impl Share {
 }
 
 impl Plan {
-    /// All memory of the clients in bytes, fixed before the first connection is begun.
+    /// Memory of all clients in bytes, allocated before the first connection is begun.
     pub fn memory_bytes(&self) -> u64 {
         (0..self.threads)
             .map(|thread| self.share(thread))
@@ -55,10 +55,10 @@ impl Plan {
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
-    /// What a thread's tables take: a conversation and a place for each connection, its rings of times,
-    /// its entries in the queues, and its schedule.
+    /// Size of the tables of a thread: a conversation and a place per connection, its rings of
+    /// times, its entries in the queues, and its schedule.
     fn table_bytes(&self, connections: u64) -> u64 {
-        // Two queues of at most all connections.
+        // Two queues that hold all connections at most.
         let queues = 2 * 16;
         let (times, schedule) = match self.open_loop {
             None => (1, 0),
@@ -71,18 +71,18 @@ impl Plan {
                 + self.pipeline * times * size_of::<u64>() as u64)
     }
 
-    /// The sum for the buffers of one thread. A buffer is in use while the kernel has no room for
-    /// the bytes in it, and while received bytes are checked:
+    /// The buffers of one thread. A buffer is in use while the kernel has no room for its bytes, or
+    /// while received bytes are verified:
     ///
-    /// * output: for each connection the buffers of its window, up to a budget of bytes. Where the
-    ///   budget is smaller than that, connections wait for each other's buffers.
-    /// * input: received bytes are checked and given back at once, one connection after the other,
-    ///   so what one receive fills is enough; twice that, and never taken for output, so that
-    ///   reading goes on when writing cannot.
+    /// * output: for each connection the buffers of its window, up to a budget of bytes. If the
+    ///   budget is smaller, connections wait for each other's buffers.
+    /// * input: received bytes are verified and released at once, one connection after the other,
+    ///   so the buffers of one receive are enough. Twice as many are reserved and never used for
+    ///   output, so that reading continues when writing cannot.
     pub(super) fn client_limits(&self, connections: usize) -> ClientLimits {
         let under_way = self.request_bytes_max() * self.pipeline;
-        // One byte more than a reply: a receive that does not fill its buffer has emptied the
-        // socket, and needs no second call to know it.
+        // One byte more than a reply: a receive that does not fill its buffer has drained the
+        // socket, so no second call is needed.
         let buffer_size = (under_way.min(BUFFER_SIZE_MAX) + 1)
             .next_power_of_two()
             .clamp(BUFFER_SIZE_MIN, BUFFER_SIZE_MAX);
@@ -103,13 +103,13 @@ impl Plan {
         }
     }
 
-    /// Bytes that are put on a connection's output before the kernel has taken them all: what a
-    /// connection can have under way, but no more than a socket's buffer usually takes at once.
+    /// Bytes put on a connection's output before the kernel has accepted them: all outstanding
+    /// requests, but no more than a socket buffer usually accepts at once.
     pub fn output_window(&self) -> u64 {
         (self.request_bytes_max() * self.pipeline).min(OUTPUT_WINDOW_MAX)
     }
 
-    /// Bytes of the largest request, all that the protocol adds included.
+    /// Size of the largest request in bytes, including what the protocol adds.
     fn request_bytes_max(&self) -> u64 {
         match self.hub {
             Some(_) => self.size + BROADCAST_BYTES as u64,
@@ -117,8 +117,8 @@ impl Plan {
         }
     }
 
-    /// Buffers for a server of our own, where its default would be too few for requests that it has
-    /// to see whole: of each connection a largest one, up to a budget of bytes.
+    /// Buffers of the local server, if its default is too small for requests that it has to hold
+    /// completely: one largest request per connection, up to a budget of bytes.
     pub fn server_buffers(&self) -> Option<u64> {
         let longest = self.service.framing()?.wire_max() as u64;
         let each = |bytes: u64| bytes.div_ceil(SERVER_BUFFER_SIZE) + 1;

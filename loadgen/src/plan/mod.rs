@@ -1,11 +1,13 @@
-//! From the command line and the machine's limits to a run that is possible: how many connections,
-//! from which addresses, on how many threads, in how much memory, and when they send what. Nothing
-//! is opened here.
+//! From the description of a run and the limits of the machine to a feasible plan: how many
+//! connections, from which addresses, on how many threads, with how much memory, and when they send
+//! what. Nothing is opened here.
 //!
-//! * here: the plan, and what a connection or a thread reads off it
+//! * here: the plan, and what a connection or a thread reads from it
 //! * `checks`: flags that are impossible or do not go together
-//! * `capacity`: how many connections the machine has room for, and what limits them
-//! * `memory`: the buffers and tables of each thread, and the sum of them
+//! * `capacity`: how many connections the machine allows, and what limits them
+//! * `memory`: buffers and tables of each thread, and their sum
+//! * `hub`: the part of a hub run
+//! * `machine`: the limits of the machine; `calibration`: its highest rates
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -40,69 +42,69 @@ pub use memory::{CONNECTION_BYTES, Share};
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
-/// A run that this machine can make.
+/// A run that is possible on this machine.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where connections go, in turn; at least one. The port is 0 until the server of our own has
-    /// said its port.
+    /// Addresses that connections go to in turn; at least one. The port is 0 until the local server
+    /// has reported its port.
     pub targets: Vec<SocketAddr>,
     pub service: ServiceOptions,
-    /// The targets as they were written.
+    /// The targets as given.
     pub target_name: String,
     pub local_server: bool,
-    /// What was asked for, or the default.
+    /// The number asked for, or the default.
     pub connections_asked: u64,
     /// Whether the number was given on the command line.
     pub connections_explicit: bool,
-    /// What is possible, and so what is begun.
+    /// The possible number, which is begun.
     pub connections: u64,
     pub shortfall: Option<Shortfall>,
-    /// More connections are begun at once than a listening socket of this machine holds.
+    /// Set if more connections are begun at once than a listen backlog of this machine holds.
     pub backlog_short: Option<BacklogShort>,
     pub threads: usize,
-    /// Processors that are left for a server of our own.
+    /// Processors that remain for the local server.
     pub server_workers: usize,
     pub duration: Option<Duration>,
     pub requests: Option<u64>,
     /// How long requests are sent before they are recorded.
     pub warmup: Duration,
-    /// When requests are sent; `None` in a closed loop, when earlier ones have been answered.
+    /// When requests are sent. `None` in a closed loop, in which a request follows an earlier
+    /// reply.
     pub open_loop: Option<OpenLoop>,
-    /// Requests in a second that were asked for on the whole; `None` in a closed loop, and where
-    /// the rate changes.
+    /// Requests per second asked for in all. `None` in a closed loop, and if the rate changes.
     pub rate: Option<u64>,
-    /// Bytes in a request; the largest, if they differ.
+    /// Bytes in a request; the largest if they differ.
     pub size: u64,
     pub sizes: Sizes,
     /// The requests on the wire, except those of a hub.
     pub wire: Wire,
-    /// What a hub's clients do.
+    /// What the clients of a hub do.
     pub hub: Option<HubPlan>,
     pub pipeline: u64,
-    /// Whether no thread ever sleeps, nor a worker of a server of our own.
+    /// Whether the threads, and the workers of the local server, never sleep.
     pub busy_poll: bool,
-    /// In a second, by all threads.
+    /// Connections to begin per second, all threads together.
     pub connect_rate: Option<u64>,
     pub timeout: Duration,
-    /// After which a connection is closed and another one begun.
+    /// The lifetime after which a connection is closed and replaced.
     pub lifetime: Option<Lifetime>,
-    /// Whether it is the server that closes at the end of a lifetime.
+    /// Whether the server closes at the end of a lifetime.
     pub server_closes: bool,
     /// Rude clients beside the measured ones.
     pub rude: RudeClients,
-    /// Local addresses to connect from, in turn. Empty: the system's choice.
+    /// Local addresses to connect from, in turn. Empty: the system chooses.
     pub sources: Vec<IpAddr>,
-    /// Further addresses of the networks given that are more than are ever used.
+    /// Further addresses of the given networks that are not used.
     pub sources_unused: u128,
     pub seed: u64,
-    /// What the figures must be.
+    /// The objectives.
     pub slos: Vec<Slo>,
-    /// Whether the run ends as soon as it cannot pass any more.
+    /// Whether the run ends as soon as it cannot pass.
     pub abort_on_fail: bool,
 }
 
 impl Plan {
-    /// Decides, for any number of targets. There are none for a server of our own.
+    /// Makes a plan for these targets. An empty list means the local server.
     ///
     /// # Errors
     /// The flags contradict each other, or not even one connection is possible.
@@ -174,7 +176,7 @@ impl Plan {
             connections_explicit: spec.connections.is_some(),
             connections,
             shortfall,
-            // Who begins them one after the other has no burst of them.
+            // Connections that are begun at a rate do not come in a burst.
             backlog_short: backlog_short.filter(|_| spec.load.connect_rate.is_none()),
             threads,
             server_workers,
@@ -201,7 +203,7 @@ impl Plan {
         })
     }
 
-    /// What thread number `thread` has to do.
+    /// The share of thread number `thread`.
     pub fn share(&self, thread: usize) -> Share {
         let (thread, threads) = (thread as u64, self.threads as u64);
         let first = self.connections * thread / threads;
@@ -209,8 +211,8 @@ impl Plan {
         Share { first_connection: first, connections, limits: self.client_limits(connections) }
     }
 
-    /// The schedule of a thread in an open loop: for its connections or, of a hub's, for those
-    /// that send.
+    /// The schedule of a thread in an open loop: for its connections or, with a hub, for its
+    /// senders.
     pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
         let open_loop = self.open_loop.as_ref()?;
         let (thread, threads) = (thread as u64, self.threads as u64);
@@ -221,18 +223,18 @@ impl Plan {
         (count > 0).then(|| Dispatch::new(open_loop, lane, first, count as usize, self.seed))
     }
 
-    /// The place among the targets of that of connection number `connection`.
+    /// The index of the target of connection number `connection`.
     pub fn target_index(&self, connection: u64) -> usize {
         (connection % self.targets.len() as u64) as usize
     }
 
-    /// Where connection number `connection` goes.
+    /// The target of connection number `connection`.
     pub fn target(&self, connection: u64) -> SocketAddr {
         self.targets[self.target_index(connection)]
     }
 
-    /// The address that connection number `connection` is made from: the next one when all targets
-    /// have had theirs, so that every pair of both is used before one is used again.
+    /// The source address of connection number `connection`. It changes after all targets were
+    /// used, so that every pair of source and target is used before one is used again.
     pub fn source(&self, connection: u64) -> Option<IpAddr> {
         let count = self.sources.len() as u64;
         let nth = connection / self.targets.len() as u64 % count.max(1);
@@ -244,7 +246,7 @@ impl Plan {
         self.targets.iter().map(|&target| target::url(self.service, target)).collect()
     }
 
-    /// The same in one line that is not too long to be read.
+    /// The targets' addresses in one line of limited length.
     pub fn targets_text(&self) -> String {
         const TARGETS_SHOWN: usize = 4;
         let mut text = self.target_addresses();
@@ -256,13 +258,13 @@ impl Plan {
         }
     }
 
-    /// Connections that a thread begins before one of the earlier ones is established.
+    /// Connections of a thread that are being established at once, at most.
     pub fn connects_in_flight_max(&self) -> usize {
         connects_in_flight_max(self.threads)
     }
 
-    /// How long after a thread's first connection the one with this number in it is begun. Threads
-    /// have their share of the rate, as they have of the connections.
+    /// How long after the thread's first connection its connection number `nth` is begun. A
+    /// thread's share of the rate is its share of the connections.
     pub fn connect_due(&self, share: &Share, nth: usize) -> Duration {
         let Some(rate) = self.connect_rate else { return Duration::ZERO };
         let part = share.connections as f64 / self.connections as f64;
@@ -270,7 +272,7 @@ impl Plan {
     }
 }
 
-/// Together fewer than a usual listen backlog of 4096 holds.
+/// Together fewer than a usual listen backlog of 4096.
 fn connects_in_flight_max(threads: usize) -> usize {
     (1024 / threads).clamp(1, 512)
 }

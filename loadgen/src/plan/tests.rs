@@ -1,4 +1,4 @@
-//! Plans for a machine that is made up.
+//! Plans for an invented machine.
 
 use std::collections::HashSet;
 
@@ -104,12 +104,12 @@ fn ports_run_out_for_each_target_by_itself() {
     assert_eq!(three.connections, 3 * 28_232);
     let text = three.shortfall.expect("too few ports").to_string();
     assert!(text.contains("28232 ports each for each of 3 target(s)"), "{text}");
-    // One source address is enough for what would need two with one target.
+    // One source address is enough for a number that needs two with one target.
     assert_eq!(on("127.0.0.1:7 -c 50k").sources.len(), 2);
     assert_eq!(on("127.0.0.1:7-8 -c 50k").sources.len(), 0);
 }
 
-/// Four-tuples must not be used twice while others are free.
+/// Four-tuples must not be reused while others are free.
 #[test]
 fn every_pair_of_source_and_target_is_used_before_one_is_used_again() {
     for (flags, pairs) in [

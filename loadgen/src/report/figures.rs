@@ -1,4 +1,4 @@
-//! The figures that are read off a run's records, the same for all forms of the report.
+//! Figures computed from a run's records. They are the same in all forms of the report.
 
 use echopool::error::Errno;
 
@@ -6,13 +6,14 @@ use super::Report;
 use crate::stats::cpu::ThreadUse;
 
 impl Report {
-    /// The share of the measured period that the busiest thread ran or waited for a processor.
+    /// Share of the measured period in which the busiest thread ran or waited for a processor.
     pub fn generator_busy(&self) -> f64 {
         let used = self.busiest_thread();
         self.per_second(used.busy().as_secs_f64()).min(1.0)
     }
 
-    /// The part of that share that it waited: processors were taken by others.
+    /// Share of the measured period in which the busiest thread waited because all processors were
+    /// taken.
     pub fn generator_waiting(&self) -> f64 {
         self.per_second(self.busiest_thread().waiting.as_secs_f64()).min(1.0)
     }
@@ -29,17 +30,17 @@ impl Report {
         self.per_second(running)
     }
 
-    /// Replies in a second, within the measured period.
+    /// Replies per second, within the measured period.
     pub fn requests_per_second(&self) -> f64 {
         self.per_second(self.records.replies as f64)
     }
 
-    /// How much of the generator's ceiling was used, or why that is not known.
+    /// How much of the generator's ceiling was used, or why that is unknown.
     pub fn ceiling_text(&self) -> Option<String> {
         self.calibration.text(self.plan.open_loop.is_some(), self.requests_per_second())
     }
 
-    /// Verified bytes in a second, within the measured period.
+    /// Verified bytes per second, within the measured period.
     pub fn bytes_per_second(&self) -> f64 {
         self.per_second(self.records.bytes as f64)
     }
@@ -49,7 +50,7 @@ impl Report {
         if elapsed > 0.0 { amount / elapsed } else { 0.0 }
     }
 
-    /// Least, median and most replies that a connection had.
+    /// Fewest, median and most replies on a connection.
     pub fn replies_each(&self) -> (u64, u64, u64) {
         let mut replies = self.records.replies_each.clone();
         replies.sort_unstable();
@@ -60,7 +61,7 @@ impl Report {
         }
     }
 
-    /// What went wrong with connections and how often, by name, without what did not happen.
+    /// What went wrong with connections and how often, by name. What did not happen is left out.
     pub fn errors(&self) -> Vec<(String, u64)> {
         let records = &self.records;
         let connect = records.connect_errors.iter();
@@ -78,7 +79,7 @@ impl Report {
     }
 }
 
-/// The name under which a failed connect is counted.
+/// The name of a failed connect's error.
 fn connect_error_name(errno: i32) -> String {
     match Errno::from_raw_os_error(errno) {
         Errno::CONNREFUSED => "connect-refused".into(),

@@ -1,5 +1,5 @@
-//! Histograms in the forms that HdrHistogram's own tools read: encoded (V2, deflated, base64), the
-//! interval log, and the percentile distribution.
+//! Histograms in the formats of HdrHistogram's own tools: encoded (V2, deflated, base64), interval
+//! log, and percentile distribution.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
@@ -11,12 +11,12 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 
 use crate::stats::interval::Interval;
 
-/// Lines of a distribution for each halving of the distance to 100 %, as in HdrHistogram's tools.
+/// Lines of a distribution per halving of the distance to 100 %, as in HdrHistogram's tools.
 pub const TICKS_PER_HALF: u32 = 5;
 /// The tools show values in milliseconds if they were recorded in nanoseconds.
 const NANOS_PER_SHOWN: f64 = 1e6;
 
-/// The text form of a histogram.
+/// Encodes a histogram as text.
 pub fn encode(values: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
     V2DeflateSerializer::new()
@@ -25,18 +25,18 @@ pub fn encode(values: &Histogram<u64>) -> String {
     BASE64.encode(bytes)
 }
 
-/// Reads the text form of a histogram.
+/// Decodes a histogram from text.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is malformed.
 pub fn decode(text: &str) -> Result<Histogram<u64>, String> {
     let bytes = BASE64.decode(text).map_err(|error| format!("not base64: {error}"))?;
     let values = Deserializer::new().deserialize(&mut bytes.as_slice());
     values.map_err(|error| format!("no histogram: {error:?}"))
 }
 
-/// Begins an interval log: the comments that name its format and its time, and the columns.
-/// `began` is when the measured period did; times in the log count from there.
+/// Begins an interval log: comments with the format and the time, and the columns. `began`: the
+/// start of the measured period, which is the origin of the times in the log.
 ///
 /// # Errors
 /// Writing failed.
@@ -67,7 +67,7 @@ pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     writeln!(out, "{start:.3},{length:.3},{max:.3},{}", encode(&second.latency))
 }
 
-/// Writes the percentile distribution as HistogramLogProcessor does.
+/// Writes the percentile distribution in the format of HistogramLogProcessor.
 ///
 /// # Errors
 /// Writing failed.

@@ -1,10 +1,10 @@
-//! What the reports say of a hub: deliveries beside messages.
+//! What the report says about a hub: deliveries in addition to messages.
 
 use super::Report;
 use crate::stats::records::Records;
 
-/// Whether clients have not got all that was sent. A hub may drop messages, if it says so, where
-/// that is allowed; an interrupted run does not wait for the rest.
+/// Whether clients did not receive everything that was sent. A hub may drop messages if it reports
+/// them and the run allows it. An interrupted run does not wait for the rest.
 pub fn not_delivered(report: &Report) -> bool {
     let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return false };
     let dropped = hub.dropped > 0 && !plan.allow_drops;
@@ -12,7 +12,7 @@ pub fn not_delivered(report: &Report) -> bool {
     dropped || undelivered
 }
 
-/// What is missing, for the verdict.
+/// What is missing, for the text of the verdict.
 pub fn losses(records: &Records) -> String {
     let hub = records.hub.unwrap_or_default();
     let remedy = match hub.dropped {
@@ -28,7 +28,7 @@ pub fn losses(records: &Records) -> String {
     )
 }
 
-/// Lines for people.
+/// Lines of the text report.
 pub fn lines(report: &Report) -> Vec<String> {
     let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return vec![] };
     let mut lines = vec![

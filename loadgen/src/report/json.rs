@@ -1,5 +1,5 @@
-//! A run as the [object](RunSummary) that is written for machines. The latency histogram is part of
-//! it, so that the file alone can be merged with others.
+//! A run as the [object](RunSummary) of its JSON report. The object includes the latency histogram,
+//! so that files can be merged.
 
 use std::num::NonZeroU64;
 
@@ -19,7 +19,7 @@ use crate::stats::timeseries::Second;
 use crate::traffic::schedule::{Spacing, Stage};
 
 impl RunSummary {
-    /// That of a run.
+    /// The summary of a run.
     pub fn new(report: &Report) -> RunSummary {
         let records = &report.records;
         RunSummary {

@@ -1,4 +1,5 @@
-//! What the reports say of the load: how each request ended, and how well the schedule was kept.
+//! What the text report says about the load: how requests ended, and how well the schedule was
+//! kept.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::stats::records::Records;
 use crate::stats::timeseries::Second;
 use crate::units::time_us;
 
-/// Lines for people.
+/// Lines of the text report.
 pub fn lines(report: &Report) -> Vec<String> {
     let records = &report.records;
     let mut lines = vec![account(records)];
@@ -40,7 +41,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     lines
 }
 
-/// Connections whose first packet got no answer: TCP sends it again after a second (RFC 6298).
+/// Connections whose first packet was not answered. TCP repeats it after one second (RFC 6298).
 fn connects_retried(records: &Records) -> Option<String> {
     const FIRST_RETRY_NS: u64 = 990_000_000;
     let retried = records.connect.count_between(FIRST_RETRY_NS, u64::MAX);
@@ -53,7 +54,7 @@ fn connects_retried(records: &Records) -> Option<String> {
     })
 }
 
-/// Each request offered is in one of the counts behind the first.
+/// Each offered request is in exactly one of the counts after the first.
 fn account(records: &Records) -> String {
     format!(
         "Offered: {} requests: {} answered in time, {} answered after the end, {} timed out, \
@@ -67,7 +68,7 @@ fn account(records: &Records) -> String {
     )
 }
 
-/// What each thread used, if there are not too many to be read.
+/// What each thread used, unless there are too many threads to read.
 fn thread_lines(report: &Report) -> Option<String> {
     const THREADS_SHOWN: usize = 8;
     let elapsed = report.records.elapsed().as_secs_f64();
@@ -93,8 +94,8 @@ fn thread_lines(report: &Report) -> Option<String> {
     (!threads.is_empty()).then(|| format!("Generator threads: {}", threads.join("; ")))
 }
 
-/// The closed loop has no schedule that would show it, so it is said, if it is long enough to be
-/// somewhere in the latencies.
+/// A closed loop has no schedule that would show a stall, so a stall is reported if it is long
+/// enough to affect latencies.
 fn longest_stall(records: &Records) -> Option<String> {
     const WORTH_SAYING: Duration = Duration::from_millis(10);
     let pause = records.longest_stall;
@@ -109,7 +110,7 @@ fn shape(values: &Histogram<u64>) -> String {
     format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
 }
 
-/// Little's law over all seconds, and the second where its two sides differ most.
+/// Little's law over all seconds, and the second in which its two sides differ most.
 fn littles_law(records: &Records) -> Option<String> {
     let steps = records.seconds.steps();
     let difference = |second: &Second| {
@@ -130,8 +131,8 @@ fn littles_law(records: &Records) -> Option<String> {
     ))
 }
 
-/// What the verdict adds when the schedule was kept.
-/// `ended_early`: what was due just then would have been sent a moment later.
+/// Notes of the verdict if the schedule was kept. `ended_early`: requests due at the end would have
+/// been sent a moment later.
 pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
     let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     let mut notes = vec![

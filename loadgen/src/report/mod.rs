@@ -1,11 +1,11 @@
-//! What a run is worth: the verdict, the exit code, and the forms of the report.
+//! The evaluation of a run: verdict, exit code, and the forms of the report.
 //!
-//! * here: what a report is made of
-//! * `verdict`: what is said of the run, with its reason; `figures`: what is read off its records
-//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load`, `targets`,
-//!   `hub`: parts of them
-//! * `saved`: reports read back; `compare`, `merge`: what is made of them; `search`: what several
-//!   runs have found
+//! * here: what a report is made from
+//! * `verdict`: the verdict with its reason; `validity`: whether the generator kept up; `figures`:
+//!   values computed from the records
+//! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
+//!   `targets`, `hub`: parts of the text
+//! * `schema`: the types of all JSON objects; `saved`: summaries read from files
 
 mod figures;
 mod hdr;
@@ -37,28 +37,28 @@ use crate::plan::calibration::Standing;
 use crate::stats::records::Records;
 use crate::stats::slo::Outcome;
 
-/// All that a run has brought.
+/// All results of a run.
 pub struct Report {
     pub plan: Arc<Plan>,
     pub records: Records,
-    /// When the measured period began, if it did.
+    /// When the measured period began; `None` if it did not.
     pub began_at: Option<SystemTime>,
     /// Ended by a signal or a key.
     pub interrupted: bool,
     /// Ended because it could not pass any more.
     pub aborted: Option<Abort>,
-    /// Processors that the server of our own has used, on average.
+    /// Processors that the local server used, on average.
     pub server_cores: Option<f64>,
-    /// What is known of the ceiling.
+    /// Whether the run can be compared with a calibration.
     pub calibration: Standing,
 }
 
-/// Why a run that could not pass any more was ended.
+/// Why a run that could not pass was ended.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Abort {
     /// This second, counted from 1, missed an objective.
     Missed(u64, Outcome),
-    /// So many connections failed or were lost, or had a byte that differed.
+    /// This many connections failed, were lost, or had a byte that differed.
     Errors(u64),
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Abort {
     }
 }
 
-/// Writes to stdout what is no report of a run.
+/// Writes text to stdout that is not the report of a run.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());

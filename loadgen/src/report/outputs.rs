@@ -1,6 +1,7 @@
 //! Where results go: the report, the rows of its streaming forms, the interval log and the
-//! percentile distribution. All are opened before the run, which would be in vain if one could not
-//! be, and each second is written out at once, so that an ended program leaves what it had.
+//! percentile distribution. All are opened before the run, so that a run is not wasted if one
+//! cannot be opened. Each second is flushed at once, so that a terminated program leaves what it
+//! had.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -18,7 +19,7 @@ pub struct Outputs {
     format: OutputFormat,
     shown: text::TextOptions,
     report: Sink,
-    /// The measured period has begun.
+    /// Whether the measured period has begun.
     begun: bool,
     hdr_log: Option<Sink>,
     hgrm: Option<Sink>,
@@ -42,7 +43,7 @@ impl Outputs {
         })
     }
 
-    /// The measured period has begun, at this time.
+    /// Called when the measured period has begun.
     ///
     /// # Errors
     /// Writing failed.
@@ -57,7 +58,7 @@ impl Outputs {
         }
     }
 
-    /// A second is over.
+    /// Called at the end of each second.
     ///
     /// # Errors
     /// Writing failed.
@@ -75,7 +76,7 @@ impl Outputs {
         }
     }
 
-    /// The run is over.
+    /// Called at the end of the run.
     ///
     /// # Errors
     /// Writing failed.
@@ -88,7 +89,7 @@ impl Outputs {
                 out.write_all(b"\n")
             }
             OutputFormat::Ndjson => json_line(out, &RunSummary::new(report)),
-            // A run that was interrupted before it measured has no rows, but columns.
+            // A run that was interrupted before it measured has a header and no rows.
             OutputFormat::Csv if !begun => rows::csv_header(out),
             OutputFormat::Csv | OutputFormat::Quiet => Ok(()),
         })?;
@@ -98,7 +99,7 @@ impl Outputs {
         }
     }
 
-    /// Whether the report says what the exit code means.
+    /// Whether the report contains the verdict.
     pub fn shows_verdict(&self) -> bool {
         !matches!(self.format, OutputFormat::Csv | OutputFormat::Quiet)
     }
@@ -109,7 +110,7 @@ fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()
     out.write_all(b"\n")
 }
 
-/// A file or stdout, with its name for errors.
+/// A file or stdout, with its name for error messages.
 pub struct Sink {
     name: String,
     out: BufWriter<Box<dyn Write>>,

@@ -1,5 +1,5 @@
-//! The rows that are written while a run goes on, one a second: an object a line (ndjson), or
-//! comma-separated values. Times are whole nanoseconds, and the unit is in each name.
+//! The rows written during a run, one per second: one object per line (ndjson), or comma-separated
+//! values. Times are whole nanoseconds, and the unit is in each name.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use super::schema::{Percentiles, SecondSummary, SecondType, nanos};
 use crate::stats::interval::Interval;
 
 impl SecondSummary {
-    /// That of one second of all threads.
+    /// The summary of one second of all threads.
     pub fn new(second: &Interval) -> SecondSummary {
         SecondSummary {
             r#type: SecondType::Second,
@@ -40,8 +40,8 @@ pub fn csv_header(out: &mut dyn Write) -> io::Result<()> {
     )
 }
 
-/// Writes a second's values. Latencies are empty if there was no reply, and send lags in a closed
-/// loop.
+/// Writes the values of a second. Latencies are empty if there was no reply, send lags are empty in
+/// a closed loop.
 ///
 /// # Errors
 /// Writing failed.

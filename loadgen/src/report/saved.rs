@@ -10,17 +10,17 @@ use super::schema::{Distribution, RunSummary, SCHEMA_VERSION, TargetCounts};
 use super::targets::LINES_MAX;
 use crate::error::Failure;
 
-/// The summary of a run, from a file.
+/// The summary of a run from a file.
 pub struct Saved {
-    /// The file.
+    /// The name of the file.
     pub name: String,
-    /// What it says.
+    /// Its content.
     pub run: RunSummary,
     /// Its latency in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
-/// What every object of this program begins with.
+/// The keys that identify an object.
 #[derive(Deserialize)]
 struct Head {
     #[serde(default)]
@@ -33,7 +33,7 @@ impl Saved {
     /// Reads a file.
     ///
     /// # Errors
-    /// The file cannot be read, or is no summary of this version.
+    /// The file cannot be read, or it is not a summary of this version.
     pub fn read(path: &Path) -> Result<Saved, Failure> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
@@ -47,7 +47,7 @@ impl Saved {
         Ok(Saved { name, run, latency })
     }
 
-    /// The histogram of a distribution of this run. `key`: the name of it, for errors.
+    /// Decodes the histogram of a distribution of this run. `key`: its name, for error messages.
     ///
     /// # Errors
     /// It is missing or malformed.
@@ -129,7 +129,7 @@ pub fn merge_targets(runs: &[Saved]) -> Option<Vec<TargetCounts>> {
     let mut all: Vec<TargetCounts> = Vec::new();
     for run in runs {
         for (nth, target) in run.run.per_target.iter().flatten().enumerate() {
-            // A target that was given twice is two, which have the same place in all runs.
+            // A target that was given twice counts as two, which have the same index in all runs.
             match all.iter_mut().skip(nth).find(|one| one.target == target.target) {
                 Some(one) => one.add(target),
                 None => all.push(target.clone()),

@@ -1,15 +1,15 @@
-//! What the reports say of each target, where there are several.
+//! What the text report says about each target, if there are several.
 
 use std::fmt;
 
 use super::Report;
 use super::schema::TargetCounts;
 
-/// Lines for people, at most: up to 1024 targets are possible.
+/// Lines of the text report, at most. Up to 1024 targets are possible.
 pub const LINES_MAX: usize = 16;
 
 impl TargetCounts {
-    /// All targets, in the order in which connections went to them.
+    /// The counts of all targets, in the order in which connections went to them.
     pub fn all(report: &Report) -> Vec<TargetCounts> {
         let plan = &report.plan;
         let targets = plan.targets.len() as u64;
@@ -17,7 +17,7 @@ impl TargetCounts {
             let count = report.records.targets.get(nth as usize).copied().unwrap_or_default();
             TargetCounts {
                 target,
-                // Of the numbers from 0 on, each one that leaves this remainder.
+                // The numbers of its connections, from 0, have this remainder.
                 connections_asked: (plan.connections_asked + targets - 1 - nth) / targets,
                 connections_established: count.established,
                 connections_served: count.served,
@@ -29,7 +29,7 @@ impl TargetCounts {
         (0..).zip(plan.target_addresses()).map(form).collect()
     }
 
-    /// Whether there is nothing to say of it but how much it did.
+    /// Whether nothing went wrong with it.
     fn is_well(&self) -> bool {
         self.connections_served == self.connections_asked
             && self.connections_lost + self.mismatched_connections == 0
@@ -62,8 +62,9 @@ impl fmt::Display for TargetCounts {
     }
 }
 
-/// Lines for people: none for one target, of which the whole report is. Of very many the first that
-/// something is wrong with come before the others, and the rest is one line.
+/// Lines of the text report. There are none for a single target, because the whole report is about
+/// it. If there are too many targets, those with errors come first, and the last line is the sum of
+/// the rest.
 pub fn lines(report: &Report) -> Vec<String> {
     let mut forms = TargetCounts::all(report);
     if forms.len() < 2 {
@@ -93,7 +94,8 @@ pub mod tests {
     use super::*;
     use crate::stats::counts::TargetCount;
 
-    /// A run of ten connections and these targets, all of which are well and have done as much.
+    /// A run of ten connections and this many targets, all without errors and with the same number
+    /// of requests per connection.
     pub fn report_of(count: u16) -> Report {
         let mut report = report();
         let plan = Arc::make_mut(&mut report.plan);
@@ -150,7 +152,7 @@ pub mod tests {
         assert_eq!(lines.len(), LINES_MAX);
         assert!(lines[0].contains(":7003: ") && lines[1].contains(":7070: "), "{lines:#?}");
         assert!(lines[2].contains(":7000: ") && lines[3].contains(":7001: "), "{lines:#?}");
-        // Ten had a connection; nine of them have a line.
+        // Ten targets had a connection, and nine of them have a line.
         let expected = "  85 more targets: 0 asked, 0 established, 0 served, 0 lost, 0 differed, \
                         0 requests completed";
         assert_eq!(lines[LINES_MAX - 1], expected);

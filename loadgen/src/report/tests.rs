@@ -1,4 +1,4 @@
-//! A synthetic run that the tests of all forms share, and the verdicts.
+//! A synthetic run for the tests of all forms, and tests of the verdict.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub fn report() -> Report {
     }
 }
 
-/// The verdict on it.
+/// Its verdict.
 pub const CLEAN: &str = "valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
                          for a processor)";
 

@@ -1,5 +1,5 @@
-//! The report for people. Its first part repeats wrk's lines word for word, because many scripts
-//! read them.
+//! The text report. Its first part repeats wrk's lines word for word, because many scripts parse
+//! them.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::units::{binary, metric, time_us};
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
 
-/// What the report shows beside what it always shows.
+/// Optional parts of the report.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct TextOptions {
-    /// Every percentile.
+    /// All percentiles.
     pub spectrum: bool,
     /// The service time.
     pub uncorrected: bool,
@@ -102,7 +102,7 @@ fn distribution(out: &mut String, title: &str, latency: &Histogram<u64>) {
     }
 }
 
-/// Of a closed loop both are the same: a request is sent when it is due.
+/// In a closed loop both are equal, because a request is sent when it is due.
 fn uncorrected(out: &mut String, service_time: &Histogram<u64>, spectrum: bool) {
     distribution(out, "Uncorrected Latency Distribution (service time)", service_time);
     if spectrum {
@@ -147,7 +147,7 @@ fn totals(out: &mut String, report: &Report) {
     let read = losses.closed_by_peer + losses.reset + losses.peer_lost + losses.failed;
     let (connect, timeout) = (records.connect_failed(), losses.timed_out);
     if connect + read + timeout > 0 {
-        // Which of reading and writing met the error is not known: both are one connection's.
+        // It is unknown whether a read or a write failed, because both use one connection.
         line(
             out,
             format_args!(
@@ -159,7 +159,7 @@ fn totals(out: &mut String, report: &Report) {
     line(out, format_args!("Transfer/sec: {:>10}B", binary(report.bytes_per_second())));
 }
 
-/// What wrk does not say: whether the figures can be believed.
+/// What wrk does not show: whether the figures can be trusted.
 fn evidence(out: &mut String, report: &Report) {
     let records = &report.records;
     line(
@@ -244,14 +244,15 @@ fn cpu_text(report: &Report) -> String {
     text
 }
 
-/// Right-aligned by the number: units of one and two letters end in the same columns.
+/// Aligns the number to the right, so that units of one and of two letters start in the same
+/// column.
 fn aligned(text: &str, width: usize) -> String {
     let letters = text.chars().rev().take(2).take_while(char::is_ascii_alphabetic).count();
     let pad = 2 - letters;
     format!("{text:>0$}{1:pad$}", width - pad, "")
 }
 
-/// A time that was given, without decimals that were not.
+/// Formats a time from the command line without unnecessary decimals.
 fn whole_time(time: Duration) -> String {
     let nanos = time.as_nanos();
     let units: [(u128, &str); 5] =

@@ -1,5 +1,5 @@
-//! Whether the generator kept its schedule: the criteria by which a run of an open loop is called
-//! generator-limited. `docs/measuring.md` says the same in words.
+//! Whether the generator kept its schedule: the criteria for calling an open-loop run
+//! generator-limited. `docs/measuring.md` describes them.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use crate::stats::cpu::SATURATED;
 use crate::stats::records::Records;
 use crate::stats::tally::BEHIND;
 
-/// The generator's own lag may be this part of the latency at the 99th percentile.
+/// At the 99th percentile, the generator's own lag may be 1/4 of the latency.
 pub const OWN_LAG_PART: u64 = 4;
 
-/// An own lag up to this is never held against a run: it is what a timer's wake-up and a turn of
-/// the loop take on a machine that has a processor to spare.
+/// An own lag up to this is always accepted. It is the time that a timer and a turn of the loop
+/// take on a machine with a spare processor.
 pub const OWN_LAG_FREE: Duration = Duration::from_micros(100);
 
-/// A thread that waits for a processor for this share of the time is kept from running: that part
-/// of the replies finds it waiting, and lies unread.
+/// A thread that waits for a processor for this share of the time is kept from running: this share
+/// of the replies arrives meanwhile and is not read.
 pub const KEPT_FROM_RUNNING: f64 = 0.1;
 
-/// Why the generator could not keep its schedule; `None` if it could, or had none to keep.
+/// Why the generator could not keep its schedule. `None` if it could, and in a closed loop.
 pub fn generator_limit(plan: &Plan, records: &Records) -> Option<String> {
     plan.open_loop.as_ref()?;
     lag_limit(records).or_else(|| saturation_limit(records)).or_else(|| waiting_limit(records))
 }
 
-/// The own lag is part of each latency. Where it is a large part of it, what was measured is the
-/// generator, whatever the reason: its own work, too few processors, a noisy machine.
+/// The own lag is part of each latency. If it is a large part, the run measured the generator,
+/// whatever the reason: its own work, too few processors, or a noisy machine.
 fn lag_limit(records: &Records) -> Option<String> {
     let own = records.own_lag.value_at_quantile(0.99);
     let latency = records.latency.value_at_quantile(0.99);
@@ -54,7 +54,7 @@ fn lag_bound(latency_ns: u64) -> u64 {
     (latency_ns / OWN_LAG_PART).max(OWN_LAG_FREE.as_nanos() as u64)
 }
 
-/// Where a thread is never idle, connections look busy because their replies lie unread.
+/// If a thread is never idle, connections look busy because their replies are not read.
 fn saturation_limit(records: &Records) -> Option<String> {
     if records.saturated_seconds > 0 {
         return Some(format!(
@@ -69,8 +69,8 @@ fn saturation_limit(records: &Records) -> Option<String> {
         .then(|| format!("a thread was {:.0} % busy", (busiest / elapsed).min(1.0) * 100.0))
 }
 
-/// A thread that is kept from running leaves replies unread, so that connections look busy and the
-/// requests behind them wait: the own lag sees nothing of that, nor is the thread saturated.
+/// A thread that cannot run does not read replies, so connections look busy and requests wait. The
+/// own lag does not show that, and the thread is not saturated either.
 fn waiting_limit(records: &Records) -> Option<String> {
     let sent_late = records.send_lag.value_at_quantile(0.99) > BEHIND.as_nanos() as u64;
     let behind = sent_late || records.never_sent * 100 > records.offered;
@@ -95,7 +95,7 @@ mod tests {
     use crate::stats::cpu::ThreadUse;
     use echopool::time::Time;
 
-    /// An open loop of one second whose own lag and latency are always these.
+    /// An open loop of one second in which own lag and latency are constant.
     fn records(own_us: u64, latency_us: u64, busy_ms: u64) -> Records {
         let (began, ended) = (Time::from_nanos(5), Time::from_nanos(1_000_000_005));
         let mut records = Records { began, ended, ..Records::default() };

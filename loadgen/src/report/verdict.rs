@@ -1,5 +1,5 @@
-//! What is said of a run: the verdict with its reason, and the exit code. Whether the generator
-//! kept up is found in `crate::report::validity`.
+//! The verdict with its reason, and the exit code. `crate::report::validity` finds whether the
+//! generator kept up.
 
 use std::fmt::Write as _;
 
@@ -13,8 +13,8 @@ use crate::report::validity;
 use crate::stats::cpu::SATURATED;
 use crate::stats::slo::{Observed, Outcome};
 
-/// From this share of the period on it is said that the generator waited for processors: others
-/// had taken them, the server or strangers.
+/// From this share of the period, the report mentions that the generator waited for processors,
+/// which the server or other programs used.
 const SHORT_OF_PROCESSORS: f64 = 0.05;
 
 /// Whether the figures are what was asked for.
@@ -24,23 +24,23 @@ const SHORT_OF_PROCESSORS: f64 = 0.05;
 pub enum Verdict {
     /// The figures are what was asked for.
     Valid,
-    /// Bytes came back that differed from what was sent.
+    /// A byte differed from what was sent.
     #[serde(rename = "echo-differed")]
     Differed,
-    /// Fewer connections than asked for.
+    /// There were fewer connections than asked for.
     UnderConnected,
-    /// No connection had a single reply.
+    /// No connection had a reply.
     NothingServed,
-    /// Connections ended, or replies were missing, before the end.
+    /// Connections ended early, or replies were missing at the end.
     ConnectionsLost,
-    /// A hub dropped messages, or clients did not get them.
+    /// A hub dropped messages, or clients did not receive them.
     NotDelivered,
     /// The generator did not keep its schedule, so the figures are at least partly its own.
     GeneratorLimited,
 }
 
 impl Verdict {
-    /// One word for it, for machines.
+    /// The word for it in JSON and in text.
     pub fn word(self) -> &'static str {
         match self {
             Verdict::Valid => "valid",
@@ -55,14 +55,14 @@ impl Verdict {
 }
 
 impl Report {
-    /// The worst that can be said of the run.
+    /// The worst that applies to the run.
     pub fn verdict(&self) -> Verdict {
         let Report { plan, records, .. } = self;
-        // A run that is ended early does not wait for its last replies.
-        // What a hub says that it dropped is judged by itself.
+        // A run that ends early does not wait for its last replies. Reported drops of a hub are
+        // checked separately.
         let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
         let unanswered = records.timed_out + records.unanswered > dropped && !self.ended_early();
-        // A default that the machine has no room for is announced, and no failure.
+        // If the machine cannot make the default number, the run says so but does not fail.
         let wanted = match plan.connections_explicit {
             true => plan.connections_asked,
             false => plan.connections,
@@ -84,7 +84,7 @@ impl Report {
         }
     }
 
-    /// How the program ends. A wrong byte is worth saying even of an interrupted run.
+    /// The exit code. A wrong byte is reported even for an interrupted run.
     pub fn exit(&self) -> Exit {
         match self.verdict() {
             Verdict::Differed => Exit::Differed,
@@ -95,7 +95,7 @@ impl Report {
         }
     }
 
-    /// What became of each objective.
+    /// The result of each objective.
     pub fn objectives(&self) -> Vec<Outcome> {
         let records = &self.records;
         let long_enough = !records.elapsed().is_zero();
@@ -107,7 +107,7 @@ impl Report {
         self.plan.slos.iter().map(|slo| slo.judge(&observed)).collect()
     }
 
-    /// Whether an objective was missed, by the whole run or by the second that ended it.
+    /// Whether the whole run, or the second that ended it, missed an objective.
     fn missed(&self) -> bool {
         matches!(self.aborted, Some(Abort::Missed(..)))
             || self.objectives().iter().any(|outcome| !outcome.met)
@@ -189,7 +189,7 @@ impl Report {
         }
     }
 
-    /// Messages whose connections end, or do not, as the server's would with the other `after`.
+    /// The remedy if connections behave like those of a server with the other `after`.
     fn other_after(&self) -> Option<&'static str> {
         let Report { plan, records, .. } = self;
         let closes = match plan.service {

@@ -4,18 +4,19 @@ use std::fmt;
 
 use crate::traffic::rude::RudeKind;
 
-/// Counts of one target. Connections that took the place of another count as that one.
+/// Counts of one target. A connection that replaced another one counts as that one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct TargetCount {
     /// Connections that were established.
     pub established: u64,
-    /// Those of them that had at least one reply.
+    /// Established connections that had at least one reply.
     pub served: u64,
-    /// Connections that ended before their time; again, if their successors did too.
+    /// Connections that ended early. A place counts again if a later connection in it ended early
+    /// too.
     pub lost: u64,
     /// Connections on which a byte differed.
     pub mismatches: u64,
-    /// Requests that had their reply, late ones included.
+    /// Requests that had their reply, including late ones.
     pub completed: u64,
 }
 
@@ -37,17 +38,17 @@ pub struct RudeCount {
     pub kind: RudeKind,
     /// Clients at once.
     pub asked: u64,
-    /// Connections established, those that followed on others included.
+    /// Connections established, including those that followed others.
     pub established: u64,
     /// Connects that failed.
     pub connect_failed: u64,
-    /// Connections that ended as the client had meant them to.
+    /// Connections that ended as the client intended.
     pub finished: u64,
     /// Connections that the server closed.
     pub closed_by_server: u64,
     /// Connections that the server reset, or that failed otherwise.
     pub reset_by_server: u64,
-    /// Bytes put on connections, and bytes that came back.
+    /// Bytes sent, and bytes received.
     pub bytes_sent: u64,
     pub bytes_received: u64,
 }

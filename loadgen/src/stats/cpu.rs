@@ -1,36 +1,35 @@
-//! How busy processors were: a thread's own time, and that of the server that we started.
+//! Processor use: that of a thread, and that of the local server.
 
 use std::time::Duration;
 
 use echopool::internals::polled_in_vain;
 use rustix::time::{ClockId, clock_gettime};
 
-/// A generator whose threads are busier than this share of the time has hardly been idle: a reply
-/// that arrived had to wait for the tool, and a faster server would not have had more requests to
-/// answer.
+/// A thread that is busy for more than this share of the time was almost never idle: replies had to
+/// wait for the tool, and a faster server would not have received more requests.
 ///
-/// Waiting for a processor counts as busy: on a machine where both ends share the processors, a
-/// thread that is kept from running is no less the bottleneck.
+/// Waiting for a processor counts as busy. If both ends share the processors, a thread that cannot
+/// run is just as much the bottleneck.
 pub const SATURATED: f64 = 0.95;
 
-/// What a thread has used since it began.
+/// What a thread has used since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ThreadUse {
     /// Time on a processor.
     pub running: Duration,
-    /// Time that it could have run, but all processors were taken.
+    /// Time in which it was ready to run and all processors were taken.
     pub waiting: Duration,
-    /// Time on the clock in which it asked for events, and there were none (`--busy-poll`). It ran
-    /// or waited for a processor all the while.
+    /// Wall-clock time in which it polled for events and found none (`--busy-poll`). During it the
+    /// thread ran or waited for a processor.
     pub polling: Duration,
-    /// How often it went to sleep, to wait for something.
+    /// How often it gave up its processor to wait for something.
     pub switches_voluntary: u64,
-    /// How often another took its processor.
+    /// How often its processor was given to another thread.
     pub switches_involuntary: u64,
 }
 
 impl ThreadUse {
-    /// Of the calling thread, until now.
+    /// The use of the calling thread so far.
     pub fn now() -> ThreadUse {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         let switches = |name| parse_status(&status, name).unwrap_or_default();
@@ -41,11 +40,11 @@ impl ThreadUse {
         }
     }
 
-    /// The times alone, which cost less to read.
+    /// Only the times, which are cheaper to read.
     pub fn times_now() -> ThreadUse {
         let running = clock_gettime(ClockId::ThreadCPUTime);
         let running = Duration::new(running.tv_sec as u64, running.tv_nsec as u32);
-        // Where the kernel does not count it, waiting shows as zero.
+        // Zero if the kernel does not count waiting.
         let waiting = std::fs::read_to_string("/proc/thread-self/schedstat")
             .ok()
             .and_then(|text| parse_waiting(&text))
@@ -66,16 +65,16 @@ impl ThreadUse {
         }
     }
 
-    /// Time that it was neither asleep nor asking in vain for something to do: it worked, or could
-    /// have. It is not known what it did when it lost its processor; all of that counts as work
-    /// that waited, so that a thread is never called less busy than it was.
+    /// Time in which it neither slept nor polled in vain: it worked, or could have. What a thread
+    /// did when it lost its processor is unknown; all of that time counts as waiting work, so a
+    /// thread is never reported as less busy than it was.
     pub fn busy(&self) -> Duration {
         let idle = self.polling.saturating_sub(self.waiting);
         (self.running + self.waiting).saturating_sub(idle)
     }
 }
 
-/// A number of a status file, by the name before it.
+/// A number of a status file, by the name in front of it.
 fn parse_status(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
@@ -85,16 +84,16 @@ fn parse_waiting(text: &str) -> Option<Duration> {
     text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The processor time of another process, with the kernel's resolution of usually 10 ms, or `None`
-/// where it cannot be read.
+/// The processor time of another process, at the resolution of the kernel (usually 10 ms); `None`
+/// if it cannot be read.
 pub fn of_process(id: u32) -> Option<Duration> {
     let ticks = parse_stat(&std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?)?;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Some(Duration::from_millis(ticks * 1000 / per_second))
 }
 
-/// User and system time, fields 14 and 15 of a process's stat file. The second field, the name, may
-/// contain spaces and parentheses, so fields are counted behind its end.
+/// User and system time are fields 14 and 15 of a process's stat file. The second field, the name,
+/// may contain spaces and parentheses, so fields are counted after its end.
 fn parse_stat(text: &str) -> Option<u64> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

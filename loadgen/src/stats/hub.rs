@@ -1,8 +1,8 @@
-//! What a hub run counts beside its messages.
+//! Counts of a hub run in addition to its messages.
 
 use echopool::time::Time;
 
-/// What a hub run counts beside its messages.
+/// Counts of a hub run in addition to its messages.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct HubRecords {
     /// Clients that never read.
@@ -10,15 +10,15 @@ pub struct HubRecords {
     /// Messages that clients received within the measured period, and after it.
     pub deliveries: u64,
     pub deliveries_late: u64,
-    /// Messages that the hub said it dropped, and those that are missing without a word.
+    /// Messages that the hub reported as dropped, and messages that are missing without a report.
     pub dropped: u64,
     pub undelivered: u64,
-    /// Messages whose sender may be without its own copy because the hub dropped it. They are among
-    /// the unanswered.
+    /// Messages whose sender may not have received its own copy because the hub dropped it. They
+    /// are among the unanswered ones.
     pub own_dropped: u64,
-    /// Deliveries whose latency is only known to be at least what was recorded.
+    /// Deliveries for which only a lower bound of the latency is known, which was recorded.
     pub beyond_ring: u64,
-    /// Notices.
+    /// Notices of clients that joined, and of clients that left.
     pub joined: u64,
     pub left: u64,
 }
@@ -43,6 +43,6 @@ impl HubRecords {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SentAt {
     Known(Time),
-    /// Its place is taken: it was before that.
+    /// Its slot was reused: the message was sent before this time.
     Before(Time),
 }

@@ -1,11 +1,11 @@
-//! What happened in each second, while the run goes on: each thread of clients records its part of
-//! an interval and hands it over when the second has ended; the main thread adds the parts of all
-//! threads up. Who shows or writes an interval is not decided here.
+//! What happened in each second of a running test. Each thread of clients records its part of an
+//! interval and hands it over when the second ends; the main thread adds up the parts of all
+//! threads. Showing and writing intervals is done elsewhere.
 //!
-//! Memory is constant: a thread has three parts for ever. It hands over a full one and takes an
-//! empty one, without a lock and without allocating. If the main thread is late and there is no
-//! empty one, the thread goes on with the one it has: that part then covers more than its second,
-//! and nothing is lost or counted twice.
+//! Memory is constant: each thread has three parts. It hands over a full part and takes an empty
+//! one, without a lock and without allocating. If the main thread is late and there is no empty
+//! part, the thread continues with its current one. That part then covers more than its second;
+//! nothing is lost or counted twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use hdrhistogram::Histogram;
 use crate::stats::records::latency_histogram;
 use crate::stats::tally::{Snapshot, Tallies};
 
-/// Parts of a thread: one that is recorded into, one on its way, one in reserve for a main
-/// thread that is a second late.
+/// Parts per thread: one to record into, one in transit, and one in reserve for a main thread that
+/// is a second late.
 const PARTS: usize = 3;
-/// The length of a second.
+/// Length of an interval.
 const SECOND: Duration = Duration::from_secs(1);
-/// A thread looks at the clock at least every 100 ms. One that is later than this after the end of
-/// a second is not waited for: what it has counts for a later second.
+/// A thread reads the clock at least every 100 ms. The main thread does not wait for one that is
+/// later than this after the end of a second; its part counts for a later second.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// The number of the part with which a thread's measured period ends, and of what comes later.
+/// The number of the part with which a thread's measured period ends, and of the part after it.
 const LAST: u64 = u64::MAX - 1;
 const AFTER: u64 = u64::MAX;
 
@@ -61,14 +61,14 @@ impl IntervalPart {
     }
 }
 
-/// The way of one thread's parts to the main thread and back.
+/// Passes the parts of one thread to the main thread and back.
 pub struct Handover {
     full: ArrayQueue<Box<IntervalPart>>,
     empty: ArrayQueue<Box<IntervalPart>>,
 }
 
 impl Default for Handover {
-    /// All parts are made here.
+    /// Allocates all parts.
     fn default() -> Handover {
         let handover = Handover { full: ArrayQueue::new(PARTS), empty: ArrayQueue::new(PARTS) };
         while handover.empty.push(Box::new(IntervalPart::new())).is_ok() {}
@@ -76,13 +76,13 @@ impl Default for Handover {
     }
 }
 
-/// The side of a thread of clients. What it still has is handed over when it is dropped.
+/// The side of a thread of clients. Dropping it hands over the last part.
 pub struct Recorder {
     handover: Arc<Handover>,
-    /// Always there, until dropped.
+    /// Present until it is dropped.
     current: Option<Box<IntervalPart>>,
     began: Time,
-    /// When the second that is recorded into ends; never, outside of the measured period.
+    /// When the current second ends; never, outside the measured period.
     ends: Time,
 }
 
@@ -94,13 +94,13 @@ impl Recorder {
         Recorder { handover, current, began: Time::ZERO, ends: Time::MAX }
     }
 
-    /// The measured period begins.
+    /// Starts the measured period.
     pub fn begin(&mut self, now: Time) {
         self.began = now;
         self.ends = now + SECOND;
     }
 
-    /// Records a reply and its bytes. `in_period` says whether it came in the measured period.
+    /// Records a reply. `in_period`: whether it arrived within the measured period.
     #[inline]
     pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
         self.tick(now);
@@ -113,7 +113,7 @@ impl Recorder {
         }
     }
 
-    /// Records that a request was sent so long after its intended time.
+    /// Records that a request was sent `lag` after its intended time.
     #[inline]
     pub fn sent(&mut self, now: Time, lag: Duration) {
         self.tick(now);
@@ -121,21 +121,21 @@ impl Recorder {
         current.send_lag.saturating_record(lag.as_nanos() as u64);
     }
 
-    /// Records a request that is given up after so long without its reply.
+    /// Records a request that is given up after `age` without a reply.
     pub fn give_up(&mut self, now: Time, age: Duration) {
         self.tick(now);
         let current = self.current.as_mut().expect("it is there until dropped");
         current.latency.saturating_record(age.as_nanos() as u64);
     }
 
-    /// Records bytes that came in the measured period.
+    /// Records bytes that arrived within the measured period.
     #[inline]
     pub fn bytes(&mut self, now: Time, bytes: u64) {
         self.tick(now);
         self.current.as_mut().expect("it is there until dropped").bytes += bytes;
     }
 
-    /// Hands the part over if its second has ended.
+    /// Hands over the part if its second has ended.
     #[inline]
     pub fn tick(&mut self, now: Time) {
         if now >= self.ends {
@@ -143,7 +143,7 @@ impl Recorder {
         }
     }
 
-    /// The measured period has ended: what is recorded from now on is late.
+    /// Ends the measured period: everything recorded from now on is late.
     pub fn end(&mut self, ended: Time) {
         self.tick(ended);
         self.exchange(LAST);
@@ -157,7 +157,7 @@ impl Recorder {
         self.ends = self.began + SECOND * (seconds as u32 + 1);
     }
 
-    /// Without an empty part the current one goes on.
+    /// Without an empty part, the current one continues.
     fn exchange(&mut self, number: u64) {
         if let Some(empty) = self.handover.empty.pop() {
             let full = self.current.replace(empty);
@@ -184,13 +184,13 @@ fn push(handover: &Handover, mut part: Box<IntervalPart>, number: u64) {
 pub struct Interval {
     /// From 0.
     pub number: u64,
-    /// From the begin of the measured period to that of this second.
+    /// From the start of the measured period to the start of this second.
     pub start: Duration,
-    /// One second, but for the last one.
+    /// One second, except for the last interval.
     pub length: Duration,
-    /// In nanoseconds. Late replies are in it.
+    /// In nanoseconds, including late replies.
     pub latency: Histogram<u64>,
-    /// From the intended time to the actual send, of the requests sent, in nanoseconds. Empty in a
+    /// From the intended time to the actual send of the requests sent, in nanoseconds. Empty in a
     /// closed loop.
     pub send_lag: Histogram<u64>,
     /// Replies within the measured period, and after it.
@@ -198,14 +198,14 @@ pub struct Interval {
     pub replies_late: u64,
     /// Bytes verified in the measured period.
     pub bytes: u64,
-    /// Counts of the whole run, until now.
+    /// Counts of the whole run so far.
     pub counts: Snapshot,
-    /// What has gone wrong in this second.
+    /// Errors in this second.
     pub errors: u64,
 }
 
 impl Interval {
-    /// Replies in a second, within the measured period.
+    /// Replies per second, within the measured period.
     pub fn rate(&self) -> f64 {
         match self.length.as_secs_f64() {
             length if length > 0.0 => self.replies as f64 / length,
@@ -213,7 +213,7 @@ impl Interval {
         }
     }
 
-    /// Whether it is as long as a second is.
+    /// Whether it is a full second.
     pub fn is_whole(&self) -> bool {
         self.length == SECOND
     }
@@ -240,10 +240,10 @@ pub struct Collector {
     tallies: Arc<Tallies>,
     threads: Vec<ThreadState>,
     second: Interval,
-    /// Whether the second has been handed out, so that the next one is to begin.
+    /// Whether the second was returned, so that the next one must begin.
     given: bool,
     errors_before: u64,
-    /// When it was last asked within the measured period.
+    /// Open connections when it was last asked within the measured period.
     open: u64,
 }
 
@@ -252,7 +252,7 @@ struct ThreadState {
     handover: Arc<Handover>,
     /// A part that belongs to a later second.
     held: Option<Box<IntervalPart>>,
-    /// Seconds of which all has been seen.
+    /// Number of seconds that are complete.
     through: u64,
 }
 
@@ -280,7 +280,7 @@ impl Collector {
         Collector { tallies, threads, second, given: false, errors_before: 0, open: 0 }
     }
 
-    /// The next second, if it is over at `since`, the time since the measured period began.
+    /// Returns the next second if it is over at `since`, the time since the measured period began.
     pub fn next(&mut self, since: Duration) -> Option<&Interval> {
         self.begin_next();
         self.open = self.tallies.snapshot().open;
@@ -294,9 +294,9 @@ impl Collector {
         (complete || since >= end + GRACE).then(|| self.complete(SECOND))
     }
 
-    /// What has not been asked for yet, when all threads have ended: `elapsed` is the length of the
-    /// measured period. To be called until it answers `None`. What came after the period is in a
-    /// last one that has no length.
+    /// Returns the remaining seconds, one per call, when all threads have ended; then `None`.
+    /// `elapsed` is the length of the measured period. What arrived after the period is in a last
+    /// interval of length zero.
     pub fn rest(&mut self, elapsed: Duration) -> Option<&Interval> {
         self.begin_next();
         let left = elapsed.saturating_sub(self.second.start);
@@ -318,7 +318,7 @@ impl Collector {
 
     fn complete(&mut self, length: Duration) -> &Interval {
         let mut counts = self.tallies.snapshot();
-        // Looked at after the end, there are none left.
+        // After the end there are no open connections.
         counts.open = if length.is_zero() { counts.open } else { self.open };
         self.second.length = length;
         self.second.counts = counts;
@@ -328,7 +328,7 @@ impl Collector {
         &self.second
     }
 
-    /// Adds all parts up to this number, and gives them back empty.
+    /// Adds all parts up to this number and returns them empty.
     fn take(&mut self, number: u64) {
         for state in &mut self.threads {
             while let Some(mut part) = state.held.take().or_else(|| state.handover.full.pop()) {
@@ -361,7 +361,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// The recorders of so many threads, their collector and their counters.
+    /// The recorders of this many threads, their collector and their counters.
     fn recording(threads: usize) -> (Vec<Recorder>, Collector, Arc<Tallies>) {
         let handovers: Vec<_> = (0..threads).map(|_| Arc::<Handover>::default()).collect();
         let recorder = |handover: &Arc<Handover>| {

@@ -1,23 +1,23 @@
 //! Why a connection was lost, and a byte that differed.
 
-/// Why a connection ended before its time.
+/// Why a connection ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Loss {
-    /// A byte differed from what was sent. Counted as a mismatch, not as an error of the network.
+    /// A byte differed from what was sent. Counted as a mismatch, not as a network error.
     Mismatch,
-    /// A reply did not come in time.
+    /// A reply did not arrive in time.
     TimedOut,
-    /// The other side closed while it owed replies or the run went on.
+    /// The peer closed while it owed replies or the run continued.
     ClosedByPeer,
     /// Reset.
     Reset,
-    /// The kernel gave up on the other side.
+    /// The kernel gave up on the peer.
     PeerLost,
-    /// Another error of a system call, or an end that has no better name.
+    /// Another error of a system call, or another reason.
     Failed,
 }
 
-/// The first byte of a connection that was not as it had been sent.
+/// The first byte of a connection that differed from what was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mismatch {
     /// The connection's number, from 0.
@@ -27,10 +27,11 @@ pub struct Mismatch {
     /// The request whose reply it is in, from 0, and the position in that reply.
     pub request: u64,
     pub request_offset: u64,
-    /// What was sent there; empty if nothing had been sent yet.
+    /// What was sent there; empty if nothing was sent yet.
     pub expected: Vec<u8>,
-    /// What came back instead; empty if it came after the last reply, when nobody looked at it.
+    /// What arrived instead; empty if it arrived after the last reply, when bytes were no longer
+    /// inspected.
     pub actual: Vec<u8>,
-    /// What is wrong with it, where the bytes alone do not say it.
+    /// What is wrong, if the bytes alone do not show it.
     pub note: Option<String>,
 }

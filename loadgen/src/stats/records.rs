@@ -1,10 +1,9 @@
-//! What a run measured: the records of one thread, and those of all threads together. Recording
-//! allocates nothing, however long the run is.
+//! What a run measured: the records of one thread, or of all threads together. Recording does not
+//! allocate, however long the run is.
 //!
 //! Every request that was to be sent in the measured period is in exactly one of the counts
-//! completed, timed out, unanswered and never sent, and once in the latencies: with the time to its
-//! reply, or with its age when it was given up, which is the least that its latency would have
-//! been.
+//! completed, timed out, unanswered and never sent. It is in the latencies once: with the time to
+//! its reply, or with its age when it was given up, which is a lower bound of its latency.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,15 +17,15 @@ use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::timeseries::Series;
 
-/// Mismatches that are described in the report; all are counted.
+/// Mismatches that the report describes. All are counted.
 pub const MISMATCHES_SHOWN: usize = 8;
-/// Latencies are recorded from 1 ns to here, with three significant digits.
+/// Latencies are recorded from 1 ns up to this, with three significant digits.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
-/// Of a thread, in a second.
+/// Replies per second of a thread.
 const RATE_MAX: u64 = 1_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Connections that ended before their time, by kind.
+/// Connections that ended early, by kind.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Losses {
     pub timed_out: u64,
@@ -36,87 +35,89 @@ pub struct Losses {
     pub failed: u64,
 }
 
-/// What was counted and timed, by one thread or by all.
+/// Counts and histograms of one thread or of all threads.
 pub struct Records {
     pub established: u64,
-    /// By error number.
+    /// Failed connects by error number.
     pub connect_errors: BTreeMap<i32, u64>,
     pub losses: Losses,
     /// Connections on which a byte differed.
     pub mismatches: u64,
     pub first_mismatches: Vec<Mismatch>,
-    /// Requests whose intended time is in the measured period, sent or not. In a closed loop a
-    /// request is intended when it is begun.
+    /// Requests whose intended time is in the measured period, sent or not. In a closed loop the
+    /// intended time is when the request is begun.
     pub offered: u64,
-    /// Those that were given to a connection.
+    /// Offered requests that were given to a connection.
     pub requests: u64,
-    /// Replies to them within the measured period.
+    /// Replies to offered requests within the measured period.
     pub replies: u64,
-    /// Replies to them that came after it.
+    /// Replies to offered requests that arrived after it.
     pub replies_late: u64,
-    /// Requests whose reply had not come within the time-out, counted from the send; their
-    /// connection was closed for it.
+    /// Requests whose reply did not arrive within the time-out, counted from the send. Their
+    /// connection was closed.
     pub timed_out: u64,
-    /// Requests that had been given to a connection when it ended otherwise, or the run did.
+    /// Requests that were given to a connection when it, or the run, ended for another reason.
     pub unanswered: u64,
-    /// Requests of an open loop for which no connection had room until the end of the period.
+    /// Requests of an open loop for which no connection had room before the end of the period.
     pub never_sent: u64,
-    /// Requests sent while warming up: verified, and not recorded.
+    /// Requests sent during the warm-up: verified, but not recorded.
     pub warmup_requests: u64,
     /// Bytes verified within the measured period.
     pub bytes: u64,
     /// Bytes verified in all.
     pub bytes_verified: u64,
-    /// From the intended time to the complete reply, in nanoseconds; late replies included, and the
-    /// age of each request that had none. One value for each request offered.
+    /// From the intended time to the complete reply, in nanoseconds. Includes late replies, and the
+    /// age of each request without a reply. One value per offered request.
     pub latency: Histogram<u64>,
-    /// From the actual send to the complete reply, in nanoseconds, or to when it was given up.
-    /// Equal to the latency in a closed loop.
+    /// From the actual send to the complete reply, or to the time at which the request was given
+    /// up, in nanoseconds. Equal to the latency in a closed loop.
     pub service_time: Histogram<u64>,
     /// From the intended time to the actual send, in nanoseconds. Empty in a closed loop.
     pub send_lag: Histogram<u64>,
-    /// The part of the send lag that is the generator's own: from the intended time, or from when
-    /// the connection had room if that was later, to the actual send; behind a pause of the thread
-    /// at least as long as that. Empty in a closed loop.
+    /// The part of the send lag that the generator causes: from the intended time, or from when the
+    /// connection had room if that was later, to the actual send. After a stall of the thread it is
+    /// at least the length of the stall. In nanoseconds; empty in a closed loop.
     pub own_lag: Histogram<u64>,
-    /// From the begin of a connect to the established connection, in nanoseconds.
+    /// From the start of a connect to the established connection, in nanoseconds.
     pub connect: Histogram<u64>,
-    /// Connections that were begun anew at the end of another's lifetime, and established.
+    /// Connections that replaced one whose lifetime had ended, and were established.
     pub reconnects: u64,
     /// The measured period second by second.
     pub seconds: Series,
     /// Seconds in which a thread was [saturated](crate::stats::cpu::SATURATED) while its schedule was
     /// [behind](crate::stats::tally::BEHIND).
     pub saturated_seconds: u64,
-    /// The longest time that a thread was to be at work and was not.
+    /// The longest time in which a thread should have worked and did not.
     pub longest_stall: Duration,
-    /// What became of the connections to each target, in the plan's order; none of a thread that
-    /// has no measured clients.
+    /// What became of the connections to each target, in the order of the plan. Empty for a thread
+    /// without measured clients.
     pub targets: Vec<TargetCount>,
-    /// What a hub run counts beside.
+    /// Additional counts of a hub run.
     pub hub: Option<HubRecords>,
     /// What became of the rude clients.
     pub rude: Vec<RudeCount>,
-    /// Replies in a second of one thread, sampled.
+    /// Replies per second of one thread, sampled.
     pub rates: Histogram<u64>,
-    /// The last reply.
+    /// Time of the last reply.
     pub last_reply: Time,
     /// Replies of each established connection.
     pub replies_each: Vec<u64>,
     /// When measuring began and ended; both zero if it never began.
     pub began: Time,
     pub ended: Time,
-    /// Processor use of each thread while it measured.
+    /// Processor use of each thread during the measured period.
     pub thread_uses: Vec<ThreadUse>,
 }
 
-/// An empty histogram of latencies in nanoseconds. All that are added up have the same bounds.
+/// An empty histogram of latencies in nanoseconds. All histograms that are added up have the same
+/// bounds.
 pub fn latency_histogram() -> Histogram<u64> {
     histogram(LATENCY_MAX_NS)
 }
 
-/// The value that this percentage of the values do not exceed. A hundredth of 99.9 is not 0.999 but a
-/// little more, which for 1000 values is the largest instead of the one before it: so a little less.
+/// The value that this percentage of the values do not exceed. In binary, a hundredth of 99.9 is
+/// slightly more than 0.999, which for 1000 values selects the largest value instead of the one
+/// before it; hence the next lower quantile.
 pub fn percentile(values: &Histogram<u64>, percentile: f64) -> u64 {
     values.value_at_quantile((percentile / 100.0).next_down())
 }
@@ -166,7 +167,7 @@ impl Default for Records {
 }
 
 impl Records {
-    /// Records one reply. `in_period` says whether it came within the measured period.
+    /// Records one reply. `in_period`: whether it arrived within the measured period.
     #[inline]
     pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
         self.latency.saturating_record(latency.as_nanos() as u64);
@@ -178,15 +179,15 @@ impl Records {
         }
     }
 
-    /// Records the send of a request that was intended then, and that nothing but the generator has
-    /// kept from being sent since `own_since`: its connection has had room since then.
+    /// Records the send of a request. `own_since`: the time since which only the generator has
+    /// delayed it, because its connection has had room.
     #[inline]
     pub fn sent(&mut self, now: Time, intended: Time, own_since: Time) {
         self.send_lag.saturating_record((now - intended).as_nanos() as u64);
         self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
     }
 
-    /// Records a request that is given up, whose reply has not come.
+    /// Records a request that is given up without a reply.
     pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
         self.latency.saturating_record((now - intended).as_nanos() as u64);
         let sent = match end {
@@ -212,7 +213,7 @@ impl Records {
     }
 
     /// # Panics
-    /// A request has been counted twice, or not at all.
+    /// A request was counted twice, or not at all.
     pub fn assert_balanced(&self) {
         let Records { offered, timed_out, unanswered, never_sent, .. } = self;
         let ended = self.completed() + timed_out + unanswered + never_sent;
@@ -239,7 +240,7 @@ impl Records {
         }
     }
 
-    /// Records that a connection's bytes differed.
+    /// Records a connection whose bytes differed.
     pub fn mismatch(&mut self, mismatch: Mismatch) {
         self.mismatches += 1;
         if self.first_mismatches.len() < MISMATCHES_SHOWN {
@@ -284,7 +285,7 @@ impl Records {
         self.rates.add(other.rates).expect("the bounds are equal");
         self.last_reply = self.last_reply.max(other.last_reply);
         self.replies_each.extend(other.replies_each);
-        // All threads begin at the same time; one that never began says zero.
+        // All threads begin at the same time; a thread that never began has zero.
         self.began = self.began.max(other.began);
         self.ended = self.ended.max(other.ended);
         self.thread_uses.extend(other.thread_uses);
@@ -300,8 +301,8 @@ impl Records {
         self.replies_each.iter().filter(|replies| **replies > 0).count() as u64
     }
 
-    /// Jain's index of fairness of the replies of each connection: 1 if all had as many, 1/n if one
-    /// of n had them all; 1 if there were none.
+    /// Jain's fairness index of the replies per connection: 1 if all had the same number, 1/n if
+    /// one of n had them all; 1 if there were none.
     pub fn fairness(&self) -> f64 {
         let sum: f64 = self.replies_each.iter().map(|replies| *replies as f64).sum();
         let squares: f64 = self.replies_each.iter().map(|replies| (*replies as f64).powi(2)).sum();
@@ -324,7 +325,7 @@ fn merge_targets(all: &mut Vec<TargetCount>, other: Vec<TargetCount>) {
     }
 }
 
-/// How a request ended that had no reply. `sent`: when it was actually sent.
+/// How a request without a reply ended. `sent`: when it was actually sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GivenUp {
     TimedOut { sent: Time },
@@ -333,7 +334,7 @@ pub enum GivenUp {
 }
 
 impl Losses {
-    /// All kinds together.
+    /// The sum over all kinds.
     pub fn total(self) -> u64 {
         self.timed_out + self.closed_by_peer + self.reset + self.peer_lost + self.failed
     }

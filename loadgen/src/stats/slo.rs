@@ -1,5 +1,5 @@
-//! Service level objectives: `p99<2ms`, `rate>=10k`, `errors<1`. Parsed from the command line, and
-//! held against a whole run or one second of it.
+//! Service level objectives such as `p99<2ms`, `rate>=10k` and `errors<1`: parsed from the command
+//! line, and evaluated for a whole run or for one second.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Slo {
     text: String,
     metric: Metric,
     comparison: Comparison,
-    /// Nanoseconds for a latency, replies in a second for a rate, a count for errors.
+    /// Nanoseconds for a latency, replies per second for a rate, a count for errors.
     limit: u64,
 }
 
@@ -27,7 +27,7 @@ pub enum Metric {
     Percentile(f64),
     Max,
     Mean,
-    /// Replies in a second, all threads together.
+    /// Replies per second, all threads together.
     Rate,
     /// Connections that were not established, were lost, or had a byte that differed.
     Errors,
@@ -41,25 +41,26 @@ enum Comparison {
     AtLeast,
 }
 
-/// What an objective is held against.
+/// The values that an objective is evaluated with.
 pub struct Observed<'a> {
     /// In nanoseconds.
     pub latency: &'a Histogram<u64>,
-    /// Replies in a second; `None` if the time was too short to tell.
+    /// Replies per second; `None` if the time was too short.
     pub rate: Option<f64>,
     pub errors: u64,
 }
 
-/// How an objective stands.
+/// The result of an objective.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outcome {
     pub slo: Slo,
-    /// In the unit of the limit; `None` if nothing could be observed, which misses it.
+    /// In the unit of the limit; `None` if nothing was observed, in which case the objective is
+    /// missed.
     pub measured: Option<f64>,
     pub met: bool,
 }
 
-/// In the order in which they are looked for: the longer first.
+/// In the order in which they are tried: longer ones first.
 const COMPARISONS: [(&str, Comparison); 4] = [
     ("<=", Comparison::AtMost),
     (">=", Comparison::AtLeast),
@@ -129,12 +130,12 @@ impl Slo {
         self.text.split(['<', '>']).next().unwrap_or_default()
     }
 
-    /// Nanoseconds for a latency, replies in a second for a rate, a count for errors.
+    /// Nanoseconds for a latency, replies per second for a rate, a count for errors.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Holds it against a whole run.
+    /// Evaluates it for a whole run.
     pub fn judge(&self, observed: &Observed<'_>) -> Outcome {
         let measured = self.measure(observed);
         Outcome {
@@ -144,8 +145,8 @@ impl Slo {
         }
     }
 
-    /// Holds it against one second: `Some` if that misses it. A second without a reply says nothing
-    /// about latency, and one that is not whole nothing about the rate.
+    /// Evaluates it for one second: `Some` if the second misses it. A second without a reply is no
+    /// evidence about latency, and an incomplete second none about the rate.
     pub fn missed_by(&self, second: &Observed<'_>) -> Option<Outcome> {
         let measured = self.measure(second);
         let missed = measured.is_some_and(|value| !self.holds(value));

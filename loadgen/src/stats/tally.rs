@@ -1,12 +1,12 @@
-//! Counters that the threads of a run keep up to date while it goes on, and their sums.
+//! Counters that the threads update during a run, and their sums.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A schedule whose oldest unsent request is older than this is behind.
+/// A schedule is behind if its oldest unsent request is older than this.
 pub const BEHIND: Duration = Duration::from_millis(10);
 
-/// Counters of one thread, written by that thread only, on cache lines of their own.
+/// Counters of one thread. Only that thread writes them; they have their own cache lines.
 #[repr(align(128))]
 #[derive(Default)]
 pub struct Tally {
@@ -22,7 +22,7 @@ pub struct Tally {
 /// The counters of all threads.
 pub struct Tallies(Box<[Tally]>);
 
-/// Sums of the counters, and the largest lateness.
+/// Sums of the counters, and the largest delay.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Connections that are established now.
@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub lost: u64,
     pub replies: u64,
     pub mismatches: u64,
-    /// How late the oldest unsent request is, of all threads.
+    /// How late the oldest unsent request of all threads is.
     pub behind: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Tallies {
         &self.0[thread]
     }
 
-    /// The sums of all counters now.
+    /// The current sums of all counters.
     pub fn snapshot(&self) -> Snapshot {
         let sum = |counter: fn(&Tally) -> &AtomicU64| {
             self.0.iter().map(|tally| counter(tally).load(Relaxed)).sum()
@@ -75,13 +75,13 @@ impl Snapshot {
     }
 }
 
-/// Adds to a counter that this thread alone writes: no locked instruction is needed.
+/// Adds to a counter that only this thread writes, so no locked instruction is needed.
 #[inline]
 pub fn add(counter: &AtomicU64, count: u64) {
     counter.store(counter.load(Relaxed) + count, Relaxed);
 }
 
-/// Takes one from a counter that this thread alone writes.
+/// Subtracts one from a counter that only this thread writes.
 pub fn subtract_one(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed) - 1, Relaxed);
 }

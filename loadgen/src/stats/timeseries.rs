@@ -1,15 +1,15 @@
-//! The measured period second by second, in bounded memory: when there are too many seconds, two
-//! become one.
+//! The measured period second by second, in bounded memory: if there are too many seconds, two are
+//! merged into one.
 
 use std::time::Duration;
 
-/// An hour in seconds; a longer run has coarser steps.
+/// Seconds in an hour. A longer run has longer steps.
 const STEPS_MAX: usize = 3_600;
 
 /// What happened in one step, in one thread or in all.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Second {
-    /// Threads that are counted in it.
+    /// Threads that contribute to it.
     pub threads: u32,
     /// Its length, summed over the threads, in nanoseconds.
     pub span_ns: u64,
@@ -17,41 +17,40 @@ pub struct Second {
     pub sent: u64,
     /// Complete replies.
     pub replies: u64,
-    /// The number of requests that were sent and not answered, integrated over time: requests times
-    /// nanoseconds.
+    /// Outstanding requests, integrated over time: requests times nanoseconds.
     pub outstanding_ns: u64,
-    /// The sum of the times from send to reply, of those replies.
+    /// The sum of the times from send to reply, over those replies.
     pub service_ns: u64,
-    /// Time on a processor, and waiting for one, of all threads.
+    /// Time of all threads on a processor, and waiting for one.
     pub running_ns: u64,
     pub waiting_ns: u64,
-    /// Time in which they asked in vain for something to do.
+    /// Time in which threads polled and found nothing.
     pub polling_ns: u64,
 }
 
 impl Second {
-    /// Its length as the clock has it.
+    /// Its length in wall-clock time.
     pub fn length(&self) -> Duration {
         Duration::from_nanos(self.span_ns / u64::from(self.threads.max(1)))
     }
 
-    /// Requests outstanding on average, counted: Little's L.
+    /// Outstanding requests on average, as counted: Little's L.
     pub fn outstanding_mean(&self) -> f64 {
         self.outstanding_ns as f64 / (self.length().as_nanos() as f64).max(1.0)
     }
 
-    /// The same from the replies: their rate times their mean service time. Little's law says that
-    /// both are equal but for the requests that reach into the next second.
+    /// The same computed from the replies: their rate times their mean service time. By Little's
+    /// law both are equal, except for the requests that extend into the next second.
     pub fn outstanding_expected(&self) -> f64 {
         self.service_ns as f64 / (self.length().as_nanos() as f64).max(1.0)
     }
 
-    /// Of the same time in another thread.
+    /// Adds the same time of another thread.
     fn beside(self, other: Second) -> Second {
         Second { threads: self.threads + other.threads, ..self.sum(other) }
     }
 
-    /// Of the time that follows.
+    /// Adds the time that follows.
     fn then(self, other: Second) -> Second {
         Second { threads: self.threads.max(other.threads), ..self.sum(other) }
     }
@@ -94,7 +93,7 @@ impl Series {
         &self.steps
     }
 
-    /// Adds the next step. The one after it may have another [length](Series::step).
+    /// Adds the next step. The step after it may have another [length](Series::step).
     pub fn push(&mut self, second: Second) {
         if self.steps.len() == STEPS_MAX {
             self.coarsen();
@@ -102,7 +101,7 @@ impl Series {
         self.steps.push(second);
     }
 
-    /// Adds the series of another thread, begun at the same time.
+    /// Adds the series of another thread that began at the same time.
     pub fn merge(&mut self, mut other: Series) {
         while self.step < other.step {
             self.coarsen();

@@ -1,9 +1,9 @@
-//! Over which connection each request of an open loop goes: the schedule (`schedule`) on one side,
-//! the connections that have room on the other. Pure: no I/O, no clock.
+//! Assigns each request of an open loop to a connection. The `schedule` is on one side, the
+//! connections that have room on the other. Pure: no I/O, no clock.
 //!
-//! Requests that find no connection with room wait, first come first served. They are not stored:
-//! what waits is the part of the schedule between its position and the present, so the memory is
-//! the same however many there are.
+//! A request that finds no connection with room waits; requests are served in order. They are not
+//! stored: the waiting ones are the part of the schedule between its position and the present, so
+//! the memory does not depend on their number.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -18,11 +18,11 @@ use crate::traffic::schedule::{Arrivals, Lane, Profile, Spacing};
 pub struct OpenLoop {
     pub profile: Profile,
     pub spacing: Spacing,
-    /// Whether each connection has a schedule of its own.
+    /// Whether each connection has its own schedule.
     pub strict: bool,
 }
 
-/// The open requests and the free connections of one thread.
+/// The pending requests and the free connections of one thread.
 pub struct Dispatch {
     profile: Profile,
     start: Time,
@@ -32,9 +32,10 @@ pub struct Dispatch {
 }
 
 enum Kind {
-    /// One schedule; each request goes to the connection that has had room for longest.
+    /// One schedule. Each request goes to the connection that has had room for the longest time.
     Shared { arrivals: Arrivals, free: VecDeque<u32> },
-    /// One schedule for each connection; a connection with room waits for its own next time.
+    /// One schedule per connection. A connection with room waits for the next time of its own
+    /// schedule.
     Strict { arrivals: Vec<Arrivals>, free: BinaryHeap<Reverse<(u64, u32)>> },
 }
 
@@ -57,10 +58,10 @@ impl Dispatch {
         Dispatch { profile: plan.profile.clone(), start: Time::ZERO, queued, kind }
     }
 
-    /// What the table takes for each connection, at most.
+    /// Size of the table per connection, in bytes, at most.
     pub const BYTES_PER_CONNECTION: usize = size_of::<Arrivals>() + 17;
 
-    /// The schedule begins at this time. To be called before anything else.
+    /// Starts the schedule at this time. Must be called first.
     pub fn begin(&mut self, start: Time) {
         self.start = start;
     }
@@ -79,8 +80,8 @@ impl Dispatch {
         }
     }
 
-    /// A connection that had room when it was last looked at, if there is a request for it by now.
-    /// It is no longer counted among those with room; its request has to be [taken](Self::take).
+    /// Returns a connection that had room when last checked, if a request is due for it. The
+    /// connection no longer counts as free; the caller must [take](Self::take) its request.
     #[inline]
     pub fn due_connection(&mut self, now: Time) -> Option<usize> {
         let now_ns = self.nanos(now)?;
@@ -98,7 +99,7 @@ impl Dispatch {
                     PeekMut::pop(first);
                     break index;
                 }
-                // Queued with room for several, it has taken one for itself meanwhile.
+                // It was queued with room for several requests and has taken one since.
                 *first = Reverse((due_now, index));
             },
         };
@@ -106,7 +107,7 @@ impl Dispatch {
         Some(index as usize)
     }
 
-    /// Takes the next request for this connection, if one is due by now. Answers its intended time.
+    /// Takes the next request for this connection if one is due, and returns its intended time.
     #[inline]
     pub fn take(&mut self, index: usize, now: Time) -> Option<Time> {
         let now_ns = self.nanos(now)?;
@@ -122,14 +123,14 @@ impl Dispatch {
         Some(time(self.start, due))
     }
 
-    /// Whether a connection that has just got room would have to wait behind another for the next
+    /// Whether a connection that just got room would have to wait behind another one for the next
     /// request.
     #[inline]
     pub fn others_wait(&self) -> bool {
         matches!(&self.kind, Kind::Shared { free, .. } if !free.is_empty())
     }
 
-    /// When there will be a request and a connection for it; `None` if one of them is missing.
+    /// When there will be both a request and a connection for it; `None` if one of them is missing.
     #[inline]
     pub fn next(&self) -> Option<Time> {
         let due = match &self.kind {
@@ -151,8 +152,8 @@ impl Dispatch {
         time(self.start, due)
     }
 
-    /// Goes through the requests that were intended before `end` and have not been taken, until
-    /// `each`, given the intended time, says that it has enough.
+    /// Passes the intended time of each request before `end` that was not taken to `each`, as long as
+    /// `each` returns true.
     pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time) -> bool) {
         let Dispatch { profile, start, kind, .. } = self;
         let schedules = match kind {

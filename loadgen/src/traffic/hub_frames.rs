@@ -1,17 +1,17 @@
-//! The hub's wire protocol as its clients speak it: the frames that they write, and those that they
-//! read, however the bytes are split. Pure. What frames mean is `member`'s business.
+//! The hub's wire protocol from the client's side: the frames that clients write, and a parser for
+//! the frames that they read, however the bytes are split. Pure. `member` interprets the frames.
 //!
-//! The payload of each of our broadcasts begins with a [stamp](Stamp): which sender it is from, and
-//! which of its messages it is.
+//! The payload of each broadcast begins with a [stamp](Stamp): its sender's number and the number
+//! of the message.
 
 use echopool::framing::{ByteOrder, LENGTH_BYTES, encode};
 
-/// Bytes of a stamp, and so of the shortest broadcast.
+/// Size of a stamp, and so of the shortest broadcast, in bytes.
 pub const STAMP_BYTES: usize = 12;
-/// Bytes that a broadcast has beside its payload.
+/// Bytes of a broadcast in addition to its payload.
 pub const BROADCAST_BYTES: usize = LENGTH_BYTES + 1;
-/// The longest payload that is sent to a hub which does not say what it allows (max-message): what
-/// echopool's has room for in a buffer of the default size, with all that it writes in front.
+/// The longest payload for a hub that does not state its limit (max-message): what fits into a
+/// default buffer of echopool together with the header.
 pub const PAYLOAD_MAX: u64 = 16_000;
 
 const SEND: u8 = 2;
@@ -24,13 +24,13 @@ const LEFT: u8 = 132;
 const NOT_SENT: u8 = 133;
 const DROPPED: u8 = 134;
 
-/// Bytes of a frame up to and with its type.
+/// Bytes of a frame up to and including its type.
 const TYPE_END: usize = LENGTH_BYTES + 1;
-/// Those of a message up to its payload, and up to the end of the stamp in it.
+/// Bytes of a message up to its payload, and up to the end of the stamp in it.
 const PAYLOAD_BEGIN: usize = TYPE_END + 1 + 8;
 const HEAD_MAX: usize = PAYLOAD_BEGIN + STAMP_BYTES;
 
-/// What a payload of ours begins with.
+/// The beginning of each payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// The sender's number, from 0.
@@ -40,7 +40,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of a message that a client sends to itself when it has received everything.
+    /// The stamp of the message that a client sends to itself when it has received everything.
     pub const FAREWELL: Stamp = Stamp { sender: u32::MAX, number: 0 };
 
     pub fn bytes(self) -> [u8; STAMP_BYTES] {
@@ -56,14 +56,14 @@ impl Stamp {
     }
 }
 
-/// What stands before the payload of a broadcast of `len` bytes.
+/// The header of a broadcast whose payload has `len` bytes.
 pub fn broadcast_head(len: u64, order: ByteOrder) -> [u8; BROADCAST_BYTES] {
     let mut head = [BROADCAST; BROADCAST_BYTES];
     head[..LENGTH_BYTES].copy_from_slice(&encode(1 + len as u32, order));
     head
 }
 
-/// A whole farewell, to the client with this id: the sender itself.
+/// A complete farewell for the client with this id, which sends it to itself.
 pub fn farewell(id: u64, order: ByteOrder) -> [u8; TYPE_END + 8 + STAMP_BYTES] {
     let mut frame = [SEND; TYPE_END + 8 + STAMP_BYTES];
     let len = (frame.len() - LENGTH_BYTES) as u32;
@@ -73,7 +73,7 @@ pub fn farewell(id: u64, order: ByteOrder) -> [u8; TYPE_END + 8 + STAMP_BYTES] {
     frame
 }
 
-/// The first bytes of a message as the hub writes it, up to the end of its stamp.
+/// The beginning of a message as the hub writes it, up to the end of its stamp.
 pub fn message_head(
     len: u64,
     to_all: bool,
@@ -108,10 +108,10 @@ pub enum FramePart<'a> {
         id: u64,
     },
     Dropped(u64),
-    /// The begin of a list of clients, which a hub sends unasked in place of notices that it had no
-    /// room for. Its ids are skipped.
+    /// The start of a list of clients, which a hub sends unasked if it had no room for notices. The
+    /// ids are skipped.
     Clients,
-    /// The begin of a message, its stamp included.
+    /// The start of a message, including its stamp.
     Message(MessageHead),
     /// Bytes of a payload; the first of them is at `at`.
     Payload {
@@ -122,7 +122,7 @@ pub enum FramePart<'a> {
     End,
 }
 
-/// What is known of a message before the rest of its payload has come.
+/// What is known of a message before the rest of its payload arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MessageHead {
     pub to_all: bool,
@@ -132,18 +132,18 @@ pub struct MessageHead {
     pub stamp: Stamp,
 }
 
-/// Cuts what one client reads into frames.
+/// Splits what one client reads into frames.
 #[derive(Debug)]
 pub struct Frames {
     order: ByteOrder,
     head: [u8; HEAD_MAX],
-    /// Bytes of the head that are there.
+    /// Bytes of the header received so far.
     have: u8,
-    /// The rest of a message's payload, and where it is in it.
+    /// Remaining bytes of a message's payload, and the position in it.
     at: u32,
     left: u32,
     in_payload: bool,
-    /// Bytes of a list that are still to come.
+    /// Remaining bytes of a list.
     skip: u32,
 }
 
@@ -152,15 +152,15 @@ impl Frames {
         Frames { order, head: [0; HEAD_MAX], have: 0, at: 0, left: 0, in_payload: false, skip: 0 }
     }
 
-    /// The bytes of the head of the present frame, as far as they have come.
+    /// The header of the current frame, as far as it was received.
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.have)]
     }
 
-    /// Takes the next part from the begin of `bytes`. `None`: more bytes are needed.
+    /// Takes the next part from the start of `bytes`. Returns `None` if more bytes are needed.
     ///
     /// # Errors
-    /// What is wrong with the frame; its head is there to be looked at.
+    /// What is wrong with the frame. Its header can still be read with [`head`](Self::head).
     #[inline]
     pub fn next<'a>(
         &mut self,
@@ -264,7 +264,7 @@ impl Frames {
         Some(FramePart::Payload { at, bytes: part })
     }
 
-    /// Takes bytes until the head has `len` of them. Answers whether it has.
+    /// Takes bytes until the header has `len` bytes. Returns whether it has.
     #[inline]
     fn complete(&mut self, len: usize, bytes: &mut &[u8]) -> bool {
         let have = usize::from(self.have);
@@ -303,7 +303,7 @@ impl Frames {
 pub mod tests {
     use super::*;
 
-    /// A frame of the hub that has one number.
+    /// A frame of the hub that carries one number.
     pub fn notice(kind: u8, number: u64, order: ByteOrder) -> Vec<u8> {
         [&encode(9, order)[..], &[kind], &long_bytes(number, order)].concat()
     }
@@ -320,7 +320,8 @@ pub mod tests {
         notice(DROPPED, count, order)
     }
 
-    /// What a stream of all frames is cut into when it comes in these parts; payloads joined.
+    /// The parts into which a stream of all frames is split when it arrives in these pieces;
+    /// payloads are joined.
     fn cut(order: ByteOrder, parts: &[&[u8]]) -> (Vec<String>, Vec<u8>) {
         let mut frames = Frames::new(order);
         let (mut seen, mut payload) = (Vec::new(), Vec::new());

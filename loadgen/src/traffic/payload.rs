@@ -1,12 +1,12 @@
-//! What is sent, and how what comes back is checked: each connection's stream of bytes is a
-//! function of the run's seed, the connection's number and the position in the stream.
+//! The payload and its verification. The stream of bytes of a connection is a function of the run's
+//! seed, the connection's number and the position in the stream.
 //!
-//! Nothing of what was sent is kept: any part of a reply, however it was split on its way, can be
-//! checked where it lies. A byte that was lost, repeated, moved or taken from another connection
-//! shifts or replaces what follows it, and the chance that a wrong byte is equal by accident is 1
-//! in 256 for each byte that follows.
+//! Nothing that was sent is kept: any part of a reply can be checked in place, however it was split
+//! on its way. A byte that was lost, repeated, moved or taken from another connection shifts or
+//! replaces what follows it. For each following byte, the chance that a wrong byte is equal by
+//! accident is 1 in 256.
 
-/// The bytes that one connection sends, and expects back.
+/// The bytes that one connection sends and expects back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
     key: u64,
@@ -15,12 +15,12 @@ pub struct Stream {
 const WORD: usize = 8;
 
 impl Stream {
-    /// The stream of connection number `connection` in the run with this seed.
+    /// The stream of connection number `connection` in a run with this seed.
     pub fn new(seed: u64, connection: u64) -> Stream {
         Stream { key: mix(mix(seed) ^ mix(!connection)) }
     }
 
-    /// Writes the bytes from position `offset` on.
+    /// Writes the bytes of the stream from position `offset`.
     #[inline]
     pub fn fill(self, offset: u64, out: &mut [u8]) {
         let (head, rest) = out.split_at_mut(head_len(offset, out.len()));
@@ -34,8 +34,8 @@ impl Stream {
         self.fill_part(index * WORD as u64, words.into_remainder());
     }
 
-    /// Compares `bytes` with the stream from position `offset` on. Answers the index of the first
-    /// byte that differs.
+    /// Compares `bytes` with the stream from position `offset`. Returns the index of the first byte
+    /// that differs.
     #[inline]
     pub fn first_difference(self, offset: u64, bytes: &[u8]) -> Option<usize> {
         let (head, rest) = bytes.split_at(head_len(offset, bytes.len()));
@@ -56,13 +56,13 @@ impl Stream {
         Some(bytes.len() - tail.len() + at)
     }
 
-    /// A uniformly distributed number, the `nth` of this stream: independent of its bytes.
+    /// The `nth` uniformly distributed number of this stream. It is independent of the bytes.
     #[inline]
     pub fn draw(self, nth: u64) -> u64 {
         mix(mix(self.key ^ DRAW_SALT).wrapping_add(nth.wrapping_mul(GAMMA)))
     }
 
-    /// Less than a word that does not cross a word's end.
+    /// Writes fewer bytes than a word, which do not cross the end of a word.
     fn fill_part(self, offset: u64, out: &mut [u8]) {
         if out.is_empty() {
             return;
@@ -80,27 +80,28 @@ impl Stream {
         bytes.iter().zip(&expected[start..]).position(|(actual, expected)| actual != expected)
     }
 
-    /// Counter mode: word number `index` is a mix of the key and the index alone, so that any
-    /// position is reached at once.
+    /// Counter mode: word number `index` mixes the key and the index alone, so any position can be
+    /// computed directly.
     #[inline]
     fn word(self, index: u64) -> [u8; WORD] {
         mix(self.key.wrapping_add(index.wrapping_mul(GAMMA))).to_le_bytes()
     }
 }
 
-/// Bytes up to the next word's begin, or to the end if that comes first.
+/// Bytes up to the start of the next word, or up to the end if that comes first.
 fn head_len(offset: u64, len: usize) -> usize {
     (offset.wrapping_neg() % WORD as u64).min(len as u64) as usize
 }
 
-/// Any number: it keeps what is drawn apart from the bytes.
+/// An arbitrary number that separates what is drawn from the bytes.
 const DRAW_SALT: u64 = 0x6472_6177_6e75_6d62;
 
-/// The odd number nearest to 2^64 divided by the golden ratio: multiples of it are spread evenly.
+/// The odd number nearest to 2^64 divided by the golden ratio; its multiples are evenly spread.
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
-/// generators", 2014): two multiplications, each bit of the result depends on all bits.
+/// generators", 2014): two multiplications, and each bit of the result depends on all bits of the
+/// input.
 #[inline]
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,38 +1,37 @@
-//! The protocols that requests can be written in: what stands around a request's body, and which
-//! bytes the body may have. `wire` says where requests lie, `hub` has the protocol of its own that
-//! a hub speaks.
+//! The protocols of requests: what surrounds the body of a request, and which bytes the body may
+//! contain. `wire` computes the positions of requests; a hub has its own protocol (`hub_frames`).
 //!
 //! * echo: the body alone
-//! * framed: its length in 4 bytes, then the body
-//! * message: the body, then a delimiter. The body's bytes are 64 printable ones, none of which is
-//!   the delimiter's first: so no delimiter can begin before the end of the body. A wrong byte is
-//!   equal to the right one by accident 1 time in 64, not in 256.
+//! * framed: the length of the body in 4 bytes, then the body
+//! * message: the body, then a delimiter. The body uses 64 printable bytes, none of which is the
+//!   first byte of the delimiter, so no delimiter can begin before the end of the body. A wrong
+//!   byte is equal to the right one by accident 1 time in 64, not in 256.
 
 use echopool::framing::{self, ByteOrder, Delimiter, LENGTH_BYTES};
 
 use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
 
-/// How requests are written, and how replies are recognised. A reply is the request's own bytes.
+/// How requests are written and replies recognised. A reply has the same bytes as its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// The bytes alone.
+    /// The body alone.
     Echo,
-    /// Their number comes first.
+    /// The length of the body comes first.
     Framed(ByteOrder),
     /// A delimiter comes last.
     Message(Delimiter),
 }
 
-/// The bytes of messages: those that names, numbers and URLs are made of.
+/// The bytes of messages: letters, digits, `-` and `_`.
 const ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// Stands in for the byte of the alphabet that a delimiter begins with.
+/// Replaces the byte of the alphabet that is the first byte of the delimiter.
 const STAND_IN: u8 = b'.';
-/// Bytes of a message that are written to be compared at once.
+/// Bytes of a message that are generated at once for a comparison.
 const STEP: usize = 256;
 
 impl Protocol {
-    /// Bytes of a request beside its body.
+    /// Bytes of a request in addition to its body.
     #[inline]
     pub fn overhead(&self) -> u64 {
         match self {
@@ -42,7 +41,8 @@ impl Protocol {
         }
     }
 
-    /// Writes the bytes of a request from `within` on. They do not go beyond its end.
+    /// Writes the bytes of a request from `within`. `out` does not extend beyond the end of the
+    /// request.
     #[inline]
     pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
         match self {
@@ -68,8 +68,8 @@ impl Protocol {
         }
     }
 
-    /// Compares received bytes with those of a request from `within` on; they do not go beyond its
-    /// end. Answers the index of the first byte that differs.
+    /// Compares received bytes with those of a request from `within`. They do not extend beyond its
+    /// end. Returns the index of the first byte that differs.
     #[inline]
     pub fn first_difference(
         &self,
@@ -106,26 +106,26 @@ impl Protocol {
     }
 }
 
-/// The bytes in front of a framed body.
+/// The header of a framed body.
 #[inline]
 fn length(message: Message, order: ByteOrder) -> [u8; LENGTH_BYTES] {
     framing::encode((message.len - LENGTH_BYTES as u64) as u32, order)
 }
 
-/// How many of `len` bytes from `within` on are in front of a framed body.
+/// How many of `len` bytes from `within` are in the header of a framed body.
 #[inline]
 fn head_len(within: u64, len: usize) -> usize {
     (LENGTH_BYTES as u64).saturating_sub(within).min(len as u64) as usize
 }
 
-/// How many of `len` bytes from `within` on are in front of a delimiter.
+/// How many of `len` bytes from `within` come before the delimiter.
 #[inline]
 fn body_len(message: Message, delimiter: &Delimiter, within: u64, len: usize) -> usize {
     let end = message.len - delimiter.bytes().len() as u64;
     end.saturating_sub(within).min(len as u64) as usize
 }
 
-/// A byte of the alphabet that is not the delimiter's first.
+/// A byte of the alphabet that is not the first byte of the delimiter.
 #[inline]
 fn harmless(byte: u8, delimiter: &Delimiter) -> u8 {
     let letter = ALPHABET[usize::from(byte % ALPHABET.len() as u8)];

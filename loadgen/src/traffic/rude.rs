@@ -1,4 +1,4 @@
-//! Rude clients: the kinds of them, and the grammar of `--with`.
+//! The kinds of rude clients, and the grammar of `--with`.
 
 use std::str::FromStr;
 
@@ -7,19 +7,20 @@ use crate::units;
 /// What a rude client does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RudeKind {
-    /// Connects, and nothing more.
+    /// Connects, and does nothing else.
     Idle,
-    /// Sends as fast as the server takes it, and reads a little now and then.
+    /// Sends as fast as the server accepts it, and reads little.
     SlowReader,
-    /// Sends a request and closes its sending side at once; waits for the reply to end; again.
+    /// Sends a request and closes its sending side at once, reads the reply to its end, and starts
+    /// again.
     HalfClose,
-    /// Sends a request and resets the connection; again.
+    /// Sends a request, resets the connection, and starts again.
     Reset,
     /// Sends one byte at a time.
     Trickle,
 }
 
-/// How many there are of each kind: the grammar of `--with`.
+/// The number of clients of each kind: the grammar of `--with`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RudeClients(pub Vec<(RudeKind, u64)>);
 
@@ -32,7 +33,7 @@ impl RudeKind {
         RudeKind::Trickle,
     ];
 
-    /// The word for it on the command line and in reports.
+    /// The name on the command line and in reports.
     pub fn word(self) -> &'static str {
         match self {
             RudeKind::Idle => "idle",
@@ -45,7 +46,7 @@ impl RudeKind {
 }
 
 impl RudeClients {
-    /// All kinds together.
+    /// The sum over all kinds.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|(_, count)| count).sum()
     }
@@ -69,7 +70,7 @@ impl FromStr for RudeClients {
                 _ if clients.iter().any(|(other, _)| *other == kind) => {
                     return Err(format!("{word} is given twice"));
                 }
-                // As many as there can be connections to one address and port, and more.
+                // At least as many as there can be connections to one address and port.
                 count @ ..=1_000_000 => clients.push((kind, count)),
                 count => return Err(format!("{count} of {word}: at most 1000000")),
             }

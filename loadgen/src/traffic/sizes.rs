@@ -1,12 +1,12 @@
-//! How large requests are: one size, or a distribution of sizes. Which size a request has is a
-//! function of the run's seed, the connection and the request's number, so nothing of it is kept.
+//! Sizes of requests: one size, or a distribution. The size of a request is a function of the run's
+//! seed, the connection and the request's number, so sizes are not stored.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::units;
 
-/// The largest request. Beyond it a "request" says little about a network.
+/// The largest request. A larger one says little about a network.
 pub const SIZE_MAX: u64 = 1 << 30;
 
 /// The sizes of requests, in bytes, from 1 to [`SIZE_MAX`].
@@ -14,14 +14,15 @@ pub const SIZE_MAX: u64 = 1 << 30;
 pub enum Sizes {
     /// All the same.
     Fixed(u64),
-    /// Each size from the first to the last equally often.
+    /// Each size from the first to the last with the same probability.
     Uniform(u64, u64),
-    /// Each size as often as its weight says; with each the sum of the weights up to it.
+    /// Each size with a probability proportional to its weight. Stored with the sum of the weights
+    /// up to it.
     List(Vec<(u64, u64)>),
 }
 
 impl Sizes {
-    /// The size that a uniformly distributed number stands for.
+    /// The size that corresponds to a uniformly distributed number.
     #[inline]
     pub fn at(&self, random: u64) -> u64 {
         match self {
@@ -35,7 +36,7 @@ impl Sizes {
         }
     }
 
-    /// The largest.
+    /// The largest size.
     pub fn max(&self) -> u64 {
         match self {
             Sizes::Fixed(size) => *size,

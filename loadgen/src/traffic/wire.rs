@@ -1,8 +1,8 @@
-//! What a request is on the wire: how many bytes it takes, which bytes they are, and whether what
-//! came back is right. When it is sent, and by which connection, is nothing of this file's.
+//! Requests on the wire: their lengths and their bytes, and whether received bytes are right. This
+//! file does not decide when a request is sent, or by which connection.
 //!
-//! A connection's requests lie one after the other in its stream of bytes; a [`Message`] says
-//! where. Replies lie in the same places of the stream that comes back.
+//! The requests of a connection lie one after the other in its stream of bytes; a [`Message`] is
+//! the position of one. Replies have the same positions in the received stream.
 
 use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
@@ -13,17 +13,17 @@ use crate::traffic::sizes::Sizes;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wire {
     protocol: Protocol,
-    /// Of the requests' bodies.
+    /// Sizes of the bodies.
     sizes: Sizes,
 }
 
 impl Wire {
-    /// `sizes`: of the requests' bodies.
+    /// `sizes`: sizes of the bodies.
     pub fn new(protocol: Protocol, sizes: Sizes) -> Wire {
         Wire { protocol, sizes }
     }
 
-    /// Bytes that the largest request takes.
+    /// Length of the largest request in bytes.
     pub fn len_max(&self) -> u64 {
         self.sizes.max() + self.protocol.overhead()
     }
@@ -34,7 +34,7 @@ impl Wire {
         self.message(stream, message.number + 1, message.end())
     }
 
-    /// The request with this number, which begins there.
+    /// The request with this number, which begins at this offset.
     #[inline]
     pub fn message(&self, stream: Stream, number: u64, begin: u64) -> Message {
         let body = match &self.sizes {
@@ -44,16 +44,17 @@ impl Wire {
         Message { number, begin, len: body + self.protocol.overhead() }
     }
 
-    /// Writes the bytes of a request from `within` on. They do not go beyond its end.
+    /// Writes the bytes of a request from `within`. `out` does not extend beyond the end of the
+    /// request.
     #[inline]
     pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
         debug_assert!(within + out.len() as u64 <= message.len);
         self.protocol.fill(stream, message, within, out);
     }
 
-    /// Compares received bytes, the first of which is at `offset` of the stream, with what is due
-    /// there. `reply` is the one that the first of them belongs to or one before that; the last
-    /// may be of one that follows. Answers the index of the first byte that differs.
+    /// Compares received bytes with the expected ones. The first byte is at `offset` of the stream.
+    /// `reply` is the reply that the first byte belongs to, or an earlier one; the last byte may
+    /// belong to a later reply. Returns the index of the first byte that differs.
     #[inline]
     pub fn first_difference(
         &self,
@@ -64,13 +65,13 @@ impl Wire {
     ) -> Option<usize> {
         debug_assert!(reply.begin <= offset);
         if self.protocol == Protocol::Echo {
-            // Where replies end does not matter: one stream, however it is cut.
+            // The ends of replies do not matter: the stream is the same however it is split.
             return stream.first_difference(offset, bytes);
         }
         self.difference_in_replies(stream, reply, offset, bytes)
     }
 
-    /// The same where each reply is written for itself.
+    /// The comparison for protocols in which each reply is written separately.
     fn difference_in_replies(
         &self,
         stream: Stream,

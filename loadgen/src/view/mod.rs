@@ -1,4 +1,4 @@
-//! What the terminal shows during a run, and the keys that are pressed there.
+//! What the terminal shows during a run, and the keys.
 
 pub mod progress;
 pub mod terminal;

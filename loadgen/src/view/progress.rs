@@ -1,5 +1,5 @@
-//! What is seen while a run goes on, on stderr: a view of a few lines that is drawn again in place
-//! if that is a terminal, otherwise a plain line each second.
+//! What stderr shows during a run: a view of a few lines that is redrawn in place if stderr is a
+//! terminal, otherwise one line per second.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::stats::tally::Snapshot;
 use crate::units::{metric, time_text};
 use crate::view::terminal;
 
-/// How often the view is drawn.
+/// Interval between redraws of the view.
 const VIEW_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a line is written while connections are made and closed.
+/// Interval between lines while connections are established and closed.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
-/// Seconds whose rate is remembered: more than any terminal is wide.
+/// Seconds whose rate is kept: more than the columns of any terminal.
 const HISTORY: usize = 512;
-/// From nothing to the highest rate.
+/// From zero to the highest rate.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// How far a run is.
+/// The stage of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RunStage {
     Connecting,
-    /// For how long; zero while warming up.
+    /// Time since the start of the measured period; zero during the warm-up.
     Measuring(Duration),
     Finishing,
 }
 
-/// Shows a run that goes on.
+/// Shows the progress of a run.
 pub struct Progress {
     state: ViewState,
     form: Rendering,
@@ -47,13 +47,13 @@ enum Rendering {
     None,
 }
 
-/// What is shown, whatever the form.
+/// The content, whatever its rendering.
 struct ViewState {
     plan: Arc<Plan>,
     /// Whether a key ends the run.
     keys: bool,
     last: Option<LastSecond>,
-    /// Replies in each of the last seconds.
+    /// The rates of the last seconds.
     rates: VecDeque<f64>,
 }
 
@@ -65,7 +65,7 @@ struct LastSecond {
 }
 
 impl Progress {
-    /// `keys` says whether `q` ends the run.
+    /// `keys`: whether `q` ends the run.
     pub fn new(plan: Arc<Plan>, form: ProgressForm, keys: bool) -> Progress {
         let form = match form {
             ProgressForm::None => Rendering::None,
@@ -76,7 +76,7 @@ impl Progress {
         Progress { state, form, shown: Instant::now() }
     }
 
-    /// Shows where the run is, if it is time for that.
+    /// Shows the state of the run if an update is due.
     pub fn update(&mut self, stage: RunStage, counts: &Snapshot) {
         let interval = match &self.form {
             Rendering::View(_) => VIEW_INTERVAL,
@@ -91,7 +91,7 @@ impl Progress {
             Rendering::View(bar) => {
                 bar.set_message(self.state.view(stage, counts, terminal::columns()))
             }
-            // Seconds have lines of their own.
+            // Each second has its own line.
             Rendering::Lines if !matches!(stage, RunStage::Measuring(since) if !since.is_zero()) => {
                 terminal::message(ViewState::join(&self.state.line(stage, counts)));
             }
@@ -99,7 +99,8 @@ impl Progress {
         }
     }
 
-    /// A second is over. One that has no length is what came after the last, and not shown.
+    /// Shows a second that has ended. An interval of length zero has what arrived after the last
+    /// second; it is not shown.
     pub fn second(&mut self, second: &Interval) {
         if second.length.is_zero() {
             return;
@@ -113,7 +114,7 @@ impl Progress {
         }
     }
 
-    /// Takes the view away.
+    /// Removes the view.
     pub fn finish(self) {
         if let Rendering::View(bar) = self.form {
             bar.finish_and_clear();
@@ -144,7 +145,7 @@ impl ViewState {
         words.join(", ")
     }
 
-    /// How far, how many connections, what went wrong.
+    /// Progress, connections and errors.
     fn line(&self, stage: RunStage, counts: &Snapshot) -> Vec<String> {
         let errors = match counts.errors() {
             1 => "1 error".to_string(),
@@ -186,12 +187,12 @@ impl ViewState {
         words
     }
 
-    /// The view: lines that are no wider than the terminal. The last column stays free, because
-    /// some terminals wrap when it is written.
+    /// The view: lines that are shorter than the terminal is wide. The last column stays free,
+    /// because some terminals wrap when it is written.
     fn view(&self, stage: RunStage, counts: &Snapshot, columns: usize) -> String {
         let room = columns.saturating_sub(1);
         let mut first = Self::join(&self.line(stage, counts));
-        // The second line says that it measures.
+        // The second line shows that it measures.
         first = first.strip_prefix("measuring: ").map(str::to_string).unwrap_or(first);
         if self.keys {
             first += " (q ends)";
@@ -206,8 +207,8 @@ impl ViewState {
     }
 }
 
-/// That an open loop does not keep its schedule, for whatever reason: the server or the generator
-/// cannot take the rate, or connections are too few.
+/// Says that an open loop is behind its schedule, for whatever reason: the server or the generator
+/// cannot sustain the rate, or there are too few connections.
 fn behind(counts: &Snapshot) -> Option<String> {
     let late = counts.behind;
     (late > BEHIND).then(|| format!("{} behind its schedule", time_text(late)))

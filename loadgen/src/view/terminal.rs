@@ -1,5 +1,5 @@
-//! What is said on stderr, and the terminal there: its width, and keys that are read one by one while a run goes on. What the mode
-//! of the terminal was comes back however the program ends, SIGKILL excepted.
+//! Messages on stderr, and the terminal there: its width, and keys that are read one by one during
+//! a run. The mode of the terminal is restored however the program ends, except by SIGKILL.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -11,20 +11,20 @@ use rustix::termios::{
     tcgetwinsize, tcsetattr,
 };
 
-/// Where the width is not known.
+/// If the width is unknown.
 const COLUMNS_DEFAULT: usize = 80;
 
-/// How the terminal was, while it is not so. In a static, because a second signal ends the program
-/// from another thread.
+/// The mode before it was changed. Static, because a second signal ends the program from another
+/// thread.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// Says a line on stderr. If that is full or closed there is nobody to complain to, and what is
-/// measured is no worse for it.
+/// Writes a line to stderr. An error is ignored: there is nowhere to report it, and the measurement
+/// is not affected.
 pub fn message(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Columns of the terminal that stderr is.
+/// Columns of the terminal that stderr is connected to.
 pub fn columns() -> usize {
     match tcgetwinsize(io::stderr()) {
         Ok(size) if size.ws_col > 0 => size.ws_col.into(),
@@ -32,20 +32,21 @@ pub fn columns() -> usize {
     }
 }
 
-/// Whether stderr is a terminal on which lines can be drawn again.
+/// Whether stderr is a terminal on which lines can be redrawn.
 pub fn can_redraw() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     isatty(io::stderr()) && !dumb
 }
 
-/// Keys typed at the terminal, without a line's end and without an echo. Ctrl-C and Ctrl-Z go on
-/// working. Dropping it gives the terminal back.
+/// Keys typed at the terminal, read without a newline and without echo. Ctrl-C and Ctrl-Z keep
+/// their meaning. Dropping it restores the terminal.
 pub struct Keys {
     _private: (),
 }
 
 impl Keys {
-    /// `None` if stdin is not a terminal, or belongs to another job: then nobody types for us.
+    /// `None` if stdin is not a terminal, or belongs to another job, so that no key can be meant
+    /// for this program.
     pub fn open() -> Option<Keys> {
         if !is_ours() {
             return None;
@@ -54,10 +55,10 @@ impl Keys {
         Some(Keys { _private: () })
     }
 
-    /// Whether `q` has been typed since the last time. Does not wait.
+    /// Whether `q` was typed since the last call. Does not wait.
     pub fn quit(&mut self) -> bool {
         let mut typed = [0; 64];
-        // Reading from a terminal that another job has would stop us.
+        // Reading from a terminal that belongs to another job would stop the process.
         let read = is_ours().then(|| rustix::io::read(io::stdin(), &mut typed[..]).ok()).flatten();
         typed[..read.unwrap_or(0)].iter().any(|key| matches!(key, b'q' | b'Q'))
     }
@@ -69,7 +70,7 @@ impl Drop for Keys {
     }
 }
 
-/// Whether stdin is a terminal that is ours to read from.
+/// Whether stdin is a terminal and this process is in its foreground.
 fn is_ours() -> bool {
     isatty(io::stdin()) && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
@@ -78,7 +79,7 @@ fn enter() -> io::Result<()> {
     let before = tcgetattr(io::stdin())?;
     let mut mode = before.clone();
     mode.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-    // A read answers at once, with what there is.
+    // A read returns at once with the available bytes.
     mode.special_codes[SpecialCodeIndex::VMIN] = 0;
     mode.special_codes[SpecialCodeIndex::VTIME] = 0;
     let mut saved = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,20 +88,20 @@ fn enter() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the terminal its mode back, if it was changed. Answers whether it was.
+/// Restores the mode of the terminal if it was changed. Returns whether it was.
 pub fn restore() -> bool {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     let changed = before.is_some();
     if let Some(before) = before
         && is_ours()
     {
-        // If this fails there is nothing else to try.
+        // If this fails there is no other way.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
     }
     changed
 }
 
-/// After the job was stopped and goes on: the keys are read one by one again.
+/// Reads keys one by one again, after the job was stopped and continued.
 pub fn resume() {
     if is_ours() {
         // If this fails, `q` needs the enter key.

@@ -1,10 +1,10 @@
-//! What runs leave behind, and the schema that it has to agree with.
+//! Files of runs, and the schema that they must conform to.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-/// A file of one test, taken away at its end.
+/// A file of one test. Dropping it removes the file.
 pub struct TestFile(pub PathBuf);
 
 impl TestFile {
@@ -25,13 +25,14 @@ impl std::fmt::Display for TestFile {
 
 impl Drop for TestFile {
     fn drop(&mut self) {
-        // It may never have been made.
+        // It may never have been created.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// The committed schema, and with it that no object has a key that it does not describe. For one
-/// `type` of object, because errors of that say more than that it is none of several.
+/// The committed schema for one `type` of object, extended so that an object must not have
+/// undescribed keys. Errors for a single type are more specific than those for one of several
+/// types.
 pub fn schema(of: &str) -> jsonschema::Validator {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loadgen.schema.json");
     let text = std::fs::read_to_string(path).expect("the schema is there");
@@ -45,7 +46,7 @@ pub fn schema(of: &str) -> jsonschema::Validator {
     jsonschema::validator_for(&schema).expect("it is a schema")
 }
 
-/// Readers ignore keys that they do not know, so the schema allows them; a test does not.
+/// Readers ignore unknown keys, so the schema allows them; a test does not.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(object) => {

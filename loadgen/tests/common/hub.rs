@@ -1,5 +1,5 @@
 //! A small hub on threads that can do one thing wrong, once. It counts how often it did, so that a
-//! test knows that its fault happened.
+//! test can assert that its fault happened.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,35 +7,35 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What is done wrong. `to` counts clients in the order of accepting, `nth` the broadcasts of the
-/// whole run, from 0.
+/// The fault. `to` counts clients in the order of accepting, `nth` counts the broadcasts of the
+/// whole run, both from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Nothing: a server to compare with.
+    /// None: a server to compare with.
     None,
-    /// One client gets one broadcast twice.
+    /// One client receives one broadcast twice.
     Twice { to: usize, nth: u64 },
-    /// One client does not get one broadcast.
+    /// One client does not receive one broadcast.
     Missing { to: usize, nth: u64 },
-    /// One client does not get one broadcast, and is told so.
+    /// One client does not receive one broadcast, and the drop is reported.
     Dropped { to: usize, nth: u64 },
-    /// One client gets one broadcast after the next one.
+    /// One client receives one broadcast after the next one.
     Swapped { to: usize, nth: u64 },
-    /// One client gets one broadcast under another id.
+    /// One client receives one broadcast under another id.
     WrongSender { to: usize, nth: u64 },
-    /// One client gets one broadcast with a wrong byte; `at` counts from the begin of the payload.
+    /// One client receives one broadcast with a wrong byte. `at`: its offset in the payload.
     WrongByte { to: usize, nth: u64, at: usize },
-    /// One client gets one broadcast with a length that is one too large.
+    /// One client receives one broadcast with a length that is too large by one.
     WrongLength { to: usize, nth: u64 },
-    /// One client gets one broadcast as a message for it alone.
+    /// One client receives one broadcast as a message to itself alone.
     ForOne { to: usize, nth: u64 },
-    /// One client is told that it has come itself.
+    /// One client receives a notice that it has joined itself.
     Notice { to: usize, nth: u64 },
-    /// One client gets the last broadcast again when it says its farewell.
+    /// One client receives the last broadcast again when it sends its farewell.
     AtTheEnd { to: usize },
-    /// Two clients get the same id.
+    /// Two clients receive the same id.
     SameId { to: usize },
-    /// One client gets nothing from this broadcast on.
+    /// One client receives nothing from this broadcast on.
     Silent { to: usize, nth: u64 },
 }
 
@@ -61,7 +61,7 @@ struct Client {
     id: u64,
     stream: TcpStream,
     gone: bool,
-    /// What is sent after the next broadcast.
+    /// Bytes to send after the next broadcast.
     held: Vec<u8>,
     last: Vec<u8>,
 }
@@ -77,7 +77,7 @@ impl HubServer {
             for stream in listener.incoming() {
                 let (stream, shared) = (stream.expect("a connection"), shared.clone());
                 let nth = shared.join(stream.try_clone().expect("a second handle"));
-                // An error is the client's: it has closed.
+                // An error means that the client has closed.
                 thread::spawn(move || {
                     let _ = shared.serve(nth, stream);
                     shared.leave(nth);
@@ -120,7 +120,7 @@ impl Shared {
     fn leave(&self, nth: usize) {
         let mut room = self.room.lock().unwrap();
         room.clients[nth].gone = true;
-        // An error: it is gone altogether.
+        // After an error the client is gone.
         let _ = room.clients[nth].stream.shutdown(Shutdown::Both);
         let id = room.clients[nth].id;
         for other in 0..room.clients.len() {

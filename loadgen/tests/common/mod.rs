@@ -1,5 +1,4 @@
-//! Running the built program with a guard against hanging, and echo servers that do wrong on
-//! purpose.
+//! Runs the built program with a guard against hanging, and echo servers with deliberate faults.
 
 #![allow(dead_code)] // Each test file uses its part.
 
@@ -14,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// No run of a test takes a tenth of this; one that hangs fails instead.
+/// Every run of a test takes less than a tenth of this. A run that hangs fails instead.
 pub const GUARD: Duration = Duration::from_secs(120);
 
-/// What a run has left.
+/// The result of a run.
 pub struct Ended {
     pub code: Option<i32>,
     pub stdout: String,
@@ -25,7 +24,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Asserts the exit code, showing what was said if it is another.
+    /// Asserts the exit code. Shows the output if it differs.
     #[track_caller]
     pub fn expect(self, code: i32) -> Ended {
         let Ended { stdout, stderr, .. } = &self;
@@ -33,7 +32,7 @@ impl Ended {
         self
     }
 
-    /// The report in its JSON form.
+    /// The JSON report.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
@@ -41,14 +40,14 @@ impl Ended {
         })
     }
 
-    /// Asserts that stdout has this text.
+    /// Asserts that stdout contains this text.
     #[track_caller]
     pub fn says(&self, text: &str) -> &Ended {
         assert!(self.stdout.contains(text), "no {text:?} in\n{}", self.stdout);
         self
     }
 
-    /// Asserts that stderr has this text.
+    /// Asserts that stderr contains this text.
     #[track_caller]
     pub fn complains(&self, text: &str) -> &Ended {
         assert!(self.stderr.contains(text), "no {text:?} in\n{}", self.stderr);
@@ -56,7 +55,7 @@ impl Ended {
     }
 }
 
-/// A run under way. Killed when dropped.
+/// A running program. Dropping it kills the process.
 pub struct Running {
     pub child: Child,
     stdout: Option<thread::JoinHandle<String>>,
@@ -76,7 +75,7 @@ pub fn loadgen(flags: &str) -> Ended {
     start(program(flags)).wait()
 }
 
-/// Starts a command and collects what it says.
+/// Starts a command and collects its output.
 pub fn start(mut command: Command) -> Running {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
@@ -117,7 +116,7 @@ impl Running {
         rustix::process::kill_process(process, signal).expect("it is there");
     }
 
-    /// The process of the server that the program has started.
+    /// The process id of the server that the program started.
     #[track_caller]
     pub fn server_process(&self) -> rustix::process::Pid {
         let id = self.child.id();
@@ -131,13 +130,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails if it has ended, which is what is wanted.
+        // Fails if it has ended, as intended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for something to be there; fails after the guard time.
+/// Waits for a condition to be met. Fails after the guard time.
 #[track_caller]
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();

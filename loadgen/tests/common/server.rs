@@ -1,5 +1,5 @@
 //! A small echo server on threads that can do one thing wrong. It counts how often it did, so that
-//! a test knows that its fault happened.
+//! a test can assert that its fault happened.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,19 +8,19 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What is done wrong. `connection` counts in the order of accepting, `offset` the bytes of that
+/// The fault. `connection` counts in the order of accepting, `offset` counts the bytes of that
 /// connection's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Nothing: a server to compare with.
+    /// None: a server to compare with.
     None,
-    /// One bit of one byte is turned over.
+    /// One bit of one byte is flipped.
     Corrupt { connection: u64, offset: u64 },
-    /// One byte is left out.
+    /// One byte is omitted.
     Lose { connection: u64, offset: u64 },
     /// One byte is sent twice.
     Repeat { connection: u64, offset: u64 },
-    /// Connections 0 and 1 get each other's bytes, from the first on that both have sent.
+    /// Connections 0 and 1 receive each other's bytes, from the first ones that both have sent.
     Swap,
     /// The connection is reset instead of echoing this byte.
     Reset { connection: u64, offset: u64 },
@@ -28,11 +28,11 @@ pub enum Fault {
     Close { connection: u64, offset: u64 },
     /// From this byte on nothing is echoed.
     Stall { connection: u64, offset: u64 },
-    /// A few bytes follow when this connection's client has closed its side.
+    /// A few bytes follow after this connection's client has closed its side.
     Surplus { connection: u64 },
-    /// Each byte is sent on its own.
+    /// Each byte is sent separately.
     Trickle,
-    /// Nothing is ever echoed, on no connection.
+    /// Nothing is echoed on any connection.
     Mute,
     /// Each read waits this long before it is echoed.
     Slow { wait: Duration },
@@ -49,12 +49,12 @@ struct Shared {
     fired: AtomicU64,
     bytes: AtomicU64,
     peers: Mutex<Vec<IpAddr>>,
-    /// For swapping: both sides have put their bytes here, and then both take the other's.
+    /// For swapping: both connections put their bytes here, and then both take the other's.
     swap: [Mutex<Vec<u8>>; 2],
     both: Barrier,
 }
 
-/// No read waits longer, so no thread outlives its test for long.
+/// Time-out of a read, so that no thread outlives its test for long.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl EchoServer {
@@ -74,7 +74,7 @@ impl EchoServer {
             for (connection, stream) in (0..).zip(listener.incoming()) {
                 let (stream, shared) = (stream.expect("a connection"), shared.clone());
                 shared.peers.lock().unwrap().push(stream.peer_addr().expect("connected").ip());
-                // An error is the client's: it has closed.
+                // An error means that the client has closed.
                 thread::spawn(move || drop(serve(stream, connection, &shared)));
             }
         });
@@ -91,7 +91,7 @@ impl EchoServer {
         self.shared.bytes.load(Relaxed)
     }
 
-    /// Where connections came from.
+    /// Source addresses of the connections.
     pub fn peers(&self) -> Vec<IpAddr> {
         self.shared.peers.lock().unwrap().clone()
     }
@@ -120,7 +120,7 @@ fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Re
     }
 }
 
-/// What one read has brought.
+/// The bytes of one read.
 struct Reply<'a> {
     connection: u64,
     offset: u64,
@@ -128,7 +128,7 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// Sends it back, or does wrong. Answers whether the connection goes on.
+    /// Sends them back, or applies the fault. Returns whether the connection continues.
     fn send(self, stream: &mut TcpStream, shared: &Shared) -> std::io::Result<bool> {
         let here = |connection, offset: u64| {
             let within = offset.checked_sub(self.offset).map(|at| at as usize);
@@ -165,7 +165,7 @@ impl Reply<'_> {
             }
             Fault::Stall { connection, offset } if here(connection, offset).is_some() => {
                 fired();
-                // Until the client has had enough.
+                // Until the client closes.
                 let mut rest = [0; 1024];
                 while stream.read(&mut rest)? > 0 {}
                 return Ok(false);
@@ -189,7 +189,7 @@ impl Reply<'_> {
         Ok(true)
     }
 
-    /// This connection's bytes for those of the other one.
+    /// Exchanges this connection's bytes for those of the other one.
     fn exchange(&self, shared: &Shared) -> Vec<u8> {
         let own = self.connection as usize;
         *shared.swap[own].lock().unwrap() = self.bytes.to_vec();

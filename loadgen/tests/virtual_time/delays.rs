@@ -1,5 +1,5 @@
-//! Delays without a queue: the histogram has to be that of the delays that the server drew, bucket
-//! for bucket, and these have to be of their law. An open loop, with connections to spare.
+//! Delays without a queue. The histogram must equal that of the delays that the server drew, bucket
+//! for bucket, and these must have their distribution. An open loop with enough connections.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::world::{
     MS, RESOLUTION, assert_kept, deviation, drive_delay, histogram_of, quantile_ms,
 };
 
-/// The server's, so that its draws can be drawn again.
+/// The server's seed, so that its draws can be repeated.
 const SEED: u64 = 7;
 
-/// One request at a time on each of many connections: order holds nobody up. Answers the report
-/// when its histogram is that of the delays drawn.
+/// One request at a time on each of many connections, so that the order delays nothing. Returns the
+/// report if its histogram equals that of the delays drawn.
 fn exact(options: &str, law: Distribution, seconds: u64) -> Report {
     let flags = format!("-c 40 -t 2 -R 2000 --arrivals poisson -d {seconds}s");
     let report = drive_delay(&flags, &format!("{options}&seed={SEED}"));
@@ -36,7 +36,7 @@ fn fixed(seconds: u64) {
     assert!(off <= RESOLUTION);
 }
 
-/// A sample's quantile is off by as much as the sample is: four standard errors.
+/// The quantiles of a sample deviate by its sampling error: four standard errors.
 fn uniform(seconds: u64) {
     let (min, max) = (Duration::from_millis(1), Duration::from_millis(5));
     let report = exact("uniform=1ms-5ms", Distribution::Uniform(min, max), seconds);

@@ -1,16 +1,16 @@
-//! The load generator's figures against what can be calculated, in virtual time: its clients run
-//! unchanged, with their schedule, accounting and histograms, against servers whose law is known,
-//! in a simulated world where nothing else takes time. Whatever differs from theory is the
-//! generator's fault.
+//! The load generator's figures against calculated ones, in virtual time: its clients run
+//! unchanged, with their schedule, accounting and histograms, against servers with a known
+//! distribution of delays, in a simulated world in which nothing else takes time. Any deviation
+//! from theory is an error of the generator.
 //!
-//! * `world`: one run, and what is the same in all of them
+//! * `world`: one run, and what all of them share
 //! * `schedule`: each kind of load, sent to the nanosecond; the same run twice
-//! * `stall`, `delays`, `queue`, `overload`: servers that are late by a law
-//! * `wrong`: servers that send other bytes than they got
+//! * `stall`, `delays`, `queue`, `overload`: servers with known delays
+//! * `wrong`: servers that send wrong bytes
 //!
 //! Each check has a small form for every run of the tests, and one with millions of requests for
-//! `cargo test --release -p loadgen --test virtual_time`. `docs/measuring.md` has the figures; they
-//! are printed with `-- --nocapture`.
+//! `cargo test --release -p loadgen --test virtual_time`. `docs/measuring.md` has the figures; `--
+//! --nocapture` prints them.
 
 mod delays;
 mod overload;

@@ -1,6 +1,6 @@
-//! Twice the rate that the server can take: requests every half millisecond for a server that needs
-//! a whole one. The n-th comes at n/2 ms and departs at n + 1 ms, so the backlog's latency grows
-//! without end, and all of it can be calculated, to the last request that is never sent.
+//! Twice the rate that the server can sustain: a request every half millisecond for a server that
+//! needs a whole one. Request n arrives at n/2 ms and departs at n + 1 ms, so the latency grows
+//! without bound. All of it can be calculated, to the last request that is never sent.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ fn grows_as_it_must(seconds: u64) {
     let flags = format!("-c 4 -p 64 -t 1 -R 2000 -d {end}ns --timeout 1h");
     let report = drive_delay(&flags, SERVER);
     let records = &report.records;
-    // At n/2 ms, the last half a millisecond before the end.
+    // At n/2 ms; the last one half a millisecond before the end.
     let offered = seconds * 2_000 + 1;
     let replies = seconds * 1_000;
     assert_eq!((records.offered, records.replies), (offered, replies), "offered and achieved");
-    // When the period ends each connection owes what it may.
+    // At the end of the period each connection has its maximum of outstanding requests.
     let completed = replies + connections_times_pipeline;
     assert_eq!((records.completed(), records.requests), (completed, completed));
     assert_eq!(records.never_sent, offered - completed);
@@ -32,7 +32,7 @@ fn grows_as_it_must(seconds: u64) {
         false => end - n * HALF_MS,
     };
     assert!(records.latency == histogram_of((0..offered).map(latency)), "each latency");
-    // A request is sent when the one a window before it departs.
+    // A request is sent when the request one window before it departs.
     let window = connections_times_pipeline;
     let lag = |n: u64| match n.checked_sub(window) {
         Some(before) => ((before + 1) * 2 * HALF_MS).saturating_sub(n * HALF_MS),
@@ -57,20 +57,20 @@ fn twice_the_rate_adds_up_and_grows_as_it_must_in_full() {
     grows_as_it_must(1_000);
 }
 
-/// The same with a time-out: what was sent ends as completed, timed out, or unanswered when its
-/// connection was closed for another; the rest is never sent.
+/// The same with a time-out: a request that was sent is completed, timed out, or unanswered because
+/// its connection was closed for another request. The rest is never sent.
 #[test]
 fn with_a_time_out_each_request_has_one_end() {
     let report = drive_delay("-c 4 -p 4096 -t 1 -R 2000 -d 30s --timeout 2s", SERVER);
     let records = &report.records;
     assert_eq!(report.verdict(), Verdict::ConnectionsLost);
-    // A connection that timed out is begun anew, so the whole rate is offered: 2000/s for 30 s.
+    // A connection that timed out is replaced, so the whole rate is offered: 2000/s for 30 s.
     assert_eq!((records.elapsed(), records.offered), (Duration::from_secs(30), 60_000));
     let given_up = records.timed_out + records.unanswered + records.never_sent;
     assert_eq!(records.completed() + given_up, records.offered);
-    // The queue is some two seconds long from then on: each of four times out again and again.
+    // From then on the queue is about two seconds long: each of the four times out repeatedly.
     assert!((4..=4 * 15).contains(&records.losses.timed_out), "{:?}", records.losses);
     assert!(records.timed_out >= records.losses.timed_out && records.unanswered > 0);
-    // The first were answered: the n-th after n/2 + 1 ms, which is 2 s for number 3998.
+    // The first ones had replies: request n after n/2 + 1 ms, which is 2 s for number 3998.
     assert!(records.completed() >= 3_998, "{} completed", records.completed());
 }

@@ -1,9 +1,9 @@
-//! M/M/1: Poisson arrivals and one server with exponential service times of mean m and a queue. At
-//! the load rho the time from arrival to departure is exponential with the mean m / (1 - rho).
+//! M/M/1: Poisson arrivals and one server with a queue and exponential service times of mean m. At
+//! the load rho, the time from arrival to departure is exponential with mean m / (1 - rho).
 //!
-//! A sample of five million is off by itself, since what comes in a busy time waits together. So
-//! the same arrivals and service times are also put through Lindley's recursion, and there the
-//! histogram has to be the same, bucket for bucket.
+//! Even a sample of five million deviates by itself, because requests that arrive in a busy time
+//! wait together. So the same arrivals and service times are also evaluated with Lindley's
+//! recursion, and that histogram must be the same, bucket for bucket.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::world::{MS, assert_kept, deviation, drive_delay, histogram_of, intend
 
 const SEED: u64 = 3;
 
-/// What Lindley's recursion makes of the same arrivals and service times: the latencies, and the
-/// number of requests outstanding, integrated over the period in nanoseconds.
+/// Lindley's recursion over the same arrivals and service times: the latencies, and the number of
+/// outstanding requests, integrated over the period in nanoseconds.
 ///
-/// departure = max(arrival, departure of the one before) + service time
+/// departure = max(arrival, departure of the previous request) + service time
 fn by_recursion(report: &Report) -> (Histogram<u64>, u64) {
     let service = Distribution::Exponential(Duration::from_millis(1));
     let end = report.records.elapsed().as_nanos() as u64;
@@ -32,11 +32,11 @@ fn by_recursion(report: &Report) -> (Histogram<u64>, u64) {
     (histogram_of(latencies), outstanding)
 }
 
-/// Answers by how much the mean and the 99th percentile are off.
+/// Returns the deviations of the mean and of the 99th percentile.
 fn m_m_1(percent: u64, requests: u64) -> (f64, f64) {
     // The mean service time is 1 ms, so the load is a thousandth of the rate.
     let rate = percent * 10;
-    // Longer than so many take, nearly always.
+    // Almost always longer than this many requests take.
     let seconds = (requests + 4 * requests.isqrt()).div_ceil(rate);
     let flags = format!("-c 8 -p 512 -t 2 -R {rate} --arrivals poisson -d {seconds}s --timeout 1h");
     let report = drive_delay(&flags, &format!("exp=1ms&queue=1&seed={SEED}"));
@@ -65,7 +65,7 @@ fn m_m_1(percent: u64, requests: u64) -> (f64, f64) {
     off
 }
 
-/// Little's law, and what the program counts for it each second: the mean number outstanding is
+/// Little's law, and the program's own count of it in each second: the mean number outstanding is
 /// rho / (1 - rho).
 #[track_caller]
 fn assert_little(report: &Report, outstanding: u64, load: f64) {

@@ -1,5 +1,5 @@
-//! Each kind of load against a server with a fixed delay: every request of the schedule is sent in
-//! its time, and each latency is the delay and twice the network's.
+//! Each kind of load against a server with a fixed delay: every request of the schedule is sent at
+//! its time, and each latency is the delay plus twice the network latency.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::world::{assert_kept, drive_delay, drive_delay_over, intended};
 
 const LATENCY: Duration = Duration::from_micros(25);
 
-/// Of two seconds, with connections to spare.
+/// Two seconds with enough connections.
 fn with_fixed_delay(flags: &str) -> Report {
     drive_delay_over(LATENCY, &format!("-c 12 -t 3 -d 2s {flags}"), "fixed=3ms")
 }
@@ -42,7 +42,7 @@ fn every_kind_of_schedule_is_kept_to_the_nanosecond() {
     }
 }
 
-/// Walked or sent, a constant schedule is that of exact division: no error adds up.
+/// Computed or sent, a constant schedule equals exact division: errors do not accumulate.
 #[test]
 fn a_constant_schedule_is_exact() {
     for flags in ["-R 997", "-R 997 --strict", "-R 7 --strict"] {

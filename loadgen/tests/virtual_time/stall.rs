@@ -19,8 +19,8 @@ struct Stall {
     every: f64,
 }
 
-/// The time between stalls is no multiple of that between requests, so that the requests of each
-/// stall lie between those of the others.
+/// The time between stalls is not a multiple of the time between requests, so that the requests in
+/// each stall have other phases than those in the others.
 const STALL: Stall = Stall { delay: 20.0, lasts: 400.0, every: 1013.0 };
 
 impl Stall {
@@ -33,8 +33,8 @@ impl Stall {
         self.delay + waits.max(0.0)
     }
 
-    /// The percentile from `first` (in permille) to 99.9 that is furthest from theory, and by how
-    /// much.
+    /// The percentile from `first` (in permille) to 99.9 with the largest deviation from theory,
+    /// and the deviation.
     fn worst(self, latency: &Histogram<u64>, first: u32) -> (f64, f64) {
         let each = (first..=999).map(|permille| {
             let quantile = f64::from(permille) / 1000.0;
@@ -44,7 +44,7 @@ impl Stall {
         each.max_by(|one, other| one.1.total_cmp(&other.1)).expect("some percentiles")
     }
 
-    /// An open loop over so many whole rounds, so that each phase is as frequent as the others.
+    /// An open loop over this many whole rounds, so that all phases are equally frequent.
     fn open_loop(self, rate: u64, rounds: u64, flags: &str) -> loadgen::report::Report {
         let flags = format!("-R {rate} -d {}ms {flags}", self.every as u64 * rounds);
         drive_delay(&flags, &self.options())
@@ -74,14 +74,14 @@ fn every_percentile_of_a_stall_is_that_of_theory_in_full() {
     every_percentile(9_973, 200);
 }
 
-/// The reason for the intended time: from the actual send, the stall is nearly gone. With too few
-/// connections for the stall, what is due meanwhile waits for one of them.
+/// Why latency counts from the intended time: from the actual send, the stall almost disappears.
+/// With too few connections for the stall, requests due meanwhile wait for a connection.
 #[test]
 fn the_check_finds_latencies_that_count_from_the_actual_send() {
     let stall = Stall { delay: 0.0, ..STALL };
     let report = stall.open_loop(1_009, 13, "-c 4 -t 1");
-    // Without a delay to stand on, what lies just above the step, at 60.5 %, is a fraction of a
-    // millisecond, and one request more or less is a large part of that.
+    // Without a delay, the value just above the step, at 60.5 %, is a fraction of a millisecond,
+    // and one request more or less changes it much.
     let (_, of_latency) = stall.worst(&report.records.latency, 650);
     let (_, of_service_time) = stall.worst(&report.records.service_time, 650);
     println!("stall: latency off by {of_latency:.4}, service time by {of_service_time:.4}");
@@ -91,7 +91,7 @@ fn the_check_finds_latencies_that_count_from_the_actual_send() {
     assert!(of_service_time > 0.99, "it does not show the stall");
 }
 
-/// What a closed loop makes of a stall of 100 ms in each second: one slow request for each.
+/// What a closed loop shows of a stall of 100 ms per second: one slow request each.
 #[test]
 fn a_closed_loop_omits_the_stall() {
     let stall = Stall { delay: 1.0, lasts: 100.0, every: 1013.0 };

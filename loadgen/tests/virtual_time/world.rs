@@ -1,5 +1,5 @@
-//! One run in the simulated world, from the command line's flags to the report, as the program
-//! makes it but for the main thread; and how histograms are compared with theory.
+//! One run in the simulated world, from the flags to the report, as the program makes it except for
+//! the main thread; and comparisons of histograms with theory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,16 +21,16 @@ use loadgen::report::Report;
 use loadgen::stats::interval::Collector;
 use loadgen::stats::records::{Records, latency_histogram};
 
-/// Bytes that a socket takes, as large as those of a usual kernel may grow.
+/// Bytes that a socket accepts: as many as a usual kernel allows.
 const WINDOW: usize = 4 << 20;
 
-/// Milliseconds, in which theory is written here.
+/// Nanoseconds per millisecond, the unit of the formulas here.
 pub const MS: f64 = 1e6;
 
-/// A network that takes no time.
+/// A network without latency.
 pub const NO_LATENCY: Duration = Duration::ZERO;
 
-/// Drives a server with the program's flags. Answers the report and the server.
+/// Drives a server with the program's flags. Returns the report and the server.
 pub fn drive<F>(flags: &str, latency: Duration, server: F) -> (Report, F::Service)
 where
     F: ServiceFactory,
@@ -48,7 +48,7 @@ where
     let mut records = Records::default();
     clients.into_iter().for_each(|client| records.merge(client.into_records()));
     assert_intervals(collector, &records);
-    // Processor time is that of the simulation, and says nothing of the simulated program.
+    // Processor time is that of the simulation, not of the simulated program.
     records.thread_uses.clear();
     records.saturated_seconds = 0;
     let report = Report {
@@ -63,7 +63,7 @@ where
     (report, server)
 }
 
-/// The seconds, taken together, have what the whole run has.
+/// All seconds together have what the whole run has.
 #[track_caller]
 fn assert_intervals(mut collector: Collector, records: &Records) {
     let mut latency = latency_histogram();
@@ -77,8 +77,8 @@ fn assert_intervals(mut collector: Collector, records: &Records) {
     assert_eq!((replies, bytes), (records.replies, records.bytes));
 }
 
-/// When requests are to be sent, in nanoseconds from the begin, in order: the schedule walked by
-/// itself.
+/// The intended times of all requests, in nanoseconds from the start, in order, computed from the
+/// schedule alone.
 pub fn intended(report: &Report) -> Vec<u64> {
     let (plan, end) = (&report.plan, Time::ZERO + report.records.elapsed());
     let mut times = Vec::with_capacity(report.records.offered as usize);
@@ -94,16 +94,16 @@ pub fn intended(report: &Report) -> Vec<u64> {
     times
 }
 
-/// The same against the delay service, without latency.
+/// The same against the delay service, without network latency.
 pub fn drive_delay(flags: &str, options: &str) -> Report {
     drive_delay_over(NO_LATENCY, flags, options)
 }
 
-/// The same with latency.
+/// The same with network latency.
 pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report {
-    // Where requests differ in size, what one receive brings is one.
+    // If requests differ in size, one receive counts as one request.
     let (size, length) = if flags.contains("-l ") { (0, "") } else { (16, "-l 16") };
-    // As deep as the clients' pipelines are.
+    // As deep as the pipelines of the clients.
     let text = format!("delay://world?depth=16384&size={size}&{options}");
     let spec: Spec = text.parse().expect("a law");
     let ServiceOptions::Delay(options) = spec.service else { panic!("no delay service: {text}") };
@@ -123,7 +123,7 @@ fn plan(flags: &str) -> Plan {
     Plan::new(&spec, &machine, &[target], spec.seed.unwrap_or(1)).expect("a possible run")
 }
 
-/// A buffer for each request that can be under way, and a few more.
+/// A buffer for each request that can be outstanding, and a few more.
 fn server_limits(plan: &Plan) -> ClientLimits {
     let buffer_size = plan.size.next_power_of_two().clamp(64, 64 << 10);
     ClientLimits {
@@ -141,22 +141,22 @@ pub fn quantile_ms(values: &Histogram<u64>, quantile: f64) -> f64 {
     values.value_at_quantile(quantile) as f64 / MS
 }
 
-/// A histogram of these latencies in nanoseconds, as the program would have it.
+/// A histogram of these latencies in nanoseconds, with the program's bounds.
 pub fn histogram_of(latencies_ns: impl IntoIterator<Item = u64>) -> Histogram<u64> {
     let mut histogram = latency_histogram();
     latencies_ns.into_iter().for_each(|latency| histogram.saturating_record(latency));
     histogram
 }
 
-/// By how much a figure differs from theory, as a part of it.
+/// The relative deviation of a figure from theory.
 pub fn deviation(seen: f64, theory: f64) -> f64 {
     if seen == theory { 0.0 } else { (seen - theory).abs() / theory }
 }
 
-/// The part of a value by which a histogram of three significant digits may be off.
+/// The relative error of a histogram with three significant digits.
 pub const RESOLUTION: f64 = 0.001;
 
-/// Each request was sent at its time, to the nanosecond, and had its reply.
+/// Each request was sent at its intended time, to the nanosecond, and had its reply.
 #[track_caller]
 pub fn assert_kept(report: &Report) {
     let records = &report.records;

@@ -1,5 +1,5 @@
-//! Servers that send other bytes than they got, once: found, named by connection and offset, and
-//! the report's exit code says so.
+//! Servers that send one wrong byte: it is detected, the report names the connection and the
+//! offset, and the exit code shows it.
 
 use std::time::Duration;
 
@@ -18,23 +18,22 @@ enum Fault {
     Corrupt,
     Drop,
     Repeat,
-    /// The reply goes to the next connection that asks, which gets this one's instead.
+    /// The reply goes to the next connection that asks, which receives this one instead of its own.
     Swap,
 }
 
-/// An echo that does wrong with one byte: the one that has so many before it, on all connections
-/// together.
+/// An echo with a fault at one byte: the one with this many before it, over all connections.
 struct Wrong {
     fault: Fault,
     at: u64,
-    /// Of all connections.
+    /// Over all connections.
     echoed: u64,
-    /// Bytes of each connection, in the order of their opening, which is that of the program's
+    /// Bytes of each connection, in the order of opening, which is the order of the program's
     /// numbers.
     streams: Vec<u64>,
     /// Where it happened: connections and offsets.
     fired: Vec<(u64, u64)>,
-    /// Bytes that are to go over another connection; then those that this one is owed for it.
+    /// Bytes to send over another connection; then those that this connection receives instead.
     held: Option<(usize, ConnectionId, Vec<u8>)>,
     owed: Option<(usize, ConnectionId, Vec<u8>)>,
 }
@@ -120,7 +119,7 @@ impl Service for Wrong {
     }
 }
 
-/// Answers the report and where the fault happened, when the report says so.
+/// Returns the report and the position of the fault, after asserting that the report names it.
 #[track_caller]
 fn found(fault: Fault, at: u64, flags: &str) -> (Report, Vec<(u64, u64)>) {
     let (report, server) = drive(flags, LATENCY, move || Wrong::new(fault, at));
@@ -158,7 +157,7 @@ fn a_corrupted_byte_is_named() {
     }
 }
 
-/// Behind a byte that is missing or there twice the neighbours may be equal by accident.
+/// After a byte that is missing or repeated, neighbouring bytes may be equal by accident.
 #[test]
 fn a_dropped_or_repeated_byte_is_named() {
     for (fault, behind) in [(Fault::Drop, 0), (Fault::Repeat, 1)] {
@@ -172,8 +171,8 @@ fn a_dropped_or_repeated_byte_is_named() {
     }
 }
 
-/// The last byte of a reply, twice, comes in place of the first of the next, which is not even
-/// sent.
+/// The last byte of a reply, repeated, arrives in place of the first byte of the next reply, whose
+/// request was not even sent.
 #[test]
 fn a_repeated_last_byte_is_named() {
     let (report, fired) = found(Fault::Repeat, 64 * 1_000 + 63, "-c 5 -t 2 -n 4k -l 64");
@@ -183,7 +182,7 @@ fn a_repeated_last_byte_is_named() {
     assert!(mismatch.expected.is_empty() && mismatch.actual.len() == 1, "{mismatch:?}");
 }
 
-/// Nothing wrong has come, and nothing more does.
+/// Nothing wrong has arrived, and nothing else will.
 #[test]
 fn without_its_last_byte_a_request_is_timed_out() {
     let server = || Wrong::new(Fault::Drop, 64 * 1_000 + 63);
@@ -202,7 +201,7 @@ fn replies_of_two_connections_swapped_are_named_both() {
     assert_eq!(named(&report), fired);
 }
 
-/// More than 10^9 bytes, in large requests, and one of them wrong.
+/// More than 10^9 bytes in large requests, one of them wrong.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "more than a gigabyte: run with --release")]
 fn one_byte_in_a_billion_is_named() {

@@ -2,17 +2,18 @@
 
 use crate::traffic::schedule::RATE_MAX;
 
-/// The search is over when the rate that was kept and the one that was not are as near as this.
+/// The search ends when the ratio of the lowest rate that was not kept to the highest that was is
+/// at most this.
 const NEAR: f64 = 1.05;
 
-/// Which rate is tried next: doubled until one is not kept, or halved until one is, then the middle
-/// of both by their ratio. Pure.
+/// Selects the next rate: doubled until one is not kept, or halved until one is, then the geometric
+/// mean of both. Pure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bracket {
     first: u64,
-    /// No lower one is tried.
+    /// No lower rate is tried.
     lowest: u64,
-    /// The highest that was kept, and the lowest that was not.
+    /// The highest rate that was kept, and the lowest that was not.
     pub kept: Option<u64>,
     pub not_kept: Option<u64>,
 }
@@ -47,7 +48,7 @@ impl Bracket {
     }
 }
 
-/// To three digits: more say nothing at steps of 5 %.
+/// Rounds to three digits, which suffice for steps of 5 %.
 fn rounded(rate: u64) -> u64 {
     let unit = 10u64.pow(rate.max(1).ilog10().saturating_sub(2));
     (rate + unit / 2) / unit * unit
@@ -57,8 +58,8 @@ fn rounded(rate: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Searches a server that keeps any rate up to this one. Answers what was found, and the rates
-    /// that were tried.
+    /// Searches a server that keeps any rate up to `capacity`. Returns the final bracket and the
+    /// rates that were tried.
     fn found(first: u64, capacity: u64) -> (Bracket, Vec<u64>) {
         let (mut bracket, mut tried) = (Bracket::new(first, 1), Vec::new());
         while let Some(rate) = bracket.next() {
@@ -77,7 +78,7 @@ mod tests {
                 let kept = bracket.kept.expect("1 is kept") as f64;
                 let not_kept = bracket.not_kept.expect("10 million is not") as f64;
                 assert!(kept <= capacity as f64 && not_kept > capacity as f64);
-                // Of small numbers the next one may be further.
+                // Small numbers have no rate in between.
                 assert!(not_kept <= (kept * NEAR).max(kept + 1.0), "{capacity} {first}: {tried:?}");
             }
         }

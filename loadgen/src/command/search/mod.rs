@@ -1,5 +1,7 @@
-//! `--search p99:1ms`: the highest rate of an open loop that meets an objective. Here: which rates
-//! are tried, and what each run says. What is written of it is in `report::search`.
+//! `--search p99:1ms`: the highest rate of an open loop that meets an objective.
+//!
+//! * here: the runs, and what each of them shows
+//! * `bracket`: which rates are tried; `report`: what is written
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,23 +25,23 @@ mod report;
 
 use bracket::Bracket;
 
-/// How long each rate is tried if `-d` does not say: at the first rate some 3,000 requests, of which
-/// 30 lie beyond the 99th percentile.
+/// How long each rate is tried by default. At the first rate this gives about 3,000 requests, 30 of
+/// which are beyond the 99th percentile.
 const STEP_DURATION: Duration = Duration::from_secs(3);
-/// How long each is tried unrecorded if `-w` does not say: queues have filled by then.
+/// Warm-up of each run by default. Queues have filled by then.
 const STEP_WARMUP: Duration = Duration::from_millis(500);
-/// The rate that is tried first if `-R` does not say.
+/// The first rate by default.
 const FIRST_RATE: u64 = 1_000;
-/// Requests that a rate must give in a run to be tried: fewer say nothing of it.
+/// Requests that a run at a rate must have, at least. Fewer show nothing.
 const REQUESTS_MIN: f64 = 10.0;
-/// How often a rate is tried that fails: one disturbance must not end the search.
+/// Attempts per rate, so that one disturbance does not end the search.
 const TRIES: u32 = 3;
 
-/// What is kept of a run at one rate: histograms of all of them would be megabytes for each.
+/// The result of a run at one rate. The histograms of all runs would need megabytes each.
 pub struct Step {
     pub rate: u64,
     pub requests_per_second: f64,
-    /// What the objective is about, as the run had it.
+    /// The result of the searched objective.
     pub outcome: Outcome,
     pub own_lag_p99_ns: u64,
     pub never_sent: u64,
@@ -53,7 +55,7 @@ impl Step {
         Step {
             rate: report.plan.rate.unwrap_or_default(),
             requests_per_second: report.requests_per_second(),
-            // The first is the one that is searched for.
+            // The first objective is the searched one.
             outcome: report.objectives().swap_remove(0),
             own_lag_p99_ns: report.records.own_lag.value_at_quantile(0.99),
             never_sent: report.records.never_sent,
@@ -66,16 +68,16 @@ impl Step {
 /// Why a rate was not kept.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Missed {
-    /// The server's latency, or its errors.
+    /// Because of the server's latency or errors.
     Server(String),
-    /// The generator could not send at this rate: nothing is known of the server.
+    /// Because the generator could not sustain the rate. Nothing is known of the server.
     Generator(String),
 }
 
-/// All that was tried.
+/// The state of a search.
 pub struct Search {
     pub objective: Slo,
-    /// Of the first run; the others differ in their rate.
+    /// The plan of the first run. The others differ in their rate.
     pub plan: Plan,
     pub steps: Vec<Step>,
     /// The run at the highest rate that was kept.
@@ -100,7 +102,7 @@ impl Search {
     }
 }
 
-/// Searches, and writes what was found.
+/// Searches, and writes the result.
 ///
 /// # Errors
 /// A run failed, or the flags contradict each other.
@@ -131,17 +133,17 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
     let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
     let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
-    // Before the report, so that the server's own warnings do not follow it.
+    // Before the report, so that warnings of the server do not follow it.
     drop(runs);
     out.write(&search)?;
     Ok(search.exit())
 }
 
-/// The run of one step, except its rate.
+/// The description of a step's run, except its rate.
 fn step_spec(run: &RunSpec, objective: &Slo) -> RunSpec {
     let mut step = run.clone();
     step.duration = Some(run.duration.unwrap_or(STEP_DURATION));
-    // A hub's clients stay for the run, and have none.
+    // A hub's clients stay for the run, so it has no warm-up.
     let is_hub = matches!(target::service(&run.targets), Ok(ServiceOptions::Hub(_)));
     step.load.warmup = run.load.warmup.or((!is_hub).then_some(STEP_WARMUP));
     step.slo.insert(0, objective.clone());
@@ -232,7 +234,7 @@ impl Runs<'_> {
         drive::drive(Arc::new(plan), &output, server, self.interrupted, &mut outputs)
     }
 
-    /// On the way, for who waits.
+    /// Reports a step on stderr.
     fn print_step(&self, step: &Step) {
         let output = &self.args.output;
         if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
@@ -242,8 +244,7 @@ impl Runs<'_> {
     }
 }
 
-/// Whether a run says that there is no point in another one. One that was interrupted says it only
-/// by its bytes.
+/// Whether further runs are pointless. For an interrupted run only its bytes can show that.
 fn is_broken(report: &Report) -> bool {
     match report.verdict() {
         Verdict::Differed => true,
@@ -252,8 +253,8 @@ fn is_broken(report: &Report) -> bool {
     }
 }
 
-/// What several tries at a rate come to: one that kept it is enough, and of those that did not, one
-/// that says something of the server.
+/// Combines attempts at the same rate. One that kept the rate is enough; of the others, one that
+/// shows something about the server counts.
 fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
     match (before, now) {
         (Some(Missed::Server(why)), Some(Missed::Generator(_))) => Some(Missed::Server(why)),
@@ -261,8 +262,8 @@ fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
     }
 }
 
-/// The generator's own lag is in every latency. A run that meets the objective nevertheless has met
-/// it; one that misses it says nothing of the server if the generator was late.
+/// The generator's own lag is part of every latency. A run that meets the objective in spite of it
+/// has met it. A run that misses it shows nothing about the server if the generator was late.
 fn why_missed(report: &Report) -> Option<Missed> {
     let outcomes = report.objectives();
     let missed = outcomes.iter().find(|outcome| !outcome.met);

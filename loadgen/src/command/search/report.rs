@@ -1,4 +1,4 @@
-//! What is written of a search for the highest rate: a line for each run, and what was found.
+//! The result of a search: a line per run, and the highest rate.
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,14 +15,14 @@ use crate::report::{Report, Verdict};
 use crate::stats::slo::Slo;
 use crate::units::{time_text, time_us};
 
-/// Where it goes.
+/// Where the result goes.
 pub struct SearchOutput {
     format: OutputFormat,
     sink: Sink,
 }
 
 impl SearchOutput {
-    /// Opens it, before the first run, which would be in vain if it could not be.
+    /// Opens it before the first run, so that no run is wasted if it cannot be opened.
     ///
     /// # Errors
     /// It cannot be written to.
@@ -31,7 +31,7 @@ impl SearchOutput {
         Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or_else(Sink::stdout) })
     }
 
-    /// Writes what was found.
+    /// Writes the result.
     ///
     /// # Errors
     /// Writing failed.
@@ -47,7 +47,7 @@ impl SearchOutput {
     }
 }
 
-/// A run in one line.
+/// Formats a step as one line.
 pub fn step_line(step: &Step, objective: &Slo) -> String {
     let Step { rate, requests_per_second: sent, outcome, missed, .. } = step;
     let word = match missed {
@@ -97,7 +97,7 @@ fn render(search: &Search) -> String {
     out
 }
 
-/// The rate that a run was made at.
+/// The rate of a run.
 fn rate(report: &Report) -> u64 {
     report.plan.rate.unwrap_or_default()
 }

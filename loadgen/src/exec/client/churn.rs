@@ -1,5 +1,5 @@
-//! A connection's life: it is established, closed when its lifetime is over, and begun anew. So is,
-//! in an open loop, one whose reply did not come in time.
+//! Lifetimes of connections: a connection is established, closed at the end of its lifetime, and
+//! replaced. In an open loop, a connection whose reply was late is replaced too.
 
 use std::time::Duration;
 
@@ -13,25 +13,26 @@ use crate::exec::lifecycle::{CONNECTS_PER_TURN, Phase};
 use crate::stats::loss::Loss;
 use crate::traffic::payload::Stream;
 
-/// How long after a failed connect the next one is tried, when it is one of many in a
-/// connection's lives; a first connect is not tried again.
+/// Delay before a failed connect is retried, if its place had a connection before. A first connect
+/// is not retried.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// What is known of a connection's place beside its present [conversation](crate::exec::client::conversation::Conversation):
-/// what a reply in a closed loop does not need.
+/// State of a connection's place in addition to its
+/// [conversation](crate::exec::client::conversation::Conversation): what a reply in a closed loop
+/// does not need.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// How often it has been established.
+    /// How many connections were established in this place.
     pub(super) established: u64,
-    /// Replies recorded in earlier lives.
+    /// Replies recorded on earlier connections.
     served_before: u64,
-    /// Replies of this life that were not recorded, as they were those of the warm-up.
+    /// Replies on this connection that were not recorded because they belong to the warm-up.
     pub(super) unrecorded: u64,
     /// When its connect was begun.
     pub(super) connect_began: Time,
-    /// Since when it has had room for a request; known in an open loop.
+    /// Since when it has room for a request. Maintained in an open loop only.
     pub(super) room_since: Time,
-    /// The connection is closed after so many requests, or at that time.
+    /// The connection is closed after this many requests, or at this time.
     retire_after: u64,
     retire_at: Time,
 }
@@ -50,13 +51,13 @@ impl Place {
 }
 
 impl Client {
-    /// Replies that were recorded, in all lives of this place.
+    /// Recorded replies on all connections of this place.
     pub(super) fn served(&self, index: usize) -> u64 {
         let place = &self.places[index];
         place.served_before + self.conversations[index].completed - place.unrecorded
     }
 
-    /// Whether the connection's life is over: no request is to be begun any more.
+    /// Whether the lifetime of the connection is over, so that no request may be begun.
     #[inline]
     pub(super) fn retires(&self, index: usize, now: Time) -> bool {
         self.lifecycle.plan.lifetime.is_some() && {
@@ -86,13 +87,13 @@ impl Client {
         self.lifecycle.established(index, first);
         match self.lifecycle.phase {
             Phase::Connecting | Phase::Ready => Answer::Continue,
-            // It takes the place of one whose life was over.
+            // It replaces a connection whose lifetime was over.
             Phase::Measuring | Phase::Draining(_) => self.resume(connection, index),
         }
     }
 
-    /// The first life is a random part of the whole, so that connections that were begun together
-    /// do not end together.
+    /// The first lifetime in a place is a random part of the whole, so that connections that were
+    /// begun together do not end together.
     fn set_lifetime(&mut self, index: usize, now: Time) {
         let Some(lifetime) = self.lifecycle.plan.lifetime else { return };
         let place = &mut self.places[index];
@@ -109,9 +110,9 @@ impl Client {
         }
     }
 
-    /// Whether another connection takes the place of one that has ended: of one whose life was
-    /// over, and, in an open loop, of one that was closed because a reply was late. Its users do
-    /// not go away, and with fewer and fewer connections a slow server would be spared.
+    /// Whether a connection that ended is replaced: if its lifetime was over, and in an open loop
+    /// if a reply was late. Real users do not go away then, and fewer connections would relieve a
+    /// slow server.
     pub(super) fn has_successor(&self, loss: Option<Loss>) -> bool {
         match loss {
             None => true,
@@ -120,7 +121,7 @@ impl Client {
         }
     }
 
-    /// A connection has ended: its place is taken by a new one.
+    /// Replaces a connection that has ended.
     pub(super) fn reconnect(&mut self, index: usize, now: Time) {
         let served_before = self.served(index);
         let established = self.places[index].established;
@@ -132,15 +133,14 @@ impl Client {
         self.again.push_front((now, index));
     }
 
-    /// A connect has failed. The first of a place is not tried again: the run has a connection
-    /// less.
+    /// A connect failed. The first one of a place is not retried; the run has one connection less.
     pub(super) fn not_established(&mut self, index: usize, now: Time) {
         if self.places[index].established > 0 && self.lifecycle.phase == Phase::Measuring {
             self.again.push_back((now + RETRY_AFTER, index));
         }
     }
 
-    /// Begins the connections that are due in the places of earlier ones.
+    /// Begins the replacements that are due.
     pub(super) fn reconnect_due(&mut self, turn: &mut Turn<'_>) {
         for _ in 0..CONNECTS_PER_TURN {
             if !self.lifecycle.may_connect(turn) {

@@ -1,5 +1,5 @@
-//! One connection's conversation: what it has sent, what has come back, and whether that is right.
-//! Pure: no I/O, no clock, no buffers. `client` joins it to the engine.
+//! The conversation of one connection: what it sent, what it received, and whether that is right.
+//! Pure: no I/O, no clock, no buffers. `client` connects it to the engine.
 
 use echopool::service::ConnectionId;
 
@@ -8,20 +8,20 @@ use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
 use crate::traffic::wire::Wire;
 
-/// Bytes of a mismatch that are kept for the report.
+/// Bytes of a mismatch in the report.
 pub const EXCERPT: usize = 16;
 
-/// How far a connection has come.
+/// State of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ConnectionState {
-    /// Not established: not begun, being connected, or failed.
+    /// Not established: not begun, connecting, or failed.
     #[default]
     Absent,
     /// Established.
     Open,
-    /// Everything has come back and we have begun to close.
+    /// All replies have arrived and the client has begun to close.
     Closing,
-    /// Being closed, or closed by the other side, before it was finished.
+    /// Being closed, or closed by the peer, before it was finished.
     Lost(Loss),
     /// Closed.
     Closed,
@@ -33,7 +33,7 @@ pub struct Conversation {
     pub id: Option<ConnectionId>,
     pub state: ConnectionState,
     pub stream: Stream,
-    /// Requests begun: their time is running.
+    /// Requests begun; their time is running.
     pub begun: u64,
     /// Requests whose reply is complete.
     pub completed: u64,
@@ -41,10 +41,10 @@ pub struct Conversation {
     pub begun_bytes: u64,
     /// Bytes put on the connection's output.
     pub put: u64,
-    /// The request that the next byte of output belongs to, and where it begins.
+    /// The request that the next byte of output belongs to, and the offset of its first byte.
     out_number: u64,
     out_begin: u64,
-    /// Bytes received and found right.
+    /// Bytes received and verified.
     pub received: u64,
     /// Bytes of all complete replies.
     completed_bytes: u64,
@@ -56,7 +56,7 @@ pub struct Conversation {
     pub starved: bool,
 }
 
-// Two cache lines: with many connections they are what a reply has to wait for.
+// Two cache lines. With many connections, a reply waits for these cache misses.
 const _: () = assert!(size_of::<Conversation>() <= 128);
 
 impl Conversation {
@@ -79,9 +79,9 @@ impl Conversation {
         }
     }
 
-    /// Becomes a new connection, with a stream of its own, in the place of one that has ended.
+    /// Becomes the conversation of a new connection that replaces one.
     pub fn renew(&mut self, stream: Stream) {
-        // It is in the queue of those that wait still.
+        // It is still in the queue of starved connections.
         *self = Conversation { starved: self.starved, ..Conversation::new(stream) };
     }
 
@@ -91,7 +91,7 @@ impl Conversation {
         self.begun - self.completed
     }
 
-    /// Begins a request: its bytes are to be put on the output.
+    /// Begins a request: its bytes must be put on the output.
     #[inline]
     pub fn begin(&mut self, wire: &Wire) {
         self.begun_bytes = wire.message(self.stream, self.begun, self.begun_bytes).end();
@@ -104,8 +104,8 @@ impl Conversation {
         self.begun_bytes - self.put
     }
 
-    /// Writes the next bytes of begun requests, for the output. `started` is called with the number
-    /// of each request whose first byte is among them.
+    /// Writes the next bytes of begun requests into `out`. Calls `started` with the number of each
+    /// request whose first byte is among them.
     #[inline]
     pub fn fill(&mut self, wire: &Wire, mut out: &mut [u8], mut started: impl FnMut(u64)) {
         self.unsent += out.len() as u64;
@@ -126,10 +126,10 @@ impl Conversation {
         }
     }
 
-    /// Checks what has come back where it lies.
+    /// Verifies received bytes in place.
     ///
     /// # Errors
-    /// A byte differs from the one sent, or none had been sent in its place.
+    /// A byte differs from the one sent, or no byte was sent at its position.
     #[inline]
     pub fn receive(&mut self, wire: &Wire, bytes: &[u8]) -> Result<(), Box<Mismatch>> {
         let owed = usize::try_from(self.put - self.received).unwrap_or(usize::MAX);
@@ -147,7 +147,8 @@ impl Conversation {
         }
     }
 
-    /// The reply that the byte at this offset, not before the last complete one, belongs to.
+    /// The reply that contains the byte at this offset, which is not before the last complete
+    /// reply.
     fn reply_at(&self, wire: &Wire, offset: u64) -> Message {
         let mut reply = self.next_reply(wire);
         while reply.end() <= offset {
@@ -162,7 +163,7 @@ impl Conversation {
         wire.message(self.stream, self.completed, self.completed_bytes)
     }
 
-    /// Counts one reply if another one is complete.
+    /// Counts one more reply if it is complete.
     #[inline]
     pub fn complete_one(&mut self, wire: &Wire) -> bool {
         let reply = self.next_reply(wire);
@@ -174,7 +175,7 @@ impl Conversation {
         complete
     }
 
-    /// Bytes came when nothing was owed any more, and were not looked at.
+    /// Bytes arrived when no reply was outstanding. They were not inspected.
     #[cold]
     pub fn surplus(&self, wire: &Wire) -> Mismatch {
         *self.mismatch(wire, 0, 0, &[])
@@ -185,7 +186,7 @@ impl Conversation {
         let stream_offset = self.received + at as u64;
         let reply = self.reply_at(wire, stream_offset);
         let request_offset = stream_offset - reply.begin;
-        // Up to the end of that reply, which is enough to be recognised by.
+        // Up to the end of that reply, which is enough to identify the bytes.
         let shown = (due - at).min(EXCERPT).min((reply.len - request_offset) as usize);
         let mut expected = vec![0; shown];
         wire.fill(self.stream, reply, request_offset, &mut expected);

@@ -1,4 +1,4 @@
-//! One connection: what it sends, and what is made of what comes back.
+//! One connection: what it sends, and how received bytes are processed.
 
 use echopool::service::{Answer, Connection};
 use echopool::time::Time;
@@ -11,10 +11,11 @@ use crate::stats::records::GivenUp;
 use crate::stats::tally;
 
 impl Client {
-    /// Begins what may be begun, puts it on the output, and closes when all is done.
+    /// Begins the requests that may be begun, puts them on the output, and closes when all is done.
     #[inline]
     pub(super) fn resume(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
-        // Read again: the time that verifying took is neither the last request's nor the next's.
+        // Read again, so that the time for verification is added neither to the last request nor to
+        // the next.
         let now = (self.clock)();
         if self.lifecycle.phase == Phase::Measuring {
             match self.lifecycle.dispatch {
@@ -28,7 +29,7 @@ impl Client {
         let conversation = &mut self.conversations[index];
         let done = conversation.outstanding() == 0
             && match self.lifecycle.plan.server_closes {
-                // What has been answered is the server's to close.
+                // After a reply, the server has to close.
                 true => draining && conversation.begun == 0,
                 false => draining || retires,
             };
@@ -41,7 +42,7 @@ impl Client {
         }
     }
 
-    /// Closed loop: a request for each that has been answered.
+    /// Closed loop: begins one request for each reply.
     #[inline]
     fn begin_requests(&mut self, index: usize, now: Time) {
         let end = self.lifecycle.period.end;
@@ -54,8 +55,8 @@ impl Client {
         }
     }
 
-    /// Open loop: what waits for a connection goes over this one, if no other has been waiting for
-    /// a request for longer.
+    /// Open loop: takes waiting requests for this connection, unless another connection has waited
+    /// longer.
     #[inline]
     fn take_offered(&mut self, index: usize, now: Time) {
         self.lifecycle.at_work(now);
@@ -83,13 +84,13 @@ impl Client {
             && !self.retires(index, now)
     }
 
-    /// The right to begin a request: while warming up there always is one.
+    /// Acquires the right to begin a request. During the warm-up it is always granted.
     #[inline]
     pub(super) fn may_begin(&self, intended: Time) -> bool {
         intended < self.lifecycle.period.record_from || self.lifecycle.control.take_request()
     }
 
-    /// Begins a request that was intended then.
+    /// Begins a request with this intended time.
     #[inline(always)]
     pub(super) fn begin(&mut self, index: usize, intended: Time, now: Time) {
         self.second.begun(now);
@@ -108,8 +109,8 @@ impl Client {
         }
     }
 
-    /// Puts the bytes of begun requests into leases, as far as the connection's window and the
-    /// thread's share of buffers go.
+    /// Puts the bytes of begun requests into leases, within the connection's window and the
+    /// thread's budget.
     #[inline]
     pub(super) fn put_output(&mut self, connection: &mut Connection<'_>, index: usize, now: Time) {
         let Client { lifecycle, conversations, places, intended_at, sent_at, second, .. } = self;
@@ -126,7 +127,8 @@ impl Client {
             let count = count.min(spare.len());
             conversation.fill(&plan.wire, &mut spare[..count], |request| {
                 let slot = slot(index, request, plan.pipeline);
-                // Only an open loop keeps it: in a closed one it is the intended time.
+                // Present in an open loop only. In a closed loop the intended time is the time of
+                // the send.
                 let Some(sent_at) = sent_at.get_mut(slot) else { return };
                 *sent_at = now;
                 second.sent();
@@ -146,7 +148,7 @@ impl Client {
         }
     }
 
-    /// The output is with the kernel, or gone with the connection.
+    /// The kernel has the output, or the connection is gone.
     #[inline]
     pub(super) fn forget_output(&mut self, index: usize) {
         let conversation = &mut self.conversations[index];
@@ -193,7 +195,7 @@ impl Client {
         tally::add(&self.lifecycle.tally().replies, replies);
     }
 
-    /// The connection is gone: what it owed is given up.
+    /// The connection is gone: gives up its outstanding requests.
     pub(super) fn give_up(&mut self, index: usize, now: Time, timed_out: bool) {
         let Conversation { begun, completed, .. } = self.conversations[index];
         self.second.given_up(now, begun - completed);
@@ -216,7 +218,7 @@ impl Client {
         }
     }
 
-    /// Bytes came after the last reply, when they were no longer looked at.
+    /// Bytes arrived after the last reply, when they were no longer inspected.
     #[cold]
     pub(super) fn surplus(&mut self, index: usize) {
         let mismatch = self.conversations[index].surplus(&self.lifecycle.plan.wire);
@@ -231,7 +233,7 @@ impl Client {
     }
 }
 
-/// Where the times of a connection's request are kept.
+/// Index of the times of a connection's request.
 #[inline]
 pub(super) fn slot(index: usize, request: u64, pipeline: u64) -> usize {
     index * pipeline as usize + (request % pipeline) as usize

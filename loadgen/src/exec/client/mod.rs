@@ -1,14 +1,15 @@
-//! The clients of one thread as a [`Service`]: they connect, send, verify what comes back, and
-//! close, in phases that all threads go through together.
+//! The clients of one thread as a [`Service`]: they connect, send, verify what they receive, and
+//! close, in phases that all threads pass through together.
 //!
-//! In a closed loop a connection sends its next request when an earlier one has been answered. In
-//! an open loop requests have their times, and go over whichever connection has room (`dispatch`).
+//! In a closed loop a connection sends its next request when an earlier one has its reply. In an
+//! open loop requests are scheduled, and use any connection that has room (`dispatch`).
 //!
-//! * here: the tables, and what the engine calls
-//! * `phases`: what a thread does from turn to turn, from the first connect to the last close
-//! * `exchange`: what a connection sends, and what is made of its replies
-//! * `lives`: connections that are established, and begun anew at the end of their lifetime
-//! * `second`: the present second of the measured period
+//! * here: the tables, and the callbacks of the engine
+//! * `phases`: what a thread does in each turn, from the first connect to the last close
+//! * `exchange`: what a connection sends, and how replies are processed
+//! * `conversation`: the state of one connection
+//! * `churn`: connections that are established, and replaced at the end of their lifetime
+//! * `second`: the current second of the measured period
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,10 +35,10 @@ mod second;
 use churn::Place;
 use second::PresentSecond;
 
-// The plan counts with it.
+// The plan relies on it.
 const _: () = assert!(size_of::<Conversation>() + size_of::<Place>() == CONNECTION_BYTES as usize);
 
-/// Where the time is read. It has the engine's origin.
+/// The clock. It has the engine's origin.
 pub type Clock = fn() -> Time;
 
 /// The clients of one thread.
@@ -46,12 +47,12 @@ pub struct Client {
     clock: Clock,
     conversations: Vec<Conversation>,
     places: Vec<Place>,
-    /// For each connection a ring of `pipeline` times: when its outstanding requests were intended.
+    /// A ring of `pipeline` times per connection: the intended times of its outstanding requests.
     intended_at: Vec<Time>,
-    /// The same for when they were sent, zero if they have not been; empty in a closed loop, where
-    /// both are one.
+    /// The same for the times of the sends, zero if not sent yet. Empty in a closed loop, where
+    /// both are equal.
     sent_at: Vec<Time>,
-    /// Places whose connection is to be begun anew, and when.
+    /// Places whose connection must be replaced, and when.
     again: VecDeque<(Time, usize)>,
     /// Connections that could not put their output in leases.
     starved: VecDeque<usize>,
@@ -59,8 +60,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The clients of thread number `thread`. `clock` is the time of the engine that they will be
-    /// run on.
+    /// The clients of thread number `thread`. `clock`: the time of the engine that runs them.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize, clock: Clock) -> Client {
         let lifecycle = Lifecycle::new(plan, control, thread);
         let (plan, count) = (&lifecycle.plan, lifecycle.share.connections);
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// What was measured, after the end.
+    /// The records, after the end.
     ///
     /// # Panics
     /// A request was not accounted for.
@@ -169,11 +169,11 @@ impl Service for Client {
             && conversation.completed > 0
             && conversation.outstanding() == 0
         {
-            // The end that is due behind the reply.
+            // The close that is due after the reply.
             conversation.state = ConnectionState::Closing;
             return Answer::CloseAfterSend;
         }
-        // Nothing will come back any more, so there is nothing to measure.
+        // Nothing more will arrive, so there is nothing to measure.
         conversation.state = ConnectionState::Lost(Loss::ClosedByPeer);
         Answer::Close
     }

@@ -1,5 +1,5 @@
-//! The phases of a run, a turn of the engine's loop at a time. Each answers when it wants to be
-//! called again at the latest.
+//! The phases of a run, one turn of the engine's loop at a time. Each function returns the latest
+//! time of the next call.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -77,30 +77,30 @@ impl Client {
         self.lifecycle.open == 0 && self.lifecycle.connecting == 0 && self.again.is_empty()
     }
 
-    /// Whether a schedule that other threads go on with is to go on here too: its requests are
-    /// offered, although there is no connection for them.
+    /// Whether this thread must continue because others do: in an open loop its requests are
+    /// offered although it has no connection for them.
     fn other_threads_continue(&self) -> bool {
         self.lifecycle.dispatch.is_some() && self.lifecycle.control.tallies().snapshot().open > 0
     }
 
-    /// Closed loop: each connection sends its first request, even if the period is too short for
-    /// that: what was established is also tried. Those woken now send after this turn, so a period
-    /// ends in a later one. Answers whether all have been woken before.
+    /// Closed loop: each connection sends its first request, even if the period is too short, so
+    /// that every established connection is tried. A woken connection sends after this turn, so the
+    /// period ends in a later one. Returns whether all were woken before.
     fn begin_each(&mut self, turn: &mut Turn<'_>) -> bool {
         let begun_all = self.lifecycle.sweep.is_complete(self.conversations.len());
         self.wake_next(turn, |_| true);
         begun_all
     }
 
-    /// Open loop: requests that are due go to connections that have room. Answers whether that is
-    /// done; otherwise the next turn goes on, so that replies are read in between.
+    /// Open loop: assigns due requests to connections that have room. Returns whether none is left;
+    /// otherwise the next turn continues, so that replies are read in between.
     fn dispatch_due(&mut self, turn: &mut Turn<'_>) -> bool {
         let due_until = turn.now().min(self.lifecycle.period.last());
         for _ in 0..PER_TURN {
             let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
             let Some(index) = dispatch.due_connection(due_until) else { return true };
             if !self.has_room(index, turn.now()) {
-                // It is gone, or its life is over, and it closes when it is woken.
+                // It is gone, or its lifetime is over and it closes when it is woken.
                 if let Some(id) = self.conversations[index].id {
                     turn.wake(id);
                 }
@@ -112,7 +112,7 @@ impl Client {
                 return true;
             }
             self.begin(index, intended, turn.now());
-            // It may have room for another one: that is seen when it has sent this one.
+            // It may have room for another request, which is seen after this send.
             turn.wake(self.conversations[index].id.expect("it is open"));
         }
         false
@@ -142,12 +142,12 @@ impl Client {
             self.end_second(now);
         }
         self.abandon(self.lifecycle.records.ended);
-        // What was not sent has been given up.
+        // The unsent requests were given up.
         self.lifecycle.tally().behind_ns.store(0, Relaxed);
         self.lifecycle.drain(now);
     }
 
-    /// What was to be sent before the end, and found no connection with room, is given up.
+    /// Gives up the requests that were due before the end and found no connection with room.
     fn abandon(&mut self, ended: Time) {
         let Lifecycle { dispatch, control, records, intervals, period, .. } = &mut self.lifecycle;
         let Some(dispatch) = dispatch else { return };
@@ -192,8 +192,8 @@ impl Client {
         now.min(self.lifecycle.period.end) - oldest
     }
 
-    /// Wakes the next few open connections that `wanted` holds for, each once in a phase. Answers
-    /// whether all have been looked at.
+    /// Wakes the next few open connections for which `wanted` holds, each once per phase. Returns
+    /// whether all were visited.
     fn wake_next(&mut self, turn: &mut Turn<'_>, wanted: fn(&Conversation) -> bool) -> bool {
         for conversation in &self.conversations[self.lifecycle.sweep.step(self.conversations.len())]
         {
@@ -206,7 +206,7 @@ impl Client {
         self.lifecycle.sweep.is_complete(self.conversations.len())
     }
 
-    /// What is to be done from time to time, whatever the phase.
+    /// Periodic work of every phase.
     fn look_after(&mut self, turn: &mut Turn<'_>) {
         self.wake_starved(turn);
         let plan = &self.lifecycle.plan;
@@ -219,8 +219,7 @@ impl Client {
         }
     }
 
-    /// Closes connections that owe a reply for too long, and wakes those whose life is over while
-    /// they have nothing to do.
+    /// Closes connections whose reply is overdue, and wakes idle ones whose lifetime is over.
     fn close_late(&mut self, turn: &mut Turn<'_>) {
         let (now, timeout, pipeline) =
             (turn.now(), self.lifecycle.plan.timeout, self.lifecycle.plan.pipeline);

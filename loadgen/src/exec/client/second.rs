@@ -1,5 +1,5 @@
-//! The present second of the measured period: what is sent and answered in it, and how many
-//! requests are outstanding, integrated over time. That is one side of Little's law; the sum of the
+//! The current second of the measured period: requests sent and replies, and the number of
+//! outstanding requests, integrated over time. This is one side of Little's law; the sum of the
 //! service times is the other.
 
 use std::time::Duration;
@@ -9,25 +9,25 @@ use echopool::time::Time;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::timeseries::Second;
 
-/// What one thread counts of it. Outstanding requests are counted from the start of the run on.
+/// Counts of one thread. Outstanding requests are counted from the start of the run.
 #[derive(Default)]
 pub(super) struct PresentSecond {
     outstanding: u64,
-    /// Up to here they are in the integral.
+    /// The integral covers the time up to this.
     counted_until: Time,
     began: Time,
-    /// What the thread had used by then.
+    /// What the thread had used at its start.
     used_before: ThreadUse,
     counts: Second,
 }
 
 impl PresentSecond {
-    /// Counting begins, with the warm-up if there is one.
+    /// Starts counting, with the warm-up if there is one.
     pub(super) fn begin_counting(&mut self, start: Time) {
         self.counted_until = start;
     }
 
-    /// The first second begins.
+    /// Starts the first second.
     pub(super) fn begin(&mut self, began: Time, used_before: ThreadUse) {
         self.advance(began);
         self.counts = Second::default();
@@ -35,52 +35,53 @@ impl PresentSecond {
         self.used_before = used_before;
     }
 
-    /// Requests that have been begun and have no end yet.
+    /// Requests that were begun and have not ended.
     #[inline]
     pub(super) fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
-    /// A request is begun.
+    /// Counts a begun request.
     #[inline]
     pub(super) fn begun(&mut self, now: Time) {
         self.advance(now);
         self.outstanding += 1;
     }
 
-    /// A request is sent.
+    /// Counts a sent request.
     #[inline]
     pub(super) fn sent(&mut self) {
         self.counts.sent += 1;
     }
 
-    /// A reply has come so long after its request was sent. It is to be [answered](Self::answered).
+    /// Adds the service time of a reply. The caller counts the reply with
+    /// [`answered`](Self::answered).
     #[inline]
     pub(super) fn served(&mut self, service: Duration) {
         self.counts.service_ns += service.as_nanos() as u64;
     }
 
-    /// So many requests have had their reply.
+    /// Counts replies, which end their requests.
     #[inline]
     pub(super) fn answered(&mut self, now: Time, replies: u64) {
         self.counts.replies += replies;
         self.given_up(now, replies);
     }
 
-    /// So many requests have no reply to wait for any more.
+    /// Counts requests that ended without a reply.
     #[inline]
     pub(super) fn given_up(&mut self, now: Time, count: u64) {
         self.advance(now);
         self.outstanding -= count;
     }
 
-    /// How long it lasts by now.
+    /// Its length so far.
     pub(super) fn length(&self, now: Time) -> Duration {
         now - self.began
     }
 
-    /// Ends it, and begins the next one. Answers it with all that the thread used in it; `None` if
-    /// it has no length.
+    /// Ends the second and begins the next one. Returns the second and all that the thread used in
+    /// it; `None` if its length is zero.
     pub(super) fn end(&mut self, now: Time) -> Option<(Second, ThreadUse)> {
         self.advance(now);
         let span = self.length(now);
@@ -103,7 +104,7 @@ impl PresentSecond {
         Some((second, used))
     }
 
-    /// Takes note of how many requests have been outstanding until now.
+    /// Adds the time since the last call to the integral.
     #[inline]
     fn advance(&mut self, now: Time) {
         self.counts.outstanding_ns +=
@@ -125,7 +126,7 @@ mod tests {
         let mut present = PresentSecond::default();
         present.begin_counting(at(100));
         present.begun(at(200));
-        // The warm-up is in no second, but what was begun in it is still outstanding.
+        // The warm-up is in no second, but its requests can still be outstanding.
         present.begin(at(1_000), ThreadUse::default());
         present.begun(at(1_500));
         present.sent();

@@ -1,4 +1,5 @@
-//! One member's connection: the messages it sends, what comes of what it receives, and its leave.
+//! The connection of one member: the messages it sends, the processing of what it receives, and its
+//! farewell.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::stats::tally;
 use crate::traffic::hub_frames::{self as frames, Stamp};
 
 impl Members {
-    /// Does what there is to do for a member that reads.
+    /// Does the pending work of a member that reads.
     #[inline]
     pub(super) fn resume(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
         match self.lifecycle.phase {
@@ -32,7 +33,7 @@ impl Members {
         }
     }
 
-    /// Sends as many messages as the sender may have under way.
+    /// Sends as many messages as the sender may have outstanding.
     #[inline]
     fn send_messages(&mut self, connection: &mut Connection<'_>, index: usize) {
         let Some(sender) = self.members[index].sender else { return };
@@ -40,7 +41,7 @@ impl Members {
         while self.has_room(index, sender) {
             let now = internals::now();
             let number = shared.senders[sender as usize].begun();
-            // A buffer comes first: a message whose time runs is on its way.
+            // The buffer is acquired first, because a begun message must be sent.
             let Some(mut lease) = self.take_lease(connection) else { return };
             let Some(intended) = self.next_message(index, sender, now) else { return };
             if !self.lifecycle.control.take_request() {
@@ -60,8 +61,8 @@ impl Members {
         }
     }
 
-    /// The intended time of the sender's next message, if there is one by now: at once in a closed
-    /// loop, else when the schedule says so.
+    /// The intended time of the sender's next message, if one is due: now in a closed loop,
+    /// otherwise as scheduled.
     #[inline]
     fn next_message(&mut self, index: usize, sender: u32, now: Time) -> Option<Time> {
         let Lifecycle { dispatch, period, .. } = &mut self.lifecycle;
@@ -91,7 +92,7 @@ impl Members {
             && begun.saturating_sub(due) < self.lifecycle.plan.pipeline
     }
 
-    /// Sends the farewell when everything is there, and closes when that has come back.
+    /// Sends the farewell when everything has arrived, and closes when the farewell has come back.
     fn take_leave(&mut self, connection: &mut Connection<'_>, index: usize) {
         let everything_is_sent = self.lifecycle.control.all_measured();
         let begun = self.shared.begun();
@@ -107,8 +108,7 @@ impl Members {
         }
     }
 
-    /// A buffer for output, if this thread has one left; otherwise the member is looked at again
-    /// soon.
+    /// A buffer for output, if the thread has one left. Otherwise the member is retried soon.
     fn take_lease(&mut self, connection: &mut Connection<'_>) -> Option<Lease> {
         let lease = self.lifecycle.leases.take(connection);
         self.starved |= lease.is_none();
@@ -119,12 +119,12 @@ impl Members {
         self.lifecycle.leases.put(connection, lease, &mut self.members[index].held);
     }
 
-    /// The output is with the kernel, or gone with the connection.
+    /// The kernel has the output, or the connection is gone.
     pub(super) fn forget_output(&mut self, index: usize) {
         self.lifecycle.leases.forget(&mut self.members[index].held);
     }
 
-    /// Checks what has come for a member, and records it.
+    /// Verifies and records what a member has received.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -134,7 +134,7 @@ impl Members {
         let now = connection.now();
         let in_period = match self.lifecycle.phase {
             Phase::Measuring => now < self.lifecycle.period.end,
-            // Another thread has begun already.
+            // Another thread has already begun.
             Phase::Ready => true,
             Phase::Connecting | Phase::Draining(_) => false,
         };
@@ -195,7 +195,7 @@ impl Members {
         Answer::Close
     }
 
-    /// What is said of an open member is not true of it any more.
+    /// Removes an open member from the counts.
     pub(super) fn leave(&mut self, index: usize, lost: bool) {
         let begun = self.shared.begun();
         let member = &mut self.members[index];
@@ -216,14 +216,14 @@ impl Members {
             self.lifecycle.records.unanswered += unanswered;
             self.counts.own_dropped += unanswered.min(member.dropped);
             if lost {
-                // It may be sending no more long before the end.
+                // A sender may stop long before the end.
                 self.shared.senders[sender as usize].mark_lost();
             }
         }
     }
 }
 
-/// Records one delivery. Answers its latency.
+/// Records one delivery, and returns its latency.
 #[inline]
 fn deliver(
     counts: &mut HubRecords,

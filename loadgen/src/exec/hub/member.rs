@@ -1,8 +1,8 @@
-//! One client of a hub: what it has been told, and whether that is right. Pure: no I/O, no clock.
+//! One client of a hub: what it has received, and whether that is right. Pure: no I/O, no clock.
 //!
-//! Each client must get each message of each sender once, in the order in which the sender sent
-//! them, with the right bytes and under the sender's id. The hub may drop messages for a client
-//! that reads too slowly, but has to say how many, before the next one.
+//! Each client must receive each message of each sender once, in the sender's order, with the right
+//! bytes and under the sender's id. The hub may drop messages for a slow client, but it must report
+//! their number before the next message.
 
 use echopool::service::ConnectionId;
 use echopool::time::Time;
@@ -19,57 +19,58 @@ use crate::traffic::hub_frames::{
 pub struct Member {
     pub connection: Option<ConnectionId>,
     pub state: ConnectionState,
-    /// `false`: it never reads, and is none of those that are checked.
+    /// `false`: it never reads and is not checked.
     pub reads: bool,
     pub opened: Time,
     /// Buffers on its output.
     pub held: usize,
-    /// The id that the hub has given it; 0 before.
+    /// The id that the hub assigned; 0 before that.
     pub id: u64,
-    /// Its number among those that send.
+    /// Its index among all senders.
     pub sender: Option<u32>,
-    /// Its place among the senders of its thread.
+    /// Its index among the senders of its thread.
     pub sender_nth: usize,
-    /// In an open loop, a message that the schedule has given it, and since when it has room.
+    /// In an open loop: the intended time of a message that the schedule assigned to it, and the
+    /// time since which it has room.
     pub offered: Option<Time>,
     pub room_since: Time,
     frames: Frames,
-    /// Bytes of the connection's input, up to the end of the last frame that was right.
+    /// Bytes of the connection's input up to the end of the last correct frame.
     offset: u64,
-    /// Bytes of the present frame that have come.
+    /// Bytes of the current frame received so far.
     within: u64,
-    /// The message whose payload is coming.
+    /// The message whose payload is being received.
     current: Option<Stamp>,
     /// Messages received.
     pub received: u64,
-    /// Those of them that it had sent itself.
+    /// Received messages that it sent itself.
     pub own_received: u64,
-    /// Messages that the hub has said it dropped.
+    /// Messages that the hub reported as dropped.
     pub dropped: u64,
-    /// Those of them whose place in a sender's order is known.
+    /// Dropped messages whose position in a sender's order is known.
     skipped: u64,
-    /// Where a sender goes on although its own messages have not all come back: it was told that
-    /// some were dropped.
+    /// A sender may continue from here although its own messages have not all come back, because
+    /// drops were reported.
     pub released: u64,
     pub joined: u64,
     pub left: u64,
-    /// Whether it has sent its farewell, and whether that has come back.
+    /// Whether it has sent its farewell, and whether the farewell has come back.
     pub farewell_sent: bool,
     pub farewell_came: bool,
-    /// Farewells that the hub dropped, and has not yet said so with a NOT_SENT.
+    /// Farewells that the hub dropped and has not yet reported with NOT_SENT.
     farewells_dropped: u64,
-    /// Lists of clients that came in place of notices.
+    /// Lists of clients received in place of notices.
     pub lists: u64,
 }
 
-/// What a member has learnt that others want to know.
+/// Events of a member that others need to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
-    /// It has its id.
+    /// It has received its id.
     Welcome,
     /// A message is complete.
     Delivered(Stamp),
-    /// The hub has dropped so many.
+    /// The hub reported this many drops.
     Dropped(u64),
 }
 
@@ -104,16 +105,17 @@ impl Member {
         }
     }
 
-    /// Messages that this client neither has nor will get; `begun`: by all senders.
+    /// Messages that this client neither received nor can receive any more. `begun`: messages of
+    /// all senders.
     #[inline]
     pub fn missing(&self, begun: u64) -> u64 {
         begun.saturating_sub(self.received + self.dropped)
     }
 
-    /// Checks what has come. `next`: for each sender the number of the message that is due.
+    /// Verifies received bytes. `next`: the number of the expected message of each sender.
     ///
     /// # Errors
-    /// Something is not as it should be.
+    /// The bytes violate the protocol, or a message is wrong.
     #[inline]
     pub fn receive(
         &mut self,
@@ -303,7 +305,7 @@ impl Member {
         news: &mut impl FnMut(News),
     ) -> Result<(), &'static str> {
         let most = shared.begun() - (self.received + self.dropped);
-        // The farewell may be among them: it is sent again.
+        // The farewell may be among them. It is sent again.
         let farewell = u64::from(self.farewell_sent && !self.farewell_came && count > most);
         if count - farewell > most {
             return Err("more messages dropped than were sent");
@@ -324,7 +326,7 @@ impl Member {
         self.mismatch(note, 0, LENGTH_AND_TYPE, Vec::new(), excerpt(self.frames.head()))
     }
 
-    /// The frame that is there beside the message that was due.
+    /// A mismatch that shows the received header beside the expected one.
     #[cold]
     fn wrong_head(
         &self,
@@ -355,7 +357,7 @@ impl Member {
         let actual = excerpt(&bytes[differs..]);
         let mut due = vec![0; actual.len()];
         shared.fill(stamp, at + differs as u64, &mut due);
-        // `within` is behind these bytes.
+        // `within` is after these bytes.
         let in_frame = self.within - (bytes.len() - differs) as u64;
         self.mismatch("other bytes than were sent", stamp.number, in_frame, due, actual)
     }
@@ -381,7 +383,7 @@ impl Member {
     }
 }
 
-/// Where a notice's number is.
+/// Offset of a notice's number.
 const LENGTH_AND_TYPE: u64 = 5;
 
 fn excerpt(bytes: &[u8]) -> Vec<u8> {

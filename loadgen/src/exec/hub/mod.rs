@@ -1,14 +1,14 @@
-//! The clients of a hub, those of one thread, as a [`Service`]: they join, some of them broadcast,
-//! all of them check what they get, and at the end each sends a message to itself. What the hub had
-//! for it comes before that one, so nothing that came twice is overlooked.
+//! The clients of a hub on one thread, as a [`Service`]: they join, some of them broadcast, all of
+//! them verify what they receive, and at the end each sends a message to itself. What the hub holds
+//! for it comes before that message, so duplicates are found too.
 //!
-//! * here: the tables, and what the engine calls
-//! * `phases`: what a thread does from turn to turn; `plan`: who sends and who never reads
-//! * `exchange`: what a member sends, and what is made of what it gets; `records`: what is counted
-//! * `frames`: the wire protocol; `member`: what one client is told, and whether that is right;
-//!   `shared`: what the threads share
+//! * here: the tables, and the callbacks of the engine
+//! * `phases`: what a thread does in each turn
+//! * `exchange`: what a member sends, and how received bytes are processed
+//! * `member`: the state of one client, and whether what it received is right
+//! * `senders`: state shared by the threads
 //!
-//! A sender's next message is sent when its own copy of an earlier one has come back.
+//! A sender sends its next message when its own copy of an earlier one has come back.
 
 use std::sync::Arc;
 
@@ -35,32 +35,32 @@ use senders::SharedSenders;
 
 /// The clients of one thread.
 pub struct Members {
-    /// Its schedule is for those that send.
+    /// Its schedule is that of the senders.
     lifecycle: Lifecycle,
     hub: HubPlan,
     shared: Arc<SharedSenders>,
     members: Vec<Member>,
-    /// For each member and each sender the number of the message that is due.
+    /// The number of the next expected message, for each member and each sender.
     next: Vec<u64>,
-    /// The members that send.
+    /// Indices of the members that send.
     senders: Vec<usize>,
-    /// Whether a member had to go without a buffer.
+    /// Whether a member could not get a buffer.
     starved: bool,
     /// Members that read, are open and have no id yet.
     unwelcomed: usize,
     /// Open connections that read.
     readers: usize,
-    /// Of the open members that read: messages received, and dropped by the hub.
+    /// Over the open members that read: messages received, and messages reported as dropped.
     accounted: u64,
     last_delivery: Time,
-    /// When those that are still open are woken again, to take their leave.
+    /// When the members that are still open are woken again for their farewell.
     next_sweep: Time,
     counts: HubRecords,
 }
 
 impl Members {
     /// # Panics
-    /// The plan is not one for a hub.
+    /// The plan is not for a hub.
     pub fn new(
         plan: Arc<Plan>,
         control: Arc<Control>,
@@ -99,7 +99,7 @@ impl Members {
         }
     }
 
-    /// What was measured, after the end.
+    /// The records, after the end.
     ///
     /// # Panics
     /// A message was not accounted for.
@@ -193,7 +193,7 @@ impl Service for Members {
         let Some(index) = session.index else { return };
         self.forget_output(index);
         let member = &mut self.members[index];
-        // What a hub does with those that never read is its own business.
+        // A hub may do what it likes with clients that never read.
         let loss = self.lifecycle.loss(member.state, reason).filter(|_| member.reads);
         member.state = ConnectionState::Closed;
         self.leave(index, loss.is_some());

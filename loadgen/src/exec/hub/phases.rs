@@ -1,5 +1,5 @@
-//! The phases of a hub run, a turn of the engine's loop at a time. Each answers when it wants to be
-//! called again at the latest.
+//! The phases of a hub run, one turn of the engine's loop at a time. Each function returns the
+//! latest time of the next call.
 
 use echopool::service::Turn;
 use echopool::time::Time;
@@ -11,7 +11,7 @@ use crate::exec::lifecycle::{Lifecycle, PER_TURN, SHORT_TICK, TICK};
 use crate::stats::loss::Loss;
 
 impl Members {
-    /// All members are to have their ids, or to be lost, before the first message.
+    /// All members must have their ids, or be lost, before the first message is sent.
     pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) -> Time {
         let next = self.lifecycle.connect_some(turn, |_| ());
         self.look_after(turn);
@@ -33,8 +33,8 @@ impl Members {
     pub(super) fn measure(&mut self, turn: &mut Turn<'_>) -> Time {
         let (now, end) = (turn.now(), self.lifecycle.period.end);
         self.lifecycle.begin_samples(now);
-        // Each sender sends its first message, even if the period is too short for that. Those
-        // woken now send after this turn, so a period ends in a later one.
+        // Each sender sends its first message, even if the period is too short. A woken sender
+        // sends after this turn, so the period ends in a later one.
         let started_all = self.lifecycle.sweep.is_complete(self.senders.len());
         self.wake_senders(turn);
         self.dispatch_due(turn);
@@ -53,7 +53,7 @@ impl Members {
         now
     }
 
-    /// Open loop: messages that are due go to senders that have room.
+    /// Open loop: assigns due messages to senders that have room.
     fn dispatch_due(&mut self, turn: &mut Turn<'_>) {
         let due_until = turn.now().min(self.lifecycle.period.last());
         for _ in 0..PER_TURN {
@@ -62,7 +62,7 @@ impl Members {
             let index = self.senders[nth];
             let sender = self.members[index].sender.expect("it is one of them");
             if !self.has_room(index, sender) {
-                // It asks again when it has, unless it is gone.
+                // It asks again when it has room, unless it is gone.
                 continue;
             }
             let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
@@ -72,10 +72,10 @@ impl Members {
         }
     }
 
-    /// Whether each open member has everything that was sent, or nothing has come for so long that
+    /// Whether each open member has received everything, or nothing has arrived for so long that
     /// nothing will.
     fn all_is_there(&self, now: Time) -> bool {
-        // All of those there are to be: another thread may be about to begin the last one.
+        // All messages of the run: another thread may be about to begin the last one.
         let messages = self.lifecycle.plan.requests.unwrap_or_else(|| self.shared.begun());
         let due = self.readers as u64 * messages;
         self.accounted >= due || now - self.last_delivery > self.lifecycle.plan.timeout
@@ -114,8 +114,8 @@ impl Members {
         self.lifecycle.drain(now);
     }
 
-    /// What was to be sent before the end and was not is given up: it would have been late for each
-    /// client.
+    /// Gives up the messages that were due before the end and not sent. Each counts as late for
+    /// every client.
     fn abandon(&mut self, ended: Time) {
         let Members { lifecycle, hub, members, .. } = self;
         let Lifecycle { dispatch, control, records, .. } = lifecycle;
@@ -137,7 +137,7 @@ impl Members {
         dispatch.abandon(ended, give_up);
     }
 
-    /// Wakes the next few senders, each once; and again if there was no buffer for one.
+    /// Wakes the next few senders, each once; again if there was no buffer.
     fn wake_senders(&mut self, turn: &mut Turn<'_>) {
         let Lifecycle { sweep, leases, .. } = &mut self.lifecycle;
         if sweep.is_complete(self.senders.len()) && self.starved && leases.room() > 0 {
@@ -153,7 +153,7 @@ impl Members {
         }
     }
 
-    /// Closes members that wait for something for too long.
+    /// Closes members that wait too long.
     fn look_after(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now();
         if !self.lifecycle.check_is_due(now, self.lifecycle.plan.timeout) {
@@ -183,8 +183,8 @@ impl Members {
         }
         let senders = &self.shared.senders;
         let due = &self.next[index * senders.len()..][..senders.len()];
-        // What the hub has dropped, it has said: it may be these. And the last messages of a sender
-        // that is gone may never have reached the hub.
+        // The hub reported drops, which may be these messages; and the last messages of a lost
+        // sender may not have reached the hub.
         let excused = member.dropped > 0;
         senders.iter().zip(due).any(|(sender, due)| {
             *due < sender.begun()

@@ -1,8 +1,9 @@
-//! What all threads of a hub run share: who sends, how much each has sent, and when.
+//! State shared by all threads of a hub run: who sends, how much each has sent, and when.
 //!
-//! The time of each message is kept in a ring for each sender, so that it is found at once and
-//! takes the same memory however long the run is. A delivery so late that its place in the ring has
-//! been taken is counted, and its latency is at least that of the oldest message in the ring.
+//! The times of a sender's messages are kept in a ring, so that they are found at once and need
+//! constant memory, however long the run is. A delivery whose slot in the ring was reused is
+//! counted, and its latency is recorded as that of the oldest message in the ring, which is a lower
+//! bound.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -24,19 +25,19 @@ use crate::traffic::payload::Stream;
 /// Shared by all threads of a run.
 pub struct SharedSenders {
     pub order: ByteOrder,
-    /// Bytes of a broadcast's payload.
+    /// Size of a broadcast's payload in bytes.
     pub size: u64,
     pub senders: Vec<Sender>,
-    /// Ids that clients were given.
+    /// Ids that clients have received.
     ids: Mutex<BTreeSet<u64>>,
 }
 
-/// One of those that send.
+/// One sender.
 pub struct Sender {
     /// The number of its connection.
     pub connection: u64,
     stream: Stream,
-    /// The id that the hub has given it.
+    /// The id that the hub assigned to it.
     id: AtomicU64,
     /// Messages begun.
     begun: AtomicU64,
@@ -45,7 +46,7 @@ pub struct Sender {
 }
 
 impl SharedSenders {
-    /// What the threads of this plan share; `None` unless it is for a hub.
+    /// The shared state for this plan; `None` unless it is for a hub.
     pub fn of_plan(plan: &Plan) -> Option<SharedSenders> {
         let hub = plan.hub?;
         let firsts: Vec<_> =
@@ -53,7 +54,7 @@ impl SharedSenders {
         Some(SharedSenders::new(hub.order, plan.size, plan.seed, &hub.senders(&firsts)))
     }
 
-    /// `connections`: the numbers of those that send.
+    /// `connections`: the numbers of the connections that send.
     pub fn new(order: ByteOrder, size: u64, seed: u64, connections: &[u64]) -> SharedSenders {
         let times = times_each(connections.len());
         let sender = |&connection| Sender {
@@ -68,7 +69,7 @@ impl SharedSenders {
         SharedSenders { order, size, senders, ids: Mutex::default() }
     }
 
-    /// A client was given an id. Answers whether nobody else was.
+    /// Records the id of a client. Returns whether no other client has it.
     pub fn is_new(&self, id: u64) -> bool {
         self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id)
     }
@@ -78,14 +79,14 @@ impl SharedSenders {
         self.senders.iter().map(Sender::begun).sum()
     }
 
-    /// Writes the payload of a message from `at` on, `at` being behind the stamp.
+    /// Writes the payload of a message from position `at`, which is after the stamp.
     pub fn fill(&self, stamp: Stamp, at: u64, out: &mut [u8]) {
         debug_assert!(at >= STAMP_BYTES as u64);
         let sender = &self.senders[stamp.sender as usize];
         sender.stream.fill(stamp.number * self.size + at, out);
     }
 
-    /// Writes a whole broadcast into an empty buffer that has room for it.
+    /// Writes a complete broadcast into an empty buffer that has room for it.
     pub fn write(&self, stamp: Stamp, lease: &mut Lease) {
         let len = BROADCAST_BYTES + self.size as usize;
         let (head, payload) = lease.spare_mut()[..len].split_at_mut(BROADCAST_BYTES);
@@ -96,7 +97,8 @@ impl SharedSenders {
         lease.commit(len);
     }
 
-    /// Compares bytes of a payload, `at` being behind the stamp, with what was sent.
+    /// Compares bytes of a payload from position `at`, which is after the stamp, with what was
+    /// sent.
     #[inline]
     pub fn first_difference(&self, stamp: Stamp, at: u64, bytes: &[u8]) -> Option<usize> {
         let sender = &self.senders[stamp.sender as usize];
@@ -120,7 +122,7 @@ impl Sender {
         self.begun.load(Acquire)
     }
 
-    /// It is gone; its last messages may not have reached the hub.
+    /// Marks the sender as gone. Its last messages may not have reached the hub.
     pub fn mark_lost(&self) {
         self.lost.store(true, Relaxed);
     }
@@ -129,18 +131,18 @@ impl Sender {
         self.lost.load(Relaxed)
     }
 
-    /// Begins a message; only the thread of the sender does. Answers its number.
+    /// Begins a message and returns its number. Only the thread of the sender calls this.
     #[inline]
     pub fn begin(&self, now: Time) -> u64 {
         let number = self.begun.load(Relaxed);
-        // First the count, then the time: who reads a time and then finds that its place had not
-        // been taken yet has read the right one.
+        // The count is stored before the time: a reader that loads a time and then sees that its
+        // slot was not reused has loaded the right one.
         self.begun.store(number + 1, Relaxed);
         self.place(number).store(now.as_nanos(), Release);
         number
     }
 
-    /// When a message was begun. Its bytes came back, so that is long done.
+    /// When a message was begun. Its bytes have come back, so the store is complete.
     #[inline]
     pub fn sent_at(&self, number: u64) -> SentAt {
         let time = Time::from_nanos(self.place(number).load(Acquire));
@@ -152,7 +154,7 @@ impl Sender {
         SentAt::Before(Time::from_nanos(oldest))
     }
 
-    /// How long a message has been under way.
+    /// Time since a message was sent.
     #[inline]
     pub fn age(&self, number: u64, now: Time) -> Duration {
         match self.sent_at(number) {

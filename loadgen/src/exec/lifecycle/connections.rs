@@ -1,4 +1,4 @@
-//! Connections of a thread: they are begun at the rate that was asked for, established, and lost.
+//! The connections of a thread: begun at the requested rate, established, and lost.
 
 use echopool::error::{CloseReason, Errno};
 use echopool::service::{ConnectTo, Turn};
@@ -9,30 +9,30 @@ use crate::exec::client::conversation::ConnectionState;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::tally;
 
-/// Connections begun in a turn. In between the thread sees which of the earlier ones are
-/// established: were it all that may be under way, connects of a few microseconds would be measured
-/// to take as long as beginning the other 511.
+/// Connections begun per turn. In between, the thread sees which earlier ones are established. If
+/// all allowed ones were begun in one turn, connects of a few microseconds would appear to take as
+/// long as beginning the other 511.
 pub const CONNECTS_PER_TURN: usize = 8;
 
-/// What a connection remembers: its place in the thread's tables.
+/// State of a connection: its index in the thread's tables.
 #[derive(Default)]
 pub struct ClientSession {
     pub index: Option<usize>,
 }
 
 impl Lifecycle {
-    /// The place of the connection with this number.
+    /// The index of the connection with this number.
     pub fn index(&self, number: u64) -> usize {
         (number - self.share.first_connection) as usize
     }
 
-    /// The number in the whole run of the connection in this place.
+    /// The number in the whole run of the connection with this index.
     pub fn number(&self, index: usize) -> u64 {
         self.share.first_connection + index as u64
     }
 
-    /// Begins the first connections that are due, and tells `begun` their places. Answers when to
-    /// go on; `None` when all are established or have failed.
+    /// Begins connections that are due, and passes their indices to `begun`. Returns the time of
+    /// the next call; `None` when all are established or have failed.
     pub fn connect_some(
         &mut self,
         turn: &mut Turn<'_>,
@@ -66,7 +66,7 @@ impl Lifecycle {
         self.connecting < self.plan.connects_in_flight_max() && turn.free_slots() > 0
     }
 
-    /// Begins the connection of this place.
+    /// Begins the connection with this index.
     pub fn connect(&mut self, turn: &mut Turn<'_>, index: usize) {
         let tag = self.number(index);
         turn.connect(ConnectTo {
@@ -78,7 +78,7 @@ impl Lifecycle {
         self.connecting += 1;
     }
 
-    /// One of those that were begun is established. `first`: it took no other's place.
+    /// Counts an established connection. `first`: it does not replace another one.
     pub fn established(&mut self, index: usize, first: bool) {
         if first {
             self.records.established += 1;
@@ -89,8 +89,8 @@ impl Lifecycle {
         tally::add(&self.tally().open, 1);
     }
 
-    /// One of those that were begun is not. Answers whether that is a failure: we may have stopped
-    /// while it was under way.
+    /// Counts a connect that ended without a connection. Returns whether it failed: the run may
+    /// have stopped while it was in progress.
     pub fn connect_failed(&mut self, error: Errno) -> bool {
         self.connecting -= 1;
         let failed = error != Errno::CANCELED;
@@ -101,13 +101,13 @@ impl Lifecycle {
         failed
     }
 
-    /// One of those that were established has been closed.
+    /// Counts the close of an established connection.
     pub fn closed(&mut self) {
         self.open -= 1;
         tally::subtract_one(&self.tally().open);
     }
 
-    /// Whether a connection in this state has been lost when it was closed for this reason.
+    /// Whether a connection in this state was lost when it was closed for this reason.
     pub fn loss(&self, state: ConnectionState, reason: CloseReason) -> Option<Loss> {
         match state {
             ConnectionState::Closing => None,
@@ -118,17 +118,17 @@ impl Lifecycle {
         }
     }
 
-    /// Counts a connection that was lost.
+    /// Counts a lost connection.
     pub fn lost(&mut self, index: usize, loss: Loss) {
         self.records.loss(loss);
-        // That is counted where it was found.
+        // A mismatch was counted when it was found.
         if loss != Loss::Mismatch {
             self.target_count(index).lost += 1;
             tally::add(&self.tally().lost, 1);
         }
     }
 
-    /// Counts a connection whose bytes differ. It is lost when it is closed.
+    /// Counts a connection whose bytes differ. It becomes lost when it is closed.
     #[cold]
     pub fn differs(&mut self, index: usize, mut mismatch: Mismatch) {
         mismatch.connection = self.number(index);
@@ -138,7 +138,7 @@ impl Lifecycle {
     }
 }
 
-/// Why a connection is lost whose end was not ours.
+/// The kind of loss of a connection that the client did not close.
 fn loss_of(reason: CloseReason) -> Loss {
     match reason {
         CloseReason::PeerClosed => Loss::ClosedByPeer,

@@ -1,10 +1,10 @@
-//! The buffers that a thread has on outputs, up to its share: the rest is for input, so that
-//! reading goes on when writing cannot.
+//! The leases that a thread has on outputs, up to its share. The rest is for input, so that reading
+//! continues when writing cannot.
 
 use echopool::buffer::Lease;
 use echopool::service::Connection;
 
-/// Counts them. Each client counts its own too, for what is with the kernel is only known for a
+/// Counts them. Each client counts its own too, because the engine reports sent output only for a
 /// whole connection.
 pub struct LeaseBudget {
     taken: usize,
@@ -22,13 +22,13 @@ impl LeaseBudget {
         self.max.saturating_sub(self.taken)
     }
 
-    /// One to be filled, if there is room for it and the pool has one.
+    /// A lease to fill, if the budget and the pool have one.
     #[inline]
     pub fn take(&self, connection: &mut Connection<'_>) -> Option<Lease> {
         if self.room() == 0 { None } else { connection.take_lease() }
     }
 
-    /// Puts it on the connection's output, of whose client `held` is the count.
+    /// Puts a lease on the connection's output. `held`: the count of its client.
     #[inline]
     pub fn put(&mut self, connection: &mut Connection<'_>, lease: Lease, held: &mut usize) {
         connection.output.push_back(lease);
@@ -36,7 +36,7 @@ impl LeaseBudget {
         self.taken += 1;
     }
 
-    /// The output is with the kernel, or gone with the connection.
+    /// The kernel has the output, or the connection is gone.
     #[inline]
     pub fn forget(&mut self, held: &mut usize) {
         self.taken -= std::mem::take(held);

@@ -1,14 +1,13 @@
-//! The lifecycle of a run, as one thread of clients goes through it, whatever its clients do: they
-//! are connected, wait for the other threads, are measured, and wait for what is under way.
+//! The lifecycle of a run in one thread of clients, whatever its clients do: they connect, wait for
+//! the other threads, are measured, and wait for outstanding replies.
 //!
-//! * here: what such a thread has, its phases, and when it is to be called again
-//! * `connections`: they are begun, established, and lost; `targets`: what became of those to each
-//!   target
-//! * `samples`: its rate and its use of the processor while it measures
-//! * `pauses`: the times that it was to work and did not
-//! * `leases`: the buffers that it may have on outputs; `sweep`: passes over a table
+//! * here: the state of such a thread, its phases, and the time of its next call
+//! * `connections`: connections are begun, established, and lost; `targets`: counts per target
+//! * `samples`: rate and processor use of the thread during the measured period
+//! * `stalls`: times in which it should have worked and did not
+//! * `leases`: the buffers on its outputs; `sweep`: passes over a table
 //!
-//! What is sent and received on the way is the clients' own: `client`, `hub`.
+//! `client` and `hub` decide what is sent and how received bytes are processed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,14 +36,14 @@ use samples::Samples;
 use stalls::Stalls;
 pub use sweep::{PER_TURN, Sweep};
 
-/// How often a thread looks at the common state when nothing else happens.
+/// Interval at which a thread checks the shared state when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(50);
 /// The same while it waits for the other threads, or for a buffer.
 pub const SHORT_TICK: Duration = Duration::from_millis(1);
-/// How long replies are waited for when the run was interrupted.
+/// How long an interrupted run waits for replies.
 const INTERRUPTED_WAIT: Duration = Duration::from_secs(1);
 
-/// One thread's lifecycle.
+/// The lifecycle of one thread.
 pub struct Lifecycle {
     pub plan: Arc<Plan>,
     pub control: Arc<Control>,
@@ -54,41 +53,41 @@ pub struct Lifecycle {
     pub period: Period,
     /// The schedule of an open loop.
     pub dispatch: Option<Dispatch>,
-    /// When it was late, whose schedule that is.
+    /// The times in which this thread was late for its schedule.
     pub stalls: Stalls,
-    /// The first connection is begun then.
+    /// When the first connection was begun.
     connect_began: Option<Time>,
     connects_begun: usize,
-    /// Connections that are being established, and those that are open.
+    /// Connections being established, and open connections.
     pub connecting: usize,
     pub open: usize,
     pub leases: LeaseBudget,
-    /// The pass over all clients of this phase.
+    /// The pass over all clients in this phase.
     pub sweep: Sweep,
     next_check: Time,
     pub samples: Samples,
     pub records: Records,
-    /// Each second's part of them, while the run goes on.
+    /// The part of the records of each second, during the run.
     pub intervals: Recorder,
 }
 
-/// How far the thread has come.
+/// The phase of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     Connecting,
-    /// All connections are established or have failed; other threads may not be so far.
+    /// All connections are established or have failed. Other threads may not be ready yet.
     Ready,
     /// The [period](Period), warm-up included.
     Measuring,
-    /// No request is begun any more; each connection closes when it has all that it is to get,
-    /// until then.
+    /// No request is begun any more. Each connection closes when it has received everything, at the
+    /// latest at this time.
     Draining(Time),
 }
 
-/// When the run measures.
+/// The measured period.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Period {
-    /// Requests intended before are those of the warm-up.
+    /// Requests with an earlier intended time belong to the warm-up.
     pub record_from: Time,
     pub end: Time,
 }
@@ -110,7 +109,7 @@ impl Period {
 }
 
 impl Lifecycle {
-    /// The lifecycle of thread number `thread`, before the first connection.
+    /// The lifecycle of thread number `thread` before its first connection.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Lifecycle {
         let share = plan.share(thread);
         let targets = vec![TargetCount::default(); plan.targets.len()];
@@ -141,17 +140,18 @@ impl Lifecycle {
         self.control.tally(self.thread)
     }
 
-    /// All connections of this thread are there, or have failed. Answers when to go on.
+    /// All connections of this thread are established or have failed. Returns the time of the next
+    /// call.
     pub fn become_ready(&mut self, now: Time) -> Time {
         self.control.ready(now);
         self.phase = Phase::Ready;
         now + SHORT_TICK
     }
 
-    /// Begins the period when all threads are ready and it is time. Answers its start.
+    /// Begins the period when all threads are ready and its time has come. Returns its start.
     ///
     /// # Errors
-    /// It is not: when to ask again.
+    /// It is too early: the time of the next attempt.
     pub fn begin_period(&mut self, now: Time) -> Result<Time, Time> {
         let start = self.control.start_at().ok_or(now + SHORT_TICK)?;
         if now < start {
@@ -170,14 +170,14 @@ impl Lifecycle {
         Ok(start)
     }
 
-    /// The thread is at work on what the period asks for.
+    /// Records that the thread is working.
     #[inline]
     pub fn at_work(&mut self, now: Time) {
         let dispatch = self.dispatch.as_ref();
         self.stalls.at_work(now, || dispatch.map_or(Time::MAX, Dispatch::oldest));
     }
 
-    /// When to go on measuring at the latest. `soon`: something is waited for.
+    /// The latest time of the next call while measuring. `soon`: something is waiting.
     #[inline]
     pub fn next_measure(&self, now: Time, soon: bool) -> Time {
         let next = self.next_look(now, soon).min(self.period.end);
@@ -186,16 +186,16 @@ impl Lifecycle {
         due.filter(|due| *due < self.period.end).map_or(next, |due| next.min(due))
     }
 
-    /// When to look at the common state again, and at the clients.
+    /// When to check the shared state and the clients again.
     #[inline]
     pub fn next_look(&self, now: Time, soon: bool) -> Time {
         let tick = if soon { SHORT_TICK } else { TICK };
         (now + tick).min(self.next_check)
     }
 
-    /// Whether it is time to look for clients that wait for too long: one pass over all of them for
-    /// each eighth of the time that they may is cheaper than a timer for each request, and late by
-    /// an eighth at most.
+    /// Whether it is time to look for clients that have waited too long. One pass over all clients
+    /// per eighth of their patience is cheaper than a timer per request, and late by an eighth at
+    /// most.
     #[inline]
     pub fn check_is_due(&mut self, now: Time, patience: Duration) -> bool {
         let due = now >= self.next_check;
@@ -207,8 +207,8 @@ impl Lifecycle {
         due
     }
 
-    /// The run is to end early: anything before the period is dropped, and what is drained is not
-    /// waited for long. Answers whether a period that has begun is to be ended.
+    /// Ends the run early: before the period everything is dropped, and draining is shortened.
+    /// Returns whether a period that has begun must be ended.
     pub fn ends_early(&mut self, turn: &mut Turn<'_>) -> bool {
         match self.phase {
             Phase::Connecting | Phase::Ready => turn.stop(),
@@ -221,20 +221,20 @@ impl Lifecycle {
         false
     }
 
-    /// The period has ended then: what comes from now on is late.
+    /// Ends the period at this time: what arrives from now on is late.
     pub fn end_period(&mut self, ended: Time) {
-        // A reply may have been read after the begin of this turn, and a thread may have had none.
+        // A reply may have been read after the start of this turn, and a thread may have had none.
         self.records.ended = ended.max(self.records.began);
         self.records.longest_stall = self.stalls.take_longest();
         self.intervals.end(self.records.ended);
         self.end_samples();
     }
 
-    /// All that was to be sent is sent, or given up: what is under way is waited for.
+    /// Everything was sent or given up: waits for outstanding replies.
     pub fn drain(&mut self, now: Time) {
         self.control.measured();
         self.sweep.restart();
-        // Later than any reply is waited for, and any peer that does not close.
+        // Later than any time-out of a reply, and than the linger of a peer that does not close.
         let give_up = now + self.plan.timeout + self.share.limits.linger + Duration::from_secs(1);
         self.phase = Phase::Draining(give_up);
     }

@@ -1,4 +1,4 @@
-//! What a thread samples of itself while it measures: its rate, and its use of the processor.
+//! Samples of a thread during the measured period: its rate, and its use of the processor.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use echopool::time::Time;
 use super::Lifecycle;
 use crate::stats::cpu::ThreadUse;
 
-/// The length of a sample of the rate.
+/// Length of a sample of the rate.
 const SAMPLE: Duration = Duration::from_millis(100);
 
-/// The samples of the measured period. Before it, when the run warms up, there are none.
+/// The samples of the measured period. There are none during the warm-up.
 #[derive(Default)]
 pub struct Samples {
-    /// The present one, and the replies before it.
+    /// The start of the current sample, and the replies before it.
     began: Option<Time>,
     replies: u64,
-    /// What the thread had used before the first.
+    /// What the thread had used before the first sample.
     used_before: ThreadUse,
 }
 
@@ -26,7 +26,7 @@ impl Samples {
         self.began.is_some()
     }
 
-    /// When the present one is over.
+    /// When the current sample ends.
     #[inline]
     pub fn next(&self) -> Option<Time> {
         self.began.map(|began| began + SAMPLE)
@@ -39,7 +39,7 @@ impl Samples {
 }
 
 impl Lifecycle {
-    /// Begins the samples when the warm-up is over. Answers whether that is just now.
+    /// Begins sampling when the warm-up is over. Returns whether it has just begun.
     #[inline]
     pub fn begin_samples(&mut self, now: Time) -> bool {
         if self.samples.have_begun() || now < self.period.record_from {
@@ -51,7 +51,7 @@ impl Lifecycle {
         true
     }
 
-    /// Takes a sample if it is time. Answers whether it was.
+    /// Takes a sample if it is due. Returns whether it was.
     #[inline]
     pub fn sample(&mut self, now: Time) -> bool {
         let Some(span) = self.samples.began.map(|began| now - began) else { return false };
@@ -64,7 +64,7 @@ impl Lifecycle {
         true
     }
 
-    /// The period has ended. One that was too short for a sample is one.
+    /// Ends sampling with the period. A period shorter than a sample is one sample.
     pub(super) fn end_samples(&mut self) {
         if self.samples.have_begun() {
             self.records.thread_uses.push(ThreadUse::now().since(self.samples.used_before));

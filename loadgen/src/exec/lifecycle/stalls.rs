@@ -1,27 +1,28 @@
-//! Stalls of a thread: times in which it was to work and did not, because it had no processor, was
-//! stopped, or was at something else for long. Pure: no clock.
+//! Stalls of a thread: times in which it should have worked and did not, because it had no
+//! processor, was stopped, or took long for one task. Pure: no clock.
 //!
-//! What was due in a stall is sent behind it, and finds the connections busy with each other: only
-//! the first few show by their connections that the generator was late. So all that was due before
-//! the end of a stall, and all that is queued behind that, is late by up to its length on the
-//! generator's account.
+//! Requests that were due in a stall are sent after it and find the connections busy with each
+//! other, so only the first few show by their connections that the generator was late. Therefore
+//! everything that was due before the end of a stall, and everything queued behind that, counts as
+//! late by up to the length of the stall because of the generator.
 
 use std::time::Duration;
 
 use echopool::time::Time;
 
-/// Shorter ones are a turn's work and a timer's delay, which the own lag sees by itself.
+/// Shorter delays are the work of a turn or the delay of a timer, which the own lag includes
+/// anyway.
 const STALL_MIN: Duration = Duration::from_millis(1);
 
-/// The stalls of one thread, the last one of which may still have consequences.
+/// The stalls of one thread. The last one may still have an effect.
 #[derive(Debug)]
 pub struct Stalls {
-    /// It wants to be at work again by then, and is stalled if it is not.
+    /// When it should work again. It is stalled if it does not.
     due: Time,
-    /// When the last stall ended, and how long it was.
+    /// When the last stall ended, and its length.
     ended: Time,
     length: Duration,
-    /// What is due before this time is queued behind what the stall has delayed, by so much.
+    /// Requests due before this time are queued behind those that the stall delayed, by `left`.
     queued_until: Time,
     left: Duration,
     longest: Duration,
@@ -38,12 +39,12 @@ impl Stalls {
         longest: Duration::ZERO,
     };
 
-    /// The thread has nothing to do until then, unless something happens.
+    /// The thread has nothing to do until this time, unless an event occurs.
     pub fn idle_until(&mut self, due: Time) {
         self.due = due;
     }
 
-    /// It is at work. `oldest` tells when the oldest request was intended that is not sent yet.
+    /// The thread works. `oldest`: the intended time of the oldest unsent request.
     #[inline]
     pub fn at_work(&mut self, now: Time, oldest: impl FnOnce() -> Time) {
         if now < self.due {
@@ -51,24 +52,24 @@ impl Stalls {
         }
         let late = now - self.due;
         if late >= STALL_MIN {
-            // What an earlier one has delayed may be waiting still, for a server that is slow.
+            // Requests that an earlier stall delayed may still be waiting for a slow server.
             let is_queued = self.due <= self.queued_until || oldest() < self.queued_until;
             let before = if is_queued { self.left } else { Duration::ZERO };
             (self.ended, self.length) = (now, before + late);
             (self.queued_until, self.left) = (now, self.length);
             self.longest = self.longest.max(late);
         }
-        // What lies between two looks at the clock without a rest is one too, if it is long.
+        // A long time between two readings of the clock without idling is a stall too.
         self.due = now;
     }
 
-    /// The longest one since this was asked for last; zero if none was long enough to be one.
+    /// The longest stall since the last call; zero if there was none.
     pub fn take_longest(&mut self) -> Duration {
         std::mem::take(&mut self.longest)
     }
 
-    /// Since when the generator alone is what keeps a request from being sent that is sent now, over
-    /// a connection that has had room since `room_since`.
+    /// The time since which only the generator has delayed a request that is sent now, over a
+    /// connection that has had room since `room_since`.
     #[inline]
     pub fn own_since(&mut self, now: Time, intended: Time, room_since: Time) -> Time {
         let lag = now - intended;
@@ -92,7 +93,7 @@ mod tests {
         Time::from_nanos(micros * 1_000)
     }
 
-    /// At rest until 10 ms, and back at 310 ms.
+    /// Idle until 10 ms, and back at 310 ms.
     fn stalled() -> Stalls {
         let mut stalls = Stalls::NONE;
         stalls.idle_until(at(10_000));
@@ -100,12 +101,13 @@ mod tests {
         stalls
     }
 
-    /// At work with nothing that is not sent.
+    /// Works, with no unsent request.
     fn at_work(stalls: &mut Stalls, now: u64) {
         stalls.at_work(at(now), || Time::MAX);
     }
 
-    /// The own part of a request's lag, in microseconds, over a connection that had room just now.
+    /// The generator's part of a request's lag, in microseconds, over a connection that just got
+    /// room.
     fn own(stalls: &mut Stalls, now: u64, intended: u64) -> u128 {
         (at(now) - stalls.own_since(at(now), at(intended), at(now - 50)).max(at(intended)))
             .as_micros()
@@ -169,7 +171,7 @@ mod tests {
         for (oldest, expected) in [(110_000, 303_000), (380_000, 3_000)] {
             let mut stalls = stalled();
             assert_eq!(own(&mut stalls, 310_100, 10_000), 300_000);
-            // The server is slow, and the thread rests until it looks after its connections.
+            // The server is slow, and the thread is idle until it checks its connections.
             stalls.idle_until(at(360_000));
             stalls.at_work(at(363_000), || at(oldest));
             assert_eq!(own(&mut stalls, 420_000, 50_000), expected);

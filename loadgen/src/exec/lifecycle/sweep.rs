@@ -1,18 +1,18 @@
-//! A pass over a table, a few entries in each turn, so that replies are read in between.
+//! A pass over a table, a few entries per turn, so that replies are read in between.
 
 use std::ops::Range;
 
-/// Entries that are looked at in one turn.
+/// Entries visited per turn.
 pub const PER_TURN: usize = 256;
 
-/// How far it has come.
+/// Position of the pass.
 #[derive(Default)]
 pub struct Sweep {
     next: usize,
 }
 
 impl Sweep {
-    /// The next few entries of a table of this length; none when it has been through.
+    /// The next few entries of a table of this length; none when the pass is complete.
     #[inline]
     pub fn step(&mut self, len: usize) -> Range<usize> {
         let begin = self.next;
@@ -20,7 +20,7 @@ impl Sweep {
         begin..self.next
     }
 
-    /// Whether it has been through.
+    /// Whether the pass is complete.
     #[inline]
     pub fn is_complete(&self, len: usize) -> bool {
         self.next == len

@@ -1,19 +1,19 @@
-//! What became of the connections to each target: one that refuses, loses connections or does not
-//! answer shows here, where the sums over all of them would only say that something did.
+//! Counts per target. A target that refuses, loses connections or does not reply shows here; the
+//! sums over all targets would only show that something did.
 
 use super::Lifecycle;
 use crate::stats::counts::TargetCount;
 use crate::stats::records::Records;
 
 impl Lifecycle {
-    /// The counts of the target that the connection in this place goes to.
+    /// The counts of the target of the connection with this index.
     pub(super) fn target_count(&mut self, index: usize) -> &mut TargetCount {
         let nth = self.plan.target_index(self.number(index));
         &mut self.records.targets[nth]
     }
 
-    /// After the end: the client in this place has had so many replies, and so many requests of its
-    /// own are complete.
+    /// Called after the end. The client with this index has had `replies` replies, and `completed`
+    /// requests of its own are complete.
     pub fn served(&mut self, index: usize, replies: u64, completed: u64) {
         self.records.replies_each.push(replies);
         let count = self.target_count(index);
@@ -21,10 +21,10 @@ impl Lifecycle {
         count.completed += completed;
     }
 
-    /// What was recorded, after the end.
+    /// The records, after the end.
     ///
     /// # Panics
-    /// The targets together are not the whole.
+    /// The counts of the targets do not add up to the totals.
     pub fn into_records(self) -> Records {
         let records = self.records;
         let all = records.targets.iter().fold(TargetCount::default(), |sum, one| sum.plus(one));

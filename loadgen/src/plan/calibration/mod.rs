@@ -1,6 +1,5 @@
-//! What the generator can do at most on this machine, as `loadgen calibrate` has measured it: the
-//! file that keeps it, and whether a run may be held against it. How it is measured is in
-//! `calibrate`.
+//! The highest rates of the generator on this machine, as `loadgen calibrate` measured them: the
+//! file, and whether a run can be compared with it. `command::calibrate` has the measurement.
 
 use std::fs;
 use std::io;
@@ -17,17 +16,17 @@ pub use object::{
     MachineName, SCHEMA_VERSION,
 };
 
-/// An older one is not believed: by then kernels, settings and neighbours have changed.
+/// An older calibration is not used, because kernels, settings and the load on the machine change.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Below the directory for caches.
+/// Path below the cache directory.
 const FILE: &str = "echopool/calibration.json";
 
-/// What a run can say of the ceiling.
+/// Whether a run can be compared with a calibration.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Standing {
-    /// This machine has never been calibrated.
+    /// This machine was never calibrated.
     None,
-    /// There is a calibration, which is not for this run.
+    /// There is a calibration that is not for this run.
     Unused(Unused),
     Used(Box<Calibration>),
 }
@@ -42,7 +41,7 @@ pub struct Unused {
 }
 
 impl MachineName {
-    /// That of the machine that this runs on.
+    /// The machine that this process runs on.
     pub fn read() -> MachineName {
         let name = rustix::system::uname();
         MachineName {
@@ -53,7 +52,7 @@ impl MachineName {
         }
     }
 
-    /// What differs from another one, by name.
+    /// The first property that differs, by name.
     fn differs(&self, other: &MachineName) -> Option<String> {
         let processors = |machine: &MachineName| machine.processors.to_string();
         let pairs = [
@@ -82,7 +81,7 @@ impl Generator {
 }
 
 impl CalibratedLoad {
-    /// That of a run.
+    /// The load of a run.
     pub fn of(plan: &Plan) -> CalibratedLoad {
         CalibratedLoad {
             threads: plan.threads,
@@ -93,8 +92,8 @@ impl CalibratedLoad {
         }
     }
 
-    /// Whether a rate of one says something of the other. The number of connections matters less
-    /// than a machine's mood, and is said beside the figure.
+    /// Whether rates of both can be compared. The number of connections matters little, so it may
+    /// differ; reports show it.
     fn is_like(&self, other: &CalibratedLoad) -> bool {
         CalibratedLoad { connections: other.connections, ..self.clone() } == *other
     }
@@ -107,13 +106,13 @@ impl CalibratedLoad {
 }
 
 impl Calibration {
-    /// The day, in UTC.
+    /// The date in UTC.
     pub fn day(&self) -> String {
         let timestamp = jiff::Timestamp::from_nanosecond(i128::from(self.calibrated_unix_ns));
         timestamp.map_or("?".into(), |time| time.strftime("%Y-%m-%d").to_string())
     }
 
-    /// The ceiling of the kind of loop.
+    /// The highest rate of a kind of loop.
     pub fn ceiling(&self, open_loop: bool) -> Option<&Ceiling> {
         if open_loop { self.open_loop.as_ref() } else { Some(&self.closed_loop) }
     }
@@ -132,8 +131,8 @@ impl Calibration {
         }
     }
 
-    /// Writes it to a file, whole or not at all. What is there and no regular file (a link, a pipe, a
-    /// device) stays what it is, and is written to.
+    /// Writes the file atomically. If the path is not a regular file (but a link, a pipe or a
+    /// device), it is written to and not replaced.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -147,13 +146,13 @@ impl Calibration {
         temporary.push(format!(".{}", std::process::id()));
         let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
         if written.is_err() {
-            // It may not be there; the error that is told is the first one.
+            // The file may not exist. The first error is the one to report.
             let _ = fs::remove_file(&temporary);
         }
         written
     }
 
-    /// Whether a run with this load may be held against it.
+    /// Whether a run with this load can be compared with it.
     fn judge(self, machine: &MachineName, load: &CalibratedLoad, now: SystemTime) -> Standing {
         let again = "run loadgen calibrate again";
         let day = self.day();
@@ -166,7 +165,7 @@ impl Calibration {
             let text = format!("the calibration of {day} is of another build of loadgen");
             return Standing::unused(CalibrationUse::OtherGenerator, format!("{text}: {again}"));
         }
-        // One of the future has a clock that was set back behind it.
+        // A calibration from the future was made before the clock was set back.
         if now.duration_since(made).is_ok_and(|age| age > AGE_MAX) {
             let text = format!("the calibration of {day} is older than 30 days");
             return Standing::unused(CalibrationUse::TooOld, format!("{text}: {again}"));
@@ -185,7 +184,7 @@ impl Standing {
         Standing::Unused(Unused { why, text })
     }
 
-    /// That of a run: from this file, or the one in the usual place.
+    /// Looks for a calibration for a run: in this file, or in the default one.
     pub fn find(path: Option<&Path>, plan: &Plan) -> Standing {
         let Some(path) = path.map(Path::to_path_buf).or_else(usual_path) else {
             return Standing::None;
@@ -203,7 +202,7 @@ impl Standing {
         }
     }
 
-    /// The line of the text report, for a run of this rate; `None` if there is nothing to say.
+    /// The line of the text report for a run with this rate; `None` if there is nothing to say.
     pub fn text(&self, open_loop: bool, requests_per_second: f64) -> Option<String> {
         let calibration = match self {
             Standing::None => return None,
@@ -225,8 +224,7 @@ impl Standing {
     }
 }
 
-/// Where a calibration is kept if nothing else is said: `$XDG_CACHE_HOME/echopool/`, or
-/// `~/.cache/echopool/`.
+/// The default file: in `$XDG_CACHE_HOME/echopool/` or `~/.cache/echopool/`.
 pub fn usual_path() -> Option<PathBuf> {
     let variable =
         |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -1,4 +1,4 @@
-//! Reading, writing and judging calibrations.
+//! Reading, writing and evaluating calibrations.
 
 use super::*;
 use crate::report::tests::plan;

@@ -1,15 +1,15 @@
-//! When requests are to be sent in an open loop: pure arithmetic, without clock or I/O, so that it
-//! can be tested in virtual time. Over which connection each goes is `dispatch`'s business.
+//! When requests of an open loop are sent. Pure arithmetic without a clock or I/O, so it can be
+//! tested in virtual time. `dispatch` assigns them to connections.
 //!
-//! The rate over time is a [`Profile`]. It turns a *position*, the number of requests due so far,
-//! into a time. The run's constant schedule is that of the positions 0, 1, 2 and so on, each of
-//! which belongs to one thread or connection (a [`Lane`]): however many share the rate, together
-//! they are one evenly spaced schedule, and no two send at the same time. A Poisson schedule goes
-//! from position to position by exponentially distributed steps (the time-rescaling theorem makes
-//! that a Poisson process of the profile's rate); those of the lanes are independent, and their sum
-//! is a Poisson process again.
+//! The rate over time is a [`Profile`]. It maps a *position*, the number of requests due so far, to
+//! a time. The constant schedule of a run has the positions 0, 1, 2 and so on, each of which
+//! belongs to one thread or connection (a [`Lane`]). However many lanes share the rate, together
+//! they form one evenly spaced schedule, and no two send at the same time. A Poisson schedule moves
+//! from position to position by exponentially distributed steps, which gives a Poisson process of
+//! the profile's rate (time-rescaling theorem). The processes of the lanes are independent, and
+//! their sum is again a Poisson process.
 //!
-//! A schedule is a few words, whatever its length: it is walked, not stored.
+//! A schedule is computed step by step and takes a few words of memory, whatever its length.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,20 +17,21 @@ use std::time::Duration;
 use crate::traffic::payload::Stream;
 use crate::units;
 
-/// Positions are counted in billionths of a request: a rate times nanoseconds is one, exactly.
+/// Positions are counted in billionths of a request, so a rate times nanoseconds is exactly a
+/// position.
 const REQUEST: u128 = 1_000_000_000;
-/// In a second. A schedule is walked faster than this, so that what was never sent is counted in
-/// less time than the run took; and no machine sends as many.
+/// Requests per second. A schedule is computed faster than this, so counting the requests that were
+/// never sent takes less time than the run; and no machine sends as many.
 pub const RATE_MAX: u64 = 10_000_000;
-/// A stage of `--stages` each; more is a script's mistake.
+/// Stages of `--stages`. More are an error of a script.
 const STAGES_MAX: usize = 1_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// A part of a run with a rate of its own.
+/// A part of a run that has its own rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage {
     pub length: Duration,
-    /// Requests in a second at its begin, and at its end; in between it changes evenly.
+    /// Requests per second at the start and at the end. In between the rate changes linearly.
     pub from: u64,
     pub to: u64,
 }
@@ -62,7 +63,7 @@ fn parse_stage(text: &str) -> Result<Stage, String> {
     Ok(Stage { length: units::duration(length)?, from: rate(from)?, to: rate(to)? })
 }
 
-/// Parses the rate of `--rate`, in a second.
+/// Parses the rate of `--rate`, in requests per second.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     units::positive(text).and_then(at_most)
 }
@@ -77,7 +78,7 @@ fn at_most(rate: u64) -> Result<u64, String> {
 /// The rate over the time since the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Profile {
-    /// Without gaps; the last one has no end.
+    /// Without gaps. The last one has no end.
     segments: Vec<Segment>,
 }
 
@@ -91,8 +92,8 @@ struct Segment {
 }
 
 impl Profile {
-    /// The stages one after the other, behind `warmup` at the rate of the first one's begin. What
-    /// comes behind the last goes on at the rate of its end.
+    /// The stages in order, after a `warmup` at the initial rate of the first one. After the last
+    /// stage its final rate continues.
     pub fn new(warmup: Duration, stages: &[Stage]) -> Profile {
         let mut profile = Profile { segments: Vec::with_capacity(stages.len() + 2) };
         let (first, last) = (stages[0].from, stages[stages.len() - 1].to);
@@ -104,7 +105,7 @@ impl Profile {
         profile
     }
 
-    /// The stages that it was made of.
+    /// The stages that the profile was made from.
     pub fn stages(&self) -> impl Iterator<Item = Stage> {
         let stages = self.segments.iter().skip(1).take(self.segments.len() - 2);
         stages.map(|&Segment { length_ns, from, to, .. }| Stage {
@@ -122,8 +123,8 @@ impl Profile {
         self.segments.push(Segment { begin_ns, begin, length_ns, from, to });
     }
 
-    /// Nanoseconds from the start to the time at which so many (billionths of) requests are due;
-    /// [`u64::MAX`] if that never comes. Exact, rounded down, where the rate does not change.
+    /// Nanoseconds from the start to the time at which this many (billionths of) requests are due;
+    /// [`u64::MAX`] if that never happens. Exact and rounded down where the rate is constant.
     fn time_of(&self, position: u128) -> u64 {
         let nth = self.segments.partition_point(|segment| segment.end() <= position);
         self.segments.get(nth).map_or(u64::MAX, |segment| segment.time_of(position))
@@ -141,7 +142,7 @@ impl Segment {
         let within = if self.from == self.to {
             u64::try_from(done / u128::from(self.from)).unwrap_or(u64::MAX)
         } else {
-            // The quadratic's root in the form that loses no digits.
+            // The root of the quadratic in the form that does not lose digits.
             let (from, to) = (self.from as f64, self.to as f64);
             let curve = 2.0 * (to - from) / self.length_ns as f64;
             let done = done as f64;
@@ -155,26 +156,27 @@ impl Segment {
 /// How requests follow each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Spacing {
-    /// Evenly.
+    /// At equal intervals.
     #[default]
     Const,
-    /// As those of many independent users: a Poisson process.
+    /// Like the requests of many independent users: a Poisson process.
     Poisson,
 }
 
-/// Which of a run's positions belong to a thread, or to a connection.
+/// The positions of a run that belong to a thread or to a connection.
 ///
-/// A cycle is as many positions as the run has connections, one for each. Threads take turns in it,
-/// so a thread with more connections than another has more of the rate.
+/// A cycle has one position for each connection of the run. Threads take turns in it, so a thread
+/// with more connections has a larger share of the rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lane {
-    /// The number of its first connection in the order of the thread, and how many it has.
+    /// The number of its first connection in the order of the thread, and the number of its
+    /// connections.
     first: u64,
     connections: u64,
     thread: u64,
     threads: u64,
     connections_all: u64,
-    /// Threads before this one that have a connection more than the others.
+    /// Threads before this one that have one connection more than the others.
     larger_before: u64,
 }
 
@@ -190,12 +192,12 @@ impl Lane {
         Lane { first: 0, connections, thread, threads, connections_all, larger_before }
     }
 
-    /// The part of one of the thread's connections.
+    /// The part of one connection of the thread.
     pub fn of_connection(self, nth: u64) -> Lane {
         Lane { first: nth, connections: 1, ..self }
     }
 
-    /// The number of the lane's `nth` request among those of all lanes.
+    /// The position of the lane's `nth` request among those of all lanes.
     fn position(&self, nth: u64) -> u64 {
         let (cycle, local) = (nth / self.connections, nth % self.connections + self.first);
         let each = self.connections_all / self.threads;
@@ -206,7 +208,7 @@ impl Lane {
         cycle * self.connections_all + place
     }
 
-    /// How many requests of all lanes there are for each of this one.
+    /// The number of requests of all lanes for each request of this one.
     fn one_of(&self) -> f64 {
         self.connections_all as f64 / self.connections as f64
     }
@@ -224,7 +226,7 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// `seed` and `number`: of the random numbers, the latter different for each lane.
+    /// `seed` and `number` seed the random numbers; `number` differs for each lane.
     pub fn new(
         profile: &Profile,
         spacing: Spacing,
@@ -245,7 +247,7 @@ impl Arrivals {
         self.next_ns
     }
 
-    /// Goes on to the one after it.
+    /// Advances to the next request.
     #[inline]
     pub fn advance(&mut self, profile: &Profile) {
         self.taken += 1;
@@ -264,11 +266,11 @@ impl Arrivals {
     }
 }
 
-/// So that arrivals and payload are independent.
+/// Makes arrivals and payload independent.
 const ARRIVALS_SALT: u64 = 0x6172_7269_7661_6c73;
 
-/// An exponentially distributed number with mean 1, by inversion, from a uniform one: 53 bits of
-/// it, in the open interval from 0 to 1.
+/// An exponentially distributed number with mean 1, by inversion of a uniform one: 53 bits of it,
+/// in the open interval from 0 to 1.
 fn exponential(random: u64) -> f64 {
     let unit = ((random >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -unit.ln()
@@ -279,7 +281,7 @@ pub fn length(stages: &[Stage]) -> Duration {
     stages.iter().map(|stage| stage.length).sum()
 }
 
-/// A rate that does not change.
+/// A stage with a constant rate and no end.
 pub fn steady(rate: u64) -> Stage {
     Stage { length: Duration::from_nanos(NANOS_PER_SECOND), from: rate, to: rate }
 }

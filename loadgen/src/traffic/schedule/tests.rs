@@ -14,7 +14,7 @@ fn lane(thread: u64, threads: u64, connections_all: u64) -> Lane {
     Lane::of_thread(thread, threads, until(thread + 1) - until(thread), connections_all)
 }
 
-/// The times before `end_ns` of all lanes.
+/// The times of all lanes before `end_ns`.
 fn times(profile: &Profile, spacing: Spacing, lanes: &[Lane], seed: u64, end_ns: u64) -> Vec<u64> {
     let mut times = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
