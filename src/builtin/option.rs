@@ -6,10 +6,13 @@
 //! ([`Value`]), the row's [`Allowed`] which values are allowed.
 //!
 //! ```text
-//! impl Options for FramedOptions {
-//!     const OPTIONS: &'static [Row<FramedOptions>] = &[
-//!         row("max-frame", "SIZE", Allowed::Size(1, MAX), "longest frame", |o| &mut o.max_frame),
-//!     ];
+//! options! {
+//!     /// Options of the service.
+//!     pub struct FramedOptions {
+//!         /// Longest frame in bytes, 1 to 2,147,483,647. Default: 1 MiB.
+//!         pub max_frame: u32 = 1 << 20,
+//!             "max-frame" = "SIZE", Size(1, MAX), "longest frame, without its length";
+//!     }
 //! }
 //! ```
 //!
@@ -21,20 +24,33 @@ use std::time::Duration;
 use crate::base::units;
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
 
-/// The options of one service. Its default is what holds where an option is not given.
-pub(crate) trait Options: Copy + Default + 'static {
-    /// A row for each option, in the order in which a URL is written.
-    const OPTIONS: &'static [Row<Self>];
+/// The options of one service.
+pub(crate) trait Options {
+    /// What the declarations say, in the order in which a URL is written.
+    fn about(&self) -> &'static [About];
+
+    /// Reads the value of an option that is declared here.
+    ///
+    /// # Errors
+    /// As [`Value::read`].
+    fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String>;
+
+    /// Writes the value of an option that is declared here, as [`Value::write`].
+    fn write(&self, about: &About) -> Option<Vec<u8>>;
+
+    /// The options of the service where none is given.
+    fn defaults(&self) -> Box<dyn Options>;
 
     /// Whether the daemon has a flag for each option. Options of the same name share a flag.
-    const FLAGS: bool = true;
+    fn has_flags(&self) -> bool {
+        true
+    }
 
     /// Checks what concerns more than one option. `given` names the options that a URL has.
     ///
     /// # Errors
     /// Options that contradict each other; the text names them.
-    fn check_together(&self, given: &[&str]) -> Result<(), String> {
-        let _ = given;
+    fn check_together(&self, _given: &[&str]) -> Result<(), String> {
         Ok(())
     }
 
@@ -42,64 +58,131 @@ pub(crate) trait Options: Copy + Default + 'static {
     fn framing(&self) -> Option<Framing> {
         None
     }
+
+    /// Sets an option. `None` if there is none of this name.
+    fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
+        let about = self.about().iter().find(|about| about.name == name)?;
+        Some(self.read(about, value))
+    }
+
+    /// The options that differ from their defaults, with their values.
+    fn written(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let defaults = self.defaults();
+        let differs =
+            |about| Some(self.write(about)).filter(|value| *value != defaults.write(about));
+        self.about().iter().filter_map(|about| Some((about.name, differs(about)??))).collect()
+    }
+
+    /// Checks each range, which options that were not read may be out of, and then what concerns
+    /// several options.
+    ///
+    /// # Errors
+    /// An option is out of its range, or contradicts another.
+    fn checked(&self, given: &[&str]) -> Result<(), String> {
+        let mut copy = self.defaults();
+        for about in self.about() {
+            let done = self.write(about).map_or(Ok(()), |value| copy.read(about, &value));
+            done.map_err(|error| format!("{}: {error}", about.name))?;
+        }
+        self.check_together(given)
+    }
 }
 
-/// A service without options.
-impl Options for () {
-    const OPTIONS: &'static [Row<()>] = &[];
-}
+/// Declares the options of a service: a field for each, with its type and its default; then the
+/// option's name, the word for the value, which values are allowed, and the help. Last, if the
+/// default cannot be written as a value, what it is. A field whose parts are options of their own
+/// has those under `parts`. Under `impl` stand methods of [`Options`].
+macro_rules! options {
+    (
+        $(#[$doc:meta])*
+        pub struct $options:ident {
+            $($(#[$about:meta])* pub $field:ident: $type:ty = $default:expr $(,
+                $name:literal = $value:literal, $kind:ident $(($($limit:expr),*))?, $help:literal
+                $(, $unset:literal)?)?;)*
+        }
+        $(parts { $($parts:tt)* })?
+        $(impl { $($methods:tt)* })?
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct $options {
+            $($(#[$about])* pub $field: $type,)*
+        }
 
-/// The declaration of an option.
-pub(crate) struct Row<O> {
-    about: About,
-    field: fn(&mut O) -> &mut dyn Value,
+        impl Default for $options {
+            fn default() -> $options {
+                $options { $($field: $default),* }
+            }
+        }
+
+        impl Options for $options {
+            declare! {
+                $($($parts)*)?
+                $($($field: $name = $value, $kind $(($($limit),*))?, $help $(, $unset)?;)?)*
+            }
+
+            $($($methods)*)?
+        }
+    };
 }
+pub(crate) use options;
+
+/// The required methods of [`Options`], from a row for each option.
+macro_rules! declare {
+    ($($($field:ident).+: $name:literal = $value:literal, $kind:ident $(($($limit:expr),*))?,
+        $help:literal $(, $unset:literal)?;)*) => {
+        fn about(&self) -> &'static [About] {
+            &[$(About {
+                name: $name, value: $value, allowed: Allowed::$kind $(($($limit),*))?, help: $help,
+                unset: concat!($($unset)?),
+            }),*]
+        }
+
+        fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String> {
+            match (about.name, text) {
+                $(($name, text) => {
+                    self.$($field).+.read(about, text).map(|value| self.$($field).+ = value)
+                })*
+                (name, _) => Err(format!("{name} is declared elsewhere")),
+            }
+        }
+
+        fn write(&self, about: &About) -> Option<Vec<u8>> {
+            match about.name {
+                $($name => self.$($field).+.write(about),)*
+                _ => None,
+            }
+        }
+
+        fn defaults(&self) -> Box<dyn Options> {
+            Box::<Self>::default()
+        }
+    };
+}
+pub(crate) use declare;
 
 /// What a declaration says to people.
 pub(crate) struct About {
     /// The name in a URL and, behind `--`, of the flag.
     pub(crate) name: &'static str,
     /// The word that stands for the value: `SIZE`.
-    #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "help and documents show it"))]
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
     pub(crate) value: &'static str,
     /// Which values are allowed.
     pub(crate) allowed: Allowed,
     /// What the option does; one line, without a full stop.
     pub(crate) help: &'static str,
     /// What holds where the default is no value that can be written.
-    unset: &'static str,
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
+    pub(crate) unset: &'static str,
 }
 
+#[cfg(any(feature = "daemon", test))]
 impl About {
-    /// The words, with the values that they stand for.
-    fn words<W: Word>(&self) -> impl Iterator<Item = (&'static str, W)> {
-        let Allowed::Words(words) = self.allowed else {
-            unreachable!("a word is declared with the words that are allowed")
-        };
-        words.iter().copied().zip(W::VALUES.iter().copied())
-    }
-}
-
-/// Declares an option.
-pub(crate) const fn row<O>(
-    name: &'static str,
-    value: &'static str,
-    allowed: Allowed,
-    help: &'static str,
-    field: fn(&mut O) -> &mut dyn Value,
-) -> Row<O> {
-    Row { about: About { name, value, allowed, help, unset: "" }, field }
-}
-
-impl<O> Row<O> {
-    /// Describes the default of an option whose default cannot be written as a value.
-    pub(crate) const fn unset(mut self, text: &'static str) -> Row<O> {
-        self.about.unset = text;
-        self
-    }
-
-    fn write(&self, mut options: O) -> Option<Vec<u8>> {
-        (self.field)(&mut options).write(&self.about)
+    /// The default in words; empty if there is none.
+    pub(crate) fn default_text(&self, options: &dyn Options) -> String {
+        let value = options.defaults().write(self);
+        value.map_or(self.unset.into(), |value| String::from_utf8_lossy(&value).into_owned())
     }
 }
 
@@ -112,8 +195,6 @@ pub(crate) enum Allowed {
     Size(u32, u32),
     /// A count, from and to; with k or m.
     Count(u32, u32),
-    /// Any number of 64 bits.
-    Number,
     /// What the field's type reads, described for people.
     Described(&'static str),
 }
@@ -125,7 +206,6 @@ impl fmt::Display for Allowed {
             Allowed::Words(words) => f.write_str(&words.join(" or ")),
             Allowed::Size(min, max) => write!(f, "{} to {}", size_text(*min), size_text(*max)),
             Allowed::Count(min, max) => write!(f, "{min} to {max}"),
-            Allowed::Number => f.write_str("any whole number below 2^64"),
             Allowed::Described(text) => f.write_str(text),
         }
     }
@@ -142,39 +222,46 @@ impl Allowed {
         let in_range = u32::try_from(number).ok().filter(|number| (min..=max).contains(number));
         in_range.ok_or_else(|| format!("{text} must be from {min} to {max}{unit}"))
     }
+
+    fn words(&self) -> &'static [&'static str] {
+        if let Allowed::Words(words) = self { words } else { &[] }
+    }
 }
 
-/// A field of a service's options: how its value is read and written.
-pub(crate) trait Value {
-    /// Sets the field.
+/// The type of an option: how a value is read and written.
+pub(crate) trait Value: Sized {
+    /// Reads a value; `self` is the one before.
     ///
     /// # Errors
     /// The text is not understood or is out of range; the error says what is allowed.
-    fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String>;
+    fn read(&self, about: &About, text: &[u8]) -> Result<Self, String>;
 
     /// Writes the value so that [`read`](Value::read) reads it. `None` if there is no value, or if
     /// another option has it.
     fn write(&self, about: &About) -> Option<Vec<u8>>;
 }
 
+/// A service without options.
+impl Options for () {
+    declare! {}
+}
+
 impl Value for u32 {
-    fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String> {
-        *self = about.allowed.number(utf8(text)?)?;
-        Ok(())
+    fn read(&self, about: &About, text: &[u8]) -> Result<u32, String> {
+        about.allowed.number(utf8(text)?)
     }
 
     fn write(&self, about: &About) -> Option<Vec<u8>> {
-        let text = match about.allowed {
-            Allowed::Size(..) => size_text(*self),
-            _ => self.to_string(),
-        };
-        Some(text.into())
+        match about.allowed {
+            Allowed::Size(..) => Some(size_text(*self).into()),
+            _ => Some(self.to_string().into()),
+        }
     }
 }
 
 impl Value for Option<u32> {
-    fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String> {
-        self.insert(0).read(about, text)
+    fn read(&self, about: &About, text: &[u8]) -> Result<Option<u32>, String> {
+        0.read(about, text).map(Some)
     }
 
     fn write(&self, about: &About) -> Option<Vec<u8>> {
@@ -183,10 +270,9 @@ impl Value for Option<u32> {
 }
 
 impl Value for u64 {
-    fn read(&mut self, _: &About, text: &[u8]) -> Result<(), String> {
+    fn read(&self, _: &About, text: &[u8]) -> Result<u64, String> {
         let text = utf8(text)?;
-        *self = text.parse().map_err(|_| format!("'{text}' must be a whole number below 2^64"))?;
-        Ok(())
+        text.parse().map_err(|_| format!("'{text}' must be a whole number below 2^64"))
     }
 
     fn write(&self, _: &About) -> Option<Vec<u8>> {
@@ -209,32 +295,30 @@ impl Word for ByteOrder {
 }
 
 /// The words of a byte order.
-pub(crate) const ORDERS: Allowed = Allowed::Words(&["little", "big"]);
+pub(crate) const ORDERS: &[&str] = &["little", "big"];
 
 impl<W: Word> Value for W {
-    fn read(&mut self, about: &About, text: &[u8]) -> Result<(), String> {
-        let found = about.words::<W>().find(|(word, _)| word.as_bytes() == text);
-        let (_, value) = found.ok_or_else(|| {
+    fn read(&self, about: &About, text: &[u8]) -> Result<W, String> {
+        let at = about.allowed.words().iter().position(|word| word.as_bytes() == text);
+        let found = at.and_then(|at| W::VALUES.get(at).copied());
+        found.ok_or_else(|| {
             format!("'{}' must be {} ({})", text.escape_ascii(), about.allowed, about.help)
-        })?;
-        *self = value;
-        Ok(())
+        })
     }
 
     fn write(&self, about: &About) -> Option<Vec<u8>> {
-        let found = about.words::<W>().find(|(_, value)| value == self);
-        found.map(|(word, _)| word.into())
+        let at = W::VALUES.iter().position(|value| value == self)?;
+        about.allowed.words().get(at).map(|&word| word.into())
     }
 }
 
 /// Bytes, with escapes.
 impl Value for Delimiter {
-    fn read(&mut self, _: &About, text: &[u8]) -> Result<(), String> {
+    fn read(&self, _: &About, text: &[u8]) -> Result<Delimiter, String> {
         let bytes = unescape(text)?;
-        *self = Delimiter::new(&bytes).ok_or_else(|| {
+        Delimiter::new(&bytes).ok_or_else(|| {
             format!("a delimiter has 1 to {DELIMITER_MAX} bytes, and this has {}", bytes.len())
-        })?;
-        Ok(())
+        })
     }
 
     /// Only backslashes are escaped: a URL percent-encodes what is no letter.
@@ -245,31 +329,25 @@ impl Value for Delimiter {
 }
 
 /// Replaces `\n`, `\r`, `\t`, `\0`, `\\` and `\xNN` by the bytes that they stand for.
-fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
-    let unknown = || {
-        let text = text.escape_ascii();
-        format!("'{text}': a backslash is followed by n, r, t, 0, \\ or xNN (\\x1e, say)")
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.iter().copied();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        bytes.push(match rest.next().ok_or_else(unknown)? {
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'0' => 0,
-            b'\\' => b'\\',
-            b'x' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                let (high, low) = (digit(), digit());
-                (high.ok_or_else(unknown)? << 4 | low.ok_or_else(unknown)?) as u8
-            }
-            _ => return Err(unknown()),
-        });
+fn unescape(mut rest: &[u8]) -> Result<Vec<u8>, String> {
+    let text = rest.escape_ascii();
+    let unknown =
+        || format!("'{text}': a backslash is followed by n, r, t, 0, \\ or xNN (\\x1e, say)");
+    let hex = |&digit: &u8| char::from(digit).to_digit(16).ok_or_else(unknown);
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let [first, behind @ ..] = rest {
+        let (byte, tail) = match rest {
+            [b'\\', b'n', tail @ ..] => (b'\n', tail),
+            [b'\\', b'r', tail @ ..] => (b'\r', tail),
+            [b'\\', b't', tail @ ..] => (b'\t', tail),
+            [b'\\', b'0', tail @ ..] => (0, tail),
+            [b'\\', b'\\', tail @ ..] => (b'\\', tail),
+            [b'\\', b'x', high, low, tail @ ..] => ((hex(high)? << 4 | hex(low)?) as u8, tail),
+            [b'\\', ..] => return Err(unknown()),
+            _ => (*first, behind),
+        };
+        bytes.push(byte);
+        rest = tail;
     }
     Ok(bytes)
 }
@@ -282,79 +360,20 @@ pub(crate) fn utf8(value: &[u8]) -> Result<&str, String> {
 /// Writes a size as [`units::parse_size`] reads it.
 fn size_text(bytes: u32) -> String {
     match bytes {
-        1.. if bytes.is_multiple_of(1 << 30) => format!("{}Gi", bytes >> 30),
-        1.. if bytes.is_multiple_of(1 << 20) => format!("{}Mi", bytes >> 20),
-        1.. if bytes.is_multiple_of(1 << 10) => format!("{}Ki", bytes >> 10),
-        _ => bytes.to_string(),
+        0 => "0".to_owned(),
+        _ => in_units(bytes.into(), &[(1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"), (1, "")]),
     }
 }
 
 /// Writes a time as [`units::parse_duration`] reads it.
 pub(crate) fn time_text(time: Duration) -> String {
-    let nanos = time.as_nanos();
     let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
-    let whole = units.iter().find(|(unit, _)| nanos.is_multiple_of(*unit));
-    let (unit, name) = whole.expect("a time is a whole number of nanoseconds");
-    format!("{}{name}", nanos / unit)
+    in_units(time.as_nanos(), &units)
 }
 
-/// The options of any service. For each type of [`Options`].
-pub(crate) trait AnyOptions {
-    /// What the declarations say, each with the default in words.
-    fn about(&self) -> Vec<(&'static About, String)>;
-
-    /// As [`Options::FLAGS`].
-    fn has_flags(&self) -> bool;
-
-    /// Sets an option. `None` if there is none of this name.
-    fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>>;
-
-    /// The options that differ from their defaults, with their values.
-    fn written(&self) -> Vec<(&'static str, Vec<u8>)>;
-
-    /// Checks each range, which options that were not read may be out of, and then what concerns
-    /// several options.
-    fn checked(&self, given: &[&str]) -> Result<(), String>;
-
-    /// As [`Options::framing`].
-    fn any_framing(&self) -> Option<Framing>;
-}
-
-impl<O: Options> AnyOptions for O {
-    fn about(&self) -> Vec<(&'static About, String)> {
-        let default = |row: &Row<O>| match row.write(O::default()) {
-            Some(value) => String::from_utf8_lossy(&value).into_owned(),
-            None => row.about.unset.to_owned(),
-        };
-        O::OPTIONS.iter().map(|row| (&row.about, default(row))).collect()
-    }
-
-    fn has_flags(&self) -> bool {
-        O::FLAGS
-    }
-
-    fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
-        let row = O::OPTIONS.iter().find(|row| row.about.name == name)?;
-        Some((row.field)(self).read(&row.about, value))
-    }
-
-    fn written(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let rows = O::OPTIONS.iter().filter(|row| row.write(*self) != row.write(O::default()));
-        rows.filter_map(|row| Some((row.about.name, row.write(*self)?))).collect()
-    }
-
-    fn checked(&self, given: &[&str]) -> Result<(), String> {
-        let mut copy = *self;
-        for row in O::OPTIONS {
-            if let Some(value) = row.write(*self) {
-                let done = (row.field)(&mut copy).read(&row.about, &value);
-                done.map_err(|error| format!("{}: {error}", row.about.name))?;
-            }
-        }
-        self.check_together(given)
-    }
-
-    fn any_framing(&self) -> Option<Framing> {
-        self.framing()
-    }
+/// Writes a number in the largest unit of which it is a multiple. The last unit is 1.
+fn in_units(number: u128, units: &[(u128, &str)]) -> String {
+    let fits = units.iter().find(|(unit, _)| number.is_multiple_of(*unit));
+    let (unit, name) = fits.expect("every number is a multiple of 1");
+    format!("{}{name}", number / unit)
 }

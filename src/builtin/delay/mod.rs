@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
 
-use super::option::AnyOptions;
+use super::option::Options;
 use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};

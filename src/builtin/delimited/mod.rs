@@ -7,35 +7,53 @@ use std::ops::Range;
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
 };
-use super::option::{Allowed, Options, Row, Word, row};
+use super::option::{About, Allowed, Options, Value, Word, declare, options};
 use crate::buffer::Chain;
 use crate::config::Limits;
 use crate::protocol::framing::{Delimiter, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
-/// Default of the longest message: enough for text that a person types or a program logs.
-const MAX_MESSAGE: u32 = 64 << 10;
-
-/// Default of the bytes that the log shows: two lines of a terminal.
-const SHOW: u32 = 200;
-
 /// Upper limit of the bytes that the log shows. Escaped they become up to four times as many, and
 /// programs that read logs cut longer lines off.
 const SHOW_MAX: u32 = 64 << 10;
 
-/// Options of the delimited messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MessageOptions {
-    /// The bytes that end a message, 1 to 16. Default: `<EOF>`.
-    pub delimiter: Delimiter,
-    /// What happens to the connection after a message. Default: it is closed.
-    pub after: After,
-    /// Longest message with its delimiter, in bytes; from the length of the delimiter to
-    /// 2,147,483,647. Default: 64 KiB.
-    pub max_message: u32,
-    /// Bytes of a message that the log shows, at most 64 KiB; 0: messages are not logged. Default:
-    /// 200.
-    pub show: u32,
+options! {
+    /// Options of the delimited messages.
+    pub struct MessageOptions {
+        /// The bytes that end a message, 1 to 16. Default: `<EOF>`.
+        pub delimiter: Delimiter = Delimiter::new(b"<EOF>").expect("1 to 16 bytes"),
+            "delimiter" = "BYTES", Described(r"1 to 16 bytes, with \n \r \t \0 \\ \xNN"),
+            "bytes that end a message";
+        /// What happens to the connection after a message. Default: it is closed.
+        pub after: After = After::Close, "after" = "WHAT", Words(&["close", "keep"]),
+            "what happens to the connection after a message";
+        /// Longest message with its delimiter, in bytes; from the length of the delimiter to
+        /// 2,147,483,647. Default: 64 KiB.
+        //
+        // The default is enough for text that a person types or a program logs.
+        pub max_message: u32 = 64 << 10, "max-message" = "SIZE", Size(1, FRAME_BYTES_MAX),
+            "longest message, with its delimiter";
+        /// Bytes of a message that the log shows, at most 64 KiB; 0: messages are not logged.
+        /// Default: 200.
+        //
+        // The default is two lines of a terminal.
+        pub show: u32 = 200, "show" = "SIZE", Size(0, SHOW_MAX),
+            "bytes of a message that the log shows; 0 turns the log off";
+    }
+    impl {
+        fn check_together(&self, _: &[&str]) -> Result<(), String> {
+            let (max, end) = (self.max_message, self.delimiter.bytes());
+            if max as usize >= end.len() {
+                return Ok(());
+            }
+            let (text, len) = (end.escape_ascii(), end.len());
+            Err(format!("max-message is {max}, but the delimiter '{text}' alone has {len} bytes"))
+        }
+
+        fn framing(&self) -> Option<Framing> {
+            Some(MessageOptions::framing(self))
+        }
+    }
 }
 
 /// What happens to a connection after its message was sent back.
@@ -50,66 +68,6 @@ pub enum After {
 
 impl Word for After {
     const VALUES: &'static [After] = &[After::Close, After::Keep];
-}
-
-impl Default for MessageOptions {
-    fn default() -> MessageOptions {
-        MessageOptions {
-            delimiter: Delimiter::new(b"<EOF>").expect("1 to 16 bytes"),
-            after: After::default(),
-            max_message: MAX_MESSAGE,
-            show: SHOW,
-        }
-    }
-}
-
-impl Options for MessageOptions {
-    const OPTIONS: &'static [Row<MessageOptions>] = &[
-        row(
-            "delimiter",
-            "BYTES",
-            Allowed::Described(r"1 to 16 bytes, with \n \r \t \0 \\ \xNN"),
-            "bytes that end a message",
-            |o| &mut o.delimiter,
-        ),
-        row(
-            "after",
-            "WHAT",
-            Allowed::Words(&["close", "keep"]),
-            "what happens to the connection after a message",
-            |o| &mut o.after,
-        ),
-        row(
-            "max-message",
-            "SIZE",
-            Allowed::Size(1, FRAME_BYTES_MAX),
-            "longest message, with its delimiter",
-            |o| &mut o.max_message,
-        ),
-        row(
-            "show",
-            "SIZE",
-            Allowed::Size(0, SHOW_MAX),
-            "bytes of a message that the log shows; 0 turns the log off",
-            |o| &mut o.show,
-        ),
-    ];
-
-    fn check_together(&self, _: &[&str]) -> Result<(), String> {
-        let (max, end) = (self.max_message, self.delimiter.bytes());
-        match max as usize >= end.len() {
-            true => Ok(()),
-            false => Err(format!(
-                "max-message is {max}, but the delimiter '{}' alone has {} bytes",
-                end.escape_ascii(),
-                end.len()
-            )),
-        }
-    }
-
-    fn framing(&self) -> Option<Framing> {
-        Some(MessageOptions::framing(self))
-    }
 }
 
 impl MessageOptions {

@@ -17,10 +17,7 @@ macro_rules! builtin {
     ($($url:ident: $name:ident = $service:ident $(($options:ident: $_type:ty))?, $what:literal;)*) => {
         /// One of the services that come with the daemon.
         enum Builtin {
-            $(
-                #[doc = concat!("`", stringify!($url), "://`: ", $what, ".")]
-                $name($service),
-            )*
+            $(#[doc = concat!("`", stringify!($url), "://`: ", $what, ".")] $name($service),)*
         }
 
         /// What the service of a connection remembers of it.
@@ -30,10 +27,7 @@ macro_rules! builtin {
             /// The connection is not open yet.
             #[default]
             None,
-            $(
-                #[doc = concat!("For [`Builtin::", stringify!($name), "`].")]
-                $name(<$service as Service>::Session),
-            )*
+            $(#[doc = $what] $name(<$service as Service>::Session),)*
         }
 
         impl Builtin {

@@ -3,43 +3,27 @@
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
 };
-use super::option::{Allowed, ORDERS, Options, Row, row};
+use super::option::{About, Allowed, ORDERS, Options, Value, declare, options};
 use crate::config::Limits;
 use crate::protocol::framing::{ByteOrder, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
-/// Default of the longest frame: 64 of the 4096 default buffers, enough for most files and images.
-const MAX_FRAME: u32 = 1 << 20;
-
-/// Options of the length-prefixed echo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FramedOptions {
-    /// Byte order of the length. Default: little endian.
-    pub order: ByteOrder,
-    /// Longest frame without its length, in bytes; 1 to 2,147,483,647. Default: 1 MiB.
-    pub max_frame: u32,
-}
-
-impl Default for FramedOptions {
-    fn default() -> FramedOptions {
-        FramedOptions { order: ByteOrder::default(), max_frame: MAX_FRAME }
+options! {
+    /// Options of the length-prefixed echo.
+    pub struct FramedOptions {
+        /// Byte order of the length. Default: little endian.
+        pub order: ByteOrder = ByteOrder::Little,
+            "order" = "ORDER", Words(ORDERS), "byte order of numbers";
+        /// Longest frame without its length, in bytes; 1 to 2,147,483,647. Default: 1 MiB.
+        //
+        // The default takes 64 of the 4096 default buffers, enough for most files and images.
+        pub max_frame: u32 = 1 << 20, "max-frame" = "SIZE", Size(1, FRAME_BYTES_MAX),
+            "longest frame, without its length";
     }
-}
-
-impl Options for FramedOptions {
-    const OPTIONS: &'static [Row<FramedOptions>] = &[
-        row("order", "ORDER", ORDERS, "byte order of numbers", |o| &mut o.order),
-        row(
-            "max-frame",
-            "SIZE",
-            Allowed::Size(1, FRAME_BYTES_MAX),
-            "longest frame, without its length",
-            |o| &mut o.max_frame,
-        ),
-    ];
-
-    fn framing(&self) -> Option<Framing> {
-        Some(FramedOptions::framing(self))
+    impl {
+        fn framing(&self) -> Option<Framing> {
+            Some(FramedOptions::framing(self))
+        }
     }
 }
 

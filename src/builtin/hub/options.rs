@@ -1,6 +1,6 @@
 //! The options of a hub. What follows from them and from the server's buffers is in `options`.
 
-use crate::builtin::option::{Allowed, ORDERS, Options, Row, Word, row};
+use crate::builtin::option::{About, Allowed, ORDERS, Options, Value, Word, declare, options};
 use crate::protocol::framing::ByteOrder;
 
 /// Upper limit of a message: one buffer holds it for all clients of a worker, and a default buffer
@@ -13,20 +13,26 @@ pub(super) const QUEUE: u32 = 256 << 10;
 /// Upper limit of the bytes that may wait for one client: no client is worth more memory.
 pub(crate) const QUEUE_MAX: u32 = 1 << 30;
 
-/// Options of the hub.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HubOptions {
-    /// Byte order of numbers. Default: little endian.
-    pub order: ByteOrder,
-    /// Longest payload of a message in bytes, 1 to 16,384. `None`, the default: what fits into a
-    /// buffer with its header, at most 16,384.
-    pub max_message: Option<u32>,
-    /// Bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
-    pub queue: u32,
-    /// What happens when more would wait. Default: drop.
-    pub slow: Slow,
-    /// Whether clients are told who comes and goes. Default: they are.
-    pub notices: bool,
+options! {
+    /// Options of the hub.
+    pub struct HubOptions {
+        /// Byte order of numbers. Default: little endian.
+        pub order: ByteOrder = ByteOrder::Little,
+            "order" = "ORDER", Words(ORDERS), "byte order of numbers";
+        /// Longest payload of a message in bytes, 1 to 16,384. `None`, the default: what fits into
+        /// a buffer with its header, at most 16,384.
+        pub max_message: Option<u32> = None, "max-message" = "SIZE", Size(1, MESSAGE_MAX),
+            "longest message", "what fits into a buffer, at most 16Ki";
+        /// Bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
+        pub queue: u32 = QUEUE, "queue" = "SIZE", Size(1, QUEUE_MAX),
+            "bytes that may wait for one client; two buffers to a quarter of all";
+        /// What happens when more would wait. Default: drop.
+        pub slow: Slow = Slow::Drop, "slow" = "WHAT", Words(&["drop", "close"]),
+            "when more would wait, drops the message or closes the connection";
+        /// Whether clients are told who comes and goes. Default: they are.
+        pub notices: bool = true, "notices" = "WHETHER", Words(&["on", "off"]),
+            "tells clients who comes and goes";
+    }
 }
 
 /// What happens to a client that reads too slowly.
@@ -41,51 +47,4 @@ pub enum Slow {
 
 impl Word for Slow {
     const VALUES: &'static [Slow] = &[Slow::Drop, Slow::Close];
-}
-
-impl Default for HubOptions {
-    fn default() -> HubOptions {
-        HubOptions {
-            order: ByteOrder::default(),
-            max_message: None,
-            queue: QUEUE,
-            slow: Slow::default(),
-            notices: true,
-        }
-    }
-}
-
-impl Options for HubOptions {
-    const OPTIONS: &'static [Row<HubOptions>] = &[
-        row("order", "ORDER", ORDERS, "byte order of numbers", |o| &mut o.order),
-        row(
-            "max-message",
-            "SIZE",
-            Allowed::Size(1, MESSAGE_MAX),
-            "longest message",
-            |o: &mut HubOptions| &mut o.max_message,
-        )
-        .unset("what fits into a buffer, at most 16Ki"),
-        row(
-            "queue",
-            "SIZE",
-            Allowed::Size(1, QUEUE_MAX),
-            "bytes that may wait for one client; two buffers to a quarter of all",
-            |o| &mut o.queue,
-        ),
-        row(
-            "slow",
-            "WHAT",
-            Allowed::Words(&["drop", "close"]),
-            "when more would wait, drops the message or closes the connection",
-            |o| &mut o.slow,
-        ),
-        row(
-            "notices",
-            "WHETHER",
-            Allowed::Words(&["on", "off"]),
-            "tells clients who comes and goes",
-            |o| &mut o.notices,
-        ),
-    ];
 }

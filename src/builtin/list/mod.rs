@@ -1,12 +1,13 @@
 //! The services that a URL can name: one line each.
 //!
 //! To add a service, write it in a folder of its own, with its options (see `option`) beside it,
-//! and add its line here: the name in a URL, the variant of [`ServiceOptions`] and
-//! [`Builtin`](super::Builtin), the type that serves with the type of its options (none: the
-//! service has no options), and what it does. The URL parser, the flags, `--help`, the ready line
-//! and the daemon follow from that; a test then asks for the table in `docs/services.md`.
+//! and add its line here: the name in a URL, the variant of [`ServiceOptions`], the type of the
+//! service with the type of its options (none: the service has no options), and what the service
+//! does. The options are the service's factory; a service without options is its own. The URL
+//! parser, the flags, `--help`, the ready line and the daemon follow from the line; a test then asks
+//! for the table in `docs/services.md`.
 
-use super::option::AnyOptions;
+use super::option::Options;
 use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions};
 use crate::protocol::framing::Framing;
 
@@ -22,7 +23,8 @@ macro_rules! services {
             message: Message = Delimited(options: MessageOptions),
                 "sends back messages that end with a delimiter, and logs them";
             hub: Hub = Hub(options: HubOptions), "passes messages between its clients";
-            delay: Delay = Delay(options: DelayOptions), "sends back every byte, late by a known distribution";
+            delay: Delay = Delay(options: DelayOptions),
+                "sends back every byte, late by a known distribution";
         }
     };
 }
@@ -35,10 +37,7 @@ macro_rules! service_options {
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[non_exhaustive]
         pub enum ServiceOptions {
-            $(
-                #[doc = concat!("`", stringify!($name), "://`: ", $what, ".")]
-                $variant $(($type))?,
-            )*
+            $(#[doc = concat!("`", stringify!($name), "://`: ", $what, ".")] $variant $(($type))?,)*
         }
 
         impl ServiceOptions {
@@ -53,13 +52,13 @@ macro_rules! service_options {
             }
 
             /// What the service does, in a few words.
-            #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "for help"))]
+            #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
             pub(crate) fn what(&self) -> &'static str {
                 match self { $(ServiceOptions::$variant { .. } => $what,)* }
             }
 
             /// The options, of whichever service.
-            pub(crate) fn options(&self) -> &dyn AnyOptions {
+            pub(crate) fn options(&self) -> &dyn Options {
                 match self {
                     $($(ServiceOptions::$variant($options) => $options,)?)*
                     _ => &(),
@@ -83,7 +82,7 @@ impl ServiceOptions {
     /// How the service divides the stream into messages: for framed and message. `None` for
     /// services of plain bytes, and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {
-        self.options().any_framing()
+        self.options().framing()
     }
 }
 

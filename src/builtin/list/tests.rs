@@ -1,11 +1,9 @@
 //! A service more: what its options and its line in a list are enough for.
 
-use crate::builtin::option::{Allowed, AnyOptions, Options, Row, Word, row};
-use crate::protocol::framing::Framing;
+use crate::builtin::option::{About, Allowed, Options, Value, Word, declare, options};
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Case {
-    #[default]
     Upper,
     Lower,
 }
@@ -14,29 +12,22 @@ impl Word for Case {
     const VALUES: &'static [Case] = &[Case::Upper, Case::Lower];
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CaseOptions {
-    case: Case,
-    limit: u32,
-}
-
-impl Options for CaseOptions {
-    const OPTIONS: &'static [Row<CaseOptions>] = &[
-        row("case", "CASE", Allowed::Words(&["upper", "lower"]), "case of letters", |o| {
-            &mut o.case
-        }),
-        row("limit", "SIZE", Allowed::Size(0, 1 << 20), "bytes that are changed", |o| &mut o.limit),
-    ];
-
-    fn check_together(&self, given: &[&str]) -> Result<(), String> {
-        match (given, self.limit) {
-            (["limit"], 0) => Err("limit is 0".into()),
-            _ => Ok(()),
-        }
+options! {
+    /// Options of the service.
+    pub struct CaseOptions {
+        /// What letters become.
+        pub case: Case = Case::Upper,
+            "case" = "CASE", Words(&["upper", "lower"]), "case of letters";
+        /// Bytes that are changed.
+        pub limit: u32 = 0, "limit" = "SIZE", Size(0, 1 << 20), "bytes that are changed";
     }
-
-    fn framing(&self) -> Option<Framing> {
-        None
+    impl {
+        fn check_together(&self, given: &[&str]) -> Result<(), String> {
+            match (given, self.limit) {
+                (["limit"], 0) => Err("limit is 0".into()),
+                _ => Ok(()),
+            }
+        }
     }
 }
 
@@ -54,9 +45,9 @@ fn a_line_and_a_table_declare_a_service() {
     assert_eq!(case, ServiceOptions::Case(CaseOptions { case: Case::Upper, limit: 0 }));
 
     let about = case.options().about();
-    let shown = about.iter().map(|(about, default)| {
-        let (name, value, help) = (about.name, about.value, about.help);
-        format!("{name}={value}: {help} ({}) [{default}]", about.allowed)
+    let shown = about.iter().map(|about| {
+        let About { name, value, allowed, help, .. } = about;
+        format!("{name}={value}: {help} ({allowed}) [{}]", about.default_text(case.options()))
     });
     let expected = [
         "case=CASE: case of letters (upper or lower) [upper]",

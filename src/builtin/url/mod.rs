@@ -16,11 +16,8 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-pub use super::delay::DelayOptions;
-pub use super::delimited::{After, MessageOptions};
-pub use super::framed::FramedOptions;
-pub use super::hub::{HubOptions, Slow};
-pub use super::list::ServiceOptions;
+pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions};
+pub use super::{ServiceOptions, Slow};
 
 /// The characters that are percent-encoded in a value: all but the unreserved ones of RFC 3986 and
 /// those of the others that a query may have and that values contain.
@@ -77,15 +74,7 @@ impl From<String> for SpecError {
 
 /// Values of options that hold where a URL does not give them, whatever the service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Defaults(Vec<Preset>);
-
-/// One of them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Preset {
-    option: String,
-    value: Vec<u8>,
-    source: String,
-}
+pub struct Defaults(Vec<(String, Vec<u8>, String)>);
 
 impl Defaults {
     /// Sets the default of an option for every service that has it. A value may be in the range of
@@ -95,23 +84,22 @@ impl Defaults {
     /// # Errors
     /// No service has the option, or none takes the value.
     pub fn set(&mut self, option: &str, value: &[u8], source: &str) -> Result<(), SpecError> {
-        let services = ServiceOptions::all();
         let takes = |mut service: ServiceOptions| service.set_default(option, value);
-        match services.into_iter().filter_map(takes).min_by_key(Result::is_err) {
+        match ServiceOptions::all().into_iter().filter_map(takes).min_by_key(Result::is_err) {
             None => return Err(format!("'{option}' is no option with a default").into()),
             Some(done) => done?,
         }
-        let (option, value, source) = (option.to_owned(), value.to_owned(), source.to_owned());
-        self.0.push(Preset { option, value, source });
+        self.0.push((option.to_owned(), value.to_owned(), source.to_owned()));
         Ok(())
     }
 
     /// Sets the options of a service that are not among those given.
     fn apply(&self, service: &mut ServiceOptions, given: &[&str]) -> Result<(), SpecError> {
-        for Preset { option, value, source } in &self.0 {
-            if !given.contains(&&option[..]) {
-                let done = service.set_default(option, value).unwrap_or(Ok(()));
-                done.map_err(|error| format!("{source}: {error}"))?;
+        for (option, value, source) in &self.0 {
+            if !given.contains(&&option[..])
+                && let Some(Err(error)) = service.set_default(option, value)
+            {
+                return Err(format!("{source}: {error}").into());
             }
         }
         Ok(())
@@ -145,7 +133,7 @@ impl Spec {
                 return Err(format!("the option {name} is given twice").into());
             }
             given.push(name);
-            let done = service.set(name, &decode(value)?).ok_or_else(|| has_no(&service, name))?;
+            let done = service.set(name, &decode(value)?).ok_or_else(|| service.has_no(name))?;
             done.map_err(|error| format!("{name}: {error}"))?;
         }
         defaults.apply(&mut service, &given)?;
@@ -186,26 +174,21 @@ impl ServiceOptions {
         if self.options().has_flags() { self.set(option, value) } else { None }
     }
 
-    /// The names of the options.
-    fn option_names(&self) -> Vec<&'static str> {
-        self.options().about().iter().map(|(about, _)| about.name).collect()
+    /// The error for an option that the service does not have: who has it, and what the service has.
+    fn has_no(&self, option: &str) -> SpecError {
+        let (all, service) = (ServiceOptions::all(), self.name());
+        let has = |other: &&ServiceOptions| {
+            other.options().about().iter().any(|about| about.name == option)
+        };
+        let owners: Vec<&str> = all.iter().filter(has).map(ServiceOptions::name).collect();
+        let what = match &owners.join(", ")[..] {
+            "" => format!("'{option}' is no option"),
+            owners => format!("'{option}' is an option of {owners}, not of {service}"),
+        };
+        let own: Vec<&str> = self.options().about().iter().map(|about| about.name).collect();
+        let own = if own.is_empty() { "none".to_owned() } else { own.join(", ") };
+        SpecError(format!("{what}; {service} takes {own}"))
     }
-}
-
-/// The error for an option that the service does not have: who has it, and what the service has.
-fn has_no(service: &ServiceOptions, option: &str) -> SpecError {
-    let own = match &service.option_names()[..] {
-        [] => "none".to_owned(),
-        names => names.join(", "),
-    };
-    let service = service.name();
-    let all = ServiceOptions::all();
-    let owners = all.iter().filter(|other| other.option_names().contains(&option));
-    let what = match &owners.map(ServiceOptions::name).collect::<Vec<_>>()[..] {
-        [] => format!("'{option}' is no option"),
-        owners => format!("'{option}' is an option of {}, not of {service}", owners.join(", ")),
-    };
-    SpecError(format!("{what}; {service} takes {own}"))
 }
 
 /// The bytes of a percent-encoded value.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
 use crate::base::endpoint::Endpoint;
@@ -27,8 +27,6 @@ mod options;
 pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
-
-use options::OptionFlags;
 
 fn after_help() -> String {
     format!(
@@ -48,6 +46,9 @@ Three services at once, one of them lines:
         options::services()
     )
 }
+
+/// A time that may be off. An alias, because clap takes a plain `Option` for a flag without default.
+type TimeOrOff = Option<Duration>;
 
 /// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more, out
 /// of memory that is fixed at start.
@@ -88,15 +89,15 @@ pub(crate) struct Cli {
     backlog: u32,
 
     /// Close a connection that was silent for this long, 1ms to 8760h, or off
-    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(long, value_name = "TIME", default_value = "off", value_parser = units::parse_duration_or_off)]
     idle_timeout: TimeOrOff,
 
     /// Close a connection whose client takes no output for this long, or off
-    #[arg(long, value_name = "TIME", default_value = "30s")]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration_or_off)]
     send_timeout: TimeOrOff,
 
     /// With no buffer free and others waiting this long, close the slowest reader, or off
-    #[arg(long, value_name = "TIME", default_value = "1s")]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration_or_off)]
     shed_after: TimeOrOff,
 
     /// Read on this long after closing, so that nothing sent before is lost, 0s to 10m
@@ -119,9 +120,6 @@ pub(crate) struct Cli {
     #[arg(long)]
     busy_poll: bool,
 
-    #[command(flatten)]
-    defaults: OptionFlags,
-
     /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
@@ -132,14 +130,21 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// The command, with the flags of the services.
+    fn clap() -> Command {
+        Cli::command().args(options::args())
+    }
+
     /// Reads the command line. `args` are those of the process, its name included.
     ///
     /// # Errors
     /// A flag or what it says is wrong; or help is asked for.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut cli = Cli::try_parse_from(args)?;
+        let matches = Cli::clap().try_get_matches_from(args)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        let defaults = options::defaults(&matches);
         for text in &cli.listen {
-            let listener = Spec::parse(text, &cli.defaults.0)
+            let listener = Spec::parse(text, &defaults)
                 .map_err(|error| error.to_string())
                 .and_then(|spec| Ok((spec.service, spec.address.parse()?)))
                 .map_err(|error| wrong_listener(text, &error))?;
@@ -155,9 +160,9 @@ impl Cli {
         let mut config = Config::new()
             .buffer_size(self.buffer_size)
             .backlog(self.backlog)
-            .idle_timeout(self.idle_timeout.0)
-            .send_timeout(self.send_timeout.0)
-            .shed_after(self.shed_after.0)
+            .idle_timeout(self.idle_timeout)
+            .send_timeout(self.send_timeout)
+            .shed_after(self.shed_after)
             .linger(self.linger)
             .share_port(self.share_port)
             .busy_poll(self.busy_poll);
@@ -182,7 +187,7 @@ impl Cli {
 /// A `--listen` that is wrong, as clap reports any other flag.
 fn wrong_listener(text: &str, error: &str) -> clap::Error {
     let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
-    Cli::command().error(ErrorKind::ValueValidation, text)
+    Cli::clap().error(ErrorKind::ValueValidation, text)
 }
 
 /// Where to listen, as it was written.
@@ -259,18 +264,6 @@ pub(crate) struct ResolveError {
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot look up '{}': {}; give its address instead", self.host, self.error)
-    }
-}
-
-/// A time-out that may be off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct TimeOrOff(Option<Duration>);
-
-impl FromStr for TimeOrOff {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<TimeOrOff, String> {
-        units::parse_duration_or_off(text).map(TimeOrOff)
     }
 }
 

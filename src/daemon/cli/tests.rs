@@ -25,7 +25,7 @@ fn error(flags: &[&str]) -> String {
 
 #[test]
 fn the_command_is_consistent() {
-    Cli::command().debug_assert();
+    Cli::clap().debug_assert();
 }
 
 #[test]
@@ -177,12 +177,13 @@ fn the_flags_are_the_defaults_of_the_options() {
 
 #[test]
 fn without_flags_the_options_are_those_of_the_grammar() {
-    assert_eq!(parse(&[]).unwrap().defaults.0, Defaults::default());
+    let matches = Cli::clap().try_get_matches_from(["echopool"]).unwrap();
+    assert_eq!(options::defaults(&matches), Defaults::default());
 }
 
 #[test]
 fn help_names_every_service_and_option() {
-    let help = Cli::command().render_help().to_string();
+    let help = Cli::clap().render_help().to_string();
     for name in ["serve", "connect", "framed", "message", "hub", "chargen", "discard"] {
         assert!(help.contains(name), "{name}");
     }

@@ -1,132 +1,97 @@
 //! The flags that are defaults of the services' options, and what `--help` says of the services.
 //! Both are made from what the services declare.
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches};
 
 use crate::builtin::ServiceOptions;
+use crate::builtin::option::About;
 use crate::builtin::url::Defaults;
 
 /// The heading of the flags.
 const HEADING: &str = "Defaults of the services' options";
 
-/// The values of the flags that are given.
-#[derive(Clone, Debug, Default)]
-pub(super) struct OptionFlags(pub(super) Defaults);
-
-impl clap::Args for OptionFlags {
-    fn augment_args(command: Command) -> Command {
-        command.args(flags().into_iter().map(|flag| {
-            Arg::new(flag.name)
-                .long(flag.name)
-                .value_name(flag.value)
-                .help(flag.help())
-                .help_heading(HEADING)
-                .value_parser(move |text: &str| {
-                    let done = Defaults::default().set(flag.name, text.as_bytes(), "");
-                    done.map(|()| text.to_owned())
-                })
-        }))
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl clap::FromArgMatches for OptionFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<OptionFlags, clap::Error> {
-        let mut defaults = Defaults::default();
-        for Flag { name, .. } in flags() {
-            if let Some(text) = matches.get_one::<String>(name) {
-                let done = defaults.set(name, text.as_bytes(), &format!("--{name}"));
-                done.expect("clap has tried it");
-            }
-        }
-        Ok(OptionFlags(defaults))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = OptionFlags::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-/// A flag, and what it means to each service that has the option.
-#[derive(Clone)]
-pub(super) struct Flag {
-    pub(super) name: &'static str,
-    pub(super) value: &'static str,
-    pub(super) meanings: Vec<Meaning>,
-}
-
-/// The services that declare an option in the same way.
-#[derive(Clone)]
+/// What an option means to the services that declare it in the same way.
 pub(super) struct Meaning {
-    pub(super) services: Vec<&'static str>,
-    pub(super) help: &'static str,
-    pub(super) allowed: String,
-    pub(super) default: String,
+    services: String,
+    about: &'static About,
+    default: String,
 }
 
-impl Flag {
-    /// A line for each meaning.
+impl Meaning {
     fn help(&self) -> String {
-        let lines = self.meanings.iter().map(|meaning| {
-            let Meaning { services, help, allowed, default } = meaning;
-            format!("{}: {help} ({allowed}) [default: {default}]", services.join(", "))
-        });
-        lines.collect::<Vec<_>>().join("\n")
+        let Meaning { about: About { help, allowed, .. }, default, .. } = self;
+        match &default[..] {
+            "" => format!("{help} ({allowed})"),
+            default => format!("{help} ({allowed}) [default: {default}]"),
+        }
     }
 }
 
-/// All flags, in the order in which the services declare them.
-pub(super) fn flags() -> Vec<Flag> {
-    let mut flags: Vec<Flag> = Vec::new();
-    for service in ServiceOptions::all().iter().filter(|service| service.options().has_flags()) {
-        for (about, default) in service.options().about() {
-            let at = flags.iter().position(|flag| flag.name == about.name).unwrap_or(flags.len());
-            if at == flags.len() {
-                flags.push(Flag { name: about.name, value: about.value, meanings: Vec::new() });
-            }
-            let (meanings, allowed) = (&mut flags[at].meanings, about.allowed.to_string());
-            let same = meanings.iter_mut().find(|other| {
-                (other.help, &other.allowed, &other.default) == (about.help, &allowed, &default)
-            });
-            match same {
-                Some(same) => same.services.push(service.name()),
-                None => meanings.push(Meaning {
-                    services: vec![service.name()],
-                    help: about.help,
-                    allowed,
-                    default,
-                }),
-            }
+fn meanings(service: &ServiceOptions) -> impl Iterator<Item = Meaning> {
+    service.options().about().iter().map(|about| Meaning {
+        services: service.name().to_owned(),
+        about,
+        default: about.default_text(service.options()),
+    })
+}
+
+/// All flags, in the order in which the services declare them, each with its meanings: at least
+/// one.
+pub(super) fn flags() -> Vec<Vec<Meaning>> {
+    let mut flags: Vec<Vec<Meaning>> = Vec::new();
+    let services = ServiceOptions::all();
+    let with_flags = services.iter().filter(|service| service.options().has_flags());
+    for one in with_flags.flat_map(meanings) {
+        match flags.iter_mut().find(|flag| flag[0].about.name == one.about.name) {
+            None => flags.push(vec![one]),
+            Some(flag) => match flag.iter_mut().find(|other| other.help() == one.help()) {
+                None => flag.push(one),
+                Some(same) => same.services += &format!(", {}", one.services),
+            },
         }
     }
     flags
 }
 
-/// A line for each service: what it does, and its options. Options that have no flag have a line
-/// each.
+/// The flags.
+pub(super) fn args() -> impl Iterator<Item = Arg> {
+    flags().into_iter().map(|flag| {
+        let About { name, value, .. } = *flag[0].about;
+        let line = |one: &Meaning| format!("{}: {}", one.services, one.help());
+        let help = flag.iter().map(line).collect::<Vec<_>>().join("\n");
+        let tried = move |text: &str| {
+            Defaults::default().set(name, text.as_bytes(), "").map(|()| text.to_owned())
+        };
+        let arg = Arg::new(name).long(name).value_name(value).value_parser(tried);
+        arg.help(help).help_heading(HEADING)
+    })
+}
+
+/// The defaults that the flags of a command line set.
+pub(super) fn defaults(matches: &ArgMatches) -> Defaults {
+    let mut defaults = Defaults::default();
+    for name in flags().iter().map(|flag| flag[0].about.name) {
+        if let Some(text) = matches.get_one::<String>(name) {
+            let done = defaults.set(name, text.as_bytes(), &format!("--{name}"));
+            done.expect("the value parser has tried it");
+        }
+    }
+    defaults
+}
+
+/// A line for each service: what it does, and its options. Options that have no flag have lines of
+/// their own.
 pub(super) fn services() -> String {
     let mut text = String::new();
-    for service in ServiceOptions::all() {
-        text.push_str(&format!("  {:<9}{}", service.name(), service.what()));
-        let options = service.options().about();
-        if service.options().has_flags() {
-            let names: Vec<&str> = options.iter().map(|(about, _)| about.name).collect();
-            let mark = if names.is_empty() { "" } else { "; " };
-            text.push_str(&format!("{mark}{}\n", names.join(", ")));
-            continue;
-        }
-        text.push_str("; its options have no flags:\n");
-        for (about, default) in options {
-            let (name, value, allowed, help) = (about.name, about.value, about.allowed, about.help);
-            let default = match &default[..] {
-                "" => String::new(),
-                default => format!(" [default: {default}]"),
-            };
-            text.push_str(&format!("    {name}={value}\n      {help} ({allowed}){default}\n"));
+    for service in &ServiceOptions::all() {
+        let (options, what) = (service.options(), service.what());
+        let names = options.about().iter().map(|about| about.name).filter(|_| options.has_flags());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let mark = if names.is_empty() { "" } else { "; " };
+        text += &format!("  {:<9}{what}{mark}{names}\n", service.name());
+        for one in meanings(service).filter(|_| !options.has_flags()) {
+            let About { name, value, .. } = one.about;
+            text += &format!("    {name}={value}\n      {}\n", one.help());
         }
     }
     text

@@ -3,8 +3,6 @@
 
 use std::ffi::OsString;
 
-use clap::CommandFactory;
-
 use super::*;
 use crate::builtin::option::{About, Allowed};
 use crate::builtin::url::Spec;
@@ -22,7 +20,7 @@ fn queries(service: &str, about: &About) -> Vec<String> {
         (_, _, Allowed::Size(min, max) | Allowed::Count(min, max)) => {
             vec![min.to_string(), max.to_string()]
         }
-        (_, _, Allowed::Number) => vec!["0".into(), u64::MAX.to_string()],
+        (_, "seed", _) => vec!["0".into(), u64::MAX.to_string()],
         (_, "delimiter", _) => vec![r"\n".into(), r"a\\\x1f%FF&".replace('&', "%26")],
         (_, "fixed" | "exp", _) => vec!["1us".into(), "3600s".into()],
         (_, "uniform", _) => vec!["0s-1ms".into(), "5ms-5ms".into()],
@@ -38,8 +36,8 @@ fn queries(service: &str, about: &About) -> Vec<String> {
 /// Each service with each of its options.
 fn declared() -> impl Iterator<Item = (ServiceOptions, &'static About, String)> {
     ServiceOptions::all().into_iter().flat_map(|service| {
-        let about = service.options().about();
-        about.into_iter().map(move |(about, default)| (service, about, default))
+        let declared = service.options().about().iter();
+        declared.map(move |about| (service, about, about.default_text(service.options())))
     })
 }
 
@@ -128,7 +126,7 @@ fn a_flag_that_only_some_services_take_is_an_error_for_the_others() {
 
 #[test]
 fn help_shows_every_service_and_option_with_range_and_default() {
-    let help = Cli::command().render_help().to_string();
+    let help = Cli::clap().render_help().to_string();
     for service in ServiceOptions::all() {
         assert!(help.contains(&format!("  {:<9}{}", service.name(), service.what())), "{help}");
     }
@@ -181,30 +179,25 @@ fn the_documents_have_every_service() {
 
 #[test]
 fn the_operations_manual_has_every_flag() {
-    assert_flags_are_documented(&Cli::command(), "operations.md");
+    assert_flags_are_documented(&Cli::clap(), "operations.md");
     let rows = rows("operations.md", "flag");
-    for flag in flags() {
-        let form = format!("--{} {}", flag.name, flag.value);
-        let cell = |of: fn(&Meaning) -> &str| match &flag.meanings[..] {
-            [one] => of(one).to_owned(),
+    for meanings in flags() {
+        let cell = |of: &dyn Fn(&Meaning) -> String| match &meanings[..] {
+            [one] => of(one),
             several => {
-                let parts =
-                    several.iter().map(|one| format!("{}: {}", one.services.join(", "), of(one)));
+                let parts = several.iter().map(|one| format!("{}: {}", one.services, of(one)));
                 parts.collect::<Vec<_>>().join("; ")
             }
         };
-        let meanings =
-            flag.meanings.iter().map(|one| format!("{}: {}", one.services.join(", "), one.help));
+        let About { name, value, .. } = meanings[0].about;
+        let uses = meanings.iter().map(|one| format!("{}: {}", one.services, one.about.help));
         let expected = [
-            form,
-            cell(|one| &one.default),
-            cell(|one| &one.allowed),
-            meanings.collect::<Vec<_>>().join("; "),
+            format!("--{name} {value}"),
+            cell(&|one| one.default.clone()),
+            cell(&|one| one.about.allowed.to_string()),
+            uses.collect::<Vec<_>>().join("; "),
         ];
-        assert!(
-            rows.contains(&expected.to_vec()),
-            "operations.md needs: | {} |",
-            expected.join(" | ")
-        );
+        let row = expected.join(" | ");
+        assert!(rows.contains(&expected.to_vec()), "docs/operations.md needs: | {row} |");
     }
 }
