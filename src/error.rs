@@ -10,10 +10,47 @@ use crate::base::endpoint::Endpoint;
 /// An error code of the operating system.
 pub use rustix::io::Errno;
 
+/// Why something cannot be listened on, given to [`Config::listen`](crate::Config::listen).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// The text is no address.
+    NotUnderstood {
+        /// The text.
+        text: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// The name has no address.
+    NotFound {
+        /// The name.
+        host: String,
+        /// What the system's resolver says.
+        reason: String,
+    },
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressError::NotUnderstood { text, reason } => {
+                write!(f, "cannot listen on '{text}': {reason}")
+            }
+            AddressError::NotFound { host, reason } => {
+                write!(f, "cannot look up '{host}': {reason}; give its address instead")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
 /// Why a server did not start. The text names the remedy.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
+    /// A text given to [`Config::listen`](crate::Config::listen) is no address.
+    Address(AddressError),
     /// No endpoint to listen on was given.
     NothingToListenOn,
     /// The same endpoint was given twice.
@@ -83,6 +120,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            StartError::Address(error) => error.fmt(f),
             StartError::NothingToListenOn => {
                 write!(f, "nothing to listen on: give at least one endpoint")
             }

@@ -8,12 +8,13 @@
 use std::time::Duration;
 
 use crate::base::endpoint::Endpoint;
-use crate::error::StartError;
+use crate::error::{AddressError, StartError};
 use crate::net::bind;
 
 mod memory;
 pub(crate) mod open_files;
 
+pub use crate::net::bind::ToEndpoints;
 pub use memory::{MemorySum, Sizes, Term};
 
 pub use crate::base::key::WORKERS_MAX;
@@ -101,19 +102,22 @@ pub const WORKER_STACK_BYTES: usize = 2 << 20;
 ///
 /// ```
 /// use std::time::Duration;
-/// use echopool::{Config, Endpoint};
+/// use echopool::Config;
 ///
-/// let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
 /// let config = Config::new()
-///     .listen(any_port)
+///     .listen("127.0.0.1:7777")
 ///     .workers(2)
 ///     .max_connections(10_000)
 ///     .idle_timeout(Some(Duration::from_secs(60)));
-/// assert_eq!(config.endpoints(), [Endpoint::Tcp(any_port)]);
+/// assert_eq!(config.endpoints()[0].to_string(), "tcp://127.0.0.1:7777");
+/// assert!(config.check().is_ok());
+/// assert!(config.listen("localhost").check().is_err());
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) listen: Vec<Endpoint>,
+    /// The first that could not be understood or found.
+    wrong_address: Option<AddressError>,
     pub(crate) workers: Option<usize>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) buffer_size: usize,
@@ -147,6 +151,7 @@ impl Config {
     pub fn new() -> Config {
         Config {
             listen: Vec::new(),
+            wrong_address: None,
             workers: None,
             max_connections: None,
             buffer_size: BUFFER_SIZE,
@@ -161,11 +166,21 @@ impl Config {
         }
     }
 
-    /// Adds an endpoint to listen on. At least one is needed. `[::]` takes IPv4 clients too, unless
-    /// `0.0.0.0` is listened on at the same port; where the machine has no IPv6 it becomes
-    /// `0.0.0.0`. Port 0 takes a free one.
-    pub fn listen(mut self, endpoint: impl Into<Endpoint>) -> Config {
-        self.listen.push(endpoint.into());
+    /// Adds an address to listen on: a text such as `"127.0.0.1:7777"`, a
+    /// [`SocketAddr`](std::net::SocketAddr) or an [`Endpoint`]. [`ToEndpoints`] has all forms. At
+    /// least one address is needed.
+    ///
+    /// `[::]` takes IPv4 clients too, unless `0.0.0.0` is listened on at the same port. Where the
+    /// machine has no IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
+    ///
+    /// A name is looked up here, once, and each of its addresses is an endpoint of its own. If the
+    /// text is not understood or the name is not found, [`check`](Config::check) and
+    /// [`Server::start`](crate::Server::start) return the error.
+    pub fn listen(mut self, at: impl ToEndpoints) -> Config {
+        match at.to_endpoints() {
+            Ok(endpoints) => self.listen.extend(endpoints),
+            Err(error) => self.wrong_address = self.wrong_address.or(Some(error)),
+        }
         self
     }
 
@@ -263,6 +278,9 @@ impl Config {
     /// # Errors
     /// What is out of its range, with the range; endpoints that cannot be listened on together.
     pub fn check(&self) -> Result<Limits, StartError> {
+        if let Some(error) = &self.wrong_address {
+            return Err(StartError::Address(error.clone()));
+        }
         bind::check(&self.listen)?;
         let workers = self.checked_workers()?;
         self.check_times()?;

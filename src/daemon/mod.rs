@@ -82,7 +82,8 @@ impl Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Failure {
         let code = match error {
-            StartError::NothingToListenOn
+            StartError::Address(_)
+            | StartError::NothingToListenOn
             | StartError::ListenedTwice(_)
             | StartError::Covered { .. }
             | StartError::Unsupported(_)

@@ -5,10 +5,6 @@
 //! are written is the business of [`spec`](crate::builtin::url).
 
 use std::ffi::OsString;
-use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,11 +12,11 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
-use crate::base::endpoint::Endpoint;
 use crate::base::units;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
-use crate::net::bind;
+use crate::error::AddressError;
+use crate::net::bind::ListenAddress;
 
 mod options;
 #[cfg(test)]
@@ -62,7 +58,7 @@ pub(crate) struct Cli {
 
     /// What the addresses and the defaults of the options say together.
     #[arg(skip)]
-    listeners: Vec<(ServiceOptions, ListenAt)>,
+    listeners: Vec<(ServiceOptions, ListenAddress)>,
 
     /// Worker threads, 1 to 64 [default: the processors there are, 64 at most]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
@@ -155,7 +151,7 @@ impl Cli {
 
     /// The configuration that the flags ask for, and the service of each listener in it. Names are
     /// looked up here: each address of a name is a listener of its own.
-    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), ResolveError> {
+    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), AddressError> {
         let mut services = Vec::new();
         let mut config = Config::new()
             .buffer_size(self.buffer_size)
@@ -188,83 +184,6 @@ impl Cli {
 fn wrong_listener(text: &str, error: &str) -> clap::Error {
     let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
     Cli::clap().error(ErrorKind::ValueValidation, text)
-}
-
-/// Where to listen, as it was written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum ListenAt {
-    Endpoint(Endpoint),
-    Name(String, u16),
-}
-
-impl FromStr for ListenAt {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<ListenAt, String> {
-        let forms = "write 7777, 127.0.0.1:7777, [::1]:7777 or localhost:7777";
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Ok(ListenAt::Endpoint(Endpoint::Unix(PathBuf::from(path))));
-        }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(ListenAt::Endpoint(address.into()));
-        }
-        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-        let Ok(port) = port.parse::<u16>() else {
-            return Err(format!("'{port}' is no port (0 to 65535); {forms}"));
-        };
-        match host {
-            "" => Ok(ListenAt::Endpoint(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())),
-            _ if host.contains([':', '/', '[', ']']) => {
-                Err(format!("'{host}' is no host; {forms}"))
-            }
-            _ => Ok(ListenAt::Name(host.to_owned(), port)),
-        }
-    }
-}
-
-impl ListenAt {
-    /// All addresses that it stands for.
-    fn resolve(&self) -> Result<Vec<Endpoint>, ResolveError> {
-        let (host, port) = match self {
-            ListenAt::Endpoint(endpoint) => return Ok(vec![endpoint.clone()]),
-            ListenAt::Name(host, port) => (host, *port),
-        };
-        let fail = |error| ResolveError { host: host.clone(), error };
-        let found = (host.as_str(), port).to_socket_addrs().map_err(fail)?;
-        let addresses = usable(found.collect(), bind::has_ipv6());
-        if addresses.is_empty() {
-            return Err(fail(std::io::Error::other("the name has no address")));
-        }
-        Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
-    }
-}
-
-/// The addresses of a name, each once. Where there is no IPv6, a name that has IPv4 addresses too
-/// is not held against its IPv6 ones: /etc/hosts often lists ::1 regardless.
-fn usable(found: Vec<SocketAddr>, has_ipv6: bool) -> Vec<SocketAddr> {
-    let skip_ipv6 = !has_ipv6 && found.iter().any(SocketAddr::is_ipv4);
-    let mut addresses = Vec::new();
-    for address in found {
-        if skip_ipv6 && address.is_ipv6() {
-            log::warn!("no IPv6 on this machine: not listening on {address}");
-        } else if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
-}
-
-/// A name that could not be looked up.
-#[derive(Debug)]
-pub(crate) struct ResolveError {
-    host: String,
-    error: std::io::Error,
-}
-
-impl fmt::Display for ResolveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot look up '{}': {}; give its address instead", self.host, self.error)
-    }
 }
 
 fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {

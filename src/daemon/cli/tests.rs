@@ -1,6 +1,7 @@
 //! Tests of the flags: what each makes of the configuration, and each error.
 
 use super::*;
+use crate::base::endpoint::Endpoint;
 use crate::builtin::url::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
 use crate::config::Buffers;
 use crate::protocol::framing::{ByteOrder, Delimiter};
@@ -31,7 +32,7 @@ fn the_command_is_consistent() {
 #[test]
 fn the_defaults_of_the_flags_are_those_of_the_library() {
     let with_flags = config(&[]);
-    let library = Config::new().listen("[::]:7777".parse::<SocketAddr>().unwrap());
+    let library = Config::new().listen("[::]:7777");
     assert_eq!(format!("{with_flags:?}"), format!("{library:?}"));
     let cli = parse(&[]).unwrap();
     assert_eq!(cli.drain_timeout, Duration::from_secs(10));
@@ -92,7 +93,6 @@ fn addresses_may_be_written_in_several_ways() {
     assert_eq!(endpoint("[::1]:7777"), "tcp://[::1]:7777");
     assert_eq!(endpoint("tcp://[::1]:7777"), "tcp://[::1]:7777");
     assert_eq!(endpoint("unix:/run/e.sock"), "unix:/run/e.sock");
-    assert_eq!("host:7".parse(), Ok(ListenAt::Name("host".to_owned(), 7)));
 }
 
 #[test]
@@ -206,12 +206,4 @@ fn a_name_that_nobody_has_is_an_error() {
     let cli = parse(&["--listen", "nobody.invalid:7"]).unwrap();
     let error = cli.config().unwrap_err().to_string();
     assert!(error.contains("nobody.invalid"), "{error}");
-}
-
-#[test]
-fn without_ipv6_a_name_stands_for_its_ipv4_addresses() {
-    let [v4, v6]: [SocketAddr; 2] = ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap());
-    assert_eq!(usable(vec![v6, v4, v6, v4], true), [v6, v4]);
-    assert_eq!(usable(vec![v6, v4], false), [v4]);
-    assert_eq!(usable(vec![v6], false), [v6], "so that binding it names the error");
 }

@@ -19,7 +19,12 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use crate::base::endpoint::{Endpoint, Transport, canonical};
 use crate::error::StartError;
 
+mod address;
+
 pub(crate) use super::accept_queue::backlog_waiting;
+#[cfg(feature = "daemon")]
+pub(crate) use address::ListenAddress;
+pub use address::ToEndpoints;
 
 /// A peer that says nothing is asked whether it still exists after this time, ...
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -187,8 +192,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 
 /// Whether sockets can have IPv6 addresses here. A kernel without it, and a container that it is
 /// switched off in, both lack `::1`.
-#[cfg(feature = "daemon")]
-pub(crate) fn has_ipv6() -> bool {
+fn has_ipv6() -> bool {
     match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
         Ok(_) => true,
         Err(error) => !no_ipv6(&error),

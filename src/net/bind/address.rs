@@ -1,0 +1,181 @@
+//! The texts that say where to listen, and what else [`Config::listen`](crate::Config::listen)
+//! takes: read here, and turned into endpoints. Names are looked up.
+
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use super::has_ipv6;
+use crate::base::endpoint::Endpoint;
+use crate::error::AddressError;
+
+/// What can be listened on: an [`Endpoint`], a [`SocketAddr`], or a text.
+///
+/// | text | listens on |
+/// | --- | --- |
+/// | `127.0.0.1:7777`, `[::1]:7777` | this address |
+/// | `7777`, `:7777` | all addresses of the machine: `[::]:7777` |
+/// | `localhost:7777` | each address of the name |
+/// | `unix:/run/echopool.sock` | a Unix socket (not supported yet) |
+///
+/// `tcp://` may stand in front of an address, as an [`Endpoint`] is displayed. Port 0 takes a free
+/// port, one for each address.
+///
+/// ```
+/// use echopool::config::ToEndpoints;
+///
+/// let endpoints = "tcp://[::1]:7777".to_endpoints()?;
+/// assert_eq!(endpoints, ["[::1]:7777".parse::<std::net::SocketAddr>().unwrap().into()]);
+/// let error = "localhost".to_endpoints().unwrap_err();
+/// assert!(error.to_string().contains("'localhost'"));
+/// # Ok::<(), echopool::error::AddressError>(())
+/// ```
+pub trait ToEndpoints {
+    /// The endpoints, at least one. A name is looked up by the system's resolver, which may block
+    /// for some seconds.
+    ///
+    /// # Errors
+    /// The text is not understood, or the name has no address.
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError>;
+}
+
+impl ToEndpoints for Endpoint {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        Ok(vec![self.clone()])
+    }
+}
+
+impl ToEndpoints for SocketAddr {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        Ok(vec![Endpoint::Tcp(*self)])
+    }
+}
+
+impl ToEndpoints for str {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        let address = self.strip_prefix("tcp://").unwrap_or(self);
+        let unclear = |reason| AddressError::NotUnderstood { text: self.to_owned(), reason };
+        address.parse::<ListenAddress>().map_err(unclear)?.resolve()
+    }
+}
+
+impl ToEndpoints for String {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        (**self).to_endpoints()
+    }
+}
+
+impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        (**self).to_endpoints()
+    }
+}
+
+/// A text that says where to listen, read but not looked up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum ListenAddress {
+    Endpoint(Endpoint),
+    Name(String, u16),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ListenAddress, String> {
+        let forms = "write 7777, 127.0.0.1:7777, [::1]:7777 or localhost:7777";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(ListenAddress::Endpoint(Endpoint::Unix(path.into())));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(ListenAddress::Endpoint(address.into()));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let Ok(port) = port.parse::<u16>() else {
+            return Err(format!("'{port}' is no port (0 to 65535); {forms}"));
+        };
+        match host {
+            "" => Ok(ListenAddress::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
+            _ if host.contains([':', '/', '[', ']']) => {
+                Err(format!("'{host}' is no host; {forms}"))
+            }
+            _ => Ok(ListenAddress::Name(host.to_owned(), port)),
+        }
+    }
+}
+
+impl ListenAddress {
+    /// All endpoints that it stands for. Looks a name up.
+    pub(crate) fn resolve(&self) -> Result<Vec<Endpoint>, AddressError> {
+        let (host, port) = match self {
+            ListenAddress::Endpoint(endpoint) => return Ok(vec![endpoint.clone()]),
+            ListenAddress::Name(host, port) => (host, *port),
+        };
+        let fail = |reason| AddressError::NotFound { host: host.clone(), reason };
+        let found = (host.as_str(), port).to_socket_addrs();
+        let addresses = usable(found.map_err(|error| fail(error.to_string()))?, has_ipv6());
+        if addresses.is_empty() {
+            return Err(fail("the name has no address".to_owned()));
+        }
+        Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
+    }
+}
+
+/// The addresses of a name, each once. Where there is no IPv6, the IPv6 addresses of a name that
+/// has IPv4 addresses too are left out: /etc/hosts often lists ::1 regardless.
+fn usable(found: impl Iterator<Item = SocketAddr>, has_ipv6: bool) -> Vec<SocketAddr> {
+    let found: Vec<SocketAddr> = found.collect();
+    let skip_ipv6 = !has_ipv6 && found.iter().any(SocketAddr::is_ipv4);
+    let mut addresses = Vec::new();
+    for address in found {
+        if skip_ipv6 && address.is_ipv6() {
+            log::warn!("no IPv6 on this machine: not listening on {address}");
+        } else if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_texts_and_values_are_endpoints() {
+        let of = |at: &dyn ToEndpoints| at.to_endpoints().unwrap()[0].to_string();
+        let address: SocketAddr = "127.0.0.1:7801".parse().unwrap();
+        assert_eq!(of(&"127.0.0.1:7801"), "tcp://127.0.0.1:7801");
+        assert_eq!(of(&String::from("tcp://[::1]:0")), "tcp://[::1]:0");
+        assert_eq!(of(&"7801"), "tcp://[::]:7801");
+        assert_eq!(of(&"unix:/run/e.sock"), "unix:/run/e.sock");
+        assert_eq!(of(&address), of(&Endpoint::Tcp(address)));
+        let name = "localhost:0".to_endpoints().unwrap();
+        assert!(name.iter().all(|at| at.socket_addr().unwrap().ip().is_loopback()), "{name:?}");
+        assert_eq!("host:7".parse(), Ok(ListenAddress::Name("host".to_owned(), 7)));
+    }
+
+    #[test]
+    fn texts_that_are_no_addresses_are_named() {
+        for text in ["", "localhost", "70000", "framed://7", "::1:7", "tcp://tcp://7"] {
+            let error = text.to_endpoints().unwrap_err();
+            assert!(matches!(error, AddressError::NotUnderstood { .. }));
+            let error = error.to_string();
+            assert!(
+                error.contains(&format!("'{text}'")) && error.contains("write 7777"),
+                "{error}"
+            );
+        }
+        let error = "no-such-host.invalid:7".to_endpoints().unwrap_err();
+        assert!(
+            matches!(&error, AddressError::NotFound { host, .. } if host == "no-such-host.invalid")
+        );
+    }
+
+    #[test]
+    fn ipv6_addresses_of_a_name_are_left_out_where_there_is_no_ipv6() {
+        let (v6, v4) = ("[::1]:7".parse().unwrap(), "127.0.0.1:7".parse().unwrap());
+        let usable = |found: &[SocketAddr], has| usable(found.iter().copied(), has);
+        assert_eq!(usable(&[v6, v4, v6, v4], true), [v6, v4]);
+        assert_eq!(usable(&[v6, v4], false), [v4]);
+        assert_eq!(usable(&[v6], false), [v6], "so that binding it names the error");
+    }
+}
