@@ -28,20 +28,18 @@ impl Service for Upper {
     type Session = Scan;
 
     fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        let (complete, error) = self.lines.all(connection.input, scan, |_line| {});
-        // The begin of the next line stays in the input, and is handed in again with the rest.
-        let Some(mut lines) = connection.take_input(complete) else {
-            // No buffer is free. This is called again when there is one, for the same input.
-            *scan = Scan::default();
-            return Answer::Continue;
-        };
-        while let Some(mut lease) = lines.pop_front() {
-            lease.filled_mut().make_ascii_uppercase();
-            connection.output.push_back(lease);
-        }
-        match error {
-            Some(_) => Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
-            None => Answer::Continue,
+        loop {
+            match connection.take_messages(&self.lines, scan) {
+                Ok(Some(mut lines)) => {
+                    while let Some(mut lease) = lines.pop_front() {
+                        lease.filled_mut().make_ascii_uppercase();
+                        connection.output.push_back(lease);
+                    }
+                }
+                // No line is complete. What there is stays in the input, and comes again with more.
+                Ok(None) => return Answer::Continue,
+                Err(_) => return Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
+            }
         }
     }
 }

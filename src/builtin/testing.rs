@@ -64,6 +64,18 @@ impl<S: Service> Rig<S> {
             arrived.push_back(lease);
         }
         self.input.absorb(&mut arrived);
+        self.call_data()
+    }
+
+    /// These bytes arrive in what is left of the last buffer.
+    pub(crate) fn receive_into_last(&mut self, bytes: &[u8]) {
+        let mut last = self.input.pop_front().expect("a buffer");
+        assert_eq!(last.extend_from_slice(bytes), bytes.len());
+        self.input.push_back(last);
+    }
+
+    /// The service is called for the input once more.
+    pub(crate) fn call_data(&mut self) -> Answer {
         self.call(|service, connection, session| service.data(connection, session))
     }
 

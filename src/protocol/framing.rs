@@ -72,8 +72,9 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// How far the search for a delimiter has come in the first message: kept from call to call, so
-/// that no byte is looked at twice. A new one for each message.
+/// How far the search for a delimiter has come in the first message of an input. It is kept from
+/// call to call, so that no byte is searched twice. See
+/// [`Connection::take_message`](crate::service::Connection::take_message).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Scan {
     /// Bytes looked at.
@@ -93,15 +94,20 @@ impl Framing {
 
     /// How many bytes of the stream the first message takes, with its length or delimiter; `None`
     /// if it is not complete. `input` is the stream from that message on, of which more may have
-    /// come since the last call with the same `scan`.
+    /// come since the last call with the same `scan`. If there is a message, `scan` is of no more
+    /// use.
     ///
-    /// A message that may not be is refused as soon as that can be known: at its length, or when
-    /// the limit has come without a delimiter.
+    /// A message that is not allowed is refused as soon as that can be known: at its length, or
+    /// when the limit has come without a delimiter.
     ///
     /// # Errors
     /// The message is too long, or its length negative.
     #[inline]
-    pub fn first(&self, input: &Chain, scan: &mut Scan) -> Result<Option<usize>, FrameError> {
+    pub(crate) fn first(
+        &self,
+        input: &Chain,
+        scan: &mut Scan,
+    ) -> Result<Option<usize>, FrameError> {
         match *self {
             Framing::Length { order, max } => {
                 let mut prefix = [0; LENGTH_BYTES];
@@ -112,8 +118,7 @@ impl Framing {
                 Ok((input.len() >= whole).then_some(whole))
             }
             Framing::Delimiter { delimiter, max } => {
-                let mut unread = Unread::of(input);
-                unread.skip(scan.scanned as usize);
+                let mut unread = Unread::behind(*scan, input);
                 delimiter.find(&mut unread, scan, max as usize)
             }
         }
@@ -121,15 +126,15 @@ impl Framing {
 
     /// How many bytes of the stream all messages at its front take that are complete, and the error
     /// that the one behind them is, if it is one. `each` is told where each of them is, with its
-    /// length or delimiter. `input` and `scan` as in [`first`](Framing::first).
-    pub fn all(
+    /// length or delimiter. `input` and `scan` as in [`first`](Framing::first); afterwards `scan` is
+    /// that of the rest of the stream, behind these messages.
+    pub(crate) fn all(
         &self,
         input: &Chain,
         scan: &mut Scan,
         mut each: impl FnMut(std::ops::Range<usize>),
     ) -> (usize, Option<FrameError>) {
-        let mut unread = Unread::of(input);
-        unread.skip(scan.scanned as usize);
+        let mut unread = Unread::behind(*scan, input);
         let mut taken = 0;
         loop {
             let found = match *self {
@@ -310,8 +315,13 @@ struct Unread<'a, I> {
 }
 
 impl<'a> Unread<'a, std::iter::Empty<&'a [u8]>> {
-    fn of(chain: &'a Chain) -> Unread<'a, impl Iterator<Item = &'a [u8]>> {
-        Unread { slice: &[], slices: chain.slices() }
+    /// The part of the input that is not searched yet.
+    fn behind(scan: Scan, input: &'a Chain) -> Unread<'a, impl Iterator<Item = &'a [u8]>> {
+        let searched = scan.scanned as usize;
+        assert!(searched <= input.len(), "bytes that were searched were taken off the input");
+        let mut unread = Unread { slice: &[], slices: input.slices() };
+        unread.skip(searched);
+        unread
     }
 }
 

@@ -18,6 +18,7 @@ pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
 
 mod factory;
+mod messages;
 
 pub use factory::{ServiceFactory, ServicePlan, WorkerContext};
 
