@@ -1,12 +1,14 @@
 //! Runs the examples of the documentation: each is compiled into this test, and does what its page
 //! says.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use echopool::{CloseReason, Config, Drained, Server};
 
+#[path = "../docs/examples/chat.rs"]
+mod chat;
 #[path = "../docs/examples/upper.rs"]
 mod upper;
 
@@ -46,4 +48,72 @@ fn a_service_of_ones_own_sends_lines_back_in_capitals() {
     drop((client, endless));
     assert_eq!(server.drain(Duration::from_secs(60)), Drained::Clean);
     assert_eq!(server.stats().total().closed(CloseReason::MessageTooLong), 1);
+}
+
+/// A guest of the chat room: what it says, and what it hears.
+struct Guest(BufReader<TcpStream>);
+
+impl Guest {
+    fn enter(address: SocketAddr, name: &str) -> Guest {
+        let mut guest = Guest(BufReader::new(connect(address)));
+        guest.say(name);
+        guest
+    }
+
+    fn say(&mut self, text: &str) {
+        self.0.get_mut().write_all(format!("{text}\n").as_bytes()).unwrap();
+    }
+
+    fn hears(&mut self, line: &str) {
+        let mut heard = String::new();
+        self.0.read_line(&mut heard).unwrap();
+        assert_eq!(heard.trim_end(), line);
+    }
+}
+
+#[test]
+fn guests_of_the_chat_room_hear_each_other_come_speak_and_go() {
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).workers(2).max_connections(10);
+    let server = Server::start(config, || chat::Chat).unwrap();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    // Who has not said its name hears nothing. Several, so that there are some on each worker.
+    let nameless: Vec<_> = (0..3).map(|_| connect(address)).collect();
+    let mut ann = Guest::enter(address, "Ann");
+    // Until she is there: nobody else could tell.
+    while server.clients().iter().all(|client| client.group == 0) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut bob = Guest::enter(address, "Bob");
+    ann.hears("* Bob has joined");
+    let mut cleo = Guest::enter(address, "Cleo the Twenty-Third");
+    ann.hears("* Cleo the Twenty- has joined");
+    bob.hears("* Cleo the Twenty- has joined");
+    for number in 0..50 {
+        ann.say(&format!("line {number}"));
+    }
+    for number in 0..50 {
+        bob.hears(&format!("Ann: line {number}"));
+        cleo.hears(&format!("Ann: line {number}"));
+    }
+    bob.say("hello");
+    for guest in [&mut ann, &mut cleo] {
+        guest.hears("Bob: hello");
+    }
+    drop(bob);
+    ann.hears("* Bob has left");
+    cleo.hears("* Bob has left");
+    cleo.say(&"x".repeat(1000));
+    ann.hears("* Cleo the Twenty- has left");
+    assert_eq!(cleo.0.read_line(&mut String::new()).unwrap(), 0, "too long");
+    drop((ann, cleo));
+    for mut client in nameless {
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "");
+    }
+    assert_eq!(server.drain(Duration::from_secs(60)), Drained::Clean);
+    let total = server.stats().total();
+    assert_eq!((total.messages_dropped, total.buffers_held), (0, 0), "{total:?}");
 }

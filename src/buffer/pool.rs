@@ -227,6 +227,11 @@ impl Pool {
         self.0.free.borrow().len() + self.0.reserve.available()
     }
 
+    /// Whether chains of this pool have places for parts of shared buffers.
+    pub fn has_references(&self) -> bool {
+        !self.0.shares.is_empty()
+    }
+
     /// References that stand in chains now. It walks through those that are free: for tests.
     pub(crate) fn references_in_use(&self) -> usize {
         let mut used =

@@ -11,6 +11,7 @@ use crate::buffer::{Chain, Pool, Reserve};
 use crate::config::Limits;
 use crate::error::CloseReason;
 
+use crate::service::messenger::Messenger;
 use crate::service::{
     Answer, Attention, Connection, ConnectionId, Service, ServiceFactory, WorkerContext,
 };
@@ -97,6 +98,7 @@ impl<S: Service> Rig<S> {
             sent: 0,
             now: Time::ZERO,
             pool: &self.pool,
+            messenger: &Messenger::alone(&self.pool),
             attention: &self.attention,
             timer: &mut Time::MAX.clone(),
             input: &mut self.input,

@@ -5,14 +5,21 @@
 //! worker's connections; it reads the input, puts leases on the output, and answers what is to
 //! happen next. It must not block: while it runs, no other connection of its worker is served.
 
-use crate::base::endpoint::Peer;
 use std::cell::Cell;
+use std::ops::Range;
 
+use crate::base::endpoint::Peer;
 use crate::base::time::Time;
-use crate::buffer::{Chain, Lease, Pool};
+use crate::buffer::{Chain, Lease, Pool, Shared};
 use crate::config::MESSAGE_LEASES_MAX;
 use crate::error::{CloseReason, Errno};
+use crate::shared::directory::{ClientInfo, GROUP, USER_DATA, Value};
 use crate::shared::receipt::SendError;
+use messenger::Messenger;
+
+pub(crate) mod messenger;
+
+pub use messenger::To;
 
 pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
@@ -47,6 +54,10 @@ pub enum Answer {
     CloseFor(CloseReason),
 }
 
+/// Parts of shared buffers in one output, after which messages are copied: each takes a place, while
+/// copies of small messages share a buffer.
+const FORWARDED_PARTS_MAX: usize = 4;
+
 /// A connection as its service sees it during one call.
 pub struct Connection<'a> {
     pub(crate) id: ConnectionId,
@@ -56,6 +67,7 @@ pub struct Connection<'a> {
     pub(crate) sent: u64,
     pub(crate) now: Time,
     pub(crate) pool: &'a Pool,
+    pub(crate) messenger: &'a Messenger,
     pub(crate) attention: &'a Attention,
     pub(crate) timer: &'a mut Time,
     /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
@@ -185,6 +197,81 @@ impl Connection<'_> {
     /// find no buffer. Calling it while the connection waits changes nothing.
     pub fn wait_for_buffer(&self) {
         self.attention.insert(Attention::WANTS_BUFFER);
+    }
+
+    /// Sends a message to other clients of the server, on whatever worker, without waiting. It comes
+    /// to each as [`Service::message`], soon after this call, in the order in which this
+    /// connection's messages were sent.
+    ///
+    /// A message travels in a buffer. At most a few buffers are on their way from each worker to
+    /// each. What finds no room is refused, as is a message for a client that has too much queued;
+    /// both are counted in [`Counts::messages_dropped`](crate::Counts::messages_dropped).
+    ///
+    /// # Errors
+    /// [`SendError::QueueFull`]: the workers of the recipients have not caught up, or no buffer is
+    /// free. [`SendError::TooLong`]: more than a buffer holds, less 37 bytes. [`SendError::Gone`]:
+    /// [`To::Client`] is not there. In these cases nobody gets the message.
+    pub fn send_message(&self, to: To, bytes: &[u8]) -> Result<(), SendError> {
+        self.send_message_parts(to, &[bytes])
+    }
+
+    /// Sends a message that consists of `parts`, as [`send_message`](Connection::send_message)
+    /// does.
+    ///
+    /// # Errors
+    /// As [`send_message`](Connection::send_message).
+    pub fn send_message_parts(&self, to: To, parts: &[&[u8]]) -> Result<(), SendError> {
+        self.messenger.send(Some(self.id), to, parts)
+    }
+
+    /// Puts the bytes of a message on the output, as [`send`](Connection::send) does. If the service
+    /// has places for parts of [shared](crate::buffer::Shared) buffers, 4 for each connection, a
+    /// message that is for many is not copied for each: the first of a connection's output are parts
+    /// of the one buffer in which the message came to the worker.
+    pub fn forward(&mut self, message: &Message<'_>) -> bool {
+        if let Some((buffer, place)) = &message.shared
+            && self.output.leases() < FORWARDED_PARTS_MAX
+            && self.output.room_behind() < place.len()
+            && self.output.push_shared(buffer, place.clone())
+        {
+            return true;
+        }
+        self.send(message.bytes)
+    }
+
+    /// Keeps a number with this client, for whoever lists the clients:
+    /// [`ClientInfo::user_data`]. It is the service's business what it means.
+    ///
+    /// On a connection that this side began, this and [`set_group`](Connection::set_group) do
+    /// nothing: it is not in the list of clients.
+    pub fn set_user_data(&mut self, number: u64) {
+        self.set_value(USER_DATA, number);
+    }
+
+    /// Makes this client one of a group, for [`To::Group`]. A client is in one group at a time; in
+    /// group 0 at first.
+    pub fn set_group(&mut self, group: u64) {
+        self.set_value(GROUP, group);
+    }
+
+    fn set_value(&self, value: Value, to: u64) {
+        // When it is closed the place may be another's soon.
+        if let Some(directory) = self.messenger.directory()
+            && directory.has(self.id)
+        {
+            directory.set_value(self.id, value, to);
+        }
+    }
+
+    /// The clients of the server, those of all listeners, this one among them. Takes no memory. Who
+    /// comes or goes meanwhile may be missing.
+    pub fn clients(&self) -> impl Iterator<Item = ClientInfo> + use<'_> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let (place, client) = self.messenger.directory()?.next(from)?;
+            from = place + 1;
+            Some(client)
+        })
     }
 
     /// Puts a copy of `bytes` on the output, behind what is there: many small replies share a
@@ -385,16 +472,19 @@ pub trait Service: 'static {
         Answer::Continue
     }
 
-    /// A message for this connection has come from another thread, see
-    /// [`ServerHandle::send_to`](crate::ServerHandle::send_to). As it stands its bytes are put on
-    /// the output, and it is refused if too much waits there already.
+    /// A message for this connection has come, from another connection
+    /// ([`Connection::send_message`]) or another thread
+    /// ([`ServerHandle::send_to`](crate::ServerHandle::send_to)).
+    ///
+    /// By default puts its bytes on the output, and refuses it if that has 16 buffers already or no
+    /// buffer is free.
     fn message(
         &mut self,
         connection: &mut Connection<'_>,
         _: &mut Self::Session,
         message: &mut Message<'_>,
     ) -> Answer {
-        if connection.output.leases() >= MESSAGE_LEASES_MAX || !connection.send(message.bytes()) {
+        if connection.output.leases() >= MESSAGE_LEASES_MAX || !connection.forward(message) {
             message.refuse(SendError::QueueFull);
         }
         Answer::Continue
@@ -435,12 +525,15 @@ pub trait Service: 'static {
     }
 }
 
-/// A message to a connection from another thread.
+/// A message to a connection, from another client's or from another thread.
 #[derive(Debug)]
 pub struct Message<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) number: u64,
+    pub(crate) from: Option<ConnectionId>,
     pub(crate) to_all: bool,
+    /// The buffer that all recipients of a worker share, and where in it the bytes are.
+    pub(crate) shared: Option<(&'a Shared, Range<usize>)>,
     pub(crate) refused: Option<SendError>,
 }
 
@@ -455,12 +548,19 @@ impl Message<'_> {
         self.number
     }
 
-    /// Whether it is for all clients, and not for this one alone.
+    /// The connection in whose call of the service it was sent. `None` if it is from another thread
+    /// or from [`Turn::send_message`].
+    pub fn from(&self) -> Option<ConnectionId> {
+        self.from
+    }
+
+    /// Whether it is for several clients, and not for this one alone.
     pub fn is_broadcast(&self) -> bool {
         self.to_all
     }
 
-    /// Says that it is not going to be sent, and why: the sender is told so.
+    /// Says that it is not going to be sent, and why. A sender on another thread is told so; in any
+    /// case it is counted.
     pub fn refuse(&mut self, why: SendError) {
         self.refused = Some(why);
     }
@@ -473,6 +573,7 @@ pub struct Turn<'a> {
     pub(crate) free_slots: usize,
     pub(crate) wakes_max: usize,
     pub(crate) requests: &'a mut Requests,
+    pub(crate) messenger: &'a Messenger,
 }
 
 /// What services ask for in [`Service::turn`], carried out right after it.
@@ -531,6 +632,14 @@ impl Turn<'_> {
     /// How many connections can be woken in this turn without more memory being taken for it.
     pub fn wakes_left(&self) -> usize {
         self.wakes_max.saturating_sub(self.requests.wakes.len())
+    }
+
+    /// Sends a message to clients of the server, as [`Connection::send_message`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_message(&mut self, to: To, bytes: &[u8]) -> Result<(), SendError> {
+        self.messenger.send(None, to, &[bytes])
     }
 
     /// Has [`Service::timer`] called for the connection; nothing happens if it is gone.

@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::*;
-use crate::buffer::{Reserve, Shared};
+use crate::buffer::Reserve;
 
 const SIZE: usize = 8;
 
@@ -18,6 +18,7 @@ fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
         sent: 0,
         now: Time::ZERO,
         pool: &pool,
+        messenger: &Messenger::alone(&pool),
         attention: &Attention::default(),
         timer: &mut Time::MAX.clone(),
         input: &mut Chain::new(&pool),
@@ -77,5 +78,29 @@ fn what_there_are_too_few_buffers_for_is_not_sent_in_part() {
         assert_eq!(output(connection), b"12345");
         assert!(connection.send_parts(&[b"678", b"90123", b"456"]));
         assert_eq!(output(connection), b"1234567890123456");
+    });
+}
+
+#[test]
+fn a_message_to_many_is_not_copied_for_each_as_long_as_there_are_places_and_few_wait() {
+    with_connection(3, |connection| {
+        let mut shared = Shared::from(connection.take_lease().unwrap());
+        let place = shared.append(b"abc").unwrap();
+        let message = Message {
+            bytes: b"abc",
+            number: 1,
+            from: None,
+            to_all: true,
+            shared: Some((&shared, place)),
+            refused: None,
+        };
+        assert!(connection.forward(&message));
+        assert_eq!((connection.output.leases(), connection.pool.held()), (1, 1), "no copy");
+        // The pool has one place.
+        assert!(connection.forward(&message));
+        assert_eq!((connection.output.leases(), connection.pool.held()), (2, 2), "a copy");
+        assert!(connection.forward(&message));
+        assert_eq!((connection.output.leases(), connection.pool.held()), (2, 2), "behind the copy");
+        assert_eq!(output(connection), b"abcabcabc");
     });
 }

@@ -20,6 +20,11 @@ pub struct ClientInfo {
     pub peer: Peer,
     /// The index of its listener in [`Config::listen`](crate::Config::listen).
     pub listener: usize,
+    /// The number that its service has kept with it, see
+    /// [`Connection::set_user_data`](crate::service::Connection::set_user_data). 0 at first.
+    pub user_data: u64,
+    /// Its group, see [`Connection::set_group`](crate::service::Connection::set_group). 0 at first.
+    pub group: u64,
 }
 
 /// One place of the directory: the id, the address in 16 bytes, and port (16 bits), listener (16)
@@ -33,17 +38,24 @@ pub(crate) struct Directory {
 
 struct Part {
     entries: Box<[Entry]>,
+    /// What services have set for each slot: user data and group. Apart, and only written to where
+    /// it is not 0, so that it is not resident where no service sets anything.
+    values: Box<[[AtomicU64; 2]]>,
     /// Behind the last entry that was ever used.
     used: AtomicU32,
 }
 
 impl Directory {
     /// What it takes of memory for each slot of each worker.
-    pub(crate) const BYTES_PER_SLOT: usize = size_of::<Entry>();
+    pub(crate) const BYTES_PER_SLOT: usize = size_of::<Entry>() + size_of::<[AtomicU64; 2]>();
 
     pub(crate) fn new(workers: usize, slots: usize) -> Arc<Directory> {
         // Zeros from the system: what is never used is never resident.
-        let part = |_| Part { entries: zeroed_slice_box(slots), used: AtomicU32::new(0) };
+        let part = |_| Part {
+            entries: zeroed_slice_box(slots),
+            values: zeroed_slice_box(slots),
+            used: AtomicU32::new(0),
+        };
         Arc::new(Directory { parts: (0..workers).map(part).collect() })
     }
 
@@ -70,6 +82,22 @@ impl Directory {
     /// A connection is gone. Only its worker may say so.
     pub(crate) fn leave(&self, id: ConnectionId) {
         self.parts[id.worker()].entries[id.slot() as usize][0].store(0, Ordering::Release);
+        for value in [USER_DATA, GROUP] {
+            if self.value(id, value) != 0 {
+                self.set_value(id, value, 0);
+            }
+        }
+    }
+
+    /// What the service has set for a connection that is there.
+    pub(crate) fn value(&self, id: ConnectionId, value: Value) -> u64 {
+        self.parts[id.worker()].values[id.slot() as usize][value.0].load(Ordering::Relaxed)
+    }
+
+    /// Sets it. Only the connection's worker may.
+    pub(crate) fn set_value(&self, id: ConnectionId, value: Value, to: u64) {
+        let values = &self.parts[id.worker()].values[id.slot() as usize];
+        values[value.0].store(to, Ordering::Release);
     }
 
     /// Whether the connection is there.
@@ -86,7 +114,7 @@ impl Directory {
             let part = &self.parts[worker];
             let used = part.used.load(Ordering::Acquire);
             while slot < used {
-                if let Some(client) = read(&part.entries[slot as usize]) {
+                if let Some(client) = part.read(slot as usize) {
                     return Some(((worker as u64) << 32 | u64::from(slot), client));
                 }
                 slot += 1;
@@ -94,6 +122,11 @@ impl Directory {
             slot = 0;
         }
         None
+    }
+
+    /// Whether a worker has had connections.
+    pub(crate) fn any(&self, worker: usize) -> bool {
+        self.parts[worker].used.load(Ordering::Acquire) > 0
     }
 
     /// How many connections a worker has.
@@ -116,21 +149,34 @@ impl Directory {
     }
 }
 
-/// What an entry says, unless it is being written.
-fn read([number, high, low, rest]: &Entry) -> Option<ClientInfo> {
-    let id = number.load(Ordering::Acquire);
-    let bits =
-        u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed));
-    let rest = rest.load(Ordering::Relaxed);
-    fence(Ordering::Acquire);
-    // No id comes twice, so the same one means that nothing was written in between.
-    if id == 0 || number.load(Ordering::Relaxed) != id {
-        return None;
+/// Which of the values that a service sets.
+#[derive(Clone, Copy)]
+pub(crate) struct Value(usize);
+
+pub(crate) const USER_DATA: Value = Value(0);
+pub(crate) const GROUP: Value = Value(1);
+
+impl Part {
+    /// What is said of the connection in a slot, unless it is being written.
+    fn read(&self, slot: usize) -> Option<ClientInfo> {
+        let [number, high, low, rest] = &self.entries[slot];
+        let id = number.load(Ordering::Acquire);
+        let high = u128::from(high.load(Ordering::Relaxed));
+        let bits = high << 64 | u128::from(low.load(Ordering::Relaxed));
+        let rest = rest.load(Ordering::Relaxed);
+        let [user_data, group] = &self.values[slot];
+        let (user_data, group) = (user_data.load(Ordering::Acquire), group.load(Ordering::Acquire));
+        fence(Ordering::Acquire);
+        // No id comes twice, so the same one means that the address was not written in between.
+        if id == 0 || number.load(Ordering::Relaxed) != id {
+            return None;
+        }
+        let (port, listener) = (rest as u16, (rest >> 16) as u16);
+        let address = SocketAddrV6::new(Ipv6Addr::from_bits(bits), port, 0, (rest >> 32) as u32);
+        let peer = SocketAddr::from(address).into();
+        let (id, listener) = (ConnectionId(id), listener.into());
+        Some(ClientInfo { id, peer, listener, user_data, group })
     }
-    let (port, listener) = (rest as u16, (rest >> 16) as u16);
-    let address = SocketAddrV6::new(Ipv6Addr::from_bits(bits), port, 0, (rest >> 32) as u32);
-    let peer = SocketAddr::from(address).into();
-    Some(ClientInfo { id: ConnectionId(id), peer, listener: listener.into() })
 }
 
 #[cfg(test)]
@@ -154,7 +200,15 @@ mod tests {
             directory.list().iter().map(|client| (client.id, client.peer)).collect();
         assert_eq!(listed, ids.into_iter().zip(peers).collect::<Vec<_>>());
         assert!(directory.list().iter().all(|client| client.listener == 2));
+        directory.set_value(ids[1], USER_DATA, 7);
+        directory.set_value(ids[1], GROUP, 9);
+        let client = directory.next(1 << 32).unwrap().1;
+        assert_eq!((client.id, client.user_data, client.group), (ids[1], 7, 9));
         directory.leave(ids[1]);
+        let next = id(1, 0, 2);
+        directory.enter(next, peers[0], 2);
+        assert_eq!(directory.value(next, USER_DATA) + directory.value(next, GROUP), 0);
+        directory.leave(next);
         assert!(!directory.has(ids[1]) && directory.has(ids[0]) && directory.has(ids[2]));
         assert_eq!(directory.list().len(), 2);
     }

@@ -2,7 +2,7 @@
 //! data path.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use crossbeam_queue::ArrayQueue;
@@ -10,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
 use crate::base::time::Time;
-use crate::buffer::Parcel;
+use crate::buffer::{Lease, Parcel, Pool};
 
 /// Room in an inbox. Commands are few (a drain, a stop, a request to shed every 10 ms at most from
 /// each of 63 other workers), or are held back by their senders when there is no room (messages and
@@ -43,6 +43,13 @@ pub(crate) enum Command {
     },
     /// Send this to a client, or to all clients of the worker.
     Message(Mail),
+    /// Messages that the service of another worker has sent to clients of this one.
+    Messages {
+        /// The other worker.
+        from: usize,
+        /// The messages, one behind the other.
+        parcel: Parcel,
+    },
     /// Close a client's connection when its output is sent.
     Disconnect {
         /// Whose.
@@ -55,6 +62,8 @@ pub(crate) enum Command {
 /// The inboxes and wakers of all workers.
 pub struct Mailboxes {
     mailboxes: Box<[Mailbox]>,
+    /// Parcels of services' messages on their way, from each worker to each.
+    messages_on_the_way: Box<[AtomicU32]>,
 }
 
 struct Mailbox {
@@ -80,7 +89,10 @@ impl Mailboxes {
             stalled_since: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
         };
-        Mailboxes { mailboxes: (0..workers).map(|_| mailbox()).collect() }
+        Mailboxes {
+            mailboxes: (0..workers).map(|_| mailbox()).collect(),
+            messages_on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
+        }
     }
 
     /// Says how `worker` is woken.
@@ -125,6 +137,44 @@ impl Mailboxes {
         mailbox.inbox.push(command)?;
         self.wake(worker);
         Ok(())
+    }
+
+    /// Sends a buffer with messages to a worker. The buffer comes back if `most` are on their way
+    /// there already, or the inbox has no room. To a worker that has ended nothing is sent.
+    pub(crate) fn send_messages(
+        &self,
+        from: usize,
+        to: usize,
+        lease: Lease,
+        pool: &Pool,
+        most: u32,
+    ) -> Result<(), Lease> {
+        let on_the_way = self.messages_on_the_way(from, to);
+        if self.is_closed(to) {
+            return Ok(());
+        }
+        if on_the_way.load(Ordering::Acquire) >= most {
+            return Err(lease);
+        }
+        on_the_way.fetch_add(1, Ordering::AcqRel);
+        match self.send(to, Command::Messages { from, parcel: lease.into_parcel() }) {
+            Err(Command::Messages { parcel, .. }) => {
+                on_the_way.fetch_sub(1, Ordering::AcqRel);
+                Err(parcel.into_lease(pool))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Messages have been delivered: the worker that they are from may send more.
+    pub(crate) fn messages_delivered(&self, from: usize, to: usize, most: u32) {
+        if self.messages_on_the_way(from, to).fetch_sub(1, Ordering::AcqRel) == most {
+            self.wake(from);
+        }
+    }
+
+    fn messages_on_the_way(&self, from: usize, to: usize) -> &AtomicU32 {
+        &self.messages_on_the_way[from * self.mailboxes.len() + to]
     }
 
     /// A worker has ended. What is in its inbox is dropped.

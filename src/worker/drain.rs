@@ -55,6 +55,7 @@ impl<S: Service> Core<S> {
                 Command::GiveBuffers => self.mailboxes.wake_each(self.pool.give_up()),
                 Command::Parcel { listener, parcel } => self.parcel_came(listener, parcel),
                 Command::Message(mail) => self.mail_came(engine, mail),
+                Command::Messages { from, parcel } => self.messages_came(engine, from, parcel),
                 Command::Disconnect { id, receipt } => self.disconnect(engine, id, receipt),
             }
         }
@@ -148,7 +149,7 @@ impl<S: Service> Core<S> {
         engine: &mut E,
         mut act: impl FnMut(&mut Core<S>, &mut E, Key),
     ) {
-        for slot in 0..self.table.capacity() as u32 {
+        for slot in 0..self.table.used() {
             if let Some(key) = self.table.key_of(slot) {
                 act(self, engine, key);
             }

@@ -11,6 +11,7 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
+use crate::service::messenger::Messenger;
 use crate::service::{Answer, Attention, Connection, Service};
 use crate::shared::counters::Counters;
 
@@ -97,7 +98,7 @@ impl<S: Service> Core<S> {
     }
 
     /// The connection has had its share of this turn; the others come first.
-    fn yield_turn(&mut self, key: Key) {
+    pub(super) fn yield_turn(&mut self, key: Key) {
         if !self.yielded.contains(key.slot()) {
             self.yielded.push_back(key.slot());
         }
@@ -192,7 +193,7 @@ impl<S: Service> Core<S> {
         self.counters.receives.add(1);
         self.counters.bytes_received.add(bytes as u64);
         let now = clock(&self.service, engine, context.tag, self.now);
-        let asked = ask(&mut self.service, &self.pool, context, now, S::data);
+        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, now, S::data);
         self.carry_out(key, CloseReason::Service, asked);
     }
 
@@ -223,7 +224,7 @@ impl<S: Service> Core<S> {
     ) {
         let context = self.table.known_mut(key);
         let now = clock(&self.service, engine, context.tag, self.now);
-        let asked = ask(&mut self.service, &self.pool, context, now, call);
+        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, now, call);
         self.carry_out(key, reason, asked);
     }
 
@@ -275,7 +276,7 @@ impl<S: Service> Core<S> {
     fn last_output(&mut self, key: Key) {
         let now = self.now;
         let context = self.table.known_mut(key);
-        let (mut connection, session) = context.for_service(&self.pool, now);
+        let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
         let service = &mut self.service;
         // A panic here is the end of a connection that is ended already.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
@@ -293,7 +294,7 @@ impl<S: Service> Core<S> {
         let now = self.now;
         let context = self.table.known_mut(key);
         if context.machine.is_open() && !context.input.is_empty() {
-            let (mut connection, session) = context.for_service(&self.pool, now);
+            let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
             let service = &mut self.service;
             // A panic here is the end of a connection that is ended already.
             let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
@@ -357,7 +358,7 @@ impl<S: Service> Core<S> {
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
         }
-        tell_closed(&mut self.service, &self.pool, &mut context, reason, now);
+        tell_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
         let closed = context.summary();
         // The permit goes back here: the line below counts without this connection.
         drop(context);
@@ -402,6 +403,7 @@ struct Asked {
 fn ask<S: Service>(
     service: &mut S,
     pool: &Pool,
+    messenger: &Messenger,
     context: &mut Context<S::Session>,
     now: Time,
     call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
@@ -411,7 +413,7 @@ fn ask<S: Service>(
     // panicked for is closed. The view is made inside, where what the service does not look at
     // costs nothing.
     let answer = catch_unwind(AssertUnwindSafe(|| {
-        let (mut connection, session) = context.for_service(pool, now);
+        let (mut connection, session) = context.for_service(pool, messenger, now);
         call(service, &mut connection, session)
     }));
     Asked {
@@ -451,13 +453,14 @@ fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
 fn tell_closed<S: Service>(
     service: &mut S,
     pool: &Pool,
+    messenger: &Messenger,
     context: &mut Context<S::Session>,
     reason: CloseReason,
     now: Time,
 ) {
     let established = context.was_established();
     let (tag, error) = (context.tag, context.connect_error.unwrap_or(Errno::CANCELED));
-    let (mut connection, session) = context.for_service(pool, now);
+    let (mut connection, session) = context.for_service(pool, messenger, now);
     // A panic here has nothing left to close.
     let _ = catch_unwind(AssertUnwindSafe(|| match established {
         true => service.closed(&mut connection, session, reason),

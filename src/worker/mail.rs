@@ -3,11 +3,13 @@
 
 use super::Core;
 use crate::base::key::{ConnectionId, Key};
-use crate::buffer::Parcel;
+use crate::buffer::{Lease, Parcel, Shared};
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::service::{Attention, Message, Service};
-use crate::shared::receipt::{Mail, Receipt};
+use crate::service::messenger::{BUFFERS_MAX, Head};
+use crate::service::{Attention, Message, Service, To};
+use crate::shared::directory::GROUP;
+use crate::shared::receipt::{Mail, Receipt, SendError};
 
 impl<S: Service> Core<S> {
     #[cold]
@@ -15,26 +17,20 @@ impl<S: Service> Core<S> {
         self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
     }
 
-    /// Hands a message to the service, for each client that it is for.
+    /// Hands a message of another thread to the service, for each client that it is for.
     #[cold]
     pub(super) fn mail_came<E: Engine>(&mut self, engine: &mut E, mail: Mail) {
         let Mail { to, parcel, number, mut receipt } = mail;
-        match to {
-            Some(id) => {
-                if let Some(key) = self.open_key_of(id) {
-                    let message =
-                        Message { bytes: parcel.filled(), number, to_all: false, refused: None };
-                    self.hand_in(engine, key, message, &mut receipt);
-                }
+        let (bytes, to_all) = (parcel.filled(), to.is_none());
+        let message = || Message { bytes, number, from: None, to_all, shared: None, refused: None };
+        let to = to.map_or(To::All, To::Client);
+        self.each_recipient(engine, to, |core, engine, key| {
+            match core.hand_in(engine, key, message()) {
+                None => receipt.queued += 1,
+                Some(why) => receipt.refuse(why),
             }
-            None => self.each_connection(engine, |core, engine, key| {
-                if core.context(key).machine.is_open() {
-                    let message =
-                        Message { bytes: parcel.filled(), number, to_all: true, refused: None };
-                    core.hand_in(engine, key, message, &mut receipt);
-                }
-            }),
-        }
+            core.drive(engine, key);
+        });
         // Into the reserve, where the next message is taken from: this worker's own list would in
         // the end have all buffers, and the senders none.
         drop(parcel);
@@ -42,13 +38,105 @@ impl<S: Service> Core<S> {
         self.serve_waiters(engine);
     }
 
+    /// Messages of another worker's service have come.
+    #[cold]
+    pub(super) fn messages_came<E: Engine>(&mut self, engine: &mut E, from: usize, parcel: Parcel) {
+        self.deliver(engine, parcel.into_lease(&self.pool));
+        self.mailboxes.messages_delivered(from, self.index, BUFFERS_MAX);
+    }
+
+    /// Sends what the service has written for clients of other workers, and hands in what it has
+    /// written for those of this one. What is written meanwhile has its turn next.
+    #[cold]
+    pub(super) fn deliver_messages<E: Engine>(&mut self, engine: &mut E) {
+        for _ in 0..self.messenger.turn() {
+            let Some(lease) = self.messenger.next_own() else { break };
+            self.deliver(engine, lease);
+        }
+        if self.messenger.is_pending() {
+            self.service_turn = Some(self.now);
+        }
+    }
+
+    /// Hands messages to the service, for each client of this worker that they are for. As long as
+    /// there are buffers, each of these is sent to once, in the next turn, however many messages it
+    /// gets.
+    fn deliver<E: Engine>(&mut self, engine: &mut E, lease: Lease) {
+        let buffer = match self.pool.has_references() {
+            true => Ok(Shared::from(lease)),
+            false => Err(lease),
+        };
+        let (mut frames, end) = match &buffer {
+            Ok(shared) => (shared.filled(), shared.range().end),
+            Err(lease) => (lease.filled(), lease.len()),
+        };
+        while let Some((Head { to, from, number, .. }, bytes)) = Head::take(&mut frames) {
+            let from = (from != 0).then(|| ConnectionId::from_bits(from));
+            let behind = end - frames.len();
+            let place = || behind - bytes.len()..behind;
+            let message = || Message {
+                bytes,
+                number,
+                from,
+                to_all: !matches!(to, To::Client(_)),
+                shared: buffer.as_ref().ok().map(|shared| (shared, place())),
+                refused: None,
+            };
+            self.each_recipient(engine, to, |core, engine, key| {
+                if core.hand_in(engine, key, message()).is_some() {
+                    core.counters.messages_dropped.add(1);
+                }
+                // Each has a buffer until it is sent to.
+                match core.pool.is_plentiful() {
+                    true => core.yield_turn(key),
+                    false => core.drive(engine, key),
+                }
+            });
+        }
+    }
+
+    fn each_recipient<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        to: To,
+        mut act: impl FnMut(&mut Core<S>, &mut E, Key),
+    ) {
+        if let To::Client(id) = to {
+            if let Some(key) = self.open_key_of(id) {
+                act(self, engine, key);
+            }
+            return;
+        }
+        self.each_connection(engine, |core, engine, key| {
+            let context = core.context(key);
+            let (id, is_open) = (context.id, context.machine.is_open());
+            if is_open && core.is_among(id, to) {
+                act(core, engine, key);
+            }
+        });
+    }
+
+    /// Whether a connection of this worker is one of several recipients.
+    fn is_among(&self, id: ConnectionId, to: To) -> bool {
+        let has = |group| {
+            self.directory.as_ref().is_some_and(|directory| directory.value(id, GROUP) == group)
+        };
+        match to {
+            To::Client(one) => id == one,
+            To::All => true,
+            To::AllBut(one) => id != one,
+            To::Group(group) => has(group),
+            To::GroupBut(group, one) => id != one && has(group),
+        }
+    }
+
+    /// Hands a message to the service. Returns why it was refused, if it was.
     fn hand_in<E: Engine>(
         &mut self,
         engine: &mut E,
         key: Key,
         mut message: Message<'_>,
-        receipt: &mut Receipt,
-    ) {
+    ) -> Option<SendError> {
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             let answer = service.message(connection, session, &mut message);
             if message.refused.is_some() {
@@ -57,11 +145,7 @@ impl<S: Service> Core<S> {
             }
             answer
         });
-        match message.refused {
-            None => receipt.queued += 1,
-            Some(why) => receipt.refuse(why),
-        }
-        self.drive(engine, key);
+        message.refused
     }
 
     /// Closes a client's connection when its output is sent.

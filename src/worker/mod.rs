@@ -18,6 +18,7 @@ use crate::base::timer_wheel::Wheel;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, ConnectTo, Engine, Sink};
 use crate::error::Errno;
+use crate::service::messenger::Messenger;
 use crate::service::{Requests, Service, Turn, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
@@ -97,6 +98,8 @@ pub(crate) struct Core<S: Service> {
     mailboxes: Arc<Mailboxes>,
     counters: Arc<Counters>,
     directory: Option<Arc<Directory>>,
+    /// Messages of the service, on their way.
+    messenger: Messenger,
     established: u64,
     listeners: Vec<Listener>,
     /// Which is looked at first in this turn.
@@ -151,6 +154,13 @@ impl<E: Engine, S: Service> Worker<E, S> {
         });
         setup.mailboxes.set_waker(setup.index, engine.waker());
         let now = engine.now();
+        let messenger = Messenger::new(
+            setup.index,
+            &setup.pool,
+            &setup.mailboxes,
+            setup.directory.as_ref(),
+            &setup.counters,
+        );
         let core = Core {
             index: setup.index,
             rules: setup.rules,
@@ -165,6 +175,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             mailboxes: setup.mailboxes,
             counters: setup.counters,
             directory: setup.directory,
+            messenger,
             established: 0,
             listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
             first_listener: 0,
@@ -200,9 +211,10 @@ impl<E: Engine, S: Service> Worker<E, S> {
     /// they were finished. What the service drops gives its buffers back to the other workers,
     /// which may have connections to finish and no buffer for them.
     pub(crate) fn end<R>(self, keep: impl FnOnce(S) -> R) -> (R, u64) {
-        let Core { index, service, mailboxes, counters, pool, cut, .. } = self.core;
+        let Core { index, service, mailboxes, counters, pool, cut, messenger, .. } = self.core;
         mailboxes.close(index);
         let kept = keep(service);
+        messenger.end();
         counters.buffers_held.set(pool.held() as u64);
         mailboxes.wake_each(pool.give_up());
         (kept, cut)
@@ -349,6 +361,7 @@ impl<S: Service> Core<S> {
             free_slots: free.min(REQUESTS_PER_TURN),
             wakes_max: REQUESTS_PER_TURN.min(self.table.capacity()),
             requests: &mut self.requests,
+            messenger: &self.messenger,
         };
         self.service_turn = self.service.turn(&mut turn);
         let wants_buffer = std::mem::take(&mut self.requests.buffer);
@@ -360,6 +373,9 @@ impl<S: Service> Core<S> {
             // What came of them at once, a connect that failed, say, the service has not seen in
             // this turn of its.
             self.service_turn = Some(self.now);
+        }
+        if self.messenger.is_pending() {
+            self.deliver_messages(engine);
         }
         // It may have given buffers back. Of what comes with them it has not heard in this turn of
         // its either.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::engine::sys::monotonic_now;
 use crate::server::{Drained, Server, ServerHandle};
 use crate::service::Attention;
+use crate::service::messenger::Messenger;
 
 const GUARD: Duration = Duration::from_secs(60);
 
@@ -142,6 +143,7 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
         sent: 0,
         now: Time::ZERO,
         pool: &pool,
+        messenger: &Messenger::alone(&pool),
         attention: &Attention::default(),
         timer: &mut Time::MAX.clone(),
         input: &mut input,

@@ -7,6 +7,7 @@ use super::*;
 use crate::buffer::{Chain, Pool, Reserve};
 use crate::builtin::delay::{Distribution, Law};
 use crate::builtin::url::DelayOptions;
+use crate::service::messenger::Messenger;
 use crate::service::{Attention, ConnectionId, Requests};
 
 const LISTENERS: usize = 3;
@@ -23,6 +24,7 @@ fn request(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usiz
         sent: 0,
         now: Time::ZERO,
         pool,
+        messenger: &Messenger::alone(pool),
         attention: &Attention::default(),
         timer: &mut Time::MAX.clone(),
         input: &mut Chain::from(lease),
@@ -47,12 +49,14 @@ fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
     for client in 0..LISTENERS * CLIENTS {
         request(&mut services, &pool, client as u64 | 1 << 30, client % LISTENERS);
     }
+    let messenger = Messenger::alone(&pool);
     let mut woken = [0; LISTENERS];
     let mut requests = Requests::with_capacity(2);
     let now = Time::ZERO + Duration::from_secs(100);
     for turns in 1..CLIENTS {
         let requests = &mut requests;
-        let mut turn = Turn { now, open: 0, free_slots: 0, wakes_max: 2, requests };
+        let mut turn =
+            Turn { now, open: 0, free_slots: 0, wakes_max: 2, requests, messenger: &messenger };
         let again = services.turn(&mut turn).expect("others are due");
         assert!(again < now, "{again:?}");
         for id in requests.wakes.drain(..) {

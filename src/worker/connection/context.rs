@@ -9,6 +9,7 @@ use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
+use crate::service::messenger::Messenger;
 use crate::service::{Attention, Connection};
 use crate::shared::permits::Permit;
 
@@ -98,6 +99,7 @@ impl<Session> Context<Session> {
     pub(crate) fn for_service<'a>(
         &'a mut self,
         pool: &'a Pool,
+        messenger: &'a Messenger,
         now: Time,
     ) -> (Connection<'a>, &'a mut Session) {
         let connection = Connection {
@@ -108,6 +110,7 @@ impl<Session> Context<Session> {
             sent: self.bytes_sent,
             now,
             pool,
+            messenger,
             attention: &self.attention,
             timer: &mut self.deadline,
             input: &mut self.input,

@@ -12,6 +12,8 @@ use crate::base::key::{Key, RESERVED_SLOTS};
 pub struct Table<T> {
     entries: Slab<T>,
     generations: Box<[u32]>,
+    /// Behind the last slot that was ever used.
+    used: u32,
 }
 
 impl<T> Table<T> {
@@ -28,6 +30,7 @@ impl<T> Table<T> {
         Table {
             entries: Slab::with_capacity(capacity),
             generations: vec![0; capacity].into_boxed_slice(),
+            used: 0,
         }
     }
 
@@ -46,6 +49,11 @@ impl<T> Table<T> {
         self.generations.len()
     }
 
+    /// Behind the last slot that was ever used: all entries stand before it.
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
     /// The key that the next entry will get, or `None` if the table is full.
     pub fn next_key(&self) -> Option<Key> {
         let slot = self.entries.vacant_key();
@@ -60,6 +68,7 @@ impl<T> Table<T> {
         let key = self.next_key().expect("the table has a free slot");
         let slot = self.entries.insert(entry);
         debug_assert_eq!(slot, key.slot() as usize);
+        self.used = self.used.max(key.slot() + 1);
         key
     }
 

@@ -14,7 +14,7 @@ use crate::engine::MioEngine;
 use crate::engine::sys::Kernel;
 use crate::engine::sys::faulty::{Call, Fault, Faulty};
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, ServiceFactory};
+use crate::service::{Answer, Connection, ServiceFactory, To};
 use crate::shared::mailbox::Command;
 use crate::{Config, Drained, Server, ServerHandle};
 
@@ -545,4 +545,106 @@ fn a_service_without_a_buffer_to_reply_with_is_called_again_when_there_is_one() 
     let total = server.stats().total();
     assert_eq!((total.waits_for_buffer, total.closed_total()), (2, 0), "{total:?}");
     until(&server, "all buffers are back", |total| total.buffers_held == 0);
+}
+
+/// Does what the first byte of a line says: joins the group of the second byte, or sends the rest.
+struct Relay;
+
+impl Service for Relay {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        let mut line = [0; 32];
+        let count = connection.input.peek(&mut line);
+        connection.input.consume(count);
+        let (rest, id) = (&line[1..count], connection.id());
+        let sent = match line[0] {
+            b'G' => {
+                connection.set_group(u64::from(rest[0]));
+                connection.set_user_data(id.to_bits() + 1);
+                Ok(())
+            }
+            b'a' => connection.send_message(To::All, rest),
+            b'o' => connection.send_message(To::AllBut(id), rest),
+            b'g' => connection.send_message(To::Group(u64::from(rest[0])), rest),
+            b'n' => connection.send_message(To::GroupBut(u64::from(rest[0]), id), rest),
+            _ => {
+                let to = rest.first_chunk().expect("an id");
+                connection.send_message(
+                    To::Client(ConnectionId::from_bits(u64::from_ne_bytes(*to))),
+                    &rest[8..],
+                )
+            }
+        };
+        if sent.is_err() {
+            connection.send(b"!");
+        }
+        Answer::Continue
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        _: &mut (),
+        message: &mut crate::service::Message<'_>,
+    ) -> Answer {
+        assert_eq!(connection.clients().count(), 9);
+        let from = message.from().expect("a connection's");
+        assert!(connection.clients().any(|client| client.id == from));
+        connection.forward(message);
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_connections_messages_come_to_whom_they_are_for_on_whatever_worker() {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = Config::new().workers(3).max_connections(10).listen(anywhere);
+    let server = Server::start(config, || Relay).unwrap();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let mut clients: Vec<_> = (0..9).map(|_| connect(address)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.write_all(&[b'G', b'0' + number as u8 % 3]).unwrap();
+    }
+    let mut listed = server.clients();
+    while listed.len() < 9 || listed.iter().any(|client| client.group == 0) {
+        thread::sleep(Duration::from_millis(2));
+        listed = server.clients();
+    }
+    assert!(listed.iter().all(|client| client.user_data == client.id.to_bits() + 1));
+    let info = |client: &TcpStream| {
+        let address = client.local_addr().unwrap();
+        *listed.iter().find(|info| info.peer == address.into()).unwrap()
+    };
+    let ids: Vec<_> = clients.iter().map(|client| info(client).id).collect();
+    assert_eq!(info(&clients[4]).group, u64::from(b'1'));
+
+    let mut to_one = [b't'].to_vec();
+    to_one.extend(ids[8].to_bits().to_ne_bytes());
+    to_one.extend(b"you");
+    // Each of these is heard by the clients whose numbers stand behind it. Client 4 says them.
+    let said: [(&[u8], &[u8], &[usize]); 5] = [
+        (b"aall", b"all", &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (b"oothers", b"others", &[0, 1, 2, 3, 5, 6, 7, 8]),
+        (b"g0roup", b"0roup", &[0, 3, 6]),
+        (b"n1ear", b"1ear", &[1, 7]),
+        (&to_one, b"you", &[8]),
+    ];
+    for (line, text, hearers) in said {
+        clients[4].write_all(line).unwrap();
+        for &hearer in hearers {
+            let mut heard = vec![0; text.len()];
+            clients[hearer].read_exact(&mut heard).unwrap();
+            assert_eq!(heard, text);
+        }
+    }
+    // Nobody has heard more than that. Who is gone cannot be sent to.
+    for client in &mut clients {
+        client.write_all(b"t\x07\0\0\0\0\0\0\0").unwrap();
+        let mut heard = [0; 2];
+        assert_eq!((client.read(&mut heard).unwrap(), heard[0]), (1, b'!'));
+    }
+    drop(clients);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+    assert_eq!(server.stats().total().buffers_held, 0);
 }

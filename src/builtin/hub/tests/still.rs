@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
+use crate::service::messenger::Messenger;
 use crate::service::{Attention, Requests};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
@@ -141,6 +142,7 @@ impl Still {
             sent: 0,
             now: self.now,
             pool: &worker.pool,
+            messenger: &Messenger::alone(&worker.pool),
             attention: &Attention::default(),
             timer: &mut Time::MAX.clone(),
             input: &mut client.input,
@@ -256,7 +258,9 @@ impl Still {
                 worker.hub.parcel(listener, parcel.into_lease(&worker.pool), self.now);
             }
         }
+        let messenger = Messenger::alone(&worker.pool);
         let mut turn = crate::service::Turn {
+            messenger: &messenger,
             now: self.now,
             open: 0,
             free_slots: 0,
@@ -339,7 +343,8 @@ impl Still {
     }
 
     pub(super) fn message_to(&mut self, id: u64, bytes: &[u8], number: u64) -> Option<SendError> {
-        let mut message = Message { bytes, number, to_all: true, refused: None };
+        let mut message =
+            Message { bytes, number, from: None, to_all: true, shared: None, refused: None };
         self.call(id, |hub, connection| hub.message(connection, &mut (), &mut message));
         message.refused
     }
