@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::base::endpoint::Endpoint;
 
-/// An error code of the operating system.
-pub use rustix::io::Errno;
+pub use crate::base::errno::Errno;
 
 /// Why something cannot be listened on, given to [`Config::listen`](crate::Config::listen).
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! Values and containers without I/O, threads or neighbours.
 
 pub mod endpoint;
+pub mod errno;
 pub mod key;
 pub mod slot_queue;
 pub mod time;

@@ -117,13 +117,19 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+/// Makes a system call, again if a signal interrupts it.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno> {
     loop {
         match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map_err(own),
         }
     }
+}
+
+/// The error in the crate's own type.
+fn own(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error())
 }
 
 impl Sys for Kernel {
@@ -203,7 +209,7 @@ impl Sys for Kernel {
     }
 
     fn connect_error(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
-        rustix::net::sockopt::socket_error(socket)?
+        rustix::net::sockopt::socket_error(socket).flatten().map_err(own)
     }
 
     #[inline]
@@ -239,7 +245,7 @@ impl Sys for Kernel {
     }
 
     fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
-        rustix::net::shutdown(socket, Shutdown::Write)
+        rustix::net::shutdown(socket, Shutdown::Write).map_err(own)
     }
 }
 
@@ -311,7 +317,7 @@ impl Timer {
         let it_value = Timespec { tv_sec: seconds, tv_nsec: (nanos % 1_000_000_000) as _ };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         let new = Itimerspec { it_interval, it_value };
-        timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &new)?;
+        timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &new).map_err(own)?;
         self.armed = Some(deadline);
         Ok(())
     }
@@ -344,10 +350,10 @@ mod tests {
 
     #[test]
     fn an_interrupted_call_is_repeated_and_other_errors_are_told() {
-        let mut answers = vec![Ok(7), Err(Errno::INTR), Err(Errno::INTR)];
+        let mut answers = vec![Ok(7), Err(rustix::io::Errno::INTR), Err(rustix::io::Errno::INTR)];
         assert_eq!(retry(|| answers.pop().unwrap()), Ok(7));
         assert!(answers.is_empty());
-        let mut answers = vec![Ok(7), Err(Errno::AGAIN), Err(Errno::INTR)];
+        let mut answers = vec![Ok(7), Err(rustix::io::Errno::AGAIN), Err(rustix::io::Errno::INTR)];
         assert_eq!(retry(|| answers.pop().unwrap()), Err(Errno::AGAIN));
     }
 

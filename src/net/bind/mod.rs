@@ -13,11 +13,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::base::endpoint::{Endpoint, Transport, canonical};
-use crate::error::StartError;
+use crate::error::{Errno, StartError};
 
 mod address;
 
