@@ -44,6 +44,49 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
+/// A setting of a server or of its service that the service cannot work with.
+///
+/// The text names fields in backticks, as in "`max_frame`". A program with flags or a file of
+/// settings can put its own names in their places.
+///
+/// ```
+/// use echopool::error::SettingError;
+///
+/// let error = SettingError::new("depth", 0, "`depth` is 0: allow at least one");
+/// assert_eq!((error.field(), error.value()), ("depth", "0"));
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SettingError {
+    field: &'static str,
+    value: String,
+    text: String,
+}
+
+impl SettingError {
+    /// An error about `field`, which has this value. The text says what is wrong, and the remedy.
+    pub fn new(field: &'static str, value: impl ToString, text: impl Into<String>) -> SettingError {
+        SettingError { field, value: value.to_string(), text: text.into() }
+    }
+
+    /// The name of the setting.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// Its value.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for SettingError {}
+
 /// Why a server did not start. The text names the remedy.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -76,8 +119,8 @@ pub enum StartError {
     },
     /// A limit is outside its range.
     Limit {
-        /// The limit, by the name of its flag.
-        name: &'static str,
+        /// The limit, by the name of its method of [`Config`](crate::Config).
+        field: &'static str,
         /// What was asked for.
         value: u64,
         /// The smallest value allowed.
@@ -87,8 +130,8 @@ pub enum StartError {
     },
     /// A time is outside its range.
     Timeout {
-        /// The time, by the name of its flag.
-        name: &'static str,
+        /// The time, by the name of its method of [`Config`](crate::Config).
+        field: &'static str,
         /// What was asked for.
         value: Duration,
         /// What is allowed.
@@ -106,7 +149,7 @@ pub enum StartError {
         possible: u64,
     },
     /// The service cannot work with these limits.
-    Service(String),
+    Service(SettingError),
     /// Memory, a thread, or what an event loop is made of could not be had.
     Resource {
         /// What was to be made.
@@ -135,16 +178,16 @@ impl fmt::Display for StartError {
             StartError::AddressInUse(endpoint) => write!(
                 f,
                 "cannot listen on {endpoint}: the address is in use; stop the program that has it, listen on another \
-                 port (0 takes a free one), or share the port on purpose (--share-port, on both sides)"
+                 port (0 takes a free one), or share the port on purpose (`share_port`, on both sides)"
             ),
             StartError::Listen { endpoint, call, error } => {
                 write!(f, "cannot listen on {endpoint}: {call}: {error}{}", listen_remedy(error))
             }
-            StartError::Limit { name, value, min, max } => {
-                write!(f, "{name} is {value}, but must be from {min} to {max}")
+            StartError::Limit { field, value, min, max } => {
+                write!(f, "`{field}` is {value}, but must be from {min} to {max}")
             }
-            StartError::Timeout { name, value, allowed } => {
-                write!(f, "{name} is {value:?}, but must be {allowed}")
+            StartError::Timeout { field, value, allowed } => {
+                write!(f, "`{field}` is {value:?}, but must be {allowed}")
             }
             StartError::OpenFiles { connections, needed, hard_limit, possible } => write!(
                 f,
@@ -152,7 +195,7 @@ impl fmt::Display for StartError {
                  room for {possible}; raise it (ulimit -Hn {needed}, or LimitNOFILE={needed} in the systemd unit) or \
                  ask for at most {possible} connections"
             ),
-            StartError::Service(text) => f.write_str(text),
+            StartError::Service(error) => error.fmt(f),
             StartError::Resource { what, error } => write!(f, "cannot make {what}: {error}"),
         }
     }

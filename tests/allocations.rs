@@ -20,6 +20,7 @@ use echopool::builtin::dispatch::ListenerServices;
 use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
 use echopool::builtin::{Delay, Echo, OfListener};
 use echopool::config::Limits;
+use echopool::error::SettingError;
 use echopool::framing::{ByteOrder, Delimiter, encode};
 use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
 use echopool::time::Time;
@@ -42,7 +43,7 @@ where
 {
     type Service = S;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
         self.0.check(limits)
     }
 

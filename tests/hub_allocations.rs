@@ -18,6 +18,7 @@ use echopool::builtin::Hub;
 use echopool::builtin::hub::protocol::{self, Event, Request};
 use echopool::builtin::url::{HubOptions, Slow};
 use echopool::config::Limits;
+use echopool::error::SettingError;
 use echopool::framing::ByteOrder;
 use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
 use echopool::time::Time;
@@ -36,7 +37,7 @@ struct MarkedOptions(HubOptions);
 impl ServiceFactory for MarkedOptions {
     type Service = Marked;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
         self.0.check(limits)
     }
 

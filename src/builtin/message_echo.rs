@@ -5,7 +5,7 @@
 
 use crate::buffer::{Chain, Shared};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, SettingError};
 use crate::protocol::framing::{FrameError, Framing};
 use crate::service::{Answer, Connection};
 use crate::shared::receipt::SendError;
@@ -80,9 +80,14 @@ pub(crate) fn send_payload(
     }
 }
 
-/// Checks that the pool has room for messages of this many bytes on the wire. `flag` is what they
-/// are limited by.
-pub(crate) fn check_room(limits: &Limits, wire_max: usize, flag: &str) -> Result<(), String> {
+/// Checks that the pool has room for messages of this many bytes on the wire. `field` is what limits
+/// them to `max`.
+pub(crate) fn check_room(
+    limits: &Limits,
+    wire_max: usize,
+    field: &'static str,
+    max: u32,
+) -> Result<(), SettingError> {
     let size = limits.buffer_size as u64;
     // A message may begin in the middle of a buffer. Twice as many, because pieces that come one by
     // one fill buffers by half at least, and so that two connections can come to an end.
@@ -90,12 +95,13 @@ pub(crate) fn check_room(limits: &Limits, wire_max: usize, flag: &str) -> Result
     if u64::from(limits.buffers) >= needed {
         return Ok(());
     }
-    Err(format!(
+    let text = format!(
         "messages of {wire_max} bytes need {needed} buffers of {size}, but there are {}: give \
-         --buffers {needed} or --memory {}, or a smaller {flag}",
+         `buffers` {needed} or `memory` {}, or a smaller `{field}`",
         limits.buffers,
         needed * size,
-    ))
+    );
+    Err(SettingError::new(field, max, text))
 }
 
 /// What becomes of a connection whose next message is not allowed: what was answered before still

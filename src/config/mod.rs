@@ -284,14 +284,9 @@ impl Config {
         bind::check(&self.listen)?;
         let workers = self.checked_workers()?;
         self.check_times()?;
-        ranged("--backlog", self.backlog.into(), 1, BACKLOG_MAX.into())?;
+        ranged("backlog", self.backlog.into(), 1, BACKLOG_MAX.into())?;
         let buffer_size = self.buffer_size;
-        ranged(
-            "--buffer-size",
-            buffer_size as u64,
-            BUFFER_SIZE_MIN as u64,
-            BUFFER_SIZE_MAX as u64,
-        )?;
+        ranged("buffer_size", buffer_size as u64, BUFFER_SIZE_MIN as u64, BUFFER_SIZE_MAX as u64)?;
         let max_connections = self.checked_connections(workers)?;
         let buffers = self.checked_buffers(workers, max_connections)?;
         Ok(Limits {
@@ -317,13 +312,13 @@ impl Config {
             processors.min(WORKERS_MAX)
         };
         let workers = self.workers.unwrap_or_else(derived);
-        ranged("--workers", workers as u64, 1, WORKERS_MAX as u64)?;
+        ranged("workers", workers as u64, 1, WORKERS_MAX as u64)?;
         Ok(workers)
     }
 
     fn checked_connections(&self, workers: usize) -> Result<u32, StartError> {
         if let Some(asked) = self.max_connections {
-            ranged("--max-connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
+            ranged("max_connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
         let fixed = open_files::fixed(workers, self.listen.len());
         open_files::connections(self.max_connections, fixed, open_files::hard_limit())
@@ -339,9 +334,9 @@ impl Config {
                 let floor = BUFFERS_DERIVED_MIN_PER_WORKER * workers as u32;
                 Ok(max_connections.min(BUFFERS_DERIVED_MAX).max(floor))
             }
-            Buffers::Count(count) => ranged("--buffers", count.into(), min, max).map(|()| count),
+            Buffers::Count(count) => ranged("buffers", count.into(), min, max).map(|()| count),
             Buffers::Bytes(bytes) => {
-                ranged("--memory", bytes, min * size, max * size)?;
+                ranged("memory", bytes, min * size, max * size)?;
                 Ok((bytes / size) as u32)
             }
         }
@@ -349,22 +344,22 @@ impl Config {
 
     fn check_times(&self) -> Result<(), StartError> {
         let times = [
-            ("--idle-timeout", self.idle_timeout),
-            ("--send-timeout", self.send_timeout),
-            ("--shed-after", self.shed_after),
+            ("idle_timeout", self.idle_timeout),
+            ("send_timeout", self.send_timeout),
+            ("shed_after", self.shed_after),
         ];
-        for (name, value) in times {
+        for (field, value) in times {
             match value {
                 Some(value) if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&value) => {
                     let allowed = "from 1ms to 365 days (8760h), or off";
-                    return Err(StartError::Timeout { name, value, allowed });
+                    return Err(StartError::Timeout { field, value, allowed });
                 }
                 _ => {}
             }
         }
         if self.linger > LINGER_MAX {
-            let (name, value) = ("--linger", self.linger);
-            return Err(StartError::Timeout { name, value, allowed: "at most 10m" });
+            let (field, value) = ("linger", self.linger);
+            return Err(StartError::Timeout { field, value, allowed: "at most 10m" });
         }
         Ok(())
     }
@@ -440,10 +435,10 @@ fn leases_per_connection_max(buffers: u32, workers: usize) -> u8 {
     share.clamp(1, u32::from(LEASES_PER_CONNECTION_MAX)) as u8
 }
 
-fn ranged(name: &'static str, value: u64, min: u64, max: u64) -> Result<(), StartError> {
+fn ranged(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), StartError> {
     match (min..=max).contains(&value) {
         true => Ok(()),
-        false => Err(StartError::Limit { name, value, min, max }),
+        false => Err(StartError::Limit { field, value, min, max }),
     }
 }
 

@@ -10,7 +10,7 @@ fn config() -> Config {
 
 fn limit_error(config: Config) -> (&'static str, u64, u64, u64) {
     match config.check() {
-        Err(StartError::Limit { name, value, min, max }) => (name, value, min, max),
+        Err(StartError::Limit { field, value, min, max }) => (field, value, min, max),
         other => panic!("{other:?}"),
     }
 }
@@ -44,30 +44,30 @@ fn each_range_ends_where_it_says() {
     let ok = |config: Config| assert!(config.check().is_ok(), "{config:?}");
     ok(config().workers(1));
     ok(config().workers(64).max_connections(1));
-    assert_eq!(limit_error(config().workers(0)), ("--workers", 0, 1, 64));
-    assert_eq!(limit_error(config().workers(65)), ("--workers", 65, 1, 64));
+    assert_eq!(limit_error(config().workers(0)), ("workers", 0, 1, 64));
+    assert_eq!(limit_error(config().workers(65)), ("workers", 65, 1, 64));
 
     ok(config().max_connections(1));
     let max = u64::from(CONNECTIONS_MAX);
-    assert_eq!(limit_error(config().max_connections(0)), ("--max-connections", 0, 1, max));
+    assert_eq!(limit_error(config().max_connections(0)), ("max_connections", 0, 1, max));
     let above = config().max_connections(CONNECTIONS_MAX + 1);
-    assert_eq!(limit_error(above), ("--max-connections", max + 1, 1, max));
+    assert_eq!(limit_error(above), ("max_connections", max + 1, 1, max));
 
     ok(config().buffer_size(256));
     ok(config().buffer_size(1 << 20));
-    assert_eq!(limit_error(config().buffer_size(255)), ("--buffer-size", 255, 256, 1 << 20));
+    assert_eq!(limit_error(config().buffer_size(255)), ("buffer_size", 255, 256, 1 << 20));
     let above = config().buffer_size((1 << 20) + 1);
-    assert_eq!(limit_error(above), ("--buffer-size", (1 << 20) + 1, 256, 1 << 20));
+    assert_eq!(limit_error(above), ("buffer_size", (1 << 20) + 1, 256, 1 << 20));
 
     ok(config().buffers(2));
     ok(config().buffers(1 << 24));
-    assert_eq!(limit_error(config().buffers(1)), ("--buffers", 1, 2, 1 << 24));
-    assert_eq!(limit_error(config().buffers((1 << 24) + 1)).0, "--buffers");
+    assert_eq!(limit_error(config().buffers(1)), ("buffers", 1, 2, 1 << 24));
+    assert_eq!(limit_error(config().buffers((1 << 24) + 1)).0, "buffers");
 
     ok(config().backlog(1));
     ok(config().backlog(65_535));
-    assert_eq!(limit_error(config().backlog(0)), ("--backlog", 0, 1, 65_535));
-    assert_eq!(limit_error(config().backlog(65_536)).0, "--backlog");
+    assert_eq!(limit_error(config().backlog(0)), ("backlog", 0, 1, 65_535));
+    assert_eq!(limit_error(config().backlog(65_536)).0, "backlog");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_budget_of_memory_is_as_many_buffers_as_fit() {
     let limits = config().buffer_size(4096).memory(10 * 4096 + 4095).check().unwrap();
     assert_eq!(limits.buffers, 10);
     let error = limit_error(config().buffer_size(4096).memory(8191));
-    assert_eq!((error.0, error.1, error.2), ("--memory", 8191, 8192));
+    assert_eq!((error.0, error.1, error.2), ("memory", 8191, 8192));
     assert!(config().memory(u64::MAX).check().is_err(), "more than a number of buffers can say");
     assert_eq!(config().memory(1 << 20).buffers(7).check().unwrap().buffers, 7, "the last counts");
 }
@@ -90,21 +90,21 @@ fn few_buffers_are_not_all_given_to_one_connection() {
 fn times_are_checked_and_may_be_off() {
     type Set = fn(Config, Option<Duration>) -> Config;
     let times: [(&str, Set); 3] = [
-        ("--idle-timeout", Config::idle_timeout),
-        ("--send-timeout", Config::send_timeout),
-        ("--shed-after", Config::shed_after),
+        ("idle_timeout", Config::idle_timeout),
+        ("send_timeout", Config::send_timeout),
+        ("shed_after", Config::shed_after),
     ];
-    for (flag, set) in times {
+    for (name, set) in times {
         for allowed in [None, Some(TIMEOUT_MIN), Some(TIMEOUT_MAX)] {
-            assert!(set(config(), allowed).check().is_ok(), "{flag} {allowed:?}");
+            assert!(set(config(), allowed).check().is_ok(), "{name} {allowed:?}");
         }
         let nano = Duration::from_nanos(1);
         for refused in [Duration::ZERO, TIMEOUT_MIN - nano, TIMEOUT_MAX + nano] {
             match set(config(), Some(refused)).check() {
-                Err(StartError::Timeout { name, value, .. }) => {
-                    assert_eq!((name, value), (flag, refused));
+                Err(StartError::Timeout { field, value, .. }) => {
+                    assert_eq!((field, value), (name, refused));
                 }
-                other => panic!("{flag} {refused:?}: {other:?}"),
+                other => panic!("{name} {refused:?}: {other:?}"),
             }
         }
     }

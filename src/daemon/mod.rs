@@ -92,8 +92,21 @@ impl From<StartError> for Failure {
             | StartError::Timeout { .. } => USAGE,
             _ => FAILED,
         };
-        Failure { code, text: error.to_string() }
+        Failure { code, text: with_flags(&error.to_string()) }
     }
+}
+
+/// An error text of the library, with its fields (`` `max_frame` ``) written as flags
+/// (`--max-frame`).
+fn with_flags(text: &str) -> String {
+    let mut parts = text.split('`');
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    while let Some(field) = parts.next() {
+        shown.push_str("--");
+        shown.push_str(&field.replace('_', "-"));
+        shown.push_str(parts.next().unwrap_or_default());
+    }
+    shown
 }
 
 /// Logs to standard error. If the process has a logger already, that one is kept.
@@ -247,6 +260,7 @@ fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::error::SettingError;
 
     // These end while the command line is parsed: what comes after it sets a logger and catches
     // signals, for the whole process that the tests run in.
@@ -277,10 +291,27 @@ mod tests {
         assert_eq!(code(StartError::NothingToListenOn), 2);
         assert_eq!(code(StartError::ListenedTwice(endpoint())), 2);
         assert_eq!(code(StartError::Unsupported(endpoint())), 2);
-        assert_eq!(code(StartError::Service("too few buffers".to_owned())), 2);
+        let service = SettingError::new("buffers", 1, "too few");
+        assert_eq!(code(StartError::Service(service)), 2);
         assert_eq!(code(StartError::AddressInUse(endpoint())), 1);
         let what = "buffers";
         assert_eq!(code(StartError::Resource { what, error: io::Error::other("none") }), 1);
+    }
+
+    #[test]
+    fn fields_of_the_library_are_shown_as_flags() {
+        let config = Config::new().listen("127.0.0.1:7").max_connections(9).buffers(64);
+        let wrong = config.clone().workers(65).check().unwrap_err();
+        assert_eq!(wrong.to_string(), "`workers` is 65, but must be from 1 to 64");
+        assert_eq!(Failure::from(wrong).text, "--workers is 65, but must be from 1 to 64");
+        let wrong = config.clone().idle_timeout(Some(Duration::ZERO)).check().unwrap_err();
+        assert!(Failure::from(wrong).text.starts_with("--idle-timeout is 0ns, but"));
+        let framed = "framed://7".parse::<Spec>().unwrap().service;
+        let error = OfListener::new(vec![framed]).start(config).map(drop).unwrap_err();
+        let StartError::Service(setting) = &error else { panic!("{error}") };
+        assert_eq!((setting.field(), setting.value()), ("max_frame", "1048576"));
+        let text = Failure::from(error).text;
+        assert!(text.contains("give --buffers 132 or --memory 2162688, or a smaller --max-frame"));
     }
 
     #[test]

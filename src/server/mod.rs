@@ -160,7 +160,7 @@ fn start_workers<S: Service>(
     let workers = limits.workers;
     let mailboxes = Arc::new(Mailboxes::new(workers));
     let reserve = Reserve::new(limits.buffer_size, limits.buffers)
-        .map_err(resource("the buffers (ask for fewer: --buffers, --memory)"))?;
+        .map_err(resource("the buffers (ask for fewer: `buffers`, `memory`)"))?;
     let clients = Clients {
         mailboxes: mailboxes.clone(),
         directory: Directory::new(workers, limits.max_connections as usize),
@@ -280,8 +280,8 @@ fn make_worker<S: Service>(
 
 /// What to ask for instead where there is no memory for a worker's lists of buffers.
 fn lists_refused(error: io::Error) -> io::Error {
-    let remedy = "ask for fewer connections (--max-connections), for fewer buffers (--buffers) or, \
-                  with a hub, for shorter queues (--queue)";
+    let remedy = "ask for fewer connections (`max_connections`), for fewer buffers (`buffers`) or, \
+                  with a hub, for shorter queues (`queue`)";
     io::Error::new(error.kind(), format!("{error}: {remedy}"))
 }
 

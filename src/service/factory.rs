@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Service;
 use crate::buffer::Pool;
 use crate::config::Limits;
+use crate::error::SettingError;
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
@@ -59,9 +60,8 @@ pub trait ServiceFactory {
     /// Checks that the service can work with these limits. Changes nothing.
     ///
     /// # Errors
-    /// The service cannot work with them, and the server does not start. The text names the limit
-    /// and the remedy.
-    fn check(&self, _limits: &Limits) -> Result<(), String> {
+    /// The service cannot work with them, and the server does not start.
+    fn check(&self, _limits: &Limits) -> Result<(), SettingError> {
         Ok(())
     }
 

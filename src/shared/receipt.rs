@@ -29,8 +29,8 @@ impl std::fmt::Display for SendError {
             SendError::Gone => "the client is gone",
             SendError::QueueFull => "too much waits to be sent already; try again later",
             SendError::TooLong => {
-                "the message is longer than a buffer (--buffer-size) or than the listener's service \
-                 allows (--max-message)"
+                "the message is longer than a buffer (`buffer_size`) or than the listener's service \
+                 allows (`max_message`)"
             }
             SendError::OnWorkerThread => {
                 "a worker of the server would wait for itself; call this from another thread"

@@ -20,7 +20,7 @@ use super::option::Options;
 use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, SettingError};
 use crate::service::{
     Answer, Connection, ConnectionId, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
 };
@@ -235,13 +235,17 @@ fn whole_buffers(chain: &Chain, limit: usize) -> usize {
 impl ServiceFactory for DelayOptions {
     type Service = Delay;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
-        self.checked(&[])?;
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
+        let wrong = |text: String| SettingError::new("delay", format_args!("{self:?}"), text);
+        self.checked(&[]).map_err(wrong)?;
         match (limits.idle_timeout, self.law.longest()) {
-            (Some(idle), Some(longest)) if idle <= longest => Err(format!(
-                "replies are up to {longest:?} late, but connections are closed when nothing moves \
-                 for {idle:?}: raise --idle-timeout, or turn it off"
-            )),
+            (Some(idle), Some(longest)) if idle <= longest => {
+                let text = format!(
+                    "replies are up to {longest:?} late, but connections are closed when nothing moves \
+                 for {idle:?}: raise `idle_timeout`, or turn it off"
+                );
+                Err(SettingError::new("idle_timeout", format_args!("{idle:?}"), text))
+            }
             _ => Ok(()),
         }
     }

@@ -394,7 +394,7 @@ fn what_waits_too_long_for_the_idle_timeout_is_told_at_start() {
         Server::start(config, options(text)).map(drop)
     };
     let error = start("fixed=900ms&stall=100ms/1s").unwrap_err().to_string();
-    assert!(error.contains("raise --idle-timeout"), "{error}");
+    assert!(error.contains("raise `idle_timeout`"), "{error}");
     start("fixed=900ms").unwrap();
     let wrong = DelayOptions { depth: 0, ..DelayOptions::default() };
     let config = Config::new().listen(anywhere).max_connections(1);

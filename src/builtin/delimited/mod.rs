@@ -10,6 +10,7 @@ use super::message_echo::{
 use super::option::{About, Allowed, Options, Value, Word, declare, options};
 use crate::buffer::Chain;
 use crate::config::Limits;
+use crate::error::SettingError;
 use crate::protocol::framing::{Delimiter, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
@@ -139,8 +140,8 @@ impl Delimited {
 impl ServiceFactory for MessageOptions {
     type Service = Delimited;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
-        check_room(limits, self.framing().wire_max(), "--max-message")
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
+        check_room(limits, self.framing().wire_max(), "max_message", self.max_message)
     }
 
     fn plan(self, limits: &Limits) -> ServicePlan<Delimited> {

@@ -7,7 +7,7 @@ use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOption
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{Config, Limits};
-use crate::error::{CloseReason, StartError};
+use crate::error::{CloseReason, SettingError, StartError};
 use crate::server::{Server, ServerHandle};
 use crate::service::{
     Answer, Connection, Message, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
@@ -138,12 +138,11 @@ impl OfListener {
 impl ServiceFactory for OfListener {
     type Service = ListenerServices;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
         if self.services.len() != limits.listeners {
             let (services, listeners) = (self.services.len(), limits.listeners);
-            return Err(format!(
-                "{services} services for {listeners} listeners: give one for each"
-            ));
+            let text = format!("{services} services for {listeners} listeners: give one for each");
+            return Err(SettingError::new("listen", listeners, text));
         }
         for one in &self.services {
             with_factory!(*one, (options, _) => ServiceFactory::check(&options, limits))?;
@@ -151,12 +150,13 @@ impl ServiceFactory for OfListener {
         // Each has seen to its own; links have numbers of 32 bits.
         let references = self.clone().plan(limits).references_each() as u64;
         if references + u64::from(limits.buffers) >= u64::from(u32::MAX) {
-            return Err(format!(
+            let text = format!(
                 "{} connections need more than 2^32 places in buffers with these listeners \
-                 together: ask for fewer connections (--max-connections), fewer hubs, or shorter \
-                 queues (--queue)",
+                 together: ask for fewer connections (`max_connections`), fewer hubs, or shorter \
+                 queues (`queue`)",
                 limits.max_connections,
-            ));
+            );
+            return Err(SettingError::new("max_connections", limits.max_connections, text));
         }
         Ok(())
     }

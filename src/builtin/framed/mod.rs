@@ -5,6 +5,7 @@ use super::message_echo::{
 };
 use super::option::{About, Allowed, ORDERS, Options, Value, declare, options};
 use crate::config::Limits;
+use crate::error::SettingError;
 use crate::protocol::framing::{ByteOrder, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
@@ -57,8 +58,8 @@ impl Framed {
 impl ServiceFactory for FramedOptions {
     type Service = Framed;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
-        check_room(limits, self.framing().wire_max(), "--max-frame")
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
+        check_room(limits, self.framing().wire_max(), "max_frame", self.max_frame)
     }
 
     fn plan(self, limits: &Limits) -> ServicePlan<Framed> {

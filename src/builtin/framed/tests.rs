@@ -285,7 +285,9 @@ fn a_pool_that_a_frame_does_not_fit_into_is_an_error_with_its_remedy() {
     let options = framed(LITTLE, 65_536);
     assert!(options.check(&limits(12).unwrap()).is_ok());
     let error = options.check(&limits(11).unwrap()).unwrap_err();
-    for part in ["--buffers 12", "--memory 196608", "--max-frame", "there are 11"] {
+    assert_eq!((error.field(), error.value()), ("max_frame", "65536"));
+    let error = error.to_string();
+    for part in ["`buffers` 12", "`memory` 196608", "`max_frame`", "there are 11"] {
         assert!(error.contains(part), "{error}: does not say {part}");
     }
     assert!(framed(LITTLE, i32::MAX as u32).check(&limits(12).unwrap()).is_err());

@@ -5,6 +5,7 @@ use super::options::{HubOptions, MESSAGE_MAX, QUEUE};
 use super::outbox::PARCEL_HEAD_BYTES;
 use crate::base::units::show_size;
 use crate::config::Limits;
+use crate::error::SettingError;
 use crate::protocol::hub::MESSAGE_HEAD_BYTES;
 
 /// Bytes that stand in a buffer beside a message at most: its head, and that of the parcel in which
@@ -51,47 +52,51 @@ impl Bounds {
     ///
     /// # Errors
     /// It cannot; the text names the remedy.
-    pub(super) fn check(options: &HubOptions, limits: &Limits) -> Result<Bounds, String> {
+    pub(super) fn check(options: &HubOptions, limits: &Limits) -> Result<Bounds, SettingError> {
         let (size, count) = (limits.buffer_size, limits.buffers as usize);
         if let Some(asked) = options.max_message
             && !(1..=size - MESSAGE_OVERHEAD).contains(&(asked as usize))
         {
-            return Err(format!(
-                "max-message is {asked} bytes, but must be from 1 to {}, which is what a buffer of \
-                 {} has room for; ask for less (--max-message) or larger buffers (--buffer-size)",
+            let text = format!(
+                "`max_message` is {asked} bytes, but must be from 1 to {}, which is what a buffer of \
+                 {} has room for; ask for less, or larger buffers (`buffer_size`)",
                 size - MESSAGE_OVERHEAD,
                 show_size(size as u64),
-            ));
+            );
+            return Err(SettingError::new("max_message", asked, text));
         }
         let needed = (QUEUE_BUFFERS_MIN * QUEUE_SHARE).max(BUFFERS_PER_WORKER_MIN * limits.workers);
         if count < needed {
-            return Err(format!(
+            let text = format!(
                 "a hub with {} workers needs {needed} buffers, but there are {count}: ask for more \
-                 (--buffers, --memory), or for fewer workers (--workers)",
+                 (`buffers`, `memory`), or for fewer workers (`workers`)",
                 limits.workers,
-            ));
+            );
+            return Err(SettingError::new("buffers", count, text));
         }
         let (min, max) = (QUEUE_BUFFERS_MIN * size, count / QUEUE_SHARE * size);
         let asked = options.queue as usize;
         if options.queue != QUEUE && !(min..=max).contains(&asked) {
-            return Err(format!(
-                "queue is {asked} bytes, but must be from {min} (two buffers) to {max} (a quarter \
-                 of all {count} buffers of {}); ask for another queue (--queue), or for more \
-                 buffers (--buffers, --memory)",
+            let text = format!(
+                "`queue` is {asked} bytes, but must be from {min} (two buffers) to {max} (a quarter \
+                 of all {count} buffers of {}); ask for another, or for more \
+                 buffers (`buffers`, `memory`)",
                 show_size(size as u64),
-            ));
+            );
+            return Err(SettingError::new("queue", asked, text));
         }
         let bounds = Bounds::new(options, size, count);
         let references = limits.max_connections as u64 * bounds.references_per_client() as u64;
         if references + count as u64 >= u64::from(u32::MAX) {
-            return Err(format!(
+            let text = format!(
                 "{} connections with queues of {} bytes need more than 2^32 places in buffers of \
-                 {}: ask for fewer connections (--max-connections), shorter queues (--queue), or \
-                 larger buffers (--buffer-size)",
+                 {}: ask for fewer connections (`max_connections`), shorter queues (`queue`), or \
+                 larger buffers (`buffer_size`)",
                 limits.max_connections,
                 bounds.queue,
                 show_size(size as u64),
-            ));
+            );
+            return Err(SettingError::new("max_connections", limits.max_connections, text));
         }
         Ok(bounds)
     }
@@ -121,7 +126,7 @@ mod tests {
     use super::*;
     use crate::Config;
 
-    fn check(config: Config, options: HubOptions) -> Result<Bounds, String> {
+    fn check(config: Config, options: HubOptions) -> Result<Bounds, SettingError> {
         let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let config = config.listen(any_port).max_connections(100);
         Bounds::check(&options, &config.check().unwrap())
@@ -162,13 +167,13 @@ mod tests {
         let queue = |bytes| HubOptions { queue: bytes, ..options };
         for (config, options, remedy) in [
             (sixteen(), message(997), "from 1 to 996"),
-            (sixteen(), message(0), "--max-message"),
+            (sixteen(), message(0), "`max_message`"),
             (sixteen(), queue(2047), "from 2048 (two buffers) to 4096"),
-            (sixteen(), queue(4097), "--queue"),
+            (sixteen(), queue(4097), "`queue`"),
             (Config::new().workers(1).buffers(7), options, "needs 8 buffers"),
             (eight_workers(23), options, "a hub with 8 workers needs 24 buffers"),
         ] {
-            let text = check(config, options).unwrap_err();
+            let text = check(config, options).unwrap_err().to_string();
             assert!(text.contains(remedy), "{text}");
         }
         for options in [message(996), message(1), queue(2048), options] {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{LEASES_PER_CONNECTION_MAX, Limits};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, SettingError};
 use crate::protocol::framing::LENGTH_BYTES;
 use crate::service::{
     Answer, Connection, Message, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
@@ -74,7 +74,7 @@ impl Hub {
 impl ServiceFactory for HubOptions {
     type Service = Hub;
 
-    fn check(&self, limits: &Limits) -> Result<(), String> {
+    fn check(&self, limits: &Limits) -> Result<(), SettingError> {
         Bounds::check(self, limits).map(drop)
     }
 

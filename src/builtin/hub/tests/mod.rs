@@ -405,6 +405,6 @@ fn hubs_that_have_room_for_their_queues_each_but_not_together_are_refused() {
     OfListener::new(vec![hub]).check(&one.check().unwrap()).unwrap();
     let three = listen(listen(one));
     let services = OfListener::new(vec![hub; 3]);
-    let text = services.check(&three.check().unwrap()).unwrap_err();
-    assert!(text.contains("--max-connections"), "{text}");
+    let text = services.check(&three.check().unwrap()).unwrap_err().to_string();
+    assert!(text.contains("`max_connections`"), "{text}");
 }
