@@ -23,6 +23,7 @@ const KERNEL_BYTES_PER_CONNECTION: u64 = 4 << 10;
 
 /// What the parts of a server need, as they know it themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Sizes {
     /// What a worker keeps for each slot for a connection, in bytes: context and generation, timer,
     /// places in queues.
@@ -40,6 +41,7 @@ pub struct Sizes {
 
 /// One part of a [`MemorySum`].
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Term {
     /// What it is.
     pub name: &'static str,
@@ -54,6 +56,7 @@ pub struct Term {
 /// It is address space. A page becomes resident when it is first used, so that an idle server
 /// holds a small part of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct MemorySum {
     /// The parts of the process's memory.
     pub terms: Vec<Term>,

@@ -367,6 +367,7 @@ impl Config {
 
 /// The limits of a server, all known and all within their ranges.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// Endpoints that are listened on.
     pub listeners: usize,

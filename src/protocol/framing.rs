@@ -27,6 +27,7 @@ pub enum ByteOrder {
 
 /// How a stream is cut into messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Framing {
     /// A signed number of 4 bytes says how many bytes follow; 0 is allowed.
     Length {

@@ -15,7 +15,7 @@ use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::engine::sys::{Listening, monotonic_now};
 use crate::error::StartError;
 use crate::net::bind::{self, Bound};
-use crate::service::{Service, ServiceFactory, ServicePlan};
+use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
 use crate::shared::mailbox::{Command, Mailboxes};
@@ -118,6 +118,7 @@ impl Server {
     where
         F: ServiceFactory,
     {
+        const { assert_session_fits::<<F::Service as Service>::Session>() };
         let limits = config.check()?;
         factory.check(&limits).map_err(StartError::Service)?;
         limits.raise_open_files(config.endpoints().len())?;

@@ -70,6 +70,34 @@ pub trait ServiceFactory {
     fn plan(self, limits: &Limits) -> ServicePlan<Self::Service>;
 }
 
+/// Bytes of a [`Service::Session`] at most.
+pub const SESSION_BYTES_MAX: usize = 64;
+
+/// Fails to compile if a session has more than [`SESSION_BYTES_MAX`] bytes.
+///
+/// Whatever uses a service calls this, and a session that is too large fails `cargo build`. It does
+/// not fail `cargo check`, which looks into no generic code. A constant beside the service does:
+///
+/// ```
+/// # use echopool::service::assert_session_fits;
+/// struct MySession([u8; 64]);
+///
+/// const _: () = assert_session_fits::<MySession>();
+/// ```
+///
+/// ```compile_fail,E0080
+/// # use echopool::service::assert_session_fits;
+/// struct MySession([u8; 65]);
+///
+/// const _: () = assert_session_fits::<MySession>();
+/// ```
+pub const fn assert_session_fits<Session>() {
+    assert!(
+        size_of::<Session>() <= SESSION_BYTES_MAX,
+        "a Session is at most 64 bytes: keep larger state in the service's own tables"
+    );
+}
+
 /// A service that needs nothing to be made, as in `Server::start(config, || Echo)`.
 impl<F, S> ServiceFactory for F
 where

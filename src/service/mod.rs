@@ -27,12 +27,15 @@ pub use crate::engine::ConnectTo;
 mod factory;
 mod messages;
 
-pub use factory::{ServiceFactory, ServicePlan, WorkerContext};
+pub use factory::{
+    SESSION_BYTES_MAX, ServiceFactory, ServicePlan, WorkerContext, assert_session_fits,
+};
 
 /// What a service wants to happen to the connection after a call.
 ///
 /// Output that the service has put on the connection is sent in every case but [`Answer::Close`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Answer {
     /// Send the output, if there is any; then read on.
     Continue,
@@ -382,8 +385,9 @@ impl Attention {
 /// ```
 pub trait Service: 'static {
     /// What the service remembers of one connection. It lives in the connection's preallocated
-    /// context, so it is at most 64 bytes (checked at compile time). Keep larger state in tables of
-    /// the service's own, and allocate them when the service is made.
+    /// context, so it is at most [`SESSION_BYTES_MAX`] bytes. A larger one does not compile; see
+    /// [`assert_session_fits`]. Keep larger state in tables of the service's own, and allocate them
+    /// when the service is made.
     type Session: Default;
 
     /// Whether the clock is read before each call rather than once for each turn of the loop. It

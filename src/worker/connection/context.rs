@@ -10,11 +10,8 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
 use crate::service::messenger::Messenger;
-use crate::service::{Attention, Connection};
+use crate::service::{Attention, Connection, assert_session_fits};
 use crate::shared::permits::Permit;
-
-/// The largest session that a service may have, in bytes.
-const SESSION_BYTES_MAX: usize = 64;
 
 /// A connection.
 pub(crate) struct Context<Session> {
@@ -53,11 +50,6 @@ pub(crate) struct Context<Session> {
 }
 
 impl<Session: Default> Context<Session> {
-    const SESSION_FITS: () = assert!(
-        size_of::<Session>() <= SESSION_BYTES_MAX,
-        "a Session is at most 64 bytes: keep larger state in the service's own tables"
-    );
-
     pub(crate) fn new(
         machine: Machine,
         id: ConnectionId,
@@ -67,7 +59,7 @@ impl<Session: Default> Context<Session> {
         pool: &Pool,
         now: Time,
     ) -> Context<Session> {
-        let () = Self::SESSION_FITS;
+        const { assert_session_fits::<Session>() };
         Context {
             machine,
             leases_wanted: 1,
