@@ -1,9 +1,9 @@
-//! How a service declares its options: once, as a table with a row for each option.
+//! How a service declares its options: once, with name, type, range, default and help.
 //!
-//! The text of a URL, the flags of the daemon, `--help`, the tables of the documents (a test
-//! compares them) and the canonical form of a ready line all come from these rows. A row names a
-//! field of the service's options; the type of the field says how its value is read and written
-//! ([`Value`]), the row's [`Allowed`] which values are allowed.
+//! The options in a URL, the flags of the daemon, `--help`, the canonical form of a ready line and
+//! the tables of the documents (a test compares them) all follow from this declaration. The type of
+//! a field determines how its value is read and written ([`Value`]); [`Allowed`] says which values
+//! are allowed.
 //!
 //! ```text
 //! options! {

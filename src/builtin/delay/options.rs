@@ -98,7 +98,7 @@ options! {
             if size <= hold {
                 return Ok(());
             }
-            Err(format!("size is {size}, but at most {hold} bytes of a connection wait: raise hold"))
+            Err(format!("size is {size}, but hold allows {hold} bytes to wait: raise hold"))
         }
     }
 }

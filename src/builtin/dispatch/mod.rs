@@ -14,7 +14,8 @@ use crate::service::{
 };
 
 macro_rules! builtin {
-    ($($url:ident: $name:ident = $service:ident $(($options:ident: $_type:ty))?, $what:literal;)*) => {
+    ($($url:ident: $name:ident = $service:ident $(($options:ident: $_type:ty))?,
+        $what:literal;)*) => {
         /// One of the services that come with the daemon.
         enum Builtin {
             $(#[doc = concat!("`", stringify!($url), "://`: ", $what, ".")] $name($service),)*

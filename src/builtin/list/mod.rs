@@ -3,9 +3,10 @@
 //! To add a service, write it in a folder of its own, with its options (see `option`) beside it,
 //! and add its line here: the name in a URL, the variant of [`ServiceOptions`], the type of the
 //! service with the type of its options (none: the service has no options), and what the service
-//! does. The options are the service's factory; a service without options is its own. The URL
-//! parser, the flags, `--help`, the ready line and the daemon follow from the line; a test then asks
-//! for the table in `docs/services.md`.
+//! does. The options are the service's factory; a service without options is its own.
+//!
+//! The URL parser, the flags, `--help`, the ready line and the daemon follow from the line. A test
+//! then asks for the table in `docs/services.md`.
 
 use super::option::Options;
 use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions};
@@ -32,7 +33,8 @@ pub(crate) use services;
 
 /// Makes [`ServiceOptions`] from the list.
 macro_rules! service_options {
-    ($($name:ident: $variant:ident = $service:ident $(($options:ident: $type:ty))?, $what:literal;)*) => {
+    ($($name:ident: $variant:ident = $service:ident $(($options:ident: $type:ty))?,
+        $what:literal;)*) => {
         /// A service, with its options.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[non_exhaustive]

@@ -174,7 +174,8 @@ impl ServiceOptions {
         if self.options().has_flags() { self.set(option, value) } else { None }
     }
 
-    /// The error for an option that the service does not have: who has it, and what the service has.
+    /// The error for an option that the service does not have. It says which services have it, and
+    /// which options this one has.
     fn has_no(&self, option: &str) -> SpecError {
         let (all, service) = (ServiceOptions::all(), self.name());
         let has = |other: &&ServiceOptions| {

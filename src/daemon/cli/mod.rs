@@ -1,8 +1,8 @@
 //! The daemon's command line: the flags, and the [`Config`] and the services that they make.
 //!
-//! What a flag may say is checked here as far as its own text goes (units, forms of addresses);
-//! ranges and what belongs together are checked by [`Config::check`]. How a service and its options
-//! are written is the business of [`spec`](crate::builtin::url).
+//! This module checks the text of each flag (units, forms of addresses). [`Config::check`] checks
+//! the ranges, and which values can be combined. [`url`](crate::builtin::url) parses a service with
+//! its options. The flags for these options, in `options`, follow from the services' declarations.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
-use crate::base::units;
+use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
 use crate::error::AddressError;
@@ -28,14 +28,14 @@ fn after_help() -> String {
     format!(
         "\
 Commands (echopool COMMAND --help tells more):
-  serve    what is described here; the default, so that the word may be left out
-  connect  a client for people: it sends the lines that are typed and shows what arrives
+  serve    the server that is described here; the default command
+  connect  an interactive client: sends the lines that you type, shows what arrives
 
 An address to listen on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
 {}
 Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
 
-Examples: at most 10,000 clients, on the local machine only, and rates once a second:
+Examples: at most 10,000 clients, on this machine only, with rates once per second:
   echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s
 Three services at once, one of them lines:
   echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'",
@@ -43,11 +43,11 @@ Three services at once, one of them lines:
     )
 }
 
-/// A time that may be off. An alias, because clap takes a plain `Option` for a flag without default.
+/// A time that may be off. An alias, because clap takes `Option` for a flag without a default.
 type TimeOrOff = Option<Duration>;
 
-/// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more, out
-/// of memory that is fixed at start.
+/// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more,
+/// from memory that is allocated at start.
 #[derive(clap::Parser, Debug)]
 #[command(name = "echopool", version, after_help = after_help(), next_line_help = true)]
 pub(crate) struct Cli {
@@ -56,27 +56,29 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:7777")]
     listen: Vec<String>,
 
-    /// What the addresses and the defaults of the options say together.
+    /// The parsed addresses, with the services and their options.
     #[arg(skip)]
     listeners: Vec<(ServiceOptions, ListenAddress)>,
 
-    /// Worker threads, 1 to 64 [default: the processors there are, 64 at most]
+    /// Worker threads, 1 to 64 [default: number of processors, at most 64]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     workers: Option<usize>,
 
-    /// Connections at once, others wait [default: what open files allow, 65536 at most]
+    /// Open connections; further clients wait, 1 to 16773120 [default: what the hard limit of open
+    /// files allows, at most 65536]
     #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
     max_connections: Option<u32>,
 
-    /// Size of a buffer, 256 to 1Mi
+    /// Bytes per buffer, 256 to 1Mi
     #[arg(long, value_name = "SIZE", default_value = "16Ki", value_parser = size::<usize>)]
     buffer_size: usize,
 
-    /// Buffers, 16777216 at most [default: 1 per connection, 4096 at most, 64 per worker at least]
+    /// Buffers, 1 per worker to 16777216 [default: 1 per connection, at most 4096, at least 64 per
+    /// worker]
     #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
     buffers: Option<u32>,
 
-    /// As many buffers as fit into this much memory
+    /// As many buffers as fit into this many bytes
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, conflicts_with = "buffers")]
     memory: Option<u64>,
 
@@ -84,35 +86,37 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count::<u32>)]
     backlog: u32,
 
-    /// Close a connection that was silent for this long, 1ms to 8760h, or off
-    #[arg(long, value_name = "TIME", default_value = "off", value_parser = units::parse_duration_or_off)]
+    /// Close a connection that has neither received nor sent anything for this long, 1ms to 8760h,
+    /// or off
+    #[arg(long, value_name = "TIME", default_value = "off", value_parser = parse_duration_or_off)]
     idle_timeout: TimeOrOff,
 
-    /// Close a connection whose client takes no output for this long, or off
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration_or_off)]
+    /// Close a connection whose client reads no output for this long, 1ms to 8760h, or off
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration_or_off)]
     send_timeout: TimeOrOff,
 
-    /// With no buffer free and others waiting this long, close the slowest reader, or off
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration_or_off)]
+    /// When clients have waited for a buffer for this long, close the slowest reader, 1ms to 8760h,
+    /// or off
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_off)]
     shed_after: TimeOrOff,
 
-    /// Read on this long after closing, so that nothing sent before is lost, 0s to 10m
+    /// Read on from a closed connection for this long, so that no sent data is lost, 0s to 10m
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
     linger: Duration,
 
-    /// On SIGTERM or SIGINT give the clients this long to finish
+    /// Time for clients to finish after SIGTERM or SIGINT
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub(crate) drain_timeout: Duration,
 
-    /// Log the rates this often, at least 100ms apart [default: never]
+    /// Log the rates at this interval, at least 100ms [default: never]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
     pub(crate) stats_interval: Option<Duration>,
 
-    /// Let other processes of this user listen on the same port, each taking a share
+    /// Let other processes of this user listen on the same port; each gets a share of the clients
     #[arg(long)]
     share_port: bool,
 
-    /// Never sleep: each worker takes a whole processor, and no time to wake up
+    /// Never sleep, to avoid wake-up latency; each worker uses a whole processor
     #[arg(long)]
     busy_poll: bool,
 
@@ -120,7 +124,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
 
-    /// End when standard input does: for a parent process that may die.
+    /// Stop when standard input ends: for a parent process that may die.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
 }
@@ -134,7 +138,7 @@ impl Cli {
     /// Reads the command line. `args` are those of the process, its name included.
     ///
     /// # Errors
-    /// A flag or what it says is wrong; or help is asked for.
+    /// A flag or its value is wrong. Also if help or the version is asked for.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let matches = Cli::clap().try_get_matches_from(args)?;
         let mut cli = Cli::from_arg_matches(&matches)?;
@@ -149,8 +153,11 @@ impl Cli {
         Ok(cli)
     }
 
-    /// The configuration that the flags ask for, and the service of each listener in it. Names are
-    /// looked up here: each address of a name is a listener of its own.
+    /// Returns the configuration that the flags ask for, and the service of each of its listeners.
+    /// Resolves names; each address of a name becomes a listener.
+    ///
+    /// # Errors
+    /// A name cannot be resolved.
     pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), AddressError> {
         let mut services = Vec::new();
         let mut config = Config::new()
@@ -180,7 +187,7 @@ impl Cli {
     }
 }
 
-/// A `--listen` that is wrong, as clap reports any other flag.
+/// The error for a wrong `--listen`, in the form of clap's errors.
 fn wrong_listener(text: &str, error: &str) -> clap::Error {
     let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
     Cli::clap().error(ErrorKind::ValueValidation, text)

@@ -48,14 +48,14 @@ const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
-The service says what a line is: echo (tcp://, or none), discard, chargen: bytes, as they are;
-framed: a frame, without the newline; message: a message, the delimiter in place of the newline;
-hub: a message to all, or /list, /to ID TEXT, /quit (// begins a line with a slash).
+The service determines how a line is sent. echo (tcp://, or none), discard, chargen: as bytes;
+framed: as a frame, without the newline; message: as a message, with the delimiter in place of the
+newline; hub: as a message to all, or a command: /list, /to ID TEXT, /quit (// for a leading slash).
 
-At the end of input the sending side is closed, and what still comes is shown; with framed and
-message a reply is awaited for each line. On a terminal bytes that it would act on are escaped.
+At the end of input the client closes its sending side and shows what still arrives. With framed and
+message it waits for a reply to each line. On a terminal, control characters are escaped.
 
-Exit codes: 0 all sent and answered; 1 not, or no connection; 2 wrong usage; 130 interrupted.
+Exit codes: 0 all sent, with all replies; 1 not, or no connection; 2 wrong usage; 130 interrupted.
 
 Examples:
   echo hi | echopool connect 127.0.0.1:7777
@@ -63,28 +63,28 @@ Examples:
   printf 'one\\ntwo\\n' | echopool connect 'message://[::1]:7779?delimiter=\\n'
   echopool connect hub://localhost:7780";
 
-/// Connects to a server: lines typed are sent, what arrives is shown.
+/// Connects to a server, sends the lines that you type, and shows what arrives.
 #[derive(Parser, Debug)]
 #[command(name = "echopool connect", bin_name = "echopool connect", version)]
 #[command(after_help = EXAMPLES)]
 struct Args {
-    /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as the ready line of the server says it
+    /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as in the ready line of the server
     #[arg(value_name = "TARGET")]
     target: String,
 
-    /// How long to wait for the connection, and after the end of input for anything to come
+    /// Time limit for connecting and, after the end of input, for more data to arrive
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     timeout: Duration,
 
-    /// Connect again when the connection is lost [default: if input is a terminal]
+    /// Reconnect when the connection is lost [default: if input is a terminal]
     #[arg(long, conflicts_with = "no_reconnect")]
     reconnect: bool,
 
-    /// Do not
+    /// Do not reconnect
     #[arg(long)]
     no_reconnect: bool,
 
-    /// Say nothing of the connection's state on standard error, but why it failed
+    /// Write nothing to standard error except the reason of a failure
     #[arg(long, short)]
     quiet: bool,
 }
