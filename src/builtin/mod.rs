@@ -8,9 +8,9 @@ pub mod dispatch;
 pub mod echo;
 pub mod framed;
 pub mod hub;
-pub mod list;
+pub(crate) mod list;
 pub mod message_echo;
-pub mod option;
+pub(crate) mod option;
 #[cfg(test)]
 pub mod testing;
 pub mod url;
