@@ -556,19 +556,19 @@ fn the_seconds_add_up_to_the_whole() {
 #[test]
 fn flags_that_do_not_go_together_are_usage_errors() {
     for (flags, reason) in [
-        ("--strict", "give it a rate with -R"),
-        ("--arrivals poisson", "give it a rate with -R"),
+        ("--strict", "set a rate with -R"),
+        ("--arrivals poisson", "set a rate with -R"),
         ("-R 1k --stages 1s:1k", "cannot be used with"),
         ("-R 0", "at least 1"),
         ("-R 1g", "no unit"),
         ("--stages 10s", "TIME:RATE"),
         ("--lifetime never", "number of requests"),
-        ("--with sleepy:3", "no kind of rude client"),
+        ("--with sleepy:3", "not a kind of rude client"),
         ("--source-ip 10.0.0.0/40", "/32"),
         ("-l uniform:5", "two sizes"),
         ("-w 5", "unit"),
         ("127.0.0.1:1-2000", "2000 target ports, but at most 1024"),
-        ("127.0.0.1:9-8", "ends before it begins"),
+        ("127.0.0.1:9-8", "wrong order"),
     ] {
         loadgen(flags).expect(2).complains(reason);
     }

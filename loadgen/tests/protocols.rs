@@ -153,14 +153,14 @@ fn flags_that_a_server_that_closes_cannot_have() {
 #[test]
 fn flags_of_a_hub_are_for_a_hub() {
     for flag in ["--senders 2", "--never-read 1", "--allow-drops"] {
-        loadgen(&format!("framed:// {flag}")).expect(2).complains("is for a hub");
+        loadgen(&format!("framed:// {flag}")).expect(2).complains("needs a hub");
     }
     let wrong = [
         ("-l 11", "at least 12"),
         ("-l 17k", "max-message"),
         ("-l uniform:20-30", "one size"),
-        ("--lifetime 5", "not for a hub"),
-        ("--warmup 1s", "not for a hub"),
+        ("--lifetime 5", "does not work with a hub"),
+        ("--warmup 1s", "does not work with a hub"),
         ("--with idle:5", "--never-read"),
         ("-c 5 --senders 3 --never-read 3", "more than the 5"),
     ];

@@ -156,7 +156,7 @@ fn with_open_files(limit: u32, flags: &str) -> Command {
 fn a_machine_with_few_open_files_has_fewer_clients_and_says_so() {
     let ended = start(with_open_files(400, "-d 300ms -t 1")).wait().expect(0);
     ended.complains("10000 connections asked for, ").complains("hard limit is 400");
-    ended.says("Connections: 10000 asked, ").says("as many as the machine has room for");
+    ended.says("Connections: 10000 asked, ").says("as many as the machine allows");
     ended.says("Limit: 10000 connections asked for").says("ulimit -Hn");
     assert!(!ended.stdout.contains("10000 established"), "{}", ended.stdout);
 }
@@ -214,7 +214,7 @@ fn a_server_of_its_own_that_dies_is_a_failure_that_says_so() {
     // Killing it before it listens would be another failure.
     until("clients are connected", || (sockets_of(run.child.id()) >= 5).then_some(()));
     rustix::process::kill_process(server, Signal::KILL).expect("it is there");
-    run.wait().expect(1).complains("the server ended in the middle of the run");
+    run.wait().expect(1).complains("the server ended during the run");
 }
 
 #[test]

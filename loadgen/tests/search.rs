@@ -142,7 +142,7 @@ fn what_is_of_a_single_run_is_refused() {
         "--output-format ndjson",
     ] {
         let ended = loadgen(&format!("--search p99:1ms {flags}")).expect(2);
-        ended.complains("is of a single run");
+        ended.complains("applies to a single run");
     }
     loadgen("--search p99:1ms --stages 1s:1k").expect(2);
     loadgen("--search p99").expect(2).complains("p99:1ms");

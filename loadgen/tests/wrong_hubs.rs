@@ -66,7 +66,7 @@ fn a_hub_that_does_nothing_wrong_is_right() {
 
 #[test]
 fn a_message_that_comes_twice() {
-    let note = "a message that came before, or out of order";
+    let note = "a message that arrived before, or out of order";
     assert_found(Fault::Twice { to: 3, nth: 7 }, 3, begin_of(3, 8) + TO_NUMBER, note);
 }
 
@@ -92,32 +92,32 @@ fn a_message_under_a_wrong_id() {
 #[test]
 fn a_wrong_byte() {
     let offset = begin_of(3, 20) + 14 + 77;
-    let note = "other bytes than were sent";
+    let note = "bytes that differ from those sent";
     assert_found(Fault::WrongByte { to: 3, nth: 20, at: 77 }, 3, offset, note);
 }
 
 #[test]
 fn a_wrong_length() {
-    let note = "a message of another length";
+    let note = "a message with a wrong length";
     assert_found(Fault::WrongLength { to: 2, nth: 3 }, 2, begin_of(2, 3), note);
 }
 
 #[test]
 fn a_broadcast_that_says_it_is_for_one() {
-    let note = "a broadcast that says it is for one client";
+    let note = "a broadcast marked as a message to one client";
     assert_found(Fault::ForOne { to: 2, nth: 3 }, 2, begin_of(2, 3) + 5, note);
 }
 
 #[test]
 fn a_notice_about_the_client_itself() {
-    let note = "a notice about nobody, or about the client itself";
+    let note = "a notice about no client, or about the client itself";
     assert_found(Fault::Notice { to: 2, nth: 3 }, 2, begin_of(2, 3) + 5, note);
 }
 
 #[test]
 fn a_message_that_comes_again_at_the_very_end() {
     let (found, text) = first_mismatch(Fault::AtTheEnd { to: 1 });
-    let note = "a message that came before, or out of order";
+    let note = "a message that arrived before, or out of order";
     assert_eq!((&found["connection"], &found["note"]), (&1.into(), &note.into()), "{found}");
     // Others may have left by then, with notices.
     let offset = found["stream_offset"].as_u64().expect("a number");

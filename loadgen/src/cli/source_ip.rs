@@ -41,13 +41,13 @@ impl FromStr for Source {
             None => (text, None),
             Some((address, prefix)) => (address, Some(prefix)),
         };
-        let no_address = || format!("'{address}' is no address: use 10.0.0.1 or 10.0.0.0/24");
+        let no_address = || format!("'{address}' is not an address: use 10.0.0.1 or 10.0.0.0/24");
         let address: IpAddr = address.parse().map_err(|_| no_address())?;
         let Some(prefix) = prefix else { return Ok(Source { first: address, count: 1 }) };
         let width = if address.is_ipv4() { 32 } else { 128 };
         let bits: u32 = match prefix.parse::<u32>() {
             Ok(bits) if bits <= width => width - bits,
-            _ => return Err(format!("'/{prefix}' is no prefix: use /0 to /{width}")),
+            _ => return Err(format!("'/{prefix}' is not a prefix length: use /0 to /{width}")),
         };
         Ok(network(address, bits))
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn what_is_no_source_is_refused() {
         for (text, reason) in
-            [("localhost", "no address"), ("10.0.0.1/33", "/32"), ("fd00::/x", "/128")]
+            [("localhost", "not an address"), ("10.0.0.1/33", "/32"), ("fd00::/x", "/128")]
         {
             let error = text.parse::<Source>().expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");

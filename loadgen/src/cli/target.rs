@@ -30,8 +30,8 @@ pub struct Address {
     pub ports: RangeInclusive<u16>,
 }
 
-const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server of its \
-                       own; the services are echo (tcp), delay, framed, message and hub";
+const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server \
+                       that loadgen starts; the services are echo (tcp), delay, framed, message and hub";
 
 impl FromStr for Target {
     type Err = String;
@@ -44,7 +44,7 @@ impl FromStr for Target {
         let spec: Spec = text.parse().map_err(|error| format!("{error}; {GRAMMAR}"))?;
         if let ServiceOptions::Discard | ServiceOptions::Chargen = spec.service {
             let name = spec.service.name();
-            return Err(format!("{name} sends nothing back that could be timed; {GRAMMAR}"));
+            return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
         let address = match (spec.address.as_str(), text.contains("://")) {
             ("", true) => None,
@@ -92,12 +92,12 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| match text.parse() {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(format!("'{text}' is no port: use a number from 1 to 65535")),
+        _ => Err(format!("'{text}' is not a port: use a number from 1 to 65535")),
     };
     let (first, last): (u16, u16) = (port(first)?, port(last)?);
     match first <= last {
         true => Ok(first..=last),
-        false => Err(format!("'{text}' ends before it begins: write it like 7001-7010")),
+        false => Err(format!("'{text}' has its ends in the wrong order: write it like 7001-7010")),
     }
 }
 
@@ -109,20 +109,20 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
     let Some(first) = targets.first() else { return Ok(ServiceOptions::Echo) };
     if let Some(other) = targets.iter().find(|other| other.service != first.service) {
         return Err(Failure::Usage(format!(
-            "{first} and {other} are different services: give targets of one service, with the \
-             same options"
+            "{first} and {other} are different services: all targets must have the same service and \
+             options"
         )));
     }
     if targets.len() > 1 && targets.iter().any(|target| target.address.is_none()) {
         return Err(Failure::Usage(format!(
-            "a server of its own is the only target: give {}:// alone, or addresses only",
+            "a server that loadgen starts must be the only target: use {}:// alone, or only addresses",
             first.service.name()
         )));
     }
     let one = |target: &Target| target.address.as_ref().is_none_or(|at| at.ports.len() == 1);
     if matches!(first.service, ServiceOptions::Hub(_)) && (targets.len() > 1 || !one(first)) {
         return Err(Failure::Usage(
-            "the clients of a hub are all at one address: give one target with one port".into(),
+            "all clients of a hub must connect to one address: use one target with one port".into(),
         ));
     }
     Ok(first.service)
@@ -166,8 +166,8 @@ pub fn check_sizes(service: &ServiceOptions, sizes: &Sizes) -> Result<(), Failur
     }
     let name = service.name();
     Err(Failure::Usage(format!(
-        "-l {size} is more than the {max} bytes that {name} takes: give the target a larger limit, \
-         {name}://...?{option}=SIZE, if its server has one"
+        "-l {size} is more than the {max} bytes that {name} allows: set the limit of the target, \
+         {name}://...?{option}=SIZE, if its server allows more"
     )))
 }
 
@@ -217,12 +217,12 @@ mod tests {
             ("::1:7777", "no port"),
             ("[::1]", "no port"),
             (":7777", "host is missing"),
-            ("host:0", "no port"),
-            ("host:70000", "no port"),
-            ("host:", "no port"),
-            ("host:7-", "no port"),
-            ("host:0-7", "no port"),
-            ("host:9-7", "ends before it begins"),
+            ("host:0", "not a port"),
+            ("host:70000", "not a port"),
+            ("host:", "not a port"),
+            ("host:7-", "not a port"),
+            ("host:0-7", "not a port"),
+            ("host:9-7", "wrong order"),
         ];
         for (text, reason) in reasons {
             let error = target(text).expect_err(text);

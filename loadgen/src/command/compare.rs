@@ -109,7 +109,7 @@ fn render(first: &Saved, second: &Saved) -> String {
     if !differing.is_empty() {
         writeln!(out, "Settings differ: {}", differing.join(", ")).expect("writing to a string");
     }
-    let chance = "One run each: how much is chance, two runs of the same thing show";
+    let chance = "One run each: compare two runs of the same thing to see how much is chance";
     writeln!(out, "{chance}").expect("writing to a string");
     out
 }
@@ -148,9 +148,9 @@ mod tests {
         assert_eq!(line("Latency max"), ["1.00ms", "2.00ms", "2.000"]);
         assert_eq!(line("Verdict"), ["valid", "valid"]);
         assert!(text.contains("Settings differ: size_bytes (64 and 128)\n"), "{text}");
-        assert!(
-            text.ends_with("\nOne run each: how much is chance, two runs of the same thing show\n")
-        );
+        assert!(text.ends_with(
+            "\nOne run each: compare two runs of the same thing to see how much is chance\n"
+        ));
     }
 
     #[test]

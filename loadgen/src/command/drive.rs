@@ -122,10 +122,12 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
 fn remedy(errno: i32) -> &'static str {
     match Errno::from_raw_os_error(errno) {
         Errno::CONNREFUSED => "; start the server, or check the port",
-        Errno::TIMEDOUT => "; check the address and what filters its packets, or raise --timeout",
+        Errno::TIMEDOUT => "; check the address and packet filters, or raise --timeout",
         Errno::NETUNREACH | Errno::HOSTUNREACH => "; check the address and the routes",
-        Errno::ADDRNOTAVAIL => "; check that --source-ip is of this machine, and has ports left",
-        Errno::ACCESS | Errno::PERM => "; check the address, and what filters its packets",
+        Errno::ADDRNOTAVAIL => {
+            "; check that --source-ip is an address of this machine and has free ports"
+        }
+        Errno::ACCESS | Errno::PERM => "; check the address and packet filters",
         Errno::MFILE => "; allow this process more open files (ulimit -n)",
         _ => "",
     }
@@ -286,7 +288,7 @@ impl Watch<'_> {
     /// Fails the run if the server has ended, or ends within `wait`.
     fn check_server(&mut self, wait: Duration) {
         if let Some(status) = self.server.as_mut().and_then(|server| server.wait(wait)) {
-            let text = format!("the server ended in the middle of the run ({status})");
+            let text = format!("the server ended during the run ({status})");
             self.fail(Failure::Setup(text));
         }
     }

@@ -85,7 +85,7 @@ pub fn new_seed() -> u64 {
 pub fn print_limits(plan: &Plan) {
     if let Some(shortfall) = &plan.shortfall {
         let going_on = plan.connections;
-        terminal::message(format_args!("loadgen: {shortfall}; going on with {going_on}"));
+        terminal::message(format_args!("loadgen: {shortfall}; continuing with {going_on}"));
     }
     if let Some(short) = &plan.backlog_short {
         terminal::message(format_args!("loadgen: {short}"));

@@ -129,7 +129,7 @@ fn parse_ready(line: &str) -> Result<SocketAddr, String> {
     line.strip_prefix(READY)
         .and_then(|target| target.trim_end().parse().ok())
         .and_then(|spec: Spec| spec.address.parse().ok())
-        .ok_or_else(|| format!("'{line}' is not where it listens"))
+        .ok_or_else(|| format!("'{line}' does not name the address that it listens on"))
 }
 
 #[cfg(test)]

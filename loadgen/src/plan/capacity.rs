@@ -135,10 +135,10 @@ impl fmt::Display for BacklogShort {
         let BacklogShort { begun, held } = self;
         write!(
             f,
-            "up to {begun} connections are begun at once, and a listening socket of this machine \
-             lets at most {held} wait to be accepted (net.core.somaxconn); those beyond are tried \
-             again after a second: raise it (sysctl -w net.core.somaxconn=4096, before the server \
-             starts), or begin fewer at a time (--connect-rate)"
+            "up to {begun} connections are begun at once, and a listen backlog of this machine \
+             holds at most {held} (net.core.somaxconn); the others are retried after a second: \
+             raise it (sysctl -w net.core.somaxconn=4096, before the server starts), or begin \
+             fewer at a time (--connect-rate)"
         )
     }
 }
@@ -150,7 +150,7 @@ impl fmt::Display for Shortfall {
             Limit::OpenFiles { hard, needed, rude } => {
                 let beside = match rude {
                     0 => String::new(),
-                    _ => format!(", with {rude} of --with"),
+                    _ => format!(", including {rude} for --with"),
                 };
                 write!(
                     f,

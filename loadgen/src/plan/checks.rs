@@ -33,8 +33,8 @@ pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Re
         _ => format!(" and {workers} of the server"),
     };
     Err(Failure::Usage(format!(
-        "--busy-poll takes a processor for each thread: {threads} of loadgen{workers_text}, and \
-         this process may use {processors}; give fewer (-t), or leave it out"
+        "--busy-poll needs a processor for each thread: {threads} of loadgen{workers_text}; this \
+         process may use {processors}: use fewer threads (-t), or omit the flag"
     )))
 }
 
@@ -47,8 +47,8 @@ pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Err(Failure::Usage(format!(
-        "{flag} is not for a server that closes each connection after one message: \
-         message://...?after=keep, if it can"
+        "{flag} does not work with a server that closes each connection after one message: use \
+         message://...?after=keep if the server supports it"
     )))
 }
 

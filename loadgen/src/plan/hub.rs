@@ -107,7 +107,7 @@ pub fn refuse_flags(spec: &RunSpec) -> Result<(), Failure> {
     ];
     match given.into_iter().find(|(given, _)| *given) {
         None => Ok(()),
-        Some((_, flag)) => usage(format!("{flag} is for a hub: hub://host:port")),
+        Some((_, flag)) => usage(format!("{flag} needs a hub: hub://host:port")),
     }
 }
 
@@ -123,7 +123,7 @@ fn check_load(spec: &RunSpec, options: &HubOptions) -> Result<(), Failure> {
             usage(format!("-l {size}: the hub's messages have at most {max} bytes (max-message)"))
         }
         Sizes::Fixed(_) => Ok(()),
-        _ => usage("a hub's messages are all of one size: -l 100, say".into()),
+        _ => usage("a hub's messages have one size: use -l 100, for example".into()),
     }?;
     let unsuited = [
         (load.lifetime.is_some(), "--lifetime"),
@@ -132,11 +132,9 @@ fn check_load(spec: &RunSpec, options: &HubOptions) -> Result<(), Failure> {
     ];
     match unsuited.into_iter().find(|(given, _)| *given) {
         None => Ok(()),
-        Some((_, "--with")) => {
-            usage("--with is not for a hub: --never-read N makes rude clients there".into())
-        }
+        Some((_, "--with")) => usage("--with does not work with a hub: use --never-read N".into()),
         Some((_, flag)) => {
-            usage(format!("{flag} is not for a hub, whose clients stay for the run"))
+            usage(format!("{flag} does not work with a hub, whose clients stay for the run"))
         }
     }
 }

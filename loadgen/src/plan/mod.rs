@@ -295,7 +295,7 @@ fn open_loop(spec: &RunSpec) -> Result<Option<OpenLoop>, Failure> {
         (None, Some(rate)) => vec![schedule::steady(rate)],
         (None, None) if load.strict || load.arrivals.is_some() => {
             return Err(Failure::Usage(
-                "--strict and --arrivals are for an open loop: give it a rate with -R".into(),
+                "--strict and --arrivals need an open loop: set a rate with -R".into(),
             ));
         }
         (None, None) => return Ok(None),

@@ -69,7 +69,7 @@ fn a_limit_of_open_files_that_the_kernel_refuses_by_default_has_a_remedy_before_
     assert!(!text("-c 1m").contains("fs.nr_open"));
     assert!(text("-c 2m").contains("unit; before that, sysctl -w fs.nr_open=2000"));
     let beside = text("-c 900 --with idle:100");
-    assert!(beside.contains("open files in a process, with 100 of --with, and"), "{beside}");
+    assert!(beside.contains("open files in a process, including 100 for --with, and"), "{beside}");
 }
 
 #[test]
@@ -234,8 +234,8 @@ fn threads_that_never_sleep_have_a_processor_each() {
     assert_eq!(self::plan("127.0.0.1:7 -t 4 --busy-poll").threads, 4);
     assert_eq!(self::plan("127.0.0.1:7 -t 5 -c 4 --busy-poll").threads, 4, "one each");
     for (flags, says) in [
-        ("-t 4 --busy-poll", "4 of loadgen and 1 of the server, and this process may use 4"),
-        ("127.0.0.1:7 -t 5 --busy-poll", "5 of loadgen, and"),
+        ("-t 4 --busy-poll", "4 of loadgen and 1 of the server; this process may use 4"),
+        ("127.0.0.1:7 -t 5 --busy-poll", "5 of loadgen; this"),
     ] {
         let Err(Failure::Usage(text)) = plan_on(&machine(), flags) else { panic!("{flags}") };
         assert!(text.contains(says), "{text}");

@@ -23,7 +23,7 @@ pub fn losses(records: &Records) -> String {
         }
     };
     format!(
-        "{} deliveries dropped by the hub, {} missing without a word{remedy}",
+        "{} deliveries dropped by the hub, {} missing without a report{remedy}",
         hub.dropped, hub.undelivered
     )
 }
@@ -47,7 +47,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     ];
     if hub.beyond_ring > 0 {
         lines.push(format!(
-            "Latency of {} deliveries: at least what is recorded, their send is too long ago",
+            "Latency of {} deliveries: a lower bound is recorded, because they were sent too long ago",
             hub.beyond_ring
         ));
     }

@@ -101,7 +101,9 @@ fn longest_stall(records: &Records) -> Option<String> {
     let pause = records.longest_stall;
     (pause >= WORTH_SAYING).then(|| {
         let pause = time_us(pause.as_secs_f64() * 1e6);
-        format!("Longest pause: {pause}, in which a thread of loadgen was to work and did not")
+        format!(
+            "Longest pause: {pause}, in which a thread of loadgen should have worked and did not"
+        )
     })
 }
 
@@ -147,7 +149,8 @@ pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
         notes.push("beyond p99 latencies are partly the generator's own lag".into());
     }
     if records.never_sent > 0 {
-        let why = if ended_early { "before it was ended" } else { "for no connection had room" };
+        let why =
+            if ended_early { "before it was ended" } else { "because no connection had room" };
         notes.push(format!(
             "{} of {} requests were never sent, {why}",
             records.never_sent, records.offered

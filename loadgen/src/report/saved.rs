@@ -109,18 +109,20 @@ fn summary(text: &str) -> Result<RunSummary, String> {
     let (head, text) = match (serde_json::from_str::<Head>(text), serde_json::from_str(last)) {
         (Ok(head), _) => (head, text),
         (Err(_), Ok(head)) => (head, last),
-        (Err(error), _) => return Err(format!("no JSON: {error}")),
+        (Err(error), _) => return Err(format!("not JSON: {error}")),
     };
     match head.r#type.as_str() {
         "summary" => {}
-        "merged" => return Err("a sum already: give the files of the runs themselves".into()),
-        _ => return Err("no summary of a run: was it written with --output-format json?".into()),
+        "merged" => return Err("a merged file: give the files of the single runs".into()),
+        _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
     if head.schema_version != SCHEMA_VERSION {
         let found = head.schema_version;
-        return Err(format!("its schema_version is {found}, and {SCHEMA_VERSION} is understood"));
+        return Err(format!(
+            "its schema_version is {found}, but only {SCHEMA_VERSION} is supported"
+        ));
     }
-    serde_json::from_str(text).map_err(|error| format!("no summary of a run: {error}"))
+    serde_json::from_str(text).map_err(|error| format!("not the summary of a run: {error}"))
 }
 
 /// The targets of several runs, each once. `None` if a run does not have them, as in files of
@@ -240,10 +242,10 @@ pub mod tests {
     #[test]
     fn what_is_no_summary_is_refused_with_the_reason() {
         let reasons = [
-            ("", "no JSON"),
-            ("Running 10s test", "no JSON"),
+            ("", "not JSON"),
+            ("Running 10s test", "not JSON"),
             ("{\"type\":\"second\"}", "--output-format json"),
-            ("{\"type\":\"merged\"}", "the files of the runs themselves"),
+            ("{\"type\":\"merged\"}", "the files of the single runs"),
             ("{\"type\":\"summary\",\"schema_version\":99}", "its schema_version is 99"),
         ];
         for (text, reason) in reasons {

@@ -190,7 +190,7 @@ fn what_was_not_sent_when_a_run_was_ended_waited_for_no_connection() {
     let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
     (report.records.offered, report.records.never_sent) = (1_002, 2);
     let said = |report: &Report, why| report.verdict_text().contains(why);
-    assert!(said(&report, "2 of 1002 requests were never sent, for no connection had room"));
+    assert!(said(&report, "2 of 1002 requests were never sent, because no connection had room"));
     report.interrupted = true;
     assert!(said(&report, "2 of 1002 requests were never sent, before it was ended"));
 }

@@ -152,7 +152,7 @@ impl Report {
                 };
                 notes.push(self.busy_note());
                 if established < asked {
-                    notes.insert(0, format!("{of_asked}, as many as the machine has room for"));
+                    notes.insert(0, format!("{of_asked}, as many as the machine allows"));
                 }
                 notes
             }
@@ -167,7 +167,7 @@ impl Report {
             }
             Verdict::NothingServed => {
                 let what = match records.requests + records.warmup_requests {
-                    0 => "they ended, or the run, before anything was sent",
+                    0 => "they or the run ended before anything was sent",
                     _ => "none had a complete reply",
                 };
                 let mut text = format!("{established} connections, {what}");
@@ -199,10 +199,10 @@ impl Report {
         let losses = records.losses;
         match closes {
             true if losses.timed_out > 0 && records.timed_out == 0 => {
-                Some("the server did not close them: if that is its way, use after=keep")
+                Some("the server did not close them: if that is intended, use after=keep")
             }
             false if losses.closed_by_peer > 0 => {
-                Some("the server closed them: if that is its way, use after=close")
+                Some("the server closed them: if that is intended, use after=close")
             }
             _ => None,
         }

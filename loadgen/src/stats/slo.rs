@@ -75,7 +75,7 @@ pub fn parse(text: &str) -> Result<Slo, String> {
         text.split_once(sign).map(|(metric, limit)| (metric, *comparison, limit))
     });
     let (metric, comparison, limit) =
-        found.ok_or_else(|| format!("'{text}' compares nothing: write it like p99<2ms"))?;
+        found.ok_or_else(|| format!("'{text}' has no comparison: write it like p99<2ms"))?;
     let metric = Metric::parse(metric)?;
     let limit = match metric {
         Metric::Rate | Metric::Errors => parse_count(limit)?,
@@ -85,7 +85,7 @@ pub fn parse(text: &str) -> Result<Slo, String> {
     match metric {
         Metric::Rate if upper => Err("a rate has a lower limit: write it like rate>10k".into()),
         Metric::Rate => Ok(Slo { text, metric, comparison, limit }),
-        _ if !upper => Err(format!("'{text}' wants more of what is bad: use < or <=")),
+        _ if !upper => Err(format!("'{text}' needs an upper limit: use < or <=")),
         _ if comparison == Comparison::Less && limit == 0 => {
             Err(format!("'{text}' cannot be met: nothing is below zero"))
         }
@@ -268,9 +268,9 @@ mod tests {
     #[test]
     fn what_is_no_objective_is_refused_with_the_reason() {
         let reasons = [
-            ("p99", "compares nothing"),
-            ("", "compares nothing"),
-            ("p99=2ms", "compares nothing"),
+            ("p99", "has no comparison"),
+            ("", "has no comparison"),
+            ("p99=2ms", "has no comparison"),
             ("latency<2ms", "not known"),
             ("pmax<2ms", "not known"),
             ("p1e1<2ms", "not known"),

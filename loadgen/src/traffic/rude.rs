@@ -62,7 +62,7 @@ impl FromStr for RudeClients {
             let Some(kind) = RudeKind::ALL.into_iter().find(|kind| kind.word() == word) else {
                 let words: Vec<_> = RudeKind::ALL.iter().map(|kind| kind.word()).collect();
                 return Err(format!(
-                    "'{word}' is no kind of rude client: use {}, with a number: idle:100",
+                    "'{word}' is not a kind of rude client: use {}, with a number: idle:100",
                     words.join(", ")
                 ));
             };
@@ -93,7 +93,7 @@ mod tests {
             ("idle:0", "at least 1"),
             ("idle:1,idle:2", "twice"),
             ("idle:2m", "at most"),
-            ("", "no kind"),
+            ("", "not a kind"),
         ] {
             let error = text.parse::<RudeClients>().expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");

@@ -59,10 +59,10 @@ impl FromStr for Sizes {
     fn from_str(text: &str) -> Result<Sizes, String> {
         if let Some(range) = text.strip_prefix("uniform:") {
             let (least, most) =
-                range.split_once('-').ok_or("uniform: wants two sizes: uniform:1k-4k")?;
+                range.split_once('-').ok_or("uniform: needs two sizes: uniform:1k-4k")?;
             return match (size(least)?, size(most)?) {
                 (least, most) if least <= most => Ok(Sizes::Uniform(least, most)),
-                _ => Err(format!("uniform: wants the smaller size first: uniform:{most}-{least}")),
+                _ => Err(format!("uniform: needs the smaller size first: uniform:{most}-{least}")),
             };
         }
         match text.strip_prefix("list:") {
@@ -77,7 +77,7 @@ fn parse_list(list: &str) -> Result<Sizes, String> {
     let entry = |entry: &str| {
         let (text, weight) = entry
             .split_once(':')
-            .ok_or("list: wants a weight with each size: list:64:9,4k:1 (nine of 64, one of 4k)")?;
+            .ok_or("list: needs a weight for each size: list:64:9,4k:1 (nine of 64, one of 4k)")?;
         let too_large = || "the weights are too large".to_string();
         total = total.checked_add(units::positive(weight)?).ok_or_else(too_large)?;
         Ok((size(text)?, total))

@@ -118,8 +118,8 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let first = args.run.load.rate.unwrap_or(FIRST_RATE.max(lowest));
     if first < lowest {
         return Err(Failure::Usage(format!(
-            "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which say nothing: \
-             begin with a higher rate, or try each for longer (-d)"
+            "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which is too few: \
+             start with a higher rate, or try each rate for longer (-d)"
         )));
     }
     let step = step_spec(&args.run, &objective.0);
@@ -164,8 +164,8 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
         _ => return Ok(()),
     };
     Err(Failure::Usage(format!(
-        "{flag} is of a single run, and --search makes many: search without it, and make a run of \
-         its own at the rate that was found (-R)"
+        "{flag} applies to a single run, but --search makes many: search without it, then make a \
+         run at the rate that was found (-R)"
     )))
 }
 
@@ -273,7 +273,7 @@ fn why_missed(report: &Report) -> Option<Missed> {
         (Verdict::GeneratorLimited, _) => return Some(Missed::Generator(report.verdict_text())),
         (Verdict::Valid, Some(outcome)) => outcome.to_string(),
         (Verdict::Valid, None) => {
-            format!("{never_sent} requests were never sent, for no connection had room")
+            format!("{never_sent} requests were never sent, because no connection had room")
         }
         _ => report.verdict_text(),
     };

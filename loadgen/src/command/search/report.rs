@@ -120,7 +120,7 @@ fn found_text(search: &Search) -> String {
         let beyond = match missed {
             Missed::Server(why) => format!("; not {rate}/s: {why}"),
             Missed::Generator(why) => {
-                format!("; at {rate}/s loadgen itself was too late to tell: {why}")
+                format!("; at {rate}/s loadgen itself was too late: {why}")
             }
         };
         text += &beyond;
@@ -142,7 +142,7 @@ fn verdict_text(search: &Search) -> String {
     let reason = match (&search.broken, &search.best) {
         (Some(report), _) => return report.verdict_text(),
         (None, Some(best)) => best.verdict_text(),
-        (None, None) => "no run kept the objective".into(),
+        (None, None) => "no run met the objective".into(),
     };
     match verdict(search) {
         SearchVerdict::Run(Verdict::Valid) => reason,

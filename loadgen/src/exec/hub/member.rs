@@ -172,7 +172,7 @@ impl Member {
         let stamp = head.stamp;
         let wrong = |note| Err(note);
         let checked = if self.id == 0 {
-            wrong("a message came before the WELCOME")
+            wrong("a message before the WELCOME")
         } else if stamp == Stamp::FAREWELL {
             self.check_farewell(head)
         } else {
@@ -190,23 +190,23 @@ impl Member {
         MessageHead { to_all, from, len, stamp }: MessageHead,
     ) -> Result<(), &'static str> {
         let Some(sender) = shared.senders.get(stamp.sender as usize) else {
-            return Err("a message of nobody who sends");
+            return Err("a message of a client that does not send");
         };
         let due = &mut next[stamp.sender as usize];
         if !to_all {
-            return Err("a broadcast that says it is for one client");
+            return Err("a broadcast marked as a message to one client");
         }
         if from != sender.id() {
             return Err("a message under the id of another client");
         }
         if len != shared.size {
-            return Err("a message of another length");
+            return Err("a message with a wrong length");
         }
         if stamp.number >= sender.begun() {
             return Err("a message that was never sent");
         }
         if stamp.number < *due {
-            return Err("a message that came before, or out of order");
+            return Err("a message that arrived before, or out of order");
         }
         let missing = stamp.number - *due;
         if missing > self.dropped - self.skipped {
@@ -224,7 +224,7 @@ impl Member {
         }
         match !to_all && from == self.id && len == STAMP_BYTES as u64 {
             true => Ok(()),
-            false => Err("the message to itself came back different"),
+            false => Err("the message to itself came back changed"),
         }
     }
 
@@ -283,7 +283,7 @@ impl Member {
             }
             _ if first => return Err("another frame before the WELCOME"),
             FramePart::Joined(id) | FramePart::Left(id) if id == 0 || id == self.id => {
-                return Err("a notice about nobody, or about the client itself");
+                return Err("a notice about no client, or about the client itself");
             }
             FramePart::Joined(_) => self.joined += 1,
             FramePart::Left(_) => self.left += 1,
@@ -293,7 +293,7 @@ impl Member {
             FramePart::NotSent { reason: 2, id } if id == self.id && self.farewells_dropped > 0 => {
                 self.farewells_dropped -= 1;
             }
-            _ => return Err("NOT_SENT, although the client is there and has read everything"),
+            _ => return Err("NOT_SENT, although the client is connected and has read everything"),
         }
         Ok(())
     }
@@ -359,7 +359,7 @@ impl Member {
         shared.fill(stamp, at + differs as u64, &mut due);
         // `within` is after these bytes.
         let in_frame = self.within - (bytes.len() - differs) as u64;
-        self.mismatch("other bytes than were sent", stamp.number, in_frame, due, actual)
+        self.mismatch("bytes that differ from those sent", stamp.number, in_frame, due, actual)
     }
 
     #[cold]

@@ -127,7 +127,9 @@ impl Calibration {
         let read: Calibration = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         match read.schema_version {
             SCHEMA_VERSION => Ok(Some(read)),
-            other => Err(format!("its schema_version is {other}; {SCHEMA_VERSION} is understood")),
+            other => Err(format!(
+                "its schema_version is {other}, but only {SCHEMA_VERSION} is supported"
+            )),
         }
     }
 

@@ -64,7 +64,7 @@ object_type!(MergedType, Merged);
 /// The JSON schema (draft 2020-12) of every object that loadgen writes.
 pub fn json_schema() -> Value {
     let settings = SchemaSettings::draft2020_12().for_serialize();
-    let settings = settings.with_transform(RecursiveTransform(remove_rust_details));
+    let settings = settings.with_transform(RecursiveTransform(tidy));
     let mut generator = settings.into_generator();
     let objects = [
         reference::<RunSummary>(&mut generator),
@@ -86,10 +86,14 @@ pub fn json_schema() -> Value {
     })
 }
 
-/// Defaults are only for reading older files, and formats name Rust types.
-fn remove_rust_details(schema: &mut Schema) {
+/// Removes what is only about Rust: defaults are for reading older files, formats name types, and
+/// descriptions have the line breaks of the source.
+fn tidy(schema: &mut Schema) {
     schema.remove("default");
     schema.remove("format");
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
 }
 
 fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
