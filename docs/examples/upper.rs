@@ -1,16 +1,14 @@
-//! A service of one's own: lines come back in capitals, each when it is complete.
+//! A service of your own: it sends each line back in capitals, when the line is complete.
 //!
 //! ```text
 //! cargo run --example upper -- 127.0.0.1:7777
 //! ```
 
-use std::net::SocketAddr;
-
 use echopool::framing::{Delimiter, Framing, Scan};
 use echopool::service::{Answer, Connection};
 use echopool::{CloseReason, Config, Server, Service};
 
-/// Each worker has one of its own, and calls it for its own connections only: no locks.
+/// Each worker has one of these, and calls it for its own connections only. It needs no locks.
 pub struct Upper {
     lines: Framing,
 }
@@ -24,7 +22,7 @@ impl Upper {
 }
 
 impl Service for Upper {
-    /// How far the search for the end of the line has come, for each connection.
+    /// How far the search for the end of the line has come on one connection.
     type Session = Scan;
 
     fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
@@ -36,7 +34,7 @@ impl Service for Upper {
                         connection.output.push_back(lease);
                     }
                 }
-                // No line is complete. What there is stays in the input, and comes again with more.
+                // No line is complete. The beginning of one stays in the input.
                 Ok(None) => return Answer::Continue,
                 Err(_) => return Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
             }
@@ -47,7 +45,7 @@ impl Service for Upper {
 #[allow(dead_code)] // The test that runs this file starts a server of its own.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
-    let config = Config::new().listen(address.parse::<SocketAddr>()?).max_connections(1000);
+    let config = Config::new().listen(address).max_connections(1000);
     let server = Server::start(config, || Upper::with_lines_of(1000))?;
     println!("listening on {}", server.local_endpoints()[0]);
     server.wait();

@@ -1,15 +1,15 @@
-//! A client that connects, sends a message, receives as many bytes back, and disconnects: what the
-//! `SocketClient` of "How To Use the SocketAsyncEventArgs Class" does.
+//! A client that connects, sends a message, receives the same number of bytes, and disconnects. The
+//! `SocketClient` of "How To Use the SocketAsyncEventArgs Class" does the same.
 //!
 //! ```text
-//! cargo run --example seed_a -- localhost:7777 "Hello World"
+//! cargo run --example send_receive -- localhost:7777 "Hello World"
 //! ```
 
 use std::time::Duration;
 
 use echopool::client::{Blocking, Error};
 
-/// One message there and back.
+/// Sends one message and returns the reply.
 pub fn send_receive(target: &str, message: &str) -> Result<String, Error> {
     let mut client = Blocking::connect(target)?;
     let reply = client.send_receive(message.as_bytes(), Duration::from_secs(10))?;

@@ -1,9 +1,9 @@
-//! A client of a hub: it learns its id, hears who is there, and sends to all and to one. What the
-//! client of "Asynchronous Socket Programming in C#" does, without the window.
+//! A client of a hub: it gets its id, lists who is there, and sends to all and to one. The client of
+//! "Asynchronous Socket Programming in C#" does the same, with a window.
 //!
 //! ```text
 //! echopool --listen hub://7777
-//! cargo run --example seed_e -- hub://localhost:7777
+//! cargo run --example hub_client -- hub://localhost:7777
 //! ```
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use echopool::framing::{ByteOrder, LENGTH_BYTES};
 
 const ORDER: ByteOrder = ByteOrder::Little;
 
-/// A client of a hub, and the id that the hub has given it.
+/// A client of a hub, with the id that the hub gave it.
 pub struct Member {
     client: Blocking,
     /// Its own id.
@@ -22,7 +22,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Connects, and waits for the id.
+    /// Connects and waits for the id.
     pub fn join(target: &str) -> Result<Member, Error> {
         let timeout = Duration::from_secs(10);
         let mut client = Blocking::connect_with(target, Options::new(), timeout)?;
@@ -36,12 +36,12 @@ impl Member {
     /// Sends a request.
     pub fn ask(&mut self, request: Request, payload: &[u8]) -> Result<(), Error> {
         let head = request_head(request, payload.len(), ORDER);
-        // The length in front is the client's own business: it knows the framing of a hub.
+        // The client writes the length itself, because it knows the framing of a hub.
         let frame = [&head.bytes()[LENGTH_BYTES..], payload].concat();
         Ok(self.client.send(&frame)?)
     }
 
-    /// The next thing that the hub tells, as a line.
+    /// Waits for the next frame of the hub, and shows it as a line.
     pub fn hear(&mut self) -> Result<String, Error> {
         let frame = self.client.receive_message()?;
         Ok(match event(&frame, ORDER) {

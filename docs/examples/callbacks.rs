@@ -1,9 +1,9 @@
-//! Connect, send, and receive until the server closes, each with a callback that begins the next:
-//! what "Using an Asynchronous Client Socket" does. No thread waits for the network; the one that
-//! began all this is told the end through a channel, or could do something else.
+//! Connect, send, and receive until the server closes. The callback of each operation begins the
+//! next, as in "Using an Asynchronous Client Socket". No thread waits for the network. The result
+//! comes through a channel, so the thread that began could do something else meanwhile.
 //!
 //! ```text
-//! cargo run --example seed_c -- localhost:7777
+//! cargo run --example callbacks -- localhost:7777
 //! ```
 
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use echopool::client::{ClientLoop, Error, Limits, Options};
 
-/// The most that is received: a server that never closes must not fill the memory.
+/// Bytes that are received at most, so that a server that never closes does not fill the memory.
 const RECEIVE_MAX: usize = 1 << 20;
 
-/// Sends a message and receives all that comes.
+/// Sends a message and returns all bytes that come back.
 pub fn exchange(target: &str, message: &str) -> Result<Vec<u8>, Error> {
     let clients = ClientLoop::start(Limits::for_clients(1)).map_err(|_| Error::LoopEnded)?;
     let client = Arc::new(clients.client(target, Options::new())?);

@@ -11,16 +11,16 @@ use echopool::client::{ClientLoop, Error, Limits, State};
 use echopool::service::ServiceFactory;
 use echopool::{Config, Server, ServerHandle};
 
-#[path = "../docs/examples/seed_a.rs"]
-mod seed_a;
-#[path = "../docs/examples/seed_b.rs"]
-mod seed_b;
-#[path = "../docs/examples/seed_c.rs"]
-mod seed_c;
-#[path = "../docs/examples/seed_d.rs"]
-mod seed_d;
-#[path = "../docs/examples/seed_e.rs"]
-mod seed_e;
+#[path = "../docs/examples/send_receive.rs"]
+mod send_receive;
+#[path = "../docs/examples/until_delimiter.rs"]
+mod until_delimiter;
+#[path = "../docs/examples/callbacks.rs"]
+mod callbacks;
+#[path = "../docs/examples/reconnect_and_push.rs"]
+mod reconnect_and_push;
+#[path = "../docs/examples/hub_client.rs"]
+mod hub_client;
 
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -42,40 +42,40 @@ fn serve(factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
 }
 
 #[test]
-fn seed_a_exchanges_a_message() {
+fn send_receive_exchanges_a_message() {
     let (_server, address) = serve(Echo);
-    let reply = seed_a::send_receive(&address.to_string(), "Hello World");
+    let reply = send_receive::send_receive(&address.to_string(), "Hello World");
     assert_eq!(reply.as_deref(), Ok("Hello World"));
-    let by_name = seed_a::send_receive(&format!("localhost:{}", address.port()), "by name");
+    let by_name = send_receive::send_receive(&format!("localhost:{}", address.port()), "by name");
     assert_eq!(by_name.as_deref(), Ok("by name"));
 }
 
 #[test]
-fn seed_b_ends_messages_with_eof() {
+fn until_delimiter_ends_messages_with_eof() {
     let (_server, address) = serve(MessageOptions::default());
-    let answer = seed_b::ask(&format!("message://{address}"), "This is a test");
+    let answer = until_delimiter::ask(&format!("message://{address}"), "This is a test");
     assert_eq!(answer.as_deref(), Ok("This is a test"));
 }
 
 #[test]
-fn seed_c_receives_until_the_server_closes() {
+fn callbacks_receive_until_the_server_closes() {
     let (_server, address) = serve(Echo);
-    let response = seed_c::exchange(&address.to_string(), "This is a test<EOF>");
+    let response = callbacks::exchange(&address.to_string(), "This is a test<EOF>");
     assert_eq!(response.as_deref(), Ok(&b"This is a test<EOF>"[..]));
     let nobody = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
-    assert!(matches!(seed_c::exchange(&nobody.to_string(), ""), Err(Error::Refused(_))));
+    assert!(matches!(callbacks::exchange(&nobody.to_string(), ""), Err(Error::Refused(_))));
 }
 
 #[test]
-fn seed_d_connects_again_and_is_sent_to_by_its_id() {
+fn reconnect_and_push_connects_again_and_is_sent_to_by_its_id() {
     let address = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
     let clients = ClientLoop::start(Limits::for_clients(1)).unwrap();
-    let (client, states) = seed_d::client(&clients, &format!("framed://{address}")).unwrap();
+    let (client, states) = reconnect_and_push::client(&clients, &format!("framed://{address}")).unwrap();
     let connected = client.connect(GUARD);
     let reply = client.send_receive(b"hello".to_vec(), GUARD);
     let waits = |state: State| matches!(state, State::Waiting { .. });
     while !waits(states.recv_timeout(GUARD).unwrap()) {}
-    let server = seed_d::serve(address).unwrap();
+    let server = reconnect_and_push::serve(address).unwrap();
     connected.wait_timeout(GUARD).expect("in time").expect("a connection");
     let reply = reply.wait_timeout(GUARD).expect("in time").expect("a reply");
     assert_eq!(reply, b"hello");
@@ -83,7 +83,7 @@ fn seed_d_connects_again_and_is_sent_to_by_its_id() {
     // The server ends, and is started again: a client of its own accord.
     drop(server);
     while !waits(states.recv_timeout(GUARD).unwrap()) {}
-    let server = seed_d::serve(address).unwrap();
+    let server = reconnect_and_push::serve(address).unwrap();
     greeted(&server, &client);
 }
 
@@ -92,18 +92,18 @@ fn greeted(server: &ServerHandle, client: &echopool::Client) {
     while server.clients().is_empty() {
         assert!(begun.elapsed() < GUARD, "no client");
     }
-    seed_d::greet(server).unwrap();
+    reconnect_and_push::greet(server).unwrap();
     let message = client.receive_message(Vec::new()).wait_timeout(GUARD).unwrap().unwrap();
     let id = server.clients()[0].id;
     assert_eq!(String::from_utf8(message).unwrap(), format!("you are {id}"));
 }
 
 #[test]
-fn seed_e_sends_to_all_and_to_one() {
+fn hub_client_sends_to_all_and_to_one() {
     let (_server, address) = serve(HubOptions::default());
     let target = format!("hub://{address}");
-    let mut first = seed_e::Member::join(&target).unwrap();
-    let mut second = seed_e::Member::join(&target).unwrap();
+    let mut first = hub_client::Member::join(&target).unwrap();
+    let mut second = hub_client::Member::join(&target).unwrap();
     assert_ne!(first.id, second.id);
     assert_eq!(first.hear().unwrap(), format!("{} joined", second.id));
     second.ask(Request::Broadcast, b"hello").unwrap();

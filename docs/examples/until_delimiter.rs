@@ -1,21 +1,21 @@
-//! A client of a server that reads until `<EOF>`, answers with the whole message, and closes: the
-//! server of "Using an Asynchronous Server Socket".
+//! A client of a server that reads until `<EOF>`, sends the whole message back, and closes. The
+//! server is that of "Using an Asynchronous Server Socket".
 //!
 //! ```text
 //! echopool --listen message://7777
-//! cargo run --example seed_b -- message://localhost:7777 "This is a test"
+//! cargo run --example until_delimiter -- message://localhost:7777 "This is a test"
 //! ```
 
 use std::time::Duration;
 
 use echopool::client::{Blocking, Error};
 
-/// The framing is that of the target: the delimiter is put behind the message, and taken off the
-/// answer, wherever the stream is cut into packets.
+/// Sends a message and returns the reply. The target says what the framing is: the client appends
+/// the delimiter to the message and removes it from the reply, however the stream is split.
 pub fn ask(target: &str, message: &str) -> Result<String, Error> {
     let mut client = Blocking::connect(target)?;
     let answer = client.send_receive(message.as_bytes(), Duration::from_secs(10))?;
-    // The server closes after a message, with nothing behind it.
+    // The server closes after a message, and sends nothing after it.
     client.receive_to_end(0)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -1,9 +1,9 @@
-//! Frames with a 4-byte length, a client that tries to connect until the server is there and again
-//! when it is gone, and a server that sends to one client by its id: what the "Asynchronous Socket"
-//! notes on C# do.
+//! Frames with a length of 4 bytes; a client that tries to connect until the server is there, and
+//! again when the connection is lost; and a server that sends to one client by its id. The
+//! "Asynchronous Socket" notes on C# do the same.
 //!
 //! ```text
-//! cargo run --example seed_d
+//! cargo run --example reconnect_and_push
 //! ```
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use echopool::{Config, Server, ServerHandle};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A client that connects, again and again, and keeps what it could not send.
+/// A client that connects again after each failure, and keeps what it could not send.
 pub fn client(clients: &ClientLoop, target: &str) -> Result<(Client, Receiver<State>), Failure> {
     let (tell, states) = channel();
     let options = Options::new()
@@ -32,11 +32,11 @@ pub fn serve(address: SocketAddr) -> Result<ServerHandle, Failure> {
     Ok(Server::start(config, FramedOptions::default())?)
 }
 
-/// The server's part: a message to each client that it has, by its id.
+/// Sends a message to each client of the server, by its id.
 pub fn greet(server: &ServerHandle) -> Result<(), Failure> {
     for client in server.clients() {
         let text = format!("you are {}", client.id);
-        // The service puts the length in front.
+        // The service adds the length.
         server.send_to(client.id, text.as_bytes())?;
     }
     Ok(())
