@@ -11,16 +11,16 @@ use echopool::client::{ClientLoop, Error, Limits, State};
 use echopool::service::ServiceFactory;
 use echopool::{Config, Server, ServerHandle};
 
+#[path = "../docs/examples/callbacks.rs"]
+mod callbacks;
+#[path = "../docs/examples/hub_client.rs"]
+mod hub_client;
+#[path = "../docs/examples/reconnect_and_push.rs"]
+mod reconnect_and_push;
 #[path = "../docs/examples/send_receive.rs"]
 mod send_receive;
 #[path = "../docs/examples/until_delimiter.rs"]
 mod until_delimiter;
-#[path = "../docs/examples/callbacks.rs"]
-mod callbacks;
-#[path = "../docs/examples/reconnect_and_push.rs"]
-mod reconnect_and_push;
-#[path = "../docs/examples/hub_client.rs"]
-mod hub_client;
 
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -70,7 +70,8 @@ fn callbacks_receive_until_the_server_closes() {
 fn reconnect_and_push_connects_again_and_is_sent_to_by_its_id() {
     let address = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
     let clients = ClientLoop::start(Limits::for_clients(1)).unwrap();
-    let (client, states) = reconnect_and_push::client(&clients, &format!("framed://{address}")).unwrap();
+    let (client, states) =
+        reconnect_and_push::client(&clients, &format!("framed://{address}")).unwrap();
     let connected = client.connect(GUARD);
     let reply = client.send_receive(b"hello".to_vec(), GUARD);
     let waits = |state: State| matches!(state, State::Waiting { .. });

@@ -11,6 +11,9 @@ use crate::protocol::framing::Framing;
 /// handshake (1 s and 2 s, RFC 6298), and a round trip.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest wait before an attempt to connect: an `Instant` so far away can be told.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
+
 /// Told of each change of state, on the loop's thread.
 pub(super) type OnState = Box<dyn FnMut(&State) + Send>;
 
@@ -111,13 +114,14 @@ impl Default for Reconnect {
 
 impl Reconnect {
     /// Waits at least `shortest`, which is 1 ms or more, and at most `longest`. If they are the
-    /// same, it is always that.
+    /// same, it is always that. More than a year counts as a year.
     pub fn between(shortest: Duration, longest: Duration) -> Reconnect {
-        let shortest = shortest.max(Duration::from_millis(1));
-        Reconnect { shortest, longest: longest.max(shortest), attempts_max: None }
+        let shortest = shortest.clamp(Duration::from_millis(1), WAIT_MAX);
+        Reconnect { shortest, longest: longest.clamp(shortest, WAIT_MAX), attempts_max: None }
     }
 
-    /// Gives up after this many attempts in a row that failed, at least 1.
+    /// Gives up after this many rounds in a row in which no address could be connected to, at least
+    /// 1. A round that connected begins the count anew, however soon the connection was lost.
     pub fn attempts_max(mut self, attempts: u32) -> Reconnect {
         self.attempts_max = Some(attempts.max(1));
         self
@@ -128,15 +132,16 @@ impl Reconnect {
         self.longest
     }
 
-    /// How long to wait before this attempt, the first of which is 1; `None` to give up. `random` is
-    /// from 0 to 1.
-    pub(super) fn wait(&self, attempt: u32, random: f64) -> Option<Duration> {
-        if self.attempts_max.is_some_and(|max| attempt > max) {
-            return None;
-        }
+    /// Whether no further attempt is to be made after so many that failed.
+    pub(super) fn gives_up(&self, failures: u32) -> bool {
+        self.attempts_max.is_some_and(|max| failures >= max)
+    }
+
+    /// How long to wait before this attempt, the first of which is 1. `random` is from 0 to 1.
+    pub(super) fn wait(&self, attempt: u32, random: f64) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.min(31));
         let most = self.shortest.saturating_mul(factor).min(self.longest);
-        Some(self.shortest + (most - self.shortest).mul_f64(random))
+        self.shortest + (most - self.shortest).mul_f64(random)
     }
 }
 
@@ -182,7 +187,7 @@ mod tests {
             random in 0.0..=1.0,
         ) {
             let (low, high) = (Duration::from_millis(shortest), Duration::from_millis(shortest * times));
-            let wait = Reconnect::between(low, high).wait(attempt, random).unwrap();
+            let wait = Reconnect::between(low, high).wait(attempt, random);
             prop_assert!(low <= wait && wait <= high, "{wait:?}");
             let most = low.saturating_mul(2_u32.saturating_pow(attempt)).min(high);
             prop_assert!(wait <= most, "{wait:?} before {attempt}");
@@ -192,9 +197,8 @@ mod tests {
     #[test]
     fn it_gives_up_after_as_many_attempts_as_were_said() {
         let three = Reconnect::default().attempts_max(3);
-        assert!(three.wait(3, 0.5).is_some());
-        assert_eq!(three.wait(4, 0.5), None);
-        assert_eq!(three.wait(u32::MAX, 0.5), None);
+        assert_eq!([2, 3, u32::MAX].map(|failures| three.gives_up(failures)), [false, true, true]);
+        assert!(!Reconnect::default().gives_up(u32::MAX));
     }
 
     #[test]
@@ -202,7 +206,14 @@ mod tests {
         let second = Duration::from_secs(1);
         for attempt in 1..40 {
             let wait = Reconnect::between(second, second).wait(attempt, 0.7);
-            assert_eq!(wait, Some(second));
+            assert_eq!(wait, second);
         }
+    }
+
+    #[test]
+    fn no_duration_is_too_long() {
+        let for_ever = Reconnect::between(Duration::MAX, Duration::MAX);
+        assert_eq!(for_ever.wait(u32::MAX, 1.0), WAIT_MAX);
+        let _ = Instant::now() + Reconnect::between(Duration::ZERO, Duration::MAX).wait(40, 1.0);
     }
 }

@@ -61,7 +61,8 @@ pub(crate) enum Command {
 /// system's resolver (RFC 6724).
 pub(crate) struct Answer {
     pub(crate) slot: u32,
-    pub(crate) epoch: u32,
+    /// Of which of the clients that had the slot.
+    pub(crate) client: u32,
     pub(crate) addresses: Result<Vec<SocketAddr>, Error>,
 }
 

@@ -518,6 +518,10 @@ pub trait Service: 'static {
     ) {
     }
 
+    /// A connection that was asked for with [`Turn::connect`] is being made, and has this id:
+    /// [`Turn::close`] gives it up.
+    fn connecting(&mut self, _tag: u64, _id: ConnectionId) {}
+
     /// A connection begun with [`Turn::connect`] was not established. `tag` is the one it was begun
     /// with.
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}

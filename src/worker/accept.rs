@@ -313,6 +313,7 @@ impl<S: Service> Core<S> {
         context.deadline = to.deadline;
         self.table.insert(context);
         self.schedule_at(key, to.deadline);
+        self.service.connecting(to.tag, id);
         if let Submitted::Ready(outcome) = engine.submit(key, Op::Connect(to)) {
             self.drive_completed(engine, key, OpKind::Connect, outcome);
         }

@@ -4,7 +4,8 @@
 //! * here: commands, time, and what the engine calls
 //! * `slot`: what is kept of a client
 //! * `operations`: from the begin of an operation to its end
-//! * `connecting`: from a name to a connection, and back to it when it is lost
+//! * `connecting`: from a name to a connection
+//! * `ending`: what becomes of operations when it is lost
 //! * `exchange`: bytes from requests to the output, and from the input to replies
 
 use std::collections::VecDeque;
@@ -22,9 +23,10 @@ use super::target::Target;
 use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, Connection, Service, Turn};
+use crate::service::{Answer, Connection, ConnectionId, Service, Turn};
 
 mod connecting;
+mod ending;
 mod exchange;
 mod operations;
 mod slot;
@@ -55,6 +57,8 @@ pub(crate) struct Driver {
     /// To be woken; to be connected.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
+    /// Attempts to connect that are given up.
+    to_close: Vec<ConnectionId>,
     /// For the waits between attempts to connect.
     random: fastrand::Rng,
     /// Ends then, if not before.
@@ -88,6 +92,7 @@ impl Driver {
             ended: Fifo::EMPTY,
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
+            to_close: Vec::new(),
             random,
             ending: None,
             now,
@@ -125,7 +130,7 @@ impl Driver {
             }
             Command::Dropped { slot } => self.drop_client(slot, Error::Cancelled),
             Command::End => {
-                let later = self.linger + Duration::from_secs(1);
+                let later = self.linger.saturating_add(Duration::from_secs(1));
                 self.ending = Some(self.now + later);
                 (0..self.slots.len() as u32).for_each(|i| self.drop_client(i, Error::LoopEnded));
             }
@@ -172,11 +177,12 @@ impl Driver {
     /// Makes the slot ready for another client.
     fn free(&mut self, i: u32) {
         self.wheel.clear(i);
+        self.give_up_tries(i);
         let old = std::mem::replace(self.slot(i), Slot::new());
         let slot = self.slot(i);
         // Attempts of the old client may still come to an end.
         slot.epoch = old.epoch.wrapping_add(1);
-        slot.resolving = old.resolving;
+        slot.client = old.client.wrapping_add(1);
         slot.dirty = old.dirty;
         self.submission.give_slot(i);
     }
@@ -198,7 +204,7 @@ impl Driver {
         let slot = self.slot(i);
         match slot.stage {
             Stage::BackOff(until) if until <= now => self.begin_round(i),
-            Stage::Resolving if slot.round_deadline <= now => self.resolved_too_late(i),
+            Stage::Resolving | Stage::Connecting => self.round_time_came(i),
             _ => {}
         }
         let due = self.next_due(i);
@@ -309,6 +315,10 @@ impl Service for Driver {
         }
     }
 
+    fn connecting(&mut self, tag: u64, id: ConnectionId) {
+        self.attempt_begun(tag, id);
+    }
+
     fn connect_failed(&mut self, tag: u64, error: Errno, _: Time) {
         self.attempt_failed(tag, error);
     }
@@ -326,6 +336,7 @@ impl Service for Driver {
         while let Some(index) = self.deadlines.pop(self.now) {
             self.deadline_came(index);
         }
+        self.to_close.drain(..).for_each(|id| turn.close(id));
         self.connect_some(turn);
         self.wake_dirty(turn);
         completer::run_deferred();

@@ -2,7 +2,7 @@
 //! and how it ends early. How bytes get it done is in `exchange`, how a connection does in
 //! `connecting`.
 
-use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Stage, connecting};
+use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Stage, ending};
 use crate::base::time::Time;
 
 impl Driver {
@@ -242,7 +242,7 @@ impl Driver {
         let slot = &self.slots[op.slot as usize];
         // What is on the output of a connection that is not gone goes out yet.
         let put = match slot.stream.gone {
-            true => connecting::bytes_sent_of(slot, op),
+            true => ending::bytes_sent_of(slot, op),
             false => op.put,
         };
         let result = op.kind.ending(error.clone());
@@ -274,6 +274,7 @@ impl Driver {
         match slot.stage {
             Stage::BackOff(until) => until,
             Stage::Resolving => slot.round_deadline,
+            Stage::Connecting => slot.round_deadline.min(slot.race_at),
             _ => Time::MAX,
         }
     }

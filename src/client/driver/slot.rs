@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::time::Time;
-use crate::client::error::{Attempt, Error};
+use crate::client::error::Error;
 use crate::client::ops::{Fifo, NONE};
 use crate::client::options::{OnState, Reconnect, Unsent};
 use crate::client::target::Target;
+use crate::error::Errno;
 use crate::protocol::framing::Framing;
 use crate::service::ConnectionId;
 
@@ -106,6 +107,15 @@ impl Stash {
     }
 }
 
+/// An attempt to connect to one address.
+pub(super) struct Try {
+    pub(super) address: SocketAddr,
+    /// As a connection, while it is under way.
+    pub(super) id: Option<ConnectionId>,
+    /// What came of it, if it failed.
+    pub(super) error: Option<Errno>,
+}
+
 /// A client.
 pub(super) struct Slot {
     pub(super) in_use: bool,
@@ -121,12 +131,20 @@ pub(super) struct Slot {
     /// Counts rounds of attempts, over all clients that ever had the slot: what belongs to an
     /// earlier one is recognised.
     pub(super) epoch: u32,
-    /// A name is being looked up for this slot, perhaps for an earlier attempt.
+    /// Counts the clients that had the slot.
+    pub(super) client: u32,
+    /// The name is being looked up, perhaps since an earlier round.
     pub(super) resolving: bool,
+    /// What a look-up found after its round.
+    pub(super) found: Option<Vec<SocketAddr>>,
+    /// The addresses of this round, and what became of those that were tried.
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) next_address: usize,
-    pub(super) attempts: Vec<Attempt>,
+    pub(super) tries: Vec<Try>,
+    /// When the next address is tried, though none has failed.
+    pub(super) race_at: Time,
     pub(super) round_deadline: Time,
+    /// Rounds in a row that failed.
+    pub(super) failures: u32,
     /// Which attempt this is since the client was last connected for a while.
     pub(super) attempt: u32,
     pub(super) last_failure: Option<Error>,
@@ -172,11 +190,14 @@ impl Slot {
             unsent: Unsent::Report,
             on_state: None,
             epoch: 0,
+            client: 0,
             resolving: false,
+            found: None,
             addresses: Vec::new(),
-            next_address: 0,
-            attempts: Vec::new(),
+            tries: Vec::new(),
+            race_at: Time::MAX,
             round_deadline: Time::ZERO,
+            failures: 0,
             attempt: 0,
             last_failure: None,
             connect: NONE,

@@ -1,0 +1,141 @@
+//! What becomes of a client's operations when its connection is lost: which of them fail, which wait
+//! for the next connection, and whether there is to be one.
+
+use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Stream, Unsent};
+use crate::error::CloseReason;
+use crate::service::Connection;
+
+impl Driver {
+    /// The connection is gone.
+    pub(super) fn lost(&mut self, i: u32, connection: &mut Connection<'_>, reason: CloseReason) {
+        self.now = self.now.max(connection.now());
+        let slot = self.slot(i);
+        slot.stream.sent = connection.bytes_sent();
+        slot.stream.gone = true;
+        slot.stage = Stage::Closing;
+        let Stream { abort, why, .. } = &mut slot.stream;
+        let why = why.take().or(abort.take()).unwrap_or_else(|| Error::of_close(reason));
+        self.keep_input(i, connection);
+        self.land(i);
+        let left = self.slot(i).leaving;
+        let why = if left && why == Error::Failed { Error::Cancelled } else { why };
+        self.end_receives(i, &why);
+        self.renew_or_rest(i, why);
+    }
+
+    /// Decides what comes after a connection.
+    fn renew_or_rest(&mut self, i: u32, why: Error) {
+        let now = self.now;
+        let keep = self.keeps_unsent(i);
+        self.settle_flying(i, &why, keep);
+        let slot = self.slot(i);
+        let dropped = slot.dropped;
+        let left = std::mem::take(&mut slot.leaving);
+        let stream = std::mem::take(&mut slot.stream);
+        slot.present.fin = false;
+        let again = slot.reconnect.filter(|_| !left && !dropped);
+        if let Some(policy) = again
+            && (stream.got_bytes || now - stream.opened_at >= policy.longest())
+        {
+            slot.attempt = 0;
+        }
+        self.finish_disconnects(i);
+        if again.is_some() && self.back_off(i, &why) {
+            return self.advance_queues(i);
+        }
+        let slot = self.slot(i);
+        slot.stage = Stage::Idle;
+        if left {
+            // What was not received by then.
+            slot.stash.clear();
+        }
+        let ended = if left { Error::NotConnected } else { why.clone() };
+        slot.ended = ended.clone();
+        let connects = slot.connect != NONE;
+        if !connects {
+            self.fail_all(i, &ended);
+        }
+        let why = if left || dropped { Error::Cancelled } else { why };
+        self.say(i, State::Closed { why });
+        if dropped {
+            self.free(i);
+        } else if connects {
+            self.advance_queues(i);
+            self.begin_first_round(i);
+        }
+    }
+
+    /// Whether messages that were not sent wait for the next connection.
+    pub(super) fn keeps_unsent(&mut self, i: u32) -> bool {
+        let slot = self.slot(i);
+        let again = slot.reconnect.is_some() && !slot.leaving && !slot.dropped;
+        again && slot.unsent == Unsent::Keep
+    }
+
+    /// What becomes of the messages of a connection that is gone: those that the kernel had were
+    /// sent; of the others a part may have been.
+    fn settle_flying(&mut self, i: u32, why: &Error, keep: bool) {
+        let slot = &mut self.slots[i as usize];
+        let mut behind = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
+        while let Some(index) = {
+            let slot = &mut self.slots[i as usize];
+            let next = self.ops.pop_front(&mut slot.flying, Link::Sent);
+            next.or_else(|| self.ops.pop_front(&mut slot.present.waiting, Link::Sent))
+        } {
+            self.settle(i, index, why, keep);
+        }
+        while let Some(index) = self.ops.pop_front(&mut behind, Link::Sent) {
+            self.ops.push_back(&mut self.slots[i as usize].next.waiting, Link::Sent, index);
+        }
+    }
+
+    /// The same of those of which nothing was sent, on a connection that takes no more.
+    pub(super) fn settle_waiting(&mut self, i: u32, why: &Error, keep: bool) {
+        let slot = &mut self.slots[i as usize];
+        let mut waiting = std::mem::replace(&mut slot.present.waiting, Fifo::EMPTY);
+        while let Some(index) = self.ops.pop_front(&mut waiting, Link::Sent) {
+            let slot = &mut self.slots[i as usize];
+            match self.ops.at(index) {
+                op if op.put > 0 => {
+                    self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
+                }
+                op if op.kind == Kind::Disconnect => {
+                    op.lane = Lane::None;
+                    self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+                }
+                _ => self.settle(i, index, why, keep),
+            }
+        }
+    }
+
+    /// An operation whose connection takes nothing more, and that is in no queue of those to be sent:
+    /// it waits for the next connection, or fails.
+    fn settle(&mut self, i: u32, index: u32, why: &Error, keep: bool) {
+        let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
+        let op = self.ops.at(index);
+        let (kind, receives) = (op.kind, op.receives);
+        op.lane = Lane::None;
+        if receives {
+            self.leave_receiving(i, index);
+        }
+        if kind.sends() && keep {
+            let op = self.ops.at(index);
+            (op.put, op.end) = (0, 0);
+            (op.lane, op.next, op.receives) = (Lane::Waiting, true, receives);
+            let next = &mut self.slots[i as usize].next;
+            self.ops.push_back(&mut next.waiting, Link::Sent, index);
+            if receives {
+                self.ops.push_back(&mut next.receiving, Link::Received, index);
+            }
+            return;
+        }
+        let result = if kind == Kind::Disconnect { Ok(()) } else { Err(why.clone()) };
+        self.finish(index, result, sent);
+    }
+}
+
+/// How many bytes of an operation the kernel has, or had when the connection was lost.
+pub(super) fn bytes_sent_of(slot: &Slot, op: &super::Op) -> usize {
+    let unsent = op.end.saturating_sub(slot.stream.sent) as usize;
+    op.put.saturating_sub(unsent)
+}
