@@ -20,7 +20,7 @@ Example: simulate --seeds 10k; simulate --seed 1234 --trace";
 /// With fewer seeds a mark may be at zero by chance: each fires in one of a hundred or more.
 const SEEDS_FOR_ALL_MARKS: u64 = 5_000;
 
-/// Runs the server's real code in a simulated world, one seed after the other.
+/// Runs the real code of server and client library in a simulated world, one seed after the other.
 #[derive(Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Arguments {
@@ -45,7 +45,7 @@ struct Arguments {
     trace: bool,
 
     /// The seam that the world stands under
-    #[arg(long, value_enum, default_value = "both")]
+    #[arg(long, value_enum, default_value = "all")]
     seam: SeamName,
 
     /// Run each seed twice and compare
@@ -67,7 +67,11 @@ enum SeamName {
     Readiness,
     /// Simulated completions
     Completion,
+    /// The server on either: readiness and completion
     Both,
+    /// The client library, on either
+    Client,
+    All,
 }
 
 impl SeamName {
@@ -76,6 +80,8 @@ impl SeamName {
             SeamName::Readiness => &[Seam::Readiness],
             SeamName::Completion => &[Seam::Completion],
             SeamName::Both => &[Seam::Readiness, Seam::Completion],
+            SeamName::Client => &[Seam::Client],
+            SeamName::All => &[Seam::Readiness, Seam::Completion, Seam::Client],
         }
     }
 }
@@ -250,14 +256,14 @@ impl<'a> Batch<'a> {
         match self.seam {
             Seam::Readiness => "readiness",
             Seam::Completion => "completion",
+            Seam::Client => "client",
         }
     }
 
     /// Prints how often each mark fired; answers how many never did.
     fn marks(&self, tally: &Tally) -> usize {
-        let completions = self.seam == Seam::Completion;
         let mut silent = 0;
-        for &mark in Mark::ALL.iter().filter(|mark| mark.belongs_to(completions)) {
+        for &mark in Mark::ALL.iter().filter(|mark| mark.belongs_to(self.seam)) {
             let (seeds, hits) = (tally.fired.count(mark), tally.hits.count(mark));
             let share = 100.0 * seeds as f64 / tally.seeds.max(1) as f64;
             println!("  {:<20} {hits:>10} times, in {share:>5.1} % of the seeds", mark.name());

@@ -48,6 +48,11 @@ pub fn now() -> Time {
     NOW.get()
 }
 
+/// Sets that time.
+pub(super) fn set_now(now: Time) {
+    NOW.set(now);
+}
+
 /// Runs clients against a server, each with its limits, until every client service has called
 /// [`Turn::stop`](crate::service::Turn::stop). The server is stopped then. Answers the services.
 ///

@@ -1,6 +1,7 @@
 //! What has happened at least once. A batch of seeds in which a mark stays at zero has not tested
 //! what it claims to.
 
+use super::run::Seam;
 use crate::error::CloseReason;
 
 macro_rules! marks {
@@ -19,7 +20,8 @@ macro_rules! marks {
                 match self { $(Mark::$name => stringify!($name),)* }
             }
 
-            /// Whether it can happen under readiness (bit 0) and under completions (bit 1).
+            /// Whether it can happen under readiness (bit 0), under completions (bit 1) and to
+            /// clients (bit 2).
             fn seams(self) -> u8 {
                 match self { $(Mark::$name => $seams,)* }
             }
@@ -32,36 +34,39 @@ const READINESS: u8 = 0b01;
 /// Only where the simulation makes completions itself.
 const COMPLETION: u8 = 0b10;
 const BOTH: u8 = 0b11;
+/// Only with the client library.
+const CLIENT: u8 = 0b100;
+const ALL: u8 = 0b111;
 
 marks! {
     /// A send took less than it was given.
-    ShortSend(BOTH),
+    ShortSend(ALL),
     /// A send found no room.
-    SendBlocked(READINESS),
+    SendBlocked(READINESS | CLIENT),
     /// Readiness was told later than it began.
-    LateReadiness(READINESS),
+    LateReadiness(READINESS | CLIENT),
     /// Readiness was told without a cause.
-    SpuriousReadiness(READINESS),
+    SpuriousReadiness(READINESS | CLIENT),
     /// One wait told of a socket twice.
-    DuplicateEvent(READINESS),
+    DuplicateEvent(READINESS | CLIENT),
     /// An event came for a socket that had been closed in the same batch.
-    StaleEvent(READINESS),
+    StaleEvent(READINESS | CLIENT),
     /// Fewer sockets were told of than were ready.
-    PartialBatch(READINESS),
+    PartialBatch(READINESS | CLIENT),
     /// Bytes and FIN arrived at once.
-    DataWithFin(BOTH),
+    DataWithFin(ALL),
     /// An urgent byte arrived.
     Urgent(BOTH),
     /// A receive stopped at the mark of an urgent byte.
     StoppedAtMark(BOTH),
     /// A completion overtook one that was due before.
-    Reordered(COMPLETION),
+    Reordered(COMPLETION | CLIENT),
     /// A receive completed without a buffer though one was free.
-    LateBuffer(COMPLETION),
+    LateBuffer(COMPLETION | CLIENT),
     /// An operation that was cancelled had completed before.
-    CancelRace(COMPLETION),
+    CancelRace(COMPLETION | CLIENT),
     /// An operation was cancelled.
-    Cancelled(COMPLETION),
+    Cancelled(COMPLETION | CLIENT),
     /// accept: ECONNABORTED.
     AcceptAborted(BOTH),
     /// accept: EPROTO.
@@ -95,47 +100,47 @@ marks! {
     /// accept: EMFILE because the limit was reached.
     DescriptorsUsedUp(BOTH),
     /// Registering a socket: ENOMEM.
-    RegisterNomem(READINESS),
+    RegisterNomem(READINESS | CLIENT),
     /// Registering a socket: ENOSPC.
-    RegisterNospc(READINESS),
+    RegisterNospc(READINESS | CLIENT),
     /// recv: ECONNRESET, drawn by lot.
-    RecvReset(BOTH),
+    RecvReset(ALL),
     /// recv: ETIMEDOUT.
-    RecvTimedOut(BOTH),
+    RecvTimedOut(ALL),
     /// recv: ENOMEM.
-    RecvNomem(BOTH),
+    RecvNomem(ALL),
     /// recv: EHOSTUNREACH.
-    RecvHostunreach(BOTH),
+    RecvHostunreach(ALL),
     /// send: EPIPE, drawn by lot.
-    SendPipe(BOTH),
+    SendPipe(ALL),
     /// send: ECONNRESET.
-    SendReset(BOTH),
+    SendReset(ALL),
     /// send: ENOBUFS.
-    SendNobufs(BOTH),
+    SendNobufs(ALL),
     /// send: ENOMEM.
-    SendNomem(BOTH),
+    SendNomem(ALL),
     /// send: ETIMEDOUT.
-    SendTimedout(BOTH),
+    SendTimedout(ALL),
     /// send: ENETUNREACH.
-    SendNetunreach(BOTH),
+    SendNetunreach(ALL),
     /// shutdown: ENOTCONN.
-    ShutdownNotconn(BOTH),
+    ShutdownNotconn(ALL),
     /// connect: refused.
-    ConnectRefused(BOTH),
+    ConnectRefused(ALL),
     /// connect: EADDRNOTAVAIL, at once.
-    ConnectAddrnotavail(BOTH),
+    ConnectAddrnotavail(ALL),
     /// connect: EMFILE, at once.
-    ConnectMfile(BOTH),
+    ConnectMfile(ALL),
     /// connect: ENETUNREACH, at once.
-    ConnectNetunreach(BOTH),
+    ConnectNetunreach(ALL),
     /// connect: ENOBUFS, at once.
-    ConnectNobufs(BOTH),
+    ConnectNobufs(ALL),
     /// connect: no answer until its deadline.
     ConnectTimedOut(BOTH),
     /// A backlog was full, and the connect was tried again.
-    BacklogFull(BOTH),
+    BacklogFull(ALL),
     /// A listener was closed with clients in its backlog.
-    BacklogReset(BOTH),
+    BacklogReset(ALL),
     /// A slot was used again.
     SlotReused(BOTH),
     /// A connection waited for a buffer.
@@ -268,12 +273,112 @@ marks! {
     ClosedDrained(BOTH),
     /// Closed: stopped.
     ClosedStopped(BOTH),
+    /// A connect went to an address that never answers.
+    ConnectUnanswered(CLIENT),
+    /// A connect was answered late.
+    ConnectLate(CLIENT),
+    /// A name was looked up.
+    NameFound(CLIENT),
+    /// A name could not be looked up.
+    NameUnknown(CLIENT),
+    /// A server said what is no message.
+    GarbageSaid(CLIENT),
+    /// A server reset a connection.
+    ServerReset(CLIENT),
+    /// A server closed its side and read on.
+    ServerHalfClosed(CLIENT),
+    /// The loop had no room for another client.
+    TooManyClients(CLIENT),
+    /// A client was dropped.
+    ClientDropped(CLIENT),
+    /// A client began to connect.
+    ClientConnecting(CLIENT),
+    /// A client was connected.
+    ClientConnected(CLIENT),
+    /// A client waited for its next attempt.
+    ClientWaited(CLIENT),
+    /// A client was disconnected.
+    ClientClosed(CLIENT),
+    /// A client came to rest because a connection ended or was not made.
+    ClientGaveUp(CLIENT),
+    /// Connect: done.
+    ConnectDone(CLIENT),
+    /// Send: done.
+    SendDone(CLIENT),
+    /// A request had its reply.
+    RequestDone(CLIENT),
+    /// Receive: done.
+    ReceiveDone(CLIENT),
+    /// A message was received.
+    ReceiveMessageDone(CLIENT),
+    /// Everything was received to the end.
+    ReceiveToEndDone(CLIENT),
+    /// Half-close: done.
+    HalfCloseDone(CLIENT),
+    /// Disconnect: done.
+    DisconnectDone(CLIENT),
+    /// An operation failed: no address.
+    FailedResolve(CLIENT),
+    /// An operation failed: refused.
+    FailedRefused(CLIENT),
+    /// An operation failed: no connection in time.
+    FailedConnectTimedOut(CLIENT),
+    /// An operation failed: unreachable.
+    FailedUnreachable(CLIENT),
+    /// An operation failed: its time was up.
+    FailedTimedOut(CLIENT),
+    /// An operation failed: send time-out.
+    FailedSendTimedOut(CLIENT),
+    /// An operation failed: the peer had closed.
+    FailedClosedByPeer(CLIENT),
+    /// A connection was reset when a part of what was awaited had come.
+    ResetInReceive(CLIENT),
+    /// A connection was reset when a part of a message was sent.
+    ResetInSend(CLIENT),
+    /// An operation failed: reset.
+    FailedReset(CLIENT),
+    /// An operation failed: no message.
+    FailedFrameTooLarge(CLIENT),
+    /// An operation failed: more than there was room for.
+    FailedTooLong(CLIENT),
+    /// A receive was cancelled.
+    CancelledReceive(CLIENT),
+    /// An operation was cancelled when a part was sent.
+    CancelledInSend(CLIENT),
+    /// A connect was cancelled.
+    CancelledConnect(CLIENT),
+    /// A request was cancelled when it was sent.
+    CancelledAfterSend(CLIENT),
+    /// An operation was cancelled before anything was sent.
+    CancelledBeforeSend(CLIENT),
+    /// An operation failed: not connected.
+    FailedNotConnected(CLIENT),
+    /// A connect failed: connected already.
+    FailedAlreadyConnected(CLIENT),
+    /// An operation failed: the sending side was closed.
+    FailedHalfClosed(CLIENT),
+    /// An operation failed: too many at once.
+    FailedQueueFull(CLIENT),
+    /// An operation failed: the loop had ended.
+    FailedLoopEnded(CLIENT),
+    /// An operation failed: another error of the connection.
+    FailedOtherwise(CLIENT),
+    /// A callback waited for an operation, which was refused.
+    WaitRefused(CLIENT),
+    /// A callback began an operation.
+    BegunInCallback(CLIENT),
+    /// The loop was ended with operations under way.
+    LoopEndedUnderLoad(CLIENT),
 }
 
 impl Mark {
     /// Whether it can happen on this seam.
-    pub fn belongs_to(self, completions: bool) -> bool {
-        let bit = if completions { COMPLETION } else { READINESS };
+    pub fn belongs_to(self, seam: Seam) -> bool {
+        let bit = match seam {
+            Seam::Readiness => READINESS,
+            Seam::Completion => COMPLETION,
+            Seam::Client => CLIENT,
+        };
         self.seams() & bit != 0
     }
 

@@ -12,11 +12,13 @@
 //! * `audit`: whether members of a hub heard what they had to.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
 //! * `measured`: another world, without faults, for services that measure.
+//! * `client`: the client library against simulated servers.
 //! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
 mod audit;
+mod client;
 pub(crate) mod engine;
 mod external;
 pub(crate) mod ideal;

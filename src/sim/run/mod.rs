@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client;
 use super::engine::SimEngine;
 use super::external::Outside;
 use super::marks::{Mark, Marks};
@@ -44,6 +45,8 @@ pub enum Seam {
     Readiness,
     /// Under `Engine`: completions, as io_uring gives them.
     Completion,
+    /// Under either, with the client library on top and servers at the other end.
+    Client,
 }
 
 /// What came of a seed.
@@ -79,13 +82,19 @@ pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
     match seam {
         Seam::Readiness => run_with::<MioEngine<SimSys>>(seed, told),
         Seam::Completion => run_with::<SimEngine>(seed, told),
+        Seam::Client => client::run(seed, told),
     }
 }
 
 fn run_with<E: Seat>(seed: u64, told: bool) -> Report {
     let world = World::drawn(seed, told);
+    report_of(&world.clone(), || Simulation::<E>::new(world).run())
+}
+
+/// Runs a world to its end, and reports what came of it.
+pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
     let begun = world.borrow().now;
-    let result = catch_unwind(AssertUnwindSafe(|| Simulation::<E>::new(world.clone()).run()));
+    let result = catch_unwind(AssertUnwindSafe(run));
     let failure = match result {
         Ok(()) => None,
         Err(panic) => Some(text_of(&*panic)),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Edge, Endpoint, EndpointId, Happening, Listener, ListenerId, Segment, World};
+use super::{Edge, Endpoint, EndpointId, Happening, Listener, ListenerId, Route, Segment, World};
 use crate::base::time::Time;
 use crate::error::Errno;
 use crate::sim::marks::Mark;
@@ -32,7 +32,14 @@ impl World {
             self.descriptors_open += 1;
         }
         let delay = self.delay();
-        self.at(self.now + delay, Happening::Connect(near));
+        match self.routes.get(&address) {
+            Some(Route::Silent) => self.mark(Mark::ConnectUnanswered),
+            Some(&Route::Late(late)) => {
+                self.mark(Mark::ConnectLate);
+                self.at(self.now + delay + late, Happening::Connect(near));
+            }
+            _ => self.at(self.now + delay, Happening::Connect(near)),
+        }
         near
     }
 
@@ -42,7 +49,13 @@ impl World {
         }
         let open: Vec<ListenerId> =
             (0..self.listeners.len()).filter(|&id| self.listeners[id].open).collect();
-        if open.is_empty() || (self.endpoints[near].ours && self.chance(self.rates.connect_error)) {
+        let far = self.endpoints[near].other;
+        let address = self.endpoints[far].address.expect("a far end has its peer's address");
+        let refused = self.routes.get(&address) == Some(&Route::Refused);
+        if refused
+            || open.is_empty()
+            || (self.endpoints[near].ours && self.chance(self.rates.connect_error))
+        {
             self.mark(Mark::ConnectRefused);
             self.connect_ends(near, Err(Errno::CONNREFUSED));
             return;
@@ -53,7 +66,6 @@ impl World {
             self.at(self.now + Duration::from_secs(1), Happening::Connect(near));
             return;
         }
-        let far = self.endpoints[near].other;
         self.listeners[id].backlog.push_back(far);
         self.tell(1, near, id as u64, || format!("connection {near} is in backlog {id}"));
         self.raise_listener(id);
@@ -93,6 +105,21 @@ impl World {
         let address = self.endpoints[far].address.expect("a far end has its peer's address");
         self.tell(2, far, id as u64, || format!("accept on {id}: connection {far} from {address}"));
         Ok((far, address))
+    }
+
+    /// The same for somebody outside the process under test: without faults and limits.
+    pub(in crate::sim) fn accept_outside(&mut self, id: ListenerId) -> Option<EndpointId> {
+        self.listeners[id].backlog.pop_front()
+    }
+
+    /// The address that the connection with this far end was made to.
+    pub(in crate::sim) fn address(&self, far: EndpointId) -> SocketAddr {
+        self.endpoints[far].address.expect("a far end has its peer's address")
+    }
+
+    /// How many bytes the other side of this endpoint has received.
+    pub(in crate::sim) fn taken_by_other(&self, id: EndpointId) -> u64 {
+        self.endpoints[self.endpoints[id].other].taken
     }
 
     fn accept_error(&mut self, id: ListenerId) -> Errno {

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -73,6 +73,17 @@ impl Rates {
     }
 }
 
+/// What becomes of a connect to an address that does not simply succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    /// Refused.
+    Refused,
+    /// Never answered.
+    Silent,
+    /// Answered after this time.
+    Late(Duration),
+}
+
 /// Something that will happen at a time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Happening {
@@ -123,6 +134,8 @@ pub(super) struct Endpoint {
     pub(super) address: Option<SocketAddr>,
     other: EndpointId,
     received: VecDeque<u8>,
+    /// Bytes that were received so far.
+    taken: u64,
     under_way: VecDeque<(Time, Segment)>,
     bytes_under_way: usize,
     /// Where in `received` the urgent byte is.
@@ -161,6 +174,7 @@ pub(crate) struct World {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Time,
     pub(crate) rates: Rates,
+    pub(super) routes: HashMap<SocketAddr, Route>,
     /// Each segment is under way for the longest time that there is.
     pub(super) delay_is_fixed: bool,
     pub(super) marks: Marks,
@@ -237,6 +251,7 @@ impl World {
             rng: fastrand::Rng::with_seed(seed),
             now: Time::from_nanos(1_000_000_000),
             rates,
+            routes: HashMap::new(),
             delay_is_fixed: false,
             marks: Marks::default(),
             story: Story::new(told),

@@ -1,0 +1,542 @@
+//! Who uses the clients: which operations are begun and when, from outside and in callbacks, and
+//! how each of them ended.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use super::{ADDRESSES, addresses_of, ideal};
+use crate::base::time::Time;
+use crate::client::submission::Submission;
+use crate::client::target::Target;
+use crate::client::{Canceller, Client, Error, Failed, Options, Pending, Reconnect, State, Unsent};
+use crate::protocol::framing::{ByteOrder, Delimiter, Framing};
+use crate::sim::marks::{Mark, Marks};
+use crate::sim::world::{Route, World};
+
+/// Operations that a callback begins in the place of its own, at most, over all callers.
+const FROM_CALLBACKS_MAX: u32 = 60;
+/// Operations that a caller begins, at most, and callers in one world.
+const OPERATIONS_MAX: usize = 40;
+const CALLERS_MAX: usize = 12;
+/// How much later than its time a request ends at most: the tick of deadlines, the one that a time is
+/// rounded up by, and turns of the loop that come late. A connect lets the round that is under way end first, which knows more.
+const LATE: Duration = Duration::from_millis(5);
+const CONNECT_LATE: Duration = Duration::from_millis(55);
+/// Numbers of operations that the bytes on the wire have room for.
+const NUMBERS: usize = 1 << 16;
+
+/// An operation that a caller begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    Connect(Duration),
+    Send(usize),
+    Request(usize, Duration),
+    Receive(usize),
+    Message,
+    ToEnd(usize),
+    HalfClose,
+    Disconnect,
+}
+
+impl What {
+    pub(super) fn sends(self) -> bool {
+        matches!(self, What::Send(_) | What::Request(..))
+    }
+
+    pub(super) fn has_reply(self) -> bool {
+        self.receives() || matches!(self, What::Request(..))
+    }
+
+    pub(super) fn receives(self) -> bool {
+        matches!(self, What::Receive(_) | What::Message | What::ToEnd(_))
+    }
+}
+
+/// An operation, and what came of it.
+pub(super) struct Record {
+    pub(super) caller: usize,
+    pub(super) what: What,
+    pub(super) due: Option<Time>,
+    /// What is sent.
+    pub(super) data: Vec<u8>,
+    pub(super) canceller: Option<Canceller>,
+    pub(super) was_cancelled: bool,
+    /// A callback tried to wait for it, so nobody hears how it ends.
+    pub(super) refused: bool,
+    pub(super) ended: Option<Result<Vec<u8>, Failed>>,
+}
+
+/// What is written down of all callers.
+pub(super) struct Log {
+    rng: fastrand::Rng,
+    pub(super) records: Vec<Record>,
+    /// The operations that ended, in that order.
+    pub(super) order: Vec<usize>,
+    pub(super) wrong: Option<String>,
+    pub(super) marks: Marks,
+    from_callbacks: u32,
+    /// What happened and is not told yet: a callback knows no world.
+    pub(super) untold: Vec<(usize, String)>,
+    /// No callback begins anything any more.
+    resting: bool,
+    /// Of each caller, whether its last connection is there.
+    pub(super) connected: Vec<bool>,
+}
+
+/// The log, which callbacks write into.
+pub(super) struct Shared {
+    log: Mutex<Log>,
+    in_callback: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().expect("nobody panics with it")
+    }
+}
+
+/// What a caller does with its client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manners {
+    pub(super) framing: Option<Framing>,
+    /// Its operations are requests to servers that echo or say nothing: each reply is its request.
+    pub(super) requests_only: bool,
+    /// It never disconnects and makes no requests: nothing that came for it may be lost.
+    pub(super) listens: bool,
+}
+
+/// A client, and who uses it.
+pub(super) struct Caller {
+    client: Option<Arc<Client>>,
+    pub(super) manners: Manners,
+    pub(super) keeps: bool,
+    /// No address of it ever answers.
+    pub(super) hopeless: bool,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) look_up_takes: Duration,
+    length_max: usize,
+    left: usize,
+}
+
+/// All callers.
+pub(super) struct Callers {
+    pub(super) all: Vec<Caller>,
+    pub(super) shared: Arc<Shared>,
+    submission: Arc<Submission>,
+}
+
+impl Callers {
+    pub(super) fn new(seed: u64, submission: Arc<Submission>) -> Callers {
+        let log = Log {
+            rng: fastrand::Rng::with_seed(seed ^ 0xca11),
+            records: Vec::new(),
+            order: Vec::new(),
+            wrong: None,
+            marks: Marks::default(),
+            from_callbacks: 0,
+            untold: Vec::new(),
+            resting: false,
+            connected: Vec::new(),
+        };
+        let shared = Shared { log: Mutex::new(log), in_callback: AtomicBool::new(false) };
+        Callers { all: Vec::new(), shared: Arc::new(shared), submission }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// One more. Returns whether the loop had room for its client.
+    pub(super) fn add(&mut self, world: &mut World) -> bool {
+        let number = self.all.len();
+        if number == CALLERS_MAX {
+            return false;
+        }
+        let window = world.rates.window;
+        let rng = &mut world.rng;
+        let framing = match rng.u8(0..4) {
+            0 => Some(Framing::Length { order: ByteOrder::Little, max: 4000 }),
+            1 => {
+                let delimiter = Delimiter::new(&[0xFF, 0xFE]).expect("two bytes");
+                Some(Framing::Delimiter { delimiter, max: 4000 })
+            }
+            _ => None,
+        };
+        let kind = rng.u8(0..6);
+        let connect_timeout = Duration::from_millis(*rng.choice(&[50, 2_000, 20_000]).expect("s"));
+        let (options, keeps) = options(rng, framing, connect_timeout, &self.shared, number);
+        let mut addresses: Vec<_> = addresses_of(number)[..rng.usize(1..=ADDRESSES)].to_vec();
+        let hopeless = rng.u8(0..10) == 0;
+        draw_routes(world, &addresses, hopeless);
+        let rng = &mut world.rng;
+        let named = rng.bool();
+        let target = Target {
+            host: format!("h{number}"),
+            port: 1,
+            literal: if named { Vec::new() } else { std::mem::take(&mut addresses) },
+            framing,
+            service: crate::builtin::url::ServiceOptions::Echo,
+        };
+        let addresses = if named { addresses } else { target.literal.clone() };
+        let Ok(client) = Client::new(&self.submission, target, options) else {
+            world.mark(Mark::TooManyClients);
+            return false;
+        };
+        self.shared.log().connected.push(false);
+        self.all.push(Caller {
+            client: Some(Arc::new(client)),
+            manners: Manners { framing, requests_only: kind == 0, listens: kind == 1 },
+            keeps,
+            hopeless,
+            addresses,
+            look_up_takes: Duration::from_micros(*rng.choice(&[100, 30_000, 900_000]).expect("s")),
+            length_max: match window {
+                1 => 40,
+                7 => 200,
+                _ => 2000,
+            },
+            left: rng.usize(5..=OPERATIONS_MAX),
+        });
+        true
+    }
+
+    /// A caller does something. Returns how long it pauses at most, unless it has dropped its client.
+    pub(super) fn act(&mut self, number: usize, world: &mut World) -> Option<Duration> {
+        let pause = Duration::from_millis(*world.rng.choice(&[1, 30, 400]).expect("some"));
+        let caller = &mut self.all[number];
+        let client = caller.client.clone().expect("it acts until it drops its client");
+        match world.rng.u8(0..40) {
+            0 if number + 1 < CALLERS_MAX => {
+                world.mark(Mark::ClientDropped);
+                caller.client = None;
+                return None;
+            }
+            1..=5 => self.cancel(number, world),
+            _ if caller.left > 0 => {
+                // Several at once, so that they meet each other in the queues.
+                for _ in 0..world.rng.usize(1..=4) {
+                    caller.left = caller.left.saturating_sub(1);
+                    let what = caller.choose(&mut world.rng);
+                    begin(&self.shared, &client, number, caller.manners, what);
+                }
+            }
+            _ => {}
+        }
+        Some(pause)
+    }
+
+    fn cancel(&mut self, number: usize, world: &mut World) {
+        let mut log = self.shared.log();
+        let mine = |record: &Record| record.caller == number && record.ended.is_none();
+        let mine: Vec<usize> = (0..log.records.len()).filter(|&n| mine(&log.records[n])).collect();
+        let Some(&nth) = world.rng.choice(&mine) else { return };
+        let record = &mut log.records[nth];
+        record.was_cancelled = true;
+        let canceller = record.canceller.clone();
+        world.tell(63, number, nth as u64, || format!("caller {number} cancels {nth}"));
+        drop(log);
+        if let Some(canceller) = canceller {
+            canceller.cancel();
+        }
+    }
+
+    /// Nobody begins anything any more.
+    pub(super) fn rest(&mut self) {
+        self.shared.log().resting = true;
+    }
+
+    /// Everybody drops its client.
+    pub(super) fn leave(&mut self) {
+        self.all.iter_mut().for_each(|caller| caller.client = None);
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.shared.log().records.iter().filter(|record| record.is_under_way()).count()
+    }
+
+    pub(super) fn who_waits(&self) -> String {
+        let log = self.shared.log();
+        let waiting = log.records.iter().enumerate().filter(|(_, record)| record.is_under_way());
+        let waiting: Vec<_> = waiting.map(|(nth, of)| (nth, of.caller, of.what)).collect();
+        format!("under way are {waiting:?}")
+    }
+}
+
+impl Record {
+    /// Whether somebody waits for it to end.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.ended.is_none() && !self.refused
+    }
+}
+
+/// A client's options, and whether it keeps what was not sent.
+fn options(
+    rng: &mut fastrand::Rng,
+    framing: Option<Framing>,
+    connect_timeout: Duration,
+    shared: &Arc<Shared>,
+    number: usize,
+) -> (Options, bool) {
+    let shared = shared.clone();
+    let mut options = Options::new()
+        .connect_timeout(connect_timeout)
+        .on_state(move |state| shared.state(number, state));
+    if let Some(framing) = framing {
+        options = options.framing(framing);
+    }
+    let keeps = rng.bool();
+    if rng.u8(0..4) != 0 {
+        let shortest = Duration::from_millis(rng.u64(1..100));
+        let mut reconnect = Reconnect::between(shortest, shortest * rng.u32(1..10));
+        if rng.u8(0..4) == 0 {
+            reconnect = reconnect.attempts_max(rng.u32(1..4));
+        }
+        options = options.reconnect(reconnect);
+    }
+    (options.unsent(if keeps { Unsent::Keep } else { Unsent::Report }), keeps)
+}
+
+fn draw_routes(world: &mut World, addresses: &[SocketAddr], hopeless: bool) {
+    for (nth, &address) in addresses.iter().enumerate() {
+        let last = nth + 1 == addresses.len();
+        let route = match world.rng.u8(0..10) {
+            _ if hopeless => Route::Silent,
+            0 => Route::Refused,
+            1 => Route::Late(Duration::from_millis(world.rng.u64(1..3_000))),
+            2 if !last => Route::Silent,
+            _ => continue,
+        };
+        world.routes.insert(address, route);
+    }
+}
+
+impl Caller {
+    fn choose(&self, rng: &mut fastrand::Rng) -> What {
+        let Manners { framing, requests_only, listens } = self.manners;
+        let length = rng.usize(3..=self.length_max);
+        let soon = Duration::from_millis(*rng.choice(&[5, 300, 5_000]).expect("some"));
+        if requests_only {
+            return match rng.u8(0..10) {
+                0 | 1 => What::Connect(soon),
+                2 => What::Disconnect,
+                _ => What::Request(length, soon),
+            };
+        }
+        match rng.u8(0..24) {
+            0..=3 => What::Connect(soon),
+            4..=8 => What::Send(length),
+            9..=12 if !listens => What::Request(length, soon),
+            13..=16 => What::Receive(rng.usize(1..=length)),
+            17..=20 if framing.is_some() => What::Message,
+            21 if rng.bool() => What::ToEnd(10 * self.length_max),
+            22 if rng.bool() => What::HalfClose,
+            23 if !listens => What::Disconnect,
+            _ => What::Receive(rng.usize(1..=length)),
+        }
+    }
+}
+
+impl Manners {
+    /// What a callback begins.
+    fn next(self, rng: &mut fastrand::Rng) -> What {
+        match rng.u8(0..3) {
+            _ if self.requests_only => What::Request(rng.usize(3..30), Duration::from_millis(700)),
+            0 if !self.listens => What::Request(rng.usize(3..30), Duration::from_millis(700)),
+            1 => What::Send(rng.usize(3..30)),
+            _ => What::Receive(rng.usize(1..30)),
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self, caller: usize, state: &State) {
+        let mut log = self.log();
+        log.untold.push((caller, format!("caller {caller}: {state:?}")));
+        log.connected[caller] = matches!(state, State::Connected { .. });
+        log.marks.hit(match state {
+            State::Connecting => Mark::ClientConnecting,
+            State::Connected { .. } => Mark::ClientConnected,
+            State::Waiting { .. } => Mark::ClientWaited,
+            State::Closed { why: Error::Cancelled } => Mark::ClientClosed,
+            State::Closed { .. } => Mark::ClientGaveUp,
+        });
+    }
+}
+
+/// What operation number `number` sends. Its number can be read in it, and where it begins.
+pub(super) fn data_of(number: usize, length: usize) -> Vec<u8> {
+    let n = number % NUMBERS;
+    let header = [0x80 | (n >> 10) as u8, 0xC0 | (n >> 5 & 31) as u8, 0xC0 | (n & 31) as u8];
+    let body = (3..length).map(|at| (number * 31 + at * 7 + at / 100) as u8 & 0x7F);
+    header.into_iter().chain(body).collect()
+}
+
+/// Begins an operation, and has its end written down.
+fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Manners, what: What) {
+    let mut log = shared.log();
+    let nth = log.records.len();
+    let data = match what {
+        What::Send(length) | What::Request(length, _) => data_of(nth, length),
+        _ => Vec::new(),
+    };
+    let due = match what {
+        What::Connect(timeout) | What::Request(_, timeout) => Some(ideal::now() + timeout),
+        _ => None,
+    };
+    log.untold.push((nth, format!("caller {caller} begins {nth}: {what:?}")));
+    log.records.push(Record {
+        caller,
+        what,
+        due,
+        data: data.clone(),
+        canceller: None,
+        was_cancelled: false,
+        refused: false,
+        ended: None,
+    });
+    drop(log);
+    let ends = Ends { shared: shared.clone(), client: Arc::downgrade(client), nth, manners };
+    match what {
+        What::Connect(timeout) => ends.hear(client.connect(timeout), |_| Vec::new()),
+        What::Send(_) => ends.hear(client.send(data), |sent| sent),
+        What::Request(_, timeout) => ends.hear(client.send_receive(data, timeout), |reply| reply),
+        What::Receive(room) => ends.hear(client.receive(Vec::with_capacity(room)), |got| got),
+        What::Message => ends.hear(client.receive_message(Vec::new()), |got| got),
+        What::ToEnd(max) => ends.hear(client.receive_to_end(Vec::new(), max), |got| got),
+        What::HalfClose => ends.hear(client.half_close(), |()| Vec::new()),
+        What::Disconnect => ends.hear(client.disconnect(), |()| Vec::new()),
+    }
+}
+
+/// Hears how an operation ends.
+struct Ends {
+    shared: Arc<Shared>,
+    client: Weak<Client>,
+    nth: usize,
+    manners: Manners,
+}
+
+impl Ends {
+    fn hear<T: 'static>(
+        self,
+        pending: Pending<T>,
+        bytes: impl FnOnce(T) -> Vec<u8> + Send + 'static,
+    ) {
+        self.shared.log().records[self.nth].canceller = Some(pending.canceller());
+        if self.shared.in_callback.load(Ordering::Relaxed) && self.waits() {
+            // Refused, unless it is complete.
+            let result = pending.wait().map(bytes);
+            let mut log = self.shared.log();
+            let refused = matches!(&result, Err(failed) if failed.error == Error::OnLoopThread);
+            if refused {
+                log.marks.hit(Mark::WaitRefused);
+                log.records[self.nth].refused = true;
+            } else {
+                log.note(self.nth, result);
+            }
+            return;
+        }
+        pending.on_complete(move |result| {
+            let shared = self.shared.clone();
+            if shared.in_callback.swap(true, Ordering::Relaxed) {
+                let text = "a callback runs on the stack of another".to_string();
+                shared.log().wrong.get_or_insert(text);
+            }
+            self.ended(result.map(bytes));
+            shared.in_callback.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether a callback waits for what it begins, which it must not.
+    fn waits(&self) -> bool {
+        self.shared.log().rng.u8(0..6) == 0
+    }
+
+    /// The callback of an operation. It may begin another one.
+    fn ended(self, result: Result<Vec<u8>, Failed>) {
+        let mut log = self.shared.log();
+        log.note(self.nth, result);
+        let caller = log.records[self.nth].caller;
+        if log.resting || log.from_callbacks >= FROM_CALLBACKS_MAX || log.rng.u8(0..3) != 0 {
+            return;
+        }
+        log.from_callbacks += 1;
+        let what = self.manners.next(&mut log.rng);
+        log.marks.hit(Mark::BegunInCallback);
+        drop(log);
+        if let Some(client) = self.client.upgrade() {
+            begin(&self.shared, &client, caller, self.manners, what);
+        }
+    }
+}
+
+impl Log {
+    /// Writes down how an operation ended, and checks what can be seen of it alone.
+    fn note(&mut self, nth: usize, result: Result<Vec<u8>, Failed>) {
+        let now = ideal::now();
+        let record = &mut self.records[nth];
+        if record.ended.is_some() {
+            self.wrong.get_or_insert(format!("operation {nth} completed twice"));
+            return;
+        }
+        if let Some(due) = record.due {
+            let late = if matches!(record.what, What::Connect(_)) { CONNECT_LATE } else { LATE };
+            if now > due + late {
+                let late = now - due;
+                self.wrong.get_or_insert(format!("operation {nth} ended {late:?} after its time"));
+            }
+        }
+        let text = match &result {
+            Ok(bytes) => format!("operation {nth} ends with {} bytes", bytes.len()),
+            Err(failed) => format!("operation {nth} ends with {failed:?}"),
+        };
+        self.untold.push((nth, text));
+        mark(&mut self.marks, record, &result);
+        record.ended = Some(result);
+        self.order.push(nth);
+    }
+}
+
+fn mark(marks: &mut Marks, record: &Record, result: &Result<Vec<u8>, Failed>) {
+    let Err(failed) = result else {
+        return marks.hit(match record.what {
+            What::Connect(_) => Mark::ConnectDone,
+            What::Send(_) => Mark::SendDone,
+            What::Request(..) => Mark::RequestDone,
+            What::Receive(_) => Mark::ReceiveDone,
+            What::Message => Mark::ReceiveMessageDone,
+            What::ToEnd(_) => Mark::ReceiveToEndDone,
+            What::HalfClose => Mark::HalfCloseDone,
+            What::Disconnect => Mark::DisconnectDone,
+        });
+    };
+    let (what, sent) = (record.what, failed.bytes_sent);
+    let in_part = sent > 0 && sent < record.data.len();
+    marks.hit(match &failed.error {
+        Error::Resolve { .. } => Mark::FailedResolve,
+        Error::Refused(_) => Mark::FailedRefused,
+        Error::ConnectTimedOut(_) => Mark::FailedConnectTimedOut,
+        Error::Unreachable(_) => Mark::FailedUnreachable,
+        Error::TimedOut => Mark::FailedTimedOut,
+        Error::SendTimedOut => Mark::FailedSendTimedOut,
+        Error::ClosedByPeer => Mark::FailedClosedByPeer,
+        Error::Reset if what.receives() && !failed.buffer.is_empty() => Mark::ResetInReceive,
+        Error::Reset if in_part => Mark::ResetInSend,
+        Error::Reset => Mark::FailedReset,
+        Error::FrameTooLarge(_) => Mark::FailedFrameTooLarge,
+        Error::TooLong(_) => Mark::FailedTooLong,
+        Error::Cancelled if what.receives() => Mark::CancelledReceive,
+        Error::Cancelled if in_part => Mark::CancelledInSend,
+        Error::Cancelled if matches!(what, What::Connect(_)) => Mark::CancelledConnect,
+        Error::Cancelled if sent > 0 => Mark::CancelledAfterSend,
+        Error::Cancelled => Mark::CancelledBeforeSend,
+        Error::NotConnected => Mark::FailedNotConnected,
+        Error::AlreadyConnected => Mark::FailedAlreadyConnected,
+        Error::HalfClosed => Mark::FailedHalfClosed,
+        Error::QueueFull => Mark::FailedQueueFull,
+        Error::LoopEnded => Mark::FailedLoopEnded,
+        _ => Mark::FailedOtherwise,
+    });
+}

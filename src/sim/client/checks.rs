@@ -1,0 +1,324 @@
+//! What must hold for a loop and its clients: after every turn, when the faults are over, and in the
+//! end, when everything has ended.
+
+use super::caller::{Log, Record, What, data_of};
+use super::server::{Server, wire};
+use super::{ClientWorld, Seat};
+use crate::client::Error;
+use crate::protocol::framing::{Framing, LENGTH_BYTES};
+use crate::sim::marks::Mark;
+use crate::worker::Worker;
+
+/// Bytes of a message on the wire in which its number can be read.
+const NUMBER_KNOWN_AFTER: usize = LENGTH_BYTES + 3;
+
+/// What destroys bytes on their way.
+const DESTROYERS: [Mark; 13] = [
+    Mark::BacklogReset,
+    Mark::ServerReset,
+    Mark::RecvReset,
+    Mark::RecvTimedOut,
+    Mark::RecvNomem,
+    Mark::RecvHostunreach,
+    Mark::SendPipe,
+    Mark::SendReset,
+    Mark::SendNobufs,
+    Mark::SendNomem,
+    Mark::SendTimedout,
+    Mark::SendNetunreach,
+    Mark::ShutdownNotconn,
+];
+
+impl<E: Seat> ClientWorld<E> {
+    pub(super) fn check(&mut self) {
+        let open = self.worker.as_ref().map_or(0, Worker::open);
+        assert_eq!(self.world.borrow().open(), open, "open sockets and connections differ");
+        let mut log = self.callers.shared.log();
+        for (nth, text) in log.untold.drain(..) {
+            self.world.borrow_mut().tell(64, nth, 0, || text);
+        }
+        let wrong = log.wrong.take();
+        drop(log);
+        if let Some(wrong) = wrong {
+            panic!("{wrong}");
+        }
+    }
+
+    /// The faults have been over for long: whatever can end has ended.
+    pub(super) fn check_settled(&self) {
+        let log = self.callers.shared.log();
+        for (nth, record) in log.records.iter().enumerate() {
+            let hopeless = self.callers.all[record.caller].hopeless;
+            let waits = record.is_under_way() && !record.what.receives() && !hopeless;
+            assert!(!waits, "operation {nth} of {} waits: {:?}", record.caller, record.what);
+        }
+        for caller in 0..self.callers.len() {
+            let mine = |of: &&Record| of.caller == caller && of.is_under_way();
+            let first = log.records.iter().find(mine).map(|record| record.what);
+            if let Some(what) = first.filter(|what| what.receives()) {
+                self.check_fed(&log, caller, what);
+            }
+        }
+    }
+
+    /// Nobody waits for what is there.
+    fn check_fed(&self, log: &Log, caller: usize, what: What) {
+        if self.callers.all[caller].hopeless {
+            return;
+        }
+        let servers = self.servers_of(caller);
+        let delivered = self.follow(log, caller, &servers);
+        let Some((last, server)) = servers.iter().enumerate().rfind(|(_, server)| !server.closed)
+        else {
+            panic!("caller {caller} waits for bytes and has no connection: {what:?}")
+        };
+        let from = if delivered.0 == last { delivered.1 } else { 0 };
+        let rest = &server.said[from..];
+        let enough = match what {
+            What::Receive(_) => !rest.is_empty(),
+            What::Message => has_message(self.callers.all[caller].manners.framing, rest),
+            _ => false,
+        };
+        assert!(!enough, "caller {caller} waits for bytes, and {} are there", rest.len());
+    }
+
+    /// All clients were dropped a while ago.
+    pub(super) fn check_left(&self) {
+        let free = self.submission.free();
+        let all = (self.limits.clients as usize, self.limits.operations as usize);
+        assert_eq!(free, all, "slots and operations that are free when all clients are gone");
+        let open = self.worker.as_ref().map_or(0, Worker::open);
+        assert_eq!(open, 0, "connections are there though their clients are gone");
+    }
+
+    pub(super) fn check_end(&mut self) {
+        self.callers.leave();
+        assert_eq!(self.world.borrow().open(), 0, "a descriptor was lost");
+        assert_eq!(self.pool.held(), 0, "a buffer was lost");
+        let log = self.callers.shared.log();
+        self.world.borrow_mut().marks.add(&log.marks);
+        for (nth, record) in log.records.iter().enumerate() {
+            assert!(!record.is_under_way(), "operation {nth} never completed: {:?}", record.what);
+        }
+        let operations = self.limits.operations as usize;
+        assert_eq!(self.submission.free().1, operations, "operations that came back");
+        for caller in 0..self.callers.len() {
+            let servers = self.servers_of(caller);
+            self.check_sent(&log, caller, &servers);
+            self.check_order(&log, caller);
+            self.follow(&log, caller, &servers);
+            self.check_replies(&log, caller);
+        }
+    }
+
+    fn servers_of(&self, caller: usize) -> Vec<&Server> {
+        self.servers.iter().filter(|server| server.caller == caller).collect()
+    }
+
+    /// What servers heard is what was sent: in the order of submission, each operation once, and of
+    /// one that ended early as much as it was said to have sent.
+    fn check_sent(&self, log: &Log, caller: usize, servers: &[&Server]) {
+        let framing = self.callers.all[caller].manners.framing;
+        let keeps = self.callers.all[caller].keeps;
+        let mut heard = vec![(0, 0); log.records.len()];
+        let mut last = None;
+        for server in servers {
+            let pieces = pieces(framing, &server.heard);
+            for (at, piece) in pieces.iter().enumerate() {
+                let Some(nth) = piece.number else { continue };
+                assert!(log.records.get(nth).is_some_and(|of| of.caller == caller), "{nth}?");
+                let record = &log.records[nth];
+                let whole = wire(framing, &record.data);
+                assert!(whole.starts_with(piece.bytes), "operation {nth} arrived with other bytes");
+                let in_order = last.is_none_or(|last| last < nth || (keeps && last == nth));
+                assert!(in_order, "operation {nth} arrived after {last:?}");
+                last = Some(nth);
+                let is_whole = piece.bytes.len() == whole.len();
+                if !is_whole && at + 1 < pieces.len() {
+                    check_cut_short(nth, record, piece.bytes.len());
+                }
+                heard[nth].0 += usize::from(is_whole);
+                heard[nth].1 = heard[nth].1.max(piece.bytes.len());
+            }
+        }
+        // Without resets and errors everything that the kernel had has arrived.
+        let clean = self.is_clean() && servers.iter().all(|server| server.fin_heard);
+        for (nth, record) in log.records.iter().enumerate() {
+            if record.caller == caller && record.what.sends() {
+                check_amount(nth, record, heard[nth], clean, keeps);
+            }
+        }
+    }
+
+    /// Whether nothing in this world destroys bytes that were sent.
+    fn is_clean(&self) -> bool {
+        let marks = &self.world.borrow().marks;
+        DESTROYERS.iter().all(|&mark| marks.count(mark) == 0)
+    }
+
+    /// Operations of a kind are done in the order in which they were begun.
+    fn check_order(&self, log: &Log, caller: usize) {
+        let done = |of: &Record| of.caller == caller && matches!(of.ended, Some(Ok(_)));
+        let check = |kind: fn(What) -> bool| {
+            let those = log.order.iter().copied().filter(|&nth| done(&log.records[nth]));
+            let those: Vec<_> = those.filter(|&nth| kind(log.records[nth].what)).collect();
+            let wrong = those.windows(2).find(|pair| pair[0] > pair[1]);
+            assert_eq!(wrong, None, "operations of caller {caller} are out of order");
+        };
+        check(|what| matches!(what, What::Send(_)));
+        // A request that is kept for the next connection is overtaken by what comes on this one.
+        let keeps = self.callers.all[caller].keeps;
+        check(if keeps { What::receives } else { What::has_reply });
+    }
+
+    /// What was received is, connection by connection, what the servers said from the begin on, and
+    /// nothing is left out. Returns which connection is the last of them, and how far it is.
+    ///
+    /// A few bytes may fit in several places, so all of them are followed.
+    fn follow(&self, log: &Log, caller: usize, servers: &[&Server]) -> (usize, usize) {
+        let framing = self.callers.all[caller].manners.framing;
+        let mut places = vec![(0, 0)];
+        for &nth in log.order.iter().filter(|&&nth| log.records[nth].caller == caller) {
+            let Some(bytes) = received(framing, &log.records[nth]).filter(|b| !b.is_empty()) else {
+                continue;
+            };
+            let fits = |&(server, from): &(usize, usize)| {
+                let said = servers.get(server).and_then(|server| server.said.get(from..));
+                said.is_some_and(|said| said.starts_with(&bytes))
+            };
+            let first = places[0];
+            let later = (first.0 + 1..servers.len()).map(|server| (server, 0));
+            let all = places.iter().copied().chain(later);
+            let mut found: Vec<_> =
+                all.filter(fits).map(|(at, from)| (at, from + bytes.len())).collect();
+            found.sort();
+            found.dedup();
+            assert!(
+                !found.is_empty(),
+                "operation {nth} received what was not sent next: {places:?}"
+            );
+            if let ([_], &[now]) = (&places[..], &found[..])
+                && now.0 > first.0
+            {
+                self.check_nothing_lost(log, caller, &servers[first.0..now.0], first.1);
+            }
+            places = found;
+        }
+        *places.last().expect("there is one")
+    }
+
+    /// One who listens gets all that came on a connection before anything of the next.
+    fn check_nothing_lost(&self, log: &Log, caller: usize, gone: &[&Server], delivered: usize) {
+        let spoiled = |of: &Record| match &of.ended {
+            Some(Err(failed)) => {
+                matches!(failed.error, Error::FrameTooLarge(_) | Error::TooLong(_))
+            }
+            _ => false,
+        };
+        let mine = |of: &&Record| of.caller == caller;
+        let listens = self.callers.all[caller].manners.listens && self.keeps_all;
+        if !listens || log.records.iter().filter(mine).any(spoiled) {
+            return;
+        }
+        let world = self.world.borrow();
+        let taken: usize = gone.iter().map(|server| server.taken_by_client(&world)).sum();
+        assert_eq!(delivered, taken, "bytes of caller {caller} were lost between connections");
+    }
+
+    /// Where there are requests only and servers that echo, each reply is its request.
+    fn check_replies(&self, log: &Log, caller: usize) {
+        if !self.callers.all[caller].manners.requests_only {
+            return;
+        }
+        for (nth, record) in log.records.iter().enumerate().filter(|(_, of)| of.caller == caller) {
+            if let (What::Request(..), Some(Ok(reply))) = (record.what, &record.ended) {
+                assert_eq!(*reply, record.data, "the reply to request {nth}");
+            }
+        }
+    }
+}
+
+/// Part of the message of an operation is followed by another's: it was cut short, and said so.
+fn check_cut_short(nth: usize, record: &Record, bytes: usize) {
+    let sent = match &record.ended {
+        Some(Err(failed)) => failed.bytes_sent,
+        _ => usize::MAX,
+    };
+    assert_eq!(sent, bytes, "operation {nth} was cut short, and ended with {:?}", record.ended);
+}
+
+/// How often an operation was heard whole, and how many bytes of it at most.
+fn check_amount(nth: usize, record: &Record, heard: (usize, usize), clean: bool, keeps: bool) {
+    assert!(heard.0 <= 1, "operation {nth} arrived {} times", heard.0);
+    match &record.ended {
+        Some(Ok(_)) => assert!(heard.0 == 1 || !clean, "operation {nth} never arrived"),
+        Some(Err(failed)) if !keeps => {
+            let sent = failed.bytes_sent;
+            assert!(heard.1 <= sent, "of operation {nth} {} bytes arrived, not {sent}", heard.1);
+            let told = heard.1 == sent || !clean || sent < NUMBER_KNOWN_AFTER;
+            assert!(told, "of operation {nth} {} arrived, not {sent}", heard.1);
+        }
+        _ => {}
+    }
+}
+
+/// What an operation received, as it was on the wire.
+fn received(framing: Option<Framing>, record: &Record) -> Option<Vec<u8>> {
+    match (record.what, record.ended.as_ref()?) {
+        (What::Receive(_) | What::ToEnd(_), Ok(bytes)) => Some(bytes.clone()),
+        (What::Message | What::Request(..), Ok(bytes)) => Some(wire(framing, bytes)),
+        (what, Err(failed)) if what.receives() => Some(failed.buffer.clone()),
+        _ => None,
+    }
+}
+
+/// Part of the stream that a server heard: of one operation.
+struct Piece<'a> {
+    /// Which it is; unknown if it was cut before it could be told.
+    number: Option<usize>,
+    bytes: &'a [u8],
+}
+
+/// Cuts what a server heard into what the operations sent.
+fn pieces(framing: Option<Framing>, mut heard: &[u8]) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    while !heard.is_empty() {
+        let (before, length) = match framing {
+            Some(Framing::Length { .. }) if heard.len() < LENGTH_BYTES => (heard.len(), 0),
+            Some(Framing::Length { .. }) => {
+                let length = u32::from_le_bytes(heard[..LENGTH_BYTES].try_into().expect("four"));
+                (LENGTH_BYTES, length as usize)
+            }
+            _ => {
+                let begins = |byte: &u8| (0x80..0xC0).contains(byte);
+                (0, 1 + heard[1..].iter().position(begins).unwrap_or(heard.len() - 1))
+            }
+        };
+        let (bytes, rest) = heard.split_at((before + length).min(heard.len()));
+        let number = number_in(&bytes[before..]);
+        pieces.push(Piece { number, bytes });
+        heard = rest;
+    }
+    pieces
+}
+
+fn number_in(payload: &[u8]) -> Option<usize> {
+    let &[first, second, third, ..] = payload else { return None };
+    let number = |byte: u8, bits: u8| (byte & bits) as usize;
+    let found = number(first, 63) << 10 | number(second, 31) << 5 | number(third, 31);
+    assert!(data_of(found, 3) == payload[..3], "not the begin of a message: {:?}", &payload[..3]);
+    Some(found)
+}
+
+/// Whether a whole message stands at the begin.
+fn has_message(framing: Option<Framing>, bytes: &[u8]) -> bool {
+    match framing {
+        Some(Framing::Length { .. }) => bytes.first_chunk::<LENGTH_BYTES>().is_some_and(|length| {
+            bytes.len() - LENGTH_BYTES >= u32::from_le_bytes(*length) as usize
+        }),
+        Some(Framing::Delimiter { delimiter, .. }) => {
+            bytes.windows(delimiter.bytes().len()).any(|window| window == delimiter.bytes())
+        }
+        None => false,
+    }
+}
