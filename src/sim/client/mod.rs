@@ -242,7 +242,8 @@ impl<E: Seat> ClientWorld<E> {
             self.asked.insert(number, question);
         }
         if worker.is_finished() {
-            drop(self.worker.take().map(|worker| worker.end(drop)));
+            let ended = self.worker.take().expect("it has just been asked whether it is finished");
+            ended.end(drop);
             self.submission.end();
         }
     }
