@@ -17,6 +17,7 @@ mod callbacks;
 mod callers;
 mod connecting;
 mod hostile;
+mod many;
 mod order;
 mod random;
 mod reconnecting;
