@@ -5,15 +5,13 @@ use std::num::NonZeroU64;
 
 use super::Report;
 use super::schema::{
-    CeilingUse, ConnectionCounts, Distribution, HubCounts, MismatchBytes, ObjectiveResult,
-    PROGRAM_VERSION, RudeSummary, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary,
-    SummaryType, TargetCounts, ThreadSummary, nanos, unix_nanos,
+    CeilingUse, ConnectionCounts, Distribution, HubCounts, ObjectiveResult, PROGRAM_VERSION,
+    RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary, SummaryType, TargetCounts,
+    ThreadSummary, nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
 use crate::plan::calibration::{CalibrationUse, Standing};
-use crate::stats::counts::RudeCount;
 use crate::stats::cpu::ThreadUse;
-use crate::stats::loss::Mismatch;
 use crate::stats::slo::{Metric, Outcome};
 use crate::stats::timeseries::Second;
 use crate::traffic::schedule::{Spacing, Stage};
@@ -41,7 +39,7 @@ impl RunSummary {
             bytes_read_per_second: report.bytes_per_second(),
             bytes_verified: records.bytes_verified,
             mismatched_connections: records.mismatches,
-            first_mismatches: records.first_mismatches.iter().map(mismatch).collect(),
+            first_mismatches: records.first_mismatches.clone(),
             latency: Distribution::new(&records.latency),
             requests_offered: records.offered,
             requests_completed: records.completed(),
@@ -59,7 +57,7 @@ impl RunSummary {
             seconds: records.seconds.steps().iter().map(step).collect(),
             saturated_seconds: records.saturated_seconds,
             longest_pause_ns: nanos(records.longest_stall),
-            rude_clients: records.rude.iter().map(rude).collect(),
+            rude_clients: records.rude.clone(),
             hub: hub(report),
             errors: report.errors().into_iter().filter_map(error).collect(),
             generator_cores: report.generator_cores(),
@@ -147,16 +145,6 @@ fn connections(report: &Report) -> ConnectionCounts {
     }
 }
 
-fn mismatch(mismatch: &Mismatch) -> MismatchBytes {
-    MismatchBytes {
-        connection: mismatch.connection,
-        stream_offset: mismatch.stream_offset,
-        expected: mismatch.expected.clone(),
-        actual: mismatch.actual.clone(),
-        note: mismatch.note.clone(),
-    }
-}
-
 fn thread(used: &ThreadUse) -> ThreadSummary {
     ThreadSummary {
         running_ns: nanos(used.running),
@@ -177,20 +165,6 @@ fn step(second: &Second) -> StepSummary {
         running_ns: second.running_ns,
         waiting_ns: second.waiting_ns,
         polling_ns: second.polling_ns,
-    }
-}
-
-fn rude(count: &RudeCount) -> RudeSummary {
-    RudeSummary {
-        kind: count.kind.word().into(),
-        asked: count.asked,
-        established: count.established,
-        connect_failed: count.connect_failed,
-        finished: count.finished,
-        closed_by_server: count.closed_by_server,
-        reset_by_server: count.reset_by_server,
-        bytes_sent: count.bytes_sent,
-        bytes_received: count.bytes_received,
     }
 }
 

@@ -20,7 +20,6 @@ const SHORT_OF_PROCESSORS: f64 = 0.05;
 /// Whether the figures are what was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
 pub enum Verdict {
     /// The figures are what was asked for.
     Valid,

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::traffic::rude::RudeKind;
 
 /// Counts of one target. A connection that replaced another one counts as that one.
@@ -33,8 +36,9 @@ impl TargetCount {
 }
 
 /// What became of the clients of one kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RudeCount {
+    /// What they do.
     pub kind: RudeKind,
     /// Clients at once.
     pub asked: u64,
@@ -48,8 +52,9 @@ pub struct RudeCount {
     pub closed_by_server: u64,
     /// Connections that the server reset, or that failed otherwise.
     pub reset_by_server: u64,
-    /// Bytes sent, and bytes received.
+    /// Bytes sent.
     pub bytes_sent: u64,
+    /// Bytes received.
     pub bytes_received: u64,
 }
 

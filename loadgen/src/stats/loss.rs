@@ -1,5 +1,8 @@
 //! Why a connection was lost, and a byte that differed.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// Why a connection ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Loss {
@@ -18,20 +21,23 @@ pub enum Loss {
 }
 
 /// The first byte of a connection that differed from what was sent.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Mismatch {
-    /// The connection's number, from 0.
+    /// Number of the connection, from 0.
     pub connection: u64,
-    /// Position in the connection's stream.
+    /// Position of the byte in the connection's stream.
     pub stream_offset: u64,
-    /// The request whose reply it is in, from 0, and the position in that reply.
+    /// The request whose reply it is in, from 0.
+    #[serde(skip)]
     pub request: u64,
+    /// Its position in that reply.
+    #[serde(skip)]
     pub request_offset: u64,
-    /// What was sent there; empty if nothing was sent yet.
+    /// Bytes that were sent there; empty if none were.
     pub expected: Vec<u8>,
-    /// What arrived instead; empty if it arrived after the last reply, when bytes were no longer
-    /// inspected.
+    /// Bytes that arrived instead; empty if they arrived after the last reply, when they were no
+    /// longer inspected.
     pub actual: Vec<u8>,
-    /// What is wrong, if the bytes alone do not show it.
+    /// What is wrong, if the bytes alone do not show it; otherwise null.
     pub note: Option<String>,
 }

@@ -29,7 +29,6 @@ pub struct Calibration {
     #[schemars(range(min = 1))]
     pub sink_workers: usize,
     /// Load average of the minute before; null if it could not be read.
-    #[schemars(range(min = 0))]
     pub load_average: Option<f64>,
     /// The highest rate of a closed loop.
     pub closed_loop: Ceiling,
@@ -52,7 +51,6 @@ pub enum CalibrationType {
 
 /// A machine. It counts as another one if any of these differs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct MachineName {
     /// Its name.
     pub hostname: String,
@@ -67,7 +65,6 @@ pub struct MachineName {
 
 /// A build of loadgen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct Generator {
     /// Its version.
     pub version: String,
@@ -77,7 +74,6 @@ pub struct Generator {
 
 /// The load that it was measured with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct CalibratedLoad {
     /// Threads of clients.
     #[schemars(range(min = 1))]
@@ -100,22 +96,17 @@ pub struct CalibratedLoad {
 #[schemars(rename = "ceiling")]
 pub struct Ceiling {
     /// Complete, verified replies per second.
-    #[schemars(range(min = 0))]
     pub requests_per_second: f64,
     /// Share of the time in which the busiest thread ran or waited for a processor.
-    #[schemars(range(min = 0))]
     pub generator_busy_ratio: f64,
     /// Share of the time in which it waited.
-    #[schemars(range(min = 0))]
     pub generator_waiting_ratio: f64,
     /// Processors that the server used; null if that could not be read.
-    #[schemars(range(min = 0))]
     pub sink_cores: Option<f64>,
 }
 
 /// Latency of one request at a time on one connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct FloorLatency {
     /// Smallest.
     pub min_ns: u64,
@@ -128,7 +119,6 @@ pub struct FloorLatency {
 /// Whether a run can be compared with a calibration.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
 pub enum CalibrationUse {
     /// It can.
     Used,

@@ -42,10 +42,8 @@ pub struct MergedSummary {
     /// Requests for which no connection had room before the end.
     pub requests_never_sent: u64,
     /// The rates of the runs, added up: the rate of all if they ran at the same time.
-    #[schemars(range(min = 0))]
     pub requests_per_second_sum: f64,
     /// The mean of the rates: that of repetitions.
-    #[schemars(range(min = 0))]
     pub requests_per_second_mean: f64,
     /// Bytes verified within the measured periods.
     pub bytes_read: u64,

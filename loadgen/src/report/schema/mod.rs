@@ -29,8 +29,8 @@ mod search;
 pub use distribution::{Distribution, Percentiles};
 pub use merged::MergedSummary;
 pub use run::{
-    CeilingUse, ConnectionCounts, HubCounts, MismatchBytes, ObjectiveResult, RudeSummary,
-    RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
+    CeilingUse, ConnectionCounts, HubCounts, ObjectiveResult, RunConfig, RunSummary, SecondSummary,
+    StageConfig, StepSummary, TargetCounts, ThreadSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 
@@ -87,10 +87,12 @@ pub fn json_schema() -> Value {
 }
 
 /// Removes what is only about Rust: defaults are for reading older files, formats name types, and
-/// descriptions have the line breaks of the source.
+/// descriptions have the line breaks of the source. No number is negative.
 fn tidy(schema: &mut Schema) {
     schema.remove("default");
-    schema.remove("format");
+    if schema.remove("format").is_some_and(|format| format == "double") {
+        schema.insert("minimum".into(), 0.into());
+    }
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = text.replace('\n', " ");
     }

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Distribution, Percentiles, SecondType, SummaryType};
 use crate::plan::calibration::CalibrationUse;
 use crate::report::Verdict;
+use crate::stats::counts::RudeCount;
+use crate::stats::loss::Mismatch;
 
 /// A whole run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -50,19 +52,17 @@ pub struct RunSummary {
     /// Requests without a reply when their connection, or the run, ended.
     pub requests_unanswered: u64,
     /// Replies within the measured period, divided by its length.
-    #[schemars(range(min = 0))]
     pub requests_per_second: f64,
     /// Bytes verified within the measured period.
     pub bytes_read: u64,
     /// Bytes verified within the measured period, divided by its length.
-    #[schemars(range(min = 0))]
     pub bytes_read_per_second: f64,
     /// Bytes verified in all.
     pub bytes_verified: u64,
     /// Connections on which a byte differed from what was sent.
     pub mismatched_connections: u64,
     /// The first of these.
-    pub first_mismatches: Vec<MismatchBytes>,
+    pub first_mismatches: Vec<Mismatch>,
     /// From the time at which a request was to be sent to its complete reply. For a request that
     /// was given up: its age at that time. One value for each request offered.
     pub latency: Distribution,
@@ -101,7 +101,7 @@ pub struct RunSummary {
     /// Jain's fairness index of the replies per connection: 1 if all had the same number, 1/n if
     /// one of n had all.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(max = 1))]
     pub fairness_jain: f64,
     /// Connections that replaced one whose lifetime had ended, and were established.
     #[serde(default)]
@@ -124,7 +124,7 @@ pub struct RunSummary {
     pub longest_pause_ns: u64,
     /// What became of the rude clients.
     #[serde(default)]
-    pub rude_clients: Vec<RudeSummary>,
+    pub rude_clients: Vec<RudeCount>,
     /// What the clients of a hub received; null for another target. With a hub, latencies are those
     /// of deliveries.
     #[serde(default)]
@@ -132,17 +132,15 @@ pub struct RunSummary {
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Processors that the clients used, on average.
-    #[schemars(range(min = 0))]
     pub generator_cores: f64,
     /// Share of the measured period in which the busiest thread ran or waited for a processor,
     /// without the time in which it polled and found nothing (busy_poll).
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(max = 1))]
     pub generator_busy_ratio: f64,
     /// Share of the measured period in which the busiest thread waited for a processor.
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(max = 1))]
     pub generator_waiting_ratio: f64,
     /// Processors that the server used, on average; null if loadgen did not start it.
-    #[schemars(range(min = 0))]
     pub server_cores: Option<f64>,
     /// How much was used of the generator's highest rate on this machine, as loadgen calibrate
     /// measured it.
@@ -167,8 +165,8 @@ pub struct RunSummary {
 }
 
 /// What was asked for, with defaults filled in.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct RunConfig {
     /// Whether loadgen started the server.
     pub own_server: bool,
@@ -186,43 +184,32 @@ pub struct RunConfig {
     /// Bytes in a request, and in its reply; the largest if they differ.
     pub size_bytes: u64,
     /// Sizes of requests, as they were given.
-    #[serde(default)]
     pub sizes: String,
     /// How long requests were sent before they were recorded.
-    #[serde(default)]
     pub warmup_ns: u64,
     /// Requests to send per second, in all; null in a closed loop, and if the rate changes.
-    #[serde(default)]
     pub rate_per_second: Option<u64>,
     /// Whether requests were sent at scheduled times (open loop), or each when an earlier one had
     /// its reply.
-    #[serde(default)]
     pub open_loop: bool,
     /// Whether each connection has its own schedule.
-    #[serde(default)]
     pub strict: bool,
     /// How the requests of an open loop follow each other: const (evenly) or poisson; null in a
     /// closed loop.
-    #[serde(default)]
     #[schemars(extend("enum" = ["const", "poisson", null]))]
     pub arrivals: Option<String>,
     /// How the rate changes; null if it does not, and in a closed loop.
-    #[serde(default)]
     pub stages: Option<Vec<StageConfig>>,
     /// Requests after which a connection is closed and replaced; null if there is no such limit.
-    #[serde(default)]
     pub lifetime_requests: Option<u64>,
     /// Time after which a connection is closed and replaced; null if there is no such limit.
-    #[serde(default)]
     pub lifetime_ns: Option<u64>,
     /// Rude clients beside the measured ones: the number of each kind.
-    #[serde(default)]
     pub rude_clients: BTreeMap<String, u64>,
     /// Outstanding requests per connection, at most.
     #[schemars(range(min = 1))]
     pub pipeline: u64,
     /// Whether threads polled all the time instead of sleeping.
-    #[serde(default)]
     pub busy_poll: bool,
     /// Connections begun per second; null if there is no limit.
     pub connect_rate_per_second: Option<u64>,
@@ -236,7 +223,6 @@ pub struct RunConfig {
 
 /// A stage of an open loop. Its rate changes linearly.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct StageConfig {
     /// Its length.
     pub length_ns: u64,
@@ -248,7 +234,6 @@ pub struct StageConfig {
 
 /// What became of the connections.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct ConnectionCounts {
     /// Asked for.
     pub asked: u64,
@@ -290,26 +275,8 @@ pub struct TargetCounts {
     pub requests_completed: u64,
 }
 
-/// The first byte of a connection that differed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub struct MismatchBytes {
-    /// Number of the connection, from 0.
-    pub connection: u64,
-    /// Position of the byte in the connection's stream.
-    pub stream_offset: u64,
-    /// Bytes that were sent there; empty if none were.
-    pub expected: Vec<u8>,
-    /// Bytes that arrived instead; empty if they arrived after the last reply.
-    pub actual: Vec<u8>,
-    /// What is wrong, if the bytes alone do not show it; otherwise null.
-    #[serde(default)]
-    pub note: Option<String>,
-}
-
 /// What one thread of clients used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct ThreadSummary {
     /// Time on a processor.
     pub running_ns: u64,
@@ -326,7 +293,6 @@ pub struct ThreadSummary {
 
 /// A step of the measured period.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct StepSummary {
     /// Its length.
     pub length_ns: u64,
@@ -336,11 +302,9 @@ pub struct StepSummary {
     /// read after the end.
     pub replies: u64,
     /// Outstanding requests on average, as counted.
-    #[schemars(range(min = 0))]
     pub outstanding_mean: f64,
     /// Outstanding requests on average by Little's law: the rate of replies times their mean
     /// service time.
-    #[schemars(range(min = 0))]
     pub outstanding_expected: f64,
     /// Time of all threads on a processor.
     pub running_ns: u64,
@@ -351,33 +315,8 @@ pub struct StepSummary {
     pub polling_ns: u64,
 }
 
-/// What became of the rude clients of one kind.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub struct RudeSummary {
-    /// idle, slow-reader, half-close, reset or trickle.
-    pub kind: String,
-    /// Clients at once.
-    pub asked: u64,
-    /// Connections established, including those that followed others.
-    pub established: u64,
-    /// Connects that failed.
-    pub connect_failed: u64,
-    /// Connections that ended as the client intended.
-    pub finished: u64,
-    /// Connections that the server closed.
-    pub closed_by_server: u64,
-    /// Connections that the server reset, or that failed otherwise.
-    pub reset_by_server: u64,
-    /// Bytes sent.
-    pub bytes_sent: u64,
-    /// Bytes received.
-    pub bytes_received: u64,
-}
-
 /// What the clients of a hub received.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct HubCounts {
     /// Clients that send.
     pub senders: u64,
@@ -392,7 +331,6 @@ pub struct HubCounts {
     /// Messages that clients did not receive and that the hub did not report.
     pub deliveries_missing: u64,
     /// Deliveries within the measured period, divided by its length.
-    #[schemars(range(min = 0))]
     pub deliveries_per_second: f64,
     /// Deliveries so late that only a lower bound of their latency is known, which was recorded.
     pub latencies_at_least: u64,
@@ -404,7 +342,6 @@ pub struct HubCounts {
 
 /// How much of the generator's ceiling was used.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct CeilingUse {
     /// Whether there is a calibration that this run can be compared with: used, none, or why it was
     /// not used.
@@ -415,10 +352,8 @@ pub struct CeilingUse {
     pub calibrated_unix_ns: Option<u64>,
     /// Its highest rate of this kind of loop; null if it was not used, or if it has no rate of an
     /// open loop.
-    #[schemars(range(min = 0))]
     pub requests_per_second: Option<f64>,
     /// Replies per second of this run, divided by that rate.
-    #[schemars(range(min = 0))]
     pub used_ratio: Option<f64>,
     /// Median latency of one request at a time on one connection; null if it was not used.
     pub floor_latency_p50_ns: Option<u64>,
@@ -446,7 +381,7 @@ pub struct ObjectiveResult {
     pub measured_ns: Option<u64>,
     /// Rate or errors measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "f64", range(min = 0))]
+    #[schemars(with = "f64")]
     pub measured: Option<f64>,
     /// Whether it was met.
     pub met: bool,
@@ -472,7 +407,6 @@ pub struct SecondSummary {
     /// Replies that arrived after the measured period.
     pub replies_late: u64,
     /// Replies divided by the length.
-    #[schemars(range(min = 0))]
     pub requests_per_second: f64,
     /// Bytes verified within the measured period.
     pub bytes_read: u64,

@@ -48,13 +48,11 @@ pub struct SearchSummary {
 
 /// A run at one rate.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
 pub struct StepResult {
     /// The rate that was tried.
     #[schemars(range(min = 1))]
     pub rate_per_second: u64,
     /// Replies per second.
-    #[schemars(range(min = 0))]
     pub requests_per_second: f64,
     /// The value that the objective limits; null if nothing was measured.
     pub measured_ns: Option<u64>,
@@ -73,7 +71,6 @@ pub struct StepResult {
 /// The verdict on a search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
 pub enum SearchVerdict {
     /// No rate met the objective.
     NotKept,
