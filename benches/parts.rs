@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use echopool::buffer::{Chain, Pool, Reserve};
-use echopool::internals::Table;
+use echopool::buffer::Chain;
+use echopool::internals::{Pool, Reserve, Table, chain};
 
 const BUFFER_SIZE: usize = 16 << 10;
 const BUFFERS: u32 = 1024;
@@ -33,8 +33,8 @@ fn bench_lease(criterion: &mut Criterion) {
 
 fn bench_chain(criterion: &mut Criterion) {
     let pool = pool();
-    let mut input = Chain::new(&pool);
-    let mut output = Chain::new(&pool);
+    let mut input = chain(&pool);
+    let mut output = chain(&pool);
     // What an echo of one small message does with its chains.
     criterion.bench_function("chain/push, append, pop of 1", |bencher| {
         bencher.iter(|| pass(&pool, &mut input, &mut output, 1));

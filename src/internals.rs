@@ -1,7 +1,27 @@
 //! For the load generator and the benchmarks of this repository. No part of the public API.
 
+#[cfg(feature = "sim")]
+use std::time::Duration;
+
+use crate::buffer::Chain;
+#[cfg(feature = "sim")]
+use crate::builtin::delay::Distribution;
+
 pub use crate::base::key::Key;
+pub use crate::buffer::pool::{Pool, Reserve};
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
+#[cfg(feature = "sim")]
 pub use crate::sim::ideal::{Network, now as simulated_now, simulate};
 pub use crate::worker::connection::Table;
 pub use crate::worker::launch::{ClientLimits, run_clients};
+
+/// An empty chain of buffers of `pool`.
+pub fn chain(pool: &Pool) -> Chain {
+    Chain::new(pool)
+}
+
+/// A delay of the delay service, drawn from its distribution.
+#[cfg(feature = "sim")]
+pub fn draw_delay(distribution: &Distribution, rng: &mut fastrand::Rng) -> Duration {
+    distribution.draw(rng)
+}

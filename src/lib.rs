@@ -50,6 +50,9 @@
 //!
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
 //! Without it the library depends on none of them.
+//!
+//! `internals` and `sim` are for the programs and tests of the repository. What they add is no part of
+//! the public interface.
 
 mod base;
 pub mod buffer;
@@ -60,6 +63,7 @@ pub mod config;
 pub mod daemon;
 mod engine;
 pub mod error;
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
 mod net;
@@ -67,6 +71,7 @@ mod protocol;
 pub mod server;
 pub mod service;
 mod shared;
+#[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub mod sim;
 mod worker;

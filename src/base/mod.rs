@@ -6,4 +6,9 @@ pub mod key;
 pub mod slot_queue;
 pub mod time;
 pub mod timer_wheel;
+// The programs read more of them than the library does.
+#[cfg(not(feature = "internals"))]
+#[cfg_attr(not(feature = "daemon"), allow(dead_code))]
+pub mod units;
+#[cfg(feature = "internals")]
 pub mod units;

@@ -11,7 +11,7 @@ use std::mem;
 use super::parcel::Parcel;
 use super::pool::{Link, NONE, Pool};
 
-/// One buffer of a [`Pool`] and the range of it that holds data.
+/// One buffer of a worker's pool and the range of it that holds data.
 pub struct Lease {
     pub(super) pool: Pool,
     id: u32,

@@ -13,12 +13,11 @@ mod arena;
 mod chain;
 mod lease;
 mod parcel;
-mod pool;
+pub(crate) mod pool;
 mod shared_buffer;
 
 pub use chain::Chain;
 pub use lease::Lease;
 pub use parcel::Parcel;
-#[doc(hidden)]
-pub use pool::{Pool, Reserve};
+pub(crate) use pool::{Pool, Reserve};
 pub use shared_buffer::Shared;

@@ -27,7 +27,7 @@ impl Parcel {
     /// # Panics
     /// If it is from another server's buffers.
     #[allow(unsafe_code)]
-    pub fn into_lease(self, pool: &Pool) -> Lease {
+    pub(crate) fn into_lease(self, pool: &Pool) -> Lease {
         assert!(Arc::ptr_eq(&self.reserve, pool.reserve()), "a parcel of other buffers");
         let parcel = ManuallyDrop::new(self);
         // SAFETY: the parcel is neither used nor dropped after this, so there is one handle less.

@@ -61,6 +61,7 @@ impl Reserve {
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// Buffers that are on their way from one thread to another.
     pub fn travelling(&self) -> usize {
         self.travelling.load(Ordering::Relaxed) as usize
@@ -232,6 +233,7 @@ impl Pool {
         !self.0.shares.is_empty()
     }
 
+    #[cfg(any(test, feature = "sim"))]
     /// References that stand in chains now. It walks through those that are free: for tests.
     pub(crate) fn references_in_use(&self) -> usize {
         let mut used =

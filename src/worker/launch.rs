@@ -106,6 +106,7 @@ impl ClientLimits {
     }
 }
 
+#[cfg(feature = "internals")]
 /// Runs `service` on this thread, on an engine of its own, until it calls
 /// [`Turn::stop`](crate::service::Turn::stop); connections are begun with
 /// [`Turn::connect`](crate::service::Turn::connect). Returns the service.

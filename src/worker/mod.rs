@@ -243,6 +243,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
 }
 
 /// For the simulation, which decides who runs when and looks at everything in between.
+#[cfg(any(test, feature = "sim"))]
 impl<E: Engine, S: Service> Worker<E, S> {
     pub(crate) fn engine(&self) -> &E {
         &self.engine

@@ -69,7 +69,7 @@ impl Default for Law {
 
 impl Distribution {
     /// Draws a delay.
-    pub fn draw(&self, rng: &mut Rng) -> Duration {
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Duration {
         match *self {
             Distribution::Fixed(delay) => delay,
             Distribution::Uniform(min, max) => {

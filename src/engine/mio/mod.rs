@@ -111,11 +111,13 @@ impl<S: Sys> MioEngine<S> {
         })
     }
 
+    #[cfg(any(test, feature = "sim"))]
     /// The system calls, to be looked at by the simulation.
     pub(crate) fn sys(&self) -> &S {
         &self.sys
     }
 
+    #[cfg(any(test, feature = "sim"))]
     /// Whether the next poll has something to tell that no system call is needed for.
     pub(crate) fn has_cancelled(&self) -> bool {
         !self.cancelled.is_empty()

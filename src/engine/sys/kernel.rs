@@ -31,6 +31,7 @@ thread_local! {
     static POLLED_IN_VAIN_NS: Cell<u64> = const { Cell::new(0) };
 }
 
+#[cfg(any(test, feature = "internals"))]
 /// How long the calling thread has asked busily (`Kernel::busy_poll`) for events when there were
 /// none: time on a processor that was free for other work, for which it would have slept otherwise.
 pub fn polled_in_vain() -> Duration {

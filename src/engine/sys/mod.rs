@@ -15,7 +15,9 @@ mod kernel;
 #[cfg(test)]
 pub(crate) mod scripted;
 
-pub use kernel::{Kernel, monotonic_now, polled_in_vain};
+#[cfg(feature = "internals")]
+pub use kernel::polled_in_vain;
+pub use kernel::{Kernel, monotonic_now};
 
 pub use crate::net::bind::Listening;
 

@@ -83,6 +83,7 @@ impl<T> Table<T> {
         self.entries.remove(slot)
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// The entry with this key.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
@@ -104,11 +105,13 @@ impl<T> Table<T> {
         &mut self.entries[slot]
     }
 
+    #[cfg(any(test, feature = "sim"))]
     /// All entries, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
+    #[cfg(any(test, feature = "sim"))]
     /// The entry in a slot.
     pub fn at(&self, slot: u32) -> Option<&T> {
         self.entries.get(slot as usize)
