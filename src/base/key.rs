@@ -159,12 +159,12 @@ impl ConnectionId {
 
     /// The number of the worker that has the connection, below [`WORKERS_MAX`]. It may be more than
     /// there are.
-    pub(crate) fn worker(self) -> usize {
+    pub fn worker(self) -> usize {
         (self.0 >> SLOT_BITS) as usize % WORKERS_MAX
     }
 
     /// The connection's slot on its worker.
-    pub(crate) fn slot(self) -> u32 {
+    pub fn slot(self) -> u32 {
         (self.0 & SLOT_MASK) as u32
     }
 }

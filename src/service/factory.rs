@@ -9,7 +9,7 @@ use crate::config::Limits;
 use crate::error::SettingError;
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::Mailboxes;
+use crate::shared::mailbox::{Mailboxes, Parcels};
 
 /// Makes the services of a server.
 ///
@@ -239,28 +239,30 @@ impl WorkerContext {
         WorkerContext { listener, of_one_listener: true, ..self.clone() }
     }
 
-    /// The listener whose clients alone the service has; `None` if it has those of all.
-    pub(crate) fn only_listener(&self) -> Option<usize> {
+    /// The listener whose clients alone the service has, by its index; `None` if it has those of
+    /// all.
+    pub fn only_listener(&self) -> Option<usize> {
         self.of_one_listener.then_some(self.listener)
     }
 
-    /// The buffers of this worker.
-    pub(crate) fn pool(&self) -> &Pool {
+    /// The buffers of this worker, for leases that belong to no connection. They stay on its thread.
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The way to the other workers.
-    pub(crate) fn mailboxes(&self) -> &Arc<Mailboxes> {
-        &self.mailboxes
+    /// The way to the services of the other workers.
+    pub fn parcels(&self) -> Parcels {
+        Parcels::new(self.listener, &self.pool, &self.mailboxes)
     }
 
-    /// What this worker counts.
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+    /// Counts messages that a client did not get because it reads too slowly, in
+    /// [`Counts::messages_dropped`](crate::Counts::messages_dropped).
+    pub fn count_dropped_messages(&self, count: u64) {
+        self.counters.messages_dropped.add(count);
     }
 
     /// All clients of the server; `None` where connections are begun and not accepted.
-    pub(crate) fn directory(&self) -> Option<&Arc<Directory>> {
+    pub fn directory(&self) -> Option<&Arc<Directory>> {
         self.directory.as_ref()
     }
 }

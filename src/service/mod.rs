@@ -23,6 +23,8 @@ pub use messenger::To;
 
 pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
+pub use crate::shared::directory::Directory;
+pub use crate::shared::mailbox::Parcels;
 
 mod factory;
 mod messages;
@@ -157,6 +159,11 @@ impl Connection<'_> {
     /// Bytes that the kernel has taken of what was put on the output.
     pub fn bytes_sent(&self) -> u64 {
         self.sent
+    }
+
+    /// The buffers of the worker, for chains of its own that the service makes.
+    pub fn pool(&self) -> &Pool {
+        self.pool
     }
 
     /// An empty buffer of the worker's pool. Returns `None` if none is free, or if other
@@ -501,12 +508,10 @@ pub trait Service: 'static {
 
     /// The connection is about to be closed at once, and its input to be given up: the last chance to
     /// look at it.
-    #[doc(hidden)]
     fn cut_off(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
 
-    /// A buffer has come from another worker's copy of this service, that of the listener with this
-    /// index.
-    #[doc(hidden)]
+    /// A buffer has come that the service of this listener, by its index, has
+    /// [sent](Parcels::send) on another worker.
     fn parcel(&mut self, _listener: usize, _lease: Lease, _now: Time) {}
 
     /// The connection is gone; `connection` can no longer be sent to. The last call for it.

@@ -32,7 +32,7 @@ pub struct ClientInfo {
 type Entry = [AtomicU64; 4];
 
 /// Which connections a server has. Written by the workers, each its own part; read by anyone.
-pub(crate) struct Directory {
+pub struct Directory {
     parts: Box<[Part]>,
 }
 
@@ -101,14 +101,14 @@ impl Directory {
     }
 
     /// Whether the connection is there.
-    pub(crate) fn has(&self, id: ConnectionId) -> bool {
+    pub fn has(&self, id: ConnectionId) -> bool {
         let entry = self.parts.get(id.worker()).and_then(|p| p.entries.get(id.slot() as usize));
         entry.is_some_and(|entry| entry[0].load(Ordering::Acquire) == id.to_bits() && id.0 != 0)
     }
 
     /// The next connection at or behind the place `from`, with its place; all of them, one after
     /// the other, in the order of workers and slots. Places begin with 0.
-    pub(crate) fn next(&self, from: u64) -> Option<(u64, ClientInfo)> {
+    pub fn next(&self, from: u64) -> Option<(u64, ClientInfo)> {
         let (first, mut slot) = ((from >> 32) as usize, from as u32);
         for worker in first..self.parts.len() {
             let part = &self.parts[worker];

@@ -1,8 +1,8 @@
 //! What the workers of a process share: a bounded inbox and a waker for each, and nothing on the
 //! data path.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use crossbeam_queue::ArrayQueue;
@@ -64,6 +64,47 @@ pub struct Mailboxes {
     mailboxes: Box<[Mailbox]>,
     /// Parcels of services' messages on their way, from each worker to each.
     messages_on_the_way: Box<[AtomicU32]>,
+}
+
+/// The way from the service on one worker to the services on the others. Each buffer that is sent
+/// comes there as [`Service::parcel`](crate::service::Service::parcel).
+///
+/// Other commands share the inboxes. So a service should have few buffers on their way to a worker
+/// at once, and keep what comes back.
+#[derive(Clone)]
+pub struct Parcels {
+    listener: usize,
+    pool: Pool,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl Parcels {
+    pub(crate) fn new(listener: usize, pool: &Pool, mailboxes: &Arc<Mailboxes>) -> Parcels {
+        Parcels { listener, pool: pool.clone(), mailboxes: mailboxes.clone() }
+    }
+
+    /// Sends a buffer to the service on the worker with this number, without waiting. Nothing is
+    /// sent to a worker that has ended.
+    ///
+    /// # Errors
+    /// The worker's inbox is full; the buffer comes back.
+    pub fn send(&self, worker: usize, lease: Lease) -> Result<(), Lease> {
+        let command = Command::Parcel { listener: self.listener, parcel: lease.into_parcel() };
+        match self.mailboxes.send(worker, command) {
+            Err(Command::Parcel { parcel, .. }) => Err(parcel.into_lease(&self.pool)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the worker has ended: its clients are gone, and nothing comes there any more.
+    pub fn has_ended(&self, worker: usize) -> bool {
+        self.mailboxes.is_closed(worker)
+    }
+
+    /// Has the worker take a turn soon, and call [`Service::turn`](crate::service::Service::turn).
+    pub fn wake(&self, worker: usize) {
+        self.mailboxes.wake(worker);
+    }
 }
 
 struct Mailbox {

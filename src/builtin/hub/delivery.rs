@@ -298,7 +298,7 @@ impl Local {
     pub(super) fn drop_message(&mut self, place: usize) {
         let member = &mut self.members.all_mut()[place];
         member.dropped += 1;
-        self.counters.messages_dropped.add(1);
+        self.context.count_dropped_messages(1);
         let slot = member.id.slot();
         self.wake_slot(slot);
     }

@@ -21,7 +21,6 @@ use crate::protocol::framing::ByteOrder;
 use crate::protocol::hub as protocol;
 use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
 use crate::service::{Answer, Connection, ConnectionId, Turn, WorkerContext};
-use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 
 /// What requests may cost in one turn of the worker's loop, in messages put into queues, before the
@@ -48,7 +47,7 @@ pub(super) struct Local {
     pub(super) bounds: Bounds,
     pub(super) pool: Pool,
     pub(super) directory: Arc<Directory>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) context: WorkerContext,
     pub(super) members: Members,
     pub(super) log: Log,
     pub(super) post: Post,
@@ -143,7 +142,7 @@ impl Local {
             bounds,
             pool: pool.clone(),
             directory: directory.clone(),
-            counters: context.counters().clone(),
+            context: context.clone(),
             members: Members::new(slots),
             log: Log::new(pool),
             post,

@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crossbeam_queue::ArrayQueue;
 
 use crate::buffer::{Lease, Pool};
-use crate::service::{ConnectionId, WorkerContext};
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::service::{ConnectionId, Parcels, WorkerContext};
 
 /// Parcels from one worker to another at a time: one being filled there, one being unpacked here,
 /// and two between that bridge a turn.
@@ -122,9 +121,8 @@ pub(super) enum NoRoom {
 /// The buffers staged for the other workers.
 pub(super) struct Post {
     worker: usize,
-    listener: usize,
     shared: Arc<Shared>,
-    mailboxes: Arc<Mailboxes>,
+    parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
     /// Workers that have been given answers, one bit each.
@@ -154,9 +152,8 @@ impl Post {
     pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Post {
         Post {
             worker: context.worker(),
-            listener: context.listener(),
             shared,
-            mailboxes: context.mailboxes().clone(),
+            parcels: context.parcels(),
             pool: context.pool().clone(),
             stages: (0..context.workers()).map(|_| Stage::default()).collect(),
             answered: 0,
@@ -259,7 +256,7 @@ impl Post {
     pub(super) fn pass_on(&mut self, owed: Owed) -> bool {
         let worker = owed.to.worker();
         self.answered |= 1 << worker;
-        self.mailboxes.is_closed(worker) || self.shared.answers[worker].push(owed).is_ok()
+        self.parcels.has_ended(worker) || self.shared.answers[worker].push(owed).is_ok()
     }
 
     /// The next answer for a member of this worker.
@@ -274,10 +271,10 @@ impl Post {
 
     /// Sends what is staged. Answers whether all of it went.
     pub(super) fn turn(&mut self) -> bool {
-        self.mailboxes.wake_each(std::mem::take(&mut self.answered));
+        Workers(std::mem::take(&mut self.answered)).for_each(|worker| self.parcels.wake(worker));
         let mut all = true;
         for worker in 0..self.stages.len() {
-            if self.mailboxes.is_closed(worker) {
+            if self.parcels.has_ended(worker) {
                 // Its clients are gone, and nobody will take anything any more.
                 self.stages[worker] = Stage::default();
                 continue;
@@ -305,18 +302,16 @@ impl Post {
         let stage = &mut self.stages[worker];
         let lease = stage.lease.take().expect("something is staged");
         on_the_way.fetch_add(1, Ordering::AcqRel);
-        let command = Command::Parcel { listener: self.listener, parcel: lease.into_parcel() };
-        match self.mailboxes.send(worker, command) {
+        match self.parcels.send(worker, lease) {
             Ok(()) => {
                 (stage.run, stage.unicasts) = (None, 0);
                 true
             }
-            Err(Command::Parcel { parcel, .. }) => {
+            Err(lease) => {
                 on_the_way.fetch_sub(1, Ordering::AcqRel);
-                stage.lease = Some(parcel.into_lease(&self.pool));
+                stage.lease = Some(lease);
                 false
             }
-            Err(other) => unreachable!("{other:?} came back for a parcel"),
         }
     }
 
@@ -324,7 +319,7 @@ impl Post {
     pub(super) fn unpacked(&self, from: usize) {
         let on_the_way = self.shared.on_the_way(from, self.worker);
         if on_the_way.fetch_sub(1, Ordering::AcqRel) == PARCELS_MAX {
-            self.mailboxes.wake(from);
+            self.parcels.wake(from);
         }
     }
 }
