@@ -3,7 +3,7 @@
 //! A counter has one writer, so adding is a load and a store, not a locked instruction; each
 //! worker's block lies on cache lines of its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::CloseReason;
 
@@ -37,6 +37,8 @@ macro_rules! counters {
         pub(crate) struct Counters {
             $($(#[$doc])* pub(crate) $name: Counter,)*
             pub(crate) closed: [Counter; CloseReason::ALL.len()],
+            /// Bytes on the wire are counted apart from those of the services.
+            pub(crate) counts_wire: AtomicBool,
         }
 
         /// What one worker, or all together, have counted since the start.
@@ -53,7 +55,12 @@ macro_rules! counters {
                 for (to, from) in closed.iter_mut().zip(&self.closed) {
                     *to = from.get();
                 }
-                Counts { $($name: self.$name.get(),)* closed }
+                let mut counts = Counts { $($name: self.$name.get(),)* closed };
+                if !self.counts_wire.load(Ordering::Relaxed) {
+                    counts.wire_bytes_received = counts.bytes_received;
+                    counts.wire_bytes_sent = counts.bytes_sent;
+                }
+                counts
             }
         }
 
@@ -75,8 +82,14 @@ counters! {
     accepted,
     /// Bytes handed to the service.
     bytes_received,
-    /// Bytes that the kernel took to send.
+    /// Bytes of the service that the kernel took to send.
     bytes_sent,
+    /// Bytes that arrived from the network, those excepted that were discarded. The same as
+    /// `bytes_received`, unless a byte layer stands between the network and the service.
+    wire_bytes_received,
+    /// Bytes that the kernel took to send. The same as `bytes_sent`, unless a byte layer stands
+    /// between the service and the network.
+    wire_bytes_sent,
     /// Receive operations that brought bytes.
     receives,
     /// Send operations that took bytes.

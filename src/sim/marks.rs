@@ -209,6 +209,18 @@ marks! {
     OutsideTooLong(BOTH),
     /// A client that stayed got what somebody outside had sent it.
     OutsideArrived(BOTH),
+    /// A byte layer opened a connection.
+    LayerOpened(BOTH),
+    /// It did when it had held back a part of the header.
+    LayerHeldBack(BOTH),
+    /// It refused a header, in its own words.
+    LayerRefused(BOTH),
+    /// FIN came in the middle of a header.
+    LayerCutShort(BOTH),
+    /// The server gave up before the layer had answered.
+    LayerNeverOpened(BOTH),
+    /// The layer's last byte came behind the service's.
+    LayerFarewell(BOTH),
     /// A worker's inbox was full.
     InboxFull(BOTH),
     /// A service named a connection that was gone.

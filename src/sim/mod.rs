@@ -6,6 +6,7 @@
 //! * `engine`: the world as `Engine`: completions, late, in any order.
 //! * `protocol`: what is served in a seed, and what is said to it and owed for it.
 //! * `peer`: the clients at the other end, polite and otherwise; `ear`: what they hear.
+//! * `wire`: what peers put around it where the server has a byte layer.
 //! * `member`: what a member of a hub says and hears.
 //! * `outside`: another thread, with messages for clients.
 //! * `service`: the server's services, watched; and a client on the engine.
@@ -32,6 +33,7 @@ mod service;
 pub(crate) mod sys;
 #[cfg(test)]
 mod tests;
+mod wire;
 pub(crate) mod world;
 
 pub use marks::{Mark, Marks};

@@ -9,6 +9,7 @@ use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Ear;
+use super::wire::{HeaderFlaw, PROXY, Wire};
 use super::world::{EndpointId, Happening, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
@@ -93,6 +94,8 @@ pub(super) struct Peer {
     pub(super) ear: Ear,
     /// Of a hub.
     pub(super) member: Option<Member>,
+    /// Of a server with a byte layer.
+    wire: Option<Wire>,
     /// Bytes that have come, those from outside included.
     heard: u64,
     shut: bool,
@@ -134,6 +137,8 @@ impl Peer {
                 stay = AUDIENCE_FOR + stay / 2;
             }
         }
+        let farewell = manner == Manner::HalfClosing;
+        let wire = world.layered.then(|| Wire::draw(&mut world.rng, number, farewell));
         Peer {
             number,
             manner,
@@ -142,6 +147,7 @@ impl Peer {
             sent: 0,
             ear: Ear::default(),
             member,
+            wire,
             heard: 0,
             shut: false,
             stays,
@@ -234,7 +240,8 @@ impl Peer {
         }
         if !self.begun {
             self.begun = true;
-            self.endpoint = world.connect(address_of(self.number), false);
+            let from = if self.wire.is_some() { PROXY } else { self.number };
+            self.endpoint = world.connect(address_of(from), false);
             let (number, manner) = (self.number, self.manner);
             let total = self.script.borrow().said.len() as u64;
             world.tell(30, number, total, || {
@@ -293,27 +300,40 @@ impl Peer {
             Ok(bytes) if bytes.is_empty() => self.fin_came(world),
             Ok(bytes) => {
                 self.heard += bytes.len() as u64;
-                let script = self.script.borrow();
-                let heard = match &mut self.member {
-                    Some(member) => member.hear(&bytes),
-                    None => self.ear.hear(&script, &bytes),
-                };
-                if let Err(wrong) = heard {
-                    panic!("peer {}: {wrong}", self.number);
+                match self.wire.as_mut().map(|wire| wire.hear(world, &bytes)) {
+                    Some(Ok(of_service)) => self.hear(&of_service),
+                    Some(Err(wrong)) => panic!("peer {}: {wrong}", self.number),
+                    None => self.hear(&bytes),
                 }
-                let owed = script.owed(self.sent as usize, self.shut);
-                assert!(
-                    self.ear.reply <= owed || script.served() == Served::Chargen,
-                    "peer {}: more than was owed",
-                    self.number
-                );
             }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
     }
 
+    /// Takes what the service has said.
+    fn hear(&mut self, bytes: &[u8]) {
+        let script = self.script.borrow();
+        let heard = match &mut self.member {
+            Some(member) => member.hear(bytes),
+            None => self.ear.hear(&script, bytes),
+        };
+        if let Err(wrong) = heard {
+            panic!("peer {}: {wrong}", self.number);
+        }
+        let owed = script.owed(self.sent as usize, self.shut);
+        assert!(
+            self.ear.reply <= owed || script.served() == Served::Chargen,
+            "peer {}: more than was owed",
+            self.number
+        );
+    }
+
     fn fin_came(&mut self, world: &mut World) {
+        if let Some(wire) = &mut self.wire {
+            let of_service = wire.fin_came(world);
+            self.hear(&of_service);
+        }
         self.ends(world, End::Fin);
         world.close(self.endpoint);
     }
@@ -348,7 +368,38 @@ impl Peer {
         }
     }
 
+    pub(super) fn has_flawed_header(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.flaw.is_some())
+    }
+
+    /// Sends its header, a part at a time. Returns whether it may go on.
+    fn introduces_itself(&mut self, world: &mut World) -> bool {
+        let Some(wire) = &mut self.wire else { return true };
+        let rest = wire.header_rest();
+        if rest.is_empty() {
+            if wire.flaw == Some(HeaderFlaw::Half) {
+                self.shut = true;
+                let _ = world.shutdown(self.endpoint);
+                return false;
+            }
+            return true;
+        }
+        if self.manner == Manner::Silent {
+            return false;
+        }
+        let part = &rest[..world.rng.usize(1..=rest.len())];
+        match world.send(self.endpoint, part, false) {
+            Ok(count) => wire.header_sent(count),
+            Err(Errno::AGAIN) => {}
+            Err(_) => self.ends(world, End::Reset),
+        }
+        false
+    }
+
     fn write(&mut self, world: &mut World) {
+        if !self.introduces_itself(world) {
+            return;
+        }
         self.speak(world);
         let script = self.script.borrow();
         let rest = &script.said[self.sent as usize..];
@@ -362,7 +413,10 @@ impl Peer {
             return;
         }
         let urgent = self.manner == Manner::Urgent && world.rng.bool();
-        let sent = world.send(self.endpoint, bytes, urgent);
+        let sent = match &self.wire {
+            Some(wire) => world.send(self.endpoint, &wire.sealed(bytes), urgent),
+            None => world.send(self.endpoint, bytes, urgent),
+        };
         drop(script);
         match sent {
             Ok(count) => self.sent += count as u64,

@@ -6,8 +6,9 @@
 //! it is tried again after a time, or when a connection of any worker has been closed.
 
 use super::Core;
-use super::connection::Context;
 use super::connection::machine::Machine;
+use super::connection::{Context, Origin};
+use super::layer::Layer;
 use crate::base::endpoint::Peer;
 use crate::base::key::{ConnectionId, Key, OpKind};
 use crate::base::time::Time;
@@ -76,7 +77,7 @@ fn remedy(error: Errno) -> Remedy {
     }
 }
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     /// Accepts until nothing waits, or the turn's share is used up.
     pub(super) fn accept<E: Engine>(
         &mut self,
@@ -154,13 +155,10 @@ impl<S: Service> Core<S> {
             return;
         }
         let machine = Machine::accepted(self.service.full_duplex(index as u64));
-        let id = self.id_of(key);
-        let context =
-            Context::new(machine, id, peer, index as u64, Some(permit), &self.pool, self.now);
-        self.table.insert(context);
-        if let Some(directory) = &self.directory {
-            directory.enter(id, peer, index as u64);
-        }
+        let (id, tag) = (self.id_of(key), index as u64);
+        let layer = self.layer.state(tag, &self.pool);
+        let origin = Origin { id, peer, tag, permit: Some(permit) };
+        self.table.insert(Context::new(machine, origin, layer, &self.pool, self.now));
         self.counters.accepted.add(1);
         self.established(engine, key);
         if let Some(reason) = self.ending() {
@@ -307,9 +305,10 @@ impl<S: Service> Core<S> {
         }
         let key = self.table.next_key().expect("the service was told how many slots are free");
         let machine = Machine::connecting(self.service.full_duplex(to.tag));
-        let id = self.id_of(key);
-        let mut context =
-            Context::new(machine, id, Peer::Tcp(to.target), to.tag, None, &self.pool, self.now);
+        let (id, peer) = (self.id_of(key), Peer::Tcp(to.target));
+        let layer = self.layer.state(to.tag, &self.pool);
+        let origin = Origin { id, peer, tag: to.tag, permit: None };
+        let mut context = Context::new(machine, origin, layer, &self.pool, self.now);
         context.deadline = to.deadline;
         self.table.insert(context);
         self.schedule_at(key, to.deadline);
@@ -328,7 +327,7 @@ impl<S: Service> Core<S> {
 
     pub(super) fn wake_by_id<E: Engine>(&mut self, engine: &mut E, id: ConnectionId) {
         if let Some(key) = self.key_of(id)
-            && self.context(key).machine.is_open()
+            && self.context(key).is_open()
         {
             self.timer_came(engine, key);
             self.drive(engine, key);

@@ -5,6 +5,7 @@
 //! a client sends after that are read and thrown away, so that the FIN is not overtaken by a reset.
 
 use super::Core;
+use super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
@@ -31,7 +32,7 @@ enum Step {
     Finishing,
 }
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     /// Carries out what has come in.
     #[inline]
     pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
@@ -104,7 +105,7 @@ impl<S: Service> Core<S> {
 
     /// Has the connection closed when its service owes it nothing any more.
     fn finish_draining<E: Engine>(&mut self, engine: &E, key: Key) {
-        if self.context(key).machine.is_open() {
+        if self.context(key).is_open() {
             self.ask(engine, key, CloseReason::Drained, |service, connection, session| {
                 service.draining(connection, session)
             });
@@ -147,7 +148,7 @@ impl<S: Service> Core<S> {
     pub(super) fn each_connection<E: Engine>(
         &mut self,
         engine: &mut E,
-        mut act: impl FnMut(&mut Core<S>, &mut E, Key),
+        mut act: impl FnMut(&mut Core<S, L>, &mut E, Key),
     ) {
         for slot in 0..self.table.used() {
             if let Some(key) = self.table.key_of(slot) {

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::connection::Context;
 use super::connection::machine::{Action, Event, Phase};
+use super::layer::Layer;
 use super::{Budget, Core};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
@@ -15,7 +16,7 @@ use crate::service::messenger::Messenger;
 use crate::service::{Answer, Attention, Connection, Service};
 use crate::shared::counters::Counters;
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     /// Submits operations until the connection waits for something. Frees it when it is closed.
     ///
     /// It is a loop: an operation that is done at once does not call back into here, so no chain of
@@ -43,11 +44,15 @@ impl<S: Service> Core<S> {
     ) {
         match outcome {
             Outcome::Received(chain) => return self.drive_received(engine, key, chain),
-            Outcome::Sent { bytes, rest } => {
+            Outcome::Sent { bytes, mut rest } => {
                 self.unstall(key);
                 let context = self.table.known_mut(key);
-                context.put_back(rest);
-                let all_sent = sent(context, &self.counters, bytes, self.now);
+                // Before what has come since the Send began.
+                let outgoing = outgoing(&mut self.layer, context, &self.pool);
+                rest.append(outgoing);
+                *outgoing = rest;
+                let all_sent =
+                    sent(&mut self.layer, context, &self.counters, bytes, self.now, &self.pool);
                 self.tell_sent(engine, key, all_sent);
             }
             other => self.completed(engine, key, op, other),
@@ -60,8 +65,13 @@ impl<S: Service> Core<S> {
     #[inline(always)]
     fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
         loop {
+            if !L::IS_PLAIN && self.layer_starves(engine, key) {
+                return;
+            }
             let context = self.table.known_mut(key);
-            let output = !context.output.is_empty();
+            // What a layer has not taken yet is output too: it is lost with an abort.
+            let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
+                || !L::IS_PLAIN && !context.output.is_empty();
             if budget.is_spent()
                 && matches!(context.machine.peek(output), Action::Recv | Action::Send)
             {
@@ -76,15 +86,24 @@ impl<S: Service> Core<S> {
                     }
                     Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
                 },
-                Action::Send => match engine.send(key, &mut context.output) {
-                    Ok(None) => self.stall(engine, key),
-                    Ok(Some(bytes)) => {
-                        budget.spend(bytes);
-                        let all_sent = sent(context, &self.counters, bytes, self.now);
-                        self.tell_sent(engine, key, all_sent);
+                Action::Send => {
+                    match engine.send(key, outgoing(&mut self.layer, context, &self.pool)) {
+                        Ok(None) => self.stall(engine, key),
+                        Ok(Some(bytes)) => {
+                            budget.spend(bytes);
+                            let all_sent = sent(
+                                &mut self.layer,
+                                context,
+                                &self.counters,
+                                bytes,
+                                self.now,
+                                &self.pool,
+                            );
+                            self.tell_sent(engine, key, all_sent);
+                        }
+                        Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
                     }
-                    Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
-                },
+                }
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
                 Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
@@ -114,7 +133,7 @@ impl<S: Service> Core<S> {
     /// The context of a connection that is known to be there: each completion belongs to one, since
     /// a slot is freed only when nothing is in flight.
     #[inline]
-    pub(super) fn context(&mut self, key: Key) -> &mut Context<S::Session> {
+    pub(super) fn context(&mut self, key: Key) -> &mut Context<S::Session, L::State> {
         self.table.known_mut(key)
     }
 
@@ -188,12 +207,31 @@ impl<S: Service> Core<S> {
             context.bytes_discarded += bytes as u64;
             return;
         }
-        context.bytes_received += bytes as u64;
-        context.input.absorb(&mut chain);
         self.counters.receives.add(1);
-        self.counters.bytes_received.add(bytes as u64);
+        let (layer, input) = (&mut context.layer, &mut context.input);
+        let taken = self.layer.received(layer, input, &mut chain, &self.pool);
+        match taken {
+            Ok(bytes) if L::IS_PLAIN => {
+                let now = clock(&self.service, engine, context.tag, self.now);
+                let (pool, messenger, counters) = (&self.pool, &self.messenger, &self.counters);
+                let asked =
+                    give_input(&mut self.service, pool, messenger, counters, context, bytes, now);
+                self.carry_out(key, CloseReason::Service, asked);
+            }
+            taken => {
+                self.counters.wire_bytes_received.add(bytes as u64);
+                self.layer_was_called(engine, key, taken);
+            }
+        }
+    }
+
+    /// Tells the service of bytes that a layer has put into its input.
+    fn give_input<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
+        let context = self.table.known_mut(key);
         let now = clock(&self.service, engine, context.tag, self.now);
-        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, now, S::data);
+        let (pool, messenger) = (&self.pool, &self.messenger);
+        let asked =
+            give_input(&mut self.service, pool, messenger, &self.counters, context, bytes, now);
         self.carry_out(key, CloseReason::Service, asked);
     }
 
@@ -209,8 +247,87 @@ impl<S: Service> Core<S> {
         let context = self.context(key);
         context.machine.apply(Event::Ended);
         if context.machine.delivers() {
-            self.ask(engine, key, CloseReason::PeerClosed, S::peer_closed);
+            context.ended = true;
+            self.layer_was_called(engine, key, Ok(0));
         }
+    }
+
+    /// Goes on with a connection whose layer has been called: with so many bytes for the service, or
+    /// a reason to close.
+    #[cold]
+    fn layer_was_called<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        key: Key,
+        taken: Result<usize, CloseReason>,
+    ) {
+        let bytes = match taken {
+            Ok(bytes) => bytes,
+            Err(reason) => return self.finish(key, reason),
+        };
+        let context = self.table.known_mut(key);
+        if !context.opened
+            && let Some(peer) = self.layer.peer(&context.layer, context.peer)
+        {
+            context.peer = peer;
+            // A service that is told of a connection finds no input there yet.
+            let mut came_along = context.input.take();
+            self.opened(engine, key);
+            let context = self.context(key);
+            if context.is_open() {
+                context.input.append(&mut came_along);
+            }
+        }
+        if bytes > 0 && self.context(key).is_open() {
+            self.give_input(engine, key, bytes);
+        }
+        let context = self.table.known_mut(key);
+        if context.ended && context.machine.delivers() && !self.layer.starves(&context.layer) {
+            context.ended = false;
+            match self.layer.ended(&mut context.layer) {
+                Err(reason) => self.finish(key, reason),
+                Ok(()) if !context.opened => self.finish(key, CloseReason::PeerClosed),
+                Ok(()) => self.ask(engine, key, CloseReason::PeerClosed, S::peer_closed),
+            }
+        }
+    }
+
+    /// Whether nothing can be sent because the layer has found no buffer. The connection is in the
+    /// queue for buffers then, and, because what it holds does not move either, in that of those that
+    /// may be shed: as if a Send had to wait.
+    #[inline(never)]
+    fn layer_starves<E: Engine>(&mut self, engine: &E, key: Key) -> bool {
+        let context = self.table.known_mut(key);
+        let starves = context.machine.sends()
+            && outgoing(&mut self.layer, context, &self.pool).is_empty()
+            && self.layer.starves(&context.layer);
+        let sending = context.machine.is_sending();
+        if !starves && !sending {
+            self.unstall(key);
+        }
+        if starves && !self.stalled.contains(key.slot()) {
+            self.stall(engine, key);
+        }
+        if starves {
+            self.enqueue(key);
+        }
+        starves
+    }
+
+    /// Calls a layer again that may have been waiting for a buffer. Returns whether it still waits
+    /// for one.
+    #[inline(always)]
+    pub(super) fn resume_layer<E: Engine>(&mut self, engine: &mut E, key: Key) -> bool {
+        if L::IS_PLAIN {
+            return false;
+        }
+        let context = self.table.known_mut(key);
+        if context.machine.delivers() && !context.machine.is_connecting() {
+            let (layer, input) = (&mut context.layer, &mut context.input);
+            let taken = self.layer.received(layer, input, &mut Chain::new(&self.pool), &self.pool);
+            self.layer_was_called(engine, key, taken);
+        }
+        self.layer_starves(engine, key)
     }
 
     /// Asks the service, and does what it answers. `reason` is what a close is put down to.
@@ -248,7 +365,11 @@ impl<S: Service> Core<S> {
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
-            Answer::HalfClose => self.table.known_mut(key).machine.apply(Event::HalfClose),
+            Answer::HalfClose => {
+                let context = self.table.known_mut(key);
+                context.machine.apply(Event::HalfClose);
+                self.layer.finish(&mut context.layer);
+            }
             Answer::CloseAfterSend => self.finish(key, reason),
             Answer::Close => self.close_now(key, reason),
             Answer::CloseAfterSendFor(reason) => self.finish(key, reason),
@@ -258,10 +379,11 @@ impl<S: Service> Core<S> {
 
     /// Has the connection closed when its output is sent. The connection has to be driven.
     pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
-        if self.context(key).machine.is_open() {
+        if self.context(key).is_open() {
             self.last_output(key);
         }
-        let context = self.context(key);
+        let context = self.table.known_mut(key);
+        self.layer.finish(&mut context.layer);
         context.reason.get_or_insert(reason);
         // After a half-close nothing is left to be shut down, which is where lingering begins.
         let lingers = context.machine.is_open() && context.machine.is_shut();
@@ -293,7 +415,7 @@ impl<S: Service> Core<S> {
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
         let context = self.table.known_mut(key);
-        if context.machine.is_open() && !context.input.is_empty() {
+        if context.is_open() && !context.input.is_empty() {
             let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
             let service = &mut self.service;
             // A panic here is the end of a connection that is ended already.
@@ -316,9 +438,12 @@ impl<S: Service> Core<S> {
         let context = self.table.known_mut(key);
         drop(context.input.take());
         context.attention.remove(Attention::WAITS);
-        let receiving_waits = context.machine.awaits_buffer();
+        self.layer.forget_input(&mut context.layer);
+        let machine = &context.machine;
+        let waits =
+            machine.awaits_buffer() || machine.sends() && self.layer.starves(&context.layer);
         self.no_longer_holds(key);
-        if !receiving_waits {
+        if !waits {
             self.wait_no_longer(key.slot());
         }
     }
@@ -327,6 +452,23 @@ impl<S: Service> Core<S> {
     pub(super) fn established<E: Engine>(&mut self, engine: &mut E, key: Key) {
         self.established += 1;
         self.counters.connections.set(self.established);
+        let begun = self.layer.begin(&mut self.table.known_mut(key).layer, &self.pool);
+        self.layer_was_called(engine, key, begun.map(|()| 0));
+        if !self.context(key).opened {
+            let (timeout, _) = self.layer.opening_timeout();
+            let deadline = self.now + timeout;
+            self.context(key).deadline = deadline;
+            self.schedule_at(key, deadline);
+        }
+    }
+
+    /// It is known who the peer is: the connection is the service's from now on.
+    fn opened<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        let context = self.table.known_mut(key);
+        context.opened = true;
+        if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
+            directory.enter(context.id, context.peer, context.tag);
+        }
         if log::log_enabled!(log::Level::Debug) {
             let connections = self.connections();
             let context = self.context(key);
@@ -375,17 +517,52 @@ impl<S: Service> Core<S> {
     }
 }
 
-/// Takes note of bytes that were sent. Answers whether all of the output is.
+/// What is to be sent next.
 #[inline(always)]
-fn sent<Session>(
-    context: &mut Context<Session>,
+fn outgoing<'a, Session, L: Layer>(
+    layer: &mut L,
+    context: &'a mut Context<Session, L::State>,
+    pool: &Pool,
+) -> &'a mut Chain {
+    layer.outgoing(&mut context.layer, &mut context.output, pool)
+}
+
+/// Takes note of bytes that were sent. Returns whether the service is to hear that all of its output
+/// is.
+#[inline(always)]
+fn sent<Session, L: Layer>(
+    layer: &mut L,
+    context: &mut Context<Session, L::State>,
     counters: &Counters,
-    bytes: usize,
+    wire_bytes: usize,
     now: Time,
+    pool: &Pool,
 ) -> bool {
+    let bytes = layer.sent(&mut context.layer, wire_bytes);
     counters.sends.add(1);
     counters.bytes_sent.add(bytes as u64);
-    context.sent(bytes, now)
+    let all_sent = context.sent(bytes, now);
+    if L::IS_PLAIN {
+        return all_sent;
+    }
+    counters.wire_bytes_sent.add(wire_bytes as u64);
+    all_sent && bytes > 0 && outgoing(layer, context, pool).is_empty()
+}
+
+/// Tells the service of bytes that have been put into its input.
+#[inline(always)]
+fn give_input<S: Service, LayerState>(
+    service: &mut S,
+    pool: &Pool,
+    messenger: &Messenger,
+    counters: &Counters,
+    context: &mut Context<S::Session, LayerState>,
+    bytes: usize,
+    now: Time,
+) -> Asked {
+    context.bytes_received += bytes as u64;
+    counters.bytes_received.add(bytes as u64);
+    ask(service, pool, messenger, context, now, S::data)
 }
 
 /// What came of asking the service.
@@ -400,11 +577,11 @@ struct Asked {
 
 /// Asks the service about a connection.
 #[inline(always)]
-fn ask<S: Service>(
+fn ask<S: Service, LayerState>(
     service: &mut S,
     pool: &Pool,
     messenger: &Messenger,
-    context: &mut Context<S::Session>,
+    context: &mut Context<S::Session, LayerState>,
     now: Time,
     call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
 ) -> Asked {
@@ -450,19 +627,24 @@ fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
 }
 
 /// The service's last word on a connection.
-fn tell_closed<S: Service>(
+fn tell_closed<S: Service, LayerState>(
     service: &mut S,
     pool: &Pool,
     messenger: &Messenger,
-    context: &mut Context<S::Session>,
+    context: &mut Context<S::Session, LayerState>,
     reason: CloseReason,
     now: Time,
 ) {
-    let established = context.was_established();
-    let (tag, error) = (context.tag, context.connect_error.unwrap_or(Errno::CANCELED));
+    if !context.opened && context.was_accepted() {
+        return;
+    }
+    // A layer has closed a connection that this side began before it was open.
+    let refused = if context.was_established() { Errno::PROTO } else { Errno::CANCELED };
+    let (opened, tag) = (context.opened, context.tag);
+    let error = context.connect_error.unwrap_or(refused);
     let (mut connection, session) = context.for_service(pool, messenger, now);
     // A panic here has nothing left to close.
-    let _ = catch_unwind(AssertUnwindSafe(|| match established {
+    let _ = catch_unwind(AssertUnwindSafe(|| match opened {
         true => service.closed(&mut connection, session, reason),
         false => service.connect_failed(tag, error, now),
     }));

@@ -2,6 +2,7 @@
 //! messages of other threads, and requests to disconnect a client.
 
 use super::Core;
+use super::layer::Layer;
 use crate::base::key::{ConnectionId, Key};
 use crate::buffer::{Lease, Parcel, Shared};
 use crate::engine::Engine;
@@ -11,7 +12,7 @@ use crate::service::{Attention, Message, Service, To};
 use crate::shared::directory::GROUP;
 use crate::shared::receipt::{Mail, Receipt, SendError};
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     pub(super) fn parcel_came(&mut self, listener: usize, parcel: Parcel) {
         self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
@@ -99,7 +100,7 @@ impl<S: Service> Core<S> {
         &mut self,
         engine: &mut E,
         to: To,
-        mut act: impl FnMut(&mut Core<S>, &mut E, Key),
+        mut act: impl FnMut(&mut Self, &mut E, Key),
     ) {
         if let To::Client(id) = to {
             if let Some(key) = self.open_key_of(id) {
@@ -109,7 +110,7 @@ impl<S: Service> Core<S> {
         }
         self.each_connection(engine, |core, engine, key| {
             let context = core.context(key);
-            let (id, is_open) = (context.id, context.machine.is_open());
+            let (id, is_open) = (context.id, context.is_open());
             if is_open && core.is_among(id, to) {
                 act(core, engine, key);
             }
@@ -165,6 +166,6 @@ impl<S: Service> Core<S> {
 
     fn open_key_of(&mut self, id: ConnectionId) -> Option<Key> {
         let key = self.key_of(id)?;
-        self.context(key).machine.is_open().then_some(key)
+        self.context(key).is_open().then_some(key)
     }
 }

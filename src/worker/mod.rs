@@ -4,11 +4,13 @@
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
 //! * `accept`: the listeners, and the connections that a client service begins.
 //! * `wait`: connections that wait for a buffer, for their turn or for time; shedding.
+//! * `layer`: the seam between a connection's socket and its service.
 //! * `mail`: messages from other workers and threads.
 //! * `drain`: commands from outside, and the way to the end.
 //! * `launch`: how a worker that runs on this machine is made.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::key::{ConnectionId, Key};
@@ -31,6 +33,7 @@ pub mod connection;
 mod drain;
 mod drive;
 pub(crate) mod launch;
+pub(crate) mod layer;
 mod mail;
 #[cfg(test)]
 mod tests;
@@ -38,6 +41,7 @@ mod wait;
 
 use accept::Listener;
 use drain::Drain;
+use layer::{Layer, Plain};
 use wait::Precedence;
 
 /// How finely connections' time-outs are kept. They are seconds as a rule; a service's
@@ -75,24 +79,25 @@ pub(crate) struct Setup {
 }
 
 /// A worker: an engine, and the [`Core`] that it completes to.
-pub(crate) struct Worker<E, S: Service> {
+pub(crate) struct Worker<E, S: Service, L: Layer = Plain> {
     engine: E,
-    core: Core<S>,
+    core: Core<S, L>,
 }
 
 /// Everything of a worker but its engine.
-pub(crate) struct Core<S: Service> {
+pub(crate) struct Core<S: Service, L: Layer> {
     index: usize,
     rules: Rules,
     /// Read once in each turn.
     now: Time,
     service: S,
+    layer: L,
     /// When the service wants its next turn.
     service_turn: Option<Time>,
     /// Whether the service waits for a buffer.
     service_starves: bool,
     requests: Requests,
-    table: Table<Context<S::Session>>,
+    table: Table<Context<S::Session, L::State>>,
     pool: Pool,
     permits: Option<Arc<Permits>>,
     mailboxes: Arc<Mailboxes>,
@@ -125,8 +130,19 @@ pub(crate) struct Core<S: Service> {
 }
 
 impl<E: Engine, S: Service> Worker<E, S> {
+    /// A worker without a byte layer. See [`with_layer`](Worker::with_layer).
+    pub(crate) fn new(
+        engine: E,
+        setup: Setup,
+        make: impl FnOnce(&WorkerContext) -> S,
+    ) -> Worker<E, S> {
+        Worker::with_layer(engine, setup, make, Plain)
+    }
+}
+
+impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// What a worker takes of memory for each connection it can have, beside the engine's part.
-    pub(crate) const BYTES_PER_SLOT: usize = Table::<Context<S::Session>>::BYTES_PER_SLOT
+    pub(crate) const BYTES_PER_SLOT: usize = Table::<Context<S::Session, L::State>>::BYTES_PER_SLOT
         + Wheel::BYTES_PER_SLOT
         + 4 * SlotQueue::BYTES_PER_SLOT;
 
@@ -136,11 +152,12 @@ impl<E: Engine, S: Service> Worker<E, S> {
         64 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
 
     /// Allocates everything that the worker will ever use. `make` makes its service.
-    pub(crate) fn new(
+    pub(crate) fn with_layer(
         engine: E,
         setup: Setup,
         make: impl FnOnce(&WorkerContext) -> S,
-    ) -> Worker<E, S> {
+        layer: L,
+    ) -> Self {
         let slots = setup.connections_max;
         let service = make(&WorkerContext {
             listener: 0,
@@ -152,6 +169,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             mailboxes: setup.mailboxes.clone(),
             directory: setup.directory.clone(),
         });
+        setup.counters.counts_wire.store(!L::IS_PLAIN, Ordering::Relaxed);
         setup.mailboxes.set_waker(setup.index, engine.waker());
         let now = engine.now();
         let messenger = Messenger::new(
@@ -166,6 +184,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
             rules: setup.rules,
             now,
             service,
+            layer,
             service_turn: None,
             service_starves: false,
             requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
@@ -244,7 +263,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
 
 /// For the simulation, which decides who runs when and looks at everything in between.
 #[cfg(any(test, feature = "sim"))]
-impl<E: Engine, S: Service> Worker<E, S> {
+impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn engine(&self) -> &E {
         &self.engine
     }
@@ -271,9 +290,11 @@ impl<E: Engine, S: Service> Worker<E, S> {
         self.core.table.at(slot).map(|context| context.stalled_since)
     }
 
-    /// The connections, by their ids, each with the bytes that its service has left in its input.
+    /// The connections that the service knows, by their ids, each with the bytes that the service has
+    /// left in its input.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
-        self.core.table.iter().map(|context| (context.id, context.input.len()))
+        let opened = self.core.table.iter().filter(|context| context.opened);
+        opened.map(|context| (context.id, context.input.len()))
     }
 
     /// Whether a listener waits for time to pass before it accepts again.
@@ -288,7 +309,7 @@ impl<E: Engine, S: Service> Worker<E, S> {
     }
 }
 
-impl<E: Engine, S: Service> Sink<E> for Core<S> {
+impl<E: Engine, S: Service, L: Layer> Sink<E> for Core<S, L> {
     #[inline]
     fn turn(&mut self, now: Time) {
         self.now = now;
@@ -310,7 +331,7 @@ impl<E: Engine, S: Service> Sink<E> for Core<S> {
     }
 }
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     fn begin<E: Engine>(&mut self, engine: &mut E) {
         for index in 0..self.listeners.len() {
             self.accept(engine, index, None);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Core;
 use super::connection::Context;
 use super::connection::machine::{Event, Phase};
+use super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
@@ -36,7 +37,7 @@ pub(super) enum Precedence {
     Next,
 }
 
-impl<S: Service> Core<S> {
+impl<S: Service, L: Layer> Core<S, L> {
     /// Puts a connection whose Recv has found no buffer into the queue for buffers.
     #[cold]
     pub(super) fn wait_for_buffer(&mut self, key: Key) {
@@ -54,7 +55,9 @@ impl<S: Service> Core<S> {
         }
     }
 
-    fn enqueue(&mut self, key: Key) {
+    /// Puts a connection into the queue for buffers, for its Recv, its service, its layer, or
+    /// several of them.
+    pub(super) fn enqueue(&mut self, key: Key) {
         if !self.waiters.contains(key.slot()) {
             self.waiters.push_back(key.slot());
             self.counters.waits_for_buffer.add(1);
@@ -85,8 +88,8 @@ impl<S: Service> Core<S> {
             // Fewer, if serving one has closed another.
             let Some(slot) = self.waiters.front() else { break };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
-            let for_service = self.context(key).attention.has(Attention::WAITS);
-            if self.pool.available() == 0 || (for_service && gives_way) {
+            let at_once = self.takes_at_once(key);
+            if self.pool.available() == 0 || (at_once && gives_way) {
                 self.precedence = self.precedence.max(Precedence::GaveWay);
                 return served;
             }
@@ -100,16 +103,33 @@ impl<S: Service> Core<S> {
         served
     }
 
+    /// Whether a connection in the queue may take a buffer as soon as it is served, for its service
+    /// or its layer. A Recv takes one when there are bytes.
+    fn takes_at_once(&mut self, key: Key) -> bool {
+        let context = self.table.known_mut(key);
+        context.attention.has(Attention::WAITS) || self.layer.starves(&context.layer)
+    }
+
     fn serve_waiter<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let (available, since) = (self.pool.available(), self.starving_since);
+        let at_once = self.takes_at_once(key);
         // Waiting is counted from when the queue last moved.
         self.starving_since = Some(self.now);
         let context = self.context(key);
         if context.machine.awaits_buffer() {
             context.machine.apply(Event::BufferCame);
         }
-        if context.attention.remove(Attention::WAITS) {
-            self.ask(engine, key, CloseReason::Service, S::buffer_available);
+        let for_service = context.attention.remove(Attention::WAITS);
+        // The layer comes first: what the service sends has to pass through it.
+        let layer_starves = self.resume_layer(engine, key);
+        let context = self.context(key);
+        if for_service && context.is_open() && !context.attention.has(Attention::WAITS) {
+            match layer_starves {
+                true => self.wait_for_service(key),
+                false => self.ask(engine, key, CloseReason::Service, S::buffer_available),
+            }
+        }
+        if at_once {
             if self.waiters.contains(key.slot()) && self.pool.available() >= available {
                 // It needs more than there is, and has not moved.
                 self.starving_since = since;
@@ -368,7 +388,7 @@ impl<S: Service> Core<S> {
         let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
         let (now, send_timeout) = (self.now, self.rules.send_timeout);
         let idle_timeout = self.rules.idle_timeout;
-        let context: &Context<S::Session> = self.context(key);
+        let context: &Context<S::Session, L::State> = self.context(key);
         let machine = &context.machine;
         let after = |since: Time, span: Option<Duration>| span.map_or(Time::MAX, |s| since + s);
         match machine.phase() {
@@ -376,14 +396,15 @@ impl<S: Service> Core<S> {
             Phase::Open => {
                 let other = if stalled {
                     (after(context.stalled_since, send_timeout), Due::Send)
-                } else if machine.is_paused() {
+                } else if machine.is_paused() || !context.opened {
                     (Time::MAX, Due::Idle)
                 } else {
                     // The peer of a queued one has sent something, and this side has not come to it.
                     let since = if queued { now } else { context.active_at };
                     (after(since, idle_timeout), Due::Idle)
                 };
-                if context.deadline < other.0 { (context.deadline, Due::Timer) } else { other }
+                let timer = if context.opened { Due::Timer } else { Due::Opening };
+                if context.deadline < other.0 { (context.deadline, timer) } else { other }
             }
             Phase::Finishing if stalled => (after(context.stalled_since, send_timeout), Due::Send),
             Phase::Lingering => (context.deadline, Due::Linger),
@@ -412,6 +433,10 @@ impl<S: Service> Core<S> {
             Due::Connect => {
                 self.context(key).connect_error = Some(Errno::TIMEDOUT);
                 self.close_now(key, CloseReason::PeerLost);
+            }
+            Due::Opening => {
+                let (_, reason) = self.layer.opening_timeout();
+                self.finish(key, reason);
             }
             Due::Send => self.give_up_sending(engine, key),
             Due::Idle => self.finish(key, CloseReason::IdleTimeout),
@@ -443,6 +468,8 @@ impl<S: Service> Core<S> {
 enum Due {
     /// Giving up connecting.
     Connect,
+    /// Giving up waiting for the layer to say who the peer is.
+    Opening,
     /// Giving up sending.
     Send,
     /// Closing because nothing moves.

@@ -119,6 +119,15 @@ impl Chain {
         Some(Lease::with_data(self.pool.clone(), id, link.start, link.end))
     }
 
+    /// Takes the first lease out, or returns `None` if there is none or if it is a part of a shared
+    /// buffer.
+    pub(crate) fn pop_own(&mut self) -> Option<Lease> {
+        if self.leases > 0 && self.pool.local().is_reference(self.first) {
+            return None;
+        }
+        self.pop_front()
+    }
+
     /// Gives the first buffer back.
     #[inline]
     fn drop_front(&mut self) {

@@ -13,7 +13,7 @@ use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
 use crate::builtin::dispatch::ListenerServices;
 use crate::config::Limits;
-use crate::service::{ServiceFactory, ServicePlan};
+use crate::service::{ServiceFactory, ServicePlan, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
@@ -26,6 +26,8 @@ use crate::sim::reader::OUTSIDE_MIN;
 use crate::sim::service::{Clients, Seen, Watched, Whims};
 use crate::sim::sys::Woken;
 use crate::sim::world::{Handle, Happening, Rates, Shared, What, World};
+use crate::worker::layer::Layer;
+use crate::worker::layer::header::WELCOME;
 use crate::worker::{Rules, Setup, Worker};
 
 impl World {
@@ -125,10 +127,14 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
     services.plan(&limits)
 }
 
-impl<E: Seat> Simulation<E> {
-    pub(super) fn new(world: Shared) -> Simulation<E> {
+impl<E: Seat, L: Layer> Simulation<E, L> {
+    pub(super) fn new(world: Shared, layer: fn() -> L) -> Simulation<E, L> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);
-        let drawn = draw(&mut world.borrow_mut().rng, workers);
+        let mut drawn = draw(&mut world.borrow_mut().rng, workers);
+        if !L::IS_PLAIN {
+            // What the layer says stands in one buffer.
+            drawn.buffer_size = drawn.buffer_size.max(WELCOME.len());
+        }
         let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
         world
             .borrow_mut()
@@ -171,7 +177,7 @@ impl<E: Seat> Simulation<E> {
         };
         let plan = plan(&drawn, workers);
         for index in 0..workers {
-            let server = simulation.server(index, &drawn, &plan);
+            let server = simulation.server(index, &drawn, &plan, layer());
             simulation.servers.push(server);
         }
         simulation.people();
@@ -186,7 +192,8 @@ impl<E: Seat> Simulation<E> {
         index: usize,
         drawn: &Draw,
         plan: &ServicePlan<ListenerServices>,
-    ) -> Server<E> {
+        layer: L,
+    ) -> Server<E, L> {
         let woken = Arc::new(Woken::default());
         let pool = Pool::with_references(self.reserve.clone(), index, plan.references_each());
         let counters = Arc::new(Counters::default());
@@ -211,7 +218,7 @@ impl<E: Seat> Simulation<E> {
             permits: Some(self.permits.clone()),
             listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
         });
-        let mut worker = Worker::new(engine, setup, |context| Watched {
+        let make = |context: &WorkerContext| Watched {
             world: self.world.clone(),
             seen: self.seen.clone(),
             whims: drawn.whims,
@@ -219,7 +226,8 @@ impl<E: Seat> Simulation<E> {
             gone: Vec::new(),
             wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
             inner: plan.make(context),
-        });
+        };
+        let mut worker = Worker::with_layer(engine, setup, make, layer);
         worker.begin();
         let queue = (None, 0, self.begun);
         Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
@@ -255,7 +263,8 @@ impl<E: Seat> Simulation<E> {
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
-        if drawn.served != Served::Echo || world.rng.u8(0..3) != 0 {
+        // They speak no header.
+        if drawn.served != Served::Echo || world.layered || world.rng.u8(0..3) != 0 {
             return None;
         }
         // More than there are slots, so that some connect in a slot that was used before.

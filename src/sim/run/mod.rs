@@ -28,6 +28,8 @@ use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
 use crate::shared::permits::Permits;
+use crate::worker::layer::header::Header;
+use crate::worker::layer::{Layer, Plain};
 use crate::worker::{Rules, Worker};
 
 mod checks;
@@ -68,6 +70,8 @@ pub struct Report {
 const HEALED_AFTER: Duration = Duration::from_secs(15);
 /// Honest peers lose patience after this time: a service may hold their bytes for ever.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a server with a byte layer waits for a header.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a drain may take, if it is not given less than it needs.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a server may take to see that its clients have left: the longest linger, and more.
@@ -79,16 +83,26 @@ const STEPS_MAX: u64 = 300_000;
 
 /// Runs one seed.
 pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
-    match seam {
-        Seam::Readiness => run_with::<MioEngine<SimSys>>(seed, told),
-        Seam::Completion => run_with::<SimEngine>(seed, told),
-        Seam::Client => client::run(seed, told),
+    // Drawn apart, so that a seed without a layer is what it always was.
+    let layered = fastrand::Rng::with_seed(seed ^ 0x001a_7e55).u8(0..8) == 0;
+    match (seam, layered) {
+        (Seam::Readiness, false) => run_with::<MioEngine<SimSys>, _>(seed, told, || Plain),
+        (Seam::Readiness, true) => run_with::<MioEngine<SimSys>, _>(seed, told, layer),
+        (Seam::Completion, false) => run_with::<SimEngine, _>(seed, told, || Plain),
+        (Seam::Completion, true) => run_with::<SimEngine, _>(seed, told, layer),
+        (Seam::Client, _) => client::run(seed, told),
     }
 }
 
-fn run_with<E: Seat>(seed: u64, told: bool) -> Report {
+/// The byte layer of the servers in some seeds.
+fn layer() -> Header {
+    Header { timeout: OPENING_TIMEOUT }
+}
+
+fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Report {
     let world = World::drawn(seed, told);
-    report_of(&world.clone(), || Simulation::<E>::new(world).run())
+    world.borrow_mut().layered = !L::IS_PLAIN;
+    report_of(&world.clone(), || Simulation::<E, L>::new(world, layer).run())
 }
 
 /// Runs a world to its end, and reports what came of it.
@@ -121,9 +135,9 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// A world with servers and clients in it.
-struct Simulation<E: Seat> {
+struct Simulation<E: Seat, L: Layer> {
     world: Shared,
-    servers: Vec<Server<E>>,
+    servers: Vec<Server<E, L>>,
     clients: Option<ClientSide<E>>,
     peers: Vec<Peer>,
     seen: Rc<RefCell<Seen>>,
@@ -157,8 +171,8 @@ struct Simulation<E: Seat> {
     moved: bool,
 }
 
-struct Server<E: Seat> {
-    worker: Option<Worker<E, Watched>>,
+struct Server<E: Seat, L: Layer> {
+    worker: Option<Worker<E, Watched, L>>,
     woken: Arc<Woken>,
     pool: Pool,
     counters: Arc<Counters>,
@@ -184,7 +198,7 @@ enum Ending {
     Stop(Time),
 }
 
-impl<E: Seat> Simulation<E> {
+impl<E: Seat, L: Layer> Simulation<E, L> {
     /// Runs to the end.
     ///
     /// # Panics
@@ -408,7 +422,7 @@ impl<E: Seat> Simulation<E> {
 
     fn who_wants(&self) -> String {
         let now = self.world.borrow().now;
-        let of = |server: &Server<E>| {
+        let of = |server: &Server<E, L>| {
             let worker = server.worker.as_ref()?;
             let deadline = worker.deadline().map(|deadline| deadline.as_nanos() as i128);
             let late = deadline.map(|deadline| now.as_nanos() as i128 - deadline);
@@ -441,8 +455,8 @@ enum Pick {
     Clients,
 }
 
-pub(super) fn wants_turn<E: Seat, S: Service>(
-    worker: &Worker<E, S>,
+pub(super) fn wants_turn<E: Seat, S: Service, L: Layer>(
+    worker: &Worker<E, S, L>,
     woken: &Woken,
     now: Time,
 ) -> bool {

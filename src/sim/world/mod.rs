@@ -180,6 +180,8 @@ pub(crate) struct World {
     pub(super) marks: Marks,
     pub(super) story: Story,
     pub(super) workers: usize,
+    /// The servers have a byte layer.
+    pub(super) layered: bool,
     endpoints: Vec<Endpoint>,
     listeners: Vec<Listener>,
     queue: BinaryHeap<Reverse<(Time, u64, Happening)>>,
@@ -256,6 +258,7 @@ impl World {
             marks: Marks::default(),
             story: Story::new(told),
             workers,
+            layered: false,
             endpoints: Vec::new(),
             listeners: Vec::new(),
             queue: BinaryHeap::new(),

@@ -13,9 +13,23 @@ use crate::service::messenger::Messenger;
 use crate::service::{Attention, Connection, assert_session_fits};
 use crate::shared::permits::Permit;
 
-/// A connection.
-pub(crate) struct Context<Session> {
+/// Where a connection comes from.
+pub(crate) struct Origin {
+    pub(crate) id: ConnectionId,
+    /// The peer as the socket has it.
+    pub(crate) peer: Peer,
+    pub(crate) tag: u64,
+    /// `None` for a connection that this side began.
+    pub(crate) permit: Option<Permit>,
+}
+
+/// A connection. `Layer` is the state of its byte layer.
+pub(crate) struct Context<Session, Layer = ()> {
     pub(crate) machine: Machine,
+    /// Whether the peer is known and the service has been told of the connection.
+    pub(crate) opened: bool,
+    /// The peer has sent FIN, and the byte layer has not been told so yet.
+    pub(crate) ended: bool,
     /// How many buffers its next receive may fill: learnt from the last ones.
     pub(crate) leases_wanted: u8,
     /// What the worker has to look after once the service has been called.
@@ -32,7 +46,8 @@ pub(crate) struct Context<Session> {
     pub(crate) output: Chain,
     /// When bytes last moved.
     pub(crate) active_at: Time,
-    /// What the phase waits for: a connect's deadline, the service's timer, the end of lingering.
+    /// What the phase waits for: a connect's deadline, the peer to become known, the service's
+    /// timer, the end of lingering.
     pub(crate) deadline: Time,
     /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
     pub(crate) stalled_since: Time,
@@ -45,23 +60,24 @@ pub(crate) struct Context<Session> {
     /// Received after this side had begun to close.
     pub(crate) bytes_discarded: u64,
     pub(crate) session: Session,
-    /// `None` for connections that this side began.
-    _permit: Option<Permit>,
+    pub(crate) layer: Layer,
+    /// `None` for a connection that this side began.
+    permit: Option<Permit>,
 }
 
-impl<Session: Default> Context<Session> {
+impl<Session: Default, Layer> Context<Session, Layer> {
     pub(crate) fn new(
         machine: Machine,
-        id: ConnectionId,
-        peer: Peer,
-        tag: u64,
-        permit: Option<Permit>,
+        Origin { id, peer, tag, permit }: Origin,
+        layer: Layer,
         pool: &Pool,
         now: Time,
-    ) -> Context<Session> {
+    ) -> Context<Session, Layer> {
         const { assert_session_fits::<Session>() };
         Context {
             machine,
+            opened: false,
+            ended: false,
             leases_wanted: 1,
             attention: Attention::default(),
             reason: None,
@@ -80,12 +96,13 @@ impl<Session: Default> Context<Session> {
             bytes_sent: 0,
             bytes_discarded: 0,
             session: Session::default(),
-            _permit: permit,
+            layer,
+            permit,
         }
     }
 }
 
-impl<Session> Context<Session> {
+impl<Session, Layer> Context<Session, Layer> {
     /// The connection as its service sees it, and the service's session.
     #[inline(always)]
     pub(crate) fn for_service<'a>(
@@ -111,8 +128,9 @@ impl<Session> Context<Session> {
         (connection, &mut self.session)
     }
 
-    /// Takes note that a Send has completed; what it has left is on the output. Answers whether the
-    /// service, if it wants to, is to hear that all is sent.
+    /// Takes note that a Send has completed, with so many bytes of the service's; what it has left is
+    /// still to be sent. Returns whether the service, if it wants to, is to hear that all its output
+    /// is sent.
     #[inline]
     pub(crate) fn sent(&mut self, bytes: usize, now: Time) -> bool {
         self.active_at = now;
@@ -121,13 +139,17 @@ impl<Session> Context<Session> {
         self.output.is_empty() && self.machine.delivers()
     }
 
-    /// Puts what a Send that had to wait has left before what came onto the output meanwhile.
-    pub(crate) fn put_back(&mut self, mut rest: Chain) {
-        rest.append(&mut self.output);
-        self.output = rest;
+    /// Whether the service has been told of the connection, and is still to be asked about it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened && self.machine.is_open()
     }
 
-    /// Whether the connection ever was there.
+    /// Whether it came through a listener.
+    pub(crate) fn was_accepted(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Whether the socket ever was connected.
     pub(crate) fn was_established(&self) -> bool {
         self.connect_error.is_none() && !self.machine.is_connecting()
     }
@@ -173,8 +195,8 @@ mod tests {
         let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
         let context = |machine, connect_error| {
             let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 7)));
-            let (id, now) = (ConnectionId(3), Time::ZERO);
-            let mut context = Context::<()>::new(machine, id, peer, 0, None, &pool, now);
+            let origin = Origin { id: ConnectionId(3), peer, tag: 0, permit: None };
+            let mut context = Context::<()>::new(machine, origin, (), &pool, Time::ZERO);
             (context.bytes_received, context.bytes_sent) = (20, 10);
             context.connect_error = connect_error;
             context

@@ -8,5 +8,5 @@ mod context;
 pub(crate) mod machine;
 mod table;
 
-pub(crate) use context::Context;
+pub(crate) use context::{Context, Origin};
 pub use table::Table;

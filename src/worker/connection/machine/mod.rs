@@ -194,6 +194,16 @@ impl Machine {
         self.phase == Phase::Open
     }
 
+    /// Whether a Send is in flight.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.tx == Tx::Sending
+    }
+
+    /// Whether output is still sent.
+    pub(crate) fn sends(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Finishing)
+    }
+
     fn is_in_flight(&self) -> bool {
         self.rx == Rx::Receiving
             || matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)

@@ -1,0 +1,112 @@
+//! What a peer of a server with a byte layer puts before and around what it says, and takes off what
+//! it hears: the client's end of [`header`](crate::worker::layer::header).
+
+use super::marks::Mark;
+use super::world::World;
+use crate::worker::layer::header::{
+    FAREWELL, HEADER_LEN, MAGIC, REFUSAL, WANTS_FAREWELL, WELCOME, header,
+};
+
+/// Where all peers of such a server come from, as a number of a peer: who they are is in the header.
+pub(super) const PROXY: usize = 0xFFFF;
+
+/// Such that no byte of a service turns into [`FAREWELL`] where the stream may end.
+const KEY: u8 = FAREWELL ^ 0xF5;
+
+/// How a header is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum HeaderFlaw {
+    /// It is not a header.
+    Wrong,
+    /// The peer sends FIN in the middle of it.
+    Half,
+}
+
+pub(super) struct Wire {
+    header: Vec<u8>,
+    said: usize,
+    pieces: u32,
+    pub(super) flaw: Option<HeaderFlaw>,
+    wants_farewell: bool,
+    /// The layer's answer, as far as it has come.
+    answer: Vec<u8>,
+    /// The last byte that has come: it may be the farewell.
+    last: Option<u8>,
+}
+
+impl Wire {
+    pub(super) fn draw(rng: &mut fastrand::Rng, number: usize, wants_farewell: bool) -> Wire {
+        let flags = if wants_farewell { WANTS_FAREWELL } else { 0 };
+        let mut header = header(number as u16, KEY, flags).to_vec();
+        let flaw = match rng.u8(0..12) {
+            0 => Some(HeaderFlaw::Wrong),
+            1 => Some(HeaderFlaw::Half),
+            _ => None,
+        };
+        match flaw {
+            Some(HeaderFlaw::Wrong) => header[0] = MAGIC ^ rng.u8(1..),
+            Some(HeaderFlaw::Half) => header.truncate(rng.usize(1..HEADER_LEN)),
+            None => {}
+        }
+        Wire { header, said: 0, pieces: 0, flaw, wants_farewell, answer: Vec::new(), last: None }
+    }
+
+    /// What is left to be said of the header.
+    pub(super) fn header_rest(&self) -> &[u8] {
+        &self.header[self.said..]
+    }
+
+    pub(super) fn header_sent(&mut self, count: usize) {
+        self.said += count;
+        self.pieces += 1;
+    }
+
+    /// Bytes as they go on the wire.
+    pub(super) fn sealed(&self, bytes: &[u8]) -> Vec<u8> {
+        bytes.iter().map(|byte| byte ^ KEY).collect()
+    }
+
+    /// Takes what has come from the wire. Returns what is of the service.
+    ///
+    /// # Errors
+    /// It is not what the layer had to send.
+    pub(super) fn hear(&mut self, world: &mut World, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let expected = match self.flaw {
+            Some(HeaderFlaw::Wrong) => REFUSAL,
+            Some(HeaderFlaw::Half) => &[],
+            None if self.header_rest().is_empty() => WELCOME,
+            None => &[],
+        };
+        let missing = expected.len().saturating_sub(self.answer.len());
+        let (answer, rest) = bytes.split_at(bytes.len().min(missing));
+        self.answer.extend(answer);
+        if !expected.starts_with(&self.answer) || (!rest.is_empty() && expected != WELCOME) {
+            return Err(format!("the layer says {:x?} and {rest:x?}", self.answer));
+        }
+        if !answer.is_empty() && self.answer.len() == expected.len() {
+            world.mark(if expected == WELCOME { Mark::LayerOpened } else { Mark::LayerRefused });
+            if expected == WELCOME && self.pieces > 1 {
+                world.mark(Mark::LayerHeldBack);
+            }
+        }
+        let mut of_service: Vec<u8> = self.last.take().into_iter().chain(rest.to_vec()).collect();
+        if self.wants_farewell {
+            self.last = of_service.pop();
+        }
+        Ok(self.sealed(&of_service))
+    }
+
+    /// FIN has come. Returns what is of the service and was kept back.
+    pub(super) fn fin_came(&mut self, world: &mut World) -> Vec<u8> {
+        match self.last.take() {
+            Some(FAREWELL) => world.mark(Mark::LayerFarewell),
+            Some(byte) => return vec![byte ^ KEY],
+            None if self.answer.is_empty() => world.mark(match self.flaw {
+                Some(HeaderFlaw::Half) if self.header_rest().is_empty() => Mark::LayerCutShort,
+                _ => Mark::LayerNeverOpened,
+            }),
+            None => {}
+        }
+        Vec::new()
+    }
+}

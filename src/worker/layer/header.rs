@@ -1,0 +1,221 @@
+//! A byte layer for tests, which does everything that a [`Layer`] may do.
+//!
+//! A client begins with a header of [`HEADER_LEN`] bytes: [`MAGIC`], its number (16 bits, big-endian),
+//! a key and flags. It is known by that number from then on, not by the address of its socket. The
+//! layer answers with [`WELCOME`]; then all bytes of both directions are combined with the key by
+//! XOR. If the flags ask for it, [`FAREWELL`] is the last byte before FIN. A header that does not
+//! begin with [`MAGIC`] is answered with [`REFUSAL`], and FIN.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::Layer;
+use crate::base::endpoint::Peer;
+use crate::buffer::{Chain, Pool};
+use crate::error::CloseReason;
+
+pub(crate) const MAGIC: u8 = 0xA5;
+pub(crate) const HEADER_LEN: usize = 5;
+/// The flag that asks for [`FAREWELL`].
+pub(crate) const WANTS_FAREWELL: u8 = 1;
+pub(crate) const WELCOME: &[u8] = &[0x5A, b'O', b'K'];
+pub(crate) const REFUSAL: &[u8] = &[0x15, b'N', b'O'];
+pub(crate) const FAREWELL: u8 = 0xEE;
+
+/// The header of a client.
+pub(crate) fn header(number: u16, key: u8, flags: u8) -> [u8; HEADER_LEN] {
+    let [high, low] = number.to_be_bytes();
+    [MAGIC, high, low, key, flags]
+}
+
+/// The peer that a client with this number is known as.
+pub(crate) fn peer(number: u16) -> Peer {
+    let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number);
+    SocketAddr::new(ip.into(), 1).into()
+}
+
+/// The layer.
+pub(crate) struct Header {
+    /// How long a client may take for its header.
+    pub(crate) timeout: Duration,
+}
+
+/// What it keeps for one connection.
+pub(crate) struct Held {
+    client: Option<Client>,
+    welcomed: bool,
+    /// Received and not handed on.
+    input: Chain,
+    /// To be sent.
+    wire: Chain,
+    /// Bytes of the layer's own before the service's in `wire`.
+    own: usize,
+    /// Bytes of the service's in `wire` or on their way.
+    of_service: usize,
+    finishing: bool,
+    said_farewell: bool,
+    starves_to_receive: bool,
+    starves_to_send: bool,
+}
+
+/// What a header says.
+#[derive(Clone, Copy)]
+struct Client {
+    number: u16,
+    key: u8,
+    flags: u8,
+}
+
+impl Held {
+    /// Puts bytes of the layer's own behind what is to be sent. Returns whether there was room.
+    fn put(&mut self, bytes: &[u8], pool: &Pool) -> bool {
+        if self.wire.extend_last(bytes) {
+            return true;
+        }
+        let Some(mut lease) = pool.lease() else { return false };
+        if lease.extend_from_slice(bytes) < bytes.len() {
+            panic!("a buffer holds {} bytes", bytes.len());
+        }
+        self.wire.push_back(lease);
+        true
+    }
+
+    /// Reads the header, if it is there. Returns the client, or `None` if more has to come.
+    fn read_header(&mut self, pool: &Pool) -> Result<Option<Client>, CloseReason> {
+        let mut bytes = [0; HEADER_LEN];
+        let count = self.input.peek(&mut bytes);
+        if count > 0 && bytes[0] != MAGIC {
+            // Without a buffer the client learns from the FIN alone.
+            let _ = self.put(REFUSAL, pool);
+            return Err(CloseReason::ProtocolError);
+        }
+        if count < HEADER_LEN {
+            return Ok(None);
+        }
+        self.input.consume(HEADER_LEN);
+        let [_, high, low, key, flags] = bytes;
+        Ok(Some(Client { number: u16::from_be_bytes([high, low]), key, flags }))
+    }
+
+    /// Moves the service's output to what is to be sent.
+    fn seal(&mut self, output: &mut Chain, key: u8, pool: &Pool) {
+        while !output.is_empty() {
+            let lease = output.pop_own().or_else(|| {
+                let mut copy = pool.lease()?;
+                let copied = copy.extend_from_slice(output.first_slice());
+                output.consume(copied);
+                Some(copy)
+            });
+            let Some(mut lease) = lease else {
+                self.starves_to_send = true;
+                return;
+            };
+            lease.filled_mut().iter_mut().for_each(|byte| *byte ^= key);
+            self.of_service += lease.len();
+            self.wire.push_back(lease);
+        }
+        self.starves_to_send = false;
+    }
+}
+
+impl Layer for Header {
+    type State = Held;
+
+    fn state(&self, _: u64, pool: &Pool) -> Held {
+        Held {
+            client: None,
+            welcomed: false,
+            input: Chain::new(pool),
+            wire: Chain::new(pool),
+            own: 0,
+            of_service: 0,
+            finishing: false,
+            said_farewell: false,
+            starves_to_receive: false,
+            starves_to_send: false,
+        }
+    }
+
+    fn begin(&mut self, _: &mut Held, _: &Pool) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn peer(&self, held: &Held, _: Peer) -> Option<Peer> {
+        held.client.filter(|_| held.welcomed).map(|client| peer(client.number))
+    }
+
+    fn opening_timeout(&self) -> (Duration, CloseReason) {
+        (self.timeout, CloseReason::IdleTimeout)
+    }
+
+    fn received(
+        &mut self,
+        held: &mut Held,
+        input: &mut Chain,
+        wire: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        held.input.absorb(wire);
+        if held.client.is_none() {
+            held.client = held.read_header(pool)?;
+        }
+        let Some(client) = held.client else { return Ok(0) };
+        if !held.welcomed {
+            held.welcomed = held.put(WELCOME, pool);
+            held.starves_to_receive = !held.welcomed;
+            if !held.welcomed {
+                return Ok(0);
+            }
+            held.own = WELCOME.len();
+        }
+        let bytes = held.input.len();
+        while let Some(mut lease) = held.input.pop_front() {
+            lease.filled_mut().iter_mut().for_each(|byte| *byte ^= client.key);
+            input.absorb(&mut Chain::from(lease));
+        }
+        Ok(bytes)
+    }
+
+    fn ended(&mut self, held: &mut Held) -> Result<(), CloseReason> {
+        let in_the_middle = held.client.is_none() && !held.input.is_empty();
+        if in_the_middle { Err(CloseReason::ProtocolError) } else { Ok(()) }
+    }
+
+    fn outgoing<'a>(
+        &mut self,
+        held: &'a mut Held,
+        output: &'a mut Chain,
+        pool: &Pool,
+    ) -> &'a mut Chain {
+        if let Some(client) = held.client.filter(|_| held.welcomed) {
+            held.seal(output, client.key, pool);
+            let last = held.finishing && output.is_empty() && !held.said_farewell;
+            if last && client.flags & WANTS_FAREWELL != 0 {
+                held.said_farewell = held.put(&[FAREWELL], pool);
+                held.starves_to_send = !held.said_farewell;
+            }
+        }
+        &mut held.wire
+    }
+
+    fn sent(&mut self, held: &mut Held, wire_bytes: usize) -> usize {
+        let own = held.own.min(wire_bytes);
+        held.own -= own;
+        let of_service = held.of_service.min(wire_bytes - own);
+        held.of_service -= of_service;
+        of_service
+    }
+
+    fn finish(&mut self, held: &mut Held) {
+        held.finishing = true;
+    }
+
+    fn forget_input(&mut self, held: &mut Held) {
+        drop(held.input.take());
+        held.starves_to_receive = false;
+    }
+
+    fn starves(&self, held: &Held) -> bool {
+        held.starves_to_receive || held.starves_to_send
+    }
+}

@@ -1,0 +1,303 @@
+//! A layer that holds back, sends bytes of its own and says who the peer is, on the real kernel: what
+//! its client, its service, the directory and the counters see of it.
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::header::{self, FAREWELL, Header, REFUSAL, WANTS_FAREWELL, WELCOME};
+use crate::base::endpoint::Peer;
+use crate::buffer::{Lease, Pool, Reserve};
+use crate::engine::MioEngine;
+use crate::engine::sys::Kernel;
+use crate::error::CloseReason;
+use crate::net::bind;
+use crate::service::{Answer, Connection, Service};
+use crate::shared::counters::Counters;
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::permits::Permits;
+use crate::worker::{Rules, Setup, Worker};
+
+const GUARD: Duration = Duration::from_secs(20);
+const KEY: u8 = 0x3C;
+
+/// What the service was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Told {
+    Open(Peer),
+    Data(Vec<u8>),
+    Sent(u64),
+    PeerClosed,
+    Closed(CloseReason),
+}
+
+/// Echoes, and notes what it is told.
+#[derive(Clone, Default)]
+struct Noting(Rc<RefCell<Vec<Told>>>);
+
+impl Noting {
+    fn note(&self, told: Told) {
+        self.0.borrow_mut().push(told);
+    }
+}
+
+impl Service for Noting {
+    type Session = ();
+
+    fn open(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.note(Told::Open(connection.peer()));
+        Answer::Continue
+    }
+
+    fn data(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.note(Told::Data(connection.input.slices().flatten().copied().collect()));
+        connection.output.append(connection.input);
+        Answer::Continue
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.note(Told::Sent(connection.bytes_sent()));
+        Answer::Continue
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.note(Told::PeerClosed);
+        Answer::CloseAfterSend
+    }
+
+    fn closed(&mut self, _: &mut Connection<'_>, (): &mut (), reason: CloseReason) {
+        self.note(Told::Closed(reason));
+    }
+}
+
+/// A worker with the layer, one listener and one client, that takes a turn when a test says so.
+struct Layered {
+    worker: Worker<MioEngine<Kernel>, Noting, Header>,
+    told: Rc<RefCell<Vec<Told>>>,
+    directory: Arc<Directory>,
+    counters: Arc<Counters>,
+    mailboxes: Arc<Mailboxes>,
+    pool: Pool,
+    client: TcpStream,
+    /// What has come back.
+    heard: Vec<u8>,
+}
+
+impl Layered {
+    fn new(buffers: u32, timeout: Duration) -> Layered {
+        let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        let mut bound = bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
+        let one = bound.pop().unwrap();
+        let address = one.endpoint.socket_addr().unwrap();
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let permits = Permits::new(8, mailboxes.clone());
+        let pool = Pool::new(Reserve::new(64, buffers).unwrap(), 0);
+        let (directory, counters) = (Directory::new(1, 8), Arc::<Counters>::default());
+        let setup = Setup {
+            index: 0,
+            connections_max: 8,
+            listeners: 1,
+            rules: Rules {
+                leases_per_connection_max: 2,
+                idle_timeout: None,
+                send_timeout: None,
+                shed_after: None,
+                linger: Duration::from_secs(1),
+                accept_pause: Duration::from_millis(50),
+            },
+            pool: pool.clone(),
+            permits: Some(permits.clone()),
+            mailboxes: mailboxes.clone(),
+            counters: counters.clone(),
+            directory: Some(directory.clone()),
+        };
+        let (kernel, listeners) = (Kernel::new().unwrap(), one.into_listening().collect());
+        let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
+        let service = Noting::default();
+        let told = service.0.clone();
+        let mut worker = Worker::with_layer(engine, setup, |_| service, Header { timeout });
+        worker.begin();
+        let client = TcpStream::connect(address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        Layered { worker, told, directory, counters, mailboxes, pool, client, heard: Vec::new() }
+    }
+
+    fn says(&mut self, bytes: &[u8]) {
+        assert_eq!(self.client.write(bytes).unwrap(), bytes.len());
+    }
+
+    fn turn(&mut self) {
+        self.mailboxes.wake(0);
+        self.worker.turn().unwrap();
+    }
+
+    fn turns_until(&mut self, what: &str, condition: impl Fn(&Layered) -> bool) {
+        let begun = Instant::now();
+        while !condition(self) {
+            assert!(begun.elapsed() < GUARD, "never: {what}; {:?}", self.told.borrow());
+            self.turn();
+        }
+    }
+
+    /// Takes turns until so many bytes have come back.
+    fn hears(&mut self, count: usize) -> Vec<u8> {
+        let begun = Instant::now();
+        let mut buffer = [0; 64];
+        while self.heard.len() < count {
+            assert!(begun.elapsed() < GUARD, "{:x?} came back", self.heard);
+            self.turn();
+            match self.client.read(&mut buffer) {
+                Ok(0) => panic!("FIN after {:x?}", self.heard),
+                Ok(got) => self.heard.extend(&buffer[..got]),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+        self.heard.drain(..count).collect()
+    }
+
+    /// Takes turns until FIN comes, and nothing before it.
+    fn hears_the_end(&mut self) {
+        let begun = Instant::now();
+        assert_eq!(self.heard, []);
+        loop {
+            assert!(begun.elapsed() < GUARD, "no FIN");
+            self.turn();
+            match self.client.read(&mut [0]) {
+                Ok(count) => return assert_eq!(count, 0, "a byte before FIN"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+    }
+
+    fn is_listed(&self) -> bool {
+        !self.directory.list().is_empty()
+    }
+
+    /// The client leaves, the worker ends, and everything is back.
+    fn end(mut self, reason: CloseReason) -> Vec<Told> {
+        // It may have been shut down, or reset, already.
+        let _ = self.client.shutdown(Shutdown::Both);
+        self.turns_until("closed", |layered| layered.worker.open() == 0);
+        assert_eq!(self.counters.read().closed(reason), 1, "{:?}", self.counters.read());
+        assert!(!self.is_listed());
+        assert_eq!(self.pool.held(), 0);
+        self.mailboxes.send(0, Command::Stop).unwrap();
+        self.turns_until("finished", |layered| layered.worker.is_finished());
+        self.told.take()
+    }
+}
+
+fn xored(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| byte ^ KEY).collect()
+}
+
+#[test]
+fn it_is_held_back_until_the_header_is_whole_and_then_open_under_the_name_in_it() {
+    let mut layered = Layered::new(8, GUARD);
+    for byte in &header::header(513, KEY, 0)[..4] {
+        layered.says(&[*byte]);
+        let before = layered.counters.read().wire_bytes_received;
+        layered.turns_until("a byte", |it| it.counters.read().wire_bytes_received > before);
+    }
+    assert_eq!(*layered.told.borrow(), [], "the service hears nothing of it");
+    assert!(!layered.is_listed(), "nor is it in the directory");
+    assert_eq!(layered.counters.read().connections, 1, "but it is there");
+    // The end of the header, and what is for the service, at once.
+    layered.says(&[&[0][..], &xored(b"hello")].concat());
+    assert_eq!(layered.hears(3), WELCOME);
+    assert_eq!(layered.hears(5), xored(b"hello"));
+    let peer = header::peer(513);
+    let listed = layered.directory.list();
+    assert_eq!(listed.iter().map(|client| client.peer).collect::<Vec<_>>(), [peer]);
+    let counts = layered.counters.read();
+    assert_eq!((counts.bytes_received, counts.wire_bytes_received), (5, 10));
+    assert_eq!((counts.bytes_sent, counts.wire_bytes_sent), (5, 8));
+    let told = layered.end(CloseReason::PeerClosed);
+    let data = Told::Data(b"hello".to_vec());
+    let closed = Told::Closed(CloseReason::PeerClosed);
+    assert_eq!(told, [Told::Open(peer), data, Told::Sent(5), Told::PeerClosed, closed]);
+}
+
+#[test]
+fn a_wrong_header_is_refused_in_the_layers_own_words_and_the_service_never_hears_of_it() {
+    let mut layered = Layered::new(8, GUARD);
+    layered.says(b"GET / HTTP/1.1");
+    assert_eq!(layered.hears(3), REFUSAL);
+    layered.hears_the_end();
+    assert_eq!(layered.end(CloseReason::ProtocolError), []);
+}
+
+#[test]
+fn fin_in_the_middle_of_the_header_is_the_layers_reason() {
+    let mut layered = Layered::new(8, GUARD);
+    layered.says(&header::header(1, KEY, 0)[..3]);
+    layered.client.shutdown(Shutdown::Write).unwrap();
+    layered.hears_the_end();
+    assert_eq!(layered.end(CloseReason::ProtocolError), []);
+}
+
+#[test]
+fn fin_before_any_byte_is_a_peer_that_has_closed() {
+    let mut layered = Layered::new(8, GUARD);
+    layered.client.shutdown(Shutdown::Write).unwrap();
+    layered.hears_the_end();
+    assert_eq!(layered.end(CloseReason::PeerClosed), []);
+}
+
+#[test]
+fn who_does_not_say_who_it_is_in_time_is_closed() {
+    let timeout = Duration::from_millis(100);
+    let mut layered = Layered::new(8, timeout);
+    let begun = Instant::now();
+    layered.says(&header::header(1, KEY, 0)[..4]);
+    layered.hears_the_end();
+    assert!(begun.elapsed() >= timeout);
+    assert_eq!(layered.end(CloseReason::IdleTimeout), []);
+}
+
+#[test]
+fn the_layer_has_the_last_word_behind_the_services_output() {
+    let mut layered = Layered::new(8, GUARD);
+    layered.says(&header::header(1, KEY, WANTS_FAREWELL));
+    layered.says(&xored(b"bye"));
+    layered.client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(layered.hears(3), WELCOME);
+    assert_eq!(layered.hears(4), [&xored(b"bye")[..], &[FAREWELL]].concat());
+    layered.hears_the_end();
+    let counts = layered.counters.read();
+    assert_eq!((counts.bytes_sent, counts.wire_bytes_sent), (3, 7));
+    layered.end(CloseReason::PeerClosed);
+}
+
+#[test]
+fn a_layer_without_a_buffer_waits_for_one_in_the_queue_and_what_came_behind_waits_with_it() {
+    let mut layered = Layered::new(2, GUARD);
+    let taken: Lease = layered.pool.lease().unwrap();
+    // With bytes behind it the header keeps the only other buffer.
+    layered.says(&[&header::header(7, KEY, 0)[..], &xored(b"x")].concat());
+    layered.turns_until("it waits", |it| !it.worker.waiting().is_empty());
+    layered.client.shutdown(Shutdown::Write).unwrap();
+    (0..20).for_each(|_| layered.turn());
+    assert_eq!(*layered.told.borrow(), [], "it is not open while it cannot be welcomed");
+    drop(taken);
+    assert_eq!(layered.hears(3), WELCOME);
+    assert_eq!(layered.hears(1), xored(b"x"));
+    layered.hears_the_end();
+    let told = layered.end(CloseReason::PeerClosed);
+    assert_eq!(told[1..4], [Told::Data(b"x".to_vec()), Told::Sent(1), Told::PeerClosed]);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_the_header() {
+    let mut layered = Layered::new(8, GUARD);
+    layered.says(&header::header(1, KEY, 0)[..2]);
+    layered.turns_until("it is there", |it| it.counters.read().wire_bytes_received == 2);
+    let deadline = crate::engine::sys::monotonic_now() + GUARD;
+    layered.mailboxes.send(0, Command::Drain { deadline }).unwrap();
+    layered.hears_the_end();
+    assert_eq!(layered.end(CloseReason::Drained), []);
+}
