@@ -22,7 +22,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// It is a loop: an operation that is done at once does not call back into here, so no chain of
     /// such operations is deeper than this.
     pub(super) fn drive<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        self.drive_on(engine, key, Budget::TURN);
+        self.run_until_blocked(engine, key, Budget::TURN);
     }
 
     /// The same after a Recv that was pending has brought bytes: how an echo begins.
@@ -31,7 +31,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let mut budget = Budget::TURN;
         budget.spend(chain.len());
         self.received(engine, key, chain);
-        self.drive_on(engine, key, budget);
+        self.run_until_blocked(engine, key, budget);
     }
 
     /// The same after another operation that was pending has completed.
@@ -46,14 +46,14 @@ impl<S: Service, L: Layer> Core<S, L> {
             Outcome::Received(chain) => return self.drive_received(engine, key, chain),
             Outcome::Sent { bytes, mut rest } => {
                 self.unstall(key);
-                let context = self.table.known_mut(key);
+                let context = self.table.expect_mut(key);
                 // Before what has come since the Send began.
                 let outgoing = outgoing(&mut self.layer, context, &self.pool);
                 rest.append(outgoing);
                 *outgoing = rest;
                 let all_sent =
                     sent(&mut self.layer, context, &self.counters, bytes, self.now, &self.pool);
-                self.tell_sent(engine, key, all_sent);
+                self.notify_sent(engine, key, all_sent);
             }
             other => self.completed(engine, key, op, other),
         }
@@ -63,12 +63,12 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// The two operations of an echo stand here with their completions; the compiler makes one
     /// straight path out of them. Everything else is rare.
     #[inline(always)]
-    fn drive_on<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
+    fn run_until_blocked<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
         loop {
             if !L::IS_PLAIN && self.layer_starves(engine, key) {
                 return;
             }
-            let context = self.table.known_mut(key);
+            let context = self.table.expect_mut(key);
             // What a layer has not taken yet is output too: it is lost with an abort.
             let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
                 || !L::IS_PLAIN && !context.output.is_empty();
@@ -99,7 +99,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                                 self.now,
                                 &self.pool,
                             );
-                            self.tell_sent(engine, key, all_sent);
+                            self.notify_sent(engine, key, all_sent);
                         }
                         Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
                     }
@@ -134,7 +134,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// a slot is freed only when nothing is in flight.
     #[inline]
     pub(super) fn context(&mut self, key: Key) -> &mut Context<S::Session, L::State> {
-        self.table.known_mut(key)
+        self.table.expect_mut(key)
     }
 
     /// Takes note of a completion that is neither bytes received nor bytes sent.
@@ -194,7 +194,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline(always)]
     fn received<E: Engine>(&mut self, engine: &mut E, key: Key, mut chain: Chain) {
         let bytes = chain.len();
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         // One buffer that was not filled: the next is one too.
         if context.leases_wanted > 1 || bytes >= self.pool.buffer_size() {
             let most = self.rules.leases_per_connection_max;
@@ -227,7 +227,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// Tells the service of bytes that a layer has put into its input.
     fn give_input<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         let now = clock(&self.service, engine, context.tag, self.now);
         let (pool, messenger) = (&self.pool, &self.messenger);
         let asked =
@@ -237,7 +237,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// Tells the service that its output is sent, if all is and it wants to hear of it.
     #[inline]
-    fn tell_sent<E: Engine>(&mut self, engine: &mut E, key: Key, all_sent: bool) {
+    fn notify_sent<E: Engine>(&mut self, engine: &mut E, key: Key, all_sent: bool) {
         if S::HEARS_SENT && all_sent {
             self.ask(engine, key, CloseReason::Service, S::sent);
         }
@@ -265,7 +265,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             Ok(bytes) => bytes,
             Err(reason) => return self.finish(key, reason),
         };
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         if !context.opened
             && let Some(peer) = self.layer.peer(&context.layer, context.peer)
         {
@@ -281,7 +281,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if bytes > 0 && self.context(key).is_open() {
             self.give_input(engine, key, bytes);
         }
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         if context.ended && context.machine.delivers() && !self.layer.starves(&context.layer) {
             context.ended = false;
             match self.layer.ended(&mut context.layer) {
@@ -297,7 +297,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// may be shed: as if a Send had to wait.
     #[inline(never)]
     fn layer_starves<E: Engine>(&mut self, engine: &E, key: Key) -> bool {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         let starves = context.machine.sends()
             && outgoing(&mut self.layer, context, &self.pool).is_empty()
             && self.layer.starves(&context.layer);
@@ -321,7 +321,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if L::IS_PLAIN {
             return false;
         }
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         if context.machine.delivers() && !context.machine.is_connecting() {
             let (layer, input) = (&mut context.layer, &mut context.input);
             let taken = self.layer.received(layer, input, &mut Chain::new(&self.pool), &self.pool);
@@ -339,7 +339,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         reason: CloseReason,
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         let now = clock(&self.service, engine, context.tag, self.now);
         let asked = ask(&mut self.service, &self.pool, &self.messenger, context, now, call);
         self.carry_out(key, reason, asked);
@@ -349,24 +349,24 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, asked: Asked) {
         if let Some(answer) = asked.otherwise {
-            self.change_course(key, reason, answer);
+            self.apply_answer(key, reason, answer);
         }
         if asked.needs_attention {
             self.look_after(key, asked.input_before);
         }
     }
 
-    fn change_course(&mut self, key: Key, reason: CloseReason, answer: Answer) {
+    fn apply_answer(&mut self, key: Key, reason: CloseReason, answer: Answer) {
         match answer {
             Answer::Continue => {}
             Answer::WaitUntil(time) => {
-                let context = self.table.known_mut(key);
+                let context = self.table.expect_mut(key);
                 context.machine.apply(Event::Pause);
                 context.deadline = time;
                 self.schedule_at(key, time);
             }
             Answer::HalfClose => {
-                let context = self.table.known_mut(key);
+                let context = self.table.expect_mut(key);
                 context.machine.apply(Event::HalfClose);
                 self.layer.finish(&mut context.layer);
             }
@@ -382,7 +382,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.context(key).is_open() {
             self.last_output(key);
         }
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         self.layer.finish(&mut context.layer);
         context.reason.get_or_insert(reason);
         // After a half-close nothing is left to be shut down, which is where lingering begins.
@@ -397,7 +397,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Lets the service put what it has kept for the connection on the output.
     fn last_output(&mut self, key: Key) {
         let now = self.now;
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
         let service = &mut self.service;
         // A panic here is the end of a connection that is ended already.
@@ -414,7 +414,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Has the connection closed at once. The connection has to be driven.
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         if context.is_open() && !context.input.is_empty() {
             let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
             let service = &mut self.service;
@@ -435,7 +435,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// others may need the buffers while this connection lingers.
     #[cold]
     fn forget_input(&mut self, key: Key) {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         drop(context.input.take());
         context.attention.remove(Attention::WAITS);
         self.layer.forget_input(&mut context.layer);
@@ -452,7 +452,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     pub(super) fn established<E: Engine>(&mut self, engine: &mut E, key: Key) {
         self.established += 1;
         self.counters.connections.set(self.established);
-        let begun = self.layer.begin(&mut self.table.known_mut(key).layer, &self.pool);
+        let begun = self.layer.begin(&mut self.table.expect_mut(key).layer, &self.pool);
         self.layer_was_called(engine, key, begun.map(|()| 0));
         if !self.context(key).opened {
             let (timeout, _) = self.layer.opening_timeout();
@@ -464,7 +464,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// It is known who the peer is: the connection is the service's from now on.
     fn opened<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         context.opened = true;
         if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
             directory.enter(context.id, context.peer, context.tag);
@@ -500,7 +500,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
         }
-        tell_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
+        notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
         let closed = context.summary();
         // The permit goes back here: the line below counts without this connection.
         drop(context);
@@ -627,7 +627,7 @@ fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
 }
 
 /// The service's last word on a connection.
-fn tell_closed<S: Service, LayerState>(
+fn notify_closed<S: Service, LayerState>(
     service: &mut S,
     pool: &Pool,
     messenger: &Messenger,

@@ -3,7 +3,8 @@
 //!
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
 //! * `accept`: the listeners, and the connections that a client service begins.
-//! * `wait`: connections that wait for a buffer, for their turn or for time; shedding.
+//! * `buffers`: connections that wait for a buffer or for their turn, and shedding.
+//! * `timers`: time-outs, and the timers that services set.
 //! * `layer`: the seam between a connection's socket and its service.
 //! * `mail`: messages from other workers and threads.
 //! * `drain`: commands from outside, and the way to the end.
@@ -29,6 +30,7 @@ use crate::shared::permits::Permits;
 use connection::{Context, Table};
 
 mod accept;
+mod buffers;
 pub mod connection;
 mod drain;
 mod drive;
@@ -37,12 +39,12 @@ pub(crate) mod layer;
 mod mail;
 #[cfg(test)]
 mod tests;
-mod wait;
+mod timers;
 
 use accept::Listener;
+use buffers::Precedence;
 use drain::Drain;
 use layer::{Layer, Plain};
-use wait::Precedence;
 
 /// How finely connections' time-outs are kept. They are seconds as a rule; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.

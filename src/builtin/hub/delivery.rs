@@ -50,10 +50,10 @@ impl Local {
         if self.is_tight(bytes) {
             return Err(Held::ForTurn);
         }
-        let others = self.post.others();
+        let others = self.outbox.others();
         let copies = self.has_buffers(others, bytes)?;
         for worker in others {
-            self.post.make_room(worker, bytes)?;
+            self.outbox.make_room(worker, bytes)?;
         }
         if !self.log.make_room(bytes) {
             return Err(Held::ForRoom);
@@ -61,7 +61,7 @@ impl Local {
         let head = message_head(true, from.to_bits(), payload.len, self.order);
         let frame = || std::iter::once(&head[..]).chain(payload.pieces());
         for worker in others {
-            self.post.stage(worker, Kind::Broadcast, 0, frame());
+            self.outbox.stage(worker, Kind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
         self.reserved = Reserved { copies, newcomers: true };
@@ -76,7 +76,7 @@ impl Local {
     /// the workers.
     fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
         let copies = self.copies(bytes, true);
-        let needed = others.filter(|&worker| !self.post.has_room(worker, bytes)).count()
+        let needed = others.filter(|&worker| !self.outbox.has_room(worker, bytes)).count()
             + usize::from(!self.log.has_room(bytes) && !self.log.is_alone())
             + copies;
         if self.pool.available() >= needed {
@@ -99,14 +99,14 @@ impl Local {
         let head = message_head(false, from.to_bits(), payload.len, self.order);
         let frame = std::iter::once(&head[..]).chain(payload.pieces());
         if id.worker() != self.worker {
-            if !self.directory.has(id) || !self.post.is_present(id.worker()) {
-                return self.answer(from, GONE, to);
+            if !self.directory.has(id) || !self.outbox.is_present(id.worker()) {
+                return self.put_not_sent(from, GONE, to);
             }
-            self.post.make_room(id.worker(), bytes)?;
-            self.post.stage(id.worker(), Kind::Unicast, to, frame);
+            self.outbox.make_room(id.worker(), bytes)?;
+            self.outbox.stage(id.worker(), Kind::Unicast, to, frame);
             return Ok(1);
         }
-        let Some(place) = self.receiver(to) else { return self.answer(from, GONE, to) };
+        let Some(place) = self.receiver(to) else { return self.put_not_sent(from, GONE, to) };
         let mut room = self.members.all()[place].room(bytes, &self.bounds, self.turns);
         if room == Room::Enough {
             if !self.log.make_room(bytes) {
@@ -117,7 +117,7 @@ impl Local {
         match room {
             Room::Soon => return Err(Held::ForTurn),
             Room::None => {
-                self.answer(from, QUEUE_FULL, to)?;
+                self.put_not_sent(from, QUEUE_FULL, to)?;
                 self.overflow(place);
             }
             Room::Enough => {
@@ -385,7 +385,7 @@ impl Local {
         let mut queue = member.queue.take();
         // With half of the queue free there are fewer words about it, and room behind them.
         let complete = queue.len() > most.max(self.bounds.queue / 2)
-            || (self.tell_dropped(place, &mut queue) && self.tell_list(place, &mut queue));
+            || (self.put_dropped_count(place, &mut queue) && self.put_list(place, &mut queue));
         let part = leases_up_to(&queue, most);
         output.append(&mut queue.split_to(part).expect("no buffer is cut"));
         self.members.all_mut()[place].queue = queue;
@@ -393,7 +393,7 @@ impl Local {
     }
 
     /// Puts the count of what was dropped behind what waits for a member. Answers as `fill`.
-    fn tell_dropped(&mut self, place: usize, queue: &mut Chain) -> bool {
+    fn put_dropped_count(&mut self, place: usize, queue: &mut Chain) -> bool {
         let dropped = self.members.all()[place].dropped;
         let frame = number_frame(DROPPED, dropped, self.order);
         if dropped > 0 && !self.put_own(queue, &frame) {
@@ -406,7 +406,7 @@ impl Local {
     /// Puts a frame of a list behind what waits for a member, if it is being sent one. Behind,
     /// because of those who came before the list and have left since, only the list tells. Answers
     /// as `fill`.
-    fn tell_list(&mut self, place: usize, queue: &mut Chain) -> bool {
+    fn put_list(&mut self, place: usize, queue: &mut Chain) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.stale && member.listing.is_none() {
             (member.listing, member.stale) = (Some(0), false);

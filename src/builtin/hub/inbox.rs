@@ -1,12 +1,12 @@
 //! Parcels from other workers, unpacked into the queues of those who get what is in them. How they
-//! are filled and sent is in `post`, how a queue takes a frame in `delivery`.
+//! are filled and sent is in `outbox`, how a queue takes a frame in `delivery`.
 
 use std::ops::Range;
 
 use super::delivery::Reserved;
 use super::local::Local;
 use super::members::Room;
-use super::outbox::{Kind, Owed, RUN_HEAD_BYTES, Run};
+use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run};
 use crate::buffer::{Lease, Shared};
 use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
 use crate::service::ConnectionId;
@@ -67,7 +67,7 @@ impl Local {
             lease.consume(run.len);
             self.deliver_run(&run, range);
         }
-        self.post.unpacked(from);
+        self.outbox.unpacked(from);
         true
     }
 
@@ -85,7 +85,7 @@ impl Local {
             self.deliver_run(&run, start..left.start);
         }
         self.log.keep_roomier(log);
-        self.post.unpacked(from);
+        self.outbox.unpacked(from);
         true
     }
 
@@ -135,7 +135,7 @@ impl Local {
             };
             let head = self.log.bytes(frame).first_chunk().expect("a message has a head");
             let from = ConnectionId::from_bits(sender(head, self.order));
-            self.owed.push_back(Owed { to: from, reason, about: to });
+            self.owed.push_back(NotSent { to: from, reason, about: to });
         }
     }
 }

@@ -11,7 +11,7 @@ use super::inbox::Unpacking;
 use super::log::Log;
 use super::members::{Member, Members};
 use super::not_sent::OWED_MAX;
-use super::outbox::{NoRoom, Owed, PARCELS_MAX, Post};
+use super::outbox::{NoRoom, NotSent, Outbox, PARCELS_MAX};
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
@@ -50,7 +50,7 @@ pub(super) struct Local {
     pub(super) context: WorkerContext,
     pub(super) members: Members,
     pub(super) log: Log,
-    pub(super) post: Post,
+    pub(super) outbox: Outbox,
     /// Members to be woken, by slot.
     pub(super) ready: SlotQueue,
     /// Members whose requests wait for a turn, by slot: the others have used up what this one may
@@ -67,9 +67,9 @@ pub(super) struct Local {
     /// The one before them, if it was begun.
     pub(super) unpacking: Option<Unpacking>,
     /// Answers that are not passed on yet.
-    pub(super) owed: VecDeque<Owed>,
+    pub(super) owed: VecDeque<NotSent>,
     /// An answer that has come, and waits for a turn of its member or for a buffer.
-    pub(super) answer: Option<Owed>,
+    pub(super) not_sent: Option<NotSent>,
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
     /// Some member's queue may have as many parts as it may have.
@@ -121,15 +121,15 @@ impl Local {
     pub(super) fn fixed_bytes(workers: usize) -> usize {
         size_of::<Local>()
             + workers * PARCELS_MAX as usize * size_of::<Lease>()
-            + OWED_MAX * size_of::<Owed>()
-            + Post::bytes(workers)
+            + OWED_MAX * size_of::<NotSent>()
+            + Outbox::bytes(workers)
     }
 
     pub(super) fn new(
         options: &HubOptions,
         bounds: Bounds,
         context: &WorkerContext,
-        post: Post,
+        outbox: Outbox,
     ) -> Local {
         let (slots, pool) = (context.connections_max(), context.pool());
         let directory = context.directory().expect("a hub is the service of a server");
@@ -145,7 +145,7 @@ impl Local {
             context: context.clone(),
             members: Members::new(slots),
             log: Log::new(pool),
-            post,
+            outbox,
             ready: SlotQueue::new(slots),
             senders: SlotQueue::new(slots),
             budget: COST_MAX,
@@ -155,7 +155,7 @@ impl Local {
             arrived: VecDeque::with_capacity(context.workers() * PARCELS_MAX as usize),
             unpacking: None,
             owed: VecDeque::with_capacity(OWED_MAX),
-            answer: None,
+            not_sent: None,
             tight: false,
             crowded: false,
             reserved: Reserved::default(),
@@ -172,7 +172,7 @@ impl Local {
     pub(super) fn open(&mut self, connection: &mut Connection<'_>) -> Answer {
         let id = connection.id();
         if self.members.is_empty() {
-            self.post.set_present(true);
+            self.outbox.set_present(true);
         }
         if self.notices {
             self.notify(JOINED, id);
@@ -194,7 +194,7 @@ impl Local {
             self.notify(LEFT, id);
         }
         if self.members.is_empty() {
-            self.post.set_present(false);
+            self.outbox.set_present(false);
         }
     }
 
@@ -209,7 +209,7 @@ impl Local {
                 self.refresh();
             }
         }
-        self.post.notify(&frame);
+        self.outbox.notify(&frame);
     }
 
     pub(super) fn data(&mut self, connection: &mut Connection<'_>) -> Answer {
@@ -381,14 +381,14 @@ impl Local {
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         self.turns = self.turns.wrapping_add(1);
         self.log.turn();
-        self.take_answers();
+        self.take_not_sent();
         self.unpack();
-        self.pass_answers_on();
-        let all_went = self.post.turn();
+        self.forward_not_sent();
+        let all_went = self.outbox.turn();
         self.starves |= std::mem::take(&mut self.log.starves);
-        self.starves |= std::mem::take(&mut self.post.starves);
+        self.starves |= std::mem::take(&mut self.outbox.starves);
         let unsent = !all_went || !self.owed.is_empty();
-        let unsaid = self.answer.is_some();
+        let unsaid = self.not_sent.is_some();
         let nobody_is_held =
             self.blocked.is_empty() && self.ready.is_empty() && self.senders.is_empty();
         let nobody_waits = nobody_is_held && !unsent && !unsaid;
@@ -422,7 +422,7 @@ impl Local {
     }
 
     fn is_starving(&self) -> bool {
-        self.starves || self.log.starves || self.post.starves
+        self.starves || self.log.starves || self.outbox.starves
     }
 
     pub(super) fn wake_slot(&mut self, slot: u32) {

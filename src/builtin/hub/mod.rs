@@ -8,14 +8,14 @@
 //!
 //! * `protocol`: the frames, written and read.
 //! * `hub_options`: what is chosen.
-//! * `options`: the limits that follow from what is chosen.
+//! * `bounds`: the limits that follow from what is chosen.
 //! * `members`: the clients of a worker, and whether there is room for more in their queues.
 //! * `log`: the buffer that is written once.
-//! * `post`: from worker to worker.
+//! * `outbox`: from worker to worker.
 //! * `local`: a worker's copy at work: requests carried out, members woken.
 //! * `delivery`: from a frame to the queues, and from a queue to the output.
-//! * `unpack`: from a parcel to the queues.
-//! * `answers`: what a sender is told whose message was not delivered.
+//! * `inbox`: from a parcel to the queues.
+//! * `not_sent`: what a sender is told whose message was not delivered.
 
 pub use crate::protocol::hub as protocol;
 
@@ -45,7 +45,7 @@ mod tests;
 use bounds::Bounds;
 use local::Local;
 pub use options::{HubOptions, Slow};
-use outbox::{Post, Shared};
+use outbox::{Outbox, Shared};
 
 /// Messages between clients. The services of all workers are one hub; that of another listener is
 /// another hub.
@@ -66,8 +66,8 @@ pub struct Hub {
 
 impl Hub {
     fn new(options: &HubOptions, bounds: Bounds, shared: Arc<Shared>, on: &WorkerContext) -> Hub {
-        let post = Post::new(on, shared);
-        Hub { local: Box::new(Local::new(options, bounds, on, post)) }
+        let outbox = Outbox::new(on, shared);
+        Hub { local: Box::new(Local::new(options, bounds, on, outbox)) }
     }
 }
 

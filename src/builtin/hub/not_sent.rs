@@ -7,7 +7,7 @@
 
 use super::local::{Held, Local};
 use super::members::Room;
-use super::outbox::{Owed, UNICASTS_MAX};
+use super::outbox::{NotSent, UNICASTS_MAX};
 use crate::protocol::hub::{NOT_SENT_BYTES, not_sent};
 use crate::service::ConnectionId;
 
@@ -16,7 +16,7 @@ pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
 
 impl Local {
     /// Tells a member that its message was not delivered.
-    pub(super) fn answer(
+    pub(super) fn put_not_sent(
         &mut self,
         to: ConnectionId,
         reason: u8,
@@ -43,15 +43,15 @@ impl Local {
     }
 
     /// Whether so many answers wait to be passed on that no parcel can be unpacked, each message of
-    /// which may have to be answered.
+    /// which may cause a NOT_SENT reply.
     pub(super) fn owes_much(&self) -> bool {
         self.owed.len() + UNICASTS_MAX > OWED_MAX
     }
 
     /// Passes the answers on that are owed to members of other workers, as far as there is room.
-    pub(super) fn pass_answers_on(&mut self) {
+    pub(super) fn forward_not_sent(&mut self) {
         while let Some(&owed) = self.owed.front() {
-            if self.directory.has(owed.to) && !self.post.pass_on(owed) {
+            if self.directory.has(owed.to) && !self.outbox.forward(owed) {
                 return;
             }
             self.owed.pop_front();
@@ -59,19 +59,19 @@ impl Local {
     }
 
     /// Tells members of the answers that have come from other workers.
-    pub(super) fn take_answers(&mut self) {
-        while let Some(owed) = self.answer.take().or_else(|| self.post.next_answer()) {
-            if !self.take_answer(owed) {
-                self.answer = Some(owed);
+    pub(super) fn take_not_sent(&mut self) {
+        while let Some(owed) = self.not_sent.take().or_else(|| self.outbox.next_not_sent()) {
+            if !self.take_one_not_sent(owed) {
+                self.not_sent = Some(owed);
                 return;
             }
         }
     }
 
     /// Answers whether that is done: it may have to wait for the member's turn or for a buffer.
-    fn take_answer(&mut self, Owed { to, reason, about }: Owed) -> bool {
+    fn take_one_not_sent(&mut self, NotSent { to, reason, about }: NotSent) -> bool {
         let Some(place) = self.receiver(to.to_bits()) else { return true };
-        match self.answer(to, reason, about) {
+        match self.put_not_sent(to, reason, about) {
             Ok(_) => true,
             Err(Held::BySelf) => {
                 self.overflow(place);
@@ -79,7 +79,7 @@ impl Local {
             }
             Err(Held::ForTurn) => false,
             // All buffers may be in parcels that are not unpacked before there is room for answers.
-            Err(Held::ForRoom) if self.post.answers_are_full() => {
+            Err(Held::ForRoom) if self.outbox.not_sent_is_full() => {
                 self.drop_message(place);
                 true
             }

@@ -1,4 +1,4 @@
-//! The options of a hub. What follows from them and from the server's buffers is in `options`.
+//! The options of a hub. What follows from them and from the server's buffers is in `bounds`.
 
 use crate::builtin::option::{About, Allowed, ORDERS, Options, Value, Word, declare, options};
 use crate::protocol::framing::ByteOrder;

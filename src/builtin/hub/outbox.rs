@@ -20,11 +20,11 @@ use crate::service::{ConnectionId, Parcels, WorkerContext};
 /// and two between that bridge a turn.
 pub(super) const PARCELS_MAX: u32 = 4;
 
-/// Messages to single members in one parcel at most: each may have to be answered.
+/// The most messages to single members in one parcel: each may cause a NOT_SENT reply.
 pub(super) const UNICASTS_MAX: usize = 512;
 
 /// Answers on their way to one worker at most: some parcels' worth.
-const ANSWERS_MAX: usize = 2 * UNICASTS_MAX;
+const NOT_SENT_MAX: usize = 2 * UNICASTS_MAX;
 
 /// Bytes in front of a run.
 pub(super) const RUN_HEAD_BYTES: usize = 1 + 8 + 4;
@@ -81,7 +81,7 @@ impl Run {
 
 /// An answer to a member of another worker: what it sent to `about` was not delivered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owed {
+pub(super) struct NotSent {
     pub(super) to: ConnectionId,
     pub(super) reason: u8,
     pub(super) about: u64,
@@ -94,7 +94,7 @@ pub(super) struct Shared {
     /// Parcels on their way, from each worker to each.
     on_the_way: Box<[AtomicU32]>,
     /// Answers on their way to each worker.
-    answers: Box<[ArrayQueue<Owed>]>,
+    not_sent: Box<[ArrayQueue<NotSent>]>,
     workers: usize,
 }
 
@@ -103,7 +103,7 @@ impl Shared {
         Shared {
             present: AtomicU64::new(0),
             on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
-            answers: (0..workers).map(|_| ArrayQueue::new(ANSWERS_MAX)).collect(),
+            not_sent: (0..workers).map(|_| ArrayQueue::new(NOT_SENT_MAX)).collect(),
             workers,
         }
     }
@@ -119,14 +119,14 @@ pub(super) enum NoRoom {
 }
 
 /// The buffers staged for the other workers.
-pub(super) struct Post {
+pub(super) struct Outbox {
     worker: usize,
     shared: Arc<Shared>,
     parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
     /// Workers that have been given answers, one bit each.
-    answered: u64,
+    notified: u64,
     /// A buffer was asked for, and there was none.
     pub(super) starves: bool,
 }
@@ -142,21 +142,21 @@ struct Stage {
     lost_notices: bool,
 }
 
-impl Post {
+impl Outbox {
     /// What it takes of memory.
     pub(super) fn bytes(workers: usize) -> usize {
-        let answers = ANSWERS_MAX * (size_of::<Owed>() + size_of::<usize>());
+        let answers = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
         workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + answers
     }
 
-    pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Post {
-        Post {
+    pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Outbox {
+        Outbox {
             worker: context.worker(),
             shared,
             parcels: context.parcels(),
             pool: context.pool().clone(),
             stages: (0..context.workers()).map(|_| Stage::default()).collect(),
-            answered: 0,
+            notified: 0,
             starves: false,
         }
     }
@@ -253,25 +253,25 @@ impl Post {
 
     /// Passes an answer on. Answers whether there was room for it; there is at a worker that has
     /// ended, where it is for nobody.
-    pub(super) fn pass_on(&mut self, owed: Owed) -> bool {
+    pub(super) fn forward(&mut self, owed: NotSent) -> bool {
         let worker = owed.to.worker();
-        self.answered |= 1 << worker;
-        self.parcels.has_ended(worker) || self.shared.answers[worker].push(owed).is_ok()
+        self.notified |= 1 << worker;
+        self.parcels.has_ended(worker) || self.shared.not_sent[worker].push(owed).is_ok()
     }
 
     /// The next answer for a member of this worker.
-    pub(super) fn next_answer(&self) -> Option<Owed> {
-        self.shared.answers[self.worker].pop()
+    pub(super) fn next_not_sent(&self) -> Option<NotSent> {
+        self.shared.not_sent[self.worker].pop()
     }
 
     /// Whether others have more answers for this worker than there is room for, as it seems.
-    pub(super) fn answers_are_full(&self) -> bool {
-        self.shared.answers[self.worker].is_full()
+    pub(super) fn not_sent_is_full(&self) -> bool {
+        self.shared.not_sent[self.worker].is_full()
     }
 
     /// Sends what is staged. Answers whether all of it went.
     pub(super) fn turn(&mut self) -> bool {
-        Workers(std::mem::take(&mut self.answered)).for_each(|worker| self.parcels.wake(worker));
+        Workers(std::mem::take(&mut self.notified)).for_each(|worker| self.parcels.wake(worker));
         let mut all = true;
         for worker in 0..self.stages.len() {
             if self.parcels.has_ended(worker) {

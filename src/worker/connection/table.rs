@@ -99,7 +99,7 @@ impl<T> Table<T> {
     /// # Panics
     /// If there is none in the slot.
     #[inline]
-    pub fn known_mut(&mut self, key: Key) -> &mut T {
+    pub fn expect_mut(&mut self, key: Key) -> &mut T {
         let slot = key.slot() as usize;
         debug_assert_eq!(self.generations[slot], key.generation(), "a key of an earlier use");
         &mut self.entries[slot]
@@ -166,7 +166,7 @@ mod tests {
         assert!(table.is_empty());
         let key = table.insert('a');
         assert!(!table.is_empty());
-        *table.known_mut(key) = 'b';
+        *table.expect_mut(key) = 'b';
         assert_eq!(table.remove(key), 'b');
         assert!(table.is_empty());
         assert_eq!(table.key_of(0), None);

@@ -1,21 +1,23 @@
-//! Connections that wait: for a buffer, for their next turn, for time, for their peer to read.
+//! Waiting for buffers: the queue of connections that need one, and those whose bytes do not move
+//! and so keep others from having one.
 //!
 //! An empty pool is waited for first come, first served: when a lease comes back, the first in the
 //! queue is served before any other event. If that does not happen for `shed_after`, the connection
 //! whose bytes have not moved for longest, on whatever worker, is closed: its output, because its
 //! client does not read, or its input, because its service waits for the rest of a message. So
 //! clients that do not read, or do not send what they announced, cannot starve the others.
+//!
+//! Time-outs are in `timers`.
 
 use std::time::Duration;
 
 use super::Core;
-use super::connection::Context;
-use super::connection::machine::{Event, Phase};
+use super::connection::machine::Event;
 use super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
-use crate::error::{CloseReason, Errno};
+use crate::error::CloseReason;
 use crate::service::{Attention, Service};
 use crate::shared::mailbox::Command;
 
@@ -106,7 +108,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Whether a connection in the queue may take a buffer as soon as it is served, for its service
     /// or its layer. A Recv takes one when there are bytes.
     fn takes_at_once(&mut self, key: Key) -> bool {
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         context.attention.has(Attention::WAITS) || self.layer.starves(&context.layer)
     }
 
@@ -219,20 +221,6 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The time of a Send that waits is over. It is given another such time if the peer has taken
-    /// some of what the kernel had for it: it reads, only too little for the kernel to have room.
-    fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
-        let left = engine.unacknowledged(key);
-        let before = std::mem::replace(&mut self.context(key).unacknowledged, left);
-        match (before, left) {
-            (Some(before), Some(left)) if left < before => {
-                self.stalled.remove(key.slot());
-                self.stall(engine, key);
-            }
-            _ => self.close_now(key, CloseReason::SendTimeout),
-        }
-    }
-
     /// A Send has moved.
     #[inline]
     pub(super) fn unstall(&mut self, key: Key) {
@@ -260,7 +248,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// The service has left input where it is, or has taken what it had left.
     fn holds_back(&mut self, key: Key, input_before: usize) {
         let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
-        let context = self.table.known_mut(key);
+        let context = self.table.expect_mut(key);
         let (len, moved) = (context.input.len(), context.input.len() < input_before);
         if context.input.leases() > leases_max && len > self.service.input_max(context.tag) {
             return self.close_now(key, CloseReason::InputLimit);
@@ -366,116 +354,4 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
         }
     }
-
-    /// Sets the connection's timer for what it waits for now.
-    pub(super) fn schedule(&mut self, key: Key) {
-        let (due, _) = self.due(key);
-        self.schedule_at(key, due);
-    }
-
-    pub(super) fn schedule_at(&mut self, key: Key, due: Time) {
-        if due != Time::MAX {
-            self.wheel.set_earlier(key.slot(), due);
-        }
-    }
-
-    /// What time will bring for a connection, and when; [`Time::MAX`] if nothing.
-    ///
-    /// Timers are lazy: while bytes move, only `active_at` is stamped, and the wheel looks here
-    /// when a time that was right once has come.
-    fn due(&mut self, key: Key) -> (Time, Due) {
-        let stalled = self.stalled.contains(key.slot());
-        let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
-        let (now, send_timeout) = (self.now, self.rules.send_timeout);
-        let idle_timeout = self.rules.idle_timeout;
-        let context: &Context<S::Session, L::State> = self.context(key);
-        let machine = &context.machine;
-        let after = |since: Time, span: Option<Duration>| span.map_or(Time::MAX, |s| since + s);
-        match machine.phase() {
-            Phase::Open if machine.is_connecting() => (context.deadline, Due::Connect),
-            Phase::Open => {
-                let other = if stalled {
-                    (after(context.stalled_since, send_timeout), Due::Send)
-                } else if machine.is_paused() || !context.opened {
-                    (Time::MAX, Due::Idle)
-                } else {
-                    // The peer of a queued one has sent something, and this side has not come to it.
-                    let since = if queued { now } else { context.active_at };
-                    (after(since, idle_timeout), Due::Idle)
-                };
-                let timer = if context.opened { Due::Timer } else { Due::Opening };
-                if context.deadline < other.0 { (context.deadline, timer) } else { other }
-            }
-            Phase::Finishing if stalled => (after(context.stalled_since, send_timeout), Due::Send),
-            Phase::Lingering => (context.deadline, Due::Linger),
-            Phase::Finishing | Phase::Aborting | Phase::Closing | Phase::Closed => {
-                (Time::MAX, Due::Idle)
-            }
-        }
-    }
-
-    #[inline]
-    pub(super) fn serve_timers<E: Engine>(&mut self, engine: &mut E) {
-        while let Some(slot) = self.wheel.pop(self.now) {
-            self.timer_fired(engine, slot);
-        }
-    }
-
-    #[inline(never)]
-    fn timer_fired<E: Engine>(&mut self, engine: &mut E, slot: u32) {
-        let key = self.table.key_of(slot).expect("a free slot has no timer");
-        let (due, what) = self.due(key);
-        if due > self.now {
-            self.schedule_at(key, due);
-            return;
-        }
-        match what {
-            Due::Connect => {
-                self.context(key).connect_error = Some(Errno::TIMEDOUT);
-                self.close_now(key, CloseReason::PeerLost);
-            }
-            Due::Opening => {
-                let (_, reason) = self.layer.opening_timeout();
-                self.finish(key, reason);
-            }
-            Due::Send => self.give_up_sending(engine, key),
-            Due::Idle => self.finish(key, CloseReason::IdleTimeout),
-            Due::Linger => self.close_now(key, CloseReason::PeerLost),
-            Due::Timer => self.timer_came(engine, key),
-        }
-        self.drive(engine, key);
-        self.serve_waiters(engine);
-    }
-
-    /// The service's timer is due, or the service has asked to be called before that.
-    pub(super) fn timer_came<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        let now = self.now;
-        let context = self.context(key);
-        // To be called earlier ends a pause, but is not the timer of one that is read.
-        if context.machine.is_paused() || context.deadline <= now {
-            context.deadline = Time::MAX;
-        }
-        context.machine.apply(Event::Unpause);
-        self.ask(engine, key, CloseReason::Service, |service, connection, session| {
-            service.timer(connection, session)
-        });
-        self.schedule(key);
-    }
-}
-
-/// What a connection's timer is set for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Due {
-    /// Giving up connecting.
-    Connect,
-    /// Giving up waiting for the layer to say who the peer is.
-    Opening,
-    /// Giving up sending.
-    Send,
-    /// Closing because nothing moves.
-    Idle,
-    /// The end of lingering.
-    Linger,
-    /// The service's own timer.
-    Timer,
 }
