@@ -5,19 +5,18 @@
 //! ([`Submitted::Ready`], where `XxxAsync` returns false), any other completes later through the
 //! [`Sink`]. What the contract demands of an engine:
 //!
-//! 1. Every operation completes exactly once, either in the answer to `submit` or in the sink.
+//! 1. Every operation completes exactly once, either in the return value of `submit` or in the sink.
 //! 2. At most one operation of each kind is outstanding on a socket; Shutdown and Close only when
 //!    no Send is.
 //! 3. A Recv carries no buffer. The engine takes leases when there are bytes, and completes with
-//!    [`Outcome::NoBuffer`] if there are none: whose turn it is to wait is the worker's business.
-//!    In the same way an Accept takes a permit when a connection waits, or completes with
-//!    [`Outcome::NoPermit`].
+//!    [`Outcome::NoBuffer`] if no buffer is free; the worker decides who waits. In the same way an
+//!    Accept takes a permit when a connection waits, or completes with [`Outcome::NoPermit`].
 //! 4. A Send completes when the kernel took at least one byte; what it did not take comes back.
 //! 5. After Cancel every other outstanding operation of the socket completes, with what it achieved
 //!    or with [`Outcome::Cancelled`]; then Cancel itself does. Leases that an engine had in a
 //!    cancelled operation are back in the pool by then.
-//! 6. Close is submitted when nothing else is outstanding. After it the key is never heard of
-//!    again, and its slot may be used with another generation at once.
+//! 6. Close is submitted when nothing else is outstanding. The engine never reports the
+//!    key again, and its slot may be used with another generation at once.
 //! 7. The sink is given the engine, and may submit to it, in each call.
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,8 +36,8 @@ pub mod sys;
 
 pub use self::mio::MioEngine;
 
-/// The most buffers that one receive fills: with the default size 128 KiB, twice of what was
-/// measured to bring anything.
+/// The largest number of buffers that one receive fills: 128 KiB with the default size. More than half
+/// of that showed no gain when measured.
 pub const LEASES_PER_RECV_MAX: usize = 8;
 
 /// Where a client connects to, and from where.
@@ -129,25 +128,25 @@ pub struct Completion<Socket> {
     pub outcome: Outcome<Socket>,
 }
 
-/// The answer to a submission.
+/// What [`Engine::submit`] returns.
 #[derive(Debug)]
 pub enum Submitted<Socket> {
-    /// Done already; the sink will hear nothing of it.
+    /// Completed already. The sink is not called for it.
     Ready(Outcome<Socket>),
-    /// The sink will hear of it.
+    /// Completes later, through the sink.
     Pending,
 }
 
 /// Where completions go.
 pub trait Sink<E: Engine> {
-    /// A turn begins: the time is `now`.
+    /// A turn of the loop begins. The time is `now`.
     fn turn(&mut self, now: Time);
 
     /// An operation that was pending has ended.
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
 
-    /// The same for a Recv that has brought bytes, the most frequent by far: without an [`Outcome`]
-    /// around them, whose size is that of the largest. The key is the socket's.
+    /// The same for a Recv that has received bytes, by far the most frequent completion: without an
+    /// [`Outcome`], which is as large as its largest variant. The key is the socket's.
     #[inline]
     fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
         let (key, outcome) = (key.with(OpKind::Recv), Outcome::Received(chain));
@@ -163,7 +162,7 @@ pub trait Engine: Sized {
     /// Reads the clock.
     fn now(&self) -> Time;
 
-    /// Something that ends the current or the next [`poll`](Engine::poll), from any thread.
+    /// A waker that ends the current or the next [`poll`](Engine::poll), from any thread.
     fn waker(&self) -> Waker;
 
     /// Gives an accepted socket its key.
@@ -172,22 +171,22 @@ pub trait Engine: Sized {
     /// The system refused to watch the socket, which is closed then.
     fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
 
-    /// Bytes of a connection that were sent and that the peer has not acknowledged; `None` where
-    /// that is not known. A Send that waits says nothing of whether the peer reads: Linux says that
-    /// there is room only when a third of its buffer is free.
+    /// Bytes of a connection that were sent and that the peer has not acknowledged; `None` if that is
+    /// not known. A pending Send does not show whether the peer reads: Linux reports room only when a
+    /// third of its buffer is free.
     fn unacknowledged(&self, _key: Key) -> Option<u32> {
         None
     }
 
-    /// Begins an operation. The key's own operation is ignored; `op` says it.
+    /// Begins the operation `op`. The operation in the key is ignored.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
 
-    /// The same for a Send, without an [`Op`] and an [`Outcome`] around the chain: takes what is
-    /// sent at once off it, and answers how much that was; or takes all of it and answers `None`,
-    /// and the sink will hear of it.
+    /// The same for a Send, without an [`Op`] and an [`Outcome`]: removes from the chain what is sent at
+    /// once and returns how many bytes that were; or takes the whole chain and returns `None`, and the
+    /// Send completes through the sink.
     ///
     /// # Errors
-    /// Those of the system call: [`Outcome::Failed`]. Nothing is left of the chain then.
+    /// Those of the system call, as in [`Outcome::Failed`]. The chain is empty then.
     #[inline]
     fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
         match self.submit(key, Op::Send(chain.take())) {
@@ -201,8 +200,8 @@ pub trait Engine: Sized {
         }
     }
 
-    /// Waits until something completes, the waker is used or the deadline is reached, and hands
-    /// what has completed to the sink. `None` waits without limit, [`Time::ZERO`] not at all.
+    /// Waits until an operation completes, the waker is used or the deadline is reached, and passes the
+    /// completions to the sink. `None` waits without limit; [`Time::ZERO`] does not wait.
     ///
     /// # Errors
     /// None that can be recovered from.

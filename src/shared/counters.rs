@@ -1,7 +1,7 @@
 //! Counters: each worker writes its own, any thread may read them.
 //!
-//! A counter has one writer, so adding is a load and a store, not a locked instruction; each
-//! worker's block lies on cache lines of its own.
+//! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each worker's
+//! counters lie on cache lines of their own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -94,11 +94,11 @@ counters! {
     receives,
     /// Send operations that took bytes.
     sends,
-    /// Bytes read and thrown away while a connection that this side closed lingered.
+    /// Bytes read and discarded while a connection that this side closed lingered.
     bytes_discarded,
-    /// Times that accepting stopped because files, memory or another resource ran out.
+    /// Times that accepting paused because files, memory or another resource ran out.
     accept_pauses,
-    /// Accepts tried and failed with an error other than "nothing waits".
+    /// Accepts that failed with an error other than "nothing waits".
     accept_errors,
     /// Times that accepting stopped because the limit of connections was reached; a client may have
     /// been waiting then, or not.
@@ -107,11 +107,10 @@ counters! {
     waits_for_buffer,
     /// Buffers in use.
     buffers_held,
-    /// Messages that a service did not send to a client because it reads too slowly: each client
-    /// that did not get one counts.
+    /// Messages that a service did not send to a client because the client reads too slowly. Each client
+    /// that did not get a message counts.
     messages_dropped,
-    /// Connections in a closed listener's backlog that were never accepted: the kernel resets
-    /// them.
+    /// Connections that were still in the backlog when a listener was closed: the kernel resets them.
     unaccepted,
 }
 
@@ -121,14 +120,14 @@ impl Counts {
         self.closed[reason as usize]
     }
 
-    /// Connections closed, for whatever reason.
+    /// Connections closed, for all reasons.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }
 }
 
-/// A reading of all counters. The values of one worker are read one after the other while it goes
-/// on counting, so they need not agree to the last one.
+/// A reading of all counters. The counters of a worker are read one after the other while the worker
+/// goes on counting, so they may differ by the operations of that moment.
 ///
 /// ```
 /// use std::net::{Ipv6Addr, SocketAddr, TcpStream};

@@ -27,8 +27,8 @@ pub struct ClientInfo {
     pub group: u64,
 }
 
-/// One place of the directory: the id, the address in 16 bytes, and port (16 bits), listener (16)
-/// and scope (32). All 0 while nobody is there.
+/// One entry: the id, the address in 16 bytes, and port (16 bits), listener (16) and scope (32). All 0
+/// while it is empty.
 type Entry = [AtomicU64; 4];
 
 /// Which connections a server has. Written by the workers, each its own part; read by anyone.
@@ -46,11 +46,11 @@ struct Part {
 }
 
 impl Directory {
-    /// What it takes of memory for each slot of each worker.
+    /// Memory for each slot of each worker, in bytes.
     pub(crate) const BYTES_PER_SLOT: usize = size_of::<Entry>() + size_of::<[AtomicU64; 2]>();
 
     pub(crate) fn new(workers: usize, slots: usize) -> Arc<Directory> {
-        // Zeros from the system: what is never used is never resident.
+        // Zeroed pages from the system: slots that are never used are never resident.
         let part = |_| Part {
             entries: zeroed_slice_box(slots),
             values: zeroed_slice_box(slots),
@@ -59,7 +59,7 @@ impl Directory {
         Arc::new(Directory { parts: (0..workers).map(part).collect() })
     }
 
-    /// A connection is there. Only its worker may say so.
+    /// Enters a connection. Only its worker may call this.
     pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64) {
         let part = &self.parts[id.worker()];
         let [number, high, low, rest] = &part.entries[id.slot() as usize];
@@ -79,7 +79,7 @@ impl Directory {
         part.used.fetch_max(id.slot() + 1, Ordering::Release);
     }
 
-    /// A connection is gone. Only its worker may say so.
+    /// Removes a connection. Only its worker may call this.
     pub(crate) fn leave(&self, id: ConnectionId) {
         self.parts[id.worker()].entries[id.slot() as usize][0].store(0, Ordering::Release);
         for value in [USER_DATA, GROUP] {
@@ -100,14 +100,14 @@ impl Directory {
         values[value.0].store(to, Ordering::Release);
     }
 
-    /// Whether the connection is there.
+    /// Whether the connection is entered.
     pub fn has(&self, id: ConnectionId) -> bool {
         let entry = self.parts.get(id.worker()).and_then(|p| p.entries.get(id.slot() as usize));
         entry.is_some_and(|entry| entry[0].load(Ordering::Acquire) == id.to_bits() && id.0 != 0)
     }
 
-    /// The next connection at or behind the place `from`, with its place; all of them, one after
-    /// the other, in the order of workers and slots. Places begin with 0.
+    /// The first connection at or behind the place `from`, with its place, in the order of workers and
+    /// slots. Places begin with 0.
     pub fn next(&self, from: u64) -> Option<(u64, ClientInfo)> {
         let (first, mut slot) = ((from >> 32) as usize, from as u32);
         for worker in first..self.parts.len() {
@@ -157,7 +157,7 @@ pub(crate) const USER_DATA: Value = Value(0);
 pub(crate) const GROUP: Value = Value(1);
 
 impl Part {
-    /// What is said of the connection in a slot, unless it is being written.
+    /// The client in a slot; `None` if it is empty or being written.
     fn read(&self, slot: usize) -> Option<ClientInfo> {
         let [number, high, low, rest] = &self.entries[slot];
         let id = number.load(Ordering::Acquire);
@@ -167,7 +167,7 @@ impl Part {
         let [user_data, group] = &self.values[slot];
         let (user_data, group) = (user_data.load(Ordering::Acquire), group.load(Ordering::Acquire));
         fence(Ordering::Acquire);
-        // No id comes twice, so the same one means that the address was not written in between.
+        // No id is used twice, so the same id means that the address was not written in between.
         if id == 0 || number.load(Ordering::Relaxed) != id {
             return None;
         }

@@ -1,9 +1,9 @@
 //! The limit of connections: one count of free places for all workers.
 //!
-//! SO_REUSEPORT spreads clients unevenly, so a limit for each worker would let clients wait in a
-//! full worker's backlog while another worker has room. A permit is taken before a connection is
-//! accepted and lives in its context; dropped, it wakes a worker that had to leave a connection
-//! waiting.
+//! SO_REUSEPORT spreads clients unevenly, so with a limit per worker clients would wait in a full
+//! worker's backlog while another worker has room. A worker takes a permit before it accepts a
+//! connection and keeps it in the connection's context. A permit that is dropped wakes a worker that
+//! had to leave a connection waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,11 +14,12 @@ use super::mailbox::Mailboxes;
 pub struct Permits {
     limit: u64,
     free: AtomicU64,
-    /// Workers with a connection waiting that they had no permit for, one bit each.
+    /// Workers that had no permit for a connection that waits, one bit each.
     want_permit: AtomicU64,
     /// Workers that ran out of open files or memory when they accepted, one bit each.
     want_descriptor: AtomicU64,
-    /// The worker woken last: the next one is looked for behind it, so that all have their turn.
+    /// The worker that was woken last. The search for the next one begins behind it, so that each has its
+    /// turn.
     woken_last: AtomicU32,
     mailboxes: Arc<Mailboxes>,
 }
@@ -44,8 +45,8 @@ impl Permits {
     /// A permit, if there is a free one.
     pub fn try_take(self: &Arc<Permits>) -> Option<Permit> {
         let take_one = |free: u64| free.checked_sub(1);
-        // SeqCst here and below: "no permit, so ask to be woken" on one thread and "a permit is
-        // free, so wake who asked" on another must not both miss what the other did.
+        // SeqCst here and below: one thread finds no permit and asks to be woken, another returns a
+        // permit and wakes who has asked. At least one of them must see what the other did.
         self.free
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
             .ok()
@@ -57,12 +58,14 @@ impl Permits {
         self.limit - self.free.load(Ordering::Relaxed)
     }
 
-    /// Has `worker` woken when a permit comes free. It must try once more after this.
+    /// Asks that `worker` is woken when a permit is returned. The worker must try once more after this
+    /// call.
     pub fn want_permit(&self, worker: usize) {
         self.want_permit.fetch_or(1 << worker, Ordering::SeqCst);
     }
 
-    /// Takes the wish back. If `worker` has been woken for it meanwhile, that goes to another one.
+    /// Withdraws the request. If `worker` has been woken in the meantime, another worker is woken
+    /// instead.
     pub fn unwant_permit(&self, worker: usize) {
         let bit = 1 << worker;
         let wanted = self.want_permit.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
@@ -71,7 +74,7 @@ impl Permits {
         }
     }
 
-    /// Has `worker` woken when a connection has been closed, here or on another worker.
+    /// Asks that `worker` is woken when a connection has been closed, on any worker.
     pub fn want_descriptor(&self, worker: usize) {
         self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
     }
@@ -101,8 +104,8 @@ impl Permits {
 }
 
 impl Permit {
-    /// Says that a connection was accepted with it: when the permit comes back, a descriptor has
-    /// been closed.
+    /// Records that a connection was accepted with this permit: when the permit is returned, a
+    /// descriptor has been closed.
     pub(crate) fn mark_used(&mut self) {
         self.used = true;
     }
@@ -114,8 +117,8 @@ impl Drop for Permit {
         let free = permits.free.fetch_add(1, Ordering::SeqCst);
         assert!(free < permits.limit, "a permit came back that was not out");
         permits.wake_one(&permits.want_permit);
-        // Not for a permit whose accept failed: two workers that are out of descriptors would wake
-        // each other for ever.
+        // Not for a permit whose accept failed: two workers without descriptors would wake each other for
+        // ever.
         if self.used {
             permits.wake_one(&permits.want_descriptor);
         }

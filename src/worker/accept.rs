@@ -26,11 +26,11 @@ const WARN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A listener of this worker, as its worker sees it.
 pub(super) struct Listener {
-    state: State,
+    state: ListenerState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum ListenerState {
     /// Nothing is in flight.
     Idle,
     /// An Accept is in flight.
@@ -48,7 +48,7 @@ enum State {
 
 impl Listener {
     pub(super) fn new() -> Listener {
-        Listener { state: State::Idle }
+        Listener { state: ListenerState::Idle }
     }
 }
 
@@ -93,7 +93,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 None => match engine.submit(Key::listener(index), Op::Accept) {
                     Submitted::Ready(outcome) => outcome,
                     Submitted::Pending => {
-                        self.listeners[index].state = State::Accepting;
+                        self.listeners[index].state = ListenerState::Accepting;
                         return self.unwant_permit(asked_for_permit);
                     }
                 },
@@ -104,7 +104,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 }
                 Outcome::NoPermit if asked_for_permit => {
                     self.counters.waits_for_slot.add(1);
-                    self.listeners[index].state = State::AwaitingPermit;
+                    self.listeners[index].state = ListenerState::AwaitingPermit;
                     return;
                 }
                 // Asked first, tried again after: a permit that comes back in between is seen.
@@ -124,14 +124,14 @@ impl<S: Service, L: Layer> Core<S, L> {
                 other => panic!("Accept completed with {other:?}"),
             }
         }
-        self.listeners[index].state = State::Yielded;
+        self.listeners[index].state = ListenerState::Yielded;
         self.unwant_permit(asked_for_permit);
     }
 
     /// A listener that asked for a permit has got on without. Its wish is taken back, unless it is
     /// another one's too: a wake-up for nothing would be lost to a worker that needs it.
     fn unwant_permit(&self, asked: bool) {
-        let waits = |listener: &Listener| listener.state == State::AwaitingPermit;
+        let waits = |listener: &Listener| listener.state == ListenerState::AwaitingPermit;
         if asked && !self.listeners.iter().any(waits) {
             self.permits().unwant_permit(self.index);
         }
@@ -177,7 +177,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     fn pause_accepting(&mut self, index: usize, error: Errno) {
         let pause = self.rules.accept_pause;
-        self.listeners[index].state = State::Paused(self.now + pause);
+        self.listeners[index].state = ListenerState::Paused(self.now + pause);
         self.permits().want_descriptor(self.index);
         self.counters.accept_pauses.add(1);
         let due = self.accept_warned_at.is_none_or(|at| self.now - at >= WARN_EVERY);
@@ -202,7 +202,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         op: OpKind,
         outcome: Outcome<E::Socket>,
     ) {
-        let closing = self.listeners[index].state == State::Closing;
+        let closing = self.listeners[index].state == ListenerState::Closing;
         match (op, outcome) {
             (OpKind::Accept, Outcome::Cancelled) => {}
             // It had been done when the cancel came.
@@ -222,8 +222,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Begins to close a listener. What waits in its backlog is reset by the kernel, and counted.
     pub(super) fn close_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
         match self.listeners[index].state {
-            State::Closing | State::Closed => return,
-            _ => self.listeners[index].state = State::Closing,
+            ListenerState::Closing | ListenerState::Closed => return,
+            _ => self.listeners[index].state = ListenerState::Closing,
         }
         match engine.submit(Key::listener(index), Op::Cancel) {
             Submitted::Ready(_) => self.cancelled_listener(engine, index),
@@ -244,7 +244,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     fn closed_listener(&mut self, index: usize, unaccepted: u32) {
         self.counters.unaccepted.add(u64::from(unaccepted));
-        self.listeners[index].state = State::Closed;
+        self.listeners[index].state = ListenerState::Closed;
     }
 
     /// Goes on accepting where the share of a turn was used up, or a permit, a descriptor or the
@@ -252,7 +252,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline]
     pub(super) fn serve_listeners<E: Engine>(&mut self, engine: &mut E) {
         let waiting = |listener: &Listener| {
-            matches!(listener.state, State::Yielded | State::AwaitingPermit | State::Paused(_))
+            matches!(
+                listener.state,
+                ListenerState::Yielded | ListenerState::AwaitingPermit | ListenerState::Paused(_)
+            )
         };
         if self.listeners.iter().any(waiting) {
             self.serve_waiting_listeners(engine);
@@ -269,10 +272,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.first_listener = (self.first_listener + 1) % count;
         for index in (self.first_listener..count).chain(0..self.first_listener) {
             let again = match self.listeners[index].state {
-                State::Yielded => true,
-                State::AwaitingPermit => permit_came,
-                State::Paused(until) => until <= self.now || descriptor_came,
-                State::Idle | State::Accepting | State::Closing | State::Closed => false,
+                ListenerState::Yielded => true,
+                ListenerState::AwaitingPermit => permit_came,
+                ListenerState::Paused(until) => until <= self.now || descriptor_came,
+                ListenerState::Idle
+                | ListenerState::Accepting
+                | ListenerState::Closing
+                | ListenerState::Closed => false,
             };
             if again {
                 self.accept(engine, index, None);
@@ -282,20 +288,20 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline]
     pub(super) fn listeners_want_a_turn(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.state == State::Yielded)
+        self.listeners.iter().any(|listener| listener.state == ListenerState::Yielded)
     }
 
     /// When accepting is tried again.
     pub(super) fn next_accept(&self) -> Option<Time> {
         let paused = |listener: &Listener| match listener.state {
-            State::Paused(until) => Some(until),
+            ListenerState::Paused(until) => Some(until),
             _ => None,
         };
         self.listeners.iter().filter_map(paused).min()
     }
 
     pub(super) fn listeners_are_closed(&self) -> bool {
-        self.listeners.iter().all(|listener| listener.state == State::Closed)
+        self.listeners.iter().all(|listener| listener.state == ListenerState::Closed)
     }
 
     /// Begins a connection that the service asked for.

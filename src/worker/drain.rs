@@ -21,11 +21,11 @@ const ACCEPTING_TURNS: u32 = 1100;
 pub(super) struct Drain {
     /// When the connections that are left are closed.
     pub(super) deadline: Time,
-    step: Step,
+    step: DrainStep,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum DrainStep {
     /// Still accepting what waits, for at most this many turns.
     Accepting(u32),
     /// The listeners are being closed and the connections finished.
@@ -46,9 +46,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         while let Some(command) = self.mailboxes.receive(self.index) {
             match command {
                 Command::Drain { deadline } => {
-                    let drain = self
-                        .drain
-                        .get_or_insert(Drain { deadline, step: Step::Accepting(ACCEPTING_TURNS) });
+                    let drain = self.drain.get_or_insert(Drain {
+                        deadline,
+                        step: DrainStep::Accepting(ACCEPTING_TURNS),
+                    });
                     drain.deadline = drain.deadline.min(deadline);
                 }
                 Command::Stop => self.stop(engine),
@@ -64,7 +65,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline]
     pub(super) fn drain_wants_a_turn(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.step != Step::Finishing)
+        self.drain.as_ref().is_some_and(|drain| drain.step != DrainStep::Finishing)
     }
 
     /// Takes the drain a step further, if there is one.
@@ -76,18 +77,18 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     #[cold]
-    fn drain_from<E: Engine>(&mut self, engine: &mut E, deadline: Time, step: Step) {
+    fn drain_from<E: Engine>(&mut self, engine: &mut E, deadline: Time, step: DrainStep) {
         match step {
             // The first turn has not waited since the command came: connections may have come with
             // it.
-            Step::Accepting(left)
+            DrainStep::Accepting(left)
                 if left == ACCEPTING_TURNS
                     || (left > 0 && deadline > self.now && self.listeners_want_a_turn()) =>
             {
-                self.set_step(Step::Accepting(left - 1));
+                self.set_step(DrainStep::Accepting(left - 1));
             }
-            Step::Accepting(_) => {
-                self.set_step(Step::Finishing);
+            DrainStep::Accepting(_) => {
+                self.set_step(DrainStep::Finishing);
                 for index in 0..self.listeners.len() {
                     self.close_listener(engine, index);
                 }
@@ -98,8 +99,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 // It may want its next turn earlier than it said in this one's.
                 self.service_turn = Some(self.now);
             }
-            Step::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
-            Step::Finishing => {}
+            DrainStep::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
+            DrainStep::Finishing => {}
         }
     }
 
@@ -118,12 +119,12 @@ impl<S: Service, L: Layer> Core<S, L> {
     pub(super) fn ending(&self) -> Option<CloseReason> {
         match &self.drain {
             _ if self.stopping => Some(CloseReason::Stopped),
-            Some(drain) if drain.step == Step::Finishing => Some(CloseReason::Drained),
+            Some(drain) if drain.step == DrainStep::Finishing => Some(CloseReason::Drained),
             _ => None,
         }
     }
 
-    fn set_step(&mut self, step: Step) {
+    fn set_step(&mut self, step: DrainStep) {
         if let Some(drain) = &mut self.drain {
             drain.step = step;
         }

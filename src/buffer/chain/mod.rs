@@ -121,6 +121,7 @@ impl Chain {
 
     /// Takes the first lease out, or returns `None` if there is none or if it is a part of a shared
     /// buffer.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn pop_own(&mut self) -> Option<Lease> {
         if self.leases > 0 && self.pool.local().is_reference(self.first) {
             return None;

@@ -1,4 +1,4 @@
-//! An engine on its stage, with what a test does to it. Whatever the rule, the bench watches that
+//! An engine on its testbed, with what a test does to it. Whatever the rule, the bench watches that
 //! every operation completes exactly once, that Cancel comes last, and that in the end every lease
 //! and permit is back.
 
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Parts, Stage};
+use super::{Parts, Testbed};
 use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
@@ -24,7 +24,7 @@ const POLLS_MAX: u32 = 200_000;
 /// How long a poll waits before a condition is looked at again.
 const PAUSE: Duration = Duration::from_millis(1);
 
-pub(super) type SocketOf<S> = <<S as Stage>::Engine as Engine>::Socket;
+pub(super) type SocketOf<S> = <<S as Testbed>::Engine as Engine>::Socket;
 type LogOf<S> = Log<SocketOf<S>>;
 pub(super) type OutcomeOf<S> = Outcome<SocketOf<S>>;
 
@@ -138,10 +138,10 @@ pub(super) enum End {
     Reset,
 }
 
-pub(super) struct Bench<S: Stage> {
+pub(super) struct Bench<S: Testbed> {
     pub(super) log: Log<SocketOf<S>>,
     pub(super) engine: S::Engine,
-    pub(super) stage: S,
+    pub(super) testbed: S,
     pub(super) pool: Pool,
     pub(super) permits: Arc<Permits>,
     /// One for each connection that was accepted.
@@ -159,11 +159,11 @@ pub(super) fn listener() -> Key {
     Key::listener(0)
 }
 
-impl<S: Stage> Bench<S> {
+impl<S: Testbed> Bench<S> {
     pub(super) fn new(seed: u64, shape: Shape) -> Bench<S> {
         let pool = Pool::new(Reserve::new(shape.buffer_size, shape.buffers).unwrap(), 0);
         let permits = Permits::new(shape.permits as u64, Arc::new(Mailboxes::new(1)));
-        let (stage, engine) = S::set(
+        let (testbed, engine) = S::set(
             seed,
             Parts {
                 slots: shape.permits + 8,
@@ -173,13 +173,13 @@ impl<S: Stage> Bench<S> {
             },
         );
         let log = Log { in_flight: HashSet::new(), done: VecDeque::new(), turns: 0 };
-        Bench { log, engine, stage, pool, permits, held: HashMap::new(), slots_used: 0 }
+        Bench { log, engine, testbed, pool, permits, held: HashMap::new(), slots_used: 0 }
     }
 
     // Polling.
 
     pub(super) fn poll(&mut self, deadline: Option<Time>) {
-        self.stage.poll(&mut self.engine, deadline, &mut self.log);
+        self.testbed.poll(&mut self.engine, deadline, &mut self.log);
     }
 
     /// Polls until `hook` says that it is done; it has a say in each completion.
@@ -200,7 +200,7 @@ impl<S: Stage> Bench<S> {
                 done |= hook(engine, log, completion);
             };
             let mut sink = Hooked { log: &mut self.log, hook };
-            self.stage.poll(&mut self.engine, Some(now + PAUSE), &mut sink);
+            self.testbed.poll(&mut self.engine, Some(now + PAUSE), &mut sink);
         }
         panic!("it spins in wait for: {what}");
     }
@@ -295,7 +295,7 @@ impl<S: Stage> Bench<S> {
     }
 
     pub(super) fn pair_at(&mut self, key: Key) -> S::Peer {
-        let peer = self.stage.connect();
+        let peer = self.testbed.connect();
         let (socket, _, permit) = self.accept();
         self.adopt(key, socket, permit);
         peer
@@ -372,7 +372,7 @@ impl<S: Stage> Bench<S> {
         let mut written = 0;
         self.until("room for a peer's bytes", |bench| {
             if written < bytes.len() {
-                written += bench.stage.write(peer, &bytes[written..]);
+                written += bench.testbed.write(peer, &bytes[written..]);
             }
             (written == bytes.len()).then_some(())
         });
@@ -440,7 +440,7 @@ impl<S: Stage> Bench<S> {
         let mut all = vec![0; count];
         let mut have = 0;
         self.until("bytes for a peer", |bench| {
-            match bench.stage.read(peer, &mut all[have..]) {
+            match bench.testbed.read(peer, &mut all[have..]) {
                 Some(Ok(0)) => panic!("the end of the stream after {have} bytes of {count}"),
                 Some(Ok(more)) => have += more,
                 Some(Err(error)) => panic!("{error:?} after {have} bytes of {count}"),
@@ -455,7 +455,7 @@ impl<S: Stage> Bench<S> {
     pub(super) fn read_now(&mut self, peer: &mut S::Peer) -> Vec<u8> {
         let mut all = Vec::new();
         let mut room = vec![0; 1 << 16];
-        while let Some(count) = self.stage.read(peer, &mut room) {
+        while let Some(count) = self.testbed.read(peer, &mut room) {
             all.extend_from_slice(&room[..count.unwrap()]);
         }
         all
@@ -466,7 +466,7 @@ impl<S: Stage> Bench<S> {
         let mut all = Vec::new();
         let mut room = vec![0; 1 << 16];
         let end = self.until("the end of a peer's stream", |bench| {
-            match bench.stage.read(peer, &mut room)? {
+            match bench.testbed.read(peer, &mut room)? {
                 Ok(0) => return Some(End::Fin),
                 Ok(count) => all.extend_from_slice(&room[..count]),
                 Err(Errno::CONNRESET) => return Some(End::Reset),

@@ -1,7 +1,7 @@
 //! The rules about bytes: each of them, in order, once, whatever the buffers, the segments and the
 //! peer's pace; and the end of the stream behind the last.
 
-use super::Stage;
+use super::Testbed;
 use super::bench::{Bench, End, Got, Shape, pattern};
 use crate::base::key::{Key, OpKind};
 use crate::buffer::Chain;
@@ -14,7 +14,7 @@ fn sized(buffer_size: usize) -> Shape {
     Shape { buffer_size, ..Shape::default() }
 }
 
-pub(super) fn recv_at_every_split<S: Stage>(seed: u64) {
+pub(super) fn recv_at_every_split<S: Testbed>(seed: u64) {
     let message = pattern(17);
     for (size, most) in SHAPES {
         let mut bench = Bench::<S>::new(seed, sized(size));
@@ -34,7 +34,7 @@ pub(super) fn recv_at_every_split<S: Stage>(seed: u64) {
     }
 }
 
-pub(super) fn recv_before_and_after_the_bytes<S: Stage>(seed: u64) {
+pub(super) fn recv_before_and_after_the_bytes<S: Testbed>(seed: u64) {
     let message = pattern(9);
     for (size, most) in SHAPES {
         let mut bench = Bench::<S>::new(seed, sized(size));
@@ -54,7 +54,7 @@ pub(super) fn recv_before_and_after_the_bytes<S: Stage>(seed: u64) {
     }
 }
 
-pub(super) fn recv_into_buffers_of_every_size<S: Stage>(seed: u64) {
+pub(super) fn recv_into_buffers_of_every_size<S: Testbed>(seed: u64) {
     for size in [1, 2, 7, 64, 1000] {
         for most in 1..=8 {
             let mut bench = Bench::<S>::new(seed, sized(size));
@@ -83,7 +83,7 @@ pub(super) fn recv_into_buffers_of_every_size<S: Stage>(seed: u64) {
     }
 }
 
-pub(super) fn recv_without_a_buffer_resumes<S: Stage>(seed: u64) {
+pub(super) fn recv_without_a_buffer_resumes<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
     let (one, mut peer) = bench.pair();
     let (other, mut other_peer) = bench.pair();
@@ -111,11 +111,11 @@ pub(super) fn recv_without_a_buffer_resumes<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn end_without_a_buffer_resumes<S: Stage>(seed: u64) {
+pub(super) fn end_without_a_buffer_resumes<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
     let (key, mut peer) = bench.pair();
     let lease = bench.pool.lease().unwrap();
-    bench.stage.write_and_shutdown(&mut peer, b"last");
+    bench.testbed.write_and_shutdown(&mut peer, b"last");
     assert_eq!(bench.recv(key, 1), Got::NoBuffer);
     drop(lease);
     assert_eq!(bench.recv_bytes(key, 1, 4), b"last");
@@ -131,7 +131,7 @@ pub(super) fn end_without_a_buffer_resumes<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn short_sends<S: Stage>(seed: u64) {
+pub(super) fn short_sends<S: Testbed>(seed: u64) {
     for (size, buffers, window) in [(1, 3, 1), (7, 20, 50), (4096, 40, 10_000)] {
         // The kernel's own window is larger than any of these.
         let (size, stream) = if S::EXACT_TIME { (size, 200_000) } else { (65_536, 32 << 20) };
@@ -166,7 +166,7 @@ pub(super) fn short_sends<S: Stage>(seed: u64) {
 }
 
 /// Sends until a send waits although the engine polls on. Answers as `send_until_it_waits`.
-fn send_until_it_keeps_waiting<S: Stage>(
+fn send_until_it_keeps_waiting<S: Testbed>(
     bench: &mut Bench<S>,
     key: Key,
     stream: &[u8],
@@ -185,9 +185,9 @@ fn send_until_it_keeps_waiting<S: Stage>(
 }
 
 /// Has the peer read some bytes, which must be the next ones of the stream.
-fn read_some<S: Stage>(bench: &mut Bench<S>, peer: &mut S::Peer, stream: &[u8]) -> usize {
+fn read_some<S: Testbed>(bench: &mut Bench<S>, peer: &mut S::Peer, stream: &[u8]) -> usize {
     let mut room = vec![0; 100_000];
-    match bench.stage.read(peer, &mut room) {
+    match bench.testbed.read(peer, &mut room) {
         Some(count) => {
             let count = count.unwrap();
             assert!(count > 0, "the end of a stream that goes on");
@@ -206,7 +206,7 @@ enum Fin {
     WhileAReceiveWaits,
 }
 
-pub(super) fn half_close_at_every_offset<S: Stage>(seed: u64) {
+pub(super) fn half_close_at_every_offset<S: Testbed>(seed: u64) {
     for (size, most) in SHAPES {
         for fin in [Fin::WithTheBytes, Fin::BeforeTheReceive, Fin::WhileAReceiveWaits] {
             let mut bench = Bench::<S>::new(seed, sized(size));
@@ -218,18 +218,18 @@ pub(super) fn half_close_at_every_offset<S: Stage>(seed: u64) {
     }
 }
 
-fn half_close<S: Stage>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: Fin) {
+fn half_close<S: Testbed>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: Fin) {
     let (key, mut peer) = bench.pair();
     match fin {
         Fin::WithTheBytes => {
             bench.submit_pending(key, Op::Recv(most));
             bench.idle();
-            bench.stage.write_and_shutdown(&mut peer, message);
+            bench.testbed.write_and_shutdown(&mut peer, message);
         }
         Fin::BeforeTheReceive => {
             bench.write(&mut peer, message);
             bench.idle();
-            bench.stage.shutdown(&mut peer);
+            bench.testbed.shutdown(&mut peer);
             bench.idle();
         }
         Fin::WhileAReceiveWaits => {
@@ -237,7 +237,7 @@ fn half_close<S: Stage>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: Fin
             assert_eq!(bench.recv_bytes(key, most, message.len()), message);
             bench.submit_pending(key, Op::Recv(most));
             bench.idle();
-            bench.stage.shutdown(&mut peer);
+            bench.testbed.shutdown(&mut peer);
         }
     }
     let left = if matches!(fin, Fin::WhileAReceiveWaits) { &[] } else { message };
@@ -252,7 +252,7 @@ fn half_close<S: Stage>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: Fin
     bench.close(key);
 }
 
-pub(super) fn urgent_byte_at_every_offset<S: Stage>(seed: u64) {
+pub(super) fn urgent_byte_at_every_offset<S: Testbed>(seed: u64) {
     let message = pattern(12);
     for (size, most) in SHAPES {
         let mut bench = Bench::<S>::new(seed, sized(size));
@@ -263,7 +263,7 @@ pub(super) fn urgent_byte_at_every_offset<S: Stage>(seed: u64) {
                 bench.idle();
             }
             bench.write(&mut peer, &message[..offset]);
-            bench.stage.write_urgent(&mut peer, message[offset]);
+            bench.testbed.write_urgent(&mut peer, message[offset]);
             bench.write(&mut peer, &message[offset + 1..]);
             assert_eq!(bench.recv_bytes(key, most, message.len()), message, "at {offset}");
             // And what comes later is told as ever.
@@ -273,8 +273,8 @@ pub(super) fn urgent_byte_at_every_offset<S: Stage>(seed: u64) {
             assert_eq!(bench.recv_bytes(key, most, 5), b"later", "after {offset}");
         }
         bench.write(&mut peer, b"ab");
-        bench.stage.write_urgent(&mut peer, b'!');
-        bench.stage.shutdown(&mut peer);
+        bench.testbed.write_urgent(&mut peer, b'!');
+        bench.testbed.shutdown(&mut peer);
         assert_eq!(bench.recv_bytes(key, most, 3), b"ab!");
         assert_eq!(bench.recv(key, most), Got::Ended);
         bench.close(key);
@@ -282,7 +282,7 @@ pub(super) fn urgent_byte_at_every_offset<S: Stage>(seed: u64) {
     }
 }
 
-pub(super) fn both_ways_at_once<S: Stage>(seed: u64) {
+pub(super) fn both_ways_at_once<S: Testbed>(seed: u64) {
     let (to, from) = (pattern(700), pattern(1000));
     let mut bench = Bench::<S>::new(seed, Shape { window: 300, buffers: 32, ..Shape::default() });
     let (key, mut peer) = bench.pair();
@@ -292,11 +292,11 @@ pub(super) fn both_ways_at_once<S: Stage>(seed: u64) {
         receive_more(bench, key, &mut received, to.len());
         send_more(bench, key, &mut unsent);
         if written < to.len() {
-            written += bench.stage.write(&mut peer, &to[written..]);
+            written += bench.testbed.write(&mut peer, &to[written..]);
         }
         let mut room = [0; 90];
         if read.len() < from.len()
-            && let Some(count) = bench.stage.read(&mut peer, &mut room)
+            && let Some(count) = bench.testbed.read(&mut peer, &mut room)
         {
             read.extend_from_slice(&room[..count.unwrap()]);
         }
@@ -309,7 +309,7 @@ pub(super) fn both_ways_at_once<S: Stage>(seed: u64) {
 }
 
 /// Keeps a receive in flight until everything is there.
-fn receive_more<S: Stage>(bench: &mut Bench<S>, key: Key, received: &mut Vec<u8>, count: usize) {
+fn receive_more<S: Testbed>(bench: &mut Bench<S>, key: Key, received: &mut Vec<u8>, count: usize) {
     let mut done = bench.take(key, OpKind::Recv);
     loop {
         match done.map(|outcome| bench.got(outcome)) {
@@ -329,7 +329,7 @@ fn receive_more<S: Stage>(bench: &mut Bench<S>, key: Key, received: &mut Vec<u8>
 }
 
 /// Keeps a send in flight until everything is sent.
-fn send_more<S: Stage>(bench: &mut Bench<S>, key: Key, unsent: &mut Chain) {
+fn send_more<S: Testbed>(bench: &mut Bench<S>, key: Key, unsent: &mut Chain) {
     let mut done = bench.take(key, OpKind::Send);
     loop {
         match done {

@@ -1,7 +1,7 @@
 //! The rules about how operations and connections end: reset, cancel, shutdown, close, and what
 //! becomes of a key.
 
-use super::Stage;
+use super::Testbed;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
@@ -9,7 +9,7 @@ use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
 
 /// More than any window holds.
-fn endless<S: Stage>() -> (Shape, Vec<u8>) {
+fn endless<S: Testbed>() -> (Shape, Vec<u8>) {
     let (buffer_size, count) = if S::EXACT_TIME { (64, 20_000) } else { (65_536, 32 << 20) };
     (Shape { buffer_size, ..Shape::default() }, pattern(count))
 }
@@ -19,7 +19,7 @@ fn assert_reset<Socket: std::fmt::Debug>(outcome: &Outcome<Socket>) {
     assert!(reset, "{outcome:?} in place of a reset");
 }
 
-pub(super) fn reset_while_a_receive_waits<S: Stage>(seed: u64) {
+pub(super) fn reset_while_a_receive_waits<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for count in 0..5 {
         let (key, mut peer) = bench.pair();
@@ -27,32 +27,32 @@ pub(super) fn reset_while_a_receive_waits<S: Stage>(seed: u64) {
         assert_eq!(bench.recv_bytes(key, 1, count), pattern(count));
         bench.submit_pending(key, Op::Recv(1));
         bench.idle();
-        bench.stage.reset(peer);
+        bench.testbed.reset(peer);
         assert_reset(&bench.result(key, OpKind::Recv));
         bench.close(key);
     }
     bench.end();
 }
 
-pub(super) fn reset_while_a_send_waits<S: Stage>(seed: u64) {
+pub(super) fn reset_while_a_send_waits<S: Testbed>(seed: u64) {
     let (shape, stream) = endless::<S>();
     let mut bench = Bench::<S>::new(seed, shape);
     let (key, peer) = bench.pair();
     bench.send_until_it_waits(key, &stream);
-    bench.stage.reset(peer);
+    bench.testbed.reset(peer);
     assert_reset(&bench.result(key, OpKind::Send));
     assert_eq!(bench.pool.held(), 0, "a send that failed gives its leases back");
     bench.close(key);
     bench.end();
 }
 
-pub(super) fn reset_while_both_wait<S: Stage>(seed: u64) {
+pub(super) fn reset_while_both_wait<S: Testbed>(seed: u64) {
     let (shape, stream) = endless::<S>();
     let mut bench = Bench::<S>::new(seed, shape);
     let (key, peer) = bench.pair();
     bench.submit_pending(key, Op::Recv(1));
     bench.send_until_it_waits(key, &stream);
-    bench.stage.reset(peer);
+    bench.testbed.reset(peer);
     assert_eq!(bench.pool.available() + bench.pool.held(), 16);
     let outcome = bench.result(key, OpKind::Send);
     assert_reset(&outcome);
@@ -65,12 +65,12 @@ pub(super) fn reset_while_both_wait<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn reset_between_operations<S: Stage>(seed: u64) {
+pub(super) fn reset_between_operations<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for (unread, idle) in (0..4).flat_map(|count| [(count, false), (count, true)]) {
         let (key, mut peer) = bench.pair();
         bench.write(&mut peer, &pattern(unread));
-        bench.stage.reset(peer);
+        bench.testbed.reset(peer);
         if idle {
             bench.idle();
         }
@@ -96,7 +96,7 @@ pub(super) fn reset_between_operations<S: Stage>(seed: u64) {
 /// When something comes that races with a Cancel.
 const RACES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
 
-pub(super) fn cancel_against_bytes<S: Stage>(seed: u64) {
+pub(super) fn cancel_against_bytes<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, mut peer) = bench.pair();
     for round in 0..30 {
@@ -105,11 +105,11 @@ pub(super) fn cancel_against_bytes<S: Stage>(seed: u64) {
         bench.submit_pending(key, Op::Recv(2));
         bench.idle();
         if before {
-            assert_eq!(bench.stage.write(&mut peer, &message), message.len());
+            assert_eq!(bench.testbed.write(&mut peer, &message), message.len());
         }
         let at_once = bench.submit(key, Op::Cancel);
         if between {
-            assert_eq!(bench.stage.write(&mut peer, &message), message.len());
+            assert_eq!(bench.testbed.write(&mut peer, &message), message.len());
         }
         let done = at_once.unwrap_or_else(|| bench.result(key, OpKind::Cancel));
         assert!(matches!(done, Outcome::Done), "{done:?}");
@@ -132,7 +132,7 @@ pub(super) fn cancel_against_bytes<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancel_against_room_to_send<S: Stage>(seed: u64) {
+pub(super) fn cancel_against_room_to_send<S: Testbed>(seed: u64) {
     let (shape, stream) = endless::<S>();
     let mut bench = Bench::<S>::new(seed, shape);
     for reads in [false, true] {
@@ -160,7 +160,7 @@ pub(super) fn cancel_against_room_to_send<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancel_of_everything<S: Stage>(seed: u64) {
+pub(super) fn cancel_of_everything<S: Testbed>(seed: u64) {
     let (shape, stream) = endless::<S>();
     let mut bench = Bench::<S>::new(seed, shape);
     let (other, mut other_peer) = bench.pair();
@@ -170,7 +170,7 @@ pub(super) fn cancel_of_everything<S: Stage>(seed: u64) {
         bench.submit_pending(key, Op::Recv(1));
         bench.send_until_it_waits(key, &stream);
         if fin {
-            bench.stage.shutdown(&mut peer);
+            bench.testbed.shutdown(&mut peer);
         }
         let done = bench.finish(key, Op::Cancel);
         assert!(matches!(done, Outcome::Done), "{done:?}");
@@ -189,7 +189,7 @@ pub(super) fn cancel_of_everything<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancel_of_nothing<S: Stage>(seed: u64) {
+pub(super) fn cancel_of_nothing<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, mut peer) = bench.pair();
     for key in [key, listener(), key] {
@@ -202,7 +202,7 @@ pub(super) fn cancel_of_nothing<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn shutdown_follows_every_byte<S: Stage>(seed: u64) {
+pub(super) fn shutdown_follows_every_byte<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for count in [0, 1, 63, 64, 65, 1000] {
         let (key, mut peer) = bench.pair();
@@ -211,7 +211,7 @@ pub(super) fn shutdown_follows_every_byte<S: Stage>(seed: u64) {
         assert_eq!(bench.read_to_end(&mut peer), (pattern(count), End::Fin));
         // Only the sending side is closed.
         bench.write(&mut peer, b"reply");
-        bench.stage.shutdown(&mut peer);
+        bench.testbed.shutdown(&mut peer);
         assert_eq!(bench.recv_bytes(key, 1, 5), b"reply");
         assert_eq!(bench.recv(key, 1), Got::Ended);
         bench.close(key);
@@ -219,7 +219,7 @@ pub(super) fn shutdown_follows_every_byte<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn close_gives_fin_and_reset_gives_a_reset<S: Stage>(seed: u64) {
+pub(super) fn close_gives_fin_and_reset_gives_a_reset<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for shut_before in [false, true] {
         let (key, mut peer) = bench.pair();
@@ -240,7 +240,7 @@ pub(super) fn close_gives_fin_and_reset_gives_a_reset<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn reuse_of_a_key<S: Stage>(seed: u64) {
+pub(super) fn reuse_of_a_key<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for generation in 0..300 {
         let key = Key::new(3, generation);
@@ -254,9 +254,9 @@ pub(super) fn reuse_of_a_key<S: Stage>(seed: u64) {
         // Left behind for the next: events of bytes, of the end, of a reset.
         match generation % 4 {
             0 => bench.write(&mut peer, b"unread"),
-            1 => bench.stage.shutdown(&mut peer),
-            2 => bench.stage.reset(peer),
-            _ => bench.stage.close(peer),
+            1 => bench.testbed.shutdown(&mut peer),
+            2 => bench.testbed.reset(peer),
+            _ => bench.testbed.close(peer),
         }
         match generation % 3 {
             0 => bench.close_by(key, Op::Reset),
@@ -267,10 +267,10 @@ pub(super) fn reuse_of_a_key<S: Stage>(seed: u64) {
 }
 
 /// A slot is used anew while an event for its last use is still to be told.
-pub(super) fn reuse_within_a_batch<S: Stage>(seed: u64) {
+pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { permits: 40, ..Shape::default() });
     let to =
-        ConnectTo { target: bench.stage.listener(), source: None, tag: 0, deadline: Time::MAX };
+        ConnectTo { target: bench.testbed.listener(), source: None, tag: 0, deadline: Time::MAX };
     for generation in 0..20 {
         let (first, second) = (Key::new(1, 2 * generation), Key::new(2, 2 * generation));
         let mut first_peer = bench.pair_at(first);
@@ -278,9 +278,9 @@ pub(super) fn reuse_within_a_batch<S: Stage>(seed: u64) {
         bench.submit_pending(first, Op::Recv(1));
         bench.idle();
         // Both are ready; nothing is in flight on the second, so that it can be closed at once.
-        assert_eq!(bench.stage.write(&mut first_peer, b"now"), 3);
-        assert_eq!(bench.stage.write(&mut second_peer, b"for nobody"), 10);
-        bench.stage.shutdown(&mut second_peer);
+        assert_eq!(bench.testbed.write(&mut first_peer, b"now"), 3);
+        assert_eq!(bench.testbed.write(&mut second_peer, b"for nobody"), 10);
+        bench.testbed.shutdown(&mut second_peer);
         let anew = Key::new(2, 2 * generation + 1);
         let mut connected = None;
         bench.until_with("the slot in other hands", |engine, log, completion| {

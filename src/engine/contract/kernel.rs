@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::net::SendFlags;
 use socket2::SockRef;
 
-use super::{Parts, Stage};
+use super::{Parts, Testbed};
 use crate::base::time::Time;
 use crate::engine::sys::Kernel;
 use crate::engine::{Engine, MioEngine, Sink};
@@ -34,7 +34,7 @@ fn outcome(done: io::Result<usize>) -> Option<Result<usize, Errno>> {
     }
 }
 
-impl Stage for OnKernel {
+impl Testbed for OnKernel {
     type Engine = MioEngine<Kernel>;
     type Peer = TcpStream;
 

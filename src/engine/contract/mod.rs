@@ -1,12 +1,12 @@
 //! The contract of [`engine`](super), each rule a test, run on every engine: the readiness engine
 //! on the real kernel and on the simulated one, and the completions of the simulation.
 //!
-//! * here: what an engine's surroundings must offer ([`Stage`]), and which rule runs where.
+//! * here: what an engine's surroundings must offer ([`Testbed`]), and which rule runs where.
 //! * `bench`: an engine with a pool, permits and peers, that watches over "exactly once".
 //! * `sockets`, `bytes`, `endings`, `turns`: the rules.
-//! * `kernel`, `simulated`: the stages.
+//! * `kernel`, `simulated`: the testbeds.
 //!
-//! A further engine needs a stage and one line at the end of this file.
+//! A further engine needs a testbed and one line at the end of this file.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ struct Parts {
 }
 
 /// An engine's surroundings, with peers that the test moves.
-trait Stage: Sized {
+trait Testbed: Sized {
     type Engine: Engine;
     type Peer;
 
@@ -99,7 +99,7 @@ impl Drop for Seed {
     }
 }
 
-fn run<S: Stage>(rule: fn(u64)) {
+fn run<S: Testbed>(rule: fn(u64)) {
     for seed in 0..S::SEEDS {
         let _said = Seed(seed);
         rule(seed);
@@ -107,12 +107,12 @@ fn run<S: Stage>(rule: fn(u64)) {
 }
 
 macro_rules! rules_on {
-    ($engine:ident, $stage:ty, $($file:ident: $($rule:ident)*;)*) => {
+    ($engine:ident, $testbed:ty, $($file:ident: $($rule:ident)*;)*) => {
         mod $engine {
             $($(
                 #[test]
                 fn $rule() {
-                    super::run::<$stage>(super::$file::$rule::<$stage>);
+                    super::run::<$testbed>(super::$file::$rule::<$testbed>);
                 }
             )*)*
         }
@@ -120,9 +120,9 @@ macro_rules! rules_on {
 }
 
 macro_rules! contract {
-    ($engine:ident, $stage:ty) => {
+    ($engine:ident, $testbed:ty) => {
         rules_on! {
-            $engine, $stage,
+            $engine, $testbed,
             sockets:
                 accept_takes_a_permit_and_tells_a_canonical_peer
                 accept_without_a_permit_leaves_the_connection_waiting

@@ -1,4 +1,4 @@
-//! The simulated kernel as a stage, under both seams. Seed 0 is a world without any delay; the
+//! The simulated kernel as a testbed, under both seams. Seed 0 is a world without any delay; the
 //! others draw how long segments are under way and how badly readiness is told.
 
 use std::cell::{Cell, RefCell};
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Parts, Stage};
+use super::{Parts, Testbed};
 use crate::base::time::Time;
 use crate::engine::{MioEngine, Sink};
 use crate::error::Errno;
@@ -72,7 +72,7 @@ impl<E> InWorld<E> {
     }
 }
 
-impl<E: Seat> Stage for InWorld<E> {
+impl<E: Seat> Testbed for InWorld<E> {
     type Engine = E;
     type Peer = Peer;
 

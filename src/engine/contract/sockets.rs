@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Stage;
+use super::Testbed;
 use super::bench::{Bench, End, OutcomeOf, Shape, listener, pattern};
 use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
@@ -10,7 +10,7 @@ use crate::base::time::Time;
 use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
 
-pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u64) {
+pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for waits in [false, true] {
         if waits {
@@ -18,7 +18,7 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u
             bench.idle();
             assert_eq!(bench.permits.taken(), 0, "no permit is held while nobody is there");
         }
-        let mut peer = bench.stage.connect();
+        let mut peer = bench.testbed.connect();
         let outcome = match waits {
             true => bench.result(listener(), OpKind::Accept),
             false => bench.finish(listener(), Op::Accept),
@@ -28,7 +28,7 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u
         };
         assert_eq!(bench.permits.taken(), 1);
         assert!(address.is_ipv4(), "not canonical: {address}");
-        assert_eq!(address, bench.stage.address(&peer));
+        assert_eq!(address, bench.testbed.address(&peer));
         let key = bench.free_key();
         bench.adopt(key, socket, permit);
         bench.write(&mut peer, b"hello");
@@ -38,19 +38,19 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Stage>(seed: u
     bench.end();
 }
 
-pub(super) fn accept_without_a_permit_leaves_the_connection_waiting<S: Stage>(seed: u64) {
+pub(super) fn accept_without_a_permit_leaves_the_connection_waiting<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { permits: 1, ..Shape::default() });
     let (first, _first_peer) = bench.pair();
     // An engine without a permit may say so before it knows whether somebody waits.
     let at_once = bench.submit(listener(), Op::Accept);
-    let mut second_peer = bench.stage.connect();
+    let mut second_peer = bench.testbed.connect();
     let outcome = at_once.unwrap_or_else(|| bench.result(listener(), OpKind::Accept));
     assert!(matches!(outcome, Outcome::NoPermit), "{outcome:?}");
     let outcome = bench.finish(listener(), Op::Accept);
     assert!(matches!(outcome, Outcome::NoPermit), "{outcome:?}");
     bench.close(first);
     let (socket, address, permit) = bench.accept();
-    assert_eq!(address, bench.stage.address(&second_peer));
+    assert_eq!(address, bench.testbed.address(&second_peer));
     let second = bench.free_key();
     bench.adopt(second, socket, permit);
     bench.write(&mut second_peer, b"me too");
@@ -59,10 +59,10 @@ pub(super) fn accept_without_a_permit_leaves_the_connection_waiting<S: Stage>(se
     bench.end();
 }
 
-pub(super) fn accept_takes_all_who_wait_one_by_one<S: Stage>(seed: u64) {
+pub(super) fn accept_takes_all_who_wait_one_by_one<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
-    let peers: Vec<_> = (0..20).map(|_| bench.stage.connect()).collect();
-    let mut expected: HashSet<_> = peers.iter().map(|peer| bench.stage.address(peer)).collect();
+    let peers: Vec<_> = (0..20).map(|_| bench.testbed.connect()).collect();
+    let mut expected: HashSet<_> = peers.iter().map(|peer| bench.testbed.address(peer)).collect();
     while !expected.is_empty() {
         let (_, address, _) = bench.accept();
         assert!(expected.remove(&address), "{address} was accepted twice");
@@ -71,29 +71,29 @@ pub(super) fn accept_takes_all_who_wait_one_by_one<S: Stage>(seed: u64) {
     bench.idle();
     assert!(bench.is_in_flight(listener(), OpKind::Accept), "nobody is left");
     // The one who comes then is told of as the first was.
-    let late = bench.stage.connect();
+    let late = bench.testbed.connect();
     match bench.result(listener(), OpKind::Accept) {
         Outcome::Accepted { peer: Peer::Tcp(address), .. } => {
-            assert_eq!(address, bench.stage.address(&late));
+            assert_eq!(address, bench.testbed.address(&late));
         }
         other => panic!("{other:?}"),
     }
     bench.end();
 }
 
-pub(super) fn an_accepted_connection_that_is_dropped_is_closed<S: Stage>(seed: u64) {
+pub(super) fn an_accepted_connection_that_is_dropped_is_closed<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
-    let mut peer = bench.stage.connect();
+    let mut peer = bench.testbed.connect();
     drop(bench.accept());
     assert_eq!(bench.read_to_end(&mut peer), (vec![], End::Fin));
     bench.end();
 }
 
-fn to<S: Stage>(bench: &Bench<S>) -> ConnectTo {
-    ConnectTo { target: bench.stage.listener(), source: None, tag: 0, deadline: Time::MAX }
+fn to<S: Testbed>(bench: &Bench<S>) -> ConnectTo {
+    ConnectTo { target: bench.testbed.listener(), source: None, tag: 0, deadline: Time::MAX }
 }
 
-pub(super) fn connect_joins_two_keys<S: Stage>(seed: u64) {
+pub(super) fn connect_joins_two_keys<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for _ in 0..3 {
         let near = bench.free_key();
@@ -113,7 +113,7 @@ pub(super) fn connect_joins_two_keys<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn connect_is_refused_where_nobody_listens<S: Stage>(seed: u64) {
+pub(super) fn connect_is_refused_where_nobody_listens<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let to = to(&bench);
     assert!(matches!(bench.finish(listener(), Op::Close), Outcome::Closed { unaccepted: 0 }));
@@ -126,7 +126,7 @@ pub(super) fn connect_is_refused_where_nobody_listens<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancelled_connect_completes_once<S: Stage>(seed: u64) {
+pub(super) fn cancelled_connect_completes_once<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for _ in 0..5 {
         let key = bench.free_key();
@@ -142,22 +142,22 @@ pub(super) fn cancelled_connect_completes_once<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancelled_accept_completes_once_and_loses_nobody<S: Stage>(seed: u64) {
+pub(super) fn cancelled_accept_completes_once_and_loses_nobody<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     for comes_before in [false, true, false, true] {
         bench.submit_pending(listener(), Op::Accept);
         bench.idle();
-        let before = comes_before.then(|| bench.stage.connect());
+        let before = comes_before.then(|| bench.testbed.connect());
         let cancelled = bench.finish(listener(), Op::Cancel);
         assert!(matches!(cancelled, Outcome::Done), "{cancelled:?}");
-        let peer = before.unwrap_or_else(|| bench.stage.connect());
+        let peer = before.unwrap_or_else(|| bench.testbed.connect());
         let accepted: OutcomeOf<S> = match bench.take(listener(), OpKind::Accept) {
             Some(Outcome::Cancelled) => bench.finish(listener(), Op::Accept),
             other => other.expect("Accept completes before Cancel"),
         };
         match accepted {
             Outcome::Accepted { peer: Peer::Tcp(address), .. } => {
-                assert_eq!(address, bench.stage.address(&peer));
+                assert_eq!(address, bench.testbed.address(&peer));
             }
             other => panic!("{other:?}"),
         }
@@ -165,10 +165,10 @@ pub(super) fn cancelled_accept_completes_once_and_loses_nobody<S: Stage>(seed: u
     bench.end();
 }
 
-pub(super) fn closing_a_listener_tells_who_waited<S: Stage>(seed: u64) {
+pub(super) fn closing_a_listener_tells_who_waited<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, mut accepted) = bench.pair();
-    let mut waiting: Vec<_> = (0..3).map(|_| bench.stage.connect()).collect();
+    let mut waiting: Vec<_> = (0..3).map(|_| bench.testbed.connect()).collect();
     let closed = bench.finish(listener(), Op::Close);
     assert!(matches!(closed, Outcome::Closed { unaccepted: 3 }), "{closed:?}");
     for peer in &mut waiting {
@@ -181,7 +181,7 @@ pub(super) fn closing_a_listener_tells_who_waited<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn thousands_of_keys<S: Stage>(seed: u64) {
+pub(super) fn thousands_of_keys<S: Testbed>(seed: u64) {
     // One world of that size is enough for a test.
     let many = if seed > 0 { 100 } else { S::MANY };
     let shape = Shape { permits: many, buffers: many as u32, buffer_size: 16, window: 64 };
@@ -193,7 +193,7 @@ pub(super) fn thousands_of_keys<S: Stage>(seed: u64) {
     let message = |number: usize| [&(number as u32).to_le_bytes()[..], &pattern(5)].concat();
     for (number, (_, peer)) in all.iter_mut().enumerate() {
         let bytes = message(number);
-        assert_eq!(bench.stage.write(peer, &bytes), bytes.len());
+        assert_eq!(bench.testbed.write(peer, &bytes), bytes.len());
     }
     // The last first: completions may come in any order, and be looked at in any.
     for (number, (key, peer)) in all.iter_mut().enumerate().rev() {

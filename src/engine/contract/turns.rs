@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use super::Stage;
+use super::Testbed;
 use super::bench::{Bench, End, GUARD, Shape, listener, pattern, submit};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::engine::{Engine, LEASES_PER_RECV_MAX, Op, Outcome};
 
-pub(super) fn a_deadline_ends_a_poll<S: Stage>(seed: u64) {
+pub(super) fn a_deadline_ends_a_poll<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     bench.idle();
     for millis in [1, 20] {
@@ -32,7 +32,7 @@ pub(super) fn a_deadline_ends_a_poll<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn a_poll_without_waiting<S: Stage>(seed: u64) {
+pub(super) fn a_poll_without_waiting<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, mut peer) = bench.pair();
     bench.submit_pending(key, Op::Recv(1));
@@ -53,7 +53,7 @@ pub(super) fn a_poll_without_waiting<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn the_waker_ends_one_poll<S: Stage>(seed: u64) {
+pub(super) fn the_waker_ends_one_poll<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     bench.idle();
     for times in [1, 1, 3] {
@@ -73,7 +73,7 @@ pub(super) fn the_waker_ends_one_poll<S: Stage>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn cancelled_operations_are_told_without_waiting<S: Stage>(seed: u64) {
+pub(super) fn cancelled_operations_are_told_without_waiting<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, _peer) = bench.pair();
     bench.submit_pending(key, Op::Recv(1));
@@ -93,14 +93,14 @@ pub(super) fn cancelled_operations_are_told_without_waiting<S: Stage>(seed: u64)
 }
 
 /// An echo that is driven by the sink alone.
-pub(super) fn the_sink_may_submit<S: Stage>(seed: u64) {
+pub(super) fn the_sink_may_submit<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffer_size: 8, ..Shape::default() });
     let mut all: Vec<(Key, S::Peer)> = (0..4).map(|_| bench.pair()).collect();
     let message = pattern(100);
     for (key, peer) in &mut all {
         bench.submit_pending(*key, Op::Recv(2));
-        assert_eq!(bench.stage.write(peer, &message), message.len());
-        bench.stage.shutdown(peer);
+        assert_eq!(bench.testbed.write(peer, &message), message.len());
+        bench.testbed.shutdown(peer);
     }
     let mut closed = 0;
     bench.until_with("everybody is done", |engine, log, completion| {
@@ -131,19 +131,19 @@ pub(super) fn the_sink_may_submit<S: Stage>(seed: u64) {
 }
 
 /// Asserts that the engine panics.
-fn assert_forbidden<S: Stage>(bench: &mut Bench<S>, key: Key, op: Op) {
+fn assert_forbidden<S: Testbed>(bench: &mut Bench<S>, key: Key, op: Op) {
     let submitted = catch_unwind(AssertUnwindSafe(|| drop(bench.engine.submit(key, op))));
     assert!(submitted.is_err(), "it was passed over in silence");
 }
 
-pub(super) fn two_receives_at_once_panic<S: Stage>(seed: u64) {
+pub(super) fn two_receives_at_once_panic<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, _peer) = bench.pair();
     bench.submit_pending(key, Op::Recv(1));
     assert_forbidden(&mut bench, key, Op::Recv(LEASES_PER_RECV_MAX as u8));
 }
 
-pub(super) fn two_sends_at_once_panic<S: Stage>(seed: u64) {
+pub(super) fn two_sends_at_once_panic<S: Testbed>(seed: u64) {
     let buffer_size = if S::EXACT_TIME { 64 } else { 65_536 };
     let mut bench = Bench::<S>::new(seed, Shape { buffer_size, ..Shape::default() });
     let stream = pattern(if S::EXACT_TIME { 20_000 } else { 32 << 20 });
@@ -155,13 +155,13 @@ pub(super) fn two_sends_at_once_panic<S: Stage>(seed: u64) {
     drop(bench.read_now(&mut peer));
 }
 
-pub(super) fn two_accepts_at_once_panic<S: Stage>(seed: u64) {
+pub(super) fn two_accepts_at_once_panic<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     bench.submit_pending(listener(), Op::Accept);
     assert_forbidden(&mut bench, listener(), Op::Accept);
 }
 
-pub(super) fn closing_with_a_receive_in_flight_panics<S: Stage>(seed: u64) {
+pub(super) fn closing_with_a_receive_in_flight_panics<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape::default());
     let (key, _peer) = bench.pair();
     bench.submit_pending(key, Op::Recv(1));

@@ -1,13 +1,14 @@
 //! The readiness engine: completions made out of edge-triggered readiness and plain system calls.
 //!
-//! Each socket is registered once, for everything, and never again. What it is ready for is
-//! remembered, so that an operation is tried only when it can do something:
+//! Each socket is registered once, for all kinds of readiness. The engine remembers what it is ready
+//! for, so that it tries an operation only when the operation can make progress:
 //!
-//! * A receive that fills less than it was given has drained the socket: no call is spent on
-//!   finding EAGAIN. It has not if the peer has closed its side (the end of the stream gives no
-//!   event of its own when it came with the last bytes), or if there is urgent data (a receive
-//!   stops at its mark): then it is read on.
-//! * A send is tried at once, and waited for only after it took less than it was given.
+//! * A receive that fills less than it was given has drained the socket, so no call is spent on finding
+//!   EAGAIN. There are two exceptions, after which the engine reads on: the peer has closed its side
+//!   (FIN gives no event of its own if it came with the last bytes), or there is urgent data (a receive
+//!   stops at its mark).
+//! * A send is tried at once. The engine waits for writability only after a send took less than it was
+//!   given.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub struct MioEngine<S: Sys> {
     listeners: Vec<Listener<S::Socket>>,
     /// Empty between calls of `poll`.
     ready: Vec<Readiness>,
-    /// Ended by Cancel, and not yet told.
+    /// Ended by Cancel, and not yet reported.
     cancelled: VecDeque<Key>,
 }
 
@@ -118,7 +119,7 @@ impl<S: Sys> MioEngine<S> {
     }
 
     #[cfg(any(test, feature = "sim"))]
-    /// Whether the next poll has something to tell that no system call is needed for.
+    /// Whether the next poll has completions to report without a system call.
     pub(crate) fn has_cancelled(&self) -> bool {
         !self.cancelled.is_empty()
     }
@@ -135,7 +136,7 @@ impl<S: Sys> MioEngine<S> {
         *slot = Slot {
             socket: Some(socket),
             generation: key.generation(),
-            // A connected socket has room to send; what it has to read is told by an event.
+            // A connected socket has room to send; an event reports what there is to read.
             writable: !connecting,
             connecting,
             ..Slot::empty()
@@ -177,8 +178,8 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    /// Tries to send, and takes what is sent off the chain; `None` if it has to wait, and all of the
-    /// chain is kept.
+    /// Tries to send, and removes what is sent from the chain. `None` if the send has to wait; the engine
+    /// then keeps the whole chain.
     #[inline(always)]
     fn try_send(
         sys: &mut S,
@@ -206,7 +207,7 @@ impl<S: Sys> MioEngine<S> {
         Ok(None)
     }
 
-    /// Tries the Connect in flight, of which the system has said something.
+    /// Tries to complete the Connect in flight after an event.
     fn try_connect(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
         let slot = &mut self.sockets[key.slot() as usize];
         if !slot.connecting || !slot.writable {
@@ -318,7 +319,7 @@ impl<S: Sys> MioEngine<S> {
     }
 
     fn close(&mut self, key: Key, how: fn(&mut S, S::Socket)) -> Submitted<S::Socket> {
-        // A connection whose Connect failed at once never had a socket.
+        // A connection whose Connect failed at once has no socket.
         let Some(slot) = find(&mut self.sockets, key) else {
             return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
         };
@@ -337,17 +338,17 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    fn tell_cancelled(&mut self, sink: &mut impl Sink<Self>) {
+    fn report_cancelled(&mut self, sink: &mut impl Sink<Self>) {
         while let Some(key) = self.cancelled.pop_front() {
             let outcome = match key.op() {
                 OpKind::Cancel => Outcome::Done,
                 _ => Outcome::Cancelled,
             };
-            self.tell(key, outcome, sink);
+            self.report(key, outcome, sink);
         }
     }
 
-    /// Completes what the readiness of one socket makes possible.
+    /// Completes the operations that the readiness of one socket makes possible.
     #[inline(always)]
     fn on_ready(&mut self, readiness: Readiness, sink: &mut impl Sink<Self>) {
         let key = Key::from_bits(readiness.token);
@@ -360,10 +361,10 @@ impl<S: Sys> MioEngine<S> {
         slot.readable |= readiness.readable;
         slot.writable |= readiness.writable;
         slot.read_on |= readiness.read_on;
-        // A Recv into one buffer with nothing beside it, which is how an echo begins, has a short way
-        // of its own.
+        // A Recv into one buffer and nothing else, which is how an echo begins, has a short path of its
+        // own.
         if slot.connecting || slot.sending.is_some() || slot.receiving > 1 {
-            return self.go_on(key, sink);
+            return self.resume(key, sink);
         }
         match Self::try_recv(&mut self.sys, &self.pool, slot) {
             Ok(chain) => sink.received(self, key, chain),
@@ -374,7 +375,7 @@ impl<S: Sys> MioEngine<S> {
     #[inline]
     fn not_received(&mut self, key: Key, why: NoBytes, sink: &mut impl Sink<Self>) {
         if let Some(outcome) = why.outcome() {
-            self.tell(key.with(OpKind::Recv), outcome, sink);
+            self.report(key.with(OpKind::Recv), outcome, sink);
         }
     }
 
@@ -382,39 +383,39 @@ impl<S: Sys> MioEngine<S> {
     fn listener_ready(&mut self, index: usize, readable: bool, sink: &mut impl Sink<Self>) {
         self.listeners[index].readable |= readable;
         if let Some(outcome) = self.try_accept(index) {
-            self.tell(Key::listener(index).with(OpKind::Accept), outcome, sink);
+            self.report(Key::listener(index).with(OpKind::Accept), outcome, sink);
         }
     }
 
-    /// Goes on with all that had to wait. With the Send first: it gives leases back, and what it
-    /// sends was received before.
+    /// Resumes all that had to wait. The Send comes first: it gives leases back, and it sends what was
+    /// received before.
     #[inline(never)]
-    fn go_on(&mut self, key: Key, sink: &mut impl Sink<Self>) {
+    fn resume(&mut self, key: Key, sink: &mut impl Sink<Self>) {
         let slot = known(&mut self.sockets, key);
         if slot.connecting {
             if let Some(outcome) = self.try_connect(key) {
-                self.tell(key.with(OpKind::Connect), outcome, sink);
+                self.report(key.with(OpKind::Connect), outcome, sink);
             }
             return;
         }
         if let Some(mut chain) = slot.sending.take() {
             let sent = Self::try_send(&mut self.sys, slot, &mut chain);
             if let Some(outcome) = sent_outcome(sent, chain) {
-                self.tell(key.with(OpKind::Send), outcome, sink);
+                self.report(key.with(OpKind::Send), outcome, sink);
             }
         }
         // The connection may have been closed over it, and another have its slot.
         if let Some(slot) = find(&mut self.sockets, key) {
             match Self::try_recv(&mut self.sys, &self.pool, slot) {
-                Ok(chain) => self.tell(key.with(OpKind::Recv), Outcome::Received(chain), sink),
+                Ok(chain) => self.report(key.with(OpKind::Recv), Outcome::Received(chain), sink),
                 Err(why) => self.not_received(key, why, sink),
             }
         }
     }
 
-    /// Tells of an operation that has ended.
+    /// Reports a completion.
     #[inline(never)]
-    fn tell(&mut self, key: Key, outcome: Outcome<S::Socket>, sink: &mut impl Sink<Self>) {
+    fn report(&mut self, key: Key, outcome: Outcome<S::Socket>, sink: &mut impl Sink<Self>) {
         sink.complete(self, Completion { key, outcome });
     }
 }
@@ -447,7 +448,7 @@ fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Sock
     (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
 }
 
-/// The socket with this key, which is known to be there.
+/// The socket with this key, which must be there.
 #[inline]
 fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
@@ -510,7 +511,7 @@ impl<S: Sys> Engine for MioEngine<S> {
         let mut ready = std::mem::take(&mut self.ready);
         let waited = self.sys.wait(deadline, &mut ready);
         sink.turn(self.sys.now());
-        self.tell_cancelled(sink);
+        self.report_cancelled(sink);
         for readiness in ready.drain(..) {
             self.on_ready(readiness, sink);
         }

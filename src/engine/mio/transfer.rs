@@ -40,7 +40,7 @@ impl NoBytes {
     }
 }
 
-/// Fills one buffer. Answers what came, and how much there was room for.
+/// Fills one buffer. Returns what was received, and how many bytes there was room for.
 #[inline(always)]
 pub(super) fn recv_one<S: Sys>(
     sys: &mut S,
@@ -104,7 +104,7 @@ pub(super) fn offered(chain: &Chain) -> usize {
     }
 }
 
-/// Sends the begin of a chain with one call. Answers how much was taken.
+/// Sends the beginning of a chain with one call. Returns how many bytes the kernel took.
 #[inline(always)]
 pub(super) fn send_some<S: Sys>(
     sys: &mut S,

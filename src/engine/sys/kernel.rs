@@ -291,7 +291,7 @@ impl Timer {
         Ok(Timer { descriptor, armed: None })
     }
 
-    /// Has the next wait end at `deadline`. Answers the time-out to give to mio.
+    /// Makes the next wait end at `deadline`. Returns the time-out for mio.
     ///
     /// A timer that is armed for an earlier time is left as it is: the wait ends early, and the
     /// caller asks again. So a deadline that moves with every turn of the loop costs no system call

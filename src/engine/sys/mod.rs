@@ -21,22 +21,21 @@ pub use kernel::{Kernel, monotonic_now};
 
 pub use crate::net::bind::Listening;
 
-/// What the system says of a socket. Edge-triggered: said once when it begins to be true.
+/// What a socket is ready for. Edge-triggered: reported once, when it becomes ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
     /// The key that the socket was registered with.
     pub token: u64,
-    /// There may be something to receive or to accept, the end of the stream and errors included.
+    /// There may be something to receive or to accept; this includes the end of the stream and errors.
     pub readable: bool,
-    /// There may be room to send, or an error to be told.
+    /// There may be room to send, or an error to be read.
     pub writable: bool,
-    /// The peer has closed its side, or there is urgent data, or an error: a short receive does
-    /// not mean that the socket is drained.
+    /// The peer has closed its side, or there is urgent data or an error: a short receive does not mean
+    /// that the socket is drained.
     pub read_on: bool,
 }
 
-/// The system calls. None of them blocks but [`wait`](Sys::wait). A call that was interrupted
-/// (EINTR) is repeated inside.
+/// The system calls. Only [`wait`](Sys::wait) blocks. A call that is interrupted (EINTR) is repeated.
 pub trait Sys {
     /// A socket; dropping it closes it.
     type Socket: std::fmt::Debug;
@@ -44,20 +43,20 @@ pub trait Sys {
     /// Reads the monotonic clock.
     fn now(&self) -> Time;
 
-    /// Something that ends the current or the next [`wait`](Sys::wait), from any thread.
+    /// A waker that ends the current or the next [`wait`](Sys::wait), from any thread.
     fn waker(&self) -> Waker;
 
-    /// Waits until a socket is ready, the waker is used or `deadline` is reached (`None`: without
-    /// limit; a time that has passed: not at all), and puts what is ready into `ready`, which is
-    /// empty. May come back early with nothing, but never later than the deadline by more than some
-    /// tens of microseconds on a machine that has a core to spare.
+    /// Waits until a socket is ready, the waker is used or `deadline` is reached, and puts what is ready
+    /// into `ready`, which must be empty. Without a deadline it waits without limit; with one that has
+    /// passed it does not wait. It may return early with nothing ready. On a machine with a free core it
+    /// returns at most some tens of microseconds after the deadline.
     ///
     /// # Errors
     /// None that can be recovered from.
     fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno>;
 
-    /// Registers a socket for all kinds of readiness, edge-triggered, once and for all. What is
-    /// ready now is told by the next [`wait`](Sys::wait).
+    /// Registers a socket for all kinds of readiness, edge-triggered. The next [`wait`](Sys::wait)
+    /// reports what it is ready for now.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC.
@@ -74,8 +73,8 @@ pub trait Sys {
     /// The number of connections that wait in a listener's backlog, as far as the system tells.
     fn backlog(&self, listener: &Listening<Self::Socket>) -> u32;
 
-    /// Makes a socket and begins to connect it. The outcome is told by
-    /// [`connect_error`](Sys::connect_error) when the socket becomes writable.
+    /// Makes a socket and begins to connect it. When the socket becomes writable,
+    /// [`connect_error`](Sys::connect_error) returns the result.
     ///
     /// # Errors
     /// Those of socket, bind and connect; never EINPROGRESS.
@@ -85,7 +84,7 @@ pub trait Sys {
         source: Option<IpAddr>,
     ) -> Result<Self::Socket, Errno>;
 
-    /// How connecting went.
+    /// The result of connecting.
     ///
     /// # Errors
     /// ECONNREFUSED, ETIMEDOUT, ENETUNREACH and so on.
@@ -113,7 +112,7 @@ pub trait Sys {
     /// ENOTCONN if the peer has reset the connection.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
-    /// Bytes that were sent and that the peer has not acknowledged; `None` where that is not known.
+    /// Bytes that were sent and that the peer has not acknowledged; `None` if that is not known.
     fn unacknowledged(&self, _socket: &Self::Socket) -> Option<u32> {
         None
     }

@@ -1,12 +1,12 @@
-//! Making the sockets that a server listens on: which addresses go together, and one socket of each
-//! address for every worker. Accepting from them is done elsewhere.
+//! Makes the sockets that a server listens on: checks which addresses can be used together, and makes
+//! one socket of each address for every worker. The engine accepts from them.
 //!
-//! With one socket for each worker the kernel spreads the connections (SO_REUSEPORT). Set at once,
-//! that option would also let a second daemon take half of the connections without a word. So the
-//! first socket of an address binds and listens without it, and one of the two fails if anyone else
-//! has the port: bind if the other listens already (SO_REUSEADDR lets two sockets bind that do not
-//! listen yet), listen if both have bound at the same moment. The option is set then, and the
-//! sockets of the other workers join.
+//! With one socket per worker the kernel spreads the connections (SO_REUSEPORT). If that option were
+//! set from the start, a second daemon could take half of the connections unnoticed. So the first
+//! socket of an address binds and listens without it, and one of the two calls fails if another process
+//! has the port: `bind` if that process listens already (SO_REUSEADDR lets two sockets bind that do not
+//! listen yet), `listen` if both have bound at the same moment. After that the option is set, and the
+//! sockets of the other workers are added.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,11 +25,12 @@ pub(crate) use super::accept_queue::backlog_waiting;
 pub(crate) use address::ListenAddress;
 pub use address::ToEndpoints;
 
-/// A peer that says nothing is asked whether it still exists after this time, ...
+/// The first keepalive probe is sent to an idle peer after this time, ...
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// ... again at this interval, ...
+/// ... further ones at this interval, ...
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ... and is lost after this many questions without an answer: two minutes for a pulled cable.
+/// ... and the connection is lost after this many probes without a reply: two minutes after a cable is
+/// pulled.
 const KEEPALIVE_PROBES: u32 = 6;
 
 /// The sockets of one endpoint.
@@ -61,8 +62,8 @@ impl Bound {
 
 /// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
 ///
-/// All of them are bound before the first one listens, so that a start that fails has hardly ever
-/// let a client in.
+/// All of them are bound before the first one listens, so that a start that fails has rarely accepted
+/// a client.
 pub(crate) fn bind_all(
     endpoints: &[Endpoint],
     workers: usize,
@@ -71,8 +72,8 @@ pub(crate) fn bind_all(
 ) -> Result<Vec<Bound>, StartError> {
     let addresses = check(endpoints)?;
     log_clipped_backlog(backlog);
-    // A listening socket that is handed over by a parent or a service manager would come in here,
-    // as a second kind of `First` that neither binds nor is shared.
+    // A listening socket that is inherited from a parent or a service manager would be added here, as a
+    // second kind of `First` that neither binds nor is shared.
     let firsts = addresses
         .iter()
         .map(|address| First::bind(*address, &addresses, share_port))
@@ -80,8 +81,8 @@ pub(crate) fn bind_all(
     firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
 }
 
-/// Checks that the endpoints can be listened on together; answers their addresses, in order, with
-/// IPv4-mapped ones as the IPv4 addresses that they are.
+/// Checks that the endpoints can be listened on together. Returns their addresses, in order, with
+/// IPv4-mapped addresses converted to IPv4.
 pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartError> {
     if endpoints.is_empty() {
         return Err(StartError::NothingToListenOn);
@@ -91,7 +92,7 @@ pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartErro
         let Some(address) = endpoint.socket_addr().map(canonical) else {
             return Err(StartError::Unsupported(endpoint.clone()));
         };
-        // Each request for a free port gets another one, so these never clash.
+        // Each request for port 0 gets another free port, so these never clash.
         if address.port() != 0 && addresses.contains(&address) {
             return Err(StartError::ListenedTwice(endpoint.clone()));
         }
@@ -106,7 +107,7 @@ pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartErro
     Ok(addresses)
 }
 
-/// Whether the wildcard address `wide` takes the connections to `address` too.
+/// Whether the wildcard address `wide` also accepts the connections to `address`.
 fn covers(wide: &SocketAddr, address: &SocketAddr, all: &[SocketAddr]) -> bool {
     let same_port = wide.port() == address.port() && wide.port() != 0;
     let narrower = wide.ip().is_unspecified() && !address.ip().is_unspecified();
@@ -114,7 +115,8 @@ fn covers(wide: &SocketAddr, address: &SocketAddr, all: &[SocketAddr]) -> bool {
     same_port && narrower && (same_family || (wide.is_ipv6() && !ipv4_beside(wide, all)))
 }
 
-/// Whether `0.0.0.0` is listened on at the port of `wide`, which is `[::]`: IPv4 clients go there.
+/// Whether the server also listens on `0.0.0.0` at the port of `wide`, which is `[::]`: IPv4 clients
+/// connect there.
 fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
     let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
     wide.port() != 0 && all.contains(&ipv4)
@@ -189,8 +191,8 @@ fn no_ipv6(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
 }
 
-/// Whether sockets can have IPv6 addresses here. A kernel without it, and a container that it is
-/// switched off in, both lack `::1`.
+/// Whether sockets can have IPv6 addresses here. `::1` is missing both in a kernel without IPv6 and in a
+/// container where it is turned off.
 fn has_ipv6() -> bool {
     match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
         Ok(_) => true,
@@ -228,7 +230,7 @@ fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_nodelay(true).map_err(|error| ("setsockopt TCP_NODELAY", error))?;
     socket.set_tcp_keepalive(&keepalive).map_err(|error| ("setsockopt SO_KEEPALIVE", error))?;
-    // An urgent byte is a byte like any other here, and comes back in its place.
+    // An urgent byte is echoed in its place like any other byte.
     socket.set_out_of_band_inline(true).map_err(|error| ("setsockopt SO_OOBINLINE", error))
 }
 
@@ -241,7 +243,7 @@ fn failed(address: SocketAddr, (call, error): Failure) -> StartError {
     }
 }
 
-/// Linux cuts a backlog down to its own limit without saying so.
+/// Linux reduces a backlog to its own limit without an error.
 fn log_clipped_backlog(backlog: u32) {
     let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
     let limit = limit.ok().and_then(|text| text.trim().parse::<u32>().ok());

@@ -83,7 +83,7 @@ const STEPS_MAX: u64 = 300_000;
 
 /// Runs one seed.
 pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
-    // Drawn apart, so that a seed without a layer is what it always was.
+    // Drawn separately, so that a seed without a layer stays the same.
     let layered = fastrand::Rng::with_seed(seed ^ 0x001a_7e55).u8(0..8) == 0;
     match (seam, layered) {
         (Seam::Readiness, false) => run_with::<MioEngine<SimSys>, _>(seed, told, || Plain),

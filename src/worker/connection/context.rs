@@ -1,5 +1,5 @@
-//! What a worker remembers of one connection. Preallocated, and small: 10,000 clients are 10,000 of
-//! these.
+//! What a worker keeps for one connection. It is preallocated and small, because there is one for each
+//! of 10,000 clients.
 
 use std::fmt;
 
@@ -26,11 +26,11 @@ pub(crate) struct Origin {
 /// A connection. `Layer` is the state of its byte layer.
 pub(crate) struct Context<Session, Layer = ()> {
     pub(crate) machine: Machine,
-    /// Whether the peer is known and the service has been told of the connection.
+    /// Whether the peer is known and `Service::open` has been called.
     pub(crate) opened: bool,
-    /// The peer has sent FIN, and the byte layer has not been told so yet.
+    /// The peer has sent FIN, and the byte layer has not handled that yet.
     pub(crate) ended: bool,
-    /// How many buffers its next receive may fill: learnt from the last ones.
+    /// How many buffers the next receive may fill, derived from the last ones.
     pub(crate) leases_wanted: u8,
     /// What the worker has to look after once the service has been called.
     pub(crate) attention: Attention,
@@ -51,7 +51,7 @@ pub(crate) struct Context<Session, Layer = ()> {
     pub(crate) deadline: Time,
     /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
     pub(crate) stalled_since: Time,
-    /// What the peer had not acknowledged when that was last looked at.
+    /// Bytes that the peer had not acknowledged at the last look.
     pub(crate) unacknowledged: Option<u32>,
     /// Since when input has been left; meaningful while it holds some.
     pub(crate) held_since: Time,
@@ -128,9 +128,8 @@ impl<Session, Layer> Context<Session, Layer> {
         (connection, &mut self.session)
     }
 
-    /// Takes note that a Send has completed, with so many bytes of the service's; what it has left is
-    /// still to be sent. Returns whether the service, if it wants to, is to hear that all its output
-    /// is sent.
+    /// Records that a Send has completed, with `bytes` of the service's. Returns whether
+    /// `Service::sent` is due: all output is sent.
     #[inline]
     pub(crate) fn sent(&mut self, bytes: usize, now: Time) -> bool {
         self.active_at = now;
@@ -139,7 +138,7 @@ impl<Session, Layer> Context<Session, Layer> {
         self.output.is_empty() && self.machine.delivers()
     }
 
-    /// Whether the service has been told of the connection, and is still to be asked about it.
+    /// Whether the service knows the connection and may still be called for it.
     pub(crate) fn is_open(&self) -> bool {
         self.opened && self.machine.is_open()
     }
@@ -154,7 +153,7 @@ impl<Session, Layer> Context<Session, Layer> {
         self.connect_error.is_none() && !self.machine.is_connecting()
     }
 
-    /// Who it was and what it moved, for the log.
+    /// The id, the peer and the byte counts, for the log.
     pub(crate) fn summary(&self) -> Option<Summary> {
         self.was_established().then_some(Summary {
             id: self.id,
@@ -165,7 +164,7 @@ impl<Session, Layer> Context<Session, Layer> {
     }
 }
 
-/// A closed connection, as the log tells of it.
+/// A closed connection, as the log shows it.
 pub(crate) struct Summary {
     id: ConnectionId,
     peer: Peer,
@@ -180,7 +179,7 @@ impl fmt::Display for Summary {
     }
 }
 
-// Three cache lines and a bit without a session, so that 10,000 idle clients are 2 MiB.
+// Little more than three cache lines without a session: 10,000 idle clients take 2 MiB.
 const _: () = assert!(size_of::<Context<()>>() <= 208);
 
 #[cfg(test)]

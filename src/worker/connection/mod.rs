@@ -1,7 +1,8 @@
-//! One connection: its state machine, what is remembered of it, and the table of all of a worker's.
+//! One connection: its state machine, what the worker keeps for it, and the table of a worker's
+//! connections.
 //!
 //! * `machine`: which operation comes next. Pure: no descriptor, no clock, no I/O.
-//! * `context`: what is remembered of a connection, preallocated.
+//! * `context`: what the worker keeps for a connection, preallocated.
 //! * `table`: the contexts of a worker, by slot and generation.
 
 mod context;

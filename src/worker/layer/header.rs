@@ -72,7 +72,7 @@ impl Held {
         if self.wire.extend_last(bytes) {
             return true;
         }
-        let Some(mut lease) = pool.lease() else { return false };
+        let Some(mut lease) = pool.lease_in_turn() else { return false };
         if lease.extend_from_slice(bytes) < bytes.len() {
             panic!("a buffer holds {} bytes", bytes.len());
         }
@@ -101,7 +101,7 @@ impl Held {
     fn seal(&mut self, output: &mut Chain, key: u8, pool: &Pool) {
         while !output.is_empty() {
             let lease = output.pop_own().or_else(|| {
-                let mut copy = pool.lease()?;
+                let mut copy = pool.lease_in_turn()?;
                 let copied = copy.extend_from_slice(output.first_slice());
                 output.consume(copied);
                 Some(copy)

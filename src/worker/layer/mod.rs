@@ -14,8 +14,9 @@
 //!    order in which [`outgoing`](Layer::outgoing) has them.
 //! 4. An error closes the connection for the reason that the layer returns. What the layer and the
 //!    service have put on the output before is still sent, with FIN behind it.
-//! 5. A layer that needs a buffer and finds none says so in [`starves`](Layer::starves). The
-//!    connection then waits in the worker's queue for buffers, and the layer is called again.
+//! 5. A layer takes buffers with [`Pool::lease_in_turn`]: connections that wait come first. A layer
+//!    that needs a buffer and gets none says so in [`starves`](Layer::starves). The connection then
+//!    waits in the worker's queue for buffers, and the layer is called again before the service is.
 //! 6. Neither call may block, or allocate once the connection has begun.
 //!
 //! [`Plain`] is the layer of a connection that has none. It is a layer like any other, but all of it
@@ -27,6 +28,7 @@ use crate::base::endpoint::Peer;
 use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod header;
 #[cfg(test)]
 mod tests;

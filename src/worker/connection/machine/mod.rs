@@ -1,5 +1,5 @@
-//! Which operation a connection needs next: a state machine that is told events and asked for
-//! actions, and does nothing itself.
+//! Which operation a connection needs next: a state machine that takes events and returns actions, and
+//! does no I/O itself.
 //!
 //! A connection has a receiving side ([`Rx`]), a sending side ([`Tx`]) and a [`Phase`]:
 //!
@@ -13,7 +13,7 @@
 //!
 //! Open can have sent FIN too, after a half-close: then it is only read.
 //!
-//! Finishing sends what is left, then FIN. Lingering reads on and throws away until the peer's FIN,
+//! Finishing sends what is left, then FIN. Lingering reads and discards input until the peer's FIN,
 //! because closing a socket with unread input resets the connection and destroys what was sent.
 //! Closing is entered only when no operation is in flight. It is a reset if output was lost: FIN
 //! would tell the peer that it has everything.
@@ -168,7 +168,7 @@ impl Machine {
         self.tx == Tx::Connecting
     }
 
-    /// Whether the connection is established, and its service is to be asked.
+    /// Whether the socket is connected, and this side has not begun to close.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open && !self.is_connecting()
     }
@@ -188,7 +188,7 @@ impl Machine {
         self.paused
     }
 
-    /// Whether what is received goes to the service; otherwise it is thrown away.
+    /// Whether what is received goes to the service; otherwise it is discarded.
     #[inline]
     pub(crate) fn delivers(&self) -> bool {
         self.phase == Phase::Open
@@ -242,7 +242,7 @@ impl Machine {
         }
     }
 
-    /// Takes note of an event.
+    /// Applies an event.
     ///
     /// # Panics
     /// If the event cannot happen in this state: the engine or the worker has broken its contract.
@@ -301,7 +301,7 @@ impl Machine {
         }
     }
 
-    /// What [`next`](Machine::next) would answer.
+    /// What [`next`](Machine::next) would return.
     #[cold]
     pub(crate) fn peek(mut self, output: bool) -> Action {
         self.next(output)
@@ -309,8 +309,8 @@ impl Machine {
 
     /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
     ///
-    /// To be asked until it answers [`Action::Rest`]. It does so after an [`Action::Recv`] that has
-    /// to wait, so that it need not be asked then.
+    /// To be called until it returns [`Action::Rest`]. After an [`Action::Recv`] that is pending it would
+    /// return that, so it need not be called then.
     #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
         // Apart from the others: no jump table on the way of every byte.
