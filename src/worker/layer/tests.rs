@@ -15,7 +15,7 @@ use crate::engine::MioEngine;
 use crate::engine::sys::Kernel;
 use crate::error::CloseReason;
 use crate::net::bind;
-use crate::service::{Answer, Connection, Service};
+use crate::service::{Answer, Connection, Message, Service, To, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
@@ -30,18 +30,50 @@ const KEY: u8 = 0x3C;
 enum Told {
     Open(Peer),
     Data(Vec<u8>),
+    /// There was no buffer to reply with.
+    Waits,
+    Timer,
+    /// A message came to this client.
+    Message(Peer),
     Sent(u64),
     PeerClosed,
     Closed(CloseReason),
 }
 
-/// Echoes, and notes what it is told.
-#[derive(Clone, Default)]
-struct Noting(Rc<RefCell<Vec<Told>>>);
+/// What the service does with data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    /// Sends back the buffers in which it came.
+    Echo,
+    /// Sends back a copy, which needs a buffer.
+    Copy,
+    /// The same as `Echo`, and its timer is set to this time after the connection was opened.
+    Time(Duration),
+    /// Sends a message to all clients.
+    Tell,
+}
+
+/// Notes what it is told.
+#[derive(Clone)]
+struct Noting {
+    told: Rc<RefCell<Vec<Told>>>,
+    does: Does,
+}
 
 impl Noting {
     fn note(&self, told: Told) {
-        self.0.borrow_mut().push(told);
+        self.told.borrow_mut().push(told);
+    }
+
+    fn copy(&self, connection: &mut Connection<'_>) -> Answer {
+        let bytes: Vec<u8> = connection.input.slices().flatten().copied().collect();
+        if !connection.send(&bytes) {
+            self.note(Told::Waits);
+            return Answer::Continue;
+        }
+        connection.input.consume(bytes.len());
+        self.note(Told::Data(bytes));
+        Answer::Continue
     }
 }
 
@@ -50,12 +82,39 @@ impl Service for Noting {
 
     fn open(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
         self.note(Told::Open(connection.peer()));
+        if let Does::Time(after) = self.does {
+            connection.set_timer(connection.now() + after);
+        }
         Answer::Continue
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        match self.does {
+            Does::Echo | Does::Time(_) => {}
+            Does::Copy => return self.copy(connection),
+            Does::Tell => connection.send_message(To::All, b"m").unwrap(),
+        }
         self.note(Told::Data(connection.input.slices().flatten().copied().collect()));
         connection.output.append(connection.input);
+        Answer::Continue
+    }
+
+    fn buffer_available(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.copy(connection)
+    }
+
+    fn timer(&mut self, _: &mut Connection<'_>, (): &mut ()) -> Answer {
+        self.note(Told::Timer);
+        Answer::Continue
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        (): &mut (),
+        _: &mut Message<'_>,
+    ) -> Answer {
+        self.note(Told::Message(connection.peer()));
         Answer::Continue
     }
 
@@ -82,6 +141,7 @@ struct Layered {
     counters: Arc<Counters>,
     mailboxes: Arc<Mailboxes>,
     pool: Pool,
+    address: SocketAddr,
     client: TcpStream,
     /// What has come back.
     heard: Vec<u8>,
@@ -89,6 +149,10 @@ struct Layered {
 
 impl Layered {
     fn new(buffers: u32, timeout: Duration) -> Layered {
+        Layered::that(Does::Echo, buffers, timeout)
+    }
+
+    fn that(does: Does, buffers: u32, timeout: Duration) -> Layered {
         let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         let mut bound = bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
         let one = bound.pop().unwrap();
@@ -117,13 +181,14 @@ impl Layered {
         };
         let (kernel, listeners) = (Kernel::new().unwrap(), one.into_listening().collect());
         let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
-        let service = Noting::default();
-        let told = service.0.clone();
-        let mut worker = Worker::with_layer(engine, setup, |_| service, Header { timeout });
+        let told = Rc::<RefCell<Vec<Told>>>::default();
+        let make = |_: &WorkerContext| Noting { told: told.clone(), does };
+        let mut worker = Worker::with_layer(engine, setup, make, Header { timeout });
         worker.begin();
         let client = TcpStream::connect(address).unwrap();
         client.set_nonblocking(true).unwrap();
-        Layered { worker, told, directory, counters, mailboxes, pool, client, heard: Vec::new() }
+        let heard = Vec::new();
+        Layered { worker, told, directory, counters, mailboxes, pool, address, client, heard }
     }
 
     fn says(&mut self, bytes: &[u8]) {
@@ -289,6 +354,81 @@ fn a_layer_without_a_buffer_waits_for_one_in_the_queue_and_what_came_behind_wait
     layered.hears_the_end();
     let told = layered.end(CloseReason::PeerClosed);
     assert_eq!(told[1..4], [Told::Data(b"x".to_vec()), Told::Sent(1), Told::PeerClosed]);
+}
+
+#[test]
+fn a_service_waits_for_a_buffer_behind_its_layer() {
+    let mut layered = Layered::that(Does::Copy, 2, GUARD);
+    let taken: Lease = layered.pool.lease().unwrap();
+    layered.says(&[&header::header(7, KEY, 0)[..], &xored(b"x")].concat());
+    layered.turns_until("the layer waits", |it| !it.worker.waiting().is_empty());
+    drop(taken);
+    // The layer has the buffer first; when its answer is sent, the service has it.
+    assert_eq!(layered.hears(3), WELCOME);
+    assert_eq!(layered.hears(1), xored(b"x"));
+    let told = layered.end(CloseReason::PeerClosed);
+    let data = Told::Data(b"x".to_vec());
+    assert_eq!(told[..4], [Told::Open(header::peer(7)), Told::Waits, data, Told::Sent(1)]);
+}
+
+#[test]
+fn a_connection_that_ends_while_its_service_waits_behind_a_layer_waits_no_more() {
+    let mut layered = Layered::that(Does::Copy, 2, GUARD);
+    layered.says(&header::header(7, KEY, 0));
+    assert_eq!(layered.hears(3), WELCOME);
+    let taken: Lease = layered.pool.lease().unwrap();
+    layered.says(&xored(b"x"));
+    layered.turns_until("it waits", |it| it.told.borrow().contains(&Told::Waits));
+    assert_eq!(layered.worker.waiting().len(), 1);
+    let deadline = crate::engine::sys::monotonic_now() + GUARD;
+    layered.mailboxes.send(0, Command::Drain { deadline }).unwrap();
+    layered.hears_the_end();
+    drop(taken);
+    assert_eq!(layered.end(CloseReason::Drained).last(), Some(&Told::Closed(CloseReason::Drained)));
+}
+
+#[test]
+fn a_timer_beside_reading_replaces_the_deadline_for_opening() {
+    let (opening, timer) = (Duration::from_millis(100), Duration::from_millis(300));
+    let mut layered = Layered::that(Does::Time(timer), 8, opening);
+    layered.says(&header::header(7, KEY, 0));
+    assert_eq!(layered.hears(3), WELCOME);
+    let begun = Instant::now();
+    layered.says(&xored(b"a"));
+    assert_eq!(layered.hears(1), xored(b"a"));
+    layered.turns_until("the timer", |it| it.told.borrow().contains(&Told::Timer));
+    assert!(begun.elapsed() > opening, "it fired when the layer's time was over");
+    layered.says(&xored(b"b"));
+    assert_eq!(layered.hears(1), xored(b"b"));
+    let told = layered.end(CloseReason::PeerClosed);
+    let (a, b) = (Told::Data(b"a".to_vec()), Told::Data(b"b".to_vec()));
+    let opened = Told::Open(header::peer(7));
+    assert_eq!(told[..6], [opened, a, Told::Sent(1), Told::Timer, b, Told::Sent(2)]);
+}
+
+#[test]
+fn messages_come_to_clients_that_are_open_and_to_no_others() {
+    let mut layered = Layered::that(Does::Tell, 8, GUARD);
+    layered.says(&header::header(1, KEY, 0)[..4]);
+    layered.turns_until("half", |it| it.counters.read().wire_bytes_received == 4);
+    let mut open = TcpStream::connect(layered.address).unwrap();
+    open.write_all(&[&header::header(2, KEY, 0)[..], &xored(b"x")].concat()).unwrap();
+    let messages = |layered: &Layered| -> Vec<Peer> {
+        let told = layered.told.borrow();
+        told.iter()
+            .filter_map(|told| if let Told::Message(to) = told { Some(*to) } else { None })
+            .collect()
+    };
+    layered.turns_until("a message", |it| !messages(it).is_empty());
+    (0..20).for_each(|_| layered.turn());
+    assert_eq!(messages(&layered), [header::peer(2)]);
+    layered.says(&[0]);
+    assert_eq!(layered.hears(3), WELCOME);
+    open.write_all(&xored(b"x")).unwrap();
+    layered.turns_until("both", |it| messages(it).len() == 3);
+    let mut both = messages(&layered).split_off(1);
+    both.sort_by_key(|peer| peer.to_string());
+    assert_eq!(both, [header::peer(1), header::peer(2)]);
 }
 
 #[test]
