@@ -101,7 +101,7 @@ impl Lease {
         self.start += count as u32;
     }
 
-    /// Copies as much of `bytes` as there is room for behind the data, and answers how much that
+    /// Copies as much of `bytes` as there is room for behind the data, and returns how much that
     /// was.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare_mut();

@@ -37,7 +37,7 @@ impl Parcel {
         Lease::with_data(pool.clone(), parcel.id, parcel.start, parcel.end)
     }
 
-    /// Copies as much of `bytes` as there is room for behind the data, and answers how much that
+    /// Copies as much of `bytes` as there is room for behind the data, and returns how much that
     /// was.
     #[allow(unsafe_code)]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {

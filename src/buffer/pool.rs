@@ -277,7 +277,7 @@ impl Pool {
         self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
     }
 
-    /// Puts this worker's free buffers into the reserve if another worker starves. Answers the
+    /// Puts this worker's free buffers into the reserve if another worker starves. Returns the
     /// workers to be woken, one bit each.
     #[inline]
     pub fn donate(&self) -> u64 {
@@ -287,7 +287,7 @@ impl Pool {
         if others == 0 || self.0.free.borrow().is_empty() { 0 } else { self.0.spill() }
     }
 
-    /// Puts this worker's free buffers into the reserve: it needs them no more. Answers the workers
+    /// Puts this worker's free buffers into the reserve: it needs them no more. Returns the workers
     /// to be woken, one bit each.
     pub fn give_up(&self) -> u64 {
         self.0.spill()

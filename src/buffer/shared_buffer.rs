@@ -23,7 +23,7 @@ impl Shared {
         self.pool.buffer_size() - self.end as usize
     }
 
-    /// Adds data. Answers where in the buffer it is, or `None` if there is no room for all of it.
+    /// Adds data. Returns where in the buffer it is, or `None` if there is no room for all of it.
     #[allow(unsafe_code)]
     pub fn append(&mut self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
         if bytes.len() > self.room() {

@@ -26,7 +26,7 @@ pub(crate) fn references(limits: &Limits) -> usize {
 /// What is left of a shared buffer must not be cut again. It never is if it belongs to a message
 /// that is not complete: the message's end comes in a later buffer.
 ///
-/// Answers false if there was no reference to be had, which
+/// Returns false if there was no reference to be had, which
 /// [`REFERENCES_PER_CONNECTION`] rules out.
 #[inline]
 pub(crate) fn send_front(connection: &mut Connection<'_>, count: usize) -> bool {

@@ -1,9 +1,9 @@
-//! What is done with the bytes: the [`Service`] trait, the view of a connection that it is given,
-//! and its answers.
+//! What is done with the bytes: the [`Service`] trait, the view of a connection that its calls get,
+//! and what they return.
 //!
-//! A service does no I/O. It is called by a worker when something has happened to one of the
-//! worker's connections; it reads the input, puts leases on the output, and answers what is to
-//! happen next. It must not block: while it runs, no other connection of its worker is served.
+//! A service does no I/O. A worker calls it when something has happened to one of the worker's
+//! connections. The service reads the input, puts leases on the output, and returns what is to
+//! happen next. It must not block: while it runs, its worker serves no other connection.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -150,13 +150,13 @@ impl Connection<'_> {
         self.attention.insert(Attention::SET_TIMER);
     }
 
-    /// Bytes that came after this side had begun to close, and were thrown away. Known in
+    /// Bytes that arrived after this side had begun to close, and were discarded. Final in
     /// [`Service::closed`].
     pub fn bytes_discarded(&self) -> u64 {
         self.discarded
     }
 
-    /// Bytes that the kernel has taken of what was put on the output.
+    /// Bytes of the output that the kernel has accepted.
     pub fn bytes_sent(&self) -> u64 {
         self.sent
     }
@@ -407,13 +407,12 @@ pub trait Service: 'static {
         Self::FRESH_CLOCK
     }
 
-    /// Whether [`sent`](Service::sent) is called: not to be saves some thirty instructions an echo.
+    /// Whether [`sent`](Service::sent) is called. Turning it off saves about 30 instructions per echo.
     const HEARS_SENT: bool = true;
 
-    /// Whether a connection is read while its output has not been sent completely. `false` is what
-    /// keeps a server's memory bounded: a client that does not read is not read from. A client that
-    /// pipelines needs `true`, and a service that answers it has to bound its output itself. `tag`
-    /// is [`Connection::tag`].
+    /// Whether a connection is read while it has unsent output. `false` keeps a server's memory
+    /// bounded: a client that does not read is not read from. A client that pipelines may need
+    /// `true`; then the service must limit its output itself. `tag` is [`Connection::tag`].
     fn full_duplex(&self, _tag: u64) -> bool {
         false
     }
@@ -501,9 +500,9 @@ pub trait Service: 'static {
         Answer::Continue
     }
 
-    /// The connection is about to be closed when its output is sent: because of a drain, of a
-    /// time-out, or of an answer of the service itself. The last chance to put something on the
-    /// output; nothing but [`closed`](Service::closed) is called for it after this.
+    /// The connection will be closed when its output is sent: because of a drain, of a time-out, or
+    /// of what the service returned. This is the last call that can put something on the output.
+    /// Only [`closed`](Service::closed) is called for the connection after this.
     fn finishing(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
 
     /// The connection is about to be closed at once, and its input to be given up: the last chance to
@@ -532,7 +531,7 @@ pub trait Service: 'static {
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}
 
     /// Called once in each turn of the worker's loop. A client service begins its connections here.
-    /// Answers when it wants to be called again at the latest, if nothing happens before.
+    /// Returns when it wants to be called again at the latest, if nothing happens before.
     fn turn(&mut self, _turn: &mut Turn<'_>) -> Option<Time> {
         None
     }

@@ -1,5 +1,6 @@
-//! Whether a member of the simulated hub heard what was for it: each message that the hub took while
-//! the member was there, once, but for those that it was told were dropped.
+//! Checks that a member of the simulated hub received what was addressed to it: each message that
+//! the hub accepted while the member was connected, exactly once, except for messages that the hub
+//! reported as dropped.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use super::service::{Seen, Sight, Taken};
 use super::world::World;
 use crate::error::CloseReason;
 
-/// What the hub took so long before it closed a member has come to it, from whatever worker.
+/// A message that the hub accepted this long before a member closed has arrived, from any worker.
 const ON_THE_WAY_MAX: Duration = Duration::from_secs(5);
 
-/// Looks at one member.
+/// Checks one member.
 ///
 /// # Panics
-/// If something is wrong.
+/// If a check fails.
 pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Member, sight: &Sight) {
     let number = peer.number;
     assert!(member.id.is_none_or(|id| sight.id.is_some_and(|own| own.to_bits() == id)));
@@ -25,7 +26,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
     let lost = lost(seen, member, sight, number);
     assert!(
         lost.between <= member.dropped,
-        "member {number} missed {} messages between others, and knows of {}",
+        "member {number} missed {} messages between others, and was told of {}",
         lost.between,
         member.dropped
     );
@@ -35,7 +36,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
     }
     assert!(
         lost.settled <= member.dropped || sight.ends_without_buffer,
-        "member {number} missed {} messages, and knows of {}",
+        "member {number} missed {} messages, and was told of {}",
         lost.settled,
         member.dropped
     );
@@ -61,7 +62,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
     let settled =
         |taken: &&Taken| sight.finished.is_some_and(|(_, at)| taken.at + ON_THE_WAY_MAX <= at);
     let lists = asked_by(seen, number).filter(settled).filter(|of| of.asked == Asked::List).count();
-    // Who closes its side is sent what it has asked for; who is closed may not be.
+    // If the peer closed its side, it gets all lists. If the hub closed it, some may be missing.
     let by_peer = sight.closed == Some(CloseReason::PeerClosed);
     assert!(!by_peer || member.lists >= lists, "member {number} asked for {lists} lists");
 }
@@ -93,34 +94,34 @@ fn mark(world: &mut World, seen: &Seen, member: &Member, sight: &Sight, number: 
     }
 }
 
-/// Each message is of the member that it says it is of, and the hub had taken it.
+/// Checks that each message has the sender that it names, and that the hub had accepted it.
 fn check_senders(seen: &Seen, member: &Member, number: usize) {
     for heard in &member.heard {
         let id = seen.of_peer.get(&heard.peer).and_then(|sender| sender.id);
         let right = id.is_some_and(|id| id.to_bits() == heard.from);
-        assert!(right, "member {number} heard {heard:?}, who is {id:?}");
+        assert!(right, "member {number} received {heard:?}, but the sender is {id:?}");
         let taken = asked_by(seen, heard.peer).any(
             |taken| matches!(taken.asked, Asked::Message { number, .. } if number == heard.number),
         );
-        assert!(taken, "member {number} heard {heard:?}, which nobody has sent");
+        assert!(taken, "member {number} received {heard:?}, which was never sent");
     }
     for (_, to) in &member.not_sent {
         let answers = member.not_sent.iter().filter(|(_, id)| id == to).count();
         let sent = asked_by(seen, number).filter(
             |taken| matches!(taken.asked, Asked::Message { to: Some(id), .. } if id == *to),
         );
-        assert!(answers <= sent.count(), "member {number} has {answers} answers about {to}");
+        assert!(answers <= sent.count(), "member {number} got {answers} replies about {to}");
     }
 }
 
-/// Messages that a member has not heard.
+/// Numbers of messages that a member has not received.
 #[derive(Default)]
 struct Lost {
-    /// Before others of the same sender that it has heard.
+    /// Sent before a message of the same sender that was received.
     between: u64,
-    /// Taken long enough before it was closed.
+    /// Accepted long enough before the member closed.
     settled: u64,
-    /// Taken so late that they may have been on the way, heard or not.
+    /// Accepted so late that they may have been in transit, received or not.
     late: u64,
 }
 
@@ -135,7 +136,7 @@ fn lost(seen: &Seen, member: &Member, sight: &Sight, own: usize) -> Lost {
         }
         let of_sender = || member.heard.iter().filter(|heard| heard.peer == taken.peer);
         let heard = of_sender().any(|heard| heard.number == number);
-        // Its own are never on the way.
+        // The member's own messages are never in transit.
         let settled = sight
             .finished
             .is_some_and(|(_, at)| taken.at + ON_THE_WAY_MAX <= at || taken.peer == own)
@@ -152,7 +153,7 @@ fn lost(seen: &Seen, member: &Member, sight: &Sight, own: usize) -> Lost {
     lost
 }
 
-/// Broadcasts that were on the way when the member came, and that it has not heard.
+/// Broadcasts that were in transit when the member joined, and that it has not received.
 fn before(seen: &Seen, member: &Member, sight: &Sight) -> u64 {
     let on_the_way = |taken: &&Taken| taken.at + ON_THE_WAY_MAX >= sight.opened_at;
     let unheard = |taken: &&Taken| {
@@ -162,8 +163,8 @@ fn before(seen: &Seen, member: &Member, sight: &Sight) -> u64 {
     seen.taken[..sight.came_at].iter().filter(on_the_way).filter(unheard).count() as u64
 }
 
-/// Messages to one that the member has sent, and of which it is not known that they were received,
-/// nor was it told that they were not: the answer may have been dropped.
+/// Messages to one receiver that the member has sent and that were not reported as NOT_SENT. That
+/// report may itself have been dropped.
 fn unanswered(seen: &Seen, member: &Member, number: usize) -> u64 {
     let sent = asked_by(seen, number)
         .filter(|taken| matches!(taken.asked, Asked::Message { to: Some(_), .. }));

@@ -1,6 +1,6 @@
-//! The world as [`Engine`]: completions, as io_uring gives them. They come late and in any order, a
-//! receive may bring less than is there, buffers are short though some are free, and a cancelled
-//! operation may have been done.
+//! The world as an [`Engine`] with completions, as io_uring delivers them. They arrive late and in
+//! any order. A receive may return less than is available or find no buffer although some are free,
+//! and a cancelled operation may have completed.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(crate) struct SimEngine {
     listeners: Vec<Option<Handle>>,
     sockets: Vec<(Key, Handle)>,
     pending: Vec<Pending>,
-    /// Taken out of `pending` by the poll that is under way, and not told yet.
+    /// Taken out of `pending` by the current poll, and not yet reported.
     telling: VecDeque<Pending>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct SimEngine {
 struct Pending {
     key: Key,
     op: Operation,
-    /// Cancel has been asked for.
+    /// A cancel was submitted for it.
     cancelled: bool,
 }
 
@@ -118,7 +118,7 @@ impl SimEngine {
             Operation::Recv(_) => world.can_recv(self.id(*key)),
             Operation::Send(_) => world.can_send(self.id(*key)),
             Operation::Shutdown | Operation::Close | Operation::Reset => true,
-            // The last of its socket.
+            // Completes last on its socket.
             Operation::Cancel => {
                 let all = self.pending.iter().chain(&self.telling);
                 all.filter(|other| other.key == *key).count() == 1
@@ -126,11 +126,11 @@ impl SimEngine {
         }
     }
 
-    /// Does an operation; `None` if it turns out that it has to go on waiting.
+    /// Performs an operation. Returns `None` if it has to wait longer.
     fn complete(&mut self, key: Key, op: Operation, cancelled: bool) -> Option<Outcome<Handle>> {
         if cancelled && !matches!(op, Operation::Cancel) {
             let mut world = self.world.borrow_mut();
-            // Done before the cancel came, as far as it can be.
+            // Otherwise it completes before the cancel arrives, as far as possible.
             if world.rng.bool() || matches!(op, Operation::Accept | Operation::Connect) {
                 world.mark(Mark::Cancelled);
                 return Some(Outcome::Cancelled);
@@ -141,7 +141,7 @@ impl SimEngine {
             Operation::Accept => self.accept(key),
             Operation::Connect => {
                 let outcome = self.world.borrow().connect_outcome(self.id(key));
-                Some(match outcome.expect("it is known") {
+                Some(match outcome.expect("the connect has an outcome") {
                     Ok(()) => Outcome::Connected,
                     Err(error) => Outcome::Failed(error),
                 })
@@ -197,7 +197,7 @@ impl SimEngine {
             return Some(Outcome::Failed(error));
         }
         let late = world.rates.late_buffer;
-        // Only where somebody holds one whose return will wake the queue.
+        // Only while another lease is held: its return wakes the queue.
         if self.pool.held() > 0 && world.chance(late) {
             world.mark(Mark::LateBuffer);
             return Some(Outcome::NoBuffer);
@@ -275,12 +275,12 @@ impl SimEngine {
         Outcome::Closed { unaccepted: 0 }
     }
 
-    /// The operations that can complete, in any order.
+    /// Takes the operations that can complete, in any order.
     fn take_completable(&mut self) {
         let mut taken: Vec<Pending> = Vec::new();
         let mut index = 0;
         while index < self.pending.len() {
-            // Cancel is not overtaken by what it has ended.
+            // A cancel does not complete before the operations that it cancels.
             let key = self.pending[index].key;
             let first = !taken.iter().any(|other| other.key == key)
                 || self.pending[index].op.kind() != OpKind::Cancel;
@@ -341,7 +341,7 @@ impl Engine for SimEngine {
                     .for_each(|pending| pending.cancelled = true);
                 Operation::Cancel
             }
-            // Its Connect failed at once: there is nothing to close.
+            // Its connect failed immediately, so there is nothing to close.
             Op::Close | Op::Reset if self.handle(key).is_none() => {
                 return Submitted::Ready(Outcome::Closed { unaccepted: 0 });
             }
@@ -350,13 +350,13 @@ impl Engine for SimEngine {
         };
         let all = self.pending.iter().chain(&self.telling);
         let twice = { all }.any(|pending| pending.key == key && pending.op.kind() == op.kind());
-        assert!(!twice, "two of {:?} at once", op.kind());
+        assert!(!twice, "two {:?} operations in flight", op.kind());
         if op.kind() == OpKind::Close {
             let mut all = self.pending.iter().chain(&self.telling);
             let idle = all.all(|pending| pending.key != key);
             assert!(idle, "closing with an operation in flight");
         }
-        // Sometimes done at once, as an engine may.
+        // Sometimes complete immediately, as an engine may.
         let at_once = self.world.borrow_mut().rng.bool();
         self.pending.push(Pending { key, op, cancelled: false });
         let index = self.pending.len() - 1;
@@ -403,7 +403,7 @@ impl Engine for SimEngine {
 }
 
 impl World {
-    /// How many workers' descriptors are open: to be compared with their contexts.
+    /// Number of open descriptors of workers, to compare with the number of connections.
     pub(super) fn open(&self) -> usize {
         self.descriptors_open
     }

@@ -1,6 +1,6 @@
-//! Another thread that wants something of the server: messages to one client, to all, and clients
-//! disconnected, at any moment, through the same inboxes and receipts as `ServerHandle`. Here it
-//! does not wait for its answers, but looks for them; each has to come, once, and be true.
+//! Another thread that uses the server: it sends messages to one client or to all, and disconnects
+//! clients, at any moment, through the same inboxes and receipts as `ServerHandle`. Here it polls
+//! for its receipts instead of blocking. Each receipt must arrive once and be correct.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,13 +19,13 @@ use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::{Answers, SendError, Tally};
 
-/// Somebody outside.
+/// A thread outside of all workers.
 pub(super) struct Outside {
     clients: Clients,
-    /// The longest pause between two wishes.
+    /// Longest pause between two requests.
     pub(super) pause_max: Duration,
     next: u64,
-    /// Receipts that have not come yet.
+    /// Requests whose receipts have not arrived yet.
     waiting: Vec<(Wish, Answers)>,
 }
 
@@ -47,7 +47,7 @@ impl Outside {
         Outside { clients, pause_max, next: 0, waiting: Vec::new() }
     }
 
-    /// Wants something.
+    /// Makes one request.
     pub(super) fn act(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>, len_max: usize) {
         let wish = world.rng.u8(0..16);
         let len = world.rng.usize(OUTSIDE_MIN..=len_max);
@@ -61,13 +61,13 @@ impl Outside {
         }
     }
 
-    /// A client that is there; now and then one that was.
+    /// Picks a connected client, or now and then one that may be gone.
     fn someone(&self, world: &mut World, seen: &Rc<RefCell<Seen>>) -> Option<ConnectionId> {
         let mut ids: Vec<ConnectionId> = match world.rng.u8(0..8) {
             0 => seen.borrow().ids.iter().copied().collect(),
             _ => self.clients.directory.list().iter().map(|client| client.id).collect(),
         };
-        // A set has an order of its own, another one each time.
+        // The iteration order of a set differs from run to run.
         ids.sort();
         world.rng.choice(ids)
     }
@@ -75,7 +75,7 @@ impl Outside {
     fn send(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>, number: u64, len: usize) {
         let Some(id) = self.someone(world, seen) else { return };
         world.tell(60, number as usize, id.to_bits(), || {
-            format!("message {number} from outside to {id}")
+            format!("external message {number} to {id}")
         });
         match self.clients.begin_send_to(id, &outside(number, len)) {
             Ok(answers) => self.waiting.push((Wish::Send(number), answers)),
@@ -84,7 +84,7 @@ impl Outside {
     }
 
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
-        world.tell(61, number as usize, 0, || format!("message {number} from outside to all"));
+        world.tell(61, number as usize, 0, || format!("external message {number} to all"));
         let (answers, failed) = self.clients.begin_broadcast(&outside(number, len));
         if let Some((error, _)) = failed {
             note(world, error);
@@ -98,9 +98,9 @@ impl Outside {
         let refused = self.clients.begin_send_to(client.1.id, &long).err();
         match refused {
             Some(error @ (SendError::TooLong | SendError::QueueFull)) => note(world, error),
-            // The service has less room than a buffer.
+            // The service accepts less than a buffer.
             _ => self.waiting.extend(refused.is_none().then(|| {
-                world.complain(|| "a message longer than a buffer was taken".into());
+                world.complain(|| "a message longer than a buffer was accepted".into());
                 (Wish::Send(number), Answers::new())
             })),
         }
@@ -108,7 +108,7 @@ impl Outside {
 
     fn disconnect(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>) {
         let Some(id) = self.someone(world, seen) else { return };
-        world.tell(62, 0, id.to_bits(), || format!("{id} is to be disconnected"));
+        world.tell(62, 0, id.to_bits(), || format!("external disconnect of {id}"));
         match self.clients.begin_disconnect(id) {
             Ok(answers) => {
                 seen.borrow_mut().disconnects.insert(id);
@@ -118,14 +118,14 @@ impl Outside {
         }
     }
 
-    /// Looks for answers. `rest`: nobody has anything to do, so all of them must be there.
+    /// Polls for receipts. With `rest` the world is idle, so all receipts must have arrived.
     pub(super) fn look(&mut self, world: &mut World, seen: &Seen, rest: bool) {
         self.waiting.retain(|(wish, answers)| {
             let tally = answers.so_far();
             if tally.open == 0 {
                 answered(world, seen, *wish, tally);
             } else if rest {
-                world.complain(|| format!("nobody answers {wish:?}"));
+                world.complain(|| format!("no receipt for {wish:?}"));
             }
             tally.open > 0
         });
@@ -137,11 +137,11 @@ fn note(world: &mut World, error: SendError) {
         SendError::Gone => Mark::OutsideGone,
         SendError::QueueFull => Mark::OutsideQueueFull,
         SendError::TooLong => Mark::OutsideTooLong,
-        SendError::OnWorkerThread => unreachable!("it is outside of all workers"),
+        SendError::OnWorkerThread => unreachable!("this thread is no worker"),
     });
 }
 
-/// What the receipts say is what the service has seen.
+/// Checks that a receipt agrees with what the service has seen.
 fn answered(world: &mut World, seen: &Seen, wish: Wish, tally: Tally) {
     let told = (tally.queued, tally.refused);
     let (taken, mark) = match wish {
@@ -155,7 +155,9 @@ fn answered(world: &mut World, seen: &Seen, wish: Wish, tally: Tally) {
         Wish::Disconnect => told.0 > 1 || told.1 > 0,
     };
     if wrong {
-        world.complain(|| format!("{wish:?} was answered with {told:?}, and was {taken:?}"));
+        world.complain(|| {
+            format!("the receipt of {wish:?} says {told:?}, but the service saw {taken:?}")
+        });
     }
     if tally.queued > 0 {
         world.mark(mark);

@@ -1,9 +1,9 @@
 //! A world without faults, for services that measure: a server and its clients, each on a worker
-//! with the real readiness engine, joined by a network of one fixed latency, in virtual time. What
-//! a client measures there is what the services do, to the nanosecond: nothing takes time but the
-//! network and what a service waits for.
+//! with the real readiness engine, connected by a network of one fixed latency, in virtual time.
+//! Only the network and the waits of services take time, so a client measures exactly what the
+//! services do, to the nanosecond.
 //!
-//! What happens at the same instant has an order that the seed draws; the same seed, the same run.
+//! The seed decides the order of events at the same instant. The same seed gives the same run.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,39 +28,39 @@ use crate::worker::{Setup, Worker};
 /// The network between the clients and the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Network {
-    /// From a send to the arrival at the other side, and from a connect to its end.
+    /// Time from a send to the arrival at the other side, and from a connect to its completion.
     pub latency: Duration,
-    /// Bytes that a socket's receive buffer and what is under way to it hold together.
+    /// Capacity of a socket's receive buffer in bytes, including bytes in transit to it.
     pub window: usize,
-    /// Of the order of what happens at the same instant.
+    /// Seed for the order of events at the same instant.
     pub seed: u64,
 }
 
-/// Turns of workers without a step of the clock in between. More is no busy instant, it spins.
+/// Most turns of the workers between two steps of the clock. With more, a service spins.
 const TURNS_AT_ONCE_MAX: u64 = 10_000_000;
 
 thread_local! {
     static NOW: Cell<Time> = const { Cell::new(Time::ZERO) };
 }
 
-/// The time in the world that this thread simulates: the clock of services that read one.
+/// The time in the world that this thread simulates, for services that read a clock.
 pub fn now() -> Time {
     NOW.get()
 }
 
-/// Sets that time.
+/// Sets the time that [`now`] returns.
 pub(super) fn set_now(now: Time) {
     NOW.set(now);
 }
 
 /// Runs clients against a server, each with its limits, until every client service has called
-/// [`Turn::stop`](crate::service::Turn::stop). The server is stopped then. Answers the services.
+/// [`Turn::stop`](crate::service::Turn::stop). Then stops the server and returns the services.
 ///
 /// # Errors
-/// Memory could not be had.
+/// If memory could not be allocated.
 ///
 /// # Panics
-/// A service spins, or all wait for something that never comes.
+/// If a service spins, or if all of them wait for something that never happens.
 pub fn simulate<F: ServiceFactory, C: Service>(
     network: Network,
     server: (ClientLimits, F),
@@ -87,11 +87,12 @@ pub fn simulate<F: ServiceFactory, C: Service>(
         if !happened && !ran {
             let deadlines = clients.iter().filter_map(Seated::deadline);
             let next = deadlines.chain(server.deadline()).chain(world.borrow().next()).min();
-            world.borrow_mut().now = next.expect("all wait for something that never comes");
+            world.borrow_mut().now =
+                next.expect("all services wait for something that never happens");
             NOW.set(world.borrow().now);
             turns = 0;
         }
-        assert!(turns < TURNS_AT_ONCE_MAX, "it spins at {:?}", world.borrow().now);
+        assert!(turns < TURNS_AT_ONCE_MAX, "a service spins at {:?}", world.borrow().now);
     }
     let clients = clients.into_iter().map(Seated::into_service).collect();
     Ok((server.into_service(), clients))
@@ -120,7 +121,7 @@ fn quiet_world(network: Network, workers: usize) -> World {
     world
 }
 
-/// Answers whether anything has come about.
+/// Runs the events that are due. Returns whether there were any.
 fn let_happen(world: &Shared) -> bool {
     let mut world = world.borrow_mut();
     let mut any = false;
@@ -188,17 +189,17 @@ impl<S: Service> Seated<S> {
         Seated { worker: Worker::new(engine, setup, make), woken }
     }
 
-    /// A turn, if it wants one. Answers whether it did.
+    /// Runs a turn if the worker wants one. Returns whether it did.
     fn turn(&mut self, world: &Shared) -> bool {
         let now = world.borrow().now;
         let wants = !self.worker.is_finished() && wants_turn(&self.worker, &self.woken, now);
         if wants {
-            self.worker.turn().expect("the world's waits do not fail");
+            self.worker.turn().expect("waits in the world do not fail");
         }
         wants
     }
 
-    /// When it wants its next turn.
+    /// When the worker wants its next turn.
     fn deadline(&self) -> Option<Time> {
         self.worker.deadline().filter(|_| !self.worker.is_finished())
     }
@@ -217,7 +218,7 @@ mod tests {
 
     const LATENCY: Duration = Duration::from_micros(30);
 
-    /// Sends a byte when the last one has come back, and notes when each came.
+    /// Sends a byte when the last one has come back, and records when each arrived.
     #[derive(Default)]
     struct Pinger {
         begun: bool,
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_is_the_same_run() {
+    fn the_same_seed_gives_the_same_run() {
         assert_eq!(pings(3, 7), pings(3, 7));
     }
 }

@@ -1,5 +1,5 @@
-//! What has happened at least once. A batch of seeds in which a mark stays at zero has not tested
-//! what it claims to.
+//! Marks count what happened in a run. A batch of seeds in which a mark stays at zero has not
+//! tested what it claims to test.
 
 use super::run::Seam;
 use crate::error::CloseReason;
@@ -20,8 +20,8 @@ macro_rules! marks {
                 match self { $(Mark::$name => stringify!($name),)* }
             }
 
-            /// Whether it can happen under readiness (bit 0), under completions (bit 1) and to
-            /// clients (bit 2).
+            /// The seams on which it can happen: readiness (bit 0), completions (bit 1), clients
+            /// (bit 2).
             fn seams(self) -> u8 {
                 match self { $(Mark::$name => $seams,)* }
             }
@@ -31,7 +31,7 @@ macro_rules! marks {
 
 /// Only where the real readiness engine runs.
 const READINESS: u8 = 0b01;
-/// Only where the simulation makes completions itself.
+/// Only where the simulation produces completions itself.
 const COMPLETION: u8 = 0b10;
 const BOTH: u8 = 0b11;
 /// Only with the client library.
@@ -39,19 +39,19 @@ const CLIENT: u8 = 0b100;
 const ALL: u8 = 0b111;
 
 marks! {
-    /// A send took less than it was given.
+    /// A send accepted only part of its bytes.
     ShortSend(ALL),
-    /// A send found no room.
+    /// A send found the socket's buffer full.
     SendBlocked(READINESS | CLIENT),
-    /// Readiness was told later than it began.
+    /// Readiness was reported late.
     LateReadiness(READINESS | CLIENT),
-    /// Readiness was told without a cause.
+    /// Readiness was reported without a cause.
     SpuriousReadiness(READINESS | CLIENT),
-    /// One wait told of a socket twice.
+    /// One wait reported a socket twice.
     DuplicateEvent(READINESS | CLIENT),
-    /// An event came for a socket that had been closed in the same batch.
+    /// An event arrived for a socket that was closed earlier in the same batch.
     StaleEvent(READINESS | CLIENT),
-    /// Fewer sockets were told of than were ready.
+    /// A wait reported fewer sockets than were ready.
     PartialBatch(READINESS | CLIENT),
     /// Bytes and FIN arrived at once.
     DataWithFin(ALL),
@@ -61,9 +61,9 @@ marks! {
     StoppedAtMark(BOTH),
     /// A completion overtook one that was due before.
     Reordered(COMPLETION | CLIENT),
-    /// A receive completed without a buffer though one was free.
+    /// A receive completed without a buffer although one was free.
     LateBuffer(COMPLETION | CLIENT),
-    /// An operation that was cancelled had completed before.
+    /// An operation completed before its cancel took effect.
     CancelRace(COMPLETION | CLIENT),
     /// An operation was cancelled.
     Cancelled(COMPLETION | CLIENT),
@@ -71,7 +71,7 @@ marks! {
     AcceptAborted(BOTH),
     /// accept: EPROTO.
     AcceptProto(BOTH),
-    /// accept: EMFILE, drawn by lot.
+    /// accept: EMFILE, injected.
     AcceptMfile(BOTH),
     /// accept: ENFILE.
     AcceptNfile(BOTH),
@@ -103,7 +103,7 @@ marks! {
     RegisterNomem(READINESS | CLIENT),
     /// Registering a socket: ENOSPC.
     RegisterNospc(READINESS | CLIENT),
-    /// recv: ECONNRESET, drawn by lot.
+    /// recv: ECONNRESET, injected.
     RecvReset(ALL),
     /// recv: ETIMEDOUT.
     RecvTimedOut(ALL),
@@ -111,7 +111,7 @@ marks! {
     RecvNomem(ALL),
     /// recv: EHOSTUNREACH.
     RecvHostunreach(ALL),
-    /// send: EPIPE, drawn by lot.
+    /// send: EPIPE, injected.
     SendPipe(ALL),
     /// send: ECONNRESET.
     SendReset(ALL),
@@ -127,25 +127,25 @@ marks! {
     ShutdownNotconn(ALL),
     /// connect: refused.
     ConnectRefused(ALL),
-    /// connect: EADDRNOTAVAIL, at once.
+    /// connect: EADDRNOTAVAIL, immediately.
     ConnectAddrnotavail(ALL),
-    /// connect: EMFILE, at once.
+    /// connect: EMFILE, immediately.
     ConnectMfile(ALL),
-    /// connect: ENETUNREACH, at once.
+    /// connect: ENETUNREACH, immediately.
     ConnectNetunreach(ALL),
-    /// connect: ENOBUFS, at once.
+    /// connect: ENOBUFS, immediately.
     ConnectNobufs(ALL),
-    /// connect: no answer until its deadline.
+    /// connect: no reply before its deadline.
     ConnectTimedOut(BOTH),
-    /// A backlog was full, and the connect was tried again.
+    /// A backlog was full, and the connect was retried.
     BacklogFull(ALL),
     /// A listener was closed with clients in its backlog.
     BacklogReset(ALL),
-    /// A slot was used again.
+    /// A slot was reused.
     SlotReused(BOTH),
     /// A connection waited for a buffer.
     PoolEmpty(BOTH),
-    /// A client waited because of the limit of connections.
+    /// A client waited because the connection limit was reached.
     NoPermit(BOTH),
     /// A buffer went from one worker to another.
     BufferMoved(BOTH),
@@ -155,21 +155,21 @@ marks! {
     TimeSuspended(BOTH),
     /// A service panicked.
     ServicePanicked(BOTH),
-    /// A service waited for a time.
+    /// A service waited for a timer.
     ServiceWaited(BOTH),
     /// A service held input back.
     ServiceHeld(BOTH),
-    /// A connection was shed that held input.
+    /// A connection that held input was shed.
     HolderShed(BOTH),
-    /// A peer of the discarding service was rid of all its bytes.
+    /// A peer of the discard service sent all its bytes.
     DiscardDone(BOTH),
-    /// A peer got what it wanted of the character generator.
+    /// A peer of the character generator received as much as it wanted.
     ChargenDone(BOTH),
     /// A peer of the framed echo got everything back.
     FramedDone(BOTH),
     /// A peer with delimited messages got all of them back.
     MessageDone(BOTH),
-    /// A peer got its one message back, and was to be closed.
+    /// A peer received its one message back from a service that then closes.
     MessageClosed(BOTH),
     /// Half a message, then FIN.
     HalfThenFin(BOTH),
@@ -179,79 +179,79 @@ marks! {
     HalfThenSilence(BOTH),
     /// A message was longer than all buffers together.
     MessageBeyondPool(BOTH),
-    /// A member of a hub had asked for all that it wanted.
+    /// A member of a hub sent all its requests.
     MemberDone(BOTH),
-    /// A member that stayed heard everything that there was for it.
+    /// A member that stayed received everything addressed to it.
     MemberHeardAll(BOTH),
-    /// A member heard a message of another worker's member.
+    /// A member received a message from a member on another worker.
     HeardFromAfar(BOTH),
-    /// A member heard a message for it alone.
+    /// A member received a message addressed to it alone.
     HeardAlone(BOTH),
-    /// A member was told that messages for it were dropped, and as many were missing.
+    /// A member was told how many of its messages were dropped, and exactly as many were missing.
     HeardDropped(BOTH),
     /// A member was told that its message was not sent: its receiver was gone.
     NotSentGone(BOTH),
     /// A member was told that its message was not sent: its receiver's queue was full.
     NotSentFull(BOTH),
-    /// A member was told who is there, without having asked.
+    /// A member received a member list without asking for it.
     ListUnasked(BOTH),
-    /// A message from outside was taken for one client.
+    /// An external message to one client was accepted.
     OutsideSent(BOTH),
-    /// A message from outside was taken for all.
+    /// An external message to all clients was accepted.
     OutsideBroadcast(BOTH),
-    /// Somebody outside had a client disconnected.
+    /// An external thread disconnected a client.
     OutsideDisconnected(BOTH),
-    /// A message or a request from outside came too late: its client was gone.
+    /// An external message or request came too late: its client was gone.
     OutsideGone(BOTH),
-    /// A message from outside was refused: too much was waiting.
+    /// An external message was refused: the queue was full.
     OutsideQueueFull(BOTH),
-    /// A message from outside was longer than a buffer.
+    /// An external message was longer than a buffer.
     OutsideTooLong(BOTH),
-    /// A client that stayed got what somebody outside had sent it.
+    /// A client that stayed received an external message.
     OutsideArrived(BOTH),
     /// A byte layer opened a connection.
     LayerOpened(BOTH),
-    /// It did when it had held back a part of the header.
+    /// A byte layer opened a connection after it had held back a part of the header.
     LayerHeldBack(BOTH),
-    /// It refused a header, in its own words.
+    /// A byte layer refused a header with a reply of its own.
     LayerRefused(BOTH),
     /// FIN came in the middle of a header.
     LayerCutShort(BOTH),
-    /// The server gave up before the layer had answered.
+    /// The server closed the connection before the layer had replied.
     LayerNeverOpened(BOTH),
-    /// The layer's last byte came behind the service's.
+    /// The layer's last byte arrived after the service's last byte.
     LayerFarewell(BOTH),
     /// A worker's inbox was full.
     InboxFull(BOTH),
-    /// A service named a connection that was gone.
+    /// A service used the id of a connection that was gone.
     StaleId(BOTH),
-    /// A drain began with clients connected.
+    /// A drain started with clients connected.
     DrainUnderLoad(BOTH),
     /// A server was stopped with clients connected.
     StopUnderLoad(BOTH),
     /// A drain's deadline cut connections.
     DrainCut(BOTH),
-    /// A client on the engine got everything back.
+    /// A client on the engine received everything back.
     EngineClientDone(BOTH),
-    /// A peer that sends and reads as fast as it can got everything back.
+    /// A peer that sends and reads as fast as it can received everything back.
     FastDone(BOTH),
-    /// A peer that moves one byte at a time did.
+    /// A peer that moves one byte at a time received everything back.
     OneByteDone(BOTH),
-    /// A slow peer did.
+    /// A slow peer received everything back.
     SlowDone(BOTH),
-    /// A peer that sends everything before it reads did.
+    /// A peer that sends everything before it reads received everything back.
     PipelinedDone(BOTH),
-    /// A peer that closes its side and then reads to the end did.
+    /// A peer that closes its side and then reads to the end received everything back.
     HalfClosedDone(BOTH),
-    /// A peer that sends urgent bytes did.
+    /// A peer that sends urgent bytes received everything back.
     UrgentDone(BOTH),
     /// A peer reset its connection.
     PeerReset(BOTH),
     /// A peer that never reads gave up.
     NeverReadGaveUp(BOTH),
-    /// A peer connected and said nothing.
+    /// A peer connected and sent nothing.
     SilentDone(BOTH),
-    /// A peer came again after it had finished.
+    /// A peer reconnected after it had finished.
     Reconnected(BOTH),
     /// Closed: the peer closed.
     ClosedPeerClosed(BOTH),
@@ -267,7 +267,7 @@ marks! {
     ClosedSendTimeout(BOTH),
     /// Closed: shed.
     ClosedShed(BOTH),
-    /// Closed: the service.
+    /// Closed: by the service.
     ClosedService(BOTH),
     /// Closed: input limit.
     ClosedInputLimit(BOTH),
@@ -277,7 +277,7 @@ marks! {
     ClosedProtocolError(BOTH),
     /// Closed: slow reader.
     ClosedSlowReader(BOTH),
-    /// Closed: disconnected from outside.
+    /// Closed: disconnected by an external thread.
     ClosedDisconnected(BOTH),
     /// Closed: the service panicked.
     ClosedServicePanic(BOTH),
@@ -285,39 +285,39 @@ marks! {
     ClosedDrained(BOTH),
     /// Closed: stopped.
     ClosedStopped(BOTH),
-    /// A connect went to an address that never answers.
+    /// A connect went to an address that never replies.
     ConnectUnanswered(CLIENT),
-    /// A connect was answered late.
+    /// A connect completed late.
     ConnectLate(CLIENT),
     /// A name was looked up.
     NameFound(CLIENT),
     /// A name could not be looked up.
     NameUnknown(CLIENT),
-    /// A server said what is no message.
+    /// A server sent bytes that are no message.
     GarbageSaid(CLIENT),
     /// A server reset a connection.
     ServerReset(CLIENT),
-    /// A server closed its side and read on.
+    /// A server closed its side and continued to read.
     ServerHalfClosed(CLIENT),
     /// The loop had no room for another client.
     TooManyClients(CLIENT),
     /// A client was dropped.
     ClientDropped(CLIENT),
-    /// A client began to connect.
+    /// A client started to connect.
     ClientConnecting(CLIENT),
     /// A client was connected.
     ClientConnected(CLIENT),
-    /// A client waited for its next attempt.
+    /// A client waited for its next connect attempt.
     ClientWaited(CLIENT),
     /// A client was disconnected.
     ClientClosed(CLIENT),
-    /// A client came to rest because a connection ended or was not made.
+    /// A client gave up because a connection ended or could not be made.
     ClientGaveUp(CLIENT),
     /// Connect: done.
     ConnectDone(CLIENT),
     /// Send: done.
     SendDone(CLIENT),
-    /// A request had its reply.
+    /// A request received its reply.
     RequestDone(CLIENT),
     /// Receive: done.
     ReceiveDone(CLIENT),
@@ -329,57 +329,57 @@ marks! {
     HalfCloseDone(CLIENT),
     /// Disconnect: done.
     DisconnectDone(CLIENT),
-    /// An operation failed: no address.
+    /// An operation failed: the name has no address.
     FailedResolve(CLIENT),
     /// An operation failed: refused.
     FailedRefused(CLIENT),
-    /// An operation failed: no connection in time.
+    /// An operation failed: connect time-out.
     FailedConnectTimedOut(CLIENT),
     /// An operation failed: unreachable.
     FailedUnreachable(CLIENT),
-    /// An operation failed: its time was up.
+    /// An operation failed: its deadline passed.
     FailedTimedOut(CLIENT),
     /// An operation failed: send time-out.
     FailedSendTimedOut(CLIENT),
     /// An operation failed: the peer had closed.
     FailedClosedByPeer(CLIENT),
-    /// A connection was reset when a part of what was awaited had come.
+    /// A connection was reset when a part of the awaited bytes had arrived.
     ResetInReceive(CLIENT),
-    /// A connection was reset when a part of a message was sent.
+    /// A connection was reset when a part of a message had been sent.
     ResetInSend(CLIENT),
     /// An operation failed: reset.
     FailedReset(CLIENT),
-    /// An operation failed: no message.
+    /// An operation failed: a frame was too large.
     FailedFrameTooLarge(CLIENT),
-    /// An operation failed: more than there was room for.
+    /// An operation failed: longer than its buffer.
     FailedTooLong(CLIENT),
     /// A receive was cancelled.
     CancelledReceive(CLIENT),
-    /// An operation was cancelled when a part was sent.
+    /// An operation was cancelled when a part had been sent.
     CancelledInSend(CLIENT),
     /// A connect was cancelled.
     CancelledConnect(CLIENT),
-    /// A request was cancelled when it was sent.
+    /// A request was cancelled after it had been sent.
     CancelledAfterSend(CLIENT),
     /// An operation was cancelled before anything was sent.
     CancelledBeforeSend(CLIENT),
     /// An operation failed: not connected.
     FailedNotConnected(CLIENT),
-    /// A connect failed: connected already.
+    /// A connect failed: already connected.
     FailedAlreadyConnected(CLIENT),
     /// An operation failed: the sending side was closed.
     FailedHalfClosed(CLIENT),
-    /// An operation failed: too many at once.
+    /// An operation failed: too many in flight.
     FailedQueueFull(CLIENT),
     /// An operation failed: the loop had ended.
     FailedLoopEnded(CLIENT),
     /// An operation failed: another error of the connection.
     FailedOtherwise(CLIENT),
-    /// A callback waited for an operation, which was refused.
+    /// A callback tried to wait for an operation, which was refused.
     WaitRefused(CLIENT),
-    /// A callback began an operation.
+    /// A callback started an operation.
     BegunInCallback(CLIENT),
-    /// The loop was ended with operations under way.
+    /// The loop was ended with operations in flight.
     LoopEndedUnderLoad(CLIENT),
 }
 
@@ -416,7 +416,7 @@ impl Mark {
     }
 }
 
-/// How often each mark was hit.
+/// Hit count of each mark.
 #[derive(Clone, Debug)]
 pub struct Marks {
     counts: Vec<u64>,
@@ -445,7 +445,7 @@ impl Marks {
         }
     }
 
-    /// Adds one for each mark that the other batch has hit: in how many seeds it fired.
+    /// Adds one for each mark that `other` hit at least once: the number of seeds in which it fired.
     pub fn add_fired(&mut self, other: &Marks) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += u64::from(*theirs > 0);

@@ -24,14 +24,15 @@ use crate::shared::mailbox::Command;
 /// How often another worker is asked to shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// How long a worker that has given way to others waits if they take no buffer and do not say that
-/// they need none. They do as a rule; one that needs more than are free does not.
+/// How long a worker that has given way waits for the others. As a rule they wake it earlier: when
+/// they have used a buffer or need none. A service that needs more buffers than are free does
+/// neither.
 const GIVE_WAY: Duration = Duration::from_millis(10);
 
 /// Whose turn it is where connections of several workers wait for a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Precedence {
-    /// Those of other workers come first.
+    /// The connections of other workers come first.
     Behind,
     /// The same until this turn of the loop has ended.
     GaveWay,
@@ -67,7 +68,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Takes note that somebody waits for a buffer, and has the other workers look for theirs.
+    /// Records that somebody waits for a buffer, and wakes the other workers to give theirs.
     fn starve(&mut self) {
         self.starving_since.get_or_insert(self.now);
         if self.pool.set_starving(true) {
@@ -155,7 +156,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Takes note that nobody waits for a buffer any more, if that is so.
+    /// Records that nobody waits for a buffer any more, if that is so.
     fn no_longer_starving(&mut self) {
         if self.waiters.is_empty() && !self.service_starves {
             self.starving_since = None;
@@ -167,7 +168,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The service has found no buffer for itself, or needs none any more.
+    /// The service has said with `Turn::want_buffer` that it needs a buffer, or has not said so again.
     #[cold]
     pub(super) fn service_wants_buffer(&mut self, wants: bool) {
         self.service_starves = wants;
@@ -189,7 +190,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Gives each connection that had its share of a turn its next.
+    /// Continues with the connections that used up their budget in the last turn.
     #[inline]
     pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
         if !self.yielded.is_empty() {
@@ -245,7 +246,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.holds_back(key, input_before);
     }
 
-    /// The service has left input where it is, or has taken what it had left.
+    /// Keeps the queue of connections with unconsumed input, after the service has left or consumed
+    /// some.
     fn holds_back(&mut self, key: Key, input_before: usize) {
         let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
         let context = self.table.expect_mut(key);
@@ -337,7 +339,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Closes the connection of this worker that is stalled for longest, if it is for long enough.
+    /// Closes the connection of this worker that is stalled for longest, if that is at least
+    /// `shed_after`.
     pub(super) fn shed_one<E: Engine>(&mut self, engine: &mut E) {
         let Some((key, since)) = self.longest_stalled() else { return };
         let long_enough = self.rules.shed_after.is_some_and(|after| since + after <= self.now);

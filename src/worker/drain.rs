@@ -1,4 +1,4 @@
-//! Commands from outside the worker, and its way to the end.
+//! Commands from outside the worker, drain and stop.
 //!
 //! A drain first accepts what waits in the backlog (closing a listener resets it), then closes the
 //! listeners, then has every connection finish: send what it has read, send FIN, linger. Bytes that
@@ -13,8 +13,8 @@ use crate::error::CloseReason;
 use crate::service::Service;
 use crate::shared::mailbox::Command;
 
-/// Turns that a drain goes on accepting for. Each takes up to 64 connections from each listener, so
-/// this is more than any backlog holds; under a flood of connects it is the end of them.
+/// The most turns for which a drain still accepts. Each accepts up to 64 connections from each
+/// listener, so this covers any backlog; a flood of connects cannot extend it.
 const ACCEPTING_TURNS: u32 = 1100;
 
 /// A drain that is under way.
@@ -115,7 +115,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// What connections are closed for that come to be now, when all others have been told.
+    /// Why a connection that is accepted now is closed: the worker stops, or its drain has
+    /// begun to finish connections. `None` if neither is so.
     pub(super) fn ending(&self) -> Option<CloseReason> {
         match &self.drain {
             _ if self.stopping => Some(CloseReason::Stopped),

@@ -517,7 +517,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 }
 
-/// What is to be sent next.
+/// What is sent next.
 #[inline(always)]
 fn outgoing<'a, Session, L: Layer>(
     layer: &mut L,
@@ -567,7 +567,7 @@ fn give_input<S: Service, LayerState>(
 
 /// What came of asking the service.
 struct Asked {
-    /// Its answer, if that is not to go on.
+    /// Its answer, if that is not to continue.
     otherwise: Option<Answer>,
     /// Whether input is left, or was; or the service has found no buffer.
     needs_attention: bool,

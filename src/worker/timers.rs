@@ -1,4 +1,4 @@
-//! Time-outs and services' timers: what time will bring for each connection, and when.
+//! Time-outs and services' timers: what is due next for each connection, and when.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// What time will bring for a connection, and when; [`Time::MAX`] if nothing.
+    /// What is due next for a connection, and when; [`Time::MAX`] if nothing.
     ///
-    /// Timers are lazy: while bytes move, only `active_at` is stamped, and the wheel looks here
-    /// when a time that was right once has come.
+    /// Timers are lazy: while bytes move, only `active_at` is stamped. When a timer fires, this tells
+    /// whether it is still due, or was postponed.
     fn due(&mut self, key: Key) -> (Time, Due) {
         let stalled = self.stalled.contains(key.slot());
         let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
@@ -93,8 +93,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.serve_waiters(engine);
     }
 
-    /// The time of a Send that waits is over. It is given another such time if the peer has taken
-    /// some of what the kernel had for it: it reads, only too little for the kernel to have room.
+    /// A Send has timed out. The timer starts again if the peer has acknowledged some bytes since:
+    /// it reads, but not enough for the kernel to have room.
     fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
         let left = engine.unacknowledged(key);
         let before = std::mem::replace(&mut self.context(key).unacknowledged, left);

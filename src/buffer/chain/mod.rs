@@ -66,7 +66,7 @@ impl Chain {
         self.leases += 1;
     }
 
-    /// Puts a part of a shared buffer at the end, without copying it. Answers whether it did: there
+    /// Puts a part of a shared buffer at the end, without copying it. Returns whether it did: there
     /// may be no reference left.
     ///
     /// # Panics
@@ -219,7 +219,7 @@ impl Chain {
         self.append(other);
     }
 
-    /// Copies `bytes` behind the data of the last lease. Answers whether it did: there may be no
+    /// Copies `bytes` behind the data of the last lease. Returns whether it did: there may be no
     /// room there, or no lease, or it is shared.
     pub fn extend_last(&mut self, bytes: &[u8]) -> bool {
         if self.leases == 0 || self.pool.local().is_reference(self.last) {
@@ -359,7 +359,7 @@ impl Chain {
         *self = rest;
     }
 
-    /// Copies the first bytes into `into`, as many as there are and as have room. Answers how many.
+    /// Copies the first bytes into `into`, as many as there are and as have room. Returns how many.
     #[inline]
     pub fn peek(&self, into: &mut [u8]) -> usize {
         let mut copied = 0;

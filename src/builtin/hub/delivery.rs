@@ -71,7 +71,7 @@ impl Local {
     }
 
     /// Whether there are buffers for a frame of so many bytes on all these workers and here, and
-    /// for copies of it for members whose queues have many parts; answers how many copies. All or
+    /// for copies of it for members whose queues have many parts; returns how many copies. All or
     /// none: taken one by one, and given back because there are too few, they would go round among
     /// the workers.
     fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
@@ -249,7 +249,7 @@ impl Local {
         }
     }
 
-    /// Puts frames of the log into the queue of a member. Answers whether there was room, which
+    /// Puts frames of the log into the queue of a member. Returns whether there was room, which
     /// there always is for one that takes no messages any more.
     pub(super) fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
         let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
@@ -371,7 +371,7 @@ impl Local {
     }
 
     /// Puts what waits for a member on its output, in order, up to `most` bytes or one buffer.
-    /// Answers false if a buffer that this needs is not to be had; the rest follows when it is.
+    /// Returns false if a buffer that this needs is not to be had; the rest follows when it is.
     fn fill(&mut self, place: usize, output: &mut Chain, most: usize) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.owes_welcome {
@@ -392,7 +392,7 @@ impl Local {
         complete
     }
 
-    /// Puts the count of what was dropped behind what waits for a member. Answers as `fill`.
+    /// Puts the count of what was dropped behind what waits for a member. Returns the same as `fill`.
     fn put_dropped_count(&mut self, place: usize, queue: &mut Chain) -> bool {
         let dropped = self.members.all()[place].dropped;
         let frame = number_frame(DROPPED, dropped, self.order);
@@ -404,8 +404,8 @@ impl Local {
     }
 
     /// Puts a frame of a list behind what waits for a member, if it is being sent one. Behind,
-    /// because of those who came before the list and have left since, only the list tells. Answers
-    /// as `fill`.
+    /// because of those who came before the list and have left since, only the list tells. Returns
+    /// the same as `fill`.
     fn put_list(&mut self, place: usize, queue: &mut Chain) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.stale && member.listing.is_none() {
@@ -418,7 +418,7 @@ impl Local {
         true
     }
 
-    /// Puts a frame on the output of one member that it does not share with others. Answers whether
+    /// Puts a frame on the output of one member that it does not share with others. Returns whether
     /// there was a buffer to write it into.
     fn put_own(&mut self, output: &mut Chain, frame: &[u8]) -> bool {
         if !self.log.make_room(frame.len()) {

@@ -45,7 +45,7 @@ impl Local {
     }
 
     /// Copies the frames into the log if there is room for all of them; otherwise they are sent out
-    /// of their own buffer, so that no other is needed. Answers false if it has to stop on its way.
+    /// of their own buffer, so that no other is needed. Returns false if it has to stop on its way.
     fn unpack_one(&mut self) -> bool {
         if let Some(parcel) = self.unpacking.take() {
             return self.unpack_in_place(parcel);

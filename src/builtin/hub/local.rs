@@ -66,9 +66,9 @@ pub(super) struct Local {
     pub(super) arrived: VecDeque<Lease>,
     /// The one before them, if it was begun.
     pub(super) unpacking: Option<Unpacking>,
-    /// Answers that are not passed on yet.
+    /// Replies that are not passed on yet.
     pub(super) owed: VecDeque<NotSent>,
-    /// An answer that has come, and waits for a turn of its member or for a buffer.
+    /// A NOT_SENT reply that has come, and waits for a turn of its member or for a buffer.
     pub(super) not_sent: Option<NotSent>,
     /// Some member may have less room than a buffer, because it has not had its turn.
     pub(super) tight: bool,
@@ -340,7 +340,7 @@ impl Local {
         }
     }
 
-    /// Carries out a request, or says why that has to wait; then nothing has changed. Answers into
+    /// Carries out a request, or says why that has to wait; then nothing has changed. Returns into
     /// how many queues it has put something.
     fn carry_out(&mut self, from: ConnectionId, input: &Chain, head: &Head) -> Result<usize, Held> {
         let payload = Payload { input, skip: head.bytes, len: head.payload };

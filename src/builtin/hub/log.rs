@@ -34,7 +34,7 @@ impl Log {
         self.cast.is_none() && self.current.as_ref().is_some_and(Shared::is_alone)
     }
 
-    /// Sees to it that so many bytes, at most a buffer, can be written in a row. Answers whether
+    /// Sees to it that so many bytes, at most a buffer, can be written in a row. Returns whether
     /// they can: there may be no free buffer.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         if self.has_room(bytes) {
@@ -49,12 +49,12 @@ impl Log {
     }
 
     /// Makes a buffer the log that has come with frames in it, as long as these are put into
-    /// queues. Answers the log.
+    /// queues. Returns the log.
     pub(super) fn lay_aside_for(&mut self, buffer: Shared) -> Option<Shared> {
         self.current.replace(buffer)
     }
 
-    /// Makes the log what was the log before. Answers the buffer that was for a while.
+    /// Makes the log what was the log before. Returns the buffer that was for a while.
     pub(super) fn take_up_again(&mut self, log: Option<Shared>) -> Shared {
         std::mem::replace(&mut self.current, log).expect("a buffer was put in its place")
     }
@@ -95,7 +95,7 @@ impl Log {
     }
 
     /// Puts a part of the log at the end of a queue: by reference while the queue has fewer than
-    /// `parts` parts, as a copy behind the last copy otherwise. Answers whether it did: there may
+    /// `parts` parts, as a copy behind the last copy otherwise. Returns whether it did: there may
     /// be neither a reference nor a buffer.
     pub(super) fn put(&mut self, queue: &mut Chain, range: Range<usize>, parts: usize) -> bool {
         let log = self.current.as_ref().expect("something was written");
@@ -121,7 +121,7 @@ impl Log {
     }
 
     /// Puts the broadcast with this number at the end of a queue, if it is in the log already.
-    /// Answers `None` if it is not, and otherwise as [`put`](Log::put).
+    /// Returns `None` if it is not, and otherwise as [`put`](Log::put).
     pub(super) fn put_cast(
         &mut self,
         queue: &mut Chain,

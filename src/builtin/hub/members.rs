@@ -159,7 +159,7 @@ impl Members {
         self.places[slot] = self.all.len() as u32;
     }
 
-    /// Takes a member out; what waits for it goes back. Answers whether it was there.
+    /// Takes a member out; what waits for it goes back. Returns whether it was there.
     pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
         let Some(place) = self.place(id) else { return false };
         self.places[id.slot() as usize] = 0;

@@ -2,7 +2,7 @@
 //!
 //! Where the two are on different workers the answer comes through a ring of the sender's worker,
 //! and not in a parcel. Two workers that refuse each other's messages would wait for each other
-//! then: a parcel is unpacked only when there is room for the answers that it causes, and parcels
+//! then: a parcel is unpacked only when there is room for the replies that it causes, and parcels
 //! are on their way in bounded number.
 
 use super::local::{Held, Local};
@@ -11,7 +11,7 @@ use super::outbox::{NotSent, UNICASTS_MAX};
 use crate::protocol::hub::{NOT_SENT_BYTES, not_sent};
 use crate::service::ConnectionId;
 
-/// Answers that may wait to be passed on to other workers: those of two parcels.
+/// Replies that may wait to be passed on to other workers: those of two parcels.
 pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
 
 impl Local {
@@ -42,13 +42,13 @@ impl Local {
         Ok(1)
     }
 
-    /// Whether so many answers wait to be passed on that no parcel can be unpacked, each message of
+    /// Whether so many replies wait to be passed on that no parcel can be unpacked, each message of
     /// which may cause a NOT_SENT reply.
     pub(super) fn owes_much(&self) -> bool {
         self.owed.len() + UNICASTS_MAX > OWED_MAX
     }
 
-    /// Passes the answers on that are owed to members of other workers, as far as there is room.
+    /// Passes the replies on that are owed to members of other workers, as far as there is room.
     pub(super) fn forward_not_sent(&mut self) {
         while let Some(&owed) = self.owed.front() {
             if self.directory.has(owed.to) && !self.outbox.forward(owed) {
@@ -58,7 +58,7 @@ impl Local {
         }
     }
 
-    /// Tells members of the answers that have come from other workers.
+    /// Tells members of the replies that have come from other workers.
     pub(super) fn take_not_sent(&mut self) {
         while let Some(owed) = self.not_sent.take().or_else(|| self.outbox.next_not_sent()) {
             if !self.take_one_not_sent(owed) {
@@ -68,7 +68,7 @@ impl Local {
         }
     }
 
-    /// Answers whether that is done: it may have to wait for the member's turn or for a buffer.
+    /// Returns whether that is done: it may have to wait for the member's turn or for a buffer.
     fn take_one_not_sent(&mut self, NotSent { to, reason, about }: NotSent) -> bool {
         let Some(place) = self.receiver(to.to_bits()) else { return true };
         match self.put_not_sent(to, reason, about) {
@@ -78,7 +78,7 @@ impl Local {
                 true
             }
             Err(Held::ForTurn) => false,
-            // All buffers may be in parcels that are not unpacked before there is room for answers.
+            // All buffers may be in parcels that are not unpacked before there is room for replies.
             Err(Held::ForRoom) if self.outbox.not_sent_is_full() => {
                 self.drop_message(place);
                 true

@@ -23,7 +23,7 @@ pub(super) const PARCELS_MAX: u32 = 4;
 /// The most messages to single members in one parcel: each may cause a NOT_SENT reply.
 pub(super) const UNICASTS_MAX: usize = 512;
 
-/// Answers on their way to one worker at most: some parcels' worth.
+/// Replies on their way to one worker at most: some parcels' worth.
 const NOT_SENT_MAX: usize = 2 * UNICASTS_MAX;
 
 /// Bytes in front of a run.
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     present: AtomicU64,
     /// Parcels on their way, from each worker to each.
     on_the_way: Box<[AtomicU32]>,
-    /// Answers on their way to each worker.
+    /// Replies on their way to each worker.
     not_sent: Box<[ArrayQueue<NotSent>]>,
     workers: usize,
 }
@@ -125,7 +125,7 @@ pub(super) struct Outbox {
     parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
-    /// Workers that have been given answers, one bit each.
+    /// Workers that have been given replies, one bit each.
     notified: u64,
     /// A buffer was asked for, and there was none.
     pub(super) starves: bool,
@@ -145,8 +145,8 @@ struct Stage {
 impl Outbox {
     /// What it takes of memory.
     pub(super) fn bytes(workers: usize) -> usize {
-        let answers = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
-        workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + answers
+        let not_sent = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
+        workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + not_sent
     }
 
     pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Outbox {
@@ -251,7 +251,7 @@ impl Outbox {
         }
     }
 
-    /// Passes an answer on. Answers whether there was room for it; there is at a worker that has
+    /// Passes an answer on. Returns whether there was room for it; there is at a worker that has
     /// ended, where it is for nobody.
     pub(super) fn forward(&mut self, owed: NotSent) -> bool {
         let worker = owed.to.worker();
@@ -264,12 +264,12 @@ impl Outbox {
         self.shared.not_sent[self.worker].pop()
     }
 
-    /// Whether others have more answers for this worker than there is room for, as it seems.
+    /// Whether others have more replies for this worker than there is room for, as it seems.
     pub(super) fn not_sent_is_full(&self) -> bool {
         self.shared.not_sent[self.worker].is_full()
     }
 
-    /// Sends what is staged. Answers whether all of it went.
+    /// Sends what is staged. Returns whether all of it went.
     pub(super) fn turn(&mut self) -> bool {
         Workers(std::mem::take(&mut self.notified)).for_each(|worker| self.parcels.wake(worker));
         let mut all = true;

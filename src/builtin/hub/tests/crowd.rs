@@ -101,7 +101,7 @@ fn numbered(number: u32) -> Vec<u8> {
 }
 
 /// Sends numbered broadcasts until `enough` says so; each when all readers have the one before, so
-/// that none of them is slow. Answers how many.
+/// that none of them is slow. Returns how many.
 fn pace(
     sender: &mut Client,
     readers: &mut Vec<Client>,

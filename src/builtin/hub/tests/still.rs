@@ -218,7 +218,7 @@ impl Still {
     }
 
     /// Bytes arrive from a client, as long as there are buffers; the rest stays in its socket.
-    /// Answers how many were taken.
+    /// Returns how many were taken.
     pub(super) fn says(&mut self, id: u64, bytes: &[u8]) -> usize {
         let client = self.clients.get_mut(&id).unwrap();
         let pool = &self.workers[ConnectionId::from_bits(id).worker()].pool;

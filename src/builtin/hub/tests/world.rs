@@ -176,7 +176,7 @@ fn a_burst_in_one_turn_drops_nothing_of_those_who_read() {
     }
 }
 
-/// Sends on worker 0 until the sender is held back; answers how many messages were taken.
+/// Sends on worker 0 until the sender is held back; returns how many messages were taken.
 fn flood(still: &mut Still, sender: u64) -> u32 {
     for number in 0.. {
         if still.says(sender, &numbered(number, 200)) == 0 {
@@ -486,7 +486,7 @@ fn every_message_is_received_or_counted_whatever_happens() {
     assert!(dropped > 100 && answered > 20, "{dropped} dropped, {answered} answered");
 }
 
-/// Looks whether what each was told agrees with what was sent. Answers how many messages were
+/// Looks whether what each was told agrees with what was sent. Returns how many messages were
 /// dropped, and how many answered.
 fn check(ids: &[u64], sent: &[Vec<Option<usize>>], told: &[Vec<Told>]) -> (u64, u64) {
     // By receiver, what it did not get; by sender, how many of its messages to one were not got.

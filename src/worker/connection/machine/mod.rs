@@ -131,7 +131,7 @@ pub(crate) struct Machine {
     cancel: Cancel,
     paused: bool,
     full_duplex: bool,
-    /// FIN is to follow the output, and reading to go on.
+    /// FIN is to follow the output, and reading to continue.
     half_close: bool,
     /// Output that an operation had was not sent.
     lost_output: bool,

@@ -224,7 +224,7 @@ fn a_resting_connection_waits_for_something() {
         let waits = in_flight != InFlight::default()
             || machine.rx == Rx::AwaitingBuffer
             || machine.paused
-            // The peer has closed its side, and the service has said to go on.
+            // The peer has closed its side, and the service has said to continue.
             || (machine.phase == Phase::Open && machine.rx == Rx::Ended)
             || machine.phase == Phase::Closed;
         assert!(waits, "nothing will ever happen to {machine:?}");
