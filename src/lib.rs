@@ -74,6 +74,7 @@ mod shared;
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub mod sim;
+pub mod testing;
 mod worker;
 
 pub use base::endpoint::{self, Endpoint, Peer};

@@ -1,0 +1,234 @@
+//! System calls of a machine in memory: one listener, its clients, and a clock that a test moves.
+//! It lies under the engine that servers run on.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
+use crate::engine::sys::{Listening, Readiness, Sys};
+use crate::error::Errno;
+
+/// The first client's port.
+const FIRST_PORT: u16 = 50_000;
+
+/// What a test and the system calls share.
+pub(super) struct Machine {
+    pub(super) now: Time,
+    pub(super) clients: Vec<Client>,
+    /// Clients that are not accepted yet.
+    pub(super) backlog: VecDeque<usize>,
+    /// The listener's token.
+    listener: u64,
+    /// Edges that the next wait reports.
+    pub(super) edges: Vec<Readiness>,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        // Not at 0, which stands for a time long ago.
+        let now = Time::ZERO + Duration::from_secs(1);
+        let (clients, backlog, edges) = Default::default();
+        Machine { now, clients, backlog, listener: 0, edges }
+    }
+}
+
+/// One client, and the server's socket for it.
+#[derive(Default)]
+pub(super) struct Client {
+    /// The server's token for the connection, once it is accepted.
+    token: Option<u64>,
+    /// Bytes on their way to the server.
+    arriving: VecDeque<u8>,
+    /// No more will arrive.
+    finished: bool,
+    /// The client has reset the connection.
+    reset: bool,
+    /// Bytes that the client takes before the server has to wait; `None`: all.
+    pub(super) room: Option<usize>,
+    /// Bytes from the server that the test has not taken.
+    pub(super) received: Vec<u8>,
+    /// The server will send no more.
+    pub(super) ended: bool,
+    /// The server has closed its socket.
+    pub(super) closed: bool,
+}
+
+impl Client {
+    /// Where the client seems to come from.
+    pub(super) fn address(number: usize) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + number as u16))
+    }
+
+    fn readiness(&self) -> Option<Readiness> {
+        let over = self.finished || self.reset;
+        let readable = !self.arriving.is_empty() || over;
+        Some(Readiness { token: self.token?, readable, writable: true, read_on: over })
+    }
+}
+
+impl Machine {
+    /// A client connects. Returns its number.
+    pub(super) fn connect(&mut self) -> usize {
+        self.clients.push(Client::default());
+        self.backlog.push_back(self.clients.len() - 1);
+        let token = self.listener;
+        self.edges.push(Readiness { token, readable: true, writable: false, read_on: false });
+        self.clients.len() - 1
+    }
+
+    /// Bytes of a client arrive.
+    pub(super) fn arrive(&mut self, number: usize, bytes: &[u8]) {
+        self.clients[number].arriving.extend(bytes);
+        self.report(number);
+    }
+
+    /// A client closes its sending side, or resets the connection.
+    pub(super) fn finish(&mut self, number: usize, reset: bool) {
+        let client = &mut self.clients[number];
+        (client.finished, client.reset) = (true, reset);
+        self.report(number);
+    }
+
+    /// Something about a client has changed.
+    pub(super) fn report(&mut self, number: usize) {
+        let client = &self.clients[number];
+        let readiness = client.readiness().filter(|_| !client.closed);
+        self.edges.extend(readiness);
+    }
+}
+
+/// The system calls.
+pub(super) struct Memory {
+    pub(super) machine: Rc<RefCell<Machine>>,
+    pub(super) waker: Waker,
+}
+
+/// A socket of the server.
+pub(super) struct Socket {
+    machine: Rc<RefCell<Machine>>,
+    /// The client; `None` for the listener.
+    client: Option<usize>,
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Socket({:?})", self.client)
+    }
+}
+
+impl Memory {
+    /// The socket that accepts the clients.
+    pub(super) fn listener(&self) -> Socket {
+        Socket { machine: self.machine.clone(), client: None }
+    }
+
+    /// Calls `with` with the client of a connection.
+    fn client<T>(&self, socket: &Socket, with: impl FnOnce(&mut Client) -> T) -> T {
+        let number = socket.client.expect("a connection, and not the listener");
+        with(&mut self.machine.borrow_mut().clients[number])
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(number) = self.client {
+            let client = &mut self.machine.borrow_mut().clients[number];
+            (client.ended, client.closed) = (true, true);
+        }
+    }
+}
+
+impl Sys for Memory {
+    type Socket = Socket;
+
+    fn now(&self) -> Time {
+        self.machine.borrow().now
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Never waits: the test takes a turn when there is something to do.
+    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+        ready.append(&mut self.machine.borrow_mut().edges);
+        Ok(())
+    }
+
+    fn register(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {
+        let mut machine = self.machine.borrow_mut();
+        match socket.client {
+            None => machine.listener = token,
+            Some(number) => {
+                machine.clients[number].token = Some(token);
+                machine.report(number);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, _: &Listening<Socket>) -> Result<(Socket, Peer), Errno> {
+        let number = self.machine.borrow_mut().backlog.pop_front().ok_or(Errno::AGAIN)?;
+        let socket = Socket { machine: self.machine.clone(), client: Some(number) };
+        Ok((socket, Client::address(number).into()))
+    }
+
+    fn backlog(&self, _: &Listening<Socket>) -> u32 {
+        self.machine.borrow().backlog.len() as u32
+    }
+
+    fn connect(&mut self, _: SocketAddr, _: Option<IpAddr>) -> Result<Socket, Errno> {
+        Err(Errno::NETUNREACH)
+    }
+
+    fn connect_error(&mut self, _: &Socket) -> Result<(), Errno> {
+        Err(Errno::NETUNREACH)
+    }
+
+    fn recv(&mut self, socket: &Socket, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        self.client(socket, |client| {
+            let mut count = 0;
+            for place in buffers.iter_mut().flat_map(|buffer| buffer.iter_mut()) {
+                let Some(byte) = client.arriving.pop_front() else { break };
+                *place = byte;
+                count += 1;
+            }
+            match count {
+                0 if client.reset => Err(Errno::CONNRESET),
+                0 if !client.finished => Err(Errno::AGAIN),
+                count => Ok(count),
+            }
+        })
+    }
+
+    fn send(&mut self, socket: &Socket, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        self.client(socket, |client| {
+            let offered: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+            let taken = client.room.unwrap_or(offered).min(offered);
+            if client.reset {
+                return Err(Errno::PIPE);
+            } else if taken == 0 {
+                return Err(Errno::AGAIN);
+            }
+            let bytes = buffers.iter().flat_map(|buffer| buffer.iter()).take(taken);
+            client.received.extend(bytes);
+            client.room = client.room.map(|room| room - taken);
+            Ok(taken)
+        })
+    }
+
+    fn shutdown(&mut self, socket: &Socket) -> Result<(), Errno> {
+        self.client(socket, |client| client.ended = true);
+        Ok(())
+    }
+
+    fn reset(&mut self, socket: Socket) {
+        drop(socket);
+    }
+}

@@ -1,0 +1,329 @@
+//! Testing a service without sockets: a [`Rig`] runs it on a worker in memory, with bytes, clock and
+//! buffers in the hands of the test.
+//!
+//! The worker and its engine are those of a real server. Only the system calls under them are not.
+//! So a test sees what clients see: waiting for buffers, timers, closing in order.
+//!
+//! ```
+//! use std::time::Duration;
+//! use echopool::service::{Answer, Connection, Service};
+//! use echopool::testing::Rig;
+//!
+//! /// Sends everything back. Says `?` when a client has been silent for a second.
+//! struct Nudge;
+//!
+//! impl Service for Nudge {
+//!     type Session = ();
+//!
+//!     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+//!         connection.output.append(connection.input);
+//!         connection.set_timer(connection.now() + Duration::from_secs(1));
+//!         Answer::Continue
+//!     }
+//!
+//!     fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+//!         connection.send(b"?");
+//!         Answer::Continue
+//!     }
+//! }
+//!
+//! let mut rig = Rig::new(|| Nudge);
+//! let client = rig.connect();
+//! rig.send(client, b"hello");
+//! assert_eq!(rig.received(client), b"hello");
+//!
+//! rig.advance(Duration::from_millis(999));
+//! assert_eq!(rig.received(client), b"");
+//! rig.advance(Duration::from_millis(2));
+//! assert_eq!(rig.received(client), b"?");
+//!
+//! // No buffer is free, so the bytes wait. They come back when there is one.
+//! rig.take_buffers();
+//! rig.send(client, b"again");
+//! assert_eq!(rig.received(client), b"");
+//! rig.give_buffers();
+//! assert_eq!(rig.received(client), b"again");
+//!
+//! rig.finish(client);
+//! assert!(rig.is_closed(client));
+//! ```
+
+use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Wake;
+use std::time::Duration;
+
+use crate::base::endpoint::Transport;
+use crate::base::key::ConnectionId;
+use crate::base::time::Time;
+use crate::buffer::{Lease, Pool, Reserve};
+use crate::config::Limits;
+use crate::engine::MioEngine;
+use crate::engine::sys::Listening;
+use crate::server::messaging::Clients;
+use crate::service::{Service, ServiceFactory};
+use crate::shared::counters::{Counters, Counts, Stats};
+use crate::shared::directory::Directory;
+use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::permits::Permits;
+use crate::shared::receipt::SendError;
+use crate::worker::{Rules, Setup, Worker};
+
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use memory::{Client, Machine, Memory};
+
+/// Clients that a rig can have at once.
+const CONNECTIONS_MAX: u32 = 64;
+
+/// Turns without time passing after which a service spins.
+const TURNS_MAX: usize = 100_000;
+
+/// A service on a worker in memory. Clients are numbered from 0, in the order in which they connect.
+///
+/// Each method returns when the worker has nothing left to do at the present time. Nothing runs
+/// beside the test, so the same calls always have the same results.
+pub struct Rig<S: Service> {
+    machine: Rc<RefCell<Machine>>,
+    worker: Worker<MioEngine<Memory>, S>,
+    woken: Arc<Woken>,
+    pool: Pool,
+    /// Buffers that the test has taken.
+    taken: Vec<Lease>,
+    counters: Arc<Counters>,
+    clients: Clients,
+}
+
+/// Whether the worker was woken since it last looked.
+#[derive(Default)]
+pub(crate) struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl<S: Service> Rig<S> {
+    /// A rig with 64 buffers of 1024 bytes.
+    ///
+    /// # Panics
+    /// The service cannot work with these limits.
+    pub fn new(factory: impl ServiceFactory<Service = S>) -> Rig<S> {
+        Rig::with_buffers(factory, 64, 1024)
+    }
+
+    /// A rig with so many buffers of this size, in bytes. There may be fewer and smaller ones than a
+    /// server can have.
+    ///
+    /// # Panics
+    /// The service cannot work with these limits.
+    pub fn with_buffers(
+        factory: impl ServiceFactory<Service = S>,
+        buffers: u32,
+        buffer_size: usize,
+    ) -> Rig<S> {
+        let limits = Limits::bare(CONNECTIONS_MAX, buffer_size, buffers);
+        factory.check(&limits).unwrap_or_else(|error| panic!("{error}"));
+        Rig::unchecked(factory, &limits)
+    }
+
+    fn unchecked(factory: impl ServiceFactory<Service = S>, limits: &Limits) -> Rig<S> {
+        let plan = factory.plan(limits);
+        let reserve = Reserve::new(limits.buffer_size, limits.buffers).expect("some memory");
+        let pool = Pool::with_references(reserve.clone(), 0, plan.references_each());
+        let slots = limits.max_connections as usize;
+        let mailboxes = Arc::new(Mailboxes::new(1));
+        let permits = Permits::new(limits.max_connections.into(), mailboxes.clone());
+        let clients = Clients {
+            mailboxes: mailboxes.clone(),
+            directory: Directory::new(1, slots),
+            reserve,
+            next: AtomicU64::new(0),
+        };
+        let counters = Arc::<Counters>::default();
+        let setup = Setup {
+            index: 0,
+            connections_max: slots,
+            listeners: 1,
+            rules: Rules::of(limits),
+            pool: pool.clone(),
+            permits: Some(permits.clone()),
+            mailboxes,
+            counters: counters.clone(),
+            directory: Some(clients.directory.clone()),
+        };
+        let (machine, woken) = (Rc::<RefCell<Machine>>::default(), Arc::<Woken>::default());
+        let sys = Memory { machine: machine.clone(), waker: woken.clone().into() };
+        let listener = Listening { socket: sys.listener(), transport: Transport::Tcp };
+        let engine = MioEngine::new(sys, slots, pool.clone(), Some(permits), vec![listener]);
+        let engine = engine.expect("the machine watches every socket");
+        let mut worker = Worker::new(engine, setup, |context| plan.make(context));
+        worker.begin();
+        let mut rig = Rig { machine, worker, woken, pool, taken: Vec::new(), counters, clients };
+        rig.run();
+        rig
+    }
+
+    /// A client connects. Returns its number.
+    ///
+    /// # Panics
+    /// If 64 clients are connected.
+    pub fn connect(&mut self) -> usize {
+        let number = self.machine.borrow_mut().connect();
+        self.run();
+        assert!(self.machine.borrow().backlog.is_empty(), "no more clients than 64 at once");
+        number
+    }
+
+    /// A client sends these bytes. They arrive at once.
+    pub fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.machine.borrow_mut().arrive(client, bytes);
+        self.run();
+    }
+
+    /// Takes the bytes that a client has received since this was last called.
+    pub fn received(&mut self, client: usize) -> Vec<u8> {
+        std::mem::take(&mut self.client(client).received)
+    }
+
+    /// A client closes its sending side, and reads on.
+    pub fn finish(&mut self, client: usize) {
+        self.machine.borrow_mut().finish(client, false);
+        self.run();
+    }
+
+    /// A client resets the connection.
+    pub fn reset(&mut self, client: usize) {
+        self.machine.borrow_mut().finish(client, true);
+        self.run();
+    }
+
+    /// A client takes only so many bytes more, until it [reads on](Rig::read_on). What the service
+    /// sends beyond that waits on the output.
+    pub fn stop_reading_after(&mut self, client: usize, bytes: usize) {
+        self.client(client).room = Some(bytes);
+    }
+
+    /// A client takes all bytes again.
+    pub fn read_on(&mut self, client: usize) {
+        self.client(client).room = None;
+        self.machine.borrow_mut().report(client);
+        self.run();
+    }
+
+    /// Whether the server has closed its sending side: the client has received all that it will get.
+    pub fn has_ended(&self, client: usize) -> bool {
+        self.machine.borrow().clients[client].ended
+    }
+
+    /// Whether the server has closed the connection.
+    pub fn is_closed(&self, client: usize) -> bool {
+        self.machine.borrow().clients[client].closed
+    }
+
+    /// The id of a client's connection; `None` if it is closed.
+    pub fn id(&self, client: usize) -> Option<ConnectionId> {
+        let address = Client::address(client).into();
+        let clients = self.clients.directory.list();
+        clients.iter().find(|info| info.peer == address).map(|info| info.id)
+    }
+
+    /// The time, as [`Connection::now`](crate::service::Connection::now) tells it. A rig begins at 1 s.
+    pub fn now(&self) -> Time {
+        self.machine.borrow().now
+    }
+
+    /// Lets time pass. All timers that are due meanwhile fire, each at its time.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now() + time;
+        while !self.worker.is_finished()
+            && let Some(due) = self.worker.deadline().filter(|due| *due <= end)
+        {
+            let now = self.now().max(due);
+            self.machine.borrow_mut().now = now;
+            self.run();
+        }
+        self.machine.borrow_mut().now = end;
+        self.run();
+    }
+
+    /// Takes all free buffers, so that the service and the next receives find none. Returns how many
+    /// there were.
+    pub fn take_buffers(&mut self) -> usize {
+        self.take_buffers_but(0)
+    }
+
+    /// Takes all free buffers but `left`. Returns how many.
+    pub fn take_buffers_but(&mut self, left: usize) -> usize {
+        let before = self.taken.len();
+        while self.pool.available() > left {
+            self.taken.extend(self.pool.lease());
+        }
+        self.taken.len() - before
+    }
+
+    /// Gives back the buffers that were taken.
+    pub fn give_buffers(&mut self) {
+        self.taken.clear();
+        self.woken.0.store(true, Ordering::Release);
+        self.run();
+    }
+
+    /// Buffers in use by connections and service. 0 if all of them have come back.
+    pub fn buffers_held(&self) -> usize {
+        self.pool.held() - self.taken.len()
+    }
+
+    /// Another thread sends a message to a client, as
+    /// [`ServerHandle::send_to`](crate::ServerHandle::send_to) does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_to(&mut self, client: usize, bytes: &[u8]) -> Result<(), SendError> {
+        let id = self.id(client).ok_or(SendError::Gone)?;
+        let answers = self.clients.begin_send_to(id, bytes)?;
+        self.run();
+        let tally = answers.so_far();
+        if tally.queued == 1 { Ok(()) } else { Err(tally.why.unwrap_or(SendError::Gone)) }
+    }
+
+    /// Begins a drain, which closes connections that are left after `deadline`.
+    pub fn drain(&mut self, deadline: Duration) {
+        let deadline = self.now() + deadline;
+        let sent = self.clients.mailboxes.send(0, Command::Drain { deadline });
+        assert!(sent.is_ok(), "the inbox is emptied in each turn");
+        self.run();
+    }
+
+    /// The counters, with how many connections were closed for each reason.
+    pub fn counts(&self) -> Counts {
+        Stats::read(std::iter::once(&*self.counters)).total()
+    }
+
+    fn client(&self, number: usize) -> RefMut<'_, Client> {
+        RefMut::map(self.machine.borrow_mut(), |machine| &mut machine.clients[number])
+    }
+
+    /// Turns of the worker's loop, until there is nothing to do at the present time.
+    fn run(&mut self) {
+        for _ in 0..TURNS_MAX {
+            if self.worker.is_finished() || !self.wants_turn() {
+                return;
+            }
+            self.worker.turn().expect("waiting does not fail");
+        }
+        panic!("the service spins at {:?}", self.now());
+    }
+
+    fn wants_turn(&self) -> bool {
+        self.woken.0.swap(false, Ordering::AcqRel)
+            || !self.machine.borrow().edges.is_empty()
+            || self.worker.engine().has_cancelled()
+            || self.worker.deadline().is_some_and(|deadline| deadline <= self.now())
+    }
+}
