@@ -1,27 +1,161 @@
-//! A buffer-pooled TCP echo server, and the server library that it is built on: the analogue of
-//! .NET's `SocketAsyncEventArgs` servers.
+//! A buffer-pooled TCP echo server, and the library that it is built on: a counterpart of .NET's
+//! `SocketAsyncEventArgs` servers.
 //!
-//! Operation contexts and buffers are made once, at start, and used again for every accept, receive
-//! and send. After start nothing on the path of a client's bytes allocates, and 10,000 idle clients
-//! hold no buffer at all.
+//! All contexts and buffers are allocated at start and used again for every accept, receive and
+//! send. After the start, nothing on the path of a client's bytes allocates. 10,000 idle clients hold
+//! no buffer at all.
 //!
 //! ```
-//! use std::net::{Ipv6Addr, SocketAddr};
 //! use std::time::Duration;
-//! use echopool::{Config, Server};
-//! use echopool::builtin::Echo;
+//! use echopool::{Config, Server, builtin::Echo};
 //!
-//! // Dual-stack: IPv4 clients are welcome on [::] too.
-//! let config = Config::new().listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
-//! let server = Server::start(config.max_connections(1000), Echo)?;
+//! // IPv4 clients can connect to [::] too. Port 0 takes a free port.
+//! let config = Config::new().listen("[::]:0").max_connections(1000);
+//! let server = Server::start(config, Echo)?;
 //! println!("listening on {}", server.local_endpoints()[0]);
 //! server.drain(Duration::from_secs(10));
 //! # Ok::<(), echopool::StartError>(())
 //! ```
 //!
-//! A server of your own is a [`Service`]: see the example there. Those that come along are in
-//! [`service`]; [`service::OfListener`] gives each listener its own. The other end is a
+//! # Guide
+//!
+//! A server of your own is a [`Service`]. Each worker thread has one, which a
+//! [factory](service::ServiceFactory) makes. The services that come with the crate are in
+//! [`builtin`]; [`builtin::OfListener`] gives each listener its own. The other end is a
 //! [`client::Blocking`] client, or many [`Client`]s on a [`ClientLoop`].
+//!
+//! ## Sharing state between workers
+//!
+//! A service is used by one thread, so its own fields need no locks. What all workers share goes into
+//! an [`Arc`](std::sync::Arc) that the factory clones. Prefer atomics and short locks, because a
+//! service that waits for a lock stops all clients of its worker.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use echopool::service::{Answer, Connection, Service};
+//! use echopool::testing::Rig;
+//!
+//! /// Tells each client which visitor it is.
+//! struct Visitors(Arc<AtomicU64>);
+//!
+//! impl Service for Visitors {
+//!     type Session = ();
+//!
+//!     fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+//!         let number = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+//!         connection.send(format!("visitor {number}\n").as_bytes());
+//!         Answer::CloseAfterSend
+//!     }
+//!
+//!     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+//!         connection.input.consume(connection.input.len());
+//!         Answer::Continue
+//!     }
+//! }
+//!
+//! let count = Arc::new(AtomicU64::new(0));
+//! let for_workers = count.clone();
+//! // The same closure goes to Server::start.
+//! let mut rig = Rig::new(move || Visitors(for_workers.clone()));
+//! let (_, second) = (rig.connect(), rig.connect());
+//! assert_eq!(rig.received(second), b"visitor 2\n");
+//! assert_eq!(count.load(Ordering::Relaxed), 2);
+//! ```
+//!
+//! ## Bounding output
+//!
+//! A client that does not read must not fill the memory. As a rule a connection is not read while it
+//! has output that is not sent, so a service that answers requests is bounded by itself. A service
+//! that sends of its own accord, or is [full duplex](Service::full_duplex), must stop by itself: look
+//! at [`Connection::output`](service::Connection::output), and go on in
+//! [`Service::sent`] when all of it is sent.
+//!
+//! ```
+//! use echopool::service::{Answer, Connection, Service};
+//! use echopool::testing::Rig;
+//!
+//! /// Counts up, as fast as the client reads.
+//! struct Counter;
+//!
+//! impl Counter {
+//!     fn fill(&mut self, connection: &mut Connection<'_>, next: &mut u64) -> Answer {
+//!         // At most two buffers wait for the client. `send` is false if no buffer is free, and
+//!         // then the service is called again when there is one.
+//!         while connection.output.leases() < 2 && connection.send(format!("{next}\n").as_bytes()) {
+//!             *next += 1;
+//!         }
+//!         Answer::Continue
+//!     }
+//! }
+//!
+//! impl Service for Counter {
+//!     type Session = u64;
+//!
+//!     fn open(&mut self, connection: &mut Connection<'_>, next: &mut u64) -> Answer {
+//!         self.fill(connection, next)
+//!     }
+//!
+//!     fn sent(&mut self, connection: &mut Connection<'_>, next: &mut u64) -> Answer {
+//!         self.fill(connection, next)
+//!     }
+//!
+//!     fn buffer_available(&mut self, connection: &mut Connection<'_>, next: &mut u64) -> Answer {
+//!         self.fill(connection, next)
+//!     }
+//!
+//!     fn data(&mut self, connection: &mut Connection<'_>, _: &mut u64) -> Answer {
+//!         connection.input.consume(connection.input.len());
+//!         Answer::Continue
+//!     }
+//! }
+//!
+//! let mut rig = Rig::new(|| Counter);
+//! let client = rig.connect_reading(100);
+//! assert!(rig.received(client).starts_with(b"0\n1\n2\n"));
+//! assert!(rig.buffers_held() <= 2, "the client reads no more, and the service writes no more");
+//! ```
+//!
+//! ## Signals without the daemon
+//!
+//! The library handles no signals. A program that does calls its [`ServerHandle`] from a thread of
+//! its own, here with the crate `signal-hook`:
+//!
+//! ```
+//! use std::time::Duration;
+//! use echopool::{Config, Drained, Server, builtin::Echo};
+//! use signal_hook::{consts::SIGTERM, iterator::Signals};
+//!
+//! // Before the server starts, so that no signal is lost.
+//! let mut signals = Signals::new([SIGTERM])?;
+//! let server = Server::start(Config::new().listen("127.0.0.1:0").max_connections(100), Echo)?;
+//! # signal_hook::low_level::raise(SIGTERM)?;
+//! for _signal in signals.forever() {
+//!     // Clients get what they are owed, within ten seconds.
+//!     assert_eq!(server.drain(Duration::from_secs(10)), Drained::Clean);
+//!     break;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ## Testing a service without sockets
+//!
+//! A [`testing::Rig`] runs a service on a worker in memory. The test sends bytes, moves the clock,
+//! takes buffers away and says what clients read; the same calls always have the same results. The
+//! examples above are such tests.
+//!
+//! ```
+//! use echopool::builtin::Echo;
+//! use echopool::testing::Rig;
+//!
+//! let mut rig = Rig::new(Echo);
+//! let client = rig.connect();
+//! rig.send(client, b"hello");
+//! assert_eq!(rig.received(client), b"hello");
+//! rig.finish(client);
+//! assert!(rig.is_closed(client));
+//! assert_eq!(rig.buffers_held(), 0);
+//! ```
 //!
 //! # From SocketAsyncEventArgs to here
 //!

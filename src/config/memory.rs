@@ -33,7 +33,7 @@ pub struct Sizes {
     /// What a worker needs whatever the number of connections, in bytes, without its stack.
     pub worker_bytes: usize,
     /// What the workers' copies of the service allocate together, in bytes: see
-    /// [`Service::memory_bytes`](crate::Service::memory_bytes).
+    /// [`ServicePlan::memory_bytes`](crate::service::ServicePlan::memory_bytes).
     pub service_bytes: u64,
     /// What the directory of clients keeps for each slot, in bytes.
     pub directory_bytes: usize,

@@ -174,7 +174,21 @@ impl<S: Service> Rig<S> {
     /// # Panics
     /// If 64 clients are connected.
     pub fn connect(&mut self) -> usize {
+        self.connect_with(None)
+    }
+
+    /// A client connects that takes only so many bytes, until it [reads on](Rig::read_on). Returns
+    /// its number.
+    ///
+    /// # Panics
+    /// If 64 clients are connected.
+    pub fn connect_reading(&mut self, bytes: usize) -> usize {
+        self.connect_with(Some(bytes))
+    }
+
+    fn connect_with(&mut self, room: Option<usize>) -> usize {
         let number = self.machine.borrow_mut().connect();
+        self.client(number).room = room;
         self.run();
         assert!(self.machine.borrow().backlog.is_empty(), "no more clients than 64 at once");
         number

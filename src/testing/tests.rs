@@ -41,9 +41,7 @@ fn what_a_client_does_not_take_waits_and_is_not_read_beyond() {
 #[test]
 fn a_stream_without_end_is_bounded_by_its_client() {
     let mut rig = Rig::new(Chargen);
-    let client = rig.machine.borrow_mut().connect();
-    rig.stop_reading_after(client, 1000);
-    rig.run();
+    let client = rig.connect_reading(1000);
     assert_eq!(rig.received(client).len(), 1000);
     rig.stop_reading_after(client, 500);
     rig.machine.borrow_mut().report(client);
