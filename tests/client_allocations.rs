@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use echopool::builtin::OfListener;
 use echopool::builtin::url::{FramedOptions, ServiceOptions};
-use echopool::client::{Client, ClientLoop, Limits, Options};
+use echopool::client::{Client, ClientLoop, LoopLimits, Options};
 use echopool::{Config, Server};
 
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
@@ -50,7 +50,7 @@ fn with_the_connection_up_the_loops_thread_allocates_nothing() {
     let config = Config::new().listen(anywhere).listen(anywhere).workers(1).max_connections(1_000);
     let server = Server::start(config, OfListener::new(services)).unwrap();
     let [echo, framed] = [0, 1].map(|nth| server.local_endpoints()[nth].socket_addr().unwrap());
-    let own_loop = ClientLoop::start(Limits::for_clients(4)).unwrap();
+    let own_loop = ClientLoop::start(LoopLimits::for_clients(4)).unwrap();
     let targets = [format!("tcp://{echo}"), format!("framed://{framed}")];
     let clients: Vec<Client> = targets
         .iter()

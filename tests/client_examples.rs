@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use echopool::builtin::Echo;
 use echopool::builtin::hub::protocol::Request;
 use echopool::builtin::url::{HubOptions, MessageOptions};
-use echopool::client::{ClientLoop, Error, Limits, State};
+use echopool::client::{ClientLoop, Error, LoopLimits, State};
 use echopool::service::ServiceFactory;
 use echopool::{Config, Server, ServerHandle};
 
@@ -69,7 +69,7 @@ fn callbacks_receive_until_the_server_closes() {
 #[test]
 fn reconnect_and_push_connects_again_and_is_sent_to_by_its_id() {
     let address = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
-    let clients = ClientLoop::start(Limits::for_clients(1)).unwrap();
+    let clients = ClientLoop::start(LoopLimits::for_clients(1)).unwrap();
     let (client, states) =
         reconnect_and_push::client(&clients, &format!("framed://{address}")).unwrap();
     let connected = client.connect(GUARD);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echopool::client::{Client, ClientLoop, Error, Limits, Options, Reconnect, State, Unsent};
+use echopool::client::{Client, ClientLoop, Error, LoopLimits, Options, Reconnect, State, Unsent};
 
 const CLIENTS: usize = 1_000;
 const ROUNDS: u64 = 3;
@@ -98,7 +98,7 @@ fn a_thousand_clients_come_back_to_a_server_that_was_killed() {
     let mut daemon = Daemon::start("127.0.0.1:0");
     let target = daemon.target.clone();
     let address = target.strip_prefix("tcp://").expect("a TCP address").to_owned();
-    let clients = ClientLoop::start(Limits::for_clients(CLIENTS as u32)).expect("a loop");
+    let clients = ClientLoop::start(LoopLimits::for_clients(CLIENTS as u32)).expect("a loop");
     let stop = Arc::new(AtomicBool::new(false));
     let reconnect = Reconnect::between(Duration::from_millis(10), Duration::from_millis(200));
     let all: Vec<Arc<Books>> = (0..CLIENTS as u64)

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use echopool::client::{ClientLoop, Error, Limits, Options};
+use echopool::client::{ClientLoop, Error, LoopLimits, Options};
 
 /// Bytes that are received at most, so that a server that never closes does not fill the memory.
 const RECEIVE_MAX: usize = 1 << 20;
 
 /// Sends a message and returns all bytes that come back.
 pub fn exchange(target: &str, message: &str) -> Result<Vec<u8>, Error> {
-    let clients = ClientLoop::start(Limits::for_clients(1)).map_err(|_| Error::LoopEnded)?;
+    let clients = ClientLoop::start(LoopLimits::for_clients(1)).map_err(|_| Error::LoopEnded)?;
     let client = Arc::new(clients.client(target, Options::new())?);
     let (receive_done, done) = channel();
     let (message, next) = (message.as_bytes().to_vec(), client.clone());

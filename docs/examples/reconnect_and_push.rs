@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use echopool::builtin::url::FramedOptions;
-use echopool::client::{Client, ClientLoop, Limits, Options, Reconnect, State, Unsent};
+use echopool::client::{Client, ClientLoop, LoopLimits, Options, Reconnect, State, Unsent};
 use echopool::{Config, Server, ServerHandle};
 
 type Failure = Box<dyn std::error::Error>;
@@ -45,7 +45,7 @@ pub fn greet(server: &ServerHandle) -> Result<(), Failure> {
 #[allow(dead_code)] // The test that runs this file calls what is above.
 fn main() -> Result<(), Failure> {
     let address: SocketAddr = "127.0.0.1:7777".parse()?;
-    let clients = ClientLoop::start(Limits::for_clients(1))?;
+    let clients = ClientLoop::start(LoopLimits::for_clients(1))?;
     let (client, states) = client(&clients, &format!("framed://{address}"))?;
     // Nobody listens yet: both wait.
     let connected = client.connect(Duration::MAX);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::error::{Error, Failed};
-use super::handle::{Client, ClientLoop, Limits};
+use super::handle::{Client, ClientLoop, LoopLimits};
 use super::options::Options;
 use super::pending::Pending;
 
@@ -58,7 +58,7 @@ impl Blocking {
         timeout: Duration,
     ) -> Result<Blocking, Error> {
         let own_loop =
-            ClientLoop::start(Limits::for_clients(1)).map_err(|e| Error::cannot_start(&e))?;
+            ClientLoop::start(LoopLimits::for_clients(1)).map_err(|e| Error::cannot_start(&e))?;
         let client = own_loop.client(target, options)?;
         Blocking::over(client, Some(own_loop), timeout)
     }

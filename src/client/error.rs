@@ -225,10 +225,10 @@ impl fmt::Display for Error {
             ),
             Error::QueueFull => f.write_str(
                 "the loop has no room for another operation; wait for some, or raise \
-                 Limits::operations",
+                 LoopLimits::operations",
             ),
             Error::TooManyClients => f.write_str(
-                "the loop has no room for another client; drop some, or raise Limits::clients",
+                "the loop has no room for another client; drop some, or raise LoopLimits::clients",
             ),
             Error::LoopEnded => f.write_str("the client loop has ended; keep its ClientLoop alive"),
             Error::OnLoopThread => f.write_str(

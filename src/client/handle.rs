@@ -41,7 +41,7 @@ const CONNECT_GRACE: Duration = Duration::from_millis(50);
 
 /// What a loop may use. All of it is made when the loop starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct LoopLimits {
     /// Clients at once, 1 to [`CLIENTS_MAX`].
     pub clients: u32,
     /// Operations under way at once, over all clients, 1 to [`OPERATIONS_MAX`]. One more completes
@@ -58,11 +58,11 @@ pub struct Limits {
     pub linger: Duration,
 }
 
-impl Limits {
+impl LoopLimits {
     /// For this many clients, with 4 operations and 4 buffers for each.
-    pub fn for_clients(clients: u32) -> Limits {
+    pub fn for_clients(clients: u32) -> LoopLimits {
         let four_each = clients.saturating_mul(4);
-        Limits {
+        LoopLimits {
             clients,
             operations: four_each.clamp(64, OPERATIONS_MAX),
             buffers: four_each.max(64),
@@ -77,19 +77,19 @@ impl Limits {
             true => Ok(()),
             false => Err(format!("{name} is {value}, but must be from {min} to {max}")),
         };
-        ranged("Limits::clients", self.clients.into(), 1, CLIENTS_MAX.into())?;
-        ranged("Limits::operations", self.operations.into(), 1, OPERATIONS_MAX.into())?;
+        ranged("LoopLimits::clients", self.clients.into(), 1, CLIENTS_MAX.into())?;
+        ranged("LoopLimits::operations", self.operations.into(), 1, OPERATIONS_MAX.into())?;
         let buffers = (u64::from(self.clients) * 4, 1 << 24);
-        ranged("Limits::buffers", self.buffers.into(), buffers.0, buffers.1)?;
+        ranged("LoopLimits::buffers", self.buffers.into(), buffers.0, buffers.1)?;
         let (min, max) = (BUFFER_SIZE_MIN as u64, BUFFER_SIZE_MAX as u64);
-        ranged("Limits::buffer_size", self.buffer_size as u64, min, max)
+        ranged("LoopLimits::buffer_size", self.buffer_size as u64, min, max)
     }
 }
 
-impl Default for Limits {
+impl Default for LoopLimits {
     /// For 1,024 clients.
-    fn default() -> Limits {
-        Limits::for_clients(1024)
+    fn default() -> LoopLimits {
+        LoopLimits::for_clients(1024)
     }
 }
 
@@ -110,7 +110,7 @@ impl ClientLoop {
     /// # Errors
     /// A limit is out of its range ([`io::ErrorKind::InvalidInput`]); or memory, a thread or what
     /// the event loop is made of could not be had.
-    pub fn start(limits: Limits) -> io::Result<ClientLoop> {
+    pub fn start(limits: LoopLimits) -> io::Result<ClientLoop> {
         let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
         limits.check().map_err(invalid)?;
         raise_open_files(limits.clients);
@@ -184,14 +184,14 @@ impl Drop for EndOnDrop {
 
 /// The life of the loop's thread.
 fn run(
-    limits: Limits,
+    limits: LoopLimits,
     submission: Arc<Submission>,
     mailboxes: Arc<Mailboxes>,
     resolver: SyncSender<resolve::Question>,
     ready: &SyncSender<io::Result<()>>,
 ) {
     let _end = EndOnDrop(submission.clone());
-    let Limits { clients, operations, linger, .. } = limits;
+    let LoopLimits { clients, operations, linger, .. } = limits;
     submission.enter();
     let random = fastrand::Rng::new();
     let driver = Driver::new(submission, resolver, clients, operations, linger, random);
@@ -207,7 +207,7 @@ fn run(
 }
 
 fn make_worker(
-    limits: Limits,
+    limits: LoopLimits,
     mailboxes: Arc<Mailboxes>,
     driver: Driver,
 ) -> io::Result<SystemWorker<Driver>> {
@@ -216,7 +216,7 @@ fn make_worker(
 }
 
 /// What a loop's worker is made of, beside its engine.
-pub(crate) fn setup(limits: Limits, mailboxes: Arc<Mailboxes>) -> io::Result<Setup> {
+pub(crate) fn setup(limits: LoopLimits, mailboxes: Arc<Mailboxes>) -> io::Result<Setup> {
     let client_limits = ClientLimits {
         // Beside those that are open, those that linger.
         connections_max: limits.clients as usize * 2,

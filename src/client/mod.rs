@@ -7,14 +7,14 @@
 //! ```
 //! use std::net::{Ipv4Addr, SocketAddr};
 //! use std::time::Duration;
-//! use echopool::client::{ClientLoop, Limits, Options};
+//! use echopool::client::{ClientLoop, LoopLimits, Options};
 //! use echopool::{Config, Server};
 //! use echopool::builtin::Echo;
 //!
 //! # let config = Config::new().listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
 //! # let server = Server::start(config.workers(1).max_connections(10), Echo)?;
 //! # let target = server.local_endpoints()[0].to_string();
-//! let clients = ClientLoop::start(Limits::for_clients(100))?;
+//! let clients = ClientLoop::start(LoopLimits::for_clients(100))?;
 //! let client = clients.client(&target, Options::new())?;
 //! client.connect(Duration::from_secs(10)).wait()?;
 //!
@@ -72,6 +72,6 @@ pub use blocking::Blocking;
 #[cfg(feature = "daemon")]
 pub(crate) use error::with_remedy;
 pub use error::{Attempt, Attempts, Error, Failed};
-pub use handle::{CLIENTS_MAX, Client, ClientLoop, Limits, OPERATIONS_MAX};
+pub use handle::{CLIENTS_MAX, Client, ClientLoop, LoopLimits, OPERATIONS_MAX};
 pub use options::{CONNECT_TIMEOUT, Options, Reconnect, State, Unsent};
 pub use pending::{Canceller, Pending};

@@ -129,7 +129,7 @@ fn a_peer_that_does_not_read_is_given_up_after_the_send_timeout() {
     let (send, keep) = channel();
     let (target, _) = serve(1, move |stream, _| send.send(stream).unwrap());
     let limits =
-        Limits { send_timeout: Some(Duration::from_millis(200)), ..Limits::for_clients(1) };
+        LoopLimits { send_timeout: Some(Duration::from_millis(200)), ..LoopLimits::for_clients(1) };
     let clients = ClientLoop::start(limits).unwrap();
     let client = connected(&clients, &target, Options::new());
     let failed = done(client.send(vec![1; 64 << 20])).unwrap_err();

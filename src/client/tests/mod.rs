@@ -58,7 +58,7 @@ fn serve<T: Send + 'static>(
 }
 
 fn start() -> ClientLoop {
-    ClientLoop::start(Limits::for_clients(8)).unwrap()
+    ClientLoop::start(LoopLimits::for_clients(8)).unwrap()
 }
 
 fn connected(clients: &ClientLoop, target: &str, options: Options) -> Client {
@@ -280,7 +280,7 @@ fn a_peer_that_is_not_read_from_is_held_back() {
 fn a_client_that_does_not_receive_takes_no_buffers_from_the_others() {
     let (flooding, _) = serve(1, |mut stream, _| while stream.write_all(&[5; 65_536]).is_ok() {});
     let (_server, target) = echo_server();
-    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let limits = LoopLimits { buffers: 16, buffer_size: 1024, ..LoopLimits::for_clients(2) };
     let clients = ClientLoop::start(limits).unwrap();
     let _flooded = connected(&clients, &flooding, Options::new());
     let client = connected(&clients, &target, Options::new());
@@ -294,7 +294,7 @@ fn a_client_whose_peer_does_not_read_takes_no_buffers_from_the_others() {
     let (send, keep) = channel();
     let (stuck, _) = serve(1, move |stream, _| send.send(stream).unwrap());
     let (_server, target) = echo_server();
-    let limits = Limits { buffers: 16, buffer_size: 1024, ..Limits::for_clients(2) };
+    let limits = LoopLimits { buffers: 16, buffer_size: 1024, ..LoopLimits::for_clients(2) };
     let clients = ClientLoop::start(limits).unwrap();
     let sender = connected(&clients, &stuck, Options::new());
     let client = connected(&clients, &target, Options::new());
@@ -330,7 +330,7 @@ fn what_had_come_before_a_reset_can_still_be_received() {
 fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
     let (send, keep) = channel();
     let (target, _) = serve(2, move |stream, _| send.send(stream).unwrap());
-    let limits = Limits { linger: Duration::from_millis(100), ..Limits::for_clients(1) };
+    let limits = LoopLimits { linger: Duration::from_millis(100), ..LoopLimits::for_clients(1) };
     let clients = ClientLoop::start(limits).unwrap();
     // Far away, so that the time for connecting cannot be what ends it.
     let options = Options::new().connect_timeout(Duration::from_secs(3600));
@@ -393,7 +393,7 @@ fn a_panic_in_a_callback_is_its_own_affair_and_waiting_in_one_is_refused() {
 #[test]
 fn what_has_no_room_is_refused_at_once() {
     let (_server, target) = echo_server();
-    let limits = Limits { operations: 3, ..Limits::for_clients(2) };
+    let limits = LoopLimits { operations: 3, ..LoopLimits::for_clients(2) };
     let clients = ClientLoop::start(limits).unwrap();
     let client = connected(&clients, &target, Options::new());
     let other = clients.client(&target, Options::new()).unwrap();
@@ -418,10 +418,10 @@ fn what_has_no_room_is_refused_at_once() {
 #[test]
 fn limits_out_of_range_are_named() {
     for (limits, name) in [
-        (Limits::for_clients(0), "clients"),
-        (Limits { operations: 0, ..Limits::default() }, "operations"),
-        (Limits { buffers: 7, ..Limits::for_clients(2) }, "buffers"),
-        (Limits { buffer_size: 1, ..Limits::default() }, "buffer_size"),
+        (LoopLimits::for_clients(0), "clients"),
+        (LoopLimits { operations: 0, ..LoopLimits::default() }, "operations"),
+        (LoopLimits { buffers: 7, ..LoopLimits::for_clients(2) }, "buffers"),
+        (LoopLimits { buffer_size: 1, ..LoopLimits::default() }, "buffer_size"),
     ] {
         let error = ClientLoop::start(limits).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
@@ -613,7 +613,7 @@ fn a_connect_that_is_cancelled_ends_at_once() {
 fn a_thousand_clients_share_one_loop() {
     const CLIENTS: usize = 1_000;
     let (server, target) = echo_server();
-    let clients = ClientLoop::start(Limits::for_clients(CLIENTS as u32)).unwrap();
+    let clients = ClientLoop::start(LoopLimits::for_clients(CLIENTS as u32)).unwrap();
     let all: Vec<_> =
         (0..CLIENTS).map(|_| clients.client(&target, Options::new()).unwrap()).collect();
     let connects: Vec<_> = all.iter().map(|client| client.connect(GUARD)).collect();

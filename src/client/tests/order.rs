@@ -165,7 +165,7 @@ fn messages_that_came_unasked_are_kept_when_a_send_is_given_up() {
         send.send(stream).unwrap();
     });
     let limits =
-        Limits { send_timeout: Some(Duration::from_millis(300)), ..Limits::for_clients(1) };
+        LoopLimits { send_timeout: Some(Duration::from_millis(300)), ..LoopLimits::for_clients(1) };
     let clients = ClientLoop::start(limits).unwrap();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));

@@ -109,12 +109,12 @@ proptest! {
         keep in any::<bool>(),
     ) {
         let target = peer(steps);
-        let limits = Limits {
+        let limits = LoopLimits {
             buffer_size: 1024,
             linger: Duration::from_millis(20),
             send_timeout: Some(Duration::from_millis(200)),
             operations: 16,
-            ..Limits::for_clients(1)
+            ..LoopLimits::for_clients(1)
         };
         let clients = ClientLoop::start(limits).unwrap();
         let mut options = Options::new().unsent(if keep { Unsent::Keep } else { Unsent::Report });

@@ -24,7 +24,9 @@ use crate::base::units;
 use crate::builtin::url::ServiceOptions;
 use crate::client::target::Target;
 use crate::client::with_remedy;
-use crate::client::{Client, ClientLoop, Error, Failed, Limits, Options, Reconnect, State, Unsent};
+use crate::client::{
+    Client, ClientLoop, Error, Failed, LoopLimits, Options, Reconnect, State, Unsent,
+};
 use crate::protocol::framing::{ByteOrder, Framing};
 
 mod input;
@@ -192,7 +194,7 @@ impl Talk {
         }
         on_signals(teller.clone())
             .map_err(|error| format!("cannot catch signals: {}", with_remedy(&error)))?;
-        let limits = Limits { linger: LINGER, ..Limits::for_clients(1) };
+        let limits = LoopLimits { linger: LINGER, ..LoopLimits::for_clients(1) };
         let own_loop =
             ClientLoop::start(limits).map_err(|e| Error::cannot_start(&e).to_string())?;
         let states = teller.clone();
