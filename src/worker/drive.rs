@@ -296,7 +296,13 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// queue for buffers then, and, because what it holds does not move either, in that of those that
     /// may be shed: as if a Send had to wait.
     #[inline(never)]
-    fn layer_starves<E: Engine>(&mut self, engine: &E, key: Key) -> bool {
+    fn layer_starves<E: Engine>(&mut self, engine: &mut E, key: Key) -> bool {
+        let context = self.table.expect_mut(key);
+        let _ = outgoing(&mut self.layer, context, &self.pool);
+        if context.ended && !self.layer.starves(&context.layer) {
+            // FIN had to wait for the layer.
+            self.layer_was_called(engine, key, Ok(0));
+        }
         let context = self.table.expect_mut(key);
         let starves = context.machine.sends()
             && outgoing(&mut self.layer, context, &self.pool).is_empty()

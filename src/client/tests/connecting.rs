@@ -22,7 +22,7 @@ fn a_silent_address_delays_the_next_one_by_no_more_than_the_race() {
 fn a_client_that_is_dropped_while_it_connects_leaves_its_place_to_others() {
     let (_server, target) = echo_server();
     let (silent, _listener, _full) = unanswering();
-    let clients = ClientLoop::start(Limits::for_clients(1)).unwrap();
+    let clients = ClientLoop::start(LoopLimits::for_clients(1)).unwrap();
     for _ in 0..10 {
         let begun = Instant::now();
         let client = loop {
@@ -69,8 +69,11 @@ fn no_duration_is_too_long() {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).map(|_| all)
     });
-    let limits =
-        Limits { linger: Duration::MAX, send_timeout: Some(Duration::MAX), ..Limits::default() };
+    let limits = LoopLimits {
+        linger: Duration::MAX,
+        send_timeout: Some(Duration::MAX),
+        ..LoopLimits::default()
+    };
     let clients = ClientLoop::start(limits).unwrap();
     let for_ever = Reconnect::between(Duration::MAX, Duration::MAX);
     let options = Options::new().reconnect(for_ever).connect_timeout(Duration::MAX);

@@ -9,7 +9,7 @@ fn requests_that_are_due_at_once_keep_nobody_waiting() {
     let (send, keep) = channel();
     let (silent, _) = serve(1, move |stream, _| send.send(stream).unwrap());
     let (_server, target) = echo_server();
-    let limits = Limits { operations: REQUESTS + 10, ..Limits::for_clients(2) };
+    let limits = LoopLimits { operations: REQUESTS + 10, ..LoopLimits::for_clients(2) };
     let clients = ClientLoop::start(limits).unwrap();
     let unanswered = connected(&clients, &silent, Options::new());
     let other = connected(&clients, &target, Options::new());

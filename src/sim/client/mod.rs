@@ -25,7 +25,7 @@ use crate::client::driver::Driver;
 use crate::client::handle::setup;
 use crate::client::resolve::Question;
 use crate::client::submission::{Answer, Clock, Command, Submission};
-use crate::client::{Error, Limits};
+use crate::client::{Error, LoopLimits};
 use crate::engine::MioEngine;
 use crate::shared::mailbox::Mailboxes;
 use crate::worker::Worker;
@@ -106,7 +106,7 @@ struct ClientWorld<E: Seat> {
     submission: Arc<Submission>,
     questions: Receiver<Question>,
     asked: BTreeMap<usize, Question>,
-    limits: Limits,
+    limits: LoopLimits,
     callers: Callers,
     servers: Vec<Server>,
     listener: Option<(usize, Handle)>,
@@ -128,7 +128,7 @@ impl<E: Seat> ClientWorld<E> {
         let mut borrowed = world.borrow_mut();
         let rng = &mut borrowed.rng;
         let clients = rng.u32(1..=4);
-        let limits = Limits {
+        let limits = LoopLimits {
             clients,
             operations: *rng.choice(&[6, 16, 64]).expect("there are some"),
             buffers: clients * rng.u32(4..=8),
