@@ -93,7 +93,7 @@ impl Default for LoopLimits {
     }
 }
 
-/// A thread that drives any number of clients, and a second one that looks up names.
+/// A thread that drives any number of clients, and others that look up names.
 ///
 /// Dropped, it ends: what is under way completes with [`Error::LoopEnded`], what was put on a
 /// connection goes out, and every connection is closed in order, for at most the linger time and a
@@ -266,9 +266,9 @@ impl Client {
         self.framing
     }
 
-    /// Connects, and completes with the address that answered. The name is looked up on the loop's
-    /// helper thread, and its addresses are tried one after the other, in the order of the system's
-    /// resolver. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
+    /// Connects, and completes with the address that answered. The name is looked up on a helper
+    /// thread. Its addresses are raced as in RFC 8305, IPv6 and IPv4 in turns: the next one is tried
+    /// when one has failed, or after 250 ms without an answer. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
     /// fails no further attempt is made.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);

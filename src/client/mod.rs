@@ -28,17 +28,19 @@
 //!
 //! # What is promised
 //!
-//! * A send that completed was handed to the kernel whole, once. That the peer has read it only a
-//!   reply can say.
-//! * A message that was not handed over whole when the connection was lost is reported, with how
-//!   many bytes went out, or kept and sent again whole, as [`Unsent`] says. It is never dropped in
-//!   silence.
-//! * A `send_receive` that has begun is never repeated by itself. It completes with its reply, or
-//!   with an error.
-//! * What is received and not asked for is kept: up to 4 buffers, then the peer is not read from.
-//!   If the connection ends it can still be received, and then comes the error that it ended with.
-//!   (A reply is never looked for in what an earlier connection left; that is dropped then.)
-//! * While more is there than was asked for, the end of the connection is not seen.
+//! * A send completes when the kernel has all of it, once. Only a reply proves that the peer has read
+//!   it.
+//! * If the connection is lost before the kernel has a whole message, the message is reported with
+//!   the number of bytes that went out, or kept and sent again whole, as [`Unsent`] says. It is never
+//!   dropped silently.
+//! * A `send_receive` that has begun is never repeated. It completes with its reply or an error.
+//! * Operations take their places in line when they are begun, and belong to the connection that
+//!   they meet there: the present one or, behind a [`Client::disconnect`], the next.
+//! * Bytes that nobody asked for are kept, up to 4 buffers; then the peer is not read from. If the
+//!   connection ends they can still be received; the error that it ended with comes behind them. A
+//!   `send_receive` never takes its reply from what an earlier connection left: it drops that.
+//! * While unrequested bytes are waiting, the end of the connection is not seen.
+//! * No callback runs on the stack of another.
 //!
 //! # What allocates
 //!

@@ -144,7 +144,7 @@ impl Op {
         before.map_or(0, |before| before.bytes().len()) + self.request.len() + after.len()
     }
 
-    /// Copies the message's next bytes on the wire. Answers how many.
+    /// Copies the message's next bytes on the wire. Returns how many.
     pub(super) fn fill(&self, framing: Option<Framing>, mut into: &mut [u8]) -> usize {
         let (before, after) = around(&framing, self.request.len());
         let before = before.as_ref().map_or(&[][..], Prefix::bytes);

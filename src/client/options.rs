@@ -40,8 +40,8 @@ impl Options {
         self
     }
 
-    /// How long one round over all addresses of the target may take; [`CONNECT_TIMEOUT`] if it is
-    /// not said. Each address has an equal share of what is left.
+    /// How long one round may take: looking up the name, and trying all addresses of the target. The
+    /// default is [`CONNECT_TIMEOUT`].
     pub fn connect_timeout(mut self, timeout: Duration) -> Options {
         self.connect_timeout = Some(timeout);
         self

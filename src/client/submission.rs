@@ -126,7 +126,7 @@ impl Submission {
     }
 
     /// Says that this is the loop's thread.
-    pub(super) fn enter(&self) {
+    pub(crate) fn enter(&self) {
         let _ = self.loop_thread.set(thread::current().id());
         completer::enter_loop();
     }

@@ -39,7 +39,8 @@ const TICK: Duration = Duration::from_millis(1);
 /// Commands in one turn, so that callers who never stop do not keep the connections waiting.
 const COMMANDS_PER_TURN: usize = 4096;
 
-/// Operations that are completed in one turn, for the same reason.
+/// Operations that are completed in one turn, and that end because they are due, for the same
+/// reason.
 const COMPLETIONS_PER_TURN: usize = 4096;
 
 /// The clients of one loop.
@@ -103,8 +104,7 @@ impl Driver {
         &mut self.slots[slot as usize]
     }
 
-    /// Does what was asked for, so much of it as one turn is to take. Answers whether there may be
-    /// more.
+    /// Carries out commands, at most as many as one turn may. Returns whether there may be more.
     fn carry_out_some(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
             match self.submission.next_command() {
@@ -148,7 +148,7 @@ impl Driver {
         slot.target = Some(target);
     }
 
-    /// Has the client's connection looked at in this turn, if it is open.
+    /// Schedules the client's connection to be woken in this turn, if it is open.
     fn touch(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         if !slot.dirty && matches!(slot.stage, Stage::Open(_)) {
@@ -213,6 +213,18 @@ impl Driver {
         }
     }
 
+    /// Ends the operations that are due, at most as many as one turn may. Returns whether there may be
+    /// more.
+    fn deadlines_came(&mut self) -> bool {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            match self.deadlines.pop(self.now) {
+                Some(index) => self.deadline_came(index),
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// The time of an operation is up; or it ended before it began, and waits to say so.
     fn deadline_came(&mut self, index: u32) {
         match self.ops.at(index).ended {
@@ -221,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// Tells callers how their operations ended, so many as one turn is to take.
+    /// Tells callers how their operations ended, at most as many as one turn may.
     fn complete_some(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
@@ -333,9 +345,7 @@ impl Service for Driver {
         while let Some(i) = self.wheel.pop(self.now) {
             self.time_came(i);
         }
-        while let Some(index) = self.deadlines.pop(self.now) {
-            self.deadline_came(index);
-        }
+        let more = self.deadlines_came() || more;
         self.to_close.drain(..).for_each(|id| turn.close(id));
         self.connect_some(turn);
         self.wake_dirty(turn);

@@ -110,6 +110,7 @@ pub(super) struct Manners {
 /// A client, and who uses it.
 pub(super) struct Caller {
     client: Option<Arc<Client>>,
+    pub(super) dropped_at: Option<Time>,
     pub(super) manners: Manners,
     pub(super) keeps: bool,
     /// No address of it ever answers.
@@ -187,6 +188,7 @@ impl Callers {
         self.shared.log().connected.push(false);
         self.all.push(Caller {
             client: Some(Arc::new(client)),
+            dropped_at: None,
             manners: Manners { framing, requests_only: kind == 0, listens: kind == 1 },
             keeps,
             hopeless,
@@ -211,6 +213,7 @@ impl Callers {
             0 if number + 1 < CALLERS_MAX => {
                 world.mark(Mark::ClientDropped);
                 caller.client = None;
+                caller.dropped_at = Some(world.now);
                 return None;
             }
             1..=5 => self.cancel(number, world),

@@ -3,14 +3,20 @@
 
 use super::caller::{Log, Record, What, data_of};
 use super::server::{Server, wire};
-use super::{ClientWorld, Seat};
+use std::time::Duration;
+
+use super::{ADDRESSES, ClientWorld, Seat};
 use crate::client::Error;
 use crate::protocol::framing::{Framing, LENGTH_BYTES};
 use crate::sim::marks::Mark;
+use crate::sim::world::peer_of;
 use crate::worker::Worker;
 
 /// Bytes of a message on the wire in which its number can be read.
 const NUMBER_KNOWN_AFTER: usize = LENGTH_BYTES + 3;
+
+/// How long the loop may take to see that a client was dropped.
+const DROPPED_FOR_MAX: Duration = Duration::from_millis(5);
 
 /// What destroys bytes on their way.
 const DESTROYERS: [Mark; 13] = [
@@ -41,6 +47,17 @@ impl<E: Seat> ClientWorld<E> {
         drop(log);
         if let Some(wrong) = wrong {
             panic!("{wrong}");
+        }
+    }
+
+    /// Nothing is done for a client that is gone.
+    pub(super) fn check_dropped(&self) {
+        let world = self.world.borrow();
+        for address in world.connecting_to() {
+            let caller = peer_of(address.into()) / ADDRESSES;
+            let dropped = self.callers.all[caller].dropped_at;
+            let late = dropped.is_some_and(|at| at + DROPPED_FOR_MAX < world.now);
+            assert!(!late, "caller {caller} is gone, and its client connects: {address}");
         }
     }
 

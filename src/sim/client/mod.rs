@@ -158,6 +158,7 @@ impl<E: Seat> ClientWorld<E> {
             permits: None,
             listeners: Vec::new(),
         });
+        submission.enter();
         let mut worker = Worker::new(engine, setup, |_| driver);
         worker.begin();
         let listener = (listener, Handle { world: world.clone(), what: What::Listener(listener) });
@@ -337,6 +338,7 @@ impl<E: Seat> ClientWorld<E> {
     }
 
     fn let_time_pass(&mut self) {
+        self.check_dropped();
         let world = self.world.borrow();
         let own = [HEALED_AFTER, HEALED_AFTER + SETTLING].map(|after| self.begun + after);
         let farewell = self.left_at.map(|at| at + self.farewell());

@@ -122,6 +122,12 @@ impl World {
         self.endpoints[self.endpoints[id].other].taken
     }
 
+    /// The addresses that the process under test is connecting to.
+    pub(in crate::sim) fn connecting_to(&self) -> impl Iterator<Item = SocketAddr> {
+        let connecting = self.endpoints.iter().filter(|end| end.ours && end.connecting);
+        connecting.filter_map(|end| self.endpoints[end.other].address)
+    }
+
     fn accept_error(&mut self, id: ListenerId) -> Errno {
         const ERRORS: [(Errno, Mark); 15] = [
             (Errno::CONNABORTED, Mark::AcceptAborted),
