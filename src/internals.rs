@@ -11,7 +11,9 @@ pub use crate::base::key::Key;
 pub use crate::buffer::pool::{Pool, Reserve};
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
 #[cfg(feature = "sim")]
-pub use crate::sim::ideal::{Network, now as simulated_now, simulate};
+pub use crate::sim::clock::now as simulated_now;
+#[cfg(feature = "sim")]
+pub use crate::sim::ideal::{Network, simulate};
 pub use crate::worker::connection::Table;
 pub use crate::worker::launch::{ClientLimits, run_clients};
 

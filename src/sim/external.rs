@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::external_message::{OUTSIDE_MIN, outside};
 use super::marks::Mark;
-use super::reader::{OUTSIDE_MIN, outside};
 use super::service::Seen;
 use super::world::World;
 use crate::base::key::ConnectionId;

@@ -5,13 +5,14 @@
 //!
 //! The seed decides the order of events at the same instant. The same seed gives the same run.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::run::{Seat, SeatParts, wants_turn};
+use super::clock::set_now;
+use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Rates, Shared, What, World};
 use crate::base::time::Time;
@@ -39,20 +40,6 @@ pub struct Network {
 /// Most turns of the workers between two steps of the clock. With more, a service spins.
 const TURNS_AT_ONCE_MAX: u64 = 10_000_000;
 
-thread_local! {
-    static NOW: Cell<Time> = const { Cell::new(Time::ZERO) };
-}
-
-/// The time in the world that this thread simulates, for services that read a clock.
-pub fn now() -> Time {
-    NOW.get()
-}
-
-/// Sets the time that [`now`] returns.
-pub(super) fn set_now(now: Time) {
-    NOW.set(now);
-}
-
 /// Runs clients against a server, each with its limits, until every client service has called
 /// [`Turn::stop`](crate::service::Turn::stop). Then stops the server and returns the services.
 ///
@@ -73,7 +60,7 @@ pub fn simulate<F: ServiceFactory, C: Service>(
     let mut clients: Vec<_> = clients
         .map(|(client, index)| Seated::client(&world, index, client))
         .collect::<io::Result<_>>()?;
-    NOW.set(world.borrow().now);
+    set_now(world.borrow().now);
     server.worker.begin();
     clients.iter_mut().for_each(|client| client.worker.begin());
     let mut turns = 0;
@@ -89,7 +76,7 @@ pub fn simulate<F: ServiceFactory, C: Service>(
             let next = deadlines.chain(server.deadline()).chain(world.borrow().next()).min();
             world.borrow_mut().now =
                 next.expect("all services wait for something that never happens");
-            NOW.set(world.borrow().now);
+            set_now(world.borrow().now);
             turns = 0;
         }
         assert!(turns < TURNS_AT_ONCE_MAX, "a service spins at {:?}", world.borrow().now);
@@ -215,6 +202,7 @@ mod tests {
     use crate::builtin::Echo;
     use crate::error::Errno;
     use crate::service::{Answer, ConnectTo, Connection, Turn};
+    use crate::sim::clock::now;
 
     const LATENCY: Duration = Duration::from_micros(30);
 

@@ -1,8 +1,18 @@
-//! Marks count what happened in a run. A batch of seeds in which a mark stays at zero has not
-//! tested what it claims to test.
+//! The seams of the world, and marks, which count what happened under each. A batch of seeds in
+//! which a mark stays at zero has not tested what it claims to test.
 
-use super::run::Seam;
 use crate::error::CloseReason;
+
+/// Which seam the world stands under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seam {
+    /// Under `Sys`: the real readiness engine runs in it.
+    Readiness,
+    /// Under `Engine`: completions, as io_uring gives them.
+    Completion,
+    /// Under either, with the client library on top and servers at the other end.
+    Client,
+}
 
 macro_rules! marks {
     ($($(#[$doc:meta])* $name:ident($seams:expr),)*) => {

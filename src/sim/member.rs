@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::reader::read_outside;
+use super::external_message::read_outside;
 use crate::builtin::url::HubOptions;
 use crate::error::CloseReason;
 use crate::protocol::framing::ByteOrder;

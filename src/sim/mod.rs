@@ -5,30 +5,37 @@
 //! * `sys`: the world as `Sys`, so that the real readiness engine runs in it.
 //! * `engine`: the world as `Engine`: completions, late, in any order.
 //! * `protocol`: what is served in a seed, and what is said to it and owed for it.
-//! * `peer`: the clients at the other end, polite and otherwise; `ear`: what they hear.
+//! * `peer`: the clients at the other end, polite and otherwise; `reader`: what they receive.
 //! * `wire`: what peers put around it where the server has a byte layer.
 //! * `member`: what a member of a hub says and hears.
-//! * `outside`: another thread, with messages for clients.
+//! * `external`: another thread, with messages for clients; `external_message`: their bytes.
 //! * `service`: the server's services, watched; and a client on the engine.
 //! * `audit`: whether members of a hub heard what they had to.
+//! * `seat`: how the engines are put into the world.
 //! * `run`: one seed: what is drawn, who runs when, what is checked.
-//! * `measured`: another world, without faults, for services that measure.
+//! * `ideal`: another world, without faults, for services that measure.
+//! * `clock`: the time of the world for code that reads a clock.
 //! * `client`: the client library against simulated servers.
-//! * `marks`: what has happened at least once, so that a fault that never fires is noticed.
+//! * `report`: what is reported of a seed.
+//! * `marks`: the seams; what has happened at least once, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` tells how to run it and how to read its stories.
 
 mod audit;
 mod client;
+pub(crate) mod clock;
 pub(crate) mod engine;
 mod external;
+mod external_message;
 pub(crate) mod ideal;
 mod marks;
 mod member;
 mod peer;
 mod protocol;
 mod reader;
-pub(crate) mod run;
+mod report;
+mod run;
+pub(crate) mod seat;
 mod service;
 pub(crate) mod sys;
 #[cfg(test)]
@@ -36,5 +43,6 @@ mod tests;
 mod wire;
 pub(crate) mod world;
 
-pub use marks::{Mark, Marks};
-pub use run::{Report, Seam, run};
+pub use marks::{Mark, Marks, Seam};
+pub use report::Report;
+pub use run::run;

@@ -1,5 +1,5 @@
 //! The clients at the other end of the simulated connections: how they send what they have to say,
-//! whether they read, how they leave. What they say is in `protocol`, what they may hear in `ear`.
+//! whether they read, how they leave. What they say is in `protocol`, what they may receive in `reader`.
 
 use std::cell::RefCell;
 use std::rc::Rc;

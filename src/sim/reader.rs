@@ -4,14 +4,8 @@
 //! Bytes from outside have their highest bit set, all others have not: that tells them apart where
 //! the service has no messages.
 
+use super::external_message::{BEGIN, END, read_outside};
 use super::protocol::{Script, Served};
-
-/// The first byte of a message from outside.
-const BEGIN: u8 = 0xFF;
-/// The last one.
-const END: u8 = 0xFE;
-/// A message from outside is never shorter: its ends and its number.
-pub(super) const OUTSIDE_MIN: usize = 5;
 
 /// What has been heard.
 #[derive(Default, Debug)]
@@ -93,20 +87,4 @@ impl Ear {
     fn broken(&self) -> String {
         format!("a message that nobody has sent: {:x?}", self.part)
     }
-}
-
-/// A message from outside with this number, of this length in bytes, [`OUTSIDE_MIN`] or more.
-pub(super) fn outside(number: u64, len: usize) -> Vec<u8> {
-    let digit = |at: u32| 0x80 + (number / 100u64.pow(at) % 100) as u8;
-    let mut bytes = vec![BEGIN, digit(0), digit(1), digit(2)];
-    bytes.extend((OUTSIDE_MIN..len).map(|at| 0x80 + ((number as usize * 31 + at * 7) % 100) as u8));
-    bytes.push(END);
-    bytes
-}
-
-/// The number of a message from outside, if it is one, whole.
-pub(super) fn read_outside(bytes: &[u8]) -> Option<u64> {
-    let digit = |at: usize| Some(u64::from(bytes.get(at)?.checked_sub(0x80)?));
-    let number = digit(1)? + 100 * digit(2)? + 10_000 * digit(3)?;
-    (outside(number, bytes.len().max(OUTSIDE_MIN)) == bytes).then_some(number)
 }

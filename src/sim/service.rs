@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::external_message::read_outside;
 use super::marks::Mark;
 use super::member::Asked;
 use super::protocol::Script;
-use super::reader::read_outside;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Lease;

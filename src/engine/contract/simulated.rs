@@ -13,7 +13,7 @@ use crate::base::time::Time;
 use crate::engine::{MioEngine, Sink};
 use crate::error::Errno;
 use crate::sim::engine::SimEngine;
-use crate::sim::run::{Seat, SeatParts};
+use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::sys::{SimSys, Woken};
 use crate::sim::world::{EndpointId, Handle, Rates, Shared, What, World};
 

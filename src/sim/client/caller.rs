@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::{ADDRESSES, addresses_of, ideal};
 use crate::base::time::Time;
 use crate::client::submission::Submission;
 use crate::client::target::Target;
 use crate::client::{Canceller, Client, Error, Failed, Options, Pending, Reconnect, State, Unsent};
 use crate::protocol::framing::{ByteOrder, Delimiter, Framing};
+use crate::sim::clock;
 use crate::sim::marks::{Mark, Marks};
-use crate::sim::world::{Route, World};
+use crate::sim::world::{Route, World, address_of};
 
+/// Addresses of each client.
+pub(super) const ADDRESSES: usize = 4;
 /// Operations that a callback begins in the place of its own, at most, over all callers.
 const FROM_CALLBACKS_MAX: u32 = 60;
 /// Operations that a caller begins, at most, and callers in one world.
@@ -385,7 +387,7 @@ fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Man
         _ => Vec::new(),
     };
     let due = match what {
-        What::Connect(timeout) | What::Request(_, timeout) => Some(ideal::now() + timeout),
+        What::Connect(timeout) | What::Request(_, timeout) => Some(clock::now() + timeout),
         _ => None,
     };
     log.untold.push((nth, format!("caller {caller} begins {nth}: {what:?}")));
@@ -478,7 +480,7 @@ impl Ends {
 impl Log {
     /// Writes down how an operation ended, and checks what can be seen of it alone.
     fn note(&mut self, nth: usize, result: Result<Vec<u8>, Failed>) {
-        let now = ideal::now();
+        let now = clock::now();
         let record = &mut self.records[nth];
         if record.ended.is_some() {
             self.wrong.get_or_insert(format!("operation {nth} completed twice"));
@@ -542,4 +544,9 @@ fn mark(marks: &mut Marks, record: &Record, result: &Result<Vec<u8>, Failed>) {
         Error::LoopEnded => Mark::FailedLoopEnded,
         _ => Mark::FailedOtherwise,
     });
+}
+
+/// The addresses of a caller's client.
+fn addresses_of(caller: usize) -> [SocketAddr; ADDRESSES] {
+    std::array::from_fn(|nth| address_of(caller * ADDRESSES + nth))
 }

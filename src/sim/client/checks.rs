@@ -1,14 +1,15 @@
 //! What must hold for a loop and its clients: after every turn, when the faults are over, and in the
 //! end, when everything has ended.
 
-use super::caller::{Log, Record, What, data_of};
-use super::server::{Server, wire};
 use std::time::Duration;
 
-use super::{ADDRESSES, ClientWorld, Seat};
+use super::ClientWorld;
+use super::caller::{ADDRESSES, Log, Record, What, data_of};
+use super::server::{Server, wire};
 use crate::client::Error;
 use crate::protocol::framing::{Framing, LENGTH_BYTES};
 use crate::sim::marks::Mark;
+use crate::sim::seat::Seat;
 use crate::sim::world::peer_of;
 use crate::worker::Worker;
 

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::clock;
 use super::engine::SimEngine;
-use super::ideal;
 use super::marks::Mark;
-use super::run::{Report, Seat, SeatParts, report_of, wants_turn};
+use super::report::{Report, report_of};
+use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Handle, Happening, Rates, Route, Shared, What, World, address_of, peer_of};
+use super::world::{Handle, Happening, Rates, Route, Shared, What, World, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::client::driver::Driver;
@@ -34,7 +35,7 @@ mod caller;
 mod checks;
 mod server;
 
-use caller::Callers;
+use caller::{ADDRESSES, Callers};
 use server::Server;
 
 /// Faults end after this time, and callers begin nothing more.
@@ -47,15 +48,13 @@ const TURNS_AT_ONCE_MAX: u64 = 20_000;
 const FAREWELL: Duration = Duration::from_millis(200);
 /// How far the next thing is away that the loop may come too late to.
 const LATE_MAX: Duration = Duration::from_micros(500);
-/// Addresses of each client.
-const ADDRESSES: usize = 4;
 
 /// Numbers of what happens: below the first, a caller acts; then servers; then look-ups end.
 const SERVERS_FROM: usize = 10_000;
 const LOOK_UPS_FROM: usize = 20_000;
 
 /// The clock of the loop and its callers.
-const CLOCK: Clock = Clock { now: ideal::now, instant: Instant::now };
+const CLOCK: Clock = Clock { now: clock::now, instant: Instant::now };
 
 /// Runs one seed. The seed draws which engine the clients run on.
 pub(super) fn run(seed: u64, told: bool) -> Report {
@@ -124,7 +123,7 @@ struct ClientWorld<E: Seat> {
 impl<E: Seat> ClientWorld<E> {
     fn new(seed: u64, world: Shared, keeps_all: bool) -> ClientWorld<E> {
         let begun = world.borrow().now;
-        ideal::set_now(begun);
+        clock::set_now(begun);
         let mut borrowed = world.borrow_mut();
         let rng = &mut borrowed.rng;
         let clients = rng.u32(1..=4);
@@ -227,7 +226,7 @@ impl<E: Seat> ClientWorld<E> {
 
     fn go_on_to(&self, now: Time) {
         self.world.borrow_mut().now = now;
-        ideal::set_now(now);
+        clock::set_now(now);
     }
 
     fn turn(&mut self, now: Time) {
@@ -395,9 +394,4 @@ impl<E: Seat> ClientWorld<E> {
         self.ended = true;
         self.submission.tell(Command::End);
     }
-}
-
-/// The addresses of a caller's client.
-fn addresses_of(caller: usize) -> [std::net::SocketAddr; ADDRESSES] {
-    std::array::from_fn(|nth| address_of(caller * ADDRESSES + nth))
 }

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::seat::Seat;
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::base::key::ConnectionId;
 use crate::base::time::Time;
@@ -14,6 +13,7 @@ use crate::sim::audit;
 use crate::sim::marks::Mark;
 use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
+use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
 use crate::worker::Worker;
 use crate::worker::layer::Layer;
@@ -27,6 +27,22 @@ const TURN_TAKES: Duration = Duration::from_secs(1);
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
+    /// Nobody may be served before one who has waited longer and still waits.
+    pub(super) fn check_order(before: &[u64], worker: &Worker<E, Watched, L>) {
+        let after = worker.waiting();
+        let mut still_waiting = None;
+        for &key in before {
+            if after.contains(&key) {
+                still_waiting = still_waiting.or(Some(key));
+            } else if let Some(first) = still_waiting {
+                assert!(
+                    !worker.is_open(key),
+                    "connection {key:x} was served before {first:x}, which has waited longer"
+                );
+            }
+        }
+    }
+
     pub(super) fn check(&mut self) {
         if let Some(outside) = &mut self.outside {
             outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
@@ -330,21 +346,5 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let queued = |server: &Server<E, L>| server.counters.read().waits_for_buffer > 0;
         (!accepted || self.servers.iter().any(queued))
             && self.peers.iter().any(|other| other.gave_up() && !other.was_stuck())
-    }
-}
-
-/// Nobody may be served before one who has waited longer and still waits.
-pub(super) fn check_order<E: Seat, L: Layer>(before: &[u64], worker: &Worker<E, Watched, L>) {
-    let after = worker.waiting();
-    let mut still_waiting = None;
-    for &key in before {
-        if after.contains(&key) {
-            still_waiting = still_waiting.or(Some(key));
-        } else if let Some(first) = still_waiting {
-            assert!(
-                !worker.is_open(key),
-                "connection {key:x} was served before {first:x}, which has waited longer"
-            );
-        }
     }
 }

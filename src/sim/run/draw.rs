@@ -1,5 +1,5 @@
 //! What a seed draws, and the servers, peers and clients that are made of it. When they run is in
-//! `../run.rs`; what is drawn while they do, where it happens.
+//! `mod.rs`; what is drawn while they do, where it happens.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::seat::{Seat, SeatParts};
 use super::{ClientSide, Ending, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
@@ -19,11 +18,12 @@ use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::Permits;
 use crate::sim::external::Outside;
+use crate::sim::external_message::OUTSIDE_MIN;
 use crate::sim::marks::Mark;
 use crate::sim::peer::{Manner, Peer};
 use crate::sim::protocol::{Script, Served};
-use crate::sim::reader::OUTSIDE_MIN;
-use crate::sim::service::{Clients, Seen, Watched, Whims};
+use crate::sim::seat::{Seat, SeatParts};
+use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
 use crate::sim::world::{Handle, Happening, Rates, Shared, What, World};
 use crate::worker::layer::Layer;
@@ -238,7 +238,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let mut world = self.world.borrow_mut();
         for number in 0..world.rng.usize(1..=14) {
             let total = world.rng.usize(0..=1500);
-            let peer = person(&mut world, &self.seen, self.served, number, total);
+            let peer = self.person(&mut world, number, total);
             self.peers.push(peer);
             world.after_up_to(Duration::from_secs(2), Happening::Peer(number));
         }
@@ -246,6 +246,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if self.peers.iter().any(|peer| peer.script.borrow().longest() > pool) {
             world.mark(Mark::MessageBeyondPool);
         }
+    }
+
+    /// A peer of any kind.
+    pub(super) fn person(&self, world: &mut World, number: usize, total: usize) -> Peer {
+        let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
+        let total = if manner == Manner::Silent { 0 } else { total };
+        let script = Script::draw(self.served, &mut world.rng, number, total);
+        let peer = Peer::new(world, number, manner, script);
+        self.seen.borrow_mut().scripts.insert(number, peer.script.clone());
+        peer
     }
 
     fn somebody_outside(&self, drawn: &Draw) -> Option<Outside> {
@@ -328,19 +338,3 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
 /// The numbers of the clients on the engine, beyond those of any peer.
 const FIRST_CLIENT: usize = 10_000;
-
-/// A peer of any kind.
-pub(super) fn person(
-    world: &mut World,
-    seen: &Rc<RefCell<Seen>>,
-    served: Served,
-    number: usize,
-    total: usize,
-) -> Peer {
-    let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
-    let total = if manner == Manner::Silent { 0 } else { total };
-    let script = Script::draw(served, &mut world.rng, number, total);
-    let peer = Peer::new(world, number, manner, script);
-    seen.borrow_mut().scripts.insert(number, peer.script.clone());
-    peer
-}

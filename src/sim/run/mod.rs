@@ -1,12 +1,10 @@
 //! One seed: who runs when, from the first turn to the end.
 //!
-//! * `seat`: how the engines are put into the world
 //! * `draw`: what the seed draws, and the servers, peers and clients made of it
 //! * `checks`: what must hold after every step, at rest, and in the end
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +12,17 @@ use std::time::Duration;
 use super::client;
 use super::engine::SimEngine;
 use super::external::Outside;
-use super::marks::{Mark, Marks};
+use super::marks::{Mark, Seam};
 use super::peer::Peer;
 use super::protocol::Served;
+use super::report::{Report, report_of};
+use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::world::{Happening, Shared, World};
 use crate::base::time::Time;
 use crate::buffer::{Pool, Reserve};
 use crate::engine::MioEngine;
-use crate::service::Service;
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
@@ -34,37 +33,6 @@ use crate::worker::{Rules, Worker};
 
 mod checks;
 mod draw;
-mod seat;
-
-use checks::check_order;
-use draw::person;
-pub(crate) use seat::{Seat, SeatParts};
-
-/// Which seam the world stands under.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seam {
-    /// Under `Sys`: the real readiness engine runs in it.
-    Readiness,
-    /// Under `Engine`: completions, as io_uring gives them.
-    Completion,
-    /// Under either, with the client library on top and servers at the other end.
-    Client,
-}
-
-/// What came of a seed.
-#[derive(Debug)]
-pub struct Report {
-    /// What was wrong, if anything was.
-    pub failure: Option<String>,
-    /// Of everything that happened, in order: the same for the same seed.
-    pub hash: u64,
-    /// What happened how often.
-    pub marks: Marks,
-    /// How long it was in the world.
-    pub simulated: Duration,
-    /// The story, if it was asked for.
-    pub story: Vec<String>,
-}
 
 /// Faults end after this time; then everybody has to come to an end.
 const HEALED_AFTER: Duration = Duration::from_secs(15);
@@ -103,35 +71,6 @@ fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Repor
     let world = World::drawn(seed, told);
     world.borrow_mut().layered = !L::IS_PLAIN;
     report_of(&world.clone(), || Simulation::<E, L>::new(world, layer).run())
-}
-
-/// Runs a world to its end, and reports what came of it.
-pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
-    let begun = world.borrow().now;
-    let result = catch_unwind(AssertUnwindSafe(run));
-    let failure = match result {
-        Ok(()) => None,
-        Err(panic) => Some(text_of(&*panic)),
-    };
-    let Ok(mut world) = world.try_borrow_mut() else {
-        unreachable!("a borrow ends with the panic that it was held in")
-    };
-    let story = world.story.lines.take().unwrap_or_default();
-    Report {
-        failure,
-        hash: world.story.hash(),
-        marks: std::mem::take(&mut world.marks),
-        simulated: world.now - begun,
-        story,
-    }
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
-        .unwrap_or_else(|| "a panic without words".to_string())
 }
 
 /// A world with servers and clients in it.
@@ -249,7 +188,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.reconnects += 1;
             world.mark(Mark::Reconnected);
             let (number, total) = (self.peers.len(), world.rng.usize(0..=300));
-            let peer = person(&mut world, &self.seen, self.served, number, total);
+            let peer = self.person(&mut world, number, total);
             self.peers.push(peer);
             world.after_up_to(Duration::from_millis(50), Happening::Peer(number));
         }
@@ -298,7 +237,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         worker.turn().expect("the world's waits do not fail");
         let enqueued = server.counters.read().waits_for_buffer - before.1;
         if enqueued == 0 {
-            check_order(&before.0, worker);
+            Self::check_order(&before.0, worker);
         }
         if worker.is_finished() {
             let worker = server.worker.take().expect("it has just run");
@@ -453,14 +392,4 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 enum Pick {
     Server(usize),
     Clients,
-}
-
-pub(super) fn wants_turn<E: Seat, S: Service, L: Layer>(
-    worker: &Worker<E, S, L>,
-    woken: &Woken,
-    now: Time,
-) -> bool {
-    woken.is_set()
-        || worker.engine().is_ready()
-        || worker.deadline().is_some_and(|deadline| deadline <= now)
 }

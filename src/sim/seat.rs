@@ -1,16 +1,20 @@
 //! The engines' seats in the world: how the real readiness engine and the simulated completions are
-//! made of what a worker has there. What the engines do is in `src/engine` and in `../engine.rs`.
+//! made of what a worker has there. What the engines do is in `src/engine` and in `engine.rs`.
 
 use std::sync::Arc;
 
+use super::engine::SimEngine;
+use super::sys::{SimSys, Woken};
+use super::world::{Handle, Shared};
 use crate::base::endpoint::Transport;
+use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::sys::Listening;
 use crate::engine::{Engine, MioEngine};
+use crate::service::Service;
 use crate::shared::permits::Permits;
-use crate::sim::engine::SimEngine;
-use crate::sim::sys::{SimSys, Woken};
-use crate::sim::world::{Handle, Shared};
+use crate::worker::Worker;
+use crate::worker::layer::Layer;
 
 /// An engine that can be seated in the world.
 pub(crate) trait Seat: Engine<Socket = Handle> {
@@ -54,4 +58,15 @@ impl Seat for SimEngine {
     fn is_ready(&self) -> bool {
         SimEngine::is_ready(self)
     }
+}
+
+/// Whether a worker has something to do now.
+pub(super) fn wants_turn<E: Seat, S: Service, L: Layer>(
+    worker: &Worker<E, S, L>,
+    woken: &Woken,
+    now: Time,
+) -> bool {
+    woken.is_set()
+        || worker.engine().is_ready()
+        || worker.deadline().is_some_and(|deadline| deadline <= now)
 }
