@@ -3,6 +3,8 @@
 pub mod endpoint;
 pub mod errno;
 pub mod key;
+#[cfg(test)]
+pub mod property;
 pub mod slot_queue;
 pub mod time;
 pub mod timer_wheel;

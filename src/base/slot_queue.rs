@@ -118,6 +118,8 @@ mod tests {
     use std::collections::VecDeque;
 
     proptest! {
+        #![proptest_config(crate::base::property::config())]
+
         #[test]
         fn it_agrees_with_a_plain_queue(steps in prop::collection::vec((0u32..8, 0u8..3), 0..200)) {
             let (mut queue, mut model) = (SlotQueue::new(8), VecDeque::new());

@@ -304,6 +304,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::base::property::config())]
+
         /// Against a plain list of times: never early, at most a tick late, none lost, in whatever
         /// steps time goes on.
         #[test]

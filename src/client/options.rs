@@ -179,6 +179,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::base::property::config())]
+
         #[test]
         fn a_wait_is_between_the_bounds_and_its_most_doubles(
             shortest in 1..5_000_u64,

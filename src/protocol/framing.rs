@@ -540,6 +540,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::base::property::config())]
+
         /// Of few different bytes, so that false starts are common.
         #[test]
         fn a_delimiter_is_found_where_a_plain_search_finds_it(

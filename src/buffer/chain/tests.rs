@@ -53,6 +53,8 @@ fn absorbing_single_bytes_fills_buffers_instead_of_holding_one_for_each() {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     #[test]
     fn splitting_keeps_all_bytes_in_order(
         lengths in proptest::collection::vec(1..=SIZE, 1..6), consumed in 0..SIZE, at in 0..=5 * SIZE,
@@ -173,6 +175,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     /// A chain is a queue of bytes: whatever is done to it, it agrees with a plain vector, and
     /// no buffer is lost.
     #[test]

@@ -142,6 +142,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::base::property::config())]
+
         /// Whatever is done to it, it agrees with a plain table that is searched, and never grows.
         #[test]
         fn it_is_a_table_of_times(steps in prop::collection::vec(step(), 0..200)) {

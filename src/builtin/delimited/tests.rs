@@ -86,6 +86,8 @@ fn the_first_message_closes_whatever_the_points_at_which_the_stream_is_split() {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     /// Of few different bytes, so that false starts are common.
     #[test]
     fn any_messages_come_back_in_any_parts(

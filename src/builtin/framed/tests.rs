@@ -72,6 +72,8 @@ fn frames_come_back_whatever_the_points_at_which_the_stream_is_split() {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     #[test]
     fn any_frames_come_back_in_any_parts(
         lengths in proptest::collection::vec(0..300usize, 1..20),

@@ -198,6 +198,8 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     #[test]
     fn what_is_written_is_read_back(service in any_service()) {
         let spec = Spec { service, address: "[::1]:7777".to_owned() };

@@ -98,7 +98,7 @@ fn count<T: 'static>(pending: Pending<T>, counts: &Arc<Vec<AtomicU64>>, nth: usi
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..crate::base::property::config() })]
 
     #[test]
     fn each_operation_completes_exactly_once(

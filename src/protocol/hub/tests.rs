@@ -196,6 +196,8 @@ fn no_frame_of_a_list_is_longer_than_the_longest_message() {
 }
 
 proptest! {
+    #![proptest_config(crate::base::property::config())]
+
     #[test]
     fn what_is_written_is_read(
         id: u64, count: u64, to_all: bool, more: bool,
