@@ -212,6 +212,7 @@ impl Submission {
     }
 
     /// How many slots of clients and numbers of operations are free.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn free(&self) -> (usize, usize) {
         (self.free_slots.len(), self.free_ops.len())
     }

@@ -76,6 +76,7 @@ pub struct ClientLimits {
     /// How long a closed connection waits for the other side's FIN.
     pub linger: Duration,
     /// Whether the thread polls for events without sleeping.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for run_clients"))]
     pub busy_poll: bool,
 }
 
@@ -106,13 +107,13 @@ impl ClientLimits {
     }
 }
 
-#[cfg(feature = "internals")]
 /// Runs `service` on this thread, on an engine of its own, until it calls
 /// [`Turn::stop`](crate::service::Turn::stop); connections are begun with
 /// [`Turn::connect`](crate::service::Turn::connect). Returns the service.
 ///
 /// # Errors
 /// Memory, or what the event loop is made of, could not be allocated; or waiting failed.
+#[cfg(feature = "internals")]
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
     let (service, _) =
