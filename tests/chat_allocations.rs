@@ -15,8 +15,12 @@ use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 
-#[path = "../docs/examples/chat.rs"]
-mod chat;
+/// In a folder that is a link to `docs/examples`.
+mod examples {
+    pub mod chat;
+}
+
+use examples::chat;
 
 const GUARD: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 1000;

@@ -11,16 +11,16 @@ use echopool::client::{ClientLoop, Error, LoopLimits, State};
 use echopool::service::ServiceFactory;
 use echopool::{Config, Server, ServerHandle};
 
-#[path = "../docs/examples/callbacks.rs"]
-mod callbacks;
-#[path = "../docs/examples/hub_client.rs"]
-mod hub_client;
-#[path = "../docs/examples/reconnect_and_push.rs"]
-mod reconnect_and_push;
-#[path = "../docs/examples/send_receive.rs"]
-mod send_receive;
-#[path = "../docs/examples/until_delimiter.rs"]
-mod until_delimiter;
+/// In a folder that is a link to `docs/examples`.
+mod examples {
+    pub mod callbacks;
+    pub mod hub_client;
+    pub mod reconnect_and_push;
+    pub mod send_receive;
+    pub mod until_delimiter;
+}
+
+use examples::{callbacks, hub_client, reconnect_and_push, send_receive, until_delimiter};
 
 /// Longer than anything takes: only against hanging.
 const GUARD: Duration = Duration::from_secs(60);

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use echopool::{CloseReason, Config, Drained, Server};
 
-#[path = "../docs/examples/chat.rs"]
-mod chat;
-#[path = "../docs/examples/upper.rs"]
-mod upper;
+/// In a folder that is a link to `docs/examples`.
+mod examples {
+    pub mod chat;
+    pub mod upper;
+}
+
+use examples::{chat, upper};
 
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
