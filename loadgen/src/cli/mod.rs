@@ -15,6 +15,8 @@ mod output;
 pub mod source_ip;
 mod spec;
 pub mod target;
+#[cfg(test)]
+mod tests;
 
 pub use hub::HubArgs;
 pub use lifetime::Lifetime;
@@ -59,14 +61,3 @@ Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the mea
 valid (fewer connections than asked for, connections lost, or the schedule not kept), 99 an
 objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
 nevertheless).";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        RunArgs::command().debug_assert();
-    }
-}

@@ -32,6 +32,8 @@ use crate::protocol::framing::{ByteOrder, Framing};
 mod input;
 mod line;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use input::Input;
 use line::{Command, hub_frame, hub_request, messages_in};
@@ -492,22 +494,4 @@ fn on_signals(teller: Sender<Event>) -> io::Result<()> {
         }
     })?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-    use crate::daemon::cli::tables::assert_flags_are_documented;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn the_manual_has_every_flag() {
-        assert_flags_are_documented(&Args::command(), "client.md");
-    }
 }
