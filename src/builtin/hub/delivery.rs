@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::local::{Held, Local};
-use super::members::{Member, Room};
+use super::local::{Held, Local, Payload};
+use super::members::{Member, Reserved, Room};
 use super::outbox::{Kind, Workers};
 use crate::buffer::{Chain, Lease};
 use crate::builtin::Slow;
@@ -14,29 +14,6 @@ use crate::protocol::hub::{
 };
 use crate::service::{Answer, Connection, ConnectionId, Message};
 use crate::shared::receipt::SendError;
-
-/// The payload of a request, in its client's input.
-#[derive(Clone, Copy)]
-pub(super) struct Payload<'a> {
-    pub(super) input: &'a Chain,
-    pub(super) skip: usize,
-    pub(super) len: usize,
-}
-
-impl<'a> Payload<'a> {
-    /// One slice for each buffer.
-    fn pieces(self) -> impl Iterator<Item = &'a [u8]> {
-        let (mut skip, mut left) = (self.skip, self.len);
-        self.input.slices().map_while(move |slice| {
-            let from = skip.min(slice.len());
-            skip -= from;
-            let count = left.min(slice.len() - from);
-            let more = left > 0;
-            left -= count;
-            more.then_some(&slice[from..from + count])
-        })
-    }
-}
 
 /// Requests.
 impl Local {
@@ -171,20 +148,6 @@ impl Local {
         };
         *crowded |= member.is_crowded(bounds);
         if queued { Ok(()) } else { Err(SendError::QueueFull) }
-    }
-}
-
-/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Reserved {
-    pub(super) copies: usize,
-    /// For those who have not been welcomed also.
-    pub(super) newcomers: bool,
-}
-
-impl Reserved {
-    fn is_for(self, member: &Member, turn: u32) -> bool {
-        !member.is_slow(turn) && (self.newcomers || !member.owes_welcome)
     }
 }
 

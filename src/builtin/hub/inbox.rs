@@ -3,28 +3,12 @@
 
 use std::ops::Range;
 
-use super::delivery::Reserved;
 use super::local::Local;
-use super::members::Room;
-use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run};
-use crate::buffer::{Lease, Shared};
+use super::members::{Reserved, Room};
+use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run, Unpacking};
+use crate::buffer::Lease;
 use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
 use crate::service::ConnectionId;
-
-/// A parcel of which a part is unpacked, and the rest waits for buffers.
-pub(super) struct Unpacking {
-    from: usize,
-    buffer: Shared,
-    left: Range<usize>,
-}
-
-impl Unpacking {
-    fn new(from: usize, lease: Lease) -> Unpacking {
-        let buffer = Shared::from(lease);
-        let left = buffer.range();
-        Unpacking { from, buffer, left }
-    }
-}
 
 impl Local {
     /// A parcel has come.

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bounds::Bounds;
-use super::delivery::{Payload, Reserved};
-use super::inbox::Unpacking;
 use super::log::Log;
-use super::members::{Member, Members};
-use super::not_sent::OWED_MAX;
-use super::outbox::{NoRoom, NotSent, Outbox, PARCELS_MAX};
+use super::members::{Member, Members, Reserved};
+use super::outbox::{NoRoom, NotSent, OWED_MAX, Outbox, PARCELS_MAX, Unpacking};
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool};
@@ -97,6 +94,29 @@ pub(super) enum Held {
 impl From<NoRoom> for Held {
     fn from(_: NoRoom) -> Held {
         Held::ForRoom
+    }
+}
+
+/// The payload of a request, in its client's input.
+#[derive(Clone, Copy)]
+pub(super) struct Payload<'a> {
+    pub(super) input: &'a Chain,
+    pub(super) skip: usize,
+    pub(super) len: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// One slice for each buffer.
+    pub(super) fn pieces(self) -> impl Iterator<Item = &'a [u8]> {
+        let (mut skip, mut left) = (self.skip, self.len);
+        self.input.slices().map_while(move |slice| {
+            let from = skip.min(slice.len());
+            skip -= from;
+            let count = left.min(slice.len() - from);
+            let more = left > 0;
+            left -= count;
+            more.then_some(&slice[from..from + count])
+        })
     }
 }
 

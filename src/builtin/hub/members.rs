@@ -117,6 +117,20 @@ impl Member {
     }
 }
 
+/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reserved {
+    pub(super) copies: usize,
+    /// For those who have not been welcomed also.
+    pub(super) newcomers: bool,
+}
+
+impl Reserved {
+    pub(super) fn is_for(self, member: &Member, turn: u32) -> bool {
+        !member.is_slow(turn) && (self.newcomers || !member.owes_welcome)
+    }
+}
+
 /// The members of one worker, close together, because a broadcast goes through all of them.
 pub(super) struct Members {
     all: Vec<Member>,

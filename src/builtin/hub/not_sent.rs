@@ -7,12 +7,9 @@
 
 use super::local::{Held, Local};
 use super::members::Room;
-use super::outbox::{NotSent, UNICASTS_MAX};
+use super::outbox::{NotSent, OWED_MAX, UNICASTS_MAX};
 use crate::protocol::hub::{NOT_SENT_BYTES, not_sent};
 use crate::service::ConnectionId;
-
-/// Replies that may wait to be passed on to other workers: those of two parcels.
-pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
 
 impl Local {
     /// Tells a member that its message was not delivered.

@@ -8,12 +8,13 @@
 //! Few parcels may be on their way from one worker to another at a time. So a worker that has not
 //! caught up holds back those who send to it, and the commands in its inbox are not crowded out.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::buffer::{Lease, Pool};
+use crate::buffer::{self, Lease, Pool};
 use crate::service::{ConnectionId, Parcels, WorkerContext};
 
 /// Parcels from one worker to another at a time: one being filled there, one being unpacked here,
@@ -22,6 +23,9 @@ pub(super) const PARCELS_MAX: u32 = 4;
 
 /// The most messages to single members in one parcel: each may cause a NOT_SENT reply.
 pub(super) const UNICASTS_MAX: usize = 512;
+
+/// Replies that may wait to be passed on to other workers: those of two parcels.
+pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
 
 /// Replies on their way to one worker at most: some parcels' worth.
 const NOT_SENT_MAX: usize = 2 * UNICASTS_MAX;
@@ -85,6 +89,21 @@ pub(super) struct NotSent {
     pub(super) to: ConnectionId,
     pub(super) reason: u8,
     pub(super) about: u64,
+}
+
+/// A parcel of which a part is unpacked, and the rest waits for buffers.
+pub(super) struct Unpacking {
+    pub(super) from: usize,
+    pub(super) buffer: buffer::Shared,
+    pub(super) left: Range<usize>,
+}
+
+impl Unpacking {
+    pub(super) fn new(from: usize, lease: Lease) -> Unpacking {
+        let buffer = buffer::Shared::from(lease);
+        let left = buffer.range();
+        Unpacking { from, buffer, left }
+    }
 }
 
 /// What all copies of a hub share on one listener of one server.
