@@ -117,8 +117,8 @@ impl Drop for Permit {
         let free = permits.free.fetch_add(1, Ordering::SeqCst);
         assert!(free < permits.limit, "a permit came back that was not out");
         permits.wake_one(&permits.want_permit);
-        // Not for a permit whose accept failed: two workers without descriptors would wake each other for
-        // ever.
+        // Not for a permit whose accept failed: two workers without descriptors would wake each
+        // other for ever.
         if self.used {
             permits.wake_one(&permits.want_descriptor);
         }
