@@ -227,7 +227,7 @@ impl Layered {
     /// Takes turns until FIN comes, and nothing before it.
     fn hears_the_end(&mut self) {
         let begun = Instant::now();
-        assert_eq!(self.heard, []);
+        assert!(self.heard.is_empty(), "{:?}", self.heard);
         loop {
             assert!(begun.elapsed() < GUARD, "no FIN");
             self.turn();
