@@ -1,4 +1,4 @@
-//! Where a server listens ([`Endpoint`]) and who has connected to it ([`Peer`]): the types for it in
+//! Where a server listens ([`Endpoint`]) and who is connected to it ([`Peer`]), as used in
 //! configuration, statistics and logs.
 
 use std::fmt;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// TCP over IPv4 or IPv6. Port 0 asks the system for a free one.
+    /// TCP over IPv4 or IPv6. With port 0 the system chooses a free port.
     Tcp(SocketAddr),
     /// A Unix stream socket. It can be named but not listened on yet:
     /// [`Server::start`](crate::Server::start) returns
@@ -27,7 +27,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// The socket address, where the endpoint has one.
+    /// The socket address, if the endpoint has one.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
             Endpoint::Tcp(address) => Some(*address),
@@ -51,15 +51,15 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What carries the bytes of a listening socket's connections: the kind of an [`Endpoint`] that can
-/// be listened on.
+/// The transport of a listening socket's connections: the kind of an [`Endpoint`] that can be
+/// listened on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
     /// TCP.
     Tcp,
 }
 
-/// Who is at the other end of a connection. Shown as its address alone: `[::1]:50000`.
+/// The other end of a connection. Displayed as the address alone: `[::1]:50000`.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -101,11 +101,11 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The address with an IPv4-mapped IPv6 address (`::ffff:127.0.0.1`) turned into the IPv4 address
-/// that it is.
+/// Converts an IPv4-mapped IPv6 address (`::ffff:127.0.0.1`) to its IPv4 address. Returns other
+/// addresses unchanged.
 ///
-/// A dual-stack listener sees IPv4 clients in the mapped form. The server converts each address once,
-/// at accept, so that logs, limits and lists show a client under one name.
+/// A dual-stack listener sees IPv4 clients in the mapped form. The server converts each address
+/// once, at accept, so that logs, limits and lists show a client under one name.
 ///
 /// ```
 /// use echopool::endpoint::canonical;

@@ -16,7 +16,7 @@ pub struct Errno(i32);
 
 macro_rules! numbers {
     ($($name:ident = $number:ident: $doc:literal,)*) => {
-        /// The numbers that this crate knows by name.
+        /// The error numbers that this crate has names for.
         impl Errno {
             $(#[doc = $doc] pub const $name: Errno = Errno(libc::$number);)*
         }
@@ -45,14 +45,14 @@ numbers! {
     CONNRESET = ECONNRESET: "The peer reset the connection.",
     HOSTDOWN = EHOSTDOWN: "The host is down.",
     HOSTUNREACH = EHOSTUNREACH: "There is no route to the host.",
-    INPROGRESS = EINPROGRESS: "The connect has begun.",
+    INPROGRESS = EINPROGRESS: "The connect has started.",
     INTR = EINTR: "A signal interrupted the call.",
     INVAL = EINVAL: "An argument is invalid.",
-    IO = EIO: "An input or output error.",
-    MFILE = EMFILE: "The process is out of open files.",
+    IO = EIO: "An input or output error occurred.",
+    MFILE = EMFILE: "The process has reached its limit of open files.",
     NETDOWN = ENETDOWN: "The network is down.",
     NETUNREACH = ENETUNREACH: "There is no route to the network.",
-    NFILE = ENFILE: "The system is out of open files.",
+    NFILE = ENFILE: "The system has reached its limit of open files.",
     NOBUFS = ENOBUFS: "The kernel has no buffer space.",
     NOMEM = ENOMEM: "The kernel has no memory.",
     NONET = ENONET: "The machine is not on the network.",
@@ -62,7 +62,7 @@ numbers! {
     OPNOTSUPP = EOPNOTSUPP: "The socket does not support the operation.",
     PERM = EPERM: "The operation is not permitted.",
     PIPE = EPIPE: "The connection is closed for sending.",
-    PROTO = EPROTO: "A protocol error.",
+    PROTO = EPROTO: "A protocol error occurred.",
     TIMEDOUT = ETIMEDOUT: "The connection timed out.",
 }
 

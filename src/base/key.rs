@@ -1,9 +1,9 @@
-//! The names of sockets and connections.
+//! Identifiers of sockets and connections.
 //!
-//! A [`Key`] names a socket within one worker: its slot, which use of the slot it is, and an
-//! operation. It is the mio `Token` of the socket, so an event for a connection that is gone is not
-//! taken for one of the connection that has the slot now. A [`ConnectionId`] names a connection
-//! within the process.
+//! A [`Key`] identifies a socket within one worker: its slot, the generation of the slot, and an
+//! operation. It is the mio `Token` of the socket, so an event for a closed connection is not
+//! mistaken for an event of the connection that uses the slot now. A [`ConnectionId`] identifies a
+//! connection within the process.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ const GENERATION_BITS: u32 = 32;
 const WORKER_BITS: u32 = 6;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 
-/// The slots from here on are not connections but listeners and the engine's own descriptors.
+/// Slots from this number on are listeners and the engine's own descriptors instead of connections.
 pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - 4096;
 
-/// The largest number of worker threads: a worker's number has 6 bits in a [`ConnectionId`], and the
-/// workers that lack a buffer are the bits of one word. An echo server saturates a network card long
-/// before 64 cores.
+/// The largest number of worker threads: a worker's number has 6 bits in a [`ConnectionId`], and
+/// one 64-bit word records which workers need a buffer. An echo server saturates a network card
+/// long before 64 cores.
 pub const WORKERS_MAX: usize = 1 << WORKER_BITS;
 
 /// An operation, as part of a key.
@@ -61,7 +61,7 @@ const KINDS: [OpKind; 8] = [
 pub struct Key(u64);
 
 impl Key {
-    /// The key of the socket in `slot` in that slot's use number `generation`.
+    /// The key of the socket in `slot` with this generation of the slot.
     ///
     /// # Panics
     /// If the slot has more than 24 bits.
@@ -71,12 +71,12 @@ impl Key {
         Key(u64::from(generation) << SLOT_BITS | u64::from(slot))
     }
 
-    /// The key of the listener number `index`.
+    /// The key of the listener with this index.
     pub fn listener(index: usize) -> Key {
         Key::new(RESERVED_SLOTS + u32::try_from(index).expect("few listeners"), 0)
     }
 
-    /// The number of the listener, if it is one's key.
+    /// The index of the listener, if this is the key of one.
     #[inline]
     pub fn listener_index(self) -> Option<usize> {
         (self.slot() >= RESERVED_SLOTS).then(|| (self.slot() - RESERVED_SLOTS) as usize)
@@ -100,7 +100,7 @@ impl Key {
         (self.0 & SLOT_MASK) as u32
     }
 
-    /// Which use of the slot.
+    /// The generation: which use of the slot it is.
     #[inline]
     pub fn generation(self) -> u32 {
         (self.0 >> SLOT_BITS) as u32
@@ -112,13 +112,13 @@ impl Key {
         KINDS[(self.0 >> (SLOT_BITS + GENERATION_BITS)) as usize % KINDS.len()]
     }
 
-    /// The key as the kernel carries it.
+    /// The key as a number, to be stored in the kernel.
     #[inline]
     pub fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// The key that the kernel gave back.
+    /// The key that was passed to the kernel as `bits`.
     #[inline]
     pub fn from_bits(bits: u64) -> Key {
         Key(bits)
@@ -131,19 +131,19 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The id of a connection, shown in logs as a plain number. Never 0, and never given to another
-/// connection of the process.
+/// The id of a connection, shown in logs as a plain number. It is never 0, and never reused for
+/// another connection of the process.
 ///
-/// It says where the connection is, so a worker finds it without a table: slot (24 bits), worker (6),
-/// generation (32).
+/// It encodes where the connection is, so that a worker finds it without a table: slot (24 bits),
+/// worker (6), generation (32).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnectionId(pub(crate) u64);
 
 impl ConnectionId {
-    /// The id of the connection that has this key on the worker with this number.
+    /// The id of the connection with this key on the worker with this number.
     pub(crate) fn new(worker: usize, key: Key) -> ConnectionId {
         let place = u64::from(key.slot()) | (worker as u64) << SLOT_BITS;
-        // One more than the generation, so that no id is 0.
+        // The generation plus 1, so that no id is 0.
         ConnectionId(place | (u64::from(key.generation()) + 1) << (SLOT_BITS + WORKER_BITS))
     }
 
@@ -152,13 +152,14 @@ impl ConnectionId {
         self.0
     }
 
-    /// The id that [`to_bits`](ConnectionId::to_bits) returned. No connection has any other number.
+    /// The id for a number that [`to_bits`](ConnectionId::to_bits) returned. An id made from any
+    /// other number belongs to no connection.
     pub fn from_bits(bits: u64) -> ConnectionId {
         ConnectionId(bits)
     }
 
-    /// The number of the worker that has the connection, below [`WORKERS_MAX`]. It may be more than
-    /// there are.
+    /// The number of the connection's worker, below [`WORKERS_MAX`]. For an id that no connection
+    /// has, it may be higher than the number of workers.
     pub fn worker(self) -> usize {
         (self.0 >> SLOT_BITS) as usize % WORKERS_MAX
     }

@@ -1,4 +1,4 @@
-//! Values and containers without I/O, threads or neighbours.
+//! Values and containers. No I/O, no threads, no dependency on other modules.
 
 pub mod endpoint;
 pub mod errno;
@@ -8,7 +8,7 @@ pub mod property;
 pub mod slot_queue;
 pub mod time;
 pub mod timer_wheel;
-// The programs read more of them than the library does.
+// The programs use more of this module than the library does.
 #[cfg(not(feature = "internals"))]
 #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
 pub mod units;

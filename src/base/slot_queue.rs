@@ -1,17 +1,18 @@
-//! A queue of slots: first in, first out, removal from the middle in constant time, nothing
-//! allocated after it is made.
+//! A queue of slots: first in, first out, with removal from the middle in constant time. It
+//! allocates nothing after its creation.
 //!
-//! The worker has three: connections waiting for a buffer, connections that used up their budget in
-//! this turn, and connections whose output does not move, oldest first.
+//! The worker has three: connections that wait for a buffer, connections that used up their budget
+//! in this turn, and connections with stalled output, oldest first.
 
 const NONE: u32 = u32::MAX;
 
-/// A doubly linked list through an array: each slot is in it at most once.
+/// A doubly linked list in an array. Each slot is in it at most once.
 pub(crate) struct SlotQueue {
     first: u32,
     last: u32,
     len: usize,
-    /// As many as slots were ever in the queue: memory of slots that never are is never touched.
+    /// One link for each slot up to the highest that was ever in the queue, so the memory of slots
+    /// that are never used is never touched.
     links: Vec<Link>,
 }
 
@@ -21,14 +22,14 @@ struct Link {
     next: u32,
 }
 
-/// The links of a slot that is not in the queue: `previous` is stored with one added otherwise.
+/// The links of a slot that is not in the queue. Otherwise `previous` is stored plus 1.
 const UNUSED: Link = Link { previous: 0, next: 0 };
 
-/// The `previous` of the first in the queue.
+/// The `previous` of the first slot in the queue.
 const AT_FRONT: u32 = NONE;
 
 impl SlotQueue {
-    /// What the queue takes of memory for each slot.
+    /// Memory per slot, in bytes.
     pub(crate) const BYTES_PER_SLOT: usize = size_of::<Link>();
 
     /// An empty queue for slots below `slots`.
@@ -65,10 +66,10 @@ impl SlotQueue {
         })
     }
 
-    /// Puts a slot at the end.
+    /// Adds a slot at the end.
     ///
     /// # Panics
-    /// If it is in the queue already.
+    /// If the slot is already in the queue.
     pub(crate) fn push_back(&mut self, slot: u32) {
         assert!(!self.contains(slot), "slot {slot} is in the queue already");
         if self.links.len() <= slot as usize {
@@ -85,14 +86,14 @@ impl SlotQueue {
         self.len += 1;
     }
 
-    /// Takes the first slot out.
+    /// Removes and returns the first slot.
     pub(crate) fn pop_front(&mut self) -> Option<u32> {
         let slot = self.front()?;
         self.remove(slot);
         Some(slot)
     }
 
-    /// Takes a slot out, wherever it is. Answers whether it was in the queue.
+    /// Removes a slot from any position. Returns whether it was in the queue.
     pub(crate) fn remove(&mut self, slot: u32) -> bool {
         if !self.contains(slot) {
             return false;

@@ -1,8 +1,8 @@
 //! Monotonic time as the engines count it.
 //!
-//! A [`Time`] is a number of nanoseconds since an origin that the system (or the simulation) chose;
-//! it never goes back and has nothing to do with the wall clock. Nothing in this file reads a
-//! clock: a clock belongs to an engine.
+//! A [`Time`] is a number of nanoseconds since an origin that the system (or the simulation) chose.
+//! It never goes back and is unrelated to the wall clock. Nothing in this file reads a clock,
+//! because the clock belongs to the engine.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -18,15 +18,14 @@ use std::time::Duration;
 /// assert_eq!(now + Duration::MAX, Time::MAX);
 /// ```
 ///
-/// In nanoseconds since an origin that is the same for all threads of
-/// the process.
+/// In nanoseconds since an origin that is the same for all threads of the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Time(u64);
 
 impl Time {
     /// The origin.
     pub const ZERO: Time = Time(0);
-    /// Later than every time that is reached: 584 years after the origin.
+    /// Later than any time that is ever reached: 584 years after the origin.
     pub const MAX: Time = Time(u64::MAX);
 
     /// The time `nanos` nanoseconds after the origin.
@@ -39,7 +38,7 @@ impl Time {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is the later one.
+    /// The duration from `earlier` to `self`. Zero if `earlier` is later than `self`.
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -50,7 +49,7 @@ impl Time {
     }
 }
 
-/// Saturates at [`Time::MAX`], so that "now plus a very long time-out" means never.
+/// Saturates at [`Time::MAX`], so that now plus a very long time-out means never.
 impl Add<Duration> for Time {
     type Output = Time;
     fn add(self, span: Duration) -> Time {

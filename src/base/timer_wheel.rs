@@ -1,11 +1,11 @@
-//! A timing wheel: one timer for each slot, set and cleared in constant time, never early, at most
-//! a tick late.
+//! A timing wheel: one timer per slot, set and cleared in constant time. A timer never fires early,
+//! and at most one tick late.
 //!
 //! It is the hierarchical wheel of Varghese and Lauck ("Hashed and Hierarchical Timing Wheels",
-//! 1987, scheme 7): five levels of 64 places each, the first of one tick a place, each further one
-//! 64 times as coarse. A timer waits in the coarsest level that its distance needs, and moves to a
-//! finer one when the wheel comes by. Places that hold something are marked in one word for each
-//! level, so that the next time of interest is found without walking.
+//! 1987, scheme 7), with five levels of 64 places each. A place of the first level spans one tick,
+//! and each further level is 64 times as coarse. A timer waits in the finest level that covers its
+//! distance, and moves to a finer one when the wheel reaches its place. One word per level marks
+//! the occupied places, so the next one is found without a search.
 
 use std::time::Duration;
 
@@ -16,25 +16,26 @@ const PLACES: usize = 64;
 const NONE: u32 = u32::MAX;
 
 /// Timers further away than this many ticks wait in the last place of the last level, and are put
-/// back there until they come near.
+/// back there until they are near enough.
 const HORIZON: u64 = (PLACES as u64).pow(LEVELS as u32) - 1;
 
 /// One timer for each of a fixed number of slots.
 pub(crate) struct Wheel {
     tick: Duration,
-    /// The tick up to which everything has fired.
+    /// The tick up to which all timers have fired.
     now: u64,
     places: Box<[[u32; PLACES]; LEVELS]>,
     occupied: [u64; LEVELS],
-    /// As many as slots ever had a timer: memory of slots that never have one is never touched.
+    /// One node for each slot up to the highest that ever had a timer, so the memory of slots that
+    /// are never used is never touched.
     nodes: Vec<Node>,
-    /// Timers that are set.
+    /// Number of timers that are set.
     set: usize,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Node {
-    /// The tick in which it fires; 0 if it is not set (nothing fires in tick 0).
+    /// The tick in which the timer fires. 0 if it is not set (no timer fires in tick 0).
     due: u64,
     previous: u32,
     next: u32,
@@ -43,10 +44,10 @@ struct Node {
 }
 
 impl Wheel {
-    /// What the wheel takes of memory for each slot.
+    /// Memory per slot, in bytes.
     pub(crate) const BYTES_PER_SLOT: usize = size_of::<Node>();
 
-    /// A wheel without timers for slots below `slots`, which stands at `now`.
+    /// A wheel without timers for slots below `slots`, positioned at `now`.
     pub(crate) fn new(slots: usize, tick: Duration, now: Time) -> Wheel {
         assert!(!tick.is_zero(), "a wheel that does not turn");
         let mut wheel = Wheel {
@@ -61,13 +62,13 @@ impl Wheel {
         wheel
     }
 
-    /// The tick in which `time` lies: all of it has passed when the next one begins.
+    /// The tick that contains `time`. It has passed entirely when the next one starts.
     fn ticks(&self, time: Time) -> u64 {
         time.as_nanos() / self.tick.as_nanos() as u64
     }
 
-    /// Sets the slot's timer to `due`, unless it is set to an earlier time already. A time that has
-    /// passed means the next tick.
+    /// Sets the slot's timer to `due`, unless it is already set to an earlier time. If `due` has
+    /// passed, the timer fires in the next tick.
     pub(crate) fn set_earlier(&mut self, slot: u32, due: Time) {
         // Rounded up: a timer that fires within its own tick would be early.
         let tick = self.ticks(due).saturating_add(1).max(self.now + 1);
@@ -92,8 +93,8 @@ impl Wheel {
         }
     }
 
-    /// When [`pop`](Wheel::pop) is to be called next: not later than the first timer, and
-    /// sometimes earlier, when timers have to move to a finer level.
+    /// When to call [`pop`](Wheel::pop) next: not later than the first timer is due, and sometimes
+    /// earlier, when timers have to move to a finer level.
     #[inline]
     pub(crate) fn next(&self) -> Option<Time> {
         if self.set == 0 { None } else { self.next_set() }
@@ -104,22 +105,21 @@ impl Wheel {
         Some(Time::from_nanos(tick.saturating_mul(self.tick.as_nanos() as u64)))
     }
 
-    /// The first tick, after the present one, at which a place of this level that holds something
-    /// is reached.
+    /// The first tick after the current one at which the wheel reaches an occupied place of this
+    /// level.
     fn next_of(&self, level: usize) -> Option<u64> {
         if self.occupied[level] == 0 {
             return None;
         }
         let shift = 6 * level as u32;
         let at = self.now >> shift;
-        // The place after the present one, all around to the present one itself.
+        // From the place after the current one, around to the current one itself.
         let ahead = self.occupied[level].rotate_right((at + 1) as u32);
         Some((at + 1 + u64::from(ahead.trailing_zeros())) << shift)
     }
 
-    /// The next slot whose timer is due at `now`, or `None` when there is none left; its timer is
-    /// clear then. Timers may be set and cleared between calls; one that is set now fires in a
-    /// later tick.
+    /// Clears the next timer that is due at `now`, and returns its slot. `None` if no more are due.
+    /// Timers may be set and cleared between calls. A timer that is set now fires in a later tick.
     #[inline]
     pub(crate) fn pop(&mut self, now: Time) -> Option<u32> {
         if self.set == 0 { None } else { self.pop_set(now) }
@@ -142,7 +142,7 @@ impl Wheel {
         }
     }
 
-    /// Empties the places that the wheel stands at, coarse ones first, up to the first timer that
+    /// Empties the places at the wheel's position, coarse levels first, up to the first timer that
     /// is due.
     fn pop_here(&mut self) -> Option<u32> {
         for level in (0..LEVELS).rev() {
@@ -235,7 +235,7 @@ mod tests {
         let mut wheel = Wheel::new(1, TICK, ms(7));
         for (due, now) in [(0, 7), (7, 8)] {
             wheel.set_earlier(0, ms(due));
-            assert_eq!(wheel.pop(ms(now)), None, "or a turn that sets timers never ends");
+            assert_eq!(wheel.pop(ms(now)), None, "otherwise a turn that sets timers never ends");
             assert_eq!(wheel.next(), Some(ms(now + 1)));
             assert_eq!(wheel.pop(ms(now + 1)), Some(0));
         }
@@ -275,7 +275,7 @@ mod tests {
         wheel.set_earlier(1, ms(50));
         assert_eq!(wheel.next(), Some(ms(6)));
         wheel.clear(0);
-        assert_eq!(wheel.next(), Some(ms(51)), "or the worker wakes for nothing");
+        assert_eq!(wheel.next(), Some(ms(51)), "otherwise the worker wakes for nothing");
     }
 
     #[test]
@@ -294,7 +294,7 @@ mod tests {
         wheel.set_earlier(0, due);
         let mut now = ms(3);
         while let Some(next) = wheel.next() {
-            assert!(next > now, "each wait goes on");
+            assert!(next > now, "time advances with each wait");
             now = next;
             if wheel.pop(now).is_some() {
                 break;
@@ -306,12 +306,15 @@ mod tests {
     proptest! {
         #![proptest_config(crate::base::property::config())]
 
-        /// Against a plain list of times: never early, at most a tick late, none lost, in whatever
-        /// steps time goes on.
+        /// Compares the wheel with a plain list of times: never early, at most one tick late, none
+        /// lost, for any steps of time.
         #[test]
         fn it_agrees_with_a_list_of_times(
             start in 0u64..100_000,
-            steps in prop::collection::vec((0u32..20, 0u64..400_000, 0u64..200_000, any::<bool>()), 1..80),
+            steps in prop::collection::vec(
+                (0u32..20, 0u64..400_000, 0u64..200_000, any::<bool>()),
+                1..80,
+            ),
         ) {
             let mut now = start * 1000;
             let mut wheel = Wheel::new(20, TICK, Time::from_nanos(now * 1000));
@@ -338,7 +341,7 @@ mod tests {
                     prop_assert!(next.as_nanos() <= (first + 2000) * 1000);
                 }
                 prop_assert_eq!(wheel.next().is_some(), model.iter().any(Option::is_some));
-                // Wrong, it would cost time only: an empty wheel is not walked.
+                // A wrong count would only cost time: an empty wheel is not searched.
                 prop_assert_eq!(wheel.set, model.iter().flatten().count());
             }
         }

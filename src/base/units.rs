@@ -1,8 +1,8 @@
-//! Counts, sizes and times as they are written on a command line, and sizes as they are shown.
+//! Parses counts, sizes and times from a command line, and formats sizes.
 //!
-//! One grammar for the daemon and the load generator: counts in thousands (`10k`), sizes in
-//! 1024s (`16k`, `64MiB`), times always with a unit (`250us`). Decimals are fine (`1.5s`) where the
-//! result is whole. Every error names what would have been understood.
+//! One grammar for the daemon and the load generator: counts in thousands (`10k`), sizes in 1024s
+//! (`16k`, `64MiB`), times always with a unit (`250us`). Decimals are allowed (`1.5s`) if the
+//! result is whole. Every error names the accepted forms.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
         "" => 1,
         "k" => 1_000,
         "m" => 1_000_000,
-        _ => return Err(format!("'{unit}' is no unit of a count; {help}")),
+        _ => return Err(format!("'{unit}' is not a unit of a count; {help}")),
     };
     scaled(number, factor)
 }
@@ -25,8 +25,8 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 /// Parses a size in bytes: `512`, `16k` = `16Ki` = `16KiB` = 16,384, also with m and g.
 ///
 /// # Errors
-/// Text for the user, with the remedy. `kB` and `MB` are refused: they mean 1000s to some and 1024s
-/// to others.
+/// Text for the user, with the remedy. `kB` and `MB` are rejected, because they mean 1000s to some
+/// and 1024s to others.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let help = "a size is a number of bytes, with k, m or g (1024s; also Ki, KiB): 512, 16k";
     let (number, unit) = split(text, help)?;
@@ -35,7 +35,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "k" | "ki" | "kib" => 1 << 10,
         "m" | "mi" | "mib" => 1 << 20,
         "g" | "gi" | "gib" => 1 << 30,
-        _ => return Err(format!("'{unit}' is no unit of a size; {help}")),
+        _ => return Err(format!("'{unit}' is not a unit of a size; {help}")),
     };
     scaled(number, factor)
 }
@@ -55,7 +55,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => 60_000_000_000,
         "h" => 3_600_000_000_000,
         "" => return Err(format!("a time needs a unit: {number}s or {number}ms?")),
-        _ => return Err(format!("'{unit}' is no unit of a time; {help}")),
+        _ => return Err(format!("'{unit}' is not a unit of a time; {help}")),
     };
     scaled(number, nanos).map(Duration::from_nanos)
 }
@@ -73,7 +73,7 @@ pub fn parse_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
     }
 }
 
-/// A size for people: `512 B`, `64.0 KiB`, `1.5 GiB`.
+/// Formats a size for people: `512 B`, `64.0 KiB`, `1.5 GiB`.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
@@ -81,7 +81,7 @@ pub fn show_size(bytes: u64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // 1023.95 and more would be rounded to "1024.0".
+    // 1023.95 and above would be rounded to "1024.0".
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -89,7 +89,7 @@ pub fn show_size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// The number at the front, as it is written, and the rest.
+/// Splits off the number at the front, as text. Returns it and the rest.
 fn split<'a>(text: &'a str, help: &str) -> Result<(&'a str, &'a str), String> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     match text.split_at(end) {
@@ -98,13 +98,14 @@ fn split<'a>(text: &'a str, help: &str) -> Result<(&'a str, &'a str), String> {
     }
 }
 
-/// A decimal number times `unit`, which must be whole. By digits: no float rounds what was written.
+/// Multiplies a decimal number by `unit`. The result must be whole. Uses integer arithmetic, so
+/// that nothing is rounded.
 fn scaled(number: &str, unit: u64) -> Result<u64, String> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || number.ends_with('.') || fraction.contains('.') {
-        return Err(format!("'{number}' is no number"));
+        return Err(format!("'{number}' is not a number"));
     }
-    // Longer fractions than any unit resolves are not whole anyway.
+    // A longer fraction has no whole product with any unit.
     if fraction.len() > 18 {
         return Err(format!("{number} has too many decimal places"));
     }
