@@ -1,62 +1,62 @@
-//! Where messages end in a stream of bytes: after a length, or at a delimiter. Pure: it looks at
-//! bytes that are there and says how long the first message is. What is done with it is the
-//! business of services, clients and the load generator.
+//! Where messages end in a stream of bytes: after a length, or at a delimiter. Pure: it examines
+//! the available bytes and returns the size of the first message. Services, clients and the load
+//! generator decide what to do with it.
 
 use std::fmt;
 
 use crate::buffer::Chain;
 
-/// Bytes of the length in front of a frame.
+/// Size of the length in front of a frame, in bytes.
 pub const LENGTH_BYTES: usize = 4;
 
-/// Bytes of a frame or of a message at most: what a signed length of 4 bytes can hold.
+/// Maximum size of a frame or message, in bytes: the largest number in a signed length of 4 bytes.
 pub const FRAME_BYTES_MAX: u32 = i32::MAX as u32;
 
-/// Bytes of a delimiter at most: longer ones are typing errors.
+/// Maximum size of a delimiter, in bytes. Longer ones are typing errors.
 pub const DELIMITER_MAX: usize = 16;
 
 /// Which byte of a number comes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ByteOrder {
-    /// The lowest, as x86 stores it and .NET's `BitConverter` writes it.
+    /// Least significant byte first, as x86 stores numbers and .NET's `BitConverter` writes them.
     #[default]
     Little,
-    /// The highest, the network's order.
+    /// Most significant byte first: network byte order.
     Big,
 }
 
-/// How a stream is cut into messages.
+/// How a stream is divided into messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Framing {
-    /// A signed number of 4 bytes says how many bytes follow; 0 is allowed.
+    /// A signed number of 4 bytes gives the number of bytes that follow. 0 is allowed.
     Length {
-        /// The order of the number's bytes.
+        /// The byte order of the number.
         order: ByteOrder,
-        /// The longest frame, without its length, in bytes. At most `i32::MAX`.
+        /// Maximum size of a frame without its length, in bytes. At most `i32::MAX`.
         max: u32,
     },
     /// A message ends with these bytes, which are part of it.
     Delimiter {
         /// The bytes.
         delimiter: Delimiter,
-        /// The longest message, its delimiter included, in bytes.
+        /// Maximum size of a message including its delimiter, in bytes.
         max: u32,
     },
 }
 
-/// A message that is not allowed.
+/// An invalid message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The length is above the limit.
+    /// The message exceeds the limit.
     TooLong {
-        /// What was announced or, with a delimiter, what has come without one; in bytes.
+        /// The announced length or, with a delimiter, the bytes received without one. In bytes.
         len: u32,
         /// The limit.
         max: u32,
     },
-    /// The length is below 0.
+    /// The length is negative.
     Negative(i32),
 }
 
@@ -73,19 +73,19 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// How far the search for a delimiter has come in the first message of an input. It is kept from
-/// call to call, so that no byte is searched twice. See
+/// How far the first message of an input has been searched for a delimiter. It is kept between
+/// calls, so that no byte is searched twice. See
 /// [`Connection::take_message`](crate::service::Connection::take_message).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Scan {
-    /// Bytes looked at.
+    /// Number of bytes searched.
     scanned: u32,
-    /// Bytes of the delimiter that the last of these were.
+    /// How many of the last searched bytes match the beginning of the delimiter.
     matched: u8,
 }
 
 impl Framing {
-    /// The longest message on the wire, with its length or delimiter, in bytes.
+    /// Maximum size of a message on the wire, including its length or delimiter, in bytes.
     pub fn wire_max(&self) -> usize {
         match *self {
             Framing::Length { max, .. } => LENGTH_BYTES + max as usize,
@@ -93,16 +93,15 @@ impl Framing {
         }
     }
 
-    /// How many bytes of the stream the first message takes, with its length or delimiter; `None`
-    /// if it is not complete. `input` is the stream from that message on, of which more may have
-    /// come since the last call with the same `scan`. If there is a message, `scan` is of no more
-    /// use.
+    /// The size of the first message in bytes, including its length or delimiter. `None` if it is
+    /// incomplete. `input` is the stream from that message on. It may have grown since the last
+    /// call with the same `scan`. Once a message is found, `scan` must be reset.
     ///
-    /// A message that is not allowed is refused as soon as that can be known: at its length, or
-    /// when the limit has come without a delimiter.
+    /// An invalid message is rejected as early as possible: when its length has arrived, or when
+    /// the limit is reached without a delimiter.
     ///
     /// # Errors
-    /// The message is too long, or its length negative.
+    /// The message is too long, or its length is negative.
     #[inline]
     pub(crate) fn first(
         &self,
@@ -125,10 +124,10 @@ impl Framing {
         }
     }
 
-    /// How many bytes of the stream all messages at its front take that are complete, and the error
-    /// that the one behind them is, if it is one. `each` is told where each of them is, with its
-    /// length or delimiter. `input` and `scan` as in [`first`](Framing::first); afterwards `scan` is
-    /// that of the rest of the stream, behind these messages.
+    /// The total size of all complete messages at the front of the stream in bytes, and the error
+    /// if the next message is invalid. Calls `each` with the range of each message, including its
+    /// length or delimiter. `input` and `scan` are as in [`first`](Framing::first). Afterwards
+    /// `scan` belongs to the rest of the stream after these messages.
     pub(crate) fn all(
         &self,
         input: &Chain,
@@ -156,7 +155,7 @@ impl Framing {
         }
     }
 
-    /// The bytes in front of a payload of `len` bytes, and behind it.
+    /// The bytes before and after a payload of `len` bytes.
     ///
     /// # Errors
     /// The message is too long.
@@ -178,7 +177,7 @@ impl Framing {
         }
     }
 
-    /// The payload's place in a message that takes `whole` bytes.
+    /// The range of the payload in a message of `whole` bytes.
     pub fn payload(&self, whole: usize) -> std::ops::Range<usize> {
         match self {
             Framing::Length { .. } => LENGTH_BYTES..whole,
@@ -187,18 +186,18 @@ impl Framing {
     }
 }
 
-/// What comes before a payload.
+/// The bytes before a payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Prefix(Option<[u8; LENGTH_BYTES]>);
 
 impl Prefix {
-    /// Its bytes: a length, or none.
+    /// The bytes: a length, or none.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |bytes| bytes)
     }
 }
 
-/// A length as it is sent.
+/// Encodes a length for the wire.
 pub fn encode(len: u32, order: ByteOrder) -> [u8; LENGTH_BYTES] {
     match order {
         ByteOrder::Little => len.to_le_bytes(),
@@ -206,10 +205,10 @@ pub fn encode(len: u32, order: ByteOrder) -> [u8; LENGTH_BYTES] {
     }
 }
 
-/// What a length says.
+/// Decodes a length.
 ///
 /// # Errors
-/// It is negative, or above `max`.
+/// The length is negative or above `max`.
 #[inline]
 pub fn length(bytes: [u8; LENGTH_BYTES], order: ByteOrder, max: u32) -> Result<usize, FrameError> {
     let number = match order {
@@ -225,13 +224,13 @@ pub fn length(bytes: [u8; LENGTH_BYTES], order: ByteOrder, max: u32) -> Result<u
 pub struct Delimiter {
     bytes: [u8; DELIMITER_MAX],
     len: u8,
-    /// After `n` matching bytes and one that does not match, how many match still: of Knuth, Morris
-    /// and Pratt, "Fast pattern matching in strings" (1977).
+    /// How many bytes still match if a mismatch follows `n + 1` matching bytes, at index `n`: the
+    /// table of Knuth, Morris and Pratt, "Fast pattern matching in strings" (1977).
     fallback: [u8; DELIMITER_MAX],
 }
 
 impl Delimiter {
-    /// `None` if there are no bytes, or too many.
+    /// Creates a delimiter. Returns `None` if there are no bytes or more than 16.
     pub fn new(bytes: &[u8]) -> Option<Delimiter> {
         if bytes.is_empty() || bytes.len() > DELIMITER_MAX {
             return None;
@@ -251,7 +250,7 @@ impl Delimiter {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// How many bytes match after one more.
+    /// The number of matching bytes after one more byte.
     #[inline]
     fn step(&self, mut matched: usize, byte: u8) -> usize {
         loop {
@@ -265,7 +264,7 @@ impl Delimiter {
         }
     }
 
-    /// Bytes up to the end of the first delimiter in one piece of the stream.
+    /// Bytes up to the end of the first delimiter in one slice of the stream.
     #[inline]
     fn find_in(&self, bytes: &[u8], scan: &mut Scan) -> Option<usize> {
         let (mut at, mut matched) = (0, usize::from(scan.matched));
@@ -285,7 +284,7 @@ impl Delimiter {
         None
     }
 
-    /// Bytes up to the end of the first delimiter. Reads just these.
+    /// Bytes up to the end of the first delimiter. Reads no further.
     fn find<'a, I: Iterator<Item = &'a [u8]>>(
         &self,
         unread: &mut Unread<'a, I>,
@@ -309,14 +308,14 @@ impl Delimiter {
     }
 }
 
-/// The part of a chain that is still to be looked at.
+/// The part of a chain that has not been examined yet.
 struct Unread<'a, I> {
     slice: &'a [u8],
     slices: I,
 }
 
 impl<'a> Unread<'a, std::iter::Empty<&'a [u8]>> {
-    /// The part of the input that is not searched yet.
+    /// The part of the input after the bytes that `scan` has covered.
     fn behind(scan: Scan, input: &'a Chain) -> Unread<'a, impl Iterator<Item = &'a [u8]>> {
         let searched = scan.scanned as usize;
         assert!(searched <= input.len(), "bytes that were searched were taken off the input");
@@ -327,7 +326,7 @@ impl<'a> Unread<'a, std::iter::Empty<&'a [u8]>> {
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Unread<'a, I> {
-    /// What there is in one piece, not empty; `None` at the end.
+    /// The next contiguous slice, which is not empty. `None` at the end.
     fn slice(&mut self) -> Option<&'a [u8]> {
         while self.slice.is_empty() {
             self.slice = self.slices.next()?;
@@ -344,7 +343,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Unread<'a, I> {
         }
     }
 
-    /// Reads a frame, if `len`, the number of unread bytes, is enough for it.
+    /// Reads a frame if it is complete within `len`, the number of unread bytes.
     fn frame(
         &mut self,
         len: usize,
@@ -404,7 +403,7 @@ mod tests {
         Framing::Delimiter { delimiter: Delimiter::new(b"<EOF>").unwrap(), max }
     }
 
-    /// The same with what is complete found at once, after each part.
+    /// The same with [`Framing::all`], called after each part.
     fn all_messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
         let pool = pool();
         let mut input = Chain::new(&pool);
@@ -413,7 +412,7 @@ mod tests {
             put(&mut input, &pool, part);
             let mut end = 0;
             let (taken, error) = framing.all(&input, &mut scan, |place| {
-                assert_eq!(place.start, end, "one behind the other");
+                assert_eq!(place.start, end, "ranges are adjacent");
                 end = place.end;
                 found.push(place.len());
             });
@@ -426,7 +425,7 @@ mod tests {
         Ok(found)
     }
 
-    /// All messages of a stream that comes in these parts, as places in the stream.
+    /// The sizes of all messages in a stream that arrives in these parts.
     fn messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
         let pool = pool();
         let mut input = Chain::new(&pool);
@@ -542,7 +541,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::base::property::config())]
 
-        /// Of few different bytes, so that false starts are common.
+        /// Uses few different bytes, so that partial matches of the delimiter are common.
         #[test]
         fn a_delimiter_is_found_where_a_plain_search_finds_it(
             delimiter in proptest::collection::vec(0..3u8, 1..=5),

@@ -1,4 +1,4 @@
-//! Bytes to messages and back, for both ends. Pure: nothing here does I/O.
+//! Converts bytes to messages and back, for servers and clients. Pure: no I/O.
 
 pub mod framing;
 pub mod hub;

@@ -1,11 +1,11 @@
-//! The frames of the hub's protocol, written and read: no I/O, no state. What they mean is in
-//! `docs/hub-protocol.md`.
+//! Writes and reads the frames of the hub's protocol. No I/O, no state. `docs/hub-protocol.md`
+//! explains what they mean.
 //!
-//! The first part is what a server reads and writes, the second what a client does.
+//! The first part is for servers, the second for clients.
 
 use super::framing::{ByteOrder, FrameError, LENGTH_BYTES, encode, length};
 
-/// Asks for the clients.
+/// Requests the list of clients.
 pub const LIST: u8 = 1;
 /// A message to one client.
 pub const SEND: u8 = 2;
@@ -13,87 +13,87 @@ pub const SEND: u8 = 2;
 pub const BROADCAST: u8 = 3;
 /// A client's own id.
 pub const WELCOME: u8 = 128;
-/// Who is there.
+/// The list of clients.
 pub const CLIENTS: u8 = 129;
 /// A message.
 pub const MESSAGE: u8 = 130;
-/// A client came.
+/// A client has joined.
 pub const JOINED: u8 = 131;
-/// A client left.
+/// A client has left.
 pub const LEFT: u8 = 132;
 /// A SEND was not delivered.
 pub const NOT_SENT: u8 = 133;
 /// Messages were dropped.
 pub const DROPPED: u8 = 134;
 
-/// Why a SEND was not delivered: nobody has the id.
+/// Why a SEND was not delivered: no client has this id.
 pub const GONE: u8 = 1;
-/// Why a SEND was not delivered: too much waits for the client already.
+/// Why a SEND was not delivered: the client's queue is full.
 pub const QUEUE_FULL: u8 = 2;
 
-/// Bytes of an id or a count.
+/// Size of an id or a count, in bytes.
 const NUMBER_BYTES: usize = 8;
 
-/// Bytes in front of the payload of a MESSAGE, its length included.
+/// Bytes before the payload of a MESSAGE, including the frame's length.
 pub const MESSAGE_HEAD_BYTES: usize = LENGTH_BYTES + 2 + NUMBER_BYTES;
 
-/// Bytes in front of the ids of CLIENTS, its length included.
+/// Bytes before the ids of CLIENTS, including the frame's length.
 pub const CLIENTS_HEAD_BYTES: usize = LENGTH_BYTES + 2;
 
-/// Bytes of a frame with one number: WELCOME, JOINED, LEFT, DROPPED.
+/// Size of a frame with one number, in bytes: WELCOME, JOINED, LEFT, DROPPED.
 pub const NUMBER_FRAME_BYTES: usize = LENGTH_BYTES + 1 + NUMBER_BYTES;
 
-/// Bytes of NOT_SENT.
+/// Size of NOT_SENT, in bytes.
 pub const NOT_SENT_BYTES: usize = LENGTH_BYTES + 2 + NUMBER_BYTES;
 
-/// Bytes in front of the payload of a SEND, its length included: the longest head of a request.
+/// Bytes before the payload of a SEND, including the frame's length: the longest head of a request.
 pub const SEND_HEAD_BYTES: usize = LENGTH_BYTES + 1 + NUMBER_BYTES;
 
-/// The longest frame that a server sends, without its length, in bytes; the messages have
-/// `max_message` at most.
+/// Maximum size of a frame from a server, without its length, in bytes, if messages have at most
+/// `max_message` bytes.
 pub fn server_frame_max(max_message: usize) -> usize {
     MESSAGE_HEAD_BYTES - LENGTH_BYTES + max_message
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Who is there.
+    /// Request the list of clients.
     List,
-    /// The payload to one client.
+    /// Send the payload to one client.
     Send {
-        /// Its id.
+        /// The client's id.
         to: u64,
     },
-    /// The payload to all.
+    /// Send the payload to all clients.
     Broadcast,
 }
 
-/// The beginning of a request.
+/// The head of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
-    /// What it is.
+    /// The request.
     pub request: Request,
-    /// Bytes in front of the payload, the length included.
+    /// Bytes before the payload, including the frame's length.
     pub bytes: usize,
     /// Bytes of the payload.
     pub payload: usize,
 }
 
-/// A request that is not allowed.
+/// Why a request is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// The payload is too long.
     TooLong,
-    /// It is no request at all.
+    /// The frame is not a request.
     Malformed,
 }
 
-/// Reads the head of a request from the first bytes of the stream, of which [`SEND_HEAD_BYTES`] are
-/// enough; `None` if more are needed.
+/// Reads the head of a request from the first bytes of the stream. [`SEND_HEAD_BYTES`] are always
+/// enough. Returns `None` if more are needed.
 ///
 /// # Errors
-/// It is not allowed, which is known from as few bytes as can be.
+/// The request is invalid. This is reported as early as the bytes allow.
 pub fn request(
     first: &[u8],
     order: ByteOrder,
@@ -135,7 +135,7 @@ pub fn number_frame(kind: u8, value: u64, order: ByteOrder) -> [u8; NUMBER_FRAME
     frame
 }
 
-/// What stands in front of the payload of a MESSAGE.
+/// The bytes before the payload of a MESSAGE.
 pub fn message_head(
     to_all: bool,
     from: u64,
@@ -157,7 +157,7 @@ pub fn sender(head: &[u8; MESSAGE_HEAD_BYTES], order: ByteOrder) -> u64 {
     number(from, order)
 }
 
-/// What stands in front of the ids of CLIENTS, when there are so many.
+/// The bytes before the ids of CLIENTS, for this number of ids.
 pub fn clients_head(more: bool, ids: usize, order: ByteOrder) -> [u8; CLIENTS_HEAD_BYTES] {
     let mut head = [0; CLIENTS_HEAD_BYTES];
     let len = CLIENTS_HEAD_BYTES - LENGTH_BYTES + ids * NUMBER_BYTES;
@@ -166,12 +166,12 @@ pub fn clients_head(more: bool, ids: usize, order: ByteOrder) -> [u8; CLIENTS_HE
     head
 }
 
-/// How many ids a frame of CLIENTS has at most, at least one.
+/// Maximum number of ids in a CLIENTS frame. At least 1.
 pub fn clients_ids_max(max_message: usize) -> usize {
     (server_frame_max(max_message) + LENGTH_BYTES - CLIENTS_HEAD_BYTES) / NUMBER_BYTES
 }
 
-/// NOT_SENT.
+/// A NOT_SENT frame.
 pub fn not_sent(reason: u8, id: u64, order: ByteOrder) -> [u8; NOT_SENT_BYTES] {
     let mut frame = [0; NOT_SENT_BYTES];
     frame[..4].copy_from_slice(&encode((NOT_SENT_BYTES - LENGTH_BYTES) as u32, order));
@@ -180,7 +180,7 @@ pub fn not_sent(reason: u8, id: u64, order: ByteOrder) -> [u8; NOT_SENT_BYTES] {
     frame
 }
 
-/// A number as it is sent.
+/// Encodes a number for the wire.
 pub fn number_bytes(value: u64, order: ByteOrder) -> [u8; NUMBER_BYTES] {
     match order {
         ByteOrder::Little => value.to_le_bytes(),
@@ -195,7 +195,7 @@ fn number(bytes: [u8; NUMBER_BYTES], order: ByteOrder) -> u64 {
     }
 }
 
-/// A request as a client sends it: what stands in front of the payload.
+/// The bytes before the payload of a client's request.
 ///
 /// ```
 /// use echopool::framing::ByteOrder;
@@ -221,7 +221,7 @@ pub fn request_head(request: Request, payload: usize, order: ByteOrder) -> Reque
     head
 }
 
-/// The first bytes of a request.
+/// The head of a request, encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestHead {
     bytes: [u8; SEND_HEAD_BYTES],
@@ -235,13 +235,13 @@ impl RequestHead {
     }
 }
 
-/// What a server says.
+/// A frame from a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Your own id.
+    /// The client's own id.
     Welcome(u64),
-    /// Who is there.
+    /// The list of clients.
     Clients {
         /// Whether another frame of the same list follows.
         more: bool,
@@ -252,29 +252,29 @@ pub enum Event<'a> {
     Message {
         /// Whether it is a broadcast.
         to_all: bool,
-        /// The sender's id, or 0: the server.
+        /// The sender's id. 0 if the server sent it.
         from: u64,
-        /// What it says.
+        /// The payload.
         payload: &'a [u8],
     },
-    /// A client came.
+    /// A client has joined.
     Joined(u64),
-    /// A client left.
+    /// A client has left.
     Left(u64),
     /// A SEND was not delivered.
     NotSent {
         /// [`GONE`] or [`QUEUE_FULL`].
         reason: u8,
-        /// To whom.
+        /// The id that the SEND was for.
         id: u64,
     },
-    /// So many messages for you were dropped.
+    /// This many messages for the client were dropped.
     Dropped(u64),
-    /// A type that is newer than this.
+    /// A frame type that this version does not know.
     Unknown(u8),
 }
 
-/// The ids of a frame of CLIENTS.
+/// The ids in a CLIENTS frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ids<'a> {
     bytes: &'a [u8],
@@ -282,14 +282,15 @@ pub struct Ids<'a> {
 }
 
 impl Ids<'_> {
-    /// One after the other.
+    /// Iterates over the ids.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
         let (all, _) = self.bytes.as_chunks::<NUMBER_BYTES>();
         all.iter().map(|&bytes| number(bytes, self.order))
     }
 }
 
-/// Reads a frame from a server, given without its length; `None` if that is none.
+/// Reads a frame from a server, given without its length. Returns `None` if it is not a valid
+/// frame.
 pub fn event(frame: &[u8], order: ByteOrder) -> Option<Event<'_>> {
     let (&kind, fields) = frame.split_first()?;
     let only = |fields: &[u8]| Some(number(fields.try_into().ok()?, order));

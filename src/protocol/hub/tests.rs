@@ -1,4 +1,5 @@
-//! The protocol read and written: the example of the document, every truncation, every type.
+//! Tests of reading and writing the protocol: the example in the document, every truncation, every
+//! type.
 
 use proptest::prelude::*;
 
@@ -7,7 +8,8 @@ use super::*;
 const ORDERS: [ByteOrder; 2] = [ByteOrder::Little, ByteOrder::Big];
 const MAX: usize = 300;
 
-/// The lines of the document that are frames: who and what way, the bytes, the name behind them.
+/// The lines of the document that are frames: the client and the direction, the bytes, the name
+/// after them.
 fn example() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let text = include_str!("../../../docs/hub-protocol.md");
     let frame = |line: &'static str| {
