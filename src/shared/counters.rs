@@ -1,7 +1,7 @@
-//! Counters: each worker writes its own, any thread may read them.
+//! Counters. Each worker writes its own, and any thread may read them.
 //!
-//! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each worker's
-//! counters lie on cache lines of their own.
+//! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each
+//! worker's counters lie on cache lines of their own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -31,17 +31,17 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of one worker as it writes them.
+        /// The counters of one worker.
         #[derive(Default)]
         #[repr(align(128))]
         pub(crate) struct Counters {
             $($(#[$doc])* pub(crate) $name: Counter,)*
             pub(crate) closed: [Counter; CloseReason::ALL.len()],
-            /// Bytes on the wire are counted apart from those of the services.
+            /// Whether bytes on the wire are counted separately from the services' bytes.
             pub(crate) counts_wire: AtomicBool,
         }
 
-        /// What one worker, or all together, have counted since the start.
+        /// The counts of one worker, or of all workers together, since the start.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
         #[non_exhaustive]
         pub struct Counts {
@@ -80,37 +80,38 @@ counters! {
     connections,
     /// Connections accepted.
     accepted,
-    /// Bytes handed to the service.
+    /// Bytes delivered to the service.
     bytes_received,
-    /// Bytes of the service that the kernel took to send.
+    /// Bytes from the service that the kernel accepted to send.
     bytes_sent,
-    /// Bytes that arrived from the network, those excepted that were discarded. The same as
-    /// `bytes_received`, unless a byte layer stands between the network and the service.
+    /// Bytes that arrived from the network, without discarded bytes. The same as `bytes_received`
+    /// unless there is a byte layer between the network and the service.
     wire_bytes_received,
-    /// Bytes that the kernel took to send. The same as `bytes_sent`, unless a byte layer stands
-    /// between the service and the network.
+    /// Bytes that the kernel accepted to send. The same as `bytes_sent` unless there is a byte
+    /// layer between the service and the network.
     wire_bytes_sent,
-    /// Receive operations that brought bytes.
+    /// Receive operations that returned bytes.
     receives,
-    /// Send operations that took bytes.
+    /// Send operations that sent bytes.
     sends,
-    /// Bytes read and discarded while a connection that this side closed lingered.
+    /// Bytes read and discarded while a connection lingered after this side closed it.
     bytes_discarded,
-    /// Times that accepting paused because files, memory or another resource ran out.
+    /// Times that accepting paused because open files, memory or another resource ran out.
     accept_pauses,
-    /// Accepts that failed with an error other than "nothing waits".
+    /// Accepts that failed with an error other than EAGAIN.
     accept_errors,
-    /// Times that accepting stopped because the limit of connections was reached; a client may have
-    /// been waiting then, or not.
+    /// Times that accepting stopped because the limit of connections was reached, whether or not a
+    /// client was waiting.
     waits_for_slot,
     /// Times that a connection had to wait because no buffer was free.
     waits_for_buffer,
     /// Buffers in use.
     buffers_held,
-    /// Messages that a service did not send to a client because the client reads too slowly. Each client
-    /// that did not get a message counts.
+    /// Messages that a service did not send to a client because the client reads too slowly. Each
+    /// client that did not get a message counts.
     messages_dropped,
-    /// Connections that were still in the backlog when a listener was closed: the kernel resets them.
+    /// Connections that were still in the backlog when a listener was closed: the kernel resets
+    /// them.
     unaccepted,
 }
 
@@ -126,8 +127,8 @@ impl Counts {
     }
 }
 
-/// A reading of all counters. The counters of a worker are read one after the other while the worker
-/// goes on counting, so they may differ by the operations of that moment.
+/// A snapshot of all counters. The counters of a worker are read one by one while the worker
+/// continues to count, so they may differ by the operations of that moment.
 ///
 /// ```
 /// use std::net::{Ipv6Addr, SocketAddr, TcpStream};

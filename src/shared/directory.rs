@@ -1,5 +1,5 @@
-//! Which connections a server has. Each worker writes its own part of the [`Directory`]; any thread
-//! may read it without waiting.
+//! The directory of a server's connections. Each worker writes its own part of the [`Directory`],
+//! and any thread may read it without waiting.
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
@@ -20,37 +20,39 @@ pub struct ClientInfo {
     pub peer: Peer,
     /// The index of its listener in [`Config::listen`](crate::Config::listen).
     pub listener: usize,
-    /// The number that its service has kept with it, see
-    /// [`Connection::set_user_data`](crate::service::Connection::set_user_data). 0 at first.
+    /// The number that its service has stored with it, see
+    /// [`Connection::set_user_data`](crate::service::Connection::set_user_data). Initially 0.
     pub user_data: u64,
-    /// Its group, see [`Connection::set_group`](crate::service::Connection::set_group). 0 at first.
+    /// Its group, see [`Connection::set_group`](crate::service::Connection::set_group). Initially
+    /// 0.
     pub group: u64,
 }
 
-/// One entry: the id, the address in 16 bytes, and port (16 bits), listener (16) and scope (32). All 0
-/// while it is empty.
+/// One entry: the id, the address in 16 bytes, and port (16 bits), listener (16) and scope (32).
+/// All zero if the entry is empty.
 type Entry = [AtomicU64; 4];
 
-/// Which connections a server has. Written by the workers, each its own part; read by anyone.
+/// The connections of a server. Each worker writes its own part, and any thread may read all of it.
 pub struct Directory {
     parts: Box<[Part]>,
 }
 
 struct Part {
     entries: Box<[Entry]>,
-    /// What services have set for each slot: user data and group. Apart, and only written to where
-    /// it is not 0, so that it is not resident where no service sets anything.
+    /// User data and group of each slot, as set by services. In an array of its own that is only
+    /// written if a value is not 0, so that it takes no resident memory if no service sets
+    /// anything.
     values: Box<[[AtomicU64; 2]]>,
-    /// Behind the last entry that was ever used.
+    /// One more than the highest slot that was ever used.
     used: AtomicU32,
 }
 
 impl Directory {
-    /// Memory for each slot of each worker, in bytes.
+    /// Memory per slot and worker, in bytes.
     pub(crate) const BYTES_PER_SLOT: usize = size_of::<Entry>() + size_of::<[AtomicU64; 2]>();
 
     pub(crate) fn new(workers: usize, slots: usize) -> Arc<Directory> {
-        // Zeroed pages from the system: slots that are never used are never resident.
+        // Zeroed pages from the system: slots that are never used take no resident memory.
         let part = |_| Part {
             entries: zeroed_slice_box(slots),
             values: zeroed_slice_box(slots),
@@ -59,7 +61,7 @@ impl Directory {
         Arc::new(Directory { parts: (0..workers).map(part).collect() })
     }
 
-    /// Enters a connection. Only its worker may call this.
+    /// Adds a connection. Only its worker may call this.
     pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64) {
         let part = &self.parts[id.worker()];
         let [number, high, low, rest] = &part.entries[id.slot() as usize];
@@ -89,25 +91,25 @@ impl Directory {
         }
     }
 
-    /// What the service has set for a connection that is there.
+    /// A value that the service has set for a connection in the directory.
     pub(crate) fn value(&self, id: ConnectionId, value: Value) -> u64 {
         self.parts[id.worker()].values[id.slot() as usize][value.0].load(Ordering::Relaxed)
     }
 
-    /// Sets it. Only the connection's worker may.
+    /// Sets a value. Only the connection's worker may call this.
     pub(crate) fn set_value(&self, id: ConnectionId, value: Value, to: u64) {
         let values = &self.parts[id.worker()].values[id.slot() as usize];
         values[value.0].store(to, Ordering::Release);
     }
 
-    /// Whether the connection is entered.
+    /// Whether the connection is in the directory.
     pub fn has(&self, id: ConnectionId) -> bool {
         let entry = self.parts.get(id.worker()).and_then(|p| p.entries.get(id.slot() as usize));
         entry.is_some_and(|entry| entry[0].load(Ordering::Acquire) == id.to_bits() && id.0 != 0)
     }
 
-    /// The first connection at or behind the place `from`, with its place, in the order of workers and
-    /// slots. Places begin with 0.
+    /// The first connection at or after position `from`, with its position, in the order of workers
+    /// and slots. Positions start at 0.
     pub fn next(&self, from: u64) -> Option<(u64, ClientInfo)> {
         let (first, mut slot) = ((from >> 32) as usize, from as u32);
         for worker in first..self.parts.len() {
@@ -149,7 +151,7 @@ impl Directory {
     }
 }
 
-/// Which of the values that a service sets.
+/// Selects one of the values that a service sets.
 #[derive(Clone, Copy)]
 pub(crate) struct Value(usize);
 
@@ -157,7 +159,7 @@ pub(crate) const USER_DATA: Value = Value(0);
 pub(crate) const GROUP: Value = Value(1);
 
 impl Part {
-    /// The client in a slot; `None` if it is empty or being written.
+    /// The client in a slot. `None` if the slot is empty or being written.
     fn read(&self, slot: usize) -> Option<ClientInfo> {
         let [number, high, low, rest] = &self.entries[slot];
         let id = number.load(Ordering::Acquire);
@@ -167,7 +169,8 @@ impl Part {
         let [user_data, group] = &self.values[slot];
         let (user_data, group) = (user_data.load(Ordering::Acquire), group.load(Ordering::Acquire));
         fence(Ordering::Acquire);
-        // No id is used twice, so the same id means that the address was not written in between.
+        // Ids are never reused, so the same id means that the address was not overwritten in
+        // between.
         if id == 0 || number.load(Ordering::Relaxed) != id {
             return None;
         }

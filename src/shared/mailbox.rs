@@ -1,5 +1,4 @@
-//! What the workers of a process share: a bounded inbox and a waker for each, and nothing on the
-//! data path.
+//! A bounded inbox and a waker for each worker. Not used on the data path.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,49 +11,49 @@ use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Lease, Parcel, Pool};
 
-/// Room in an inbox. Commands are few (a drain, a stop, a request to shed every 10 ms at most from
-/// each of 63 other workers), or are held back by their senders when there is no room (messages and
-/// parcels), or made again.
+/// Capacity of an inbox. Most commands are rare (a drain, a stop, a request to shed, which each of
+/// 63 other workers sends at most every 10 ms). The others are held back by their senders if the
+/// inbox is full (messages and parcels), or sent again.
 const INBOX_SIZE: usize = 256;
 
-/// What a worker is told from outside.
+/// A command for a worker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub(crate) enum Command {
-    /// Accept what waits, close the listeners, finish every connection; at the deadline close the
-    /// rest.
+    /// Accept the waiting connections, close the listeners, finish every connection. At the
+    /// deadline, close the remaining ones.
     Drain {
         /// When to give up.
         deadline: Time,
     },
     /// Close everything now.
     Stop,
-    /// Another worker has waited for a buffer for long: close the connection that has not moved its
-    /// bytes for longest.
+    /// Another worker has waited too long for a buffer: close the connection whose output has been
+    /// stalled longest.
     Shed,
-    /// Put free buffers into the reserve: a thread without a pool needs one.
+    /// Return free buffers to the reserve: a thread without a pool needs one.
     GiveBuffers,
-    /// For the service of a listener, from its copy on another worker.
+    /// Deliver a parcel to the service of a listener, from its copy on another worker.
     Parcel {
         /// The index of the listener.
         listener: usize,
-        /// What it has sent.
+        /// The parcel.
         parcel: Parcel,
     },
-    /// Send this to a client, or to all clients of the worker.
+    /// Send a message to a client, or to all clients of the worker.
     Message(Mail),
-    /// Messages that the service of another worker has sent to clients of this one.
+    /// Deliver messages from the service of another worker to clients of this one.
     Messages {
         /// The other worker.
         from: usize,
-        /// The messages, one behind the other.
+        /// The messages, one after the other.
         parcel: Parcel,
     },
     /// Close a client's connection when its output is sent.
     Disconnect {
-        /// Whose.
+        /// The client's id.
         id: ConnectionId,
-        /// Where to say how it went.
+        /// Reports the result.
         receipt: Receipt,
     },
 }
@@ -62,15 +61,15 @@ pub(crate) enum Command {
 /// The inboxes and wakers of all workers.
 pub struct Mailboxes {
     mailboxes: Box<[Mailbox]>,
-    /// Parcels of services' messages on their way, from each worker to each.
+    /// Number of parcels with services' messages in transit, from each worker to each.
     messages_on_the_way: Box<[AtomicU32]>,
 }
 
-/// The way from the service on one worker to the services on the others. Each buffer that is sent
-/// comes there as [`Service::parcel`](crate::service::Service::parcel).
+/// Sends buffers from the service on one worker to its copies on the others. Each buffer is
+/// delivered with [`Service::parcel`](crate::service::Service::parcel).
 ///
-/// Other commands share the inboxes. So a service should have few buffers on their way to a worker
-/// at once, and keep what comes back.
+/// Other commands share the inboxes. A service should therefore have few buffers in transit to a
+/// worker at once, and keep the buffers that come back.
 #[derive(Clone)]
 pub struct Parcels {
     listener: usize,
@@ -83,11 +82,11 @@ impl Parcels {
         Parcels { listener, pool: pool.clone(), mailboxes: mailboxes.clone() }
     }
 
-    /// Sends a buffer to the service on the worker with this number, without waiting. Nothing is
-    /// sent to a worker that has ended.
+    /// Sends a buffer to the service on the worker with this number, without waiting. If that
+    /// worker has ended, the buffer is dropped.
     ///
     /// # Errors
-    /// The worker's inbox is full; the buffer comes back.
+    /// The worker's inbox is full. The error contains the buffer.
     pub fn send(&self, worker: usize, lease: Lease) -> Result<(), Lease> {
         let command = Command::Parcel { listener: self.listener, parcel: lease.into_parcel() };
         match self.mailboxes.send(worker, command) {
@@ -96,12 +95,12 @@ impl Parcels {
         }
     }
 
-    /// Whether the worker has ended: its clients are gone, and nothing comes there any more.
+    /// Whether the worker has ended: its clients are gone, and it receives nothing more.
     pub fn has_ended(&self, worker: usize) -> bool {
         self.mailboxes.is_closed(worker)
     }
 
-    /// Has the worker take a turn soon, and call [`Service::turn`](crate::service::Service::turn).
+    /// Wakes the worker, which then calls [`Service::turn`](crate::service::Service::turn).
     pub fn wake(&self, worker: usize) {
         self.mailboxes.wake(worker);
     }
@@ -110,10 +109,10 @@ impl Parcels {
 struct Mailbox {
     inbox: ArrayQueue<Command>,
     waker: OnceLock<Waker>,
-    /// Since when this worker's longest stalled connection has not moved a byte, in nanoseconds;
+    /// Since when the worker's longest stalled connection has sent no byte, in nanoseconds.
     /// `u64::MAX` if none is stalled.
     stalled_since: AtomicU64,
-    /// The worker has ended: nobody empties the inbox any more.
+    /// The worker has ended and no longer empties the inbox.
     closed: AtomicBool,
 }
 
@@ -122,7 +121,7 @@ impl Mailboxes {
         Mailboxes::with_room(workers, INBOX_SIZE)
     }
 
-    /// The same with room for so many commands in each inbox.
+    /// The same with an inbox capacity of `room` commands.
     pub(crate) fn with_room(workers: usize, room: usize) -> Mailboxes {
         let mailbox = || Mailbox {
             inbox: ArrayQueue::new(room),
@@ -136,13 +135,13 @@ impl Mailboxes {
         }
     }
 
-    /// Says how `worker` is woken.
+    /// Sets the waker of `worker`.
     pub(crate) fn set_waker(&self, worker: usize, waker: Waker) {
         let fresh = self.mailboxes[worker].waker.set(waker);
         assert!(fresh.is_ok(), "a worker has one waker");
     }
 
-    /// Wakes a worker, if it has begun.
+    /// Wakes a worker, if it has started.
     pub(crate) fn wake(&self, worker: usize) {
         if let Some(waker) = self.mailboxes[worker].waker.get() {
             waker.wake_by_ref();
@@ -168,8 +167,8 @@ impl Mailboxes {
         self.mailboxes.len()
     }
 
-    /// Puts a command into a worker's inbox and wakes it; the command comes back if there is no
-    /// room. To a worker that has ended nothing is said.
+    /// Puts a command into a worker's inbox and wakes the worker. Returns the command as the error
+    /// if the inbox is full. Drops it if the worker has ended.
     pub(crate) fn send(&self, worker: usize, command: Command) -> Result<(), Command> {
         let mailbox = &self.mailboxes[worker];
         if mailbox.closed.load(Ordering::Relaxed) {
@@ -180,8 +179,8 @@ impl Mailboxes {
         Ok(())
     }
 
-    /// Sends a buffer with messages to a worker. The buffer comes back if `most` are on their way
-    /// there already, or the inbox has no room. To a worker that has ended nothing is sent.
+    /// Sends a buffer with messages to a worker. Returns the buffer as the error if `most` are
+    /// already in transit, or the inbox is full. Drops it if the worker has ended.
     pub(crate) fn send_messages(
         &self,
         from: usize,
@@ -207,7 +206,7 @@ impl Mailboxes {
         }
     }
 
-    /// Messages have been delivered: the worker that they are from may send more.
+    /// Records that messages have been delivered, so that the worker `from` may send more.
     pub(crate) fn messages_delivered(&self, from: usize, to: usize, most: u32) {
         if self.messages_on_the_way(from, to).fetch_sub(1, Ordering::AcqRel) == most {
             self.wake(from);
@@ -218,7 +217,7 @@ impl Mailboxes {
         &self.messages_on_the_way[from * self.mailboxes.len() + to]
     }
 
-    /// A worker has ended. What is in its inbox is dropped.
+    /// Marks a worker as ended and drops the commands in its inbox.
     pub(crate) fn close(&self, worker: usize) {
         self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
         while self.receive(worker).is_some() {}
@@ -241,13 +240,13 @@ impl Mailboxes {
         self.mailboxes[worker].inbox.pop()
     }
 
-    /// Tells the others since when the longest stalled connection of a worker is stalled.
+    /// Publishes since when a worker's longest stalled connection has been stalled.
     pub(crate) fn publish_stall(&self, worker: usize, since: Option<Time>) {
         let nanos = since.map_or(u64::MAX, Time::as_nanos);
         self.mailboxes[worker].stalled_since.store(nanos, Ordering::Relaxed);
     }
 
-    /// The worker with the connection that is stalled for longest, and since when it is.
+    /// The worker with the longest stalled connection, and since when it has been stalled.
     pub(crate) fn longest_stalled(&self) -> Option<(usize, Time)> {
         let since = |mailbox: &Mailbox| mailbox.stalled_since.load(Ordering::Relaxed);
         let all = self.mailboxes.iter().map(since).enumerate();

@@ -1,5 +1,5 @@
-//! The only state that more than one worker touches: mailboxes, receipts, permits, the directory of
-//! connections and the counters.
+//! The only state that several workers share: mailboxes, receipts, permits, the directory of
+//! connections, and the counters.
 
 pub mod counters;
 pub mod directory;

@@ -1,30 +1,30 @@
-//! The limit of connections: one count of free places for all workers.
+//! The limit of connections: one count of free permits for all workers.
 //!
-//! SO_REUSEPORT spreads clients unevenly, so with a limit per worker clients would wait in a full
-//! worker's backlog while another worker has room. A worker takes a permit before it accepts a
-//! connection and keeps it in the connection's context. A permit that is dropped wakes a worker that
-//! had to leave a connection waiting.
+//! SO_REUSEPORT spreads clients unevenly. With a limit per worker, clients would wait in the
+//! backlog of a full worker while another worker has room. A worker takes a permit before it
+//! accepts a connection and keeps it in the connection's context. Dropping a permit wakes a worker
+//! that had to leave a connection waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::mailbox::Mailboxes;
 
-/// The free places.
+/// The free permits.
 pub struct Permits {
     limit: u64,
     free: AtomicU64,
-    /// Workers that had no permit for a connection that waits, one bit each.
+    /// Workers that had no permit for a waiting connection, one bit each.
     want_permit: AtomicU64,
-    /// Workers that ran out of open files or memory when they accepted, one bit each.
+    /// Workers that ran out of open files or memory while accepting, one bit each.
     want_descriptor: AtomicU64,
-    /// The worker that was woken last. The search for the next one begins behind it, so that each has its
-    /// turn.
+    /// The worker that was woken last. The search for the next one starts after it, so that workers
+    /// take turns.
     woken_last: AtomicU32,
     mailboxes: Arc<Mailboxes>,
 }
 
-/// The right to have one connection.
+/// Allows one connection.
 pub struct Permit {
     permits: Arc<Permits>,
     used: bool,
@@ -42,29 +42,30 @@ impl Permits {
         })
     }
 
-    /// A permit, if there is a free one.
+    /// Takes a permit, if one is free.
     pub fn try_take(self: &Arc<Permits>) -> Option<Permit> {
         let take_one = |free: u64| free.checked_sub(1);
-        // SeqCst here and below: one thread finds no permit and asks to be woken, another returns a
-        // permit and wakes who has asked. At least one of them must see what the other did.
+        // SeqCst here and below: one thread finds no permit and requests a wake-up, another returns
+        // a permit and wakes the requesting worker. At least one of them must see what the other
+        // did.
         self.free
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
             .ok()
             .map(|_| Permit { permits: self.clone(), used: false })
     }
 
-    /// Permits taken now.
+    /// Number of permits in use.
     pub fn taken(&self) -> u64 {
         self.limit - self.free.load(Ordering::Relaxed)
     }
 
-    /// Asks that `worker` is woken when a permit is returned. The worker must try once more after this
-    /// call.
+    /// Requests that `worker` be woken when a permit is returned. The worker must try again after
+    /// this call.
     pub fn want_permit(&self, worker: usize) {
         self.want_permit.fetch_or(1 << worker, Ordering::SeqCst);
     }
 
-    /// Withdraws the request. If `worker` has been woken in the meantime, another worker is woken
+    /// Withdraws the request. If `worker` has been woken in the meantime, wakes another worker
     /// instead.
     pub fn unwant_permit(&self, worker: usize) {
         let bit = 1 << worker;
@@ -74,12 +75,13 @@ impl Permits {
         }
     }
 
-    /// Asks that `worker` is woken when a connection has been closed, on any worker.
+    /// Requests that `worker` be woken when a connection has been closed on any worker.
     pub fn want_descriptor(&self, worker: usize) {
         self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
     }
 
-    /// Whether `worker` has been woken, or has not asked, since its last call of `want_permit`.
+    /// Whether `worker` has no open request: it has been woken since its last call of
+    /// `want_permit`, or has not called it.
     pub fn permit_came(&self, worker: usize) -> bool {
         self.want_permit.load(Ordering::SeqCst) & (1 << worker) == 0
     }
@@ -89,10 +91,10 @@ impl Permits {
         self.want_descriptor.load(Ordering::SeqCst) & (1 << worker) == 0
     }
 
-    /// Wakes the next of the workers in `asking` and takes it off.
+    /// Wakes the next of the workers in `asking` and removes it.
     fn wake_one(&self, asking: &AtomicU64) {
         let last = self.woken_last.load(Ordering::Relaxed);
-        // Seen from behind the last one, its bit is the highest.
+        // After this rotation the bit of the last woken worker is the highest.
         let next =
             |bits: u64| (bits.rotate_right(last + 1).trailing_zeros() + last + 1) % u64::BITS;
         let take = |bits: u64| (bits != 0).then(|| bits & !(1 << next(bits)));
@@ -117,8 +119,7 @@ impl Drop for Permit {
         let free = permits.free.fetch_add(1, Ordering::SeqCst);
         assert!(free < permits.limit, "a permit came back that was not out");
         permits.wake_one(&permits.want_permit);
-        // Not for a permit whose accept failed: two workers without descriptors would wake each
-        // other for ever.
+        // Not if the accept failed: two workers without descriptors would wake each other for ever.
         if self.used {
             permits.wake_one(&permits.want_descriptor);
         }
@@ -187,7 +188,7 @@ mod tests {
         permits.want_permit(1);
         assert!(permits.permit_came(0), "worker 0 was woken, but has found another permit");
         permits.unwant_permit(0);
-        assert!(permits.permit_came(1), "so the one that is free is for worker 1");
+        assert!(permits.permit_came(1), "so worker 1 gets the free permit");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Messages for clients on their way to a worker, and the receipts that tell the sender what became
-//! of them.
+//! Messages for clients on their way to a worker, and the receipts that report the results to the
+//! sender.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,19 +7,18 @@ use std::time::Duration;
 use crate::base::key::ConnectionId;
 use crate::buffer::Parcel;
 
-/// Why something was not sent to a client, or a client not disconnected.
+/// Why a message was not sent to a client, or a client was not disconnected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SendError {
-    /// There is no such client: it has left, or never was.
+    /// There is no such client: it has left, or it never existed.
     Gone,
-    /// Too much waits for the client already, or for its worker, or no buffer is free: try again
-    /// later, or give the client up.
+    /// The queue of the client or of its worker is full, or no buffer is free. Try again later, or
+    /// disconnect the client.
     QueueFull,
-    /// The message is longer than a message to this service's clients may be.
+    /// The message is longer than the service of the client allows.
     TooLong,
-    /// The call was made on a thread of the server itself, which would wait for its own answer.
-    /// Nothing was done.
+    /// The call was made on a thread of the server, which would wait for itself. Nothing was done.
     OnWorkerThread,
 }
 
@@ -27,13 +26,13 @@ impl std::fmt::Display for SendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             SendError::Gone => "the client is gone",
-            SendError::QueueFull => "too much waits to be sent already; try again later",
+            SendError::QueueFull => "a queue is full, or no buffer is free; try again later",
             SendError::TooLong => {
-                "the message is longer than a buffer (`buffer_size`) or than the listener's service \
+                "the message is longer than a buffer (`buffer_size`) or than the service \
                  allows (`max_message`)"
             }
             SendError::OnWorkerThread => {
-                "a worker of the server would wait for itself; call this from another thread"
+                "called on a worker thread, which would wait for itself; use another thread"
             }
         })
     }
@@ -44,21 +43,21 @@ impl std::error::Error for SendError {}
 /// A message on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct Mail {
-    /// To whom; `None`: to all clients of the worker.
+    /// The recipient. `None` for all clients of the worker.
     pub(crate) to: Option<ConnectionId>,
     pub(crate) parcel: Parcel,
     pub(crate) number: u64,
     pub(crate) receipt: Receipt,
 }
 
-/// What came of it, so far.
+/// The results so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) queued: u64,
     pub(crate) refused: u64,
-    /// Why the last one was refused.
+    /// Why the last refused message was refused.
     pub(crate) why: Option<SendError>,
-    /// Receipts that have not been answered yet.
+    /// Receipts that are still outstanding.
     pub(crate) open: usize,
 }
 
@@ -68,7 +67,8 @@ struct Desk {
     changed: Condvar,
 }
 
-/// The right to say how something went; saying nothing says that nobody was there.
+/// Reports the result of a command when it is dropped. Without any result it reports that there was
+/// no such client.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     desk: Arc<Desk>,
@@ -78,7 +78,7 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
-    /// One of the clients does not get it.
+    /// Records that one client does not get the message.
     pub(crate) fn refuse(&mut self, why: SendError) {
         self.refused += 1;
         self.why = Some(why);
@@ -99,7 +99,7 @@ impl Drop for Receipt {
 
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, Tally> {
-        // It is only counted in there.
+        // Safe after a panic: the lock protects only counts.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,21 +112,21 @@ impl Answers {
         Answers(Arc::default())
     }
 
-    /// One more to be waited for.
+    /// Creates another receipt to wait for.
     pub(crate) fn receipt(&self) -> Receipt {
         self.0.lock().open += 1;
         Receipt { desk: self.0.clone(), queued: 0, refused: 0, why: None }
     }
 
     #[cfg(any(test, feature = "sim"))]
-    /// What came of it so far.
+    /// The results so far.
     pub(crate) fn so_far(&self) -> Tally {
         *self.0.lock()
     }
 
-    /// Waits for all receipts, or until `ended` says that nobody will answer any more.
+    /// Waits for all receipts, or until `ended` returns true because no worker is left to report.
     pub(crate) fn wait(&self, ended: impl Fn() -> bool) -> Tally {
-        /// How often it is looked whether the workers have ended.
+        /// How often to check whether the workers have ended.
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let mut tally = self.0.lock();
         while tally.open > 0 && !ended() {
