@@ -1,13 +1,13 @@
-//! How many connections wait in a listening socket to be accepted.
+//! The number of connections that wait in a listening socket to be accepted.
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
 
-/// Connections that are established and wait to be accepted from this listening socket; `None`
-/// where the system does not tell.
+/// Number of connections that are established and wait to be accepted from this listening socket.
+/// `None` if the system does not report it.
 ///
-/// Linux tells in TCP_INFO: for a listening socket `tcpi_unacked` is the length of the accept queue
-/// (`tcp_get_info` in net/ipv4/tcp.c).
+/// Linux reports it in TCP_INFO: for a listening socket, `tcpi_unacked` is the length of the accept
+/// queue (`tcp_get_info` in net/ipv4/tcp.c).
 #[cfg(target_os = "linux")]
 pub(crate) fn backlog_waiting(listener: BorrowedFd<'_>) -> Option<u32> {
     use std::mem::{MaybeUninit, offset_of, size_of};
@@ -15,8 +15,8 @@ pub(crate) fn backlog_waiting(listener: BorrowedFd<'_>) -> Option<u32> {
 
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `info`, which has as many, and the number
-    // written to `length`; both are borrowed for the call alone.
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which has that size, and the
+    // number of bytes written to `length`. Both are borrowed only for the call.
     let result = unsafe {
         libc::getsockopt(
             listener.as_raw_fd(),
@@ -29,15 +29,15 @@ pub(crate) fn backlog_waiting(listener: BorrowedFd<'_>) -> Option<u32> {
     if result != 0 || (length as usize) < offset_of!(libc::tcp_info, tcpi_unacked) + 4 {
         return None;
     }
-    // SAFETY: all fields are integers, for which zero is a value; what the kernel did not write is
-    // zero still.
+    // SAFETY: all fields are integers, for which zero is a valid value. Bytes that the kernel did
+    // not write are still zero.
     let info = unsafe { info.assume_init() };
-    /// TCP_LISTEN of the kernel's include/net/tcp_states.h.
+    /// TCP_LISTEN in the kernel's include/net/tcp_states.h.
     const LISTEN: u8 = 10;
     (info.tcpi_state == LISTEN).then_some(info.tcpi_unacked)
 }
 
-/// Connections that wait to be accepted: this system does not tell.
+/// Number of connections that wait to be accepted. This system does not report it.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn backlog_waiting(_listener: BorrowedFd<'_>) -> Option<u32> {
     None
@@ -55,7 +55,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(backlog_waiting(listener.as_fd()), Some(0));
-        // On loopback a connection is in the queue when connect comes back, or a moment later.
+        // On loopback a connection is in the queue when connect returns, or a moment later.
         let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
         wait_for(&listener, 3);
         drop(listener.accept().unwrap());

@@ -1,4 +1,4 @@
-//! Making sockets and asking them: bind, accept queue, socket options.
+//! Creates and queries sockets: bind, accept queue, socket options.
 
 pub mod accept_queue;
 pub mod bind;

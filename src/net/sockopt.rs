@@ -1,18 +1,18 @@
-//! What neither rustix nor socket2 has: a socket option, and a question.
+//! A socket option and a socket query that neither rustix nor socket2 supports.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Sets IP_BIND_ADDRESS_NO_PORT: bind takes an address only, and connect chooses the port, when it
-/// knows the whole four-tuple.
+/// Sets IP_BIND_ADDRESS_NO_PORT: bind takes only the address, and connect chooses the port when the
+/// whole four-tuple is known.
 ///
 /// # Errors
 /// The system does not know the option.
 pub(crate) fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for the length of the call, and the pointer and the length are
-    // those of a local variable.
+    // SAFETY: the descriptor is open during the call, and the pointer and the length are those of a
+    // local variable.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
@@ -25,18 +25,18 @@ pub(crate) fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)); `None` where the
-/// system does not tell.
+/// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)). `None` if the
+/// system does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unacknowledged(socket: impl AsFd) -> Option<u32> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is open for the length of the call, and the kernel writes an int to the
-    // pointer, which is that of a local variable. SIOCOUTQ has the number of TIOCOUTQ.
+    // SAFETY: the descriptor is open during the call, and the kernel writes an int to the pointer,
+    // which is that of a local variable. SIOCOUTQ is the same number as TIOCOUTQ.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     (result == 0).then(|| bytes.unsigned_abs())
 }
 
-/// The same elsewhere.
+/// The same on systems that do not report it.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unacknowledged(_: impl AsFd) -> Option<u32> {
     None

@@ -1,5 +1,5 @@
-//! The texts that say where to listen, and what else [`Config::listen`](crate::Config::listen)
-//! takes: read here, and turned into endpoints. Names are looked up.
+//! The values that [`Config::listen`](crate::Config::listen) takes, texts among them. Parses the
+//! texts and converts all values to endpoints. Looks up names.
 
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use super::has_ipv6;
 use crate::base::endpoint::Endpoint;
 use crate::error::AddressError;
 
-/// What can be listened on: an [`Endpoint`], a [`SocketAddr`], or a text.
+/// An address to listen on: an [`Endpoint`], a [`SocketAddr`], or a text.
 ///
 /// | text | listens on |
 /// | --- | --- |
@@ -17,8 +17,8 @@ use crate::error::AddressError;
 /// | `localhost:7777` | each address of the name |
 /// | `unix:/run/echopool.sock` | a Unix socket (not supported yet) |
 ///
-/// `tcp://` may stand in front of an address, as an [`Endpoint`] is displayed. Port 0 takes a free
-/// port, one for each address.
+/// An address may have the prefix `tcp://`, the form in which an [`Endpoint`] is displayed. Port 0
+/// means a free port, a different one for each address.
 ///
 /// ```
 /// use echopool::config::ToEndpoints;
@@ -30,7 +30,7 @@ use crate::error::AddressError;
 /// # Ok::<(), echopool::error::AddressError>(())
 /// ```
 pub trait ToEndpoints {
-    /// The endpoints, at least one. A name is looked up by the system's resolver, which may block
+    /// Returns the endpoints, at least one. The system's resolver looks up names, which may block
     /// for some seconds.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
     }
 }
 
-/// A text that says where to listen, read but not looked up.
+/// A text that says where to listen, parsed but not looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ListenAddress {
     Endpoint(Endpoint),
@@ -90,12 +90,12 @@ impl FromStr for ListenAddress {
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let Ok(port) = port.parse::<u16>() else {
-            return Err(format!("'{port}' is no port (0 to 65535); {forms}"));
+            return Err(format!("'{port}' is not a port (0 to 65535); {forms}"));
         };
         match host {
             "" => Ok(ListenAddress::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
             _ if host.contains([':', '/', '[', ']']) => {
-                Err(format!("'{host}' is no host; {forms}"))
+                Err(format!("'{host}' is not a host; {forms}"))
             }
             _ => Ok(ListenAddress::Name(host.to_owned(), port)),
         }
@@ -103,7 +103,7 @@ impl FromStr for ListenAddress {
 }
 
 impl ListenAddress {
-    /// All endpoints that it stands for. Looks a name up.
+    /// Returns all endpoints that the text stands for. Looks up a name.
     pub(crate) fn resolve(&self) -> Result<Vec<Endpoint>, AddressError> {
         let (host, port) = match self {
             ListenAddress::Endpoint(endpoint) => return Ok(vec![endpoint.clone()]),
@@ -119,8 +119,8 @@ impl ListenAddress {
     }
 }
 
-/// The addresses of a name, each once. Where there is no IPv6, the IPv6 addresses of a name that
-/// has IPv4 addresses too are left out: /etc/hosts often lists ::1 regardless.
+/// The addresses of a name, without duplicates. Without IPv6, leaves out the IPv6 addresses of a
+/// name that also has IPv4 addresses: /etc/hosts often lists ::1 regardless.
 fn usable(found: impl Iterator<Item = SocketAddr>, has_ipv6: bool) -> Vec<SocketAddr> {
     let found: Vec<SocketAddr> = found.collect();
     let skip_ipv6 = !has_ipv6 && found.iter().any(SocketAddr::is_ipv4);

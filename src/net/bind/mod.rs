@@ -1,12 +1,12 @@
-//! Makes the sockets that a server listens on: checks which addresses can be used together, and makes
-//! one socket of each address for every worker. The engine accepts from them.
+//! Creates the sockets that a server listens on. Checks which addresses can be used together, and
+//! creates one socket per address and worker. The engine accepts from them.
 //!
-//! With one socket per worker the kernel spreads the connections (SO_REUSEPORT). If that option were
-//! set from the start, a second daemon could take half of the connections unnoticed. So the first
-//! socket of an address binds and listens without it, and one of the two calls fails if another process
-//! has the port: `bind` if that process listens already (SO_REUSEADDR lets two sockets bind that do not
-//! listen yet), `listen` if both have bound at the same moment. After that the option is set, and the
-//! sockets of the other workers are added.
+//! With one socket per worker, the kernel distributes the connections (SO_REUSEPORT). If that
+//! option were set from the start, a second daemon could take half of the connections unnoticed. So
+//! the first socket of an address binds and listens without it, and one of the two calls fails if
+//! another process has the port: `bind` if that process listens already (SO_REUSEADDR lets two
+//! sockets bind that do not listen yet), `listen` if both have bound at the same moment. After that
+//! the option is set, and the sockets of the other workers are added.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,11 +25,11 @@ pub(crate) use super::accept_queue::backlog_waiting;
 pub(crate) use address::ListenAddress;
 pub use address::ToEndpoints;
 
-/// The first keepalive probe is sent to an idle peer after this time, ...
+/// The first keepalive probe is sent to an idle peer after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// ... further ones at this interval, ...
+/// Further probes are sent at this interval.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ... and the connection is lost after this many probes without a reply: two minutes after a cable is
+/// The connection is lost after this many probes without a reply: two minutes after a cable is
 /// pulled.
 const KEEPALIVE_PROBES: u32 = 6;
 
@@ -39,16 +39,16 @@ pub(crate) struct Bound {
     /// Where it listens, with the real port.
     pub(crate) endpoint: Endpoint,
     transport: Transport,
-    /// One for each worker: listening, not blocking.
+    /// One for each worker, listening and non-blocking.
     pub(crate) sockets: Vec<Socket>,
 }
 
-/// A socket that listens, and the kind of its connections.
+/// A listening socket, and the transport of its connections.
 #[derive(Debug)]
 pub struct Listening<Socket> {
     /// The socket.
     pub socket: Socket,
-    /// What it accepts.
+    /// The transport of its connections.
     pub transport: Transport,
 }
 
@@ -60,10 +60,11 @@ impl Bound {
     }
 }
 
-/// Binds each endpoint once for each worker, and listens. In the order of `endpoints`.
+/// Binds each endpoint once for each worker, and listens. Returns the sockets in the order of
+/// `endpoints`.
 ///
-/// All of them are bound before the first one listens, so that a start that fails has rarely accepted
-/// a client.
+/// Binds all endpoints before the first one listens, so that a failed start has rarely accepted a
+/// client.
 pub(crate) fn bind_all(
     endpoints: &[Endpoint],
     workers: usize,
@@ -72,8 +73,8 @@ pub(crate) fn bind_all(
 ) -> Result<Vec<Bound>, StartError> {
     let addresses = check(endpoints)?;
     log_clipped_backlog(backlog);
-    // A listening socket that is inherited from a parent or a service manager would be added here, as a
-    // second kind of `First` that neither binds nor is shared.
+    // A listening socket that is inherited from a parent or a service manager would be added here,
+    // as a second kind of `First` that neither binds nor is shared.
     let firsts = addresses
         .iter()
         .map(|address| First::bind(*address, &addresses, share_port))
@@ -92,7 +93,7 @@ pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartErro
         let Some(address) = endpoint.socket_addr().map(canonical) else {
             return Err(StartError::Unsupported(endpoint.clone()));
         };
-        // Each request for port 0 gets another free port, so these never clash.
+        // Each request for port 0 gets a different free port, so these never clash.
         if address.port() != 0 && addresses.contains(&address) {
             return Err(StartError::ListenedTwice(endpoint.clone()));
         }
@@ -115,8 +116,8 @@ fn covers(wide: &SocketAddr, address: &SocketAddr, all: &[SocketAddr]) -> bool {
     same_port && narrower && (same_family || (wide.is_ipv6() && !ipv4_beside(wide, all)))
 }
 
-/// Whether the server also listens on `0.0.0.0` at the port of `wide`, which is `[::]`: IPv4 clients
-/// connect there.
+/// Whether the server also listens on `0.0.0.0` at the port of `wide`, which is `[::]`: IPv4
+/// clients connect there.
 fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
     let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
     wide.port() != 0 && all.contains(&ipv4)
@@ -135,7 +136,7 @@ struct First {
 }
 
 impl First {
-    /// Binds the address, or `0.0.0.0` in place of `[::]` where there is no IPv6.
+    /// Binds the address, or `0.0.0.0` instead of `[::]` if there is no IPv6.
     fn bind(address: SocketAddr, all: &[SocketAddr], share: bool) -> Result<First, StartError> {
         let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
         match First::bind_address(address, only_v6, share) {
@@ -155,7 +156,7 @@ impl First {
         Ok(First { address: real.as_socket().unwrap_or(address), only_v6, socket })
     }
 
-    /// Listens, alone, and then has the sockets of the other workers join.
+    /// Listens without SO_REUSEPORT, and then adds the sockets of the other workers.
     fn listen(self, workers: usize, backlog: u32) -> Result<Bound, StartError> {
         let address = self.address;
         let endpoint = Endpoint::Tcp(address);
@@ -191,8 +192,8 @@ fn no_ipv6(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
 }
 
-/// Whether sockets can have IPv6 addresses here. `::1` is missing both in a kernel without IPv6 and in a
-/// container where it is turned off.
+/// Whether IPv6 is available. `::1` is missing both in a kernel without IPv6 and in a container
+/// with IPv6 disabled.
 fn has_ipv6() -> bool {
     match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
         Ok(_) => true,
@@ -200,10 +201,10 @@ fn has_ipv6() -> bool {
     }
 }
 
-/// A call that failed, and how.
+/// The name of a failed call, and its error.
 type Failure = (&'static str, io::Error);
 
-/// A socket bound to the address, with all options but the backlog.
+/// Creates a socket bound to the address, with all options except the backlog.
 fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, Failure> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .map_err(|error| ("socket", error))?;
@@ -222,7 +223,7 @@ fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socke
     Ok(socket)
 }
 
-/// Options that accepted sockets inherit, which saves as many system calls for each connection.
+/// Sets options that accepted sockets inherit. This saves a system call per option and connection.
 fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -237,7 +238,7 @@ fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
 fn failed(address: SocketAddr, (call, error): Failure) -> StartError {
     let endpoint = Endpoint::Tcp(address);
     match error.kind() {
-        // From bind or from listen, see above.
+        // From bind or listen, see the module's description.
         io::ErrorKind::AddrInUse => StartError::AddressInUse(endpoint),
         _ => StartError::Listen { endpoint, call, error },
     }

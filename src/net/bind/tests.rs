@@ -1,4 +1,4 @@
-//! Listening on real loopback sockets.
+//! Tests of listening on real loopback sockets.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ fn has_ipv6() -> bool {
     has
 }
 
-/// The connection that waits at one of the sockets. Answers the socket's number too.
+/// Accepts the connection that waits at one of the sockets. Returns the socket's index too.
 fn accept(bound: &Bound) -> (usize, Socket) {
     let begin = Instant::now();
     loop {
@@ -40,7 +40,7 @@ fn accept(bound: &Bound) -> (usize, Socket) {
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
             }
         }
-        assert!(begin.elapsed() < HANG, "nobody was accepted");
+        assert!(begin.elapsed() < HANG, "no connection was accepted");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -61,7 +61,8 @@ fn connections_are_spread_over_all_workers() {
     let bound = bind_one("127.0.0.1:0", 2, false).unwrap();
     let address = bound.endpoint.socket_addr().unwrap();
     let mut seen = [0; 2];
-    // The kernel hashes the client's port: all 64 on one side has a chance of 2 in 2^64.
+    // The kernel hashes the client's port: the probability that all 64 go to one worker is 2 in
+    // 2^64.
     let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
     for _ in &clients {
         seen[accept(&bound).0] += 1;
@@ -86,7 +87,7 @@ fn of_two_servers_that_start_at_the_same_moment_one_is_refused() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let one = First::bind(any, &[any], false).unwrap();
     let address = one.address;
-    let other = First::bind(address, &[address], false).expect("nobody listens yet");
+    let other = First::bind(address, &[address], false).expect("no socket listens yet");
     let _one = one.listen(2, 64).unwrap();
     let refused = other.listen(2, 64);
     assert!(matches!(refused, Err(StartError::AddressInUse(_))), "{refused:?}");
@@ -126,7 +127,7 @@ fn beside_the_ipv4_wildcard_the_ipv6_one_takes_only_ipv6() {
     if !has_ipv6() {
         return;
     }
-    // A port that is free in both families, as far as one can know.
+    // A port that is probably free in both families.
     let both = bind_free_pair(|port| [format!("[::]:{port}"), format!("0.0.0.0:{port}")]);
     let [v6, v4] = &both[..] else { panic!("two endpoints") };
     assert!(v6.sockets.iter().all(|socket| socket.only_v6().unwrap()));
@@ -140,8 +141,8 @@ fn beside_the_ipv4_wildcard_the_ipv6_one_takes_only_ipv6() {
     }
 }
 
-/// Binds two endpoints at one port that the system has just given away and got back; another
-/// process may be quicker, so it is tried several times.
+/// Binds two endpoints to a port that the system has just assigned and released. Another process
+/// may take it first, so several ports are tried.
 fn bind_free_pair(addresses: impl Fn(u16) -> [String; 2]) -> Vec<Bound> {
     for _ in 0..20 {
         let free = port(&bind_one("127.0.0.1:0", 1, false).unwrap());
@@ -188,7 +189,7 @@ fn an_urgent_byte_stays_in_its_place() {
 
 #[test]
 fn an_address_of_another_machine_is_an_error_with_the_call() {
-    // TEST-NET-1 of RFC 5737: nobody has it.
+    // TEST-NET-1 of RFC 5737: no machine has this address.
     match bind_one("192.0.2.1:0", 1, false) {
         Err(StartError::Listen { call: "bind", error, .. }) => {
             assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
@@ -231,7 +232,7 @@ fn what_cannot_go_together_is_found_before_anything_is_opened() {
         assert!(check_error(&covered).contains("takes its connections"), "{covered:?}");
     }
     let error = check_error(&["[::]:7", "0.0.0.0:7", "127.0.0.1:7"]);
-    assert!(error.contains("tcp://0.0.0.0:7"), "the IPv6 one is not to blame: {error}");
+    assert!(error.contains("tcp://0.0.0.0:7"), "the IPv6 endpoint is not the cause: {error}");
 }
 
 #[test]
