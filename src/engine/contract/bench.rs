@@ -1,6 +1,6 @@
-//! An engine on its testbed, with what a test does to it. Whatever the rule, the bench watches that
-//! every operation completes exactly once, that Cancel comes last, and that in the end every lease
-//! and permit is back.
+//! An engine on its testbed, with the operations of the tests. For every rule, the bench checks
+//! that each operation completes exactly once, that Cancel completes last, and that all leases and
+//! permits are returned at the end.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use crate::error::Errno;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::{Permit, Permits};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any operation takes. Only keeps tests from hanging.
 pub(super) const GUARD: Duration = Duration::from_secs(60);
-/// More polls than anything takes.
+/// More polls than any operation takes.
 const POLLS_MAX: u32 = 200_000;
-/// How long a poll waits before a condition is looked at again.
+/// How long a poll waits before a condition is checked again.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type SocketOf<S> = <<S as Testbed>::Engine as Engine>::Socket;
@@ -42,7 +42,7 @@ impl Default for Shape {
     }
 }
 
-/// What is in flight, and what has completed and was not looked at.
+/// The operations in flight, and the completions that the test has not taken yet.
 pub(super) struct Log<Socket> {
     in_flight: HashSet<Key>,
     done: VecDeque<(Key, Outcome<Socket>)>,
@@ -50,7 +50,7 @@ pub(super) struct Log<Socket> {
 }
 
 impl<Socket: std::fmt::Debug> Log<Socket> {
-    /// Notes that an operation has completed, which must be in flight.
+    /// Records the completion of an operation, which must be in flight.
     pub(super) fn note(&mut self, key: Key, outcome: &Outcome<Socket>) {
         assert!(self.in_flight.remove(&key), "{key:?} is not in flight: {outcome:?}");
         if key.op() == OpKind::Cancel {
@@ -71,7 +71,7 @@ impl<E: Engine> Sink<E> for Log<E::Socket> {
     }
 }
 
-/// A sink that has a say in each completion.
+/// A sink with a hook that is called for each completion.
 struct Hooked<'a, Socket, F> {
     log: &'a mut Log<Socket>,
     hook: F,
@@ -104,7 +104,7 @@ fn kind_of(op: &Op) -> OpKind {
     }
 }
 
-/// Submits; `None` if it is in flight then.
+/// Submits an operation. Returns `None` if it is in flight afterwards.
 pub(super) fn submit<E: Engine>(
     engine: &mut E,
     log: &mut Log<E::Socket>,
@@ -121,7 +121,7 @@ pub(super) fn submit<E: Engine>(
     }
 }
 
-/// What a receive brought.
+/// The result of a receive.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Got {
     Bytes(Vec<u8>),
@@ -131,7 +131,7 @@ pub(super) enum Got {
     Failed(Errno),
 }
 
-/// How a stream came to its end, as its peer sees it.
+/// How a stream ended, as seen by the peer.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum End {
     Fin,
@@ -144,12 +144,12 @@ pub(super) struct Bench<S: Testbed> {
     pub(super) testbed: S,
     pub(super) pool: Pool,
     pub(super) permits: Arc<Permits>,
-    /// One for each connection that was accepted.
+    /// The permit of each accepted connection.
     held: HashMap<Key, Permit>,
     slots_used: u32,
 }
 
-/// Bytes of which each says where it belongs, as well as one byte can.
+/// Bytes that identify their position, as well as one byte can.
 pub(super) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at * 7 + at / 251 + 1) as u8).collect()
 }
@@ -182,7 +182,7 @@ impl<S: Testbed> Bench<S> {
         self.testbed.poll(&mut self.engine, deadline, &mut self.log);
     }
 
-    /// Polls until `hook` says that it is done; it has a say in each completion.
+    /// Polls until `hook` returns true. It is called for each completion.
     pub(super) fn until_with(
         &mut self,
         what: &str,
@@ -202,17 +202,17 @@ impl<S: Testbed> Bench<S> {
             let mut sink = Hooked { log: &mut self.log, hook };
             self.testbed.poll(&mut self.engine, Some(now + PAUSE), &mut sink);
         }
-        panic!("it spins in wait for: {what}");
+        panic!("busy loop while waiting for: {what}");
     }
 
-    /// Polls some times: what can happen by itself has happened then, as a rule.
+    /// Polls several times, so that events which need no further action have usually happened.
     pub(super) fn idle(&mut self) {
         for _ in 0..3 {
             self.poll(Some(self.engine.now() + PAUSE));
         }
     }
 
-    /// Polls until there is an answer.
+    /// Polls until `condition` returns a value.
     pub(super) fn until<T>(
         &mut self,
         what: &str,
@@ -227,7 +227,7 @@ impl<S: Testbed> Bench<S> {
             assert!(now.since(begun) < GUARD, "never: {what}; in flight: {:?}", self.log.in_flight);
             self.poll(Some(now + PAUSE));
         }
-        panic!("it spins in wait for: {what}");
+        panic!("busy loop while waiting for: {what}");
     }
 
     // Operations.
@@ -236,10 +236,10 @@ impl<S: Testbed> Bench<S> {
         submit(&mut self.engine, &mut self.log, key, op)
     }
 
-    /// Submits what cannot be done yet.
+    /// Submits an operation that cannot complete yet.
     pub(super) fn submit_pending(&mut self, key: Key, op: Op) {
         let done = self.submit(key, op);
-        assert!(done.is_none(), "{key:?}: {done:?} though there was nothing to do");
+        assert!(done.is_none(), "{key:?}: {done:?} although there was nothing to do");
     }
 
     /// The outcome of an operation, if it has completed.
@@ -307,7 +307,7 @@ impl<S: Testbed> Bench<S> {
         self.held.remove(&key);
     }
 
-    /// Gives back the permit of a key that was closed in a sink.
+    /// Returns the permit of a key that was closed in a sink.
     pub(super) fn forget(&mut self, key: Key) {
         self.held.remove(&key);
     }
@@ -323,12 +323,12 @@ impl<S: Testbed> Bench<S> {
 
     // Bytes from the peer.
 
-    /// What a receive came to; the leases go back.
+    /// The result of a receive. Returns the leases.
     pub(super) fn got(&self, outcome: OutcomeOf<S>) -> Got {
         match outcome {
             Outcome::Received(chain) => {
-                assert!(!chain.is_empty(), "no bytes are no bytes received");
-                assert!(chain.slices().all(|slice| !slice.is_empty()), "a lease for nothing");
+                assert!(!chain.is_empty(), "received an empty chain");
+                assert!(chain.slices().all(|slice| !slice.is_empty()), "an empty lease");
                 Got::Bytes(chain.slices().flatten().copied().collect())
             }
             Outcome::Ended => Got::Ended,
@@ -344,7 +344,7 @@ impl<S: Testbed> Bench<S> {
         self.got(outcome)
     }
 
-    /// What the receive brings that has completed or is in flight, or else a new one.
+    /// The result of the receive that has completed or is in flight, or otherwise of a new one.
     pub(super) fn next_got(&mut self, key: Key, most: u8) -> Got {
         let outcome = match self.take(key, OpKind::Recv) {
             Some(outcome) => outcome,
@@ -354,7 +354,8 @@ impl<S: Testbed> Bench<S> {
         self.got(outcome)
     }
 
-    /// Receives until there are `count` bytes, beginning with the receive that may be in flight.
+    /// Receives until there are `count` bytes, starting with the receive in flight, if there is
+    /// one.
     pub(super) fn recv_bytes(&mut self, key: Key, most: u8, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -367,7 +368,7 @@ impl<S: Testbed> Bench<S> {
         all
     }
 
-    /// Writes all of it, while the engine polls.
+    /// Writes all bytes while the engine polls.
     pub(super) fn write(&mut self, peer: &mut S::Peer, bytes: &[u8]) {
         let mut written = 0;
         self.until("room for a peer's bytes", |bench| {
@@ -380,7 +381,7 @@ impl<S: Testbed> Bench<S> {
 
     // Bytes to the peer.
 
-    /// Leases with these bytes, as many as are needed.
+    /// A chain with these bytes, with as many leases as needed.
     pub(super) fn chain(&self, bytes: &[u8]) -> Chain {
         let mut chain = Chain::new(&self.pool);
         for part in bytes.chunks(self.pool.buffer_size()) {
@@ -395,8 +396,8 @@ impl<S: Testbed> Bench<S> {
     pub(super) fn sent(&self, outcome: OutcomeOf<S>, offered: usize) -> (usize, Chain) {
         match outcome {
             Outcome::Sent { bytes, rest } => {
-                assert!(bytes > 0, "a send of nothing");
-                assert_eq!(bytes + rest.len(), offered, "what was not sent comes back");
+                assert!(bytes > 0, "a send of no bytes");
+                assert_eq!(bytes + rest.len(), offered, "unsent bytes are returned");
                 (bytes, rest)
             }
             other => panic!("Send: {other:?}"),
@@ -412,19 +413,19 @@ impl<S: Testbed> Bench<S> {
         }
     }
 
-    /// Sends until a send has to wait. Answers what was sent, and what waits.
+    /// Sends until a send has to wait. Returns the number of sent and of waiting bytes.
     pub(super) fn send_until_it_waits(&mut self, key: Key, stream: &[u8]) -> (usize, usize) {
         let mut sent = 0;
         loop {
-            // Some buffers are left for receives.
+            // Leaves some buffers for receives.
             let room = self.pool.available().div_ceil(2) * self.pool.buffer_size();
             let room = room.min(stream.len() - sent);
-            assert!(room > 0, "all {sent} bytes were sent, though nobody reads them");
+            assert!(room > 0, "all {sent} bytes were sent although the peer does not read");
             let chain = self.chain(&stream[sent..][..room]);
             match self.submit(key, Op::Send(chain)) {
                 Some(outcome) => sent += self.sent(outcome, room).0,
                 None => {
-                    // An engine may take its time though there is room.
+                    // An engine may take some time even if there is room.
                     self.idle();
                     match self.take(key, OpKind::Send) {
                         Some(outcome) => sent += self.sent(outcome, room).0,
@@ -451,7 +452,7 @@ impl<S: Testbed> Bench<S> {
         all
     }
 
-    /// Reads what is there now, without the engine having a say.
+    /// Reads the bytes that are available now, without polling the engine.
     pub(super) fn read_now(&mut self, peer: &mut S::Peer) -> Vec<u8> {
         let mut all = Vec::new();
         let mut room = vec![0; 1 << 16];
@@ -461,7 +462,7 @@ impl<S: Testbed> Bench<S> {
         all
     }
 
-    /// Reads all that comes.
+    /// Reads to the end of the stream.
     pub(super) fn read_to_end(&mut self, peer: &mut S::Peer) -> (Vec<u8>, End) {
         let mut all = Vec::new();
         let mut room = vec![0; 1 << 16];
@@ -477,11 +478,12 @@ impl<S: Testbed> Bench<S> {
         (all, end)
     }
 
-    /// The end of a rule: nothing is in flight, nothing comes any more, everything is back.
+    /// Ends a rule: checks that nothing is in flight, nothing more arrives, and everything has been
+    /// returned.
     pub(super) fn end(mut self) {
         assert!(self.log.in_flight.is_empty(), "in flight: {:?}", self.log.in_flight);
         self.idle();
-        assert!(self.log.done.is_empty(), "not looked at: {:?}", self.log.done);
+        assert!(self.log.done.is_empty(), "not taken: {:?}", self.log.done);
         assert_eq!(self.pool.held(), 0, "leases are missing");
         self.held.clear();
         assert_eq!(self.permits.taken(), 0, "permits are missing");

@@ -1,5 +1,5 @@
-//! The rules about bytes: each of them, in order, once, whatever the buffers, the segments and the
-//! peer's pace; and the end of the stream behind the last.
+//! The rules about bytes: every byte arrives once and in order, for any buffers, segments and pace
+//! of the peer, and the end of the stream follows the last byte.
 
 use super::Testbed;
 use super::bench::{Bench, End, Got, Shape, pattern};
@@ -7,7 +7,7 @@ use crate::base::key::{Key, OpKind};
 use crate::buffer::Chain;
 use crate::engine::{Op, Outcome};
 
-/// Sizes of buffers, and how many of them one receive may fill.
+/// Buffer sizes, and how many buffers one receive may fill.
 const SHAPES: [(usize, u8); 6] = [(1, 1), (1, 8), (3, 1), (4, 2), (8, 8), (64, 1)];
 
 fn sized(buffer_size: usize) -> Shape {
@@ -23,7 +23,7 @@ pub(super) fn recv_at_every_split<S: Testbed>(seed: u64) {
             let (first, second) = message.split_at(split);
             bench.write(&mut peer, first);
             assert_eq!(bench.recv_bytes(key, most, split), first);
-            // This one finds nothing and waits, whatever the one before it thought was left.
+            // This receive finds nothing and waits, whatever the previous one assumed to be left.
             bench.submit_pending(key, Op::Recv(most));
             bench.idle();
             bench.write(&mut peer, second);
@@ -40,7 +40,7 @@ pub(super) fn recv_before_and_after_the_bytes<S: Testbed>(seed: u64) {
         let mut bench = Bench::<S>::new(seed, sized(size));
         let (key, mut peer) = bench.pair();
         for (written, waits) in (0..message.len()).flat_map(|at| [(at, false), (at, true)]) {
-            // Some came before anybody asked; the rest comes while a receive may wait.
+            // Some bytes arrive before a receive is submitted, the rest while one may be waiting.
             bench.write(&mut peer, &message[..written]);
             bench.idle();
             if waits && written == 0 {
@@ -59,7 +59,8 @@ pub(super) fn recv_into_buffers_of_every_size<S: Testbed>(seed: u64) {
         for most in 1..=8 {
             let mut bench = Bench::<S>::new(seed, sized(size));
             let (key, mut peer) = bench.pair();
-            // Exactly what it may fill, one less, one more, and nothing that divides evenly.
+            // Exactly what the receive may fill, one byte less, one more, and sizes that are not
+            // multiples.
             let room = size * usize::from(most);
             for count in [room, room - 1, room + 1, 3 * room + 2].into_iter().filter(|&n| n > 0) {
                 let message = pattern(count);
@@ -99,7 +100,7 @@ pub(super) fn recv_without_a_buffer_resumes<S: Testbed>(seed: u64) {
             false => bench.finish(one, Op::Recv(4)),
         };
         assert_eq!(bench.got(first), Got::NoBuffer);
-        // As often as it is asked, and for each connection.
+        // For every receive and every connection.
         assert_eq!(bench.recv(one, 4), Got::NoBuffer);
         assert_eq!(bench.recv(other, 1), Got::NoBuffer);
         drop(lease);
@@ -133,7 +134,7 @@ pub(super) fn end_without_a_buffer_resumes<S: Testbed>(seed: u64) {
 
 pub(super) fn short_sends<S: Testbed>(seed: u64) {
     for (size, buffers, window) in [(1, 3, 1), (7, 20, 50), (4096, 40, 10_000)] {
-        // The kernel's own window is larger than any of these.
+        // The kernel's own window is larger than any of these sizes.
         let (size, stream) = if S::EXACT_TIME { (size, 200_000) } else { (65_536, 32 << 20) };
         let stream = pattern(stream);
         let mut bench =
@@ -145,7 +146,7 @@ pub(super) fn short_sends<S: Testbed>(seed: u64) {
             let (more, offered) = send_until_it_keeps_waiting(&mut bench, key, &stream[sent..]);
             sent += more;
             assert!(bench.is_in_flight(key, OpKind::Send));
-            // Room for more comes of reading, and of nothing else.
+            // Only reading makes room for more.
             let rest = bench.until("a send that waited for room", |bench| {
                 read += read_some(bench, &mut peer, &stream[read..]);
                 let outcome = bench.take(key, OpKind::Send)?;
@@ -165,7 +166,8 @@ pub(super) fn short_sends<S: Testbed>(seed: u64) {
     }
 }
 
-/// Sends until a send waits although the engine polls on. Answers as `send_until_it_waits`.
+/// Sends until a send keeps waiting while the engine polls. Returns the same as
+/// `send_until_it_waits`.
 fn send_until_it_keeps_waiting<S: Testbed>(
     bench: &mut Bench<S>,
     key: Key,
@@ -178,19 +180,19 @@ fn send_until_it_keeps_waiting<S: Testbed>(
         bench.idle();
         let Some(outcome) = bench.take(key, OpKind::Send) else { return (sent, offered) };
         // A busy kernel may be late in moving bytes from one side's buffer to the other's. That
-        // makes room as well, but not without end.
-        assert!(!S::EXACT_TIME, "sent though there was no room: {outcome:?}");
+        // makes room too, but only to a limit.
+        assert!(!S::EXACT_TIME, "sent although there was no room: {outcome:?}");
         sent += bench.sent(outcome, offered).0;
     }
 }
 
-/// Has the peer read some bytes, which must be the next ones of the stream.
+/// Reads some bytes at the peer, which must be the next ones of the stream.
 fn read_some<S: Testbed>(bench: &mut Bench<S>, peer: &mut S::Peer, stream: &[u8]) -> usize {
     let mut room = vec![0; 100_000];
     match bench.testbed.read(peer, &mut room) {
         Some(count) => {
             let count = count.unwrap();
-            assert!(count > 0, "the end of a stream that goes on");
+            assert!(count > 0, "an unexpected end of the stream");
             assert!(room[..count] == stream[..count], "not the bytes that were sent");
             count
         }
@@ -198,7 +200,7 @@ fn read_some<S: Testbed>(bench: &mut Bench<S>, peer: &mut S::Peer, stream: &[u8]
     }
 }
 
-/// When the FIN comes.
+/// When the FIN arrives.
 #[derive(Clone, Copy)]
 enum Fin {
     WithTheBytes,
@@ -244,7 +246,7 @@ fn half_close<S: Testbed>(bench: &mut Bench<S>, message: &[u8], most: u8, fin: F
     assert_eq!(bench.recv_bytes(key, most, left.len()), left);
     let ended = bench.next_got(key, most);
     assert_eq!(ended, Got::Ended, "after {} bytes", message.len());
-    // The other direction is as open as before.
+    // The other direction is still open.
     bench.send_all(key, b"answer");
     assert_eq!(bench.read(&mut peer, 6), b"answer");
     bench.shutdown(key);
@@ -266,7 +268,7 @@ pub(super) fn urgent_byte_at_every_offset<S: Testbed>(seed: u64) {
             bench.testbed.write_urgent(&mut peer, message[offset]);
             bench.write(&mut peer, &message[offset + 1..]);
             assert_eq!(bench.recv_bytes(key, most, message.len()), message, "at {offset}");
-            // And what comes later is told as ever.
+            // Later bytes are reported as usual.
             bench.submit_pending(key, Op::Recv(most));
             bench.idle();
             bench.write(&mut peer, b"later");
@@ -308,7 +310,7 @@ pub(super) fn both_ways_at_once<S: Testbed>(seed: u64) {
     bench.end();
 }
 
-/// Keeps a receive in flight until everything is there.
+/// Keeps a receive in flight until all bytes have arrived.
 fn receive_more<S: Testbed>(bench: &mut Bench<S>, key: Key, received: &mut Vec<u8>, count: usize) {
     let mut done = bench.take(key, OpKind::Recv);
     loop {

@@ -1,5 +1,5 @@
-//! The rules about how operations and connections end: reset, cancel, shutdown, close, and what
-//! becomes of a key.
+//! The rules about how operations and connections end: reset, cancel, shutdown, close, and the
+//! reuse of keys.
 
 use super::Testbed;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
@@ -8,7 +8,7 @@ use crate::base::time::Time;
 use crate::engine::{ConnectTo, Op, Outcome};
 use crate::error::Errno;
 
-/// More than any window holds.
+/// More bytes than any window holds.
 fn endless<S: Testbed>() -> (Shape, Vec<u8>) {
     let (buffer_size, count) = if S::EXACT_TIME { (64, 20_000) } else { (65_536, 32 << 20) };
     (Shape { buffer_size, ..Shape::default() }, pattern(count))
@@ -16,7 +16,7 @@ fn endless<S: Testbed>() -> (Shape, Vec<u8>) {
 
 fn assert_reset<Socket: std::fmt::Debug>(outcome: &Outcome<Socket>) {
     let reset = matches!(outcome, Outcome::Failed(Errno::CONNRESET | Errno::PIPE));
-    assert!(reset, "{outcome:?} in place of a reset");
+    assert!(reset, "{outcome:?} instead of a reset");
 }
 
 pub(super) fn reset_while_a_receive_waits<S: Testbed>(seed: u64) {
@@ -56,7 +56,7 @@ pub(super) fn reset_while_both_wait<S: Testbed>(seed: u64) {
     assert_eq!(bench.pool.available() + bench.pool.held(), 16);
     let outcome = bench.result(key, OpKind::Send);
     assert_reset(&outcome);
-    // The kernel tells the error once, and then the end.
+    // The kernel reports the error once, and then the end of the stream.
     let outcome = bench.result(key, OpKind::Recv);
     let got = bench.got(outcome);
     let ended = matches!(got, Got::Ended | Got::Failed(Errno::CONNRESET | Errno::PIPE));
@@ -74,7 +74,7 @@ pub(super) fn reset_between_operations<S: Testbed>(seed: u64) {
         if idle {
             bench.idle();
         }
-        // What came before the reset may be lost, but nothing else is told.
+        // Bytes that arrived before the reset may be lost, but nothing else is reported.
         let mut before = Vec::new();
         let error = loop {
             match bench.recv(key, 1) {
@@ -93,7 +93,7 @@ pub(super) fn reset_between_operations<S: Testbed>(seed: u64) {
     bench.end();
 }
 
-/// When something comes that races with a Cancel.
+/// When an event arrives that races with a Cancel.
 const RACES: [(bool, bool); 3] = [(true, false), (false, true), (false, false)];
 
 pub(super) fn cancel_against_bytes<S: Testbed>(seed: u64) {
@@ -123,7 +123,7 @@ pub(super) fn cancel_against_bytes<S: Testbed>(seed: u64) {
         if !before && !between {
             bench.write(&mut peer, &message);
         }
-        // Not a byte was lost.
+        // No byte was lost.
         let left = message.len() - received.len();
         received.extend(bench.recv_bytes(key, 2, left));
         assert_eq!(received, message);
@@ -149,7 +149,7 @@ pub(super) fn cancel_against_room_to_send<S: Testbed>(seed: u64) {
             outcome => sent += bench.sent(outcome, offered).0,
         }
         assert_eq!(bench.pool.held(), 0, "a lease is missing after a cancel");
-        // Exactly what was said to be sent is.
+        // Exactly the bytes reported as sent were sent.
         bench.shutdown(key);
         let (rest, end) = bench.read_to_end(&mut peer);
         read.extend(rest);
@@ -230,7 +230,7 @@ pub(super) fn close_gives_fin_and_reset_gives_a_reset<S: Testbed>(seed: u64) {
         bench.close_by(key, Op::Close);
         assert_eq!(bench.read_to_end(&mut peer), (b"all of it".to_vec(), End::Fin));
 
-        // Not after a shutdown: the stream would have come to its end before.
+        // Without a shutdown, after which the stream would already have ended.
         let (key, mut peer) = bench.pair();
         bench.send_all(key, b"all of it");
         bench.close_by(key, Op::Reset);
@@ -251,7 +251,7 @@ pub(super) fn reuse_of_a_key<S: Testbed>(seed: u64) {
         assert_eq!(bench.recv_bytes(key, 1, 4), mine, "the bytes of another generation");
         bench.send_all(key, &mine);
         assert_eq!(bench.read(&mut peer, 4), mine);
-        // Left behind for the next: events of bytes, of the end, of a reset.
+        // Leaves events for the next generation: bytes, the end of the stream, a reset.
         match generation % 4 {
             0 => bench.write(&mut peer, b"unread"),
             1 => bench.testbed.shutdown(&mut peer),
@@ -266,7 +266,7 @@ pub(super) fn reuse_of_a_key<S: Testbed>(seed: u64) {
     bench.end();
 }
 
-/// A slot is used anew while an event for its last use is still to be told.
+/// A slot is reused while an event for its previous use has not been reported yet.
 pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { permits: 40, ..Shape::default() });
     let to =
@@ -277,13 +277,13 @@ pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
         let mut second_peer = bench.pair_at(second);
         bench.submit_pending(first, Op::Recv(1));
         bench.idle();
-        // Both are ready; nothing is in flight on the second, so that it can be closed at once.
+        // Both sockets are ready. Nothing is in flight on the second, so it can be closed at once.
         assert_eq!(bench.testbed.write(&mut first_peer, b"now"), 3);
         assert_eq!(bench.testbed.write(&mut second_peer, b"for nobody"), 10);
         bench.testbed.shutdown(&mut second_peer);
         let anew = Key::new(2, 2 * generation + 1);
         let mut connected = None;
-        bench.until_with("the slot in other hands", |engine, log, completion| {
+        bench.until_with("the slot is reused", |engine, log, completion| {
             let mut done = completion.key;
             if done == first.with(OpKind::Recv) && submit(engine, log, second, Op::Close).is_some()
             {

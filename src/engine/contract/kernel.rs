@@ -17,8 +17,7 @@ pub(super) struct OnKernel {
     port: u16,
 }
 
-/// Dual-stack where there is IPv6, so that peers come with addresses that need to be made
-/// canonical.
+/// Dual-stack if there is IPv6, so that peers have addresses that must be made canonical.
 fn any() -> SocketAddr {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -86,7 +85,7 @@ impl Testbed for OnKernel {
     }
 
     fn write_and_shutdown(&mut self, peer: &mut TcpStream, bytes: &[u8]) {
-        // Held back until the FIN goes with it.
+        // Holds the bytes back until they can be sent with the FIN.
         #[cfg(target_os = "linux")]
         SockRef::from(&*peer).set_tcp_cork(true).unwrap();
         peer.write_all(bytes).unwrap();

@@ -1,8 +1,10 @@
 //! The contract of [`engine`](super), each rule a test, run on every engine: the readiness engine
 //! on the real kernel and on the simulated one, and the completions of the simulation.
 //!
-//! * here: what an engine's surroundings must offer ([`Testbed`]), and which rule runs where.
-//! * `bench`: an engine with a pool, permits and peers, that watches over "exactly once".
+//! * here: the environment that an engine's tests need ([`Testbed`]), and which rule runs on which
+//!   engine.
+//! * `bench`: an engine with a pool, permits and peers, which checks that operations complete
+//!   exactly once.
 //! * `sockets`, `bytes`, `endings`, `turns`: the rules.
 //! * `kernel`, `simulated`: the testbeds.
 //!
@@ -25,25 +27,25 @@ mod simulated;
 mod sockets;
 mod turns;
 
-/// What an engine is made of.
+/// The parts that an engine is created from.
 struct Parts {
     slots: usize,
     pool: Pool,
     permits: Arc<Permits>,
-    /// Bytes that a receive buffer should hold, where that can be chosen.
+    /// Size of the kernel's receive buffer in bytes, if it can be chosen.
     window: usize,
 }
 
-/// An engine's surroundings, with peers that the test moves.
+/// An engine's environment, with peers that the test controls.
 trait Testbed: Sized {
     type Engine: Engine;
     type Peer;
 
-    /// A rule is run with each number below this one.
+    /// A rule is run with each seed below this number.
     const SEEDS: u64;
-    /// How many connections are many.
+    /// The number of connections for tests with many of them.
     const MANY: usize;
-    /// Whether time stands still unless somebody waits, so that it can be compared exactly.
+    /// Whether time advances only during waits, so that it can be compared exactly.
     const EXACT_TIME: bool;
 
     /// An engine with one listener.
@@ -57,16 +59,16 @@ trait Testbed: Sized {
         sink: &mut impl Sink<Self::Engine>,
     );
 
-    /// Where the engine itself can connect to its listener.
+    /// The address at which the engine can connect to its own listener.
     fn listener(&self) -> SocketAddr;
 
-    /// A peer that is connected to the listener, accepted or not.
+    /// Creates a peer that is connected to the listener, accepted or not.
     fn connect(&mut self) -> Self::Peer;
 
     /// The peer's address, in canonical form.
     fn address(&self, peer: &Self::Peer) -> SocketAddr;
 
-    /// Writes as much as there is room for, and answers how much that was.
+    /// Writes as much as there is room for, and returns the number of bytes.
     fn write(&mut self, peer: &mut Self::Peer, bytes: &[u8]) -> usize;
 
     /// Writes an urgent byte.
@@ -78,7 +80,7 @@ trait Testbed: Sized {
     /// Closes the sending side.
     fn shutdown(&mut self, peer: &mut Self::Peer);
 
-    /// Reads what is there; `None` if nothing is, 0 at the end of the stream.
+    /// Reads the available bytes. Returns `None` if there are none, and 0 at the end of the stream.
     fn read(&mut self, peer: &mut Self::Peer, room: &mut [u8]) -> Option<Result<usize, Errno>>;
 
     /// Closes with RST.
@@ -88,7 +90,7 @@ trait Testbed: Sized {
     fn close(&mut self, peer: Self::Peer);
 }
 
-/// Says which seed a rule broke with.
+/// Prints the seed if a rule fails.
 struct Seed(u64);
 
 impl Drop for Seed {

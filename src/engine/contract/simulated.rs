@@ -1,5 +1,5 @@
-//! The simulated kernel as a testbed, under both seams. Seed 0 is a world without any delay; the
-//! others draw how long segments are under way and how badly readiness is told.
+//! The simulated kernel as a testbed, at both seams. Seed 0 is a world without delays. Other seeds
+//! draw how long segments are in transit and how unreliably readiness is reported.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -31,7 +31,7 @@ pub(super) struct Peer {
     address: SocketAddr,
 }
 
-/// Faults that an engine has to hide. Those that it may tell of are another test's.
+/// Faults that an engine must hide. Other tests cover faults that it may report.
 fn rates(seed: u64, window: usize) -> Rates {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut rate = |most: u32| if seed > 0 && rng.bool() { rng.u32(1..=most) } else { 0 };
@@ -55,7 +55,7 @@ fn rates(seed: u64, window: usize) -> Rates {
 }
 
 impl<E> InWorld<E> {
-    /// Lets come about what is due.
+    /// Processes the events that are due.
     fn go_on(&self) {
         let mut world = self.world.borrow_mut();
         while let Some(happening) = world.pop() {
@@ -63,11 +63,11 @@ impl<E> InWorld<E> {
         }
     }
 
-    /// On to the next time at which something happens, or to `limit`.
+    /// Advances time to the next event, or to `limit`.
     fn let_time_pass(&self, limit: Option<Time>) {
         let mut world = self.world.borrow_mut();
         let next = world.next().into_iter().chain(limit).min();
-        let next = next.expect("a wait that nothing will ever end");
+        let next = next.expect("a wait without an end");
         world.now = world.now.max(next);
     }
 }

@@ -1,4 +1,4 @@
-//! The rules about how connections come to be: accept, permits, connect, and many of them.
+//! The rules about how connections are established: accept, permits, connect, and many connections.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Testbed>(seed:
         if waits {
             bench.submit_pending(listener(), Op::Accept);
             bench.idle();
-            assert_eq!(bench.permits.taken(), 0, "no permit is held while nobody is there");
+            assert_eq!(bench.permits.taken(), 0, "no permit is held while no connection waits");
         }
         let mut peer = bench.testbed.connect();
         let outcome = match waits {
@@ -41,7 +41,7 @@ pub(super) fn accept_takes_a_permit_and_tells_a_canonical_peer<S: Testbed>(seed:
 pub(super) fn accept_without_a_permit_leaves_the_connection_waiting<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { permits: 1, ..Shape::default() });
     let (first, _first_peer) = bench.pair();
-    // An engine without a permit may say so before it knows whether somebody waits.
+    // An engine without a permit may report that before it knows whether a connection waits.
     let at_once = bench.submit(listener(), Op::Accept);
     let mut second_peer = bench.testbed.connect();
     let outcome = at_once.unwrap_or_else(|| bench.result(listener(), OpKind::Accept));
@@ -69,8 +69,8 @@ pub(super) fn accept_takes_all_who_wait_one_by_one<S: Testbed>(seed: u64) {
     }
     bench.submit_pending(listener(), Op::Accept);
     bench.idle();
-    assert!(bench.is_in_flight(listener(), OpKind::Accept), "nobody is left");
-    // The one who comes then is told of as the first was.
+    assert!(bench.is_in_flight(listener(), OpKind::Accept), "no connection is left");
+    // A later connection is reported like the first.
     let late = bench.testbed.connect();
     match bench.result(listener(), OpKind::Accept) {
         Outcome::Accepted { peer: Peer::Tcp(address), .. } => {
@@ -174,7 +174,7 @@ pub(super) fn closing_a_listener_tells_who_waited<S: Testbed>(seed: u64) {
     for peer in &mut waiting {
         assert_eq!(bench.read_to_end(peer), (vec![], End::Reset));
     }
-    // Who was accepted before stays.
+    // A connection that was accepted before stays open.
     bench.write(&mut accepted, b"still here");
     assert_eq!(bench.recv_bytes(key, 1, 10), b"still here");
     bench.close(key);
@@ -182,7 +182,7 @@ pub(super) fn closing_a_listener_tells_who_waited<S: Testbed>(seed: u64) {
 }
 
 pub(super) fn thousands_of_keys<S: Testbed>(seed: u64) {
-    // One world of that size is enough for a test.
+    // One world of that size is enough.
     let many = if seed > 0 { 100 } else { S::MANY };
     let shape = Shape { permits: many, buffers: many as u32, buffer_size: 16, window: 64 };
     let mut bench = Bench::<S>::new(seed, shape);
@@ -195,10 +195,10 @@ pub(super) fn thousands_of_keys<S: Testbed>(seed: u64) {
         let bytes = message(number);
         assert_eq!(bench.testbed.write(peer, &bytes), bytes.len());
     }
-    // The last first: completions may come in any order, and be looked at in any.
+    // In reverse order: completions may arrive and be taken in any order.
     for (number, (key, peer)) in all.iter_mut().enumerate().rev() {
         let bytes = bench.recv_bytes(*key, 1, 9);
-        assert_eq!(bytes, message(number), "the bytes of another");
+        assert_eq!(bytes, message(number), "the bytes of another connection");
         bench.send_all(*key, &bytes);
         assert_eq!(bench.read(peer, 9), bytes);
     }

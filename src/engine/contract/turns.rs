@@ -1,5 +1,5 @@
-//! The rules about polling: when it ends, what it tells, that the sink may submit; and that what
-//! the contract forbids is not passed over in silence.
+//! The rules about polling: when a poll ends, what it reports, that the sink may submit, and that
+//! violations of the contract panic.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -17,14 +17,14 @@ pub(super) fn a_deadline_ends_a_poll<S: Testbed>(seed: u64) {
     for millis in [1, 20] {
         let deadline = bench.engine.now() + Duration::from_millis(millis);
         let mut polls = 0;
-        // It may come back early, with nothing, but not without end.
+        // A poll may return early without events, but only a few times.
         while bench.engine.now() < deadline {
             bench.poll(Some(deadline));
             polls += 1;
             assert!(polls <= 5, "it does not wait");
         }
         let now = bench.engine.now();
-        assert!(now.since(deadline) < GUARD, "it does not come back");
+        assert!(now.since(deadline) < GUARD, "it does not return");
         if S::EXACT_TIME {
             assert_eq!((polls, now), (1, deadline));
         }
@@ -62,7 +62,7 @@ pub(super) fn the_waker_ends_one_poll<S: Testbed>(seed: u64) {
         thread::spawn(move || (0..times).for_each(|_| waker.wake_by_ref())).join().unwrap();
         bench.poll(Some(far));
         assert!(bench.engine.now() < far, "it was not woken");
-        // However often it was woken, the next poll waits again.
+        // Regardless of how often it was woken, the next poll waits again.
         let soon = bench.engine.now() + Duration::from_millis(5);
         let turns = bench.log.turns;
         while bench.engine.now() < soon {
@@ -85,14 +85,14 @@ pub(super) fn cancelled_operations_are_told_without_waiting<S: Testbed>(seed: u6
         bench.poll(Some(far));
         done = bench.take(key, OpKind::Cancel).is_some();
     }
-    assert!(bench.engine.now() < far, "it waited with something to tell");
+    assert!(bench.engine.now() < far, "it waited with something to report");
     let ended = bench.take(key, OpKind::Recv);
     assert!(matches!(ended, Some(Outcome::Cancelled)), "{ended:?}");
     bench.close(key);
     bench.end();
 }
 
-/// An echo that is driven by the sink alone.
+/// An echo that runs only in the sink.
 pub(super) fn the_sink_may_submit<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffer_size: 8, ..Shape::default() });
     let mut all: Vec<(Key, S::Peer)> = (0..4).map(|_| bench.pair()).collect();
@@ -103,7 +103,7 @@ pub(super) fn the_sink_may_submit<S: Testbed>(seed: u64) {
         bench.testbed.shutdown(peer);
     }
     let mut closed = 0;
-    bench.until_with("everybody is done", |engine, log, completion| {
+    bench.until_with("all connections are done", |engine, log, completion| {
         let key = completion.key.socket();
         let mut done = Some(completion.outcome);
         while let Some(outcome) = done.take() {
@@ -133,7 +133,7 @@ pub(super) fn the_sink_may_submit<S: Testbed>(seed: u64) {
 /// Asserts that the engine panics.
 fn assert_forbidden<S: Testbed>(bench: &mut Bench<S>, key: Key, op: Op) {
     let submitted = catch_unwind(AssertUnwindSafe(|| drop(bench.engine.submit(key, op))));
-    assert!(submitted.is_err(), "it was passed over in silence");
+    assert!(submitted.is_err(), "it did not panic");
 }
 
 pub(super) fn two_receives_at_once_panic<S: Testbed>(seed: u64) {
@@ -148,7 +148,7 @@ pub(super) fn two_sends_at_once_panic<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffer_size, ..Shape::default() });
     let stream = pattern(if S::EXACT_TIME { 20_000 } else { 32 << 20 });
     let (key, mut peer) = bench.pair();
-    // One lease is kept for the send that is one too many.
+    // Keeps one lease for the forbidden send.
     let chain = bench.chain(b"x");
     bench.send_until_it_waits(key, &stream);
     assert_forbidden(&mut bench, key, Op::Send(chain));

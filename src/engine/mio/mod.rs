@@ -1,14 +1,14 @@
-//! The readiness engine: completions made out of edge-triggered readiness and plain system calls.
+//! The readiness engine: produces completions from edge-triggered readiness and plain system calls.
 //!
-//! Each socket is registered once, for all kinds of readiness. The engine remembers what it is ready
-//! for, so that it tries an operation only when the operation can make progress:
+//! Each socket is registered once, for all kinds of readiness. The engine remembers the readiness,
+//! so that it tries an operation only when the operation can make progress:
 //!
-//! * A receive that fills less than it was given has drained the socket, so no call is spent on finding
-//!   EAGAIN. There are two exceptions, after which the engine reads on: the peer has closed its side
-//!   (FIN gives no event of its own if it came with the last bytes), or there is urgent data (a receive
-//!   stops at its mark).
-//! * A send is tried at once. The engine waits for writability only after a send took less than it was
-//!   given.
+//! * A receive that fills less than the offered space has drained the socket, so no call is spent
+//!   on getting EAGAIN. There are two exceptions, after which the engine continues to read: the
+//!   peer has closed its sending side (FIN causes no separate event if it arrives with the last
+//!   bytes), or there is urgent data (a receive stops at its mark).
+//! * A send is tried at once. The engine waits for writability only after a send accepted less than
+//!   it was offered.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,10 +26,11 @@ mod transfer;
 
 use transfer::{NoBytes, offered, recv_one, recv_several, send_some};
 
-/// How many operations a Cancel can end on one socket, itself included: Connect or Send, Recv.
+/// Maximum number of operations that a Cancel ends on one socket, including itself: Connect or
+/// Send, and Recv.
 const CANCELS_PER_SLOT: usize = 3;
 
-/// Makes completions out of readiness.
+/// An engine that produces completions from readiness.
 pub struct MioEngine<S: Sys> {
     sys: S,
     pool: Pool,
@@ -38,11 +39,11 @@ pub struct MioEngine<S: Sys> {
     listeners: Vec<Listener<S::Socket>>,
     /// Empty between calls of `poll`.
     ready: Vec<Readiness>,
-    /// Ended by Cancel, and not yet reported.
+    /// Operations ended by Cancel and not yet reported.
     cancelled: VecDeque<Key>,
 }
 
-/// A socket and what is known of it.
+/// A socket and its state.
 struct Slot<Socket> {
     socket: Option<Socket>,
     generation: u32,
@@ -51,7 +52,7 @@ struct Slot<Socket> {
     /// A short receive does not mean that the socket is drained.
     read_on: bool,
     connecting: bool,
-    /// The buffers that the Recv in flight may fill; 0 if none is.
+    /// Maximum number of buffers for the Recv in flight. 0 if there is none.
     receiving: u8,
     /// The Send in flight.
     sending: Option<Chain>,
@@ -79,7 +80,7 @@ impl<Socket> Slot<Socket> {
 }
 
 impl<S: Sys> MioEngine<S> {
-    /// What the engine takes of memory for each slot.
+    /// Memory per slot, in bytes.
     pub const BYTES_PER_SLOT: usize =
         size_of::<Slot<S::Socket>>() + CANCELS_PER_SLOT * size_of::<Key>();
 
@@ -87,7 +88,7 @@ impl<S: Sys> MioEngine<S> {
     /// [`Key::listener`] in the order given. Without permits it accepts without limit.
     ///
     /// # Errors
-    /// The system refused to watch a listener.
+    /// The system could not watch a listener.
     pub fn new(
         mut sys: S,
         slots: usize,
@@ -113,7 +114,7 @@ impl<S: Sys> MioEngine<S> {
     }
 
     #[cfg(any(test, feature = "sim"))]
-    /// The system calls, to be looked at by the simulation.
+    /// The system calls, for the simulation to inspect.
     pub(crate) fn sys(&self) -> &S {
         &self.sys
     }
@@ -136,7 +137,7 @@ impl<S: Sys> MioEngine<S> {
         *slot = Slot {
             socket: Some(socket),
             generation: key.generation(),
-            // A connected socket has room to send; an event reports what there is to read.
+            // A connected socket has room to send. An event reports when there are bytes to read.
             writable: !connecting,
             connecting,
             ..Slot::empty()
@@ -178,8 +179,8 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    /// Tries to send, and removes what is sent from the chain. `None` if the send has to wait; the engine
-    /// then keeps the whole chain.
+    /// Tries to send, and removes the sent bytes from the chain. Returns `None` if the send has to
+    /// wait. The engine then keeps the whole chain.
     #[inline(always)]
     fn try_send(
         sys: &mut S,
@@ -356,13 +357,13 @@ impl<S: Sys> MioEngine<S> {
             return self.listener_ready(index, readiness.readable, sink);
         }
         let Some(slot) = find(&mut self.sockets, key) else {
-            return; // The connection is gone, and its slot free or in other hands.
+            return; // The connection is gone, and its slot is free or used by another.
         };
         slot.readable |= readiness.readable;
         slot.writable |= readiness.writable;
         slot.read_on |= readiness.read_on;
-        // A Recv into one buffer and nothing else, which is how an echo begins, has a short path of its
-        // own.
+        // A Recv into one buffer with nothing else in flight, as at the start of an echo, has a
+        // short path of its own.
         if slot.connecting || slot.sending.is_some() || slot.receiving > 1 {
             return self.resume(key, sink);
         }
@@ -387,8 +388,8 @@ impl<S: Sys> MioEngine<S> {
         }
     }
 
-    /// Resumes all that had to wait. The Send comes first: it gives leases back, and it sends what was
-    /// received before.
+    /// Resumes all waiting operations. The Send comes first: it returns leases, and it sends bytes
+    /// that were received earlier.
     #[inline(never)]
     fn resume(&mut self, key: Key, sink: &mut impl Sink<Self>) {
         let slot = known(&mut self.sockets, key);
@@ -404,7 +405,7 @@ impl<S: Sys> MioEngine<S> {
                 self.report(key.with(OpKind::Send), outcome, sink);
             }
         }
-        // The connection may have been closed over it, and another have its slot.
+        // The sink may have closed the connection, and another may use its slot.
         if let Some(slot) = find(&mut self.sockets, key) {
             match Self::try_recv(&mut self.sys, &self.pool, slot) {
                 Ok(chain) => self.report(key.with(OpKind::Recv), Outcome::Received(chain), sink),
@@ -420,7 +421,7 @@ impl<S: Sys> MioEngine<S> {
     }
 }
 
-/// How a Send went of which this is left.
+/// The outcome of a Send that left `rest`.
 fn sent_outcome<Socket>(
     sent: Result<Option<usize>, Errno>,
     rest: Chain,
@@ -448,11 +449,11 @@ fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Sock
     (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
 }
 
-/// The socket with this key, which must be there.
+/// The socket with this key, which must exist.
 #[inline]
 fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
-    debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier use");
+    debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier generation");
     slot
 }
 
@@ -477,7 +478,7 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.sys.unacknowledged(socket)
     }
 
-    // Inlined where the operation is known, so that only its own branch remains.
+    // Inlined where the operation is known at compile time, so that only its branch remains.
     #[inline(always)]
     fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
         match op {

@@ -1,5 +1,5 @@
-//! The readiness engine against scripted system calls: which calls it makes, how many, and that
-//! each operation completes exactly once.
+//! Tests of the readiness engine with scripted system calls: which calls it makes, how many, and
+//! that each operation completes exactly once.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::shared::mailbox::Mailboxes;
 
 const SIZE: usize = 8;
 
-/// An engine, and what it has completed.
+/// An engine and its completions.
 struct World {
     engine: MioEngine<Scripted>,
     pool: Pool,
@@ -78,7 +78,7 @@ impl World {
 fn bytes(outcome: &Outcome<Socket>) -> Vec<u8> {
     match outcome {
         Outcome::Received(chain) => chain.slices().flatten().copied().collect(),
-        other => panic!("{other:?} in place of bytes"),
+        other => panic!("{other:?} instead of bytes"),
     }
 }
 
@@ -101,7 +101,7 @@ fn a_short_receive_drains_the_socket_and_no_call_is_spent_on_finding_that_out() 
     world.will_receive(key, &[Ok(b"abc")]);
     let completed = world.poll(&[readiness(key, true, true, false)]);
     assert_eq!(bytes(&completed[0].1), b"abc");
-    // The script has no further answer: another call would fail the test.
+    // The script has no further result: another call would fail the test.
     assert_pending(world.engine.submit(key, Op::Recv(1)));
 }
 
@@ -180,7 +180,7 @@ fn a_send_is_tried_at_once_and_what_was_not_taken_comes_back() {
         other => panic!("{other:?}"),
     };
     assert_eq!(world.pool.held(), 1, "the buffer that is empty went back");
-    // There is no room: no call until the kernel says that there is.
+    // There is no room, so no call is made until the kernel reports room.
     assert_pending(world.engine.submit(key, Op::Send(rest)));
     world.will_take(key, &[Ok(100)]);
     let completed = world.poll(&[readiness(key, false, true, false)]);
@@ -232,14 +232,14 @@ fn cancel_ends_every_operation_once_gives_the_leases_back_and_completes_last() {
     assert_pending(world.engine.submit(key, Op::Send(chain)));
     assert_pending(world.engine.submit(key, Op::Cancel));
     assert_eq!(world.pool.held(), 0);
-    // Ready for both, but both are over.
+    // Ready for both, but both operations have ended.
     let completed = world.poll(&[readiness(key, true, true, false)]);
     let ops: Vec<_> = completed.iter().map(|(key, _)| key.op()).collect();
     assert_eq!(ops, [OpKind::Recv, OpKind::Send, OpKind::Cancel]);
     assert!(matches!(completed[0].1, Outcome::Cancelled));
     assert!(matches!(completed[1].1, Outcome::Cancelled));
     assert!(matches!(completed[2].1, Outcome::Done));
-    assert_eq!(world.engine.sys.deadlines, [Some(Time::ZERO)], "no waiting with something to tell");
+    assert_eq!(world.engine.sys.deadlines, [Some(Time::ZERO)], "it does not wait");
     assert!(matches!(ready(world.engine.submit(key, Op::Cancel)), Outcome::Done));
     assert!(matches!(ready(world.engine.submit(key, Op::Close)), Outcome::Closed { .. }));
     assert_eq!(world.engine.sys.closed, [0]);

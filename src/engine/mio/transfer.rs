@@ -1,5 +1,5 @@
-//! One system call that moves bytes: buffers to receive into, slices of a chain to send. When it is
-//! made, and what its result means for the socket, is the engine's business.
+//! Single system calls that move bytes: receive into buffers, send slices of a chain. The engine
+//! decides when to make them, and what the result means for the socket.
 
 use std::io::{IoSlice, IoSliceMut};
 
@@ -8,12 +8,12 @@ use crate::engine::sys::Sys;
 use crate::engine::{LEASES_PER_RECV_MAX, Outcome};
 use crate::error::Errno;
 
-/// Slices given to one send. A longer chain takes several calls.
+/// Maximum number of slices per send. A longer chain takes several calls.
 const SLICES_PER_SEND: usize = 16;
 
-/// Why a Recv has brought no bytes.
+/// Why a Recv returned no bytes.
 pub(super) enum NoBytes {
-    /// It goes on waiting.
+    /// It continues to wait.
     Yet,
     Ended,
     NoBuffer,
@@ -40,7 +40,7 @@ impl NoBytes {
     }
 }
 
-/// Fills one buffer. Returns what was received, and how many bytes there was room for.
+/// Fills one buffer. Returns the received bytes, and the number of bytes there was room for.
 #[inline(always)]
 pub(super) fn recv_one<S: Sys>(
     sys: &mut S,
@@ -57,7 +57,7 @@ pub(super) fn recv_one<S: Sys>(
     Ok((Chain::from(lease), room_len))
 }
 
-/// Fills up to `most` buffers with one call. If the pool has fewer, it is fewer.
+/// Fills up to `most` buffers with one call, or fewer if the pool has fewer.
 #[inline(never)]
 pub(super) fn recv_several<S: Sys>(
     sys: &mut S,
@@ -95,7 +95,7 @@ pub(super) fn recv_several<S: Sys>(
     Ok((chain, held * pool.buffer_size()))
 }
 
-/// How much of a chain one send can take, in bytes.
+/// The number of bytes of a chain that one send can take.
 #[inline]
 pub(super) fn offered(chain: &Chain) -> usize {
     match chain.leases() {
@@ -104,7 +104,8 @@ pub(super) fn offered(chain: &Chain) -> usize {
     }
 }
 
-/// Sends the beginning of a chain with one call. Returns how many bytes the kernel took.
+/// Sends the beginning of a chain with one call. Returns the number of bytes that the kernel
+/// accepted.
 #[inline(always)]
 pub(super) fn send_some<S: Sys>(
     sys: &mut S,

@@ -1,4 +1,4 @@
-//! For tests: the real kernel, with one chosen call made to fail.
+//! For tests: the real kernel, with one chosen call that fails.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::error::Errno;
 
-/// A system call that can be made to fail.
+/// A system call that can fail on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
     Wait,
@@ -27,7 +27,7 @@ pub(crate) enum Call {
 pub(crate) struct Fault {
     pub(crate) call: Call,
     pub(crate) error: Errno,
-    /// So many calls of this kind succeed before one fails.
+    /// The number of calls of this kind that succeed before one fails.
     pub(crate) after: u64,
     pub(crate) calls: Arc<AtomicU64>,
     pub(crate) fired: Arc<AtomicU64>,

@@ -22,8 +22,8 @@ use crate::error::Errno;
 const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
 
-/// How many sockets one wait can report: as many as a bare loop would take, so that the share of
-/// the wait in one operation is small.
+/// Maximum number of sockets that one wait reports. Large, so that the cost of the wait per
+/// operation is small.
 const EVENTS_MAX: usize = 1024;
 
 thread_local! {
@@ -32,13 +32,13 @@ thread_local! {
 }
 
 #[cfg(any(test, feature = "internals"))]
-/// How long the calling thread has asked busily (`Kernel::busy_poll`) for events when there were
-/// none: time on a processor that was free for other work, for which it would have slept otherwise.
+/// How long the calling thread has polled busily (`Kernel::busy_poll`) without any events. Without
+/// busy polling it would have slept for this time and left the processor to other work.
 pub fn polled_in_vain() -> Duration {
     Duration::from_nanos(POLLED_IN_VAIN_NS.get())
 }
 
-/// The system calls of this machine.
+/// The system calls of the real kernel.
 pub struct Kernel {
     poll: Poll,
     events: Events,
@@ -47,7 +47,7 @@ pub struct Kernel {
     busy_poll: bool,
 }
 
-/// The monotonic clock, with the origin that all threads share.
+/// Reads the monotonic clock. All threads share its origin.
 #[inline]
 pub fn monotonic_now() -> Time {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -62,13 +62,13 @@ impl Wake for WakeUp {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // It fails only when the loop and its descriptors are gone: nobody is left to be woken.
+        // Fails only if the loop and its descriptors are gone, and then there is nothing to wake.
         let _ = self.0.wake();
     }
 }
 
 impl Kernel {
-    /// Makes the epoll descriptor (or what the system has for it), the waker and the timer.
+    /// Creates the epoll descriptor (or the system's equivalent), the waker and the timer.
     ///
     /// # Errors
     /// Mostly EMFILE.
@@ -80,15 +80,15 @@ impl Kernel {
         Ok(Kernel { poll, events, waker, timer, busy_poll: false })
     }
 
-    /// Has a wait ask for events over and over instead of sleeping, if `busy_poll`. A thread that
-    /// sleeps takes some tens of microseconds to wake up, and in a virtual machine up to
-    /// milliseconds; one that does not takes a whole processor.
+    /// If `busy_poll` is true, a wait polls for events repeatedly instead of sleeping. A sleeping
+    /// thread takes some tens of microseconds to wake up, and up to milliseconds in a virtual
+    /// machine. A polling thread uses a whole processor.
     pub fn busy_poll(self, busy_poll: bool) -> Kernel {
         Kernel { busy_poll, ..self }
     }
 
-    /// Puts into `events` what is ready at the deadline at the latest, without sleeping. The clock
-    /// is read only when there was nothing.
+    /// Polls without sleeping until there are events or the deadline is reached. Reads the clock
+    /// only if there were no events.
     fn ask_until(&mut self, deadline: Option<Time>) -> io::Result<()> {
         let mut idle_since = None;
         loop {
@@ -118,7 +118,7 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// Makes a system call, again if a signal interrupts it.
+/// Makes a system call, and repeats it if a signal interrupts it.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno> {
     loop {
         match call() {
@@ -128,7 +128,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno>
     }
 }
 
-/// The error in the crate's own type.
+/// Converts the error to the crate's own type.
 fn own(error: rustix::io::Errno) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error())
 }
@@ -190,7 +190,7 @@ impl Sys for Kernel {
         let (socket, name) = retry(|| rustix::net::acceptfrom_with(&listener.socket, flags))?;
         let peer = match listener.transport {
             Transport::Tcp => {
-                // A peer that has gone already may have no address.
+                // A peer that has already gone may have no address.
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
                 name.and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(unknown).into()
             }
@@ -236,7 +236,7 @@ impl Sys for Kernel {
     }
 
     fn reset(&mut self, socket: OwnedFd) {
-        // Cannot fail on a socket; if it does, closing still closes.
+        // Cannot fail on a socket. If it does, the drop still closes it.
         let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
         drop(socket);
     }
@@ -255,8 +255,8 @@ fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
     let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
-        // The port is chosen at connect, when the whole four-tuple is known: each source address
-        // has its full range of ports for each target.
+        // The port is chosen at connect time, when the whole four-tuple is known, so each source
+        // address has its full range of ports for each target.
         #[cfg(target_os = "linux")]
         crate::net::sockopt::set_bind_address_no_port(&socket)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
@@ -269,11 +269,11 @@ fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
     Ok(socket.into())
 }
 
-/// A timer of nanosecond resolution. mio's own time-outs are rounded up to a millisecond.
+/// A timer with nanosecond resolution. mio's own time-outs are rounded up to a millisecond.
 #[cfg(target_os = "linux")]
 struct Timer {
     descriptor: OwnedFd,
-    /// When it will fire, if it is armed.
+    /// The time at which it fires, if it is armed.
     armed: Option<Time>,
 }
 
@@ -293,9 +293,9 @@ impl Timer {
 
     /// Makes the next wait end at `deadline`. Returns the time-out for mio.
     ///
-    /// A timer that is armed for an earlier time is left as it is: the wait ends early, and the
-    /// caller asks again. So a deadline that moves with every turn of the loop costs no system call
-    /// in each turn. Nor does one that has passed already.
+    /// A timer that is armed for an earlier time is left unchanged: the wait ends early, and the
+    /// caller waits again. So a deadline that moves with every turn of the loop does not cost a
+    /// system call per turn. Neither does a deadline that has already passed.
     #[inline]
     fn arm(&mut self, deadline: Time) -> Result<Option<Duration>, Errno> {
         if deadline == Time::ZERO {
@@ -328,7 +328,7 @@ impl Timer {
     }
 }
 
-/// Where there is no timerfd, mio's time-out serves, rounded up to a millisecond.
+/// Without timerfd, mio's time-out is used, rounded up to a millisecond.
 #[cfg(not(target_os = "linux"))]
 struct Timer;
 
@@ -364,7 +364,7 @@ mod tests {
         let mut ready = Vec::new();
         for micros in [1, 200, 3_000, 20_000] {
             let deadline = kernel.now() + Duration::from_micros(micros);
-            // A wait may end early, with nothing, when an earlier timer was still set.
+            // A wait may end early, without events, if an earlier timer was still set.
             while kernel.now() < deadline {
                 kernel.wait(Some(deadline), &mut ready).unwrap();
                 assert!(ready.is_empty());

@@ -1,5 +1,5 @@
-//! The system calls that the readiness engine is made of, as a trait, so that the same engine runs
-//! on a real kernel ([`Kernel`]) and on a simulated one.
+//! The system calls that the readiness engine uses, as a trait, so that the same engine runs on a
+//! real kernel ([`Kernel`]) and on a simulated one.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -21,23 +21,25 @@ pub use kernel::{Kernel, monotonic_now};
 
 pub use crate::net::bind::Listening;
 
-/// What a socket is ready for. Edge-triggered: reported once, when it becomes ready.
+/// The readiness of a socket. Edge-triggered: reported once, when the socket becomes ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Readiness {
     /// The key that the socket was registered with.
     pub token: u64,
-    /// There may be something to receive or to accept; this includes the end of the stream and errors.
+    /// There may be bytes to receive or a connection to accept. Includes the end of the stream and
+    /// errors.
     pub readable: bool,
-    /// There may be room to send, or an error to be read.
+    /// There may be room to send, or an error to read.
     pub writable: bool,
-    /// The peer has closed its side, or there is urgent data or an error: a short receive does not mean
-    /// that the socket is drained.
+    /// The peer has closed its sending side, or there is urgent data or an error. A short receive
+    /// then does not mean that the socket is drained.
     pub read_on: bool,
 }
 
-/// The system calls. Only [`wait`](Sys::wait) blocks. A call that is interrupted (EINTR) is repeated.
+/// The system calls. Only [`wait`](Sys::wait) blocks. A call that is interrupted (EINTR) is
+/// repeated.
 pub trait Sys {
-    /// A socket; dropping it closes it.
+    /// A socket. Dropping it closes it.
     type Socket: std::fmt::Debug;
 
     /// Reads the monotonic clock.
@@ -46,17 +48,17 @@ pub trait Sys {
     /// A waker that ends the current or the next [`wait`](Sys::wait), from any thread.
     fn waker(&self) -> Waker;
 
-    /// Waits until a socket is ready, the waker is used or `deadline` is reached, and puts what is ready
-    /// into `ready`, which must be empty. Without a deadline it waits without limit; with one that has
-    /// passed it does not wait. It may return early with nothing ready. On a machine with a free core it
-    /// returns at most some tens of microseconds after the deadline.
+    /// Waits until a socket is ready, the waker is used or `deadline` is reached. Puts the ready
+    /// sockets into `ready`, which must be empty. Without a deadline it waits without limit. With a
+    /// deadline that has passed it does not wait. It may return early with nothing ready. On a
+    /// machine with a free core it returns at most some tens of microseconds after the deadline.
     ///
     /// # Errors
-    /// None that can be recovered from.
+    /// All errors are unrecoverable.
     fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno>;
 
     /// Registers a socket for all kinds of readiness, edge-triggered. The next [`wait`](Sys::wait)
-    /// reports what it is ready for now.
+    /// reports its current readiness.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC.
@@ -65,15 +67,16 @@ pub trait Sys {
     /// Accepts a connection.
     ///
     /// # Errors
-    /// EAGAIN if none waits; EMFILE, ENFILE, ENOBUFS, ENOMEM; ECONNABORTED, EPROTO and other errors
-    /// of the connection that was to be accepted.
+    /// EAGAIN if no connection waits; EMFILE, ENFILE, ENOBUFS, ENOMEM; ECONNABORTED, EPROTO and
+    /// other errors of the connection to be accepted.
     fn accept(&mut self, listener: &Listening<Self::Socket>)
     -> Result<(Self::Socket, Peer), Errno>;
 
-    /// The number of connections that wait in a listener's backlog, as far as the system tells.
+    /// The number of connections that wait in a listener's backlog. 0 if the system does not report
+    /// it.
     fn backlog(&self, listener: &Listening<Self::Socket>) -> u32;
 
-    /// Makes a socket and begins to connect it. When the socket becomes writable,
+    /// Creates a socket and starts to connect it. When the socket becomes writable,
     /// [`connect_error`](Sys::connect_error) returns the result.
     ///
     /// # Errors
@@ -90,34 +93,34 @@ pub trait Sys {
     /// ECONNREFUSED, ETIMEDOUT, ENETUNREACH and so on.
     fn connect_error(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
-    /// Receives into the buffers, in order; 0 is the end of the stream.
+    /// Receives into the buffers, in order. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// EAGAIN if nothing is there; ECONNRESET, ETIMEDOUT.
+    /// EAGAIN if there are no bytes; ECONNRESET, ETIMEDOUT.
     fn recv(
         &mut self,
         socket: &Self::Socket,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Result<usize, Errno>;
 
-    /// Sends from the buffers, in order, as much as there is room for.
+    /// Sends from the buffers, in order, as many bytes as there is room for.
     ///
     /// # Errors
-    /// EAGAIN if there is none; EPIPE (without a signal), ECONNRESET.
+    /// EAGAIN if there is no room; EPIPE (without a signal), ECONNRESET.
     fn send(&mut self, socket: &Self::Socket, buffers: &[IoSlice<'_>]) -> Result<usize, Errno>;
 
-    /// Closes the sending side: FIN behind what was sent.
+    /// Closes the sending side: FIN follows the bytes sent.
     ///
     /// # Errors
     /// ENOTCONN if the peer has reset the connection.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
-    /// Bytes that were sent and that the peer has not acknowledged; `None` if that is not known.
+    /// Bytes that were sent but not acknowledged by the peer. `None` if unknown.
     fn unacknowledged(&self, _socket: &Self::Socket) -> Option<u32> {
         None
     }
 
-    /// Closes a socket with RST (SO_LINGER of zero): the peer learns that it did not get all.
+    /// Closes a socket with RST (SO_LINGER of zero), so that the peer learns that data is missing.
     fn reset(&mut self, socket: Self::Socket);
 
     /// Closes a socket.

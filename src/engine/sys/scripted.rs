@@ -1,7 +1,8 @@
-//! For tests: system calls that answer from a script, and count how often they are called.
+//! For tests: system calls that return results from a script, and count how often they are called.
 //!
-//! It does not behave like a kernel by itself; each test says what the kernel would say. A call
-//! that the script has no answer for fails the test: it is a call too many.
+//! It does not behave like a kernel by itself. Each test sets the results that a kernel would
+//! return. A call for which the script has no result fails the test, because it is one call too
+//! many.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
@@ -20,15 +21,15 @@ pub(crate) type Socket = u32;
 pub(crate) struct Scripted {
     /// What the next waits report.
     pub(crate) waits: VecDeque<Vec<Readiness>>,
-    /// What the next receives of a socket answer; an empty string is the end of the stream.
+    /// The results of the next receives of a socket. An empty string is the end of the stream.
     pub(crate) receives: HashMap<Socket, VecDeque<Result<&'static [u8], Errno>>>,
-    /// How much the next sends of a socket take.
+    /// The number of bytes that the next sends of a socket accept.
     pub(crate) sends: HashMap<Socket, VecDeque<Result<usize, Errno>>>,
-    /// What the next accepts answer.
+    /// The results of the next accepts.
     pub(crate) accepts: VecDeque<Result<Socket, Errno>>,
-    /// How the next connects end.
+    /// The results of the next connects.
     pub(crate) connect_errors: VecDeque<Result<(), Errno>>,
-    /// What was sent.
+    /// The bytes that were sent.
     pub(crate) sent: HashMap<Socket, Vec<u8>>,
     pub(crate) registered: Vec<(Socket, u64)>,
     pub(crate) shut: Vec<Socket>,
@@ -72,7 +73,7 @@ impl Sys for Scripted {
     }
 
     fn connect_error(&mut self, _: &Socket) -> Result<(), Errno> {
-        self.connect_errors.pop_front().expect("a look at a connect too many")
+        self.connect_errors.pop_front().expect("a check of a connect too many")
     }
 
     fn recv(&mut self, socket: &Socket, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
