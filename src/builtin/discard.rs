@@ -1,9 +1,9 @@
-//! The discard service (RFC 863): what arrives is thrown away, and nothing is ever sent.
+//! The discard service (RFC 863): discards its input and never sends anything.
 
 use crate::config::Limits;
 use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
 
-/// Reads and throws away; closes when the client has closed.
+/// Reads and discards. Closes when the client has closed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discard;
 

@@ -1,9 +1,9 @@
-//! The echo service (RFC 862): what arrives is sent back, from the same buffers.
+//! The echo service (RFC 862): sends its input back from the same buffers.
 
 use crate::config::Limits;
 use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
 
-/// Sends every byte back in the buffer it arrived in; closes when the client has closed and
+/// Sends every byte back in the buffer it arrived in. Closes when the client has closed and
 /// everything is sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;

@@ -1,6 +1,6 @@
-//! What the services have in common that see messages whole: cutting complete ones off the input,
-//! sending one from another thread, what the pool must have room for, and the reason that a bad
-//! message closes a connection with. Where messages end is the business of
+//! What the services that echo whole messages have in common: splitting complete messages off the
+//! input, sending a message from another thread, the size that the pool must have, and the close
+//! reason for an invalid message. Where messages end is determined by
 //! [`framing`](crate::protocol::framing).
 
 use crate::buffer::{Chain, Shared};
@@ -10,24 +10,23 @@ use crate::protocol::framing::{FrameError, Framing};
 use crate::service::{Answer, Connection};
 use crate::shared::receipt::SendError;
 
-/// References that a connection needs at most: the rest of a buffer in its input, and in its output
-/// that rest after the message was completed, and the beginning of the next buffer that was cut.
+/// Maximum number of references per connection: one in the input, to the rest of a buffer; two in
+/// the output, to that rest after the message has been completed, and to the beginning of the next
+/// buffer that was split.
 const REFERENCES_PER_CONNECTION: usize = 3;
 
-/// References that all connections of a worker need at most.
+/// Maximum number of references for all connections of a worker.
 pub(crate) fn references(limits: &Limits) -> usize {
     REFERENCES_PER_CONNECTION * limits.max_connections as usize
 }
 
-/// Moves the first `count` bytes of the input to the output. Nothing is copied, and no buffer is
-/// taken, of which there may be none: where a buffer has to be cut, it is shared from then on by
-/// both.
+/// Moves the first `count` bytes of the input to the output. Copies nothing and takes no buffer,
+/// because none may be free: a buffer that has to be split is shared by both chains from then on.
 ///
-/// What is left of a shared buffer must not be cut again. It never is if it belongs to a message
-/// that is not complete: the message's end comes in a later buffer.
+/// The rest of a shared buffer must not be split again. It never is, because it belongs to an
+/// incomplete message, whose end arrives in a later buffer.
 ///
-/// Returns false if there was no reference to be had, which
-/// [`REFERENCES_PER_CONNECTION`] rules out.
+/// Returns false if no reference was free, which [`REFERENCES_PER_CONNECTION`] rules out.
 #[inline]
 pub(crate) fn send_front(connection: &mut Connection<'_>, count: usize) -> bool {
     if count == connection.input.len() {
@@ -46,7 +45,7 @@ fn cut(connection: &mut Connection<'_>, count: usize) -> bool {
         }
         whole += slice.len();
     }
-    // At the end of a buffer: always possible.
+    // A split at the end of a buffer always succeeds.
     let Some(mut front) = connection.input.split_to(whole) else { return false };
     connection.output.append(&mut front);
     if whole == count {
@@ -64,7 +63,7 @@ fn cut(connection: &mut Connection<'_>, count: usize) -> bool {
     done
 }
 
-/// Puts a message on the output that has these bytes for its payload.
+/// Appends a message with this payload to the output.
 pub(crate) fn send_payload(
     connection: &mut Connection<'_>,
     framing: Framing,
@@ -80,8 +79,8 @@ pub(crate) fn send_payload(
     }
 }
 
-/// Checks that the pool has room for messages of this many bytes on the wire. `field` is what limits
-/// them to `max`.
+/// Checks that the pool has room for messages of `wire_max` bytes, with framing. `field` is the
+/// setting that limits them to `max`.
 pub(crate) fn check_room(
     limits: &Limits,
     wire_max: usize,
@@ -89,8 +88,9 @@ pub(crate) fn check_room(
     max: u32,
 ) -> Result<(), SettingError> {
     let size = limits.buffer_size as u64;
-    // A message may begin in the middle of a buffer. Twice as many, because pieces that come one by
-    // one fill buffers by half at least, and so that two connections can come to an end.
+    // A message may start in the middle of a buffer, hence + 1. The factor 2 is there because
+    // pieces that arrive one by one fill buffers at least by half, and so that two connections can
+    // finish.
     let needed = 2 * ((wire_max as u64).div_ceil(size) + 1);
     if u64::from(limits.buffers) >= needed {
         return Ok(());
@@ -104,8 +104,7 @@ pub(crate) fn check_room(
     Err(SettingError::new(field, max, text))
 }
 
-/// What becomes of a connection whose next message is not allowed: what was answered before still
-/// arrives.
+/// Closes a connection whose next message is invalid. Replies to earlier messages still arrive.
 #[cold]
 pub(crate) fn refuse(error: FrameError) -> Answer {
     Answer::CloseAfterSendFor(match error {
@@ -114,7 +113,7 @@ pub(crate) fn refuse(error: FrameError) -> Answer {
     })
 }
 
-/// There was no reference left, against the count.
+/// No reference was left, which [`REFERENCES_PER_CONNECTION`] rules out.
 #[cold]
 pub(crate) fn out_of_references() -> Answer {
     debug_assert!(false, "more references in use than a connection needs");

@@ -1,9 +1,9 @@
 //! How a service declares its options: once, with name, type, range, default and help.
 //!
 //! The options in a URL, the flags of the daemon, `--help`, the canonical form of a ready line and
-//! the tables of the documents (a test compares them) all follow from this declaration. The type of
-//! a field determines how its value is read and written ([`Value`]); [`Allowed`] says which values
-//! are allowed.
+//! the tables of the documents (a test compares them) are all based on this declaration. The type
+//! of a field determines how its value is read and written ([`Value`]); [`Allowed`] says which
+//! values are allowed.
 //!
 //! ```text
 //! options! {
@@ -16,7 +16,7 @@
 //! }
 //! ```
 //!
-//! Which services there are is in `list`.
+//! `list` names the services.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, Framing};
 
 /// The options of one service.
 pub(crate) trait Options {
-    /// What the declarations say, in the order in which a URL is written.
+    /// The declarations, in the order in which a URL is written.
     fn about(&self) -> &'static [About];
 
     /// Reads the value of an option that is declared here.
@@ -38,7 +38,7 @@ pub(crate) trait Options {
     /// Writes the value of an option that is declared here, as [`Value::write`].
     fn write(&self, about: &About) -> Option<Vec<u8>>;
 
-    /// The options of the service where none is given.
+    /// The default options of the service.
     fn defaults(&self) -> Box<dyn Options>;
 
     /// Whether the daemon has a flag for each option. Options of the same name share a flag.
@@ -46,7 +46,7 @@ pub(crate) trait Options {
         true
     }
 
-    /// Checks what concerns more than one option. `given` names the options that a URL has.
+    /// Checks constraints that involve more than one option. `given` names the options in the URL.
     ///
     /// # Errors
     /// Options that contradict each other; the text names them.
@@ -59,7 +59,7 @@ pub(crate) trait Options {
         None
     }
 
-    /// Sets an option. `None` if there is none of this name.
+    /// Sets an option. Returns `None` if there is no option of this name.
     fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
         let about = self.about().iter().find(|about| about.name == name)?;
         Some(self.read(about, value))
@@ -73,8 +73,8 @@ pub(crate) trait Options {
         self.about().iter().filter_map(|about| Some((about.name, differs(about)??))).collect()
     }
 
-    /// Checks each range, which options that were not read may be out of, and then what concerns
-    /// several options.
+    /// Checks each range, because options that were set in code may be out of range, and then the
+    /// constraints that involve several options.
     ///
     /// # Errors
     /// An option is out of its range, or contradicts another.
@@ -89,9 +89,9 @@ pub(crate) trait Options {
 }
 
 /// Declares the options of a service: a field for each, with its type and its default; then the
-/// option's name, the word for the value, which values are allowed, and the help. Last, if the
-/// default cannot be written as a value, what it is. A field whose parts are options of their own
-/// has those under `parts`. Under `impl` stand methods of [`Options`].
+/// option's name, the word for the value, the allowed values, and the help. If the default cannot
+/// be written as a value, a description of it follows. If the parts of a field are separate
+/// options, they are listed under `parts`. Methods of [`Options`] go under `impl`.
 macro_rules! options {
     (
         $(#[$doc:meta])*
@@ -161,9 +161,9 @@ macro_rules! declare {
 }
 pub(crate) use declare;
 
-/// What a declaration says to people.
+/// The documentation in a declaration.
 pub(crate) struct About {
-    /// The name in a URL and, behind `--`, of the flag.
+    /// The name in a URL and, with `--`, of the flag.
     pub(crate) name: &'static str,
     /// The word that stands for the value: `SIZE`.
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
@@ -172,7 +172,7 @@ pub(crate) struct About {
     pub(crate) allowed: Allowed,
     /// What the option does; one line, without a full stop.
     pub(crate) help: &'static str,
-    /// What holds where the default is no value that can be written.
+    /// Describes the default if it cannot be written as a value.
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
     pub(crate) unset: &'static str,
 }
@@ -191,15 +191,15 @@ impl About {
 pub(crate) enum Allowed {
     /// One of these words.
     Words(&'static [&'static str]),
-    /// Bytes, from and to; with k, m or g.
+    /// Bytes, minimum and maximum; written with k, m or g.
     Size(u32, u32),
-    /// A count, from and to; with k or m.
+    /// A count, minimum and maximum; written with k or m.
     Count(u32, u32),
-    /// What the field's type reads, described for people.
+    /// The values that the field's type reads, described in words.
     Described(&'static str),
 }
 
-/// As help and documents show it.
+/// The form in help and documents.
 impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -230,14 +230,14 @@ impl Allowed {
 
 /// The type of an option: how a value is read and written.
 pub(crate) trait Value: Sized {
-    /// Reads a value; `self` is the one before.
+    /// Reads a value. `self` is the previous value.
     ///
     /// # Errors
     /// The text is not understood or is out of range; the error says what is allowed.
     fn read(&self, about: &About, text: &[u8]) -> Result<Self, String>;
 
-    /// Writes the value so that [`read`](Value::read) reads it. `None` if there is no value, or if
-    /// another option has it.
+    /// Writes the value in the form that [`read`](Value::read) accepts. Returns `None` if there is
+    /// no value, or if it belongs to another option.
     fn write(&self, about: &About) -> Option<Vec<u8>>;
 }
 
@@ -280,9 +280,9 @@ impl Value for u64 {
     }
 }
 
-/// A type with few values, each of which is written as a word.
+/// A type with few values, each written as a word.
 pub(crate) trait Word: Copy + PartialEq + 'static {
-    /// The values, in the order of the words in a row.
+    /// The values, in the order of the words in the declaration.
     const VALUES: &'static [Self];
 }
 
@@ -321,7 +321,7 @@ impl Value for Delimiter {
         })
     }
 
-    /// Only backslashes are escaped: a URL percent-encodes what is no letter.
+    /// Escapes only backslashes. A URL percent-encodes bytes that are not letters.
     fn write(&self, _: &About) -> Option<Vec<u8>> {
         let double = |&byte: &u8| if byte == b'\\' { vec![byte; 2] } else { vec![byte] };
         Some(self.bytes().iter().flat_map(double).collect())

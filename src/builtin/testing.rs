@@ -1,5 +1,5 @@
-//! What the tests of the services are made with: a service without a server, to which bytes are
-//! handed in as they might arrive; and clients of a real one.
+//! Helpers for the tests of the services: a service without a server, which is fed bytes as they
+//! might arrive, and clients of a real server.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::service::{
 };
 use crate::{Config, Counts, Server, ServerHandle};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any operation takes. Only keeps tests from hanging.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
 /// One connection of a service.
@@ -27,7 +27,7 @@ pub(crate) struct Rig<S: Service> {
     pub(crate) pool: Pool,
     pub(crate) input: Chain,
     attention: Attention,
-    /// All that the service has answered.
+    /// All output of the service.
     pub(crate) replies: Vec<u8>,
 }
 
@@ -44,19 +44,19 @@ impl<S: Service> Rig<S> {
         Rig::with_pool(service, pool)
     }
 
-    /// The same for a service that is made already, with this pool.
+    /// The same for an existing service, with this pool.
     pub(crate) fn with_pool(service: S, pool: Pool) -> Rig<S> {
         let (session, input) = (S::Session::default(), Chain::new(&pool));
         let attention = Attention::default();
         Rig { service, session, pool, input, attention, replies: Vec::new() }
     }
 
-    /// Whether the service has found no buffer since this was last asked.
+    /// Whether the service has asked for a buffer and got none since the last call.
     pub(crate) fn waits_for_buffer(&self) -> bool {
         self.attention.remove(Attention::WANTS_BUFFER)
     }
 
-    /// These bytes arrive, with one receive.
+    /// Delivers these bytes in one receive.
     pub(crate) fn receive(&mut self, mut bytes: &[u8]) -> Answer {
         let mut arrived = Chain::new(&self.pool);
         while !bytes.is_empty() {
@@ -68,19 +68,19 @@ impl<S: Service> Rig<S> {
         self.call_data()
     }
 
-    /// These bytes arrive in what is left of the last buffer.
+    /// Adds these bytes to the free space of the last buffer.
     pub(crate) fn receive_into_last(&mut self, bytes: &[u8]) {
         let mut last = self.input.pop_front().expect("a buffer");
         assert_eq!(last.extend_from_slice(bytes), bytes.len());
         self.input.push_back(last);
     }
 
-    /// The service is called for the input once more.
+    /// Calls the service for its input once more.
     pub(crate) fn call_data(&mut self) -> Answer {
         self.call(|service, connection, session| service.data(connection, session))
     }
 
-    /// The client closes its side.
+    /// The client closes its sending side.
     pub(crate) fn close(&mut self) -> Answer {
         self.call(|service, connection, session| service.peer_closed(connection, session))
     }
@@ -110,7 +110,7 @@ impl<S: Service> Rig<S> {
     }
 }
 
-/// A server of one worker with this service.
+/// Starts a server with one worker and this service.
 pub(crate) fn start(config: Config, factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = config.workers(1).max_connections(100).listen(anywhere);
@@ -127,13 +127,13 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
-/// Sends all of it and then FIN, and receives to the end, at the same time.
+/// Sends all bytes and then FIN, and receives to the end at the same time.
 pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut client = connect(address);
     let mut sender = client.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
-            // The server may have closed before all of it has come.
+            // The server may have closed before all bytes have arrived.
             let _ = sender.write_all(bytes);
             let _ = sender.shutdown(Shutdown::Write);
         });
@@ -149,7 +149,7 @@ pub(crate) fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Waits until something is true of the server's counters.
+/// Waits until a condition on the server's counters is true.
 pub(crate) fn until(server: &ServerHandle, what: &str, condition: impl Fn(&Counts) -> bool) {
     let begun = Instant::now();
     while !condition(&server.stats().total()) {
@@ -158,7 +158,8 @@ pub(crate) fn until(server: &ServerHandle, what: &str, condition: impl Fn(&Count
     }
 }
 
-/// Waits until this many connections were closed for this reason, and every buffer is back.
+/// Waits until this many connections were closed for this reason and every buffer has been
+/// returned.
 pub(crate) fn until_closed(server: &ServerHandle, reason: CloseReason, count: u64) {
     until(server, &format!("{count} closed for {reason}"), |total| {
         total.closed(reason) == count && total.connections == 0 && total.buffers_held == 0

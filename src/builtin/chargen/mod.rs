@@ -1,22 +1,23 @@
-//! The character generator (RFC 864): a stream of lines without end, as fast as the client reads.
+//! The character generator (RFC 864): an endless stream of lines, sent as fast as the client reads.
 
 use crate::config::Limits;
 use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
 
-/// Characters of a line, without its CR LF.
+/// Characters per line, without CR LF.
 const LINE_CHARACTERS: usize = 72;
 
-/// The printing characters of ASCII, from the space to the tilde; each line begins one further.
+/// The printable characters of ASCII, from the space to the tilde. Each line starts one character
+/// later than the line before it.
 const FIRST: u8 = b' ';
 const CHARACTERS: usize = 95;
 
 const LINE_BYTES: usize = LINE_CHARACTERS + 2;
 
-/// After as many lines as there are characters the stream is where it began.
+/// One period of the stream. It repeats after as many lines as there are characters.
 const PATTERN: [u8; LINE_BYTES * CHARACTERS] = pattern();
 
-/// Buffers that are filled ahead of the client: what one system call sends at best. One if few
-/// buffers are free.
+/// Buffers that are filled ahead of the client, as many as one system call can send. Only one is
+/// filled if few buffers are free.
 const LEASES_AHEAD: usize = 4;
 
 const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
@@ -35,20 +36,21 @@ const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
     bytes
 }
 
-/// Sends lines of 72 characters, each of the 95 printing characters in turn, and throws away what
-/// it receives.
+/// Sends lines of 72 characters, which cycle through the 95 printable characters. Discards what it
+/// receives.
 ///
-/// It ends with the connection. A client that closes its sending side may go on reading, as with
-/// inetd's. If a client has closed altogether, its system answers the next bytes with a reset, and
-/// the connection ends with [`CloseReason::Reset`](crate::CloseReason::Reset).
+/// The stream ends with the connection. A client that closes its sending side can continue to read,
+/// as with the service of inetd. If a client has closed its socket, its system replies to the next
+/// bytes with a reset, and the connection ends with
+/// [`CloseReason::Reset`](crate::CloseReason::Reset).
 ///
-/// A client keeps its buffer as long as no other connection waits for one. Otherwise it goes to the
-/// end of the queue after each buffer, so all clients are served if there are fewer buffers than
+/// A client keeps its buffer while no other connection waits for one. Otherwise it goes to the end
+/// of the queue after each buffer, so all clients are served even if there are fewer buffers than
 /// clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chargen;
 
-/// Fills buffers ahead of the client. `next` is the place in the pattern.
+/// Fills buffers ahead of the client. `next` is the position in the pattern.
 fn fill(connection: &mut Connection<'_>, next: &mut Position) -> Answer {
     while connection.output.is_empty()
         || (connection.output.leases() < LEASES_AHEAD && connection.buffers_are_plentiful())
@@ -63,7 +65,7 @@ fn fill(connection: &mut Connection<'_>, next: &mut Position) -> Answer {
     Answer::Continue
 }
 
-/// Where in the pattern a connection is.
+/// A connection's position in the pattern.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Position(u16);
 
@@ -72,7 +74,7 @@ const _: () = assert!(PATTERN.len() <= u16::MAX as usize);
 impl Service for Chargen {
     type Session = Position;
 
-    /// What the client sends is thrown away while it is sent to.
+    /// Input is discarded while output is sent.
     fn full_duplex(&self, _: u64) -> bool {
         true
     }

@@ -1,5 +1,5 @@
-//! Tests of the character generator: RFC 864's lines, and a stream of any length against another
-//! way to make it.
+//! Tests of the character generator: the lines of RFC 864, and streams of any length against a
+//! second implementation.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::builtin::testing::{GUARD, Rig, connect, read, start, until};
 use crate::error::CloseReason;
 use crate::{Config, Drained, Server, ServerHandle};
 
-/// The stream from its begin, made line by line.
+/// The stream from its start, generated line by line.
 fn lines() -> impl Iterator<Item = u8> {
     (0..).flat_map(|line| (b' '..=b'~').cycle().skip(line % 95).take(72).chain([b'\r', b'\n']))
 }
@@ -21,7 +21,7 @@ fn lines() -> impl Iterator<Item = u8> {
 fn check(client: &mut TcpStream, expected: &mut impl Iterator<Item = u8>, count: usize) {
     let received = read(client, count);
     let expected: Vec<u8> = expected.take(count).collect();
-    assert!(received == expected, "another stream");
+    assert!(received == expected, "the stream differs");
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
     for (client, expected) in &mut streams {
         check(client, expected, 20_000);
     }
-    // Nobody reads now. One buffer for each is the least, and four are the most.
+    // No client reads now. Each holds at least one buffer and at most four.
     thread::sleep(Duration::from_millis(200));
     let held = server.stats().total().buffers_held;
     assert!((10..=40).contains(&held), "{held} buffers for 10 clients");
@@ -72,7 +72,7 @@ fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
 
 #[test]
 fn clients_without_a_buffer_are_served_when_there_is_one() {
-    // 20 clients and 3 buffers: most are without one at any time. Nobody's stream suffers.
+    // 20 clients share 3 buffers: most have none at any time. No stream is damaged.
     let config = Config::new().buffer_size(256).buffers(3).shed_after(None);
     let (server, address) = start(config, Chargen);
     thread::scope(|scope| {
@@ -83,7 +83,7 @@ fn clients_without_a_buffer_are_served_when_there_is_one() {
     until(&server, "the end", |total| total.connections == 0 && total.buffers_held == 0);
 }
 
-/// Clients that read for ever, until each of them has been sent enough.
+/// Clients read without a pause until each of them has received enough.
 fn all_are_served(config: Config, clients: usize) {
     let (_server, address) = start_on(config);
     let (served, begun) = (AtomicUsize::new(0), Instant::now());
@@ -122,7 +122,7 @@ fn a_worker_that_sends_for_ever_leaves_the_last_buffer_to_the_clients_of_others(
     }
 }
 
-/// Without a server: one client, and whether others wait for a buffer.
+/// Without a server: one client, with and without others that wait for a buffer.
 #[test]
 fn one_client_alone_keeps_the_only_buffer_until_another_waits() {
     let pool = Pool::new(Reserve::new(256, 1).unwrap(), 0);
@@ -187,7 +187,7 @@ fn a_drain_ends_the_stream_with_fin() {
     assert!(rest.into_iter().eq(lines().skip(100_000).take(rest_len(&server))));
 }
 
-/// What was sent after the first 100,000 bytes.
+/// Bytes that were sent after the first 100,000.
 fn rest_len(server: &crate::ServerHandle) -> usize {
     server.stats().total().bytes_sent as usize - 100_000
 }

@@ -1,34 +1,34 @@
-//! Which connection is to be called next, and when: a heap of due times, one for each slot, all of
-//! it allocated at start.
+//! Which connection to call next, and when: a heap of due times, one for each slot, allocated at
+//! start.
 //!
-//! The worker's timing wheel has ticks of a millisecond, and one with finer ticks would wake the
-//! worker on the way to each timer as it moves from level to level. A heap is exact, and its
-//! logarithm is small beside the system calls of a reply.
+//! The worker's timing wheel has ticks of one millisecond. A wheel with finer ticks would wake the
+//! worker each time a timer moves from level to level. A heap is exact, and its logarithmic cost is
+//! small compared with the system calls of a reply.
 
 use crate::base::time::Time;
 
 /// The slot has no time.
 const NOWHERE: u32 = u32::MAX;
 
-/// A time for each slot that has one; the earliest is found at once.
+/// At most one time per slot, with the earliest available in constant time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Agenda {
-    /// A binary heap: no entry is earlier than the one at half its place.
+    /// A binary heap: no entry is earlier than its parent.
     heap: Vec<(Time, u32)>,
-    /// For each slot the place of its entry in the heap.
+    /// For each slot, the position of its entry in the heap.
     places: Vec<u32>,
 }
 
 impl Agenda {
-    /// What it takes of memory for each slot.
+    /// Memory per slot, in bytes.
     pub(super) const BYTES_PER_SLOT: usize = size_of::<(Time, u32)>() + size_of::<u32>();
 
-    /// An empty one for slots below `slots`.
+    /// An empty agenda for slots below `slots`.
     pub(super) fn new(slots: usize) -> Agenda {
         Agenda { heap: Vec::with_capacity(slots), places: vec![NOWHERE; slots] }
     }
 
-    /// Sets the slot's time, whatever it was before.
+    /// Sets the slot's time. Replaces a time set before.
     pub(super) fn set(&mut self, slot: u32, due: Time) {
         let place = match self.places[slot as usize] {
             NOWHERE => {
@@ -44,7 +44,7 @@ impl Agenda {
         self.sink(place);
     }
 
-    /// Takes the slot's time out, if it has one.
+    /// Removes the slot's time, if it has one.
     pub(super) fn clear(&mut self, slot: u32) {
         let place = std::mem::replace(&mut self.places[slot as usize], NOWHERE);
         if place == NOWHERE {
@@ -63,7 +63,7 @@ impl Agenda {
         self.heap.first().map(|&(due, _)| due)
     }
 
-    /// Takes the slot with the earliest time out, if that has come.
+    /// Removes and returns the slot with the earliest time, if that time has come.
     pub(super) fn pop(&mut self, now: Time) -> Option<u32> {
         let &(due, slot) = self.heap.first()?;
         if due > now {
@@ -73,7 +73,7 @@ impl Agenda {
         Some(slot)
     }
 
-    /// Moves the entry towards the front as far as it is earlier. Answers its place.
+    /// Moves the entry towards the front as far as it is earlier. Returns its position.
     fn rise(&mut self, mut place: usize) -> usize {
         let entry = self.heap[place];
         while place > 0 && entry.0 < self.heap[(place - 1) / 2].0 {
@@ -144,7 +144,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::base::property::config())]
 
-        /// Whatever is done to it, it agrees with a plain table that is searched, and never grows.
+        /// After any operations it agrees with a plain table that is searched, and it never grows.
         #[test]
         fn it_is_a_table_of_times(steps in prop::collection::vec(step(), 0..200)) {
             let mut agenda = Agenda::new(SLOTS);

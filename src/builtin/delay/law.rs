@@ -1,9 +1,9 @@
-//! The law by which replies are late: how long a request takes, whether requests queue for one
-//! server, and when nothing is answered. Pure: it is given the arrivals and the random numbers, and
-//! reads no clock.
+//! The law by which replies are delayed: how long a request takes, whether requests queue for one
+//! server, and when no reply leaves. Pure: it is given arrival times and random numbers, and reads
+//! no clock.
 //!
-//! What is true of a law can be calculated, which is what the service is for. The mean and the
-//! variance of a delay alone, for the mean `m`:
+//! The purpose of the service is that the behaviour of a law can be calculated. The mean and the
+//! variance of the delay alone, where `m` is its mean:
 //!
 //! | law | mean | variance |
 //! | --- | --- | --- |
@@ -26,42 +26,42 @@ use crate::base::time::Time;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Distribution {
-    /// Always the same.
+    /// The same delay for all.
     Fixed(Duration),
-    /// Anything from the first to the second, both included, in whole nanoseconds.
+    /// Uniform from the first to the second, both included, in whole nanoseconds.
     Uniform(Duration, Duration),
-    /// One of two, each with its weight.
+    /// One of two delays, chosen by weight.
     Bimodal([(Duration, u32); 2]),
     /// Exponential with this mean.
     Exponential(Duration),
 }
 
-/// Times in which nothing is answered.
+/// Periodic times in which no reply leaves.
 ///
-/// The `n`-th lasts from `n * every` to `n * every + lasts` on the monotonic clock, so that the
-/// phase is known to whoever can read that clock, and is the same for all workers.
+/// The `n`-th stall lasts from `n * every` to `n * every + lasts` on the monotonic clock. So the
+/// phase is the same for all workers, and known to any process that can read that clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stall {
-    /// How long each lasts; more than nothing, and less than `every`.
+    /// How long each stall lasts. More than 0 and less than `every`.
     pub lasts: Duration,
-    /// From the begin of one to the begin of the next.
+    /// From the start of one stall to the start of the next.
     pub every: Duration,
 }
 
-/// When a request that arrives is answered.
+/// When the reply to a request leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Law {
-    /// How long it takes.
+    /// How long a request takes.
     pub delay: Distribution,
-    /// Whether there is one server, with a queue: a request begins when the one before it is done.
-    /// Otherwise each is delayed by itself.
+    /// Whether all requests queue for one server: a request starts when the one before it is done.
+    /// Otherwise each request is delayed independently.
     pub queue: bool,
-    /// What would leave in a stall leaves at its end.
+    /// A reply that would leave during a stall leaves at its end.
     pub stall: Option<Stall>,
 }
 
 impl Default for Law {
-    /// Without delay.
+    /// No delay.
     fn default() -> Law {
         Law { delay: Distribution::Fixed(Duration::ZERO), queue: false, stall: None }
     }
@@ -79,12 +79,12 @@ impl Distribution {
                 let is_one = rng.u64(0..u64::from(weight) + u64::from(rest)) < u64::from(weight);
                 if is_one { one } else { other }
             }
-            // By inversion. From (0, 1], whose logarithm is finite.
+            // By inversion, from (0, 1], where the logarithm is finite.
             Distribution::Exponential(mean) => mean.mul_f64(-(1.0 - rng.f64()).ln()),
         }
     }
 
-    /// The longest that there is; `None` if there is none.
+    /// The longest delay. `None` if there is no limit.
     pub fn longest(&self) -> Option<Duration> {
         match *self {
             Distribution::Fixed(delay) => Some(delay),
@@ -96,7 +96,7 @@ impl Distribution {
 }
 
 impl Stall {
-    /// `time`, or the end of the stall that it lies in.
+    /// Returns `time`, or the end of the stall that it lies in.
     pub fn over(&self, time: Time) -> Time {
         let since_begin = time.as_nanos() % nanos(self.every);
         match nanos(self.lasts).checked_sub(since_begin) {
@@ -115,14 +115,14 @@ impl Law {
         self.stall.map_or(done, |stall| stall.over(done))
     }
 
-    /// The longest that a request takes; `None` if there is no limit.
+    /// The longest time that a request takes. `None` if there is no limit.
     pub fn longest(&self) -> Option<Duration> {
         let stall = self.stall.map_or(Duration::ZERO, |stall| stall.lasts);
         self.delay.longest().filter(|_| !self.queue).map(|delay| delay + stall)
     }
 }
 
-/// The law's spans are at most an hour.
+/// Does not overflow: the law's times are at most an hour.
 fn nanos(span: Duration) -> u64 {
     span.as_nanos() as u64
 }
@@ -148,7 +148,8 @@ mod tests {
         sample
     }
 
-    /// The mean of a large sample lies within 4 standard errors of theory: 1 in 16,000 does not.
+    /// Checks that the mean of a large sample lies within 4 standard errors of theory, which fails
+    /// for 1 sample in 16,000.
     fn assert_mean(of: Distribution, mean: f64, variance: f64) {
         for seed in SEEDS {
             let sample = sample(of, seed);
@@ -159,8 +160,8 @@ mod tests {
     }
 
     /// The Kolmogorov-Smirnov statistic: the largest distance between the sample's distribution
-    /// function and theory's. It is larger than 1.628 / sqrt(n) for one sample in a hundred
-    /// (Smirnov, 1948).
+    /// function and theory's. It is larger than 1.628 / sqrt(n) for 1 sample in 100 (Smirnov,
+    /// 1948).
     fn distance(sample: &[f64], theory: impl Fn(f64) -> f64) -> f64 {
         let count = sample.len() as f64;
         let at = |(rank, &x): (usize, &f64)| {
@@ -252,11 +253,19 @@ mod tests {
         assert_eq!(stall.over(last), ms(100));
         let law = Law { stall: Some(stall), delay: Distribution::Fixed(MS), queue: false };
         assert_eq!(law.departure(ms(998), MS, Time::ZERO), ms(999));
-        assert_eq!(law.departure(ms(999), MS, Time::ZERO), ms(1100), "it would leave in it");
-        assert_eq!(law.departure(ms(50), 200 * MS, Time::ZERO), ms(250), "it goes on in it");
+        assert_eq!(
+            law.departure(ms(999), MS, Time::ZERO),
+            ms(1100),
+            "it would leave during the stall"
+        );
+        assert_eq!(
+            law.departure(ms(50), 200 * MS, Time::ZERO),
+            ms(250),
+            "it may run during a stall"
+        );
     }
 
-    /// Arrivals and delays by hand, and what Lindley's recursion makes of them.
+    /// Arrivals and delays with the results of Lindley's recursion, calculated by hand.
     #[test]
     fn with_a_queue_a_request_begins_when_the_one_before_it_is_done() {
         let law = Law { queue: true, ..Law::default() };

@@ -1,11 +1,10 @@
-//! The delay service: an echo whose replies are late by a known [`Law`], so that what a load
-//! generator measures can be checked against what is calculated.
+//! The delay service: an echo that delays replies by a known [`Law`], so that the measurements of a
+//! load generator can be checked against calculated values.
 //!
-//! Input is held where it arrived until it is due. Beside it stands, for each connection, a ring of
-//! the times at which its parts are due, allocated at start; the connection whose first part is due
-//! next is found by an agenda over all of the worker's connections, and woken through
-//! [`Turn::wake`]. A connection with as many requests or bytes waiting as it may have is not read
-//! until some of them have left.
+//! Input stays in the buffers it arrived in until it is due. Each connection has a ring of the
+//! times at which parts of its input are due, allocated at start. An agenda over all connections of
+//! the worker finds the connection that is due next, and [`Turn::wake`] wakes it. A connection that
+//! has reached its limit of waiting requests or bytes is not read until some of them have left.
 //!
 //! * `law`: when a request departs. Pure.
 //! * `agenda`: which connection is due next. Pure.
@@ -35,49 +34,50 @@ use agenda::Agenda;
 pub use law::{Distribution, Law, Stall};
 pub use options::DelayOptions;
 
-/// An echo that is late by a law.
+/// An echo that is delayed by a law.
 ///
-/// The services of all workers share the queue, so that with [`Law::queue`] there is one server
-/// whatever the number of workers.
+/// The services of all workers share one queue: with [`Law::queue`] there is a single server,
+/// regardless of the number of workers.
 #[derive(Debug)]
 pub struct Delay {
     options: DelayOptions,
-    /// When the last request leaves that has come to any worker, in nanoseconds.
+    /// Departure time of the last request that arrived at any worker, in nanoseconds.
     last_departure: Arc<AtomicU64>,
     rng: Rng,
     waiting: Waiting,
     agenda: Agenda,
-    /// Who has each slot.
+    /// The id of the connection in each slot.
     ids: Vec<u64>,
-    /// The most bytes of one receive.
+    /// Maximum number of bytes per receive.
     receive_max: usize,
 }
 
-/// What the service remembers of a connection.
+/// The session state of a connection.
 #[derive(Default)]
 pub struct DelaySession {
-    /// The place in its ring of the request that is due first.
+    /// The position in its ring of the first request.
     first: u32,
-    /// Requests that wait.
+    /// Number of waiting requests.
     count: u32,
-    /// Bytes of these. They stand in the input behind those that are overdue.
+    /// Bytes of the waiting requests. In the input they follow the overdue bytes.
     bytes: u32,
-    /// Bytes at the front of the input that are due, and not sent for want of a buffer.
+    /// Bytes at the front of the input that are due but were not sent because no buffer was free.
     overdue: u32,
     /// When bytes last arrived.
     arrived: Time,
-    /// The peer has closed its side.
+    /// The peer has closed its sending side.
     ended: bool,
-    /// The server drains.
+    /// The server is draining.
     drains: bool,
 }
 
-/// The requests that wait: for each slot a ring of when each is due, and of how many bytes. One that
-/// is due before those in front of it leaves with them.
+/// The waiting requests: for each slot, a ring of their due times and sizes. A request that is due
+/// before those in front of it leaves with them.
 #[derive(Debug)]
 struct Waiting {
     depth: usize,
-    /// In nanoseconds. Plain numbers, so that the memory of slots never used is never touched.
+    /// In nanoseconds. Plain numbers, so that the memory of slots that are never used is never
+    /// touched.
     dues: Vec<u64>,
     bytes: Vec<u32>,
 }
@@ -88,7 +88,7 @@ impl Delay {
         Delay {
             options,
             last_departure,
-            // Each worker draws for itself, and not the same as the others.
+            // Each worker has its own random sequence, different from the others.
             rng: Rng::with_seed(options.seed.wrapping_add(worker.worker() as u64)),
             waiting: Waiting::new(slots, options.depth as usize),
             agenda: Agenda::new(slots),
@@ -97,10 +97,10 @@ impl Delay {
         }
     }
 
-    /// Takes note of what has arrived, sends what is due, and says what comes next.
+    /// Records arrived input, sends what is due, and returns what the connection does next.
     fn serve(&mut self, connection: &mut Connection<'_>, session: &mut DelaySession) -> Answer {
         let slot = connection.id().slot();
-        // What leaves makes room for what has arrived, which may be due at once.
+        // Requests that leave make room for input that has arrived, which may be due at once.
         loop {
             self.enter(connection.input, slot, session);
             if !self.waiting.pop(slot, session, connection.now()) {
@@ -111,14 +111,14 @@ impl Delay {
         self.next(connection, session)
     }
 
-    /// Has what is in the input wait as requests, as far as there is room.
+    /// Queues the input as requests, as far as there is room.
     fn enter(&mut self, input: &Chain, slot: u32, session: &mut DelaySession) {
         while session.count < self.options.depth {
             let fresh = input.len() as u32 - session.bytes - session.overdue;
             let bytes = match self.options.size {
                 0 => fresh,
                 size if size <= fresh => size,
-                // Nothing that would complete it can come any more.
+                // No more input can complete the request.
                 _ if session.ended || session.drains => fresh,
                 _ => 0,
             };
@@ -130,7 +130,7 @@ impl Delay {
         }
     }
 
-    /// When the next request leaves the server, by the law.
+    /// When the next request leaves, according to the law.
     fn departure(&mut self, arrival: Time) -> Time {
         let law = self.options.law;
         let delay = law.delay.draw(&mut self.rng);
@@ -138,7 +138,7 @@ impl Delay {
             return law.departure(arrival, delay, Time::ZERO);
         }
         let after = |last| law.departure(arrival, delay, Time::from_nanos(last));
-        // One number, and nothing that it would have to be seen together with.
+        // A single number, with no other memory to order.
         let order = Ordering::Relaxed;
         let update = |last| Some(after(last).as_nanos());
         match self.last_departure.fetch_update(order, order, update) {
@@ -146,7 +146,7 @@ impl Delay {
         }
     }
 
-    /// Enters the connection in the agenda, and decides whether it is read.
+    /// Updates the connection's time in the agenda, and decides whether to read from it.
     fn next(&mut self, connection: &Connection<'_>, session: &DelaySession) -> Answer {
         let slot = connection.id().slot();
         match self.waiting.first_due(slot, session) {
@@ -174,7 +174,7 @@ impl Waiting {
 
     const BYTES_EACH: usize = size_of::<u64>() + size_of::<u32>();
 
-    /// The place in the tables of the request that many behind the first.
+    /// The index in the tables of the request `behind` places after the first.
     fn place(&self, slot: u32, session: &DelaySession, behind: u32) -> usize {
         slot as usize * self.depth + (session.first + behind) as usize % self.depth
     }
@@ -191,7 +191,7 @@ impl Waiting {
         (session.count > 0).then(due)
     }
 
-    /// Makes the requests whose time has come overdue. Answers whether there were any.
+    /// Makes the requests that are due overdue. Returns whether there were any.
     fn pop(&mut self, slot: u32, session: &mut DelaySession, now: Time) -> bool {
         let before = session.count;
         while self.first_due(slot, session).is_some_and(|due| due <= now) {
@@ -205,8 +205,9 @@ impl Waiting {
     }
 }
 
-/// Puts what is overdue on the output. Where that ends within a buffer, the reply needs one of its
-/// own. If none is free, the whole buffers before it are sent, and the rest waits for one.
+/// Moves overdue bytes to the output. If they end within a buffer, that part of the reply needs a
+/// buffer of its own. If none is free, only the whole buffers before it are sent, and the rest
+/// waits.
 fn send_overdue(connection: &mut Connection<'_>, session: &mut DelaySession) {
     let overdue = session.overdue as usize;
     if overdue == 0 {
@@ -216,14 +217,14 @@ fn send_overdue(connection: &mut Connection<'_>, session: &mut DelaySession) {
         Some(part) => part,
         None => {
             let whole = whole_buffers(connection.input, overdue);
-            connection.input.split_to(whole).expect("between two buffers it needs none")
+            connection.input.split_to(whole).expect("a split between two buffers needs no buffer")
         }
     };
     session.overdue -= part.len() as u32;
     connection.output.append(&mut part);
 }
 
-/// The bytes of the first buffers that have no more than `limit` together.
+/// Bytes in as many of the first buffers as hold at most `limit` together.
 fn whole_buffers(chain: &Chain, limit: usize) -> usize {
     let ends = chain.slices().scan(0, |end, slice| {
         *end += slice.len();
@@ -241,8 +242,8 @@ impl ServiceFactory for DelayOptions {
         match (limits.idle_timeout, self.law.longest()) {
             (Some(idle), Some(longest)) if idle <= longest => {
                 let text = format!(
-                    "replies are up to {longest:?} late, but connections are closed when nothing moves \
-                 for {idle:?}: raise `idle_timeout`, or turn it off"
+                    "replies are delayed by up to {longest:?}, but connections are closed when \
+                     idle for {idle:?}: raise `idle_timeout`, or turn it off"
                 );
                 Err(SettingError::new("idle_timeout", format_args!("{idle:?}"), text))
             }
@@ -261,12 +262,12 @@ impl ServiceFactory for DelayOptions {
 
 impl Service for Delay {
     type Session = DelaySession;
-    // A request's time counts from when it is read; the begin of the turn is before that, and the
-    // reply would be early.
+    // A request's delay counts from when it is read. The turn started before that, so its clock
+    // would make the reply early.
     const FRESH_CLOCK: bool = true;
     const HEARS_SENT: bool = false;
 
-    /// What may be there before a receive, and the receive.
+    /// The bytes that may wait before a receive, plus one receive.
     fn input_max(&self, _: u64) -> usize {
         self.options.hold as usize + self.receive_max
     }

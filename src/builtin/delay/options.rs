@@ -13,52 +13,51 @@ use super::law::{Distribution, Law, Stall};
 use crate::base::units;
 use crate::builtin::option::{About, Allowed, Options, Value, declare, options, time_text, utf8};
 
-/// Upper limit of each time: longer ones are time-outs, and sums of this are far from overflowing.
+/// Maximum for each time. Longer ones look like time-outs, and sums of this are far from
+/// overflowing.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
-/// Upper limit of a weight: it takes more requests than are ever sent to see a finer share than one
-/// in a million.
+/// Maximum weight. A share finer than one in a million would take more requests to observe than are
+/// ever sent.
 const WEIGHT_MAX: u32 = 1_000_000;
 
-/// Upper limit of the requests that may wait: what a receive of 64 KiB brings of one byte each.
+/// Maximum number of waiting requests: a receive of 64 KiB with requests of one byte.
 const DEPTH_MAX: u32 = 65_536;
 
-/// Upper limit of the bytes that may wait: no client is worth more memory.
+/// Maximum number of waiting bytes. No client is worth more memory.
 const HOLD_MAX: u32 = 1 << 30;
 
 /// The mean of `dist=exp` without `mean`.
 const MEAN: Duration = Duration::from_millis(1);
 
-/// The options of which one says how long a request takes.
+/// The options for the distribution. At most one of them may be given.
 const LAWS: [&str; 5] = ["fixed", "uniform", "bimodal", "exp", "dist"];
 
 options! {
     /// Options of the delay service.
     pub struct DelayOptions {
-        /// By how much replies are late: `fixed`, `uniform`, `bimodal` or `exp`, with `queue` and
-        /// `stall`. Each time is at most an hour. Default: not at all.
+        /// By how much replies are delayed: `fixed`, `uniform`, `bimodal` or `exp`, with `queue`
+        /// and `stall`. Each time is at most an hour. Default: no delay.
         pub law: Law = Law::default();
-        /// Bytes of a request, at most `hold`; 0, the default: what one receive brings is one
-        /// request.
+        /// Bytes per request, at most `hold`. With 0, the default, each receive is one request.
         pub size: u32 = 0, "size" = "SIZE", Size(0, HOLD_MAX),
             "bytes of a request; 0: what one receive brings is one request";
-        /// Requests of one connection that may wait for their time, 1 to 65,536. While there are
-        /// so many the connection is not read. Default: 64.
+        /// Maximum number of waiting requests per connection, 1 to 65,536. A connection at the
+        /// limit is not read. Default: 64.
         //
-        // A single server that is busy for 80 % of the time has a longer queue for 6 requests in
-        // ten million. Each request takes 12 bytes, for each connection that there may be, on each
-        // worker.
+        // A single server with 80 % load has a longer queue for 6 in 10 million requests. Each
+        // request takes 12 bytes, multiplied by the maximum number of connections, on each worker.
         pub depth: u32 = 64, "depth" = "COUNT", Count(1, DEPTH_MAX),
             "requests of one connection that may wait";
-        /// Bytes of one connection that may wait, 1 to 1 GiB. While there are so many the
-        /// connection is not read, so that there can be more by one receive. Default: 256 KiB.
+        /// Maximum number of waiting bytes per connection, 1 to 1 GiB. A connection at the limit is
+        /// not read, so the limit can be exceeded by one receive. Default: 256 KiB.
         //
         // The default is four full receives.
         pub hold: u32 = 256 << 10, "hold" = "SIZE", Size(1, HOLD_MAX),
             "bytes of one connection that may wait";
-        /// Start of the random numbers; each worker adds its own number to it. Default: 1.
+        /// Seed of the random numbers. Each worker adds its own number to it. Default: 1.
         //
-        // The default is fixed, so that a run can be repeated.
+        // The default is fixed so that a run can be repeated.
         pub seed: u64 = 1, "seed" = "NUMBER",
             Described("any whole number below 2^64"), "start of the random numbers";
     }
@@ -81,7 +80,7 @@ options! {
             "no reply leaves for the first time, once in every second time";
     }
     impl {
-        /// `--queue` is the hub's.
+        /// `--queue` is a flag of the hub.
         fn has_flags(&self) -> bool {
             false
         }
@@ -103,7 +102,7 @@ options! {
     }
 }
 
-/// A distribution is written by the option that has its name.
+/// A distribution is written by the option of the same name.
 impl Value for Distribution {
     fn read(&self, about: &About, text: &[u8]) -> Result<Distribution, String> {
         let text = utf8(text)?;
@@ -155,7 +154,7 @@ fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A mean is not 0: what is calculated from it divides by it.
+/// A mean must not be 0, because calculations divide by it.
 fn mean(text: &str) -> Result<Duration, String> {
     match time(text)? {
         Duration::ZERO => Err("a mean is more than 0; for no delay write fixed=0s".into()),
@@ -184,7 +183,7 @@ fn bimodal(text: &str) -> Result<Distribution, String> {
     Ok(Distribution::Bimodal([mode(one)?, mode(other)?]))
 }
 
-/// The mean may have come before.
+/// Keeps a mean that was given before.
 fn dist(text: &str, before: Distribution) -> Result<Distribution, String> {
     match (text, before) {
         ("exp", Distribution::Exponential(_)) => Ok(before),

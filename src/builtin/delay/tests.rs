@@ -1,5 +1,5 @@
-//! The delay service on a server of its own, over loopback: every byte in its place under every
-//! law, and none before its time. Nothing here says how late a reply may be.
+//! Tests of the delay service on a server over loopback: every byte comes back in its place under
+//! every law, and none before its time. No test limits how late a reply may be.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -53,7 +53,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Has three clients echo at once, and the server tell what it knows if one of them fails.
+/// Runs three echo clients at once. If one of them fails, the error includes the server's counters.
 fn echo_all(server: &ServerHandle, address: SocketAddr, count: usize, piece_max: usize) {
     thread::scope(|scope| {
         let client = |seed| scope.spawn(move || echo(address, count, piece_max, seed));
@@ -64,8 +64,8 @@ fn echo_all(server: &ServerHandle, address: SocketAddr, count: usize, piece_max:
     });
 }
 
-/// Sends `count` random bytes in pieces of random lengths, and receives them at the same time;
-/// then closes the sending side, and expects the end behind the last byte.
+/// Sends `count` random bytes in pieces of random lengths and receives them at the same time. Then
+/// closes the sending side, and expects end of stream after the last byte.
 fn echo(address: SocketAddr, count: usize, piece_max: usize, seed: u64) -> io::Result<()> {
     let mut rng = Rng::with_seed(seed);
     let mut sent = vec![0; count];
@@ -114,15 +114,15 @@ fn every_byte_comes_back_in_its_place_under_every_law() {
     }
 }
 
-/// Replies end within buffers, of which there are so few that receives wait for one.
+/// Replies end within buffers, and there are so few buffers that receives wait for one.
 #[test]
 fn with_few_buffers_replies_are_later_and_complete() {
     let config = Config::new().workers(1).max_connections(8).buffer_size(256).buffers(2);
-    // No part of a request waits for the rest of it, which would not get a buffer.
+    // With size 1, no part of a request waits for the rest, which would not get a buffer.
     let (server, address) = start_with(config.shed_after(None), "fixed=100ms&size=1&depth=1000");
     echo_all(&server, address, 1_000, 100);
     let total = server.stats().total();
-    assert!(total.waits_for_buffer > 0, "there were enough of them: {total:?}");
+    assert!(total.waits_for_buffer > 0, "there were enough buffers: {total:?}");
 }
 
 #[test]
@@ -160,10 +160,10 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
     assert_eq!(connection.output.slices().collect::<Vec<_>>().concat(), b"abcdef");
 }
 
-/// Sends the time, 8 bytes a request, and compares when it comes back with when it may, from the
-/// law and the draws of the seed. The server cannot have read a request before it was sent, so that
-/// what leaves in time cannot come before that. Answers how many came back, and how many were sent
-/// in a stall.
+/// Sends the current time in requests of 8 bytes, and compares the arrival of each reply with the
+/// earliest time that the law and the seed's draws allow. The server cannot have read a request
+/// before it was sent, so a correct reply cannot arrive before that time. Returns how many requests
+/// were sent during a stall.
 fn assert_never_early(text: &str, count: usize) -> usize {
     let text = format!("{text}&size=8&seed=5");
     let law = options(&text).law;
@@ -208,7 +208,7 @@ fn nothing_is_answered_in_a_stall() {
     assert_never_early("exp=300us&queue=1&stall=5ms/20ms", 300);
 }
 
-/// Takes down by how much each reply is late when it is put on the output.
+/// Records how late each reply is put on the output.
 struct Watched {
     delay: Delay,
     late: Arc<Mutex<Vec<Duration>>>,
@@ -244,9 +244,9 @@ impl Service for Watched {
     }
 }
 
-/// For the figure in the documents: `cargo test --release how_late -- --ignored --nocapture`.
+/// Prints the figure in the documents: `cargo test --release how_late -- --ignored --nocapture`.
 #[test]
-#[ignore = "it prints a figure of this machine, and asserts only that nothing is early"]
+#[ignore = "prints a figure of this machine, and asserts only that no reply is early"]
 fn how_late_replies_leave() {
     const COUNT: usize = 5_000;
     let late = Arc::new(Mutex::new(Vec::with_capacity(COUNT)));
@@ -268,7 +268,7 @@ fn how_late_replies_leave() {
     println!("{} replies: p50 {median:?}, p90 {p90:?}, p99 {p99:?}", late.len());
 }
 
-/// Requests that come at once through several workers stand in one queue.
+/// Requests that arrive at once through several workers wait in one queue.
 #[test]
 fn the_queue_is_one_for_all_workers() {
     const CLIENTS: u32 = 24;
@@ -294,7 +294,7 @@ fn a_half_close_is_answered_with_all_that_is_due_and_then_fin() {
     client.shutdown(Shutdown::Write).unwrap();
     let mut received = Vec::new();
     client.read_to_end(&mut received).unwrap();
-    assert_eq!(received, [7; 25], "a part of a request is one at the end");
+    assert_eq!(received, [7; 25], "a part of a request counts as one at the end");
     assert!(monotonic_now() - begin >= Duration::from_millis(30));
     until("it is closed", || server.stats().total().closed(CloseReason::PeerClosed) == 1);
 }
@@ -313,12 +313,13 @@ fn a_drain_sends_what_is_held_back_at_its_time() {
     assert_eq!(server.drain(GUARD), Drained::Clean);
     let (received, end) = reading.join().unwrap().unwrap();
     assert_eq!(received, [7; 25]);
-    // What is not a whole request is one from the begin of the drain on, and that came first.
+    // An incomplete request counts as a request from the start of the drain, which came before its
+    // arrival.
     assert!(end - begin >= Duration::from_millis(300));
     assert_eq!(server.stats().total().closed(CloseReason::Drained), 1);
 }
 
-/// Nothing else of the connection waits: its time is known only when the drain begins.
+/// The connection has no other waiting request: the due time is known only when the drain starts.
 #[test]
 fn a_drain_sends_a_part_of_a_request_at_its_time_too() {
     let (server, address) = start("fixed=100ms&size=10");
@@ -344,7 +345,7 @@ fn a_drain_cuts_what_is_due_after_its_deadline() {
     assert!(matches!(&end, Ok(0)) || end.is_err(), "nothing was due: {end:?}");
 }
 
-/// What does not come back is not read without limit, and nobody is closed for it.
+/// Checks that held input is limited, and that the connection is not closed at the limit.
 fn assert_held(text: &str, most: u64) {
     let config = Config::new().workers(1).max_connections(1).buffer_size(1024);
     let (server, address) = start_with(config, text);
@@ -373,7 +374,7 @@ fn a_connection_with_as_much_waiting_as_it_may_is_not_read() {
     assert_held("fixed=1h&depth=3&size=100", 300 + RECEIVE_MAX);
 }
 
-/// Beside an echo, whose clock is read once a turn.
+/// Uses an echo for comparison, whose clock is read once per turn.
 #[test]
 fn the_clock_is_fresh_for_this_service_alone() {
     let delay = ServiceOptions::Delay(DelayOptions::default());

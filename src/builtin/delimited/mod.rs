@@ -1,4 +1,4 @@
-//! Messages that end with a delimiter: each is shown in the log, sent back whole, and then the
+//! Messages that end with a delimiter. Each message is logged and sent back whole. Then the
 //! connection is closed or kept.
 
 use std::fmt::{self, Write};
@@ -14,27 +14,27 @@ use crate::error::SettingError;
 use crate::protocol::framing::{Delimiter, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
 
-/// Upper limit of the bytes that the log shows. Escaped they become up to four times as many, and
-/// programs that read logs cut longer lines off.
+/// Maximum number of bytes that the log shows. Escaping makes them up to four times as long, and
+/// programs that read logs truncate longer lines.
 const SHOW_MAX: u32 = 64 << 10;
 
 options! {
-    /// Options of the delimited messages.
+    /// Options of the service for delimited messages.
     pub struct MessageOptions {
         /// The bytes that end a message, 1 to 16. Default: `<EOF>`.
         pub delimiter: Delimiter = Delimiter::new(b"<EOF>").expect("1 to 16 bytes"),
             "delimiter" = "BYTES", Described(r"1 to 16 bytes, with \n \r \t \0 \\ \xNN"),
             "bytes that end a message";
-        /// What happens to the connection after a message. Default: it is closed.
+        /// What happens to the connection after a message. Default: close it.
         pub after: After = After::Close, "after" = "WHAT", Words(&["close", "keep"]),
             "what happens to the connection after a message";
-        /// Longest message with its delimiter, in bytes; from the length of the delimiter to
-        /// 2,147,483,647. Default: 64 KiB.
+        /// Maximum size of a message with its delimiter, in bytes: from the length of the delimiter
+        /// to 2,147,483,647. Default: 64 KiB.
         //
         // The default is enough for text that a person types or a program logs.
         pub max_message: u32 = 64 << 10, "max-message" = "SIZE", Size(1, FRAME_BYTES_MAX),
             "longest message, with its delimiter";
-        /// Bytes of a message that the log shows, at most 64 KiB; 0: messages are not logged.
+        /// Bytes of a message that the log shows, at most 64 KiB. With 0, messages are not logged.
         /// Default: 200.
         //
         // The default is two lines of a terminal.
@@ -57,13 +57,13 @@ options! {
     }
 }
 
-/// What happens to a connection after its message was sent back.
+/// What happens to a connection after its message has been sent back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum After {
-    /// It is closed.
+    /// Close it.
     #[default]
     Close,
-    /// It is kept for the next message.
+    /// Keep it for the next message.
     Keep,
 }
 
@@ -81,16 +81,16 @@ impl MessageOptions {
 /// The log target of the messages.
 const TARGET: &str = "echopool::message";
 
-/// Shows each message in the log, at info, and sends it back with its delimiter, in the buffers it
-/// arrived in. Then it closes the connection, and what came behind the message is ignored; or it
-/// keeps it for the next.
+/// Logs each message at level info, and sends it back with its delimiter in the buffers it arrived
+/// in. Then the service either closes the connection and ignores any bytes after the message, or
+/// keeps the connection for the next message.
 ///
-/// A client that closes its side has ended its message, too: what came since the last delimiter is
-/// shown and sent back as it is.
+/// If a client closes its sending side, that also ends its message: the bytes since the last
+/// delimiter are logged and sent back unchanged.
 ///
-/// A message that is longer than allowed ends the connection with
-/// [`CloseReason::MessageTooLong`](crate::CloseReason::MessageTooLong); those before it are still
-/// answered.
+/// A message that exceeds the limit ends the connection with
+/// [`CloseReason::MessageTooLong`](crate::CloseReason::MessageTooLong). Messages before it are
+/// still sent back.
 #[derive(Clone, Copy, Debug)]
 pub struct Delimited {
     framing: Framing,
@@ -103,14 +103,14 @@ impl Delimited {
         Delimited { framing: options.framing(), options }
     }
 
-    /// Logs the message at this place of the input. Nothing is formatted if the level is off.
+    /// Logs the message at this range of the input. Formats nothing if the level is disabled.
     fn show(&self, connection: &Connection<'_>, place: Range<usize>) {
         if self.options.show > 0 {
             show(connection, place, self.options.show as usize);
         }
     }
 
-    /// Answers the first message, the only one.
+    /// Replies to the first message and ignores the rest.
     fn one(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
         match self.framing.first(connection.input, scan) {
             Ok(None) => Answer::Continue,
@@ -125,7 +125,7 @@ impl Delimited {
         }
     }
 
-    /// Answers all that are complete.
+    /// Replies to all complete messages.
     fn all(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
         let (complete, error) =
             self.framing.all(connection.input, scan, |place| self.show(connection, place));
@@ -198,8 +198,8 @@ fn show(connection: &Connection<'_>, place: Range<usize>, most: usize) {
     );
 }
 
-/// A part of a chain as text, with what does not print escaped; made while it is written, so that
-/// it takes no memory.
+/// A part of a chain as text, with non-printable bytes escaped. The text is produced while it is
+/// written, so it takes no memory.
 struct Escaped<'a> {
     chain: &'a Chain,
     place: Range<usize>,

@@ -1,5 +1,5 @@
-//! Tests of the delimited messages: every point at which a stream can be split, both ways to go on
-//! after a message, what is shown, and the ends.
+//! Tests of the delimited messages: every point at which a stream can be split, both values of
+//! `after`, what is logged, and how connections end.
 
 use std::io::{Read, Write};
 
@@ -35,7 +35,7 @@ fn complete(stream: &[u8], delimiter: &[u8]) -> usize {
     end
 }
 
-/// Hands the stream in in these parts: after each, exactly the complete messages have come back.
+/// Feeds the stream in these parts. After each part, exactly the complete messages have come back.
 fn comes_back(delimiter: &[u8], parts: &[&[u8]]) {
     let mut rig = Rig::new(kept(delimiter), 32, 64);
     let mut stream = Vec::new();
@@ -88,7 +88,7 @@ fn the_first_message_closes_whatever_the_points_at_which_the_stream_is_split() {
 proptest! {
     #![proptest_config(crate::base::property::config())]
 
-    /// Of few different bytes, so that false starts are common.
+    /// Uses few different bytes, so that partial matches of the delimiter are common.
     #[test]
     fn any_messages_come_back_in_any_parts(
         delimiter in proptest::collection::vec(0..3u8, 1..=4),
@@ -136,7 +136,7 @@ fn a_message_is_answered_and_the_connection_closed() {
     drop(client);
     until_closed(&server, CloseReason::Service, 1);
     let long = [&[b'm'; 800][..], b"<EOF>", &[b'z'; 100_000]].concat();
-    assert_eq!(exchange(address, &long), long[..805], "what came behind it is ignored");
+    assert_eq!(exchange(address, &long), long[..805], "bytes after it are ignored");
     until_closed(&server, CloseReason::Service, 2);
 }
 

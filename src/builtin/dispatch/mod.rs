@@ -1,6 +1,6 @@
-//! The services of the daemon behind one type, so that each listener can have its own: an enum of
-//! them, and the trait implemented by match. Which there are is in `list`; what each does is in its
-//! own file.
+//! One type for all services of the daemon, so that each listener can have its own: an enum of the
+//! services that implements the trait by `match`. `list` names the services. Each one is
+//! implemented in its own file.
 
 use super::list::services;
 use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions};
@@ -21,7 +21,7 @@ macro_rules! builtin {
             $(#[doc = concat!("`", stringify!($url), "://`: ", $what, ".")] $name($service),)*
         }
 
-        /// What the service of a connection remembers of it.
+        /// The session state of a connection's service.
         #[derive(Default)]
         #[non_exhaustive]
         pub enum BuiltinSession {
@@ -46,7 +46,7 @@ macro_rules! builtin {
             };
         }
 
-        /// The same with the session that goes with it.
+        /// The same, with the session that belongs to the service.
         macro_rules! with_session {
             ($of:expr, $session:expr, ($one:ident, $its:ident) => $call:expr) => {
                 match ($of, $session) {
@@ -56,7 +56,7 @@ macro_rules! builtin {
             };
         }
 
-        /// Uses the factory of a service, and what puts the service into a [`Builtin`].
+        /// Uses the factory of a service and the constructor of its [`Builtin`] variant.
         macro_rules! with_factory {
             ($of:expr, ($factory:ident, $variant:pat) => $call:expr) => {
                 match $of {
@@ -71,7 +71,7 @@ macro_rules! builtin {
     };
 }
 
-/// The factory of a service: its options, or the service itself where it has none.
+/// The factory of a service: its options, or the service itself if it has none.
 macro_rules! factory {
     ($service:ident) => {
         $service
@@ -83,7 +83,7 @@ macro_rules! factory {
 
 services!(builtin);
 
-/// Not inlined: an echo is inlined alone, so that what the others do does not lengthen its path.
+/// Not inlined: only the echo is inlined, so that the other services do not lengthen its path.
 impl Builtin {
     #[inline(never)]
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
@@ -116,13 +116,14 @@ pub struct OfListener {
 }
 
 impl OfListener {
-    /// The first service is that of the first listener, and so on.
+    /// Creates the factory. The first service is that of the first listener, and so on.
     pub fn new(services: Vec<ServiceOptions>) -> OfListener {
         OfListener { services }
     }
 
-    /// Starts a server with these services. One of echo alone gets [`Echo`] itself, which the
-    /// compiler makes one straight path of: the match costs about a hundred instructions per echo.
+    /// Starts a server with these services. If all of them are echo, the server runs [`Echo`]
+    /// itself, without the `match` over the services. The `match` costs about 100 instructions per
+    /// echo.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -148,11 +149,11 @@ impl ServiceFactory for OfListener {
         for one in &self.services {
             with_factory!(*one, (options, _) => ServiceFactory::check(&options, limits))?;
         }
-        // Each has seen to its own; links have numbers of 32 bits.
+        // Each service has checked its own references. Links have 32-bit numbers.
         let references = self.clone().plan(limits).references_each() as u64;
         if references + u64::from(limits.buffers) >= u64::from(u32::MAX) {
             let text = format!(
-                "{} connections need more than 2^32 places in buffers with these listeners \
+                "{} connections need more than 2^32 references to buffers with these listeners \
                  together: ask for fewer connections (`max_connections`), fewer hubs, or shorter \
                  queues (`queue`)",
                 limits.max_connections,
@@ -163,7 +164,7 @@ impl ServiceFactory for OfListener {
     }
 
     fn plan(self, limits: &Limits) -> ServicePlan<ListenerServices> {
-        let plan = |one: ServiceOptions| with_factory!(one, (options, variant) => options.plan(limits).map(variant));
+        let plan = |one| with_factory!(one, (options, to) => options.plan(limits).map(to));
         let plans: Vec<_> = self.services.into_iter().map(plan).collect();
         let bytes = plans.iter().map(ServicePlan::bytes_each).sum();
         let references = plans.iter().map(ServicePlan::references_each).sum();
@@ -175,10 +176,10 @@ impl ServiceFactory for OfListener {
     }
 }
 
-/// The services of all listeners, on one worker. [`OfListener`] makes it.
+/// The services of all listeners on one worker, created by [`OfListener`].
 pub struct ListenerServices {
     services: Vec<Builtin>,
-    /// Which of them is asked first in this turn.
+    /// Index of the service that is called first in this turn.
     first: usize,
 }
 
@@ -296,7 +297,8 @@ impl Service for ListenerServices {
 
     #[inline]
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        // In rotation: what can be woken in a turn is bounded, and the first could take all of it.
+        // The services take turns: the number of wakes per turn is limited, and the first service
+        // could use all of them.
         self.first = if self.first + 1 < self.services.len() { self.first + 1 } else { 0 };
         let (last, first) = self.services.split_at_mut(self.first);
         let wants = |one: &mut Builtin| with!(one, service => service.turn(turn));

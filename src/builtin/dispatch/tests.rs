@@ -1,4 +1,5 @@
-//! Tests of what the services of several listeners share; what each does is tested beside it.
+//! Tests of what the services of several listeners share. Each service has tests of its own beside
+//! it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::service::{Attention, ConnectionId, Requests};
 
 const LISTENERS: usize = 3;
 
-/// A request of a client of a listener, which is due when its session ends.
+/// A request from a client of a listener. It is due when its session ends.
 fn request(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usize) {
     let mut lease = pool.lease().unwrap();
     lease.extend_from_slice(b"x");

@@ -1,4 +1,5 @@
-//! The framed echo: a length of 4 bytes and that many bytes come back when all of them are there.
+//! The framed echo: a frame is a length of 4 bytes and that many bytes. It is sent back when it is
+//! complete.
 
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
@@ -15,7 +16,8 @@ options! {
         /// Byte order of the length. Default: little endian.
         pub order: ByteOrder = ByteOrder::Little,
             "order" = "ORDER", Words(ORDERS), "byte order of numbers";
-        /// Longest frame without its length, in bytes; 1 to 2,147,483,647. Default: 1 MiB.
+        /// Maximum size of a frame without its length, in bytes: 1 to 2,147,483,647. Default: 1
+        /// MiB.
         //
         // The default takes 64 of the 4096 default buffers, enough for most files and images.
         pub max_frame: u32 = 1 << 20, "max-frame" = "SIZE", Size(1, FRAME_BYTES_MAX),
@@ -35,14 +37,14 @@ impl FramedOptions {
     }
 }
 
-/// Sends each frame back, its length included, in the buffers it arrived in, when it is complete;
-/// frames that arrive together go back together. An empty frame is a frame.
+/// Sends each complete frame back, including its length, in the buffers it arrived in. Frames that
+/// arrive together are sent back together. A frame may be empty.
 ///
-/// A frame that is longer than allowed, or has a negative length, ends the connection with
+/// A frame that exceeds the limit, or has a negative length, ends the connection with
 /// [`CloseReason::MessageTooLong`](crate::CloseReason::MessageTooLong) or
-/// [`ProtocolError`](crate::CloseReason::ProtocolError) as soon as its length has come; those
-/// before it are still answered. So they are when the client closes its side in the middle of a
-/// frame, and the part of that one is not sent back.
+/// [`ProtocolError`](crate::CloseReason::ProtocolError) as soon as its length has arrived. Frames
+/// before it are still sent back. If the client closes its sending side in the middle of a frame,
+/// the frames before it are sent back and the incomplete one is not.
 #[derive(Clone, Copy, Debug)]
 pub struct Framed {
     framing: Framing,
@@ -76,7 +78,7 @@ impl Service for Framed {
 
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        // Most often the input is one frame, neither more nor less.
+        // The common case: the input is exactly one frame.
         match self.framing.first(connection.input, &mut Scan::default()) {
             Ok(None) => return Answer::Continue,
             Ok(Some(whole)) if whole == connection.input.len() => {

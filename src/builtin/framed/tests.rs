@@ -1,5 +1,5 @@
 //! Tests of the framed echo: every point at which a stream can be split, the limits of the length,
-//! what is refused, pools that are too small for everybody.
+//! rejected frames, and pools that are too small for all clients.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -24,13 +24,13 @@ fn frame(payload: &[u8], order: ByteOrder) -> Vec<u8> {
     [&encode(payload.len() as u32, order)[..], payload].concat()
 }
 
-/// Frames of these lengths, with payloads that tell one byte from the next.
+/// Frames of these lengths, with payloads in which neighbouring bytes differ.
 fn frames(lengths: &[usize], order: ByteOrder) -> Vec<Vec<u8>> {
     let payload = |len: usize| (0..len).map(|at| (at * 7 + len) as u8).collect::<Vec<u8>>();
     lengths.iter().map(|&len| frame(&payload(len), order)).collect()
 }
 
-/// The frames that are complete in so many bytes of the stream.
+/// The frames that are complete in the first `bytes` bytes of the stream.
 fn complete(frames: &[Vec<u8>], bytes: usize) -> Vec<u8> {
     let mut end = 0;
     let whole = frames.iter().take_while(|frame| {
@@ -40,7 +40,7 @@ fn complete(frames: &[Vec<u8>], bytes: usize) -> Vec<u8> {
     whole.flatten().copied().collect()
 }
 
-/// Hands the stream in in these parts: after each, exactly the complete frames have come back.
+/// Feeds the stream in these parts. After each part, exactly the complete frames have come back.
 fn comes_back(frames: &[Vec<u8>], parts: &[&[u8]], order: ByteOrder) {
     let mut rig = Rig::new(framed(order, 1000), 64, 64);
     let mut received = 0;
@@ -162,7 +162,7 @@ fn refused_frames_close_with_their_reason_after_the_replies() {
     let (server, address) = start(Config::new(), framed(ByteOrder::Big, 1000));
     let good = frames(&[5, 0, 1000], ByteOrder::Big).concat();
     for bad in [encode(1001, ByteOrder::Big), encode(u32::MAX, ByteOrder::Big)] {
-        // Many more bytes than are ever read before the connection is closed.
+        // Many more bytes than the server reads before it closes the connection.
         let stream = [&good[..], &bad, &vec![0; 300_000]].concat();
         assert_eq!(exchange(address, &stream), good);
     }
@@ -213,16 +213,17 @@ fn clients_with_the_begin_of_a_frame_in_every_buffer_are_answered_all_the_same()
         client.write_all(&[&a[..], &b[..30]].concat()).unwrap();
         assert_eq!(read(client, a.len()), a);
     }
-    until(&server, "each holds the begin of a frame", |total| total.buffers_held == 4);
+    until(&server, "each holds the start of a frame", |total| total.buffers_held == 4);
     drop(clients);
-    // It takes a buffer to find that a client has closed, so the first may be shed for the others.
+    // Noticing that a client has closed takes a buffer, so the first connection may be shed for the
+    // others.
     until(&server, "the end", |total| total.closed_total() == 4 && total.buffers_held == 0);
 }
 
 #[test]
 fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
-    // Ten buffers, and frames of four: six clients that all have sent a half hold more than there
-    // is. Some are shed, and then the others come to their end.
+    // There are 10 buffers, and a frame takes 4. Six clients that have each sent half a frame need
+    // more than that. Some are shed, and then the others finish.
     let config =
         Config::new().buffer_size(256).buffers(10).shed_after(Some(Duration::from_millis(50)));
     let (server, address) = start(config, framed(LITTLE, 1000));
@@ -231,11 +232,11 @@ fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
     for client in &mut clients {
         client.write_all(&large[..600]).unwrap();
     }
-    until(&server, "somebody waits for a buffer", |total| total.waits_for_buffer > 0);
+    until(&server, "a connection waits for a buffer", |total| total.waits_for_buffer > 0);
     let mut answered = 0;
     for client in &mut clients {
         let mut reply = vec![0; large.len()];
-        // Who was shed sees a reset.
+        // A client that was shed gets a reset.
         if client.write_all(&large[600..]).and_then(|()| client.read_exact(&mut reply)).is_ok() {
             assert!(reply == large);
             answered += 1;
@@ -243,8 +244,8 @@ fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
     }
     let shed = server.stats().total().closed(CloseReason::Shed);
     assert!(shed > 0 && answered > 0, "{shed} shed, {answered} answered");
-    assert_eq!(answered + shed, 6, "nobody is lost without a word");
-    assert_eq!(exchange(address, &large), large, "and the pool is whole");
+    assert_eq!(answered + shed, 6, "every client is answered or shed");
+    assert_eq!(exchange(address, &large), large, "and the pool is complete again");
     drop(clients);
     until(&server, "the end", |total| total.connections == 0 && total.buffers_held == 0);
 }
@@ -265,7 +266,8 @@ fn a_message_from_another_thread_is_a_frame() {
     client.write_all(&frame(b"x", ByteOrder::Big)).unwrap();
     read(&mut client, 5);
     let id = server.clients()[0].id;
-    // With its length it has more bytes than a buffer; and the service allows less than fit.
+    // With its length, a message of 250 bytes is close to the buffer size, and the service's limit
+    // is lower than what fits.
     for len in [0, 1, 249, 250] {
         server.send_to(id, &vec![b'm'; len]).unwrap();
         let expected = frame(&vec![b'm'; len], ByteOrder::Big);
@@ -283,7 +285,7 @@ fn a_pool_that_a_frame_does_not_fit_into_is_an_error_with_its_remedy() {
         let anywhere: std::net::SocketAddr = "[::1]:0".parse().unwrap();
         Config::new().listen(anywhere).workers(1).max_connections(9).buffers(buffers).check()
     };
-    // 65536 and 4 bytes are 5 buffers, and one more where it begins in the middle of one.
+    // 65536 + 4 bytes take 5 buffers, and one more if the frame starts in the middle of a buffer.
     let options = framed(LITTLE, 65_536);
     assert!(options.check(&limits(12).unwrap()).is_ok());
     let error = options.check(&limits(11).unwrap()).unwrap_err();

@@ -1,12 +1,12 @@
-//! The services that a URL can name: one line each.
+//! The services that a URL can name, one line each.
 //!
 //! To add a service, write it in a folder of its own, with its options (see `option`) beside it,
 //! and add its line here: the name in a URL, the variant of [`ServiceOptions`], the type of the
-//! service with the type of its options (none: the service has no options), and what the service
-//! does. The options are the service's factory; a service without options is its own.
+//! service with the type of its options (if it has any), and what the service does. The options are
+//! the service's factory. A service without options is its own factory.
 //!
-//! The URL parser, the flags, `--help`, the ready line and the daemon follow from the line. A test
-//! then asks for the table in `docs/services.md`.
+//! The URL parser, the flags, `--help`, the ready line and the daemon are generated from the line.
+//! A test then requires the table in `docs/services.md`.
 
 use super::option::Options;
 use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions};
@@ -59,7 +59,7 @@ macro_rules! service_options {
                 match self { $(ServiceOptions::$variant { .. } => $what,)* }
             }
 
-            /// The options, of whichever service.
+            /// The options of the service.
             pub(crate) fn options(&self) -> &dyn Options {
                 match self {
                     $($(ServiceOptions::$variant($options) => $options,)?)*
@@ -67,7 +67,7 @@ macro_rules! service_options {
                 }
             }
 
-            /// Sets an option. `None` if the service has none of this name.
+            /// Sets an option. Returns `None` if the service has no option of this name.
             pub(crate) fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
                 match self {
                     $($(ServiceOptions::$variant($options) => $options.set(name, value),)?)*
@@ -81,8 +81,8 @@ macro_rules! service_options {
 services!(service_options);
 
 impl ServiceOptions {
-    /// How the service divides the stream into messages: for framed and message. `None` for
-    /// services of plain bytes, and for the hub, whose frames carry a protocol of their own.
+    /// How framed and message divide the stream into messages. `None` for services of plain bytes,
+    /// and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {
         self.options().framing()
     }

@@ -1,4 +1,4 @@
-//! A service more: what its options and its line in a list are enough for.
+//! An additional service: its options and its line in the list are enough to declare it.
 
 use crate::builtin::option::{About, Allowed, Options, Value, Word, declare, options};
 

@@ -4,12 +4,11 @@
 //! [service://]address[?option=value[&option=value...]]
 //! ```
 //!
-//! The daemon, the load generator and `echopool connect` take the same text, and a ready line of
-//! the daemon is such a text. Whoever listens or connects reads the address. Which services there
-//! are, and which options and values they take, is declared beside the services
-//! ([`service`](crate::service)).
+//! The daemon, the load generator and `echopool connect` accept this format, and the daemon's ready
+//! lines use it. The program that listens or connects interprets the address. The options of a
+//! service and their values are declared beside the service.
 //!
-//! Values are percent-decoded (RFC 3986), so that `&` and any byte can stand in them.
+//! Values are percent-decoded (RFC 3986), so they can contain `&` and any byte.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +18,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions};
 pub use super::{ServiceOptions, Slow};
 
-/// The characters that are percent-encoded in a value: all but the unreserved ones of RFC 3986 and
-/// those of the others that a query may have and that values contain.
+/// The characters that are percent-encoded in a value: all except the unreserved characters of RFC
+/// 3986 and those that values contain and that a query allows.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -54,7 +53,7 @@ pub struct Spec {
     pub address: String,
 }
 
-/// A text that is not a URL of a service. The message says what would be.
+/// A text that is not the URL of a service. The message says what is allowed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpecError(String);
 
@@ -72,28 +71,28 @@ impl From<String> for SpecError {
     }
 }
 
-/// Values of options that hold where a URL does not give them, whatever the service.
+/// Values for options that a URL does not set, for all services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Defaults(Vec<(String, Vec<u8>, String)>);
 
 impl Defaults {
     /// Sets the default of an option for every service that has it. A value may be in the range of
-    /// one service and not in that of another: [`Spec::parse`] returns the error for the latter.
-    /// `source` names the default in that error, for example `--max-message`.
+    /// one service and out of the range of another. [`Spec::parse`] then returns the error for the
+    /// latter. `source` names the default in that error, for example `--max-message`.
     ///
     /// # Errors
-    /// No service has the option, or none takes the value.
+    /// No service has the option, or none accepts the value.
     pub fn set(&mut self, option: &str, value: &[u8], source: &str) -> Result<(), SpecError> {
         let takes = |mut service: ServiceOptions| service.set_default(option, value);
         match ServiceOptions::all().into_iter().filter_map(takes).min_by_key(Result::is_err) {
-            None => return Err(format!("'{option}' is no option with a default").into()),
+            None => return Err(format!("'{option}' is not an option with a default").into()),
             Some(done) => done?,
         }
         self.0.push((option.to_owned(), value.to_owned(), source.to_owned()));
         Ok(())
     }
 
-    /// Sets the options of a service that are not among those given.
+    /// Sets the options of a service that are not in `given`.
     fn apply(&self, service: &mut ServiceOptions, given: &[&str]) -> Result<(), SpecError> {
         for (option, value, source) in &self.0 {
             if !given.contains(&&option[..])
@@ -115,12 +114,12 @@ impl FromStr for Spec {
 }
 
 impl Spec {
-    /// Parses a text. Options that it does not have are those of `defaults`.
+    /// Parses a text. Options that it does not set are taken from `defaults`.
     ///
     /// # Errors
     /// An unknown service or option, an option of another service, a value out of its range.
     pub fn parse(text: &str, defaults: &Defaults) -> Result<Spec, SpecError> {
-        // A transport has its place here: behind a plus in the scheme (`framed+tls`).
+        // A transport would go here, after a plus in the scheme (`framed+tls`).
         let (scheme, rest) = text.split_once("://").unwrap_or(("echo", text));
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut service = ServiceOptions::named(scheme)?;
@@ -142,8 +141,8 @@ impl Spec {
     }
 }
 
-/// In the canonical form: with the options that differ from their defaults, in the order in which
-/// they are declared.
+/// Writes the canonical form: only options that differ from their defaults, in the order of their
+/// declaration.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.service.name() {
@@ -165,17 +164,17 @@ impl ServiceOptions {
         let all = ServiceOptions::all();
         all.iter().find(|service| service.name() == name).copied().ok_or_else(|| {
             let names = all.iter().map(ServiceOptions::name).collect::<Vec<_>>().join(", ");
-            SpecError(format!("'{name}' is no service; there are {names} (tcp is echo)"))
+            SpecError(format!("'{name}' is not a service; the services are {names} (tcp is echo)"))
         })
     }
 
-    /// As [`set`](ServiceOptions::set), for services whose options have defaults of the user's.
+    /// As [`set`](ServiceOptions::set), for services whose defaults can be set with flags.
     fn set_default(&mut self, option: &str, value: &[u8]) -> Option<Result<(), String>> {
         if self.options().has_flags() { self.set(option, value) } else { None }
     }
 
-    /// The error for an option that the service does not have. It says which services have it, and
-    /// which options this one has.
+    /// The error for an option that the service does not have. The text says which services have
+    /// it, and which options this service has.
     fn has_no(&self, option: &str) -> SpecError {
         let (all, service) = (ServiceOptions::all(), self.name());
         let has = |other: &&ServiceOptions| {
@@ -183,7 +182,7 @@ impl ServiceOptions {
         };
         let owners: Vec<&str> = all.iter().filter(has).map(ServiceOptions::name).collect();
         let what = match &owners.join(", ")[..] {
-            "" => format!("'{option}' is no option"),
+            "" => format!("'{option}' is not an option"),
             owners => format!("'{option}' is an option of {owners}, not of {service}"),
         };
         let own: Vec<&str> = self.options().about().iter().map(|about| about.name).collect();
@@ -198,7 +197,7 @@ fn decode(value: &str) -> Result<Vec<u8>, SpecError> {
         let digits = value.as_bytes().get(at + 1..at + 3);
         if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
             return Err(SpecError(format!(
-                "'{value}': two hexadecimal digits must follow a % (%25 stands for it)"
+                "'{value}': two hexadecimal digits must follow a % (write %25 for a %)"
             )));
         }
     }

@@ -1,4 +1,5 @@
-//! Tests of the grammar: each form, each option, each error; and that what is written is read back.
+//! Tests of the grammar: each form, each option, each error, and that written text can be read
+//! back.
 
 use std::time::Duration;
 
@@ -89,7 +90,11 @@ fn the_defaults_given_take_the_place_of_the_usual_ones() {
         spec.service,
         ServiceOptions::Framed(FramedOptions { order: ByteOrder::Big, max_frame: 10 })
     );
-    assert_eq!(spec.to_string(), "framed://7?order=big&max-frame=10", "for whoever has others");
+    assert_eq!(
+        spec.to_string(),
+        "framed://7?order=big&max-frame=10",
+        "written for readers with other defaults"
+    );
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn a_delimiter_may_be_any_bytes() {
     assert_eq!(delimiter(r"\r\n\t\0\\\x1e\xFF"), b"\r\n\t\0\\\x1e\xff");
     assert_eq!(delimiter("%5cn"), b"\n", "escapes are read after percent-decoding");
     assert_eq!(delimiter("%00%26%3D%25"), b"\0&=%");
-    assert_eq!(delimiter("a+b"), b"a+b", "a plus is a plus: this is no HTML form");
+    assert_eq!(delimiter("a+b"), b"a+b", "a plus is a plus: this is not an HTML form");
     assert_eq!(delimiter("=="), b"==");
     assert_eq!(delimiter("%ff%fe"), b"\xff\xfe");
 }
@@ -114,7 +119,7 @@ fn what_is_not_understood_is_told_what_would_be() {
     for (text, parts) in [
         ("http://h:80", &["'http'", "echo, discard, chargen, framed, message, hub"][..]),
         ("ECHO://7", &["'ECHO'", "echo"]),
-        ("framed://7?colour=red", &["'colour' is no option", "framed takes order, max-frame"]),
+        ("framed://7?colour=red", &["'colour' is not an option", "framed takes order, max-frame"]),
         ("framed://7?after=keep", &["option of message, not of framed", "order, max-frame"]),
         ("echo://7?order=big", &["option of framed, hub, not of echo", "echo takes none"]),
         ("7?order=big", &["echo takes none"]),
