@@ -1,8 +1,8 @@
-//! The daemon: the command line carried out, from its arguments to its exit code.
+//! The daemon: carries out the command line, from its arguments to the exit code.
 //!
-//! Standard output carries the ready lines and nothing else; the log goes to standard error. Three
-//! threads stand beside the workers, all of them asleep most of the time: one for signals, one for
-//! the lines of `--stats-interval`, one for `--until-stdin-closes`.
+//! Standard output carries the ready lines and nothing else; the log goes to standard error.
+//! Besides the workers there are up to three threads, which sleep most of the time: one for
+//! signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -33,22 +33,23 @@ mod tests;
 
 /// Exit code of a failure at start or at run time.
 const FAILED: u8 = 1;
-/// Exit code of a command line that is wrong on every machine. clap uses the same.
+/// Exit code for a command line that would be wrong on every machine. clap uses the same.
 const USAGE: u8 = 2;
 
-/// How long clients may finish when the parent process is gone, and most likely they with it.
+/// Drain time-out when the parent process is gone. Most likely its clients are gone too.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 
-/// Address space of a helper thread's stack: each formats a line now and then, and no more.
+/// Stack size of a helper thread, in bytes. Each thread only formats a line now and then.
 const HELPER_STACK_BYTES: usize = 256 << 10;
 
-/// Between two lines for SIGUSR1 at least, whoever sends them and however many.
+/// Minimum time between two lines for SIGUSR1, regardless of how many signals arrive.
 const STATS_LINE_GAP: Duration = Duration::from_millis(100);
 
-/// Runs the daemon until it is told to end. `args` are those of the process, its name included.
+/// Runs the daemon until it is told to stop. `args` are the arguments of the process, including its
+/// name.
 ///
-/// Exit codes: 0 when it was told to end, also if the drain time-out cut connections (a line of the
-/// log says how many); 1 when it could not start or failed; 2 when the command line is wrong.
+/// Exit codes: 0 if it was told to stop, even if the drain time-out cut connections (the log says
+/// how many); 1 if it could not start or failed; 2 if the command line is wrong.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::read(args) {
         Ok(cli) => cli,
@@ -62,14 +63,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match serve(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Not through the log: it may be off.
+            // Not through the log, which may be off.
             let _ = writeln!(io::stderr(), "echopool: {}", failure.text);
             ExitCode::from(failure.code)
         }
     }
 }
 
-/// Why the daemon ends otherwise than by being told to.
+/// Why the daemon ended without being told to.
 struct Failure {
     code: u8,
     text: String,
@@ -98,7 +99,7 @@ impl From<StartError> for Failure {
     }
 }
 
-/// An error text of the library, with its fields (`` `max_frame` ``) written as flags
+/// Rewrites the field names in an error text of the library (`` `max_frame` ``) as flags
 /// (`--max-frame`).
 fn with_flags(text: &str) -> String {
     let mut parts = text.split('`');
@@ -111,7 +112,7 @@ fn with_flags(text: &str) -> String {
     shown
 }
 
-/// Logs to standard error. If the process has a logger already, that one is kept.
+/// Logs to standard error. If the process already has a logger, keeps it.
 fn start_log(level: Option<LevelFilter>) {
     let mut builder = env_logger::Builder::new();
     match level {
@@ -119,14 +120,14 @@ fn start_log(level: Option<LevelFilter>) {
         None if std::env::var_os("RUST_LOG").is_some() => builder.parse_default_env(),
         None => builder.filter_module("echopool", LevelFilter::Info),
     };
-    // Who asks for figures gets them, whatever the level.
+    // Figures that were requested are logged at any level.
     builder.filter_module(report::TARGET, LevelFilter::Info);
     let _ = builder.try_init();
 }
 
 fn serve(cli: &Cli) -> Result<(), Failure> {
     let (config, options) = cli.config().map_err(Failure::new)?;
-    // Before the server starts: from here on a signal is kept until it can be obeyed.
+    // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
@@ -149,14 +150,14 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
     }
 }
 
-/// The server, and whether it was told to end.
+/// The server, and whether it was told to stop.
 struct Ending {
     server: ServerHandle,
     begun: AtomicBool,
 }
 
 impl Ending {
-    /// Lets the clients finish; the second time, does not.
+    /// The first call drains. The second call stops at once.
     fn next(&self, why: &str, drain_timeout: Duration) {
         if self.begun.swap(true, Ordering::AcqRel) {
             log::warn!("{why}: stopping at once");
@@ -191,7 +192,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
         .map_err(|error| Failure::new(format_args!("cannot start the thread '{name}': {error}")))
 }
 
-/// Carries out the signals. The handler itself does no more than wake this thread.
+/// Handles the signals. The signal handler itself only wakes this thread.
 fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
     let mut last_line: Option<Instant> = None;
     for signal in signals.forever() {
@@ -207,7 +208,7 @@ fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
     }
 }
 
-/// Logs the rates once in each interval, counted from the start, so that the lines do not drift.
+/// Logs the rates once per interval, counted from the start so that the lines do not drift.
 fn report_rates(server: &ServerHandle, interval: Duration) {
     let mut last = (Instant::now(), server.stats().total());
     let mut next = last.0;
@@ -216,13 +217,14 @@ fn report_rates(server: &ServerHandle, interval: Duration) {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         let now = (Instant::now(), server.stats().total());
         report::rates(&last.1, &now.1, now.0 - last.0);
-        // After a suspension: one line for all of it, not one for each interval at once.
+        // After a suspension, logs one line for the whole time instead of one for each interval.
         next = next.max(now.0.checked_sub(interval).unwrap_or(now.0));
         last = now;
     }
 }
 
-/// Ends the server soon after standard input has ended: whoever held its other end is gone.
+/// Stops the server soon after standard input has ended, because the process at its other end is
+/// gone.
 fn end_with_stdin(ending: &Ending) {
     let mut stdin = io::stdin().lock();
     let mut ignored = [0; 256];
@@ -237,13 +239,13 @@ fn end_with_stdin(ending: &Ending) {
         log::info!("standard input has ended: draining, {ORPHAN_DRAIN:?} at most");
         ending.server.begin_drain(ORPHAN_DRAIN);
     }
-    // A drain that a signal began may have been given longer.
+    // A drain started by a signal may have a longer time-out.
     thread::sleep(ORPHAN_DRAIN);
     ending.server.stop();
 }
 
-/// Says where the server listens, as loadgen and `echopool connect` take it. That nobody reads it
-/// is no reason to end.
+/// Prints where the server listens, in the form that loadgen and `echopool connect` accept. Keeps
+/// running if the output cannot be written.
 fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl Write) {
     let mut lines = String::new();
     for (endpoint, service) in endpoints.iter().zip(services) {

@@ -1,6 +1,6 @@
-//! What the daemon tells its operator: limits, rates, totals, and how it ended.
+//! The daemon's log lines for its operator: limits, rates, totals, and how it ended.
 //!
-//! Lines are `name=value` pairs with the unit in the name, to be read by people and cut by awk.
+//! Lines consist of `name=value` pairs with the unit in the name, readable by people and by awk.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::error::CloseReason;
 use crate::server::Drained;
 use crate::shared::counters::Counts;
 
-/// The log target of figures that were asked for, by a flag or a signal.
+/// The log target of figures requested by a flag or a signal.
 pub(super) const TARGET: &str = "echopool::stats";
 
-/// The log target of all else.
+/// The log target of everything else.
 const DAEMON: &str = "echopool::daemon";
 
 /// Logs the limits that the server runs with.
@@ -31,14 +31,14 @@ pub(super) fn limits(limits: &Limits) {
     );
 }
 
-/// Warns of workers that take all processors there are and never give them up.
+/// Warns if busy-polling workers take all processors.
 pub(super) fn busy_workers(limits: &Limits) {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     if limits.busy_poll && limits.workers > 1 && limits.workers >= processors {
         log::warn!(
             target: DAEMON,
-            "--busy-poll with {} workers takes all of the {processors} processors that this \
-             process may use; leave some to the clients if they run here too: --workers {}",
+            "--busy-poll with {} workers uses all {processors} processors that this \
+             process may use; leave some for the clients if they run here too: --workers {}",
             limits.workers,
             (processors / 2).max(1),
         );

@@ -1,8 +1,9 @@
-//! The daemon's command line: the flags, and the [`Config`] and the services that they make.
+//! The daemon's command line: the flags, and the [`Config`] and services that they produce.
 //!
 //! This module checks the text of each flag (units, forms of addresses). [`Config::check`] checks
 //! the ranges, and which values can be combined. [`url`](crate::builtin::url) parses a service with
-//! its options. The flags for these options, in `options`, follow from the services' declarations.
+//! its options. The flags for these options, in `options`, are generated from the services'
+//! declarations.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -27,7 +28,7 @@ mod tests;
 fn after_help() -> String {
     format!(
         "\
-Commands (echopool COMMAND --help tells more):
+Commands (see also echopool COMMAND --help):
   serve    the server that is described here; the default command
   connect  an interactive client: sends the lines that you type, shows what arrives
 
@@ -43,7 +44,8 @@ Three services at once, one of them lines:
     )
 }
 
-/// A time that may be off. An alias, because clap takes `Option` for a flag without a default.
+/// A time that may be off. An alias, because clap treats a field of type `Option` as a flag without
+/// a default.
 type TimeOrOff = Option<Duration>;
 
 /// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more,
@@ -135,10 +137,10 @@ impl Cli {
         Cli::command().args(options::args())
     }
 
-    /// Reads the command line. `args` are those of the process, its name included.
+    /// Reads the command line. `args` are the arguments of the process, including its name.
     ///
     /// # Errors
-    /// A flag or its value is wrong. Also if help or the version is asked for.
+    /// A flag or its value is wrong. Also returned if help or the version is requested.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let matches = Cli::clap().try_get_matches_from(args)?;
         let mut cli = Cli::from_arg_matches(&matches)?;
@@ -153,8 +155,8 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Returns the configuration that the flags ask for, and the service of each of its listeners.
-    /// Resolves names; each address of a name becomes a listener.
+    /// Returns the configuration from the flags, and the service of each of its listeners. Resolves
+    /// names; each address of a name becomes a listener.
     ///
     /// # Errors
     /// A name cannot be resolved.
@@ -203,7 +205,9 @@ fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 
 fn stats_interval(text: &str) -> Result<Duration, String> {
     match units::parse_duration(text)? {
-        interval if interval < Duration::from_millis(100) => Err("the least is 100ms".to_owned()),
+        interval if interval < Duration::from_millis(100) => {
+            Err("must be at least 100ms".to_owned())
+        }
         interval => Ok(interval),
     }
 }

@@ -1,7 +1,7 @@
-//! The tables of the documents, for the tests that compare them with what is declared.
+//! Reads the tables of the documents, for the tests that compare them with the declarations.
 
-/// The tables of a document whose first column has this heading: the cells of each row, without
-/// backticks and without the commas in numbers.
+/// The rows of all tables in a document whose first column has this heading, as cells without
+/// backticks and without commas in numbers.
 pub(crate) fn rows(document: &str, heading: &str) -> Vec<Vec<String>> {
     let path = format!("{}/docs/{document}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

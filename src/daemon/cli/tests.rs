@@ -1,4 +1,4 @@
-//! Tests of the flags: what each makes of the configuration, and each error.
+//! Tests of the flags: the effect of each on the configuration, and each error.
 
 use super::*;
 use crate::base::endpoint::Endpoint;
@@ -202,7 +202,7 @@ fn a_name_stands_for_all_its_addresses_each_with_the_service() {
 
 #[test]
 fn a_name_that_nobody_has_is_an_error() {
-    // RFC 6761 reserves the name: nobody answers for it.
+    // RFC 6761 reserves the name: it never resolves.
     let cli = parse(&["--listen", "nobody.invalid:7"]).unwrap();
     let error = cli.config().unwrap_err().to_string();
     assert!(error.contains("nobody.invalid"), "{error}");

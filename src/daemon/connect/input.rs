@@ -1,4 +1,4 @@
-//! Standard input on a thread of its own: in chunks as they come, or in lines.
+//! Reads standard input on a thread of its own, in chunks as they arrive or in lines.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender};
@@ -6,22 +6,22 @@ use std::thread;
 
 use super::Event;
 
-/// Bytes that one read of plain input takes at most: what a pipe holds.
+/// Maximum bytes per read of plain input: the capacity of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// What came.
+/// What was read.
 pub(super) enum Input {
-    /// A line without its newline; where there are no lines, some bytes.
+    /// A line without its newline or, without lines, a chunk of bytes.
     Line(Vec<u8>),
-    /// A line of more than so many bytes, which was skipped.
+    /// A line longer than this many bytes, which was skipped.
     TooLong(usize),
-    /// It cannot be read any more.
+    /// Standard input cannot be read any more.
     Failed(io::Error),
     End,
 }
 
-/// Starts to read: lines of at most `line_max` bytes or, without that, bytes as they come. One
-/// credit is taken for each before it is read.
+/// Starts to read: lines of at most `line_max` bytes or, with `None`, bytes as they arrive. Takes
+/// one credit before each read.
 pub(super) fn start(
     teller: Sender<Event>,
     credits: Receiver<()>,
@@ -61,7 +61,7 @@ fn next_chunk(input: &mut impl BufRead) -> io::Result<Input> {
 
 fn next_line(input: &mut impl BufRead, max: usize) -> io::Result<Input> {
     let mut line = Vec::new();
-    // One more than may be, and the newline.
+    // One byte more than allowed, and the newline.
     input.take(max as u64 + 2).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(Input::End);

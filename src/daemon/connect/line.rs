@@ -1,10 +1,10 @@
-//! What a line means: how many messages it is, and what it says to a hub.
+//! Interprets lines: how many messages a line is, and what it asks a hub for.
 
 use crate::protocol::framing::{ByteOrder, LENGTH_BYTES};
 use crate::protocol::hub::{Request, request_head};
 
-/// How many messages a line is, with the delimiter behind it. `carry` is what the lines before have
-/// left, and then what this one leaves: less than a delimiter.
+/// Returns how many messages a line is, with the delimiter after it. `carry` holds the bytes that
+/// earlier lines left incomplete, and then those that this line leaves: fewer than a delimiter has.
 pub(super) fn messages_in(carry: &mut Vec<u8>, line: &[u8], delimiter: &[u8]) -> u64 {
     let wire = [carry, line, delimiter].concat();
     let (mut at, mut count) = (0, 0);
@@ -16,14 +16,14 @@ pub(super) fn messages_in(carry: &mut Vec<u8>, line: &[u8], delimiter: &[u8]) ->
     count
 }
 
-/// What a line to a hub means.
+/// The meaning of a line to a hub.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Command<'a> {
     Ask(Request, &'a [u8]),
     Quit,
 }
 
-/// A frame without its length, which the client puts in front.
+/// A frame without its length, which the client library adds.
 pub(super) fn hub_frame(request: Request, payload: &[u8], order: ByteOrder) -> Vec<u8> {
     let head = request_head(request, payload.len(), order);
     [&head.bytes()[LENGTH_BYTES..], payload].concat()
@@ -51,7 +51,7 @@ pub(super) fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
             Ok(Command::Ask(Request::Send { to }, payload))
         }
         _ => Err(format!(
-            "'{}' is no command; there are /list, /to ID TEXT and /quit (// begins a line with a \
+            "'{}' is not a command; use /list, /to ID TEXT or /quit (// starts a line with a \
              slash)",
             word.escape_ascii()
         )),

@@ -1,11 +1,11 @@
-//! `echopool connect`: a client for people and for pipes. What is typed is sent, what arrives is
-//! shown; the state of the connection goes to standard error.
+//! `echopool connect`: a client for people and for pipes. Sends what is typed and shows what
+//! arrives. The state of the connection goes to standard error.
 //!
-//! Standard input is read on a thread of its own, the connection lives on the loop of
-//! [`client`](crate::client), and everything that happens comes to the main thread as an `Event`.
-//! At most `LINES_AHEAD` lines are read before they are sent: what is piped in waits in the pipe.
+//! A separate thread reads standard input, and the loop of [`client`](crate::client) runs the
+//! connection. The main thread gets everything that happens as an `Event`. At most `LINES_AHEAD`
+//! lines are read before they are sent, so piped input waits in the pipe.
 //!
-//! * here: the command line, and what happens from the first event to the exit code
+//! * here: the command line, and the main loop from the first event to the exit code
 //! * `input`: standard input, in chunks or lines; `line`: what a line means
 //! * `show`: what is written
 
@@ -39,16 +39,17 @@ use input::Input;
 use line::{Command, hub_frame, hub_request, messages_in};
 use show::Show;
 
-/// Lines, or chunks of input, that are read before the first of them is sent.
+/// Maximum number of lines, or chunks of input, that are read before the first of them is sent.
 const LINES_AHEAD: usize = 32;
 
-/// How long the other side has to close after this one has: for a person, and a pipe that ends.
+/// How long to wait for the other side to close after this one. Short, because a person or the end
+/// of a pipe waits for it.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What ends with an error; the command line is 2, as everywhere.
+/// Exit codes: 1 for a failure, 2 for a wrong command line.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-/// 128 and the number of SIGINT, as a shell says it.
+/// 128 plus the number of SIGINT, as in a shell.
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
@@ -59,7 +60,7 @@ newline; hub: as a message to all, or a command: /list, /to ID TEXT, /quit (// f
 At the end of input the client closes its sending side and shows what still arrives. With framed and
 message it waits for a reply to each line. On a terminal, control characters are escaped.
 
-Exit codes: 0 all sent, with all replies; 1 not, or no connection; 2 wrong usage; 130 interrupted.
+Exit codes: 0 all sent, with all replies; 1 failure; 2 wrong usage; 130 interrupted.
 
 Examples:
   echo hi | echopool connect 127.0.0.1:7777
@@ -93,7 +94,7 @@ struct Args {
     quiet: bool,
 }
 
-/// Runs the client. `args` are those of the process without the word `connect`.
+/// Runs the client. `args` are the arguments of the process without the word `connect`.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
@@ -118,16 +119,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Says something on standard error. If nobody reads that, there is nobody to tell.
+/// Writes a line to standard error. Ignores errors, because there is nowhere else to report them.
 fn complain(what: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "echopool: {what}");
 }
 
-/// What the main thread hears of.
+/// What the main thread is told.
 enum Event {
     Input(Input),
     Connected(Result<std::net::SocketAddr, Failed>),
-    /// A line that was so many messages.
+    /// A line was sent. The second value is the number of messages in it.
     Sent(Result<Vec<u8>, Failed>, u64),
     Received(Result<Vec<u8>, Failed>),
     HalfClosed,
@@ -135,14 +136,14 @@ enum Event {
     Interrupted,
 }
 
-/// What a line is.
+/// How lines are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
-    /// Bytes, as they are.
+    /// As plain bytes.
     Bytes,
-    /// A message each, and a reply to each.
+    /// As one message each, with a reply to each.
     Messages,
-    /// A message to all, or a command.
+    /// As a message to all, or as a command.
     Hub(ByteOrder),
 }
 
@@ -162,7 +163,7 @@ struct Talk {
     _loop: ClientLoop,
     events: Receiver<Event>,
     teller: Sender<Event>,
-    /// Lets the reader of standard input read on.
+    /// Allows the reader of standard input to read the next line.
     credits: Sender<()>,
     show: Show,
     mode: Mode,
@@ -171,17 +172,18 @@ struct Talk {
     reconnects: bool,
     is_terminal: bool,
     input_ended: bool,
-    /// The connection is gone, and no other will be made.
+    /// The connection is gone and there will be no reconnect.
     closed: bool,
-    /// Something was not sent or not understood.
+    /// A line was not sent or not understood.
     failed: bool,
     sending: u64,
-    /// Lines sent; with a delimiter, messages: a line that contains it is several.
+    /// Lines sent. With a delimiter, messages: a line that contains the delimiter is several
+    /// messages.
     lines: u64,
-    /// What of the lines so far stands behind their last delimiter, as the server cuts them.
+    /// The bytes after the last delimiter in the lines sent so far, as the server divides them.
     carry: Vec<u8>,
     replies: u64,
-    /// When waiting for what still comes is given up.
+    /// When to stop waiting for more data.
     give_up: Option<Instant>,
 }
 
@@ -253,16 +255,17 @@ impl Talk {
             }
         };
         if code == 0 {
-            // In order: what the other side still has to say of it does not matter.
+            // Closes in order. Errors from the other side no longer matter.
             let _ = self.client.disconnect().wait_timeout(LINGER);
         }
         code
     }
 
-    /// The next event; `None` when that took too long and the end has been told.
+    /// The next event. `None` if the client loop has ended. If the time-out passes, the event is a
+    /// receive that timed out.
     fn next_event(&mut self) -> Option<Event> {
         let Some(give_up) = self.give_up else {
-            // The teller is here, so that there always is one.
+            // `self.teller` keeps the channel open.
             return self.events.recv().ok();
         };
         let left = give_up.saturating_duration_since(Instant::now());
@@ -276,10 +279,10 @@ impl Talk {
         }
     }
 
-    /// Does what an event asks for. Answers the exit code when this is the end.
+    /// Handles an event. Returns the exit code if it is the last one.
     fn hear(&mut self, event: Event) -> Option<u8> {
         match event {
-            // After /quit nothing is sent.
+            // Nothing is sent after /quit.
             Event::Input(_) if self.input_ended => None,
             Event::Input(Input::Line(line)) => self.send_line(line),
             Event::Input(Input::TooLong(max)) => {
@@ -313,7 +316,7 @@ impl Talk {
     }
 
     fn credit(&self) {
-        // Without a reader there is no more input.
+        // If the reader has ended, there is no more input.
         let _ = self.credits.send(());
     }
 
@@ -351,7 +354,7 @@ impl Talk {
         if let Err(failed) = result {
             complain(&format_args!("not sent: {failed}"));
             self.failed = true;
-            // Nobody waits for the answer to it.
+            // No reply to it is expected.
             self.lines -= messages;
             if self.closed {
                 return Some(FAILED);
@@ -374,7 +377,7 @@ impl Talk {
         self.end_if_done()
     }
 
-    /// With messages, the last reply is the end; otherwise the other side's is.
+    /// With messages, ends after the last reply. Otherwise the other side's close is the end.
     fn end_if_done(&mut self) -> Option<u8> {
         let answered = self.sending == 0 && self.replies >= self.lines;
         (self.input_ended && self.mode == Mode::Messages && answered).then(|| self.code())
@@ -384,7 +387,7 @@ impl Talk {
         if self.failed { FAILED } else { 0 }
     }
 
-    /// Something has come, or is begun to be waited for: the time-out begins again.
+    /// Restarts the time-out, when data has arrived or the wait for it starts.
     fn wait_again(&mut self) {
         if self.input_ended {
             self.give_up = Instant::now().checked_add(self.timeout);
@@ -408,7 +411,7 @@ impl Talk {
         };
         match shown {
             Ok(()) => {}
-            // Nobody reads on: what is at the other end of the pipe has seen enough.
+            // The process at the other end of the pipe has closed it, which is not an error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Some(self.code()),
             Err(error) => {
                 complain(&format_args!("cannot write to standard output: {error}"));
@@ -427,19 +430,19 @@ impl Talk {
             return Some(self.last_words(&failed, ended_in_order));
         }
         if self.reconnects {
-            // The state tells the rest. The next one is of the next connection.
+            // The state event reports the reason. This receive is for the next connection.
             self.receive(Vec::new());
             return None;
         }
         if !ended_in_order || self.unanswered() > 0 {
             return Some(self.last_words(&failed, false));
         }
-        // A person sees it and is done; what comes through a pipe has to be sent, or to fail.
+        // On a terminal this is the end. Piped input must still be sent or fail.
         self.closed = true;
         self.is_terminal.then(|| self.code())
     }
 
-    /// Lines that are not sent, or a reply to which has not come.
+    /// Lines that were not sent, or with messages, lines without a reply.
     fn unanswered(&self) -> u64 {
         match self.mode {
             Mode::Messages => self.lines.saturating_sub(self.replies),
@@ -447,7 +450,7 @@ impl Talk {
         }
     }
 
-    /// Says what is missing when no more can come. Answers the exit code.
+    /// Reports what is missing when no more data can arrive. Returns the exit code.
     fn last_words(&self, failed: &Failed, ended_in_order: bool) -> u8 {
         let unanswered = self.unanswered();
         if ended_in_order && unanswered == 0 {
@@ -482,7 +485,7 @@ impl Talk {
     }
 }
 
-/// The first signal ends in order, a second one at once.
+/// The first signal ends in order, the second one at once.
 fn on_signals(teller: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {

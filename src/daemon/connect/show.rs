@@ -1,5 +1,5 @@
-//! What is written to standard output. In a pipe bytes are written as they came; on a terminal,
-//! which would act on some of them, and in the lines of a hub, those are escaped.
+//! Writes to standard output. In a pipe, bytes are written unchanged. On a terminal, which would
+//! act on control characters, and in the lines of a hub, control characters are escaped.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -19,7 +19,7 @@ impl Show {
         Show { out, escapes }
     }
 
-    /// Bytes that are no lines.
+    /// Shows bytes that are not lines.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self.escapes {
             true => self.write(&escaped(bytes, true), b""),
@@ -27,7 +27,7 @@ impl Show {
         }
     }
 
-    /// A message, on a line of its own.
+    /// Shows a message on a line of its own.
     pub(super) fn line(&mut self, message: &[u8]) -> io::Result<()> {
         match self.escapes {
             true => self.write(&escaped(message, true), b"\n"),
@@ -35,7 +35,7 @@ impl Show {
         }
     }
 
-    /// A frame of a hub, as a line.
+    /// Shows a frame of a hub as a line.
     pub(super) fn hub_event(&mut self, frame: &[u8], order: ByteOrder) -> io::Result<()> {
         self.write(&hub_line(frame, order), b"\n")
     }
@@ -48,8 +48,8 @@ impl Show {
     }
 }
 
-/// The bytes with those escaped that are control characters or no UTF-8. `lines`: newlines and
-/// tabs stay as they are.
+/// The bytes with control characters and invalid UTF-8 escaped. With `lines`, newlines and tabs are
+/// kept.
 fn escaped(bytes: &[u8], lines: bool) -> Vec<u8> {
     let mut shown = Vec::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
@@ -88,12 +88,12 @@ fn hub_line(frame: &[u8], order: ByteOrder) -> Vec<u8> {
         Event::Joined(id) => format!("joined: {id}"),
         Event::Left(id) => format!("left: {id}"),
         Event::NotSent { reason: QUEUE_FULL, id } => {
-            format!("not sent to {id}: too much waits for it")
+            format!("not sent to {id}: its queue is full")
         }
         Event::NotSent { id, .. } => format!("not sent to {id}: it is gone"),
         Event::Unknown(kind) => format!("unknown frame of type {kind}"),
         Event::Dropped(count) => {
-            format!("dropped: {count} messages for you, which you read too slowly")
+            format!("dropped: {count} messages for you, because you read too slowly")
         }
     };
     text.into_bytes()

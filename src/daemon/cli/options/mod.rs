@@ -1,5 +1,5 @@
-//! The flags that are defaults of the services' options, and what `--help` says of the services.
-//! Both are made from what the services declare.
+//! The flags that set defaults of the services' options, and the text of `--help` about the
+//! services. Both are generated from the services' declarations.
 
 use clap::{Arg, ArgMatches};
 
@@ -10,7 +10,7 @@ use crate::builtin::url::Defaults;
 /// The heading of the flags.
 const HEADING: &str = "Defaults of the services' options";
 
-/// What an option means to the services that declare it in the same way.
+/// The meaning of an option, for all services that declare it the same way.
 pub(super) struct Meaning {
     services: String,
     about: &'static About,
@@ -35,8 +35,8 @@ fn meanings(service: &ServiceOptions) -> impl Iterator<Item = Meaning> {
     })
 }
 
-/// All flags, in the order in which the services declare them, each with its meanings: at least
-/// one.
+/// All flags, in the order in which the services declare them, each with its meanings. Each flag
+/// has at least one.
 pub(super) fn flags() -> Vec<Vec<Meaning>> {
     let mut flags: Vec<Vec<Meaning>> = Vec::new();
     let services = ServiceOptions::all();
@@ -79,7 +79,7 @@ pub(super) fn defaults(matches: &ArgMatches) -> Defaults {
     defaults
 }
 
-/// A line for each service: what it does, and its options. Options that have no flag have lines of
+/// One line for each service: what it does, and its options. Options without a flag have lines of
 /// their own.
 pub(super) fn services() -> String {
     let mut text = String::new();

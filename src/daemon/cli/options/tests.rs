@@ -1,5 +1,5 @@
-//! Tests that every option of every service can be written in a URL and as a flag, and that
-//! `--help` and the documents say of it what is declared.
+//! Tests that every option of every service can be set in a URL and with a flag, and that `--help`
+//! and the documents agree with its declaration.
 
 use std::ffi::OsString;
 
@@ -9,12 +9,12 @@ use crate::builtin::url::Spec;
 use crate::daemon::cli::Cli;
 use crate::daemon::cli::tables::{assert_flags_are_documented, rows};
 
-/// Queries that set an option, each to another value.
+/// Queries that set an option, each to a different value.
 fn queries(service: &str, about: &About) -> Vec<String> {
     let values: Vec<String> = match (service, about.name, about.allowed) {
-        // No message is shorter than its delimiter.
+        // A message cannot be shorter than its delimiter.
         ("message", "max-message", Allowed::Size(_, max)) => vec!["16".into(), max.to_string()],
-        // No request is longer than what may wait.
+        // A request cannot be longer than `hold`.
         ("delay", "size", Allowed::Size(min, _)) => vec![min.to_string(), "262144".into()],
         (_, _, Allowed::Words(words)) => words.iter().map(|word| word.to_string()).collect(),
         (_, _, Allowed::Size(min, max) | Allowed::Count(min, max)) => {
