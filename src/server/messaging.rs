@@ -1,5 +1,5 @@
 //! Sending to a server's clients from other threads. A message goes in a buffer through the bounded
-//! inbox of the worker that has the client; a [`Receipt`] tells the sender what became of it.
+//! inbox of the worker that has the client; a `Receipt` tells the sender the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
