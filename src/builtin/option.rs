@@ -317,7 +317,7 @@ impl Value for Delimiter {
     fn read(&self, _: &About, text: &[u8]) -> Result<Delimiter, String> {
         let bytes = unescape(text)?;
         Delimiter::new(&bytes).ok_or_else(|| {
-            format!("a delimiter has 1 to {DELIMITER_MAX} bytes, and this has {}", bytes.len())
+            format!("a delimiter must have 1 to {DELIMITER_MAX} bytes, not {}", bytes.len())
         })
     }
 
@@ -332,7 +332,7 @@ impl Value for Delimiter {
 fn unescape(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let text = rest.escape_ascii();
     let unknown =
-        || format!("'{text}': a backslash is followed by n, r, t, 0, \\ or xNN (\\x1e, say)");
+        || format!("'{text}': after a backslash, write n, r, t, 0, \\ or xNN (as in \\x1e)");
     let hex = |&digit: &u8| char::from(digit).to_digit(16).ok_or_else(unknown);
     let mut bytes = Vec::with_capacity(rest.len());
     while let [first, behind @ ..] = rest {

@@ -41,7 +41,7 @@ options! {
         pub law: Law = Law::default();
         /// Bytes per request, at most `hold`. With 0, the default, each receive is one request.
         pub size: u32 = 0, "size" = "SIZE", Size(0, HOLD_MAX),
-            "bytes of a request; 0: what one receive brings is one request";
+            "bytes per request; 0: each receive is one request";
         /// Maximum number of waiting requests per connection, 1 to 65,536. A connection at the
         /// limit is not read. Default: 64.
         //
@@ -59,7 +59,7 @@ options! {
         //
         // The default is fixed so that a run can be repeated.
         pub seed: u64 = 1, "seed" = "NUMBER",
-            Described("any whole number below 2^64"), "start of the random numbers";
+            Described("any whole number below 2^64"), "seed of the random numbers";
     }
     parts {
         law.delay: "fixed" = "TIME", Described("at most 1h"), "every request takes this time";
@@ -77,7 +77,7 @@ options! {
             "1: all requests queue for one server; 0: each request is delayed by itself";
         law.stall: "stall" = "TIME/TIME",
             Described("more than 0, the first less than the second, at most 1h"),
-            "no reply leaves for the first time, once in every second time";
+            "no reply leaves during a stall: its length, and the time from start to start";
     }
     impl {
         /// `--queue` is a flag of the hub.
@@ -91,7 +91,7 @@ options! {
                 return Err(format!("{one} and {other}: give one of them"));
             }
             if given.contains(&"mean") && !given.contains(&"dist") {
-                return Err("mean goes with dist=exp; any other law has its times as value".into());
+                return Err("mean is only allowed with dist=exp; write exp=TIME".into());
             }
             let DelayOptions { size, hold, .. } = *self;
             if size <= hold {
@@ -134,7 +134,7 @@ impl Value for Distribution {
 impl Value for Option<Stall> {
     fn read(&self, _: &About, text: &[u8]) -> Result<Option<Stall>, String> {
         let text = utf8(text)?;
-        let help = || format!("'{text}' must be how long and how often: 100ms/1s, the first less");
+        let help = || format!("'{text}' must be length/interval, with the length less: 100ms/1s");
         let (lasts, every) = text.split_once('/').ok_or_else(help)?;
         let (lasts, every) = (time(lasts)?, time(every)?);
         let is_right = !lasts.is_zero() && lasts < every;
@@ -157,7 +157,7 @@ fn time(text: &str) -> Result<Duration, String> {
 /// A mean must not be 0, because calculations divide by it.
 fn mean(text: &str) -> Result<Duration, String> {
     match time(text)? {
-        Duration::ZERO => Err("a mean is more than 0; for no delay write fixed=0s".into()),
+        Duration::ZERO => Err("a mean must be more than 0; for no delay write fixed=0s".into()),
         mean => Ok(mean),
     }
 }

@@ -18,14 +18,14 @@ macro_rules! services {
         $macro! {
             echo: Echo = Echo, "sends back every byte (RFC 862)";
             discard: Discard = Discard, "reads and discards (RFC 863)";
-            chargen: Chargen = Chargen, "sends lines without end (RFC 864)";
+            chargen: Chargen = Chargen, "sends an endless stream of lines (RFC 864)";
             framed: Framed = Framed(options: FramedOptions),
-                "sends back frames that begin with their length";
+                "sends back frames that start with their length";
             message: Message = Delimited(options: MessageOptions),
                 "sends back messages that end with a delimiter, and logs them";
             hub: Hub = Hub(options: HubOptions), "passes messages between its clients";
             delay: Delay = Delay(options: DelayOptions),
-                "sends back every byte, late by a known distribution";
+                "sends back every byte, delayed by a known distribution";
         }
     };
 }

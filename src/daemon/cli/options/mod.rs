@@ -73,7 +73,7 @@ pub(super) fn defaults(matches: &ArgMatches) -> Defaults {
     for name in flags().iter().map(|flag| flag[0].about.name) {
         if let Some(text) = matches.get_one::<String>(name) {
             let done = defaults.set(name, text.as_bytes(), &format!("--{name}"));
-            done.expect("the value parser has tried it");
+            done.expect("the value parser has accepted it");
         }
     }
     defaults
