@@ -71,7 +71,7 @@ impl SlotQueue {
     /// # Panics
     /// If the slot is already in the queue.
     pub(crate) fn push_back(&mut self, slot: u32) {
-        assert!(!self.contains(slot), "slot {slot} is in the queue already");
+        assert!(!self.contains(slot), "slot {slot} is already in the queue");
         if self.links.len() <= slot as usize {
             assert!((slot as usize) < self.links.capacity(), "no slot {slot}");
             self.links.resize(slot as usize + 1, UNUSED);

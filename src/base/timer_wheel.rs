@@ -49,7 +49,7 @@ impl Wheel {
 
     /// A wheel without timers for slots below `slots`, positioned at `now`.
     pub(crate) fn new(slots: usize, tick: Duration, now: Time) -> Wheel {
-        assert!(!tick.is_zero(), "a wheel that does not turn");
+        assert!(!tick.is_zero(), "the tick of a wheel must not be zero");
         let mut wheel = Wheel {
             tick,
             now: 0,

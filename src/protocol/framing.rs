@@ -64,7 +64,7 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FrameError::TooLong { len, max } => {
-                write!(f, "a message of {len} bytes or more, but {max} is the limit")
+                write!(f, "a message of {len} bytes or more, but the limit is {max}")
             }
             FrameError::Negative(len) => write!(f, "a message of {len} bytes"),
         }

@@ -503,7 +503,7 @@ impl<S: Sys> Engine for MioEngine<S> {
     fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
         let slot = known(&mut self.sockets, key);
         assert!(slot.sending.is_none(), "two sends at once");
-        assert!(!chain.is_empty(), "a send of nothing");
+        assert!(!chain.is_empty(), "a send of no bytes");
         Self::try_send(&mut self.sys, slot, chain)
     }
 
