@@ -118,7 +118,6 @@ impl Answers {
         Receipt { desk: self.0.clone(), queued: 0, refused: 0, why: None }
     }
 
-    #[cfg(any(test, feature = "sim"))]
     /// The results so far.
     pub(crate) fn so_far(&self) -> Tally {
         *self.0.lock()

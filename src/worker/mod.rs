@@ -261,11 +261,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn is_finished(&self) -> bool {
         self.core.is_finished()
     }
-}
 
-/// For the simulation, which decides who runs when and looks at everything in between.
-#[cfg(any(test, feature = "sim"))]
-impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn engine(&self) -> &E {
         &self.engine
     }
@@ -274,7 +270,11 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.core.next_deadline()
     }
+}
 
+/// For the simulation, which decides who runs when and looks at everything in between.
+#[cfg(any(test, feature = "sim"))]
+impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// Connections in the table.
     pub(crate) fn open(&self) -> usize {
         self.core.table.len()

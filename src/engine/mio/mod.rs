@@ -119,7 +119,6 @@ impl<S: Sys> MioEngine<S> {
         &self.sys
     }
 
-    #[cfg(any(test, feature = "sim"))]
     /// Whether the next poll has completions to report without a system call.
     pub(crate) fn has_cancelled(&self) -> bool {
         !self.cancelled.is_empty()
