@@ -1,5 +1,5 @@
-//! Runs seeds of the simulated world, on all cores, and tallies what happened in them; or tells the
-//! story of one. See `docs/testing.md`.
+//! Runs seeds of the simulated world on all cores and counts what happened in them, or prints the
+//! trace of one seed. See `docs/testing.md`.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -17,10 +17,10 @@ const AFTER_HELP: &str =
 
 Example: simulate --seeds 10k; simulate --seed 1234 --trace";
 
-/// With fewer seeds a mark may be at zero by chance: each fires in one of a hundred or more.
+/// With fewer seeds a mark may be at zero by chance: some fire in one of a hundred seeds or fewer.
 const SEEDS_FOR_ALL_MARKS: u64 = 5_000;
 
-/// Runs the real code of server and client library in a simulated world, one seed after the other.
+/// Runs the real code of server and client library in a simulated world, seed by seed.
 #[derive(Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Arguments {
@@ -32,7 +32,7 @@ struct Arguments {
     #[arg(long, value_name = "SEED", default_value = "0", value_parser = parse_count)]
     from: u64,
 
-    /// Run on until this time has passed, however many seeds that takes
+    /// Run seeds until this time has passed, instead of a fixed number
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     for_time: Option<Duration>,
 
@@ -40,11 +40,11 @@ struct Arguments {
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from", "for_time"])]
     seed: Option<u64>,
 
-    /// With --seed: tell what happens
+    /// With --seed: print each event
     #[arg(long, requires = "seed")]
     trace: bool,
 
-    /// The seam that the world stands under
+    /// Where the simulated world replaces the real system
     #[arg(long, value_enum, default_value = "all")]
     seam: SeamName,
 
@@ -56,7 +56,7 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// Stop at the first failure and print nothing but its seed
+    /// Stop at the first failure and print only its seed
     #[arg(long)]
     until_failure: bool,
 }
@@ -88,7 +88,7 @@ impl SeamName {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A failure is reported with its seed; the backtraces of thousands of them say nothing.
+    // A failure is reported with its seed, so panics print no message or backtrace.
     std::panic::set_hook(Box::new(|_| {}));
     match arguments.seed {
         Some(seed) => tell(seed, &arguments),
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One seed, with its story.
+/// Runs one seed and prints its trace.
 fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
     let mut failed = false;
     for &seam in arguments.seam.seams() {
@@ -189,7 +189,7 @@ impl<'a> Batch<'a> {
             if self.arguments.twice {
                 let again = run(seed, self.seam, false);
                 if again.hash != report.hash && report.failure.is_none() {
-                    report.failure = Some("the same seed went another way".to_string());
+                    report.failure = Some("the same seed gave two different runs".to_string());
                 }
             }
             self.note(seed, &report);
@@ -197,7 +197,7 @@ impl<'a> Batch<'a> {
     }
 
     fn note(&self, seed: u64, report: &Report) {
-        let mut tally = self.tally.lock().expect("no thread panics with it");
+        let mut tally = self.tally.lock().expect("no thread panics while it holds the tally");
         tally.seeds += 1;
         tally.simulated += report.simulated;
         tally.hits.add(&report.marks);
@@ -214,7 +214,7 @@ impl<'a> Batch<'a> {
         if self.arguments.until_failure && !std::io::stderr().is_terminal() {
             return;
         }
-        let tally = self.tally.lock().expect("no thread panics with it");
+        let tally = self.tally.lock().expect("no thread panics while it holds the tally");
         let (seam, seeds, failed) = (self.seam, tally.seeds, tally.failures.len());
         let hours = tally.simulated.as_secs_f64() / 3600.0;
         eprintln!("{seam:?}: {seeds} seeds, {hours:.1} hours simulated, {failed} failed");
@@ -260,7 +260,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Prints how often each mark fired; answers how many never did.
+    /// Prints how often each mark fired. Returns how many never fired.
     fn marks(&self, tally: &Tally) -> usize {
         let mut silent = 0;
         for &mark in Mark::ALL.iter().filter(|mark| mark.belongs_to(self.seam)) {

@@ -455,7 +455,8 @@ impl Marks {
         }
     }
 
-    /// Adds one for each mark that `other` hit at least once: the number of seeds in which it fired.
+    /// Adds one for each mark that `other` hit at least once: the number of seeds in which it
+    /// fired.
     pub fn add_fired(&mut self, other: &Marks) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += u64::from(*theirs > 0);

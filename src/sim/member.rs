@@ -1,5 +1,5 @@
-//! A member of the simulated hub: what it asks for, and what it hears. Each message names its
-//! sender, its number and whom it is for, so that it can be told which came, and in what order.
+//! A member of the simulated hub: what it requests, and what it receives. Each message contains its
+//! sender, its number and its receiver, which identify it and show the order.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use crate::builtin::url::HubOptions;
 use crate::error::CloseReason;
 use crate::protocol::framing::ByteOrder;
 
-/// Bytes that a message has at least: sender, number, and for whom.
+/// Shortest message in bytes: sender, number and receiver.
 pub(super) const PAYLOAD_MIN: usize = 11;
 
-/// The hub that is served.
+/// The options of the hub in this seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct HubDraw {
     pub(super) options: HubOptions,
@@ -21,18 +21,18 @@ pub(super) struct HubDraw {
     pub(super) notices: bool,
 }
 
-/// What a member asks for.
+/// A request of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Asked {
     List,
-    /// A message with this number, to one or to all.
+    /// A message with this number, to one member or to all.
     Message {
         number: u16,
         to: Option<u64>,
     },
 }
 
-/// What one has heard.
+/// A message that a member received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Heard {
     pub(super) from: u64,
@@ -47,19 +47,19 @@ pub(super) struct Member {
     number: usize,
     part: Vec<u8>,
     pub(super) id: Option<u64>,
-    /// Who is there, as far as it knows, and who is gone for ever.
+    /// Members that it believes connected, and members that it knows have left.
     pub(super) there: Vec<u64>,
     gone: Vec<u64>,
-    /// The list that is being told.
+    /// The member list of which a part has arrived.
     list: Option<Vec<u64>>,
     pub(super) lists: usize,
     pub(super) heard: Vec<Heard>,
     pub(super) outside: Vec<u64>,
     pub(super) dropped: u64,
     pub(super) not_sent: Vec<(u8, u64)>,
-    /// Of each sender the last number heard.
+    /// The last number received from each sender.
     last: HashMap<usize, u16>,
-    /// What it has still to ask for.
+    /// Number of requests that it still wants to make.
     pub(super) wishes: usize,
     next: u16,
 }
@@ -85,7 +85,7 @@ impl Member {
         }
     }
 
-    /// The next thing that it asks for, behind what it has said.
+    /// Appends the next request to `said`.
     pub(super) fn ask(&mut self, rng: &mut fastrand::Rng, said: &mut Vec<u8>) -> Asked {
         self.wishes -= 1;
         let kind = rng.u8(0..8);
@@ -103,7 +103,7 @@ impl Member {
         Asked::Message { number, to }
     }
 
-    /// Somebody who is there, was there, or never was.
+    /// Picks the id of a member that is connected, has left, or never existed.
     fn someone(&self, rng: &mut fastrand::Rng) -> u64 {
         let of = match rng.u8(0..8) {
             0 => return rng.u64(..),
@@ -133,7 +133,7 @@ impl Member {
         }
     }
 
-    /// Says something that is not allowed. Answers what it is closed for.
+    /// Appends a request that breaks the protocol. Returns the reason for which the hub closes.
     pub(super) fn misspeak(&self, rng: &mut fastrand::Rng, said: &mut Vec<u8>) -> CloseReason {
         let long = self.hub.max_message + 1 + rng.usize(0..100);
         match rng.u8(0..7) {
@@ -154,10 +154,10 @@ impl Member {
         CloseReason::ProtocolError
     }
 
-    /// Takes what has come.
+    /// Takes the received bytes.
     ///
     /// # Errors
-    /// It is not what a hub may say.
+    /// If a hub must not send them.
     pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.part.extend(bytes);
         while let Some(prefix) = self.part.first_chunk::<4>() {
@@ -178,7 +178,7 @@ impl Member {
         Ok(())
     }
 
-    /// Nothing more comes. `whole`: it ended well.
+    /// Checks the end of the stream. With `whole` it ended with FIN, so no frame may be incomplete.
     pub(super) fn end(&self, whole: bool) -> Result<(), String> {
         let half = whole && !self.part.is_empty();
         if half { Err(format!("half a frame: {:x?}", self.part)) } else { Ok(()) }
@@ -195,7 +195,7 @@ impl Member {
     fn hear_frame(&mut self, frame: &[u8]) -> Result<(), String> {
         let (kind, fields) = (frame[0], &frame[1..]);
         if (kind == 128) != self.id.is_none() {
-            return Err("WELCOME is the first frame, and no other".into());
+            return Err("WELCOME must be the first frame and occur once".into());
         }
         match kind {
             128 => {
@@ -228,7 +228,7 @@ impl Member {
                 let (&reason, id) = fields.split_first().ok_or("no reason")?;
                 let id = self.number_in(id)?;
                 if !(1..=2).contains(&reason) {
-                    return Err("NOT_SENT for no reason".into());
+                    return Err("NOT_SENT with an unknown reason".into());
                 }
                 self.not_sent.push((reason, id));
             }
@@ -247,12 +247,12 @@ impl Member {
     fn hear_list(&mut self, fields: &[u8]) -> Result<(), String> {
         let (&more, ids) = fields.split_first().ok_or("no list")?;
         if more > 1 || ids.len() % 8 != 0 {
-            return Err("a list that is none".into());
+            return Err("a malformed list".into());
         }
         let mut list = self.list.take().unwrap_or_default();
         for id in ids.chunks(8) {
             let id = self.number_in(id)?;
-            // JOINED may have come between two frames of the list.
+            // JOINED may have arrived between two frames of the list.
             if !list.contains(&id) {
                 list.push(id);
             }
@@ -262,7 +262,7 @@ impl Member {
             return Ok(());
         }
         if !list.iter().any(|&id| Some(id) == self.id) {
-            return Err("a list without me".into());
+            return Err("a list without the member itself".into());
         }
         self.there = list;
         self.lists += 1;
@@ -274,13 +274,13 @@ impl Member {
         let from = self.number_in(rest.get(..8).ok_or("no sender")?)?;
         let payload = &rest[8..];
         if from == 0 {
-            self.outside.push(read_outside(payload).ok_or("a message that nobody has sent")?);
+            self.outside.push(read_outside(payload).ok_or("a message that was never sent")?);
             return Ok(());
         }
         if self.hub.notices && self.gone.contains(&from) {
-            return Err("a message from one who has left".into());
+            return Err("a message from a member that has left".into());
         }
-        let broken = "a message that nobody has sent";
+        let broken = "a message that was never sent";
         let head = payload.first_chunk::<3>().ok_or(broken)?;
         let (peer, number) = (usize::from(head[0]), u16::from_le_bytes([head[1], head[2]]));
         let to = if to_all == 0 { self.id } else { None };
@@ -296,7 +296,7 @@ impl Member {
     }
 }
 
-/// What a message says.
+/// The payload of a message.
 fn payload(peer: usize, number: u16, to: Option<u64>, len: usize) -> Vec<u8> {
     let [low, high] = number.to_le_bytes();
     let mut bytes = vec![peer as u8, low, high];

@@ -1,5 +1,5 @@
-//! The clients at the other end of the simulated connections: how they send what they have to say,
-//! whether they read, how they leave. What they say is in `protocol`, what they may receive in `reader`.
+//! The clients at the other end of the simulated connections: how they send, whether they read, and
+//! how they leave. `protocol` defines what they send, `reader` checks what they receive.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,17 +24,17 @@ pub(super) enum Manner {
     OneByte,
     /// Long pauses.
     Slow,
-    /// Sends everything before it reads anything, as far as there is room.
+    /// Sends everything before it reads, as far as the socket's buffer has room.
     Pipelined,
     /// Closes its side after the last byte, and reads to the end.
     HalfClosing,
-    /// Sends urgent bytes among the others.
+    /// Sends some bytes as urgent data.
     Urgent,
-    /// Leaves with a reset at some point.
+    /// Resets the connection at some point.
     Resetting,
     /// Sends and never reads, until it gives up.
     NeverReading,
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     Silent,
 }
 
@@ -65,7 +65,7 @@ impl Manner {
         }
     }
 
-    /// Whether it wants everything back.
+    /// Whether it waits for its whole reply.
     fn is_honest(self) -> bool {
         !matches!(self, Manner::Resetting | Manner::NeverReading | Manner::Silent)
     }
@@ -92,35 +92,35 @@ pub(super) struct Peer {
     pub(super) script: Rc<RefCell<Script>>,
     pub(super) sent: u64,
     pub(super) ear: Ear,
-    /// Of a hub.
+    /// Present if the server is a hub.
     pub(super) member: Option<Member>,
-    /// Of a server with a byte layer.
+    /// Present if the server has a byte layer.
     wire: Option<Wire>,
-    /// Bytes that have come, those from outside included.
+    /// Number of bytes received, including external messages.
     heard: u64,
     shut: bool,
-    /// It stays for a while when it has all that it wants.
+    /// It stays connected for a while after it has received everything.
     stays: bool,
     pub(super) end: Option<End>,
     begun: bool,
     gave_up: bool,
     /// When a byte last moved, either way.
     moved_at: Time,
-    /// It gave up when nothing had moved for long.
+    /// It gave up because no byte had moved for [`STUCK_AFTER`].
     stuck: bool,
-    /// Turns in which nothing moved: it looks less and less often.
+    /// Consecutive turns in which no byte moved. The pause between turns grows with them.
     idle_turns: u32,
-    /// When it leaves of its own accord at the latest: rude ones have a time, honest ones patience.
+    /// A rude peer leaves at this time. An honest peer with `stays` does not leave before it.
     leaves_at: Time,
 }
 
-/// The longest that a rude peer stays.
+/// Longest time that a rude peer stays.
 const RUDE_FOR: Duration = Duration::from_secs(8);
 
-/// How long a member stays to hear what others say to the end, at least.
+/// Shortest time that a member stays to receive everything that others send.
 const AUDIENCE_FOR: Duration = Duration::from_secs(17);
 
-/// Nothing that heals takes longer than this to move a byte again.
+/// After the faults end, a byte moves again within this time on any healthy connection.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
@@ -132,7 +132,7 @@ impl Peer {
             let wishes = if manner == Manner::Silent { 0 } else { world.rng.usize(0..=12) };
             member = Some(Member::new(hub, number, wishes));
             if manner == Manner::HalfClosing && world.rng.u8(0..4) != 0 {
-                // To hear what all others have said.
+                // Stays to receive what all others have sent.
                 stays = true;
                 stay = AUDIENCE_FOR + stay / 2;
             }
@@ -161,7 +161,7 @@ impl Peer {
         }
     }
 
-    /// Whether it got everything back that it wanted to.
+    /// Whether it received everything that it waited for.
     pub(super) fn is_satisfied(&self) -> bool {
         !self.manner.is_honest() || self.has_all()
     }
@@ -169,36 +169,36 @@ impl Peer {
     fn has_all(&self) -> bool {
         let script = self.script.borrow();
         let owed = match script.served() {
-            // What it says does not matter: it wants as much as that.
+            // The service ignores what it sends. It waits for the same number of bytes.
             Served::Chargen => script.said.len(),
             _ => script.owed(script.said.len(), self.shut),
         };
         if self.member.is_some() {
             return self.has_sent_all();
         }
-        // What is behind the end of what the server answers may find nobody.
+        // The server may close before it reads bytes behind the last one that it replies to.
         let all_sent = self.sent as usize == script.said.len()
             || script.closes.is_some()
             || script.served() == Served::Chargen;
         all_sent && self.ear.reply >= owed
     }
 
-    /// Whether it has had its reasons to stop reading before the end.
+    /// Whether it reads to the end of the stream.
     pub(super) fn reads_to_the_end(&self) -> bool {
         self.manner.is_honest()
     }
 
-    /// What is owed to it when so many bytes have come to the server.
+    /// Length of the reply in bytes once the server has received `said` bytes.
     pub(super) fn owed(&self, said: u64) -> usize {
         self.script.borrow().owed(said as usize, self.shut && said == self.sent)
     }
 
-    /// Whether it lost patience.
+    /// Whether it gave up.
     pub(super) fn gave_up(&self) -> bool {
         self.gave_up
     }
 
-    /// Loses patience, if it has not left.
+    /// Gives up, unless it has left.
     pub(super) fn give_up(&mut self, world: &mut World) {
         if self.end.is_none() {
             self.gave_up = true;
@@ -210,12 +210,12 @@ impl Peer {
         }
     }
 
-    /// Whether it has sent or received something since then.
+    /// Whether it has sent or received a byte since `time`.
     pub(super) fn moved_since(&self, time: Time) -> bool {
         self.moved_at >= time
     }
 
-    /// Whether nothing moved for long before it gave up.
+    /// Whether no byte had moved for [`STUCK_AFTER`] when it gave up.
     pub(super) fn was_stuck(&self) -> bool {
         self.stuck
     }
@@ -230,10 +230,10 @@ impl Peer {
         Duration::from_micros(world.rng.u64(1..=most))
     }
 
-    /// One turn of the peer; it asks for the next one itself.
+    /// One turn of the peer. Schedules its next turn.
     ///
     /// # Panics
-    /// If a byte comes back that is not the one that was sent.
+    /// If it receives a byte that it must not receive.
     pub(super) fn act(&mut self, world: &mut World) {
         if self.end.is_some() {
             return;
@@ -280,7 +280,7 @@ impl Peer {
     }
 
     fn reads(&self, world: &mut World) -> bool {
-        // Of what never ends it reads as much as it wants.
+        // The stream of chargen never ends, so it stops reading once it has enough.
         if self.has_all() && self.script.borrow().served() == Served::Chargen {
             return false;
         }
@@ -311,7 +311,7 @@ impl Peer {
         }
     }
 
-    /// Takes what the service has said.
+    /// Checks bytes that the service sent.
     fn hear(&mut self, bytes: &[u8]) {
         let script = self.script.borrow();
         let heard = match &mut self.member {
@@ -324,7 +324,7 @@ impl Peer {
         let owed = script.owed(self.sent as usize, self.shut);
         assert!(
             self.ear.reply <= owed || script.served() == Served::Chargen,
-            "peer {}: more than was owed",
+            "peer {}: the reply is too long",
             self.number
         );
     }
@@ -338,7 +338,7 @@ impl Peer {
         world.close(self.endpoint);
     }
 
-    /// A member says what comes to its mind.
+    /// Lets a member add requests to its script.
     fn speak(&mut self, world: &mut World) {
         let Some(member) = &mut self.member else { return };
         let mut script = self.script.borrow_mut();
@@ -372,7 +372,7 @@ impl Peer {
         self.wire.as_ref().is_some_and(|wire| wire.flaw.is_some())
     }
 
-    /// Sends its header, a part at a time. Returns whether it may go on.
+    /// Sends the layer's header piece by piece. Returns whether the header is complete.
     fn introduces_itself(&mut self, world: &mut World) -> bool {
         let Some(wire) = &mut self.wire else { return true };
         let rest = wire.header_rest();
@@ -430,12 +430,13 @@ impl Peer {
         said_all && self.sent as usize == self.script.borrow().said.len()
     }
 
-    /// Some stay: to hear what comes from outside, or with half a message said.
+    /// Whether it may leave now. Some peers stay to receive external messages, or after half a
+    /// message.
     fn may_leave(&self, world: &World) -> bool {
         !self.stays || world.now >= self.leaves_at
     }
 
-    /// Whether the server has its reason to end the connection.
+    /// Whether the server must close the connection.
     fn awaits_end(&self) -> bool {
         self.script.borrow().closes.is_some()
     }
@@ -443,13 +444,13 @@ impl Peer {
     fn leave_if_done(&mut self, world: &mut World) {
         let endless = self.script.borrow().served() == Served::Chargen;
         match self.manner {
-            // There is no end to wait for.
+            // The server never closes.
             Manner::HalfClosing if endless && self.has_all() => self.leave(world),
             Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
                 self.shut = true;
                 let _ = world.shutdown(self.endpoint);
             }
-            // Stays for the FIN.
+            // Waits for the FIN.
             Manner::HalfClosing => {}
             Manner::Resetting if self.has_sent_all() || world.rng.u8(0..16) == 0 => {
                 let half = self.script.borrow().flaw == Some(Flaw::Half);

@@ -1,8 +1,8 @@
-//! What the simulated server serves in a seed, and what its peers say to it: bytes that are known
-//! beforehand, broken in some ways, with what has to come back for them.
+//! The service of a seed, and the scripts of its peers: bytes that are known in advance, sometimes
+//! malformed, and the reply that the server must send.
 //!
-//! Written from the protocols' descriptions, not with the server's own framing: what is wrong there
-//! must not be wrong here in the same way.
+//! Written from the descriptions of the protocols, without the server's own framing, so that both
+//! do not share the same bugs.
 
 use super::member::{Asked, HubDraw, PAYLOAD_MIN};
 use super::world::canary;
@@ -10,7 +10,7 @@ use crate::builtin::url::{After, FramedOptions, HubOptions, MessageOptions, Serv
 use crate::error::CloseReason;
 use crate::protocol::framing::{ByteOrder, Delimiter};
 
-/// What is served.
+/// The service of a seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Served {
     Echo,
@@ -21,11 +21,11 @@ pub(super) enum Served {
     Hub(HubDraw),
 }
 
-/// Delimiters that overlap with themselves, and the usual ones.
+/// Common delimiters, and some that overlap with themselves.
 const DELIMITERS: [&[u8]; 5] = [b"<EOF>", b"\n", b"aab", b"abab", b"\r\n"];
 
 impl Served {
-    /// Mostly echo, in which most of the worker can be seen.
+    /// Draws a service. Echo is frequent because it exercises most of the worker.
     pub(super) fn draw(rng: &mut fastrand::Rng) -> Served {
         let max = |rng: &mut fastrand::Rng| rng.choice([1, 5, 40, 300, 2000]).expect("some");
         match rng.u8(0..20) {
@@ -49,7 +49,7 @@ impl Served {
         }
     }
 
-    /// The server's own.
+    /// The options for the server.
     pub(super) fn options(self) -> ServiceOptions {
         match self {
             Served::Echo => ServiceOptions::Echo,
@@ -61,21 +61,21 @@ impl Served {
         }
     }
 
-    /// Whether it keeps what is not complete.
+    /// Whether it keeps incomplete messages in the input.
     pub(super) fn keeps_input(self) -> bool {
         matches!(self, Served::Framed(_) | Served::Message(_) | Served::Hub(_))
     }
 
-    /// What one client does has its effects on others.
+    /// Whether it is a hub, where one client affects others.
     pub(super) fn is_hub(self) -> bool {
         matches!(self, Served::Hub(_))
     }
 
-    /// Buffers, and their size, that it can work with.
+    /// Draws the number of buffers and their size in bytes, such that the service can work.
     pub(super) fn pool(self, rng: &mut fastrand::Rng) -> (u32, usize) {
         let few = rng.bool();
         if let Served::Hub(hub) = self {
-            // A hub's messages fit into buffers, and it needs eight of them.
+            // A hub needs at least eight buffers, and each message must fit into one.
             let size = hub.max_message + OVERHEAD;
             return (if few { rng.u32(8..=12) } else { rng.u32(13..=64) }, size);
         }
@@ -83,7 +83,7 @@ impl Served {
         (buffers, rng.choice([1, 3, 16, 64, 256]).expect("some"))
     }
 
-    /// The longest message that may come, on the wire.
+    /// Length in bytes of the longest message on the wire.
     pub(super) fn wire_max(self) -> usize {
         match self {
             Served::Framed(options) => 4 + options.max_frame as usize,
@@ -92,7 +92,7 @@ impl Served {
         }
     }
 
-    /// How many bytes the first message of `bytes` takes, if it is complete.
+    /// Length of the first message in `bytes`, if it is complete.
     pub(super) fn first_message(self, bytes: &[u8]) -> Option<usize> {
         let len = match self {
             Served::Framed(options) => {
@@ -112,13 +112,13 @@ impl Served {
         (bytes.len() >= len).then_some(len)
     }
 
-    /// Where in a message its payload begins.
+    /// Offset of the payload in a message.
     pub(super) fn payload_at(self) -> usize {
         if matches!(self, Served::Framed(_)) { 4 } else { 0 }
     }
 }
 
-/// What stands in a buffer beside a message of the hub.
+/// Bytes of a buffer that the hub needs beside a message.
 const OVERHEAD: usize = 28;
 
 fn draw_hub(rng: &mut fastrand::Rng) -> HubDraw {
@@ -127,43 +127,43 @@ fn draw_hub(rng: &mut fastrand::Rng) -> HubDraw {
     let max_message = rng.choice([PAYLOAD_MIN + 1, 36, 228]).expect("some");
     let (closes_slow, notices) = (rng.u8(0..3) == 0, rng.u8(0..4) != 0);
     let slow = if closes_slow { Slow::Close } else { Slow::Drop };
-    // The shortest queue in every other seed, so that it overflows.
+    // The shortest queue in half of the seeds, so that it overflows.
     let shortest = 2 * (max_message + OVERHEAD) as u32;
     let queue = if rng.bool() { shortest } else { HubOptions::default().queue };
     let options = HubOptions { order, slow, notices, queue, max_message: None };
     HubDraw { options, order, max_message, closes_slow, notices }
 }
 
-/// How a script is wrong.
+/// How a script breaks the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Flaw {
     /// The last message is not complete.
     Half,
     /// A message is longer than allowed.
     TooLong,
-    /// A length is below 0.
+    /// A length is negative.
     Negative,
 }
 
-/// What a peer says, and what has to come back.
+/// What a peer sends, and what it must receive.
 #[derive(Debug)]
 pub(super) struct Script {
-    /// What it says.
+    /// The bytes that it sends.
     pub(super) said: Vec<u8>,
-    /// After so many bytes said, so many of the reply are owed: one for each message, in order.
+    /// Bytes sent and bytes of reply due after them: one pair for each message, in order.
     steps: Vec<(usize, usize)>,
-    /// The end of what it says is taken for the end of a message.
+    /// FIN ends the last message.
     ends_with_fin: bool,
-    /// After how many bytes the server closes the connection of its own accord, and why.
+    /// After how many received bytes the server closes the connection, and why.
     pub(super) closes: Option<(usize, CloseReason)>,
     pub(super) flaw: Option<Flaw>,
-    /// What is asked of a hub, and where in what is said it ends.
+    /// Requests to a hub, each with the offset in `said` at which it ends.
     pub(super) asked: Vec<(usize, Asked)>,
     served: Served,
 }
 
 impl Script {
-    /// What peer number `peer` says: about `total` bytes.
+    /// Draws what peer number `peer` sends: about `total` bytes.
     pub(super) fn draw(
         served: Served,
         rng: &mut fastrand::Rng,
@@ -185,7 +185,7 @@ impl Script {
             }
             Served::Framed(options) => script.frames(options, rng, peer, total),
             Served::Message(options) => script.messages(options, rng, peer, total),
-            // A member says what comes to its mind.
+            // A member draws its requests while it runs.
             Served::Hub(_) => {}
         }
         script
@@ -255,7 +255,7 @@ impl Script {
         total: usize,
     ) {
         let (delimiter, max) = (options.delimiter, options.max_message as usize);
-        // Some bytes are the delimiter's own, so that it almost comes, again and again.
+        // Some bytes are taken from the delimiter, so that partial delimiters are frequent.
         let text = |said: &mut Vec<u8>, rng: &mut fastrand::Rng, len: usize| {
             for _ in 0..len {
                 let like = rng.u8(0..3) == 0;
@@ -283,7 +283,7 @@ impl Script {
         self.find_messages(options);
     }
 
-    /// By lot there may be delimiters in other places than meant.
+    /// Finds the messages. Random bytes may form delimiters in unintended places.
     fn find_messages(&mut self, options: MessageOptions) {
         let (max, mut begin) = (options.max_message as usize, 0);
         while begin < self.said.len() {
@@ -310,8 +310,8 @@ impl Script {
         }
     }
 
-    /// How much of the reply is owed when so many bytes have been said, and with `fin` when nothing
-    /// follows. For chargen: nothing, as it never ends.
+    /// Length in bytes of the reply that is due after `said` bytes, and after FIN if `fin` is set.
+    /// 0 for chargen, whose output never ends.
     pub(super) fn owed(&self, said: usize, fin: bool) -> usize {
         match self.served {
             Served::Echo => said,
@@ -324,13 +324,13 @@ impl Script {
         }
     }
 
-    /// The bytes of the longest message.
+    /// Length in bytes of the longest message.
     pub(super) fn longest(&self) -> usize {
         let begins = std::iter::once(0).chain(self.steps.iter().map(|&(end, _)| end));
         self.steps.iter().zip(begins).map(|(&(end, _), begin)| end - begin).max().unwrap_or(0)
     }
 
-    /// Whether the reply's byte at this place is the right one.
+    /// Whether `byte` is the right one at offset `at` of the reply.
     pub(super) fn is_owed(&self, at: usize, byte: u8) -> bool {
         match self.served {
             Served::Chargen => byte == generated(at),
@@ -343,7 +343,7 @@ impl Script {
     }
 }
 
-/// RFC 864: lines of 72 of the 95 printing characters, each line one further, and CR LF.
+/// RFC 864: lines of 72 of the 95 printable characters, each line shifted by one, and CR LF.
 fn generated(at: usize) -> u8 {
     match (at / 74, at % 74) {
         (_, 72) => b'\r',

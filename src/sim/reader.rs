@@ -1,8 +1,8 @@
-//! What a peer hears: the reply to what it has said, byte for byte, and messages from outside that
-//! may stand anywhere between two of the service's own.
+//! Checks what a peer receives: the reply byte by byte, and external messages, which may stand
+//! between any two messages of the service.
 //!
-//! Bytes from outside have their highest bit set, all others have not: that tells them apart where
-//! the service has no messages.
+//! All bytes of external messages have their highest bit set, and no other bytes have. This
+//! separates the two where the service has no messages.
 
 use super::external_message::{BEGIN, END, read_outside};
 use super::protocol::{Script, Served};
@@ -10,19 +10,19 @@ use super::protocol::{Script, Served};
 /// What has been heard.
 #[derive(Default, Debug)]
 pub(super) struct Ear {
-    /// Bytes of the reply.
+    /// Number of bytes of the reply.
     pub(super) reply: usize,
-    /// The numbers of the messages from outside, in the order that they came in.
+    /// Numbers of the external messages, in the order of arrival.
     pub(super) outside: Vec<u64>,
-    /// What has come of a message that is not complete.
+    /// The received part of an incomplete message.
     part: Vec<u8>,
 }
 
 impl Ear {
-    /// Takes what has come.
+    /// Takes received bytes.
     ///
     /// # Errors
-    /// It is not what had to come.
+    /// If they are not the expected ones.
     pub(super) fn hear(&mut self, script: &Script, bytes: &[u8]) -> Result<(), String> {
         match script.served() {
             Served::Framed(_) | Served::Message(_) => self.hear_messages(script, bytes),
@@ -33,7 +33,10 @@ impl Ear {
     fn hear_byte(&mut self, script: &Script, byte: u8) -> Result<(), String> {
         if byte < 0x80 {
             if !self.part.is_empty() {
-                return Err(format!("a byte of the reply within a message: {:x?}", self.part));
+                return Err(format!(
+                    "a byte of the reply inside an external message: {:x?}",
+                    self.part
+                ));
             }
             return self.hear_reply(script, &[byte]);
         }
@@ -67,15 +70,15 @@ impl Ear {
     fn hear_reply(&mut self, script: &Script, bytes: &[u8]) -> Result<(), String> {
         for &byte in bytes {
             if !script.is_owed(self.reply, byte) {
-                return Err(format!("the byte at {} is not the one that is owed", self.reply));
+                return Err(format!("the byte at {} of the reply is wrong", self.reply));
             }
             self.reply += 1;
         }
         Ok(())
     }
 
-    /// Nothing more comes: a message that ends with the stream ends here. `whole`: it ended well, so
-    /// nothing may be missing.
+    /// Ends the stream. A message that FIN delimits ends here. With `whole` the stream ended with
+    /// FIN, so no message may be incomplete.
     pub(super) fn end(&mut self, script: &Script, whole: bool) -> Result<(), String> {
         let part = std::mem::take(&mut self.part);
         if matches!(script.served(), Served::Message(_)) && part.first() != Some(&BEGIN) {
@@ -85,6 +88,6 @@ impl Ear {
     }
 
     fn broken(&self) -> String {
-        format!("a message that nobody has sent: {:x?}", self.part)
+        format!("a message that was never sent: {:x?}", self.part)
     }
 }

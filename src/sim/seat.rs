@@ -1,5 +1,5 @@
-//! The engines' seats in the world: how the real readiness engine and the simulated completions are
-//! made of what a worker has there. What the engines do is in `src/engine` and in `engine.rs`.
+//! Creates the engines in the world: the real readiness engine and the simulated completions, from
+//! the parts of a worker. The engines themselves are in `src/engine` and in `../engine.rs`.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::shared::permits::Permits;
 use crate::worker::Worker;
 use crate::worker::layer::Layer;
 
-/// An engine that can be seated in the world.
+/// An engine that can be created in the world.
 pub(crate) trait Seat: Engine<Socket = Handle> {
     fn seat(parts: SeatParts) -> Self;
 
@@ -24,7 +24,7 @@ pub(crate) trait Seat: Engine<Socket = Handle> {
     fn is_ready(&self) -> bool;
 }
 
-/// What an engine in the world is made of.
+/// The parts of an engine in the world.
 pub(crate) struct SeatParts {
     pub(crate) world: Shared,
     pub(crate) worker: usize,

@@ -1,6 +1,6 @@
-//! The service of the simulated servers: the daemon's own, which is watched, and in front of which
-//! bytes wait, are held back, connections closed and panics thrown. And a client that is itself a
-//! service on the engine.
+//! The service of the simulated servers: a wrapper around the daemon's services that observes them
+//! and misbehaves at random: it waits, holds bytes back, closes connections and panics. Also a
+//! client that is a service on the engine.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -23,21 +23,21 @@ use crate::service::{Answer, ConnectTo, Connection, ConnectionId, Message, Servi
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) of_peer: HashMap<usize, Sight>,
-    /// What each peer says.
+    /// What each peer sends.
     pub(super) scripts: HashMap<usize, Rc<RefCell<Script>>>,
-    /// When a timer was meant to fire, and when it did.
+    /// When each timer was due, and when it fired.
     pub(super) timers: Vec<(Time, Time)>,
-    /// All ids that there were.
+    /// All ids ever assigned.
     pub(super) ids: HashSet<ConnectionId>,
-    /// For each message from outside, how many connections took it, and how many refused it.
+    /// For each external message, how many connections accepted it and how many refused it.
     pub(super) outside: HashMap<u64, (u64, u64)>,
-    /// What members have asked of the hub and the hub has taken, in that order.
+    /// Requests of members that the hub has accepted, in that order.
     pub(super) taken: Vec<Taken>,
-    /// Whom somebody outside wanted to be disconnected.
+    /// Connections that an external thread asked to disconnect.
     pub(super) disconnects: HashSet<ConnectionId>,
 }
 
-/// Something that the hub has taken from a member.
+/// A request that the hub accepted from a member.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) peer: usize,
@@ -45,39 +45,40 @@ pub(super) struct Taken {
     pub(super) at: Time,
 }
 
-/// One peer's connection.
+/// What the server side has seen of one peer's connection.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Sight {
     pub(super) id: Option<ConnectionId>,
-    /// Bytes that were handed to the service.
+    /// Number of bytes handed to the service.
     pub(super) delivered: u64,
-    /// Bytes that the service has taken.
+    /// Number of bytes that the service has consumed.
     pub(super) consumed: u64,
-    /// Since when what it has left has not become less.
+    /// Since when the service has held input without consuming any.
     pub(super) held_since: Option<Time>,
-    /// Of what it asks of a hub, how much the hub has taken.
+    /// Number of its requests that the hub has accepted.
     pub(super) taken: usize,
-    /// How much the hub had taken from all when it came, and when it was to be closed in order.
+    /// Number of requests that the hub had accepted from all members when this one joined.
     pub(super) came_at: usize,
+    /// The same number, and the time, when an orderly close started.
     pub(super) finished: Option<(usize, Time)>,
-    /// There was no free buffer then.
+    /// No buffer was free when an orderly close started.
     pub(super) ends_without_buffer: bool,
-    /// Messages from outside that were refused.
+    /// Number of external messages that were refused.
     pub(super) refused: u64,
-    /// Whether what came last was held back from it, by whim.
+    /// Whether the newest input is deliberately held back from the inner service.
     pub(super) holding: bool,
-    /// The end of what the peer says has been told.
+    /// The service was told that the peer closed its side.
     pub(super) ended: bool,
     pub(super) open: bool,
     pub(super) opened_at: Time,
-    /// It was closed when the server could cut it.
+    /// It was closed at a time when the server was allowed to cut connections.
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
-    /// The messages from outside that the service has taken for it.
+    /// External messages that the service accepted for it.
     pub(super) outside: Vec<u64>,
 }
 
-/// How often the service misbehaves, in a million.
+/// How often the service misbehaves, in events per million.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Whims {
     pub(super) panics: u32,
@@ -88,37 +89,37 @@ pub(super) struct Whims {
     pub(super) stale_ids: u32,
 }
 
-/// A service that is watched.
+/// Wraps the services of a listener, observes them, and misbehaves.
 pub(super) struct Watched {
     pub(super) world: Shared,
     pub(super) seen: Rc<RefCell<Seen>>,
     pub(super) whims: Whims,
     pub(super) idle_timeout: Option<Duration>,
-    /// Connections of this worker that are closed.
+    /// Closed connections of this worker.
     pub(super) gone: Vec<ConnectionId>,
-    /// Whether the service wakes connections before the time that it has named.
+    /// Whether the service wakes connections before the time that it asked for.
     pub(super) wakes: bool,
-    /// The one that does the work.
+    /// The services that do the work.
     pub(super) inner: ListenerServices,
 }
 
-/// What is known of one connection.
+/// State of one connection.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Bytes at the front of the input that were there at the last call.
+    /// Number of bytes at the front of the input that were there at the previous call.
     left: u64,
-    /// What has come is held back from the service, until more comes.
+    /// The input is held back from the inner service until more arrives.
     holds: bool,
     hoards: bool,
-    /// When it is to be called again, and whether by whim.
+    /// When it asked to be called again, and whether this wrapper asked rather than the service.
     due: Option<(Time, bool)>,
-    /// When it was opened or last got bytes.
+    /// When it was opened or last received bytes.
     active_at: Time,
-    /// It has panicked on purpose.
+    /// This wrapper panicked on purpose.
     panicked: bool,
-    /// It was closed by whim.
+    /// This wrapper closed it on purpose.
     closes: bool,
-    /// The reason that the service itself has asked for.
+    /// The close reason that the inner service returned.
     asked: Option<CloseReason>,
     session: BuiltinSession,
 }
@@ -141,7 +142,7 @@ impl Watched {
         self.world.borrow_mut().chance(rate)
     }
 
-    /// Checks that the new bytes are those that this very peer sent, in their places.
+    /// Checks that the new bytes are those that this peer sent, in order.
     fn look(&self, connection: &Connection<'_>, left: u64) {
         let peer = peer_of(connection.peer());
         let mut seen = self.seen.borrow_mut();
@@ -155,17 +156,17 @@ impl Watched {
                 Some(script) => script.said.get(at as usize).copied(),
                 None => Some(canary(peer, at)),
             };
-            // Not by a panic, which the worker would catch.
+            // No panic here: the worker would catch it.
             if said != Some(byte) {
                 self.world
                     .borrow_mut()
-                    .complain(|| format!("the service got a foreign byte for peer {peer} at {at}"));
+                    .complain(|| format!("the service got a wrong byte for peer {peer} at {at}"));
             }
             sight.delivered += 1;
         }
     }
 
-    /// Calls the service, and notes what it has done with the input.
+    /// Calls the inner service and records what it did with the input.
     fn call(
         &mut self,
         connection: &mut Connection<'_>,
@@ -214,7 +215,7 @@ impl Watched {
         }
     }
 
-    /// Whether there was a cause for this end.
+    /// Whether there was a cause for this close reason.
     fn is_founded(
         &self,
         connection: &Connection<'_>,
@@ -236,7 +237,7 @@ impl Watched {
 }
 
 impl Service for Watched {
-    // In a box: there is more of it than a session may have.
+    // Boxed because it is larger than a session may be.
     type Session = Box<Memory>;
 
     fn full_duplex(&self, tag: u64) -> bool {
@@ -254,7 +255,7 @@ impl Service for Watched {
         let sight = Sight { id: Some(id), open: true, opened_at, came_at, ..Sight::default() };
         seen.of_peer.insert(peer_of(connection.peer()), sight);
         if !seen.ids.insert(id) || id.to_bits() == 0 {
-            self.world.borrow_mut().complain(|| format!("the id {id} was given twice"));
+            self.world.borrow_mut().complain(|| format!("the id {id} was assigned twice"));
         }
         drop(seen);
         memory.hoards = self.chance(self.whims.hoards);
@@ -294,7 +295,7 @@ impl Service for Watched {
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         self.panic_by_whim(memory);
-        // No service takes input for it.
+        // No service consumes input in `sent`.
         let holds = memory.holds;
         let answer = self
             .call(connection, memory, |inner, connection, session| inner.sent(connection, session));
@@ -320,7 +321,7 @@ impl Service for Watched {
         connection: &mut Connection<'_>,
         memory: &mut Box<Memory>,
     ) -> Answer {
-        // What is held back by whim stays held back.
+        // Input that is deliberately held back stays held back.
         let holds = memory.holds;
         let answer = self.call(connection, memory, |inner, connection, session| {
             inner.buffer_available(connection, session)
@@ -341,7 +342,7 @@ impl Service for Watched {
         memory.note(answer);
         self.note_input(connection, memory);
         let Some(number) = number else {
-            self.world.borrow_mut().complain(|| "a message that nobody has sent".into());
+            self.world.borrow_mut().complain(|| "a message that was never sent".into());
             return answer;
         };
         let mut seen = self.seen.borrow_mut();
@@ -368,7 +369,7 @@ impl Service for Watched {
         if memory.hoards {
             return Answer::CloseAfterSend;
         }
-        // What was held back goes to the service now.
+        // Pass held-back input to the service now.
         if memory.holds || memory.due.is_some_and(|(_, whim)| whim) {
             let answer = self.call(connection, memory, |inner, connection, session| {
                 inner.data(connection, session)
@@ -388,7 +389,7 @@ impl Service for Watched {
         let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
         sight.finished = Some((taken, connection.now()));
         drop(seen);
-        // A hub cannot say then what was dropped.
+        // Without a buffer, a hub cannot report what was dropped.
         let no_buffer = connection.pool.available() == 0;
         self.inner.finishing(connection, &mut memory.session);
         let no_buffer = no_buffer || connection.pool.available() == 0;
@@ -425,7 +426,7 @@ impl Service for Watched {
         sight.cut = world.now >= world.cut_from;
     }
 
-    /// Names connections that are gone, which must do nothing to those that have their slots.
+    /// Uses ids of closed connections, which must not affect the new connections in their slots.
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         if !self.gone.is_empty() && self.chance(self.whims.stale_ids) {
             let mut world = self.world.borrow_mut();
@@ -437,7 +438,7 @@ impl Service for Watched {
     }
 }
 
-/// Clients on the engine: each connects, sends, has everything echoed, and closes.
+/// Clients on the engine: each connects, sends, receives its echo, and closes.
 pub(super) struct Clients {
     pub(super) world: Shared,
     pub(super) first_peer: usize,
@@ -449,7 +450,7 @@ pub(super) struct Clients {
     pub(super) deadline: Duration,
 }
 
-/// One of them.
+/// Session of one client.
 #[derive(Default)]
 pub(super) struct Progress {
     sent: u64,
@@ -487,7 +488,7 @@ impl Service for Clients {
         let peer = connection.tag() as usize;
         for &byte in connection.input.slices().flatten() {
             if byte != canary(peer, progress.received) {
-                let text = || format!("client {peer} got a foreign byte");
+                let text = || format!("client {peer} got a wrong byte");
                 self.world.borrow_mut().complain(text);
             }
             progress.received += 1;

@@ -1,4 +1,4 @@
-//! The world as [`Sys`]: edge-triggered readiness and errnos, under the real readiness engine.
+//! The world as a [`Sys`]: edge-triggered readiness and errnos for the real readiness engine.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ pub(crate) struct SimSys {
     world: Shared,
     worker: usize,
     woken: Arc<Woken>,
-    /// What the last wait told a second time, or without a cause.
+    /// Tokens that the last wait reported twice or without a cause.
     extra: Vec<u64>,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn endpoint(handle: &Handle) -> EndpointId {
     }
 }
 
-/// Draws one of several errors.
+/// With probability `rate` in a million, draws one of `errors`.
 pub(super) fn draw(world: &mut World, rate: u32, errors: &[(Errno, Mark)]) -> Result<(), Errno> {
     if !world.chance(rate) {
         return Ok(());
@@ -69,7 +69,7 @@ pub(super) const RECV_ERRORS: [(Errno, Mark); 4] = [
     (Errno::HOSTUNREACH, Mark::RecvHostunreach),
 ];
 
-/// Errors of socket, bind and connect that are told at once.
+/// Errors that socket, bind and connect return immediately.
 pub(super) const CONNECT_ERRORS: [(Errno, Mark); 4] = [
     (Errno::ADDRNOTAVAIL, Mark::ConnectAddrnotavail),
     (Errno::MFILE, Mark::ConnectMfile),
@@ -91,12 +91,12 @@ impl SimSys {
         SimSys { world, worker, woken, extra: Vec::new() }
     }
 
-    /// Whether a wait would come back with something.
+    /// Whether a wait would report anything.
     pub(super) fn is_ready(&self) -> bool {
         self.woken.is_set() || self.world.borrow().is_ready(self.worker)
     }
 
-    /// An event told a second time, or without a cause, or not yet.
+    /// Injects faults: an event reported twice, without a cause, or later.
     fn worsen(&mut self, world: &mut World, ready: &mut Vec<(u64, Edge)>) {
         if ready.len() > 1 && world.chance(world.rates.partial_batch) {
             world.mark(Mark::PartialBatch);
@@ -132,7 +132,7 @@ impl Sys for SimSys {
         Waker::from(self.woken.clone())
     }
 
-    /// Never waits: time goes on when every worker has nothing to do.
+    /// Never blocks: time advances when no worker has anything to do.
     fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
         self.woken.clear();
         let shared = Rc::clone(&self.world);
@@ -200,7 +200,7 @@ impl Sys for SimSys {
 
     fn connect_error(&mut self, socket: &Handle) -> Result<(), Errno> {
         let outcome = self.world.borrow().connect_outcome(endpoint(socket));
-        outcome.expect("asked for when it is known")
+        outcome.expect("called after the connect has completed")
     }
 
     fn recv(&mut self, socket: &Handle, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {

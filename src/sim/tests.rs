@@ -1,4 +1,4 @@
-//! A few seeds with every `cargo test`. `simulate` runs thousands.
+//! A few seeds in every `cargo test`. `simulate` runs thousands.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ fn some_hundred_seeds_pass_on_each_seam() {
             assert_eq!(report.failure, None, "simulate --seed {seed} --trace, {seam:?}");
             marks.add(&report.marks);
         }
-        // So few leave some marks at zero; but not these.
+        // So few seeds leave some marks at zero, but not these.
         let those = match seam {
             Seam::Client => [Mark::ShortSend, Mark::RequestDone, Mark::ResetInSend, Mark::SendDone],
             _ => [Mark::ShortSend, Mark::PoolEmpty, Mark::ClosedPeerClosed, Mark::StaleId],
@@ -29,20 +29,20 @@ fn some_hundred_seeds_pass_on_each_seam() {
 }
 
 #[test]
-fn a_seed_goes_the_same_way_twice_and_told_or_not_and_no_other_goes_it() {
+fn a_seed_gives_the_same_run_with_and_without_trace_and_other_seeds_give_others() {
     for seam in SEAMS {
         let hash = |seed, told| run(seed, seam, told).hash;
         let hashes: HashSet<u64> = (0..30).map(|seed| hash(seed, false)).collect();
-        assert_eq!(hashes.len(), 30, "two seeds of the same hash, {seam:?}");
+        assert_eq!(hashes.len(), 30, "two seeds with the same hash, {seam:?}");
         for seed in 0..30 {
             assert!(hashes.contains(&hash(seed, false)), "seed {seed} twice, {seam:?}");
-            assert!(hashes.contains(&hash(seed, true)), "seed {seed} told, {seam:?}");
+            assert!(hashes.contains(&hash(seed, true)), "seed {seed} with trace, {seam:?}");
         }
     }
 }
 
 #[test]
-fn a_story_is_told_when_it_is_asked_for() {
+fn a_trace_is_recorded_only_when_requested() {
     for seam in SEAMS {
         assert!(run(1, seam, false).story.is_empty());
         let story = run(1, seam, true).story;

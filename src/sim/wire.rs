@@ -1,5 +1,5 @@
-//! What a peer of a server with a byte layer puts before and around what it says, and takes off what
-//! it hears: the client's end of [`header`](crate::worker::layer::header).
+//! The client side of the simulated byte layer, [`header`](crate::worker::layer::header): what a
+//! peer adds to the bytes that it sends, and removes from the bytes that it receives.
 
 use super::marks::Mark;
 use super::world::World;
@@ -7,10 +7,10 @@ use crate::worker::layer::header::{
     FAREWELL, HEADER_LEN, MAGIC, REFUSAL, WANTS_FAREWELL, WELCOME, header,
 };
 
-/// Where all peers of such a server come from, as a number of a peer: who they are is in the header.
+/// Peer number of the address that all these peers connect from. The header has the real number.
 pub(super) const PROXY: usize = 0xFFFF;
 
-/// Such that no byte of a service turns into [`FAREWELL`] where the stream may end.
+/// Chosen so that no service byte is encoded as [`FAREWELL`] where the stream may end.
 const KEY: u8 = FAREWELL ^ 0xF5;
 
 /// How a header is wrong.
@@ -28,9 +28,9 @@ pub(super) struct Wire {
     pieces: u32,
     pub(super) flaw: Option<HeaderFlaw>,
     wants_farewell: bool,
-    /// The layer's answer, as far as it has come.
+    /// The part of the layer's reply that has arrived.
     answer: Vec<u8>,
-    /// The last byte that has come: it may be the farewell.
+    /// The last byte received, which may be the farewell.
     last: Option<u8>,
 }
 
@@ -51,7 +51,7 @@ impl Wire {
         Wire { header, said: 0, pieces: 0, flaw, wants_farewell, answer: Vec::new(), last: None }
     }
 
-    /// What is left to be said of the header.
+    /// The part of the header that is not sent yet.
     pub(super) fn header_rest(&self) -> &[u8] {
         &self.header[self.said..]
     }
@@ -61,15 +61,15 @@ impl Wire {
         self.pieces += 1;
     }
 
-    /// Bytes as they go on the wire.
+    /// Encodes bytes for the wire. Decoding is the same operation.
     pub(super) fn sealed(&self, bytes: &[u8]) -> Vec<u8> {
         bytes.iter().map(|byte| byte ^ KEY).collect()
     }
 
-    /// Takes what has come from the wire. Returns what is of the service.
+    /// Takes bytes from the wire. Returns those that the service sent.
     ///
     /// # Errors
-    /// It is not what the layer had to send.
+    /// If the layer must not send them.
     pub(super) fn hear(&mut self, world: &mut World, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let expected = match self.flaw {
             Some(HeaderFlaw::Wrong) => REFUSAL,
@@ -81,7 +81,7 @@ impl Wire {
         let (answer, rest) = bytes.split_at(bytes.len().min(missing));
         self.answer.extend(answer);
         if !expected.starts_with(&self.answer) || (!rest.is_empty() && expected != WELCOME) {
-            return Err(format!("the layer says {:x?} and {rest:x?}", self.answer));
+            return Err(format!("the layer sent {:x?} and {rest:x?}", self.answer));
         }
         if !answer.is_empty() && self.answer.len() == expected.len() {
             world.mark(if expected == WELCOME { Mark::LayerOpened } else { Mark::LayerRefused });
@@ -96,7 +96,7 @@ impl Wire {
         Ok(self.sealed(&of_service))
     }
 
-    /// FIN has come. Returns what is of the service and was kept back.
+    /// Handles FIN. Returns the last byte of the service, if it was held back.
     pub(super) fn fin_came(&mut self, world: &mut World) -> Vec<u8> {
         match self.last.take() {
             Some(FAREWELL) => world.mark(Mark::LayerFarewell),

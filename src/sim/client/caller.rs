@@ -1,5 +1,5 @@
-//! Who uses the clients: which operations are begun and when, from outside and in callbacks, and
-//! how each of them ended.
+//! The users of the clients: which operations they start and when, from other threads and in
+//! callbacks, and how each operation ended.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,21 +15,22 @@ use crate::sim::clock;
 use crate::sim::marks::{Mark, Marks};
 use crate::sim::world::{Route, World, address_of};
 
-/// Addresses of each client.
+/// Number of addresses of each client.
 pub(super) const ADDRESSES: usize = 4;
-/// Operations that a callback begins in the place of its own, at most, over all callers.
+/// Most operations that callbacks start, over all callers.
 const FROM_CALLBACKS_MAX: u32 = 60;
-/// Operations that a caller begins, at most, and callers in one world.
+/// Most operations that a caller starts, and most callers in one world.
 const OPERATIONS_MAX: usize = 40;
 const CALLERS_MAX: usize = 12;
-/// How much later than its time a request ends at most: the tick of deadlines, the one that a time is
-/// rounded up by, and turns of the loop that come late. A connect lets the round that is under way end first, which knows more.
+/// Most time between the deadline of a request and its end: the tick of deadlines, the tick that
+/// times are rounded up by, and late turns of the loop. A connect first finishes the current round
+/// of attempts, because that gives a more exact error.
 const LATE: Duration = Duration::from_millis(5);
 const CONNECT_LATE: Duration = Duration::from_millis(55);
-/// Numbers of operations that the bytes on the wire have room for.
+/// Number of operations that the number on the wire can tell apart.
 const NUMBERS: usize = 1 << 16;
 
-/// An operation that a caller begins.
+/// An operation that a caller starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum What {
     Connect(Duration),
@@ -56,38 +57,38 @@ impl What {
     }
 }
 
-/// An operation, and what came of it.
+/// An operation and its result.
 pub(super) struct Record {
     pub(super) caller: usize,
     pub(super) what: What,
     pub(super) due: Option<Time>,
-    /// What is sent.
+    /// The bytes that it sends.
     pub(super) data: Vec<u8>,
     pub(super) canceller: Option<Canceller>,
     pub(super) was_cancelled: bool,
-    /// A callback tried to wait for it, so nobody hears how it ends.
+    /// A callback tried to wait for it and was refused, so its result is unknown.
     pub(super) refused: bool,
     pub(super) ended: Option<Result<Vec<u8>, Failed>>,
 }
 
-/// What is written down of all callers.
+/// The record of what all callers did.
 pub(super) struct Log {
     rng: fastrand::Rng,
     pub(super) records: Vec<Record>,
-    /// The operations that ended, in that order.
+    /// The operations in the order in which they ended.
     pub(super) order: Vec<usize>,
     pub(super) wrong: Option<String>,
     pub(super) marks: Marks,
     from_callbacks: u32,
-    /// What happened and is not told yet: a callback knows no world.
+    /// Trace lines not yet written, because a callback has no access to the world.
     pub(super) untold: Vec<(usize, String)>,
-    /// No callback begins anything any more.
+    /// Callbacks start no more operations.
     resting: bool,
-    /// Of each caller, whether its last connection is there.
+    /// For each caller, whether it is connected.
     pub(super) connected: Vec<bool>,
 }
 
-/// The log, which callbacks write into.
+/// The log, shared with callbacks.
 pub(super) struct Shared {
     log: Mutex<Log>,
     in_callback: AtomicBool,
@@ -95,7 +96,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.log.lock().expect("nobody panics with it")
+        self.log.lock().expect("no thread panics while it holds the log")
     }
 }
 
@@ -103,19 +104,19 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manners {
     pub(super) framing: Option<Framing>,
-    /// Its operations are requests to servers that echo or say nothing: each reply is its request.
+    /// It makes only requests, to servers that echo or stay silent: each reply equals its request.
     pub(super) requests_only: bool,
-    /// It never disconnects and makes no requests: nothing that came for it may be lost.
+    /// It never disconnects and makes no requests, so nothing sent to it may be lost.
     pub(super) listens: bool,
 }
 
-/// A client, and who uses it.
+/// A client and its user.
 pub(super) struct Caller {
     client: Option<Arc<Client>>,
     pub(super) dropped_at: Option<Time>,
     pub(super) manners: Manners,
     pub(super) keeps: bool,
-    /// No address of it ever answers.
+    /// None of its addresses ever replies.
     pub(super) hopeless: bool,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) look_up_takes: Duration,
@@ -151,7 +152,7 @@ impl Callers {
         self.all.len()
     }
 
-    /// One more. Returns whether the loop had room for its client.
+    /// Adds a caller. Returns whether the loop had room for its client.
     pub(super) fn add(&mut self, world: &mut World) -> bool {
         let number = self.all.len();
         if number == CALLERS_MAX {
@@ -206,7 +207,7 @@ impl Callers {
         true
     }
 
-    /// A caller does something. Returns how long it pauses at most, unless it has dropped its client.
+    /// Lets a caller act. Returns its longest pause, or `None` if it dropped its client.
     pub(super) fn act(&mut self, number: usize, world: &mut World) -> Option<Duration> {
         let pause = Duration::from_millis(*world.rng.choice(&[1, 30, 400]).expect("some"));
         let caller = &mut self.all[number];
@@ -220,7 +221,7 @@ impl Callers {
             }
             1..=5 => self.cancel(number, world),
             _ if caller.left > 0 => {
-                // Several at once, so that they meet each other in the queues.
+                // Several at once, so that they queue behind each other.
                 for _ in 0..world.rng.usize(1..=4) {
                     caller.left = caller.left.saturating_sub(1);
                     let what = caller.choose(&mut world.rng);
@@ -247,12 +248,12 @@ impl Callers {
         }
     }
 
-    /// Nobody begins anything any more.
+    /// Stops callers and callbacks from starting operations.
     pub(super) fn rest(&mut self) {
         self.shared.log().resting = true;
     }
 
-    /// Everybody drops its client.
+    /// Drops all clients.
     pub(super) fn leave(&mut self) {
         self.all.iter_mut().for_each(|caller| caller.client = None);
     }
@@ -265,18 +266,18 @@ impl Callers {
         let log = self.shared.log();
         let waiting = log.records.iter().enumerate().filter(|(_, record)| record.is_under_way());
         let waiting: Vec<_> = waiting.map(|(nth, of)| (nth, of.caller, of.what)).collect();
-        format!("under way are {waiting:?}")
+        format!("in flight are {waiting:?}")
     }
 }
 
 impl Record {
-    /// Whether somebody waits for it to end.
+    /// Whether it is in flight and its result is expected.
     pub(super) fn is_under_way(&self) -> bool {
         self.ended.is_none() && !self.refused
     }
 }
 
-/// A client's options, and whether it keeps what was not sent.
+/// Draws a client's options, and whether it keeps unsent data.
 fn options(
     rng: &mut fastrand::Rng,
     framing: Option<Framing>,
@@ -344,7 +345,7 @@ impl Caller {
 }
 
 impl Manners {
-    /// What a callback begins.
+    /// Draws the operation that a callback starts.
     fn next(self, rng: &mut fastrand::Rng) -> What {
         match rng.u8(0..3) {
             _ if self.requests_only => What::Request(rng.usize(3..30), Duration::from_millis(700)),
@@ -370,7 +371,7 @@ impl Shared {
     }
 }
 
-/// What operation number `number` sends. Its number can be read in it, and where it begins.
+/// The bytes that operation `number` sends. They contain the number, and mark their first byte.
 pub(super) fn data_of(number: usize, length: usize) -> Vec<u8> {
     let n = number % NUMBERS;
     let header = [0x80 | (n >> 10) as u8, 0xC0 | (n >> 5 & 31) as u8, 0xC0 | (n & 31) as u8];
@@ -378,7 +379,7 @@ pub(super) fn data_of(number: usize, length: usize) -> Vec<u8> {
     header.into_iter().chain(body).collect()
 }
 
-/// Begins an operation, and has its end written down.
+/// Starts an operation and logs its result.
 fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Manners, what: What) {
     let mut log = shared.log();
     let nth = log.records.len();
@@ -415,7 +416,7 @@ fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Man
     }
 }
 
-/// Hears how an operation ends.
+/// Logs the result of an operation.
 struct Ends {
     shared: Arc<Shared>,
     client: Weak<Client>,
@@ -431,7 +432,7 @@ impl Ends {
     ) {
         self.shared.log().records[self.nth].canceller = Some(pending.canceller());
         if self.shared.in_callback.load(Ordering::Relaxed) && self.waits() {
-            // Refused, unless it is complete.
+            // Refused unless it has already completed.
             let result = pending.wait().map(bytes);
             let mut log = self.shared.log();
             let refused = matches!(&result, Err(failed) if failed.error == Error::OnLoopThread);
@@ -446,7 +447,7 @@ impl Ends {
         pending.on_complete(move |result| {
             let shared = self.shared.clone();
             if shared.in_callback.swap(true, Ordering::Relaxed) {
-                let text = "a callback runs on the stack of another".to_string();
+                let text = "a callback runs on the stack of another callback".to_string();
                 shared.log().wrong.get_or_insert(text);
             }
             self.ended(result.map(bytes));
@@ -454,12 +455,12 @@ impl Ends {
         });
     }
 
-    /// Whether a callback waits for what it begins, which it must not.
+    /// Whether a callback tries to wait for the operation that it starts, which is not allowed.
     fn waits(&self) -> bool {
         self.shared.log().rng.u8(0..6) == 0
     }
 
-    /// The callback of an operation. It may begin another one.
+    /// The callback of an operation. It may start another operation.
     fn ended(self, result: Result<Vec<u8>, Failed>) {
         let mut log = self.shared.log();
         log.note(self.nth, result);
@@ -478,7 +479,7 @@ impl Ends {
 }
 
 impl Log {
-    /// Writes down how an operation ended, and checks what can be seen of it alone.
+    /// Logs the result of an operation, and checks it as far as possible on its own.
     fn note(&mut self, nth: usize, result: Result<Vec<u8>, Failed>) {
         let now = clock::now();
         let record = &mut self.records[nth];
@@ -490,7 +491,8 @@ impl Log {
             let late = if matches!(record.what, What::Connect(_)) { CONNECT_LATE } else { LATE };
             if now > due + late {
                 let late = now - due;
-                self.wrong.get_or_insert(format!("operation {nth} ended {late:?} after its time"));
+                self.wrong
+                    .get_or_insert(format!("operation {nth} ended {late:?} after its deadline"));
             }
         }
         let text = match &result {

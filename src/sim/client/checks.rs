@@ -1,5 +1,5 @@
-//! What must hold for a loop and its clients: after every turn, when the faults are over, and in the
-//! end, when everything has ended.
+//! What must hold for a loop and its clients: after every turn, after the faults have ended, and
+//! after the loop has ended.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::sim::seat::Seat;
 use crate::sim::world::peer_of;
 use crate::worker::Worker;
 
-/// Bytes of a message on the wire in which its number can be read.
+/// Length of a partial message on the wire from which its number is known.
 const NUMBER_KNOWN_AFTER: usize = LENGTH_BYTES + 3;
 
-/// How long the loop may take to see that a client was dropped.
+/// Longest time until the loop notices that a client was dropped.
 const DROPPED_FOR_MAX: Duration = Duration::from_millis(5);
 
-/// What destroys bytes on their way.
+/// Events that destroy bytes in transit.
 const DESTROYERS: [Mark; 13] = [
     Mark::BacklogReset,
     Mark::ServerReset,
@@ -39,7 +39,11 @@ const DESTROYERS: [Mark; 13] = [
 impl<E: Seat> ClientWorld<E> {
     pub(super) fn check(&mut self) {
         let open = self.worker.as_ref().map_or(0, Worker::open);
-        assert_eq!(self.world.borrow().open(), open, "open sockets and connections differ");
+        assert_eq!(
+            self.world.borrow().open(),
+            open,
+            "numbers of open sockets and connections differ"
+        );
         let mut log = self.callers.shared.log();
         for (nth, text) in log.untold.drain(..) {
             self.world.borrow_mut().tell(64, nth, 0, || text);
@@ -51,24 +55,28 @@ impl<E: Seat> ClientWorld<E> {
         }
     }
 
-    /// Nothing is done for a client that is gone.
+    /// Checks that the loop does nothing for a dropped client.
     pub(super) fn check_dropped(&self) {
         let world = self.world.borrow();
         for address in world.connecting_to() {
             let caller = peer_of(address.into()) / ADDRESSES;
             let dropped = self.callers.all[caller].dropped_at;
             let late = dropped.is_some_and(|at| at + DROPPED_FOR_MAX < world.now);
-            assert!(!late, "caller {caller} is gone, and its client connects: {address}");
+            assert!(!late, "caller {caller} dropped its client, which still connects: {address}");
         }
     }
 
-    /// The faults have been over for long: whatever can end has ended.
+    /// The faults ended long ago: checks that every operation that can end has ended.
     pub(super) fn check_settled(&self) {
         let log = self.callers.shared.log();
         for (nth, record) in log.records.iter().enumerate() {
             let hopeless = self.callers.all[record.caller].hopeless;
             let waits = record.is_under_way() && !record.what.receives() && !hopeless;
-            assert!(!waits, "operation {nth} of {} waits: {:?}", record.caller, record.what);
+            assert!(
+                !waits,
+                "operation {nth} of caller {} still waits: {:?}",
+                record.caller, record.what
+            );
         }
         for caller in 0..self.callers.len() {
             let mine = |of: &&Record| of.caller == caller && of.is_under_way();
@@ -79,7 +87,7 @@ impl<E: Seat> ClientWorld<E> {
         }
     }
 
-    /// Nobody waits for what is there.
+    /// Checks that no receive waits although its bytes have arrived.
     fn check_fed(&self, log: &Log, caller: usize, what: What) {
         if self.callers.all[caller].hopeless {
             return;
@@ -100,13 +108,13 @@ impl<E: Seat> ClientWorld<E> {
         assert!(!enough, "caller {caller} waits for bytes, and {} are there", rest.len());
     }
 
-    /// All clients were dropped a while ago.
+    /// Checks that the loop has released everything after all clients were dropped.
     pub(super) fn check_left(&self) {
         let free = self.submission.free();
         let all = (self.limits.clients as usize, self.limits.operations as usize);
-        assert_eq!(free, all, "slots and operations that are free when all clients are gone");
+        assert_eq!(free, all, "free slots and operations after all clients are gone");
         let open = self.worker.as_ref().map_or(0, Worker::open);
-        assert_eq!(open, 0, "connections are there though their clients are gone");
+        assert_eq!(open, 0, "connections are open although their clients are gone");
     }
 
     pub(super) fn check_end(&mut self) {
@@ -119,7 +127,7 @@ impl<E: Seat> ClientWorld<E> {
             assert!(!record.is_under_way(), "operation {nth} never completed: {:?}", record.what);
         }
         let operations = self.limits.operations as usize;
-        assert_eq!(self.submission.free().1, operations, "operations that came back");
+        assert_eq!(self.submission.free().1, operations, "operations that were released");
         for caller in 0..self.callers.len() {
             let servers = self.servers_of(caller);
             self.check_sent(&log, caller, &servers);
@@ -133,8 +141,8 @@ impl<E: Seat> ClientWorld<E> {
         self.servers.iter().filter(|server| server.caller == caller).collect()
     }
 
-    /// What servers heard is what was sent: in the order of submission, each operation once, and of
-    /// one that ended early as much as it was said to have sent.
+    /// Checks what the servers received: operations in the order of submission, each once, and as
+    /// many bytes of a failed operation as its error reports.
     fn check_sent(&self, log: &Log, caller: usize, servers: &[&Server]) {
         let framing = self.callers.all[caller].manners.framing;
         let keeps = self.callers.all[caller].keeps;
@@ -147,7 +155,7 @@ impl<E: Seat> ClientWorld<E> {
                 assert!(log.records.get(nth).is_some_and(|of| of.caller == caller), "{nth}?");
                 let record = &log.records[nth];
                 let whole = wire(framing, &record.data);
-                assert!(whole.starts_with(piece.bytes), "operation {nth} arrived with other bytes");
+                assert!(whole.starts_with(piece.bytes), "operation {nth} arrived with wrong bytes");
                 let in_order = last.is_none_or(|last| last < nth || (keeps && last == nth));
                 assert!(in_order, "operation {nth} arrived after {last:?}");
                 last = Some(nth);
@@ -159,7 +167,7 @@ impl<E: Seat> ClientWorld<E> {
                 heard[nth].1 = heard[nth].1.max(piece.bytes.len());
             }
         }
-        // Without resets and errors everything that the kernel had has arrived.
+        // Without resets and errors, everything that the kernel accepted has arrived.
         let clean = self.is_clean() && servers.iter().all(|server| server.fin_heard);
         for (nth, record) in log.records.iter().enumerate() {
             if record.caller == caller && record.what.sends() {
@@ -168,13 +176,13 @@ impl<E: Seat> ClientWorld<E> {
         }
     }
 
-    /// Whether nothing in this world destroys bytes that were sent.
+    /// Whether no sent bytes were destroyed in this world.
     fn is_clean(&self) -> bool {
         let marks = &self.world.borrow().marks;
         DESTROYERS.iter().all(|&mark| marks.count(mark) == 0)
     }
 
-    /// Operations of a kind are done in the order in which they were begun.
+    /// Checks that operations of a kind complete in the order in which they were started.
     fn check_order(&self, log: &Log, caller: usize) {
         let done = |of: &Record| of.caller == caller && matches!(of.ended, Some(Ok(_)));
         let check = |kind: fn(What) -> bool| {
@@ -184,15 +192,15 @@ impl<E: Seat> ClientWorld<E> {
             assert_eq!(wrong, None, "operations of caller {caller} are out of order");
         };
         check(|what| matches!(what, What::Send(_)));
-        // A request that is kept for the next connection is overtaken by what comes on this one.
+        // A request kept for the next connection is overtaken by bytes that arrive on this one.
         let keeps = self.callers.all[caller].keeps;
         check(if keeps { What::receives } else { What::has_reply });
     }
 
-    /// What was received is, connection by connection, what the servers said from the begin on, and
-    /// nothing is left out. Returns which connection is the last of them, and how far it is.
+    /// Checks that the client received, connection by connection, what the servers sent, from the
+    /// start and without gaps. Returns the index of the last connection and the offset in it.
     ///
-    /// A few bytes may fit in several places, so all of them are followed.
+    /// A few bytes may match in several places, so all candidates are followed.
     fn follow(&self, log: &Log, caller: usize, servers: &[&Server]) -> (usize, usize) {
         let framing = self.callers.all[caller].manners.framing;
         let mut places = vec![(0, 0)];
@@ -213,7 +221,7 @@ impl<E: Seat> ClientWorld<E> {
             found.dedup();
             assert!(
                 !found.is_empty(),
-                "operation {nth} received what was not sent next: {places:?}"
+                "operation {nth} received bytes that were not next: {places:?}"
             );
             if let ([_], &[now]) = (&places[..], &found[..])
                 && now.0 > first.0
@@ -225,7 +233,8 @@ impl<E: Seat> ClientWorld<E> {
         *places.last().expect("there is one")
     }
 
-    /// One who listens gets all that came on a connection before anything of the next.
+    /// Checks that a caller that listens received all bytes of a connection before those of the
+    /// next.
     fn check_nothing_lost(&self, log: &Log, caller: usize, gone: &[&Server], delivered: usize) {
         let spoiled = |of: &Record| match &of.ended {
             Some(Err(failed)) => {
@@ -243,7 +252,7 @@ impl<E: Seat> ClientWorld<E> {
         assert_eq!(delivered, taken, "bytes of caller {caller} were lost between connections");
     }
 
-    /// Where there are requests only and servers that echo, each reply is its request.
+    /// Checks that each reply equals its request, if the caller makes only requests.
     fn check_replies(&self, log: &Log, caller: usize) {
         if !self.callers.all[caller].manners.requests_only {
             return;
@@ -256,7 +265,7 @@ impl<E: Seat> ClientWorld<E> {
     }
 }
 
-/// Part of the message of an operation is followed by another's: it was cut short, and said so.
+/// Checks an operation whose partial message is followed by another: it must report the bytes sent.
 fn check_cut_short(nth: usize, record: &Record, bytes: usize) {
     let sent = match &record.ended {
         Some(Err(failed)) => failed.bytes_sent,
@@ -265,22 +274,22 @@ fn check_cut_short(nth: usize, record: &Record, bytes: usize) {
     assert_eq!(sent, bytes, "operation {nth} was cut short, and ended with {:?}", record.ended);
 }
 
-/// How often an operation was heard whole, and how many bytes of it at most.
+/// Checks `heard`: how often an operation arrived whole, and the most bytes that arrived of it.
 fn check_amount(nth: usize, record: &Record, heard: (usize, usize), clean: bool, keeps: bool) {
     assert!(heard.0 <= 1, "operation {nth} arrived {} times", heard.0);
     match &record.ended {
         Some(Ok(_)) => assert!(heard.0 == 1 || !clean, "operation {nth} never arrived"),
         Some(Err(failed)) if !keeps => {
             let sent = failed.bytes_sent;
-            assert!(heard.1 <= sent, "of operation {nth} {} bytes arrived, not {sent}", heard.1);
+            assert!(heard.1 <= sent, "operation {nth} sent {sent} bytes, but {} arrived", heard.1);
             let told = heard.1 == sent || !clean || sent < NUMBER_KNOWN_AFTER;
-            assert!(told, "of operation {nth} {} arrived, not {sent}", heard.1);
+            assert!(told, "operation {nth} sent {sent} bytes, and only {} arrived", heard.1);
         }
         _ => {}
     }
 }
 
-/// What an operation received, as it was on the wire.
+/// The bytes that an operation received, as they were on the wire.
 fn received(framing: Option<Framing>, record: &Record) -> Option<Vec<u8>> {
     match (record.what, record.ended.as_ref()?) {
         (What::Receive(_) | What::ToEnd(_), Ok(bytes)) => Some(bytes.clone()),
@@ -290,14 +299,14 @@ fn received(framing: Option<Framing>, record: &Record) -> Option<Vec<u8>> {
     }
 }
 
-/// Part of the stream that a server heard: of one operation.
+/// The part of a server's received stream that one operation sent.
 struct Piece<'a> {
-    /// Which it is; unknown if it was cut before it could be told.
+    /// The operation; `None` if the part is too short to tell.
     number: Option<usize>,
     bytes: &'a [u8],
 }
 
-/// Cuts what a server heard into what the operations sent.
+/// Splits what a server received into the parts of each operation.
 fn pieces(framing: Option<Framing>, mut heard: &[u8]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     while !heard.is_empty() {
@@ -324,11 +333,11 @@ fn number_in(payload: &[u8]) -> Option<usize> {
     let &[first, second, third, ..] = payload else { return None };
     let number = |byte: u8, bits: u8| (byte & bits) as usize;
     let found = number(first, 63) << 10 | number(second, 31) << 5 | number(third, 31);
-    assert!(data_of(found, 3) == payload[..3], "not the begin of a message: {:?}", &payload[..3]);
+    assert!(data_of(found, 3) == payload[..3], "not the start of a message: {:?}", &payload[..3]);
     Some(found)
 }
 
-/// Whether a whole message stands at the begin.
+/// Whether `bytes` start with a whole message.
 fn has_message(framing: Option<Framing>, bytes: &[u8]) -> bool {
     match framing {
         Some(Framing::Length { .. }) => bytes.first_chunk::<LENGTH_BYTES>().is_some_and(|length| {

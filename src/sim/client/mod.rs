@@ -1,8 +1,8 @@
 //! The client library in the simulated world: the real loop and its clients on a simulated engine,
-//! against servers that refuse, answer late, send half, reset and fall silent.
+//! against servers that refuse, reply late, send partial messages, reset and fall silent.
 //!
 //! * here: one seed, from the first turn to the end
-//! * `caller`: who uses the clients: which operations are begun, and how each ended
+//! * `caller`: the users of the clients: which operations they start, and how each ended
 //! * `server`: the other end of a connection
 //! * `checks`: what must hold
 
@@ -38,18 +38,18 @@ mod server;
 use caller::{ADDRESSES, Callers};
 use server::Server;
 
-/// Faults end after this time, and callers begin nothing more.
+/// After this time faults end, and callers start no more operations.
 const HEALED_AFTER: Duration = Duration::from_secs(8);
-/// Time after the faults in which everything that can be done is done.
+/// Time after the faults in which every operation that can end must end.
 const SETTLING: Duration = Duration::from_secs(40);
-/// Turns of the loop at one instant. More is no busy instant, it spins.
+/// Most turns of the loop at one instant. With more, it spins.
 const TURNS_AT_ONCE_MAX: u64 = 20_000;
-/// How long a loop may take after its linger time to give back what its clients had.
+/// Longest time after its linger time until a loop has released what its clients had.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// How far the next thing is away that the loop may come too late to.
+/// The loop may run late, past the next event, if that event is at most this far away.
 const LATE_MAX: Duration = Duration::from_micros(500);
 
-/// Numbers of what happens: below the first, a caller acts; then servers; then look-ups end.
+/// Event numbers: below the first, a caller acts; below the second, a server; then a look-up ends.
 const SERVERS_FROM: usize = 10_000;
 const LOOK_UPS_FROM: usize = 20_000;
 
@@ -61,7 +61,7 @@ pub(super) fn run(seed: u64, told: bool) -> Report {
     let world = drawn(seed, told);
     let completions = world.borrow_mut().rng.bool();
     report_of(&world.clone(), || match completions {
-        // A receive that is cancelled and done all the same brings bytes that nobody gets.
+        // The bytes of a receive that completes although it was cancelled are lost.
         true => ClientWorld::<SimEngine>::new(seed, world, false).run(),
         false => ClientWorld::<MioEngine<SimSys>>::new(seed, world, true).run(),
     })
@@ -112,9 +112,9 @@ struct ClientWorld<E: Seat> {
     accept_pause: Duration,
     begun: Time,
     healed: bool,
-    /// Whether all that the engine receives has a place to go to.
+    /// Whether everything that the engine receives is delivered.
     keeps_all: bool,
-    /// When all clients are dropped, unless the loop is ended with them.
+    /// When all clients were dropped, unless the loop is ended while they exist.
     left_at: Option<Time>,
     ended: bool,
     turns: (Time, u64),
@@ -188,7 +188,7 @@ impl<E: Seat> ClientWorld<E> {
         simulation
     }
 
-    /// A new client, and who uses it.
+    /// Adds a client and its caller.
     fn somebody(&mut self) {
         let number = self.callers.len();
         let mut world = self.world.borrow_mut();
@@ -200,7 +200,7 @@ impl<E: Seat> ClientWorld<E> {
     /// Runs to the end.
     ///
     /// # Panics
-    /// If something is wrong.
+    /// If a check fails.
     fn run(mut self) {
         while self.worker.is_some() {
             self.let_happen();
@@ -217,7 +217,7 @@ impl<E: Seat> ClientWorld<E> {
         self.check_end();
     }
 
-    /// The loop may come too late to the next thing that happens, and find more at once.
+    /// Now and then lets the loop run late, after the next event, so that it finds more at once.
     fn late(&self, now: Time) -> Option<Time> {
         let mut world = self.world.borrow_mut();
         let soon = world.next().filter(|&next| next <= now + LATE_MAX)?;
@@ -231,9 +231,9 @@ impl<E: Seat> ClientWorld<E> {
 
     fn turn(&mut self, now: Time) {
         self.turns = if self.turns.0 == now { (now, self.turns.1 + 1) } else { (now, 0) };
-        assert!(self.turns.1 < TURNS_AT_ONCE_MAX, "it spins: {}", self.callers.who_waits());
-        let worker = self.worker.as_mut().expect("it runs");
-        worker.turn().expect("the world's waits do not fail");
+        assert!(self.turns.1 < TURNS_AT_ONCE_MAX, "the loop spins: {}", self.callers.who_waits());
+        let worker = self.worker.as_mut().expect("the loop runs");
+        worker.turn().expect("waits in the world do not fail");
         while let Ok(question) = self.questions.try_recv() {
             let number = LOOK_UPS_FROM + self.asked.len();
             let caller: usize = question.host[1..].parse().expect("the name of a caller");
@@ -242,7 +242,7 @@ impl<E: Seat> ClientWorld<E> {
             self.asked.insert(number, question);
         }
         if worker.is_finished() {
-            let ended = self.worker.take().expect("it has just been asked whether it is finished");
+            let ended = self.worker.take().expect("it was there above");
             ended.end(drop);
             self.submission.end();
         }
@@ -267,7 +267,7 @@ impl<E: Seat> ClientWorld<E> {
         }
     }
 
-    /// The listener takes what waits; and sometimes goes away and comes back.
+    /// Accepts waiting connections. Sometimes closes the listener and opens it again.
     fn accept(&mut self) {
         let mut world = self.world.borrow_mut();
         let pause = if self.healed { Duration::from_millis(1) } else { self.accept_pause };
@@ -344,7 +344,7 @@ impl<E: Seat> ClientWorld<E> {
         let own = own.into_iter().chain(farewell).filter(|&at| at > world.now);
         let worker = self.worker.as_ref().and_then(Worker::deadline);
         let next = worker.into_iter().chain(world.next()).chain(own).min();
-        let next = next.expect("somebody always acts").max(world.now);
+        let next = next.expect("there is always a next event").max(world.now);
         assert!(
             next < self.begun + HEALED_AFTER + SETTLING * 2,
             "the loop does not end: {}",
@@ -354,7 +354,7 @@ impl<E: Seat> ClientWorld<E> {
         self.go_on_to(next);
     }
 
-    /// How long what a client had may stay when it is gone.
+    /// Longest time until the loop has released what a dropped client had.
     fn farewell(&self) -> Duration {
         self.limits.linger + FAREWELL
     }

@@ -1,5 +1,5 @@
-//! The other end of a client's connection: reads, replies or says something of its own, and goes
-//! away in some manner.
+//! The server end of a client's connection: it reads, replies or sends on its own, and ends the
+//! connection in one of several ways.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use crate::protocol::framing::Framing;
 use crate::sim::marks::Mark;
 use crate::sim::world::{EndpointId, World};
 
-/// What comes back.
+/// What a server replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reply {
-    /// What came.
+    /// The bytes that it received.
     Echo,
     /// Nothing.
     Nothing,
-    /// Messages that nobody asked for.
+    /// Unsolicited messages.
     Talk,
-    /// Bytes that are no message.
+    /// Bytes that form no message.
     Garbage,
 }
 
-/// How a server goes away, once it has read so many bytes.
+/// How a server ends the connection. The number is the bytes that it reads first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Leaves {
-    /// When its client does.
+    /// After its client has closed.
     Last,
-    /// Not even then: it keeps its side open.
+    /// Never: it keeps its side open.
     Never,
     /// With a reset.
     Reset(usize),
-    /// With FIN, and it reads on.
+    /// With FIN, and it continues to read.
     HalfClose(usize),
-    /// At once; with a reset if something is unread.
+    /// With close, which resets the connection if bytes are unread.
     Close(usize),
 }
 
@@ -44,15 +44,15 @@ pub(super) struct Server {
     framing: Option<Framing>,
     reply: Reply,
     leaves: Leaves,
-    /// Reads nothing before the faults are over.
+    /// Reads nothing until the faults end.
     deaf: bool,
     pace: Duration,
     chunk: usize,
-    /// What came, and what the kernel took of what is said.
+    /// Bytes received, and bytes sent as far as the kernel accepted them.
     pub(super) heard: Vec<u8>,
     pub(super) said: Vec<u8>,
     to_say: VecDeque<u8>,
-    /// Messages to be said unasked.
+    /// Number of unsolicited messages left to send.
     talk: usize,
     pub(super) fin_heard: bool,
     fin_sent: bool,
@@ -98,7 +98,8 @@ impl Server {
         }
     }
 
-    /// Reads and writes a little. Returns how long it pauses at most, unless it is over.
+    /// Reads and writes a little. Returns the longest pause, or `None` when the connection has
+    /// ended.
     pub(super) fn act(&mut self, world: &mut World, healed: bool) -> Option<Duration> {
         if healed {
             (self.deaf, self.chunk, self.pace) = (false, 100_000, Duration::from_millis(1));
@@ -181,7 +182,7 @@ impl Server {
     fn shut(&mut self, world: &mut World) {
         self.fin_sent = true;
         self.to_say.clear();
-        // It may be reset already.
+        // The connection may already be reset.
         let _ = world.shutdown(self.end);
     }
 
@@ -190,13 +191,13 @@ impl Server {
         world.close(self.end);
     }
 
-    /// How many of its bytes the client's engine has received.
+    /// Number of its bytes that the client's engine has received.
     pub(super) fn taken_by_client(&self, world: &World) -> usize {
         world.taken_by_other(self.end) as usize
     }
 }
 
-/// A payload as it is on the wire.
+/// A payload in the form that it has on the wire.
 pub(super) fn wire(framing: Option<Framing>, payload: &[u8]) -> Vec<u8> {
     match framing {
         None => payload.to_vec(),

@@ -1,6 +1,6 @@
-//! What must hold in the world: after every step, when nobody has anything to do, and in the end.
-//! What members of a hub must have heard is in `../audit.rs`; what is to be seen at one event alone
-//! is checked where it happens.
+//! What must hold in the world: after every step, when the world is idle, and at the end.
+//! `../audit.rs` checks what members of a hub received. What one event alone shows is checked where
+//! the event is handled.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::sim::service::{Sight, Watched};
 use crate::worker::Worker;
 use crate::worker::layer::Layer;
 
-/// How much later than `shed_after` somebody is shed, at most: another worker is asked to, and
-/// asked again.
+/// Longest delay of shedding beyond `shed_after`, because the request to another worker may have to
+/// be repeated.
 const SHED_LATE_MAX: Duration = Duration::from_millis(100);
-/// A client that is accepted has its first reply after this time, faults being over.
+/// Time from accept to the first reply, after the faults have ended.
 const TURN_TAKES: Duration = Duration::from_secs(1);
-/// The wheel's tick, and the tick that a timer is rounded up by.
+/// Longest delay of a timer: the tick of the wheel, and the tick that it is rounded up by.
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
@@ -54,7 +54,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_timers();
     }
 
-    /// When nobody has anything to do, nobody may wait for what is there.
+    /// Checks, in an idle world, that nothing waits for a resource that is available.
     pub(super) fn check_rest(&mut self) {
         if let Some(outside) = &mut self.outside {
             outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
@@ -63,7 +63,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (output, input) = self.longest_unmoved();
         let stalled = output.into_iter().chain(input).min();
         let published = self.mailboxes.longest_stalled().map(|(_, since)| since);
-        assert_eq!(published, stalled, "what has not moved for longest, as told and as it is");
+        assert_eq!(published, stalled, "the longest stall, as published and as measured");
         let world = self.world.borrow();
         let permits_left = self.permits.taken() < self.connections;
         let reserve = self.reserve.available();
@@ -71,7 +71,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
         if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
             let due = output + timeout + SHED_LATE_MAX;
-            assert!(world.now <= due, "a send that does not move is not given up");
+            assert!(world.now <= due, "a stalled send is not closed after its time-out");
         }
         for (index, server) in self.servers.iter_mut().enumerate() {
             let Some(worker) = &server.worker else { continue };
@@ -91,19 +91,20 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 server.queue = (first, entered, world.now);
             }
             if let (Some(_), Some(after), Some(stalled)) = (first, self.rules.shed_after, stalled) {
-                // After a suspension everything is due at once, and one shed at a time is enough.
+                // After a suspension everything is due at once, but shedding one at a time is
+                // enough.
                 let resumed = self.suspended_at.unwrap_or(Time::ZERO);
                 let due = stalled.max(server.queue.2).max(resumed) + after + SHED_LATE_MAX;
-                assert!(world.now <= due, "nobody is shed, though {first:x?} waits for a buffer");
+                assert!(world.now <= due, "nothing is shed although {first:x?} waits for a buffer");
             }
         }
     }
 
-    /// Since when the output, and the input, has not moved that has not for longest.
+    /// Since when the longest-stalled output, and the longest-held input, has not moved.
     fn longest_unmoved(&self) -> (Option<Time>, Option<Time>) {
         let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
         let output = workers().filter_map(Worker::stalled_since).min();
-        // As the service saw it; what it is not told is when its input was given up.
+        // As the service saw it. The service is not told when its input is released.
         let holding: Vec<ConnectionId> = workers()
             .flat_map(|worker| worker.inputs().filter(|&(_, bytes)| bytes > 0))
             .map(|(id, _)| id)
@@ -117,7 +118,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         (output, input)
     }
 
-    /// Everybody finds in the directory who is there, and nobody else.
+    /// Checks that the directory lists exactly the open connections.
     fn check_directory(&self) {
         let mut there: Vec<ConnectionId> = Vec::new();
         for server in &self.servers {
@@ -136,7 +137,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert_eq!(
             buffers + self.reserve.travelling(),
             self.buffers,
-            "buffers free, held and travelling are not all buffers"
+            "free, held and travelling buffers do not add up to all buffers"
         );
         let contexts: usize =
             self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
@@ -183,9 +184,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
         match self.ending {
-            // A layer that waits for a buffer does not see that its client has left.
+            // A layer that waits for a buffer does not notice that its client has left.
             Ending::Quiet if !L::IS_PLAIN && self.may_wait_for_ever() => {}
-            Ending::Quiet => assert_eq!(cut, 0, "nobody was there to be cut"),
+            Ending::Quiet => {
+                assert_eq!(cut, 0, "connections were cut although all clients had left")
+            }
             Ending::Drain(_) if cut > 0 => self.world.borrow_mut().mark(Mark::DrainCut),
             _ => {}
         }
@@ -208,30 +211,38 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let wire = (total.wire_bytes_received, total.wire_bytes_sent);
         let of_service = (total.bytes_received, total.bytes_sent);
         if L::IS_PLAIN {
-            assert_eq!(wire, of_service, "bytes on the wire and of the service");
+            assert_eq!(wire, of_service, "bytes on the wire and of the service differ");
         } else {
             assert!(wire.0 >= of_service.0 && wire.1 >= of_service.1, "{wire:?} {of_service:?}");
         }
     }
 
-    /// What the peer saw and what the service saw must fit together.
+    /// Checks that what the peer saw agrees with what the service saw.
     fn check_peer(&self, peer: &Peer) {
         assert!(
             !peer.was_stuck()
                 || self.is_held_back(peer)
                 || self.may_wait_for_ever()
                 || self.may_be_behind_others(peer),
-            "peer {} gave up after it had said {} bytes and heard {}",
+            "peer {} gave up after it had sent {} bytes and received {}",
             peer.number,
             peer.sent,
             peer.ear.reply
         );
         let seen = self.seen.borrow();
         let Some(sight) = seen.of_peer.get(&peer.number) else {
-            assert_eq!(peer.ear.reply + peer.ear.outside.len(), 0, "an answer from nowhere");
+            assert_eq!(
+                peer.ear.reply + peer.ear.outside.len(),
+                0,
+                "a reply although the service never saw the peer"
+            );
             return;
         };
-        assert!(!peer.has_flawed_header(), "the service knows peer {}", peer.number);
+        assert!(
+            !peer.has_flawed_header(),
+            "the service saw peer {} although its header was wrong",
+            peer.number
+        );
         assert!(!sight.open, "peer {}: its connection was never closed", peer.number);
         assert!(sight.delivered <= peer.sent);
         self.check_reply(peer, sight);
@@ -248,14 +259,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         let (number, reply) = (peer.number, peer.ear.reply);
         let owed = peer.script.borrow().owed(sight.delivered as usize, sight.ended);
-        assert!(reply <= owed, "peer {number} got more than it was owed: {sight:?}");
+        assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
-            assert_eq!(
-                reply, owed,
-                "peer {number}: FIN came before bytes that the service had answered: {sight:?}"
-            );
+            assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");
         }
-        // The reason stays when the last bytes are then given too little time.
+        // The send time-out may cut the last bytes, but the reason stays `PeerClosed`.
         let timed_out = peer.end == Some(End::Reset) && self.rules.send_timeout.is_some();
         if sight.closed == Some(CloseReason::PeerClosed)
             && peer.reads_to_the_end()
@@ -272,8 +280,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// A message that is not allowed, or is the last one, ends the connection, and nothing else is
-    /// put down to it.
+    /// Checks that a forbidden message, or the last one, closes the connection with its reason, and
+    /// that no other event gives this reason.
     fn check_reason(&self, peer: &Peer, sight: &Sight) {
         let script = peer.script.borrow();
         let reached = script.closes.filter(|&(at, _)| sight.delivered >= at as u64);
@@ -286,20 +294,20 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if let Some((_, reason)) = reached
             && !sight.holding
         {
-            // What was held back until the peer's FIN is answered then, and put down to that.
+            // Input held back until the peer's FIN is handled then, and closes for that reason.
             let overlooked =
                 sight.closed == Some(CloseReason::PeerClosed) && reason != CloseReason::Service;
-            assert!(!overlooked, "peer {number} was to be closed for {reason}: {sight:?}");
+            assert!(!overlooked, "peer {number} had to be closed for {reason}: {sight:?}");
         }
     }
 
     fn check_outside(&self, peer: &Peer, sight: &Sight) {
         let heard = peer.member.as_ref().map_or(&peer.ear.outside, |member| &member.outside);
         let (taken, number) = (&sight.outside, peer.number);
-        // What a hub keeps for a client goes out when it is closed in order.
+        // A hub sends what it has queued for a client only on an orderly close.
         let in_order = peer.member.is_none() || sight.finished.is_some();
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
-            assert_eq!(heard, taken, "peer {number}: messages from outside");
+            assert_eq!(heard, taken, "peer {number}: external messages");
             if !heard.is_empty() {
                 self.world.borrow_mut().mark(Mark::OutsideArrived);
             }
@@ -308,15 +316,17 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// A service that holds input keeps buffers, and where nobody is shed, who needs one waits for as
-    /// long, whatever the time-outs: who is in the queue for a buffer is not idle.
+    /// Whether a connection may wait for a buffer forever. A service that holds input keeps
+    /// buffers, and without shedding nothing takes them back. Time-outs do not help, because a
+    /// connection in the queue for a buffer is not idle.
     pub(super) fn may_wait_for_ever(&self) -> bool {
         let holds = self.whims.holds > 0 || self.whims.hoards > 0 || self.served.keeps_input();
         self.rules.shed_after.is_none() && holds
     }
 
-    /// Its bytes are held back by whim, or it was not accepted, and others whose bytes are have the
-    /// places: no time-out ends that while nobody wants a buffer.
+    /// Whether its bytes are deliberately held back, or it was not accepted because connections
+    /// with held-back bytes take the permits. No time-out ends that while no connection needs a
+    /// buffer.
     fn is_held_back(&self, peer: &Peer) -> bool {
         let seen = self.seen.borrow();
         let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
@@ -326,18 +336,18 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// Slow ones may have all places or buffers until the end, as long as something moves.
+    /// Whether slow peers may have taken all permits or buffers until the end, while bytes moved.
     fn may_be_behind_others(&self, peer: &Peer) -> bool {
         let patience_ends = self.begun + HEALED_AFTER + PATIENCE;
         let seen = self.seen.borrow();
         let opened_at = seen.of_peer.get(&peer.number).map(|sight| sight.opened_at);
-        // Its turn came so late that its reply was on the way.
+        // It was accepted so late that its reply was in transit.
         if opened_at.is_some_and(|at| at < patience_ends && at + TURN_TAKES >= patience_ends) {
             return true;
         }
         let accepted = opened_at.is_some_and(|at| at < patience_ends);
-        // Others had the places, and were being served. (That nobody waits for a place that is free
-        // is checked whenever nothing else can be done.)
+        // Others had the permits and were being served. (`check_rest` checks that no client waits
+        // while a permit is free.)
         let was_served =
             |other: &Peer| other.moved_since(patience_ends.saturating_sub(STUCK_AFTER));
         if !accepted && self.peers.iter().any(was_served) {

@@ -1,5 +1,5 @@
-//! What a seed draws, and the servers, peers and clients that are made of it. When they run is in
-//! `mod.rs`; what is drawn while they do, where it happens.
+//! What a seed draws, and the servers, peers and clients made from it. `mod.rs` runs them. Random
+//! choices during the run are drawn where they are needed.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ use crate::worker::layer::header::WELCOME;
 use crate::worker::{Rules, Setup, Worker};
 
 impl World {
-    /// A world with the rates and sizes of a seed. Each kind of fault is in some seeds only.
+    /// A world with the rates and sizes of a seed. Each kind of fault occurs in some seeds only.
     pub(super) fn drawn(seed: u64, told: bool) -> Shared {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
         let mut rate = |in_how_many: u32, most: u32| {
@@ -59,7 +59,7 @@ impl World {
     }
 }
 
-/// What is drawn for the servers.
+/// The parameters drawn for the servers.
 #[derive(Debug)]
 struct Draw {
     connections: usize,
@@ -89,7 +89,7 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
             leases_per_connection_max: rng.u8(1..=4),
             idle_timeout: maybe(rng, 30, 3000),
             send_timeout: maybe(rng, 50, 3000),
-            // Senders that wait for room hold all buffers of a hub for ever where nobody is shed.
+            // Without shedding, senders that wait for room would hold all buffers of a hub forever.
             shed_after: maybe(rng, 5, 500)
                 .or(served.is_hub().then_some(Duration::from_millis(200))),
             linger: Duration::from_millis(rng.u64(1..=2000)),
@@ -97,7 +97,7 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
         },
         whims: Whims {
             panics: whim(rng, 6, 20_000),
-            // These have times of their own that they wait for.
+            // These services set timers of their own.
             waits: if busy { 0 } else { whim(rng, 3, 300_000) },
             holds: whim(rng, 4, 300_000),
             hoards: whim(rng, 6, 200_000),
@@ -107,7 +107,7 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     }
 }
 
-/// How the services are made.
+/// Plans the services.
 fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
     let limits = Limits {
         workers,
@@ -120,7 +120,7 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
     };
     let services = OfListener::new(vec![drawn.served.options()]);
     if drawn.served.is_hub() {
-        // As if for one worker: with several there may be fewer buffers than a real hub gets.
+        // Checked as for one worker: with several, a seed may have fewer buffers than a real hub.
         let limits = Limits { workers: 1, ..limits.clone() };
         services.check(&limits).expect("the limits are drawn for it");
     }
@@ -132,7 +132,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);
         let mut drawn = draw(&mut world.borrow_mut().rng, workers);
         if !L::IS_PLAIN {
-            // What the layer says stands in one buffer.
+            // The layer's reply must fit into one buffer.
             drawn.buffer_size = drawn.buffer_size.max(WELCOME.len());
         }
         let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
@@ -233,7 +233,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
     }
 
-    /// The peers, most of them there from the first moments.
+    /// Adds the peers, which connect within the first two seconds.
     fn people(&mut self) {
         let mut world = self.world.borrow_mut();
         for number in 0..world.rng.usize(1..=14) {
@@ -260,7 +260,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn somebody_outside(&self, drawn: &Draw) -> Option<Outside> {
         let mut world = self.world.borrow_mut();
-        // The clients on the engine know nothing of messages from outside.
+        // The clients on the engine do not expect external messages.
         let fits = drawn.buffer_size >= OUTSIDE_MIN && self.clients.is_none();
         if !fits || world.rng.bool() {
             return None;
@@ -273,13 +273,13 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
-        // They speak no header.
+        // These clients send no header.
         if drawn.served != Served::Echo || world.layered || world.rng.u8(0..3) != 0 {
             return None;
         }
-        // More than there are slots, so that some connect in a slot that was used before.
+        // May exceed the number of slots, so that some connections reuse a slot.
         let (count, bytes) = (world.rng.usize(1..=8), world.rng.u64(1..=600));
-        // Some give up before an answer can be there.
+        // Some give up before the connect can complete.
         let most_micros = if world.rng.u8(0..3) == 0 { 3_000 } else { 3_000_000 };
         let deadline = Duration::from_micros(world.rng.u64(500..=most_micros));
         let worker = world.workers;
@@ -291,7 +291,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             connections_max: 4,
             listeners: 0,
             rules: Rules {
-                // Short: they keep places that others wait for, one after the other.
+                // Short, because they hold permits, one after the other, that others wait for.
                 idle_timeout: Some(PATIENCE / 8),
                 send_timeout: Some(PATIENCE / 8),
                 ..drawn.rules.clone()
@@ -336,5 +336,5 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 }
 
-/// The numbers of the clients on the engine, beyond those of any peer.
+/// First number of the clients on the engine, above the numbers of all peers.
 const FIRST_CLIENT: usize = 10_000;

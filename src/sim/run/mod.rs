@@ -1,7 +1,8 @@
-//! One seed: who runs when, from the first turn to the end.
+//! Runs one seed, from the first turn to the end, and decides what runs when.
 //!
-//! * `draw`: what the seed draws, and the servers, peers and clients made of it
-//! * `checks`: what must hold after every step, at rest, and in the end
+//! * `seat`: how the engines are created in the world
+//! * `draw`: what the seed draws, and the servers, peers and clients made from it
+//! * `checks`: what must hold after every step, when idle, and at the end
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -34,24 +35,24 @@ use crate::worker::{Rules, Worker};
 mod checks;
 mod draw;
 
-/// Faults end after this time; then everybody has to come to an end.
+/// Faults end after this time. Then all peers have to finish.
 const HEALED_AFTER: Duration = Duration::from_secs(15);
-/// Honest peers lose patience after this time: a service may hold their bytes for ever.
+/// Honest peers give up this long after the faults end: a service may hold their bytes forever.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a server with a byte layer waits for a header.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a drain may take, if it is not given less than it needs.
+/// Time given to a drain, unless the seed draws a time that is too short.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long a server may take to see that its clients have left: the longest linger, and more.
+/// Longest time until a server notices that its clients have left: more than the longest linger.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// When a seed that has not come to its end has failed.
+/// A seed that runs longer than this has failed.
 const END: Duration = Duration::from_secs(120);
-/// More turns than any seed needs: one that goes past it spins.
+/// More steps than any seed needs. A seed that takes more spins.
 const STEPS_MAX: u64 = 300_000;
 
-/// Runs one seed.
+/// Runs one seed on a seam. Records a trace if `told`.
 pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
-    // Drawn separately, so that a seed without a layer stays the same.
+    // Drawn with a generator of its own, so that seeds without a layer do not change.
     let layered = fastrand::Rng::with_seed(seed ^ 0x001a_7e55).u8(0..8) == 0;
     match (seam, layered) {
         (Seam::Readiness, false) => run_with::<MioEngine<SimSys>, _>(seed, told, || Plain),
@@ -87,11 +88,11 @@ struct Simulation<E: Seat, L: Layer> {
     directory: Arc<Directory>,
     mailboxes: Arc<Mailboxes>,
     outside: Option<Outside>,
-    /// Commands that had no room in an inbox yet.
+    /// Commands to send again because the inbox was full.
     unsent: Vec<(usize, Command)>,
     served: Served,
     connections: u64,
-    /// A receive may say that there is no buffer though there is one.
+    /// A receive may report that no buffer is free although one is.
     late_buffers: bool,
     begun: Time,
     ending: Ending,
@@ -99,13 +100,13 @@ struct Simulation<E: Seat, L: Layer> {
     ended_at: Option<Time>,
     healed: bool,
     suspended_at: Option<Time>,
-    /// When all clients were gone.
+    /// When all clients had left.
     left_at: Option<Time>,
     rules: Rules,
     whims: Whims,
     timers_checked: usize,
     reconnects: usize,
-    /// Whose bytes were held back by whim when patience ended.
+    /// Peers whose bytes were deliberately held back when honest peers gave up.
     held_back: HashSet<usize>,
     moved: bool,
 }
@@ -116,7 +117,7 @@ struct Server<E: Seat, L: Layer> {
     pool: Pool,
     counters: Arc<Counters>,
     cut: u64,
-    /// The first in the queue for buffers, how many have entered it, and since when both are so.
+    /// First in the queue for buffers, how many ever entered it, and since when both are unchanged.
     queue: (Option<u64>, u64, Time),
 }
 
@@ -129,9 +130,9 @@ struct ClientSide<E: Seat> {
 /// How the server is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ending {
-    /// Drained when everybody has gone.
+    /// Drained after all clients have left.
     Quiet,
-    /// Drained at this time, whoever is there.
+    /// Drained at this time, even if clients are connected.
     Drain(Time),
     /// Stopped at this time.
     Stop(Time),
@@ -141,10 +142,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     /// Runs to the end.
     ///
     /// # Panics
-    /// If something is wrong: that is the answer of a simulation.
+    /// If a check fails. The caller turns the panic into a [`Report`].
     fn run(mut self) {
         for step in 0.. {
-            assert!(step < STEPS_MAX, "it spins: {}", self.who_wants());
+            assert!(step < STEPS_MAX, "the seed spins: {}", self.who_wants());
             self.people_act();
             self.end_when_it_is_time();
             self.send_unsent();
@@ -161,7 +162,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_end();
     }
 
-    /// What has come about, some of it or all.
+    /// Handles events that are due: some of them, or all.
     fn people_act(&mut self) {
         loop {
             let happening = self.world.borrow_mut().pop();
@@ -171,7 +172,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 Some(Happening::Outside) => self.outside_acts(),
                 Some(other) => self.world.borrow_mut().happen(other),
             }
-            // The rest after a worker's turn.
+            // Sometimes leave the rest until after a worker's turn.
             if self.world.borrow_mut().rng.u8(0..4) == 0 {
                 return;
             }
@@ -183,7 +184,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.peers[number].act(&mut world);
         let peer = &self.peers[number];
         let again = peer.end.is_some() && peer.is_satisfied() && self.reconnects < 6;
-        // After the faults those who are there come to their end.
+        // No new peers after the faults end.
         if again && !self.healed && world.rng.u8(0..3) == 0 {
             self.reconnects += 1;
             world.mark(Mark::Reconnected);
@@ -204,7 +205,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         world.after_up_to(outside.pause_max, Happening::Outside);
     }
 
-    /// What had no room in an inbox is said again.
+    /// Sends commands again that found an inbox full.
     fn send_unsent(&mut self) {
         for (worker, command) in std::mem::take(&mut self.unsent) {
             if let Err(command) = self.mailboxes.send(worker, command) {
@@ -232,7 +233,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn turn_server(&mut self, index: usize) {
         let server = &mut self.servers[index];
-        let worker = server.worker.as_mut().expect("it was picked");
+        let worker = server.worker.as_mut().expect("it was picked because it is there");
         let before = (worker.waiting(), server.counters.read().waits_for_buffer);
         worker.turn().expect("the world's waits do not fail");
         let enqueued = server.counters.read().waits_for_buffer - before.1;
@@ -255,7 +256,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// Nothing can be done now: on to the next time at which something can.
+    /// Nothing can run now: advances the clock to the next event or deadline.
     fn let_time_pass(&mut self) {
         self.check_rest();
         let mut world = self.world.borrow_mut();
@@ -264,10 +265,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).and_then(Worker::deadline);
         let own = [self.next_ending(world.now), Some(self.begun + END)].into_iter().flatten();
         let next = servers.chain(clients).chain(world.next()).chain(own).min();
-        let next = next.expect("the end is always to come").max(world.now);
+        let next = next.expect("the end of the seed is always ahead").max(world.now);
         assert!(next < self.begun + END, "not over after {END:?}: {}", self.who_is_left());
         world.now = next;
-        // The machine sleeps, or the process is stopped for a while.
+        // Sometimes the machine sleeps, or the process is stopped for a while.
         if !self.healed && world.rng.u16(0..2000) == 0 {
             let span = Duration::from_millis(world.rng.u64(1..4000));
             world.mark(Mark::TimeSuspended);
@@ -335,7 +336,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// All clients have left, and the server has seen it.
+    /// Whether all clients have left and the server has noticed it.
     fn farewell_is_over(&mut self, now: Time) -> bool {
         if !self.everybody_left() {
             return false;
@@ -345,7 +346,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let over = still_there == 0 || now >= left_at + FAREWELL;
         assert!(
             !over || still_there == 0 || self.may_wait_for_ever(),
-            "{still_there} connections are open though their clients left {FAREWELL:?} ago"
+            "{still_there} connections are open although their clients left {FAREWELL:?} ago"
         );
         over
     }

@@ -1,5 +1,5 @@
-//! What goes over a connection: segments under way, windows, urgent bytes, and what a receive or a
-//! send finds. How connections begin and end is in `connections`.
+//! Data transfer over connections: segments in transit, windows, urgent bytes, receive and send.
+//! `connections` opens and closes connections.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ impl World {
         self.rates.window.saturating_sub(endpoint.received.len() + endpoint.bytes_under_way)
     }
 
-    /// Sends as much as there is room for.
+    /// Sends as many bytes as the window has room for. Returns how many.
     pub(crate) fn send(
         &mut self,
         id: EndpointId,
@@ -42,7 +42,7 @@ impl World {
         Ok(count)
     }
 
-    /// How long a segment is under way.
+    /// Draws how long a segment is in transit.
     pub(super) fn delay(&mut self) -> Duration {
         match self.delay_is_fixed {
             true => self.rates.delay_max,
@@ -55,7 +55,7 @@ impl World {
             self.endpoints[to].bytes_under_way += bytes.len();
         }
         let mut at = self.now + self.delay();
-        // In order: not before what was sent before.
+        // Segments arrive in order.
         if let Some((last, _)) = self.endpoints[to].under_way.back() {
             at = at.max(*last);
         }
@@ -77,7 +77,7 @@ impl World {
                     let endpoint = &mut self.endpoints[id];
                     endpoint.bytes_under_way -= bytes.len();
                     if endpoint.closed {
-                        // Nobody will read it: the sender is told.
+                        // Nobody will read the bytes, so the sender gets a reset.
                         self.reset_other(id);
                         return;
                     }

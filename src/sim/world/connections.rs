@@ -1,5 +1,5 @@
-//! How connections begin and end: connect, listeners and their backlogs, accept; FIN, RST and close.
-//! What goes over them is in `bytes`.
+//! Opens and closes connections: connect, listeners and their backlogs, accept, FIN, RST and close.
+//! `bytes` transfers data over them.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,8 +22,8 @@ impl World {
         (near, far)
     }
 
-    /// Begins a connect; the outcome is told by `connect_outcome`, and by readiness if it is
-    /// watched.
+    /// Starts a connect. `connect_outcome` returns its outcome. A watched endpoint also becomes
+    /// ready. With `ours` the endpoint is a descriptor of the process under test.
     pub(crate) fn connect(&mut self, address: SocketAddr, ours: bool) -> EndpointId {
         let (near, _) = self.pair(address);
         self.endpoints[near].connecting = true;
@@ -84,7 +84,7 @@ impl World {
         self.endpoints[id].connected
     }
 
-    /// A connection that the listener has, with its peer's address.
+    /// Accepts a connection of the listener's backlog. Returns it with its peer's address.
     pub(in crate::sim) fn accept(
         &mut self,
         id: ListenerId,
@@ -107,17 +107,17 @@ impl World {
         Ok((far, address))
     }
 
-    /// The same for somebody outside the process under test: without faults and limits.
+    /// Accepts outside of the process under test, without faults and limits.
     pub(in crate::sim) fn accept_outside(&mut self, id: ListenerId) -> Option<EndpointId> {
         self.listeners[id].backlog.pop_front()
     }
 
-    /// The address that the connection with this far end was made to.
+    /// The address that this connection was made to. `far` is the far end.
     pub(in crate::sim) fn address(&self, far: EndpointId) -> SocketAddr {
         self.endpoints[far].address.expect("a far end has its peer's address")
     }
 
-    /// How many bytes the other side of this endpoint has received.
+    /// Number of bytes that the other side of this endpoint has received.
     pub(in crate::sim) fn taken_by_other(&self, id: EndpointId) -> u64 {
         self.endpoints[self.endpoints[id].other].taken
     }
@@ -149,7 +149,7 @@ impl World {
         ];
         let (error, mark) = ERRORS[self.rng.usize(0..ERRORS.len())];
         self.mark(mark);
-        // After these the connection still waits; the others take it with them.
+        // After these errors the connection stays in the backlog. The others remove it.
         if !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
             let gone = self.listeners[id].backlog.pop_front().expect("it is not empty");
             self.reset_other(gone);
@@ -163,7 +163,7 @@ impl World {
         self.listeners[id].backlog.len()
     }
 
-    /// Whether clients wait at a listener that is open and has told of them.
+    /// Whether clients wait at an open listener whose readiness was reported.
     pub(in crate::sim) fn has_waiting(&self, id: ListenerId) -> bool {
         let listener = &self.listeners[id];
         let untold = listener.edge.any() && listener.edge.at > self.now;
@@ -203,7 +203,7 @@ impl World {
         Ok(())
     }
 
-    /// Closes: FIN, or RST if there is something unread.
+    /// Closes: sends FIN, or RST if received bytes are unread.
     pub(crate) fn close(&mut self, id: EndpointId) {
         let endpoint = &mut self.endpoints[id];
         if std::mem::replace(&mut endpoint.closed, true) {
@@ -233,8 +233,8 @@ impl World {
         }
     }
 
-    /// A server that has sent FIN waits for the peer's: a socket closed before that answers what
-    /// comes late with RST, which destroys what the peer has not read yet.
+    /// Checks that a server that has sent FIN waits for the peer's FIN. A socket that is closed
+    /// earlier replies to late bytes with RST, which destroys what the peer has not read yet.
     fn check_linger(&mut self, id: EndpointId) {
         let end = &self.endpoints[id];
         let Some(shut) = end.fin_sent_at.filter(|_| end.address.is_some()) else { return };
@@ -245,12 +245,12 @@ impl World {
         }
     }
 
-    /// A call on this endpoint fails by lot.
+    /// Records that an error was injected into a call on this endpoint.
     pub(in crate::sim) fn fail(&mut self, id: EndpointId) {
         self.endpoints[id].failed = true;
     }
 
-    /// A RST goes out from `id`: what is under way to the other side is lost.
+    /// Sends RST from `id`. All bytes in transit to the other side are lost.
     pub(in crate::sim) fn reset_other(&mut self, id: EndpointId) {
         let to = self.endpoints[id].other;
         self.endpoints[id].broken = true;
@@ -266,7 +266,7 @@ impl World {
         self.raise(to, Edge { readable: true, writable: true, read_on: true, at: Time::ZERO });
     }
 
-    /// An abortive close: RST, whatever is unread.
+    /// Closes with RST in any case.
     pub(crate) fn abort(&mut self, id: EndpointId) {
         let endpoint = &mut self.endpoints[id];
         if !std::mem::replace(&mut endpoint.closed, true) {

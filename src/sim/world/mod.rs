@@ -1,11 +1,11 @@
-//! The simulated kernel: endpoints joined in pairs, listeners with backlogs, readiness, and a queue
-//! of what happens when. It behaves as Linux does, as far as the code above can tell; the faults
-//! are drawn by lot at the rates of the seed.
+//! The simulated kernel: pairs of endpoints, listeners with backlogs, readiness, and a queue of
+//! events. As far as the code above can tell, it behaves as Linux does. Faults are injected at
+//! random, at the rates of the seed.
 //!
-//! * here: what there is, the lot, the story, and time
-//! * `connections`: how connections begin and end
-//! * `bytes`: what goes over them
-//! * `readiness`: what is told of them
+//! * here: the types, random faults, the trace, and time
+//! * `connections`: opens and closes connections
+//! * `bytes`: transfers data over them
+//! * `readiness`: reports their readiness
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -28,8 +28,8 @@ pub(crate) type Shared = Rc<RefCell<World>>;
 pub(crate) type EndpointId = usize;
 pub(crate) type ListenerId = usize;
 
-/// How often each fault is drawn, in a million, and the sizes of things. A seed draws its own, most
-/// of them zero: faults that never leave room for anything else hide bugs.
+/// How often each fault is injected, in events per million, and sizes. Each seed draws its own
+/// rates, most of them zero: too many faults at once hide bugs.
 #[derive(Clone, Debug)]
 pub(crate) struct Rates {
     pub(crate) late_readiness: u32,
@@ -43,17 +43,17 @@ pub(crate) struct Rates {
     pub(crate) shutdown_error: u32,
     pub(crate) connect_error: u32,
     pub(crate) late_buffer: u32,
-    /// How long a segment is under way, at most.
+    /// Longest time that a segment is in transit.
     pub(crate) delay_max: Duration,
-    /// Bytes that a receive buffer and what is under way to it hold together.
+    /// Capacity of a receive buffer in bytes, including bytes in transit to it.
     pub(crate) window: usize,
-    /// Descriptors that the process may have.
+    /// Most descriptors that the process may have open.
     pub(crate) descriptors: usize,
     pub(crate) backlog: usize,
 }
 
 impl Rates {
-    /// No faults any more: what is under way gets through.
+    /// Stops all faults.
     pub(super) fn heal(&mut self) {
         *self = Rates {
             late_readiness: 0,
@@ -73,40 +73,40 @@ impl Rates {
     }
 }
 
-/// What becomes of a connect to an address that does not simply succeed.
+/// What happens to a connect to an address with a route of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Route {
     /// Refused.
     Refused,
-    /// Never answered.
+    /// Never completed.
     Silent,
-    /// Answered after this time.
+    /// Completed after this time.
     Late(Duration),
 }
 
-/// Something that will happen at a time.
+/// An event in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Happening {
-    /// The first segment under way to this endpoint arrives.
+    /// The first segment in transit to this endpoint arrives.
     Arrival(EndpointId),
     /// A peer acts.
     Peer(usize),
     /// A connect arrives at its listener.
     Connect(EndpointId),
-    /// Readiness that was held back can be told.
+    /// Delayed readiness can be reported.
     Readiness,
-    /// Another thread wants something of the server.
+    /// An external thread makes a request.
     Outside,
 }
 
-/// What is under way to an endpoint.
+/// What is in transit to an endpoint.
 #[derive(Debug)]
 enum Segment {
-    Bytes(Vec<u8>, /** The last is urgent. */ bool),
+    Bytes(Vec<u8>, /** The last byte is urgent. */ bool),
     Fin,
 }
 
-/// What readiness has not been told yet.
+/// Readiness that has not been reported yet.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Edge {
     pub(super) readable: bool,
@@ -121,7 +121,7 @@ impl Edge {
     }
 }
 
-/// Who watches an endpoint.
+/// The worker that watches an endpoint, and its token for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     pub(super) worker: usize,
@@ -134,23 +134,23 @@ pub(super) struct Endpoint {
     pub(super) address: Option<SocketAddr>,
     other: EndpointId,
     received: VecDeque<u8>,
-    /// Bytes that were received so far.
+    /// Number of bytes received so far.
     taken: u64,
     under_way: VecDeque<(Time, Segment)>,
     bytes_under_way: usize,
-    /// Where in `received` the urgent byte is.
+    /// Index of the urgent byte in `received`.
     mark: Option<usize>,
     pub(super) fin_received: bool,
     error: Option<Errno>,
     fin_sent: bool,
-    /// The other side is gone: sending gets EPIPE.
+    /// The other side is gone: a send fails with EPIPE.
     broken: bool,
-    /// By a reset: once the error has been told, receiving answers the end of the stream.
+    /// It was reset: after the error was reported once, a receive returns the end of the stream.
     reset: bool,
     closed: bool,
     /// When this side's FIN went out.
     fin_sent_at: Option<Time>,
-    /// A call on it was made to fail by lot.
+    /// An error was injected into a call on it.
     failed: bool,
     /// A descriptor of the process under test.
     ours: bool,
@@ -169,13 +169,13 @@ struct Listener {
     edge: Edge,
 }
 
-/// The world.
+/// The simulated kernel, its clock, and its random faults.
 pub(crate) struct World {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Time,
     pub(crate) rates: Rates,
     pub(super) routes: HashMap<SocketAddr, Route>,
-    /// Each segment is under way for the longest time that there is.
+    /// Each segment is in transit for exactly `delay_max`.
     pub(super) delay_is_fixed: bool,
     pub(super) marks: Marks,
     pub(super) story: Story,
@@ -189,13 +189,13 @@ pub(crate) struct World {
     pub(super) descriptors_open: usize,
     /// How long a server waits for the peer's FIN after its own.
     pub(super) linger: Duration,
-    /// From when on a server may close whatever it has.
+    /// From this time on a server may cut any connection.
     pub(super) cut_from: Time,
-    /// What somebody found wrong who cannot panic: a service's panics are caught.
+    /// First failed check of code that cannot panic because the worker catches a service's panics.
     pub(super) wrong: Option<String>,
 }
 
-/// What happened, as a hash that is the same for the same seed, and as text if it is wanted.
+/// The events as a hash, which is the same for the same seed, and as text if requested.
 pub(super) struct Story {
     hash: u64,
     pub(super) lines: Option<Vec<String>>,
@@ -206,7 +206,7 @@ impl Story {
         Story { hash: 0xcbf2_9ce4_8422_2325, lines: told.then(Vec::new) }
     }
 
-    /// FNV-1a over 64-bit words: it is to differ when the story does, no more.
+    /// FNV-1a over 64-bit words. It only has to differ when the events differ.
     fn note(&mut self, words: [u64; 3]) {
         for word in words {
             self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3);
@@ -270,12 +270,12 @@ impl World {
         }
     }
 
-    /// True as often as `rate` says, in a million.
+    /// True with a probability of `rate` in a million.
     pub(super) fn chance(&mut self, rate: u32) -> bool {
         rate > 0 && self.rng.u32(0..1_000_000) < rate
     }
 
-    /// Says that something is wrong; the first word counts.
+    /// Records a failed check. Only the first one is kept.
     pub(super) fn complain(&mut self, text: impl FnOnce() -> String) {
         self.wrong.get_or_insert_with(text);
     }
@@ -284,7 +284,7 @@ impl World {
         self.marks.hit(mark);
     }
 
-    /// Notes something for the hash, and for the story if one is told.
+    /// Adds an event to the hash, and to the trace if one is recorded.
     pub(super) fn tell(&mut self, code: u64, who: usize, what: u64, text: impl FnOnce() -> String) {
         self.story.note([self.now.as_nanos() ^ code << 56, who as u64, what]);
         let now = self.now;
@@ -304,12 +304,12 @@ impl World {
         self.at(self.now + wait, happening);
     }
 
-    /// When the next thing happens.
+    /// Time of the next event.
     pub(crate) fn next(&self) -> Option<Time> {
         self.queue.peek().map(|Reverse((time, _, _))| *time)
     }
 
-    /// Takes the next thing that has come about by now.
+    /// Takes the next event that is due.
     pub(crate) fn pop(&mut self) -> Option<Happening> {
         let Reverse((time, _, _)) = self.queue.peek()?;
         if *time > self.now {
@@ -318,7 +318,7 @@ impl World {
         self.queue.pop().map(|Reverse((_, _, happening))| happening)
     }
 
-    /// Lets one thing happen. Peers' turns are the caller's business.
+    /// Handles one event. The caller handles the turns of peers and external threads.
     pub(crate) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Arrival(id) => self.arrive(id),
@@ -328,7 +328,7 @@ impl World {
     }
 }
 
-/// The address of peer number `peer`. One for each, so that it is known by it everywhere.
+/// The address of peer number `peer`. Each peer has its own, which identifies it everywhere.
 pub(super) fn address_of(peer: usize) -> SocketAddr {
     let peer = peer as u32;
     let ip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, (peer >> 16) as u16, peer as u16);
@@ -338,14 +338,14 @@ pub(super) fn address_of(peer: usize) -> SocketAddr {
 /// The number of a peer.
 pub(super) fn peer_of(peer: Peer) -> usize {
     let Some(IpAddr::V6(ip)) = peer.socket_addr().map(|address| address.ip()) else {
-        panic!("nobody of this world: {peer}")
+        panic!("not an address of this world: {peer}")
     };
     let segments = ip.segments();
     (segments[6] as usize) << 16 | segments[7] as usize
 }
 
-/// The byte that a peer sends at an offset: whose it is and where it belongs can be told. Its highest
-/// bit is left to bytes from outside.
+/// The byte that a peer sends at an offset, which reveals bytes of other peers or other offsets.
+/// Its highest bit is 0: it is reserved for external messages.
 pub(super) fn canary(peer: usize, offset: u64) -> u8 {
     let mixed = (peer as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ offset.wrapping_mul(0xd6e8_feb8_6659_fd93);

@@ -1,5 +1,5 @@
-//! What is told of sockets, to whom and when: edges that are raised once and taken once, late if the
-//! lot says so. What makes a socket ready is in `connections` and `bytes`.
+//! Reports the readiness of sockets to workers: edges that are raised once and taken once,
+//! sometimes late. `connections` and `bytes` make sockets ready.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl World {
         }
         let at = self.told_at();
         let pending = &mut self.endpoints[id].edge;
-        // What is told already is not taken back: the earlier of two times counts.
+        // Reported readiness is not taken back, so the earlier of two times counts.
         pending.at = if pending.any() { pending.at.min(at) } else { at };
         pending.readable |= edge.readable;
         pending.writable |= edge.writable;
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// Whether a wait of this worker would come back with something.
+    /// Whether a wait of this worker would report anything.
     pub(in crate::sim) fn is_ready(&self, worker: usize) -> bool {
         let of_worker = |watch: Option<Watch>| watch.is_some_and(|watch| watch.worker == worker);
         let due = |edge: Edge| edge.any() && edge.at <= self.now;
@@ -70,7 +70,7 @@ impl World {
             || self.listeners.iter().any(|end| of_worker(end.watch) && due(end.edge))
     }
 
-    /// Takes what is ready for a worker, in any order.
+    /// Takes the readiness due for a worker, in random order.
     pub(in crate::sim) fn take_ready(&mut self, worker: usize) -> Vec<(u64, Edge)> {
         let now = self.now;
         let mut ready = Vec::new();
@@ -86,7 +86,7 @@ impl World {
         ready
     }
 
-    /// Puts back what was taken and not told.
+    /// Puts back readiness that was taken and not reported.
     pub(in crate::sim) fn put_back(&mut self, worker: usize, token: u64, edge: Edge) {
         let matches = |watch: Option<Watch>| {
             watch.is_some_and(|watch| watch.worker == worker && watch.token == token)
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// A watched connection of the worker, by lot.
+    /// The token of a random watched connection of the worker.
     pub(in crate::sim) fn any_watched(&mut self, worker: usize) -> Option<u64> {
         let tokens: Vec<u64> = self
             .endpoints
@@ -113,7 +113,7 @@ impl World {
         (!tokens.is_empty()).then(|| tokens[self.rng.usize(0..tokens.len())])
     }
 
-    /// Whether some connection of this worker is still watched by this token.
+    /// Whether this worker still watches a connection with this token.
     pub(in crate::sim) fn is_watched(&self, worker: usize, token: u64) -> bool {
         let matches = |watch: Watch| watch.worker == worker && watch.token == token;
         self.endpoints.iter().any(|end| end.watch.is_some_and(matches))
