@@ -1,4 +1,4 @@
-# The exact measures: system calls (strace) and user-space instructions (callgrind) for an echo.
+# Exact counts: system calls (strace) and user-space instructions (callgrind) per echo.
 
 import os
 import re
@@ -13,7 +13,7 @@ from report import Figure, Table
 
 
 def measure_syscalls(setup):
-    """One worker, 1,000 busy connections, 64 B; counted from attaching strace to leaving."""
+    """One worker, 1,000 busy connections, 64 B. Counts while strace is attached."""
     _need("strace")
     load = setup.scaled(Load(1_000))
     raw = {}
@@ -31,12 +31,12 @@ def measure_syscalls(setup):
         which = ", ".join(f"{call} {share:.3f}" for call, share in shares if share >= 0.0005)
         table.add(name, f"{total / counted['echoes']:.3f}", which)
     notes = [f"{load.connections:,} busy connections, 64 B. strace slows the server, so a wait may"
-             " find more events than it would without."]
-    return Figure("syscalls", "System calls for an echo", table, raw, notes)
+             " find more events than it would otherwise."]
+    return Figure("syscalls", "System calls per echo", table, raw, notes)
 
 
 def _count_calls(server, client, seconds, cpus):
-    """(echoes answered, calls by name), of the same stretch of time."""
+    """Returns (echoes, calls by name) of the same period."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "strace")
         command = ["strace", "-f", "-c", "-o", path, "-p", str(server.pid)]
@@ -49,7 +49,7 @@ def _count_calls(server, client, seconds, cpus):
 
 
 def _wait_until_traced(pid, strace):
-    """Until every thread of the server has its tracer."""
+    """Waits until every thread of the server is traced."""
     end = time.monotonic() + 10
     while time.monotonic() < end and strace.child.poll() is None:
         time.sleep(0.05)
@@ -66,7 +66,7 @@ def _is_traced(pid, task):
 
 
 def _parse_strace(summary):
-    """`% time  seconds  usecs/call  calls  [errors]  syscall`, between two rules."""
+    """Parses lines `% time  seconds  usecs/call  calls  [errors]  syscall`."""
     calls = {}
     for line in summary.splitlines():
         match = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?([a-z]\w*)$", line)
@@ -78,7 +78,7 @@ def _parse_strace(summary):
 
 
 def measure_instructions(setup):
-    """Runs of N and of 2 N echoes: start, connecting and ending are in both and cancel."""
+    """Subtracts a run of N echoes from one of 2 N, so that start, connecting and exit cancel."""
     _need("valgrind")
     _need("callgrind_annotate")
     load = setup.scaled(Load(100))
@@ -89,25 +89,26 @@ def measure_instructions(setup):
         raw[name] = _slope(short, long, load.connections * setup.echoes_each)
     table = Table(["server", "where", "instructions/echo"])
     for name, counted in raw.items():
-        table.add(name, "in all", f"{counted['per_echo']:.1f}")
+        table.add(name, "total", f"{counted['per_echo']:.1f}")
         for by in ("function", "file"):
             for where, per_echo in _largest(counted["lines"], by)[:setup.places_max]:
                 table.add("", f"{by} {where}", f"{per_echo:.1f}")
     notes = [f"User space only, {load.connections} busy connections, 64 B; the difference of two"
-             f" runs, divided by {load.connections * setup.echoes_each:,} echoes. By function: what"
-             " was inlined counts for where it ended up; by file: for where it was written."]
-    return Figure("instructions", "User-space instructions for an echo", table, raw, notes)
+             f" runs, divided by {load.connections * setup.echoes_each:,} echoes. By function,"
+             " inlined code counts for the function that contains it; by file, for the file of its"
+             " source."]
+    return Figure("instructions", "User-space instructions per echo", table, raw, notes)
 
 
 def _callgrind(setup, command, load, echoes_each):
-    """(instructions in all, instructions by function) of a whole run of the server."""
+    """Returns (total instructions, instructions by function) of a whole run of the server."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "callgrind")
         valgrind = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={path}"]
         with Server(valgrind + command, [setup.server_cpu]) as server:
             with Client(setup.floor_binary, server.address, load, setup.client_cpus) as client:
                 client.each(echoes_each)
-            # The client's connections are closed now: both runs end in the same state.
+            # Lets the server close the connections, so that both runs end in the same state.
             time.sleep(0.5)
         if not os.path.exists(path):
             raise SystemExit("figures: the server was killed before callgrind could write")
@@ -118,7 +119,7 @@ def _callgrind(setup, command, load, echoes_each):
 
 
 def _parse_callgrind(annotated):
-    """(instructions in all, {(function, file): instructions})."""
+    """Returns (total instructions, {(function, file): instructions})."""
     total = 0
     lines = {}
     for line in annotated.splitlines():
@@ -135,7 +136,7 @@ def _parse_callgrind(annotated):
 
 
 def _function_and_file(text):
-    """`/any/where/crate/src/file.rs:name [object]` as (name, crate/src/file.rs)."""
+    """Parses `/any/where/crate/src/file.rs:name [object]` into (name, crate/src/file.rs)."""
     text = re.sub(r"\s+\[[^\]]*\]$", "", text)
     path, _, function = text.partition(":")
     path = path.removeprefix(os.getcwd() + "/")
@@ -143,7 +144,7 @@ def _function_and_file(text):
 
 
 def _slope(short, long, echoes):
-    """What the longer run did more, for each of the echoes that it made more."""
+    """The additional instructions of the longer run, per additional echo."""
     lines = [
         (function, file, (count - short[1].get((function, file), 0)) / echoes)
         for (function, file), count in long[1].items()

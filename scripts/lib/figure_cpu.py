@@ -1,8 +1,8 @@
-# Server CPU for an echo, rate, latency and evenness, as ratios to the epoll floor.
+# Server CPU per echo, rate, latency and evenness, as ratios to the epoll floor.
 #
-# All servers of a case are up at once, with all their connections; only one is driven at a time,
-# for a slice of half a second, in an order drawn anew for each round. A ratio is formed within a
-# round, so that a machine that drifts over seconds drifts for both sides of it.
+# All servers of a case run at the same time, with all their connections. Only one is driven at a
+# time, for a slice of half a second, in a new random order in each round. Ratios are formed within
+# a round, so that a slow drift of the machine affects both sides equally.
 
 import contextlib
 import random
@@ -23,7 +23,7 @@ CASES = [
 
 
 def measure(setup):
-    # No two orders of a round may depend on each other; the seed only makes a run repeatable.
+    # The order is random in each round. The fixed seed makes a run repeatable.
     random.seed(1)
     raw = {}
     table = Table(["case", "server", "CPU us/echo", "CPU ratio (95 %)", "echoes/s",
@@ -40,11 +40,11 @@ def measure(setup):
         print(f"  {title}: done", flush=True)
     notes = [f"Ratios are to `{setup.floor}`; each is the median of the ratios of {setup.rounds}"
              f" rounds of {setup.slice_s} s slices, with the 95 % interval of that median."]
-    return Figure("cpu", "CPU for an echo, rate and latency", table, raw, notes)
+    return Figure("cpu", "CPU per echo, rate and latency", table, raw, notes)
 
 
 def _measure_case(setup, load):
-    """For each round, the sample of each server by name."""
+    """Returns for each round the sample of each server by name."""
     with contextlib.ExitStack() as stack:
         pairs = {}
         for name, command in setup.servers.items():
@@ -63,10 +63,10 @@ def _measure_case(setup, load):
 
 
 def sample(server, client, seconds):
-    """What the client did in a slice, and the CPU time that it cost the server."""
+    """The client's report of a slice, with the CPU time that the server used."""
     before_ns = server.cpu_ns()
     report = client.slice(seconds)
-    # The last answer is in; the server still has to go to sleep for its time to be complete.
+    # The last reply has arrived. Once the server sleeps, its CPU time is complete.
     time.sleep(0.005)
     report["server_cpu_ns"] = server.cpu_ns() - before_ns
     report["cpu_us_per_echo"] = report["server_cpu_ns"] / report["messages"] / 1e3

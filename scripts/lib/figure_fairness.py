@@ -1,4 +1,4 @@
-# Fairness: what 999 quiet connections see of one that streams as fast as it can.
+# Fairness: how one connection that streams as fast as it can affects 999 quiet ones.
 
 import contextlib
 import random
@@ -29,18 +29,18 @@ def measure(setup):
             f"{max(each['loaded']['max_us'] for each in rounds):,.0f}",
             f"{median('hot', 'mib_per_second'):,.0f}")
     notes = [f"{quiet_load.connections} connections send 64 B every {quiet_load.interval_ms} ms,"
-             " latency counted from when each was due; the hot one keeps 16 x 64 KiB in flight."
-             f" Medians of {setup.rounds_fair} rounds. How evenly equal connections are served is"
-             " in the table of CPU, busiest/quietest."]
+             " latency counts from when each was due. The hot one keeps 16 x 64 KiB in flight."
+             f" Medians of {setup.rounds_fair} rounds. The CPU table shows how evenly equal"
+             " connections are served (busiest/quietest)."]
     return Figure("fairness", "One hot connection among quiet ones", table, raw, notes)
 
 
 def _measure_servers(setup, quiet_load):
-    """For each server its rounds: a slice of the quiet ones alone, and one with the hot one.
+    """Returns the rounds of each server: a slice of the quiet ones alone, and one with the hot one.
 
-    As with CPU, the servers are all up and take turns, in an order drawn anew for each round.
+    As with CPU, all servers run at the same time and take turns, in a new random order each round.
     """
-    # The clients have CPUs of their own, so that what is seen is the server's doing.
+    # Quiet and hot clients have separate CPUs, so that only the server causes delays.
     hot_cpus, quiet_cpus = setup.client_cpus[:1], setup.client_cpus[1:] or setup.client_cpus
     with contextlib.ExitStack() as stack:
         clients = {}
@@ -65,7 +65,7 @@ def _sample(quiet, hot, seconds):
         if kind == "alone":
             sample[kind] = quiet.slice(seconds)
             continue
-        # The hot one ends a little later, so that the quiet ones are never alone.
+        # The hot client runs a little longer, so that the quiet ones are never alone.
         hot.begin(f"slice {seconds + 0.2}")
         sample[kind] = quiet.slice(seconds)
         sample["hot"] = hot.report()

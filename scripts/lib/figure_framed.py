@@ -1,7 +1,7 @@
-# Server CPU for a framed echo beside that for a plain one: what finding the frame costs.
+# Server CPU per framed echo against a plain one: the cost of finding the frame.
 #
-# As figure_cpu does it: both servers are up at once, one of them is driven at a time, for a slice,
-# and ratios are formed within a round.
+# As in figure_cpu, both servers run at the same time, one is driven at a time for a slice, and
+# ratios are formed within a round.
 
 import contextlib
 import random
@@ -15,7 +15,7 @@ PAYLOAD_BYTES = 64
 LENGTH_BYTES = 4
 CASES = [("100 connections", 100), ("1,000 connections", 1_000)]
 
-# The same program, and the same bytes but for the length in front of each message.
+# The same program and the same bytes, except for the length in front of each message.
 KINDS = {
     "echo": ("tcp", Load(0, size=PAYLOAD_BYTES)),
     "framed": ("framed", Load(0, size=LENGTH_BYTES + PAYLOAD_BYTES, length_bytes=LENGTH_BYTES)),
@@ -37,9 +37,9 @@ def measure(setup):
         print(f"  {title}: done", flush=True)
     notes = [f"{PAYLOAD_BYTES} B of payload in each message. Ratios are to the plain echo of the"
              f" same program; each is the median of the ratios of {setup.rounds} rounds of"
-             f" {setup.slice_s} s slices, with the 95 % interval of that median. The aim is a CPU"
-             " ratio of 1.25 at most."]
-    return Figure("framed", "CPU for a framed echo beside a plain one", table, raw, notes)
+             f" {setup.slice_s} s slices, with the 95 % interval of that median. The target is a"
+             " CPU ratio of at most 1.25."]
+    return Figure("framed", "CPU per framed echo against a plain one", table, raw, notes)
 
 
 def _measure_case(setup, connections):

@@ -1,6 +1,6 @@
-# What the load generator can do, and whether it says so when it cannot: how late it sends (lag),
-# what it says of itself when it is slowed on purpose (limited), and its highest rate beside that of
-# a bare epoll client (ceiling).
+# The limits of the load generator, and whether it reports them: how late it sends (lag), its
+# verdict when it is deliberately slowed (limited), and its highest rate against that of a bare
+# epoll client (ceiling).
 
 import collections
 import contextlib
@@ -14,7 +14,7 @@ from statistic import format_interval, median_with_interval
 
 LAG_MAX_NS = 100_000
 CEILING_MIN = 0.9
-# Whether the generator's threads sleep when there is nothing to do, or ask again and again.
+# Whether idle threads of the generator sleep or poll.
 MODES = {"sleeping": [], "polling": ["--busy-poll"]}
 
 Slowed = collections.namedtuple("Slowed", "title rate busy_loop")
@@ -53,10 +53,10 @@ def measure_lag(setup):
         for mode in MODES)
     notes = ["10,000 requests/s of 64 B over 1,000 connections from one thread, the server on a CPU"
              f" of its own. The 99th percentile is at most"
-             f" 100 us in {met}. It is a figure of a quiet machine: whatever else runs delays a"
-             " thread that has to wake up at a time. `polling` is with `--busy-poll`. The bare"
-             " sleeper is a thread that does nothing but sleep until each next millisecond, in"
-             " between the runs: how late it wakes up is the machine's own part."]
+             f" 100 us in {met}. The figure needs an idle machine, because other work delays"
+             " threads that wake up. `polling` is with `--busy-poll`. The bare sleeper is a thread"
+             " that only sleeps until each next millisecond, between the runs: its lateness is the"
+             " share of the machine."]
     return Figure("lag", "How late the generator sends", table, raw, notes)
 
 
@@ -95,15 +95,15 @@ def measure_limited(setup):
                   f"{middle(lambda run: run['latency']['p99_ns']) / 1e3:,.0f}",
                   f"{middle(lambda run: run['generator_busy_ratio']) * 100:.0f}")
     notes = ["Open loop, 100 connections, 64 B, one generator thread on one CPU, the server on"
-             " another; runs of a second, medians. Beside the busy loop none may be called valid."
-             " Alone the same load shows that the verdict is not always the same one; there it"
-             " depends on what else the machine does."]
-    return Figure("limited", "The verdict on a generator that is slowed on purpose", table, raw,
+             " another; runs of a second, medians. Beside the busy loop, no run may be valid. The"
+             " same load alone shows that the verdict is not constant; there it depends on other"
+             " work on the machine."]
+    return Figure("limited", "The verdict on a generator that is deliberately slowed", table, raw,
                   notes)
 
 
 def measure_ceiling(setup):
-    """Closed loop as fast as it goes: one thread of each, the server with more than that."""
+    """Closed loop at full speed, with one thread of each client and more threads of the server."""
     random.seed(3)
     raw = {}
     table = Table(["case", "bare client /s", "loadgen /s", "ratio (95 %)", "loadgen busy %"],
@@ -126,16 +126,16 @@ def measure_ceiling(setup):
                   f"{middle(lambda each: each['loadgen']['generator_busy_ratio']) * 100:.0f}")
         print(f"  {title}: done", flush=True)
     notes = [f"One client thread on one CPU, echopool with {len(_sink_cpus(setup))} workers on as"
-             " many others, so that the client is what limits. Both verify every byte and record"
+             " many others, so that the client is the limit. Both verify every byte and record"
              f" every latency. Ratios are medians of {setup.rounds} rounds of slices of"
-             f" {setup.slice_s} s in an order drawn anew, with the 95 % interval of that median;"
+             f" {setup.slice_s} s in random order, with the 95 % interval of that median;"
              f" the target is {CEILING_MIN}."]
-    return Figure("ceiling", "The generator's highest rate beside a bare epoll client", table, raw,
+    return Figure("ceiling", "The generator's highest rate against a bare epoll client", table, raw,
                   notes)
 
 
 def _sink_cpus(setup):
-    """All but the first: that is the client's."""
+    """CPUs of the server: all except the client's CPU, which is the first."""
     return [setup.server_cpu, *setup.client_cpus[1:]][:2]
 
 

@@ -1,9 +1,8 @@
-# A hub under a crowd: how fast one client's messages reach 2,000, and what clients that never read
-# do to the others.
+# A hub with many clients: how fast one client's messages reach 2,000 clients, and how clients that
+# never read affect the others.
 #
-# The load generator checks that each client gets each message once, in order, with the right bytes:
-# a run in which it does not ends this script. The server has half of the CPUs, the clients the
-# other half.
+# The load generator checks that each client gets each message once, in order, with the right bytes.
+# If a check fails, this script exits. The server has half of the CPUs, the clients the other half.
 
 import json
 import os
@@ -21,8 +20,8 @@ RUN_SECONDS_MAX = 600
 MESSAGE_BYTES = 100
 
 CROWD = {"clients": 2_000, "messages": 1_000}
-# For each client 6.7 MB: more than the 4.3 MB that the kernel's buffers and the hub's queue take of
-# one that does not read.
+# 6.7 MB per client: more than the 4.3 MB that the kernel's buffers and the hub's queue hold for a
+# client that does not read.
 SLOW = {"clients": 1_000, "never_read": 10, "message_bytes": 16_000, "rate": 30, "seconds": 14}
 
 
@@ -32,7 +31,7 @@ def measure(setup):
     crowd = _crowd(setup)
     slow = _slow(setup)
     table = Table(["case", "messages/s", "deliveries/s", "p50 ms", "p99 ms", "missing", "dropped",
-                   "buffers held at most", "memory at most, MiB"], left=1)
+                   "most buffers held", "peak memory, MiB"], left=1)
     for title, runs in [
             (f"{crowd[0]['clients']:,} clients, one sends {crowd[0]['messages']:,} messages", crowd),
             (f"{slow[0]['with']['clients']:,} clients, all read", [each["without"] for each in slow]),
@@ -42,18 +41,17 @@ def measure(setup):
     wall = median_with_interval([each["elapsed_s"] for each in crowd])
     first = slow[0]["with"]
     notes = [
-        f"The crowd: messages of {MESSAGE_BYTES} B, each sent when the sender has its own copy of"
-        f" the one before; all deliveries together take {wall[0]:.2f} s. Medians of"
+        f"Many clients: messages of {MESSAGE_BYTES} B, each sent when the sender has received its"
+        f" own copy of the previous one; all deliveries together take {wall[0]:.2f} s. Medians of"
         f" {len(crowd)} runs.",
-        f"Those that never read: messages of {first['message_bytes']:,} B at"
+        f"Clients that never read: messages of {first['message_bytes']:,} B at"
         f" {first['rate']:,} messages/s for {first['seconds']} s; latency counts from when a"
-        f" message was due. p99 of delivery to the others, with them divided by without them:"
+        f" message was due. p99 of delivery to the others, with such clients divided by without:"
         f" {format_interval(median_with_interval(ratios))}, of {len(slow)} pairs of runs.",
-        "Missing are deliveries to clients that read, dropped are messages in a run that the hub"
-        " did not send to clients that do not read. Buffers are sampled every 100 ms,"
-        " memory is the peak of the server's resident memory (VmHWM), the program included; what"
-        " it may take beside that it says at start:"
-        f" {first['sum_mib']:.1f} MiB. That nothing is allocated on the way is a test"
+        "Missing: deliveries to clients that read. Dropped: messages of a run that the hub did not"
+        " send to clients that do not read. Buffers are sampled every 100 ms. Memory is the peak"
+        " of the server's resident memory (VmHWM), including the program; its own sum at start is"
+        f" {first['sum_mib']:.1f} MiB. A test shows that nothing is allocated per message"
         " (`cargo test --test allocations`).",
     ]
     return Figure("hub", "A hub with many clients", table, {"crowd": crowd, "slow": slow}, notes)
@@ -67,7 +65,7 @@ def _crowd(setup):
     for _ in range(1 if setup.quick else 5):
         run = _run(setup, clients, flags)
         runs.append({"clients": clients, "messages": messages, **run})
-    print("  the crowd: done", flush=True)
+    print("  many clients: done", flush=True)
     return runs
 
 
@@ -82,12 +80,12 @@ def _slow(setup):
         random.shuffle(sides)
         pairs.append({
             side: {**what, **_run(setup, what["clients"], flags + more)} for side, more in sides})
-    print("  those that never read: done", flush=True)
+    print("  clients that never read: done", flush=True)
     return pairs
 
 
 def _run(setup, clients, flags):
-    """One run against a server of its own."""
+    """One run with its own server."""
     half = len(setup.all_cpus) // 2
     client_cpus, server_cpus = setup.all_cpus[:half], setup.all_cpus[half:]
     command = setup.echopool("hub://127.0.0.1:0", workers=len(server_cpus))
@@ -119,7 +117,7 @@ def _loadgen(server, cpus, clients, flags):
     if not ended.stdout:
         raise SystemExit(f"figures: {' '.join(command)} ended with {ended.returncode}")
     report = json.loads(ended.stdout)
-    # A generator that could not keep its schedule shows in the latencies of both sides.
+    # A generator-limited run is accepted: its delay is in the latencies of both sides.
     if report["verdict"] not in ("valid", "generator-limited"):
         raise SystemExit(f"figures: {' '.join(command)}: {report['verdict_text']},"
                          f" errors {report['errors']}, {report['hub']}")

@@ -1,4 +1,4 @@
-# Resident memory: empty, with idle connections that have each echoed once, and under a burst.
+# Resident memory: without connections, with idle connections after one echo each, and in a burst.
 
 import re
 import tempfile
@@ -27,7 +27,7 @@ def measure(setup):
             memory["burst"]["VmHWM"], memory["afterwards"]["VmRSS"])))
     notes = [f"MiB resident (VmRSS). Idle: {load.connections:,} connections that have each echoed"
              f" 64 B once. Burst: {load.connections:,} connections that send 64 KiB each at once;"
-             " the peak is VmHWM. Memory in the kernel is not in it."]
+             " the peak is VmHWM. Kernel memory is not included."]
     for name, memory in raw.items():
         notes += [f"{name} at start: {line}" for line in memory["memory_lines_of_log"]]
     return Figure("memory", "Resident memory", table, raw, notes)
@@ -53,7 +53,7 @@ def _measure_server(setup, server, load):
 
 
 def _memory_lines(log):
-    """What the server says of its memory at start, without times and levels."""
+    """The log lines on memory at start, without times and levels."""
     lines = [re.sub(r"^\[[^\]]*\]\s*", "", line) for line in log.splitlines()]
     return [line for line in lines if re.search(r"memory|\b[KMG]iB\b", line)][:20]
 

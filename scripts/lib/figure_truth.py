@@ -1,8 +1,8 @@
-# Truth: what the load generator measures of delays that can be calculated, over loopback.
+# Truth: what the load generator measures for delays that can be calculated, over loopback.
 #
-# The daemon's delay service answers late by a known law. Theory says what each percentile of the
-# latency is; what the echo itself takes is measured by the same load without a delay, and its
-# median is taken off.
+# The daemon's delay service replies late by a known law. Theory gives each percentile of the
+# latency. The same load without a delay measures the time of the echo itself, whose median is
+# subtracted.
 
 import collections
 import math
@@ -11,11 +11,11 @@ import os
 from process import Server, loadgen_summary, sleeper_lateness
 from report import Figure, Table
 
-# Held against theory: within this part of it, or this time, whichever is more.
+# Allowed difference to theory: this fraction of it or this time, whichever is larger.
 PART_MAX = 0.02
 NS_MAX = 100_000
 
-# Percentile -> key of the report. The last is shown and not judged: too few requests lie beyond it.
+# Percentile -> key of the report. The last is not judged, because too few requests lie beyond it.
 JUDGED = [(0.5, "p50_ns"), (0.75, "p75_ns"), (0.9, "p90_ns"), (0.99, "p99_ns")]
 SHOWN = [(0.999, "p99_9_ns")]
 
@@ -23,34 +23,34 @@ Law = collections.namedtuple("Law", "title options rate arrivals seconds theory_
 
 
 def _stall(lasts_ns, every_ns):
-    """Requests come evenly: those of the last part of an interval wait for the end of the stall."""
+    """Evenly spaced requests: those that arrive during a stall wait for its end."""
     return lambda p: max(0.0, lasts_ns - (1 - p) * every_ns)
 
 
 def _queue(service_ns, rate):
-    """M/M/1: the time in the system is exponential."""
+    """M/M/1: the time in the system has an exponential distribution."""
     mean_ns = service_ns / (1 - rate * service_ns / 1e9)
     return lambda p: -math.log(1 - p) * mean_ns
 
 
 LAWS = [
-    # Whole intervals, so that each part of one is met equally often; and a rate that is prime, so
-    # that requests lie elsewhere in each of them.
+    # The run has whole intervals, so that each part of an interval gets equally many requests. The
+    # rate is prime, so that requests fall on different places in each interval.
     Law("stall of 100 ms every 800 ms", "stall=100ms/800ms", 997, "const", 8,
         _stall(100e6, 800e6)),
     Law("always 10 ms", "fixed=10ms", 1_000, "const", 5, lambda p: 10e6),
-    # Half of what the server can take. So many, because waiting times are correlated: the 99th
-    # percentile of 50,000 requests is known to some 35 us.
+    # Half of the server's capacity. Waiting times are correlated, so even 50,000 requests give the
+    # 99th percentile only to about 35 us.
     Law("Poisson, one server with a queue, 200 us", "exp=200us&queue=1", 2_500, "poisson", 20,
         _queue(200e3, 2_500)),
 ]
 FLOOR = "fixed=0s"
-# Of so many runs the one is shown in which the generator was disturbed least. That is decided by
-# its own lag, which knows nothing of theory; all are in the raw data.
+# Number of runs, of which the one is shown in which the generator was disturbed least. The
+# generator's own lag decides, which is independent of theory. All runs are in the raw data.
 RUNS = 3
 
 
-# Whether both ends sleep when there is nothing to do, or ask again and again.
+# Whether idle threads of both ends poll or sleep.
 MODES = {"polling": ["--busy-poll"], "sleeping": []}
 
 
@@ -66,21 +66,21 @@ def measure(setup):
     sleeper = sleeper_lateness(setup.floor_binary, setup.server_cpu, 300 if setup.quick else 5_000)
     raw["bare sleeper"] = sleeper
     notes = [
-        "Latency counts from when a request was due. The echo's own is the median of the same load"
-        " without a delay (`fixed=0s`). Allowed are 2 % of theory or 100 us, whichever is more; the"
-        " 99.9th percentile is shown and not judged, for few requests lie beyond it. Shown is,"
-        f" of {RUNS} runs, the one with the smallest own lag (p99) of the generator: the one that"
+        "Latency counts from when a request was due. The echo's own time is the median of the same"
+        " load without a delay (`fixed=0s`). Allowed is 2 % of theory or 100 us, whichever is"
+        " larger. The 99.9th percentile is not judged, because few requests lie beyond it. The"
+        f" table shows the run, of {RUNS}, with the smallest own lag (p99) of the generator, which"
         " other work on the machine disturbed least.",
-        "`polling`: server and generator with `--busy-poll`. `sleeping`: without; then a request"
-        " waits for a thread to wake up four times on its way: two timers, two sockets. A thread that"
-        " does nothing but sleep until each next millisecond woke up"
+        "`polling`: server and generator with `--busy-poll`. `sleeping`: without. Then a request"
+        " waits four times for a thread to wake up: two timers, two sockets. A thread that only"
+        " sleeps until each next millisecond woke up"
         f" {_us(sleeper['p50_ns'])} us (p50), {_us(sleeper['p90_ns'])} us (p90) and"
         f" {_us(sleeper['p99_ns'])} us (p99) late on this machine.",
         "Verdicts: " + "; ".join(
             f"{law.title}, {mode} (load average {found['run']['load_average']:.2f}):"
             f" {found['run']['verdict_text']}"
             for law in LAWS for mode, found in raw[law.title].items()) + "."]
-    return Figure("truth", "Measured delays beside calculated ones", table, raw, notes)
+    return Figure("truth", "Measured delays against calculated ones", table, raw, notes)
 
 
 def _measure_law(setup, law, mode):

@@ -1,4 +1,4 @@
-# The machine that figures are made on: which CPUs, what limits, how it is described.
+# The machine that runs the measurements: CPUs, limits, description.
 
 import datetime
 import os
@@ -11,7 +11,7 @@ def cpus_for_server_and_clients(server_cpu=None):
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         raise SystemExit("figures: at least two CPUs are needed, one of them for the server alone")
-    # CPU 0 tends to have the interrupts of the devices, so the server gets the last one.
+    # CPU 0 often handles device interrupts, so the server gets the last CPU.
     server = allowed[-1] if server_cpu is None else server_cpu
     if server not in allowed:
         raise SystemExit(f"figures: CPU {server} is not among those allowed: {allowed}")
@@ -30,7 +30,7 @@ def raise_open_files(needed):
 
 
 def description():
-    """What a reader has to know of the machine, and nothing that names it."""
+    """What a reader has to know about the machine, without its name."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "kernel": platform.release(),

@@ -1,4 +1,4 @@
-# The processes of a measurement: servers under test, clients, and how they are read and ended.
+# The processes of a measurement: starts, reads and ends servers and clients.
 
 import collections
 import ctypes
@@ -12,7 +12,7 @@ import time
 
 READY_SECONDS_MAX = 120.0
 
-# Every process started here and not yet ended. Each is ended by its own id.
+# Processes started here and not yet ended. Each is ended by its own pid.
 _running = []
 
 
@@ -22,7 +22,7 @@ def end_all():
 
 
 def exit_on_signals():
-    """Makes SIGTERM end this script like Ctrl-C does: through `finally`, with its children."""
+    """Makes SIGTERM and SIGHUP exit like Ctrl-C: through `finally`, which ends the children."""
     def leave(number, _frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
@@ -30,9 +30,9 @@ def exit_on_signals():
 
 
 class Process:
-    """A child on CPUs of its own. Dies with this script, whatever becomes of it.
+    """A child process on given CPUs. The kernel kills it when this script dies.
 
-    Its standard error goes to the file that is named; with None to that of this script.
+    Its standard error goes to the file `stderr_path`, or to that of this script with None.
     """
 
     def __init__(self, command, cpus, stderr_path=os.devnull):
@@ -51,12 +51,12 @@ class Process:
         _running.append(self)
 
     def read_line(self, seconds_max):
-        """A line of its standard output. Lines come one at a time, so none hides in a buffer."""
+        """Reads a line of standard output. Lines arrive one at a time, so none is left buffered."""
         if not select.select([self.child.stdout], [], [], seconds_max)[0]:
-            raise SystemExit(f"figures: no answer in {seconds_max:.0f} s from {self._name()}")
+            raise SystemExit(f"figures: no output for {seconds_max:.0f} s from {self._name()}")
         line = self.child.stdout.readline()
         if not line:
-            raise SystemExit(f"figures: {self._name()} ended with {self.child.wait()}")
+            raise SystemExit(f"figures: {self._name()} exited with {self.child.wait()}")
         return line.strip()
 
     def stop(self, signal_number=signal.SIGTERM, seconds_max=20.0):
@@ -94,7 +94,7 @@ class Server(Process):
         self.address = match.group(1)
 
     def cpu_ns(self):
-        """CPU time of all its threads so far, in ns. /proc/PID/stat has it in 10 ms only."""
+        """CPU time of all its threads in ns. /proc/PID/stat only has a resolution of 10 ms."""
         total = 0
         for task in os.listdir(f"/proc/{self.pid}/task"):
             with open(f"/proc/{self.pid}/task/{task}/schedstat", encoding="ascii") as schedstat:
@@ -121,7 +121,7 @@ Load = collections.namedtuple(
 
 
 class Client(Process):
-    """The bare client: connects at once, drives its connections only when told to."""
+    """The bare client: connects at start, and drives its connections on command."""
 
     def __init__(self, floor_binary, address, load, cpus):
         threads = min(len(cpus), load.connections)
@@ -141,38 +141,38 @@ class Client(Process):
         return json.loads(self.read_line(READY_SECONDS_MAX * 5))
 
     def slice(self, seconds):
-        """Drives all connections for so long; messages in flight at the end are waited for."""
+        """Drives all connections for a time, then waits for the messages in flight."""
         self.begin(f"slice {seconds}")
         report = self.report()
         report["per_second"] = report["messages_in_time"] / seconds
         return report
 
     def each(self, count):
-        """Sends so many messages on each connection."""
+        """Sends `count` messages on each connection."""
         self.begin(f"each {count}")
         return self.report()
 
 
 LOADGEN_BINARY = "target/release/loadgen"
-# What a summary has beside figures: much, and nothing that a figure is made of.
+# Large parts of a report that no figure needs.
 LEFT_OUT = ["seconds", "source_ips", "first_mismatches", "histogram_v2_deflate_base64"]
 
 
 def loadgen_summary(address, flags, cpus):
-    """A run of the load generator to its end: its report, without histograms and seconds."""
-    # Whatever the machine was calibrated for, it says nothing here.
+    """Runs the load generator to its end. Returns its report without histograms and seconds."""
+    # Ignores any calibration of the machine.
     command = [LOADGEN_BINARY, address, *flags, "--output-format", "json", "--progress", "none",
                "--calibration", "target/no-calibration"]
     with Process(command, cpus) as run:
         out, _ = run.child.communicate(timeout=READY_SECONDS_MAX * 10)
-        # 4: the verdict is another than valid, which is for the figure to say.
+        # 4: the verdict is not `valid`, which the figure reports.
         if run.child.returncode not in (0, 4):
-            raise SystemExit(f"figures: {' '.join(command)} ended with {run.child.returncode}")
+            raise SystemExit(f"figures: {' '.join(command)} exited with {run.child.returncode}")
     return _without(json.loads(out))
 
 
 def sleeper_lateness(floor_binary, cpu, count):
-    """How late a thread wakes up that does nothing but sleep until each next millisecond."""
+    """Wake-up lateness of a thread that only sleeps until each next millisecond."""
     command = [floor_binary, "sleeper", "--every-us", "1000", "--count", str(count)]
     with Process(command, [cpu]) as sleeper:
         return json.loads(sleeper.read_line(READY_SECONDS_MAX))
@@ -185,7 +185,7 @@ def _without(value):
 
 
 def settle(server, seconds_max=5.0):
-    """Waits until the server does nothing: until 100 ms pass in which it uses no CPU."""
+    """Waits until the server is idle: it uses less than 1 ms of CPU in 100 ms."""
     end = time.monotonic() + seconds_max
     before = server.cpu_ns()
     while time.monotonic() < end:

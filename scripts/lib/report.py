@@ -5,7 +5,7 @@ import os
 
 
 class Table:
-    """Rows of text under a header. The first `left` columns are names, the others numbers."""
+    """Rows of text under a header. The first `left` columns are left-aligned, the others right."""
 
     def __init__(self, header, left=2):
         self.header = header
@@ -33,7 +33,7 @@ class Table:
 
 
 class Figure:
-    """One figure: what it is, its table, the raw data behind it, and what to know of both."""
+    """One figure: its title, its table, its raw data, and notes."""
 
     def __init__(self, name, title, table, raw, notes=()):
         self.name = name

@@ -1,15 +1,15 @@
-# Medians and their intervals, without assumptions on how the noise is distributed.
+# Medians and their confidence intervals, without assumptions on the distribution of the noise.
 
 import math
 import statistics
 
 
 def median_with_interval(values, confidence=0.95):
-    """(median, low, high): the interval lies between two of the sorted values.
+    """Returns (median, low, high). `low` and `high` are two of the sorted values.
 
     Each value is above the true median with probability 1/2, so the number of values below it is
-    binomial, and the k-th smallest and k-th largest enclose it with a probability that is known
-    exactly. With fewer than six values no pair reaches 95 %: low and high are None.
+    binomial, and the probability that the k-th smallest and k-th largest enclose it is known
+    exactly. With fewer than six values no pair reaches 95 %, and `low` and `high` are None.
     """
     ordered = sorted(values)
     middle = statistics.median(ordered)
