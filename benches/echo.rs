@@ -1,8 +1,8 @@
-//! Echo over loopback, side by side: echopool with one worker, the epoll floor and the thread
-//! floor, each driven by the same client on one thread, every byte checked.
+//! Compares echo over loopback: echopool with one worker, the epoll floor and the thread floor,
+//! each driven by the same client on one thread, which checks every byte.
 //!
-//! All figures are of one machine in one minute; only the ratios at the end carry over. For ratios
-//! that settle a question, with intervals, see `scripts/figures`.
+//! The figures depend on the machine and the moment. Only the ratios at the end carry over. For
+//! precise ratios with intervals, use `scripts/figures`.
 
 mod floors;
 
@@ -26,7 +26,7 @@ use floors::thread_server::ThreadServer;
 const CONNECTIONS: [usize; 3] = [1, 100, 1_000];
 const SIZES: [(&str, usize); 3] = [("64B", 64), ("4KiB", 4 << 10), ("64KiB", 64 << 10)];
 
-/// What echopool's default buffer holds, so that the floors make as many system calls.
+/// Bytes of echopool's default buffer, so that the floors make as many system calls.
 const BUFFER_SIZE: usize = 16 << 10;
 
 #[derive(Clone, Copy)]
@@ -48,8 +48,8 @@ struct Running {
     stop: Box<dyn FnOnce()>,
 }
 
-/// Starts the server on a CPU of its own and leaves the others to this thread, the client: where
-/// the scheduler is free to choose it sometimes puts both on one, and the figure doubles.
+/// Starts the server on its own CPU and pins this thread, the client, to the others. Otherwise the
+/// scheduler sometimes puts both on one CPU, which doubles the figure.
 fn start_pinned(kind: Kind) -> Running {
     let cpus = cpus::allowed();
     let [others @ .., last] = cpus.as_slice() else { return start(kind) };
@@ -87,7 +87,7 @@ fn start(kind: Kind) -> Running {
     }
 }
 
-/// Nanoseconds for a message in each run, by case and kind.
+/// Nanoseconds per message in each run, by case and kind.
 type Times = BTreeMap<(String, &'static str), Vec<f64>>;
 
 fn bench_case(
@@ -99,7 +99,7 @@ fn bench_case(
 ) {
     let all_cpus = cpus::allowed();
     for (name, kind) in KINDS {
-        // Criterion calls this only for what its filter names: nothing is started otherwise.
+        // Criterion calls this only for selected benchmarks, so no other server is started.
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             let server = start_pinned(kind);
             let load = Load { size, pipeline: 1, interval: None };
@@ -133,7 +133,7 @@ fn bench_all(criterion: &mut Criterion) -> Times {
         for connections in CONNECTIONS {
             let case = format!("echo/{size_name}/{connections}");
             let mut group = criterion.benchmark_group(&case);
-            // One iteration is one message. The message travels both ways; bytes are counted once.
+            // One iteration is one message. It travels both ways, but its bytes are counted once.
             group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: size as u64 });
             group.sampling_mode(SamplingMode::Flat).sample_size(20);
             group.warm_up_time(Duration::from_millis(500));
@@ -145,11 +145,11 @@ fn bench_all(criterion: &mut Criterion) -> Times {
     times.into_inner()
 }
 
-/// The median time of each kind as a ratio to the epoll floor: 1.10 is ten percent slower.
+/// Prints the median time of each kind as a ratio to the epoll floor. 1.10 is ten percent slower.
 fn print_ratios(times: &mut Times) {
     let mut median_ns = BTreeMap::new();
     for ((case, kind), samples) in times {
-        // With --test there is one run of one message: that says nothing.
+        // With --test there is only one run of one message, which gives no ratio.
         if samples.len() > 1 {
             samples.sort_by(f64::total_cmp);
             median_ns.insert((case.as_str(), *kind), samples[samples.len() / 2]);
@@ -158,7 +158,7 @@ fn print_ratios(times: &mut Times) {
     if median_ns.is_empty() {
         return;
     }
-    println!("time for a message, as a ratio to floor-epoll (its median in us)");
+    println!("time per message as a ratio to floor-epoll (median in us)");
     for ((case, kind), &time_ns) in &median_ns {
         if let Some(&floor_ns) = median_ns.get(&(*case, "floor-epoll")) {
             println!("{case:18} {kind:14} {:6.2}  ({:.2} us)", time_ns / floor_ns, time_ns / 1e3);

@@ -1,4 +1,4 @@
-//! The floors and the bare client as a program, so that `scripts/figures` can pin each to its
+//! The floors and the bare client as a program, so that `scripts/figures` can pin each to
 //! cores: `cargo build --release --example floor`.
 
 mod floors;
@@ -25,14 +25,14 @@ usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
                             [--interval-ms N] [--length-bytes 0|4]
        floor sleeper [--every-us N] [--count N]
 
-The servers echo until they are killed. The client connects, prints 'ready', and then obeys lines on
-its standard input, each answered with a line of JSON:
-  slice SECONDS   drive all connections for so long
-  each COUNT      send so many messages on each connection
-With --interval-ms each connection sends a message in every interval, answered or not; without, the
-loop is closed, with --pipeline messages in flight. With --length-bytes 4 each message begins with
-the number of bytes that follow; they are part of its size.
-The sleeper sleeps until a time, again and again, and prints how late it woke up.";
+The servers echo until they are killed. The client connects, prints 'ready', and then reads commands
+from its standard input. For each it prints a line of JSON:
+  slice SECONDS   drive all connections for this time
+  each COUNT      send this many messages on each connection
+With --interval-ms, each connection sends one message per interval, even without a reply. Without,
+the loop is closed, with --pipeline messages in flight. With --length-bytes 4, each message starts
+with the number of bytes that follow, which count towards its size.
+The sleeper sleeps until each of several times and prints how late it woke up.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -74,7 +74,7 @@ fn text(error: io::Error) -> String {
     error.to_string()
 }
 
-/// In the form of echopool's ready line, so that one reader does for both.
+/// Prints a ready line in echopool's format, so that one parser reads both.
 fn announce(address: SocketAddr) {
     println!("floor listening on tcp://{address}");
 }
@@ -132,10 +132,10 @@ fn run_client(arguments: &[String]) -> Result<(), String> {
     let interval = (interval_ms > 0).then(|| Duration::from_millis(interval_ms));
     let load = Load { size, pipeline, interval };
     let pattern = pattern(size, length_bytes)?;
-    let crew = Crew::start(target, connections, threads.min(connections), load, pattern)?;
+    let threads = Threads::start(target, connections, threads.min(connections), load, pattern)?;
     println!("ready");
     for line in io::stdin().lock().lines() {
-        let report = crew.obey(&line.map_err(text)?)?;
+        let report = threads.execute(&line.map_err(text)?)?;
         print_report(&report, size);
     }
     Ok(())
@@ -164,7 +164,7 @@ fn run_sleeper(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// What the connections send.
+/// The bytes that the connections send.
 fn pattern(size: usize, length_bytes: usize) -> Result<Pattern, String> {
     match length_bytes {
         0 => Ok(Pattern::new()),
@@ -174,20 +174,20 @@ fn pattern(size: usize, length_bytes: usize) -> Result<Pattern, String> {
     }
 }
 
-/// The client's threads: each has a share of the connections.
-struct Crew {
+/// The client's threads. Each has a share of the connections.
+struct Threads {
     orders: Vec<Sender<Until>>,
     reports: Receiver<Result<Report, Failure>>,
 }
 
-impl Crew {
+impl Threads {
     fn start(
         target: SocketAddr,
         connections: usize,
         threads: usize,
         load: Load,
         pattern: Pattern,
-    ) -> Result<Crew, String> {
+    ) -> Result<Threads, String> {
         let pattern = Arc::new(pattern);
         let (report, reports) = channel();
         let cpus = Arc::new(cpus::allowed());
@@ -200,17 +200,17 @@ impl Crew {
             let (order, inbox) = channel();
             orders.push(order);
             let (report, cpus) = (report.clone(), cpus.clone());
-            // Each on a CPU of its own: two polling threads on one would each see the other's time
-            // slices as latency.
+            // Each thread on its own CPU: with two polling threads on one CPU, each would see the
+            // time slices of the other as latency.
             std::thread::spawn(move || {
                 cpus::pin(&cpus[thread % cpus.len()..][..1]);
                 work(client, &inbox, &report);
             });
         }
-        Ok(Crew { orders, reports })
+        Ok(Threads { orders, reports })
     }
 
-    fn obey(&self, line: &str) -> Result<Report, String> {
+    fn execute(&self, line: &str) -> Result<Report, String> {
         let bad = || format!("not a command: '{line}'");
         let (command, value) = line.split_once(' ').ok_or_else(bad)?;
         let until = match command {

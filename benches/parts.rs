@@ -1,7 +1,7 @@
-//! The parts of the data path on their own: leases, chains, the table of contexts.
+//! Single parts of the data path: leases, chains, the table of contexts.
 //!
-//! Each is a few nanoseconds beside an echo's few microseconds; these benches are there to show
-//! when one of them is not any more.
+//! Each takes a few nanoseconds, compared with a few microseconds per echo. These benchmarks show
+//! when one of them becomes slower.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -35,11 +35,11 @@ fn bench_chain(criterion: &mut Criterion) {
     let pool = pool();
     let mut input = chain(&pool);
     let mut output = chain(&pool);
-    // What an echo of one small message does with its chains.
+    // The chain operations per echo of a small message.
     criterion.bench_function("chain/push, append, pop of 1", |bencher| {
         bencher.iter(|| pass(&pool, &mut input, &mut output, 1));
     });
-    // What an echo of 64 KiB does.
+    // The same for 64 KiB.
     criterion.bench_function("chain/push, append, pop of 4", |bencher| {
         bencher.iter(|| pass(&pool, &mut input, &mut output, 4));
     });
@@ -57,12 +57,12 @@ fn pass(pool: &Pool, input: &mut Chain, output: &mut Chain, leases: usize) {
     }
 }
 
-/// About what a connection's context has.
+/// About the size of a connection's context.
 type Entry = [u64; 24];
 
 fn bench_table(criterion: &mut Criterion) {
     let mut table: Table<Entry> = Table::new(10_000);
-    // Half full, and with the free slots in no order, as after an hour of clients.
+    // Half full, with free slots in random order, as after an hour of clients.
     let keys: Vec<_> = (0..10_000).map(|_| table.insert([0; 24])).collect();
     for index in 0..5_000 {
         table.remove(keys[index * 7_919 % 10_000]);

@@ -1,8 +1,8 @@
-//! The bare client: one thread and one epoll set of connections, closed loop or paced, that checks
-//! every byte that comes back.
+//! The bare client: one thread with one epoll set of connections, closed loop or paced. It checks
+//! every byte of the echo.
 //!
-//! The connections stay open from one run to the next. It polls while it runs, so that a server
-//! under test never pays for waking it, and does nothing in between.
+//! The connections stay open from one run to the next. During a run the client polls, so that the
+//! server does not spend time on waking it. Between runs it is idle.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,11 +25,11 @@ use super::stream::{PIECE_MAX, Pattern};
 /// Events taken with one `epoll_wait`.
 const EVENTS_MAX: usize = 256;
 
-/// After so many looks in a row that found nothing, the client sleeps for up to a millisecond at a
-/// time: on a machine with few cores the server may be waiting for this one.
+/// After this many consecutive empty polls, the client sleeps for up to a millisecond at a time: on
+/// a machine with few cores, the server may be waiting for this CPU.
 const EMPTY_LOOKS_MAX: u32 = 10_000;
 
-/// A server that answers nothing for so long has lost a message.
+/// A server that sends nothing for this time has lost a message.
 const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// The longest latency that the histogram can hold.
@@ -38,37 +38,38 @@ const LATENCY_MAX_NS: u64 = 60_000_000_000;
 /// What each connection does.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Bytes of a message.
+    /// Bytes per message.
     pub size: usize,
-    /// Messages in flight on a connection.
+    /// Messages in flight per connection.
     pub pipeline: usize,
-    /// `None`: closed loop, an answer brings the next message. Else each connection sends one
-    /// message in each interval, answered or not, and latency counts from when it was due.
+    /// `None`: closed loop, in which each reply triggers the next message. Otherwise each
+    /// connection sends one message per interval, even without a reply, and latency counts from
+    /// when it was due.
     pub interval: Option<Duration>,
 }
 
-/// When a run ends. Messages in flight by then are waited for.
+/// When a run ends. It then waits for the messages in flight.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// No message is begun after this time.
+    /// No message is started after this time.
     Time(Instant),
-    /// After so many messages, whichever connections they are on.
+    /// After this many messages over all connections.
     Total(u64),
-    /// After so many messages on each connection.
+    /// After this many messages on each connection.
     Each(u64),
 }
 
-/// What a run did.
+/// The results of a run.
 pub struct Report {
-    /// Messages answered.
+    /// Number of messages echoed.
     pub messages: u64,
-    /// Those answered before the time of [`Until::Time`]; otherwise all.
+    /// Those echoed before the time of [`Until::Time`]. All for other runs.
     pub messages_in_time: u64,
-    /// From the begin to the last answer.
+    /// Time from the start to the last echo.
     pub elapsed: Duration,
-    /// Messages answered on the connection with the most.
+    /// Number of messages echoed on the connection with the most.
     pub busiest: u64,
-    /// Messages answered on the connection with the fewest.
+    /// Number of messages echoed on the connection with the fewest.
     pub quietest: u64,
     pub latency_ns: Histogram<u64>,
 }
@@ -86,7 +87,7 @@ impl Report {
         }
     }
 
-    /// Adds what another thread's connections did in the same run.
+    /// Adds the results of another thread in the same run.
     pub fn merge(&mut self, other: &Report) {
         self.messages += other.messages;
         self.messages_in_time += other.messages_in_time;
@@ -97,10 +98,10 @@ impl Report {
     }
 }
 
-/// Why a run is worth nothing.
+/// Why a run failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// What came back is not what was sent.
+    /// The echo differs from what was sent.
     Mismatch { connection: usize, offset: u64 },
     /// The server closed.
     Closed { connection: usize },
@@ -118,7 +119,7 @@ impl fmt::Display for Failure {
             }
             Failure::Closed { connection } => write!(f, "connection {connection} was closed"),
             Failure::Stalled { in_flight } => {
-                write!(f, "no answer for {STALL_MAX:?} with {in_flight} messages in flight")
+                write!(f, "no reply for {STALL_MAX:?} with {in_flight} messages in flight")
             }
             Failure::System(error) => error.fmt(f),
         }
@@ -141,7 +142,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects them all. `first` is the number of the first connection, for its stream.
+    /// Connects `count` connections. `first` is the number of the first one, which selects its
+    /// stream.
     pub fn connect(
         target: SocketAddr,
         count: usize,
@@ -161,12 +163,12 @@ impl Client {
         Ok(Client { epoll, connections, load, pattern, input })
     }
 
-    /// Drives the connections until the end that is named, and until every answer is in.
+    /// Drives the connections until the given end and until every echo has arrived.
     pub fn run(&mut self, until: Until) -> Result<Report, Failure> {
         let mut run = Run::new(until, self.load.interval, self.connections.len());
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
         self.begin(&mut run)?;
-        while run.in_flight > 0 || run.pace_goes_on() {
+        while run.in_flight > 0 || run.is_paced_and_not_over() {
             self.keep_pace(&mut run)?;
             self.wait(&mut events, &mut run)?;
             for event in events.drain(..) {
@@ -200,7 +202,7 @@ impl Client {
         Ok(())
     }
 
-    /// Begins the messages that have become due.
+    /// Starts the messages that are due.
     fn keep_pace(&mut self, run: &mut Run) -> Result<(), Failure> {
         while let Some((index, due_ns)) = run.next_due() {
             let connection = &mut self.connections[index];
@@ -247,13 +249,13 @@ struct Connection {
     socket: OwnedFd,
     number: usize,
     size: u64,
-    /// Stream offsets: the end of the messages begun, what the kernel has taken, what came back,
-    /// and the end of the messages answered.
+    /// Stream offsets: the end of the messages started, the bytes that the kernel accepted, the
+    /// bytes received, and the end of the messages echoed.
     begun: u64,
     sent: u64,
     received: u64,
     answered: u64,
-    /// When each message in flight was begun.
+    /// When each message in flight was started.
     begun_ns: VecDeque<u64>,
     answered_in_run: u64,
 }
@@ -283,7 +285,7 @@ impl Connection {
         self.answered_in_run + self.begun_ns.len() as u64
     }
 
-    /// Sends what has been begun, as far as the kernel takes it.
+    /// Sends the started messages, as far as the kernel accepts them.
     fn send(&mut self, pattern: &Pattern) -> Result<(), Failure> {
         while self.sent < self.begun {
             let len = ((self.begun - self.sent) as usize).min(PIECE_MAX);
@@ -298,7 +300,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives and checks what is there. A short read has drained the socket.
+    /// Receives and checks what has arrived. A short read has drained the socket.
     fn receive(&mut self, input: &mut [u8], pattern: &Pattern) -> Result<(), Failure> {
         loop {
             let count = match recv(&self.socket, &mut *input, RecvFlags::empty()) {
@@ -320,7 +322,7 @@ impl Connection {
         }
     }
 
-    /// When the oldest message was begun, if its answer is complete.
+    /// Takes the oldest message if its echo is complete. Returns when it was started.
     fn take_answer(&mut self) -> Option<u64> {
         if self.received - self.answered < self.size {
             return None;
@@ -337,16 +339,16 @@ struct Run {
     pace: Option<Pace>,
     started: Instant,
     in_flight: u64,
-    /// Messages that may still be begun, of [`Until::Total`].
+    /// Number of messages left to start, for [`Until::Total`].
     left: u64,
     empty_looks: u32,
     stalled_since: Option<Instant>,
     report: Report,
 }
 
-/// Messages at fixed times, one connection after the other.
+/// Sends messages at fixed times, one connection after the other.
 struct Pace {
-    /// From one connection's message to the next one's.
+    /// Time from the message of a connection to that of the next one.
     step_ns: u64,
     next_due_ns: u64,
     next: usize,
@@ -355,7 +357,7 @@ struct Pace {
 
 impl Run {
     fn new(until: Until, interval: Option<Duration>, connections: usize) -> Run {
-        // A pace needs an end in time; other runs are closed loops.
+        // Only runs that end at a time can be paced. Others are closed loops.
         let interval = interval.filter(|_| matches!(until, Until::Time(_)));
         let pace = interval.map(|interval| Pace {
             step_ns: interval.as_nanos() as u64 / connections as u64,
@@ -385,7 +387,7 @@ impl Run {
             if now_ns >= end.saturating_duration_since(self.started).as_nanos() as u64)
     }
 
-    /// Whether a connection that has begun so many messages in this run may begin another.
+    /// Whether a connection that has started `begun` messages in this run may start another.
     fn may_begin(&mut self, begun: u64, now_ns: u64) -> bool {
         match self.until {
             Until::Time(_) => !self.is_over(now_ns),
@@ -405,11 +407,11 @@ impl Run {
         self.report.latency_ns.saturating_record(now_ns - begun_ns);
     }
 
-    fn pace_goes_on(&self) -> bool {
+    fn is_paced_and_not_over(&self) -> bool {
         self.pace.is_some() && !self.is_over(self.now_ns())
     }
 
-    /// The next connection that is to send, if its time has come, and that time.
+    /// The next connection that has to send and its due time, if that time has come.
     fn next_due(&mut self) -> Option<(usize, u64)> {
         let now_ns = self.now_ns();
         let over = self.is_over(now_ns);
@@ -423,7 +425,7 @@ impl Run {
         Some(due)
     }
 
-    /// A look that found nothing: fails when that has gone on for too long.
+    /// Handles an empty poll. Fails if nothing has arrived for [`STALL_MAX`].
     fn nothing_came(&mut self) -> Result<(), Failure> {
         self.empty_looks = self.empty_looks.saturating_add(1);
         if self.empty_looks <= EMPTY_LOOKS_MAX || self.in_flight == 0 {

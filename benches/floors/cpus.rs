@@ -8,8 +8,8 @@ pub fn allowed() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
-/// Keeps this thread, and those that it starts from now on, on these CPUs. Where the system refuses
-/// figures are noisier, not wrong.
+/// Pins this thread, and threads that it starts later, to these CPUs. If the system refuses,
+/// figures are noisier but not wrong.
 pub fn pin(cpus: &[usize]) {
     let mut set = CpuSet::new();
     for &cpu in cpus {

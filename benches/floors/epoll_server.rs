@@ -1,8 +1,8 @@
-//! The floor: the smallest edge-triggered epoll echo loop that loses no byte. One thread, one
-//! buffer, both interests registered once; read until short, send at once.
+//! The floor: the smallest edge-triggered epoll echo loop that loses no byte. One thread and one
+//! buffer. Registers both interests once, reads until a read is short, and sends immediately.
 //!
-//! What it leaves out is what echopool has: limits, time-outs, fairness, lingering close, counters,
-//! logging, fixed memory. It is the cost of the system calls alone.
+//! It lacks what echopool has: limits, time-outs, fairness, lingering close, counters, logging,
+//! fixed memory. It shows the cost of the system calls alone.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::socket;
 /// Events taken with one `epoll_wait`.
 const EVENTS_MAX: usize = 1024;
 
-/// An epoll echo server on a thread of its own.
+/// An epoll echo server on its own thread.
 pub struct EpollServer {
     address: SocketAddr,
     listener: Arc<OwnedFd>,
@@ -53,13 +53,13 @@ impl EpollServer {
 
 struct Connection {
     socket: OwnedFd,
-    /// What the kernel did not take yet. While there is any, nothing is read.
+    /// Bytes that the kernel has not accepted yet. While there are any, nothing is read.
     unsent: Vec<u8>,
-    /// FIN was announced: read to the end, since no further event may come.
+    /// FIN was reported: read to the end, because there may be no further event.
     peer_closed: bool,
 }
 
-/// Whether the connection is to be kept.
+/// Whether to keep the connection.
 #[derive(PartialEq)]
 enum Fate {
     Keep,
@@ -69,7 +69,8 @@ enum Fate {
 struct EchoLoop {
     epoll: OwnedFd,
     listener: Arc<OwnedFd>,
-    /// By file descriptor. A late event for a closed one at worst makes its successor read EAGAIN.
+    /// Indexed by descriptor. A late event for a closed one makes its successor at most read
+    /// EAGAIN.
     connections: Vec<Option<Connection>>,
     buffer: Box<[u8]>,
 }
@@ -101,11 +102,11 @@ impl EchoLoop {
         }
     }
 
-    /// Accepts all that wait. Answers false when the listener has been stopped.
+    /// Accepts all waiting connections. Returns false if the listener was stopped.
     fn accept(&mut self) -> io::Result<bool> {
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            // With the peer's address, as a server that can name its clients asks for it.
+            // With the peer's address, like a server that logs its clients.
             let socket = match acceptfrom_with(&self.listener, flags) {
                 Ok((socket, _peer)) => socket,
                 Err(Errno::AGAIN) => return Ok(true),
@@ -128,7 +129,7 @@ impl EchoLoop {
         let Some(connection) = self.connections[fd].as_mut() else { return };
         connection.peer_closed |= flags.contains(EventFlags::RDHUP);
         let fate = match connection.send_unsent() {
-            // An event for writing alone says nothing of input, but input may have been left.
+            // Read even after a write event, because input may have been left unread.
             Ok(true) => connection.echo(&mut self.buffer),
             Ok(false) => Ok(Fate::Keep),
             Err(error) => Err(error),
@@ -140,7 +141,7 @@ impl EchoLoop {
 }
 
 impl Connection {
-    /// Sends what is left of earlier echoes. Answers whether nothing is left.
+    /// Sends what is left of earlier echoes. Returns true if nothing is left.
     fn send_unsent(&mut self) -> Result<bool, Errno> {
         while !self.unsent.is_empty() {
             let sent = send_some(&self.socket, &self.unsent)?;
@@ -152,7 +153,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Sends back what can be read: until a read is short (the socket is drained) or a write is.
+    /// Echoes until a read is short (the socket is drained) or a write is short.
     fn echo(&mut self, buffer: &mut [u8]) -> Result<Fate, Errno> {
         loop {
             let read = match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
@@ -164,7 +165,7 @@ impl Connection {
             };
             let sent = send_some(&self.socket, &buffer[..read])?;
             if sent < read {
-                // The kernel remembers that there was no room: an event for writing will come.
+                // The kernel will report a write event when there is room.
                 self.unsent.extend_from_slice(&buffer[sent..read]);
                 return Ok(Fate::Keep);
             }
@@ -175,7 +176,7 @@ impl Connection {
     }
 }
 
-/// Bytes sent; 0 when the kernel takes none now.
+/// Returns the number of bytes sent, or 0 if the kernel accepts none now.
 fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     loop {
         match send(socket, bytes, SendFlags::NOSIGNAL) {

@@ -1,16 +1,16 @@
-//! The floors that echopool is measured against, and the bare client that drives all of them alike.
+//! The floors that echopool is measured against, and the bare client that drives all servers.
 //!
 //! * `epoll_server`: the smallest correct edge-triggered epoll echo loop.
-//! * `thread_server`: a blocking thread for each connection.
+//! * `thread_server`: one blocking thread per connection.
 //! * `client`: a closed-loop (or paced) client that checks every byte.
-//! * `sleeper`: a thread that sleeps until a time, and how late it wakes up.
+//! * `sleeper`: measures how late a sleeping thread wakes up.
 //! * `stream`: the bytes that a connection sends, known from its number and the offset.
 //! * `socket`: listening, connecting and the limit of open files; `cpus`: pinning threads.
 //!
-//! Plain Rust over system calls, with nothing in common with echopool but the kernel. Shared by
-//! `cargo bench` (in one process) and the `floor` binary (which `scripts/figures` pins to cores).
+//! Plain Rust over system calls, which shares no code with echopool. Used by `cargo bench` (in one
+//! process) and by the `floor` binary (which `scripts/figures` pins to cores).
 
-#![allow(dead_code, reason = "each of the programs that share this uses a part of it")]
+#![allow(dead_code, reason = "each program that includes this uses a part of it")]
 
 pub mod client;
 pub mod cpus;

@@ -1,5 +1,5 @@
-//! A thread that sleeps until a time, and does nothing else: how late it wakes up is the machine's
-//! doing, and part of what every program is late that sleeps.
+//! A thread that only sleeps until a time. Its lateness is caused by the machine, and is part of
+//! the lateness of every program that sleeps.
 
 use std::io;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
-/// Sleeps `count` times until a multiple of `every` (a millisecond, say) is reached. Answers how
-/// late it was each time, in nanoseconds.
+/// Sleeps `count` times, each time until the next multiple of `every` after the start. Returns the
+/// lateness of each wake-up in nanoseconds.
 ///
 /// # Errors
-/// There is no timer to be had.
+/// If the timer cannot be created or set.
 pub fn lateness_ns(every: Duration, count: u32) -> io::Result<Histogram<u64>> {
     let mut lateness = Histogram::new_with_max(60_000_000_000, 3).expect("constant bounds");
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
@@ -27,7 +27,7 @@ pub fn lateness_ns(every: Duration, count: u32) -> io::Result<Histogram<u64>> {
         rustix::io::read(&timer, &mut [0; 8])?;
         let late = now().saturating_sub(due);
         lateness.saturating_record(late.as_nanos() as u64);
-        // What was slept over is not caught up with.
+        // Skip times that have already passed.
         while due <= now() {
             due += every;
         }

@@ -1,4 +1,4 @@
-//! Sockets as all floors and the client use them, and the limit of open files.
+//! Sockets for the floors and the client, and the limit of open files.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit};
 
-/// Connections that may wait to be accepted: a burst of 10,000 connects is in the figures; the
-/// kernel lowers it to net.core.somaxconn.
+/// Most connections that may wait to be accepted. The figures contain a burst of 10,000 connects.
+/// The kernel lowers this to net.core.somaxconn.
 const BACKLOG: i32 = 16_384;
 
 fn stream_socket(address: SocketAddr, flags: SocketFlags) -> io::Result<OwnedFd> {
@@ -17,7 +17,7 @@ fn stream_socket(address: SocketAddr, flags: SocketFlags) -> io::Result<OwnedFd>
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
-/// A listening socket and the address that it really has. Accepted sockets inherit TCP_NODELAY.
+/// A listening socket and its actual address. Accepted sockets inherit TCP_NODELAY.
 pub fn listen(address: SocketAddr, flags: SocketFlags) -> io::Result<(OwnedFd, SocketAddr)> {
     let listener = stream_socket(address, flags)?;
     sockopt::set_socket_reuseaddr(&listener, true)?;
@@ -37,7 +37,7 @@ pub fn connect(target: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Makes a listener's `accept` fail with EINVAL, now and from now on: how the floors are stopped.
+/// Stops a floor: makes `accept` on its listener fail with EINVAL from now on.
 pub fn stop_listening(listener: impl AsFd) {
     let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
 }

@@ -1,22 +1,22 @@
-//! The bytes that a connection sends: known from the connection's number and the stream offset, so
-//! that a lost, repeated, reordered or foreign byte is found when it comes back.
+//! The bytes that a connection sends. They are determined by the connection's number and the stream
+//! offset, so that a lost, repeated, reordered or foreign byte is detected in the echo.
 
-/// The stream repeats after so many bytes. A prime, so that no message size or buffer size divides
-/// it and a message repeated or left out is never taken for its neighbour.
+/// The period of the stream in bytes. A prime, so that no message size or buffer size divides it,
+/// and a repeated or missing message is always detected.
 const PERIOD: usize = 65_521;
 
-/// Bytes that can be looked at in one piece, wherever they begin.
+/// Longest contiguous piece of the stream in bytes, from any offset.
 pub const PIECE_MAX: usize = 64 * 1024;
 
-/// Bytes of the length in front of a framed message.
+/// Size in bytes of the length in front of a framed message.
 pub const LENGTH_BYTES: usize = 4;
 
-/// One period of pseudo-random bytes and a bit more, so that every piece is contiguous: sending
-/// copies nothing and checking is one comparison of memory.
+/// One period of pseudo-random bytes plus [`PIECE_MAX`], so that every piece is contiguous: sending
+/// copies nothing, and checking is one comparison of memory.
 pub struct Pattern {
     bytes: Box<[u8]>,
     period: usize,
-    /// How far apart neighbouring connections begin in the period.
+    /// Distance between the start offsets of consecutive connections.
     step: u64,
 }
 
@@ -25,8 +25,9 @@ impl Pattern {
         Pattern::of(random(PERIOD), 7_919)
     }
 
-    /// Messages of `size` bytes each, of which the first 4 say, little-endian, how many follow. All
-    /// connections begin at the begin of one. `size` is above 4 and at most 32 KiB.
+    /// Messages of `size` bytes each, whose first 4 bytes are the number of bytes that follow, in
+    /// little-endian order. Each connection starts with a whole message. `size` is from 5 bytes to
+    /// 32 KiB.
     pub fn framed(size: usize) -> Pattern {
         let mut bytes = random(PERIOD / size * size);
         let length = ((size - LENGTH_BYTES) as u32).to_le_bytes();
@@ -56,7 +57,7 @@ fn random(len: usize) -> Vec<u8> {
     (0..len).map(|_| next_byte(&mut state)).collect()
 }
 
-/// Marsaglia's xorshift64, of which the top byte is taken.
+/// Returns the top byte of Marsaglia's xorshift64.
 fn next_byte(state: &mut u64) -> u8 {
     *state ^= *state << 13;
     *state ^= *state >> 7;

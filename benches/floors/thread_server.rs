@@ -1,4 +1,4 @@
-//! The other floor: a blocking thread for each connection, the way of the textbook.
+//! The textbook floor: one blocking thread per connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send
 
 use super::socket;
 
-/// Stack of a connection's thread beside its buffer: a thousand of them have to fit.
+/// Stack size in bytes of a connection's thread, small enough for a thousand threads.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// A server with a thread for each connection.
+/// A server with one thread per connection.
 pub struct ThreadServer {
     address: SocketAddr,
     listener: Arc<OwnedFd>,
@@ -39,7 +39,7 @@ impl ThreadServer {
         self.acceptor.join().expect("the acceptor panicked")
     }
 
-    /// Ends when the clients have closed.
+    /// Stops accepting, and returns when all clients have closed.
     pub fn stop(self) -> io::Result<()> {
         socket::stop_listening(&self.listener);
         self.wait()
