@@ -1,10 +1,10 @@
-//! Counts allocations on worker threads between the moment a server is ready and the end of its
-//! drain: there must be none, whatever the clients do.
+//! Checks that worker threads allocate nothing from the moment a server is ready to the end of its
+//! drain, whatever the clients do.
 //!
-//! A global allocator counts what threads allocate that have been marked as workers; a service that
-//! allocates on purpose shows that the count works. A log line that is written is not counted by
-//! the design, since what a logger does is its own business; here the logger only formats into a
-//! fixed space, so that what the services themselves do for a line is counted too.
+//! A global allocator counts the allocations of threads that are marked as workers. A service that
+//! allocates on purpose shows that the count works. The design does not limit what a logger
+//! allocates, so the logger here only formats and discards: what the services do for a log line is
+//! counted.
 
 mod counting;
 
@@ -28,11 +28,11 @@ use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 
-/// The tests share the counter.
+/// Serializes the tests, because they share the counter.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The factory's services in those that `.1` makes of them, on threads that are marked when that is
-/// done: what they allocate before is not counted.
+/// Wraps each service of the factory with `.1`, and marks the worker's thread just before. What the
+/// factory allocates earlier is not counted.
 struct Wrapped<F, W>(F, W);
 
 impl<F, S, W> ServiceFactory for Wrapped<F, W>
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// Echo that allocates if it is told to.
+/// Echo that allocates on request.
 struct Watched {
     allocates: bool,
 }
@@ -72,7 +72,7 @@ impl Service for Watched {
     }
 }
 
-/// The delay service on a thread that is marked.
+/// The delay service on a marked thread.
 struct WatchedDelay(Delay);
 
 impl Service for WatchedDelay {
@@ -141,7 +141,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
-/// Sends `count` bytes and receives them, at the same time, so that no size is too large.
+/// Sends and receives `count` bytes at the same time, so that any size works.
 fn echo(client: &mut TcpStream, count: usize) {
     let sent: Vec<u8> = (0..count).map(|at| (at * 31 % 251) as u8).collect();
     let mut sender = client.try_clone().unwrap();
@@ -153,7 +153,7 @@ fn echo(client: &mut TcpStream, count: usize) {
     });
 }
 
-/// Everything that clients do, politely and otherwise.
+/// All kinds of clients, polite and rude.
 fn all_kinds_of_clients(address: SocketAddr) {
     let mut client = connect(address);
     (0..=20).for_each(|power| echo(&mut client, 1 << power));
@@ -189,9 +189,9 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     let (server, address) = start(config, false);
     all_kinds_of_clients(address);
 
-    // Twice as many as there are buffers, from clients that do not read: however few each of them
-    // holds, some wait, and some are shed. And more clients than may be connected: the rest wait in
-    // the backlog.
+    // More than twice as many clients as buffers, and none reads: even if each holds only one
+    // buffer, some wait for one and some are shed. They also exceed the connection limit, so some
+    // wait in the backlog.
     let stuck: Vec<TcpStream> = (0..80)
         .map(|_| {
             let client = connect(address);
@@ -199,7 +199,7 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
             client
         })
         .collect();
-    // The kernel takes megabytes for each before anybody is stuck: how many is its own business.
+    // The kernel buffers megabytes for each client before it stalls. How many is up to the kernel.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60) {
         for mut client in &stuck {
@@ -253,7 +253,7 @@ fn replies_that_are_held_back_allocate_nothing() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let mut client = connect(address);
-                    // Whole requests, so that none waits for its rest.
+                    // Whole requests, so that none stays incomplete.
                     (0..10).for_each(|step| echo(&mut client, 1000 * (1 + 5 * step)));
                     client.write_all(&[7; 500]).unwrap();
                     client.shutdown(Shutdown::Write).unwrap();
@@ -273,7 +273,7 @@ fn replies_that_are_held_back_allocate_nothing() {
 }
 
 #[test]
-fn an_allocation_that_is_put_in_on_purpose_is_counted() {
+fn a_deliberate_allocation_is_counted() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (server, address) = start(Config::new().workers(1).max_connections(10), true);
     echo(&mut connect(address), 1);
@@ -282,7 +282,7 @@ fn an_allocation_that_is_put_in_on_purpose_is_counted() {
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0);
 }
 
-/// The daemon's services, on threads that are marked.
+/// The daemon's services on marked threads.
 struct Marked(ListenerServices);
 
 impl Service for Marked {
@@ -347,8 +347,8 @@ impl Service for Marked {
     }
 }
 
-/// Takes lines at info, the daemon's default, and counts those of messages. It formats them, which
-/// is the services' part, into nothing.
+/// A logger at level info, the daemon's default. It formats each line, which calls code of the
+/// services, discards the text, and counts the lines of messages.
 struct Formats;
 
 static MESSAGES_SHOWN: AtomicU64 = AtomicU64::new(0);
@@ -369,7 +369,7 @@ impl log::Log for Formats {
 
     fn log(&self, record: &log::Record<'_>) {
         let mut written = Nowhere(0);
-        fmt::write(&mut written, *record.args()).expect("it is written nowhere");
+        fmt::write(&mut written, *record.args()).expect("writing to nowhere does not fail");
         if record.target() == "echopool::message" && written.0 > 0 {
             MESSAGES_SHOWN.fetch_add(1, Ordering::Relaxed);
         }
@@ -378,7 +378,7 @@ impl log::Log for Formats {
     fn flush(&self) {}
 }
 
-/// Sends a stream in parts of these sizes, then FIN, and expects a reply of these bytes and FIN.
+/// Sends `stream` in parts of the sizes `sizes`, then FIN. Expects the bytes `reply`, then FIN.
 fn talk(address: SocketAddr, stream: &[u8], sizes: &[usize], reply: &[u8]) {
     let mut client = connect(address);
     let mut sender = client.try_clone().unwrap();
@@ -405,7 +405,7 @@ fn framed_clients(address: SocketAddr) {
     let good: Vec<u8> = [0, 1, 64, 3000, 0, 200_000, 7].into_iter().flat_map(frame).collect();
     for sizes in [&[1_000_000][..], &[1, 2, 3, 500], &[70_000, 13]] {
         talk(address, &good, sizes, &good);
-        // The end of the stream in the middle of a frame; one that is too long; a negative length.
+        // FIN in the middle of a frame, a frame that is too long, and a negative length.
         talk(address, &[&good[..], &frame(900)[..300]].concat(), sizes, &good);
         talk(address, &[&good[..], &encode(1 << 20, ByteOrder::Little)].concat(), sizes, &good);
         talk(address, &[&good[..], &[255; 4]].concat(), sizes, &good);
@@ -433,7 +433,7 @@ fn stream_clients(chargen: SocketAddr, discard: SocketAddr) {
 }
 
 #[test]
-fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level() {
+fn the_other_services_allocate_nothing_while_messages_are_logged() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     log::set_logger(&Formats).unwrap();
     log::set_max_level(log::LevelFilter::Info);
@@ -484,7 +484,7 @@ fn the_services_allocate_nothing_either_with_messages_shown_at_the_default_level
         assert!(total.closed(reason) > 0, "no connection was closed for {reason}: {total:?}");
     }
     assert_eq!(total.buffers_held, 0, "{total:?}");
-    // Each time: five with the one that closing ends, one, and one that closing ends; then one.
+    // Three rounds of 5 (one ended by FIN), 1, and 1 (ended by FIN) messages, and then one more.
     assert_eq!(MESSAGES_SHOWN.load(Ordering::Relaxed), 3 * 7 + 1);
     assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), 0, "allocations on worker threads");
 }

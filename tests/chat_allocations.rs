@@ -1,6 +1,6 @@
-//! Counts allocations on worker threads while 1,000 clients talk in the chat room of the examples:
-//! there must be none between the moment the server is ready and the end of its drain. As in
-//! `allocations`, an allocation on purpose shows that the count works.
+//! Checks that worker threads allocate nothing while 1,000 clients talk in the chat room of the
+//! examples, from the moment the server is ready to the end of its drain. As in `allocations`, a
+//! deliberate allocation shows that the count works.
 
 mod counting;
 
@@ -25,7 +25,7 @@ use examples::chat;
 const GUARD: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 1000;
 
-/// Whether one is made on purpose in each turn.
+/// Whether each turn makes a deliberate allocation.
 static ON_PURPOSE: AtomicBool = AtomicBool::new(false);
 
 /// The chat room, which marks its worker's thread.
@@ -92,7 +92,7 @@ fn lines_to(client: &mut TcpStream, end: &[u8]) {
     let (mut heard, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let count = client.read(&mut buffer).unwrap();
-        assert!(count > 0, "the end before {end:?}");
+        assert!(count > 0, "FIN before {end:?}");
         heard.extend_from_slice(&buffer[..count]);
         while let Some(at) = heard.iter().position(|&byte| byte == b'\n') {
             if heard[..=at].ends_with(end) {
@@ -106,7 +106,7 @@ fn lines_to(client: &mut TcpStream, end: &[u8]) {
 fn until(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < GUARD, "never: {what}");
+        assert!(begun.elapsed() < GUARD, "still waiting: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -128,15 +128,15 @@ fn a_chat_room_with_a_thousand_clients_allocates_nothing() {
     for client in &mut clients[20..CLIENTS - 1] {
         lines_to(client, b": line 19\n");
     }
-    // One that does not read any more, until messages to it are refused.
+    // The sender does not read, until messages to it are dropped.
     let mut sender = enter(address, "sender\n");
     let begun = Instant::now();
     let line = [[b'x'; 390].as_slice(), b"\n"].concat();
     while server.stats().total().messages_dropped == 0 {
-        assert!(begun.elapsed() < GUARD, "all messages have room");
+        assert!(begun.elapsed() < GUARD, "no message was dropped");
         sender.write_all(&line.repeat(40)).unwrap();
     }
-    // Those that close in order, without order, and for a reason of the service.
+    // Half of the clients close with FIN, the others abruptly. The service closes the sender.
     sender.write_all(&[b'y'; 1000]).unwrap();
     for client in &clients[..CLIENTS / 2] {
         client.shutdown(Shutdown::Write).unwrap();
@@ -160,5 +160,5 @@ fn a_chat_room_with_a_thousand_clients_allocates_nothing() {
     drop(enter(address, "somebody\n"));
     server.drain(GUARD);
     COUNTING.store(false, Ordering::Relaxed);
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "one on purpose is counted");
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "a deliberate allocation is counted");
 }

@@ -1,8 +1,8 @@
-//! Counts allocations on the thread of a client loop while requests, sends and receives go to and
-//! fro: there must be none.
+//! Checks that the thread of a client loop allocates nothing while clients make requests, sends and
+//! receives.
 //!
-//! A global allocator counts what the loop's thread allocates; a callback that allocates on purpose
-//! shows that the count works.
+//! A global allocator counts the allocations of the loop's thread. A callback that allocates on
+//! purpose shows that the count works.
 
 mod counting;
 
@@ -17,10 +17,11 @@ use echopool::{Config, Server};
 
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any step takes, so that a hang fails the test.
 const GUARD: Duration = Duration::from_secs(60);
 
-/// Requests, sends, both kinds of receives, and a cancelled one that had got nothing.
+/// Makes requests, sends, both kinds of receives, and a receive that is cancelled while it is
+/// empty.
 fn talk(clients: &[Client], rounds: usize) {
     for round in 0..rounds {
         for client in clients {
@@ -44,7 +45,7 @@ fn talk(clients: &[Client], rounds: usize) {
 }
 
 #[test]
-fn with_the_connection_up_the_loops_thread_allocates_nothing() {
+fn the_thread_of_a_connected_loop_allocates_nothing() {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let services = vec![ServiceOptions::Echo, ServiceOptions::Framed(FramedOptions::default())];
     let config = Config::new().listen(anywhere).listen(anywhere).workers(1).max_connections(1_000);
@@ -74,5 +75,5 @@ fn with_the_connection_up_the_loops_thread_allocates_nothing() {
     });
     clients[0].send(vec![1]).wait().unwrap();
     done.recv_timeout(GUARD).unwrap();
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "the count does not work");
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "a deliberate allocation is counted");
 }

@@ -1,5 +1,5 @@
-//! Runs the examples of the page on clients against servers in this process: each is compiled into
-//! this test, and does what the page says.
+//! Runs the client examples of the documentation against servers in this process, and checks that
+//! they do what the page says. Each example is compiled into this test.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ mod examples {
 
 use examples::{callbacks, hub_client, reconnect_and_push, send_receive, until_delimiter};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any step takes, so that a hang fails the test.
 const GUARD: Duration = Duration::from_secs(60);
 
 fn anywhere() -> SocketAddr {
@@ -33,7 +33,7 @@ fn address(server: &ServerHandle) -> SocketAddr {
     server.local_endpoints()[0].socket_addr().expect("a TCP address")
 }
 
-/// A server of one worker with this service, and where it is.
+/// Starts a server of one worker with this service. Returns it with its address.
 fn serve(factory: impl ServiceFactory) -> (ServerHandle, SocketAddr) {
     let config = Config::new().listen(anywhere()).workers(1).max_connections(100);
     let server = Server::start(config, factory).expect("a server");
@@ -67,7 +67,7 @@ fn callbacks_receive_until_the_server_closes() {
 }
 
 #[test]
-fn reconnect_and_push_connects_again_and_is_sent_to_by_its_id() {
+fn reconnect_and_push_reconnects_and_receives_a_message_sent_to_its_id() {
     let address = std::net::TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
     let clients = ClientLoop::start(LoopLimits::for_clients(1)).unwrap();
     let (client, states) =
@@ -81,7 +81,7 @@ fn reconnect_and_push_connects_again_and_is_sent_to_by_its_id() {
     let reply = reply.wait_timeout(GUARD).expect("in time").expect("a reply");
     assert_eq!(reply, b"hello");
     greeted(&server, &client);
-    // The server ends, and is started again: a client of its own accord.
+    // The server ends and is started again. The client reconnects by itself.
     drop(server);
     while !waits(states.recv_timeout(GUARD).unwrap()) {}
     let server = reconnect_and_push::serve(address).unwrap();

@@ -1,5 +1,5 @@
-//! Runs the examples of the documentation: each is compiled into this test, and does what its page
-//! says.
+//! Runs the server examples of the documentation and checks that they do what their page says. Each
+//! example is compiled into this test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_service_of_ones_own_sends_lines_back_in_capitals() {
+fn a_custom_service_returns_lines_in_upper_case() {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = Config::new().listen(anywhere).workers(2).max_connections(10);
     let server = Server::start(config, || upper::Upper::with_lines_of(1000)).unwrap();
@@ -53,7 +53,7 @@ fn a_service_of_ones_own_sends_lines_back_in_capitals() {
     assert_eq!(server.stats().total().closed(CloseReason::MessageTooLong), 1);
 }
 
-/// A guest of the chat room: what it says, and what it hears.
+/// A guest of the chat room.
 struct Guest(BufReader<TcpStream>);
 
 impl Guest {
@@ -80,10 +80,10 @@ fn guests_of_the_chat_room_hear_each_other_come_speak_and_go() {
     let config = Config::new().listen(anywhere).workers(2).max_connections(10);
     let server = Server::start(config, || chat::Chat).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
-    // Who has not said its name hears nothing. Several, so that there are some on each worker.
+    // A client that has not sent its name receives nothing. Several, so that each worker has some.
     let nameless: Vec<_> = (0..3).map(|_| connect(address)).collect();
     let mut ann = Guest::enter(address, "Ann");
-    // Until she is there: nobody else could tell.
+    // Wait until she has joined, because no guest is there to see it.
     while server.clients().iter().all(|client| client.group == 0) {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,8 +1,8 @@
-//! Counts allocations on worker threads while a hub's clients do everything that they can do: there
-//! must be none between the moment the server is ready and the end of its drain.
+//! Checks that worker threads allocate nothing while the clients of a hub do everything that they
+//! can, from the moment the server is ready to the end of its drain.
 //!
-//! As in `allocations`, where a service that allocates on purpose shows that the count works; here
-//! the wrapper does it when it is told to.
+//! As in `allocations`, a deliberate allocation shows that the count works. Here the wrapper of the
+//! hub makes it on request.
 
 mod counting;
 
@@ -28,10 +28,10 @@ use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
 
 const GUARD: Duration = Duration::from_secs(60);
 
-/// Whether one is made on purpose in each turn.
+/// Whether each turn makes a deliberate allocation.
 static ON_PURPOSE: AtomicBool = AtomicBool::new(false);
 
-/// Makes hubs, and marks the workers' threads.
+/// Makes hubs and marks the workers' threads.
 struct MarkedOptions(HubOptions);
 
 impl ServiceFactory for MarkedOptions {
@@ -49,7 +49,7 @@ impl ServiceFactory for MarkedOptions {
     }
 }
 
-/// A hub on a thread that is marked.
+/// A hub on a marked thread.
 struct Marked(Hub);
 
 impl Service for Marked {
@@ -137,7 +137,7 @@ fn request(request: Request, payload: &[u8]) -> Vec<u8> {
     [head.bytes(), payload].concat()
 }
 
-/// The next frame's type and its number, if it has one; `None` at the end.
+/// Reads the next frame. Returns its type and its number (0 if it has none), or `None` at FIN.
 fn told(client: &mut TcpStream) -> Option<(u8, u64)> {
     let mut length = [0; 4];
     match client.read_exact(&mut length) {
@@ -156,7 +156,7 @@ fn told(client: &mut TcpStream) -> Option<(u8, u64)> {
 
 fn until_told(client: &mut TcpStream, kind: u8) -> u64 {
     loop {
-        let (told, number) = told(client).expect("it goes on");
+        let (told, number) = told(client).expect("a frame before FIN");
         if told == kind {
             return number;
         }
@@ -172,7 +172,7 @@ fn connect(address: SocketAddr) -> (TcpStream, u64) {
     (client, id)
 }
 
-/// Everything that clients do who read what they are sent.
+/// Clients that read everything, and use all requests.
 fn polite_clients(address: SocketAddr, server: &ServerHandle) {
     let mut clients: Vec<_> = (0..40).map(|_| connect(address)).collect();
     let ids: Vec<u64> = clients.iter().map(|(_, id)| *id).collect();
@@ -198,7 +198,7 @@ fn polite_clients(address: SocketAddr, server: &ServerHandle) {
     }
 }
 
-/// Clients that do not read while one floods, until something is counted.
+/// Clients that do not read while one client floods the hub, until `enough`.
 fn slow_clients(address: SocketAddr, enough: impl Fn() -> bool) {
     let slow: Vec<_> = (0..20).map(|_| connect(address)).collect();
     let (mut sender, _) = connect(address);
@@ -206,7 +206,7 @@ fn slow_clients(address: SocketAddr, enough: impl Fn() -> bool) {
     let (frame, begun) = (request(Request::Broadcast, &[3; 4000]), Instant::now());
     let (mut left, mut buffer) = (&frame[..], vec![0; 100_000]);
     while !enough() {
-        assert!(begun.elapsed() < GUARD, "no reader is slow enough");
+        assert!(begun.elapsed() < GUARD, "the hub dropped too little");
         match sender.write(left) {
             Ok(count) => left = &left[count..],
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
@@ -227,7 +227,7 @@ fn a_hub_allocates_nothing_from_ready_to_the_end_of_drain() {
             Slow::Drop => total().messages_dropped > 1000,
             Slow::Close => total().closed(CloseReason::SlowReader) > 5,
         });
-        // Those who come and go at once, while there are others to be told of them.
+        // Clients that join and leave immediately, while another client is notified of it.
         let (mut last, _) = connect(address);
         thread::scope(|scope| {
             for _ in 0..8 {
@@ -236,7 +236,7 @@ fn a_hub_allocates_nothing_from_ready_to_the_end_of_drain() {
         });
         let mut left = HashSet::new();
         while left.len() < 100 {
-            assert!(left.insert(until_told(&mut last, protocol::LEFT)), "one left twice");
+            assert!(left.insert(until_told(&mut last, protocol::LEFT)), "a client left twice");
         }
         server.begin_drain(GUARD);
         while told(&mut last).is_some() {}
@@ -260,5 +260,5 @@ fn a_hub_allocates_nothing_from_ready_to_the_end_of_drain() {
     drop(connect(address));
     server.drain(GUARD);
     COUNTING.store(false, Ordering::Relaxed);
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "one on purpose is counted");
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "a deliberate allocation is counted");
 }

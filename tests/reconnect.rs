@@ -1,5 +1,5 @@
-//! A server that is killed and started again, under 1,000 clients that connect again: all come
-//! back, and no request is reported as answered that was not.
+//! Kills and restarts a server with 1,000 clients that reconnect. All clients must come back, and
+//! no request may be reported as completed without its reply.
 
 #![cfg(target_os = "linux")]
 
@@ -15,10 +15,10 @@ use echopool::client::{Client, ClientLoop, Error, LoopLimits, Options, Reconnect
 const CLIENTS: usize = 1_000;
 const ROUNDS: u64 = 3;
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any step takes, so that a hang fails the test.
 const GUARD: Duration = Duration::from_secs(60);
 
-/// The built daemon. Killed, with SIGKILL, when dropped.
+/// The built daemon. Dropping it kills it with SIGKILL.
 struct Daemon {
     process: Child,
     target: String,
@@ -47,7 +47,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What is known of one client.
+/// One client and the counts of its requests.
 struct Books {
     client: Client,
     number: u64,
@@ -59,10 +59,10 @@ struct Books {
     connected: Arc<AtomicU64>,
 }
 
-/// Begins one request after the other, until it is told to stop.
-fn go_on(books: &Arc<Books>) {
+/// Makes one request after the other until `stop` is set.
+fn request_repeatedly(books: &Arc<Books>) {
     let nth = books.begun.fetch_add(1, SeqCst);
-    // No other request has these bytes, so a reply to another one is seen.
+    // The bytes are unique, so that a reply to another request is detected.
     let request: Vec<u8> =
         [books.number, nth].iter().flat_map(|n| n.to_le_bytes()).cycle().take(200).collect();
     let (asked, of) = (request.clone(), books.clone());
@@ -79,7 +79,7 @@ fn go_on(books: &Arc<Books>) {
             }
         }
         if !of.stop.load(SeqCst) {
-            go_on(&of);
+            request_repeatedly(&of);
         }
     });
 }
@@ -126,14 +126,14 @@ fn a_thousand_clients_come_back_to_a_server_that_was_killed() {
         .collect();
     for books in &all {
         books.client.connect(GUARD).on_complete(|address| assert!(address.is_ok()));
-        go_on(books);
+        request_repeatedly(books);
     }
     for round in 1..=ROUNDS {
         let before: Vec<u64> = all.iter().map(|books| books.answered.load(SeqCst)).collect();
         let all_answered = || all.iter().zip(&before).all(|(b, n)| b.answered.load(SeqCst) > *n);
         until("every client has a reply", all_answered);
         drop(daemon);
-        // Long enough that most have tried in vain.
+        // Long enough for most clients to try in vain.
         thread::sleep(Duration::from_millis(100));
         daemon = Daemon::start(&address);
         let back = || all.iter().all(|books| books.connected.load(SeqCst) > round);
@@ -147,13 +147,13 @@ fn a_thousand_clients_come_back_to_a_server_that_was_killed() {
     let sum = |count: fn(&Books) -> &AtomicU64| -> u64 {
         all.iter().map(|books| count(books).load(SeqCst)).sum()
     };
-    until("every request is answered or has failed", || {
+    until("every request has completed or failed", || {
         sum(|b| &b.begun) == sum(|b| &b.answered) + sum(|b| &b.failed)
     });
     let (begun, answered, failed) = (sum(|b| &b.begun), sum(|b| &b.answered), sum(|b| &b.failed));
-    println!("{begun} requests begun, {answered} answered, {failed} failed");
-    assert_eq!(sum(|b| &b.wrong), 0, "replies to other requests, or errors of another kind");
-    assert!(failed > 0, "the server was never killed over a request");
+    println!("{begun} requests started, {answered} completed, {failed} failed");
+    assert_eq!(sum(|b| &b.wrong), 0, "wrong replies, or unexpected errors");
+    assert!(failed > 0, "the server was never killed during a request");
     for books in &all {
         let of = |count: &AtomicU64| count.load(SeqCst);
         assert_eq!(of(&books.begun), of(&books.answered) + of(&books.failed));

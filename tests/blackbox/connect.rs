@@ -1,5 +1,5 @@
-//! `echopool connect` as a program: in a pipe, on a pseudo-terminal, and against servers that do
-//! one thing wrong.
+//! `echopool connect` as a program: in a pipe, on a pseudo-terminal, and against servers that each
+//! do one thing wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,13 +21,13 @@ fn connect(flags: &[&str]) -> Child {
     command.spawn().expect("starting the client")
 }
 
-/// Runs the client to its end, with this as its input.
+/// Runs the client with this input until it exits.
 fn pipe(flags: &[&str], input: &[u8]) -> Output {
     let mut child = connect(flags);
     let mut stdin = child.stdin.take().expect("stdin is piped");
     let pid = Pid::from_child(&child);
     thread::scope(|scope| {
-        // A client that ends early breaks the pipe; its exit code then tells.
+        // A client that exits early breaks the pipe. Its exit code then shows why.
         scope.spawn(move || stdin.write_all(input));
         let output = scope.spawn(move || child.wait_with_output().expect("waiting for the client"));
         let begun = std::time::Instant::now();
@@ -49,7 +49,7 @@ fn check(output: &Output, code: i32, stdout: &[u8], stderr: &str) {
     assert!(complaint.contains(stderr), "no {stderr:?} in {complaint:?}");
 }
 
-/// A server on a thread that does this with one connection.
+/// Starts a server on a thread that accepts one connection and calls `act`.
 fn serve(act: impl FnOnce(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
@@ -62,7 +62,7 @@ fn serve(act: impl FnOnce(TcpStream) + Send + 'static) -> String {
 }
 
 #[test]
-fn in_a_pipe_what_is_sent_comes_back_and_it_ends_with_0() {
+fn in_a_pipe_input_is_echoed_and_the_exit_code_is_0() {
     let daemon = Daemon::start(&[]);
     let target = daemon.address().to_string();
     check(&pipe(&[&target], b"hi\n"), 0, b"hi\n", &format!("connected to {target}"));
@@ -74,7 +74,7 @@ fn in_a_pipe_what_is_sent_comes_back_and_it_ends_with_0() {
 }
 
 #[test]
-fn a_line_is_a_frame_or_a_message_and_a_reply_to_each_is_awaited() {
+fn each_line_is_a_frame_or_a_message_and_waits_for_its_reply() {
     let daemon = Daemon::start(&[
         "--listen",
         "framed://127.0.0.1:0?order=big",
@@ -89,7 +89,7 @@ fn a_line_is_a_frame_or_a_message_and_a_reply_to_each_is_awaited() {
     check(&pipe(&[&closing], b"one\n"), 0, b"one\n", "");
     let output = pipe(&[&closing], b"one\ntwo\n");
     check(&output, 1, b"one\n", "");
-    // The second line is read before the server closes, or after.
+    // The client may read the second line before or after the server closes.
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let ways = ["1 of 2 lines without a reply", "not sent: the peer has closed the connection"];
     assert!(ways.iter().any(|way| said.contains(way)), "{said}");
@@ -101,7 +101,7 @@ fn a_line_is_a_frame_or_a_message_and_a_reply_to_each_is_awaited() {
 }
 
 #[test]
-fn a_hub_is_spoken_to_in_lines() {
+fn lines_are_commands_of_a_hub() {
     let daemon = Daemon::start(&["--listen", "hub://127.0.0.1:0"]);
     let target = daemon.targets()[0].clone();
     let mut other = connect(&["-q", &target]);
@@ -135,11 +135,11 @@ fn a_hub_is_spoken_to_in_lines() {
 }
 
 #[test]
-fn what_goes_wrong_has_an_exit_code_and_a_reason() {
-    // Nobody there.
+fn each_failure_has_an_exit_code_and_a_reason() {
+    // No server.
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     check(&pipe(&[&free.to_string()], b"x"), 1, b"", "refused");
-    // Never answers, and does not end.
+    // A server that never replies and never closes.
     for scheme in ["", "framed://"] {
         let silent = serve(|mut stream| {
             let _ = stream.read_to_end(&mut Vec::new());
@@ -148,20 +148,20 @@ fn what_goes_wrong_has_an_exit_code_and_a_reason() {
         let target = format!("{scheme}{silent}");
         check(&pipe(&["--timeout", "300ms", &target], b"x\n"), 1, b"", "not done in time");
     }
-    // Answers, and does not end.
+    // A server that replies and never closes.
     let endless = serve(|mut stream| {
         stream.write_all(b"half").expect("sending");
         let _ = stream.read_to_end(&mut Vec::new());
         thread::sleep(GUARD);
     });
     check(&pipe(&["--timeout", "300ms", &endless], b"x"), 1, b"half", "not done in time");
-    // Closes in the middle of a frame.
+    // A server that closes in the middle of a frame.
     let cut = serve(|mut stream| {
         stream.read_exact(&mut [0; 5]).expect("a frame");
         stream.write_all(&[9, 0, 0, 0, b'c', b'u']).expect("sending");
     });
     check(&pipe(&[&format!("framed://{cut}")], b"x\n"), 1, b"", "closed the connection");
-    // Sends what is no frame.
+    // A server that sends an invalid frame.
     let garbage = serve(|mut stream| {
         stream.write_all(&[0xFF; 9]).expect("sending");
         let _ = stream.read_to_end(&mut Vec::new());
@@ -181,7 +181,7 @@ fn what_goes_wrong_has_an_exit_code_and_a_reason() {
 }
 
 #[test]
-fn a_line_with_delimiters_in_it_is_several_messages_and_a_reply_to_each_is_awaited() {
+fn a_line_that_contains_delimiters_is_several_messages_that_each_wait_for_a_reply() {
     let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0?delimiter=%3B&after=keep"]);
     let target = daemon.targets()[0].clone();
     check(&pipe(&[&target], b"a;b\nc\nd\n"), 0, b"a\nb\nc\nd\n", "");
@@ -189,7 +189,7 @@ fn a_line_with_delimiters_in_it_is_several_messages_and_a_reply_to_each_is_await
 }
 
 #[test]
-fn what_cannot_be_read_or_written_is_no_success() {
+fn unreadable_input_and_unwritable_output_are_failures() {
     let daemon = Daemon::start(&[]);
     let run = |stdin: Stdio, stdout: Stdio| {
         let mut command = Command::new(binary());
@@ -202,14 +202,14 @@ fn what_cannot_be_read_or_written_is_no_success() {
     let full = std::fs::File::options().write(true).open("/dev/full").expect("it is there");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     check(&run(open(manifest).into(), full.into()), 1, b"", "cannot write to standard output");
-    // A directory can be opened, and not read.
+    // A directory can be opened but not read.
     check(&run(open("/").into(), Stdio::piped()), 1, b"", "cannot read standard input");
     daemon.finish();
 }
 
 #[test]
-fn too_few_open_files_are_named_with_the_remedy() {
-    // Whatever it is that finds none left: catching signals, and what a loop is made of.
+fn too_few_open_files_are_reported_with_the_remedy() {
+    // Each limit makes another step fail: catching signals, or creating the loop.
     for files in 4..=7 {
         let mut command = Command::new("sh");
         let run = format!("ulimit -n {files}; exec \"$0\" connect 127.0.0.1:7");
@@ -220,26 +220,26 @@ fn too_few_open_files_are_named_with_the_remedy() {
 }
 
 #[test]
-fn a_closed_output_and_an_interrupt_end_it() {
+fn the_client_exits_on_closed_output_and_on_signals() {
     let daemon = Daemon::start(&["--listen", "127.0.0.1:0", "--listen", "chargen://127.0.0.1:0"]);
     let [_, chargen] = daemon.targets().to_vec().try_into().expect("two targets");
     let mut client = connect(&[&chargen]);
     let mut some = [0; 1000];
     client.stdout.take().expect("stdout is piped").read_exact(&mut some).expect("characters");
-    // The output is closed now, the input is not.
+    // Output is closed now. Input is still open.
     let mut code = None;
-    eventually("the client sees that nobody reads", || {
+    eventually("the client exits because its output is closed", || {
         code = client.try_wait().expect("asking for its status");
         code.is_some()
     });
     assert_eq!(code.and_then(|code| code.code()), Some(0));
     for signal in [Signal::INT, Signal::TERM] {
         let mut client = connect(&[&daemon.address().to_string()]);
-        // A reply shows that it is under way.
+        // A reply shows that the client runs.
         client.stdin.as_mut().expect("stdin is piped").write_all(b"x").expect("it reads");
         let mut byte = [0];
         client.stdout.as_mut().expect("stdout is piped").read_exact(&mut byte).expect("a reply");
-        // Kept open: waiting would close it, which is another way to the end.
+        // Kept open, because `wait` would close it, which also makes the client exit.
         let stdin = client.stdin.take();
         kill_process(Pid::from_child(&client), signal).expect("signalling the client");
         assert_eq!(client.wait().expect("it ends").code(), Some(130));
@@ -249,7 +249,7 @@ fn a_closed_output_and_an_interrupt_end_it() {
 }
 
 #[test]
-fn it_connects_again_if_asked_and_keeps_what_was_not_sent() {
+fn with_reconnect_the_client_reconnects_and_keeps_unsent_input() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address: SocketAddr = free.local_addr().expect("bound");
     drop(free);
@@ -259,18 +259,18 @@ fn it_connects_again_if_asked_and_keeps_what_was_not_sent() {
     let mut stdin = client.stdin.take().expect("stdin is piped");
     let mut stdout = client.stdout.take().expect("stdout is piped");
     stdin.write_all(b"kept\n").expect("it reads");
-    assert!(said.any(|line| line.contains("attempt 2 in")), "nobody listens yet");
+    assert!(said.any(|line| line.contains("attempt 2 in")), "no server listens yet");
     let listen = address.to_string();
     let mut reply = [0; 5];
     let daemon = Daemon::start(&["--listen", &listen]);
-    assert!(said.any(|line| line.contains("connected to")), "now somebody does");
+    assert!(said.any(|line| line.contains("connected to")), "a server listens now");
     stdout.read_exact(&mut reply).expect("a reply");
     assert_eq!(&reply, b"kept\n");
     daemon.signal(Signal::KILL);
-    assert!(said.any(|line| line.contains("attempt 1 in")), "it is lost");
+    assert!(said.any(|line| line.contains("attempt 1 in")), "the connection is lost");
     drop(daemon);
     let daemon = Daemon::start(&["--listen", &listen]);
-    assert!(said.any(|line| line.contains("connected to")), "it is back");
+    assert!(said.any(|line| line.contains("connected to")), "the server is back");
     stdin.write_all(b"again").expect("it reads");
     stdout.read_exact(&mut reply).expect("a reply");
     assert_eq!(&reply, b"again");
@@ -279,7 +279,8 @@ fn it_connects_again_if_asked_and_keeps_what_was_not_sent() {
     daemon.finish();
 }
 
-/// Runs the client on a pseudo-terminal, types, and prints what the terminal showed and the code.
+/// Runs the client on a pseudo-terminal, types, and prints the exit code and what the terminal
+/// showed.
 const TERMINAL: &str = r#"
 import os, pty, select, sys, time
 typed = [part.encode().decode('unicode_escape').encode('latin-1') for part in sys.argv[3:]]
@@ -322,7 +323,7 @@ fn on_a_terminal(target: &str, typed: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn on_a_terminal_ctrl_d_ends_it_and_ctrl_c_interrupts_it() {
+fn on_a_terminal_ctrl_d_ends_the_client_and_ctrl_c_interrupts_it() {
     if !have("python3") {
         return;
     }

@@ -1,5 +1,5 @@
-//! Stopping (failure mode 15): what came back is an exact prefix of what was sent, every byte that
-//! the server read was echoed, and no accepted connection ends with RST.
+//! Drain and stop (failure mode 15): each client receives an exact prefix of what it sent, every
+//! byte that the server read is echoed, and no accepted connection ends with RST.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use rustix::process::Signal;
 
 use crate::harness::{Client, Daemon, Fate, Fleet, GUARD, Random, alone, eventually, named_values};
 
-/// Longer than any test waits: what only a drain without end could explain.
+/// Longer than any test waits, so that only a fault lets this time-out expire.
 const NEVER: &str = "600s";
 
-/// Random moments under load. `BLACKBOX_SEED` repeats a run.
+/// Drains at random moments under load. `BLACKBOX_SEED` repeats a run.
 #[test]
 fn a_drain_at_any_moment_loses_no_byte_that_was_read() {
     const ROUNDS: u64 = 10;
@@ -23,15 +23,15 @@ fn a_drain_at_any_moment_loses_no_byte_that_was_read() {
         println!("seed {seed}, round {round}: window {window}, SIGTERM after {moment:?}");
         unread += drain_under_load(window, moment);
     }
-    assert!(unread > 0, "seed {seed}: no drain ever came while bytes were under way");
+    assert!(unread > 0, "seed {seed}: no drain started while bytes were in transit");
 }
 
-/// How many bytes had been sent and did not come back.
+/// Returns the number of bytes that were sent and not echoed.
 fn drain_under_load(window: u64, moment: Duration) -> u64 {
     const CLIENTS: usize = 100;
     let mut daemon = Daemon::start(&["--workers", "2", "--log", "debug"]);
     let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
-    // Whoever has had an echo has been accepted.
+    // A client that has received an echo has been accepted.
     fleet.echo(1);
     fleet.set_window(window);
     fleet.set_endless();
@@ -40,7 +40,7 @@ fn drain_under_load(window: u64, moment: Duration) -> u64 {
     fleet.drive("waiting for FIN after SIGTERM");
     assert_eq!(fleet.count(Fate::Fin), CLIENTS, "not all ended by FIN: {:?}", fleet.fates());
     let books = fleet.books();
-    // Closing answers the server's FIN, which ends its linger.
+    // Closing sends FIN, which ends the server's linger.
     drop(fleet);
     let status = daemon.wait();
     assert_eq!(status.code(), Some(0), "{}", daemon.tail());
@@ -48,19 +48,20 @@ fn drain_under_load(window: u64, moment: Duration) -> u64 {
     books.iter().map(|(_, sent, received)| sent - received).sum()
 }
 
-/// The clients' books against the server's: it took a prefix, sent all of that, and all of it came.
+/// Compares both sides: the server read a prefix, echoed all of it, and the clients received all of
+/// it.
 fn compare(books: &[(SocketAddr, u64, u64)], daemon: &Daemon) {
     let closed = daemon.closed();
     assert_eq!(closed.len(), books.len(), "disconnect lines");
     for (local, sent, received) in books {
         let theirs = closed.iter().find(|closed| closed.peer == *local);
         let theirs = theirs.unwrap_or_else(|| panic!("no disconnect line for {local}"));
-        assert_eq!(theirs.sent, *received, "{theirs:?}: sent, but did not come");
+        assert_eq!(theirs.sent, *received, "{theirs:?}: sent, but not received");
         assert_eq!(theirs.received, theirs.sent, "{theirs:?}: read, but not echoed");
         assert!(theirs.received <= *sent, "{theirs:?}: more than was sent");
         assert_eq!(theirs.reason, "drained", "{theirs:?}");
     }
-    let end = daemon.lines_with("ended").pop().expect("a line that says how it ended");
+    let end = daemon.lines_with("ended").pop().expect("the last line of the log");
     assert_eq!(named_values(&end)["unaccepted"], 0, "reset in the backlog: {end}");
 }
 
@@ -77,11 +78,11 @@ fn sigint_drains_like_sigterm() {
 }
 
 #[test]
-fn a_drain_without_clients_ends_at_once() {
+fn a_drain_without_clients_ends_immediately() {
     Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]).finish();
 }
 
-/// Idle clients get FIN at once, and the drain ends when they have answered it.
+/// Idle clients get FIN immediately, and the drain ends when they have closed too.
 #[test]
 fn idle_clients_do_not_hold_up_a_drain() {
     let flags = ["--drain-timeout", NEVER, "--linger", NEVER, "--log", "debug"];
@@ -95,9 +96,9 @@ fn idle_clients_do_not_hold_up_a_drain() {
     assert!(daemon.closed().iter().all(|closed| closed.reason == "drained"));
 }
 
-/// Nobody new comes in, not even while an old client keeps the drain going.
+/// No new client is accepted, even while an old client delays the drain.
 #[test]
-fn a_draining_daemon_accepts_nobody() {
+fn a_draining_daemon_accepts_no_client() {
     let daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
     let mut old = Client::connect(daemon.address());
     old.ping(10);
@@ -110,8 +111,8 @@ fn a_draining_daemon_accepts_nobody() {
     });
 }
 
-/// A slow client still gets all that the server had read before the drain began. With large buffers
-/// the kernel takes what is left of one in several sends, the last of them long after SIGTERM.
+/// A slow client still gets everything that the server had read before the drain started. The rest
+/// of a large buffer needs several sends, the last of them long after SIGTERM.
 #[test]
 fn a_drain_waits_for_a_client_that_reads_slowly() {
     for buffer_size in ["16Ki", "1Mi"] {
@@ -120,17 +121,17 @@ fn a_drain_waits_for_a_client_that_reads_slowly() {
         let mut daemon = Daemon::start(&[&flags[..], &pool].concat());
         let mut client = Client::connect_with_small_window(daemon.address(), 16 * 1024);
         let mut sent = fill(&daemon, &mut client);
-        // Some of it taken and filled up again: the server learns to read several buffers at once.
+        // Repeated filling makes the server read several buffers at once.
         for _ in 0..6 {
             client.expect(TAKEN);
             sent += fill(&daemon, &mut client);
         }
         daemon.signal(Signal::TERM);
         std::thread::sleep(Duration::from_millis(300));
-        assert!(daemon.try_wait().is_none(), "it did not wait for the slow client");
+        assert!(daemon.try_wait().is_none(), "the drain did not wait for the slow client");
         client.read_to_fin();
         let received = client.received();
-        assert!(received < sent, "nothing was under way");
+        assert!(received < sent, "nothing was in transit");
         drop(client);
         assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
         let closed = &daemon.closed()[0];
@@ -138,19 +139,19 @@ fn a_drain_waits_for_a_client_that_reads_slowly() {
     }
 }
 
-/// Less than there is room for on the way to the server and back.
+/// Bytes to read before each refill: less than the path to the server and back holds.
 const TAKEN: u64 = 3 << 20;
 
-/// Sends until the server has read and sent all that there is room for: for a while nothing is
-/// taken, and no thread of the server has anything to do. That alone may also be because the kernel
-/// is late with what it has, so what is to be taken must be under way. How much was sent.
+/// Sends until the path to the server and back is full: the kernel accepts nothing for a while, and
+/// all threads of the server sleep. The kernel may also just be late with its bytes, so [`TAKEN`]
+/// bytes must be in transit. Returns the number of bytes sent.
 fn fill(daemon: &Daemon, client: &mut Client) -> u64 {
     let (mut sent, mut quiet) = (0, 0);
-    eventually("the way is full", || {
+    eventually("the path is full", || {
         let taken = client.send_without_waiting(1 << 20);
         sent += taken;
         quiet = if taken == 0 && daemon.is_asleep() { quiet + 1 } else { 0 };
-        quiet >= 10 && client.under_way() >= TAKEN
+        quiet >= 10 && client.in_transit() >= TAKEN
     });
     sent
 }
@@ -167,7 +168,7 @@ fn the_drain_deadline_cuts_a_client_that_never_closes() {
     assert_eq!(daemon.closed().len(), 1);
 }
 
-/// Lingering, too, ends: at `--linger`, long before the drain's own deadline.
+/// Lingering ends at `--linger`, long before the deadline of the drain.
 #[test]
 fn linger_ends_for_a_client_that_never_closes() {
     let flags = ["--drain-timeout", NEVER, "--linger", "1s", "--log", "debug"];
@@ -181,21 +182,21 @@ fn linger_ends_for_a_client_that_never_closes() {
 }
 
 #[test]
-fn a_second_signal_ends_a_drain_at_once() {
+fn a_second_signal_ends_a_drain_immediately() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
         let mut daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
         let mut client = Client::connect(daemon.address());
         client.ping(10);
         daemon.signal(first);
         client.expect_fin();
-        assert!(daemon.try_wait().is_none(), "it did not wait for the client");
+        assert!(daemon.try_wait().is_none(), "the drain did not wait for the client");
         daemon.signal(second);
         assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     }
 }
 
-/// Stopped by SIGSTOP, the daemon finds clients in its backlog and the order to drain at once: far
-/// more clients than it accepts before it sees the order.
+/// After SIGSTOP, the daemon finds clients in its backlog and SIGTERM at the same time. The clients
+/// are far more than it accepts before it handles the signal.
 #[test]
 fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     const WAITING: usize = 2_000;
@@ -218,10 +219,10 @@ fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     assert_eq!(daemon.lines_with(" connect id=").len(), WAITING);
 }
 
-/// At the limit of connections the backlog cannot be taken whole: who is reset there was never
-/// accepted, and is counted apart. Who was accepted gets FIN.
+/// At the connection limit, not all clients in the backlog can be accepted. Those that are reset
+/// there are counted as unaccepted. Accepted clients get FIN.
 #[test]
-fn a_drain_at_the_limit_counts_those_it_never_accepted() {
+fn a_drain_at_the_connection_limit_counts_unaccepted_clients() {
     const LIMIT: usize = 5;
     const CLIENTS: usize = 12;
     let mut daemon = Daemon::start(&["--max-connections", "5", "--workers", "2"]);
@@ -238,13 +239,13 @@ fn a_drain_at_the_limit_counts_those_it_never_accepted() {
     let ended = fleet.count(Fate::Fin);
     drop(fleet);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
-    let end = daemon.lines_with("ended").pop().expect("a line that says how it ended");
+    let end = daemon.lines_with("ended").pop().expect("the last line of the log");
     let (accepted, unaccepted) = (named_values(&end)["accepted"], named_values(&end)["unaccepted"]);
     assert_eq!((accepted, ended), (LIMIT as u64, LIMIT), "{end}");
     assert_eq!(unaccepted, (CLIENTS - LIMIT) as u64, "{end}");
 }
 
-/// A drain comes while files have run out: it must not wait for one.
+/// A drain without free descriptors must not wait for one.
 #[test]
 fn a_drain_ends_although_files_have_run_out() {
     let mut daemon = Daemon::start(&["--drain-timeout", "5s", "--log", "debug"]);

@@ -1,5 +1,5 @@
-//! Every byte comes back: over each kind of address, to clients that are not ours, after a
-//! half-close, around urgent data, and whatever other clients or signals do.
+//! Every byte is echoed: over each kind of address, to foreign clients, after a half-close, around
+//! urgent data, and whatever other clients or signals do.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::harness::{
     Client, Daemon, PIECE, eventually, have, have_ipv6, meanwhile, payload, run_with_input,
 };
 
-/// One byte to 1 MiB, with both neighbours of the sizes at which buffers end.
+/// From 1 byte to 1 MiB, including sizes one below and one above the ends of buffers.
 const SIZES: [u64; 16] = [
     1,
     2,
@@ -70,7 +70,7 @@ fn over_both_through_one_listener() {
     daemon.finish();
 }
 
-/// Failure mode 21. The kernel gives such a peer as `::ffff:127.0.0.1`.
+/// Failure mode 21. The kernel reports such a peer as `::ffff:127.0.0.1`.
 #[test]
 fn an_ipv4_peer_of_a_dual_stack_listener_is_shown_as_ipv4() {
     if !have_ipv6() {
@@ -89,12 +89,12 @@ fn an_ipv4_peer_of_a_dual_stack_listener_is_shown_as_ipv4() {
     assert!(mapped.is_empty(), "shown as mapped: {mapped:?}");
 }
 
-/// A megabyte and a bit from `payload`, as a client program's input.
+/// Slightly more than 1 MiB from `payload`, as input of a client program.
 fn input() -> Vec<u8> {
     (0..17).flat_map(|piece| payload(99, piece * PIECE as u64)).copied().collect()
 }
 
-/// Runs a client program that copies stdin to the daemon, sends FIN, and copies the answer to
+/// Runs a client program that copies stdin to the daemon, sends FIN, and copies the reply to
 /// stdout.
 fn pipe_through(program: &str, arguments: impl Fn(SocketAddr) -> Vec<String>) {
     if !have(program) {
@@ -106,7 +106,7 @@ fn pipe_through(program: &str, arguments: impl Fn(SocketAddr) -> Vec<String>) {
         command.args(arguments(daemon.address()));
         let output = run_with_input(&mut command, bytes);
         assert_eq!(output.len(), bytes.len(), "{program}: bytes back for {}", bytes.len());
-        assert!(output == bytes, "{program}: other bytes came back");
+        assert!(output == bytes, "{program}: wrong bytes came back");
     }
     let closed = daemon.wait_closed(3);
     assert!(closed.iter().all(|closed| closed.reason == "peer-closed"), "{closed:?}");
@@ -141,7 +141,7 @@ while data := s.recv(4096):
     });
 }
 
-/// Two hundred clients of Python's own event loop, each with its own bytes.
+/// Two hundred clients on Python's event loop, each with its own bytes.
 #[test]
 fn python_asyncio_clients_get_their_own_bytes() {
     const SCRIPT: &str = r"
@@ -176,7 +176,7 @@ asyncio.run(asyncio.wait_for(main(), 45))
     daemon.finish();
 }
 
-/// Failure mode 7: 100 MB and FIN from a client that reads slowly.
+/// Failure mode 7: a client that reads slowly sends 100 MB and FIN.
 #[test]
 fn a_slow_reader_gets_everything_after_its_half_close_and_then_fin() {
     const TOTAL: u64 = 100_000_000;
@@ -187,8 +187,8 @@ fn a_slow_reader_gets_everything_after_its_half_close_and_then_fin() {
         let taken = client.send_without_waiting(TOTAL - sent);
         sent += taken;
         stalls += u64::from(sent < TOTAL);
-        // Slower than the server: it reads only once nothing can be sent any more, and then less
-        // than would empty the way.
+        // Slower than the server: it reads only when nothing more can be sent, and then too little
+        // to empty the path.
         for _ in 0..8 {
             if sent < TOTAL && client.received() < sent {
                 client.receive(PIECE).expect("bytes");
@@ -196,8 +196,8 @@ fn a_slow_reader_gets_everything_after_its_half_close_and_then_fin() {
         }
     }
     client.half_close();
-    assert!(stalls > 0, "the way was never full");
-    assert!(client.received() < TOTAL, "nothing was left to come after the half-close");
+    assert!(stalls > 0, "the path was never full");
+    assert!(client.received() < TOTAL, "everything was received before the half-close");
     let mut reads: u64 = 0;
     while client.receive(PIECE).expect("bytes or FIN, not an error") > 0 {
         reads += 1;
@@ -212,7 +212,7 @@ fn a_slow_reader_gets_everything_after_its_half_close_and_then_fin() {
     daemon.finish();
 }
 
-/// Failure mode 7a: `MSG_MORE` holds the bytes back until FIN goes with them in one segment.
+/// Failure mode 7a: `MSG_MORE` holds the bytes back, so that one segment carries them and FIN.
 #[test]
 fn bytes_that_arrive_together_with_fin_are_echoed() {
     let daemon = Daemon::start(&[]);
@@ -228,9 +228,9 @@ fn bytes_that_arrive_together_with_fin_are_echoed() {
     daemon.finish();
 }
 
-/// The same after a first exchange: the server then waits for an edge, not in a fresh accept.
+/// The same after a first exchange, when the server waits for a readiness edge.
 #[test]
-fn fin_with_the_last_bytes_of_a_conversation_is_noticed() {
+fn fin_with_the_last_bytes_is_noticed_after_an_exchange() {
     let daemon = Daemon::start(&[]);
     for size in [1, 100, 16_384, 30_000] {
         for _ in 0..20 {
@@ -256,7 +256,7 @@ fn fin_alone_is_answered_with_fin() {
     daemon.finish();
 }
 
-/// Failure mode 7a: `recv` stops at the mark of an urgent byte, and what follows may go unseen.
+/// Failure mode 7a: `recv` stops at the mark of an urgent byte, so later bytes could be missed.
 #[test]
 fn urgent_bytes_are_echoed_in_line_and_nothing_after_them_is_lost() {
     let daemon = Daemon::start(&[]);
@@ -276,7 +276,8 @@ fn urgent_bytes_are_echoed_in_line_and_nothing_after_them_is_lost() {
     daemon.finish();
 }
 
-/// Failure mode 8. A reset hits a server that has much left to send; the next send is EPIPE.
+/// Failure mode 8. A reset arrives while the server has much left to send. The next send gives
+/// EPIPE.
 #[test]
 fn a_reset_in_mid_stream_ends_that_connection_only() {
     const RESETS: usize = 200;
@@ -300,10 +301,9 @@ fn a_reset_in_mid_stream_ends_that_connection_only() {
     daemon.finish();
 }
 
-/// A client that closes while its echo is still to come: the kernel answers the server's bytes
-/// with RST.
+/// A client closes before its echo arrives, and its kernel replies to the server's bytes with RST.
 #[test]
-fn a_client_that_leaves_without_reading_harms_nobody() {
+fn a_client_that_leaves_without_reading_does_not_affect_others() {
     let daemon = Daemon::start(&["--workers", "1", "--log", "debug"]);
     let mut bystander = Client::connect(daemon.address());
     for _ in 0..200 {
@@ -333,7 +333,7 @@ fn a_storm_of_signals_changes_no_byte() {
         let clients = [(); 4].map(|()| std::thread::spawn(move || echo_for(address, start)));
         clients.map(|client| client.join().expect("a client that gets its bytes back"))
     });
-    assert!(echoed.iter().all(|rounds| *rounds > 0), "rounds of each client: {echoed:?}");
+    assert!(echoed.iter().all(|rounds| *rounds > 0), "rounds per client: {echoed:?}");
     assert!(signals > 100, "only {signals} signals were sent");
     let lines = daemon.lines_with(" closed=").len() as u64;
     let most = 10 * (start.elapsed().as_secs() + 1) + 10;
@@ -341,7 +341,7 @@ fn a_storm_of_signals_changes_no_byte() {
     daemon.finish();
 }
 
-/// Echoes until two seconds after `start`; how many rounds that was.
+/// Echoes until two seconds after `start`. Returns the number of rounds.
 fn echo_for(to: SocketAddr, start: Instant) -> u64 {
     let mut client = Client::connect(to);
     let mut rounds = 0;
@@ -354,7 +354,7 @@ fn echo_for(to: SocketAddr, start: Instant) -> u64 {
     rounds
 }
 
-/// Failure mode 22: pieces of every size, each sent on its own.
+/// Failure mode 22: a stream that is sent byte by byte.
 #[test]
 fn a_stream_in_pieces_of_a_byte_comes_back_whole() {
     let daemon = Daemon::start(&[]);
@@ -369,7 +369,7 @@ fn a_stream_in_pieces_of_a_byte_comes_back_whole() {
     daemon.finish();
 }
 
-/// Failure mode 23: many clients with streams of their own through few buffers that change hands.
+/// Failure mode 23: many clients, each with its own stream, share few buffers.
 #[test]
 fn no_client_sees_the_bytes_of_another() {
     let daemon = Daemon::start(&["--workers", "2", "--buffers", "16", "--max-connections", "200"]);

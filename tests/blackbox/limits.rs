@@ -1,5 +1,5 @@
-//! At the limits: out of files, out of permits, out of buffers, clients that stall or idle. What
-//! must go on goes on, and what is closed is closed for its own reason.
+//! Limits: no free descriptors, permits or buffers, and clients that stall or idle. Other clients
+//! are still served, and each connection is closed for the right reason.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, meanwhile, trace_accepts};
 
-/// Off, so that a test of one time-out or limit is not disturbed by another.
+/// Turns time-outs off, so that they do not disturb the test of another limit.
 const NO_TIMEOUTS: [&str; 4] = ["--idle-timeout", "off", "--send-timeout", "off"];
 
 fn flags<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&NO_TIMEOUTS[..], more].concat()
 }
 
-/// Failure mode 1. Both ways of serving and the way out: out of files the daemon keeps what it has,
-/// asks the kernel at most twenty times a second, and takes the next client when one leaves.
+/// Failure mode 1. Without free descriptors, the daemon keeps serving its clients, calls accept at
+/// most 20 times per second, and accepts the next client when one leaves.
 #[test]
-fn out_of_files_it_waits_without_spinning_and_goes_on() {
+fn without_free_files_the_daemon_waits_without_spinning_and_recovers() {
     const CLIENTS: usize = 200;
     let daemon = Daemon::start(&flags(&["--workers", "1", "--log", "info"]));
     daemon.limit_files(64);
@@ -33,7 +33,7 @@ fn out_of_files_it_waits_without_spinning_and_goes_on() {
 
     watch_while_out_of_files(&daemon);
     fleet.drive_for(Duration::from_millis(100));
-    assert_eq!(fleet.served(100), served, "served although no file came free");
+    assert_eq!(fleet.served(100), served, "a client was served although no file was free");
 
     let mut left = CLIENTS;
     while fleet.served(100) < fleet.len() {
@@ -46,12 +46,12 @@ fn out_of_files_it_waits_without_spinning_and_goes_on() {
         });
     }
     assert_eq!(fleet.count(Fate::Up), fleet.len(), "clients lost: {:?}", fleet.fates());
-    assert!(fleet.len() < CLIENTS, "nobody had to wait");
+    assert!(fleet.len() < CLIENTS, "no client had to wait");
     drop(fleet);
     daemon.finish();
 }
 
-/// Counts accept calls, processor time and warnings while there are clients and no files.
+/// Checks accept calls, processor time and warnings while clients wait and no file is free.
 fn watch_while_out_of_files(daemon: &Daemon) {
     const WATCH: Duration = Duration::from_secs(3);
     const CALLS_PER_SECOND: f64 = 20.0;
@@ -77,11 +77,11 @@ fn watch_while_out_of_files(daemon: &Daemon) {
     assert!((ticks as f64) < 20.0 * seconds, "{ticks} ticks of 10 ms in {seconds} s");
     assert!(warnings as f64 <= seconds + 2.0, "{warnings} warnings in {seconds} s");
     let all = daemon.lines_with("WARN");
-    assert!(!all.is_empty(), "it never said that files ran out:\n{}", daemon.tail());
+    assert!(!all.is_empty(), "no warning that files ran out:\n{}", daemon.tail());
 }
 
-/// The limit of connections is one for all workers: nobody starves in the backlog of one while
-/// another has room.
+/// The connection limit is shared by all workers: no client waits in the backlog of one worker
+/// while another has room.
 #[test]
 fn at_the_limit_the_rest_wait_and_each_is_served_as_one_leaves() {
     const LIMIT: usize = 10;
@@ -104,15 +104,15 @@ fn at_the_limit_the_rest_wait_and_each_is_served_as_one_leaves() {
         fleet.drive("the last ones");
         let most = daemon.lines_with(" connect id=");
         let most = most.iter().map(|line| crate::harness::named_values(line)["connections"]).max();
-        assert_eq!(most, Some(LIMIT as u64), "the most connections in the log");
-        assert!(daemon.stat("waits_for_slot") > 0, "nobody had to wait");
+        assert_eq!(most, Some(LIMIT as u64), "the highest number of connections in the log");
+        assert!(daemon.stat("waits_for_slot") > 0, "no client had to wait");
         drop(fleet);
         daemon.wait_closed(CLIENTS);
         daemon.finish();
     }
 }
 
-/// Many more than the limit, in waves, over four workers: everyone has a turn.
+/// Many more clients than the limit, in waves, on four workers: each is served.
 #[test]
 fn two_thousand_clients_take_turns_at_a_limit_of_fifty() {
     let _alone = alone();
@@ -133,14 +133,14 @@ fn two_thousand_clients_take_turns_at_a_limit_of_fifty() {
         }
     });
     assert!(daemon.stat("accepted") >= 2_000);
-    assert!(daemon.stat("waits_for_slot") > 0, "nobody had to wait");
+    assert!(daemon.stat("waits_for_slot") > 0, "no client had to wait");
     daemon.finish();
 }
 
-/// Failure modes 5 and 6: a thousand clients that send and never read. Memory stays flat and under
+/// Failure modes 5 and 6: a thousand clients send and never read. Memory stays constant and below
 /// the printed sum, and an honest client is served in every second.
 #[test]
-fn clients_that_never_read_cost_neither_memory_nor_anyone_else() {
+fn clients_that_never_read_affect_neither_memory_nor_other_clients() {
     const STALLED: usize = 1_000;
     let _alone = alone();
     let daemon = Daemon::start(&flags(&["--workers", "2", "--max-connections", "1200"]));
@@ -148,7 +148,7 @@ fn clients_that_never_read_cost_neither_memory_nor_anyone_else() {
     let mut honest = Client::connect(daemon.address());
     let mut stalled = Fleet::connect(daemon.address(), STALLED);
     let sent = stalled.fill_until_stuck();
-    assert!(sent > STALLED as u64 * 100_000, "they sent only {sent} bytes");
+    assert!(sent > STALLED as u64 * 100_000, "the clients sent only {sent} bytes");
     let mut resident = Vec::new();
     for second in 0..4 {
         let (start, mut rounds) = (Instant::now(), 0);
@@ -169,7 +169,7 @@ fn clients_that_never_read_cost_neither_memory_nor_anyone_else() {
     daemon.finish();
 }
 
-/// Failure mode 11 from outside: eight buffers, all of them held by clients that never read.
+/// Failure mode 11: eight buffers, all held by clients that never read.
 #[test]
 fn with_every_buffer_held_the_stalled_are_shed_and_an_honest_client_is_served() {
     const STALLED: usize = 30;
@@ -177,7 +177,7 @@ fn with_every_buffer_held_the_stalled_are_shed_and_an_honest_client_is_served() 
     let daemon = Daemon::start(&flags(&pool));
     let mut stalled = Fleet::connect(daemon.address(), STALLED);
     let mut honest = Client::connect(daemon.address());
-    // Again and again: who is shed makes room for the next to stall.
+    // Repeated, because each shed client makes room for the next one to stall.
     let mut rounds = 0;
     eventually("several are shed", || {
         stalled.fill();
@@ -197,9 +197,9 @@ fn with_every_buffer_held_the_stalled_are_shed_and_an_honest_client_is_served() 
     daemon.finish();
 }
 
-/// Without waiters nobody is shed, however long he stalls.
+/// Without waiters no client is shed, however long it stalls.
 #[test]
-fn nobody_is_shed_while_there_are_buffers() {
+fn no_client_is_shed_while_buffers_are_free() {
     let pool = ["--buffers", "1000", "--shed-after", "100ms", "--log", "debug"];
     let daemon = Daemon::start(&flags(&pool));
     let mut stalled = Fleet::connect(daemon.address(), 5);
@@ -221,7 +221,7 @@ fn an_idle_client_is_closed_for_idleness_and_a_busy_one_is_not() {
     let (mut busy, start) = (Client::connect(daemon.address()), Instant::now());
     eventually("both idle clients are closed", || {
         busy.ping(10);
-        // The busy one is watched for longer than it might have been taken for idle.
+        // Watch the busy client for longer than the idle time-out.
         start.elapsed() > Duration::from_secs(5)
             && [&silent, &was_busy]
                 .iter()
@@ -241,15 +241,15 @@ fn an_idle_client_is_closed_for_idleness_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_closed_for_that_and_an_idle_one_is_not() {
+fn a_client_that_reads_nothing_is_closed_by_the_send_timeout_and_an_idle_one_is_not() {
     let flags = ["--send-timeout", "1s", "--idle-timeout", "off", "--log", "debug"];
     let daemon = Daemon::start(&flags);
     let idle = Client::connect(daemon.address());
     let mut stalled = Client::connect_with_small_window(daemon.address(), 16 * 1024);
     let mut sent = 0;
     eventually("it is closed", || {
-        // A server that is slow to read has room again when the way seemed full. An error is the
-        // end that is waited for.
+        // Keep sending, because a slow server may have room again after the path seemed full. An
+        // error means that the connection was closed, as expected.
         sent += stalled.try_send_without_waiting(1 << 20).unwrap_or(0);
         !daemon.closed().is_empty()
     });
@@ -263,9 +263,9 @@ fn a_client_that_takes_nothing_is_closed_for_that_and_an_idle_one_is_not() {
     daemon.finish();
 }
 
-/// A reader that is slow but does read is not stalled, however long it takes.
+/// A client that reads slowly is not stalled, however long it takes.
 #[test]
-fn a_client_that_takes_little_at_a_time_is_not_closed() {
+fn a_client_that_reads_slowly_is_not_closed() {
     const TRIES: u32 = 10;
     let flags = ["--send-timeout", "2s", "--idle-timeout", "off", "--log", "debug"];
     let daemon = Daemon::start(&flags);
@@ -277,16 +277,16 @@ fn a_client_that_takes_little_at_a_time_is_not_closed() {
         assert!(!taken || closed[before].reason == "peer-closed", "{closed:?}");
         taken
     });
-    assert!(is_staged, "each time this test was kept from running for half of the time-out");
+    assert!(is_staged, "in each try this test did not run for half of the time-out");
     daemon.finish();
 }
 
-/// Reads for longer than the time-out of two seconds. The kernel tells the server that there is
-/// room only when a third of its buffer, more than a megabyte, is free; that takes longer, too.
-/// Answers false if the client itself did not run for so long that it might be taken for stalled.
+/// Reads for longer than the time-out of two seconds. The kernel reports room to the server only
+/// when a third of its buffer, more than a megabyte, is free, which also takes longer. Returns
+/// false if the client itself did not run for so long that it may look stalled.
 fn take_little_at_a_time(mut client: Client) -> bool {
     const TOTAL: u64 = 6 << 20;
-    // In more than five seconds.
+    // Bytes that are read with pauses, which takes more than five seconds.
     const SLOWLY: u64 = 2 << 20;
     const PAUSE_MAX: Duration = Duration::from_secs(1);
     let (mut sent, mut last) = (0, Instant::now());
@@ -310,7 +310,7 @@ fn take_little_at_a_time(mut client: Client) -> bool {
     true
 }
 
-/// Failure mode 12: two thousand clients that trickle single bytes keep nobody out.
+/// Failure mode 12: two thousand clients that trickle single bytes do not keep others out.
 #[test]
 fn while_two_thousand_trickle_new_clients_are_served() {
     const TRICKLERS: usize = 2_000;
@@ -333,10 +333,10 @@ fn while_two_thousand_trickle_new_clients_are_served() {
     daemon.finish();
 }
 
-/// Failure mode 10, its sanity only: next to one client that streams as fast as it can, 99 others
-/// get every answer. How fast is a figure, not a test.
+/// Failure mode 10: beside one client that streams as fast as it can, 99 others receive every
+/// reply. How fast is a figure, not a test.
 #[test]
-fn next_to_one_hot_connection_all_quiet_ones_are_answered() {
+fn beside_a_hot_connection_all_quiet_ones_are_served() {
     const ROUNDS: u64 = 20;
     let daemon = Daemon::start(&flags(&["--workers", "1"]));
     let mut quiet = Fleet::connect(daemon.address(), 99);
@@ -348,7 +348,7 @@ fn next_to_one_hot_connection_all_quiet_ones_are_answered() {
         hot.drive_for(Duration::from_millis(5));
         moved.store(hot.received(), Ordering::Relaxed);
     };
-    // As many rounds as it takes: on a busy machine the hot client may have to wait for its own
+    // Continue until the hot client has streamed: on a busy machine it may have to wait for a
     // processor.
     let has_streamed = || moved.load(Ordering::Relaxed) > 1 << 20;
     meanwhile(stream, || {

@@ -1,8 +1,9 @@
-//! Black-box tests of the built daemon: only its command line, its sockets, its signals and what
-//! `/proc` shows of it. No code of the server is used here, and no client of the load generator.
+//! Black-box tests of the built daemon. They use only its command line, its sockets, its signals
+//! and
+//! `/proc`, with no code of the server and no client of the load generator.
 //!
-//! One module for each kind of promise; `harness` holds what they share. `docs/testing.md` says
-//! how to run one test, what a skip means and how to see a test fail on purpose.
+//! One module for each group of guarantees, and `harness` for what they share. `docs/testing.md`
+//! explains how to run one test, what a skip means and how to make a test fail on purpose.
 
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]

@@ -1,10 +1,10 @@
-//! Ten thousand clients at once, driven by an epoll client of these tests' own.
+//! Ten thousand clients at once, driven by the epoll client of these tests.
 
 use std::time::Duration;
 
 use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, many_clients, meanwhile};
 
-/// All are accepted and served, none is mixed up, and every file is given back.
+/// All clients are accepted and served, no streams are mixed up, and every file is closed.
 #[test]
 fn ten_thousand_clients_at_once_are_served_twice_and_leave_nothing_behind() {
     let _alone = alone();
@@ -18,15 +18,16 @@ fn ten_thousand_clients_at_once_are_served_twice_and_leave_nothing_behind() {
     assert_eq!(fleet.served(1_064), clients);
     assert!(daemon.open_files() >= files + clients, "the files of {clients} connections");
     drop(fleet);
-    eventually("all files are given back", || daemon.open_files() == files);
+    eventually("all files are closed", || daemon.open_files() == files);
     assert_eq!(daemon.stat("connections"), 0);
     assert_eq!(daemon.stat("accepted"), clients as u64);
     daemon.finish();
 }
 
-/// Failure mode 2: every connect at once, none refused, none timed out, on one and two workers.
+/// Failure mode 2: all clients connect at once. None is refused or times out, on one or two
+/// workers.
 #[test]
-fn a_burst_of_ten_thousand_connects_is_taken_whole() {
+fn a_burst_of_ten_thousand_connects_is_accepted() {
     let _alone = alone();
     let clients = many_clients();
     for workers in ["1", "2"] {
@@ -42,8 +43,8 @@ fn a_burst_of_ten_thousand_connects_is_taken_whole() {
     }
 }
 
-/// Everyone sends 64 KiB at once: every byte comes back, and resident memory stays under the sum
-/// that was printed at start.
+/// Each client sends 64 KiB at once. Every byte is echoed, and resident memory stays below the sum
+/// that is printed at start.
 #[test]
 fn a_burst_of_64_kib_from_each_stays_within_the_memory_sum() {
     let _alone = alone();
@@ -64,7 +65,7 @@ fn a_burst_of_64_kib_from_each_stays_within_the_memory_sum() {
     daemon.finish();
 }
 
-/// Clients that come and go: no file, no context and no permit is lost (failure mode 18).
+/// Clients connect and leave: no file, no context and no permit is lost (failure mode 18).
 #[test]
 fn churn_leaks_nothing() {
     const ROUNDS: u64 = 20;
@@ -76,13 +77,13 @@ fn churn_leaks_nothing() {
         fleet.echo(1 + round * 100);
         drop(fleet);
     }
-    eventually("all files are given back", || daemon.open_files() == files);
+    eventually("all files are closed", || daemon.open_files() == files);
     assert_eq!(daemon.stat("accepted"), ROUNDS * 500);
     assert_eq!(daemon.stat("connections"), 0);
     daemon.finish();
 }
 
-/// How evenly they serve is a figure; that each of four workers serves is a test.
+/// Each of four workers serves clients. How evenly is a figure, not a test.
 #[test]
 fn every_worker_serves() {
     const WORKERS: usize = 4;
@@ -102,7 +103,7 @@ fn every_worker_serves() {
 }
 
 #[test]
-fn workers_that_poll_busily_never_sleep_and_do_all_that_others_do() {
+fn busy_polling_workers_never_sleep_and_still_handle_timers_and_signals() {
     let flags = ["--workers", "2", "--busy-poll", "--idle-timeout", "3s", "--log", "debug"];
     let daemon = Daemon::start(&flags);
     let _quiet = Client::connect(daemon.address());
@@ -112,9 +113,9 @@ fn workers_that_poll_busily_never_sleep_and_do_all_that_others_do() {
         client.ping(100);
     }
     let after: u64 = daemon.wake_ups().values().sum();
-    // One that sleeps does so between any two of them.
+    // A worker that sleeps does so between any two echoes.
     assert!(after - before < 250, "{} wake-ups", after - before);
-    // Timers and signals reach it as well.
+    // Timers and signals still work.
     let idle: Vec<_> = daemon.wait_closed(2).into_iter().map(|closed| closed.reason).collect();
     assert_eq!(idle, ["idle-timeout", "idle-timeout"]);
     daemon.finish();

@@ -1,6 +1,6 @@
-//! The five programs behind this project, one by one: for each a client written in Python from that
-//! program's text, in `seeds/`, against the daemon that answers it. And the questions that its
-//! readers asked, each as something that works.
+//! The five programs that this project started from. For each one, a Python client in `seeds/`,
+//! written from the program's text, runs against the daemon. Then the questions that readers asked,
+//! each as a test.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,34 +11,34 @@ use rustix::process::Signal;
 
 use crate::harness::{Daemon, GUARD, alone, eventually, have, have_ipv6, lines, run_with_input};
 
-/// A Python client with its arguments; `None` where there is no Python.
+/// A Python client with its arguments, or `None` without Python.
 fn python(script: &str, arguments: &[&str]) -> Option<Command> {
     if !have("python3") {
         return None;
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blackbox/seeds");
     let mut command = Command::new("python3");
-    // No compiled copy of what they import: tests leave nothing behind.
+    // `-B`: no compiled files, because tests leave nothing behind.
     command.arg("-B").arg(folder.join(script)).args(arguments);
     Some(command)
 }
 
-/// Runs one to its end, which must be a success.
+/// Runs a client, which must succeed.
 fn run(script: &str, arguments: &[&str]) {
     if let Some(mut command) = python(script, arguments) {
         run_with_input(&mut command, b"");
     }
 }
 
-/// Runs one that takes a host and a port first.
+/// Runs a client whose first arguments are a host and a port.
 fn run_against(script: &str, to: SocketAddr, more: &[&str]) {
     let (host, port) = (to.ip().to_string(), to.port().to_string());
     run(script, &[&[host.as_str(), port.as_str()], more].concat());
 }
 
-/// The client is gone, and so is everything that it had.
-fn ends_clean(daemon: Daemon) {
-    eventually("every buffer comes back", || {
+/// Checks that the clients are gone and have released everything, and ends the daemon.
+fn finish_clean(daemon: Daemon) {
+    eventually("every buffer is released", || {
         daemon.stat("buffers_held") == 0 && daemon.stat("connections") == 0
     });
     daemon.finish();
@@ -51,23 +51,23 @@ fn a_echo_with_a_pool_of_contexts() {
     let daemon = Daemon::start(&["--listen", listen, "--log", "debug"]);
     let port = daemon.address().port().to_string();
     run("a_echo.py", &[&[port.as_str()], hosts].concat());
-    // "There are {0} clients connected": the count is in each line, and comes down again.
+    // "There are {0} clients connected": each line has the count, which goes down again.
     if have("python3") {
         let connects = daemon.lines_with("connect id=");
         assert!(connects.iter().any(|line| line.ends_with("connections=200")), "{connects:?}");
-        eventually("the count comes down to nobody", || {
+        eventually("the count goes down to 0", || {
             daemon.lines_with("disconnect id=").iter().any(|l| l.ends_with("connections=0"))
         });
     }
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]
 fn a_the_most_clients_at_once() {
-    // The semaphore of the original: 50 chat at once, 8 places, and nobody is turned away.
+    // Like the original's semaphore: more clients than the 8 permits, and no client is refused.
     let daemon = Daemon::start(&["--max-connections", "8", "--workers", "2"]);
     run_against("questions.py", daemon.address(), &["echo_many_clients_at_once"]);
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn b_message_to_a_mark() {
     run_against("b_message.py", daemon.address(), &[]);
     if have("python3") {
         let shown = daemon.lines_with("This is a test<EOF>");
-        assert!(!shown.is_empty(), "the message is shown; the log:\n{}", daemon.tail());
+        assert!(!shown.is_empty(), "the message is not shown; the log:\n{}", daemon.tail());
     }
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn b_lines_and_the_connection_kept() {
 fn c_callbacks_until_the_server_closes() {
     let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0", "--show", "0"]);
     run_against("c_client.py", daemon.address(), &[]);
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn d_a_length_and_that_many_bytes() {
         assert_eq!(daemon.stat("protocol-error"), 4, "negative lengths");
         assert_eq!(daemon.stat("message-too-long"), 4, "lengths above the limit");
     }
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
-/// A Python client that says on its stdout how far it is, and is ended with this.
+/// A Python client that reports its progress on stdout. Dropping this kills it.
 struct Talking {
     child: Child,
     lines: Receiver<String>,
@@ -118,7 +118,7 @@ struct Talking {
 
 impl Talking {
     fn next(&self) -> String {
-        self.lines.recv_timeout(GUARD).expect("the client says something")
+        self.lines.recv_timeout(GUARD).expect("a line from the client")
     }
 }
 
@@ -130,8 +130,8 @@ impl Drop for Talking {
 }
 
 #[test]
-fn d_the_client_tries_again_until_the_server_is_there() {
-    // A port that was free a moment ago; nobody is there yet.
+fn d_the_client_retries_until_the_server_is_there() {
+    // A port that was free a moment ago, without a server yet.
     let first = Daemon::start(&["--listen", "framed://127.0.0.1:0"]);
     let to = first.address();
     first.finish();
@@ -144,7 +144,7 @@ fn d_the_client_tries_again_until_the_server_is_there() {
     for round in 0..3 {
         let daemon = Daemon::start(&["--listen", &listen]);
         assert_eq!(client.next(), "up", "round {round}");
-        // Abruptly, the last time in order.
+        // Kill it abruptly. The last time, drain it.
         if round < 2 {
             daemon.signal(Signal::KILL);
         } else {
@@ -160,11 +160,11 @@ fn d_the_client_tries_again_until_the_server_is_there() {
 fn d_ids_and_a_message_to_one_client() {
     let daemon = Daemon::start(&["--listen", "hub://127.0.0.1:0", "--workers", "3"]);
     run_against("d_ids.py", daemon.address(), &[]);
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]
-fn e_broadcast_to_all_clients_and_places_used_again() {
+fn e_broadcast_to_all_clients_and_slots_used_again() {
     let daemon = Daemon::start(&[
         "--listen",
         "hub://127.0.0.1:0",
@@ -175,15 +175,15 @@ fn e_broadcast_to_all_clients_and_places_used_again() {
     ]);
     run_against("e_broadcast.py", daemon.address(), &["40"]);
     if have("python3") {
-        assert_eq!(daemon.stat("accepted"), 200, "five times all places");
+        assert_eq!(daemon.stat("accepted"), 200, "five times the connection limit");
     }
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 fn question(flags: &[&str], name: &str) {
     let daemon = Daemon::start(flags);
     run_against("questions.py", daemon.address(), &[name]);
-    ends_clean(daemon);
+    finish_clean(daemon);
 }
 
 #[test]

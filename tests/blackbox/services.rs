@@ -1,5 +1,5 @@
-//! The services by their addresses: several in one daemon, their options, what the ready lines and
-//! the log say of them. Frames are made here by hand, from what `docs/services.md` says of them.
+//! The services and their addresses: several in one daemon, their options, and their ready lines
+//! and log lines. The tests build frames by hand, from `docs/services.md`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
-/// Sends this and FIN, and receives to the end.
+/// Sends `bytes` and FIN. Returns everything received until FIN.
 fn talk(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut client = connect(address);
     client.write_all(bytes).expect("sending");
@@ -54,7 +54,7 @@ fn several_services_run_in_one_daemon_each_as_its_ready_line_says() {
     assert_eq!(daemon.targets(), expected);
 
     let [echo, little, big, lines, discard, chargen] =
-        daemon.addresses().try_into().expect("as many as were asked for");
+        daemon.addresses().try_into().expect("one address for each --listen");
     let mut client = Client::connect(echo);
     client.ping(10_000);
     client.close();
@@ -71,7 +71,7 @@ fn several_services_run_in_one_daemon_each_as_its_ready_line_says() {
 }
 
 #[test]
-fn the_flags_are_the_defaults_of_the_options_and_the_ready_line_names_them() {
+fn flags_set_the_defaults_of_options_and_the_ready_line_shows_them() {
     let flags = ["--order", "big", "--max-frame", "9", "--listen", "framed://127.0.0.1:0"];
     let more = ["--listen", "framed://127.0.0.1:0?order=little"];
     let daemon = Daemon::start(&[&flags[..], &more].concat());
@@ -90,7 +90,7 @@ fn the_flags_are_the_defaults_of_the_options_and_the_ready_line_names_them() {
 }
 
 #[test]
-fn a_message_is_shown_in_the_log_escaped_and_cut_and_not_when_it_is_turned_off() {
+fn messages_are_logged_escaped_and_cut_unless_turned_off() {
     let flags = ["--listen", "message://127.0.0.1:0?show=20", "--listen"];
     let daemon = Daemon::start(&[&flags[..], &["message://127.0.0.1:0?show=0"]].concat());
     let [shows, hides] = daemon.addresses().try_into().expect("two");
@@ -109,7 +109,7 @@ fn a_message_is_shown_in_the_log_escaped_and_cut_and_not_when_it_is_turned_off()
 }
 
 #[test]
-fn a_drain_ends_clients_in_the_middle_of_a_message_and_a_stream_without_end() {
+fn a_drain_ends_clients_in_the_middle_of_a_message_and_an_endless_stream() {
     let services =
         ["framed://127.0.0.1:0", "--listen", "message://127.0.0.1:0", "--listen"].as_slice();
     let daemon = Daemon::start(&[&["--listen"], services, &["chargen://127.0.0.1:0"]].concat());
@@ -117,7 +117,7 @@ fn a_drain_ends_clients_in_the_middle_of_a_message_and_a_stream_without_end() {
     for client in &mut clients {
         client.write_all(b"\x40\0\0\0begin").expect("sending");
     }
-    eventually("it is received", || daemon.stat("receives") == 3);
+    eventually("all bytes are received", || daemon.stat("receives") == 3);
     let readers: Vec<_> = clients
         .into_iter()
         .map(|mut client| {
@@ -155,7 +155,7 @@ fn a_hub_welcomes_its_clients_beside_other_services() {
 }
 
 #[test]
-fn a_listener_that_cannot_be_is_refused_with_the_remedy() {
+fn an_invalid_listener_is_refused_with_the_remedy() {
     for (listen, parts) in [
         ("gopher://127.0.0.1:0", &["gopher", "echo, discard, chargen, framed, message, hub"][..]),
         ("framed://127.0.0.1:0?delimiter=x", &["delimiter", "order, max-frame"]),

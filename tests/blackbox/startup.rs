@@ -1,10 +1,10 @@
-//! Starting: addresses, refusals with their exit codes and remedies, and what goes to stdout.
+//! Start: addresses, start errors with their exit codes and remedies, and the output on stdout.
 
 use std::net::{SocketAddr, TcpListener};
 
 use crate::harness::{Client, Daemon, Fleet, eventually, have_ipv6, named_values, run_to_end};
 
-/// Exit codes, as `docs/operations.md` gives them.
+/// Exit codes, as documented in `docs/operations.md`.
 const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
 
@@ -14,7 +14,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_second_daemon_on_the_port_is_refused_and_the_first_goes_on() {
+fn a_second_daemon_on_the_port_is_refused_and_the_first_keeps_serving() {
     let first = Daemon::start(&["--workers", "2"]);
     let mut client = Client::connect(first.address());
     for _ in 0..3 {
@@ -45,7 +45,7 @@ fn daemons_that_share_a_port_both_serve() {
     eventually("100 disconnect lines of both", || {
         first.closed().len() + second.closed().len() == 100
     });
-    // The kernel spreads by a hash: that all 100 go one way has a chance of 2^-99.
+    // The kernel distributes by a hash: all 100 go to one daemon with a probability of 2^-99.
     assert!(!first.closed().is_empty() && !second.closed().is_empty());
     first.finish();
     second.finish();
@@ -77,7 +77,7 @@ fn several_addresses_each_have_a_ready_line_and_serve() {
     let flags = ["--listen", "127.0.0.3:0", "--listen", "127.0.0.2:0", "--listen", "127.0.0.1:0"];
     let daemon = Daemon::start(&flags);
     let hosts: Vec<String> = daemon.addresses().iter().map(|at| at.ip().to_string()).collect();
-    assert_eq!(hosts, ["127.0.0.3", "127.0.0.2", "127.0.0.1"], "not in the order asked for");
+    assert_eq!(hosts, ["127.0.0.3", "127.0.0.2", "127.0.0.1"], "not in the order of --listen");
     for address in daemon.addresses() {
         let mut client = Client::connect(*address);
         client.ping(1_000);
@@ -87,7 +87,7 @@ fn several_addresses_each_have_a_ready_line_and_serve() {
 }
 
 #[test]
-fn ipv4_and_ipv6_may_be_given_apart_on_one_port() {
+fn ipv4_and_ipv6_can_be_given_separately_on_one_port() {
     if !have_ipv6() {
         return;
     }
@@ -105,9 +105,9 @@ fn ipv4_and_ipv6_may_be_given_apart_on_one_port() {
     }
 }
 
-/// What a wrong command line must say: the part of it that is wrong.
+/// The error of a wrong command line must name the wrong part.
 #[test]
-fn a_wrong_command_line_is_refused_with_its_name() {
+fn a_wrong_command_line_is_refused_and_the_wrong_part_named() {
     let wrong: [(&[&str], &str); 12] = [
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--workers", "none"], "--workers"),
@@ -150,7 +150,7 @@ fn more_connections_than_files_are_refused_with_both_numbers_and_the_remedy() {
 }
 
 #[test]
-fn without_a_number_the_connections_are_what_the_files_allow() {
+fn by_default_the_file_limit_sets_the_connection_limit() {
     let daemon = Daemon::start_under("ulimit -n 300", &[]);
     let mut fleet = Fleet::connect(daemon.address(), 200);
     fleet.echo(100);
@@ -171,7 +171,7 @@ fn the_soft_limit_of_files_is_raised() {
 fn the_memory_sum_is_printed_before_the_ready_line() {
     let sums = ["1000", "2000"].map(|buffers| {
         let daemon = Daemon::start(&["--max-connections", "100", "--buffers", buffers]);
-        // Read at once: the ready line has come, so the sum must be there.
+        // Read without waiting: after the ready line, the sum must be there.
         daemon.memory_sum()
     });
     let difference = sums[1] - sums[0];
@@ -182,7 +182,7 @@ fn the_memory_sum_is_printed_before_the_ready_line() {
 fn rates_are_printed_when_asked_for_and_not_on_stdout() {
     let daemon = Daemon::start(&["--stats-interval", "100ms"]);
     let mut client = Client::connect(daemon.address());
-    eventually("a line with rates above 0", || {
+    eventually("a line with a rate above 0", || {
         client.ping(1_000);
         let lines = daemon.lines_with("receives_per_s=");
         lines.iter().any(|line| named_values(line)["receives_per_s"] > 0)
@@ -191,7 +191,7 @@ fn rates_are_printed_when_asked_for_and_not_on_stdout() {
     daemon.finish();
 }
 
-/// Below debug nothing is said of single clients.
+/// Levels above debug log nothing about single clients.
 #[test]
 fn clients_are_logged_at_debug_only() {
     for (level, expected) in [("info", 0), ("debug", 1)] {
@@ -209,8 +209,8 @@ fn clients_are_logged_at_debug_only() {
 }
 
 #[test]
-fn lists_of_buffers_for_which_there_is_no_memory_are_refused_with_their_size_and_the_remedy() {
-    // 10,000 queues of 32 MiB have places for 8,202 buffers each, of 16 bytes: 1.2 GiB.
+fn too_large_buffer_lists_are_refused_with_their_size_and_the_remedy() {
+    // 10,000 queues of 32 MiB have 8,202 entries of 16 bytes each: 1.2 GiB.
     let flags = [
         ["--listen", "hub://127.0.0.1:0?queue=32Mi"],
         ["--max-connections", "10k"],

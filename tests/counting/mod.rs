@@ -1,17 +1,17 @@
-//! An allocator that counts what marked threads allocate, for tests that want it to be nothing.
+//! An allocator that counts the allocations of marked threads, for tests that allow none.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Whether allocations on marked threads are counted now.
+/// Whether allocations of marked threads are counted now.
 pub static COUNTING: AtomicBool = AtomicBool::new(false);
-/// How many have been counted.
+/// Number of counted allocations.
 pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Whether this thread's allocations count.
+    /// Whether this thread is marked.
     pub static IS_MARKED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -23,11 +23,11 @@ fn note() {
     }
 }
 
-// SAFETY: everything is passed on to the system's allocator; counting allocates nothing.
+// SAFETY: all calls are forwarded to the system allocator, and counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
-        // SAFETY: the caller's promises are those that are asked for.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 

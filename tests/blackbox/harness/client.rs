@@ -1,4 +1,4 @@
-//! One blocking client over `std::net` whose bytes are known and whose answers are checked.
+//! A blocking client over `std::net` that sends known bytes and checks the echo.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::{GUARD, PIECE, payload};
 
-/// A client. Reads and writes that hang fail after [`GUARD`].
+/// A client. Its reads and writes fail if they take longer than [`GUARD`].
 pub struct Client {
     stream: TcpStream,
     id: u64,
@@ -23,10 +23,11 @@ impl Client {
         Client::over(TcpStream::connect_timeout(&to, GUARD).expect("connecting"))
     }
 
-    /// With a receive buffer of this size, set before connecting so that the window obeys it.
+    /// Connects with a receive buffer of `bytes`, set before connecting so that it limits the
+    /// window.
     pub fn connect_with_small_window(to: SocketAddr, bytes: usize) -> Client {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        // Not for the programs that other tests start meanwhile.
+        // CLOEXEC, so that programs started by other tests do not inherit it.
         let flags = SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None);
         let socket = socket.expect("a socket");
@@ -51,8 +52,8 @@ impl Client {
         self.received
     }
 
-    /// Bytes that were sent and have not come back.
-    pub fn under_way(&self) -> u64 {
+    /// Number of bytes sent and not yet received back.
+    pub fn in_transit(&self) -> u64 {
         self.sent - self.received
     }
 
@@ -61,7 +62,7 @@ impl Client {
         self.send_flagged(count, SendFlags::empty());
     }
 
-    /// The same with `MSG_MORE`, which holds them back, or `MSG_OOB`, which makes the last urgent.
+    /// The same with flags: `MSG_MORE` holds the bytes back, `MSG_OOB` makes the last one urgent.
     pub fn send_flagged(&mut self, count: u64, flags: SendFlags) {
         let end = self.sent + count;
         while self.sent < end {
@@ -71,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Sends what the kernel takes without waiting, `count` bytes at most; how many that was.
+    /// Sends what the kernel accepts without waiting, at most `count` bytes. Returns how many.
     pub fn send_without_waiting(&mut self, count: u64) -> u64 {
         self.try_send_without_waiting(count).expect("sending")
     }
@@ -90,7 +91,7 @@ impl Client {
         Ok(self.sent - start)
     }
 
-    /// Receives the next `count` bytes, and checks that they are what was sent.
+    /// Receives the next `count` bytes and checks that they are those that were sent.
     pub fn expect(&mut self, count: u64) {
         let end = self.received + count;
         while self.received < end {
@@ -102,7 +103,7 @@ impl Client {
         }
     }
 
-    /// One read of at most `count` bytes, checked; 0 at FIN.
+    /// Reads once, at most `count` bytes, and checks them. Returns their number, or 0 at FIN.
     pub fn receive(&mut self, count: usize) -> io::Result<usize> {
         let mut buffer = [0; PIECE];
         let got = self.stream.read(&mut buffer[..count])?;
@@ -129,7 +130,7 @@ impl Client {
         });
     }
 
-    /// Sends `count` bytes and expects them back, one after the other: for few bytes.
+    /// Sends `count` bytes, then expects them back. For few bytes.
     pub fn ping(&mut self, count: u64) {
         self.send(count);
         self.expect(count);
@@ -143,18 +144,18 @@ impl Client {
         !matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends FIN: nothing more will be sent.
+    /// Closes the sending side: sends FIN.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("shutdown(WR)");
     }
 
-    /// Expects FIN, and nothing before it.
+    /// Expects FIN and no bytes before it.
     pub fn expect_fin(&mut self) {
         let got = self.receive(PIECE).expect("FIN, not an error");
         assert_eq!(got, 0, "bytes in place of FIN");
     }
 
-    /// Reads until FIN; what came must have been sent. How many bytes that was.
+    /// Reads until FIN and checks the bytes. Returns their number.
     pub fn read_to_fin(&mut self) -> u64 {
         let before = self.received;
         while self.receive(PIECE).expect("bytes or FIN, not an error") > 0 {}
@@ -173,7 +174,7 @@ impl Client {
     }
 }
 
-/// The bytes of client `id` from `at` to `end`, or the first piece of them.
+/// The bytes of client `id` from `at` to `end`, at most [`PIECE`] of them.
 fn piece(id: u64, at: u64, end: u64) -> &'static [u8] {
     &payload(id, at)[..(end - at).min(PIECE as u64) as usize]
 }

@@ -16,11 +16,10 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use super::log::{self, Closed};
 use super::{GUARD, eventually};
 
-/// A running daemon. Dropping it kills it; when that is because a test failed, the end of its log
-/// is shown.
+/// A running daemon. Dropping it kills it. If the test failed, this prints the end of its log.
 pub struct Daemon {
     child: Child,
-    /// Locked only so that tests may watch a daemon from several threads.
+    /// In a mutex only so that several threads of a test can share the daemon.
     stdout: Mutex<Receiver<String>>,
     addresses: Vec<SocketAddr>,
     targets: Vec<String>,
@@ -35,7 +34,7 @@ impl Daemon {
         Daemon::start_under("true", flags)
     }
 
-    /// The same, after a shell command in the same process, such as `ulimit -Sn 256`.
+    /// The same, after a shell command in the same process, for example `ulimit -Sn 256`.
     pub fn start_under(shell: &str, flags: &[&str]) -> Daemon {
         super::files();
         let mut flags = flags.to_vec();
@@ -73,17 +72,17 @@ impl Daemon {
         address.unwrap_or_else(|| panic!("not a ready line: {line:?}"))
     }
 
-    /// What the ready lines name, in the order of `--listen`: services with addresses and options.
+    /// Services, addresses and options from the ready lines, in the order of `--listen`.
     pub fn targets(&self) -> &[String] {
         &self.targets
     }
 
-    /// Where it listens: the first, usually the only address.
+    /// The first address that it listens on. Usually there is only one.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Where it listens, in the order of `--listen`.
+    /// The addresses that it listens on, in the order of `--listen`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -97,14 +96,13 @@ impl Daemon {
         kill_process(self.pid(), signal).expect("signalling the daemon");
     }
 
-    /// The end of the daemon, if it has ended.
+    /// The exit status, if the daemon has exited.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.status = self.child.try_wait().expect("asking for the daemon's status");
         self.status
     }
 
-    /// Waits until the daemon ends by itself and checks that nothing but ready lines was on its
-    /// stdout.
+    /// Waits until the daemon exits by itself. Checks that its stdout had only ready lines.
     pub fn wait(&mut self) -> ExitStatus {
         eventually("the daemon ends", || self.try_wait().is_some());
         let more: Vec<String> = self.stdout.get_mut().expect("not poisoned").iter().collect();
@@ -112,51 +110,51 @@ impl Daemon {
         self.status.expect("it has ended")
     }
 
-    /// Drains a daemon that has no clients left, and expects a clean end.
+    /// Drains a daemon that has no clients left, and expects exit code 0.
     pub fn finish(mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "the exit code after a drain; log:\n{}", self.tail());
     }
 
-    /// All that the daemon has written to stderr.
+    /// Everything that the daemon has written to stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("reading the daemon's log")
     }
 
-    /// The last lines of its stderr, for messages.
+    /// The last 30 lines of its stderr, for failure messages.
     pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// The lines of the log that have `word` in them.
+    /// The lines of the log that contain `word`.
     pub fn lines_with(&self, word: &str) -> Vec<String> {
         self.log().lines().filter(|line| line.contains(word)).map(str::to_owned).collect()
     }
 
-    /// What the log says of connections that were closed. Needs `--log debug`.
+    /// The closed connections, from the log. Needs `--log debug`.
     pub fn closed(&self) -> Vec<Closed> {
         self.lines_with("disconnect id=").iter().map(|line| Closed::parse(line)).collect()
     }
 
-    /// Waits for that many closed connections. Needs `--log debug`.
+    /// Waits for `count` closed connections. Needs `--log debug`.
     pub fn wait_closed(&self, count: usize) -> Vec<Closed> {
         eventually(&format!("{count} disconnect lines"), || self.closed().len() >= count);
         self.closed()
     }
 
-    /// Asks for a stats line with SIGUSR1 and gives its `name=value` words.
+    /// Requests a stats line with SIGUSR1 and returns its `name=value` words.
     ///
     /// # Panics
-    /// When none comes.
+    /// If none is logged.
     pub fn stats(&self) -> log::Values {
         let before = log::stats_lines(&self.log()).len();
         let mut asked = Instant::now();
         self.signal(Signal::USR1);
         eventually("a stats line after SIGUSR1", || {
-            // At most ten a second are answered, so an unanswered one is asked again.
+            // The daemon logs at most ten per second, so the signal may have to be repeated.
             if asked.elapsed() > Duration::from_millis(200) {
                 self.signal(Signal::USR1);
                 asked = Instant::now();
@@ -172,13 +170,13 @@ impl Daemon {
         *stats.get(name).unwrap_or_else(|| panic!("no {name} in the stats line: {stats:?}"))
     }
 
-    /// The sum of memory that it printed at start, in bytes.
+    /// The memory sum that it printed at start, in bytes.
     pub fn memory_sum(&self) -> u64 {
         log::memory_sum(&self.log()).unwrap_or_else(|| panic!("no memory sum in:\n{}", self.log()))
     }
 
-    /// Resident memory beside the program itself, which the memory sum leaves out: VmRSS without
-    /// the pages of files.
+    /// Resident memory in bytes without the program itself, which the memory sum does not include:
+    /// VmRSS minus the pages of files.
     pub fn rss_bytes(&self) -> u64 {
         let status = self.proc("status");
         let kib = |name: &str| {
@@ -188,7 +186,7 @@ impl Daemon {
         (kib("VmRSS:") - kib("RssFile:")) * 1024
     }
 
-    /// Open files.
+    /// Number of open files.
     pub fn open_files(&self) -> usize {
         let path = format!("/proc/{}/fd", self.child.id());
         fs::read_dir(path).expect("reading /proc/PID/fd").count()
@@ -203,7 +201,7 @@ impl Daemon {
         fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
     }
 
-    /// How often each of its threads has slept and been woken.
+    /// Number of voluntary context switches of each thread: how often it slept and was woken.
     pub fn wake_ups(&self) -> BTreeMap<String, u64> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
         let count = |task: &str| {
@@ -217,8 +215,7 @@ impl Daemon {
             .collect()
     }
 
-    /// Whether all of its threads sleep. It then has nothing to do but to wait: for time, for bytes
-    /// or for room.
+    /// Whether all of its threads sleep. It then waits for a timer, for bytes or for room.
     pub fn is_asleep(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
         tasks.filter_map(|task| task.ok()?.file_name().into_string().ok()).all(|task| {
@@ -227,7 +224,7 @@ impl Daemon {
         })
     }
 
-    /// Sockets it listens with on `port`.
+    /// Number of its listening sockets on `port`.
     pub fn listeners_on(&self, port: u16) -> usize {
         let mine = self.socket_inodes();
         ["net/tcp", "net/tcp6"]
@@ -247,7 +244,7 @@ impl Daemon {
             .collect()
     }
 
-    /// Lowers or raises its soft limit of open files while it runs; gives the former one.
+    /// Sets its soft limit of open files while it runs. Returns the previous one.
     pub fn limit_files(&self, soft: u64) -> u64 {
         let now = prlimit_now(self.pid());
         let new = Rlimit { current: Some(soft), maximum: now.maximum };
@@ -265,14 +262,14 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("the daemon's log ends:\n{}", self.tail());
         }
-        // Fails when it has ended already, which is as well.
+        // Fails if it has already exited, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.log);
     }
 }
 
-/// How a run that ends by itself went: code, stdout, stderr.
+/// Runs the daemon until it exits by itself. Returns its exit code, stdout and stderr.
 pub fn run_to_end(shell: &str, flags: &[&str]) -> (Option<i32>, String, String) {
     super::files();
     let log = log_path();
@@ -300,8 +297,8 @@ pub fn run_to_end(shell: &str, flags: &[&str]) -> (Option<i32>, String, String) 
     (status.code(), stdout.iter().collect(), stderr)
 }
 
-/// The daemon's binary, or the one that `BLACKBOX_DAEMON` names, run by a shell that gives its
-/// process over to it.
+/// The command that runs the daemon's binary, or the one in `BLACKBOX_DAEMON`, through `exec` of a
+/// shell.
 fn command(shell: &str, flags: &[&str]) -> Command {
     let binary = std::env::var_os("BLACKBOX_DAEMON")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into());
@@ -316,7 +313,7 @@ fn log_path() -> PathBuf {
     std::env::temp_dir().join(format!("echopool-{}-{number}.log", std::process::id()))
 }
 
-/// The lines of a process's stdout, read on a thread so that waiting for one can be bounded.
+/// The lines of a process's stdout, read on a thread so that waiting for a line can time out.
 pub fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
@@ -330,7 +327,7 @@ pub fn lines(stdout: std::process::ChildStdout) -> Receiver<String> {
 }
 
 fn prlimit_now(pid: Pid) -> Rlimit {
-    // The daemon raises its own soft limit; the hard one it has from this process.
+    // The daemon raises its soft limit itself. It inherits the hard limit from this process.
     let own = getrlimit(Resource::Nofile);
     let path = format!("/proc/{}/limits", pid.as_raw_nonzero());
     let limits = fs::read_to_string(path).expect("reading /proc/PID/limits");

@@ -1,4 +1,4 @@
-//! Many clients on one thread: nonblocking sockets and epoll, nothing shared with the server.
+//! Many clients on one thread, with nonblocking sockets and epoll. Shares no code with the server.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,14 +11,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{GUARD, PIECE, eventually, payload};
 
-/// What has become of a client.
+/// The state of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     Connecting,
     Up,
-    /// The server sent FIN, and nothing was lost before it on this side.
+    /// The server sent FIN, and this side lost nothing before it.
     Fin,
-    /// Refused, reset, timed out.
+    /// Refused, reset, or timed out.
     Failed(io::ErrorKind),
 }
 
@@ -31,21 +31,21 @@ struct Member {
     interest: epoll::EventFlags,
 }
 
-/// Clients that are driven together. Each sends its own stream of bytes and checks what comes back.
+/// Clients that are driven together. Each sends its own stream of bytes and checks the echo.
 pub struct Fleet {
     epoll: OwnedFd,
     members: Vec<Member>,
-    /// The stream offset up to which everyone sends and receives.
+    /// The stream offset up to which each client sends and receives.
     goal: u64,
-    /// The most bytes that a client has sent and not got back.
+    /// Most bytes that a client may have in transit.
     window: u64,
-    /// Members that are connecting, or up and short of the goal.
+    /// Number of members that are connecting, or up and below the goal.
     unfinished: usize,
     buffer: Vec<u8>,
 }
 
 impl Fleet {
-    /// Begins `count` connects as fast as it can.
+    /// Starts `count` connects as fast as it can.
     pub fn begin(to: SocketAddr, count: usize) -> Fleet {
         super::files();
         let mut fleet = Fleet {
@@ -60,7 +60,7 @@ impl Fleet {
         fleet
     }
 
-    /// Connects `count` clients; fails unless all are accepted by the kernel.
+    /// Connects `count` clients. Fails unless the kernel accepts all.
     pub fn connect(to: SocketAddr, count: usize) -> Fleet {
         let mut fleet = Fleet::begin(to, count);
         fleet.drive("connecting");
@@ -86,13 +86,13 @@ impl Fleet {
         self.unfinished += 1;
     }
 
-    /// From now on at most `bytes` of each client are under way.
+    /// Limits the bytes in transit of each client from now on.
     pub fn set_window(&mut self, bytes: u64) {
         self.window = bytes;
     }
 
-    /// Everyone sends `count` more bytes and receives them back, all at once. Those that the
-    /// server has closed are left out.
+    /// Each client sends `count` more bytes and receives them back, all at the same time. Fails if
+    /// the server has closed any client.
     pub fn echo(&mut self, count: u64) {
         self.set_goal(self.goal + count);
         self.drive(&format!("echoing {count} bytes each"));
@@ -100,12 +100,12 @@ impl Fleet {
         assert_eq!(up, self.members.len(), "clients lost: {:?}", self.fates());
     }
 
-    /// Everyone sends without end from now on.
+    /// Each client sends endlessly from now on.
     pub fn set_endless(&mut self) {
         self.set_goal(u64::MAX);
     }
 
-    /// Nobody sends any more; what is under way is still received.
+    /// Stops sending. Bytes in transit are still received.
     pub fn stop_sending(&mut self) {
         self.set_window(0);
     }
@@ -121,7 +121,7 @@ impl Fleet {
         }
     }
 
-    /// Handles events until everyone has reached the goal, or has been closed.
+    /// Handles events until each client has reached the goal or has been closed.
     pub fn drive(&mut self, what: &str) {
         let start = Instant::now();
         while self.unfinished > 0 {
@@ -136,7 +136,7 @@ impl Fleet {
         }
     }
 
-    /// Handles events for that long.
+    /// Handles events for `time`.
     pub fn drive_for(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -221,7 +221,7 @@ impl Fleet {
         }
     }
 
-    /// Asks epoll for what this member waits for; nothing once it has ended.
+    /// Registers what this member waits for with epoll, or removes it when it has ended.
     fn arm(&mut self, index: usize) {
         let member = &mut self.members[index];
         let end = self.goal.min(member.received.saturating_add(self.window));
@@ -241,7 +241,8 @@ impl Fleet {
         }
     }
 
-    /// Each client writes until the kernel takes no more and reads nothing; how many bytes went.
+    /// Each client writes until the kernel accepts no more, and reads nothing. Returns the bytes
+    /// sent.
     pub fn fill(&mut self) -> u64 {
         let before: u64 = self.members.iter().map(|member| member.sent).sum();
         (self.goal, self.window) = (u64::MAX, u64::MAX);
@@ -255,7 +256,8 @@ impl Fleet {
         self.members.iter().map(|member| member.sent).sum::<u64>() - before
     }
 
-    /// Does so until the server takes nothing from anyone any more.
+    /// Repeats [`Fleet::fill`] until the server reads no more from any client. Returns the bytes
+    /// sent.
     pub fn fill_until_stuck(&mut self) -> u64 {
         let (mut sent, mut quiet) = (0, 0);
         eventually("the server stops reading", || {
@@ -271,7 +273,7 @@ impl Fleet {
         self.members.iter().filter(|member| member.fate == fate).count()
     }
 
-    /// How many there are of each fate, for messages.
+    /// Number of clients of each fate, for failure messages.
     pub fn fates(&self) -> Vec<(Fate, usize)> {
         let mut fates: Vec<(Fate, usize)> = Vec::new();
         for member in &self.members {
@@ -283,18 +285,18 @@ impl Fleet {
         fates
     }
 
-    /// Bytes received by all.
+    /// Number of bytes received by all clients.
     pub fn received(&self) -> u64 {
         self.members.iter().map(|member| member.received).sum()
     }
 
-    /// Local address, bytes sent and bytes received of each.
+    /// Local address, bytes sent and bytes received of each client.
     pub fn books(&self) -> Vec<(SocketAddr, u64, u64)> {
         let local = |member: &Member| member.stream.local_addr().expect("the local address");
         self.members.iter().map(|member| (local(member), member.sent, member.received)).collect()
     }
 
-    /// How many have received at least `bytes`.
+    /// Number of clients that have received at least `bytes`.
     pub fn served(&self, bytes: u64) -> usize {
         self.members.iter().filter(|member| member.received >= bytes).count()
     }
@@ -304,7 +306,7 @@ impl Fleet {
         self.set_goal(self.goal + count);
     }
 
-    /// Closes one client that has received at least `bytes`; whether there was one.
+    /// Closes one client that has received at least `bytes`. Returns whether there was one.
     pub fn drop_one_served(&mut self, bytes: u64) -> bool {
         let Some(index) = self.members.iter().position(|member| member.received >= bytes) else {
             return false;
@@ -313,7 +315,7 @@ impl Fleet {
         self.unfinished -= usize::from(!self.is_finished(index));
         self.members.swap_remove(index);
         if index < last {
-            // The one that took its place keeps its stream of bytes, and gets a new name in epoll.
+            // The member that takes its place keeps its stream, and gets a new index in epoll.
             let member = &self.members[index];
             let data = epoll::EventData::new_u64(index as u64);
             epoll::modify(&self.epoll, &member.stream, data, member.interest).expect("epoll_ctl");

@@ -1,4 +1,4 @@
-//! What the daemon writes to stderr, read back.
+//! Parses what the daemon writes to stderr.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ pub type Values = BTreeMap<String, u64>;
 pub struct Closed {
     pub peer: SocketAddr,
     pub reason: String,
-    /// Bytes received (`in`), without those thrown away while lingering, and sent (`out`).
+    /// Bytes received (`in`), without those discarded while lingering, and bytes sent (`out`).
     pub received: u64,
     pub sent: u64,
 }
@@ -43,7 +43,7 @@ fn word<'a>(line: &'a str, name: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no {name}= in {line:?}"))
 }
 
-/// The lines that SIGUSR1 asks for, oldest first. The rates of `--stats-interval` are others.
+/// The lines that SIGUSR1 requests, oldest first. Lines of `--stats-interval` are not included.
 pub fn stats_lines(log: &str) -> Vec<Values> {
     let is_one = |line: &&str| line.contains("stats]") && line.contains(" accepted=");
     log.lines().filter(is_one).map(named_values).collect()
@@ -54,7 +54,7 @@ pub fn memory_sum(log: &str) -> Option<u64> {
     log.lines().find(|line| line.trim_start().starts_with("total ")).and_then(size)
 }
 
-/// The first size in a line: a number, with or without a fraction, and its unit.
+/// The first size in a line, in bytes: a number, with or without a fraction, and its unit.
 fn size(line: &str) -> Option<u64> {
     let words: Vec<&str> = line.split_whitespace().collect();
     words.windows(2).find_map(|pair| {

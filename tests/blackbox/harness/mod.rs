@@ -1,4 +1,4 @@
-//! What the tests share: the daemon as a process, clients, known bytes, waiting with a guard.
+//! Shared by the tests: the daemon as a process, clients, known bytes, waiting with a time limit.
 
 mod client;
 mod daemon;
@@ -19,17 +19,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How long anything may take before it counts as hanging. Nothing is asserted about time but this.
+/// Longest time of any step, after which it counts as hanging. No other time is asserted.
 pub const GUARD: Duration = Duration::from_secs(60);
 
-/// Clients of the big tests.
+/// Number of clients of the big tests.
 const CLIENTS: usize = 10_000;
 
-/// Files left for everything but the clients of a big test: other tests of this process, and in
-/// the daemon its listeners, pollers and standard streams.
+/// Files reserved beside the clients of a big test: for other tests of this process, and for the
+/// daemon's listeners, pollers and standard streams.
 const FILES_RESERVED: u64 = 4_000;
 
-/// Waits until `done` holds; fails the test when it does not within [`GUARD`].
+/// Waits until `done` returns true. Fails the test after [`GUARD`].
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -38,7 +38,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Does `again` over and over on another thread for as long as `body` runs.
+/// Calls `again` in a loop on another thread while `body` runs.
 pub fn meanwhile<T>(mut again: impl FnMut() + Send, body: impl FnOnce() -> T) -> T {
     struct SetOnDrop<'a>(&'a AtomicBool);
     impl Drop for SetOnDrop<'_> {
@@ -48,7 +48,7 @@ pub fn meanwhile<T>(mut again: impl FnMut() + Send, body: impl FnOnce() -> T) ->
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Also when `body` panics: the scope waits for the thread.
+        // Also set if `body` panics, because the scope waits for the thread.
         let _over = SetOnDrop(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
@@ -59,14 +59,14 @@ pub fn meanwhile<T>(mut again: impl FnMut() + Send, body: impl FnOnce() -> T) ->
     })
 }
 
-/// Holds off the other tests with many clients: two of them at once would want more files, ports
-/// and socket memory than a machine has.
+/// Serializes the tests with many clients: two at once would need more files, ports and socket
+/// memory than a machine has.
 pub fn alone() -> MutexGuard<'static, ()> {
     static BIG: Mutex<()> = Mutex::new(());
     BIG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// [`CLIENTS`], or as many as the limit of open files allows: fewer is said, and fails in CI.
+/// [`CLIENTS`], or fewer if the limit of open files requires it, which is printed and fails in CI.
 pub fn many_clients() -> usize {
     let possible = usize::try_from(files().saturating_sub(FILES_RESERVED)).unwrap_or(CLIENTS);
     if possible < CLIENTS {
@@ -76,7 +76,7 @@ pub fn many_clients() -> usize {
     possible.min(CLIENTS)
 }
 
-/// The hard limit of open files, to which the soft one of this process is raised.
+/// Raises this process's soft limit of open files to the hard limit, and returns it.
 pub fn files() -> u64 {
     static FILES: LazyLock<u64> = LazyLock::new(|| {
         let hard = getrlimit(Resource::Nofile).maximum;
@@ -87,14 +87,14 @@ pub fn files() -> u64 {
     *FILES
 }
 
-/// Says that something is left out. In CI nothing may be, so there this fails.
+/// Prints that something is skipped. In CI this fails, because nothing may be skipped there.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: {why}");
-    // Not eprintln: the test harness would keep it to itself when the test passes.
+    // Not eprintln: the test harness hides its output if the test passes.
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// Whether this machine has IPv6 on its loopback; says so when it does not.
+/// Whether this machine has IPv6 on its loopback. If not, the test is skipped.
 pub fn have_ipv6() -> bool {
     let have = std::net::TcpListener::bind("[::1]:0").is_ok();
     if !have {
@@ -103,15 +103,15 @@ pub fn have_ipv6() -> bool {
     have
 }
 
-/// A prime, so that a loss or repetition of a round number of bytes cannot go unseen.
+/// A prime, so that a loss or repetition of a round number of bytes is always detected.
 const PERIOD: usize = 1_000_003;
 
-/// The most that [`payload`] gives at once.
+/// Length of the slices that [`payload`] returns.
 pub const PIECE: usize = 64 * 1024;
 
-/// What client `id` sends from stream offset `offset` on, [`PIECE`] bytes of it. Each client has a
-/// stream of its own, so that a lost, repeated or foreign byte shows. One table serves all, so that
-/// comparing costs a `memcmp` even in a debug build.
+/// The [`PIECE`] bytes that client `id` sends from stream offset `offset` on. Each client has its
+/// own stream, so that a lost, repeated or foreign byte is detected. All share one table, so that a
+/// comparison costs only a `memcmp`, even in a debug build.
 pub fn payload(id: u64, offset: u64) -> &'static [u8] {
     static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut random = Random::new(0x9E37_79B9_7F4A_7C15);
@@ -122,7 +122,7 @@ pub fn payload(id: u64, offset: u64) -> &'static [u8] {
     &TABLE[start as usize..start as usize + PIECE]
 }
 
-/// Repeatable randomness (xorshift64*, Vigna 2016).
+/// A seeded random number generator (xorshift64*, Vigna 2016).
 pub struct Random(u64);
 
 impl Random {
@@ -132,7 +132,8 @@ impl Random {
         Random(seed)
     }
 
-    /// From `BLACKBOX_SEED`, to repeat a run, or else a new one; and the seed.
+    /// A generator seeded from `BLACKBOX_SEED`, to repeat a run, or with a new seed. Returns the
+    /// seed too.
     pub fn from_environment() -> (Random, u64) {
         let given = std::env::var("BLACKBOX_SEED").ok();
         let seed = match given {

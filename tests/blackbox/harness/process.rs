@@ -1,4 +1,4 @@
-//! Programs that are not ours, used as clients and as witnesses.
+//! Foreign programs, used as clients and for observation.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{GUARD, skip};
 
-/// Whether a program is installed; says so when it is not, and fails in CI.
+/// Whether a program is installed. If not, the test is skipped.
 pub fn have(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let have = std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).exists());
@@ -19,8 +19,8 @@ pub fn have(program: &str) -> bool {
     have
 }
 
-/// Runs a command with these bytes on its stdin, and gives what it wrote to stdout. It must
-/// succeed, within [`GUARD`].
+/// Runs a command with these bytes on its stdin and returns its stdout. It must succeed within
+/// [`GUARD`].
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
     let mut child = command
         .stdin(Stdio::piped())
@@ -30,7 +30,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut output = Vec::new();
     let status = std::thread::scope(|scope| {
-        // A client that ends early breaks the pipe; its output then tells.
+        // A client that exits early breaks the pipe. Its output then shows why.
         scope.spawn(move || stdin.write_all(input));
         scope.spawn(|| stdout.read_to_end(&mut output).expect("reading the client's output"));
         let start = Instant::now();
@@ -48,13 +48,13 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
     output
 }
 
-/// The accept calls of a process as strace saw them, and for how long it looked.
+/// The accept calls of a process that strace saw, and for how long it watched.
 pub struct Traced {
     pub calls: Vec<String>,
     pub time: Duration,
 }
 
-/// Watches the accept calls of a process. `None` where strace is missing or may not trace.
+/// Traces the accept calls of a process. `None` if strace is missing or not permitted.
 pub fn trace_accepts(pid: Pid, time: Duration) -> Option<Traced> {
     let output = std::env::temp_dir().join(format!("echopool-strace-{}", pid.as_raw_nonzero()));
     let start = Instant::now();

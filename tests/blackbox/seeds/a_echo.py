@@ -1,5 +1,5 @@
 """Seed A, "How To Use the SocketAsyncEventArgs Class": clients connect, send a message, receive it,
-and disconnect. Arguments: the port, then the hosts to reach it by."""
+and disconnect. Arguments: the port, then the hosts to connect to."""
 
 import sys
 
@@ -29,7 +29,7 @@ def main():
             message = f"Message #{iteration} – ünïcode counts in bytes"
             assert client.send_receive(message) == message
         client.disconnect()
-    # Each client is answered for itself, however many there are and in whatever order they ask.
+    # Each client gets its own reply, however many there are and in whatever order they send.
     clients = [SocketClient(hosts[n % len(hosts)], port) for n in range(200)]
     for turn in range(5):
         for number, client in reversed(list(enumerate(clients))):

@@ -1,4 +1,4 @@
-"""Seed B with the connection kept and lines for messages. Arguments: host, port."""
+"""Seed B with connections that stay open and lines as messages. Arguments: host, port."""
 
 import sys
 

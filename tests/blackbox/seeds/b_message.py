@@ -1,5 +1,5 @@
-"""Seed B, "Using an Asynchronous Server Socket": text up to <EOF>, in whatever pieces it comes, is
-shown by the server, sent back, and the connection closed. Arguments: host, port."""
+"""Seed B, "Using an Asynchronous Server Socket": the server shows text up to <EOF>, in whatever
+pieces it arrives, sends it back, and closes the connection. Arguments: host, port."""
 
 import sys
 import time
@@ -24,17 +24,17 @@ def main():
     host, port = sys.argv[1:]
     message = b"This is a test" + EOF_MARK
     assert exchange(host, port, [message]) == message
-    # Longer than the state object's buffer of 1,024 bytes, and than echopool's of 16 KiB.
+    # Around the 1,024 bytes of the original's buffer, and longer than echopool's 16 KiB.
     for length in (1023, 1024, 1025, 50_000):
         long = b"x" * length + EOF_MARK
         assert exchange(host, port, [long]) == long, length
-    # Cut in two anywhere, in the mark too.
+    # Split in two at every place, even inside the mark.
     for cut in range(1, len(message)):
         assert exchange(host, port, [message[:cut], message[cut:]]) == message, cut
     # One byte at a time.
     pieces = [message[at : at + 1] for at in range(len(message))]
     assert exchange(host, port, pieces) == message
-    # What looks like the mark and is not.
+    # Text that resembles the mark.
     tricky = b"<EOF<EO<<EOF" + EOF_MARK
     assert exchange(host, port, [tricky]) == tricky
 

@@ -1,12 +1,12 @@
 """Seed C, "Using an Asynchronous Client Socket": connect, send, and receive until the server
-closes, each with a callback and an event that says it is done. Arguments: host, port."""
+closes, each with a callback and a completion event. Arguments: host, port."""
 
 import asyncio
 import sys
 
 
 class State(asyncio.Protocol):
-    """What the callbacks share: the events, and what has been received so far."""
+    """State shared by the callbacks: the events and the bytes received so far."""
 
     def __init__(self, message):
         self.message = message
@@ -40,7 +40,7 @@ async def main():
     host, port = sys.argv[1:]
     message = b"This is a test<EOF>"
     assert await exchange(host, port, message) == message
-    # Many at once, each with its own text.
+    # Many clients at once, each with its own text.
     texts = [f"client {number} says {'z' * (number * 37)}<EOF>".encode() for number in range(300)]
     responses = await asyncio.gather(*(exchange(host, port, text) for text in texts))
     assert responses == texts

@@ -1,5 +1,5 @@
 """Seed D, "Asynchronous Socket": a length of 4 bytes, then that many bytes. Arguments: host, port,
-and "<" or ">" for the order of the length's bytes."""
+and "<" or ">" for the byte order of the length."""
 
 import struct
 import sys
@@ -19,7 +19,7 @@ def main():
     client.sendall(b"".join(frame(payload, order) for payload in payloads))
     for payload in payloads:
         assert receive_frame(client, order) == payload
-    # One byte at a time; nothing comes back before the frame is complete.
+    # One byte at a time: nothing comes back before the frame is complete.
     whole = frame(b"slowly", order)
     for at in range(len(whole) - 1):
         client.sendall(whole[at : at + 1])
@@ -33,7 +33,7 @@ def main():
     client.sendall(whole[-1:])
     assert receive_exactly(client, len(whole)) == whole
     client.close()
-    # A length that is not to be trusted ends the connection, after what was owed before it.
+    # An invalid length ends the connection, after the replies to the frames before it.
     for bad in (-1, -(2**31), 2**31 - 1, 64 * 2**20):
         client = connect(host, port)
         good = frame(b"before", order)

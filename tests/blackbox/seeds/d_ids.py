@@ -12,13 +12,13 @@ def main():
     ids = [client.id for client in clients]
     assert len(set(ids)) == 20 and 0 not in ids
     assert sorted(clients[0].clients()) == sorted(ids)
-    # From each to the next one: only that one gets it, and knows from whom it is.
+    # From each client to the next: only that one gets it, with the sender's id.
     for number, client in enumerate(clients):
         client.send_to(ids[(number + 1) % 20], f"from {number}".encode())
     for number, client in enumerate(clients):
         before = (number - 1) % 20
         assert client.message() == (False, ids[before], f"from {before}".encode())
-    # A client that leaves is removed from the list, and its id is not given to another.
+    # A client that leaves is removed from the list, and its id is not reused.
     gone = clients.pop()
     gone.close()
     while gone.id in clients[0].clients():

@@ -1,6 +1,6 @@
-"""Seed D's client: it tries to connect again and again until the server is there, and comes back
-when the server is gone. Says "up" on stdout each time an exchange has worked, and ends after as
-many as it is told. Arguments: host, port, count."""
+"""Seed D's client: it retries to connect until the server is there, and reconnects when the server
+is gone. Prints "up" after each successful exchange, and exits after `count` of them. Arguments:
+host, port, count."""
 
 import sys
 import time
@@ -27,7 +27,7 @@ def main():
             except (OSError, AssertionError):
                 time.sleep(PAUSE)
         print("up", flush=True)
-        # Until the server goes.
+        # Wait until the server is gone.
         try:
             while client.recv(1):
                 pass

@@ -1,4 +1,4 @@
-"""What the readers of seed A asked, one function for each. Arguments: host, port, the name of the
+"""Questions of the readers of seed A, one function each. Arguments: host, port, the name of the
 question."""
 
 import os
@@ -30,7 +30,7 @@ def data_larger_than_the_buffer(host, port):
 
 
 def time_outs(host, port):
-    """The server is run with --idle-timeout 300ms; who talks stays."""
+    """The server runs with --idle-timeout 300ms. A client that sends stays connected."""
     idle, busy = connect(host, port), connect(host, port)
     ended = None
     deadline = time.monotonic() + 30
@@ -53,8 +53,8 @@ def more_than_1300_connections(host, port):
 
 
 def sending_without_receiving(host, port):
-    """Who sends and does not read is not read from: the server keeps nothing for it beyond its
-    buffers, and everything is there when it reads at last."""
+    """The server stops reading from a client that sends and does not read, and stores no more for
+    it than fits its buffers. When the client reads at last, everything arrives."""
     client = connect(host, port)
     client.setblocking(False)
     sent = quiet = 0
@@ -75,7 +75,7 @@ def sending_without_receiving(host, port):
 
 
 def answering_each_client(host, port):
-    """In the opposite order of their coming, and with a silent one among them."""
+    """In the reverse order of connecting, with a silent client among them."""
     silent = connect(host, port)
     clients = [connect(host, port) for _ in range(50)]
     for number, client in reversed(list(enumerate(clients))):

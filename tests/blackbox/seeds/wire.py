@@ -1,21 +1,21 @@
-"""What the clients of these tests share: sockets that do not hang, and the two ways in which the
-original programs told where a message ends. Written from their text; no code of echopool."""
+"""Shared by the clients of these tests: sockets that do not hang, framing, and the hub protocol.
+Written from the text of the original programs and the documentation, with no code of echopool."""
 
 import socket
 import struct
 
-TIMEOUT = 30  # seconds: against hanging only
+TIMEOUT = 30  # seconds, so that a hang fails the test
 
 
 def connect(host, port):
-    """Host is tried as given: IPv4, IPv6 or a name."""
+    """Connects. `host` is an IPv4 or IPv6 address or a name."""
     client = socket.create_connection((host, int(port)), timeout=TIMEOUT)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
 
 def receive_exactly(client, count):
-    """`count` bytes, in however many pieces they come."""
+    """Receives `count` bytes, in however many pieces they arrive."""
     received = b""
     while len(received) < count:
         piece = client.recv(min(65536, count - len(received)))
@@ -32,7 +32,7 @@ def receive_to_end(client):
 
 
 def frame(payload, order="<"):
-    """A length of 4 bytes, then as many bytes. The length is in bytes, not in characters."""
+    """A length of 4 bytes, then that many bytes. The length counts bytes, not characters."""
     return struct.pack(order + "i", len(payload)) + payload
 
 
@@ -69,14 +69,14 @@ class HubClient:
         return body[0], body[1:]
 
     def next_of(self, *kinds):
-        """The next frame of one of these types; others are passed over."""
+        """The next frame of one of these types. Skips others."""
         while True:
             kind, body = self.receive()
             if kind in kinds:
                 return kind, body
 
     def message(self):
-        """The next message: whether it was for all, from whom, and its payload."""
+        """The next message: whether it was for all, the sender's id, and the payload."""
         _, body = self.next_of(self.MESSAGE)
         to_all, sender = struct.unpack("<BQ", body[:9])
         return bool(to_all), sender, body[9:]
