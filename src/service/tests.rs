@@ -2,8 +2,9 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
+use super::messenger::Messenger;
 use super::*;
-use crate::buffer::Reserve;
+use crate::buffer::{Chain, Pool, Reserve, Shared};
 
 const SIZE: usize = 8;
 

@@ -1,0 +1,353 @@
+//! What a service is passed of a connection: its input and output, its timer, its messages.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::messenger::Messenger;
+use super::{ConnectionId, To};
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
+use crate::buffer::{Chain, Lease, Pool, Shared};
+use crate::shared::directory::{ClientInfo, GROUP, USER_DATA, Value};
+use crate::shared::receipt::SendError;
+
+#[cfg(doc)]
+use super::{Answer, Service, Turn};
+
+/// Parts of shared buffers in one output, after which messages are copied: each takes a place, while
+/// copies of small messages share a buffer.
+const FORWARDED_PARTS_MAX: usize = 4;
+
+/// A connection as its service sees it during one call.
+pub struct Connection<'a> {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: Peer,
+    pub(crate) tag: u64,
+    pub(crate) discarded: u64,
+    pub(crate) sent: u64,
+    pub(crate) now: Time,
+    pub(crate) pool: &'a Pool,
+    pub(crate) messenger: &'a Messenger,
+    pub(crate) attention: &'a Attention,
+    pub(crate) timer: &'a mut Time,
+    /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
+    /// handed in again with what arrives later.
+    pub input: &'a mut Chain,
+    /// Bytes to be sent. They are sent in order, after those put here before.
+    pub output: &'a mut Chain,
+}
+
+impl Connection<'_> {
+    /// The connection's id: unique among all connections of the process, and never given to another
+    /// one.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Who is at the other end. An accepted connection shows an IPv4-mapped address as IPv4.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// For an accepted connection the index of its listener in
+    /// [`Config::listen`](crate::Config::listen); for a connection that this side began, the tag
+    /// that it was begun with.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// The time: that of the present turn of the worker's loop or, for a service with
+    /// [`Service::fresh_clock`], read just before the call.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Sets the connection's timer: [`Service::timer`] is called at that time, or up to 2 ms later
+    /// on a machine that is not overloaded. Reading goes on meanwhile. A time that has passed is due
+    /// at once; [`Time::MAX`] turns the timer off.
+    ///
+    /// A connection has one timer. This replaces the time that was set before, here or by
+    /// [`Answer::WaitUntil`], whose pause then lasts until the new time. A timer fires once, and
+    /// not after the connection has begun to close.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use echopool::service::{Answer, Connection, Service};
+    ///
+    /// /// Sends a line to each client once a second, whatever the client sends.
+    /// #[derive(Clone)]
+    /// struct Heartbeat;
+    ///
+    /// impl Service for Heartbeat {
+    ///     type Session = ();
+    ///
+    ///     fn open(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         connection.set_timer(connection.now() + Duration::from_secs(1));
+    ///         Answer::Continue
+    ///     }
+    ///
+    ///     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         connection.input.consume(connection.input.len());
+    ///         Answer::Continue
+    ///     }
+    ///
+    ///     fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+    ///         if connection.output.is_empty() {
+    ///             connection.send(b"still here\n");
+    ///         }
+    ///         connection.set_timer(connection.now() + Duration::from_secs(1));
+    ///         Answer::Continue
+    ///     }
+    /// }
+    /// ```
+    pub fn set_timer(&mut self, at: Time) {
+        *self.timer = at;
+        self.attention.insert(Attention::SET_TIMER);
+    }
+
+    /// Bytes that arrived after this side had begun to close, and were discarded. Final in
+    /// [`Service::closed`].
+    pub fn bytes_discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    /// Bytes of the output that the kernel has accepted.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The buffers of the worker, for chains of its own that the service makes.
+    pub fn pool(&self) -> &Pool {
+        self.pool
+    }
+
+    /// An empty buffer of the worker's pool. Returns `None` if none is free, or if other
+    /// connections have waited longer for one. The connection then [waits] for a buffer.
+    ///
+    /// [waits]: Connection::wait_for_buffer
+    pub fn take_lease(&self) -> Option<Lease> {
+        let lease = self.pool.lease_in_turn();
+        if lease.is_none() {
+            self.wait_for_buffer();
+        }
+        lease
+    }
+
+    /// Whether more than half of all buffers are free and no connection waits for one: a service
+    /// may take several for one connection then.
+    pub fn buffers_are_plentiful(&self) -> bool {
+        self.pool.is_plentiful() && self.pool.reserve().starving() == 0
+    }
+
+    /// Takes the first `count` bytes out of the input, as [`Chain::split_to`] does. If that needs a
+    /// buffer and none is free, returns `None`, and the connection [waits] for one.
+    ///
+    /// # Panics
+    /// If the input has fewer bytes.
+    ///
+    /// [waits]: Connection::wait_for_buffer
+    pub fn take_input(&mut self, count: usize) -> Option<Chain> {
+        let taken = self.input.split_to(count);
+        if taken.is_none() {
+            self.wait_for_buffer();
+        }
+        taken
+    }
+
+    /// Waits for a buffer: when one is free and it is this connection's turn, first come, first
+    /// served, [`Service::buffer_available`] is called, once. Until then nothing more is received.
+    /// A receive that is under way is still handed in.
+    ///
+    /// [`take_lease`](Connection::take_lease) and [`send`](Connection::send) call this when they
+    /// find no buffer. Calling it while the connection waits changes nothing.
+    pub fn wait_for_buffer(&self) {
+        self.attention.insert(Attention::WANTS_BUFFER);
+    }
+
+    /// Sends a message to other clients of the server, on whatever worker, without waiting. It comes
+    /// to each as [`Service::message`], soon after this call, in the order in which this
+    /// connection's messages were sent.
+    ///
+    /// A message travels in a buffer. At most a few buffers are on their way from each worker to
+    /// each. What finds no room is refused, as is a message for a client that has too much queued;
+    /// both are counted in [`Counts::messages_dropped`](crate::Counts::messages_dropped).
+    ///
+    /// # Errors
+    /// [`SendError::QueueFull`]: the workers of the recipients have not caught up, or no buffer is
+    /// free. [`SendError::TooLong`]: more than a buffer holds, less 37 bytes. [`SendError::Gone`]:
+    /// [`To::Client`] is not there. In these cases nobody gets the message.
+    pub fn send_message(&self, to: To, bytes: &[u8]) -> Result<(), SendError> {
+        self.send_message_parts(to, &[bytes])
+    }
+
+    /// Sends a message that consists of `parts`, as [`send_message`](Connection::send_message)
+    /// does.
+    ///
+    /// # Errors
+    /// As [`send_message`](Connection::send_message).
+    pub fn send_message_parts(&self, to: To, parts: &[&[u8]]) -> Result<(), SendError> {
+        self.messenger.send(Some(self.id), to, parts)
+    }
+
+    /// Puts the bytes of a message on the output, as [`send`](Connection::send) does. If the service
+    /// has places for parts of [shared](crate::buffer::Shared) buffers, 4 for each connection, a
+    /// message that is for many is not copied for each: the first of a connection's output are parts
+    /// of the one buffer in which the message came to the worker.
+    pub fn forward(&mut self, message: &Message<'_>) -> bool {
+        if let Some((buffer, place)) = &message.shared
+            && self.output.leases() < FORWARDED_PARTS_MAX
+            && self.output.room_behind() < place.len()
+            && self.output.push_shared(buffer, place.clone())
+        {
+            return true;
+        }
+        self.send(message.bytes)
+    }
+
+    /// Keeps a number with this client, for whoever lists the clients:
+    /// [`ClientInfo::user_data`]. It is the service's business what it means.
+    ///
+    /// On a connection that this side began, this and [`set_group`](Connection::set_group) do
+    /// nothing: it is not in the list of clients.
+    pub fn set_user_data(&mut self, number: u64) {
+        self.set_value(USER_DATA, number);
+    }
+
+    /// Makes this client one of a group, for [`To::Group`]. A client is in one group at a time; in
+    /// group 0 at first.
+    pub fn set_group(&mut self, group: u64) {
+        self.set_value(GROUP, group);
+    }
+
+    fn set_value(&self, value: Value, to: u64) {
+        // When it is closed the place may be another's soon.
+        if let Some(directory) = self.messenger.directory()
+            && directory.has(self.id)
+        {
+            directory.set_value(self.id, value, to);
+        }
+    }
+
+    /// The clients of the server, those of all listeners, this one among them. Takes no memory. Who
+    /// comes or goes meanwhile may be missing.
+    pub fn clients(&self) -> impl Iterator<Item = ClientInfo> + use<'_> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let (place, client) = self.messenger.directory()?.next(from)?;
+            from = place + 1;
+            Some(client)
+        })
+    }
+
+    /// Puts a copy of `bytes` on the output, behind what is there: many small replies share a
+    /// buffer. If that takes more buffers than are free, returns false and puts nothing there; the
+    /// connection [waits](Connection::wait_for_buffer) for a buffer.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.send_parts(&[bytes])
+    }
+
+    /// Puts copies of all `parts` on the output, one behind the other, like
+    /// [`send`](Connection::send): all of them or none.
+    pub fn send_parts(&mut self, parts: &[&[u8]]) -> bool {
+        // First what the output's last buffer has no room for: there may be too few free buffers.
+        let mut skip = self.output.room_behind();
+        let mut rest = Chain::new(self.pool);
+        for part in parts {
+            let (_, mut bytes) = part.split_at(skip.min(part.len()));
+            skip -= part.len() - bytes.len();
+            while !bytes.is_empty() {
+                let count = bytes.len().min(rest.room_behind());
+                if count > 0 {
+                    rest.extend_last(&bytes[..count]);
+                    bytes = &bytes[count..];
+                } else {
+                    let Some(mut lease) = self.take_lease() else { return false };
+                    bytes = &bytes[lease.extend_from_slice(bytes)..];
+                    rest.push_back(lease);
+                }
+            }
+        }
+        for part in parts {
+            let count = part.len().min(self.output.room_behind());
+            self.output.extend_last(&part[..count]);
+        }
+        self.output.append(&mut rest);
+        true
+    }
+}
+
+/// A message to a connection, from another client's or from another thread.
+#[derive(Debug)]
+pub struct Message<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) number: u64,
+    pub(crate) from: Option<ConnectionId>,
+    pub(crate) to_all: bool,
+    /// The buffer that all recipients of a worker share, and where in it the bytes are.
+    pub(crate) shared: Option<(&'a Shared, Range<usize>)>,
+    pub(crate) refused: Option<SendError>,
+}
+
+impl Message<'_> {
+    /// What is to be sent; at most the size of a buffer.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// The message's number: a broadcast comes to each connection with the same one.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The connection in whose call of the service it was sent. `None` if it is from another thread
+    /// or from [`Turn::send_message`].
+    pub fn from(&self) -> Option<ConnectionId> {
+        self.from
+    }
+
+    /// Whether it is for several clients, and not for this one alone.
+    pub fn is_broadcast(&self) -> bool {
+        self.to_all
+    }
+
+    /// Says that it is not going to be sent, and why. A sender on another thread is told so; in any
+    /// case it is counted.
+    pub fn refuse(&mut self, why: SendError) {
+        self.refused = Some(why);
+    }
+}
+
+/// What a worker has to look after once a service has been called for a connection: a few bits, one
+/// test for all of them.
+#[derive(Clone, Default)]
+pub(crate) struct Attention(Cell<u8>);
+
+impl Attention {
+    /// The service has left input where it is: the connection is in the queue of those.
+    pub(crate) const HOLDS: u8 = 1;
+    /// The service has found no buffer in this call.
+    pub(crate) const WANTS_BUFFER: u8 = 2;
+    /// The service waits for a buffer: the connection is in the queue of those.
+    pub(crate) const WAITS: u8 = 4;
+    /// The service has set the connection's timer in this call.
+    pub(crate) const SET_TIMER: u8 = 8;
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.0.get() != 0
+    }
+
+    pub(crate) fn has(&self, bit: u8) -> bool {
+        self.0.get() & bit != 0
+    }
+
+    pub(crate) fn insert(&self, bit: u8) {
+        self.0.set(self.0.get() | bit);
+    }
+
+    /// Returns whether it was set.
+    pub(crate) fn remove(&self, bit: u8) -> bool {
+        let before = self.0.replace(self.0.get() & !bit);
+        before & bit != 0
+    }
+}

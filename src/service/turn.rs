@@ -1,0 +1,110 @@
+//! What a service can do once in each turn of its worker's loop.
+
+use super::messenger::Messenger;
+use super::{ConnectTo, ConnectionId, To};
+use crate::base::time::Time;
+use crate::shared::receipt::SendError;
+
+#[cfg(doc)]
+use super::{Connection, Service};
+#[cfg(doc)]
+use crate::error::CloseReason;
+
+/// What a service can do once in each turn of its worker's loop.
+pub struct Turn<'a> {
+    pub(crate) now: Time,
+    pub(crate) open: usize,
+    pub(crate) free_slots: usize,
+    pub(crate) wakes_max: usize,
+    pub(crate) requests: &'a mut Requests,
+    pub(crate) messenger: &'a Messenger,
+}
+
+impl Turn<'_> {
+    /// The time, read at the begin of the turn.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Connections that this worker has now, those still connecting included.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How many more connections can be begun in this turn.
+    pub fn free_slots(&self) -> usize {
+        self.free_slots - self.requests.connects.len()
+    }
+
+    /// Begins a connection. It ends in [`Service::open`] or [`Service::connect_failed`].
+    ///
+    /// # Panics
+    /// If there is no [free slot](Turn::free_slots).
+    pub fn connect(&mut self, to: ConnectTo) {
+        assert!(self.free_slots() > 0, "no free slot to connect with");
+        self.requests.connects.push(to);
+    }
+
+    /// How many connections can be woken in this turn without more memory being taken for it.
+    pub fn wakes_left(&self) -> usize {
+        self.wakes_max.saturating_sub(self.requests.wakes.len())
+    }
+
+    /// Sends a message to clients of the server, as [`Connection::send_message`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_message(&mut self, to: To, bytes: &[u8]) -> Result<(), SendError> {
+        self.messenger.send(None, to, &[bytes])
+    }
+
+    /// Has [`Service::timer`] called for the connection; nothing happens if it is gone.
+    pub fn wake(&mut self, id: ConnectionId) {
+        self.requests.wakes.push(id);
+    }
+
+    /// Closes the connection at once; nothing happens if it is gone.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.requests.closes.push(id);
+    }
+
+    /// Says that the service has found no free buffer and cannot go on: other workers give theirs,
+    /// and if that does not help, connections are [shed](CloseReason::Shed). To be said in each turn
+    /// as long as it is so.
+    pub fn want_buffer(&mut self) {
+        self.requests.buffer = true;
+    }
+
+    /// Ends the worker: open connections are closed at once.
+    pub fn stop(&mut self) {
+        self.requests.stop = true;
+    }
+}
+
+/// What services ask for in [`Service::turn`], carried out right after it.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub(crate) connects: Vec<ConnectTo>,
+    pub(crate) wakes: Vec<ConnectionId>,
+    pub(crate) closes: Vec<ConnectionId>,
+    pub(crate) stop: bool,
+    pub(crate) buffer: bool,
+}
+
+impl Requests {
+    pub(crate) fn with_capacity(each: usize) -> Requests {
+        Requests {
+            connects: Vec::with_capacity(each),
+            wakes: Vec::with_capacity(each),
+            closes: Vec::with_capacity(each),
+            stop: false,
+            buffer: false,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        let Requests { connects, wakes, closes, stop, buffer: _ } = self;
+        *stop || !connects.is_empty() || !wakes.is_empty() || !closes.is_empty()
+    }
+}
