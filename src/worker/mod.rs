@@ -2,6 +2,7 @@
 //! waits: commands, connections whose turn it is, timers, listeners.
 //!
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
+//! * `lifecycle`: what happens when a connection is established, opened, finished, closed and freed.
 //! * `accept`: the listeners, and the connections that a client service begins.
 //! * `buffers`: connections that wait for a buffer or for their turn, and shedding.
 //! * `timers`: time-outs, and the timers that services set.
@@ -36,6 +37,7 @@ mod drain;
 mod drive;
 pub(crate) mod launch;
 pub(crate) mod layer;
+mod lifecycle;
 mod mail;
 #[cfg(test)]
 mod tests;

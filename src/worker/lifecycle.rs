@@ -1,0 +1,180 @@
+//! The stations of a connection's life: established, opened, finished or closed at once, freed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::Core;
+use super::connection::Context;
+use super::connection::machine::Event;
+use super::layer::Layer;
+use crate::base::key::Key;
+use crate::base::time::Time;
+use crate::buffer::Pool;
+use crate::engine::Engine;
+use crate::error::{CloseReason, Errno};
+use crate::service::messenger::Messenger;
+use crate::service::{Attention, Service};
+
+impl<S: Service, L: Layer> Core<S, L> {
+    /// A connection is there, accepted or connected.
+    pub(super) fn established<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        self.established += 1;
+        self.counters.connections.set(self.established);
+        let begun = self.layer.begin(&mut self.table.expect_mut(key).layer, &self.pool);
+        self.layer_was_called(engine, key, begun.map(|()| 0));
+        if !self.context(key).opened {
+            let (timeout, _) = self.layer.opening_timeout();
+            let deadline = self.now + timeout;
+            self.context(key).deadline = deadline;
+            self.schedule_at(key, deadline);
+        }
+    }
+
+    /// It is known who the peer is: the connection is the service's from now on.
+    pub(super) fn opened<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        let context = self.table.expect_mut(key);
+        context.opened = true;
+        if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
+            directory.enter(context.id, context.peer, context.tag);
+        }
+        if log::log_enabled!(log::Level::Debug) {
+            let connections = self.connections();
+            let context = self.context(key);
+            let (id, peer) = (context.id, context.peer);
+            log::debug!("connect id={id} peer={peer} connections={connections}");
+        }
+        // From here on the deadline is the service's timer.
+        self.context(key).deadline = Time::MAX;
+        self.schedule(key);
+        self.ask(engine, key, CloseReason::Service, S::open);
+    }
+
+    /// Has the connection closed when its output is sent. The connection has to be driven.
+    pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
+        if self.context(key).is_open() {
+            self.last_output(key);
+        }
+        let context = self.table.expect_mut(key);
+        self.layer.finish(&mut context.layer);
+        context.reason.get_or_insert(reason);
+        // After a half-close nothing is left to be shut down, which is where lingering begins.
+        let lingers = context.machine.is_open() && context.machine.is_shut();
+        context.machine.apply(Event::Finish);
+        if lingers {
+            self.begin_linger(key);
+        }
+        self.forget_input(key);
+    }
+
+    /// Lets the service put what it has kept for the connection on the output.
+    fn last_output(&mut self, key: Key) {
+        let now = self.now;
+        let context = self.table.expect_mut(key);
+        let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
+        let service = &mut self.service;
+        // A panic here is the end of a connection that is ended already.
+        let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
+    }
+
+    /// The peer has been sent everything, and has this long to close its side.
+    pub(super) fn begin_linger(&mut self, key: Key) {
+        let deadline = self.now + self.rules.linger;
+        self.context(key).deadline = deadline;
+        self.schedule_at(key, deadline);
+    }
+
+    /// Has the connection closed at once. The connection has to be driven.
+    pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
+        let now = self.now;
+        let context = self.table.expect_mut(key);
+        if context.is_open() && !context.input.is_empty() {
+            let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
+            let service = &mut self.service;
+            // A panic here is the end of a connection that is ended already.
+            let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
+        }
+        let context = self.context(key);
+        // "The peer closed" says that it has been sent everything, which is not so any more.
+        if context.reason == Some(CloseReason::PeerClosed) {
+            context.reason = Some(reason);
+        }
+        context.reason.get_or_insert(reason);
+        context.machine.apply(Event::Abort);
+        self.forget_input(key);
+    }
+
+    /// The service will not be called again: what it left of the input is nobody's any more, and
+    /// others may need the buffers while this connection lingers.
+    #[cold]
+    fn forget_input(&mut self, key: Key) {
+        let context = self.table.expect_mut(key);
+        drop(context.input.take());
+        context.attention.remove(Attention::WAITS);
+        self.layer.forget_input(&mut context.layer);
+        let machine = &context.machine;
+        let waits =
+            machine.awaits_buffer() || machine.sends() && self.layer.starves(&context.layer);
+        self.no_longer_holds(key);
+        if !waits {
+            self.wait_no_longer(key.slot());
+        }
+    }
+
+    /// Gives a closed connection's slot, buffers and permit back.
+    pub(super) fn free<E: Engine>(&mut self, engine: &E, key: Key) {
+        let slot = key.slot();
+        self.wait_no_longer(slot);
+        self.yielded.remove(slot);
+        self.unstall(key);
+        self.no_longer_holds(key);
+        self.wheel.clear(slot);
+        let mut context = self.table.remove(key);
+        if let Some(directory) = &self.directory {
+            directory.leave(context.id);
+        }
+        let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
+        let reason = context.reason.unwrap_or(CloseReason::Stopped);
+        if context.was_established() {
+            self.established -= 1;
+            self.counters.connections.set(self.established);
+            self.counters.closed[reason as usize].add(1);
+        }
+        notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
+        let closed = context.summary();
+        // The permit goes back here: the line below counts without this connection.
+        drop(context);
+        if let Some(closed) = closed
+            && log::log_enabled!(log::Level::Debug)
+        {
+            log::debug!("disconnect {closed} reason={reason} connections={}", self.connections());
+        }
+    }
+
+    /// Connections of the whole process, as far as this worker knows.
+    fn connections(&self) -> u64 {
+        self.permits.as_ref().map_or(self.established, |permits| permits.taken())
+    }
+}
+
+/// The service's last word on a connection.
+fn notify_closed<S: Service, LayerState>(
+    service: &mut S,
+    pool: &Pool,
+    messenger: &Messenger,
+    context: &mut Context<S::Session, LayerState>,
+    reason: CloseReason,
+    now: Time,
+) {
+    if !context.opened && context.was_accepted() {
+        return;
+    }
+    // A layer has closed a connection that this side began before it was open.
+    let refused = if context.was_established() { Errno::PROTO } else { Errno::CANCELED };
+    let (opened, tag) = (context.opened, context.tag);
+    let error = context.connect_error.unwrap_or(refused);
+    let (mut connection, session) = context.for_service(pool, messenger, now);
+    // A panic here has nothing left to close.
+    let _ = catch_unwind(AssertUnwindSafe(|| match opened {
+        true => service.closed(&mut connection, session, reason),
+        false => service.connect_failed(tag, error, now),
+    }));
+}
