@@ -7,14 +7,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use echopool::buffer::Chain;
-use echopool::internals::{Pool, Reserve, Table, chain};
+use echopool::buffer::{Chain, Pool};
+use echopool::internals::{self, Table};
 
 const BUFFER_SIZE: usize = 16 << 10;
 const BUFFERS: u32 = 1024;
 
 fn pool() -> Pool {
-    Pool::new(Reserve::new(BUFFER_SIZE, BUFFERS).expect("16 MiB"), 0)
+    internals::pool(BUFFER_SIZE, BUFFERS).expect("16 MiB")
 }
 
 fn bench_lease(criterion: &mut Criterion) {
@@ -33,8 +33,8 @@ fn bench_lease(criterion: &mut Criterion) {
 
 fn bench_chain(criterion: &mut Criterion) {
     let pool = pool();
-    let mut input = chain(&pool);
-    let mut output = chain(&pool);
+    let mut input = Chain::new(&pool);
+    let mut output = Chain::new(&pool);
     // The chain operations per echo of a small message.
     criterion.bench_function("chain/push, append, pop of 1", |bencher| {
         bencher.iter(|| pass(&pool, &mut input, &mut output, 1));

@@ -1,14 +1,14 @@
 //! For the load generator and the benchmarks of this repository. No part of the public API.
 
+use std::io;
 #[cfg(feature = "sim")]
 use std::time::Duration;
 
-use crate::buffer::Chain;
+use crate::buffer::{Pool, Reserve};
 #[cfg(feature = "sim")]
 use crate::builtin::delay::Distribution;
 
 pub use crate::base::key::Key;
-pub use crate::buffer::pool::{Pool, Reserve};
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
 #[cfg(feature = "sim")]
 pub use crate::sim::clock::now as simulated_now;
@@ -17,9 +17,12 @@ pub use crate::sim::ideal::{Network, simulate};
 pub use crate::worker::connection::Table;
 pub use crate::worker::launch::{ClientLimits, run_clients};
 
-/// An empty chain of buffers of `pool`.
-pub fn chain(pool: &Pool) -> Chain {
-    Chain::new(pool)
+/// A pool of `count` buffers of `size` bytes each.
+///
+/// # Errors
+/// Out of memory.
+pub fn pool(size: usize, count: u32) -> io::Result<Pool> {
+    Ok(Pool::new(Reserve::new(size, count)?, 0))
 }
 
 /// A delay of the delay service, drawn from its distribution.

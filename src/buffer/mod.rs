@@ -19,5 +19,6 @@ mod shared_buffer;
 pub use chain::Chain;
 pub use lease::Lease;
 pub use parcel::Parcel;
-pub(crate) use pool::{Pool, Reserve};
+pub use pool::Pool;
+pub(crate) use pool::Reserve;
 pub use shared_buffer::Shared;

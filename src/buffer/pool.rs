@@ -61,8 +61,8 @@ impl Reserve {
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
 
-    #[cfg(any(test, feature = "internals"))]
     /// Buffers that are on their way from one thread to another.
+    #[cfg(any(test, feature = "sim"))]
     pub fn travelling(&self) -> usize {
         self.travelling.load(Ordering::Relaxed) as usize
     }
@@ -87,7 +87,7 @@ impl Reserve {
     }
 }
 
-/// The buffers of one worker. A handle: clones share one list.
+/// The buffers of one worker, which stay on its thread. Clones are handles of the same pool.
 #[derive(Clone)]
 pub struct Pool(Rc<Local>);
 
@@ -138,7 +138,7 @@ impl Pool {
     ///
     /// # Panics
     /// If the number is not below `WORKERS_MAX`, 64.
-    pub fn new(reserve: Arc<Reserve>, worker: usize) -> Pool {
+    pub(crate) fn new(reserve: Arc<Reserve>, worker: usize) -> Pool {
         Pool::with_references(reserve, worker, 0)
     }
 
@@ -146,7 +146,7 @@ impl Pool {
     ///
     /// # Panics
     /// As [`new`](Pool::new), and if buffers and references together are 2^32 or more.
-    pub fn with_references(reserve: Arc<Reserve>, worker: usize, references: usize) -> Pool {
+    pub(crate) fn with_references(reserve: Arc<Reserve>, worker: usize, references: usize) -> Pool {
         Pool::try_with_references(reserve, worker, references)
             .unwrap_or_else(|error| panic!("no pool: {error}"))
     }
@@ -158,7 +158,7 @@ impl Pool {
     ///
     /// # Panics
     /// As [`with_references`](Pool::with_references), but for memory.
-    pub fn try_with_references(
+    pub(crate) fn try_with_references(
         reserve: Arc<Reserve>,
         worker: usize,
         references: usize,
@@ -255,7 +255,7 @@ impl Pool {
     }
 
     /// Says whether this worker is in want of buffers. Returns whether that is a change.
-    pub fn set_starving(&self, starving: bool) -> bool {
+    pub(crate) fn set_starving(&self, starving: bool) -> bool {
         let bit = 1u64 << self.0.worker;
         let flags = &self.0.reserve.starving;
         match starving {
@@ -273,14 +273,14 @@ impl Pool {
     }
 
     /// Whether another worker is in want of buffers.
-    pub fn starves_elsewhere(&self) -> bool {
+    pub(crate) fn starves_elsewhere(&self) -> bool {
         self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
     }
 
     /// Puts this worker's free buffers into the reserve if another worker starves. Returns the
     /// workers to be woken, one bit each.
     #[inline]
-    pub fn donate(&self) -> u64 {
+    pub(crate) fn donate(&self) -> u64 {
         let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
         // With nothing to give nobody is woken: two that need more buffers than there are would wake
         // each other for ever.
@@ -289,12 +289,12 @@ impl Pool {
 
     /// Puts this worker's free buffers into the reserve: it needs them no more. Returns the workers
     /// to be woken, one bit each.
-    pub fn give_up(&self) -> u64 {
+    pub(crate) fn give_up(&self) -> u64 {
         self.0.spill()
     }
 
     /// The shared part.
-    pub fn reserve(&self) -> &Arc<Reserve> {
+    pub(crate) fn reserve(&self) -> &Arc<Reserve> {
         &self.0.reserve
     }
 

@@ -23,7 +23,7 @@ pub struct Chain {
 
 impl Chain {
     /// An empty chain of buffers of `pool`.
-    pub(crate) fn new(pool: &Pool) -> Chain {
+    pub fn new(pool: &Pool) -> Chain {
         Chain { pool: pool.clone(), first: NONE, last: NONE, leases: 0, len: 0 }
     }
 
