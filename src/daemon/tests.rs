@@ -4,8 +4,8 @@ use super::*;
 use crate::config::Config;
 use crate::error::SettingError;
 
-// These end while the command line is parsed: what comes after it sets a logger and catches
-// signals, for the whole process that the tests run in.
+// These cases end while the command line is parsed. Later steps would set a logger and catch signals
+// for the whole test process.
 fn code(flags: &[&str]) -> String {
     format!("{:?}", run(["echopool"].iter().chain(flags).map(OsString::from)))
 }
