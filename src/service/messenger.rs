@@ -116,7 +116,7 @@ pub(crate) struct Messenger {
     stages: RefCell<Box<[Option<Lease>]>>,
     /// Buffers for this worker itself, in the order in which they were filled.
     own: RefCell<VecDeque<Lease>>,
-    /// Something was written that has not left yet.
+    /// A buffer is being written that has not left yet.
     is_pending: Cell<bool>,
 }
 
@@ -204,7 +204,6 @@ impl Messenger {
             for part in parts {
                 lease.extend_from_slice(part);
             }
-            self.is_pending.set(true);
         }
         Ok(())
     }
@@ -219,6 +218,8 @@ impl Messenger {
         }
         let lease = self.pool.lease_in_turn().ok_or(SendError::QueueFull)?;
         self.stages.borrow_mut()[worker] = Some(lease);
+        // Also if another worker has no room then: the turn gives an empty buffer back.
+        self.is_pending.set(true);
         Ok(())
     }
 
@@ -351,6 +352,7 @@ mod tests {
         assert_eq!(messenger.send(None, To::All, &[&long]), Err(SendError::TooLong));
         assert_eq!(messenger.send(None, To::Client(id(1, 2)), &[b"x"]), Err(SendError::Gone));
         assert_eq!(messenger.send(None, To::All, &[b"x"]), Err(SendError::QueueFull));
+        assert!(messenger.is_pending(), "the turn is to give the buffer back");
         assert_eq!(messenger.turn(), 0);
         assert_eq!(messenger.pool.available(), 1, "an empty buffer is not kept");
         messenger.send(None, To::Client(id(1, 3)), &[b"x"]).unwrap();
