@@ -219,6 +219,24 @@ marks! {
     OutsideTooLong(BOTH),
     /// A client that stayed received an external message.
     OutsideArrived(BOTH),
+    /// A service's message to clients was accepted.
+    MessageSent(BOTH),
+    /// A service's message arrived on another worker.
+    MessageCrossed(BOTH),
+    /// A service's message to a group arrived.
+    MessageToGroup(BOTH),
+    /// A service sent a message in a turn of its own.
+    MessageOfTurn(BOTH),
+    /// A client that stayed received a service's message.
+    MessageReceived(BOTH),
+    /// A service's message had no room on its way.
+    MessageRefused(BOTH),
+    /// A service's message was refused where it arrived.
+    MessageNotTaken(BOTH),
+    /// A service's message was longer than a buffer has room for.
+    MessageTooLong(BOTH),
+    /// A service's message came too late: its client was gone.
+    MessageGone(BOTH),
     /// A byte layer opened a connection.
     LayerOpened(BOTH),
     /// A byte layer opened a connection after it had held back a part of the header.

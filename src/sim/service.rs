@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::external_message::read_outside;
 use super::marks::Mark;
 use super::member::Asked;
+use super::messages::{self, Sender};
 use super::protocol::Script;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::base::time::Time;
@@ -35,6 +36,8 @@ pub(super) struct Seen {
     pub(super) taken: Vec<Taken>,
     /// Connections that an external thread asked to disconnect.
     pub(super) disconnects: HashSet<ConnectionId>,
+    /// The messages of the services.
+    pub(super) log: messages::Log,
 }
 
 /// A request that the hub accepted from a member.
@@ -63,7 +66,7 @@ pub(super) struct Sight {
     pub(super) finished: Option<(usize, Time)>,
     /// No buffer was free when an orderly close started.
     pub(super) ends_without_buffer: bool,
-    /// Number of external messages that were refused.
+    /// Messages from outside or from services that were refused.
     pub(super) refused: u64,
     /// Whether the newest input is deliberately held back from the inner service.
     pub(super) holding: bool,
@@ -74,7 +77,7 @@ pub(super) struct Sight {
     /// It was closed at a time when the server was allowed to cut connections.
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
-    /// External messages that the service accepted for it.
+    /// The messages from outside and from services that the service has taken for it.
     pub(super) outside: Vec<u64>,
 }
 
@@ -99,6 +102,8 @@ pub(super) struct Watched {
     pub(super) gone: Vec<ConnectionId>,
     /// Whether the service wakes connections before the time that it asked for.
     pub(super) wakes: bool,
+    /// Sends messages to clients, in some seeds.
+    pub(super) sender: Option<Sender>,
     /// The services that do the work.
     pub(super) inner: ListenerServices,
 }
@@ -207,6 +212,13 @@ impl Watched {
         sight.holding = memory.holds || memory.due.is_some_and(|(_, whim)| whim);
     }
 
+    /// Sends messages now and then.
+    fn send_messages(&mut self, connection: &mut Connection<'_>) {
+        if let Some(sender) = &mut self.sender {
+            sender.act(connection, &mut self.seen.borrow_mut());
+        }
+    }
+
     fn panic_by_whim(&self, memory: &mut Memory) {
         if self.chance(self.whims.panics) {
             memory.panicked = true;
@@ -257,7 +269,11 @@ impl Service for Watched {
         if !seen.ids.insert(id) || id.to_bits() == 0 {
             self.world.borrow_mut().complain(|| format!("the id {id} was assigned twice"));
         }
+        if let Some(sender) = &mut self.sender {
+            sender.opened(connection, &mut seen.log);
+        }
         drop(seen);
+        self.send_messages(connection);
         memory.hoards = self.chance(self.whims.hoards);
         memory.active_at = connection.now();
         let answer = self
@@ -268,6 +284,7 @@ impl Service for Watched {
 
     fn data(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         self.look(connection, memory.left);
+        self.send_messages(connection);
         memory.active_at = connection.now();
         memory.holds = true;
         self.note_input(connection, memory);
@@ -294,6 +311,7 @@ impl Service for Watched {
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        self.send_messages(connection);
         self.panic_by_whim(memory);
         // No service consumes input in `sent`.
         let holds = memory.holds;
@@ -345,6 +363,13 @@ impl Service for Watched {
             self.world.borrow_mut().complain(|| "a message that was never sent".into());
             return answer;
         };
+        if number >= messages::FIRST {
+            let (mut world, mut seen) = (self.world.borrow_mut(), self.seen.borrow_mut());
+            messages::arrived(&mut world, &mut seen.log, connection, message, number);
+            drop((world, seen));
+            // A message may be the cause of the next.
+            self.send_messages(connection);
+        }
         let mut seen = self.seen.borrow_mut();
         let count = seen.outside.entry(number).or_default();
         if message.refused.is_some() {
@@ -433,6 +458,9 @@ impl Service for Watched {
             world.mark(Mark::StaleId);
             let id = self.gone[world.rng.usize(0..self.gone.len())];
             if world.rng.bool() { turn.close(id) } else { turn.wake(id) }
+        }
+        if let Some(sender) = &mut self.sender {
+            sender.act_in_turn(turn, &mut self.seen.borrow_mut());
         }
         self.inner.turn(turn)
     }

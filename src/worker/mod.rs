@@ -301,6 +301,12 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         opened.map(|context| (context.id, context.input.len()))
     }
 
+    /// The connections that messages are handed in for.
+    pub(crate) fn recipients(&self) -> impl Iterator<Item = ConnectionId> {
+        let open = self.core.table.iter().filter(|context| context.is_open());
+        open.map(|context| context.id)
+    }
+
     /// Whether a listener waits for time to pass before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()

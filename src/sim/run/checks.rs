@@ -11,6 +11,7 @@ use crate::error::CloseReason;
 use crate::shared::counters::Stats;
 use crate::sim::audit;
 use crate::sim::marks::Mark;
+use crate::sim::messages;
 use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
@@ -60,6 +61,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
         }
         self.check_directory();
+        self.check_messages();
         let (output, input) = self.longest_unmoved();
         let stalled = output.into_iter().chain(input).min();
         let published = self.mailboxes.longest_stalled().map(|(_, since)| since);
@@ -128,6 +130,18 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         there.sort();
         listed.sort();
         assert_eq!(listed, there, "the directory and the connections differ");
+    }
+
+    /// Every message of a service has reached the recipients that were there and still are. While
+    /// the servers end, what is on its way may be dropped.
+    fn check_messages(&self) {
+        let mut seen = self.seen.borrow_mut();
+        if self.ended_at.is_some() {
+            return seen.log.forgive();
+        }
+        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let recipients: Vec<_> = workers.flat_map(Worker::recipients).collect();
+        seen.log.check_rest(&recipients);
     }
 
     fn check_counts(&mut self) {
@@ -208,6 +222,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             }
         }
         assert_eq!(total.accepted, total.closed_total(), "accepted and closed differ");
+        let dropped = self.seen.borrow().log.dropped;
+        // A hub counts those of its own members too.
+        let agrees = total.messages_dropped == dropped
+            || self.served.is_hub() && total.messages_dropped > dropped;
+        assert!(agrees, "{} messages dropped, and {dropped} were", total.messages_dropped);
         let wire = (total.wire_bytes_received, total.wire_bytes_sent);
         let of_service = (total.bytes_received, total.bytes_sent);
         if L::IS_PLAIN {
@@ -307,9 +326,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         // A hub sends what it has queued for a client only on an orderly close.
         let in_order = peer.member.is_none() || sight.finished.is_some();
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
-            assert_eq!(heard, taken, "peer {number}: external messages");
-            if !heard.is_empty() {
-                self.world.borrow_mut().mark(Mark::OutsideArrived);
+            assert_eq!(heard, taken, "peer {number}: messages from outside and from services");
+            for &message in heard {
+                let of_service = message >= messages::FIRST;
+                let mark = if of_service { Mark::MessageReceived } else { Mark::OutsideArrived };
+                self.world.borrow_mut().mark(mark);
             }
         } else {
             assert!(taken.starts_with(heard), "peer {number}: {heard:?} of {taken:?}");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ClientSide, Ending, PATIENCE, Server, Simulation};
+use super::{ClientSide, Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
 use crate::builtin::dispatch::ListenerServices;
@@ -20,6 +20,7 @@ use crate::shared::permits::Permits;
 use crate::sim::external::Outside;
 use crate::sim::external_message::OUTSIDE_MIN;
 use crate::sim::marks::Mark;
+use crate::sim::messages::{Sender, fit_into};
 use crate::sim::peer::{Manner, Peer};
 use crate::sim::protocol::{Script, Served};
 use crate::sim::seat::{Seat, SeatParts};
@@ -225,12 +226,19 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             idle_timeout: drawn.rules.idle_timeout,
             gone: Vec::new(),
             wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
+            sender: self.sender(index, drawn),
             inner: plan.make(context),
         };
         let mut worker = Worker::with_layer(engine, setup, make, layer);
         worker.begin();
         let queue = (None, 0, self.begun);
         Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
+    }
+
+    /// The sender of messages for a worker's service, if this seed has any.
+    fn sender(&self, worker: usize, drawn: &Draw) -> Option<Sender> {
+        let seed = self.world.borrow().messages.filter(|_| fit_into(drawn.buffer_size))?;
+        Some(Sender::draw(&self.world, seed, worker, drawn.buffer_size, HEALED_AFTER))
     }
 
     /// Adds the peers, which connect within the first two seconds.
@@ -273,8 +281,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
-        // These clients send no header.
-        if drawn.served != Served::Echo || world.layered || world.rng.u8(0..3) != 0 {
+        // These clients send no header, and do not read messages.
+        let simple = !world.layered && world.messages.is_none();
+        if drawn.served != Served::Echo || !simple || world.rng.u8(0..3) != 0 {
             return None;
         }
         // May exceed the number of slots, so that some connections reuse a slot.

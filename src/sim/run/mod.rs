@@ -71,6 +71,9 @@ fn layer() -> Header {
 fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Report {
     let world = World::drawn(seed, told);
     world.borrow_mut().layered = !L::IS_PLAIN;
+    // Drawn separately, as the layer is.
+    let with_messages = fastrand::Rng::with_seed(seed ^ 0x006d_7367).u8(0..4) == 0;
+    world.borrow_mut().messages = with_messages.then_some(seed);
     report_of(&world.clone(), || Simulation::<E, L>::new(world, layer).run())
 }
 

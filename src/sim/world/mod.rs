@@ -182,6 +182,8 @@ pub(crate) struct World {
     pub(super) workers: usize,
     /// The servers have a byte layer.
     pub(super) layered: bool,
+    /// The services send messages, drawn from this seed.
+    pub(super) messages: Option<u64>,
     endpoints: Vec<Endpoint>,
     listeners: Vec<Listener>,
     queue: BinaryHeap<Reverse<(Time, u64, Happening)>>,
@@ -259,6 +261,7 @@ impl World {
             story: Story::new(told),
             workers,
             layered: false,
+            messages: None,
             endpoints: Vec::new(),
             listeners: Vec::new(),
             queue: BinaryHeap::new(),
