@@ -400,7 +400,6 @@ pub struct Limits {
 impl Limits {
     /// Those of one worker and one listener that nobody connects to over a network. The buffers may
     /// be fewer and smaller than a server's can be, and nothing times out.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn bare(max_connections: u32, buffer_size: usize, buffers: u32) -> Limits {
         Limits {
             listeners: 1,
