@@ -1,4 +1,4 @@
-//! The clock of services and clients that read the time themselves: that of the simulated world.
+//! The time of the simulated world, for services and clients that read a clock.
 
 use std::cell::Cell;
 

@@ -3,14 +3,14 @@
 
 use crate::error::CloseReason;
 
-/// Which seam the world stands under.
+/// The interface below which the real code is replaced by the simulated world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seam {
     /// Under `Sys`: the real readiness engine runs in it.
     Readiness,
-    /// Under `Engine`: completions, as io_uring gives them.
+    /// Under `Engine`: completions, as io_uring delivers them.
     Completion,
-    /// Under either, with the client library on top and servers at the other end.
+    /// Under either, with the client library on top and simulated servers at the other end.
     Client,
 }
 

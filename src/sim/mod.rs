@@ -2,20 +2,24 @@
 //! and faults worse than any real ones. No thread, no real clock, no real I/O.
 //!
 //! * `world`: the simulated kernel: connections between endpoints, listeners, readiness, time.
-//! * `sys`: the world as `Sys`, so that the real readiness engine runs in it.
-//! * `engine`: the world as `Engine`: completions, late, in any order.
-//! * `protocol`: what is served in a seed, and what is said to it and owed for it.
-//! * `peer`: the clients at the other end, polite and otherwise; `ear`: what they hear.
-//! * `wire`: what peers put around it where the server has a byte layer.
-//! * `member`: what a member of a hub says and hears.
-//! * `messages`: messages from services to clients.
-//! * `outside`: another thread, with messages for clients.
-//! * `service`: the server's services, watched; and a client on the engine.
-//! * `audit`: whether members of a hub heard what they had to.
-//! * `run`: one seed: what is drawn, who runs when, what is checked.
-//! * `measured`: another world, without faults, for services that measure.
+//! * `sys`: the world as a `Sys`, so that the real readiness engine runs in it.
+//! * `engine`: the world as an `Engine`, whose completions arrive late and in any order.
+//! * `protocol`: the service of a seed, what peers send to it, and what it must reply.
+//! * `peer`: the clients at the other end, polite and rude.
+//! * `reader`: checks what a peer receives.
+//! * `wire`: what peers add around their bytes when the server has a byte layer.
+//! * `member`: what a member of a hub sends and receives.
+//! * `external`: another thread that sends messages to clients.
+//! * `external_message`: the bytes of these messages.
+//! * `service`: the server's services under observation, and a client on the engine.
+//! * `audit`: checks that members of a hub received what was addressed to them.
+//! * `seat`: creates the engines in the world.
+//! * `run`: one seed: what is drawn, what runs when, what is checked.
+//! * `ideal`: another world, without faults, for services that measure.
+//! * `clock`: the time of the world, for code that reads a clock.
 //! * `client`: the client library against simulated servers.
-//! * `marks`: counts what happened, so that a fault that never fires is noticed.
+//! * `report`: the result of a seed.
+//! * `marks`: the seams, and counts of what happened, so that a fault that never fires is noticed.
 //!
 //! `docs/testing.md` explains how to run it and how to read its traces.
 

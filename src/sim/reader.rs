@@ -7,7 +7,7 @@
 use super::external_message::{BEGIN, END, read_outside};
 use super::protocol::{Script, Served};
 
-/// What has been heard.
+/// What a peer has received.
 #[derive(Default, Debug)]
 pub(super) struct Ear {
     /// Number of bytes of the reply.

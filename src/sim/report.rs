@@ -1,4 +1,4 @@
-//! What is reported of a seed.
+//! The result of a seed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use super::marks::Marks;
 use super::world::Shared;
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Debug)]
 pub struct Report {
-    /// What was wrong, if anything was.
+    /// What failed, or `None` if the seed passed.
     pub failure: Option<String>,
-    /// Of everything that happened, in order: the same for the same seed.
+    /// Hash of all events in order. It is the same for the same seed.
     pub hash: u64,
-    /// What happened how often.
+    /// How often each mark was hit.
     pub marks: Marks,
-    /// How long it was in the world.
+    /// Simulated time that passed.
     pub simulated: Duration,
-    /// The story, if it was asked for.
+    /// The trace, one event per line. Empty unless requested.
     pub story: Vec<String>,
 }
 
-/// Runs a world to its end, and reports what came of it.
+/// Runs a world to its end and reports the result.
 pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
     let begun = world.borrow().now;
     let result = catch_unwind(AssertUnwindSafe(run));
@@ -29,9 +29,7 @@ pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
         Ok(()) => None,
         Err(panic) => Some(text_of(&*panic)),
     };
-    let Ok(mut world) = world.try_borrow_mut() else {
-        unreachable!("a borrow ends with the panic that it was held in")
-    };
+    let Ok(mut world) = world.try_borrow_mut() else { unreachable!("unwinding ends all borrows") };
     let story = world.story.lines.take().unwrap_or_default();
     Report {
         failure,
@@ -47,5 +45,5 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<String>()
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()))
-        .unwrap_or_else(|| "a panic without words".to_string())
+        .unwrap_or_else(|| "a panic without a message".to_string())
 }

@@ -1,5 +1,5 @@
 //! Creates the engines in the world: the real readiness engine and the simulated completions, from
-//! the parts of a worker. The engines themselves are in `src/engine` and in `../engine.rs`.
+//! the parts of a worker. The engines themselves are in `src/engine` and in `engine.rs`.
 
 use std::sync::Arc;
 

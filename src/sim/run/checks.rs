@@ -28,7 +28,7 @@ const TURN_TAKES: Duration = Duration::from_secs(1);
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
-    /// Nobody may be served before one who has waited longer and still waits.
+    /// Checks that no connection is served before one that has waited longer and still waits.
     pub(super) fn check_order(before: &[u64], worker: &Worker<E, Watched, L>) {
         let after = worker.waiting();
         let mut still_waiting = None;

@@ -256,7 +256,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// A peer of any kind.
+    /// Draws a peer.
     pub(super) fn person(&self, world: &mut World, number: usize, total: usize) -> Peer {
         let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
         let total = if manner == Manner::Silent { 0 } else { total };

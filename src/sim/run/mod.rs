@@ -1,6 +1,5 @@
 //! Runs one seed, from the first turn to the end, and decides what runs when.
 //!
-//! * `seat`: how the engines are created in the world
 //! * `draw`: what the seed draws, and the servers, peers and clients made from it
 //! * `checks`: what must hold after every step, when idle, and at the end
 
