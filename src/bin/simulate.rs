@@ -102,7 +102,7 @@ fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
     for &seam in arguments.seam.seams() {
         let report = run(seed, seam, arguments.trace);
         println!("seed {seed}, {seam:?}:");
-        report.story.iter().for_each(|line| println!("{line}"));
+        report.trace.iter().for_each(|line| println!("{line}"));
         match &report.failure {
             Some(failure) => println!("FAILED: {failure}"),
             None => println!("ok"),

@@ -219,7 +219,7 @@ impl SimEngine {
                 Err(error) => return Some(Outcome::Failed(error)),
             }
         }
-        world.tell(21, id, chain.len() as u64, || format!("recv {id}: {} bytes", chain.len()));
+        world.trace(21, id, chain.len() as u64, || format!("recv {id}: {} bytes", chain.len()));
         if !chain.is_empty() {
             Some(Outcome::Received(chain))
         } else if self.pool.available() == 0 {
@@ -240,7 +240,7 @@ impl SimEngine {
         let bytes: Vec<u8> = chain.slices().flatten().copied().collect();
         let sent = world.send(id, &bytes, false);
         let told = sent.map_or_else(|error| u64::MAX - error.raw_os_error() as u64, |c| c as u64);
-        world.tell(22, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
+        world.trace(22, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
         match sent {
             Ok(count) => {
                 if count < bytes.len() {
@@ -388,7 +388,7 @@ impl Engine for SimEngine {
                 _ => None,
             };
             let worker = self.worker;
-            self.world.borrow_mut().tell(20, worker, key.to_bits() ^ kind as u64, || {
+            self.world.borrow_mut().trace(20, worker, key.to_bits() ^ kind as u64, || {
                 format!("worker {worker}: {:?} can complete", key.with(kind))
             });
             match self.complete(key, op, cancelled) {

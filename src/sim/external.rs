@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::external_message::{OUTSIDE_MIN, outside};
+use super::external_message::{EXTERNAL_MIN, external_message};
 use super::marks::Mark;
 use super::service::Seen;
 use super::world::World;
@@ -20,7 +20,7 @@ use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::{Answers, SendError, Tally};
 
 /// A thread outside of all workers.
-pub(super) struct Outside {
+pub(super) struct External {
     clients: Clients,
     /// Longest pause between two requests.
     pub(super) pause_max: Duration,
@@ -36,21 +36,21 @@ enum Wish {
     Disconnect,
 }
 
-impl Outside {
+impl External {
     pub(super) fn new(
         mailboxes: Arc<Mailboxes>,
         directory: Arc<Directory>,
         reserve: Arc<Reserve>,
         pause_max: Duration,
-    ) -> Outside {
+    ) -> External {
         let clients = Clients { mailboxes, directory, reserve, next: AtomicU64::new(1) };
-        Outside { clients, pause_max, next: 0, waiting: Vec::new() }
+        External { clients, pause_max, next: 0, waiting: Vec::new() }
     }
 
     /// Makes one request.
     pub(super) fn act(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>, len_max: usize) {
         let wish = world.rng.u8(0..16);
-        let len = world.rng.usize(OUTSIDE_MIN..=len_max);
+        let len = world.rng.usize(EXTERNAL_MIN..=len_max);
         self.next += 1;
         let number = self.next;
         match wish {
@@ -74,18 +74,18 @@ impl Outside {
 
     fn send(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>, number: u64, len: usize) {
         let Some(id) = self.someone(world, seen) else { return };
-        world.tell(60, number as usize, id.to_bits(), || {
+        world.trace(60, number as usize, id.to_bits(), || {
             format!("external message {number} to {id}")
         });
-        match self.clients.begin_send_to(id, &outside(number, len)) {
+        match self.clients.begin_send_to(id, &external_message(number, len)) {
             Ok(answers) => self.waiting.push((Wish::Send(number), answers)),
             Err(error) => note(world, error),
         }
     }
 
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
-        world.tell(61, number as usize, 0, || format!("external message {number} to all"));
-        let (answers, failed) = self.clients.begin_broadcast(&outside(number, len));
+        world.trace(61, number as usize, 0, || format!("external message {number} to all"));
+        let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len));
         if let Some((error, _)) = failed {
             note(world, error);
         }
@@ -94,7 +94,7 @@ impl Outside {
 
     fn too_long(&mut self, world: &mut World, number: u64, len_max: usize) {
         let Some(client) = self.clients.directory.next(0) else { return };
-        let long = outside(number, len_max + 1);
+        let long = external_message(number, len_max + 1);
         let refused = self.clients.begin_send_to(client.1.id, &long).err();
         match refused {
             Some(error @ (SendError::TooLong | SendError::QueueFull)) => note(world, error),
@@ -108,7 +108,7 @@ impl Outside {
 
     fn disconnect(&mut self, world: &mut World, seen: &Rc<RefCell<Seen>>) {
         let Some(id) = self.someone(world, seen) else { return };
-        world.tell(62, 0, id.to_bits(), || format!("external disconnect of {id}"));
+        world.trace(62, 0, id.to_bits(), || format!("external disconnect of {id}"));
         match self.clients.begin_disconnect(id) {
             Ok(answers) => {
                 seen.borrow_mut().disconnects.insert(id);
@@ -134,9 +134,9 @@ impl Outside {
 
 fn note(world: &mut World, error: SendError) {
     world.mark(match error {
-        SendError::Gone => Mark::OutsideGone,
-        SendError::QueueFull => Mark::OutsideQueueFull,
-        SendError::TooLong => Mark::OutsideTooLong,
+        SendError::Gone => Mark::ExternalGone,
+        SendError::QueueFull => Mark::ExternalQueueFull,
+        SendError::TooLong => Mark::ExternalTooLong,
         SendError::OnWorkerThread => unreachable!("this thread is no worker"),
     });
 }
@@ -145,9 +145,9 @@ fn note(world: &mut World, error: SendError) {
 fn answered(world: &mut World, seen: &Seen, wish: Wish, tally: Tally) {
     let told = (tally.queued, tally.refused);
     let (taken, mark) = match wish {
-        Wish::Send(number) => (seen.outside.get(&number), Mark::OutsideSent),
-        Wish::Broadcast(number) => (seen.outside.get(&number), Mark::OutsideBroadcast),
-        Wish::Disconnect => (None, Mark::OutsideDisconnected),
+        Wish::Send(number) => (seen.external.get(&number), Mark::ExternalSent),
+        Wish::Broadcast(number) => (seen.external.get(&number), Mark::ExternalBroadcast),
+        Wish::Disconnect => (None, Mark::ExternalDisconnected),
     };
     let wrong = match wish {
         Wish::Send(_) => taken.copied().unwrap_or_default() != told || told.0 + told.1 > 1,

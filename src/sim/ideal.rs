@@ -65,7 +65,7 @@ pub fn simulate<F: ServiceFactory, C: Service>(
     clients.iter_mut().for_each(|client| client.worker.begin());
     let mut turns = 0;
     while clients.iter().any(|client| !client.worker.is_finished()) {
-        let happened = let_happen(&world);
+        let happened = handle_due_events(&world);
         let mut ran = server.turn(&world);
         for client in &mut clients {
             ran |= client.turn(&world);
@@ -109,11 +109,11 @@ fn quiet_world(network: Network, workers: usize) -> World {
 }
 
 /// Runs the events that are due. Returns whether there were any.
-fn let_happen(world: &Shared) -> bool {
+fn handle_due_events(world: &Shared) -> bool {
     let mut world = world.borrow_mut();
     let mut any = false;
-    while let Some(happening) = world.pop() {
-        world.happen(happening);
+    while let Some(event) = world.pop() {
+        world.handle_event(event);
         any = true;
     }
     any

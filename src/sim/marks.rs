@@ -206,19 +206,19 @@ marks! {
     /// A member received a member list without asking for it.
     ListUnasked(BOTH),
     /// An external message to one client was accepted.
-    OutsideSent(BOTH),
+    ExternalSent(BOTH),
     /// An external message to all clients was accepted.
-    OutsideBroadcast(BOTH),
+    ExternalBroadcast(BOTH),
     /// An external thread disconnected a client.
-    OutsideDisconnected(BOTH),
+    ExternalDisconnected(BOTH),
     /// An external message or request came too late: its client was gone.
-    OutsideGone(BOTH),
+    ExternalGone(BOTH),
     /// An external message was refused: the queue was full.
-    OutsideQueueFull(BOTH),
+    ExternalQueueFull(BOTH),
     /// An external message was longer than a buffer.
-    OutsideTooLong(BOTH),
+    ExternalTooLong(BOTH),
     /// A client that stayed received an external message.
-    OutsideArrived(BOTH),
+    ExternalArrived(BOTH),
     /// A service's message to clients was accepted.
     MessageSent(BOTH),
     /// A service's message arrived on another worker.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::external_message::read_outside;
+use super::external_message::read_external;
 use crate::builtin::url::HubOptions;
 use crate::error::CloseReason;
 use crate::protocol::framing::ByteOrder;
@@ -54,7 +54,7 @@ pub(super) struct Member {
     list: Option<Vec<u64>>,
     pub(super) lists: usize,
     pub(super) heard: Vec<Heard>,
-    pub(super) outside: Vec<u64>,
+    pub(super) external: Vec<u64>,
     pub(super) dropped: u64,
     pub(super) not_sent: Vec<(u8, u64)>,
     /// The last number received from each sender.
@@ -76,7 +76,7 @@ impl Member {
             list: None,
             lists: 0,
             heard: Vec::new(),
-            outside: Vec::new(),
+            external: Vec::new(),
             dropped: 0,
             not_sent: Vec::new(),
             last: HashMap::new(),
@@ -274,7 +274,7 @@ impl Member {
         let from = self.number_in(rest.get(..8).ok_or("no sender")?)?;
         let payload = &rest[8..];
         if from == 0 {
-            self.outside.push(read_outside(payload).ok_or("a message that was never sent")?);
+            self.external.push(read_external(payload).ok_or("a message that was never sent")?);
             return Ok(());
         }
         if self.hub.notices && self.gone.contains(&from) {

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::external_message::{EXTERNAL_MIN, external_message};
 use super::marks::Mark;
-use super::external_message::{OUTSIDE_MIN, outside};
 use super::service::Seen;
 use super::world::{Shared, World};
 use crate::base::time::Time;
@@ -30,7 +30,7 @@ const GROUPS: u64 = 3;
 
 /// Whether buffers of this size, in bytes, have room for messages.
 pub(super) fn fit_into(buffer_size: usize) -> bool {
-    buffer_size >= OVERHEAD + OUTSIDE_MIN
+    buffer_size >= OVERHEAD + EXTERNAL_MIN
 }
 
 /// What was sent, and what has arrived of it.
@@ -213,7 +213,7 @@ impl Sender {
             let Some(to) = self.someone(from, seen) else { return };
             let len = self.len();
             let number = FIRST + seen.log.sent.len() as u64;
-            let result = send(to, &outside(number, len));
+            let result = send(to, &external_message(number, len));
             self.note(number, len, to, result);
             let mut owed = Vec::new();
             if result.is_ok() {
@@ -228,11 +228,11 @@ impl Sender {
 
     /// Short ones mostly, and one in 32 too long.
     fn len(&mut self) -> usize {
-        let short = self.len_max.min(OUTSIDE_MIN + 10);
+        let short = self.len_max.min(EXTERNAL_MIN + 10);
         match self.rng.u8(0..32) {
             0 => self.len_max + 1,
             1..=8 => self.len_max,
-            _ => self.rng.usize(OUTSIDE_MIN..=short),
+            _ => self.rng.usize(EXTERNAL_MIN..=short),
         }
     }
 
@@ -260,7 +260,7 @@ impl Sender {
     fn note(&self, number: u64, len: usize, to: To, result: Result<(), SendError>) {
         let mut world = self.world.borrow_mut();
         let worker = self.worker;
-        world.tell(63, number as usize, len as u64, || {
+        world.trace(63, number as usize, len as u64, || {
             format!("worker {worker} sends message {number} to {to:?}: {result:?}")
         });
         if (len > self.len_max) != (result == Err(SendError::TooLong)) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
-use super::reader::Ear;
+use super::reader::Reader;
 use super::wire::{HeaderFlaw, PROXY, Wire};
-use super::world::{EndpointId, Happening, World, address_of};
+use super::world::{EndpointId, Event, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
 use crate::error::Errno;
@@ -91,7 +91,7 @@ pub(super) struct Peer {
     endpoint: EndpointId,
     pub(super) script: Rc<RefCell<Script>>,
     pub(super) sent: u64,
-    pub(super) ear: Ear,
+    pub(super) reader: Reader,
     /// Present if the server is a hub.
     pub(super) member: Option<Member>,
     /// Present if the server has a byte layer.
@@ -145,7 +145,7 @@ impl Peer {
             endpoint: usize::MAX,
             script: Rc::new(RefCell::new(script)),
             sent: 0,
-            ear: Ear::default(),
+            reader: Reader::default(),
             member,
             wire,
             heard: 0,
@@ -180,7 +180,7 @@ impl Peer {
         let all_sent = self.sent as usize == script.said.len()
             || script.closes.is_some()
             || script.served() == Served::Chargen;
-        all_sent && self.ear.reply >= owed
+        all_sent && self.reader.reply >= owed
     }
 
     /// Whether it reads to the end of the stream.
@@ -244,7 +244,7 @@ impl Peer {
             self.endpoint = world.connect(address_of(from), false);
             let (number, manner) = (self.number, self.manner);
             let total = self.script.borrow().said.len() as u64;
-            world.tell(30, number, total, || {
+            world.trace(30, number, total, || {
                 format!("peer {number} ({manner:?}) connects, to send {total} bytes")
             });
         }
@@ -263,7 +263,7 @@ impl Peer {
         }
         if self.end.is_none() {
             let pause = self.pause(world);
-            world.at(world.now + pause, Happening::Peer(self.number));
+            world.at(world.now + pause, Event::Peer(self.number));
         }
     }
 
@@ -316,14 +316,14 @@ impl Peer {
         let script = self.script.borrow();
         let heard = match &mut self.member {
             Some(member) => member.hear(bytes),
-            None => self.ear.hear(&script, bytes),
+            None => self.reader.hear(&script, bytes),
         };
         if let Err(wrong) = heard {
             panic!("peer {}: {wrong}", self.number);
         }
         let owed = script.owed(self.sent as usize, self.shut);
         assert!(
-            self.ear.reply <= owed || script.served() == Served::Chargen,
+            self.reader.reply <= owed || script.served() == Served::Chargen,
             "peer {}: the reply is too long",
             self.number
         );
@@ -479,10 +479,10 @@ impl Peer {
         self.end = Some(end);
         let heard = match &self.member {
             Some(member) => member.end(end == End::Fin),
-            None => self.ear.end(&self.script.borrow(), end == End::Fin),
+            None => self.reader.end(&self.script.borrow(), end == End::Fin),
         };
-        let (number, sent, received) = (self.number, self.sent, self.ear.reply as u64);
-        world.tell(31, number, received, || {
+        let (number, sent, received) = (self.number, self.sent, self.reader.reply as u64);
+        world.trace(31, number, received, || {
             format!("peer {number} ends: {end:?}, sent {sent}, received {received}")
         });
         if let Err(wrong) = heard {
@@ -501,7 +501,7 @@ impl Peer {
         match script.served() {
             Served::Echo => {}
             Served::Discard => world.mark(Mark::DiscardDone),
-            Served::Chargen if self.ear.reply > 0 => world.mark(Mark::ChargenDone),
+            Served::Chargen if self.reader.reply > 0 => world.mark(Mark::ChargenDone),
             Served::Chargen => {}
             Served::Framed(_) => world.mark(Mark::FramedDone),
             Served::Message(options) if options.after == After::Close => {

@@ -4,21 +4,21 @@
 //! All bytes of external messages have their highest bit set, and no other bytes have. This
 //! separates the two where the service has no messages.
 
-use super::external_message::{BEGIN, END, read_outside};
+use super::external_message::{BEGIN, END, read_external};
 use super::protocol::{Script, Served};
 
 /// What a peer has received.
 #[derive(Default, Debug)]
-pub(super) struct Ear {
+pub(super) struct Reader {
     /// Number of bytes of the reply.
     pub(super) reply: usize,
     /// Numbers of the external messages, in the order of arrival.
-    pub(super) outside: Vec<u64>,
+    pub(super) external: Vec<u64>,
     /// The received part of an incomplete message.
     part: Vec<u8>,
 }
 
-impl Ear {
+impl Reader {
     /// Takes received bytes.
     ///
     /// # Errors
@@ -42,8 +42,8 @@ impl Ear {
         }
         self.part.push(byte);
         if byte == END {
-            let number = read_outside(&self.part).ok_or_else(|| self.broken())?;
-            self.outside.push(number);
+            let number = read_external(&self.part).ok_or_else(|| self.broken())?;
+            self.external.push(number);
             self.part.clear();
         }
         Ok(())
@@ -58,8 +58,8 @@ impl Ear {
             let payload = &message[served.payload_at()..];
             if payload.first() == Some(&BEGIN) {
                 let end = payload.iter().rposition(|&byte| byte == END);
-                let number = end.and_then(|end| read_outside(&payload[..=end]));
-                self.outside.push(number.ok_or_else(|| self.broken())?);
+                let number = end.and_then(|end| read_external(&payload[..=end]));
+                self.external.push(number.ok_or_else(|| self.broken())?);
             } else {
                 self.hear_reply(script, &message)?;
             }

@@ -18,7 +18,7 @@ pub struct Report {
     /// Simulated time that passed.
     pub simulated: Duration,
     /// The trace, one event per line. Empty unless requested.
-    pub story: Vec<String>,
+    pub trace: Vec<String>,
 }
 
 /// Runs a world to its end and reports the result.
@@ -30,13 +30,13 @@ pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
         Err(panic) => Some(text_of(&*panic)),
     };
     let Ok(mut world) = world.try_borrow_mut() else { unreachable!("unwinding ends all borrows") };
-    let story = world.story.lines.take().unwrap_or_default();
+    let trace = world.trace.lines.take().unwrap_or_default();
     Report {
         failure,
-        hash: world.story.hash(),
+        hash: world.trace.hash(),
         marks: std::mem::take(&mut world.marks),
         simulated: world.now - begun,
-        story,
+        trace,
     }
 }
 

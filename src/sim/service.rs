@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::external_message::read_outside;
+use super::external_message::read_external;
 use super::marks::Mark;
 use super::member::Asked;
 use super::messages::{self, Sender};
@@ -31,7 +31,7 @@ pub(super) struct Seen {
     /// All ids ever assigned.
     pub(super) ids: HashSet<ConnectionId>,
     /// For each external message, how many connections accepted it and how many refused it.
-    pub(super) outside: HashMap<u64, (u64, u64)>,
+    pub(super) external: HashMap<u64, (u64, u64)>,
     /// Requests of members that the hub has accepted, in that order.
     pub(super) taken: Vec<Taken>,
     /// Connections that an external thread asked to disconnect.
@@ -77,8 +77,8 @@ pub(super) struct Sight {
     /// It was closed at a time when the server was allowed to cut connections.
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
-    /// The messages from outside and from services that the service has taken for it.
-    pub(super) outside: Vec<u64>,
+    /// External messages, and messages of services, that the service accepted for it.
+    pub(super) external: Vec<u64>,
 }
 
 /// How often the service misbehaves, in events per million.
@@ -355,7 +355,7 @@ impl Service for Watched {
         memory: &mut Box<Memory>,
         message: &mut Message<'_>,
     ) -> Answer {
-        let number = read_outside(message.bytes());
+        let number = read_external(message.bytes());
         let answer = self.inner.message(connection, &mut memory.session, message);
         memory.note(answer);
         self.note_input(connection, memory);
@@ -371,7 +371,7 @@ impl Service for Watched {
             self.send_messages(connection);
         }
         let mut seen = self.seen.borrow_mut();
-        let count = seen.outside.entry(number).or_default();
+        let count = seen.external.entry(number).or_default();
         if message.refused.is_some() {
             count.1 += 1;
             let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
@@ -379,7 +379,7 @@ impl Service for Watched {
         } else {
             count.0 += 1;
             let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
-            sight.outside.push(number);
+            sight.external.push(number);
         }
         answer
     }
@@ -439,7 +439,7 @@ impl Service for Watched {
             world.complain(|| format!("connection {id} was closed without cause: {reason}"));
         }
         let peer = peer_of(connection.peer());
-        world.tell(40, peer, reason as u64, || format!("peer {peer} is closed: {reason}"));
+        world.trace(40, peer, reason as u64, || format!("peer {peer} is closed: {reason}"));
         let mut seen = self.seen.borrow_mut();
         let sight = seen.of_peer.get_mut(&peer).expect("it was opened");
         if reason == CloseReason::Shed && sight.held_since.is_some() {

@@ -148,7 +148,7 @@ impl Sys for SimSys {
         self.worsen(&mut world, &mut taken);
         for (token, edge) in taken {
             let key = Key::from_bits(token);
-            world.tell(10, self.worker, token, || {
+            world.trace(10, self.worker, token, || {
                 format!(
                     "worker {} is told: {key:?}{}{}{}",
                     self.worker,
@@ -210,7 +210,7 @@ impl Sys for SimSys {
         draw(&mut world, rate, &RECV_ERRORS).inspect_err(|_| world.fail(id))?;
         let room = buffers.iter().map(|buffer| buffer.len()).sum();
         let bytes = world.recv(id, room)?;
-        world.tell(11, id, bytes.len() as u64, || format!("recv {id}: {} of {room}", bytes.len()));
+        world.trace(11, id, bytes.len() as u64, || format!("recv {id}: {} of {room}", bytes.len()));
         let mut rest = &bytes[..];
         for buffer in buffers {
             let here = rest.len().min(buffer.len());
@@ -234,7 +234,7 @@ impl Sys for SimSys {
             _ => {}
         }
         let told = sent.map_or_else(|error| u64::MAX - error.raw_os_error() as u64, |c| c as u64);
-        world.tell(12, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
+        world.trace(12, id, told, || format!("send {id}: {sent:?} of {}", bytes.len()));
         sent
     }
 
@@ -248,7 +248,7 @@ impl Sys for SimSys {
         let rate = world.rates.shutdown_error;
         draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)])?;
         let id = endpoint(socket);
-        world.tell(13, id, 0, || format!("shutdown {id}"));
+        world.trace(13, id, 0, || format!("shutdown {id}"));
         world.shutdown(id)
     }
 }

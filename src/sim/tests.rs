@@ -44,14 +44,14 @@ fn a_seed_gives_the_same_run_with_and_without_trace_and_other_seeds_give_others(
 #[test]
 fn a_trace_is_recorded_only_when_requested() {
     for seam in SEAMS {
-        assert!(run(1, seam, false).story.is_empty());
-        let story = run(1, seam, true).story;
+        assert!(run(1, seam, false).trace.is_empty());
+        let trace = run(1, seam, true).trace;
         let words = match seam {
             Seam::Client => ["begins", "serves", "recv", "send", "ends with"],
             _ => ["connects, to send", "accept on", "recv", "is closed: ", "the server is"],
         };
         for word in words {
-            assert!(story.iter().any(|line| line.contains(word)), "no {word:?}, {seam:?}");
+            assert!(trace.iter().any(|line| line.contains(word)), "no {word:?}, {seam:?}");
         }
     }
 }

@@ -58,8 +58,8 @@ impl<E> InWorld<E> {
     /// Processes the events that are due.
     fn go_on(&self) {
         let mut world = self.world.borrow_mut();
-        while let Some(happening) = world.pop() {
-            world.happen(happening);
+        while let Some(event) = world.pop() {
+            world.handle_event(event);
         }
     }
 

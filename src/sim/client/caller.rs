@@ -241,7 +241,7 @@ impl Callers {
         let record = &mut log.records[nth];
         record.was_cancelled = true;
         let canceller = record.canceller.clone();
-        world.tell(63, number, nth as u64, || format!("caller {number} cancels {nth}"));
+        world.trace(63, number, nth as u64, || format!("caller {number} cancels {nth}"));
         drop(log);
         if let Some(canceller) = canceller {
             canceller.cancel();
@@ -262,7 +262,7 @@ impl Callers {
         self.shared.log().records.iter().filter(|record| record.is_under_way()).count()
     }
 
-    pub(super) fn who_waits(&self) -> String {
+    pub(super) fn describe_waiting(&self) -> String {
         let log = self.shared.log();
         let waiting = log.records.iter().enumerate().filter(|(_, record)| record.is_under_way());
         let waiting: Vec<_> = waiting.map(|(nth, of)| (nth, of.caller, of.what)).collect();

@@ -46,7 +46,7 @@ impl<E: Seat> ClientWorld<E> {
         );
         let mut log = self.callers.shared.log();
         for (nth, text) in log.untold.drain(..) {
-            self.world.borrow_mut().tell(64, nth, 0, || text);
+            self.world.borrow_mut().trace(64, nth, 0, || text);
         }
         let wrong = log.wrong.take();
         drop(log);

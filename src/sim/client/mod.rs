@@ -19,7 +19,7 @@ use super::marks::Mark;
 use super::report::{Report, report_of};
 use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Handle, Happening, Rates, Route, Shared, What, World, peer_of};
+use super::world::{Event, Handle, Rates, Route, Shared, What, World, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::client::driver::Driver;
@@ -137,8 +137,8 @@ impl<E: Seat> ClientWorld<E> {
         };
         let accept_pause = Duration::from_millis(*rng.choice(&[1, 20, 1_500]).expect("some"));
         let listener = borrowed.listen();
-        borrowed.tell(60, 0, u64::from(clients), || format!("{limits:?}"));
-        borrowed.at(begun, Happening::Outside);
+        borrowed.trace(60, 0, u64::from(clients), || format!("{limits:?}"));
+        borrowed.at(begun, Event::External);
         drop(borrowed);
         let mailboxes = Arc::new(Mailboxes::new(1));
         let submission = Submission::new(clients, limits.operations, mailboxes.clone(), CLOCK);
@@ -183,17 +183,17 @@ impl<E: Seat> ClientWorld<E> {
             turns: (begun, 0),
         };
         for _ in 0..clients {
-            simulation.somebody();
+            simulation.add_caller();
         }
         simulation
     }
 
     /// Adds a client and its caller.
-    fn somebody(&mut self) {
+    fn add_caller(&mut self) {
         let number = self.callers.len();
         let mut world = self.world.borrow_mut();
         if self.callers.add(&mut world) {
-            world.after_up_to(Duration::from_secs(1), Happening::Peer(number));
+            world.after_up_to(Duration::from_secs(1), Event::Peer(number));
         }
     }
 
@@ -203,13 +203,13 @@ impl<E: Seat> ClientWorld<E> {
     /// If a check fails.
     fn run(mut self) {
         while self.worker.is_some() {
-            self.let_happen();
+            self.handle_due_events();
             self.end_when_it_is_time();
             let now = self.world.borrow().now;
             let wants = |worker: &Worker<E, Driver>| wants_turn(worker, &self.woken, now);
             match self.late(now) {
-                _ if !self.worker.as_ref().is_some_and(wants) => self.let_time_pass(),
-                Some(later) => self.go_on_to(later),
+                _ if !self.worker.as_ref().is_some_and(wants) => self.advance_time(),
+                Some(later) => self.advance_to(later),
                 None => self.turn(now),
             }
             self.check();
@@ -224,21 +224,25 @@ impl<E: Seat> ClientWorld<E> {
         (!self.healed && world.rng.u8(0..8) == 0).then_some(soon.max(now))
     }
 
-    fn go_on_to(&self, now: Time) {
+    fn advance_to(&self, now: Time) {
         self.world.borrow_mut().now = now;
         clock::set_now(now);
     }
 
     fn turn(&mut self, now: Time) {
         self.turns = if self.turns.0 == now { (now, self.turns.1 + 1) } else { (now, 0) };
-        assert!(self.turns.1 < TURNS_AT_ONCE_MAX, "the loop spins: {}", self.callers.who_waits());
+        assert!(
+            self.turns.1 < TURNS_AT_ONCE_MAX,
+            "the loop spins: {}",
+            self.callers.describe_waiting()
+        );
         let worker = self.worker.as_mut().expect("the loop runs");
         worker.turn().expect("waits in the world do not fail");
         while let Ok(question) = self.questions.try_recv() {
             let number = LOOK_UPS_FROM + self.asked.len();
             let caller: usize = question.host[1..].parse().expect("the name of a caller");
             let takes = self.callers.all[caller].look_up_takes;
-            self.world.borrow_mut().at(now + takes, Happening::Peer(number));
+            self.world.borrow_mut().at(now + takes, Event::Peer(number));
             self.asked.insert(number, question);
         }
         if worker.is_finished() {
@@ -248,18 +252,18 @@ impl<E: Seat> ClientWorld<E> {
         }
     }
 
-    fn let_happen(&mut self) {
+    fn handle_due_events(&mut self) {
         loop {
-            let happening = self.world.borrow_mut().pop();
-            match happening {
+            let event = self.world.borrow_mut().pop();
+            match event {
                 None => return,
-                Some(Happening::Outside) => self.accept(),
-                Some(Happening::Peer(number)) if number >= LOOK_UPS_FROM => self.look_up(number),
-                Some(Happening::Peer(number)) if number >= SERVERS_FROM => {
+                Some(Event::External) => self.accept(),
+                Some(Event::Peer(number)) if number >= LOOK_UPS_FROM => self.look_up(number),
+                Some(Event::Peer(number)) if number >= SERVERS_FROM => {
                     self.serve(number - SERVERS_FROM);
                 }
-                Some(Happening::Peer(number)) => self.call(number),
-                Some(other) => self.world.borrow_mut().happen(other),
+                Some(Event::Peer(number)) => self.call(number),
+                Some(other) => self.world.borrow_mut().handle_event(other),
             }
             if self.world.borrow_mut().rng.u8(0..4) == 0 {
                 return;
@@ -271,7 +275,7 @@ impl<E: Seat> ClientWorld<E> {
     fn accept(&mut self) {
         let mut world = self.world.borrow_mut();
         let pause = if self.healed { Duration::from_millis(1) } else { self.accept_pause };
-        world.after_up_to(pause, Happening::Outside);
+        world.after_up_to(pause, Event::External);
         let closes = !self.healed && world.rng.u16(0..400) == 0;
         let opens = self.healed || world.rng.u8(0..8) == 0;
         match &self.listener {
@@ -281,12 +285,12 @@ impl<E: Seat> ClientWorld<E> {
                 drop(handle);
             }
             Some((id, _)) => {
-                while let Some(end) = world.accept_outside(*id) {
+                while let Some(end) = world.accept_externally(*id) {
                     let caller = peer_of(world.address(end).into()) / ADDRESSES;
                     let served = &self.callers.all[caller];
                     let server = Server::draw(&mut world, end, caller, served);
                     let number = SERVERS_FROM + self.servers.len();
-                    world.after_up_to(Duration::from_millis(5), Happening::Peer(number));
+                    world.after_up_to(Duration::from_millis(5), Event::Peer(number));
                     self.servers.push(server);
                 }
             }
@@ -303,7 +307,7 @@ impl<E: Seat> ClientWorld<E> {
     fn serve(&mut self, number: usize) {
         let mut world = self.world.borrow_mut();
         if let Some(pause) = self.servers[number].act(&mut world, self.healed) {
-            world.after_up_to(pause, Happening::Peer(number + SERVERS_FROM));
+            world.after_up_to(pause, Event::Peer(number + SERVERS_FROM));
         }
     }
 
@@ -328,15 +332,15 @@ impl<E: Seat> ClientWorld<E> {
         let mut world = self.world.borrow_mut();
         let pause = self.callers.act(number, &mut world);
         match pause {
-            Some(pause) => world.after_up_to(pause, Happening::Peer(number)),
+            Some(pause) => world.after_up_to(pause, Event::Peer(number)),
             None => {
                 drop(world);
-                self.somebody();
+                self.add_caller();
             }
         }
     }
 
-    fn let_time_pass(&mut self) {
+    fn advance_time(&mut self) {
         self.check_dropped();
         let world = self.world.borrow();
         let own = [HEALED_AFTER, HEALED_AFTER + SETTLING].map(|after| self.begun + after);
@@ -348,10 +352,10 @@ impl<E: Seat> ClientWorld<E> {
         assert!(
             next < self.begun + HEALED_AFTER + SETTLING * 2,
             "the loop does not end: {}",
-            self.callers.who_waits()
+            self.callers.describe_waiting()
         );
         drop(world);
-        self.go_on_to(next);
+        self.advance_to(next);
     }
 
     /// Longest time until the loop has released what a dropped client had.

@@ -77,7 +77,7 @@ impl Server {
             6 => Leaves::Never,
             _ => Leaves::Last,
         };
-        world.tell(61, end, caller as u64, || format!("serves {end}: {reply:?}, {leaves:?}"));
+        world.trace(61, end, caller as u64, || format!("serves {end}: {reply:?}, {leaves:?}"));
         let rng = &mut world.rng;
         Server {
             end,

@@ -45,8 +45,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     pub(super) fn check(&mut self) {
-        if let Some(outside) = &mut self.outside {
-            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
+        if let Some(external) = &mut self.external {
+            external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
         }
         if let Some(wrong) = self.world.borrow_mut().wrong.take() {
             panic!("{wrong}");
@@ -57,8 +57,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// Checks, in an idle world, that nothing waits for a resource that is available.
     pub(super) fn check_rest(&mut self) {
-        if let Some(outside) = &mut self.outside {
-            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+        if let Some(external) = &mut self.external {
+            external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
         }
         self.check_directory();
         self.check_messages();
@@ -188,8 +188,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert_eq!(self.servers.iter().map(references).sum::<usize>(), 0, "a reference was lost");
         assert_eq!(self.reserve.travelling(), 0, "a parcel was lost");
         self.check_directory();
-        if let Some(outside) = &mut self.outside {
-            outside.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
+        if let Some(external) = &mut self.external {
+            external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
             assert_eq!(self.world.borrow_mut().wrong.take(), None);
         }
         self.mark_counters();
@@ -246,12 +246,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             "peer {} gave up after it had sent {} bytes and received {}",
             peer.number,
             peer.sent,
-            peer.ear.reply
+            peer.reader.reply
         );
         let seen = self.seen.borrow();
         let Some(sight) = seen.of_peer.get(&peer.number) else {
             assert_eq!(
-                peer.ear.reply + peer.ear.outside.len(),
+                peer.reader.reply + peer.reader.external.len(),
                 0,
                 "a reply although the service never saw the peer"
             );
@@ -266,7 +266,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert!(sight.delivered <= peer.sent);
         self.check_reply(peer, sight);
         self.check_reason(peer, sight);
-        self.check_outside(peer, sight);
+        self.check_external(peer, sight);
         if let Some(member) = &peer.member {
             audit::member(&mut self.world.borrow_mut(), &seen, peer, member, sight);
         }
@@ -276,7 +276,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if self.served == Served::Chargen || self.served.is_hub() {
             return;
         }
-        let (number, reply) = (peer.number, peer.ear.reply);
+        let (number, reply) = (peer.number, peer.reader.reply);
         let owed = peer.script.borrow().owed(sight.delivered as usize, sight.ended);
         assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
@@ -320,16 +320,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    fn check_outside(&self, peer: &Peer, sight: &Sight) {
-        let heard = peer.member.as_ref().map_or(&peer.ear.outside, |member| &member.outside);
-        let (taken, number) = (&sight.outside, peer.number);
+    fn check_external(&self, peer: &Peer, sight: &Sight) {
+        let heard = peer.member.as_ref().map_or(&peer.reader.external, |member| &member.external);
+        let (taken, number) = (&sight.external, peer.number);
         // A hub sends what it has queued for a client only on an orderly close.
         let in_order = peer.member.is_none() || sight.finished.is_some();
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
-            assert_eq!(heard, taken, "peer {number}: messages from outside and from services");
+            assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {
                 let of_service = message >= messages::FIRST;
-                let mark = if of_service { Mark::MessageReceived } else { Mark::OutsideArrived };
+                let mark = if of_service { Mark::MessageReceived } else { Mark::ExternalArrived };
                 self.world.borrow_mut().mark(mark);
             }
         } else {

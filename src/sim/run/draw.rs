@@ -17,8 +17,8 @@ use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::Permits;
-use crate::sim::external::Outside;
-use crate::sim::external_message::OUTSIDE_MIN;
+use crate::sim::external::External;
+use crate::sim::external_message::EXTERNAL_MIN;
 use crate::sim::marks::Mark;
 use crate::sim::messages::{Sender, fit_into};
 use crate::sim::peer::{Manner, Peer};
@@ -26,7 +26,7 @@ use crate::sim::protocol::{Script, Served};
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
-use crate::sim::world::{Handle, Happening, Rates, Shared, What, World};
+use crate::sim::world::{Event, Handle, Rates, Shared, What, World};
 use crate::worker::layer::Layer;
 use crate::worker::layer::header::WELCOME;
 use crate::worker::{Rules, Setup, Worker};
@@ -139,7 +139,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
         world
             .borrow_mut()
-            .tell(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
+            .trace(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
         let mailboxes = Arc::new(Mailboxes::with_room(workers, inbox));
         let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
         let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
@@ -157,7 +157,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             permits,
             directory: Directory::new(workers, drawn.connections),
             mailboxes,
-            outside: None,
+            external: None,
             unsent: Vec::new(),
             served: drawn.served,
             connections: drawn.connections as u64,
@@ -181,9 +181,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let server = simulation.server(index, &drawn, &plan, layer());
             simulation.servers.push(server);
         }
-        simulation.people();
+        simulation.add_peers();
         simulation.clients = simulation.client_side(&drawn);
-        simulation.outside = simulation.somebody_outside(&drawn);
+        simulation.external = simulation.external_thread(&drawn);
         simulation.ending = simulation.draw_ending();
         simulation
     }
@@ -242,13 +242,13 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     /// Adds the peers, which connect within the first two seconds.
-    fn people(&mut self) {
+    fn add_peers(&mut self) {
         let mut world = self.world.borrow_mut();
         for number in 0..world.rng.usize(1..=14) {
             let total = world.rng.usize(0..=1500);
-            let peer = self.person(&mut world, number, total);
+            let peer = self.new_peer(&mut world, number, total);
             self.peers.push(peer);
-            world.after_up_to(Duration::from_secs(2), Happening::Peer(number));
+            world.after_up_to(Duration::from_secs(2), Event::Peer(number));
         }
         let pool = self.buffers * self.buffer_size;
         if self.peers.iter().any(|peer| peer.script.borrow().longest() > pool) {
@@ -257,7 +257,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     /// Draws a peer.
-    pub(super) fn person(&self, world: &mut World, number: usize, total: usize) -> Peer {
+    pub(super) fn new_peer(&self, world: &mut World, number: usize, total: usize) -> Peer {
         let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
         let total = if manner == Manner::Silent { 0 } else { total };
         let script = Script::draw(self.served, &mut world.rng, number, total);
@@ -266,17 +266,17 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         peer
     }
 
-    fn somebody_outside(&self, drawn: &Draw) -> Option<Outside> {
+    fn external_thread(&self, drawn: &Draw) -> Option<External> {
         let mut world = self.world.borrow_mut();
         // The clients on the engine do not expect external messages.
-        let fits = drawn.buffer_size >= OUTSIDE_MIN && self.clients.is_none();
+        let fits = drawn.buffer_size >= EXTERNAL_MIN && self.clients.is_none();
         if !fits || world.rng.bool() {
             return None;
         }
         let pause_max = Duration::from_millis(world.rng.u64(1..=300));
-        world.after_up_to(pause_max, Happening::Outside);
+        world.after_up_to(pause_max, Event::External);
         let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
-        Some(Outside::new(mailboxes, self.directory.clone(), reserve, pause_max))
+        Some(External::new(mailboxes, self.directory.clone(), reserve, pause_max))
     }
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {

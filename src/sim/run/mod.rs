@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::client;
 use super::engine::SimEngine;
-use super::external::Outside;
+use super::external::External;
 use super::marks::{Mark, Seam};
 use super::peer::Peer;
 use super::protocol::Served;
@@ -19,7 +19,7 @@ use super::report::{Report, report_of};
 use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
-use super::world::{Happening, Shared, World};
+use super::world::{Event, Shared, World};
 use crate::base::time::Time;
 use crate::buffer::{Pool, Reserve};
 use crate::engine::MioEngine;
@@ -89,7 +89,7 @@ struct Simulation<E: Seat, L: Layer> {
     permits: Arc<Permits>,
     directory: Arc<Directory>,
     mailboxes: Arc<Mailboxes>,
-    outside: Option<Outside>,
+    external: Option<External>,
     /// Commands to send again because the inbox was full.
     unsent: Vec<(usize, Command)>,
     served: Served,
@@ -147,8 +147,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     /// If a check fails. The caller turns the panic into a [`Report`].
     fn run(mut self) {
         for step in 0.. {
-            assert!(step < STEPS_MAX, "the seed spins: {}", self.who_wants());
-            self.people_act();
+            assert!(step < STEPS_MAX, "the seed spins: {}", self.describe_workers());
+            self.handle_due_events();
             self.end_when_it_is_time();
             self.send_unsent();
             if self.is_over() {
@@ -157,7 +157,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             match self.pick() {
                 Some(Pick::Server(index)) => self.turn_server(index),
                 Some(Pick::Clients) => self.turn_clients(),
-                None => self.let_time_pass(),
+                None => self.advance_time(),
             }
             self.check();
         }
@@ -165,14 +165,14 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     /// Handles events that are due: some of them, or all.
-    fn people_act(&mut self) {
+    fn handle_due_events(&mut self) {
         loop {
-            let happening = self.world.borrow_mut().pop();
-            match happening {
+            let event = self.world.borrow_mut().pop();
+            match event {
                 None => return,
-                Some(Happening::Peer(number)) => self.peer_acts(number),
-                Some(Happening::Outside) => self.outside_acts(),
-                Some(other) => self.world.borrow_mut().happen(other),
+                Some(Event::Peer(number)) => self.peer_acts(number),
+                Some(Event::External) => self.external_acts(),
+                Some(other) => self.world.borrow_mut().handle_event(other),
             }
             // Sometimes leave the rest until after a worker's turn.
             if self.world.borrow_mut().rng.u8(0..4) == 0 {
@@ -191,20 +191,20 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.reconnects += 1;
             world.mark(Mark::Reconnected);
             let (number, total) = (self.peers.len(), world.rng.usize(0..=300));
-            let peer = self.person(&mut world, number, total);
+            let peer = self.new_peer(&mut world, number, total);
             self.peers.push(peer);
-            world.after_up_to(Duration::from_millis(50), Happening::Peer(number));
+            world.after_up_to(Duration::from_millis(50), Event::Peer(number));
         }
     }
 
-    fn outside_acts(&mut self) {
-        let Some(outside) = &mut self.outside else { return };
+    fn external_acts(&mut self) {
+        let Some(external) = &mut self.external else { return };
         if self.healed || self.ended_at.is_some() {
             return;
         }
         let mut world = self.world.borrow_mut();
-        outside.act(&mut world, &self.seen, self.buffer_size);
-        world.after_up_to(outside.pause_max, Happening::Outside);
+        external.act(&mut world, &self.seen, self.buffer_size);
+        world.after_up_to(external.pause_max, Event::External);
     }
 
     /// Sends commands again that found an inbox full.
@@ -259,7 +259,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     /// Nothing can run now: advances the clock to the next event or deadline.
-    fn let_time_pass(&mut self) {
+    fn advance_time(&mut self) {
         self.check_rest();
         let mut world = self.world.borrow_mut();
         let servers = self.servers.iter().filter_map(|server| server.worker.as_ref()?.deadline());
@@ -268,7 +268,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let own = [self.next_ending(world.now), Some(self.begun + END)].into_iter().flatten();
         let next = servers.chain(clients).chain(world.next()).chain(own).min();
         let next = next.expect("the end of the seed is always ahead").max(world.now);
-        assert!(next < self.begun + END, "not over after {END:?}: {}", self.who_is_left());
+        assert!(next < self.begun + END, "not over after {END:?}: {}", self.describe_rest());
         world.now = next;
         // Sometimes the machine sleeps, or the process is stopped for a while.
         if !self.healed && world.rng.u16(0..2000) == 0 {
@@ -276,7 +276,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             world.mark(Mark::TimeSuspended);
             world.now = world.now + span;
             self.suspended_at = Some(world.now);
-            world.tell(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
+            world.trace(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
         }
     }
 
@@ -323,7 +323,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let mark = if stop { Mark::StopUnderLoad } else { Mark::DrainUnderLoad };
             self.world.borrow_mut().mark(mark);
         }
-        self.world.borrow_mut().tell(51, 0, u64::from(stop), || {
+        self.world.borrow_mut().trace(51, 0, u64::from(stop), || {
             if stop { "the server is stopped".into() } else { "the server is drained".into() }
         });
         self.world.borrow_mut().cut_from = now;
@@ -362,7 +362,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.servers.iter().all(|server| server.worker.is_none()) && self.everybody_left()
     }
 
-    fn who_wants(&self) -> String {
+    fn describe_workers(&self) -> String {
         let now = self.world.borrow().now;
         let of = |server: &Server<E, L>| {
             let worker = server.worker.as_ref()?;
@@ -375,16 +375,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let late = worker.deadline().map(|at| now.as_nanos() as i128 - at.as_nanos() as i128);
             (worker.engine().is_ready(), late, worker.open(), worker.is_finished())
         });
-        let left = self.who_is_left();
+        let left = self.describe_rest();
         format!("woken, ready, late by, connections: {wants:?}; clients {clients:?}; {left}")
     }
 
-    fn who_is_left(&self) -> String {
+    fn describe_rest(&self) -> String {
         let peers: Vec<_> = self
             .peers
             .iter()
             .filter(|peer| peer.end.is_none())
-            .map(|peer| (peer.number, peer.manner, peer.sent, peer.ear.reply))
+            .map(|peer| (peer.number, peer.manner, peer.sent, peer.reader.reply))
             .collect();
         let servers = self.servers.iter().filter(|server| server.worker.is_some()).count();
         format!("{servers} servers, peers {peers:?}")

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Edge, Endpoint, EndpointId, Happening, Listener, ListenerId, Route, Segment, World};
+use super::{Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, World};
 use crate::base::time::Time;
 use crate::error::Errno;
 use crate::sim::marks::Mark;
@@ -36,9 +36,9 @@ impl World {
             Some(Route::Silent) => self.mark(Mark::ConnectUnanswered),
             Some(&Route::Late(late)) => {
                 self.mark(Mark::ConnectLate);
-                self.at(self.now + delay + late, Happening::Connect(near));
+                self.at(self.now + delay + late, Event::Connect(near));
             }
-            _ => self.at(self.now + delay, Happening::Connect(near)),
+            _ => self.at(self.now + delay, Event::Connect(near)),
         }
         near
     }
@@ -63,11 +63,11 @@ impl World {
         let id = open[self.rng.usize(0..open.len())];
         if self.listeners[id].backlog.len() >= self.rates.backlog {
             self.mark(Mark::BacklogFull);
-            self.at(self.now + Duration::from_secs(1), Happening::Connect(near));
+            self.at(self.now + Duration::from_secs(1), Event::Connect(near));
             return;
         }
         self.listeners[id].backlog.push_back(far);
-        self.tell(1, near, id as u64, || format!("connection {near} is in backlog {id}"));
+        self.trace(1, near, id as u64, || format!("connection {near} is in backlog {id}"));
         self.raise_listener(id);
         self.connect_ends(near, Ok(()));
     }
@@ -103,12 +103,14 @@ impl World {
         self.endpoints[far].ours = true;
         self.descriptors_open += 1;
         let address = self.endpoints[far].address.expect("a far end has its peer's address");
-        self.tell(2, far, id as u64, || format!("accept on {id}: connection {far} from {address}"));
+        self.trace(2, far, id as u64, || {
+            format!("accept on {id}: connection {far} from {address}")
+        });
         Ok((far, address))
     }
 
     /// Accepts outside of the process under test, without faults and limits.
-    pub(in crate::sim) fn accept_outside(&mut self, id: ListenerId) -> Option<EndpointId> {
+    pub(in crate::sim) fn accept_externally(&mut self, id: ListenerId) -> Option<EndpointId> {
         self.listeners[id].backlog.pop_front()
     }
 
@@ -155,7 +157,7 @@ impl World {
             self.reset_other(gone);
             self.endpoints[gone].closed = true;
         }
-        self.tell(3, id, error.raw_os_error() as u64, || format!("accept on {id}: {error:?}"));
+        self.trace(3, id, error.raw_os_error() as u64, || format!("accept on {id}: {error:?}"));
         error
     }
 
@@ -218,7 +220,7 @@ impl World {
         let endpoint = &self.endpoints[id];
         let (unread, broken, shut) =
             (!endpoint.received.is_empty(), endpoint.broken, endpoint.fin_sent);
-        self.tell(4, id, u64::from(unread), || {
+        self.trace(4, id, u64::from(unread), || {
             format!("close {id}{}", if unread { ", with unread bytes" } else { "" })
         });
         if self.endpoints[id].connected.is_some_and(|outcome| outcome.is_err()) {
@@ -262,7 +264,7 @@ impl World {
         other.bytes_under_way = 0;
         other.error = Some(Errno::CONNRESET);
         other.reset = true;
-        self.tell(5, id, to as u64, || format!("reset from {id} to {to}"));
+        self.trace(5, id, to as u64, || format!("reset from {id} to {to}"));
         self.raise(to, Edge { readable: true, writable: true, read_on: true, at: Time::ZERO });
     }
 

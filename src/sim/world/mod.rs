@@ -86,7 +86,7 @@ pub(super) enum Route {
 
 /// An event in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Happening {
+pub(crate) enum Event {
     /// The first segment in transit to this endpoint arrives.
     Arrival(EndpointId),
     /// A peer acts.
@@ -96,7 +96,7 @@ pub(crate) enum Happening {
     /// Delayed readiness can be reported.
     Readiness,
     /// An external thread makes a request.
-    Outside,
+    External,
 }
 
 /// What is in transit to an endpoint.
@@ -178,7 +178,7 @@ pub(crate) struct World {
     /// Each segment is in transit for exactly `delay_max`.
     pub(super) delay_is_fixed: bool,
     pub(super) marks: Marks,
-    pub(super) story: Story,
+    pub(super) trace: Trace,
     pub(super) workers: usize,
     /// The servers have a byte layer.
     pub(super) layered: bool,
@@ -186,7 +186,7 @@ pub(crate) struct World {
     pub(super) messages: Option<u64>,
     endpoints: Vec<Endpoint>,
     listeners: Vec<Listener>,
-    queue: BinaryHeap<Reverse<(Time, u64, Happening)>>,
+    queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
     queued: u64,
     pub(super) descriptors_open: usize,
     /// How long a server waits for the peer's FIN after its own.
@@ -198,14 +198,14 @@ pub(crate) struct World {
 }
 
 /// The events as a hash, which is the same for the same seed, and as text if requested.
-pub(super) struct Story {
+pub(super) struct Trace {
     hash: u64,
     pub(super) lines: Option<Vec<String>>,
 }
 
-impl Story {
-    pub(super) fn new(told: bool) -> Story {
-        Story { hash: 0xcbf2_9ce4_8422_2325, lines: told.then(Vec::new) }
+impl Trace {
+    pub(super) fn new(told: bool) -> Trace {
+        Trace { hash: 0xcbf2_9ce4_8422_2325, lines: told.then(Vec::new) }
     }
 
     /// FNV-1a over 64-bit words. It only has to differ when the events differ.
@@ -258,7 +258,7 @@ impl World {
             routes: HashMap::new(),
             delay_is_fixed: false,
             marks: Marks::default(),
-            story: Story::new(told),
+            trace: Trace::new(told),
             workers,
             layered: false,
             messages: None,
@@ -288,23 +288,29 @@ impl World {
     }
 
     /// Adds an event to the hash, and to the trace if one is recorded.
-    pub(super) fn tell(&mut self, code: u64, who: usize, what: u64, text: impl FnOnce() -> String) {
-        self.story.note([self.now.as_nanos() ^ code << 56, who as u64, what]);
+    pub(super) fn trace(
+        &mut self,
+        code: u64,
+        who: usize,
+        what: u64,
+        text: impl FnOnce() -> String,
+    ) {
+        self.trace.note([self.now.as_nanos() ^ code << 56, who as u64, what]);
         let now = self.now;
-        if let Some(lines) = &mut self.story.lines {
+        if let Some(lines) = &mut self.trace.lines {
             let micros = (now.as_nanos() - 1_000_000_000) / 1000;
             lines.push(format!("{:>10}.{:03} ms  {}", micros / 1000, micros % 1000, text()));
         }
     }
 
-    pub(super) fn at(&mut self, time: Time, happening: Happening) {
+    pub(super) fn at(&mut self, time: Time, event: Event) {
         self.queued += 1;
-        self.queue.push(Reverse((time, self.queued, happening)));
+        self.queue.push(Reverse((time, self.queued, event)));
     }
 
-    pub(super) fn after_up_to(&mut self, most: Duration, happening: Happening) {
+    pub(super) fn after_up_to(&mut self, most: Duration, event: Event) {
         let wait = Duration::from_nanos(self.rng.u64(0..=most.as_nanos() as u64));
-        self.at(self.now + wait, happening);
+        self.at(self.now + wait, event);
     }
 
     /// Time of the next event.
@@ -313,20 +319,20 @@ impl World {
     }
 
     /// Takes the next event that is due.
-    pub(crate) fn pop(&mut self) -> Option<Happening> {
+    pub(crate) fn pop(&mut self) -> Option<Event> {
         let Reverse((time, _, _)) = self.queue.peek()?;
         if *time > self.now {
             return None;
         }
-        self.queue.pop().map(|Reverse((_, _, happening))| happening)
+        self.queue.pop().map(|Reverse((_, _, event))| event)
     }
 
     /// Handles one event. The caller handles the turns of peers and external threads.
-    pub(crate) fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Arrival(id) => self.arrive(id),
-            Happening::Connect(id) => self.connect_arrives(id),
-            Happening::Peer(_) | Happening::Readiness | Happening::Outside => {}
+    pub(crate) fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Arrival(id) => self.arrive(id),
+            Event::Connect(id) => self.connect_arrives(id),
+            Event::Peer(_) | Event::Readiness | Event::External => {}
         }
     }
 }

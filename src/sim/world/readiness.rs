@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Edge, EndpointId, Happening, ListenerId, Watch, What, World};
+use super::{Edge, EndpointId, Event, ListenerId, Watch, What, World};
 use crate::base::time::Time;
 use crate::sim::marks::Mark;
 
@@ -32,7 +32,7 @@ impl World {
         }
         self.mark(Mark::LateReadiness);
         let late = self.now + Duration::from_micros(self.rng.u64(1..5_000));
-        self.at(late, Happening::Readiness);
+        self.at(late, Event::Readiness);
         late
     }
 
