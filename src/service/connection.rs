@@ -1,4 +1,4 @@
-//! What a service is passed of a connection: its input and output, its timer, its messages.
+//! What a service sees of a connection: its input and output, its timer, its messages.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -14,8 +14,8 @@ use crate::shared::receipt::SendError;
 #[cfg(doc)]
 use super::{Answer, Service, Turn};
 
-/// Parts of shared buffers in one output, after which messages are copied: each takes a place, while
-/// copies of small messages share a buffer.
+/// The number of leases in the output from which on messages are copied instead of shared. Each
+/// shared part takes a place of its own, while copies of small messages share a buffer.
 const FORWARDED_PARTS_MAX: usize = 4;
 
 /// A connection as its service sees it during one call.
@@ -30,43 +30,43 @@ pub struct Connection<'a> {
     pub(crate) messenger: &'a Messenger,
     pub(crate) attention: &'a Attention,
     pub(crate) timer: &'a mut Time,
-    /// Bytes received and not yet consumed, oldest first. What a service leaves here is kept, and
-    /// handed in again with what arrives later.
+    /// Bytes received and not yet consumed, oldest first. Bytes that a service leaves here are
+    /// kept, and are there again, before those that arrive later.
     pub input: &'a mut Chain,
-    /// Bytes to be sent. They are sent in order, after those put here before.
+    /// Bytes to send. They are sent in order, after those added earlier.
     pub output: &'a mut Chain,
 }
 
 impl Connection<'_> {
-    /// The connection's id: unique among all connections of the process, and never given to another
-    /// one.
+    /// The connection's id: unique among all connections of the process and never reused.
     pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Who is at the other end. An accepted connection shows an IPv4-mapped address as IPv4.
+    /// The other end of the connection. For an accepted connection, an IPv4-mapped address is shown
+    /// as IPv4.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// For an accepted connection the index of its listener in
-    /// [`Config::listen`](crate::Config::listen); for a connection that this side began, the tag
-    /// that it was begun with.
+    /// For an accepted connection, the index of its listener in
+    /// [`Config::listen`](crate::Config::listen). For a connection that this side started, the tag
+    /// that was passed to [`Turn::connect`].
     pub fn tag(&self) -> u64 {
         self.tag
     }
 
-    /// The time: that of the present turn of the worker's loop or, for a service with
-    /// [`Service::fresh_clock`], read just before the call.
+    /// The time of the current turn of the worker's loop. For a service with
+    /// [`Service::fresh_clock`], the time just before the call.
     pub fn now(&self) -> Time {
         self.now
     }
 
     /// Sets the connection's timer: [`Service::timer`] is called at that time, or up to 2 ms later
-    /// on a machine that is not overloaded. Reading goes on meanwhile. A time that has passed is due
+    /// on a machine that is not overloaded. Reading continues meanwhile. A time in the past is due
     /// at once; [`Time::MAX`] turns the timer off.
     ///
-    /// A connection has one timer. This replaces the time that was set before, here or by
+    /// A connection has one timer. This replaces the time set earlier, here or by
     /// [`Answer::WaitUntil`], whose pause then lasts until the new time. A timer fires once, and
     /// not after the connection has begun to close.
     ///
@@ -105,8 +105,8 @@ impl Connection<'_> {
         self.attention.insert(Attention::SET_TIMER);
     }
 
-    /// Bytes that arrived after this side had begun to close, and were discarded. Final in
-    /// [`Service::closed`].
+    /// Bytes that arrived after this side had begun to close, and were discarded. The number is
+    /// final in [`Service::closed`].
     pub fn bytes_discarded(&self) -> u64 {
         self.discarded
     }
@@ -116,12 +116,12 @@ impl Connection<'_> {
         self.sent
     }
 
-    /// The buffers of the worker, for chains of its own that the service makes.
+    /// The worker's buffers, for chains that the service keeps itself.
     pub fn pool(&self) -> &Pool {
         self.pool
     }
 
-    /// An empty buffer of the worker's pool. Returns `None` if none is free, or if other
+    /// Takes an empty buffer from the worker's pool. Returns `None` if none is free, or if other
     /// connections have waited longer for one. The connection then [waits] for a buffer.
     ///
     /// [waits]: Connection::wait_for_buffer
@@ -133,8 +133,8 @@ impl Connection<'_> {
         lease
     }
 
-    /// Whether more than half of all buffers are free and no connection waits for one: a service
-    /// may take several for one connection then.
+    /// Whether more than half of all buffers are free and no connection waits for one. A service
+    /// may then take several for one connection.
     pub fn buffers_are_plentiful(&self) -> bool {
         self.pool.is_plentiful() && self.pool.reserve().starving() == 0
     }
@@ -143,7 +143,7 @@ impl Connection<'_> {
     /// buffer and none is free, returns `None`, and the connection [waits] for one.
     ///
     /// # Panics
-    /// If the input has fewer bytes.
+    /// If the input has fewer than `count` bytes.
     ///
     /// [waits]: Connection::wait_for_buffer
     pub fn take_input(&mut self, count: usize) -> Option<Chain> {
@@ -154,28 +154,31 @@ impl Connection<'_> {
         taken
     }
 
-    /// Waits for a buffer: when one is free and it is this connection's turn, first come, first
-    /// served, [`Service::buffer_available`] is called, once. Until then nothing more is received.
-    /// A receive that is under way is still handed in.
+    /// Waits for a buffer. [`Service::buffer_available`] is called once, when a buffer is free and
+    /// it is this connection's turn (first come, first served). Until then nothing more is
+    /// received. A receive that is in progress is still delivered.
     ///
     /// [`take_lease`](Connection::take_lease) and [`send`](Connection::send) call this when they
-    /// find no buffer. Calling it while the connection waits changes nothing.
+    /// find no buffer. Calling it while the connection waits has no effect.
     pub fn wait_for_buffer(&self) {
         self.attention.insert(Attention::WANTS_BUFFER);
     }
 
-    /// Sends a message to other clients of the server, on whatever worker, without waiting. It comes
-    /// to each as [`Service::message`], soon after this call, in the order in which this
-    /// connection's messages were sent.
+    /// Sends a message to other clients of the server, on any worker, without waiting. Each
+    /// recipient gets it as a call of [`Service::message`], soon after this call. The messages of
+    /// this connection arrive in the order in which they were sent.
     ///
-    /// A message travels in a buffer. At most a few buffers are on their way from each worker to
-    /// each. What finds no room is refused, as is a message for a client that has too much queued;
-    /// both are counted in [`Counts::messages_dropped`](crate::Counts::messages_dropped).
+    /// A message travels in a buffer. At most a few buffers are in transit from each worker to each
+    /// other one. A message that finds no room is refused, and so is one for a client that has too
+    /// much queued. Both are counted in
+    /// [`Counts::messages_dropped`](crate::Counts::messages_dropped).
     ///
     /// # Errors
-    /// [`SendError::QueueFull`]: the workers of the recipients have not caught up, or no buffer is
-    /// free. [`SendError::TooLong`]: more than a buffer holds, less 37 bytes. [`SendError::Gone`]:
-    /// [`To::Client`] is not there. In these cases nobody gets the message.
+    /// In each case nobody gets the message.
+    /// * [`SendError::QueueFull`]: the recipients' workers have not caught up, or no buffer is
+    ///   free.
+    /// * [`SendError::TooLong`]: the message is longer than a buffer less 37 bytes.
+    /// * [`SendError::Gone`]: the recipient of [`To::Client`] is not connected.
     pub fn send_message(&self, to: To, bytes: &[u8]) -> Result<(), SendError> {
         self.send_message_parts(to, &[bytes])
     }
@@ -189,10 +192,11 @@ impl Connection<'_> {
         self.messenger.send(Some(self.id), to, parts)
     }
 
-    /// Puts the bytes of a message on the output, as [`send`](Connection::send) does. If the service
-    /// has places for parts of [shared](crate::buffer::Shared) buffers, 4 for each connection, a
-    /// message that is for many is not copied for each: the first of a connection's output are parts
-    /// of the one buffer in which the message came to the worker.
+    /// Puts the bytes of a message on the output, as [`send`](Connection::send) does. A message that
+    /// does not fit into the output's last buffer need not be copied for each of its recipients: if
+    /// the service has places for parts of [shared](crate::buffer::Shared) buffers, and the output
+    /// has fewer than 4 buffers, the output refers to the one buffer in which the message came to
+    /// the worker.
     pub fn forward(&mut self, message: &Message<'_>) -> bool {
         if let Some((buffer, place)) = &message.shared
             && self.output.leases() < FORWARDED_PARTS_MAX
@@ -204,23 +208,23 @@ impl Connection<'_> {
         self.send(message.bytes)
     }
 
-    /// Keeps a number with this client, for whoever lists the clients:
-    /// [`ClientInfo::user_data`]. It is the service's business what it means.
+    /// Stores a number with this client, which [`ClientInfo::user_data`] shows. The service decides
+    /// what it means.
     ///
-    /// On a connection that this side began, this and [`set_group`](Connection::set_group) do
-    /// nothing: it is not in the list of clients.
+    /// For a connection that this side started, this and [`set_group`](Connection::set_group) do
+    /// nothing, because it is not in the list of clients.
     pub fn set_user_data(&mut self, number: u64) {
         self.set_value(USER_DATA, number);
     }
 
-    /// Makes this client one of a group, for [`To::Group`]. A client is in one group at a time; in
-    /// group 0 at first.
+    /// Puts this client into a group, for [`To::Group`]. A client is in one group at a time, and at
+    /// first in group 0.
     pub fn set_group(&mut self, group: u64) {
         self.set_value(GROUP, group);
     }
 
     fn set_value(&self, value: Value, to: u64) {
-        // When it is closed the place may be another's soon.
+        // Once the connection is closed, another may have its place.
         if let Some(directory) = self.messenger.directory()
             && directory.has(self.id)
         {
@@ -228,8 +232,8 @@ impl Connection<'_> {
         }
     }
 
-    /// The clients of the server, those of all listeners, this one among them. Takes no memory. Who
-    /// comes or goes meanwhile may be missing.
+    /// The clients of the server, of all listeners, including this one. Allocates nothing. Clients
+    /// that connect or disconnect meanwhile may be missing.
     pub fn clients(&self) -> impl Iterator<Item = ClientInfo> + use<'_> {
         let mut from = 0;
         std::iter::from_fn(move || {
@@ -239,17 +243,18 @@ impl Connection<'_> {
         })
     }
 
-    /// Puts a copy of `bytes` on the output, behind what is there: many small replies share a
-    /// buffer. If that takes more buffers than are free, returns false and puts nothing there; the
-    /// connection [waits](Connection::wait_for_buffer) for a buffer.
+    /// Appends a copy of `bytes` to the output. Many small replies share a buffer. If that takes
+    /// more buffers than are free, returns false and appends nothing; the connection
+    /// [waits](Connection::wait_for_buffer) for a buffer.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.send_parts(&[bytes])
     }
 
-    /// Puts copies of all `parts` on the output, one behind the other, like
-    /// [`send`](Connection::send): all of them or none.
+    /// Appends copies of all `parts` to the output, in order, like [`send`](Connection::send): all
+    /// of them or none.
     pub fn send_parts(&mut self, parts: &[&[u8]]) -> bool {
-        // First what the output's last buffer has no room for: there may be too few free buffers.
+        // First copy what does not fit into the output's last buffer: there may be too few free
+        // buffers.
         let mut skip = self.output.room_behind();
         let mut rest = Chain::new(self.pool);
         for part in parts {
@@ -276,58 +281,59 @@ impl Connection<'_> {
     }
 }
 
-/// A message to a connection, from another client's or from another thread.
+/// A message to a connection, from another client or from another thread.
 #[derive(Debug)]
 pub struct Message<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) number: u64,
     pub(crate) from: Option<ConnectionId>,
     pub(crate) to_all: bool,
-    /// The buffer that all recipients of a worker share, and where in it the bytes are.
+    /// The buffer that all recipients on a worker share, and the range of the bytes in it.
     pub(crate) shared: Option<(&'a Shared, Range<usize>)>,
     pub(crate) refused: Option<SendError>,
 }
 
 impl Message<'_> {
-    /// What is to be sent; at most the size of a buffer.
+    /// The bytes to send; at most the size of a buffer.
     pub fn bytes(&self) -> &[u8] {
         self.bytes
     }
 
-    /// The message's number: a broadcast comes to each connection with the same one.
+    /// The message's number. A broadcast reaches each connection with the same number.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The connection in whose call of the service it was sent. `None` if it is from another thread
-    /// or from [`Turn::send_message`].
+    /// The connection in whose call the service sent it. `None` if it is from another thread or
+    /// from [`Turn::send_message`].
     pub fn from(&self) -> Option<ConnectionId> {
         self.from
     }
 
-    /// Whether it is for several clients, and not for this one alone.
+    /// Whether it may have several recipients.
     pub fn is_broadcast(&self) -> bool {
         self.to_all
     }
 
-    /// Says that it is not going to be sent, and why. A sender on another thread is told so; in any
-    /// case it is counted.
+    /// Refuses the message with this error. A sender on another thread gets the error. The refusal
+    /// is counted in any case.
     pub fn refuse(&mut self, why: SendError) {
         self.refused = Some(why);
     }
 }
 
-/// What a worker has to look after once a service has been called for a connection: a few bits, one
-/// test for all of them.
+/// What a worker has to handle after it has called a service for a connection: a few bits, which
+/// one test covers.
 #[derive(Clone, Default)]
 pub(crate) struct Attention(Cell<u8>);
 
 impl Attention {
-    /// The service has left input where it is: the connection is in the queue of those.
+    /// The service has left input unconsumed; the connection is in the queue of those that hold
+    /// input.
     pub(crate) const HOLDS: u8 = 1;
     /// The service has found no buffer in this call.
     pub(crate) const WANTS_BUFFER: u8 = 2;
-    /// The service waits for a buffer: the connection is in the queue of those.
+    /// The service waits for a buffer; the connection is in the queue for buffers.
     pub(crate) const WAITS: u8 = 4;
     /// The service has set the connection's timer in this call.
     pub(crate) const SET_TIMER: u8 = 8;
@@ -345,7 +351,7 @@ impl Attention {
         self.0.set(self.0.get() | bit);
     }
 
-    /// Returns whether it was set.
+    /// Returns whether the bit was set.
     pub(crate) fn remove(&self, bit: u8) -> bool {
         let before = self.0.replace(self.0.get() & !bit);
         before & bit != 0

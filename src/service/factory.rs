@@ -1,5 +1,5 @@
-//! How a server gets its services: a [`ServiceFactory`] checks the limits before anything is
-//! started, and makes one service for each worker, on that worker's own thread.
+//! How a server gets its services. A [`ServiceFactory`] checks the limits before anything is
+//! started, and makes one service for each worker, on that worker's thread.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use crate::shared::mailbox::{Mailboxes, Parcels};
 ///
 /// There are three ways to write a factory:
 ///
+/// There are three ways to write a factory:
+///
 /// * A closure without parameters, for a service that needs nothing to be made.
 /// * A [`ServicePlan`], for a service that needs its [`WorkerContext`].
-/// * An implementation of this trait, for a service that has to look at the server's limits first.
-///   The options of the services that come with this crate are such factories.
-///
-/// ```
+/// * An implementation of this trait, for a service that has to see the server's limits first. The
+///   options of the services that come with this crate are such factories.
 /// use echopool::service::{Answer, Connection, Service, ServicePlan};
 /// use echopool::{Config, Server};
 ///
@@ -54,29 +54,30 @@ use crate::shared::mailbox::{Mailboxes, Parcels};
     note = "to start a service of type `S`, give a closure that makes it: `|| S`"
 )]
 pub trait ServiceFactory {
-    /// The service that is made.
+    /// The service that this factory makes.
     type Service: Service;
 
-    /// Checks that the service can work with these limits. Changes nothing.
+    /// Checks that the service can work with these limits. Has no side effects.
     ///
     /// # Errors
-    /// The service cannot work with them, and the server does not start.
+    /// The service cannot work with them. The server does not start.
     fn check(&self, _limits: &Limits) -> Result<(), SettingError> {
         Ok(())
     }
 
-    /// Says what the services of a server with these limits need, and how each is made. What the
-    /// services of all workers share is made here.
+    /// Returns what the services of a server with these limits need, and how each is made. State
+    /// that the services of all workers share is made here.
     fn plan(self, limits: &Limits) -> ServicePlan<Self::Service>;
 }
 
-/// Bytes of a [`Service::Session`] at most.
+/// The maximum size of a [`Service::Session`], in bytes.
 pub const SESSION_BYTES_MAX: usize = 64;
 
 /// Fails to compile if a session has more than [`SESSION_BYTES_MAX`] bytes.
 ///
-/// Whatever uses a service calls this, and a session that is too large fails `cargo build`. It does
-/// not fail `cargo check`, which looks into no generic code. A constant beside the service does:
+/// Everything that uses a service calls this, so `cargo build` fails if a session is too large.
+/// `cargo check` does not, because it does not evaluate constants in generic code. A constant
+/// beside the service makes it fail too:
 ///
 /// ```
 /// # use echopool::service::assert_session_fits;
@@ -98,7 +99,7 @@ pub const fn assert_session_fits<Session>() {
     );
 }
 
-/// A service that needs nothing to be made, as in `Server::start(config, || Echo)`.
+/// A closure for a service that needs nothing to be made, as in `Server::start(config, || Echo)`.
 impl<F, S> ServiceFactory for F
 where
     F: Fn() -> S + Send + Sync + 'static,
@@ -121,26 +122,26 @@ pub struct ServicePlan<S> {
 impl<S: 'static> ServicePlan<S> {
     /// A plan for services that `make` returns. It is called once for each worker, on the worker's
     /// thread, before the worker accepts connections. Services allocate their memory here, because
-    /// a worker that serves should not allocate. If `make` panics, the server does not start.
+    /// a worker should not allocate while it serves. If `make` panics, the server does not start.
     pub fn new(make: impl Fn(&WorkerContext) -> S + Send + Sync + 'static) -> ServicePlan<S> {
         ServicePlan { make: Arc::new(make), memory_bytes: 0, references: 0 }
     }
 
-    /// Sets how many bytes each service allocates when it is made, for the
-    /// [sum of memory](crate::ServerHandle::memory). Unset: 0.
+    /// Sets how many bytes each service allocates when it is made, for the [sum of
+    /// memory](crate::ServerHandle::memory). Default: 0.
     pub fn memory_bytes(mut self, each: u64) -> ServicePlan<S> {
         self.memory_bytes = each;
         self
     }
 
-    /// Sets how many parts of [shared](crate::buffer::Shared) buffers may be in chains at once, on
-    /// one worker. Unset: 0.
+    /// Sets how many parts of [shared](crate::buffer::Shared) buffers may be in chains at once, per
+    /// worker. Default: 0.
     pub fn references(mut self, each: usize) -> ServicePlan<S> {
         self.references = each;
         self
     }
 
-    /// A plan for services that are wrapped in others, and need the same.
+    /// A plan with the same needs, for services that wrap those of this plan.
     pub fn map<T: 'static>(self, wrap: impl Fn(S) -> T + Send + Sync + 'static) -> ServicePlan<T> {
         let ServicePlan { make, memory_bytes, references } = self;
         ServicePlan { make: Arc::new(move |worker| wrap(make(worker))), memory_bytes, references }
@@ -156,7 +157,7 @@ impl<S: 'static> ServicePlan<S> {
         self.memory_bytes
     }
 
-    /// Places in chains that each service needs for parts of shared buffers.
+    /// Places for parts of shared buffers in chains that each service needs.
     pub(crate) fn references_each(&self) -> usize {
         self.references
     }
@@ -170,7 +171,7 @@ impl<S: Service> ServiceFactory for ServicePlan<S> {
     }
 }
 
-/// Another handle to the same plan: what the services share is shared by those of both.
+/// Another handle to the same plan. What the services share is shared across both handles.
 impl<S> Clone for ServicePlan<S> {
     fn clone(&self) -> ServicePlan<S> {
         ServicePlan { make: self.make.clone(), ..*self }
@@ -181,7 +182,7 @@ impl<S> Clone for ServicePlan<S> {
 #[derive(Clone)]
 pub struct WorkerContext {
     pub(crate) listener: usize,
-    /// Whether that listener has the service for itself.
+    /// Whether the service serves only that listener.
     pub(crate) of_one_listener: bool,
     pub(crate) worker: usize,
     pub(crate) connections_max: usize,
@@ -208,18 +209,18 @@ impl WorkerContext {
         self.connections_max
     }
 
-    /// Bytes of a buffer.
+    /// The size of a buffer in bytes.
     pub fn buffer_size(&self) -> usize {
         self.pool.buffer_size()
     }
 
-    /// The index of the listener that the service is for, where each listener has one of its own;
+    /// The index of the listener that the service is for, if each listener has its own service;
     /// otherwise 0.
     pub fn listener(&self) -> usize {
         self.listener
     }
 
-    /// The only worker, with this pool and so many connections.
+    /// The only worker of a server, with this pool and number of connections.
     #[cfg(test)]
     pub(crate) fn alone(pool: Pool, connections_max: usize) -> WorkerContext {
         WorkerContext {
@@ -239,18 +240,18 @@ impl WorkerContext {
         WorkerContext { listener, of_one_listener: true, ..self.clone() }
     }
 
-    /// The listener whose clients alone the service has, by its index; `None` if it has those of
-    /// all.
+    /// The index of the only listener whose clients the service has; `None` if it has the clients
+    /// of all listeners.
     pub fn only_listener(&self) -> Option<usize> {
         self.of_one_listener.then_some(self.listener)
     }
 
-    /// The buffers of this worker, for leases that belong to no connection. They stay on its thread.
+    /// This worker's buffers, for leases that belong to no connection. They stay on its thread.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The way to the services of the other workers.
+    /// Sends buffers to the services of the other workers.
     pub fn parcels(&self) -> Parcels {
         Parcels::new(self.listener, &self.pool, &self.mailboxes)
     }
@@ -261,7 +262,7 @@ impl WorkerContext {
         self.counters.messages_dropped.add(count);
     }
 
-    /// All clients of the server; `None` where connections are begun and not accepted.
+    /// All clients of the server; `None` where connections are started and not accepted.
     pub fn directory(&self) -> Option<&Arc<Directory>> {
         self.directory.as_ref()
     }

@@ -1,25 +1,25 @@
-//! Taking whole messages off a connection's input. Where messages end is the business of
-//! [`framing`](crate::protocol::framing).
+//! Takes whole messages out of a connection's input. [`framing`](crate::protocol::framing) decides
+//! where messages end.
 
 use super::Connection;
 use crate::buffer::Chain;
 use crate::protocol::framing::{FrameError, Framing, Scan};
 
 impl Connection<'_> {
-    /// Takes the first message off the input, with its length or delimiter. Returns `None` if it is
-    /// not complete, or if there is no free buffer to cut it off with; it stays in the input then,
-    /// and the service is called again.
+    /// Takes the first message out of the input, including its length or delimiter. Returns `None`
+    /// if the message is not complete, or if there is no free buffer to split it off with. It then
+    /// stays in the input, and the service is called again.
     ///
-    /// `scan` is kept in the session. It says how far the search for the end of the message has
-    /// come, so that no byte is searched twice. It belongs to the input, so a service that takes
-    /// its messages with these methods takes nothing off the input by itself.
+    /// Keep `scan` in the session. It stores how far the end of the message has been searched for,
+    /// so that no byte is searched twice. It belongs to the input: a service that takes its
+    /// messages with these methods must not take anything else out of the input.
     ///
     /// # Errors
     /// The message is too long, or its length is negative. It is refused as soon as that is known,
     /// and stays in the input.
     ///
     /// # Panics
-    /// If bytes that were searched have been taken off the input in another way.
+    /// If bytes that were searched have been taken out of the input in another way.
     ///
     /// ```
     /// use echopool::CloseReason;
@@ -62,10 +62,10 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes all complete messages off the input at once, as one chain. The rest is as with
-    /// [`take_message`](Connection::take_message): `None` if there is no complete message or no
-    /// free buffer. A message that is not allowed is an error of the next call, after those before
-    /// it have been taken.
+    /// Takes all complete messages out of the input at once, as one chain. Otherwise like
+    /// [`take_message`](Connection::take_message): returns `None` if there is no complete message
+    /// or no free buffer. If a message is not allowed, the messages before it are returned, and the
+    /// next call returns the error.
     ///
     /// # Errors
     /// The first message in the input is not allowed.
@@ -89,7 +89,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes so many bytes, and the search goes on with `after`; or leaves both.
+    /// Takes `len` bytes and sets `scan` to `after`, or changes neither.
     fn take_found(&mut self, len: usize, scan: &mut Scan, after: Scan) -> Option<Chain> {
         let found = self.take_input(len)?;
         *scan = after;
@@ -108,7 +108,7 @@ mod tests {
         Framing::Delimiter { delimiter: Delimiter::new(b"\r\n").unwrap(), max }
     }
 
-    /// Sends what it takes back in angle brackets, one by one or all at once.
+    /// Sends back what it takes in angle brackets, one message at a time or all at once.
     #[derive(Clone, Copy)]
     struct Brackets {
         all: bool,
@@ -163,16 +163,16 @@ mod tests {
         assert!(rig.replies.ends_with(b"<no end\r\n>"));
     }
 
-    /// A line that stays in the input for want of a buffer and the next one are two lines.
+    /// A line that stays in the input because there is no buffer is not joined with the next one.
     #[test]
     fn a_message_that_could_not_be_taken_is_not_joined_with_the_next() {
         for all in [false, true] {
             let mut rig = rig(all, 100, 8);
-            // Nothing is complete, and the search has come some way.
+            // No line is complete, and the search has advanced.
             assert_eq!(rig.receive(b"one\r"), Answer::Continue);
             let taken: Vec<_> = std::iter::from_fn(|| rig.pool.lease()).collect();
             assert_eq!(taken.len(), 7);
-            // In the room of the buffer that is there: to cut a line off it takes another.
+            // This fits into the buffer that is there. Splitting a line off takes another one.
             rig.receive_into_last(b"\ntwo\r\nth");
             assert_eq!(rig.call_data(), Answer::Continue);
             assert_eq!(rig.call_data(), Answer::Continue);

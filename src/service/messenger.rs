@@ -1,12 +1,12 @@
-//! Messages from a service to clients of the server, on their way: written into buffers, one for
-//! each worker that has recipients, and from worker to worker in parcels.
+//! Messages from a service to clients of the server, in transit. They are written into buffers, one
+//! for each worker that has recipients, and travel from worker to worker in parcels.
 //!
 //! A buffer holds frames, each a head and the bytes of a message. Buffers leave at the end of the
-//! turn, or when they are full. At most [`BUFFERS_MAX`] are on their way from a worker to each
-//! other one, and to itself. What has no room is refused, and the service is told so: nothing
-//! waits without a limit, and nobody waits for another worker.
+//! turn, or when they are full. At most [`BUFFERS_MAX`] are in transit from a worker to each other
+//! one, and to itself. A message that finds no room is refused, and the service gets an error. So
+//! no queue grows without a limit, and no worker waits for another.
 //!
-//! How the messages come to the recipients is in `worker/mail.rs`.
+//! `worker/mail.rs` delivers the messages to the recipients.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,10 +19,10 @@ use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::SendError;
 
-/// Buffers with messages that are on their way from one worker to another, or to itself.
+/// The most buffers with messages in transit from one worker to another, or to itself.
 pub(crate) const BUFFERS_MAX: u32 = 4;
 
-/// Who gets a message that a service sends.
+/// The recipients of a message that a service sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum To {
@@ -30,16 +30,16 @@ pub enum To {
     Client(ConnectionId),
     /// All clients of the server, those of all listeners.
     All,
-    /// All clients but one, as a rule the one that the message is from.
+    /// All clients except one, usually the sender.
     AllBut(ConnectionId),
     /// The clients with this [group](crate::service::Connection::set_group).
     Group(u64),
-    /// The clients with this group, but for one.
+    /// The clients with this group, except one.
     GroupBut(u64, ConnectionId),
 }
 
 impl To {
-    /// Kind, group or id, and the one who is left out.
+    /// Kind, group or id, and the client that is left out.
     fn to_parts(self) -> (u8, u64, u64) {
         match self {
             To::Client(id) => (0, id.to_bits(), 0),
@@ -62,11 +62,11 @@ impl To {
     }
 }
 
-/// What stands in front of a message.
+/// What precedes a message in a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Head {
     pub(crate) to: To,
-    /// The connection in whose call it was sent; 0 if it was in none.
+    /// The connection in whose call it was sent; 0 if there is none.
     pub(crate) from: u64,
     pub(crate) number: u64,
     len: u32,
@@ -84,7 +84,7 @@ impl Head {
         into.extend_from_slice(&self.len.to_ne_bytes());
     }
 
-    /// Takes the first message off `frames`: its head and its bytes.
+    /// Takes the first message from `frames`: its head and its bytes.
     pub(crate) fn take<'a>(frames: &mut &'a [u8]) -> Option<(Head, &'a [u8])> {
         let (kind, rest) = frames.split_first()?;
         let mut rest = rest;
@@ -107,16 +107,16 @@ pub(crate) struct Messenger {
     worker: usize,
     pool: Pool,
     mailboxes: Arc<Mailboxes>,
-    /// `None` where connections are begun and not accepted.
+    /// `None` where connections are started and not accepted.
     directory: Option<Arc<Directory>>,
     counters: Arc<Counters>,
     /// The number of the next message.
     next: Cell<u64>,
-    /// For each worker the buffer that is being written.
+    /// The buffer being written for each worker.
     stages: RefCell<Box<[Option<Lease>]>>,
     /// Buffers for this worker itself, in the order in which they were filled.
     own: RefCell<VecDeque<Lease>>,
-    /// A buffer is being written that has not left yet.
+    /// Whether something was written that has not left yet.
     is_pending: Cell<bool>,
 }
 
@@ -134,7 +134,8 @@ impl Messenger {
             mailboxes: mailboxes.clone(),
             directory: directory.cloned(),
             counters: counters.clone(),
-            // No number of those that the server's handle gives, nor of another worker.
+            // Distinct from the numbers that the server's handle assigns, and from those of other
+            // workers.
             next: Cell::new(1 << 63 | (worker as u64) << 56),
             stages: RefCell::new((0..mailboxes.workers()).map(|_| None).collect()),
             own: RefCell::new(VecDeque::with_capacity(BUFFERS_MAX as usize)),
@@ -142,7 +143,7 @@ impl Messenger {
         }
     }
 
-    /// One for the tests of services, without other workers or clients.
+    /// For tests of services, without other workers or clients.
     #[cfg(test)]
     pub(crate) fn alone(pool: &Pool) -> Messenger {
         Messenger::new(0, pool, &Arc::new(Mailboxes::new(1)), None, &Arc::default())
@@ -152,13 +153,13 @@ impl Messenger {
         self.directory.as_deref()
     }
 
-    /// Whether there is something to be delivered here or to be sent to other workers.
+    /// Whether there are messages to deliver here or to send to other workers.
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
         self.is_pending.get()
     }
 
-    /// Sends a message, or says why nobody gets it.
+    /// Sends a message, or returns why nobody gets it.
     pub(crate) fn send(
         &self,
         from: Option<ConnectionId>,
@@ -190,7 +191,7 @@ impl Messenger {
         };
         let has_recipients = |&worker: &usize| matches!(to, To::Client(_)) || directory.any(worker);
         let workers = || workers.clone().filter(has_recipients);
-        // First room on all of them: all recipients get it, or none does.
+        // First make room for all of them: all recipients get it, or none does.
         for worker in workers() {
             self.make_room(worker, Head::BYTES + len)?;
         }
@@ -223,7 +224,7 @@ impl Messenger {
         Ok(())
     }
 
-    /// Sends what is written for a worker on its way. Returns false if too much is on its way there.
+    /// Sends off what is written for a worker. Returns false if too much is in transit to it.
     fn leave(&self, worker: usize) -> bool {
         let Some(lease) = self.stages.borrow_mut()[worker].take() else { return true };
         if lease.is_empty() {
@@ -242,7 +243,7 @@ impl Messenger {
         left
     }
 
-    /// Between two turns: sends everything on its way. Returns how many buffers are for this worker.
+    /// Between two turns: sends everything off. Returns how many buffers are for this worker.
     pub(crate) fn turn(&self) -> usize {
         let mut all_left = true;
         for worker in 0..self.mailboxes.workers() {
@@ -257,7 +258,7 @@ impl Messenger {
         self.own.borrow_mut().pop_front()
     }
 
-    /// The worker has ended: what has not left is given back.
+    /// The worker has ended: returns the buffers that have not left.
     pub(crate) fn end(&self) {
         self.stages.borrow_mut().iter_mut().for_each(|stage| *stage = None);
         self.own.borrow_mut().clear();
@@ -276,7 +277,7 @@ mod tests {
         ConnectionId(slot | worker << 24 | 1 << 30)
     }
 
-    /// Two workers with a client each.
+    /// Two workers with one client each.
     fn two(buffers: u32) -> ([Messenger; 2], Arc<Mailboxes>, Pool) {
         let reserve = Reserve::new(SIZE, buffers).unwrap();
         let mailboxes = Arc::new(Mailboxes::new(2));

@@ -1,5 +1,5 @@
-//! What is done with the bytes: the [`Service`] trait, the view of a connection that its calls get,
-//! and what they return.
+//! The [`Service`] trait, which decides what happens to the bytes of connections, and what its
+//! methods take and return.
 //!
 //! A service does no I/O. A worker calls it when something has happened to one of the worker's
 //! connections. The service reads the input, puts leases on the output, and returns what is to
@@ -37,39 +37,39 @@ pub(crate) use turn::Requests;
 
 /// What a service wants to happen to the connection after a call.
 ///
-/// Output that the service has put on the connection is sent in every case but [`Answer::Close`].
+/// Output that the service has put on the connection is sent in every case except [`Answer::Close`]
+/// and [`Answer::CloseFor`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Answer {
-    /// Send the output, if there is any; then read on.
+    /// Send the output, if there is any. Then continue reading.
     Continue,
-    /// Send the output and do not begin to read before this time; then [`Service::timer`] is called.
-    /// A receive that is under way is still handed in. This sets the connection's timer; to set it
+    /// Send the output. Start no read before this time, at which [`Service::timer`] is called. A
+    /// receive that is in progress is still delivered. This sets the connection's timer. To set it
     /// without a pause in reading, see [`Connection::set_timer`].
     WaitUntil(Time),
-    /// Send the output, then FIN, and read on: [`Service::peer_closed`] comes when the peer has
-    /// closed its side too. What is put on the output after this is not sent.
+    /// Send the output, then FIN, and continue reading. [`Service::peer_closed`] is called when the
+    /// peer has closed its side too. Output that is added after this is not sent.
     HalfClose,
-    /// Send the output, then close: no byte of the output is lost to a client that reads to the
-    /// end.
+    /// Send the output, then close. A client that reads to the end receives all of the output.
     CloseAfterSend,
-    /// Close at once; what has not been sent is lost.
+    /// Close at once. Unsent output is lost.
     Close,
-    /// As [`Answer::CloseAfterSend`], and this is the reason that is logged and counted.
+    /// Like [`Answer::CloseAfterSend`], with the reason to log and count.
     CloseAfterSendFor(CloseReason),
-    /// As [`Answer::Close`], and this is the reason that is logged and counted.
+    /// Like [`Answer::Close`], with the reason to log and count.
     CloseFor(CloseReason),
 }
 
 /// What the server does with its clients' bytes.
 ///
-/// Each worker has a service of its own, which a [`ServiceFactory`] makes on the worker's thread. The
-/// service is called and dropped on that thread, so it needs no locks. It is dropped when the worker
-/// ends, which gives back the buffers that it keeps.
+/// Each worker has its own service, which a [`ServiceFactory`] makes on the worker's thread. The
+/// service is called and dropped on that thread, so it needs no locks. It is dropped when the
+/// worker ends, which returns the buffers that it holds.
 ///
-/// A panic in a call that is about a connection closes that connection with
-/// [`CloseReason::ServicePanic`], and nothing else. A panic in [`turn`](Service::turn), or in the
-/// `Default` or `Drop` of a session, ends the server.
+/// A panic in a call about a connection closes that connection with [`CloseReason::ServicePanic`]
+/// and affects no other. A panic in [`turn`](Service::turn), or in the `Default` or `Drop` of a
+/// session, ends the server.
 ///
 /// ```
 /// use echopool::service::{Answer, Connection, Service};
@@ -96,18 +96,19 @@ pub enum Answer {
 /// # Ok::<(), echopool::StartError>(())
 /// ```
 pub trait Service: 'static {
-    /// What the service remembers of one connection. It lives in the connection's preallocated
-    /// context, so it is at most [`SESSION_BYTES_MAX`] bytes. A larger one does not compile; see
-    /// [`assert_session_fits`]. Keep larger state in tables of the service's own, and allocate them
+    /// What the service remembers of one connection. It is stored in the connection's preallocated
+    /// context, so it has at most [`SESSION_BYTES_MAX`] bytes. A larger one does not compile; see
+    /// [`assert_session_fits`]. Keep larger state in tables inside the service, and allocate them
     /// when the service is made.
     type Session: Default;
 
-    /// Whether the clock is read before each call rather than once for each turn of the loop. It
-    /// costs some 25 ns a call; a service that measures time wants it.
+    /// Whether the clock is read before each call instead of once per turn of the loop. Reading it
+    /// costs about 25 ns per call. Turn it on for a service that measures time.
     const FRESH_CLOCK: bool = false;
 
-    /// The same for the connections with this [tag](Connection::tag) alone, so that a service for
-    /// each listener costs only those that measure time.
+    /// Like [`FRESH_CLOCK`](Service::FRESH_CLOCK), for the connections with this
+    /// [tag](Connection::tag) only. If each listener has a service of its own, only those that
+    /// measure time pay for it.
     fn fresh_clock(&self, _tag: u64) -> bool {
         Self::FRESH_CLOCK
     }
@@ -115,16 +116,16 @@ pub trait Service: 'static {
     /// Whether [`sent`](Service::sent) is called. Turning it off saves about 30 instructions per echo.
     const HEARS_SENT: bool = true;
 
-    /// Whether a connection is read while it has unsent output. `false` keeps a server's memory
-    /// bounded: a client that does not read is not read from. A client that pipelines may need
-    /// `true`; then the service must limit its output itself. `tag` is [`Connection::tag`].
+    /// Whether a connection is read while it has unsent output. `false` bounds the server's memory:
+    /// a client that does not read is not read from. A client that pipelines may need `true`; the
+    /// service must then limit its output itself. `tag` is [`Connection::tag`].
     fn full_duplex(&self, _tag: u64) -> bool {
         false
     }
 
-    /// The most bytes that the service leaves in the input of a connection, where that is more than
-    /// the few buffers that each connection may fill: the length of a message that it has to see
-    /// whole, for example. A connection with more is closed with
+    /// The most bytes that the service leaves in the input of a connection, for example the length
+    /// of a message that it must see whole. It matters only if it is more than the few buffers that
+    /// each connection may fill. A connection with more input is closed with
     /// [`CloseReason::InputLimit`].
     fn input_max(&self, _tag: u64) -> usize {
         0
@@ -138,13 +139,13 @@ pub trait Service: 'static {
     /// Bytes have arrived in [`Connection::input`].
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer;
 
-    /// All output has been handed to the kernel.
+    /// All output has been passed to the kernel.
     fn sent(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
         Answer::Continue
     }
 
-    /// The peer has closed its sending side; nothing more will arrive. [`Answer::Continue`] keeps
-    /// the sending side open for a service that has more to say.
+    /// The peer has closed its sending side; no more bytes will arrive. A service that has more to
+    /// send returns [`Answer::Continue`], which keeps the sending side open.
     fn peer_closed(
         &mut self,
         _connection: &mut Connection<'_>,
@@ -154,11 +155,12 @@ pub trait Service: 'static {
     }
 
     /// A buffer is free, and the connection has [waited](Connection::wait_for_buffer) for one. The
-    /// next [`take_lease`](Connection::take_lease) finds it.
+    /// next [`take_lease`](Connection::take_lease) returns it.
     ///
-    /// By default calls [`data`](Service::data) if there is input, and [`sent`](Service::sent)
-    /// otherwise. So a service that leaves its input in place when it finds no buffer needs nothing
-    /// else. The call also comes if the service has got what it wanted meanwhile, in another call.
+    /// The default implementation calls [`data`](Service::data) if there is input, and
+    /// [`sent`](Service::sent) otherwise. This is enough for a service that leaves its input in
+    /// place when it finds no buffer. The call is also made if the service has meanwhile got its
+    /// buffer in another call.
     fn buffer_available(
         &mut self,
         connection: &mut Connection<'_>,
@@ -170,9 +172,10 @@ pub trait Service: 'static {
         }
     }
 
-    /// The server drains: every connection is to finish. A service that still owes the client
-    /// something answers [`Answer::WaitUntil`] a later time (nothing more is read until then) and
-    /// closes when that is sent; the deadline of the drain cuts what is left.
+    /// The server drains: every connection is to finish. A service that still owes the client data
+    /// returns [`Answer::WaitUntil`] with a later time, before which nothing more is read, and
+    /// closes once that data is sent. Connections that are left at the drain's deadline are closed
+    /// at once.
     fn draining(
         &mut self,
         _connection: &mut Connection<'_>,
@@ -181,18 +184,18 @@ pub trait Service: 'static {
         Answer::CloseAfterSend
     }
 
-    /// The time has come that [`Connection::set_timer`] or [`Answer::WaitUntil`] has set, or
+    /// The time set by [`Connection::set_timer`] or [`Answer::WaitUntil`] has come, or
     /// [`Turn::wake`] was called for this connection.
     fn timer(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) -> Answer {
         Answer::Continue
     }
 
-    /// A message for this connection has come, from another connection
+    /// A message for this connection has arrived, from another connection
     /// ([`Connection::send_message`]) or another thread
     /// ([`ServerHandle::send_to`](crate::ServerHandle::send_to)).
     ///
-    /// By default puts its bytes on the output, and refuses it if that has 16 buffers already or no
-    /// buffer is free.
+    /// The default implementation puts its bytes on the output. It refuses the message if the
+    /// output already has 16 buffers or if no buffer is free.
     fn message(
         &mut self,
         connection: &mut Connection<'_>,
@@ -205,20 +208,20 @@ pub trait Service: 'static {
         Answer::Continue
     }
 
-    /// The connection will be closed when its output is sent: because of a drain, of a time-out, or
-    /// of what the service returned. This is the last call that can put something on the output.
-    /// Only [`closed`](Service::closed) is called for the connection after this.
+    /// The connection will be closed once its output is sent, because of a drain, a time-out, or
+    /// what the service returned. This is the last call that can add output. After it, only
+    /// [`closed`](Service::closed) is called for the connection.
     fn finishing(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
 
-    /// The connection is about to be closed at once, and its input to be given up: the last chance to
-    /// look at it.
+    /// The connection is about to be closed at once and its input discarded. This is the last call
+    /// that can read the input.
     fn cut_off(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
 
-    /// A buffer has come that the service of this listener, by its index, has
+    /// A buffer has arrived that the service of this listener, given by its index, has
     /// [sent](Parcels::send) on another worker.
     fn parcel(&mut self, _listener: usize, _lease: Lease, _now: Time) {}
 
-    /// The connection is gone; `connection` can no longer be sent to. The last call for it.
+    /// The connection is closed; nothing can be sent on `connection`. This is the last call for it.
     fn closed(
         &mut self,
         _connection: &mut Connection<'_>,
@@ -227,16 +230,16 @@ pub trait Service: 'static {
     ) {
     }
 
-    /// A connection that was asked for with [`Turn::connect`] is being made, and has this id:
-    /// [`Turn::close`] gives it up.
+    /// A connect that was requested with [`Turn::connect`] is in progress, and the connection has
+    /// this id. [`Turn::close`] gives it up.
     fn connecting(&mut self, _tag: u64, _id: ConnectionId) {}
 
-    /// A connection begun with [`Turn::connect`] was not established. `tag` is the one it was begun
-    /// with.
+    /// A connection requested with [`Turn::connect`] was not established. `tag` is the one passed
+    /// to `connect`.
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}
 
-    /// Called once in each turn of the worker's loop. A client service begins its connections here.
-    /// Returns when it wants to be called again at the latest, if nothing happens before.
+    /// Called once in each turn of the worker's loop. A client service starts its connections here.
+    /// Returns the latest time for the next call; if nothing else happens, the call is made then.
     fn turn(&mut self, _turn: &mut Turn<'_>) -> Option<Time> {
         None
     }

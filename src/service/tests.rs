@@ -8,7 +8,7 @@ use crate::buffer::{Chain, Pool, Reserve, Shared};
 
 const SIZE: usize = 8;
 
-/// Calls `act` with a connection on whose output there is nothing yet.
+/// Calls `act` with a connection whose output is empty.
 fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
     let pool = Pool::with_references(Reserve::new(SIZE, buffers).unwrap(), 0, 1);
     act(&mut Connection {
@@ -97,7 +97,7 @@ fn a_message_to_many_is_not_copied_for_each_as_long_as_there_are_places_and_few_
         };
         assert!(connection.forward(&message));
         assert_eq!((connection.output.leases(), connection.pool.held()), (1, 1), "no copy");
-        // The pool has one place.
+        // The pool has one place for a reference.
         assert!(connection.forward(&message));
         assert_eq!((connection.output.leases(), connection.pool.held()), (2, 2), "a copy");
         assert!(connection.forward(&message));

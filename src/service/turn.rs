@@ -1,4 +1,4 @@
-//! What a service can do once in each turn of its worker's loop.
+//! What a service can do once per turn of its worker's loop.
 
 use super::messenger::Messenger;
 use super::{ConnectTo, ConnectionId, To};
@@ -10,7 +10,7 @@ use super::{Connection, Service};
 #[cfg(doc)]
 use crate::error::CloseReason;
 
-/// What a service can do once in each turn of its worker's loop.
+/// What a service can do once per turn of its worker's loop.
 pub struct Turn<'a> {
     pub(crate) now: Time,
     pub(crate) open: usize,
@@ -21,22 +21,23 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// The time, read at the begin of the turn.
+    /// The time, read at the start of the turn.
     pub fn now(&self) -> Time {
         self.now
     }
 
-    /// Connections that this worker has now, those still connecting included.
+    /// The connections that this worker has now, including those that are still connecting.
     pub fn open(&self) -> usize {
         self.open
     }
 
-    /// How many more connections can be begun in this turn.
+    /// How many more connections can be started in this turn.
     pub fn free_slots(&self) -> usize {
         self.free_slots - self.requests.connects.len()
     }
 
-    /// Begins a connection. It ends in [`Service::open`] or [`Service::connect_failed`].
+    /// Starts a connection. The result is a call of [`Service::open`] or
+    /// [`Service::connect_failed`].
     ///
     /// # Panics
     /// If there is no [free slot](Turn::free_slots).
@@ -45,7 +46,7 @@ impl Turn<'_> {
         self.requests.connects.push(to);
     }
 
-    /// How many connections can be woken in this turn without more memory being taken for it.
+    /// How many more connections can be woken in this turn without allocating memory.
     pub fn wakes_left(&self) -> usize {
         self.wakes_max.saturating_sub(self.requests.wakes.len())
     }
@@ -53,35 +54,35 @@ impl Turn<'_> {
     /// Sends a message to clients of the server, as [`Connection::send_message`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Connection::send_message`].
     pub fn send_message(&mut self, to: To, bytes: &[u8]) -> Result<(), SendError> {
         self.messenger.send(None, to, &[bytes])
     }
 
-    /// Has [`Service::timer`] called for the connection; nothing happens if it is gone.
+    /// Causes a call of [`Service::timer`] for the connection. Does nothing if it is closed.
     pub fn wake(&mut self, id: ConnectionId) {
         self.requests.wakes.push(id);
     }
 
-    /// Closes the connection at once; nothing happens if it is gone.
+    /// Closes the connection at once. Does nothing if it is closed already.
     pub fn close(&mut self, id: ConnectionId) {
         self.requests.closes.push(id);
     }
 
-    /// Says that the service has found no free buffer and cannot go on: other workers give theirs,
-    /// and if that does not help, connections are [shed](CloseReason::Shed). To be said in each turn
-    /// as long as it is so.
+    /// Reports that the service has found no free buffer and cannot continue. Other workers then
+    /// give buffers, and if that does not help, connections are [shed](CloseReason::Shed). Call
+    /// this in each turn while the service needs a buffer.
     pub fn want_buffer(&mut self) {
         self.requests.buffer = true;
     }
 
-    /// Ends the worker: open connections are closed at once.
+    /// Ends the worker. Open connections are closed at once.
     pub fn stop(&mut self) {
         self.requests.stop = true;
     }
 }
 
-/// What services ask for in [`Service::turn`], carried out right after it.
+/// What services request in [`Service::turn`]; carried out right after it.
 #[derive(Default)]
 pub(crate) struct Requests {
     pub(crate) connects: Vec<ConnectTo>,
