@@ -1,9 +1,9 @@
-//! Where connections come from: the listeners of a server, and what a client service begins.
+//! Where connections come from: the listeners of a server, and connects by a client service.
 //!
-//! A permit is taken before a connection is accepted: at the limit nothing is accepted, and the
+//! A permit is taken before a connection is accepted. At the limit nothing is accepted, and the
 //! backlog holds the rest. When the process runs out of descriptors or memory, accepting pauses. An
-//! edge-triggered listener would stall then (no edge comes for connections that wait already), so
-//! it is tried again after a time, or when a connection of any worker has been closed.
+//! edge-triggered listener reports no new edge for connections that already wait, so accept is
+//! tried again after a pause, or when any worker has closed a connection.
 
 use super::Core;
 use super::connection::machine::Machine;
@@ -17,14 +17,14 @@ use crate::error::{CloseReason, Errno};
 use crate::service::Service;
 use crate::shared::permits::Permit;
 
-/// Connections taken from one listener in one turn, so that a burst of connects does not keep those
-/// who are connected waiting.
+/// The most connections accepted from one listener in one turn, so that a burst of connects does
+/// not delay connected clients.
 const ACCEPTS_PER_TURN: u32 = 64;
 
-/// At most one line about paused accepting in this time.
+/// At most one warning about paused accepting is logged in this time.
 const WARN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A listener of this worker, as its worker sees it.
+/// A listener of this worker.
 pub(super) struct Listener {
     state: ListenerState,
 }
@@ -35,13 +35,13 @@ enum ListenerState {
     Idle,
     /// An Accept is in flight.
     Accepting,
-    /// Had its share of this turn.
+    /// Used up its share of this turn.
     Yielded,
     /// A connection waits, and there is no permit for it.
     AwaitingPermit,
     /// Out of descriptors or memory until this time.
     Paused(Time),
-    /// A Cancel is in flight; then the listener is closed.
+    /// A Cancel is in flight, after which the listener is closed.
     Closing,
     Closed,
 }
@@ -52,11 +52,11 @@ impl Listener {
     }
 }
 
-/// What to do about an error of accept.
+/// How to handle an error of accept.
 enum Remedy {
-    /// It is the business of the one connection that it hit: take the next.
+    /// The error concerns one connection only: accept the next.
     Next,
-    /// Something ran out.
+    /// A resource ran out.
     Pause,
 }
 
@@ -78,7 +78,7 @@ fn remedy(error: Errno) -> Remedy {
 }
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// Accepts until nothing waits, or the turn's share is used up.
+    /// Accepts until no connection waits, or the turn's share is used up.
     pub(super) fn accept<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -107,7 +107,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                     self.listeners[index].state = ListenerState::AwaitingPermit;
                     return;
                 }
-                // Asked first, tried again after: a permit that comes back in between is seen.
+                // Request a permit first, then try again, so that a permit returned in between is
+                // not missed.
                 Outcome::NoPermit => {
                     self.permits().want_permit(self.index);
                     asked_for_permit = true;
@@ -115,7 +116,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 Outcome::Failed(error) => {
                     self.counters.accept_errors.add(1);
                     failures += 1;
-                    // An error that is said to be of one connection, again and again, is not.
+                    // If it happens again and again, it does not concern one connection only.
                     if failures == ACCEPTS_PER_TURN || matches!(remedy(error), Remedy::Pause) {
                         self.pause_accepting(index, error);
                         return self.unwant_permit(asked_for_permit);
@@ -128,8 +129,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.unwant_permit(asked_for_permit);
     }
 
-    /// A listener that asked for a permit has got on without. Its wish is taken back, unless it is
-    /// another one's too: a wake-up for nothing would be lost to a worker that needs it.
+    /// A listener that requested a permit no longer needs it. Its request is withdrawn, unless
+    /// another listener has made it too: an unneeded wake-up would be lost to a worker that needs
+    /// it.
     fn unwant_permit(&self, asked: bool) {
         let waits = |listener: &Listener| listener.state == ListenerState::AwaitingPermit;
         if asked && !self.listeners.iter().any(waits) {
@@ -205,7 +207,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let closing = self.listeners[index].state == ListenerState::Closing;
         match (op, outcome) {
             (OpKind::Accept, Outcome::Cancelled) => {}
-            // It had been done when the cancel came.
+            // The accept completed before the cancel.
             (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing => {
                 self.accepted(engine, index, socket, peer, permit);
             }
@@ -219,7 +221,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Begins to close a listener. What waits in its backlog is reset by the kernel, and counted.
+    /// Begins to close a listener. The kernel resets the connections in its backlog; they are
+    /// counted.
     pub(super) fn close_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
         match self.listeners[index].state {
             ListenerState::Closing | ListenerState::Closed => return,
@@ -247,8 +250,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.listeners[index].state = ListenerState::Closed;
     }
 
-    /// Goes on accepting where the share of a turn was used up, or a permit, a descriptor or the
-    /// time has come.
+    /// Continues accepting on listeners whose share of a turn was used up, or for which a permit or
+    /// descriptor came free or the pause is over.
     #[inline]
     pub(super) fn serve_listeners<E: Engine>(&mut self, engine: &mut E) {
         let waiting = |listener: &Listener| {
@@ -264,8 +267,8 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[cold]
     fn serve_waiting_listeners<E: Engine>(&mut self, engine: &mut E) {
-        // Looked at once: a listener that asks again must not hide from the next one that a permit
-        // came. And not always in the same order.
+        // Read once for all listeners: one that requests a permit again must not hide from the next
+        // one that a permit came. The order of the listeners changes with each turn.
         let permit_came = self.permits().permit_came(self.index);
         let descriptor_came = self.permits().descriptor_came(self.index);
         let count = self.listeners.len();
@@ -291,7 +294,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.listeners.iter().any(|listener| listener.state == ListenerState::Yielded)
     }
 
-    /// When accepting is tried again.
+    /// When to try accepting again.
     pub(super) fn next_accept(&self) -> Option<Time> {
         let paused = |listener: &Listener| match listener.state {
             ListenerState::Paused(until) => Some(until),
@@ -304,7 +307,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.listeners.iter().all(|listener| listener.state == ListenerState::Closed)
     }
 
-    /// Begins a connection that the service asked for.
+    /// Starts a connection that the service requested.
     pub(super) fn connect<E: Engine>(&mut self, engine: &mut E, to: ConnectTo) {
         if self.stopping {
             return self.service.connect_failed(to.tag, Errno::CANCELED, self.now);

@@ -1,11 +1,12 @@
-//! Waiting for buffers: the queue of connections that need one, and those whose bytes do not move
-//! and so keep others from having one.
+//! Waiting for buffers: the queue of connections that need one, and the queues of connections whose
+//! bytes do not move and so keep buffers from others.
 //!
-//! An empty pool is waited for first come, first served: when a lease comes back, the first in the
-//! queue is served before any other event. If that does not happen for `shed_after`, the connection
-//! whose bytes have not moved for longest, on whatever worker, is closed: its output, because its
-//! client does not read, or its input, because its service waits for the rest of a message. So
-//! clients that do not read, or do not send what they announced, cannot starve the others.
+//! Connections wait for an empty pool first come, first served. When a lease is returned, the first
+//! in the queue is served before any other event. If that does not happen for `shed_after`, the
+//! connection whose bytes have not moved for longest, on any worker, is closed. Its output may not
+//! move because its client does not read, or its input because its service waits for the rest of a
+//! message. So clients that do not read, or do not send what they announced, cannot starve the
+//! others.
 //!
 //! Time-outs are in `timers`.
 
@@ -21,34 +22,34 @@ use crate::error::CloseReason;
 use crate::service::{Attention, Service};
 use crate::shared::mailbox::Command;
 
-/// How often another worker is asked to shed a connection.
+/// The shortest time between two requests that another worker shed a connection.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// How long a worker that has given way waits for the others. As a rule they wake it earlier: when
+/// How long a worker that has given way waits for the others. Usually they wake it earlier, when
 /// they have used a buffer or need none. A service that needs more buffers than are free does
 /// neither.
 const GIVE_WAY: Duration = Duration::from_millis(10);
 
-/// Whose turn it is where connections of several workers wait for a buffer.
+/// Which worker goes first when connections of several workers wait for a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Precedence {
     /// The connections of other workers come first.
     Behind,
-    /// The same until this turn of the loop has ended.
+    /// As `Behind`, until this turn of the loop has ended.
     GaveWay,
-    /// This worker has gone without since it took a buffer last.
+    /// This worker has given way since it last took a buffer, and goes first.
     Next,
 }
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// Puts a connection whose Recv has found no buffer into the queue for buffers.
+    /// Queues a connection whose Recv has found no buffer.
     #[cold]
     pub(super) fn wait_for_buffer(&mut self, key: Key) {
         self.context(key).machine.apply(Event::NoBuffer);
         self.enqueue(key);
     }
 
-    /// Puts a connection whose service has found no buffer into the queue for buffers.
+    /// Queues a connection whose service has found no buffer.
     fn wait_for_service(&mut self, key: Key) {
         let context = self.context(key);
         if context.machine.is_open() {
@@ -68,7 +69,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Records that somebody waits for a buffer, and wakes the other workers to give theirs.
+    /// Records that a connection waits for a buffer, and wakes the other workers so that they give
+    /// theirs.
     fn starve(&mut self) {
         self.starving_since.get_or_insert(self.now);
         if self.pool.set_starving(true) {
@@ -76,7 +78,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Serves the queue for buffers as long as there are some. Returns whether any was served.
+    /// Serves the queue for buffers while any are free. Returns whether any connection was served.
     #[inline]
     pub(super) fn serve_waiters<E: Engine>(&mut self, engine: &mut E) -> bool {
         !self.waiters.is_empty() && self.serve_waiters_now(engine)
@@ -86,9 +88,9 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn serve_waiters_now<E: Engine>(&mut self, engine: &mut E) -> bool {
         let mut served = false;
         let gives_way = self.gives_way();
-        // Each at most once: one that has to wait again goes to the end.
+        // Each at most once: a connection that has to wait again goes to the end.
         for _ in 0..self.waiters.len() {
-            // Fewer, if serving one has closed another.
+            // There are fewer if serving one has closed another.
             let Some(slot) = self.waiters.front() else { break };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
             let at_once = self.takes_at_once(key);
@@ -107,7 +109,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     /// Whether a connection in the queue may take a buffer as soon as it is served, for its service
-    /// or its layer. A Recv takes one when there are bytes.
+    /// or its layer. A Recv takes one only when there are bytes.
     fn takes_at_once(&mut self, key: Key) -> bool {
         let context = self.table.expect_mut(key);
         context.attention.has(Attention::WAITS) || self.layer.starves(&context.layer)
@@ -116,14 +118,14 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn serve_waiter<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let (available, since) = (self.pool.available(), self.starving_since);
         let at_once = self.takes_at_once(key);
-        // Waiting is counted from when the queue last moved.
+        // The time of waiting counts from when the queue last moved.
         self.starving_since = Some(self.now);
         let context = self.context(key);
         if context.machine.awaits_buffer() {
             context.machine.apply(Event::BufferCame);
         }
         let for_service = context.attention.remove(Attention::WAITS);
-        // The layer comes first: what the service sends has to pass through it.
+        // The layer comes first: the service's output has to pass through it.
         let layer_starves = self.resume_layer(engine, key);
         let context = self.context(key);
         if for_service && context.is_open() && !context.attention.has(Attention::WAITS) {
@@ -134,7 +136,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         if at_once {
             if self.waiters.contains(key.slot()) && self.pool.available() >= available {
-                // It needs more than there is, and has not moved.
+                // It needs more buffers than there are, and has not moved.
                 self.starving_since = since;
             } else {
                 self.precedence = Precedence::Behind;
@@ -143,20 +145,21 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.drive(engine, key);
     }
 
-    /// Whether connections of other workers have a buffer before those of this one. Without this a
-    /// worker that takes back at once what it has just sent would keep the last buffer for ever.
+    /// Whether connections of other workers get a buffer before those of this one. Without this, a
+    /// worker that takes back at once the buffer that it has just sent would keep the last one for
+    /// ever.
     fn gives_way(&self) -> bool {
         self.precedence != Precedence::Next && self.pool.starves_elsewhere()
     }
 
-    /// Takes a connection that is closed out of the queue for buffers.
+    /// Removes a closed connection from the queue for buffers.
     pub(super) fn wait_no_longer(&mut self, slot: u32) {
         if self.waiters.remove(slot) {
             self.no_longer_starving();
         }
     }
 
-    /// Records that nobody waits for a buffer any more, if that is so.
+    /// Records that no connection waits for a buffer any more, if that is so.
     fn no_longer_starving(&mut self) {
         if self.waiters.is_empty() && !self.service_starves {
             self.starving_since = None;
@@ -168,7 +171,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The service has said with `Turn::want_buffer` that it needs a buffer, or has not said so again.
+    /// The service has called `Turn::want_buffer` in this turn, or no longer does.
     #[cold]
     pub(super) fn service_wants_buffer(&mut self, wants: bool) {
         self.service_starves = wants;
@@ -190,7 +193,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Continues with the connections that used up their budget in the last turn.
+    /// Continues with the connections that used up their share of the last turn.
     #[inline]
     pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
         if !self.yielded.is_empty() {
@@ -201,7 +204,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline(never)]
     fn serve_yielded_now<E: Engine>(&mut self, engine: &mut E) {
         for _ in 0..self.yielded.len() {
-            // Fewer, if serving one has closed another.
+            // There are fewer if serving one has closed another.
             let Some(slot) = self.yielded.pop_front() else { return };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
             self.drive(engine, key);
@@ -228,13 +231,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.stalled.contains(key.slot()) {
             self.stalled.remove(key.slot());
             self.publish_stall();
-            // The timer is set for the stall; what it would be set for without may be earlier.
+            // The timer was set for the stall. What it is set for otherwise may be due earlier.
             self.schedule(key);
         }
     }
 
-    /// Looks after what a call of the service has left: input, or the wish for a buffer.
-    /// `input_before` is the input that there was before the call, in bytes.
+    /// Handles what a call of the service has left: input, a wanted buffer, or a set timer.
+    /// `input_before` is the input before the call, in bytes.
     #[cold]
     pub(super) fn look_after(&mut self, key: Key, input_before: usize) {
         if self.context(key).attention.remove(Attention::WANTS_BUFFER) {
@@ -246,8 +249,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.holds_back(key, input_before);
     }
 
-    /// Keeps the queue of connections with unconsumed input, after the service has left or consumed
-    /// some.
+    /// Updates the queue of connections with unconsumed input, after the service has left or
+    /// consumed some.
     fn holds_back(&mut self, key: Key, input_before: usize) {
         let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
         let context = self.table.expect_mut(key);
@@ -268,7 +271,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Nothing of the input is left.
+    /// No input is left.
     pub(super) fn no_longer_holds(&mut self, key: Key) {
         if self.context(key).attention.remove(Attention::HOLDS) {
             self.holding.remove(key.slot());
@@ -291,7 +294,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         output.into_iter().chain(input).min_by_key(|&(_, since)| since)
     }
 
-    /// When the queue for buffers, and shedding, is to be looked at again.
+    /// When to look at the queue for buffers, and at shedding, again.
     #[inline]
     pub(super) fn next_look(&self) -> Option<Time> {
         let since = self.starving_since?;
@@ -300,14 +303,14 @@ impl<S: Service, L: Layer> Core<S, L> {
         shed.into_iter().chain(gave_way.then(|| self.when_others_had_theirs())).min()
     }
 
-    /// When the queue is served by which this worker has given way to others.
+    /// The time after which a worker that has given way serves its queue again.
     #[cold]
     fn when_others_had_theirs(&self) -> Time {
         if self.pool.starves_elsewhere() { self.now + GIVE_WAY } else { self.now }
     }
 
-    /// Closes the connection that is stalled for longest, here or elsewhere, if others have waited
-    /// for its buffers long enough.
+    /// Closes the connection that has stalled for longest, on any worker, if others have waited for
+    /// its buffers long enough.
     #[inline]
     pub(super) fn shed_if_needed<E: Engine>(&mut self, engine: &mut E) {
         if let (Some(since), Some(after)) = (self.starving_since, self.rules.shed_after)
@@ -319,7 +322,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[cold]
     fn shed<E: Engine>(&mut self, engine: &mut E, after: Duration) {
-        // One may be enough for all: whether anybody still waits is looked at after each.
+        // One may be enough for all, so check after each whether any still waits.
         while self.starving_since.is_some_and(|since| since + after <= self.now) {
             match self.mailboxes.longest_stalled() {
                 Some((_, since)) if since + after > self.now => return,
@@ -330,29 +333,29 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Another worker has the connection that is stalled for longest.
+    /// Another worker has the connection that has stalled for longest.
     fn ask_to_shed(&mut self, worker: usize) {
         if self.shed_asked_at + ASK_EVERY <= self.now {
             self.shed_asked_at = self.now;
-            // With its inbox full that worker has enough to do; it is asked again.
+            // A worker with a full inbox is busy; it is asked again later.
             let _ = self.mailboxes.send(worker, Command::Shed);
         }
     }
 
-    /// Closes the connection of this worker that is stalled for longest, if that is at least
+    /// Closes the connection of this worker that has stalled for longest, if that is at least
     /// `shed_after`.
     pub(super) fn shed_one<E: Engine>(&mut self, engine: &mut E) {
         let Some((key, since)) = self.longest_stalled() else { return };
         let long_enough = self.rules.shed_after.is_some_and(|after| since + after <= self.now);
         if long_enough {
-            // Out of the queue at once: cancelling its Send may take until the next turn.
+            // Remove it from the queue now: cancelling its Send may take until the next turn.
             self.unstall(key);
             self.no_longer_holds(key);
             self.close_now(key, CloseReason::Shed);
             self.drive(engine, key);
             self.serve_waiters(engine);
             if self.service_starves && self.pool.available() > 0 {
-                // The service has its chance before another is closed for it.
+                // The service gets its chance before another connection is closed for it.
                 self.starving_since = Some(self.now);
             }
         }

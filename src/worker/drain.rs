@@ -1,8 +1,9 @@
 //! Commands from outside the worker, drain and stop.
 //!
-//! A drain first accepts what waits in the backlog (closing a listener resets it), then closes the
-//! listeners, then has every connection finish: send what it has read, send FIN, linger. Bytes that
-//! a client sends after that are read and thrown away, so that the FIN is not overtaken by a reset.
+//! A drain first accepts the connections in the backlog (closing a listener would reset them), then
+//! closes the listeners, then finishes every connection: sends what it has read, sends FIN,
+//! lingers. Bytes that a client sends after that are read and discarded, so that no reset overtakes
+//! the FIN.
 
 use super::Core;
 use super::layer::Layer;
@@ -13,27 +14,27 @@ use crate::error::CloseReason;
 use crate::service::Service;
 use crate::shared::mailbox::Command;
 
-/// The most turns for which a drain still accepts. Each accepts up to 64 connections from each
-/// listener, so this covers any backlog; a flood of connects cannot extend it.
+/// The most turns in which a drain still accepts. Each accepts up to 64 connections from each
+/// listener, so this covers any backlog. A flood of connects cannot extend it.
 const ACCEPTING_TURNS: u32 = 1100;
 
-/// A drain that is under way.
+/// A drain in progress.
 pub(super) struct Drain {
-    /// When the connections that are left are closed.
+    /// When the remaining connections are closed.
     pub(super) deadline: Time,
     step: DrainStep,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DrainStep {
-    /// Still accepting what waits, for at most this many turns.
+    /// Accepting the backlog, for at most this many more turns.
     Accepting(u32),
     /// The listeners are being closed and the connections finished.
     Finishing,
 }
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// Carries out what has come in.
+    /// Carries out the commands that have arrived.
     #[inline]
     pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
         if self.mailboxes.has_mail(self.index) {
@@ -68,7 +69,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.drain.as_ref().is_some_and(|drain| drain.step != DrainStep::Finishing)
     }
 
-    /// Takes the drain a step further, if there is one.
+    /// Advances the drain, if there is one.
     #[inline]
     pub(super) fn drain_step<E: Engine>(&mut self, engine: &mut E) {
         if let Some(Drain { deadline, step }) = self.drain {
@@ -79,8 +80,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     fn drain_from<E: Engine>(&mut self, engine: &mut E, deadline: Time, step: DrainStep) {
         match step {
-            // The first turn has not waited since the command came: connections may have come with
-            // it.
+            // The first turn has not waited since the command arrived: connections may have arrived
+            // with it.
             DrainStep::Accepting(left)
                 if left == ACCEPTING_TURNS
                     || (left > 0 && deadline > self.now && self.listeners_want_a_turn()) =>
@@ -96,7 +97,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                     core.finish_draining(engine, key);
                     core.drive(engine, key);
                 });
-                // It may want its next turn earlier than it said in this one's.
+                // It may want its next turn earlier than it said in this one.
                 self.service_turn = Some(self.now);
             }
             DrainStep::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
@@ -104,7 +105,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Has the connection closed when its service owes it nothing any more.
+    /// Closes the connection once its service owes the client nothing more.
     fn finish_draining<E: Engine>(&mut self, engine: &E, key: Key) {
         if self.context(key).is_open() {
             self.ask(engine, key, CloseReason::Drained, |service, connection, session| {
@@ -115,8 +116,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Why a connection that is accepted now is closed: the worker stops, or its drain has
-    /// begun to finish connections. `None` if neither is so.
+    /// Why a connection that is accepted now is closed: the worker stops, or its drain has begun to
+    /// finish connections. `None` otherwise.
     pub(super) fn ending(&self) -> Option<CloseReason> {
         match &self.drain {
             _ if self.stopping => Some(CloseReason::Stopped),
@@ -131,7 +132,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Closes everything now.
+    /// Closes everything at once.
     #[cold]
     pub(super) fn stop<E: Engine>(&mut self, engine: &mut E) {
         if std::mem::replace(&mut self.stopping, true) {
@@ -160,7 +161,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.serve_waiters(engine);
     }
 
-    /// Whether there is nothing left to do, ever.
+    /// Whether the worker has nothing left to do, ever.
     pub(super) fn is_finished(&self) -> bool {
         self.ending().is_some() && self.table.is_empty() && self.listeners_are_closed()
     }

@@ -1,5 +1,5 @@
-//! From a completion to the connection's next operation: the state machine is told what happened,
-//! the service is asked where it has a say, and the machine says what comes next, until it rests.
+//! From a completion to the connection's next operation. The state machine gets the event, the
+//! service is called where it decides, and the machine returns the next action, until it rests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,13 +19,13 @@ use crate::shared::counters::Counters;
 impl<S: Service, L: Layer> Core<S, L> {
     /// Submits operations until the connection waits for something. Frees it when it is closed.
     ///
-    /// It is a loop: an operation that is done at once does not call back into here, so no chain of
-    /// such operations is deeper than this.
+    /// This is a loop: an operation that completes at once does not call back into it, so a chain
+    /// of such operations uses no stack.
     pub(super) fn drive<E: Engine>(&mut self, engine: &mut E, key: Key) {
         self.run_until_blocked(engine, key, Budget::TURN);
     }
 
-    /// The same after a Recv that was pending has brought bytes: how an echo begins.
+    /// Like [`drive`](Core::drive), after a pending Recv has brought bytes. An echo begins here.
     #[inline(always)]
     pub(super) fn drive_received<E: Engine>(&mut self, engine: &mut E, key: Key, chain: Chain) {
         let mut budget = Budget::TURN;
@@ -34,7 +34,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.run_until_blocked(engine, key, budget);
     }
 
-    /// The same after another operation that was pending has completed.
+    /// Like [`drive`](Core::drive), after another pending operation has completed.
     pub(super) fn drive_completed<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -47,7 +47,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             Outcome::Sent { bytes, mut rest } => {
                 self.unstall(key);
                 let context = self.table.expect_mut(key);
-                // Before what has come since the Send began.
+                // The rest goes before what was added since the Send began.
                 let outgoing = outgoing(&mut self.layer, context, &self.pool);
                 rest.append(outgoing);
                 *outgoing = rest;
@@ -60,8 +60,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.drive(engine, key);
     }
 
-    /// The two operations of an echo stand here with their completions; the compiler makes one
-    /// straight path out of them. Everything else is rare.
+    /// The two operations of an echo are handled inline with their completions, so that the
+    /// compiler makes one straight path of them. All other operations are rare.
     #[inline(always)]
     fn run_until_blocked<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
         loop {
@@ -69,7 +69,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 return;
             }
             let context = self.table.expect_mut(key);
-            // What a layer has not taken yet is output too: it is lost with an abort.
+            // Output that a layer has not taken yet counts too: an abort loses it.
             let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
                 || !L::IS_PLAIN && !context.output.is_empty();
             if budget.is_spent()
@@ -116,7 +116,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The connection has had its share of this turn; the others come first.
+    /// The connection used up its share of this turn; the others come first.
     pub(super) fn yield_turn(&mut self, key: Key) {
         if !self.yielded.contains(key.slot()) {
             self.yielded.push_back(key.slot());
@@ -130,14 +130,14 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The context of a connection that is known to be there: each completion belongs to one, since
-    /// a slot is freed only when nothing is in flight.
+    /// The context of a connection that is known to exist: a slot is freed only when nothing is in
+    /// flight, so each completion has one.
     #[inline]
     pub(super) fn context(&mut self, key: Key) -> &mut Context<S::Session, L::State> {
         self.table.expect_mut(key)
     }
 
-    /// Takes note of a completion that is neither bytes received nor bytes sent.
+    /// Handles a completion that brings no received bytes and reports no sent ones.
     #[cold]
     fn completed<E: Engine>(
         &mut self,
@@ -173,8 +173,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn ended_early(&mut self, key: Key, op: OpKind, error: Option<Errno>) {
         let context = self.context(key);
         if let Some(error) = error {
-            // What the connection was being closed for no longer holds if its output fails; after
-            // FIN nothing is owed any more.
+            // If its output fails, the connection is no longer closed for the earlier reason. After
+            // FIN, no output is left that could fail.
             if matches!(context.machine.phase(), Phase::Open | Phase::Finishing) {
                 context.reason = Some(CloseReason::of(error));
             }
@@ -195,7 +195,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn received<E: Engine>(&mut self, engine: &mut E, key: Key, mut chain: Chain) {
         let bytes = chain.len();
         let context = self.table.expect_mut(key);
-        // One buffer that was not filled: the next is one too.
+        // After one buffer that was not filled, the next receive takes one too.
         if context.leases_wanted > 1 || bytes >= self.pool.buffer_size() {
             let most = self.rules.leases_per_connection_max;
             context.leases_wanted = leases_wanted(context.leases_wanted, most, bytes, &self.pool);
@@ -225,7 +225,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Tells the service of bytes that a layer has put into its input.
+    /// Calls the service for bytes that a layer has put into its input.
     fn give_input<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
         let context = self.table.expect_mut(key);
         let now = clock(&self.service, engine, context.tag, self.now);
@@ -235,7 +235,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.carry_out(key, CloseReason::Service, asked);
     }
 
-    /// Tells the service that its output is sent, if all is and it wants to hear of it.
+    /// Calls `Service::sent` if all output is sent and the service wants that call.
     #[inline]
     fn notify_sent<E: Engine>(&mut self, engine: &mut E, key: Key, all_sent: bool) {
         if S::HEARS_SENT && all_sent {
@@ -252,8 +252,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Goes on with a connection whose layer has been called: with so many bytes for the service, or
-    /// a reason to close.
+    /// Continues with a connection whose layer has been called. `taken` is the number of bytes for
+    /// the service, or the reason to close.
     #[cold]
     pub(super) fn layer_was_called<E: Engine>(
         &mut self,
@@ -270,7 +270,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             && let Some(peer) = self.layer.peer(&context.layer, context.peer)
         {
             context.peer = peer;
-            // A service that is told of a connection finds no input there yet.
+            // `Service::open` must not find input yet.
             let mut came_along = context.input.take();
             self.opened(engine, key);
             let context = self.context(key);
@@ -292,15 +292,15 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Whether nothing can be sent because the layer has found no buffer. The connection is in the
-    /// queue for buffers then, and, because what it holds does not move either, in that of those that
-    /// may be shed: as if a Send had to wait.
+    /// Whether nothing can be sent because the layer has found no buffer. The connection is then in
+    /// the queue for buffers. It is also in the queue of stalled connections, as if a Send were
+    /// pending, because the buffers that it holds do not move: it may be shed.
     #[inline(never)]
     fn layer_starves<E: Engine>(&mut self, engine: &mut E, key: Key) -> bool {
         let context = self.table.expect_mut(key);
         let _ = outgoing(&mut self.layer, context, &self.pool);
         if context.ended && !self.layer.starves(&context.layer) {
-            // FIN had to wait for the layer.
+            // FIN was held back for the layer.
             self.layer_was_called(engine, key, Ok(0));
         }
         let context = self.table.expect_mut(key);
@@ -320,8 +320,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         starves
     }
 
-    /// Calls a layer again that may have been waiting for a buffer. Returns whether it still waits
-    /// for one.
+    /// Calls a layer again that may have been waiting for a buffer. Returns whether it is still
+    /// waiting.
     #[inline(always)]
     pub(super) fn resume_layer<E: Engine>(&mut self, engine: &mut E, key: Key) -> bool {
         if L::IS_PLAIN {
@@ -336,7 +336,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.layer_starves(engine, key)
     }
 
-    /// Asks the service, and does what it answers. `reason` is what a close is put down to.
+    /// Calls the service and carries out its answer. `reason` is the reason of a close that gives
+    /// none.
     #[inline]
     pub(super) fn ask<E: Engine>(
         &mut self,
@@ -351,7 +352,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.carry_out(key, reason, asked);
     }
 
-    /// Does what the service has answered.
+    /// Carries out the service's answer.
     #[inline(always)]
     fn carry_out(&mut self, key: Key, reason: CloseReason, asked: Asked) {
         if let Some(answer) = asked.otherwise {
@@ -384,7 +385,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 }
 
-/// What is sent next.
+/// The bytes to send next.
 #[inline(always)]
 fn outgoing<'a, Session, L: Layer>(
     layer: &mut L,
@@ -394,8 +395,8 @@ fn outgoing<'a, Session, L: Layer>(
     layer.outgoing(&mut context.layer, &mut context.output, pool)
 }
 
-/// Takes note of bytes that were sent. Returns whether the service is to hear that all of its output
-/// is.
+/// Records that bytes were sent. Returns whether `Service::sent` is due because all of the
+/// service's output is sent.
 #[inline(always)]
 fn sent<Session, L: Layer>(
     layer: &mut L,
@@ -416,7 +417,7 @@ fn sent<Session, L: Layer>(
     all_sent && bytes > 0 && outgoing(layer, context, pool).is_empty()
 }
 
-/// Tells the service of bytes that have been put into its input.
+/// Calls the service for bytes that have been put into its input.
 #[inline(always)]
 fn give_input<S: Service, LayerState>(
     service: &mut S,
@@ -432,17 +433,17 @@ fn give_input<S: Service, LayerState>(
     ask(service, pool, messenger, context, now, S::data)
 }
 
-/// What came of asking the service.
+/// The result of a call to the service.
 struct Asked {
-    /// Its answer, if that is not to continue.
+    /// The answer, unless it is to continue.
     otherwise: Option<Answer>,
-    /// Whether input is left, or was; or the service has found no buffer.
+    /// Whether input is left, or a bit of `Attention` is set.
     needs_attention: bool,
-    /// What input there was before, in bytes.
+    /// Bytes of input before the call.
     input_before: usize,
 }
 
-/// Asks the service about a connection.
+/// Calls the service for a connection.
 #[inline(always)]
 fn ask<S: Service, LayerState>(
     service: &mut S,
@@ -453,9 +454,9 @@ fn ask<S: Service, LayerState>(
     call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
 ) -> Asked {
     let input_before = context.input.len();
-    // What the service has half done to its own state is its own business; the connection that it
-    // panicked for is closed. The view is made inside, where what the service does not look at
-    // costs nothing.
+    // After a panic the service's own state is the service's responsibility; the connection is
+    // closed. The view is made inside the closure, where fields that the service does not use cost
+    // nothing.
     let answer = catch_unwind(AssertUnwindSafe(|| {
         let (mut connection, session) = context.for_service(pool, messenger, now);
         call(service, &mut connection, session)
@@ -471,15 +472,14 @@ fn ask<S: Service, LayerState>(
     }
 }
 
-/// The time of a call to the service: that of the turn, if it does not want a fresh one.
+/// The time for a call to the service: that of the turn, unless it wants a fresh one.
 #[inline]
 fn clock<S: Service>(service: &S, engine: &impl Engine, tag: u64, turn: Time) -> Time {
     if service.fresh_clock(tag) { engine.now() } else { turn }
 }
 
-/// How many buffers the next receive of a connection may fill: more after a receive that filled
-/// all it was given, fewer after one that needed a quarter of it, and one when buffers are getting
-/// few.
+/// How many buffers the next receive of a connection may fill: more after a receive that filled all
+/// of them, fewer after one that needed at most a quarter, and one when buffers are scarce.
 #[inline]
 fn leases_wanted(wanted: u8, most: u8, bytes: usize, pool: &Pool) -> u8 {
     let room = usize::from(wanted) * pool.buffer_size();

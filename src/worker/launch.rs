@@ -1,8 +1,8 @@
-//! Making a worker that runs on this machine: its rules, its system layer and its engine.
+//! Makes a worker that runs on this machine: its rules, its system layer and its engine.
 //!
 //! The server, the client loop and the load generator all make their workers here, so this is the
-//! only place that knows which engine there is. The simulation takes from here what does not
-//! depend on the engine.
+//! only place that knows which engine there is. The simulation uses the parts that do not depend on
+//! the engine.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,11 +23,11 @@ type SystemEngine = MioEngine<Kernel>;
 /// A worker on the engine of this machine.
 pub(crate) type SystemWorker<S> = Worker<SystemEngine, S>;
 
-/// Memory that the engine of this machine takes for each slot, in bytes.
+/// Memory of this machine's engine per slot, in bytes.
 pub(crate) const ENGINE_BYTES_PER_SLOT: usize = SystemEngine::BYTES_PER_SLOT;
 
-/// The longest pause of accepting on one worker, divided by the number of workers: at most ten
-/// attempts per second for the whole process, which does not show on a graph of the CPU.
+/// The longest pause in accepting on one worker, divided by the number of workers. The whole
+/// process thus makes at most ten attempts per second, which is not visible in its CPU time.
 const ACCEPT_PAUSE_PER_WORKER: Duration = Duration::from_millis(100);
 
 impl Rules {
@@ -44,11 +44,11 @@ impl Rules {
     }
 }
 
-/// Makes a worker with these listeners, in the order of the server's endpoints. To be called on the
+/// Makes a worker with these listeners, in the order of the server's endpoints. Call it on the
 /// worker's own thread, because nothing of a worker may leave it.
 ///
 /// # Errors
-/// The system refused what the event loop is made of, or to watch a listener.
+/// The system refused to make the event loop, or to watch a listener.
 pub(crate) fn make_worker<S: Service>(
     mut setup: Setup,
     listeners: Vec<Listening<OwnedFd>>,
@@ -62,7 +62,7 @@ pub(crate) fn make_worker<S: Service>(
     Ok(Worker::new(engine, setup, service))
 }
 
-/// Limits of one thread that begins connections and accepts none.
+/// Limits of a thread that starts connections and accepts none.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLimits {
     /// Connections at once.
@@ -81,7 +81,7 @@ pub struct ClientLimits {
 }
 
 impl ClientLimits {
-    /// What a worker that only begins connections is made of. `mailboxes` has its inbox alone.
+    /// The parts of a worker that only starts connections. `mailboxes` has only its inbox.
     ///
     /// # Errors
     /// The memory of the buffers could not be allocated.
@@ -107,13 +107,13 @@ impl ClientLimits {
     }
 }
 
-/// Runs `service` on this thread, on an engine of its own, until it calls
-/// [`Turn::stop`](crate::service::Turn::stop); connections are begun with
-/// [`Turn::connect`](crate::service::Turn::connect). Returns the service.
+#[cfg(feature = "internals")]
+/// Runs `service` on this thread, on its own engine, until it calls
+/// [`Turn::stop`](crate::service::Turn::stop). Returns the service, which starts connections with
+/// [`Turn::connect`](crate::service::Turn::connect).
 ///
 /// # Errors
-/// Memory, or what the event loop is made of, could not be allocated; or waiting failed.
-#[cfg(feature = "internals")]
+/// Memory or the parts of the event loop could not be allocated, or waiting failed.
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
     let (service, _) =

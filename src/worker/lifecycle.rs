@@ -1,4 +1,4 @@
-//! The stations of a connection's life: established, opened, finished or closed at once, freed.
+//! A connection's life: established, opened, finished or closed at once, freed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use crate::service::messenger::Messenger;
 use crate::service::{Attention, Service};
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// A connection is there, accepted or connected.
+    /// A connection was accepted, or its connect succeeded.
     pub(super) fn established<E: Engine>(&mut self, engine: &mut E, key: Key) {
         self.established += 1;
         self.counters.connections.set(self.established);
@@ -29,7 +29,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// It is known who the peer is: the connection is the service's from now on.
+    /// The peer is known. The service sees the connection from now on.
     pub(super) fn opened<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let context = self.table.expect_mut(key);
         context.opened = true;
@@ -42,13 +42,13 @@ impl<S: Service, L: Layer> Core<S, L> {
             let (id, peer) = (context.id, context.peer);
             log::debug!("connect id={id} peer={peer} connections={connections}");
         }
-        // From here on the deadline is the service's timer.
+        // From here on, the deadline is the service's timer.
         self.context(key).deadline = Time::MAX;
         self.schedule(key);
         self.ask(engine, key, CloseReason::Service, S::open);
     }
 
-    /// Has the connection closed when its output is sent. The connection has to be driven.
+    /// Closes the connection once its output is sent. The caller must then drive it.
     pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
         if self.context(key).is_open() {
             self.last_output(key);
@@ -56,7 +56,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let context = self.table.expect_mut(key);
         self.layer.finish(&mut context.layer);
         context.reason.get_or_insert(reason);
-        // After a half-close nothing is left to be shut down, which is where lingering begins.
+        // After a half-close there is no FIN left to send, so lingering begins here.
         let lingers = context.machine.is_open() && context.machine.is_shut();
         context.machine.apply(Event::Finish);
         if lingers {
@@ -71,29 +71,29 @@ impl<S: Service, L: Layer> Core<S, L> {
         let context = self.table.expect_mut(key);
         let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
         let service = &mut self.service;
-        // A panic here is the end of a connection that is ended already.
+        // The connection is ending anyway, so a panic changes nothing.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
     }
 
-    /// The peer has been sent everything, and has this long to close its side.
+    /// Everything has been sent. Limits how long the peer may take to close its side.
     pub(super) fn begin_linger(&mut self, key: Key) {
         let deadline = self.now + self.rules.linger;
         self.context(key).deadline = deadline;
         self.schedule_at(key, deadline);
     }
 
-    /// Has the connection closed at once. The connection has to be driven.
+    /// Closes the connection at once. The caller must then drive it.
     pub(super) fn close_now(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
         let context = self.table.expect_mut(key);
         if context.is_open() && !context.input.is_empty() {
             let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
             let service = &mut self.service;
-            // A panic here is the end of a connection that is ended already.
+            // The connection is ending anyway, so a panic changes nothing.
             let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
         }
         let context = self.context(key);
-        // "The peer closed" says that it has been sent everything, which is not so any more.
+        // This reason says that everything was sent, which is no longer true.
         if context.reason == Some(CloseReason::PeerClosed) {
             context.reason = Some(reason);
         }
@@ -102,8 +102,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.forget_input(key);
     }
 
-    /// The service will not be called again: what it left of the input is nobody's any more, and
-    /// others may need the buffers while this connection lingers.
+    /// Drops the rest of the input: the service will not be called for it again, and others may
+    /// need the buffers while this connection lingers.
     #[cold]
     fn forget_input(&mut self, key: Key) {
         let context = self.table.expect_mut(key);
@@ -119,7 +119,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Gives a closed connection's slot, buffers and permit back.
+    /// Returns the slot, buffers and permit of a closed connection.
     pub(super) fn free<E: Engine>(&mut self, engine: &E, key: Key) {
         let slot = key.slot();
         self.wait_no_longer(slot);
@@ -140,7 +140,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
         let closed = context.summary();
-        // The permit goes back here: the line below counts without this connection.
+        // This returns the permit, so that the line below does not count this connection.
         drop(context);
         if let Some(closed) = closed
             && log::log_enabled!(log::Level::Debug)
@@ -149,13 +149,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Connections of the whole process, as far as this worker knows.
+    /// Connections of the whole process, or of this worker if it has no permits.
     fn connections(&self) -> u64 {
         self.permits.as_ref().map_or(self.established, |permits| permits.taken())
     }
 }
 
-/// The service's last word on a connection.
+/// Calls the service for a connection for the last time.
 fn notify_closed<S: Service, LayerState>(
     service: &mut S,
     pool: &Pool,
@@ -167,12 +167,12 @@ fn notify_closed<S: Service, LayerState>(
     if !context.opened && context.was_accepted() {
         return;
     }
-    // A layer has closed a connection that this side began before it was open.
+    // A layer closed a connection of this side before it was opened.
     let refused = if context.was_established() { Errno::PROTO } else { Errno::CANCELED };
     let (opened, tag) = (context.opened, context.tag);
     let error = context.connect_error.unwrap_or(refused);
     let (mut connection, session) = context.for_service(pool, messenger, now);
-    // A panic here has nothing left to close.
+    // There is nothing left to close after a panic.
     let _ = catch_unwind(AssertUnwindSafe(|| match opened {
         true => service.closed(&mut connection, session, reason),
         false => service.connect_failed(tag, error, now),

@@ -1,5 +1,5 @@
-//! What comes to a worker for its service or its clients: parcels of the service's other copies,
-//! messages of other threads, and requests to disconnect a client.
+//! What arrives for a worker's service or its clients: parcels from the other workers' services,
+//! messages from other threads, and requests to disconnect a client.
 
 use super::Core;
 use super::layer::Layer;
@@ -18,7 +18,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
     }
 
-    /// Hands a message of another thread to the service, for each client that it is for.
+    /// Passes another thread's message to the service, for each client that it is for.
     #[cold]
     pub(super) fn mail_came<E: Engine>(&mut self, engine: &mut E, mail: Mail) {
         let Mail { to, parcel, number, mut receipt } = mail;
@@ -32,22 +32,22 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
             core.drive(engine, key);
         });
-        // Into the reserve, where the next message is taken from: this worker's own list would in
-        // the end have all buffers, and the senders none.
+        // The buffer goes back to the reserve, which the next message takes it from. Otherwise this
+        // worker's own list would in the end have all buffers, and the senders none.
         drop(parcel);
         self.mailboxes.wake_each(self.pool.reserve().starving());
         self.serve_waiters(engine);
     }
 
-    /// Messages of another worker's service have come.
+    /// Messages from another worker's service have arrived.
     #[cold]
     pub(super) fn messages_came<E: Engine>(&mut self, engine: &mut E, from: usize, parcel: Parcel) {
         self.deliver(engine, parcel.into_lease(&self.pool));
         self.mailboxes.messages_delivered(from, self.index, BUFFERS_MAX);
     }
 
-    /// Sends what the service has written for clients of other workers, and hands in what it has
-    /// written for those of this one. What is written meanwhile has its turn next.
+    /// Sends what the service has written for clients of other workers, and delivers what it has
+    /// written for those of this one. What is written meanwhile is sent in the next turn.
     #[cold]
     pub(super) fn deliver_messages<E: Engine>(&mut self, engine: &mut E) {
         for _ in 0..self.messenger.turn() {
@@ -59,9 +59,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Hands messages to the service, for each client of this worker that they are for. As long as
-    /// there are buffers, each of these is sent to once, in the next turn, however many messages it
-    /// gets.
+    /// Passes messages to the service, for each client of this worker that they are for. While
+    /// buffers are plentiful, each of these clients is sent to once, in the next turn, however many
+    /// messages it gets.
     fn deliver<E: Engine>(&mut self, engine: &mut E, lease: Lease) {
         let buffer = match self.pool.has_references() {
             true => Ok(Shared::from(lease)),
@@ -87,7 +87,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 if core.hand_in(engine, key, message()).is_some() {
                     core.counters.messages_dropped.add(1);
                 }
-                // Each has a buffer until it is sent to.
+                // Each recipient holds a buffer until its message is sent.
                 match core.pool.is_plentiful() {
                     true => core.yield_turn(key),
                     false => core.drive(engine, key),
@@ -131,7 +131,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Hands a message to the service. Returns why it was refused, if it was.
+    /// Passes a message to the service. Returns why it was refused, if it was.
     fn hand_in<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -149,7 +149,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         message.refused
     }
 
-    /// Closes a client's connection when its output is sent.
+    /// Closes a client's connection once its output is sent.
     #[cold]
     pub(super) fn disconnect<E: Engine>(
         &mut self,

@@ -1,15 +1,15 @@
-//! One thread's loop: wait for completions, drive connections, and between turns look after what
-//! waits: commands, connections whose turn it is, timers, listeners.
+//! One thread's loop. A turn waits for completions, drives connections, and then handles what is
+//! pending: commands, connections that yielded, timers, listeners.
 //!
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
-//! * `lifecycle`: what happens when a connection is established, opened, finished, closed and freed.
-//! * `accept`: the listeners, and the connections that a client service begins.
+//! * `lifecycle`: connections that are established, opened, finished, closed and freed.
+//! * `accept`: the listeners, and the connects of a client service.
 //! * `buffers`: connections that wait for a buffer or for their turn, and shedding.
 //! * `timers`: time-outs, and the timers that services set.
-//! * `layer`: the seam between a connection's socket and its service.
+//! * `layer`: the byte layer between a connection's socket and its service.
 //! * `mail`: messages from other workers and threads.
-//! * `drain`: commands from outside, and the way to the end.
-//! * `launch`: how a worker that runs on this machine is made.
+//! * `drain`: commands from outside, drain and stop.
+//! * `launch`: makes a worker on this machine's engine.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,14 +48,14 @@ use buffers::Precedence;
 use drain::Drain;
 use layer::{Layer, Plain};
 
-/// How finely connections' time-outs are kept. They are seconds as a rule; a service's
+/// The resolution of connections' time-outs. These are usually seconds; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The most connections that a service can begin in one turn, and wake without taking more memory.
+/// The most connections that a service can start in one turn, and wake without allocating.
 const REQUESTS_PER_TURN: usize = 1024;
 
-/// The times and limits that a worker goes by.
+/// The times and limits that a worker follows.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) leases_per_connection_max: u8,
@@ -63,12 +63,11 @@ pub(crate) struct Rules {
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
-    /// After running out of descriptors or memory, accept is tried again after this time at the
-    /// latest.
+    /// After running out of descriptors or memory, accept is tried again after at most this time.
     pub(crate) accept_pause: Duration,
 }
 
-/// What a worker is made of, beside its engine and its service.
+/// What a worker is made of, besides its engine and its service.
 pub(crate) struct Setup {
     pub(crate) index: usize,
     pub(crate) connections_max: usize,
@@ -78,21 +77,21 @@ pub(crate) struct Setup {
     pub(crate) permits: Option<Arc<Permits>>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) counters: Arc<Counters>,
-    /// Where the connections that are accepted are entered.
+    /// Where accepted connections are listed.
     pub(crate) directory: Option<Arc<Directory>>,
 }
 
-/// A worker: an engine, and the [`Core`] that it completes to.
+/// A worker: an engine, and the [`Core`] that receives its completions.
 pub(crate) struct Worker<E, S: Service, L: Layer = Plain> {
     engine: E,
     core: Core<S, L>,
 }
 
-/// Everything of a worker but its engine.
+/// All of a worker except its engine.
 pub(crate) struct Core<S: Service, L: Layer> {
     index: usize,
     rules: Rules,
-    /// Read once in each turn.
+    /// The time, read once per turn.
     now: Time,
     service: S,
     layer: L,
@@ -107,26 +106,26 @@ pub(crate) struct Core<S: Service, L: Layer> {
     mailboxes: Arc<Mailboxes>,
     counters: Arc<Counters>,
     directory: Option<Arc<Directory>>,
-    /// Messages of the service, on their way.
+    /// Messages of the service in transit.
     messenger: Messenger,
     established: u64,
     listeners: Vec<Listener>,
-    /// Which is looked at first in this turn.
+    /// The listener that is served first in this turn.
     first_listener: usize,
     accept_warned_at: Option<Time>,
     wheel: Wheel,
-    /// Waiting for a buffer.
+    /// Connections that wait for a buffer.
     waiters: SlotQueue,
-    /// Since when some have been waiting.
+    /// Since when any has waited.
     starving_since: Option<Time>,
     precedence: Precedence,
-    /// When another worker is asked to shed again.
+    /// When to ask another worker again to shed.
     shed_asked_at: Time,
-    /// Had their share of a turn.
+    /// Connections that used up their share of a turn.
     yielded: SlotQueue,
-    /// With output that does not move.
+    /// Connections whose output does not move.
     stalled: SlotQueue,
-    /// With input that the service has left where it is, the longest first.
+    /// Connections whose service has left input unconsumed, the longest first.
     holding: SlotQueue,
     drain: Option<Drain>,
     stopping: bool,
@@ -145,13 +144,15 @@ impl<E: Engine, S: Service> Worker<E, S> {
 }
 
 impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
-    /// What a worker takes of memory for each connection it can have, beside the engine's part.
+    /// Memory of a worker for each connection that it can have, in bytes, without the engine's
+    /// part.
     pub(crate) const BYTES_PER_SLOT: usize = Table::<Context<S::Session, L::State>>::BYTES_PER_SLOT
         + Wheel::BYTES_PER_SLOT
         + 4 * SlotQueue::BYTES_PER_SLOT;
 
-    /// What a worker takes of memory whatever the number of its connections: the events and
-    /// readiness of one turn, the places of the timing wheel, the inbox, the requests of one turn.
+    /// Memory of a worker that does not depend on the number of its connections, in bytes: the
+    /// events and readiness of one turn, the slots of the timer wheel, the inbox, the requests of
+    /// one turn.
     pub(crate) const FIXED_BYTES: usize =
         64 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
 
@@ -218,10 +219,10 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         Worker { engine, core }
     }
 
-    /// Serves until drained or stopped, and ends.
+    /// Serves until drained or stopped, then ends.
     ///
     /// # Errors
-    /// Waiting failed, which leaves nothing that the worker could do.
+    /// Waiting failed. The worker cannot continue.
     pub(crate) fn run<R>(mut self, keep: impl FnOnce(S) -> R) -> Result<(R, u64), Errno> {
         self.begin();
         while !self.is_finished() {
@@ -231,8 +232,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     }
 
     /// Ends. Returns what `keep` keeps of the service, and how many connections were closed before
-    /// they were finished. What the service drops gives its buffers back to the other workers,
-    /// which may have connections to finish and no buffer for them.
+    /// they were finished. Buffers held by the service go to the other workers, whose connections
+    /// may need them to finish.
     pub(crate) fn end<R>(self, keep: impl FnOnce(S) -> R) -> (R, u64) {
         let Core { index, service, mailboxes, counters, pool, cut, messenger, .. } = self.core;
         mailboxes.close(index);
@@ -243,12 +244,12 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         (kept, cut)
     }
 
-    /// Begins to accept, and gives the service its first turn. Once, before the first turn.
+    /// Starts accepting, and gives the service its first turn. Call it once, before the first turn.
     pub(crate) fn begin(&mut self) {
         self.core.begin(&mut self.engine);
     }
 
-    /// One turn of the loop: wait, complete, look after what waits.
+    /// One turn of the loop: wait, handle completions, handle what is pending.
     ///
     /// # Errors
     /// See [`run`](Worker::run).
@@ -259,7 +260,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         Ok(())
     }
 
-    /// Whether there is nothing left to do, ever.
+    /// Whether the worker has nothing left to do, ever.
     pub(crate) fn is_finished(&self) -> bool {
         self.core.is_finished()
     }
@@ -268,13 +269,13 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         &self.engine
     }
 
-    /// When the worker wants its next turn, if nothing completes before.
+    /// When the worker wants its next turn if nothing completes earlier.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.core.next_deadline()
     }
 }
 
-/// For the simulation, which decides who runs when and looks at everything in between.
+/// For the simulation, which schedules the turns and inspects everything in between.
 #[cfg(any(test, feature = "sim"))]
 impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// Connections in the table.
@@ -288,14 +289,14 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
-    /// Since when the send that has been pending for longest has not moved.
+    /// Since when the longest pending send has not moved.
     pub(crate) fn stalled_since(&self) -> Option<Time> {
         let slot = self.core.stalled.front()?;
         self.core.table.at(slot).map(|context| context.stalled_since)
     }
 
-    /// The connections that the service knows, by their ids, each with the bytes that the service has
-    /// left in its input.
+    /// The ids of the connections that the service knows, with the number of bytes that the service
+    /// has left in the input of each.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
         let opened = self.core.table.iter().filter(|context| context.opened);
         opened.map(|context| (context.id, context.input.len()))
@@ -307,12 +308,12 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         open.map(|context| context.id)
     }
 
-    /// Whether a listener waits for time to pass before it accepts again.
+    /// Whether a listener pauses before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()
     }
 
-    /// Whether the connection with this key is still there.
+    /// Whether the connection with this key still exists.
     pub(crate) fn is_open(&self, key: u64) -> bool {
         let key = Key::from_bits(key);
         self.core.table.key_of(key.slot()) == Some(key)
@@ -347,11 +348,11 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.accept(engine, index, None);
         }
         self.service_turn(engine);
-        // What was said before this worker could be woken: it would sleep over it.
+        // Commands sent before this worker could be woken would otherwise wait until it wakes.
         self.commands(engine);
     }
 
-    /// What is to be done between two turns, in the order of its urgency.
+    /// What to do between two turns, most urgent first.
     #[inline]
     fn end_turn<E: Engine>(&mut self, engine: &mut E) {
         self.commands(engine);
@@ -362,12 +363,12 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.serve_listeners(engine);
         self.service_turn(engine);
         self.drain_step(engine);
-        // Last: what came free in any of these must not lie idle here until the next turn.
+        // Last: buffers that any of these freed must not stay unused here until the next turn.
         self.share_buffers();
         self.counters.buffers_held.set(self.pool.held() as u64);
     }
 
-    /// When the next turn has to begin if nothing completes.
+    /// When the next turn has to start if nothing completes.
     #[inline]
     fn next_deadline(&self) -> Option<Time> {
         if !self.yielded.is_empty() || self.listeners_want_a_turn() || self.drain_wants_a_turn() {
@@ -383,7 +384,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         (first != Time::MAX).then_some(first)
     }
 
-    /// Lets the service act of its own accord.
+    /// Lets the service act on its own, without an event.
     #[inline]
     fn service_turn<E: Engine>(&mut self, engine: &mut E) {
         let free = self.table.capacity() - self.table.len();
@@ -402,21 +403,21 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         if self.requests.any() {
             self.carry_out_requests(engine);
-            // What came of them at once, a connect that failed, say, the service has not seen in
-            // this turn of its.
+            // The service has not yet seen the immediate results of its requests, such as a failed
+            // connect.
             self.service_turn = Some(self.now);
         }
         if self.messenger.is_pending() {
             self.deliver_messages(engine);
         }
-        // It may have given buffers back. Of what comes with them it has not heard in this turn of
-        // its either.
+        // The service may have returned buffers. It has not yet seen what serving the waiting
+        // connections led to.
         if self.serve_waiters(engine) {
             self.service_turn = Some(self.now);
         }
     }
 
-    /// Takes the lists out while they are worked through, and puts them back empty: they keep their
+    /// Takes the lists out, works through them and puts them back empty, so that they keep their
     /// memory.
     #[cold]
     fn carry_out_requests<E: Engine>(&mut self, engine: &mut E) {
@@ -438,16 +439,15 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 }
 
-/// The part of a turn that one connection may have, so that others are served too, in bytes.
+/// How much of a turn one connection may use, so that others are served too, in bytes.
 struct Budget(isize);
 
 impl Budget {
-    /// One full receive of the largest size, or four short ones: "read until nothing is left" was
-    /// measured to let streams starve each other (99th percentile 15 to 20 ms for a median of
-    /// 31 us).
+    /// One full receive of the largest size, or four short ones. Reading until nothing is left let
+    /// streams starve each other when measured (99th percentile 15 to 20 ms for a median of 31 us).
     const TURN: Budget = Budget(64 * 1024);
 
-    /// What an operation costs at least, however few bytes it moves.
+    /// The minimum cost of an operation, however few bytes it moves.
     const OPERATION: isize = Budget::TURN.0 / 4;
 
     #[inline]

@@ -1,4 +1,4 @@
-//! Time-outs and services' timers: what is due next for each connection, and when.
+//! Time-outs and the services' timers: what is due next for each connection, and when.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::error::{CloseReason, Errno};
 use crate::service::Service;
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// Sets the connection's timer for what it waits for now.
+    /// Sets the connection's timer for what it now waits for.
     pub(super) fn schedule(&mut self, key: Key) {
         let (due, _) = self.due(key);
         self.schedule_at(key, due);
@@ -27,8 +27,8 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// What is due next for a connection, and when; [`Time::MAX`] if nothing.
     ///
-    /// Timers are lazy: while bytes move, only `active_at` is stamped. When a timer fires, this tells
-    /// whether it is still due, or was postponed.
+    /// Timers are lazy: while bytes move, only `active_at` is updated. When a timer fires, this
+    /// tells whether it is due or was postponed.
     fn due(&mut self, key: Key) -> (Time, Due) {
         let stalled = self.stalled.contains(key.slot());
         let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
@@ -45,7 +45,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 } else if machine.is_paused() || !context.opened {
                     (Time::MAX, Due::Idle)
                 } else {
-                    // The peer of a queued one has sent something, and this side has not come to it.
+                    // The peer of a queued connection has sent something that this side has not
+                    // read yet.
                     let since = if queued { now } else { context.active_at };
                     (after(since, idle_timeout), Due::Idle)
                 };
@@ -93,8 +94,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.serve_waiters(engine);
     }
 
-    /// A Send has timed out. The timer starts again if the peer has acknowledged some bytes since:
-    /// it reads, but not enough for the kernel to have room.
+    /// A Send has timed out. The timer starts again if the peer has acknowledged bytes since then:
+    /// it reads, but not enough for the kernel to accept more.
     fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
         let left = engine.unacknowledged(key);
         let before = std::mem::replace(&mut self.context(key).unacknowledged, left);
@@ -107,11 +108,11 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// The service's timer is due, or the service has asked to be called before that.
+    /// The service's timer is due, or the service has requested an earlier call.
     pub(super) fn timer_came<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let now = self.now;
         let context = self.context(key);
-        // To be called earlier ends a pause, but is not the timer of one that is read.
+        // An earlier call ends a pause, but does not use up the timer of a connection that is read.
         if context.machine.is_paused() || context.deadline <= now {
             context.deadline = Time::MAX;
         }
@@ -126,13 +127,13 @@ impl<S: Service, L: Layer> Core<S, L> {
 /// What a connection's timer is set for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Due {
-    /// Giving up connecting.
+    /// The connect took too long.
     Connect,
-    /// Giving up waiting for the layer to say who the peer is.
+    /// The layer did not find out in time who the peer is.
     Opening,
-    /// Giving up sending.
+    /// The peer did not take the output in time.
     Send,
-    /// Closing because nothing moves.
+    /// No byte moved for the idle time-out.
     Idle,
     /// The end of lingering.
     Linger,

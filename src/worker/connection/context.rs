@@ -1,5 +1,5 @@
-//! What a worker keeps for one connection. It is preallocated and small, because there is one for each
-//! of 10,000 clients.
+//! What a worker keeps for one connection. It is preallocated and small, because 10,000 clients
+//! have one each.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use crate::service::messenger::Messenger;
 use crate::service::{Attention, Connection, assert_session_fits};
 use crate::shared::permits::Permit;
 
-/// Where a connection comes from.
+/// How a connection was made.
 pub(crate) struct Origin {
     pub(crate) id: ConnectionId,
-    /// The peer as the socket has it.
+    /// The peer as the socket reports it.
     pub(crate) peer: Peer,
     pub(crate) tag: u64,
-    /// `None` for a connection that this side began.
+    /// `None` for a connection that this side started.
     pub(crate) permit: Option<Permit>,
 }
 
@@ -30,9 +30,9 @@ pub(crate) struct Context<Session, Layer = ()> {
     pub(crate) opened: bool,
     /// The peer has sent FIN, and the byte layer has not handled that yet.
     pub(crate) ended: bool,
-    /// How many buffers the next receive may fill, derived from the last ones.
+    /// How many buffers the next receive may fill, derived from the previous receives.
     pub(crate) leases_wanted: u8,
-    /// What the worker has to look after once the service has been called.
+    /// What the worker has to handle after a call of the service.
     pub(crate) attention: Attention,
     pub(crate) reason: Option<CloseReason>,
     /// The error that a connect failed with.
@@ -40,28 +40,29 @@ pub(crate) struct Context<Session, Layer = ()> {
     pub(crate) id: ConnectionId,
     pub(crate) peer: Peer,
     pub(crate) tag: u64,
-    /// Received and not consumed by the service.
+    /// Bytes received and not consumed by the service.
     pub(crate) input: Chain,
-    /// To be sent, behind what the engine is sending now.
+    /// Bytes to send after those that the engine is sending now.
     pub(crate) output: Chain,
     /// When bytes last moved.
     pub(crate) active_at: Time,
-    /// What the phase waits for: a connect's deadline, the peer to become known, the service's
-    /// timer, the end of lingering.
+    /// The deadline of the current phase: for the connect, for the layer to learn the peer, for the
+    /// service's timer, or for the end of lingering.
     pub(crate) deadline: Time,
-    /// Since when the pending output has not moved; meaningful while it is in the stalled queue.
+    /// Since when the pending output has not moved. Valid while the connection is in the stalled
+    /// queue.
     pub(crate) stalled_since: Time,
-    /// Bytes that the peer had not acknowledged at the last look.
+    /// Bytes that the peer had not acknowledged when last checked.
     pub(crate) unacknowledged: Option<u32>,
-    /// Since when input has been left; meaningful while it holds some.
+    /// Since when input has been left unconsumed. Valid while there is some.
     pub(crate) held_since: Time,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
-    /// Received after this side had begun to close.
+    /// Bytes received after this side had begun to close.
     pub(crate) bytes_discarded: u64,
     pub(crate) session: Session,
     pub(crate) layer: Layer,
-    /// `None` for a connection that this side began.
+    /// `None` for a connection that this side started.
     permit: Option<Permit>,
 }
 
@@ -128,8 +129,8 @@ impl<Session, Layer> Context<Session, Layer> {
         (connection, &mut self.session)
     }
 
-    /// Records that a Send has completed, with `bytes` of the service's. Returns whether
-    /// `Service::sent` is due: all output is sent.
+    /// Records that a Send has completed, with `bytes` of the service's output. Returns whether
+    /// `Service::sent` is due because all output is sent.
     #[inline]
     pub(crate) fn sent(&mut self, bytes: usize, now: Time) -> bool {
         self.active_at = now;
@@ -143,12 +144,12 @@ impl<Session, Layer> Context<Session, Layer> {
         self.opened && self.machine.is_open()
     }
 
-    /// Whether it came through a listener.
+    /// Whether it was accepted from a listener.
     pub(crate) fn was_accepted(&self) -> bool {
         self.permit.is_some()
     }
 
-    /// Whether the socket ever was connected.
+    /// Whether the socket was ever connected.
     pub(crate) fn was_established(&self) -> bool {
         self.connect_error.is_none() && !self.machine.is_connecting()
     }
@@ -164,7 +165,7 @@ impl<Session, Layer> Context<Session, Layer> {
     }
 }
 
-/// A closed connection, as the log shows it.
+/// A closed connection, formatted for the log.
 pub(crate) struct Summary {
     id: ConnectionId,
     peer: Peer,
@@ -179,7 +180,7 @@ impl fmt::Display for Summary {
     }
 }
 
-// Little more than three cache lines without a session: 10,000 idle clients take 2 MiB.
+// A little over three cache lines without a session: 10,000 idle clients take 2 MiB.
 const _: () = assert!(size_of::<Context<()>>() <= 208);
 
 #[cfg(test)]

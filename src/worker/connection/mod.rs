@@ -1,5 +1,5 @@
-//! One connection: its state machine, what the worker keeps for it, and the table of a worker's
-//! connections.
+//! One connection: its state machine, the data that the worker keeps for it, and the table of a
+//! worker's connections.
 //!
 //! * `machine`: which operation comes next. Pure: no descriptor, no clock, no I/O.
 //! * `context`: what the worker keeps for a connection, preallocated.

@@ -1,7 +1,7 @@
 //! The preallocated contexts of a worker, found by key.
 //!
-//! `slab` keeps the entries and the list of free slots; it forgets an entry that is removed, so the
-//! number of times that each slot was used is kept beside it. A key of an earlier use finds
+//! `slab` keeps the entries and the list of free slots. It keeps nothing of an entry that was
+//! removed, so the table stores how often each slot was used. A key of an earlier use finds
 //! nothing.
 
 use slab::Slab;
@@ -12,19 +12,19 @@ use crate::base::key::{Key, RESERVED_SLOTS};
 pub struct Table<T> {
     entries: Slab<T>,
     generations: Box<[u32]>,
-    /// Behind the last slot that was ever used.
+    /// One past the highest slot that was ever used.
     used: u32,
 }
 
 impl<T> Table<T> {
-    /// What the table takes of memory for each slot.
+    /// Memory of the table per slot, in bytes.
     pub const BYTES_PER_SLOT: usize = size_of::<T>() + size_of::<usize>() + size_of::<u32>();
 
-    /// An empty table with room for `capacity` entries. Slots that are never used are memory that
-    /// is never touched.
+    /// An empty table with room for `capacity` entries. The memory of slots that are never used is
+    /// never touched.
     ///
     /// # Panics
-    /// If `capacity` is more than the slots that a key can name.
+    /// If `capacity` is more than the number of slots that a key can name.
     pub fn new(capacity: usize) -> Table<T> {
         assert!(capacity <= RESERVED_SLOTS as usize, "more slots than keys have room for");
         Table {
@@ -34,22 +34,22 @@ impl<T> Table<T> {
         }
     }
 
-    /// Entries in the table.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The most entries it can have.
+    /// The maximum number of entries.
     pub fn capacity(&self) -> usize {
         self.generations.len()
     }
 
-    /// Behind the last slot that was ever used: all entries stand before it.
+    /// One past the highest slot that was ever used: all entries are below it.
     pub(crate) fn used(&self) -> u32 {
         self.used
     }
@@ -60,7 +60,7 @@ impl<T> Table<T> {
         (slot < self.capacity()).then(|| Key::new(slot as u32, self.generations[slot]))
     }
 
-    /// Puts an entry in.
+    /// Inserts an entry and returns its key.
     ///
     /// # Panics
     /// If the table is full.
@@ -72,7 +72,7 @@ impl<T> Table<T> {
         key
     }
 
-    /// Takes an entry out; its key is never valid again.
+    /// Removes an entry and returns it. Its key is never valid again.
     ///
     /// # Panics
     /// If the key is not valid.
@@ -94,10 +94,10 @@ impl<T> Table<T> {
         self.entries.get_mut(slot)
     }
 
-    /// The entry with this key, which is known to be there: the slot alone is looked at.
+    /// The entry with this key, which must exist: only the slot is looked up.
     ///
     /// # Panics
-    /// If there is none in the slot.
+    /// If the slot has no entry.
     #[inline]
     pub fn expect_mut(&mut self, key: Key) -> &mut T {
         let slot = key.slot() as usize;
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(table.key_of(0), None);
     }
 
-    /// The memory that is announced at the start is reckoned with it.
+    /// The memory announced at start is computed from this constant.
     #[test]
     fn the_memory_of_a_slot_is_its_entry_its_place_in_the_free_list_and_its_generation() {
         assert_eq!(Table::<[u64; 5]>::BYTES_PER_SLOT, 40 + 8 + 4);

@@ -1,10 +1,10 @@
 //! A byte layer for tests, which does everything that a [`Layer`] may do.
 //!
-//! A client begins with a header of [`HEADER_LEN`] bytes: [`MAGIC`], its number (16 bits, big-endian),
-//! a key and flags. It is known by that number from then on, not by the address of its socket. The
-//! layer answers with [`WELCOME`]; then all bytes of both directions are combined with the key by
-//! XOR. If the flags ask for it, [`FAREWELL`] is the last byte before FIN. A header that does not
-//! begin with [`MAGIC`] is answered with [`REFUSAL`], and FIN.
+//! A client begins with a header of [`HEADER_LEN`] bytes: [`MAGIC`], its number (16 bits,
+//! big-endian), a key and flags. From then on it is known by that number instead of the address of
+//! its socket. The layer replies with [`WELCOME`]. After that, all bytes of both directions are
+//! combined with the key by XOR. If the flags ask for it, [`FAREWELL`] is the last byte before FIN.
+//! The reply to a header that does not begin with [`MAGIC`] is [`REFUSAL`] and FIN.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) const WELCOME: &[u8] = &[0x5A, b'O', b'K'];
 pub(crate) const REFUSAL: &[u8] = &[0x15, b'N', b'O'];
 pub(crate) const FAREWELL: u8 = 0xEE;
 
-/// The header of a client.
+/// Makes the header of a client.
 pub(crate) fn header(number: u16, key: u8, flags: u8) -> [u8; HEADER_LEN] {
     let [high, low] = number.to_be_bytes();
     [MAGIC, high, low, key, flags]
@@ -36,21 +36,21 @@ pub(crate) fn peer(number: u16) -> Peer {
 
 /// The layer.
 pub(crate) struct Header {
-    /// How long a client may take for its header.
+    /// How long a client may take to send its header.
     pub(crate) timeout: Duration,
 }
 
-/// What it keeps for one connection.
+/// What the layer keeps for one connection.
 pub(crate) struct Held {
     client: Option<Client>,
     welcomed: bool,
-    /// Received and not handed on.
+    /// Bytes received and not passed on.
     input: Chain,
-    /// To be sent.
+    /// Bytes to send.
     wire: Chain,
-    /// Bytes of the layer's own before the service's in `wire`.
+    /// The layer's own bytes that precede the service's in `wire`.
     own: usize,
-    /// Bytes of the service's in `wire` or on their way.
+    /// The service's bytes in `wire` or in flight.
     of_service: usize,
     finishing: bool,
     said_farewell: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Held {
     starves_to_send: bool,
 }
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Clone, Copy)]
 struct Client {
     number: u16,
@@ -67,7 +67,7 @@ struct Client {
 }
 
 impl Held {
-    /// Puts bytes of the layer's own behind what is to be sent. Returns whether there was room.
+    /// Appends bytes of the layer to those to send. Returns whether there was room.
     fn put(&mut self, bytes: &[u8], pool: &Pool) -> bool {
         if self.wire.extend_last(bytes) {
             return true;
@@ -80,12 +80,12 @@ impl Held {
         true
     }
 
-    /// Reads the header, if it is there. Returns the client, or `None` if more has to come.
+    /// Reads the header if it is complete. Returns the client, or `None` if more bytes are needed.
     fn read_header(&mut self, pool: &Pool) -> Result<Option<Client>, CloseReason> {
         let mut bytes = [0; HEADER_LEN];
         let count = self.input.peek(&mut bytes);
         if count > 0 && bytes[0] != MAGIC {
-            // Without a buffer the client learns from the FIN alone.
+            // If there is no buffer, the client only sees the FIN.
             let _ = self.put(REFUSAL, pool);
             return Err(CloseReason::ProtocolError);
         }
@@ -97,7 +97,7 @@ impl Held {
         Ok(Some(Client { number: u16::from_be_bytes([high, low]), key, flags }))
     }
 
-    /// Moves the service's output to what is to be sent.
+    /// Moves the service's output to the bytes to send.
     fn seal(&mut self, output: &mut Chain, key: u8, pool: &Pool) {
         while !output.is_empty() {
             let lease = output.pop_own().or_else(|| {

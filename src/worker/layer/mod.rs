@@ -1,26 +1,28 @@
-//! The seam for one byte layer between a connection's socket and its service: a header that names
-//! the real client, for example, or encryption.
+//! The seam for one byte layer between a connection's socket and its service, for example a header
+//! that names the real client, or encryption.
 //!
-//! The worker gives a [`Layer`] what has arrived from the network, and sends what the layer has made
-//! of the service's output. The layer decides when the connection is open: until then the service
-//! hears nothing of it and it is not in the directory. The rules:
+//! The worker passes a [`Layer`] the bytes from the network, and sends what the layer has made of
+//! the service's output. The layer decides when the connection is open. Until then, the service is
+//! not called for it and it is not in the directory. The rules:
 //!
 //! 1. [`begin`](Layer::begin) is called once, when the socket is connected. After each call the
-//!    worker asks [`peer`](Layer::peer), until it says who the peer is; then it opens the connection.
-//!    If that takes longer than [`opening_timeout`](Layer::opening_timeout), the connection is closed.
+//!    worker calls [`peer`](Layer::peer), until it returns the peer. Then the connection is open.
+//!    If that takes longer than [`opening_timeout`](Layer::opening_timeout), the connection is
+//!    closed.
 //! 2. A layer may keep bytes of either direction in its state for as long as it needs. It puts
-//!    nothing into the input before the call after which it says who the peer is.
-//! 3. A layer may send bytes of its own at any time before the end of the output. They go out in the
+//!    nothing into the input before the call after which it returns the peer.
+//! 3. A layer may send its own bytes at any time before the end of the output. They are sent in the
 //!    order in which [`outgoing`](Layer::outgoing) has them.
-//! 4. An error closes the connection for the reason that the layer returns. What the layer and the
-//!    service have put on the output before is still sent, with FIN behind it.
-//! 5. A layer takes buffers with [`Pool::lease_in_turn`]: connections that wait come first. A layer
-//!    that needs a buffer and gets none says so in [`starves`](Layer::starves). The connection then
-//!    waits in the worker's queue for buffers, and the layer is called again before the service is.
-//! 6. Neither call may block, or allocate once the connection has begun.
+//! 4. An error closes the connection with the reason that the layer returns. Output that the layer
+//!    and the service have added before is still sent, followed by FIN.
+//! 5. A layer takes buffers with [`Pool::lease_in_turn`]: waiting connections come first. A layer
+//!    that needs a buffer and finds none returns true from [`starves`](Layer::starves). The
+//!    connection then waits in the worker's queue for buffers, and the layer is called again before
+//!    the service is.
+//! 6. No call may block, or allocate after the connection has begun.
 //!
-//! [`Plain`] is the layer of a connection that has none. It is a layer like any other, but all of it
-//! is inlined, and nothing of it is left in the machine code.
+//! [`Plain`] is the layer of a connection that has none. It is a layer like any other, but all of
+//! it is inlined, and nothing of it is left in the machine code.
 
 use std::time::Duration;
 
@@ -33,38 +35,39 @@ pub(crate) mod header;
 #[cfg(test)]
 mod tests;
 
-/// A byte layer. One value serves all connections of a worker; what belongs to one connection is in
-/// its [`State`](Layer::State).
+/// A byte layer. One value serves all connections of a worker. The data of one connection is in its
+/// [`State`](Layer::State).
 pub(crate) trait Layer: 'static {
-    /// What the layer keeps for one connection. It lies in the connection's preallocated context.
+    /// What the layer keeps for one connection. It is stored in the connection's preallocated
+    /// context.
     type State;
 
-    /// Whether the bytes on the wire are the service's, unchanged. They are counted once then.
+    /// Whether the bytes on the wire are the service's, unchanged. They are then counted once.
     const IS_PLAIN: bool = false;
 
-    /// The state of a new connection. `tag` is that of
+    /// The state of a new connection. `tag` is
     /// [`Connection::tag`](crate::service::Connection::tag).
     fn state(&self, tag: u64, pool: &Pool) -> Self::State;
 
     /// The socket is connected.
     ///
     /// # Errors
-    /// Why the connection is to be closed.
+    /// The reason to close the connection.
     fn begin(&mut self, state: &mut Self::State, pool: &Pool) -> Result<(), CloseReason>;
 
-    /// Who the peer is, or `None` as long as that is not known. `at` is the peer as the socket has
-    /// it. Asked until it is known.
+    /// The peer, or `None` while it is not known. `at` is the peer as the socket reports it. Called
+    /// until the peer is known.
     fn peer(&self, state: &Self::State, at: Peer) -> Option<Peer>;
 
-    /// How long the peer may take to become known, and why the connection is closed if it takes
-    /// longer.
+    /// How long it may take until the peer is known, and the reason for closing the connection if
+    /// it takes longer.
     fn opening_timeout(&self) -> (Duration, CloseReason);
 
-    /// Takes all that has arrived and puts what is for the service behind `input`. Returns how many
-    /// bytes these are. `wire` is empty when the layer is called again because there is a buffer for it.
+    /// Takes all bytes of `wire` and appends those for the service to `input`. Returns how many
+    /// these are. `wire` is empty when the layer is called again because a buffer is free for it.
     ///
     /// # Errors
-    /// Why the connection is to be closed.
+    /// The reason to close the connection.
     fn received(
         &mut self,
         state: &mut Self::State,
@@ -76,10 +79,10 @@ pub(crate) trait Layer: 'static {
     /// The peer has sent FIN, and the layer does not starve.
     ///
     /// # Errors
-    /// Why the connection is to be closed: the stream must not end here.
+    /// The reason to close the connection, if the stream must not end here.
     fn ended(&mut self, state: &mut Self::State) -> Result<(), CloseReason>;
 
-    /// Takes as much as it can of the service's output, and returns what is to be sent next.
+    /// Takes as much of the service's output as it can, and returns the bytes to send next.
     fn outgoing<'a>(
         &mut self,
         state: &'a mut Self::State,
@@ -87,22 +90,22 @@ pub(crate) trait Layer: 'static {
         pool: &Pool,
     ) -> &'a mut Chain;
 
-    /// The kernel has taken the first `wire_bytes` of what was to be sent. Returns how many bytes of
-    /// the service's output are sent with them.
+    /// The kernel has taken the first `wire_bytes` of the outgoing bytes. Returns how many bytes of
+    /// the service's output were sent with them.
     fn sent(&mut self, state: &mut Self::State, wire_bytes: usize) -> usize;
 
-    /// The service puts nothing more on the output, which ends with FIN: the layer may put bytes of
-    /// its own behind it. May be called more than once.
+    /// The service adds nothing more to the output, which ends with FIN. The layer may append its
+    /// own bytes. May be called more than once.
     fn finish(&mut self, state: &mut Self::State);
 
-    /// Nothing is received any more: input that the layer keeps is to be given back.
+    /// Nothing more is received: the layer drops the input that it keeps.
     fn forget_input(&mut self, state: &mut Self::State);
 
-    /// Whether the layer cannot go on without a buffer.
+    /// Whether the layer cannot continue without a buffer.
     fn starves(&self, state: &Self::State) -> bool;
 }
 
-/// No layer: bytes pass unchanged, and the peer is who the socket says.
+/// No layer: bytes pass unchanged, and the peer is the one that the socket reports.
 pub(crate) struct Plain;
 
 impl Layer for Plain {

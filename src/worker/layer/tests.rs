@@ -1,5 +1,5 @@
-//! A layer that holds back, sends bytes of its own and says who the peer is, on the real kernel: what
-//! its client, its service, the directory and the counters see of it.
+//! A layer that holds back bytes, sends its own and names the peer, on the real kernel: what its
+//! client, its service, the directory and the counters see of it.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -25,15 +25,15 @@ use crate::worker::{Rules, Setup, Worker};
 const GUARD: Duration = Duration::from_secs(20);
 const KEY: u8 = 0x3C;
 
-/// What the service was told.
+/// A call that the service got.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Told {
     Open(Peer),
     Data(Vec<u8>),
-    /// There was no buffer to reply with.
+    /// There was no buffer for the reply.
     Waits,
     Timer,
-    /// A message came to this client.
+    /// A message arrived for this client.
     Message(Peer),
     Sent(u64),
     PeerClosed,
@@ -43,17 +43,17 @@ enum Told {
 /// What the service does with data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
-    /// Sends back the buffers in which it came.
+    /// Sends back the buffers that arrived.
     Echo,
     /// Sends back a copy, which needs a buffer.
     Copy,
-    /// The same as `Echo`, and its timer is set to this time after the connection was opened.
+    /// Like `Echo`, and sets its timer to this time after the connection was opened.
     Time(Duration),
     /// Sends a message to all clients.
     Tell,
 }
 
-/// Notes what it is told.
+/// Records the calls that it gets.
 #[derive(Clone)]
 struct Noting {
     told: Rc<RefCell<Vec<Told>>>,
@@ -133,7 +133,7 @@ impl Service for Noting {
     }
 }
 
-/// A worker with the layer, one listener and one client, that takes a turn when a test says so.
+/// A worker with the layer, one listener and one client. It takes a turn when the test says so.
 struct Layered {
     worker: Worker<MioEngine<Kernel>, Noting, Header>,
     told: Rc<RefCell<Vec<Told>>>,
@@ -143,7 +143,7 @@ struct Layered {
     pool: Pool,
     address: SocketAddr,
     client: TcpStream,
-    /// What has come back.
+    /// The bytes that came back.
     heard: Vec<u8>,
 }
 
@@ -208,7 +208,7 @@ impl Layered {
         }
     }
 
-    /// Takes turns until so many bytes have come back.
+    /// Takes turns until this many bytes have come back.
     fn hears(&mut self, count: usize) -> Vec<u8> {
         let begun = Instant::now();
         let mut buffer = [0; 64];
@@ -224,7 +224,7 @@ impl Layered {
         self.heard.drain(..count).collect()
     }
 
-    /// Takes turns until FIN comes, and nothing before it.
+    /// Takes turns until FIN arrives, with no bytes before it.
     fn hears_the_end(&mut self) {
         let begun = Instant::now();
         assert!(self.heard.is_empty(), "{:?}", self.heard);
@@ -242,9 +242,9 @@ impl Layered {
         !self.directory.list().is_empty()
     }
 
-    /// The client leaves, the worker ends, and everything is back.
+    /// The client disconnects, the worker ends, and everything has been returned.
     fn end(mut self, reason: CloseReason) -> Vec<Told> {
-        // It may have been shut down, or reset, already.
+        // It may already have been shut down or reset.
         let _ = self.client.shutdown(Shutdown::Both);
         self.turns_until("closed", |layered| layered.worker.open() == 0);
         assert_eq!(self.counters.read().closed(reason), 1, "{:?}", self.counters.read());
@@ -271,7 +271,7 @@ fn it_is_held_back_until_the_header_is_whole_and_then_open_under_the_name_in_it(
     assert_eq!(*layered.told.borrow(), [], "the service hears nothing of it");
     assert!(!layered.is_listed(), "nor is it in the directory");
     assert_eq!(layered.counters.read().connections, 1, "but it is there");
-    // The end of the header, and what is for the service, at once.
+    // The end of the header, together with bytes for the service.
     layered.says(&[&[0][..], &xored(b"hello")].concat());
     assert_eq!(layered.hears(3), WELCOME);
     assert_eq!(layered.hears(5), xored(b"hello"));
@@ -342,7 +342,7 @@ fn the_layer_has_the_last_word_behind_the_services_output() {
 fn a_layer_without_a_buffer_waits_for_one_in_the_queue_and_what_came_behind_waits_with_it() {
     let mut layered = Layered::new(2, GUARD);
     let taken: Lease = layered.pool.lease().unwrap();
-    // With bytes behind it the header keeps the only other buffer.
+    // With bytes behind it, the header keeps the only other buffer.
     layered.says(&[&header::header(7, KEY, 0)[..], &xored(b"x")].concat());
     layered.turns_until("it waits", |it| !it.worker.waiting().is_empty());
     layered.client.shutdown(Shutdown::Write).unwrap();
@@ -363,7 +363,7 @@ fn a_service_waits_for_a_buffer_behind_its_layer() {
     layered.says(&[&header::header(7, KEY, 0)[..], &xored(b"x")].concat());
     layered.turns_until("the layer waits", |it| !it.worker.waiting().is_empty());
     drop(taken);
-    // The layer has the buffer first; when its answer is sent, the service has it.
+    // The layer gets the buffer first. The service gets it once the layer's reply is sent.
     assert_eq!(layered.hears(3), WELCOME);
     assert_eq!(layered.hears(1), xored(b"x"));
     let told = layered.end(CloseReason::PeerClosed);

@@ -1,5 +1,5 @@
-//! Workers on the real kernel, from inside: each system call made to fail, services that panic,
-//! hold back, wait, and the order in which waiting connections are served.
+//! Tests of workers on the real kernel, from inside: each system call made to fail, services that
+//! panic, hold back or wait, and the order in which waiting connections are served.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ use crate::{Config, Drained, Server, ServerHandle};
 
 mod stepped;
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -38,7 +38,7 @@ fn echoes(client: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits until something is true of the server's counters.
+/// Waits until a condition on the server's counters holds.
 fn until(server: &ServerHandle, what: &str, condition: impl Fn(&crate::Counts) -> bool) {
     let begun = Instant::now();
     while !condition(&server.stats().total()) {
@@ -54,7 +54,7 @@ fn start(config: Config, factory: impl ServiceFactory) -> (ServerHandle, SocketA
     (server, address)
 }
 
-/// A worker whose system calls fail as told.
+/// A worker whose system calls fail on request.
 struct FaultyWorker {
     address: SocketAddr,
     mailboxes: Arc<Mailboxes>,
@@ -103,7 +103,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
     FaultyWorker { address, mailboxes, permits, thread }
 }
 
-/// Echo that closes its side when it is sent a q: the only way to a shutdown from here.
+/// Echo that closes its side after a `q`, which is the only way to cause a shutdown from here.
 struct CloseOnQ;
 
 impl Service for CloseOnQ {
@@ -116,8 +116,8 @@ impl Service for CloseOnQ {
     }
 }
 
-/// One fault, many clients: those it hits may be disconnected, all others are served, and nothing
-/// is lost in the end.
+/// One fault, many clients: the clients that it hits may be disconnected, all others are served,
+/// and nothing is lost in the end.
 fn survives(call: Call, error: Errno, after: u64) {
     let fault = Fault::new(call, error, after);
     let worker = start_faulty(fault.clone());
@@ -189,7 +189,7 @@ fn a_worker_that_cannot_wait_any_more_says_so() {
 fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
     let mailboxes = Arc::new(Mailboxes::new(1));
     mailboxes.send(0, Command::Stop).unwrap();
-    // A fault that never fires.
+    // This fault never fires.
     let worker = start_with_mail(Fault::new(Call::Wait, Errno::BADF, u64::MAX), mailboxes);
     let begun = Instant::now();
     while !worker.thread.is_finished() {
@@ -199,7 +199,7 @@ fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
     worker.thread.join().unwrap().unwrap();
 }
 
-/// Panics on each of the calls, as the client's first byte says.
+/// Panics in the call that the client's first byte names.
 struct Panicking;
 
 impl Service for Panicking {
@@ -245,7 +245,7 @@ fn a_panic_in_a_service_closes_that_connection_and_the_worker_goes_on() {
     assert_eq!((total.connections, total.buffers_held), (1, 0));
 }
 
-/// Notes whose data came in which order.
+/// Records the order in which clients' data arrived.
 #[derive(Clone, Default)]
 struct InOrder(Arc<Mutex<Vec<SocketAddr>>>);
 
@@ -282,7 +282,7 @@ fn those_who_wait_for_a_buffer_are_served_in_the_order_they_came() {
     let mut stuck = connect(address);
     stick(&server, &mut stuck);
     let mut waiting: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
-    // Not in the order of their slots.
+    // An order other than that of their slots.
     waiting.rotate_left(3);
     for (index, client) in waiting.iter_mut().enumerate() {
         let before = server.stats().total().waits_for_buffer;
@@ -316,7 +316,7 @@ fn a_client_that_does_not_read_is_shed_when_others_want_its_buffer_and_not_befor
 
 #[test]
 fn a_buffer_stuck_on_one_worker_is_shed_for_one_waiting_on_another() {
-    // Which worker a client comes to is the kernel's choice: tried until it came out right.
+    // The kernel chooses the worker of a client, so try until the choice fits.
     for _ in 0..50 {
         let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         let config = Config::new().workers(2).max_connections(40).buffers(2).listen(anywhere);
@@ -342,7 +342,7 @@ fn a_buffer_stuck_on_one_worker_is_shed_for_one_waiting_on_another() {
 fn no_more_are_shed_than_those_who_wait_need() {
     let config = Config::new().max_connections(60).buffers(10);
     let (server, address) = start(config.shed_after(Some(Duration::from_millis(200))), Echo);
-    // One after the other, until their bytes hold all buffers; one client may hold several.
+    // One after the other, until they hold all buffers; one client may hold several.
     let mut stuck = Vec::new();
     while server.stats().total().buffers_held < 10 {
         let mut client = connect(address);
@@ -350,7 +350,7 @@ fn no_more_are_shed_than_those_who_wait_need() {
         stuck.push(client);
     }
     assert!(stuck.len() > 1, "one client holds them all");
-    // For long enough that any of them may be shed.
+    // Long enough that any of them may be shed.
     thread::sleep(Duration::from_millis(400));
     assert_eq!(server.stats().total().closed_total(), 0, "nobody waits yet");
     let mut waiting: Vec<TcpStream> = (0..15).map(|_| connect(address)).collect();
@@ -367,7 +367,7 @@ fn the_idle_time_out_holds_again_after_a_stall() {
     let (server, address) = start(config.idle_timeout(Some(Duration::from_millis(300))), Echo);
     let mut client = connect(address);
     stick(&server, &mut client);
-    // The idle timer comes by meanwhile.
+    // The idle timer fires meanwhile.
     thread::sleep(Duration::from_millis(600));
     assert_eq!(server.stats().total().closed_total(), 0, "it is not idle: it owes bytes");
     client.set_nonblocking(false).unwrap();
@@ -402,7 +402,7 @@ fn a_connection_whose_input_is_not_consumed_is_closed_at_the_limit() {
     until(&server, "buffers are back", |total| total.buffers_held == 0);
 }
 
-/// Holds each reply back until a time has passed.
+/// Delays each reply for some time.
 struct Late;
 
 impl Service for Late {
@@ -433,8 +433,8 @@ fn a_service_can_wait_and_the_timer_is_never_early() {
 
 #[test]
 fn an_operation_that_is_done_at_once_never_deepens_the_stack() {
-    // A stream of a hundred megabytes over a worker with a small stack: completions in a loop. The
-    // pattern this server follows is known to overflow its stack here.
+    // A stream of 100 MB over a worker with a small stack: completions are handled in a loop. The
+    // design that this server follows is known to overflow its stack here.
     let (server, address) = start(Config::new().max_connections(10), Echo);
     let mut client = connect(address);
     let mut sender = client.try_clone().unwrap();
@@ -473,7 +473,7 @@ fn other_threads_can_send_more_messages_than_there_are_buffers() {
     });
     let mut expected = Vec::new();
     for number in 0..100u8 {
-        // The queue of a client that has not come to read may be full for a while.
+        // The queue of a client that has not read yet may be full for a while.
         let begun = Instant::now();
         while let Err(error) = server.send_to(id, &[number; 100]) {
             assert_eq!(error, crate::SendError::QueueFull);
@@ -487,7 +487,7 @@ fn other_threads_can_send_more_messages_than_there_are_buffers() {
 
 #[test]
 fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
-    // As many as a worker fetches at once: after one echo it has them all.
+    // As many as a worker fetches at once: after one echo it has all of them.
     let (server, address) = start(Config::new().max_connections(4).buffers(16), Echo);
     let mut client = connect(address);
     echoes(&mut client, b"hello").unwrap();
@@ -499,8 +499,8 @@ fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
     assert_eq!(server.drain(GUARD), Drained::Clean);
 }
 
-/// Sends `OK` for what comes, if it has a buffer for that. The one that sends an `h` keeps all
-/// buffers but one for a while.
+/// Replies `OK` if it has a buffer for that. The connection that sends an `h` keeps all buffers but
+/// one for a while.
 struct OneHoards;
 
 impl Service for OneHoards {
@@ -534,7 +534,7 @@ fn a_service_without_a_buffer_to_reply_with_is_called_again_when_there_is_one() 
     let mut waiting = [connect(address), connect(address)];
     for (index, client) in waiting.iter_mut().enumerate() {
         client.write_all(b"x").unwrap();
-        // The first for a reply, the second to be received from.
+        // The first buffer is for a reply, the second to receive into.
         until(&server, "it waits", |total| total.waits_for_buffer == index as u64 + 1);
     }
     for client in &mut waiting {
@@ -622,7 +622,7 @@ fn a_connections_messages_come_to_whom_they_are_for_on_whatever_worker() {
     let mut to_one = [b't'].to_vec();
     to_one.extend(ids[8].to_bits().to_ne_bytes());
     to_one.extend(b"you");
-    // Each of these is heard by the clients whose numbers stand behind it. Client 4 says them.
+    // Client 4 sends each line. The clients whose numbers follow it receive it.
     let said: [(&[u8], &[u8], &[usize]); 5] = [
         (b"aall", b"all", &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
         (b"oothers", b"others", &[0, 1, 2, 3, 5, 6, 7, 8]),
@@ -638,7 +638,7 @@ fn a_connections_messages_come_to_whom_they_are_for_on_whatever_worker() {
             assert_eq!(heard, text);
         }
     }
-    // Nobody has heard more than that. Who is gone cannot be sent to.
+    // No client has received more than that. Nothing can be sent to a closed client.
     for client in &mut clients {
         client.write_all(b"t\x07\0\0\0\0\0\0\0").unwrap();
         let mut heard = [0; 2];

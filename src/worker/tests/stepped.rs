@@ -1,4 +1,4 @@
-//! One worker on the real kernel that takes a turn when a test says so: what it owes its service
+//! One worker on the real kernel that takes a turn when the test says so: what it owes its service
 //! between two turns.
 
 use std::cell::{Cell, RefCell};
@@ -50,7 +50,8 @@ impl<S: Service> Stepped<S> {
         Stepped { worker, other, client: connect(address) }
     }
 
-    /// Takes turns until something is true. Each ends soon, because the worker is woken for it.
+    /// Takes turns until a condition holds. Each turn ends soon, because the worker is woken for
+    /// it.
     fn turns_until(
         &mut self,
         what: &str,
@@ -68,7 +69,7 @@ impl<S: Service> Stepped<S> {
         self.worker.turn().unwrap();
     }
 
-    /// Whether others are asked for buffers.
+    /// Whether the worker asks others for buffers.
     fn starves(&self) -> bool {
         self.other.starves_elsewhere()
     }
@@ -81,8 +82,8 @@ impl<S: Service> Stepped<S> {
     }
 }
 
-/// Keeps a buffer of its own until it is told to give it back, in a turn of its; and counts its
-/// turns since data came.
+/// Keeps a buffer until it is told to return it, in one of its turns. Counts its turns since data
+/// arrived.
 struct Keeps {
     kept: Option<Lease>,
     gives_back: Rc<Cell<bool>>,
@@ -124,7 +125,7 @@ fn a_service_has_its_turn_after_data_that_came_with_a_buffer_of_its_own() {
     stepped.end();
 }
 
-/// Wants a second buffer for what has come, and counts its calls.
+/// Wants a second buffer for the data that arrived, and counts its calls.
 #[derive(Clone, Default)]
 struct Wants {
     calls: Rc<Cell<u32>>,
@@ -141,10 +142,10 @@ impl Service for Wants {
     }
 }
 
-/// A worker whose service waits for a buffer that another worker has, and the buffer.
+/// A worker whose service waits for a buffer that another worker has, and that buffer.
 fn wanting() -> (Stepped<Wants>, Wants, Lease) {
     let wants = Wants::default();
-    // One to receive into, which is held, and one elsewhere.
+    // One buffer to receive into, which is held, and one on the other worker.
     let mut stepped = Stepped::new(2, |_| wants.clone());
     let elsewhere = stepped.other.lease().unwrap();
     assert_eq!(stepped.other.give_up(), 0, "nobody is in want of the other one yet");
@@ -210,7 +211,7 @@ fn a_worker_gives_way_to_others_before_it_takes_back_what_it_has_given() {
     stepped.end();
 }
 
-/// Sets its timer when the connection is there, notes when it is called, and takes what comes.
+/// Sets its timer when the connection is opened, records when it fires, and consumes its input.
 #[derive(Clone, Default)]
 struct Timed {
     set: Rc<Cell<Option<Time>>>,

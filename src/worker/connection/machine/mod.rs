@@ -1,5 +1,5 @@
-//! Which operation a connection needs next: a state machine that takes events and returns actions, and
-//! does no I/O itself.
+//! A state machine that decides which operation a connection needs next. It takes events, returns
+//! actions, and does no I/O.
 //!
 //! A connection has a receiving side ([`Rx`]), a sending side ([`Tx`]) and a [`Phase`]:
 //!
@@ -11,14 +11,14 @@
 //!                    Abort, or a system call failed    (cancel, wait for what is in flight)
 //! ```
 //!
-//! Open can have sent FIN too, after a half-close: then it is only read.
+//! Open may also have sent FIN, after a half-close. The connection is then only read.
 //!
-//! Finishing sends what is left, then FIN. Lingering reads and discards input until the peer's FIN,
-//! because closing a socket with unread input resets the connection and destroys what was sent.
-//! Closing is entered only when no operation is in flight. It is a reset if output was lost: FIN
-//! would tell the peer that it has everything.
+//! Finishing sends the remaining output, then FIN. Lingering reads and discards input until the
+//! peer's FIN, because closing a socket with unread input resets the connection and destroys sent
+//! data. Closing is entered only when no operation is in flight. It is a reset if output was lost:
+//! FIN would tell the peer that it has everything.
 
-/// How far the connection's life has come.
+/// The stage of the connection's life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Phase {
     Open,
@@ -65,7 +65,7 @@ enum Cancel {
     Done,
 }
 
-/// What has happened.
+/// Something that happened to the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Event {
     /// Connect completed.
@@ -76,11 +76,11 @@ pub(crate) enum Event {
     Ended,
     /// Recv completed without a buffer.
     NoBuffer,
-    /// The service has found no buffer: no Recv before `BufferCame`.
+    /// The service has found no buffer. No Recv is started before `BufferCame`.
     WantBuffer,
     /// The connection's turn for a buffer has come.
     BufferCame,
-    /// Send completed, in part or in whole.
+    /// Send completed, partly or completely.
     Sent,
     /// Shutdown completed.
     ShutDown,
@@ -96,19 +96,19 @@ pub(crate) enum Event {
     CancelDone,
     /// Close completed.
     Closed,
-    /// The service wants to read no more until `Unpause`.
+    /// Stop reading until `Unpause`.
     Pause,
-    /// Reading may go on.
+    /// Continue reading.
     Unpause,
-    /// Send what is left, then FIN, and read on.
+    /// Send the remaining output, then FIN, and continue reading.
     HalfClose,
-    /// Send what is left, then close.
+    /// Send the remaining output, then close.
     Finish,
     /// Close at once.
     Abort,
 }
 
-/// What is to be done.
+/// What to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Recv,
@@ -116,9 +116,9 @@ pub(crate) enum Action {
     Shutdown,
     Cancel,
     Close,
-    /// Close with RST: output was lost, and FIN would say that it was not.
+    /// Close with RST: output was lost, and FIN would tell the peer that none was.
     Reset,
-    /// Nothing until the next event.
+    /// Do nothing until the next event.
     Rest,
 }
 
@@ -131,15 +131,15 @@ pub(crate) struct Machine {
     cancel: Cancel,
     paused: bool,
     full_duplex: bool,
-    /// FIN is to follow the output, and reading to continue.
+    /// Send FIN after the output, and continue reading.
     half_close: bool,
-    /// Output that an operation had was not sent.
+    /// Output that had been passed to an operation was not sent.
     lost_output: bool,
 }
 
 impl Machine {
-    /// A connection that is established. `full_duplex`: whether it is read while it is being sent
-    /// to.
+    /// The state of an established connection. `full_duplex`: whether it is read while a send is
+    /// pending.
     pub(crate) fn accepted(full_duplex: bool) -> Machine {
         Machine {
             phase: Phase::Open,
@@ -153,7 +153,7 @@ impl Machine {
         }
     }
 
-    /// A connection for which a Connect is in flight.
+    /// The state of a connection for which a Connect is in flight.
     pub(crate) fn connecting(full_duplex: bool) -> Machine {
         Machine { tx: Tx::Connecting, ..Machine::accepted(full_duplex) }
     }
@@ -188,7 +188,7 @@ impl Machine {
         self.paused
     }
 
-    /// Whether what is received goes to the service; otherwise it is discarded.
+    /// Whether received bytes go to the service. Otherwise they are discarded.
     #[inline]
     pub(crate) fn delivers(&self) -> bool {
         self.phase == Phase::Open
@@ -199,7 +199,7 @@ impl Machine {
         self.tx == Tx::Sending
     }
 
-    /// Whether output is still sent.
+    /// Whether output is still to be sent.
     pub(crate) fn sends(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Finishing)
     }
@@ -228,7 +228,7 @@ impl Machine {
                 matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
                     && self.cancel == Cancel::InFlight
             }
-            // The last to complete.
+            // A Cancel completes last.
             Event::CancelDone => {
                 self.cancel == Cancel::InFlight
                     && self.rx != Rx::Receiving
@@ -261,7 +261,7 @@ impl Machine {
             Event::Ended => self.rx = Rx::Ended,
             Event::NoBuffer => self.rx = Rx::AwaitingBuffer,
             Event::WantBuffer if self.rx == Rx::Idle => self.rx = Rx::AwaitingBuffer,
-            // What is being received is still delivered.
+            // A receive in flight is still delivered.
             Event::WantBuffer => {}
             Event::ShutDown => self.tx = Tx::Shut,
             Event::RecvFailed => {
@@ -288,7 +288,8 @@ impl Machine {
         }
     }
 
-    /// Apart, and by value: what is only written for the message is not written for each event.
+    /// A function of its own that takes `self` by value: fields that only the message needs are not
+    /// written for each event.
     #[cold]
     fn refuse(self, event: Event) -> ! {
         panic!("{event:?} in {self:?}");
@@ -307,13 +308,14 @@ impl Machine {
         self.next(output)
     }
 
-    /// What to do now; the machine takes it as begun. `output`: whether there is something to send.
+    /// Returns what to do now, and records that it has begun. `output`: whether there is something
+    /// to send.
     ///
-    /// To be called until it returns [`Action::Rest`]. After an [`Action::Recv`] that is pending it would
-    /// return that, so it need not be called then.
+    /// Call this until it returns [`Action::Rest`]. After an [`Action::Recv`] that is pending it
+    /// would return that, so it need not be called then.
     #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
-        // Apart from the others: no jump table on the way of every byte.
+        // Separate from the other phases, so that no byte has to pass a jump table.
         if self.phase == Phase::Open {
             return self.next_open(output);
         }
@@ -347,13 +349,14 @@ impl Machine {
         self.receive()
     }
 
-    /// The sending side is busy, or shut. Apart, as the other phases are.
+    /// The sending side is busy or shut. A function of its own, like those of the other phases.
     #[inline(never)]
     fn next_receive_only(&mut self) -> Action {
         match self.tx {
             Tx::Idle | Tx::Shut => self.receive(),
             Tx::Sending if self.full_duplex => self.receive(),
-            // No read while a send is pending: a client that does not read is not read from.
+            // No read while a send is pending: the server does not read from a client that does not
+            // read.
             Tx::Sending | Tx::Connecting | Tx::ShuttingDown => Action::Rest,
         }
     }
@@ -373,7 +376,7 @@ impl Machine {
                 self.tx = Tx::Sending;
                 Action::Send
             }
-            // Nothing unread can come any more: closing sends FIN and not RST.
+            // No more unread input can arrive, so closing sends FIN and not RST.
             Tx::Idle if self.rx == Rx::Ended => self.close(),
             Tx::Idle => {
                 self.tx = Tx::ShuttingDown;

@@ -1,5 +1,5 @@
-//! The state machine walked through: every state that events and actions can bring it to, checked
-//! against what an engine would have been given; and the ways that matter, one by one.
+//! Explores every state that events and actions can bring the state machine to, and checks each
+//! against what an engine would have been given. Then tests the paths that matter one by one.
 
 use super::*;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -26,8 +26,8 @@ const EVENTS: [Event; 19] = [
     Event::Abort,
 ];
 
-/// What an engine would say of the operations that it was given: checks the contract's second
-/// rule from the other side.
+/// What an engine would report for the operations that it was given. Checks the contract's second
+/// rule from the engine's side.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 struct InFlight {
     connect: bool,
@@ -95,8 +95,8 @@ fn starts() -> Vec<State> {
         .collect()
 }
 
-/// Every state that can be reached by asking for actions until rest, with and without output,
-/// and then telling any event that is allowed.
+/// Every state that can be reached by taking actions until rest, with and without output, and then
+/// applying any allowed event.
 fn reach() -> HashMap<State, Vec<State>> {
     let mut seen: HashMap<State, Vec<State>> = HashMap::new();
     let mut todo: VecDeque<State> = starts().into();
@@ -107,7 +107,7 @@ fn reach() -> HashMap<State, Vec<State>> {
         let mut next = Vec::new();
         for output in [false, true] {
             let (mut machine, mut in_flight) = state;
-            // One action at a time: its completion may come before the next is asked for.
+            // One action at a time: its completion may come before the next call.
             let action = machine.next(output);
             in_flight.begin(action);
             next.push((machine, in_flight));
@@ -161,7 +161,7 @@ fn every_event_is_allowed_somewhere_and_refused_somewhere() {
     }
 }
 
-/// From what the engine was given, not from what the machine remembers of it.
+/// The check uses what the engine was given, not what the machine remembers of it.
 #[test]
 fn an_event_is_allowed_exactly_when_what_it_ends_has_begun() {
     for (machine, ops) in reach().into_keys() {
@@ -224,14 +224,14 @@ fn a_resting_connection_waits_for_something() {
         let waits = in_flight != InFlight::default()
             || machine.rx == Rx::AwaitingBuffer
             || machine.paused
-            // The peer has closed its side, and the service has said to continue.
+            // The peer has closed its side, and the service has answered to continue.
             || (machine.phase == Phase::Open && machine.rx == Rx::Ended)
             || machine.phase == Phase::Closed;
         assert!(waits, "nothing will ever happen to {machine:?}");
     }
 }
 
-/// The worker does not ask again.
+/// The worker does not call it again.
 #[test]
 fn a_connection_whose_recv_has_to_wait_rests() {
     let mut receives = 0;
@@ -276,7 +276,7 @@ fn a_half_duplex_connection_is_not_read_while_it_is_sent_to() {
     }
 }
 
-/// Applies the events, each after the machine has been asked for its next action.
+/// Applies the events, and takes the machine's next action before each.
 fn after(mut machine: Machine, output: bool, events: &[Event]) -> Machine {
     for &event in events {
         machine.next(output);
