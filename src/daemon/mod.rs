@@ -1,19 +1,20 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to three threads, which sleep most of the time: one for
-//! signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`.
+//! Besides the workers there are up to four threads, which sleep most of the time: one writes the
+//! log, one is for signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{panic, thread};
 
 use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::base::endpoint::Endpoint;
@@ -22,11 +23,13 @@ use crate::builtin::url::{ServiceOptions, Spec};
 use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
+use log_writer::LogWriter;
 
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod connect;
+mod log_writer;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,9 @@ mod tests;
 const FAILED: u8 = 1;
 /// Exit code for a command line that would be wrong on every machine. clap uses the same.
 const USAGE: u8 = 2;
+
+/// How long the exit waits for log lines that are not written yet.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Drain time-out when the parent process is gone. Most likely its clients are gone too.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
@@ -59,15 +65,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
-    start_log(cli.log);
-    match serve(&cli) {
+    let mut log = match start_log(cli.log) {
+        Ok(log) => log,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "echopool: cannot start the log: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = match serve(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Not through the log, which may be off.
-            let _ = writeln!(io::stderr(), "echopool: {}", failure.text);
+            // Written at every log level.
+            let _ = log.write_all(format!("echopool: {}\n", failure.text).as_bytes());
             ExitCode::from(failure.code)
         }
-    }
+    };
+    log.flush(LOG_FLUSH);
+    code
 }
 
 /// Why the daemon ended without being told to.
@@ -112,9 +126,14 @@ fn with_flags(text: &str) -> String {
     shown
 }
 
-/// Logs to standard error. If the process already has a logger, keeps it.
-fn start_log(level: Option<LevelFilter>) {
+/// Logs to standard error, through a queue. If the process already has a logger, keeps it.
+fn start_log(level: Option<LevelFilter>) -> io::Result<LogWriter> {
+    // With a handler, a write beyond the file size limit fails and does not end the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    let style = anstream::AutoStream::choice(&io::stderr()).into();
+    let writer = LogWriter::start(io::stderr(), style)?;
     let mut builder = env_logger::Builder::new();
+    builder.write_style(style).target(env_logger::Target::Pipe(Box::new(writer.clone())));
     match level {
         Some(level) => builder.filter_module("echopool", level),
         None if std::env::var_os("RUST_LOG").is_some() => builder.parse_default_env(),
@@ -123,6 +142,23 @@ fn start_log(level: Option<LevelFilter>) {
     // Figures that were requested are logged at any level.
     builder.filter_module(report::TARGET, LevelFilter::Info);
     let _ = builder.try_init();
+    log_panics(writer.clone());
+    Ok(writer)
+}
+
+/// Makes panics write to the queue of the log. The default hook writes to standard error and would
+/// block a worker whose service panics.
+fn log_panics(log: LogWriter) {
+    panic::set_hook(Box::new(move |panic| {
+        let current = thread::current();
+        let thread = current.name().unwrap_or("<unnamed>");
+        let mut text = format!("thread '{thread}' {panic}\n");
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            text.push_str(&format!("stack backtrace:\n{backtrace}\n"));
+        }
+        let _ = log.clone().write_all(text.as_bytes());
+    }));
 }
 
 fn serve(cli: &Cli) -> Result<(), Failure> {

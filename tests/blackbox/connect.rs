@@ -8,11 +8,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Daemon, GUARD, eventually, have};
-
-fn binary() -> std::ffi::OsString {
-    std::env::var_os("BLACKBOX_DAEMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into())
-}
+use crate::harness::{Daemon, GUARD, binary, eventually, have};
 
 fn connect(flags: &[&str]) -> Child {
     let mut command = Command::new(binary());

@@ -13,6 +13,7 @@ mod drain;
 mod echo;
 mod harness;
 mod limits;
+mod logging;
 mod scale;
 mod seeds;
 mod services;

@@ -1,6 +1,7 @@
 //! The daemon as a process: started on a free port, watched through `/proc`, ended by its pid.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -36,16 +37,28 @@ impl Daemon {
 
     /// The same, after a shell command in the same process, for example `ulimit -Sn 256`.
     pub fn start_under(shell: &str, flags: &[&str]) -> Daemon {
+        let log = log_path();
+        let stderr = File::create(&log).expect("creating a file for the daemon's log");
+        Daemon::launch(shell, flags, stderr.into(), log)
+    }
+
+    /// Starts the daemon with this stderr. [`log`](Self::log) is then empty.
+    pub fn start_with_stderr(flags: &[&str], stderr: impl Into<Stdio>) -> Daemon {
+        let log = log_path();
+        File::create(&log).expect("creating an empty file");
+        Daemon::launch("true", flags, stderr.into(), log)
+    }
+
+    fn launch(shell: &str, flags: &[&str], stderr: Stdio, log: PathBuf) -> Daemon {
         super::files();
         let mut flags = flags.to_vec();
         if !flags.contains(&"--listen") {
             flags.extend(["--listen", "127.0.0.1:0"]);
         }
-        let log = log_path();
         let mut child = command(shell, &flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).expect("creating a file for the daemon's log"))
+            .stderr(stderr)
             .spawn()
             .expect("starting the daemon");
         let stdout = lines(child.stdout.take().expect("stdout is piped"));
@@ -297,13 +310,16 @@ pub fn run_to_end(shell: &str, flags: &[&str]) -> (Option<i32>, String, String) 
     (status.code(), stdout.iter().collect(), stderr)
 }
 
-/// The command that runs the daemon's binary, or the one in `BLACKBOX_DAEMON`, through `exec` of a
-/// shell.
+/// The daemon's binary, or the one in `BLACKBOX_DAEMON`.
+pub fn binary() -> OsString {
+    let named = std::env::var_os("BLACKBOX_DAEMON");
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into())
+}
+
+/// The command that runs the daemon through `exec` of a shell.
 fn command(shell: &str, flags: &[&str]) -> Command {
-    let binary = std::env::var_os("BLACKBOX_DAEMON")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into());
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary).args(flags);
+    command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary()).args(flags);
     command
 }
 

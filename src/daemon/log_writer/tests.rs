@@ -1,0 +1,85 @@
+//! What the thread does with lines, on pipes.
+
+use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
+
+use rustix::fs::{OFlags, fcntl_setfl};
+
+use super::*;
+
+const STYLE: env_logger::WriteStyle = env_logger::WriteStyle::Never;
+
+/// Reads to the line "end". Returns how many lines came, and how many were lost by what lines say.
+fn read_to_end(from: PipeReader) -> (u64, u64) {
+    let (mut shown, mut lost) = (0, 0);
+    for line in BufReader::new(from).lines().map(Result::unwrap).take_while(|line| line != "end") {
+        match line.split_once("WARN  echopool::log] lines_lost=") {
+            Some((_, text)) => lost += text.split(':').next().unwrap().parse::<u64>().unwrap(),
+            None => shown += 1,
+        }
+    }
+    (shown, lost)
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_and_counted_also_without_blocking_writes() {
+    for flags in [OFlags::empty(), OFlags::NONBLOCK] {
+        let (reader, out) = pipe().unwrap();
+        fcntl_setfl(&out, flags).unwrap();
+        let mut log = LogWriter::start(out, STYLE).unwrap();
+        let line = [&[b'x'; 99][..], b"\n"].concat();
+        let lines = 4 * QUEUE_BYTES as u64 / 100;
+        for _ in 0..lines {
+            log.write_all(&line).unwrap();
+        }
+        let read = thread::spawn(|| read_to_end(reader));
+        log.flush(Duration::from_secs(60));
+        log.write_all(b"end\n").unwrap();
+        let (shown, lost) = read.join().unwrap();
+        assert!(shown >= QUEUE_BYTES as u64 / 100 && lost > 0, "{shown} shown, {lost} lost");
+        assert_eq!(shown + lost, lines);
+    }
+}
+
+#[test]
+fn a_flush_waits_for_what_is_queued_and_not_longer_than_its_limit() {
+    let (mut reader, out) = pipe().unwrap();
+    let mut log = LogWriter::start(out, STYLE).unwrap();
+    log.write_all(b"last words\n").unwrap();
+    log.flush(Duration::from_secs(60));
+    let mut words = [0; 11];
+    fcntl_setfl(&reader, OFlags::NONBLOCK).unwrap();
+    reader.read_exact(&mut words).expect("written before the flush returned");
+    log.write_all(&[b'\n'; QUEUE_BYTES]).unwrap();
+    // Returns, although nobody reads.
+    log.flush(Duration::from_millis(10));
+}
+
+#[test]
+fn refused_lines_are_counted_and_told_with_the_next_that_is_written() {
+    let path = std::env::temp_dir().join(format!("echopool-torn-{}", std::process::id()));
+    let file = std::fs::File::create(&path).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    if let Ok(full) = full {
+        let mut out = Output::new(full);
+        out.write_lines(b"one\ntwo\n");
+        out.report_lost(STYLE);
+        assert_eq!((out.lost, out.accepts), (2, false));
+    }
+    // A line that was cut: the next begins on a line of its own.
+    let mut out = Output { fd: file, lost: 2, accepts: false, torn: true };
+    out.write_lines(b"three\n");
+    out.report_lost(STYLE);
+    assert_eq!((out.lost, out.torn), (0, false));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(text.starts_with("\nthree\n[") && text.contains("lines_lost=2:"), "{text:?}");
+}
+
+#[test]
+fn chunks_are_whole_lines() {
+    assert_eq!(chunk_len(b"a\nb\n"), 4);
+    let long = [&[b'x'; WRITE_BYTES][..], b"\na\n"].concat();
+    assert_eq!(chunk_len(&long), WRITE_BYTES + 1);
+    let two = [&b"a\n"[..], &[b'x'; WRITE_BYTES], b"\n"].concat();
+    assert_eq!(chunk_len(&two), 2);
+}

@@ -1,0 +1,119 @@
+//! The log when standard error does not take it: nothing else waits for it, and no line is lost in
+//! silence.
+
+use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::Signal;
+
+use crate::harness::{Client, Daemon, GUARD, binary, eventually, named_values};
+
+/// One worker, so that nobody else serves while it would stand still; an echo, and a service that
+/// logs a line per message.
+const FLAGS: [&str; 8] = [
+    "--workers",
+    "1",
+    "--max-connections",
+    "100",
+    "--listen",
+    "127.0.0.1:0",
+    "--listen",
+    "message://127.0.0.1:0?after=keep",
+];
+
+/// Sends this many messages, each of which the daemon logs, and gets them back.
+fn log_messages(to: SocketAddr, count: usize) {
+    let mut client = TcpStream::connect_timeout(&to, GUARD).expect("connecting");
+    client.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+    let message = [&[b'x'; 195][..], b"<EOF>"].concat();
+    let batch = message.repeat(100);
+    let mut replies = vec![0; batch.len()];
+    for _ in 0..count / 100 {
+        client.write_all(&batch).expect("sending");
+        client.read_exact(&mut replies).expect("the replies");
+        assert!(replies == batch);
+    }
+}
+
+/// Starts with a pipe as stderr that is not read before the test reads it.
+fn start(flags: OFlags) -> (Daemon, PipeReader) {
+    let (reader, stderr) = pipe().expect("a pipe");
+    fcntl_setfl(&stderr, flags).expect("setting the flags of the pipe");
+    (Daemon::start_with_stderr(&FLAGS, stderr), reader)
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_the_workers_nor_the_end() {
+    let (daemon, unread) = start(OFlags::empty());
+    log_messages(daemon.addresses()[1], 2_000);
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    client.close();
+    daemon.finish();
+    drop(unread);
+}
+
+#[test]
+fn a_start_that_fails_does_not_wait_for_an_unread_log() {
+    let (reader, mut stderr) = pipe().expect("a pipe");
+    fcntl_setfl(&stderr, OFlags::NONBLOCK).expect("setting the flags of the pipe");
+    while stderr.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl_setfl(&stderr, OFlags::empty()).expect("setting the flags of the pipe");
+    let first = Daemon::start(&[]);
+    let mut second = std::process::Command::new(binary())
+        .args(["--listen", &first.address().to_string()])
+        .stderr(stderr)
+        .spawn()
+        .expect("starting the daemon");
+    let mut status = None;
+    eventually("it has failed", || {
+        status = second.try_wait().expect("asking for its status");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    drop(reader);
+    first.finish();
+}
+
+/// Each message is a line of the log, or counted by one that says how many were lost.
+#[test]
+fn lines_that_an_unread_log_loses_are_counted() {
+    const MESSAGES: usize = 20_000;
+    for flags in [OFlags::empty(), OFlags::NONBLOCK] {
+        let (daemon, reader) = start(flags);
+        log_messages(daemon.addresses()[1], MESSAGES);
+        let (shown, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let total = || shown.load(Relaxed) + lost.load(Relaxed);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for line in BufReader::new(reader).lines().map(|line| line.expect("text")) {
+                    shown.fetch_add(usize::from(line.contains(" message id=")), Relaxed);
+                    if line.contains("lines_lost=") {
+                        let values = named_values(&line.replace(':', " "));
+                        lost.fetch_add(values["lines_lost"] as usize, Relaxed);
+                    }
+                }
+            });
+            eventually("every message is shown or counted", || total() == MESSAGES);
+            daemon.finish();
+        });
+        assert_eq!(total(), MESSAGES, "{shown:?} shown, {lost:?} lost; {flags:?}");
+        assert!(shown.into_inner() > 0 && lost.into_inner() > 0);
+    }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_ends_the_log_and_not_the_daemon() {
+    let mut daemon = Daemon::start_under("ulimit -f 16", &FLAGS);
+    log_messages(daemon.addresses()[1], 1_000);
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    client.close();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0), "the log has a size limit; see its end");
+    let size = daemon.log().len();
+    assert!(size == 16 * 512 || size == 16 * 1024, "{size} bytes: the limit was not reached");
+}
