@@ -29,6 +29,7 @@ use log_writer::LogWriter;
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod connect;
+mod inherited;
 mod log_writer;
 mod report;
 #[cfg(test)]
@@ -164,7 +165,7 @@ fn log_panics(log: LogWriter) {
 fn serve(cli: &Cli) -> Result<(), Failure> {
     let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on, a signal is kept until it can be handled.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
+    let signals = inherited::catch(&[SIGTERM, SIGINT, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let server = OfListener::new(options.clone()).start(config)?;

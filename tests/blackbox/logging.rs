@@ -1,5 +1,5 @@
-//! The log when standard error does not take it: nothing else waits for it, and no line is lost in
-//! silence.
+//! The log when standard error does not accept it: nothing else waits for it, and lost lines are
+//! counted.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +11,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Client, Daemon, GUARD, binary, eventually, named_values};
 
-/// One worker, so that nobody else serves while it would stand still; an echo, and a service that
-/// logs a line per message.
+/// An echo, and a service that logs a line per message, on one worker: if it blocks, nothing works.
 const FLAGS: [&str; 8] = [
     "--workers",
     "1",
@@ -24,7 +23,7 @@ const FLAGS: [&str; 8] = [
     "message://127.0.0.1:0?after=keep",
 ];
 
-/// Sends this many messages, each of which the daemon logs, and gets them back.
+/// Sends this many messages, each of which the daemon logs, and receives the replies.
 fn log_messages(to: SocketAddr, count: usize) {
     let mut client = TcpStream::connect_timeout(&to, GUARD).expect("connecting");
     client.set_read_timeout(Some(GUARD)).expect("setting a time-out");
@@ -38,7 +37,7 @@ fn log_messages(to: SocketAddr, count: usize) {
     }
 }
 
-/// Starts with a pipe as stderr that is not read before the test reads it.
+/// Starts the daemon with a pipe as stderr. Nobody reads it until the test does.
 fn start(flags: OFlags) -> (Daemon, PipeReader) {
     let (reader, stderr) = pipe().expect("a pipe");
     fcntl_setfl(&stderr, flags).expect("setting the flags of the pipe");
@@ -78,7 +77,7 @@ fn a_start_that_fails_does_not_wait_for_an_unread_log() {
     first.finish();
 }
 
-/// Each message is a line of the log, or counted by one that says how many were lost.
+/// Each message is a line of the log or is counted by a `lines_lost=` line.
 #[test]
 fn lines_that_an_unread_log_loses_are_counted() {
     const MESSAGES: usize = 20_000;

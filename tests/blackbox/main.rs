@@ -12,6 +12,7 @@ mod connect;
 mod drain;
 mod echo;
 mod harness;
+mod inherited;
 mod limits;
 mod logging;
 mod scale;

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::base::units;
 use crate::builtin::url::ServiceOptions;
@@ -27,6 +26,7 @@ use crate::client::with_remedy;
 use crate::client::{
     Client, ClientLoop, Error, Failed, LoopLimits, Options, Reconnect, State, Unsent,
 };
+use crate::daemon::inherited;
 use crate::protocol::framing::{ByteOrder, Framing};
 
 mod input;
@@ -487,7 +487,7 @@ impl Talk {
 
 /// The first signal ends in order, the second one at once.
 fn on_signals(teller: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = inherited::catch(&[SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for nth in 0.. {
             if signals.forever().next().is_none() || nth > 0 {
