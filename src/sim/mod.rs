@@ -9,6 +9,7 @@
 //! * `reader`: checks what a peer receives.
 //! * `wire`: what peers add around their bytes when the server has a byte layer.
 //! * `member`: what a member of a hub sends and receives.
+//! * `messages`: messages from services to clients.
 //! * `external`: another thread that sends messages to clients.
 //! * `external_message`: the bytes of these messages.
 //! * `service`: the server's services under observation, and a client on the engine.
