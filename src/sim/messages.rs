@@ -1,9 +1,9 @@
 //! Messages that the services of the simulated servers send to clients, through
-//! `Connection::send_message` and `Turn::send_message`: drawn in some seeds, and checked where they
-//! arrive. What arrives is intact, for its recipient, once, and in the order in which the worker
-//! sent it. What was accepted reaches every recipient that stays. What was refused is counted.
+//! `Connection::send_message` and `Turn::send_message`, in some seeds. Each message must arrive
+//! intact, at its recipients only, once, and in the order in which the worker sent it. An accepted
+//! message must reach every recipient that stays. Refused messages are counted.
 //!
-//! All draws are from a generator of its own, so that a seed without messages stays the same.
+//! All draws use a separate generator, so that seeds without messages do not change.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,27 +23,27 @@ const OVERHEAD: usize = 37;
 pub(super) const FIRST: u64 = 500_000;
 /// Messages that a worker's service tries to send.
 const ATTEMPTS_MAX: u32 = 150;
-/// Messages that it tries to send in one call.
+/// Most messages that it tries to send in one call.
 const BURST_MAX: u32 = 12;
-/// There are so many groups; every client is in group 0 at first.
+/// Number of groups. Every client starts in group 0.
 const GROUPS: u64 = 3;
 
-/// Whether buffers of this size, in bytes, have room for messages.
+/// Whether buffers of this size in bytes have room for messages.
 pub(super) fn fit_into(buffer_size: usize) -> bool {
     buffer_size >= OVERHEAD + EXTERNAL_MIN
 }
 
-/// What was sent, and what has arrived of it.
+/// The messages that were sent, and which of them have arrived.
 #[derive(Default)]
 pub(super) struct Log {
     sent: Vec<Sent>,
-    /// Messages before this one have reached all that they are for.
+    /// All messages before this one have reached their recipients.
     settled: usize,
-    /// The last message that each connection has got from each worker.
+    /// The last message that each connection has received from each worker.
     last: HashMap<(ConnectionId, usize), u64>,
     /// What the services have set for connections: user data and group.
     set: HashMap<ConnectionId, (u64, u64)>,
-    /// Messages that had no room on their way, or that the recipient's service has refused.
+    /// Messages that found no room in transit, or that the recipient's service refused.
     pub(super) dropped: u64,
 }
 
@@ -73,37 +73,38 @@ impl Log {
         }
     }
 
-    /// Takes a message that has come to the service for a connection. Returns what is wrong with it.
+    /// Checks a message that arrived at the service for a connection. Returns what is wrong with
+    /// it.
     fn take(
         &mut self,
         id: ConnectionId,
         message: &Message<'_>,
         number: u64,
     ) -> Result<&Sent, String> {
-        let wrong = |what: &str| Err(format!("message {number} came to {id}: {what}"));
+        let wrong = |what: &str| Err(format!("message {number} arrived at {id}: {what}"));
         let at = (number - FIRST) as usize;
         let Some(sent) = self.sent.get(at) else { return wrong("it was never sent") };
         let (worker, to) = (sent.worker, sent.to);
         if sent.result.is_err() {
             return wrong("it was refused when it was sent");
         } else if sent.len != message.bytes().len() {
-            return wrong("it has another length");
+            return wrong("its length is wrong");
         } else if sent.from != message.from() {
-            return wrong("it has another sender");
+            return wrong("its sender is wrong");
         } else if message.is_broadcast() == matches!(to, To::Client(_)) {
-            return wrong("it is for one and not for many, or the reverse");
+            return wrong("it is marked as for one instead of many, or the reverse");
         } else if !self.is_for(to, id) {
-            return wrong("it is for others");
+            return wrong("it is for other recipients");
         } else if self.last.insert((id, worker), number).is_some_and(|last| last >= number) {
-            return wrong("it came twice, or after a later one");
+            return wrong("it arrived twice, or after a later one");
         }
         let sent = &mut self.sent[at];
         sent.owed.retain(|&owed| owed != id);
         Ok(sent)
     }
 
-    /// When nobody has anything to do: every message has reached those of its recipients that still
-    /// take messages.
+    /// Checks, in an idle world, that every message has reached those of its recipients that still
+    /// accept messages.
     ///
     /// # Panics
     /// If one has not.
@@ -116,7 +117,7 @@ impl Log {
         self.settled = self.sent.len();
     }
 
-    /// Forgets what is owed: the servers are ending.
+    /// Stops checking arrivals, because the servers are ending.
     pub(super) fn forgive(&mut self) {
         self.sent.iter_mut().for_each(|sent| sent.owed.clear());
     }
@@ -127,13 +128,13 @@ pub(super) struct Sender {
     world: Shared,
     worker: usize,
     rng: fastrand::Rng,
-    /// Calls in a million in which it sends.
+    /// How often it sends, in calls per million.
     rate: u32,
-    /// The bytes of the longest message that fits.
+    /// Length in bytes of the longest message that fits.
     len_max: usize,
-    /// How many more messages it tries to send.
+    /// Number of messages that it still tries to send.
     left: u32,
-    /// When it stops.
+    /// When it stops sending.
     until: Time,
 }
 
@@ -226,7 +227,7 @@ impl Sender {
         }
     }
 
-    /// Short ones mostly, and one in 32 too long.
+    /// Draws a length: mostly short, and one in 32 too long.
     fn len(&mut self) -> usize {
         let short = self.len_max.min(EXTERNAL_MIN + 10);
         match self.rng.u8(0..32) {
@@ -236,7 +237,7 @@ impl Sender {
         }
     }
 
-    /// Draws recipients: clients that are there, and now and then one that has left.
+    /// Draws recipients: connected clients, and now and then one that has left.
     fn someone(&mut self, from: Option<ConnectionId>, seen: &Seen) -> Option<To> {
         let mut ids: Vec<ConnectionId> = match self.rng.u8(0..8) {
             0 => seen.ids.iter().copied().collect(),
@@ -256,7 +257,7 @@ impl Sender {
         })
     }
 
-    /// Marks how it went, and checks that a message is too long if and only if it does not fit.
+    /// Marks the result, and checks that exactly the messages that do not fit are too long.
     fn note(&self, number: u64, len: usize, to: To, result: Result<(), SendError>) {
         let mut world = self.world.borrow_mut();
         let worker = self.worker;
@@ -271,12 +272,14 @@ impl Sender {
             Err(SendError::QueueFull) => Mark::MessageRefused,
             Err(SendError::TooLong) => Mark::MessageTooLong,
             Err(SendError::Gone) => Mark::MessageGone,
-            Err(SendError::OnWorkerThread) => unreachable!("nobody waits for the result"),
+            Err(SendError::OnWorkerThread) => {
+                unreachable!("a service does not wait for the result")
+            }
         });
     }
 }
 
-/// Checks a message of a service that has come to a connection.
+/// Checks a message of a service that arrived at a connection.
 pub(super) fn arrived(
     world: &mut World,
     log: &mut Log,
@@ -302,7 +305,7 @@ pub(super) fn arrived(
     }
 }
 
-/// What the list of clients has wrong about one of them.
+/// Returns what the list of clients shows wrongly for one of them.
 fn misread(log: &Log, client: &ClientInfo) -> Option<String> {
     let (listed, set) = ((client.user_data, client.group), log.set_of(client.id));
     (listed != set).then(|| format!("{} is listed with {listed:?}, and has {set:?}", client.id))
