@@ -1,8 +1,8 @@
 //! One allocation cut into buffers of equal size, addressed by number.
 //!
-//! The arena does not know which buffers are free or whose they are. That is the business of `pool`
-//! and `lease`, and what makes the access here sound: each number is in one place only, a free list
-//! or a lease.
+//! The arena does not know which buffers are free or who uses them. `pool` and `lease` keep track
+//! of that, and make the access here sound: each number is in one place only, a free list or a
+//! lease.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -10,16 +10,16 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Buffers begin at multiples of the page size, so that a buffer that was never used costs no
+/// Buffers start at multiples of the page size, so that a buffer that was never used takes no
 /// memory.
 const ALIGNMENT: usize = 4096;
 
-/// `count` buffers of `buffer_size` bytes. Zeroed by the system when first touched, so memory that
-/// is never used is never resident.
+/// `count` buffers of `buffer_size` bytes. The system zeroes a page when it is first touched, so
+/// memory that is never used is never resident.
 pub(super) struct Arena {
     allocation: NonNull<u8>,
     layout: Layout,
-    /// From the begin of the allocation to the first buffer, in bytes.
+    /// Bytes from the start of the allocation to the first buffer.
     offset: usize,
     buffer_size: usize,
     count: u32,
@@ -32,10 +32,10 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Allocates.
+    /// Allocates `count` buffers of `buffer_size` bytes.
     ///
     /// # Errors
-    /// Out of memory, or a size that no address space holds.
+    /// Out of memory, or a size that no address space can hold.
     pub(super) fn new(buffer_size: usize, count: u32) -> io::Result<Arena> {
         assert!(buffer_size > 0 && count > 0, "an arena without bytes");
         let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
@@ -56,7 +56,7 @@ impl Arena {
         self.count
     }
 
-    /// The bytes of a buffer, to be read.
+    /// The bytes of a buffer, for reading.
     ///
     /// # Safety
     /// The caller owns the number `id`, and nobody writes to the buffer while the result is in use.
@@ -64,14 +64,14 @@ impl Arena {
     pub(super) unsafe fn bytes(&self, id: u32) -> &[u8] {
         assert!(id < self.count, "no buffer has this number");
         // SAFETY: the number is in range, so the bytes lie within the one allocation, which was
-        // zeroed and lives as long as `self`; the caller sees to it that nobody writes to them.
+        // zeroed and lives as long as `self`; the caller ensures that nobody writes to them.
         unsafe {
             let at = self.offset + id as usize * self.buffer_size;
             std::slice::from_raw_parts(self.allocation.as_ptr().add(at), self.buffer_size)
         }
     }
 
-    /// A range of the bytes of a buffer, to be read. Other bytes of the buffer may be written to
+    /// A range of the bytes of a buffer, for reading. Other bytes of the buffer may be written
     /// meanwhile, with [`write`](Arena::write).
     ///
     /// # Safety
@@ -94,8 +94,8 @@ impl Arena {
     pub(super) unsafe fn write(&self, id: u32, at: usize, bytes: &[u8]) {
         assert!(id < self.count, "no buffer has this number");
         assert!(at <= self.buffer_size && bytes.len() <= self.buffer_size - at, "no room");
-        // SAFETY: source and destination are valid for the length, and do not overlap: the
-        // destination is read by nobody. No reference to the destination is made.
+        // SAFETY: source and destination are valid for the length and do not overlap. Nobody reads
+        // the destination, and no reference to it is made.
         unsafe {
             let to = self.offset + id as usize * self.buffer_size + at;
             std::ptr::copy_nonoverlapping(
@@ -106,12 +106,12 @@ impl Arena {
         }
     }
 
-    // The result is tied to the arena's lifetime here and to the lease's in `lease`, whose borrow
-    // makes it unique.
-    /// The bytes of a buffer, to be written.
+    // Here the result has the arena's lifetime; `lease` narrows it to the borrow of the lease,
+    // which makes it unique.
+    /// The bytes of a buffer, for writing.
     ///
     /// # Safety
-    /// The caller owns the number `id` exclusively, and neither hands it on nor calls this again
+    /// The caller owns the number `id` exclusively, and neither passes it on nor calls this again
     /// for it while the result is in use.
     #[allow(clippy::mut_from_ref)]
     #[inline]
@@ -137,8 +137,8 @@ impl Drop for Arena {
 
 #[cfg(test)]
 mod tests {
-    /// Memory that is never touched costs nothing but addresses: enough of them to stand out from
-    /// what other tests do at the same time.
+    /// Memory that is never touched takes only addresses. The arenas are large enough to stand out
+    /// from what other tests do at the same time.
     #[cfg(target_os = "linux")]
     #[test]
     fn an_arena_that_is_dropped_gives_its_memory_back() {

@@ -1,9 +1,9 @@
-//! The right to use a buffer: one buffer with the range of it that is filled. It cannot be cloned,
-//! and gives its buffer back when dropped, on every path. Several in a row are a
+//! The right to use one buffer, with the range of it that is filled. A lease cannot be cloned, and
+//! returns its buffer when dropped, on every path. Several leases in a row are a
 //! [`Chain`](super::Chain), in `chain`.
 //!
-//! Only the filled range can be read. A lease starts empty, so the bytes that another client left
-//! in the buffer cannot be reached.
+//! Only the filled range can be read. A lease starts empty, so data that another client left in the
+//! buffer cannot be read.
 
 use std::fmt;
 use std::mem;
@@ -24,13 +24,13 @@ impl Lease {
         Lease { pool, id, start: 0, end: 0 }
     }
 
-    /// A lease of a buffer that holds data already.
+    /// A lease of a buffer that already holds data.
     #[inline]
     pub(super) fn with_data(pool: Pool, id: u32, start: u32, end: u32) -> Lease {
         Lease { pool, id, start, end }
     }
 
-    /// Makes the buffer ready to be sent to another worker.
+    /// Converts the lease into a parcel, which can be sent to another worker.
     pub fn into_parcel(self) -> Parcel {
         let (pool, id, link) = dissolve(self);
         pool.local().depart();
@@ -42,12 +42,12 @@ impl Lease {
         self.id
     }
 
-    /// Bytes of data in it.
+    /// The number of bytes of data.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Bytes that there is room for behind the data.
+    /// The number of bytes that can be appended to the data.
     pub fn room(&self) -> usize {
         self.pool.buffer_size() - self.end as usize
     }
@@ -63,25 +63,25 @@ impl Lease {
         &self.bytes()[self.start as usize..self.end as usize]
     }
 
-    /// The data, to be changed in place.
+    /// The data, for changing in place.
     #[inline]
     pub fn filled_mut(&mut self) -> &mut [u8] {
         let (start, end) = (self.start as usize, self.end as usize);
         &mut self.bytes_mut()[start..end]
     }
 
-    /// The room behind the data, to be written to; [`commit`](Lease::commit) makes it data. What is
-    /// in it before is unspecified.
+    /// The room behind the data, for writing. [`commit`](Lease::commit) turns it into data. Its
+    /// initial contents are unspecified.
     #[inline]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         let end = self.end as usize;
         &mut self.bytes_mut()[end..]
     }
 
-    /// Makes the first `count` bytes of the spare room part of the data.
+    /// Appends the first `count` bytes of the spare room to the data.
     ///
     /// # Panics
-    /// If the room is smaller.
+    /// If there is less room than `count` bytes.
     #[inline]
     pub fn commit(&mut self, count: usize) {
         assert!(
@@ -94,15 +94,14 @@ impl Lease {
     /// Drops the first `count` bytes of the data.
     ///
     /// # Panics
-    /// If there are fewer.
+    /// If there are fewer than `count` bytes.
     #[inline]
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "more bytes consumed than there are");
         self.start += count as u32;
     }
 
-    /// Copies as much of `bytes` as there is room for behind the data, and returns how much that
-    /// was.
+    /// Appends as much of `bytes` as there is room for. Returns the number of bytes appended.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare_mut();
         let count = spare.len().min(bytes.len());
@@ -114,8 +113,9 @@ impl Lease {
     #[allow(unsafe_code)]
     #[inline]
     fn bytes(&self) -> &[u8] {
-        // SAFETY: a lease owns its number; it cannot be cloned, and it is in no free list while it
-        // lives. The result borrows the lease, so nothing can write while it is in use.
+        // SAFETY: a lease owns its number: it cannot be cloned, and the number is in no free list
+        // while the lease lives. The result borrows the lease, so nothing can write while it is in
+        // use.
         unsafe { self.pool.local().bytes(self.id) }
     }
 
@@ -130,7 +130,7 @@ impl Lease {
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
-        // In tests, what a client left behind must not look like anybody's data.
+        // In tests, data that a client left behind is overwritten, so that a read of it is noticed.
         if cfg!(debug_assertions) {
             self.filled_mut().fill(0xDB);
         }
@@ -144,12 +144,13 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Takes a lease apart without giving its buffer back.
+/// Takes a lease apart without returning its buffer.
 #[allow(unsafe_code)]
 #[inline]
 pub(super) fn dissolve(lease: Lease) -> (Pool, u32, Link) {
     let lease = mem::ManuallyDrop::new(lease);
-    // SAFETY: the lease is neither used nor dropped after this, so there is one handle as before.
+    // SAFETY: the lease is neither used nor dropped after this, so the number of handles is
+    // unchanged.
     let pool = unsafe { std::ptr::read(&lease.pool) };
     (pool, lease.id, Link { start: lease.start, end: lease.end, next: NONE, buffer: lease.id })
 }

@@ -1,13 +1,13 @@
-//! The fixed memory that bytes live in: one arena, integer ids, leases that go back by themselves.
+//! The fixed memory for the bytes of connections: one arena, integer ids, and leases that return
+//! their buffer when dropped.
 //!
-//! * `arena`: the one allocation, cut into buffers of equal size. The only unsafe code of the
-//!   module.
-//! * `pool`: which buffers are free: a LIFO list for each worker over a reserve that all workers
+//! * `arena`: the one allocation, cut into buffers of equal size. All access to raw memory is here.
+//! * `pool`: which buffers are free: a LIFO list for each worker and a reserve that all workers
 //!   share.
 //! * `lease`: the right to use one buffer ([`Lease`]).
-//! * `chain`: buffers in a row, as a queue of bytes ([`Chain`]).
-//! * `shared`: a buffer that is written once and sent to many ([`Shared`]).
-//! * `parcel`: a buffer on its way to another thread ([`Parcel`]).
+//! * `chain`: buffers in a row, used as a queue of bytes ([`Chain`]).
+//! * `shared_buffer`: a buffer that is written once and sent to many ([`Shared`]).
+//! * `parcel`: a buffer in transit to another thread ([`Parcel`]).
 
 mod arena;
 mod chain;

@@ -1,5 +1,5 @@
-//! A buffer on its way from one thread to another. Leases belong to one worker's pool; a parcel
-//! belongs to nobody, and becomes a lease again where it arrives.
+//! A buffer in transit from one thread to another. A lease belongs to one worker's pool. A parcel
+//! belongs to none, and becomes a lease again on the thread where it arrives.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::lease::Lease;
 use super::pool::{Pool, Reserve};
 
-/// One buffer and the range of it that holds data. Goes back to the reserve when dropped.
+/// One buffer and the range of it that holds data. Returns to the reserve when dropped.
 pub struct Parcel {
     reserve: Arc<Reserve>,
     id: u32,
@@ -22,7 +22,7 @@ impl Parcel {
         Parcel { reserve, id, start, end }
     }
 
-    /// Makes it a lease of the worker that it has come to.
+    /// Converts the parcel into a lease of the worker that it has arrived at.
     ///
     /// # Panics
     /// If it is from another server's buffers.
@@ -30,15 +30,14 @@ impl Parcel {
     pub(crate) fn into_lease(self, pool: &Pool) -> Lease {
         assert!(Arc::ptr_eq(&self.reserve, pool.reserve()), "a parcel of other buffers");
         let parcel = ManuallyDrop::new(self);
-        // SAFETY: the parcel is neither used nor dropped after this, so there is one handle less.
+        // SAFETY: the parcel is neither used nor dropped after this, so no handle is duplicated.
         let reserve = unsafe { std::ptr::read(&parcel.reserve) };
         reserve.count_travelling(-1);
         pool.local().arrive();
         Lease::with_data(pool.clone(), parcel.id, parcel.start, parcel.end)
     }
 
-    /// Copies as much of `bytes` as there is room for behind the data, and returns how much that
-    /// was.
+    /// Appends as much of `bytes` as there is room for. Returns the number of bytes appended.
     #[allow(unsafe_code)]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> usize {
         let at = self.end as usize;

@@ -1,10 +1,10 @@
-//! Which buffers are free: a LIFO list for each worker, over a reserve that all workers share.
+//! Which buffers are free: a LIFO list for each worker and a reserve that all workers share.
 //!
-//! A worker takes from and gives back to its own list, so that the buffer it used last, which is
-//! still in the cache, is the one it uses next, and nothing is shared between threads. Only when
-//! its list is empty does it fetch a batch from the [`Reserve`]; only when some worker is
-//! *starving* (found its list and the reserve empty) do the others put their free buffers there. A
-//! buffer is thus never idle on one worker while another waits for it.
+//! A worker takes buffers from its own list and returns them there. So it reuses the buffer that it
+//! used last, which is still in the cache, and threads share nothing. When its list is empty, it
+//! fetches a batch from the [`Reserve`]. If the reserve is empty too, the worker is *starving*, and
+//! the other workers put their free buffers into the reserve. So no buffer is idle on one worker
+//! while another waits for it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -23,19 +23,19 @@ use crate::base::key::WORKERS_MAX;
 use crate::base::units::show_size;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
-/// enough that workers do not hoard in a small pool.
+/// enough that workers of a small pool do not hoard.
 const BATCH: usize = 16;
 
-/// No link.
+/// Stands for the absence of a link.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The buffers of the process and the list of those that no worker holds.
+/// The buffers of the process, and the list of those that no worker holds.
 pub struct Reserve {
     pub(super) arena: Arena,
     free: ArrayQueue<u32>,
-    /// One bit for each worker that needs a buffer and found none.
+    /// One bit for each worker that needed a buffer and found none.
     starving: AtomicU64,
-    /// Buffers on their way from one thread to another.
+    /// Buffers in transit from one thread to another.
     travelling: AtomicU32,
 }
 
@@ -54,20 +54,20 @@ impl Reserve {
         Ok(Arc::new(Reserve { arena, free, starving, travelling }))
     }
 
-    /// A buffer for a thread that has no pool, to be sent to one that has; `None` if the reserve is
-    /// empty, which it may be while workers have free buffers of their own.
+    /// A buffer for a thread without a pool, to send to a thread with one. Returns `None` if the
+    /// reserve is empty, which can happen while workers have free buffers of their own.
     pub fn parcel(self: &Arc<Reserve>) -> Option<Parcel> {
         let id = self.free.pop()?;
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
 
-    /// Buffers that are on their way from one thread to another.
+    /// The number of buffers in transit from one thread to another.
     #[cfg(any(test, feature = "sim"))]
     pub fn travelling(&self) -> usize {
         self.travelling.load(Ordering::Relaxed) as usize
     }
 
-    /// The workers that need a buffer and found none, one bit each.
+    /// The workers that needed a buffer and found none, one bit each.
     #[inline]
     pub fn starving(&self) -> u64 {
         self.starving.load(Ordering::Relaxed)
@@ -81,7 +81,7 @@ impl Reserve {
         self.free.push(id).expect("the queue has room for all buffers");
     }
 
-    /// Buffers in the reserve now.
+    /// The number of buffers in the reserve now.
     pub fn available(&self) -> usize {
         self.free.len()
     }
@@ -94,21 +94,22 @@ pub struct Pool(Rc<Local>);
 pub(super) struct Local {
     reserve: Arc<Reserve>,
     worker: u32,
-    /// Free buffers, the most recently used last. Its capacity is that of the arena: it never
-    /// grows.
+    /// Free buffers, the most recently used last. Its capacity is the number of buffers of the
+    /// arena, so it never grows.
     free: RefCell<Vec<u32>>,
     /// Buffers in leases of this worker.
     held: Cell<u32>,
-    /// One who has waited for a buffer has its turn.
+    /// Whether a waiter is being served.
     serving: Cell<bool>,
-    /// For each buffer of the arena, where it stands in a chain of this worker; behind these the
-    /// references, by which a shared buffer stands in several chains. See `lease` and `shared`.
+    /// For each buffer of the arena, its place in a chain of this worker. After these, the
+    /// references, by which a shared buffer is part of several chains. See `lease` and
+    /// `shared_buffer`.
     pub(super) links: Box<[Cell<Link>]>,
-    /// For each buffer that is shared, how many references and handles it has. Empty in a pool
-    /// without references.
+    /// For each shared buffer, how many references and handles it has. Empty in a pool without
+    /// references.
     pub(super) shares: Box<[Cell<u32>]>,
-    /// References that are free: the first in a list through their links, and the first of those
-    /// that were never used.
+    /// Free references: the first in a list through their links, and the first of those that were
+    /// never used.
     free_reference: Cell<u32>,
     unused_reference: Cell<u32>,
 }
@@ -126,7 +127,7 @@ pub(super) struct Link {
 #[allow(unsafe_code)]
 unsafe impl Zeroable for Link {}
 
-/// The error of lists of so many `T` for which there is no memory.
+/// The error when there is no memory for lists of `count` values of type `T`.
 fn no_memory<T>(count: usize) -> io::Error {
     let bytes = show_size((count * size_of::<T>()) as u64);
     let text = format!("no memory for {count} places of buffers in queues ({bytes})");
@@ -142,7 +143,8 @@ impl Pool {
         Pool::with_references(reserve, worker, 0)
     }
 
-    /// The same with room for `references` places in chains for [shared](super::Shared) buffers.
+    /// Like [`new`](Pool::new), with `references` places in chains for parts of
+    /// [shared](super::Shared) buffers.
     ///
     /// # Panics
     /// As [`new`](Pool::new), and if buffers and references together are 2^32 or more.
@@ -151,13 +153,14 @@ impl Pool {
             .unwrap_or_else(|error| panic!("no pool: {error}"))
     }
 
-    /// The same, where there may not be enough memory.
+    /// Like [`with_references`](Pool::with_references), but returns an error if there is not enough
+    /// memory.
     ///
     /// # Errors
-    /// There is not; the text says how much was asked for, and for what.
+    /// There is not enough memory. The text says how much was requested, and for what.
     ///
     /// # Panics
-    /// As [`with_references`](Pool::with_references), but for memory.
+    /// As [`with_references`](Pool::with_references), except for memory.
     pub(crate) fn try_with_references(
         reserve: Arc<Reserve>,
         worker: usize,
@@ -167,7 +170,7 @@ impl Pool {
         let count = reserve.arena.count() as usize;
         assert!(count + references < NONE as usize, "links have numbers of 32 bits");
         let shared = if references == 0 { 0 } else { count };
-        // Zeros from the system: what is never used is never resident.
+        // Zeroed by the system: memory that is never used is never resident.
         let links = try_zeroed_slice_box(count + references)
             .map_err(|()| no_memory::<Link>(count + references))?;
         let shares = try_zeroed_slice_box(shared).map_err(|()| no_memory::<Cell<u32>>(shared))?;
@@ -184,7 +187,7 @@ impl Pool {
         })))
     }
 
-    /// An empty buffer, or `None` if there is none on this worker or in the reserve.
+    /// Takes an empty buffer. Returns `None` if there is none on this worker or in the reserve.
     #[inline]
     pub fn lease(&self) -> Option<Lease> {
         let own = self.0.free.borrow_mut().pop();
@@ -196,19 +199,19 @@ impl Pool {
         Some(Lease::new(self.clone(), id))
     }
 
-    /// The same for a service, which comes behind those who wait for a buffer: `None` also if a
-    /// worker is in want of buffers, unless it is the turn of one who waits on this one.
+    /// Like [`lease`](Pool::lease), for a service, which comes after all that wait for a buffer.
+    /// Also returns `None` if any worker starves, unless a waiter of this worker is being served.
     pub(crate) fn lease_in_turn(&self) -> Option<Lease> {
         let others_wait = self.0.reserve.starving() != 0 && !self.0.serving.get();
         if others_wait { None } else { self.lease() }
     }
 
-    /// Says whether one who has waited for a buffer has its turn.
+    /// Sets whether a waiter is being served.
     pub(crate) fn set_serving(&self, serving: bool) {
         self.0.serving.set(serving);
     }
 
-    /// How many buffers there are, over all workers.
+    /// The number of buffers, over all workers.
     pub fn count(&self) -> usize {
         self.0.reserve.arena.count() as usize
     }
@@ -218,23 +221,23 @@ impl Pool {
         self.0.reserve.arena.buffer_size()
     }
 
-    /// Buffers that this worker has in leases now.
+    /// The number of this worker's buffers that are in leases now.
     pub fn held(&self) -> usize {
         self.0.held.get() as usize
     }
 
-    /// Buffers that a lease can be had of now.
+    /// The number of buffers that [`lease`](Pool::lease) can return now.
     pub fn available(&self) -> usize {
         self.0.free.borrow().len() + self.0.reserve.available()
     }
 
-    /// Whether chains of this pool have places for parts of shared buffers.
+    /// Whether parts of shared buffers can be put into chains of this pool.
     pub fn has_references(&self) -> bool {
         !self.0.shares.is_empty()
     }
 
     #[cfg(any(test, feature = "sim"))]
-    /// References that stand in chains now. It walks through those that are free: for tests.
+    /// References that are in chains now. For tests: it walks through all free references.
     pub(crate) fn references_in_use(&self) -> usize {
         let mut used =
             self.0.unused_reference.get() as usize - self.0.reserve.arena.count() as usize;
@@ -246,21 +249,22 @@ impl Pool {
         used
     }
 
-    /// Whether less than half of the pool is in use, as far as this worker can see: when more is, a
-    /// connection is given one buffer at a time.
+    /// Whether less than half of the pool is in use, as far as this worker knows. Otherwise a
+    /// connection gets one buffer at a time.
     #[inline]
     pub fn is_plentiful(&self) -> bool {
         let half = self.0.reserve.arena.count() as usize / 2;
         self.0.free.borrow().len() > half || self.available() > half
     }
 
-    /// Says whether this worker is in want of buffers. Returns whether that is a change.
+    /// Sets whether this worker starves. Returns whether that is a change.
     pub(crate) fn set_starving(&self, starving: bool) -> bool {
         let bit = 1u64 << self.0.worker;
         let flags = &self.0.reserve.starving;
         match starving {
-            // SeqCst here and in `spill`: "no buffer, so mark me" and "buffers put back, so who is
-            // marked" must not both miss what the other did.
+            // SeqCst here and in `spill`: a worker that finds no buffer and then marks itself, and
+            // one that puts buffers back and then reads the marks, must not both miss the other's
+            // write.
             true => flags.fetch_or(bit, Ordering::SeqCst) & bit == 0,
             false => {
                 let was = flags.load(Ordering::Relaxed) & bit != 0;
@@ -272,33 +276,33 @@ impl Pool {
         }
     }
 
-    /// Whether another worker is in want of buffers.
+    /// Whether another worker starves.
     pub(crate) fn starves_elsewhere(&self) -> bool {
         self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
     }
 
     /// Puts this worker's free buffers into the reserve if another worker starves. Returns the
-    /// workers to be woken, one bit each.
+    /// workers to wake, one bit each.
     #[inline]
     pub(crate) fn donate(&self) -> u64 {
         let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
-        // With nothing to give nobody is woken: two that need more buffers than there are would wake
-        // each other for ever.
+        // Without buffers to give, wake nobody: two workers that need more buffers than there are
+        // would wake each other for ever.
         if others == 0 || self.0.free.borrow().is_empty() { 0 } else { self.0.spill() }
     }
 
-    /// Puts this worker's free buffers into the reserve: it needs them no more. Returns the workers
-    /// to be woken, one bit each.
+    /// Puts this worker's free buffers into the reserve, because it needs them no more. Returns the
+    /// workers to wake, one bit each.
     pub(crate) fn give_up(&self) -> u64 {
         self.0.spill()
     }
 
-    /// The shared part.
+    /// The reserve, which all workers share.
     pub(crate) fn reserve(&self) -> &Arc<Reserve> {
         &self.0.reserve
     }
 
-    /// Whether this is a handle of the same pool.
+    /// Whether `other` is a handle of the same pool.
     #[inline]
     pub(super) fn is(&self, other: &Pool) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
@@ -321,7 +325,7 @@ impl Local {
                 None => break,
             }
         }
-        // The lowest number last: the one that is used first, and again and again.
+        // The lowest number goes last, so that it is used first, and again and again.
         free.reverse();
         Some(first)
     }
@@ -332,12 +336,12 @@ impl Local {
         while let Some(id) = free.pop() {
             self.reserve.put(id);
         }
-        // Who has begun to starve since then may have looked before the buffers were there.
+        // A worker that has begun to starve since may have looked before the buffers were there.
         let others = self.reserve.starving.load(Ordering::SeqCst) & !(1u64 << self.worker);
         if self.reserve.available() == 0 { 0 } else { others }
     }
 
-    /// Whether a link is a reference to a shared buffer, and not the buffer itself.
+    /// Whether a link is a reference to a shared buffer instead of the buffer itself.
     #[inline]
     pub(super) fn is_reference(&self, link: u32) -> bool {
         link >= self.reserve.arena.count()
@@ -359,7 +363,7 @@ impl Local {
         Some(id)
     }
 
-    /// Gives a reference back, and the buffer if it was the last.
+    /// Returns a reference, and the buffer if this was the last reference or handle.
     #[cold]
     pub(super) fn end_reference(&self, id: u32) {
         let link = self.links[id as usize].get();
@@ -368,7 +372,7 @@ impl Local {
         self.end_share(link.buffer);
     }
 
-    /// A handle of a shared buffer, or a reference to it, is gone.
+    /// A handle of a shared buffer, or a reference to it, was dropped.
     pub(super) fn end_share(&self, buffer: u32) {
         let shares = &self.shares[buffer as usize];
         assert!(shares.get() > 0, "a buffer is shared no more that was not shared");
@@ -379,21 +383,21 @@ impl Local {
         }
     }
 
-    /// What a client left behind must not look like anybody's data.
+    /// Overwrites data that a client left behind, so that a read of it is noticed.
     #[allow(unsafe_code)]
     fn overwrite_in_tests(&self, buffer: u32) {
         if cfg!(debug_assertions) {
-            // SAFETY: nobody has a handle of the buffer or a reference to it any more.
+            // SAFETY: no handle of the buffer and no reference to it is left.
             unsafe { self.bytes_mut(buffer) }.fill(0xDB);
         }
     }
 
-    /// A buffer leaves for another thread.
+    /// Records that a buffer leaves for another thread.
     pub(super) fn depart(&self) {
         self.held.set(self.held.get() - 1);
     }
 
-    /// A buffer has come from another thread.
+    /// Records that a buffer has arrived from another thread.
     pub(super) fn arrive(&self) {
         self.held.set(self.held.get() + 1);
     }
@@ -402,7 +406,7 @@ impl Local {
         &self.reserve
     }
 
-    /// Takes back a buffer.
+    /// Returns a buffer to the free list.
     #[inline]
     pub(super) fn give_back(&self, id: u32) {
         let held = self.held.get();
@@ -413,36 +417,36 @@ impl Local {
         free.push(id);
     }
 
-    /// The bytes of a buffer, to be read.
+    /// The bytes of a buffer, for reading.
     ///
     /// # Safety
     /// As for [`Arena::bytes`].
     #[allow(unsafe_code)]
     #[inline]
     pub(super) unsafe fn bytes(&self, id: u32) -> &[u8] {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: this function requires the same of its caller.
         unsafe { self.reserve.arena.bytes(id) }
     }
 
-    /// A range of the bytes of a buffer, to be read.
+    /// A range of the bytes of a buffer, for reading.
     ///
     /// # Safety
     /// As for [`Arena::range`].
     #[allow(unsafe_code)]
     #[inline]
     pub(super) unsafe fn range(&self, id: u32, start: u32, end: u32) -> &[u8] {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: this function requires the same of its caller.
         unsafe { self.reserve.arena.range(id, start as usize..end as usize) }
     }
 
-    /// The bytes of a buffer.
+    /// The bytes of a buffer, for writing.
     ///
     /// # Safety
     /// As for [`Arena::bytes_mut`].
     #[allow(unsafe_code, clippy::mut_from_ref)]
     #[inline]
     pub(super) unsafe fn bytes_mut(&self, id: u32) -> &mut [u8] {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: this function requires the same of its caller.
         unsafe { self.reserve.arena.bytes_mut(id) }
     }
 }

@@ -1,14 +1,15 @@
-//! A buffer that is written once and sent to many: a [`Shared`] may stand in any number of chains
-//! at once, each with a range of its own, and goes back to the pool with the last of them.
+//! A buffer that is written once and sent to many. Parts of a [`Shared`] buffer may be in any
+//! number of chains at once, each with its own range. The buffer returns to the pool with the last
+//! of them.
 //!
-//! It grows at its end only: what a chain refers to never changes.
+//! It grows only at its end: bytes that a chain refers to never change.
 
 use std::fmt;
 
 use super::lease::{Lease, dissolve};
 use super::pool::Pool;
 
-/// A handle of a shared buffer: who has it can add data and put parts into chains with
+/// A handle of a shared buffer. It can append data, and its parts can be put into chains with
 /// [`Chain::push_shared`](super::Chain::push_shared).
 pub struct Shared {
     pool: Pool,
@@ -18,38 +19,38 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Bytes that can still be added.
+    /// The number of bytes that can still be appended.
     pub fn room(&self) -> usize {
         self.pool.buffer_size() - self.end as usize
     }
 
-    /// Adds data. Returns where in the buffer it is, or `None` if there is no room for all of it.
+    /// Appends data. Returns its range in the buffer, or `None` if there is no room for all of it.
     #[allow(unsafe_code)]
     pub fn append(&mut self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
         if bytes.len() > self.room() {
             return None;
         }
         let start = self.end as usize;
-        // SAFETY: only this handle writes to the buffer, and it cannot be cloned; what lies behind
-        // `end` is in no chain, and `filled` does not reach it.
+        // SAFETY: only this handle writes to the buffer, and it cannot be cloned. Bytes behind
+        // `end` are in no chain, and `filled` does not include them.
         unsafe { self.pool.local().reserve().arena.write(self.id, start, bytes) };
         self.end += bytes.len() as u32;
         Some(start..self.end as usize)
     }
 
-    /// All data, and its place in the buffer.
+    /// All data in the buffer.
     #[allow(unsafe_code)]
     pub fn filled(&self) -> &[u8] {
         // SAFETY: `append` writes behind `end` only.
         unsafe { self.pool.local().range(self.id, self.start, self.end) }
     }
 
-    /// Whether no chain refers to it: dropping it gives the buffer back.
+    /// Whether no chain refers to it, so that dropping it returns the buffer.
     pub fn is_alone(&self) -> bool {
         self.pool.local().shares[self.id as usize].get() == 1
     }
 
-    /// Where in the buffer its data is.
+    /// The range of its data in the buffer.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -67,7 +68,7 @@ impl Shared {
     }
 }
 
-/// The buffer of a lease, shared from now on.
+/// Shares the buffer of a lease.
 ///
 /// # Panics
 /// If the pool was made without references.
@@ -173,7 +174,7 @@ mod tests {
         };
         let mut chain = Chain::from(lease(b"<"));
         assert!(chain.push_shared(&log, range.clone()));
-        // Must not be copied behind the shared bytes.
+        // This must not be copied behind the shared bytes.
         chain.absorb(&mut Chain::from(lease(b">")));
         assert_eq!(bytes_of(&chain), b"<shared>");
         assert_eq!(log.filled(), b"shared");

@@ -1,6 +1,6 @@
-//! Leases and references in a row, as one queue of bytes. Like a [`Lease`] a chain cannot be cloned,
-//! and gives its buffers back when dropped, on every path. What a single buffer's owner may do is in
-//! `lease`, what a buffer is that stands in many chains in `shared`.
+//! Leases and references in a row, as one queue of bytes. Like a [`Lease`], a chain cannot be
+//! cloned, and returns its buffers when dropped, on every path. `lease` describes what the owner of
+//! one buffer may do, and `shared_buffer` a buffer that is in several chains.
 
 use std::fmt;
 use std::mem;
@@ -9,10 +9,10 @@ use super::lease::{Lease, dissolve};
 use super::pool::{Link, NONE, Pool};
 use super::shared_buffer::Shared;
 
-/// Leases in a row: a first-in, first-out queue of bytes of any length that the pool has room for.
+/// Leases in a row: a first-in, first-out queue of bytes, of any length that the pool has room for.
 ///
-/// The links between the buffers lie beside the arena, so a chain is of the same small size however
-/// long it is, and adding to it allocates nothing.
+/// The links between the buffers are stored beside the arena. So a chain has the same small size at
+/// any length, and appending to it allocates nothing.
 pub struct Chain {
     pool: Pool,
     first: u32,
@@ -27,7 +27,7 @@ impl Chain {
         Chain { pool: pool.clone(), first: NONE, last: NONE, leases: 0, len: 0 }
     }
 
-    /// Bytes of data.
+    /// The number of bytes of data.
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
@@ -45,10 +45,10 @@ impl Chain {
         self.leases as usize
     }
 
-    /// Puts a lease at the end. One without data goes back to the pool instead.
+    /// Appends a lease. A lease without data returns to the pool instead.
     ///
     /// # Panics
-    /// If the lease is from another worker's pool, or the chain would pass 4 GiB.
+    /// If the lease is from another worker's pool, or the chain would exceed 4 GiB.
     #[inline]
     pub fn push_back(&mut self, lease: Lease) {
         if lease.is_empty() {
@@ -66,11 +66,10 @@ impl Chain {
         self.leases += 1;
     }
 
-    /// Puts a part of a shared buffer at the end, without copying it. Returns whether it did: there
-    /// may be no reference left.
+    /// Appends a part of a shared buffer without copying it. Returns false if no reference is free.
     ///
     /// # Panics
-    /// If the buffer is of another pool, or has less data than `range` says.
+    /// If the buffer is of another pool, or its data does not include `range`.
     pub fn push_shared(&mut self, shared: &Shared, range: std::ops::Range<usize>) -> bool {
         assert!(self.pool.is(shared.pool()), "a buffer of another pool");
         assert!(range.start < range.end && range.end <= shared.end(), "no data there");
@@ -91,7 +90,7 @@ impl Chain {
         true
     }
 
-    /// Makes the last reference longer, if it ends where the new part begins: messages that follow
+    /// Extends the last reference if it ends where the new part begins. So messages that follow
     /// each other in a buffer are one range, and one slice for the kernel.
     fn extend_reference(&mut self, buffer: u32, start: u32, end: u32) -> bool {
         if self.leases == 0 || !self.pool.local().is_reference(self.last) {
@@ -105,10 +104,10 @@ impl Chain {
         follows
     }
 
-    /// Takes the first lease out.
+    /// Removes the first lease and returns it.
     ///
     /// # Panics
-    /// If it is a part of a shared buffer, of which nobody has a lease.
+    /// If it is a part of a shared buffer, which has no lease.
     #[inline]
     pub fn pop_front(&mut self) -> Option<Lease> {
         if self.leases == 0 {
@@ -119,8 +118,8 @@ impl Chain {
         Some(Lease::with_data(self.pool.clone(), id, link.start, link.end))
     }
 
-    /// Takes the first lease out, or returns `None` if there is none or if it is a part of a shared
-    /// buffer.
+    /// Removes the first lease and returns it. Returns `None` if there is none or if it is a part
+    /// of a shared buffer.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn pop_own(&mut self) -> Option<Lease> {
         if self.leases > 0 && self.pool.local().is_reference(self.first) {
@@ -129,7 +128,7 @@ impl Chain {
         self.pop_front()
     }
 
-    /// Gives the first buffer back.
+    /// Returns the first buffer to the pool.
     #[inline]
     fn drop_front(&mut self) {
         let (id, link) = self.unlink_front();
@@ -140,7 +139,7 @@ impl Chain {
         }
     }
 
-    /// Gives the only buffer back, without reading its link.
+    /// Returns the only buffer to the pool, without reading its link.
     #[inline(always)]
     fn drop_only(&mut self) {
         if cfg!(debug_assertions) || self.pool.local().is_reference(self.first) {
@@ -154,7 +153,7 @@ impl Chain {
     fn drop_link(&self, id: u32, link: Link) {
         match self.pool.local().is_reference(id) {
             true => self.pool.local().end_reference(id),
-            // A lease that is dropped is overwritten in tests.
+            // In tests, dropping a lease overwrites its buffer.
             false => drop(Lease::with_data(self.pool.clone(), id, link.start, link.end)),
         }
     }
@@ -170,10 +169,10 @@ impl Chain {
         (id, link)
     }
 
-    /// Moves all of `other` to the end of this chain, whatever their lengths in the same time.
+    /// Moves all of `other` to the end of this chain, in constant time.
     ///
     /// # Panics
-    /// If the other chain is of another pool, or this one would pass 4 GiB.
+    /// If the other chain is of another pool, or this one would exceed 4 GiB.
     #[inline]
     pub fn append(&mut self, other: &mut Chain) {
         assert!(self.pool.is(&other.pool), "a chain of another pool");
@@ -189,14 +188,14 @@ impl Chain {
         other.forget();
     }
 
-    /// Makes the chain empty without giving its buffers back: they are elsewhere.
+    /// Makes the chain empty without returning its buffers, which are elsewhere.
     #[inline]
     fn forget(&mut self) {
         (self.first, self.last, self.leases, self.len) = (NONE, NONE, 0, 0);
     }
 
-    /// Like [`append`](Chain::append), but bytes that fit behind the last of this chain are copied
-    /// there, so that a client that sends one byte at a time does not hold a buffer for each.
+    /// Like [`append`](Chain::append), but copies bytes that fit into the last buffer of this
+    /// chain, so that a client that sends one byte at a time does not hold a buffer for each.
     #[inline]
     pub fn absorb(&mut self, other: &mut Chain) {
         match self.leases {
@@ -219,8 +218,8 @@ impl Chain {
         self.append(other);
     }
 
-    /// Copies `bytes` behind the data of the last lease. Returns whether it did: there may be no
-    /// room there, or no lease, or it is shared.
+    /// Copies `bytes` behind the data of the last lease. Returns false if there is no room, no
+    /// lease, or if it is shared.
     pub fn extend_last(&mut self, bytes: &[u8]) -> bool {
         if self.leases == 0 || self.pool.local().is_reference(self.last) {
             return false;
@@ -232,7 +231,7 @@ impl Chain {
         fits
     }
 
-    /// How many bytes [`extend_last`](Chain::extend_last) has room for.
+    /// The most bytes that [`extend_last`](Chain::extend_last) can append.
     pub fn room_behind(&self) -> usize {
         if self.leases == 0 || self.pool.local().is_reference(self.last) {
             return 0;
@@ -244,7 +243,7 @@ impl Chain {
     fn copy_behind_last(&mut self, bytes: &[u8]) {
         let link = self.link(self.last);
         // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively; `bytes`
-        // is of another lease.
+        // is not part of this buffer.
         let buffer = unsafe { self.pool.local().bytes_mut(self.last) };
         buffer[link.end as usize..][..bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len() as u32;
@@ -259,16 +258,16 @@ impl Chain {
         }
     }
 
-    /// All of it, leaving an empty chain.
+    /// Takes all of the chain, leaving it empty.
     #[inline]
     pub fn take(&mut self) -> Chain {
         mem::replace(self, Chain::new(&self.pool))
     }
 
-    /// Drops the first `count` bytes; buffers that become empty go back to the pool.
+    /// Drops the first `count` bytes. Buffers that become empty return to the pool.
     ///
     /// # Panics
-    /// If there are fewer.
+    /// If there are fewer than `count` bytes.
     #[inline(always)]
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len(), "more bytes consumed than there are");
@@ -295,12 +294,12 @@ impl Chain {
         }
     }
 
-    /// Takes the first `count` bytes out as a chain of their own. Where that cuts a lease in two,
-    /// the shorter part is copied into a lease of its own; `None` if there is none to be had, and
-    /// then nothing has changed.
+    /// Removes the first `count` bytes and returns them as a chain. If the cut is inside a buffer,
+    /// the shorter part is copied into another buffer. Returns `None`, and changes nothing, if that
+    /// takes a buffer and none is free.
     ///
     /// # Panics
-    /// If there are fewer bytes, or the cut is in a shared buffer.
+    /// If there are fewer than `count` bytes, or the cut is inside a shared buffer.
     pub fn split_to(&mut self, count: usize) -> Option<Chain> {
         assert!(count <= self.len(), "more bytes split off than there are");
         let (mut whole, mut leases, mut last, mut next) = (0, 0, NONE, self.first);
@@ -332,7 +331,7 @@ impl Chain {
         Some(front)
     }
 
-    /// A lease with a copy of the shorter part of a buffer of this chain, which is cut at `at`.
+    /// A lease with a copy of the shorter part of a buffer of this chain, cut at `at`.
     fn cut(&self, id: u32, at: usize) -> Option<(Lease, usize, bool)> {
         assert!(!self.pool.local().is_reference(id), "a shared buffer cannot be cut");
         let bytes = self.slice(id);
@@ -344,7 +343,7 @@ impl Chain {
         Some((lease, at, head_is_shorter))
     }
 
-    /// Puts the two parts of this chain's first buffer where they belong, one of them copied.
+    /// Puts the two parts of this chain's first buffer in place, one of them copied.
     fn swap_front(&mut self, (copy, at, copy_is_head): (Lease, usize, bool), front: &mut Chain) {
         if copy_is_head {
             self.consume(at);
@@ -359,7 +358,7 @@ impl Chain {
         *self = rest;
     }
 
-    /// Copies the first bytes into `into`, as many as there are and as have room. Returns how many.
+    /// Copies bytes from the front into `into`, until one of them ends. Returns how many.
     #[inline]
     pub fn peek(&self, into: &mut [u8]) -> usize {
         let mut copied = 0;
@@ -401,9 +400,9 @@ impl Chain {
     #[inline]
     fn slice(&self, id: u32) -> &[u8] {
         let link = self.link(id);
-        // SAFETY: the chain owns the numbers of its buffers, or has a reference to them; the result
-        // borrows the chain, so nothing can write to an own one, and a shared one is only ever
-        // written to behind the data that it has.
+        // SAFETY: the chain owns the numbers of its buffers, or has a reference to them. The result
+        // borrows the chain, so nothing can write to a buffer that it owns, and a shared one is
+        // only written behind the data that it has.
         unsafe { self.pool.local().range(link.buffer, link.start, link.end) }
     }
 

@@ -1,4 +1,4 @@
-//! Tests of chains: a queue of bytes, whatever is done to it, that loses no buffer.
+//! Tests of chains: a chain is a queue of bytes under any operations, and loses no buffer.
 
 use proptest::prelude::*;
 
@@ -76,7 +76,7 @@ proptest! {
         prop_assert_eq!((front.len(), chain.len()), (at, all.len() - at));
         prop_assert_eq!(bytes_of(&front), &all[..at]);
         prop_assert_eq!(bytes_of(&chain), &all[at..]);
-        // Both are whole: more can be put behind, and everything goes back.
+        // Both are intact: more can be appended, and all buffers return.
         front.push_back(lease_of(&pool, b"f"));
         chain.push_back(lease_of(&pool, b"c"));
         prop_assert_eq!(*bytes_of(&front).last().unwrap(), b'f');
@@ -109,7 +109,7 @@ fn peeking_copies_across_buffers_and_takes_nothing() {
     assert_eq!(chain.len(), 7);
 }
 
-/// In tests only, where it shows bytes that are read after their buffer was given back.
+/// In tests only, where it reveals reads of a buffer after it was returned.
 #[test]
 fn what_was_in_a_buffer_is_overwritten_when_it_is_given_back() {
     let pool = pool(1);
@@ -141,7 +141,7 @@ fn a_lease_of_another_pool_is_refused() {
     Chain::new(&one).push_back(lease_of(&other, b"a"));
 }
 
-/// It would be in a log.
+/// The data would appear in a log.
 #[test]
 fn debug_output_tells_the_range_and_not_the_data() {
     let pool = pool(2);
@@ -177,8 +177,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(crate::base::property::config())]
 
-    /// A chain is a queue of bytes: whatever is done to it, it agrees with a plain vector, and
-    /// no buffer is lost.
+    /// A chain is a queue of bytes: after any operations it agrees with a plain vector, and no
+    /// buffer is lost.
     #[test]
     fn a_chain_is_a_queue_of_bytes(steps in prop::collection::vec(step(), 0..60)) {
         let pool = pool(400);
