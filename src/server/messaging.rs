@@ -1,5 +1,5 @@
-//! Sending to a server's clients from other threads. A message goes in a buffer through the bounded
-//! inbox of the worker that has the client; a `Receipt` tells the sender the result.
+//! Sends messages to a server's clients from other threads. A message travels in a buffer through
+//! the bounded inbox of the client's worker. A `Receipt` tells the sender the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,17 +11,17 @@ use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
 use crate::shared::receipt::{Answers, Mail, Receipt, SendError, Tally};
 
-/// What became of a message to all clients.
+/// The result of a message to all clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Broadcast {
-    /// Clients that it was queued for.
+    /// The number of clients for which it was queued.
     pub queued: u64,
-    /// Clients that have too much queued already, and do not get it.
+    /// The number of clients that do not get it because too much is queued for them.
     pub refused: u64,
 }
 
-/// What a server's handle needs to reach the clients.
+/// What a server's handle needs for reaching the clients.
 pub(crate) struct Clients {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) directory: Arc<Directory>,
@@ -45,7 +45,7 @@ impl Clients {
         }
     }
 
-    /// The first half: what is waited for then.
+    /// The first half of [`send_to`](Clients::send_to). Returns the answers to wait for.
     pub(crate) fn begin_send_to(
         &self,
         id: ConnectionId,
@@ -71,7 +71,7 @@ impl Clients {
         match failed {
             None => Ok(Broadcast { queued: tally.queued, refused: tally.refused }),
             Some((SendError::QueueFull, worker)) if tally.queued + tally.refused > 0 => {
-                // Some have it, so it must not be sent again as a whole.
+                // Some clients get it, so the whole message must not be sent again.
                 let missed = self.directory.count(worker);
                 Ok(Broadcast { queued: tally.queued, refused: tally.refused + missed })
             }
@@ -79,8 +79,8 @@ impl Clients {
         }
     }
 
-    /// The first half: what is waited for then, and the first worker that it could not be posted
-    /// to, with the reason.
+    /// The first half of [`broadcast`](Clients::broadcast). Returns the answers to wait for and, if
+    /// a worker could not be reached, the error and the first such worker.
     pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<(SendError, usize)>) {
         let (answers, number) = (Answers::new(), self.number());
         let mut failed = None;
@@ -93,7 +93,7 @@ impl Clients {
         (answers, failed)
     }
 
-    /// Closes a client's connection when its output is sent.
+    /// Closes a client's connection once its output is sent.
     pub(crate) fn disconnect(
         &self,
         id: ConnectionId,
@@ -103,7 +103,7 @@ impl Clients {
         if tally.queued == 1 { Ok(()) } else { Err(SendError::Gone) }
     }
 
-    /// The first half: what is waited for then.
+    /// The first half of [`disconnect`](Clients::disconnect). Returns the answers to wait for.
     pub(crate) fn begin_disconnect(&self, id: ConnectionId) -> Result<Answers, SendError> {
         if !self.directory.has(id) {
             return Err(SendError::Gone);
@@ -114,16 +114,17 @@ impl Clients {
         Ok(answers)
     }
 
-    /// Has the workers put their free buffers into the reserve if it has fewer than `count`: they
-    /// keep what they have used once. Waits for them, but not long: all may be in use.
+    /// If the reserve has fewer than `count` buffers, makes the workers put their free ones into
+    /// it: a worker keeps buffers that it has used. Waits for them, but not long, because all may
+    /// be in use.
     fn collect_buffers(&self, count: usize) {
-        /// Each a millisecond apart, which is more than a turn takes.
+        /// They are a millisecond apart, which is longer than a turn takes.
         const LOOKS: u32 = 10;
         if self.reserve.available() >= count {
             return;
         }
         for worker in 0..self.mailboxes.workers() {
-            // With its inbox full that worker has no time for it.
+            // A worker with a full inbox is too busy to give buffers.
             let _ = self.mailboxes.send(worker, Command::GiveBuffers);
         }
         for _ in 0..LOOKS {
@@ -153,7 +154,7 @@ impl Clients {
             true => self.mailboxes.send(worker, mail).map_err(|_| SendError::QueueFull),
             false => Err(SendError::TooLong),
         };
-        // The buffer is back in the reserve then, where a worker may be waiting for one.
+        // The buffer is back in the reserve, and a worker may be waiting for one.
         refused.inspect_err(|_| self.mailboxes.wake_each(self.reserve.starving()))
     }
 }

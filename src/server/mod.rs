@@ -1,4 +1,4 @@
-//! Starting, draining and stopping a server: the threads, and what is said to them.
+//! Starts, drains and stops a server: its threads, and the commands to them.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -27,7 +27,7 @@ use messaging::{Broadcast, Clients};
 
 pub mod messaging;
 
-/// A server: workers on threads of their own, each with its own listener for each endpoint.
+/// A server: workers on their own threads, each with its own listener for each endpoint.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -54,10 +54,11 @@ pub mod messaging;
 /// ```
 pub struct Server;
 
-/// A running server. Dropping it stops the server, and waits for the end.
+/// A running server. Dropping it stops the server and waits until it has ended.
 ///
-/// It can be used from any thread, also by the server's own services. What waits for a worker
-/// returns [`SendError::OnWorkerThread`] or [`Drained::OnWorkerThread`] there.
+/// It can be used from any thread, including by the server's own services. On a worker's thread,
+/// calls that would wait for a worker return [`SendError::OnWorkerThread`] or
+/// [`Drained::OnWorkerThread`].
 pub struct ServerHandle {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -66,7 +67,7 @@ pub struct ServerHandle {
     memory: MemorySum,
 }
 
-/// What the handle and the threads share.
+/// What the handle and the worker threads share.
 struct Shared {
     mailboxes: Arc<Mailboxes>,
     clients: Clients,
@@ -89,31 +90,30 @@ struct Ended {
 pub enum Drained {
     /// Every connection was finished.
     Clean,
-    /// The deadline came first, or the server was stopped: this many connections were closed at
-    /// once.
+    /// The deadline passed, or the server was stopped: this many connections were closed at once.
     Cut(u64),
-    /// A worker ended by itself, because of an error that the log tells; the others were stopped.
+    /// A worker ended because of an error, which is in the log. The others were stopped.
     Failed,
-    /// The server has not ended: the call was made on one of its own worker threads, which cannot
-    /// wait for their own end. A drain or stop has begun nevertheless.
+    /// The server has not ended. The call was made on one of its worker threads, which cannot wait
+    /// for their own end. The drain or stop has begun nevertheless.
     OnWorkerThread,
 }
 
 thread_local! {
-    /// What the worker on this thread shares with its server; null on other threads.
+    /// The data that the worker on this thread shares with its server; null on other threads.
     static WORKER_OF: Cell<*const Shared> = const { Cell::new(ptr::null()) };
 }
 
 impl Server {
     /// Starts the workers, and returns when all of them listen. `factory` makes a service for each
-    /// worker, on the worker's thread: see [`ServiceFactory`] for the three ways to write one. The
-    /// shortest is a closure, as in `Server::start(config, || MyService)`.
+    /// worker, on the worker's thread. [`ServiceFactory`] describes the three ways to write one.
+    /// The shortest is a closure, as in `Server::start(config, || MyService)`.
     ///
-    /// Everything that the server will ever allocate on its workers' threads is allocated here. The
-    /// soft limit of open files is raised as far as needed.
+    /// All memory that the server will ever use on its workers' threads is allocated here. The soft
+    /// limit of open files is raised as far as needed.
     ///
     /// # Errors
-    /// See [`StartError`]. Nothing is left running then.
+    /// See [`StartError`]. After an error nothing is left running.
     pub fn start<F>(config: Config, factory: F) -> Result<ServerHandle, StartError>
     where
         F: ServiceFactory,
@@ -143,7 +143,7 @@ fn sizes<S: Service>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
     }
 }
 
-/// What every worker is made of.
+/// The parts of every worker.
 #[derive(Clone)]
 struct Parts {
     limits: Limits,
@@ -194,14 +194,14 @@ fn start_workers<S: Service>(
     }
     drop(ready);
     for _ in 0..workers {
-        // A worker that panics on its way drops its end without a word.
+        // A worker that panics while starting drops its sender.
         let gone = || Err(io::Error::other("a worker ended before it was ready"));
         readies.recv().unwrap_or_else(|_| gone()).map_err(resource("a worker"))?;
     }
     Ok((parts.shared, std::mem::take(&mut running.threads)))
 }
 
-/// Stops what has been started if the start is given up half-way.
+/// Stops what has been started if the start fails halfway.
 struct Running {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -218,7 +218,7 @@ impl Drop for Running {
     }
 }
 
-/// From the sockets of each endpoint to those of each worker.
+/// Converts the sockets per endpoint into sockets per worker.
 fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<Listening<OwnedFd>>> {
     let mut of_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for one in bound {
@@ -229,7 +229,7 @@ fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<Listening<OwnedFd>>> 
     of_worker
 }
 
-/// The life of a worker's thread.
+/// Runs a worker on its thread, from start to end.
 fn work<S: Service>(
     parts: Parts,
     index: usize,
@@ -240,7 +240,7 @@ fn work<S: Service>(
     let shared = parts.shared.clone();
     WORKER_OF.set(Arc::as_ptr(&shared));
     let mut end = End { shared: &shared, index, cut: 0, failed: true };
-    // Made on its own thread, because nothing of a worker may leave it.
+    // Made on the worker's own thread, because nothing of a worker may leave it.
     match make_worker(parts, index, listeners, plan) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
@@ -279,14 +279,14 @@ fn make_worker<S: Service>(
     launch::make_worker(setup, listeners, limits.busy_poll, |worker| plan.make(worker))
 }
 
-/// What to ask for instead where there is no memory for a worker's lists of buffers.
+/// The error that names the remedy when there is no memory for a worker's lists of buffers.
 fn lists_refused(error: io::Error) -> io::Error {
     let remedy = "ask for fewer connections (`max_connections`), for fewer buffers (`buffers`) or, \
                   with a hub, for shorter queues (`queue`)";
     io::Error::new(error.kind(), format!("{error}: {remedy}"))
 }
 
-/// Reports the end of a worker, also of one that panics.
+/// Reports the end of a worker, even of one that panics.
 struct End<'a> {
     shared: &'a Arc<Shared>,
     index: usize,
@@ -297,9 +297,9 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if self.failed {
-            // Nobody empties its inbox any more.
+            // No thread empties this inbox any more.
             self.shared.mailboxes.close(self.index);
-            // A server with a worker less would leave the clients of its listener waiting.
+            // With a worker missing, the clients of its listener would wait for ever.
             self.shared.tell_all(|| Command::Stop);
         }
         let mut ended = self.shared.ended();
@@ -313,7 +313,7 @@ impl Drop for End<'_> {
 
 impl Shared {
     fn ended(&self) -> MutexGuard<'_, Ended> {
-        // It is only counted in there: a thread that panicked has left it whole.
+        // The lock only guards counts, which are valid even after a panic.
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,8 +340,8 @@ impl Shared {
         }
     }
 
-    /// Gives a command to each worker. An inbox that is full is being emptied, so this waits until
-    /// there is room. A worker's thread does not wait: it might be the one that empties it.
+    /// Sends a command to each worker. A full inbox is being emptied, so this waits until there is
+    /// room. A worker's thread does not wait, because it might be the one that empties the inbox.
     fn tell_all(self: &Arc<Self>, command: impl Fn() -> Command + Send + 'static) {
         let refuses = |worker: &usize| self.mailboxes.send(*worker, command()).is_err();
         let full: Vec<usize> = (0..self.counters.len()).filter(refuses).collect();
@@ -364,39 +364,40 @@ impl Shared {
 }
 
 impl ServerHandle {
-    /// Where the server listens, with the real ports, in the order of
+    /// The endpoints that the server listens on, with the actual ports, in the order of
     /// [`Config::listen`](crate::Config::listen).
     pub fn local_endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// The limits, with what was derived from the machine.
+    /// The limits, including those derived from the machine.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What the server's memory comes to.
+    /// The sum of the server's memory.
     pub fn memory(&self) -> &MemorySum {
         &self.memory
     }
 
-    /// The counters now. Also after the end.
+    /// The current counters. Can also be called after the end.
     pub fn stats(&self) -> Stats {
         Stats::read(self.shared.counters.iter().map(|counters| &**counters))
     }
 
-    /// The clients that are connected now, those of all listeners.
+    /// The clients that are connected now, of all listeners.
     pub fn clients(&self) -> Vec<ClientInfo> {
         self.shared.clients.directory.list()
     }
 
-    /// Sends `bytes`, at most as many as a buffer holds, to one client. Returns when they are queued
-    /// behind what is being sent to it: as they are, or as a message of the listener's service where
-    /// that has messages. This waits for the client's worker, so a service cannot call it.
+    /// Sends `bytes`, at most the size of a buffer, to one client. Returns when they are queued
+    /// behind what is being sent to it. They are sent as they are, or as a message if the
+    /// listener's service has messages. This waits for the client's worker, so a service cannot
+    /// call it.
     ///
     /// # Errors
-    /// The client is gone; too much is queued for it already; the message is too long; or the caller
-    /// is a worker of this server.
+    /// The client is gone; too much is queued for it; the message is too long; or the caller is a
+    /// worker of this server.
     ///
     /// ```
     /// use std::io::Read;
@@ -427,28 +428,28 @@ impl ServerHandle {
         self.shared.clients.send_to(id, bytes, || self.shared.has_ended())
     }
 
-    /// Sends `bytes` to all clients, as [`send_to`](ServerHandle::send_to) does to one, and says
-    /// how many get them.
+    /// Sends `bytes` to all clients, as [`send_to`](ServerHandle::send_to) does to one. Returns how
+    /// many get them.
     ///
     /// # Errors
     /// The message is too long; the workers have no room for it; or the caller is a worker of this
-    /// server. Nobody gets the message then.
+    /// server. In each case nobody gets the message.
     pub fn broadcast(&self, bytes: &[u8]) -> Result<Broadcast, SendError> {
         self.may_wait()?;
         self.shared.clients.broadcast(bytes, || self.shared.has_ended())
     }
 
-    /// Closes a client's connection when what is queued for it is sent.
+    /// Closes a client's connection once the output queued for it is sent.
     ///
     /// # Errors
-    /// The client is gone already; its worker has too much to do, so try again; or the caller is a
-    /// worker of this server.
+    /// The client is gone; its worker is too busy, so try again; or the caller is a worker of this
+    /// server.
     pub fn disconnect(&self, id: ConnectionId) -> Result<(), SendError> {
         self.may_wait()?;
         self.shared.clients.disconnect(id, || self.shared.has_ended())
     }
 
-    /// A worker would wait for itself.
+    /// Fails on a worker's thread, which would wait for itself.
     fn may_wait(&self) -> Result<(), SendError> {
         match self.shared.is_on_worker_thread() {
             true => Err(SendError::OnWorkerThread),
@@ -456,31 +457,34 @@ impl ServerHandle {
         }
     }
 
-    /// Begins a drain and comes back at once: accept what waits, close the listeners, send what has
-    /// been read and then FIN on each connection, and read on until the client's FIN or for
-    /// [`Config::linger`](crate::Config::linger). What is left after `deadline` is closed at once.
+    /// Begins a drain and returns at once. The server accepts the connections that wait, closes the
+    /// listeners, sends what it has read and then FIN on each connection, and reads on until the
+    /// client's FIN, at most for [`Config::linger`](crate::Config::linger). Connections that are
+    /// left after `deadline` are closed at once.
     ///
-    /// What a client has got back then is an exact prefix of what it sent, and every byte that was
-    /// read before the drain is part of it.
+    /// The bytes that a client has received back by then are an exact prefix of those that it sent,
+    /// and include every byte that was read before the drain.
     pub fn begin_drain(&self, deadline: Duration) {
         let deadline = monotonic_now() + deadline;
         self.shared.tell_all(move || Command::Drain { deadline });
     }
 
-    /// Drains, and waits for the end. A service begins a drain with
-    /// [`begin_drain`](ServerHandle::begin_drain), because its worker cannot wait for itself.
+    /// Drains, and waits until the server has ended. A service uses
+    /// [`begin_drain`](ServerHandle::begin_drain) instead, because its worker cannot wait for
+    /// itself.
     pub fn drain(&self, deadline: Duration) -> Drained {
         self.begin_drain(deadline);
         self.wait()
     }
 
-    /// Closes everything at once, and waits for the end unless the caller is a worker of this server.
+    /// Closes everything at once, and waits until the server has ended unless the caller is one of
+    /// its workers.
     pub fn stop(&self) -> Drained {
         self.shared.tell_all(|| Command::Stop);
         self.wait()
     }
 
-    /// Waits until the server has ended, by a drain or stop begun elsewhere. Returns
+    /// Waits until the server has ended after a drain or stop that began elsewhere. Returns
     /// [`Drained::OnWorkerThread`] at once if the caller is a worker of this server.
     pub fn wait(&self) -> Drained {
         self.shared.wait()

@@ -1,4 +1,4 @@
-//! Tests of a server's handle in the hands of the server's own services: nothing waits for itself.
+//! Tests of a server's handle used by the server's own services: no call waits for itself.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
@@ -8,15 +8,15 @@ use super::*;
 use crate::builtin::Echo;
 use crate::service::{Answer, Connection};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
 
 type Handle = Arc<OnceLock<ServerHandle>>;
 
-/// What a service does with a handle when bytes have come.
+/// What a service does with a handle when data arrives.
 type Call = fn(&ServerHandle, ConnectionId) -> Vec<String>;
 
-/// Calls a handle, and sends back what came of it.
+/// Calls a handle, and sends back the result.
 struct Caller(Handle, Call);
 
 impl Service for Caller {
@@ -38,7 +38,7 @@ fn start(handle: &Handle, call: Call) -> ServerHandle {
     Server::start(config, move || Caller(handle.clone(), call)).unwrap()
 }
 
-/// What a client is sent for a byte.
+/// The reply to one byte.
 fn ask(server: &ServerHandle) -> String {
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     let mut client = TcpStream::connect(address).unwrap();
@@ -69,7 +69,7 @@ fn what_would_wait_for_its_own_worker_is_refused() {
     assert!(handle.set(server).is_ok());
     let server = handle.get().unwrap();
     assert_eq!(ask(server), ["OnWorkerThread"; 4].join(","));
-    // From here it works as ever.
+    // From this thread it works as usual.
     assert_eq!(server.broadcast(b"to all").unwrap(), Broadcast::default());
     assert_eq!(server.drain(GUARD), Drained::Clean);
 }
@@ -78,7 +78,7 @@ fn what_would_wait_for_its_own_worker_is_refused() {
 fn a_service_can_end_its_server() {
     for (call, ended) in [
         ((|server, _| vec![format!("{:?}", server.drain(GUARD))]) as Call, Drained::Clean),
-        // More commands than its own inbox has room for, which nobody else empties.
+        // More commands than there is room for in its own inbox, which no other thread empties.
         (
             |server, _| {
                 (0..1000).for_each(|_| server.begin_drain(GUARD));
@@ -118,7 +118,7 @@ fn a_service_can_use_another_servers_handle() {
     assert_eq!((other.drain(GUARD), server.drain(GUARD)), (Drained::Clean, Drained::Clean));
 }
 
-/// The last handle goes with the last service, on a worker's thread.
+/// The last handle is dropped with the last service, on a worker's thread.
 #[test]
 fn a_handle_dropped_by_its_own_service_stops_the_server_and_waits_for_nobody() {
     let handle = Handle::default();
