@@ -5,34 +5,34 @@ use std::fmt;
 use super::{Limits, WORKER_STACK_BYTES};
 use crate::base::units::show_size;
 
-/// Bytes for the place of a buffer in a chain.
+/// Bytes of a buffer's link in a chain.
 const LINK_BYTES: u64 = 16;
 
-/// Bytes that a worker keeps for each buffer: where it stands in a chain, and its place in the
-/// worker's free list (4).
+/// Bytes that a worker keeps for each buffer: its link in a chain, and its place in the worker's
+/// free list (4).
 const LIST_BYTES_PER_WORKER: u64 = LINK_BYTES + 4;
 
 /// Bytes of a buffer's place in the reserve that all workers share: its number, and the stamp of
 /// the lock-free queue.
 const RESERVE_BYTES: u64 = 16;
 
-/// What an idle TCP connection costs in the kernel, about: the socket and its inode, file and
-/// directory entry, and its two places in epoll. Measured on Linux 6.18 as
-/// the growth of Slab in /proc/meminfo over 8000 connections: 4.0 KiB for each end.
+/// Approximate kernel memory of an idle TCP connection, in bytes: the socket and its inode, file
+/// and directory entry, and its two entries in epoll. Measured on Linux 6.18 as the growth of Slab
+/// in /proc/meminfo over 8000 connections: 4.0 KiB for each end.
 const KERNEL_BYTES_PER_CONNECTION: u64 = 4 << 10;
 
-/// What the parts of a server need, as they know it themselves.
+/// What the parts of a server need, as each reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Sizes {
-    /// What a worker keeps for each slot for a connection, in bytes: context and generation, timer,
+    /// What a worker keeps for each connection slot, in bytes: context and generation, timer,
     /// places in queues.
     pub context_bytes: usize,
     /// What its engine keeps for each slot, in bytes.
     pub slot_bytes: usize,
-    /// What a worker needs whatever the number of connections, in bytes, without its stack.
+    /// What a worker needs for any number of connections, in bytes, without its stack.
     pub worker_bytes: usize,
-    /// What the workers' copies of the service allocate together, in bytes: see
+    /// What the services of all workers allocate together, in bytes: see
     /// [`ServicePlan::memory_bytes`](crate::service::ServicePlan::memory_bytes).
     pub service_bytes: u64,
     /// What the directory of clients keeps for each slot, in bytes.
@@ -43,36 +43,37 @@ pub struct Sizes {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Term {
-    /// What it is.
+    /// The name of the part.
     pub name: &'static str,
-    /// How much, in bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// What it comes from.
+    /// How the size was computed.
     pub reason: String,
 }
 
-/// The memory of a server: what the process allocates at start, and never more. Shown as a table.
+/// The memory of a server: all that the process allocates at start, and never exceeds. `Display`
+/// shows it as a table.
 ///
-/// It is address space. A page becomes resident when it is first used, so that an idle server
-/// holds a small part of it.
+/// It is address space. A page becomes resident when it is first used, so an idle server uses only
+/// a small part of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct MemorySum {
     /// The parts of the process's memory.
     pub terms: Vec<Term>,
-    /// What the kernel needs for the sockets, estimated; not a part of [`MemorySum::total`].
+    /// An estimate of the kernel's memory for the sockets. Not part of [`MemorySum::total`].
     pub kernel: Term,
 }
 
 impl MemorySum {
-    /// The sum over the terms, in bytes.
+    /// The sum of the terms, in bytes.
     pub fn total(&self) -> u64 {
         self.terms.iter().map(|term| term.bytes).sum()
     }
 }
 
 impl Limits {
-    /// The sum of memory with these limits, when the parts have these sizes.
+    /// The sum of memory with these limits and these sizes of the parts.
     pub fn memory(&self, sizes: &Sizes) -> MemorySum {
         let workers = self.workers as u64;
         let slots = u64::from(self.max_connections) * workers;
@@ -115,8 +116,8 @@ impl Limits {
         MemorySum { terms, kernel: self.kernel() }
     }
 
-    /// What the places for parts of shared buffers take of memory on one worker, in bytes: a link
-    /// for each, and a count for each buffer.
+    /// Memory for the places of shared buffers' parts on one worker, in bytes: a link for each
+    /// part, and a count for each buffer.
     pub(crate) fn reference_bytes(&self, references: usize) -> u64 {
         match references {
             0 => 0,
@@ -144,7 +145,7 @@ impl Limits {
         }
     }
 
-    /// The kernel spreads connections over the listeners of the workers as it likes, so each worker
+    /// The kernel decides how connections spread over the listeners of the workers, so each worker
     /// must be able to hold all of them.
     fn contexts(&self, slots: u64, context_bytes: u64) -> Term {
         Term {

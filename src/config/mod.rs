@@ -1,9 +1,9 @@
-//! The limits of a server: what is asked for ([`Config`]), checked and completed ([`Limits`]), and
-//! what memory it comes to ([`MemorySum`]).
+//! The limits of a server: as requested ([`Config`]), checked and completed ([`Limits`]), and the
+//! memory that they add up to ([`MemorySum`]).
 //!
-//! Every limit of a server is a constant of this file, with its reason; those of a service stand
-//! beside the service. Checking changes nothing; the one side effect, raising the soft limit of open
-//! files, is a function of its own.
+//! Every limit of a server is a constant of this file, with its reason. Limits of a service are
+//! beside the service. Checking has no side effects. Raising the soft limit of open files is a
+//! function of its own.
 
 use std::time::Duration;
 
@@ -19,86 +19,87 @@ pub use memory::{MemorySum, Sizes, Term};
 
 pub use crate::base::key::WORKERS_MAX;
 
-/// Connections at most: a slot number has 24 bits in an event's key, and the last 4096 numbers are
-/// those of listeners, the waker and what else has events without being a connection.
+/// The most connections. A slot number has 24 bits in an event's key, and the last 4096 numbers are
+/// reserved for listeners, the waker and other event sources that are not connections.
 pub const CONNECTIONS_MAX: u32 = (1 << 24) - 4096;
 
-/// Connections at most when none were asked for. Many systems allow a process a million open files,
-/// and tables for a million connections on each worker are not what somebody who asked for nothing
-/// should get; from one address to one port TCP has 65,536 connections anyway.
+/// The most connections by default. Many systems allow a process a million open files, but tables
+/// for a million connections on each worker are too much for a server that did not request them.
+/// From one address to one port, TCP has only 65,536 connections anyway.
 pub const CONNECTIONS_DERIVED_MAX: u32 = 65_536;
 
-/// Bytes of a buffer at least: below, the lists of buffers (16 bytes for each buffer and worker)
-/// weigh as much as the buffers themselves with 16 workers, and small messages take several.
+/// The smallest buffer, in bytes. Below this, with 16 workers, the lists of buffers (16 bytes for
+/// each buffer and worker) take as much memory as the buffers, and small messages take several
+/// buffers.
 pub const BUFFER_SIZE_MIN: usize = 256;
 
-/// Bytes of a buffer at most: with [`LEASES_PER_CONNECTION_MAX`] of them a call moves 4 MiB, which
-/// is more than the kernel lets a socket buffer hold by default (tcp_wmem), so a larger one could
-/// never be used well.
+/// The largest buffer, in bytes. With [`LEASES_PER_CONNECTION_MAX`] of these, a call moves 4 MiB,
+/// which is more than the kernel lets a socket buffer hold by default (tcp_wmem). A larger buffer
+/// could never be filled well.
 pub const BUFFER_SIZE_MAX: usize = 1 << 20;
 
-/// Bytes of a buffer by default: most messages fit, and 10,000 slow clients hold 160 MB and not
-/// 640 MB.
+/// The default size of a buffer, in bytes: most messages fit, and 10,000 slow clients hold 160 MB
+/// instead of 640 MB.
 pub const BUFFER_SIZE: usize = 16 << 10;
 
-/// Buffers that one connection may fill with one receive: 64 KiB with the default buffers, which
-/// was measured to be worth 1.6 to 1.9 times the streaming throughput of 16 KiB.
+/// The most buffers that one connection may fill with one receive: 64 KiB with the default size. In
+/// a measurement this had 1.6 to 1.9 times the streaming throughput of 16 KiB.
 pub const LEASES_PER_CONNECTION_MAX: u8 = 4;
 
-/// Buffers with messages from other threads that may wait in one connection's output; what comes
-/// then is refused. As many as the kernel takes with a few system calls, and with 10,000 slow
-/// clients still the whole of the buffers and not more.
+/// The most buffers with messages from other threads that may wait in one connection's output.
+/// Further messages are refused. The kernel takes this many with a few system calls, and 10,000
+/// slow clients hold at most all of the largest default number of buffers.
 pub const MESSAGE_LEASES_MAX: usize = 16;
 
-/// Buffers at most: the most connections that there can be, with one each, in the 24 bits of a slot
-/// number.
+/// The most buffers: one for each of the most connections, in the 24 bits of a slot number.
 pub const BUFFERS_MAX: u32 = 1 << 24;
 
-/// Buffers at most when none were asked for: 64 MiB of the default ones. A buffer is held only
-/// while bytes are in flight, so that far fewer than connections are enough; with more in flight
-/// than this the processor is what there is too little of.
+/// The most buffers by default: 64 MiB at the default size. A buffer is held only while bytes are
+/// in flight, so a server needs far fewer buffers than connections. With more than this in flight,
+/// the processor is the bottleneck.
 pub const BUFFERS_DERIVED_MAX: u32 = 4096;
 
-/// Buffers for each worker at least when none were asked for: they are fetched from the reserve 16
-/// at a time, and with fewer than a few batches for each, workers would live on one another's.
+/// The fewest buffers per worker by default. Workers fetch them from the reserve 16 at a time. With
+/// fewer than a few batches each, workers would keep taking buffers from one another.
 pub const BUFFERS_DERIVED_MIN_PER_WORKER: u32 = 64;
 
-/// Backlog by default: Linux's own limit (net.core.somaxconn) since 5.4. It holds a burst of
-/// connects while a worker is busy; what overflows is dropped and tried again a second later.
+/// The default backlog: Linux's own limit (net.core.somaxconn) since 5.4. It holds a burst of
+/// connects while a worker is busy. Connects that overflow it are dropped and retried a second
+/// later.
 pub const BACKLOG: u32 = 4096;
 
-/// Backlog at most: what a 16-bit field holds, in which some systems keep it.
+/// The largest backlog: some systems keep it in a 16-bit field.
 pub const BACKLOG_MAX: u32 = 65_535;
 
-/// Idle and send time-outs and shedding at least: what the timers can tell apart.
+/// The shortest idle time-out, send time-out and `shed_after`: the resolution of the timers.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// Time-outs at most: who means never says so.
+/// The longest time-out. To disable a time-out, use `None`.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Send time-out by default: a peer that takes no byte for so long is gone or means harm, and holds
-/// buffers all the while.
+/// The default send time-out. A peer that takes no byte for this long is gone or malicious, and
+/// holds buffers all the while.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the pool is empty with others waiting before the slowest reader is closed, by default:
-/// long enough for a lost segment to be sent again (200 ms and more), short enough that clients
+/// By default, how long the pool must be empty with connections waiting before the slowest reader
+/// is closed: long enough to send a lost segment again (200 ms and more), short enough that clients
 /// hardly notice.
 pub const SHED_AFTER: Duration = Duration::from_secs(1);
 
-/// Linger by default: a round trip to anywhere, with a segment lost on the way.
+/// The default linger: a round trip to anywhere, with one segment lost.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// Linger at most: the peer decides how much of it is used, and a connection slot is held so long.
+/// The longest linger. The peer decides how much of it is used, and holds a connection slot
+/// meanwhile.
 pub const LINGER_MAX: Duration = Duration::from_secs(600);
 
-/// Address space of a worker's stack, given to the thread by this number so that the sum of memory
-/// is right whatever RUST_MIN_STACK says. Only the pages that are used become resident.
+/// Address space of a worker's stack, in bytes. It is passed to the thread explicitly, so that the
+/// sum of memory is right whatever RUST_MIN_STACK is. Only pages that are used become resident.
 pub const WORKER_STACK_BYTES: usize = 2 << 20;
 
-/// What a server is asked to be. What is left unset is derived from the machine.
+/// The configuration of a server. Settings that are left unset are derived from the machine.
 ///
-/// The ranges are checked when the server starts, all of them before anything is opened or
-/// allocated.
+/// All ranges are checked when the server starts, before anything is opened or allocated.
 ///
 /// ```
 /// use std::time::Duration;
@@ -116,7 +117,7 @@ pub const WORKER_STACK_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) listen: Vec<Endpoint>,
-    /// The first that could not be understood or found.
+    /// The first address that could not be parsed or found.
     wrong_address: Option<AddressError>,
     pub(crate) workers: Option<usize>,
     pub(crate) max_connections: Option<u32>,
@@ -131,7 +132,7 @@ pub struct Config {
     pub(crate) busy_poll: bool,
 }
 
-/// How many buffers are asked for.
+/// The requested number of buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Buffers {
     Derived,
@@ -147,7 +148,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The defaults, with nothing to listen on yet.
+    /// The default settings, with no address to listen on.
     pub fn new() -> Config {
         Config {
             listen: Vec::new(),
@@ -167,14 +168,14 @@ impl Config {
     }
 
     /// Adds an address to listen on: a text such as `"127.0.0.1:7777"`, a
-    /// [`SocketAddr`](std::net::SocketAddr) or an [`Endpoint`]. [`ToEndpoints`] has all forms. At
+    /// [`SocketAddr`](std::net::SocketAddr) or an [`Endpoint`]. [`ToEndpoints`] lists all forms. At
     /// least one address is needed.
     ///
-    /// `[::]` takes IPv4 clients too, unless `0.0.0.0` is listened on at the same port. Where the
-    /// machine has no IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
+    /// `[::]` accepts IPv4 clients too, unless the server also listens on `0.0.0.0` at the same
+    /// port. On a machine without IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
     ///
-    /// A name is looked up here, once, and each of its addresses is an endpoint of its own. If the
-    /// text is not understood or the name is not found, [`check`](Config::check) and
+    /// A host name is looked up here, once, and each of its addresses becomes an endpoint. If the
+    /// text cannot be parsed or the name is not found, [`check`](Config::check) and
     /// [`Server::start`](crate::Server::start) return the error.
     pub fn listen(mut self, at: impl ToEndpoints) -> Config {
         match at.to_endpoints() {
@@ -184,99 +185,103 @@ impl Config {
         self
     }
 
-    /// Worker threads, 1 to 64. Unset: as many as the process may use processors, at most 64.
+    /// Sets the number of worker threads, 1 to 64. Default: the number of processors that the
+    /// process may use, at most 64.
     pub fn workers(mut self, workers: usize) -> Config {
         self.workers = Some(workers);
         self
     }
 
-    /// Connections at once over all workers, 1 to 16,773,120. Unset: what the hard limit of open
-    /// files allows, at most 65,536.
+    /// Sets the most connections at once over all workers, 1 to 16,773,120. Default: what the hard
+    /// limit of open files allows, at most 65,536.
     pub fn max_connections(mut self, connections: u32) -> Config {
         self.max_connections = Some(connections);
         self
     }
 
-    /// Bytes of a buffer, 256 to 1,048,576. Unset: 16,384.
+    /// Sets the size of a buffer in bytes, 256 to 1,048,576. Default: 16,384.
     pub fn buffer_size(mut self, bytes: usize) -> Config {
         self.buffer_size = bytes;
         self
     }
 
-    /// Buffers over all workers, from one for each worker to 16,777,216. Unset: one for each
-    /// connection, but at most 4096 and at least 64 for each worker. Replaces
+    /// Sets the number of buffers over all workers, from one for each worker to 16,777,216.
+    /// Default: one for each connection, but at most 4096 and at least 64 for each worker. Replaces
     /// [`memory`](Config::memory).
     pub fn buffers(mut self, count: u32) -> Config {
         self.buffers = Buffers::Count(count);
         self
     }
 
-    /// As many buffers as fit into this many bytes. Replaces [`buffers`](Config::buffers).
+    /// Sets the number of buffers to as many as fit into this many bytes. Replaces
+    /// [`buffers`](Config::buffers).
     pub fn memory(mut self, bytes: u64) -> Config {
         self.buffers = Buffers::Bytes(bytes);
         self
     }
 
-    /// Connections that may wait at each listening socket to be accepted, 1 to 65,535. Unset: 4096.
-    /// The system may have a lower limit of its own: a line is logged then.
+    /// Sets how many connections may wait at each listening socket to be accepted, 1 to 65,535.
+    /// Default:
+    /// 4096. If the system's own limit is lower, a line is logged.
     pub fn backlog(mut self, connections: u32) -> Config {
         self.backlog = connections;
         self
     }
 
-    /// Closes a connection that has neither received nor sent anything for so long, 1 ms to 365
-    /// days. `None`, the default: never.
+    /// Closes a connection that has neither received nor sent anything for this long, 1 ms to 365
+    /// days. `None`, the default, disables this.
     pub fn idle_timeout(mut self, after: Option<Duration>) -> Config {
         self.idle_timeout = after;
         self
     }
 
-    /// Closes a connection whose peer has taken no byte of the pending output for so long, 1 ms to
-    /// 365 days, or never. Unset: 30 s. What the kernel has for the peer is part of it: a peer
-    /// that acknowledges some of that has read.
+    /// Closes a connection whose peer has taken no byte of the pending output for this long, 1 ms
+    /// to 365 days. `None` disables this. Default: 30 s. Output that the kernel holds for the peer
+    /// counts as pending: a peer that acknowledges some of it has taken bytes.
     pub fn send_timeout(mut self, after: Option<Duration>) -> Config {
         self.send_timeout = after;
         self
     }
 
-    /// When connections have waited for a buffer for so long, closes the one that has sent nothing
-    /// for longest, and at least that long. 1 ms to 365 days, or never. Unset: 1 s.
+    /// Once connections have waited for a buffer for this long, closes the connection that has sent
+    /// nothing for longest, and for at least this long. 1 ms to 365 days; `None` disables this.
+    /// Default: 1 s.
     pub fn shed_after(mut self, after: Option<Duration>) -> Config {
         self.shed_after = after;
         self
     }
 
-    /// How long a connection that this side closed is read on for, so that what was sent before is
-    /// not destroyed by a reset; 0 to 10 minutes. Unset: 2 s.
+    /// Sets how long a connection that this side closed is still read, 0 to 10 minutes. This keeps
+    /// a reset from destroying data that was sent before. Default: 2 s.
     pub fn linger(mut self, at_most: Duration) -> Config {
         self.linger = at_most;
         self
     }
 
     /// Lets other processes of the same user listen on the same ports, each taking a share of the
-    /// connections. Unset: a port that is in use is an error.
+    /// connections. Default: false; a port that is in use is an error.
     pub fn share_port(mut self, share: bool) -> Config {
         self.share_port = share;
         self
     }
 
-    /// Has the workers ask for events over and over when there are none, instead of sleeping: what
-    /// is measured of the server then has no time in it that a thread takes to wake up. Each worker
-    /// takes a whole processor. Unset: they sleep.
+    /// Makes the workers poll for events without sleeping, so that wake-up latency does not affect
+    /// measurements of the server. Each worker then takes a whole processor. Default: false.
     pub fn busy_poll(mut self, busy_poll: bool) -> Config {
         self.busy_poll = busy_poll;
         self
     }
 
-    /// The endpoints given so far.
+    /// The endpoints added so far.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.listen
     }
 
-    /// Checks everything and fills in what was left unset. Changes nothing.
+    /// Checks all settings and fills in those that are unset. Has no side effects.
     ///
     /// # Errors
-    /// What is out of its range, with the range; endpoints that cannot be listened on together.
+    /// A setting is outside its range, which the error names; or the endpoints cannot be listened
+    /// on together.
     pub fn check(&self) -> Result<Limits, StartError> {
         if let Some(error) = &self.wrong_address {
             return Err(StartError::Address(error.clone()));
@@ -325,7 +330,7 @@ impl Config {
     }
 
     fn checked_buffers(&self, workers: usize, max_connections: u32) -> Result<u32, StartError> {
-        // Each worker can then have one that is not on loan from another, and go on.
+        // Each worker can then have one that is not on loan from another, and continue.
         let min = workers as u64;
         let max = u64::from(BUFFERS_MAX);
         let size = self.buffer_size as u64;
@@ -365,41 +370,41 @@ impl Config {
     }
 }
 
-/// The limits of a server, all known and all within their ranges.
+/// The limits of a server, all set and all within their ranges.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Endpoints that are listened on.
+    /// The number of endpoints to listen on.
     pub listeners: usize,
-    /// Worker threads, 1 to 64.
+    /// The number of worker threads, 1 to 64.
     pub workers: usize,
-    /// Connections at once, over all workers.
+    /// The most connections at once, over all workers.
     pub max_connections: u32,
-    /// Bytes of a buffer.
+    /// The size of a buffer in bytes.
     pub buffer_size: usize,
-    /// Buffers, over all workers.
+    /// The number of buffers, over all workers.
     pub buffers: u32,
-    /// Buffers that one connection may fill with one receive.
+    /// The most buffers that one connection may fill with one receive.
     pub leases_per_connection_max: u8,
-    /// Backlog of each listener.
+    /// The backlog of each listener.
     pub backlog: u32,
-    /// `None`: never.
+    /// See [`Config::idle_timeout`]. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// `None`: never.
+    /// See [`Config::send_timeout`]. `None`: never.
     pub send_timeout: Option<Duration>,
-    /// `None`: never.
+    /// See [`Config::shed_after`]. `None`: never.
     pub shed_after: Option<Duration>,
-    /// How long a connection that this side closed is read on for.
+    /// How long a connection that this side closed is still read.
     pub linger: Duration,
     /// Whether other processes may listen on the same port.
     pub share_port: bool,
-    /// Whether workers ask for events over and over instead of sleeping.
+    /// Whether workers poll for events without sleeping.
     pub busy_poll: bool,
 }
 
 impl Limits {
-    /// Those of one worker and one listener that nobody connects to over a network. The buffers may
-    /// be fewer and smaller than a server's can be, and nothing times out.
+    /// The limits of one worker and one listener without a network. There may be fewer and smaller
+    /// buffers than a server can have, and nothing times out.
     pub(crate) fn bare(max_connections: u32, buffer_size: usize, buffers: u32) -> Limits {
         Limits {
             listeners: 1,
@@ -418,8 +423,8 @@ impl Limits {
         }
     }
 
-    /// Raises the soft limit of open files to what these limits and `endpoints` listened on need,
-    /// if it is lower. To be called before sockets are made.
+    /// Raises the soft limit of open files, if it is lower, to what these limits and this number of
+    /// `endpoints` need. Call it before sockets are made.
     ///
     /// # Errors
     /// The hard limit has become lower, or the system refuses.
@@ -429,8 +434,8 @@ impl Limits {
     }
 }
 
-/// A full share for one connection must leave something for the others: with few buffers it is
-/// smaller.
+/// One connection's full share must leave buffers for the others, so it is smaller if there are
+/// few.
 fn leases_per_connection_max(buffers: u32, workers: usize) -> u8 {
     let share = buffers / workers as u32;
     share.clamp(1, u32::from(LEASES_PER_CONNECTION_MAX)) as u8

@@ -1,27 +1,27 @@
-//! How many connections the limit of open files has room for.
+//! How many connections the limit of open files allows.
 //!
-//! A connection is one open file. What the process has open besides is counted, not guessed: the
-//! library may run inside a program with files of its own.
+//! A connection is one open file. The other open files of the process are counted, not guessed,
+//! because the library may run inside a program with files of its own.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{CONNECTIONS_DERIVED_MAX, CONNECTIONS_MAX};
 use crate::error::StartError;
 
-/// Open files of a worker besides sockets: epoll, timerfd and waker, and one more for an engine
-/// that needs it.
+/// Open files of a worker besides sockets: epoll, timerfd, waker, and one more for an engine that
+/// needs it.
 const PER_WORKER: u64 = 4;
 
-/// Open files kept free for what comes and goes: the signal pipe, a file of /proc being read, a
-/// name being looked up, a terminal.
+/// Open files kept free for temporary use: the signal pipe, a file of /proc being read, a name
+/// being looked up, a terminal.
 const RESERVE: u64 = 32;
 
-/// The open files that are not connections: those there are now, and those that a server adds.
+/// Open files that are not connections: those open now, and those that a server adds.
 pub(crate) fn fixed(workers: usize, endpoints: usize) -> u64 {
     open_now() + workers as u64 * (PER_WORKER + endpoints as u64) + RESERVE
 }
 
-/// Files that the process has open. Where the system does not tell: the three standard ones.
+/// Open files of the process. If the system does not tell, the three standard ones.
 fn open_now() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(3, |files| files.count() as u64)
 }
@@ -31,14 +31,14 @@ pub(crate) fn hard_limit() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
-/// The number of connections, given what was asked for, the files needed besides, and the limit.
+/// The number of connections, given the requested number, the other files needed, and the limit.
 pub(super) fn connections(
     asked: Option<u32>,
     fixed: u64,
     hard_limit: u64,
 ) -> Result<u32, StartError> {
     let possible = hard_limit.saturating_sub(fixed).min(CONNECTIONS_MAX.into());
-    // Unset, one connection is the least that makes sense.
+    // If no number was requested, there must be room for at least one connection.
     let connections = u64::from(asked.unwrap_or(1));
     if connections > possible {
         let needed = connections + fixed;
@@ -48,7 +48,7 @@ pub(super) fn connections(
     Ok(asked.unwrap_or(possible.min(CONNECTIONS_DERIVED_MAX)))
 }
 
-/// Raises the soft limit to `needed`, if it is lower.
+/// Raises the soft limit to `needed` if it is lower.
 pub(crate) fn raise_soft_limit(needed: u64) -> Result<(), StartError> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|soft| soft >= needed) {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn open_files_are_counted() {
-        // Other tests open and close files meanwhile: this many are more than they do.
+        // Other tests open and close files meanwhile, but fewer than this.
         let before = open_now();
         let files: Vec<_> =
             (0..500).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();

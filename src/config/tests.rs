@@ -1,4 +1,4 @@
-//! Ranges, what is derived, and the sum of memory.
+//! Tests of ranges, derived settings, and the sum of memory.
 
 use std::net::SocketAddr;
 
