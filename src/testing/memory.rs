@@ -1,5 +1,5 @@
-//! System calls of a machine in memory: one listener, its clients, and a clock that a test moves.
-//! It lies under the engine that servers run on.
+//! The system calls of a machine in memory: one listener, its clients, and a clock that the test
+//! moves. It is below the same engine that servers use.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ const FIRST_PORT: u16 = 50_000;
 pub(super) struct Machine {
     pub(super) now: Time,
     pub(super) clients: Vec<Client>,
-    /// Clients that are not accepted yet.
+    /// Clients that are not yet accepted.
     pub(super) backlog: VecDeque<usize>,
     /// The listener's token.
     listener: u64,
@@ -31,7 +31,7 @@ pub(super) struct Machine {
 
 impl Default for Machine {
     fn default() -> Machine {
-        // Not at 0, which stands for a time long ago.
+        // Not 0, which stands for a time long ago.
         let now = Time::ZERO + Duration::from_secs(1);
         let (clients, backlog, edges) = Default::default();
         Machine { now, clients, backlog, listener: 0, edges }
@@ -43,24 +43,24 @@ impl Default for Machine {
 pub(super) struct Client {
     /// The server's token for the connection, once it is accepted.
     token: Option<u64>,
-    /// Bytes on their way to the server.
+    /// Bytes in transit to the server.
     arriving: VecDeque<u8>,
-    /// No more will arrive.
+    /// No more bytes will arrive.
     finished: bool,
     /// The client has reset the connection.
     reset: bool,
-    /// Bytes that the client takes before the server has to wait; `None`: all.
+    /// Bytes that the client still reads before the server has to wait; `None`: no limit.
     pub(super) room: Option<usize>,
-    /// Bytes from the server that the test has not taken.
+    /// Bytes from the server that the test has not taken yet.
     pub(super) received: Vec<u8>,
-    /// The server will send no more.
+    /// The server will send nothing more.
     pub(super) ended: bool,
     /// The server has closed its socket.
     pub(super) closed: bool,
 }
 
 impl Client {
-    /// Where the client seems to come from.
+    /// The address that the client appears to have.
     pub(super) fn address(number: usize) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + number as u16))
     }
@@ -73,7 +73,7 @@ impl Client {
 }
 
 impl Machine {
-    /// A client connects. Returns its number.
+    /// Connects a client. Returns its number.
     pub(super) fn connect(&mut self) -> usize {
         self.clients.push(Client::default());
         self.backlog.push_back(self.clients.len() - 1);
@@ -82,20 +82,20 @@ impl Machine {
         self.clients.len() - 1
     }
 
-    /// Bytes of a client arrive.
+    /// Makes bytes of a client arrive.
     pub(super) fn arrive(&mut self, number: usize, bytes: &[u8]) {
         self.clients[number].arriving.extend(bytes);
         self.report(number);
     }
 
-    /// A client closes its sending side, or resets the connection.
+    /// Closes a client's sending side, or resets its connection.
     pub(super) fn finish(&mut self, number: usize, reset: bool) {
         let client = &mut self.clients[number];
         (client.finished, client.reset) = (true, reset);
         self.report(number);
     }
 
-    /// Something about a client has changed.
+    /// Reports a change of a client to the server.
     pub(super) fn report(&mut self, number: usize) {
         let client = &self.clients[number];
         let readiness = client.readiness().filter(|_| !client.closed);

@@ -1,7 +1,7 @@
-//! Testing a service without sockets: a [`Rig`] runs it on a worker in memory, with bytes, clock and
-//! buffers in the hands of the test.
+//! Testing a service without sockets. A [`Rig`] runs it on a worker in memory, and the test
+//! controls the bytes, the clock and the buffers.
 //!
-//! The worker and its engine are those of a real server. Only the system calls under them are not.
+//! The worker and its engine are those of a real server. Only the system calls below them are not.
 //! So a test sees what clients see: waiting for buffers, timers, closing in order.
 //!
 //! ```
@@ -77,16 +77,17 @@ mod tests;
 
 use memory::{Client, Machine, Memory};
 
-/// Clients that a rig can have at once.
+/// The most clients that a rig can have at once.
 const CONNECTIONS_MAX: u32 = 64;
 
-/// Turns without time passing after which a service spins.
+/// After this many turns without time passing, the service is considered to spin.
 const TURNS_MAX: usize = 100_000;
 
-/// A service on a worker in memory. Clients are numbered from 0, in the order in which they connect.
+/// A service on a worker in memory. Clients are numbered from 0, in the order in which they
+/// connect.
 ///
-/// Each method returns when the worker has nothing left to do at the present time. Nothing runs
-/// beside the test, so the same calls always have the same results.
+/// Each method returns when the worker has nothing left to do at the current time. Nothing runs
+/// concurrently with the test, so the same calls always have the same results.
 pub struct Rig<S: Service> {
     machine: Rc<RefCell<Machine>>,
     worker: Worker<MioEngine<Memory>, S>,
@@ -117,8 +118,8 @@ impl<S: Service> Rig<S> {
         Rig::with_buffers(factory, 64, 1024)
     }
 
-    /// A rig with so many buffers of this size, in bytes. There may be fewer and smaller ones than a
-    /// server can have.
+    /// A rig with this number of buffers of this size, in bytes. There may be fewer and smaller
+    /// ones than a server can have.
     ///
     /// # Panics
     /// The service cannot work with these limits.
@@ -169,7 +170,7 @@ impl<S: Service> Rig<S> {
         rig
     }
 
-    /// A client connects. Returns its number.
+    /// Connects a client. Returns its number.
     ///
     /// # Panics
     /// If 64 clients are connected.
@@ -177,8 +178,8 @@ impl<S: Service> Rig<S> {
         self.connect_with(None)
     }
 
-    /// A client connects that takes only so many bytes, until it [reads on](Rig::read_on). Returns
-    /// its number.
+    /// Connects a client that reads only this many bytes, until it [reads on](Rig::read_on).
+    /// Returns its number.
     ///
     /// # Panics
     /// If 64 clients are connected.
@@ -194,43 +195,43 @@ impl<S: Service> Rig<S> {
         number
     }
 
-    /// A client sends these bytes. They arrive at once.
+    /// Sends these bytes from a client. They arrive at once.
     pub fn send(&mut self, client: usize, bytes: &[u8]) {
         self.machine.borrow_mut().arrive(client, bytes);
         self.run();
     }
 
-    /// Takes the bytes that a client has received since this was last called.
+    /// Takes the bytes that a client has received since the last call.
     pub fn received(&mut self, client: usize) -> Vec<u8> {
         std::mem::take(&mut self.client(client).received)
     }
 
-    /// A client closes its sending side, and reads on.
+    /// Closes a client's sending side. The client still reads.
     pub fn finish(&mut self, client: usize) {
         self.machine.borrow_mut().finish(client, false);
         self.run();
     }
 
-    /// A client resets the connection.
+    /// Resets a client's connection from the client's side.
     pub fn reset(&mut self, client: usize) {
         self.machine.borrow_mut().finish(client, true);
         self.run();
     }
 
-    /// A client takes only so many bytes more, until it [reads on](Rig::read_on). What the service
-    /// sends beyond that waits on the output.
+    /// Limits a client to reading this many more bytes, until it [reads on](Rig::read_on). What the
+    /// service sends beyond that waits on the output.
     pub fn stop_reading_after(&mut self, client: usize, bytes: usize) {
         self.client(client).room = Some(bytes);
     }
 
-    /// A client takes all bytes again.
+    /// Removes the limit on what a client reads.
     pub fn read_on(&mut self, client: usize) {
         self.client(client).room = None;
         self.machine.borrow_mut().report(client);
         self.run();
     }
 
-    /// Whether the server has closed its sending side: the client has received all that it will get.
+    /// Whether the server has closed its sending side: the client receives nothing more.
     pub fn has_ended(&self, client: usize) -> bool {
         self.machine.borrow().clients[client].ended
     }
@@ -240,19 +241,20 @@ impl<S: Service> Rig<S> {
         self.machine.borrow().clients[client].closed
     }
 
-    /// The id of a client's connection; `None` if it is closed.
+    /// The id of a client's connection, or `None` if it is closed.
     pub fn id(&self, client: usize) -> Option<ConnectionId> {
         let address = Client::address(client).into();
         let clients = self.clients.directory.list();
         clients.iter().find(|info| info.peer == address).map(|info| info.id)
     }
 
-    /// The time, as [`Connection::now`](crate::service::Connection::now) tells it. A rig begins at 1 s.
+    /// The current time, as in [`Connection::now`](crate::service::Connection::now). A rig starts
+    /// at 1 s.
     pub fn now(&self) -> Time {
         self.machine.borrow().now
     }
 
-    /// Lets time pass. All timers that are due meanwhile fire, each at its time.
+    /// Advances the clock. All timers that become due fire, each at its time.
     pub fn advance(&mut self, time: Duration) {
         let end = self.now() + time;
         while !self.worker.is_finished()
@@ -266,13 +268,13 @@ impl<S: Service> Rig<S> {
         self.run();
     }
 
-    /// Takes all free buffers, so that the service and the next receives find none. Returns how many
-    /// there were.
+    /// Takes all free buffers, so that the service and the next receives find none. Returns how
+    /// many buffers were free.
     pub fn take_buffers(&mut self) -> usize {
         self.take_buffers_but(0)
     }
 
-    /// Takes all free buffers but `left`. Returns how many.
+    /// Takes all free buffers except `left`. Returns how many it took.
     pub fn take_buffers_but(&mut self, left: usize) -> usize {
         let before = self.taken.len();
         while self.pool.available() > left {
@@ -281,23 +283,23 @@ impl<S: Service> Rig<S> {
         self.taken.len() - before
     }
 
-    /// Gives back the buffers that were taken.
+    /// Returns the buffers that were taken.
     pub fn give_buffers(&mut self) {
         self.taken.clear();
         self.woken.0.store(true, Ordering::Release);
         self.run();
     }
 
-    /// Buffers in use by connections and service. 0 if all of them have come back.
+    /// Buffers that connections and the service use. 0 if all of them have been returned.
     pub fn buffers_held(&self) -> usize {
         self.pool.held() - self.taken.len()
     }
 
-    /// Another thread sends a message to a client, as
-    /// [`ServerHandle::send_to`](crate::ServerHandle::send_to) does.
+    /// Sends a message to a client as another thread would with
+    /// [`ServerHandle::send_to`](crate::ServerHandle::send_to).
     ///
     /// # Errors
-    /// As there.
+    /// As [`ServerHandle::send_to`](crate::ServerHandle::send_to).
     pub fn send_to(&mut self, client: usize, bytes: &[u8]) -> Result<(), SendError> {
         let id = self.id(client).ok_or(SendError::Gone)?;
         let answers = self.clients.begin_send_to(id, bytes)?;
@@ -306,7 +308,7 @@ impl<S: Service> Rig<S> {
         if tally.queued == 1 { Ok(()) } else { Err(tally.why.unwrap_or(SendError::Gone)) }
     }
 
-    /// Begins a drain, which closes connections that are left after `deadline`.
+    /// Starts a drain, which closes the connections that are left after `deadline`.
     pub fn drain(&mut self, deadline: Duration) {
         let deadline = self.now() + deadline;
         let sent = self.clients.mailboxes.send(0, Command::Drain { deadline });
@@ -323,7 +325,7 @@ impl<S: Service> Rig<S> {
         RefMut::map(self.machine.borrow_mut(), |machine| &mut machine.clients[number])
     }
 
-    /// Turns of the worker's loop, until there is nothing to do at the present time.
+    /// Takes turns of the worker's loop until there is nothing to do at the current time.
     fn run(&mut self) {
         for _ in 0..TURNS_MAX {
             if self.worker.is_finished() || !self.wants_turn() {

@@ -1,4 +1,4 @@
-//! Tests of the rig with services whose behaviour is known.
+//! Tests of the rig with services of known behaviour.
 
 use super::*;
 use crate::builtin::{Chargen, Echo, Framed};
@@ -49,8 +49,8 @@ fn a_stream_without_end_is_bounded_by_its_client() {
     assert_eq!(rig.received(client).len(), 500);
 }
 
-/// Answers with the time since it was opened, in milliseconds: at once, on a timer that stops
-/// reading, and on one that does not.
+/// Replies with the time since the connection was opened, in milliseconds: at once, on a timer that
+/// stops reading, and on one that does not.
 struct Clock;
 
 impl Clock {
@@ -102,7 +102,7 @@ fn timers_fire_at_their_times_and_no_earlier() {
     assert_eq!((rig.received(reads_on), rig.received(stops)), (Vec::new(), Vec::new()));
     rig.advance(Duration::from_millis(60));
     assert_eq!(rig.now() - begun, Duration::from_millis(109));
-    // A timer may be late by a tick of a millisecond, and never early.
+    // A timer may be late by a tick of 1 ms, and is never early.
     let times = |bytes: Vec<u8>| -> Vec<u32> {
         let text = String::from_utf8(bytes).unwrap();
         text.split_terminator(';').map(|time| time.parse().unwrap()).collect()
@@ -112,7 +112,7 @@ fn timers_fire_at_their_times_and_no_earlier() {
     assert!(matches!(other[..], [50..=51, 50..=51, 100..=102]), "{other:?}");
 }
 
-/// Panics when it is told to, and sends everything to all others.
+/// Panics on request, and sends everything else to all others.
 struct Shout;
 
 impl Service for Shout {
