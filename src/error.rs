@@ -1,6 +1,6 @@
-//! What can go wrong: at start ([`StartError`]), and with a connection ([`CloseReason`]).
+//! What can fail: the start of a server ([`StartError`]), and a connection ([`CloseReason`]).
 //!
-//! Errors of the data path carry codes, never boxed text, so that reporting one allocates nothing.
+//! Errors of the data path carry codes and no boxed text, so reporting one allocates nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use crate::base::endpoint::Endpoint;
 
 pub use crate::base::errno::Errno;
 
-/// Why something cannot be listened on, given to [`Config::listen`](crate::Config::listen).
+/// Why an address passed to [`Config::listen`](crate::Config::listen) cannot be listened on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// The text is no address.
+    /// The text is not an address.
     NotUnderstood {
         /// The text.
         text: String,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and what is expected.
         reason: String,
     },
     /// The name has no address.
     NotFound {
         /// The name.
         host: String,
-        /// What the system's resolver says.
+        /// The error of the system's resolver.
         reason: String,
     },
 }
@@ -44,10 +44,10 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-/// A setting of a server or of its service that the service cannot work with.
+/// A setting of a server or of its service with which the service cannot work.
 ///
-/// The text names fields in backticks, as in "`max_frame`". A program with flags or a file of
-/// settings can put its own names in their places.
+/// The text names fields in backticks, as in "`max_frame`". A program with flags or a settings file
+/// can replace them with its own names.
 ///
 /// ```
 /// use echopool::error::SettingError;
@@ -63,7 +63,7 @@ pub struct SettingError {
 }
 
 impl SettingError {
-    /// An error about `field`, which has this value. The text says what is wrong, and the remedy.
+    /// An error about `field` with this `value`. The text says what is wrong, and the remedy.
     pub fn new(field: &'static str, value: impl ToString, text: impl Into<String>) -> SettingError {
         SettingError { field, value: value.to_string(), text: text.into() }
     }
@@ -91,26 +91,26 @@ impl std::error::Error for SettingError {}
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A text given to [`Config::listen`](crate::Config::listen) is no address.
+    /// A text passed to [`Config::listen`](crate::Config::listen) is not an address.
     Address(AddressError),
-    /// No endpoint to listen on was given.
+    /// No endpoint to listen on was specified.
     NothingToListenOn,
-    /// The same endpoint was given twice.
+    /// The same endpoint was specified twice.
     ListenedTwice(Endpoint),
-    /// Another endpoint given, a wildcard address, takes the connections of this one.
+    /// Another endpoint, a wildcard address, takes the connections of this one.
     Covered {
         /// The narrower one.
         endpoint: Endpoint,
         /// The wider one.
         by: Endpoint,
     },
-    /// This kind of endpoint cannot be listened on.
+    /// The server cannot listen on this kind of endpoint.
     Unsupported(Endpoint),
-    /// Another socket has the address.
+    /// Another socket uses the address.
     AddressInUse(Endpoint),
-    /// The listener could not be made, for another reason.
+    /// The listener could not be made for another reason.
     Listen {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
         /// The system call that failed.
         call: &'static str,
@@ -121,7 +121,7 @@ pub enum StartError {
     Limit {
         /// The limit, by the name of its method of [`Config`](crate::Config).
         field: &'static str,
-        /// What was asked for.
+        /// The requested value.
         value: u64,
         /// The smallest value allowed.
         min: u64,
@@ -132,29 +132,29 @@ pub enum StartError {
     Timeout {
         /// The time, by the name of its method of [`Config`](crate::Config).
         field: &'static str,
-        /// What was asked for.
+        /// The requested value.
         value: Duration,
-        /// What is allowed.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// More connections were asked for than the limit of open files allows.
+    /// More connections were requested than the limit of open files allows.
     OpenFiles {
-        /// Connections asked for.
+        /// Connections requested.
         connections: u64,
         /// Open files needed for them.
         needed: u64,
         /// The hard limit.
         hard_limit: u64,
-        /// Connections that the hard limit has room for.
+        /// Connections that the hard limit allows.
         possible: u64,
     },
     /// The service cannot work with these limits.
     Service(SettingError),
-    /// Memory, a thread, or what an event loop is made of could not be had.
+    /// Memory, a thread or a part of an event loop could not be allocated.
     Resource {
-        /// What was to be made.
+        /// What could not be made.
         what: &'static str,
-        /// Why it was not.
+        /// The cause.
         error: std::io::Error,
     },
 }
@@ -204,7 +204,7 @@ impl fmt::Display for StartError {
 fn listen_remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE (or net.ipv4.ip_unprivileged_port_start): take a higher one"
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (or net.ipv4.ip_unprivileged_port_start): use a higher port"
         }
         std::io::ErrorKind::AddrNotAvailable => {
             "; no interface of this machine has the address: see 'ip address'"
@@ -222,7 +222,7 @@ impl std::error::Error for StartError {
     }
 }
 
-/// Why a connection ended.
+/// Why a connection was closed.
 ///
 /// ```
 /// use echopool::CloseReason;
@@ -230,17 +230,16 @@ impl std::error::Error for StartError {
 /// assert_eq!(CloseReason::SendTimeout.to_string(), "send-timeout");
 /// ```
 ///
-/// One word each, the same in logs, counters and documents:
-/// [`CloseReason::word`].
+/// Each reason has one word, the same in logs, counters and documents: [`CloseReason::word`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum CloseReason {
-    /// The peer closed its side, and everything it was owed has been sent.
+    /// The peer closed its side, and all of its output was sent.
     PeerClosed,
-    /// The peer reset the connection (ECONNRESET, EPIPE), or its network did.
+    /// The peer or its network reset the connection (ECONNRESET, EPIPE).
     Reset,
-    /// The peer did not answer the kernel any more (ETIMEDOUT: keepalive, retransmissions).
+    /// The peer no longer responded to the kernel (ETIMEDOUT: keepalive, retransmissions).
     PeerLost,
     /// Any other error of a system call.
     Failed,
@@ -248,20 +247,21 @@ pub enum CloseReason {
     IdleTimeout,
     /// The peer took no byte of the pending output for the send time-out.
     SendTimeout,
-    /// Other connections were waiting for a buffer, and this one had not moved the bytes in its own
-    /// for longest: because its peer does not read, or does not send the rest of a message.
+    /// Other connections were waiting for a buffer, and the bytes in this connection's buffers had
+    /// not moved for longest: its peer does not read, or does not send the rest of a message.
     Shed,
-    /// The service asked for it.
+    /// The service closed it.
     Service,
     /// The service left more input unconsumed than a connection may hold.
     InputLimit,
-    /// The client announced or sent a message that is longer than allowed.
+    /// The client announced or sent a message longer than allowed.
     MessageTooLong,
-    /// The client sent what the service's protocol does not allow.
+    /// The client sent something that the service's protocol does not allow.
     ProtocolError,
-    /// The client did not read the messages of others fast enough, and is to be closed for that.
+    /// The client did not read other clients' messages fast enough, and the service closes such
+    /// clients.
     SlowReader,
-    /// It was asked for from another thread.
+    /// Another thread closed it.
     Disconnected,
     /// The service panicked.
     ServicePanic,
@@ -292,7 +292,7 @@ impl CloseReason {
         CloseReason::Stopped,
     ];
 
-    /// The word for it.
+    /// The reason in one word.
     pub const fn word(self) -> &'static str {
         match self {
             CloseReason::PeerClosed => "peer-closed",

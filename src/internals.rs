@@ -1,4 +1,4 @@
-//! For the load generator and the benchmarks of this repository. No part of the public API.
+//! For the load generator and the benchmarks of this repository. Not part of the public API.
 
 use std::io;
 #[cfg(feature = "sim")]

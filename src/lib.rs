@@ -1,9 +1,8 @@
 //! A buffer-pooled TCP echo server, and the library that it is built on: a counterpart of .NET's
 //! `SocketAsyncEventArgs` servers.
 //!
-//! All contexts and buffers are allocated at start and used again for every accept, receive and
-//! send. After the start, nothing on the path of a client's bytes allocates. 10,000 idle clients hold
-//! no buffer at all.
+//! All contexts and buffers are allocated at start and reused for every accept, receive and send.
+//! After the start, nothing on the data path allocates. 10,000 idle clients hold no buffer at all.
 //!
 //! ```
 //! use std::time::Duration;
@@ -19,15 +18,15 @@
 //!
 //! # Guide
 //!
-//! A server of your own is a [`Service`]. Each worker thread has one, which a
-//! [factory](service::ServiceFactory) makes. The services that come with the crate are in
-//! [`builtin`]; [`builtin::OfListener`] gives each listener its own. The other end is a
+//! To write a server, implement [`Service`]. A [factory](service::ServiceFactory) makes one service
+//! for each worker thread. The services that come with the crate are in [`builtin`];
+//! [`builtin::OfListener`] runs a different one on each listener. The other end is a
 //! [`client::Blocking`] client, or many [`Client`]s on a [`ClientLoop`].
 //!
 //! ## Sharing state between workers
 //!
-//! A service is used by one thread, so its own fields need no locks. What all workers share goes into
-//! an [`Arc`](std::sync::Arc) that the factory clones. Prefer atomics and short locks, because a
+//! A service is used by one thread, so its own fields need no locks. State that all workers share
+//! goes into an [`Arc`](std::sync::Arc) that the factory clones. Prefer atomics and short locks, because a
 //! service that waits for a lock stops all clients of its worker.
 //!
 //! ```
@@ -65,10 +64,10 @@
 //!
 //! ## Bounding output
 //!
-//! A client that does not read must not fill the memory. As a rule a connection is not read while it
-//! has output that is not sent, so a service that answers requests is bounded by itself. A service
-//! that sends of its own accord, or is [full duplex](Service::full_duplex), must stop by itself: look
-//! at [`Connection::output`](service::Connection::output), and go on in
+//! A client that does not read must not fill the memory. By default a connection is not read while it
+//! has unsent output, so the output of a service that only replies to requests is bounded. A service
+//! that sends without a request, or is [full duplex](Service::full_duplex), must limit its output
+//! itself: check [`Connection::output`](service::Connection::output), and continue in
 //! [`Service::sent`] when all of it is sent.
 //!
 //! ```
@@ -80,8 +79,8 @@
 //!
 //! impl Counter {
 //!     fn fill(&mut self, connection: &mut Connection<'_>, next: &mut u64) -> Answer {
-//!         // At most two buffers wait for the client. `send` is false if no buffer is free, and
-//!         // then the service is called again when there is one.
+//!         // At most two buffers wait for the client. `send` returns false if no buffer is free.
+//!         // The service is then called again when one is.
 //!         while connection.output.leases() < 2 && connection.send(format!("{next}\n").as_bytes()) {
 //!             *next += 1;
 //!         }
@@ -118,8 +117,8 @@
 //!
 //! ## Signals without the daemon
 //!
-//! The library handles no signals. A program that does calls its [`ServerHandle`] from a thread of
-//! its own, here with the crate `signal-hook`:
+//! The library handles no signals. A program can handle them on a thread of its own and call its
+//! [`ServerHandle`] there. This example uses the crate `signal-hook`:
 //!
 //! ```
 //! use std::time::Duration;
@@ -131,7 +130,7 @@
 //! let server = Server::start(Config::new().listen("127.0.0.1:0").max_connections(100), Echo)?;
 //! # signal_hook::low_level::raise(SIGTERM)?;
 //! for _signal in signals.forever() {
-//!     // Clients get what they are owed, within ten seconds.
+//!     // Clients get the data they are owed, within ten seconds.
 //!     assert_eq!(server.drain(Duration::from_secs(10)), Drained::Clean);
 //!     break;
 //! }
@@ -141,8 +140,8 @@
 //! ## Testing a service without sockets
 //!
 //! A [`testing::Rig`] runs a service on a worker in memory. The test sends bytes, moves the clock,
-//! takes buffers away and says what clients read; the same calls always have the same results. The
-//! examples above are such tests.
+//! takes buffers away and controls what clients read. The same calls always have the same results.
+//! The examples above are such tests.
 //!
 //! ```
 //! use echopool::builtin::Echo;
@@ -161,9 +160,9 @@
 //!
 //! | .NET | here | what is different |
 //! | --- | --- | --- |
-//! | a pool of `SocketAsyncEventArgs` | a table of preallocated connection contexts, one for each client | an event for a client that is gone is recognised by the generation in its key, and dropped |
-//! | `BufferManager`: one array, a slice for each context | one arena; a [`buffer::Lease`] is taken when bytes arrive and goes back when they are sent | an idle client holds no buffer; a lease cannot be lost, because dropping it gives it back |
-//! | `SetBuffer(offset, BytesTransferred)` | the lease carries its own range | the next receive always has the whole buffer |
+//! | a pool of `SocketAsyncEventArgs` | a table of preallocated connection contexts, one for each client | an event for a closed connection is recognised by the generation in its key, and dropped |
+//! | `BufferManager`: one array, a slice for each context | one arena; a [`buffer::Lease`] is taken when bytes arrive and returned when they are sent | an idle client holds no buffer; a lease cannot leak, because dropping it returns its buffer |
+//! | `SetBuffer(offset, BytesTransferred)` | the lease carries its own range | the next receive can always use the whole buffer |
 //! | `ReceiveAsync` returns false: completed already | completions are handled in a loop, with a budget for each client | no recursion, so no stack overflow; a fast client cannot starve the others |
 //! | `UserToken` | [`Service::Session`], in the context | preallocated; the sample makes one for each client |
 //! | `UserToken.ProcessData` | [`Service::data`] | may hold input back, wait, close after sending |
@@ -172,8 +171,8 @@
 //! | `Stop` | [`ServerHandle::drain`]: every byte that was read goes back first; [`ServerHandle::stop`] | closing a socket with unread input would reset it |
 //! | `SocketError` in each callback | [`CloseReason`], one word, the same in logs, counters and documents | |
 //! | `Interlocked` count of connected clients | [`ServerHandle::stats`] | |
-//! | a list of client sockets, to send to one of them or to all | [`ServerHandle::clients`], [`send_to`](ServerHandle::send_to), [`broadcast`](ServerHandle::broadcast), [`disconnect`](ServerHandle::disconnect), from any thread | an id is never given to another client; a slow one has a bounded queue |
-//! | `ConnectAsync`, `connectDone`, `sendDone`, `receiveDone` | [`client::Pending`]: wait for it, or give it a callback | each operation completes exactly once |
+//! | a list of client sockets, to send to one of them or to all | [`ServerHandle::clients`], [`send_to`](ServerHandle::send_to), [`broadcast`](ServerHandle::broadcast), [`disconnect`](ServerHandle::disconnect), from any thread | ids are never reused; a slow client has a bounded queue |
+//! | `ConnectAsync`, `connectDone`, `sendDone`, `receiveDone` | [`client::Pending`]: wait for it, or set a callback | each operation completes exactly once |
 //!
 //! # How it works
 //!
@@ -185,8 +184,8 @@
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
 //! Without it the library depends on none of them.
 //!
-//! `internals` and `sim` are for the programs and tests of the repository. What they add is no part of
-//! the public interface.
+//! `internals` and `sim` are for the programs and tests of the repository. Their additions are not
+//! part of the public interface.
 
 mod base;
 pub mod buffer;
