@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::base::endpoint::Endpoint;
@@ -49,8 +49,8 @@ const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 /// Stack size of a helper thread, in bytes. Each thread only formats a line now and then.
 const HELPER_STACK_BYTES: usize = 256 << 10;
 
-/// Minimum time between two lines for SIGUSR1, regardless of how many signals arrive.
-const STATS_LINE_GAP: Duration = Duration::from_millis(100);
+/// Minimum time between two lines for SIGUSR1, or for SIGHUP, regardless of how many signals arrive.
+const SIGNAL_LINE_GAP: Duration = Duration::from_millis(100);
 
 /// Runs the daemon until it is told to stop. `args` are the arguments of the process, including its
 /// name.
@@ -165,7 +165,7 @@ fn log_panics(log: LogWriter) {
 fn serve(cli: &Cli) -> Result<(), Failure> {
     let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on, a signal is kept until it can be handled.
-    let signals = inherited::catch(&[SIGTERM, SIGINT, SIGUSR1])
+    let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let server = OfListener::new(options.clone()).start(config)?;
@@ -231,18 +231,27 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 
 /// Handles the signals. The signal handler itself only wakes this thread.
 fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
-    let mut last_line: Option<Instant> = None;
+    let (mut last_totals, mut last_hangup) = (None, None);
     for signal in signals.forever() {
         match signal {
-            SIGUSR1 if last_line.is_some_and(|last| last.elapsed() < STATS_LINE_GAP) => {}
-            SIGUSR1 => {
-                last_line = Some(Instant::now());
-                report::totals(&ending.server.stats().total());
+            SIGUSR1 if is_due(&mut last_totals) => report::totals(&ending.server.stats().total()),
+            SIGHUP if is_due(&mut last_hangup) => {
+                log::info!("SIGHUP: ignored, there is no file to open or read again");
             }
+            SIGUSR1 | SIGHUP => {}
             SIGINT => ending.next("SIGINT", drain_timeout),
             _ => ending.next("SIGTERM", drain_timeout),
         }
     }
+}
+
+/// Whether the next line for a signal may be logged, `SIGNAL_LINE_GAP` after the last one.
+fn is_due(last: &mut Option<Instant>) -> bool {
+    let due = last.is_none_or(|last| last.elapsed() >= SIGNAL_LINE_GAP);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
 }
 
 /// Logs the rates once per interval, counted from the start so that the lines do not drift.

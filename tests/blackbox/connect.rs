@@ -176,6 +176,33 @@ fn each_failure_has_an_exit_code_and_a_reason() {
     }
 }
 
+/// A server that reads this many bytes, sends this and closes.
+fn reply(read: usize, bytes: &'static [u8]) -> String {
+    serve(move |mut stream| {
+        stream.read_exact(&mut vec![0; read]).expect("what was sent");
+        stream.write_all(bytes).expect("sending");
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    })
+}
+
+#[test]
+fn a_reply_that_is_not_what_was_sent_is_no_success() {
+    let bytes = |reply_bytes| pipe(&[&reply(6, reply_bytes)], b"hello\n");
+    check(&bytes(b"hello\n"), 0, b"hello\n", "");
+    check(&bytes(b"hel"), 1, b"hel", "3 of 6 bytes came back");
+    check(&bytes(b"hullo\n"), 1, b"hullo\n", "the reply is wrong");
+    check(&bytes(b"hello\n!"), 1, b"hello\n!", "7 bytes came back for 6");
+    let frame = |frame| pipe(&[&format!("framed://{}", reply(6, frame))], b"hi\n");
+    check(&frame(b"\x02\0\0\0hi"), 0, b"hi\n", "");
+    check(&frame(b"\x02\0\0\0ho"), 1, b"ho\n", "the reply is wrong");
+    let message = |message| pipe(&[&format!("message://{}", reply(7, message))], b"hi\n");
+    check(&message(b"hi<EOF>"), 0, b"hi\n", "");
+    check(&message(b"ho<EOF>"), 1, b"ho\n", "the reply is wrong");
+    // Discard sends nothing back, so there is nothing to compare.
+    check(&pipe(&[&format!("discard://{}", reply(6, b"bye"))], b"hello\n"), 0, b"bye", "");
+}
+
 #[test]
 fn a_line_that_contains_delimiters_is_several_messages_that_each_wait_for_a_reply() {
     let daemon = Daemon::start(&["--listen", "message://127.0.0.1:0?delimiter=%3B&after=keep"]);

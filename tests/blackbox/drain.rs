@@ -260,3 +260,16 @@ fn a_drain_ends_although_files_have_run_out() {
     daemon.wait();
     assert!(start.elapsed() < GUARD);
 }
+
+#[test]
+fn sighup_is_logged_and_is_no_outage() {
+    let daemon = Daemon::start(&[]);
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    daemon.signal(Signal::HUP);
+    eventually("a line for SIGHUP", || daemon.lines_with("SIGHUP: ignored").len() == 1);
+    client.ping(1_000);
+    Client::connect(daemon.address()).close();
+    client.close();
+    daemon.finish();
+}

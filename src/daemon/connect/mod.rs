@@ -7,6 +7,7 @@
 //!
 //! * here: the command line, and the main loop from the first event to the exit code
 //! * `input`: standard input, in chunks or lines; `line`: what a line means
+//! * `owed`: whether the reply is what was sent
 //! * `show`: what is written
 
 use std::ffi::OsString;
@@ -31,12 +32,14 @@ use crate::protocol::framing::{ByteOrder, Framing};
 
 mod input;
 mod line;
+mod owed;
 mod show;
 #[cfg(test)]
 mod tests;
 
 use input::Input;
 use line::{Command, hub_frame, hub_request, messages_in};
+use owed::Owed;
 use show::Show;
 
 /// Maximum number of lines, or chunks of input, that are read before the first of them is sent.
@@ -183,6 +186,9 @@ struct Talk {
     /// The bytes after the last delimiter in the lines sent so far, as the server divides them.
     carry: Vec<u8>,
     replies: u64,
+    /// What an echoing service owes. `None` for another, and after a connection was lost: what it
+    /// had still to send back is not known.
+    owed: Option<Owed>,
     /// When to stop waiting for more data.
     give_up: Option<Instant>,
 }
@@ -210,6 +216,7 @@ impl Talk {
             options = options.reconnect(Reconnect::default());
         }
         let mode = Mode::of(&target);
+        let owed = Owed::by(&target.service, target.framing);
         let line_max = target.framing.map(|framing| framing.wire_max());
         let text = target.literal.is_empty().then(|| format!("{}:{}", target.host, target.port));
         let client = own_loop.client(&args.target, options).map_err(|error| error.to_string())?;
@@ -238,6 +245,7 @@ impl Talk {
             lines: 0,
             carry: Vec::new(),
             replies: 0,
+            owed,
             give_up: None,
         })
     }
@@ -342,6 +350,9 @@ impl Talk {
         };
         self.sending += 1;
         self.lines += messages;
+        if let Some(owed) = &mut self.owed {
+            owed.sent(&data);
+        }
         let teller = self.teller.clone();
         let tell = move |sent| drop(teller.send(Event::Sent(sent, messages)));
         self.client.send(data).on_complete(tell);
@@ -368,7 +379,7 @@ impl Talk {
         self.input_ended = true;
         self.wait_again();
         if self.closed {
-            return Some(self.code());
+            return Some(self.final_code());
         }
         if self.mode != Mode::Messages {
             let teller = self.teller.clone();
@@ -380,11 +391,22 @@ impl Talk {
     /// With messages, ends after the last reply. Otherwise the other side's close is the end.
     fn end_if_done(&mut self) -> Option<u8> {
         let answered = self.sending == 0 && self.replies >= self.lines;
-        (self.input_ended && self.mode == Mode::Messages && answered).then(|| self.code())
+        (self.input_ended && self.mode == Mode::Messages && answered).then(|| self.final_code())
     }
 
     fn code(&self) -> u8 {
         if self.failed { FAILED } else { 0 }
+    }
+
+    /// The exit code after the whole reply. Reports a reply that is not what was sent.
+    fn final_code(&self) -> u8 {
+        match self.owed.as_ref().and_then(Owed::complaint) {
+            Some(complaint) if !self.failed => {
+                complain(&complaint);
+                FAILED
+            }
+            _ => self.code(),
+        }
     }
 
     /// Restarts the time-out, when data has arrived or the wait for it starts.
@@ -419,6 +441,9 @@ impl Talk {
             }
         }
         self.replies += 1;
+        if let Some(owed) = &mut self.owed {
+            owed.received(&bytes);
+        }
         self.wait_again();
         self.receive(bytes);
         self.end_if_done()
@@ -430,6 +455,7 @@ impl Talk {
             return Some(self.last_words(&failed, ended_in_order));
         }
         if self.reconnects {
+            self.owed = None;
             // The state event reports the reason. This receive is for the next connection.
             self.receive(Vec::new());
             return None;
@@ -439,7 +465,7 @@ impl Talk {
         }
         // On a terminal this is the end. Piped input must still be sent or fail.
         self.closed = true;
-        self.is_terminal.then(|| self.code())
+        self.is_terminal.then(|| self.final_code())
     }
 
     /// Lines that were not sent, or with messages, lines without a reply.
@@ -454,7 +480,7 @@ impl Talk {
     fn last_words(&self, failed: &Failed, ended_in_order: bool) -> u8 {
         let unanswered = self.unanswered();
         if ended_in_order && unanswered == 0 {
-            return self.code();
+            return self.final_code();
         }
         let what = match (self.mode, unanswered) {
             (_, 0) => String::new(),
