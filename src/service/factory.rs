@@ -20,12 +20,12 @@ use crate::shared::mailbox::{Mailboxes, Parcels};
 ///
 /// There are three ways to write a factory:
 ///
-/// There are three ways to write a factory:
-///
 /// * A closure without parameters, for a service that needs nothing to be made.
 /// * A [`ServicePlan`], for a service that needs its [`WorkerContext`].
 /// * An implementation of this trait, for a service that has to see the server's limits first. The
 ///   options of the services that come with this crate are such factories.
+///
+/// ```
 /// use echopool::service::{Answer, Connection, Service, ServicePlan};
 /// use echopool::{Config, Server};
 ///

@@ -116,7 +116,7 @@ pub(crate) struct Messenger {
     stages: RefCell<Box<[Option<Lease>]>>,
     /// Buffers for this worker itself, in the order in which they were filled.
     own: RefCell<VecDeque<Lease>>,
-    /// Whether something was written that has not left yet.
+    /// Whether a buffer is being written that has not left yet.
     is_pending: Cell<bool>,
 }
 

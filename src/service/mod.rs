@@ -113,7 +113,8 @@ pub trait Service: 'static {
         Self::FRESH_CLOCK
     }
 
-    /// Whether [`sent`](Service::sent) is called. Turning it off saves about 30 instructions per echo.
+    /// Whether [`sent`](Service::sent) is called. Turning it off saves about 30 instructions per
+    /// echo.
     const HEARS_SENT: bool = true;
 
     /// Whether a connection is read while it has unsent output. `false` bounds the server's memory:

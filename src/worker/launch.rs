@@ -107,13 +107,13 @@ impl ClientLimits {
     }
 }
 
-#[cfg(feature = "internals")]
 /// Runs `service` on this thread, on its own engine, until it calls
 /// [`Turn::stop`](crate::service::Turn::stop). Returns the service, which starts connections with
 /// [`Turn::connect`](crate::service::Turn::connect).
 ///
 /// # Errors
 /// Memory or the parts of the event loop could not be allocated, or waiting failed.
+#[cfg(feature = "internals")]
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
     let (service, _) =

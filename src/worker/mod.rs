@@ -302,7 +302,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         opened.map(|context| (context.id, context.input.len()))
     }
 
-    /// The connections that messages are handed in for.
+    /// The connections whose services are called for messages.
     pub(crate) fn recipients(&self) -> impl Iterator<Item = ConnectionId> {
         let open = self.core.table.iter().filter(|context| context.is_open());
         open.map(|context| context.id)
