@@ -9,10 +9,10 @@ pub mod echo;
 pub mod framed;
 pub mod hub;
 pub(crate) mod list;
+#[cfg(test)]
+pub(crate) mod loopback;
 pub mod message_echo;
 pub(crate) mod option;
-#[cfg(test)]
-pub mod testing;
 pub mod url;
 
 pub use chargen::Chargen;

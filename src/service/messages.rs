@@ -99,10 +99,13 @@ impl Connection<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
-    use crate::builtin::testing::Rig;
+    use crate::error::CloseReason;
     use crate::protocol::framing::Delimiter;
     use crate::service::{Answer, Service};
+    use crate::testing::Rig;
 
     fn lines(max: u32) -> Framing {
         Framing::Delimiter { delimiter: Delimiter::new(b"\r\n").unwrap(), max }
@@ -115,23 +118,35 @@ mod tests {
         framing: Framing,
     }
 
+    impl Brackets {
+        fn take(
+            &self,
+            connection: &mut Connection<'_>,
+            scan: &mut Scan,
+        ) -> Result<Option<Chain>, FrameError> {
+            match self.all {
+                true => connection.take_messages(&self.framing, scan),
+                false => connection.take_message(&self.framing, scan),
+            }
+        }
+    }
+
     impl Service for Brackets {
         type Session = Scan;
 
         fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
             loop {
-                let taken = match self.all {
-                    true => connection.take_messages(&self.framing, scan),
-                    false => connection.take_message(&self.framing, scan),
-                };
-                match taken {
+                match self.take(connection, scan) {
                     Ok(Some(mut taken)) => {
                         assert!(connection.send(b"<"));
                         connection.output.append(&mut taken);
                         assert!(connection.send(b">"));
                     }
                     Ok(None) => return Answer::Continue,
-                    Err(_) => return Answer::CloseAfterSend,
+                    Err(_) => {
+                        assert!(self.take(connection, scan).is_err(), "it is still there");
+                        return Answer::CloseAfterSend;
+                    }
                 }
             }
         }
@@ -139,28 +154,39 @@ mod tests {
 
     fn rig(all: bool, max: u32, buffers: u32) -> Rig<Brackets> {
         let service = Brackets { all, framing: lines(max) };
-        Rig::new(move || service, 16, buffers)
+        Rig::with_buffers(move || service, buffers, 16)
     }
 
     #[test]
     fn messages_are_taken_one_by_one_or_together_wherever_the_stream_is_split() {
         let stream = b"one\r\n\r\nthree and four\r\rx\r\nno end\r";
         for first in 0..stream.len() {
+            let mut rig = rig(false, 100, 64);
             for second in first..stream.len() {
-                let mut rig = rig(false, 100, 64);
+                let client = rig.connect();
                 for part in [&stream[..first], &stream[first..second], &stream[second..]] {
-                    assert_eq!(rig.receive(part), Answer::Continue);
+                    rig.send(client, part);
                 }
                 let expected = b"<one\r\n><\r\n><three and four\r\rx\r\n>";
-                assert_eq!(rig.replies, expected, "{first} {second}");
-                assert_eq!(rig.input.len(), 7);
+                assert_eq!(rig.received(client), expected, "{first} {second}");
+                assert!(rig.buffers_held() > 0, "the rest is in the input");
+                rig.send(client, b"\n");
+                assert_eq!(rig.received(client), b"<no end\r\n>", "{first} {second}");
+                rig.finish(client);
+                assert_eq!((rig.is_closed(client), rig.buffers_held()), (true, 0));
             }
         }
         let mut rig = rig(true, 100, 64);
-        assert_eq!(rig.receive(stream), Answer::Continue);
-        assert_eq!(rig.replies, b"<one\r\n\r\nthree and four\r\rx\r\n>");
-        assert_eq!(rig.receive(b"\n"), Answer::Continue);
-        assert!(rig.replies.ends_with(b"<no end\r\n>"));
+        let client = rig.connect();
+        // A receive that fills its buffers has the next one take twice as many.
+        for len in [16, 32] {
+            rig.send(client, &[&[b'x'; 32][..len - 2], b"\r\n"].concat());
+            assert_eq!(rig.received(client).len(), len + 2);
+        }
+        rig.send(client, stream);
+        assert_eq!(rig.received(client), b"<one\r\n\r\nthree and four\r\rx\r\n>");
+        rig.send(client, b"\n");
+        assert_eq!(rig.received(client), b"<no end\r\n>");
     }
 
     /// A line that stays in the input because there is no buffer is not joined with the next one.
@@ -168,56 +194,69 @@ mod tests {
     fn a_message_that_could_not_be_taken_is_not_joined_with_the_next() {
         for all in [false, true] {
             let mut rig = rig(all, 100, 8);
-            // No line is complete, and the search has advanced.
-            assert_eq!(rig.receive(b"one\r"), Answer::Continue);
-            let taken: Vec<_> = std::iter::from_fn(|| rig.pool.lease()).collect();
-            assert_eq!(taken.len(), 7);
-            // This fits into the buffer that is there. Splitting a line off takes another one.
-            rig.receive_into_last(b"\ntwo\r\nth");
-            assert_eq!(rig.call_data(), Answer::Continue);
-            assert_eq!(rig.call_data(), Answer::Continue);
-            assert!(rig.replies.is_empty() && rig.input.len() == 12);
-            assert!(rig.waits_for_buffer());
-            drop(taken);
-            assert_eq!(rig.call_data(), Answer::Continue);
-            let expected: &[u8] = if all { b"<one\r\ntwo\r\n>" } else { b"<one\r\n><two\r\n>" };
-            assert_eq!(rig.replies, expected, "{}", rig.replies.escape_ascii());
-            assert_eq!(rig.receive(b"ree\r\n"), Answer::Continue);
-            assert!(rig.replies.ends_with(b"<three\r\n>"));
+            let client = rig.connect();
+            // Nothing is complete, and the search has come some way.
+            rig.send(client, b"a line of 15:\r");
+            assert_eq!(rig.take_buffers_but(1), 6);
+            // Into the last buffer: to cut a line off it takes another.
+            rig.send(client, b"\ntwo\r\nth");
+            assert_eq!(rig.received(client), b"");
+            assert_eq!((rig.counts().waits_for_buffer, rig.buffers_held()), (1, 2));
+            rig.give_buffers();
+            let expected: &[u8] = match all {
+                true => b"<a line of 15:\r\ntwo\r\n>",
+                false => b"<a line of 15:\r\n><two\r\n>",
+            };
+            let received = rig.received(client);
+            assert_eq!(received, expected, "{}", received.escape_ascii());
+            rig.send(client, b"ree\r\n");
+            assert_eq!(rig.received(client), b"<three\r\n>");
         }
     }
 
     #[test]
     fn a_message_that_is_too_long_is_refused_behind_those_before_it_and_again() {
         for all in [false, true] {
+            let mut rig = rig(all, 10, 64);
             for cut in 0..20 {
-                let mut rig = rig(all, 10, 64);
+                let client = rig.connect();
                 let stream = b"12345678\r\n123456789\r\n";
-                let first = rig.receive(&stream[..cut]);
-                let answers = [first, rig.receive(&stream[cut..])];
-                assert_eq!(answers[1], Answer::CloseAfterSend);
-                assert_eq!(rig.replies, b"<12345678\r\n>", "cut at {cut}");
-                assert_eq!(rig.call_data(), Answer::CloseAfterSend, "it is still there");
+                rig.send(client, &stream[..cut]);
+                rig.send(client, &stream[cut..]);
+                assert_eq!(rig.received(client), b"<12345678\r\n>", "cut at {cut}");
+                assert!(rig.has_ended(client));
+                rig.finish(client);
+                assert_eq!(rig.counts().closed(CloseReason::Service), cut as u64 + 1);
             }
         }
     }
 
     #[test]
-    #[should_panic(expected = "taken off the input")]
     fn a_scan_of_bytes_that_are_gone_is_refused() {
+        /// Sends the text of the panic.
         struct Wrong;
         impl Service for Wrong {
             type Session = Scan;
 
             fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-                let taken = connection.take_message(&lines(100), scan);
-                assert!(matches!(taken, Ok(None)));
+                let take = || connection.take_message(&lines(100), scan);
+                match catch_unwind(AssertUnwindSafe(take)) {
+                    Ok(taken) => assert!(matches!(taken, Ok(None))),
+                    Err(panic) => {
+                        let text = panic.downcast_ref::<&str>().expect("a literal");
+                        assert!(connection.send(text.as_bytes()));
+                    }
+                }
                 connection.input.consume(connection.input.len());
                 Answer::Continue
             }
         }
-        let mut rig = Rig::new(|| Wrong, 16, 4);
-        rig.receive(b"half a line");
-        rig.receive(b"more");
+        let mut rig = Rig::with_buffers(|| Wrong, 16, 16);
+        let client = rig.connect();
+        rig.send(client, b"half a line");
+        assert_eq!(rig.received(client), b"");
+        rig.send(client, b"more");
+        let text = String::from_utf8(rig.received(client)).unwrap();
+        assert!(text.contains("taken off the input"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
@@ -193,13 +193,12 @@ impl Sys for Memory {
 
     fn recv(&mut self, socket: &Socket, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
         self.client(socket, |client| {
-            let mut count = 0;
-            for place in buffers.iter_mut().flat_map(|buffer| buffer.iter_mut()) {
-                let Some(byte) = client.arriving.pop_front() else { break };
-                *place = byte;
-                count += 1;
-            }
-            match count {
+            let mut take = |buffer: &mut IoSliceMut<'_>| {
+                let count = buffer.len().min(client.arriving.len());
+                client.arriving.read_exact(&mut buffer[..count]).expect("so many are there");
+                count
+            };
+            match buffers.iter_mut().map(&mut take).sum() {
                 0 if client.reset => Err(Errno::CONNRESET),
                 0 if !client.finished => Err(Errno::AGAIN),
                 count => Ok(count),
@@ -216,8 +215,9 @@ impl Sys for Memory {
             } else if taken == 0 {
                 return Err(Errno::AGAIN);
             }
-            let bytes = buffers.iter().flat_map(|buffer| buffer.iter()).take(taken);
-            client.received.extend(bytes);
+            let end = client.received.len() + taken;
+            buffers.iter().for_each(|buffer| client.received.extend_from_slice(buffer));
+            client.received.truncate(end);
             client.room = client.room.map(|room| room - taken);
             Ok(taken)
         })

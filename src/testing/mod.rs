@@ -133,7 +133,8 @@ impl<S: Service> Rig<S> {
         Rig::unchecked(factory, &limits)
     }
 
-    fn unchecked(factory: impl ServiceFactory<Service = S>, limits: &Limits) -> Rig<S> {
+    /// A rig with any limits, also with those that the service refuses.
+    pub(crate) fn unchecked(factory: impl ServiceFactory<Service = S>, limits: &Limits) -> Rig<S> {
         let plan = factory.plan(limits);
         let reserve = Reserve::new(limits.buffer_size, limits.buffers).expect("some memory");
         let pool = Pool::with_references(reserve.clone(), 0, plan.references_each());
@@ -222,6 +223,8 @@ impl<S: Service> Rig<S> {
     /// service sends beyond that waits on the output.
     pub fn stop_reading_after(&mut self, client: usize, bytes: usize) {
         self.client(client).room = Some(bytes);
+        self.machine.borrow_mut().report(client);
+        self.run();
     }
 
     /// Removes the limit on what a client reads.

@@ -5,12 +5,12 @@ use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
-use crate::buffer::{Pool, Reserve};
-use crate::builtin::testing::{GUARD, Rig, connect, read, start, until};
+use crate::builtin::loopback::{GUARD, connect, read, start, until};
 use crate::error::CloseReason;
+use crate::testing::Rig;
 use crate::{Config, Drained, Server, ServerHandle};
 
 /// The stream from its start, generated line by line.
@@ -26,9 +26,9 @@ fn check(client: &mut TcpStream, expected: &mut impl Iterator<Item = u8>, count:
 
 #[test]
 fn the_first_lines_are_those_of_the_rfc() {
-    let (_server, address) = start(Config::new(), Chargen);
-    let received = read(&mut connect(address), 26 * 74);
-    let text = String::from_utf8(received).unwrap();
+    let mut rig = Rig::new(Chargen);
+    let client = rig.connect_reading(26 * 74);
+    let text = String::from_utf8(rig.received(client)).unwrap();
     let lines: Vec<&str> = text.split("\r\n").collect();
     for (number, line) in [
         (0, r##" !"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_`abcdefg"##),
@@ -45,28 +45,32 @@ fn the_first_lines_are_those_of_the_rfc() {
 #[test]
 fn a_long_stream_stays_right_across_buffers_of_any_size() {
     for buffer_size in [256, 257, 1000, 7030, 16_384] {
-        let (_server, address) = start(Config::new().buffer_size(buffer_size), Chargen);
-        check(&mut connect(address), &mut lines(), 1 << 20);
+        let mut rig = Rig::with_buffers(Chargen, 64, buffer_size);
+        let client = rig.connect_reading(1 << 20);
+        assert!(rig.received(client).into_iter().eq(lines().take(1 << 20)), "another stream");
     }
 }
 
 #[test]
 fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
-    let config = Config::new().buffer_size(1024).buffers(64);
-    let (server, address) = start(config, Chargen);
-    let mut streams: Vec<_> = (0..10).map(|_| (connect(address), lines())).collect();
+    let mut rig = Rig::with_buffers(Chargen, 64, 1024);
+    let mut streams: Vec<_> =
+        (0..10).map(|turn| (rig.connect_reading(1000 * turn + 1), lines())).collect();
     for (turn, (client, expected)) in streams.iter_mut().enumerate() {
-        check(client, expected, 1000 * turn + 1);
+        let received = rig.received(*client);
+        assert_eq!(received.len(), 1000 * turn + 1);
+        assert!(received.into_iter().eq(expected.take(1000 * turn + 1)), "another stream");
     }
-    for (client, expected) in &mut streams {
-        check(client, expected, 20_000);
-    }
-    // No client reads now. Each holds at least one buffer and at most four.
-    thread::sleep(Duration::from_millis(200));
-    let held = server.stats().total().buffers_held;
-    assert!((10..=40).contains(&held), "{held} buffers for 10 clients");
-    for (client, expected) in &mut streams {
-        check(client, expected, 100_000);
+    for count in [20_000, 100_000] {
+        for (client, expected) in &mut streams {
+            rig.stop_reading_after(*client, count);
+            let received = rig.received(*client);
+            assert_eq!(received.len(), count);
+            assert!(received.into_iter().eq(expected.take(count)), "another stream");
+        }
+        // Nobody reads now. One buffer for each is the least, and four are the most.
+        let held = rig.buffers_held();
+        assert!((10..=40).contains(&held), "{held} buffers for 10 clients");
     }
 }
 
@@ -122,21 +126,18 @@ fn a_worker_that_sends_for_ever_leaves_the_last_buffer_to_the_clients_of_others(
     }
 }
 
-/// Without a server: one client, with and without others that wait for a buffer.
 #[test]
 fn one_client_alone_keeps_the_only_buffer_until_another_waits() {
-    let pool = Pool::new(Reserve::new(256, 1).unwrap(), 0);
-    let mut rig = Rig::with_pool(Chargen, pool.clone());
-    for _ in 0..100 {
-        rig.replies.clear();
-        rig.call(|service, connection, next| service.sent(connection, next));
-        assert_eq!((rig.replies.len(), rig.waits_for_buffer()), (256, false));
-    }
-    pool.set_starving(true);
-    rig.replies.clear();
-    rig.call(|service, connection, next| service.sent(connection, next));
-    assert_eq!((rig.replies.len(), rig.waits_for_buffer()), (0, true));
-    assert_eq!(pool.available(), 1);
+    let mut rig = Rig::unchecked(Chargen, &Limits::bare(2, 256, 1));
+    let one = rig.connect_reading(100 * 256);
+    assert_eq!((rig.received(one).len(), rig.buffers_held()), (100 * 256, 1));
+    assert_eq!(rig.counts().waits_for_buffer, 0);
+    let other = rig.connect_reading(256);
+    assert_eq!((rig.received(other).len(), rig.counts().waits_for_buffer), (0, 1));
+    // The first one's buffer is sent, and it gives way. The other keeps its next buffer.
+    rig.read_on(one);
+    assert_eq!((rig.received(one).len(), rig.received(other).len()), (256, 256));
+    assert_eq!((rig.counts().waits_for_buffer, rig.buffers_held()), (2, 1));
 }
 
 #[test]

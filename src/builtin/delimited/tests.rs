@@ -7,11 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::buffer::{Pool, Reserve};
-use crate::builtin::testing::{Rig, connect, exchange, read, start, until_closed};
+use crate::builtin::loopback::{connect, exchange, start, until_closed};
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::protocol::framing::Delimiter;
 use crate::shared::receipt::SendError;
+use crate::testing::Rig;
 
 fn options(delimiter: &[u8], after: After, max_message: u32) -> MessageOptions {
     let delimiter = Delimiter::new(delimiter).unwrap();
@@ -35,19 +36,35 @@ fn complete(stream: &[u8], delimiter: &[u8]) -> usize {
     end
 }
 
-/// Feeds the stream in these parts. After each part, exactly the complete messages have come back.
-fn comes_back(delimiter: &[u8], parts: &[&[u8]]) {
-    let mut rig = Rig::new(kept(delimiter), 32, 64);
-    let mut stream = Vec::new();
+/// A rig with 64 buffers of 32 bytes.
+fn small(options: MessageOptions) -> Rig<Delimited> {
+    Rig::unchecked(options, &Limits::bare(64, 32, 64))
+}
+
+/// A client sends the stream in these parts: after each, exactly the complete messages have come
+/// back.
+fn comes_back(rig: &mut Rig<Delimited>, delimiter: &[u8], parts: &[&[u8]]) {
+    let client = rig.connect();
+    let (mut stream, mut received) = (Vec::new(), Vec::new());
     for part in parts {
-        assert_eq!(rig.receive(part), Answer::Continue);
+        rig.send(client, part);
         stream.extend_from_slice(part);
+        received.extend(rig.received(client));
         let answered = complete(&stream, delimiter);
-        assert!(rig.replies == stream[..answered], "{} bytes: {parts:?}", stream.len());
+        assert!(received == stream[..answered], "{} bytes: {parts:?}", stream.len());
+        assert!(!rig.has_ended(client));
     }
-    assert_eq!(rig.close(), Answer::CloseAfterSend);
-    assert_eq!(rig.replies, stream, "closing ends the last message");
-    assert_eq!(rig.pool.held(), 0, "every buffer is back");
+    closes(rig, client, CloseReason::PeerClosed);
+    received.extend(rig.received(client));
+    assert_eq!(received, stream, "closing ends the last message");
+}
+
+/// The client closes its side, and its connection is closed for this reason.
+fn closes(rig: &mut Rig<Delimited>, client: usize, reason: CloseReason) {
+    let before = rig.counts().closed(reason);
+    rig.finish(client);
+    assert!(rig.is_closed(client));
+    assert_eq!((rig.counts().closed(reason), rig.buffers_held()), (before + 1, 0), "{reason}");
 }
 
 const STREAM: &[u8] =
@@ -55,13 +72,15 @@ const STREAM: &[u8] =
 
 #[test]
 fn messages_come_back_whatever_the_points_at_which_the_stream_is_split() {
-    comes_back(b"<EOF>", &[STREAM]);
-    comes_back(b"<EOF>", &STREAM.chunks(1).collect::<Vec<_>>());
+    const END: &[u8] = b"<EOF>";
+    comes_back(&mut small(kept(END)), END, &[STREAM]);
+    comes_back(&mut small(kept(END)), END, &STREAM.chunks(1).collect::<Vec<_>>());
     for first in 0..=STREAM.len() {
+        let mut rig = small(kept(END));
         let (a, rest) = STREAM.split_at(first);
         for second in 0..=rest.len() {
             let (b, c) = rest.split_at(second);
-            comes_back(b"<EOF>", &[a, b, c]);
+            comes_back(&mut rig, END, &[a, b, c]);
         }
     }
 }
@@ -70,17 +89,19 @@ fn messages_come_back_whatever_the_points_at_which_the_stream_is_split() {
 fn the_first_message_closes_whatever_the_points_at_which_the_stream_is_split() {
     let stream = b"a message of two buffers, and more<EOF>ignored<EOF>";
     let end = complete(&stream[..40], b"<EOF>");
+    let mut rig = Rig::unchecked(closing(), &Limits::bare(64, 32, 4));
     for first in 0..end {
         for second in first..=stream.len() {
-            let mut rig = Rig::new(closing(), 32, 4);
-            assert_eq!(rig.receive(&stream[..first]), Answer::Continue);
-            let answer = rig.receive(&stream[first..second]);
-            if second < end {
-                assert_eq!((answer, rig.replies.len()), (Answer::Continue, 0));
-                continue;
-            }
-            assert_eq!(answer, Answer::CloseAfterSend);
-            assert_eq!(rig.replies, stream[..end], "split at {first} and {second}");
+            let client = rig.connect();
+            rig.send(client, &stream[..first]);
+            assert!(!rig.has_ended(client));
+            rig.send(client, &stream[first..second]);
+            assert_eq!(rig.has_ended(client), second >= end, "split at {first} and {second}");
+            let expected: &[u8] = if second < end { b"" } else { &stream[..end] };
+            assert_eq!(rig.received(client), expected, "split at {first} and {second}");
+            let begun = second < end;
+            let reason = if begun { CloseReason::PeerClosed } else { CloseReason::Service };
+            closes(&mut rig, client, reason);
         }
     }
 }
@@ -95,21 +116,29 @@ proptest! {
         parts in proptest::collection::vec(proptest::collection::vec(0..3u8, 1..80), 1..10),
     ) {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        comes_back(&delimiter, &parts);
+        comes_back(&mut small(kept(&delimiter)), &delimiter, &parts);
     }
 }
 
 #[test]
 fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
-    let too_long = Answer::CloseAfterSendFor(CloseReason::MessageTooLong);
     for after in [After::Close, After::Keep] {
+        let mut rig = Rig::with_buffers(options(b"<EOF>", after, 100), 16, 32);
         for len in 90..=110 {
             let stream = [&vec![b'x'; len - 5][..], b"<EOF>"].concat();
             for cut in 0..len {
-                let mut rig = Rig::new(options(b"<EOF>", after, 100), 32, 16);
-                let answers = [rig.receive(&stream[..cut]), rig.receive(&stream[cut..])];
-                assert_eq!(answers.contains(&too_long), len > 100, "{len} bytes cut at {cut}");
-                assert_eq!(rig.replies.len(), if len > 100 { 0 } else { len });
+                let client = rig.connect();
+                rig.send(client, &stream[..cut]);
+                rig.send(client, &stream[cut..]);
+                assert_eq!(rig.received(client).len(), if len > 100 { 0 } else { len });
+                let reason = match after {
+                    _ if len > 100 => CloseReason::MessageTooLong,
+                    After::Close => CloseReason::Service,
+                    After::Keep => CloseReason::PeerClosed,
+                };
+                let ends = reason != CloseReason::PeerClosed;
+                assert_eq!(rig.has_ended(client), ends, "{len} bytes cut at {cut}");
+                closes(&mut rig, client, reason);
             }
         }
     }
@@ -142,38 +171,38 @@ fn a_message_is_answered_and_the_connection_closed() {
 
 #[test]
 fn a_client_that_closes_has_ended_its_message() {
-    let (server, address) = start(Config::new(), closing());
-    assert_eq!(exchange(address, b"no end"), b"no end");
-    assert_eq!(exchange(address, b""), b"");
-    until_closed(&server, CloseReason::PeerClosed, 2);
+    let mut rig = small(closing());
+    for text in [b"no end".as_slice(), b""] {
+        let client = rig.connect();
+        rig.send(client, text);
+        closes(&mut rig, client, CloseReason::PeerClosed);
+        assert_eq!(rig.received(client), text);
+    }
 }
 
 #[test]
 fn lines_come_back_on_one_connection() {
-    let (server, address) = start(Config::new().buffer_size(256), kept(b"\n"));
-    let mut client = connect(address);
+    let mut rig = Rig::with_buffers(kept(b"\n"), 64, 256);
+    let client = rig.connect();
+    let mut before = "";
     for number in 0..200 {
-        let lines = format!("line {number}\n\n{}\nbegin ", "x".repeat(number));
-        let answered = lines.len() - 6;
-        client.write_all(lines.as_bytes()).unwrap();
-        let expected = if number == 0 { lines.clone() } else { format!("begin {lines}") };
-        let count = if number == 0 { answered } else { answered + 6 };
-        assert_eq!(read(&mut client, count), expected.as_bytes()[..count]);
+        let lines = format!("line {number}\n\n{}\n", "x".repeat(number));
+        rig.send(client, format!("{lines}begin ").as_bytes());
+        assert_eq!(rig.received(client), format!("{before}{lines}").as_bytes());
+        before = "begin ";
     }
-    drop(client);
-    until_closed(&server, CloseReason::PeerClosed, 1);
+    closes(&mut rig, client, CloseReason::PeerClosed);
+    assert_eq!(rig.received(client), b"begin ");
 }
 
 #[test]
 fn a_message_from_another_thread_ends_with_the_delimiter() {
-    let (server, address) = start(Config::new(), kept(b"\r\n"));
-    let mut client = connect(address);
-    client.write_all(b"x\r\n").unwrap();
-    read(&mut client, 3);
-    let id = server.clients()[0].id;
-    server.send_to(id, b"hello").unwrap();
-    assert_eq!(read(&mut client, 7), b"hello\r\n");
-    assert_eq!(server.send_to(id, &[b'x'; 999]), Err(SendError::TooLong));
+    let mut rig = Rig::new(kept(b"\r\n"));
+    let client = rig.connect();
+    rig.send_to(client, b"hello").unwrap();
+    assert_eq!(rig.received(client), b"hello\r\n");
+    assert_eq!(rig.send_to(client, &[b'x'; 999]), Err(SendError::TooLong));
+    assert_eq!(rig.received(client), b"");
 }
 
 #[test]

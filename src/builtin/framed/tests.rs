@@ -1,18 +1,18 @@
 //! Tests of the framed echo: every point at which a stream can be split, the limits of the length,
 //! rejected frames, and pools that are too small for all clients.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::Write;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::builtin::testing::{Rig, connect, exchange, read, start, until, until_closed};
+use crate::builtin::loopback::{connect, exchange, read, start, until, until_closed};
 use crate::config::Config;
 use crate::error::CloseReason;
 use crate::protocol::framing::{ByteOrder, encode};
 use crate::shared::receipt::SendError;
+use crate::testing::Rig;
 
 const LITTLE: ByteOrder = ByteOrder::Little;
 
@@ -37,21 +37,36 @@ fn complete(frames: &[Vec<u8>], bytes: usize) -> Vec<u8> {
         end += frame.len();
         end <= bytes
     });
-    whole.flatten().copied().collect()
+    frames[..whole.count()].concat()
 }
 
-/// Feeds the stream in these parts. After each part, exactly the complete frames have come back.
-fn comes_back(frames: &[Vec<u8>], parts: &[&[u8]], order: ByteOrder) {
-    let mut rig = Rig::new(framed(order, 1000), 64, 64);
-    let mut received = 0;
+/// A rig with 64 buffers of 64 bytes, and frames of up to 1000.
+fn small(order: ByteOrder) -> Rig<Framed> {
+    Rig::with_buffers(framed(order, 1000), 64, 64)
+}
+
+/// A client sends the stream in these parts: after each, exactly the complete frames have come back.
+fn comes_back(rig: &mut Rig<Framed>, frames: &[Vec<u8>], parts: &[&[u8]]) {
+    let client = rig.connect();
+    let (mut sent, mut received) = (0, Vec::new());
     for part in parts {
-        assert_eq!(rig.receive(part), Answer::Continue);
-        received += part.len();
-        assert!(rig.replies == complete(frames, received), "after {received} bytes: {parts:?}");
-        assert!(rig.input.leases() <= 20, "one byte at a time takes a buffer for each");
+        rig.send(client, part);
+        sent += part.len();
+        received.extend(rig.received(client));
+        assert!(received == complete(frames, sent), "after {sent} bytes: {parts:?}");
+        assert!(!rig.has_ended(client));
+        assert!(rig.buffers_held() <= 20, "one byte at a time takes a buffer for each");
     }
-    assert!(rig.input.is_empty());
-    assert_eq!(rig.pool.held(), 0, "every buffer is back");
+    assert_eq!(rig.buffers_held(), 0, "every buffer is back");
+    closes(rig, client, CloseReason::PeerClosed);
+}
+
+/// The client closes its side, and its connection is closed for this reason.
+fn closes(rig: &mut Rig<Framed>, client: usize, reason: CloseReason) {
+    let before = rig.counts().closed(reason);
+    rig.finish(client);
+    assert!(rig.is_closed(client));
+    assert_eq!((rig.counts().closed(reason), rig.buffers_held()), (before + 1, 0), "{reason}");
 }
 
 #[test]
@@ -59,13 +74,14 @@ fn frames_come_back_whatever_the_points_at_which_the_stream_is_split() {
     for order in [LITTLE, ByteOrder::Big] {
         let frames = frames(&[0, 1, 5, 0, 0, 60, 61, 150, 3], order);
         let stream = frames.concat();
-        comes_back(&frames, &[&stream], order);
-        comes_back(&frames, &stream.chunks(1).collect::<Vec<_>>(), order);
+        comes_back(&mut small(order), &frames, &[&stream]);
+        comes_back(&mut small(order), &frames, &stream.chunks(1).collect::<Vec<_>>());
         for first in 0..=stream.len() {
+            let mut rig = small(order);
             let (a, rest) = stream.split_at(first);
             for second in 0..=rest.len() {
                 let (b, c) = rest.split_at(second);
-                comes_back(&frames, &[a, b, c], order);
+                comes_back(&mut rig, &frames, &[a, b, c]);
             }
         }
     }
@@ -88,73 +104,92 @@ proptest! {
             parts.push(part);
             rest = more;
         }
-        comes_back(&frames, &parts, LITTLE);
+        comes_back(&mut small(LITTLE), &frames, &parts);
     }
+}
+
+/// A header is refused at its last byte, for this reason and without a reply.
+fn is_refused(rig: &mut Rig<Framed>, header: [u8; 4], reason: CloseReason) {
+    let client = rig.connect();
+    rig.send(client, &header[..3]);
+    assert!(!rig.has_ended(client));
+    rig.send(client, &header[3..]);
+    assert!(rig.has_ended(client), "{header:?}");
+    assert_eq!(rig.received(client), b"");
+    closes(rig, client, reason);
 }
 
 #[test]
 fn the_limit_of_the_length_is_kept_to_the_byte() {
     for order in [LITTLE, ByteOrder::Big] {
         for max in [1, 2, 127, 128, 255, 256, 257, 1000] {
-            for len in 0..=max + 2 {
-                let mut rig = Rig::new(framed(order, max), 64, 40);
+            let mut rig = Rig::with_buffers(framed(order, max), 40, 64);
+            for len in 0..=max {
+                let client = rig.connect();
                 let header = encode(len, order);
-                assert_eq!(rig.receive(&header[..3]), Answer::Continue);
-                let answer = rig.receive(&header[3..]);
-                if len > max {
-                    let refused = Answer::CloseAfterSendFor(CloseReason::MessageTooLong);
-                    assert_eq!(answer, refused, "{len} of {max}");
-                    continue;
-                }
-                assert_eq!(answer, Answer::Continue, "{len} of {max}");
-                assert_eq!(rig.receive(&vec![9; len as usize]), Answer::Continue);
-                assert_eq!(rig.replies, frame(&vec![9; len as usize], order));
+                rig.send(client, &header[..3]);
+                rig.send(client, &header[3..]);
+                rig.send(client, &vec![9; len as usize]);
+                assert!(!rig.has_ended(client), "{len} of {max}");
+                assert_eq!(rig.received(client), frame(&vec![9; len as usize], order));
+                rig.finish(client);
+            }
+            for len in [max + 1, max + 2] {
+                is_refused(&mut rig, encode(len, order), CloseReason::MessageTooLong);
             }
         }
+        let mut rig = small(order);
         for number in [i32::MIN, i32::MIN + 1, -65_536, -256, -2, -1] {
-            let mut rig = Rig::new(framed(order, 1000), 64, 4);
-            let refused = Answer::CloseAfterSendFor(CloseReason::ProtocolError);
-            assert_eq!(rig.receive(&encode(number as u32, order)), refused, "{number}");
+            is_refused(&mut rig, encode(number as u32, order), CloseReason::ProtocolError);
         }
         for number in [1001, 65_536, 1 << 24, i32::MAX as u32] {
-            let mut rig = Rig::new(framed(order, 1000), 64, 4);
-            let refused = Answer::CloseAfterSendFor(CloseReason::MessageTooLong);
-            assert_eq!(rig.receive(&encode(number, order)), refused, "{number}");
+            is_refused(&mut rig, encode(number, order), CloseReason::MessageTooLong);
         }
     }
 }
 
 #[test]
 fn what_came_before_a_frame_that_is_refused_is_answered_wherever_it_was_split() {
-    for bad in [encode(1001, LITTLE), encode(-1i32 as u32, LITTLE)] {
+    let too_long = (encode(1001, LITTLE), CloseReason::MessageTooLong);
+    let negative = (encode(-1i32 as u32, LITTLE), CloseReason::ProtocolError);
+    for (bad, reason) in [too_long, negative] {
+        let mut rig = small(LITTLE);
         let good = frames(&[3, 0, 70], LITTLE).concat();
         let stream = [&good[..], &bad, b"behind"].concat();
         for at in 0..good.len() + 4 {
-            let mut rig = Rig::new(framed(LITTLE, 1000), 64, 10);
-            assert_eq!(rig.receive(&stream[..at]), Answer::Continue);
-            assert!(matches!(rig.receive(&stream[at..]), Answer::CloseAfterSendFor(_)));
-            assert_eq!(rig.replies, good, "split at {at}");
+            let client = rig.connect();
+            rig.send(client, &stream[..at]);
+            assert!(!rig.has_ended(client));
+            rig.send(client, &stream[at..]);
+            assert!(rig.has_ended(client));
+            assert_eq!(rig.received(client), good, "split at {at}");
+            closes(&mut rig, client, reason);
         }
     }
 }
 
 #[test]
 fn no_buffer_is_needed_to_answer_a_frame_with_the_begin_of_another_behind_it() {
-    let mut rig = Rig::new(framed(LITTLE, 1000), 64, 1);
+    let mut rig = Rig::unchecked(framed(LITTLE, 1000), &Limits::bare(1, 64, 1));
     let [a, b] = [frame(b"first", LITTLE), frame(b"second", LITTLE)];
-    rig.receive(&[&a[..], &b[..7]].concat());
-    assert_eq!((rig.replies.clone(), rig.pool.available()), (a, 0));
+    let client = rig.connect();
+    rig.send(client, &[&a[..], &b[..7]].concat());
+    assert_eq!((rig.received(client), rig.buffers_held()), (a, 1));
 }
 
 #[test]
 fn a_client_that_closes_in_the_middle_of_a_frame_gets_those_before() {
-    let (server, address) = start(Config::new(), framed(LITTLE, 1000));
+    let mut rig = small(LITTLE);
     let [a, b] = [frame(&[1; 10], LITTLE), frame(&[2; 500], LITTLE)];
-    for rest in [1, 3, 4, 5, b.len() - 1] {
-        assert_eq!(exchange(address, &[&a[..], &b[..rest]].concat()), a);
+    for rest in [0, 1, 3, 4, 5, b.len() - 1] {
+        let client = rig.connect();
+        rig.send(client, &[&a[..], &b[..rest]].concat());
+        closes(&mut rig, client, CloseReason::PeerClosed);
+        assert_eq!(rig.received(client), a);
     }
-    assert_eq!(exchange(address, &[]), b"");
-    until_closed(&server, CloseReason::PeerClosed, 6);
+    let silent = rig.connect();
+    closes(&mut rig, silent, CloseReason::PeerClosed);
+    assert_eq!(rig.received(silent), b"");
 }
 
 #[test]
@@ -187,67 +222,70 @@ fn one_byte_at_a_time_over_a_socket() {
 
 #[test]
 fn many_frames_at_once_come_back_without_waiting_for_the_one_behind_them() {
-    let (server, address) = start(Config::new().buffers(64), framed(LITTLE, 1 << 16));
-    let mut client = connect(address);
+    let mut rig = Rig::with_buffers(framed(LITTLE, 1 << 16), 64, 16_384);
+    let client = rig.connect();
     let burst = frames(&[100; 50], LITTLE).concat();
     let late = frame(&[7; 60_000], LITTLE);
     for cut in [1, 4, 100, 40_000] {
-        client.write_all(&[&burst[..], &late[..cut]].concat()).unwrap();
-        assert_eq!(read(&mut client, burst.len()), burst);
-        client.write_all(&late[cut..]).unwrap();
-        assert_eq!(read(&mut client, late.len()), late);
+        rig.send(client, &[&burst[..], &late[..cut]].concat());
+        assert!(rig.received(client) == burst);
+        rig.send(client, &late[cut..]);
+        assert!(rig.received(client) == late);
     }
-    drop(client);
-    until_closed(&server, CloseReason::PeerClosed, 1);
+    closes(&mut rig, client, CloseReason::PeerClosed);
+}
+
+/// A rig with these buffers of 256 bytes, which sheds.
+fn shedding(max_frame: u32, buffers: u32, shed_after: Duration) -> Rig<Framed> {
+    let limits = Limits { shed_after: Some(shed_after), ..Limits::bare(8, 256, buffers) };
+    let options = framed(LITTLE, max_frame);
+    options.check(&limits).unwrap();
+    Rig::unchecked(options, &limits)
 }
 
 #[test]
 fn clients_with_the_begin_of_a_frame_in_every_buffer_are_answered_all_the_same() {
     // Four buffers for four clients.
-    let config = Config::new().buffer_size(256).buffers(4);
-    let config = config.shed_after(Some(Duration::from_millis(100)));
-    let (server, address) = start(config, framed(LITTLE, 100));
+    let mut rig = shedding(100, 4, Duration::from_millis(100));
     let [a, b] = [frame(&[1; 20], LITTLE), frame(&[2; 50], LITTLE)];
-    let mut clients: Vec<_> = (0..4).map(|_| connect(address)).collect();
-    for client in &mut clients {
-        client.write_all(&[&a[..], &b[..30]].concat()).unwrap();
-        assert_eq!(read(client, a.len()), a);
+    let clients = [(); 4].map(|()| rig.connect());
+    for client in clients {
+        rig.send(client, &[&a[..], &b[..30]].concat());
+        assert_eq!(rig.received(client), a);
     }
-    until(&server, "each holds the start of a frame", |total| total.buffers_held == 4);
-    drop(clients);
-    // Noticing that a client has closed takes a buffer, so the first connection may be shed for the
-    // others.
-    until(&server, "the end", |total| total.closed_total() == 4 && total.buffers_held == 0);
+    assert_eq!(rig.buffers_held(), 4, "each holds the begin of a frame");
+    clients.iter().for_each(|&client| rig.finish(client));
+    // It takes a buffer to find that a client has closed, so the first may be shed for the others.
+    rig.advance(Duration::from_secs(1));
+    assert_eq!((rig.counts().closed_total(), rig.buffers_held()), (4, 0));
 }
 
 #[test]
 fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
-    // There are 10 buffers, and a frame takes 4. Six clients that have each sent half a frame need
-    // more than that. Some are shed, and then the others finish.
-    let config =
-        Config::new().buffer_size(256).buffers(10).shed_after(Some(Duration::from_millis(50)));
-    let (server, address) = start(config, framed(LITTLE, 1000));
+    // Ten buffers, and frames of four: six clients that all have sent a half hold more than there
+    // is. Some are shed, and then the others come to their end.
+    let mut rig = shedding(1000, 10, Duration::from_millis(50));
     let large = frame(&[5; 1000], LITTLE);
-    let mut clients: Vec<_> = (0..6).map(|_| connect(address)).collect();
-    for client in &mut clients {
-        client.write_all(&large[..600]).unwrap();
-    }
-    until(&server, "a connection waits for a buffer", |total| total.waits_for_buffer > 0);
+    let clients = [(); 6].map(|()| rig.connect());
+    clients.iter().for_each(|&client| rig.send(client, &large[..600]));
+    assert!(rig.counts().waits_for_buffer > 0, "somebody waits for a buffer");
     let mut answered = 0;
-    for client in &mut clients {
-        let mut reply = vec![0; large.len()];
-        // A client that was shed gets a reset.
-        if client.write_all(&large[600..]).and_then(|()| client.read_exact(&mut reply)).is_ok() {
-            assert!(reply == large);
-            answered += 1;
-        }
+    for client in clients {
+        rig.send(client, &large[600..]);
+        rig.advance(Duration::from_secs(1));
+        let reply = rig.received(client);
+        assert!(reply.is_empty() || reply == large, "a part of a frame came back");
+        answered += u64::from(!reply.is_empty());
     }
-    let shed = server.stats().total().closed(CloseReason::Shed);
+    let shed = rig.counts().closed(CloseReason::Shed);
     assert!(shed > 0 && answered > 0, "{shed} shed, {answered} answered");
-    assert_eq!(answered + shed, 6, "every client is answered or shed");
-    assert_eq!(exchange(address, &large), large, "and the pool is complete again");
-    drop(clients);
-    until(&server, "the end", |total| total.connections == 0 && total.buffers_held == 0);
+    assert_eq!(answered + shed, 6, "nobody is lost without a word");
+    let last = rig.connect();
+    rig.send(last, &large);
+    assert!(rig.received(last) == large, "and the pool is whole");
+    clients.iter().for_each(|&client| rig.finish(client));
+    closes(&mut rig, last, CloseReason::PeerClosed);
+    assert_eq!(rig.counts().closed_total(), 7);
 }
 
 #[test]
@@ -261,22 +299,16 @@ fn a_frame_of_megabytes_is_a_chain_of_buffers() {
 
 #[test]
 fn a_message_from_another_thread_is_a_frame() {
-    let (server, address) = start(Config::new().buffer_size(256), framed(ByteOrder::Big, 250));
-    let mut client = connect(address);
-    client.write_all(&frame(b"x", ByteOrder::Big)).unwrap();
-    read(&mut client, 5);
-    let id = server.clients()[0].id;
-    // With its length, a message of 250 bytes is close to the buffer size, and the service's limit
-    // is lower than what fits.
+    let mut rig = Rig::with_buffers(framed(ByteOrder::Big, 250), 64, 256);
+    let client = rig.connect();
+    // With its length it has more bytes than a buffer; and the service allows less than fit.
     for len in [0, 1, 249, 250] {
-        server.send_to(id, &vec![b'm'; len]).unwrap();
-        let expected = frame(&vec![b'm'; len], ByteOrder::Big);
-        assert_eq!(read(&mut client, len + 4), expected);
+        rig.send_to(client, &vec![b'm'; len]).unwrap();
+        assert_eq!(rig.received(client), frame(&vec![b'm'; len], ByteOrder::Big));
     }
-    assert_eq!(server.send_to(id, &[0; 251]), Err(SendError::TooLong));
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(client.read(&mut [0]).unwrap(), 0, "nothing of it was sent");
-    until_closed(&server, CloseReason::PeerClosed, 1);
+    assert_eq!(rig.send_to(client, &[0; 251]), Err(SendError::TooLong));
+    closes(&mut rig, client, CloseReason::PeerClosed);
+    assert_eq!(rig.received(client), b"", "nothing of it was sent");
 }
 
 #[test]
