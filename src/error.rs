@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::base::endpoint::Endpoint;
+use crate::base::endpoint::{Endpoint, lacks_zone};
 
 pub use crate::base::errno::Errno;
 
@@ -181,7 +181,11 @@ impl fmt::Display for StartError {
                  port (0 takes a free one), or share the port on purpose (`share_port`, on both sides)"
             ),
             StartError::Listen { endpoint, call, error } => {
-                write!(f, "cannot listen on {endpoint}: {call}: {error}{}", listen_remedy(error))
+                write!(
+                    f,
+                    "cannot listen on {endpoint}: {call}: {error}{}",
+                    listen_remedy(endpoint, error)
+                )
             }
             StartError::Limit { field, value, min, max } => {
                 write!(f, "`{field}` is {value}, but must be from {min} to {max}")
@@ -201,8 +205,13 @@ impl fmt::Display for StartError {
     }
 }
 
-fn listen_remedy(error: &std::io::Error) -> &'static str {
+fn listen_remedy(endpoint: &Endpoint, error: &std::io::Error) -> &'static str {
     match error.kind() {
+        std::io::ErrorKind::InvalidInput
+            if endpoint.socket_addr().is_some_and(|address| lacks_zone(&address)) =>
+        {
+            "; write the interface of a link-local address with it: [fe80::1%eth0]:7777"
+        }
         std::io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE (or net.ipv4.ip_unprivileged_port_start): use a higher port"
         }

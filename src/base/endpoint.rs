@@ -120,6 +120,15 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Whether this is an IPv6 link-local address (`fe80::/10`) without a zone. Each interface has its
+/// own, so the system refuses it with EINVAL.
+pub(crate) fn lacks_zone(address: &SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use crate::base::endpoint::lacks_zone;
 use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
 
@@ -183,6 +184,18 @@ fn remedy(error: Errno) -> Option<&'static str> {
     }
 }
 
+impl Attempt {
+    /// What can be done about it, where that is known.
+    fn remedy(&self) -> Option<&'static str> {
+        match self.error {
+            Errno::INVAL if lacks_zone(&self.address) => {
+                Some("; write the interface of a link-local address with it: [fe80::1%eth0]:7777")
+            }
+            error => remedy(error),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -197,7 +210,7 @@ impl fmt::Display for Error {
                 write!(f, "no answer ({attempts}); check the address and what filters its packets")
             }
             Error::Unreachable(attempts) => {
-                let remedy = attempts.iter().find_map(|attempt| remedy(attempt.error));
+                let remedy = attempts.iter().find_map(Attempt::remedy);
                 write!(f, "cannot connect ({attempts}){}", remedy.unwrap_or_default())
             }
             Error::CannotStart(text) => write!(f, "cannot start a client loop: {text}"),
@@ -321,5 +334,10 @@ mod tests {
             let text = Error::cannot_start(&error.into()).to_string();
             assert!(text.contains("cannot start") && text.contains(hint), "{text}");
         }
+        let attempt =
+            |address: &str| Attempt { address: address.parse().unwrap(), error: Errno::INVAL };
+        let hinted =
+            |address| Error::of_attempts(&[attempt(address)]).to_string().contains("%eth0");
+        assert!(hinted("[fe80::1]:7") && !hinted("[fe80::1%1]:7") && !hinted("[::1]:7"));
     }
 }

@@ -117,6 +117,8 @@ pub const WORKER_STACK_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) listen: Vec<Endpoint>,
+    /// How many endpoints each call of `listen` added. They share one free port if the port is 0.
+    pub(crate) names: Vec<usize>,
     /// The first address that could not be parsed or found.
     wrong_address: Option<AddressError>,
     pub(crate) workers: Option<usize>,
@@ -152,6 +154,7 @@ impl Config {
     pub fn new() -> Config {
         Config {
             listen: Vec::new(),
+            names: Vec::new(),
             wrong_address: None,
             workers: None,
             max_connections: None,
@@ -174,12 +177,15 @@ impl Config {
     /// `[::]` accepts IPv4 clients too, unless the server also listens on `0.0.0.0` at the same
     /// port. On a machine without IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
     ///
-    /// A host name is looked up here, once, and each of its addresses becomes an endpoint. If the
-    /// text cannot be parsed or the name is not found, [`check`](Config::check) and
-    /// [`Server::start`](crate::Server::start) return the error.
+    /// A host name is looked up here, once, and each of its addresses becomes an endpoint. With port
+    /// 0, all of them get the same free port. If the text cannot be parsed or the name is not found,
+    /// [`check`](Config::check) and [`Server::start`](crate::Server::start) return the error.
     pub fn listen(mut self, at: impl ToEndpoints) -> Config {
         match at.to_endpoints() {
-            Ok(endpoints) => self.listen.extend(endpoints),
+            Ok(endpoints) => {
+                self.names.push(endpoints.len());
+                self.listen.extend(endpoints);
+            }
             Err(error) => self.wrong_address = self.wrong_address.or(Some(error)),
         }
         self

@@ -124,8 +124,13 @@ impl Server {
         limits.raise_open_files(config.endpoints().len())?;
         let plan = factory.plan(&limits);
         let memory = limits.memory(&sizes(&limits, &plan));
-        let bound =
-            bind::bind_all(config.endpoints(), limits.workers, limits.backlog, limits.share_port)?;
+        let bound = bind::bind_names(
+            config.endpoints(),
+            &config.names,
+            limits.workers,
+            limits.backlog,
+            limits.share_port,
+        )?;
         let endpoints = bound.iter().map(|one| one.endpoint.clone()).collect();
         let (shared, threads) = start_workers(&limits, bound, plan)?;
         Ok(ServerHandle { shared, threads, endpoints, limits, memory })

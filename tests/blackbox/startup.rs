@@ -224,3 +224,22 @@ fn too_large_buffer_lists_are_refused_with_their_size_and_the_remedy() {
         assert!(stderr.contains(part), "does not say {part}: {stderr}");
     }
 }
+
+#[test]
+fn a_link_local_address_takes_its_zone_by_name_and_asks_for_a_missing_one() {
+    if !have_ipv6() {
+        return;
+    }
+    // Nobody has the address, so the bind fails; the zone is understood before.
+    let at = |zone: &str| format!("[fe80::dead:beef{zone}]:0");
+    let run = |zone: &str| run_to_end("true", &["--listen", &at(zone), "--max-connections", "9"]);
+    let (code, _, stderr) = run("%lo");
+    assert_eq!(code, FAILED, "{stderr}");
+    assert!(stderr.contains("no interface of this machine has the address"), "{stderr}");
+    let (code, _, stderr) = run("%no-such");
+    assert_eq!(code, FAILED, "{stderr}");
+    assert!(stderr.contains("%no-such"), "{stderr}");
+    let (code, _, stderr) = run("");
+    assert_eq!(code, FAILED, "{stderr}");
+    assert!(stderr.contains("[fe80::1%eth0]:7777"), "no hint: {stderr}");
+}

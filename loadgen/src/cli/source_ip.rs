@@ -42,6 +42,9 @@ impl FromStr for Source {
             Some((address, prefix)) => (address, Some(prefix)),
         };
         let no_address = || format!("'{address}' is not an address: use 10.0.0.1 or 10.0.0.0/24");
+        if let Some((ip, _)) = address.split_once('%') {
+            return Err(format!("the zone is that of the target: use {ip}"));
+        }
         let address: IpAddr = address.parse().map_err(|_| no_address())?;
         let Some(prefix) = prefix else { return Ok(Source { first: address, count: 1 }) };
         let width = if address.is_ipv4() { 32 } else { 128 };
@@ -106,9 +109,12 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_refused() {
-        for (text, reason) in
-            [("localhost", "not an address"), ("10.0.0.1/33", "/32"), ("fd00::/x", "/128")]
-        {
+        for (text, reason) in [
+            ("localhost", "not an address"),
+            ("10.0.0.1/33", "/32"),
+            ("fd00::/x", "/128"),
+            ("fe80::1%lo", "use fe80::1"),
+        ] {
             let error = text.parse::<Source>().expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
         }

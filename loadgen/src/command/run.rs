@@ -52,7 +52,12 @@ pub fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
     let mut addresses = Vec::new();
     for address in targets.iter().filter_map(|target| target.address.as_ref()) {
         let first = resolve(address)?;
-        addresses.extend(address.ports.clone().map(|port| SocketAddr::new(first.ip(), port)));
+        // With its zone, which is no part of the IP address.
+        addresses.extend(address.ports.clone().map(|port| {
+            let mut address = first;
+            address.set_port(port);
+            address
+        }));
     }
     Ok(addresses)
 }
@@ -112,6 +117,14 @@ fn announce(plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_keeps_its_zone() {
+        let target: Target = "[fe80::1%1]:7001-7002".parse().expect("a target");
+        let addresses = resolve_all(&[target]).expect("addresses need no looking up");
+        let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(shown, ["[fe80::1%1]:7001", "[fe80::1%1]:7002"]);
+    }
 
     #[test]
     fn a_range_of_ports_is_one_address_for_each_in_the_order_given() {

@@ -172,10 +172,9 @@ impl Cli {
             .share_port(self.share_port)
             .busy_poll(self.busy_poll);
         for (service, at) in &self.listeners {
-            for endpoint in at.resolve()? {
-                config = config.listen(endpoint);
-                services.push(*service);
-            }
+            let endpoints = at.resolve()?;
+            services.extend(endpoints.iter().map(|_| *service));
+            config = config.listen(endpoints);
         }
         config.workers = self.workers;
         config.max_connections = self.max_connections;

@@ -30,6 +30,13 @@ fn the_command_is_consistent() {
 }
 
 #[test]
+fn the_addresses_of_a_name_are_listened_on_together() {
+    let config = config(&["--listen", "localhost:0", "--listen", "127.0.0.1:0"]);
+    let [of_name, 1] = config.names[..] else { panic!("{:?}", config.names) };
+    assert_eq!(of_name + 1, config.endpoints().len());
+}
+
+#[test]
 fn the_defaults_of_the_flags_are_those_of_the_library() {
     let with_flags = config(&[]);
     let library = Config::new().listen("[::]:7777");

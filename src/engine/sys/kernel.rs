@@ -259,7 +259,7 @@ fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
         // address has its full range of ports for each target.
         #[cfg(target_os = "linux")]
         crate::net::sockopt::set_bind_address_no_port(&socket)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&local_address(source, target).into())?;
     }
     match socket.connect(&target.into()) {
         Ok(()) => {}
@@ -267,6 +267,18 @@ fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
         Err(error) => return Err(error),
     }
     Ok(socket.into())
+}
+
+/// The source with any port. A link-local source gets the zone of its target, which must be on the
+/// same link.
+fn local_address(source: IpAddr, target: SocketAddr) -> SocketAddr {
+    let mut local = SocketAddr::new(source, 0);
+    if let (SocketAddr::V6(local), SocketAddr::V6(target)) = (&mut local, target)
+        && local.ip().is_unicast_link_local()
+    {
+        local.set_scope_id(target.scope_id());
+    }
+    local
 }
 
 /// A timer with nanosecond resolution. mio's own time-outs are rounded up to a millisecond.
@@ -348,6 +360,16 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_source_gets_the_zone_of_its_target() {
+        let local = |source: &str, target: &str| {
+            local_address(source.parse().unwrap(), target.parse().unwrap()).to_string()
+        };
+        assert_eq!(local("fe80::1", "[fe80::2%3]:7"), "[fe80::1%3]:0");
+        assert_eq!(local("fd00::1", "[fe80::2%3]:7"), "[fd00::1]:0");
+        assert_eq!(local("127.0.0.2", "127.0.0.1:7"), "127.0.0.2:0");
+    }
 
     #[test]
     fn an_interrupted_call_is_repeated_and_other_errors_are_told() {

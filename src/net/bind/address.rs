@@ -14,11 +14,12 @@ use crate::error::AddressError;
 /// | --- | --- |
 /// | `127.0.0.1:7777`, `[::1]:7777` | this address |
 /// | `7777`, `:7777` | all addresses of the machine: `[::]:7777` |
+/// | `[fe80::1%eth0]:7777` | this address of the interface, by its name or number |
 /// | `localhost:7777` | each address of the name |
 /// | `unix:/run/echopool.sock` | a Unix socket (not supported yet) |
 ///
 /// An address may have the prefix `tcp://`, the form in which an [`Endpoint`] is displayed. Port 0
-/// means a free port, a different one for each address.
+/// means a free port: a different one for each text, and the same for all addresses of a name.
 ///
 /// ```
 /// use echopool::config::ToEndpoints;
@@ -47,6 +48,13 @@ impl ToEndpoints for Endpoint {
 impl ToEndpoints for SocketAddr {
     fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
         Ok(vec![Endpoint::Tcp(*self)])
+    }
+}
+
+/// The endpoints of one name: with port 0, all of them get the same free port.
+impl ToEndpoints for Vec<Endpoint> {
+    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+        Ok(self.clone())
     }
 }
 
@@ -94,12 +102,23 @@ impl FromStr for ListenAddress {
         };
         match host {
             "" => Ok(ListenAddress::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
+            _ if is_zoned(host) => {
+                Ok(ListenAddress::Name(host[1..host.len() - 1].to_owned(), port))
+            }
             _ if host.contains([':', '/', '[', ']']) => {
                 Err(format!("'{host}' is not a host; {forms}"))
             }
             _ => Ok(ListenAddress::Name(host.to_owned(), port)),
         }
     }
+}
+
+/// Whether this is an IPv6 address in brackets with the zone of an interface by its name, such as
+/// `[fe80::1%eth0]`. The resolver knows the interface's number.
+fn is_zoned(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let parts = inner.and_then(|inner| inner.split_once('%'));
+    parts.is_some_and(|(ip, zone)| ip.parse::<Ipv6Addr>().is_ok() && !zone.is_empty())
 }
 
 impl ListenAddress {
@@ -154,8 +173,22 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn zones_are_interfaces_by_name_or_number() {
+        let number: u32 = std::fs::read_to_string("/sys/class/net/lo/ifindex")
+            .map_or(1, |text| text.trim().parse().unwrap());
+        for text in ["[fe80::1%lo]:7".to_owned(), format!("[fe80::1%{number}]:7")] {
+            let endpoints = text.to_endpoints().unwrap();
+            let [Endpoint::Tcp(SocketAddr::V6(address))] = endpoints[..] else { panic!("{text}") };
+            assert_eq!((address.scope_id(), address.port()), (number, 7), "{text}");
+        }
+        let error = "[fe80::1%no-such]:7".to_endpoints().unwrap_err().to_string();
+        assert!(error.contains("fe80::1%no-such"), "{error}");
+    }
+
+    #[test]
     fn texts_that_are_no_addresses_are_named() {
-        for text in ["", "localhost", "70000", "framed://7", "::1:7", "tcp://tcp://7"] {
+        for text in ["", "localhost", "70000", "framed://7", "::1:7", "tcp://tcp://7", "[x%lo]:7"] {
             let error = text.to_endpoints().unwrap_err();
             assert!(matches!(error, AddressError::NotUnderstood { .. }));
             let error = error.to_string();

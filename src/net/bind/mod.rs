@@ -60,13 +60,20 @@ impl Bound {
     }
 }
 
+/// How often a free port is asked for until it is free for all addresses of a name.
+const PORT_ATTEMPTS: usize = 16;
+
 /// Binds each endpoint once for each worker, and listens. Returns the sockets in the order of
 /// `endpoints`.
 ///
+/// `names` says how many of the endpoints, in order, belong to one name. With port 0, these get the
+/// same free port.
+///
 /// Binds all endpoints before the first one listens, so that a failed start has rarely accepted a
 /// client.
-pub(crate) fn bind_all(
+pub(crate) fn bind_names(
     endpoints: &[Endpoint],
+    names: &[usize],
     workers: usize,
     backlog: u32,
     share_port: bool,
@@ -75,11 +82,23 @@ pub(crate) fn bind_all(
     log_clipped_backlog(backlog);
     // A listening socket that is inherited from a parent or a service manager would be added here,
     // as a second kind of `First` that neither binds nor is shared.
-    let firsts = addresses
-        .iter()
-        .map(|address| First::bind(*address, &addresses, share_port))
-        .collect::<Result<Vec<First>, StartError>>()?;
+    let mut firsts = Vec::with_capacity(addresses.len());
+    for count in names {
+        let name = &addresses[firsts.len()..firsts.len() + count];
+        firsts.extend(First::bind_name(name, &addresses, share_port)?);
+    }
     firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
+}
+
+/// The same for endpoints without names.
+#[cfg(test)]
+pub(crate) fn bind_all(
+    endpoints: &[Endpoint],
+    workers: usize,
+    backlog: u32,
+    share_port: bool,
+) -> Result<Vec<Bound>, StartError> {
+    bind_names(endpoints, &vec![1; endpoints.len()], workers, backlog, share_port)
 }
 
 /// Checks that the endpoints can be listened on together. Returns their addresses, in order, with
@@ -136,6 +155,39 @@ struct First {
 }
 
 impl First {
+    /// Binds all addresses of a name. If they have port 0, they get the same free port.
+    fn bind_name(
+        name: &[SocketAddr],
+        all: &[SocketAddr],
+        share: bool,
+    ) -> Result<Vec<First>, StartError> {
+        let mut attempts = PORT_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match First::bind_once(name, all, share) {
+                // The port that was free for the first address is not free for another.
+                Err(StartError::AddressInUse(_)) if attempts > 0 && name[0].port() == 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn bind_once(
+        name: &[SocketAddr],
+        all: &[SocketAddr],
+        share: bool,
+    ) -> Result<Vec<First>, StartError> {
+        let mut firsts: Vec<First> = Vec::with_capacity(name.len());
+        for address in name {
+            let mut address = *address;
+            if let (0, Some(first)) = (address.port(), firsts.first()) {
+                address.set_port(first.address.port());
+            }
+            firsts.push(First::bind(address, all, share)?);
+        }
+        Ok(firsts)
+    }
+
     /// Binds the address, or `0.0.0.0` instead of `[::]` if there is no IPv6.
     fn bind(address: SocketAddr, all: &[SocketAddr], share: bool) -> Result<First, StartError> {
         let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);

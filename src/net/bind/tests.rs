@@ -18,6 +18,15 @@ fn bind_one(address: &str, workers: usize, share_port: bool) -> Result<Bound, St
     bind_all(&endpoints(&[address]), workers, 64, share_port).map(|mut all| all.remove(0))
 }
 
+#[test]
+fn the_addresses_of_a_name_get_one_free_port() {
+    let all = endpoints(&["127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "127.0.0.1:0"]);
+    let bound = bind_names(&all, &[3, 1], 2, 64, false).unwrap();
+    let ports: Vec<u16> = bound.iter().map(port).collect();
+    assert!(ports[0] != 0 && ports[1] == ports[0] && ports[2] == ports[0], "{ports:?}");
+    assert_ne!(ports[3], ports[0], "another name");
+}
+
 fn port(bound: &Bound) -> u16 {
     bound.endpoint.socket_addr().unwrap().port()
 }
