@@ -58,7 +58,7 @@ fn what_would_wait_for_its_own_worker_is_refused() {
             server.send_to(id, b"to one").unwrap_err(),
             server.disconnect(id).unwrap_err(),
         ];
-        assert!(errors[0].to_string().contains("from another thread"));
+        assert!(errors[0].to_string().contains("use another thread"));
         errors
             .iter()
             .map(|error| format!("{error:?}"))
