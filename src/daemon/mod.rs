@@ -40,7 +40,7 @@ const FAILED: u8 = 1;
 /// Exit code for a command line that would be wrong on every machine. clap uses the same.
 const USAGE: u8 = 2;
 
-/// How long the exit waits for log lines that are not written yet.
+/// How long the ready lines and the exit each wait for log lines that are not written yet.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Drain time-out when the parent process is gone. Most likely its clients are gone too.
@@ -73,7 +73,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let code = match serve(&cli) {
+    let code = match serve(&cli, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Written at every log level.
@@ -162,7 +162,7 @@ fn log_panics(log: LogWriter) {
     }));
 }
 
-fn serve(cli: &Cli) -> Result<(), Failure> {
+fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
@@ -175,6 +175,8 @@ fn serve(cli: &Cli) -> Result<(), Failure> {
 
     let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
     start_threads(cli, signals, &ending)?;
+    // Whoever reads a ready line finds the limits and the memory sum in the log.
+    log.flush(LOG_FLUSH);
     say_ready(ending.server.local_endpoints(), &options, &mut io::stdout().lock());
     let drained = ending.server.wait();
     end_of_signals.close();
