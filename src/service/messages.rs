@@ -195,7 +195,7 @@ mod tests {
         for all in [false, true] {
             let mut rig = rig(all, 100, 8);
             let client = rig.connect();
-            // Nothing is complete, and the search has come some way.
+            // No line is complete, and the search has advanced.
             rig.send(client, b"a line of 15:\r");
             assert_eq!(rig.take_buffers_but(1), 6);
             // Into the last buffer: to cut a line off it takes another.

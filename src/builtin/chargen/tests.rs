@@ -68,7 +68,7 @@ fn each_client_has_a_stream_of_its_own_and_slow_ones_hold_few_buffers() {
             assert_eq!(received.len(), count);
             assert!(received.into_iter().eq(expected.take(count)), "another stream");
         }
-        // Nobody reads now. One buffer for each is the least, and four are the most.
+        // No client reads now. Each holds at least one buffer and at most four.
         let held = rig.buffers_held();
         assert!((10..=40).contains(&held), "{held} buffers for 10 clients");
     }

@@ -253,22 +253,23 @@ fn clients_with_the_begin_of_a_frame_in_every_buffer_are_answered_all_the_same()
         rig.send(client, &[&a[..], &b[..30]].concat());
         assert_eq!(rig.received(client), a);
     }
-    assert_eq!(rig.buffers_held(), 4, "each holds the begin of a frame");
+    assert_eq!(rig.buffers_held(), 4, "each holds the start of a frame");
     clients.iter().for_each(|&client| rig.finish(client));
-    // It takes a buffer to find that a client has closed, so the first may be shed for the others.
+    // Noticing that a client has closed takes a buffer, so the first connection may be shed for the
+    // others.
     rig.advance(Duration::from_secs(1));
     assert_eq!((rig.counts().closed_total(), rig.buffers_held()), (4, 0));
 }
 
 #[test]
 fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
-    // Ten buffers, and frames of four: six clients that all have sent a half hold more than there
-    // is. Some are shed, and then the others come to their end.
+    // There are 10 buffers, and a frame takes 4. Six clients that have each sent half a frame need
+    // more than that. Some are shed, and then the others finish.
     let mut rig = shedding(1000, 10, Duration::from_millis(50));
     let large = frame(&[5; 1000], LITTLE);
     let clients = [(); 6].map(|()| rig.connect());
     clients.iter().for_each(|&client| rig.send(client, &large[..600]));
-    assert!(rig.counts().waits_for_buffer > 0, "somebody waits for a buffer");
+    assert!(rig.counts().waits_for_buffer > 0, "a connection waits for a buffer");
     let mut answered = 0;
     for client in clients {
         rig.send(client, &large[600..]);
@@ -279,10 +280,10 @@ fn frames_larger_than_the_pool_has_room_for_all_of_do_not_hang_anybody() {
     }
     let shed = rig.counts().closed(CloseReason::Shed);
     assert!(shed > 0 && answered > 0, "{shed} shed, {answered} answered");
-    assert_eq!(answered + shed, 6, "nobody is lost without a word");
+    assert_eq!(answered + shed, 6, "every client is answered or shed");
     let last = rig.connect();
     rig.send(last, &large);
-    assert!(rig.received(last) == large, "and the pool is whole");
+    assert!(rig.received(last) == large, "and the pool is complete again");
     clients.iter().for_each(|&client| rig.finish(client));
     closes(&mut rig, last, CloseReason::PeerClosed);
     assert_eq!(rig.counts().closed_total(), 7);
@@ -301,7 +302,8 @@ fn a_frame_of_megabytes_is_a_chain_of_buffers() {
 fn a_message_from_another_thread_is_a_frame() {
     let mut rig = Rig::with_buffers(framed(ByteOrder::Big, 250), 64, 256);
     let client = rig.connect();
-    // With its length it has more bytes than a buffer; and the service allows less than fit.
+    // With its length, a message of 250 bytes is close to the buffer size, and the service's limit
+    // is lower than what fits.
     for len in [0, 1, 249, 250] {
         rig.send_to(client, &vec![b'm'; len]).unwrap();
         assert_eq!(rig.received(client), frame(&vec![b'm'; len], ByteOrder::Big));
