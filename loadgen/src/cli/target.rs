@@ -208,7 +208,7 @@ mod tests {
             ("tls://host:1", "not supported yet"),
             ("udp://host:1", "not supported yet"),
             ("unix:/tmp/socket", "not supported yet"),
-            ("http://host:1", "no service"),
+            ("http://host:1", "not a service"),
             ("discard://host:1", "nothing back"),
             ("chargen://", "nothing back"),
             ("framed://host:1?after=keep", "option of message"),

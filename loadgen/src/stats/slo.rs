@@ -283,7 +283,7 @@ mod tests {
             ("errors>2", "use < or <="),
             ("errors<0", "cannot be met"),
             ("rate<10k", "lower limit"),
-            ("rate>10ms", "no unit"),
+            ("rate>10ms", "not a unit"),
         ];
         for (text, reason) in reasons {
             let error = parse(text).expect_err(text);
