@@ -560,7 +560,7 @@ fn flags_that_do_not_go_together_are_usage_errors() {
         ("--arrivals poisson", "set a rate with -R"),
         ("-R 1k --stages 1s:1k", "cannot be used with"),
         ("-R 0", "at least 1"),
-        ("-R 1g", "no unit"),
+        ("-R 1g", "not a unit"),
         ("--stages 10s", "TIME:RATE"),
         ("--lifetime never", "number of requests"),
         ("--with sleepy:3", "not a kind of rude client"),

@@ -128,7 +128,7 @@ fn usage_errors() {
         ("-d 10", "unit"),
         ("-c 0", "at least 1"),
         ("-c many", "number"),
-        ("-l 4q", "no unit"),
+        ("-l 4q", "not a unit"),
         ("tls://127.0.0.1:7777", "not supported yet"),
         ("unix:/tmp/x", "not supported yet"),
         ("127.0.0.1", "no port"),
