@@ -7,7 +7,6 @@
 //! * `checks`: what must hold
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -104,7 +103,9 @@ struct ClientWorld<E: Seat> {
     pool: Pool,
     submission: Arc<Submission>,
     questions: Receiver<Question>,
-    asked: BTreeMap<usize, Question>,
+    /// All look-ups that began, by event number. A number is never used again: with one that is, a
+    /// question would replace another that still waits, and the client would wait for ever.
+    asked: Vec<Option<Question>>,
     limits: LoopLimits,
     callers: Callers,
     servers: Vec<Server>,
@@ -169,7 +170,7 @@ impl<E: Seat> ClientWorld<E> {
             pool,
             submission,
             questions,
-            asked: BTreeMap::new(),
+            asked: Vec::new(),
             limits,
             callers,
             servers: Vec::new(),
@@ -243,7 +244,7 @@ impl<E: Seat> ClientWorld<E> {
             let caller: usize = question.host[1..].parse().expect("the name of a caller");
             let takes = self.callers.all[caller].look_up_takes;
             self.world.borrow_mut().at(now + takes, Event::Peer(number));
-            self.asked.insert(number, question);
+            self.asked.push(Some(question));
         }
         if worker.is_finished() {
             let ended = self.worker.take().expect("it was there above");
@@ -312,7 +313,8 @@ impl<E: Seat> ClientWorld<E> {
     }
 
     fn look_up(&mut self, number: usize) {
-        let Some(Question { slot, client, host, .. }) = self.asked.remove(&number) else { return };
+        let asked = self.asked[number - LOOK_UPS_FROM].take();
+        let Question { slot, client, host, .. } = asked.expect("a look-up ends once");
         let caller: usize = host[1..].parse().expect("the name of a caller");
         let mut world = self.world.borrow_mut();
         let fails = !self.healed && world.rng.u8(0..4) == 0;
