@@ -41,7 +41,8 @@ impl Options {
     }
 
     /// How long one round may take: looking up the name, and trying all addresses of the target. The
-    /// default is [`CONNECT_TIMEOUT`].
+    /// default is [`CONNECT_TIMEOUT`]. If a round ends before it has tried all addresses, the next
+    /// round begins with those that it did not try.
     pub fn connect_timeout(mut self, timeout: Duration) -> Options {
         self.connect_timeout = Some(timeout);
         self

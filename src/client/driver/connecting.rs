@@ -118,6 +118,10 @@ impl Driver {
     fn try_addresses(&mut self, i: u32, addresses: &[SocketAddr]) {
         let slot = self.slot(i);
         slot.addresses = interleaved(addresses);
+        // A round may end before its first address has failed. If each round began with the same
+        // address, one that never replies would hide all others.
+        let first = slot.tried_before.checked_rem(slot.addresses.len()).unwrap_or(0);
+        slot.addresses.rotate_left(first);
         slot.stage = Stage::Connecting;
         self.queue_connect(i);
     }
@@ -209,7 +213,11 @@ impl Driver {
 
     /// Gives up the attempts that are under way: they keep no place that others need.
     pub(super) fn give_up_tries(&mut self, i: u32) {
-        let tries = std::mem::take(&mut self.slot(i).tries);
+        let slot = self.slot(i);
+        let tries = std::mem::take(&mut slot.tries);
+        if tries.len() < slot.addresses.len() {
+            slot.tried_before += tries.len();
+        }
         let under_way = tries.iter().filter(|of| of.error.is_none());
         self.to_close.extend(under_way.filter_map(|of| of.id));
     }
@@ -291,6 +299,7 @@ impl Driver {
         slot.tries[nth].id = None;
         let connect = std::mem::replace(&mut slot.connect, NONE);
         self.give_up_tries(i);
+        self.slot(i).tried_before = 0;
         let address = connection.peer().socket_addr().expect("it was connected to an address");
         // Before the operation: who waits for it may look at what the callback has noted.
         self.say(i, State::Connected { address });

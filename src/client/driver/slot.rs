@@ -140,6 +140,9 @@ pub(super) struct Slot {
     /// The addresses of this round, and what became of those that were tried.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) tries: Vec<Try>,
+    /// Number of addresses that the next round moves to the end of its list, because rounds that
+    /// failed tried them and had no time for the others.
+    pub(super) tried_before: usize,
     /// When the next address is tried, though none has failed.
     pub(super) race_at: Time,
     pub(super) round_deadline: Time,
@@ -195,6 +198,7 @@ impl Slot {
             found: None,
             addresses: Vec::new(),
             tries: Vec::new(),
+            tried_before: 0,
             race_at: Time::MAX,
             round_deadline: Time::ZERO,
             failures: 0,

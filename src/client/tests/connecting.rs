@@ -19,6 +19,20 @@ fn a_silent_address_delays_the_next_one_by_no_more_than_the_race() {
 }
 
 #[test]
+fn a_silent_address_hides_no_other_from_rounds_shorter_than_the_race() {
+    let (_server, target) = echo_server();
+    let (silent, _listener, _full) = unanswering();
+    let clients = start();
+    let mut both = target::Target::parse(&target).unwrap();
+    let good = both.literal[0];
+    both.literal = vec![silent, good];
+    let options = Options::new().connect_timeout(Duration::from_millis(50));
+    let often = Reconnect::between(Duration::from_millis(1), Duration::from_millis(1));
+    let client = Client::new(&clients.submission, both, options.reconnect(often)).unwrap();
+    assert_eq!(done(client.connect(GUARD)).unwrap(), good);
+}
+
+#[test]
 fn a_client_that_is_dropped_while_it_connects_leaves_its_place_to_others() {
     let (_server, target) = echo_server();
     let (silent, _listener, _full) = unanswering();
