@@ -162,7 +162,11 @@ impl Driver {
         let unanswered = kind == Kind::SendReceive && put > 0;
         if unanswered || (kind == Kind::Send && framing.is_some() && put > 0 && !is_whole) {
             slot.stream.abort = Some(error.clone());
-            slot.stream.spoiled |= unanswered;
+        }
+        if unanswered {
+            // The reply may be among what has come, in part or whole: no other receive gets it.
+            slot.stream.spoiled = true;
+            slot.stash.clear();
         }
         self.finish(index, Err(error), put);
         // Those behind it may go on.

@@ -193,3 +193,26 @@ fn messages_that_came_unasked_are_kept_when_a_framed_send_is_cut_short() {
     assert_eq!(done(client.receive_message(Vec::new())).unwrap_err().error, Error::Cancelled);
     drop(keep);
 }
+
+#[test]
+fn what_came_for_a_request_that_is_given_up_goes_to_no_other_receive() {
+    let (send, keep) = channel();
+    let (target, _) = serve(1, move |mut stream, _| {
+        stream.write_all(&[framed(b"reply"), framed(b"behind it")].concat()).unwrap();
+        send.send(stream).unwrap();
+    });
+    let clients = start();
+    let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
+    let client = connected(&clients, &target, Options::new().framing(big));
+    // Gives both messages back.
+    let all = client.receive_to_end(Vec::new(), 100).wait_timeout(SHORT).expect_err("it is open");
+    all.cancel();
+    assert_eq!(done(all).unwrap_err().error, Error::Cancelled);
+    let request = client.send_receive(vec![1; 64 << 20], GUARD);
+    let request = request.wait_timeout(SHORT).expect_err("the server does not read");
+    let receive = client.receive_message(Vec::new());
+    request.cancel();
+    assert_eq!(done(request).unwrap_err().error, Error::Cancelled);
+    assert_eq!(done(receive).unwrap_err().error, Error::Cancelled);
+    drop(keep);
+}
