@@ -55,6 +55,8 @@ pub(crate) struct Driver {
     deadlines: Wheel,
     /// Operations that have ended and whose callers have not been told.
     ended: Fifo,
+    /// Operations that were turned away, oldest first. Each has a timer in `deadlines`.
+    turned_away: Fifo,
     /// To be woken; to be connected.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
@@ -91,6 +93,7 @@ impl Driver {
             wheel: Wheel::new(count, TICK, now),
             deadlines: Wheel::new(operations as usize, TICK, now),
             ended: Fifo::EMPTY,
+            turned_away: Fifo::EMPTY,
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
             to_close: Vec::new(),
@@ -225,10 +228,10 @@ impl Driver {
         true
     }
 
-    /// The time of an operation is up; or it ended before it began, and waits to say so.
+    /// The time of an operation is up, or the caller of one that was turned away is to be told.
     fn deadline_came(&mut self, index: u32) {
         match self.ops.at(index).ended {
-            Some(_) => self.ops.push_back(&mut self.ended, Link::Sent, index),
+            Some(_) => self.end_turned_away(index),
             None => self.end_early(index, Error::TimedOut),
         }
     }

@@ -105,6 +105,19 @@ impl Driver {
         op.ended = Some(Ended { result, bytes_sent: 0, address: None });
         self.deadlines.clear(index);
         self.deadlines.set_earlier(index, self.now);
+        self.ops.push_back(&mut self.turned_away, Link::Sent, index);
+    }
+
+    /// Ends the operations that were turned away, up to this one. Timers of the same tick fire in
+    /// any order, but operations complete in the order in which they were submitted.
+    pub(super) fn end_turned_away(&mut self, last: u32) {
+        while let Some(index) = self.ops.pop_front(&mut self.turned_away, Link::Sent) {
+            self.deadlines.clear(index);
+            self.ops.push_back(&mut self.ended, Link::Sent, index);
+            if index == last {
+                return;
+            }
+        }
     }
 
     /// Ends an operation before it is done: it was cancelled, or its time is up.

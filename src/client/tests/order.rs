@@ -195,6 +195,25 @@ fn messages_that_came_unasked_are_kept_when_a_framed_send_is_cut_short() {
 }
 
 #[test]
+fn operations_that_are_turned_away_complete_in_their_order() {
+    let (_server, target) = echo_server();
+    let clients = start();
+    let client = connected(&clients, &target, Options::new());
+    let (send, ended) = channel();
+    at_once(&client, || {
+        for nth in 0..20 {
+            let send = send.clone();
+            client.connect(GUARD).on_complete(move |result| {
+                send.send((nth, result.unwrap_err().error)).unwrap();
+            });
+        }
+    });
+    for nth in 0..20 {
+        assert_eq!(ended.recv_timeout(GUARD).unwrap(), (nth, Error::AlreadyConnected));
+    }
+}
+
+#[test]
 fn what_came_for_a_request_that_is_given_up_goes_to_no_other_receive() {
     let (send, keep) = channel();
     let (target, _) = serve(1, move |mut stream, _| {
