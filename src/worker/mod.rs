@@ -28,10 +28,12 @@ use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::Permits;
+#[cfg(any(test, feature = "sim"))]
+use connection::machine::Phase;
 use connection::{Context, Table};
 
 mod accept;
-mod buffers;
+pub(crate) mod buffers;
 pub mod connection;
 mod drain;
 mod drive;
@@ -289,6 +291,13 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.waiters.iter().filter_map(key).collect()
     }
 
+    /// The phase of the connection with this key, if it still exists.
+    pub(crate) fn phase(&self, key: u64) -> Option<Phase> {
+        let key = Key::from_bits(key);
+        let exists = self.core.table.key_of(key.slot()) == Some(key);
+        self.core.table.at(key.slot()).filter(|_| exists).map(|context| context.machine.phase())
+    }
+
     /// Since when the longest pending send has not moved.
     pub(crate) fn stalled_since(&self) -> Option<Time> {
         let slot = self.core.stalled.front()?;
@@ -311,12 +320,6 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// Whether a listener pauses before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()
-    }
-
-    /// Whether the connection with this key still exists.
-    pub(crate) fn is_open(&self, key: u64) -> bool {
-        let key = Key::from_bits(key);
-        self.core.table.key_of(key.slot()) == Some(key)
     }
 }
 

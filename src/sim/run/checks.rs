@@ -17,6 +17,7 @@ use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
 use crate::worker::Worker;
+use crate::worker::connection::machine::Phase;
 use crate::worker::layer::Layer;
 
 /// Longest delay of shedding beyond `shed_after`, because the request to another worker may have to
@@ -29,15 +30,17 @@ const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
     /// Checks that no connection is served before one that has waited longer and still waits.
-    pub(super) fn check_order(before: &[u64], worker: &Worker<E, Watched, L>) {
+    /// `before` is the queue before the turn. A connection that began to close, or was closed, left
+    /// the queue without being served.
+    pub(super) fn check_order(before: &[(u64, Option<Phase>)], worker: &Worker<E, Watched, L>) {
         let after = worker.waiting();
         let mut still_waiting = None;
-        for &key in before {
+        for &(key, phase) in before {
             if after.contains(&key) {
                 still_waiting = still_waiting.or(Some(key));
             } else if let Some(first) = still_waiting {
                 assert!(
-                    !worker.is_open(key),
+                    worker.phase(key) != phase,
                     "connection {key:x} was served before {first:x}, which has waited longer"
                 );
             }

@@ -236,7 +236,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn turn_server(&mut self, index: usize) {
         let server = &mut self.servers[index];
         let worker = server.worker.as_mut().expect("it was picked because it is there");
-        let before = (worker.waiting(), server.counters.read().waits_for_buffer);
+        let queue = |worker: &Worker<E, Watched, L>| {
+            let waiting = worker.waiting().into_iter();
+            waiting.map(|key| (key, worker.phase(key))).collect::<Vec<_>>()
+        };
+        let before = (queue(worker), server.counters.read().waits_for_buffer);
         worker.turn().expect("the world's waits do not fail");
         let enqueued = server.counters.read().waits_for_buffer - before.1;
         if enqueued == 0 {
