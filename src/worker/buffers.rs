@@ -28,7 +28,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 /// How long a worker that has given way waits for the others. Usually they wake it earlier, when
 /// they have used a buffer or need none. A service that needs more buffers than are free does
 /// neither.
-const GIVE_WAY: Duration = Duration::from_millis(10);
+pub(crate) const GIVE_WAY: Duration = Duration::from_millis(10);
 
 /// Which worker goes first when connections of several workers wait for a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
