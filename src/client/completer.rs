@@ -121,13 +121,13 @@ pub(super) fn call(callback: Callback, outcome: Outcome) {
 
 /// A panic in a callback is the callback's own: the other clients of the loop go on.
 fn run(callback: Callback, outcome: Outcome) {
-    if !guard(|| callback(outcome)) {
+    if !catch_panic(|| callback(outcome)) {
         log::error!("a completion callback of a client panicked");
     }
 }
 
 /// Runs the code of a user. Returns whether it did not panic.
-pub(super) fn guard(code: impl FnOnce()) -> bool {
+pub(super) fn catch_panic(code: impl FnOnce()) -> bool {
     let outer = RUNNING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(code));
     RUNNING.set(outer);

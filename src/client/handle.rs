@@ -155,7 +155,7 @@ impl ClientLoop {
 
 impl Drop for ClientLoop {
     fn drop(&mut self) {
-        self.submission.tell(Command::End);
+        self.submission.push(Command::End);
         self.join();
     }
 }
@@ -192,7 +192,7 @@ fn run(
 ) {
     let _end = EndOnDrop(submission.clone());
     let LoopLimits { clients, operations, linger, .. } = limits;
-    submission.enter();
+    submission.mark_loop_thread();
     let random = fastrand::Rng::new();
     let driver = Driver::new(submission, resolver, clients, operations, linger, random);
     match make_worker(limits, mailboxes, driver) {
@@ -257,7 +257,7 @@ impl Client {
         let framing = target.framing.or(options.framing);
         options.framing = framing;
         let (target, options) = (Box::new(target), Box::new(options));
-        submission.tell(Command::New { slot, target, options });
+        submission.push(Command::New { slot, target, options });
         Ok(Client { submission: submission.clone(), slot, framing })
     }
 
@@ -374,7 +374,7 @@ impl Client {
             op.complete(false);
             return Pending::new(cell, None, convert);
         };
-        self.submission.tell(Command::Submit { index, op: Box::new(op) });
+        self.submission.push(Command::Submit { index, op: Box::new(op) });
         let ticket = Ticket { submission: self.submission.clone(), index, id };
         Pending::new(cell, Some(ticket), convert)
     }
@@ -394,7 +394,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.submission.tell(Command::Dropped { slot: self.slot });
+        self.submission.push(Command::Dropped { slot: self.slot });
     }
 }
 

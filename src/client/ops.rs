@@ -37,7 +37,7 @@ impl Kind {
     }
 
     /// What the end of a connection is for an operation: for one kind it is what was waited for.
-    pub(super) fn ending(self, error: Error) -> Result<(), Error> {
+    pub(super) fn result_at_end(self, error: Error) -> Result<(), Error> {
         match self {
             Kind::ToEnd { .. } if error == Error::ClosedByPeer => Ok(()),
             _ => Err(error),
@@ -94,7 +94,7 @@ pub(super) struct Ended {
 pub(super) enum Lane {
     None,
     Waiting,
-    Flying,
+    InFlight,
 }
 
 /// What a slice of the stream has brought for an operation.
@@ -140,13 +140,13 @@ impl Op {
 
     /// Bytes of the message on the wire.
     pub(super) fn wire_len(&self, framing: Option<Framing>) -> usize {
-        let (before, after) = around(&framing, self.request.len());
+        let (before, after) = frame_parts(&framing, self.request.len());
         before.map_or(0, |before| before.bytes().len()) + self.request.len() + after.len()
     }
 
     /// Copies the message's next bytes on the wire. Returns how many.
     pub(super) fn fill(&self, framing: Option<Framing>, mut into: &mut [u8]) -> usize {
-        let (before, after) = around(&framing, self.request.len());
+        let (before, after) = frame_parts(&framing, self.request.len());
         let before = before.as_ref().map_or(&[][..], Prefix::bytes);
         let (mut skip, mut copied) = (self.put, 0);
         for part in [before, &self.request, after] {
@@ -231,7 +231,7 @@ impl Op {
     }
 
     /// What has come, as it was on the wire: the begin of what the next receive gets.
-    pub(super) fn give_up_reply(&mut self) -> Vec<u8> {
+    pub(super) fn take_wire_reply(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.reply);
         if self.header_len > 0 {
             bytes.splice(0..0, self.header[..self.header_len].iter().copied());
@@ -249,7 +249,7 @@ impl Op {
 }
 
 /// What is around a payload. That it fits was checked when the operation was begun.
-fn around(framing: &Option<Framing>, len: usize) -> (Option<Prefix>, &[u8]) {
+fn frame_parts(framing: &Option<Framing>, len: usize) -> (Option<Prefix>, &[u8]) {
     match framing.as_ref().map(|framing| framing.around(len)) {
         Some(Ok((before, after))) => (Some(before), after),
         _ => (None, &[]),
@@ -383,7 +383,7 @@ mod tests {
                     }
                     assert_eq!((at, done), (message.len(), true), "{framing:?}, cut at {cut}");
                     // As on the wire, it is what was taken.
-                    assert_eq!(op.give_up_reply(), message);
+                    assert_eq!(op.take_wire_reply(), message);
                 }
             }
         }

@@ -102,7 +102,7 @@ fn look_up_all(all: &Mutex<LookUps>, submission: &Submission, look_up: LookUp) {
         let addresses = look_up(&name);
         let asked = lock(all).asked.remove(&name).unwrap_or_default();
         for (slot, client) in asked {
-            submission.resolved(Answer { slot, client, addresses: addresses.clone() });
+            submission.push_answer(Answer { slot, client, addresses: addresses.clone() });
         }
     }
 }

@@ -126,7 +126,7 @@ impl Submission {
     }
 
     /// Says that this is the loop's thread.
-    pub(crate) fn enter(&self) {
+    pub(crate) fn mark_loop_thread(&self) {
         let _ = self.loop_thread.set(thread::current().id());
         completer::enter_loop();
     }
@@ -140,7 +140,7 @@ impl Submission {
         self.free_slots.pop()
     }
 
-    pub(super) fn give_slot(&self, slot: u32) {
+    pub(super) fn release_slot(&self, slot: u32) {
         let fits = self.free_slots.push(slot);
         assert!(fits.is_ok(), "a slot came back that was not out");
     }
@@ -151,14 +151,14 @@ impl Submission {
         Some((index, self.next_id.fetch_add(1, Ordering::Relaxed)))
     }
 
-    pub(super) fn give_op(&self, index: u32) {
+    pub(super) fn release_op(&self, index: u32) {
         let fits = self.free_ops.push(index);
         assert!(fits.is_ok(), "an operation came back that was not out");
     }
 
     /// Tells the loop. A command for a loop that has ended is dropped, which completes what is in
     /// it.
-    pub(crate) fn tell(&self, command: Command) {
+    pub(crate) fn push(&self, command: Command) {
         if let Err(command) = self.commands.push(command) {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
             overflow.push(command);
@@ -166,15 +166,15 @@ impl Submission {
         }
         self.notify();
         if self.ended.load(Ordering::SeqCst) {
-            self.forget_all();
+            self.drop_commands();
         }
     }
 
     pub(super) fn cancel(&self, index: u32, id: u64) {
-        self.tell(Command::Cancel { index, id });
+        self.push(Command::Cancel { index, id });
     }
 
-    pub(crate) fn resolved(&self, answer: Answer) {
+    pub(crate) fn push_answer(&self, answer: Answer) {
         // There is room for one from each client, and each asks for one at a time.
         let _ = self.answers.push(answer);
         self.notify();
@@ -187,7 +187,7 @@ impl Submission {
     }
 
     /// To be called by the loop before it looks at what it was told.
-    pub(super) fn look(&self) {
+    pub(super) fn clear_notified(&self) {
         self.notified.store(false, Ordering::SeqCst);
     }
 
@@ -220,13 +220,13 @@ impl Submission {
     /// The loop is over: nobody will ever look again.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        self.forget_all();
+        self.drop_commands();
         if self.loop_thread.get() == Some(&thread::current().id()) {
             completer::run_all_deferred();
         }
     }
 
-    fn forget_all(&self) {
+    fn drop_commands(&self) {
         while self.next_command().is_some() {}
     }
 }

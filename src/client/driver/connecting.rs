@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::slot::Try;
+use super::slot::ConnectAttempt;
 use super::{Driver, Ended, Error, NONE, Place, Stage, State, Stream};
 use crate::base::time::Time;
 use crate::client::error::Attempt;
@@ -49,26 +49,26 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 impl Driver {
     pub(super) fn submit_connect(&mut self, i: u32, index: u32) {
         let slot = &mut self.slots[i as usize];
-        let is_open = matches!(slot.stage, Stage::Open(_)) && !slot.leaving;
+        let is_open = matches!(slot.stage, Stage::Open(_)) && !slot.disconnecting;
         if slot.connect != NONE || is_open {
-            return self.turn_away(index, Error::AlreadyConnected);
+            return self.reject(index, Error::AlreadyConnected);
         }
         slot.connect = index;
         if slot.stage == Stage::Idle {
-            self.begin_first_round(i);
+            self.start_connecting(i);
         }
     }
 
-    pub(super) fn begin_first_round(&mut self, i: u32) {
+    pub(super) fn start_connecting(&mut self, i: u32) {
         let slot = self.slot(i);
         (slot.attempt, slot.failures) = (0, 0);
-        self.begin_round(i);
+        self.start_round(i);
     }
 
     /// Begins to look the name up, and to try its addresses.
-    pub(super) fn begin_round(&mut self, i: u32) {
+    pub(super) fn start_round(&mut self, i: u32) {
         let now = self.now;
-        self.give_up_tries(i);
+        self.abandon_attempts(i);
         let slot = &mut self.slots[i as usize];
         let asked = if slot.connect == NONE { None } else { self.ops.get(slot.connect) };
         let limit = asked.map_or(Time::MAX, |op| op.deadline);
@@ -82,13 +82,13 @@ impl Driver {
             Some(addresses) => self.try_addresses(i, &addresses),
             None => {
                 slot.stage = Stage::Resolving;
-                self.ask_resolver(i);
+                self.request_lookup(i);
             }
         }
-        self.say(i, State::Connecting);
+        self.report_state(i, State::Connecting);
     }
 
-    fn ask_resolver(&mut self, i: u32) {
+    fn request_lookup(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         let Some(target) = &slot.target else { return };
         // The answer to an earlier question of this client will do.
@@ -100,7 +100,7 @@ impl Driver {
     }
 
     /// The resolver has answered: perhaps so late that the round is over in which it was asked.
-    pub(super) fn answered(&mut self, answer: Answer) {
+    pub(super) fn resolved(&mut self, answer: Answer) {
         let Answer { slot: i, client, addresses } = answer;
         let slot = self.slot(i);
         if slot.client != client {
@@ -120,14 +120,14 @@ impl Driver {
         slot.addresses = interleaved(addresses);
         // A round may end before its first address has failed. If each round began with the same
         // address, one that never replies would hide all others.
-        let first = slot.tried_before.checked_rem(slot.addresses.len()).unwrap_or(0);
+        let first = slot.tried_earlier.checked_rem(slot.addresses.len()).unwrap_or(0);
         slot.addresses.rotate_left(first);
         slot.stage = Stage::Connecting;
         self.queue_connect(i);
     }
 
     /// The time of a client that connects has come: that of the round, or that of the next address.
-    pub(super) fn round_time_came(&mut self, i: u32) {
+    pub(super) fn round_timer(&mut self, i: u32) {
         let now = self.now;
         let slot = self.slot(i);
         if slot.round_deadline <= now {
@@ -142,39 +142,39 @@ impl Driver {
     /// The next address is to be tried in this turn.
     fn queue_connect(&mut self, i: u32) {
         let slot = self.slot(i);
-        let tag = tag(i, slot.tries.len(), slot.epoch);
+        let tag = tag(i, slot.attempts.len(), slot.epoch);
         self.to_connect.push_back(tag);
     }
 
     /// Begins the connects that are due, as many as there is room for.
-    pub(super) fn connect_some(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn start_queued_connects(&mut self, turn: &mut Turn<'_>) {
         for _ in 0..self.to_connect.len() {
             if turn.free_slots() == 0 {
                 return;
             }
             let Some(tag) = self.to_connect.pop_front() else { return };
             if let Some((i, nth)) = self.slot_of(tag)
-                && nth == self.slot(i).tries.len()
+                && nth == self.slot(i).attempts.len()
             {
-                self.connect_next(i, tag, turn);
+                self.start_connect(i, tag, turn);
             }
         }
     }
 
     /// Begins to connect to the next address.
-    fn connect_next(&mut self, i: u32, tag: u64, turn: &mut Turn<'_>) {
+    fn start_connect(&mut self, i: u32, tag: u64, turn: &mut Turn<'_>) {
         let now = self.now;
         let places = self.slots.len();
         let slot = self.slot(i);
-        let Some(&target) = slot.addresses.get(slot.tries.len()) else { return };
-        let races = slot.tries.iter().any(|of| of.error.is_none());
-        let is_last = slot.tries.len() + 1 == slot.addresses.len();
+        let Some(&target) = slot.addresses.get(slot.attempts.len()) else { return };
+        let races = slot.attempts.iter().any(|of| of.error.is_none());
+        let is_last = slot.attempts.len() + 1 == slot.addresses.len();
         slot.race_at = if is_last { Time::MAX } else { now + RACE_DELAY };
         if races && turn.open() >= places {
             // Each client has a place for one attempt; further ones do not take those of others.
             slot.race_at = now + RACE_DELAY;
         } else {
-            slot.tries.push(Try { address: target, id: None, error: None });
+            slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
             let deadline = slot.round_deadline;
             turn.connect(ConnectTo { target, source: None, tag, deadline });
         }
@@ -193,32 +193,32 @@ impl Driver {
     }
 
     /// An attempt is under way, as a connection with this id.
-    pub(super) fn attempt_begun(&mut self, tag: u64, id: ConnectionId) {
+    pub(super) fn attempt_started(&mut self, tag: u64, id: ConnectionId) {
         if let Some((i, nth)) = self.slot_of(tag) {
-            self.slot(i).tries[nth].id = Some(id);
+            self.slot(i).attempts[nth].id = Some(id);
         }
     }
 
     pub(super) fn attempt_failed(&mut self, tag: u64, error: Errno) {
         let Some((i, nth)) = self.slot_of(tag) else { return };
         let slot = self.slot(i);
-        slot.tries[nth].error = Some(error);
-        if slot.tries.len() < slot.addresses.len() {
+        slot.attempts[nth].error = Some(error);
+        if slot.attempts.len() < slot.addresses.len() {
             self.queue_connect(i);
-        } else if slot.tries.iter().all(|of| of.error.is_some()) {
+        } else if slot.attempts.iter().all(|of| of.error.is_some()) {
             let error = self.connect_error(i);
             self.round_failed(i, error);
         }
     }
 
     /// Gives up the attempts that are under way: they keep no place that others need.
-    pub(super) fn give_up_tries(&mut self, i: u32) {
+    pub(super) fn abandon_attempts(&mut self, i: u32) {
         let slot = self.slot(i);
-        let tries = std::mem::take(&mut slot.tries);
-        if tries.len() < slot.addresses.len() {
-            slot.tried_before += tries.len();
+        let attempts = std::mem::take(&mut slot.attempts);
+        if attempts.len() < slot.addresses.len() {
+            slot.tried_earlier += attempts.len();
         }
-        let under_way = tries.iter().filter(|of| of.error.is_none());
+        let under_way = attempts.iter().filter(|of| of.error.is_none());
         self.to_close.extend(under_way.filter_map(|of| of.id));
     }
 
@@ -226,12 +226,12 @@ impl Driver {
     pub(super) fn connect_error(&mut self, i: u32) -> Error {
         let slot = self.slot(i);
         // No word of an address that was never tried, because the loop had no room.
-        if slot.stage == Stage::Connecting && !slot.tries.is_empty() {
-            let attempt = |of: &Try| Attempt {
+        if slot.stage == Stage::Connecting && !slot.attempts.is_empty() {
+            let attempt = |of: &ConnectAttempt| Attempt {
                 address: of.address,
                 error: of.error.unwrap_or(Errno::TIMEDOUT),
             };
-            let attempts: Vec<_> = slot.tries.iter().map(attempt).collect();
+            let attempts: Vec<_> = slot.attempts.iter().map(attempt).collect();
             return Error::of_attempts(&attempts);
         }
         if let (Stage::Resolving, Some(target)) = (slot.stage, &slot.target) {
@@ -243,12 +243,12 @@ impl Driver {
 
     /// No address could be connected to.
     fn round_failed(&mut self, i: u32, error: Error) {
-        self.give_up_tries(i);
+        self.abandon_attempts(i);
         let slot = self.slot(i);
         slot.failures = slot.failures.saturating_add(1);
         slot.last_failure = Some(error.clone());
         if !self.back_off(i, &error) {
-            self.stop_trying(i, error.clone(), error);
+            self.stop_connecting(i, error.clone(), error);
         }
     }
 
@@ -264,13 +264,13 @@ impl Driver {
         slot.stage = Stage::BackOff(now + wait);
         self.wheel.set_earlier(i, now + wait);
         let until = self.submission.instant() + wait;
-        self.say(i, State::Waiting { until, attempt, why: why.clone() });
+        self.report_state(i, State::Waiting { until, attempt, why: why.clone() });
         true
     }
 
     /// Makes no further attempt. `asked` is for who waits for the connection, `others` for what was
     /// to go over it.
-    pub(super) fn stop_trying(&mut self, i: u32, asked: Error, others: Error) {
+    pub(super) fn stop_connecting(&mut self, i: u32, asked: Error, others: Error) {
         self.fail_connect(i, asked);
         let slot = self.slot(i);
         if !slot.is_trying() && slot.stage != Stage::Idle {
@@ -283,26 +283,26 @@ impl Driver {
         slot.stage = Stage::Idle;
         slot.epoch = slot.epoch.wrapping_add(1);
         slot.ended = Error::NotConnected;
-        self.give_up_tries(i);
+        self.abandon_attempts(i);
         self.fail_all(i, &others);
-        self.say(i, State::Closed { why: others });
+        self.report_state(i, State::Closed { why: others });
     }
 
     /// A connection is there. `None` if nobody wants it any more.
-    pub(super) fn opened(&mut self, connection: &Connection<'_>) -> Option<u32> {
+    pub(super) fn connected(&mut self, connection: &Connection<'_>) -> Option<u32> {
         let (i, nth) = self.slot_of(connection.tag())?;
         let now = connection.now();
         let slot = self.slot(i);
         slot.stage = Stage::Open(connection.id());
         slot.stream = Stream { opened_at: now, ..Stream::default() };
         (slot.last_failure, slot.failures) = (None, 0);
-        slot.tries[nth].id = None;
+        slot.attempts[nth].id = None;
         let connect = std::mem::replace(&mut slot.connect, NONE);
-        self.give_up_tries(i);
-        self.slot(i).tried_before = 0;
+        self.abandon_attempts(i);
+        self.slot(i).tried_earlier = 0;
         let address = connection.peer().socket_addr().expect("it was connected to an address");
         // Before the operation: who waits for it may look at what the callback has noted.
-        self.say(i, State::Connected { address });
+        self.report_state(i, State::Connected { address });
         if connect != NONE {
             self.end(connect, Ended { result: Ok(()), bytes_sent: 0, address: Some(address) });
         }

@@ -7,7 +7,12 @@ use crate::service::Connection;
 
 impl Driver {
     /// The connection is gone.
-    pub(super) fn lost(&mut self, i: u32, connection: &mut Connection<'_>, reason: CloseReason) {
+    pub(super) fn disconnected(
+        &mut self,
+        i: u32,
+        connection: &mut Connection<'_>,
+        reason: CloseReason,
+    ) {
         self.now = self.now.max(connection.now());
         let slot = self.slot(i);
         slot.stream.sent = connection.bytes_sent();
@@ -15,22 +20,22 @@ impl Driver {
         slot.stage = Stage::Closing;
         let Stream { abort, why, .. } = &mut slot.stream;
         let why = why.take().or(abort.take()).unwrap_or_else(|| Error::of_close(reason));
-        self.keep_input(i, connection);
-        self.land(i);
-        let left = self.slot(i).leaving;
+        self.stash_input(i, connection);
+        self.complete_sent(i);
+        let left = self.slot(i).disconnecting;
         let why = if left && why == Error::Failed { Error::Cancelled } else { why };
         self.end_receives(i, &why);
-        self.renew_or_rest(i, why);
+        self.reconnect_or_idle(i, why);
     }
 
     /// Decides what comes after a connection.
-    fn renew_or_rest(&mut self, i: u32, why: Error) {
+    fn reconnect_or_idle(&mut self, i: u32, why: Error) {
         let now = self.now;
         let keep = self.keeps_unsent(i);
-        self.settle_flying(i, &why, keep);
+        self.settle_in_flight(i, &why, keep);
         let slot = self.slot(i);
         let dropped = slot.dropped;
-        let left = std::mem::take(&mut slot.leaving);
+        let left = std::mem::take(&mut slot.disconnecting);
         let stream = std::mem::take(&mut slot.stream);
         slot.present.fin = false;
         let again = slot.reconnect.filter(|_| !left && !dropped);
@@ -56,33 +61,33 @@ impl Driver {
             self.fail_all(i, &ended);
         }
         let why = if left || dropped { Error::Cancelled } else { why };
-        self.say(i, State::Closed { why });
+        self.report_state(i, State::Closed { why });
         if dropped {
-            self.free(i);
+            self.release_slot(i);
         } else if connects {
             self.advance_queues(i);
-            self.begin_first_round(i);
+            self.start_connecting(i);
         }
     }
 
     /// Whether messages that were not sent wait for the next connection.
     pub(super) fn keeps_unsent(&mut self, i: u32) -> bool {
         let slot = self.slot(i);
-        let again = slot.reconnect.is_some() && !slot.leaving && !slot.dropped;
+        let again = slot.reconnect.is_some() && !slot.disconnecting && !slot.dropped;
         again && slot.unsent == Unsent::Keep
     }
 
     /// What becomes of the messages of a connection that is gone: those that the kernel had were
     /// sent; of the others a part may have been.
-    fn settle_flying(&mut self, i: u32, why: &Error, keep: bool) {
+    fn settle_in_flight(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
         let mut behind = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
-            let next = self.ops.pop_front(&mut slot.flying, Link::Sent);
+            let next = self.ops.pop_front(&mut slot.in_flight, Link::Sent);
             next.or_else(|| self.ops.pop_front(&mut slot.present.waiting, Link::Sent))
         } {
-            self.settle(i, index, why, keep);
+            self.keep_or_fail(i, index, why, keep);
         }
         while let Some(index) = self.ops.pop_front(&mut behind, Link::Sent) {
             self.ops.push_back(&mut self.slots[i as usize].next.waiting, Link::Sent, index);
@@ -90,7 +95,7 @@ impl Driver {
     }
 
     /// The same of those of which nothing was sent, on a connection that takes no more.
-    pub(super) fn settle_waiting(&mut self, i: u32, why: &Error, keep: bool) {
+    pub(super) fn settle_unsent(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
         let mut waiting = std::mem::replace(&mut slot.present.waiting, Fifo::EMPTY);
         while let Some(index) = self.ops.pop_front(&mut waiting, Link::Sent) {
@@ -103,20 +108,20 @@ impl Driver {
                     op.lane = Lane::None;
                     self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
                 }
-                _ => self.settle(i, index, why, keep),
+                _ => self.keep_or_fail(i, index, why, keep),
             }
         }
     }
 
     /// An operation whose connection takes nothing more, and that is in no queue of those to be sent:
     /// it waits for the next connection, or fails.
-    fn settle(&mut self, i: u32, index: u32, why: &Error, keep: bool) {
+    fn keep_or_fail(&mut self, i: u32, index: u32, why: &Error, keep: bool) {
         let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
         let op = self.ops.at(index);
         let (kind, receives) = (op.kind, op.receives);
         op.lane = Lane::None;
         if receives {
-            self.leave_receiving(i, index);
+            self.unlink_receive(i, index);
         }
         if kind.sends() && keep {
             let op = self.ops.at(index);

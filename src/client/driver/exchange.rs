@@ -15,30 +15,30 @@ const WINDOW_LEASES: usize = 4;
 
 impl Driver {
     /// Does for a connection what can be done now.
-    pub(super) fn act(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
+    pub(super) fn progress(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
         self.now = self.now.max(connection.now());
         self.slot(i).stream.sent = connection.bytes_sent();
-        self.land(i);
+        self.complete_sent(i);
         if self.slot(i).stream.abort.is_none() {
-            self.put_output(i, connection);
-            self.feed(i, Some(connection));
+            self.fill_output(i, connection);
+            self.deliver_input(i, Some(connection));
         }
         if self.slot(i).stream.abort.is_some() {
             return Answer::Close;
         }
-        self.land(i);
-        match self.control(i) {
+        self.complete_sent(i);
+        match self.close_if_next(i) {
             Some(Answer::HalfClose) => {
                 // Whether it is read on is another answer, given when it is called again.
-                self.touch(i);
+                self.schedule_wake(i);
                 Answer::HalfClose
             }
             Some(answer) => answer,
-            None => self.pause_or_go_on(i, connection),
+            None => self.pause_or_continue(i, connection),
         }
     }
 
-    fn pause_or_go_on(&mut self, i: u32, connection: &Connection<'_>) -> Answer {
+    fn pause_or_continue(&mut self, i: u32, connection: &Connection<'_>) -> Answer {
         let slot = self.slot(i);
         if !connection.input.is_empty() || slot.stash.end.is_some() {
             slot.stream.paused = true;
@@ -46,13 +46,13 @@ impl Driver {
         }
         if slot.stream.paused {
             // Only being woken ends a pause.
-            self.touch(i);
+            self.schedule_wake(i);
         }
         Answer::Continue
     }
 
     /// Carries out what is behind all that was to be sent: a half-close, or the end.
-    fn control(&mut self, i: u32) -> Option<Answer> {
+    fn close_if_next(&mut self, i: u32) -> Option<Answer> {
         let slot = &mut self.slots[i as usize];
         if slot.dropped {
             slot.stage = Stage::Closing;
@@ -74,31 +74,31 @@ impl Driver {
     }
 
     /// Completes the sends that the kernel has completely.
-    pub(super) fn land(&mut self, i: u32) {
+    pub(super) fn complete_sent(&mut self, i: u32) {
         loop {
             let slot = &mut self.slots[i as usize];
-            let first = slot.flying.first;
+            let first = slot.in_flight.first;
             if first == NONE || self.ops.at(first).end > slot.stream.sent {
                 return;
             }
-            self.ops.pop_front(&mut slot.flying, Link::Sent);
+            self.ops.pop_front(&mut slot.in_flight, Link::Sent);
             let put = self.ops.at(first).put;
             self.finish(first, Ok(()), put);
         }
     }
 
     /// Puts what waits to be sent on the output, as far as the window and the buffers go.
-    fn put_output(&mut self, i: u32, connection: &mut Connection<'_>) {
+    fn fill_output(&mut self, i: u32, connection: &mut Connection<'_>) {
         let leases = if connection.pool.is_plentiful() { WINDOW_LEASES } else { 1 };
         let window = leases * connection.pool.buffer_size();
         let mut lease: Option<Lease> = None;
-        while self.has_more_to_put(i, window) {
+        while self.can_fill_more(i, window) {
             if lease.is_none() {
                 lease = connection.take_lease();
             }
             // Without a buffer the connection waits for one, and this is called again.
             let Some(mut open) = lease.take() else { break };
-            self.put_some(i, &mut open);
+            self.fill_lease(i, &mut open);
             match open.spare_mut().is_empty() {
                 true => connection.output.push_back(open),
                 false => lease = Some(open),
@@ -109,15 +109,15 @@ impl Driver {
         }
     }
 
-    fn has_more_to_put(&mut self, i: u32, window: usize) -> bool {
+    fn can_fill_more(&mut self, i: u32, window: usize) -> bool {
         let slot = &self.slots[i as usize];
         let is_message = self.ops.get(slot.present.waiting.first).is_some_and(|op| op.kind.sends());
         is_message && ((slot.stream.put - slot.stream.sent) as usize) < window
     }
 
     /// Puts bytes of the first operation that waits into a lease.
-    fn put_some(&mut self, i: u32, lease: &mut Lease) {
-        let Slot { framing, present, flying, stream, .. } = &mut self.slots[i as usize];
+    fn fill_lease(&mut self, i: u32, lease: &mut Lease) {
+        let Slot { framing, present, in_flight, stream, .. } = &mut self.slots[i as usize];
         let index = present.waiting.first;
         let op = self.ops.at(index);
         let count = op.fill(*framing, lease.spare_mut());
@@ -130,18 +130,18 @@ impl Driver {
             self.ops.pop_front(&mut present.waiting, Link::Sent);
             self.ops.at(index).lane = Lane::None;
             if kind == Kind::Send {
-                self.ops.at(index).lane = Lane::Flying;
-                self.ops.push_back(flying, Link::Sent, index);
+                self.ops.at(index).lane = Lane::InFlight;
+                self.ops.push_back(in_flight, Link::Sent, index);
             }
         }
     }
 
     /// Gives what has come to the operations that wait for it, in their order.
-    pub(super) fn feed(&mut self, i: u32, mut connection: Option<&mut Connection<'_>>) {
+    pub(super) fn deliver_input(&mut self, i: u32, mut connection: Option<&mut Connection<'_>>) {
         while self.slots[i as usize].present.receiving.first != NONE {
             let more = match connection.as_deref_mut() {
-                Some(connection) => self.feed_first(i, Some(connection)),
-                None => self.feed_first(i, None),
+                Some(connection) => self.deliver_to_first(i, Some(connection)),
+                None => self.deliver_to_first(i, None),
             };
             if !more {
                 return;
@@ -150,7 +150,7 @@ impl Driver {
     }
 
     /// Gives the next bytes to the first operation. Returns whether there may be more to do.
-    fn feed_first(&mut self, i: u32, connection: Option<&mut Connection<'_>>) -> bool {
+    fn deliver_to_first(&mut self, i: u32, connection: Option<&mut Connection<'_>>) -> bool {
         let index = self.slots[i as usize].present.receiving.first;
         let op = self.ops.at(index);
         if op.is_withdrawn() {
@@ -176,7 +176,7 @@ impl Driver {
         } else if let Some(why) = slot.stash.end.clone()
             && (op.kind != Kind::Receive || op.reply.is_empty())
         {
-            return self.end_of_stash(i, why);
+            return self.end_stashed_stream(i, why);
         } else if let Some(connection) = connection
             && has_input
             && slot.stash.end.is_none()
@@ -193,19 +193,19 @@ impl Driver {
         match taken {
             Ok(Some(taken)) => {
                 self.ops.at(index).done = taken.done;
-                if taken.done { self.deliver(i, index) } else { true }
+                if taken.done { self.complete_receive(i, index) } else { true }
             }
-            Ok(None) if self.ops.at(index).done => self.deliver(i, index),
+            Ok(None) if self.ops.at(index).done => self.complete_receive(i, index),
             Ok(None) => false,
             Err(error) => {
-                self.refuse(i, index, error);
+                self.fail_receive(i, index, error);
                 false
             }
         }
     }
 
     /// Completes the first receive, unless its request is not completely out yet.
-    fn deliver(&mut self, i: u32, index: u32) -> bool {
+    fn complete_receive(&mut self, i: u32, index: u32) -> bool {
         let slot = &mut self.slots[i as usize];
         let framing = slot.framing;
         let op = self.ops.at(index);
@@ -224,7 +224,7 @@ impl Driver {
     }
 
     /// What has come is not what may come: nobody knows where the next message begins.
-    fn refuse(&mut self, i: u32, index: u32, error: Error) {
+    fn fail_receive(&mut self, i: u32, index: u32, error: Error) {
         let slot = &mut self.slots[i as usize];
         self.ops.pop_front(&mut slot.present.receiving, Link::Received);
         let op = self.ops.at(index);
@@ -239,41 +239,41 @@ impl Driver {
         } else {
             slot.stream.abort = Some(error.clone());
             if let Error::FrameTooLarge(_) = error {
-                slot.stream.spoiled = true;
+                slot.stream.unframed = true;
                 slot.stash.clear();
             }
         }
-        self.finish_ended(index, &error);
-        self.touch(i);
+        self.finish_at_end(index, &error);
+        self.schedule_wake(i);
     }
 
     /// What an earlier connection has left is used up, and its end comes next.
-    fn end_of_stash(&mut self, i: u32, why: Error) -> bool {
+    fn end_stashed_stream(&mut self, i: u32, why: Error) -> bool {
         let slot = &mut self.slots[i as usize];
         slot.stash.clear();
         if let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
-            self.finish_ended(index, &why);
+            self.finish_at_end(index, &why);
         }
-        self.touch(i);
+        self.schedule_wake(i);
         true
     }
 
     /// The peer has closed its side: what has come is given out, then the end is.
-    pub(super) fn ended_by_peer(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
+    pub(super) fn closed_by_peer(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
         self.slot(i).stream.sent = connection.bytes_sent();
-        self.land(i);
+        self.complete_sent(i);
         if self.slot(i).stream.abort.is_none() {
-            self.feed(i, Some(connection));
+            self.deliver_input(i, Some(connection));
         }
         if self.slot(i).stream.abort.is_some() {
             return Answer::Close;
         }
         let why = Error::ClosedByPeer;
-        self.keep_input(i, connection);
+        self.stash_input(i, connection);
         self.end_receives(i, &why);
         // Nothing more goes out on this connection.
         let keep = self.keeps_unsent(i);
-        self.settle_waiting(i, &why, keep);
+        self.settle_unsent(i, &why, keep);
         let slot = self.slot(i);
         slot.stage = Stage::Closing;
         slot.ended = why.clone();
@@ -282,9 +282,9 @@ impl Driver {
     }
 
     /// Keeps what a connection that ends has brought and nobody has asked for yet.
-    pub(super) fn keep_input(&mut self, i: u32, connection: &mut Connection<'_>) {
+    pub(super) fn stash_input(&mut self, i: u32, connection: &mut Connection<'_>) {
         let slot = self.slot(i);
-        if slot.stream.spoiled {
+        if slot.stream.unframed {
             slot.stash.clear();
         } else {
             connection.input.slices().for_each(|slice| slot.stash.push_back(slice));
@@ -305,7 +305,7 @@ impl Driver {
         slot.present.receiving = here;
         if !here.is_empty() && !slot.stash.is_empty() {
             slot.stash.end = Some(why.clone());
-            self.feed(i, None);
+            self.deliver_input(i, None);
         }
         self.fail_receives(i, why);
         let slot = self.slot(i);
@@ -325,7 +325,7 @@ impl Driver {
                 op.lane = Lane::None;
                 self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
             }
-            self.finish_ended(index, error);
+            self.finish_at_end(index, error);
         }
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Driver {
     /// Operations that have ended and whose callers have not been told.
     ended: Fifo,
     /// Operations that were turned away, oldest first. Each has a timer in `deadlines`.
-    turned_away: Fifo,
+    rejected: Fifo,
     /// To be woken; to be connected.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
@@ -93,7 +93,7 @@ impl Driver {
             wheel: Wheel::new(count, TICK, now),
             deadlines: Wheel::new(operations as usize, TICK, now),
             ended: Fifo::EMPTY,
-            turned_away: Fifo::EMPTY,
+            rejected: Fifo::EMPTY,
             dirty: VecDeque::with_capacity(count),
             to_connect: VecDeque::with_capacity(count),
             to_close: Vec::new(),
@@ -108,17 +108,17 @@ impl Driver {
     }
 
     /// Carries out commands, at most as many as one turn may. Returns whether there may be more.
-    fn carry_out_some(&mut self) -> bool {
+    fn execute_commands(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
             match self.submission.next_command() {
-                Some(command) => self.carry_out(command),
+                Some(command) => self.execute(command),
                 None => return false,
             }
         }
         true
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn execute(&mut self, command: Command) {
         match command {
             Command::New { slot, target, options } => self.new_client(slot, target, *options),
             Command::Submit { index, op } => {
@@ -152,7 +152,7 @@ impl Driver {
     }
 
     /// Schedules the client's connection to be woken in this turn, if it is open.
-    fn touch(&mut self, i: u32) {
+    fn schedule_wake(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         if !slot.dirty && matches!(slot.stage, Stage::Open(_)) {
             slot.dirty = true;
@@ -168,33 +168,33 @@ impl Driver {
         self.fail_all(i, &error);
         self.slot(i).dropped = true;
         match self.slot(i).stage {
-            Stage::Open(_) => self.touch(i),
+            Stage::Open(_) => self.schedule_wake(i),
             Stage::Closing => {}
             _ => {
-                self.say(i, State::Closed { why: error });
-                self.free(i);
+                self.report_state(i, State::Closed { why: error });
+                self.release_slot(i);
             }
         }
     }
 
     /// Makes the slot ready for another client.
-    fn free(&mut self, i: u32) {
+    fn release_slot(&mut self, i: u32) {
         self.wheel.clear(i);
-        self.give_up_tries(i);
+        self.abandon_attempts(i);
         let old = std::mem::replace(self.slot(i), Slot::new());
         let slot = self.slot(i);
         // Attempts of the old client may still come to an end.
         slot.epoch = old.epoch.wrapping_add(1);
         slot.client = old.client.wrapping_add(1);
         slot.dirty = old.dirty;
-        self.submission.give_slot(i);
+        self.submission.release_slot(i);
     }
 
     /// Tells the client's callback of its state.
-    fn say(&mut self, i: u32, state: State) {
+    fn report_state(&mut self, i: u32, state: State) {
         let slot = self.slot(i);
         if let Some(callback) = &mut slot.on_state
-            && !completer::guard(|| callback(&state))
+            && !completer::catch_panic(|| callback(&state))
         {
             slot.on_state = None;
             log::error!("the state callback of a client panicked, and is not called any more");
@@ -202,12 +202,12 @@ impl Driver {
     }
 
     /// Something of the client is due, or was once.
-    fn time_came(&mut self, i: u32) {
+    fn client_timer(&mut self, i: u32) {
         let now = self.now;
         let slot = self.slot(i);
         match slot.stage {
-            Stage::BackOff(until) if until <= now => self.begin_round(i),
-            Stage::Resolving | Stage::Connecting => self.round_time_came(i),
+            Stage::BackOff(until) if until <= now => self.start_round(i),
+            Stage::Resolving | Stage::Connecting => self.round_timer(i),
             _ => {}
         }
         let due = self.next_due(i);
@@ -218,10 +218,10 @@ impl Driver {
 
     /// Ends the operations that are due, at most as many as one turn may. Returns whether there may be
     /// more.
-    fn deadlines_came(&mut self) -> bool {
+    fn expire_operations(&mut self) -> bool {
         for _ in 0..COMPLETIONS_PER_TURN {
             match self.deadlines.pop(self.now) {
-                Some(index) => self.deadline_came(index),
+                Some(index) => self.operation_timer(index),
                 None => return false,
             }
         }
@@ -229,21 +229,21 @@ impl Driver {
     }
 
     /// The time of an operation is up, or the caller of one that was turned away is to be told.
-    fn deadline_came(&mut self, index: u32) {
+    fn operation_timer(&mut self, index: u32) {
         match self.ops.at(index).ended {
-            Some(_) => self.end_turned_away(index),
+            Some(_) => self.end_rejected(index),
             None => self.end_early(index, Error::TimedOut),
         }
     }
 
     /// Tells callers how their operations ended, at most as many as one turn may.
-    fn complete_some(&mut self) {
+    fn complete_ended(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
             let op = self.ops.remove(index);
             let at_rest = self.slot(op.slot).stage == Stage::Idle;
             // First, so that a callback can begin another operation in its place.
-            self.submission.give_op(index);
+            self.submission.release_op(index);
             op.complete(at_rest);
         }
     }
@@ -282,20 +282,20 @@ impl Service for Driver {
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
-        let Some(i) = self.opened(connection) else { return Answer::Close };
+        let Some(i) = self.connected(connection) else { return Answer::Close };
         session.0 = Some(i);
-        self.act(i, connection)
+        self.progress(i, connection)
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         let Some(i) = session.0 else { return Answer::Close };
         self.slot(i).stream.got_bytes = true;
-        self.act(i, connection)
+        self.progress(i, connection)
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         match session.0 {
-            Some(i) => self.act(i, connection),
+            Some(i) => self.progress(i, connection),
             None => Answer::Close,
         }
     }
@@ -303,19 +303,19 @@ impl Service for Driver {
     fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         let Some(i) = session.0 else { return Answer::Close };
         self.slot(i).stream.paused = false;
-        self.act(i, connection)
+        self.progress(i, connection)
     }
 
     fn peer_closed(&mut self, connection: &mut Connection<'_>, session: &mut Session) -> Answer {
         match session.0 {
-            Some(i) => self.ended_by_peer(i, connection),
+            Some(i) => self.closed_by_peer(i, connection),
             None => Answer::Close,
         }
     }
 
     fn cut_off(&mut self, connection: &mut Connection<'_>, session: &mut Session) {
         if let Some(i) = session.0 {
-            self.keep_input(i, connection);
+            self.stash_input(i, connection);
         }
     }
 
@@ -326,12 +326,12 @@ impl Service for Driver {
         reason: CloseReason,
     ) {
         if let Some(i) = session.0 {
-            self.lost(i, connection, reason);
+            self.disconnected(i, connection, reason);
         }
     }
 
     fn connecting(&mut self, tag: u64, id: ConnectionId) {
-        self.attempt_begun(tag, id);
+        self.attempt_started(tag, id);
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _: Time) {
@@ -339,21 +339,21 @@ impl Service for Driver {
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.submission.look();
+        self.submission.clear_notified();
         self.now = turn.now();
-        let more = self.carry_out_some();
+        let more = self.execute_commands();
         while let Some(answer) = self.submission.next_answer() {
-            self.answered(answer);
+            self.resolved(answer);
         }
         while let Some(i) = self.wheel.pop(self.now) {
-            self.time_came(i);
+            self.client_timer(i);
         }
-        let more = self.deadlines_came() || more;
+        let more = self.expire_operations() || more;
         self.to_close.drain(..).for_each(|id| turn.close(id));
-        self.connect_some(turn);
+        self.start_queued_connects(turn);
         self.wake_dirty(turn);
         completer::run_deferred();
-        completer::in_turn(|| self.complete_some());
+        completer::in_turn(|| self.complete_ended());
         // Those that begin again and again what is refused at once leave the loop its time.
         let deferred = completer::has_deferred().then_some(self.now + TICK);
         self.end_if_done(turn);
@@ -370,7 +370,7 @@ impl Service for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         while !self.ended.is_empty() {
-            self.complete_some();
+            self.complete_ended();
         }
     }
 }

@@ -32,19 +32,19 @@ impl Driver {
         let place = slot.place();
         let only_receives = kind.receives() && !kind.sends();
         // What an earlier connection left is there without any.
-        let has_left = slot.stash.end.is_some() && !slot.leaving;
+        let has_left = slot.stash.end.is_some() && !slot.disconnecting;
         let next = match place {
             Place::Nowhere | Place::Next if only_receives && has_left => false,
             Place::Nowhere => {
-                let why = if slot.leaving { Error::NotConnected } else { slot.ended.clone() };
-                return self.turn_away(index, why);
+                let why = if slot.disconnecting { Error::NotConnected } else { slot.ended.clone() };
+                return self.reject(index, why);
             }
             Place::Present => false,
             Place::Next => true,
         };
         let queues = slot.queues(next);
         if queues.fin && !only_receives {
-            return self.turn_away(index, Error::HalfClosed);
+            return self.reject(index, Error::HalfClosed);
         }
         let op = self.ops.at(index);
         op.next = next;
@@ -56,30 +56,30 @@ impl Driver {
         if kind.receives() {
             self.ops.at(index).receives = true;
             self.ops.push_back(&mut queues.receiving, Link::Received, index);
-            self.feed(i, None);
+            self.deliver_input(i, None);
         }
-        self.touch(i);
+        self.schedule_wake(i);
     }
 
     fn submit_disconnect(&mut self, i: u32, index: u32) {
         let slot = &mut self.slots[i as usize];
         match slot.stage {
-            Stage::Open(_) if !slot.leaving => {
-                slot.leaving = true;
+            Stage::Open(_) if !slot.disconnecting => {
+                slot.disconnecting = true;
                 self.ops.at(index).lane = Lane::Waiting;
                 self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
-                self.touch(i);
+                self.schedule_wake(i);
             }
             // The connection ends already, and no other is to follow.
             Stage::Open(_) | Stage::Closing => {
-                slot.leaving = true;
+                slot.disconnecting = true;
                 self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
                 self.fail_connect(i, Error::Cancelled);
                 self.fail_queues(i, true, &Error::Cancelled);
             }
             Stage::Idle => self.finish(index, Ok(()), 0),
             _ => {
-                self.stop_trying(i, Error::Cancelled, Error::Cancelled);
+                self.stop_connecting(i, Error::Cancelled, Error::Cancelled);
                 self.finish(index, Ok(()), 0);
             }
         }
@@ -98,20 +98,20 @@ impl Driver {
     }
 
     /// Fails an operation that the client is not in the state for. Its caller is told at the next
-    /// tick and not in this turn: one that tries again and again does not keep the loop busy.
-    pub(super) fn turn_away(&mut self, index: u32, error: Error) {
+    /// tick and not in this turn: one that attempts again and again does not keep the loop busy.
+    pub(super) fn reject(&mut self, index: u32, error: Error) {
         let op = self.ops.at(index);
-        let result = op.kind.ending(error);
+        let result = op.kind.result_at_end(error);
         op.ended = Some(Ended { result, bytes_sent: 0, address: None });
         self.deadlines.clear(index);
         self.deadlines.set_earlier(index, self.now);
-        self.ops.push_back(&mut self.turned_away, Link::Sent, index);
+        self.ops.push_back(&mut self.rejected, Link::Sent, index);
     }
 
     /// Ends the operations that were turned away, up to this one. Timers of the same tick fire in
     /// any order, but operations complete in the order in which they were submitted.
-    pub(super) fn end_turned_away(&mut self, last: u32) {
-        while let Some(index) = self.ops.pop_front(&mut self.turned_away, Link::Sent) {
+    pub(super) fn end_rejected(&mut self, last: u32) {
+        while let Some(index) = self.ops.pop_front(&mut self.rejected, Link::Sent) {
             self.deadlines.clear(index);
             self.ops.push_back(&mut self.ended, Link::Sent, index);
             if index == last {
@@ -130,7 +130,7 @@ impl Driver {
                     Error::TimedOut => self.connect_error(i),
                     other => other,
                 };
-                self.stop_trying(i, why.clone(), why);
+                self.stop_connecting(i, why.clone(), why);
             }
             // It ends when the connection does, which is not up to this side alone.
             Kind::Disconnect => {}
@@ -142,13 +142,13 @@ impl Driver {
     /// What a receive had got goes to the next in line.
     fn end_receive(&mut self, i: u32, index: u32, error: Error) {
         self.withdraw_receive(i, index, error);
-        self.feed(i, None);
-        self.touch(i);
+        self.deliver_input(i, None);
+        self.schedule_wake(i);
     }
 
     pub(super) fn withdraw_receive(&mut self, i: u32, index: u32, error: Error) {
-        let bytes = self.ops.at(index).give_up_reply();
-        self.leave_receiving(i, index);
+        let bytes = self.ops.at(index).take_wire_reply();
+        self.unlink_receive(i, index);
         self.slot(i).stash.give_back(bytes);
         self.finish(index, Err(error), 0);
     }
@@ -165,11 +165,11 @@ impl Driver {
                 queues.fin &= kind != Kind::HalfClose;
                 self.ops.unlink(&mut queues.waiting, Link::Sent, index);
             }
-            Lane::Flying => self.ops.unlink(&mut slot.flying, Link::Sent, index),
+            Lane::InFlight => self.ops.unlink(&mut slot.in_flight, Link::Sent, index),
             Lane::None => {}
         }
         if receives {
-            self.leave_receiving(i, index);
+            self.unlink_receive(i, index);
         }
         let slot = self.slot(i);
         let unanswered = kind == Kind::SendReceive && put > 0;
@@ -178,16 +178,16 @@ impl Driver {
         }
         if unanswered {
             // The reply may be among what has come, in part or whole: no other receive gets it.
-            slot.stream.spoiled = true;
+            slot.stream.unframed = true;
             slot.stash.clear();
         }
         self.finish(index, Err(error), put);
         // Those behind it may go on.
-        self.feed(i, None);
-        self.touch(i);
+        self.deliver_input(i, None);
+        self.schedule_wake(i);
     }
 
-    pub(super) fn leave_receiving(&mut self, i: u32, index: u32) {
+    pub(super) fn unlink_receive(&mut self, i: u32, index: u32) {
         let op = self.ops.at(index);
         let next = op.next;
         op.receives = false;
@@ -200,7 +200,7 @@ impl Driver {
         self.fail_connect(i, error.clone());
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
-            self.ops.pop_front(&mut slot.flying, Link::Sent)
+            self.ops.pop_front(&mut slot.in_flight, Link::Sent)
         } {
             self.fail_sent(i, index, error);
         }
@@ -237,7 +237,7 @@ impl Driver {
             let queues = self.slots[i as usize].queues(next);
             self.ops.pop_front(&mut queues.receiving, Link::Received)
         } {
-            self.finish_ended(index, error);
+            self.finish_at_end(index, error);
         }
         self.slot(i).queues(next).fin = false;
     }
@@ -247,14 +247,14 @@ impl Driver {
         let op = self.ops.at(index);
         let (put, kind, receives) = (op.put, op.kind, op.receives);
         if receives {
-            self.leave_receiving(i, index);
+            self.unlink_receive(i, index);
         }
         let result = if kind == Kind::Disconnect { Ok(()) } else { Err(error.clone()) };
         self.finish(index, result, put);
     }
 
     /// Completes a receive at the end of its connection.
-    pub(super) fn finish_ended(&mut self, index: u32, error: &Error) {
+    pub(super) fn finish_at_end(&mut self, index: u32, error: &Error) {
         let op = self.ops.at(index);
         let slot = &self.slots[op.slot as usize];
         // What is on the output of a connection that is not gone goes out yet.
@@ -262,9 +262,9 @@ impl Driver {
             true => ending::bytes_sent_of(slot, op),
             false => op.put,
         };
-        let result = op.kind.ending(error.clone());
+        let result = op.kind.result_at_end(error.clone());
         if result.is_err() {
-            op.reply = op.give_up_reply();
+            op.reply = op.take_wire_reply();
         }
         self.finish(index, result, put);
     }

@@ -55,7 +55,7 @@ pub(super) struct Stream {
     /// Why it ends, where it is not what the engine will say.
     pub(super) why: Option<Error>,
     /// Where its next message begins is not known: what comes now is of no use.
-    pub(super) spoiled: bool,
+    pub(super) unframed: bool,
     /// It is gone: what is on its output goes out no more.
     pub(super) gone: bool,
 }
@@ -108,7 +108,7 @@ impl Stash {
 }
 
 /// An attempt to connect to one address.
-pub(super) struct Try {
+pub(super) struct ConnectAttempt {
     pub(super) address: SocketAddr,
     /// As a connection, while it is under way.
     pub(super) id: Option<ConnectionId>,
@@ -139,10 +139,10 @@ pub(super) struct Slot {
     pub(super) found: Option<Vec<SocketAddr>>,
     /// The addresses of this round, and what became of those that were tried.
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) tries: Vec<Try>,
+    pub(super) attempts: Vec<ConnectAttempt>,
     /// Number of addresses that the next round moves to the end of its list, because rounds that
     /// failed tried them and had no time for the others.
-    pub(super) tried_before: usize,
+    pub(super) tried_earlier: usize,
     /// When the next address is tried, though none has failed.
     pub(super) race_at: Time,
     pub(super) round_deadline: Time,
@@ -156,13 +156,13 @@ pub(super) struct Slot {
     pub(super) connect: u32,
     pub(super) disconnect: Fifo,
     /// A disconnect has been begun: what is begun after it is for the next connection.
-    pub(super) leaving: bool,
+    pub(super) disconnecting: bool,
     /// For the present connection or, while there is none, the next.
     pub(super) present: Queues,
     /// For the one after a connection that is ending.
     pub(super) next: Queues,
     /// Put on the output and not yet with the kernel.
-    pub(super) flying: Fifo,
+    pub(super) in_flight: Fifo,
     pub(super) stream: Stream,
     pub(super) stash: Stash,
     /// In the queue of those that are to be woken.
@@ -197,8 +197,8 @@ impl Slot {
             resolving: false,
             found: None,
             addresses: Vec::new(),
-            tries: Vec::new(),
-            tried_before: 0,
+            attempts: Vec::new(),
+            tried_earlier: 0,
             race_at: Time::MAX,
             round_deadline: Time::ZERO,
             failures: 0,
@@ -206,10 +206,10 @@ impl Slot {
             last_failure: None,
             connect: NONE,
             disconnect: Fifo::EMPTY,
-            leaving: false,
+            disconnecting: false,
             present: Queues::EMPTY,
             next: Queues::EMPTY,
-            flying: Fifo::EMPTY,
+            in_flight: Fifo::EMPTY,
             stream: Stream::default(),
             stash: Stash::default(),
             dirty: false,
@@ -224,9 +224,10 @@ impl Slot {
 
     /// Which connection an operation is for that is begun now.
     pub(super) fn place(&self) -> Place {
-        let connects_again = self.connect != NONE || (self.reconnect.is_some() && !self.leaving);
+        let connects_again =
+            self.connect != NONE || (self.reconnect.is_some() && !self.disconnecting);
         match self.stage {
-            Stage::Open(_) if !self.leaving => Place::Present,
+            Stage::Open(_) if !self.disconnecting => Place::Present,
             _ if self.is_trying() => Place::Present,
             Stage::Open(_) | Stage::Closing if connects_again => Place::Next,
             _ => Place::Nowhere,

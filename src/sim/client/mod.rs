@@ -158,7 +158,7 @@ impl<E: Seat> ClientWorld<E> {
             permits: None,
             listeners: Vec::new(),
         });
-        submission.enter();
+        submission.mark_loop_thread();
         let mut worker = Worker::new(engine, setup, |_| driver);
         worker.begin();
         let listener = (listener, Handle { world: world.clone(), what: What::Listener(listener) });
@@ -324,7 +324,7 @@ impl<E: Seat> ClientWorld<E> {
         };
         world.mark(if fails { Mark::NameUnknown } else { Mark::NameFound });
         drop(world);
-        self.submission.resolved(Answer { slot, client, addresses });
+        self.submission.push_answer(Answer { slot, client, addresses });
     }
 
     fn call(&mut self, number: usize) {
@@ -398,6 +398,6 @@ impl<E: Seat> ClientWorld<E> {
 
     fn end(&mut self) {
         self.ended = true;
-        self.submission.tell(Command::End);
+        self.submission.push(Command::End);
     }
 }
