@@ -1,4 +1,4 @@
-//! The blocking form: each call waits for its operation.
+//! The blocking client: each call waits for its operation.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,11 +8,10 @@ use super::handle::{Client, ClientLoop, LoopLimits};
 use super::options::Options;
 use super::pending::Pending;
 
-/// How long a call waits if nothing else is said: as long as the server does for a client that does
-/// not read.
+/// Default time-out of a call. It equals the server's time-out for a client that does not read.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client whose calls wait for what they do.
+/// A client whose calls block until they complete.
 ///
 /// ```
 /// use std::net::{Ipv4Addr, SocketAddr};
@@ -31,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Debug)]
 pub struct Blocking {
-    // Dropped first: the loop ends when its clients have.
+    // Dropped first: the client must be gone before its loop ends.
     client: Client,
     _own_loop: Option<ClientLoop>,
     address: SocketAddr,
@@ -39,19 +38,21 @@ pub struct Blocking {
 }
 
 impl Blocking {
-    /// Connects to `[service://]host:port[?options]`, on a loop of its own: two threads.
+    /// Connects to `[service://]host:port[?options]`, on a loop of its own, which takes two
+    /// threads.
     ///
     /// # Errors
-    /// The target is not understood, nobody answers there, or the loop cannot be started.
+    /// Returns an error if the target is invalid, no server accepts there, or the loop cannot be
+    /// started.
     pub fn connect(target: &str) -> Result<Blocking, Error> {
         Blocking::connect_with(target, Options::new(), TIMEOUT)
     }
 
-    /// The same with options. `timeout` is for connecting and for each further call that has none
-    /// of its own.
+    /// Connects with options. `timeout` applies to connecting, and to each later call that takes no
+    /// time-out itself.
     ///
     /// # Errors
-    /// As [`connect`](Blocking::connect).
+    /// The same as for [`connect`](Blocking::connect).
     pub fn connect_with(
         target: &str,
         options: Options,
@@ -63,10 +64,10 @@ impl Blocking {
         Blocking::over(client, Some(own_loop), timeout)
     }
 
-    /// The same on a loop that others use too.
+    /// Connects on a loop that is shared with other clients.
     ///
     /// # Errors
-    /// As [`connect`](Blocking::connect), and [`Error::TooManyClients`].
+    /// The same as for [`connect`](Blocking::connect), and [`Error::TooManyClients`].
     pub fn connect_on(
         shared_loop: &ClientLoop,
         target: &str,
@@ -85,29 +86,30 @@ impl Blocking {
         Ok(Blocking { client, _own_loop: own_loop, address, timeout })
     }
 
-    /// The address that the first connection was made to.
+    /// The address of the first connection.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The client, for operations that do not wait.
+    /// The underlying client, for operations that do not block.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Sends: with a framing a message, without one these bytes. Comes back when the kernel has
-    /// all.
+    /// Sends a message, or plain bytes if there is no framing. Returns when the kernel has accepted
+    /// all of it.
     ///
     /// # Errors
-    /// The connection is lost, or the peer does not read.
+    /// Returns an error if the connection is lost or the peer does not read.
     pub fn send(&mut self, data: &[u8]) -> Result<(), Failed> {
         self.wait(self.client.send(data.to_vec())).map(drop)
     }
 
-    /// Receives some bytes: see [`Client::receive`].
+    /// Receives at least one byte: see [`Client::receive`].
     ///
     /// # Errors
-    /// The connection is at its end; or nothing has come in time, and nothing is lost.
+    /// Returns an error if the connection has ended, or if no byte arrives in time. No bytes are
+    /// lost.
     pub fn receive(&mut self) -> Result<Vec<u8>, Failed> {
         self.wait(self.client.receive(Vec::new()))
     }
@@ -115,15 +117,17 @@ impl Blocking {
     /// Receives the next message: see [`Client::receive_message`].
     ///
     /// # Errors
-    /// As [`receive`](Blocking::receive), and a message that may not be.
+    /// The same as for [`receive`](Blocking::receive), and an error if the message is invalid or
+    /// too long.
     pub fn receive_message(&mut self) -> Result<Vec<u8>, Failed> {
         self.wait(self.client.receive_message(Vec::new()))
     }
 
-    /// Receives until the peer closes its side, `max` bytes at most.
+    /// Receives until the peer closes its side, at most `max` bytes.
     ///
     /// # Errors
-    /// As [`receive`](Blocking::receive), and more bytes than that.
+    /// The same as for [`receive`](Blocking::receive), and [`Error::TooLong`] if there are more
+    /// bytes.
     pub fn receive_to_end(&mut self, max: usize) -> Result<Vec<u8>, Failed> {
         self.wait(self.client.receive_to_end(Vec::new(), max))
     }
@@ -131,29 +135,29 @@ impl Blocking {
     /// Sends a request and waits for the reply: see [`Client::send_receive`].
     ///
     /// # Errors
-    /// There is no reply by then, or the connection is lost.
+    /// Returns an error if no reply arrives within `timeout`, or the connection is lost.
     pub fn send_receive(&mut self, request: &[u8], timeout: Duration) -> Result<Vec<u8>, Failed> {
         self.client.send_receive(request.to_vec(), timeout).wait()
     }
 
-    /// Closes the sending side: the peer reads to the end.
+    /// Closes the sending side. The peer then reads to the end of the stream.
     ///
     /// # Errors
-    /// The connection is lost already.
+    /// Returns an error if the connection is already lost.
     pub fn half_close(&mut self) -> Result<(), Failed> {
         self.wait(self.client.half_close())
     }
 
-    /// Closes the connection when all is sent, and waits for the peer to do the same, for the
-    /// linger time at most.
+    /// Closes the connection after everything is sent, and waits for the peer to close its side, at
+    /// most for the linger time.
     ///
     /// # Errors
-    /// None but the end of the loop.
+    /// Fails only if the loop has ended.
     pub fn disconnect(self) -> Result<(), Failed> {
         self.client.disconnect().wait()
     }
 
-    /// Waits for the operation as long as is allowed, and cancels it then: nothing is lost.
+    /// Waits until the time-out and then cancels the operation, which loses no received bytes.
     fn wait<T: 'static>(&self, pending: Pending<T>) -> Result<T, Failed> {
         match pending.wait_timeout(self.timeout) {
             Ok(result) => result,

@@ -1,5 +1,5 @@
-//! What can go wrong with a client's operation: [`Error`] says what, and the remedy where there is
-//! one; [`Failed`] is an error together with what the operation had and what it achieved.
+//! Errors of client operations. [`Error`] states the cause and, where there is one, the remedy.
+//! [`Failed`] adds the operation's bytes and its progress.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use crate::base::endpoint::lacks_zone;
 use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
 
-/// What one address of the target answered.
+/// The result of one failed attempt to connect to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
     /// The address.
     pub address: SocketAddr,
-    /// What came of it.
+    /// The error of the attempt.
     pub error: Errno,
 }
 
-/// What each address of the target answered, in the order in which they were tried.
+/// The result for each address of the target, in the order in which they were tried.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attempts(pub(super) Arc<[Attempt]>);
 
 impl Attempts {
-    /// One for each address.
+    /// Iterates over the results, one per address.
     pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
         self.0.iter()
     }
@@ -36,7 +36,7 @@ impl fmt::Display for Attempts {
             let comma = if nth == 0 { "" } else { "; " };
             match *error {
                 Errno::CONNREFUSED => write!(f, "{comma}{address}: refused")?,
-                Errno::TIMEDOUT => write!(f, "{comma}{address}: no answer in time")?,
+                Errno::TIMEDOUT => write!(f, "{comma}{address}: no reply in time")?,
                 other => write!(f, "{comma}{address}: {other}")?,
             }
         }
@@ -44,66 +44,66 @@ impl fmt::Display for Attempts {
     }
 }
 
-/// Why an operation did not succeed.
+/// Why an operation failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The target is not `host:port`, or not of a service that there is.
+    /// The target is not `host:port`, or names an unknown service.
     Target(String),
     /// The name has no address, or could not be looked up.
     Resolve {
         /// The name.
         host: String,
-        /// What the system said.
+        /// The resolver's error text.
         reason: String,
     },
-    /// Nobody listens: at least one address refused, and none accepted.
+    /// At least one address refused the connection, and none accepted it.
     Refused(Attempts),
-    /// No address could be reached in time.
+    /// No address replied in time.
     ConnectTimedOut(Attempts),
     /// No address could be connected to, for another reason.
     Unreachable(Attempts),
-    /// The operation was not done by its deadline.
+    /// The operation did not complete by its deadline.
     TimedOut,
-    /// The peer took no byte for the send time-out; the connection was closed.
+    /// The peer accepted no byte for the send time-out, and the connection was closed.
     SendTimedOut,
     /// The peer has closed its side.
     ClosedByPeer,
-    /// The peer, or something on the way to it, has reset the connection.
+    /// The peer, or a device on the path, reset the connection.
     Reset,
-    /// The peer does not answer any more (keepalive, retransmissions).
+    /// The peer no longer responds (keepalive, retransmissions).
     PeerLost,
-    /// A system call failed, for another reason than those above.
+    /// A system call failed for a reason not listed above.
     Failed,
-    /// A message that is longer than allowed, or whose length makes no sense: sent, or received. If
-    /// it was received the connection is closed, since nobody knows where the next one begins.
+    /// A sent or received message is longer than allowed, or its length is invalid. If it was
+    /// received, the connection is closed, because the start of the next message is unknown.
     FrameTooLarge(FrameError),
-    /// More came before the end of the stream than there was to be room for, in bytes.
+    /// The stream has more bytes than this limit.
     TooLong(usize),
     /// The operation was cancelled, or its client was disconnected or dropped.
     Cancelled,
-    /// The client is not connected, and does not try to be.
+    /// The client is not connected, and is not trying to connect.
     NotConnected,
-    /// The client is connected or connecting already.
+    /// The client is already connected or connecting.
     AlreadyConnected,
-    /// The sending side was closed before.
+    /// The sending side is already closed.
     HalfClosed,
-    /// The client has no framing, so it has no messages.
+    /// The client has no framing, so it cannot receive messages.
     NoFraming,
-    /// The loop has as many operations as it has room for.
+    /// The loop has reached its limit of operations.
     QueueFull,
-    /// The loop has as many clients as it has room for.
+    /// The loop has reached its limit of clients.
     TooManyClients,
-    /// There is no loop: what it needs could not be had.
+    /// The loop could not be started.
     CannotStart(String),
     /// The loop has ended.
     LoopEnded,
-    /// Waiting on the loop's own thread, in a callback, would wait for ever.
+    /// The call would block the loop's own thread, in a callback, and never return.
     OnLoopThread,
 }
 
 impl Error {
-    /// What a failed connect comes to, by what the addresses answered.
+    /// Derives the error of a failed connect from the results of its addresses.
     pub(super) fn of_attempts(attempts: &[Attempt]) -> Error {
         let has = |errno| attempts.iter().any(|attempt| attempt.error == errno);
         let all = Attempts(attempts.into());
@@ -116,8 +116,8 @@ impl Error {
         }
     }
 
-    /// Whether trying the same again cannot help: the caller has to change something first, such as
-    /// to connect, to use another target, or to start another loop. Other errors may pass.
+    /// Whether a retry cannot succeed until the caller changes something, such as to connect, to
+    /// use another target, or to start another loop. Other errors may be temporary.
     pub fn is_final(&self) -> bool {
         match self {
             Error::Target(_)
@@ -146,12 +146,12 @@ impl Error {
         }
     }
 
-    /// A loop could not be started.
+    /// The error for a loop that could not be started.
     pub(crate) fn cannot_start(error: &io::Error) -> Error {
         Error::CannotStart(with_remedy(error))
     }
 
-    /// What the end of a connection comes to.
+    /// The error for operations on a connection that closed for this reason.
     pub(super) fn of_close(reason: CloseReason) -> Error {
         match reason {
             CloseReason::PeerClosed => Error::ClosedByPeer,
@@ -164,13 +164,13 @@ impl Error {
     }
 }
 
-/// An error of the system, and what can be done about it.
+/// Formats a system error with its remedy, if there is one.
 pub(crate) fn with_remedy(error: &io::Error) -> String {
     let remedy = error.raw_os_error().and_then(|raw| remedy(Errno::from_raw_os_error(raw)));
     format!("{error}{}", remedy.unwrap_or_default())
 }
 
-/// What can be done about an error of the system, where that is known.
+/// The remedy for a system error, if it is known.
 fn remedy(error: Errno) -> Option<&'static str> {
     match error {
         Errno::MFILE => Some("; allow this process more open files (ulimit -n)"),
@@ -179,17 +179,17 @@ fn remedy(error: Errno) -> Option<&'static str> {
             Some("; if all local ports are in use, wait or raise net.ipv4.ip_local_port_range")
         }
         Errno::NETUNREACH | Errno::HOSTUNREACH => Some("; check the address and the routes"),
-        Errno::ACCESS | Errno::PERM => Some("; check the address, and what filters its packets"),
+        Errno::ACCESS | Errno::PERM => Some("; check the address and packet filters"),
         _ => None,
     }
 }
 
 impl Attempt {
-    /// What can be done about it, where that is known.
+    /// The remedy for this attempt's error, if it is known.
     fn remedy(&self) -> Option<&'static str> {
         match self.error {
             Errno::INVAL if lacks_zone(&self.address) => {
-                Some("; write the interface of a link-local address with it: [fe80::1%eth0]:7777")
+                Some("; add the interface to the link-local address: [fe80::1%eth0]:7777")
             }
             error => remedy(error),
         }
@@ -201,51 +201,57 @@ impl fmt::Display for Error {
         match self {
             Error::Target(text) => f.write_str(text),
             Error::Resolve { host, reason } => {
-                write!(f, "cannot look up {host}: {reason}; check the name, or give an address")
+                write!(f, "cannot look up {host}: {reason}; check the name, or use an address")
             }
             Error::Refused(attempts) => {
-                write!(f, "nobody listens there ({attempts}); start the server, or check the port")
+                write!(
+                    f,
+                    "no server listens there ({attempts}); start the server, or check the port"
+                )
             }
             Error::ConnectTimedOut(attempts) => {
-                write!(f, "no answer ({attempts}); check the address and what filters its packets")
+                write!(f, "no reply ({attempts}); check the address and packet filters")
             }
             Error::Unreachable(attempts) => {
                 let remedy = attempts.iter().find_map(Attempt::remedy);
                 write!(f, "cannot connect ({attempts}){}", remedy.unwrap_or_default())
             }
             Error::CannotStart(text) => write!(f, "cannot start a client loop: {text}"),
-            Error::TimedOut => f.write_str("not done in time; allow more time, or ask the server"),
+            Error::TimedOut => f.write_str("timed out; use a longer time-out, or check the server"),
             Error::SendTimedOut => f.write_str(
-                "the peer has read nothing for the send time-out, and the connection was closed",
+                "the peer read nothing for the send time-out, and the connection was closed",
             ),
             Error::ClosedByPeer => f.write_str("the peer has closed the connection"),
             Error::Reset => f.write_str("the connection was reset"),
-            Error::PeerLost => f.write_str("the peer does not answer any more"),
+            Error::PeerLost => f.write_str("the peer no longer responds"),
             Error::Failed => f.write_str("the connection failed"),
             Error::FrameTooLarge(error) => {
                 write!(f, "{error}; raise the limit of the framing, or check that both sides agree")
             }
             Error::TooLong(max) => {
-                write!(f, "more than {max} bytes before the end; allow more, or receive in parts")
+                write!(
+                    f,
+                    "the stream has more than {max} bytes; raise the limit, or receive in parts"
+                )
             }
             Error::Cancelled => f.write_str("cancelled"),
             Error::NotConnected => f.write_str("not connected; connect first"),
-            Error::AlreadyConnected => f.write_str("connected already; disconnect first"),
+            Error::AlreadyConnected => f.write_str("already connected; disconnect first"),
             Error::HalfClosed => f.write_str("the sending side is closed; connect again to send"),
             Error::NoFraming => f.write_str(
                 "the client has no framing; give it one (Options::framing, or a target such as \
                  framed://host:port), or receive bytes",
             ),
             Error::QueueFull => f.write_str(
-                "the loop has no room for another operation; wait for some, or raise \
+                "the loop has no room for another operation; wait for one to complete, or raise \
                  LoopLimits::operations",
             ),
             Error::TooManyClients => f.write_str(
-                "the loop has no room for another client; drop some, or raise LoopLimits::clients",
+                "the loop has no room for another client; drop one, or raise LoopLimits::clients",
             ),
             Error::LoopEnded => f.write_str("the client loop has ended; keep its ClientLoop alive"),
             Error::OnLoopThread => f.write_str(
-                "waiting in a callback would wait for ever; use on_complete, or another thread",
+                "waiting in a callback would block forever; use on_complete, or another thread",
             ),
         }
     }
@@ -253,26 +259,27 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// An operation that did not succeed: why, and where its bytes are.
+/// A failed operation: the error, and what happened to its bytes.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failed {
-    /// Why.
+    /// The cause.
     pub error: Error,
-    /// For operations that send: how many bytes, framing included, can not be taken back. The
-    /// kernel has them or, if the operation was cancelled while the connection goes on, is about to
+    /// For sends: the number of bytes, framing included, that cannot be taken back. The kernel has
+    /// accepted them or, if the operation was cancelled and the connection continues, is about to
     /// get them.
     pub bytes_sent: usize,
-    /// For operations that send: what was to be sent, whole. For those that receive: what had come
-    /// when the connection ended; empty if it goes on, because what had come is kept for the next
-    /// receive then.
+    /// For sends: all data that was to be sent. For receives: the bytes received before the
+    /// connection ended. It is empty if the connection continues, because the next receive then
+    /// gets those bytes.
     pub buffer: Vec<u8>,
     pub(super) at_rest: bool,
 }
 
 impl Failed {
-    /// Whether the same operation would fail again if it were begun now, however often: as
-    /// [`Error::is_final`], and also when the client has no connection and makes none by itself.
+    /// Whether the same operation would always fail if it were started again now. This is the case
+    /// for errors that are final ([`Error::is_final`]), and also if the client has no connection
+    /// and does not reconnect by itself.
     pub fn is_final(&self) -> bool {
         self.at_rest || self.error.is_final()
     }
@@ -292,7 +299,7 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)?;
         if self.bytes_sent > 0 {
-            write!(f, " ({} bytes had been sent)", self.bytes_sent)?;
+            write!(f, " ({} bytes were sent)", self.bytes_sent)?;
         }
         Ok(())
     }

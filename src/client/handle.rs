@@ -1,4 +1,4 @@
-//! What a caller holds: the loop ([`ClientLoop`]) and its clients ([`Client`]).
+//! The handles that a caller holds: the loop ([`ClientLoop`]) and its clients ([`Client`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,43 +23,45 @@ use crate::shared::mailbox::Mailboxes;
 use crate::worker::Setup;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
 
-/// Clients at most: what a process may have open files for, with those that linger.
+/// Maximum number of clients. Each may need two open files, one of them for a lingering connection.
 pub const CLIENTS_MAX: u32 = 1 << 20;
 
-/// Operations at most: their numbers and those of their commands have room in 32 bits.
+/// Maximum number of operations. The numbers of operations and of their commands fit into 32 bits.
 pub const OPERATIONS_MAX: u32 = 1 << 24;
 
-/// Room for a receive when the buffer that it is given has none: one of the loop's own buffers.
+/// Capacity reserved for a receive whose buffer has none: the default size of a loop buffer.
 const RECEIVE_BYTES: usize = BUFFER_SIZE;
 
-/// Room that a reply is given before it begins to come; it grows as bytes come, not as a length
-/// promises.
+/// Capacity reserved for a reply before any of it arrives. The `Vec` then grows as bytes arrive,
+/// not to the length that a header announces.
 const REPLY_BYTES_AT_FIRST: usize = 64 << 10;
 
-/// How much later than its round a connect gives up: the round knows more of what happened.
+/// A connect times out this much after its round, because the round's error is more specific.
 const CONNECT_GRACE: Duration = Duration::from_millis(50);
 
-/// What a loop may use. All of it is made when the loop starts.
+/// Resource limits of a loop. Everything is allocated when the loop starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LoopLimits {
-    /// Clients at once, 1 to [`CLIENTS_MAX`].
+    /// Number of clients, 1 to [`CLIENTS_MAX`].
     pub clients: u32,
-    /// Operations under way at once, over all clients, 1 to [`OPERATIONS_MAX`]. One more completes
-    /// at once with [`Error::QueueFull`].
+    /// Number of operations in progress over all clients, 1 to [`OPERATIONS_MAX`]. One more
+    /// completes at once with [`Error::QueueFull`].
     pub operations: u32,
-    /// Buffers. One client holds up to 4 while it sends, and up to 4 with what it was sent and has
-    /// not asked for; one each where that is more than half of all. At least 4 for each client.
+    /// Number of buffers, at least 4 per client. A client holds up to 4 while it sends, and up to 4
+    /// for received bytes that no operation has requested. When more than half of all buffers are
+    /// in use, it holds one for each.
     pub buffers: u32,
-    /// Bytes of a buffer, 256 to 1 MiB.
+    /// Size of a buffer in bytes, 256 to 1 MiB.
     pub buffer_size: usize,
-    /// A peer that takes no byte for so long is given up; `None`: never.
+    /// Longest time for which the peer may accept no byte before the connection is closed. `None`
+    /// disables the time-out.
     pub send_timeout: Option<Duration>,
-    /// How long a connection that this side has closed waits for the other side to do the same.
+    /// How long a connection that this side has closed waits for the peer to close its side.
     pub linger: Duration,
 }
 
 impl LoopLimits {
-    /// For this many clients, with 4 operations and 4 buffers for each.
+    /// Limits for this many clients, with 4 operations and 4 buffers each.
     pub fn for_clients(clients: u32) -> LoopLimits {
         let four_each = clients.saturating_mul(4);
         LoopLimits {
@@ -87,29 +89,29 @@ impl LoopLimits {
 }
 
 impl Default for LoopLimits {
-    /// For 1,024 clients.
+    /// Limits for 1,024 clients.
     fn default() -> LoopLimits {
         LoopLimits::for_clients(1024)
     }
 }
 
-/// A thread that drives any number of clients, and others that look up names.
+/// A thread that drives any number of clients, and helper threads for name look-ups.
 ///
-/// Dropped, it ends: what is under way completes with [`Error::LoopEnded`], what was put on a
-/// connection goes out, and every connection is closed in order, for at most the linger time and a
-/// second.
+/// Dropping it ends the loop. Operations in progress complete with [`Error::LoopEnded`]. Each
+/// connection sends what is on its output and closes gracefully. The drop waits at most the linger
+/// time and one second.
 pub struct ClientLoop {
     pub(super) submission: Arc<Submission>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ClientLoop {
-    /// Starts the threads. The soft limit of open files is raised to what so many clients need, as
-    /// far as the hard limit allows; beyond that a connect fails with EMFILE.
+    /// Starts the threads. Raises the soft limit of open files to what this many clients need, up
+    /// to the hard limit. Beyond that, a connect fails with EMFILE.
     ///
     /// # Errors
-    /// A limit is out of its range ([`io::ErrorKind::InvalidInput`]); or memory, a thread or what
-    /// the event loop is made of could not be had.
+    /// Returns [`io::ErrorKind::InvalidInput`] if a limit is out of range, or the system's error if
+    /// memory, a thread or the event loop cannot be created.
     pub fn start(limits: LoopLimits) -> io::Result<ClientLoop> {
         let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
         limits.check().map_err(invalid)?;
@@ -134,11 +136,12 @@ impl ClientLoop {
         }
     }
 
-    /// A client for a target: `[service://]host:port[?options]`, in the grammar of
+    /// Creates a client for a target: `[service://]host:port[?options]`, in the grammar of
     /// [`Spec`](crate::builtin::url::Spec). It is not connected yet.
     ///
     /// # Errors
-    /// The target is not understood, or the loop has no room for another client.
+    /// Returns [`Error::Target`] if the target is invalid, and [`Error::TooManyClients`] if the
+    /// loop has no room for another client.
     pub fn client(&self, target: &str, options: Options) -> Result<Client, Error> {
         let target = Target::parse(target)?;
         Client::new(&self.submission, target, options)
@@ -146,7 +149,7 @@ impl ClientLoop {
 
     fn join(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        // From a callback: it would wait for itself.
+        // In a callback, the thread would wait for itself.
         if thread.thread().id() != thread::current().id() {
             let _ = thread.join();
         }
@@ -166,14 +169,14 @@ impl std::fmt::Debug for ClientLoop {
     }
 }
 
-/// A file for each client, and for those of them that have connected again one that lingers.
+/// Each client needs one file, and one more for the lingering connection after it has reconnected.
 fn raise_open_files(clients: u32) {
     let needed = config::open_files::fixed(1, 0) + u64::from(clients) * 2;
-    // It was limited to what is possible; where it fails all the same, connects tell.
+    // The request is capped at the hard limit. If it fails anyway, connects report EMFILE.
     let _ = config::open_files::raise_soft_limit(needed.min(config::open_files::hard_limit()));
 }
 
-/// Whatever ends the thread: nobody is left waiting.
+/// Completes all operations however the thread ends, so no caller waits forever.
 struct EndOnDrop(Arc<Submission>);
 
 impl Drop for EndOnDrop {
@@ -182,7 +185,7 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// The life of the loop's thread.
+/// The main function of the loop's thread.
 fn run(
     limits: LoopLimits,
     submission: Arc<Submission>,
@@ -215,10 +218,10 @@ fn make_worker(
     launch::make_worker(setup, Vec::new(), false, |_| driver)
 }
 
-/// What a loop's worker is made of, beside its engine.
+/// Everything that a loop's worker needs, except its engine.
 pub(crate) fn setup(limits: LoopLimits, mailboxes: Arc<Mailboxes>) -> io::Result<Setup> {
     let client_limits = ClientLimits {
-        // Beside those that are open, those that linger.
+        // Open connections and lingering ones.
         connections_max: limits.clients as usize * 2,
         buffers: limits.buffers,
         buffer_size: limits.buffer_size,
@@ -231,16 +234,16 @@ pub(crate) fn setup(limits: LoopLimits, mailboxes: Arc<Mailboxes>) -> io::Result
     Ok(setup)
 }
 
-/// One client of a loop. Its operations may be begun from any thread; those that send go out in the
-/// order in which they were begun, and those that receive get what comes in theirs.
+/// One client of a loop. Any thread may start operations. Sends go out in the order in which they
+/// were started, and receives get bytes in the order in which they were started.
 ///
-/// An operation that is begun while the client connects, or waits to connect again, waits too. One
-/// that is begun when it does neither fails with [`Error::NotConnected`], or with what the last
-/// connection ended with: about a millisecond later, so that callers who try again and again leave
-/// the loop its time. [`Failed::is_final`] tells that trying again is of no use.
+/// An operation that is started while the client connects, or waits to reconnect, waits too.
+/// Otherwise it fails with [`Error::NotConnected`], or with the error that ended the last
+/// connection. It fails about a millisecond later, so that callers that retry in a tight loop do
+/// not occupy the loop's thread. [`Failed::is_final`] tells whether a retry is useless.
 ///
-/// Dropped, its operations are cancelled, and the connection is closed in order: what was put on it
-/// goes out.
+/// Dropping a client cancels its operations and closes the connection gracefully: what is on its
+/// output is sent.
 pub struct Client {
     submission: Arc<Submission>,
     slot: u32,
@@ -261,22 +264,23 @@ impl Client {
         Ok(Client { submission: submission.clone(), slot, framing })
     }
 
-    /// How the stream is cut into messages, if it is.
+    /// The framing that splits the stream into messages, if there is one.
     pub fn framing(&self) -> Option<Framing> {
         self.framing
     }
 
-    /// Connects, and completes with the address that answered. The name is looked up on a helper
-    /// thread. Its addresses are raced as in RFC 8305, IPv6 and IPv4 in turns: the next one is tried
-    /// when one has failed, or after 250 ms without an answer. With [`Options::reconnect`] it is tried again and again, until `timeout`; when it
-    /// fails no further attempt is made.
+    /// Connects, and returns the address that it connected to. A helper thread looks up the name.
+    /// The addresses are raced as in RFC 8305, IPv6 and IPv4 alternating: the next address is tried
+    /// when one has failed, or after 250 ms without a reply. With [`Options::reconnect`], the
+    /// client retries until `timeout`. After this operation has failed, the client makes no further
+    /// attempt.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
         self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }
 
-    /// Sends: with a framing a message, whose payload this is; without one these bytes. Completes,
-    /// with the same `Vec`, when the kernel has all of it.
+    /// Sends a message with this payload, or plain bytes if there is no framing. Returns the same
+    /// `Vec` when the kernel has accepted all of it.
     pub fn send(&self, data: Vec<u8>) -> Pending<Vec<u8>> {
         let too_long = self.framing.and_then(|framing| framing.around(data.len()).err());
         if let Some(error) = too_long {
@@ -286,9 +290,9 @@ impl Client {
         self.begin(Kind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
     }
 
-    /// Receives some bytes, at least one, and at most as many as `buffer` has capacity for (16 KiB
-    /// are made if it has none). What was in it is dropped; it comes back with the bytes. With a
-    /// framing these are the bytes on the wire, lengths and delimiters included.
+    /// Receives at least one byte, and at most as many as `buffer` has capacity for (16 KiB are
+    /// allocated if it has none). Discards the content of `buffer`, and returns it with the bytes
+    /// received. With a framing, these are the bytes on the wire, including lengths and delimiters.
     pub fn receive(&self, mut buffer: Vec<u8>) -> Pending<Vec<u8>> {
         buffer.clear();
         if buffer.capacity() == 0 {
@@ -301,8 +305,8 @@ impl Client {
         self.begin(Kind::Receive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
-    /// Receives the next message: its payload, in `buffer`, which grows if it has to. What was in
-    /// it is dropped.
+    /// Receives the next message and returns its payload in `buffer`, which grows if necessary.
+    /// Discards the previous content of `buffer`.
     pub fn receive_message(&self, mut buffer: Vec<u8>) -> Pending<Vec<u8>> {
         buffer.clear();
         if self.framing.is_none() {
@@ -312,22 +316,22 @@ impl Client {
         self.begin(Kind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
-    /// Receives everything until the peer closes its side, `max` bytes at most, into `buffer`,
-    /// which grows if it has to. What was in it is dropped.
+    /// Receives everything until the peer closes its side, at most `max` bytes, into `buffer`,
+    /// which grows if necessary. Discards the previous content of `buffer`.
     pub fn receive_to_end(&self, mut buffer: Vec<u8>, max: usize) -> Pending<Vec<u8>> {
         buffer.clear();
         let kind = Kind::ToEnd { max };
         self.begin(kind, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
-    /// Sends a request and receives the reply to it: with a framing a message each, without one as
-    /// many bytes as were sent. Several may be under way: replies belong to requests in order.
-    /// A payload that contains the delimiter of the framing is several messages to the peer, and
-    /// only the first reply is that of this request.
+    /// Sends a request and receives its reply: a message each with a framing, otherwise as many
+    /// bytes as were sent. Several requests may be in flight; replies match requests in order. If
+    /// the payload contains the framing's delimiter, it is several messages to the peer, and only
+    /// the first reply belongs to this request.
     ///
-    /// A request that is not answered by `timeout` completes with [`Error::TimedOut`], and the
-    /// connection is reset, with all that is under way on it: the late reply would be taken for
-    /// that of the next request. It is never sent a second time.
+    /// If there is no reply within `timeout`, the operation completes with [`Error::TimedOut`] and
+    /// the connection is reset, which fails all other operations on it. Otherwise the late reply
+    /// would be taken for that of the next request. The request is never sent a second time.
     pub fn send_receive(&self, request: Vec<u8>, timeout: Duration) -> Pending<Vec<u8>> {
         let too_long = self.framing.and_then(|framing| framing.around(request.len()).err());
         if let Some(error) = too_long {
@@ -343,15 +347,15 @@ impl Client {
         self.begin(Kind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
-    /// Closes the sending side, behind all that was begun before: the peer reads to the end.
-    /// Receiving goes on.
+    /// Closes the sending side after all operations that were started before. The peer then reads
+    /// to the end of the stream. Receiving continues.
     pub fn half_close(&self) -> Pending<()> {
         self.begin(Kind::HalfClose, |_| (), |o| value(o, |_| Some(())))
     }
 
-    /// Closes the connection, behind all sends that were begun before, and makes no further one.
-    /// Completes when the peer has closed its side too, or the linger time has passed. What is not
-    /// received by then is thrown away, and receives complete with [`Error::Cancelled`].
+    /// Closes the connection after all sends that were started before, and does not reconnect.
+    /// Completes when the peer has closed its side too, or the linger time has passed. Bytes not
+    /// received by then are discarded, and receives complete with [`Error::Cancelled`].
     pub fn disconnect(&self) -> Pending<()> {
         self.begin(Kind::Disconnect, |_| (), |o| value(o, |_| Some(())))
     }
@@ -379,7 +383,7 @@ impl Client {
         Pending::new(cell, Some(ticket), convert)
     }
 
-    /// An operation that is over before it began.
+    /// Creates an operation that is already complete.
     fn at_once<T: 'static>(
         &self,
         result: Result<(), Error>,

@@ -1,8 +1,8 @@
-//! The client side: many clients on one loop, on the same engine as the server.
+//! The client library: many clients on one event loop, built on the same engine as the server.
 //!
-//! Everything is a completion: an operation is begun, and it completes exactly once, with a value
-//! or with an error that has a type. A [`Pending`] is waited for, given a callback, or cancelled.
-//! [`Blocking`] is the form that waits.
+//! Every operation is asynchronous and completes exactly once, with a value or a typed error.
+//! Starting one returns a [`Pending`], which you can wait for, give a callback, or cancel.
+//! [`Blocking`] is a blocking client on top of it.
 //!
 //! ```
 //! use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +18,7 @@
 //! let client = clients.client(&target, Options::new())?;
 //! client.connect(Duration::from_secs(10)).wait()?;
 //!
-//! // Two requests under way at once; replies come in order.
+//! Two requests in flight; replies arrive in order.
 //! let replies = [&b"one"[..], b"two"]
 //!     .map(|request| client.send_receive(request.to_vec(), Duration::from_secs(10)));
 //! let [one, two] = replies.map(|reply| reply.wait().expect("an echo"));
@@ -26,35 +26,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! * A send completes when the kernel has all of it, once. Only a reply proves that the peer has read
-//!   it.
-//! * If the connection is lost before the kernel has a whole message, the message is reported with
-//!   the number of bytes that went out, or kept and sent again whole, as [`Unsent`] says. It is never
-//!   dropped silently.
-//! * A `send_receive` that has begun is never repeated. It completes with its reply or an error.
-//! * Operations take their places in line when they are begun, and belong to the connection that
-//!   they meet there: the present one or, behind a [`Client::disconnect`], the next.
-//! * Bytes that nobody asked for are kept, up to 4 buffers; then the peer is not read from. If the
-//!   connection ends they can still be received; the error that it ended with comes behind them. A
-//!   `send_receive` never takes its reply from what an earlier connection left: it drops that.
-//! * While unrequested bytes are waiting, the end of the connection is not seen.
+//! * A send completes once, when the kernel has accepted all of it. Only a reply proves that the
+//!   peer has read it.
+//! * If the connection is lost before the kernel has accepted a whole message, the client either
+//!   reports the number of bytes sent, or keeps the message and sends all of it again. [`Unsent`]
+//!   selects which. A message is never dropped silently.
+//! * A `send_receive` that has started is never repeated. It completes with its reply or an error.
+//! * Operations are queued in the order in which they are started. Each belongs to the connection
+//!   that is current at its place in the queue: the present one, or the next one if a
+//!   [`Client::disconnect`] is ahead of it.
+//! * Bytes that no operation has requested are kept, up to 4 buffers. Then the client stops reading
+//!   from the peer. If the connection ends, these bytes can still be received; the error that the
+//!   connection ended with follows them. A `send_receive` never takes its reply from bytes of an
+//!   earlier connection: it discards them.
+//! * While unrequested bytes are waiting, the client does not notice the end of the connection.
 //! * No callback runs on the stack of another.
 //!
-//! # What allocates
+//! # Allocations
 //!
-//! Tables, queues and buffers are made when the loop starts. On the caller's thread each operation
-//! takes two small allocations, and a callback its own. On the loop's thread, with the connection
-//! up, bytes are copied between the loop's buffers and the caller's `Vec`, which travels with the
-//! operation. That allocates only where a reply outgrows its `Vec`: give `receive_message` and
-//! `receive_to_end` a `Vec` with room. Connecting, looking up names, errors, state callbacks and
-//! cancelled receives allocate a little.
+//! Tables, queues and buffers are allocated when the loop starts. On the caller's thread, each
+//! operation makes two small allocations, and a callback one more. On the loop's thread, while a
+//! connection is open, bytes are copied between the loop's buffers and the caller's `Vec`, which
+//! moves with the operation. This allocates only if a reply outgrows its `Vec`, so pass
+//! `receive_message` and `receive_to_end` a `Vec` with enough capacity. Connecting, name look-ups,
+//! errors, state callbacks and cancelled receives make a few allocations.
 //!
-//! * `handle`: what callers hold; `blocking`: the form that waits
-//! * `pending`: an operation under way; `completer`: the loop's end of it; `ops`: its table
-//! * `driver`: the clients as a service of the loop
-//! * `submission`: the queue between callers and loop; `resolve`: looking up names
+//! * `handle`: the types that callers hold; `blocking`: the blocking client
+//! * `pending`: the caller's half of an operation; `completer`: the loop's half; `ops`: the table
+//!   of operations
+//! * `driver`: the service that runs the clients on the loop
+//! * `submission`: the queue from callers to the loop; `resolve`: name look-ups
 
 mod blocking;
 mod completer;

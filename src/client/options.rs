@@ -1,5 +1,5 @@
-//! What a client is asked to be ([`Options`]), how it connects again ([`Reconnect`]), and what it
-//! says of itself ([`State`]).
+//! A client's options ([`Options`]), its reconnect policy ([`Reconnect`]), and the states that it
+//! reports ([`State`]).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use crate::protocol::framing::Framing;
 
-/// How long one round over all addresses of a target may take by default: two lost segments of the
-/// handshake (1 s and 2 s, RFC 6298), and a round trip.
+/// Default time limit of one round over all addresses of a target. It covers two lost segments of
+/// the handshake (1 s and 2 s, RFC 6298) and a round trip.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest wait before an attempt to connect: an `Instant` so far away can be told.
+/// The longest wait before an attempt to connect. `Instant` can represent a time this far ahead.
 const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
 
-/// Told of each change of state, on the loop's thread.
+/// Called on each state change, on the loop's thread.
 pub(super) type OnState = Box<dyn FnMut(&State) + Send>;
 
-/// What a client is asked to be.
+/// Options of a client.
 #[derive(Default)]
 pub struct Options {
     pub(super) framing: Option<Framing>,
@@ -28,41 +28,41 @@ pub struct Options {
 }
 
 impl Options {
-    /// A client of plain bytes that does not connect again.
+    /// Options for a client of plain bytes that does not reconnect.
     pub fn new() -> Options {
         Options::default()
     }
 
-    /// How the stream is cut into messages. A target that names a service with messages
-    /// (`framed://`, `message://`) sets it too, and then that is the one.
+    /// Sets how the stream is split into messages. A target that names a service with messages
+    /// (`framed://`, `message://`) also sets the framing, and takes precedence.
     pub fn framing(mut self, framing: Framing) -> Options {
         self.framing = Some(framing);
         self
     }
 
-    /// How long one round may take: looking up the name, and trying all addresses of the target. The
-    /// default is [`CONNECT_TIMEOUT`]. If a round ends before it has tried all addresses, the next
-    /// round begins with those that it did not try.
+    /// Sets the time limit of one round: looking up the name, and trying all addresses of the
+    /// target. The default is [`CONNECT_TIMEOUT`]. If a round ends before it has tried all
+    /// addresses, the next round starts with the addresses that it did not try.
     pub fn connect_timeout(mut self, timeout: Duration) -> Options {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// Connects again whenever the connection is lost or could not be made, until it is
-    /// disconnected.
+    /// Reconnects whenever the connection is lost or cannot be made, until
+    /// [`Client::disconnect`](super::Client::disconnect).
     pub fn reconnect(mut self, reconnect: Reconnect) -> Options {
         self.reconnect = Some(reconnect);
         self
     }
 
-    /// What becomes of messages that had not been sent completely when the connection was lost.
+    /// Sets what happens to messages that were not sent completely when the connection was lost.
     pub fn unsent(mut self, unsent: Unsent) -> Options {
         self.unsent = unsent;
         self
     }
 
-    /// Has `callback` called at each change of state, on the loop's thread. It must not block. A
-    /// panic in it is logged, and it is not called again.
+    /// Calls `callback` on each state change, on the loop's thread. It must not block. A panic in
+    /// it is logged, and it is not called again.
     pub fn on_state(mut self, callback: impl FnMut(&State) + Send + 'static) -> Options {
         self.on_state = Some(Box::new(callback));
         self
@@ -80,25 +80,26 @@ impl std::fmt::Debug for Options {
     }
 }
 
-/// What becomes of a message that had not been handed to the kernel completely when the connection
-/// was lost, if the client connects again. One that had been is never sent twice.
+/// What happens to a message if the connection is lost before the kernel has accepted all of it,
+/// and the client reconnects. A message that the kernel has accepted is never sent twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Unsent {
-    /// Its send completes with an error that says how many bytes went out.
+    /// The send completes with an error that states how many bytes were sent.
     #[default]
     Report,
-    /// It is kept, and sent again from its first byte on the next connection, in its place. So the
-    /// server may see the begin of a message twice, on two connections, but one of them whole.
+    /// The message keeps its place and is sent again from its first byte on the next connection.
+    /// The server may therefore see the start of a message on one connection and the whole message
+    /// on the next.
     Keep,
 }
 
-/// How long is waited before the next attempt to connect.
+/// How long the client waits before its next attempt to connect.
 ///
-/// It is exponential back-off with full jitter, as in M. Brooker, "Exponential Backoff And Jitter"
-/// (AWS Architecture Blog, 2015), but never less than the lower bound. Before the `n`th attempt
-/// since the client was last connected it waits between `shortest` and `shortest * 2^n`, the latter
-/// not above `longest`, all equally likely. The jitter spreads the clients that lost the same
-/// server at the same moment.
+/// The wait is exponential back-off with full jitter, as in M. Brooker, "Exponential Backoff And
+/// Jitter" (AWS Architecture Blog, 2015), but never less than the lower bound. The `n`th attempt
+/// since the client was last connected waits a uniformly random time between `shortest` and
+/// `shortest * 2^n`, and at most `longest`. The jitter spreads clients that lost the same server at
+/// the same moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reconnect {
     shortest: Duration,
@@ -107,22 +108,22 @@ pub struct Reconnect {
 }
 
 impl Default for Reconnect {
-    /// From 100 ms to 10 s, without end.
+    /// Waits from 100 ms to 10 s, without a limit on attempts.
     fn default() -> Reconnect {
         Reconnect::between(Duration::from_millis(100), Duration::from_secs(10))
     }
 }
 
 impl Reconnect {
-    /// Waits at least `shortest`, which is 1 ms or more, and at most `longest`. If they are the
-    /// same, it is always that. More than a year counts as a year.
+    /// Waits at least `shortest`, which is raised to 1 ms if it is less, and at most `longest`. If
+    /// both are equal, the interval is fixed. Values above a year count as a year.
     pub fn between(shortest: Duration, longest: Duration) -> Reconnect {
         let shortest = shortest.clamp(Duration::from_millis(1), WAIT_MAX);
         Reconnect { shortest, longest: longest.clamp(shortest, WAIT_MAX), attempts_max: None }
     }
 
-    /// Gives up after this many rounds in a row in which no address could be connected to, at least
-    /// 1. A round that connected begins the count anew, however soon the connection was lost.
+    /// Gives up after this many rounds in a row, at least 1, in which no address could be connected
+    /// to. A round that connects resets the count, however soon the connection is lost.
     pub fn attempts_max(mut self, attempts: u32) -> Reconnect {
         self.attempts_max = Some(attempts.max(1));
         self
@@ -133,12 +134,12 @@ impl Reconnect {
         self.longest
     }
 
-    /// Whether no further attempt is to be made after so many that failed.
+    /// Whether to stop after this many failed rounds in a row.
     pub(super) fn gives_up(&self, failures: u32) -> bool {
         self.attempts_max.is_some_and(|max| failures >= max)
     }
 
-    /// How long to wait before this attempt, the first of which is 1. `random` is from 0 to 1.
+    /// The wait before this attempt; the first is number 1. `random` is from 0 to 1.
     pub(super) fn wait(&self, attempt: u32, random: f64) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.min(31));
         let most = self.shortest.saturating_mul(factor).min(self.longest);
@@ -146,29 +147,30 @@ impl Reconnect {
     }
 }
 
-/// What a client is doing.
+/// The state of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// The name is looked up and its addresses are tried.
+    /// The client is looking up the name or trying its addresses.
     Connecting,
-    /// The connection is there.
+    /// The connection is open.
     Connected {
-        /// The address that answered.
+        /// The address that the client is connected to.
         address: SocketAddr,
     },
-    /// The connection was lost or not made; the next attempt is waited for.
+    /// The connection was lost or could not be made; the client is waiting for its next attempt.
     Waiting {
-        /// When it is made.
+        /// When the next attempt starts.
         until: Instant,
-        /// Which it will be, from 1, since the client was last connected for a while.
+        /// Number of the next attempt, counted from 1 since the client was last connected for a
+        /// while.
         attempt: u32,
-        /// What the last connection or attempt ended with.
+        /// The error that ended the last connection or attempt.
         why: Error,
     },
-    /// There is no connection, and none will be made by itself.
+    /// There is no connection, and the client does not reconnect by itself.
     Closed {
-        /// Why; [`Error::Cancelled`] if it was asked for.
+        /// The reason; [`Error::Cancelled`] if the caller closed it.
         why: Error,
     },
 }

@@ -142,7 +142,7 @@ fn each_failure_has_an_exit_code_and_a_reason() {
             thread::sleep(GUARD);
         });
         let target = format!("{scheme}{silent}");
-        check(&pipe(&["--timeout", "300ms", &target], b"x\n"), 1, b"", "not done in time");
+        check(&pipe(&["--timeout", "300ms", &target], b"x\n"), 1, b"", "timed out");
     }
     // A server that replies and never closes.
     let endless = serve(|mut stream| {
@@ -150,7 +150,7 @@ fn each_failure_has_an_exit_code_and_a_reason() {
         let _ = stream.read_to_end(&mut Vec::new());
         thread::sleep(GUARD);
     });
-    check(&pipe(&["--timeout", "300ms", &endless], b"x"), 1, b"half", "not done in time");
+    check(&pipe(&["--timeout", "300ms", &endless], b"x"), 1, b"half", "timed out");
     // A server that closes in the middle of a frame.
     let cut = serve(|mut stream| {
         stream.read_exact(&mut [0; 5]).expect("a frame");

@@ -235,7 +235,7 @@ impl Driver {
             return Error::of_attempts(&attempts);
         }
         if let (Stage::Resolving, Some(target)) = (slot.stage, &slot.target) {
-            let reason = "no answer in time".to_owned();
+            let reason = "no reply in time".to_owned();
             return Error::Resolve { host: target.host.clone(), reason };
         }
         slot.last_failure.clone().unwrap_or(Error::TimedOut)
