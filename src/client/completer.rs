@@ -1,8 +1,8 @@
-//! The loop's end of an operation ([`Completer`]), and what it shares with the caller's end
-//! ([`Cell`]). The caller's end is in `pending`.
+//! The loop's half of an operation ([`Completer`]), and the state that it shares with the caller's
+//! half ([`Cell`]). The caller's half is in `pending`.
 //!
-//! A `Completer` completes exactly once: completing consumes it, and one that is dropped (because
-//! the loop ended) completes with [`Error::LoopEnded`].
+//! A `Completer` completes exactly once. Completing consumes it, and dropping it (because the loop
+//! ended) completes with [`Error::LoopEnded`].
 
 use std::cell::{Cell as LocalCell, RefCell};
 use std::collections::VecDeque;
@@ -13,22 +13,22 @@ use std::thread::ThreadId;
 
 use super::error::{Error, Failed};
 
-/// How an operation ended, whatever its kind.
+/// The result of an operation of any kind.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) result: Result<(), Error>,
-    /// What was to be sent.
+    /// The data to send.
     pub(super) request: Vec<u8>,
-    /// What was received.
+    /// The data received.
     pub(super) reply: Vec<u8>,
     pub(super) bytes_sent: usize,
     pub(super) address: Option<std::net::SocketAddr>,
-    /// The client has no connection, and makes none by itself.
+    /// Whether the client has no connection and does not reconnect by itself.
     pub(super) at_rest: bool,
 }
 
 impl Outcome {
-    /// That of an operation which had and achieved nothing yet.
+    /// The outcome of an operation that has sent and received nothing.
     pub(super) fn new(result: Result<(), Error>) -> Outcome {
         let (request, reply) = (Vec::new(), Vec::new());
         Outcome { result, request, reply, bytes_sent: 0, address: None, at_rest: false }
@@ -43,7 +43,7 @@ impl Outcome {
     }
 }
 
-/// What becomes of an outcome for the caller.
+/// Converts an outcome into the caller's result.
 pub(super) type Convert<T> = fn(Outcome) -> T;
 
 pub(super) type Callback = Box<dyn FnOnce(Outcome) + Send>;
@@ -58,20 +58,20 @@ pub(super) enum Stage {
 pub(super) struct Cell {
     stage: Mutex<Stage>,
     pub(super) done: Condvar,
-    /// The thread on which nobody may wait.
+    /// The loop's thread, which must not wait for the operation.
     pub(super) loop_thread: ThreadId,
-    /// The loop has been asked for its end.
+    /// Whether the caller has asked the loop to cancel the operation.
     cancelled: AtomicBool,
 }
 
 impl Cell {
     pub(super) fn lock(&self) -> MutexGuard<'_, Stage> {
-        // Nothing that panics is done while it is locked.
+        // No code panics while holding the lock.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the loop is to be asked for the end of the operation: once, and only while that makes
-    /// a difference, so that the loop's queue has room for all that can be asked.
+    /// Returns whether to send a cancel to the loop. It is sent once, and not after the operation
+    /// has completed. This bounds the number of cancels in the loop's queue.
     pub(super) fn begin_cancel(&self) -> bool {
         let is_complete = matches!(&*self.lock(), Stage::Done(_) | Stage::Taken);
         !is_complete && !self.cancelled.swap(true, Ordering::Relaxed)
@@ -94,21 +94,21 @@ impl Cell {
     }
 }
 
-/// Callbacks in a row, each given in the one before, that hear of the end of the loop. One that goes
-/// on for ever would otherwise keep the thread for ever.
+/// Maximum length of a chain of callbacks, each started from the one before, that are called with
+/// the end of the loop. Without a limit, an endless chain would never release the thread.
 const CALLBACKS_AT_THE_END_MAX: usize = 1_000;
 
 thread_local! {
     /// A callback is running on this thread.
     static RUNNING: LocalCell<bool> = const { LocalCell::new(false) };
-    /// A loop completes operations on this thread, and runs what is deferred in its next turn.
+    /// This thread's loop is completing operations, and runs deferred callbacks in its next turn.
     static IN_TURN: LocalCell<bool> = const { LocalCell::new(false) };
-    /// Callbacks that were to be called while another one was running.
+    /// Callbacks that became due while another one was running.
     static DEFERRED: RefCell<VecDeque<(Callback, Outcome)>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// Calls a callback, or defers it if another one is running on this thread: none runs on the stack
-/// of another.
+/// Calls a callback. If another one is running on this thread, defers it, so that no callback runs
+/// on the stack of another.
 pub(super) fn call(callback: Callback, outcome: Outcome) {
     if RUNNING.get() {
         return DEFERRED.with_borrow_mut(|all| all.push_back((callback, outcome)));
@@ -119,14 +119,14 @@ pub(super) fn call(callback: Callback, outcome: Outcome) {
     }
 }
 
-/// A panic in a callback is the callback's own: the other clients of the loop go on.
+/// Catches a panic of the callback, so that the other clients of the loop are not affected.
 fn run(callback: Callback, outcome: Outcome) {
     if !catch_panic(|| callback(outcome)) {
         log::error!("a completion callback of a client panicked");
     }
 }
 
-/// Runs the code of a user. Returns whether it did not panic.
+/// Runs user code. Returns false if it panicked.
 pub(super) fn catch_panic(code: impl FnOnce()) -> bool {
     let outer = RUNNING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(code));
@@ -134,14 +134,14 @@ pub(super) fn catch_panic(code: impl FnOnce()) -> bool {
     result.is_ok()
 }
 
-/// This thread runs a loop from now on.
+/// Resets the state of this thread for a new loop.
 pub(super) fn enter_loop() {
     RUNNING.set(false);
     IN_TURN.set(false);
     drop(DEFERRED.take());
 }
 
-/// Runs the callbacks that are deferred now.
+/// Runs the callbacks that are deferred now, but not those that they defer.
 pub(super) fn run_deferred() {
     for _ in 0..DEFERRED.with_borrow(VecDeque::len) {
         let next = DEFERRED.with_borrow_mut(VecDeque::pop_front);
@@ -149,33 +149,33 @@ pub(super) fn run_deferred() {
     }
 }
 
-/// Whether callbacks wait to be run.
+/// Whether any callback is deferred.
 pub(super) fn has_deferred() -> bool {
     DEFERRED.with_borrow(|all| !all.is_empty())
 }
 
-/// Completes operations in a turn of a loop. What their callbacks would have called is left to its
-/// next turn, so that the loop goes on whatever they do.
+/// Completes operations in a turn of a loop. Callbacks that this defers run in the loop's next
+/// turn, so that they cannot hold up this one.
 pub(super) fn in_turn(complete: impl FnOnce()) {
     IN_TURN.set(true);
     complete();
     IN_TURN.set(false);
 }
 
-/// Runs all callbacks that are deferred, and those that they leave.
+/// Runs all deferred callbacks, and those that they defer.
 pub(super) fn run_all_deferred() {
     let mut at_the_end = 0;
     while let Some((callback, outcome)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
         at_the_end += usize::from(outcome.result == Err(Error::LoopEnded));
         if at_the_end > CALLBACKS_AT_THE_END_MAX {
-            log::error!("callbacks of clients go on without end after the end of their loop");
+            log::error!("dropped a client's chain of callbacks that did not end with its loop");
             return drop(DEFERRED.take());
         }
         run(callback, outcome);
     }
 }
 
-/// The right and the duty to complete an operation.
+/// The right and the obligation to complete an operation.
 pub(super) struct Completer(Option<Arc<Cell>>);
 
 impl Completer {
@@ -190,7 +190,7 @@ impl Completer {
         (Completer(Some(cell.clone())), cell)
     }
 
-    /// Whether the caller has asked for the end of the operation.
+    /// Whether the caller has cancelled the operation.
     pub(super) fn is_cancelled(&self) -> bool {
         self.0.as_ref().is_some_and(|cell| cell.cancelled.load(Ordering::Relaxed))
     }

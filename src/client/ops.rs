@@ -1,5 +1,5 @@
-//! Operations as the loop has them: a table that is made once, and queues through it that allocate
-//! nothing.
+//! The loop's operations: a table that is allocated once, and queues linked through it that do not
+//! allocate.
 
 use super::completer::{Completer, Outcome};
 use super::error::Error;
@@ -7,19 +7,19 @@ use crate::base::time::Time;
 use crate::protocol::framing::{Framing, LENGTH_BYTES, Prefix, length};
 use std::net::SocketAddr;
 
-/// No operation.
+/// The number that stands for no operation.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What is to be done.
+/// The kind of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     Connect,
     Send,
     SendReceive,
-    /// Some bytes, as many as the buffer has room for.
+    /// Receives bytes, up to the capacity of the buffer.
     Receive,
     Message,
-    /// Everything until the end, at most so many bytes.
+    /// Receives everything until the end of the stream, at most `max` bytes.
     ToEnd {
         max: usize,
     },
@@ -36,7 +36,8 @@ impl Kind {
         !matches!(self, Kind::Connect | Kind::Send | Kind::HalfClose | Kind::Disconnect)
     }
 
-    /// What the end of a connection is for an operation: for one kind it is what was waited for.
+    /// The result of an operation whose connection ends with `error`. For [`Kind::ToEnd`], the
+    /// peer's close is success.
     pub(super) fn result_at_end(self, error: Error) -> Result<(), Error> {
         match self {
             Kind::ToEnd { .. } if error == Error::ClosedByPeer => Ok(()),
@@ -45,51 +46,51 @@ impl Kind {
     }
 }
 
-/// An operation.
+/// One operation.
 pub(crate) struct Op {
     pub(super) id: u64,
     pub(super) slot: u32,
     pub(super) kind: Kind,
     pub(super) completer: Completer,
-    /// What is to be sent.
+    /// The data to send.
     pub(super) request: Vec<u8>,
-    /// What has come, without the length in front of it.
+    /// The data received, without the length header.
     pub(super) reply: Vec<u8>,
-    /// How much there is room for: with [`Kind::Receive`].
+    /// Maximum length of the reply. Used by [`Kind::Receive`].
     pub(super) reply_max: usize,
-    /// The length in front of the message that is being received.
+    /// The length header of the message that is being received.
     pub(super) header: [u8; LENGTH_BYTES],
     pub(super) header_len: usize,
     pub(super) deadline: Time,
-    /// Bytes of it, framing included, that are on the connection's output or have been.
+    /// Number of its bytes, framing included, that have been put on the connection's output.
     pub(super) put: usize,
-    /// Where in the connection's stream it ends; known when it has been put completely.
+    /// Position in the connection's stream after the last byte put so far.
     pub(super) end: u64,
-    /// Whether it is in the queue of those that are to be sent, or have been and are not yet with
-    /// the kernel.
+    /// The queue of the sending side that the operation is in.
     pub(super) lane: Lane,
-    /// Whether all that it waits for has come.
+    /// Whether everything it waits for has been received.
     pub(super) done: bool,
-    /// Whether it is in the queue of those that receive.
+    /// Whether it is in the queue of receives.
     pub(super) receives: bool,
-    /// Whether it waits for the connection after the one that is ending.
+    /// Whether it is for the connection after the one that is ending.
     pub(super) next: bool,
-    /// How it ended, until that is told.
+    /// The result, from the end of the operation until the caller is notified.
     pub(super) ended: Option<Ended>,
-    /// Its neighbours in the queues that it is in: before it and behind it, by [`Link`].
+    /// The operations before it and behind it in its queues, indexed by [`Link`].
     before: [u32; 2],
     behind: [u32; 2],
 }
 
-/// How an operation ended.
+/// The result of an operation that has ended.
 pub(super) struct Ended {
     pub(super) result: Result<(), Error>,
     pub(super) bytes_sent: usize,
-    /// Of a connect.
+    /// The peer's address, for a connect.
     pub(super) address: Option<SocketAddr>,
 }
 
-/// Which queue of the sending side an operation is in.
+/// A queue of the sending side: waiting to be put on the output, or on the output and not yet
+/// accepted by the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lane {
     None,
@@ -97,7 +98,7 @@ pub(super) enum Lane {
     InFlight,
 }
 
-/// What a slice of the stream has brought for an operation.
+/// What an operation took from a slice of the stream.
 pub(super) struct Taken {
     pub(super) bytes: usize,
     pub(super) done: bool,
@@ -128,23 +129,25 @@ impl Op {
         }
     }
 
-    /// Whether a byte that comes may be for it: a request that is not out at all has no reply.
+    /// Whether received bytes may belong to it. A request of which no byte has been sent cannot
+    /// have a reply.
     pub(super) fn has_begun(&self) -> bool {
         self.kind != Kind::SendReceive || self.lane != Lane::Waiting || self.put > 0
     }
 
-    /// Whether it only receives, and its caller has asked for its end: it is to get nothing more.
+    /// Whether it is a plain receive that the caller has cancelled. It must not take any more
+    /// bytes.
     pub(super) fn is_withdrawn(&self) -> bool {
         self.kind.receives() && !self.kind.sends() && self.completer.is_cancelled()
     }
 
-    /// Bytes of the message on the wire.
+    /// Length of the message on the wire, in bytes.
     pub(super) fn wire_len(&self, framing: Option<Framing>) -> usize {
         let (before, after) = frame_parts(&framing, self.request.len());
         before.map_or(0, |before| before.bytes().len()) + self.request.len() + after.len()
     }
 
-    /// Copies the message's next bytes on the wire. Returns how many.
+    /// Copies the next bytes of the message as sent on the wire. Returns their number.
     pub(super) fn fill(&self, framing: Option<Framing>, mut into: &mut [u8]) -> usize {
         let (before, after) = frame_parts(&framing, self.request.len());
         let before = before.as_ref().map_or(&[][..], Prefix::bytes);
@@ -160,7 +163,7 @@ impl Op {
         copied
     }
 
-    /// Takes of the stream what belongs to the operation.
+    /// Takes the bytes that belong to the operation from the front of the stream.
     pub(super) fn take(&mut self, framing: Option<Framing>, bytes: &[u8]) -> Result<Taken, Error> {
         match self.kind {
             Kind::Receive => {
@@ -203,7 +206,7 @@ impl Op {
         Taken { bytes: count, done: done(self) }
     }
 
-    /// The delimiter stays in the reply until the operation is complete.
+    /// Leaves the delimiter in the reply until the operation completes.
     fn take_delimited(
         &mut self,
         delimiter: &[u8],
@@ -230,7 +233,8 @@ impl Op {
         Ok(Taken { bytes: count, done: false })
     }
 
-    /// What has come, as it was on the wire: the begin of what the next receive gets.
+    /// Removes the bytes received so far and returns them as they were on the wire, for the next
+    /// receive.
     pub(super) fn take_wire_reply(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.reply);
         if self.header_len > 0 {
@@ -240,7 +244,7 @@ impl Op {
         bytes
     }
 
-    /// Tells the caller how it ended.
+    /// Notifies the caller of the result.
     pub(super) fn complete(self, at_rest: bool) {
         let Op { completer, request, reply, ended, .. } = self;
         let Some(Ended { result, bytes_sent, address }) = ended else { return };
@@ -248,7 +252,7 @@ impl Op {
     }
 }
 
-/// What is around a payload. That it fits was checked when the operation was begun.
+/// The framing before and after a payload. The length was checked when the operation was started.
 fn frame_parts(framing: &Option<Framing>, len: usize) -> (Option<Prefix>, &[u8]) {
     match framing.as_ref().map(|framing| framing.around(len)) {
         Some(Ok((before, after))) => (Some(before), after),
@@ -256,7 +260,7 @@ fn frame_parts(framing: &Option<Framing>, len: usize) -> (Option<Prefix>, &[u8])
     }
 }
 
-/// A queue of operations, oldest first, linked through them.
+/// A FIFO queue of operations, linked through the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fifo {
     pub(super) first: u32,
@@ -271,14 +275,14 @@ impl Fifo {
     }
 }
 
-/// Which of an operation's two links a queue goes through.
+/// Selects which of an operation's two links a queue uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Link {
     Sent,
     Received,
 }
 
-/// All operations of the loop, by their numbers.
+/// All operations of the loop, indexed by number.
 pub(super) struct Ops(Vec<Option<Op>>);
 
 impl Ops {
@@ -288,7 +292,7 @@ impl Ops {
 
     pub(super) fn insert(&mut self, index: u32, op: Op) {
         let old = self.0[index as usize].replace(op);
-        assert!(old.is_none(), "two operations with one number");
+        assert!(old.is_none(), "two operations with the same number");
     }
 
     pub(super) fn remove(&mut self, index: u32) -> Op {
@@ -323,7 +327,7 @@ impl Ops {
         Some(first)
     }
 
-    /// Takes an operation out of wherever it stands in the queue.
+    /// Removes an operation from any place in the queue.
     pub(super) fn unlink(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
         let link = link as usize;
         let op = self.at(index);
@@ -382,7 +386,7 @@ mod tests {
                         }
                     }
                     assert_eq!((at, done), (message.len(), true), "{framing:?}, cut at {cut}");
-                    // As on the wire, it is what was taken.
+                    // Put back into wire format, it equals the bytes taken.
                     assert_eq!(op.take_wire_reply(), message);
                 }
             }

@@ -1,5 +1,4 @@
-//! An operation that is under way, as its caller has it ([`Pending`]). The loop's end of it is in
-//! `completer`.
+//! The caller's half of an operation ([`Pending`]). The loop's half is in `completer`.
 
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -9,7 +8,7 @@ use super::completer::{Callback, Cell, Convert, Outcome, Stage, call};
 use super::error::{Error, Failed};
 use super::submission::Submission;
 
-/// Which operation of the loop it is, to be cancelled.
+/// Identifies an operation of the loop, in order to cancel it.
 #[derive(Clone)]
 pub(super) struct Ticket {
     pub(super) submission: Arc<Submission>,
@@ -18,7 +17,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Asks the loop for the end of the operation.
+    /// Asks the loop to cancel the operation.
     fn cancel(&self, cell: &Cell) {
         if cell.begin_cancel() {
             self.submission.cancel(self.index, self.id);
@@ -26,15 +25,15 @@ impl Ticket {
     }
 }
 
-/// An operation that is under way. It completes exactly once, with a value or with a [`Failed`].
+/// An operation in progress. It completes exactly once, with a value or a [`Failed`].
 ///
-/// Dropped, the operation goes on and what comes of it is thrown away; [`cancel`](Pending::cancel)
-/// it first to keep bytes that were received.
-#[must_use = "the operation goes on, but nobody will know how it ends"]
+/// Dropping it does not stop the operation, but discards the result. To keep received bytes,
+/// [`cancel`](Pending::cancel) the operation first.
+#[must_use = "dropping this discards the result of the operation"]
 pub struct Pending<T> {
     cell: Arc<Cell>,
     convert: Convert<Result<T, Failed>>,
-    /// `None` if it never reached the loop.
+    /// `None` if the operation never reached the loop.
     ticket: Option<Ticket>,
 }
 
@@ -57,16 +56,16 @@ impl<T: 'static> Pending<T> {
         Pending { cell, convert, ticket }
     }
 
-    /// Whether it has completed: then [`wait`](Pending::wait) answers at once.
+    /// Whether the operation has completed. [`wait`](Pending::wait) then returns at once.
     pub fn is_complete(&self) -> bool {
         matches!(&*self.cell.lock(), Stage::Done(_))
     }
 
-    /// Waits until it has completed.
+    /// Waits until the operation has completed.
     ///
     /// # Errors
-    /// Those of the operation, and [`Error::OnLoopThread`] in a callback of the loop: the operation is
-    /// cancelled then.
+    /// Returns the operation's error. Returns [`Error::OnLoopThread`], and cancels the operation,
+    /// if called in a callback of the loop.
     pub fn wait(self) -> Result<T, Failed> {
         match self.wait_until(None) {
             Ok(result) => result,
@@ -74,12 +73,12 @@ impl<T: 'static> Pending<T> {
         }
     }
 
-    /// Waits until it has completed, or for this time: then it comes back, and goes on.
+    /// Waits until the operation has completed, at most for this time.
     ///
     /// # Errors
-    /// The operation itself, if it has not completed in time.
+    /// Returns the `Pending`, if the operation has not completed in time. The operation continues.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<T, Failed>, Pending<T>> {
-        // A time so far away that it cannot be told is no limit.
+        // A time beyond the range of `Instant` means no limit.
         let limit = Instant::now().checked_add(timeout);
         self.wait_until(limit)
     }
@@ -113,16 +112,16 @@ impl<T: 'static> Pending<T> {
         }
     }
 
-    /// Has `callback` called with the result: on the loop's thread when the operation completes, or
-    /// on this one at once if it has completed already. No callback runs on the stack of another:
-    /// one that is to be called while another is running is called after it.
+    /// Calls `callback` with the result: on the loop's thread when the operation completes, or on
+    /// this thread at once if it has already completed. No callback runs on the stack of another. A
+    /// callback that becomes due while another is running is called after it.
     ///
-    /// A callback that goes on for ever, by beginning an operation whose callback is the same, has
-    /// to end when [`Failed::is_final`] says so. After the end of the loop at most 1,000 callbacks
-    /// are called one out of the other; what comes behind them is dropped.
+    /// A callback that starts another operation with the same callback must stop when
+    /// [`Failed::is_final`] returns true. After the end of the loop, at most 1,000 such callbacks
+    /// are called in a chain; the rest are dropped.
     ///
-    /// The callback must not block: no client of the loop is served while it runs. It may begin
-    /// operations. A panic in it is caught and logged.
+    /// The callback must not block, because no client of the loop is served while it runs. It may
+    /// start operations. A panic in it is caught and logged.
     pub fn on_complete(self, callback: impl FnOnce(Result<T, Failed>) + Send + 'static) {
         let convert = self.convert;
         let callback: Callback = Box::new(move |outcome| callback(convert(outcome)));
@@ -137,20 +136,20 @@ impl<T: 'static> Pending<T> {
         }
     }
 
-    /// Asks for the operation to end. It completes with [`Error::Cancelled`], or with what it has
-    /// achieved by then. Nothing is lost: what an unfinished receive had got is there for the next
-    /// one, and an unfinished send says how many bytes went out.
+    /// Requests cancellation. The operation completes with [`Error::Cancelled`], or with its result
+    /// if it finishes first. No bytes are lost: what an unfinished receive has received goes to the
+    /// next one, and an unfinished send reports how many bytes were sent.
     ///
-    /// A `send_receive` whose request has begun to go out, and a framed message that is cut short
-    /// by this, close the connection: the next reply could be taken for another's, the next message
-    /// for the rest of this one.
+    /// Cancelling a `send_receive` whose request has been sent in part or whole, or a framed
+    /// message that has been sent in part, closes the connection. Otherwise the next reply could be
+    /// matched to the wrong request, and the next message could be read as the rest of this one.
     pub fn cancel(&self) {
         if let Some(ticket) = &self.ticket {
             ticket.cancel(&self.cell);
         }
     }
 
-    /// What cancels the operation from elsewhere, also when the `Pending` has been given away.
+    /// Returns a handle that cancels the operation, even after the `Pending` has been moved away.
     pub fn canceller(&self) -> Canceller {
         Canceller(self.ticket.clone().map(|ticket| (ticket, self.cell.clone())))
     }
@@ -161,7 +160,7 @@ impl<T: 'static> Pending<T> {
 pub struct Canceller(Option<(Ticket, Arc<Cell>)>);
 
 impl Canceller {
-    /// Asks for the operation to end. Nothing happens if it has.
+    /// Requests cancellation. Does nothing if the operation has completed.
     pub fn cancel(&self) {
         if let Some((ticket, cell)) = &self.0 {
             ticket.cancel(cell);

@@ -1,7 +1,7 @@
-//! Looking up names, on threads of their own: the system's resolver blocks, and may do so for long.
+//! Name look-ups. They run on threads of their own, because the system's resolver blocks.
 //!
-//! Each name that is being looked up has a thread, up to a limit, so that a slow one delays no
-//! other; who asks for a name that is being looked up gets the same answer.
+//! Each look-up has its own thread, up to a limit, so a slow name does not delay the others.
+//! Concurrent look-ups of one name share one result.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -12,13 +12,13 @@ use std::{io, thread};
 use super::error::Error;
 use super::submission::{Answer, Submission};
 
-/// Names that are looked up at once. Further ones wait.
+/// Maximum number of concurrent look-ups. Further ones wait.
 const LOOK_UPS_MAX: usize = 32;
 
-/// A name to be looked up, for a client of the loop.
+/// A request to look up a name for a client of the loop.
 pub(crate) struct Question {
     pub(crate) slot: u32,
-    /// Which of the clients that had the slot.
+    /// The generation of the client in this slot.
     pub(crate) client: u32,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -27,20 +27,20 @@ pub(crate) struct Question {
 type Name = (String, u16);
 type Found = Result<Vec<SocketAddr>, Error>;
 
-/// Looks a name up.
+/// Looks up a name.
 type LookUp = fn(&Name) -> Found;
 
-/// What is being looked up.
+/// Look-ups in progress or waiting.
 struct LookUps {
-    /// Who waits for each name: slots and clients.
+    /// The clients that wait for each name, as slot and generation.
     asked: HashMap<Name, Vec<(u32, u32)>>,
-    /// Names that no thread looks up yet.
+    /// Names that are not yet being looked up.
     waiting: VecDeque<Name>,
     threads: usize,
 }
 
-/// Starts the thread that takes the questions. It ends when the sender is dropped. A look-up that is
-/// under way then cannot be interrupted; nobody waits for it.
+/// Starts the thread that receives the requests. It ends when the sender is dropped. A look-up in
+/// progress at that time cannot be interrupted, and its result is discarded.
 pub(super) fn start(
     submission: Arc<Submission>,
     clients: usize,
@@ -82,13 +82,13 @@ fn take_questions(questions: &Receiver<Question>, submission: &Arc<Submission>, 
             .name("client-look-up".into())
             .spawn(move || look_up_all(&for_thread, &answers, look_up));
         if spawned.is_err() {
-            // Slower, but it is done.
+            // Without a thread, the look-up blocks the requests behind it.
             look_up_all(&all, submission, look_up);
         }
     }
 }
 
-/// The life of a thread that looks names up: until none waits.
+/// Looks up names on the current thread until none are waiting.
 fn look_up_all(all: &Mutex<LookUps>, submission: &Submission, look_up: LookUp) {
     loop {
         let name = {
@@ -108,7 +108,7 @@ fn look_up_all(all: &Mutex<LookUps>, submission: &Submission, look_up: LookUp) {
 }
 
 fn lock(all: &Mutex<LookUps>) -> MutexGuard<'_, LookUps> {
-    // Nothing that panics is done while it is locked.
+    // No code panics while holding the lock.
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -131,7 +131,7 @@ mod tests {
     use crate::client::submission::Clock;
     use crate::shared::mailbox::Mailboxes;
 
-    /// Names that begin with "slow" are not answered before this is unlocked.
+    /// Look-ups of names that start with "slow" block while this is locked.
     static SLOW: Mutex<()> = Mutex::new(());
     static LOOKED_UP: AtomicU64 = AtomicU64::new(0);
 
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!((answer.slot, answer.client), (38, 76));
         let again = |slot| Question { slot, client: 1, host: "slow".into(), port: 1 };
         asks.send(again(39)).unwrap();
-        // So that the one before has been taken.
+        // Its answer shows that the previous request has been received.
         ask(37, "fast");
         assert_eq!(next(&submission).slot, 37);
         drop(held);

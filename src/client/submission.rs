@@ -1,5 +1,5 @@
-//! How callers' threads submit work to the loop's thread ([`Submission`]): a bounded queue of
-//! commands, the numbers that are free, and a way to wake the loop.
+//! The channel from callers' threads to the loop's thread ([`Submission`]): a bounded queue of
+//! commands, the free operation and slot numbers, and a way to wake the loop.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +18,12 @@ use crate::base::time::Time;
 use crate::engine::sys::monotonic_now;
 use crate::shared::mailbox::Mailboxes;
 
-/// Where a loop and its callers read the time. The simulated world has a clock of its own.
+/// The source of time for a loop and its callers. The simulated world has its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
-    /// The time that the loop's engine counts in.
+    /// The time of the loop's engine.
     pub(crate) now: fn() -> Time,
-    /// The same moment as a time for users.
+    /// The same time as an `Instant`, for users.
     pub(crate) instant: fn() -> Instant,
 }
 
@@ -32,15 +32,15 @@ impl Clock {
     pub(super) const SYSTEM: Clock = Clock { now: monotonic_now, instant: Instant::now };
 }
 
-/// What the loop is told.
+/// A command for the loop.
 pub(crate) enum Command {
-    /// A new client has this slot.
+    /// A new client occupies this slot.
     New {
         slot: u32,
         target: Box<Target>,
         options: Box<Options>,
     },
-    /// An operation, whose number is taken.
+    /// A new operation with a reserved number.
     Submit {
         index: u32,
         op: Box<Op>,
@@ -49,28 +49,28 @@ pub(crate) enum Command {
         index: u32,
         id: u64,
     },
-    /// The client's handle is gone.
+    /// The client's handle was dropped.
     Dropped {
         slot: u32,
     },
-    /// Finish every connection, then end.
+    /// Close every connection gracefully, then end.
     End,
 }
 
-/// The names that a client asked for have been looked up: the addresses, in the order of the
-/// system's resolver (RFC 6724).
+/// The result of a look-up for a client: addresses in the order of the system's resolver (RFC
+/// 6724).
 pub(crate) struct Answer {
     pub(crate) slot: u32,
-    /// Of which of the clients that had the slot.
+    /// The generation of the client in this slot.
     pub(crate) client: u32,
     pub(crate) addresses: Result<Vec<SocketAddr>, Error>,
 }
 
 pub(crate) struct Submission {
     commands: ArrayQueue<Command>,
-    /// What found no room in the queue and cannot be refused. There is room for all that each
-    /// operation can ask for; only cancels of several threads for what has just completed may be
-    /// more.
+    /// Commands that did not fit into the queue and cannot be refused. The queue has room for all
+    /// commands that operations can cause. Only cancels from several threads, for operations that
+    /// have just completed, can exceed it.
     overflow: Mutex<Vec<Command>>,
     overflowed: AtomicBool,
     answers: ArrayQueue<Answer>,
@@ -79,7 +79,7 @@ pub(crate) struct Submission {
     next_id: AtomicU64,
     mailboxes: Arc<Mailboxes>,
     clock: Clock,
-    /// The loop has been woken and has not yet looked.
+    /// Whether the loop has been woken and has not yet read its queues.
     notified: AtomicBool,
     ended: AtomicBool,
     loop_thread: OnceLock<ThreadId>,
@@ -97,7 +97,7 @@ impl Submission {
             (0..count).for_each(|number| queue.push(number).expect("room for all"));
             queue
         };
-        // One submit and two cancels for each operation; a begin and an end for each client.
+        // A submit and two cancels for each operation, and a start and an end for each client.
         let commands = operations as usize * 3 + clients as usize * 2 + 1;
         Arc::new(Submission {
             commands: ArrayQueue::new(commands),
@@ -115,25 +115,25 @@ impl Submission {
         })
     }
 
-    /// The time.
+    /// The current time.
     pub(super) fn now(&self) -> Time {
         (self.clock.now)()
     }
 
-    /// The time, for users.
+    /// The current time, as an `Instant` for users.
     pub(super) fn instant(&self) -> Instant {
         (self.clock.instant)()
     }
 
-    /// Says that this is the loop's thread.
+    /// Marks the current thread as the loop's thread.
     pub(crate) fn mark_loop_thread(&self) {
         let _ = self.loop_thread.set(thread::current().id());
         completer::enter_loop();
     }
 
-    /// The loop's thread, which has begun before anybody has a handle.
+    /// The loop's thread. It is set before any caller has a handle.
     pub(super) fn loop_thread(&self) -> ThreadId {
-        *self.loop_thread.get().expect("the loop has begun")
+        *self.loop_thread.get().expect("the loop has started")
     }
 
     pub(super) fn take_slot(&self) -> Option<u32> {
@@ -142,10 +142,10 @@ impl Submission {
 
     pub(super) fn release_slot(&self, slot: u32) {
         let fits = self.free_slots.push(slot);
-        assert!(fits.is_ok(), "a slot came back that was not out");
+        assert!(fits.is_ok(), "released a slot that was not taken");
     }
 
-    /// The right to one more operation: its number, and an id that no other ever has.
+    /// Reserves an operation: its number, and an id that is never used again.
     pub(super) fn take_op(&self) -> Option<(u32, u64)> {
         let index = self.free_ops.pop()?;
         Some((index, self.next_id.fetch_add(1, Ordering::Relaxed)))
@@ -153,11 +153,11 @@ impl Submission {
 
     pub(super) fn release_op(&self, index: u32) {
         let fits = self.free_ops.push(index);
-        assert!(fits.is_ok(), "an operation came back that was not out");
+        assert!(fits.is_ok(), "released an operation that was not taken");
     }
 
-    /// Tells the loop. A command for a loop that has ended is dropped, which completes what is in
-    /// it.
+    /// Queues a command and wakes the loop. If the loop has ended, drops the command, which
+    /// completes the operation in it.
     pub(crate) fn push(&self, command: Command) {
         if let Err(command) = self.commands.push(command) {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +175,7 @@ impl Submission {
     }
 
     pub(crate) fn push_answer(&self, answer: Answer) {
-        // There is room for one from each client, and each asks for one at a time.
+        // There is room: each client has at most one look-up in progress.
         let _ = self.answers.push(answer);
         self.notify();
     }
@@ -186,7 +186,7 @@ impl Submission {
         }
     }
 
-    /// To be called by the loop before it looks at what it was told.
+    /// The loop must call this before it reads its queues.
     pub(super) fn clear_notified(&self) {
         self.notified.store(false, Ordering::SeqCst);
     }
@@ -211,13 +211,13 @@ impl Submission {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// How many slots of clients and numbers of operations are free.
+    /// Number of free slots and of free operations.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn free(&self) -> (usize, usize) {
         (self.free_slots.len(), self.free_ops.len())
     }
 
-    /// The loop is over: nobody will ever look again.
+    /// Marks the loop as ended: it will not read its queues again.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.drop_commands();

@@ -1,4 +1,4 @@
-//! Where a client connects to: a host and a port, and the framing of the service that is there.
+//! The target of a client: host, port, and the framing of the service.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,23 +6,23 @@ use super::error::Error;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::protocol::framing::Framing;
 
-/// The longest frame that is taken from a hub. Its lists of clients and its messages each fit into
-/// one of its buffers, which is 1 MiB at most.
+/// Maximum frame length accepted from a hub. Each of its messages and lists of clients fits into
+/// one of its buffers, which are at most 1 MiB.
 const HUB_FRAME_BYTES_MAX: u32 = 1 << 20;
 
-/// A target, as it was written and as it was understood.
+/// A parsed target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The address, if the host is one: then nothing has to be looked up.
+    /// The address, if the host is an address. It then needs no look-up.
     pub(crate) literal: Vec<SocketAddr>,
     pub(crate) framing: Option<Framing>,
     pub(crate) service: ServiceOptions,
 }
 
 impl Target {
-    /// Understands `[service://]host:port[?options]`, or a port alone, which is on this machine.
+    /// Parses `[service://]host:port[?options]`, or only a port, which means this machine.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let spec: Spec = text.parse().map_err(|error| Error::Target(format!("{error}")))?;
         let (host, port) = match spec.address.rsplit_once(':') {
@@ -34,7 +34,7 @@ impl Target {
         let unclear = bare.is_empty() || (bare == host && host.contains(':'));
         let (Some(port), false) = (port, unclear) else {
             return Err(Error::Target(format!(
-                "'{}' is no address to connect to; write host:port, such as localhost:7777, \
+                "'{}' is not a valid target; use host:port, such as localhost:7777, \
                  192.0.2.1:7777 or [::1]:7777",
                 spec.address
             )));

@@ -1,8 +1,9 @@
-//! From a name to a connection: looking up, trying the addresses, waiting for the next round. What
-//! becomes of a client's operations when its connection is lost is in `ending`.
+//! Connecting: look up the name, try the addresses, wait for the next round. `ending` describes
+//! what happens to a client's operations when its connection is lost.
 //!
-//! Addresses are raced as in RFC 8305: the next one is tried when one has failed, or has not
-//! answered for a while; the first that answers is taken, and the other attempts are given up.
+//! Addresses are raced as in RFC 8305. The next address is tried when one has failed or has not
+//! replied for a while. The first address that replies is used, and the other attempts are
+//! abandoned.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,20 +17,21 @@ use crate::client::submission::Answer;
 use crate::error::Errno;
 use crate::service::{ConnectTo, Connection, ConnectionId, Turn};
 
-/// How long an address has to answer before the next one is tried beside it: the Connection Attempt
-/// Delay that RFC 8305, section 8, recommends.
+/// Time before the next address is tried in parallel: the Connection Attempt Delay that RFC 8305,
+/// section 8, recommends.
 const RACE_DELAY: Duration = Duration::from_millis(250);
 
-/// Addresses that are tried in one round, at most: their numbers have 8 bits of a tag.
+/// Maximum number of addresses tried in one round. The tag has 8 bits for the number of the
+/// address.
 const ADDRESSES_MAX: usize = 255;
 
-/// Which attempt a connect is: a slot (24 bits), the number of the address (8), and the round (32).
+/// Identifies an attempt: the slot (24 bits), the number of the address (8), and the round (32).
 fn tag(slot: u32, nth: usize, epoch: u32) -> u64 {
     u64::from(epoch) << 32 | (nth as u64) << 24 | u64::from(slot)
 }
 
-/// One family after the other, beginning with that of the first address, as RFC 8305, section 4,
-/// recommends; within each in the order of the resolver.
+/// Alternates between the address families, starting with that of the first address, as RFC 8305,
+/// section 4, recommends. Within a family, keeps the order of the resolver.
 fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let family =
@@ -65,7 +67,7 @@ impl Driver {
         self.start_round(i);
     }
 
-    /// Begins to look the name up, and to try its addresses.
+    /// Starts to look up the name and try its addresses.
     pub(super) fn start_round(&mut self, i: u32) {
         let now = self.now;
         self.abandon_attempts(i);
@@ -91,7 +93,7 @@ impl Driver {
     fn request_lookup(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         let Some(target) = &slot.target else { return };
-        // The answer to an earlier question of this client will do.
+        // If a look-up of this client is still in progress, its result is used.
         if !slot.resolving {
             let (host, port) = (target.host.clone(), target.port);
             let question = Question { slot: i, client: slot.client, host, port };
@@ -99,7 +101,7 @@ impl Driver {
         }
     }
 
-    /// The resolver has answered: perhaps so late that the round is over in which it was asked.
+    /// Handles the result of a look-up, which may arrive after the round that requested it.
     pub(super) fn resolved(&mut self, answer: Answer) {
         let Answer { slot: i, client, addresses } = answer;
         let slot = self.slot(i);
@@ -118,7 +120,7 @@ impl Driver {
     fn try_addresses(&mut self, i: u32, addresses: &[SocketAddr]) {
         let slot = self.slot(i);
         slot.addresses = interleaved(addresses);
-        // A round may end before its first address has failed. If each round began with the same
+        // A round may end before its first address has failed. If each round started with the same
         // address, one that never replies would hide all others.
         let first = slot.tried_earlier.checked_rem(slot.addresses.len()).unwrap_or(0);
         slot.addresses.rotate_left(first);
@@ -126,7 +128,7 @@ impl Driver {
         self.queue_connect(i);
     }
 
-    /// The time of a client that connects has come: that of the round, or that of the next address.
+    /// Handles the timer of a client that is connecting: the end of the round, or the next address.
     pub(super) fn round_timer(&mut self, i: u32) {
         let now = self.now;
         let slot = self.slot(i);
@@ -139,14 +141,14 @@ impl Driver {
         }
     }
 
-    /// The next address is to be tried in this turn.
+    /// Queues the attempt to connect to the next address.
     fn queue_connect(&mut self, i: u32) {
         let slot = self.slot(i);
         let tag = tag(i, slot.attempts.len(), slot.epoch);
         self.to_connect.push_back(tag);
     }
 
-    /// Begins the connects that are due, as many as there is room for.
+    /// Starts the queued attempts, as many as there are free places.
     pub(super) fn start_queued_connects(&mut self, turn: &mut Turn<'_>) {
         for _ in 0..self.to_connect.len() {
             if turn.free_slots() == 0 {
@@ -161,7 +163,7 @@ impl Driver {
         }
     }
 
-    /// Begins to connect to the next address.
+    /// Starts an attempt to connect to the next address.
     fn start_connect(&mut self, i: u32, tag: u64, turn: &mut Turn<'_>) {
         let now = self.now;
         let places = self.slots.len();
@@ -171,7 +173,8 @@ impl Driver {
         let is_last = slot.attempts.len() + 1 == slot.addresses.len();
         slot.race_at = if is_last { Time::MAX } else { now + RACE_DELAY };
         if races && turn.open() >= places {
-            // Each client has a place for one attempt; further ones do not take those of others.
+            // Each client has a place for one attempt. Parallel attempts must not use other
+            // clients' places.
             slot.race_at = now + RACE_DELAY;
         } else {
             slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
@@ -184,7 +187,7 @@ impl Driver {
         }
     }
 
-    /// The slot that an attempt belongs to, if it is still waited for, and which attempt it is.
+    /// The slot and the address number of an attempt, unless the attempt is obsolete.
     fn slot_of(&mut self, tag: u64) -> Option<(u32, usize)> {
         let (i, nth, epoch) = (tag as u32 & 0xFF_FFFF, (tag >> 24) as usize & 0xFF, tag >> 32);
         let slot = self.slot(i);
@@ -192,7 +195,7 @@ impl Driver {
         waits.then_some((i, nth))
     }
 
-    /// An attempt is under way, as a connection with this id.
+    /// Records the connection of an attempt that has started.
     pub(super) fn attempt_started(&mut self, tag: u64, id: ConnectionId) {
         if let Some((i, nth)) = self.slot_of(tag) {
             self.slot(i).attempts[nth].id = Some(id);
@@ -211,7 +214,7 @@ impl Driver {
         }
     }
 
-    /// Gives up the attempts that are under way: they keep no place that others need.
+    /// Abandons the attempts in progress, which frees their places.
     pub(super) fn abandon_attempts(&mut self, i: u32) {
         let slot = self.slot(i);
         let attempts = std::mem::take(&mut slot.attempts);
@@ -222,10 +225,10 @@ impl Driver {
         self.to_close.extend(under_way.filter_map(|of| of.id));
     }
 
-    /// What a connect that is given up now has come to.
+    /// The error of a connect that ends now.
     pub(super) fn connect_error(&mut self, i: u32) -> Error {
         let slot = self.slot(i);
-        // No word of an address that was never tried, because the loop had no room.
+        // Addresses that were not tried, because the loop had no room, are not reported.
         if slot.stage == Stage::Connecting && !slot.attempts.is_empty() {
             let attempt = |of: &ConnectAttempt| Attempt {
                 address: of.address,
@@ -241,7 +244,7 @@ impl Driver {
         slot.last_failure.clone().unwrap_or(Error::TimedOut)
     }
 
-    /// No address could be connected to.
+    /// Handles a round in which no address could be connected to.
     fn round_failed(&mut self, i: u32, error: Error) {
         self.abandon_attempts(i);
         let slot = self.slot(i);
@@ -252,7 +255,7 @@ impl Driver {
         }
     }
 
-    /// Waits for the next attempt, if there is to be one.
+    /// Schedules the next attempt. Returns false if there is to be none.
     pub(super) fn back_off(&mut self, i: u32, why: &Error) -> bool {
         let now = self.now;
         let random = self.random.f64();
@@ -268,13 +271,13 @@ impl Driver {
         true
     }
 
-    /// Makes no further attempt. `asked` is for who waits for the connection, `others` for what was
-    /// to go over it.
+    /// Stops connecting. The connect operation fails with `asked`, all other operations with
+    /// `others`.
     pub(super) fn stop_connecting(&mut self, i: u32, asked: Error, others: Error) {
         self.fail_connect(i, asked);
         let slot = self.slot(i);
         if !slot.is_trying() && slot.stage != Stage::Idle {
-            // It waited for the end of an earlier connection.
+            // The connect was waiting for the end of an earlier connection.
             if slot.place() == Place::Nowhere {
                 self.fail_queues(i, true, &others);
             }
@@ -288,7 +291,7 @@ impl Driver {
         self.report_state(i, State::Closed { why: others });
     }
 
-    /// A connection is there. `None` if nobody wants it any more.
+    /// Handles an established connection. Returns `None` if it is no longer wanted.
     pub(super) fn connected(&mut self, connection: &Connection<'_>) -> Option<u32> {
         let (i, nth) = self.slot_of(connection.tag())?;
         let now = connection.now();
@@ -301,7 +304,8 @@ impl Driver {
         self.abandon_attempts(i);
         self.slot(i).tried_earlier = 0;
         let address = connection.peer().socket_addr().expect("it was connected to an address");
-        // Before the operation: who waits for it may look at what the callback has noted.
+        // Called before the operation completes, so that its caller sees the effects of the
+        // callback.
         self.report_state(i, State::Connected { address });
         if connect != NONE {
             self.end(connect, Ended { result: Ok(()), bytes_sent: 0, address: Some(address) });

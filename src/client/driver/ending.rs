@@ -1,12 +1,12 @@
-//! What becomes of a client's operations when its connection is lost: which of them fail, which wait
-//! for the next connection, and whether there is to be one.
+//! The end of a connection: which of the client's operations fail, which wait for the next
+//! connection, and whether there is one.
 
 use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Stream, Unsent};
 use crate::error::CloseReason;
 use crate::service::Connection;
 
 impl Driver {
-    /// The connection is gone.
+    /// Handles the end of a connection.
     pub(super) fn disconnected(
         &mut self,
         i: u32,
@@ -28,7 +28,7 @@ impl Driver {
         self.reconnect_or_idle(i, why);
     }
 
-    /// Decides what comes after a connection.
+    /// Reconnects, connects, or becomes idle.
     fn reconnect_or_idle(&mut self, i: u32, why: Error) {
         let now = self.now;
         let keep = self.keeps_unsent(i);
@@ -51,7 +51,7 @@ impl Driver {
         let slot = self.slot(i);
         slot.stage = Stage::Idle;
         if left {
-            // What was not received by then.
+            // Discard bytes that were not received before the disconnect.
             slot.stash.clear();
         }
         let ended = if left { Error::NotConnected } else { why.clone() };
@@ -70,15 +70,15 @@ impl Driver {
         }
     }
 
-    /// Whether messages that were not sent wait for the next connection.
+    /// Whether unsent messages wait for the next connection.
     pub(super) fn keeps_unsent(&mut self, i: u32) -> bool {
         let slot = self.slot(i);
         let again = slot.reconnect.is_some() && !slot.disconnecting && !slot.dropped;
         again && slot.unsent == Unsent::Keep
     }
 
-    /// What becomes of the messages of a connection that is gone: those that the kernel had were
-    /// sent; of the others a part may have been.
+    /// Decides about the messages of a connection that has ended. The kernel may have accepted a
+    /// part of them. Messages that it has accepted completely were completed before.
     fn settle_in_flight(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
         let mut behind = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
@@ -94,7 +94,7 @@ impl Driver {
         }
     }
 
-    /// The same of those of which nothing was sent, on a connection that takes no more.
+    /// Decides about the messages of which no byte was sent, on a connection that accepts no more.
     pub(super) fn settle_unsent(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
         let mut waiting = std::mem::replace(&mut slot.present.waiting, Fifo::EMPTY);
@@ -113,8 +113,8 @@ impl Driver {
         }
     }
 
-    /// An operation whose connection takes nothing more, and that is in no queue of those to be sent:
-    /// it waits for the next connection, or fails.
+    /// Lets an operation wait for the next connection, or fails it. Its connection accepts no more,
+    /// and it is not in a queue of the sending side.
     fn keep_or_fail(&mut self, i: u32, index: u32, why: &Error, keep: bool) {
         let sent = bytes_sent_of(&self.slots[i as usize], self.ops.at(index));
         let op = self.ops.at(index);
@@ -139,7 +139,7 @@ impl Driver {
     }
 }
 
-/// How many bytes of an operation the kernel has, or had when the connection was lost.
+/// Number of bytes of an operation that the kernel has accepted.
 pub(super) fn bytes_sent_of(slot: &Slot, op: &super::Op) -> usize {
     let unsent = op.end.saturating_sub(slot.stream.sent) as usize;
     op.put.saturating_sub(unsent)

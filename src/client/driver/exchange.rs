@@ -1,20 +1,19 @@
-//! Bytes from requests to the output, and from the input to replies.
+//! Data transfer: from requests to the output, and from the input to replies.
 //!
-//! The output of a connection is filled as far as a small window only: what is on it cannot be
-//! taken back. A connection is read one receive ahead of what is asked for, so that its end is
-//! seen; then no more until somebody asks, so what nobody asks for is bounded.
+//! A connection's output is filled only up to a small window, because bytes on it cannot be taken
+//! back. A connection is read one receive ahead of the requested bytes, so that its end is noticed.
+//! After that it is paused until more bytes are requested, which bounds the unrequested bytes.
 
 use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::service::{Answer, Connection};
 
-/// Buffers of output that one client may have with the engine at once: as many as one system call
-/// takes with a gain.
+/// Maximum number of output buffers of one client. More buffers in one system call bring no gain.
 const WINDOW_LEASES: usize = 4;
 
 impl Driver {
-    /// Does for a connection what can be done now.
+    /// Does all work that is possible on a connection now.
     pub(super) fn progress(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
         self.now = self.now.max(connection.now());
         self.slot(i).stream.sent = connection.bytes_sent();
@@ -29,7 +28,7 @@ impl Driver {
         self.complete_sent(i);
         match self.close_if_next(i) {
             Some(Answer::HalfClose) => {
-                // Whether it is read on is another answer, given when it is called again.
+                // Whether to read is decided by the next call.
                 self.schedule_wake(i);
                 Answer::HalfClose
             }
@@ -45,13 +44,13 @@ impl Driver {
             return Answer::WaitUntil(Time::MAX);
         }
         if slot.stream.paused {
-            // Only being woken ends a pause.
+            // Only a wake-up ends a pause.
             self.schedule_wake(i);
         }
         Answer::Continue
     }
 
-    /// Carries out what is behind all that was to be sent: a half-close, or the end.
+    /// Executes a half-close or a close if it is next in the queue of sends.
     fn close_if_next(&mut self, i: u32) -> Option<Answer> {
         let slot = &mut self.slots[i as usize];
         if slot.dropped {
@@ -73,7 +72,7 @@ impl Driver {
         Some(Answer::CloseAfterSend)
     }
 
-    /// Completes the sends that the kernel has completely.
+    /// Completes the sends that the kernel has accepted completely.
     pub(super) fn complete_sent(&mut self, i: u32) {
         loop {
             let slot = &mut self.slots[i as usize];
@@ -87,7 +86,7 @@ impl Driver {
         }
     }
 
-    /// Puts what waits to be sent on the output, as far as the window and the buffers go.
+    /// Puts waiting data on the output, up to the window and the free buffers.
     fn fill_output(&mut self, i: u32, connection: &mut Connection<'_>) {
         let leases = if connection.pool.is_plentiful() { WINDOW_LEASES } else { 1 };
         let window = leases * connection.pool.buffer_size();
@@ -96,7 +95,7 @@ impl Driver {
             if lease.is_none() {
                 lease = connection.take_lease();
             }
-            // Without a buffer the connection waits for one, and this is called again.
+            // Without a free buffer, the connection waits for one and this method is called again.
             let Some(mut open) = lease.take() else { break };
             self.fill_lease(i, &mut open);
             match open.spare_mut().is_empty() {
@@ -115,7 +114,7 @@ impl Driver {
         is_message && ((slot.stream.put - slot.stream.sent) as usize) < window
     }
 
-    /// Puts bytes of the first operation that waits into a lease.
+    /// Copies bytes of the first waiting operation into a lease.
     fn fill_lease(&mut self, i: u32, lease: &mut Lease) {
         let Slot { framing, present, in_flight, stream, .. } = &mut self.slots[i as usize];
         let index = present.waiting.first;
@@ -136,7 +135,7 @@ impl Driver {
         }
     }
 
-    /// Gives what has come to the operations that wait for it, in their order.
+    /// Delivers received bytes to the waiting operations, in order.
     pub(super) fn deliver_input(&mut self, i: u32, mut connection: Option<&mut Connection<'_>>) {
         while self.slots[i as usize].present.receiving.first != NONE {
             let more = match connection.as_deref_mut() {
@@ -149,7 +148,7 @@ impl Driver {
         }
     }
 
-    /// Gives the next bytes to the first operation. Returns whether there may be more to do.
+    /// Delivers the next bytes to the first operation. Returns whether to call this again.
     fn deliver_to_first(&mut self, i: u32, connection: Option<&mut Connection<'_>>) -> bool {
         let index = self.slots[i as usize].present.receiving.first;
         let op = self.ops.at(index);
@@ -157,14 +156,14 @@ impl Driver {
             self.withdraw_receive(i, index, Error::Cancelled);
             return true;
         }
-        // Whatever comes now is no reply to it.
+        // Bytes received now cannot be its reply.
         if !op.has_begun() {
             return false;
         }
         let slot = &mut self.slots[i as usize];
         let framing = slot.framing;
         let has_input = connection.as_ref().is_some_and(|c| !c.input.is_empty());
-        // A reply cannot be among what an earlier connection left.
+        // Bytes of an earlier connection cannot be its reply.
         if op.kind == Kind::SendReceive && slot.stash.end.is_some() {
             slot.stash.clear();
         }
@@ -184,7 +183,7 @@ impl Driver {
             let taken = op.take(framing, connection.input.first_slice());
             taken.inspect(|taken| connection.input.consume(taken.bytes)).map(Some)
         } else {
-            // What needs nothing, or takes what there is, is done without more.
+            // Completes an operation that needs no bytes, or a receive that already has some.
             op.take(framing, &[]).map(|taken| {
                 let some = op.kind == Kind::Receive && !op.reply.is_empty();
                 (taken.done || some).then_some(super::super::ops::Taken { bytes: 0, done: true })
@@ -204,7 +203,7 @@ impl Driver {
         }
     }
 
-    /// Completes the first receive, unless its request is not completely out yet.
+    /// Completes the first receive, unless its request has not been sent completely.
     fn complete_receive(&mut self, i: u32, index: u32) -> bool {
         let slot = &mut self.slots[i as usize];
         let framing = slot.framing;
@@ -223,7 +222,7 @@ impl Driver {
         true
     }
 
-    /// What has come is not what may come: nobody knows where the next message begins.
+    /// Fails the first receive because of invalid data. The start of the next message is unknown.
     fn fail_receive(&mut self, i: u32, index: u32, error: Error) {
         let slot = &mut self.slots[i as usize];
         self.ops.pop_front(&mut slot.present.receiving, Link::Received);
@@ -234,12 +233,12 @@ impl Driver {
             self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
         }
         if slot.stash.end.is_some() {
-            // Of a connection that is gone; the present one is not to blame.
+            // The data is from an earlier connection, so the present one continues.
             slot.stash.clear();
         } else {
             slot.stream.abort = Some(error.clone());
             if let Error::FrameTooLarge(_) = error {
-                slot.stream.unframed = true;
+                slot.stream.out_of_sync = true;
                 slot.stash.clear();
             }
         }
@@ -247,7 +246,7 @@ impl Driver {
         self.schedule_wake(i);
     }
 
-    /// What an earlier connection has left is used up, and its end comes next.
+    /// Ends the first receive with the end of an earlier connection, after its last bytes.
     fn end_stashed_stream(&mut self, i: u32, why: Error) -> bool {
         let slot = &mut self.slots[i as usize];
         slot.stash.clear();
@@ -258,7 +257,7 @@ impl Driver {
         true
     }
 
-    /// The peer has closed its side: what has come is given out, then the end is.
+    /// Handles the peer's close: delivers the received bytes, then the end of the stream.
     pub(super) fn closed_by_peer(&mut self, i: u32, connection: &mut Connection<'_>) -> Answer {
         self.slot(i).stream.sent = connection.bytes_sent();
         self.complete_sent(i);
@@ -271,7 +270,7 @@ impl Driver {
         let why = Error::ClosedByPeer;
         self.stash_input(i, connection);
         self.end_receives(i, &why);
-        // Nothing more goes out on this connection.
+        // Nothing more is sent on this connection.
         let keep = self.keeps_unsent(i);
         self.settle_unsent(i, &why, keep);
         let slot = self.slot(i);
@@ -281,10 +280,10 @@ impl Driver {
         Answer::CloseAfterSend
     }
 
-    /// Keeps what a connection that ends has brought and nobody has asked for yet.
+    /// Keeps the received bytes of a connection that ends, for later receives.
     pub(super) fn stash_input(&mut self, i: u32, connection: &mut Connection<'_>) {
         let slot = self.slot(i);
-        if slot.stream.unframed {
+        if slot.stream.out_of_sync {
             slot.stash.clear();
         } else {
             connection.input.slices().for_each(|slice| slot.stash.push_back(slice));
@@ -293,9 +292,9 @@ impl Driver {
         connection.input.consume(bytes);
     }
 
-    /// The connection is at its end for those that receive.
+    /// Ends all receives of a connection that has ended.
     pub(super) fn end_receives(&mut self, i: u32, why: &Error) {
-        // Requests that have not begun have no part in it.
+        // Requests that have not been started are not affected.
         let slot = &mut self.slots[i as usize];
         let (mut here, mut others) = (Fifo::EMPTY, Fifo::EMPTY);
         while let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
@@ -313,7 +312,7 @@ impl Driver {
         slot.stash.end = (!slot.stash.is_empty()).then(|| why.clone());
     }
 
-    /// Ends all that wait for bytes of the present connection.
+    /// Fails all operations that wait for bytes of the present connection.
     fn fail_receives(&mut self, i: u32, error: &Error) {
         loop {
             let slot = &mut self.slots[i as usize];

@@ -1,12 +1,12 @@
-//! The clients of one loop as a [`Service`]: the tables, what the engine calls, and what the
-//! callers ask for.
+//! The clients of one loop, as a [`Service`]: the tables, the callbacks of the engine, and the
+//! callers' commands.
 //!
-//! * here: commands, time, and what the engine calls
-//! * `slot`: what is kept of a client
-//! * `operations`: from the begin of an operation to its end
-//! * `connecting`: from a name to a connection
-//! * `ending`: what becomes of operations when it is lost
-//! * `exchange`: bytes from requests to the output, and from the input to replies
+//! * this file: commands, timers, and the service's callbacks
+//! * `slot`: the state of a client
+//! * `operations`: operations from start to end
+//! * `connecting`: look-up and connect
+//! * `ending`: what happens to operations when a connection ends
+//! * `exchange`: data transfer
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,13 +33,13 @@ mod slot;
 
 use slot::{Place, Slot, Stage, Stream};
 
-/// How finely deadlines are kept.
+/// Resolution of deadlines.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Commands in one turn, so that callers who never stop do not keep the connections waiting.
+/// Maximum number of commands executed in one turn, so that busy callers do not delay connections.
 const COMMANDS_PER_TURN: usize = 4096;
 
-/// Operations that are completed in one turn, and that end because they are due, for the same
+/// Maximum number of operations completed, and of deadlines handled, in one turn, for the same
 /// reason.
 const COMPLETIONS_PER_TURN: usize = 4096;
 
@@ -50,26 +50,26 @@ pub(crate) struct Driver {
     linger: Duration,
     slots: Vec<Slot>,
     ops: Ops,
-    /// What time brings for clients, and the deadlines of operations.
+    /// Timers of clients, and deadlines of operations.
     wheel: Wheel,
     deadlines: Wheel,
-    /// Operations that have ended and whose callers have not been told.
+    /// Operations that have ended and whose callers have not been notified.
     ended: Fifo,
-    /// Operations that were turned away, oldest first. Each has a timer in `deadlines`.
+    /// Rejected operations, oldest first. Each has a timer in `deadlines`.
     rejected: Fifo,
-    /// To be woken; to be connected.
+    /// Clients to wake, and attempts to start.
     dirty: VecDeque<u32>,
     to_connect: VecDeque<u64>,
-    /// Attempts to connect that are given up.
+    /// Abandoned attempts to connect.
     to_close: Vec<ConnectionId>,
-    /// For the waits between attempts to connect.
+    /// For the wait before an attempt to connect.
     random: fastrand::Rng,
-    /// Ends then, if not before.
+    /// When the loop ends at the latest, once it is ending.
     ending: Option<Time>,
     now: Time,
 }
 
-/// What a connection remembers: its client's slot.
+/// The state of a connection: its client's slot.
 #[derive(Default)]
 pub(crate) struct Session(Option<u32>);
 
@@ -107,7 +107,7 @@ impl Driver {
         &mut self.slots[slot as usize]
     }
 
-    /// Carries out commands, at most as many as one turn may. Returns whether there may be more.
+    /// Executes commands, up to the limit of one turn. Returns whether there may be more.
     fn execute_commands(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
             match self.submission.next_command() {
@@ -151,7 +151,7 @@ impl Driver {
         slot.target = Some(target);
     }
 
-    /// Schedules the client's connection to be woken in this turn, if it is open.
+    /// Schedules a wake-up of the client's connection in this turn, if it is open.
     fn schedule_wake(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         if !slot.dirty && matches!(slot.stage, Stage::Open(_)) {
@@ -160,7 +160,7 @@ impl Driver {
         }
     }
 
-    /// The handle is gone: the connection is closed in order, what was put on its output goes out.
+    /// Closes the connection of a dropped client gracefully: what is on its output is sent.
     fn drop_client(&mut self, i: u32, error: Error) {
         if !self.slot(i).in_use || self.slot(i).dropped {
             return;
@@ -177,31 +177,31 @@ impl Driver {
         }
     }
 
-    /// Makes the slot ready for another client.
+    /// Makes the slot available for another client.
     fn release_slot(&mut self, i: u32) {
         self.wheel.clear(i);
         self.abandon_attempts(i);
         let old = std::mem::replace(self.slot(i), Slot::new());
         let slot = self.slot(i);
-        // Attempts of the old client may still come to an end.
+        // Attempts of the old client may still end later.
         slot.epoch = old.epoch.wrapping_add(1);
         slot.client = old.client.wrapping_add(1);
         slot.dirty = old.dirty;
         self.submission.release_slot(i);
     }
 
-    /// Tells the client's callback of its state.
+    /// Calls the client's state callback.
     fn report_state(&mut self, i: u32, state: State) {
         let slot = self.slot(i);
         if let Some(callback) = &mut slot.on_state
             && !completer::catch_panic(|| callback(&state))
         {
             slot.on_state = None;
-            log::error!("the state callback of a client panicked, and is not called any more");
+            log::error!("the state callback of a client panicked and is disabled");
         }
     }
 
-    /// Something of the client is due, or was once.
+    /// Handles the timer of a client. It may be out of date.
     fn client_timer(&mut self, i: u32) {
         let now = self.now;
         let slot = self.slot(i);
@@ -216,7 +216,7 @@ impl Driver {
         }
     }
 
-    /// Ends the operations that are due, at most as many as one turn may. Returns whether there may be
+    /// Ends the operations that are due, up to the limit of one turn. Returns whether there may be
     /// more.
     fn expire_operations(&mut self) -> bool {
         for _ in 0..COMPLETIONS_PER_TURN {
@@ -228,7 +228,7 @@ impl Driver {
         true
     }
 
-    /// The time of an operation is up, or the caller of one that was turned away is to be told.
+    /// Handles an operation's deadline, or the delayed notification of a rejected one.
     fn operation_timer(&mut self, index: u32) {
         match self.ops.at(index).ended {
             Some(_) => self.end_rejected(index),
@@ -236,13 +236,13 @@ impl Driver {
         }
     }
 
-    /// Tells callers how their operations ended, at most as many as one turn may.
+    /// Notifies callers of operations that have ended, up to the limit of one turn.
     fn complete_ended(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
             let op = self.ops.remove(index);
             let at_rest = self.slot(op.slot).stage == Stage::Idle;
-            // First, so that a callback can begin another operation in its place.
+            // Released first, so that a callback can start another operation with this number.
             self.submission.release_op(index);
             op.complete(at_rest);
         }
@@ -259,7 +259,7 @@ impl Driver {
         }
     }
 
-    /// The end of the loop, when all connections are closed or have had their time.
+    /// Ends the loop when all connections are closed or the time limit has passed.
     fn end_if_done(&mut self, turn: &mut Turn<'_>) {
         if let Some(at_last) = self.ending
             && (turn.open() == 0 || at_last <= self.now)
@@ -276,7 +276,7 @@ impl Service for Driver {
         true
     }
 
-    /// What is received and not wanted yet is bounded by reading no more until it is.
+    /// The input is bounded by pausing the connection instead.
     fn input_max(&self, _: u64) -> usize {
         usize::MAX
     }
@@ -354,7 +354,8 @@ impl Service for Driver {
         self.wake_dirty(turn);
         completer::run_deferred();
         completer::in_turn(|| self.complete_ended());
-        // Those that begin again and again what is refused at once leave the loop its time.
+        // Callbacks that restart a rejected operation wait for the next tick, so that they do not
+        // occupy the loop.
         let deferred = completer::has_deferred().then_some(self.now + TICK);
         self.end_if_done(turn);
         let more = more || !self.dirty.is_empty() || !self.ended.is_empty();
@@ -366,7 +367,7 @@ impl Service for Driver {
     }
 }
 
-/// Tells the callers of operations that ended in the last turn.
+/// Notifies the callers of operations that ended in the last turn.
 impl Drop for Driver {
     fn drop(&mut self) {
         while !self.ended.is_empty() {

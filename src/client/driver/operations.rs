@@ -1,12 +1,11 @@
-//! Operations from their begin to their end: where each waits for what it needs, which is due when,
-//! and how it ends early. How bytes get it done is in `exchange`, how a connection does in
-//! `connecting`.
+//! Operations from start to end: where each is queued, when it is due, and how it ends early.
+//! `exchange` transfers data, and `connecting` makes connections.
 
 use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Stage, ending};
 use crate::base::time::Time;
 
 impl Driver {
-    /// Puts an operation where it waits for what it needs.
+    /// Queues an operation according to its kind.
     pub(super) fn submit(&mut self, i: u32, index: u32) {
         let op = self.ops.at(index);
         let (kind, deadline) = (op.kind, op.deadline);
@@ -26,12 +25,12 @@ impl Driver {
         }
     }
 
-    /// An operation takes its places in line when it is begun, for the connection that it will meet.
+    /// Queues a transfer, for the connection that is current at its place in the queue.
     fn submit_transfer(&mut self, i: u32, index: u32, kind: Kind) {
         let slot = &mut self.slots[i as usize];
         let place = slot.place();
         let only_receives = kind.receives() && !kind.sends();
-        // What an earlier connection left is there without any.
+        // Bytes of an earlier connection can be received without a connection.
         let has_left = slot.stash.end.is_some() && !slot.disconnecting;
         let next = match place {
             Place::Nowhere | Place::Next if only_receives && has_left => false,
@@ -70,7 +69,7 @@ impl Driver {
                 self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
                 self.schedule_wake(i);
             }
-            // The connection ends already, and no other is to follow.
+            // The connection is already ending, and no other is to follow.
             Stage::Open(_) | Stage::Closing => {
                 slot.disconnecting = true;
                 self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
@@ -85,20 +84,21 @@ impl Driver {
         }
     }
 
-    /// Completes an operation that is in no queue any more.
+    /// Ends an operation that is in no queue.
     pub(super) fn finish(&mut self, index: u32, result: Result<(), Error>, bytes_sent: usize) {
         self.end(index, Ended { result, bytes_sent, address: None });
     }
 
-    /// The same with all that is to be told of it.
+    /// Ends an operation with a complete result.
     pub(super) fn end(&mut self, index: u32, ended: Ended) {
         self.deadlines.clear(index);
         self.ops.at(index).ended = Some(ended);
         self.ops.push_back(&mut self.ended, Link::Sent, index);
     }
 
-    /// Fails an operation that the client is not in the state for. Its caller is told at the next
-    /// tick and not in this turn: one that attempts again and again does not keep the loop busy.
+    /// Fails an operation that is invalid in the client's state. Its caller is notified at the next
+    /// tick and not in this turn, so that a caller that retries in a tight loop does not occupy the
+    /// loop.
     pub(super) fn reject(&mut self, index: u32, error: Error) {
         let op = self.ops.at(index);
         let result = op.kind.result_at_end(error);
@@ -108,8 +108,8 @@ impl Driver {
         self.ops.push_back(&mut self.rejected, Link::Sent, index);
     }
 
-    /// Ends the operations that were turned away, up to this one. Timers of the same tick fire in
-    /// any order, but operations complete in the order in which they were submitted.
+    /// Ends rejected operations, up to and including this one. Timers of the same tick fire in any
+    /// order, but operations complete in the order of submission.
     pub(super) fn end_rejected(&mut self, last: u32) {
         while let Some(index) = self.ops.pop_front(&mut self.rejected, Link::Sent) {
             self.deadlines.clear(index);
@@ -120,7 +120,7 @@ impl Driver {
         }
     }
 
-    /// Ends an operation before it is done: it was cancelled, or its time is up.
+    /// Ends an operation before it is done, because it was cancelled or its deadline has passed.
     pub(super) fn end_early(&mut self, index: u32, error: Error) {
         let op = self.ops.at(index);
         let i = op.slot;
@@ -132,14 +132,14 @@ impl Driver {
                 };
                 self.stop_connecting(i, why.clone(), why);
             }
-            // It ends when the connection does, which is not up to this side alone.
+            // It ends with the connection, which the peer also decides.
             Kind::Disconnect => {}
             Kind::Send | Kind::SendReceive | Kind::HalfClose => self.end_send(i, index, error),
             Kind::Receive | Kind::Message | Kind::ToEnd { .. } => self.end_receive(i, index, error),
         }
     }
 
-    /// What a receive had got goes to the next in line.
+    /// Cancels a receive. The bytes that it has received go to the next one.
     fn end_receive(&mut self, i: u32, index: u32, error: Error) {
         self.withdraw_receive(i, index, error);
         self.deliver_input(i, None);
@@ -177,12 +177,12 @@ impl Driver {
             slot.stream.abort = Some(error.clone());
         }
         if unanswered {
-            // The reply may be among what has come, in part or whole: no other receive gets it.
-            slot.stream.unframed = true;
+            // The received bytes may contain a part of the reply, which no other receive may get.
+            slot.stream.out_of_sync = true;
             slot.stash.clear();
         }
         self.finish(index, Err(error), put);
-        // Those behind it may go on.
+        // Receives behind it may now proceed.
         self.deliver_input(i, None);
         self.schedule_wake(i);
     }
@@ -195,7 +195,7 @@ impl Driver {
         self.ops.unlink(&mut queues.receiving, Link::Received, index);
     }
 
-    /// Ends everything that a client has under way.
+    /// Fails all operations of a client.
     pub(super) fn fail_all(&mut self, i: u32, error: &Error) {
         self.fail_connect(i, error.clone());
         while let Some(index) = {
@@ -225,7 +225,7 @@ impl Driver {
         }
     }
 
-    /// Ends all that wait for one connection.
+    /// Fails all operations that wait for one connection.
     pub(super) fn fail_queues(&mut self, i: u32, next: bool, error: &Error) {
         while let Some(index) = {
             let queues = self.slots[i as usize].queues(next);
@@ -242,7 +242,7 @@ impl Driver {
         self.slot(i).queues(next).fin = false;
     }
 
-    /// Ends an operation that was taken out of what is to be sent.
+    /// Fails an operation that was removed from a queue of the sending side.
     fn fail_sent(&mut self, i: u32, index: u32, error: &Error) {
         let op = self.ops.at(index);
         let (put, kind, receives) = (op.put, op.kind, op.receives);
@@ -253,11 +253,11 @@ impl Driver {
         self.finish(index, result, put);
     }
 
-    /// Completes a receive at the end of its connection.
+    /// Ends a receive at the end of its connection.
     pub(super) fn finish_at_end(&mut self, index: u32, error: &Error) {
         let op = self.ops.at(index);
         let slot = &self.slots[op.slot as usize];
-        // What is on the output of a connection that is not gone goes out yet.
+        // If the connection still exists, bytes on its output will be sent.
         let put = match slot.stream.gone {
             true => ending::bytes_sent_of(slot, op),
             false => op.put,
@@ -269,7 +269,7 @@ impl Driver {
         self.finish(index, result, put);
     }
 
-    /// Those that wait for the connection after this one wait for the present one now.
+    /// Moves the operations for the next connection to the present one.
     pub(super) fn advance_queues(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         let mut moved: Fifo = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
@@ -285,7 +285,7 @@ impl Driver {
         slot.present.fin = std::mem::take(&mut slot.next.fin);
     }
 
-    /// What time brings for a client next; [`Time::MAX`] if nothing.
+    /// The time of the client's next timer, or [`Time::MAX`].
     pub(super) fn next_due(&mut self, i: u32) -> Time {
         let slot = self.slot(i);
         match slot.stage {

@@ -1,5 +1,4 @@
-//! What is kept of a client: its connection's stage, its queues, its options. Who changes it is in
-//! `mod.rs` and its other files.
+//! The state of a client: the stage of its connection, its queues and its options.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::error::Errno;
 use crate::protocol::framing::Framing;
 use crate::service::ConnectionId;
 
-/// How far a client's connection is.
+/// The stage of a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
     Idle,
@@ -21,19 +20,19 @@ pub(super) enum Stage {
     Resolving,
     Connecting,
     Open(ConnectionId),
-    /// Either side has begun to close it.
+    /// Either side has started to close it.
     Closing,
-    /// The next attempt is made then.
+    /// Waiting for the next attempt, at this time.
     BackOff(Time),
 }
 
-/// The operations that wait for one connection, in the order in which they were begun.
+/// The operations that wait for one connection, in the order in which they were started.
 pub(super) struct Queues {
-    /// To be sent.
+    /// Operations to send.
     pub(super) waiting: Fifo,
-    /// To receive.
+    /// Operations that receive.
     pub(super) receiving: Fifo,
-    /// A half-close is among those to be sent, or was: nothing can be sent behind it.
+    /// A half-close is or was in the queue of sends, so no send may follow.
     pub(super) fin: bool,
 }
 
@@ -41,33 +40,34 @@ impl Queues {
     const EMPTY: Queues = Queues { waiting: Fifo::EMPTY, receiving: Fifo::EMPTY, fin: false };
 }
 
-/// What belongs to one connection, and is forgotten with it.
+/// The state of one connection, reset when it ends.
 #[derive(Default)]
 pub(super) struct Stream {
-    /// Bytes put on its output, and how many of them the kernel has.
+    /// Number of bytes put on its output, and number of those that the kernel has accepted.
     pub(super) put: u64,
     pub(super) sent: u64,
     pub(super) paused: bool,
     pub(super) opened_at: Time,
     pub(super) got_bytes: bool,
-    /// Why this side is to reset it.
+    /// The error for which this side is to reset it.
     pub(super) abort: Option<Error>,
-    /// Why it ends, where it is not what the engine will say.
+    /// The error that it ends with, if it differs from what the engine will report.
     pub(super) why: Option<Error>,
-    /// Where its next message begins is not known: what comes now is of no use.
-    pub(super) unframed: bool,
-    /// It is gone: what is on its output goes out no more.
+    /// The start of the next message is unknown, so received bytes are useless.
+    pub(super) out_of_sync: bool,
+    /// The connection has ended, so bytes on its output will not be sent.
     pub(super) gone: bool,
 }
 
-/// Bytes that were received and belong to no operation: given back by one that ended before it had
-/// all, or left by a connection that is gone.
+/// Received bytes that belong to no operation: returned by an operation that ended early, or left
+/// by a connection that has ended.
 #[derive(Default)]
 pub(super) struct Stash {
     bytes: Vec<u8>,
-    /// The first of them that has not been taken.
+    /// Index of the first byte that has not been taken.
     from: usize,
-    /// The connection that they came on is gone, for this reason, which comes behind them.
+    /// The error that ended the connection of these bytes, to be reported after them. `None` while
+    /// it is open.
     pub(super) end: Option<Error>,
 }
 
@@ -91,7 +91,7 @@ impl Stash {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Puts back what was taken last.
+    /// Puts back the bytes that were taken last.
     pub(super) fn give_back(&mut self, mut bytes: Vec<u8>) {
         if let Some(from) = self.from.checked_sub(bytes.len()) {
             self.bytes[from..self.from].copy_from_slice(&bytes);
@@ -110,9 +110,9 @@ impl Stash {
 /// An attempt to connect to one address.
 pub(super) struct ConnectAttempt {
     pub(super) address: SocketAddr,
-    /// As a connection, while it is under way.
+    /// Its connection, while the attempt is in progress.
     pub(super) id: Option<ConnectionId>,
-    /// What came of it, if it failed.
+    /// Its error, if it has failed.
     pub(super) error: Option<Errno>,
 }
 
@@ -128,55 +128,54 @@ pub(super) struct Slot {
     pub(super) unsent: Unsent,
     pub(super) on_state: Option<OnState>,
 
-    /// Counts rounds of attempts, over all clients that ever had the slot: what belongs to an
-    /// earlier one is recognised.
+    /// Number of rounds over all clients that have used the slot. It identifies obsolete attempts.
     pub(super) epoch: u32,
-    /// Counts the clients that had the slot.
+    /// Generation of the client in this slot.
     pub(super) client: u32,
-    /// The name is being looked up, perhaps since an earlier round.
+    /// A look-up is in progress, perhaps since an earlier round.
     pub(super) resolving: bool,
-    /// What a look-up found after its round.
+    /// Addresses from a look-up that completed after its round.
     pub(super) found: Option<Vec<SocketAddr>>,
-    /// The addresses of this round, and what became of those that were tried.
+    /// The addresses of this round, and the attempts made so far.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) attempts: Vec<ConnectAttempt>,
     /// Number of addresses that the next round moves to the end of its list, because rounds that
     /// failed tried them and had no time for the others.
     pub(super) tried_earlier: usize,
-    /// When the next address is tried, though none has failed.
+    /// When the next address is tried even though no attempt has failed.
     pub(super) race_at: Time,
     pub(super) round_deadline: Time,
-    /// Rounds in a row that failed.
+    /// Number of failed rounds in a row.
     pub(super) failures: u32,
-    /// Which attempt this is since the client was last connected for a while.
+    /// Number of the attempt since the client was last connected for a while.
     pub(super) attempt: u32,
     pub(super) last_failure: Option<Error>,
 
     /// The operation that waits for a connection, and those that wait for its end.
     pub(super) connect: u32,
     pub(super) disconnect: Fifo,
-    /// A disconnect has been begun: what is begun after it is for the next connection.
+    /// A disconnect has been started. Later operations are for the next connection.
     pub(super) disconnecting: bool,
-    /// For the present connection or, while there is none, the next.
+    /// Operations for the present connection or, if there is none, the next.
     pub(super) present: Queues,
-    /// For the one after a connection that is ending.
+    /// Operations for the connection after one that is ending.
     pub(super) next: Queues,
-    /// Put on the output and not yet with the kernel.
+    /// Sends that are on the output and that the kernel has not accepted completely.
     pub(super) in_flight: Fifo,
     pub(super) stream: Stream,
     pub(super) stash: Stash,
-    /// In the queue of those that are to be woken.
+    /// Whether it is in the queue of clients to wake.
     pub(super) dirty: bool,
     /// Why there is no connection.
     pub(super) ended: Error,
 }
 
-/// Which connection an operation is for that is begun now.
+/// The connection that a new operation is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     Present,
     Next,
-    /// There is none, and none will be made.
+    /// There is no connection, and none will be made.
     Nowhere,
 }
 
@@ -217,12 +216,12 @@ impl Slot {
         }
     }
 
-    /// Whether a connection is being made, or will be.
+    /// Whether the client is connecting, or waiting to connect.
     pub(super) fn is_trying(&self) -> bool {
         matches!(self.stage, Stage::Resolving | Stage::Connecting | Stage::BackOff(_))
     }
 
-    /// Which connection an operation is for that is begun now.
+    /// The connection that an operation started now is for.
     pub(super) fn place(&self) -> Place {
         let connects_again =
             self.connect != NONE || (self.reconnect.is_some() && !self.disconnecting);
