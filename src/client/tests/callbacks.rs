@@ -1,5 +1,5 @@
-//! Callbacks that go on from there: never on the stack of another, and never without a pause where
-//! nothing can come of it.
+//! Callbacks that start further operations: none runs on the stack of another, and a chain of
+//! operations that fail at once does not occupy the loop.
 
 use std::cell::Cell;
 
@@ -9,7 +9,7 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Receives, and again in the callback. Counts the callbacks, and how deep they were nested.
+/// Receives, and receives again in the callback. Counts the callbacks and the depth of nesting.
 fn receive_for_ever(client: &Arc<Client>, counts: &Arc<[AtomicU64; 2]>) {
     let (next, to) = (client.clone(), counts.clone());
     client.receive(Vec::with_capacity(64)).on_complete(move |_| {
@@ -31,7 +31,7 @@ fn a_callback_that_tries_again_for_ever_neither_spins_nor_overflows() {
     thread::sleep(SHORT * 4);
     let (count, ticks) = (counts[0].load(SeqCst), begun.elapsed().as_millis() as u64);
     assert!(count > 0 && count <= ticks + 2, "{count} callbacks in {ticks} ms");
-    // Ends, although a callback is given in the last one again and again.
+    // This returns, although each callback sets another one.
     drop(clients);
     assert!(counts[0].load(SeqCst) > count);
     receive_for_ever(&client, &counts);
@@ -47,7 +47,7 @@ fn a_callback_of_what_is_complete_runs_after_the_one_that_gives_it() {
     let inner = client.clone();
     client.send_receive(b"x".to_vec(), GUARD).on_complete(move |_| {
         let again = send.clone();
-        // Refused at once: there is no framing.
+        // Fails at once, because there is no framing.
         inner.receive_message(Vec::new()).on_complete(move |_| again.send("inner").unwrap());
         send.send("outer").unwrap();
     });
@@ -59,7 +59,7 @@ fn a_callback_of_what_is_complete_runs_after_the_one_that_gives_it() {
 #[test]
 fn an_error_tells_whether_trying_again_can_help() {
     let (target, _) = serve(2, |mut stream, _| {
-        // Until it has been asked for something.
+        // Wait until bytes arrive.
         let _ = stream.read(&mut [0]);
     });
     let clients = start();

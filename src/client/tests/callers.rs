@@ -1,4 +1,4 @@
-//! Callers that ask for more than they need to, from several threads or at the wrong time.
+//! Callers that submit redundant commands, from several threads or at the wrong time.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn sends_keep_their_order_however_often_something_is_cancelled() {
     });
     let clients = start();
     let client = connected(&clients, &target, Options::new());
-    // The loop is held in a callback, so that it takes no commands.
+    // A callback blocks the loop, so that it reads no commands.
     let (held, is_held) = channel();
     let (go, when) = channel();
     client.send(vec![255]).on_complete(move |sent| {

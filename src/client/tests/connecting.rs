@@ -1,5 +1,5 @@
-//! Addresses that are raced, clients that are dropped while they connect, attempts that are counted,
-//! and durations without limit.
+//! Racing addresses, clients that are dropped while they connect, limited attempts, and durations
+//! without limit.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn a_silent_address_delays_the_next_one_by_no_more_than_the_race() {
     let mut both = target::Target::parse(&target).unwrap();
     let good = both.literal[0];
     both.literal = vec![silent, silent, good];
-    // With a share of an hour for each address it would take too long.
+    // Dividing an hour among the addresses would take too long.
     let options = Options::new().connect_timeout(Duration::from_secs(3600));
     let client = Client::new(&clients.submission, both, options).unwrap();
     assert_eq!(done(client.connect(Duration::MAX)).unwrap(), good);
@@ -40,7 +40,7 @@ fn a_client_that_is_dropped_while_it_connects_leaves_its_place_to_others() {
     for _ in 0..10 {
         let begun = Instant::now();
         let client = loop {
-            // The slot comes back when the loop has seen that its client is gone.
+            // The slot is released when the loop has noticed that the client was dropped.
             let options = Options::new().connect_timeout(Duration::from_secs(3600));
             match clients.client(&silent.to_string(), options) {
                 Ok(client) => break client,
@@ -99,7 +99,7 @@ fn no_duration_is_too_long() {
     drop(clients);
     assert_eq!(received.recv_timeout(GUARD).unwrap().unwrap(), b"x");
     assert!(done(request).is_err());
-    // Nobody listens there any more: it waits for as long as it may.
+    // The server has closed its listener, so the client waits until its limit.
     let clients = start();
     let refused = refusing().to_string();
     let client = clients.client(&refused, Options::new().reconnect(for_ever)).unwrap();

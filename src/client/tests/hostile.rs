@@ -1,4 +1,4 @@
-//! Servers that never answer, answer half, close, reset, and send what may not be.
+//! Servers that never reply, reply in part, close, reset, and send invalid data.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_reply_that_ends_half_way_is_an_error_with_what_had_come() {
             let mut request = [0; 10];
             stream.read_exact(&mut request).unwrap();
             stream.write_all(&request[..4]).unwrap();
-            // So that the bytes are read before the reset takes them away.
+            // Gives the client time to read the bytes before the reset discards them.
             thread::sleep(Duration::from_millis(100));
             if with_reset {
                 reset(stream);
@@ -111,14 +111,14 @@ fn more_than_was_allowed_before_the_end_is_an_error() {
 #[test]
 fn a_reply_before_the_request_is_out_completes_nothing() {
     let (target, _) = serve(1, |mut stream, _| {
-        // All that a reply could be, before a byte of the request was read.
+        // A complete reply, before a byte of the request was read.
         stream.write_all(&framed(b"too early")).unwrap();
         thread::sleep(Duration::from_millis(200));
     });
     let clients = start();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));
-    // More than the sockets hold, so that it cannot be out.
+    // Exceeds the socket buffers, so it cannot have been sent completely.
     let failed = done(client.send_receive(vec![1; 64 << 20], GUARD)).unwrap_err();
     assert!(matches!(failed.error, Error::Reset | Error::ClosedByPeer), "{failed:?}");
     assert!(failed.bytes_sent < 64 << 20);
@@ -147,7 +147,7 @@ fn a_deadline_of_a_request_counts_while_it_waits_to_be_sent() {
     let stuck = client.send(vec![1; 64 << 20]);
     let failed = done(client.send_receive(b"never sent".to_vec(), SHORT)).unwrap_err();
     assert_eq!((failed.error, failed.bytes_sent), (Error::TimedOut, 0));
-    assert!(!stuck.is_complete(), "it is not to blame");
+    assert!(!stuck.is_complete(), "it is not affected");
     drop((client, keep));
     assert_eq!(done(stuck).unwrap_err().error, Error::Cancelled);
 }

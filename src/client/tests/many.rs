@@ -1,10 +1,10 @@
-//! Work that grows with the number of operations, and no faster.
+//! Work that grows linearly with the number of operations.
 
 use super::*;
 
 #[test]
 fn requests_that_are_due_at_once_keep_nobody_waiting() {
-    // So many that their square is more than a minute.
+    // Quadratic work on this many would take more than a minute.
     const REQUESTS: u32 = 200_000;
     let (send, keep) = channel();
     let (silent, _) = serve(1, move |stream, _| send.send(stream).unwrap());
@@ -13,7 +13,7 @@ fn requests_that_are_due_at_once_keep_nobody_waiting() {
     let clients = ClientLoop::start(limits).unwrap();
     let unanswered = connected(&clients, &silent, Options::new());
     let other = connected(&clients, &target, Options::new());
-    // Behind a send that never ends, so that none of them is out.
+    // A send that never completes is ahead of them, so none of them is sent.
     let stuck = unanswered.send(vec![1; 64 << 20]);
     let timeout = Duration::from_secs(1);
     let requests: Vec<_> =
@@ -23,7 +23,7 @@ fn requests_that_are_due_at_once_keep_nobody_waiting() {
         assert_eq!(done(request).unwrap_err().error, Error::TimedOut);
     }
     assert!(!stuck.is_complete());
-    // And cancelled from behind.
+    // Cancel them from last to first.
     let sends: Vec<_> = (0..REQUESTS).map(|_| unanswered.send(vec![1])).collect();
     sends.iter().rev().for_each(Pending::cancel);
     for send in sends {

@@ -1,4 +1,4 @@
-//! Clients against servers of this library, and against servers on threads that do one thing wrong.
+//! Clients against servers of this library, and against misbehaving servers on threads.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,10 +22,10 @@ mod order;
 mod random;
 mod reconnecting;
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any operation takes. It only prevents tests from hanging.
 const GUARD: Duration = Duration::from_secs(60);
 
-/// Time for something that is not to happen.
+/// How long to wait for something that must not happen.
 const SHORT: Duration = Duration::from_millis(50);
 
 const LITTLE: Framing = Framing::Length { order: ByteOrder::Little, max: 1 << 20 };
@@ -37,8 +37,8 @@ fn echo_server() -> (ServerHandle, String) {
     (server, target)
 }
 
-/// A server on a thread, which does this with its first connections, one after the other. What it
-/// answers comes through the channel.
+/// A server on a thread that runs `act` on its first connections, one after the other, and sends
+/// the results through the channel.
 fn serve<T: Send + 'static>(
     connections: usize,
     act: impl Fn(TcpStream, usize) -> T + Send + 'static,
@@ -67,7 +67,7 @@ fn connected(clients: &ClientLoop, target: &str, options: Options) -> Client {
     client
 }
 
-/// The result, which must come.
+/// Waits for the result.
 #[track_caller]
 fn done<T: 'static>(pending: Pending<T>) -> Result<T, Failed> {
     pending.wait_timeout(GUARD).expect("an operation that completes")
@@ -81,7 +81,7 @@ fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Bytes of which none is like its neighbours.
+/// Bytes that differ from their neighbours.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
@@ -108,7 +108,7 @@ fn the_blocking_form_sends_receives_and_ends() {
     client.send(b"the rest").unwrap();
     client.half_close().unwrap();
     assert_eq!(client.receive_to_end(100).unwrap(), b"the rest");
-    // The half-close is forgotten with its connection.
+    // The half-close ends with its connection.
     assert_eq!(client.send(b"more").unwrap_err().error, Error::ClosedByPeer);
     client.disconnect().unwrap();
     let counts = server.stats().total();
@@ -133,7 +133,7 @@ fn messages_arrive_whole_in_either_framing_wherever_the_stream_is_cut() {
     let eof = Framing::Delimiter { delimiter: Delimiter::new(b"<EOF>").unwrap(), max: 1000 };
     for framing in [LITTLE, eof] {
         let (target, _) = serve(1, |mut stream, _| {
-            // One byte at a time, and back.
+            // Echo one byte at a time.
             let mut byte = [0];
             while stream.read(&mut byte).unwrap_or(0) == 1 {
                 stream.write_all(&byte).unwrap();
@@ -189,7 +189,7 @@ fn a_cancelled_receive_leaves_what_came_for_the_next() {
     send.send(tail.to_vec()).unwrap();
     let message = done(client.receive_message(Vec::new())).unwrap();
     assert_eq!(message, b"a message in three parts");
-    // And as bytes on the wire.
+    // Receive it as bytes on the wire too.
     let pending = client.receive_message(Vec::new());
     send.send(whole[..7].to_vec()).unwrap();
     let pending = pending.wait_timeout(SHORT).expect_err("it is not whole");
@@ -218,7 +218,7 @@ fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
     assert!(failed.buffer == data, "the data comes back whole");
     assert!(failed.bytes_sent > 0 && failed.bytes_sent < data.len(), "{}", failed.bytes_sent);
     go.send(()).unwrap();
-    // The stream goes on where it was cut.
+    // The stream continues where it was cut.
     done(client.send(b"end".to_vec())).unwrap();
     done(client.disconnect()).unwrap();
     let all = received.recv_timeout(GUARD).unwrap();
@@ -271,7 +271,7 @@ fn a_peer_that_is_not_read_from_is_held_back() {
     let clients = start();
     let client = connected(&clients, &target, Options::new());
     let sent = sent.recv_timeout(GUARD).unwrap();
-    // All of it comes, once it is asked for; nothing of it was refused or thrown away.
+    // All bytes arrive once they are requested; none were refused or discarded.
     let all = done(client.receive_to_end(Vec::new(), usize::MAX)).unwrap();
     assert_eq!(all.len(), sent);
 }
@@ -317,7 +317,7 @@ fn what_had_come_before_a_reset_can_still_be_received() {
     let client = connected(&clients, &target, Options::new());
     thread::sleep(SHORT);
     go.send(()).unwrap();
-    // The reset is seen when something is sent.
+    // The client notices the reset when it sends.
     let begun = Instant::now();
     while done(client.send(vec![1])).is_ok() {
         assert!(begun.elapsed() < GUARD, "the reset is never seen");
@@ -332,7 +332,7 @@ fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
     let (target, _) = serve(2, move |stream, _| send.send(stream).unwrap());
     let limits = LoopLimits { linger: Duration::from_millis(100), ..LoopLimits::for_clients(1) };
     let clients = ClientLoop::start(limits).unwrap();
-    // Far away, so that the time for connecting cannot be what ends it.
+    // Long enough that the connect time-out cannot end the wait.
     let options = Options::new().connect_timeout(Duration::from_secs(3600));
     let client = clients.client(&target, options).unwrap();
     for half_close in [false, true] {
@@ -347,7 +347,7 @@ fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
 
 #[test]
 fn callbacks_come_on_the_loops_thread_and_may_go_on_from_there() {
-    // Answers when it is told to, which is after the callback is there.
+    // The server replies only after the callback is set.
     let (go, when) = channel();
     let when = Mutex::new(when);
     let (target, _) = serve(1, move |mut stream, _| {
@@ -408,7 +408,7 @@ fn what_has_no_room_is_refused_at_once() {
     done(client.send(b"now".to_vec())).unwrap();
     assert_eq!(done(waiting.next().unwrap()).unwrap(), b"now");
     drop(other);
-    // The slot comes back when the loop has seen that.
+    // The slot is released when the loop has noticed the drop.
     let begun = Instant::now();
     while clients.client(&target, Options::new()).is_err() {
         assert!(begun.elapsed() < GUARD);
@@ -451,7 +451,7 @@ fn a_client_can_disconnect_and_connect_again() {
         client.connect(GUARD).wait().unwrap();
         let pending = client.receive(Vec::new());
         let reply = client.send_receive(vec![round; 10], GUARD);
-        // In their order: the receive was first.
+        // In order: the receive was first.
         assert_eq!(done(pending).unwrap(), [round; 10]);
         let disconnect = client.disconnect();
         assert_eq!(done(reply).unwrap_err().error, Error::Cancelled);
@@ -514,7 +514,7 @@ fn a_client_that_is_dropped_closes_in_order_what_it_was_sending() {
     assert_eq!(received.recv_timeout(GUARD).unwrap().unwrap(), b"last words");
 }
 
-/// An address that refuses: its port was free a moment ago.
+/// An address that refuses connections: its port was free a moment ago.
 fn refusing() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
@@ -559,7 +559,7 @@ fn all_addresses_are_tried_in_their_order_within_the_time() {
 
 #[test]
 fn a_refused_connect_says_what_each_address_answered() {
-    // A port that was free a moment ago, on both kinds of address.
+    // A port that was free a moment ago, for both address families.
     let port = {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0));
         let listener = listener.or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)));

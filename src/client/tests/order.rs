@@ -1,13 +1,14 @@
-//! Operations that are begun one behind the other without waiting: each meets the state that those
-//! before it leave.
+//! Operations that are started in a row without waiting. Each applies to the state that the earlier
+//! ones leave.
 
 use super::*;
 
-/// Begins operations while the loop is held in a callback, so that it takes all of them at once.
+/// Starts operations while a callback blocks the loop, so that the loop receives all of them at
+/// once.
 fn at_once<T>(client: &Client, begin: impl FnOnce() -> T) -> T {
     let (held, is_held) = channel();
     let (go, when) = channel::<()>();
-    // Turned away at once, on a client that is connected.
+    // This connect is rejected, because the client is already connected.
     client.connect(GUARD).on_complete(move |_| {
         held.send(()).unwrap();
         let _ = when.recv_timeout(GUARD);
@@ -34,7 +35,8 @@ fn a_reply_is_for_the_request_and_not_for_a_receive_that_was_begun_later() {
     }
 }
 
-/// A server that keeps its side open when its client has closed the other, and its connections.
+/// A server that keeps its side open after its client has closed its own. Also returns its
+/// connections.
 fn keeping_open(connections: usize) -> (String, Receiver<(Vec<u8>, TcpStream)>) {
     serve(connections, |mut stream, _| {
         let mut all = Vec::new();
@@ -92,7 +94,7 @@ fn what_is_begun_behind_a_half_close_waits_for_the_next_connection_if_there_is_o
     let to_end = client.receive_to_end(Vec::new(), 9);
     done(client.half_close()).unwrap();
     assert_eq!(done(to_end).unwrap(), b"");
-    // The connection is at its end, and the client waits to connect again.
+    // The connection has ended, and the client waits to reconnect.
     assert_eq!(done(client.send_receive(b"next".to_vec(), GUARD)).unwrap(), b"next");
 }
 
@@ -116,7 +118,7 @@ fn a_client_disconnects_connects_and_sends_without_waiting() {
         assert_eq!(done(request).unwrap(), [round; 3]);
         assert_eq!(done(receive).unwrap(), [round; 2]);
     }
-    // And a connection that is not to come takes along what was to go over it.
+    // If the next connection is cancelled, the operations that wait for it fail.
     let (connect, send, leave) = at_once(&client, || {
         drop(client.disconnect());
         (client.connect(GUARD), client.send(vec![1]), client.disconnect())
@@ -223,7 +225,7 @@ fn what_came_for_a_request_that_is_given_up_goes_to_no_other_receive() {
     let clients = start();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));
-    // Gives both messages back.
+    // Its cancellation returns both messages to the client.
     let all = client.receive_to_end(Vec::new(), 100).wait_timeout(SHORT).expect_err("it is open");
     all.cancel();
     assert_eq!(done(all).unwrap_err().error, Error::Cancelled);

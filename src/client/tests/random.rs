@@ -1,4 +1,5 @@
-//! Any operations, in any order, against a peer that does anything: each completes exactly once.
+//! Random operations in random order, against a peer with random behaviour: each completes exactly
+//! once.
 
 use proptest::prelude::*;
 
@@ -14,7 +15,7 @@ enum Do {
     ToEnd,
     HalfClose,
     Disconnect,
-    /// The operation that was begun so many before.
+    /// The operation that was started this many before.
     Cancel(usize),
     Pause,
 }
@@ -57,12 +58,12 @@ fn any_peer() -> impl Strategy<Value = Peer> {
     ]
 }
 
-/// Takes its steps with each connection, then closes it.
+/// Runs its steps on each connection, then closes it.
 fn peer(steps: Vec<Peer>) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let target = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
-        // Ends a while after its client.
+        // Ends some time after its client.
         while let Ok((mut stream, _)) = listener.accept() {
             let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
             let _ = stream.set_write_timeout(Some(Duration::from_millis(20)));
@@ -126,7 +127,7 @@ proptest! {
             options = options.reconnect(Reconnect::between(fast, fast * 4));
         }
         let client = clients.client(&target, options).unwrap();
-        // A peer that resets at once may do so before the connection is seen to be there.
+        // A peer that resets at once may do so before the client notices the connection.
         let _ = client.connect(GUARD).wait();
         let counts: Arc<Vec<_>> = Arc::new(does.iter().map(|_| AtomicU64::new(0)).collect());
         let mut cancellers = Vec::new();
@@ -162,7 +163,7 @@ proptest! {
             begun += 1;
             cancellers.push(canceller);
         }
-        // Whatever is still under way ends with the loop.
+        // The end of the loop completes all remaining operations.
         drop(client);
         drop(clients);
         let totals: Vec<u64> = counts.iter().map(|count| count.load(SeqCst)).collect();

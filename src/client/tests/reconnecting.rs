@@ -1,4 +1,4 @@
-//! Connections that are lost and made again, and what becomes of the operations under way.
+//! Lost connections, reconnecting, and what happens to operations in progress.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn quickly() -> Reconnect {
     Reconnect::between(Duration::from_millis(5), Duration::from_millis(20))
 }
 
-/// Options that note each state.
+/// Options with a callback that records each state.
 fn noting(options: Options) -> (Options, Receiver<State>) {
     let (send, states) = channel();
     (options.on_state(move |state| drop(send.send(state.clone()))), states)
@@ -73,8 +73,8 @@ fn it_gives_up_after_as_many_attempts_as_it_was_told() {
     assert!(matches!(told.last(), Some(State::Closed { why: Error::Refused(_) })), "{told:?}");
 }
 
-/// A server whose first connection reads a little and is reset when it is told to, and whose second
-/// reads to the end.
+/// A server whose first connection reads a little and is reset on command, and whose second
+/// connection reads to the end.
 fn reset_then_read(go: Receiver<()>) -> (String, Receiver<Vec<u8>>) {
     serve(2, move |mut stream, nth| {
         let mut all = Vec::new();
@@ -100,7 +100,7 @@ fn messages_that_were_not_handed_over_are_kept_and_sent_again_whole() {
         .framing(Framing::Length { order: ByteOrder::Little, max: 1 << 30 });
     let clients = start();
     let client = connected(&clients, &target, options);
-    // More than the sockets hold, so that it is under way when the reset comes.
+    // Exceeds the socket buffers, so it is in progress when the reset arrives.
     let big = pattern(32 << 20);
     let sends = [big.clone(), b"second".to_vec(), b"third".to_vec()].map(|m| client.send(m));
     go.send(()).unwrap();
@@ -216,7 +216,7 @@ fn a_reply_is_not_looked_for_in_what_an_earlier_connection_left() {
     let client = connected(&clients, &target, Options::new().framing(LITTLE).reconnect(quickly()));
     thread::sleep(SHORT);
     go.send(()).unwrap();
-    // With something to be received, the reset is seen when something is sent.
+    // While unrequested bytes are waiting, the client notices the reset only when it sends.
     let begun = Instant::now();
     while done(client.send(vec![1])).is_ok() {
         assert!(begun.elapsed() < GUARD, "the reset is never seen");
@@ -238,7 +238,7 @@ fn waiting_to_connect_can_be_cancelled_and_disconnected() {
     let connect = client.connect(GUARD);
     done(client.disconnect()).unwrap();
     assert_eq!(done(connect).unwrap_err().error, Error::Cancelled);
-    // With a time of its own it ends then, with what the attempts came to.
+    // With a time-out, connect fails then, with the results of its attempts.
     let failed = done(client.connect(Duration::from_secs(1))).unwrap_err();
     assert!(matches!(failed.error, Error::Refused(_)), "{failed:?}");
 }

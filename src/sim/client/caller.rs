@@ -17,17 +17,17 @@ use crate::sim::world::{Route, World, address_of};
 
 /// Number of addresses of each client.
 pub(super) const ADDRESSES: usize = 4;
-/// Most operations that callbacks start, over all callers.
+/// Maximum number of operations that callbacks start, over all callers.
 const FROM_CALLBACKS_MAX: u32 = 60;
-/// Most operations that a caller starts, and most callers in one world.
+/// Maximum number of operations of a caller, and of callers in one world.
 const OPERATIONS_MAX: usize = 40;
 const CALLERS_MAX: usize = 12;
-/// Most time between the deadline of a request and its end: the tick of deadlines, the tick that
+/// Longest time between the deadline of a request and its end: the tick of deadlines, the tick that
 /// times are rounded up by, and late turns of the loop. A connect first finishes the current round
 /// of attempts, because that gives a more exact error.
 const LATE: Duration = Duration::from_millis(5);
 const CONNECT_LATE: Duration = Duration::from_millis(55);
-/// Number of operations that the number on the wire can tell apart.
+/// Number of operations that the number on the wire distinguishes.
 const NUMBERS: usize = 1 << 16;
 
 /// An operation that a caller starts.

@@ -13,7 +13,7 @@ use crate::sim::seat::Seat;
 use crate::sim::world::peer_of;
 use crate::worker::Worker;
 
-/// Length of a partial message on the wire from which its number is known.
+/// Length of a partial message on the wire that is enough to know its number.
 const NUMBER_KNOWN_AFTER: usize = LENGTH_BYTES + 3;
 
 /// Longest time until the loop notices that a client was dropped.
@@ -301,7 +301,7 @@ fn received(framing: Option<Framing>, record: &Record) -> Option<Vec<u8>> {
 
 /// The part of a server's received stream that one operation sent.
 struct Piece<'a> {
-    /// The operation; `None` if the part is too short to tell.
+    /// The operation, or `None` if the part is too short to identify it.
     number: Option<usize>,
     bytes: &'a [u8],
 }

@@ -1,7 +1,7 @@
 //! The client library in the simulated world: the real loop and its clients on a simulated engine,
 //! against servers that refuse, reply late, send partial messages, reset and fall silent.
 //!
-//! * here: one seed, from the first turn to the end
+//! * this file: one seed, from the first turn to the end
 //! * `caller`: the users of the clients: which operations they start, and how each ended
 //! * `server`: the other end of a connection
 //! * `checks`: what must hold
@@ -41,7 +41,7 @@ use server::Server;
 const HEALED_AFTER: Duration = Duration::from_secs(8);
 /// Time after the faults in which every operation that can end must end.
 const SETTLING: Duration = Duration::from_secs(40);
-/// Most turns of the loop at one instant. With more, it spins.
+/// Maximum number of turns of the loop at one instant. If there are more, the loop spins.
 const TURNS_AT_ONCE_MAX: u64 = 20_000;
 /// Longest time after its linger time until a loop has released what its clients had.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -103,8 +103,8 @@ struct ClientWorld<E: Seat> {
     pool: Pool,
     submission: Arc<Submission>,
     questions: Receiver<Question>,
-    /// All look-ups that began, by event number. A number is never used again: with one that is, a
-    /// question would replace another that still waits, and the client would wait for ever.
+    /// All look-ups that started, by event number. Numbers are not reused: a reused number would
+    /// replace a question that still waits, and its client would wait forever.
     asked: Vec<Option<Question>>,
     limits: LoopLimits,
     callers: Callers,
@@ -218,7 +218,7 @@ impl<E: Seat> ClientWorld<E> {
         self.check_end();
     }
 
-    /// Now and then lets the loop run late, after the next event, so that it finds more at once.
+    /// Sometimes lets the loop run late, after the next event, so that it finds more at once.
     fn late(&self, now: Time) -> Option<Time> {
         let mut world = self.world.borrow_mut();
         let soon = world.next().filter(|&next| next <= now + LATE_MAX)?;
