@@ -271,9 +271,9 @@ impl Client {
 
     /// Connects, and returns the address that it connected to. A helper thread looks up the name.
     /// The addresses are raced as in RFC 8305, IPv6 and IPv4 alternating: the next address is tried
-    /// when one has failed, or after 250 ms without a reply. With [`Options::reconnect`], the
-    /// client retries until `timeout`. After this operation has failed, the client makes no further
-    /// attempt.
+    /// when one has failed, or after 250 ms without a reply, or earlier if the time left does not
+    /// suffice for all addresses. With [`Options::reconnect`], the client retries until `timeout`.
+    /// After this operation has failed, the client makes no further attempt.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
         self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))

@@ -17,9 +17,12 @@ use crate::client::submission::Answer;
 use crate::error::Errno;
 use crate::service::{ConnectTo, Connection, ConnectionId, Turn};
 
-/// Time before the next address is tried in parallel: the Connection Attempt Delay that RFC 8305,
-/// section 8, recommends.
+/// Longest time before the next address is tried in parallel: the Connection Attempt Delay that
+/// RFC 8305, section 8, recommends.
 const RACE_DELAY: Duration = Duration::from_millis(250);
+
+/// Shortest time before the next address is tried in parallel: the minimum of RFC 8305, section 8.
+const RACE_DELAY_MIN: Duration = Duration::from_millis(10);
 
 /// Maximum number of addresses tried in one round. The tag has 8 bits for the number of the
 /// address.
@@ -28,6 +31,11 @@ const ADDRESSES_MAX: usize = 255;
 /// Identifies an attempt: the slot (24 bits), the number of the address (8), and the round (32).
 fn tag(slot: u32, nth: usize, epoch: u32) -> u64 {
     u64::from(epoch) << 32 | (nth as u64) << 24 | u64::from(slot)
+}
+
+/// Divides the time left in the round among the addresses left, so that all of them can be tried.
+fn race_delay(time_left: Duration, addresses_left: usize) -> Duration {
+    (time_left / addresses_left as u32).clamp(RACE_DELAY_MIN, RACE_DELAY)
 }
 
 /// Alternates between the address families, starting with that of the first address, as RFC 8305,
@@ -170,12 +178,13 @@ impl Driver {
         let slot = self.slot(i);
         let Some(&target) = slot.addresses.get(slot.attempts.len()) else { return };
         let races = slot.attempts.iter().any(|of| of.error.is_none());
-        let is_last = slot.attempts.len() + 1 == slot.addresses.len();
-        slot.race_at = if is_last { Time::MAX } else { now + RACE_DELAY };
+        let addresses_left = slot.addresses.len() - slot.attempts.len();
+        let delay = race_delay(slot.round_deadline - now, addresses_left);
+        slot.race_at = if addresses_left == 1 { Time::MAX } else { now + delay };
         if races && turn.open() >= places {
             // Each client has a place for one attempt. Parallel attempts must not use other
             // clients' places.
-            slot.race_at = now + RACE_DELAY;
+            slot.race_at = now + delay;
         } else {
             slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
             let deadline = slot.round_deadline;
@@ -317,6 +326,16 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_race_delay_gives_each_address_its_share_within_bounds() {
+        let ms = Duration::from_millis;
+        assert_eq!(race_delay(ms(100), 2), ms(50));
+        assert_eq!(race_delay(ms(5_000), 20), ms(250));
+        assert_eq!(race_delay(Duration::MAX, 1), ms(250));
+        assert_eq!(race_delay(ms(100), 255), ms(10));
+        assert_eq!(race_delay(ms(0), 3), ms(10));
+    }
 
     #[test]
     fn families_take_turns() {
