@@ -2,6 +2,7 @@
 //! trace of one seed. See `docs/testing.md`.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -14,6 +15,8 @@ use echopool::units::{parse_count, parse_duration};
 
 const AFTER_HELP: &str =
     "Exit code 1 if a seed fails or, from 5,000 seeds on, if a mark is at zero.
+
+Each line of a file for --seeds-file is `SEAM SEED WHAT IT WAS`, or empty, or a comment from #.
 
 Example: simulate --seeds 10k; simulate --seed 1234 --trace";
 
@@ -39,6 +42,11 @@ struct Arguments {
     /// Run this one seed
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from", "for_time"])]
     seed: Option<u64>,
+
+    /// Run the seeds that this file lists
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["seed", "seeds", "from", "for_time", "seam", "twice"])]
+    seeds_file: Option<PathBuf>,
 
     /// With --seed: print each event
     #[arg(long, requires = "seed")]
@@ -90,9 +98,53 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A failure is reported with its seed, so panics print no message or backtrace.
     std::panic::set_hook(Box::new(|_| {}));
-    match arguments.seed {
-        Some(seed) => tell(seed, &arguments),
-        None => batches(&arguments),
+    match (arguments.seed, &arguments.seeds_file) {
+        (Some(seed), _) => tell(seed, &arguments),
+        (None, Some(file)) => listed(file),
+        (None, None) => batches(&arguments),
+    }
+}
+
+/// Runs the seeds that a file lists.
+fn listed(file: &Path) -> ExitCode {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+    let seeds = match text.as_deref().map_err(Clone::clone).and_then(read_list) {
+        Ok(seeds) => seeds,
+        Err(error) => {
+            eprintln!("{}: {error}", file.display());
+            return ExitCode::from(2);
+        }
+    };
+    let failures = seeds.iter().filter(|&&(name, seam, seed, what)| {
+        let Some(failure) = run(seed, seam, false).failure else { return false };
+        println!("FAILED: seed {seed} ({what}): {failure}");
+        println!("        simulate --seed {seed} --seam {name} --trace");
+        true
+    });
+    let failures = failures.count();
+    println!("{} listed seeds, {failures} failures\n", seeds.len());
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A seam by name, the same as a value, a seed, and what it was.
+type Listed<'a> = (&'a str, Seam, u64, &'a str);
+
+fn read_list(text: &str) -> Result<Vec<Listed<'_>>, String> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let mut seeds = Vec::new();
+    for (number, line) in (1..).zip(lines).filter(|(_, line)| !line.is_empty()) {
+        let mut parts = line.splitn(3, ' ');
+        let mut part = || parts.next().unwrap_or_default().trim();
+        let (name, seed, what) = (part(), part(), part());
+        let seam = SeamName::from_str(name, false).map(SeamName::seams);
+        match (seam, seed.parse()) {
+            (Ok(&[seam]), Ok(seed)) if !what.is_empty() => seeds.push((name, seam, seed, what)),
+            _ => return Err(format!("line {number} is not `SEAM SEED WHAT IT WAS`: {line}")),
+        }
+    }
+    match seeds.is_empty() {
+        true => Err("lists no seed".to_string()),
+        false => Ok(seeds),
     }
 }
 
