@@ -24,6 +24,7 @@ use crate::error::StartError;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
 use log_writer::LogWriter;
+use log_writer::limit::Limited;
 
 #[cfg(feature = "daemon")]
 pub mod cli;
@@ -66,7 +67,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
     };
-    let mut log = match start_log(cli.log) {
+    let mut log = match start_log(cli.log, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
             let _ = writeln!(io::stderr(), "echopool: cannot start the log: {error}");
@@ -128,11 +129,12 @@ fn with_flags(text: &str) -> String {
 }
 
 /// Logs to standard error, through a queue. If the process already has a logger, keeps it.
-fn start_log(level: Option<LevelFilter>) -> io::Result<LogWriter> {
+/// `per_second` limits the lines of each level that clients can bring about.
+fn start_log(level: Option<LevelFilter>, per_second: Option<u32>) -> io::Result<LogWriter> {
     // With a handler, a write beyond the file size limit fails and does not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let style = anstream::AutoStream::choice(&io::stderr()).into();
-    let writer = LogWriter::start(io::stderr(), style)?;
+    let writer = LogWriter::start(io::stderr(), style, per_second)?;
     let mut builder = env_logger::Builder::new();
     builder.write_style(style).target(env_logger::Target::Pipe(Box::new(writer.clone())));
     match level {
@@ -142,7 +144,11 @@ fn start_log(level: Option<LevelFilter>) -> io::Result<LogWriter> {
     };
     // Figures that were requested are logged at any level.
     builder.filter_module(report::TARGET, LevelFilter::Info);
-    let _ = builder.try_init();
+    let logger = builder.build();
+    let level = logger.filter();
+    if log::set_boxed_logger(Box::new(Limited::new(logger, writer.clone()))).is_ok() {
+        log::set_max_level(level);
+    }
     log_panics(writer.clone());
     Ok(writer)
 }
@@ -151,6 +157,9 @@ fn start_log(level: Option<LevelFilter>) -> io::Result<LogWriter> {
 /// block a worker whose service panics.
 fn log_panics(log: LogWriter) {
     panic::set_hook(Box::new(move |panic| {
+        if !log.admits(log::Level::Error) {
+            return;
+        }
         let current = thread::current();
         let thread = current.name().unwrap_or("<unnamed>");
         let mut text = format!("thread '{thread}' {panic}\n");

@@ -1,10 +1,11 @@
 //! The log when standard error does not accept it: nothing else waits for it, and lost lines are
-//! counted.
+//! counted. And the limit of what clients can make the daemon log.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Instant;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::Signal;
@@ -115,4 +116,39 @@ fn a_limit_of_the_size_of_files_ends_the_log_and_not_the_daemon() {
     assert_eq!(daemon.wait().code(), Some(0), "the log has a size limit; see its end");
     let size = daemon.log().len();
     assert!(size == 16 * 512 || size == 16 * 1024, "{size} bytes: the limit was not reached");
+}
+
+/// Each message is a line of the log, or is counted when the second has ended. Lines of other levels
+/// and those of the daemon itself are still shown.
+#[test]
+fn messages_over_the_limit_of_the_log_are_counted_and_hide_nothing_else() {
+    const MESSAGES: u64 = 3_000;
+    let flags = [&FLAGS[..], &["--log", "debug", "--log-limit", "10"]].concat();
+    let mut daemon = Daemon::start(&flags);
+    let begun = Instant::now();
+    log_messages(daemon.addresses()[1], MESSAGES as usize);
+    let not_shown = |daemon: &Daemon, level| -> u64 {
+        let lines = daemon.lines_with(&format!(" of level {level}: --log-limit allows 10 "));
+        lines.iter().map(|line| named_values(line)["lines_not_shown"]).sum()
+    };
+    let shown = |daemon: &Daemon| daemon.lines_with(" message id=").len() as u64;
+    // Although nothing is logged any more.
+    eventually("each message is shown or counted", || {
+        shown(&daemon) + not_shown(&daemon, "INFO") == MESSAGES
+    });
+    let most = 10 * (begun.elapsed().as_secs() + 2);
+    assert!((10..=most).contains(&shown(&daemon)), "{} shown, of {most}", shown(&daemon));
+    assert!(!daemon.lines_with(" connect id=").is_empty(), "a line of another level");
+
+    // The end waits for no second to end, and the daemon's own lines have no limit.
+    for _ in 0..100 {
+        Client::connect(daemon.address()).close();
+    }
+    eventually("all have left", || daemon.stat("closed") == 101);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let lines = |word| daemon.lines_with(word).len() as u64;
+    let events = lines(" connect id=") + lines(" disconnect id=") + not_shown(&daemon, "DEBUG");
+    assert_eq!(events, 2 * 101, "{}", daemon.tail());
+    assert_eq!((lines("SIGTERM: draining"), lines("ended, every")), (1, 1), "{}", daemon.tail());
 }

@@ -48,6 +48,9 @@ Three services at once, one of them lines:
 /// a default.
 type TimeOrOff = Option<Duration>;
 
+/// A count that may be off.
+type CountOrOff = Option<u32>;
+
 /// Sends back every byte that its clients send (RFC 862), and serves frames, messages and more,
 /// from memory that is allocated at start.
 #[derive(clap::Parser, Debug)]
@@ -126,6 +129,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
 
+    /// Log lines per second and level that clients may cause; the others are counted. 1 to 1m, or
+    /// off
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count_or_off)]
+    pub(crate) log_limit: CountOrOff,
+
     /// Stop when standard input ends: for a parent process that may die.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -200,6 +208,19 @@ fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 
 fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(units::parse_size(text)?).map_err(|_| format!("{text} is too large"))
+}
+
+/// The largest `--log-limit`.
+const LOG_LIMIT_MAX: u32 = 1_000_000;
+
+fn count_or_off(text: &str) -> Result<Option<u32>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match count(text)? {
+        lines @ 1..=LOG_LIMIT_MAX => Ok(Some(lines)),
+        _ => Err(format!("must be from 1 to {LOG_LIMIT_MAX}, or off")),
+    }
 }
 
 fn stats_interval(text: &str) -> Result<Duration, String> {

@@ -44,6 +44,7 @@ fn the_defaults_of_the_flags_are_those_of_the_library() {
     let cli = parse(&[]).unwrap();
     assert_eq!(cli.drain_timeout, Duration::from_secs(10));
     assert_eq!((cli.stats_interval, cli.log, cli.until_stdin_closes), (None, None, false));
+    assert_eq!(cli.log_limit, Some(1_000));
 }
 
 #[test]
@@ -80,6 +81,14 @@ fn flags_for_the_daemon_itself() {
     assert_eq!((cli.log, cli.until_stdin_closes), (Some(LevelFilter::Debug), true));
     assert!(error(&["--stats-interval", "99ms"]).contains("100ms"));
     assert!(error(&["--log", "loud"]).contains("debug"), "the levels are named");
+}
+
+#[test]
+fn the_limit_of_the_log_is_a_count_or_off() {
+    let limit = |text| parse(&["--log-limit", text]).map(|cli| cli.log_limit).ok();
+    let limits = ["1", "20k", "1m", "off"].map(limit);
+    assert_eq!(limits, [Some(Some(1)), Some(Some(20_000)), Some(Some(1_000_000)), Some(None)]);
+    assert_eq!(["0", "1000001", "5g", "never"].map(limit), [None; 4]);
 }
 
 #[test]

@@ -3,21 +3,26 @@
 //! Threads that log put lines into the queue. They never wait for standard error, which can be a
 //! pipe that nobody reads. Lines that do not fit are dropped and counted, and so are lines that
 //! standard error refuses. As soon as a line can be written, the log says how many were lost.
+//! Lines over the limit of [`limit`] are counted too, and reported when their second has ended.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{mem, thread};
 
 use log::{Level, Log, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use limit::{LEVELS, Limit, Verdict};
+
+pub(super) mod limit;
 #[cfg(test)]
 mod tests;
 
-/// The log target of the line that reports lost lines.
+/// The log target of the lines that report lines which are not in the log.
 const TARGET: &str = "echopool::log";
 
 /// Capacity of the queue in bytes. The thread holds as many again while it writes.
@@ -35,8 +40,9 @@ const STACK_BYTES: usize = 256 << 10;
 pub(super) struct LogWriter(Arc<Queue>);
 
 struct Queue {
+    limit: Limit,
     state: Mutex<State>,
-    /// Signalled when the queue is no longer empty.
+    /// Signalled when the queue is no longer empty, or `report_at` is set.
     filled: Condvar,
     /// Signalled when everything is written.
     emptied: Condvar,
@@ -46,6 +52,8 @@ struct State {
     lines: Vec<u8>,
     /// Lines that did not fit since the thread last emptied the queue.
     dropped: u64,
+    /// When to report lines that are over the limit. `None` if there are none.
+    report_at: Option<Instant>,
     /// Everything is written, and the thread sleeps.
     idle: bool,
 }
@@ -53,14 +61,17 @@ struct State {
 impl LogWriter {
     /// Starts the thread that writes to `out`. It runs until the process ends.
     ///
-    /// `style` applies to the line that reports lost lines.
+    /// `style` applies to the lines that report others. `per_second` is the limit of lines per
+    /// second and level that [`admits`](Self::admits) applies.
     pub(super) fn start(
         out: impl AsFd + Send + 'static,
         style: env_logger::WriteStyle,
+        per_second: Option<u32>,
     ) -> io::Result<LogWriter> {
-        let state = State { lines: Vec::with_capacity(QUEUE_BYTES), dropped: 0, idle: false };
-        let (filled, emptied) = (Condvar::new(), Condvar::new());
-        let queue = Arc::new(Queue { state: Mutex::new(state), filled, emptied });
+        let lines = Vec::with_capacity(QUEUE_BYTES);
+        let state = Mutex::new(State { lines, dropped: 0, report_at: None, idle: false });
+        let (limit, filled, emptied) = (Limit::new(per_second), Condvar::new(), Condvar::new());
+        let queue = Arc::new(Queue { limit, state, filled, emptied });
         let for_thread = Arc::clone(&queue);
         thread::Builder::new()
             .name("log".to_owned())
@@ -69,10 +80,26 @@ impl LogWriter {
         Ok(LogWriter(queue))
     }
 
-    /// Waits until every line is written, at most for `limit`.
+    /// Whether a line of this level is within the limit. If not, counts it.
+    pub(super) fn admits(&self, level: Level) -> bool {
+        match self.0.limit.admit(level) {
+            Verdict::Show => return true,
+            Verdict::Hide => {}
+            Verdict::HideFirst => self.0.report_at(self.0.limit.second_ends()),
+        }
+        false
+    }
+
+    /// Waits until every line is written and every count reported, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
-        let state = self.0.lock();
-        let pending = |state: &mut State| !(state.idle && state.lines.is_empty());
+        let mut state = self.0.lock();
+        if let Some(at) = &mut state.report_at {
+            *at = Instant::now();
+            self.0.filled.notify_one();
+        }
+        let pending = |state: &mut State| {
+            !(state.idle && state.lines.is_empty() && state.report_at.is_none())
+        };
         drop(self.0.emptied.wait_timeout_while(state, limit, pending));
     }
 }
@@ -109,15 +136,40 @@ impl Queue {
         }
     }
 
-    /// Waits for a line, then swaps the queue with `empty`. Returns the number of lines that were
-    /// dropped since the last call.
-    fn take(&self, empty: &mut Vec<u8>) -> u64 {
+    /// Makes the thread report lines over the limit at this time, or earlier if that was set.
+    fn report_at(&self, at: Instant) {
         let mut state = self.lock();
-        while state.lines.is_empty() {
+        state.report_at.get_or_insert(at);
+        if mem::take(&mut state.idle) {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for a line, or until it is time to report. Then swaps the queue with `empty`. Returns
+    /// the number of lines that were dropped since the last call.
+    fn take(&self, empty: &mut Vec<u8>, hidden: &mut [u64; LEVELS]) -> u64 {
+        let mut state = self.lock();
+        loop {
+            let left = state.report_at.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                state.report_at = None;
+                self.limit.take_hidden(hidden);
+                break;
+            }
+            if !state.lines.is_empty() {
+                break;
+            }
             state.idle = true;
             self.emptied.notify_all();
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match left {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.filled.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
+        state.idle = false;
         mem::swap(empty, &mut state.lines);
         mem::take(&mut state.dropped)
     }
@@ -126,7 +178,7 @@ impl Queue {
     fn write_out(&self, mut out: Output<impl AsFd>, style: env_logger::WriteStyle) {
         let mut lines = Vec::with_capacity(QUEUE_BYTES);
         loop {
-            let dropped = self.take(&mut lines);
+            let dropped = self.take(&mut lines, &mut out.hidden);
             let mut rest = &lines[..];
             while !rest.is_empty() {
                 let (chunk, behind) = rest.split_at(chunk_len(rest));
@@ -134,6 +186,7 @@ impl Queue {
                 rest = behind;
             }
             out.lost += dropped;
+            out.report_hidden(style, self.limit.per_second);
             out.report_lost(style);
             lines.clear();
         }
@@ -145,6 +198,8 @@ struct Output<F> {
     fd: F,
     /// Lines that were lost and are not reported yet.
     lost: u64,
+    /// Lines over the limit that are not reported yet, for each level.
+    hidden: [u64; LEVELS],
     /// Whether the last write succeeded.
     accepts: bool,
     /// Whether the last write ended within a line.
@@ -153,7 +208,7 @@ struct Output<F> {
 
 impl<F: AsFd> Output<F> {
     fn new(fd: F) -> Output<F> {
-        Output { fd, lost: 0, accepts: true, torn: false }
+        Output { fd, lost: 0, hidden: [0; LEVELS], accepts: true, torn: false }
     }
 
     /// Writes whole lines. Lines that are not written to their end count as lost.
@@ -193,17 +248,44 @@ impl<F: AsFd> Output<F> {
         }
     }
 
+    /// Writes how many lines were over the limit, if there are any.
+    fn report_hidden(&mut self, style: env_logger::WriteStyle, per_second: u64) {
+        for level in Level::iter() {
+            let hidden = self.hidden[level as usize];
+            if hidden == 0 {
+                continue;
+            }
+            let text = format_args!(
+                "lines_not_shown={hidden} of level {level}: --log-limit allows {per_second} in a \
+                 second"
+            );
+            if self.report(style, text) {
+                self.hidden[level as usize] = 0;
+            }
+        }
+    }
+
     /// Writes how many lines were lost, if there are any and the last write succeeded.
     fn report_lost(&mut self, style: env_logger::WriteStyle) {
-        if self.lost == 0 || !self.accepts {
-            return;
+        let lost = self.lost;
+        if lost > 0
+            && self.accepts
+            && self.report(
+                style,
+                format_args!("lines_lost={lost}: standard error did not accept them"),
+            )
+        {
+            self.lost = 0;
         }
-        let line = lost_line(self.lost, style);
-        let lost = mem::take(&mut self.lost);
-        self.write_lines(&line);
-        if !self.accepts {
-            self.lost = lost;
-        }
+    }
+
+    /// Writes a line about other lines. Returns whether it was written to its end.
+    fn report(&mut self, style: env_logger::WriteStyle, text: fmt::Arguments<'_>) -> bool {
+        let lost = self.lost;
+        self.write_lines(&formatted(style, text));
+        // The line is written again later.
+        self.lost = lost;
+        self.accepts
     }
 }
 
@@ -220,21 +302,15 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
-/// The line that reports lost lines, formatted as all others.
-fn lost_line(lost: u64, style: env_logger::WriteStyle) -> Vec<u8> {
+/// A warning of this file, formatted as all lines.
+fn formatted(style: env_logger::WriteStyle, text: fmt::Arguments<'_>) -> Vec<u8> {
     let line = Arc::new(Mutex::new(Vec::new()));
     let logger = env_logger::Builder::new()
         .filter_level(log::LevelFilter::Warn)
         .write_style(style)
         .target(env_logger::Target::Pipe(Box::new(Captured(Arc::clone(&line)))))
         .build();
-    logger.log(
-        &Record::builder()
-            .level(Level::Warn)
-            .target(TARGET)
-            .args(format_args!("lines_lost={lost}: standard error did not accept them"))
-            .build(),
-    );
+    logger.log(&Record::builder().level(Level::Warn).target(TARGET).args(text).build());
     mem::take(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

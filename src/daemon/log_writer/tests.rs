@@ -25,7 +25,7 @@ fn what_does_not_fit_is_dropped_and_counted_also_without_blocking_writes() {
     for flags in [OFlags::empty(), OFlags::NONBLOCK] {
         let (reader, out) = pipe().unwrap();
         fcntl_setfl(&out, flags).unwrap();
-        let mut log = LogWriter::start(out, STYLE).unwrap();
+        let mut log = LogWriter::start(out, STYLE, None).unwrap();
         let line = [&[b'x'; 99][..], b"\n"].concat();
         let lines = 4 * QUEUE_BYTES as u64 / 100;
         for _ in 0..lines {
@@ -43,7 +43,7 @@ fn what_does_not_fit_is_dropped_and_counted_also_without_blocking_writes() {
 #[test]
 fn a_flush_waits_for_what_is_queued_and_not_longer_than_its_limit() {
     let (mut reader, out) = pipe().unwrap();
-    let mut log = LogWriter::start(out, STYLE).unwrap();
+    let mut log = LogWriter::start(out, STYLE, None).unwrap();
     log.write_all(b"last words\n").unwrap();
     log.flush(Duration::from_secs(60));
     let mut words = [0; 11];
@@ -52,6 +52,45 @@ fn a_flush_waits_for_what_is_queued_and_not_longer_than_its_limit() {
     log.write_all(&[b'\n'; QUEUE_BYTES]).unwrap();
     // Returns, although nobody reads.
     log.flush(Duration::from_millis(10));
+}
+
+/// `lines_not_shown=N of level LEVEL` in each of these lines.
+fn not_shown(lines: &str) -> Vec<(u64, &str)> {
+    let texts = lines.lines().map(|line| {
+        let (_, text) = line.split_once("WARN  echopool::log] lines_not_shown=").expect(line);
+        let (count, level) = text.split_once(" of level ").expect(line);
+        (count.parse().expect(line), level.split(':').next().unwrap())
+    });
+    texts.collect()
+}
+
+#[test]
+fn lines_over_the_limit_are_counted_when_their_second_ends_although_nothing_else_is_logged() {
+    let (reader, out) = pipe().unwrap();
+    let log = LogWriter::start(out, STYLE, Some(10)).unwrap();
+    let shown = (0..1_000).filter(|_| log.admits(Level::Info)).count() as u64;
+    assert!((10..1_000).contains(&shown), "{shown} shown");
+    let (mut hidden, mut lines) = (0, BufReader::new(reader).lines());
+    while hidden < 1_000 - shown {
+        let line = lines.next().unwrap().unwrap();
+        let [(more, "INFO")] = not_shown(&line)[..] else { panic!("{line}") };
+        hidden += more;
+    }
+    assert_eq!(hidden, 1_000 - shown);
+}
+
+#[test]
+fn a_flush_reports_lines_over_the_limit_at_once() {
+    let (mut reader, out) = pipe().unwrap();
+    let log = LogWriter::start(out, STYLE, Some(1)).unwrap();
+    let shown = (0..5).filter(|_| log.admits(Level::Warn)).count() as u64;
+    log.flush(Duration::from_secs(60));
+    fcntl_setfl(&reader, OFlags::NONBLOCK).unwrap();
+    let mut text = vec![0; 4096];
+    let len = reader.read(&mut text).expect("written before the flush returned");
+    let text = String::from_utf8_lossy(&text[..len]);
+    let hidden: u64 = not_shown(&text).iter().map(|&(count, _)| count).sum();
+    assert_eq!(shown + hidden, 5, "{text}");
 }
 
 #[test]
@@ -66,7 +105,7 @@ fn refused_lines_are_counted_and_told_with_the_next_that_is_written() {
         assert_eq!((out.lost, out.accepts), (2, false));
     }
     // A line that was cut: the next begins on a line of its own.
-    let mut out = Output { fd: file, lost: 2, accepts: false, torn: true };
+    let mut out = Output { lost: 2, accepts: false, torn: true, ..Output::new(file) };
     out.write_lines(b"three\n");
     out.report_lost(STYLE);
     assert_eq!((out.lost, out.torn), (0, false));

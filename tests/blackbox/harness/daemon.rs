@@ -30,7 +30,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts the daemon and waits for its ready lines. Without `--listen` in `flags` it listens
-    /// on a free port of 127.0.0.1.
+    /// on a free port of 127.0.0.1. Without `--log-limit` it shows every line, because many tests
+    /// count them.
     pub fn start(flags: &[&str]) -> Daemon {
         Daemon::start_under("true", flags)
     }
@@ -54,6 +55,9 @@ impl Daemon {
         let mut flags = flags.to_vec();
         if !flags.contains(&"--listen") {
             flags.extend(["--listen", "127.0.0.1:0"]);
+        }
+        if !flags.contains(&"--log-limit") {
+            flags.extend(["--log-limit", "off"]);
         }
         let mut child = command(shell, &flags)
             .stdin(Stdio::null())

@@ -1,0 +1,155 @@
+//! Limits the lines that clients can make the daemon log, per second.
+//!
+//! Each level has the limit for itself, so that a flood of messages hides no warning. A line over
+//! the limit is counted before it is formatted, so it costs its worker next to nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use log::{Level, Log, Metadata, Record};
+
+use super::LogWriter;
+
+/// How many levels there are.
+pub(super) const LEVELS: usize = Level::Trace as usize + 1;
+
+/// Targets, with all below them, whose lines no client can bring about.
+const OF_THE_DAEMON: [&str; 3] = ["echopool::daemon", "echopool::stats", "echopool::server"];
+
+/// A limit of lines per second for each level.
+pub(super) struct Limit {
+    /// `u64::MAX` is no limit.
+    pub(super) per_second: u64,
+    since: Instant,
+    levels: [OfLevel; LEVELS],
+}
+
+#[derive(Default)]
+struct OfLevel {
+    /// The second in the upper 32 bits, the lines shown in it in the lower ones.
+    shown: AtomicU64,
+    /// Lines that were not shown and are not reported yet.
+    hidden: AtomicU64,
+}
+
+/// What happens to a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Show,
+    Hide,
+    /// Not shown, and the first one to report.
+    HideFirst,
+}
+
+impl Limit {
+    pub(super) fn new(per_second: Option<u32>) -> Limit {
+        let per_second = per_second.map_or(u64::MAX, u64::from);
+        Limit { per_second, since: Instant::now(), levels: Default::default() }
+    }
+
+    /// Counts a line of this level.
+    pub(super) fn admit(&self, level: Level) -> Verdict {
+        if self.per_second == u64::MAX {
+            return Verdict::Show;
+        }
+        self.admit_in(level, self.since.elapsed().as_secs())
+    }
+
+    fn admit_in(&self, level: Level, second: u64) -> Verdict {
+        let of_level = &self.levels[level as usize];
+        let second = second << 32;
+        let more = |shown: u64| match shown.checked_sub(second) {
+            // The clock of another thread may already be in the next second.
+            Some(shown) if shown >= self.per_second => None,
+            Some(_) => Some(shown + 1),
+            None => Some(second + 1),
+        };
+        let shown = of_level.shown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        match shown {
+            Ok(_) => Verdict::Show,
+            Err(_) if of_level.hidden.fetch_add(1, Ordering::Relaxed) == 0 => Verdict::HideFirst,
+            Err(_) => Verdict::Hide,
+        }
+    }
+
+    /// When the current second ends.
+    pub(super) fn second_ends(&self) -> Instant {
+        self.since + Duration::from_secs(self.since.elapsed().as_secs() + 1)
+    }
+
+    /// Adds the lines that were not shown to `hidden`, for each level.
+    pub(super) fn take_hidden(&self, hidden: &mut [u64; LEVELS]) {
+        for (hidden, of_level) in hidden.iter_mut().zip(&self.levels) {
+            *hidden += of_level.hidden.swap(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Applies the limit in front of a logger.
+pub(crate) struct Limited {
+    logger: env_logger::Logger,
+    writer: LogWriter,
+}
+
+impl Limited {
+    pub(crate) fn new(logger: env_logger::Logger, writer: LogWriter) -> Limited {
+        Limited { logger, writer }
+    }
+}
+
+impl Log for Limited {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.logger.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let of_daemon = || OF_THE_DAEMON.iter().any(|&target| is_below(record.target(), target));
+        if self.logger.matches(record) && (of_daemon() || self.writer.admits(record.level())) {
+            self.logger.log(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn is_below(target: &str, root: &str) -> bool {
+    target.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_second_and_level_has_the_limit_for_itself() {
+        let limit = Limit::new(Some(2));
+        let verdicts = |level, second, lines: usize| -> Vec<Verdict> {
+            (0..lines).map(|_| limit.admit_in(level, second)).collect()
+        };
+        use Verdict::{Hide, HideFirst, Show};
+        assert_eq!(verdicts(Level::Info, 0, 4), [Show, Show, HideFirst, Hide]);
+        assert_eq!(verdicts(Level::Warn, 0, 2), [Show, Show]);
+        assert_eq!(verdicts(Level::Info, 7, 3), [Show, Show, Hide]);
+        let mut hidden = [0; LEVELS];
+        limit.take_hidden(&mut hidden);
+        assert_eq!((hidden[Level::Info as usize], hidden.iter().sum::<u64>()), (3, 3));
+        limit.take_hidden(&mut hidden);
+        assert_eq!(hidden.iter().sum::<u64>(), 3);
+        assert_eq!(verdicts(Level::Info, 7, 1), [HideFirst]);
+        assert!(limit.second_ends() > limit.since);
+    }
+
+    #[test]
+    fn no_limit_shows_everything() {
+        let limit = Limit::new(None);
+        assert!((0..10_000).all(|_| limit.admit(Level::Info) == Verdict::Show));
+    }
+
+    #[test]
+    fn targets_are_compared_by_whole_names() {
+        assert!(is_below("echopool::daemon", "echopool::daemon"));
+        assert!(is_below("echopool::daemon::report", "echopool::daemon"));
+        assert!(!is_below("echopool::daemons", "echopool::daemon"));
+        assert!(!is_below("echopool::message", "echopool::daemon"));
+    }
+}
