@@ -223,9 +223,13 @@ fn a_hub_allocates_nothing_from_ready_to_the_end_of_drain() {
         let (server, address) = start(HubOptions { slow, ..HubOptions::default() });
         polite_clients(address, &server);
         let total = || server.stats().total();
-        slow_clients(address, || match slow {
-            Slow::Drop => total().messages_dropped > 1000,
-            Slow::Close => total().closed(CloseReason::SlowReader) > 5,
+        slow_clients(address, || {
+            let total = total();
+            match slow {
+                Slow::Drop => total.messages_dropped > 1000,
+                Slow::Close => total.closed(CloseReason::SlowReader) > 5,
+                other => panic!("{other:?} is not tested here"),
+            }
         });
         // Clients that join and leave immediately, while another client is notified of it.
         let (mut last, _) = connect(address);

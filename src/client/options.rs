@@ -83,6 +83,7 @@ impl std::fmt::Debug for Options {
 /// What happens to a message if the connection is lost before the kernel has accepted all of it,
 /// and the client reconnects. A message that the kernel has accepted is never sent twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Unsent {
     /// The send completes with an error that states how many bytes were sent.
     #[default]

@@ -59,6 +59,7 @@ options! {
 
 /// What happens to a connection after its message has been sent back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum After {
     /// Close it.
     #[default]

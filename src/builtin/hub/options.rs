@@ -37,6 +37,7 @@ options! {
 
 /// What happens to a client that reads too slowly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Slow {
     /// Messages for it are dropped, and counted.
     #[default]

@@ -57,6 +57,7 @@ pub fn server_frame_max(max_message: usize) -> usize {
 
 /// A client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Request {
     /// Request the list of clients.
     List,
@@ -82,6 +83,7 @@ pub struct Head {
 
 /// Why a request is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The payload is too long.
     TooLong,
