@@ -57,6 +57,7 @@ pub struct LoopLimits {
     /// disables the time-out.
     pub send_timeout: Option<Duration>,
     /// How long a connection that this side has closed waits for the peer to close its side.
+    /// [`Duration::MAX`] means no limit. The end of the loop waits at most 10 s in any case.
     pub linger: Duration,
 }
 
@@ -98,8 +99,9 @@ impl Default for LoopLimits {
 /// A thread that drives any number of clients, and helper threads for name look-ups.
 ///
 /// Dropping it ends the loop. Operations in progress complete with [`Error::LoopEnded`]. Each
-/// connection sends what is on its output and closes gracefully. The drop waits at most the linger
-/// time and one second.
+/// connection sends what is on its output and closes gracefully. The drop waits for that, at most
+/// [`LoopLimits::linger`] and one second, and never longer than 10 seconds. Connections that are
+/// then still open are reset.
 pub struct ClientLoop {
     pub(super) submission: Arc<Submission>,
     thread: Option<JoinHandle<()>>,

@@ -43,6 +43,9 @@ const COMMANDS_PER_TURN: usize = 4096;
 /// reason.
 const COMPLETIONS_PER_TURN: usize = 4096;
 
+/// Longest time from [`Command::End`] to the end of the loop, whatever the linger time is.
+const END_MAX: Duration = Duration::from_secs(10);
+
 /// The clients of one loop.
 pub(crate) struct Driver {
     submission: Arc<Submission>,
@@ -134,7 +137,7 @@ impl Driver {
             Command::Dropped { slot } => self.drop_client(slot, Error::Cancelled),
             Command::End => {
                 let later = self.linger.saturating_add(Duration::from_secs(1));
-                self.ending = Some(self.now + later);
+                self.ending = Some(self.now + later.min(END_MAX));
                 (0..self.slots.len() as u32).for_each(|i| self.drop_client(i, Error::LoopEnded));
             }
         }
@@ -372,6 +375,33 @@ impl Drop for Driver {
     fn drop(&mut self) {
         while !self.ended.is_empty() {
             self.complete_ended();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::client::submission::Clock;
+    use crate::shared::mailbox::Mailboxes;
+
+    #[test]
+    fn a_loop_ends_a_second_after_its_linger_time_but_within_ten() {
+        for (linger, most) in [
+            (Duration::ZERO, Duration::from_secs(1)),
+            (Duration::from_secs(2), Duration::from_secs(3)),
+            (Duration::from_secs(60), Duration::from_secs(10)),
+            (Duration::MAX, Duration::from_secs(10)),
+        ] {
+            let mailboxes = Arc::new(Mailboxes::new(1));
+            let submission = Submission::new(1, 1, mailboxes, Clock::SYSTEM);
+            let (resolver, _requests) = sync_channel(1);
+            let random = fastrand::Rng::with_seed(0);
+            let mut driver = Driver::new(submission, resolver, 1, 1, linger, random);
+            driver.execute(Command::End);
+            assert_eq!(driver.ending, Some(driver.now + most), "{linger:?}");
         }
     }
 }
