@@ -12,7 +12,7 @@ pub const LENGTH_BYTES: usize = 4;
 /// Maximum size of a frame or message, in bytes: the largest number in a signed length of 4 bytes.
 pub const FRAME_BYTES_MAX: u32 = i32::MAX as u32;
 
-/// Maximum size of a delimiter, in bytes. Longer ones are typing errors.
+/// Maximum size of a delimiter, in bytes. A longer one is probably a typing error.
 pub const DELIMITER_MAX: usize = 16;
 
 /// Which byte of a number comes first.
@@ -93,9 +93,9 @@ impl Framing {
         }
     }
 
-    /// The size of the first message in bytes, including its length or delimiter. `None` if it is
-    /// incomplete. `input` is the stream from that message on. It may have grown since the last
-    /// call with the same `scan`. Once a message is found, `scan` must be reset.
+    /// Returns the size of the first message in bytes, including its length or delimiter, or `None`
+    /// if it is incomplete. `input` is the stream from that message on. It may have grown since the
+    /// last call with the same `scan`. Once a message is found, `scan` must be reset.
     ///
     /// An invalid message is rejected as early as possible: when its length has arrived, or when
     /// the limit is reached without a delimiter.
@@ -124,9 +124,9 @@ impl Framing {
         }
     }
 
-    /// The total size of all complete messages at the front of the stream in bytes, and the error
-    /// if the next message is invalid. Calls `each` with the range of each message, including its
-    /// length or delimiter. `input` and `scan` are as in [`first`](Framing::first). Afterwards
+    /// Returns the total size of all complete messages at the front of the stream in bytes, and the
+    /// error if the next message is invalid. Calls `each` with the range of each message, including
+    /// its length or delimiter. `input` and `scan` are as in [`first`](Framing::first). Afterwards,
     /// `scan` belongs to the rest of the stream after these messages.
     pub(crate) fn all(
         &self,
@@ -155,7 +155,7 @@ impl Framing {
         }
     }
 
-    /// The bytes before and after a payload of `len` bytes.
+    /// Returns the bytes before and after a payload of `len` bytes.
     ///
     /// # Errors
     /// The message is too long.
@@ -284,7 +284,7 @@ impl Delimiter {
         None
     }
 
-    /// Bytes up to the end of the first delimiter. Reads no further.
+    /// Returns the number of bytes up to the end of the first delimiter. Reads no further.
     fn find<'a, I: Iterator<Item = &'a [u8]>>(
         &self,
         unread: &mut Unread<'a, I>,
@@ -403,7 +403,7 @@ mod tests {
         Framing::Delimiter { delimiter: Delimiter::new(b"<EOF>").unwrap(), max }
     }
 
-    /// The same with [`Framing::all`], called after each part.
+    /// Does the same as `messages`, with [`Framing::all`] called after each part.
     fn all_messages(framing: Framing, parts: &[&[u8]]) -> Result<Vec<usize>, FrameError> {
         let pool = pool();
         let mut input = Chain::new(&pool);

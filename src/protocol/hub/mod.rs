@@ -55,7 +55,7 @@ pub fn server_frame_max(max_message: usize) -> usize {
     MESSAGE_HEAD_BYTES - LENGTH_BYTES + max_message
 }
 
-/// A client's request.
+/// A request of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Request {
@@ -152,7 +152,7 @@ pub fn message_head(
     head
 }
 
-/// The sender of a MESSAGE, read from its head.
+/// Reads the sender of a MESSAGE from its head.
 pub fn sender(head: &[u8; MESSAGE_HEAD_BYTES], order: ByteOrder) -> u64 {
     let mut from = [0; NUMBER_BYTES];
     from.copy_from_slice(&head[6..]);

@@ -9,7 +9,7 @@ const ORDERS: [ByteOrder; 2] = [ByteOrder::Little, ByteOrder::Big];
 const MAX: usize = 300;
 
 /// The lines of the document that are frames: the client and the direction, the bytes, the name
-/// after them.
+/// after the bytes.
 fn example() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let text = include_str!("../../../docs/hub-protocol.md");
     let frame = |line: &'static str| {
