@@ -49,11 +49,11 @@ pub(super) struct Client {
     finished: bool,
     /// The client has reset the connection.
     reset: bool,
-    /// Bytes that the client still reads before the server has to wait; `None`: no limit.
+    /// Bytes that the client still reads before the server has to wait. `None` means no limit.
     pub(super) room: Option<usize>,
     /// Bytes from the server that the test has not taken yet.
     pub(super) received: Vec<u8>,
-    /// The server will send nothing more.
+    /// Whether the server has ended its stream.
     pub(super) ended: bool,
     /// The server has closed its socket.
     pub(super) closed: bool,
@@ -112,7 +112,7 @@ pub(super) struct Memory {
 /// A socket of the server.
 pub(super) struct Socket {
     machine: Rc<RefCell<Machine>>,
-    /// The client; `None` for the listener.
+    /// The client. `None` for the listener.
     client: Option<usize>,
 }
 
@@ -155,7 +155,7 @@ impl Sys for Memory {
         self.waker.clone()
     }
 
-    /// Never waits: the test takes a turn when there is something to do.
+    /// Never waits: the test runs a turn when there is work.
     fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
         ready.append(&mut self.machine.borrow_mut().edges);
         Ok(())

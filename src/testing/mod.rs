@@ -1,8 +1,8 @@
 //! Testing a service without sockets. A [`Rig`] runs it on a worker in memory, and the test
 //! controls the bytes, the clock and the buffers.
 //!
-//! The worker and its engine are those of a real server. Only the system calls below them are not.
-//! So a test sees what clients see: waiting for buffers, timers, closing in order.
+//! The worker and its engine are those of a real server; only the system calls below them are
+//! replaced. So a test observes what clients observe: waiting for buffers, timers, graceful close.
 //!
 //! ```
 //! use std::time::Duration;
@@ -77,10 +77,10 @@ mod tests;
 
 use memory::{Client, Machine, Memory};
 
-/// The most clients that a rig can have at once.
+/// Maximum number of clients of a rig.
 const CONNECTIONS_MAX: u32 = 64;
 
-/// After this many turns without time passing, the service is considered to spin.
+/// Number of turns without progress of time after which the service is considered to spin.
 const TURNS_MAX: usize = 100_000;
 
 /// A service on a worker in memory. Clients are numbered from 0, in the order in which they
@@ -110,7 +110,7 @@ impl Wake for Woken {
 }
 
 impl<S: Service> Rig<S> {
-    /// A rig with 64 buffers of 1024 bytes.
+    /// Creates a rig with 64 buffers of 1024 bytes.
     ///
     /// # Panics
     /// The service cannot work with these limits.
@@ -118,8 +118,8 @@ impl<S: Service> Rig<S> {
         Rig::with_buffers(factory, 64, 1024)
     }
 
-    /// A rig with this number of buffers of this size, in bytes. There may be fewer and smaller
-    /// ones than a server can have.
+    /// Creates a rig with this number of buffers of this size, in bytes. Both may be below the
+    /// minimum of a server.
     ///
     /// # Panics
     /// The service cannot work with these limits.
@@ -133,7 +133,7 @@ impl<S: Service> Rig<S> {
         Rig::unchecked(factory, &limits)
     }
 
-    /// A rig with any limits, also with those that the service refuses.
+    /// Creates a rig with any limits, including those that the service refuses.
     pub(crate) fn unchecked(factory: impl ServiceFactory<Service = S>, limits: &Limits) -> Rig<S> {
         let plan = factory.plan(limits);
         let reserve = Reserve::new(limits.buffer_size, limits.buffers).expect("some memory");
@@ -179,8 +179,8 @@ impl<S: Service> Rig<S> {
         self.connect_with(None)
     }
 
-    /// Connects a client that reads only this many bytes, until it [reads on](Rig::read_on).
-    /// Returns its number.
+    /// Connects a client that reads only this many bytes, until [`read_on`](Rig::read_on). Returns
+    /// its number.
     ///
     /// # Panics
     /// If 64 clients are connected.
@@ -219,8 +219,8 @@ impl<S: Service> Rig<S> {
         self.run();
     }
 
-    /// Limits a client to reading this many more bytes, until it [reads on](Rig::read_on). What the
-    /// service sends beyond that waits on the output.
+    /// Limits a client to reading this many more bytes, until [`read_on`](Rig::read_on). Bytes that
+    /// the service sends beyond that wait on the output.
     pub fn stop_reading_after(&mut self, client: usize, bytes: usize) {
         self.client(client).room = Some(bytes);
         self.machine.borrow_mut().report(client);
@@ -234,7 +234,7 @@ impl<S: Service> Rig<S> {
         self.run();
     }
 
-    /// Whether the server has closed its sending side: the client receives nothing more.
+    /// Whether the server has closed its sending side, so that the client receives no more bytes.
     pub fn has_ended(&self, client: usize) -> bool {
         self.machine.borrow().clients[client].ended
     }
@@ -293,7 +293,8 @@ impl<S: Service> Rig<S> {
         self.run();
     }
 
-    /// Buffers that connections and the service use. 0 if all of them have been returned.
+    /// Number of buffers that connections and the service hold. 0 if all of them have been
+    /// returned.
     pub fn buffers_held(&self) -> usize {
         self.pool.held() - self.taken.len()
     }
@@ -328,7 +329,7 @@ impl<S: Service> Rig<S> {
         RefMut::map(self.machine.borrow_mut(), |machine| &mut machine.clients[number])
     }
 
-    /// Takes turns of the worker's loop until there is nothing to do at the current time.
+    /// Runs turns of the worker's loop until there is no more work at the current time.
     fn run(&mut self) {
         for _ in 0..TURNS_MAX {
             if self.worker.is_finished() || !self.wants_turn() {
