@@ -148,8 +148,8 @@ pub trait Sink<E: Engine> {
     /// A pending operation has completed.
     fn complete(&mut self, engine: &mut E, completion: Completion<E::Socket>);
 
-    /// The same for a Recv that has received bytes, by far the most frequent completion. It avoids
-    /// an [`Outcome`], which is as large as its largest variant. The key is the socket's.
+    /// Handles a Recv that has received bytes, by far the most frequent completion. It avoids an
+    /// [`Outcome`], which is as large as its largest variant. The key is the socket's.
     #[inline]
     fn received(&mut self, engine: &mut E, key: Key, chain: Chain) {
         let (key, outcome) = (key.with(OpKind::Recv), Outcome::Received(chain));
@@ -165,7 +165,7 @@ pub trait Engine: Sized {
     /// Reads the clock.
     fn now(&self) -> Time;
 
-    /// A waker that ends the current or the next [`poll`](Engine::poll), from any thread.
+    /// Returns a waker that ends the current or the next [`poll`](Engine::poll), from any thread.
     fn waker(&self) -> Waker;
 
     /// Gives an accepted socket its key.
@@ -174,9 +174,9 @@ pub trait Engine: Sized {
     /// The system could not watch the socket. The socket is closed.
     fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
 
-    /// Bytes of a connection that were sent but not acknowledged by the peer. `None` if unknown. A
-    /// pending Send does not show whether the peer reads, because Linux reports room only when a
-    /// third of its buffer is free.
+    /// Returns the number of bytes of a connection that were sent but not acknowledged by the peer,
+    /// or `None` if it is unknown. A pending Send does not show whether the peer reads, because
+    /// Linux reports room only when a third of its buffer is free.
     fn unacknowledged(&self, _key: Key) -> Option<u32> {
         None
     }
@@ -184,9 +184,9 @@ pub trait Engine: Sized {
     /// Starts the operation `op`. The operation in the key is ignored.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
 
-    /// The same for a Send, without an [`Op`] and an [`Outcome`]. Removes the bytes that are sent
-    /// at once from the chain and returns their number. Otherwise takes the whole chain and returns
-    /// `None`, and the Send completes through the sink.
+    /// Submits a Send without an [`Op`] and an [`Outcome`]. Removes the bytes that are sent at once
+    /// from the chain and returns their number. Otherwise takes the whole chain and returns `None`,
+    /// and the Send completes through the sink.
     ///
     /// # Errors
     /// Those of the system call, as in [`Outcome::Failed`]. The chain is empty then.

@@ -149,7 +149,7 @@ pub(super) struct Bench<S: Testbed> {
     slots_used: u32,
 }
 
-/// Bytes that identify their position, as well as one byte can.
+/// Bytes that identify their position, as far as one byte can.
 pub(super) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at * 7 + at / 251 + 1) as u8).collect()
 }

@@ -23,7 +23,7 @@ pub(super) fn recv_at_every_split<S: Testbed>(seed: u64) {
             let (first, second) = message.split_at(split);
             bench.write(&mut peer, first);
             assert_eq!(bench.recv_bytes(key, most, split), first);
-            // This receive finds nothing and waits, whatever the previous one assumed to be left.
+            // This receive finds no bytes and waits, whatever the previous one assumed to be left.
             bench.submit_pending(key, Op::Recv(most));
             bench.idle();
             bench.write(&mut peer, second);

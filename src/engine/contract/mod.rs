@@ -1,8 +1,8 @@
 //! The contract of [`engine`](super), each rule a test, run on every engine: the readiness engine
 //! on the real kernel and on the simulated one, and the completions of the simulation.
 //!
-//! * here: the environment that an engine's tests need ([`Testbed`]), and which rule runs on which
-//!   engine.
+//! * this file: the environment that an engine's tests need ([`Testbed`]), and which rule runs on
+//!   which engine.
 //! * `bench`: an engine with a pool, permits and peers, which checks that operations complete
 //!   exactly once.
 //! * `sockets`, `bytes`, `endings`, `turns`: the rules.

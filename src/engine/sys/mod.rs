@@ -45,7 +45,7 @@ pub trait Sys {
     /// Reads the monotonic clock.
     fn now(&self) -> Time;
 
-    /// A waker that ends the current or the next [`wait`](Sys::wait), from any thread.
+    /// Returns a waker that ends the current or the next [`wait`](Sys::wait), from any thread.
     fn waker(&self) -> Waker;
 
     /// Waits until a socket is ready, the waker is used or `deadline` is reached. Puts the ready
@@ -72,8 +72,8 @@ pub trait Sys {
     fn accept(&mut self, listener: &Listening<Self::Socket>)
     -> Result<(Self::Socket, Peer), Errno>;
 
-    /// The number of connections that wait in a listener's backlog. 0 if the system does not report
-    /// it.
+    /// Returns the number of connections that wait in a listener's backlog, or 0 if the system does
+    /// not report it.
     fn backlog(&self, listener: &Listening<Self::Socket>) -> u32;
 
     /// Creates a socket and starts to connect it. When the socket becomes writable,
@@ -87,7 +87,7 @@ pub trait Sys {
         source: Option<IpAddr>,
     ) -> Result<Self::Socket, Errno>;
 
-    /// The result of connecting.
+    /// Returns the result of connecting.
     ///
     /// # Errors
     /// ECONNREFUSED, ETIMEDOUT, ENETUNREACH and so on.
@@ -115,7 +115,8 @@ pub trait Sys {
     /// ENOTCONN if the peer has reset the connection.
     fn shutdown(&mut self, socket: &Self::Socket) -> Result<(), Errno>;
 
-    /// Bytes that were sent but not acknowledged by the peer. `None` if unknown.
+    /// Returns the number of bytes that were sent but not acknowledged by the peer, or `None` if it
+    /// is unknown.
     fn unacknowledged(&self, _socket: &Self::Socket) -> Option<u32> {
         None
     }
