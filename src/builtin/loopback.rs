@@ -1,5 +1,5 @@
-//! A server and its clients on the loopback interface, for tests that need real sockets. What needs
-//! none uses [`testing::Rig`](crate::testing::Rig).
+//! A server and its clients on the loopback interface, for tests that need real sockets. Other
+//! tests use [`testing::Rig`](crate::testing::Rig).
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use crate::error::CloseReason;
 use crate::service::ServiceFactory;
 use crate::{Config, Counts, Server, ServerHandle};
 
-/// Longer than anything takes: a test that hangs fails after this time.
+/// Longer than any operation takes: a test that hangs fails after this time.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
 /// A server of one worker with this service.
@@ -30,7 +30,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
-/// Sends `bytes` and then FIN, and receives to the end meanwhile.
+/// Sends `bytes` and FIN, and receives to the end at the same time.
 pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut client = connect(address);
     let mut sender = client.try_clone().unwrap();

@@ -113,7 +113,7 @@ pub(crate) fn refuse(error: FrameError) -> Answer {
     })
 }
 
-/// No reference was left, which [`REFERENCES_PER_CONNECTION`] rules out.
+/// Handles a missing reference, which [`REFERENCES_PER_CONNECTION`] rules out.
 #[cold]
 pub(crate) fn out_of_references() -> Answer {
     debug_assert!(false, "more references in use than a connection needs");

@@ -38,7 +38,7 @@ pub(crate) trait Options {
     /// Writes the value of an option that is declared here, as [`Value::write`].
     fn write(&self, about: &About) -> Option<Vec<u8>>;
 
-    /// The default options of the service.
+    /// Returns the default options of the service.
     fn defaults(&self) -> Box<dyn Options>;
 
     /// Whether the daemon has a flag for each option. Options of the same name share a flag.
@@ -191,9 +191,9 @@ impl About {
 pub(crate) enum Allowed {
     /// One of these words.
     Words(&'static [&'static str]),
-    /// Bytes, minimum and maximum; written with k, m or g.
+    /// A size in bytes: minimum and maximum. It is written with k, m or g.
     Size(u32, u32),
-    /// A count, minimum and maximum; written with k or m.
+    /// A count: minimum and maximum. It is written with k or m.
     Count(u32, u32),
     /// The values that the field's type reads, described in words.
     Described(&'static str),
@@ -233,7 +233,7 @@ pub(crate) trait Value: Sized {
     /// Reads a value. `self` is the previous value.
     ///
     /// # Errors
-    /// The text is not understood or is out of range; the error says what is allowed.
+    /// The text is invalid or out of range. The error says what is allowed.
     fn read(&self, about: &About, text: &[u8]) -> Result<Self, String>;
 
     /// Writes the value in the form that [`read`](Value::read) accepts. Returns `None` if there is
@@ -352,7 +352,7 @@ fn unescape(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// A value that is text.
+/// Returns a value as text.
 pub(crate) fn utf8(value: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(value).map_err(|_| "the value must be UTF-8 text".to_owned())
 }

@@ -87,7 +87,7 @@ fn clients_without_a_buffer_are_served_when_there_is_one() {
     until(&server, "the end", |total| total.connections == 0 && total.buffers_held == 0);
 }
 
-/// Clients read without a pause until each of them has received enough.
+/// Clients read continuously until each of them has received enough.
 fn all_are_served(config: Config, clients: usize) {
     let (_server, address) = start_on(config);
     let (served, begun) = (AtomicUsize::new(0), Instant::now());
@@ -134,7 +134,8 @@ fn one_client_alone_keeps_the_only_buffer_until_another_waits() {
     assert_eq!(rig.counts().waits_for_buffer, 0);
     let other = rig.connect_reading(256);
     assert_eq!((rig.received(other).len(), rig.counts().waits_for_buffer), (0, 1));
-    // The first one's buffer is sent, and it gives way. The other keeps its next buffer.
+    // The first connection has sent its buffer and goes to the end of the queue. The other keeps
+    // its next buffer.
     rig.read_on(one);
     assert_eq!((rig.received(one).len(), rig.received(other).len()), (256, 256));
     assert_eq!((rig.counts().waits_for_buffer, rig.buffers_held()), (2, 1));

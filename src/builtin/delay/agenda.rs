@@ -7,7 +7,7 @@
 
 use crate::base::time::Time;
 
-/// The slot has no time.
+/// Marks a slot without a time.
 const NOWHERE: u32 = u32::MAX;
 
 /// At most one time per slot, with the earliest available in constant time.

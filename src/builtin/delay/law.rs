@@ -1,6 +1,6 @@
 //! The law by which replies are delayed: how long a request takes, whether requests queue for one
-//! server, and when no reply leaves. Pure: it is given arrival times and random numbers, and reads
-//! no clock.
+//! server, and when no reply leaves. Pure: it takes arrival times and random numbers, and reads no
+//! clock.
 //!
 //! The purpose of the service is that the behaviour of a law can be calculated. The mean and the
 //! variance of the delay alone, where `m` is its mean:
@@ -84,7 +84,7 @@ impl Distribution {
         }
     }
 
-    /// The longest delay. `None` if there is no limit.
+    /// Returns the longest delay, or `None` if there is no limit.
     pub fn longest(&self) -> Option<Duration> {
         match *self {
             Distribution::Fixed(delay) => Some(delay),
@@ -107,15 +107,15 @@ impl Stall {
 }
 
 impl Law {
-    /// When a request departs that arrives now and takes `delay`. `last` is the departure of the
-    /// request before it, which matters with a queue only (Lindley's recursion).
+    /// Returns when a request departs that arrives now and takes `delay`. `last` is the departure
+    /// of the request before it, which matters only with a queue (Lindley's recursion).
     pub fn departure(&self, arrival: Time, delay: Duration, last: Time) -> Time {
         let begin = if self.queue { arrival.max(last) } else { arrival };
         let done = begin + delay;
         self.stall.map_or(done, |stall| stall.over(done))
     }
 
-    /// The longest time that a request takes. `None` if there is no limit.
+    /// Returns the longest time that a request takes, or `None` if there is no limit.
     pub fn longest(&self) -> Option<Duration> {
         let stall = self.stall.map_or(Duration::ZERO, |stall| stall.lasts);
         self.delay.longest().filter(|_| !self.queue).map(|delay| delay + stall)
@@ -148,8 +148,8 @@ mod tests {
         sample
     }
 
-    /// Checks that the mean of a large sample lies within 4 standard errors of theory, which fails
-    /// for 1 sample in 16,000.
+    /// Checks that the mean of a large sample is within 4 standard errors of theory. This fails for
+    /// 1 sample in 16,000.
     fn assert_mean(of: Distribution, mean: f64, variance: f64) {
         for seed in SEEDS {
             let sample = sample(of, seed);
@@ -159,8 +159,8 @@ mod tests {
         }
     }
 
-    /// The Kolmogorov-Smirnov statistic: the largest distance between the sample's distribution
-    /// function and theory's. It is larger than 1.628 / sqrt(n) for 1 sample in 100 (Smirnov,
+    /// Returns the Kolmogorov-Smirnov statistic: the largest distance between the sample's
+    /// distribution function and theory's. It exceeds 1.628 / sqrt(n) for 1 sample in 100 (Smirnov,
     /// 1948).
     fn distance(sample: &[f64], theory: impl Fn(f64) -> f64) -> f64 {
         let count = sample.len() as f64;
@@ -281,7 +281,8 @@ mod tests {
         }
     }
 
-    /// M/M/1 at 50 %: the mean time of a million requests within 2 % of theory, for a fixed seed.
+    /// Compares M/M/1 at 50 % load: the mean time of a million requests is within 2 % of theory,
+    /// for a fixed seed.
     #[test]
     fn one_server_with_exponential_delays_is_m_m_1() {
         const COUNT: u32 = 1_000_000;

@@ -1,5 +1,5 @@
-//! Tests of the delay service on a server over loopback: every byte comes back in its place under
-//! every law, and none before its time. No test limits how late a reply may be.
+//! Tests of the delay service on a server over loopback: under every law, every byte comes back in
+//! order and no reply is early. No test limits how late a reply may be.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -208,7 +208,7 @@ fn nothing_is_answered_in_a_stall() {
     assert_never_early("exp=300us&queue=1&stall=5ms/20ms", 300);
 }
 
-/// Records how late each reply is put on the output.
+/// Records the lateness of each reply when it is put on the output.
 struct Watched {
     delay: Delay,
     late: Arc<Mutex<Vec<Duration>>>,
@@ -244,7 +244,7 @@ impl Service for Watched {
     }
 }
 
-/// Prints the figure in the documents: `cargo test --release how_late -- --ignored --nocapture`.
+/// Prints the table in `docs/delay.md`: `cargo test --release how_late -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints a figure of this machine, and asserts only that no reply is early"]
 fn how_late_replies_leave() {

@@ -41,8 +41,8 @@ fn small(options: MessageOptions) -> Rig<Delimited> {
     Rig::unchecked(options, &Limits::bare(64, 32, 64))
 }
 
-/// A client sends the stream in these parts: after each, exactly the complete messages have come
-/// back.
+/// A client sends the stream in these parts. After each part, exactly the complete messages have
+/// come back.
 fn comes_back(rig: &mut Rig<Delimited>, delimiter: &[u8], parts: &[&[u8]]) {
     let client = rig.connect();
     let (mut stream, mut received) = (Vec::new(), Vec::new());
@@ -59,7 +59,7 @@ fn comes_back(rig: &mut Rig<Delimited>, delimiter: &[u8], parts: &[&[u8]]) {
     assert_eq!(received, stream, "closing ends the last message");
 }
 
-/// The client closes its side, and its connection is closed for this reason.
+/// The client closes its side, and the server closes the connection for this reason.
 fn closes(rig: &mut Rig<Delimited>, client: usize, reason: CloseReason) {
     let before = rig.counts().closed(reason);
     rig.finish(client);

@@ -39,14 +39,14 @@ macro_rules! builtin {
             }
         }
 
-        /// Calls one method on the service, whichever it is.
+        /// Calls one method on any of the services.
         macro_rules! with {
             ($of:expr, $one:ident => $call:expr) => {
                 match $of { $(Builtin::$name($one) => $call,)* }
             };
         }
 
-        /// The same, with the session that belongs to the service.
+        /// Does the same with the session that belongs to the service.
         macro_rules! with_session {
             ($of:expr, $session:expr, ($one:ident, $its:ident) => $call:expr) => {
                 match ($of, $session) {

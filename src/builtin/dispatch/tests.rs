@@ -1,5 +1,4 @@
-//! Tests of what the services of several listeners share. Each service has tests of its own beside
-//! it.
+//! Tests of what the services of several listeners share. The tests of each service are beside it.
 
 use std::net::SocketAddr;
 use std::time::Duration;

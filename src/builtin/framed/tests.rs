@@ -45,7 +45,8 @@ fn small(order: ByteOrder) -> Rig<Framed> {
     Rig::with_buffers(framed(order, 1000), 64, 64)
 }
 
-/// A client sends the stream in these parts: after each, exactly the complete frames have come back.
+/// A client sends the stream in these parts. After each part, exactly the complete frames have come
+/// back.
 fn comes_back(rig: &mut Rig<Framed>, frames: &[Vec<u8>], parts: &[&[u8]]) {
     let client = rig.connect();
     let (mut sent, mut received) = (0, Vec::new());
@@ -61,7 +62,7 @@ fn comes_back(rig: &mut Rig<Framed>, frames: &[Vec<u8>], parts: &[&[u8]]) {
     closes(rig, client, CloseReason::PeerClosed);
 }
 
-/// The client closes its side, and its connection is closed for this reason.
+/// The client closes its side, and the server closes the connection for this reason.
 fn closes(rig: &mut Rig<Framed>, client: usize, reason: CloseReason) {
     let before = rig.counts().closed(reason);
     rig.finish(client);
@@ -108,7 +109,7 @@ proptest! {
     }
 }
 
-/// A header is refused at its last byte, for this reason and without a reply.
+/// Checks that a header is refused at its last byte, for this reason and without a reply.
 fn is_refused(rig: &mut Rig<Framed>, header: [u8; 4], reason: CloseReason) {
     let client = rig.connect();
     rig.send(client, &header[..3]);

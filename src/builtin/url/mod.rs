@@ -191,7 +191,7 @@ impl ServiceOptions {
     }
 }
 
-/// The bytes of a percent-encoded value.
+/// Decodes a percent-encoded value.
 fn decode(value: &str) -> Result<Vec<u8>, SpecError> {
     for (at, _) in value.match_indices('%') {
         let digits = value.as_bytes().get(at + 1..at + 3);
