@@ -29,7 +29,7 @@ const EVENTS_MAX: usize = 256;
 /// a machine with few cores, the server may be waiting for this CPU.
 const EMPTY_LOOKS_MAX: u32 = 10_000;
 
-/// A server that sends nothing for this time has lost a message.
+/// If a server sends nothing for this time, a message is lost.
 const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// The longest latency that the histogram can hold.
@@ -48,7 +48,7 @@ pub struct Load {
     pub interval: Option<Duration>,
 }
 
-/// When a run ends. It then waits for the messages in flight.
+/// When a run ends. The client then waits for the messages in flight.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
     /// No message is started after this time.
@@ -63,7 +63,7 @@ pub enum Until {
 pub struct Report {
     /// Number of messages echoed.
     pub messages: u64,
-    /// Those echoed before the time of [`Until::Time`]. All for other runs.
+    /// Number of messages echoed before the time of [`Until::Time`]. For other runs, all messages.
     pub messages_in_time: u64,
     /// Time from the start to the last echo.
     pub elapsed: Duration,

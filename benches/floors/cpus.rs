@@ -8,7 +8,7 @@ pub fn allowed() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
-/// Pins this thread, and threads that it starts later, to these CPUs. If the system refuses,
+/// Pins this thread, and threads that it starts later, to these CPUs. If the system refuses, the
 /// figures are noisier but not wrong.
 pub fn pin(cpus: &[usize]) {
     let mut set = CpuSet::new();

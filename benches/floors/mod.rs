@@ -7,7 +7,7 @@
 //! * `stream`: the bytes that a connection sends, known from its number and the offset.
 //! * `socket`: listening, connecting and the limit of open files; `cpus`: pinning threads.
 //!
-//! Plain Rust over system calls, which shares no code with echopool. Used by `cargo bench` (in one
+//! Plain Rust over system calls, without any code of echopool. Used by `cargo bench` (in one
 //! process) and by the `floor` binary (which `scripts/figures` pins to cores).
 
 #![allow(dead_code, reason = "each program that includes this uses a part of it")]

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit};
 
-/// Most connections that may wait to be accepted. The figures contain a burst of 10,000 connects.
-/// The kernel lowers this to net.core.somaxconn.
+/// Maximum number of connections that wait to be accepted. The figures contain a burst of 10,000
+/// connects. The kernel lowers this to net.core.somaxconn.
 const BACKLOG: i32 = 16_384;
 
 fn stream_socket(address: SocketAddr, flags: SocketFlags) -> io::Result<OwnedFd> {
