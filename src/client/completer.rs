@@ -72,7 +72,7 @@ impl Cell {
 
     /// Returns whether to send a cancel to the loop. It is sent once, and not after the operation
     /// has completed. This bounds the number of cancels in the loop's queue.
-    pub(super) fn begin_cancel(&self) -> bool {
+    pub(super) fn request_cancel(&self) -> bool {
         let is_complete = matches!(&*self.lock(), Stage::Done(_) | Stage::Taken);
         !is_complete && !self.cancelled.swap(true, Ordering::Relaxed)
     }
@@ -96,7 +96,7 @@ impl Cell {
 
 /// Maximum length of a chain of callbacks, each started from the one before, that are called with
 /// the end of the loop. Without a limit, an endless chain would never release the thread.
-const CALLBACKS_AT_THE_END_MAX: usize = 1_000;
+const CALLBACKS_AFTER_END_MAX: usize = 1_000;
 
 thread_local! {
     /// A callback is running on this thread.
@@ -164,10 +164,10 @@ pub(super) fn in_turn(complete: impl FnOnce()) {
 
 /// Runs all deferred callbacks, and those that they defer.
 pub(super) fn run_all_deferred() {
-    let mut at_the_end = 0;
+    let mut after_end = 0;
     while let Some((callback, outcome)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
-        at_the_end += usize::from(outcome.result == Err(Error::LoopEnded));
-        if at_the_end > CALLBACKS_AT_THE_END_MAX {
+        after_end += usize::from(outcome.result == Err(Error::LoopEnded));
+        if after_end > CALLBACKS_AFTER_END_MAX {
             log::error!("dropped a client's chain of callbacks that did not end with its loop");
             return drop(DEFERRED.take());
         }

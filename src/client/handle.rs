@@ -34,7 +34,7 @@ const RECEIVE_BYTES: usize = BUFFER_SIZE;
 
 /// Capacity reserved for a reply before any of it arrives. The `Vec` then grows as bytes arrive,
 /// not to the length that a header announces.
-const REPLY_BYTES_AT_FIRST: usize = 64 << 10;
+const REPLY_BYTES_INITIAL: usize = 64 << 10;
 
 /// A connect times out this much after its round, because the round's error is more specific.
 const CONNECT_GRACE: Duration = Duration::from_millis(50);
@@ -278,7 +278,7 @@ impl Client {
     /// After this operation has failed, the client makes no further attempt.
     pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
-        self.begin(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
+        self.start_op(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }
 
     /// Sends a message with this payload, or plain bytes if there is no framing. Returns the same
@@ -287,9 +287,9 @@ impl Client {
         let too_long = self.framing.and_then(|framing| framing.around(data.len()).err());
         if let Some(error) = too_long {
             let failed = Err(Error::FrameTooLarge(error));
-            return self.at_once(failed, data, |o| value(o, |o| Some(o.request)));
+            return self.completed(failed, data, |o| value(o, |o| Some(o.request)));
         }
-        self.begin(Kind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
+        self.start_op(Kind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
     }
 
     /// Receives at least one byte, and at most as many as `buffer` has capacity for (16 KiB are
@@ -304,7 +304,7 @@ impl Client {
             op.reply_max = buffer.capacity();
             op.reply = buffer;
         };
-        self.begin(Kind::Receive, fill, |o| value(o, |o| Some(o.reply)))
+        self.start_op(Kind::Receive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Receives the next message and returns its payload in `buffer`, which grows if necessary.
@@ -313,9 +313,9 @@ impl Client {
         buffer.clear();
         if self.framing.is_none() {
             let failed = Err(Error::NoFraming);
-            return self.at_once(failed, buffer, |o| value(o, |o| Some(o.reply)));
+            return self.completed(failed, buffer, |o| value(o, |o| Some(o.reply)));
         }
-        self.begin(Kind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
+        self.start_op(Kind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Receives everything until the peer closes its side, at most `max` bytes, into `buffer`,
@@ -323,7 +323,7 @@ impl Client {
     pub fn receive_to_end(&self, mut buffer: Vec<u8>, max: usize) -> Pending<Vec<u8>> {
         buffer.clear();
         let kind = Kind::ToEnd { max };
-        self.begin(kind, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
+        self.start_op(kind, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Sends a request and receives its reply: a message each with a framing, otherwise as many
@@ -338,31 +338,31 @@ impl Client {
         let too_long = self.framing.and_then(|framing| framing.around(request.len()).err());
         if let Some(error) = too_long {
             let failed = Err(Error::FrameTooLarge(error));
-            return self.at_once(failed, request, |o| value(o, |o| Some(o.reply)));
+            return self.completed(failed, request, |o| value(o, |o| Some(o.reply)));
         }
         let deadline = self.submission.now() + timeout;
         let fill = |op: &mut Op| {
-            op.reply.reserve(request.len().min(REPLY_BYTES_AT_FIRST));
+            op.reply.reserve(request.len().min(REPLY_BYTES_INITIAL));
             op.deadline = deadline;
             op.request = request;
         };
-        self.begin(Kind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
+        self.start_op(Kind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Closes the sending side after all operations that were started before. The peer then reads
     /// to the end of the stream. Receiving continues.
     pub fn half_close(&self) -> Pending<()> {
-        self.begin(Kind::HalfClose, |_| (), |o| value(o, |_| Some(())))
+        self.start_op(Kind::HalfClose, |_| (), |o| value(o, |_| Some(())))
     }
 
     /// Closes the connection after all sends that were started before, and does not reconnect.
     /// Completes when the peer has closed its side too, or the linger time has passed. Bytes not
     /// received by then are discarded, and receives complete with [`Error::Cancelled`].
     pub fn disconnect(&self) -> Pending<()> {
-        self.begin(Kind::Disconnect, |_| (), |o| value(o, |_| Some(())))
+        self.start_op(Kind::Disconnect, |_| (), |o| value(o, |_| Some(())))
     }
 
-    fn begin<T: 'static>(
+    fn start_op<T: 'static>(
         &self,
         kind: Kind,
         fill: impl FnOnce(&mut Op),
@@ -386,7 +386,7 @@ impl Client {
     }
 
     /// Creates an operation that is already complete.
-    fn at_once<T: 'static>(
+    fn completed<T: 'static>(
         &self,
         result: Result<(), Error>,
         request: Vec<u8>,

@@ -131,7 +131,7 @@ impl Op {
 
     /// Whether received bytes may belong to it. A request of which no byte has been sent cannot
     /// have a reply.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(super) fn has_started(&self) -> bool {
         self.kind != Kind::SendReceive || self.lane != Lane::Waiting || self.put > 0
     }
 

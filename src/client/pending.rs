@@ -19,7 +19,7 @@ pub(super) struct Ticket {
 impl Ticket {
     /// Asks the loop to cancel the operation.
     fn cancel(&self, cell: &Cell) {
-        if cell.begin_cancel() {
+        if cell.request_cancel() {
             self.submission.cancel(self.index, self.id);
         }
     }

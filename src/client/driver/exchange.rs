@@ -157,7 +157,7 @@ impl Driver {
             return true;
         }
         // Bytes received now cannot be its reply.
-        if !op.has_begun() {
+        if !op.has_started() {
             return false;
         }
         let slot = &mut self.slots[i as usize];
@@ -298,7 +298,7 @@ impl Driver {
         let slot = &mut self.slots[i as usize];
         let (mut here, mut others) = (Fifo::EMPTY, Fifo::EMPTY);
         while let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
-            let line = if self.ops.at(index).has_begun() { &mut here } else { &mut others };
+            let line = if self.ops.at(index).has_started() { &mut here } else { &mut others };
             self.ops.push_back(line, Link::Received, index);
         }
         slot.present.receiving = here;
