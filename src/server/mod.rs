@@ -88,9 +88,12 @@ struct Ended {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Drained {
-    /// Every connection was finished.
+    /// Every connection was finished: all of its output was sent, unless the client itself reset
+    /// the connection.
     Clean,
-    /// The deadline passed, or the server was stopped: this many connections were closed at once.
+    /// This many connections were cut. The deadline passed or the server was stopped, which closed
+    /// them at once; or they lost output during the drain for another reason, such as the send
+    /// time-out. [`Counts::closed`](crate::Counts::closed) tells the reasons.
     Cut(u64),
     /// A worker ended because of an error, which is in the log. The others were stopped.
     Failed,

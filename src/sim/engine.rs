@@ -152,7 +152,8 @@ impl SimEngine {
                 let id = self.id(key);
                 let mut world = self.world.borrow_mut();
                 let rate = world.rates.shutdown_error;
-                let shut = draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)]);
+                let shut = draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)])
+                    .inspect_err(|_| world.fail(id));
                 Some(match shut.and_then(|()| world.shutdown(id)) {
                     Ok(()) => Outcome::Done,
                     Err(error) => Outcome::Failed(error),

@@ -257,8 +257,10 @@ marks! {
     DrainUnderLoad(BOTH),
     /// A server was stopped with clients connected.
     StopUnderLoad(BOTH),
-    /// A drain's deadline cut connections.
+    /// A drain cut connections.
     DrainCut(BOTH),
+    /// A drain or stop reset a peer that waited for the rest of its reply.
+    OutputLostAtEnd(BOTH),
     /// A client on the engine received everything back.
     EngineClientDone(BOTH),
     /// A peer that sends and reads as fast as it can received everything back.

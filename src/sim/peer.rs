@@ -193,6 +193,17 @@ impl Peer {
         self.script.borrow().owed(said as usize, self.shut && said == self.sent)
     }
 
+    /// Length of the reply in bytes to what the service has received. `ended`: whether it has been
+    /// told that the peer closed its side.
+    pub(super) fn owed_for(&self, delivered: u64, ended: bool) -> usize {
+        self.script.borrow().owed(delivered as usize, ended)
+    }
+
+    /// Whether the server has neither sent FIN nor had a system call fail.
+    pub(super) fn gets_no_fin(&self, world: &World) -> bool {
+        self.begun && world.other_sends_no_fin(self.endpoint)
+    }
+
     /// Whether it gave up.
     pub(super) fn gave_up(&self) -> bool {
         self.gave_up

@@ -77,6 +77,7 @@ pub(super) struct Sight {
     /// It was closed at a time when the server was allowed to cut connections.
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
+    pub(super) closed_at: Time,
     /// External messages, and messages of services, that the service accepted for it.
     pub(super) external: Vec<u64>,
 }
@@ -448,6 +449,7 @@ impl Service for Watched {
         sight.open = false;
         sight.held_since = None;
         sight.closed = Some(reason);
+        sight.closed_at = world.now;
         sight.cut = world.now >= world.cut_from;
     }
 

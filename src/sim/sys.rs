@@ -246,8 +246,9 @@ impl Sys for SimSys {
     fn shutdown(&mut self, socket: &Handle) -> Result<(), Errno> {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.shutdown_error;
-        draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)])?;
         let id = endpoint(socket);
+        draw(&mut world, rate, &[(Errno::NOTCONN, Mark::ShutdownNotconn)])
+            .inspect_err(|_| world.fail(id))?;
         world.trace(13, id, 0, || format!("shutdown {id}"));
         world.shutdown(id)
     }

@@ -138,7 +138,6 @@ impl<S: Service, L: Layer> Core<S, L> {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
-        self.cut = self.established;
         for index in 0..self.listeners.len() {
             self.close_listener(engine, index);
         }

@@ -93,8 +93,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
         }
         let context = self.context(key);
-        // This reason says that everything was sent, which is no longer true.
-        if context.reason == Some(CloseReason::PeerClosed) {
+        if context.machine.sends() {
+            // Output may be lost now, so an earlier reason for an orderly close no longer holds.
             context.reason = Some(reason);
         }
         context.reason.get_or_insert(reason);
@@ -137,6 +137,9 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.established -= 1;
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
+            // Output that the peer itself refused with a reset is not lost by this side.
+            let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
+            self.cut += u64::from(self.stopping || (lost && self.drain.is_some()));
         }
         notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
         let closed = context.summary();

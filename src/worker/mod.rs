@@ -131,6 +131,7 @@ pub(crate) struct Core<S: Service, L: Layer> {
     holding: SlotQueue,
     drain: Option<Drain>,
     stopping: bool,
+    /// Connections that a stop closed at once, or that lost output during a drain.
     cut: u64,
 }
 
@@ -233,8 +234,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         Ok(self.end(keep))
     }
 
-    /// Ends. Returns what `keep` keeps of the service, and how many connections were closed before
-    /// they were finished. Buffers held by the service go to the other workers, whose connections
+    /// Ends. Returns what `keep` keeps of the service, and how many connections were cut: closed at
+    /// once by a stop, or closed with output lost during a drain. Buffers held by the service go to the other workers, whose connections
     /// may need them to finish.
     pub(crate) fn end<R>(self, keep: impl FnOnce(S) -> R) -> (R, u64) {
         let Core { index, service, mailboxes, counters, pool, cut, messenger, .. } = self.core;

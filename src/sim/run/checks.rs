@@ -204,6 +204,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.check_peer(peer);
         }
         let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
+        self.check_cut(cut);
         match self.ending {
             // A layer that waits for a buffer does not notice that its client has left.
             Ending::Quiet if !L::IS_PLAIN && self.may_wait_for_ever() => {}
@@ -213,6 +214,53 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             Ending::Drain(_) if cut > 0 => self.world.borrow_mut().mark(Mark::DrainCut),
             _ => {}
         }
+    }
+
+    /// Checks that the number of connections that the end of the server cut agrees with what the
+    /// clients received.
+    fn check_cut(&self, cut: u64) {
+        let (seen, ended_at) = (self.seen.borrow(), self.ended_at.unwrap_or(Time::MAX));
+        let lost: Vec<usize> = { self.peers.iter() }
+            .filter(|peer| {
+                let sight = seen.of_peer.get(&peer.number);
+                sight.is_some_and(|sight| sight.closed_at >= ended_at && self.is_owed(peer, sight))
+            })
+            .map(|peer| peer.number)
+            .collect();
+        assert!(lost.len() as u64 <= cut, "{cut} connections were cut, but also peers {lost:?}");
+        let orderly = [CloseReason::Drained, CloseReason::PeerClosed];
+        let untrue = { lost.iter() }
+            .find(|number| seen.of_peer[number].closed.is_some_and(|why| orderly.contains(&why)));
+        assert_eq!(untrue, None, "a peer lost output, and its connection ended in order");
+        if !lost.is_empty() {
+            self.world.borrow_mut().mark(Mark::OutputLostAtEnd);
+        }
+        if !L::IS_PLAIN {
+            return; // Connections that were never opened may be cut too.
+        }
+        // Those that saw FIN before the server was allowed to cut were finished.
+        let finished = |number: usize| {
+            self.peers.get(number).is_some_and(|peer| peer.end == Some(End::Fin))
+        };
+        let may_be_cut = |(number, sight): &(&usize, &Sight)| {
+            sight.closed_at >= ended_at && (sight.cut || !finished(**number))
+        };
+        let most = seen.of_peer.iter().filter(may_be_cut).count() as u64;
+        assert!(cut <= most, "{cut} connections were cut, but only {most} were not finished");
+    }
+
+    /// Whether a peer that reads to the end was reset by the server before it had received all of
+    /// the reply to what the service had received.
+    fn is_owed(&self, peer: &Peer, sight: &Sight) -> bool {
+        let excused = [CloseReason::Reset, CloseReason::ServicePanic];
+        let is_known = self.served != Served::Chargen && !self.served.is_hub() && !sight.holding;
+        is_known
+            && peer.end == Some(End::Reset)
+            && peer.reads_to_the_end()
+            && !peer.gave_up()
+            && !sight.closed.is_some_and(|reason| excused.contains(&reason))
+            && peer.gets_no_fin(&self.world.borrow())
+            && peer.reader.reply < peer.owed_for(sight.delivered, sight.ended)
     }
 
     fn mark_counters(&self) {
@@ -284,7 +332,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return;
         }
         let (number, reply) = (peer.number, peer.reader.reply);
-        let owed = peer.script.borrow().owed(sight.delivered as usize, sight.ended);
+        let owed = peer.owed_for(sight.delivered, sight.ended);
         assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
             assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");

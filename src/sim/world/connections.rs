@@ -124,6 +124,12 @@ impl World {
         self.endpoints[self.endpoints[id].other].taken
     }
 
+    /// Whether the other side of this endpoint has neither sent FIN nor had an error injected.
+    pub(in crate::sim) fn other_sends_no_fin(&self, id: EndpointId) -> bool {
+        let other = &self.endpoints[self.endpoints[id].other];
+        !other.fin_sent && !other.failed
+    }
+
     /// The addresses that the process under test is connecting to.
     pub(in crate::sim) fn connecting_to(&self) -> impl Iterator<Item = SocketAddr> {
         let connecting = self.endpoints.iter().filter(|end| end.ours && end.connecting);

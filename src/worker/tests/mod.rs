@@ -18,6 +18,7 @@ use crate::service::{Answer, Connection, ServiceFactory, To};
 use crate::shared::mailbox::Command;
 use crate::{Config, Drained, Server, ServerHandle};
 
+mod endings;
 mod stepped;
 
 /// Longer than any test takes; guards against hanging.

@@ -133,7 +133,7 @@ pub(crate) struct Machine {
     full_duplex: bool,
     /// Send FIN after the output, and continue reading.
     half_close: bool,
-    /// Output that had been passed to an operation was not sent.
+    /// Output was not sent and never will be.
     lost_output: bool,
 }
 
@@ -202,6 +202,11 @@ impl Machine {
     /// Whether output is still to be sent.
     pub(crate) fn sends(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Finishing)
+    }
+
+    /// Whether the connection ended, or ends, without sending all of its output.
+    pub(crate) fn has_lost_output(&self) -> bool {
+        self.lost_output
     }
 
     fn is_in_flight(&self) -> bool {
@@ -403,9 +408,9 @@ impl Machine {
 
     fn next_aborting(&mut self, output: bool) -> Action {
         if !self.is_in_flight() {
-            let lost = self.lost_output || output;
+            self.lost_output |= output;
             let close = self.close();
-            return if lost { Action::Reset } else { close };
+            return if self.lost_output { Action::Reset } else { close };
         }
         if self.cancel == Cancel::No {
             self.cancel = Cancel::InFlight;
