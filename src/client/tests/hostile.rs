@@ -20,7 +20,7 @@ fn a_request_that_is_never_answered_times_out_and_its_late_reply_is_nobodys() {
     });
     let clients = start();
     let client = connected(&clients, &target, Options::new());
-    let first = client.send_receive(b"first".to_vec(), SHORT);
+    let first = client.send_receive(b"first".to_vec(), EXPIRES);
     let second = client.send_receive(b"other".to_vec(), GUARD);
     let failed = done(first).unwrap_err();
     assert_eq!((failed.error, failed.bytes_sent), (Error::TimedOut, 5));
