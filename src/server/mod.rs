@@ -18,7 +18,7 @@ use crate::net::bind::{self, Bound};
 use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes};
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
 use crate::worker::launch::{self, SystemWorker};
@@ -218,7 +218,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            self.shared.tell_all(|| Command::Stop);
+            self.shared.order_end(EndOrder::Stop);
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -308,7 +308,7 @@ impl Drop for End<'_> {
             // No thread empties this inbox any more.
             self.shared.mailboxes.close(self.index);
             // With a worker missing, the clients of its listener would wait for ever.
-            self.shared.tell_all(|| Command::Stop);
+            self.shared.order_end(EndOrder::Stop);
         }
         let mut ended = self.shared.ended();
         ended.workers += 1;
@@ -348,26 +348,9 @@ impl Shared {
         }
     }
 
-    /// Sends a command to each worker. A full inbox is being emptied, so this waits until there is
-    /// room. A worker's thread does not wait, because it might be the one that empties the inbox.
-    fn tell_all(self: &Arc<Self>, command: impl Fn() -> Command + Send + 'static) {
-        let refuses = |worker: &usize| self.mailboxes.send(*worker, command()).is_err();
-        let full: Vec<usize> = (0..self.counters.len()).filter(refuses).collect();
-        if full.is_empty() {
-            return;
-        }
-        let shared = self.clone();
-        let insist = move || {
-            for worker in full {
-                while shared.mailboxes.send(worker, command()).is_err() && !shared.has_ended() {
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
-        };
-        match self.is_on_worker_thread() {
-            true => drop(thread::spawn(insist)),
-            false => insist(),
-        }
+    /// Orders each worker to end, without waiting.
+    fn order_end(&self, order: EndOrder) {
+        (0..self.counters.len()).for_each(|worker| self.mailboxes.order_end(worker, order));
     }
 }
 
@@ -474,7 +457,7 @@ impl ServerHandle {
     /// and include every byte that was read before the drain.
     pub fn begin_drain(&self, deadline: Duration) {
         let deadline = monotonic_now() + deadline;
-        self.shared.tell_all(move || Command::Drain { deadline });
+        self.shared.order_end(EndOrder::Drain { deadline });
     }
 
     /// Drains, and waits until the server has ended. A service uses
@@ -488,7 +471,7 @@ impl ServerHandle {
     /// Closes everything at once, and waits until the server has ended unless the caller is one of
     /// its workers.
     pub fn stop(&self) -> Drained {
-        self.shared.tell_all(|| Command::Stop);
+        self.shared.order_end(EndOrder::Stop);
         self.wait()
     }
 

@@ -73,7 +73,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    const BYTES: usize = 1 + 4 * size_of::<u64>() + size_of::<u32>();
+    pub(crate) const BYTES: usize = 1 + 4 * size_of::<u64>() + size_of::<u32>();
 
     fn write(&self, into: &mut Lease) {
         let (kind, number, but) = self.to.to_parts();
@@ -157,6 +157,11 @@ impl Messenger {
     #[inline]
     pub(crate) fn is_pending(&self) -> bool {
         self.is_pending.get()
+    }
+
+    /// Has the next turn deliver what is left for this worker.
+    pub(crate) fn set_pending(&self) {
+        self.is_pending.set(true);
     }
 
     /// Sends a message, or returns why nobody gets it.

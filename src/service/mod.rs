@@ -47,6 +47,10 @@ pub enum Answer {
     /// Send the output. Start no read before this time, at which [`Service::timer`] is called. A
     /// receive that is in progress is still delivered. This sets the connection's timer. To set it
     /// without a pause in reading, see [`Connection::set_timer`].
+    ///
+    /// With [`Connection::now`], the call comes in the next turn of the worker's loop, after others
+    /// have had theirs. A service returns this that has done enough in one call, and leaves the
+    /// rest of the input.
     WaitUntil(Time),
     /// Send the output, then FIN, and continue reading. [`Service::peer_closed`] is called when the
     /// peer has closed its side too. Output that is added after this is not sent.

@@ -16,6 +16,8 @@ pub struct Turn<'a> {
     pub(crate) open: usize,
     pub(crate) free_slots: usize,
     pub(crate) wakes_max: usize,
+    /// Whether all connections that used up their share of an earlier turn have been served since.
+    pub(crate) all_served: bool,
     pub(crate) requests: &'a mut Requests,
     pub(crate) messenger: &'a Messenger,
 }
@@ -46,7 +48,9 @@ impl Turn<'_> {
         self.requests.connects.push(to);
     }
 
-    /// How many more connections can be woken in this turn without allocating memory.
+    /// How many more connections the service should wake in this turn, so that the other
+    /// connections of the worker do not wait for long. Up to this number, waking allocates no
+    /// memory.
     pub fn wakes_left(&self) -> usize {
         self.wakes_max.saturating_sub(self.requests.wakes.len())
     }

@@ -11,23 +11,15 @@ use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Lease, Parcel, Pool};
 
-/// Capacity of an inbox. Most commands are rare (a drain, a stop, a request to shed, which each of
-/// 63 other workers sends at most every 10 ms). The others are held back by their senders if the
-/// inbox is full (messages and parcels), or sent again.
+/// Capacity of an inbox. Requests to shed are rare: each of 63 other workers sends one at most every
+/// 10 ms. The other commands are held back by their senders if the inbox is full (messages and
+/// parcels), or sent again. An [`EndOrder`] does not go through the inbox.
 const INBOX_SIZE: usize = 256;
 
 /// A command for a worker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub(crate) enum Command {
-    /// Accept the waiting connections, close the listeners, finish every connection. At the
-    /// deadline, close the remaining ones.
-    Drain {
-        /// When to give up.
-        deadline: Time,
-    },
-    /// Close everything now.
-    Stop,
     /// Another worker has waited too long for a buffer: close the connection whose output has been
     /// stalled longest.
     Shed,
@@ -56,6 +48,19 @@ pub(crate) enum Command {
         /// Reports the result.
         receipt: Receipt,
     },
+}
+
+/// How a worker is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EndOrder {
+    /// Accept the waiting connections, close the listeners, finish every connection. At the
+    /// deadline, close the remaining ones.
+    Drain {
+        /// When to give up.
+        deadline: Time,
+    },
+    /// Close everything now.
+    Stop,
 }
 
 /// The inboxes and wakers of all workers.
@@ -108,6 +113,11 @@ impl Parcels {
 
 struct Mailbox {
     inbox: ArrayQueue<Command>,
+    /// Whether there may be a command in the inbox, or an order to end that the worker has not seen.
+    mail: AtomicBool,
+    /// The earliest end that was ordered: the deadline of a drain in nanoseconds, [`STOP`] or
+    /// [`NO_END`]. It is not in the inbox, where it would wait behind all that came before.
+    end: AtomicU64,
     waker: OnceLock<Waker>,
     /// Since when the worker's longest stalled connection has sent no byte, in nanoseconds.
     /// `u64::MAX` if none is stalled.
@@ -115,6 +125,9 @@ struct Mailbox {
     /// The worker has ended and no longer empties the inbox.
     closed: AtomicBool,
 }
+
+const STOP: u64 = 0;
+const NO_END: u64 = u64::MAX;
 
 impl Mailboxes {
     pub(crate) fn new(workers: usize) -> Mailboxes {
@@ -125,6 +138,8 @@ impl Mailboxes {
     pub(crate) fn with_room(workers: usize, room: usize) -> Mailboxes {
         let mailbox = || Mailbox {
             inbox: ArrayQueue::new(room),
+            mail: AtomicBool::new(false),
+            end: AtomicU64::new(NO_END),
             waker: OnceLock::new(),
             stalled_since: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
@@ -175,8 +190,33 @@ impl Mailboxes {
             return Ok(());
         }
         mailbox.inbox.push(command)?;
-        self.wake(worker);
+        self.notify(worker);
         Ok(())
+    }
+
+    /// Orders a worker to end. If several ends are ordered, the earliest counts.
+    pub(crate) fn order_end(&self, worker: usize, order: EndOrder) {
+        let nanos = match order {
+            EndOrder::Drain { deadline } => deadline.as_nanos().clamp(STOP + 1, NO_END - 1),
+            EndOrder::Stop => STOP,
+        };
+        self.mailboxes[worker].end.fetch_min(nanos, Ordering::Relaxed);
+        self.notify(worker);
+    }
+
+    /// How the worker is to end, if it is to.
+    pub(crate) fn ordered_end(&self, worker: usize) -> Option<EndOrder> {
+        match self.mailboxes[worker].end.load(Ordering::Relaxed) {
+            NO_END => None,
+            STOP => Some(EndOrder::Stop),
+            nanos => Some(EndOrder::Drain { deadline: Time::from_nanos(nanos) }),
+        }
+    }
+
+    /// Makes the worker look into its inbox in its next turn, which begins at once.
+    pub(crate) fn notify(&self, worker: usize) {
+        self.mailboxes[worker].mail.store(true, Ordering::Release);
+        self.wake(worker);
     }
 
     /// Sends a buffer with messages to a worker. Returns the buffer as the error if `most` are
@@ -229,10 +269,31 @@ impl Mailboxes {
         self.mailboxes[worker].closed.load(Ordering::Relaxed)
     }
 
-    /// Whether there is a command for a worker.
+    /// Whether there may be a command for a worker, or an order to end that it has not seen.
     #[inline]
     pub(crate) fn has_mail(&self, worker: usize) -> bool {
-        !self.mailboxes[worker].inbox.is_empty()
+        self.mailboxes[worker].mail.load(Ordering::Relaxed)
+    }
+
+    /// How many commands there are for a worker.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn count(&self, worker: usize) -> usize {
+        self.mailboxes[worker].inbox.len()
+    }
+
+    /// Whether a worker's inbox has no room.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn is_full(&self, worker: usize) -> bool {
+        self.mailboxes[worker].inbox.is_full()
+    }
+
+    /// The worker looks into its inbox now. Returns how many commands there are. For what comes
+    /// later, it is [notified](Mailboxes::notify) again.
+    pub(crate) fn open(&self, worker: usize) -> usize {
+        let mailbox = &self.mailboxes[worker];
+        // Acquire: a command or an order whose notice this takes back is seen.
+        mailbox.mail.swap(false, Ordering::Acquire);
+        mailbox.inbox.len()
     }
 
     /// The next command for a worker.

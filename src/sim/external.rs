@@ -19,12 +19,18 @@ use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::{Answers, SendError, Tally};
 
+/// The most messages that are sent while a worker is in its turn.
+const FLOODS_MAX: u32 = 300;
+
 /// A thread outside of all workers.
 pub(super) struct External {
     clients: Clients,
     /// Longest pause between two requests.
     pub(super) pause_max: Duration,
     next: u64,
+    /// How many more messages it sends while a worker is in its turn, and the draws for these.
+    floods: u32,
+    rng: fastrand::Rng,
     /// Requests whose receipts have not arrived yet.
     waiting: Vec<(Wish, Answers)>,
 }
@@ -42,9 +48,26 @@ impl External {
         directory: Arc<Directory>,
         reserve: Arc<Reserve>,
         pause_max: Duration,
+        mut rng: fastrand::Rng,
     ) -> External {
         let clients = Clients { mailboxes, directory, reserve, next: AtomicU64::new(1) };
-        External { clients, pause_max, next: 0, waiting: Vec::new() }
+        let floods = if rng.u8(0..4) == 0 { rng.u32(1..=FLOODS_MAX) } else { 0 };
+        External { clients, pause_max, next: 0, floods, rng, waiting: Vec::new() }
+    }
+
+    /// A worker is in its turn: another thread may send to all clients meanwhile.
+    pub(super) fn act_meanwhile(&mut self, world: &mut World) {
+        if self.floods > 0 && self.rng.bool() {
+            self.floods -= 1;
+            self.next += 1;
+            world.mark(Mark::ExternalMeanwhile);
+            self.broadcast(world, self.next, EXTERNAL_MIN);
+        }
+    }
+
+    /// It sends nothing more.
+    pub(super) fn calm_down(&mut self) {
+        self.floods = 0;
     }
 
     /// Makes one request.
@@ -79,15 +102,23 @@ impl External {
         });
         match self.clients.begin_send_to(id, &external_message(number, len)) {
             Ok(answers) => self.waiting.push((Wish::Send(number), answers)),
-            Err(error) => note(world, error),
+            Err(error) => self.refused(world, error, id.worker()),
         }
+    }
+
+    /// Notes why a request was refused, and whether the worker's inbox was the reason.
+    fn refused(&self, world: &mut World, error: SendError, worker: usize) {
+        if error == SendError::QueueFull && self.clients.mailboxes.is_full(worker) {
+            world.mark(Mark::InboxFull);
+        }
+        note(world, error);
     }
 
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
         world.trace(61, number as usize, 0, || format!("external message {number} to all"));
         let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len));
-        if let Some((error, _)) = failed {
-            note(world, error);
+        if let Some((error, worker)) = failed {
+            self.refused(world, error, worker);
         }
         self.waiting.push((Wish::Broadcast(number), answers));
     }

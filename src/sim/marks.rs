@@ -219,6 +219,10 @@ marks! {
     ExternalTooLong(BOTH),
     /// A client that stayed received an external message.
     ExternalArrived(BOTH),
+    /// An external thread sent to all clients while a worker was in its turn.
+    ExternalMeanwhile(BOTH),
+    /// A turn ended before all messages that had arrived were delivered.
+    DeliveryInterrupted(BOTH),
     /// A service's message to clients was accepted.
     MessageSent(BOTH),
     /// A service's message arrived on another worker.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::external::External;
 use super::external_message::read_external;
 use super::marks::Mark;
 use super::member::Asked;
@@ -38,6 +39,9 @@ pub(super) struct Seen {
     pub(super) disconnects: HashSet<ConnectionId>,
     /// The messages of the services.
     pub(super) log: messages::Log,
+    /// Messages and parcels that the services got in this turn.
+    pub(super) messages_of_turn: usize,
+    pub(super) parcels_of_turn: usize,
 }
 
 /// A request that the hub accepted from a member.
@@ -105,6 +109,8 @@ pub(super) struct Watched {
     pub(super) wakes: bool,
     /// Sends messages to clients, in some seeds.
     pub(super) sender: Option<Sender>,
+    /// Another thread, in some seeds.
+    pub(super) external: Rc<RefCell<Option<External>>>,
     /// The services that do the work.
     pub(super) inner: ListenerServices,
 }
@@ -371,7 +377,11 @@ impl Service for Watched {
             // A message may be the cause of the next.
             self.send_messages(connection);
         }
+        if let Some(external) = &mut *self.external.borrow_mut() {
+            external.act_meanwhile(&mut self.world.borrow_mut());
+        }
         let mut seen = self.seen.borrow_mut();
+        seen.messages_of_turn += 1;
         let count = seen.external.entry(number).or_default();
         if message.refused.is_some() {
             count.1 += 1;
@@ -386,6 +396,7 @@ impl Service for Watched {
     }
 
     fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {
+        self.seen.borrow_mut().parcels_of_turn += 1;
         self.inner.parcel(listener, lease, now);
     }
 

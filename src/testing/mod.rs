@@ -66,7 +66,7 @@ use crate::server::messaging::Clients;
 use crate::service::{Service, ServiceFactory};
 use crate::shared::counters::{Counters, Counts, Stats};
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes};
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
 use crate::worker::{Rules, Setup, Worker};
@@ -315,8 +315,7 @@ impl<S: Service> Rig<S> {
     /// Starts a drain, which closes the connections that are left after `deadline`.
     pub fn drain(&mut self, deadline: Duration) {
         let deadline = self.now() + deadline;
-        let sent = self.clients.mailboxes.send(0, Command::Drain { deadline });
-        assert!(sent.is_ok(), "the inbox is emptied in each turn");
+        self.clients.mailboxes.order_end(0, EndOrder::Drain { deadline });
         self.run();
     }
 

@@ -12,9 +12,9 @@
 
 use std::time::Duration;
 
-use super::Core;
 use super::connection::machine::Event;
 use super::layer::Layer;
+use super::{Core, Work};
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
@@ -193,7 +193,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Continues with the connections that used up their share of the last turn.
+    /// Continues with the connections that used up their share of an earlier turn, as far as the
+    /// work of this turn allows.
     #[inline]
     pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
         if !self.yielded.is_empty() {
@@ -203,10 +204,21 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline(never)]
     fn serve_yielded_now<E: Engine>(&mut self, engine: &mut E) {
-        for _ in 0..self.yielded.len() {
+        let mut work = self.work_of_turn();
+        if self.yielded_left == 0 {
+            self.yielded_left = self.yielded.len();
+        }
+        while self.yielded_left > 0 && !work.is_spent() {
+            self.yielded_left -= 1;
             // There are fewer if serving one has closed another.
-            let Some(slot) = self.yielded.pop_front() else { return };
+            let Some(slot) = self.yielded.pop_front() else { break };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
+            work.spend(Work::SHARE);
+            let now = self.now;
+            let context = self.context(key);
+            if context.machine.is_paused() && context.deadline <= now {
+                self.timer_came(engine, key);
+            }
             self.drive(engine, key);
             self.serve_waiters(engine);
         }

@@ -1,4 +1,4 @@
-//! Commands from outside the worker, drain and stop.
+//! Drain and stop.
 //!
 //! A drain first accepts the connections in the backlog (closing a listener would reset them), then
 //! closes the listeners, then finishes every connection: sends what it has read, sends FIN,
@@ -12,7 +12,7 @@ use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::service::Service;
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::EndOrder;
 
 /// The most turns in which a drain still accepts. Each accepts up to 64 connections from each
 /// listener, so this covers any backlog. A flood of connects cannot extend it.
@@ -34,32 +34,14 @@ enum DrainStep {
 }
 
 impl<S: Service, L: Layer> Core<S, L> {
-    /// Carries out the commands that have arrived.
-    #[inline]
-    pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
-        if self.mailboxes.has_mail(self.index) {
-            self.carry_out_commands(engine);
-        }
-    }
-
-    #[inline(never)]
-    fn carry_out_commands<E: Engine>(&mut self, engine: &mut E) {
-        while let Some(command) = self.mailboxes.receive(self.index) {
-            match command {
-                Command::Drain { deadline } => {
-                    let drain = self.drain.get_or_insert(Drain {
-                        deadline,
-                        step: DrainStep::Accepting(ACCEPTING_TURNS),
-                    });
-                    drain.deadline = drain.deadline.min(deadline);
-                }
-                Command::Stop => self.stop(engine),
-                Command::Shed => self.shed_one(engine),
-                Command::GiveBuffers => self.mailboxes.wake_each(self.pool.give_up()),
-                Command::Parcel { listener, parcel } => self.parcel_came(listener, parcel),
-                Command::Message(mail) => self.mail_came(engine, mail),
-                Command::Messages { from, parcel } => self.messages_came(engine, from, parcel),
-                Command::Disconnect { id, receipt } => self.disconnect(engine, id, receipt),
+    /// Begins to end if that was ordered.
+    pub(super) fn begin_to_end<E: Engine>(&mut self, engine: &mut E) {
+        match self.mailboxes.ordered_end(self.index) {
+            None => {}
+            Some(EndOrder::Stop) => self.stop(engine),
+            Some(EndOrder::Drain { deadline }) => {
+                let step = DrainStep::Accepting(ACCEPTING_TURNS);
+                self.drain.get_or_insert(Drain { deadline, step }).deadline = deadline;
             }
         }
     }

@@ -370,7 +370,10 @@ impl<S: Service, L: Layer> Core<S, L> {
                 let context = self.table.expect_mut(key);
                 context.machine.apply(Event::Pause);
                 context.deadline = time;
-                self.schedule_at(key, time);
+                match time <= self.now {
+                    true => self.yield_turn(key),
+                    false => self.schedule_at(key, time),
+                }
             }
             Answer::HalfClose => {
                 let context = self.table.expect_mut(key);

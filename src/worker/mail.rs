@@ -1,120 +1,313 @@
-//! What arrives for a worker's service or its clients: parcels from the other workers' services,
-//! messages from other threads, and requests to disconnect a client.
+//! The commands in a worker's inbox, and what they bring for its service and its clients: parcels
+//! from the services of other workers, messages from other workers and threads, requests to
+//! disconnect a client.
+//!
+//! A turn carries out at most the commands that were there when it began, and no more than its
+//! [`Work`] allows. What is left of a message to many clients continues in the next turn, before
+//! anything that came later.
 
-use super::Core;
+use std::ops::Range;
+
 use super::layer::Layer;
+use super::{Core, Work};
 use crate::base::key::{ConnectionId, Key};
-use crate::buffer::{Lease, Parcel, Shared};
+use crate::buffer::{Lease, Parcel, Pool, Shared};
 use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::service::messenger::{BUFFERS_MAX, Head};
 use crate::service::{Attention, Message, Service, To};
 use crate::shared::directory::GROUP;
+use crate::shared::mailbox::Command;
 use crate::shared::receipt::{Mail, Receipt, SendError};
 
-impl<S: Service, L: Layer> Core<S, L> {
-    #[cold]
-    pub(super) fn parcel_came(&mut self, listener: usize, parcel: Parcel) {
-        self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
-    }
+/// A buffer with messages that are being passed to the service.
+pub(super) struct Delivery {
+    buffer: Buffer,
+    /// Reports the results to a thread outside.
+    receipt: Option<Receipt>,
+    /// The other worker whose service has sent the messages.
+    from: Option<usize>,
+    /// Messages for the same recipients, as a part of the buffer's data.
+    run: Range<usize>,
+    /// The slot of the next recipient of these.
+    slot: u32,
+}
 
-    /// Passes another thread's message to the service, for each client that it is for.
-    #[cold]
-    pub(super) fn mail_came<E: Engine>(&mut self, engine: &mut E, mail: Mail) {
-        let Mail { to, parcel, number, mut receipt } = mail;
-        let (bytes, to_all) = (parcel.filled(), to.is_none());
-        let message = || Message { bytes, number, from: None, to_all, shared: None, refused: None };
+/// A buffer with messages.
+enum Buffer {
+    /// One message from another thread, for one client or for all.
+    OfThread { parcel: Parcel, to: To, number: u64 },
+    /// Messages from a service, each behind a [`Head`].
+    OfService(Result<Shared, Lease>),
+}
+
+impl Delivery {
+    fn of_thread(mail: Mail) -> Delivery {
+        let Mail { to, parcel, number, receipt } = mail;
         let to = to.map_or(To::All, To::Client);
-        self.each_recipient(engine, to, |core, engine, key| {
-            match core.hand_in(engine, key, message()) {
-                None => receipt.queued += 1,
-                Some(why) => receipt.refuse(why),
-            }
-            core.drive(engine, key);
-        });
-        // The buffer goes back to the reserve, which the next message takes it from. Otherwise this
-        // worker's own list would in the end have all buffers, and the senders none.
-        drop(parcel);
-        self.mailboxes.wake_each(self.pool.reserve().starving());
-        self.serve_waiters(engine);
+        Delivery::new(Buffer::OfThread { parcel, to, number }, Some(receipt), None)
     }
 
-    /// Messages from another worker's service have arrived.
-    #[cold]
-    pub(super) fn messages_came<E: Engine>(&mut self, engine: &mut E, from: usize, parcel: Parcel) {
-        self.deliver(engine, parcel.into_lease(&self.pool));
-        self.mailboxes.messages_delivered(from, self.index, BUFFERS_MAX);
+    /// `from` is `None` for the service of this worker.
+    fn of_service(lease: Lease, pool: &Pool, from: Option<usize>) -> Delivery {
+        let buffer = match pool.has_references() {
+            true => Ok(Shared::from(lease)),
+            false => Err(lease),
+        };
+        Delivery::new(Buffer::OfService(buffer), None, from)
+    }
+
+    fn new(buffer: Buffer, receipt: Option<Receipt>, from: Option<usize>) -> Delivery {
+        let run = buffer.run_at(0);
+        Delivery { buffer, receipt, from, run, slot: 0 }
+    }
+
+    fn next_run(&mut self) {
+        (self.run, self.slot) = (self.buffer.run_at(self.run.end), 0);
+    }
+}
+
+impl Buffer {
+    /// The message at a place in the data: its recipients, the message, and where it ends. `None`
+    /// at the end of the data.
+    fn message_at(&self, at: usize) -> Option<(To, Message<'_>, usize)> {
+        let message = |bytes, number, from: u64, to, shared| Message {
+            bytes,
+            number,
+            from: (from != 0).then(|| ConnectionId::from_bits(from)),
+            to_all: !matches!(to, To::Client(_)),
+            shared,
+            refused: None,
+        };
+        match self {
+            Buffer::OfThread { parcel, to, number } => {
+                let bytes = parcel.filled();
+                (at == 0).then(|| (*to, message(bytes, *number, 0, *to, None), bytes.len().max(1)))
+            }
+            Buffer::OfService(buffer) => {
+                let (data, start) = match buffer {
+                    Ok(shared) => (shared.filled(), shared.range().start),
+                    Err(lease) => (lease.filled(), 0),
+                };
+                let mut rest = &data[at..];
+                let (Head { to, from, number, .. }, bytes) = Head::take(&mut rest)?;
+                let end = data.len() - rest.len();
+                let place = start + end - bytes.len()..start + end;
+                let shared = buffer.as_ref().ok().map(|shared| (shared, place));
+                Some((to, message(bytes, number, from, to, shared), end))
+            }
+        }
+    }
+
+    /// The run that starts there: one message for one client, or as many as there are for several
+    /// clients each. Empty at the end of the data.
+    fn run_at(&self, start: usize) -> Range<usize> {
+        let mut run = start..start;
+        while let Some((to, _, end)) = self.message_at(run.end) {
+            let one = matches!(to, To::Client(_));
+            if one && !run.is_empty() {
+                break;
+            }
+            run.end = end;
+            if one {
+                break;
+            }
+        }
+        run
+    }
+}
+
+impl<S: Service, L: Layer> Core<S, L> {
+    /// Carries out commands that have arrived.
+    #[inline]
+    pub(super) fn commands<E: Engine>(&mut self, engine: &mut E) {
+        if self.mailboxes.has_mail(self.index) {
+            self.carry_out_commands(engine);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out_commands<E: Engine>(&mut self, engine: &mut E) {
+        let there = self.mailboxes.open(self.index);
+        self.begin_to_end(engine);
+        let mut work = self.work_of_turn();
+        let mut left = there;
+        let mut delivery = self.incoming.take();
+        while self.deliver(engine, &mut delivery, &mut work)
+            && left > 0
+            && !work.is_spent()
+            && let Some(command) = self.mailboxes.receive(self.index)
+        {
+            left -= 1;
+            delivery = self.carry_out_command(engine, command, &mut work);
+        }
+        if left > 0 || delivery.is_some() {
+            // The rest is for the next turn.
+            self.mailboxes.notify(self.index);
+        }
+        self.incoming = delivery;
+    }
+
+    /// Carries out a command. Returns the messages that it has brought.
+    fn carry_out_command<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        command: Command,
+        work: &mut Work,
+    ) -> Option<Delivery> {
+        work.spend(Work::CALL);
+        match command {
+            Command::Shed => self.shed_one(engine),
+            Command::GiveBuffers => self.mailboxes.wake_each(self.pool.give_up()),
+            Command::Parcel { listener, parcel } => {
+                self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
+            }
+            Command::Message(mail) => return Some(Delivery::of_thread(mail)),
+            Command::Messages { from, parcel } => {
+                let lease = parcel.into_lease(&self.pool);
+                return Some(Delivery::of_service(lease, &self.pool, Some(from)));
+            }
+            Command::Disconnect { id, receipt } => {
+                work.spend(Work::SEND);
+                self.disconnect(engine, id, receipt);
+            }
+        }
+        None
     }
 
     /// Sends what the service has written for clients of other workers, and delivers what it has
     /// written for those of this one. What is written meanwhile is sent in the next turn.
     #[cold]
     pub(super) fn deliver_messages<E: Engine>(&mut self, engine: &mut E) {
-        for _ in 0..self.messenger.turn() {
-            let Some(lease) = self.messenger.next_own() else { break };
-            self.deliver(engine, lease);
+        let mut left = self.messenger.turn();
+        let mut work = self.work_of_turn();
+        let mut delivery = self.own.take();
+        while self.deliver(engine, &mut delivery, &mut work)
+            && left > 0
+            && !work.is_spent()
+            && let Some(lease) = self.messenger.next_own()
+        {
+            left -= 1;
+            delivery = Some(Delivery::of_service(lease, &self.pool, None));
         }
+        if left > 0 || delivery.is_some() {
+            self.messenger.set_pending();
+        }
+        self.own = delivery;
         if self.messenger.is_pending() {
             self.service_turn = Some(self.now);
         }
     }
 
-    /// Passes messages to the service, for each client of this worker that they are for. While
-    /// buffers are plentiful, each of these clients is sent to once, in the next turn, however many
-    /// messages it gets.
-    fn deliver<E: Engine>(&mut self, engine: &mut E, lease: Lease) {
-        let buffer = match self.pool.has_references() {
-            true => Ok(Shared::from(lease)),
-            false => Err(lease),
-        };
-        let (mut frames, end) = match &buffer {
-            Ok(shared) => (shared.filled(), shared.range().end),
-            Err(lease) => (lease.filled(), lease.len()),
-        };
-        while let Some((Head { to, from, number, .. }, bytes)) = Head::take(&mut frames) {
-            let from = (from != 0).then(|| ConnectionId::from_bits(from));
-            let behind = end - frames.len();
-            let place = || behind - bytes.len()..behind;
-            let message = || Message {
-                bytes,
-                number,
-                from,
-                to_all: !matches!(to, To::Client(_)),
-                shared: buffer.as_ref().ok().map(|shared| (shared, place())),
-                refused: None,
-            };
-            self.each_recipient(engine, to, |core, engine, key| {
-                if core.hand_in(engine, key, message()).is_some() {
-                    core.counters.messages_dropped.add(1);
-                }
-                // Each recipient holds a buffer until its message is sent.
-                match core.pool.is_plentiful() {
-                    true => core.yield_turn(key),
-                    false => core.drive(engine, key),
-                }
-            });
-        }
-    }
-
-    fn each_recipient<E: Engine>(
+    /// Delivers messages, as far as the work of this turn allows. Takes the delivery when it is
+    /// complete; returns whether none is left.
+    fn deliver<E: Engine>(
         &mut self,
         engine: &mut E,
-        to: To,
-        mut act: impl FnMut(&mut Self, &mut E, Key),
-    ) {
-        if let To::Client(id) = to {
-            if let Some(key) = self.open_key_of(id) {
-                act(self, engine, key);
+        delivery: &mut Option<Delivery>,
+        work: &mut Work,
+    ) -> bool {
+        let Some(unfinished) = delivery else { return true };
+        let done = self.deliver_some(engine, unfinished, work);
+        if done {
+            let finished = delivery.take().expect("it was just delivered");
+            let of_thread = matches!(finished.buffer, Buffer::OfThread { .. });
+            let from = finished.from;
+            // The buffer of a thread's message goes back to the reserve, which the next message
+            // takes it from. Otherwise this worker's own list would in the end have all buffers,
+            // and the senders none.
+            drop(finished);
+            if of_thread {
+                self.mailboxes.wake_each(self.pool.reserve().starving());
             }
-            return;
+            if let Some(from) = from {
+                self.mailboxes.messages_delivered(from, self.index, BUFFERS_MAX);
+            }
         }
-        self.each_connection(engine, |core, engine, key| {
-            let context = core.context(key);
-            let (id, is_open) = (context.id, context.is_open());
-            if is_open && core.is_among(id, to) {
-                act(core, engine, key);
+        self.serve_waiters(engine);
+        done
+    }
+
+    /// Passes messages to the service, run by run, and those of a run recipient by recipient.
+    /// Returns whether all are passed on.
+    fn deliver_some<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        delivery: &mut Delivery,
+        work: &mut Work,
+    ) -> bool {
+        while let Some((to, ..)) = delivery.buffer.message_at(delivery.run.start) {
+            if let To::Client(id) = to {
+                if work.is_spent() {
+                    return false;
+                }
+                work.spend(Work::LOOK);
+                if let Some(key) = self.open_key_of(id) {
+                    self.hand_in_run(engine, key, delivery, work);
+                }
+            } else {
+                while delivery.slot < self.table.used() {
+                    if work.is_spent() {
+                        return false;
+                    }
+                    work.spend(Work::LOOK);
+                    let key = self.table.key_of(delivery.slot);
+                    delivery.slot += 1;
+                    if let Some(key) = key {
+                        self.hand_in_run(engine, key, delivery, work);
+                    }
+                }
             }
-        });
+            delivery.next_run();
+        }
+        true
+    }
+
+    /// Passes the messages of a run to the service for one connection, if they are for it. While
+    /// buffers are plentiful, the connection sends once, in this turn or the next, however many
+    /// messages it gets.
+    fn hand_in_run<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        key: Key,
+        delivery: &mut Delivery,
+        work: &mut Work,
+    ) {
+        let Delivery { buffer, receipt, run, .. } = delivery;
+        let mut at = run.start;
+        while at < run.end
+            && let Some((to, message, end)) = buffer.message_at(at)
+        {
+            at = end;
+            // The call before may have ended the connection.
+            if self.table.key_of(key.slot()) != Some(key) || !self.context(key).is_open() {
+                return;
+            }
+            work.spend(Work::LOOK);
+            let id = self.context(key).id;
+            if !self.is_among(id, to) {
+                continue;
+            }
+            work.spend(Work::CALL);
+            match (self.hand_in(engine, key, message), receipt.as_mut()) {
+                (None, Some(receipt)) => receipt.queued += 1,
+                (Some(why), Some(receipt)) => receipt.refuse(why),
+                (None, None) => {}
+                (Some(_), None) => self.counters.messages_dropped.add(1),
+            }
+            // Each recipient holds a buffer until its message is sent.
+            match self.pool.is_plentiful() {
+                true if self.yielded.contains(key.slot()) => {}
+                true => {
+                    self.yield_turn(key);
+                    work.spend(Work::SEND);
+                }
+                false => {
+                    self.drive(engine, key);
+                    work.spend(Work::SEND);
+                }
+            }
+        }
     }
 
     /// Whether a connection of this worker is one of several recipients.

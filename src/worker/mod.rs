@@ -7,8 +7,8 @@
 //! * `buffers`: connections that wait for a buffer or for their turn, and shedding.
 //! * `timers`: time-outs, and the timers that services set.
 //! * `layer`: the byte layer between a connection's socket and its service.
-//! * `mail`: messages from other workers and threads.
-//! * `drain`: commands from outside, drain and stop.
+//! * `mail`: commands and messages from other workers and threads.
+//! * `drain`: drain and stop.
 //! * `launch`: makes a worker on this machine's engine.
 
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use crate::base::timer_wheel::Wheel;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, ConnectTo, Engine, Sink};
 use crate::error::Errno;
+#[cfg(any(test, feature = "sim"))]
+use crate::service::messenger::Head;
 use crate::service::messenger::Messenger;
 use crate::service::{Requests, Service, Turn, WorkerContext};
 use crate::shared::counters::Counters;
@@ -49,6 +51,7 @@ use accept::Listener;
 use buffers::Precedence;
 use drain::Drain;
 use layer::{Layer, Plain};
+use mail::Delivery;
 
 /// The resolution of connections' time-outs. These are usually seconds; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
@@ -56,6 +59,10 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// The most connections that a service can start in one turn, and wake without allocating.
 const REQUESTS_PER_TURN: usize = 1024;
+
+/// The most connections that a service is to wake in one turn, about half a millisecond: each may
+/// send.
+const WAKES_PER_TURN: usize = 64;
 
 /// The times and limits that a worker follows.
 #[derive(Clone, Debug)]
@@ -110,6 +117,11 @@ pub(crate) struct Core<S: Service, L: Layer> {
     directory: Option<Arc<Directory>>,
     /// Messages of the service in transit.
     messenger: Messenger,
+    /// Messages that are being delivered: those that have arrived, and those of the service.
+    incoming: Option<Delivery>,
+    own: Option<Delivery>,
+    /// What a turn may do of each kind of work, in units of [`Work`].
+    work: u32,
     established: u64,
     listeners: Vec<Listener>,
     /// The listener that is served first in this turn.
@@ -125,6 +137,8 @@ pub(crate) struct Core<S: Service, L: Layer> {
     shed_asked_at: Time,
     /// Connections that used up their share of a turn.
     yielded: SlotQueue,
+    /// How many of them are still to be served before those that yielded later.
+    yielded_left: usize,
     /// Connections whose output does not move.
     stalled: SlotQueue,
     /// Connections whose service has left input unconsumed, the longest first.
@@ -203,6 +217,9 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             counters: setup.counters,
             directory: setup.directory,
             messenger,
+            incoming: None,
+            own: None,
+            work: Work::TURN,
             established: 0,
             listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
             first_listener: 0,
@@ -213,6 +230,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             precedence: Precedence::Behind,
             shed_asked_at: Time::ZERO,
             yielded: SlotQueue::new(slots),
+            yielded_left: 0,
             stalled: SlotQueue::new(slots),
             holding: SlotQueue::new(slots),
             drain: None,
@@ -239,6 +257,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// may need them to finish.
     pub(crate) fn end<R>(self, keep: impl FnOnce(S) -> R) -> (R, u64) {
         let Core { index, service, mailboxes, counters, pool, cut, messenger, .. } = self.core;
+        drop((self.core.incoming, self.core.own));
         mailboxes.close(index);
         let kept = keep(service);
         messenger.end();
@@ -318,6 +337,23 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         open.map(|context| context.id)
     }
 
+    /// Sets what a turn may do of each kind of work, in units of [`Work`].
+    pub(crate) fn limit_work(&mut self, units: u32) {
+        self.core.work = units;
+    }
+
+    /// The most messages that a turn passes to the service, with buffers of `buffer_size` bytes:
+    /// those that have arrived and those of the service itself. The messages of one buffer that are
+    /// for the same connection are not divided.
+    pub(crate) fn messages_per_turn_max(&self, buffer_size: usize) -> usize {
+        2 * ((self.core.work / Work::CALL) as usize + 1 + buffer_size / Head::BYTES)
+    }
+
+    /// Whether messages are left that have to be delivered.
+    pub(crate) fn delivers(&self) -> bool {
+        self.core.incoming.is_some() || self.core.own.is_some()
+    }
+
     /// Whether a listener pauses before it accepts again.
     pub(crate) fn accept_pauses(&self) -> bool {
         self.core.next_accept().is_some()
@@ -388,6 +424,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         (first != Time::MAX).then_some(first)
     }
 
+    fn work_of_turn(&self) -> Work {
+        Work(self.work)
+    }
+
     /// Lets the service act on its own, without an event.
     #[inline]
     fn service_turn<E: Engine>(&mut self, engine: &mut E) {
@@ -396,7 +436,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             now: if S::FRESH_CLOCK { engine.now() } else { self.now },
             open: self.table.len(),
             free_slots: free.min(REQUESTS_PER_TURN),
-            wakes_max: REQUESTS_PER_TURN.min(self.table.capacity()),
+            wakes_max: WAKES_PER_TURN.min(self.table.capacity()),
+            all_served: self.yielded_left == 0 || self.yielded.is_empty(),
             requests: &mut self.requests,
             messenger: &self.messenger,
         };
@@ -462,5 +503,33 @@ impl Budget {
     #[inline]
     fn is_spent(&self) -> bool {
         self.0 <= 0
+    }
+}
+
+/// What is left of the work that a turn may do for one purpose beside its completions: delivering
+/// messages, serving connections that yielded. The next turn continues. So a completion that comes
+/// meanwhile waits for a bounded time, whatever the others ask for.
+///
+/// A unit is about 15 ns.
+struct Work(u32);
+
+impl Work {
+    /// A quarter of a millisecond.
+    const TURN: u32 = 1 << 14;
+    /// To look at a slot, or at a message that is for others.
+    const LOOK: u32 = 1;
+    /// To carry out a command, or to call the service.
+    const CALL: u32 = 16;
+    /// To send one connection's output.
+    const SEND: u32 = 256;
+    /// What a connection may use of a turn: a few system calls, 64 KiB.
+    const SHARE: u32 = 512;
+
+    fn spend(&mut self, units: u32) {
+        self.0 = self.0.saturating_sub(units);
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0 == 0
     }
 }

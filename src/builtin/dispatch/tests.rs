@@ -55,8 +55,15 @@ fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
     let now = Time::ZERO + Duration::from_secs(100);
     for turns in 1..CLIENTS {
         let requests = &mut requests;
-        let mut turn =
-            Turn { now, open: 0, free_slots: 0, wakes_max: 2, requests, messenger: &messenger };
+        let mut turn = Turn {
+            now,
+            open: 0,
+            free_slots: 0,
+            wakes_max: 2,
+            all_served: true,
+            requests,
+            messenger: &messenger,
+        };
         let again = services.turn(&mut turn).expect("others are due");
         assert!(again < now, "{again:?}");
         for id in requests.wakes.drain(..) {

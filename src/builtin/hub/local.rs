@@ -76,7 +76,7 @@ pub(super) struct Local {
     pub(super) starves: bool,
     /// How many of them at once.
     pub(super) needed: usize,
-    /// Counts the turns of the worker's loop.
+    /// Counts the turns of the worker's loop after which every connection has had its turn.
     pub(super) turns: u32,
 }
 
@@ -399,7 +399,8 @@ impl Local {
 
     /// Between two turns of the worker's loop.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.turns = self.turns.wrapping_add(1);
+        // Output that yielded in an earlier turn may not have had its turn yet.
+        self.turns = self.turns.wrapping_add(u32::from(turn.all_served));
         self.log.turn();
         self.take_not_sent();
         self.unpack();

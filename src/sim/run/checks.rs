@@ -48,8 +48,18 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
+    /// Checks that a worker did no more in one turn than it may: it took at most the `parcels` that
+    /// were there, and passed at most `messages` on.
+    pub(super) fn check_turn(&self, parcels: usize, messages: usize) {
+        let mut seen = self.seen.borrow_mut();
+        let took = std::mem::take(&mut seen.parcels_of_turn);
+        assert!(took <= parcels, "{took} parcels in one turn, when {parcels} were there");
+        let passed = std::mem::take(&mut seen.messages_of_turn);
+        assert!(passed <= messages, "{passed} messages in one turn, and at most {messages} may be");
+    }
+
     pub(super) fn check(&mut self) {
-        if let Some(external) = &mut self.external {
+        if let Some(external) = &mut *self.external.borrow_mut() {
             external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
         }
         if let Some(wrong) = self.world.borrow_mut().wrong.take() {
@@ -61,7 +71,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// Checks, in an idle world, that nothing waits for a resource that is available.
     pub(super) fn check_rest(&mut self) {
-        if let Some(external) = &mut self.external {
+        if let Some(external) = &mut *self.external.borrow_mut() {
             external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
         }
         self.check_directory();
@@ -195,7 +205,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert_eq!(self.servers.iter().map(references).sum::<usize>(), 0, "a reference was lost");
         assert_eq!(self.reserve.travelling(), 0, "a parcel was lost");
         self.check_directory();
-        if let Some(external) = &mut self.external {
+        if let Some(external) = &mut *self.external.borrow_mut() {
             external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
             assert_eq!(self.world.borrow_mut().wrong.take(), None);
         }

@@ -157,8 +157,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             permits,
             directory: Directory::new(workers, drawn.connections),
             mailboxes,
-            external: None,
-            unsent: Vec::new(),
+            external: Rc::default(),
             served: drawn.served,
             connections: drawn.connections as u64,
             late_buffers,
@@ -183,7 +182,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         simulation.add_peers();
         simulation.clients = simulation.client_side(&drawn);
-        simulation.external = simulation.external_thread(&drawn);
+        let external = simulation.external_thread(&drawn);
+        *simulation.external.borrow_mut() = external;
         simulation.ending = simulation.draw_ending();
         simulation
     }
@@ -227,9 +227,14 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             gone: Vec::new(),
             wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
             sender: self.sender(index, drawn),
+            external: self.external.clone(),
             inner: plan.make(context),
         };
         let mut worker = Worker::with_layer(engine, setup, make, layer);
+        // Drawn separately, so that the other draws do not change. In most seeds it is so little
+        // that a turn ends in the middle of what there is to do.
+        let mut rng = fastrand::Rng::with_seed(self.world.borrow().seed ^ 0x776f_726b);
+        worker.limit_work(*rng.choice(&[1, 300, 2_000, 1 << 14]).expect("there are some"));
         worker.begin();
         let queue = (None, 0, self.begun);
         Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
@@ -276,7 +281,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let pause_max = Duration::from_millis(world.rng.u64(1..=300));
         world.after_up_to(pause_max, Event::External);
         let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
-        Some(External::new(mailboxes, self.directory.clone(), reserve, pause_max))
+        let rng = fastrand::Rng::with_seed(world.seed ^ 0x666c_6f6f_64);
+        Some(External::new(mailboxes, self.directory.clone(), reserve, pause_max, rng))
     }
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {

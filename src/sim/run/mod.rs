@@ -25,7 +25,7 @@ use crate::buffer::{Pool, Reserve};
 use crate::engine::MioEngine;
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes};
 use crate::shared::permits::Permits;
 use crate::worker::layer::header::Header;
 use crate::worker::layer::{Layer, Plain};
@@ -89,9 +89,7 @@ struct Simulation<E: Seat, L: Layer> {
     permits: Arc<Permits>,
     directory: Arc<Directory>,
     mailboxes: Arc<Mailboxes>,
-    external: Option<External>,
-    /// Commands to send again because the inbox was full.
-    unsent: Vec<(usize, Command)>,
+    external: Rc<RefCell<Option<External>>>,
     served: Served,
     connections: u64,
     /// A receive may report that no buffer is free although one is.
@@ -150,7 +148,6 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             assert!(step < STEPS_MAX, "the seed spins: {}", self.describe_workers());
             self.handle_due_events();
             self.end_when_it_is_time();
-            self.send_unsent();
             if self.is_over() {
                 break;
             }
@@ -198,23 +195,14 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     fn external_acts(&mut self) {
-        let Some(external) = &mut self.external else { return };
+        let mut external = self.external.borrow_mut();
+        let Some(external) = &mut *external else { return };
         if self.healed || self.ended_at.is_some() {
             return;
         }
         let mut world = self.world.borrow_mut();
         external.act(&mut world, &self.seen, self.buffer_size);
         world.after_up_to(external.pause_max, Event::External);
-    }
-
-    /// Sends commands again that found an inbox full.
-    fn send_unsent(&mut self) {
-        for (worker, command) in std::mem::take(&mut self.unsent) {
-            if let Err(command) = self.mailboxes.send(worker, command) {
-                self.world.borrow_mut().mark(Mark::InboxFull);
-                self.unsent.push((worker, command));
-            }
-        }
     }
 
     fn pick(&mut self) -> Option<Pick> {
@@ -241,7 +229,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             waiting.map(|key| (key, worker.phase(key))).collect::<Vec<_>>()
         };
         let before = (queue(worker), server.counters.read().waits_for_buffer);
+        let parcels = self.mailboxes.count(index);
         worker.turn().expect("the world's waits do not fail");
+        if worker.delivers() {
+            self.world.borrow_mut().mark(Mark::DeliveryInterrupted);
+        }
+        let messages = worker.messages_per_turn_max(self.buffer_size);
         let enqueued = server.counters.read().waits_for_buffer - before.1;
         if enqueued == 0 {
             Self::check_order(&before.0, worker);
@@ -250,6 +243,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let worker = server.worker.take().expect("it has just run");
             server.cut = worker.end(drop).1;
         }
+        self.check_turn(parcels, messages);
     }
 
     fn turn_clients(&mut self) {
@@ -284,6 +278,13 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
+    /// No other thread sends anything more.
+    fn calm_down(&mut self) {
+        if let Some(external) = &mut *self.external.borrow_mut() {
+            external.calm_down();
+        }
+    }
+
     fn next_ending(&self, now: Time) -> Option<Time> {
         let heals = (!self.healed).then(|| self.begun + HEALED_AFTER);
         let ends = match self.ending {
@@ -299,6 +300,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let now = self.world.borrow().now;
         if !self.healed && now >= self.begun + HEALED_AFTER {
             self.healed = true;
+            self.calm_down();
             self.world.borrow_mut().rates.heal();
         }
         if now >= self.begun + HEALED_AFTER + PATIENCE {
@@ -322,6 +324,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return;
         }
         self.ended_at = Some(now);
+        self.calm_down();
         let loaded = self.permits.taken() > 0;
         if loaded {
             let mark = if stop { Mark::StopUnderLoad } else { Mark::DrainUnderLoad };
@@ -337,8 +340,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.world.borrow_mut().cut_from = deadline;
         }
         for worker in 0..self.servers.len() {
-            let command = if stop { Command::Stop } else { Command::Drain { deadline } };
-            self.unsent.push((worker, command));
+            let order = if stop { EndOrder::Stop } else { EndOrder::Drain { deadline } };
+            self.mailboxes.order_end(worker, order);
         }
     }
 

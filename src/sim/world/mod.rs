@@ -182,6 +182,8 @@ pub(crate) struct World {
     pub(super) workers: usize,
     /// The servers have a byte layer.
     pub(super) layered: bool,
+    /// The seed, for draws that must not change the others.
+    pub(crate) seed: u64,
     /// The services send messages, drawn from this seed.
     pub(super) messages: Option<u64>,
     endpoints: Vec<Endpoint>,
@@ -253,6 +255,7 @@ impl World {
     pub(crate) fn new(seed: u64, rates: Rates, workers: usize, told: bool) -> World {
         World {
             rng: fastrand::Rng::with_seed(seed),
+            seed,
             now: Time::from_nanos(1_000_000_000),
             rates,
             routes: HashMap::new(),

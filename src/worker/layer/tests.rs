@@ -18,7 +18,7 @@ use crate::net::bind;
 use crate::service::{Answer, Connection, Message, Service, To, WorkerContext};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes};
 use crate::shared::permits::Permits;
 use crate::worker::{Rules, Setup, Worker};
 
@@ -250,7 +250,7 @@ impl Layered {
         assert_eq!(self.counters.read().closed(reason), 1, "{:?}", self.counters.read());
         assert!(!self.is_listed());
         assert_eq!(self.pool.held(), 0);
-        self.mailboxes.send(0, Command::Stop).unwrap();
+        self.mailboxes.order_end(0, EndOrder::Stop);
         self.turns_until("finished", |layered| layered.worker.is_finished());
         self.told.take()
     }
@@ -381,7 +381,7 @@ fn a_connection_that_ends_while_its_service_waits_behind_a_layer_waits_no_more()
     layered.turns_until("it waits", |it| it.told.borrow().contains(&Told::Waits));
     assert_eq!(layered.worker.waiting().len(), 1);
     let deadline = crate::engine::sys::monotonic_now() + GUARD;
-    layered.mailboxes.send(0, Command::Drain { deadline }).unwrap();
+    layered.mailboxes.order_end(0, EndOrder::Drain { deadline });
     layered.hears_the_end();
     drop(taken);
     assert_eq!(layered.end(CloseReason::Drained).last(), Some(&Told::Closed(CloseReason::Drained)));
@@ -437,7 +437,7 @@ fn a_drain_does_not_wait_for_the_header() {
     layered.says(&header::header(1, KEY, 0)[..2]);
     layered.turns_until("it is there", |it| it.counters.read().wire_bytes_received == 2);
     let deadline = crate::engine::sys::monotonic_now() + GUARD;
-    layered.mailboxes.send(0, Command::Drain { deadline }).unwrap();
+    layered.mailboxes.order_end(0, EndOrder::Drain { deadline });
     layered.hears_the_end();
     assert_eq!(layered.end(CloseReason::Drained), []);
 }

@@ -15,7 +15,7 @@ use crate::engine::sys::Kernel;
 use crate::engine::sys::faulty::{Call, Fault, Faulty};
 use crate::error::CloseReason;
 use crate::service::{Answer, Connection, ServiceFactory, To};
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::EndOrder;
 use crate::{Config, Drained, Server, ServerHandle};
 
 mod endings;
@@ -137,7 +137,7 @@ fn survives(call: Call, error: Errno, after: u64) {
     let mut last = connect(worker.address);
     echoes(&mut last, b"still there").unwrap();
     drop(last);
-    worker.mailboxes.send(0, Command::Stop).unwrap();
+    worker.mailboxes.order_end(0, EndOrder::Stop);
     worker.thread.join().unwrap().unwrap();
     assert_eq!(worker.permits.taken(), 0, "{call:?} {error:?}: a permit was lost");
 }
@@ -189,7 +189,7 @@ fn a_worker_that_cannot_wait_any_more_says_so() {
 #[test]
 fn a_command_that_was_sent_before_the_worker_began_is_not_slept_over() {
     let mailboxes = Arc::new(Mailboxes::new(1));
-    mailboxes.send(0, Command::Stop).unwrap();
+    mailboxes.order_end(0, EndOrder::Stop);
     // This fault never fires.
     let worker = start_with_mail(Fault::new(Call::Wait, Errno::BADF, u64::MAX), mailboxes);
     let begun = Instant::now();

@@ -6,6 +6,9 @@ use std::rc::Rc;
 
 use super::*;
 use crate::buffer::Lease;
+use crate::service::Message;
+use crate::shared::mailbox::Command;
+use crate::shared::receipt::{Answers, Mail};
 
 /// A worker with one listener and one client, and a second pool on the same reserve.
 struct Stepped<S: Service> {
@@ -75,7 +78,7 @@ impl<S: Service> Stepped<S> {
     }
 
     fn end(mut self) {
-        self.worker.core.mailboxes.send(0, Command::Stop).unwrap();
+        self.worker.core.mailboxes.order_end(0, EndOrder::Stop);
         while !self.worker.is_finished() {
             self.turn();
         }
@@ -302,4 +305,78 @@ fn a_connection_with_a_timer_can_be_idle() {
     let client = connect(address);
     until(&server, "closed", |total| total.closed(CloseReason::IdleTimeout) == 1);
     drop(client);
+}
+
+/// A service in whose calls for messages other messages arrive.
+#[derive(Clone, Default)]
+struct Flooded {
+    mail: Rc<RefCell<Option<(Arc<Mailboxes>, Arc<Reserve>)>>>,
+    left: Rc<Cell<u32>>,
+    messages: Rc<Cell<u32>>,
+}
+
+impl Flooded {
+    /// Another thread sends a message to all clients.
+    fn send(&self) {
+        let mail = self.mail.borrow();
+        let (mailboxes, reserve) = mail.as_ref().unwrap();
+        let (parcel, receipt) = (reserve.parcel().unwrap(), Answers::new().receipt());
+        let mail = Mail { to: None, parcel, number: 1, receipt };
+        assert!(mailboxes.send(0, Command::Message(mail)).is_ok());
+    }
+}
+
+impl Service for Flooded {
+    type Session = ();
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::Continue
+    }
+
+    fn message(&mut self, _: &mut Connection<'_>, _: &mut (), _: &mut Message<'_>) -> Answer {
+        self.messages.set(self.messages.get() + 1);
+        if self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            self.send();
+        }
+        Answer::Continue
+    }
+}
+
+/// A server of this service with one client, and `messages` in its inbox.
+fn flooded(flooded: &Flooded, messages: u32) -> Stepped<Flooded> {
+    let mut stepped = Stepped::new(64, |_| flooded.clone());
+    stepped.turns_until("a client is there", |worker| worker.recipients().count() == 1);
+    let mailboxes = stepped.worker.core.mailboxes.clone();
+    *flooded.mail.borrow_mut() = Some((mailboxes, stepped.other.reserve().clone()));
+    (0..messages).for_each(|_| flooded.send());
+    stepped
+}
+
+#[test]
+fn what_arrives_while_the_inbox_is_emptied_waits_for_the_next_turn() {
+    let service = Flooded::default();
+    let mut stepped = flooded(&service, 3);
+    service.left.set(10_000);
+    for turn in 1..=4 {
+        stepped.turn();
+        assert_eq!(service.messages.get(), 3 * turn);
+    }
+    service.left.set(0);
+    stepped.end();
+}
+
+#[test]
+fn the_order_to_end_does_not_wait_behind_messages() {
+    let service = Flooded::default();
+    let mut stepped = flooded(&service, 50);
+    // One slot in each turn.
+    stepped.worker.limit_work(1);
+    stepped.turn();
+    stepped.worker.core.mailboxes.order_end(0, EndOrder::Stop);
+    stepped.turns_until("it has ended", Worker::is_finished);
+    assert!(service.messages.get() <= 2, "{} messages before it", service.messages.get());
+    let ((), cut) = stepped.worker.end(drop);
+    assert_eq!(cut, 1);
+    assert_eq!(stepped.other.reserve().travelling(), 0);
 }

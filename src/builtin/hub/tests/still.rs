@@ -265,6 +265,7 @@ impl Still {
             open: 0,
             free_slots: 0,
             wakes_max: Still::WAKES_MAX,
+            all_served: true,
             requests: &mut worker.requests,
         };
         worker.next = worker.hub.turn(&mut turn);
