@@ -274,6 +274,10 @@ pub enum CloseReason {
     Disconnected,
     /// The service panicked.
     ServicePanic,
+    /// The client's address had as many connections as
+    /// [`Config::max_connections_per_address`](crate::Config::max_connections_per_address) allows.
+    /// The connection was reset right after accept.
+    AddressLimit,
     /// The server is draining.
     Drained,
     /// The server was stopped.
@@ -282,7 +286,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 16] = [
+    pub const ALL: [CloseReason; 17] = [
         CloseReason::PeerClosed,
         CloseReason::Reset,
         CloseReason::PeerLost,
@@ -297,6 +301,7 @@ impl CloseReason {
         CloseReason::SlowReader,
         CloseReason::Disconnected,
         CloseReason::ServicePanic,
+        CloseReason::AddressLimit,
         CloseReason::Drained,
         CloseReason::Stopped,
     ];
@@ -318,6 +323,7 @@ impl CloseReason {
             CloseReason::SlowReader => "slow-reader",
             CloseReason::Disconnected => "disconnected",
             CloseReason::ServicePanic => "service-panic",
+            CloseReason::AddressLimit => "address-limit",
             CloseReason::Drained => "drained",
             CloseReason::Stopped => "stopped",
         }

@@ -37,6 +37,8 @@ pub struct Sizes {
     pub service_bytes: u64,
     /// What the directory of clients keeps for each slot, in bytes.
     pub directory_bytes: usize,
+    /// What counts the connections of each address, in bytes. 0 if they are not limited.
+    pub address_bytes: u64,
 }
 
 /// One part of a [`MemorySum`].
@@ -77,7 +79,7 @@ impl Limits {
     pub fn memory(&self, sizes: &Sizes) -> MemorySum {
         let workers = self.workers as u64;
         let slots = u64::from(self.max_connections) * workers;
-        let terms = vec![
+        let mut terms = vec![
             self.arena(),
             self.buffer_lists(),
             self.contexts(slots, sizes.context_bytes as u64),
@@ -113,6 +115,13 @@ impl Limits {
                 reason: format!("{workers} × {}", show_size(WORKER_STACK_BYTES as u64)),
             },
         ];
+        if sizes.address_bytes > 0 {
+            terms.push(Term {
+                name: "addresses",
+                bytes: sizes.address_bytes,
+                reason: format!("connections of each address, {} at most", self.max_connections),
+            });
+        }
         MemorySum { terms, kernel: self.kernel() }
     }
 

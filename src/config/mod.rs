@@ -123,6 +123,7 @@ pub struct Config {
     wrong_address: Option<AddressError>,
     pub(crate) workers: Option<usize>,
     pub(crate) max_connections: Option<u32>,
+    pub(crate) max_connections_per_address: Option<u32>,
     pub(crate) buffer_size: usize,
     pub(crate) buffers: Buffers,
     pub(crate) backlog: u32,
@@ -158,6 +159,7 @@ impl Config {
             wrong_address: None,
             workers: None,
             max_connections: None,
+            max_connections_per_address: None,
             buffer_size: BUFFER_SIZE,
             buffers: Buffers::Derived,
             backlog: BACKLOG,
@@ -202,6 +204,18 @@ impl Config {
     /// limit of open files allows, at most 65,536.
     pub fn max_connections(mut self, connections: u32) -> Config {
         self.max_connections = Some(connections);
+        self
+    }
+
+    /// Sets the most connections at once of one client address, over all listeners, 1 to
+    /// 16,773,120. Further ones are reset right after accept, with the reason
+    /// [`AddressLimit`](crate::CloseReason::AddressLimit). Default: `None`, no limit.
+    ///
+    /// An IPv6 client is counted by its /64 network, because a host usually has all of it; a
+    /// link-local one by its address and interface. It is the address of the socket that counts:
+    /// behind a proxy, that of the proxy.
+    pub fn max_connections_per_address(mut self, connections: Option<u32>) -> Config {
+        self.max_connections_per_address = connections;
         self
     }
 
@@ -304,6 +318,7 @@ impl Config {
             listeners: self.listen.len(),
             workers,
             max_connections,
+            max_connections_per_address: self.max_connections_per_address,
             buffer_size,
             buffers,
             leases_per_connection_max: leases_per_connection_max(buffers, workers),
@@ -330,6 +345,10 @@ impl Config {
     fn checked_connections(&self, workers: usize) -> Result<u32, StartError> {
         if let Some(asked) = self.max_connections {
             ranged("max_connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
+        }
+        if let Some(asked) = self.max_connections_per_address {
+            let field = "max_connections_per_address";
+            ranged(field, asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
         let fixed = open_files::fixed(workers, self.listen.len());
         open_files::connections(self.max_connections, fixed, open_files::hard_limit())
@@ -386,6 +405,8 @@ pub struct Limits {
     pub workers: usize,
     /// The most connections at once, over all workers.
     pub max_connections: u32,
+    /// The most connections at once of one client address. `None`: no limit.
+    pub max_connections_per_address: Option<u32>,
     /// The size of a buffer in bytes.
     pub buffer_size: usize,
     /// The number of buffers, over all workers.
@@ -416,6 +437,7 @@ impl Limits {
             listeners: 1,
             workers: 1,
             max_connections,
+            max_connections_per_address: None,
             buffer_size,
             buffers,
             leases_per_connection_max: leases_per_connection_max(buffers, 1),

@@ -22,6 +22,7 @@ fn the_defaults_are_those_of_the_documents() {
     assert_eq!((limits.buffer_size, limits.buffers), (16_384, 500));
     assert_eq!((limits.leases_per_connection_max, limits.backlog), (4, 4096));
     assert_eq!((limits.idle_timeout, limits.share_port), (None, false));
+    assert_eq!(limits.max_connections_per_address, None);
     assert_eq!(limits.send_timeout, Some(Duration::from_secs(30)));
     assert_eq!(limits.shed_after, Some(Duration::from_secs(1)));
     assert_eq!(limits.linger, Duration::from_secs(2));
@@ -52,6 +53,13 @@ fn each_range_ends_where_it_says() {
     assert_eq!(limit_error(config().max_connections(0)), ("max_connections", 0, 1, max));
     let above = config().max_connections(CONNECTIONS_MAX + 1);
     assert_eq!(limit_error(above), ("max_connections", max + 1, 1, max));
+
+    let per_address = |most| config().max_connections_per_address(Some(most));
+    ok(per_address(1));
+    ok(per_address(CONNECTIONS_MAX));
+    let field = "max_connections_per_address";
+    assert_eq!(limit_error(per_address(0)), (field, 0, 1, max));
+    assert_eq!(limit_error(per_address(CONNECTIONS_MAX + 1)), (field, max + 1, 1, max));
 
     ok(config().buffer_size(256));
     ok(config().buffer_size(1 << 20));
@@ -150,6 +158,7 @@ fn sizes() -> Sizes {
         worker_bytes: 4096,
         service_bytes: 1000,
         directory_bytes: 32,
+        address_bytes: 0,
     }
 }
 
@@ -171,6 +180,8 @@ fn the_sum_of_memory_has_every_part() {
     assert_eq!(terms, expected);
     assert_eq!(sum.total(), expected.iter().map(|(_, bytes)| bytes).sum::<u64>());
     assert_eq!(sum.kernel.bytes, 10 * 4096);
+    let with = limits.memory(&Sizes { address_bytes: 77, ..sizes() });
+    assert_eq!((with.terms[8].name, with.total()), ("addresses", sum.total() + 77));
 }
 
 #[test]

@@ -18,12 +18,14 @@ const DAEMON: &str = "echopool::daemon";
 
 /// Logs the limits that the server runs with.
 pub(super) fn limits(limits: &Limits) {
+    let per_address = limits.max_connections_per_address;
     log::info!(
         target: DAEMON,
-        "limits: workers={} max_connections={} buffers={} buffer_size_bytes={} \
-         leases_per_connection={} backlog={}",
+        "limits: workers={} max_connections={} max_connections_per_address={} buffers={} \
+         buffer_size_bytes={} leases_per_connection={} backlog={}",
         limits.workers,
         limits.max_connections,
+        per_address.map_or("off".to_owned(), |most| most.to_string()),
         limits.buffers,
         limits.buffer_size,
         limits.leases_per_connection_max,

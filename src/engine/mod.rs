@@ -174,6 +174,12 @@ pub trait Engine: Sized {
     /// The system could not watch the socket. The socket is closed.
     fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
 
+    /// Closes an accepted socket instead of adopting it. With RST where the engine can, because FIN
+    /// would leave the kernel a socket in TIME-WAIT for each client that is refused.
+    fn refuse(&mut self, socket: Self::Socket) {
+        drop(socket);
+    }
+
     /// Returns the number of bytes of a connection that were sent but not acknowledged by the peer,
     /// or `None` if it is unknown. A pending Send does not show whether the peer reads, because
     /// Linux reports room only when a third of its buffer is free.

@@ -16,6 +16,7 @@ use crate::engine::sys::{Listening, monotonic_now};
 use crate::error::StartError;
 use crate::net::bind::{self, Bound};
 use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
+use crate::shared::addresses::Addresses;
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
 use crate::shared::mailbox::{EndOrder, Mailboxes};
@@ -148,6 +149,10 @@ fn sizes<S: Service>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
         worker_bytes: SystemWorker::<S>::FIXED_BYTES,
         service_bytes: tables * limits.workers as u64,
         directory_bytes: Directory::BYTES_PER_SLOT,
+        address_bytes: match limits.max_connections_per_address {
+            Some(_) => Addresses::bytes(limits.max_connections),
+            None => 0,
+        },
     }
 }
 
@@ -176,10 +181,17 @@ fn start_workers<S: Service>(
         reserve: reserve.clone(),
         next: AtomicU64::new(0),
     };
+    let connections_max = limits.max_connections;
+    let addresses = limits
+        .max_connections_per_address
+        .map(|most| Addresses::new(most, connections_max))
+        .transpose()
+        .map_err(resource("the counts of addresses (ask for fewer: `max_connections`)"))?;
+    let permits = Permits::with_addresses(connections_max.into(), mailboxes.clone(), addresses);
     let parts = Parts {
         limits: limits.clone(),
         reserve,
-        permits: Permits::new(u64::from(limits.max_connections), mailboxes.clone()),
+        permits,
         shared: Arc::new(Shared {
             mailboxes,
             clients,

@@ -1,6 +1,7 @@
 //! The only state that several workers share: mailboxes, receipts, permits, the directory of
-//! connections, and the counters.
+//! connections, the counts of addresses, and the counters.
 
+pub(crate) mod addresses;
 pub mod counters;
 pub mod directory;
 pub mod mailbox;

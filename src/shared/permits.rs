@@ -3,12 +3,16 @@
 //! SO_REUSEPORT spreads clients unevenly. With a limit per worker, clients would wait in the
 //! backlog of a full worker while another worker has room. A worker takes a permit before it
 //! accepts a connection and keeps it in the connection's context. Dropping a permit wakes a worker
-//! that had to leave a connection waiting.
+//! that had to leave a connection waiting. A permit also holds the place of its connection in the
+//! counts of connections per address, if these are limited.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::addresses::Addresses;
 use super::mailbox::Mailboxes;
+use crate::base::endpoint::Peer;
 
 /// The free permits.
 pub struct Permits {
@@ -22,16 +26,29 @@ pub struct Permits {
     /// take turns.
     woken_last: AtomicU32,
     mailboxes: Arc<Mailboxes>,
+    /// Only with a limit of connections per address.
+    addresses: Option<Addresses>,
 }
 
 /// Allows one connection.
 pub struct Permit {
     permits: Arc<Permits>,
     used: bool,
+    /// The connection's place in the counts of connections per address.
+    address: Option<NonZeroU32>,
 }
 
 impl Permits {
     pub(crate) fn new(limit: u64, mailboxes: Arc<Mailboxes>) -> Arc<Permits> {
+        Permits::with_addresses(limit, mailboxes, None)
+    }
+
+    /// Permits that also limit the connections per address.
+    pub(crate) fn with_addresses(
+        limit: u64,
+        mailboxes: Arc<Mailboxes>,
+        addresses: Option<Addresses>,
+    ) -> Arc<Permits> {
         Arc::new(Permits {
             limit,
             free: AtomicU64::new(limit),
@@ -39,6 +56,7 @@ impl Permits {
             want_descriptor: AtomicU64::new(0),
             woken_last: AtomicU32::new(u64::BITS - 1),
             mailboxes,
+            addresses,
         })
     }
 
@@ -48,10 +66,11 @@ impl Permits {
         // SeqCst here and below: one thread finds no permit and requests a wake-up, another returns
         // a permit and wakes the requesting worker. At least one of them must see what the other
         // did.
-        self.free
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one)
-            .ok()
-            .map(|_| Permit { permits: self.clone(), used: false })
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one).ok().map(|_| Permit {
+            permits: self.clone(),
+            used: false,
+            address: None,
+        })
     }
 
     /// Number of permits in use.
@@ -111,11 +130,22 @@ impl Permit {
     pub(crate) fn mark_used(&mut self) {
         self.used = true;
     }
+
+    /// Counts the connection for its address, until the permit is returned. Returns false if the
+    /// address has as many connections as it may have.
+    pub(crate) fn count_address(&mut self, peer: Peer) -> bool {
+        let Some(addresses) = &self.permits.addresses else { return true };
+        self.address = addresses.enter(peer);
+        self.address.is_some()
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let permits = &self.permits;
+        if let (Some(addresses), Some(place)) = (&permits.addresses, self.address) {
+            addresses.leave(place);
+        }
         let free = permits.free.fetch_add(1, Ordering::SeqCst);
         assert!(free < permits.limit, "a permit came back that was not out");
         permits.wake_one(&permits.want_permit);

@@ -440,6 +440,7 @@ impl Mark {
             CloseReason::Service => Mark::ClosedService,
             CloseReason::InputLimit => Mark::ClosedInputLimit,
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
+            CloseReason::AddressLimit => unreachable!("the world sets no limit per address"),
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
             CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,

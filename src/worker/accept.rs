@@ -21,8 +21,17 @@ use crate::shared::permits::Permit;
 /// not delay connected clients.
 const ACCEPTS_PER_TURN: u32 = 64;
 
-/// At most one warning about paused accepting is logged in this time.
+/// At most one warning of each kind is logged in this time.
 const WARN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether a warning may be logged now, given when the last one was.
+fn is_due(last: &mut Option<Time>, now: Time) -> bool {
+    let due = last.is_none_or(|at| now - at >= WARN_EVERY);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
 
 /// A listener of this worker.
 pub(super) struct Listener {
@@ -149,8 +158,12 @@ impl<S: Service, L: Layer> Core<S, L> {
         index: usize,
         socket: E::Socket,
         peer: Peer,
-        permit: Permit,
+        mut permit: Permit,
     ) {
+        if !permit.count_address(peer) {
+            engine.refuse(socket);
+            return self.refused(peer);
+        }
         let key = self.table.next_key().expect("a slot for each permit");
         if engine.adopt(key, socket).is_err() {
             self.counters.accept_errors.add(1);
@@ -169,6 +182,21 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.drive(engine, key);
     }
 
+    /// A connection was closed because its address has as many as it may have.
+    #[cold]
+    fn refused(&mut self, peer: Peer) {
+        const REASON: CloseReason = CloseReason::AddressLimit;
+        self.counters.accepted.add(1);
+        self.counters.closed[REASON as usize].add(1);
+        log::debug!("refuse peer={peer} reason={REASON}");
+        if is_due(&mut self.refusal_warned_at, self.now) {
+            log::warn!(
+                "refused a connection of {peer}: its address has as many as it may have \
+                 (max_connections_per_address); the totals count these as {REASON}"
+            );
+        }
+    }
+
     fn id_of(&self, key: Key) -> ConnectionId {
         ConnectionId::new(self.index, key)
     }
@@ -182,9 +210,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.listeners[index].state = ListenerState::Paused(self.now + pause);
         self.permits().want_descriptor(self.index);
         self.counters.accept_pauses.add(1);
-        let due = self.accept_warned_at.is_none_or(|at| self.now - at >= WARN_EVERY);
-        if due {
-            self.accept_warned_at = Some(self.now);
+        if is_due(&mut self.accept_warned_at, self.now) {
             log::warn!(
                 "accept paused: {error}; tried again in {pause:?} or when a connection is closed{}",
                 match error {

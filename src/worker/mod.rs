@@ -127,6 +127,7 @@ pub(crate) struct Core<S: Service, L: Layer> {
     /// The listener that is served first in this turn.
     first_listener: usize,
     accept_warned_at: Option<Time>,
+    refusal_warned_at: Option<Time>,
     wheel: Wheel,
     /// Connections that wait for a buffer.
     waiters: SlotQueue,
@@ -224,6 +225,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
             first_listener: 0,
             accept_warned_at: None,
+            refusal_warned_at: None,
             wheel: Wheel::new(slots, TICK, now),
             waiters: SlotQueue::new(slots),
             starving_since: None,

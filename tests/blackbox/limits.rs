@@ -1,11 +1,16 @@
 //! Limits: no free descriptors, permits or buffers, and clients that stall or idle. Other clients
 //! are still served, and each connection is closed for the right reason.
 
+use std::io;
+use std::net::IpAddr;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, meanwhile, trace_accepts};
+
+/// How long a look for bytes waits.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Turns time-outs off, so that they do not disturb the test of another limit.
 const NO_TIMEOUTS: [&str; 4] = ["--idle-timeout", "off", "--send-timeout", "off"];
@@ -108,6 +113,74 @@ fn at_the_limit_the_rest_wait_and_each_is_served_as_one_leaves() {
         assert!(daemon.stat("waits_for_slot") > 0, "no client had to wait");
         drop(fleet);
         daemon.wait_closed(CLIENTS);
+        daemon.finish();
+    }
+}
+
+/// The workers and listeners share the count of each address. Who is over the limit is reset, and
+/// everybody else is served.
+#[test]
+fn one_address_takes_no_more_places_than_its_limit() {
+    const MOST: usize = 5;
+    const CLIENTS: usize = 20;
+    let greedy = IpAddr::from([127, 0, 0, 2]);
+    for workers in ["1", "4"] {
+        let daemon = Daemon::start(&flags(&[
+            "--max-connections",
+            "20",
+            "--max-connections-per-address",
+            "5",
+            "--workers",
+            workers,
+            "--log",
+            "debug",
+            "--listen",
+            "127.0.0.1:0",
+            "--listen",
+            "127.0.0.1:0",
+        ]));
+        let connect = |number: usize| Client::connect_from(greedy, daemon.addresses()[number % 2]);
+        let mut clients: Vec<_> = (0..CLIENTS).map(connect).collect();
+        let refused = |count| {
+            eventually(&format!("{count} are refused"), || {
+                let totals = daemon.stats();
+                totals.get("address-limit").copied().unwrap_or(0) == count
+            });
+        };
+        refused((CLIENTS - MOST) as u64);
+        let mut idle: Vec<_> =
+            clients.extract_if(.., |client| !client.readable_within(TICK)).collect();
+        assert_eq!(idle.len(), MOST, "{workers} workers");
+        for mut client in clients {
+            // The look above has taken the error, and the end is what remains of it.
+            assert_eq!(client.receive(1).unwrap_or(0), 0);
+        }
+        for client in &mut idle {
+            client.ping(1_000);
+        }
+        let mut honest: Vec<_> = (0..MOST).map(|_| Client::connect(daemon.address())).collect();
+        honest.iter_mut().for_each(|client| client.ping(1_000));
+
+        // A place that comes free is the address's own.
+        idle.pop().expect("there are five").close();
+        daemon.wait_closed(1);
+        let mut next = Client::connect_from(greedy, daemon.address());
+        next.ping(1_000);
+        let mut over = Client::connect_from(greedy, daemon.address());
+        let error = over.receive(1).expect_err("a reset, not FIN");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        refused((CLIENTS - MOST + 1) as u64);
+
+        let totals = daemon.stats();
+        assert_eq!(totals["connections"], 2 * MOST as u64);
+        assert_eq!(totals["accepted"] - totals["closed"], totals["connections"]);
+        let told = daemon.lines_with(" refuse peer=127.0.0.2:").len();
+        assert_eq!(told, CLIENTS - MOST + 1, "a line at level debug for each");
+        let warned = daemon.lines_with("refused a connection of 127.0.0.2:").len();
+        assert!((1..told).contains(&warned), "{warned} warnings:\n{}", daemon.tail());
+        for client in idle.into_iter().chain(honest).chain([next]) {
+            client.close();
+        }
         daemon.finish();
     }
 }

@@ -74,6 +74,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
     max_connections: Option<u32>,
 
+    /// Open connections of one client address (IPv6: of one /64); further ones are reset, 1 to
+    /// 16773120 [default: no limit]
+    #[arg(long, value_name = "COUNT", value_parser = count::<u32>)]
+    max_connections_per_address: Option<u32>,
+
     /// Bytes per buffer, 256 to 1Mi
     #[arg(long, value_name = "SIZE", default_value = "16Ki", value_parser = size::<usize>)]
     buffer_size: usize,
@@ -171,6 +176,7 @@ impl Cli {
     pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), AddressError> {
         let mut services = Vec::new();
         let mut config = Config::new()
+            .max_connections_per_address(self.max_connections_per_address)
             .buffer_size(self.buffer_size)
             .backlog(self.backlog)
             .idle_timeout(self.idle_timeout)

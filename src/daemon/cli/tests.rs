@@ -50,6 +50,7 @@ fn the_defaults_of_the_flags_are_those_of_the_library() {
 #[test]
 fn every_flag_reaches_the_configuration() {
     let text = "--listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --max-connections 10k \
+                --max-connections-per-address 12 \
                 --buffer-size 4k --buffers 2k --backlog 128 --idle-timeout 1m \
                 --send-timeout off --shed-after 500ms --linger 0s --share-port --busy-poll";
     let flags: Vec<_> = text.split_whitespace().collect();
@@ -57,6 +58,7 @@ fn every_flag_reaches_the_configuration() {
     let config = config(&flags);
     assert_eq!(config.listen, [address("127.0.0.1:1"), address("[::1]:2")]);
     assert_eq!((config.workers, config.max_connections), (Some(3), Some(10_000)));
+    assert_eq!(config.max_connections_per_address, Some(12));
     assert_eq!((config.buffer_size, config.backlog), (4096, 128));
     assert!(matches!(config.buffers, Buffers::Count(2000)));
     assert_eq!(config.idle_timeout, Some(Duration::from_secs(60)));

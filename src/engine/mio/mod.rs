@@ -472,6 +472,10 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.install(key, socket, false)
     }
 
+    fn refuse(&mut self, socket: S::Socket) {
+        self.sys.reset(socket);
+    }
+
     fn unacknowledged(&self, key: Key) -> Option<u32> {
         let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
         self.sys.unacknowledged(socket)

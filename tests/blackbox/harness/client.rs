@@ -1,7 +1,8 @@
 //! A blocking client over `std::net` that sends known bytes and checks the echo.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,14 +24,25 @@ impl Client {
         Client::over(TcpStream::connect_timeout(&to, GUARD).expect("connecting"))
     }
 
+    /// Connects from an address of this machine.
+    pub fn connect_from(source: IpAddr, to: SocketAddr) -> Client {
+        let socket = Client::socket(to);
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0)).expect("binding the source");
+        rustix::net::connect(&socket, &to).expect("connecting");
+        Client::over(TcpStream::from(socket))
+    }
+
+    /// A socket to connect. Programs started by other tests do not inherit it.
+    fn socket(to: SocketAddr) -> OwnedFd {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC;
+        rustix::net::socket_with(family, SocketType::STREAM, flags, None).expect("a socket")
+    }
+
     /// Connects with a receive buffer of `bytes`, set before connecting so that it limits the
     /// window.
     pub fn connect_with_small_window(to: SocketAddr, bytes: usize) -> Client {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        // CLOEXEC, so that programs started by other tests do not inherit it.
-        let flags = SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None);
-        let socket = socket.expect("a socket");
+        let socket = Client::socket(to);
         set_socket_recv_buffer_size(&socket, bytes).expect("setting SO_RCVBUF");
         rustix::net::connect(&socket, &to).expect("connecting");
         Client::over(TcpStream::from(socket))
