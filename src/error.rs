@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::endpoint::{Endpoint, lacks_zone};
+use crate::base::units::show_size;
 
 pub use crate::base::errno::Errno;
 
@@ -150,6 +151,15 @@ pub enum StartError {
     },
     /// The service cannot work with these limits.
     Service(SettingError),
+    /// The system refused the memory that the limits add up to.
+    Memory {
+        /// The sum, in bytes: see [`MemorySum`](crate::MemorySum).
+        needed: u64,
+        /// Its parts, the largest first.
+        parts: String,
+        /// The cause.
+        error: std::io::Error,
+    },
     /// Memory, a thread or a part of an event loop could not be allocated.
     Resource {
         /// What could not be made.
@@ -200,6 +210,12 @@ impl fmt::Display for StartError {
                  ask for at most {possible} connections"
             ),
             StartError::Service(error) => error.fmt(f),
+            StartError::Memory { needed, parts, error } => write!(
+                f,
+                "cannot allocate {}, the sum of memory ({parts}): {error}; lower what the largest part depends on \
+                 (`buffers`, `max_connections`, `workers`, options of the service), or allow more (ulimit -v)",
+                show_size(*needed)
+            ),
             StartError::Resource { what, error } => write!(f, "cannot make {what}: {error}"),
         }
     }
@@ -225,7 +241,9 @@ fn listen_remedy(endpoint: &Endpoint, error: &std::io::Error) -> &'static str {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StartError::Listen { error, .. } | StartError::Resource { error, .. } => Some(error),
+            StartError::Listen { error, .. }
+            | StartError::Memory { error, .. }
+            | StartError::Resource { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@
 //! * `lease`: the right to use one buffer ([`Lease`]).
 //! * `chain`: buffers in a row, used as a queue of bytes ([`Chain`]).
 //! * `shared_buffer`: a buffer that is written once and sent to many ([`Shared`]).
+//! * `room`: whether the system has memory for what is about to be allocated.
 //! * `parcel`: a buffer in transit to another thread ([`Parcel`]).
 
 mod arena;
@@ -14,6 +15,7 @@ mod chain;
 mod lease;
 mod parcel;
 pub(crate) mod pool;
+pub(crate) mod room;
 mod shared_buffer;
 
 pub use chain::Chain;

@@ -19,12 +19,16 @@ use crossbeam_queue::ArrayQueue;
 use super::arena::Arena;
 use super::lease::Lease;
 use super::parcel::Parcel;
+use super::room;
 use crate::base::key::WORKERS_MAX;
 use crate::base::units::show_size;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers of a small pool do not hoard.
 const BATCH: usize = 16;
+
+/// Bytes of a buffer's place in the queue of the reserve: its number and the queue's stamp.
+pub(crate) const RESERVE_BYTES_EACH: u64 = 16;
 
 /// Stands for the absence of a link.
 pub(super) const NONE: u32 = u32::MAX;
@@ -46,6 +50,7 @@ impl Reserve {
     /// Out of memory.
     pub fn new(buffer_size: usize, count: u32) -> io::Result<Arc<Reserve>> {
         let arena = Arena::new(buffer_size, count)?;
+        room::check(u64::from(count) * RESERVE_BYTES_EACH)?;
         let free = ArrayQueue::new(count as usize);
         for id in 0..count {
             free.push(id).expect("the queue has room for all buffers");
@@ -174,10 +179,12 @@ impl Pool {
         let links = try_zeroed_slice_box(count + references)
             .map_err(|()| no_memory::<Link>(count + references))?;
         let shares = try_zeroed_slice_box(shared).map_err(|()| no_memory::<Cell<u32>>(shared))?;
+        let mut free = Vec::new();
+        free.try_reserve_exact(count).map_err(|_| no_memory::<u32>(count))?;
         Ok(Pool(Rc::new(Local {
             reserve,
             worker: worker as u32,
-            free: RefCell::new(Vec::with_capacity(count)),
+            free: RefCell::new(free),
             held: Cell::new(0),
             serving: Cell::new(false),
             links,

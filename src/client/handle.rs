@@ -217,7 +217,7 @@ fn make_worker(
     driver: Driver,
 ) -> io::Result<SystemWorker<Driver>> {
     let setup = setup(limits, mailboxes)?;
-    launch::make_worker(setup, Vec::new(), false, |_| driver)
+    launch::make_worker(setup, Vec::new(), false, 0, |_| driver)
 }
 
 /// Everything that a loop's worker needs, except its engine.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Limits, WORKER_STACK_BYTES};
 use crate::base::units::show_size;
+use crate::buffer::pool::RESERVE_BYTES_EACH as RESERVE_BYTES;
 
 /// Bytes of a buffer's link in a chain.
 const LINK_BYTES: u64 = 16;
@@ -11,10 +12,6 @@ const LINK_BYTES: u64 = 16;
 /// Bytes that a worker keeps for each buffer: its link in a chain, and its place in the worker's
 /// free list (4).
 const LIST_BYTES_PER_WORKER: u64 = LINK_BYTES + 4;
-
-/// Bytes of a buffer's place in the reserve that all workers share: its number, and the stamp of
-/// the lock-free queue.
-const RESERVE_BYTES: u64 = 16;
 
 /// Approximate kernel memory of an idle TCP connection, in bytes: the socket and its inode, file
 /// and directory entry, and its two entries in epoll. Measured on Linux 6.18 as the growth of Slab
@@ -71,6 +68,14 @@ impl MemorySum {
     /// The sum of the terms, in bytes.
     pub fn total(&self) -> u64 {
         self.terms.iter().map(|term| term.bytes).sum()
+    }
+
+    /// The parts in one line, the largest first.
+    pub(crate) fn in_a_line(&self) -> String {
+        let mut terms: Vec<_> = self.terms.iter().filter(|term| term.bytes > 0).collect();
+        terms.sort_by_key(|term| std::cmp::Reverse(term.bytes));
+        let show = |term: &&Term| format!("{} {}", term.name, show_size(term.bytes));
+        terms.iter().map(show).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::base::endpoint::Endpoint;
+use crate::buffer::room;
 use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::error::StartError;
@@ -47,6 +48,10 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// Drain time-out when the parent process is gone. Most likely its clients are gone too.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 
+/// Memory that the program needs beside that of the server, in bytes: the queue of the log, the
+/// command line, what it prints.
+const PROGRAM_BYTES: u64 = 8 << 20;
+
 /// Stack size of a helper thread, in bytes. Each thread only formats a line now and then.
 const HELPER_STACK_BYTES: usize = 256 << 10;
 
@@ -59,6 +64,10 @@ const SIGNAL_LINE_GAP: Duration = Duration::from_millis(100);
 /// Exit codes: 0 if it was told to stop, even if the drain time-out cut connections (the log says
 /// how many); 1 if it could not start or failed; 2 if the command line is wrong.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    if room::check(PROGRAM_BYTES).is_err() {
+        let _ = io::stderr().write_all(b"echopool: cannot start: out of memory (ulimit -v)\n");
+        return ExitCode::from(FAILED);
+    }
     let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -232,12 +241,14 @@ fn start_threads(cli: &Cli, signals: Signals, ending: &Arc<Ending>) -> Result<()
 }
 
 fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let refused = |error| Failure::new(format_args!("cannot start the thread '{name}': {error}"));
+    room::check(HELPER_STACK_BYTES as u64).map_err(refused)?;
     thread::Builder::new()
         .name(name.to_owned())
         .stack_size(HELPER_STACK_BYTES)
         .spawn(body)
         .map(drop)
-        .map_err(|error| Failure::new(format_args!("cannot start the thread '{name}': {error}")))
+        .map_err(refused)
 }
 
 /// Handles the signals. The signal handler itself only wakes this thread.

@@ -10,7 +10,7 @@ use std::{io, ptr};
 
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
-use crate::buffer::{Pool, Reserve};
+use crate::buffer::{Pool, Reserve, room};
 use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::engine::sys::{Listening, monotonic_now};
 use crate::error::StartError;
@@ -127,7 +127,8 @@ impl Server {
         factory.check(&limits).map_err(StartError::Service)?;
         limits.raise_open_files(config.endpoints().len())?;
         let plan = factory.plan(&limits);
-        let memory = limits.memory(&sizes(&limits, &plan));
+        let sizes = sizes(&limits, &plan);
+        let memory = limits.memory(&sizes);
         let bound = bind::bind_names(
             config.endpoints(),
             &config.names,
@@ -136,7 +137,8 @@ impl Server {
             limits.share_port,
         )?;
         let endpoints = bound.iter().map(|one| one.endpoint.clone()).collect();
-        let (shared, threads) = start_workers(&limits, bound, plan)?;
+        let started = start_workers(&limits, &sizes, bound, plan);
+        let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         Ok(ServerHandle { shared, threads, endpoints, limits, memory })
     }
 }
@@ -165,16 +167,32 @@ struct Parts {
     shared: Arc<Shared>,
 }
 
+/// Tells what the memory adds up to if the system refused some of it.
+fn with_sum(error: StartError, memory: &MemorySum) -> StartError {
+    match error {
+        StartError::Resource { error, .. } if error.kind() == io::ErrorKind::OutOfMemory => {
+            let (needed, parts) = (memory.total(), memory.in_a_line());
+            StartError::Memory { needed, parts, error }
+        }
+        other => other,
+    }
+}
+
 fn start_workers<S: Service>(
     limits: &Limits,
+    sizes: &Sizes,
     bound: Vec<Bound>,
     plan: ServicePlan<S>,
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
     let resource = |what| move |error| StartError::Resource { what, error };
     let workers = limits.workers;
+    let reserve =
+        Reserve::new(limits.buffer_size, limits.buffers).map_err(resource("the buffers"))?;
+    let slots = workers as u64 * u64::from(limits.max_connections);
+    let inboxes = (workers * sizes.worker_bytes) as u64;
+    room::check(slots * sizes.directory_bytes as u64 + sizes.address_bytes + inboxes)
+        .map_err(resource("the tables that the workers share"))?;
     let mailboxes = Arc::new(Mailboxes::new(workers));
-    let reserve = Reserve::new(limits.buffer_size, limits.buffers)
-        .map_err(resource("the buffers (ask for fewer: `buffers`, `memory`)"))?;
     let clients = Clients {
         mailboxes: mailboxes.clone(),
         directory: Directory::new(workers, limits.max_connections as usize),
@@ -186,7 +204,7 @@ fn start_workers<S: Service>(
         .max_connections_per_address
         .map(|most| Addresses::new(most, connections_max))
         .transpose()
-        .map_err(resource("the counts of addresses (ask for fewer: `max_connections`)"))?;
+        .map_err(resource("the counts of addresses"))?;
     let permits = Permits::with_addresses(connections_max.into(), mailboxes.clone(), addresses);
     let parts = Parts {
         limits: limits.clone(),
@@ -200,21 +218,21 @@ fn start_workers<S: Service>(
             all_ended: Condvar::new(),
         }),
     };
-    let (ready, readies) = mpsc::channel();
     let mut running =
         Running { shared: parts.shared.clone(), threads: Vec::with_capacity(workers) };
     for (index, listeners) in transpose(bound, workers).into_iter().enumerate() {
-        let (parts, plan, ready) = (parts.clone(), plan.clone(), ready.clone());
+        let (parts, plan) = (parts.clone(), plan.clone());
+        let (ready, readies) = mpsc::channel();
+        // Beside the stack, the thread needs one for signals.
+        room::check(WORKER_STACK_BYTES as u64).map_err(resource("a worker's stack"))?;
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .stack_size(WORKER_STACK_BYTES)
             .spawn(move || work(parts, index, listeners, plan, &ready))
             .map_err(resource("a worker thread"))?;
         running.threads.push(thread);
-    }
-    drop(ready);
-    for _ in 0..workers {
-        // A worker that panics while starting drops its sender.
+        // One after the other, so that none takes the memory that another has just checked. A
+        // worker that panics while starting drops its sender.
         let gone = || Err(io::Error::other("a worker ended before it was ready"));
         readies.recv().unwrap_or_else(|_| gone()).map_err(resource("a worker"))?;
     }
@@ -283,8 +301,7 @@ fn make_worker<S: Service>(
 ) -> io::Result<SystemWorker<S>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
-    let references = plan.references_each();
-    let pool = Pool::try_with_references(reserve, index, references).map_err(lists_refused)?;
+    let pool = Pool::try_with_references(reserve, index, plan.references_each())?;
     let setup = Setup {
         index,
         connections_max,
@@ -296,14 +313,8 @@ fn make_worker<S: Service>(
         counters: shared.counters[index].clone(),
         directory: Some(shared.clients.directory.clone()),
     };
-    launch::make_worker(setup, listeners, limits.busy_poll, |worker| plan.make(worker))
-}
-
-/// The error that names the remedy when there is no memory for a worker's lists of buffers.
-fn lists_refused(error: io::Error) -> io::Error {
-    let remedy = "ask for fewer connections (`max_connections`), for fewer buffers (`buffers`) or, \
-                  with a hub, for shorter queues (`queue`)";
-    io::Error::new(error.kind(), format!("{error}: {remedy}"))
+    let service_bytes = plan.bytes_each();
+    launch::make_worker(setup, listeners, limits.busy_poll, service_bytes, |on| plan.make(on))
 }
 
 /// Reports the end of a worker, even of one that panics.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Rules, Setup, Worker};
-use crate::buffer::{Pool, Reserve};
+use crate::buffer::{Pool, Reserve, room};
 use crate::config::Limits;
 use crate::engine::MioEngine;
 use crate::engine::sys::{Kernel, Listening};
@@ -47,14 +47,20 @@ impl Rules {
 /// Makes a worker with these listeners, in the order of the server's endpoints. Call it on the
 /// worker's own thread, because nothing of a worker may leave it.
 ///
+/// `service_bytes` is what `service` allocates.
+///
 /// # Errors
-/// The system refused to make the event loop, or to watch a listener.
+/// The system refused memory, to make the event loop, or to watch a listener.
 pub(crate) fn make_worker<S: Service>(
     mut setup: Setup,
     listeners: Vec<Listening<OwnedFd>>,
     busy_poll: bool,
+    service_bytes: u64,
     service: impl FnOnce(&WorkerContext) -> S,
 ) -> io::Result<SystemWorker<S>> {
+    let each = SystemWorker::<S>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT;
+    let slots = (setup.connections_max as u64).saturating_mul(each as u64);
+    room::check(slots.saturating_add(SystemWorker::<S>::FIXED_BYTES as u64 + service_bytes))?;
     setup.listeners = listeners.len();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
     let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());
@@ -117,6 +123,6 @@ impl ClientLimits {
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
     let (service, _) =
-        make_worker(setup, Vec::new(), limits.busy_poll, |_| service)?.run(|service| service)?;
+        make_worker(setup, Vec::new(), limits.busy_poll, 0, |_| service)?.run(|service| service)?;
     Ok(service)
 }

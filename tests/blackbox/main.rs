@@ -15,6 +15,7 @@ mod harness;
 mod inherited;
 mod limits;
 mod logging;
+mod memory;
 mod scale;
 mod seeds;
 mod services;

@@ -220,7 +220,7 @@ fn too_large_buffer_lists_are_refused_with_their_size_and_the_remedy() {
     ];
     let (code, stdout, stderr) = run_to_end("ulimit -v 1200000", flags.as_flattened());
     assert_eq!((code, &stdout[..]), (FAILED, ""), "{stderr}");
-    for part in ["1.2 GiB", "--max-connections", "--queue", "--buffers"] {
+    for part in ["1.2 GiB", "service 1.2 GiB", "--max-connections", "--buffers"] {
         assert!(stderr.contains(part), "does not say {part}: {stderr}");
     }
 }

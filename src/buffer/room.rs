@@ -1,0 +1,47 @@
+//! Asks the system for memory before it is allocated.
+//!
+//! Most collections abort the process if the system refuses their memory. At start, each part of a
+//! server first checks that there is room for all of its tables, so that a refusal is an error.
+#![allow(unsafe_code)]
+
+use std::{io, ptr};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// Room that is checked in addition, for small allocations on the way.
+const SMALL: u64 = 1 << 20;
+
+/// Checks that the process may allocate so many bytes now: within its limit of address space
+/// (`ulimit -v`) and what the system promises to processes. What another thread allocates after the
+/// check is not accounted for.
+///
+/// Memory is mapped and unmapped, untouched. An allocation would change how `malloc` serves later
+/// ones.
+///
+/// # Errors
+/// The system refuses the memory.
+pub(crate) fn check(bytes: u64) -> io::Result<()> {
+    let none = || io::Error::from(io::ErrorKind::OutOfMemory);
+    let bytes = bytes.checked_add(SMALL).and_then(|bytes| usize::try_from(bytes).ok());
+    let bytes = bytes.ok_or_else(none)?;
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new private mapping at an address that the system chooses changes no memory that
+    // is in use.
+    let at = unsafe { mmap_anonymous(ptr::null_mut(), bytes, access, MapFlags::PRIVATE) };
+    let at = at.map_err(|_| none())?;
+    // SAFETY: this is the whole mapping from above, and nothing refers to it.
+    unsafe { munmap(at, bytes) }.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_address_space_has_room_for_is_an_error() {
+        assert!(check(1 << 20).is_ok());
+        for bytes in [u64::MAX, u64::MAX - SMALL, 1 << 60] {
+            assert_eq!(check(bytes).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        }
+    }
+}
