@@ -61,7 +61,16 @@ pub(super) fn totals(counts: &Counts) {
 pub(super) fn end(drained: Drained, counts: &Counts) {
     let totals = Totals(counts);
     match drained {
-        Drained::Clean => log::info!(target: DAEMON, "ended, every connection finished: {totals}"),
+        Drained::Clean if counts.unaccepted == 0 && counts.unanswered == 0 => {
+            log::info!(target: DAEMON, "ended, every connection finished: {totals}");
+        }
+        Drained::Clean => log::warn!(
+            target: DAEMON,
+            "ended, every accepted connection finished, but unaccepted={} were reset and \
+             unanswered={} got no reply to what they sent last: {totals}",
+            counts.unaccepted,
+            counts.unanswered,
+        ),
         Drained::Cut(connections) => {
             log::warn!(target: DAEMON, "ended with connections_cut={connections}: {totals}");
         }
@@ -109,7 +118,7 @@ impl fmt::Display for Totals<'_> {
             "connections={} accepted={} closed={} receives={} sends={} bytes_received={} \
              bytes_sent={} bytes_discarded={} buffers_held={} waits_for_buffer={} \
              waits_for_slot={} accept_pauses={} accept_errors={} unaccepted={} \
-             messages_dropped={}",
+             unanswered={} messages_dropped={}",
             counts.connections,
             counts.accepted,
             counts.closed_total(),
@@ -124,6 +133,7 @@ impl fmt::Display for Totals<'_> {
             counts.accept_pauses,
             counts.accept_errors,
             counts.unaccepted,
+            counts.unanswered,
             counts.messages_dropped,
         )?;
         for reason in CloseReason::ALL {

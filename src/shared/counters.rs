@@ -113,6 +113,9 @@ counters! {
     /// Connections that were still in the backlog when a listener was closed: the kernel resets
     /// them.
     unaccepted,
+    /// Connections that ended by a drain or stop while their client still sent: bytes arrived that
+    /// no service received, so the client got FIN or a reset instead of a reply to them.
+    unanswered,
 }
 
 impl Counts {

@@ -273,6 +273,11 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     fn closed_listener(&mut self, index: usize, unaccepted: u32) {
         self.counters.unaccepted.add(u64::from(unaccepted));
+        if unaccepted > 0 {
+            log::warn!(
+                "a listener was closed with unaccepted={unaccepted}: the system resets them"
+            );
+        }
         self.listeners[index].state = ListenerState::Closed;
     }
 

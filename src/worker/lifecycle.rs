@@ -140,6 +140,9 @@ impl<S: Service, L: Layer> Core<S, L> {
             // Output that the peer itself refused with a reset is not lost by this side.
             let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
             self.cut += u64::from(self.stopping || (lost && self.drain.is_some()));
+            if self.ending().is_some() && context.bytes_discarded > 0 {
+                self.counters.unanswered.add(1);
+            }
         }
         notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
         let closed = context.summary();

@@ -217,6 +217,29 @@ fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     compare(&books, &daemon);
     assert_eq!(daemon.lines_with(" connect id=").len(), WAITING);
+    let end = daemon.lines_with("ended").pop().expect("the last line of the log");
+    // All sent the same. How many the daemon served before the drain ended them depends on time.
+    let unanswered = daemon.closed().iter().filter(|closed| closed.received < 5_000).count() as u64;
+    assert_eq!(named_values(&end)["unanswered"], unanswered, "{end}");
+    assert_eq!(end.contains(", but unaccepted=0 were reset and unanswered="), unanswered > 0);
+}
+
+/// A client that sends after the drain has begun gets FIN and no reply, and is counted.
+#[test]
+fn clients_that_send_while_they_are_drained_are_counted_as_unanswered() {
+    let mut daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(daemon.address())).collect();
+    clients.iter_mut().for_each(|client| client.ping(10));
+    daemon.signal(Signal::TERM);
+    clients.iter_mut().for_each(Client::expect_fin);
+    clients[..3].iter_mut().for_each(|client| client.send(100));
+    drop(clients);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let end = daemon.lines_with("ended").pop().expect("the last line of the log");
+    assert!(end.contains("but unaccepted=0 were reset and unanswered=3 got no reply"), "{end}");
+    let values = named_values(&end);
+    let counts = ["closed", "drained", "unanswered", "bytes_discarded"].map(|name| values[name]);
+    assert_eq!(counts, [5, 5, 3, 300], "{end}");
 }
 
 /// At the connection limit, not all clients in the backlog can be accepted. Those that are reset
@@ -243,6 +266,11 @@ fn a_drain_at_the_connection_limit_counts_unaccepted_clients() {
     let (accepted, unaccepted) = (named_values(&end)["accepted"], named_values(&end)["unaccepted"]);
     assert_eq!((accepted, ended), (LIMIT as u64, LIMIT), "{end}");
     assert_eq!(unaccepted, (CLIENTS - LIMIT) as u64, "{end}");
+    assert!(end.contains("ended, every accepted connection finished, but unaccepted="), "{end}");
+    let closed = daemon.lines_with("a listener was closed with unaccepted=");
+    let told: u64 =
+        closed.iter().map(|line| named_values(&line.replace(':', ""))["unaccepted"]).sum();
+    assert_eq!(told, unaccepted, "{closed:?}");
 }
 
 /// A drain without free descriptors must not wait for one.
