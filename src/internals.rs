@@ -8,6 +8,9 @@ use crate::buffer::{Pool, Reserve};
 #[cfg(feature = "sim")]
 use crate::builtin::delay::Distribution;
 
+use crate::service::Service;
+use crate::worker::launch::{ENGINE_BYTES_PER_SLOT, SystemWorker};
+
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
 #[cfg(feature = "sim")]
@@ -16,6 +19,17 @@ pub use crate::sim::clock::now as simulated_now;
 pub use crate::sim::ideal::{Network, simulate};
 pub use crate::worker::connection::Table;
 pub use crate::worker::launch::{ClientLimits, run_clients};
+
+/// Memory that [`run_clients`] needs for each connection of the limits, in bytes, beside the service's
+/// own tables.
+pub const fn client_slot_bytes<S: Service>() -> usize {
+    SystemWorker::<S>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT
+}
+
+/// Memory that [`run_clients`] needs for any number of connections, in bytes, without its stack.
+pub const fn client_fixed_bytes<S: Service>() -> usize {
+    SystemWorker::<S>::FIXED_BYTES
+}
 
 /// A pool of `count` buffers of `size` bytes each.
 ///

@@ -6,7 +6,7 @@
 //! Each module imports only from those above it in this list:
 //!
 //! * `error`: why there is no report, and the exit codes; `units`: parsing and formatting of
-//!   quantities
+//!   quantities; `files`: files are replaced by whole new ones
 //! * `traffic`: which bytes are sent, and when
 //! * `stats`: counters, histograms and timings
 //! * `cli`: the flags and the grammar of their values
@@ -32,6 +32,7 @@ pub mod cli;
 pub mod command;
 pub mod error;
 pub mod exec;
+pub mod files;
 pub mod plan;
 pub mod report;
 pub mod stats;

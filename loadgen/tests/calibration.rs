@@ -38,6 +38,13 @@ fn a_calibration_is_written_and_later_runs_say_how_much_of_it_they_used() {
 }
 
 #[test]
+fn a_calibration_that_is_asked_for_and_is_not_there_is_an_error() {
+    let ended = loadgen("-c 2 -n 5 --calibration /no/such/file").expect(1);
+    ended.complains("cannot read the calibration /no/such/file: No such file");
+    assert_eq!(ended.stdout, "");
+}
+
+#[test]
 fn a_calibration_that_is_not_for_this_run_is_not_used_and_that_is_said() {
     let file = TestFile::new("calibration-unused.json");
     let found = calibrate(&file, "-t 1");

@@ -158,6 +158,30 @@ fn a_number_of_requests_ends_an_open_loop_exactly() {
 }
 
 #[test]
+fn numbers_near_the_largest_are_errors_and_do_not_wrap() {
+    for number in ["18446744073709551615", "18446744073709551600", "18446744073708m"] {
+        loadgen(&format!("-c {number} -n 1")).expect(2).complains("at most 4294967296");
+        loadgen(&format!("hub:// -c 5 --senders {number} -n 1")).expect(2).complains("at most");
+        loadgen(&format!("hub:// -c 5 --never-read {number} -n 1")).expect(2).complains("at most");
+        loadgen(&format!("-c 5 -t {number} -n 1")).expect(2).complains("at most 1024");
+        loadgen(&format!("-c 5 -p {number} -n 1")).expect(2).complains("at most 65536");
+    }
+    loadgen("-c 18446744073709551616 -n 1").expect(2).complains("too large");
+}
+
+/// A connection whose lifetime is over before it could send anything sends one request.
+#[test]
+fn the_shortest_lifetime_has_one_request_for_each_connection() {
+    for rate in ["", "-R 1k", "-R 1k --strict"] {
+        let server = EchoServer::start(Fault::None);
+        let json = run(&format!("{} --lifetime 1ns -n 20 -c 2 -t 1 {rate}", server.address)).json();
+        let account = account(&json);
+        assert_eq!((account.offered, account.completed), (20, 20), "{rate}: {json}");
+        assert!(json["reconnects"].as_u64().unwrap() >= 17, "{rate}: {json}");
+    }
+}
+
+#[test]
 fn stages_offer_what_each_of_them_says() {
     let json = kept("-c 10 --stages 300ms:1k,200ms:0,300ms:1k-3k");
     assert_eq!(account(&json).offered, 900);

@@ -220,9 +220,89 @@ fn csv_has_its_header_even_if_nothing_was_measured() {
 }
 
 #[test]
+fn a_run_that_cannot_connect_leaves_the_earlier_results() {
+    let server = EchoServer::start(Fault::None);
+    server.die();
+    let files = ["report", "log", "distribution"].map(|name| TestFile::new(name));
+    let [report, log, distribution] = &files;
+    for form in ["text", "json", "ndjson", "csv"] {
+        files.iter().for_each(|file| std::fs::write(&file.0, "earlier").expect("written"));
+        let flags = format!("-o {report} --hdr-log {log} --hgrm {distribution}");
+        let run = format!("{} -c 2 -d 1s --output-format {form} {flags}", server.address);
+        loadgen(&run).expect(1).complains("no connection to");
+        assert!(files.iter().all(|file| file.read() == "earlier"), "{form}");
+    }
+}
+
+#[test]
+fn a_file_is_replaced_and_not_overwritten() {
+    let file = TestFile::new("replaced.json");
+    std::fs::write(&file.0, "earlier").expect("written");
+    let earlier = std::fs::File::open(&file.0).expect("open");
+    loadgen(&format!("-c 2 -n 10 --output-format json -o {file}")).expect(0);
+    assert!(file.read().starts_with("{\n"), "{}", file.read());
+    assert_eq!(std::io::read_to_string(earlier).expect("text"), "earlier");
+}
+
+#[test]
+fn rows_are_in_their_file_when_the_program_is_killed() {
+    let file = TestFile::new("killed.csv");
+    let flags = format!("-c 2 -d 10m --output-format csv -o {file}");
+    let mut run = start(program(&flags));
+    until("a row is written", || (file.read_if_there().lines().count() >= 2).then_some(()));
+    run.child.kill().expect("it runs");
+    run.wait();
+    assert!(file.read().starts_with("second,start_ns,") && file.read().contains("\n1,0,"));
+}
+
+#[test]
+fn a_hyphen_is_stdout() {
+    let ended = loadgen("-c 2 -n 10 --output-format json -o -").expect(0);
+    assert_eq!(ended.json()["replies"], 10);
+    let file = TestFile::new("beside-stdout.json");
+    let flags = format!("-c 2 -n 10 --output-format json -o {file}");
+    loadgen(&format!("{flags} --hgrm -")).expect(0).says("Total count    =           10]");
+    loadgen(&format!("{flags} --hdr-log -")).expect(0).says("#[Histogram log format version");
+    loadgen("-c 2 -n 10 --hgrm -").expect(2).complains("both go to stdout");
+    assert!(!std::path::Path::new("-").exists());
+}
+
+#[test]
+fn two_outputs_to_one_file_are_refused_however_they_are_spelled() {
+    let (file, link) = (TestFile::new("one"), TestFile::new("another"));
+    std::fs::write(&file.0, "earlier").expect("written");
+    std::os::unix::fs::symlink(&file.0, &link.0).expect("a link");
+    let name = file.0.file_name().expect("a name").display();
+    let directory = file.0.parent().expect("a directory").display();
+    for other in [file.to_string(), format!("{directory}/./{name}"), link.to_string()] {
+        loadgen(&format!("-c 2 -n 10 -o {file} --hgrm {other}")).expect(2).complains("same file");
+        assert_eq!(file.read(), "earlier");
+    }
+}
+
+/// Where nobody reads the verdict in the report.
+#[test]
+fn an_exit_code_has_a_word_on_stderr() {
+    let file = TestFile::new("verdict.txt");
+    for flags in
+        ["--output-format json".into(), "--output-format ndjson".into(), format!("-o {file}")]
+    {
+        let server = EchoServer::start(Fault::Close { connection: 0, offset: 10 });
+        let ended = loadgen(&format!("{} -c 2 -d 300ms {flags}", server.address)).expect(4);
+        ended.complains("loadgen: connections-lost (");
+    }
+    let server = EchoServer::start(Fault::Close { connection: 0, offset: 10 });
+    let ended = loadgen(&format!("{} -c 2 -d 300ms", server.address)).expect(4);
+    assert!(!ended.stderr.contains("connections-lost"), "the report says it: {}", ended.stderr);
+}
+
+#[test]
 fn quiet_is_quiet_and_the_exit_code_tells() {
     let ended = loadgen("-c 2 -n 100 --output-format quiet").expect(0);
-    assert_eq!(ended.stdout, "");
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+    let file = TestFile::new("quiet");
+    loadgen(&format!("-c 2 -n 100 --output-format quiet -o {file}")).expect(0);
+    assert!(!file.0.exists());
     let ended = loadgen("-c 2 -n 100 --output-format quiet --slo max<1ns").expect(99);
     assert_eq!(ended.stdout, "");
     ended.complains("loadgen: valid (").complains("max<1ns missed (");
@@ -435,6 +515,17 @@ fn runs_with_the_same_settings_are_merged() {
 
 /// Runs the program on a terminal, and types keys when it shows a text.
 fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<Value> {
+    on_terminal_of("C.UTF-8", columns, wait_for, keys, flags)
+}
+
+/// The same with another locale.
+fn on_terminal_of(
+    locale: &str,
+    columns: u32,
+    wait_for: &str,
+    keys: &str,
+    flags: &str,
+) -> Option<Value> {
     let python = Command::new("python3").arg("--version").output().is_ok();
     if !python {
         assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: no python3");
@@ -443,8 +534,16 @@ fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<
     let mut command = Command::new("python3");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/terminal.py"));
     command.args([&columns.to_string(), wait_for, keys, env!("CARGO_BIN_EXE_loadgen")]);
-    command.args(flags.split_whitespace());
+    command.args(flags.split_whitespace()).env("LC_ALL", locale);
     Some(start(command).wait().expect(0).json())
+}
+
+#[test]
+fn without_utf8_in_the_locale_all_that_is_shown_is_ascii() {
+    let Some(left) = on_terminal_of("C", 100, "/s, p50 ", "q", "-c 5 -d 10m") else { return };
+    let shown = left["shown"].as_str().expect("text");
+    assert!(shown.contains("(q ends)") && shown.contains('#'), "{shown}");
+    assert!(shown.is_ascii(), "{shown}");
 }
 
 #[test]
@@ -481,7 +580,11 @@ fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
 #[test]
 fn the_terminal_comes_back_however_the_run_ends() {
     // Ctrl-C; Ctrl-C twice, which does not wait; Ctrl-\, which is not handled.
-    for (keys, code) in [("\u{3}", 130), ("\u{3}\u{3}", 130), ("\u{1c}", -3)] {
+    // A hang-up, and signals that nobody sends to a program but by mistake.
+    let keys = [("\u{3}", 130), ("\u{3}\u{3}", 130), ("\u{1c}", -3), ("kill:15", 130)];
+    let signals = [1, 10, 12, 14, 26, 27].map(|number| (format!("kill:{number}"), -number));
+    let signals = signals.iter().map(|(keys, code)| (keys.as_str(), *code));
+    for (keys, code) in keys.into_iter().chain(signals) {
         let Some(left) = on_terminal(40, "/s, p50 ", keys, "-c 5 -d 10m -p 2") else { return };
         assert_eq!(left["code"], code, "{keys:?}: {left:#}");
         assert_eq!(left["modes_during"].to_string(), "[false,false]", "{keys:?}");

@@ -239,3 +239,30 @@ fn sockets_of(process: u32) -> usize {
         .filter(|path| socket(path.clone()))
         .count()
 }
+
+/// What a process needs beside what grows with the run: its code, and what the allocator keeps.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_that_is_announced_is_not_exceeded() {
+    const BASE_MIB: f64 = 16.0;
+    let server = EchoServer::start(Fault::None);
+    for flags in ["-c 128 -t 128", "-c 128 -t 128 -R 1k", "-c 3000 -t 2 -p 8"] {
+        let run = start(program(&format!("{} {flags} -d 800ms", server.address)));
+        let status = format!("/proc/{}/status", run.child.id());
+        let mut most_kib = 0;
+        let ended = loop {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            match peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok()) {
+                Some(kib) => most_kib = most_kib.max(kib),
+                None => break run.wait(),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let announced = ended.stderr.split(" threads, up to ").nth(1).expect("a sum");
+        let announced: f64 = announced.split(' ').next().unwrap().parse().expect("a number");
+        let most_mib = most_kib as f64 / 1024.0;
+        assert!(most_mib > BASE_MIB / 4.0, "{flags}: {most_mib}");
+        assert!(most_mib <= announced + BASE_MIB, "{flags}: {most_mib} of {announced} MiB");
+    }
+}

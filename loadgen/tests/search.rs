@@ -132,6 +132,37 @@ fn an_interrupted_search_tells_what_it_found_until_then() {
 }
 
 #[test]
+fn a_server_that_dies_takes_nothing_along_that_was_found_before() {
+    let server = EchoServer::start(Fault::None);
+    let file = TestFile::new("dies.json");
+    std::fs::write(&file.0, "an earlier result").expect("the file can be written");
+    // A connection for each request of the first two rates, 30 in all.
+    let flags = format!("{} -c 20 -R 50 -d 200ms -w 1ms --search p99:10s", server.address);
+    let run = start(program(&format!("{flags} --output-format json -o {file}")));
+    until("a few rates have been tried", || (server.bytes() > 3_000).then_some(()));
+    assert_eq!(file.read(), "an earlier result", "until there is another one");
+    server.die();
+    let ended = run.wait().expect(4);
+    let json = serde_json::from_str(&file.read()).expect("JSON");
+    assert_valid(&schema("search"), &json);
+    assert_eq!((&json["verdict"], &json["exit_code"]), (&"run-failed".into(), &4.into()), "{json}");
+    assert_eq!(json["is_lower_bound"], true);
+    assert!(count(&json["rate_per_second"]) >= 50 && json["best"].is_object(), "{json}");
+    ended.complains("loadgen: run-failed (at ").complains("no connection to tcp://127.0.0.1:");
+}
+
+#[test]
+fn a_search_that_cannot_begin_leaves_the_earlier_result() {
+    let server = EchoServer::start(Fault::None);
+    server.die();
+    let file = TestFile::new("cannot-begin.json");
+    std::fs::write(&file.0, "an earlier result").expect("the file can be written");
+    let flags = format!("{} -c 2 --search p99:1s -o {file}", server.address);
+    loadgen(&flags).expect(1).complains("no connection to");
+    assert_eq!(file.read(), "an earlier result");
+}
+
+#[test]
 fn what_is_of_a_single_run_is_refused() {
     for flags in [
         "-n 100",

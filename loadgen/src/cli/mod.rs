@@ -22,7 +22,7 @@ pub use hub::HubArgs;
 pub use lifetime::Lifetime;
 pub use load::LoadArgs;
 pub use objective::Objective;
-pub use output::{OutputArgs, OutputFormat, ProgressForm};
+pub use output::{OutputArgs, OutputFormat, ProgressForm, is_stdout};
 pub use spec::RunSpec;
 
 /// Connections when no target is given.

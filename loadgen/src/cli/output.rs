@@ -6,6 +6,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use super::RunArgs;
 use crate::error::Failure;
+use crate::files;
 
 /// Where the results go, and in which form.
 #[derive(Args, Clone, Debug)]
@@ -20,7 +21,8 @@ pub struct OutputArgs {
     #[arg(short = 'U', long)]
     pub uncorrected: bool,
 
-    /// Write the report to a file instead of stdout
+    /// Write the report to a file instead of stdout; - is stdout, as for the other files. A file is
+    /// replaced when there is a result: at the end, or by the first row of csv or ndjson
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
@@ -105,21 +107,40 @@ impl OutputArgs {
     /// # Errors
     /// Two outputs have the same file.
     pub fn check(&self) -> Result<(), Failure> {
+        let stdout = (self.output_format != OutputFormat::Quiet).then_some(Path::new(STDOUT));
         let files: [(&str, Option<&Path>); 3] = [
-            ("--output", self.output.as_deref()),
+            ("--output", self.output.as_deref().or(stdout)),
             ("--hdr-log", self.hdr_log.as_deref()),
             ("--hgrm", self.hgrm.as_deref()),
         ];
         for (nth, (flag, path)) in files.iter().enumerate() {
-            let same = files[..nth].iter().find(|(_, other)| path.is_some() && other == path);
-            if let (Some((other, _)), Some(path)) = (same, path) {
-                let path = path.display();
-                let text = format!("{other} and {flag} are the same file, {path}: give two names");
+            let Some(path) = path else { continue };
+            let same = |(_, other): &&(_, Option<&Path>)| other.is_some_and(|it| are_one(it, path));
+            if let Some((other, _)) = files[..nth].iter().find(same) {
+                let what = match is_stdout(path) {
+                    true => "both go to stdout".into(),
+                    false => format!("are the same file, {}", path.display()),
+                };
+                let text = format!("{other} and {flag} {what}: give two names");
                 return Err(Failure::Usage(text));
             }
         }
         Ok(())
     }
+}
+
+/// The name of stdout among files.
+const STDOUT: &str = "-";
+
+/// Whether this is the name of stdout.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new(STDOUT)
+}
+
+/// Whether two outputs would destroy or mix each other. Stdout can be a file, too.
+fn are_one(first: &Path, second: &Path) -> bool {
+    let place = |path| if is_stdout(path) { Path::new("/dev/stdout") } else { path };
+    (is_stdout(first) && is_stdout(second)) || files::are_one(place(first), place(second))
 }
 
 #[cfg(test)]
@@ -151,10 +172,21 @@ mod tests {
 
     #[test]
     fn two_outputs_cannot_be_one_file() {
-        assert_eq!(output("-o a --hdr-log b --hgrm c").check(), Ok(()));
-        for flags in ["-o a --hdr-log a", "--hdr-log a --hgrm a", "-o a --hgrm a"] {
+        for flags in [
+            "-o a --hdr-log b --hgrm c",
+            "--hgrm c",
+            "-o a --hgrm -",
+            "--output-format quiet --hgrm -",
+        ] {
+            assert_eq!(output(flags).check(), Ok(()), "{flags}");
+        }
+        for flags in ["-o a --hdr-log a", "--hdr-log a --hgrm ./a", "-o ../loadgen/a --hgrm a"] {
             let error = output(flags).check().expect_err(flags).to_string();
-            assert!(error.contains("the same file, a: give two names"), "{error}");
+            assert!(error.contains("the same file, "), "{error}");
+        }
+        for flags in ["--hgrm -", "-o - --hdr-log -", "-o a --hgrm - --hdr-log -"] {
+            let error = output(flags).check().expect_err(flags).to_string();
+            assert!(error.contains("both go to stdout: give two names"), "{error}");
         }
     }
 }

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use echopool::error::Errno;
 use echopool::internals;
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{
+    SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -33,6 +36,12 @@ use crate::view::terminal::{self, Keys};
 
 /// Interval at which the main thread checks signals, the server and the counters.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Signals that stop or end the program unless they are handled. The terminal is restored first.
+const STOPPING: [i32; 12] = [
+    SIGTSTP, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGXFSZ,
+    SIGIO, SIGABRT,
+];
 
 /// How long after its connections a dying server is noticed.
 const SERVER_END_GRACE: Duration = Duration::from_millis(200);
@@ -279,7 +288,8 @@ impl Watch<'_> {
 
     /// Processes the remaining seconds when all threads have ended.
     fn emit_last_intervals(&mut self, records: &Records) {
-        if self.failure.is_none() && self.control.start_at().is_some() {
+        let connected = records.established > 0;
+        if connected && self.failure.is_none() && self.control.start_at().is_some() {
             let written = self.intervals.emit_rest(records.elapsed(), &mut self.progress);
             written.unwrap_or_else(|failure| self.fail(failure));
         }
@@ -314,7 +324,13 @@ impl Watch<'_> {
 impl Intervals<'_> {
     /// Shows and writes each second that is complete.
     fn emit_complete(&mut self, since: Duration, progress: &mut Progress) -> Result<(), Failure> {
-        self.begin()?;
+        // Without a connection there may be nothing to report, and earlier files stay.
+        if self.began_at.is_some() || self.control.tallies().snapshot().open > 0 {
+            self.begin()?;
+        }
+        if self.began_at.is_none() {
+            return Ok(());
+        }
         while let Some(second) = self.collector.next(since) {
             progress.second(second);
             self.outputs.second(second)?;
@@ -390,11 +406,13 @@ impl ServerUse {
     }
 }
 
-/// The keys of the terminal, if a user can type there. Ctrl-Z and Ctrl-\ restore the terminal
-/// before they take effect.
+/// The keys of the terminal, if a user can type there. Signals that stop or end the program restore
+/// the terminal before they take effect.
 fn open_keys() -> Option<Keys> {
     let keys = Keys::open()?;
-    let mut signals = Signals::new([SIGTSTP, SIGQUIT]).ok()?;
+    // What the parent has ignored stays ignored, as nohup asks for.
+    let mut signals =
+        Signals::new(STOPPING.iter().filter(|&&one| !terminal::is_ignored(one))).ok()?;
     let on_signals = move || {
         for signal in signals.forever() {
             let changed = terminal::restore();

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::RunArgs;
 use crate::cli::target::{Address, Target};
+use crate::cli::{OutputFormat, RunArgs};
 use crate::command::drive::{drive, on_signals};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
@@ -27,7 +27,10 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let seed = args.run.seed.unwrap_or_else(new_seed);
     let mut plan = Plan::new(&args.run, &machine, &targets, seed)?;
     let mut outputs = Outputs::open(&args.output)?;
-    print_limits(&plan);
+    let quiet = args.output.output_format == OutputFormat::Quiet;
+    if !quiet {
+        print_limits(&plan);
+    }
     let mut server = match plan.local_server {
         true => Some(LocalServer::start(&plan)?),
         false => None,
@@ -35,7 +38,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if let Some(server) = &server {
         plan.targets = vec![server.address()];
     }
-    announce(&plan);
+    if !quiet {
+        announce(&plan);
+    }
     let report = drive(Arc::new(plan), &args.output, server.as_mut(), &interrupted, &mut outputs)?;
     // Before the report, so that warnings of the server do not follow it.
     drop(server);
@@ -107,7 +112,7 @@ pub fn print_limits(plan: &Plan) {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     terminal::message(format_args!(
-        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers and tables",
+        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers, tables and histograms",
         plan.connections,
         plan.targets_text(),
         plan.threads

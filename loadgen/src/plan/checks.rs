@@ -7,6 +7,8 @@ use crate::error::Failure;
 
 /// A larger number is a typing error.
 const THREADS_MAX: u64 = 1024;
+/// Connections, and any part of them. More than any machine allows, and sums cannot overflow.
+const CONNECTIONS_MAX: u64 = 1 << 32;
 /// Ports of all targets together. With one source address they allow about 28 million connections.
 const TARGETS_MAX: usize = 1024;
 /// Outstanding requests per connection. Each needs one or two time stamps of 8 bytes.
@@ -17,6 +19,9 @@ pub(super) fn ranges(spec: &RunSpec) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Usage(format!("{name} is {value}, but must be at most {max}"))),
     };
+    check("--connections", spec.connections.unwrap_or(1), CONNECTIONS_MAX)?;
+    check("--senders", spec.hub.senders.unwrap_or(1), CONNECTIONS_MAX)?;
+    check("--never-read", spec.hub.never_read.unwrap_or(1), CONNECTIONS_MAX)?;
     check("--threads", spec.threads.unwrap_or(1), THREADS_MAX)?;
     check("--pipeline", spec.load.pipeline, PIPELINE_MAX)
 }

@@ -1,11 +1,13 @@
-//! The memory of a run, all of which is allocated before the first connection is begun: buffers and
-//! tables of each thread of clients, and the buffers of the local server.
+//! The memory of a run, all of which is allocated before the first connection is begun: buffers,
+//! tables and histograms of each thread of clients, and the buffers of the local server.
 
 use std::time::Duration;
 
 use echopool::internals::ClientLimits;
 
 use super::Plan;
+use crate::stats::interval::{Collector, Handover};
+use crate::stats::records::Records;
 use crate::traffic::dispatch::Dispatch;
 use crate::traffic::hub_frames::BROADCAST_BYTES;
 
@@ -24,6 +26,15 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 /// the clients checks it.
 pub const CONNECTION_BYTES: u64 = 168;
 
+/// What the engine of a thread needs for each connection, and for any number of them, at most. A
+/// compile-time assertion in the clients checks it.
+pub const ENGINE_BYTES_PER_CONNECTION: usize = 448;
+pub const ENGINE_BYTES: usize = 160 << 10;
+/// What the engine needs for each buffer in addition to its bytes: its places in lists.
+const BUFFER_LIST_BYTES: u64 = 36;
+/// The part of a thread's stack that it uses.
+const STACK_BYTES: u64 = 64 << 10;
+
 /// The share of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
@@ -41,17 +52,18 @@ impl Share {
     }
 
     fn buffer_bytes(&self) -> u64 {
-        u64::from(self.limits.buffers) * self.limits.buffer_size as u64
+        u64::from(self.limits.buffers) * (self.limits.buffer_size as u64 + BUFFER_LIST_BYTES)
     }
 }
 
 impl Plan {
-    /// Memory of all clients in bytes, allocated before the first connection is begun.
+    /// Memory of all clients in bytes: all that is allocated for the run, at most. Allocated before the first connection is begun.
     pub fn memory_bytes(&self) -> u64 {
-        (0..self.threads)
-            .map(|thread| self.share(thread))
-            .map(|share| share.buffer_bytes() + self.table_bytes(share.connections as u64))
-            .sum::<u64>()
+        let thread = |share: Share| {
+            share.buffer_bytes() + self.table_bytes(share.connections as u64) + thread_bytes()
+        };
+        (0..self.threads).map(|nth| thread(self.share(nth))).sum::<u64>()
+            + main_thread_bytes()
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
@@ -66,6 +78,7 @@ impl Plan {
         };
         connections
             * (CONNECTION_BYTES
+                + ENGINE_BYTES_PER_CONNECTION as u64
                 + queues
                 + schedule
                 + self.pipeline * times * size_of::<u64>() as u64)
@@ -125,4 +138,15 @@ impl Plan {
         let wanted = self.connections * each(self.wire.len_max());
         Some(wanted.min(SERVER_BYTES_MAX / SERVER_BUFFER_SIZE).max(2 * each(longest)).max(128))
     }
+}
+
+/// What a thread needs for any number of connections: its engine, and the histograms of the run and
+/// of the present second.
+fn thread_bytes() -> u64 {
+    ENGINE_BYTES as u64 + STACK_BYTES + Records::bytes() + Handover::bytes()
+}
+
+/// The sums over all threads, of the run and of a second.
+fn main_thread_bytes() -> u64 {
+    Records::bytes() + Collector::bytes()
 }

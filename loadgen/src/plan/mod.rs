@@ -38,7 +38,7 @@ mod memory;
 
 use capacity::Capacity;
 pub use capacity::{BacklogShort, Limit, Shortfall};
-pub use memory::{CONNECTION_BYTES, Share};
+pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 

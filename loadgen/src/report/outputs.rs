@@ -1,17 +1,21 @@
 //! Where results go: the report, the rows of its streaming forms, the interval log and the
-//! percentile distribution. All are opened before the run, so that a run is not wasted if one
-//! cannot be opened. Each second is flushed at once, so that a terminated program leaves what it
-//! had.
+//! percentile distribution. All are checked before the run, so that a run is not wasted if one
+//! cannot be written. An earlier file stays until there is something to replace it: the report at
+//! the end, or the first row. Each second is written at once, so that a terminated program leaves
+//! what it had.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, Write};
+use std::mem::take;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::schema::{RunSummary, SecondSummary};
 use super::{Report, hdr, rows, text};
-use crate::cli::{OutputArgs, OutputFormat};
+use crate::cli::{OutputArgs, OutputFormat, is_stdout};
 use crate::error::Failure;
+use crate::files;
+use crate::plan::calibration::Calibration;
 use crate::stats::interval::Interval;
 
 /// All outputs of a run.
@@ -26,17 +30,19 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Opens them.
+    /// Checks them.
     ///
     /// # Errors
-    /// One cannot be written to, or two are the same.
+    /// One cannot be written to, two are the same, or the calibration that was asked for is not
+    /// there.
     pub fn open(flags: &OutputArgs) -> Result<Outputs, Failure> {
         flags.check()?;
-        let sink = |path: &Option<_>| path.as_deref().map(Sink::create).transpose();
+        flags.calibration.as_deref().map_or(Ok(()), Calibration::check)?;
+        let sink = |path: &Option<PathBuf>| path.as_deref().map(Sink::new).transpose();
         Ok(Outputs {
             format: flags.output_format,
             shown: text::TextOptions { spectrum: flags.latency, uncorrected: flags.uncorrected },
-            report: sink(&flags.output)?.unwrap_or_else(Sink::stdout),
+            report: sink(&flags.output)?.unwrap_or(Sink::Stdout),
             begun: false,
             hdr_log: sink(&flags.hdr_log)?,
             hgrm: sink(&flags.hgrm)?,
@@ -81,27 +87,31 @@ impl Outputs {
     /// # Errors
     /// Writing failed.
     pub fn finish(&mut self, report: &Report) -> Result<(), Failure> {
-        let (shown, begun) = (self.shown, self.begun);
-        self.report.write(|out| match self.format {
-            OutputFormat::Text => out.write_all(text::render(report, shown).as_bytes()),
-            OutputFormat::Json => {
+        let shown = self.shown;
+        match self.format {
+            OutputFormat::Text => {
+                self.report.write(|out| out.write_all(text::render(report, shown).as_bytes()))?;
+            }
+            OutputFormat::Json => self.report.write(|out| {
                 serde_json::to_writer_pretty(&mut *out, &RunSummary::new(report))?;
                 out.write_all(b"\n")
+            })?,
+            OutputFormat::Ndjson => {
+                self.report.write(|out| json_line(out, &RunSummary::new(report)))?;
             }
-            OutputFormat::Ndjson => json_line(out, &RunSummary::new(report)),
             // A run that was interrupted before it measured has a header and no rows.
-            OutputFormat::Csv if !begun => rows::csv_header(out),
-            OutputFormat::Csv | OutputFormat::Quiet => Ok(()),
-        })?;
+            OutputFormat::Csv if !self.begun => self.report.write(rows::csv_header)?,
+            OutputFormat::Csv | OutputFormat::Quiet => {}
+        }
         match &mut self.hgrm {
             Some(hgrm) => hgrm.write(|out| hdr::write_distribution(out, &report.records.latency)),
             None => Ok(()),
         }
     }
 
-    /// Whether the report contains the verdict.
+    /// Whether the verdict is shown to somebody who reads stdout.
     pub fn shows_verdict(&self) -> bool {
-        !matches!(self.format, OutputFormat::Csv | OutputFormat::Quiet)
+        self.format == OutputFormat::Text && matches!(self.report, Sink::Stdout)
     }
 }
 
@@ -110,30 +120,59 @@ fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()
     out.write_all(b"\n")
 }
 
-/// A file or stdout, with its name for error messages.
-pub struct Sink {
-    name: String,
-    out: BufWriter<Box<dyn Write>>,
+/// Where a result goes.
+pub enum Sink {
+    Stdout,
+    /// A file that is not replaced before the first write.
+    File(PathBuf),
+    /// A file that has been written to.
+    Open(PathBuf, File),
 }
 
 impl Sink {
-    pub fn create(path: &Path) -> Result<Sink, Failure> {
-        let name = path.display().to_string();
-        match File::create(path) {
-            Ok(file) => Ok(Sink { name, out: BufWriter::new(Box::new(file)) }),
-            Err(error) => Err(Failure::Setup(format!("cannot write to {name}: {error}"))),
+    /// A file, or stdout if the path is `-`. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new(path: &Path) -> Result<Sink, Failure> {
+        if is_stdout(path) {
+            return Ok(Sink::Stdout);
         }
+        files::check_writable(path).map_err(|error| cannot_write(path, &error))?;
+        Ok(Sink::File(path.into()))
     }
 
-    pub fn stdout() -> Sink {
-        Sink { name: "stdout".into(), out: BufWriter::new(Box::new(io::stdout())) }
-    }
-
+    /// Writes the next part of the result.
+    ///
+    /// # Errors
+    /// Writing failed.
     pub fn write(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        let written = write(&mut self.out).and_then(|()| self.out.flush());
-        written.map_err(|error| Failure::Setup(format!("cannot write to {}: {error}", self.name)))
+        let mut bytes = Vec::new();
+        write(&mut bytes).expect("a vector takes all bytes");
+        let written = match self {
+            Sink::Stdout => {
+                let mut stdout = io::stdout();
+                stdout.write_all(&bytes).and_then(|()| stdout.flush())
+            }
+            Sink::File(path) => match files::replace(path, &bytes) {
+                Ok(file) => {
+                    *self = Sink::Open(take(path), file);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Sink::Open(_, file) => file.write_all(&bytes),
+        };
+        written.map_err(|error| match self {
+            Sink::Stdout => cannot_write(Path::new("stdout"), &error),
+            Sink::File(path) | Sink::Open(path, _) => cannot_write(path, &error),
+        })
     }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::Setup(format!("cannot write to {}: {error}", path.display()))
 }

@@ -114,6 +114,12 @@ fn summary(text: &str) -> Result<RunSummary, String> {
     match head.r#type.as_str() {
         "summary" => {}
         "merged" => return Err("a merged file: give the files of the single runs".into()),
+        "search" => {
+            let text = "the result of a search: make a run at the rate that it found (-R), or take \
+                        the run in its key best";
+            return Err(text.into());
+        }
+        "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
     if head.schema_version != SCHEMA_VERSION {
@@ -246,6 +252,8 @@ pub mod tests {
             ("Running 10s test", "not JSON"),
             ("{\"type\":\"second\"}", "--output-format json"),
             ("{\"type\":\"merged\"}", "the files of the single runs"),
+            ("{\n\"type\":\"search\"\n}", "the result of a search: make a run at"),
+            ("{\"type\":\"calibration\"}", "a calibration, and not the summary of a run"),
             ("{\"type\":\"summary\",\"schema_version\":99}", "its schema_version is 99"),
         ];
         for (text, reason) in reasons {

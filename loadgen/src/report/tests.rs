@@ -200,7 +200,10 @@ fn connections_that_took_the_place_of_others_can_be_lost_too() {
     let mut report = report();
     (0..30).for_each(|_| report.records.loss(Loss::TimedOut));
     report.records.reconnects = 29;
-    assert!(report.verdict_text().contains("(30 of 31 connections lost, "));
+    (report.records.timed_out, report.records.unanswered) = (30, 4);
+    let text = report.verdict_text();
+    let counts = "(30 of 31 connections lost, 34 requests without a reply)";
+    assert!(text.contains(counts), "those that timed out are not the unanswered ones: {text}");
 }
 
 #[test]

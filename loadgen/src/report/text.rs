@@ -82,13 +82,15 @@ fn stats_line(out: &mut String, name: &str, values: &Histogram<u64>, format: fn(
     );
 }
 
+/// Takes the middle of each bucket, as mean and deviation do.
 fn percent_within(values: &Histogram<u64>, low: f64, high: f64) -> f64 {
     if values.is_empty() {
         return 0.0;
     }
+    let middle = |value| values.median_equivalent(value) as f64;
     let within: u64 = values
         .iter_recorded()
-        .filter(|step| (low..=high).contains(&(step.value_iterated_to() as f64)))
+        .filter(|step| (low..=high).contains(&middle(step.value_iterated_to())))
         .map(|step| step.count_at_value())
         .sum();
     within as f64 * 100.0 / values.len() as f64
@@ -306,6 +308,18 @@ for a processor)
     fn golden() {
         let text = render(&report(), TextOptions::default());
         assert_eq!(text, GOLDEN, "\n{text}");
+    }
+
+    #[test]
+    fn equal_values_are_all_within_their_deviation_of_zero() {
+        for micros in [1, 7, 999, 1_234, 56_789, 4_321_987] {
+            let mut report = report();
+            report.records.latency.reset();
+            report.records.latency.record_n(micros * 1_000, 3).expect("in bounds");
+            let text = render(&report, TextOptions::default());
+            let line = text.lines().find(|line| line.contains("Latency  ")).expect("its line");
+            assert!(line.contains(" 0.00us ") && line.ends_with("  100.00%"), "{micros}: {line}");
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Report {
             }
             Verdict::ConnectionsLost => {
                 let lost = format!(
-                    "{} of {} connections lost, {} requests unanswered",
+                    "{} of {} connections lost, {} requests without a reply",
                     records.losses.total(),
                     established + records.reconnects,
                     records.timed_out + records.unanswered

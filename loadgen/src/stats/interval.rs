@@ -14,7 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 
-use crate::stats::records::latency_histogram;
+use crate::stats::records::{histogram_bytes, latency_histogram};
 use crate::stats::tally::{Snapshot, Tallies};
 
 /// Parts per thread: one to record into, one in transit, and one in reserve for a main thread that
@@ -73,6 +73,13 @@ impl Default for Handover {
         let handover = Handover { full: ArrayQueue::new(PARTS), empty: ArrayQueue::new(PARTS) };
         while handover.empty.push(Box::new(IntervalPart::new())).is_ok() {}
         handover
+    }
+}
+
+impl Handover {
+    /// Memory of its parts, in bytes.
+    pub fn bytes() -> u64 {
+        PARTS as u64 * Collector::bytes()
     }
 }
 
@@ -257,6 +264,11 @@ struct ThreadState {
 }
 
 impl Collector {
+    /// Memory of the latencies and send lags of one second, in bytes.
+    pub fn bytes() -> u64 {
+        2 * histogram_bytes(&latency_histogram())
+    }
+
     /// Collects what these threads hand over. `tallies`: their counters.
     pub fn new(handovers: &[Arc<Handover>], tallies: Arc<Tallies>) -> Collector {
         let thread = |handover: &Arc<Handover>| ThreadState {

@@ -126,6 +126,11 @@ fn histogram(max: u64) -> Histogram<u64> {
     Histogram::new_with_bounds(1, max, SIGNIFICANT_DIGITS).expect("the bounds are valid")
 }
 
+/// Memory of a histogram, in bytes.
+pub fn histogram_bytes(values: &Histogram<u64>) -> u64 {
+    (values.distinct_values() * size_of::<u64>()) as u64
+}
+
 impl Default for Records {
     fn default() -> Records {
         Records {
@@ -167,6 +172,13 @@ impl Default for Records {
 }
 
 impl Records {
+    /// Memory of the histograms and the seconds, in bytes, with the copy of a closed loop's
+    /// latencies that is made at its end.
+    pub fn bytes() -> u64 {
+        let Records { latency, rates, .. } = Records::default();
+        6 * histogram_bytes(&latency) + histogram_bytes(&rates) + Series::BYTES
+    }
+
     /// Records one reply. `in_period`: whether it arrived within the measured period.
     #[inline]
     pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {

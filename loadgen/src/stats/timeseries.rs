@@ -84,6 +84,9 @@ impl Default for Series {
 }
 
 impl Series {
+    /// Its memory in bytes, at most.
+    pub const BYTES: u64 = (STEPS_MAX * size_of::<Second>()) as u64;
+
     /// The length of a step; the last one may be shorter.
     pub fn step(&self) -> Duration {
         self.step

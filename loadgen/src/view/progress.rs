@@ -23,7 +23,10 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Seconds whose rate is kept: more than the columns of any terminal.
 const HISTORY: usize = 512;
 /// From zero to the highest rate.
-const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+type Bars = [char; 8];
+const BARS: Bars = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// The same for a locale without UTF-8.
+const BARS_ASCII: Bars = ['_', '.', ':', '-', '=', '+', '*', '#'];
 
 /// The stage of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +55,7 @@ struct ViewState {
     plan: Arc<Plan>,
     /// Whether a key ends the run.
     keys: bool,
+    bars: &'static Bars,
     last: Option<LastSecond>,
     /// The rates of the last seconds.
     rates: VecDeque<f64>,
@@ -72,7 +76,9 @@ impl Progress {
             ProgressForm::Auto if terminal::can_redraw() => Rendering::View(view()),
             ProgressForm::Auto | ProgressForm::Lines => Rendering::Lines,
         };
-        let state = ViewState { plan, keys, last: None, rates: VecDeque::with_capacity(HISTORY) };
+        let bars = if terminal::has_utf8() { &BARS } else { &BARS_ASCII };
+        let rates = VecDeque::with_capacity(HISTORY);
+        let state = ViewState { plan, keys, bars, last: None, rates };
         Progress { state, form, shown: Instant::now() }
     }
 
@@ -200,7 +206,7 @@ impl ViewState {
         let mut lines = vec![first];
         if self.last.is_some() {
             lines.push(Self::join(&self.last_second()));
-            lines.push(sparkline(&self.rates, room));
+            lines.push(sparkline(self.bars, &self.rates, room));
         }
         let cut = |line: &String| line.chars().take(room).collect::<String>();
         lines.iter().map(cut).collect::<Vec<_>>().join("\n")
@@ -215,12 +221,12 @@ fn behind(counts: &Snapshot) -> Option<String> {
 }
 
 /// The last rates as bars, from zero to the highest of them.
-fn sparkline(rates: &VecDeque<f64>, columns: usize) -> String {
+fn sparkline(bars: &Bars, rates: &VecDeque<f64>, columns: usize) -> String {
     let shown = || rates.iter().skip(rates.len().saturating_sub(columns));
     let highest = shown().copied().fold(0.0, f64::max);
     let bar = |rate: &f64| match highest > 0.0 {
-        true => BARS[((rate / highest * BARS.len() as f64) as usize).min(BARS.len() - 1)],
-        false => BARS[0],
+        true => bars[((rate / highest * bars.len() as f64) as usize).min(bars.len() - 1)],
+        false => bars[0],
     };
     shown().map(bar).collect()
 }
@@ -243,7 +249,7 @@ mod tests {
         };
         let args = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace());
         let plan = Arc::new(Plan::new(&args.run, &machine, &[], 1).expect("possible"));
-        ViewState { plan, keys: true, last: None, rates: VecDeque::new() }
+        ViewState { plan, keys: true, bars: &BARS, last: None, rates: VecDeque::new() }
     }
 
     fn counts() -> Snapshot {
@@ -308,6 +314,8 @@ mod tests {
         assert!(lines[0].ends_with("10 errors (q ends)"), "{view}");
         assert_eq!(lines[1], "1.00k/s, p50 500.22us, p99 990.21us, max 1.00ms");
         assert_eq!(lines[2], "▁▅█");
+        state.bars = &BARS_ASCII;
+        assert!(state.view(SINCE, &counts(), 80).ends_with("\n_=#"), "every level is ASCII");
         state.remember(&second(0));
         let view = state.view(SINCE, &counts(), 80);
         assert_eq!(view.lines().nth(1), Some("0.00/s"), "without a reply there is no latency");

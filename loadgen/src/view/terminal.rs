@@ -38,6 +38,31 @@ pub fn can_redraw() -> bool {
     isatty(io::stderr()) && !dumb
 }
 
+/// Whether the parent of this process, or the process itself, ignores a signal. Unknown where the
+/// system does not tell, which counts as not ignored.
+pub fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, signal)
+}
+
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or_default() >> (signal - 1) & 1 == 1
+}
+
+/// Whether the user's locale has UTF-8, as the C library decides it.
+pub fn has_utf8() -> bool {
+    is_utf8(|name| std::env::var(name).ok())
+}
+
+fn is_utf8(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = |name| variable(name).filter(|locale| !locale.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
 /// Keys typed at the terminal, read without a newline and without echo. Ctrl-C and Ctrl-Z keep
 /// their meaning. Dropping it restores the terminal.
 pub struct Keys {
@@ -106,5 +131,32 @@ pub fn resume() {
     if is_ours() {
         // If this fails, `q` needs the enter key.
         let _ = enter();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_variable_that_is_set_decides_on_the_locale() {
+        let of = |all: &str, ctype: &str, lang: &str| {
+            let values = [("LC_ALL", all), ("LC_CTYPE", ctype), ("LANG", lang)];
+            let values = values.map(|(name, value)| (name, value.to_string()));
+            is_utf8(|name| Some(values.iter().find(|(one, _)| *one == name)?.1.clone()))
+        };
+        assert!(of("C.UTF-8", "C", "C") && of("", "en_US.utf8", "C") && of("", "", "de_DE.UTF-8"));
+        assert!(!of("C", "C.UTF-8", "C.UTF-8") && !of("", "POSIX", "C.UTF-8") && !of("", "", ""));
+        assert!(!of("", "", "de_DE@euro") && !is_utf8(|_| None));
+    }
+
+    #[test]
+    fn an_ignored_signal_is_known_from_the_mask() {
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\tff\n";
+        assert_eq!(
+            [1, 2, 13, 14].map(|signal| ignores(status, signal)),
+            [true, false, true, false]
+        );
+        assert!(!ignores("", 1));
     }
 }

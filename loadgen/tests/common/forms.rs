@@ -15,6 +15,11 @@ impl TestFile {
     pub fn read(&self) -> String {
         std::fs::read_to_string(&self.0).expect("the file is there")
     }
+
+    /// Empty if the file is not there yet.
+    pub fn read_if_there(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for TestFile {

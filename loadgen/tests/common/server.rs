@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +49,7 @@ struct Shared {
     fired: AtomicU64,
     bytes: AtomicU64,
     peers: Mutex<Vec<IpAddr>>,
+    dead: AtomicBool,
     /// For swapping: both connections put their bytes here, and then both take the other's.
     swap: [Mutex<Vec<u8>>; 2],
     both: Barrier,
@@ -66,19 +67,33 @@ impl EchoServer {
             fired: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             peers: Mutex::default(),
+            dead: AtomicBool::new(false),
             swap: Default::default(),
             both: Barrier::new(2),
         });
         let server = EchoServer { address, shared: shared.clone() };
         thread::spawn(move || {
             for (connection, stream) in (0..).zip(listener.incoming()) {
+                if shared.dead.load(Relaxed) {
+                    return;
+                }
                 let (stream, shared) = (stream.expect("a connection"), shared.clone());
-                shared.peers.lock().unwrap().push(stream.peer_addr().expect("connected").ip());
+                // A client that has reset its connection has no address any more.
+                let Ok(peer) = stream.peer_addr() else { continue };
+                shared.peers.lock().unwrap().push(peer.ip());
                 // An error means that the client has closed.
                 thread::spawn(move || drop(serve(stream, connection, &shared)));
             }
         });
         server
+    }
+
+    /// Ends it: no connection is accepted any more, and each one is closed at its next bytes.
+    pub fn die(&self) {
+        self.shared.dead.store(true, Relaxed);
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.address));
+        while TcpStream::connect(self.address).is_ok() {}
     }
 
     /// How often the fault happened.
@@ -104,6 +119,9 @@ fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Re
     let mut offset = 0;
     loop {
         let count = stream.read(&mut buffer)?;
+        if shared.dead.load(Relaxed) {
+            return Ok(());
+        }
         if count == 0 {
             if matches!(shared.fault, Fault::Surplus { connection: of } if of == connection) {
                 shared.fired.fetch_add(1, Relaxed);

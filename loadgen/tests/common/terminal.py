@@ -1,5 +1,6 @@
 """Runs a program on a terminal of its own, types keys when it shows something, and prints as JSON
-what it left: terminal.py COLUMNS WAIT_FOR KEYS PROGRAM ARGUMENT..."""
+what it left: terminal.py COLUMNS WAIT_FOR KEYS PROGRAM ARGUMENT...
+KEYS of the form kill:NUMBER are that signal."""
 import fcntl
 import json
 import os
@@ -45,7 +46,10 @@ def main(columns, wait_for, keys, command):
             break
         if during is None and wait_for in shown:
             during = modes(ours)
-            os.write(ours, keys)
+            if keys.startswith(b"kill:"):
+                os.kill(child, int(keys[5:]))
+            else:
+                os.write(ours, keys)
         if status is None:
             ended, code = os.waitpid(child, os.WNOHANG)
             status = code if ended else None

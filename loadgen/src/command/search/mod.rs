@@ -89,6 +89,8 @@ pub struct Search {
     pub interrupted: bool,
     /// A run that ended the search: a byte differed, or connections were missing.
     pub broken: Option<Report>,
+    /// The rate of a run that had no report, which ended the search, and why it had none.
+    pub failed: Option<(u64, String)>,
 }
 
 impl Search {
@@ -97,6 +99,7 @@ impl Search {
         match (&self.broken, &self.best, &self.beyond) {
             (Some(report), ..) => report.exit(),
             _ if self.interrupted => Exit::Interrupted,
+            _ if self.failed.is_some() => Exit::NotValid,
             (_, _, Some((_, Missed::Generator(_)))) => Exit::NotValid,
             (_, Some(_), _) => Exit::Ok,
             (_, None, _) => Exit::SloMissed,
@@ -131,14 +134,20 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
         Plan::new(&spec, &machine, &targets, seed)
     };
     let first_plan = plan(first)?;
-    run::print_limits(&first_plan);
+    if args.output.output_format != OutputFormat::Quiet {
+        run::print_limits(&first_plan);
+    }
     let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
     let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
     let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
     // Before the report, so that warnings of the server do not follow it.
     drop(runs);
     out.write(&search)?;
-    Ok(search.exit())
+    let exit = search.exit();
+    if exit != Exit::Ok && !out.shows_verdict() {
+        terminal::message(format_args!("loadgen: {}", report::verdict_text(&search)));
+    }
+    Ok(exit)
 }
 
 /// The description of a step's run, except its rate.
@@ -197,11 +206,19 @@ impl Runs<'_> {
             beyond: None,
             interrupted: false,
             broken: None,
+            failed: None,
         };
         'rates: while let Some(rate) = bracket.next() {
             let mut missed = None;
             for _ in 0..TRIES {
-                let report = self.step(plan(rate)?)?;
+                let report = match plan(rate).and_then(|plan| self.step(plan)) {
+                    Ok(report) => report,
+                    Err(failure) if search.steps.is_empty() => return Err(failure),
+                    Err(failure) => {
+                        search.failed = Some((rate, failure.to_string()));
+                        break 'rates;
+                    }
+                };
                 let why = why_missed(&report);
                 let step = Step::of(&report, why.clone());
                 self.print_step(&step);

@@ -1,7 +1,6 @@
 //! The result of a search: a line per run, and the highest rate.
 
 use std::fmt::Write as _;
-use std::io;
 
 use crate::cli::{OutputArgs, OutputFormat};
 use crate::command::search::{Missed, Search, Step};
@@ -22,13 +21,13 @@ pub struct SearchOutput {
 }
 
 impl SearchOutput {
-    /// Opens it before the first run, so that no run is wasted if it cannot be opened.
+    /// Checks it before the first run, so that no run is wasted if it cannot be written.
     ///
     /// # Errors
     /// It cannot be written to.
     pub fn open(flags: &OutputArgs) -> Result<SearchOutput, Failure> {
-        let sink = flags.output.as_deref().map(Sink::create).transpose()?;
-        Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or_else(Sink::stdout) })
+        let sink = flags.output.as_deref().map(Sink::new).transpose()?;
+        Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or(Sink::Stdout) })
     }
 
     /// Writes the result.
@@ -36,14 +35,19 @@ impl SearchOutput {
     /// # Errors
     /// Writing failed.
     pub fn write(&mut self, search: &Search) -> Result<(), Failure> {
-        self.sink.write(|out| match self.format {
-            OutputFormat::Json => {
+        match self.format {
+            OutputFormat::Json => self.sink.write(|out| {
                 serde_json::to_writer_pretty(&mut *out, &SearchSummary::new(search))?;
                 out.write_all(b"\n")
-            }
-            OutputFormat::Text => out.write_all(render(search).as_bytes()),
-            OutputFormat::Quiet | OutputFormat::Csv | OutputFormat::Ndjson => io::Result::Ok(()),
-        })
+            }),
+            OutputFormat::Text => self.sink.write(|out| out.write_all(render(search).as_bytes())),
+            OutputFormat::Quiet | OutputFormat::Csv | OutputFormat::Ndjson => Ok(()),
+        }
+    }
+
+    /// Whether the verdict is shown to somebody who reads stdout.
+    pub fn shows_verdict(&self) -> bool {
+        self.format == OutputFormat::Text && matches!(self.sink, Sink::Stdout)
     }
 }
 
@@ -107,10 +111,7 @@ fn found_text(search: &Search) -> String {
     let mut text = match &search.best {
         None => format!("none was found that keeps {objective}"),
         Some(best) => {
-            let at_least = match &search.beyond {
-                Some((_, Missed::Server(_))) if !search.interrupted => "",
-                _ => "at least ",
-            };
+            let at_least = if is_lower_bound(search) { "at least " } else { "" };
             let metric = objective.metric_text();
             let measured = best.objectives()[0].measured_text();
             format!("{at_least}{}/s ({metric} {measured})", rate(best))
@@ -125,20 +126,31 @@ fn found_text(search: &Search) -> String {
         };
         text += &beyond;
     }
+    if let Some((rate, why)) = &search.failed {
+        write!(text, "; the run at {rate}/s failed: {why}").expect("writing to a string");
+    }
     text
+}
+
+/// Whether the server may be able to take more.
+fn is_lower_bound(search: &Search) -> bool {
+    let ended_early = search.interrupted || search.failed.is_some();
+    ended_early || !matches!(search.beyond, Some((_, Missed::Server(_))))
 }
 
 fn verdict(search: &Search) -> SearchVerdict {
     match (&search.broken, search.exit()) {
         (Some(report), _) => SearchVerdict::Run(report.verdict()),
         (_, Exit::Interrupted) => SearchVerdict::Interrupted,
+        _ if search.failed.is_some() => SearchVerdict::RunFailed,
         (_, Exit::NotValid) => SearchVerdict::Run(Verdict::GeneratorLimited),
         (_, Exit::SloMissed) => SearchVerdict::NotKept,
         _ => SearchVerdict::Run(Verdict::Valid),
     }
 }
 
-fn verdict_text(search: &Search) -> String {
+/// The verdict with its reason, in one line.
+pub fn verdict_text(search: &Search) -> String {
     let reason = match (&search.broken, &search.best) {
         (Some(report), _) => return report.verdict_text(),
         (None, Some(best)) => best.verdict_text(),
@@ -146,6 +158,11 @@ fn verdict_text(search: &Search) -> String {
     };
     match verdict(search) {
         SearchVerdict::Run(Verdict::Valid) => reason,
+        SearchVerdict::RunFailed => {
+            let (rate, why) = search.failed.as_ref().expect("a run failed");
+            let runs = search.steps.len();
+            format!("run-failed (at {rate}/s after {runs} runs: {why}; the best: {reason})")
+        }
         verdict => format!("{} ({} runs; the best: {reason})", verdict.word(), search.steps.len()),
     }
 }
@@ -173,8 +190,7 @@ impl SearchSummary {
             rate_per_second: search.best.as_ref().map(rate),
             not_kept_rate_per_second: search.beyond.as_ref().map(|(rate, _)| *rate),
             not_kept_reason: search.beyond.as_ref().map(|(_, missed)| reason(missed)),
-            is_lower_bound: !matches!(search.beyond, Some((_, Missed::Server(_))))
-                || search.interrupted,
+            is_lower_bound: is_lower_bound(search),
             steps: search.steps.iter().map(step).collect(),
             verdict: verdict(search),
             verdict_text: verdict_text(search),

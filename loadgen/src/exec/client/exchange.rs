@@ -81,7 +81,8 @@ impl Client {
         let conversation = &self.conversations[index];
         conversation.state == ConnectionState::Open
             && conversation.outstanding() < self.lifecycle.plan.pipeline
-            && !self.retires(index, now)
+            // However short its lifetime is, a connection may have one request.
+            && (conversation.begun == 0 || !self.retires(index, now))
     }
 
     /// Acquires the right to begin a request. During the warm-up it is always granted.

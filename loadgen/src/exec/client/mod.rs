@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
+use echopool::internals::{client_fixed_bytes, client_slot_bytes};
 use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::control::Control;
 use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase};
-use crate::plan::{CONNECTION_BYTES, Plan};
+use crate::plan::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Plan};
 use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
@@ -37,6 +38,8 @@ use second::PresentSecond;
 
 // The plan relies on it.
 const _: () = assert!(size_of::<Conversation>() + size_of::<Place>() == CONNECTION_BYTES as usize);
+const _: () = assert!(client_slot_bytes::<Client>() <= ENGINE_BYTES_PER_CONNECTION);
+const _: () = assert!(client_fixed_bytes::<Client>() <= ENGINE_BYTES);
 
 /// The clock. It has the engine's origin.
 pub type Clock = fn() -> Time;

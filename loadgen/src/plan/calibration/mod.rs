@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::error::Failure;
+use crate::files;
 use crate::plan::Plan;
 use crate::units::time_text;
 
@@ -117,6 +119,17 @@ impl Calibration {
         if open_loop { self.open_loop.as_ref() } else { Some(&self.closed_loop) }
     }
 
+    /// Checks that a file that was asked for is there.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn check(path: &Path) -> Result<(), Failure> {
+        fs::File::open(path).map(drop).map_err(|error| {
+            let path = path.display();
+            Failure::Setup(format!("cannot read the calibration {path}: {error}"))
+        })
+    }
+
     /// Reads a file; `None` if there is none.
     fn read(path: &Path) -> Result<Option<Calibration>, String> {
         let text = match fs::read_to_string(path) {
@@ -133,25 +146,14 @@ impl Calibration {
         }
     }
 
-    /// Writes the file atomically. If the path is not a regular file (but a link, a pipe or a
-    /// device), it is written to and not replaced.
+    /// Writes the file.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
-        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-            return fs::write(path, text);
-        }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
-        if written.is_err() {
-            // The file may not exist. The first error is the one to report.
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        files::replace(path, text.as_bytes()).map(drop)
     }
 
     /// Whether a run with this load can be compared with it.

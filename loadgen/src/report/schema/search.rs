@@ -34,7 +34,8 @@ pub struct SearchSummary {
     #[schemars(length(min = 1))]
     pub steps: Vec<StepResult>,
     /// valid, not-kept (no rate met the objective), generator-limited (the rate is a lower bound),
-    /// interrupted, or the verdict of the run that ended the search.
+    /// interrupted, run-failed (a run had no report, and what was found before it is a lower
+    /// bound), or the verdict of the run that ended the search.
     pub verdict: SearchVerdict,
     /// The verdict with its reason, for people.
     pub verdict_text: String,
@@ -76,6 +77,9 @@ pub enum SearchVerdict {
     NotKept,
     /// A signal or a key ended the search.
     Interrupted,
+    /// A run had no report, because the server could not be reached or the run could not be made.
+    /// What was found before is in the result.
+    RunFailed,
     /// That of a run.
     #[serde(untagged)]
     Run(Verdict),
@@ -87,6 +91,7 @@ impl SearchVerdict {
         match self {
             SearchVerdict::NotKept => "not-kept",
             SearchVerdict::Interrupted => "interrupted",
+            SearchVerdict::RunFailed => "run-failed",
             SearchVerdict::Run(verdict) => verdict.word(),
         }
     }
