@@ -513,6 +513,28 @@ fn runs_with_the_same_settings_are_merged() {
     loadgen(&format!("merge {}", files[0])).expect(2);
 }
 
+#[test]
+fn runs_of_different_services_are_neither_merged_nor_compared_unless_asked() {
+    let files: Vec<_> = (1..=4).map(|nth| TestFile::new(&format!("service-{nth}.json"))).collect();
+    let runs = ["", "delay://?fixed=1ms", "hub:// --senders 1", "hub:// --senders 2"];
+    for (file, flags) in files.iter().zip(runs) {
+        loadgen(&format!("{flags} -c 5 -t 1 -n 50 --output-format json -o {file}")).expect(0);
+    }
+    let differing = [
+        (0, 1, "service (\"tcp://\" and \"delay://?fixed=1ms\")"),
+        (2, 3, "hub ({\"allow_drops\":false,\"never_read\":0,\"senders\":1} and "),
+    ];
+    for (first, second, why) in differing {
+        let both = format!("{} {}", files[first], files[second]);
+        let merged = loadgen(&format!("merge {both}")).expect(1);
+        merged.complains("are not the same run: ").complains(why);
+        let compared = loadgen(&format!("compare {both}")).expect(1);
+        compared.complains("are not of the same kind: ").complains(why);
+        assert_eq!((merged.stdout.as_str(), compared.stdout.as_str()), ("", ""));
+        loadgen(&format!("compare --anyway {both}")).expect(0).says("Settings differ: ").says(why);
+    }
+}
+
 /// Runs the program on a terminal, and types keys when it shows a text.
 fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<Value> {
     on_terminal_of("C.UTF-8", columns, wait_for, keys, flags)

@@ -24,14 +24,28 @@ pub struct CompareArgs {
     first: PathBuf,
     /// The report to compare with it
     second: PathBuf,
+
+    /// Compare runs of different services too, or of hubs with different clients; their figures are
+    /// not of the same kind
+    #[arg(long)]
+    anyway: bool,
 }
 
 /// Reads both files, and writes the comparison to stdout.
 ///
 /// # Errors
-/// A file cannot be read.
+/// A file cannot be read, or the figures of the runs are not of the same kind.
 pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
     let (first, second) = (Saved::read(&args.first)?, Saved::read(&args.second)?);
+    let differing = first.differing_kind(&second);
+    if !args.anyway && !differing.is_empty() {
+        return Err(Failure::Setup(format!(
+            "{} and {} are not of the same kind: {}; --anyway compares them nevertheless",
+            first.name,
+            second.name,
+            differing.join(", ")
+        )));
+    }
     print(&render(&first, &second))?;
     let valid = [&first, &second].iter().all(|saved| saved.run.verdict == Verdict::Valid);
     Ok(if valid { Exit::Ok } else { Exit::NotValid })

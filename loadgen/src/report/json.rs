@@ -3,14 +3,16 @@
 
 use std::num::NonZeroU64;
 
+use echopool::builtin::url::Spec;
+
 use super::Report;
 use super::schema::{
-    CeilingUse, ConnectionCounts, Distribution, HubCounts, ObjectiveResult, PROGRAM_VERSION,
-    RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary, SummaryType, TargetCounts,
-    ThreadSummary, nanos, unix_nanos,
+    CeilingUse, ConnectionCounts, Distribution, HubConfig, HubCounts, ObjectiveResult,
+    PROGRAM_VERSION, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary, SummaryType,
+    TargetCounts, ThreadSummary, nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
-use crate::plan::calibration::{CalibrationUse, Standing};
+use crate::plan::calibration::{CalibrationUse, Generator, Standing};
 use crate::stats::cpu::ThreadUse;
 use crate::stats::slo::{Metric, Outcome};
 use crate::stats::timeseries::Second;
@@ -88,7 +90,10 @@ fn config(report: &Report) -> RunConfig {
         Spacing::Poisson => "poisson",
     };
     RunConfig {
+        service: Some(Spec { service: plan.service, address: String::new() }.to_string()),
         own_server: plan.local_server,
+        own_server_workers: plan.local_server.then_some(plan.server_workers),
+        optimized_build: Some(Generator::this().optimized),
         connections: plan.connections_asked,
         connections_explicit: plan.connections_explicit,
         threads: plan.threads,
@@ -114,6 +119,12 @@ fn config(report: &Report) -> RunConfig {
         busy_poll: plan.busy_poll,
         connect_rate_per_second: plan.connect_rate,
         timeout_ns: nanos(plan.timeout),
+        hub: plan.hub.map(|hub| HubConfig {
+            senders: hub.senders,
+            never_read: hub.never_read,
+            allow_drops: hub.allow_drops,
+        }),
+        abort_on_fail: plan.abort_on_fail,
         source_ips: plan.sources.clone(),
         seed: plan.seed,
     }

@@ -67,20 +67,43 @@ impl Saved {
     /// The settings that differ from another run's and make it another measurement: not the seed,
     /// the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
+        self.differing(other, |key| !matches!(key, "seed" | "source_ips"))
+    }
+
+    /// The settings that differ and without which the figures of both runs are not of the same
+    /// kind: the service, and who sends and reads in a hub.
+    pub fn differing_kind(&self, other: &Saved) -> Vec<String> {
+        self.differing(other, |key| matches!(key, "service" | "hub"))
+    }
+
+    fn differing(&self, other: &Saved, wanted: fn(&str) -> bool) -> Vec<String> {
         let (ours, theirs) = (&self.run, &other.run);
-        let local_servers = ours.config.own_server && theirs.config.own_server;
-        let target =
-            (!local_servers).then(|| ("target", value(&ours.target), value(&theirs.target)));
+        let mut pairs = Vec::new();
+        if !(ours.config.own_server && theirs.config.own_server) {
+            pairs.push(("target", value(&ours.target), value(&theirs.target)));
+        }
+        let versions = [ours, theirs].map(|run| value(&run.loadgen_version));
+        let [our_version, their_version] = versions;
+        pairs.push(("loadgen_version", our_version, their_version));
         let (ours, theirs) = (fields(&ours.config), fields(&theirs.config));
-        let settings = ours
-            .iter()
-            .filter(|(key, _)| !matches!(key.as_str(), "seed" | "source_ips"))
-            .map(|(key, ours)| (key.as_str(), ours.clone(), theirs[key].clone()));
+        let none = |value: &Value| value.is_null() || value == "";
+        let known = |key: &str, value: &Value| !(MAY_BE_UNKNOWN.contains(&key) && none(value));
+        for (key, ours) in &ours {
+            let theirs = &theirs[key];
+            if known(key, ours) && known(key, theirs) {
+                pairs.push((key, ours.clone(), theirs.clone()));
+            }
+        }
         let differing =
-            target.into_iter().chain(settings).filter(|(_, ours, theirs)| ours != theirs);
+            pairs.into_iter().filter(|(key, ours, theirs)| wanted(key) && ours != theirs);
         differing.map(|(key, ours, theirs)| format!("{key} ({ours} and {theirs})")).collect()
     }
 }
+
+/// Settings that files of earlier versions do not have. Without a value they are unknown, or follow
+/// from another setting.
+const MAY_BE_UNKNOWN: [&str; 5] =
+    ["service", "own_server_workers", "optimized_build", "hub", "sizes"];
 
 fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("it has a JSON form")
@@ -216,7 +239,12 @@ pub mod tests {
         "hub",
         "ceiling",
     ];
-    const ADDED_TO_CONFIG: [&str; 11] = [
+    const ADDED_TO_CONFIG: [&str; 16] = [
+        "service",
+        "own_server_workers",
+        "optimized_build",
+        "hub",
+        "abort_on_fail",
         "sizes",
         "warmup_ns",
         "rate_per_second",
@@ -242,6 +270,8 @@ pub mod tests {
         assert_eq!((saved.run.replies, &saved.run.per_target), (1000, &None));
         let error = saved.histogram("service_time", |run| &run.service_time).expect_err("missing");
         assert_eq!(error.to_string(), "old: service_time: the histogram is missing");
+        let new = self::saved("new", &report());
+        assert_eq!(saved.differing_settings(&new), Vec::<String>::new(), "unknown is not other");
         assert_eq!(merge_targets(&[saved]), None);
     }
 
@@ -272,6 +302,69 @@ pub mod tests {
         assert_eq!(differing(&second), Vec::<String>::new());
         Arc::make_mut(&mut second.plan).size = 128;
         assert_eq!(differing(&second), ["size_bytes (64 and 128)"]);
+    }
+
+    /// Each flag that makes another run, and the setting that says so.
+    #[test]
+    fn every_flag_that_makes_another_run_is_a_setting() {
+        let run = |flags: &str| {
+            let mut report = report();
+            report.plan = Arc::new(crate::report::tests::plan(flags));
+            saved("a", &report)
+        };
+        let own = |flags: &str| {
+            let mut saved = run(flags);
+            (saved.run.config.own_server, saved.run.config.own_server_workers) = (true, Some(2));
+            saved
+        };
+        let hub = "hub://h:1 -c 9 -d 1s --senders 2 --never-read 1";
+        let flags = [
+            ("h:1", "delay://h:1?fixed=1ms", "service"),
+            ("delay://h:1?fixed=1ms", "delay://h:1?fixed=2ms", "service"),
+            ("framed://h:1", "framed://h:1?order=big", "service"),
+            (hub, "hub://h:1 -c 9 -d 1s --senders 3 --never-read 1", "hub"),
+            (hub, "hub://h:1 -c 9 -d 1s --senders 2 --never-read 2", "hub"),
+            (hub, "hub://h:1 -c 9 -d 1s --senders 2 --never-read 1 --allow-drops", "hub"),
+            ("h:1", "h:1 -c 7", "connections"),
+            ("h:1 -t 1", "h:1 -t 2", "threads"),
+            ("h:1", "h:1 -d 7s", "duration_ns"),
+            ("h:1 -n 5", "h:1 -n 6", "requests"),
+            ("h:1", "h:1 -l 7", "sizes"),
+            ("h:1", "h:1 -w 7s", "warmup_ns"),
+            ("h:1 -R 5", "h:1 -R 6", "rate_per_second"),
+            ("h:1", "h:1 -R 6", "open_loop"),
+            ("h:1 -R 5", "h:1 -R 5 --strict", "strict"),
+            ("h:1 -R 5", "h:1 -R 5 --arrivals poisson", "arrivals"),
+            ("h:1 --stages 1s:1", "h:1 --stages 1s:2", "stages"),
+            ("h:1", "h:1 --lifetime 7", "lifetime_requests"),
+            ("h:1", "h:1 --lifetime 7s", "lifetime_ns"),
+            ("h:1 --with idle:1", "h:1 --with idle:2", "rude_clients"),
+            ("h:1", "h:1 -p 7", "pipeline"),
+            ("h:1 -t 1", "h:1 -t 1 --busy-poll", "busy_poll"),
+            ("h:1", "h:1 --connect-rate 7", "connect_rate_per_second"),
+            ("h:1", "h:1 --timeout 7s", "timeout_ns"),
+            ("h:1", "h:1 --abort-on-fail", "abort_on_fail"),
+        ];
+        for (first, second, setting) in flags {
+            for run in [&run as &dyn Fn(&str) -> Saved, &own] {
+                let found = run(first).differing_settings(&run(second));
+                let named = format!("{setting} (");
+                assert!(found.iter().any(|one| one.starts_with(&named)), "{second}: {found:?}");
+                assert_eq!(run(first).differing_settings(&run(first)), Vec::<String>::new());
+            }
+        }
+        let mut other = own("h:1");
+        other.run.config.own_server_workers = Some(3);
+        assert_eq!(own("h:1").differing_settings(&other), ["own_server_workers (2 and 3)"]);
+        let mut other = run("h:1");
+        other.run.config.optimized_build = Some(!cfg!(not(debug_assertions)));
+        assert_eq!(run("h:1").differing_settings(&other).len(), 1);
+        let mut other = run("h:1");
+        other.run.loadgen_version = "0.0.9".into();
+        assert!(run("h:1").differing_settings(&other)[0].starts_with("loadgen_version ("));
+        let mut other = run("h:1");
+        other.run.target = "tcp://h:2".into();
+        assert!(run("h:1").differing_settings(&other)[0].starts_with("target ("));
     }
 
     #[test]

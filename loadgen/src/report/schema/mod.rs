@@ -29,8 +29,8 @@ mod search;
 pub use distribution::{Distribution, Percentiles};
 pub use merged::MergedSummary;
 pub use run::{
-    CeilingUse, ConnectionCounts, HubCounts, ObjectiveResult, RunConfig, RunSummary, SecondSummary,
-    StageConfig, StepSummary, TargetCounts, ThreadSummary,
+    CeilingUse, ConnectionCounts, HubConfig, HubCounts, ObjectiveResult, RunConfig, RunSummary,
+    SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 

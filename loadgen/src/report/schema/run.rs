@@ -168,8 +168,15 @@ pub struct RunSummary {
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RunConfig {
+    /// The service of the targets with its options, without an address; null in files of earlier
+    /// versions.
+    pub service: Option<String>,
     /// Whether loadgen started the server.
     pub own_server: bool,
+    /// Workers of the server that loadgen started; null if it did not.
+    pub own_server_workers: Option<usize>,
+    /// Whether loadgen was built with optimization; null in files of earlier versions.
+    pub optimized_build: Option<bool>,
     /// Connections asked for.
     pub connections: u64,
     /// Whether the number was given on the command line. If it was not, fewer are no failure.
@@ -215,10 +222,26 @@ pub struct RunConfig {
     pub connect_rate_per_second: Option<u64>,
     /// Time-out of a connect, and of a reply.
     pub timeout_ns: u64,
+    /// What the clients of a hub did; null for another service.
+    pub hub: Option<HubConfig>,
+    /// Whether the run was to end as soon as it could not pass.
+    pub abort_on_fail: bool,
     /// Local addresses, used in turn; empty if the system chose.
     pub source_ips: Vec<IpAddr>,
     /// Seed of the payload: --seed repeats it.
     pub seed: u64,
+}
+
+/// What the clients of a hub did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HubConfig {
+    /// Clients that sent.
+    #[schemars(range(min = 1))]
+    pub senders: u64,
+    /// Clients that never read.
+    pub never_read: u64,
+    /// Whether a run was valid although the hub dropped messages.
+    pub allow_drops: bool,
 }
 
 /// A stage of an open loop. Its rate changes linearly.
