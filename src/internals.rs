@@ -16,7 +16,7 @@ pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
 #[cfg(feature = "sim")]
 pub use crate::sim::clock::now as simulated_now;
 #[cfg(feature = "sim")]
-pub use crate::sim::ideal::{Network, simulate};
+pub use crate::sim::ideal::{Network, Pause, simulate, simulate_with_pauses};
 pub use crate::worker::connection::Table;
 pub use crate::worker::launch::{ClientLimits, run_clients};
 

@@ -637,3 +637,14 @@ fn is_connecting_again(port: u16) -> bool {
         fields[2] == peer && fields[3] == SYN_SENT && fields[6] != "00000000"
     })
 }
+
+/// Ten million requests that were never sent take seconds to count. Meanwhile the last replies would
+/// lie in their sockets.
+#[test]
+fn the_last_replies_do_not_wait_until_what_was_never_sent_is_counted() {
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(50) });
+    let json = run(&format!("{} -c 4 -t 2 -R 10m -d 2s --timeout 1s", server.address)).json();
+    let account = account(&json);
+    assert!(account.never_sent > 10_000_000, "{json}");
+    assert_eq!((account.timed_out, account.unanswered), (0, 0), "{json}");
+}

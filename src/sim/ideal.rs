@@ -37,6 +37,16 @@ pub struct Network {
     pub seed: u64,
 }
 
+/// A time in which a client's worker does not run, as if its process was stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    /// The client, by its index.
+    pub client: usize,
+    /// Its beginning and end, counted from the start of the run.
+    pub from: Duration,
+    pub until: Duration,
+}
+
 /// Most turns of the workers between two steps of the clock. With more, a service spins.
 const TURNS_AT_ONCE_MAX: u64 = 10_000_000;
 
@@ -53,6 +63,22 @@ pub fn simulate<F: ServiceFactory, C: Service>(
     server: (ClientLimits, F),
     clients: Vec<(ClientLimits, C)>,
 ) -> io::Result<(F::Service, Vec<C>)> {
+    simulate_with_pauses(network, server, clients, &[])
+}
+
+/// The same with pauses of the clients' workers.
+///
+/// # Errors
+/// If memory could not be allocated.
+///
+/// # Panics
+/// As [`simulate`].
+pub fn simulate_with_pauses<F: ServiceFactory, C: Service>(
+    network: Network,
+    server: (ClientLimits, F),
+    clients: Vec<(ClientLimits, C)>,
+    pauses: &[Pause],
+) -> io::Result<(F::Service, Vec<C>)> {
     let world = Rc::new(RefCell::new(quiet_world(network, 1 + clients.len())));
     let listener = world.borrow_mut().listen();
     let mut server = Seated::server(&world, server, listener)?;
@@ -60,19 +86,27 @@ pub fn simulate<F: ServiceFactory, C: Service>(
     let mut clients: Vec<_> = clients
         .map(|(client, index)| Seated::client(&world, index, client))
         .collect::<io::Result<_>>()?;
-    set_now(world.borrow().now);
+    let start = world.borrow().now;
+    let paused_until = |client: usize, now: Time| {
+        let of_client = pauses.iter().filter(|pause| pause.client == client);
+        let mut current = of_client.filter(|pause| (pause.from..pause.until).contains(&(now - start)));
+        current.next().map(|pause| start + pause.until)
+    };
+    set_now(start);
     server.worker.begin();
     clients.iter_mut().for_each(|client| client.worker.begin());
     let mut turns = 0;
     while clients.iter().any(|client| !client.worker.is_finished()) {
         let happened = handle_due_events(&world);
-        let mut ran = server.turn(&world);
-        for client in &mut clients {
-            ran |= client.turn(&world);
+        let (mut ran, now) = (server.turn(&world), world.borrow().now);
+        for (index, client) in clients.iter_mut().enumerate() {
+            ran |= paused_until(index, now).is_none() && client.turn(&world);
         }
         turns += 1;
         if !happened && !ran {
-            let deadlines = clients.iter().filter_map(Seated::deadline);
+            let deadlines = clients.iter().enumerate().filter_map(|(index, client)| {
+                paused_until(index, now).or_else(|| client.deadline())
+            });
             let next = deadlines.chain(server.deadline()).chain(world.borrow().next()).min();
             world.borrow_mut().now =
                 next.expect("all services wait for something that never happens");

@@ -24,7 +24,7 @@ pub struct Control {
     /// Threads that have finished measuring.
     ended: AtomicUsize,
     stop: AtomicBool,
-    /// Requests that may still be begun, if there is a limit.
+    /// Requests that a closed loop may still begin, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Arc<Tallies>,
     handovers: Vec<Arc<Handover>>,
@@ -81,7 +81,8 @@ impl Control {
         self.stop.load(Relaxed)
     }
 
-    /// Acquires the right to begin one more request. Without a limit it is always granted. With a
+    /// Acquires the right to begin one more request of a closed loop. In an open loop the schedule
+    /// says who begins which. Without a limit it is always granted. With a
     /// limit it is granted exactly that many times in all, whichever threads ask.
     #[inline]
     pub fn take_request(&self) -> bool {

@@ -166,7 +166,7 @@ impl Plan {
         let sources = capacity.sources(connections);
         let begun = (threads * connects_in_flight_max(threads)) as u64;
         let backlog_short = capacity.backlog_short(begun.min(connections));
-        Ok(Plan {
+        let mut plan = Plan {
             targets,
             service,
             target_name: target_name(spec),
@@ -200,7 +200,21 @@ impl Plan {
             seed,
             slos: spec.slo.clone(),
             abort_on_fail: spec.abort_on_fail,
-        })
+        };
+        plan.end_schedule();
+        Ok(plan)
+    }
+
+    /// With a number of requests, an open loop offers the first ones of its schedule.
+    fn end_schedule(&mut self) {
+        let (Some(requests), Some(open_loop)) = (self.requests, &self.open_loop) else { return };
+        let lanes = (0..self.threads).flat_map(|thread| match self.lane(thread) {
+            (.., 0) => Vec::new(),
+            (lane, first, count) => open_loop.arrivals(lane, first, count, self.seed),
+        });
+        let lanes = lanes.collect();
+        let open_loop = self.open_loop.as_mut().expect("it is there");
+        open_loop.profile.end_after(requests, lanes);
     }
 
     /// The share of thread number `thread`.
@@ -215,12 +229,18 @@ impl Plan {
     /// senders.
     pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
         let open_loop = self.open_loop.as_ref()?;
+        let (lane, first, count) = self.lane(thread);
+        (count > 0).then(|| Dispatch::new(open_loop, lane, first, count, self.seed))
+    }
+
+    /// A thread's part of the schedule, the number of its first connection (with a hub: sender) in
+    /// it, and how many these are.
+    fn lane(&self, thread: usize) -> (Lane, u64, usize) {
         let (thread, threads) = (thread as u64, self.threads as u64);
         let all = self.hub.map_or(self.connections, |hub| hub.senders);
         let first = all * thread / threads;
         let count = all * (thread + 1) / threads - first;
-        let lane = Lane::of_thread(thread, threads, count, all);
-        (count > 0).then(|| Dispatch::new(open_loop, lane, first, count as usize, self.seed))
+        (Lane::of_thread(thread, threads, count, all), first, count as usize)
     }
 
     /// The index of the target of connection number `connection`.

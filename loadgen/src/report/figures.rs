@@ -9,13 +9,14 @@ impl Report {
     /// Share of the measured period in which the busiest thread ran or waited for a processor.
     pub fn generator_busy(&self) -> f64 {
         let used = self.busiest_thread();
-        self.per_second(used.busy().as_secs_f64()).min(1.0)
+        self.records.share(&used, used.busy()).min(1.0)
     }
 
     /// Share of the measured period in which the busiest thread waited because all processors were
     /// taken.
     pub fn generator_waiting(&self) -> f64 {
-        self.per_second(self.busiest_thread().waiting.as_secs_f64()).min(1.0)
+        let used = self.busiest_thread();
+        self.records.share(&used, used.waiting).min(1.0)
     }
 
     fn busiest_thread(&self) -> ThreadUse {
@@ -25,9 +26,8 @@ impl Report {
 
     /// Processors that the clients used, on average.
     pub fn generator_cores(&self) -> f64 {
-        let running: f64 =
-            self.records.thread_uses.iter().map(|used| used.running.as_secs_f64()).sum();
-        self.per_second(running)
+        let records = &self.records;
+        records.thread_uses.iter().map(|used| records.share(used, used.running)).sum()
     }
 
     /// Replies per second, within the measured period.

@@ -71,13 +71,12 @@ fn account(records: &Records) -> String {
 /// What each thread used, unless there are too many threads to read.
 fn thread_lines(report: &Report) -> Option<String> {
     const THREADS_SHOWN: usize = 8;
-    let elapsed = report.records.elapsed().as_secs_f64();
     let uses = &report.records.thread_uses;
-    if uses.len() > THREADS_SHOWN || elapsed == 0.0 {
+    if uses.len() > THREADS_SHOWN || report.records.elapsed().is_zero() {
         return None;
     }
-    let percent = |time: Duration| time.as_secs_f64() / elapsed * 100.0;
     let thread = |used: &ThreadUse| {
+        let percent = |time| report.records.share(used, time) * 100.0;
         let polling = match report.plan.busy_poll {
             true => format!(", {:.0} % polling in vain", percent(used.polling)),
             false => String::new(),

@@ -63,10 +63,9 @@ fn saturation_limit(records: &Records) -> Option<String> {
             SATURATED * 100.0
         ));
     }
-    let elapsed = records.elapsed().as_secs_f64();
-    let busiest = records.thread_uses.iter().map(|used| used.busy()).max()?.as_secs_f64();
-    (elapsed > 0.0 && busiest >= SATURATED * elapsed)
-        .then(|| format!("a thread was {:.0} % busy", (busiest / elapsed).min(1.0) * 100.0))
+    let shares = records.thread_uses.iter().map(|used| records.share(used, used.busy()));
+    let busiest = shares.reduce(f64::max)?;
+    (busiest >= SATURATED).then(|| format!("a thread was {:.0} % busy", busiest.min(1.0) * 100.0))
 }
 
 /// A thread that cannot run does not read replies, so connections look busy and requests wait. The
@@ -74,12 +73,12 @@ fn saturation_limit(records: &Records) -> Option<String> {
 fn waiting_limit(records: &Records) -> Option<String> {
     let sent_late = records.send_lag.value_at_quantile(0.99) > BEHIND.as_nanos() as u64;
     let behind = sent_late || records.never_sent * 100 > records.offered;
-    let elapsed = records.elapsed().as_secs_f64();
-    let waited = records.thread_uses.iter().map(|used| used.waiting).max()?.as_secs_f64();
-    (behind && elapsed > 0.0 && waited >= KEPT_FROM_RUNNING * elapsed).then(|| {
+    let shares = records.thread_uses.iter().map(|used| records.share(used, used.waiting));
+    let waited = shares.reduce(f64::max)?;
+    (behind && waited >= KEPT_FROM_RUNNING).then(|| {
         format!(
             "requests were late while a thread waited for a processor {:.0} % of the time",
-            (waited / elapsed).min(1.0) * 100.0
+            waited.min(1.0) * 100.0
         )
     })
 }

@@ -15,6 +15,8 @@ pub const SATURATED: f64 = 0.95;
 /// What a thread has used since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ThreadUse {
+    /// The time in which it used all this.
+    pub span: Duration,
     /// Time on a processor.
     pub running: Duration,
     /// Time in which it was ready to run and all processors were taken.
@@ -42,19 +44,23 @@ impl ThreadUse {
 
     /// Only the times, which are cheaper to read.
     pub fn times_now() -> ThreadUse {
-        let running = clock_gettime(ClockId::ThreadCPUTime);
-        let running = Duration::new(running.tv_sec as u64, running.tv_nsec as u32);
+        let [span, running] = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(|clock| {
+            let time = clock_gettime(clock);
+            Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        });
         // Zero if the kernel does not count waiting.
         let waiting = std::fs::read_to_string("/proc/thread-self/schedstat")
             .ok()
             .and_then(|text| parse_waiting(&text))
             .unwrap_or_default();
-        ThreadUse { running, waiting, polling: polled_in_vain(), ..ThreadUse::default() }
+        let polling = polled_in_vain();
+        ThreadUse { span, running, waiting, polling, ..ThreadUse::default() }
     }
 
     /// What it has used since `earlier`.
     pub fn since(self, earlier: ThreadUse) -> ThreadUse {
         ThreadUse {
+            span: self.span.saturating_sub(earlier.span),
             running: self.running.saturating_sub(earlier.running),
             waiting: self.waiting.saturating_sub(earlier.waiting),
             polling: self.polling.saturating_sub(earlier.polling),

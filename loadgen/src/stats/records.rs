@@ -98,8 +98,8 @@ pub struct Records {
     pub rude: Vec<RudeCount>,
     /// Replies per second of one thread, sampled.
     pub rates: Histogram<u64>,
-    /// Time of the last reply.
-    pub last_reply: Time,
+    /// When the last request ended, with a reply or without.
+    pub last_end: Time,
     /// Replies of each established connection.
     pub replies_each: Vec<u64>,
     /// When measuring began and ended; both zero if it never began.
@@ -162,7 +162,7 @@ impl Default for Records {
             hub: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
-            last_reply: Time::ZERO,
+            last_end: Time::ZERO,
             replies_each: Vec::new(),
             began: Time::ZERO,
             ended: Time::ZERO,
@@ -183,7 +183,7 @@ impl Records {
     #[inline]
     pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
         self.latency.saturating_record(latency.as_nanos() as u64);
-        self.last_reply = now;
+        self.last_end = now;
         if in_period {
             self.replies += 1;
         } else {
@@ -202,6 +202,7 @@ impl Records {
     /// Records a request that is given up without a reply.
     pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
         self.latency.saturating_record((now - intended).as_nanos() as u64);
+        self.last_end = self.last_end.max(now);
         let sent = match end {
             GivenUp::TimedOut { sent } => {
                 self.timed_out += 1;
@@ -295,7 +296,7 @@ impl Records {
         }
         self.rude.extend(other.rude);
         self.rates.add(other.rates).expect("the bounds are equal");
-        self.last_reply = self.last_reply.max(other.last_reply);
+        self.last_end = self.last_end.max(other.last_end);
         self.replies_each.extend(other.replies_each);
         // All threads begin at the same time; a thread that never began has zero.
         self.began = self.began.max(other.began);
@@ -306,6 +307,13 @@ impl Records {
     /// The length of the measured period.
     pub fn elapsed(&self) -> Duration {
         self.ended - self.began
+    }
+
+    /// A time that a thread used, as a share of the time in which it was measured. That is longer
+    /// than the measured period if the thread could not end it in time.
+    pub fn share(&self, used: &ThreadUse, time: Duration) -> f64 {
+        let whole = self.elapsed().max(used.span).as_secs_f64();
+        if whole > 0.0 { time.as_secs_f64() / whole } else { 0.0 }
     }
 
     /// Connections that had at least one verified reply.
@@ -388,7 +396,7 @@ mod tests {
         assert_eq!((all.established, all.replies, all.replies_late), (4, 2, 2));
         assert_eq!((all.losses.reset, all.losses.total()), (2, 2));
         assert_eq!((all.connect_failed(), all.served()), (2, 2));
-        assert_eq!((all.latency.len(), all.last_reply), (4, at(350)));
+        assert_eq!((all.latency.len(), all.last_end), (4, at(350)));
         assert_eq!(all.elapsed(), Duration::from_nanos(200));
     }
 

@@ -22,6 +22,20 @@ pub struct OpenLoop {
     pub strict: bool,
 }
 
+impl OpenLoop {
+    /// The schedules of a thread, at their first request: one, or one for each connection.
+    /// `first`: the number of the thread's first connection.
+    pub fn arrivals(&self, lane: Lane, first: u64, connections: usize, seed: u64) -> Vec<Arrivals> {
+        let of = |lane, number| Arrivals::new(&self.profile, self.spacing, lane, seed, number);
+        match self.strict {
+            true => (0..connections as u64)
+                .map(|nth| of(lane.of_connection(nth), first + nth))
+                .collect(),
+            false => vec![of(lane, first)],
+        }
+    }
+}
+
 /// The pending requests and the free connections of one thread.
 pub struct Dispatch {
     profile: Profile,
@@ -42,17 +56,12 @@ enum Kind {
 impl Dispatch {
     /// `first`: the number of the thread's first connection.
     pub fn new(plan: &OpenLoop, lane: Lane, first: u64, connections: usize, seed: u64) -> Dispatch {
-        let arrivals =
-            |lane, number| Arrivals::new(&plan.profile, plan.spacing, lane, seed, number);
+        let mut arrivals = plan.arrivals(lane, first, connections, seed);
         let kind = if plan.strict {
-            let each = |nth: u64| arrivals(lane.of_connection(nth), first + nth);
-            Kind::Strict {
-                arrivals: (0..connections as u64).map(each).collect(),
-                free: BinaryHeap::with_capacity(connections),
-            }
+            Kind::Strict { arrivals, free: BinaryHeap::with_capacity(connections) }
         } else {
             let free = VecDeque::with_capacity(connections);
-            Kind::Shared { arrivals: arrivals(lane, first), free }
+            Kind::Shared { arrivals: arrivals.swap_remove(0), free }
         };
         let queued = vec![false; connections];
         Dispatch { profile: plan.profile.clone(), start: Time::ZERO, queued, kind }
@@ -152,9 +161,25 @@ impl Dispatch {
         time(self.start, due)
     }
 
-    /// Passes the intended time of each request before `end` that was not taken to `each`, as long as
-    /// `each` returns true.
-    pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time) -> bool) {
+    /// Whether all requests were taken, or can no longer be. `is_gone`: whether a connection has
+    /// ended for good.
+    pub fn is_exhausted(&self, is_gone: impl Fn(usize) -> bool) -> bool {
+        let is_over = |arrivals: &Arrivals| arrivals.next_ns() == u64::MAX;
+        match &self.kind {
+            Kind::Shared { arrivals, .. } => is_over(arrivals),
+            Kind::Strict { arrivals, .. } => {
+                arrivals.iter().enumerate().all(|(index, own)| is_over(own) || is_gone(index))
+            }
+        }
+    }
+
+    /// When the request after the last one would be due; `None` if the schedule has no end.
+    pub fn end(&self) -> Option<Time> {
+        self.profile.end_ns().map(|end| time(self.start, end))
+    }
+
+    /// Passes the intended time of each request before `end` that was not taken to `each`.
+    pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time)) {
         let Dispatch { profile, start, kind, .. } = self;
         let schedules = match kind {
             Kind::Shared { arrivals, .. } => std::slice::from_mut(arrivals),
@@ -162,9 +187,7 @@ impl Dispatch {
         };
         for arrivals in schedules {
             while arrivals.next_ns() != u64::MAX && time(*start, arrivals.next_ns()) < end {
-                if !each(time(*start, arrivals.next_ns())) {
-                    return;
-                }
+                each(time(*start, arrivals.next_ns()));
                 arrivals.advance(profile);
             }
         }
@@ -266,10 +289,7 @@ mod tests {
                 next(&mut dispatch, at_ms(10)).expect("due, and a free connection");
             }
             let mut left = Vec::new();
-            dispatch.abandon(at_ms(100), |intended| {
-                left.push(intended);
-                true
-            });
+            dispatch.abandon(at_ms(100), |intended| left.push(intended));
             left.sort();
             assert_eq!(left.len(), 96, "strict {strict}");
             assert_eq!((left[0], left[95]), (at_ms(4), at_ms(99)));

@@ -5,6 +5,7 @@
 //!
 //! * `world`: one run, and what all of them share
 //! * `schedule`: each kind of load, sent to the nanosecond; the same run twice
+//! * `omission`: stalls and pauses at any time leave no request out, however the run is limited
 //! * `stall`, `delays`, `queue`, `overload`: servers with known delays
 //! * `wrong`: servers that send wrong bytes
 //!
@@ -13,6 +14,7 @@
 //! --nocapture` prints them.
 
 mod delays;
+mod omission;
 mod overload;
 mod queue;
 mod schedule;

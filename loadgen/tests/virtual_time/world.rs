@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use echopool::builtin::url::{ServiceOptions, Spec};
-use echopool::internals::{ClientLimits, Network, simulate, simulated_now};
+use echopool::internals::{ClientLimits, Network, Pause, simulate_with_pauses, simulated_now};
 use echopool::service::ServiceFactory;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
@@ -35,6 +35,20 @@ pub fn drive<F>(flags: &str, latency: Duration, server: F) -> (Report, F::Servic
 where
     F: ServiceFactory,
 {
+    drive_with_pause(flags, latency, server, None)
+}
+
+/// The same. All threads of the program pause between these two times, as if it was stopped; they
+/// are counted from the start of the run.
+pub fn drive_with_pause<F>(
+    flags: &str,
+    latency: Duration,
+    server: F,
+    pause: Option<[Duration; 2]>,
+) -> (Report, F::Service)
+where
+    F: ServiceFactory,
+{
     let plan = Arc::new(plan(flags));
     let control = Arc::new(Control::new(plan.threads, 0, plan.requests));
     let clients = (0..plan.threads).map(|thread| {
@@ -42,7 +56,12 @@ where
         (plan.share(thread).limits, client)
     });
     let network = Network { latency, window: WINDOW, seed: plan.seed };
-    let (server, clients) = simulate(network, (server_limits(&plan), server), clients.collect())
+    let of_thread = |[from, until]: [Duration; 2]| {
+        (0..plan.threads).map(move |client| Pause { client, from, until })
+    };
+    let pauses: Vec<_> = pause.into_iter().flat_map(of_thread).collect();
+    let server = (server_limits(&plan), server);
+    let (server, clients) = simulate_with_pauses(network, server, clients.collect(), &pauses)
         .expect("memory for buffers");
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let mut records = Records::default();
@@ -85,10 +104,7 @@ pub fn intended(report: &Report) -> Vec<u64> {
     for thread in 0..plan.threads {
         let mut schedule = plan.dispatch(thread).expect("an open loop");
         schedule.begin(Time::ZERO);
-        schedule.abandon(end, |time| {
-            times.push(time.as_nanos());
-            true
-        });
+        schedule.abandon(end, |time| times.push(time.as_nanos()));
     }
     times.sort_unstable();
     times

@@ -91,6 +91,12 @@ impl Conversation {
         self.begun - self.completed
     }
 
+    /// Whether the first byte of the oldest outstanding request has been put on the output.
+    #[inline]
+    pub fn oldest_is_sent(&self) -> bool {
+        self.put > self.completed_bytes
+    }
+
     /// Begins a request: its bytes must be put on the output.
     #[inline]
     pub fn begin(&mut self, wire: &Wire) {

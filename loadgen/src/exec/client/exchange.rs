@@ -69,9 +69,6 @@ impl Client {
             let Some(intended) = dispatch.take(index, now.min(last)) else {
                 return dispatch.room(index);
             };
-            if !self.may_begin(intended) {
-                return;
-            }
             self.begin(index, intended, now);
         }
     }
@@ -85,9 +82,9 @@ impl Client {
             && (conversation.begun == 0 || !self.retires(index, now))
     }
 
-    /// Acquires the right to begin a request. During the warm-up it is always granted.
+    /// Closed loop: acquires the right to begin a request. During the warm-up it is always granted.
     #[inline]
-    pub(super) fn may_begin(&self, intended: Time) -> bool {
+    fn may_begin(&self, intended: Time) -> bool {
         intended < self.lifecycle.period.record_from || self.lifecycle.control.take_request()
     }
 

@@ -21,7 +21,7 @@ use echopool::time::Time;
 
 use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::control::Control;
-use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase};
+use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase, Sweep};
 use crate::plan::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Plan};
 use crate::stats::loss::Loss;
 use crate::stats::records::Records;
@@ -60,6 +60,9 @@ pub struct Client {
     /// Connections that could not put their output in leases.
     starved: VecDeque<usize>,
     second: PresentSecond,
+    /// The pass in search of overdue replies, and the time that it compares with.
+    late: Sweep,
+    late_at: Time,
 }
 
 impl Client {
@@ -79,6 +82,8 @@ impl Client {
             again: VecDeque::with_capacity(count),
             starved: VecDeque::with_capacity(count),
             second: PresentSecond::default(),
+            late: Sweep::complete(count),
+            late_at: Time::ZERO,
             lifecycle,
         }
     }
@@ -88,6 +93,7 @@ impl Client {
     /// # Panics
     /// A request was not accounted for.
     pub fn into_records(mut self) -> Records {
+        self.abandon();
         let outstanding = self.second.outstanding();
         assert_eq!(outstanding, 0, "no request is under way without a connection");
         for index in (0..self.places.len()).filter(|index| self.places[*index].established > 0) {
@@ -209,6 +215,7 @@ impl Service for Client {
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.lifecycle.begin_turn(turn.now());
         if self.lifecycle.control.stopped() && self.lifecycle.ends_early(turn) {
             self.end_period(turn.now(), turn.now().min(self.lifecycle.period.end));
         }

@@ -56,17 +56,19 @@ impl Client {
             Some(_) => self.dispatch_due(turn),
         };
         self.reconnect_due(turn);
-        self.look_after(turn);
+        let looked_after = self.look_after(turn);
         self.sample(now);
         self.lifecycle.intervals.tick(now);
-        let answered = self.lifecycle.control.requests_used_up() && self.second.outstanding() == 0;
+        let all_ended = self.second.outstanding() == 0
+            && self.lifecycle.all_is_begun(now, |index| self.is_gone(index));
         if self.has_no_connections() && !self.other_threads_continue() {
             self.end_period(now, now.min(self.lifecycle.period.end));
-        } else if sent_all && answered {
-            self.end_period(now, self.lifecycle.records.last_reply);
+        } else if sent_all && all_ended {
+            let last_end = self.lifecycle.records.last_end;
+            self.end_period(now, last_end.max(self.lifecycle.period.until));
         } else if sent_all && now >= self.lifecycle.period.end {
             self.end_period(now, self.lifecycle.period.end);
-        } else if sent_all {
+        } else if sent_all && looked_after {
             return self.next_measure(now);
         }
         now
@@ -75,6 +77,16 @@ impl Client {
     /// No connection is left, and none will be begun.
     fn has_no_connections(&self) -> bool {
         self.lifecycle.open == 0 && self.lifecycle.connecting == 0 && self.again.is_empty()
+    }
+
+    /// Whether a place has no connection and will have none.
+    fn is_gone(&self, index: usize) -> bool {
+        match self.conversations[index].state {
+            ConnectionState::Closed => true,
+            // The first connect failed.
+            ConnectionState::Absent => self.places[index].established == 0,
+            _ => false,
+        }
     }
 
     /// Whether this thread must continue because others do: in an open loop its requests are
@@ -94,26 +106,26 @@ impl Client {
 
     /// Open loop: assigns due requests to connections that have room. Returns whether none is left;
     /// otherwise the next turn continues, so that replies are read in between.
+    ///
+    /// A woken connection takes more than one request if it has room. After a late end of the
+    /// period it does so before the period is ended.
     fn dispatch_due(&mut self, turn: &mut Turn<'_>) -> bool {
-        let due_until = turn.now().min(self.lifecycle.period.last());
-        for _ in 0..PER_TURN {
+        let now = turn.now();
+        let due_until = now.min(self.lifecycle.period.last());
+        for nth in 0..PER_TURN {
             let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
-            let Some(index) = dispatch.due_connection(due_until) else { return true };
-            if !self.has_room(index, turn.now()) {
-                // It is gone, or its lifetime is over and it closes when it is woken.
-                if let Some(id) = self.conversations[index].id {
-                    turn.wake(id);
-                }
-                continue;
+            let Some(index) = dispatch.due_connection(due_until) else {
+                return nth == 0 || now < self.lifecycle.period.end;
+            };
+            // If it has no room it is gone, or its lifetime is over and it closes when it is woken.
+            if self.has_room(index, now) {
+                let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
+                let intended = dispatch.take(index, due_until).expect("it is due");
+                self.begin(index, intended, now);
             }
-            let dispatch = self.lifecycle.dispatch.as_mut().expect("an open loop");
-            let intended = dispatch.take(index, due_until).expect("it is due");
-            if !self.may_begin(intended) {
-                return true;
+            if let Some(id) = self.conversations[index].id {
+                turn.wake(id);
             }
-            self.begin(index, intended, turn.now());
-            // It may have room for another request, which is seen after this send.
-            turn.wake(self.conversations[index].id.expect("it is open"));
         }
         false
     }
@@ -129,11 +141,14 @@ impl Client {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
         let woken_all = self.wake_next(turn, |conversation| conversation.outstanding() == 0);
-        self.look_after(turn);
-        if self.lifecycle.open == 0 || now >= give_up {
+        let looked_after = self.look_after(turn);
+        if self.lifecycle.all_is_over(give_up) {
             turn.stop();
         }
-        if woken_all { self.lifecycle.next_look(now, !self.starved.is_empty()) } else { now }
+        match woken_all && looked_after {
+            true => self.lifecycle.next_drain(now, !self.starved.is_empty()),
+            false => now,
+        }
     }
 
     pub(super) fn end_period(&mut self, now: Time, ended: Time) {
@@ -141,27 +156,23 @@ impl Client {
         if self.lifecycle.samples.have_begun() {
             self.end_second(now);
         }
-        self.abandon(self.lifecycle.records.ended);
-        // The unsent requests were given up.
+        // The unsent requests are given up.
         self.lifecycle.tally().behind_ns.store(0, Relaxed);
         self.lifecycle.drain(now);
     }
 
-    /// Gives up the requests that were due before the end and found no connection with room.
-    fn abandon(&mut self, ended: Time) {
-        let Lifecycle { dispatch, control, records, intervals, period, .. } = &mut self.lifecycle;
+    /// Gives up the requests that were due before the end and found no connection with room. There
+    /// may be millions of them, so this is done when no thread waits for a reply any more.
+    pub(super) fn abandon(&mut self) {
+        let Lifecycle { dispatch, records, intervals, period, .. } = &mut self.lifecycle;
         let Some(dispatch) = dispatch else { return };
+        let ended = records.ended;
         dispatch.abandon(ended, |intended| {
-            if intended < period.record_from {
-                return true;
-            }
-            let offered = control.take_request();
-            if offered {
+            if intended >= period.record_from {
                 records.offered += 1;
                 records.give_up(ended, intended, GivenUp::NeverSent);
                 intervals.give_up(ended, ended - intended);
             }
-            offered
         });
     }
 
@@ -206,45 +217,50 @@ impl Client {
         self.lifecycle.sweep.is_complete(self.conversations.len())
     }
 
-    /// Periodic work of every phase.
-    fn look_after(&mut self, turn: &mut Turn<'_>) {
+    /// Periodic work of every phase. Returns whether all of it is done; otherwise the next turn
+    /// continues.
+    fn look_after(&mut self, turn: &mut Turn<'_>) -> bool {
         self.wake_starved(turn);
         let plan = &self.lifecycle.plan;
         let patience = match plan.lifetime {
             Some(Lifetime::Time(lifetime)) => plan.timeout.min(lifetime),
             _ => plan.timeout,
         };
-        if self.lifecycle.check_is_due(turn.now(), patience) {
-            self.close_late(turn);
+        let count = self.conversations.len();
+        if self.late.is_complete(count) && self.lifecycle.check_is_due(turn.now(), patience) {
+            self.late.restart();
+            self.late_at = self.lifecycle.looked_at();
         }
+        for index in self.late.step(count) {
+            self.close_if_late(turn, index);
+        }
+        self.late.is_complete(count)
     }
 
-    /// Closes connections whose reply is overdue, and wakes idle ones whose lifetime is over.
-    fn close_late(&mut self, turn: &mut Turn<'_>) {
-        let (now, timeout, pipeline) =
-            (turn.now(), self.lifecycle.plan.timeout, self.lifecycle.plan.pipeline);
-        for index in 0..self.conversations.len() {
-            let retires = self.retires(index, now);
-            let conversation = &mut self.conversations[index];
-            if conversation.state != ConnectionState::Open {
-                continue;
+    /// Closes a connection whose reply is overdue, and wakes an idle one whose lifetime is over. A
+    /// request that was not sent has no reply that could be overdue.
+    fn close_if_late(&mut self, turn: &mut Turn<'_>, index: usize) {
+        let (timeout, at) = (self.lifecycle.plan.timeout, self.late_at);
+        let conversation = &self.conversations[index];
+        let (ConnectionState::Open, Some(id)) = (conversation.state, conversation.id) else {
+            return;
+        };
+        let since = if conversation.outstanding() > 0 {
+            let oldest = slot(index, conversation.completed, self.lifecycle.plan.pipeline);
+            let sent = self.sent_at.get(oldest).unwrap_or(&self.intended_at[oldest]);
+            conversation.oldest_is_sent().then_some(*sent)
+        } else if self.lifecycle.plan.server_closes && conversation.completed > 0 {
+            // The server owes the end of the connection.
+            Some(self.places[index].room_since)
+        } else {
+            if self.retires(index, turn.now()) {
+                turn.wake(id);
             }
-            if conversation.outstanding() == 0 {
-                let owes_its_end = self.lifecycle.plan.server_closes && conversation.completed > 0;
-                if owes_its_end && now - self.places[index].room_since > timeout {
-                    conversation.state = ConnectionState::Lost(Loss::TimedOut);
-                    turn.close(conversation.id.expect("it is open"));
-                } else if !owes_its_end && retires {
-                    turn.wake(conversation.id.expect("it is open"));
-                }
-                continue;
-            }
-            let oldest = slot(index, conversation.completed, pipeline);
-            let sent = self.sent_at.get(oldest).filter(|sent| **sent > Time::ZERO);
-            if now - *sent.unwrap_or(&self.intended_at[oldest]) > timeout {
-                conversation.state = ConnectionState::Lost(Loss::TimedOut);
-                turn.close(conversation.id.expect("it is open"));
-            }
+            None
+        };
+        if since.is_some_and(|since| at - since > timeout) {
+            self.conversations[index].state = ConnectionState::Lost(Loss::TimedOut);
+            turn.close(id);
         }
     }
 

@@ -44,10 +44,10 @@ impl Members {
             // The buffer is acquired first, because a begun message must be sent.
             let Some(mut lease) = self.take_lease(connection) else { return };
             let Some(intended) = self.next_message(index, sender, now) else { return };
-            if !self.lifecycle.control.take_request() {
+            if self.lifecycle.dispatch.is_none() && !self.lifecycle.control.take_request() {
                 return;
             }
-            shared.senders[sender as usize].begin(intended);
+            shared.senders[sender as usize].begin(intended, now);
             self.lifecycle.records.offered += 1;
             self.lifecycle.records.requests += 1;
             if self.lifecycle.dispatch.is_some() {
@@ -184,7 +184,7 @@ impl Members {
             true => records.replies += count,
             false => records.replies_late += count,
         }
-        records.last_reply = now;
+        records.last_end = now;
         tally::add(&self.lifecycle.tally().replies, count);
     }
 

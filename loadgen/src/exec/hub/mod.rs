@@ -103,7 +103,8 @@ impl Members {
     ///
     /// # Panics
     /// A message was not accounted for.
-    pub fn into_records(self) -> Records {
+    pub fn into_records(mut self) -> Records {
+        self.abandon();
         let Members { mut lifecycle, members, counts, .. } = self;
         let readers = members.iter().enumerate().filter(|(_, member)| member.reads);
         for (index, member) in readers.filter(|(_, member)| member.state != ConnectionState::Absent)
@@ -203,6 +204,7 @@ impl Service for Members {
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
+        self.lifecycle.begin_turn(turn.now());
         if self.lifecycle.control.stopped() && self.lifecycle.ends_early(turn) {
             self.end_period(turn.now(), turn.now().min(self.lifecycle.period.end));
         }

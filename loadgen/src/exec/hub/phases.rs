@@ -41,8 +41,8 @@ impl Members {
         self.lifecycle.intervals.tick(now);
         self.look_after(turn);
         self.lifecycle.sample(now);
-        if started_all && self.lifecycle.control.requests_used_up() && self.all_is_there(now) {
-            self.end_period(now, self.last_delivery);
+        if started_all && self.all_is_begun(now) && self.all_is_there() {
+            self.end_period(now, self.last_delivery.max(self.lifecycle.period.until));
         } else if started_all && (now >= end || self.nobody_sends()) {
             self.end_period(now, now.min(end));
         } else if !started_all {
@@ -72,13 +72,27 @@ impl Members {
         }
     }
 
+    /// Whether a number of requests was given, and each of this thread's was begun or has lost its
+    /// sender.
+    fn all_is_begun(&self, now: Time) -> bool {
+        let senders = &self.shared.senders;
+        let is_lost = |nth: usize| {
+            let sender = self.members[self.senders[nth]].sender.expect("it is one of them");
+            senders[sender as usize].is_lost()
+        };
+        let all_lost = || (0..self.senders.len()).all(is_lost);
+        self.lifecycle.all_is_begun(now, is_lost)
+            || self.lifecycle.schedule_is_over(now) && all_lost()
+    }
+
     /// Whether each open member has received everything, or nothing has arrived for so long that
     /// nothing will.
-    fn all_is_there(&self, now: Time) -> bool {
+    fn all_is_there(&self) -> bool {
         // All messages of the run: another thread may be about to begin the last one.
         let messages = self.lifecycle.plan.requests.unwrap_or_else(|| self.shared.begun());
         let due = self.readers as u64 * messages;
-        self.accounted >= due || now - self.last_delivery > self.lifecycle.plan.timeout
+        let waited = self.lifecycle.looked_at() - self.last_delivery;
+        self.accounted >= due || waited > self.lifecycle.plan.timeout
     }
 
     fn nobody_sends(&self) -> bool {
@@ -88,7 +102,7 @@ impl Members {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
         let all_measured = self.lifecycle.control.all_measured();
-        if (self.readers == 0 && all_measured) || now >= give_up {
+        if (self.readers == 0 && all_measured) || self.lifecycle.looked_at() >= give_up {
             turn.stop();
         }
         self.look_after(turn);
@@ -110,26 +124,22 @@ impl Members {
 
     pub(super) fn end_period(&mut self, now: Time, ended: Time) {
         self.lifecycle.end_period(ended);
-        self.abandon(self.lifecycle.records.ended);
         self.lifecycle.drain(now);
     }
 
     /// Gives up the messages that were due before the end and not sent. Each counts as late for
-    /// every client.
-    fn abandon(&mut self, ended: Time) {
+    /// every client. There may be millions of them, so this is done when nothing is waited for.
+    pub(super) fn abandon(&mut self) {
+        let ended = self.lifecycle.records.ended;
         let Members { lifecycle, hub, members, .. } = self;
-        let Lifecycle { dispatch, control, records, .. } = lifecycle;
+        let Lifecycle { dispatch, records, .. } = lifecycle;
         let Some(dispatch) = dispatch else { return };
         let clients = hub.connections - hub.never_read;
         let mut give_up = |intended| {
-            let offered = control.take_request();
-            if offered {
-                records.offered += 1;
-                records.never_sent += 1;
-                let late = (ended - intended).as_nanos() as u64;
-                records.latency.saturating_record_n(late, clients);
-            }
-            offered
+            records.offered += 1;
+            records.never_sent += 1;
+            let late = (ended - intended).as_nanos() as u64;
+            records.latency.saturating_record_n(late, clients);
         };
         for member in members {
             member.offered.take().map(&mut give_up);
@@ -159,12 +169,12 @@ impl Members {
         if !self.lifecycle.check_is_due(now, self.lifecycle.plan.timeout) {
             return;
         }
-        let begun = self.shared.begun();
+        let (begun, at) = (self.shared.begun(), self.lifecycle.looked_at());
         for index in 0..self.members.len() {
             let member = &self.members[index];
             if member.state == ConnectionState::Open
                 && member.reads
-                && self.is_late(member, index, begun, now)
+                && self.is_late(member, index, begun, at)
             {
                 let member = &mut self.members[index];
                 member.state = ConnectionState::Lost(Loss::TimedOut);
@@ -173,10 +183,11 @@ impl Members {
         }
     }
 
-    fn is_late(&self, member: &Member, index: usize, begun: u64, now: Time) -> bool {
+    /// `at`: everything that had arrived by then has been read.
+    fn is_late(&self, member: &Member, index: usize, begun: u64, at: Time) -> bool {
         let timeout = self.lifecycle.plan.timeout;
         if member.id == 0 {
-            return now - member.opened > timeout;
+            return at - member.opened > timeout;
         }
         if member.missing(begun) == 0 {
             return false;
@@ -187,10 +198,7 @@ impl Members {
         // sender may not have reached the hub.
         let excused = member.dropped > 0;
         senders.iter().zip(due).any(|(sender, due)| {
-            *due < sender.begun()
-                && !excused
-                && !sender.is_lost()
-                && sender.age(*due, now) > timeout
+            *due < sender.begun() && !excused && !sender.is_lost() && sender.age(*due, at) > timeout
         })
     }
 }

@@ -42,6 +42,8 @@ pub struct Sender {
     /// Messages begun.
     begun: AtomicU64,
     lost: AtomicBool,
+    /// The longest time from the intended time of a message to its actual send, in nanoseconds.
+    lag_max: AtomicU64,
     times: Box<[AtomicU64]>,
 }
 
@@ -63,6 +65,7 @@ impl SharedSenders {
             id: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            lag_max: AtomicU64::new(0),
             times: (0..times).map(|_| AtomicU64::new(0)).collect(),
         };
         let senders = connections.iter().map(sender).collect();
@@ -133,16 +136,20 @@ impl Sender {
 
     /// Begins a message and returns its number. Only the thread of the sender calls this.
     #[inline]
-    pub fn begin(&self, now: Time) -> u64 {
+    pub fn begin(&self, intended: Time, now: Time) -> u64 {
         let number = self.begun.load(Relaxed);
+        let lag = (now - intended).as_nanos() as u64;
+        if lag > self.lag_max.load(Relaxed) {
+            self.lag_max.store(lag, Relaxed);
+        }
         // The count is stored before the time: a reader that loads a time and then sees that its
         // slot was not reused has loaded the right one.
         self.begun.store(number + 1, Relaxed);
-        self.place(number).store(now.as_nanos(), Release);
+        self.place(number).store(intended.as_nanos(), Release);
         number
     }
 
-    /// When a message was begun. Its bytes have come back, so the store is complete.
+    /// The intended time of a message. Its bytes have come back, so the store is complete.
     #[inline]
     pub fn sent_at(&self, number: u64) -> SentAt {
         let time = Time::from_nanos(self.place(number).load(Acquire));
@@ -154,12 +161,13 @@ impl Sender {
         SentAt::Before(Time::from_nanos(oldest))
     }
 
-    /// Time since a message was sent.
+    /// Time since a message was sent, at least. Only its intended time is kept, so it may have been
+    /// sent later than that by as much as any message was.
     #[inline]
     pub fn age(&self, number: u64, now: Time) -> Duration {
-        match self.sent_at(number) {
-            SentAt::Known(time) | SentAt::Before(time) => now - time,
-        }
+        let (SentAt::Known(time) | SentAt::Before(time)) = self.sent_at(number);
+        let lag = Duration::from_nanos(self.lag_max.load(Relaxed));
+        (now - time).saturating_sub(lag)
     }
 
     #[inline]
@@ -178,7 +186,8 @@ mod tests {
         let sender = &shared.senders[0];
         let places = sender.times.len() as u64;
         for number in 0..3 * places {
-            assert_eq!(sender.begin(Time::from_nanos(1_000 + number)), number);
+            let now = Time::from_nanos(1_000 + number);
+            assert_eq!(sender.begin(now, now), number);
         }
         for number in [2 * places, 3 * places - 1] {
             assert_eq!(sender.sent_at(number), SentAt::Known(Time::from_nanos(1_000 + number)));
@@ -187,6 +196,15 @@ mod tests {
         for number in [0, places, 2 * places - 1] {
             assert_eq!(sender.sent_at(number), SentAt::Before(oldest), "{number}");
         }
+    }
+
+    #[test]
+    fn the_age_of_a_message_does_not_include_the_time_before_its_send() {
+        let shared = SharedSenders::new(ByteOrder::Little, 64, 1, &[0]);
+        let (sender, at) = (&shared.senders[0], |millis: u64| Time::from_nanos(millis * 1_000_000));
+        sender.begin(at(10), at(1_510));
+        assert_eq!(sender.age(0, at(1_512)), Duration::from_millis(2));
+        assert_eq!(sender.age(0, at(1_000)), Duration::ZERO);
     }
 
     #[test]

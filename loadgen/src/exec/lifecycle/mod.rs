@@ -3,6 +3,7 @@
 //!
 //! * here: the state of such a thread, its phases, and the time of its next call
 //! * `connections`: connections are begun, established, and lost; `targets`: counts per target
+//! * `looks`: up to which time everything that has arrived has been read, for time-outs
 //! * `samples`: rate and processor use of the thread during the measured period
 //! * `stalls`: times in which it should have worked and did not
 //! * `leases`: the buffers on its outputs; `sweep`: passes over a table
@@ -25,6 +26,7 @@ use crate::traffic::dispatch::Dispatch;
 
 mod connections;
 mod leases;
+mod looks;
 mod samples;
 mod stalls;
 mod sweep;
@@ -32,6 +34,7 @@ mod targets;
 
 pub use connections::{CONNECTS_PER_TURN, ClientSession};
 use leases::LeaseBudget;
+use looks::Looks;
 use samples::Samples;
 use stalls::Stalls;
 pub use sweep::{PER_TURN, Sweep};
@@ -65,6 +68,7 @@ pub struct Lifecycle {
     /// The pass over all clients in this phase.
     pub sweep: Sweep,
     next_check: Time,
+    looks: Looks,
     pub samples: Samples,
     pub records: Records,
     /// The part of the records of each second, during the run.
@@ -90,11 +94,14 @@ pub struct Period {
     /// Requests with an earlier intended time belong to the warm-up.
     pub record_from: Time,
     pub end: Time,
+    /// With a number of requests in an open loop: when the request after the last one would be due.
+    /// The period does not end before, even if all requests have.
+    pub until: Time,
 }
 
 impl Period {
     /// Not known yet.
-    const UNKNOWN: Period = Period { record_from: Time::MAX, end: Time::MAX };
+    const UNKNOWN: Period = Period { record_from: Time::MAX, end: Time::MAX, until: Time::ZERO };
 
     #[inline]
     pub fn contains(self, now: Time) -> bool {
@@ -113,6 +120,7 @@ impl Lifecycle {
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Lifecycle {
         let share = plan.share(thread);
         let targets = vec![TargetCount::default(); plan.targets.len()];
+        let looks = Looks::new(share.connections, plan.size);
         Lifecycle {
             intervals: Recorder::new(control.handover(thread).clone()),
             dispatch: plan.dispatch(thread),
@@ -130,6 +138,7 @@ impl Lifecycle {
             open: 0,
             sweep: Sweep::default(),
             next_check: Time::ZERO,
+            looks,
             samples: Samples::default(),
             records: Records { targets, ..Records::default() },
         }
@@ -159,14 +168,15 @@ impl Lifecycle {
         }
         let record_from = start + self.plan.warmup;
         let end = self.plan.duration.map_or(Time::MAX, |duration| record_from + duration);
-        self.period = Period { record_from, end };
+        if let Some(dispatch) = &mut self.dispatch {
+            dispatch.begin(start);
+        }
+        let until = self.dispatch.as_ref().and_then(Dispatch::end).unwrap_or(Time::ZERO);
+        self.period = Period { record_from, end, until };
         self.phase = Phase::Measuring;
         self.stalls.idle_until(start);
         self.records.began = record_from;
         self.intervals.begin(record_from);
-        if let Some(dispatch) = &mut self.dispatch {
-            dispatch.begin(start);
-        }
         Ok(start)
     }
 
@@ -182,6 +192,7 @@ impl Lifecycle {
     pub fn next_measure(&self, now: Time, soon: bool) -> Time {
         let next = self.next_look(now, soon).min(self.period.end);
         let next = next.min(self.samples.next().unwrap_or(self.period.record_from));
+        let next = if now < self.period.until { next.min(self.period.until) } else { next };
         let due = self.dispatch.as_ref().and_then(|dispatch| dispatch.next());
         due.filter(|due| *due < self.period.end).map_or(next, |due| next.min(due))
     }
@@ -193,12 +204,52 @@ impl Lifecycle {
         (now + tick).min(self.next_check)
     }
 
+    /// The same while draining. A thread whose connections are closed waits for those of others.
+    #[inline]
+    pub fn next_drain(&self, now: Time, soon: bool) -> Time {
+        self.next_look(now, soon || self.open == 0)
+    }
+
+    /// Whether no thread waits for a reply any more, or this one has waited until `give_up`.
+    pub fn all_is_over(&self, give_up: Time) -> bool {
+        let control = &self.control;
+        let all_closed = || control.all_measured() && control.tallies().snapshot().open == 0;
+        self.open == 0 && (control.stopped() || all_closed()) || self.looked_at() >= give_up
+    }
+
+    /// Whether a number of requests was given, and each of this thread's was begun or can no longer
+    /// be. `is_gone`: whether a connection of the thread has ended for good.
+    pub fn all_is_begun(&self, now: Time, is_gone: impl Fn(usize) -> bool) -> bool {
+        match &self.dispatch {
+            None => self.control.requests_used_up(),
+            Some(dispatch) => self.schedule_is_over(now) && dispatch.is_exhausted(is_gone),
+        }
+    }
+
+    /// Whether a number of requests was given, and all of them are due.
+    pub fn schedule_is_over(&self, now: Time) -> bool {
+        self.plan.requests.is_some() && now >= self.period.until
+    }
+
+    /// Called at the start of each turn.
+    #[inline]
+    pub fn begin_turn(&mut self, now: Time) {
+        self.looks.turn(now);
+    }
+
+    /// Everything that had arrived by this time has been read. What is overdue is found by this
+    /// time and not by the present: after a pause of the thread, replies may lie in their sockets.
+    #[inline]
+    pub fn looked_at(&self) -> Time {
+        self.looks.looked_at()
+    }
+
     /// Whether it is time to look for clients that have waited too long. One pass over all clients
     /// per eighth of their patience is cheaper than a timer per request, and late by an eighth at
-    /// most.
+    /// most. While it is due, turns follow each other until all sockets have been read.
     #[inline]
     pub fn check_is_due(&mut self, now: Time, patience: Duration) -> bool {
-        let due = now >= self.next_check;
+        let due = self.looked_at() >= self.next_check;
         if due {
             let interval = patience / 8;
             self.next_check =

@@ -12,6 +12,11 @@ pub struct Sweep {
 }
 
 impl Sweep {
+    /// A pass over a table of this length that is complete.
+    pub fn complete(len: usize) -> Sweep {
+        Sweep { next: len }
+    }
+
     /// The next few entries of a table of this length; none when the pass is complete.
     #[inline]
     pub fn step(&mut self, len: usize) -> Range<usize> {

@@ -11,6 +11,8 @@
 //!
 //! A schedule is computed step by step and takes a few words of memory, whatever its length.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -80,6 +82,8 @@ fn at_most(rate: u64) -> Result<u64, String> {
 pub struct Profile {
     /// Without gaps. The last one has no end.
     segments: Vec<Segment>,
+    /// Nothing is due at this position and after it.
+    end: u128,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,7 +99,8 @@ impl Profile {
     /// The stages in order, after a `warmup` at the initial rate of the first one. After the last
     /// stage its final rate continues.
     pub fn new(warmup: Duration, stages: &[Stage]) -> Profile {
-        let mut profile = Profile { segments: Vec::with_capacity(stages.len() + 2) };
+        let mut profile =
+            Profile { segments: Vec::with_capacity(stages.len() + 2), end: u128::MAX };
         let (first, last) = (stages[0].from, stages[stages.len() - 1].to);
         profile.push(warmup.as_nanos() as u64, first, first);
         for stage in stages {
@@ -115,6 +120,26 @@ impl Profile {
         })
     }
 
+    /// Ends the schedule after the first `requests` of the measured period, whichever lanes they
+    /// belong to. `lanes`: all lanes of the run, at their first request.
+    ///
+    /// Takes less time than the run: of random arrivals, each is computed once.
+    pub fn end_after(&mut self, requests: u64, lanes: Vec<Arrivals>) {
+        let warmup = self.segments[0].end();
+        let is_const = lanes.iter().all(|lane| lane.spacing == Spacing::Const);
+        self.end = match is_const {
+            true => warmup.next_multiple_of(REQUEST) + u128::from(requests) * REQUEST,
+            false => position_after(requests, warmup, lanes),
+        };
+    }
+
+    /// When the request after the last one would be due at the earliest, in nanoseconds from the
+    /// start; `None` if the schedule has no end, or never comes so far.
+    pub fn end_ns(&self) -> Option<u64> {
+        let nth = self.segments.partition_point(|segment| segment.end() < self.end);
+        self.segments.get(nth).map(|segment| segment.time_of(self.end))
+    }
+
     fn push(&mut self, length_ns: u64, from: u64, to: u64) {
         let (begin_ns, begin) = match self.segments.last() {
             None => (0, 0),
@@ -126,8 +151,37 @@ impl Profile {
     /// Nanoseconds from the start to the time at which this many (billionths of) requests are due;
     /// [`u64::MAX`] if that never happens. Exact and rounded down where the rate is constant.
     fn time_of(&self, position: u128) -> u64 {
+        if position >= self.end {
+            return u64::MAX;
+        }
         let nth = self.segments.partition_point(|segment| segment.end() <= position);
         self.segments.get(nth).map_or(u64::MAX, |segment| segment.time_of(position))
+    }
+}
+
+/// The position of the request that follows the first `requests` from `begin` on.
+fn position_after(requests: u64, begin: u128, mut lanes: Vec<Arrivals>) -> u128 {
+    // Almost certainly there are fewer before this position; there, each lane is counted alone.
+    let margin = 8 * requests.isqrt() + 8;
+    let near = begin + u128::from(requests.saturating_sub(margin)) * REQUEST;
+    let mut left = requests;
+    for lane in &mut lanes {
+        lane.skip_to(begin);
+        let counted = lane.skip_to(near.max(begin));
+        left = left.checked_sub(counted).expect("a Poisson process within eight deviations");
+    }
+    // The rest in order.
+    let of_lane = |(nth, lane): (usize, &Arrivals)| Reverse((lane.position, nth));
+    let mut order: BinaryHeap<_> = lanes.iter().enumerate().map(of_lane).collect();
+    loop {
+        let mut first = order.peek_mut().expect("a run has a lane");
+        let Reverse((position, nth)) = *first;
+        if left == 0 {
+            return position;
+        }
+        left -= 1;
+        lanes[nth].skip_one();
+        *first = Reverse((lanes[nth].position, nth));
     }
 }
 
@@ -255,6 +309,26 @@ impl Arrivals {
     }
 
     fn find_next(&mut self, profile: &Profile) {
+        self.find_position();
+        self.next_ns = profile.time_of(self.position);
+    }
+
+    /// Advances without computing the time.
+    fn skip_one(&mut self) {
+        self.taken += 1;
+        self.find_position();
+    }
+
+    /// Advances to the first request at this position or after it. Returns how many were skipped.
+    fn skip_to(&mut self, position: u128) -> u64 {
+        let before = self.taken;
+        while self.position < position {
+            self.skip_one();
+        }
+        self.taken - before
+    }
+
+    fn find_position(&mut self) {
         self.position = match self.spacing {
             Spacing::Const => u128::from(self.lane.position(self.taken)) * REQUEST,
             Spacing::Poisson => {
@@ -262,7 +336,6 @@ impl Arrivals {
                 self.position + (step * REQUEST as f64) as u128
             }
         };
-        self.next_ns = profile.time_of(self.position);
     }
 }
 
