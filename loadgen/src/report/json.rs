@@ -54,6 +54,7 @@ impl RunSummary {
             connect_latency: Distribution::new(&records.connect),
             fairness_jain: records.fairness(),
             reconnects: records.reconnects,
+            reconnects_failed: records.reconnects_failed,
             generator_threads: records.thread_uses.iter().map(thread).collect(),
             seconds_step_ns: nanos(records.seconds.step()),
             seconds: records.seconds.steps().iter().map(step).collect(),
@@ -295,6 +296,7 @@ mod tests {
         (records.replies_late, records.timed_out, records.unanswered) = (112, 113, 114);
         (records.never_sent, records.warmup_requests) = (115, 116);
         (records.bytes, records.bytes_verified, records.reconnects) = (117, 118, 119);
+        records.reconnects_failed = 125;
         (records.saturated_seconds, records.longest_stall) = (120, Duration::from_nanos(121));
         records.replies_each = vec![122, 0, 123, 124];
         let histograms = [
@@ -335,6 +337,7 @@ mod tests {
             ("/bytes_read", 117),
             ("/bytes_verified", 118),
             ("/reconnects", 119),
+            ("/reconnects_failed", 125),
             ("/saturated_seconds", 120),
             ("/longest_pause_ns", 121),
             ("/latency/max_ns", 131),

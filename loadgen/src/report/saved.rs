@@ -216,7 +216,7 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 21] = [
+    const ADDED: [&str; 22] = [
         "targets",
         "per_target",
         "requests_offered",
@@ -230,6 +230,7 @@ pub mod tests {
         "connect_latency",
         "fairness_jain",
         "reconnects",
+        "reconnects_failed",
         "generator_threads",
         "seconds_step_ns",
         "seconds",

@@ -26,7 +26,7 @@ pub enum Verdict {
     /// A byte differed from what was sent.
     #[serde(rename = "echo-differed")]
     Differed,
-    /// There were fewer connections than asked for.
+    /// There were fewer connections than asked for, at first or in place of others that had ended.
     UnderConnected,
     /// No connection had a reply.
     NothingServed,
@@ -72,7 +72,7 @@ impl Report {
             Verdict::NothingServed
         } else if records.losses.total() > 0 || unanswered {
             Verdict::ConnectionsLost
-        } else if records.established < wanted {
+        } else if records.established < wanted || records.reconnects_failed > 0 {
             Verdict::UnderConnected
         } else if hub::not_delivered(self) {
             Verdict::NotDelivered
@@ -158,7 +158,20 @@ impl Report {
             Verdict::Differed => {
                 vec![format!("on {} of {established} connections", records.mismatches)]
             }
-            Verdict::UnderConnected => vec![of_asked],
+            Verdict::UnderConnected => {
+                let mut notes = vec![of_asked];
+                if records.reconnects_failed > 0 {
+                    let failed = records.reconnects_failed;
+                    notes.push(format!(
+                        "{failed} connects failed in place of connections that had ended"
+                    ));
+                }
+                if records.never_sent > 0 {
+                    let (never, offered) = (records.never_sent, records.offered);
+                    notes.push(format!("{never} of {offered} requests were never sent"));
+                }
+                notes
+            }
             Verdict::NotDelivered => vec![hub::losses(records)],
             Verdict::GeneratorLimited => {
                 let limit = validity::generator_limit(plan, records);

@@ -82,6 +82,8 @@ pub struct Records {
     pub connect: Histogram<u64>,
     /// Connections that replaced one whose lifetime had ended, and were established.
     pub reconnects: u64,
+    /// Failed connects in place of a connection that had ended. They are among the errors too.
+    pub reconnects_failed: u64,
     /// The measured period second by second.
     pub seconds: Series,
     /// Seconds in which a thread was [saturated](crate::stats::cpu::SATURATED) while its schedule was
@@ -155,6 +157,7 @@ impl Default for Records {
             own_lag: latency_histogram(),
             connect: latency_histogram(),
             reconnects: 0,
+            reconnects_failed: 0,
             seconds: Series::default(),
             saturated_seconds: 0,
             longest_stall: Duration::ZERO,
@@ -287,6 +290,7 @@ impl Records {
         self.own_lag.add(other.own_lag).expect("the bounds are equal");
         self.connect.add(other.connect).expect("the bounds are equal");
         self.reconnects += other.reconnects;
+        self.reconnects_failed += other.reconnects_failed;
         self.seconds.merge(other.seconds);
         self.saturated_seconds += other.saturated_seconds;
         self.longest_stall = self.longest_stall.max(other.longest_stall);

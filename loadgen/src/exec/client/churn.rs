@@ -135,7 +135,11 @@ impl Client {
 
     /// A connect failed. The first one of a place is not retried; the run has one connection less.
     pub(super) fn not_established(&mut self, index: usize, now: Time) {
-        if self.places[index].established > 0 && self.lifecycle.phase == Phase::Measuring {
+        if self.places[index].established == 0 {
+            return;
+        }
+        self.lifecycle.records.reconnects_failed += 1;
+        if self.lifecycle.phase == Phase::Measuring {
             self.again.push_back((now + RETRY_AFTER, index));
         }
     }

@@ -210,11 +210,13 @@ impl Lifecycle {
         self.next_look(now, soon || self.open == 0)
     }
 
-    /// Whether no thread waits for a reply any more, or this one has waited until `give_up`.
+    /// Whether no thread waits for a reply any more, and this one for no connection that it began;
+    /// or this one has waited until `give_up`.
     pub fn all_is_over(&self, give_up: Time) -> bool {
         let control = &self.control;
         let all_closed = || control.all_measured() && control.tallies().snapshot().open == 0;
-        self.open == 0 && (control.stopped() || all_closed()) || self.looked_at() >= give_up
+        let is_over = control.stopped() || (self.connecting == 0 && all_closed());
+        self.open == 0 && is_over || self.looked_at() >= give_up
     }
 
     /// Whether a number of requests was given, and each of this thread's was begun or can no longer

@@ -106,6 +106,9 @@ pub struct RunSummary {
     /// Connections that replaced one whose lifetime had ended, and were established.
     #[serde(default)]
     pub reconnects: u64,
+    /// Failed connects in place of a connection that had ended. They are among the errors too.
+    #[serde(default)]
+    pub reconnects_failed: u64,
     /// What each thread of clients used in the measured period.
     #[serde(default)]
     pub generator_threads: Vec<ThreadSummary>,
