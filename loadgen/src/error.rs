@@ -47,15 +47,6 @@ pub enum Failure {
     Setup(String),
 }
 
-impl Failure {
-    pub fn exit(&self) -> Exit {
-        match self {
-            Failure::Usage(_) => Exit::Usage,
-            Failure::Setup(_) => Exit::Failed,
-        }
-    }
-}
-
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -26,6 +26,7 @@ use clap::Parser;
 
 use command::{calibrate, compare, merge, run, search};
 use exec::local_server;
+use report::ending::End;
 use view::terminal;
 
 pub mod cli;
@@ -64,7 +65,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             terminal::message(format_args!("loadgen: {failure}"));
-            failure.exit().into()
+            End::Failure(&failure).row().exit.into()
         }
     }
 }

@@ -58,6 +58,6 @@ Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (power
 times always with ns, us, ms, s, m or h.
 
 Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
-valid (fewer connections than asked for, connections lost, or the schedule not kept), 99 an
-objective (--slo) was missed, 130 interrupted by a signal or the key q (the report is written
-nevertheless).";
+valid (fewer connections than asked for, connections lost, or the schedule not kept) or does not
+decide an objective, 99 an objective (--slo) was missed, 130 interrupted by a signal or the key q
+(the report is written nevertheless).";

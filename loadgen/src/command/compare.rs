@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::error::{Exit, Failure};
+use crate::report::ending::State;
+use crate::report::print;
 use crate::report::saved::{self, Saved};
 use crate::report::schema::RunSummary;
-use crate::report::{Verdict, print};
 use crate::stats::records;
 use crate::units::time_text;
 
@@ -47,8 +48,8 @@ pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
         )));
     }
     print(&render(&first, &second))?;
-    let valid = [&first, &second].iter().all(|saved| saved.run.verdict == Verdict::Valid);
-    Ok(if valid { Exit::Ok } else { Exit::NotValid })
+    let states = [&first, &second].map(|saved| State::of_saved(&saved.run));
+    Ok(State::worst(states.into_iter()).exit())
 }
 
 const PERCENTILES: [(&str, f64); 7] = [
@@ -115,7 +116,10 @@ fn render(first: &Saved, second: &Saved) -> String {
     for (nth, completed) in (1..).zip(saved::targets_side_by_side(first, second)) {
         line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
     }
-    line("Verdict", runs.map(|run| run.verdict.word().into()), None);
+    let states = runs.map(State::of_saved);
+    line("Ended", states.map(|state| state.ending.word().into()), None);
+    line("Objectives", states.map(|state| state.objectives.word().into()), None);
+    line("Verdict", states.map(|state| state.verdict.word().into()), None);
     for (name, saved) in ["First", "Second"].iter().zip(both) {
         writeln!(out, "{name}: {}, {}", saved.name, saved.run.target).expect("a string");
     }
@@ -141,6 +145,7 @@ mod tests {
     use super::*;
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
+    use crate::stats::slo;
 
     #[test]
     fn ratios_come_from_the_histograms() {
@@ -161,6 +166,12 @@ mod tests {
         assert_eq!(line("Latency p50"), ["500.22us", "1.00ms", "2.000"]);
         assert_eq!(line("Latency max"), ["1.00ms", "2.00ms", "2.000"]);
         assert_eq!(line("Verdict"), ["valid", "valid"]);
+        assert_eq!((line("Ended")[1].as_str(), line("Objectives")[0].as_str()), ("whole", "none"));
+        second.interrupted = true;
+        std::sync::Arc::make_mut(&mut second.plan).slos = vec![slo::parse("p50<1us").unwrap()];
+        let text = render(&saved("a.json", &first), &saved("b.json", &second));
+        assert!(text.contains("whole     interrupted\n"), "{text}");
+        assert!(text.contains("none          missed\n"), "{text}");
         assert!(text.contains("Settings differ: size_bytes (64 and 128)\n"), "{text}");
         assert!(text.ends_with(
             "\nOne run each: compare two runs of the same thing to see how much is chance\n"

@@ -29,7 +29,7 @@ use crate::plan::calibration::Standing;
 use crate::report::{Abort, Outputs, Report};
 use crate::stats::cpu;
 use crate::stats::interval::{Collector, Interval};
-use crate::stats::records::Records;
+use crate::stats::records::{Records, latency_histogram};
 use crate::stats::slo::{Observed, Slo};
 use crate::view::progress::{Progress, RunStage};
 use crate::view::terminal::{self, Keys};
@@ -372,8 +372,11 @@ impl Intervals<'_> {
 /// Whether a second misses an objective. Errors are counted from the start of the run, because a
 /// run cannot have fewer at its end.
 fn missed(slos: &[Slo], second: &Interval) -> Option<Abort> {
+    // The latencies are lower bounds at least, and only what they miss matters here.
     let observed = Observed {
         latency: &second.latency,
+        unfinished: &latency_histogram(),
+        generator_late: false,
         rate: second.is_whole().then(|| second.rate()),
         errors: second.counts.errors(),
     };

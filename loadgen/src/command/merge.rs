@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::error::{Exit, Failure};
+use crate::report::ending::State;
+use crate::report::print;
 use crate::report::saved::{self, Saved};
 use crate::report::schema::{Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION};
-use crate::report::{Verdict, print};
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
 ///
@@ -32,7 +33,7 @@ pub fn run(args: &MergeArgs) -> Result<Exit, Failure> {
     let merged = merge(&runs)?;
     let text = serde_json::to_string_pretty(&merged).expect("it has a JSON form");
     print(&format!("{text}\n"))?;
-    Ok(if merged.verdict == Verdict::Valid { Exit::Ok } else { Exit::NotValid })
+    Ok(state(&runs).exit())
 }
 
 fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
@@ -83,7 +84,11 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
         connect_latency: distribution(runs, "connect_latency", |run| &run.connect_latency)?,
         errors: errors(runs),
-        verdict: verdict(runs),
+        runs_interrupted: count_of(runs, |run| run.interrupted),
+        runs_aborted: count_of(runs, |run| run.aborted.is_some()),
+        objectives: state(runs).objectives.word().into(),
+        verdict: state(runs).verdict,
+        exit_code: state(runs).exit() as u8,
     })
 }
 
@@ -109,10 +114,13 @@ fn errors(runs: &[Saved]) -> BTreeMap<String, NonZeroU64> {
     sum
 }
 
-/// Valid if all runs are, otherwise the verdict of the first that is not.
-fn verdict(runs: &[Saved]) -> Verdict {
-    let mut verdicts = runs.iter().map(|saved| saved.run.verdict);
-    verdicts.find(|verdict| *verdict != Verdict::Valid).unwrap_or(Verdict::Valid)
+fn count_of(runs: &[Saved], is: fn(&RunSummary) -> bool) -> usize {
+    runs.iter().filter(|saved| is(&saved.run)).count()
+}
+
+/// The worst of all runs in each respect.
+fn state(runs: &[Saved]) -> State {
+    State::worst(runs.iter().map(|saved| State::of_saved(&saved.run)))
 }
 
 #[cfg(test)]
@@ -120,6 +128,7 @@ mod tests {
     use super::*;
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
+    use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;
 
     #[test]
@@ -140,6 +149,53 @@ mod tests {
             (&value["errors"]["reset"], &value["verdict"]),
             (&1.into(), &"connections-lost".into())
         );
+    }
+
+    /// What a run is not travels with it, whichever file it is in.
+    #[test]
+    fn the_sum_is_as_good_as_its_worst_part() {
+        let slo = |text| crate::stats::slo::parse(text).expect(text);
+        let with_slo = |text| {
+            let mut report = report();
+            std::sync::Arc::make_mut(&mut report.plan).slos = vec![slo(text)];
+            report
+        };
+        let mut lost = report();
+        lost.records.loss(Loss::Reset);
+        let mut under = report();
+        under.records.established = 1;
+        let mut differed = report();
+        differed.records.mismatch(crate::report::tests::mismatch());
+        let mut interrupted = report();
+        interrupted.interrupted = true;
+        let mut aborted = report();
+        aborted.aborted = Some(Abort::Errors(1));
+        let parts = [
+            (report(), "valid", "none", 0),
+            (with_slo("p50<1s"), "valid", "none", 0),
+            (with_slo("p50<1us"), "valid", "missed", 99),
+            (interrupted, "valid", "none", 4),
+            (aborted, "valid", "none", 4),
+            (under, "under-connected", "none", 4),
+            (lost, "connections-lost", "none", 4),
+            (differed, "echo-differed", "none", 3),
+        ];
+        let mut whole = report();
+        whole.records.offered += 1;
+        for (part, verdict, objectives, exit) in &parts {
+            for runs in [[part, &whole], [&whole, part]] {
+                let runs = runs.map(|run| saved("run", run));
+                let merged = merge(&runs).expect("the same settings");
+                assert_eq!((merged.verdict.word(), merged.exit_code), (*verdict, *exit));
+                assert_eq!(merged.objectives, *objectives);
+                assert_eq!(merged.runs_interrupted, usize::from(part.interrupted));
+                assert_eq!(merged.runs_aborted, usize::from(part.aborted.is_some()));
+            }
+        }
+        let all = parts.each_ref().map(|(part, ..)| part);
+        let [.., under, lost, _] = all;
+        let merged = merge(&[saved("a", under), saved("b", lost)]).expect("the same settings");
+        assert_eq!(merged.verdict, Verdict::ConnectionsLost, "the worst, not the first");
     }
 
     #[test]

@@ -233,7 +233,8 @@ fn objective(outcome: &Outcome) -> ObjectiveResult {
         limit: (!is_time).then_some(limit),
         measured_ns: measured.filter(|_| is_time).map(|nanos| nanos.round() as u64),
         measured: measured.filter(|_| !is_time),
-        met: outcome.met,
+        met: outcome.is_met(),
+        undecided: outcome.is_undecided(),
     }
 }
 

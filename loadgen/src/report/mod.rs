@@ -1,12 +1,13 @@
 //! The evaluation of a run: verdict, exit code, and the forms of the report.
 //!
 //! * here: what a report is made from
-//! * `verdict`: the verdict with its reason; `validity`: whether the generator kept up; `figures`:
+//! * `verdict`: the verdict with its reason; `ending`: the table of exit codes; `validity`: whether the generator kept up; `figures`:
 //!   values computed from the records
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
 //!   `targets`, `hub`: parts of the text
 //! * `schema`: the types of all JSON objects; `saved`: summaries read from files
 
+pub mod ending;
 mod figures;
 mod hdr;
 mod hub;

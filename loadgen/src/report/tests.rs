@@ -12,6 +12,8 @@ use crate::error::Exit;
 use crate::plan::machine::Machine;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::loss::{Loss, Mismatch};
+use crate::stats::records::GivenUp;
+use crate::stats::slo::Decision;
 
 pub fn plan(flags: &str) -> Plan {
     let machine = Machine {
@@ -154,17 +156,55 @@ fn a_missed_objective_has_its_own_exit_code() {
     assert_eq!(report.exit(), Exit::Ok);
     Arc::make_mut(&mut report.plan).slos.push(slo("max<1us"));
     assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
-    let met: Vec<_> = report.objectives().iter().map(|outcome| outcome.met).collect();
+    let met: Vec<_> = report.objectives().iter().map(Outcome::is_met).collect();
     assert_eq!(met, [true, true, true, false]);
     report.records.loss(Loss::Reset);
     assert_eq!(report.exit(), Exit::NotValid, "then the latency says nothing either");
+}
+
+/// The lag of the generator is part of each latency, so what is met in spite of it is met.
+#[test]
+fn a_late_generator_spoils_only_the_objectives_that_are_missed() {
+    let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
+    report.records.own_lag.record_n(400_000, 1_000).expect("in bounds");
+    assert_eq!((report.verdict(), report.exit()), (Verdict::GeneratorLimited, Exit::NotValid));
+    let slo = |text| crate::stats::slo::parse(text).expect(text);
+    Arc::make_mut(&mut report.plan).slos = vec![slo("p99<2ms"), slo("rate>=1k")];
+    assert_eq!((report.verdict(), report.exit()), (Verdict::GeneratorLimited, Exit::Ok));
+    assert!(report.verdict_text().contains("is not known"), "{}", report.verdict_text());
+    Arc::make_mut(&mut report.plan).slos.push(slo("p50<100us"));
+    assert_eq!(report.exit(), Exit::NotValid);
+    let text = report.result_text();
+    assert!(text.contains("; p50<100us undecided (500.22us; loadgen itself was late)"), "{text}");
+    report.records.own_lag.reset();
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
+}
+
+/// Half of the requests were never sent: of the median only a lower bound is known.
+#[test]
+fn what_was_never_sent_meets_no_objective() {
+    let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
+    let slo = |text| crate::stats::slo::parse(text).expect(text);
+    let records = &mut report.records;
+    records.thread_uses.clear();
+    for _ in 0..1_000 {
+        records.give_up(records.ended, records.ended, GivenUp::NeverSent);
+    }
+    records.offered = 2_000;
+    records.assert_balanced();
+    Arc::make_mut(&mut report.plan).slos = vec![slo("p40<900us"), slo("p50<1.1ms")];
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::Ok));
+    Arc::make_mut(&mut report.plan).slos.push(slo("p60<1h"));
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::NotValid));
+    Arc::make_mut(&mut report.plan).slos.push(slo("p99<900us"));
+    assert_eq!((report.verdict(), report.exit()), (Verdict::Valid, Exit::SloMissed));
 }
 
 #[test]
 fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
     let mut report = report();
     let slo = crate::stats::slo::parse("p99<2ms").expect("an objective");
-    let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), met: false };
+    let outcome = Outcome { slo: slo.clone(), measured: Some(4e6), decision: Decision::Missed };
     Arc::make_mut(&mut report.plan).slos = vec![slo];
     report.aborted = Some(Abort::Missed(3, outcome));
     report.records.unanswered = 5;
@@ -172,7 +212,7 @@ fn a_run_that_a_second_ended_has_missed_even_if_the_whole_has_not() {
     let text = report.verdict_text();
     assert!(text.starts_with("valid (aborted: second 3: p99<2ms missed (4.00ms); "), "{text}");
     report.aborted = Some(Abort::Errors(1));
-    assert_eq!(report.exit(), Exit::Ok, "the verdict tells what the error was");
+    assert_eq!(report.exit(), Exit::NotValid, "it is not the run that was asked for");
 }
 
 #[test]

@@ -7,38 +7,52 @@ use echopool::builtin::url::ServiceOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ending::{Ending, Objectives, State};
 use super::{Abort, Report, hub, load_text};
 use crate::error::Exit;
 use crate::report::validity;
 use crate::stats::cpu::SATURATED;
-use crate::stats::slo::{Observed, Outcome};
+use crate::stats::slo::{Decision, Observed, Outcome};
 
 /// From this share of the period, the report mentions that the generator waited for processors,
 /// which the server or other programs used.
 const SHORT_OF_PROCESSORS: f64 = 0.05;
 
-/// Whether the figures are what was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+/// Whether the figures are what was asked for, the worst last.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The figures are what was asked for.
     Valid,
+    /// The generator did not keep its schedule, so the figures are at least partly its own.
+    GeneratorLimited,
+    /// A hub dropped messages, or clients did not receive them.
+    NotDelivered,
+    /// There were fewer connections than asked for, at first or in place of others that had ended.
+    UnderConnected,
+    /// Connections ended early, or replies were missing at the end.
+    ConnectionsLost,
+    /// No connection had a reply.
+    NothingServed,
     /// A byte differed from what was sent.
     #[serde(rename = "echo-differed")]
     Differed,
-    /// There were fewer connections than asked for, at first or in place of others that had ended.
-    UnderConnected,
-    /// No connection had a reply.
-    NothingServed,
-    /// Connections ended early, or replies were missing at the end.
-    ConnectionsLost,
-    /// A hub dropped messages, or clients did not receive them.
-    NotDelivered,
-    /// The generator did not keep its schedule, so the figures are at least partly its own.
-    GeneratorLimited,
 }
 
 impl Verdict {
+    /// Every verdict, the worst last.
+    pub const ALL: [Verdict; 7] = [
+        Verdict::Valid,
+        Verdict::GeneratorLimited,
+        Verdict::NotDelivered,
+        Verdict::UnderConnected,
+        Verdict::ConnectionsLost,
+        Verdict::NothingServed,
+        Verdict::Differed,
+    ];
+
     /// The word for it in JSON and in text.
     pub fn word(self) -> &'static str {
         match self {
@@ -56,42 +70,51 @@ impl Verdict {
 impl Report {
     /// The worst that applies to the run.
     pub fn verdict(&self) -> Verdict {
+        let worst = Verdict::ALL.into_iter().rev().find(|verdict| self.applies(*verdict));
+        worst.unwrap_or(Verdict::Valid)
+    }
+
+    fn applies(&self, verdict: Verdict) -> bool {
         let Report { plan, records, .. } = self;
-        // A run that ends early does not wait for its last replies. Reported drops of a hub are
-        // checked separately.
-        let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
-        let unanswered = records.timed_out + records.unanswered > dropped && !self.ended_early();
-        // If the machine cannot make the default number, the run says so but does not fail.
-        let wanted = match plan.connections_explicit {
-            true => plan.connections_asked,
-            false => plan.connections,
-        };
-        if records.mismatches > 0 {
-            Verdict::Differed
-        } else if records.served() == 0 {
-            Verdict::NothingServed
-        } else if records.losses.total() > 0 || unanswered {
-            Verdict::ConnectionsLost
-        } else if records.established < wanted || records.reconnects_failed > 0 {
-            Verdict::UnderConnected
-        } else if hub::not_delivered(self) {
-            Verdict::NotDelivered
-        } else if validity::generator_limit(plan, records).is_some() {
-            Verdict::GeneratorLimited
-        } else {
-            Verdict::Valid
+        match verdict {
+            Verdict::Differed => records.mismatches > 0,
+            Verdict::NothingServed => records.served() == 0,
+            Verdict::ConnectionsLost => records.losses.total() > 0 || self.has_unanswered(),
+            Verdict::UnderConnected => {
+                // If the machine cannot make the default number, the run says so but does not fail.
+                let wanted = match plan.connections_explicit {
+                    true => plan.connections_asked,
+                    false => plan.connections,
+                };
+                records.established < wanted || records.reconnects_failed > 0
+            }
+            Verdict::NotDelivered => hub::not_delivered(self),
+            Verdict::GeneratorLimited => validity::generator_limit(plan, records).is_some(),
+            Verdict::Valid => true,
         }
     }
 
-    /// The exit code. A wrong byte is reported even for an interrupted run.
+    /// Whether requests that were sent had no reply. A run that ends early does not wait for its
+    /// last ones. Reported drops of a hub are checked separately.
+    fn has_unanswered(&self) -> bool {
+        let records = &self.records;
+        let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
+        records.timed_out + records.unanswered > dropped && !self.ended_early()
+    }
+
+    /// What the exit code depends on.
+    pub fn state(&self) -> State {
+        let ending = match self {
+            _ if self.interrupted => Ending::Interrupted,
+            _ if self.aborted.is_some() => Ending::Aborted,
+            _ => Ending::Whole,
+        };
+        State { verdict: self.verdict(), ending, objectives: self.objectives_state() }
+    }
+
+    /// The exit code, from the table in `ending`.
     pub fn exit(&self) -> Exit {
-        match self.verdict() {
-            Verdict::Differed => Exit::Differed,
-            _ if self.interrupted => Exit::Interrupted,
-            Verdict::Valid if self.missed() => Exit::SloMissed,
-            Verdict::Valid => Exit::Ok,
-            _ => Exit::NotValid,
-        }
+        self.state().exit()
     }
 
     /// The result of each objective.
@@ -100,16 +123,26 @@ impl Report {
         let long_enough = !records.elapsed().is_zero();
         let observed = Observed {
             latency: &records.latency,
+            unfinished: &records.unfinished,
+            generator_late: validity::generator_limit(&self.plan, records).is_some(),
             rate: long_enough.then(|| self.requests_per_second()),
             errors: records.connect_failed() + records.losses.total() + records.mismatches,
         };
         self.plan.slos.iter().map(|slo| slo.judge(&observed)).collect()
     }
 
-    /// Whether the whole run, or the second that ended it, missed an objective.
-    fn missed(&self) -> bool {
-        matches!(self.aborted, Some(Abort::Missed(..)))
-            || self.objectives().iter().any(|outcome| !outcome.met)
+    /// Of the whole run, or of the second that ended it.
+    fn objectives_state(&self) -> Objectives {
+        let outcomes = self.objectives();
+        let each = outcomes.iter().map(|outcome| match outcome.decision {
+            Decision::Met => Objectives::Met,
+            Decision::Unfinished | Decision::GeneratorLate => Objectives::Undecided,
+            Decision::Missed => Objectives::Missed,
+        });
+        match self.aborted {
+            Some(Abort::Missed(..)) => Objectives::Missed,
+            _ => Objectives::of_all(each),
+        }
     }
 
     fn ended_early(&self) -> bool {
@@ -130,10 +163,10 @@ impl Report {
         text
     }
 
-    /// The verdict, and the objectives that were missed, in one line.
+    /// The verdict, and the objectives that are not met, in one line.
     pub fn result_text(&self) -> String {
         let mut text = self.verdict_text();
-        for outcome in self.objectives().iter().filter(|outcome| !outcome.met) {
+        for outcome in self.objectives().iter().filter(|outcome| !outcome.is_met()) {
             write!(text, "; {outcome}").expect("writing to a string");
         }
         text
@@ -175,7 +208,15 @@ impl Report {
             Verdict::NotDelivered => vec![hub::losses(records)],
             Verdict::GeneratorLimited => {
                 let limit = validity::generator_limit(plan, records);
-                vec![limit.unwrap_or_default(), self.busy_note()]
+                let mut notes = vec![limit.unwrap_or_default(), self.busy_note()];
+                if self.state().objectives == Objectives::Met {
+                    notes.push(
+                        "every objective is met all the same, as the lag is part of each latency; \
+                         how much better the server is, is not known"
+                            .into(),
+                    );
+                }
+                notes
             }
             Verdict::NothingServed => {
                 let what = match records.requests + records.warmup_requests {

@@ -69,6 +69,8 @@ pub struct Records {
     /// From the intended time to the complete reply, in nanoseconds. Includes late replies, and the
     /// age of each request without a reply. One value per offered request.
     pub latency: Histogram<u64>,
+    /// The values of `latency` that are lower bounds: the ages of requests without a reply.
+    pub unfinished: Histogram<u64>,
     /// From the actual send to the complete reply, or to the time at which the request was given
     /// up, in nanoseconds. Equal to the latency in a closed loop.
     pub service_time: Histogram<u64>,
@@ -152,6 +154,7 @@ impl Default for Records {
             bytes: 0,
             bytes_verified: 0,
             latency: latency_histogram(),
+            unfinished: latency_histogram(),
             service_time: latency_histogram(),
             send_lag: latency_histogram(),
             own_lag: latency_histogram(),
@@ -202,9 +205,16 @@ impl Records {
         self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
     }
 
+    /// Records latencies of which only this lower bound is known.
+    pub fn at_least(&mut self, age: Duration, count: u64) {
+        let nanos = age.as_nanos() as u64;
+        self.latency.saturating_record_n(nanos, count);
+        self.unfinished.saturating_record_n(nanos, count);
+    }
+
     /// Records a request that is given up without a reply.
     pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
-        self.latency.saturating_record((now - intended).as_nanos() as u64);
+        self.at_least(now - intended, 1);
         self.last_end = self.last_end.max(now);
         let sent = match end {
             GivenUp::TimedOut { sent } => {
@@ -285,6 +295,7 @@ impl Records {
         self.bytes += other.bytes;
         self.bytes_verified += other.bytes_verified;
         self.latency.add(other.latency).expect("the bounds are equal");
+        self.unfinished.add(other.unfinished).expect("the bounds are equal");
         self.service_time.add(other.service_time).expect("the bounds are equal");
         self.send_lag.add(other.send_lag).expect("the bounds are equal");
         self.own_lag.add(other.own_lag).expect("the bounds are equal");

@@ -45,6 +45,10 @@ enum Comparison {
 pub struct Observed<'a> {
     /// In nanoseconds.
     pub latency: &'a Histogram<u64>,
+    /// The values of `latency` that are only lower bounds, because their requests had no reply.
+    pub unfinished: &'a Histogram<u64>,
+    /// Whether the generator was late on its own account. Its lag is part of each latency.
+    pub generator_late: bool,
     /// Replies per second; `None` if the time was too short.
     pub rate: Option<f64>,
     pub errors: u64,
@@ -57,7 +61,21 @@ pub struct Outcome {
     /// In the unit of the limit; `None` if nothing was observed, in which case the objective is
     /// missed.
     pub measured: Option<f64>,
-    pub met: bool,
+    pub decision: Decision,
+}
+
+/// Whether an objective is met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// It is, whatever is not known.
+    Met,
+    /// It is not known: requests without a reply would decide it, and of these only lower bounds
+    /// are known.
+    Unfinished,
+    /// It is not known: it was missed, but the generator was late.
+    GeneratorLate,
+    /// It is not.
+    Missed,
 }
 
 /// In the order in which they are tried: longer ones first.
@@ -138,19 +156,48 @@ impl Slo {
     /// Evaluates it for a whole run.
     pub fn judge(&self, observed: &Observed<'_>) -> Outcome {
         let measured = self.measure(observed);
-        Outcome {
-            slo: self.clone(),
-            measured,
-            met: measured.is_some_and(|value| self.holds(value)),
-        }
+        let decision = match measured {
+            Some(value) if !self.holds(value) => match self.metric {
+                Metric::Errors => Decision::Missed,
+                _ if observed.generator_late => Decision::GeneratorLate,
+                _ => Decision::Missed,
+            },
+            Some(_) if self.holds(self.upper_bound(observed)) => Decision::Met,
+            Some(_) => Decision::Unfinished,
+            None => Decision::Missed,
+        };
+        Outcome { slo: self.clone(), measured, decision }
     }
 
     /// Evaluates it for one second: `Some` if the second misses it. A second without a reply is no
     /// evidence about latency, and an incomplete second none about the rate.
     pub fn missed_by(&self, second: &Observed<'_>) -> Option<Outcome> {
-        let measured = self.measure(second);
-        let missed = measured.is_some_and(|value| !self.holds(value));
-        missed.then(|| Outcome { slo: self.clone(), measured, met: false })
+        let outcome = self.judge(second);
+        (outcome.measured.is_some() && outcome.decision == Decision::Missed).then_some(outcome)
+    }
+
+    /// The value that it would have if no request without a reply ever had one. A lower limit is
+    /// about what was finished.
+    fn upper_bound(&self, observed: &Observed<'_>) -> f64 {
+        let (all, unfinished) = (observed.latency.len(), observed.unfinished.len());
+        let measured = self.measure(observed).unwrap_or(f64::INFINITY);
+        match self.metric {
+            Metric::Rate | Metric::Errors => measured,
+            _ if unfinished == 0 => measured,
+            Metric::Max | Metric::Mean => f64::INFINITY,
+            Metric::Percentile(at) => {
+                let finished = all - unfinished;
+                // As many values are at or below the percentile.
+                let below = ((at / 100.0).next_down() * all as f64).ceil().max(1.0) as u64;
+                if below > finished {
+                    return f64::INFINITY;
+                }
+                let mut values = observed.latency.clone();
+                values.subtract(observed.unfinished).expect("they are among the latencies");
+                let quantile = (below as f64 / finished as f64).next_down();
+                values.value_at_quantile(quantile) as f64
+            }
+        }
     }
 
     fn measure(&self, observed: &Observed<'_>) -> Option<f64> {
@@ -186,6 +233,14 @@ impl fmt::Display for Slo {
 }
 
 impl Outcome {
+    pub fn is_met(&self) -> bool {
+        self.decision == Decision::Met
+    }
+
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.decision, Decision::Unfinished | Decision::GeneratorLate)
+    }
+
     /// What was measured, with its unit.
     pub fn measured_text(&self) -> String {
         match (self.measured, self.slo.metric) {
@@ -199,8 +254,18 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.met { "met" } else { "missed" };
-        write!(f, "{} {word} ({})", self.slo, self.measured_text())
+        let (slo, measured) = (&self.slo, self.measured_text());
+        match self.decision {
+            Decision::Met => write!(f, "{slo} met ({measured})"),
+            Decision::Missed => write!(f, "{slo} missed ({measured})"),
+            Decision::Unfinished => write!(
+                f,
+                "{slo} undecided (at least {measured}; it depends on requests without a reply)"
+            ),
+            Decision::GeneratorLate => {
+                write!(f, "{slo} undecided ({measured}; loadgen itself was late)")
+            }
+        }
     }
 }
 
@@ -216,10 +281,13 @@ mod tests {
         values
     }
 
+    fn observed<'a>(latency: &'a Histogram<u64>, unfinished: &'a Histogram<u64>) -> Observed<'a> {
+        Observed { latency, unfinished, generator_late: false, rate: Some(1000.0), errors: 2 }
+    }
+
     fn outcome(text: &str) -> Outcome {
         let latency = values();
-        let observed = Observed { latency: &latency, rate: Some(1000.0), errors: 2 };
-        parse(text).expect(text).judge(&observed)
+        parse(text).expect(text).judge(&observed(&latency, &latency_histogram()))
     }
 
     #[test]
@@ -246,23 +314,79 @@ mod tests {
         ];
         for (text, met) in cases {
             let outcome = outcome(text);
-            assert_eq!(outcome.met, met, "{outcome}");
+            assert_eq!(outcome.is_met(), met, "{outcome}");
         }
         assert_eq!(outcome("p50<500us").to_string(), "p50<500us missed (500.22us)");
         assert_eq!(outcome("rate > 1k").to_string(), "rate>1k missed (1000/s)");
         assert_eq!(outcome("errors<3").to_string(), "errors<3 met (2)");
     }
 
+    /// Of the thousand, those of 101 to 200 us had no reply: at 90 % and below the others decide.
+    #[test]
+    fn what_has_no_reply_is_as_late_as_it_is_old_at_least() {
+        let (latency, mut unfinished) = (values(), latency_histogram());
+        (101..=200).for_each(|micros| unfinished.record(micros * 1000).expect("in bounds"));
+        let decisions = [
+            // At least 500 us, and at most 600: the values above it are 100 fewer.
+            ("p50<600us", Decision::Unfinished),
+            ("p50<600.2us", Decision::Met),
+            ("p50<500us", Decision::Missed),
+            ("p90<1001us", Decision::Met),
+            ("p90<1000us", Decision::Unfinished),
+            ("p90<900us", Decision::Missed),
+            ("p90.1<1h", Decision::Unfinished),
+            ("p90.1<901us", Decision::Missed),
+            ("p5<51us", Decision::Met),
+            ("p10<101us", Decision::Met),
+            ("p10.1<102us", Decision::Unfinished),
+            ("max<1h", Decision::Unfinished),
+            ("max<1ms", Decision::Missed),
+            ("mean<1h", Decision::Unfinished),
+            ("mean<500us", Decision::Missed),
+            ("rate>=1k", Decision::Met),
+            ("errors<3", Decision::Met),
+        ];
+        for (text, decision) in decisions {
+            let outcome = parse(text).expect(text).judge(&observed(&latency, &unfinished));
+            assert_eq!(outcome.decision, decision, "{outcome}");
+        }
+        let outcome = parse("p50<600us").expect("an objective");
+        let text = outcome.judge(&observed(&latency, &unfinished)).to_string();
+        assert!(
+            text.starts_with("p50<600us undecided (at least 500.22us; it depends on"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_late_generator_leaves_only_what_is_missed_undecided() {
+        let (latency, none) = (values(), latency_histogram());
+        let late = Observed { generator_late: true, ..observed(&latency, &none) };
+        let decisions = [
+            ("p50<501us", Decision::Met),
+            ("p50<500us", Decision::GeneratorLate),
+            ("max<1ms", Decision::GeneratorLate),
+            ("rate>=1k", Decision::Met),
+            ("rate>1k", Decision::GeneratorLate),
+            ("errors<3", Decision::Met),
+            ("errors<2", Decision::Missed),
+        ];
+        for (text, decision) in decisions {
+            let outcome = parse(text).expect(text).judge(&late);
+            assert_eq!(outcome.decision, decision, "{outcome}");
+        }
+    }
+
     #[test]
     fn what_was_not_observed_misses_for_a_run_and_says_nothing_for_a_second() {
         let latency = latency_histogram();
-        let observed = Observed { latency: &latency, rate: None, errors: 0 };
+        let observed = Observed { rate: None, errors: 0, ..observed(&latency, &latency) };
         for text in ["p50<1s", "max<1s", "mean<1s", "rate>1"] {
             let slo = parse(text).expect(text);
-            assert!(!slo.judge(&observed).met, "{text}");
+            assert!(!slo.judge(&observed).is_met(), "{text}");
             assert_eq!(slo.missed_by(&observed), None, "{text}");
         }
-        assert!(parse("errors<1").expect("an objective").judge(&observed).met);
+        assert!(parse("errors<1").expect("an objective").judge(&observed).is_met());
     }
 
     #[test]

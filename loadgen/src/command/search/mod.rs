@@ -16,6 +16,7 @@ use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
 use crate::plan::Plan;
 use crate::plan::machine::Machine;
+use crate::report::ending::{Ending, Objectives, State};
 use crate::report::{Outputs, Report, Verdict};
 use crate::stats::slo::{Outcome, Slo};
 use crate::view::terminal;
@@ -94,16 +95,30 @@ pub struct Search {
 }
 
 impl Search {
+    /// What the exit code depends on.
+    pub fn state(&self) -> State {
+        if let Some(report) = &self.broken {
+            return report.state();
+        }
+        let verdict = match self.beyond {
+            Some((_, Missed::Generator(_))) => Verdict::GeneratorLimited,
+            _ => Verdict::Valid,
+        };
+        let ending = if self.interrupted { Ending::Interrupted } else { Ending::Whole };
+        // The rate found is met. Whether a higher one is, is not known if the generator was late or
+        // the run had no report.
+        let objectives = match (&self.best, verdict) {
+            (_, Verdict::GeneratorLimited) => Objectives::Undecided,
+            _ if self.failed.is_some() => Objectives::Undecided,
+            (Some(_), _) => Objectives::Met,
+            (None, _) => Objectives::Missed,
+        };
+        State { verdict, ending, objectives }
+    }
+
     /// How the program ends.
     pub fn exit(&self) -> Exit {
-        match (&self.broken, &self.best, &self.beyond) {
-            (Some(report), ..) => report.exit(),
-            _ if self.interrupted => Exit::Interrupted,
-            _ if self.failed.is_some() => Exit::NotValid,
-            (_, _, Some((_, Missed::Generator(_)))) => Exit::NotValid,
-            (_, Some(_), _) => Exit::Ok,
-            (_, None, _) => Exit::SloMissed,
-        }
+        self.state().exit()
     }
 }
 
@@ -285,7 +300,7 @@ fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
 /// has met it. A run that misses it shows nothing about the server if the generator was late.
 fn why_missed(report: &Report) -> Option<Missed> {
     let outcomes = report.objectives();
-    let missed = outcomes.iter().find(|outcome| !outcome.met);
+    let missed = outcomes.iter().find(|outcome| !outcome.is_met());
     let never_sent = report.records.never_sent;
     let why = match (report.verdict(), missed) {
         (Verdict::Valid | Verdict::GeneratorLimited, None) if never_sent == 0 => return None,

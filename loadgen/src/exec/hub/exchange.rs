@@ -234,9 +234,13 @@ fn deliver(
     in_period: bool,
 ) -> Duration {
     let (SentAt::Known(time) | SentAt::Before(time)) = sent;
-    counts.beyond_ring += u64::from(matches!(sent, SentAt::Before(_)));
     let latency = now - time;
-    records.latency.saturating_record(latency.as_nanos() as u64);
+    if let SentAt::Before(_) = sent {
+        counts.beyond_ring += 1;
+        records.at_least(latency, 1);
+    } else {
+        records.latency.saturating_record(latency.as_nanos() as u64);
+    }
     records.bytes_verified += size;
     if in_period {
         counts.deliveries += 1;

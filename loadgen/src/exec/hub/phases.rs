@@ -138,8 +138,7 @@ impl Members {
         let mut give_up = |intended| {
             records.offered += 1;
             records.never_sent += 1;
-            let late = (ended - intended).as_nanos() as u64;
-            records.latency.saturating_record_n(late, clients);
+            records.at_least(ended - intended, clients);
         };
         for member in members {
             member.offered.take().map(&mut give_up);

@@ -69,6 +69,21 @@ pub struct MergedSummary {
     pub connect_latency: Distribution,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
-    /// valid if all runs are, otherwise the verdict of the first that is not.
+    /// Runs that a signal or a key ended early.
+    #[serde(default)]
+    pub runs_interrupted: usize,
+    /// Runs that --abort-on-fail ended early.
+    #[serde(default)]
+    pub runs_aborted: usize,
+    /// The worst result of their objectives.
+    #[serde(default)]
+    #[schemars(extend("enum" = ["none", "met", "undecided", "missed"]))]
+    pub objectives: String,
+    /// The worst of their verdicts.
     pub verdict: Verdict,
+    /// The exit code of the program: 0 ok, 3 an echo differed, 4 not valid, 99 an objective was
+    /// missed.
+    #[serde(default)]
+    #[schemars(extend("enum" = [0, 3, 4, 99]))]
+    pub exit_code: u8,
 }

@@ -161,8 +161,8 @@ pub struct RunSummary {
     pub verdict: Verdict,
     /// The verdict with its reasons, for people.
     pub verdict_text: String,
-    /// The exit code of the program: 0 ok, 3 an echo differed, 4 not valid, 99 an objective was
-    /// missed, 130 interrupted.
+    /// The exit code of the program: 0 ok, 3 an echo differed, 4 not valid or an objective
+    /// undecided, 99 an objective was missed, 130 interrupted.
     #[schemars(extend("enum" = [0, 3, 4, 99, 130]))]
     pub exit_code: u8,
 }
@@ -411,6 +411,10 @@ pub struct ObjectiveResult {
     pub measured: Option<f64>,
     /// Whether it was met.
     pub met: bool,
+    /// Whether it is not known if it was met: it depends on requests without a reply, or it was not
+    /// met while the generator itself was late.
+    #[serde(default)]
+    pub undecided: bool,
 }
 
 /// One second of a run, all threads together.
