@@ -143,6 +143,14 @@ fn a_hub_at_a_rate() {
     assert_eq!((&json["replies"], &json["hub"]["deliveries"]), (&100.into(), &1_000.into()));
 }
 
+/// Deliveries have no service time.
+#[test]
+fn a_hub_at_a_rate_shows_only_the_times_that_it_has() {
+    let shown = loadgen("hub:// -c 5 -R 300 -n 30 -U").stdout;
+    assert!(shown.contains("\nSend lag: ") && shown.contains("\nOwn lag: "), "{shown}");
+    assert!(!shown.contains("Service time") && !shown.contains("service time"), "{shown}");
+}
+
 #[test]
 fn flags_that_a_server_that_closes_cannot_have() {
     for flag in ["-p 2", "--lifetime 5", "--strict -R 5"] {

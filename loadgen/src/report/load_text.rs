@@ -20,9 +20,14 @@ pub fn lines(report: &Report) -> Vec<String> {
         lines.push(format!("Warm-up: {} requests, not recorded", records.warmup_requests));
     }
     if report.plan.open_loop.is_some() {
-        lines.push(format!("Service time: {}", shape(&records.service_time)));
-        lines.push(format!("Send lag: {}", shape(&records.send_lag)));
-        lines.push(format!("Own lag: {}", shape(&records.own_lag)));
+        // Deliveries of a hub have no service time, and a run may have sent nothing.
+        let times = [
+            ("Service time", &records.service_time),
+            ("Send lag", &records.send_lag),
+            ("Own lag", &records.own_lag),
+        ];
+        let measured = times.into_iter().filter(|(_, values)| !values.is_empty());
+        lines.extend(measured.map(|(name, values)| format!("{name}: {}", shape(values))));
     }
     lines.push(format!("Fairness: {:.4} (Jain)", records.fairness()));
     if !records.connect.is_empty() {
@@ -111,14 +116,16 @@ fn shape(values: &Histogram<u64>) -> String {
     format!("p50 {}, p99 {}, p99.9 {}, max {}", at(0.5), at(0.99), at(0.999), at(1.0))
 }
 
-/// Little's law over all seconds, and the second in which its two sides differ most.
+/// Little's law over all seconds, and the second in which its two sides differ most. In a shorter
+/// time the requests that reach across its ends weigh too much for a comparison.
 fn littles_law(records: &Records) -> Option<String> {
     let steps = records.seconds.steps();
+    let whole = steps.iter().filter(|second| second.length() >= records.seconds.step());
     let difference = |second: &Second| {
         let (counted, expected) = (second.outstanding_mean(), second.outstanding_expected());
         (counted - expected).abs() / counted.max(1.0)
     };
-    let worst = steps.iter().map(difference).reduce(f64::max)?;
+    let worst = whole.map(difference).reduce(f64::max)?;
     let mean = |value: fn(&Second) -> f64| {
         let weighted = |second: &Second| value(second) * second.length().as_secs_f64();
         let seconds: f64 = steps.iter().map(|second| second.length().as_secs_f64()).sum();
@@ -156,4 +163,32 @@ pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
         ));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One request is outstanding all the time. The last second is cut off after 3 ms, with the
+    /// request still outstanding.
+    #[test]
+    fn a_part_of_a_second_is_no_second() {
+        let second = |millis: u64, service_ns| Second {
+            threads: 1,
+            span_ns: millis * 1_000_000,
+            outstanding_ns: millis * 1_000_000,
+            service_ns,
+            ..Second::default()
+        };
+        let mut records = Records::default();
+        records.seconds.push(second(3, 0));
+        assert_eq!(littles_law(&records), None, "nothing to compare");
+        let mut records = Records::default();
+        records.seconds.push(second(1_000, 990_000_000));
+        records.seconds.push(second(3, 0));
+        let text = littles_law(&records).expect("a second");
+        assert!(
+            text.ends_with("1.00 outstanding, rate x time 0.99; a second differs by at most 1.0 %")
+        );
+    }
 }

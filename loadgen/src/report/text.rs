@@ -34,7 +34,7 @@ pub fn render(report: &Report, shown: TextOptions) -> String {
     if shown.spectrum {
         full_spectrum(&mut out, latency);
     }
-    if shown.uncorrected {
+    if shown.uncorrected && !report.records.service_time.is_empty() {
         uncorrected(&mut out, &report.records.service_time, shown.spectrum);
     }
     totals(&mut out, report);

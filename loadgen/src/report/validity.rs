@@ -57,10 +57,12 @@ fn lag_bound(latency_ns: u64) -> u64 {
 /// If a thread is never idle, connections look busy because their replies are not read.
 fn saturation_limit(records: &Records) -> Option<String> {
     if records.saturated_seconds > 0 {
+        let seconds = records.elapsed().as_secs_f64().ceil() as u64;
         return Some(format!(
-            "a thread was behind its schedule and at least {1:.0} % busy in {0} of the seconds",
-            records.saturated_seconds,
-            SATURATED * 100.0
+            "a thread was behind its schedule and at least {:.0} % busy in {} of {seconds} seconds",
+            SATURATED * 100.0,
+            // The last one may be shorter than the others.
+            records.saturated_seconds.min(seconds),
         ));
     }
     let shares = records.thread_uses.iter().map(|used| records.share(used, used.busy()));
@@ -129,7 +131,8 @@ mod tests {
         assert!(reason.contains("96 % busy"), "{reason}");
         let mut records = records(30, 60, 500);
         records.saturated_seconds = 2;
-        assert!(limit(&records).expect("two such seconds").contains("in 2 of"));
+        records.ended = records.ended + Duration::from_millis(1_500);
+        assert!(limit(&records).expect("two such seconds").contains("in 2 of 3 seconds"));
     }
 
     #[test]

@@ -88,8 +88,8 @@ pub struct Records {
     pub reconnects_failed: u64,
     /// The measured period second by second.
     pub seconds: Series,
-    /// Seconds in which a thread was [saturated](crate::stats::cpu::SATURATED) while its schedule was
-    /// [behind](crate::stats::tally::BEHIND).
+    /// Seconds in which one thread, the worst, was [saturated](crate::stats::cpu::SATURATED) while its
+    /// schedule was [behind](crate::stats::tally::BEHIND).
     pub saturated_seconds: u64,
     /// The longest time in which a thread should have worked and did not.
     pub longest_stall: Duration,
@@ -303,7 +303,7 @@ impl Records {
         self.reconnects += other.reconnects;
         self.reconnects_failed += other.reconnects_failed;
         self.seconds.merge(other.seconds);
-        self.saturated_seconds += other.saturated_seconds;
+        self.saturated_seconds = self.saturated_seconds.max(other.saturated_seconds);
         self.longest_stall = self.longest_stall.max(other.longest_stall);
         merge_targets(&mut self.targets, other.targets);
         if let Some(hub) = other.hub {
@@ -391,6 +391,15 @@ mod tests {
 
     fn at(nanos: u64) -> Time {
         Time::from_nanos(nanos)
+    }
+
+    /// Threads have the same seconds: two that were saturated in three of them make no six.
+    #[test]
+    fn seconds_of_several_threads_are_the_same_seconds() {
+        let thread = |saturated_seconds| Records { saturated_seconds, ..Records::default() };
+        let mut all = Records::default();
+        [3, 3, 1].map(thread).into_iter().for_each(|records| all.merge(records));
+        assert_eq!(all.saturated_seconds, 3);
     }
 
     #[test]

@@ -192,7 +192,8 @@ impl Client {
         self.lifecycle.records.seconds.push(second);
         if self.behind(now) > BEHIND && used.busy().as_secs_f64() >= SATURATED * span.as_secs_f64()
         {
-            self.lifecycle.records.saturated_seconds += 1;
+            let records = &mut self.lifecycle.records;
+            records.saturated_seconds += records.seconds.step().as_secs();
         }
     }
 

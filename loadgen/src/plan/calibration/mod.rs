@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use echopool::builtin::url::ServiceOptions;
+
 use crate::error::Failure;
 use crate::files;
 use crate::plan::Plan;
@@ -157,7 +159,8 @@ impl Calibration {
     }
 
     /// Whether a run with this load can be compared with it.
-    fn judge(self, machine: &MachineName, load: &CalibratedLoad, now: SystemTime) -> Standing {
+    fn judge(self, machine: &MachineName, plan: &Plan, now: SystemTime) -> Standing {
+        let load = &CalibratedLoad::of(plan);
         let again = "run loadgen calibrate again";
         let day = self.day();
         let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.calibrated_unix_ns);
@@ -179,7 +182,26 @@ impl Calibration {
             let text = format!("the calibration of {day} is for {then}, and this is {now}");
             return Standing::unused(CalibrationUse::OtherLoad, text);
         }
+        if let Some(this) = other_work(plan) {
+            let text = format!(
+                "the calibration of {day} is for an echo over connections that last, and this is \
+                 {this}"
+            );
+            return Standing::unused(CalibrationUse::OtherLoad, text);
+        }
         Standing::Used(Box::new(self))
+    }
+}
+
+/// What the generator has to do in this run that it had not when it was calibrated: another
+/// protocol, or new connections.
+fn other_work(plan: &Plan) -> Option<String> {
+    match (&plan.service, plan.lifetime) {
+        (ServiceOptions::Echo | ServiceOptions::Delay(_), None) => None,
+        (ServiceOptions::Echo | ServiceOptions::Delay(_), Some(_)) => {
+            Some("one with connections that are replaced (--lifetime)".into())
+        }
+        (other, _) => Some(format!("{}://", other.name())),
     }
 }
 
@@ -194,11 +216,9 @@ impl Standing {
             return Standing::None;
         };
         match Calibration::read(&path) {
-            Ok(Some(calibration)) => calibration.judge(
-                &MachineName::read(),
-                &CalibratedLoad::of(plan),
-                SystemTime::now(),
-            ),
+            Ok(Some(calibration)) => {
+                calibration.judge(&MachineName::read(), plan, SystemTime::now())
+            }
             Ok(None) => Standing::None,
             Err(why) => {
                 Standing::unused(CalibrationUse::Unreadable, format!("{}: {why}", path.display()))

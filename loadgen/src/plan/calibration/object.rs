@@ -23,7 +23,8 @@ pub struct Calibration {
     pub machine: MachineName,
     /// The program that was measured. Another one does not use it.
     pub generator: Generator,
-    /// What it was measured with. A run with other threads, sizes or pipelining does not use it.
+    /// What it was measured with: an echo over connections that last. A run with other threads,
+    /// sizes or pipelining, of another protocol or with a lifetime does not use it.
     pub load: CalibratedLoad,
     /// Workers of the server.
     #[schemars(range(min = 1))]
@@ -131,7 +132,8 @@ pub enum CalibrationUse {
     OtherGenerator,
     /// It is older than 30 days.
     TooOld,
-    /// It is for other threads, sizes or pipelining.
+    /// It is for other threads, sizes or pipelining; or the run is not of an echo over connections
+    /// that last.
     OtherLoad,
     /// The file cannot be read.
     Unreadable,

@@ -34,7 +34,7 @@ fn machine() -> MachineName {
 
 fn judge(machine: &MachineName, flags: &str, later: Duration) -> Standing {
     let now = SystemTime::UNIX_EPOCH + NOW + later;
-    calibration().judge(machine, &CalibratedLoad::of(&plan(flags)), now)
+    calibration().judge(machine, &plan(flags), now)
 }
 
 #[track_caller]
@@ -42,6 +42,31 @@ fn assert_unused(standing: Standing, why: CalibrationUse, says: &str) {
     let Standing::Unused(unused) = standing else { panic!("{standing:?}") };
     assert_eq!(unused.why, why);
     assert!(unused.text.contains(says), "{}", unused.text);
+}
+
+/// The ceiling of an echo says nothing about other work.
+#[test]
+fn other_protocols_and_new_connections_have_another_ceiling() {
+    for (flags, says) in [
+        ("hub://127.0.0.1:7 -c 100", "and this is hub://"),
+        ("framed://127.0.0.1:7", "and this is framed://"),
+        ("message://127.0.0.1:7", "and this is message://"),
+        ("message://127.0.0.1:7?after=keep", "and this is message://"),
+        ("127.0.0.1:7 --lifetime 50", "connections that are replaced"),
+        ("127.0.0.1:7 --lifetime 1s -R 10", "connections that are replaced"),
+    ] {
+        let standing = judge(&machine(), flags, Duration::ZERO);
+        assert_eq!(
+            standing.text(false, 1.0).map(|text| text.contains(says)),
+            Some(true),
+            "{flags}"
+        );
+        assert_unused(standing, CalibrationUse::OtherLoad, says);
+    }
+    for flags in ["127.0.0.1:7", "delay://127.0.0.1:7?fixed=1ms", "127.0.0.1:7 -R 10 --strict"] {
+        let standing = judge(&machine(), flags, Duration::ZERO);
+        assert!(matches!(standing, Standing::Used(_)), "{flags}: {standing:?}");
+    }
 }
 
 #[test]
@@ -88,7 +113,7 @@ fn what_was_measured_of_another_machine_or_long_ago_is_not_used() {
     }
     let mut older = calibration();
     older.generator.version = "0.0.1".into();
-    let standing = older.judge(&machine(), &CalibratedLoad::of(&plan(target)), SystemTime::now());
+    let standing = older.judge(&machine(), &plan(target), SystemTime::now());
     assert_unused(standing, CalibrationUse::OtherGenerator, "another build");
 }
 

@@ -118,7 +118,7 @@ pub struct RunSummary {
     /// The measured period step by step, all threads together.
     #[serde(default)]
     pub seconds: Vec<StepSummary>,
-    /// Seconds in which a thread was almost never idle while it was behind its schedule.
+    /// Seconds in which a thread, the worst, was almost never idle while it was behind its schedule.
     #[serde(default)]
     pub saturated_seconds: u64,
     /// The longest time in which a thread of the generator should have worked and did not: it had
