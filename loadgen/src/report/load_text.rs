@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::Report;
+use crate::plan::Plan;
 use crate::report::validity;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::records::Records;
@@ -141,7 +142,7 @@ fn littles_law(records: &Records) -> Option<String> {
 
 /// Notes of the verdict if the schedule was kept. `ended_early`: requests due at the end would have
 /// been sent a moment later.
-pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
+pub fn open_loop_notes(plan: &Plan, records: &Records, ended_early: bool) -> Vec<String> {
     let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     let mut notes = vec![
         "open loop".to_string(),
@@ -154,13 +155,18 @@ pub fn open_loop_notes(records: &Records, ended_early: bool) -> Vec<String> {
     if validity::lags_at(records, 0.999) {
         notes.push("beyond p99 latencies are partly the generator's own lag".into());
     }
-    if records.never_sent > 0 {
-        let why =
-            if ended_early { "before it was ended" } else { "because no connection had room" };
-        notes.push(format!(
-            "{} of {} requests were never sent, {why}",
-            records.never_sent, records.offered
-        ));
+    let beyond = (!ended_early).then(|| validity::beyond_capacity(plan, records)).flatten();
+    match beyond {
+        Some(beyond) => notes.push(beyond),
+        None if records.never_sent > 0 => {
+            let why =
+                if ended_early { "before it was ended" } else { "because no connection had room" };
+            notes.push(format!(
+                "{} of {} requests were never sent, {why}",
+                records.never_sent, records.offered
+            ));
+        }
+        None => {}
     }
     notes
 }

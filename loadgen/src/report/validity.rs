@@ -7,8 +7,9 @@ use hdrhistogram::Histogram;
 
 use crate::plan::Plan;
 use crate::stats::cpu::SATURATED;
-use crate::stats::records::Records;
+use crate::stats::records::{Backlog, Records};
 use crate::stats::tally::BEHIND;
+use crate::units::time_text;
 
 /// At the 99th percentile, the generator's own lag may be 1/4 of the latency.
 pub const OWN_LAG_PART: u64 = 4;
@@ -48,6 +49,48 @@ fn lag_limit(records: &Records) -> Option<String> {
 pub fn lags_at(records: &Records, quantile: f64) -> bool {
     let at = |values: &Histogram<u64>| values.value_at_quantile(quantile);
     at(&records.own_lag) > lag_bound(at(&records.latency))
+}
+
+/// Why more was offered at a constant rate than was answered in time, for as long as it was offered.
+/// `None` if the server took what was offered.
+///
+/// Requests that are outstanding at the end are no sign of it: with a constant latency there are
+/// equally many in the middle. So the two are compared.
+pub fn beyond_capacity(plan: &Plan, records: &Records) -> Option<String> {
+    let rate = plan.rate?;
+    if records.never_sent > tolerance(records.offered, 100) {
+        return Some(format!(
+            "beyond capacity: {} requests were answered in time; {} of {} requests were never sent, \
+             because no connection had room",
+            records.replies, records.never_sent, records.offered
+        ));
+    }
+    let Some(Backlog { middle, end }) = records.backlog else {
+        return outlasts(records, rate);
+    };
+    (end > middle + tolerance(records.offered, 1_000)).then(|| {
+        format!(
+            "beyond capacity: {end} requests were outstanding at the end, and {middle} in the middle"
+        )
+    })
+}
+
+/// A part of the requests that chance explains, and at least two.
+fn tolerance(offered: u64, part: u64) -> u64 {
+    (offered / part).max(2)
+}
+
+/// For a run that ends with its last reply: it took longer than its requests were due in.
+fn outlasts(records: &Records, rate: u64) -> Option<String> {
+    const AT_LEAST: Duration = Duration::from_millis(50);
+    let due = Duration::from_secs_f64(records.offered.saturating_sub(1) as f64 / rate as f64);
+    // That of the early ones, if they queue.
+    let latency = Duration::from_nanos(records.latency.value_at_quantile(0.1));
+    let longer = records.elapsed().saturating_sub(due + latency);
+    (longer > AT_LEAST.max(due / 20)).then(|| {
+        let [took, due] = [records.elapsed(), due].map(time_text);
+        format!("beyond capacity: the replies took {took}, and the requests were due within {due}")
+    })
 }
 
 fn lag_bound(latency_ns: u64) -> u64 {
@@ -133,6 +176,52 @@ mod tests {
         records.saturated_seconds = 2;
         records.ended = records.ended + Duration::from_millis(1_500);
         assert!(limit(&records).expect("two such seconds").contains("in 2 of 3 seconds"));
+    }
+
+    #[test]
+    fn requests_that_pile_up_are_beyond_the_capacity_and_constantly_many_are_not() {
+        let plan = plan("127.0.0.1:7 -R 10k");
+        let beyond = |middle, end, never_sent| {
+            let mut records = records(0, 1, 1);
+            (records.offered, records.replies, records.never_sent) = (10_000, 9_000, never_sent);
+            records.backlog = Some(Backlog { middle, end });
+            beyond_capacity(&plan, &records)
+        };
+        assert_eq!(
+            [beyond(500, 500, 0), beyond(500, 510, 0), beyond(500, 1, 100)],
+            [None, None, None]
+        );
+        let text = beyond(500, 511, 0).expect("eleven in five thousand");
+        assert!(
+            text.ends_with(": 511 requests were outstanding at the end, and 500 in the middle")
+        );
+        let text = beyond(500, 500, 101).expect("one in a hundred");
+        assert!(
+            text.contains(": 9000 requests were answered in time; 101 of 10000 requests"),
+            "{text}"
+        );
+        let mut records = records(0, 1, 1);
+        (records.offered, records.never_sent) = (0, 3);
+        let changing = crate::report::tests::plan("127.0.0.1:7 --stages 1s:1");
+        assert_eq!(beyond_capacity(&changing, &records), None, "no rate to compare with");
+        assert!(beyond_capacity(&plan, &records).is_some(), "three of few");
+    }
+
+    #[test]
+    fn a_number_of_requests_that_takes_longer_than_it_is_due_is_beyond_the_capacity() {
+        let plan = plan("127.0.0.1:7 -R 1k -n 1001");
+        let beyond = |elapsed_ms, latency_us| {
+            let mut records = records(0, latency_us, 1);
+            records.ended = records.began + Duration::from_millis(elapsed_ms);
+            records.offered = 1_001;
+            beyond_capacity(&plan, &records)
+        };
+        assert_eq!([beyond(1_040, 1), beyond(1_900, 900_000)], [None, None]);
+        let text = beyond(1_060, 1).expect("a twentieth longer");
+        assert!(
+            text.ends_with("the replies took 1.06s, and the requests were due within 1.00s"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Report {
             Verdict::Valid => {
                 let mut notes = match plan.open_loop {
                     None => vec!["closed loop".to_string()],
-                    Some(_) => load_text::open_loop_notes(records, self.ended_early()),
+                    Some(_) => load_text::open_loop_notes(plan, records, self.ended_early()),
                 };
                 notes.push(self.busy_note());
                 if established < asked {

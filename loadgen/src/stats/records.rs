@@ -35,6 +35,15 @@ pub struct Losses {
     pub failed: u64,
 }
 
+/// The fewest requests that were outstanding at any time in two tenths of the measured period.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Backlog {
+    /// In the tenth that begins in the middle.
+    pub middle: u64,
+    /// In the last tenth.
+    pub end: u64,
+}
+
 /// Counts and histograms of one thread or of all threads.
 pub struct Records {
     pub established: u64,
@@ -93,6 +102,8 @@ pub struct Records {
     pub saturated_seconds: u64,
     /// The longest time in which a thread should have worked and did not.
     pub longest_stall: Duration,
+    /// Outstanding requests at two times; `None` if the period had no known end or ended early.
+    pub backlog: Option<Backlog>,
     /// What became of the connections to each target, in the order of the plan. Empty for a thread
     /// without measured clients.
     pub targets: Vec<TargetCount>,
@@ -164,6 +175,7 @@ impl Default for Records {
             seconds: Series::default(),
             saturated_seconds: 0,
             longest_stall: Duration::ZERO,
+            backlog: None,
             targets: Vec::new(),
             hub: None,
             rude: Vec::new(),
@@ -305,6 +317,11 @@ impl Records {
         self.seconds.merge(other.seconds);
         self.saturated_seconds = self.saturated_seconds.max(other.saturated_seconds);
         self.longest_stall = self.longest_stall.max(other.longest_stall);
+        if let Some(other) = other.backlog {
+            let own = self.backlog.unwrap_or_default();
+            let (middle, end) = (own.middle + other.middle, own.end + other.end);
+            self.backlog = Some(Backlog { middle, end });
+        }
         merge_targets(&mut self.targets, other.targets);
         if let Some(hub) = other.hub {
             self.hub = Some(self.hub.unwrap_or_default().plus(&hub));

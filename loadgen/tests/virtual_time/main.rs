@@ -13,6 +13,7 @@
 //! `cargo test --release -p loadgen --test virtual_time`. `docs/measuring.md` has the figures; `--
 //! --nocapture` prints them.
 
+mod capacity;
 mod delays;
 mod omission;
 mod overload;

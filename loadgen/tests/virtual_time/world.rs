@@ -126,7 +126,7 @@ pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report
     drive(&format!("{length} {flags}"), latency, options).0
 }
 
-fn plan(flags: &str) -> Plan {
+pub fn plan(flags: &str) -> Plan {
     let machine = Machine {
         open_files_max: 1 << 20,
         open_files_now: 4,

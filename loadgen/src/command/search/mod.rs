@@ -10,14 +10,14 @@ use std::time::Duration;
 use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::target;
-use crate::cli::{Objective, OutputFormat, ProgressForm, RunArgs, RunSpec};
+use crate::cli::{Objective, OutputArgs, OutputFormat, ProgressForm, RunArgs, RunSpec};
 use crate::command::{drive, run};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
 use crate::plan::Plan;
 use crate::plan::machine::Machine;
 use crate::report::ending::{Ending, Objectives, State};
-use crate::report::{Outputs, Report, Verdict};
+use crate::report::{Outputs, Report, Verdict, validity};
 use crate::stats::slo::{Outcome, Slo};
 use crate::view::terminal;
 
@@ -66,6 +66,11 @@ impl Step {
             missed,
         }
     }
+}
+
+/// The rate of a run, which is whole.
+pub fn rate_of(report: &Report) -> u64 {
+    report.plan.rate.unwrap_or_default()
 }
 
 /// Why a rate was not kept.
@@ -148,13 +153,21 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
         spec.load.rate = Some(rate);
         Plan::new(&spec, &machine, &targets, seed)
     };
-    let first_plan = plan(first)?;
+    let mut first_plan = plan(first)?;
     if args.output.output_format != OutputFormat::Quiet {
         run::print_limits(&first_plan);
     }
     let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
-    let mut runs = Runs { args, objective: &objective.0, server, interrupted: &interrupted };
-    let search = runs.search(Bracket::new(first, lowest), first_plan, plan)?;
+    if let Some(server) = &server {
+        first_plan.targets = vec![server.address()];
+    }
+    let mut runs = Runs { args, server, interrupted: &interrupted };
+    let search = Search::make(
+        (first, lowest),
+        first_plan,
+        |rate| runs.step(plan(rate)?),
+        |step| print_step(&args.output, step, &objective.0),
+    )?;
     // Before the report, so that warnings of the server do not follow it.
     drop(runs);
     out.write(&search)?;
@@ -195,27 +208,23 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
     )))
 }
 
-struct Runs<'a> {
-    args: &'a RunArgs,
-    objective: &'a Slo,
-    server: Option<LocalServer>,
-    interrupted: &'a AtomicBool,
-}
-
-impl Runs<'_> {
-    fn search(
-        &mut self,
-        mut bracket: Bracket,
-        mut first: Plan,
-        plan: impl Fn(u64) -> Result<Plan, Failure>,
+impl Search {
+    /// Searches from the rate `first` on, and tries no rate below `lowest`. `plan` is that of the
+    /// first run. `run` makes a run at a rate, whose first objective is the searched one. `each` is
+    /// called after each run.
+    ///
+    /// # Errors
+    /// The first run failed.
+    pub fn make(
+        (first, lowest): (u64, u64),
+        plan: Plan,
+        mut run: impl FnMut(u64) -> Result<Report, Failure>,
+        each: impl Fn(&Step),
     ) -> Result<Search, Failure> {
-        let objective = self.objective.clone();
-        if let Some(server) = &self.server {
-            first.targets = vec![server.address()];
-        }
+        let mut bracket = Bracket::new(first, lowest);
         let mut search = Search {
-            objective,
-            plan: first,
+            objective: plan.slos[0].clone(),
+            plan,
             steps: Vec::new(),
             best: None,
             beyond: None,
@@ -226,7 +235,7 @@ impl Runs<'_> {
         'rates: while let Some(rate) = bracket.next() {
             let mut missed = None;
             for _ in 0..TRIES {
-                let report = match plan(rate).and_then(|plan| self.step(plan)) {
+                let report = match run(rate) {
                     Ok(report) => report,
                     Err(failure) if search.steps.is_empty() => return Err(failure),
                     Err(failure) => {
@@ -236,7 +245,7 @@ impl Runs<'_> {
                 };
                 let why = why_missed(&report);
                 let step = Step::of(&report, why.clone());
-                self.print_step(&step);
+                each(&step);
                 search.steps.push(step);
                 search.interrupted = report.interrupted;
                 if is_broken(&report) {
@@ -257,7 +266,16 @@ impl Runs<'_> {
         }
         Ok(search)
     }
+}
 
+/// Makes the runs of a search.
+struct Runs<'a> {
+    args: &'a RunArgs,
+    server: Option<LocalServer>,
+    interrupted: &'a AtomicBool,
+}
+
+impl Runs<'_> {
     fn step(&mut self, mut plan: Plan) -> Result<Report, Failure> {
         if let Some(server) = &self.server {
             plan.targets = vec![server.address()];
@@ -267,14 +285,13 @@ impl Runs<'_> {
         let server = self.server.as_mut();
         drive::drive(Arc::new(plan), &output, server, self.interrupted, &mut outputs)
     }
+}
 
-    /// Reports a step on stderr.
-    fn print_step(&self, step: &Step) {
-        let output = &self.args.output;
-        if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
-            let line = report::step_line(step, self.objective);
-            terminal::message(format_args!("searching: {line}"));
-        }
+/// Reports a step on stderr.
+fn print_step(output: &OutputArgs, step: &Step, objective: &Slo) {
+    if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
+        let line = report::step_line(step, objective);
+        terminal::message(format_args!("searching: {line}"));
     }
 }
 
@@ -297,18 +314,24 @@ fn of_both(before: Option<Missed>, now: Option<Missed>) -> Option<Missed> {
 }
 
 /// The generator's own lag is part of every latency. A run that meets the objective in spite of it
-/// has met it. A run that misses it shows nothing about the server if the generator was late.
+/// has met it. A run that misses it shows nothing about the server if the generator was late. A
+/// queue that grows is not kept up with, however low the latency still is when the run ends.
 fn why_missed(report: &Report) -> Option<Missed> {
     let outcomes = report.objectives();
     let missed = outcomes.iter().find(|outcome| !outcome.is_met());
     let never_sent = report.records.never_sent;
+    let beyond = validity::beyond_capacity(&report.plan, &report.records);
     let why = match (report.verdict(), missed) {
-        (Verdict::Valid | Verdict::GeneratorLimited, None) if never_sent == 0 => return None,
+        (Verdict::Valid | Verdict::GeneratorLimited, None)
+            if never_sent == 0 && beyond.is_none() =>
+        {
+            return None;
+        }
         (Verdict::GeneratorLimited, _) => return Some(Missed::Generator(report.verdict_text())),
         (Verdict::Valid, Some(outcome)) => outcome.to_string(),
-        (Verdict::Valid, None) => {
+        (Verdict::Valid, None) => beyond.unwrap_or_else(|| {
             format!("{never_sent} requests were never sent, because no connection had room")
-        }
+        }),
         _ => report.verdict_text(),
     };
     Some(Missed::Server(why))

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::cli::{OutputArgs, OutputFormat};
-use crate::command::search::{Missed, Search, Step};
+use crate::command::search::{Missed, Search, Step, rate_of};
 use crate::error::{Exit, Failure};
+use crate::report::Verdict;
 use crate::report::outputs::Sink;
 use crate::report::schema::{
     PROGRAM_VERSION, RunSummary, SCHEMA_VERSION, SearchSummary, SearchType, SearchVerdict,
     StepResult,
 };
-use crate::report::{Report, Verdict};
 use crate::stats::slo::Slo;
 use crate::units::{time_text, time_us};
 
@@ -101,11 +101,6 @@ fn render(search: &Search) -> String {
     out
 }
 
-/// The rate of a run.
-fn rate(report: &Report) -> u64 {
-    report.plan.rate.unwrap_or_default()
-}
-
 fn found_text(search: &Search) -> String {
     let objective = &search.objective;
     let mut text = match &search.best {
@@ -114,7 +109,7 @@ fn found_text(search: &Search) -> String {
             let at_least = if is_lower_bound(search) { "at least " } else { "" };
             let metric = objective.metric_text();
             let measured = best.objectives()[0].measured_text();
-            format!("{at_least}{}/s ({metric} {measured})", rate(best))
+            format!("{at_least}{}/s ({metric} {measured})", rate_of(best))
         }
     };
     if let Some((rate, missed)) = &search.beyond {
@@ -187,7 +182,7 @@ impl SearchSummary {
             schema_version: SCHEMA_VERSION,
             loadgen_version: PROGRAM_VERSION.into(),
             objective: search.objective.to_string(),
-            rate_per_second: search.best.as_ref().map(rate),
+            rate_per_second: search.best.as_ref().map(rate_of),
             not_kept_rate_per_second: search.beyond.as_ref().map(|(rate, _)| *rate),
             not_kept_reason: search.beyond.as_ref().map(|(_, missed)| reason(missed)),
             is_lower_bound: is_lower_bound(search),

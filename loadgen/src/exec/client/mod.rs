@@ -9,7 +9,7 @@
 //! * `exchange`: what a connection sends, and how replies are processed
 //! * `conversation`: the state of one connection
 //! * `churn`: connections that are established, and replaced at the end of their lifetime
-//! * `second`: the current second of the measured period
+//! * `second`: the current second of the measured period; `backlog`: whether requests pile up
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,12 +27,14 @@ use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
 
+mod backlog;
 mod churn;
 pub mod conversation;
 mod exchange;
 mod phases;
 mod second;
 
+use backlog::Windows;
 use churn::Place;
 use second::PresentSecond;
 
@@ -63,6 +65,7 @@ pub struct Client {
     /// The pass in search of overdue replies, and the time that it compares with.
     late: Sweep,
     late_at: Time,
+    windows: Windows,
 }
 
 impl Client {
@@ -84,6 +87,7 @@ impl Client {
             second: PresentSecond::default(),
             late: Sweep::complete(count),
             late_at: Time::ZERO,
+            windows: Windows::default(),
             lifecycle,
         }
     }

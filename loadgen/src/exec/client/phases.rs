@@ -8,6 +8,7 @@ use echopool::service::Turn;
 use echopool::time::Time;
 
 use super::Client;
+use super::backlog::Windows;
 use super::exchange::slot;
 use crate::cli::Lifetime;
 use crate::exec::client::conversation::{ConnectionState, Conversation};
@@ -31,6 +32,7 @@ impl Client {
             Err(later) => return later,
         };
         self.second.begin_counting(start);
+        self.windows = Windows::of(self.lifecycle.period);
         self.offer_all();
         now
     }
@@ -152,6 +154,9 @@ impl Client {
     }
 
     pub(super) fn end_period(&mut self, now: Time, ended: Time) {
+        self.windows.pass(ended, || self.second.take_lowest());
+        let lowest = self.second.take_lowest();
+        self.lifecycle.records.backlog = self.windows.end(ended, self.lifecycle.period, lowest);
         self.lifecycle.end_period(ended);
         if self.lifecycle.samples.have_begun() {
             self.end_second(now);
@@ -180,6 +185,7 @@ impl Client {
         if self.lifecycle.sample(now) {
             self.lifecycle.tally().behind_ns.store(self.behind(now).as_nanos() as u64, Relaxed);
         }
+        self.windows.pass(now, || self.second.take_lowest());
         let step = self.lifecycle.records.seconds.step();
         if self.lifecycle.samples.have_begun() && self.second.length(now) >= step {
             self.end_second(now);

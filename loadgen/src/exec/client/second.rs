@@ -13,6 +13,8 @@ use crate::stats::timeseries::Second;
 #[derive(Default)]
 pub(super) struct PresentSecond {
     outstanding: u64,
+    /// The fewest since they were last taken.
+    lowest: u64,
     /// The integral covers the time up to this.
     counted_until: Time,
     began: Time,
@@ -73,6 +75,12 @@ impl PresentSecond {
     pub(super) fn given_up(&mut self, now: Time, count: u64) {
         self.advance(now);
         self.outstanding -= count;
+        self.lowest = self.lowest.min(self.outstanding);
+    }
+
+    /// The fewest outstanding requests at any time since the last call.
+    pub(super) fn take_lowest(&mut self) -> u64 {
+        std::mem::replace(&mut self.lowest, self.outstanding)
     }
 
     /// Its length so far.
@@ -141,5 +149,15 @@ mod tests {
         let (second, _) = present.end(at(3_000)).expect("it has a length");
         assert_eq!((second.replies, second.outstanding_ns), (0, 250_000_000));
         assert_eq!(present.outstanding(), 0);
+    }
+
+    #[test]
+    fn the_fewest_outstanding_are_those_since_they_were_taken() {
+        let mut present = PresentSecond::default();
+        (0..5).for_each(|_| present.begun(at(1)));
+        assert_eq!((present.take_lowest(), present.take_lowest()), (0, 5));
+        present.answered(at(2), 3);
+        (0..4).for_each(|_| present.begun(at(3)));
+        assert_eq!((present.take_lowest(), present.take_lowest()), (2, 6));
     }
 }
