@@ -181,6 +181,69 @@ fn the_shortest_lifetime_has_one_request_for_each_connection() {
     }
 }
 
+/// The server closes each connection after four requests, when it has answered them.
+#[test]
+fn a_connection_that_the_server_closed_is_begun_anew_if_asked_for() {
+    const FOUR: Fault = Fault::CloseEach { after: 4 * 64 };
+    for rate in ["", "-R 1k", "-R 1k --strict"] {
+        let server = EchoServer::start(FOUR);
+        let flags = format!("{} -c 3 -t 1 -n 120 --reconnect {rate}", server.address);
+        let ended = run(&flags);
+        let json = ended.json();
+        let account = account(&json);
+        // A request that was sent as the server closed has no reply: in a closed loop, which sends
+        // at once, nearly always.
+        let lost = account.unanswered;
+        assert_eq!(account.completed, 120 - lost - account.never_sent, "{json}");
+        let closes = json["server_closes"].as_u64().expect("a count");
+        assert_eq!(json["connections"]["lost"], lost, "{json}");
+        assert!(4 * (3 + closes + lost) >= account.completed, "{rate}: {json}");
+        assert!(rate.is_empty() || closes > 0, "{rate}: {json}");
+        let anew = json["reconnects"].as_u64().expect("a count");
+        assert!(anew + 3 >= closes + lost && anew <= closes + lost, "{rate}: {json}");
+        assert_eq!(server.peers().len() as u64, 3 + anew, "{rate}: {json}");
+        assert_eq!(json["config"]["reconnect"], true);
+    }
+    let server = EchoServer::start(FOUR);
+    let text = loadgen(&format!("{} -c 1 -n 4 --reconnect", server.address)).expect(0);
+    text.says("\nBegun anew: ").says(" closed by the server without owing a reply\n");
+    let server = EchoServer::start(FOUR);
+    let json = run(&format!("{} -c 3 -t 1 -n 120", server.address)).expect(4).json();
+    assert_eq!((&json["reconnects"], &json["server_closes"]), (&0.into(), &0.into()));
+    assert_eq!((&json["errors"]["closed-by-peer"], server.peers().len()), (&3.into(), 3));
+    loadgen("hub:// -c 3 -n 5 --reconnect").expect(2).complains("--reconnect");
+}
+
+#[test]
+fn a_connection_begun_anew_is_verified_from_its_first_byte() {
+    for flags in ["--reconnect", "--lifetime 1", "--lifetime 1 -R 1k"] {
+        let server = EchoServer::start(Fault::ReplayFirst { after: 64 });
+        let json = run(&format!("{} -c 1 -n 30 {flags}", server.address)).expect(3).json();
+        let mismatch = &json["first_mismatches"][0];
+        assert_eq!((&mismatch["connection"], &mismatch["stream_offset"]), (&0.into(), &0.into()));
+        assert_eq!(
+            (&json["replies"], &json["reconnects"]),
+            (&1.into(), &1.into()),
+            "{flags}: {json}"
+        );
+    }
+}
+
+#[test]
+fn rates_below_one_per_second_are_kept() {
+    for (rate, per_second) in [("0.5", 0.5), ("90/m", 1.5), ("3600/h", 1.0)] {
+        let json = kept(&format!("-R {rate} -d 1s -c 2"));
+        let expected = (per_second as f64).ceil() as u64;
+        assert_eq!(account(&json).offered, expected, "{rate}");
+        assert_eq!(json["config"]["rate_per_second"].as_f64(), Some(per_second), "{rate}");
+    }
+    let json = kept("--stages 500ms:4,500ms:0.5 -c 2");
+    assert_eq!(account(&json).offered, 3, "the third is due when the second stage begins");
+    assert_eq!(json["config"]["stages"][1]["to_per_second"], 0.5);
+    loadgen("-R 0 -c 1").expect(2).complains("more than zero");
+    loadgen("-R 5/d -c 1").expect(2).complains("6/m, 90/h");
+}
+
 #[test]
 fn stages_offer_what_each_of_them_says() {
     let json = kept("-c 10 --stages 300ms:1k,200ms:0,300ms:1k-3k");
@@ -583,8 +646,8 @@ fn flags_that_do_not_go_together_are_usage_errors() {
         ("--strict", "set a rate with -R"),
         ("--arrivals poisson", "set a rate with -R"),
         ("-R 1k --stages 1s:1k", "cannot be used with"),
-        ("-R 0", "at least 1"),
-        ("-R 1g", "not a unit"),
+        ("-R 0", "more than zero"),
+        ("-R 1g", "not a rate"),
         ("--stages 10s", "TIME:RATE"),
         ("--lifetime never", "number of requests"),
         ("--with sleepy:3", "not a kind of rude client"),

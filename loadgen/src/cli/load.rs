@@ -6,8 +6,9 @@ use clap::Args;
 
 use super::{Lifetime, Objective};
 use crate::cli::source_ip::Source;
+use crate::traffic::rate::{self, Rate};
 use crate::traffic::rude::RudeClients;
-use crate::traffic::schedule::{self, Spacing, Stages};
+use crate::traffic::schedule::{Spacing, Stages};
 use crate::traffic::sizes::Sizes;
 use crate::units;
 
@@ -15,7 +16,8 @@ use crate::units;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
-    /// Open loop: requests per second over all connections together, sent on schedule whether or
+    /// Open loop: requests per second (0.2, 10k), or per minute or hour (6/m, 90/h), over all
+    /// connections together, sent on schedule whether or
     /// not earlier ones have their replies; latency counts from the scheduled time [default: closed
     /// loop, each connection sends again when it has its reply]
     #[arg(
@@ -23,9 +25,9 @@ pub struct LoadArgs {
         visible_short_alias = 'q',
         long,
         value_name = "RATE",
-        value_parser = schedule::parse_rate
+        value_parser = rate::positive
     )]
-    pub rate: Option<u64>,
+    pub rate: Option<Rate>,
 
     /// Open loop with rates that change: TIME:RATE or TIME:FROM-TO for each stage, as in
     /// 10s:1k,20s:1k-5k; the run lasts for all stages unless -d is given
@@ -69,6 +71,11 @@ pub struct LoadArgs {
     /// 5s [default: a connection lasts for the run]
     #[arg(long, value_name = "N|TIME")]
     pub lifetime: Option<Lifetime>,
+
+    /// Begin a connection anew when the server has closed it; it is not lost if no reply was owed
+    /// [default: it is lost, and the run goes on without it]
+    #[arg(long)]
+    pub reconnect: bool,
 
     /// Never sleep: each thread polls for events all the time, so that wake-up latency does not
     /// affect the measurement, and uses a whole processor; a server that loadgen starts does the

@@ -30,7 +30,7 @@ use crate::plan::calibration::{
 };
 use crate::plan::machine::Machine;
 use crate::report::{Outputs, Report, Verdict};
-use crate::traffic::schedule::RATE_MAX;
+use crate::traffic::rate::Rate;
 use crate::traffic::sizes::Sizes;
 use crate::units;
 use crate::units::time_text;
@@ -202,7 +202,7 @@ impl Steps<'_> {
         for _ in 0..OPEN_STEPS {
             let rate = (kept + not_kept) / 2.0;
             let mut spec = closed_spec(self.args, self.args.connections);
-            spec.load.rate = Some((rate as u64).clamp(1, RATE_MAX));
+            spec.load.rate = Some(Rate::per_second((rate as u64).max(1)));
             let report = self.step("open loop", spec, self.args.duration / OPEN_PART)?;
             if report.verdict() == Verdict::Valid && report.records.never_sent == 0 {
                 (kept, best) = (rate, Some(ceiling(&report)));

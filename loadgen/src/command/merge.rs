@@ -76,6 +76,8 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         bytes_verified: sum(|run| run.bytes_verified),
         connections_established: sum(|run| run.connections.established),
         connections_lost: sum(|run| run.connections.lost),
+        reconnects: sum(|run| run.reconnects),
+        server_closes: sum(|run| run.server_closes),
         mismatched_connections: sum(|run| run.mismatched_connections),
         per_target: saved::merge_targets(runs),
         latency: distribution(runs, "latency", |run| &run.latency)?,

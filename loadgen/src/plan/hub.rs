@@ -128,6 +128,7 @@ fn check_load(spec: &RunSpec, options: &HubOptions) -> Result<(), Failure> {
     let unsuited = [
         (load.lifetime.is_some(), "--lifetime"),
         (load.warmup.is_some(), "--warmup"),
+        (load.reconnect, "--reconnect"),
         (load.rude.is_some(), "--with"),
     ];
     match unsuited.into_iter().find(|(given, _)| *given) {

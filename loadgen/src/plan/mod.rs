@@ -23,6 +23,7 @@ use crate::error::Failure;
 use crate::plan::machine::Machine;
 use crate::stats::slo::Slo;
 use crate::traffic::dispatch::{Dispatch, OpenLoop};
+use crate::traffic::rate::Rate;
 use crate::traffic::rude::RudeClients;
 use crate::traffic::schedule::{self, Lane, Profile};
 use crate::traffic::sizes::Sizes;
@@ -71,8 +72,8 @@ pub struct Plan {
     /// When requests are sent. `None` in a closed loop, in which a request follows an earlier
     /// reply.
     pub open_loop: Option<OpenLoop>,
-    /// Requests per second asked for in all. `None` in a closed loop, and if the rate changes.
-    pub rate: Option<u64>,
+    /// The rate asked for in all. `None` in a closed loop, and if the rate changes.
+    pub rate: Option<Rate>,
     /// Bytes in a request; the largest if they differ.
     pub size: u64,
     pub sizes: Sizes,
@@ -90,6 +91,8 @@ pub struct Plan {
     pub lifetime: Option<Lifetime>,
     /// Whether the server closes at the end of a lifetime.
     pub server_closes: bool,
+    /// Whether a connection that the server closed is begun anew.
+    pub reconnect: bool,
     /// Rude clients beside the measured ones.
     pub rude: RudeClients,
     /// Local addresses to connect from, in turn. Empty: the system chooses.
@@ -194,6 +197,7 @@ impl Plan {
             timeout: spec.timeout,
             lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { spec.load.lifetime },
             server_closes,
+            reconnect: spec.load.reconnect,
             rude,
             sources,
             sources_unused: more,

@@ -148,7 +148,7 @@ fn stages_say_how_long_the_run_is() {
     assert_eq!(open.duration, Some(Duration::from_secs(30)));
     assert!(open.open_loop.is_some() && open.rate.is_none());
     assert_eq!(plan("127.0.0.1:7 --stages 10s:1k -d 5s").duration, Some(Duration::from_secs(5)));
-    assert_eq!(plan("127.0.0.1:7 -q 500").rate, Some(500));
+    assert_eq!(plan("127.0.0.1:7 -q 500").rate, Some(crate::traffic::rate::Rate::per_second(500)));
     assert_eq!(plan("127.0.0.1:7").open_loop, None);
 }
 

@@ -55,6 +55,7 @@ impl RunSummary {
             fairness_jain: records.fairness(),
             reconnects: records.reconnects,
             reconnects_failed: records.reconnects_failed,
+            server_closes: records.server_closes,
             generator_threads: records.thread_uses.iter().map(thread).collect(),
             seconds_step_ns: nanos(records.seconds.step()),
             seconds: records.seconds.steps().iter().map(step).collect(),
@@ -110,6 +111,7 @@ fn config(report: &Report) -> RunConfig {
         stages: stages(report),
         lifetime_requests,
         lifetime_ns,
+        reconnect: plan.reconnect,
         rude_clients: plan
             .rude
             .0
@@ -298,6 +300,7 @@ mod tests {
         (records.never_sent, records.warmup_requests) = (115, 116);
         (records.bytes, records.bytes_verified, records.reconnects) = (117, 118, 119);
         records.reconnects_failed = 125;
+        records.server_closes = 126;
         (records.saturated_seconds, records.longest_stall) = (120, Duration::from_nanos(121));
         records.replies_each = vec![122, 0, 123, 124];
         let histograms = [
@@ -339,6 +342,7 @@ mod tests {
             ("/bytes_verified", 118),
             ("/reconnects", 119),
             ("/reconnects_failed", 125),
+            ("/server_closes", 126),
             ("/saturated_seconds", 120),
             ("/longest_pause_ns", 121),
             ("/latency/max_ns", 131),

@@ -35,7 +35,13 @@ pub fn lines(report: &Report) -> Vec<String> {
         lines.push(format!("Connect: {}", shape(&records.connect)));
         lines.extend(connects_retried(records));
     }
-    if report.plan.lifetime.is_some() || records.reconnects > 0 {
+    let plan = &report.plan;
+    if plan.reconnect {
+        lines.push(format!(
+            "Begun anew: {} connections; {} closed by the server without owing a reply",
+            records.reconnects, records.server_closes
+        ));
+    } else if plan.lifetime.is_some() || records.reconnects > 0 {
         lines.push(format!("Begun anew: {} connections", records.reconnects));
     }
     if let Some(worst) = littles_law(records) {

@@ -216,7 +216,8 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 22] = [
+    const ADDED: [&str; 23] = [
+        "server_closes",
         "targets",
         "per_target",
         "requests_offered",
@@ -240,7 +241,8 @@ pub mod tests {
         "hub",
         "ceiling",
     ];
-    const ADDED_TO_CONFIG: [&str; 16] = [
+    const ADDED_TO_CONFIG: [&str; 17] = [
+        "reconnect",
         "service",
         "own_server_workers",
         "optimized_build",
@@ -345,6 +347,7 @@ pub mod tests {
             ("h:1", "h:1 --connect-rate 7", "connect_rate_per_second"),
             ("h:1", "h:1 --timeout 7s", "timeout_ns"),
             ("h:1", "h:1 --abort-on-fail", "abort_on_fail"),
+            ("h:1", "h:1 --reconnect", "reconnect"),
         ];
         for (first, second, setting) in flags {
             for run in [&run as &dyn Fn(&str) -> Saved, &own] {

@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::stats::cpu::SATURATED;
 use crate::stats::records::{Backlog, Records};
 use crate::stats::tally::BEHIND;
+use crate::traffic::rate::Rate;
 use crate::units::time_text;
 
 /// At the 99th percentile, the generator's own lag may be 1/4 of the latency.
@@ -81,9 +82,10 @@ fn tolerance(offered: u64, part: u64) -> u64 {
 }
 
 /// For a run that ends with its last reply: it took longer than its requests were due in.
-fn outlasts(records: &Records, rate: u64) -> Option<String> {
+fn outlasts(records: &Records, rate: Rate) -> Option<String> {
     const AT_LEAST: Duration = Duration::from_millis(50);
-    let due = Duration::from_secs_f64(records.offered.saturating_sub(1) as f64 / rate as f64);
+    let due =
+        Duration::from_secs_f64(records.offered.saturating_sub(1) as f64 / rate.as_per_second());
     // That of the early ones, if they queue.
     let latency = Duration::from_nanos(records.latency.value_at_quantile(0.1));
     let longer = records.elapsed().saturating_sub(due + latency);

@@ -91,10 +91,12 @@ pub struct Records {
     pub own_lag: Histogram<u64>,
     /// From the start of a connect to the established connection, in nanoseconds.
     pub connect: Histogram<u64>,
-    /// Connections that replaced one whose lifetime had ended, and were established.
+    /// Connections that replaced another one in its place, and were established.
     pub reconnects: u64,
     /// Failed connects in place of a connection that had ended. They are among the errors too.
     pub reconnects_failed: u64,
+    /// Connections that the server closed when it owed no reply, if they are begun anew.
+    pub server_closes: u64,
     /// The measured period second by second.
     pub seconds: Series,
     /// Seconds in which one thread, the worst, was [saturated](crate::stats::cpu::SATURATED) while its
@@ -172,6 +174,7 @@ impl Default for Records {
             connect: latency_histogram(),
             reconnects: 0,
             reconnects_failed: 0,
+            server_closes: 0,
             seconds: Series::default(),
             saturated_seconds: 0,
             longest_stall: Duration::ZERO,
@@ -314,6 +317,7 @@ impl Records {
         self.connect.add(other.connect).expect("the bounds are equal");
         self.reconnects += other.reconnects;
         self.reconnects_failed += other.reconnects_failed;
+        self.server_closes += other.server_closes;
         self.seconds.merge(other.seconds);
         self.saturated_seconds = self.saturated_seconds.max(other.saturated_seconds);
         self.longest_stall = self.longest_stall.max(other.longest_stall);

@@ -208,13 +208,14 @@ fn time(start: Time, nanos: u64) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::traffic::rate::Rate;
     use crate::traffic::schedule::steady;
     use std::time::Duration;
 
     const START: Time = Time::from_nanos(1_000_000);
 
     fn dispatch(rate: u64, connections: u64, strict: bool) -> Dispatch {
-        let profile = Profile::new(Duration::ZERO, &[steady(rate)]);
+        let profile = Profile::new(Duration::ZERO, &[steady(Rate::per_second(rate))]);
         let plan = OpenLoop { profile, spacing: Spacing::Const, strict };
         let lane = Lane::of_thread(0, 1, connections, connections);
         let mut dispatch = Dispatch::new(&plan, lane, 0, connections as usize, 1);

@@ -5,6 +5,7 @@ pub mod hub_frames;
 pub mod message;
 pub mod payload;
 pub mod protocol;
+pub mod rate;
 pub mod rude;
 pub mod schedule;
 pub mod sizes;

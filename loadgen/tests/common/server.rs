@@ -24,6 +24,10 @@ pub enum Fault {
     Swap,
     /// The connection is reset instead of echoing this byte.
     Reset { connection: u64, offset: u64 },
+    /// Each connection is closed when it has had this many bytes and nothing is owed.
+    CloseEach { after: u64 },
+    /// The same, and each connection after the first one has the replies of the first.
+    ReplayFirst { after: u64 },
     /// The connection is closed instead of echoing this byte.
     Close { connection: u64, offset: u64 },
     /// From this byte on nothing is echoed.
@@ -50,6 +54,8 @@ struct Shared {
     bytes: AtomicU64,
     peers: Mutex<Vec<IpAddr>>,
     dead: AtomicBool,
+    /// For replaying: what the first connection was sent.
+    first: Mutex<Vec<u8>>,
     /// For swapping: both connections put their bytes here, and then both take the other's.
     swap: [Mutex<Vec<u8>>; 2],
     both: Barrier,
@@ -68,6 +74,7 @@ impl EchoServer {
             bytes: AtomicU64::new(0),
             peers: Mutex::default(),
             dead: AtomicBool::new(false),
+            first: Mutex::default(),
             swap: Default::default(),
             both: Barrier::new(2),
         });
@@ -135,6 +142,13 @@ fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Re
             return Ok(());
         }
         offset += count as u64;
+        match shared.fault {
+            Fault::CloseEach { after } | Fault::ReplayFirst { after } if offset >= after => {
+                shared.fired.fetch_add(1, Relaxed);
+                return Ok(());
+            }
+            _ => {}
+        }
     }
 }
 
@@ -187,6 +201,14 @@ impl Reply<'_> {
                 let mut rest = [0; 1024];
                 while stream.read(&mut rest)? > 0 {}
                 return Ok(false);
+            }
+            Fault::ReplayFirst { .. } => {
+                let mut first = shared.first.lock().unwrap();
+                match self.connection {
+                    0 => first.extend_from_slice(self.bytes),
+                    _ => self.bytes.copy_from_slice(&first[..self.bytes.len()]),
+                }
+                stream.write_all(self.bytes)?;
             }
             Fault::Mute => {
                 fired();

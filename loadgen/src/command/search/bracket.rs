@@ -1,6 +1,9 @@
 //! Which rates a search tries. Pure.
 
-use crate::traffic::schedule::RATE_MAX;
+use crate::traffic::rate::Rate;
+
+/// The highest rate, per second.
+const RATE_MAX: u64 = Rate::MAX.units() / Rate::PER_SECOND;
 
 /// The search ends when the ratio of the lowest rate that was not kept to the highest that was is
 /// at most this.

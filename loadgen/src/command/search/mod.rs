@@ -19,6 +19,7 @@ use crate::plan::machine::Machine;
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::{Outputs, Report, Verdict, validity};
 use crate::stats::slo::{Outcome, Slo};
+use crate::traffic::rate::Rate;
 use crate::view::terminal;
 
 mod bracket;
@@ -56,7 +57,7 @@ pub struct Step {
 impl Step {
     fn of(report: &Report, missed: Option<Missed>) -> Step {
         Step {
-            rate: report.plan.rate.unwrap_or_default(),
+            rate: rate_of(report),
             requests_per_second: report.requests_per_second(),
             // The first objective is the searched one.
             outcome: report.objectives().swap_remove(0),
@@ -70,7 +71,7 @@ impl Step {
 
 /// The rate of a run, which is whole.
 pub fn rate_of(report: &Report) -> u64 {
-    report.plan.rate.unwrap_or_default()
+    report.plan.rate.and_then(Rate::whole_per_second).unwrap_or_default()
 }
 
 /// Why a rate was not kept.
@@ -140,7 +141,13 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let seed = args.run.seed.unwrap_or_else(run::new_seed);
     let duration = args.run.duration.unwrap_or(STEP_DURATION);
     let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
-    let first = args.run.load.rate.unwrap_or(FIRST_RATE.max(lowest));
+    let first = match args.run.load.rate {
+        None => FIRST_RATE.max(lowest),
+        Some(rate) => rate.whole_per_second().ok_or_else(|| {
+            let text = "--search tries whole numbers of requests per second: start with one (-R)";
+            Failure::Usage(text.into())
+        })?,
+    };
     if first < lowest {
         return Err(Failure::Usage(format!(
             "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which is too few: \
@@ -150,7 +157,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let step = step_spec(&args.run, &objective.0);
     let plan = |rate| {
         let mut spec = step.clone();
-        spec.load.rate = Some(rate);
+        spec.load.rate = Some(Rate::per_second(rate));
         Plan::new(&spec, &machine, &targets, seed)
     };
     let mut first_plan = plan(first)?;

@@ -110,27 +110,39 @@ impl Client {
         }
     }
 
-    /// Whether a connection that ended is replaced: if its lifetime was over, and in an open loop
-    /// if a reply was late. Real users do not go away then, and fewer connections would relieve a
-    /// slow server.
+    /// Whether a connection that ended is replaced: if its lifetime was over, in an open loop if a
+    /// reply was late, and if asked for when the server has closed it. Real users do not go away
+    /// when a reply is late, and fewer connections would relieve a slow server.
     pub(super) fn has_successor(&self, loss: Option<Loss>) -> bool {
-        match loss {
-            None => true,
-            Some(Loss::TimedOut) => self.lifecycle.dispatch.is_some(),
-            Some(_) => false,
-        }
+        let may_be_replaced = match self.lifecycle.phase {
+            Phase::Connecting | Phase::Ready => self.lifecycle.plan.reconnect,
+            Phase::Measuring => true,
+            Phase::Draining(_) => false,
+        };
+        may_be_replaced
+            && match loss {
+                None => true,
+                Some(Loss::TimedOut) => self.lifecycle.dispatch.is_some(),
+                Some(Loss::ClosedByPeer | Loss::Reset) => self.lifecycle.plan.reconnect,
+                Some(_) => false,
+            }
     }
 
     /// Replaces a connection that has ended.
     pub(super) fn reconnect(&mut self, index: usize, now: Time) {
         let served_before = self.served(index);
+        // A server that closes connections before it serves them is not asked all the time.
+        let is_useless = self.conversations[index].completed == 0;
         let established = self.places[index].established;
         let plan = &self.lifecycle.plan;
         let number = self.lifecycle.number(index) + established * plan.connections;
         let stream = Stream::new(plan.seed, number);
         self.conversations[index].renew(stream);
         self.places[index] = Place { established, served_before, ..Place::NEW };
-        self.again.push_front((now, index));
+        match is_useless && self.lifecycle.plan.reconnect {
+            true => self.again.push_back((now + RETRY_AFTER, index)),
+            false => self.again.push_front((now, index)),
+        }
     }
 
     /// A connect failed. The first one of a place is not retried; the run has one connection less.

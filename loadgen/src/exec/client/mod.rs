@@ -186,6 +186,11 @@ impl Service for Client {
             conversation.state = ConnectionState::Closing;
             return Answer::CloseAfterSend;
         }
+        if self.lifecycle.plan.reconnect && conversation.outstanding() == 0 {
+            self.lifecycle.records.server_closes += 1;
+            conversation.state = ConnectionState::Closing;
+            return Answer::CloseAfterSend;
+        }
         // Nothing more will arrive, so there is nothing to measure.
         conversation.state = ConnectionState::Lost(Loss::ClosedByPeer);
         Answer::Close
@@ -213,7 +218,7 @@ impl Service for Client {
         if let Some(loss) = loss {
             self.lifecycle.lost(index, loss);
         }
-        if self.lifecycle.phase == Phase::Measuring && self.has_successor(loss) {
+        if self.has_successor(loss) {
             self.reconnect(index, connection.now());
         }
     }

@@ -53,6 +53,10 @@ pub struct MergedSummary {
     pub connections_established: u64,
     /// Connections that ended early.
     pub connections_lost: u64,
+    /// Sum of the connections that replaced others.
+    pub reconnects: u64,
+    /// Sum of the connections that the server closed when it owed no reply (--reconnect).
+    pub server_closes: u64,
     /// Connections on which a byte differed.
     pub mismatched_connections: u64,
     /// The counts of each target; null if a run does not have them, as in files of earlier versions.

@@ -12,6 +12,7 @@ use crate::plan::calibration::CalibrationUse;
 use crate::report::Verdict;
 use crate::stats::counts::RudeCount;
 use crate::stats::loss::Mismatch;
+use crate::traffic::rate::Rate;
 
 /// A whole run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -103,12 +104,17 @@ pub struct RunSummary {
     #[serde(default)]
     #[schemars(range(max = 1))]
     pub fairness_jain: f64,
-    /// Connections that replaced one whose lifetime had ended, and were established.
+    /// Connections that replaced one whose lifetime had ended, one that timed out (open loop), or
+    /// one that the server closed (--reconnect), and were established.
     #[serde(default)]
     pub reconnects: u64,
     /// Failed connects in place of a connection that had ended. They are among the errors too.
     #[serde(default)]
     pub reconnects_failed: u64,
+    /// With --reconnect: connections that the server closed when it owed no reply. They are not
+    /// lost.
+    #[serde(default)]
+    pub server_closes: u64,
     /// What each thread of clients used in the measured period.
     #[serde(default)]
     pub generator_threads: Vec<ThreadSummary>,
@@ -197,8 +203,9 @@ pub struct RunConfig {
     pub sizes: String,
     /// How long requests were sent before they were recorded.
     pub warmup_ns: u64,
-    /// Requests to send per second, in all; null in a closed loop, and if the rate changes.
-    pub rate_per_second: Option<u64>,
+    /// Requests to send per second, in all; null in a closed loop, and if the rate changes. It need
+    /// not be a whole number.
+    pub rate_per_second: Option<Rate>,
     /// Whether requests were sent at scheduled times (open loop), or each when an earlier one had
     /// its reply.
     pub open_loop: bool,
@@ -214,6 +221,8 @@ pub struct RunConfig {
     pub lifetime_requests: Option<u64>,
     /// Time after which a connection is closed and replaced; null if there is no such limit.
     pub lifetime_ns: Option<u64>,
+    /// Whether a connection that the server closed was begun anew.
+    pub reconnect: bool,
     /// Rude clients beside the measured ones: the number of each kind.
     pub rude_clients: BTreeMap<String, u64>,
     /// Outstanding requests per connection, at most.
@@ -253,9 +262,9 @@ pub struct StageConfig {
     /// Its length.
     pub length_ns: u64,
     /// Rate at its beginning.
-    pub from_per_second: u64,
+    pub from_per_second: Rate,
     /// Rate at its end.
-    pub to_per_second: u64,
+    pub to_per_second: Rate,
 }
 
 /// What became of the connections.

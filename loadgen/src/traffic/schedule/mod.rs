@@ -17,14 +17,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::traffic::payload::Stream;
+use crate::traffic::rate::Rate;
 use crate::units;
 
-/// Positions are counted in billionths of a request, so a rate times nanoseconds is exactly a
-/// position.
-const REQUEST: u128 = 1_000_000_000;
-/// Requests per second. A schedule is computed faster than this, so counting the requests that were
-/// never sent takes less time than the run; and no machine sends as many.
-pub const RATE_MAX: u64 = 10_000_000;
+/// Positions are counted in such small parts of a request that a rate in its units times nanoseconds
+/// is exactly a position.
+const REQUEST: u128 = NANOS_PER_SECOND as u128 * Rate::PER_SECOND as u128;
 /// Stages of `--stages`. More are an error of a script.
 const STAGES_MAX: usize = 1_000;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -33,9 +31,9 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage {
     pub length: Duration,
-    /// Requests per second at the start and at the end. In between the rate changes linearly.
-    pub from: u64,
-    pub to: u64,
+    /// The rate at the start and at the end. In between it changes linearly.
+    pub from: Rate,
+    pub to: Rate,
 }
 
 /// The grammar of `--stages`.
@@ -50,7 +48,7 @@ impl FromStr for Stages {
         if stages.len() > STAGES_MAX {
             return Err(format!("{} stages; at most {STAGES_MAX}", stages.len()));
         }
-        match stages.iter().all(|stage| stage.from == 0 && stage.to == 0) {
+        match stages.iter().all(|stage| stage.from == Rate::ZERO && stage.to == Rate::ZERO) {
             true => Err("no stage has a rate".into()),
             false => Ok(Stages(stages)),
         }
@@ -61,20 +59,7 @@ fn parse_stage(text: &str) -> Result<Stage, String> {
     let help = "a stage is TIME:RATE or TIME:RATE-RATE: 10s:1k, 20s:1k-5k";
     let (length, rates) = text.split_once(':').ok_or_else(|| format!("'{text}': {help}"))?;
     let (from, to) = rates.split_once('-').unwrap_or((rates, rates));
-    let rate = |text| echopool::units::parse_count(text).and_then(at_most);
-    Ok(Stage { length: units::duration(length)?, from: rate(from)?, to: rate(to)? })
-}
-
-/// Parses the rate of `--rate`, in requests per second.
-pub fn parse_rate(text: &str) -> Result<u64, String> {
-    units::positive(text).and_then(at_most)
-}
-
-fn at_most(rate: u64) -> Result<u64, String> {
-    match rate {
-        0..=RATE_MAX => Ok(rate),
-        _ => Err(format!("a rate is at most {RATE_MAX} in a second")),
-    }
+    Ok(Stage { length: units::duration(length)?, from: from.parse()?, to: to.parse()? })
 }
 
 /// The rate over the time since the start.
@@ -91,6 +76,7 @@ struct Segment {
     begin_ns: u64,
     begin: u128,
     length_ns: u64,
+    /// In the units of a rate.
     from: u64,
     to: u64,
 }
@@ -101,10 +87,10 @@ impl Profile {
     pub fn new(warmup: Duration, stages: &[Stage]) -> Profile {
         let mut profile =
             Profile { segments: Vec::with_capacity(stages.len() + 2), end: u128::MAX };
-        let (first, last) = (stages[0].from, stages[stages.len() - 1].to);
+        let (first, last) = (stages[0].from.units(), stages[stages.len() - 1].to.units());
         profile.push(warmup.as_nanos() as u64, first, first);
         for stage in stages {
-            profile.push(stage.length.as_nanos() as u64, stage.from, stage.to);
+            profile.push(stage.length.as_nanos() as u64, stage.from.units(), stage.to.units());
         }
         profile.push(u64::MAX, last, last);
         profile
@@ -115,8 +101,8 @@ impl Profile {
         let stages = self.segments.iter().skip(1).take(self.segments.len() - 2);
         stages.map(|&Segment { length_ns, from, to, .. }| Stage {
             length: Duration::from_nanos(length_ns),
-            from,
-            to,
+            from: Rate::of_units(from),
+            to: Rate::of_units(to),
         })
     }
 
@@ -148,7 +134,7 @@ impl Profile {
         self.segments.push(Segment { begin_ns, begin, length_ns, from, to });
     }
 
-    /// Nanoseconds from the start to the time at which this many (billionths of) requests are due;
+    /// Nanoseconds from the start to the time at which this many (parts of) requests are due;
     /// [`u64::MAX`] if that never happens. Exact and rounded down where the rate is constant.
     fn time_of(&self, position: u128) -> u64 {
         if position >= self.end {
@@ -355,7 +341,7 @@ pub fn length(stages: &[Stage]) -> Duration {
 }
 
 /// A stage with a constant rate and no end.
-pub fn steady(rate: u64) -> Stage {
+pub fn steady(rate: Rate) -> Stage {
     Stage { length: Duration::from_nanos(NANOS_PER_SECOND), from: rate, to: rate }
 }
 

@@ -84,6 +84,26 @@ fn a_rate_below_the_number_of_threads_is_kept() {
 }
 
 #[test]
+fn a_rate_below_one_per_second_is_exact() {
+    let lanes = all_threads(2, 5);
+    for (rate, interval) in [("0.2", 5 * SECOND), ("6/m", 10 * SECOND), ("1/h", 3_600 * SECOND)] {
+        let profile = profile(&format!("1h:{rate}"));
+        let times = times(&profile, Spacing::Const, &lanes, 1, 100 * interval);
+        assert_eq!(times, (0..100).map(|nth| nth * interval).collect::<Vec<_>>(), "{rate}");
+    }
+    let profile = profile("1h:0.2");
+    let poisson = times(&profile, Spacing::Poisson, &lanes, 1, 5_000 * SECOND).len();
+    assert!((800..1_200).contains(&poisson), "{poisson}, and 6 deviations are 190");
+    let Stages(stages) = "10s:0.5-6/m".parse().expect("a ramp");
+    let profile = Profile::new(Duration::ZERO, &stages);
+    assert_eq!(times_of(&profile, 10 * SECOND), 3);
+}
+
+fn times_of(profile: &Profile, end_ns: u64) -> usize {
+    times(profile, Spacing::Const, &all_threads(1, 1), 1, end_ns).len()
+}
+
+#[test]
 fn stages_follow_each_other_without_a_gap() {
     let profile = profile("2s:1k,1s:0,3s:5k");
     let times = times(&profile, Spacing::Const, &all_threads(3, 9), 1, 7 * SECOND);
@@ -186,7 +206,7 @@ fn stages_that_cannot_be_are_refused_with_the_reason() {
     for (text, reason) in [
         ("10s", "TIME:RATE"),
         ("10:1k", "unit"),
-        ("10s:many", "count"),
+        ("10s:many", "'many' is not a rate"),
         ("10s:0", "no stage has a rate"),
         ("1s:1k,", "TIME:RATE"),
         ("1s:20m", "at most"),
