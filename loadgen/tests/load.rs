@@ -701,13 +701,15 @@ fn is_connecting_again(port: u16) -> bool {
     })
 }
 
-/// Ten million requests that were never sent take seconds to count. Meanwhile the last replies would
-/// lie in their sockets.
+/// Millions of requests that were never sent take seconds to count. Meanwhile the last replies would
+/// lie in their sockets. Repeated in case that the machine is too busy.
 #[test]
 fn the_last_replies_do_not_wait_until_what_was_never_sent_is_counted() {
-    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(50) });
-    let json = run(&format!("{} -c 4 -t 2 -R 10m -d 2s --timeout 1s", server.address)).json();
-    let account = account(&json);
-    assert!(account.never_sent > 10_000_000, "{json}");
-    assert_eq!((account.timed_out, account.unanswered), (0, 0), "{json}");
+    let is_read_at_once = || {
+        let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(50) });
+        let json = run(&format!("{} -c 4 -t 1 -R 10m -d 400ms", server.address)).json();
+        assert!(account(&json).never_sent > 3_000_000, "{json}");
+        json["service_time"]["max_ns"].as_u64().expect("a time") < 1_000_000_000
+    };
+    assert!((0..5).any(|_| is_read_at_once()));
 }

@@ -89,7 +89,8 @@ pub fn simulate_with_pauses<F: ServiceFactory, C: Service>(
     let start = world.borrow().now;
     let paused_until = |client: usize, now: Time| {
         let of_client = pauses.iter().filter(|pause| pause.client == client);
-        let mut current = of_client.filter(|pause| (pause.from..pause.until).contains(&(now - start)));
+        let mut current =
+            of_client.filter(|pause| (pause.from..pause.until).contains(&(now - start)));
         current.next().map(|pause| start + pause.until)
     };
     set_now(start);
