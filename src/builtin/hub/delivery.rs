@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::local::{Held, Local, Payload};
+use super::local::{COST_OF_LIST, Held, Local, Payload};
 use super::members::{Member, Reserved, Room};
 use super::outbox::{Kind, Workers};
 use crate::buffer::{Chain, Lease};
@@ -42,9 +42,9 @@ impl Local {
         }
         let range = self.log.append(frame());
         self.reserved = Reserved { copies, newcomers: true };
-        self.deliver_to_all(range);
+        let cost = self.deliver_to_all(range);
         self.reserved = Reserved::default();
-        Ok(self.members.len())
+        Ok(cost)
     }
 
     /// Whether there are buffers for a frame of so many bytes on all these workers and here, and
@@ -191,25 +191,30 @@ impl Local {
         members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
     }
 
-    /// Puts frames of the log into the queue of each member.
-    pub(super) fn deliver_to_all(&mut self, range: Range<usize>) {
+    /// Puts frames of the log into the queue of each member. Returns what that has cost.
+    pub(super) fn deliver_to_all(&mut self, range: Range<usize>) -> usize {
+        let mut cost = self.members.len();
         for place in 0..self.members.len() {
             if !self.deliver(place, range.clone()) {
-                self.deliver_singly(place, range.clone());
+                cost += self.deliver_singly(place, range.clone());
             }
         }
+        cost
     }
 
-    /// Puts those frames for which there is room into the queue of a member.
-    pub(super) fn deliver_singly(&mut self, place: usize, range: Range<usize>) {
-        let mut at = range.start;
+    /// Puts those frames for which there is room into the queue of a member. Returns how many
+    /// frames there are.
+    pub(super) fn deliver_singly(&mut self, place: usize, range: Range<usize>) -> usize {
+        let (mut at, mut frames) = (range.start, 0);
         while at < range.end {
             let frame = self.frame_at(at);
             at = frame.end;
+            frames += 1;
             if !self.deliver(place, frame) {
                 self.overflow(place);
             }
         }
+        frames
     }
 
     /// Puts frames of the log into the queue of a member. Returns whether there was room, which
@@ -266,8 +271,8 @@ impl Local {
         self.wake_slot(slot);
     }
 
-    /// Tells each member who has come and gone, in frames of the log.
-    pub(super) fn deliver_notices(&mut self, range: Range<usize>) {
+    /// Tells each member who has come and gone, in frames of the log. Returns what that has cost.
+    pub(super) fn deliver_notices(&mut self, range: Range<usize>) -> usize {
         for place in 0..self.members.len() {
             if self.members.all()[place].stale || self.deliver(place, range.clone()) {
                 continue;
@@ -281,11 +286,13 @@ impl Local {
                 self.make_stale(place);
             }
         }
+        self.members.len()
     }
 
-    /// Notices were lost: each member gets a new list in their place.
-    pub(super) fn refresh(&mut self) {
+    /// Notices were lost: each member gets a new list in their place. Returns what that has cost.
+    pub(super) fn refresh(&mut self) -> usize {
         (0..self.members.len()).for_each(|place| self.make_stale(place));
+        self.members.len()
     }
 
     fn make_stale(&mut self, place: usize) {
@@ -412,6 +419,7 @@ impl Local {
             }
             at = place + 1;
         };
+        self.budget = self.budget.saturating_sub(COST_OF_LIST + ids);
         let head = clients_head(next.is_some(), ids, self.order);
         lease.filled_mut()[..CLIENTS_HEAD_BYTES].copy_from_slice(&head);
         Some((lease, next))

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::local::Local;
+use super::local::{COST_OF_REQUEST, Local};
 use super::members::{Reserved, Room};
 use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run, Unpacking};
 use crate::buffer::Lease;
@@ -11,18 +11,13 @@ use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
 use crate::service::ConnectionId;
 
 impl Local {
-    /// A parcel has come.
-    pub(super) fn parcel(&mut self, lease: Lease) {
-        self.arrived.push_back(lease);
-        self.unpack();
-    }
-
-    /// Unpacks parcels, as long as there is room for what may be in them.
+    /// Unpacks parcels, as long as there is room for what may be in them and a round may cost more.
     pub(super) fn unpack(&mut self) {
         loop {
             let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
             let Some(bytes) = rest.or_else(|| self.arrived.front().map(Lease::len)) else { return };
-            if self.owes_much() || self.is_tight(bytes) || !self.unpack_one() {
+            let may = self.parcel_budget > 0 && !self.owes_much() && !self.is_tight(bytes);
+            if !may || !self.unpack_one() {
                 return;
             }
         }
@@ -42,7 +37,7 @@ impl Local {
         }
         while !lease.is_empty() {
             let run = Run::read(lease.filled());
-            if !self.has_buffers_for(&run) {
+            if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
                 self.unpacking = Some(Unpacking::new(from, lease));
                 return false;
             }
@@ -59,7 +54,7 @@ impl Local {
         let log = self.log.lay_aside_for(buffer);
         while !left.is_empty() {
             let run = Run::read(self.log.bytes(left.clone()));
-            if !self.has_buffers_for(&run) {
+            if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
                 let buffer = self.log.take_up_again(log);
                 self.unpacking = Some(Unpacking { from, buffer, left });
                 return false;
@@ -95,20 +90,22 @@ impl Local {
     }
 
     fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
-        match run.kind {
+        let cost = match run.kind {
             Kind::Broadcast => self.deliver_to_all(range),
             Kind::Notices => self.deliver_notices(range),
             Kind::Refresh => self.refresh(),
             Kind::Unicast => self.deliver_unicasts(run.to, range),
-        }
+        };
         self.reserved = Reserved::default();
+        self.parcel_budget = self.parcel_budget.saturating_sub(COST_OF_REQUEST + cost);
     }
 
-    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) {
-        let mut at = range.start;
+    fn deliver_unicasts(&mut self, to: u64, range: Range<usize>) -> usize {
+        let (mut at, mut frames) = (range.start, 0);
         while at < range.end {
             let frame = self.frame_at(at);
             at = frame.end;
+            frames += 1;
             let reason = match self.receiver(to) {
                 None => GONE,
                 Some(place) if self.deliver(place, frame.clone()) => continue,
@@ -121,5 +118,6 @@ impl Local {
             let from = ConnectionId::from_bits(sender(head, self.order));
             self.owed.push_back(NotSent { to: from, reason, about: to });
         }
+        frames
     }
 }

@@ -20,12 +20,17 @@ use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES
 use crate::service::{Answer, Connection, ConnectionId, Turn, WorkerContext};
 use crate::shared::directory::Directory;
 
-/// What requests may cost in one turn of the worker's loop, in messages put into queues, before the
-/// others of the worker have their turn: about a millisecond.
-pub(super) const COST_MAX: usize = 1 << 16;
+/// What the requests of a round may cost before the members get what these have put into their
+/// queues, and what unpacking parcels may cost. A unit is to put a message into a queue, about 15 ns,
+/// so each is about half a millisecond.
+pub(super) const COST_MAX: usize = 1 << 15;
 
-/// What a request costs beside the messages that it puts into queues.
+/// What a request costs beside the messages that it puts into queues, and what a run of messages in
+/// a parcel costs.
 pub(super) const COST_OF_REQUEST: usize = 16;
+
+/// What a frame of a list costs beside the clients that are in it, as it is sent to one member only.
+pub(super) const COST_OF_LIST: usize = 256;
 
 /// How long senders wait for what nobody tells of when it comes: a free buffer, room in an inbox.
 const RETRY: Duration = Duration::from_millis(1);
@@ -53,9 +58,14 @@ pub(super) struct Local {
     /// Members whose requests wait for a turn, by slot: the others have used up what this one may
     /// cost, or a member has to have its turn first. In the order in which they are served.
     senders: SlotQueue,
-    /// What requests may still cost in this turn, and those of each sender.
-    budget: usize,
+    /// What requests may still cost in this round, and those of each sender. A round ends when the
+    /// members have been woken that have something to be sent, which takes a turn or more.
+    pub(super) budget: usize,
     share: usize,
+    /// What unpacking parcels may still cost in this round.
+    pub(super) parcel_budget: usize,
+    /// How many members have been woken in this round.
+    woken: usize,
     /// Members that wait for a buffer or for another worker, by slot, and when they try again.
     blocked: SlotQueue,
     retry_at: Time,
@@ -170,6 +180,8 @@ impl Local {
             senders: SlotQueue::new(slots),
             budget: COST_MAX,
             share: COST_MAX,
+            parcel_budget: COST_MAX,
+            woken: 0,
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(context.workers() * PARCELS_MAX as usize),
@@ -224,7 +236,8 @@ impl Local {
         if !self.members.is_empty() {
             if self.log.make_room(frame.len()) {
                 let range = self.log.append(std::iter::once(&frame[..]));
-                self.deliver_notices(range);
+                let cost = self.deliver_notices(range);
+                self.budget = self.budget.saturating_sub(cost);
             } else {
                 self.refresh();
             }
@@ -249,10 +262,15 @@ impl Local {
 
     /// It was woken, or its pause has ended.
     pub(super) fn timer(&mut self, connection: &mut Connection<'_>) -> Answer {
-        if let Some(member) = self.members.get_mut(connection.id()) {
-            member.paused = false;
-        }
+        let id = connection.id();
         self.flush(connection);
+        let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
+        let waits = self.senders.contains(id.slot()) && !std::mem::take(&mut member.called);
+        if waits && !member.doomed {
+            // It was woken to be sent something. Its requests have their turn in another round.
+            return Answer::WaitUntil(connection.now() + PAUSE);
+        }
+        member.paused = false;
         self.serve(connection)
     }
 
@@ -260,6 +278,11 @@ impl Local {
         let id = connection.id();
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         member.end_sending();
+        if member.listing.is_some() {
+            // The rest of a list takes its turn, as building it costs much.
+            self.wake(id);
+            return Answer::Continue;
+        }
         self.flush(connection);
         match self.members.get_mut(id) {
             // Only a wake ends the pause.
@@ -329,7 +352,7 @@ impl Local {
     }
 
     /// Carries out requests until there is none left, one has to wait, or they have cost their
-    /// share of this turn.
+    /// share of this round.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
         let mut share = self.share.min(self.budget);
         loop {
@@ -401,9 +424,10 @@ impl Local {
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         // Output that yielded in an earlier turn may not have had its turn yet.
         self.turns = self.turns.wrapping_add(u32::from(turn.all_served));
+        self.unpack();
+        // Behind that, which may leave the log with nothing that stands in a queue.
         self.log.turn();
         self.take_not_sent();
-        self.unpack();
         self.forward_not_sent();
         let all_went = self.outbox.turn();
         self.starves |= std::mem::take(&mut self.log.starves);
@@ -427,7 +451,10 @@ impl Local {
                 self.wake_slot(slot);
             }
         }
-        self.call_senders(turn);
+        // All members at most, so that a round ends although others get something meanwhile.
+        if self.ready.is_empty() || self.woken >= self.members.len() {
+            self.begin_round(turn);
+        }
         self.wake_ready(turn);
         if tries_again && self.ready.is_empty() {
             // Who still needs more says so when it is woken, before the next turn.
@@ -452,15 +479,17 @@ impl Local {
         }
     }
 
-    /// Wakes the senders whose turn it is: as many as can have a broadcast each of what a turn may
-    /// cost, which they share. They stay in the queue until they have had it.
-    fn call_senders(&mut self, turn: &mut Turn<'_>) {
+    /// Begins a round: wakes the senders whose turn it is, as many as can have a broadcast each of
+    /// what a round may cost, which they share. They stay in the queue until they have had it.
+    fn begin_round(&mut self, turn: &mut Turn<'_>) {
         let most = COST_MAX / (COST_OF_REQUEST + self.members.len()) + 1;
         // The others have to be sent what these have sent before.
         let most = most.min(turn.wakes_left().div_ceil(2));
         let mut called = 0;
         for slot in self.senders.iter().take(most) {
             let Some(id) = self.members.id_in(slot) else { continue };
+            let Some(member) = self.members.get_mut(id) else { continue };
+            member.called = true;
             // It is sent what waits for it, too.
             self.ready.remove(slot);
             turn.wake(id);
@@ -468,6 +497,8 @@ impl Local {
         }
         self.budget = COST_MAX;
         self.share = COST_MAX / (called + 1);
+        self.parcel_budget = COST_MAX;
+        self.woken = 0;
     }
 
     fn wake_ready(&mut self, turn: &mut Turn<'_>) {
@@ -476,6 +507,7 @@ impl Local {
         {
             if let Some(id) = self.members.id_in(slot) {
                 turn.wake(id);
+                self.woken += 1;
             }
         }
     }

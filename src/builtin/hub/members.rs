@@ -34,6 +34,8 @@ pub(super) struct Member {
     pub(super) ended: bool,
     /// It is not read until it is woken.
     pub(super) paused: bool,
+    /// Its requests are to be carried out in this round.
+    pub(super) called: bool,
 }
 
 /// Whether there is room for something in a member's queue.
@@ -63,6 +65,7 @@ impl Member {
             leaving: false,
             ended: false,
             paused: false,
+            called: false,
         }
     }
 

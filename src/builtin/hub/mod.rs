@@ -141,7 +141,7 @@ impl Service for Hub {
     }
 
     fn parcel(&mut self, _listener: usize, lease: Lease, _now: Time) {
-        self.local.parcel(lease);
+        self.local.arrived.push_back(lease);
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {

@@ -27,7 +27,7 @@ pub(super) struct Still {
 }
 
 pub(super) struct StillWorker {
-    hub: Hub,
+    pub(super) hub: Hub,
     pub(super) pool: Pool,
     pub(super) counters: Arc<Counters>,
     requests: Requests,

@@ -1,7 +1,7 @@
 //! Step by step: buffers counted, slow readers, senders held back, notices lost and made good.
 //! Where buffers are few is in `scarce`.
 
-use super::super::local::{COST_MAX, COST_OF_REQUEST};
+use super::super::local::{COST_MAX, COST_OF_LIST, COST_OF_REQUEST};
 use super::still::*;
 use super::*;
 use crate::builtin::Slow;
@@ -292,8 +292,10 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
     let first = taken(&still);
     assert!(first.iter().sum::<usize>() <= per_turn, "{first:?}");
     assert_eq!(still.says(modest, &numbered(0, 0)), request_bytes);
-    // Those who are called are some of them: in so many turns each is called once.
-    let round = SENDERS.div_ceil(Still::WAKES_MAX / 2) + 1;
+    // Those who are called are some of them: in so many rounds each is called once. In a round, each
+    // member is woken that has something to be sent.
+    let turns_of_round = (SENDERS + 1).div_ceil(Still::WAKES_MAX);
+    let round = SENDERS.div_ceil(Still::WAKES_MAX / 2) * turns_of_round + 1;
     let mut before = first;
     for turn in 0..20 {
         still.turn();
@@ -314,6 +316,52 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
         let told = still.told(id);
         assert_eq!(told.iter().filter(of_modest).count(), 1);
         assert_eq!(told.len(), 1 + SENDERS * each + 1);
+    }
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn a_list_costs_as_much_as_it_has_clients() {
+    let mut still = Still::new(1, 64, SIZE, options());
+    let ids: Vec<u64> = (0..40).map(|_| still.open(0)).collect();
+    still.settle();
+    let budget = |still: &Still| still.workers[0].hub.local.budget;
+    let before = budget(&still);
+    for &id in &ids[..10] {
+        let list = request(Request::List, b"");
+        assert_eq!(still.says(id, &list), list.len());
+    }
+    let cost = COST_OF_REQUEST + 1 + COST_OF_LIST + ids.len();
+    assert_eq!(before - budget(&still), 10 * cost);
+    still.settle();
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn a_round_unpacks_as_much_of_parcels_as_it_may_cost() {
+    const MEMBERS: usize = 40;
+    let large = 64 * SIZE;
+    let mut still = Still::new(2, 64, large, HubOptions { queue: 4 * large as u32, ..options() });
+    let members: Vec<u64> = (0..MEMBERS).map(|_| still.open(0)).collect();
+    let sender = still.open(1);
+    still.settle();
+    // A run for one member and one for all, again and again.
+    let pair = [request(Request::Send { to: members[0] }, b"x"), numbered(0, 0)].concat();
+    const PAIRS: usize = 900;
+    assert_eq!(still.says(sender, &pair.repeat(PAIRS)), pair.len() * PAIRS);
+    (0..4).for_each(|_| still.turn_of(1));
+    still.turn_of(0);
+    let local = &still.workers[0].hub.local;
+    assert!(local.unpacking.is_some(), "a round unpacks a part");
+    assert_eq!(still.workers[0].next, Some(still.now), "and the next begins at once");
+    still.settle();
+    let local = &still.workers[0].hub.local;
+    assert!(local.unpacking.is_none() && local.arrived.is_empty());
+    for (at, &member) in members.iter().enumerate() {
+        let of_sender =
+            |told: &&Told| matches!(told, Told::Message { from, .. } if *from == sender);
+        let told = still.told(member).iter().filter(of_sender).count();
+        assert_eq!(told, if at == 0 { 2 * PAIRS } else { PAIRS });
     }
     assert_eq!((still.held(), still.dropped()), (0, 0));
 }
