@@ -18,7 +18,7 @@
 //! let client = clients.client(&target, Options::new())?;
 //! client.connect(Duration::from_secs(10)).wait()?;
 //!
-//! Two requests in flight; replies arrive in order.
+//! // Two requests in flight; replies arrive in order.
 //! let replies = [&b"one"[..], b"two"]
 //!     .map(|request| client.send_receive(request.to_vec(), Duration::from_secs(10)));
 //! let [one, two] = replies.map(|reply| reply.wait().expect("an echo"));
