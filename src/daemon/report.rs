@@ -152,10 +152,12 @@ mod tests {
     use crate::shared::counters::Counters;
 
     #[test]
-    fn rates_are_by_the_second() {
+    fn each_rate_has_its_own_name_and_is_by_the_second() {
         let counters = Counters::default();
         counters.accepted.add(7);
         counters.waits_for_slot.add(5);
+        counters.waits_for_buffer.add(100);
+        counters.bytes_received.add(1 << 30);
         let before = counters.read();
         counters.connections.set(3);
         counters.accepted.add(100);
@@ -164,24 +166,47 @@ mod tests {
         counters.bytes_sent.add(1 << 20);
         counters.buffers_held.set(2);
         counters.waits_for_buffer.add(9);
+        counters.waits_for_slot.add(4);
         let after = counters.read();
         let rates = Rates { before: &before, after: &after, elapsed: Duration::from_secs(2) };
         assert_eq!(
             rates.to_string(),
             "connections=3 accepted_per_s=50 receives_per_s=2000 in_mib_per_s=1.5 \
-             out_mib_per_s=0.5 buffers_held=2 waits_for_buffer=9 waits_for_slot=0"
+             out_mib_per_s=0.5 buffers_held=2 waits_for_buffer=9 waits_for_slot=4"
         );
     }
 
     #[test]
-    fn totals_name_the_reasons_that_occurred() {
+    fn each_total_has_its_own_name_and_reasons_are_those_that_occurred() {
         let counters = Counters::default();
-        counters.accepted.add(5);
-        counters.messages_dropped.add(7);
-        counters.closed[CloseReason::PeerClosed as usize].add(3);
+        let all = [
+            &counters.connections,
+            &counters.accepted,
+            &counters.receives,
+            &counters.sends,
+            &counters.bytes_received,
+            &counters.bytes_sent,
+            &counters.bytes_discarded,
+            &counters.buffers_held,
+            &counters.waits_for_buffer,
+            &counters.waits_for_slot,
+            &counters.accept_pauses,
+            &counters.accept_errors,
+            &counters.unaccepted,
+            &counters.unanswered,
+            &counters.messages_dropped,
+        ];
+        for (counter, value) in all.into_iter().zip(101..) {
+            counter.add(value);
+        }
+        counters.closed[CloseReason::PeerClosed as usize].add(30);
         counters.closed[CloseReason::Reset as usize].add(1);
-        let text = Totals(&counters.read()).to_string();
-        assert!(text.contains(" accepted=5 closed=4 "), "{text}");
-        assert!(text.ends_with(" messages_dropped=7 peer-closed=3 reset=1"), "{text}");
+        assert_eq!(
+            Totals(&counters.read()).to_string(),
+            "connections=101 accepted=102 closed=31 receives=103 sends=104 bytes_received=105 \
+             bytes_sent=106 bytes_discarded=107 buffers_held=108 waits_for_buffer=109 \
+             waits_for_slot=110 accept_pauses=111 accept_errors=112 unaccepted=113 \
+             unanswered=114 messages_dropped=115 peer-closed=30 reset=1"
+        );
     }
 }

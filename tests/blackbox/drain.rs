@@ -276,17 +276,18 @@ fn a_drain_at_the_connection_limit_counts_unaccepted_clients() {
 /// A drain without free descriptors must not wait for one.
 #[test]
 fn a_drain_ends_although_files_have_run_out() {
-    let mut daemon = Daemon::start(&["--drain-timeout", "5s", "--log", "debug"]);
+    // Any wait of the drain for a descriptor, for its deadline or for a linger takes longer than the
+    // guard.
+    let mut daemon = Daemon::start(&["--drain-timeout", NEVER, "--linger", NEVER]);
     let mut inside = Client::connect(daemon.address());
     inside.ping(10);
     daemon.limit_files(daemon.open_files() as u64);
-    let _waiting: Vec<Client> = (0..10).map(|_| Client::connect(daemon.address())).collect();
-    let start = Instant::now();
+    let waiting: Vec<Client> = (0..10).map(|_| Client::connect(daemon.address())).collect();
     daemon.signal(Signal::TERM);
     inside.expect_fin();
-    drop(inside);
-    daemon.wait();
-    assert!(start.elapsed() < GUARD);
+    // One of these may have been accepted with the descriptor that came free.
+    drop((inside, waiting));
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
 }
 
 #[test]

@@ -11,11 +11,13 @@
 mod connect;
 mod drain;
 mod echo;
+mod flags;
 mod harness;
 mod inherited;
 mod limits;
 mod logging;
 mod memory;
+mod numbers;
 mod scale;
 mod seeds;
 mod services;

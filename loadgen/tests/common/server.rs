@@ -80,13 +80,13 @@ impl EchoServer {
         });
         let server = EchoServer { address, shared: shared.clone() };
         thread::spawn(move || {
-            for (connection, stream) in (0..).zip(listener.incoming()) {
+            for connection in 0.. {
+                // The address comes from accept: a client that has already reset has none.
+                let (stream, peer) = listener.accept().expect("a connection");
                 if shared.dead.load(Relaxed) {
                     return;
                 }
-                let (stream, shared) = (stream.expect("a connection"), shared.clone());
-                // A client that has reset its connection has no address any more.
-                let Ok(peer) = stream.peer_addr() else { continue };
+                let shared = shared.clone();
                 shared.peers.lock().unwrap().push(peer.ip());
                 // An error means that the client has closed.
                 thread::spawn(move || drop(serve(stream, connection, &shared)));

@@ -40,17 +40,24 @@ impl Daemon {
     pub fn start_under(shell: &str, flags: &[&str]) -> Daemon {
         let log = log_path();
         let stderr = File::create(&log).expect("creating a file for the daemon's log");
-        Daemon::launch(shell, flags, stderr.into(), log)
+        Daemon::launch(shell, flags, Stdio::null(), stderr.into(), log)
+    }
+
+    /// Starts the daemon with this stdin.
+    pub fn start_with_stdin(flags: &[&str], stdin: impl Into<Stdio>) -> Daemon {
+        let log = log_path();
+        let stderr = File::create(&log).expect("creating a file for the daemon's log");
+        Daemon::launch("true", flags, stdin.into(), stderr.into(), log)
     }
 
     /// Starts the daemon with this stderr. [`log`](Self::log) is then empty.
     pub fn start_with_stderr(flags: &[&str], stderr: impl Into<Stdio>) -> Daemon {
         let log = log_path();
         File::create(&log).expect("creating an empty file");
-        Daemon::launch("true", flags, stderr.into(), log)
+        Daemon::launch("true", flags, Stdio::null(), stderr.into(), log)
     }
 
-    fn launch(shell: &str, flags: &[&str], stderr: Stdio, log: PathBuf) -> Daemon {
+    fn launch(shell: &str, flags: &[&str], stdin: Stdio, stderr: Stdio, log: PathBuf) -> Daemon {
         super::files();
         let mut flags = flags.to_vec();
         if !flags.contains(&"--listen") {
@@ -60,7 +67,7 @@ impl Daemon {
             flags.extend(["--log-limit", "off"]);
         }
         let mut child = command(shell, &flags)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
@@ -230,6 +237,14 @@ impl Daemon {
             .filter_map(|task| task.ok()?.file_name().into_string().ok())
             .filter_map(|task| Some((task.clone(), count(&task)?)))
             .collect()
+    }
+
+    /// The names of its threads.
+    pub fn thread_names(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.map(|name| name.trim_end().to_owned()).collect()
     }
 
     /// Whether all of its threads sleep. It then waits for a timer, for bytes or for room.
