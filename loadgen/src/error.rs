@@ -45,12 +45,15 @@ pub enum Failure {
     Usage(String),
     /// The set-up or the run failed.
     Setup(String),
+    /// A signal came before the run.
+    Interrupted,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Usage(text) | Failure::Setup(text) => f.write_str(text),
+            Failure::Interrupted => f.write_str("interrupted before the run"),
         }
     }
 }

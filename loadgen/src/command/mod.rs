@@ -4,5 +4,6 @@ pub mod calibrate;
 pub mod compare;
 pub mod drive;
 pub mod merge;
+pub mod resolve;
 pub mod run;
 pub mod search;

@@ -2,17 +2,16 @@
 //! if there is no target, drive the clients, and write the results. Functions that a search needs
 //! too are public.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
-use crate::cli::target::{Address, Target};
-use crate::cli::{OutputFormat, RunArgs};
+use crate::cli::{OutputFormat, RunArgs, RunSpec, source_ip};
 use crate::command::drive::{drive, on_signals};
+use crate::command::resolve::{self, Resolved};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
-use crate::plan::Plan;
 use crate::plan::machine::Machine;
+use crate::plan::{Alternatives, Plan};
 use crate::report::Outputs;
 use crate::view::terminal::{self};
 
@@ -23,9 +22,10 @@ use crate::view::terminal::{self};
 pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
-    let targets = resolve_all(&args.run.targets)?;
+    let resolved = resolve(&args.run, &interrupted)?;
     let seed = args.run.seed.unwrap_or_else(new_seed);
-    let mut plan = Plan::new(&args.run, &machine, &targets, seed)?;
+    let mut plan = Plan::new(&args.run, &machine, &resolved.targets, seed)?;
+    plan.alternatives = Alternatives::new(resolved.others);
     let mut outputs = Outputs::open(&args.output)?;
     let quiet = args.output.output_format == OutputFormat::Quiet;
     if !quiet {
@@ -52,36 +52,13 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// The addresses of all targets, in order.
-pub fn resolve_all(targets: &[Target]) -> Result<Vec<SocketAddr>, Failure> {
-    let mut addresses = Vec::new();
-    for address in targets.iter().filter_map(|target| target.address.as_ref()) {
-        let first = resolve(address)?;
-        // With its zone, which is no part of the IP address.
-        addresses.extend(address.ports.clone().map(|port| {
-            let mut address = first;
-            address.set_port(port);
-            address
-        }));
-    }
-    Ok(addresses)
-}
-
-/// Looks up the address of a target's first port. If a name has several addresses, the first one
-/// that accepts a connection is used.
-fn resolve(address: &Address) -> Result<SocketAddr, Failure> {
-    let Address { host, ports } = address;
-    let addresses: Vec<_> = (host.as_str(), *ports.start())
-        .to_socket_addrs()
-        .map_err(|error| Failure::Setup(format!("cannot look up {host}: {error}")))?
-        .collect();
-    let answers =
-        |address: &&SocketAddr| TcpStream::connect_timeout(address, Duration::from_secs(3)).is_ok();
-    match addresses.as_slice() {
-        [] => Err(Failure::Setup(format!("{host} has no address"))),
-        [only] => Ok(*only),
-        [first, ..] => Ok(*addresses.iter().find(answers).unwrap_or(first)),
-    }
+/// The addresses of a run's targets.
+///
+/// # Errors
+/// See [`resolve::resolve`].
+pub fn resolve(run: &RunSpec, interrupted: &AtomicBool) -> Result<Resolved, Failure> {
+    let (sources, _) = source_ip::addresses(&run.load.source_ip);
+    resolve::resolve(&run.targets, &sources, run.timeout, interrupted)
 }
 
 /// Different for each run, so that bytes of an earlier run are detected. No larger than what every
@@ -117,31 +94,4 @@ fn announce(plan: &Plan) {
         plan.targets_text(),
         plan.threads
     ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_keeps_its_zone() {
-        let target: Target = "[fe80::1%1]:7001-7002".parse().expect("a target");
-        let addresses = resolve_all(&[target]).expect("addresses need no looking up");
-        let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        assert_eq!(shown, ["[fe80::1%1]:7001", "[fe80::1%1]:7002"]);
-    }
-
-    #[test]
-    fn a_range_of_ports_is_one_address_for_each_in_the_order_given() {
-        let target = |host: &str, ports: std::ops::RangeInclusive<u16>| {
-            let (first, last) = (ports.start(), ports.end());
-            format!("{host}:{first}-{last}").parse::<Target>().expect("a target")
-        };
-        let targets = [target("127.0.0.1", 7001..=7003), target("[::1]", 9..=9)];
-        let addresses = resolve_all(&targets).expect("addresses need no looking up");
-        let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003", "[::1]:9"]);
-        let last = resolve_all(&[target("127.0.0.1", 65_535..=65_535)]).expect("an address");
-        assert_eq!(last[0].port(), 65_535);
-    }
 }

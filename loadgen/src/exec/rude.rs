@@ -12,7 +12,7 @@ use echopool::service::{Answer, ConnectTo, Connection, ConnectionId, Service, Tu
 use echopool::time::Time;
 
 use crate::exec::control::Control;
-use crate::plan::Plan;
+use crate::plan::{Plan, addresses};
 use crate::stats::counts::RudeCount;
 use crate::traffic::rude::{RudeClients, RudeKind};
 
@@ -61,8 +61,9 @@ pub struct Rude {
     plan: Arc<Plan>,
     control: Arc<Control>,
     counts: Vec<RudeCount>,
-    /// Numbers of clients to connect, and the time of each.
-    to_connect: VecDeque<(Time, u64)>,
+    /// Numbers of clients to connect, with the time of each, and the address if it is not the one
+    /// that its target's connections use.
+    to_connect: VecDeque<(Time, u64, Option<usize>)>,
     /// Clients to be woken, in the order of their times, because all wait equally long.
     trickling: VecDeque<(Time, ConnectionId)>,
     connecting: usize,
@@ -96,7 +97,7 @@ impl Rude {
         let total = plan.rude.total();
         Rude {
             counts,
-            to_connect: (0..total).map(|number| (Time::ZERO, number)).collect(),
+            to_connect: (0..total).map(|number| (Time::ZERO, number, None)).collect(),
             trickling: VecDeque::with_capacity(total as usize),
             plan,
             control,
@@ -112,13 +113,18 @@ impl Rude {
     }
 
     /// The clients of the first kind have the first numbers, and so on.
-    fn count(&mut self, number: u64) -> &mut RudeCount {
+    fn count(&mut self, tag: u64) -> &mut RudeCount {
+        let (number, _) = addresses::of_tag(tag);
         let mut first = 0;
         let kind = self.counts.iter().position(|count| {
             first += count.asked;
             number < first
         });
         &mut self.counts[kind.expect("each number has a kind")]
+    }
+
+    fn target_index(&self, number: u64) -> usize {
+        self.plan.target_index(self.plan.connections + number)
     }
 
     fn first_try_over(&mut self, now: Time) {
@@ -150,13 +156,19 @@ impl Rude {
     fn connect_some(&mut self, turn: &mut Turn<'_>) {
         while self.connecting < CONNECTING_MAX
             && turn.free_slots() > 0
-            && let Some((_, number)) = self.to_connect.pop_front_if(|(due, _)| *due <= turn.now())
+            && let Some((_, number, nth)) =
+                self.to_connect.pop_front_if(|(due, ..)| *due <= turn.now())
         {
+            let target_index = self.target_index(number);
+            let nth = nth.unwrap_or(self.plan.first_address(target_index));
+            let target = self.plan.address(target_index, nth);
+            // All addresses of a target have equal parts of the time-out.
+            let time = self.plan.attempt_time(target_index, 0, self.plan.timeout);
             turn.connect(ConnectTo {
-                target: self.plan.target(self.plan.connections + number),
-                source: self.plan.source(self.plan.connections + number),
-                tag: number,
-                deadline: turn.now() + self.plan.timeout,
+                target,
+                source: self.plan.source(self.plan.connections + number, target),
+                tag: addresses::tag(number, nth),
+                deadline: turn.now() + time,
             });
             self.connecting += 1;
         }
@@ -173,6 +185,8 @@ impl Service for Rude {
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut RudeSession) -> Answer {
         session.established = true;
         self.connecting -= 1;
+        let (number, nth) = addresses::of_tag(connection.tag());
+        self.plan.accepted(self.target_index(number), nth);
         self.first_try_over(connection.now());
         let count = self.count(connection.tag());
         count.established += 1;
@@ -196,10 +210,16 @@ impl Service for Rude {
 
     fn connect_failed(&mut self, tag: u64, error: Errno, now: Time) {
         self.connecting -= 1;
+        let (number, nth) = addresses::of_tag(tag);
+        let next = self.plan.next_address(self.target_index(number), nth);
+        if error != Errno::CANCELED && next.is_some() {
+            self.to_connect.push_front((now, number, next));
+            return;
+        }
         self.first_try_over(now);
         if error != Errno::CANCELED {
             self.count(tag).connect_failed += 1;
-            self.to_connect.push_back((now + AGAIN_PAUSE, tag));
+            self.to_connect.push_back((now + AGAIN_PAUSE, number, None));
         }
     }
 
@@ -255,7 +275,8 @@ impl Service for Rude {
             _ => count.reset_by_server += 1,
         }
         if !stopping {
-            self.to_connect.push_back((connection.now() + AGAIN_PAUSE, tag));
+            let (number, _) = addresses::of_tag(tag);
+            self.to_connect.push_back((connection.now() + AGAIN_PAUSE, number, None));
         }
     }
 

@@ -3,6 +3,7 @@
 //! what. Nothing is opened here.
 //!
 //! * here: the plan, and what a connection or a thread reads from it
+//! * `addresses`: names with several addresses
 //! * `checks`: flags that are impossible or do not go together
 //! * `capacity`: how many connections the machine allows, and what limits them
 //! * `memory`: buffers and tables of each thread, and their sum
@@ -30,6 +31,7 @@ use crate::traffic::sizes::Sizes;
 use crate::traffic::wire::Wire;
 use hub::HubPlan;
 
+pub mod addresses;
 pub mod calibration;
 mod capacity;
 mod checks;
@@ -37,6 +39,7 @@ pub mod hub;
 pub mod machine;
 mod memory;
 
+pub use addresses::Alternatives;
 use capacity::Capacity;
 pub use capacity::{BacklogShort, Limit, Shortfall};
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
@@ -49,6 +52,8 @@ pub struct Plan {
     /// Addresses that connections go to in turn; at least one. The port is 0 until the local server
     /// has reported its port.
     pub targets: Vec<SocketAddr>,
+    /// Further addresses of the targets.
+    pub alternatives: Alternatives,
     pub service: ServiceOptions,
     /// The targets as given.
     pub target_name: String,
@@ -171,6 +176,7 @@ impl Plan {
         let backlog_short = capacity.backlog_short(begun.min(connections));
         let mut plan = Plan {
             targets,
+            alternatives: Alternatives::default(),
             service,
             target_name: target_name(spec),
             hub,
@@ -252,22 +258,24 @@ impl Plan {
         (connection % self.targets.len() as u64) as usize
     }
 
-    /// The target of connection number `connection`.
-    pub fn target(&self, connection: u64) -> SocketAddr {
-        self.targets[self.target_index(connection)]
-    }
-
-    /// The source address of connection number `connection`. It changes after all targets were
-    /// used, so that every pair of source and target is used before one is used again.
-    pub fn source(&self, connection: u64) -> Option<IpAddr> {
+    /// The source address of connection number `connection` to this address. It changes after all
+    /// targets were used, so that every pair of source and target is used before one is used again.
+    pub fn source(&self, connection: u64, to: SocketAddr) -> Option<IpAddr> {
         let count = self.sources.len() as u64;
         let nth = connection / self.targets.len() as u64 % count.max(1);
-        (count > 0).then(|| self.sources[nth as usize])
+        let source = (count > 0).then(|| self.sources[nth as usize]);
+        // The alternative to an address of 127.0.0.0/8 may be of the other family.
+        source.filter(|source| source.is_ipv4() == to.is_ipv4())
     }
 
-    /// The targets' addresses, each with its scheme.
+    /// The targets' addresses, each with its scheme. One that has several has them all until one is
+    /// chosen.
     pub fn target_addresses(&self) -> Vec<String> {
-        self.targets.iter().map(|&target| target::url(self.service, target)).collect()
+        let text = |target| {
+            let possible = self.possible_addresses(target).into_iter();
+            possible.map(|address| target::url(self.service, address)).collect::<Vec<_>>()
+        };
+        (0..self.targets.len()).map(|target| text(target).join(" or ")).collect()
     }
 
     /// The targets' addresses in one line of limited length.

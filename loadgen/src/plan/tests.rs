@@ -86,7 +86,7 @@ fn loopback_has_many_source_addresses_and_ipv6_one() {
     let many = on("127.0.0.1:7 -c 100k");
     assert_eq!(many.connections, 100_000);
     assert_eq!(many.sources.len(), 4);
-    assert_eq!(many.source(5), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+    assert_eq!(many.source(5, many.targets[0]), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
     let few = on("[::1]:7 -c 100k");
     assert_eq!(few.connections, 28_232);
     assert!(few.shortfall.expect("too few ports").to_string().contains("--source-ip"));
@@ -118,7 +118,9 @@ fn every_pair_of_source_and_target_is_used_before_one_is_used_again() {
         ("10.0.0.1:1-4 --source-ip 10.0.1.0/29", 24),
     ] {
         let plan = plan(flags);
-        let pair = |number| (plan.target(number), plan.source(number));
+        let pair = |number| {
+            (plan.targets[plan.target_index(number)], plan.source(number, plan.targets[0]))
+        };
         let used: HashSet<_> = (0..pairs).map(pair).collect();
         assert_eq!(used.len() as u64, pairs, "{flags}");
         assert_eq!(pair(pairs), pair(0), "{flags}");
@@ -138,7 +140,7 @@ fn a_network_of_sources_is_its_addresses_in_order() {
     let plan = plan("10.0.0.1:7 -c 40k --source-ip 10.0.1.0/30 --source-ip 10.0.2.1");
     let shown: Vec<_> = plan.sources.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.0.1.1", "10.0.1.2", "10.0.2.1"]);
-    assert_eq!((plan.sources_unused, plan.source(4)), (0, Some(plan.sources[1])));
+    assert_eq!((plan.sources_unused, plan.source(4, plan.targets[0])), (0, Some(plan.sources[1])));
     assert!(self::plan("10.0.0.1:7 --source-ip 10.0.0.0/8").sources_unused > 0);
 }
 

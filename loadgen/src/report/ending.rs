@@ -61,7 +61,8 @@ pub const TABLE: [Row; 14] = [
     }),
     row("`echo-differed`", Exit::Differed, |end| end.has(Verdict::Differed)),
     row("ended early by a signal or `q`", Exit::Interrupted, |end| {
-        end.is(|state| state.ending == Ending::Interrupted)
+        matches!(end, End::Failure(Failure::Interrupted))
+            || end.is(|state| state.ending == Ending::Interrupted)
     }),
     row("`nothing-served`", Exit::NotValid, |end| end.has(Verdict::NothingServed)),
     row("`connections-lost`", Exit::NotValid, |end| end.has(Verdict::ConnectionsLost)),
@@ -195,7 +196,8 @@ mod tests {
                 }
             }
         }
-        let failures = [Failure::Usage(String::new()), Failure::Setup(String::new())];
+        let failures =
+            [Failure::Usage(String::new()), Failure::Setup(String::new()), Failure::Interrupted];
         let ends = states.iter().map(|state| End::State(*state));
         let ends = ends.chain(failures.iter().map(End::Failure));
         let mut used: Vec<&str> = ends.map(|end| end.row().when).collect();

@@ -249,9 +249,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return; // Connections that were never opened may be cut too.
         }
         // Those that saw FIN before the server was allowed to cut were finished.
-        let finished = |number: usize| {
-            self.peers.get(number).is_some_and(|peer| peer.end == Some(End::Fin))
-        };
+        let finished =
+            |number: usize| self.peers.get(number).is_some_and(|peer| peer.end == Some(End::Fin));
         let may_be_cut = |(number, sight): &(&usize, &Sight)| {
             sight.closed_at >= ended_at && (sight.cut || !finished(**number))
         };

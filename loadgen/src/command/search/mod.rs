@@ -14,8 +14,8 @@ use crate::cli::{Objective, OutputArgs, OutputFormat, ProgressForm, RunArgs, Run
 use crate::command::{drive, run};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
-use crate::plan::Plan;
 use crate::plan::machine::Machine;
+use crate::plan::{Alternatives, Plan};
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::{Outputs, Report, Verdict, validity};
 use crate::stats::slo::{Outcome, Slo};
@@ -137,7 +137,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let mut out = report::SearchOutput::open(&args.output)?;
     let interrupted = drive::on_signals()?;
     let machine = Machine::read();
-    let targets = run::resolve_all(&args.run.targets)?;
+    let resolved = run::resolve(&args.run, &interrupted)?;
     let seed = args.run.seed.unwrap_or_else(run::new_seed);
     let duration = args.run.duration.unwrap_or(STEP_DURATION);
     let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
@@ -158,7 +158,9 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let plan = |rate| {
         let mut spec = step.clone();
         spec.load.rate = Some(Rate::per_second(rate));
-        Plan::new(&spec, &machine, &targets, seed)
+        let mut plan = Plan::new(&spec, &machine, &resolved.targets, seed)?;
+        plan.alternatives = Alternatives::new(resolved.others.clone());
+        Ok(plan)
     };
     let mut first_plan = plan(first)?;
     if args.output.output_format != OutputFormat::Quiet {

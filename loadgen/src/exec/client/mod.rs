@@ -123,13 +123,13 @@ impl Service for Client {
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
-        let index = self.lifecycle.index(connection.tag());
+        let index = self.lifecycle.accepted(connection.tag());
         session.index = Some(index);
         self.established(connection, index)
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, now: Time) {
-        if self.lifecycle.connect_failed(error) {
+        if self.lifecycle.connect_failed(tag, error) {
             self.not_established(self.lifecycle.index(tag), now);
         }
     }

@@ -129,7 +129,7 @@ impl Service for Members {
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
-        let index = self.lifecycle.index(connection.tag());
+        let index = self.lifecycle.accepted(connection.tag());
         session.index = Some(index);
         let member = &mut self.members[index];
         assert_eq!(member.state, ConnectionState::Absent, "a connection is established once");
@@ -147,7 +147,11 @@ impl Service for Members {
     }
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _now: Time) {
-        self.lifecycle.connect_failed(error);
+        let failed = self.lifecycle.connect_failed(tag, error);
+        if !failed && error != Errno::CANCELED {
+            // It is tried at another address.
+            return;
+        }
         if let Some(sender) = self.members[self.lifecycle.index(tag)].sender {
             self.shared.senders[sender as usize].mark_lost();
         }

@@ -4,8 +4,9 @@ use echopool::error::{CloseReason, Errno};
 use echopool::service::{ConnectTo, Turn};
 use echopool::time::Time;
 
-use super::{Lifecycle, TICK};
+use super::{Lifecycle, Phase, TICK};
 use crate::exec::client::conversation::ConnectionState;
+use crate::plan::addresses;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::tally;
 
@@ -20,10 +21,20 @@ pub struct ClientSession {
     pub index: Option<usize>,
 }
 
+/// A connection that is to be tried at another address of its target.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    index: usize,
+    /// Which address.
+    nth: usize,
+    /// The end of the time-out, which all attempts share.
+    until: Time,
+}
+
 impl Lifecycle {
-    /// The index of the connection with this number.
-    pub fn index(&self, number: u64) -> usize {
-        (number - self.share.first_connection) as usize
+    /// The index of the connection with this tag.
+    pub fn index(&self, tag: u64) -> usize {
+        (addresses::of_tag(tag).0 - self.share.first_connection) as usize
     }
 
     /// The number in the whole run of the connection with this index.
@@ -43,6 +54,10 @@ impl Lifecycle {
             return Some(now + TICK);
         }
         let began = *self.connect_began.get_or_insert(now);
+        for _ in 0..CONNECTS_PER_TURN {
+            let Some(attempt) = self.attempts.pop_front() else { break };
+            self.attempt(turn, attempt);
+        }
         let begun_before = self.connects_begun;
         while self.connects_begun < self.share.connections && self.may_connect(turn) {
             let due = began + self.plan.connect_due(&self.share, self.connects_begun);
@@ -56,6 +71,9 @@ impl Lifecycle {
             self.connect(turn, self.connects_begun);
             self.connects_begun += 1;
         }
+        if !self.attempts.is_empty() {
+            return Some(now);
+        }
         let all = self.connects_begun == self.share.connections && self.connecting == 0;
         (!all).then_some(now + TICK)
     }
@@ -68,14 +86,47 @@ impl Lifecycle {
 
     /// Begins the connection with this index.
     pub fn connect(&mut self, turn: &mut Turn<'_>, index: usize) {
-        let tag = self.number(index);
+        let nth = self.plan.first_address(self.plan.target_index(self.number(index)));
+        self.attempt(turn, Attempt { index, nth, until: turn.now() + self.plan.timeout });
+    }
+
+    fn attempt(&mut self, turn: &mut Turn<'_>, attempt: Attempt) {
+        let Attempt { index, nth, until } = attempt;
+        let number = self.number(index);
+        let target_index = self.plan.target_index(number);
+        let target = self.plan.address(target_index, nth);
+        let time = self.plan.attempt_time(target_index, nth, until - turn.now());
         turn.connect(ConnectTo {
-            target: self.plan.target(tag),
-            source: self.plan.source(tag),
-            tag,
-            deadline: turn.now() + self.plan.timeout,
+            target,
+            source: self.plan.source(number, target),
+            tag: addresses::tag(number, nth),
+            deadline: turn.now() + time,
         });
+        if self.plan.next_address(target_index, nth).is_some() {
+            self.untils.insert(index, until);
+        }
         self.connecting += 1;
+    }
+
+    /// An address has accepted the connection with this tag. Returns its index.
+    pub fn accepted(&mut self, tag: u64) -> usize {
+        let index = self.index(tag);
+        let target = self.plan.target_index(self.number(index));
+        self.plan.accepted(target, addresses::of_tag(tag).1);
+        index
+    }
+
+    /// Whether a connect that failed is tried at another address.
+    fn tries_elsewhere(&mut self, tag: u64) -> bool {
+        let index = self.index(tag);
+        let target = self.plan.target_index(self.number(index));
+        let next = self.plan.next_address(target, addresses::of_tag(tag).1);
+        let (Some(nth), Some(until)) = (next, self.untils.remove(&index)) else { return false };
+        let is_first = self.phase == Phase::Connecting;
+        if is_first {
+            self.attempts.push_back(Attempt { index, nth, until });
+        }
+        is_first
     }
 
     /// Counts an established connection. `first`: it does not replace another one.
@@ -90,10 +141,10 @@ impl Lifecycle {
     }
 
     /// Counts a connect that ended without a connection. Returns whether it failed: the run may
-    /// have stopped while it was in progress.
-    pub fn connect_failed(&mut self, error: Errno) -> bool {
+    /// have stopped while it was in progress, or another address of the target may be left.
+    pub fn connect_failed(&mut self, tag: u64, error: Errno) -> bool {
         self.connecting -= 1;
-        let failed = error != Errno::CANCELED;
+        let failed = error != Errno::CANCELED && !self.tries_elsewhere(tag);
         if failed {
             *self.records.connect_errors.entry(error.raw_os_error()).or_default() += 1;
             tally::add(&self.tally().connect_failed, 1);

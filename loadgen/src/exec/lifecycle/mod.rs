@@ -10,6 +10,7 @@
 //!
 //! `client` and `hub` decide what is sent and how received bytes are processed.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ mod stalls;
 mod sweep;
 mod targets;
 
+use connections::Attempt;
 pub use connections::{CONNECTS_PER_TURN, ClientSession};
 use leases::LeaseBudget;
 use looks::Looks;
@@ -61,6 +63,10 @@ pub struct Lifecycle {
     /// When the first connection was begun.
     connect_began: Option<Time>,
     connects_begun: usize,
+    /// Connects that are to be tried at another address of their target, and, for those under way
+    /// for which there is another address, the end of their time-out.
+    attempts: VecDeque<Attempt>,
+    untils: BTreeMap<usize, Time>,
     /// Connections being established, and open connections.
     pub connecting: usize,
     pub open: usize,
@@ -134,6 +140,8 @@ impl Lifecycle {
             period: Period::UNKNOWN,
             connect_began: None,
             connects_begun: 0,
+            attempts: VecDeque::new(),
+            untils: BTreeMap::new(),
             connecting: 0,
             open: 0,
             sweep: Sweep::default(),
