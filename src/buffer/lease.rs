@@ -2,8 +2,11 @@
 //! returns its buffer when dropped, on every path. Several leases in a row are a
 //! [`Chain`](super::Chain), in `chain`.
 //!
-//! Only the filled range can be read. A lease starts empty, so data that another client left in the
-//! buffer cannot be read.
+//! A lease starts empty and shows the bytes that were put into it: what an earlier client left in the
+//! buffer is not among its data. There is one exception, for writing in place:
+//! [`Lease::spare_mut`] shows the rest of the buffer as it is, and [`Lease::commit`] makes data of
+//! it without looking. A caller that commits more than it has written gets, and may send, bytes of
+//! an earlier client. The other methods of leases, chains and shared buffers never do.
 
 use std::fmt;
 use std::mem;
@@ -70,15 +73,17 @@ impl Lease {
         &mut self.bytes_mut()[start..end]
     }
 
-    /// The room behind the data, for writing. [`commit`](Lease::commit) turns it into data. Its
-    /// initial contents are unspecified.
+    /// The room behind the data, for writing. [`commit`](Lease::commit) turns it into data. It
+    /// still contains what earlier clients left there, which must not be read or committed: write
+    /// every byte before committing it. [`extend_from_slice`](Lease::extend_from_slice) does both.
     #[inline]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         let end = self.end as usize;
         &mut self.bytes_mut()[end..]
     }
 
-    /// Appends the first `count` bytes of the spare room to the data.
+    /// Appends the first `count` bytes of the spare room to the data. Each of them must have been
+    /// written through [`spare_mut`](Lease::spare_mut): the others are those of an earlier client.
     ///
     /// # Panics
     /// If there is less room than `count` bytes.

@@ -4,6 +4,7 @@
 //! * `arena`: the one allocation, cut into buffers of equal size. All access to raw memory is here.
 //! * `pool`: which buffers are free: a LIFO list for each worker and a reserve that all workers
 //!   share.
+//! * `free_list`: the reserve's list of free buffers.
 //! * `lease`: the right to use one buffer ([`Lease`]).
 //! * `chain`: buffers in a row, used as a queue of bytes ([`Chain`]).
 //! * `shared_buffer`: a buffer that is written once and sent to many ([`Shared`]).
@@ -12,6 +13,7 @@
 
 mod arena;
 mod chain;
+mod free_list;
 mod lease;
 mod parcel;
 pub(crate) mod pool;

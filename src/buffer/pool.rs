@@ -12,16 +12,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use bytemuck::Zeroable;
-use bytemuck::allocation::try_zeroed_slice_box;
-use crossbeam_queue::ArrayQueue;
-
 use super::arena::Arena;
+use super::free_list::FreeList;
 use super::lease::Lease;
 use super::parcel::Parcel;
 use super::room;
 use crate::base::key::WORKERS_MAX;
 use crate::base::units::show_size;
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_slice_box;
 
 /// How many buffers a worker fetches from the reserve at once: enough to make fetching rare, few
 /// enough that workers of a small pool do not hoard.
@@ -36,7 +35,7 @@ pub(super) const NONE: u32 = u32::MAX;
 /// The buffers of the process, and the list of those that no worker holds.
 pub struct Reserve {
     pub(super) arena: Arena,
-    free: ArrayQueue<u32>,
+    free: FreeList,
     /// One bit for each worker that needed a buffer and found none.
     starving: AtomicU64,
     /// Buffers in transit from one thread to another.
@@ -51,7 +50,7 @@ impl Reserve {
     pub fn new(buffer_size: usize, count: u32) -> io::Result<Arc<Reserve>> {
         let arena = Arena::new(buffer_size, count)?;
         room::check(u64::from(count) * RESERVE_BYTES_EACH)?;
-        let free = ArrayQueue::new(count as usize);
+        let free = FreeList::new(count as usize);
         for id in 0..count {
             free.push(id).expect("the queue has room for all buffers");
         }

@@ -62,10 +62,6 @@ impl Shared {
     pub(super) fn id(&self) -> u32 {
         self.id
     }
-
-    pub(super) fn end(&self) -> usize {
-        self.end as usize
-    }
 }
 
 /// Shares the buffer of a lease.
@@ -74,6 +70,8 @@ impl Shared {
 /// If the pool was made without references.
 impl From<Lease> for Shared {
     fn from(lease: Lease) -> Shared {
+        // Before the lease is taken apart, so that a panic returns its buffer.
+        assert!(lease.pool.has_references(), "a pool without references");
         let (pool, id, link) = dissolve(lease);
         pool.local().shares[id as usize].set(1);
         Shared { pool, id, start: link.start, end: link.end }
@@ -94,6 +92,8 @@ impl fmt::Debug for Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::super::{Chain, Reserve};
     use super::*;
 
@@ -190,6 +190,25 @@ mod tests {
         let mut log = shared(&pool);
         assert_eq!(log.append(&[7; SIZE + 1]), None);
         assert_eq!((log.append(&[7; SIZE]), log.room()), (Some(0..SIZE), 0));
+    }
+
+    #[test]
+    fn a_pool_without_references_keeps_no_buffer_of_a_lease_that_cannot_be_shared() {
+        let pool = pool(1, 0);
+        let share = || drop(Shared::from(pool.lease().unwrap()));
+        assert!(catch_unwind(AssertUnwindSafe(share)).is_err());
+        assert_eq!((pool.held(), pool.available()), (0, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "no data there")]
+    fn consumed_bytes_in_front_of_the_data_are_not_shared() {
+        let pool = pool(1, 1);
+        let mut lease = pool.lease().unwrap();
+        lease.extend_from_slice(b"secret, and data");
+        lease.consume(8);
+        let shared = Shared::from(lease);
+        Chain::new(&pool).push_shared(&shared, 0..16);
     }
 
     #[test]

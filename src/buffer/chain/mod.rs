@@ -72,7 +72,9 @@ impl Chain {
     /// If the buffer is of another pool, or its data does not include `range`.
     pub fn push_shared(&mut self, shared: &Shared, range: std::ops::Range<usize>) -> bool {
         assert!(self.pool.is(shared.pool()), "a buffer of another pool");
-        assert!(range.start < range.end && range.end <= shared.end(), "no data there");
+        let data = shared.range();
+        let is_data = data.start <= range.start && range.start < range.end && range.end <= data.end;
+        assert!(is_data, "no data there");
         let (start, end) = (range.start as u32, range.end as u32);
         let len = self.len.checked_add(end - start).expect("a chain of less than 4 GiB");
         if !self.extend_reference(shared.id(), start, end) {
