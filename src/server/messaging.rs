@@ -17,8 +17,20 @@ use crate::shared::receipt::{Answers, Mail, Receipt, SendError, Tally};
 pub struct Broadcast {
     /// The number of clients for which it was queued.
     pub queued: u64,
-    /// The number of clients that do not get it because too much is queued for them.
+    /// The number of clients that do not get it: too much is queued for them or for their worker, or
+    /// nothing more is sent to them. Together with `queued` these are the clients that there were.
     pub refused: u64,
+}
+
+/// A message to all clients that some workers did not take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: SendError,
+    /// The last of these workers.
+    #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code, reason = "for the simulation"))]
+    pub(crate) worker: usize,
+    /// The clients of all of them.
+    pub(crate) clients: u64,
 }
 
 /// What a server's handle needs for reaching the clients.
@@ -67,27 +79,33 @@ impl Clients {
     ) -> Result<Broadcast, SendError> {
         self.collect_buffers(self.mailboxes.workers());
         let (answers, failed) = self.begin_broadcast(bytes);
-        let tally = answers.wait(ended);
+        Clients::sum(&answers.wait(ended), failed)
+    }
+
+    fn sum(tally: &Tally, failed: Option<Failed>) -> Result<Broadcast, SendError> {
+        let reached = tally.queued + tally.refused > 0;
         match failed {
             None => Ok(Broadcast { queued: tally.queued, refused: tally.refused }),
-            Some((SendError::QueueFull, worker)) if tally.queued + tally.refused > 0 => {
-                // Some clients get it, so the whole message must not be sent again.
-                let missed = self.directory.count(worker);
-                Ok(Broadcast { queued: tally.queued, refused: tally.refused + missed })
+            // Some clients get it, so the whole message must not be sent again.
+            Some(Failed { error: SendError::QueueFull, clients, .. }) if reached => {
+                Ok(Broadcast { queued: tally.queued, refused: tally.refused + clients })
             }
-            Some((error, _)) => Err(error),
+            Some(Failed { error, .. }) => Err(error),
         }
     }
 
     /// The first half of [`broadcast`](Clients::broadcast). Returns the answers to wait for and, if
-    /// a worker could not be reached, the error and the first such worker.
-    pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<(SendError, usize)>) {
+    /// workers could not be reached, what that means.
+    pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<Failed>) {
         let (answers, number) = (Answers::new(), self.number());
-        let mut failed = None;
+        let mut failed = None::<Failed>;
         for worker in 0..self.mailboxes.workers() {
-            if self.directory.count(worker) > 0 {
-                let posted = self.post(worker, None, bytes, number, answers.receipt());
-                failed = failed.or(posted.err().map(|error| (error, worker)));
+            let clients = self.directory.count(worker);
+            if clients > 0
+                && let Err(error) = self.post(worker, None, bytes, number, answers.receipt())
+            {
+                let before = failed.map_or(0, |failed| failed.clients);
+                failed = Some(Failed { error, worker, clients: before + clients });
             }
         }
         (answers, failed)
@@ -156,5 +174,55 @@ impl Clients {
         };
         // The buffer is back in the reserve, and a worker may be waiting for one.
         refused.inspect_err(|_| self.mailboxes.wake_each(self.reserve.starving()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::endpoint::Peer;
+
+    /// Three workers with 1, 2 and 4 clients, and inboxes for one command.
+    fn clients() -> Clients {
+        let directory = Directory::new(3, 4);
+        let peer = Peer::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        for (worker, count) in [(0, 1), (1, 2), (2, 4)] {
+            for slot in 0..count {
+                directory.enter(ConnectionId(slot | worker << 24 | 1 << 30), peer, 0);
+            }
+        }
+        Clients {
+            mailboxes: Arc::new(Mailboxes::with_room(3, 1)),
+            directory,
+            reserve: Reserve::new(64, 8).unwrap(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn fill(clients: &Clients, worker: usize) {
+        clients.mailboxes.send(worker, Command::GiveBuffers).unwrap();
+    }
+
+    #[test]
+    fn the_clients_of_all_workers_that_have_no_room_count_as_refused() {
+        let clients = clients();
+        (1..3).for_each(|worker| fill(&clients, worker));
+        let (answers, failed) = clients.begin_broadcast(b"x");
+        let Some(Command::Message(mut mail)) = clients.mailboxes.receive(0) else {
+            panic!("the one worker that has room takes it");
+        };
+        mail.receipt.queued = 1;
+        drop(mail);
+        let broadcast = Clients::sum(&answers.wait(|| false), failed).unwrap();
+        assert_eq!((broadcast.queued, broadcast.refused), (1, 6));
+    }
+
+    #[test]
+    fn a_message_that_no_worker_has_room_for_is_an_error() {
+        let clients = clients();
+        (0..3).for_each(|worker| fill(&clients, worker));
+        assert_eq!(clients.broadcast(b"x", || false).unwrap_err(), SendError::QueueFull);
+        assert_eq!(clients.broadcast(&[0; 65], || false).unwrap_err(), SendError::TooLong);
+        assert_eq!(clients.reserve.available(), 8);
     }
 }

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use super::*;
 use crate::builtin::Echo;
-use crate::service::{Answer, Connection};
+use crate::error::CloseReason;
+use crate::service::{Answer, Connection, Message};
 
 /// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -131,5 +132,62 @@ fn a_handle_dropped_by_its_own_service_stops_the_server_and_waits_for_nobody() {
     while shared.strong_count() > 0 {
         assert!(begun.elapsed() < GUARD, "a worker waits for itself");
         thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Ends its side of a connection when it gets `h`, or panics over each message when it gets `p`.
+struct Deaf;
+
+impl Service for Deaf {
+    type Session = bool;
+
+    fn data(&mut self, connection: &mut Connection<'_>, panics: &mut bool) -> Answer {
+        let lease = connection.input.pop_front().expect("a byte");
+        *panics = lease.filled() == b"p";
+        let answer = if *panics { Answer::Continue } else { Answer::HalfClose };
+        connection.output.push_back(lease);
+        answer
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut bool) -> Answer {
+        Answer::CloseAfterSend
+    }
+
+    fn message(
+        &mut self,
+        _: &mut Connection<'_>,
+        panics: &mut bool,
+        _: &mut Message<'_>,
+    ) -> Answer {
+        assert!(*panics, "called although nothing more is sent");
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }
+}
+
+#[test]
+fn a_message_that_will_not_be_sent_is_an_error_and_holds_no_buffer() {
+    for (byte, reason) in [(b"h", CloseReason::PeerClosed), (b"p", CloseReason::ServicePanic)] {
+        let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        let config = Config::new().listen(anywhere).workers(1).max_connections(10);
+        let server = Server::start(config, || Deaf).unwrap();
+        let address = server.local_endpoints()[0].socket_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(GUARD)).unwrap();
+        client.write_all(byte).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        let id = server.clients()[0].id;
+        if byte == b"h" {
+            let refused = server.broadcast(b"to all").unwrap();
+            assert_eq!((refused.queued, refused.refused), (0, 1), "it counts as a client");
+        }
+        assert_eq!(server.send_to(id, b"to one"), Err(SendError::Gone));
+        assert_eq!(server.stats().total().buffers_held, 0);
+        drop(client);
+        let begun = std::time::Instant::now();
+        while server.stats().total().closed_total() == 0 {
+            assert!(begun.elapsed() < GUARD, "it is never closed");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(server.stats().total().closed(reason), 1);
     }
 }

@@ -11,7 +11,8 @@ use crate::buffer::Parcel;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SendError {
-    /// There is no such client: it has left, or it never existed.
+    /// There is no such client: it has left, or it never existed. Or the server has ended its side
+    /// of the connection, or the service panicked over the message, so that nothing more is sent.
     Gone,
     /// The queue of the client or of its worker is full, or no buffer is free. Try again later, or
     /// disconnect the client.

@@ -14,7 +14,7 @@ use super::service::Seen;
 use super::world::World;
 use crate::base::key::ConnectionId;
 use crate::buffer::Reserve;
-use crate::server::messaging::Clients;
+use crate::server::messaging::{Clients, Failed};
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::{Answers, SendError, Tally};
@@ -117,7 +117,7 @@ impl External {
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
         world.trace(61, number as usize, 0, || format!("external message {number} to all"));
         let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len));
-        if let Some((error, worker)) = failed {
+        if let Some(Failed { error, worker, .. }) = failed {
             self.refused(world, error, worker);
         }
         self.waiting.push((Wish::Broadcast(number), answers));

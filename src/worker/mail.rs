@@ -324,21 +324,31 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Passes a message to the service. Returns why it was refused, if it was.
+    /// Passes a message to the service. Returns why it was refused, if it was: otherwise it will be
+    /// sent, or the connection closed for a reason.
     fn hand_in<E: Engine>(
         &mut self,
         engine: &mut E,
         key: Key,
         mut message: Message<'_>,
     ) -> Option<SendError> {
+        if self.context(key).machine.half_closes() {
+            // Nothing can be sent behind FIN.
+            return Some(SendError::Gone);
+        }
+        let mut panicked = true;
         self.ask(engine, key, CloseReason::Service, |service, connection, session| {
             let answer = service.message(connection, session, &mut message);
+            panicked = false;
             if message.refused.is_some() {
                 // The message is not kept, so there is nothing to wait for.
                 connection.attention.remove(Attention::WANTS_BUFFER);
             }
             answer
         });
+        if panicked {
+            message.refuse(SendError::Gone);
+        }
         message.refused
     }
 

@@ -178,6 +178,11 @@ impl Machine {
         self.tx == Tx::Shut
     }
 
+    /// Whether FIN follows the output that is there, or was sent: what is added is not sent.
+    pub(crate) fn half_closes(&self) -> bool {
+        self.half_close || self.is_shut()
+    }
+
     /// Whether receiving waits for a buffer.
     pub(crate) fn awaits_buffer(&self) -> bool {
         self.rx == Rx::AwaitingBuffer
