@@ -257,7 +257,7 @@ fn the_memory_that_is_announced_is_not_exceeded() {
                 Some(kib) => most_kib = most_kib.max(kib),
                 None => break run.wait(),
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(std::time::Duration::from_millis(5));
         };
         let announced = ended.stderr.split(" threads, up to ").nth(1).expect("a sum");
         let announced: f64 = announced.split(' ').next().unwrap().parse().expect("a number");

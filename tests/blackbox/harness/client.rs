@@ -24,12 +24,13 @@ impl Client {
         Client::over(TcpStream::connect_timeout(&to, GUARD).expect("connecting"))
     }
 
-    /// Connects from an address of this machine.
-    pub fn connect_from(source: IpAddr, to: SocketAddr) -> Client {
+    /// Connects from an address of this machine. A reset right after accept may already be the
+    /// result of connecting.
+    pub fn connect_from(source: IpAddr, to: SocketAddr) -> io::Result<Client> {
         let socket = Client::socket(to);
         rustix::net::bind(&socket, &SocketAddr::new(source, 0)).expect("binding the source");
-        rustix::net::connect(&socket, &to).expect("connecting");
-        Client::over(TcpStream::from(socket))
+        rustix::net::connect(&socket, &to)?;
+        Ok(Client::over(TcpStream::from(socket)))
     }
 
     /// A socket to connect. Programs started by other tests do not inherit it.
