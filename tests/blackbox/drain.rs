@@ -2,7 +2,7 @@
 //! byte that the server read is echoed, and no accepted connection ends with RST.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
