@@ -1,6 +1,7 @@
 //! What the thread does with lines, on pipes.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
+use std::sync::mpsc;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
@@ -70,9 +71,12 @@ fn lines_over_the_limit_are_counted_when_their_second_ends_although_nothing_else
     let log = LogWriter::start(out, STYLE, Some(10)).unwrap();
     let shown = (0..1_000).filter(|_| log.admits(Level::Info)).count() as u64;
     assert!((10..1_000).contains(&shown), "{shown} shown");
-    let (mut hidden, mut lines) = (0, BufReader::new(reader).lines());
+    let (sender, lines) = mpsc::channel();
+    let lines_of = BufReader::new(reader).lines();
+    thread::spawn(move || lines_of.for_each(|line| drop(sender.send(line.unwrap()))));
+    let mut hidden = 0;
     while hidden < 1_000 - shown {
-        let line = lines.next().unwrap().unwrap();
+        let line = lines.recv_timeout(Duration::from_secs(60)).expect("a line without another");
         let [(more, "INFO")] = not_shown(&line)[..] else { panic!("{line}") };
         hidden += more;
     }
