@@ -257,6 +257,14 @@ fn cases() -> Vec<Case> {
             let run = "-c 2 -t 1 -d 10m --lifetime 50 --abort-on-fail";
             json(&format!("{} {run}", accepts(2, false, drop)))
         }),
+        case("`under-connected`", "nobody is there any more, and requests are left", || {
+            let target = format!("message://{}?delimiter=%0a", accepts(2, true, drop));
+            json(&format!("{target} -c 2 -t 1 -n 100 --timeout 300ms"))
+        }),
+        case("`under-connected`", "the same in an open loop", || {
+            let target = format!("message://{}?delimiter=%0a", accepts(2, true, drop));
+            json(&format!("{target} -c 2 -t 2 -n 100 -R 500 --timeout 300ms"))
+        }),
         case("`under-connected`", "searched", || {
             let run = "-c 2 -t 1 -R 100 -d 300ms --connect-rate 2 --search p99:10s";
             json(&format!("{} {run}", accepts(1, false, drop)))

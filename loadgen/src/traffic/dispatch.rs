@@ -173,11 +173,6 @@ impl Dispatch {
         }
     }
 
-    /// When the request after the last one would be due; `None` if the schedule has no end.
-    pub fn end(&self) -> Option<Time> {
-        self.profile.end_ns().map(|end| time(self.start, end))
-    }
-
     /// Passes the intended time of each request before `end` that was not taken to `each`.
     pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time)) {
         let Dispatch { profile, start, kind, .. } = self;

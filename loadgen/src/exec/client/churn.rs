@@ -75,6 +75,7 @@ impl Client {
             "a connection is established once in a life"
         );
         conversation.state = ConnectionState::Open;
+        self.reached_at = now;
         conversation.id = Some(connection.id());
         let place = &mut self.places[index];
         place.room_since = now;

@@ -65,6 +65,8 @@ pub struct Client {
     /// The pass in search of overdue replies, and the time that it compares with.
     late: Sweep,
     late_at: Time,
+    /// When a connection was open.
+    reached_at: Time,
     windows: Windows,
 }
 
@@ -87,6 +89,7 @@ impl Client {
             second: PresentSecond::default(),
             late: Sweep::complete(count),
             late_at: Time::ZERO,
+            reached_at: Time::ZERO,
             windows: Windows::default(),
             lifecycle,
         }

@@ -32,6 +32,7 @@ impl Client {
             Err(later) => return later,
         };
         self.second.begin_counting(start);
+        self.reached_at = start;
         self.windows = Windows::of(self.lifecycle.period);
         self.offer_all();
         now
@@ -63,7 +64,8 @@ impl Client {
         self.lifecycle.intervals.tick(now);
         let all_ended = self.second.outstanding() == 0
             && self.lifecycle.all_is_begun(now, |index| self.is_gone(index));
-        if self.has_no_connections() && !self.other_threads_continue() {
+        let nobody = self.has_no_connections() || self.is_unreachable(now);
+        if nobody && !self.other_threads_continue() {
             self.end_period(now, now.min(self.lifecycle.period.end));
         } else if sent_all && all_ended {
             let last_end = self.lifecycle.records.last_end;
@@ -79,6 +81,16 @@ impl Client {
     /// No connection is left, and none will be begun.
     fn has_no_connections(&self) -> bool {
         self.lifecycle.open == 0 && self.lifecycle.connecting == 0 && self.again.is_empty()
+    }
+
+    /// Whether a run without a time limit has tried to connect for longer than the time-out, and had
+    /// no connection meanwhile.
+    fn is_unreachable(&mut self, now: Time) -> bool {
+        if self.lifecycle.open > 0 {
+            self.reached_at = now;
+        }
+        let tried = self.lifecycle.looked_at() - self.reached_at;
+        self.lifecycle.period.end == Time::MAX && tried > self.lifecycle.plan.timeout
     }
 
     /// Whether a place has no connection and will have none.

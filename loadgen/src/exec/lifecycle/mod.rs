@@ -179,7 +179,8 @@ impl Lifecycle {
         if let Some(dispatch) = &mut self.dispatch {
             dispatch.begin(start);
         }
-        let until = self.dispatch.as_ref().and_then(Dispatch::end).unwrap_or(Time::ZERO);
+        let schedule = self.plan.open_loop.as_ref().and_then(|one| one.profile.end_ns());
+        let until = schedule.map_or(Time::ZERO, |nanos| start + Duration::from_nanos(nanos));
         self.period = Period { record_from, end, until };
         self.phase = Phase::Measuring;
         self.stalls.idle_until(start);
@@ -230,15 +231,18 @@ impl Lifecycle {
     /// Whether a number of requests was given, and each of this thread's was begun or can no longer
     /// be. `is_gone`: whether a connection of the thread has ended for good.
     pub fn all_is_begun(&self, now: Time, is_gone: impl Fn(usize) -> bool) -> bool {
-        match &self.dispatch {
-            None => self.control.requests_used_up(),
-            Some(dispatch) => self.schedule_is_over(now) && dispatch.is_exhausted(is_gone),
+        if self.plan.open_loop.is_none() {
+            return self.control.requests_used_up();
         }
+        // A thread without a sender of a hub has no schedule.
+        let is_exhausted = |dispatch: &Dispatch| dispatch.is_exhausted(&is_gone);
+        self.schedule_is_over(now) && self.dispatch.as_ref().is_none_or(is_exhausted)
     }
 
-    /// Whether a number of requests was given, and all of them are due.
+    /// Whether an open loop has a number of requests, and all of them are due.
     pub fn schedule_is_over(&self, now: Time) -> bool {
-        self.plan.requests.is_some() && now >= self.period.until
+        let is_limited = self.plan.requests.is_some() && self.plan.open_loop.is_some();
+        is_limited && now >= self.period.until
     }
 
     /// Called at the start of each turn.
