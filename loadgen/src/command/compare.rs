@@ -143,9 +143,61 @@ fn nanos_text(nanos: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::distinct::{distinct, spread};
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
     use crate::stats::slo;
+
+    /// Of two runs in which no two figures are equal.
+    #[test]
+    fn each_row_has_its_own_figure_of_both_runs() {
+        let runs = [0, 1].map(distinct);
+        let text = render(&saved("a.json", &runs[0]), &saved("b.json", &runs[1]));
+        let row = |name: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line[..line.len().min(16)].trim() == name);
+            line.expect(name)[16..].split_whitespace().map(str::to_string).collect()
+        };
+        assert_eq!(row("Requests/sec"), ["55.50", "370.33", "6.673"]);
+        assert_eq!(row("Bytes/sec"), ["58", "372", "6.365"]);
+        let counts = [
+            ("Offered", 109),
+            ("Replies", 111),
+            ("Timed out", 113),
+            ("Unanswered", 114),
+            ("Never sent", 115),
+            ("Connections", 101),
+            ("Differed", 108),
+            ("Target 1", 145),
+            ("Target 2", 155),
+        ];
+        for (name, first) in counts {
+            assert_eq!(row(name), [first.to_string(), (first + 1_000).to_string()], "{name}");
+        }
+        assert_eq!(row("Lost"), ["525", "5525"]);
+        let time = |nanos: u64| nanos_text(nanos as f64);
+        let times = [
+            ("Latency p50", 1_000, 0.5),
+            ("Latency p75", 1_000, 0.75),
+            ("Latency p90", 1_000, 0.9),
+            ("Latency p99", 1_000, 0.99),
+            ("Latency p99.9", 1_000, 0.999),
+            ("Latency p99.99", 1_000, 0.9999),
+            ("Latency max", 1_000, 1.0),
+            ("Service p50", 1_100, 0.5),
+            ("Service p99", 1_100, 0.99),
+            ("Send lag p99", 1_200, 0.99),
+            ("Own lag p99", 1_300, 0.99),
+        ];
+        for (name, unit, quantile) in times {
+            let at = |unit| spread(unit).value_at_quantile(f64::next_down(quantile));
+            let expected = [time(at(unit)), time(at(unit + 1_000))];
+            assert_eq!(row(name)[..2], expected, "{name}");
+        }
+        let means = [1_000, 2_000].map(|unit| nanos_text(spread(unit).mean()));
+        assert_eq!(row("Latency mean")[..2], means);
+        // The heading, Ended, Objectives, Verdict, both files, and the advice.
+        assert_eq!(text.lines().count(), 2 + counts.len() + 1 + times.len() + 1 + 7, "\n{text}");
+    }
 
     #[test]
     fn ratios_come_from_the_histograms() {

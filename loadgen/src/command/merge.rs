@@ -128,10 +128,90 @@ fn state(runs: &[Saved]) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::distinct::{distinct, spread};
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;
+
+    /// Of two runs in which no two figures are equal.
+    #[test]
+    fn each_sum_is_that_of_its_own_figure() {
+        let runs = [0, 1].map(|nth| saved(["a", "b"][nth as usize], &distinct(nth)));
+        let merged = merge(&runs).expect("the same settings");
+        let value = serde_json::to_value(&merged).expect("it has a JSON form");
+        // In distinct(0), and in distinct(1) a thousand more.
+        let sums = [
+            ("requests_offered", 109),
+            ("requests_begun", 110),
+            ("replies", 111),
+            ("replies_late", 112),
+            ("requests_timed_out", 113),
+            ("requests_unanswered", 114),
+            ("requests_never_sent", 115),
+            ("bytes_read", 117),
+            ("bytes_verified", 118),
+            ("connections_established", 101),
+            ("reconnects", 119),
+            ("server_closes", 121),
+            ("mismatched_connections", 108),
+        ];
+        for (key, first) in sums {
+            assert_eq!(value[key], 2 * first + 1_000, "{key}");
+        }
+        assert_eq!(value["connections_lost"], 2 * (103 + 104 + 105 + 106 + 107) + 5_000);
+        let errors = [
+            ("connect-refused", 102),
+            ("timed-out", 103),
+            ("closed-by-peer", 104),
+            ("reset", 105),
+            ("peer-lost", 106),
+            ("failed", 107),
+        ];
+        for (key, first) in errors {
+            assert_eq!(value["errors"][key], 2 * first + 1_000, "{key}");
+        }
+        assert_eq!(
+            (&value["elapsed_ns_sum"], &value["elapsed_ns_max"]),
+            (&5_000_000_000u64.into(), &3_000_000_000u64.into())
+        );
+        let rates = [111.0 / 2.0, 1_111.0 / 3.0];
+        assert_eq!(value["requests_per_second_sum"], rates[0] + rates[1]);
+        assert_eq!(value["requests_per_second_mean"], (rates[0] + rates[1]) / 2.0);
+        for (nth, first) in [141, 151].into_iter().enumerate() {
+            let target = &value["per_target"][nth];
+            let keys = [
+                "connections_established",
+                "connections_served",
+                "connections_lost",
+                "mismatched_connections",
+                "requests_completed",
+            ];
+            for (more, key) in (0..).zip(keys) {
+                assert_eq!(target[key], 2 * (first + more) + 1_000, "{key} of {nth}");
+            }
+            assert_eq!(target["connections_asked"], 2 * (455 - nth));
+        }
+        for (key, unit) in [
+            ("latency", 1_000),
+            ("service_time", 1_100),
+            ("send_lag", 1_200),
+            ("own_lag", 1_300),
+            ("connect_latency", 1_400),
+        ] {
+            let mut both = spread(unit);
+            both.add(spread(unit + 1_000)).expect("the bounds are equal");
+            assert_eq!(
+                value[key],
+                serde_json::to_value(Distribution::new(&both)).unwrap(),
+                "{key}"
+            );
+        }
+        let shown: usize = sums.len() + 1 + 4;
+        let numbers = value.as_object().expect("an object").values();
+        // Beside those: the version, the number of runs, those that were ended early, the exit code.
+        assert_eq!(numbers.filter(|value| value.is_number()).count(), shown + 5, "all are checked");
+    }
 
     #[test]
     fn counts_and_histograms_add_up() {

@@ -270,3 +270,24 @@ fn a_hub_of_our_own_has_fewer_clients_and_its_senders_have_schedules() {
     assert!((0..2).all(|thread| hub.dispatch(thread).is_some()));
     assert!(plan("hub:// -R 100 -t 2").dispatch(0).is_none(), "its thread has no sender");
 }
+
+#[test]
+fn connections_are_begun_at_their_rate_by_all_threads_together() {
+    for (threads, connections, rate) in [(1, 100, 50), (4, 100, 50), (3, 10, 1), (7, 1_000, 999)] {
+        let flags = format!("127.0.0.1:7 -c {connections} -t {threads} --connect-rate {rate}");
+        let plan = plan(&flags);
+        let shares = (0..plan.threads).map(|thread| plan.share(thread));
+        let due = shares.flat_map(|share| {
+            let plan = &plan;
+            (0..share.connections).map(move |nth| plan.connect_due(&share, nth).as_secs_f64())
+        });
+        let due: Vec<f64> = due.collect();
+        assert_eq!(due.len(), connections);
+        for seconds in [0.5, 1.0, 2.0, 5.0] {
+            let begun = due.iter().filter(|due| **due < seconds).count() as f64;
+            let expected = (rate as f64 * seconds).min(connections as f64);
+            // Each thread begins its first connection at once.
+            assert!((begun - expected).abs() <= threads as f64, "{flags}: {begun} in {seconds} s");
+        }
+    }
+}

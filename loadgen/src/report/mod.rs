@@ -7,6 +7,8 @@
 //!   `targets`, `hub`: parts of the text
 //! * `schema`: the types of all JSON objects; `saved`: summaries read from files
 
+#[cfg(test)]
+pub mod distinct;
 pub mod ending;
 mod figures;
 mod hdr;

@@ -108,6 +108,11 @@ impl EchoServer {
         self.shared.fired.load(Relaxed)
     }
 
+    /// What the first connection sent, for a server that replays it.
+    pub fn first(&self) -> Vec<u8> {
+        self.shared.first.lock().unwrap().clone()
+    }
+
     /// Bytes received in all.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Relaxed)

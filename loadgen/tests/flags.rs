@@ -1,0 +1,70 @@
+//! What flags do, where no other test would notice that one does nothing. `docs/testing.md` names
+//! the test of each flag.
+
+mod common;
+
+use common::loadgen;
+use common::server::{EchoServer, Fault};
+
+/// All that the first connection of a run sent.
+fn sent(flags: &str) -> Vec<u8> {
+    let server = EchoServer::start(Fault::ReplayFirst { after: u64::MAX });
+    loadgen(&format!("{} -c 1 -t 1 {flags}", server.address)).expect(0);
+    server.first()
+}
+
+#[test]
+fn the_payload_and_the_sizes_follow_the_seed() {
+    for flags in ["-n 20", "-n 20 -l uniform:1-100", "-n 20 -p 3"] {
+        let with = |seed: &str| sent(&format!("{flags} {seed}"));
+        let first = with("--seed 5");
+        assert!(first.len() > 20, "{flags}");
+        assert_eq!(first, with("--seed 5"), "{flags}");
+        assert_ne!(first, with("--seed 6"), "{flags}");
+        assert_ne!(with(""), with(""), "a new one each time: {flags}");
+    }
+    assert_ne!(sent("-n 5 --seed 5")[..64], sent("-n 5 --seed 5")[64..128], "nor does it repeat");
+}
+
+#[test]
+fn each_connection_has_as_many_requests_under_way_as_the_pipeline_allows() {
+    for (flags, bytes) in [
+        ("-c 3", 3 * 64),
+        ("-c 3 -p 5", 3 * 5 * 64),
+        ("-c 3 -p 5 -l 10", 3 * 5 * 10),
+        ("-c 2 -t 2 -p 7 -R 10k", 2 * 7 * 64),
+    ] {
+        let server = EchoServer::start(Fault::Mute);
+        loadgen(&format!("{} {flags} -d 300ms --timeout 5s", server.address)).expect(4);
+        assert_eq!(server.bytes(), bytes, "{flags}");
+    }
+}
+
+#[test]
+fn there_are_as_many_threads_as_asked_for() {
+    for threads in [1, 3] {
+        let flags = format!("-c 6 -t {threads} -n 60 --output-format json");
+        let json = loadgen(&flags).expect(0).json();
+        assert_eq!(json["generator_threads"].as_array().expect("a list").len(), threads);
+        assert_eq!(json["config"]["threads"], threads);
+    }
+}
+
+#[test]
+fn the_spectrum_and_the_service_time_are_shown_if_asked_for() {
+    const SPECTRUM: &str = "Detailed Percentile spectrum:";
+    const SERVICE: &str = "Uncorrected Latency Distribution";
+    for (flags, spectra, services) in [("", 0, 0), ("-L", 1, 0), ("-U", 0, 1), ("-L -U", 2, 1)] {
+        let text = loadgen(&format!("-c 2 -n 20 {flags}")).expect(0).stdout;
+        let shown = [SPECTRUM, SERVICE].map(|part| text.matches(part).count());
+        assert_eq!(shown, [spectra, services], "{flags}");
+    }
+}
+
+#[test]
+fn the_progress_is_lines_or_nothing_as_asked_for() {
+    for (form, lines) in [("lines", true), ("auto", true), ("none", false)] {
+        let ended = loadgen(&format!("-c 2 -d 1200ms --progress {form}")).expect(0);
+        assert_eq!(ended.stderr.contains("measuring: 1.0s of 1.2s, "), lines, "{}", ended.stderr);
+    }
+}
