@@ -223,7 +223,7 @@ fn csv_has_its_header_even_if_nothing_was_measured() {
 fn a_run_that_cannot_connect_leaves_the_earlier_results() {
     let server = EchoServer::start(Fault::None);
     server.die();
-    let files = ["report", "log", "distribution"].map(|name| TestFile::new(name));
+    let files = ["report", "log", "distribution"].map(TestFile::new);
     let [report, log, distribution] = &files;
     for form in ["text", "json", "ndjson", "csv"] {
         files.iter().for_each(|file| std::fs::write(&file.0, "earlier").expect("written"));
