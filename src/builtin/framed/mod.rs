@@ -2,7 +2,8 @@
 //! complete.
 
 use super::message_echo::{
-    check_room, out_of_references, references, refuse, send_front, send_payload,
+    after, check_room, continues, out_of_references, references, send_front, send_payload,
+    share_of_call,
 };
 use super::option::{About, Allowed, ORDERS, Options, Value, declare, options};
 use crate::config::Limits;
@@ -57,6 +58,18 @@ impl Framed {
     }
 }
 
+impl Framed {
+    /// Replies to the complete frames, to the first that ends at `until` or later.
+    fn some(&self, connection: &mut Connection<'_>, until: usize) -> Answer {
+        let (complete, rest) =
+            self.framing.all(connection.input, &mut Scan::default(), until, |_| {});
+        match send_front(connection, complete) {
+            true => after(rest),
+            false => out_of_references(),
+        }
+    }
+}
+
 impl ServiceFactory for FramedOptions {
     type Service = Framed;
 
@@ -87,11 +100,21 @@ impl Service for Framed {
             }
             _ => {}
         }
-        let (complete, error) = self.framing.all(connection.input, &mut Scan::default(), |_| {});
-        match error {
-            _ if !send_front(connection, complete) => out_of_references(),
-            Some(error) => refuse(error),
-            None => Answer::Continue,
+        self.some(connection, share_of_call(connection))
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        continues(connection, &self.framing, Scan::default())
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.some(connection, share_of_call(connection))
+    }
+
+    fn draining(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        match self.some(connection, usize::MAX) {
+            Answer::Continue => Answer::CloseAfterSend,
+            refused => refused,
         }
     }
 
