@@ -259,11 +259,11 @@ fn cases() -> Vec<Case> {
         }),
         case("`under-connected`", "nobody is there any more, and requests are left", || {
             let target = format!("message://{}?delimiter=%0a", accepts(2, true, drop));
-            json(&format!("{target} -c 2 -t 1 -n 100 --timeout 300ms"))
+            json(&format!("{target} -c 2 -t 1 -n 100 --timeout 2s"))
         }),
         case("`under-connected`", "the same in an open loop", || {
             let target = format!("message://{}?delimiter=%0a", accepts(2, true, drop));
-            json(&format!("{target} -c 2 -t 2 -n 100 -R 500 --timeout 300ms"))
+            json(&format!("{target} -c 2 -t 2 -n 100 -R 500 --timeout 2s"))
         }),
         case("`under-connected`", "searched", || {
             let run = "-c 2 -t 1 -R 100 -d 300ms --connect-rate 2 --search p99:10s";
@@ -307,9 +307,8 @@ fn cases() -> Vec<Case> {
             faulty(Fault::None, "-c 3 -n 30 --slo max<1h --slo rate>=1 --slo errors<1")
         }),
         case("`valid`", "an open loop", || {
-            undisturbed(0, || {
-                faulty(Fault::Slow { wait: Duration::from_millis(50) }, "-c 30 -R 50 -d 1s")
-            })
+            let slow = Fault::Slow { wait: Duration::from_millis(500) };
+            undisturbed(0, || faulty(slow, "-c 30 -R 20 -d 1s"))
         }),
         case("`valid`", "what is never sent decides no objective", || never_sent("--slo p1<1h")),
         case("`valid`", "merged and compared", || part_of(0, &faulty(Fault::None, "-c 3 -n 30"))),
