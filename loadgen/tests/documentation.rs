@@ -44,6 +44,37 @@ fn every_flag_is_in_the_documentation() {
     assert!(missing.is_empty(), "docs/loadgen.md does not describe {missing:?}");
 }
 
+/// The rows of the table in docs/testing.md: a flag, and the tests of its effect.
+#[test]
+fn every_flag_has_a_test_of_its_effect() {
+    const TESTING: &str = include_str!("../../docs/testing.md");
+    let table = TESTING.split("| flag of the load generator | tests of its effect |").nth(1);
+    let rows = table.expect("a table").lines().skip(2).take_while(|line| line.starts_with("| "));
+    let mut described = Vec::new();
+    for row in rows {
+        let [flag, tests] = row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()[..]
+        else {
+            panic!("{row}");
+        };
+        described.push(flag.trim_matches('`').to_string());
+        for test in tests.split(", ") {
+            let (file, name) = test.trim_matches('`').rsplit_once("::").expect("a file and a test");
+            let file = file.replace("::", "/");
+            let root = env!("CARGO_MANIFEST_DIR");
+            let files = ["tests", "src"].map(|room| format!("{root}/{room}/{file}.rs"));
+            let text =
+                files.iter().find_map(|path| std::fs::read_to_string(path).ok()).expect(test);
+            assert!(text.contains(&format!("#[test]\nfn {name}(")), "{test} is not there");
+        }
+    }
+    let mut flags: Vec<_> = flags(&RunArgs::command());
+    flags
+        .retain(|flag| flag.starts_with("--") && !["--help", "--version"].contains(&flag.as_str()));
+    described.sort();
+    flags.sort();
+    assert_eq!(described, flags);
+}
+
 #[test]
 fn a_flag_is_not_taken_for_a_part_of_another() {
     assert!(mentions("use `--hdr-log FILE`", "--hdr-log") && mentions("(-c 5)", "-c"));

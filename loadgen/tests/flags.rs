@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::hub::{self, HubServer};
 use common::loadgen;
 use common::server::{EchoServer, Fault};
 
@@ -37,6 +38,15 @@ fn each_connection_has_as_many_requests_under_way_as_the_pipeline_allows() {
         let server = EchoServer::start(Fault::Mute);
         loadgen(&format!("{} {flags} -d 300ms --timeout 5s", server.address)).expect(4);
         assert_eq!(server.bytes(), bytes, "{flags}");
+    }
+}
+
+#[test]
+fn as_many_clients_of_a_hub_send_as_asked_for() {
+    for (flags, senders) in [("", 1), ("--senders 3", 3), ("--senders 6", 6)] {
+        let server = HubServer::start(hub::Fault::None);
+        loadgen(&format!("hub://{} -c 6 -t 2 -n 60 {flags}", server.address)).expect(0);
+        assert_eq!((server.senders(), server.broadcasts()), (senders, 60), "{flags}");
     }
 }
 

@@ -89,6 +89,15 @@ fn an_address_that_refuses_is_followed_by_the_next_one() {
 }
 
 #[test]
+fn connections_that_follow_others_use_the_address_that_was_chosen() {
+    let (dead, server) = (Dead::refusing(), EchoServer::start(Fault::None));
+    let report = run("-c 2 -n 100 --lifetime 5", &[&[dead.address, server.address]]);
+    let records = report.expect("a report").records;
+    assert_eq!((records.replies, records.connect_failed()), (100, 0));
+    assert!(records.reconnects >= 17, "{}", records.reconnects);
+}
+
+#[test]
 fn each_port_of_a_range_has_an_address_of_its_own() {
     let (dead, server) = (Dead::refusing(), EchoServer::start(Fault::None));
     // The first port lives nowhere, the second one on its second address only.

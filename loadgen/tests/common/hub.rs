@@ -1,6 +1,7 @@
 //! A small hub on threads that can do one thing wrong, once. It counts how often it did, so that a
 //! test can assert that its fault happened.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -55,6 +56,8 @@ struct Shared {
 struct Room {
     clients: Vec<Client>,
     broadcasts: u64,
+    /// The ids of those that have sent one.
+    senders: BTreeSet<u64>,
 }
 
 struct Client {
@@ -90,6 +93,11 @@ impl HubServer {
     /// How often the fault happened.
     pub fn fired(&self) -> u64 {
         self.shared.fired.load(Relaxed)
+    }
+
+    /// How many clients have sent a broadcast.
+    pub fn senders(&self) -> usize {
+        self.shared.room.lock().unwrap().senders.len()
     }
 
     /// Broadcasts in all.
@@ -147,6 +155,7 @@ impl Shared {
                     room.send(nth, &message(false, from, &frame[9..]));
                 }
                 3 => {
+                    room.senders.insert(from);
                     let number = room.broadcasts;
                     room.broadcasts += 1;
                     for to in 0..room.clients.len() {
