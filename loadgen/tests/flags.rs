@@ -45,8 +45,9 @@ fn each_connection_has_as_many_requests_under_way_as_the_pipeline_allows() {
 fn as_many_clients_of_a_hub_send_as_asked_for() {
     for (flags, senders) in [("", 1), ("--senders 3", 3), ("--senders 6", 6)] {
         let server = HubServer::start(hub::Fault::None);
-        loadgen(&format!("hub://{} -c 6 -t 2 -n 60 {flags}", server.address)).expect(0);
-        assert_eq!((server.senders(), server.broadcasts()), (senders, 60), "{flags}");
+        // Each of them sends at least one message, however busy the machine is.
+        loadgen(&format!("hub://{} -c 6 -t 2 -d 200ms {flags}", server.address)).expect(0);
+        assert_eq!(server.senders(), senders, "{flags}");
     }
 }
 
