@@ -125,7 +125,7 @@ pub(super) struct Memory {
     hoards: bool,
     /// When it asked to be called again, and whether this wrapper asked rather than the service.
     due: Option<(Time, bool)>,
-    /// When it was opened or last received bytes.
+    /// When it was opened, or last received bytes or sent all of its output.
     active_at: Time,
     /// This wrapper panicked on purpose.
     panicked: bool,
@@ -318,6 +318,7 @@ impl Service for Watched {
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
+        memory.active_at = connection.now();
         self.send_messages(connection);
         self.panic_by_whim(memory);
         // No service consumes input in `sent`.
