@@ -213,7 +213,11 @@ pub trait Engine: Sized {
     /// the completions to the sink. With `None` it waits without limit, and with [`Time::ZERO`] it
     /// does not wait.
     ///
+    /// Returns whether the polls since the last one that returned `true` have reported every
+    /// completion that was possible when the first of them began. Only then can the sink tell what
+    /// has not happened by that time.
+    ///
     /// # Errors
     /// All errors are unrecoverable.
-    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno>;
+    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<bool, Errno>;
 }

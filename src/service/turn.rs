@@ -13,6 +13,7 @@ use crate::error::CloseReason;
 /// What a service can do once per turn of its worker's loop.
 pub struct Turn<'a> {
     pub(crate) now: Time,
+    pub(crate) looked_at: Time,
     pub(crate) open: usize,
     pub(crate) free_slots: usize,
     pub(crate) wakes_max: usize,
@@ -26,6 +27,14 @@ impl Turn<'_> {
     /// The time, read at the start of the turn.
     pub fn now(&self) -> Time {
         self.now
+    }
+
+    /// A time before [`now`](Turn::now). Whatever had arrived from a peer by this time has been
+    /// handled. A service that gives up at a deadline compares it with this time: after the deadline
+    /// has passed, what the service waits for may have arrived and not been seen yet. If the service
+    /// returns the deadline from [`Service::turn`], its next turn follows at once.
+    pub fn looked_at(&self) -> Time {
+        self.looked_at
     }
 
     /// The connections that this worker has now, including those that are still connecting.

@@ -376,10 +376,13 @@ impl Engine for SimEngine {
         Submitted::Pending
     }
 
-    fn poll(&mut self, _: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {
+    fn poll(&mut self, _: Option<Time>, sink: &mut impl Sink<Self>) -> Result<bool, Errno> {
         self.woken.clear();
         let now = self.now();
         sink.turn(now);
+        if self.world.borrow_mut().take_interrupt(self.worker) {
+            return Ok(false);
+        }
         self.take_completable();
         while let Some(Pending { key, op, cancelled }) = self.telling.pop_front() {
             let kind = op.kind();
@@ -399,7 +402,7 @@ impl Engine for SimEngine {
                 None => self.pending.extend(again.map(|op| Pending { key, op, cancelled })),
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -61,7 +61,7 @@ marks! {
     DuplicateEvent(READINESS | CLIENT),
     /// An event arrived for a socket that was closed earlier in the same batch.
     StaleEvent(READINESS | CLIENT),
-    /// A wait reported fewer sockets than were ready.
+    /// A wait reported fewer sockets than were ready, or none, as if a signal had interrupted it.
     PartialBatch(READINESS | CLIENT),
     /// Bytes and FIN arrived at once.
     DataWithFin(ALL),
@@ -162,7 +162,9 @@ marks! {
     /// Accepting paused.
     AcceptPaused(BOTH),
     /// The process was suspended for a while.
-    TimeSuspended(BOTH),
+    TimeSuspended(ALL),
+    /// Something arrived at a connection while the process was suspended.
+    ArrivedWhileSuspended(ALL),
     /// A service panicked.
     ServicePanicked(BOTH),
     /// A service waited for a timer.

@@ -10,7 +10,7 @@ use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Reader;
 use super::wire::{HeaderFlaw, PROXY, Wire};
-use super::world::{EndpointId, Event, World, address_of};
+use super::world::{EndpointId, Event, Unseen, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
 use crate::error::Errno;
@@ -197,6 +197,11 @@ impl Peer {
     /// told that the peer closed its side.
     pub(super) fn owed_for(&self, delivered: u64, ended: bool) -> usize {
         self.script.borrow().owed(delivered as usize, ended)
+    }
+
+    /// What the server had not seen when it sent FIN, and when it closed the connection.
+    pub(super) fn unseen(&self, world: &World) -> (Option<Unseen>, Unseen) {
+        world.unseen_by_other(self.endpoint)
     }
 
     /// Whether the server has neither sent FIN nor had a system call fail.

@@ -82,6 +82,8 @@ pub(super) struct Sight {
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
     pub(super) closed_at: Time,
+    /// It held input when it was closed.
+    pub(super) held_at_close: bool,
     /// External messages, and messages of services, that the service accepted for it.
     pub(super) external: Vec<u64>,
 }
@@ -459,6 +461,7 @@ impl Service for Watched {
             world.mark(Mark::HolderShed);
         }
         sight.open = false;
+        sight.held_at_close = sight.held_since.is_some();
         sight.held_since = None;
         sight.closed = Some(reason);
         sight.closed_at = world.now;

@@ -96,11 +96,13 @@ impl SimSys {
         self.woken.is_set() || self.world.borrow().is_ready(self.worker)
     }
 
-    /// Injects faults: an event reported twice, without a cause, or later.
-    fn worsen(&mut self, world: &mut World, ready: &mut Vec<(u64, Edge)>) {
-        if ready.len() > 1 && world.chance(world.rates.partial_batch) {
+    /// Injects faults: an event reported twice, without a cause, or later. Returns whether all
+    /// events are reported.
+    fn worsen(&mut self, world: &mut World, ready: &mut Vec<(u64, Edge)>) -> bool {
+        let partial = !ready.is_empty() && world.chance(world.rates.partial_batch);
+        if partial {
             world.mark(Mark::PartialBatch);
-            let kept = world.rng.usize(1..ready.len());
+            let kept = world.rng.usize(0..ready.len());
             for (token, edge) in ready.drain(kept..) {
                 world.put_back(self.worker, token, edge);
             }
@@ -118,6 +120,7 @@ impl SimSys {
             self.extra.push(token);
             ready.push((token, Edge { readable: true, writable: true, ..Edge::default() }));
         }
+        !partial
     }
 }
 
@@ -133,10 +136,13 @@ impl Sys for SimSys {
     }
 
     /// Never blocks: time advances when no worker has anything to do.
-    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno> {
         self.woken.clear();
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
+        if world.take_interrupt(self.worker) {
+            return Ok(false);
+        }
         for token in std::mem::take(&mut self.extra) {
             if Key::from_bits(token).listener_index().is_none()
                 && !world.is_watched(self.worker, token)
@@ -145,7 +151,7 @@ impl Sys for SimSys {
             }
         }
         let mut taken = world.take_ready(self.worker);
-        self.worsen(&mut world, &mut taken);
+        let all = self.worsen(&mut world, &mut taken);
         for (token, edge) in taken {
             let key = Key::from_bits(token);
             world.trace(10, self.worker, token, || {
@@ -164,7 +170,7 @@ impl Sys for SimSys {
                 read_on: edge.read_on,
             });
         }
-        Ok(())
+        Ok(all)
     }
 
     fn register(&mut self, socket: &Handle, token: u64) -> Result<(), Errno> {

@@ -156,9 +156,9 @@ impl Sys for Memory {
     }
 
     /// Never waits: the test runs a turn when there is work.
-    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+    fn wait(&mut self, _: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno> {
         ready.append(&mut self.machine.borrow_mut().edges);
-        Ok(())
+        Ok(true)
     }
 
     fn register(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {

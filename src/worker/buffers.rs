@@ -116,13 +116,15 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     fn serve_waiter<E: Engine>(&mut self, engine: &mut E, key: Key) {
-        let (available, since) = (self.pool.available(), self.starving_since);
+        let (available, since, now) = (self.pool.available(), self.starving_since, self.now);
         let at_once = self.takes_at_once(key);
         // The time of waiting counts from when the queue last moved.
-        self.starving_since = Some(self.now);
+        self.starving_since = Some(now);
         let context = self.context(key);
         if context.machine.awaits_buffer() {
             context.machine.apply(Event::BufferCame);
+            // It was not idle: its peer had sent something.
+            context.active_at = now;
         }
         let for_service = context.attention.remove(Attention::WAITS);
         // The layer comes first: the service's output has to pass through it.
@@ -312,7 +314,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline]
     pub(super) fn next_look(&self) -> Option<Time> {
         let since = self.starving_since?;
-        let shed = self.rules.shed_after.map(|after| (since + after).max(self.now + ASK_EVERY));
+        let shed = self.rules.shed_after.map(|after| match since + after {
+            due if due > self.looked_at => due,
+            _ => self.now + ASK_EVERY,
+        });
         let gave_way = !self.waiters.is_empty() && self.pool.available() > 0;
         shed.into_iter().chain(gave_way.then(|| self.when_others_had_theirs())).min()
     }
@@ -328,7 +333,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[inline]
     pub(super) fn shed_if_needed<E: Engine>(&mut self, engine: &mut E) {
         if let (Some(since), Some(after)) = (self.starving_since, self.rules.shed_after)
-            && since + after <= self.now
+            && since + after <= self.looked_at
         {
             self.shed(engine, after);
         }
@@ -337,9 +342,9 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     fn shed<E: Engine>(&mut self, engine: &mut E, after: Duration) {
         // One may be enough for all, so check after each whether any still waits.
-        while self.starving_since.is_some_and(|since| since + after <= self.now) {
+        while self.starving_since.is_some_and(|since| since + after <= self.looked_at) {
             match self.mailboxes.longest_stalled() {
-                Some((_, since)) if since + after > self.now => return,
+                Some((_, since)) if since + after > self.looked_at => return,
                 Some((worker, _)) if worker == self.index => self.shed_one(engine),
                 Some((worker, _)) => return self.ask_to_shed(worker),
                 None => return,
@@ -360,7 +365,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// `shed_after`.
     pub(super) fn shed_one<E: Engine>(&mut self, engine: &mut E) {
         let Some((key, since)) = self.longest_stalled() else { return };
-        let long_enough = self.rules.shed_after.is_some_and(|after| since + after <= self.now);
+        let long_enough =
+            self.rules.shed_after.is_some_and(|after| since + after <= self.looked_at);
         if long_enough {
             // Remove it from the queue now: cancelling its Send may take until the next turn.
             self.unstall(key);

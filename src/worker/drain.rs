@@ -82,7 +82,9 @@ impl<S: Service, L: Layer> Core<S, L> {
                 // It may want its next turn earlier than it said in this one.
                 self.service_turn = Some(self.now);
             }
-            DrainStep::Finishing if deadline <= self.now && !self.stopping => self.stop(engine),
+            DrainStep::Finishing if deadline <= self.looked_at && !self.stopping => {
+                self.stop(engine);
+            }
             DrainStep::Finishing => {}
         }
     }

@@ -102,6 +102,11 @@ pub(crate) struct Core<S: Service, L: Layer> {
     rules: Rules,
     /// The time, read once per turn.
     now: Time,
+    /// What had happened to the connections by this time has been handled. A time-out that is due
+    /// later must not be carried out yet: what it waits for may have come.
+    looked_at: Time,
+    /// The next value of `looked_at`: when the polls began that have not reported everything yet.
+    look_began: Time,
     service: S,
     layer: L,
     /// When the service wants its next turn.
@@ -206,6 +211,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             index: setup.index,
             rules: setup.rules,
             now,
+            looked_at: now,
+            look_began: now,
             service,
             layer,
             service_turn: None,
@@ -279,7 +286,10 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// See [`run`](Worker::run).
     pub(crate) fn turn(&mut self) -> Result<(), Errno> {
         let deadline = self.core.next_deadline();
-        self.engine.poll(deadline, &mut self.core)?;
+        if self.engine.poll(deadline, &mut self.core)? {
+            self.core.looked_at = self.core.look_began;
+            self.core.look_began = self.core.now;
+        }
         self.core.end_turn(&mut self.engine);
         Ok(())
     }
@@ -436,6 +446,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let free = self.table.capacity() - self.table.len();
         let mut turn = Turn {
             now: if S::FRESH_CLOCK { engine.now() } else { self.now },
+            looked_at: self.looked_at,
             open: self.table.len(),
             free_slots: free.min(REQUESTS_PER_TURN),
             wakes_max: WAKES_PER_TURN.min(self.table.capacity()),

@@ -1,4 +1,7 @@
 //! Time-outs and the services' timers: what is due next for each connection, and when.
+//!
+//! A timer fires once the sockets have been looked at since the time it was set for. If the process
+//! was stopped or the worker was late, what arrived meanwhile is handled first.
 
 use std::time::Duration;
 
@@ -63,7 +66,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline]
     pub(super) fn serve_timers<E: Engine>(&mut self, engine: &mut E) {
-        while let Some(slot) = self.wheel.pop(self.now) {
+        while let Some(slot) = self.wheel.pop(self.looked_at) {
             self.timer_fired(engine, slot);
         }
     }
@@ -72,7 +75,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn timer_fired<E: Engine>(&mut self, engine: &mut E, slot: u32) {
         let key = self.table.key_of(slot).expect("a free slot has no timer");
         let (due, what) = self.due(key);
-        if due > self.now {
+        if due > self.looked_at {
             self.schedule_at(key, due);
             return;
         }
@@ -90,7 +93,11 @@ impl<S: Service, L: Layer> Core<S, L> {
             Due::Linger => self.close_now(key, CloseReason::PeerLost),
             Due::Timer => self.timer_came(engine, key),
         }
-        self.drive(engine, key);
+        // Buffers that it has given up are for those who wait, not for what it still discards.
+        self.serve_waiters(engine);
+        if self.table.key_of(slot) == Some(key) {
+            self.drive(engine, key);
+        }
         self.serve_waiters(engine);
     }
 
@@ -112,6 +119,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     pub(super) fn timer_came<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let now = self.now;
         let context = self.context(key);
+        if context.machine.is_paused() {
+            // It was not idle: what its peer has sent was not read.
+            context.active_at = now;
+        }
         // An earlier call ends a pause, but does not use up the timer of a connection that is read.
         if context.machine.is_paused() || context.deadline <= now {
             context.deadline = Time::MAX;

@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, meanwhile, trace_accepts};
 
@@ -283,6 +286,20 @@ fn no_client_is_shed_while_buffers_are_free() {
         honest.ping(1_000);
     }
     assert!(daemon.closed().is_empty(), "{:?}", daemon.closed());
+}
+
+#[test]
+fn clients_that_sent_while_the_daemon_was_stopped_are_not_idle() {
+    let daemon = Daemon::start(&["--workers", "1", "--idle-timeout", "1s"]);
+    let mut clients: Vec<_> = (0..50).map(|_| Client::connect(daemon.address())).collect();
+    clients.iter_mut().for_each(|client| client.ping(1));
+    daemon.signal(Signal::STOP);
+    clients.iter_mut().for_each(|client| client.send(5));
+    thread::sleep(Duration::from_millis(1_500));
+    daemon.signal(Signal::CONT);
+    clients.iter_mut().for_each(|client| client.expect(5));
+    drop(clients);
+    daemon.finish();
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
         let requests = &mut requests;
         let mut turn = Turn {
             now,
+            looked_at: now,
             open: 0,
             free_slots: 0,
             wakes_max: 2,

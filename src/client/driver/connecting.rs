@@ -138,12 +138,12 @@ impl Driver {
 
     /// Handles the timer of a client that is connecting: the end of the round, or the next address.
     pub(super) fn round_timer(&mut self, i: u32) {
-        let now = self.now;
+        let looked_at = self.looked_at;
         let slot = self.slot(i);
-        if slot.round_deadline <= now {
+        if slot.round_deadline <= looked_at {
             let error = self.connect_error(i);
             self.round_failed(i, error);
-        } else if slot.race_at <= now {
+        } else if slot.race_at <= looked_at {
             slot.race_at = Time::MAX;
             self.queue_connect(i);
         }

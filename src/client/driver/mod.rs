@@ -70,6 +70,8 @@ pub(crate) struct Driver {
     /// When the loop ends at the latest, once it is ending.
     ending: Option<Time>,
     now: Time,
+    /// What had arrived by this time has been handled. Deadlines are compared with it.
+    looked_at: Time,
 }
 
 /// The state of a connection: its client's slot.
@@ -103,6 +105,7 @@ impl Driver {
             random,
             ending: None,
             now,
+            looked_at: now,
         }
     }
 
@@ -206,10 +209,10 @@ impl Driver {
 
     /// Handles the timer of a client. It may be out of date.
     fn client_timer(&mut self, i: u32) {
-        let now = self.now;
+        let looked_at = self.looked_at;
         let slot = self.slot(i);
         match slot.stage {
-            Stage::BackOff(until) if until <= now => self.start_round(i),
+            Stage::BackOff(until) if until <= looked_at => self.start_round(i),
             Stage::Resolving | Stage::Connecting => self.round_timer(i),
             _ => {}
         }
@@ -223,7 +226,7 @@ impl Driver {
     /// more.
     fn expire_operations(&mut self) -> bool {
         for _ in 0..COMPLETIONS_PER_TURN {
-            match self.deadlines.pop(self.now) {
+            match self.deadlines.pop(self.looked_at) {
                 Some(index) => self.operation_timer(index),
                 None => return false,
             }
@@ -265,7 +268,7 @@ impl Driver {
     /// Ends the loop when all connections are closed or the time limit has passed.
     fn end_if_done(&mut self, turn: &mut Turn<'_>) {
         if let Some(at_last) = self.ending
-            && (turn.open() == 0 || at_last <= self.now)
+            && (turn.open() == 0 || at_last <= self.looked_at)
         {
             turn.stop();
         }
@@ -343,12 +346,12 @@ impl Service for Driver {
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         self.submission.clear_notified();
-        self.now = turn.now();
+        (self.now, self.looked_at) = (turn.now(), turn.looked_at());
         let more = self.execute_commands();
         while let Some(answer) = self.submission.next_answer() {
             self.resolved(answer);
         }
-        while let Some(i) = self.wheel.pop(self.now) {
+        while let Some(i) = self.wheel.pop(self.looked_at) {
             self.client_timer(i);
         }
         let more = self.expire_operations() || more;

@@ -119,6 +119,11 @@ impl<S: Sys> MioEngine<S> {
         &self.sys
     }
 
+    #[cfg(test)]
+    pub(crate) fn sys_mut(&mut self) -> &mut S {
+        &mut self.sys
+    }
+
     /// Whether the next poll has completions to report without a system call.
     pub(crate) fn has_cancelled(&self) -> bool {
         !self.cancelled.is_empty()
@@ -510,7 +515,7 @@ impl<S: Sys> Engine for MioEngine<S> {
         Self::try_send(&mut self.sys, slot, chain)
     }
 
-    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<(), Errno> {
+    fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<bool, Errno> {
         let deadline = if self.cancelled.is_empty() { deadline } else { Some(Time::ZERO) };
         let mut ready = std::mem::take(&mut self.ready);
         let waited = self.sys.wait(deadline, &mut ready);

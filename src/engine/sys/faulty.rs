@@ -1,10 +1,14 @@
-//! For tests: the real kernel, with one chosen call that fails.
+//! For tests: the real kernel, with one chosen call that fails, or a process that is stopped for a
+//! while.
 
+use std::cell::{Cell, RefCell};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use super::{Kernel, Listening, Readiness, Sys};
 use crate::base::endpoint::Peer;
@@ -50,22 +54,38 @@ impl Fault {
 pub(crate) struct Faulty {
     pub(crate) kernel: Kernel,
     pub(crate) fault: Fault,
+    /// The time for which the process stood still, so far.
+    pub(crate) still: Rc<Cell<Duration>>,
+    /// What happens after the next wait has ended, and before its end is known: the process is
+    /// stopped.
+    pub(crate) stop: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
+}
+
+impl Faulty {
+    pub(crate) fn new(fault: Fault) -> Faulty {
+        let kernel = Kernel::new().unwrap();
+        Faulty { kernel, fault, still: Rc::default(), stop: Rc::default() }
+    }
 }
 
 impl Sys for Faulty {
     type Socket = <Kernel as Sys>::Socket;
 
     fn now(&self) -> Time {
-        self.kernel.now()
+        self.kernel.now() + self.still.get()
     }
 
     fn waker(&self) -> Waker {
         self.kernel.waker()
     }
 
-    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno> {
         self.fault.check(Call::Wait)?;
-        self.kernel.wait(deadline, ready)
+        let all = self.kernel.wait(deadline.map(|at| at.saturating_sub(self.still.get())), ready);
+        if let Some(happens) = self.stop.take() {
+            happens();
+        }
+        all
     }
 
     fn register(&mut self, socket: &Self::Socket, token: u64) -> Result<(), Errno> {

@@ -45,6 +45,10 @@ pub struct Kernel {
     waker: Arc<mio::Waker>,
     timer: Timer,
     busy_poll: bool,
+    /// Registered sockets, with the waker and the timer.
+    watched: usize,
+    /// Events of the last waits, if each of them reported as many as it could.
+    reported: usize,
 }
 
 /// Reads the monotonic clock. All threads share its origin.
@@ -73,11 +77,16 @@ impl Kernel {
     /// # Errors
     /// Mostly EMFILE.
     pub fn new() -> io::Result<Kernel> {
+        Kernel::with_room(EVENTS_MAX)
+    }
+
+    /// The same with room for this many events in one wait.
+    fn with_room(events_max: usize) -> io::Result<Kernel> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKER)?);
         let timer = Timer::new(&poll)?;
-        let events = Events::with_capacity(EVENTS_MAX);
-        Ok(Kernel { poll, events, waker, timer, busy_poll: false })
+        let events = Events::with_capacity(events_max);
+        Ok(Kernel { poll, events, waker, timer, busy_poll: false, watched: 2, reported: 0 })
     }
 
     /// If `busy_poll` is true, a wait polls for events repeatedly instead of sleeping. A sleeping
@@ -111,6 +120,19 @@ impl Kernel {
             Some(deadline) => self.timer.arm(deadline)?,
         };
         self.poll.poll(&mut self.events, timeout)
+    }
+
+    /// Whether waits that each reported as many events as they could have together reported every
+    /// socket that was ready when the first of them began. The kernel reports sockets in the order
+    /// in which they became ready, and one that becomes ready again goes to the end.
+    #[cold]
+    fn has_reported_all(&mut self, events: usize) -> bool {
+        self.reported += events;
+        let all = self.reported >= self.watched;
+        if all {
+            self.reported = 0;
+        }
+        all
     }
 }
 
@@ -146,17 +168,22 @@ impl Sys for Kernel {
     }
 
     #[inline]
-    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
-        let waited = match self.busy_poll {
-            true => self.ask_until(deadline),
-            false => self.sleep_until(deadline),
-        };
-        match waited {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(errno(&error)),
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno> {
+        loop {
+            let waited = match self.busy_poll {
+                true => self.ask_until(deadline),
+                false => self.sleep_until(deadline),
+            };
+            match waited {
+                Ok(()) => break,
+                // A signal, or the process was stopped: that says nothing about the sockets.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(errno(&error)),
+            }
         }
+        let mut count = 0;
         for event in &self.events {
+            count += 1;
             match event.token() {
                 WAKER => {}
                 TIMER => self.timer.fired(),
@@ -172,7 +199,11 @@ impl Sys for Kernel {
                 }
             }
         }
-        Ok(())
+        if count < self.events.capacity() {
+            self.reported = 0;
+            return Ok(true);
+        }
+        Ok(self.has_reported_all(count))
     }
 
     fn register(&mut self, socket: &OwnedFd, token: u64) -> Result<(), Errno> {
@@ -182,7 +213,9 @@ impl Sys for Kernel {
         self.poll
             .registry()
             .register(&mut SourceFd(&socket.as_raw_fd()), Token(token as usize), interest)
-            .map_err(|error| errno(&error))
+            .map_err(|error| errno(&error))?;
+        self.watched += 1;
+        Ok(())
     }
 
     fn accept(&mut self, listener: &Listening<OwnedFd>) -> Result<(OwnedFd, Peer), Errno> {
@@ -238,6 +271,11 @@ impl Sys for Kernel {
     fn reset(&mut self, socket: OwnedFd) {
         // Cannot fail on a socket. If it does, the drop still closes it.
         let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        self.close(socket);
+    }
+
+    fn close(&mut self, socket: OwnedFd) {
+        self.watched -= 1;
         drop(socket);
     }
 
@@ -359,6 +397,9 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -392,6 +433,38 @@ mod tests {
                 assert!(ready.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_wait_that_reports_as_many_sockets_as_it_can_may_have_left_out_others() {
+        let mut kernel = Kernel::with_room(2).unwrap();
+        let pairs: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
+        let ends: Vec<OwnedFd> =
+            pairs.iter().map(|(_, end)| end.try_clone().unwrap().into()).collect();
+        for (token, end) in ends.iter().enumerate() {
+            kernel.register(end, token as u64).unwrap();
+        }
+        let mut wait = |seen: &mut Vec<u64>| {
+            let mut ready = Vec::new();
+            let all = kernel.wait(Some(Time::ZERO), &mut ready).unwrap();
+            seen.extend(ready.iter().map(|readiness| readiness.token));
+            all
+        };
+        let mut seen = Vec::new();
+        assert_eq!([(); 3].map(|()| wait(&mut seen)), [false, false, true]);
+        seen.sort();
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+        // One is ready again and again: the others get their turn nevertheless, and that is known.
+        pairs.iter().for_each(|(near, _)| assert_eq!((&*near).write(b"x").unwrap(), 1));
+        let (mut seen, mut waits) = (Vec::new(), 1);
+        while !wait(&mut seen) {
+            for token in seen.iter().rev().take(2) {
+                assert_eq!((&pairs[*token as usize].0).write(b"x").unwrap(), 1);
+            }
+            waits += 1;
+        }
+        assert!((3..=4).contains(&waits), "{waits}");
+        assert!((0..5).all(|token| seen.contains(&token)), "{seen:?}");
     }
 
     #[test]

@@ -53,9 +53,12 @@ pub trait Sys {
     /// deadline that has passed it does not wait. It may return early with nothing ready. On a
     /// machine with a free core it returns at most some tens of microseconds after the deadline.
     ///
+    /// Returns whether the waits since the last one that returned `true` have reported every socket
+    /// that was ready when the first of them began.
+    ///
     /// # Errors
     /// All errors are unrecoverable.
-    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno>;
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno>;
 
     /// Registers a socket for all kinds of readiness, edge-triggered. The next [`wait`](Sys::wait)
     /// reports its current readiness.
@@ -121,10 +124,11 @@ pub trait Sys {
         None
     }
 
-    /// Closes a socket with RST (SO_LINGER of zero), so that the peer learns that data is missing.
+    /// Closes a registered socket with RST (SO_LINGER of zero), so that the peer learns that data is
+    /// missing.
     fn reset(&mut self, socket: Self::Socket);
 
-    /// Closes a socket.
+    /// Closes a registered socket.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);
     }

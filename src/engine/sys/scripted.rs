@@ -48,10 +48,10 @@ impl Sys for Scripted {
         Waker::noop().clone()
     }
 
-    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<(), Errno> {
+    fn wait(&mut self, deadline: Option<Time>, ready: &mut Vec<Readiness>) -> Result<bool, Errno> {
         self.deadlines.push(deadline);
         ready.extend(self.waits.pop_front().expect("a wait too many"));
-        Ok(())
+        Ok(true)
     }
 
     fn register(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {

@@ -86,6 +86,8 @@ pub(super) struct Log {
     resting: bool,
     /// For each caller, whether it is connected.
     pub(super) connected: Vec<bool>,
+    /// From when to when the process was last suspended.
+    pub(super) suspended: (Time, Time),
 }
 
 /// The log, shared with callbacks.
@@ -143,6 +145,7 @@ impl Callers {
             untold: Vec::new(),
             resting: false,
             connected: Vec::new(),
+            suspended: (Time::ZERO, Time::ZERO),
         };
         let shared = Shared { log: Mutex::new(log), in_callback: AtomicBool::new(false) };
         Callers { all: Vec::new(), shared: Arc::new(shared), submission }
@@ -487,7 +490,7 @@ impl Log {
             self.wrong.get_or_insert(format!("operation {nth} completed twice"));
             return;
         }
-        if let Some(due) = record.due {
+        if let Some(due) = record.due.map(|due| due.max(self.suspended.1)) {
             let late = if matches!(record.what, What::Connect(_)) { CONNECT_LATE } else { LATE };
             if now > due + late {
                 let late = now - due;

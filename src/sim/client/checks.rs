@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::ClientWorld;
 use super::caller::{ADDRESSES, Log, Record, What, data_of};
 use super::server::{Server, wire};
+use crate::base::time::Time;
 use crate::client::Error;
 use crate::protocol::framing::{Framing, LENGTH_BYTES};
 use crate::sim::marks::Mark;
@@ -18,6 +19,9 @@ const NUMBER_KNOWN_AFTER: usize = LENGTH_BYTES + 3;
 
 /// Longest time until the loop notices that a client was dropped.
 const DROPPED_FOR_MAX: Duration = Duration::from_millis(5);
+
+/// Longest time until a loop that runs has seen what came: readiness may be reported 5 ms late.
+const SEEN_AFTER_MAX: Duration = Duration::from_millis(10);
 
 /// Events that destroy bytes in transit.
 const DESTROYERS: [Mark; 13] = [
@@ -49,10 +53,36 @@ impl<E: Seat> ClientWorld<E> {
             self.world.borrow_mut().trace(64, nth, 0, || text);
         }
         let wrong = log.wrong.take();
-        drop(log);
         if let Some(wrong) = wrong {
             panic!("{wrong}");
         }
+        for &nth in &log.order[self.ended_checked..] {
+            self.check_timed_out(nth, &log.records[nth], log.suspended);
+        }
+        self.ended_checked = log.order.len();
+    }
+
+    /// Checks that a request has not timed out right after a suspension although bytes for it came
+    /// meanwhile.
+    fn check_timed_out(&self, nth: usize, record: &Record, (from, until): (Time, Time)) {
+        // Not one that was never sent.
+        let timed_out = matches!(
+            &record.ended,
+            Some(Err(failed)) if failed.error == Error::TimedOut && failed.bytes_sent > 0
+        );
+        let world = self.world.borrow();
+        if !timed_out || self.waited || world.now > until + SEEN_AFTER_MAX {
+            return;
+        }
+        let server = self.servers.iter().rfind(|server| server.caller == record.caller);
+        let since = server.and_then(|server| server.unseen_by_client(&world));
+        let overlooked = since.filter(|since| (from..until).contains(since));
+        let requests_only = self.callers.all[record.caller].manners.requests_only;
+        assert!(
+            !requests_only || overlooked.is_none(),
+            "request {nth} timed out at {:?}, but bytes had come at {since:?}",
+            record.due
+        );
     }
 
     /// Checks that the loop does nothing for a dropped client.

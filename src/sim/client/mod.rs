@@ -119,6 +119,10 @@ struct ClientWorld<E: Seat> {
     left_at: Option<Time>,
     ended: bool,
     turns: (Time, u64),
+    /// Number of ended operations whose end has been checked.
+    ended_checked: usize,
+    /// A connection waited for a buffer when the last turn began, and was not read.
+    waited: bool,
 }
 
 impl<E: Seat> ClientWorld<E> {
@@ -182,6 +186,8 @@ impl<E: Seat> ClientWorld<E> {
             left_at: None,
             ended: false,
             turns: (begun, 0),
+            ended_checked: 0,
+            waited: false,
         };
         for _ in 0..clients {
             simulation.add_caller();
@@ -238,6 +244,7 @@ impl<E: Seat> ClientWorld<E> {
             self.callers.describe_waiting()
         );
         let worker = self.worker.as_mut().expect("the loop runs");
+        self.waited = !worker.waiting().is_empty();
         worker.turn().expect("waits in the world do not fail");
         while let Ok(question) = self.questions.try_recv() {
             let number = LOOK_UPS_FROM + self.asked.len();
@@ -358,6 +365,31 @@ impl<E: Seat> ClientWorld<E> {
         );
         drop(world);
         self.advance_to(next);
+        if !self.healed && self.world.borrow_mut().rng.u16(0..2000) == 0 {
+            self.suspend();
+        }
+    }
+
+    /// The process stands still, with its callers and look-ups, while the servers go on.
+    fn suspend(&mut self) {
+        let span = Duration::from_millis(self.world.borrow_mut().rng.u64(1..2000));
+        let from = self.world.borrow().now;
+        let until = self.world.borrow_mut().suspend(span);
+        loop {
+            let event = self.world.borrow_mut().pop_until(until);
+            let Some(event) = event else { break };
+            match event {
+                Event::External => self.accept(),
+                Event::Peer(number) if (SERVERS_FROM..LOOK_UPS_FROM).contains(&number) => {
+                    self.serve(number - SERVERS_FROM);
+                }
+                Event::Peer(_) => self.world.borrow_mut().at(until, event),
+                other => self.world.borrow_mut().handle_event(other),
+            }
+        }
+        self.world.borrow_mut().resume(until);
+        self.callers.shared.log().suspended = (from, until);
+        clock::set_now(until);
     }
 
     /// Longest time until the loop has released what a dropped client had.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::caller::Caller;
+use crate::base::time::Time;
 use crate::protocol::framing::Framing;
 use crate::sim::marks::Mark;
 use crate::sim::world::{EndpointId, World};
@@ -194,6 +195,13 @@ impl Server {
     /// Number of its bytes that the client's engine has received.
     pub(super) fn taken_by_client(&self, world: &World) -> usize {
         world.taken_by_other(self.end) as usize
+    }
+
+    /// Since when there has been something that the client's engine has not received, or had not
+    /// when it closed the connection in this turn.
+    pub(super) fn unseen_by_client(&self, world: &World) -> Option<Time> {
+        let (_, unseen) = world.unseen_by_other(self.end);
+        unseen.input.filter(|_| unseen.closed_at.is_none_or(|at| at == world.now))
     }
 }
 

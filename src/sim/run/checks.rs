@@ -26,6 +26,9 @@ use crate::worker::layer::Layer;
 const SHED_LATE_MAX: Duration = Duration::from_millis(100);
 /// Time from accept to the first reply, after the faults have ended.
 const TURN_TAKES: Duration = Duration::from_secs(1);
+/// Longest time until a worker that runs has seen what happened on a socket: readiness may be
+/// reported 5 ms late.
+const SEEN_AFTER_MAX: Duration = Duration::from_millis(10);
 /// Longest delay of a timer: the tick of the wheel, and the tick that it is rounded up by.
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
@@ -330,6 +333,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert!(sight.delivered <= peer.sent);
         self.check_reply(peer, sight);
         self.check_reason(peer, sight);
+        self.check_time_out(peer, sight);
         self.check_external(peer, sight);
         if let Some(member) = &peer.member {
             audit::member(&mut self.world.borrow_mut(), &seen, peer, member, sight);
@@ -382,6 +386,28 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 sight.closed == Some(CloseReason::PeerClosed) && reason != CloseReason::Service;
             assert!(!overlooked, "peer {number} had to be closed for {reason}: {sight:?}");
         }
+    }
+
+    /// Checks that what would have prevented a time-out was not there when the connection was
+    /// closed for it.
+    fn check_time_out(&self, peer: &Peer, sight: &Sight) {
+        let (at_fin, at_close) = peer.unseen(&self.world.borrow());
+        let (since, decided_at) = match sight.closed {
+            Some(CloseReason::IdleTimeout) => (
+                at_fin.unwrap_or(at_close).input,
+                sight.finished.map_or(sight.closed_at, |(_, at)| at),
+            ),
+            // One that holds input may be shed for that.
+            Some(CloseReason::Shed) if sight.held_at_close => return,
+            Some(CloseReason::SendTimeout | CloseReason::Shed) => (at_close.room, sight.closed_at),
+            _ => return,
+        };
+        assert!(
+            since.is_none_or(|since| since + SEEN_AFTER_MAX >= decided_at),
+            "peer {} was closed at {decided_at:?} for {:?}, but it had moved at {since:?}",
+            peer.number,
+            sight.closed
+        );
     }
 
     fn check_external(&self, peer: &Peer, sight: &Sight) {

@@ -268,13 +268,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let next = next.expect("the end of the seed is always ahead").max(world.now);
         assert!(next < self.begun + END, "not over after {END:?}: {}", self.describe_rest());
         world.now = next;
-        // Sometimes the machine sleeps, or the process is stopped for a while.
+        // Sometimes the process is stopped for a while.
         if !self.healed && world.rng.u16(0..2000) == 0 {
             let span = Duration::from_millis(world.rng.u64(1..4000));
-            world.mark(Mark::TimeSuspended);
-            world.now = world.now + span;
-            self.suspended_at = Some(world.now);
-            world.trace(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
+            drop(world);
+            self.suspend(span);
         }
     }
 
@@ -283,6 +281,22 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if let Some(external) = &mut *self.external.borrow_mut() {
             external.calm_down();
         }
+    }
+
+    /// The process stands still, while its peers go on.
+    fn suspend(&mut self, span: Duration) {
+        let until = self.world.borrow_mut().suspend(span);
+        self.suspended_at = Some(until);
+        loop {
+            let event = self.world.borrow_mut().pop_until(until);
+            let Some(event) = event else { break };
+            match event {
+                Event::Peer(number) => self.peer_acts(number),
+                Event::External => self.world.borrow_mut().at(until, event),
+                other => self.world.borrow_mut().handle_event(other),
+            }
+        }
+        self.world.borrow_mut().resume(until);
     }
 
     fn next_ending(&self, now: Time) -> Option<Time> {

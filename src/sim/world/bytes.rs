@@ -20,10 +20,10 @@ impl World {
         bytes: &[u8],
         urgent: bool,
     ) -> Result<usize, Errno> {
-        let endpoint = &self.endpoints[id];
-        if let Some(error) = endpoint.error {
-            self.endpoints[id].error = None;
-            self.endpoints[id].broken = true;
+        let endpoint = &mut self.endpoints[id];
+        endpoint.unseen.room = None;
+        if let Some(error) = endpoint.error.take() {
+            endpoint.broken = true;
             return Err(error);
         }
         if endpoint.broken || endpoint.fin_sent {
@@ -99,6 +99,10 @@ impl World {
             }
         }
         if edge.readable {
+            self.endpoints[id].unseen.input.get_or_insert(self.now);
+            if self.suspended && self.endpoints[id].ours {
+                self.mark(Mark::ArrivedWhileSuspended);
+            }
             self.raise(id, edge);
         }
     }
@@ -106,6 +110,7 @@ impl World {
     /// Receives up to `most` bytes.
     pub(crate) fn recv(&mut self, id: EndpointId, most: usize) -> Result<Vec<u8>, Errno> {
         let endpoint = &mut self.endpoints[id];
+        endpoint.unseen.input = None;
         if endpoint.received.is_empty() {
             if let Some(error) = endpoint.error.take() {
                 endpoint.broken = true;
@@ -130,6 +135,7 @@ impl World {
         let sender = self.endpoints[id].other;
         if self.endpoints[sender].blocked && self.room_to(id) > 0 {
             self.endpoints[sender].blocked = false;
+            self.endpoints[sender].unseen.room = Some(self.now);
             self.raise(sender, Edge { writable: true, ..Edge::default() });
         }
         Ok(bytes)

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, World};
+use super::{
+    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, Unseen, World,
+};
 use crate::base::time::Time;
 use crate::error::Errno;
 use crate::sim::marks::Mark;
@@ -124,6 +126,13 @@ impl World {
         self.endpoints[self.endpoints[id].other].taken
     }
 
+    /// What the other side of this endpoint had not seen when it ended the connection: when it sent
+    /// FIN, or when it closed, and now if it has not.
+    pub(in crate::sim) fn unseen_by_other(&self, id: EndpointId) -> (Option<Unseen>, Unseen) {
+        let other = &self.endpoints[self.endpoints[id].other];
+        (other.unseen_at_fin, other.unseen_at_close.unwrap_or(other.unseen))
+    }
+
     /// Whether the other side of this endpoint has neither sent FIN nor had an error injected.
     pub(in crate::sim) fn other_sends_no_fin(&self, id: EndpointId) -> bool {
         let other = &self.endpoints[self.endpoints[id].other];
@@ -205,6 +214,7 @@ impl World {
         }
         if !std::mem::replace(&mut endpoint.fin_sent, true) {
             endpoint.fin_sent_at = Some(self.now);
+            endpoint.unseen_at_fin = Some(endpoint.unseen);
             let to = endpoint.other;
             self.post(to, Segment::Fin);
         }
@@ -217,6 +227,8 @@ impl World {
         if std::mem::replace(&mut endpoint.closed, true) {
             return;
         }
+        endpoint.unseen.closed_at = Some(self.now);
+        endpoint.unseen_at_close = Some(endpoint.unseen);
         endpoint.watch = None;
         let ours = std::mem::take(&mut endpoint.ours);
         self.descriptors_open -= usize::from(ours);
@@ -278,6 +290,8 @@ impl World {
     pub(crate) fn abort(&mut self, id: EndpointId) {
         let endpoint = &mut self.endpoints[id];
         if !std::mem::replace(&mut endpoint.closed, true) {
+            endpoint.unseen.closed_at = Some(self.now);
+            endpoint.unseen_at_close = Some(endpoint.unseen);
             endpoint.watch = None;
             if std::mem::take(&mut endpoint.ours) {
                 self.descriptors_open -= 1;

@@ -128,6 +128,17 @@ pub(super) struct Watch {
     pub(super) token: u64,
 }
 
+/// Since when there has been something on an endpoint that its owner has not tried to use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unseen {
+    /// Bytes or FIN to receive.
+    pub(super) input: Option<Time>,
+    /// Room for bytes, after a send that found none.
+    pub(super) room: Option<Time>,
+    /// When the endpoint was closed.
+    pub(super) closed_at: Option<Time>,
+}
+
 /// One side of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Endpoint {
@@ -150,6 +161,11 @@ pub(super) struct Endpoint {
     closed: bool,
     /// When this side's FIN went out.
     fin_sent_at: Option<Time>,
+    /// What its owner has not seen yet; and what it had not seen when it sent FIN, and when it
+    /// closed the endpoint.
+    unseen: Unseen,
+    unseen_at_fin: Option<Unseen>,
+    unseen_at_close: Option<Unseen>,
     /// An error was injected into a call on it.
     failed: bool,
     /// A descriptor of the process under test.
@@ -195,6 +211,10 @@ pub(crate) struct World {
     pub(super) linger: Duration,
     /// From this time on a server may cut any connection.
     pub(super) cut_from: Time,
+    /// The process under test stands still.
+    suspended: bool,
+    /// Workers whose next wait is interrupted, one bit each.
+    interrupted: u64,
     /// First failed check of code that cannot panic because the worker catches a service's panics.
     pub(super) wrong: Option<String>,
 }
@@ -272,6 +292,8 @@ impl World {
             descriptors_open: 0,
             linger: Duration::ZERO,
             cut_from: Time::MAX,
+            suspended: false,
+            interrupted: 0,
             wrong: None,
         }
     }
@@ -328,6 +350,41 @@ impl World {
             return None;
         }
         self.queue.pop().map(|Reverse((_, _, event))| event)
+    }
+
+    /// The process is stopped for this time. Returns until when.
+    pub(super) fn suspend(&mut self, span: Duration) -> Time {
+        self.mark(Mark::TimeSuspended);
+        self.trace(50, 0, span.as_nanos() as u64, || format!("suspended for {span:?}"));
+        self.suspended = true;
+        self.now + span
+    }
+
+    /// Takes the next event before `until`, and advances the clock to it.
+    pub(super) fn pop_until(&mut self, until: Time) -> Option<Event> {
+        let Reverse((time, _, event)) = self.queue.peek()?;
+        if *time >= until {
+            return None;
+        }
+        let (time, event) = (*time, *event);
+        self.queue.pop();
+        self.now = self.now.max(time);
+        Some(event)
+    }
+
+    /// The process goes on. The first wait of each worker is interrupted.
+    pub(super) fn resume(&mut self, until: Time) {
+        self.now = until;
+        self.suspended = false;
+        self.interrupted = u64::MAX;
+    }
+
+    /// Whether a worker's wait is interrupted because the process was stopped.
+    pub(super) fn take_interrupt(&mut self, worker: usize) -> bool {
+        let bit = 1 << worker;
+        let interrupted = self.interrupted & bit != 0;
+        self.interrupted &= !bit;
+        interrupted
     }
 
     /// Handles one event. The caller handles the turns of peers and external threads.

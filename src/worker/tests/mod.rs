@@ -20,6 +20,7 @@ use crate::{Config, Drained, Server, ServerHandle};
 
 mod endings;
 mod stepped;
+mod time_outs;
 
 /// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -94,7 +95,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
             counters: Arc::default(),
             directory: None,
         };
-        let sys = Faulty { kernel: Kernel::new().unwrap(), fault: of_thread };
+        let sys = Faulty::new(of_thread);
         let listeners = one.into_listening().collect();
         let engine = MioEngine::new(sys, 8, pool.clone(), Some(for_thread), listeners)?;
         let ended = Worker::new(engine, setup, |_| CloseOnQ).run(drop).map(|_| ());

@@ -2,23 +2,47 @@
 //! between two turns.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::*;
 use crate::buffer::Lease;
+use crate::engine::sys::Sys;
 use crate::service::Message;
 use crate::shared::mailbox::Command;
 use crate::shared::receipt::{Answers, Mail};
 
 /// A worker with one listener and one client, and a second pool on the same reserve.
-struct Stepped<S: Service> {
-    worker: Worker<MioEngine<Kernel>, S>,
-    other: Pool,
-    client: TcpStream,
+pub(super) struct Stepped<S: Service, Y: Sys = Kernel> {
+    pub(super) worker: Worker<MioEngine<Y>, S>,
+    pub(super) other: Pool,
+    pub(super) client: TcpStream,
+    pub(super) permits: Arc<Permits>,
 }
+
+/// No time-outs.
+pub(super) const RULES: Rules = Rules {
+    leases_per_connection_max: 2,
+    idle_timeout: None,
+    send_timeout: None,
+    shed_after: None,
+    linger: Duration::ZERO,
+    accept_pause: Duration::from_millis(50),
+};
 
 impl<S: Service> Stepped<S> {
     fn new(buffers: u32, make: impl FnOnce(&Pool) -> S) -> Stepped<S> {
+        Stepped::on(Kernel::new().unwrap(), RULES, buffers, make)
+    }
+}
+
+impl<S: Service, Y: Sys<Socket = OwnedFd>> Stepped<S, Y> {
+    pub(super) fn on(
+        sys: Y,
+        rules: Rules,
+        buffers: u32,
+        make: impl FnOnce(&Pool) -> S,
+    ) -> Stepped<S, Y> {
         let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         let mut bound = crate::net::bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
         let one = bound.pop().unwrap();
@@ -31,14 +55,7 @@ impl<S: Service> Stepped<S> {
             index: 0,
             connections_max: 8,
             listeners: 1,
-            rules: Rules {
-                leases_per_connection_max: 2,
-                idle_timeout: None,
-                send_timeout: None,
-                shed_after: None,
-                linger: Duration::ZERO,
-                accept_pause: Duration::from_millis(50),
-            },
+            rules,
             pool: pool.clone(),
             permits: Some(permits.clone()),
             mailboxes,
@@ -46,19 +63,19 @@ impl<S: Service> Stepped<S> {
             directory: None,
         };
         let listeners = one.into_listening().collect();
-        let kernel = Kernel::new().unwrap();
-        let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
+        let engine =
+            MioEngine::new(sys, 8, pool.clone(), Some(permits.clone()), listeners).unwrap();
         let mut worker = Worker::new(engine, setup, |_| make(&pool));
         worker.begin();
-        Stepped { worker, other, client: connect(address) }
+        Stepped { worker, other, client: connect(address), permits }
     }
 
     /// Takes turns until a condition holds. Each turn ends soon, because the worker is woken for
     /// it.
-    fn turns_until(
+    pub(super) fn turns_until(
         &mut self,
         what: &str,
-        condition: impl Fn(&Worker<MioEngine<Kernel>, S>) -> bool,
+        condition: impl Fn(&Worker<MioEngine<Y>, S>) -> bool,
     ) {
         let begun = Instant::now();
         while !condition(&self.worker) {
@@ -67,7 +84,7 @@ impl<S: Service> Stepped<S> {
         }
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.worker.core.mailboxes.wake(0);
         self.worker.turn().unwrap();
     }
@@ -77,7 +94,7 @@ impl<S: Service> Stepped<S> {
         self.other.starves_elsewhere()
     }
 
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.worker.core.mailboxes.order_end(0, EndOrder::Stop);
         while !self.worker.is_finished() {
             self.turn();

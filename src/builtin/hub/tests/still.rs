@@ -262,6 +262,7 @@ impl Still {
         let mut turn = crate::service::Turn {
             messenger: &messenger,
             now: self.now,
+            looked_at: self.now,
             open: 0,
             free_slots: 0,
             wakes_max: Still::WAKES_MAX,

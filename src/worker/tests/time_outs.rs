@@ -1,0 +1,114 @@
+//! A process that is stopped for an hour in which its clients do what a time-out waits for: none of
+//! them may be closed for that time-out.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::stepped::{RULES, Stepped};
+use super::*;
+
+const SPAN: Duration = Duration::from_secs(3);
+const STOPPED_FOR: Duration = Duration::from_secs(3600);
+
+/// A worker whose process stands still, after the next wait, until the closure has returned.
+struct Stopped {
+    stepped: Stepped<Echo, Faulty>,
+    counters: Arc<Counters>,
+    still: Rc<Cell<Duration>>,
+}
+
+impl Stopped {
+    fn new(rules: Rules, buffers: u32) -> Stopped {
+        let sys = Faulty::new(Fault::new(Call::Wait, Errno::BADF, u64::MAX));
+        let still = sys.still.clone();
+        let mut stepped = Stepped::on(sys, rules, buffers, |_| Echo);
+        stepped.turns_until("it is open", |worker| worker.open() == 1);
+        let counters = stepped.worker.core.counters.clone();
+        Stopped { stepped, counters, still }
+    }
+
+    /// The worker waits, and the process is stopped while the client acts.
+    fn stop_while(&mut self, act: impl FnOnce(&mut TcpStream) + 'static) {
+        let (mut client, still) = (self.stepped.client.try_clone().unwrap(), self.still.clone());
+        *self.stepped.worker.engine.sys_mut().stop.borrow_mut() = Some(Box::new(move || {
+            act(&mut client);
+            still.set(still.get() + STOPPED_FOR);
+        }));
+        self.stepped.turn();
+        assert_eq!(self.still.get(), STOPPED_FOR, "the process was not stopped");
+    }
+
+    fn closed(&self) -> u64 {
+        self.counters.read().closed_total()
+    }
+
+    /// Fills the path to the client until the worker cannot send.
+    fn stick(&mut self) {
+        self.stepped.client.set_nonblocking(true).unwrap();
+        let begun = Instant::now();
+        while self.stepped.worker.stalled_since().is_none() {
+            assert!(begun.elapsed() < GUARD, "the path never fills");
+            let _ = self.stepped.client.write(&[1; 65536]);
+            self.stepped.turn();
+        }
+    }
+}
+
+/// Reads until nothing more arrives.
+fn read_all(client: &mut TcpStream) {
+    let mut quiet = 0;
+    while quiet < 20 {
+        match client.read(&mut [0; 65536]) {
+            Ok(count) if count > 0 => quiet = 0,
+            _ => quiet += 1,
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_client_whose_request_came_while_the_process_stood_still_is_not_idle() {
+    let rules = Rules { idle_timeout: Some(SPAN), ..RULES };
+    let mut stopped = Stopped::new(rules, 2);
+    stopped.stop_while(|client| client.write_all(b"hello").unwrap());
+    for _ in 0..5 {
+        stopped.stepped.turn();
+    }
+    assert_eq!(stopped.closed(), 0);
+    let mut reply = [0; 5];
+    stopped.stepped.client.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"hello");
+    // An hour later it is.
+    stopped.still.set(STOPPED_FOR * 2);
+    stopped.stepped.turns_until("it is closed", |worker| worker.open() == 0);
+    assert_eq!(stopped.counters.read().closed(CloseReason::IdleTimeout), 1);
+    stopped.stepped.end();
+}
+
+#[test]
+fn a_client_that_read_while_the_process_stood_still_is_not_shed() {
+    let rules = Rules { shed_after: Some(SPAN), ..RULES };
+    let mut stopped = Stopped::new(rules, 1);
+    stopped.stick();
+    let address = stopped.stepped.client.peer_addr().unwrap();
+    let mut other = connect(address);
+    other.write_all(b"x").unwrap();
+    stopped.stepped.turns_until("it waits", |worker| worker.waiting().len() == 1);
+    stopped.stop_while(read_all);
+    for _ in 0..5 {
+        stopped.stepped.turn();
+    }
+    assert_eq!(stopped.closed(), 0);
+    stopped.stepped.end();
+}
+
+#[test]
+fn a_client_that_closed_while_the_process_stood_still_is_not_cut_by_a_drain() {
+    let mut stopped = Stopped::new(Rules { linger: SPAN, ..RULES }, 2);
+    let deadline = stopped.stepped.worker.engine().now() + SPAN;
+    stopped.stepped.worker.core.mailboxes.order_end(0, EndOrder::Drain { deadline });
+    stopped.stepped.turns_until("it lingers", |worker| worker.core.ending().is_some());
+    stopped.stop_while(|client| client.shutdown(Shutdown::Write).unwrap());
+    stopped.stepped.turns_until("it has ended", Worker::is_finished);
+    assert_eq!(stopped.stepped.worker.core.cut, 0, "the client had closed in time");
+}
