@@ -53,7 +53,8 @@ pub enum Answer {
     /// rest of the input.
     WaitUntil(Time),
     /// Send the output, then FIN, and continue reading. [`Service::peer_closed`] is called when the
-    /// peer has closed its side too. Output that is added after this is not sent.
+    /// peer has closed its side too, and then the connection is closed, whatever the service
+    /// answers. Output that is added after this is not sent.
     HalfClose,
     /// Send the output, then close. A client that reads to the end receives all of the output.
     CloseAfterSend,

@@ -99,6 +99,15 @@ impl Permits {
         self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
     }
 
+    /// Withdraws the request. If `worker` has been woken in the meantime, wakes another worker too,
+    /// because the descriptor may not have been used.
+    pub fn unwant_descriptor(&self, worker: usize) {
+        let bit = 1 << worker;
+        if self.want_descriptor.fetch_and(!bit, Ordering::SeqCst) & bit == 0 {
+            self.wake_one(&self.want_descriptor);
+        }
+    }
+
     /// Whether `worker` has no open request: it has been woken since its last call of
     /// `want_permit`, or has not called it.
     pub fn permit_came(&self, worker: usize) -> bool {

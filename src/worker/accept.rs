@@ -148,6 +148,14 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
+    /// A listener that waited for a descriptor no longer does. The same for its request.
+    fn unwant_descriptor(&self) {
+        let waits = |listener: &Listener| matches!(listener.state, ListenerState::Paused(_));
+        if !self.listeners.iter().any(waits) {
+            self.permits().unwant_descriptor(self.index);
+        }
+    }
+
     fn permits(&self) -> &crate::shared::permits::Permits {
         self.permits.as_ref().expect("a worker that accepts has permits")
     }
@@ -250,9 +258,14 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Begins to close a listener. The kernel resets the connections in its backlog; they are
     /// counted.
     pub(super) fn close_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
-        match self.listeners[index].state {
-            ListenerState::Closing | ListenerState::Closed => return,
-            _ => self.listeners[index].state = ListenerState::Closing,
+        match std::mem::replace(&mut self.listeners[index].state, ListenerState::Closing) {
+            state @ (ListenerState::Closing | ListenerState::Closed) => {
+                self.listeners[index].state = state;
+                return;
+            }
+            ListenerState::AwaitingPermit => self.unwant_permit(true),
+            ListenerState::Paused(_) => self.unwant_descriptor(),
+            _ => {}
         }
         match engine.submit(Key::listener(index), Op::Cancel) {
             Submitted::Ready(_) => self.cancelled_listener(engine, index),
@@ -315,7 +328,11 @@ impl<S: Service, L: Layer> Core<S, L> {
                 | ListenerState::Closed => false,
             };
             if again {
+                let paused = matches!(self.listeners[index].state, ListenerState::Paused(_));
                 self.accept(engine, index, None);
+                if paused {
+                    self.unwant_descriptor();
+                }
             }
         }
     }

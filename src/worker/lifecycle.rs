@@ -132,7 +132,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             directory.leave(context.id);
         }
         let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
-        let reason = context.reason.unwrap_or(CloseReason::Stopped);
+        // Without a reason, both sides have closed, and the service has not.
+        let reason = context.reason.unwrap_or(CloseReason::PeerClosed);
         if context.was_established() {
             self.established -= 1;
             self.counters.connections.set(self.established);

@@ -1,5 +1,6 @@
 //! How connections are counted that end while the server drains or is stopped.
 
+use super::stepped::{RULES, Stepped};
 use super::*;
 
 /// Echo that sends `bye` before it closes in a drain, and waits for a buffer for it.
@@ -76,4 +77,86 @@ fn a_client_that_resets_its_connection_is_not_cut_by_the_drain() {
     assert_eq!(server.wait(), Drained::Clean);
     let total = server.stats().total();
     assert_eq!(total.closed(CloseReason::Reset), 1, "{total:?}");
+}
+
+/// Closes its side when the first byte comes, and never closes more than that.
+struct OnlyHalf;
+
+impl Service for OnlyHalf {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        Echo.data(connection, session);
+        Answer::HalfClose
+    }
+
+    fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_connection_on_which_both_sides_have_closed_ends() {
+    let (server, address) = start(Config::new().max_connections(10), || OnlyHalf);
+    let mut client = connect(address);
+    echoes(&mut client, b"x").unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "FIN");
+    client.shutdown(Shutdown::Write).unwrap();
+    until(&server, "it is closed", |total| total.closed(CloseReason::PeerClosed) == 1);
+    assert_eq!(server.stats().total().connections, 0);
+}
+
+/// A worker at the limit of connections, whose listener has a client waiting.
+fn at_the_limit() -> (Stepped<Echo>, Vec<crate::shared::permits::Permit>, TcpStream) {
+    let mut stepped = Stepped::on(Kernel::new().unwrap(), RULES, 2, |_| Echo);
+    stepped.turns_until("it is open", |worker| worker.open() == 1);
+    let taken = std::iter::from_fn(|| stepped.permits.try_take()).collect();
+    let waiting = connect(stepped.client.peer_addr().unwrap());
+    stepped.turns_until("it asks for a permit", |worker| {
+        !worker.core.permits.as_ref().unwrap().permit_came(0)
+    });
+    (stepped, taken, waiting)
+}
+
+#[test]
+fn a_worker_that_has_stopped_takes_no_wake_up_for_a_permit_from_the_others() {
+    let (mut stepped, mut taken, _waiting) = at_the_limit();
+    let permits = stepped.permits.clone();
+    permits.want_permit(1);
+    let Worker { engine, core } = &mut stepped.worker;
+    core.stop(engine);
+    assert!(!permits.permit_came(1), "no permit has come yet");
+    assert!(taken.pop().is_some());
+    assert!(permits.permit_came(1), "the wake-up went to a worker that has stopped");
+    stepped.end();
+}
+
+#[test]
+fn a_worker_that_stops_hands_on_a_wake_up_for_a_permit_that_it_has_not_used() {
+    let (mut stepped, mut taken, _waiting) = at_the_limit();
+    let permits = stepped.permits.clone();
+    permits.want_permit(1);
+    assert!(taken.pop().is_some());
+    assert!(permits.permit_came(0) && !permits.permit_came(1), "the first was woken");
+    let Worker { engine, core } = &mut stepped.worker;
+    core.stop(engine);
+    assert!(permits.permit_came(1), "nobody uses the permit");
+    stepped.end();
+}
+
+#[test]
+fn a_request_for_a_descriptor_ends_with_the_pause() {
+    let fault = Fault::new(Call::Accept, Errno::MFILE, 0);
+    let mut stepped = Stepped::on(Faulty::new(fault), RULES, 2, |_| Echo);
+    let came = |worker: &Worker<_, Echo>| worker.core.permits.as_ref().unwrap().descriptor_came(0);
+    stepped.turns_until("accept has failed", |worker| !came(worker));
+    stepped.turns_until("it is open", |worker| worker.open() == 1);
+    stepped.turn();
+    assert!(came(&stepped.worker), "a wake-up would be lost to a worker that needs it");
+    // One that was woken and does not need it hands it on.
+    let permits = stepped.permits.clone();
+    permits.want_descriptor(1);
+    permits.unwant_descriptor(0);
+    assert!(permits.descriptor_came(1));
+    stepped.end();
 }

@@ -11,7 +11,8 @@
 //!                    Abort, or a system call failed    (cancel, wait for what is in flight)
 //! ```
 //!
-//! Open may also have sent FIN, after a half-close. The connection is then only read.
+//! Open may also have sent FIN, after a half-close. The connection is then only read, and it
+//! finishes when the peer's FIN has come too.
 //!
 //! Finishing sends the remaining output, then FIN. Lingering reads and discards input until the
 //! peer's FIN, because closing a socket with unread input resets the connection and destroys sent
@@ -363,6 +364,11 @@ impl Machine {
     #[inline(never)]
     fn next_receive_only(&mut self) -> Action {
         match self.tx {
+            // Nothing can be sent or received any more, whatever the service wants.
+            Tx::Shut if self.rx == Rx::Ended && !self.paused => {
+                self.phase = Phase::Finishing;
+                self.next_finishing(false)
+            }
             Tx::Idle | Tx::Shut => self.receive(),
             Tx::Sending if self.full_duplex => self.receive(),
             // No read while a send is pending: the server does not read from a client that does not

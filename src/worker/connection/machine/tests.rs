@@ -224,8 +224,8 @@ fn a_resting_connection_waits_for_something() {
         let waits = in_flight != InFlight::default()
             || machine.rx == Rx::AwaitingBuffer
             || machine.paused
-            // The peer has closed its side, and the service has answered to continue.
-            || (machine.phase == Phase::Open && machine.rx == Rx::Ended)
+            // The peer has closed its side, and the service has answered to continue: it may send.
+            || (machine.phase == Phase::Open && machine.rx == Rx::Ended && machine.tx == Tx::Idle)
             || machine.phase == Phase::Closed;
         assert!(waits, "nothing will ever happen to {machine:?}");
     }
@@ -362,8 +362,10 @@ fn a_half_close_sends_what_is_left_then_fin_and_reads_on_until_the_peers_fin() {
     machine.apply(Event::Received);
     assert_eq!(machine.next(false), Action::Recv);
     machine.apply(Event::Ended);
-    assert_eq!(machine.next(false), Action::Rest, "the service has the word");
-    machine.apply(Event::Finish);
+    let mut paused = machine;
+    paused.apply(Event::Pause);
+    assert_eq!(paused.next(false), Action::Rest, "the service wants to be called once more");
+    // With FIN sent and received, nothing is left to wait for.
     assert_eq!([false, false].map(|output| machine.next(output)), [Action::Close, Action::Rest]);
 }
 
