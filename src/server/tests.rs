@@ -8,6 +8,7 @@ use super::*;
 use crate::builtin::Echo;
 use crate::error::CloseReason;
 use crate::service::{Answer, Connection, Message};
+use crate::shared::mailbox::Command;
 
 /// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -190,4 +191,46 @@ fn a_message_that_will_not_be_sent_is_an_error_and_holds_no_buffer() {
         }
         assert_eq!(server.stats().total().closed(reason), 1);
     }
+}
+
+/// The server whose worker [`Failing`] ends.
+static FAILS: OnceLock<ServerHandle> = OnceLock::new();
+
+/// A session whose worker fails as soon as its inbox is full.
+struct Failing;
+
+impl Default for Failing {
+    fn default() -> Failing {
+        let begun = std::time::Instant::now();
+        let mailboxes = &FAILS.wait().shared.mailboxes;
+        // The worker stands in this call, so nobody empties its inbox.
+        while mailboxes.send(0, Command::GiveBuffers).is_ok() {
+            assert!(begun.elapsed() < GUARD, "the inbox never fills");
+        }
+        panic!("on purpose");
+    }
+}
+
+struct Fails;
+
+impl Service for Fails {
+    type Session = Failing;
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut Failing) -> Answer {
+        Answer::Continue
+    }
+}
+
+#[test]
+fn a_worker_that_fails_with_a_full_inbox_ends_the_server() {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).workers(2).max_connections(10);
+    let server = Server::start(config, || Fails).unwrap();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let server = FAILS.get_or_init(|| server);
+    // The kernel chooses the worker of a client.
+    let _clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || ended.send(server.wait()));
+    assert_eq!(end.recv_timeout(GUARD / 4), Ok(Drained::Failed));
 }

@@ -1,6 +1,6 @@
 //! A bounded inbox and a waker for each worker. Not used on the data path.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -190,6 +190,13 @@ impl Mailboxes {
             return Ok(());
         }
         mailbox.inbox.push(command)?;
+        // The worker may have ended in between. Either `close` sees the command, or this thread
+        // sees that it has closed.
+        fence(Ordering::SeqCst);
+        if mailbox.closed.load(Ordering::Relaxed) {
+            while mailbox.inbox.pop().is_some() {}
+            return Ok(());
+        }
         self.notify(worker);
         Ok(())
     }
@@ -260,6 +267,7 @@ impl Mailboxes {
     /// Marks a worker as ended and drops the commands in its inbox.
     pub(crate) fn close(&self, worker: usize) {
         self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         while self.receive(worker).is_some() {}
         self.publish_stall(worker, None);
     }
@@ -313,5 +321,48 @@ impl Mailboxes {
         let all = self.mailboxes.iter().map(since).enumerate();
         let (worker, nanos) = all.min_by_key(|&(_, nanos)| nanos)?;
         (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn no_command_stays_in_a_mailbox_that_closes_while_it_is_sent() {
+        const ROUNDS: usize = 2_000;
+        let all: Vec<_> = (0..ROUNDS).map(|_| Mailboxes::with_room(1, 1)).collect();
+        let arrived = AtomicUsize::new(0);
+        // Both threads begin each round at the same moment, as nearly as possible.
+        let meet = |round: usize| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            let mut spins = 0;
+            while arrived.load(Ordering::SeqCst) < 2 * (round + 1) {
+                spins += 1;
+                if spins < 1000 { hint::spin_loop() } else { thread::yield_now() }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, mailboxes) in all.iter().enumerate() {
+                    meet(round);
+                    while !mailboxes.is_closed(0) {
+                        // A full inbox returns it.
+                        let _ = mailboxes.send(0, Command::GiveBuffers);
+                    }
+                }
+            });
+            for (round, mailboxes) in all.iter().enumerate() {
+                meet(round);
+                (0..round % 32).for_each(|_| hint::spin_loop());
+                mailboxes.close(0);
+            }
+        });
+        let left = all.iter().filter(|mailboxes| mailboxes.has_mail(0)).count();
+        assert_eq!(left, 0, "commands that nobody will ever receive");
     }
 }
