@@ -5,6 +5,8 @@
 //! edge-triggered listener reports no new edge for connections that already wait, so accept is
 //! tried again after a pause, or when any worker has closed a connection.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::Core;
 use super::connection::machine::Machine;
 use super::connection::{Context, Origin};
@@ -177,14 +179,17 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.counters.accept_errors.add(1);
             return;
         }
-        let machine = Machine::accepted(self.service.full_duplex(index as u64));
+        let duplex = self.full_duplex(index as u64);
+        let machine = Machine::accepted(duplex.unwrap_or_default());
         let (id, tag) = (self.id_of(key), index as u64);
         let layer = self.layer.state(tag, &self.pool);
         let origin = Origin { id, peer, tag, permit: Some(permit) };
         self.table.insert(Context::new(machine, origin, layer, &self.pool, self.now));
         self.counters.accepted.add(1);
         self.established(engine, key);
-        if let Some(reason) = self.ending() {
+        if duplex.is_none() {
+            self.close_now(key, CloseReason::ServicePanic);
+        } else if let Some(reason) = self.ending() {
             self.finish(key, reason);
         }
         self.drive(engine, key);
@@ -203,6 +208,21 @@ impl<S: Service, L: Layer> Core<S, L> {
                  (max_connections_per_address); the totals count these as {REASON}"
             );
         }
+    }
+
+    /// Whether the connections with this tag are read while they are sent to. `None` if the service
+    /// panics.
+    fn full_duplex(&self, tag: u64) -> Option<bool> {
+        catch_unwind(AssertUnwindSafe(|| self.service.full_duplex(tag))).ok()
+    }
+
+    /// Tells the service that a connect was not even begun.
+    fn refuse_connect(&mut self, tag: u64) {
+        let (service, now) = (&mut self.service, self.now);
+        // There is no connection to close after a panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            service.connect_failed(tag, Errno::CANCELED, now);
+        }));
     }
 
     fn id_of(&self, key: Key) -> ConnectionId {
@@ -358,10 +378,11 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Starts a connection that the service requested.
     pub(super) fn connect<E: Engine>(&mut self, engine: &mut E, to: ConnectTo) {
         if self.stopping {
-            return self.service.connect_failed(to.tag, Errno::CANCELED, self.now);
+            return self.refuse_connect(to.tag);
         }
+        let Some(duplex) = self.full_duplex(to.tag) else { return self.refuse_connect(to.tag) };
         let key = self.table.next_key().expect("the service was told how many slots are free");
-        let machine = Machine::connecting(self.service.full_duplex(to.tag));
+        let machine = Machine::connecting(duplex);
         let (id, peer) = (self.id_of(key), Peer::Tcp(to.target));
         let layer = self.layer.state(to.tag, &self.pool);
         let origin = Origin { id, peer, tag: to.tag, permit: None };
@@ -369,9 +390,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         context.deadline = to.deadline;
         self.table.insert(context);
         self.schedule_at(key, to.deadline);
-        self.service.connecting(to.tag, id);
+        let service = &mut self.service;
+        let told = catch_unwind(AssertUnwindSafe(|| service.connecting(to.tag, id)));
         if let Submitted::Ready(outcome) = engine.submit(key, Op::Connect(to)) {
             self.drive_completed(engine, key, OpKind::Connect, outcome);
+        } else if told.is_err() {
+            self.close_now(key, CloseReason::ServicePanic);
+            self.drive(engine, key);
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Time-outs are in `timers`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::connection::machine::Event;
@@ -271,8 +272,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         let (now, leases_max) = (self.now, usize::from(self.rules.leases_per_connection_max));
         let context = self.table.expect_mut(key);
         let (len, moved) = (context.input.len(), context.input.len() < input_before);
-        if context.input.leases() > leases_max && len > self.service.input_max(context.tag) {
-            return self.close_now(key, CloseReason::InputLimit);
+        if context.input.leases() > leases_max {
+            let (service, tag) = (&self.service, context.tag);
+            match catch_unwind(AssertUnwindSafe(|| service.input_max(tag))) {
+                Ok(most) if len <= most => {}
+                Ok(_) => return self.close_now(key, CloseReason::InputLimit),
+                Err(_) => return self.close_now(key, CloseReason::ServicePanic),
+            }
         }
         if context.attention.has(Attention::HOLDS) && !moved {
             return;

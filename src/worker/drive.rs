@@ -212,10 +212,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         let taken = self.layer.received(layer, input, &mut chain, &self.pool);
         match taken {
             Ok(bytes) if L::IS_PLAIN => {
-                let now = clock(&self.service, engine, context.tag, self.now);
+                let clock = Clock { engine, turn: self.now };
                 let (pool, messenger, counters) = (&self.pool, &self.messenger, &self.counters);
                 let asked =
-                    give_input(&mut self.service, pool, messenger, counters, context, bytes, now);
+                    give_input(&mut self.service, pool, messenger, counters, context, bytes, clock);
                 self.carry_out(key, CloseReason::Service, asked);
             }
             taken => {
@@ -228,10 +228,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Calls the service for bytes that a layer has put into its input.
     fn give_input<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
         let context = self.table.expect_mut(key);
-        let now = clock(&self.service, engine, context.tag, self.now);
+        let clock = Clock { engine, turn: self.now };
         let (pool, messenger) = (&self.pool, &self.messenger);
         let asked =
-            give_input(&mut self.service, pool, messenger, &self.counters, context, bytes, now);
+            give_input(&mut self.service, pool, messenger, &self.counters, context, bytes, clock);
         self.carry_out(key, CloseReason::Service, asked);
     }
 
@@ -347,8 +347,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
         let context = self.table.expect_mut(key);
-        let now = clock(&self.service, engine, context.tag, self.now);
-        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, now, call);
+        let clock = Clock { engine, turn: self.now };
+        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, clock, call);
         self.carry_out(key, reason, asked);
     }
 
@@ -422,18 +422,18 @@ fn sent<Session, L: Layer>(
 
 /// Calls the service for bytes that have been put into its input.
 #[inline(always)]
-fn give_input<S: Service, LayerState>(
+fn give_input<S: Service, LayerState, E: Engine>(
     service: &mut S,
     pool: &Pool,
     messenger: &Messenger,
     counters: &Counters,
     context: &mut Context<S::Session, LayerState>,
     bytes: usize,
-    now: Time,
+    clock: Clock<'_, E>,
 ) -> Asked {
     context.bytes_received += bytes as u64;
     counters.bytes_received.add(bytes as u64);
-    ask(service, pool, messenger, context, now, S::data)
+    ask(service, pool, messenger, context, clock, S::data)
 }
 
 /// The result of a call to the service.
@@ -448,12 +448,12 @@ struct Asked {
 
 /// Calls the service for a connection.
 #[inline(always)]
-fn ask<S: Service, LayerState>(
+fn ask<S: Service, LayerState, E: Engine>(
     service: &mut S,
     pool: &Pool,
     messenger: &Messenger,
     context: &mut Context<S::Session, LayerState>,
-    now: Time,
+    clock: Clock<'_, E>,
     call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
 ) -> Asked {
     let input_before = context.input.len();
@@ -461,6 +461,7 @@ fn ask<S: Service, LayerState>(
     // closed. The view is made inside the closure, where fields that the service does not use cost
     // nothing.
     let answer = catch_unwind(AssertUnwindSafe(|| {
+        let now = clock.read(service, context.tag);
         let (mut connection, session) = context.for_service(pool, messenger, now);
         call(service, &mut connection, session)
     }));
@@ -475,10 +476,19 @@ fn ask<S: Service, LayerState>(
     }
 }
 
-/// The time for a call to the service: that of the turn, unless it wants a fresh one.
-#[inline]
-fn clock<S: Service>(service: &S, engine: &impl Engine, tag: u64, turn: Time) -> Time {
-    if service.fresh_clock(tag) { engine.now() } else { turn }
+/// The time for a call to the service.
+struct Clock<'a, E> {
+    engine: &'a E,
+    /// The time of the turn.
+    turn: Time,
+}
+
+impl<E: Engine> Clock<'_, E> {
+    /// The time of the turn, unless the service wants a fresh one.
+    #[inline]
+    fn read<S: Service>(&self, service: &S, tag: u64) -> Time {
+        if service.fresh_clock(tag) { self.engine.now() } else { self.turn }
+    }
 }
 
 /// How many buffers the next receive of a connection may fill: more after a receive that filled all
