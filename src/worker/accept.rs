@@ -61,6 +61,14 @@ impl Listener {
     pub(super) fn new() -> Listener {
         Listener { state: ListenerState::Idle }
     }
+
+    /// Whether clients may wait in its backlog, for a turn, a permit or a descriptor.
+    pub(super) fn has_clients_waiting(&self) -> bool {
+        matches!(
+            self.state,
+            ListenerState::Yielded | ListenerState::AwaitingPermit | ListenerState::Paused(_)
+        )
+    }
 }
 
 /// How to handle an error of accept.
@@ -190,6 +198,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if duplex.is_none() {
             self.close_now(key, CloseReason::ServicePanic);
         } else if let Some(reason) = self.ending() {
+            self.accepted_late();
             self.finish(key, reason);
         }
         self.drive(engine, key);
@@ -318,13 +327,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// descriptor came free or the pause is over.
     #[inline]
     pub(super) fn serve_listeners<E: Engine>(&mut self, engine: &mut E) {
-        let waiting = |listener: &Listener| {
-            matches!(
-                listener.state,
-                ListenerState::Yielded | ListenerState::AwaitingPermit | ListenerState::Paused(_)
-            )
-        };
-        if self.listeners.iter().any(waiting) {
+        if self.listeners.iter().any(Listener::has_clients_waiting) {
             self.serve_waiting_listeners(engine);
         }
     }

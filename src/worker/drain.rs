@@ -3,7 +3,8 @@
 //! A drain first accepts the connections in the backlog (closing a listener would reset them), then
 //! closes the listeners, then finishes every connection: sends what it has read, sends FIN,
 //! lingers. Bytes that a client sends after that are read and discarded, so that no reset overtakes
-//! the FIN.
+//! the FIN. A listener whose clients wait for a permit or a descriptor stays open until they are
+//! accepted, as connections end, or until the deadline.
 
 use super::Core;
 use super::layer::Layer;
@@ -18,18 +19,24 @@ use crate::shared::mailbox::EndOrder;
 /// listener, so this covers any backlog. A flood of connects cannot extend it.
 const ACCEPTING_TURNS: u32 = 1100;
 
+/// The most connections that a worker accepts while its drain finishes connections: as many as the
+/// longest backlog holds. A flood of connects cannot extend the drain to its deadline.
+const LATE_ACCEPTS_MAX: u32 = 1 << 16;
+
 /// A drain in progress.
 pub(super) struct Drain {
     /// When the remaining connections are closed.
     pub(super) deadline: Time,
     step: DrainStep,
+    /// How many more connections may be accepted while connections are finished.
+    late_accepts_left: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DrainStep {
     /// Accepting the backlog, for at most this many more turns.
     Accepting(u32),
-    /// The listeners are being closed and the connections finished.
+    /// The connections are being finished, and the listeners closed once nobody waits for a permit.
     Finishing,
 }
 
@@ -40,8 +47,12 @@ impl<S: Service, L: Layer> Core<S, L> {
             None => {}
             Some(EndOrder::Stop) => self.stop(engine),
             Some(EndOrder::Drain { deadline }) => {
-                let step = DrainStep::Accepting(ACCEPTING_TURNS);
-                self.drain.get_or_insert(Drain { deadline, step }).deadline = deadline;
+                let drain = self.drain.get_or_insert(Drain {
+                    deadline,
+                    step: DrainStep::Accepting(ACCEPTING_TURNS),
+                    late_accepts_left: LATE_ACCEPTS_MAX,
+                });
+                drain.deadline = deadline;
             }
         }
     }
@@ -54,7 +65,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Advances the drain, if there is one.
     #[inline]
     pub(super) fn drain_step<E: Engine>(&mut self, engine: &mut E) {
-        if let Some(Drain { deadline, step }) = self.drain {
+        if let Some(Drain { deadline, step, .. }) = self.drain {
             self.drain_from(engine, deadline, step);
         }
     }
@@ -72,9 +83,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
             DrainStep::Accepting(_) => {
                 self.set_step(DrainStep::Finishing);
-                for index in 0..self.listeners.len() {
-                    self.close_listener(engine, index);
-                }
+                self.close_listeners_without_clients(engine);
                 self.each_connection(engine, |core, engine, key| {
                     core.finish_draining(engine, key);
                     core.drive(engine, key);
@@ -85,7 +94,24 @@ impl<S: Service, L: Layer> Core<S, L> {
             DrainStep::Finishing if deadline <= self.looked_at && !self.stopping => {
                 self.stop(engine);
             }
-            DrainStep::Finishing => {}
+            DrainStep::Finishing => self.close_listeners_without_clients(engine),
+        }
+    }
+
+    /// Closes the listeners at which no client waits for a permit or a descriptor.
+    fn close_listeners_without_clients<E: Engine>(&mut self, engine: &mut E) {
+        let enough = self.drain.as_ref().is_none_or(|drain| drain.late_accepts_left == 0);
+        for index in 0..self.listeners.len() {
+            if enough || !self.listeners[index].has_clients_waiting() {
+                self.close_listener(engine, index);
+            }
+        }
+    }
+
+    /// Counts a connection that was accepted while the drain finishes connections.
+    pub(super) fn accepted_late(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.late_accepts_left = drain.late_accepts_left.saturating_sub(1);
         }
     }
 

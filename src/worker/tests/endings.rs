@@ -160,3 +160,19 @@ fn a_request_for_a_descriptor_ends_with_the_pause() {
     assert!(permits.descriptor_came(1));
     stepped.end();
 }
+
+#[test]
+fn a_drain_at_the_limit_accepts_those_who_wait_as_places_come_free() {
+    let (server, address) = start(Config::new().max_connections(1), Echo);
+    let mut first = connect(address);
+    echoes(&mut first, b"x").unwrap();
+    let waiting = [(); 3].map(|()| connect(address));
+    until(&server, "they wait", |total| total.waits_for_slot > 0);
+    server.begin_drain(GUARD);
+    for mut client in [first].into_iter().chain(waiting) {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "FIN and not a reset");
+    }
+    assert_eq!(server.wait(), Drained::Clean);
+    let total = server.stats().total();
+    assert_eq!((total.accepted, total.unaccepted), (4, 0), "{total:?}");
+}
