@@ -171,8 +171,12 @@ pub trait Engine: Sized {
     /// Gives an accepted socket its key.
     ///
     /// # Errors
-    /// The system could not watch the socket. The socket is closed.
-    fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), Errno>;
+    /// The system could not watch the socket. The error contains the socket.
+    fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), (Errno, Self::Socket)>;
+
+    /// Takes an accepted connection back that could not be adopted. The next Accept on this
+    /// listener completes with it.
+    fn give_back(&mut self, listener: usize, socket: Self::Socket, peer: Peer, permit: Permit);
 
     /// Closes an accepted socket instead of adopting it. With RST where the engine can, because FIN
     /// would leave the kernel a socket in TIME-WAIT for each client that is refused.

@@ -141,10 +141,10 @@ impl Permit {
     }
 
     /// Counts the connection for its address, until the permit is returned. Returns false if the
-    /// address has as many connections as it may have.
+    /// address has as many connections as it may have. Counts it once, however often it is called.
     pub(crate) fn count_address(&mut self, peer: Peer) -> bool {
         let Some(addresses) = &self.permits.addresses else { return true };
-        self.address = addresses.enter(peer);
+        self.address = self.address.or_else(|| addresses.enter(peer));
         self.address.is_some()
     }
 }

@@ -11,12 +11,13 @@ use std::task::Waker;
 use super::marks::Mark;
 use super::sys::{CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
 use super::world::{EndpointId, Handle, Shared, What, World};
+use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
-use crate::shared::permits::Permits;
+use crate::shared::permits::{Permit, Permits};
 
 /// The engine of one worker.
 pub(crate) struct SimEngine {
@@ -312,9 +313,13 @@ impl Engine for SimEngine {
         Waker::from(self.woken.clone())
     }
 
-    fn adopt(&mut self, key: Key, socket: Handle) -> Result<(), Errno> {
+    fn adopt(&mut self, key: Key, socket: Handle) -> Result<(), (Errno, Handle)> {
         self.sockets.push((key, socket));
         Ok(())
+    }
+
+    fn give_back(&mut self, _: usize, _: Handle, _: Peer, _: Permit) {
+        unreachable!("every socket is adopted");
     }
 
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Handle> {

@@ -22,6 +22,11 @@ pub(crate) trait Seat: Engine<Socket = Handle> {
 
     /// Whether a poll would do something.
     fn is_ready(&self) -> bool;
+
+    /// Number of accepted connections that the worker could not adopt yet.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// The parts of an engine in the world.
@@ -46,6 +51,10 @@ impl Seat for MioEngine<SimSys> {
 
     fn is_ready(&self) -> bool {
         self.has_cancelled() || self.sys().is_ready()
+    }
+
+    fn held(&self) -> usize {
+        MioEngine::held(self)
     }
 }
 

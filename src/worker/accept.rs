@@ -119,7 +119,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             };
             match outcome {
                 Outcome::Accepted { socket, peer, permit } => {
-                    self.accepted(engine, index, socket, peer, permit);
+                    if let Err(error) = self.accepted(engine, index, socket, peer, permit) {
+                        self.pause_accepting(index, error);
+                        return self.unwant_permit(asked_for_permit);
+                    }
                 }
                 Outcome::NoPermit if asked_for_permit => {
                     self.counters.waits_for_slot.add(1);
@@ -170,6 +173,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.permits.as_ref().expect("a worker that accepts has permits")
     }
 
+    /// Begins a connection.
+    ///
+    /// # Errors
+    /// The system could not watch the socket. The engine has taken it back.
     fn accepted<E: Engine>(
         &mut self,
         engine: &mut E,
@@ -177,15 +184,18 @@ impl<S: Service, L: Layer> Core<S, L> {
         socket: E::Socket,
         peer: Peer,
         mut permit: Permit,
-    ) {
+    ) -> Result<(), Errno> {
         if !permit.count_address(peer) {
             engine.refuse(socket);
-            return self.refused(peer);
+            self.refused(peer);
+            return Ok(());
         }
         let key = self.table.next_key().expect("a slot for each permit");
-        if engine.adopt(key, socket).is_err() {
+        if let Err((error, socket)) = engine.adopt(key, socket) {
             self.counters.accept_errors.add(1);
-            return;
+            // A reset would be no answer to a client that only has to wait.
+            engine.give_back(index, socket, peer, permit);
+            return Err(error);
         }
         let duplex = self.full_duplex(index as u64);
         let machine = Machine::accepted(duplex.unwrap_or_default());
@@ -202,6 +212,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.finish(key, reason);
         }
         self.drive(engine, key);
+        Ok(())
     }
 
     /// A connection was closed because its address has as many as it may have.
@@ -272,7 +283,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             (OpKind::Accept, Outcome::Cancelled) => {}
             // The accept completed before the cancel.
             (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing => {
-                self.accepted(engine, index, socket, peer, permit);
+                // If it is refused, it ends with the listener.
+                let _ = self.accepted(engine, index, socket, peer, permit);
             }
             (OpKind::Accept, _) if closing => {}
             (OpKind::Cancel, Outcome::Done) if closing => self.cancelled_listener(engine, index),

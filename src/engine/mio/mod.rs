@@ -16,11 +16,12 @@ use std::task::Waker;
 
 use super::sys::{Listening, Readiness, Sys};
 use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
+use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::Errno;
-use crate::shared::permits::Permits;
+use crate::shared::permits::{Permit, Permits};
 
 mod transfer;
 
@@ -62,6 +63,8 @@ struct Listener<Socket> {
     socket: Option<Listening<Socket>>,
     readable: bool,
     accepting: bool,
+    /// An accepted connection that could not be watched.
+    held: Option<(Socket, Peer, Permit)>,
 }
 
 impl<Socket> Slot<Socket> {
@@ -99,8 +102,12 @@ impl<S: Sys> MioEngine<S> {
         for (index, listening) in listeners.iter().enumerate() {
             sys.register(&listening.socket, Key::listener(index).to_bits())?;
         }
-        let listener =
-            |socket| Listener { socket: Some(socket), readable: false, accepting: false };
+        let listener = |socket| Listener {
+            socket: Some(socket),
+            readable: false,
+            accepting: false,
+            held: None,
+        };
         Ok(MioEngine {
             sys,
             pool,
@@ -124,13 +131,26 @@ impl<S: Sys> MioEngine<S> {
         &mut self.sys
     }
 
+    /// Number of accepted connections that could not be watched yet.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn held(&self) -> usize {
+        self.listeners.iter().filter(|listener| listener.held.is_some()).count()
+    }
+
     /// Whether the next poll has completions to report without a system call.
     pub(crate) fn has_cancelled(&self) -> bool {
         !self.cancelled.is_empty()
     }
 
-    fn install(&mut self, key: Key, socket: S::Socket, connecting: bool) -> Result<(), Errno> {
-        self.sys.register(&socket, key.socket().to_bits())?;
+    fn install(
+        &mut self,
+        key: Key,
+        socket: S::Socket,
+        connecting: bool,
+    ) -> Result<(), (Errno, S::Socket)> {
+        if let Err(error) = self.sys.register(&socket, key.socket().to_bits()) {
+            return Err((error, socket));
+        }
         let index = key.slot() as usize;
         assert!(index < self.sockets.capacity(), "no slot {index}");
         while self.sockets.len() <= index {
@@ -228,6 +248,10 @@ impl<S: Sys> MioEngine<S> {
     fn try_accept(&mut self, index: usize) -> Option<Outcome<S::Socket>> {
         let listener = &mut self.listeners[index];
         let socket = listener.socket.as_ref()?;
+        if let Some((socket, peer, permit)) = listener.held.take_if(|_| listener.accepting) {
+            listener.accepting = false;
+            return Some(Outcome::Accepted { socket, peer, permit });
+        }
         if !listener.readable || !listener.accepting {
             return None;
         }
@@ -298,6 +322,7 @@ impl<S: Sys> MioEngine<S> {
                     self.sys.close(listening.socket);
                     waiting
                 });
+                let unaccepted = unaccepted + u32::from(listener.held.take().is_some());
                 Submitted::Ready(Outcome::Closed { unaccepted })
             }
             other => panic!("{other:?} on a listener"),
@@ -337,7 +362,8 @@ impl<S: Sys> MioEngine<S> {
 
     fn connect(&mut self, key: Key, to: ConnectTo) -> Submitted<S::Socket> {
         let begun = self.sys.connect(to.target, to.source);
-        match begun.and_then(|socket| self.install(key, socket, true)) {
+        let refused = |(error, _)| error;
+        match begun.and_then(|socket| self.install(key, socket, true).map_err(refused)) {
             Ok(()) => Submitted::Pending,
             Err(error) => Submitted::Ready(Outcome::Failed(error)),
         }
@@ -473,12 +499,17 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.sys.waker()
     }
 
-    fn adopt(&mut self, key: Key, socket: S::Socket) -> Result<(), Errno> {
+    fn adopt(&mut self, key: Key, socket: S::Socket) -> Result<(), (Errno, S::Socket)> {
         self.install(key, socket, false)
     }
 
     fn refuse(&mut self, socket: S::Socket) {
-        self.sys.reset(socket);
+        self.sys.refuse(socket);
+    }
+
+    fn give_back(&mut self, listener: usize, socket: S::Socket, peer: Peer, permit: Permit) {
+        let held = self.listeners[listener].held.replace((socket, peer, permit));
+        assert!(held.is_none(), "an accept while another connection was held");
     }
 
     fn unacknowledged(&self, key: Key) -> Option<u32> {

@@ -274,6 +274,12 @@ impl Sys for Kernel {
         self.close(socket);
     }
 
+    fn refuse(&mut self, socket: OwnedFd) {
+        // It is not counted.
+        self.watched += 1;
+        self.reset(socket);
+    }
+
     fn close(&mut self, socket: OwnedFd) {
         self.watched -= 1;
         drop(socket);

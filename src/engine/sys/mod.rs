@@ -128,6 +128,11 @@ pub trait Sys {
     /// missing.
     fn reset(&mut self, socket: Self::Socket);
 
+    /// Closes a socket with RST that was accepted and not registered.
+    fn refuse(&mut self, socket: Self::Socket) {
+        self.reset(socket);
+    }
+
     /// Closes a registered socket.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);

@@ -173,8 +173,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.buffers,
             "free, held and travelling buffers do not add up to all buffers"
         );
+        let of_worker = |worker: &Worker<E, Watched, L>| worker.open() + worker.engine().held();
         let contexts: usize =
-            self.servers.iter().filter_map(|s| s.worker.as_ref()).map(Worker::open).sum();
+            self.servers.iter().filter_map(|s| s.worker.as_ref()).map(of_worker).sum();
         assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
         let of_clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);

@@ -176,3 +176,18 @@ fn a_drain_at_the_limit_accepts_those_who_wait_as_places_come_free() {
     let total = server.stats().total();
     assert_eq!((total.accepted, total.unaccepted), (4, 0), "{total:?}");
 }
+
+#[test]
+fn a_client_whose_socket_cannot_be_watched_waits_and_is_not_reset() {
+    for error in [Errno::NOSPC, Errno::NOMEM] {
+        // The first registration is the listener's.
+        let fault = Fault::new(Call::Register, error, 1);
+        let mut stepped = Stepped::on(Faulty::new(fault), RULES, 2, |_| Echo);
+        stepped.turns_until("it is refused", |worker| worker.engine.held() == 1);
+        assert!(stepped.worker.accept_pauses() && stepped.worker.open() == 0);
+        stepped.client.write_all(b"x").unwrap();
+        stepped.turns_until("it is served", |worker| worker.core.counters.read().bytes_sent == 1);
+        stepped.client.read_exact(&mut [0]).unwrap();
+        stepped.end();
+    }
+}
