@@ -16,7 +16,10 @@ const WORKER_BITS: u32 = 6;
 const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 
 /// Slots from this number on are listeners and the engine's own descriptors instead of connections.
-pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - 4096;
+pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - LISTENERS_MAX as u32;
+
+/// The largest number of listeners: each has a reserved slot.
+pub const LISTENERS_MAX: usize = 4096;
 
 /// The largest number of worker threads: a worker's number has 6 bits in a [`ConnectionId`], and
 /// one 64-bit word records which workers need a buffer. An echo server saturates a network card

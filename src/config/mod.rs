@@ -17,7 +17,7 @@ pub(crate) mod open_files;
 pub use crate::net::bind::ToEndpoints;
 pub use memory::{MemorySum, Sizes, Term};
 
-pub use crate::base::key::WORKERS_MAX;
+pub use crate::base::key::{LISTENERS_MAX, WORKERS_MAX};
 
 /// The most connections. A slot number has 24 bits in an event's key, and the last 4096 numbers are
 /// reserved for listeners, the waker and other event sources that are not connections.
@@ -174,7 +174,7 @@ impl Config {
 
     /// Adds an address to listen on: a text such as `"127.0.0.1:7777"`, a
     /// [`SocketAddr`](std::net::SocketAddr) or an [`Endpoint`]. [`ToEndpoints`] lists all forms. At
-    /// least one address is needed.
+    /// least one address is needed, and at most 4,096 are possible.
     ///
     /// `[::]` accepts IPv4 clients too, unless the server also listens on `0.0.0.0` at the same
     /// port. On a machine without IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
@@ -305,6 +305,9 @@ impl Config {
     pub fn check(&self) -> Result<Limits, StartError> {
         if let Some(error) = &self.wrong_address {
             return Err(StartError::Address(error.clone()));
+        }
+        if !self.listen.is_empty() {
+            ranged("listen", self.listen.len() as u64, 1, LISTENERS_MAX as u64)?;
         }
         bind::check(&self.listen)?;
         let workers = self.checked_workers()?;

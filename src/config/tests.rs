@@ -41,6 +41,15 @@ fn what_is_unset_is_derived() {
 }
 
 #[test]
+fn more_listeners_than_there_are_keys_for_are_an_error() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let with = |count| (0..count).fold(config(), |config, _| config.listen(any));
+    assert!(with(LISTENERS_MAX - 1).check().is_ok());
+    let one_too_many = limit_error(with(LISTENERS_MAX));
+    assert_eq!(one_too_many, ("listen", 4097, 1, 4096));
+}
+
+#[test]
 fn each_range_ends_where_it_says() {
     let ok = |config: Config| assert!(config.check().is_ok(), "{config:?}");
     ok(config().workers(1));
