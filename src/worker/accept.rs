@@ -38,6 +38,8 @@ fn is_due(last: &mut Option<Time>, now: Time) -> bool {
 /// A listener of this worker.
 pub(super) struct Listener {
     state: ListenerState,
+    /// The Accept in flight has had a turn to complete. Until then a client may be waiting.
+    settled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +61,16 @@ enum ListenerState {
 
 impl Listener {
     pub(super) fn new() -> Listener {
-        Listener { state: ListenerState::Idle }
+        Listener { state: ListenerState::Idle, settled: false }
+    }
+
+    /// Whether an Accept has just begun.
+    pub(super) fn is_settling(&self) -> bool {
+        self.state == ListenerState::Accepting && !self.settled
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
     }
 
     /// Whether clients may wait in its backlog, for a turn, a permit or a descriptor.
@@ -112,7 +123,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 None => match engine.submit(Key::listener(index), Op::Accept) {
                     Submitted::Ready(outcome) => outcome,
                     Submitted::Pending => {
-                        self.listeners[index].state = ListenerState::Accepting;
+                        self.listeners[index] =
+                            Listener { state: ListenerState::Accepting, settled: false };
                         return self.unwant_permit(asked_for_permit);
                     }
                 },
@@ -304,7 +316,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 self.listeners[index].state = state;
                 return;
             }
-            ListenerState::AwaitingPermit => self.unwant_permit(true),
+            // The Accept of a listener that was woken may not have taken the permit.
+            ListenerState::AwaitingPermit | ListenerState::Accepting => self.unwant_permit(true),
             ListenerState::Paused(_) => self.unwant_descriptor(),
             _ => {}
         }

@@ -7,6 +7,7 @@
 //! accepted, as connections end, or until the deadline.
 
 use super::Core;
+use super::accept::Listener;
 use super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::time::Time;
@@ -59,7 +60,9 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline]
     pub(super) fn drain_wants_a_turn(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.step != DrainStep::Finishing)
+        self.drain.as_ref().is_some_and(|drain| {
+            drain.step != DrainStep::Finishing || self.listeners.iter().any(Listener::is_settling)
+        })
     }
 
     /// Advances the drain, if there is one.
@@ -102,8 +105,11 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn close_listeners_without_clients<E: Engine>(&mut self, engine: &mut E) {
         let enough = self.drain.as_ref().is_none_or(|drain| drain.late_accepts_left == 0);
         for index in 0..self.listeners.len() {
-            if enough || !self.listeners[index].has_clients_waiting() {
+            let listener = &mut self.listeners[index];
+            if enough || !(listener.has_clients_waiting() || listener.is_settling()) {
                 self.close_listener(engine, index);
+            } else {
+                listener.settle();
             }
         }
     }
