@@ -231,9 +231,9 @@ fn a_connection_begun_anew_is_verified_from_its_first_byte() {
 
 #[test]
 fn rates_below_one_per_second_are_kept() {
-    for (rate, per_second) in [("0.5", 0.5), ("90/m", 1.5), ("3600/h", 1.0)] {
+    for (rate, per_second) in [("0.5", 0.5f64), ("90/m", 1.5), ("3600/h", 1.0)] {
         let json = kept(&format!("-R {rate} -d 1s -c 2"));
-        let expected = (per_second as f64).ceil() as u64;
+        let expected = per_second.ceil() as u64;
         assert_eq!(account(&json).offered, expected, "{rate}");
         assert_eq!(json["config"]["rate_per_second"].as_f64(), Some(per_second), "{rate}");
     }

@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    const NO_SIGNAL: AtomicBool = AtomicBool::new(false);
+    static NO_SIGNAL: AtomicBool = AtomicBool::new(false);
     const SECOND: Duration = Duration::from_secs(1);
 
     fn targets(texts: &[&str]) -> Vec<Target> {
