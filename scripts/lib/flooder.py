@@ -36,7 +36,6 @@ class Flood:
         self.poll = select.epoll()
         self.clients, self.place = {}, {}
         self.senders = set()
-        self.paused = set()
         # A client of chargen that does not read is not sent to.
         self.reads_when_off = kind != "chargen"
         for number in range(count):
@@ -72,11 +71,23 @@ class Flood:
                     break
                 try:
                     if event & select.EPOLLIN:
-                        self.received += self.clients[number].recv_into(self.buffer)
+                        count = self.clients[number].recv_into(self.buffer)
+                        if count == 0:
+                            self.lose(number)
+                            continue
+                        self.received += count
                     if event & select.EPOLLOUT:
                         self.send(number)
                 except BlockingIOError:
                     pass
+                except ConnectionError:
+                    # The server may shed a client that keeps buffers from others.
+                    self.lose(number)
+
+    def lose(self, number):
+        self.poll.unregister(number)
+        self.clients.pop(number).close()
+        self.senders.discard(number)
 
     def send(self, number):
         """Sends on where the last send ended, so that what is sent stays whole."""

@@ -3,11 +3,10 @@
 //! reason for an invalid message. Where messages end is determined by
 //! [`framing`](crate::protocol::framing).
 
-use crate::base::time::Time;
 use crate::buffer::{Chain, Shared};
 use crate::config::{Limits, MESSAGE_LEASES_MAX};
 use crate::error::{CloseReason, SettingError};
-use crate::protocol::framing::{FrameError, Framing, Rest, Scan};
+use crate::protocol::framing::{FrameError, Framing};
 use crate::service::{Answer, Connection};
 use crate::shared::receipt::SendError;
 
@@ -19,33 +18,6 @@ const REFERENCES_PER_CONNECTION: usize = 3;
 /// Maximum number of references for all connections of a worker.
 pub(crate) fn references(limits: &Limits) -> usize {
     REFERENCES_PER_CONNECTION * limits.max_connections as usize
-}
-
-/// How far many short messages are handled in one call: to the first that does not end in the first
-/// buffer. The rest waits for the next turn of the worker's loop, so that a client that sends many short
-/// messages does not delay others. A buffer is split once then, as [`send_front`] needs it.
-pub(crate) fn share_of_call(connection: &Connection<'_>) -> usize {
-    connection.input.slices().next().map_or(0, <[u8]>::len)
-}
-
-/// What happens after messages have been put on the output, behind which there is this. Before
-/// more are, the output is sent, so that it takes few references.
-pub(crate) fn after(rest: Rest) -> Answer {
-    match rest {
-        Rest::Incomplete => Answer::Continue,
-        Rest::Unread => Answer::WaitUntil(Time::MAX),
-        Rest::Invalid(error) => refuse(error),
-    }
-}
-
-/// What happens after the output has been sent: messages that were left in the input are handled in
-/// the next turn.
-#[inline]
-pub(crate) fn continues(connection: &Connection<'_>, framing: &Framing, mut scan: Scan) -> Answer {
-    match connection.input.is_empty() || framing.first(connection.input, &mut scan) == Ok(None) {
-        true => Answer::Continue,
-        false => Answer::WaitUntil(connection.now()),
-    }
 }
 
 /// Moves the first `count` bytes of the input to the output. Copies nothing and takes no buffer,

@@ -84,20 +84,6 @@ pub struct Scan {
     matched: u8,
 }
 
-/// So many messages are handled together, however many bytes they have.
-const FEW: usize = 256;
-
-/// What is behind the complete messages at the front of a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rest {
-    /// Nothing, or the start of a message.
-    Incomplete,
-    /// A message that is not allowed.
-    Invalid(FrameError),
-    /// It was not looked at.
-    Unread,
-}
-
 impl Framing {
     /// Maximum size of a message on the wire, including its length or delimiter, in bytes.
     pub fn wire_max(&self) -> usize {
@@ -138,22 +124,19 @@ impl Framing {
         }
     }
 
-    /// Returns the total size of the complete messages at the front of the stream in bytes, and what
-    /// is behind them. If there are more than [`FEW`], it stops at the first that ends at `until` or
-    /// later. Calls `each` with the range of each message, including its length or delimiter.
-    /// `input` and `scan` are as in [`first`](Framing::first). Afterwards, `scan` belongs to the
-    /// rest of the stream after these messages.
+    /// Returns the total size of all complete messages at the front of the stream in bytes, and the
+    /// error if the next message is invalid. Calls `each` with the range of each message, including
+    /// its length or delimiter. `input` and `scan` are as in [`first`](Framing::first). Afterwards,
+    /// `scan` belongs to the rest of the stream after these messages.
     pub(crate) fn all(
         &self,
         input: &Chain,
         scan: &mut Scan,
-        until: usize,
         mut each: impl FnMut(std::ops::Range<usize>),
-    ) -> (usize, Rest) {
+    ) -> (usize, Option<FrameError>) {
         let mut unread = Unread::behind(*scan, input);
-        let (mut taken, mut count) = (0, 0);
-        while taken < until || taken == input.len() || count < FEW {
-            count += 1;
+        let mut taken = 0;
+        loop {
             let found = match *self {
                 Framing::Length { order, max } => unread.frame(input.len() - taken, order, max),
                 Framing::Delimiter { delimiter, max } => {
@@ -166,11 +149,10 @@ impl Framing {
                     taken += whole;
                     *scan = Scan::default();
                 }
-                Ok(None) => return (taken, Rest::Incomplete),
-                Err(error) => return (taken, Rest::Invalid(error)),
+                Ok(None) => return (taken, None),
+                Err(error) => return (taken, Some(error)),
             }
         }
-        (taken, Rest::Unread)
     }
 
     /// Returns the bytes before and after a payload of `len` bytes.
@@ -429,14 +411,14 @@ mod tests {
         for part in parts {
             put(&mut input, &pool, part);
             let mut end = 0;
-            let (taken, rest) = framing.all(&input, &mut scan, usize::MAX, |place| {
+            let (taken, error) = framing.all(&input, &mut scan, |place| {
                 assert_eq!(place.start, end, "ranges are adjacent");
                 end = place.end;
                 found.push(place.len());
             });
             assert_eq!(taken, end);
             input.consume(taken);
-            if let Rest::Invalid(error) = rest {
+            if let Some(error) = error {
                 return Err(error);
             }
         }

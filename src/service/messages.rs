@@ -3,7 +3,7 @@
 
 use super::Connection;
 use crate::buffer::Chain;
-use crate::protocol::framing::{FrameError, Framing, Rest, Scan};
+use crate::protocol::framing::{FrameError, Framing, Scan};
 
 impl Connection<'_> {
     /// Takes the first message out of the input, including its length or delimiter. Returns `None`
@@ -78,14 +78,14 @@ impl Connection<'_> {
         scan: &mut Scan,
     ) -> Result<Option<Chain>, FrameError> {
         let mut search = *scan;
-        match framing.all(self.input, &mut search, usize::MAX, |_| {}) {
-            (0, Rest::Invalid(error)) => Err(error),
-            (0, _) => {
+        match framing.all(self.input, &mut search, |_| {}) {
+            (0, None) => {
                 *scan = search;
                 Ok(None)
             }
-            (len, Rest::Invalid(_)) => Ok(self.take_found(len, scan, Scan::default())),
-            (len, _) => Ok(self.take_found(len, scan, search)),
+            (0, Some(error)) => Err(error),
+            (len, None) => Ok(self.take_found(len, scan, search)),
+            (len, Some(_)) => Ok(self.take_found(len, scan, Scan::default())),
         }
     }
 

@@ -220,8 +220,6 @@ impl<S: Service, L: Layer> Core<S, L> {
             let now = self.now;
             let context = self.context(key);
             if context.machine.is_paused() && context.deadline <= now {
-                // The service has used up what it does in one call.
-                work.spend(3 * Work::SHARE);
                 self.timer_came(engine, key);
             }
             self.drive(engine, key);

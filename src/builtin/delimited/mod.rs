@@ -5,8 +5,7 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 
 use super::message_echo::{
-    after, check_room, continues, out_of_references, references, refuse, send_front, send_payload,
-    share_of_call,
+    check_room, out_of_references, references, refuse, send_front, send_payload,
 };
 use super::option::{About, Allowed, Options, Value, Word, declare, options};
 use crate::buffer::Chain;
@@ -127,13 +126,14 @@ impl Delimited {
         }
     }
 
-    /// Replies to the complete messages, to the first that ends at `until` or later.
-    fn some(&self, connection: &mut Connection<'_>, scan: &mut Scan, until: usize) -> Answer {
-        let (complete, rest) =
-            self.framing.all(connection.input, scan, until, |place| self.show(connection, place));
-        match send_front(connection, complete) {
-            true => after(rest),
-            false => out_of_references(),
+    /// Replies to all complete messages.
+    fn all(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        let (complete, error) =
+            self.framing.all(connection.input, scan, |place| self.show(connection, place));
+        match error {
+            _ if !send_front(connection, complete) => out_of_references(),
+            Some(error) => refuse(error),
+            None => Answer::Continue,
         }
     }
 }
@@ -160,25 +160,7 @@ impl Service for Delimited {
     fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
         match self.options.after {
             After::Close => self.one(connection, scan),
-            After::Keep => self.some(connection, scan, share_of_call(connection)),
-        }
-    }
-
-    fn sent(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        continues(connection, &self.framing, *scan)
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        self.data(connection, scan)
-    }
-
-    fn draining(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        if self.options.after == After::Close {
-            return Answer::CloseAfterSend;
-        }
-        match self.some(connection, scan, usize::MAX) {
-            Answer::Continue => Answer::CloseAfterSend,
-            refused => refused,
+            After::Keep => self.all(connection, scan),
         }
     }
 

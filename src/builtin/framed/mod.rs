@@ -2,8 +2,7 @@
 //! complete.
 
 use super::message_echo::{
-    after, check_room, continues, out_of_references, references, send_front, send_payload,
-    share_of_call,
+    check_room, out_of_references, references, refuse, send_front, send_payload,
 };
 use super::option::{About, Allowed, ORDERS, Options, Value, declare, options};
 use crate::config::Limits;
@@ -58,18 +57,6 @@ impl Framed {
     }
 }
 
-impl Framed {
-    /// Replies to the complete frames, to the first that ends at `until` or later.
-    fn some(&self, connection: &mut Connection<'_>, until: usize) -> Answer {
-        let (complete, rest) =
-            self.framing.all(connection.input, &mut Scan::default(), until, |_| {});
-        match send_front(connection, complete) {
-            true => after(rest),
-            false => out_of_references(),
-        }
-    }
-}
-
 impl ServiceFactory for FramedOptions {
     type Service = Framed;
 
@@ -100,21 +87,11 @@ impl Service for Framed {
             }
             _ => {}
         }
-        self.some(connection, share_of_call(connection))
-    }
-
-    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        continues(connection, &self.framing, Scan::default())
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.some(connection, share_of_call(connection))
-    }
-
-    fn draining(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        match self.some(connection, usize::MAX) {
-            Answer::Continue => Answer::CloseAfterSend,
-            refused => refused,
+        let (complete, error) = self.framing.all(connection.input, &mut Scan::default(), |_| {});
+        match error {
+            _ if !send_front(connection, complete) => out_of_references(),
+            Some(error) => refuse(error),
+            None => Answer::Continue,
         }
     }
 

@@ -2,8 +2,6 @@
 //! rejected frames, and pools that are too small for all clients.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -332,64 +330,4 @@ fn a_pool_that_a_frame_does_not_fit_into_is_an_error_with_its_remedy() {
         assert!(error.contains(part), "{error}: does not say {part}");
     }
     assert!(framed(LITTLE, i32::MAX as u32).check(&limits(12).unwrap()).is_err());
-}
-
-/// Counts the calls in which frames are handled.
-#[derive(Clone)]
-struct Counted(Framed, Arc<AtomicUsize>);
-
-impl ServiceFactory for Counted {
-    type Service = Counted;
-
-    fn plan(self, limits: &Limits) -> ServicePlan<Counted> {
-        ServicePlan::new(move |_| self.clone()).references(references(limits))
-    }
-}
-
-impl Service for Counted {
-    type Session = ();
-
-    fn input_max(&self, tag: u64) -> usize {
-        self.0.input_max(tag)
-    }
-
-    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.data(connection, &mut ())
-    }
-
-    fn sent(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.0.sent(connection, &mut ())
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.timer(connection, &mut ())
-    }
-
-    fn draining(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
-        self.0.draining(connection, &mut ())
-    }
-}
-
-#[test]
-fn many_short_frames_are_handled_in_several_calls_and_all_come_back() {
-    const SIZE: usize = 4096;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Counted(Framed::new(framed(LITTLE, 1000)), calls.clone());
-    let limits = Limits { leases_per_connection_max: 4, ..Limits::bare(4, SIZE, 64) };
-    let mut rig = Rig::unchecked(counted, &limits);
-    let client = rig.connect();
-    // Receives that fill their buffers have the next take more of them.
-    let warm = frame(&[7; 12], LITTLE).repeat(7 * SIZE / 16);
-    rig.send(client, &warm);
-    assert!(rig.received(client) == warm);
-    let sent = frame(b"", LITTLE).repeat(SIZE);
-    calls.store(0, Ordering::Relaxed);
-    rig.send(client, &sent);
-    assert!(rig.received(client) == sent);
-    let calls = calls.load(Ordering::Relaxed);
-    assert!(calls >= 4, "{calls} calls for 4 buffers of frames");
-    rig.finish(client);
-    assert_eq!(rig.buffers_held(), 0);
 }
