@@ -281,7 +281,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let pause_max = Duration::from_millis(world.rng.u64(1..=300));
         world.after_up_to(pause_max, Event::External);
         let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
-        let rng = fastrand::Rng::with_seed(world.seed ^ 0x666c_6f6f_64);
+        let rng = fastrand::Rng::with_seed(world.seed ^ 0x0066_6c6f_6f64);
         Some(External::new(mailboxes, self.directory.clone(), reserve, pause_max, rng))
     }
 

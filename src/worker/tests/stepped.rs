@@ -1,7 +1,7 @@
 //! One worker on the real kernel that takes a turn when the test says so: what it owes its service
 //! between two turns.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -327,7 +327,7 @@ fn a_connection_with_a_timer_can_be_idle() {
 /// A service in whose calls for messages other messages arrive.
 #[derive(Clone, Default)]
 struct Flooded {
-    mail: Rc<RefCell<Option<(Arc<Mailboxes>, Arc<Reserve>)>>>,
+    mail: Rc<OnceCell<(Arc<Mailboxes>, Arc<Reserve>)>>,
     left: Rc<Cell<u32>>,
     messages: Rc<Cell<u32>>,
 }
@@ -335,8 +335,7 @@ struct Flooded {
 impl Flooded {
     /// Another thread sends a message to all clients.
     fn send(&self) {
-        let mail = self.mail.borrow();
-        let (mailboxes, reserve) = mail.as_ref().unwrap();
+        let (mailboxes, reserve) = self.mail.get().unwrap();
         let (parcel, receipt) = (reserve.parcel().unwrap(), Answers::new().receipt());
         let mail = Mail { to: None, parcel, number: 1, receipt };
         assert!(mailboxes.send(0, Command::Message(mail)).is_ok());
@@ -365,7 +364,8 @@ fn flooded(flooded: &Flooded, messages: u32) -> Stepped<Flooded> {
     let mut stepped = Stepped::new(64, |_| flooded.clone());
     stepped.turns_until("a client is there", |worker| worker.recipients().count() == 1);
     let mailboxes = stepped.worker.core.mailboxes.clone();
-    *flooded.mail.borrow_mut() = Some((mailboxes, stepped.other.reserve().clone()));
+    let set = flooded.mail.set((mailboxes, stepped.other.reserve().clone()));
+    assert!(set.is_ok());
     (0..messages).for_each(|_| flooded.send());
     stepped
 }
