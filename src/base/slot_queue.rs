@@ -1,8 +1,8 @@
 //! A queue of slots: first in, first out, with removal from the middle in constant time. It
 //! allocates nothing after its creation.
 //!
-//! The worker has three: connections that wait for a buffer, connections that used up their budget
-//! in this turn, and connections with stalled output, oldest first.
+//! The worker has four: connections that wait for a buffer, connections that used up their budget
+//! in this turn, and connections whose output, or input, does not move, the longest first.
 
 const NONE: u32 = u32::MAX;
 
@@ -56,6 +56,11 @@ impl SlotQueue {
         (self.first != NONE).then_some(self.first)
     }
 
+    #[inline]
+    pub(crate) fn back(&self) -> Option<u32> {
+        (self.last != NONE).then_some(self.last)
+    }
+
     /// The slots, first to last.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
         let mut next = self.front();
@@ -84,6 +89,42 @@ impl SlotQueue {
         }
         self.last = slot;
         self.len += 1;
+    }
+
+    /// Adds a slot before another one, which must be in the queue.
+    ///
+    /// # Panics
+    /// If the slot is already in the queue, or the other one is not.
+    fn insert_before(&mut self, slot: u32, next: u32) {
+        assert!(self.contains(next), "slot {next} is not in the queue");
+        self.push_back(slot);
+        let last = self.links[slot as usize].previous - 1;
+        self.links[last as usize].next = NONE;
+        self.last = last;
+        let previous = self.links[next as usize].previous;
+        self.links[slot as usize] = Link { previous, next };
+        self.links[next as usize].previous = slot + 1;
+        match previous {
+            AT_FRONT => self.first = slot,
+            previous => self.links[previous as usize - 1].next = slot,
+        }
+    }
+
+    /// Adds a slot to a queue that is ordered by `key`, behind those with the same key. That takes
+    /// constant time if it belongs at the end.
+    ///
+    /// # Panics
+    /// If the slot is already in the queue.
+    pub(crate) fn insert_sorted<K: Ord>(&mut self, slot: u32, key: impl Fn(u32) -> K) {
+        let mine = key(slot);
+        let next = match self.back() {
+            Some(last) if key(last) > mine => self.iter().find(|&other| key(other) > mine),
+            _ => None,
+        };
+        match next {
+            Some(next) => self.insert_before(slot, next),
+            None => self.push_back(slot),
+        }
     }
 
     /// Removes and returns the first slot.
@@ -122,7 +163,7 @@ mod tests {
         #![proptest_config(crate::base::property::config())]
 
         #[test]
-        fn it_agrees_with_a_plain_queue(steps in prop::collection::vec((0u32..8, 0u8..3), 0..200)) {
+        fn it_agrees_with_a_plain_queue(steps in prop::collection::vec((0u32..8, 0u8..5), 0..200)) {
             let (mut queue, mut model) = (SlotQueue::new(8), VecDeque::new());
             for (slot, step) in steps {
                 match step {
@@ -131,12 +172,20 @@ mod tests {
                         model.push_back(slot);
                     }
                     1 => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    // Whatever the order is, it comes before the first that is greater.
+                    3 | 4 if !model.contains(&slot) => {
+                        queue.insert_sorted(slot, |slot| slot / 2);
+                        let last = model.back().is_none_or(|&last| last / 2 <= slot / 2);
+                        let at = model.iter().position(|&other| other / 2 > slot / 2);
+                        model.insert(at.filter(|_| !last).unwrap_or(model.len()), slot);
+                    }
                     _ => {
                         prop_assert_eq!(queue.remove(slot), model.contains(&slot));
                         model.retain(|&other| other != slot);
                     }
                 }
                 prop_assert_eq!(queue.front(), model.front().copied());
+                prop_assert_eq!(queue.back(), model.back().copied());
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
                 prop_assert!(queue.iter().eq(model.iter().copied()), "iter: {:?}", model);
                 for slot in 0..8 {

@@ -5,6 +5,8 @@
 //! * `pool`: which buffers are free: a LIFO list for each worker and a reserve that all workers
 //!   share.
 //! * `free_list`: the reserve's list of free buffers.
+//! * `board`: what workers tell each other about buffers: who waits, and who has one that does not
+//!   move.
 //! * `lease`: the right to use one buffer ([`Lease`]).
 //! * `chain`: buffers in a row, used as a queue of bytes ([`Chain`]).
 //! * `shared_buffer`: a buffer that is written once and sent to many ([`Shared`]).
@@ -12,6 +14,7 @@
 //! * `parcel`: a buffer in transit to another thread ([`Parcel`]).
 
 mod arena;
+pub(crate) mod board;
 mod chain;
 mod free_list;
 mod lease;

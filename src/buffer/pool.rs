@@ -2,17 +2,20 @@
 //!
 //! A worker takes buffers from its own list and returns them there. So it reuses the buffer that it
 //! used last, which is still in the cache, and threads share nothing. When its list is empty, it
-//! fetches a batch from the [`Reserve`]. If the reserve is empty too, the worker is *starving*, and
-//! the other workers put their free buffers into the reserve. So no buffer is idle on one worker
-//! while another waits for it.
+//! fetches a batch from the [`Reserve`].
+//!
+//! A worker that finds no buffer publishes a claim on the [`Board`]. While there is one, the other
+//! workers put their free buffers into the reserve at the end of each turn, and take from it only
+//! what is left for them. `worker/supply` has the policy.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::Arena;
+use super::board::{Board, Claim, NO_TICKET};
 use super::free_list::FreeList;
 use super::lease::Lease;
 use super::parcel::Parcel;
@@ -36,8 +39,7 @@ pub(super) const NONE: u32 = u32::MAX;
 pub struct Reserve {
     pub(super) arena: Arena,
     free: FreeList,
-    /// One bit for each worker that needed a buffer and found none.
-    starving: AtomicU64,
+    board: Board,
     /// Buffers in transit from one thread to another.
     travelling: AtomicU32,
 }
@@ -54,13 +56,18 @@ impl Reserve {
         for id in 0..count {
             free.push(id).expect("the queue has room for all buffers");
         }
-        let (starving, travelling) = (AtomicU64::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Reserve { arena, free, starving, travelling }))
+        let travelling = AtomicU32::new(0);
+        Ok(Arc::new(Reserve { arena, free, board: Board::new(), travelling }))
     }
 
     /// A buffer for a thread without a pool, to send to a thread with one. Returns `None` if the
-    /// reserve is empty, which can happen while workers have free buffers of their own.
+    /// reserve has none beyond those that workers wait for, which can happen while workers have
+    /// free buffers of their own.
     pub fn parcel(self: &Arc<Reserve>) -> Option<Parcel> {
+        let free = self.available();
+        if self.board.claiming() != 0 && self.board.owed(WORKERS_MAX, NO_TICKET, free) >= free {
+            return None;
+        }
         let id = self.free.pop()?;
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
@@ -71,18 +78,20 @@ impl Reserve {
         self.travelling.load(Ordering::Relaxed) as usize
     }
 
-    /// The workers that needed a buffer and found none, one bit each.
+    /// What the workers tell each other.
     #[inline]
-    pub fn starving(&self) -> u64 {
-        self.starving.load(Ordering::Relaxed)
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
     }
 
     pub(super) fn count_travelling(&self, parcels: i32) {
         self.travelling.fetch_add(parcels as u32, Ordering::Relaxed);
     }
 
+    /// Puts a buffer into the reserve, and wakes those who wait for one.
     pub(super) fn put(&self, id: u32) {
         self.free.push(id).expect("the queue has room for all buffers");
+        self.board.wake_claimants(WORKERS_MAX, self.available());
     }
 
     /// The number of buffers in the reserve now.
@@ -103,8 +112,14 @@ pub(super) struct Local {
     free: RefCell<Vec<u32>>,
     /// Buffers in leases of this worker.
     held: Cell<u32>,
-    /// Whether a waiter is being served.
-    serving: Cell<bool>,
+    /// The ticket of the waiter that is being served.
+    serving: Cell<Option<u64>>,
+    /// The ticket of the service, if it waits.
+    service: Cell<u64>,
+    /// How many buffers services and layers have taken, and whether one was refused since this was
+    /// last read.
+    taken: Cell<u32>,
+    refused: Cell<bool>,
     /// For each buffer of the arena, its place in a chain of this worker. After these, the
     /// references, by which a shared buffer is part of several chains. See `lease` and
     /// `shared_buffer`.
@@ -185,7 +200,10 @@ impl Pool {
             worker: worker as u32,
             free: RefCell::new(free),
             held: Cell::new(0),
-            serving: Cell::new(false),
+            serving: Cell::new(None),
+            service: Cell::new(NO_TICKET),
+            taken: Cell::new(0),
+            refused: Cell::new(false),
             links,
             shares,
             free_reference: Cell::new(NONE),
@@ -206,15 +224,37 @@ impl Pool {
     }
 
     /// Like [`lease`](Pool::lease), for a service, which comes after all that wait for a buffer.
-    /// Also returns `None` if any worker starves, unless a waiter of this worker is being served.
+    /// Also returns `None` if any worker has a claim, unless a waiter of this worker is being
+    /// served.
     pub(crate) fn lease_in_turn(&self) -> Option<Lease> {
-        let others_wait = self.0.reserve.starving() != 0 && !self.0.serving.get();
-        if others_wait { None } else { self.lease() }
+        let others_wait = self.0.reserve.board.claiming() != 0 && self.0.serving.get().is_none();
+        if others_wait { None } else { self.lease_and_count() }
     }
 
-    /// Sets whether a waiter is being served.
-    pub(crate) fn set_serving(&self, serving: bool) {
-        self.0.serving.set(serving);
+    /// Like [`lease`](Pool::lease), for a service or a layer.
+    pub(crate) fn lease_and_count(&self) -> Option<Lease> {
+        let lease = self.lease();
+        match lease {
+            Some(_) => self.0.taken.set(self.0.taken.get().wrapping_add(1)),
+            None => self.0.refused.set(true),
+        }
+        lease
+    }
+
+    /// How many buffers services and layers have taken, and whether they were refused one since
+    /// the last call.
+    pub(crate) fn demand(&self) -> (u32, bool) {
+        (self.0.taken.get(), self.0.refused.replace(false))
+    }
+
+    /// Sets the ticket of the waiter that is being served. It decides what is left for it.
+    pub(crate) fn set_serving(&self, ticket: Option<u64>) {
+        self.0.serving.set(ticket);
+    }
+
+    /// Sets the ticket of the service, if it waits for a buffer.
+    pub(crate) fn set_service(&self, ticket: Option<u64>) {
+        self.0.service.set(ticket.unwrap_or(NO_TICKET));
     }
 
     /// The number of buffers, over all workers.
@@ -232,9 +272,26 @@ impl Pool {
         self.0.held.get() as usize
     }
 
-    /// The number of buffers that [`lease`](Pool::lease) can return now.
+    /// The number of buffers that [`lease`](Pool::lease) can return now. Buffers that are left for
+    /// workers that have waited longer are not among them.
     pub fn available(&self) -> usize {
+        self.available_for(self.0.serving.get().unwrap_or(self.0.service.get()))
+    }
+
+    /// The number of buffers that [`lease`](Pool::lease) can return to a waiter with this ticket.
+    pub(crate) fn available_for(&self, ticket: u64) -> usize {
+        self.0.left_for(ticket, self.free())
+    }
+
+    /// The number of free buffers, on this worker or in the reserve.
+    pub(crate) fn free(&self) -> usize {
         self.0.free.borrow().len() + self.0.reserve.available()
+    }
+
+    /// The number of free buffers of this worker's own list.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn own(&self) -> usize {
+        self.0.free.borrow().len()
     }
 
     /// Whether parts of shared buffers can be put into chains of this pool.
@@ -263,44 +320,27 @@ impl Pool {
         self.0.free.borrow().len() > half || self.available() > half
     }
 
-    /// Sets whether this worker starves. Returns whether that is a change.
-    pub(crate) fn set_starving(&self, starving: bool) -> bool {
-        let bit = 1u64 << self.0.worker;
-        let flags = &self.0.reserve.starving;
-        match starving {
-            // SeqCst here and in `spill`: a worker that finds no buffer and then marks itself, and
-            // one that puts buffers back and then reads the marks, must not both miss the other's
-            // write.
-            true => flags.fetch_or(bit, Ordering::SeqCst) & bit == 0,
-            false => {
-                let was = flags.load(Ordering::Relaxed) & bit != 0;
-                if was {
-                    flags.fetch_and(!bit, Ordering::SeqCst);
-                }
-                was
-            }
-        }
+    /// Publishes what this worker claims.
+    pub(crate) fn claim(&self, claim: Option<Claim>) {
+        self.0.reserve.board.publish(self.0.worker as usize, claim);
     }
 
-    /// Whether another worker starves.
-    pub(crate) fn starves_elsewhere(&self) -> bool {
-        self.0.reserve.starving() & !(1u64 << self.0.worker) != 0
-    }
-
-    /// Puts this worker's free buffers into the reserve if another worker starves. Returns the
-    /// workers to wake, one bit each.
+    /// Whether any worker has a claim.
     #[inline]
-    pub(crate) fn donate(&self) -> u64 {
-        let others = self.0.reserve.starving() & !(1u64 << self.0.worker);
-        // Without buffers to give, wake nobody: two workers that need more buffers than there are
-        // would wake each other for ever.
-        if others == 0 || self.0.free.borrow().is_empty() { 0 } else { self.0.spill() }
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.0.reserve.board.claiming() != 0
     }
 
-    /// Puts this worker's free buffers into the reserve, because it needs them no more. Returns the
-    /// workers to wake, one bit each.
-    pub(crate) fn give_up(&self) -> u64 {
-        self.0.spill()
+    /// Puts this worker's free buffers into the reserve, and wakes the workers that have a claim.
+    /// With nothing put there, wakes them only if `claim_changed`: what this worker has not used
+    /// may be for them. Otherwise two workers that need more buffers than there are would wake each
+    /// other for ever.
+    pub(crate) fn give(&self, claim_changed: bool) {
+        let gives = self.0.spill();
+        if gives || claim_changed {
+            let reserve = &self.0.reserve;
+            reserve.board.wake_claimants(self.0.worker as usize, reserve.available());
+        }
     }
 
     /// The reserve, which all workers share.
@@ -324,8 +364,13 @@ impl Local {
     #[cold]
     fn refill(&self) -> Option<u32> {
         let mut free = self.free.borrow_mut();
+        let ticket = self.serving.get().unwrap_or(self.service.get());
+        if self.left_for(ticket, self.reserve.available()) == 0 {
+            return None;
+        }
         let first = self.reserve.free.pop()?;
-        for _ in 1..BATCH {
+        let is_claimed = self.reserve.board.claiming() != 0;
+        for _ in 1..if is_claimed { 1 } else { BATCH } {
             match self.reserve.free.pop() {
                 Some(id) => free.push(id),
                 None => break,
@@ -336,15 +381,24 @@ impl Local {
         Some(first)
     }
 
-    #[cold]
-    fn spill(&self) -> u64 {
-        let mut free = self.free.borrow_mut();
-        while let Some(id) = free.pop() {
-            self.reserve.put(id);
+    /// How many of `free` buffers are left for this ticket, behind the older claims of other
+    /// workers.
+    #[inline]
+    fn left_for(&self, ticket: u64, free: usize) -> usize {
+        match self.reserve.board.claiming() & !(1u64 << self.worker) {
+            0 => free,
+            _ => free.saturating_sub(self.reserve.board.owed(self.worker as usize, ticket, free)),
         }
-        // A worker that has begun to starve since may have looked before the buffers were there.
-        let others = self.reserve.starving.load(Ordering::SeqCst) & !(1u64 << self.worker);
-        if self.reserve.available() == 0 { 0 } else { others }
+    }
+
+    /// Puts the free buffers into the reserve. Returns whether there were any.
+    fn spill(&self) -> bool {
+        let mut free = self.free.borrow_mut();
+        let any = !free.is_empty();
+        while let Some(id) = free.pop() {
+            self.reserve.free.push(id).expect("the queue has room for all buffers");
+        }
+        any
     }
 
     /// Whether a link is a reference to a shared buffer instead of the buffer itself.
@@ -461,15 +515,18 @@ impl Drop for Local {
     /// A worker that ends leaves its buffers to the others.
     fn drop(&mut self) {
         assert_eq!(self.held.get(), 0, "a lease outlived its pool");
-        for id in self.free.get_mut().drain(..) {
-            let _ = self.reserve.free.push(id);
-        }
+        self.spill();
+        self.reserve.board.wake_claimants(self.worker as usize, self.reserve.available());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Wake, Waker};
+
     use super::*;
+    use crate::base::time::Time;
 
     #[test]
     fn the_buffer_used_last_is_used_next() {
@@ -495,77 +552,112 @@ mod tests {
     }
 
     #[test]
-    fn a_starving_worker_is_given_what_another_has_free() {
-        let reserve = Reserve::new(64, 16).unwrap();
-        let (rich, poor) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
-        drop(rich.lease());
-        assert!(poor.lease().is_none(), "the batch is on the other worker");
-        assert_eq!(rich.donate(), 0, "nobody has asked yet");
-        assert!(poor.set_starving(true));
-        assert!(!poor.set_starving(true), "it was starving already");
-        assert_eq!(rich.donate(), 0b10, "worker 1 is to be woken");
-        assert!(poor.lease().is_some());
-        poor.set_starving(false);
-        assert_eq!(reserve.starving(), 0);
-    }
-
-    #[test]
-    fn a_worker_that_gives_up_its_buffers_names_those_who_starve() {
-        let reserve = Reserve::new(64, 16).unwrap();
-        let (done, poor) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 2));
-        drop(done.lease());
-        assert_eq!(done.give_up(), 0, "nobody starves");
-        assert_eq!(reserve.available(), 16);
-        drop(done.lease());
-        assert!(poor.lease().is_none());
-        poor.set_starving(true);
-        assert_eq!(done.give_up(), 0b100, "worker 2 is to be woken");
-        assert!(poor.lease().is_some());
-    }
-
-    #[test]
     fn a_pool_that_ends_leaves_its_buffers_in_the_reserve() {
         let reserve = Reserve::new(64, 16).unwrap();
         drop(Pool::new(reserve.clone(), 0).lease());
         assert_eq!(reserve.available(), 16);
     }
 
-    #[test]
-    fn a_worker_keeps_its_free_buffers_while_no_other_starves() {
-        let reserve = Reserve::new(64, 16).unwrap();
-        let pools = [0, 1].map(|worker| Pool::new(reserve.clone(), worker));
-        for pool in pools {
-            drop(pool.lease());
-            assert_eq!(pool.donate(), 0);
-            pool.set_starving(true);
-            assert_eq!(pool.donate(), 0, "it does not give to itself");
-            assert_eq!(reserve.available(), 0);
-            pool.set_starving(false);
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
         }
     }
 
-    #[test]
-    fn whoever_donates_is_not_among_those_to_be_woken() {
-        let reserve = Reserve::new(64, 16).unwrap();
-        let (poor, rich) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
-        drop(rich.lease());
-        rich.set_starving(true);
-        poor.set_starving(true);
-        assert_eq!((rich.donate(), reserve.available()), (0b01, 16));
-        drop(poor.lease());
-        assert_eq!(rich.donate(), 0, "nothing to give, nobody to be woken");
-        rich.set_starving(false);
-        assert_eq!(reserve.starving(), 0b01, "the other goes on starving");
+    impl Woken {
+        fn take(&self) -> bool {
+            self.0.swap(false, Ordering::Relaxed)
+        }
+    }
+
+    /// Pools of one reserve, and whether each of their workers was woken.
+    fn pools<const N: usize>(reserve: &Arc<Reserve>) -> ([Pool; N], [Arc<Woken>; N]) {
+        let woken: [Arc<Woken>; N] = std::array::from_fn(|_| Arc::default());
+        let pool = |worker| {
+            reserve.board().set_waker(worker, Waker::from(woken[worker].clone()));
+            Pool::new(reserve.clone(), worker)
+        };
+        (std::array::from_fn(pool), woken)
+    }
+
+    fn claim(reserve: &Reserve, needs: u32) -> Option<Claim> {
+        Some(Claim { ticket: reserve.board().ticket(), since: Time::ZERO, needs })
     }
 
     #[test]
-    fn nobody_is_woken_by_who_has_nothing_to_give_though_the_reserve_has_some() {
+    fn a_worker_with_a_claim_gets_what_another_has_free() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let ([rich, poor], woken) = pools(&reserve);
+        drop(rich.lease());
+        assert!(poor.lease().is_none(), "the batch is on the other worker");
+        assert!(!rich.is_claimed());
+        poor.claim(claim(&reserve, 1));
+        assert!(rich.is_claimed());
+        rich.give(false);
+        assert!(woken[1].take() && !woken[0].take());
+        assert!(poor.lease().is_some());
+        poor.claim(None);
+        assert!(!rich.is_claimed());
+    }
+
+    #[test]
+    fn nobody_takes_what_is_left_for_an_older_claim() {
+        let reserve = Reserve::new(64, 3).unwrap();
+        let ([first, second, third], _) = pools(&reserve);
+        for pool in [&first, &second] {
+            let claim = claim(&reserve, 1);
+            pool.claim(claim);
+            pool.set_serving(claim.map(|claim| claim.ticket));
+        }
+        assert_eq!([&first, &second, &third].map(Pool::available), [3, 2, 1]);
+        let _taken = third.lease().expect("there is one beyond those that are claimed");
+        assert!(third.lease().is_none());
+        let _taken = second.lease().expect("there is one beyond that of the older claim");
+        assert!(second.lease().is_none());
+        assert!(first.lease().is_some());
+    }
+
+    #[test]
+    fn a_claim_that_needs_more_than_are_free_leaves_them_to_others() {
         let reserve = Reserve::new(64, 2).unwrap();
-        let (one, other) = (Pool::new(reserve.clone(), 0), Pool::new(reserve.clone(), 1));
-        assert!(one.set_starving(true) && other.set_starving(true));
-        assert_eq!((one.donate(), other.donate(), reserve.available()), (0, 0, 2));
-        drop(one.lease());
-        assert_eq!((one.donate(), reserve.available()), (0b10, 2));
+        let ([needy, other], woken) = pools(&reserve);
+        needy.claim(claim(&reserve, 3));
+        assert_eq!(other.available(), 2);
+        other.give(true);
+        assert!(!woken[0].take(), "it has no use for two");
+        needy.claim(claim(&reserve, 2));
+        assert!(other.lease().is_none());
+        other.give(true);
+        assert!(woken[0].take());
+    }
+
+    #[test]
+    fn whoever_gives_nothing_wakes_others_only_if_its_claim_has_changed() {
+        let reserve = Reserve::new(64, 2).unwrap();
+        let ([one, other], woken) = pools(&reserve);
+        other.claim(claim(&reserve, 1));
+        one.give(false);
+        assert!(!woken[1].take());
+        one.give(true);
+        assert!(woken[1].take());
+    }
+
+    #[test]
+    fn a_buffer_that_arrives_in_the_reserve_wakes_who_waits_for_it() {
+        let reserve = Reserve::new(64, 16).unwrap();
+        let ([poor, done], woken) = pools(&reserve);
+        let parcel = done.lease().unwrap().into_parcel();
+        poor.claim(claim(&reserve, 1));
+        drop(parcel);
+        assert!(woken[0].take(), "a parcel that is dropped");
+        drop(done);
+        assert!(woken[0].take(), "a pool that ends");
+        poor.claim(claim(&reserve, 17));
+        drop(reserve.parcel());
+        assert!(!woken[0].take(), "sixteen do not help it");
     }
 
     #[test]

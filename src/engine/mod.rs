@@ -191,6 +191,11 @@ pub trait Engine: Sized {
         None
     }
 
+    /// Bytes of a connection that have arrived and were not received. `None` if unknown.
+    fn unread(&self, _key: Key) -> Option<u32> {
+        None
+    }
+
     /// Starts the operation `op`. The operation in the key is ignored.
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Self::Socket>;
 

@@ -168,12 +168,10 @@ impl Clients {
         let mut parcel = self.reserve.parcel().ok_or(SendError::QueueFull)?;
         let copied = parcel.extend_from_slice(bytes);
         let mail = Command::Message(Mail { to, parcel, number, receipt });
-        let refused = match copied == bytes.len() {
+        match copied == bytes.len() {
             true => self.mailboxes.send(worker, mail).map_err(|_| SendError::QueueFull),
             false => Err(SendError::TooLong),
-        };
-        // The buffer is back in the reserve, and a worker may be waiting for one.
-        refused.inspect_err(|_| self.mailboxes.wake_each(self.reserve.starving()))
+        }
     }
 }
 

@@ -136,7 +136,7 @@ impl Connection<'_> {
     /// Whether more than half of all buffers are free and no connection waits for one. A service
     /// may then take several for one connection.
     pub fn buffers_are_plentiful(&self) -> bool {
-        self.pool.is_plentiful() && self.pool.reserve().starving() == 0
+        self.pool.is_plentiful() && self.pool.reserve().board().claiming() == 0
     }
 
     /// Takes the first `count` bytes out of the input, as [`Chain::split_to`] does. If that needs a

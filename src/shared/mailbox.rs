@@ -11,18 +11,14 @@ use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Lease, Parcel, Pool};
 
-/// Capacity of an inbox. Requests to shed are rare: each of 63 other workers sends one at most every
-/// 10 ms. The other commands are held back by their senders if the inbox is full (messages and
-/// parcels), or sent again. An [`EndOrder`] does not go through the inbox.
+/// Capacity of an inbox. The commands are held back by their senders if the inbox is full (messages
+/// and parcels), or sent again. An [`EndOrder`] does not go through the inbox.
 const INBOX_SIZE: usize = 256;
 
 /// A command for a worker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub(crate) enum Command {
-    /// Another worker has waited too long for a buffer: close the connection whose output has been
-    /// stalled longest.
-    Shed,
     /// Return free buffers to the reserve: a thread without a pool needs one.
     GiveBuffers,
     /// Deliver a parcel to the service of a listener, from its copy on another worker.
@@ -119,9 +115,6 @@ struct Mailbox {
     /// [`NO_END`]. It is not in the inbox, where it would wait behind all that came before.
     end: AtomicU64,
     waker: OnceLock<Waker>,
-    /// Since when the worker's longest stalled connection has sent no byte, in nanoseconds.
-    /// `u64::MAX` if none is stalled.
-    stalled_since: AtomicU64,
     /// The worker has ended and no longer empties the inbox.
     closed: AtomicBool,
 }
@@ -141,7 +134,6 @@ impl Mailboxes {
             mail: AtomicBool::new(false),
             end: AtomicU64::new(NO_END),
             waker: OnceLock::new(),
-            stalled_since: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
         };
         Mailboxes {
@@ -160,15 +152,6 @@ impl Mailboxes {
     pub(crate) fn wake(&self, worker: usize) {
         if let Some(waker) = self.mailboxes[worker].waker.get() {
             waker.wake_by_ref();
-        }
-    }
-
-    /// Wakes each worker whose bit is set.
-    #[inline]
-    pub(crate) fn wake_each(&self, mut workers: u64) {
-        while workers != 0 {
-            self.wake(workers.trailing_zeros() as usize);
-            workers &= workers - 1;
         }
     }
 
@@ -269,7 +252,6 @@ impl Mailboxes {
         self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         while self.receive(worker).is_some() {}
-        self.publish_stall(worker, None);
     }
 
     /// Whether a worker has ended.
@@ -307,20 +289,6 @@ impl Mailboxes {
     /// The next command for a worker.
     pub(crate) fn receive(&self, worker: usize) -> Option<Command> {
         self.mailboxes[worker].inbox.pop()
-    }
-
-    /// Publishes since when a worker's longest stalled connection has been stalled.
-    pub(crate) fn publish_stall(&self, worker: usize, since: Option<Time>) {
-        let nanos = since.map_or(u64::MAX, Time::as_nanos);
-        self.mailboxes[worker].stalled_since.store(nanos, Ordering::Relaxed);
-    }
-
-    /// The worker with the longest stalled connection, and since when it has been stalled.
-    pub(crate) fn longest_stalled(&self) -> Option<(usize, Time)> {
-        let since = |mailbox: &Mailbox| mailbox.stalled_since.load(Ordering::Relaxed);
-        let all = self.mailboxes.iter().map(since).enumerate();
-        let (worker, nanos) = all.min_by_key(|&(_, nanos)| nanos)?;
-        (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
     }
 }
 

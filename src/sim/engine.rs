@@ -204,8 +204,12 @@ impl SimEngine {
             world.mark(Mark::LateBuffer);
             return Some(Outcome::NoBuffer);
         }
+        let mut found_none = false;
         for _ in 0..most {
-            let Some(mut lease) = self.pool.lease() else { break };
+            let Some(mut lease) = self.pool.lease() else {
+                found_none = true;
+                break;
+            };
             let room = lease.spare_mut().len();
             let wanted = world.rng.usize(1..=room);
             match world.recv(id, wanted) {
@@ -224,7 +228,7 @@ impl SimEngine {
         world.trace(21, id, chain.len() as u64, || format!("recv {id}: {} bytes", chain.len()));
         if !chain.is_empty() {
             Some(Outcome::Received(chain))
-        } else if self.pool.available() == 0 {
+        } else if found_none {
             Some(Outcome::NoBuffer)
         } else {
             Some(Outcome::Ended)
@@ -320,6 +324,14 @@ impl Engine for SimEngine {
 
     fn give_back(&mut self, _: usize, _: Handle, _: Peer, _: Permit) {
         unreachable!("every socket is adopted");
+    }
+
+    fn unacknowledged(&self, key: Key) -> Option<u32> {
+        Some(self.world.borrow().unacknowledged(endpoint(self.handle(key)?)))
+    }
+
+    fn unread(&self, key: Key) -> Option<u32> {
+        Some(self.world.borrow().unread(endpoint(self.handle(key)?)))
     }
 
     fn submit(&mut self, key: Key, op: Op) -> Submitted<Handle> {

@@ -60,8 +60,11 @@ pub(super) struct Sight {
     pub(super) delivered: u64,
     /// Number of bytes that the service has consumed.
     pub(super) consumed: u64,
-    /// Since when the service has held input without consuming any.
+    /// Since when the service has held input without consuming any, and without more being
+    /// delivered.
     pub(super) held_since: Option<Time>,
+    /// The number of bytes delivered by then.
+    held_from: u64,
     /// Number of its requests that the hub has accepted.
     pub(super) taken: usize,
     /// Number of requests that the hub had accepted from all members when this one joined.
@@ -203,8 +206,12 @@ impl Watched {
         let consumed = sight.delivered - memory.left;
         if memory.left == 0 {
             sight.held_since = None;
-        } else if consumed > sight.consumed || sight.held_since.is_none() {
+        } else if consumed > sight.consumed
+            || sight.delivered > sight.held_from
+            || sight.held_since.is_none()
+        {
             sight.held_since = Some(connection.now());
+            sight.held_from = sight.delivered;
         }
         sight.consumed = consumed;
         if let Some(script) = seen.scripts.get(&peer) {

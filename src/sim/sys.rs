@@ -244,6 +244,14 @@ impl Sys for SimSys {
         sent
     }
 
+    fn unacknowledged(&self, socket: &Handle) -> Option<u32> {
+        Some(self.world.borrow().unacknowledged(endpoint(socket)))
+    }
+
+    fn unread(&self, socket: &Handle) -> Option<u32> {
+        Some(self.world.borrow().unread(endpoint(socket)))
+    }
+
     fn reset(&mut self, socket: Handle) {
         let id = endpoint(&socket);
         self.world.borrow_mut().abort(id);

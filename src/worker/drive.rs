@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::connection::Context;
 use super::connection::machine::{Action, Event, Phase};
 use super::layer::Layer;
-use super::{Budget, Core};
+use super::{Budget, Core, Work};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
@@ -123,6 +123,37 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
+    /// Continues with the connections that used up their share of an earlier turn, as far as the
+    /// work of this turn allows.
+    #[inline]
+    pub(super) fn serve_yielded<E: Engine>(&mut self, engine: &mut E) {
+        if !self.yielded.is_empty() {
+            self.serve_yielded_now(engine);
+        }
+    }
+
+    #[inline(never)]
+    fn serve_yielded_now<E: Engine>(&mut self, engine: &mut E) {
+        let mut work = self.work_of_turn();
+        if self.yielded_left == 0 {
+            self.yielded_left = self.yielded.len();
+        }
+        while self.yielded_left > 0 && !work.is_spent() {
+            self.yielded_left -= 1;
+            // There are fewer if serving one has closed another.
+            let Some(slot) = self.yielded.pop_front() else { break };
+            let key = self.table.key_of(slot).expect("a queue holds live connections only");
+            work.spend(Work::SHARE);
+            let now = self.now;
+            let context = self.context(key);
+            if context.machine.is_paused() && context.deadline <= now {
+                self.timer_came(engine, key);
+            }
+            self.drive(engine, key);
+            self.serve_waiters(engine);
+        }
+    }
+
     #[cold]
     fn submit<E: Engine>(&mut self, engine: &mut E, key: Key, kind: OpKind, op: Op) {
         if let Submitted::Ready(outcome) = engine.submit(key, op) {
@@ -148,7 +179,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     ) {
         match (op, outcome) {
             (OpKind::Recv, Outcome::Ended) => self.peer_closed(engine, key),
-            (OpKind::Recv, Outcome::NoBuffer) => self.wait_for_buffer(key),
+            (OpKind::Recv, Outcome::NoBuffer) => self.wait_for_buffer(engine, key),
             (OpKind::Connect, Outcome::Connected) => {
                 self.context(key).machine.apply(Event::Connected);
                 self.established(engine, key);
@@ -311,7 +342,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if !starves && !sending {
             self.unstall(key);
         }
-        if starves && !self.stalled.contains(key.slot()) {
+        if starves && !self.supply.is_stalled(key.slot()) {
             self.stall(engine, key);
         }
         if starves {

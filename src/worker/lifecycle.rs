@@ -124,8 +124,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let slot = key.slot();
         self.wait_no_longer(slot);
         self.yielded.remove(slot);
-        self.unstall(key);
-        self.no_longer_holds(key);
+        self.forget_moves(key);
         self.wheel.clear(slot);
         let mut context = self.table.remove(key);
         if let Some(directory) = &self.directory {
@@ -149,6 +148,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let closed = context.summary();
         // This returns the permit, so that the line below does not count this connection.
         drop(context);
+        self.end_shedding(key);
         if let Some(closed) = closed
             && log::log_enabled!(log::Level::Debug)
         {

@@ -157,8 +157,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     ) -> Option<Delivery> {
         work.spend(Work::CALL);
         match command {
-            Command::Shed => self.shed_one(engine),
-            Command::GiveBuffers => self.mailboxes.wake_each(self.pool.give_up()),
+            Command::GiveBuffers => self.pool.give(false),
             Command::Parcel { listener, parcel } => {
                 self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
             }
@@ -211,15 +210,11 @@ impl<S: Service, L: Layer> Core<S, L> {
         let done = self.deliver_some(engine, unfinished, work);
         if done {
             let finished = delivery.take().expect("it was just delivered");
-            let of_thread = matches!(finished.buffer, Buffer::OfThread { .. });
             let from = finished.from;
             // The buffer of a thread's message goes back to the reserve, which the next message
             // takes it from. Otherwise this worker's own list would in the end have all buffers,
             // and the senders none.
             drop(finished);
-            if of_thread {
-                self.mailboxes.wake_each(self.pool.reserve().starving());
-            }
             if let Some(from) = from {
                 self.mailboxes.messages_delivered(from, self.index, BUFFERS_MAX);
             }

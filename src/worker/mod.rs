@@ -4,7 +4,7 @@
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
 //! * `lifecycle`: connections that are established, opened, finished, closed and freed.
 //! * `accept`: the listeners, and the connects of a client service.
-//! * `buffers`: connections that wait for a buffer or for their turn, and shedding.
+//! * `supply`: who waits for a buffer, who gives one, and who is shed.
 //! * `timers`: time-outs, and the timers that services set.
 //! * `layer`: the byte layer between a connection's socket and its service.
 //! * `mail`: commands and messages from other workers and threads.
@@ -35,7 +35,6 @@ use connection::machine::Phase;
 use connection::{Context, Table};
 
 mod accept;
-pub(crate) mod buffers;
 pub mod connection;
 mod drain;
 mod drive;
@@ -43,15 +42,16 @@ pub(crate) mod launch;
 pub(crate) mod layer;
 mod lifecycle;
 mod mail;
+pub(crate) mod supply;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 use accept::Listener;
-use buffers::Precedence;
 use drain::Drain;
 use layer::{Layer, Plain};
 use mail::Delivery;
+use supply::Supply;
 
 /// The resolution of connections' time-outs. These are usually seconds; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
@@ -111,8 +111,6 @@ pub(crate) struct Core<S: Service, L: Layer> {
     layer: L,
     /// When the service wants its next turn.
     service_turn: Option<Time>,
-    /// Whether the service waits for a buffer.
-    service_starves: bool,
     requests: Requests,
     table: Table<Context<S::Session, L::State>>,
     pool: Pool,
@@ -134,21 +132,11 @@ pub(crate) struct Core<S: Service, L: Layer> {
     accept_warned_at: Option<Time>,
     refusal_warned_at: Option<Time>,
     wheel: Wheel,
-    /// Connections that wait for a buffer.
-    waiters: SlotQueue,
-    /// Since when any has waited.
-    starving_since: Option<Time>,
-    precedence: Precedence,
-    /// When to ask another worker again to shed.
-    shed_asked_at: Time,
+    supply: Supply,
     /// Connections that used up their share of a turn.
     yielded: SlotQueue,
     /// How many of them are still to be served before those that yielded later.
     yielded_left: usize,
-    /// Connections whose output does not move.
-    stalled: SlotQueue,
-    /// Connections whose service has left input unconsumed, the longest first.
-    holding: SlotQueue,
     drain: Option<Drain>,
     stopping: bool,
     /// Connections that a stop closed at once, or that lost output during a drain.
@@ -171,7 +159,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// part.
     pub(crate) const BYTES_PER_SLOT: usize = Table::<Context<S::Session, L::State>>::BYTES_PER_SLOT
         + Wheel::BYTES_PER_SLOT
-        + 4 * SlotQueue::BYTES_PER_SLOT;
+        + Supply::BYTES_PER_SLOT
+        + SlotQueue::BYTES_PER_SLOT;
 
     /// Memory of a worker that does not depend on the number of its connections, in bytes: the
     /// events and readiness of one turn, the slots of the timer wheel, the inbox, the requests of
@@ -199,6 +188,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         });
         setup.counters.counts_wire.store(!L::IS_PLAIN, Ordering::Relaxed);
         setup.mailboxes.set_waker(setup.index, engine.waker());
+        setup.pool.reserve().board().set_waker(setup.index, engine.waker());
         let now = engine.now();
         let messenger = Messenger::new(
             setup.index,
@@ -216,7 +206,6 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             service,
             layer,
             service_turn: None,
-            service_starves: false,
             requests: Requests::with_capacity(REQUESTS_PER_TURN.min(slots)),
             table: Table::new(slots),
             pool: setup.pool,
@@ -234,14 +223,9 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             accept_warned_at: None,
             refusal_warned_at: None,
             wheel: Wheel::new(slots, TICK, now),
-            waiters: SlotQueue::new(slots),
-            starving_since: None,
-            precedence: Precedence::Behind,
-            shed_asked_at: Time::ZERO,
+            supply: Supply::new(slots),
             yielded: SlotQueue::new(slots),
             yielded_left: 0,
-            stalled: SlotQueue::new(slots),
-            holding: SlotQueue::new(slots),
             drain: None,
             stopping: false,
             cut: 0,
@@ -268,10 +252,11 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         let Core { index, service, mailboxes, counters, pool, cut, messenger, .. } = self.core;
         drop((self.core.incoming, self.core.own));
         mailboxes.close(index);
+        pool.reserve().board().leave(index);
         let kept = keep(service);
         messenger.end();
         counters.buffers_held.set(pool.held() as u64);
-        mailboxes.wake_each(pool.give_up());
+        pool.give(false);
         (kept, cut)
     }
 
@@ -319,8 +304,22 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
 
     /// The connections in the queue for buffers, by their keys.
     pub(crate) fn waiting(&self) -> Vec<u64> {
-        let key = |slot| self.core.table.key_of(slot).map(Key::to_bits);
-        self.core.waiters.iter().filter_map(key).collect()
+        let key = |(slot, _)| self.core.table.key_of(slot).map(Key::to_bits);
+        self.core.supply.waiting().filter_map(key).collect()
+    }
+
+    /// The tickets of the connections in the queue for buffers.
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = u64> {
+        self.core.supply.waiting().map(|(_, ticket)| ticket)
+    }
+
+    /// The ids of the connections whose services hold input although they are read.
+    pub(crate) fn holding(&self) -> impl Iterator<Item = ConnectionId> {
+        let (supply, table) = (&self.core.supply, &self.core.table);
+        let is_read =
+            |id: ConnectionId| !supply.is_waiting(id.slot()) && !supply.is_stalled(id.slot());
+        let holds = table.iter().filter(|context| context.opened && !context.input.is_empty());
+        holds.map(|context| context.id).filter(move |&id| is_read(id))
     }
 
     /// The phase of the connection with this key, if it still exists.
@@ -330,10 +329,10 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.table.at(key.slot()).filter(|_| exists).map(|context| context.machine.phase())
     }
 
-    /// Since when the longest pending send has not moved.
+    /// Since when the longest pending send is waited for.
     pub(crate) fn stalled_since(&self) -> Option<Time> {
-        let slot = self.core.stalled.front()?;
-        self.core.table.at(slot).map(|context| context.stalled_since)
+        let context = |slot| self.core.table.at(slot);
+        self.core.supply.stalled().filter_map(context).map(|context| context.stalled_since).min()
     }
 
     /// The ids of the connections that the service knows, with the number of bytes that the service
@@ -416,7 +415,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.service_turn(engine);
         self.drain_step(engine);
         // Last: buffers that any of these freed must not stay unused here until the next turn.
-        self.share_buffers();
+        self.share_buffers(engine);
         self.counters.buffers_held.set(self.pool.held() as u64);
     }
 
@@ -456,7 +455,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         };
         self.service_turn = self.service.turn(&mut turn);
         let wants_buffer = std::mem::take(&mut self.requests.buffer);
-        if wants_buffer || self.service_starves {
+        if wants_buffer || self.service_starves() {
             self.service_wants_buffer(wants_buffer);
         }
         if self.requests.any() {

@@ -33,8 +33,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Timers are lazy: while bytes move, only `active_at` is updated. When a timer fires, this
     /// tells whether it is due or was postponed.
     fn due(&mut self, key: Key) -> (Time, Due) {
-        let stalled = self.stalled.contains(key.slot());
-        let queued = self.waiters.contains(key.slot()) || self.yielded.contains(key.slot());
+        let stalled = self.supply.is_stalled(key.slot());
+        let queued = self.supply.is_waiting(key.slot()) || self.yielded.contains(key.slot());
         let (now, send_timeout) = (self.now, self.rules.send_timeout);
         let idle_timeout = self.rules.idle_timeout;
         let context: &Context<S::Session, L::State> = self.context(key);
@@ -108,8 +108,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let before = std::mem::replace(&mut self.context(key).unacknowledged, left);
         match (before, left) {
             (Some(before), Some(left)) if left < before => {
-                self.stalled.remove(key.slot());
-                self.stall(engine, key);
+                self.stall_again(engine, key);
             }
             _ => self.close_now(key, CloseReason::SendTimeout),
         }

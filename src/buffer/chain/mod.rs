@@ -338,7 +338,7 @@ impl Chain {
         assert!(!self.pool.local().is_reference(id), "a shared buffer cannot be cut");
         let bytes = self.slice(id);
         let head_is_shorter = at <= bytes.len() / 2;
-        let mut lease = self.pool.lease()?;
+        let mut lease = self.pool.lease_and_count()?;
         let part = if head_is_shorter { &bytes[..at] } else { &bytes[at..] };
         let copied = lease.extend_from_slice(part);
         debug_assert_eq!(copied, part.len());

@@ -517,6 +517,11 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.sys.unacknowledged(socket)
     }
 
+    fn unread(&self, key: Key) -> Option<u32> {
+        let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
+        self.sys.unread(socket)
+    }
+
     // Inlined where the operation is known at compile time, so that only its branch remains.
     #[inline(always)]
     fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {

@@ -135,6 +135,10 @@ impl Sys for Faulty {
         self.kernel.unacknowledged(socket)
     }
 
+    fn unread(&self, socket: &Self::Socket) -> Option<u32> {
+        self.kernel.unread(socket)
+    }
+
     fn reset(&mut self, socket: Self::Socket) {
         self.kernel.reset(socket);
     }

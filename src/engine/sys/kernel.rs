@@ -289,6 +289,10 @@ impl Sys for Kernel {
         crate::net::sockopt::unacknowledged(socket)
     }
 
+    fn unread(&self, socket: &OwnedFd) -> Option<u32> {
+        u32::try_from(rustix::io::ioctl_fionread(socket).ok()?).ok()
+    }
+
     fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         rustix::net::shutdown(socket, Shutdown::Write).map_err(own)
     }

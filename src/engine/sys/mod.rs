@@ -124,6 +124,11 @@ pub trait Sys {
         None
     }
 
+    /// Bytes that have arrived and were not received. `None` if unknown.
+    fn unread(&self, _socket: &Self::Socket) -> Option<u32> {
+        None
+    }
+
     /// Closes a registered socket with RST (SO_LINGER of zero), so that the peer learns that data is
     /// missing.
     fn reset(&mut self, socket: Self::Socket);

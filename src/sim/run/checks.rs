@@ -2,6 +2,7 @@
 //! `../audit.rs` checks what members of a hub received. What one event alone shows is checked where
 //! the event is handled.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
@@ -17,9 +18,9 @@ use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
 use crate::worker::Worker;
-use crate::worker::buffers::GIVE_WAY;
 use crate::worker::connection::machine::Phase;
 use crate::worker::layer::Layer;
+use crate::worker::supply::patience;
 
 /// Longest delay of shedding beyond `shed_after`, because the request to another worker may have to
 /// be repeated.
@@ -81,44 +82,43 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_messages();
         let (output, input) = self.longest_unmoved();
         let stalled = output.into_iter().chain(input).min();
-        let published = self.mailboxes.longest_stalled().map(|(_, since)| since);
-        assert_eq!(published, stalled, "the longest stall, as published and as measured");
+        let published = self.reserve.board().longest_stalled().map(|(_, since)| since);
+        let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let any_held = workers().any(|worker| worker.inputs().any(|(_, bytes)| bytes > 0));
+        assert_eq!(published.is_some(), output.is_some() || any_held, "stalls are published");
+        let waits_since = self.longest_wait();
         let world = self.world.borrow();
         let permits_left = self.permits.taken() < self.connections;
         let reserve = self.reserve.available();
-        let idle_buffers = |server: &Server<E, L>| server.pool.available() - reserve;
+        let idle_buffers = |server: &Server<E, L>| server.pool.own();
         let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
         if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
             let due = output + timeout + SHED_LATE_MAX;
             assert!(world.now <= due, "a stalled send is not closed after its time-out");
         }
-        for (index, server) in self.servers.iter_mut().enumerate() {
+        for (index, server) in self.servers.iter().enumerate() {
             let Some(worker) = &server.worker else { continue };
             assert!(
                 !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
                 "worker {index} sleeps while a client waits and a permit is free"
             );
             let waiting = worker.waiting();
-            // It may leave buffers to a worker that starves too, which may need more than are free.
-            let gives_way = self.reserve.starving() & !(1 << index) != 0
-                && worker.deadline().is_some_and(|at| at <= world.now + GIVE_WAY);
             assert!(
-                waiting.is_empty() || free == 0 || self.late_buffers || gives_way,
+                waiting.is_empty() || free == 0 || self.late_buffers,
                 "worker {index} sleeps while a connection waits and {free} buffers are free, \
                  {reserve} of them in the reserve"
             );
-            let (first, entered) =
-                (waiting.first().copied(), server.counters.read().waits_for_buffer);
-            if (first, entered) != (server.queue.0, server.queue.1) {
-                server.queue = (first, entered, world.now);
-            }
-            if let (Some(_), Some(after), Some(stalled)) = (first, self.rules.shed_after, stalled) {
-                // After a suspension everything is due at once, but shedding one at a time is
-                // enough.
-                let resumed = self.suspended_at.unwrap_or(Time::ZERO);
-                let due = stalled.max(server.queue.2).max(resumed) + after + SHED_LATE_MAX;
-                assert!(world.now <= due, "nothing is shed although {first:x?} waits for a buffer");
-            }
+        }
+        if let (Some(since), Some(after), Some(stalled)) =
+            (waits_since, self.rules.shed_after, stalled)
+        {
+            let resumed = self.suspended_at.unwrap_or(Time::ZERO);
+            let due = (since.max(resumed) + after).max(stalled + patience(after)) + SHED_LATE_MAX;
+            assert!(
+                world.now <= due,
+                "nothing is shed although a connection has waited for a buffer since {since:?}, \
+                 and another one has not moved since {stalled:?}"
+            );
         }
     }
 
@@ -127,10 +127,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
         let output = workers().filter_map(Worker::stalled_since).min();
         // As the service saw it. The service is not told when its input is released.
-        let holding: Vec<ConnectionId> = workers()
-            .flat_map(|worker| worker.inputs().filter(|&(_, bytes)| bytes > 0))
-            .map(|(id, _)| id)
-            .collect();
+        let holding: Vec<ConnectionId> = workers().flat_map(Worker::holding).collect();
         if holding.is_empty() {
             return (output, None);
         }
@@ -138,6 +135,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let holds = |sight: &&Sight| sight.id.is_some_and(|id| holding.contains(&id));
         let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
         (output, input)
+    }
+
+    /// Since when the longest waiter in the queue of a worker has been there. The tickets tell the
+    /// waits of a connection apart.
+    fn longest_wait(&mut self) -> Option<Time> {
+        let now = self.world.borrow().now;
+        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let tickets: HashSet<u64> = workers.flat_map(Worker::tickets).collect();
+        self.waits.retain(|ticket, _| tickets.contains(ticket));
+        tickets.into_iter().map(|ticket| *self.waits.entry(ticket).or_insert(now)).min()
     }
 
     /// Checks that the directory lists exactly the open connections.
@@ -166,7 +173,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn check_counts(&mut self) {
         let reserve = self.reserve.available();
-        let of = |server: &Server<E, L>| server.pool.held() + server.pool.available() - reserve;
+        let of = |server: &Server<E, L>| server.pool.held() + server.pool.own();
         let buffers = self.servers.iter().map(of).sum::<usize>() + reserve;
         assert_eq!(
             buffers + self.reserve.travelling(),
@@ -181,7 +188,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
         let open = self.world.borrow().open();
         assert_eq!(open, contexts + of_clients, "open sockets and live contexts differ");
-        if !self.moved && self.reserve.starving() != 0 && reserve > 0 {
+        if !self.moved && self.reserve.board().claiming() != 0 && reserve > 0 {
             self.moved = true;
             self.world.borrow_mut().mark(Mark::BufferMoved);
         }

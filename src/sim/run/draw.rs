@@ -2,7 +2,7 @@
 //! choices during the run are drawn where they are needed.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +171,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             whims: drawn.whims,
             timers_checked: 0,
             reconnects: 0,
+            waits: HashMap::new(),
             held_back: HashSet::new(),
             moved: false,
             world,
@@ -236,8 +237,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let mut rng = fastrand::Rng::with_seed(self.world.borrow().seed ^ 0x776f_726b);
         worker.limit_work(*rng.choice(&[1, 300, 2_000, 1 << 14]).expect("there are some"));
         worker.begin();
-        let queue = (None, 0, self.begun);
-        Server { worker: Some(worker), woken, pool, counters, cut: 0, queue }
+        Server { worker: Some(worker), woken, pool, counters, cut: 0 }
     }
 
     /// The sender of messages for a worker's service, if this seed has any.

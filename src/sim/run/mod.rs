@@ -4,7 +4,7 @@
 //! * `checks`: what must hold after every step, when idle, and at the end
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +106,8 @@ struct Simulation<E: Seat, L: Layer> {
     whims: Whims,
     timers_checked: usize,
     reconnects: usize,
+    /// Since when each connection waits for a buffer, by its ticket.
+    waits: HashMap<u64, Time>,
     /// Peers whose bytes were deliberately held back when honest peers gave up.
     held_back: HashSet<usize>,
     moved: bool,
@@ -117,8 +119,6 @@ struct Server<E: Seat, L: Layer> {
     pool: Pool,
     counters: Arc<Counters>,
     cut: u64,
-    /// First in the queue for buffers, how many ever entered it, and since when both are unchanged.
-    queue: (Option<u64>, u64, Time),
 }
 
 struct ClientSide<E: Seat> {

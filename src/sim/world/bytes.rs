@@ -141,6 +141,18 @@ impl World {
         Ok(bytes)
     }
 
+    /// Bytes that were sent from this side and that the peer has not read. (A real system counts
+    /// those that the peer's system has not acknowledged. The window is small here.)
+    pub(in crate::sim) fn unacknowledged(&self, id: EndpointId) -> u32 {
+        let other = &self.endpoints[self.endpoints[id].other];
+        (other.received.len() + other.bytes_under_way) as u32
+    }
+
+    /// Bytes that have arrived and were not received.
+    pub(in crate::sim) fn unread(&self, id: EndpointId) -> u32 {
+        self.endpoints[id].received.len() as u32
+    }
+
     /// Whether a receive would do something.
     pub(in crate::sim) fn can_recv(&self, id: EndpointId) -> bool {
         let endpoint = &self.endpoints[id];

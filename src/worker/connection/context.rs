@@ -49,13 +49,11 @@ pub(crate) struct Context<Session, Layer = ()> {
     /// The deadline of the current phase: for the connect, for the layer to learn the peer, for the
     /// service's timer, or for the end of lingering.
     pub(crate) deadline: Time,
-    /// Since when the pending output has not moved. Valid while the connection is in the stalled
-    /// queue.
+    /// When the pending Send, or the last count of unacknowledged bytes, began. Valid while the
+    /// output is stalled.
     pub(crate) stalled_since: Time,
     /// Bytes that the peer had not acknowledged when last checked.
     pub(crate) unacknowledged: Option<u32>,
-    /// Since when input has been left unconsumed. Valid while there is some.
-    pub(crate) held_since: Time,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     /// Bytes received after this side had begun to close.
@@ -92,7 +90,6 @@ impl<Session: Default, Layer> Context<Session, Layer> {
             deadline: Time::MAX,
             stalled_since: now,
             unacknowledged: None,
-            held_since: now,
             bytes_received: 0,
             bytes_sent: 0,
             bytes_discarded: 0,

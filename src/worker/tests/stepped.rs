@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::buffer::Lease;
+use crate::buffer::board::Claim;
 use crate::engine::sys::Sys;
 use crate::service::Message;
 use crate::shared::mailbox::Command;
@@ -91,7 +92,7 @@ impl<S: Service, Y: Sys<Socket = OwnedFd>> Stepped<S, Y> {
 
     /// Whether the worker asks others for buffers.
     fn starves(&self) -> bool {
-        self.other.starves_elsewhere()
+        self.other.is_claimed()
     }
 
     pub(super) fn end(mut self) {
@@ -167,8 +168,9 @@ fn wanting() -> (Stepped<Wants>, Wants, Lease) {
     let wants = Wants::default();
     // One buffer to receive into, which is held, and one on the other worker.
     let mut stepped = Stepped::new(2, |_| wants.clone());
+    stepped.other.reserve().board().ticket();
     let elsewhere = stepped.other.lease().unwrap();
-    assert_eq!(stepped.other.give_up(), 0, "nobody is in want of the other one yet");
+    stepped.other.give(false);
     stepped.client.write_all(b"x").unwrap();
     stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
     (stepped, wants, elsewhere)
@@ -179,7 +181,8 @@ fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_work
     let (mut stepped, wants, elsewhere) = wanting();
     for _ in 0..10 {
         assert!(stepped.starves(), "the others do not know of the want");
-        assert!(stepped.worker.core.starving_since.is_some(), "nobody would ever be shed for it");
+        let since = stepped.worker.core.supply.waits_since();
+        assert!(since.is_some(), "nobody would ever be shed for it");
         stepped.turn();
     }
     assert_eq!(wants.calls.get(), 1, "it is not asked again before there is one");
@@ -187,7 +190,7 @@ fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_work
     (0..10).for_each(|_| stepped.turn());
     assert_eq!(wants.calls.get(), 1, "what came is not received meanwhile");
     drop(elsewhere);
-    assert_eq!(stepped.other.donate(), 0b1, "worker 0 is to be woken");
+    stepped.other.give(false);
     let got = wants.got.clone();
     stepped.turns_until("it has its buffer", |_| got.borrow().is_some());
     assert_eq!(wants.calls.get(), 2);
@@ -195,7 +198,7 @@ fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_work
     stepped.turns_until("it is read again", |worker| {
         worker.inputs().any(|(_, len)| len == 2) && worker.waiting().is_empty()
     });
-    assert!(!stepped.starves() && stepped.worker.core.starving_since.is_none());
+    assert!(!stepped.starves() && stepped.worker.core.supply.waits_since().is_none());
     drop(wants.got.take());
     stepped.end();
 }
@@ -209,25 +212,28 @@ fn a_connection_that_is_closed_while_its_service_waits_is_waited_for_no_more() {
     assert!(!stepped.starves() && stepped.worker.waiting().is_empty());
     stepped.turns_until("it is gone", |worker| worker.open() == 0);
     drop(elsewhere);
-    assert_eq!((stepped.other.donate(), wants.calls.get()), (0, 1));
+    assert_eq!(wants.calls.get(), 1);
     stepped.end();
 }
 
 #[test]
-fn a_worker_gives_way_to_others_before_it_takes_back_what_it_has_given() {
+fn a_worker_leaves_a_buffer_to_a_worker_that_has_waited_longer() {
     let (mut stepped, wants, elsewhere) = wanting();
-    stepped.other.set_starving(true);
-    stepped.worker.core.precedence = Precedence::Behind;
+    let claim = Claim { ticket: 0, since: Time::ZERO, needs: 1 };
+    // The ticket of this worker's waiter is later.
+    assert!(stepped.worker.tickets().all(|ticket| ticket > claim.ticket));
+    stepped.other.claim(Some(claim));
     drop(elsewhere);
-    assert_eq!(stepped.other.give_up(), 0b1);
+    stepped.other.give(false);
+    (0..10).for_each(|_| stepped.turn());
+    assert_eq!(wants.calls.get(), 1, "the other one comes first, even if it sleeps");
+    // The other one cannot use it.
+    stepped.other.claim(Some(Claim { needs: 2, ..claim }));
+    stepped.other.give(true);
     stepped.turn();
-    assert_eq!(wants.calls.get(), 1, "the others come first");
-    let wait = stepped.worker.deadline().expect("they may take none") - stepped.worker.core.now;
-    assert!((1..=20).contains(&wait.as_millis()), "{wait:?}");
-    stepped.turn();
-    assert_eq!(wants.calls.get(), 2, "it has gone without since");
+    assert_eq!(wants.calls.get(), 2);
     assert!(wants.got.take().is_some());
-    stepped.other.set_starving(false);
+    stepped.other.claim(None);
     stepped.end();
 }
 

@@ -288,7 +288,7 @@ impl Still {
         let all: Vec<u64> = self.clients.keys().copied().filter(here).collect();
         all.into_iter().for_each(|id| self.send(id));
         // What is free here is of use to others.
-        self.workers[at].pool.give_up();
+        self.workers[at].pool.give(false);
     }
 
     /// The kernel takes what is on the output of a client that reads.

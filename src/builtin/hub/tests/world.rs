@@ -212,7 +212,7 @@ fn a_full_inbox_holds_the_senders_back_and_loses_nothing() {
     let (sender, receiver) = (still.open(0), still.open(1));
     still.settle();
     let mut filled = 0;
-    while still.mailboxes.send(1, Command::Shed).is_ok() {
+    while still.mailboxes.send(1, Command::GiveBuffers).is_ok() {
         filled += 1;
     }
     assert!(filled > 100);

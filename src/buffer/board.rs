@@ -1,0 +1,192 @@
+//! What workers tell each other about buffers: who waits for one, and since when; whose buffers
+//! have not moved, and since when; and who is to be woken. `worker/supply` has the policy.
+//!
+//! A *claim* is published by a worker whose connections or service wait for a buffer. It has a
+//! *ticket*, by which all waiters of the process are in one order.
+//!
+//! Memory order: a worker that finds no buffer publishes its claim and then looks again. A thread
+//! that puts a buffer into the reserve reads the claims after that. With SeqCst on both sides, at
+//! least one of them sees what the other has written, so no waiter sleeps beside a free buffer.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use crate::base::key::WORKERS_MAX;
+use crate::base::time::Time;
+
+/// The ticket of who does not wait: behind all others.
+pub(crate) const NO_TICKET: u64 = u64::MAX;
+
+/// The place of a waiter in the order of all waiters, and what it needs. What a worker publishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    pub(crate) ticket: u64,
+    /// Since when it waits.
+    pub(crate) since: Time,
+    /// How many buffers have to be free until it is served. More than 1 if it has found fewer and
+    /// could not use them.
+    pub(crate) needs: u32,
+}
+
+/// The notes of all workers.
+pub(crate) struct Board {
+    /// One bit for each worker with a claim.
+    claiming: AtomicU64,
+    next_ticket: AtomicU64,
+    notes: [Note; WORKERS_MAX],
+}
+
+/// What one worker has published. Except for `asked`, only that worker writes it.
+struct Note {
+    ticket: AtomicU64,
+    needs: AtomicU32,
+    /// How many buffers were free when others asked it to shed a connection, plus 1. 0 if none
+    /// has asked.
+    asked: AtomicU32,
+    /// In nanoseconds.
+    waits_since: AtomicU64,
+    /// In nanoseconds; `u64::MAX` if nothing is stalled.
+    stalled_since: AtomicU64,
+    waker: OnceLock<Waker>,
+}
+
+impl Board {
+    pub(super) fn new() -> Board {
+        let note = |_| Note {
+            ticket: AtomicU64::new(NO_TICKET),
+            needs: AtomicU32::new(1),
+            asked: AtomicU32::new(0),
+            waits_since: AtomicU64::new(u64::MAX),
+            stalled_since: AtomicU64::new(u64::MAX),
+            waker: OnceLock::new(),
+        };
+        Board {
+            claiming: AtomicU64::new(0),
+            next_ticket: AtomicU64::new(0),
+            notes: std::array::from_fn(note),
+        }
+    }
+
+    /// Sets the waker of a worker.
+    pub(crate) fn set_waker(&self, worker: usize, waker: Waker) {
+        let _ = self.notes[worker].waker.set(waker);
+    }
+
+    /// A ticket behind all that were drawn before.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.next_ticket.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The workers with a claim, one bit each.
+    #[inline]
+    pub(crate) fn claiming(&self) -> u64 {
+        self.claiming.load(Ordering::Relaxed)
+    }
+
+    /// Publishes the claim of a worker, or that it has none.
+    pub(crate) fn publish(&self, worker: usize, claim: Option<Claim>) {
+        let (note, bit) = (&self.notes[worker], 1 << worker);
+        match claim {
+            Some(Claim { ticket, since, needs }) => {
+                note.waits_since.store(since.as_nanos(), Ordering::Relaxed);
+                note.needs.store(needs, Ordering::SeqCst);
+                note.ticket.store(ticket, Ordering::SeqCst);
+                self.claiming.fetch_or(bit, Ordering::SeqCst);
+            }
+            None => {
+                self.claiming.fetch_and(!bit, Ordering::SeqCst);
+                note.ticket.store(NO_TICKET, Ordering::SeqCst);
+                note.waits_since.store(u64::MAX, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many of `free` buffers are for claims, of other workers than this one, that are older
+    /// than `ticket`.
+    pub(super) fn owed(&self, worker: usize, ticket: u64, free: usize) -> usize {
+        let older = |note: &&Note| note.ticket.load(Ordering::SeqCst) < ticket;
+        let usable = |needs: &usize| *needs <= free;
+        self.claimants(worker).filter(older).map(Note::needs).filter(usable).sum()
+    }
+
+    fn claimants(&self, except: usize) -> impl Iterator<Item = &Note> {
+        let mut left = self.claiming.load(Ordering::SeqCst);
+        if except < WORKERS_MAX {
+            left &= !(1 << except);
+        }
+        std::iter::from_fn(move || {
+            let worker = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(&self.notes[worker])
+        })
+    }
+
+    /// Wakes the workers with a claim that `free` buffers can serve, except the one with this
+    /// number.
+    pub(super) fn wake_claimants(&self, except: usize, free: usize) {
+        for note in self.claimants(except).filter(|note| note.needs() <= free) {
+            note.wake();
+        }
+    }
+
+    /// Whether a connection or service of any worker has waited for at least as long as since
+    /// `limit`.
+    pub(crate) fn has_waited_since(&self, limit: Time) -> bool {
+        let since = |note: &Note| note.waits_since.load(Ordering::Relaxed);
+        self.claimants(WORKERS_MAX).any(|note| since(note) <= limit.as_nanos())
+    }
+
+    /// Publishes since when the bytes of a worker's longest stalled connection have not moved.
+    pub(crate) fn publish_stall(&self, worker: usize, since: Option<Time>) {
+        let nanos = since.map_or(u64::MAX, Time::as_nanos);
+        self.notes[worker].stalled_since.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The worker with the longest stalled connection, and since when it has been stalled.
+    pub(crate) fn longest_stalled(&self) -> Option<(usize, Time)> {
+        let since = |note: &Note| note.stalled_since.load(Ordering::Relaxed);
+        let (worker, nanos) =
+            self.notes.iter().map(since).enumerate().min_by_key(|&(_, nanos)| nanos)?;
+        (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
+    }
+
+    /// Asks a worker to shed a connection, as `free` buffers are not enough. At most one request is
+    /// under way for each worker: while one is, this does nothing.
+    pub(crate) fn ask_to_shed(&self, worker: usize, free: usize) {
+        let note = &self.notes[worker];
+        let (none, asked) = (0, free as u32 + 1);
+        if note.asked.compare_exchange(none, asked, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            note.wake();
+        }
+    }
+
+    /// How many buffers were free when the worker was asked to shed a connection, if it was.
+    pub(crate) fn asked_to_shed(&self, worker: usize) -> Option<usize> {
+        let asked = self.notes[worker].asked.load(Ordering::Acquire);
+        asked.checked_sub(1).map(|free| free as usize)
+    }
+
+    /// The request has been carried out, or is needed no more.
+    pub(crate) fn has_shed(&self, worker: usize) {
+        self.notes[worker].asked.store(0, Ordering::Release);
+    }
+
+    /// The worker has ended.
+    pub(crate) fn leave(&self, worker: usize) {
+        self.publish(worker, None);
+        self.publish_stall(worker, None);
+    }
+}
+
+impl Note {
+    fn needs(&self) -> usize {
+        self.needs.load(Ordering::SeqCst) as usize
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+}
