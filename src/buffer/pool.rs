@@ -69,6 +69,8 @@ impl Reserve {
             return None;
         }
         let id = self.free.pop()?;
+        // As in `Pool::give`: what is left may be for others than before.
+        self.board.wake_claimants(WORKERS_MAX, self.available());
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
 
@@ -120,6 +122,8 @@ pub(super) struct Local {
     /// last read.
     taken: Cell<u32>,
     refused: Cell<bool>,
+    /// Whether the worker has taken from the reserve while there was a claim.
+    has_drawn: Cell<bool>,
     /// For each buffer of the arena, its place in a chain of this worker. After these, the
     /// references, by which a shared buffer is part of several chains. See `lease` and
     /// `shared_buffer`.
@@ -204,6 +208,7 @@ impl Pool {
             service: Cell::new(NO_TICKET),
             taken: Cell::new(0),
             refused: Cell::new(false),
+            has_drawn: Cell::new(false),
             links,
             shares,
             free_reference: Cell::new(NONE),
@@ -332,12 +337,13 @@ impl Pool {
     }
 
     /// Puts this worker's free buffers into the reserve, and wakes the workers that have a claim.
-    /// With nothing put there, wakes them only if `claim_changed`: what this worker has not used
-    /// may be for them. Otherwise two workers that need more buffers than there are would wake each
-    /// other for ever.
+    /// With nothing put there, wakes them only if `claim_changed`, or if it has taken from the
+    /// reserve: what is left may be for others than before. Otherwise two workers that need more
+    /// buffers than there are would wake each other for ever.
     pub(crate) fn give(&self, claim_changed: bool) {
+        let has_drawn = self.0.has_drawn.replace(false);
         let gives = self.0.spill();
-        if gives || claim_changed {
+        if gives || claim_changed || has_drawn {
             let reserve = &self.0.reserve;
             reserve.board.wake_claimants(self.0.worker as usize, reserve.available());
         }
@@ -370,6 +376,7 @@ impl Local {
         }
         let first = self.reserve.free.pop()?;
         let is_claimed = self.reserve.board.claiming() != 0;
+        self.has_drawn.set(is_claimed);
         for _ in 1..if is_claimed { 1 } else { BATCH } {
             match self.reserve.free.pop() {
                 Some(id) => free.push(id),

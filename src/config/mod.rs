@@ -263,9 +263,11 @@ impl Config {
         self
     }
 
-    /// Once connections have waited for a buffer for this long, closes the connection that has sent
-    /// nothing for longest, and for at least this long. 1 ms to 365 days; `None` disables this.
-    /// Default: 1 s.
+    /// Once a connection has waited for a buffer for this long, closes the connections that have not
+    /// moved for longest, one after the other, until it is served. Those that have moved within a
+    /// second, or this time if it is shorter, stay. A connection moves if its peer acknowledges at
+    /// least 1 KiB/s of pending output, or sends as much of a message that its service waits for.
+    /// 1 ms to 365 days; `None` disables this. Default: 1 s.
     pub fn shed_after(mut self, after: Option<Duration>) -> Config {
         self.shed_after = after;
         self

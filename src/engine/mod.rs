@@ -10,8 +10,9 @@
 //! 2. At most one operation of each kind is outstanding on a socket. Shutdown and Close are
 //!    submitted only when no Send is outstanding.
 //! 3. A Recv carries no buffer. The engine takes leases when there are bytes, and completes with
-//!    [`Outcome::NoBuffer`] if no buffer is free. The worker decides which connections wait. In the
-//!    same way, an Accept takes a permit when a connection waits, or completes with
+//!    [`Outcome::NoBuffer`] if no buffer is free. The worker decides which connections wait. The end
+//!    of the stream and errors need no buffer, and neither does a Discard. In the same way, an
+//!    Accept takes a permit when a connection waits, or completes with
 //!    [`Outcome::NoPermit`].
 //! 4. A Send completes when the kernel has accepted at least one byte. It returns the bytes that
 //!    were not accepted.
@@ -68,6 +69,8 @@ pub enum Op {
     Connect(ConnectTo),
     /// Receive into at most this many buffers. At least 1.
     Recv(u8),
+    /// Receive bytes and throw them away. Needs no buffer. Counts as the socket's Recv.
+    Discard,
     /// Send the chain, and return its leases as they become empty. The chain must not be empty.
     Send(Chain),
     /// Close the sending side.
@@ -100,7 +103,9 @@ pub enum Outcome<Socket> {
     Received(Chain),
     /// The peer has closed its sending side. There are no more bytes.
     Ended,
-    /// There may be bytes, but no buffer is free.
+    /// This number of bytes, at least 1, was received and thrown away.
+    Discarded(usize),
+    /// There are bytes, but no buffer is free.
     NoBuffer,
     /// Bytes were sent.
     Sent {

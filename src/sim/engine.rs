@@ -45,6 +45,7 @@ enum Operation {
     Accept,
     Connect,
     Recv(u8),
+    Discard,
     Send(Chain),
     Shutdown,
     Cancel,
@@ -57,7 +58,7 @@ impl Operation {
         match self {
             Operation::Accept => OpKind::Accept,
             Operation::Connect => OpKind::Connect,
-            Operation::Recv(_) => OpKind::Recv,
+            Operation::Recv(_) | Operation::Discard => OpKind::Recv,
             Operation::Send(_) => OpKind::Send,
             Operation::Shutdown => OpKind::Shutdown,
             Operation::Cancel => OpKind::Cancel,
@@ -116,7 +117,7 @@ impl SimEngine {
                 _ => false,
             },
             Operation::Connect => world.connect_outcome(self.id(*key)).is_some(),
-            Operation::Recv(_) => world.can_recv(self.id(*key)),
+            Operation::Recv(_) | Operation::Discard => world.can_recv(self.id(*key)),
             Operation::Send(_) => world.can_send(self.id(*key)),
             Operation::Shutdown | Operation::Close | Operation::Reset => true,
             // Completes last on its socket.
@@ -148,6 +149,7 @@ impl SimEngine {
                 })
             }
             Operation::Recv(most) => self.recv(key, most),
+            Operation::Discard => self.discard(key),
             Operation::Send(chain) => return self.send(key, chain, cancelled),
             Operation::Shutdown => {
                 let id = self.id(key);
@@ -200,15 +202,19 @@ impl SimEngine {
         }
         let late = world.rates.late_buffer;
         // Only while another lease is held: its return wakes the queue.
-        if self.pool.held() > 0 && world.chance(late) {
+        if self.pool.held() > 0 && world.unread(id) > 0 && world.chance(late) {
             world.mark(Mark::LateBuffer);
             return Some(Outcome::NoBuffer);
         }
-        let mut found_none = false;
         for _ in 0..most {
             let Some(mut lease) = self.pool.lease() else {
-                found_none = true;
-                break;
+                match world.peek(id) {
+                    _ if !chain.is_empty() => break,
+                    Ok(0) => return Some(Outcome::Ended),
+                    Ok(_) => return Some(Outcome::NoBuffer),
+                    Err(Errno::AGAIN) => return None,
+                    Err(error) => return Some(Outcome::Failed(error)),
+                }
             };
             let room = lease.spare_mut().len();
             let wanted = world.rng.usize(1..=room);
@@ -226,12 +232,25 @@ impl SimEngine {
             }
         }
         world.trace(21, id, chain.len() as u64, || format!("recv {id}: {} bytes", chain.len()));
-        if !chain.is_empty() {
-            Some(Outcome::Received(chain))
-        } else if found_none {
-            Some(Outcome::NoBuffer)
-        } else {
-            Some(Outcome::Ended)
+        Some(if chain.is_empty() { Outcome::Ended } else { Outcome::Received(chain) })
+    }
+
+    fn discard(&mut self, key: Key) -> Option<Outcome<Handle>> {
+        let id = self.id(key);
+        let mut world = self.world.borrow_mut();
+        let rate = world.rates.recv_error;
+        if let Err(error) = draw(&mut world, rate, &RECV_ERRORS) {
+            world.fail(id);
+            return Some(Outcome::Failed(error));
+        }
+        let wanted = world.rng.usize(1..=1000);
+        let bytes = world.recv(id, wanted);
+        world.trace(23, id, 0, || format!("discard {id}: {bytes:?}"));
+        match bytes {
+            Ok(bytes) if bytes.is_empty() => Some(Outcome::Ended),
+            Ok(bytes) => Some(Outcome::Discarded(bytes.len())),
+            Err(Errno::AGAIN) => None,
+            Err(error) => Some(Outcome::Failed(error)),
         }
     }
 
@@ -351,6 +370,7 @@ impl Engine for SimEngine {
                 Operation::Connect
             }
             Op::Recv(most) => Operation::Recv(most),
+            Op::Discard => Operation::Discard,
             Op::Send(chain) => Operation::Send(chain),
             Op::Shutdown => Operation::Shutdown,
             Op::Cancel => {
@@ -383,6 +403,7 @@ impl Engine for SimEngine {
             let again = match &op {
                 Operation::Accept => Some(Operation::Accept),
                 Operation::Recv(most) => Some(Operation::Recv(*most)),
+                Operation::Discard => Some(Operation::Discard),
                 _ => None,
             };
             if let Some(outcome) = self.complete(key, op, false) {
@@ -406,6 +427,7 @@ impl Engine for SimEngine {
             let again = match &op {
                 Operation::Accept => Some(Operation::Accept),
                 Operation::Recv(most) => Some(Operation::Recv(*most)),
+                Operation::Discard => Some(Operation::Discard),
                 _ => None,
             };
             let worker = self.worker;

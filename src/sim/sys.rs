@@ -226,6 +226,10 @@ impl Sys for SimSys {
         Ok(bytes.len())
     }
 
+    fn peek(&mut self, socket: &Handle) -> Result<usize, Errno> {
+        self.world.borrow_mut().peek(endpoint(socket))
+    }
+
     fn send(&mut self, socket: &Handle, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let mut world = self.world.borrow_mut();
         let id = endpoint(socket);

@@ -206,6 +206,14 @@ impl Sys for Memory {
         })
     }
 
+    fn peek(&mut self, socket: &Socket) -> Result<usize, Errno> {
+        self.client(socket, |client| match client.arriving.len() {
+            0 if client.reset => Err(Errno::CONNRESET),
+            0 if !client.finished => Err(Errno::AGAIN),
+            count => Ok(count.min(1)),
+        })
+    }
+
     fn send(&mut self, socket: &Socket, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
         self.client(socket, |client| {
             let offered: usize = buffers.iter().map(|buffer| buffer.len()).sum();

@@ -73,7 +73,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
                 || !L::IS_PLAIN && !context.output.is_empty();
             if budget.is_spent()
-                && matches!(context.machine.peek(output), Action::Recv | Action::Send)
+                && matches!(
+                    context.machine.peek(output),
+                    Action::Recv | Action::Send | Action::Discard
+                )
             {
                 return self.yield_turn(key);
             }
@@ -104,6 +107,15 @@ impl<S: Service, L: Layer> Core<S, L> {
                         Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
                     }
                 }
+                Action::Discard => match engine.submit(key, Op::Discard) {
+                    Submitted::Pending => return,
+                    Submitted::Ready(outcome) => {
+                        if let Outcome::Discarded(bytes) = outcome {
+                            budget.spend(bytes);
+                        }
+                        self.completed(engine, key, OpKind::Recv, outcome);
+                    }
+                },
                 Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
                 Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
                 Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
@@ -179,6 +191,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     ) {
         match (op, outcome) {
             (OpKind::Recv, Outcome::Ended) => self.peer_closed(engine, key),
+            (OpKind::Recv, Outcome::Discarded(bytes)) => self.discarded(key, bytes),
             (OpKind::Recv, Outcome::NoBuffer) => self.wait_for_buffer(engine, key),
             (OpKind::Connect, Outcome::Connected) => {
                 self.context(key).machine.apply(Event::Connected);
@@ -234,9 +247,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         context.active_at = self.now;
         context.machine.apply(Event::Received);
         if !context.machine.delivers() {
-            self.counters.bytes_discarded.add(bytes as u64);
-            context.bytes_discarded += bytes as u64;
-            return;
+            return self.count_discarded(key, bytes);
         }
         self.counters.receives.add(1);
         let (layer, input) = (&mut context.layer, &mut context.input);
@@ -254,6 +265,21 @@ impl<S: Service, L: Layer> Core<S, L> {
                 self.layer_was_called(engine, key, taken);
             }
         }
+    }
+
+    /// Bytes have arrived and were thrown away.
+    fn discarded(&mut self, key: Key, bytes: usize) {
+        let now = self.now;
+        let context = self.context(key);
+        context.active_at = now;
+        context.machine.apply(Event::Received);
+        self.count_discarded(key, bytes);
+    }
+
+    #[cold]
+    fn count_discarded(&mut self, key: Key, bytes: usize) {
+        self.counters.bytes_discarded.add(bytes as u64);
+        self.context(key).bytes_discarded += bytes as u64;
     }
 
     /// Calls the service for bytes that a layer has put into its input.

@@ -110,9 +110,11 @@ impl<S: Service, L: Layer> Core<S, L> {
         drop(context.input.take());
         context.attention.remove(Attention::WAITS);
         self.layer.forget_input(&mut context.layer);
-        let machine = &context.machine;
-        let waits =
-            machine.awaits_buffer() || machine.sends() && self.layer.starves(&context.layer);
+        if context.machine.awaits_buffer() {
+            // What is thrown away needs no buffer.
+            context.machine.apply(Event::BufferCame);
+        }
+        let waits = context.machine.sends() && self.layer.starves(&context.layer);
         self.no_longer_holds(key);
         if !waits {
             self.wait_no_longer(key.slot());

@@ -21,7 +21,11 @@ use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Completion, ConnectTo, Engine, Sink};
+#[cfg(any(test, feature = "sim"))]
+use crate::error::CloseReason;
 use crate::error::Errno;
+#[cfg(any(test, feature = "sim"))]
+use crate::service::Attention;
 #[cfg(any(test, feature = "sim"))]
 use crate::service::messenger::Head;
 use crate::service::messenger::Messenger;
@@ -163,10 +167,10 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         + SlotQueue::BYTES_PER_SLOT;
 
     /// Memory of a worker that does not depend on the number of its connections, in bytes: the
-    /// events and readiness of one turn, the slots of the timer wheel, the inbox, the requests of
-    /// one turn.
+    /// events and readiness of one turn, the slots of the timer wheel, the inbox, the space for
+    /// bytes that are thrown away, the requests of one turn.
     pub(crate) const FIXED_BYTES: usize =
-        64 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
+        80 * 1024 + REQUESTS_PER_TURN * (size_of::<ConnectTo>() + 2 * size_of::<ConnectionId>());
 
     /// Allocates everything that the worker will ever use. `make` makes its service.
     pub(crate) fn with_layer(
@@ -199,6 +203,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         );
         let core = Core {
             index: setup.index,
+            supply: Supply::new(slots, setup.rules.shed_after),
             rules: setup.rules,
             now,
             looked_at: now,
@@ -223,7 +228,6 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             accept_warned_at: None,
             refusal_warned_at: None,
             wheel: Wheel::new(slots, TICK, now),
-            supply: Supply::new(slots),
             yielded: SlotQueue::new(slots),
             yielded_left: 0,
             drain: None,
@@ -308,17 +312,38 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.supply.waiting().filter_map(key).collect()
     }
 
+    /// Whether a connection in the queue for buffers is passed over, as it needs more than one.
+    pub(crate) fn is_passed_over(&self, key: u64) -> bool {
+        self.core.supply.is_passed_over(Key::from_bits(key).slot())
+    }
+
+    /// The number of connections that are being shed.
+    pub(crate) fn being_shed(&self) -> usize {
+        let shed = |reason| reason == Some(CloseReason::Shed);
+        self.core.table.iter().filter(|context| shed(context.reason)).count()
+    }
+
+    /// The ids of the connections that wait for a buffer to receive into, and for nothing else.
+    pub(crate) fn awaiting_bytes(&self) -> impl Iterator<Item = ConnectionId> {
+        let context = |(slot, _)| self.core.table.at(slot);
+        let contexts = self.core.supply.waiting().filter_map(context);
+        let receives = contexts.filter(|context| !context.attention.has(Attention::WAITS));
+        receives.filter(|context| context.is_open()).map(|context| context.id)
+    }
+
     /// The tickets of the connections in the queue for buffers.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = u64> {
         self.core.supply.waiting().map(|(_, ticket)| ticket)
     }
 
-    /// The ids of the connections whose services hold input although they are read.
+    /// The ids of the connections that are read and whose services hold input.
     pub(crate) fn holding(&self) -> impl Iterator<Item = ConnectionId> {
         let (supply, table) = (&self.core.supply, &self.core.table);
         let is_read =
             |id: ConnectionId| !supply.is_waiting(id.slot()) && !supply.is_stalled(id.slot());
-        let holds = table.iter().filter(|context| context.opened && !context.input.is_empty());
+        let holds = table.iter().filter(|context| {
+            context.opened && !context.input.is_empty() && !context.machine.is_paused()
+        });
         holds.map(|context| context.id).filter(move |&id| is_read(id))
     }
 

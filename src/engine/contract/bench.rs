@@ -96,7 +96,7 @@ fn kind_of(op: &Op) -> OpKind {
     match op {
         Op::Accept => OpKind::Accept,
         Op::Connect(_) => OpKind::Connect,
-        Op::Recv(_) => OpKind::Recv,
+        Op::Recv(_) | Op::Discard => OpKind::Recv,
         Op::Send(_) => OpKind::Send,
         Op::Shutdown => OpKind::Shutdown,
         Op::Cancel => OpKind::Cancel,

@@ -6,6 +6,7 @@ use super::bench::{Bench, End, Got, Shape, pattern};
 use crate::base::key::{Key, OpKind};
 use crate::buffer::Chain;
 use crate::engine::{Op, Outcome};
+use crate::error::Errno;
 
 /// Buffer sizes, and how many buffers one receive may fill.
 const SHAPES: [(usize, u8); 6] = [(1, 1), (1, 8), (3, 1), (4, 2), (8, 8), (64, 1)];
@@ -112,7 +113,7 @@ pub(super) fn recv_without_a_buffer_resumes<S: Testbed>(seed: u64) {
     bench.end();
 }
 
-pub(super) fn end_without_a_buffer_resumes<S: Testbed>(seed: u64) {
+pub(super) fn end_needs_no_buffer<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
     let (key, mut peer) = bench.pair();
     let lease = bench.pool.lease().unwrap();
@@ -121,13 +122,50 @@ pub(super) fn end_without_a_buffer_resumes<S: Testbed>(seed: u64) {
     drop(lease);
     assert_eq!(bench.recv_bytes(key, 1, 4), b"last");
     let lease = bench.pool.lease().unwrap();
-    // The end of a stream needs no buffer, but an engine may need one to find it.
-    let got = bench.recv(key, 1);
-    assert!(matches!(got, Got::NoBuffer | Got::Ended), "{got:?}");
+    assert_eq!(bench.recv(key, 1), Got::Ended);
     drop(lease);
-    if got == Got::NoBuffer {
-        assert_eq!(bench.recv(key, 1), Got::Ended);
+    bench.close(key);
+    bench.end();
+}
+
+pub(super) fn a_receive_waits_for_the_end_without_a_buffer<S: Testbed>(seed: u64) {
+    for resets in [false, true] {
+        let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
+        let (key, mut peer) = bench.pair();
+        let lease = bench.pool.lease().unwrap();
+        bench.submit_pending(key, Op::Recv(1));
+        match resets {
+            true => bench.testbed.reset(peer),
+            false => bench.testbed.shutdown(&mut peer),
+        }
+        let outcome = bench.result(key, OpKind::Recv);
+        match bench.got(outcome) {
+            Got::Ended if !resets => {}
+            Got::Failed(Errno::CONNRESET) if resets => {}
+            other => panic!("{other:?}, resets: {resets}"),
+        }
+        drop(lease);
+        bench.close(key);
+        bench.end();
     }
+}
+
+pub(super) fn what_is_thrown_away_needs_no_buffer<S: Testbed>(seed: u64) {
+    let mut bench = Bench::<S>::new(seed, Shape { buffers: 1, ..sized(8) });
+    let (key, mut peer) = bench.pair();
+    let lease = bench.pool.lease().unwrap();
+    bench.submit_pending(key, Op::Discard);
+    bench.testbed.write_and_shutdown(&mut peer, &pattern(300));
+    let mut outcome = bench.result(key, OpKind::Recv);
+    let mut bytes = 0;
+    while let Outcome::Discarded(count) = outcome {
+        assert!(count > 0, "a Discard of no bytes");
+        bytes += count;
+        outcome = bench.finish(key, Op::Discard);
+    }
+    assert!(matches!(outcome, Outcome::Ended), "{outcome:?}");
+    assert_eq!(bytes, 300);
+    drop(lease);
     bench.close(key);
     bench.end();
 }

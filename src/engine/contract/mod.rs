@@ -141,7 +141,9 @@ macro_rules! contract {
                 recv_before_and_after_the_bytes
                 recv_into_buffers_of_every_size
                 recv_without_a_buffer_resumes
-                end_without_a_buffer_resumes
+                end_needs_no_buffer
+                a_receive_waits_for_the_end_without_a_buffer
+                what_is_thrown_away_needs_no_buffer
                 short_sends
                 half_close_at_every_offset
                 urgent_byte_at_every_offset

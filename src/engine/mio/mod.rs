@@ -11,6 +11,7 @@
 //!   it was offered.
 
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -31,6 +32,12 @@ use transfer::{NoBytes, offered, recv_one, recv_several, send_some};
 /// Send, and Recv.
 const CANCELS_PER_SLOT: usize = 3;
 
+/// The number of buffers of a Recv that is a Discard.
+const DISCARD: u8 = u8::MAX;
+
+/// Space for bytes that are thrown away.
+const SCRATCH_BYTES: usize = 16 * 1024;
+
 /// An engine that produces completions from readiness.
 pub struct MioEngine<S: Sys> {
     sys: S,
@@ -42,6 +49,7 @@ pub struct MioEngine<S: Sys> {
     ready: Vec<Readiness>,
     /// Operations ended by Cancel and not yet reported.
     cancelled: VecDeque<Key>,
+    scratch: Box<[u8]>,
 }
 
 /// A socket and its state.
@@ -53,7 +61,8 @@ struct Slot<Socket> {
     /// A short receive does not mean that the socket is drained.
     read_on: bool,
     connecting: bool,
-    /// Maximum number of buffers for the Recv in flight. 0 if there is none.
+    /// Maximum number of buffers for the Recv in flight. 0 if there is none, [`DISCARD`] for a
+    /// Discard.
     receiving: u8,
     /// The Send in flight.
     sending: Option<Chain>,
@@ -117,6 +126,7 @@ impl<S: Sys> MioEngine<S> {
             listeners: listeners.into_iter().map(listener).collect(),
             ready: Vec::with_capacity(1024),
             cancelled: VecDeque::with_capacity(slots * CANCELS_PER_SLOT),
+            scratch: vec![0; SCRATCH_BYTES].into(),
         })
     }
 
@@ -178,8 +188,7 @@ impl<S: Sys> MioEngine<S> {
         }
         let Some(socket) = &slot.socket else { return Err(NoBytes::Yet) };
         let Some(lease) = pool.lease() else {
-            slot.receiving = 0;
-            return Err(NoBytes::NoBuffer);
+            return Err(Self::look(sys, slot));
         };
         let received = match most {
             1 => recv_one(sys, socket, lease),
@@ -199,6 +208,48 @@ impl<S: Sys> MioEngine<S> {
             Err(why) => {
                 slot.receiving = 0;
                 Err(why)
+            }
+        }
+    }
+
+    /// Finds out what the Recv in flight waits for when no buffer is free: only bytes need one.
+    #[cold]
+    fn look(sys: &mut S, slot: &mut Slot<S::Socket>) -> NoBytes {
+        let Some(socket) = &slot.socket else { return NoBytes::Yet };
+        let why = match sys.peek(socket) {
+            Ok(0) => NoBytes::Ended,
+            Ok(_) => NoBytes::NoBuffer,
+            Err(error) => NoBytes::from(error),
+        };
+        match why {
+            NoBytes::Yet => (slot.readable, slot.read_on) = (false, false),
+            _ => slot.receiving = 0,
+        }
+        why
+    }
+
+    /// Tries the Discard in flight.
+    #[cold]
+    fn try_discard(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
+        let slot = known(&mut self.sockets, key);
+        if !slot.readable {
+            return None;
+        }
+        match self.sys.recv(slot.socket.as_ref()?, &mut [IoSliceMut::new(&mut self.scratch)]) {
+            Err(Errno::AGAIN) => {
+                (slot.readable, slot.read_on) = (false, false);
+                None
+            }
+            result => {
+                slot.receiving = 0;
+                Some(match result {
+                    Ok(0) => Outcome::Ended,
+                    Ok(count) => {
+                        slot.readable = count == SCRATCH_BYTES || slot.read_on;
+                        Outcome::Discarded(count)
+                    }
+                    Err(error) => Outcome::Failed(error),
+                })
             }
         }
     }
@@ -289,6 +340,12 @@ impl<S: Sys> MioEngine<S> {
                     Ok(()) => Outcome::Done,
                     Err(error) => Outcome::Failed(error),
                 })
+            }
+            Op::Discard => {
+                let slot = known(&mut self.sockets, key);
+                assert!(slot.receiving == 0, "two receives at once");
+                slot.receiving = DISCARD;
+                Submitted::from(self.try_discard(key))
             }
             Op::Cancel => self.cancel(key),
             Op::Close => self.close(key, S::close),
@@ -437,6 +494,12 @@ impl<S: Sys> MioEngine<S> {
         }
         // The sink may have closed the connection, and another may use its slot.
         if let Some(slot) = find(&mut self.sockets, key) {
+            if slot.receiving == DISCARD {
+                if let Some(outcome) = self.try_discard(key) {
+                    self.report(key.with(OpKind::Recv), outcome, sink);
+                }
+                return;
+            }
             match Self::try_recv(&mut self.sys, &self.pool, slot) {
                 Ok(chain) => self.report(key.with(OpKind::Recv), Outcome::Received(chain), sink),
                 Err(why) => self.not_received(key, why, sink),

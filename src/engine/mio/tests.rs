@@ -162,10 +162,10 @@ fn without_a_buffer_the_receive_says_so_and_the_bytes_stay_where_they_are() {
     let key = world.adopt(0, 0);
     let lease = world.pool.lease().unwrap();
     assert_pending(world.engine.submit(key, Op::Recv(2)));
+    world.will_receive(key, &[Ok(b"abc")]);
     let completed = world.poll(&[readiness(key, true, false, false)]);
     assert!(matches!(completed[..], [(_, Outcome::NoBuffer)]), "{completed:?}");
     drop(lease);
-    world.will_receive(key, &[Ok(b"abc")]);
     assert_eq!(bytes(&ready(world.engine.submit(key, Op::Recv(2)))), b"abc");
 }
 

@@ -126,6 +126,11 @@ impl Sys for Faulty {
         self.kernel.recv(socket, buffers)
     }
 
+    fn peek(&mut self, socket: &Self::Socket) -> Result<usize, Errno> {
+        self.fault.check(Call::Recv)?;
+        self.kernel.peek(socket)
+    }
+
     fn send(&mut self, socket: &Self::Socket, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
         self.fault.check(Call::Send)?;
         self.kernel.send(socket, buffers)

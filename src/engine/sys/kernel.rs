@@ -257,6 +257,13 @@ impl Sys for Kernel {
         }
     }
 
+    fn peek(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+        retry(|| {
+            let (_, count) = rustix::net::recv(socket, &mut [0; 1][..], RecvFlags::PEEK)?;
+            Ok(count)
+        })
+    }
+
     #[inline]
     fn send(&mut self, socket: &OwnedFd, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
         match buffers {

@@ -106,6 +106,12 @@ pub trait Sys {
         buffers: &mut [IoSliceMut<'_>],
     ) -> Result<usize, Errno>;
 
+    /// Returns 1 if there are bytes to receive, and 0 at the end of the stream. Receives nothing.
+    ///
+    /// # Errors
+    /// As [`recv`](Sys::recv).
+    fn peek(&mut self, socket: &Self::Socket) -> Result<usize, Errno>;
+
     /// Sends from the buffers, in order, as many bytes as there is room for.
     ///
     /// # Errors

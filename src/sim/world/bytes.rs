@@ -153,6 +153,14 @@ impl World {
         self.endpoints[id].received.len() as u32
     }
 
+    /// What a receive would find: 1 if there are bytes, 0 at the end of the stream.
+    pub(crate) fn peek(&mut self, id: EndpointId) -> Result<usize, Errno> {
+        match self.endpoints[id].received.is_empty() {
+            true => self.recv(id, 1).map(|bytes| bytes.len()),
+            false => Ok(1),
+        }
+    }
+
     /// Whether a receive would do something.
     pub(in crate::sim) fn can_recv(&self, id: EndpointId) -> bool {
         let endpoint = &self.endpoints[id];

@@ -21,6 +21,8 @@
 //!
 //! `moves` says what it means that a connection moves. `buffer/board` has what workers publish.
 
+use std::time::Duration;
+
 use super::Core;
 use super::connection::machine::Event;
 use super::layer::Layer;
@@ -67,7 +69,7 @@ impl Supply {
     pub(super) const BYTES_PER_SLOT: usize =
         SlotQueue::BYTES_PER_SLOT + size_of::<Claim>() + Moves::BYTES_PER_SLOT;
 
-    pub(super) fn new(slots: usize) -> Supply {
+    pub(super) fn new(slots: usize, shed_after: Option<Duration>) -> Supply {
         Supply {
             waiters: SlotQueue::new(slots),
             waits: Vec::with_capacity(slots),
@@ -75,7 +77,7 @@ impl Supply {
             service: None,
             published: None,
             claim_changed: false,
-            moves: Moves::new(slots),
+            moves: Moves::new(slots, shed_after),
             shedding: None,
             has_shed: false,
         }
@@ -95,6 +97,11 @@ impl Supply {
     #[inline]
     pub(super) fn waits_since(&self) -> Option<Time> {
         self.published.map(|claim| claim.since)
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn is_passed_over(&self, slot: u32) -> bool {
+        self.is_waiting(slot) && self.wait(slot).needs > 1
     }
 
     /// The slots in the queue, and their tickets.
@@ -158,7 +165,12 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Queues a connection whose Recv has found no buffer.
     #[cold]
     pub(super) fn wait_for_buffer<E: Engine>(&mut self, engine: &E, key: Key) {
-        self.context(key).machine.apply(Event::NoBuffer);
+        let machine = &mut self.context(key).machine;
+        machine.apply(Event::NoBuffer);
+        if !machine.delivers() {
+            // What is thrown away needs no buffer.
+            return machine.apply(Event::BufferCame);
+        }
         self.note_before_waiting(engine, key);
         self.enqueue(key);
     }

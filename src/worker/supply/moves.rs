@@ -7,6 +7,10 @@
 //! In both cases fewer than [`LEAST_RATE`] bytes a second do not count, so that nobody keeps
 //! buffers from others by moving a byte now and then.
 //!
+//! Input that the service holds while it pauses the connection is not the peer's fault. Such a
+//! connection counts only if no other holds buffers, and then as if it had moved later, by twice the
+//! [`patience`].
+//!
 //! While a connection waits for a buffer, this side does not move its bytes. What the peer has
 //! acknowledged and sent by then is noted when the wait begins. If it is the same when the
 //! connection stalls after the wait, then it has not moved for as long.
@@ -37,6 +41,10 @@ pub(super) struct Moves {
     stalled: SlotQueue,
     /// Connections whose service has left input unconsumed, the longest first.
     holding: SlotQueue,
+    /// The same, for those that their service pauses.
+    pausing: SlotQueue,
+    /// How much longer these may hold it.
+    grace: Duration,
     /// By slot.
     notes: Vec<Note>,
 }
@@ -87,12 +95,14 @@ impl Movement {
 
 impl Moves {
     /// Memory per slot, in bytes.
-    pub(super) const BYTES_PER_SLOT: usize = 2 * SlotQueue::BYTES_PER_SLOT + size_of::<Note>();
+    pub(super) const BYTES_PER_SLOT: usize = 3 * SlotQueue::BYTES_PER_SLOT + size_of::<Note>();
 
-    pub(super) fn new(slots: usize) -> Moves {
+    pub(super) fn new(slots: usize, shed_after: Option<Duration>) -> Moves {
         Moves {
             stalled: SlotQueue::new(slots),
             holding: SlotQueue::new(slots),
+            pausing: SlotQueue::new(slots),
+            grace: 2 * shed_after.map_or(Duration::ZERO, patience),
             notes: Vec::with_capacity(slots),
         }
     }
@@ -120,8 +130,15 @@ impl Moves {
     }
 
     /// Puts a slot into the queue of connections that hold input.
-    fn hold(&mut self, slot: u32) {
-        self.holding.insert_sorted(slot, |other| self.notes[other as usize].input.at);
+    fn hold(&mut self, slot: u32, is_paused: bool) {
+        self.hold_no_longer(slot);
+        let queue = if is_paused { &mut self.pausing } else { &mut self.holding };
+        queue.insert_sorted(slot, |other| self.notes[other as usize].input.at);
+    }
+
+    fn hold_no_longer(&mut self, slot: u32) {
+        self.holding.remove(slot);
+        self.pausing.remove(slot);
     }
 
     /// The connection that has not moved for longest, whether that is its output, and since when.
@@ -129,7 +146,9 @@ impl Moves {
         let note = |slot| self.notes[slot as usize];
         let output = self.stalled.front().map(|slot| (slot, true, note(slot).output.at));
         let input = self.holding.front().map(|slot| (slot, false, note(slot).input.at));
-        output.into_iter().chain(input).min_by_key(|&(_, _, since)| since)
+        let paused = self.pausing.front();
+        let paused = paused.map(|slot| (slot, false, note(slot).input.at + self.grace));
+        output.into_iter().chain(input).min_by_key(|&(_, _, since)| since).or(paused)
     }
 }
 
@@ -224,33 +243,28 @@ impl<S: Service, L: Layer> Core<S, L> {
         let (holds, count) =
             (context.attention.has(Attention::HOLDS), context.bytes_received as u32);
         let input = &mut self.supply.moves.note(key.slot()).input;
-        match (holds, consumed) {
-            (true, false) if !input.moves(count, now) => {}
-            (true, false) => self.holds_anew(key),
-            (true, true) => {
-                *input = Movement { count, at: now };
-                self.holds_anew(key);
-            }
-            (false, _) => {
-                input.begin(count, now);
-                self.context(key).attention.insert(Attention::HOLDS);
-                self.supply.moves.hold(key.slot());
-                self.publish_stall();
-            }
+        if !holds {
+            input.begin(count, now);
+        } else if input.moves(count, now) || consumed {
+            input.at = now;
+        } else {
+            return;
         }
+        self.context(key).attention.insert(Attention::HOLDS);
+        self.holds_anew(key);
     }
 
     /// Held input has moved.
     fn holds_anew(&mut self, key: Key) {
-        self.supply.moves.holding.remove(key.slot());
-        self.supply.moves.hold(key.slot());
+        let is_paused = self.context(key).machine.is_paused();
+        self.supply.moves.hold(key.slot(), is_paused);
         self.publish_stall();
     }
 
     /// No input is left.
     pub(in super::super) fn no_longer_holds(&mut self, key: Key) {
         if self.context(key).attention.remove(Attention::HOLDS) {
-            self.supply.moves.holding.remove(key.slot());
+            self.supply.moves.hold_no_longer(key.slot());
             self.publish_stall();
         }
     }
@@ -297,5 +311,41 @@ impl<S: Service, L: Layer> Core<S, L> {
                 false => self.holds_anew(key),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::from_nanos(1_000_000 * millis)
+    }
+
+    #[test]
+    fn a_count_moves_if_it_rises_by_the_least_rate() {
+        let mut movement = Movement { count: 10, at: at(1000) };
+        assert!(!movement.moves(10, at(1000)), "it has not risen");
+        assert!(!movement.moves(9, at(1001)), "it has fallen");
+        assert!(movement.moves(11, at(1000)) && movement.at == at(1000), "at once, one is enough");
+        let second = 11 + LEAST_RATE as u32;
+        assert!(!movement.moves(second - 1, at(2000)) && movement.at == at(1000), "a trickle");
+        assert!(movement.moves(second, at(2000)) && movement.at == at(2000));
+    }
+
+    #[test]
+    fn a_count_may_wrap_around() {
+        let mut movement = Movement { count: u32::MAX, at: at(1) };
+        assert!(movement.moves(0, at(1)));
+    }
+
+    #[test]
+    fn what_has_not_risen_since_the_wait_began_has_not_moved_for_as_long() {
+        let mut movement = Movement::default();
+        movement.begin(5, at(1));
+        movement.begin(5, at(900));
+        assert_eq!(movement.at, at(1));
+        movement.begin(6, at(1000));
+        assert_eq!(movement.at, at(1000));
     }
 }

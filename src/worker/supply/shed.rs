@@ -43,6 +43,9 @@ impl<S: Service, L: Layer> Core<S, L> {
             // It has its chance first.
             return;
         }
+        if self.first_is_gone(engine) {
+            return;
+        }
         match self.pool.reserve().board().longest_stalled() {
             Some((_, since)) if since + patience(after) > self.looked_at => {}
             Some((worker, _)) if worker == self.index => self.shed_one(engine, after),
@@ -52,6 +55,25 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
             None => {}
         }
+    }
+
+    /// Looks whether the first in the queue is still there. Nobody is shed for a client that has
+    /// left.
+    fn first_is_gone<E: Engine>(&mut self, engine: &mut E) -> bool {
+        let Some(slot) = self.supply.waiters.front() else { return false };
+        let key = self.table.key_of(slot).expect("a queue holds live connections only");
+        if self.takes_at_once(key) {
+            return false;
+        }
+        let (claim, waits) = (self.supply.wait(slot), self.counters.waits_for_buffer.get());
+        self.supply.waiters.remove(slot);
+        let is_gone = self.serve_waiter(engine, key, claim);
+        if !is_gone {
+            // It has not begun to wait anew.
+            self.counters.waits_for_buffer.set(waits);
+        }
+        self.publish_claim();
+        is_gone
     }
 
     /// Sheds a connection for a waiter of another worker, if one has asked for that and the need is

@@ -64,7 +64,7 @@ impl World {
             Model {
                 index,
                 pool: Pool::new(reserve.clone(), index),
-                supply: Supply::new(SLOTS),
+                supply: Supply::new(SLOTS, None),
                 woken,
                 needs: HashMap::new(),
                 held: Vec::new(),

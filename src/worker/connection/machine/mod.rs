@@ -113,6 +113,8 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Recv,
+    /// Receive, and throw away what comes.
+    Discard,
     Send,
     Shutdown,
     Cancel,
@@ -322,8 +324,8 @@ impl Machine {
     /// Returns what to do now, and records that it has begun. `output`: whether there is something
     /// to send.
     ///
-    /// Call this until it returns [`Action::Rest`]. After an [`Action::Recv`] that is pending it
-    /// would return that, so it need not be called then.
+    /// Call this until it returns [`Action::Rest`]. After an [`Action::Recv`] or
+    /// [`Action::Discard`] that is pending it would return that, so it need not be called then.
     #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
         // Separate from the other phases, so that no byte has to pass a jump table.
@@ -411,7 +413,7 @@ impl Machine {
             Rx::Ended => self.close(),
             Rx::Idle => {
                 self.rx = Rx::Receiving;
-                Action::Recv
+                Action::Discard
             }
             Rx::Receiving | Rx::AwaitingBuffer => Action::Rest,
         }

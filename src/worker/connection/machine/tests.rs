@@ -47,7 +47,7 @@ impl InFlight {
     fn begin(&mut self, action: Action) {
         let sends = self.sends();
         let (field, allowed) = match action {
-            Action::Recv => (&mut self.recv, !self.connect),
+            Action::Recv | Action::Discard => (&mut self.recv, !self.connect),
             Action::Send => (&mut self.send, !sends),
             Action::Shutdown => (&mut self.shutdown, !sends),
             Action::Cancel => (&mut self.cancel, self.recv || sends),
@@ -338,7 +338,7 @@ fn output_is_sent_before_fin_and_fin_before_the_close() {
     machine.apply(Event::Sent);
     assert_eq!(machine.next(false), Action::Shutdown);
     machine.apply(Event::ShutDown);
-    assert_eq!(machine.next(false), Action::Recv, "what the peer still sends is thrown away");
+    assert_eq!(machine.next(false), Action::Discard, "what the peer still sends is thrown away");
     machine.apply(Event::Ended);
     assert_eq!(machine.next(false), Action::Close);
 }
