@@ -41,6 +41,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let after = worker.waiting();
         let mut still_waiting = None;
         for &(key, phase) in before {
+            if worker.is_passed_over(key) {
+                continue;
+            }
             if after.contains(&key) {
                 still_waiting = still_waiting.or(Some(key));
             } else if let Some(first) = still_waiting {
@@ -62,6 +65,26 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert!(passed <= messages, "{passed} messages in one turn, and at most {messages} may be");
     }
 
+    /// Checks that a connection waits for a buffer only if it has bytes to receive. That its client
+    /// has left is noticed without one.
+    fn check_real_bytes(&self) {
+        if !L::IS_PLAIN {
+            return;
+        }
+        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
+        let waiting: HashSet<ConnectionId> = workers.flat_map(Worker::awaiting_bytes).collect();
+        let seen = self.seen.borrow();
+        for peer in &self.peers {
+            let Some(sight) = seen.of_peer.get(&peer.number) else { continue };
+            let waits = sight.open && sight.id.is_some_and(|id| waiting.contains(&id));
+            assert!(
+                !waits || peer.sent > sight.delivered,
+                "peer {} waits for a buffer, and has sent nothing for it",
+                peer.number
+            );
+        }
+    }
+
     pub(super) fn check(&mut self) {
         if let Some(external) = &mut *self.external.borrow_mut() {
             external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), false);
@@ -80,6 +103,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         self.check_directory();
         self.check_messages();
+        self.check_real_bytes();
         let (output, input) = self.longest_unmoved();
         let stalled = output.into_iter().chain(input).min();
         let published = self.reserve.board().longest_stalled().map(|(_, since)| since);

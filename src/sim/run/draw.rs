@@ -167,6 +167,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             healed: false,
             suspended_at: None,
             left_at: None,
+            received: 0,
             rules: drawn.rules.clone(),
             whims: drawn.whims,
             timers_checked: 0,

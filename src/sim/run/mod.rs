@@ -42,7 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time given to a drain, unless the seed draws a time that is too short.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Longest time until a server notices that its clients have left: more than the longest linger.
+/// Longest time until a server that receives nothing notices that its clients have left: more than
+/// the longest linger.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// A seed that runs longer than this has failed.
 const END: Duration = Duration::from_secs(120);
@@ -100,8 +101,10 @@ struct Simulation<E: Seat, L: Layer> {
     ended_at: Option<Time>,
     healed: bool,
     suspended_at: Option<Time>,
-    /// When all clients had left.
+    /// When all clients had left, or bytes that they had left behind were last received.
     left_at: Option<Time>,
+    /// How many bytes were received by then.
+    received: u64,
     rules: Rules,
     whims: Whims,
     timers_checked: usize,
@@ -230,7 +233,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         };
         let before = (queue(worker), server.counters.read().waits_for_buffer);
         let parcels = self.mailboxes.count(index);
+        let (shed, now) = (worker.being_shed(), self.world.borrow().now);
+        // Whether anybody has waited for long enough that a connection may be shed.
+        let is_needed = self
+            .rules
+            .shed_after
+            .is_some_and(|after| self.reserve.board().has_waited_since(now.saturating_sub(after)));
         worker.turn().expect("the world's waits do not fail");
+        let sheds = worker.being_shed();
+        assert!(sheds <= 1, "worker {index} sheds {sheds} connections at once");
+        assert!(sheds <= shed || is_needed, "worker {index} sheds a connection for nobody");
         if worker.delivers() {
             self.world.borrow_mut().mark(Mark::DeliveryInterrupted);
         }
@@ -364,12 +376,22 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if !self.everybody_left() {
             return false;
         }
-        let left_at = *self.left_at.get_or_insert(now);
+        // A service that pauses may take long for what its clients have left behind, but it goes on.
+        let received = self.servers.iter().map(|server| {
+            let counts = server.counters.read();
+            counts.bytes_received + counts.bytes_discarded
+        });
+        let received = received.sum();
+        if self.left_at.is_none() || received > self.received {
+            (self.left_at, self.received) = (Some(now), received);
+        }
+        let left_at = self.left_at.expect("it was set");
         let still_there = self.permits.taken();
         let over = still_there == 0 || now >= left_at + FAREWELL;
         assert!(
             !over || still_there == 0 || self.may_wait_for_ever(),
-            "{still_there} connections are open although their clients left {FAREWELL:?} ago"
+            "{still_there} connections are open although their clients have left, and nothing was \
+             received for {FAREWELL:?}"
         );
         over
     }
