@@ -29,7 +29,7 @@ pub const CONNECTION_BYTES: u64 = 168;
 /// What the engine of a thread needs for each connection, and for any number of them, at most. A
 /// compile-time assertion in the clients checks it.
 pub const ENGINE_BYTES_PER_CONNECTION: usize = 448;
-pub const ENGINE_BYTES: usize = 160 << 10;
+pub const ENGINE_BYTES: usize = 192 << 10;
 /// What the engine needs for each buffer in addition to its bytes: its places in lists.
 const BUFFER_LIST_BYTES: u64 = 36;
 /// The part of a thread's stack that it uses.
