@@ -51,6 +51,9 @@ impl Fault {
     }
 }
 
+/// What happens while the process stands still.
+type Happens = Box<dyn FnOnce()>;
+
 pub(crate) struct Faulty {
     pub(crate) kernel: Kernel,
     pub(crate) fault: Fault,
@@ -58,7 +61,7 @@ pub(crate) struct Faulty {
     pub(crate) still: Rc<Cell<Duration>>,
     /// What happens after the next wait has ended, and before its end is known: the process is
     /// stopped.
-    pub(crate) stop: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
+    pub(crate) stop: Rc<RefCell<Option<Happens>>>,
 }
 
 impl Faulty {
