@@ -57,7 +57,20 @@ impl<E: Seat> ClientWorld<E> {
             panic!("{wrong}");
         }
         for &nth in &log.order[self.ended_checked..] {
-            self.check_timed_out(nth, &log.records[nth], log.suspended);
+            let record = &log.records[nth];
+            // A request that is cancelled after a part of it was sent closes its connection unread.
+            if record.was_cancelled
+                && matches!(&record.ended, Some(Err(failed)) if failed.bytes_sent > 0)
+            {
+                self.closed_by_cancel[record.caller] = self.world.borrow().now;
+            }
+            // A connection that is finished for a disconnect behind the request is not read either.
+            let mut behind = log.records[nth..].iter();
+            let finishes = behind
+                .any(|other| other.caller == record.caller && other.what == What::Disconnect);
+            if !finishes {
+                self.check_timed_out(nth, record, log.suspended);
+            }
         }
         self.ended_checked = log.order.len();
     }
@@ -71,7 +84,8 @@ impl<E: Seat> ClientWorld<E> {
             Some(Err(failed)) if failed.error == Error::TimedOut && failed.bytes_sent > 0
         );
         let world = self.world.borrow();
-        if !timed_out || self.waited || world.now > until + SEEN_AFTER_MAX {
+        let closes = self.closed_by_cancel[record.caller] >= until;
+        if !timed_out || closes || self.waited || world.now > until + SEEN_AFTER_MAX {
             return;
         }
         let server = self.servers.iter().rfind(|server| server.caller == record.caller);

@@ -121,6 +121,8 @@ struct ClientWorld<E: Seat> {
     turns: (Time, u64),
     /// Number of ended operations whose end has been checked.
     ended_checked: usize,
+    /// When a cancel last closed the connection of each caller.
+    closed_by_cancel: Vec<Time>,
     /// A connection waited for a buffer when the last turn began, and was not read.
     waited: bool,
 }
@@ -187,6 +189,7 @@ impl<E: Seat> ClientWorld<E> {
             ended: false,
             turns: (begun, 0),
             ended_checked: 0,
+            closed_by_cancel: Vec::new(),
             waited: false,
         };
         for _ in 0..clients {
@@ -198,6 +201,7 @@ impl<E: Seat> ClientWorld<E> {
     /// Adds a client and its caller.
     fn add_caller(&mut self) {
         let number = self.callers.len();
+        self.closed_by_cancel.resize(number + 1, Time::ZERO);
         let mut world = self.world.borrow_mut();
         if self.callers.add(&mut world) {
             world.after_up_to(Duration::from_secs(1), Event::Peer(number));
