@@ -66,8 +66,8 @@ impl<E: Seat> ClientWorld<E> {
             }
             // A connection that is finished for a disconnect behind the request is not read either.
             let mut behind = log.records[nth..].iter();
-            let finishes = behind
-                .any(|other| other.caller == record.caller && other.what == What::Disconnect);
+            let finishes =
+                behind.any(|other| other.caller == record.caller && other.what == What::Disconnect);
             if !finishes {
                 self.check_timed_out(nth, record, log.suspended);
             }
