@@ -242,10 +242,9 @@ fn clients_that_send_while_they_are_drained_are_counted_as_unanswered() {
     assert_eq!(counts, [5, 5, 3, 300], "{end}");
 }
 
-/// At the connection limit, not all clients in the backlog can be accepted. Those that are reset
-/// there are counted as unaccepted. Accepted clients get FIN.
+/// At the connection limit, clients in the backlog are accepted as places come free. Each gets FIN.
 #[test]
-fn a_drain_at_the_connection_limit_counts_unaccepted_clients() {
+fn a_drain_at_the_connection_limit_accepts_clients_as_places_come_free() {
     const LIMIT: usize = 5;
     const CLIENTS: usize = 12;
     let mut daemon = Daemon::start(&["--max-connections", "5", "--workers", "2"]);
@@ -263,14 +262,35 @@ fn a_drain_at_the_connection_limit_counts_unaccepted_clients() {
     drop(fleet);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     let end = daemon.lines_with("ended").pop().expect("the last line of the log");
-    let (accepted, unaccepted) = (named_values(&end)["accepted"], named_values(&end)["unaccepted"]);
-    assert_eq!((accepted, ended), (LIMIT as u64, LIMIT), "{end}");
-    assert_eq!(unaccepted, (CLIENTS - LIMIT) as u64, "{end}");
-    assert!(end.contains("ended, every accepted connection finished, but unaccepted="), "{end}");
+    let values = named_values(&end);
+    let counts = ["accepted", "drained", "unaccepted"].map(|name| values[name]);
+    assert_eq!((ended, counts), (CLIENTS, [CLIENTS as u64, CLIENTS as u64, 0]), "{end}");
+}
+
+/// Clients for whom no place comes free until the deadline are reset in the backlog, and counted.
+#[test]
+fn clients_that_a_drain_could_not_accept_are_counted() {
+    const LIMIT: usize = 5;
+    const WAITING: usize = 7;
+    let flags = ["--max-connections", "5", "--workers", "1", "--drain-timeout", "1s"];
+    let mut daemon = Daemon::start(&[&flags[..], &["--linger", "10m"]].concat());
+    let mut inside: Vec<Client> = (0..LIMIT).map(|_| Client::connect(daemon.address())).collect();
+    inside.iter_mut().for_each(|client| client.ping(10));
+    let waiting: Vec<Client> = (0..WAITING).map(|_| Client::connect(daemon.address())).collect();
+    eventually("they wait", || daemon.stat("waits_for_slot") > 0);
+    daemon.signal(Signal::TERM);
+    // They do not close, so their places do not come free.
+    inside.iter_mut().for_each(Client::expect_fin);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    drop((inside, waiting));
+    let end = daemon.lines_with("ended").pop().expect("the last line of the log");
+    let values = named_values(&end);
+    assert_eq!([values["accepted"], values["unaccepted"]], [5, 7], "{end}");
+    assert!(end.contains("ended with connections_cut=5: "), "{end}");
     let closed = daemon.lines_with("a listener was closed with unaccepted=");
     let told: u64 =
         closed.iter().map(|line| named_values(&line.replace(':', ""))["unaccepted"]).sum();
-    assert_eq!(told, unaccepted, "{closed:?}");
+    assert_eq!(told, WAITING as u64, "{closed:?}");
 }
 
 /// A drain without free descriptors must not wait for one.

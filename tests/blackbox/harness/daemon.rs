@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
@@ -337,9 +337,28 @@ pub fn binary() -> OsString {
 
 /// The command that runs the daemon through `exec` of a shell.
 fn command(shell: &str, flags: &[&str]) -> Command {
+    obey_ignored_signals();
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary()).args(flags);
     command
+}
+
+/// Lets SIGINT and SIGHUP have their defaults in programs that this process starts. A program under
+/// `nohup`, or in the background of a script, ignores one of them, and so would the daemon. A signal
+/// that has a handler has its default in a new program.
+fn obey_ignored_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").expect("the status of this process");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let mask = mask.expect("a mask of signals");
+        for signal in [Signal::HUP, Signal::INT].map(Signal::as_raw) {
+            if mask & 1 << (signal - 1) != 0 {
+                signal_hook::flag::register(signal, Arc::default()).expect("a handler");
+            }
+        }
+    });
 }
 
 fn log_path() -> PathBuf {
