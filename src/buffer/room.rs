@@ -8,8 +8,9 @@ use std::{io, ptr};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// Room that is checked in addition, for small allocations on the way.
-const SMALL: u64 = 1 << 20;
+/// Room that is checked in addition, for small allocations on the way. These abort the process if
+/// they fail, and glibc takes at least 1 MiB from the system for each thread that makes one.
+const SMALL: u64 = 8 << 20;
 
 /// Checks that the process may allocate so many bytes now: within its limit of address space
 /// (`ulimit -v`) and what the system promises to processes. What another thread allocates after the

@@ -117,12 +117,14 @@ fn rates_are_of_their_interval_and_each_has_its_own_name() {
             line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         word.unwrap_or_else(|| panic!("no {name} in {line}")).parse().expect("a number")
     };
+    let lines = || daemon.lines_with(" in_mib_per_s=");
+    // The first interval begins some time after the ready line.
+    eventually("a line", || !lines().is_empty());
     let mut clients: Vec<_> = (0..3).map(|_| connect(&daemon, 0)).collect();
     for _ in 0..BYTES >> 20 {
         clients[0].write_all(&vec![0; 1 << 20]).expect("sending");
     }
     eventually("all is received", || daemon.stat("bytes_received") == BYTES as u64);
-    let lines = || daemon.lines_with(" in_mib_per_s=");
     let busy = lines().len();
     eventually("two more lines", || lines().len() >= busy + 2);
     let (lines, last) = (lines(), lines().pop().expect("the last"));

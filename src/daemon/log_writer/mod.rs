@@ -68,7 +68,8 @@ impl LogWriter {
         style: env_logger::WriteStyle,
         per_second: Option<u32>,
     ) -> io::Result<LogWriter> {
-        let lines = Vec::with_capacity(QUEUE_BYTES);
+        // Both here: a thread that finds no memory for its part would end the process.
+        let (lines, for_write) = (empty_queue()?, empty_queue()?);
         let state = Mutex::new(State { lines, dropped: 0, report_at: None, idle: false });
         let (limit, filled, emptied) = (Limit::new(per_second), Condvar::new(), Condvar::new());
         let queue = Arc::new(Queue { limit, state, filled, emptied });
@@ -76,7 +77,7 @@ impl LogWriter {
         thread::Builder::new()
             .name("log".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || for_thread.write_out(Output::new(out), style))?;
+            .spawn(move || for_thread.write_out(Output::new(out), for_write, style))?;
         Ok(LogWriter(queue))
     }
 
@@ -175,8 +176,12 @@ impl Queue {
     }
 
     /// The body of the thread.
-    fn write_out(&self, mut out: Output<impl AsFd>, style: env_logger::WriteStyle) {
-        let mut lines = Vec::with_capacity(QUEUE_BYTES);
+    fn write_out(
+        &self,
+        mut out: Output<impl AsFd>,
+        mut lines: Vec<u8>,
+        style: env_logger::WriteStyle,
+    ) {
         loop {
             let dropped = self.take(&mut lines, &mut out.hidden);
             let mut rest = &lines[..];
@@ -287,6 +292,13 @@ impl<F: AsFd> Output<F> {
         self.lost = lost;
         self.accepts
     }
+}
+
+/// Memory for a full queue.
+fn empty_queue() -> io::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    lines.try_reserve_exact(QUEUE_BYTES).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    Ok(lines)
 }
 
 /// The length of the next write: whole lines, at least one.
