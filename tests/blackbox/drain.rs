@@ -202,7 +202,7 @@ fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     const WAITING: usize = 2_000;
     let _alone = alone();
     let mut daemon = Daemon::start(&["--workers", "1", "--log", "debug"]);
-    daemon.signal(Signal::STOP);
+    daemon.stop();
     let mut fleet = Fleet::connect(daemon.address(), WAITING);
     fleet.aim(5_000);
     fleet.drive_for(Duration::from_millis(100));

@@ -65,7 +65,7 @@ fn buffers_and_memory_are_that_many_buffers() {
 #[test]
 fn backlog_limits_the_connections_that_wait() {
     let mut daemon = Daemon::start(&["--workers", "1", "--backlog", "3"]);
-    daemon.signal(Signal::STOP);
+    daemon.stop();
     let waiting: Vec<_> = (0..4).map(|_| connect(&daemon)).collect();
     let (to, time) = (daemon.address(), Duration::from_millis(300));
     let error = TcpStream::connect_timeout(&to, time).expect_err("no room in the backlog");

@@ -293,7 +293,7 @@ fn clients_that_sent_while_the_daemon_was_stopped_are_not_idle() {
     let daemon = Daemon::start(&["--workers", "1", "--idle-timeout", "1s"]);
     let mut clients: Vec<_> = (0..50).map(|_| Client::connect(daemon.address())).collect();
     clients.iter_mut().for_each(|client| client.ping(1));
-    daemon.signal(Signal::STOP);
+    daemon.stop();
     clients.iter_mut().for_each(|client| client.send(5));
     thread::sleep(Duration::from_millis(1_500));
     daemon.signal(Signal::CONT);

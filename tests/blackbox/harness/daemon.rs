@@ -120,6 +120,19 @@ impl Daemon {
         kill_process(self.pid(), signal).expect("signalling the daemon");
     }
 
+    /// Stops the daemon with SIGSTOP, and waits until each of its threads stands still.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        eventually("every thread stands still", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+            tasks.expect("its threads").all(|task| {
+                let path = task.expect("a thread").path().join("stat");
+                let stat = fs::read_to_string(path).expect("the state of a thread");
+                stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+            })
+        });
+    }
+
     /// The exit status, if the daemon has exited.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.status = self.child.try_wait().expect("asking for the daemon's status");
