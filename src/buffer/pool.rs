@@ -595,6 +595,17 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_that_another_thread_returns_wakes_a_worker_that_waits_for_one() {
+        let reserve = Reserve::new(64, 1).unwrap();
+        let ([poor], [woken]) = pools(&reserve);
+        let parcel = reserve.parcel().expect("the only buffer");
+        poor.claim(claim(&reserve, 1));
+        assert!(!woken.take(), "no buffer is free");
+        drop(parcel);
+        assert!(woken.take());
+    }
+
+    #[test]
     fn a_worker_with_a_claim_gets_what_another_has_free() {
         let reserve = Reserve::new(64, 16).unwrap();
         let ([rich, poor], woken) = pools(&reserve);
