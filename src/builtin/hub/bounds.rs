@@ -1,5 +1,5 @@
-//! The limits of a hub ([`Bounds`]): what is asked for, checked against a server's limits and
-//! completed.
+//! The limits of a hub ([`Bounds`]): checks the options against a server's limits, and completes
+//! them.
 
 use super::options::{HubOptions, MESSAGE_MAX, QUEUE};
 use super::outbox::PARCEL_HEAD_BYTES;
@@ -8,50 +8,53 @@ use crate::config::Limits;
 use crate::error::SettingError;
 use crate::protocol::hub::MESSAGE_HEAD_BYTES;
 
-/// Bytes that stand in a buffer beside a message at most: its head, and that of the parcel in which
-/// it travels to another worker.
+/// The most bytes that a buffer holds in addition to a message's payload: the message head, and the
+/// head of the parcel that carries the message to another worker.
 const MESSAGE_OVERHEAD: usize = MESSAGE_HEAD_BYTES + PARCEL_HEAD_BYTES;
 
-/// Buffers that a queue holds at least: a full parcel, behind what is being sent.
+/// The fewest buffers that a queue holds: a full parcel, behind the output that is being sent.
 const QUEUE_BUFFERS_MIN: usize = 2;
 
-/// The part of all buffers that one queue may take, 1 in so many: one client that does not read
-/// must leave the others room.
+/// Divisor for the share of all buffers that one queue may take. A client that does not read must
+/// leave room for the others.
 const QUEUE_SHARE: usize = 4;
 
-/// The part of a queue that is handed to the kernel at once, 1 in so many: with the default, as
-/// much as a connection may send in one turn.
+/// Divisor for the part of a queue that is handed to the kernel at once. With the default, this is
+/// as much as a connection may send in one turn.
 const SEND_SHARE: usize = 4;
 
-/// Buffers that there are for each worker at least: a broadcast takes one on each at the same time,
-/// and the request that it is may hold two on each, as one receive fills them.
+/// The fewest buffers per worker. A broadcast takes one buffer on each worker at the same time. Its
+/// request may hold two more on each, because one receive fills two buffers.
 const BUFFERS_PER_WORKER_MIN: usize = 3;
 
-/// Places in buffers that a client's queue has beside those that it takes when all messages are
-/// broadcasts: for messages to it alone, between which lie those to others.
+/// References that a client's queue may hold in addition to those that it needs if all messages are
+/// broadcasts. They are for messages to this client alone: in the buffers, messages to other
+/// clients lie between them.
 const REFERENCES_EXTRA: usize = 8;
 
-/// The limits of a hub, all known.
+/// The complete limits of a hub.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Bounds {
-    /// Bytes of a buffer.
+    /// Size of a buffer, in bytes.
     pub(super) buffer_size: usize,
     /// The longest payload, in bytes.
     pub(super) max_message: usize,
-    /// Bytes that may wait for one client.
+    /// The most bytes that may wait for one client.
     pub(super) queue: usize,
-    /// Bytes that are put on a client's output at once: what is sent makes room in such steps.
+    /// Bytes that are put on a client's output at once. Sent output makes room in the queue in
+    /// steps of this size.
     pub(super) send: usize,
-    /// Parts of buffers that may wait for one client before messages to it are copied.
+    /// Parts of buffers that may wait for one client. At this number, further messages to the
+    /// client are copied.
     pub(super) parts: usize,
 }
 
 impl Bounds {
-    /// Those of a hub with these options, if it can work with these limits. A queue of the default
-    /// size is made shorter where the buffers are few.
+    /// Returns the limits of a hub with these options, if the hub can work within these limits of
+    /// the server. If there are few buffers, a queue of the default size is made shorter.
     ///
     /// # Errors
-    /// It cannot; the text names the remedy.
+    /// The hub cannot work within the limits. The text names the remedy.
     pub(super) fn check(options: &HubOptions, limits: &Limits) -> Result<Bounds, SettingError> {
         let (size, count) = (limits.buffer_size, limits.buffers as usize);
         if let Some(asked) = options.max_message
@@ -101,7 +104,7 @@ impl Bounds {
         Ok(bounds)
     }
 
-    /// Those of a hub with these options and buffers.
+    /// Returns the limits of a hub with these options and buffers.
     pub(super) fn new(options: &HubOptions, buffer_size: usize, buffers: usize) -> Bounds {
         let queue_max = (buffers / QUEUE_SHARE).max(QUEUE_BUFFERS_MIN) * buffer_size;
         let queue = (options.queue as usize).max(QUEUE_BUFFERS_MIN * buffer_size).min(queue_max);
@@ -115,7 +118,7 @@ impl Bounds {
         }
     }
 
-    /// Places in buffers for one client: its queue, and two frames of its own in the output.
+    /// References for one client: those of its queue, and two for frames of its own in the output.
     pub(super) fn references_per_client(&self) -> usize {
         self.parts + 2
     }

@@ -1,4 +1,4 @@
-//! From a frame to the queues of those who get it, and from a queue to the output.
+//! Delivery: puts frames into the queues of their recipients, and moves the queues to the outputs.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use crate::protocol::hub::{
 use crate::service::{Answer, Connection, ConnectionId, Message};
 use crate::shared::receipt::SendError;
 
-/// Requests.
+/// Carries out requests.
 impl Local {
-    /// A message from a member to all, here and elsewhere.
+    /// Sends a message from a member to all members, on this worker and on the others.
     pub(super) fn broadcast(
         &mut self,
         from: ConnectionId,
@@ -47,10 +47,10 @@ impl Local {
         Ok(cost)
     }
 
-    /// Whether there are buffers for a frame of so many bytes on all these workers and here, and
-    /// for copies of it for members whose queues have many parts; returns how many copies. All or
-    /// none: taken one by one, and given back because there are too few, they would go round among
-    /// the workers.
+    /// Checks that there are enough buffers for a frame of `bytes` bytes on this worker and on all
+    /// `others`, and for copies of it for members whose queues have many parts. Returns the number
+    /// of copies. The caller takes all buffers or none: if workers took them one by one, and gave
+    /// them back when there were too few, the same buffers would circulate among the workers.
     fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
         let copies = self.copies(bytes, true);
         let needed = others.filter(|&worker| !self.outbox.has_room(worker, bytes)).count()
@@ -64,7 +64,7 @@ impl Local {
         Err(Held::ForRoom)
     }
 
-    /// A message from a member to one.
+    /// Sends a message from a member to one member.
     pub(super) fn send(
         &mut self,
         from: ConnectionId,
@@ -105,13 +105,13 @@ impl Local {
         Ok(1)
     }
 
-    /// A message of another thread, for one member.
+    /// Delivers a message of another thread to one member.
     pub(super) fn message(
         &mut self,
         connection: &mut Connection<'_>,
         message: &mut Message<'_>,
     ) -> Answer {
-        // It has its turn, so that what can be sent makes room.
+        // The member has its turn now: sending output first makes room in its queue.
         self.flush(connection);
         if let Err(why) = self.take_message(connection.id(), message) {
             message.refuse(why);
@@ -151,9 +151,9 @@ impl Local {
     }
 }
 
-/// Into the queues.
+/// Puts frames into the queues.
 impl Local {
-    /// Whether some member has no room for so many bytes only because it has not had its turn.
+    /// Whether a member has no room for `bytes` bytes only because it has not had its turn yet.
     pub(super) fn is_tight(&mut self, bytes: usize) -> bool {
         if !self.tight {
             return false;
@@ -166,8 +166,8 @@ impl Local {
         self.tight && self.members.all().iter().any(|member| soon(member, bytes))
     }
 
-    /// Whether so many bytes can be put into a member's queue as far as buffers go: one whose queue
-    /// has many parts needs one of its own.
+    /// Whether the free buffers allow `bytes` bytes to be put into a member's queue. If the queue
+    /// has many parts, the bytes need a buffer of their own.
     pub(super) fn room_for_copy(&self, place: usize, bytes: usize) -> Room {
         let member = &self.members.all()[place];
         match member.needs_buffer(bytes, &self.bounds) && self.pool.available() == 0 {
@@ -177,8 +177,9 @@ impl Local {
         }
     }
 
-    /// How many buffers it takes to put so many bytes into the queue of each member that reads: of
-    /// `newcomers` also, who need a buffer before they can read.
+    /// Returns how many buffers are needed to put `bytes` bytes into the queue of each member that
+    /// reads. With `newcomers`, includes members that have not been welcomed: they need a buffer
+    /// before they can read.
     pub(super) fn copies(&mut self, bytes: usize, newcomers: bool) -> usize {
         if !self.crowded {
             return 0;
@@ -191,7 +192,7 @@ impl Local {
         members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
     }
 
-    /// Puts frames of the log into the queue of each member. Returns what that has cost.
+    /// Puts frames of the log into the queue of each member. Returns the cost.
     pub(super) fn deliver_to_all(&mut self, range: Range<usize>) -> usize {
         let mut cost = self.members.len();
         for place in 0..self.members.len() {
@@ -202,8 +203,8 @@ impl Local {
         cost
     }
 
-    /// Puts those frames for which there is room into the queue of a member. Returns how many
-    /// frames there are.
+    /// Puts frames one by one into the queue of a member, as far as there is room. Returns the
+    /// number of frames in `range`.
     pub(super) fn deliver_singly(&mut self, place: usize, range: Range<usize>) -> usize {
         let (mut at, mut frames) = (range.start, 0);
         while at < range.end {
@@ -217,8 +218,8 @@ impl Local {
         frames
     }
 
-    /// Puts frames of the log into the queue of a member. Returns whether there was room, which
-    /// there always is for one that takes no messages any more.
+    /// Puts frames of the log into the queue of a member. Returns whether there was room; always
+    /// true for a member that takes no more messages.
     pub(super) fn deliver(&mut self, place: usize, range: Range<usize>) -> bool {
         let Local { members, log, bounds, turns, pool, reserved, crowded, .. } = self;
         let member = &mut members.all_mut()[place];
@@ -248,7 +249,7 @@ impl Local {
         true
     }
 
-    /// A message is not delivered because the member reads too slowly.
+    /// Handles a message that is not delivered because the member reads too slowly.
     pub(super) fn overflow(&mut self, place: usize) {
         let member = &mut self.members.all_mut()[place];
         match self.slow {
@@ -271,7 +272,8 @@ impl Local {
         self.wake_slot(slot);
     }
 
-    /// Tells each member who has come and gone, in frames of the log. Returns what that has cost.
+    /// Puts notices of members who joined or left, which are in the log, into each member's queue.
+    /// Returns the cost.
     pub(super) fn deliver_notices(&mut self, range: Range<usize>) -> usize {
         for place in 0..self.members.len() {
             if self.members.all()[place].stale || self.deliver(place, range.clone()) {
@@ -289,7 +291,7 @@ impl Local {
         self.members.len()
     }
 
-    /// Notices were lost: each member gets a new list in their place. Returns what that has cost.
+    /// Gives each member a new list in place of lost notices. Returns the cost.
     pub(super) fn refresh(&mut self) -> usize {
         (0..self.members.len()).for_each(|place| self.make_stale(place));
         self.members.len()
@@ -304,13 +306,13 @@ impl Local {
         }
     }
 
-    /// The place of a member that takes messages.
+    /// Returns the place of a member, if it takes messages.
     pub(super) fn receiver(&self, id: u64) -> Option<usize> {
         let place = self.members.place(ConnectionId::from_bits(id))?;
         self.members.all()[place].takes_messages().then_some(place)
     }
 
-    /// Where the frame stands that begins there in the log.
+    /// Returns the range of the frame that begins at `at` in the log.
     pub(super) fn frame_at(&self, at: usize) -> Range<usize> {
         let prefix = self.log.bytes(at..at + LENGTH_BYTES);
         let prefix = prefix.try_into().expect("so many were asked for");
@@ -319,9 +321,9 @@ impl Local {
     }
 }
 
-/// Out of the queues.
+/// Moves the queues to the outputs.
 impl Local {
-    /// Gives a member what waits for it, if nothing is being sent to it.
+    /// Moves waiting frames to a member's output, unless output is already being sent to it.
     pub(super) fn flush(&mut self, connection: &mut Connection<'_>) {
         let Some(place) = self.members.place(connection.id()) else { return };
         let member = &mut self.members.all_mut()[place];
@@ -340,8 +342,9 @@ impl Local {
         }
     }
 
-    /// Puts what waits for a member on its output, in order, up to `most` bytes or one buffer.
-    /// Returns false if a buffer that this needs is not to be had; the rest follows when it is.
+    /// Puts waiting frames on a member's output, in order, up to `most` bytes or one buffer.
+    /// Returns false if a buffer is needed for this and none is free. The rest follows when there
+    /// is one.
     fn fill(&mut self, place: usize, output: &mut Chain, most: usize) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.owes_welcome {
@@ -353,7 +356,8 @@ impl Local {
         let member = &mut self.members.all_mut()[place];
         member.owes_welcome = false;
         let mut queue = member.queue.take();
-        // With half of the queue free there are fewer words about it, and room behind them.
+        // Waits until half of the queue is free: the count and the list are then sent less often,
+        // and there is room behind them.
         let complete = queue.len() > most.max(self.bounds.queue / 2)
             || (self.put_dropped_count(place, &mut queue) && self.put_list(place, &mut queue));
         let part = leases_up_to(&queue, most);
@@ -362,7 +366,7 @@ impl Local {
         complete
     }
 
-    /// Puts the count of what was dropped behind what waits for a member. Returns the same as `fill`.
+    /// Appends the count of dropped messages to a member's queue. Returns the same as `fill`.
     fn put_dropped_count(&mut self, place: usize, queue: &mut Chain) -> bool {
         let dropped = self.members.all()[place].dropped;
         let frame = number_frame(DROPPED, dropped, self.order);
@@ -373,9 +377,9 @@ impl Local {
         true
     }
 
-    /// Puts a frame of a list behind what waits for a member, if it is being sent one. Behind,
-    /// because of those who came before the list and have left since, only the list tells. Returns
-    /// the same as `fill`.
+    /// Appends a frame of a list to a member's queue, if a list is being sent to the member. The
+    /// frame goes behind the waiting messages: only the list tells of clients that joined before it
+    /// and have left since. Returns the same as `fill`.
     fn put_list(&mut self, place: usize, queue: &mut Chain) -> bool {
         let member = &mut self.members.all_mut()[place];
         if member.stale && member.listing.is_none() {
@@ -388,8 +392,8 @@ impl Local {
         true
     }
 
-    /// Puts a frame on the output of one member that it does not share with others. Returns whether
-    /// there was a buffer to write it into.
+    /// Puts a frame that is for one member alone on its output. Returns whether there was a buffer
+    /// to write it into.
     fn put_own(&mut self, output: &mut Chain, frame: &[u8]) -> bool {
         if !self.log.make_room(frame.len()) {
             return false;
@@ -398,8 +402,9 @@ impl Local {
         self.log.put(output, range, self.bounds.references_per_client())
     }
 
-    /// The clients from a place in the directory on, as many as a frame has room for, and the place
-    /// at which the next frame begins, if there is one. `None` if there is no free buffer.
+    /// Builds a frame with the clients from place `from` of the directory on, as many as fit. Also
+    /// returns the place at which the next frame begins, if there is one. Returns `None` if there
+    /// is no free buffer.
     fn list(&mut self, from: u64) -> Option<(Lease, Option<u64>)> {
         let Some(mut lease) = self.pool.lease() else {
             self.log.starves = true;
@@ -425,7 +430,8 @@ impl Local {
         Some((lease, next))
     }
 
-    /// The connection is being closed: all that waits for it is sent before.
+    /// Puts everything that waits for a connection on its output, because the connection is being
+    /// closed.
     pub(super) fn finishing(&mut self, connection: &mut Connection<'_>) {
         let Some(place) = self.members.place(connection.id()) else { return };
         let member = &mut self.members.all_mut()[place];
@@ -433,14 +439,15 @@ impl Local {
             return;
         }
         (member.listing, member.stale) = (None, false);
-        // The answer does not matter: what there is no buffer for cannot be sent later either.
+        // The result does not matter: frames that lack a buffer now cannot be sent later either.
         let _ = self.fill(place, connection.output, usize::MAX);
         self.members.all_mut()[place].leaving = true;
         self.forget(connection.id());
     }
 }
 
-/// The bytes in the first leases of a chain, as many as have `most` bytes together; at least one.
+/// Returns the number of bytes in the first leases of a chain: as many leases as have at most
+/// `most` bytes together, and at least one.
 fn leases_up_to(chain: &Chain, most: usize) -> usize {
     let mut bytes = 0;
     for slice in chain.slices() {

@@ -1,5 +1,5 @@
-//! Parcels from other workers, unpacked into the queues of those who get what is in them. How they
-//! are filled and sent is in `outbox`, how a queue takes a frame in `delivery`.
+//! Unpacks parcels from other workers into the queues of the recipients. `outbox` fills and sends
+//! parcels; `delivery` puts frames into queues.
 
 use std::ops::Range;
 
@@ -11,7 +11,8 @@ use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
 use crate::service::ConnectionId;
 
 impl Local {
-    /// Unpacks parcels, as long as there is room for what may be in them and a round may cost more.
+    /// Unpacks parcels while there is room for their contents and the round's budget for parcels is
+    /// not used up.
     pub(super) fn unpack(&mut self) {
         loop {
             let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
@@ -23,8 +24,9 @@ impl Local {
         }
     }
 
-    /// Copies the frames into the log if there is room for all of them; otherwise they are sent out
-    /// of their own buffer, so that no other is needed. Returns false if it has to stop on its way.
+    /// Unpacks one parcel. Copies its frames into the log if there is room for all of them.
+    /// Otherwise the frames are sent from the parcel's own buffer, so no other buffer is needed.
+    /// Returns false if it has to stop before the end of the parcel.
     fn unpack_one(&mut self) -> bool {
         if let Some(parcel) = self.unpacking.take() {
             return self.unpack_in_place(parcel);
@@ -68,8 +70,8 @@ impl Local {
         true
     }
 
-    /// Whether there are buffers for the copies that a run takes for members who read, which are
-    /// kept for them then. Those who have not been welcomed do not count: all buffers may be in
+    /// Checks that there are enough buffers for the copies that a run needs for members that read,
+    /// and reserves them. Members that have not been welcomed do not count: all buffers may be in
     /// parcels that wait for them.
     fn has_buffers_for(&mut self, run: &Run) -> bool {
         match run.kind {

@@ -1,5 +1,5 @@
-//! A worker's copy of the hub at work: clients' requests carried out, members woken who have
-//! something to be sent, senders held back for whose messages there is no room.
+//! A worker's part of the hub: carries out the clients' requests, wakes the members that output
+//! waits for, and holds back senders whose messages find no room.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,28 +20,31 @@ use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES
 use crate::service::{Answer, Connection, ConnectionId, Turn, WorkerContext};
 use crate::shared::directory::Directory;
 
-/// What the requests of a round may cost before the members get what these have put into their
-/// queues, and what unpacking parcels may cost. A unit is to put a message into a queue, about 15 ns,
-/// so each is about half a millisecond.
+/// The most that the requests of a round may cost before the members are sent the resulting
+/// messages. The same limit holds for unpacking parcels. One unit is putting a message into a
+/// queue, about 15 ns, so each limit is about half a millisecond.
 pub(super) const COST_MAX: usize = 1 << 15;
 
-/// What a request costs beside the messages that it puts into queues, and what a run of messages in
-/// a parcel costs.
+/// Cost of a request in addition to the messages that it puts into queues. Also the cost of a run
+/// of messages in a parcel.
 pub(super) const COST_OF_REQUEST: usize = 16;
 
-/// What a frame of a list costs beside the clients that are in it, as it is sent to one member only.
+/// Cost of a frame of a list in addition to the clients in it, as the frame is sent to one member
+/// only.
 pub(super) const COST_OF_LIST: usize = 256;
 
-/// How long senders wait for what nobody tells of when it comes: a free buffer, room in an inbox.
+/// How long senders wait for a free buffer or for room in an inbox before they try again, as
+/// nothing signals either.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// How long a connection is not read if nobody wakes it, which somebody does. Only a guard.
+/// How long a connection is not read if nothing wakes it. Only a guard: a wake always comes
+/// earlier.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Everything that one worker's copy has.
+/// The state of one worker's part of the hub.
 pub(super) struct Local {
     pub(super) worker: usize,
-    /// The listener whose clients are members, if it is not all of them.
+    /// The listener whose clients are members. `None`: all listeners.
     pub(super) listener: Option<usize>,
     pub(super) order: ByteOrder,
     pub(super) slow: Slow,
@@ -53,51 +56,54 @@ pub(super) struct Local {
     pub(super) members: Members,
     pub(super) log: Log,
     pub(super) outbox: Outbox,
-    /// Members to be woken, by slot.
+    /// Members to wake, by slot.
     pub(super) ready: SlotQueue,
-    /// Members whose requests wait for a turn, by slot: the others have used up what this one may
-    /// cost, or a member has to have its turn first. In the order in which they are served.
+    /// Members whose requests wait for a turn, by slot, in the order in which they are served. They
+    /// wait because the other members have used up the turn's budget, or because a member has to
+    /// have its turn first.
     senders: SlotQueue,
-    /// What requests may still cost in this round, and those of each sender. A round ends when the
-    /// members have been woken that have something to be sent, which takes a turn or more.
+    /// What all requests may still cost in this round, and what those of each sender may cost. A
+    /// round ends when all members that output waits for have been woken, which takes one turn or
+    /// more.
     pub(super) budget: usize,
     share: usize,
     /// What unpacking parcels may still cost in this round.
     pub(super) parcel_budget: usize,
-    /// How many members have been woken in this round.
+    /// Number of members woken in this round.
     woken: usize,
-    /// Members that wait for a buffer or for another worker, by slot, and when they try again.
+    /// Members that wait for a buffer or for another worker, by slot, and the time of their next
+    /// attempt.
     blocked: SlotQueue,
     retry_at: Time,
-    /// Parcels that are not unpacked yet.
+    /// Parcels that have arrived and are not unpacked yet.
     pub(super) arrived: VecDeque<Lease>,
-    /// The one before them, if it was begun.
+    /// The parcel before those in `arrived`, if it is partly unpacked.
     pub(super) unpacking: Option<Unpacking>,
-    /// Replies that are not passed on yet.
+    /// Replies to members of other workers that are not passed on yet.
     pub(super) owed: VecDeque<NotSent>,
-    /// A NOT_SENT reply that has come, and waits for a turn of its member or for a buffer.
+    /// A NOT_SENT reply from another worker that waits for a turn of its member or for a buffer.
     pub(super) not_sent: Option<NotSent>,
-    /// Some member may have less room than a buffer, because it has not had its turn.
+    /// Some member may have room for less than a buffer, because it has not had its turn yet.
     pub(super) tight: bool,
-    /// Some member's queue may have as many parts as it may have.
+    /// Some member's queue may have reached the limit of its parts.
     pub(super) crowded: bool,
     pub(super) reserved: Reserved,
-    /// No buffer was to be had, and somebody waits for one.
+    /// No buffer was free, and something waits for one.
     pub(super) starves: bool,
-    /// How many of them at once.
+    /// Number of buffers that are needed at the same time.
     pub(super) needed: usize,
     /// Counts the turns of the worker's loop after which every connection has had its turn.
     pub(super) turns: u32,
 }
 
-/// Why a request is not carried out yet.
+/// Why a request has to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Held {
     /// A member has to have its turn first.
     ForTurn,
-    /// There is no buffer, or another worker has not caught up.
+    /// There is no free buffer, or another worker has not caught up.
     ForRoom,
-    /// The client does not read what it is sent.
+    /// The client does not read the messages that it is sent.
     BySelf,
 }
 
@@ -116,7 +122,7 @@ pub(super) struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// One slice for each buffer.
+    /// Returns the payload as one slice per buffer.
     pub(super) fn pieces(self) -> impl Iterator<Item = &'a [u8]> {
         let (mut skip, mut left) = (self.skip, self.len);
         self.input.slices().map_while(move |slice| {
@@ -130,24 +136,24 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// How far a client's input was carried out.
+/// How far the requests in a client's input were carried out.
 enum Progress {
-    /// To its end, or to a frame that is not complete.
+    /// To the end of the input, or to an incomplete frame.
     Done,
-    /// To here: the others come first.
+    /// To the end of the sender's share: the others come first.
     Yield,
     /// To a request that has to wait.
     Held(Held),
-    /// To something that is not allowed.
+    /// To a request that is not allowed.
     Refused(CloseReason),
 }
 
 impl Local {
-    /// What it takes of memory for each slot.
+    /// Bytes of memory per slot.
     pub(super) const BYTES_PER_SLOT: usize =
         Members::BYTES_PER_SLOT + 3 * SlotQueue::BYTES_PER_SLOT;
 
-    /// What it takes of memory whatever the number of connections.
+    /// Bytes of memory that do not depend on the number of connections.
     pub(super) fn fixed_bytes(workers: usize) -> usize {
         size_of::<Local>()
             + workers * PARCELS_MAX as usize * size_of::<Lease>()
@@ -210,13 +216,13 @@ impl Local {
             self.notify(JOINED, id);
         }
         self.members.insert(id, &self.pool);
-        // Welcomed when all have come who come in this turn: the notices of that stand one behind
-        // the other in the log, and are one part of a buffer in each queue.
+        // The welcome is sent after all members that join in this turn have joined. Their notices
+        // are then contiguous in the log, and take one part of a buffer in each queue.
         self.wake(id);
         Answer::Continue
     }
 
-    /// A connection is gone.
+    /// Removes the member of a connection that is gone.
     pub(super) fn closed(&mut self, id: ConnectionId) {
         if !self.members.remove(id) {
             return;
@@ -230,7 +236,7 @@ impl Local {
         }
     }
 
-    /// Tells all members, here and elsewhere, of one that has come or gone.
+    /// Tells all members, on this worker and on the others, of a member that has joined or left.
     fn notify(&mut self, kind: u8, id: ConnectionId) {
         let frame = number_frame(kind, id.to_bits(), self.order);
         if !self.members.is_empty() {
@@ -247,7 +253,8 @@ impl Local {
 
     pub(super) fn data(&mut self, connection: &mut Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
-            // What was being received when it was paused; its turn comes.
+            // This input was being received when the member was paused. It is handled in the
+            // member's turn.
             Some(member) if member.paused => Answer::Continue,
             _ => self.serve(connection),
         }
@@ -260,14 +267,15 @@ impl Local {
         self.data(connection)
     }
 
-    /// It was woken, or its pause has ended.
+    /// Serves a member that was woken, or whose pause has ended.
     pub(super) fn timer(&mut self, connection: &mut Connection<'_>) -> Answer {
         let id = connection.id();
         self.flush(connection);
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         let waits = self.senders.contains(id.slot()) && !std::mem::take(&mut member.called);
         if waits && !member.doomed {
-            // It was woken to be sent something. Its requests have their turn in another round.
+            // The member was woken so that output is sent to it. Its requests have their turn in
+            // another round.
             return Answer::WaitUntil(connection.now() + PAUSE);
         }
         member.paused = false;
@@ -279,13 +287,13 @@ impl Local {
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         member.end_sending();
         if member.listing.is_some() {
-            // The rest of a list takes its turn, as building it costs much.
+            // The rest of the list waits for a turn, because building it is expensive.
             self.wake(id);
             return Answer::Continue;
         }
         self.flush(connection);
         match self.members.get_mut(id) {
-            // Only a wake ends the pause.
+            // Only a wake ends a pause.
             Some(member) if member.paused => {
                 self.wake(id);
                 Answer::Continue
@@ -294,7 +302,7 @@ impl Local {
         }
     }
 
-    /// Carries out what the client has sent, and sends what there is for it.
+    /// Carries out the client's requests, and sends the messages that wait for it.
     fn serve(&mut self, connection: &mut Connection<'_>) -> Answer {
         let id = connection.id();
         if self.is_doomed(id) {
@@ -303,24 +311,25 @@ impl Local {
         let before = connection.input.len();
         let progress = self.requests(connection);
         self.flush(connection);
-        // Behind the others, if it has had something of this turn.
+        // A member that was served in this turn goes behind the others.
         let waits = matches!(progress, Progress::Yield | Progress::Held(Held::ForTurn));
         if !waits || connection.input.len() < before {
             self.senders.remove(id.slot());
         }
         match progress {
-            // Its own messages may have been too much for it: it is not to think it has them all.
+            // The member's own messages may have overflowed its queue. It must not assume that it
+            // got them all.
             _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
             Progress::Done => return self.after_flush(connection),
             Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
-            // The other one's turn does not help it as long as there is no buffer.
+            // The turn of the other member does not help this one while there is no free buffer.
             Progress::Held(Held::ForTurn) if self.is_starving() => {
                 self.senders.remove(id.slot());
                 self.block(id);
             }
             Progress::Yield | Progress::Held(Held::ForTurn) => self.wait_for_turn(id),
             Progress::Held(Held::ForRoom) => self.block(id),
-            // It is woken when something is sent.
+            // The member is woken when output is sent.
             Progress::Held(Held::BySelf) => {}
         }
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
@@ -328,7 +337,7 @@ impl Local {
         Answer::WaitUntil(connection.now() + PAUSE)
     }
 
-    /// Has a member's requests carried out when those who wait already have had their turn.
+    /// Queues a member's requests behind those of the members that already wait.
     fn wait_for_turn(&mut self, id: ConnectionId) {
         if !self.senders.contains(id.slot()) {
             self.senders.push_back(id.slot());
@@ -339,7 +348,7 @@ impl Local {
         self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
-    /// What becomes of a connection that has been sent what there is. It is not at its end while
+    /// Decides how a connection goes on after its waiting messages were sent. It does not end while
     /// requests of it wait.
     pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
@@ -351,8 +360,8 @@ impl Local {
         }
     }
 
-    /// Carries out requests until there is none left, one has to wait, or they have cost their
-    /// share of this round.
+    /// Carries out requests until none is left, one has to wait, or they have used up their share
+    /// of this round.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
         let mut share = self.share.min(self.budget);
         loop {
@@ -383,8 +392,8 @@ impl Local {
         }
     }
 
-    /// Carries out a request, or says why that has to wait; then nothing has changed. Returns into
-    /// how many queues it has put something.
+    /// Carries out a request. Returns the number of queues that it put something into. If the
+    /// request has to wait, returns the reason; nothing has changed then.
     fn carry_out(&mut self, from: ConnectionId, input: &Chain, head: &Head) -> Result<usize, Held> {
         let payload = Payload { input, skip: head.bytes, len: head.payload };
         match head.request {
@@ -401,31 +410,32 @@ impl Local {
         }
     }
 
-    /// Nothing is to be done for a member any more.
+    /// Removes a member from all queues of waiting members.
     pub(super) fn forget(&mut self, id: ConnectionId) {
         self.ready.remove(id.slot());
         self.senders.remove(id.slot());
         self.blocked.remove(id.slot());
     }
 
-    /// Has a member woken in the next turn.
+    /// Wakes a member in the next turn.
     pub(super) fn wake(&mut self, id: ConnectionId) {
         self.wake_slot(id.slot());
     }
 
-    /// Has a member woken when there may be room.
+    /// Wakes a member when there may be room.
     pub(super) fn block(&mut self, id: ConnectionId) {
         if !self.blocked.contains(id.slot()) {
             self.blocked.push_back(id.slot());
         }
     }
 
-    /// Between two turns of the worker's loop.
+    /// Does the work that is due between two turns of the worker's loop. Returns the time of the
+    /// next turn that it needs.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         // Output that yielded in an earlier turn may not have had its turn yet.
         self.turns = self.turns.wrapping_add(u32::from(turn.all_served));
         self.unpack();
-        // Behind that, which may leave the log with nothing that stands in a queue.
+        // After unpacking, which may leave the log with no part in any queue.
         self.log.turn();
         self.take_not_sent();
         self.forward_not_sent();
@@ -451,13 +461,15 @@ impl Local {
                 self.wake_slot(slot);
             }
         }
-        // All members at most, so that a round ends although others get something meanwhile.
+        // Wakes at most as many members as there are, so that a round ends even if others get
+        // messages meanwhile.
         if self.ready.is_empty() || self.woken >= self.members.len() {
             self.begin_round(turn);
         }
         self.wake_ready(turn);
         if tries_again && self.ready.is_empty() {
-            // Who still needs more says so when it is woken, before the next turn.
+            // A member that still needs more buffers sets this again when it is woken, before the
+            // next turn.
             self.needed = 1;
         }
         let arrived = self.unpacking.is_some() || !self.arrived.is_empty();
@@ -479,18 +491,19 @@ impl Local {
         }
     }
 
-    /// Begins a round: wakes the senders whose turn it is, as many as can have a broadcast each of
-    /// what a round may cost, which they share. They stay in the queue until they have had it.
+    /// Begins a round: wakes the senders whose turn it is. They share the budget of the round, and
+    /// it wakes as many as can send one broadcast each within it. They stay in the queue until they
+    /// have been served.
     fn begin_round(&mut self, turn: &mut Turn<'_>) {
         let most = COST_MAX / (COST_OF_REQUEST + self.members.len()) + 1;
-        // The others have to be sent what these have sent before.
+        // Wakes are also needed to send the messages of these senders to the other members.
         let most = most.min(turn.wakes_left().div_ceil(2));
         let mut called = 0;
         for slot in self.senders.iter().take(most) {
             let Some(id) = self.members.id_in(slot) else { continue };
             let Some(member) = self.members.get_mut(id) else { continue };
             member.called = true;
-            // It is sent what waits for it, too.
+            // This wake also sends the messages that wait for the member.
             self.ready.remove(slot);
             turn.wake(id);
             called += 1;

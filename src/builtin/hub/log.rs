@@ -1,6 +1,6 @@
-//! A worker's log: the buffer into which whole frames are written once, one behind the other, for
-//! all the clients of the worker that get them. When it is full, another one becomes the log, and
-//! goes on standing in the queues.
+//! A worker's log: the buffer into which each frame is written once, one after the other, for all
+//! clients of the worker that get it. When the buffer is full, another one becomes the log. The
+//! full one remains in the queues that refer to it.
 
 use std::ops::Range;
 
@@ -10,11 +10,12 @@ use crate::buffer::{Chain, Pool, Shared};
 pub(super) struct Log {
     pool: Pool,
     current: Option<Shared>,
-    /// The last broadcast of the server itself, whose frame is handed to one client after the
-    /// other, and the log that it is in if that is not the current one any more.
+    /// The last broadcast of the server itself, as its number and range. Its frame is put into the
+    /// queues of one client after the other. `log_of_cast` is the log that contains it, if that is
+    /// no longer the current one.
     cast: Option<(u64, Range<usize>)>,
     log_of_cast: Option<Shared>,
-    /// A buffer was asked for, and there was none.
+    /// A buffer was needed, and none was free.
     pub(super) starves: bool,
 }
 
@@ -24,18 +25,18 @@ impl Log {
         Log { pool: pool.clone(), current, cast, log_of_cast, starves: false }
     }
 
-    /// Whether so many bytes fit behind what is there.
+    /// Whether `bytes` bytes fit behind the frames in the buffer.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.current.as_ref().is_some_and(|log| log.room() >= bytes)
     }
 
-    /// Whether its buffer can be written from its start again, as no queue has any of it.
+    /// Whether the buffer can be written from its start again, because no queue refers to it.
     pub(super) fn is_alone(&self) -> bool {
         self.cast.is_none() && self.current.as_ref().is_some_and(Shared::is_alone)
     }
 
-    /// Sees to it that so many bytes, at most a buffer, can be written in a row. Returns whether
-    /// they can: there may be no free buffer.
+    /// Makes room for `bytes` contiguous bytes, at most a buffer. Returns whether there is room:
+    /// there may be no free buffer.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         if self.has_room(bytes) {
             return true;
@@ -48,18 +49,18 @@ impl Log {
         self.current.is_some() && self.has_room(bytes)
     }
 
-    /// Makes a buffer the log that has come with frames in it, as long as these are put into
-    /// queues. Returns the log.
+    /// Makes `buffer`, which arrived with frames in it, the log while these frames are put into
+    /// queues. Returns the previous log.
     pub(super) fn lay_aside_for(&mut self, buffer: Shared) -> Option<Shared> {
         self.current.replace(buffer)
     }
 
-    /// Makes the log what was the log before. Returns the buffer that was for a while.
+    /// Restores the previous log. Returns the buffer that replaced it.
     pub(super) fn take_up_again(&mut self, log: Option<Shared>) -> Shared {
         std::mem::replace(&mut self.current, log).expect("a buffer was put in its place")
     }
 
-    /// Makes the log what was the log before, if it has more room than what is now.
+    /// Restores the previous log if it has at least as much room as the current one.
     pub(super) fn keep_roomier(&mut self, log: Option<Shared>) {
         let buffer = self.take_up_again(log);
         if !self.has_room(buffer.room()) {
@@ -74,7 +75,7 @@ impl Log {
         }
     }
 
-    /// Writes a frame, in pieces.
+    /// Writes a frame that is given in pieces. Returns its range.
     ///
     /// # Panics
     /// If no room was made for it.
@@ -87,16 +88,16 @@ impl Log {
         start..log.range().end
     }
 
-    /// What stands in a part of the log.
+    /// Returns the bytes in a range of the log.
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         let log = self.current.as_ref().expect("something was written");
         let start = log.range().start;
         &log.filled()[range.start - start..range.end - start]
     }
 
-    /// Puts a part of the log at the end of a queue: by reference while the queue has fewer than
-    /// `parts` parts, as a copy behind the last copy otherwise. Returns whether it did: there may
-    /// be neither a reference nor a buffer.
+    /// Appends a part of the log to a queue: by reference if the queue has fewer than `parts`
+    /// parts, otherwise as a copy behind the last copy. Returns whether it did: there may be
+    /// neither a reference nor a buffer.
     pub(super) fn put(&mut self, queue: &mut Chain, range: Range<usize>, parts: usize) -> bool {
         let log = self.current.as_ref().expect("something was written");
         if queue.leases() < parts && queue.push_shared(log, range.clone()) {
@@ -114,14 +115,14 @@ impl Log {
         true
     }
 
-    /// Remembers that the broadcast with this number stands there.
+    /// Remembers the range of the broadcast with this number.
     pub(super) fn remember_cast(&mut self, number: u64, range: Range<usize>) {
         self.log_of_cast = None;
         self.cast = Some((number, range));
     }
 
-    /// Puts the broadcast with this number at the end of a queue, if it is in the log already.
-    /// Returns `None` if it is not, and otherwise as [`put`](Log::put).
+    /// Appends the broadcast with this number to a queue, if it is in the log already. Returns
+    /// `None` if it is not, and otherwise the same as [`put`](Log::put).
     pub(super) fn put_cast(
         &mut self,
         queue: &mut Chain,
@@ -133,7 +134,7 @@ impl Log {
         match self.log_of_cast.take() {
             None => Some(self.put(queue, range, parts)),
             Some(log) => {
-                // Put in its place for the moment of one call.
+                // The old log replaces the current one during this call only.
                 let current = self.current.replace(log);
                 let done = self.put(queue, range, parts);
                 self.log_of_cast = std::mem::replace(&mut self.current, current);
@@ -142,15 +143,15 @@ impl Log {
         }
     }
 
-    /// Between two turns: no broadcast of the server is under way, and a buffer that stands in no
-    /// queue is given back.
+    /// Ends a turn: no broadcast of the server is in progress, and a buffer that no queue refers to
+    /// is given back.
     pub(super) fn turn(&mut self) {
         (self.cast, self.log_of_cast) = (None, None);
         self.release();
     }
 
-    /// Gives the log's buffer back if it stands in no queue. The next is the same one as a rule,
-    /// still in the cache, written from its start again.
+    /// Gives the log's buffer back if no queue refers to it. The next buffer is usually the same
+    /// one, still in the cache, and is written from its start again.
     fn release(&mut self) {
         if self.is_alone() {
             self.current = None;

@@ -1,51 +1,52 @@
-//! The clients of one worker: what waits for each, and whether there is room for more.
+//! The clients of one worker: the messages that wait for each, and whether there is room for more.
 
 use super::bounds::Bounds;
 use crate::buffer::{Chain, Pool};
 use crate::service::ConnectionId;
 
-/// Turns of the worker's loop after which output that has not been sent is the client's fault: in
-/// the first it is handed to the kernel, in the second it may have had to give way to others.
+/// Number of turns of the worker's loop after which unsent output is the client's fault. In the
+/// first turn it is handed to the kernel. In the second it may have had to yield to other output.
 const TURNS_TO_SEND: u32 = 2;
 
 /// A client.
 pub(super) struct Member {
     pub(super) id: ConnectionId,
-    /// Waits to be sent, in order.
+    /// Frames that wait to be sent, in order.
     pub(super) queue: Chain,
-    /// What is being sent: bytes, and parts of buffers.
+    /// Size of the output that is being sent: bytes, and parts of buffers.
     sending_bytes: u32,
     sending_parts: u32,
-    /// The turn in which it began to be.
+    /// The turn in which this output began to be sent.
     sending_since: u32,
-    /// Messages that were dropped and that it has not been told of.
+    /// Number of dropped messages that the client has not been told of.
     pub(super) dropped: u64,
-    /// The place in the directory at which its list goes on, if it is being sent one.
+    /// The place in the directory at which the client's list continues, if a list is being sent to
+    /// it.
     pub(super) listing: Option<u64>,
-    /// It has not been told its own id yet.
+    /// The client has not been told its own id yet.
     pub(super) owes_welcome: bool,
-    /// It has missed a notice, so that it needs a new list.
+    /// The client has missed a notice, so it needs a new list.
     pub(super) stale: bool,
-    /// It is to be closed because it reads too slowly.
+    /// The client is to be closed because it reads too slowly.
     pub(super) doomed: bool,
-    /// What it gets is settled: it is being closed.
+    /// The client is being closed. It gets no more messages than those already on its output.
     pub(super) leaving: bool,
-    /// It has closed its sending side.
+    /// The client has closed its sending side.
     pub(super) ended: bool,
-    /// It is not read until it is woken.
+    /// The client is not read until it is woken.
     pub(super) paused: bool,
-    /// Its requests are to be carried out in this round.
+    /// The client's requests are to be carried out in this round.
     pub(super) called: bool,
 }
 
 /// Whether there is room for something in a member's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Room {
-    /// There is.
+    /// There is room.
     Enough,
-    /// Not yet: it has not had its turn.
+    /// Not yet, because the member has not had its turn.
     Soon,
-    /// There is not, because the client does not read.
+    /// There is no room, because the client does not read.
     None,
 }
 
@@ -69,33 +70,35 @@ impl Member {
         }
     }
 
-    /// Whether messages are for it.
+    /// Whether messages are delivered to the member.
     pub(super) fn takes_messages(&self) -> bool {
         !self.doomed && !self.leaving
     }
 
-    /// Whether something is being sent to it.
+    /// Whether output is being sent to the member.
     pub(super) fn is_sending(&self) -> bool {
         self.sending_bytes > 0
     }
 
-    /// This output is being sent from now on.
+    /// Records that this output is being sent as of this turn.
     pub(super) fn begin_sending(&mut self, output: &Chain, turn: u32) {
         (self.sending_bytes, self.sending_parts) = (output.len() as u32, output.leases() as u32);
         self.sending_since = turn;
     }
 
-    /// All of it is sent.
+    /// Records that all output is sent.
     pub(super) fn end_sending(&mut self) {
         (self.sending_bytes, self.sending_parts) = (0, 0);
     }
 
-    /// How many more parts of buffers may stand in its queue: its length, and those that are free.
+    /// Returns the most parts of buffers that the queue may have: those that it has, and those that
+    /// it may still get.
     pub(super) fn parts_max(&self, bounds: &Bounds) -> usize {
         bounds.parts.saturating_sub(self.sending_parts as usize)
     }
 
-    /// Whether there is room for so many bytes. There is in an empty queue, whatever their number.
+    /// Returns whether there is room for `bytes` bytes. An empty queue has room for any number of
+    /// bytes.
     pub(super) fn room(&self, bytes: usize, bounds: &Bounds, turn: u32) -> Room {
         let waiting = self.sending_bytes as usize + self.queue.len();
         if self.dropped == 0 && (waiting == 0 || waiting + bytes <= bounds.queue) {
@@ -104,27 +107,28 @@ impl Member {
         if self.is_slow(turn) { Room::None } else { Room::Soon }
     }
 
-    /// Whether it was offered what is being sent, and does not take it.
+    /// Whether the client was offered the output that is being sent, and does not take it.
     pub(super) fn is_slow(&self, turn: u32) -> bool {
         self.is_sending() && turn.wrapping_sub(self.sending_since) >= TURNS_TO_SEND
     }
 
-    /// Whether its queue has as many parts as it may have.
+    /// Whether the queue has as many parts as it may have.
     pub(super) fn is_crowded(&self, bounds: &Bounds) -> bool {
         self.queue.leases() >= self.parts_max(bounds)
     }
 
-    /// Whether so many bytes more take a buffer of its own, into which they are copied.
+    /// Whether `bytes` more bytes need a buffer of their own, into which they are copied.
     pub(super) fn needs_buffer(&self, bytes: usize, bounds: &Bounds) -> bool {
         self.is_crowded(bounds) && self.queue.room_behind() < bytes
     }
 }
 
-/// Free buffers that are kept for copies for members who read, while messages are delivered to all.
+/// Free buffers that are reserved for copies for members that read, while messages are delivered to
+/// all.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Reserved {
     pub(super) copies: usize,
-    /// For those who have not been welcomed also.
+    /// Whether they are also for members that have not been welcomed.
     pub(super) newcomers: bool,
 }
 
@@ -134,15 +138,16 @@ impl Reserved {
     }
 }
 
-/// The members of one worker, close together, because a broadcast goes through all of them.
+/// The members of one worker. They are close together in memory, because a broadcast visits all of
+/// them.
 pub(super) struct Members {
     all: Vec<Member>,
-    /// By slot the place in `all`, and one more.
+    /// For each slot, the member's place in `all`, plus 1. 0 if the slot has no member.
     places: Vec<u32>,
 }
 
 impl Members {
-    /// What it takes of memory for each slot.
+    /// Bytes of memory per slot.
     pub(super) const BYTES_PER_SLOT: usize = size_of::<Member>() + size_of::<u32>();
 
     pub(super) fn new(slots: usize) -> Members {
@@ -176,7 +181,8 @@ impl Members {
         self.places[slot] = self.all.len() as u32;
     }
 
-    /// Takes a member out; what waits for it goes back. Returns whether it was there.
+    /// Removes a member, and gives the buffers of its queue back. Returns whether the member was
+    /// there.
     pub(super) fn remove(&mut self, id: ConnectionId) -> bool {
         let Some(place) = self.place(id) else { return false };
         self.places[id.slot() as usize] = 0;
@@ -187,7 +193,7 @@ impl Members {
         true
     }
 
-    /// Where in [`all`](Members::all) a member is.
+    /// Returns the index of a member in [`all`](Members::all).
     pub(super) fn place(&self, id: ConnectionId) -> Option<usize> {
         let place = (*self.places.get(id.slot() as usize)? as usize).checked_sub(1)?;
         (self.all[place].id == id).then_some(place)
@@ -198,7 +204,7 @@ impl Members {
         Some(&mut self.all[place])
     }
 
-    /// The id of the member in a slot.
+    /// Returns the id of the member in a slot.
     pub(super) fn id_in(&self, slot: u32) -> Option<ConnectionId> {
         let place = (*self.places.get(slot as usize)? as usize).checked_sub(1)?;
         Some(self.all[place].id)

@@ -1,21 +1,21 @@
-//! The hub: clients see who is there, and send messages to one of them or to all. The protocol is
-//! in `docs/hub-protocol.md`.
+//! The hub: clients see which other clients are connected, and send messages to one of them or to
+//! all. The protocol is described in `docs/hub-protocol.md`.
 //!
-//! Each worker has a service of its own, with tables of its own for the clients that the worker
-//! has (its *members*). A message is written once on each worker that has recipients: into the
-//! worker's log, a buffer with one frame behind the other. What a member gets are references to
-//! parts of the log in the member's own bounded queue.
+//! Each worker has a service of its own, with its own tables for the clients of the worker (its
+//! *members*). A message is written once on each worker that has recipients: into the worker's log,
+//! a buffer that contains one frame after the other. Each member has a bounded queue of its own,
+//! which refers to parts of the log.
 //!
-//! * `protocol`: the frames, written and read.
-//! * `hub_options`: what is chosen.
-//! * `bounds`: the limits that follow from what is chosen.
-//! * `members`: the clients of a worker, and whether there is room for more in their queues.
-//! * `log`: the buffer that is written once.
-//! * `outbox`: from worker to worker.
-//! * `local`: a worker's copy at work: requests carried out, members woken.
-//! * `delivery`: from a frame to the queues, and from a queue to the output.
-//! * `inbox`: from a parcel to the queues.
-//! * `not_sent`: what a sender is told whose message was not delivered.
+//! * `protocol`: reads and writes the frames.
+//! * `options`: the options of a hub.
+//! * `bounds`: the limits that follow from the options.
+//! * `members`: the clients of a worker, and whether there is room in their queues.
+//! * `log`: the buffer into which each frame is written once.
+//! * `outbox`: sends frames from worker to worker.
+//! * `local`: a worker's part of the hub: carries out requests, and wakes members.
+//! * `delivery`: puts frames into queues, and moves queues to outputs.
+//! * `inbox`: unpacks parcels into queues.
+//! * `not_sent`: tells a sender that its message was not delivered.
 
 pub use crate::protocol::hub as protocol;
 
@@ -47,8 +47,8 @@ use local::Local;
 pub use options::{HubOptions, Slow};
 use outbox::{Outbox, Shared};
 
-/// Messages between clients. The services of all workers are one hub; that of another listener is
-/// another hub.
+/// Sends messages between clients. The services of all workers form one hub. Each listener has its
+/// own hub.
 ///
 /// ```
 /// use echopool::builtin::{HubOptions, Slow};
@@ -97,7 +97,7 @@ impl Service for Hub {
     }
 
     fn input_max(&self, _tag: u64) -> usize {
-        // A frame that is not complete, and what one receive has brought behind it.
+        // An incomplete frame, and the bytes that one receive has added behind it.
         let size = self.local.bounds().buffer_size;
         let receive = usize::from(LEASES_PER_CONNECTION_MAX) * size;
         crate::protocol::hub::SEND_HEAD_BYTES + LENGTH_BYTES + size + receive

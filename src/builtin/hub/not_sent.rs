@@ -1,9 +1,9 @@
-//! NOT_SENT: what a client is told whose message to another was not delivered.
+//! NOT_SENT: the reply to a client whose message to another client was not delivered.
 //!
-//! Where the two are on different workers the answer comes through a ring of the sender's worker,
-//! and not in a parcel. Two workers that refuse each other's messages would wait for each other
-//! then: a parcel is unpacked only when there is room for the replies that it causes, and parcels
-//! are on their way in bounded number.
+//! If the two clients are on different workers, the reply goes through a ring of the sender's
+//! worker instead of a parcel. With parcels, two workers that refuse each other's messages would
+//! wait for each other: a parcel is unpacked only when there is room for the replies that it
+//! causes, and the number of parcels in transit is bounded.
 
 use super::local::{Held, Local};
 use super::members::Room;
@@ -39,13 +39,13 @@ impl Local {
         Ok(1)
     }
 
-    /// Whether so many replies wait to be passed on that no parcel can be unpacked, each message of
-    /// which may cause a NOT_SENT reply.
+    /// Whether too many replies wait to be passed on. No parcel is unpacked then, because each
+    /// message in it may cause a NOT_SENT reply.
     pub(super) fn owes_much(&self) -> bool {
         self.owed.len() + UNICASTS_MAX > OWED_MAX
     }
 
-    /// Passes the replies on that are owed to members of other workers, as far as there is room.
+    /// Passes on the replies to members of other workers, as far as there is room.
     pub(super) fn forward_not_sent(&mut self) {
         while let Some(&owed) = self.owed.front() {
             if self.directory.has(owed.to) && !self.outbox.forward(owed) {
@@ -55,7 +55,7 @@ impl Local {
         }
     }
 
-    /// Tells members of the replies that have come from other workers.
+    /// Delivers the replies that have come from other workers.
     pub(super) fn take_not_sent(&mut self) {
         while let Some(owed) = self.not_sent.take().or_else(|| self.outbox.next_not_sent()) {
             if !self.take_one_not_sent(owed) {
@@ -65,7 +65,8 @@ impl Local {
         }
     }
 
-    /// Returns whether that is done: it may have to wait for the member's turn or for a buffer.
+    /// Delivers one reply. Returns false if the reply has to wait for the member's turn or for a
+    /// buffer.
     fn take_one_not_sent(&mut self, NotSent { to, reason, about }: NotSent) -> bool {
         let Some(place) = self.receiver(to.to_bits()) else { return true };
         match self.put_not_sent(to, reason, about) {
@@ -75,7 +76,7 @@ impl Local {
                 true
             }
             Err(Held::ForTurn) => false,
-            // All buffers may be in parcels that are not unpacked before there is room for replies.
+            // All buffers may be in parcels that are not unpacked until there is room for replies.
             Err(Held::ForRoom) if self.outbox.not_sent_is_full() => {
                 self.drop_message(place);
                 true

@@ -1,16 +1,16 @@
-//! The options of a hub. What follows from them and from the server's buffers is in `bounds`.
+//! The options of a hub. `bounds` derives the limits from them and from the server's buffers.
 
 use crate::builtin::option::{About, Allowed, ORDERS, Options, Value, Word, declare, options};
 use crate::protocol::framing::ByteOrder;
 
-/// Upper limit of a message: one buffer holds it for all clients of a worker, and a default buffer
-/// has this size.
+/// Upper limit of a message, in bytes. One buffer holds the message for all clients of a worker,
+/// and a default buffer has this size.
 pub(super) const MESSAGE_MAX: u32 = 16 << 10;
 
 /// Default of the bytes that may wait for one client: 16 of the longest messages.
 pub(super) const QUEUE: u32 = 256 << 10;
 
-/// Upper limit of the bytes that may wait for one client: no client is worth more memory.
+/// Upper limit of the bytes that may wait for one client. No client justifies more memory.
 pub(crate) const QUEUE_MAX: u32 = 1 << 30;
 
 options! {

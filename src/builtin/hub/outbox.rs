@@ -1,12 +1,15 @@
-//! From worker to worker: frames for the members of another worker are copied into a buffer staged
-//! for it, which goes there as a parcel once in each turn, or when it is full.
+//! Sends frames from worker to worker. Frames for the members of another worker are copied into a
+//! buffer that is staged for that worker. The buffer is sent as a parcel once per turn, or when it
+//! is full.
 //!
-//! A parcel is the number of the worker that it is from (1 byte), then runs: what the frames are
-//! (1), for whom (8, 0: all), how many bytes (4), then so many bytes of whole frames. Both ends are
-//! this file, on one machine, so the order of the numbers' bytes is fixed.
+//! A parcel is the number of the sending worker (1 byte), then runs. A run is the kind of its
+//! frames (1 byte), the recipient (8 bytes; 0: all), the number of bytes (4 bytes), and this many
+//! bytes of whole frames. Only this file writes and reads parcels, on one machine, so the byte
+//! order of the numbers is fixed.
 //!
-//! Few parcels may be on their way from one worker to another at a time. So a worker that has not
-//! caught up holds back those who send to it, and the commands in its inbox are not crowded out.
+//! The number of parcels in transit from one worker to another is small. So a worker that has not
+//! caught up holds back the workers that send to it, and parcels do not crowd out the commands in
+//! its inbox.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,36 +20,36 @@ use crossbeam_queue::ArrayQueue;
 use crate::buffer::{self, Lease, Pool};
 use crate::service::{ConnectionId, Parcels, WorkerContext};
 
-/// Parcels from one worker to another at a time: one being filled there, one being unpacked here,
-/// and two between that bridge a turn.
+/// The most parcels from one worker to another at a time: one that is being filled at the sender,
+/// one that is being unpacked at the receiver, and two in between that bridge a turn.
 pub(super) const PARCELS_MAX: u32 = 4;
 
-/// The most messages to single members in one parcel: each may cause a NOT_SENT reply.
+/// The most messages to single members in one parcel. Each may cause a NOT_SENT reply.
 pub(super) const UNICASTS_MAX: usize = 512;
 
-/// Replies that may wait to be passed on to other workers: those of two parcels.
+/// The most replies that may wait to be passed on to other workers: those of two parcels.
 pub(super) const OWED_MAX: usize = 2 * UNICASTS_MAX;
 
-/// Replies on their way to one worker at most: some parcels' worth.
+/// The most replies in transit to one worker: those of two parcels.
 const NOT_SENT_MAX: usize = 2 * UNICASTS_MAX;
 
-/// Bytes in front of a run.
+/// Bytes of the head of a run.
 pub(super) const RUN_HEAD_BYTES: usize = 1 + 8 + 4;
 
-/// Bytes that stand in a parcel beside its first frame.
+/// Bytes of a parcel in front of its first frame.
 pub(super) const PARCEL_HEAD_BYTES: usize = 1 + RUN_HEAD_BYTES;
 
-/// What the frames of a run are.
+/// The kind of the frames in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Kind {
     /// Messages to all members.
     Broadcast,
-    /// Messages to one member; their senders are told if it does not get them.
+    /// Messages to one member. Their senders are told if the member does not get them.
     Unicast,
-    /// Who came and went.
+    /// Notices of members that joined or left.
     Notices,
-    /// Such notices were lost: every member gets a new list. No frames.
+    /// Notices were lost: every member gets a new list. The run has no frames.
     Refresh,
 }
 
@@ -61,7 +64,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Reads the head that `bytes` begin with.
+    /// Reads the head at the start of `bytes`.
     pub(super) fn read(bytes: &[u8]) -> Run {
         let (kinds, rest) = bytes.split_first().expect("a run has a head");
         let (to, rest) = rest.split_first_chunk().expect("a run has a head");
@@ -83,7 +86,7 @@ impl Run {
     }
 }
 
-/// An answer to a member of another worker: what it sent to `about` was not delivered.
+/// A reply to a member of another worker: its message to `about` was not delivered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotSent {
     pub(super) to: ConnectionId,
@@ -91,7 +94,7 @@ pub(super) struct NotSent {
     pub(super) about: u64,
 }
 
-/// A parcel of which a part is unpacked, and the rest waits for buffers.
+/// A partly unpacked parcel. The rest waits for buffers.
 pub(super) struct Unpacking {
     pub(super) from: usize,
     pub(super) buffer: buffer::Shared,
@@ -106,13 +109,13 @@ impl Unpacking {
     }
 }
 
-/// What all copies of a hub share on one listener of one server.
+/// The state that a hub's services on all workers share, for one listener of one server.
 pub(super) struct Shared {
     /// One bit for each worker that has members.
     present: AtomicU64,
-    /// Parcels on their way, from each worker to each.
+    /// Number of parcels in transit from each worker to each.
     on_the_way: Box<[AtomicU32]>,
-    /// Replies on their way to each worker.
+    /// Replies in transit to each worker.
     not_sent: Box<[ArrayQueue<NotSent>]>,
     workers: usize,
 }
@@ -128,10 +131,10 @@ impl Shared {
     }
 }
 
-/// Why something cannot be staged.
+/// Why a frame cannot be staged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoRoom {
-    /// The other worker has enough to do.
+    /// The other worker has not caught up.
     Behind,
     /// There is no free buffer.
     NoBuffer,
@@ -144,25 +147,25 @@ pub(super) struct Outbox {
     parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
-    /// Workers that have been given replies, one bit each.
+    /// Workers that replies have been passed to, one bit each.
     notified: u64,
-    /// A buffer was asked for, and there was none.
+    /// A buffer was needed, and none was free.
     pub(super) starves: bool,
 }
 
-/// What is staged for one worker.
+/// The frames that are staged for one worker.
 #[derive(Default)]
 struct Stage {
     lease: Option<Lease>,
-    /// The last run in it, and where its head stands.
+    /// The last run in the buffer, and the position of its head.
     run: Option<(Run, usize)>,
     unicasts: usize,
-    /// Notices did not fit: it has to be told that some were lost.
+    /// Notices did not fit: the worker has to be told that some were lost.
     lost_notices: bool,
 }
 
 impl Outbox {
-    /// What it takes of memory.
+    /// Bytes of memory that an outbox uses.
     pub(super) fn bytes(workers: usize) -> usize {
         let not_sent = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
         workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + not_sent
@@ -180,19 +183,20 @@ impl Outbox {
         }
     }
 
-    /// Says whether this worker has members.
+    /// Publishes whether this worker has members.
     pub(super) fn set_present(&self, present: bool) {
         let bit = 1 << self.worker;
         match present {
             true => self.shared.present.fetch_or(bit, Ordering::SeqCst),
             false => self.shared.present.fetch_and(!bit, Ordering::SeqCst),
         };
-        // Who comes is in the directory before others are looked for, and others are to be seen
-        // here before they look into the directory: one of two who come at once sees the other.
+        // A new member is entered in the directory before the set of other workers is read. In
+        // turn, a worker enters this set before it reads the directory. So if two members join at
+        // the same time, at least one of them sees the other.
         fence(Ordering::SeqCst);
     }
 
-    /// The other workers that have members.
+    /// Returns the other workers that have members.
     pub(super) fn others(&self) -> Workers {
         fence(Ordering::SeqCst);
         Workers(self.shared.present.load(Ordering::SeqCst) & !(1 << self.worker))
@@ -203,14 +207,14 @@ impl Outbox {
         self.shared.present.load(Ordering::SeqCst) & (1 << worker) != 0
     }
 
-    /// Whether a frame of so many bytes can be staged for a worker without another buffer.
+    /// Whether a frame of `frame_bytes` bytes can be staged for a worker without another buffer.
     pub(super) fn has_room(&self, worker: usize, frame_bytes: usize) -> bool {
         let stage = &self.stages[worker];
         let room = |lease: &Lease| lease.room() >= RUN_HEAD_BYTES + frame_bytes;
         stage.unicasts < UNICASTS_MAX && stage.lease.as_ref().is_some_and(room)
     }
 
-    /// Sees to it that a frame of so many bytes can be staged for a worker.
+    /// Makes room to stage a frame of `frame_bytes` bytes for a worker.
     pub(super) fn make_room(&mut self, worker: usize, frame_bytes: usize) -> Result<(), NoRoom> {
         if self.has_room(worker, frame_bytes) {
             return Ok(());
@@ -227,7 +231,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Stages a frame, in pieces.
+    /// Stages a frame that is given in pieces.
     ///
     /// # Panics
     /// If no room was made for it.
@@ -259,7 +263,7 @@ impl Outbox {
         stage.run = Some((run, at));
     }
 
-    /// Stages a notice for each of the others. Where it does not fit, a list will take its place.
+    /// Stages a notice for each of the other workers. If it does not fit, a list will replace it.
     pub(super) fn notify(&mut self, frame: &[u8]) {
         for worker in self.others() {
             if self.stages[worker].lost_notices || self.make_room(worker, frame.len()).is_err() {
@@ -270,31 +274,31 @@ impl Outbox {
         }
     }
 
-    /// Passes an answer on. Returns whether there was room for it; there is at a worker that has
-    /// ended, where it is for nobody.
+    /// Passes a reply on to its worker. Returns whether there was room for it; always true for a
+    /// worker that has ended, where the reply has no recipient.
     pub(super) fn forward(&mut self, owed: NotSent) -> bool {
         let worker = owed.to.worker();
         self.notified |= 1 << worker;
         self.parcels.has_ended(worker) || self.shared.not_sent[worker].push(owed).is_ok()
     }
 
-    /// The next answer for a member of this worker.
+    /// Returns the next reply for a member of this worker.
     pub(super) fn next_not_sent(&self) -> Option<NotSent> {
         self.shared.not_sent[self.worker].pop()
     }
 
-    /// Whether others have more replies for this worker than there is room for, as it seems.
+    /// Whether the other workers seem to have more replies for this worker than there is room for.
     pub(super) fn not_sent_is_full(&self) -> bool {
         self.shared.not_sent[self.worker].is_full()
     }
 
-    /// Sends what is staged. Returns whether all of it went.
+    /// Sends everything that is staged. Returns whether all of it was sent.
     pub(super) fn turn(&mut self) -> bool {
         Workers(std::mem::take(&mut self.notified)).for_each(|worker| self.parcels.wake(worker));
         let mut all = true;
         for worker in 0..self.stages.len() {
             if self.parcels.has_ended(worker) {
-                // Its clients are gone, and nobody will take anything any more.
+                // The clients of this worker are gone, and nothing will take the frames.
                 self.stages[worker] = Stage::default();
                 continue;
             }
@@ -303,7 +307,7 @@ impl Outbox {
                 self.stages[worker].lost_notices = false;
             }
             if self.stages[worker].run.is_none() {
-                // Room was made for something that is still held back.
+                // Room was made for a frame that is still held back.
                 self.stages[worker].lease = None;
             }
             all &= self.stages[worker].lease.is_none() || self.dispatch(worker);
@@ -312,7 +316,8 @@ impl Outbox {
         all
     }
 
-    /// Sends what is staged for a worker. If too much is on its way there, it stays staged.
+    /// Sends the frames that are staged for a worker. If too many parcels are in transit to the
+    /// worker, the frames stay staged. Returns whether they were sent.
     fn dispatch(&mut self, worker: usize) -> bool {
         let on_the_way = self.shared.on_the_way(self.worker, worker);
         if on_the_way.load(Ordering::Acquire) >= PARCELS_MAX {
@@ -334,7 +339,7 @@ impl Outbox {
         }
     }
 
-    /// A parcel from this worker is unpacked: it may send another one.
+    /// Records that a parcel from worker `from` is unpacked, so that worker may send another one.
     pub(super) fn unpacked(&self, from: usize) {
         let on_the_way = self.shared.on_the_way(from, self.worker);
         if on_the_way.fetch_sub(1, Ordering::AcqRel) == PARCELS_MAX {
@@ -349,7 +354,7 @@ impl Shared {
     }
 }
 
-/// Numbers of workers, out of a word with a bit for each.
+/// The numbers of the workers whose bits are set in a word.
 #[derive(Clone, Copy)]
 pub(super) struct Workers(u64);
 

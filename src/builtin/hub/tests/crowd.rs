@@ -1,4 +1,4 @@
-//! The hub with many clients, or with such as do not read, on real sockets.
+//! The hub with many clients, or with clients that do not read, on real sockets.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::builtin::Slow;
 
-/// A client that is read without waiting, so that few threads have many of them.
+/// A client that is read without blocking, so that a few threads can serve many clients.
 struct Polled {
     stream: TcpStream,
     id: u64,
@@ -22,7 +22,7 @@ impl Polled {
         Polled { stream, id, bytes: Vec::new(), next: 0 }
     }
 
-    /// Reads what is there, and looks whether it is the messages that follow, from this sender.
+    /// Reads the bytes that are there, and checks that they are the next messages from this sender.
     fn poll(&mut self, sender: u64) {
         let mut buffer = [0; 16 << 10];
         match self.stream.read(&mut buffer) {
@@ -45,7 +45,8 @@ impl Polled {
 fn two_thousand_clients_get_a_thousand_messages_each_once_and_in_order() {
     const CLIENTS: usize = 2000;
     const MESSAGES: u32 = 1000;
-    // Twice as many, so that there are files enough for the clients too, which live here.
+    // Twice as many, so that there are also file descriptors for the clients, which run in this
+    // process.
     let config = config(3).max_connections(2 * CLIENTS as u32 + 300);
     let (server, address) =
         start_with(config, HubOptions { notices: false, ..HubOptions::default() });
@@ -100,8 +101,8 @@ fn numbered(number: u32) -> Vec<u8> {
     [&number.to_le_bytes()[..], &[9; 8000]].concat()
 }
 
-/// Sends numbered broadcasts until `enough` says so; each when all readers have the one before, so
-/// that none of them is slow. Returns how many.
+/// Sends numbered broadcasts until `enough` returns true. Sends each one after all readers have
+/// received the one before, so that no reader is slow. Returns the number of broadcasts.
 fn pace(
     sender: &mut Client,
     readers: &mut Vec<Client>,
@@ -132,7 +133,8 @@ fn clients_that_do_not_read_miss_what_is_counted_and_the_others_nothing() {
         let mut readers: Vec<Client> = (0..10).map(|_| Client::new(address)).collect();
         let sent =
             pace(&mut sender, &mut readers, |_, _| server.stats().total().messages_dropped > 200);
-        // The last must be one that they get, so that what they missed before it is told.
+        // The last broadcast must reach the slow readers, so that they are told of the dropped
+        // messages before it.
         let mut dropped = 0;
         for client in &mut slow {
             let (mut next, mut missing) = (0, 0);
@@ -174,11 +176,11 @@ fn clients_that_do_not_read_are_closed_where_that_is_asked_for() {
 
 #[test]
 fn who_leaves_in_the_middle_takes_nothing_from_the_others() {
-    // Buffers enough: where one worker runs out of them, a list comes in place of a notice.
+    // There are enough buffers: a worker that runs out of them sends a list in place of a notice.
     let (server, address) = start_with(config(3).buffers(2048), HubOptions::default());
     let mut sender = Client::new(address);
     let mut readers: Vec<Client> = (0..30).map(|_| Client::new(address)).collect();
-    // Of these nobody knows what they have read when they go.
+    // It is not known how much these clients have read when they leave.
     let mut leavers: Vec<Client> = (0..30).map(|_| narrow(address)).collect();
     pace(&mut sender, &mut readers, |readers, number| {
         if number % 4 == 0 {
@@ -194,11 +196,11 @@ fn who_leaves_in_the_middle_takes_nothing_from_the_others() {
 #[test]
 fn what_is_queued_when_a_drain_begins_is_sent_before_fin() {
     let options = HubOptions { notices: false, queue: 4 << 20, ..HubOptions::default() };
-    // One worker: what is on its way between two is not waited for.
+    // One worker, because the test does not wait for messages in transit between two.
     let (server, address) = start_with(config(1).buffers(1024), options);
     let (mut sender, mut slow) = (Client::new(address), narrow(address));
     let sent = pace(&mut sender, &mut Vec::new(), |_, number| {
-        // The log is given back when nothing waits; some buffers stay when something does.
+        // The log is given back when no message waits. If messages wait, some buffers remain held.
         number > 10 && server.stats().total().buffers_held > 8
     });
     assert_eq!(server.stats().total().messages_dropped, 0);
@@ -240,7 +242,7 @@ fn the_servers_own_messages_are_refused_for_a_client_that_does_not_read() {
     ends_clean(&server);
 }
 
-/// What all clients together were told.
+/// The frames that all clients together were sent.
 #[derive(Default)]
 struct Heard {
     messages: AtomicU64,
@@ -249,7 +251,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Until the end of the stream.
+    /// Reads frames until the end of the stream.
     fn listen(&self, mut client: Client) {
         while let Some(told) = client.next() {
             let (counter, count) = match told {
@@ -262,12 +264,13 @@ impl Heard {
         }
     }
 
-    /// Whether each of so many messages was heard, or has been dropped and answered. The hub counts
-    /// an answer that it drops with the messages; so all that it dropped is twice what was not
-    /// heard, less the answers that were heard. While something is still under way, that is more.
+    /// Whether each of `sent` messages was either received, or dropped and reported to its sender.
+    /// The hub counts a reply that it drops together with the dropped messages. So the number of
+    /// drops is twice the number of messages not received, minus the number of replies received.
+    /// While messages are in transit, the number of drops is smaller than this.
     fn is_all_of(&self, sent: u64, dropped: u64) -> bool {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        // Never more than were sent: none comes twice.
+        // Never more messages than were sent: none is received twice.
         let not_heard = sent.checked_sub(of(&self.messages)).expect("no message comes twice");
         2 * not_heard == dropped + of(&self.not_sent) && of(&self.dropped) == dropped
     }
@@ -277,8 +280,8 @@ impl Heard {
 fn many_senders_at_once_are_held_back_and_lose_nothing() {
     const SENDERS: usize = 12;
     const EACH: u32 = 3000;
-    // Few buffers, but more than the senders' inputs can hold (4 each): were all of them there,
-    // only shedding would end it.
+    // Few buffers, but more than the senders' inputs can hold (4 each). If the inputs held all of
+    // them, only shedding would resolve it.
     let config = config(3).buffers(96).buffer_size(4096).shed_after(None);
     let options = HubOptions { notices: false, ..HubOptions::default() };
     let (server, address) = start_with(config, options);
@@ -290,7 +293,7 @@ fn many_senders_at_once_are_held_back_and_lose_nothing() {
         let mut senders = Vec::new();
         for (at, client) in clients.iter().enumerate() {
             let copy = || Client { stream: client.stream.try_clone().unwrap(), id: client.id };
-            // Each to the next one, who reads all the while.
+            // Each client sends to the next one, which reads all the time.
             let (mut sender, reader) = (copy(), copy());
             let (barrier, heard, receiver) = (&barrier, &heard, to[(at + 1) % SENDERS]);
             senders.push(scope.spawn(move || {
@@ -309,7 +312,7 @@ fn many_senders_at_once_are_held_back_and_lose_nothing() {
         until("all are heard or counted", || {
             heard.is_all_of(sent, server.stats().total().messages_dropped)
         });
-        // That ends those who listen.
+        // This ends the threads that listen.
         clients.iter().for_each(|client| client.stream.shutdown(Shutdown::Both).unwrap());
     });
     drop(clients);
@@ -324,7 +327,8 @@ fn clients_that_hold_all_buffers_and_do_not_read_are_shed_for_the_others() {
     let (server, address) = start_with(config, options);
     let (mut sender, mut reader) = (Client::new(address), Client::new(address));
     let slow: Vec<Client> = (0..12).map(|_| narrow(address)).collect();
-    // Each has a part of the log of its own, and together they have more than there is.
+    // Each slow client holds a different part of the log. Together they hold more than there are
+    // buffers.
     for client in &slow {
         loop {
             sender.asks(Request::Send { to: client.id }, &[4; 3000]);

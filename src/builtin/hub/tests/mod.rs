@@ -1,5 +1,5 @@
-//! The hub on real sockets, driven by plain clients: who is there, who gets what, in which order,
-//! and what happens to those who do not read.
+//! The hub on real sockets, driven by plain clients: which clients are listed, which client gets
+//! which messages in which order, and what happens to clients that do not read.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use crate::protocol::hub::{Event, GONE, Request};
 use crate::service::ConnectionId;
 use crate::{Broadcast, Config, Drained, SendError, Server, ServerHandle};
 
-/// Longer than anything takes: only against hanging.
+/// Longer than any step takes. Only guards against a hang.
 const GUARD: Duration = Duration::from_secs(120);
 
 mod crowd;
@@ -26,7 +26,7 @@ mod world;
 
 const ORDER: ByteOrder = ByteOrder::Little;
 
-/// What a client was sent, with its bytes.
+/// A frame that a client was sent, with its payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Told {
     Welcome(u64),
@@ -86,7 +86,7 @@ impl Client {
         client
     }
 
-    /// The next frame, or `None` at the end of the stream.
+    /// Returns the next frame, or `None` at the end of the stream.
     fn next(&mut self) -> Option<Told> {
         let mut length = [0; 4];
         match self.stream.read_exact(&mut length) {
@@ -102,7 +102,7 @@ impl Client {
         self.next().expect("the server has closed the connection")
     }
 
-    /// The next frame that is neither JOINED nor LEFT.
+    /// Returns the next frame that is neither JOINED nor LEFT.
     fn told_of_messages(&mut self) -> Told {
         loop {
             match self.told() {
@@ -158,7 +158,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Ends a server whose clients are gone, and looks whether all of its buffers have come back.
+/// Ends a server whose clients are gone, and checks that all of its buffers were given back.
 fn ends_clean(server: &ServerHandle) {
     until("all clients are gone", || server.clients().is_empty());
     until("all buffers are back", || server.stats().total().buffers_held == 0);
@@ -285,7 +285,8 @@ fn frames_may_be_cut_anywhere_and_come_in_any_order_of_bytes() {
         thread::sleep(Duration::from_millis(1));
         client.says(&stream[cut..]);
         let told: Vec<Told> = (0..4).map(|_| client.told()).collect();
-        // A list is put behind what waits, so it may come after a message that was sent after it.
+        // A list goes behind the waiting messages, so it may come after a message that was sent
+        // later than the request.
         assert!(expected.iter().all(|one| told.contains(one)), "cut at {cut}");
     }
     drop(client);

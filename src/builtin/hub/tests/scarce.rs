@@ -1,5 +1,5 @@
-//! Step by step, where there are too few buffers: who waits then, and that nobody who reads misses
-//! anything for it.
+//! Step by step, with too few buffers: which members wait then, and that no member that reads
+//! misses a message because of it.
 
 use super::still::*;
 use super::world::{SIZE, numbered, numbers, options};
@@ -10,7 +10,7 @@ fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
     let mut still = Still::new(1, 8, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
     let (sender, receiver) = (still.open(0), still.open(0));
     still.settle();
-    // One is left, for what the sender sends.
+    // One buffer is left, for the sender's input.
     let pool = still.workers[0].pool.clone();
     let taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
     assert!(still.says(sender, &numbered(0, 100)) > 0);
@@ -38,7 +38,7 @@ fn a_message_from_outside_does_not_end_who_has_closed_its_side_before_its_reques
     still.half_close(sender);
     assert!(still.input_len(sender) > 0, "its request waits for a buffer");
     taken.pop();
-    // There is one now, and somebody outside is faster.
+    // There is a free buffer now, and a message from outside the hub comes before the sender.
     assert_eq!(still.message_to(sender, b"hello", 1), None);
     drop(taken);
     still.settle();
@@ -53,7 +53,7 @@ fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buff
     let (sender, one, other) = (still.open(0), still.open(0), still.open(0));
     still.settle();
     [sender, one, other].into_iter().for_each(|id| _ = still.told(id));
-    // Two are left: for what the sender sends, and for the log.
+    // Two buffers are left: for the sender's input, and for the log.
     let pool = still.workers[0].pool.clone();
     let _taken: Vec<_> = (0..6).map(|_| pool.lease().unwrap()).collect();
     let send = |to| request(Request::Send { to }, b"");
@@ -73,7 +73,7 @@ fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buff
     assert_eq!((still.input_len(sender), still.dropped()), (0, 0));
 }
 
-/// Leaves so many free buffers to a worker, and takes the others.
+/// Leaves `count` free buffers to a worker, and takes the others.
 fn leave_free(still: &Still, worker: usize, count: usize) -> Vec<Lease> {
     let pool = &still.workers[worker].pool;
     (count..pool.available()).map(|_| pool.lease().unwrap()).collect()
@@ -93,7 +93,7 @@ fn who_reads_misses_nothing_from_elsewhere_though_who_does_not_comes_before_it()
     (0..4).for_each(|_| still.turn());
     still.says_all(far, &request(Request::Broadcast, b"!"));
     still.turn_of(0);
-    // As many parts as there may be for each, one of which is being sent to the slow one.
+    // Each queue gets as many parts as it may have. One of them is being sent to the slow client.
     let by_turns = [send(slow), send(reader)].concat().repeat(9);
     still.says_all(talker, &[by_turns, send(talker), send(reader)].concat());
     assert_eq!(still.input_len(talker), 0);
@@ -116,7 +116,7 @@ fn who_reads_misses_nothing_because_of_the_parts_that_messages_from_outside_took
     let (reader, other, talker) = (still.open(0), still.open(0), still.open(0));
     still.settle();
     still.told(reader);
-    // The first is being sent, and the others are as many parts as there may be.
+    // The first is being sent. The others are as many parts as the queue may have.
     for number in 0..20 {
         let to = if number % 2 == 0 { reader } else { other };
         assert_eq!(still.message_to(to, b"", number), None);
@@ -140,7 +140,7 @@ fn who_reads_misses_nothing_of_a_parcel_that_fills_the_parts_of_its_queue_by_its
         let (far, reader, other) = (still.open(0), still.open(1), still.open(1));
         still.settle();
         [reader, other].into_iter().for_each(|id| _ = still.told(id));
-        // With and without room in the log there.
+        // With and without room in the log of the receiving worker.
         let outside = vec![0; if filled { 700 } else { 1 }];
         assert_eq!(still.message_to(reader, &outside, 1), None);
         let to_other = request(Request::Send { to: other }, b"");
@@ -172,13 +172,13 @@ fn a_want_of_many_buffers_ends_with_the_need_though_others_go_on_talking() {
     let to_each: Vec<u8> =
         others.iter().flat_map(|&to| request(Request::Send { to }, b"")).collect();
     let burst = [to_each.repeat(10), request(Request::Broadcast, b"!")].concat();
-    // A buffer for what the sender says and one for the log, where five more are needed at once.
+    // One buffer is for the sender's input and one for the log, but five more are needed at once.
     let taken = leave_free(&still, 0, 3);
     assert_eq!(still.says(sender, &burst), burst.len());
     assert!(still.input_len(sender) > 0, "it is held back");
     still.turn();
     assert!(still.workers[0].starves);
-    // Nobody needs so many any more, and somebody is to be woken at each turn.
+    // No member needs that many buffers any more, and a member has to be woken in each turn.
     let mut starves = Vec::new();
     for number in 0..20 {
         still.says(others[0], &numbered(number, 0));

@@ -1,5 +1,5 @@
-//! Workers without threads or sockets, for the tests that look at every step: one turn is taken
-//! when a test says so, and a client reads when a test says so.
+//! Workers without threads or sockets, for tests that check every step: a turn runs when the test
+//! calls for it, and a client reads when the test lets it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,24 +33,25 @@ pub(super) struct StillWorker {
     requests: Requests,
     /// When the hub wants its next turn.
     pub(super) next: Option<Time>,
-    /// Whether the hub has said in its last turn that it lacks a buffer.
+    /// Whether the hub reported in its last turn that it lacks a buffer.
     pub(super) starves: bool,
 }
 
-/// A client, at both ends of its connection.
+/// A client, with both ends of its connection.
 pub(super) struct StillClient {
     input: Chain,
     output: Chain,
-    /// Until when the server does not read it.
+    /// The time until which the server does not read it.
     pub(super) paused: Option<Time>,
-    /// Whether it reads what it is sent.
+    /// Whether it reads the bytes that it is sent.
     pub(super) reads: bool,
-    /// It is being closed when its output is sent.
+    /// The reason for which it is closed when its output is sent.
     pub(super) finishing: Option<CloseReason>,
     pub(super) closed: Option<CloseReason>,
     received: Vec<u8>,
     told: Vec<Told>,
-    /// Who it thinks is there, by the rule of the document; and the set under construction.
+    /// The clients that it takes to be connected, by the rule of the protocol document; and the set
+    /// under construction.
     pub(super) picture: BTreeSet<u64>,
     list: Option<BTreeSet<u64>>,
 }
@@ -96,7 +97,7 @@ impl StillClient {
 }
 
 impl Still {
-    /// Clients that are woken in a turn at most.
+    /// The most clients that are woken in one turn.
     pub(super) const WAKES_MAX: usize = 16;
 
     pub(super) fn new(workers: usize, buffers: u32, size: usize, options: HubOptions) -> Still {
@@ -159,7 +160,7 @@ impl Still {
         Some(())
     }
 
-    /// A client comes to a worker.
+    /// Connects a client to a worker.
     pub(super) fn open(&mut self, worker: usize) -> u64 {
         let open = self.clients.keys().filter(|id| *id >> 63 == 0);
         let here = open.filter(|id| *id >> 24 & 0x3F == worker as u64);
@@ -187,7 +188,7 @@ impl Still {
         id
     }
 
-    /// The service is told that this is the end, and the rest is the kernel's.
+    /// Tells the service that the connection is finishing. The rest is the kernel's work.
     pub(super) fn finish(&mut self, id: u64, reason: CloseReason) {
         self.call(id, |hub, connection| {
             hub.finishing(connection, &mut ());
@@ -198,7 +199,7 @@ impl Still {
         client.finishing = Some(reason);
     }
 
-    /// The connection is gone.
+    /// Closes a connection.
     pub(super) fn close(&mut self, id: u64, reason: CloseReason) {
         self.directory.leave(ConnectionId::from_bits(id));
         self.call(id, |hub, connection| {
@@ -209,7 +210,7 @@ impl Still {
         client.closed = Some(reason);
         client.input.consume(client.input.len());
         client.output.consume(client.output.len());
-        // Kept under a number that is nobody's.
+        // Kept under a number that no client has.
         self.clients.insert(id | 1 << 63, client);
     }
 
@@ -217,8 +218,8 @@ impl Still {
         self.clients.get(&(id | 1 << 63))?.closed
     }
 
-    /// Bytes arrive from a client, as long as there are buffers; the rest stays in its socket.
-    /// Returns how many were taken.
+    /// Delivers bytes from a client while there are buffers. The rest stays in its socket. Returns
+    /// how many bytes were taken.
     pub(super) fn says(&mut self, id: u64, bytes: &[u8]) -> usize {
         let client = self.clients.get_mut(&id).unwrap();
         let pool = &self.workers[ConnectionId::from_bits(id).worker()].pool;
@@ -232,7 +233,7 @@ impl Still {
         taken
     }
 
-    /// All of it, with turns in between if need be.
+    /// Delivers all the bytes, with turns in between if necessary.
     pub(super) fn says_all(&mut self, id: u64, mut bytes: &[u8]) {
         let mut turns = 0;
         while !bytes.is_empty() {
@@ -245,7 +246,7 @@ impl Still {
         }
     }
 
-    /// One turn of each worker, in order, and 1 ms.
+    /// Runs one turn of each worker, in order, and advances the clock by 1 ms.
     pub(super) fn turn(&mut self) {
         (0..self.workers.len()).for_each(|worker| self.turn_of(worker));
         self.now = self.now + Duration::from_millis(1);
@@ -273,7 +274,7 @@ impl Still {
         worker.starves = std::mem::take(&mut worker.requests.buffer);
         let mut woken: Vec<u64> = worker.requests.wakes.drain(..).map(|id| id.to_bits()).collect();
         if !woken.is_empty() {
-            // As the worker does: what comes of it the hub has not seen.
+            // As the worker does: the hub has not seen the results of these wakes.
             worker.next = Some(self.now);
         }
         let due = |client: &StillClient| client.paused.is_some_and(|until| until <= self.now);
@@ -287,11 +288,11 @@ impl Still {
         }
         let all: Vec<u64> = self.clients.keys().copied().filter(here).collect();
         all.into_iter().for_each(|id| self.send(id));
-        // What is free here is of use to others.
+        // Gives free buffers to the other workers.
         self.workers[at].pool.give(false);
     }
 
-    /// The kernel takes what is on the output of a client that reads.
+    /// Lets the kernel take the output of a client that reads.
     fn send(&mut self, id: u64) {
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.reads) else { return };
         let (sent, finishing) = (!client.output.is_empty(), client.finishing);
@@ -305,7 +306,7 @@ impl Still {
         }
     }
 
-    /// Turns until nobody wants one any more.
+    /// Runs turns until no worker asks for another one.
     pub(super) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn();
@@ -317,20 +318,20 @@ impl Still {
                 && self.clients.values().all(sent)
                 && self.reserve.travelling() == 0
             {
-                // What the last sends have made free is given back in the turn after them.
+                // Buffers that the last sends have freed are given back in the turn after them.
                 return self.turn();
             }
         }
         panic!("it never comes to rest");
     }
 
-    /// What a client was told since it was asked last.
+    /// Returns the frames that a client was sent since the last call.
     pub(super) fn told(&mut self, id: u64) -> Vec<Told> {
         let key = if self.clients.contains_key(&id) { id } else { id | 1 << 63 };
         std::mem::take(&mut self.clients.get_mut(&key).unwrap().told)
     }
 
-    /// Bytes that a client has sent, and that the hub has not carried out.
+    /// Returns the number of bytes that a client has sent and that the hub has not processed.
     pub(super) fn input_len(&self, id: u64) -> usize {
         self.clients[&id].input.len()
     }
@@ -339,7 +340,7 @@ impl Still {
         self.clients.get_mut(&id).unwrap().reads = reads;
     }
 
-    /// A client closes its sending side.
+    /// Closes the sending side of a client.
     pub(super) fn half_close(&mut self, id: u64) {
         self.call(id, |hub, connection| hub.peer_closed(connection, &mut ()));
     }

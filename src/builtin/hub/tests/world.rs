@@ -1,5 +1,5 @@
-//! Step by step: buffers counted, slow readers, senders held back, notices lost and made good.
-//! Where buffers are few is in `scarce`.
+//! Step by step: buffers are counted, readers are slow, senders are held back, notices are lost and
+//! made up for. `scarce` has the tests with few buffers.
 
 use super::super::local::{COST_MAX, COST_OF_LIST, COST_OF_REQUEST};
 use super::still::*;
@@ -13,7 +13,7 @@ pub(super) fn options() -> HubOptions {
     HubOptions { notices: false, queue: 4 * SIZE as u32, ..HubOptions::default() }
 }
 
-/// A broadcast of a number and so many bytes more.
+/// Builds a broadcast of a number and `more` more bytes.
 pub(super) fn numbered(number: u32, more: usize) -> Vec<u8> {
     request(Request::Broadcast, &[&number.to_le_bytes()[..], &vec![7; more]].concat())
 }
@@ -22,7 +22,7 @@ fn number_of(payload: &[u8]) -> u32 {
     u32::from_le_bytes(payload[..4].try_into().unwrap())
 }
 
-/// The numbers of the messages that were told, with a gap checked against each DROPPED.
+/// Returns the numbers of the received messages. Checks each gap against the DROPPED frame.
 pub(super) fn numbers(told: &[Told]) -> Vec<u32> {
     let (mut all, mut next, mut gap) = (Vec::new(), 0, 0);
     for one in told {
@@ -104,7 +104,7 @@ fn what_a_slow_reader_misses_is_counted_in_its_place_and_nobody_else_misses_anyt
             }
         }
         still.settle();
-        // One more, so that the last gap has an end.
+        // One more message, so that the last gap has an end.
         still.says_all(sender, &numbered(number, 0));
         still.settle();
         let told = still.told(slow);
@@ -145,7 +145,7 @@ fn a_burst_in_one_turn_drops_nothing_of_those_who_read() {
     for workers in [1, 3] {
         let mut still = Still::new(workers, 256, SIZE, options());
         let ids: Vec<u64> = (0..40).map(|at| still.open(at % workers)).collect();
-        // Each of ten senders fills a queue on its own, before anybody has had a turn.
+        // Each of ten senders fills a queue on its own, before any member has had a turn.
         let mut next = [0u32; 10];
         for _ in 0..10 {
             for at in 0..10 {
@@ -176,7 +176,7 @@ fn a_burst_in_one_turn_drops_nothing_of_those_who_read() {
     }
 }
 
-/// Sends on worker 0 until the sender is held back; returns how many messages were taken.
+/// Sends on worker 0 until the sender is held back. Returns how many messages were taken.
 fn flood(still: &mut Still, sender: u64) -> u32 {
     for number in 0.. {
         if still.says(sender, &numbered(number, 200)) == 0 {
@@ -245,7 +245,7 @@ fn a_message_to_one_elsewhere_that_cannot_be_delivered_is_answered_from_there() 
     still.settle();
     still.told(one);
     let send = |to, text: &[u8]| request(Request::Send { to }, text);
-    // It leaves while the message is on its way.
+    // The recipient leaves while the message is in transit.
     still.says_all(one, &send(gone, b"?"));
     still.turn_of(0);
     still.close(gone, CloseReason::Reset);
@@ -279,7 +279,7 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
     let modest = still.open(0);
     still.settle();
     let per_turn = COST_MAX / (COST_OF_REQUEST + SENDERS + 1) + 1;
-    // As much as a turn has room for from each of some of them, all at once.
+    // As many requests as a turn has room for, from each of some senders, all at once.
     let request_bytes = numbered(0, 0).len();
     let each = large / request_bytes;
     for &id in &senders {
@@ -292,8 +292,8 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
     let first = taken(&still);
     assert!(first.iter().sum::<usize>() <= per_turn, "{first:?}");
     assert_eq!(still.says(modest, &numbered(0, 0)), request_bytes);
-    // Those who are called are some of them: in so many rounds each is called once. In a round, each
-    // member is woken that has something to be sent.
+    // A round calls some of the senders: in this many rounds each is called once. A round also
+    // wakes each member that output waits for.
     let turns_of_round = (SENDERS + 1).div_ceil(Still::WAKES_MAX);
     let round = SENDERS.div_ceil(Still::WAKES_MAX / 2) * turns_of_round + 1;
     let mut before = first;
@@ -305,7 +305,7 @@ fn senders_share_what_requests_may_cost_in_a_turn() {
         assert!(turn < round || still.input_len(modest) == 0, "a modest client waits too long");
         before = now;
     }
-    // The first had its head start before the others came.
+    // The first sender had its head start before the others came.
     let (least, most) = (before[1..].iter().min().unwrap(), before[1..].iter().max().unwrap());
     let share = per_turn / (Still::WAKES_MAX / 2) + 1;
     assert!(*least > 0 && most - least <= share, "{before:?}");
@@ -345,7 +345,7 @@ fn a_round_unpacks_as_much_of_parcels_as_it_may_cost() {
     let members: Vec<u64> = (0..MEMBERS).map(|_| still.open(0)).collect();
     let sender = still.open(1);
     still.settle();
-    // A run for one member and one for all, again and again.
+    // One run for one member and one for all members, again and again.
     let pair = [request(Request::Send { to: members[0] }, b"x"), numbered(0, 0)].concat();
     const PAIRS: usize = 900;
     assert_eq!(still.says(sender, &pair.repeat(PAIRS)), pair.len() * PAIRS);
@@ -370,7 +370,8 @@ fn a_round_unpacks_as_much_of_parcels_as_it_may_cost() {
 fn workers_that_refuse_each_others_messages_do_not_wait_for_each_other() {
     const SENDERS: usize = 100;
     const EACH: usize = 1200;
-    // Buffers that are large enough for as many messages as a parcel may have, all to be answered.
+    // The buffers are large enough for the most messages that a parcel may have, and each gets a
+    // reply.
     let large = 16 * SIZE;
     let mut still = Still::new(2, 512, large, HubOptions { queue: 2 * large as u32, ..options() });
     let slow = [still.open(0), still.open(1)];
@@ -378,7 +379,8 @@ fn workers_that_refuse_each_others_messages_do_not_wait_for_each_other() {
     still.settle();
     slow.iter().for_each(|&id| still.reads(id, false));
     for (at, &sender) in senders.iter().enumerate() {
-        // Just after the other worker has made room for it: its answers come too late for that.
+        // This runs just after the other worker has made room for it, so its replies are too late
+        // for that.
         still.turn_of(1 - at % 2);
         let across = request(Request::Send { to: slow[1 - at % 2] }, b"").repeat(EACH);
         assert_eq!(still.says(sender, &across), across.len());
@@ -497,7 +499,7 @@ fn every_message_is_received_or_counted_whatever_happens() {
         let mut still = Still::new(workers, 32, 256, tight);
         let ids: Vec<u64> = (0..8).map(|at| still.open(at % workers)).collect();
         still.settle();
-        // By sender: to whom, for each of its messages; `None` to all.
+        // For each sender, the recipient of each of its messages. `None`: all.
         let mut sent: Vec<Vec<Option<usize>>> = vec![Vec::new(); ids.len()];
         let mut unsent: Vec<Vec<u8>> = vec![Vec::new(); ids.len()];
         for _ in 0..600 {
@@ -534,10 +536,11 @@ fn every_message_is_received_or_counted_whatever_happens() {
     assert!(dropped > 100 && answered > 20, "{dropped} dropped, {answered} answered");
 }
 
-/// Looks whether what each was told agrees with what was sent. Returns how many messages were
-/// dropped, and how many answered.
+/// Checks that the frames that each member received agree with the messages that were sent. Returns
+/// the number of dropped messages, and the number of replies.
 fn check(ids: &[u64], sent: &[Vec<Option<usize>>], told: &[Vec<Told>]) -> (u64, u64) {
-    // By receiver, what it did not get; by sender, how many of its messages to one were not got.
+    // For each receiver, the messages that it did not get. For each sender, its messages to one
+    // member that were not received.
     let (mut missing, mut unanswered) = (vec![0u64; ids.len()], vec![0u64; ids.len()]);
     for (receiver, told) in told.iter().enumerate() {
         for (sender, sent) in sent.iter().enumerate() {
@@ -549,7 +552,7 @@ fn check(ids: &[u64], sent: &[Vec<Option<usize>>], told: &[Vec<Told>]) -> (u64, 
                     continue;
                 }
                 loop {
-                    // In order, and none twice.
+                    // Messages come in order, and none twice.
                     let (number, to) = expected.next().expect("a message that was sent");
                     if number == number_of(payload) {
                         assert_eq!(*to_all, to.is_none());
@@ -570,7 +573,7 @@ fn check(ids: &[u64], sent: &[Vec<Option<usize>>], told: &[Vec<Told>]) -> (u64, 
         let dropped = |told: &Told| if let Told::Dropped(count) = told { *count } else { 0 };
         let dropped: u64 = told.iter().map(dropped).sum();
         let answers = told.iter().filter(|told| matches!(told, Told::NotSent(2, _))).count() as u64;
-        // An answer that found the queue full is counted there.
+        // A reply that found the queue full is counted as dropped.
         assert_eq!(dropped + answers, missing[at] + unanswered[at]);
         assert!(answers <= unanswered[at]);
         (all_dropped, all_answered) = (all_dropped + dropped, all_answered + answers);
