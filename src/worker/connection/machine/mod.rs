@@ -181,7 +181,8 @@ impl Machine {
         self.tx == Tx::Shut
     }
 
-    /// Whether FIN follows the output that is there, or was sent: what is added is not sent.
+    /// Whether FIN follows the output that is there, or was sent. Output that is added now is not
+    /// sent.
     pub(crate) fn half_closes(&self) -> bool {
         self.half_close || self.is_shut()
     }
@@ -324,8 +325,8 @@ impl Machine {
     /// Returns what to do now, and records that it has begun. `output`: whether there is something
     /// to send.
     ///
-    /// Call this until it returns [`Action::Rest`]. After an [`Action::Recv`] or
-    /// [`Action::Discard`] that is pending it would return that, so it need not be called then.
+    /// Call this until it returns [`Action::Rest`]. After a pending [`Action::Recv`] or
+    /// [`Action::Discard`] it would return [`Action::Rest`], so the call can be left out.
     #[inline(always)]
     pub(crate) fn next(&mut self, output: bool) -> Action {
         // Separate from the other phases, so that no byte has to pass a jump table.
