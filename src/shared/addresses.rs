@@ -15,7 +15,7 @@ use bytemuck::allocation::try_zeroed_slice_box;
 
 use crate::base::endpoint::Peer;
 
-/// The entry that does not exist.
+/// Stands for the absence of an entry.
 const NONE: u32 = 0;
 
 /// The connections of each address.
@@ -40,7 +40,7 @@ struct Table {
 }
 
 impl Addresses {
-    /// Memory in bytes for so many connections.
+    /// Memory in bytes for this many connections.
     pub(crate) fn bytes(connections: u32) -> u64 {
         let entries = u64::from(connections) + 1;
         let heads = u64::from(connections.next_power_of_two());
@@ -89,7 +89,8 @@ impl Addresses {
         NonZeroU32::new(at)
     }
 
-    /// A connection that [`enter`](Self::enter) counted at this place has been closed.
+    /// Records that the connection that [`enter`](Self::enter) counted at this place has been
+    /// closed.
     pub(crate) fn leave(&self, place: NonZeroU32) {
         let (mut table, place) = (self.lock(), place.get());
         table.counts[place as usize] -= 1;
@@ -104,7 +105,7 @@ impl Addresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics in between while the table is locked.
+        // Nothing panics while the table is locked.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,7 +193,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::base::property::config())]
 
-        /// Against a map: the limit holds exactly, whatever comes and goes.
+        /// Compares with a map: the limit holds exactly, whatever connections come and go.
         #[test]
         fn each_address_has_at_most_its_limit(
             most in 1u32..4,

@@ -112,7 +112,7 @@ struct Mailbox {
     /// Whether there may be a command in the inbox, or an order to end that the worker has not seen.
     mail: AtomicBool,
     /// The earliest end that was ordered: the deadline of a drain in nanoseconds, [`STOP`] or
-    /// [`NO_END`]. It is not in the inbox, where it would wait behind all that came before.
+    /// [`NO_END`]. It is not in the inbox, where it would wait behind all earlier commands.
     end: AtomicU64,
     waker: OnceLock<Waker>,
     /// The worker has ended and no longer empties the inbox.
@@ -194,7 +194,7 @@ impl Mailboxes {
         self.notify(worker);
     }
 
-    /// How the worker is to end, if it is to.
+    /// Returns how the worker is to end, if an end was ordered.
     pub(crate) fn ordered_end(&self, worker: usize) -> Option<EndOrder> {
         match self.mailboxes[worker].end.load(Ordering::Relaxed) {
             NO_END => None,
@@ -277,11 +277,11 @@ impl Mailboxes {
         self.mailboxes[worker].inbox.is_full()
     }
 
-    /// The worker looks into its inbox now. Returns how many commands there are. For what comes
-    /// later, it is [notified](Mailboxes::notify) again.
+    /// Records that the worker looks into its inbox now. Returns how many commands there are.
+    /// Commands that come later [notify](Mailboxes::notify) the worker again.
     pub(crate) fn open(&self, worker: usize) -> usize {
         let mailbox = &self.mailboxes[worker];
-        // Acquire: a command or an order whose notice this takes back is seen.
+        // Acquire: the worker sees each command or order whose notice this call takes back.
         mailbox.mail.swap(false, Ordering::Acquire);
         mailbox.inbox.len()
     }
