@@ -1,12 +1,13 @@
-//! What workers tell each other about buffers: who waits for one, and since when; whose buffers
-//! have not moved, and since when; and who is to be woken. `worker/supply` has the policy.
+//! The notes about buffers that the workers publish for each other: which workers wait for a
+//! buffer, and since when; which workers have buffers that have not moved, and since when; and
+//! which workers to wake. `worker/supply` has the policy.
 //!
 //! A *claim* is published by a worker whose connections or service wait for a buffer. It has a
-//! *ticket*, by which all waiters of the process are in one order.
+//! *ticket*, which puts all waiters of the process into one order.
 //!
 //! Memory order: a worker that finds no buffer publishes its claim and then looks again. A thread
 //! that puts a buffer into the reserve reads the claims after that. With SeqCst on both sides, at
-//! least one of them sees what the other has written, so no waiter sleeps beside a free buffer.
+//! least one of them sees what the other has written, so no waiter sleeps while a buffer is free.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,21 +16,22 @@ use std::task::Waker;
 use crate::base::key::WORKERS_MAX;
 use crate::base::time::Time;
 
-/// The ticket of who does not wait: behind all others.
+/// The ticket that stands for no waiter. It comes after all others.
 pub(crate) const NO_TICKET: u64 = u64::MAX;
 
-/// The place of a waiter in the order of all waiters, and what it needs. What a worker publishes.
+/// The place of a waiter in the order of all waiters, and the number of buffers that it needs. A
+/// worker publishes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claim {
     pub(crate) ticket: u64,
-    /// Since when it waits.
+    /// The time since which it waits.
     pub(crate) since: Time,
-    /// How many buffers have to be free until it is served. More than 1 if it has found fewer and
+    /// How many buffers have to be free before it is served. More than 1 if it has found fewer and
     /// could not use them.
     pub(crate) needs: u32,
 }
 
-/// The notes of all workers.
+/// The published notes of all workers.
 pub(crate) struct Board {
     /// One bit for each worker with a claim.
     claiming: AtomicU64,
@@ -73,7 +75,7 @@ impl Board {
         let _ = self.notes[worker].waker.set(waker);
     }
 
-    /// A ticket behind all that were drawn before.
+    /// Draws a ticket that comes after all earlier ones.
     pub(crate) fn ticket(&self) -> u64 {
         self.next_ticket.fetch_add(1, Ordering::Relaxed)
     }
@@ -102,8 +104,8 @@ impl Board {
         }
     }
 
-    /// How many of `free` buffers are for claims, of other workers than this one, that are older
-    /// than `ticket`.
+    /// Returns how many of `free` buffers are for claims of workers other than this one that are
+    /// older than `ticket`.
     pub(super) fn owed(&self, worker: usize, ticket: u64, free: usize) -> usize {
         let older = |note: &&Note| note.ticket.load(Ordering::SeqCst) < ticket;
         let usable = |needs: &usize| *needs <= free;
@@ -151,8 +153,8 @@ impl Board {
         (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
     }
 
-    /// Asks a worker to shed a connection, as `free` buffers are not enough. At most one request is
-    /// under way for each worker: while one is, this does nothing.
+    /// Asks a worker to shed a connection, because `free` buffers are not enough. Does nothing
+    /// while an earlier request to this worker is still open.
     pub(crate) fn ask_to_shed(&self, worker: usize, free: usize) {
         let note = &self.notes[worker];
         let (none, asked) = (0, free as u32 + 1);
@@ -167,12 +169,12 @@ impl Board {
         asked.checked_sub(1).map(|free| free as usize)
     }
 
-    /// The request has been carried out, or is needed no more.
+    /// Records that the request has been carried out, or is no longer needed.
     pub(crate) fn has_shed(&self, worker: usize) {
         self.notes[worker].asked.store(0, Ordering::Release);
     }
 
-    /// The worker has ended.
+    /// Records that the worker has ended.
     pub(crate) fn leave(&self, worker: usize) {
         self.publish(worker, None);
         self.publish_stall(worker, None);

@@ -1,10 +1,10 @@
-//! The numbers of free buffers that all workers share. The few that came back last are taken first,
-//! so that messages that come and go one by one use the same few buffers, and the memory of the
-//! others is not touched.
+//! The numbers of free buffers that all workers share. The few buffers that were returned last are
+//! taken first. So messages that come and go one by one use the same few buffers, and the memory of
+//! the others is not touched.
 
 use crossbeam_queue::ArrayQueue;
 
-/// How many buffers are taken again before others.
+/// The number of recently returned buffers that are taken before others.
 const RECENT: usize = 16;
 
 pub(super) struct FreeList {

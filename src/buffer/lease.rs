@@ -2,11 +2,12 @@
 //! returns its buffer when dropped, on every path. Several leases in a row are a
 //! [`Chain`](super::Chain), in `chain`.
 //!
-//! A lease starts empty and shows the bytes that were put into it: what an earlier client left in the
-//! buffer is not among its data. There is one exception, for writing in place:
-//! [`Lease::spare_mut`] shows the rest of the buffer as it is, and [`Lease::commit`] makes data of
-//! it without looking. A caller that commits more than it has written gets, and may send, bytes of
-//! an earlier client. The other methods of leases, chains and shared buffers never do.
+//! A lease starts empty and shows only the bytes that were put into it. The bytes that an earlier
+//! client left in the buffer are not part of its data. There is one exception, for writing in
+//! place: [`Lease::spare_mut`] shows the rest of the buffer as it is, and [`Lease::commit`] turns
+//! it into data without a check. A caller that commits more than it has written gets, and may send,
+//! bytes of an earlier client. The other methods of leases, chains and shared buffers never show
+//! such bytes.
 
 use std::fmt;
 use std::mem;

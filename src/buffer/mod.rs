@@ -5,12 +5,12 @@
 //! * `pool`: which buffers are free: a LIFO list for each worker and a reserve that all workers
 //!   share.
 //! * `free_list`: the reserve's list of free buffers.
-//! * `board`: what workers tell each other about buffers: who waits, and who has one that does not
-//!   move.
+//! * `board`: notes that workers publish about buffers: which workers wait for one, and which have
+//!   one that does not move.
 //! * `lease`: the right to use one buffer ([`Lease`]).
 //! * `chain`: buffers in a row, used as a queue of bytes ([`Chain`]).
 //! * `shared_buffer`: a buffer that is written once and sent to many ([`Shared`]).
-//! * `room`: whether the system has memory for what is about to be allocated.
+//! * `room`: whether the system has memory for an allocation that is about to be made.
 //! * `parcel`: a buffer in transit to another thread ([`Parcel`]).
 
 mod arena;

@@ -69,7 +69,7 @@ impl Reserve {
             return None;
         }
         let id = self.free.pop()?;
-        // As in `Pool::give`: what is left may be for others than before.
+        // As in `Pool::give`: the remaining buffers may be for other workers than before.
         self.board.wake_claimants(WORKERS_MAX, self.available());
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
@@ -80,7 +80,7 @@ impl Reserve {
         self.travelling.load(Ordering::Relaxed) as usize
     }
 
-    /// What the workers tell each other.
+    /// The board on which the workers publish their claims.
     #[inline]
     pub(crate) fn board(&self) -> &Board {
         &self.board

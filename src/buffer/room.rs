@@ -12,9 +12,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// they fail, and glibc takes at least 1 MiB from the system for each thread that makes one.
 const SMALL: u64 = 8 << 20;
 
-/// Checks that the process may allocate so many bytes now: within its limit of address space
-/// (`ulimit -v`) and what the system promises to processes. What another thread allocates after the
-/// check is not accounted for.
+/// Checks that the process may allocate `bytes` bytes now: within its limit of address space
+/// (`ulimit -v`), and within the memory that the system promises to processes. Memory that another
+/// thread allocates after the check is not accounted for.
 ///
 /// Memory is mapped and unmapped, untouched. An allocation would change how `malloc` serves later
 /// ones.

@@ -190,7 +190,7 @@ impl Chain {
         other.forget();
     }
 
-    /// Makes the chain empty without returning its buffers, which are elsewhere.
+    /// Makes the chain empty without returning its buffers, which have been moved elsewhere.
     #[inline]
     fn forget(&mut self) {
         (self.first, self.last, self.leases, self.len) = (NONE, NONE, 0, 0);
