@@ -178,7 +178,7 @@ mod tests {
         }
         let mut rig = rig(true, 100, 64);
         let client = rig.connect();
-        // A receive that fills its buffers has the next one take twice as many.
+        // After a receive that fills its buffers, the next one takes twice as many.
         for len in [16, 32] {
             rig.send(client, &[&[b'x'; 32][..len - 2], b"\r\n"].concat());
             assert_eq!(rig.received(client).len(), len + 2);
@@ -198,7 +198,7 @@ mod tests {
             // No line is complete, and the search has advanced.
             rig.send(client, b"a line of 15:\r");
             assert_eq!(rig.take_buffers_but(1), 6);
-            // Into the last buffer: to cut a line off it takes another.
+            // This goes into the last buffer. Cutting off a line needs another one.
             rig.send(client, b"\ntwo\r\nth");
             assert_eq!(rig.received(client), b"");
             assert_eq!((rig.counts().waits_for_buffer, rig.buffers_held()), (1, 2));

@@ -159,12 +159,12 @@ impl Messenger {
         self.is_pending.get()
     }
 
-    /// Has the next turn deliver what is left for this worker.
+    /// Makes the next turn deliver the messages that are left for this worker.
     pub(crate) fn set_pending(&self) {
         self.is_pending.set(true);
     }
 
-    /// Sends a message, or returns why nobody gets it.
+    /// Sends a message. If no client gets it, returns the reason.
     pub(crate) fn send(
         &self,
         from: Option<ConnectionId>,
@@ -196,7 +196,8 @@ impl Messenger {
         };
         let has_recipients = |&worker: &usize| matches!(to, To::Client(_)) || directory.any(worker);
         let workers = || workers.clone().filter(has_recipients);
-        // First make room for all of them: all recipients get it, or none does.
+        // First make room for the message on all workers: either all recipients get it, or none
+        // does.
         for worker in workers() {
             self.make_room(worker, Head::BYTES + len)?;
         }
@@ -229,7 +230,8 @@ impl Messenger {
         Ok(())
     }
 
-    /// Sends off what is written for a worker. Returns false if too much is in transit to it.
+    /// Sends the buffer that is being written for a worker. Returns false if too many buffers are
+    /// in transit to the worker.
     fn leave(&self, worker: usize) -> bool {
         let Some(lease) = self.stages.borrow_mut()[worker].take() else { return true };
         if lease.is_empty() {

@@ -49,12 +49,12 @@ pub enum Answer {
     /// without a pause in reading, see [`Connection::set_timer`].
     ///
     /// With [`Connection::now`], the call comes in the next turn of the worker's loop, after others
-    /// have had theirs. A service returns this that has done enough in one call, and leaves the
-    /// rest of the input.
+    /// have had theirs. A service returns this if it has done enough in one call and leaves the
+    /// rest of the input for later.
     WaitUntil(Time),
     /// Send the output, then FIN, and continue reading. [`Service::peer_closed`] is called when the
-    /// peer has closed its side too, and then the connection is closed, whatever the service
-    /// answers. Output that is added after this is not sent.
+    /// peer has closed its side too. Then the connection is closed, whatever the service returns.
+    /// Output that is added after this is not sent.
     HalfClose,
     /// Send the output, then close. A client that reads to the end receives all of the output.
     CloseAfterSend,
