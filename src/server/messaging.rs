@@ -29,11 +29,11 @@ pub(crate) struct Failed {
     /// The last of these workers.
     #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code, reason = "for the simulation"))]
     pub(crate) worker: usize,
-    /// The clients of all of them.
+    /// The number of clients of all of these workers.
     pub(crate) clients: u64,
 }
 
-/// What a server's handle needs for reaching the clients.
+/// What a server's handle needs to reach the clients.
 pub(crate) struct Clients {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) directory: Arc<Directory>,
@@ -95,7 +95,7 @@ impl Clients {
     }
 
     /// The first half of [`broadcast`](Clients::broadcast). Returns the answers to wait for and, if
-    /// workers could not be reached, what that means.
+    /// some workers could not be reached, the failure that results.
     pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<Failed>) {
         let (answers, number) = (Answers::new(), self.number());
         let mut failed = None::<Failed>;
@@ -136,7 +136,7 @@ impl Clients {
     /// it: a worker keeps buffers that it has used. Waits for them, but not long, because all may
     /// be in use.
     fn collect_buffers(&self, count: usize) {
-        /// They are a millisecond apart, which is longer than a turn takes.
+        /// How often to look. The looks are a millisecond apart, which is longer than a turn takes.
         const LOOKS: u32 = 10;
         if self.reserve.available() >= count {
             return;

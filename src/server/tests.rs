@@ -203,7 +203,7 @@ impl Default for Failing {
     fn default() -> Failing {
         let begun = std::time::Instant::now();
         let mailboxes = &FAILS.wait().shared.mailboxes;
-        // The worker stands in this call, so nobody empties its inbox.
+        // The worker is inside this call, so nothing empties its inbox.
         while mailboxes.send(0, Command::GiveBuffers).is_ok() {
             assert!(begun.elapsed() < GUARD, "the inbox never fills");
         }
