@@ -30,7 +30,7 @@ pub(super) fn catch(signals: &[c_int]) -> io::Result<Signals> {
 fn is_ignored(signal: c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: without a new action, the call only writes the present one, for which there is room.
-    // All zeros are a valid action, should it fail.
+    // If the call fails, all zeros are a valid action.
     let action = unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init()

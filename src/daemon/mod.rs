@@ -48,8 +48,8 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// Drain time-out when the parent process is gone. Most likely its clients are gone too.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 
-/// Memory that the program needs beside that of the server, in bytes: the queue of the log, the
-/// command line, what it prints.
+/// Memory that the program needs in addition to that of the server, in bytes: the queue of the log,
+/// the command line, and the text that it prints.
 const PROGRAM_BYTES: u64 = 8 << 20;
 
 /// Stack size of a helper thread, in bytes. Each thread only formats a line now and then.
@@ -138,7 +138,7 @@ fn with_flags(text: &str) -> String {
 }
 
 /// Logs to standard error, through a queue. If the process already has a logger, keeps it.
-/// `per_second` limits the lines of each level that clients can bring about.
+/// `per_second` limits the lines of each level that clients can cause.
 fn start_log(level: Option<LevelFilter>, per_second: Option<u32>) -> io::Result<LogWriter> {
     // With a handler, a write beyond the file size limit fails and does not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
@@ -193,7 +193,7 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
 
     let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
     start_threads(cli, signals, &ending)?;
-    // Whoever reads a ready line finds the limits and the memory sum in the log.
+    // A process that reads a ready line finds the limits and the memory sum in the log.
     log.flush(LOG_FLUSH);
     say_ready(ending.server.local_endpoints(), &options, &mut io::stdout().lock());
     let drained = ending.server.wait();

@@ -127,7 +127,7 @@ fn complain(what: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "echopool: {what}");
 }
 
-/// What the main thread is told.
+/// The events that the main thread receives.
 enum Event {
     Input(Input),
     Connected(Result<std::net::SocketAddr, Failed>),
@@ -186,8 +186,8 @@ struct Talk {
     /// The bytes after the last delimiter in the lines sent so far, as the server divides them.
     carry: Vec<u8>,
     replies: u64,
-    /// What an echoing service owes. `None` for another, and after a connection was lost: what it
-    /// had still to send back is not known.
+    /// What an echoing service owes. `None` for other services. Also `None` after a lost
+    /// connection, because the bytes that the service still had to send back are not known.
     owed: Option<Owed>,
     /// When to stop waiting for more data.
     give_up: Option<Instant>,
@@ -398,7 +398,8 @@ impl Talk {
         if self.failed { FAILED } else { 0 }
     }
 
-    /// The exit code after the whole reply. Reports a reply that is not what was sent.
+    /// Returns the exit code after the whole reply. Reports a reply that differs from the bytes
+    /// that were sent.
     fn final_code(&self) -> u8 {
         match self.owed.as_ref().and_then(Owed::complaint) {
             Some(complaint) if !self.failed => {

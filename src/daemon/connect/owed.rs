@@ -27,8 +27,9 @@ impl Digest {
 pub(super) struct Owed {
     sent: Digest,
     received: Digest,
-    /// Follows each message in both streams. Empty if there are no messages. A line of input has no
-    /// newline in it, so that streams of as many messages are equal only if the messages are.
+    /// Follows each message in both streams. Empty if there are no messages. A line of input
+    /// contains no newline, so two streams with the same number of messages are equal only if the
+    /// messages are.
     end: Vec<u8>,
 }
 
@@ -56,7 +57,7 @@ impl Owed {
         self.received.add(&self.end);
     }
 
-    /// What is wrong with the reply, once it has ended.
+    /// Returns what is wrong with the reply, once it has ended.
     pub(super) fn complaint(&self) -> Option<String> {
         let (sent, received) = (self.sent.bytes, self.received.bytes);
         if self.sent == self.received {

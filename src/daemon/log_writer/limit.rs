@@ -1,7 +1,7 @@
 //! Limits the lines that clients can make the daemon log, per second.
 //!
-//! Each level has the limit for itself, so that a flood of messages hides no warning. A line over
-//! the limit is counted before it is formatted, so it costs its worker next to nothing.
+//! Each level has a limit of its own, so a flood of messages hides no warning. A line over the
+//! limit is counted before it is formatted, so it costs its worker next to nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::LogWriter;
 /// How many levels there are.
 pub(super) const LEVELS: usize = Level::Trace as usize + 1;
 
-/// Targets, with all below them, whose lines no client can bring about.
+/// Targets whose lines no client can cause, each with all targets below it.
 const OF_THE_DAEMON: [&str; 3] = ["echopool::daemon", "echopool::stats", "echopool::server"];
 
 /// A limit of lines per second for each level.

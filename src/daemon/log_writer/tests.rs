@@ -1,4 +1,4 @@
-//! What the thread does with lines, on pipes.
+//! Tests of the thread that writes the log, on pipes.
 
 use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
 use std::sync::mpsc;
@@ -9,7 +9,8 @@ use super::*;
 
 const STYLE: env_logger::WriteStyle = env_logger::WriteStyle::Never;
 
-/// Reads to the line "end". Returns how many lines came, and how many were lost by what lines say.
+/// Reads to the line "end". Returns how many lines arrived, and how many were lost according to the
+/// lines.
 fn read_to_end(from: PipeReader) -> (u64, u64) {
     let (mut shown, mut lost) = (0, 0);
     for line in BufReader::new(from).lines().map(Result::unwrap).take_while(|line| line != "end") {
@@ -108,7 +109,7 @@ fn refused_lines_are_counted_and_told_with_the_next_that_is_written() {
         out.report_lost(STYLE);
         assert_eq!((out.lost, out.accepts), (2, false));
     }
-    // A line that was cut: the next begins on a line of its own.
+    // The last line was cut off, so the next one begins on a line of its own.
     let mut out = Output { lost: 2, accepts: false, torn: true, ..Output::new(file) };
     out.write_lines(b"three\n");
     out.report_lost(STYLE);
