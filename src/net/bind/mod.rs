@@ -60,7 +60,7 @@ impl Bound {
     }
 }
 
-/// How often a free port is asked for until it is free for all addresses of a name.
+/// The most attempts to find a port that is free for all addresses of a name.
 const PORT_ATTEMPTS: usize = 16;
 
 /// Binds each endpoint once for each worker, and listens. Returns the sockets in the order of
@@ -90,7 +90,7 @@ pub(crate) fn bind_names(
     firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
 }
 
-/// The same for endpoints without names.
+/// Like [`bind_names`], for endpoints without names.
 #[cfg(test)]
 pub(crate) fn bind_all(
     endpoints: &[Endpoint],
