@@ -153,7 +153,7 @@ pub enum StartError {
     Service(SettingError),
     /// The system refused the memory that the limits add up to.
     Memory {
-        /// The sum, in bytes: see [`MemorySum`](crate::MemorySum).
+        /// The sum, in bytes.
         needed: u64,
         /// Its parts, the largest first.
         parts: String,
