@@ -56,6 +56,13 @@ impl<E: Seat> ClientWorld<E> {
         if let Some(wrong) = wrong {
             panic!("{wrong}");
         }
+        {
+            let world = self.world.borrow();
+            let count = DESTROYERS.iter().map(|&mark| world.marks.count(mark)).sum();
+            if count != self.destroyed.0 {
+                self.destroyed = (count, world.now);
+            }
+        }
         for &nth in &log.order[self.ended_checked..] {
             let record = &log.records[nth];
             // A request that is cancelled after a part of it was sent closes its connection unread.
@@ -84,8 +91,10 @@ impl<E: Seat> ClientWorld<E> {
             Some(Err(failed)) if failed.error == Error::TimedOut && failed.bytes_sent > 0
         );
         let world = self.world.borrow();
-        let closes = self.closed_by_cancel[record.caller] >= until;
-        if !timed_out || closes || self.waited || world.now > until + SEEN_AFTER_MAX {
+        // One whose own time is not over has ended with another on its connection.
+        let is_due = record.due.is_some_and(|due| due <= world.now);
+        let closes = self.closed_by_cancel[record.caller] >= until || self.destroyed.1 >= until;
+        if !timed_out || !is_due || closes || self.waited || world.now > until + SEEN_AFTER_MAX {
             return;
         }
         let server = self.servers.iter().rfind(|server| server.caller == record.caller);

@@ -123,6 +123,8 @@ struct ClientWorld<E: Seat> {
     ended_checked: usize,
     /// When a cancel last closed the connection of each caller.
     closed_by_cancel: Vec<Time>,
+    /// How often bytes in transit have been destroyed, and when that was last noticed.
+    destroyed: (u64, Time),
     /// A connection waited for a buffer when the last turn began, and was not read.
     waited: bool,
 }
@@ -190,6 +192,7 @@ impl<E: Seat> ClientWorld<E> {
             turns: (begun, 0),
             ended_checked: 0,
             closed_by_cancel: Vec::new(),
+            destroyed: (0, Time::ZERO),
             waited: false,
         };
         for _ in 0..clients {
