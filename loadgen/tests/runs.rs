@@ -212,7 +212,7 @@ fn a_server_of_its_own_that_dies_is_a_failure_that_says_so() {
     let run = start(program("-c 5 -d 10m"));
     let server = run.server_process();
     // Killing it before it listens would be another failure.
-    until("clients are connected", || (sockets_of(run.child.id()) >= 5).then_some(()));
+    until("clients are connected", || (run.sockets() >= 5).then_some(()));
     rustix::process::kill_process(server, Signal::KILL).expect("it is there");
     run.wait().expect(1).complains("the server ended during the run");
 }
@@ -221,23 +221,13 @@ fn a_server_of_its_own_that_dies_is_a_failure_that_says_so() {
 fn the_server_ends_with_the_program_however_that_ends() {
     let run = start(program("-c 5 -d 10m"));
     let server = run.server_process();
-    until("clients are connected", || (sockets_of(run.child.id()) >= 5).then_some(()));
+    until("clients are connected", || (run.sockets() >= 5).then_some(()));
     run.signal(Signal::KILL);
     until("the server has ended", || {
         let stat = std::fs::read_to_string(format!("/proc/{server}/stat"));
         let ended = stat.map_or(true, |stat| stat.contains(") Z "));
         ended.then_some(())
     });
-}
-
-fn sockets_of(process: u32) -> usize {
-    let Ok(files) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return 0 };
-    let socket = |path: std::path::PathBuf| path.to_string_lossy().starts_with("socket:");
-    files
-        .flatten()
-        .filter_map(|file| std::fs::read_link(file.path()).ok())
-        .filter(|path| socket(path.clone()))
-        .count()
 }
 
 /// What a process needs beside what grows with the run: its code, and what the allocator keeps.

@@ -116,6 +116,15 @@ impl Running {
         rustix::process::kill_process(process, signal).expect("it is there");
     }
 
+    /// Number of sockets that the program has open. Other files say nothing: how many there are
+    /// depends on what the program inherits.
+    pub fn sockets(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        let target = |file: std::fs::DirEntry| std::fs::read_link(file.path()).ok();
+        let targets = files.into_iter().flatten().flatten().filter_map(target);
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// The process id of the server that the program started.
     #[track_caller]
     pub fn server_process(&self) -> rustix::process::Pid {
