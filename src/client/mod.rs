@@ -39,8 +39,9 @@
 //!   [`Client::disconnect`] is ahead of it.
 //! * Bytes that no operation has requested are kept, up to 4 buffers. Then the client stops reading
 //!   from the peer. If the connection ends, these bytes can still be received; the error that the
-//!   connection ended with follows them. A `send_receive` never takes its reply from bytes of an
-//!   earlier connection: it discards them.
+//!   connection ended with follows them. So no operation receives bytes of two connections. The
+//!   bytes of the last 4 connections that ended are kept. A `send_receive` never takes its reply
+//!   from bytes of an earlier connection: it discards them.
 //! * While unrequested bytes are waiting, the client does not notice the end of the connection.
 //! * No callback runs on the stack of another.
 //!

@@ -312,9 +312,10 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.supply.waiting().filter_map(key).collect()
     }
 
-    /// Whether a connection in the queue for buffers is passed over, as it needs more than one.
-    pub(crate) fn is_passed_over(&self, key: u64) -> bool {
-        self.core.supply.is_passed_over(Key::from_bits(key).slot())
+    /// How many free buffers a connection in the queue waits for: more than were free when it could
+    /// not use them. Zero if it is not in the queue.
+    pub(crate) fn buffers_needed(&self, key: u64) -> usize {
+        self.core.supply.buffers_needed(Key::from_bits(key).slot())
     }
 
     /// The number of connections that are being shed.

@@ -39,7 +39,7 @@ impl Driver {
 
     fn pause_or_continue(&mut self, i: u32, connection: &Connection<'_>) -> Answer {
         let slot = self.slot(i);
-        if !connection.input.is_empty() || slot.stash.end.is_some() {
+        if !connection.input.is_empty() || slot.stash.end().is_some() {
             slot.stream.paused = true;
             return Answer::WaitUntil(Time::MAX);
         }
@@ -164,21 +164,21 @@ impl Driver {
         let framing = slot.framing;
         let has_input = connection.as_ref().is_some_and(|c| !c.input.is_empty());
         // Bytes of an earlier connection cannot be its reply.
-        if op.kind == Kind::SendReceive && slot.stash.end.is_some() {
-            slot.stash.clear();
+        if op.kind == Kind::SendReceive {
+            slot.stash.clear_ended();
         }
         let taken = if op.done {
             Ok(None)
         } else if !slot.stash.is_empty() {
             let taken = op.take(framing, slot.stash.bytes());
             taken.inspect(|taken| slot.stash.consume(taken.bytes)).map(Some)
-        } else if let Some(why) = slot.stash.end.clone()
+        } else if let Some(why) = slot.stash.end().cloned()
             && (op.kind != Kind::Receive || op.reply.is_empty())
         {
             return self.end_stashed_stream(i, why);
         } else if let Some(connection) = connection
             && has_input
-            && slot.stash.end.is_none()
+            && slot.stash.end().is_none()
         {
             let taken = op.take(framing, connection.input.first_slice());
             taken.inspect(|taken| connection.input.consume(taken.bytes)).map(Some)
@@ -232,9 +232,9 @@ impl Driver {
             op.lane = Lane::None;
             self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
         }
-        if slot.stash.end.is_some() {
+        if slot.stash.end().is_some() {
             // The data is from an earlier connection, so the present one continues.
-            slot.stash.clear();
+            slot.stash.pop_ended();
         } else {
             slot.stream.abort = Some(error.clone());
             if let Error::FrameTooLarge(_) = error {
@@ -249,7 +249,7 @@ impl Driver {
     /// Ends the first receive with the end of an earlier connection, after its last bytes.
     fn end_stashed_stream(&mut self, i: u32, why: Error) -> bool {
         let slot = &mut self.slots[i as usize];
-        slot.stash.clear();
+        slot.stash.pop_ended();
         if let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
             self.finish_at_end(index, &why);
         }
@@ -302,14 +302,17 @@ impl Driver {
             self.ops.push_back(line, Link::Received, index);
         }
         slot.present.receiving = here;
-        if !here.is_empty() && !slot.stash.is_empty() {
-            slot.stash.end = Some(why.clone());
+        slot.stash.seal(why);
+        if !here.is_empty() && slot.stash.end().is_some() {
             self.deliver_input(i, None);
         }
         self.fail_receives(i, why);
         let slot = self.slot(i);
         slot.present.receiving = others;
-        slot.stash.end = (!slot.stash.is_empty()).then(|| why.clone());
+        if slot.stash.is_empty() {
+            // The operations that have just failed have reported this end.
+            slot.stash.pop_ended();
+        }
     }
 
     /// Fails all operations that wait for bytes of the present connection.

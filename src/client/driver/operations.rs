@@ -31,7 +31,7 @@ impl Driver {
         let place = slot.place();
         let only_receives = kind.receives() && !kind.sends();
         // Bytes of an earlier connection can be received without a connection.
-        let has_left = slot.stash.end.is_some() && !slot.disconnecting;
+        let has_left = slot.stash.end().is_some() && !slot.disconnecting;
         let next = match place {
             Place::Nowhere | Place::Next if only_receives && has_left => false,
             Place::Nowhere => {

@@ -1,5 +1,6 @@
 //! The state of a client: the stage of its connection, its queues and its options.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,45 +62,98 @@ pub(super) struct Stream {
 
 /// Received bytes that belong to no operation: returned by an operation that ended early, or left
 /// by a connection that has ended.
+///
+/// The bytes of each connection stay apart, because no operation may receive bytes of two.
 #[derive(Default)]
 pub(super) struct Stash {
-    bytes: Vec<u8>,
+    /// The bytes of connections that have ended, the oldest first, each with the error that ended
+    /// the connection, which is reported after them.
+    ended: VecDeque<(Bytes, Error)>,
+    /// The bytes of the present connection.
+    present: Bytes,
+}
+
+/// Number of ended connections whose bytes are kept. A client that never receives does not collect
+/// more, however often it reconnects.
+pub(super) const ENDED_MAX: usize = 4;
+
+#[derive(Default)]
+struct Bytes {
+    all: Vec<u8>,
     /// Index of the first byte that has not been taken.
     from: usize,
-    /// The error that ended the connection of these bytes, to be reported after them. `None` while
-    /// it is open.
-    pub(super) end: Option<Error>,
+}
+
+impl Bytes {
+    fn rest(&self) -> &[u8] {
+        &self.all[self.from..]
+    }
 }
 
 impl Stash {
+    /// The next bytes. All are of one connection.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.from..]
+        self.ended.front().map_or(&self.present, |(bytes, _)| bytes).rest()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes().is_empty()
     }
 
+    /// The error that ended the connection of the next bytes. `None` while it is open.
+    pub(super) fn end(&self) -> Option<&Error> {
+        self.ended.front().map(|(_, why)| why)
+    }
+
+    fn first(&mut self) -> &mut Bytes {
+        self.ended.front_mut().map_or(&mut self.present, |(bytes, _)| bytes)
+    }
+
     pub(super) fn consume(&mut self, count: usize) {
-        self.from += count;
-        if self.is_empty() {
-            (self.bytes, self.from) = (Vec::new(), 0);
+        let first = self.first();
+        first.from += count;
+        if first.rest().is_empty() {
+            *first = Bytes::default();
         }
     }
 
+    /// Adds bytes of the present connection.
     pub(super) fn push_back(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        self.present.all.extend_from_slice(bytes);
     }
 
     /// Puts back the bytes that were taken last.
     pub(super) fn give_back(&mut self, mut bytes: Vec<u8>) {
-        if let Some(from) = self.from.checked_sub(bytes.len()) {
-            self.bytes[from..self.from].copy_from_slice(&bytes);
-            self.from = from;
+        let first = self.first();
+        if let Some(from) = first.from.checked_sub(bytes.len()) {
+            first.all[from..first.from].copy_from_slice(&bytes);
+            first.from = from;
         } else {
-            bytes.extend_from_slice(self.bytes());
-            (self.bytes, self.from) = (bytes, 0);
+            bytes.extend_from_slice(first.rest());
+            *first = Bytes { all: bytes, from: 0 };
         }
+    }
+
+    /// Notes that the present connection has ended.
+    pub(super) fn seal(&mut self, why: &Error) {
+        let bytes = std::mem::take(&mut self.present);
+        if bytes.rest().is_empty() {
+            return;
+        }
+        if self.ended.len() == ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((bytes, why.clone()));
+    }
+
+    /// Discards what is left of the first connection that has ended, and its end.
+    pub(super) fn pop_ended(&mut self) {
+        self.ended.pop_front();
+    }
+
+    /// Discards what is left of all connections that have ended.
+    pub(super) fn clear_ended(&mut self) {
+        self.ended.clear();
     }
 
     pub(super) fn clear(&mut self) {
@@ -235,5 +289,32 @@ impl Slot {
 
     pub(super) fn queues(&mut self, next: bool) -> &mut Queues {
         if next { &mut self.next } else { &mut self.present }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_each_connection_stay_apart_and_only_the_last_are_kept() {
+        let mut stash = Stash::default();
+        for nth in 0..=ENDED_MAX as u8 {
+            stash.push_back(&[nth, nth]);
+            stash.seal(&Error::ClosedByPeer);
+        }
+        stash.seal(&Error::Failed);
+        stash.push_back(b"present");
+        for nth in 1..=ENDED_MAX as u8 {
+            assert_eq!((stash.bytes(), stash.end()), (&[nth, nth][..], Some(&Error::ClosedByPeer)));
+            stash.consume(1);
+            assert_eq!(stash.bytes(), [nth]);
+            stash.give_back(vec![nth]);
+            assert_eq!(stash.bytes(), [nth, nth]);
+            stash.consume(2);
+            assert_eq!((stash.bytes(), stash.end()), (&[][..], Some(&Error::ClosedByPeer)));
+            stash.pop_ended();
+        }
+        assert_eq!((stash.bytes(), stash.end()), (&b"present"[..], None));
     }
 }

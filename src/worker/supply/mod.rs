@@ -100,8 +100,8 @@ impl Supply {
     }
 
     #[cfg(any(test, feature = "sim"))]
-    pub(super) fn is_passed_over(&self, slot: u32) -> bool {
-        self.is_waiting(slot) && self.wait(slot).needs > 1
+    pub(super) fn buffers_needed(&self, slot: u32) -> usize {
+        if self.is_waiting(slot) { self.wait(slot).needs as usize } else { 0 }
     }
 
     /// The slots in the queue, and their tickets.
