@@ -75,7 +75,7 @@ pub(super) struct Stash {
 
 /// Number of ended connections whose bytes are kept. A client that never receives does not collect
 /// more, however often it reconnects.
-pub(super) const ENDED_MAX: usize = 4;
+const ENDED_MAX: usize = 4;
 
 #[derive(Default)]
 struct Bytes {
