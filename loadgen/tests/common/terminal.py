@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import struct
 import sys
 import termios
@@ -27,6 +28,9 @@ def run_on(ours, theirs, command):
         os.dup2(theirs, standard)
     os.close(ours)
     os.environ["TERM"] = "xterm"
+    # Signals that the parent of the tests ignores would be ignored here too.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
     os.execv(command[0], command)
 
 
