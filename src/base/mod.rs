@@ -6,6 +6,7 @@ pub mod key;
 #[cfg(test)]
 pub mod property;
 pub mod slot_queue;
+pub(crate) mod sync;
 pub mod time;
 pub mod timer_wheel;
 // The programs use more of this module than the library does.

@@ -5,15 +5,16 @@
 //! A *claim* is published by a worker whose connections or service wait for a buffer. It has a
 //! *ticket*, which puts all waiters of the process into one order.
 //!
-//! Memory order: a worker that finds no buffer publishes its claim and then looks again. A thread
-//! that puts a buffer into the reserve reads the claims after that. With SeqCst on both sides, at
-//! least one of them sees what the other has written, so no waiter sleeps while a buffer is free.
+//! Memory order: a worker that changes its claim then looks whether that can be served. A thread
+//! that puts a buffer into the reserve, or takes one, reads the claims after that. Each has a fence
+//! in between, so at least one of them sees what the other has written, and no waiter sleeps while
+//! a buffer is free for it. The tests of `scripts/loom` prove it.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use crate::base::key::WORKERS_MAX;
+use crate::base::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::base::time::Time;
 
 /// The ticket that stands for no waiter. It comes after all others.
@@ -31,12 +32,15 @@ pub(crate) struct Claim {
     pub(crate) needs: u32,
 }
 
+/// A thread of loom has a small stack.
+const NOTES: usize = if cfg!(all(test, loom)) { 2 } else { WORKERS_MAX };
+
 /// The published notes of all workers.
 pub(crate) struct Board {
     /// One bit for each worker with a claim.
     claiming: AtomicU64,
     next_ticket: AtomicU64,
-    notes: [Note; WORKERS_MAX],
+    notes: [Note; NOTES],
 }
 
 /// What one worker has published. Except for `asked`, only that worker writes it.
@@ -92,28 +96,29 @@ impl Board {
         match claim {
             Some(Claim { ticket, since, needs }) => {
                 note.waits_since.store(since.as_nanos(), Ordering::Relaxed);
-                note.needs.store(needs, Ordering::SeqCst);
-                note.ticket.store(ticket, Ordering::SeqCst);
-                self.claiming.fetch_or(bit, Ordering::SeqCst);
+                note.needs.store(needs, Ordering::Relaxed);
+                note.ticket.store(ticket, Ordering::Relaxed);
+                self.claiming.fetch_or(bit, Ordering::Release);
             }
             None => {
-                self.claiming.fetch_and(!bit, Ordering::SeqCst);
-                note.ticket.store(NO_TICKET, Ordering::SeqCst);
+                self.claiming.fetch_and(!bit, Ordering::Relaxed);
+                note.ticket.store(NO_TICKET, Ordering::Relaxed);
                 note.waits_since.store(u64::MAX, Ordering::Relaxed);
             }
         }
+        fence(Ordering::SeqCst);
     }
 
     /// Returns how many of `free` buffers are for claims of workers other than this one that are
     /// older than `ticket`.
     pub(super) fn owed(&self, worker: usize, ticket: u64, free: usize) -> usize {
-        let older = |note: &&Note| note.ticket.load(Ordering::SeqCst) < ticket;
+        let older = |note: &&Note| note.ticket.load(Ordering::Relaxed) < ticket;
         let usable = |needs: &usize| *needs <= free;
         self.claimants(worker).filter(older).map(Note::needs).filter(usable).sum()
     }
 
     fn claimants(&self, except: usize) -> impl Iterator<Item = &Note> {
-        let mut left = self.claiming.load(Ordering::SeqCst);
+        let mut left = self.claiming.load(Ordering::Acquire);
         if except < WORKERS_MAX {
             left &= !(1 << except);
         }
@@ -124,9 +129,11 @@ impl Board {
         })
     }
 
-    /// Wakes the workers with a claim that `free` buffers can serve, except the one with this
-    /// number.
-    pub(super) fn wake_claimants(&self, except: usize, free: usize) {
+    /// Wakes the workers with a claim that the buffers that are `free` now can serve, except the one
+    /// with this number.
+    pub(super) fn wake_claimants(&self, except: usize, free: impl Fn() -> usize) {
+        fence(Ordering::SeqCst);
+        let free = free();
         for note in self.claimants(except).filter(|note| note.needs() <= free) {
             note.wake();
         }
@@ -183,7 +190,7 @@ impl Board {
 
 impl Note {
     fn needs(&self) -> usize {
-        self.needs.load(Ordering::SeqCst) as usize
+        self.needs.load(Ordering::Relaxed) as usize
     }
 
     fn wake(&self) {

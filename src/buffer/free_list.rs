@@ -2,7 +2,7 @@
 //! taken first. So messages that come and go one by one use the same few buffers, and the memory of
 //! the others is not touched.
 
-use crossbeam_queue::ArrayQueue;
+use crate::base::sync::ArrayQueue;
 
 /// The number of recently returned buffers that are taken before others.
 const RECENT: usize = 16;

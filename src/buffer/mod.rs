@@ -17,6 +17,8 @@ mod arena;
 pub(crate) mod board;
 mod chain;
 mod free_list;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod lease;
 mod parcel;
 pub(crate) mod pool;

@@ -12,7 +12,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::Arena;
 use super::board::{Board, Claim, NO_TICKET};
@@ -21,6 +20,7 @@ use super::lease::Lease;
 use super::parcel::Parcel;
 use super::room;
 use crate::base::key::WORKERS_MAX;
+use crate::base::sync::{AtomicU32, Ordering};
 use crate::base::units::show_size;
 use bytemuck::Zeroable;
 use bytemuck::allocation::try_zeroed_slice_box;
@@ -68,9 +68,14 @@ impl Reserve {
         if self.board.claiming() != 0 && self.board.owed(WORKERS_MAX, NO_TICKET, free) >= free {
             return None;
         }
+        self.take_for_message()
+    }
+
+    /// Takes a buffer, whoever waits for one.
+    pub(super) fn take_for_message(self: &Arc<Reserve>) -> Option<Parcel> {
         let id = self.free.pop()?;
         // As in `Pool::give`: the remaining buffers may be for other workers than before.
-        self.board.wake_claimants(WORKERS_MAX, self.available());
+        self.board.wake_claimants(WORKERS_MAX, || self.available());
         Some(Parcel::depart(self.clone(), id, 0, 0))
     }
 
@@ -93,7 +98,7 @@ impl Reserve {
     /// Puts a buffer into the reserve, and wakes those who wait for one.
     pub(super) fn put(&self, id: u32) {
         self.free.push(id).expect("the queue has room for all buffers");
-        self.board.wake_claimants(WORKERS_MAX, self.available());
+        self.board.wake_claimants(WORKERS_MAX, || self.available());
     }
 
     /// The number of buffers in the reserve now.
@@ -345,7 +350,7 @@ impl Pool {
         let gives = self.0.spill();
         if gives || claim_changed || has_drawn {
             let reserve = &self.0.reserve;
-            reserve.board.wake_claimants(self.0.worker as usize, reserve.available());
+            reserve.board.wake_claimants(self.0.worker as usize, || reserve.available());
         }
     }
 
@@ -523,7 +528,7 @@ impl Drop for Local {
     fn drop(&mut self) {
         assert_eq!(self.held.get(), 0, "a lease outlived its pool");
         self.spill();
-        self.reserve.board.wake_claimants(self.worker as usize, self.reserve.available());
+        self.reserve.board.wake_claimants(self.worker as usize, || self.reserve.available());
     }
 }
 

@@ -1,13 +1,11 @@
 //! A bounded inbox and a waker for each worker. Not used on the data path.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use crossbeam_queue::ArrayQueue;
-
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
+use crate::base::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use crate::base::time::Time;
 use crate::buffer::{Lease, Parcel, Pool};
 
@@ -205,7 +203,9 @@ impl Mailboxes {
 
     /// Makes the worker look into its inbox in its next turn, which begins at once.
     pub(crate) fn notify(&self, worker: usize) {
-        self.mailboxes[worker].mail.store(true, Ordering::Release);
+        // Not a store, which would hide what another sender has released before it: the worker
+        // takes back the notices of all senders at once.
+        self.mailboxes[worker].mail.swap(true, Ordering::Release);
         self.wake(worker);
     }
 

@@ -4,6 +4,8 @@
 pub(crate) mod addresses;
 pub mod counters;
 pub mod directory;
+#[cfg(all(test, loom))]
+mod interleavings;
 pub mod mailbox;
 pub mod permits;
 pub mod receipt;

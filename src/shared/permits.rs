@@ -8,11 +8,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::addresses::Addresses;
 use super::mailbox::Mailboxes;
 use crate::base::endpoint::Peer;
+use crate::base::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The free permits.
 pub struct Permits {
@@ -63,14 +63,10 @@ impl Permits {
     /// Takes a permit, if one is free.
     pub fn try_take(self: &Arc<Permits>) -> Option<Permit> {
         let take_one = |free: u64| free.checked_sub(1);
-        // SeqCst here and below: one thread finds no permit and requests a wake-up, another returns
-        // a permit and wakes the requesting worker. At least one of them must see what the other
-        // did.
-        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one).ok().map(|_| Permit {
-            permits: self.clone(),
-            used: false,
-            address: None,
-        })
+        self.free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_one)
+            .ok()
+            .map(|_| Permit { permits: self.clone(), used: false, address: None })
     }
 
     /// Number of permits in use.
@@ -81,29 +77,35 @@ impl Permits {
     /// Requests that `worker` be woken when a permit is returned. The worker must try again after
     /// this call.
     pub fn want_permit(&self, worker: usize) {
-        self.want_permit.fetch_or(1 << worker, Ordering::SeqCst);
+        self.want_permit.fetch_or(1 << worker, Ordering::Relaxed);
+        // One thread finds no permit, requests a wake-up and tries again. Another returns a permit
+        // and then wakes who has requested it. With a fence on both sides, at least one of them
+        // sees what the other has done.
+        fence(Ordering::SeqCst);
     }
 
     /// Withdraws the request. If `worker` has been woken in the meantime, wakes another worker
     /// instead.
     pub fn unwant_permit(&self, worker: usize) {
         let bit = 1 << worker;
-        let wanted = self.want_permit.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
-        if !wanted && self.free.load(Ordering::SeqCst) > 0 {
+        let wanted = self.want_permit.fetch_and(!bit, Ordering::Relaxed) & bit != 0;
+        fence(Ordering::SeqCst);
+        if !wanted && self.free.load(Ordering::Relaxed) > 0 {
             self.wake_one(&self.want_permit);
         }
     }
 
     /// Requests that `worker` be woken when a connection has been closed on any worker.
     pub fn want_descriptor(&self, worker: usize) {
-        self.want_descriptor.fetch_or(1 << worker, Ordering::SeqCst);
+        self.want_descriptor.fetch_or(1 << worker, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// Withdraws the request. If `worker` has been woken in the meantime, wakes another worker too,
     /// because the descriptor may not have been used.
     pub fn unwant_descriptor(&self, worker: usize) {
         let bit = 1 << worker;
-        if self.want_descriptor.fetch_and(!bit, Ordering::SeqCst) & bit == 0 {
+        if self.want_descriptor.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
             self.wake_one(&self.want_descriptor);
         }
     }
@@ -111,12 +113,12 @@ impl Permits {
     /// Whether `worker` has no open request: it has been woken since its last call of
     /// `want_permit`, or has not called it.
     pub fn permit_came(&self, worker: usize) -> bool {
-        self.want_permit.load(Ordering::SeqCst) & (1 << worker) == 0
+        self.want_permit.load(Ordering::Relaxed) & (1 << worker) == 0
     }
 
     /// The same for `want_descriptor`.
     pub fn descriptor_came(&self, worker: usize) -> bool {
-        self.want_descriptor.load(Ordering::SeqCst) & (1 << worker) == 0
+        self.want_descriptor.load(Ordering::Relaxed) & (1 << worker) == 0
     }
 
     /// Wakes the next of the workers in `asking` and removes it.
@@ -126,7 +128,7 @@ impl Permits {
         let next =
             |bits: u64| (bits.rotate_right(last + 1).trailing_zeros() + last + 1) % u64::BITS;
         let take = |bits: u64| (bits != 0).then(|| bits & !(1 << next(bits)));
-        if let Ok(bits) = asking.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+        if let Ok(bits) = asking.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             self.woken_last.store(next(bits), Ordering::Relaxed);
             self.mailboxes.wake(next(bits) as usize);
         }
@@ -155,8 +157,9 @@ impl Drop for Permit {
         if let (Some(addresses), Some(place)) = (&permits.addresses, self.address) {
             addresses.leave(place);
         }
-        let free = permits.free.fetch_add(1, Ordering::SeqCst);
+        let free = permits.free.fetch_add(1, Ordering::Relaxed);
         assert!(free < permits.limit, "a permit came back that was not out");
+        fence(Ordering::SeqCst);
         permits.wake_one(&permits.want_permit);
         // Not if the accept failed: two workers without descriptors would wake each other for ever.
         if self.used {

@@ -342,5 +342,15 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.pool.is_claimed() {
             self.pool.give(changed);
         }
+        if changed && self.may_be_served() {
+            // A buffer that came before the change was known may have woken nobody.
+            self.service_turn = Some(self.now);
+        }
+    }
+
+    /// Whether enough buffers are free for this worker's claim.
+    fn may_be_served(&self) -> bool {
+        let claim = self.supply.published;
+        claim.is_some_and(|claim| self.pool.available_for(claim.ticket) >= claim.needs as usize)
     }
 }

@@ -7,7 +7,6 @@ use super::super::layer::Layer;
 use super::moves::patience;
 use crate::base::key::Key;
 use crate::base::time::Time;
-use crate::buffer::board::Claim;
 use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::service::Service;
@@ -37,9 +36,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     fn shed<E: Engine>(&mut self, engine: &mut E, after: Duration) {
         self.supply.has_shed = false;
-        let has_chance =
-            |claim: Claim| self.pool.available_for(claim.ticket) >= claim.needs as usize;
-        if self.supply.published.is_some_and(has_chance) {
+        if self.may_be_served() {
             // It has its chance first.
             return;
         }

@@ -146,6 +146,36 @@ fn a_service_has_its_turn_after_data_that_came_with_a_buffer_of_its_own() {
     stepped.end();
 }
 
+/// Wants a buffer for itself, and gets the one that it finds.
+struct WantsForItself;
+
+impl Service for WantsForItself {
+    type Session = ();
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::Continue
+    }
+}
+
+/// The window between the look and the claim is too short for a test with threads.
+#[test]
+fn a_worker_that_has_changed_its_claim_looks_again_before_it_sleeps() {
+    let mut stepped = Stepped::new(1, |_| WantsForItself);
+    (0..10).for_each(|_| stepped.turn());
+    let elsewhere = stepped.other.lease().unwrap();
+    let Worker { engine, core } = &mut stepped.worker;
+    core.service_wants_buffer(true);
+    // As if its thread had read the claims before: this worker is not woken for it.
+    drop(elsewhere);
+    stepped.other.give(false);
+    core.share_buffers(engine);
+    assert!(core.next_deadline().is_some_and(|at| at <= core.now), "it sleeps beside a buffer");
+    core.share_buffers(engine);
+    (0..2).for_each(|_| stepped.turn());
+    assert!(stepped.worker.deadline().is_none(), "it looks again without end");
+    stepped.end();
+}
+
 /// Wants a second buffer for the data that arrived, and counts its calls.
 #[derive(Clone, Default)]
 struct Wants {
