@@ -46,3 +46,35 @@ pub enum SentAt {
     /// Its slot was reused: the message was sent before this time.
     Before(Time),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_count_is_added_to_its_own() {
+        let of = |first| HubRecords {
+            never_read: first,
+            deliveries: first + 1,
+            deliveries_late: first + 2,
+            dropped: first + 3,
+            undelivered: first + 4,
+            own_dropped: first + 5,
+            beyond_ring: first + 6,
+            joined: first + 7,
+            left: first + 8,
+        };
+        let sum = HubRecords {
+            never_read: 1_010,
+            deliveries: 1_012,
+            deliveries_late: 1_014,
+            dropped: 1_016,
+            undelivered: 1_018,
+            own_dropped: 1_020,
+            beyond_ring: 1_022,
+            joined: 1_024,
+            left: 1_026,
+        };
+        assert_eq!(of(10).plus(&of(1_000)), sum);
+    }
+}

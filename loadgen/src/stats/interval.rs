@@ -474,4 +474,39 @@ mod tests {
         assert_eq!(collector.rest(since(2_000)).map(|second| second.errors), Some(1));
         assert!(collector.rest(since(2_000)).is_none());
     }
+
+    #[test]
+    fn a_second_is_over_at_its_end_and_an_interval_without_a_length_has_no_rate() {
+        let (mut recorders, mut collector, _) = recording(1);
+        reply(&mut recorders[0], 500);
+        reply(&mut recorders[0], 1_000);
+        let first = collector.next(since(1_000)).expect("it is over");
+        assert_eq!((first.number, first.replies, first.is_whole()), (0, 1, true));
+        recorders[0].end(at(2_000));
+        recorders[0].reply(at(2_001), Duration::from_micros(9), false);
+        drop(recorders);
+        let last = collector.rest(since(2_000)).expect("a whole second, which is the last one");
+        assert_eq!((last.replies, last.replies_late, last.is_whole()), (1, 0, true));
+        let late = collector.rest(since(2_000)).expect("a late reply");
+        assert_eq!((late.replies_late, late.rate(), late.is_whole()), (1, 0.0, false));
+    }
+
+    #[test]
+    fn a_period_that_ends_with_a_second_has_no_interval_after_it_unless_something_came() {
+        let (mut recorders, mut collector, _) = recording(1);
+        recorders[0].bytes(at(999), 7);
+        recorders[0].end(at(1_000));
+        recorders[0].bytes(at(1_001), 5);
+        drop(recorders);
+        assert_eq!(collector.rest(since(1_000)).map(|second| second.bytes), Some(7));
+        assert_eq!(collector.rest(since(1_000)).map(|second| second.bytes), Some(5));
+        assert!(collector.rest(since(1_000)).is_none());
+    }
+
+    #[test]
+    fn the_memory_is_that_of_the_two_histograms_of_each_part() {
+        let histogram = histogram_bytes(&latency_histogram());
+        assert_eq!(Collector::bytes(), histogram + histogram);
+        assert_eq!(Handover::bytes(), 6 * histogram);
+    }
 }

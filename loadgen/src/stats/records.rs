@@ -504,4 +504,122 @@ mod tests {
         records.reply(at(1), Duration::from_secs(100_000), true);
         assert!(records.latency.max() >= LATENCY_MAX_NS);
     }
+
+    #[test]
+    fn each_count_of_a_thread_is_added_to_its_own() {
+        let thread = |first: u64| {
+            let mut records = Records::default();
+            let counts = [
+                &mut records.established,
+                &mut records.mismatches,
+                &mut records.offered,
+                &mut records.requests,
+                &mut records.replies,
+                &mut records.replies_late,
+                &mut records.timed_out,
+                &mut records.unanswered,
+                &mut records.never_sent,
+                &mut records.warmup_requests,
+                &mut records.bytes,
+                &mut records.bytes_verified,
+                &mut records.reconnects,
+                &mut records.reconnects_failed,
+                &mut records.server_closes,
+                &mut records.losses.timed_out,
+                &mut records.losses.closed_by_peer,
+                &mut records.losses.reset,
+                &mut records.losses.peer_lost,
+                &mut records.losses.failed,
+            ];
+            (first..).zip(counts).for_each(|(value, count)| *count = value);
+            records.backlog = Some(Backlog { middle: first + 20, end: first + 21 });
+            let count = |completed| TargetCount { completed, ..TargetCount::default() };
+            records.targets = vec![count(first + 22), count(first + 23)];
+            let joined = first + 24;
+            records.hub = Some(HubRecords { joined, ..HubRecords::default() });
+            records
+        };
+        // The first one is merged into nothing, as the main thread does.
+        let mut all = Records::default();
+        all.merge(thread(10));
+        all.merge(thread(1_000));
+        let losses = all.losses;
+        let [one, other] = all.targets.as_slice() else { panic!("{:?}", all.targets) };
+        let found = [
+            all.established,
+            all.mismatches,
+            all.offered,
+            all.requests,
+            all.replies,
+            all.replies_late,
+            all.timed_out,
+            all.unanswered,
+            all.never_sent,
+            all.warmup_requests,
+            all.bytes,
+            all.bytes_verified,
+            all.reconnects,
+            all.reconnects_failed,
+            all.server_closes,
+            losses.timed_out,
+            losses.closed_by_peer,
+            losses.reset,
+            losses.peer_lost,
+            losses.failed,
+            all.backlog.expect("both have one").middle,
+            all.backlog.expect("both have one").end,
+            one.completed,
+            other.completed,
+            all.hub.expect("both have one").joined,
+        ];
+        let expected: Vec<u64> = (0..25).map(|nth| 1_010 + 2 * nth).collect();
+        assert_eq!(found.as_slice(), expected);
+    }
+
+    #[test]
+    fn each_kind_of_loss_has_its_own_count() {
+        let mut records = Records::default();
+        let kinds = [
+            Loss::TimedOut,
+            Loss::ClosedByPeer,
+            Loss::Reset,
+            Loss::PeerLost,
+            Loss::Failed,
+            Loss::Mismatch,
+        ];
+        for (count, kind) in (1..).zip(kinds) {
+            (0..count).for_each(|_| records.loss(kind));
+        }
+        let expected =
+            Losses { timed_out: 1, closed_by_peer: 2, reset: 3, peer_lost: 4, failed: 5 };
+        assert_eq!((records.losses, records.losses.total()), (expected, 15));
+    }
+
+    #[test]
+    fn all_mismatches_are_counted_and_the_first_ones_are_kept() {
+        let mut records = Records::default();
+        (0..10).for_each(|connection| {
+            records.mismatch(Mismatch { connection, ..crate::report::tests::mismatch() })
+        });
+        assert_eq!((records.mismatches, records.first_mismatches.len()), (10, MISMATCHES_SHOWN));
+        assert_eq!(records.first_mismatches[7].connection, 7);
+    }
+
+    #[test]
+    fn a_share_of_no_time_is_none() {
+        let records = Records::default();
+        assert_eq!(records.share(&ThreadUse::default(), Duration::ZERO), 0.0);
+        assert_eq!(records.share(&ThreadUse::default(), Duration::from_secs(1)), 0.0);
+    }
+
+    /// The sum of the memory is what the allocator is asked for. HdrHistogram's arithmetic: 1,024
+    /// counts of 8 bytes for each doubling of the value above 2,048, and 2,048 for those below.
+    #[test]
+    fn the_memory_of_histograms_is_that_of_their_counts() {
+        let counts_of_an_hour = (31 + 2) * 1_024;
+        assert_eq!(histogram_bytes(&latency_histogram()), counts_of_an_hour * 8);
+        let counts_of_a_rate = (19 + 2) * 1_024;
+        let seconds = 3_600 * size_of::<crate::stats::timeseries::Second>() as u64;
+        assert_eq!(Records::bytes(), 6 * counts_of_an_hour * 8 + counts_of_a_rate * 8 + seconds);
+    }
 }

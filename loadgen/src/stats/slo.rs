@@ -390,6 +390,34 @@ mod tests {
     }
 
     #[test]
+    fn a_second_that_misses_an_objective_is_told() {
+        let (latency, none) = (values(), latency_histogram());
+        let observed = observed(&latency, &none);
+        for (text, misses) in [("p50<501us", false), ("p50<500us", true), ("rate>999", false)] {
+            let slo = parse(text).expect(text);
+            assert_eq!(slo.missed_by(&observed), misses.then(|| slo.judge(&observed)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_objective_has_the_words_and_the_limit_that_it_was_written_with() {
+        for (text, metric, limit) in [
+            ("p99.9 <= 2ms", "p99.9", 2_000_000),
+            ("rate>10k", "rate", 10_000),
+            ("errors<3", "errors", 3),
+        ] {
+            let slo = parse(text).expect(text);
+            assert_eq!((slo.metric_text(), slo.limit()), (metric, limit), "{text}");
+        }
+        let of = |decision| {
+            let slo = parse("max<1s").expect("an objective");
+            Outcome { slo, measured: None, decision }.is_undecided()
+        };
+        let all = [Decision::Met, Decision::Unfinished, Decision::GeneratorLate, Decision::Missed];
+        assert_eq!(all.map(of), [false, true, true, false]);
+    }
+
+    #[test]
     fn what_is_no_objective_is_refused_with_the_reason() {
         let reasons = [
             ("p99", "has no comparison"),

@@ -181,4 +181,43 @@ mod tests {
         assert_eq!((short.step(), short.steps().len()), (series.step(), series.steps().len()));
         assert_eq!(short.steps()[0].replies, series.steps()[0].replies + 5);
     }
+
+    #[test]
+    fn each_figure_of_a_second_is_added_to_its_own() {
+        let of = |first: u64| Second {
+            threads: first as u32,
+            span_ns: first + 1,
+            sent: first + 2,
+            replies: first + 3,
+            outstanding_ns: first + 4,
+            service_ns: first + 5,
+            running_ns: first + 6,
+            waiting_ns: first + 7,
+            polling_ns: first + 8,
+        };
+        let sum = |threads| Second {
+            threads,
+            span_ns: 112,
+            sent: 114,
+            replies: 116,
+            outstanding_ns: 118,
+            service_ns: 120,
+            running_ns: 122,
+            waiting_ns: 124,
+            polling_ns: 126,
+        };
+        assert_eq!(of(10).beside(of(100)), sum(110));
+        assert_eq!(of(10).then(of(100)), sum(100));
+    }
+
+    #[test]
+    fn a_series_with_shorter_steps_is_added_to_one_with_longer_ones() {
+        let mut long = Series::default();
+        (0..=STEPS_MAX).for_each(|_| long.push(second(1)));
+        let mut short = Series::default();
+        (0..4).for_each(|_| short.push(second(10)));
+        long.merge(short);
+        let replies: Vec<_> = long.steps()[..3].iter().map(|step| step.replies).collect();
+        assert_eq!((long.step(), replies), (Duration::from_secs(2), vec![22, 22, 2]));
+    }
 }

@@ -157,6 +157,12 @@ mod tests {
             ("1/h", 1_000),
             ("90/h", 90_000),
             ("0.001/h", 1),
+            // Rounded half up.
+            ("0.0005/h", 1),
+            ("0.0014/h", 1),
+            // As many digits as there may be, in both parts.
+            ("0000000000000000001.5", 5_400_000),
+            ("00001.00000", 3_600_000),
         ] {
             assert_eq!(text.parse(), Ok(Rate(thousandths_per_hour)), "{text}");
         }
@@ -178,6 +184,7 @@ mod tests {
             ("5/d", "is not a rate"),
             ("5ms", "is not a rate"),
             ("999999999999999999999", "is not a rate"),
+            ("00000000000000000001.5", "is not a rate"),
             ("10000001", "at most 10000000 in a second"),
             ("20m", "at most"),
             ("0.0001/h", "too low"),
