@@ -91,3 +91,25 @@ fn connect_error_name(errno: i32) -> String {
         _ => format!("connect-errno-{errno}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_a_connect_has_its_name() {
+        for (errno, name) in [
+            (Errno::CONNREFUSED, "connect-refused"),
+            (Errno::TIMEDOUT, "connect-timed-out"),
+            (Errno::CONNRESET, "connect-reset"),
+            (Errno::ADDRNOTAVAIL, "connect-no-local-port"),
+            (Errno::MFILE, "connect-no-open-file"),
+            (Errno::NFILE, "connect-no-open-file"),
+            (Errno::HOSTUNREACH, "connect-unreachable"),
+            (Errno::NETUNREACH, "connect-unreachable"),
+        ] {
+            assert_eq!(connect_error_name(errno.raw_os_error()), name);
+        }
+        assert_eq!(connect_error_name(9_999), "connect-errno-9999");
+    }
+}

@@ -53,3 +53,59 @@ pub fn lines(report: &Report) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::tests::{plan, report};
+    use crate::stats::hub::HubRecords;
+
+    fn of(flags: &str, hub: HubRecords) -> Report {
+        let mut report = report();
+        report.plan = Arc::new(plan(&format!("hub://127.0.0.1:7 -c 2 -d 1s {flags}")));
+        report.records.hub = Some(hub);
+        report
+    }
+
+    #[test]
+    fn all_is_delivered_unless_something_was_dropped_or_is_missing() {
+        let dropped = HubRecords { dropped: 1, ..HubRecords::default() };
+        let undelivered = HubRecords { undelivered: 1, ..HubRecords::default() };
+        for (flags, hub, interrupted, expected) in [
+            ("", HubRecords::default(), false, false),
+            ("--allow-drops", HubRecords::default(), true, false),
+            ("", dropped, false, true),
+            ("", dropped, true, true),
+            ("--allow-drops", dropped, false, false),
+            ("", undelivered, false, true),
+            ("--allow-drops", undelivered, false, true),
+            ("", undelivered, true, false),
+        ] {
+            let report = Report { interrupted, ..of(flags, hub) };
+            let case = format!("'{flags}' {hub:?} interrupted {interrupted}");
+            assert_eq!(not_delivered(&report), expected, "{case}");
+        }
+        assert!(!not_delivered(&report()), "an echo delivers nothing");
+    }
+
+    #[test]
+    fn what_may_be_done_is_said_if_the_hub_dropped_something() {
+        let text = |dropped| {
+            let hub = Some(HubRecords { dropped, undelivered: 5, ..HubRecords::default() });
+            losses(&Records { hub, ..Records::default() })
+        };
+        assert_eq!(text(0), "0 deliveries dropped by the hub, 5 missing without a report");
+        let dropped = text(3);
+        assert!(dropped.starts_with("3 deliveries dropped by the hub, 5 missing"), "{dropped}");
+        assert!(dropped.ends_with("or accept it (--allow-drops)"), "{dropped}");
+    }
+
+    #[test]
+    fn lower_bounds_of_latencies_have_a_line_if_there_are_any() {
+        let lines = |beyond_ring| lines(&of("", HubRecords { beyond_ring, ..Default::default() }));
+        assert_eq!(lines(0).len(), 4);
+        assert!(lines(7)[4].starts_with("Latency of 7 deliveries: a lower bound"));
+    }
+}

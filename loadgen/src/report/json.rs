@@ -375,4 +375,22 @@ mod tests {
         assert_eq!((&form["verdict"], &form["exit_code"]), (&"echo-differed".into(), &3.into()));
         assert_eq!(form["server_cores"], Value::Null);
     }
+
+    #[test]
+    fn an_objective_has_its_limit_and_value_under_the_key_of_its_unit() {
+        let mut report = report();
+        let slo = |text| crate::stats::slo::parse(text).expect(text);
+        std::sync::Arc::make_mut(&mut report.plan).slos =
+            vec![slo("max<2ms"), slo("rate>=900"), slo("errors<3")];
+        let form = form(&report);
+        let expect = |nth: usize, expected: [Value; 4]| {
+            let objective = &form["objectives"][nth];
+            let keys = ["limit_ns", "limit", "measured_ns", "measured"];
+            assert_eq!(keys.map(|key| objective[key].clone()), expected, "{objective}");
+        };
+        let max = report.records.latency.max();
+        expect(0, [2_000_000.into(), Value::Null, max.into(), Value::Null]);
+        expect(1, [Value::Null, 900.into(), Value::Null, 1_000.0.into()]);
+        expect(2, [Value::Null, 3.into(), Value::Null, 0.0.into()]);
+    }
 }

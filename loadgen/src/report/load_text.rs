@@ -203,4 +203,60 @@ mod tests {
             text.ends_with("1.00 outstanding, rate x time 0.99; a second differs by at most 1.0 %")
         );
     }
+
+    fn lines_of(report: &Report, begin: &str) -> Vec<String> {
+        lines(report).into_iter().filter(|line| line.starts_with(begin)).collect()
+    }
+
+    #[test]
+    fn connections_begun_anew_are_shown_if_there_are_any_or_should_be() {
+        use crate::report::tests::{plan, report};
+        let mut report = report();
+        let mut anew = |flags: &str, reconnects| {
+            report.plan = std::sync::Arc::new(plan(&format!("127.0.0.1:7 -c 2 -d 1s {flags}")));
+            report.records.reconnects = reconnects;
+            lines_of(&report, "Begun anew: ")
+        };
+        assert!(anew("", 0).is_empty());
+        assert_eq!(anew("", 3), ["Begun anew: 3 connections"]);
+        assert_eq!(anew("--lifetime 5", 0), ["Begun anew: 0 connections"]);
+    }
+
+    #[test]
+    fn connects_whose_first_packet_was_lost_are_counted() {
+        let mut report = crate::report::tests::report();
+        let retried = |report: &Report| lines_of(report, "Connects that took");
+        report.records.connect.record(900_000_000).expect("in bounds");
+        assert!(retried(&report).is_empty());
+        report.records.connect.record_n(1_010_000_000, 2).expect("in bounds");
+        assert!(retried(&report)[0].starts_with("Connects that took a second or more: 2: their"));
+    }
+
+    #[test]
+    fn threads_are_shown_unless_they_are_too_many_or_there_was_no_time() {
+        let mut report = crate::report::tests::report();
+        let mut shown = |threads| {
+            report.records.thread_uses = vec![ThreadUse::default(); threads];
+            let lines = lines_of(&report, "Generator threads: ");
+            lines.first().map_or(0, |line| line.matches("running").count())
+        };
+        assert_eq!([0, 1, 8, 9].map(&mut shown), [0, 1, 8, 0]);
+        report.records.thread_uses.truncate(1);
+        report.records.ended = report.records.began;
+        assert!(lines_of(&report, "Generator threads: ").is_empty());
+    }
+
+    #[test]
+    fn notes_of_a_schedule_have_their_units_and_name_only_what_there_is() {
+        let plan = crate::report::tests::plan("127.0.0.1:7 -R 1k");
+        let mut records = Records { offered: 1_000, ..Records::default() };
+        records.own_lag.record_n(20_000, 1_000).expect("in bounds");
+        records.latency.record_n(5_000_000, 1_000).expect("in bounds");
+        let notes = open_loop_notes(&plan, &records, true);
+        // 20,000 ns is in the step of 16 ns that ends at 20,015.
+        assert_eq!(notes, ["open loop", "own lag p99 20.02us of a latency p99 of 5.00ms"]);
+        records.never_sent = 1;
+        let notes = open_loop_notes(&plan, &records, true);
+        assert_eq!(notes[2], "1 of 1000 requests were never sent, before it was ended");
+    }
 }

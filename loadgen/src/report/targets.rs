@@ -144,6 +144,13 @@ pub mod tests {
     }
 
     #[test]
+    fn as_many_targets_as_there_may_be_lines_have_one_each() {
+        let last = |count| lines(&report_of(count)).pop().expect("a line");
+        assert!(last(16).contains("tcp://127.0.0.1:7015: "));
+        assert!(last(17).contains("2 more targets: "));
+    }
+
+    #[test]
     fn of_very_many_those_that_something_is_wrong_with_are_seen_and_the_rest_added_up() {
         let mut report = report_of(100);
         report.records.targets[3].lost = 1;

@@ -246,4 +246,48 @@ mod tests {
         let plan = plan("127.0.0.1:7");
         assert_eq!(generator_limit(&plan, &records(900, 1_000, 1_000)), None);
     }
+
+    /// The values are those that the histograms keep exactly, or the upper ends of their steps.
+    #[test]
+    fn a_limit_that_is_just_reached_is_kept() {
+        let kept = |own: u64, latency: u64| {
+            let mut records = records(0, 0, 500);
+            records.own_lag.reset();
+            records.latency.reset();
+            records.own_lag.record_n(own, 1_000).unwrap();
+            records.latency.record_n(latency, 1_000).unwrap();
+            assert_eq!(lags_at(&records, 0.999), limit(&records).is_some());
+            !lags_at(&records, 0.999)
+        };
+        // 1_048_063 is the largest value that the histogram does not distinguish from it; a quarter
+        // of it is 262_015, which is such a value too.
+        let mut values = records(0, 0, 1).latency;
+        values.record(1_048_063).unwrap();
+        let quarter = values.highest_equivalent(1_048_063) / OWN_LAG_PART;
+        assert_eq!(values.highest_equivalent(quarter), quarter);
+        assert!(kept(quarter, 1_048_063));
+        assert!(!kept(quarter + 1, 1_048_063));
+    }
+
+    #[test]
+    fn requests_that_are_just_not_late_are_in_time() {
+        let plan = plan("127.0.0.1:7 -R 1k -n 1001");
+        let mut short = records(0, 1, 1);
+        (short.offered, short.ended) = (1_001, short.began);
+        // The first tenth of the latencies is subtracted as the histogram keeps it.
+        let latency = Duration::from_nanos(short.latency.value_at_quantile(0.1));
+        let due = Duration::from_secs(1);
+        short.ended = short.began + due + latency + Duration::from_millis(50);
+        assert_eq!(beyond_capacity(&plan, &short), None, "exactly a twentieth");
+        short.ended = short.ended + Duration::from_nanos(1);
+        assert!(beyond_capacity(&plan, &short).is_some());
+
+        let waited = |never_sent| {
+            let mut records = records(0, 200_000, 250);
+            records.thread_uses[0].waiting = Duration::from_millis(150);
+            (records.offered, records.never_sent) = (1_000, never_sent);
+            limit(&records).is_some()
+        };
+        assert_eq!((waited(10), waited(11)), (false, true), "one in a hundred");
+    }
 }

@@ -299,4 +299,29 @@ mod tests {
         dispatch.room(0);
         assert_eq!(next(&mut dispatch, Time::from_nanos(10)), None);
     }
+
+    #[test]
+    fn all_is_taken_when_the_schedule_has_ended_for_each_connection_that_is_left() {
+        for strict in [false, true] {
+            let mut dispatch = dispatch(1000, 2, strict);
+            let none_gone = |_| false;
+            assert!(!dispatch.is_exhausted(none_gone), "strict {strict}");
+            assert_eq!(dispatch.is_exhausted(|_| true), strict, "one schedule serves others too");
+            dispatch.profile.end_after(2, Vec::new());
+            for index in 0..2 {
+                assert!(dispatch.take(index, at_ms(5)).is_some());
+            }
+            assert!(dispatch.is_exhausted(none_gone), "strict {strict}");
+        }
+    }
+
+    #[test]
+    fn a_connection_waits_behind_others_that_are_free_unless_it_has_its_own_schedule() {
+        for strict in [false, true] {
+            let mut dispatch = dispatch(1000, 2, strict);
+            assert!(!dispatch.others_wait());
+            dispatch.room(1);
+            assert_eq!(dispatch.others_wait(), !strict);
+        }
+    }
 }

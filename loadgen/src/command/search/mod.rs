@@ -202,7 +202,6 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
     let output = &args.output;
     let flag = match args {
         _ if args.run.requests.is_some() => "--requests",
-        _ if args.run.load.stages.is_some() => "--stages",
         _ if output.hdr_log.is_some() => "--hdr-log",
         _ if output.hgrm.is_some() => "--hgrm",
         _ if args.run.abort_on_fail => "--abort-on-fail",

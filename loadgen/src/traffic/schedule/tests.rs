@@ -215,3 +215,26 @@ fn stages_that_cannot_be_are_refused_with_the_reason() {
         assert!(error.contains(reason), "{text}: {error}");
     }
 }
+
+#[test]
+fn no_more_stages_are_taken_than_there_may_be() {
+    let stages = |count| vec!["1s:1"; count].join(",").parse::<Stages>();
+    assert_eq!(stages(STAGES_MAX).map(|stages| stages.0.len()), Ok(STAGES_MAX));
+    assert_eq!(stages(STAGES_MAX + 1), Err("1001 stages; at most 1000".into()));
+}
+
+/// The number of random arrivals in a time deviates from its mean by the mean's root. So counts far
+/// from the mean are among these.
+#[test]
+fn random_arrivals_end_after_exactly_as_many_whatever_the_seed() {
+    let requests = 10_000;
+    for seed in 0..60 {
+        let mut profile = profile("1h:10k");
+        let lane =
+            |number| Arrivals::new(&profile, Spacing::Poisson, lane(number, 2, 2), seed, number);
+        let lanes: Vec<_> = (0..2).map(lane).collect();
+        profile.end_after(requests, lanes);
+        let all = times(&profile, Spacing::Poisson, &all_threads(2, 2), seed, u64::MAX);
+        assert_eq!(all.len() as u64, requests, "seed {seed}");
+    }
+}
