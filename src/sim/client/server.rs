@@ -198,8 +198,12 @@ impl Server {
     }
 
     /// Since when there has been something that the client's engine has not received, or had not
-    /// when it closed the connection in this turn.
+    /// when it closed the connection in this turn. `None` once a send has failed with the reset of
+    /// this server: the client then ends the connection, whatever had come before the reset.
     pub(super) fn unseen_by_client(&self, world: &World) -> Option<Time> {
+        if world.other_knows_of_reset(self.end) {
+            return None;
+        }
         let (_, unseen) = world.unseen_by_other(self.end);
         unseen.input.filter(|_| unseen.closed_at.is_none_or(|at| at == world.now))
     }

@@ -133,6 +133,13 @@ impl World {
         (other.unseen_at_fin, other.unseen_at_close.unwrap_or(other.unseen))
     }
 
+    /// Whether a call of the other side of this endpoint has returned the reset of this side. It
+    /// cannot send any more.
+    pub(in crate::sim) fn other_knows_of_reset(&self, id: EndpointId) -> bool {
+        let other = &self.endpoints[self.endpoints[id].other];
+        other.reset && other.broken
+    }
+
     /// Whether the other side of this endpoint has neither sent FIN nor had an error injected.
     pub(in crate::sim) fn other_sends_no_fin(&self, id: EndpointId) -> bool {
         let other = &self.endpoints[self.endpoints[id].other];
