@@ -64,66 +64,68 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// compiler makes one straight path of them. All other operations are rare.
     #[inline(always)]
     fn run_until_blocked<E: Engine>(&mut self, engine: &mut E, key: Key, mut budget: Budget) {
-        loop {
+        'look_up: loop {
             if !L::IS_PLAIN && self.layer_starves(engine, key) {
                 return;
             }
             let context = self.table.expect_mut(key);
-            // Output that a layer has not taken yet counts too: an abort loses it.
-            let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
-                || !L::IS_PLAIN && !context.output.is_empty();
-            if budget.is_spent()
-                && matches!(
-                    context.machine.peek(output),
-                    Action::Recv | Action::Send | Action::Discard
-                )
-            {
-                return self.yield_turn(key);
-            }
-            match context.machine.next(output) {
-                Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
-                    Submitted::Pending => return,
-                    Submitted::Ready(Outcome::Received(chain)) => {
-                        budget.spend(chain.len());
-                        self.received(engine, key, chain);
-                    }
-                    Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
-                },
-                Action::Send => {
-                    match engine.send(key, outgoing(&mut self.layer, context, &self.pool)) {
-                        Ok(None) => self.stall(engine, key),
-                        Ok(Some(bytes)) => {
-                            budget.spend(bytes);
-                            let all_sent = sent(
-                                &mut self.layer,
-                                context,
-                                &self.counters,
-                                bytes,
-                                self.now,
-                                &self.pool,
-                            );
-                            self.notify_sent(engine, key, all_sent);
-                        }
-                        Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
-                    }
+            // Without a look-up as long as nothing but the engine was called.
+            loop {
+                // Output that a layer has not taken yet counts too: an abort loses it.
+                let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
+                    || !L::IS_PLAIN && !context.output.is_empty();
+                if budget.is_spent()
+                    && matches!(
+                        context.machine.peek(output),
+                        Action::Recv | Action::Send | Action::Discard
+                    )
+                {
+                    return self.yield_turn(key);
                 }
-                Action::Discard => match engine.submit(key, Op::Discard) {
-                    Submitted::Pending => return,
-                    Submitted::Ready(outcome) => {
-                        if let Outcome::Discarded(bytes) = outcome {
-                            budget.spend(bytes);
+                match context.machine.next(output) {
+                    Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
+                        Submitted::Pending => return,
+                        Submitted::Ready(Outcome::Received(chain)) => {
+                            budget.spend(chain.len());
+                            self.received(engine, key, chain);
                         }
-                        self.completed(engine, key, OpKind::Recv, outcome);
+                        Submitted::Ready(other) => self.completed(engine, key, OpKind::Recv, other),
+                    },
+                    Action::Send => {
+                        match engine.send(key, outgoing(&mut self.layer, context, &self.pool)) {
+                            Ok(None) => self.stall(engine, key),
+                            Ok(Some(bytes)) => {
+                                budget.spend(bytes);
+                                let (layer, counters) = (&mut self.layer, &self.counters);
+                                let all_sent =
+                                    sent(layer, context, counters, bytes, self.now, &self.pool);
+                                if L::IS_PLAIN && !(S::HEARS_SENT && all_sent) {
+                                    continue;
+                                }
+                                self.notify_sent(engine, key, all_sent);
+                            }
+                            Err(error) => self.ended_early(key, OpKind::Send, Some(error)),
+                        }
                     }
-                },
-                Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
-                Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
-                Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
-                Action::Reset => self.submit(engine, key, OpKind::Close, Op::Reset),
-                Action::Rest if context.machine.phase() == Phase::Closed => {
-                    return self.free(engine, key);
+                    Action::Discard => match engine.submit(key, Op::Discard) {
+                        Submitted::Pending => return,
+                        Submitted::Ready(outcome) => {
+                            if let Outcome::Discarded(bytes) = outcome {
+                                budget.spend(bytes);
+                            }
+                            self.completed(engine, key, OpKind::Recv, outcome);
+                        }
+                    },
+                    Action::Shutdown => self.submit(engine, key, OpKind::Shutdown, Op::Shutdown),
+                    Action::Cancel => self.submit(engine, key, OpKind::Cancel, Op::Cancel),
+                    Action::Close => self.submit(engine, key, OpKind::Close, Op::Close),
+                    Action::Reset => self.submit(engine, key, OpKind::Close, Op::Reset),
+                    Action::Rest if context.machine.phase() == Phase::Closed => {
+                        return self.free(engine, key);
+                    }
+                    Action::Rest => return,
                 }
-                Action::Rest => return,
+                continue 'look_up;
             }
         }
     }

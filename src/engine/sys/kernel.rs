@@ -181,12 +181,15 @@ impl Sys for Kernel {
                 Err(error) => return Err(errno(&error)),
             }
         }
-        let mut count = 0;
+        // Not all events are counted one by one: that would be for each echo.
+        let (before, mut others) = (ready.len(), 0);
         for event in &self.events {
-            count += 1;
             match event.token() {
-                WAKER => {}
-                TIMER => self.timer.fired(),
+                WAKER => others += 1,
+                TIMER => {
+                    others += 1;
+                    self.timer.fired();
+                }
                 Token(token) => {
                     let failed = event.is_error();
                     let read_on = event.is_read_closed() || event.is_priority() || failed;
@@ -199,6 +202,7 @@ impl Sys for Kernel {
                 }
             }
         }
+        let count = ready.len() - before + others;
         if count < self.events.capacity() {
             self.reported = 0;
             return Ok(true);
