@@ -2,13 +2,13 @@
 //!
 //! Lines consist of `name=value` pairs with the unit in the name, readable by people and by awk.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::Limits;
 use crate::error::CloseReason;
 use crate::server::Drained;
-use crate::shared::counters::Counts;
+use crate::shared::counters::{Counts, ROWS};
 
 /// The log target of figures requested by a flag or a signal.
 pub(super) const TARGET: &str = "echopool::stats";
@@ -112,34 +112,14 @@ struct Totals<'a>(&'a Counts);
 
 impl fmt::Display for Totals<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.0;
-        write!(
-            f,
-            "connections={} accepted={} closed={} receives={} sends={} bytes_received={} \
-             bytes_sent={} bytes_discarded={} buffers_held={} waits_for_buffer={} \
-             waits_for_slot={} accept_pauses={} accept_errors={} unaccepted={} \
-             unanswered={} messages_dropped={}",
-            counts.connections,
-            counts.accepted,
-            counts.closed_total(),
-            counts.receives,
-            counts.sends,
-            counts.bytes_received,
-            counts.bytes_sent,
-            counts.bytes_discarded,
-            counts.buffers_held,
-            counts.waits_for_buffer,
-            counts.waits_for_slot,
-            counts.accept_pauses,
-            counts.accept_errors,
-            counts.unaccepted,
-            counts.unanswered,
-            counts.messages_dropped,
-        )?;
+        let Totals(counts) = self;
+        for (index, row) in ROWS.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{}={}", row.name, (row.value)(counts))?;
+        }
         for reason in CloseReason::ALL {
             if counts.closed(reason) > 0 {
-                f.write_char(' ')?;
-                write!(f, "{reason}={}", counts.closed(reason))?;
+                write!(f, " {reason}={}", counts.closed(reason))?;
             }
         }
         Ok(())
@@ -148,8 +128,10 @@ impl fmt::Display for Totals<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
-    use crate::shared::counters::Counters;
+    use crate::shared::counters::{Counters, Kind};
 
     #[test]
     fn each_rate_has_its_own_name_and_is_by_the_second() {
@@ -192,6 +174,9 @@ mod tests {
             &counters.waits_for_slot,
             &counters.accept_pauses,
             &counters.accept_errors,
+            &counters.listeners_paused,
+            &counters.wire_bytes_received,
+            &counters.wire_bytes_sent,
             &counters.unaccepted,
             &counters.unanswered,
             &counters.messages_dropped,
@@ -199,14 +184,40 @@ mod tests {
         for (counter, value) in all.into_iter().zip(101..) {
             counter.add(value);
         }
+        counters.counts_wire.store(true, Ordering::Relaxed);
         counters.closed[CloseReason::PeerClosed as usize].add(30);
         counters.closed[CloseReason::Reset as usize].add(1);
         assert_eq!(
             Totals(&counters.read()).to_string(),
             "connections=101 accepted=102 closed=31 receives=103 sends=104 bytes_received=105 \
              bytes_sent=106 bytes_discarded=107 buffers_held=108 waits_for_buffer=109 \
-             waits_for_slot=110 accept_pauses=111 accept_errors=112 unaccepted=113 \
-             unanswered=114 messages_dropped=115 peer-closed=30 reset=1"
+             waits_for_slot=110 accept_pauses=111 accept_errors=112 listeners_paused=113 \
+             wire_bytes_received=114 wire_bytes_sent=115 unaccepted=116 unanswered=117 \
+             messages_dropped=118 peer-closed=30 reset=1"
         );
+    }
+
+    /// The table of docs/operations.md, as it is generated.
+    fn table() -> String {
+        let mut table = "| name | kind | unit | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+        for row in ROWS {
+            let kind = match row.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+            };
+            table.push_str(&format!(
+                "| `{}` | {kind} | {} | {} |\n",
+                row.name,
+                row.unit,
+                row.help()
+            ));
+        }
+        table
+    }
+
+    #[test]
+    fn the_documented_table_is_the_generated_one() {
+        let documented = include_str!("../../docs/operations.md");
+        assert!(documented.contains(&table()), "docs/operations.md needs this table:\n{}", table());
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each
 //! worker's counters lie on cache lines of their own.
+//!
+//! One table declares them. The totals of the log and the table in `docs/operations.md` come from it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,13 +31,54 @@ impl Counter {
     }
 }
 
+/// Whether a value only grows.
+#[cfg(feature = "daemon")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// It counts what has happened since the start.
+    Counter,
+    /// It says how much there is now.
+    Gauge,
+}
+
+/// A row of the table of counters: how logs and documents name and explain a value of
+/// [`Counts`].
+#[cfg(feature = "daemon")]
+pub(crate) struct Row {
+    /// The name in logs, that of the field.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// What is counted, in the plural.
+    pub(crate) unit: &'static str,
+    /// The documentation of the field, in one line.
+    help: &'static str,
+    pub(crate) value: fn(&Counts) -> u64,
+}
+
+#[cfg(feature = "daemon")]
+impl Row {
+    /// What the value means, in one line.
+    pub(crate) fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
+}
+
+/// Declares the table of counters: the fields of [`Counters`] and [`Counts`], and [`ROWS`]. The
+/// closed connections are counted by reason, so their row has no field.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    (
+        $($(#[doc = $doc:literal])* $name:ident: $kind:ident, $unit:literal;)*
+        [by reason]
+        $(#[doc = $closed_doc:literal])* closed: Counter, $closed_unit:literal;
+        [further]
+        $($(#[doc = $doc2:literal])* $name2:ident: $kind2:ident, $unit2:literal;)*
+    ) => {
         /// The counters of one worker.
         #[derive(Default)]
         #[repr(align(128))]
         pub(crate) struct Counters {
-            $($(#[$doc])* pub(crate) $name: Counter,)*
+            $($(#[doc = $doc])* pub(crate) $name: Counter,)*
+            $($(#[doc = $doc2])* pub(crate) $name2: Counter,)*
             pub(crate) closed: [Counter; CloseReason::ALL.len()],
             /// Whether bytes on the wire are counted separately from the services' bytes.
             pub(crate) counts_wire: AtomicBool,
@@ -45,7 +88,8 @@ macro_rules! counters {
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
         #[non_exhaustive]
         pub struct Counts {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
+            $($(#[doc = $doc2])* pub $name2: u64,)*
             closed: [u64; CloseReason::ALL.len()],
         }
 
@@ -55,7 +99,11 @@ macro_rules! counters {
                 for (to, from) in closed.iter_mut().zip(&self.closed) {
                     *to = from.get();
                 }
-                let mut counts = Counts { $($name: self.$name.get(),)* closed };
+                let mut counts = Counts {
+                    $($name: self.$name.get(),)*
+                    $($name2: self.$name2.get(),)*
+                    closed,
+                };
                 if !self.counts_wire.load(Ordering::Relaxed) {
                     counts.wire_bytes_received = counts.bytes_received;
                     counts.wire_bytes_sent = counts.bytes_sent;
@@ -67,55 +115,91 @@ macro_rules! counters {
         impl Counts {
             pub(crate) fn add(&mut self, other: &Counts) {
                 $(self.$name += other.$name;)*
+                $(self.$name2 += other.$name2;)*
                 for (to, from) in self.closed.iter_mut().zip(other.closed) {
                     *to += from;
                 }
             }
         }
+
+        /// The table of counters, in the order in which logs and documents show it.
+        #[cfg(feature = "daemon")]
+        pub(crate) const ROWS: &[Row] = &[
+            $(Row {
+                name: stringify!($name),
+                kind: Kind::$kind,
+                unit: $unit,
+                help: concat!($($doc),*),
+                value: |counts| counts.$name,
+            },)*
+            Row {
+                name: "closed",
+                kind: Kind::Counter,
+                unit: $closed_unit,
+                help: concat!($($closed_doc),*),
+                value: Counts::closed_total,
+            },
+            $(Row {
+                name: stringify!($name2),
+                kind: Kind::$kind2,
+                unit: $unit2,
+                help: concat!($($doc2),*),
+                value: |counts| counts.$name2,
+            },)*
+        ];
     };
 }
 
 counters! {
     /// Connections established and not yet closed.
-    connections,
+    connections: Gauge, "connections";
     /// Connections accepted.
-    accepted,
-    /// Bytes delivered to the service.
-    bytes_received,
-    /// Bytes from the service that the kernel accepted to send.
-    bytes_sent,
-    /// Bytes that arrived from the network, without discarded bytes. The same as `bytes_received`
-    /// unless there is a byte layer between the network and the service.
-    wire_bytes_received,
-    /// Bytes that the kernel accepted to send. The same as `bytes_sent` unless there is a byte
-    /// layer between the service and the network.
-    wire_bytes_sent,
+    accepted: Counter, "connections";
+
+    [by reason]
+    /// Connections closed.
+    closed: Counter, "connections";
+
+    [further]
     /// Receive operations that returned bytes.
-    receives,
+    receives: Counter, "operations";
     /// Send operations that sent bytes.
-    sends,
+    sends: Counter, "operations";
+    /// Bytes delivered to the service.
+    bytes_received: Counter, "bytes";
+    /// Bytes from the service that the kernel accepted to send.
+    bytes_sent: Counter, "bytes";
     /// Bytes read and discarded while a connection lingered after this side closed it.
-    bytes_discarded,
-    /// Times that accepting paused because open files, memory or another resource ran out.
-    accept_pauses,
-    /// Accepts that failed with an error other than EAGAIN.
-    accept_errors,
+    bytes_discarded: Counter, "bytes";
+    /// Buffers in use.
+    buffers_held: Gauge, "buffers";
+    /// Times that a connection had to wait because no buffer was free.
+    waits_for_buffer: Counter, "waits";
     /// Times that accepting stopped because the limit of connections was reached, whether or not a
     /// client was waiting.
-    waits_for_slot,
-    /// Times that a connection had to wait because no buffer was free.
-    waits_for_buffer,
-    /// Buffers in use.
-    buffers_held,
-    /// Messages that a service did not send to a client because the client reads too slowly. Each
-    /// client that did not get a message counts.
-    messages_dropped,
+    waits_for_slot: Counter, "waits";
+    /// Times that accepting paused because open files, memory or another resource ran out.
+    accept_pauses: Counter, "pauses";
+    /// Accepts that failed with an error other than EAGAIN.
+    accept_errors: Counter, "errors";
+    /// Listening sockets at which accepting is paused now because open files, memory or another
+    /// resource ran out.
+    listeners_paused: Gauge, "sockets";
+    /// Bytes that arrived from the network, without discarded bytes. The same as `bytes_received`
+    /// unless there is a byte layer between the network and the service.
+    wire_bytes_received: Counter, "bytes";
+    /// Bytes that the kernel accepted to send. The same as `bytes_sent` unless there is a byte
+    /// layer between the service and the network.
+    wire_bytes_sent: Counter, "bytes";
     /// Connections that were still in the backlog when a listener was closed: the kernel resets
     /// them.
-    unaccepted,
+    unaccepted: Counter, "connections";
     /// Connections that ended by a drain or stop while their client still sent: bytes arrived that
     /// no service received, so the client got FIN or a reset instead of a reply to them.
-    unanswered,
+    unanswered: Counter, "connections";
+    /// Messages that a service did not send to a client because the client reads too slowly. Each
+    /// client that did not get a message counts.
+    messages_dropped: Counter, "messages";
 }
 
 impl Counts {

@@ -175,10 +175,17 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// A listener that waited for a descriptor no longer does. The same for its request.
     fn unwant_descriptor(&self) {
-        let waits = |listener: &Listener| matches!(listener.state, ListenerState::Paused(_));
-        if !self.listeners.iter().any(waits) {
+        if self.count_paused() == 0 {
             self.permits().unwant_descriptor(self.index);
         }
+    }
+
+    /// Counts the listeners that wait for a descriptor, and shows their number.
+    fn count_paused(&self) -> usize {
+        let waits = |listener: &&Listener| matches!(listener.state, ListenerState::Paused(_));
+        let paused = self.listeners.iter().filter(waits).count();
+        self.counters.listeners_paused.set(paused as u64);
+        paused
     }
 
     fn permits(&self) -> &crate::shared::permits::Permits {
@@ -270,6 +277,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.listeners[index].state = ListenerState::Paused(self.now + pause);
         self.permits().want_descriptor(self.index);
         self.counters.accept_pauses.add(1);
+        self.count_paused();
         if is_due(&mut self.accept_warned_at, self.now) {
             log::warn!(
                 "accept paused: {error}; tried again in {pause:?} or when a connection is closed{}",

@@ -126,6 +126,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
                 "worker {index} sleeps while a client waits and a permit is free"
             );
+            let paused = server.counters.read().listeners_paused > 0;
+            assert_eq!(paused, worker.accept_pauses(), "worker {index} shows paused listeners");
             // One that could not use fewer waits for more.
             let can_be_served = |&key: &u64| worker.buffers_needed(key) <= free;
             assert!(

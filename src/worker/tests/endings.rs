@@ -185,8 +185,10 @@ fn a_client_whose_socket_cannot_be_watched_waits_and_is_not_reset() {
         let mut stepped = Stepped::on(Faulty::new(fault), RULES, 2, |_| Echo);
         stepped.turns_until("it is refused", |worker| worker.engine.held() == 1);
         assert!(stepped.worker.accept_pauses() && stepped.worker.open() == 0);
+        assert_eq!(stepped.worker.core.counters.read().listeners_paused, 1);
         stepped.client.write_all(b"x").unwrap();
         stepped.turns_until("it is served", |worker| worker.core.counters.read().bytes_sent == 1);
+        assert_eq!(stepped.worker.core.counters.read().listeners_paused, 0);
         stepped.client.read_exact(&mut [0]).unwrap();
         stepped.end();
     }
