@@ -182,11 +182,15 @@
 //! # Features
 //!
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
-//! Without it the library depends on none of them.
+//! Without it the library depends on none of them. It turns on `admin`.
+//!
+//! `admin`: the module `admin`, which shows what a server does over HTTP: metrics for Prometheus.
 //!
 //! `internals` and `sim` are for the programs and tests of the repository. Their additions are not
 //! part of the public interface.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod base;
 pub mod buffer;
 pub mod builtin;

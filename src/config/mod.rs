@@ -133,6 +133,7 @@ pub struct Config {
     pub(crate) linger: Duration,
     pub(crate) share_port: bool,
     pub(crate) busy_poll: bool,
+    reserved_files: u32,
 }
 
 /// The requested number of buffers.
@@ -169,6 +170,7 @@ impl Config {
             linger: LINGER,
             share_port: false,
             busy_poll: false,
+            reserved_files: 0,
         }
     }
 
@@ -294,6 +296,13 @@ impl Config {
         self
     }
 
+    /// Leaves this many open files to the rest of the program, beside those that are open when the
+    /// server starts. The limit of open files then allows fewer connections. Default: 0.
+    pub fn reserve_files(mut self, files: u32) -> Config {
+        self.reserved_files = files;
+        self
+    }
+
     /// The endpoints added so far.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.listen
@@ -334,6 +343,7 @@ impl Config {
             linger: self.linger,
             share_port: self.share_port,
             busy_poll: self.busy_poll,
+            reserved_files: self.reserved_files,
         })
     }
 
@@ -355,7 +365,7 @@ impl Config {
             let field = "max_connections_per_address";
             ranged(field, asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
-        let fixed = open_files::fixed(workers, self.listen.len());
+        let fixed = open_files::fixed(workers, self.listen.len()) + u64::from(self.reserved_files);
         open_files::connections(self.max_connections, fixed, open_files::hard_limit())
     }
 
@@ -432,6 +442,8 @@ pub struct Limits {
     pub share_port: bool,
     /// Whether workers poll for events without sleeping.
     pub busy_poll: bool,
+    /// See [`Config::reserve_files`].
+    pub reserved_files: u32,
 }
 
 impl Limits {
@@ -453,6 +465,7 @@ impl Limits {
             linger: LINGER,
             share_port: false,
             busy_poll: false,
+            reserved_files: 0,
         }
     }
 
@@ -462,7 +475,7 @@ impl Limits {
     /// # Errors
     /// The hard limit has become lower, or the system refuses.
     pub(crate) fn raise_open_files(&self, endpoints: usize) -> Result<(), StartError> {
-        let fixed = open_files::fixed(self.workers, endpoints);
+        let fixed = open_files::fixed(self.workers, endpoints) + u64::from(self.reserved_files);
         open_files::raise_soft_limit(fixed + u64::from(self.max_connections))
     }
 }

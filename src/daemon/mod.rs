@@ -1,12 +1,14 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to four threads, which sleep most of the time: one writes the
-//! log, one is for signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`.
+//! Besides the workers there are up to five threads, which sleep most of the time: one writes the
+//! log, one is for signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`,
+//! one for `--admin`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +19,13 @@ use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use crate::admin::{Admin, AdminListener};
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::error::StartError;
+use crate::net::bind::ListenAddress;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
 use log_writer::LogWriter;
@@ -186,16 +190,21 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
+    let admin = cli.admin.as_ref().map(bind_admin).transpose()?;
     let server = OfListener::new(options.clone()).start(config)?;
     report::limits(server.limits());
     report::busy_workers(server.limits());
     log::info!("{}", server.memory());
 
+    let admin = admin.map(|listener| listener.serve(&server)).transpose();
+    let admin = admin
+        .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
     let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
     start_threads(cli, signals, &ending)?;
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.flush(LOG_FLUSH);
-    say_ready(ending.server.local_endpoints(), &options, &mut io::stdout().lock());
+    let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses);
+    say_ready(ending.server.local_endpoints(), &options, admin_at, &mut io::stdout().lock());
     let drained = ending.server.wait();
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());
@@ -205,6 +214,19 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
             Err(Failure::new("a worker failed; the log says why"))
         }
     }
+}
+
+/// Binds the address of `--admin`, before the server starts and accepts clients.
+fn bind_admin(at: &ListenAddress) -> Result<AdminListener, Failure> {
+    let endpoints = at.resolve().map_err(Failure::new)?;
+    let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::socket_addr).collect();
+    AdminListener::bind(&addresses).map_err(|error| match error {
+        StartError::AddressInUse(endpoint) => Failure::new(format_args!(
+            "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
+             it, or give another port (0 takes a free one)"
+        )),
+        other => Failure::from(other),
+    })
 }
 
 /// The server, and whether it was told to stop.
@@ -312,9 +334,14 @@ fn end_with_stdin(ending: &Ending) {
     ending.server.stop();
 }
 
-/// Prints where the server listens, in the form that loadgen and `echopool connect` accept. Keeps
-/// running if the output cannot be written.
-fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl Write) {
+/// Prints where the server listens, in the form that loadgen and `echopool connect` accept, then the
+/// admin addresses. Keeps running if the output cannot be written.
+fn say_ready(
+    endpoints: &[Endpoint],
+    services: &[ServiceOptions],
+    admin: &[SocketAddr],
+    out: &mut impl Write,
+) {
     let mut lines = String::new();
     for (endpoint, service) in endpoints.iter().zip(services) {
         let target = match endpoint.socket_addr() {
@@ -322,6 +349,9 @@ fn say_ready(endpoints: &[Endpoint], services: &[ServiceOptions], out: &mut impl
             None => endpoint.to_string(),
         };
         lines.push_str(&format!("echopool listening on {target}\n"));
+    }
+    for address in admin {
+        lines.push_str(&format!("echopool admin on http://{address}\n"));
     }
     if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
         log::warn!("cannot write the ready lines to standard output: {error}");

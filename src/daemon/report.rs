@@ -131,7 +131,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::shared::counters::{Counters, Kind};
+    use crate::shared::counters::Counters;
 
     #[test]
     fn each_rate_has_its_own_name_and_is_by_the_second() {
@@ -195,29 +195,5 @@ mod tests {
              wire_bytes_received=114 wire_bytes_sent=115 unaccepted=116 unanswered=117 \
              messages_dropped=118 peer-closed=30 reset=1"
         );
-    }
-
-    /// The table of docs/operations.md, as it is generated.
-    fn table() -> String {
-        let mut table = "| name | kind | unit | meaning |\n| --- | --- | --- | --- |\n".to_owned();
-        for row in ROWS {
-            let kind = match row.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-            };
-            table.push_str(&format!(
-                "| `{}` | {kind} | {} | {} |\n",
-                row.name,
-                row.unit,
-                row.help()
-            ));
-        }
-        table
-    }
-
-    #[test]
-    fn the_documented_table_is_the_generated_one() {
-        let documented = include_str!("../../docs/operations.md");
-        assert!(documented.contains(&table()), "docs/operations.md needs this table:\n{}", table());
     }
 }

@@ -63,10 +63,12 @@ fn ready_lines_name_each_endpoint_and_its_service() {
     let framed = "framed://80?order=big".parse::<Spec>().unwrap().service;
     let services = [ServiceOptions::Echo, framed, ServiceOptions::Discard];
     let mut out = Vec::new();
-    say_ready(&endpoints, &services, &mut out);
+    let admin = ["127.0.0.1:9000".parse().unwrap()];
+    say_ready(&endpoints, &services, &admin, &mut out);
     let expected = "echopool listening on tcp://[::]:7777\n\
                     echopool listening on framed://127.0.0.1:80?order=big\n\
-                    echopool listening on discard://127.0.0.1:81\n";
+                    echopool listening on discard://127.0.0.1:81\n\
+                    echopool admin on http://127.0.0.1:9000\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
@@ -82,5 +84,5 @@ fn a_closed_standard_output_is_survived() {
         }
     }
     let endpoint = Endpoint::Tcp("[::]:1".parse().unwrap());
-    say_ready(&[endpoint], &[ServiceOptions::Echo], &mut Closed);
+    say_ready(&[endpoint], &[ServiceOptions::Echo], &[], &mut Closed);
 }

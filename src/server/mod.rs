@@ -27,6 +27,8 @@ use crate::worker::{Rules, Setup};
 use messaging::{Broadcast, Clients};
 
 pub mod messaging;
+#[cfg(feature = "admin")]
+pub(crate) mod view;
 
 /// A server: workers on their own threads, each with its own listener for each endpoint.
 ///
@@ -348,6 +350,10 @@ impl Shared {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stats(&self) -> Stats {
+        Stats::read(self.counters.iter().map(|counters| &**counters))
+    }
+
     fn has_ended(&self) -> bool {
         self.ended().workers == self.counters.len()
     }
@@ -396,7 +402,7 @@ impl ServerHandle {
 
     /// The current counters. Can also be called after the end.
     pub fn stats(&self) -> Stats {
-        Stats::read(self.shared.counters.iter().map(|counters| &**counters))
+        self.shared.stats()
     }
 
     /// The clients that are connected now, of all listeners.

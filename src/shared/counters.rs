@@ -3,7 +3,8 @@
 //! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each
 //! worker's counters lie on cache lines of their own.
 //!
-//! One table declares them. The totals of the log and the table in `docs/operations.md` come from it.
+//! One table declares them. The totals of the log, the metrics and the table in `docs/operations.md`
+//! come from it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -32,7 +33,7 @@ impl Counter {
 }
 
 /// Whether a value only grows.
-#[cfg(feature = "daemon")]
+#[cfg(feature = "admin")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// It counts what has happened since the start.
@@ -41,21 +42,36 @@ pub(crate) enum Kind {
     Gauge,
 }
 
-/// A row of the table of counters: how logs and documents name and explain a value of
+#[cfg(feature = "admin")]
+impl Kind {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+}
+
+/// A row of the table of counters: how logs, metrics, JSON and documents name and explain a value of
 /// [`Counts`].
-#[cfg(feature = "daemon")]
+#[cfg(feature = "admin")]
 pub(crate) struct Row {
-    /// The name in logs, that of the field.
+    /// The name in logs and JSON, that of the field.
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     /// What is counted, in the plural.
+    #[cfg(test)]
     pub(crate) unit: &'static str,
+    /// The name of the metric.
+    pub(crate) metric: &'static str,
+    /// Whether it is also counted by the reason for closing.
+    pub(crate) by_reason: bool,
     /// The documentation of the field, in one line.
     help: &'static str,
     pub(crate) value: fn(&Counts) -> u64,
 }
 
-#[cfg(feature = "daemon")]
+#[cfg(feature = "admin")]
 impl Row {
     /// What the value means, in one line.
     pub(crate) fn help(&self) -> &'static str {
@@ -67,11 +83,11 @@ impl Row {
 /// closed connections are counted by reason, so their row has no field.
 macro_rules! counters {
     (
-        $($(#[doc = $doc:literal])* $name:ident: $kind:ident, $unit:literal;)*
+        $($(#[doc = $doc:literal])* $name:ident: $kind:ident, $unit:literal, $metric:literal;)*
         [by reason]
-        $(#[doc = $closed_doc:literal])* closed: Counter, $closed_unit:literal;
+        $(#[doc = $closed_doc:literal])* closed: Counter, $closed_unit:literal, $closed_metric:literal;
         [further]
-        $($(#[doc = $doc2:literal])* $name2:ident: $kind2:ident, $unit2:literal;)*
+        $($(#[doc = $doc2:literal])* $name2:ident: $kind2:ident, $unit2:literal, $metric2:literal;)*
     ) => {
         /// The counters of one worker.
         #[derive(Default)]
@@ -123,26 +139,35 @@ macro_rules! counters {
         }
 
         /// The table of counters, in the order in which logs and documents show it.
-        #[cfg(feature = "daemon")]
+        #[cfg(feature = "admin")]
         pub(crate) const ROWS: &[Row] = &[
             $(Row {
                 name: stringify!($name),
                 kind: Kind::$kind,
+                #[cfg(test)]
                 unit: $unit,
+                metric: $metric,
+                by_reason: false,
                 help: concat!($($doc),*),
                 value: |counts| counts.$name,
             },)*
             Row {
                 name: "closed",
                 kind: Kind::Counter,
+                #[cfg(test)]
                 unit: $closed_unit,
+                metric: $closed_metric,
+                by_reason: true,
                 help: concat!($($closed_doc),*),
                 value: Counts::closed_total,
             },
             $(Row {
                 name: stringify!($name2),
                 kind: Kind::$kind2,
+                #[cfg(test)]
                 unit: $unit2,
+                metric: $metric2,
+                by_reason: false,
                 help: concat!($($doc2),*),
                 value: |counts| counts.$name2,
             },)*
@@ -152,54 +177,54 @@ macro_rules! counters {
 
 counters! {
     /// Connections established and not yet closed.
-    connections: Gauge, "connections";
+    connections: Gauge, "connections", "echopool_connections";
     /// Connections accepted.
-    accepted: Counter, "connections";
+    accepted: Counter, "connections", "echopool_connections_accepted_total";
 
     [by reason]
     /// Connections closed.
-    closed: Counter, "connections";
+    closed: Counter, "connections", "echopool_connections_closed_total";
 
     [further]
     /// Receive operations that returned bytes.
-    receives: Counter, "operations";
+    receives: Counter, "operations", "echopool_receives_total";
     /// Send operations that sent bytes.
-    sends: Counter, "operations";
+    sends: Counter, "operations", "echopool_sends_total";
     /// Bytes delivered to the service.
-    bytes_received: Counter, "bytes";
+    bytes_received: Counter, "bytes", "echopool_received_bytes_total";
     /// Bytes from the service that the kernel accepted to send.
-    bytes_sent: Counter, "bytes";
+    bytes_sent: Counter, "bytes", "echopool_sent_bytes_total";
     /// Bytes read and discarded while a connection lingered after this side closed it.
-    bytes_discarded: Counter, "bytes";
+    bytes_discarded: Counter, "bytes", "echopool_discarded_bytes_total";
     /// Buffers in use.
-    buffers_held: Gauge, "buffers";
+    buffers_held: Gauge, "buffers", "echopool_buffers_held";
     /// Times that a connection had to wait because no buffer was free.
-    waits_for_buffer: Counter, "waits";
+    waits_for_buffer: Counter, "waits", "echopool_buffer_waits_total";
     /// Times that accepting stopped because the limit of connections was reached, whether or not a
     /// client was waiting.
-    waits_for_slot: Counter, "waits";
+    waits_for_slot: Counter, "waits", "echopool_slot_waits_total";
     /// Times that accepting paused because open files, memory or another resource ran out.
-    accept_pauses: Counter, "pauses";
+    accept_pauses: Counter, "pauses", "echopool_accept_pauses_total";
     /// Accepts that failed with an error other than EAGAIN.
-    accept_errors: Counter, "errors";
+    accept_errors: Counter, "errors", "echopool_accept_errors_total";
     /// Listening sockets at which accepting is paused now because open files, memory or another
     /// resource ran out.
-    listeners_paused: Gauge, "sockets";
+    listeners_paused: Gauge, "sockets", "echopool_listeners_paused";
     /// Bytes that arrived from the network, without discarded bytes. The same as `bytes_received`
     /// unless there is a byte layer between the network and the service.
-    wire_bytes_received: Counter, "bytes";
+    wire_bytes_received: Counter, "bytes", "echopool_wire_received_bytes_total";
     /// Bytes that the kernel accepted to send. The same as `bytes_sent` unless there is a byte
     /// layer between the service and the network.
-    wire_bytes_sent: Counter, "bytes";
+    wire_bytes_sent: Counter, "bytes", "echopool_wire_sent_bytes_total";
     /// Connections that were still in the backlog when a listener was closed: the kernel resets
     /// them.
-    unaccepted: Counter, "connections";
+    unaccepted: Counter, "connections", "echopool_connections_unaccepted_total";
     /// Connections that ended by a drain or stop while their client still sent: bytes arrived that
     /// no service received, so the client got FIN or a reset instead of a reply to them.
-    unanswered: Counter, "connections";
+    unanswered: Counter, "connections", "echopool_connections_unanswered_total";
     /// Messages that a service did not send to a client because the client reads too slowly. Each
     /// client that did not get a message counts.
-    messages_dropped: Counter, "messages";
+    messages_dropped: Counter, "messages", "echopool_messages_dropped_total";
 }
 
 impl Counts {

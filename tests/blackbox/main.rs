@@ -8,6 +8,7 @@
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+mod admin;
 mod connect;
 mod drain;
 mod echo;

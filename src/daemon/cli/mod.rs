@@ -6,6 +6,7 @@
 //! declarations.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -13,6 +14,8 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
+use crate::admin::Admin;
+use crate::base::endpoint::Endpoint;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
@@ -118,6 +121,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub(crate) drain_timeout: Duration,
 
+    /// Serve metrics over HTTP: 9000 (= 127.0.0.1:9000), [::1]:9000; name any other address in full:
+    /// 0.0.0.0:9000 [default: off]
+    #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
+    pub(crate) admin: Option<ListenAddress>,
+
     /// Log the rates at this interval, at least 100ms [default: never]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
     pub(crate) stats_interval: Option<Duration>,
@@ -184,7 +192,8 @@ impl Cli {
             .shed_after(self.shed_after)
             .linger(self.linger)
             .share_port(self.share_port)
-            .busy_poll(self.busy_poll);
+            .busy_poll(self.busy_poll)
+            .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));
         for (service, at) in &self.listeners {
             let endpoints = at.resolve()?;
             services.extend(endpoints.iter().map(|_| *service));
@@ -214,6 +223,21 @@ fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 
 fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     T::try_from(units::parse_size(text)?).map_err(|_| format!("{text} is too large"))
+}
+
+/// The address of `--admin`. A port alone is one of the loopback interface, because whoever can reach
+/// the address can read it.
+fn admin_address(text: &str) -> Result<ListenAddress, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    let forms = "write 9000 (= 127.0.0.1:9000), [::1]:9000 or localhost:9000";
+    if let Ok(port) = port.parse::<u16>() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        return Ok(ListenAddress::Endpoint(Endpoint::Tcp(loopback)));
+    }
+    match text.parse() {
+        Ok(ListenAddress::Endpoint(Endpoint::Tcp(_)) | ListenAddress::Name(..)) => text.parse(),
+        _ => Err(format!("'{text}' is not a TCP address; {forms}")),
+    }
 }
 
 /// The largest `--log-limit`.

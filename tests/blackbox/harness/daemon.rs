@@ -23,6 +23,7 @@ pub struct Daemon {
     /// In a mutex only so that several threads of a test can share the daemon.
     stdout: Mutex<Receiver<String>>,
     addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
     targets: Vec<String>,
     log: PathBuf,
     status: Option<ExitStatus>,
@@ -75,18 +76,30 @@ impl Daemon {
         let stdout = lines(child.stdout.take().expect("stdout is piped"));
         let stdout = Mutex::new(stdout);
         let (addresses, targets) = (Vec::new(), Vec::new());
-        let mut daemon = Daemon { child, stdout, addresses, targets, log, status: None };
+        let mut daemon =
+            Daemon { child, stdout, addresses, admin: None, targets, log, status: None };
         let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
         daemon.addresses = (0..listeners).map(|_| daemon.ready_line()).collect();
+        daemon.admin = flags.contains(&"--admin").then(|| daemon.admin_line());
         daemon
     }
 
+    /// The next line of its stdout.
+    fn line(&mut self) -> String {
+        self.stdout.get_mut().expect("not poisoned").recv_timeout(GUARD).unwrap_or_else(|error| {
+            panic!("no ready line ({error}); the daemon said:\n{}", self.log());
+        })
+    }
+
+    fn admin_line(&mut self) -> SocketAddr {
+        let line = self.line();
+        let address = line.strip_prefix("echopool admin on http://");
+        let address = address.and_then(|address| address.parse().ok());
+        address.unwrap_or_else(|| panic!("not the line of an admin address: {line:?}"))
+    }
+
     fn ready_line(&mut self) -> SocketAddr {
-        let line = self.stdout.get_mut().expect("not poisoned").recv_timeout(GUARD).unwrap_or_else(
-            |error| {
-                panic!("no ready line ({error}); the daemon said:\n{}", self.log());
-            },
-        );
+        let line = self.line();
         let target = line.strip_prefix("echopool listening on ");
         let address = target.and_then(|target| {
             let (_, rest) = target.split_once("://")?;
@@ -104,6 +117,11 @@ impl Daemon {
     /// The first address that it listens on. Usually there is only one.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// Its admin address. Needs `--admin`.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.expect("it has --admin")
     }
 
     /// The addresses that it listens on, in the order of `--listen`.

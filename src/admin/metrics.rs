@@ -1,0 +1,147 @@
+//! The page `/metrics`, in the text format of Prometheus (version 0.0.4). The table of counters
+//! declares most of the metrics, and `OTHERS` the rest.
+
+use std::fmt::Write;
+use std::time::UNIX_EPOCH;
+
+use super::State;
+use crate::error::CloseReason;
+use crate::shared::counters::{Kind, ROWS};
+
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A metric that is no counter of the workers. All of these are gauges.
+struct Other {
+    name: &'static str,
+    #[cfg(test)]
+    unit: &'static str,
+    /// The label, if there is one.
+    label: Option<&'static str>,
+    help: &'static str,
+    /// Returns each value, with the value of its label.
+    values: fn(&State) -> Vec<(&'static str, f64)>,
+}
+
+const OTHERS: &[Other] = &[
+    Other {
+        name: "echopool_buffers",
+        #[cfg(test)]
+        unit: "buffers",
+        label: None,
+        help: "Buffers of all workers together.",
+        values: |state| vec![("", f64::from(state.server.limits.buffers))],
+    },
+    Other {
+        name: "echopool_buffer_size_bytes",
+        #[cfg(test)]
+        unit: "bytes",
+        label: None,
+        help: "Size of a buffer.",
+        values: |state| vec![("", state.server.limits.buffer_size as f64)],
+    },
+    Other {
+        name: "echopool_connections_max",
+        #[cfg(test)]
+        unit: "connections",
+        label: None,
+        help: "Most connections of all workers together.",
+        values: |state| vec![("", f64::from(state.server.limits.max_connections))],
+    },
+    Other {
+        name: "echopool_memory_bytes",
+        #[cfg(test)]
+        unit: "bytes",
+        label: Some("part"),
+        help: "Memory that the server has reserved: the terms of the memory sum.",
+        values: |state| {
+            let terms = state.server.memory.terms.iter();
+            terms.map(|term| (term.name, term.bytes as f64)).collect()
+        },
+    },
+    Other {
+        name: "echopool_start_time_seconds",
+        #[cfg(test)]
+        unit: "seconds",
+        label: None,
+        help: "When the server started, in seconds since 1970.",
+        values: |state| {
+            let since = state.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+            vec![("", since.as_secs_f64())]
+        },
+    },
+    Other {
+        name: "echopool_build_info",
+        #[cfg(test)]
+        unit: "",
+        label: Some("version"),
+        help: "The version of echopool. The value is always 1.",
+        values: |_| vec![(env!("CARGO_PKG_VERSION"), 1.0)],
+    },
+];
+
+/// The page.
+pub(super) fn text(state: &State) -> String {
+    let stats = state.server.stats();
+    let mut page = String::with_capacity(16 << 10);
+    for row in ROWS {
+        head(&mut page, row.metric, row.kind, row.help());
+        if row.by_reason {
+            let total = stats.total();
+            for reason in CloseReason::ALL {
+                line(&mut page, row.metric, Some(("reason", reason.word())), total.closed(reason));
+            }
+            continue;
+        }
+        for (worker, counts) in stats.workers().iter().enumerate() {
+            line(&mut page, row.metric, Some(("worker", worker)), (row.value)(counts));
+        }
+    }
+    for other in OTHERS {
+        head(&mut page, other.name, Kind::Gauge, other.help);
+        for (label, value) in (other.values)(state) {
+            line(&mut page, other.name, other.label.map(|name| (name, label)), value);
+        }
+    }
+    page
+}
+
+fn head(page: &mut String, name: &str, kind: Kind, help: &str) {
+    let kind = kind.word();
+    let help = help.replace('`', "");
+    write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect("a string takes it");
+}
+
+/// Values of labels have no characters that need an escape.
+fn line(
+    page: &mut String,
+    name: &str,
+    label: Option<(&str, impl std::fmt::Display)>,
+    value: impl std::fmt::Display,
+) {
+    match label {
+        Some((label, of)) => writeln!(page, "{name}{{{label}=\"{of}\"}} {value}"),
+        None => writeln!(page, "{name} {value}"),
+    }
+    .expect("a string takes it");
+}
+
+/// The table of docs/operations.md.
+#[cfg(test)]
+pub(super) fn documentation() -> String {
+    use crate::shared::counters::Row;
+
+    let mut table = "| metric | in the totals | kind | unit | by | meaning |\n\
+                     | --- | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for row in ROWS {
+        let by = if row.by_reason { "reason" } else { "worker" };
+        let Row { metric, name, kind, unit, .. } = row;
+        let (kind, help) = (kind.word(), row.help());
+        writeln!(table, "| `{metric}` | `{name}` | {kind} | {unit} | {by} | {help} |").unwrap();
+    }
+    for Other { name, unit, label, help, .. } in OTHERS {
+        let by = label.unwrap_or_default();
+        writeln!(table, "| `{name}` | | gauge | {unit} | {by} | {help} |").unwrap();
+    }
+    table
+}

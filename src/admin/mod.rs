@@ -1,0 +1,144 @@
+//! The admin address: what a server does, over HTTP, for monitoring. Everything here is read only.
+//!
+//! It has a thread of its own. That thread reads the counters that the workers write anyway, and no
+//! worker ever waits for it.
+//!
+//! * `http`: the connections, and their limits.
+//! * `pages`: which path has which page.
+//! * `metrics`: the page for Prometheus.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+use std::{fmt, io};
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use crate::base::endpoint::Endpoint;
+use crate::buffer::room;
+use crate::error::StartError;
+use crate::net::bind::{self, Bound};
+use crate::server::ServerHandle;
+use crate::server::view::View;
+
+mod http;
+mod metrics;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// Stack size of the thread, in bytes.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Memory for the connections and for a page of the largest server, in bytes.
+const MEMORY_BYTES: u64 = 4 << 20;
+
+/// The bound admin address of a server that has not started yet.
+#[derive(Debug)]
+pub struct AdminListener {
+    bound: Vec<Bound>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// A running admin address. Dropping it closes it.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::net::{SocketAddr, TcpStream};
+/// use echopool::admin::{Admin, AdminListener};
+/// use echopool::{Config, Server, builtin::Echo};
+///
+/// let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
+/// let listener = AdminListener::bind(&[any_port])?;
+/// let config = Config::new().listen("127.0.0.1:0").reserve_files(Admin::FILES);
+/// let server = Server::start(config.max_connections(100), Echo)?;
+/// let admin = listener.serve(&server)?;
+///
+/// let mut client = TcpStream::connect(admin.addresses()[0])?;
+/// client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+/// let mut page = String::new();
+/// client.read_to_string(&mut page)?;
+/// assert!(page.contains("\nechopool_connections_accepted_total{worker=\"0\"} 0\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Admin {
+    addresses: Vec<SocketAddr>,
+    /// Dropped to end the thread.
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the pages show.
+struct State {
+    server: View,
+    started: SystemTime,
+}
+
+impl AdminListener {
+    /// Binds these addresses and listens. With port 0, all of them get the same free port. Whoever
+    /// can reach an address can read the pages.
+    ///
+    /// # Errors
+    /// There is no address, or one of them cannot be listened on.
+    pub fn bind(addresses: &[SocketAddr]) -> Result<AdminListener, StartError> {
+        let endpoints: Vec<_> = addresses.iter().map(|address| Endpoint::Tcp(*address)).collect();
+        let bound = bind::bind_names(&endpoints, &[endpoints.len()], 1, BACKLOG, false)?;
+        let addresses = bound.iter().filter_map(|one| one.endpoint.socket_addr()).collect();
+        Ok(AdminListener { bound, addresses })
+    }
+
+    /// Serves the pages of `server` on a new thread.
+    ///
+    /// # Errors
+    /// The system refuses memory, a file or the thread.
+    pub fn serve(self, server: &ServerHandle) -> io::Result<Admin> {
+        room::check(STACK_BYTES as u64 + MEMORY_BYTES)?;
+        let state = State { server: server.view(), started: SystemTime::now() };
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let listeners = {
+            let _on = runtime.enter();
+            let sockets = self.bound.into_iter().flat_map(|one| one.sockets);
+            let listener =
+                |socket: socket2::Socket| tokio::net::TcpListener::from_std(socket.into());
+            sockets.map(listener).collect::<io::Result<Vec<_>>>()?
+        };
+        let (end, ended) = oneshot::channel::<()>();
+        let pages = pages::router(Arc::new(state));
+        let thread = thread::Builder::new()
+            .name("admin".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || runtime.block_on(http::serve(listeners, pages, ended)))?;
+        Ok(Admin { addresses: self.addresses, end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Admin {
+    /// The most open files that an admin address with one or two listening sockets uses: see
+    /// [`Config::reserve_files`](crate::Config::reserve_files).
+    pub const FILES: u32 = http::CONNECTIONS_MAX as u32 + 8;
+
+    /// Where it listens, with the actual ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

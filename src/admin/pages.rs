@@ -1,0 +1,48 @@
+//! Which path has which page. All of them are read only: a method other than GET and HEAD is
+//! refused.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{self, Request};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::{State, metrics};
+
+type Server = extract::State<Arc<State>>;
+
+pub(super) fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .fallback(no_page)
+        .layer(map_response(with_headers))
+        .with_state(state)
+}
+
+async fn show_metrics(state: Server) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&state))
+}
+
+/// The reply to a path without a page.
+async fn no_page(request: Request) -> Response {
+    match *request.method() {
+        Method::GET | Method::HEAD => (StatusCode::NOT_FOUND, "no such page\n").into_response(),
+        _ => {
+            let allow = [(header::ALLOW, "GET,HEAD")];
+            (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response()
+        }
+    }
+}
+
+/// Adds what every reply has.
+async fn with_headers(mut response: Response) -> Response {
+    let each: [(HeaderName, &str); 2] =
+        [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    for (name, value) in each {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
