@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use super::State;
+use super::{State, health};
 use crate::error::CloseReason;
 use crate::shared::counters::{Kind, ROWS};
 
@@ -57,6 +57,14 @@ const OTHERS: &[Other] = &[
             let terms = state.server.memory.terms.iter();
             terms.map(|term| (term.name, term.bytes as f64)).collect()
         },
+    },
+    Other {
+        name: "echopool_ready",
+        #[cfg(test)]
+        unit: "",
+        label: None,
+        help: "1 if new clients are welcome, as /readyz says; 0 otherwise.",
+        values: |state| vec![("", f64::from(u8::from(health::not_ready(state).is_none())))],
     },
     Other {
         name: "echopool_start_time_seconds",

@@ -6,9 +6,11 @@
 //! * `http`: the connections, and their limits.
 //! * `pages`: which path has which page.
 //! * `metrics`: the page for Prometheus.
+//! * `health`: whether the workers' loops turn, and whether new clients are welcome.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 use std::{fmt, io};
@@ -22,7 +24,9 @@ use crate::error::StartError;
 use crate::net::bind::{self, Bound};
 use crate::server::ServerHandle;
 use crate::server::view::View;
+use health::LastLook;
 
+mod health;
 mod http;
 mod metrics;
 mod pages;
@@ -68,6 +72,7 @@ pub struct AdminListener {
 /// ```
 pub struct Admin {
     addresses: Vec<SocketAddr>,
+    state: Arc<State>,
     /// Dropped to end the thread.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -77,6 +82,9 @@ pub struct Admin {
 struct State {
     server: View,
     started: SystemTime,
+    /// Whether [`Admin::withdraw`] was called.
+    is_withdrawn: AtomicBool,
+    last_look: LastLook,
 }
 
 impl AdminListener {
@@ -98,7 +106,12 @@ impl AdminListener {
     /// The system refuses memory, a file or the thread.
     pub fn serve(self, server: &ServerHandle) -> io::Result<Admin> {
         room::check(STACK_BYTES as u64 + MEMORY_BYTES)?;
-        let state = State { server: server.view(), started: SystemTime::now() };
+        let state = Arc::new(State {
+            server: server.view(),
+            started: SystemTime::now(),
+            is_withdrawn: AtomicBool::new(false),
+            last_look: LastLook::default(),
+        });
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let listeners = {
             let _on = runtime.enter();
@@ -108,12 +121,12 @@ impl AdminListener {
             sockets.map(listener).collect::<io::Result<Vec<_>>>()?
         };
         let (end, ended) = oneshot::channel::<()>();
-        let pages = pages::router(Arc::new(state));
+        let pages = pages::router(state.clone());
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || runtime.block_on(http::serve(listeners, pages, ended)))?;
-        Ok(Admin { addresses: self.addresses, end: Some(end), thread: Some(thread) })
+        Ok(Admin { addresses: self.addresses, state, end: Some(end), thread: Some(thread) })
     }
 }
 
@@ -125,6 +138,12 @@ impl Admin {
     /// Where it listens, with the actual ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// From now on `/readyz` returns 503. Call it some time before the server drains, so that a load
+    /// balancer sends no further clients. A drain or stop does the same by itself.
+    pub fn withdraw(&self) {
+        self.state.is_withdrawn.store(true, Ordering::Relaxed);
     }
 }
 

@@ -10,13 +10,15 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{State, metrics};
+use super::{State, health, metrics};
 
 type Server = extract::State<Arc<State>>;
 
 pub(super) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
+        .route("/healthz", get(show_health))
+        .route("/readyz", get(show_readiness))
         .fallback(no_page)
         .layer(map_response(with_headers))
         .with_state(state)
@@ -24,6 +26,22 @@ pub(super) fn router(state: Arc<State>) -> Router {
 
 async fn show_metrics(state: Server) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&state))
+}
+
+async fn show_health(state: Server) -> (StatusCode, String) {
+    let stalled = health::stalled_workers(&state).await;
+    if stalled.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
+    }
+    let line = |worker| format!("worker {worker} has not turned for {:?}\n", health::TURN_TIME);
+    (StatusCode::SERVICE_UNAVAILABLE, stalled.into_iter().map(line).collect())
+}
+
+async fn show_readiness(state: Server) -> (StatusCode, String) {
+    match health::not_ready(&state) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
 }
 
 /// The reply to a path without a page.

@@ -2,21 +2,27 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
 use crate::builtin::Echo;
 use crate::config::Config;
+use crate::service::{Answer, Connection, Service, ServiceFactory};
 use crate::shared::counters::{Kind, ROWS};
 
 const GUARD: Duration = Duration::from_secs(60);
 
 /// An echo server with an admin address.
 fn start() -> (ServerHandle, Admin) {
+    start_with(Echo)
+}
+
+fn start_with(service: impl ServiceFactory) -> (ServerHandle, Admin) {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = AdminListener::bind(&[any_port]).unwrap();
     let config = Config::new().listen(any_port).workers(2).max_connections(10).buffers(64);
-    let server = crate::Server::start(config.reserve_files(Admin::FILES), Echo).unwrap();
+    let server = crate::Server::start(config.reserve_files(Admin::FILES), service).unwrap();
     let admin = listener.serve(&server).unwrap();
     (server, admin)
 }
@@ -25,6 +31,18 @@ fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(GUARD)).unwrap();
     client
+}
+
+/// Calls `again` until it returns a value.
+fn poll<T>(mut again: impl FnMut() -> Option<T>) -> T {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(value) = again() {
+            return value;
+        }
+        assert!(begin.elapsed() < GUARD);
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sends a request and returns the head and the body of the reply.
@@ -75,11 +93,7 @@ fn the_metrics_show_the_counters_of_each_worker_and_the_limits() {
     client.read_exact(&mut [0; 5]).unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    let begin = std::time::Instant::now();
-    while server.stats().total().closed_total() == 0 {
-        assert!(begin.elapsed() < GUARD);
-        std::thread::yield_now();
-    }
+    poll(|| Some(()).filter(|()| server.stats().total().closed_total() == 1));
     let (head, page) = get(&admin, "/metrics");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
@@ -149,4 +163,71 @@ fn only_get_and_head_of_a_page_are_accepted() {
         assert_eq!(status, 405, "{method} {path}");
         assert!(head.contains("\r\nallow: GET,HEAD"), "{head}");
     }
+}
+
+/// Echo that blocks its worker while a lock is held.
+struct Blocking(Arc<Mutex<()>>);
+
+impl Service for Blocking {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        drop(self.0.lock().unwrap());
+        Echo.data(connection, session)
+    }
+}
+
+fn status_of(admin: &Admin, path: &str) -> (u16, String) {
+    let (head, body) = get(admin, path);
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+#[test]
+fn a_worker_whose_loop_does_not_turn_is_named_and_is_healthy_again_when_it_does() {
+    let lock = Arc::new(Mutex::new(()));
+    let of_service = lock.clone();
+    let (server, admin) = start_with(move || Blocking(of_service.clone()));
+    assert_eq!(status_of(&admin, "/healthz"), (200, "ok\n".to_owned()));
+    let held = lock.lock().unwrap();
+    let mut client = connect(server.local_endpoints()[0].socket_addr().unwrap());
+    client.write_all(b"x").unwrap();
+    // The kernel chooses the worker.
+    let worker = poll(|| server.stats().workers().iter().position(|counts| counts.receives == 1));
+    let expected = format!("worker {worker} has not turned for 2s\n");
+    // A result is used again for a moment.
+    let reply = poll(|| Some(status_of(&admin, "/healthz")).filter(|reply| reply.0 != 200));
+    assert_eq!(reply, (503, expected));
+    // The other pages do not wait for the workers.
+    assert_eq!(status_of(&admin, "/metrics").0, 200);
+    assert_eq!(status_of(&admin, "/readyz"), (200, "ready\n".to_owned()));
+    drop(held);
+    client.read_exact(&mut [0]).unwrap();
+    poll(|| Some(()).filter(|()| status_of(&admin, "/healthz").0 == 200));
+}
+
+#[test]
+fn a_server_that_is_about_to_drain_or_drains_is_healthy_and_not_ready() {
+    let (server, admin) = start();
+    // It holds up the drain.
+    let mut client = connect(server.local_endpoints()[0].socket_addr().unwrap());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    assert_eq!(status_of(&admin, "/readyz").0, 200);
+    assert!(get(&admin, "/metrics").1.contains("\nechopool_ready 1\n"));
+    admin.withdraw();
+    assert_eq!(status_of(&admin, "/readyz"), (503, "not ready: it is about to drain\n".into()));
+    assert!(get(&admin, "/metrics").1.contains("\nechopool_ready 0\n"));
+    drop(client);
+
+    let (server, admin) = start();
+    let mut client = connect(server.local_endpoints()[0].socket_addr().unwrap());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    server.begin_drain(GUARD);
+    assert_eq!(status_of(&admin, "/readyz"), (503, "not ready: it drains or stops\n".into()));
+    assert_eq!(status_of(&admin, "/healthz").0, 200);
+    drop(client);
+    assert_eq!(server.wait(), crate::Drained::Clean);
+    assert_eq!(status_of(&admin, "/healthz").0, 200, "workers that have ended do not stall");
+    assert_eq!(status_of(&admin, "/readyz").0, 503);
 }

@@ -1,9 +1,9 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to five threads, which sleep most of the time: one writes the
+//! Besides the workers there are up to six threads, which sleep most of the time: one writes the
 //! log, one is for signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`,
-//! one for `--admin`.
+//! one for `--admin`, one for `--drain-delay`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
@@ -199,12 +199,18 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     let admin = admin.map(|listener| listener.serve(&server)).transpose();
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
-    let ending = Arc::new(Ending { server, begun: AtomicBool::new(false) });
+    let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses).to_owned();
+    let ending = Arc::new(Ending {
+        server,
+        admin,
+        begun: AtomicBool::new(false),
+        drain_delay: cli.drain_delay,
+        drain_timeout: cli.drain_timeout,
+    });
     start_threads(cli, signals, &ending)?;
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.flush(LOG_FLUSH);
-    let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses);
-    say_ready(ending.server.local_endpoints(), &options, admin_at, &mut io::stdout().lock());
+    say_ready(ending.server.local_endpoints(), &options, &admin_at, &mut io::stdout().lock());
     let drained = ending.server.wait();
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());
@@ -232,25 +238,45 @@ fn bind_admin(at: &ListenAddress) -> Result<AdminListener, Failure> {
 /// The server, and whether it was told to stop.
 struct Ending {
     server: ServerHandle,
+    admin: Option<Admin>,
     begun: AtomicBool,
+    drain_delay: Duration,
+    drain_timeout: Duration,
 }
 
 impl Ending {
-    /// The first call drains. The second call stops at once.
-    fn next(&self, why: &str, drain_timeout: Duration) {
+    /// The first call drains, after the delay. The second call stops at once.
+    fn next(self: &Arc<Ending>, why: &str) {
         if self.begun.swap(true, Ordering::AcqRel) {
             log::warn!("{why}: stopping at once");
             self.server.stop();
-        } else {
-            log::info!("{why}: draining, {drain_timeout:?} at most");
-            self.server.begin_drain(drain_timeout);
+            return;
         }
+        let Ending { drain_delay, drain_timeout, .. } = **self;
+        if let Some(admin) = &self.admin {
+            admin.withdraw();
+        }
+        if !drain_delay.is_zero() {
+            log::info!("{why}: not ready any more, draining in {drain_delay:?}");
+            let ending = Arc::clone(self);
+            let drain = move || {
+                thread::sleep(drain_delay);
+                log::info!("draining, {drain_timeout:?} at most");
+                ending.server.begin_drain(drain_timeout);
+            };
+            match spawn("drain delay", drain) {
+                Ok(()) => return,
+                Err(failure) => log::warn!("{}; draining at once", failure.text),
+            }
+        }
+        log::info!("{why}: draining, {drain_timeout:?} at most");
+        self.server.begin_drain(drain_timeout);
     }
 }
 
 fn start_threads(cli: &Cli, signals: Signals, ending: &Arc<Ending>) -> Result<(), Failure> {
-    let (for_signals, drain_timeout) = (Arc::clone(ending), cli.drain_timeout);
-    spawn("signals", move || obey(signals, &for_signals, drain_timeout))?;
+    let for_signals = Arc::clone(ending);
+    spawn("signals", move || obey(signals, &for_signals))?;
     if let Some(interval) = cli.stats_interval {
         let ending = Arc::clone(ending);
         spawn("stats", move || report_rates(&ending.server, interval))?;
@@ -274,7 +300,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// Handles the signals. The signal handler itself only wakes this thread.
-fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
+fn obey(mut signals: Signals, ending: &Arc<Ending>) {
     let (mut last_totals, mut last_hangup) = (None, None);
     for signal in signals.forever() {
         match signal {
@@ -283,8 +309,8 @@ fn obey(mut signals: Signals, ending: &Ending, drain_timeout: Duration) {
                 log::info!("SIGHUP: ignored, there is no file to open or read again");
             }
             SIGUSR1 | SIGHUP => {}
-            SIGINT => ending.next("SIGINT", drain_timeout),
-            _ => ending.next("SIGTERM", drain_timeout),
+            SIGINT => ending.next("SIGINT"),
+            _ => ending.next("SIGTERM"),
         }
     }
 }

@@ -113,6 +113,9 @@ struct Mailbox {
     /// [`NO_END`]. It is not in the inbox, where it would wait behind all earlier commands.
     end: AtomicU64,
     waker: OnceLock<Waker>,
+    /// How often the worker has looked into its inbox. It does so once in each turn of its loop that
+    /// begins with a notice.
+    looks: AtomicU64,
     /// The worker has ended and no longer empties the inbox.
     closed: AtomicBool,
 }
@@ -132,6 +135,7 @@ impl Mailboxes {
             mail: AtomicBool::new(false),
             end: AtomicU64::new(NO_END),
             waker: OnceLock::new(),
+            looks: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         };
         Mailboxes {
@@ -283,7 +287,15 @@ impl Mailboxes {
         let mailbox = &self.mailboxes[worker];
         // Acquire: the worker sees each command or order whose notice this call takes back.
         mailbox.mail.swap(false, Ordering::Acquire);
+        mailbox.looks.fetch_add(1, Ordering::Relaxed);
         mailbox.inbox.len()
+    }
+
+    /// How often a worker has looked into its inbox. After [`notify`](Mailboxes::notify) the number
+    /// grows as soon as the worker's loop turns.
+    #[cfg(feature = "admin")]
+    pub(crate) fn looks(&self, worker: usize) -> u64 {
+        self.mailboxes[worker].looks.load(Ordering::Relaxed)
     }
 
     /// The next command for a worker.

@@ -252,3 +252,82 @@ fn a_port_alone_is_of_the_loopback_interface() {
     assert!(daemon.admin().ip().is_unspecified());
     daemon.finish();
 }
+
+#[test]
+fn a_daemon_is_ready_until_a_signal_and_its_listeners_close_after_the_drain_delay() {
+    let flags = [&ADMIN[..], &["--drain-delay", "1s", "--drain-timeout", "600s"]];
+    let mut daemon = Daemon::start(&flags.concat());
+    assert_eq!(get(&daemon, "/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(&daemon, "/readyz"), (200, "ready\n".to_owned()));
+    let mut kept = Client::connect(daemon.address());
+    kept.ping(100);
+    daemon.signal(Signal::TERM);
+    eventually("it is not ready", || get(&daemon, "/readyz").0 == 503);
+    assert_eq!(get(&daemon, "/healthz").0, 200);
+    eventually("the drain begins", || daemon.lines_with("] draining, ").len() == 1);
+    kept.expect_fin();
+    assert_eq!(daemon.listeners_on(daemon.address().port()), 0);
+    assert_eq!(get(&daemon, "/readyz").0, 503);
+    drop(kept);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let order = ["SIGTERM: not ready any more", "] draining, ", "ended, every connection finished"];
+    let log = daemon.log();
+    let places = order.map(|text| log.find(text).unwrap_or_else(|| panic!("no {text}: {log}")));
+    assert!(places.is_sorted(), "{log}");
+}
+
+#[test]
+fn a_drain_delay_goes_on_serving_and_a_second_signal_ends_it_at_once() {
+    let mut daemon = Daemon::start(&[&ADMIN[..], &["--drain-delay", "1h"]].concat());
+    let mut client = Client::connect(daemon.address());
+    client.ping(100);
+    daemon.signal(Signal::TERM);
+    eventually("it is not ready", || get(&daemon, "/readyz").0 == 503);
+    let mut late = Client::connect(daemon.address());
+    (client.ping(100), late.ping(100));
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert_eq!(daemon.lines_with("ended with connections_cut=2").len(), 1, "{}", daemon.tail());
+}
+
+#[test]
+fn a_daemon_that_drains_is_not_ready_and_is_healthy() {
+    let mut daemon = Daemon::start(&[&ADMIN[..], &["--drain-timeout", "600s"]].concat());
+    let mut client = Client::connect(daemon.address());
+    client.ping(100);
+    daemon.signal(Signal::TERM);
+    client.expect_fin();
+    assert_eq!(get(&daemon, "/readyz").0, 503);
+    assert_eq!(metric(&get(&daemon, "/metrics").1, "echopool_ready", ""), 0.0);
+    drop(client);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+}
+
+/// A connection that is kept, because the daemon has no descriptor for a further one.
+#[test]
+fn a_daemon_whose_accepting_is_paused_is_not_ready_until_it_accepts_again() {
+    let daemon = Daemon::start(&ADMIN);
+    let mut admin = connect(daemon.admin());
+    let mut status = || {
+        admin.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").expect("sending");
+        let mut reply = String::new();
+        while !reply.ends_with("\r\n\r\nready\n") && !reply.ends_with("ran out\n") {
+            let mut piece = [0; 1024];
+            let count = admin.read(&mut piece).expect("the reply");
+            assert_ne!(count, 0, "closed after {reply:?}");
+            reply.push_str(std::str::from_utf8(&piece[..count]).expect("text"));
+        }
+        self::status(&reply)
+    };
+    assert_eq!(status(), 200);
+    let soft = daemon.limit_files(daemon.open_files() as u64);
+    let mut client = Client::connect(daemon.address());
+    eventually("accepting is paused", || status() == 503);
+    assert!(daemon.stat("listeners_paused") > 0);
+    daemon.limit_files(soft);
+    client.ping(100);
+    eventually("it accepts again", || status() == 200);
+    assert_eq!(daemon.stat("listeners_paused"), 0);
+    client.close();
+    daemon.finish();
+}

@@ -121,7 +121,12 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub(crate) drain_timeout: Duration,
 
-    /// Serve metrics over HTTP: 9000 (= 127.0.0.1:9000), [::1]:9000; name any other address in full:
+    /// Fail /readyz for this long after SIGTERM or SIGINT before the drain begins, so that a load
+    /// balancer sends no further clients
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]
+    pub(crate) drain_delay: Duration,
+
+    /// Serve metrics and health over HTTP: 9000 (= 127.0.0.1:9000), [::1]:9000; name any other address in full:
     /// 0.0.0.0:9000 [default: off]
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     pub(crate) admin: Option<ListenAddress>,

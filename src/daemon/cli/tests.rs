@@ -42,7 +42,8 @@ fn the_defaults_of_the_flags_are_those_of_the_library() {
     let library = Config::new().listen("[::]:7777");
     assert_eq!(format!("{with_flags:?}"), format!("{library:?}"));
     let cli = parse(&[]).unwrap();
-    assert_eq!(cli.drain_timeout, Duration::from_secs(10));
+    assert_eq!((cli.drain_delay, cli.drain_timeout), (Duration::ZERO, Duration::from_secs(10)));
+    assert_eq!(cli.admin, None);
     assert_eq!((cli.stats_interval, cli.log, cli.until_stdin_closes), (None, None, false));
     assert_eq!(cli.log_limit, Some(1_000));
 }
@@ -77,12 +78,30 @@ fn memory_takes_the_place_of_buffers() {
 #[test]
 fn flags_for_the_daemon_itself() {
     let flags = ["--drain-timeout", "3s", "--stats-interval", "1s", "--log", "debug"].as_slice();
-    let cli = parse(&[flags, &["--until-stdin-closes"]].concat()).unwrap();
+    let more = ["--until-stdin-closes", "--drain-delay", "2s", "--admin", "9000"];
+    let cli = parse(&[flags, &more].concat()).unwrap();
     assert_eq!(cli.drain_timeout, Duration::from_secs(3));
+    assert_eq!(cli.drain_delay, Duration::from_secs(2));
     assert_eq!(cli.stats_interval, Some(Duration::from_secs(1)));
     assert_eq!((cli.log, cli.until_stdin_closes), (Some(LevelFilter::Debug), true));
     assert!(error(&["--stats-interval", "99ms"]).contains("100ms"));
     assert!(error(&["--log", "loud"]).contains("debug"), "the levels are named");
+}
+
+#[test]
+fn the_admin_address_is_of_the_loopback_interface_unless_it_is_named() {
+    let admin = |text: &str| {
+        let at = parse(&["--admin", text]).unwrap().admin.unwrap();
+        at.resolve().unwrap()[0].to_string()
+    };
+    assert_eq!(admin("9000"), "tcp://127.0.0.1:9000");
+    assert_eq!(admin(":9000"), "tcp://127.0.0.1:9000");
+    assert_eq!(admin("[::1]:0"), "tcp://[::1]:0");
+    assert_eq!(admin("0.0.0.0:9000"), "tcp://0.0.0.0:9000");
+    assert_eq!(admin("[::]:9000"), "tcp://[::]:9000");
+    for wrong in ["unix:/run/admin", "localhost", "http://1.2.3.4:5", "70000"] {
+        assert!(error(&["--admin", wrong]).contains("write 9000"), "{wrong}");
+    }
 }
 
 #[test]
