@@ -184,7 +184,8 @@
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
 //! Without it the library depends on none of them. It turns on `admin`.
 //!
-//! `admin`: the module `admin`, which shows what a server does over HTTP: metrics for Prometheus.
+//! `admin`: the module `admin`, which shows what a server does over HTTP: metrics for Prometheus,
+//! JSON, and pages for the probes of an orchestrator.
 //!
 //! `internals` and `sim` are for the programs and tests of the repository. Their additions are not
 //! part of the public interface.

@@ -6,6 +6,7 @@
 //! * `http`: the connections, and their limits.
 //! * `pages`: which path has which page.
 //! * `metrics`: the page for Prometheus.
+//! * `api`: the same and more as JSON.
 //! * `health`: whether the workers' loops turn, and whether new clients are welcome.
 
 use std::net::SocketAddr;
@@ -20,12 +21,14 @@ use tokio::sync::oneshot;
 
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
+use crate::builtin::url::Spec;
 use crate::error::StartError;
 use crate::net::bind::{self, Bound};
 use crate::server::ServerHandle;
 use crate::server::view::View;
 use health::LastLook;
 
+mod api;
 mod health;
 mod http;
 mod metrics;
@@ -47,6 +50,7 @@ const MEMORY_BYTES: u64 = 4 << 20;
 pub struct AdminListener {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
+    targets: Vec<Spec>,
 }
 
 /// A running admin address. Dropping it closes it.
@@ -81,6 +85,8 @@ pub struct Admin {
 /// What the pages show.
 struct State {
     server: View,
+    /// The service of each listener, if it is one of those built in.
+    targets: Vec<Spec>,
     started: SystemTime,
     /// Whether [`Admin::withdraw`] was called.
     is_withdrawn: AtomicBool,
@@ -97,7 +103,15 @@ impl AdminListener {
         let endpoints: Vec<_> = addresses.iter().map(|address| Endpoint::Tcp(*address)).collect();
         let bound = bind::bind_names(&endpoints, &[endpoints.len()], 1, BACKLOG, false)?;
         let addresses = bound.iter().filter_map(|one| one.endpoint.socket_addr()).collect();
-        Ok(AdminListener { bound, addresses })
+        Ok(AdminListener { bound, addresses, targets: Vec::new() })
+    }
+
+    /// Sets the built-in services of the server's listeners, in the order of
+    /// [`ServerHandle::local_endpoints`], which `/api/v1/listeners` then shows. By default it shows
+    /// the endpoints alone.
+    pub fn targets(mut self, targets: Vec<Spec>) -> AdminListener {
+        self.targets = targets;
+        self
     }
 
     /// Serves the pages of `server` on a new thread.
@@ -108,6 +122,7 @@ impl AdminListener {
         room::check(STACK_BYTES as u64 + MEMORY_BYTES)?;
         let state = Arc::new(State {
             server: server.view(),
+            targets: self.targets,
             started: SystemTime::now(),
             is_withdrawn: AtomicBool::new(false),
             last_look: LastLook::default(),

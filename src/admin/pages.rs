@@ -3,20 +3,24 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{self, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 
-use super::{State, health, metrics};
+use super::{State, api, health, metrics};
 
 type Server = extract::State<Arc<State>>;
 
 pub(super) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
+        .route("/api/v1/config", get(async |state: Server| Json(api::config(&state))))
+        .route("/api/v1/listeners", get(async |state: Server| Json(api::listeners(&state))))
+        .route("/api/v1/workers", get(async |state: Server| Json(api::workers(&state))))
+        .route("/api/v1/closes", get(async |state: Server| Json(api::closes(&state))))
         .route("/healthz", get(show_health))
         .route("/readyz", get(show_readiness))
         .fallback(no_page)

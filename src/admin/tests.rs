@@ -231,3 +231,31 @@ fn a_server_that_is_about_to_drain_or_drains_is_healthy_and_not_ready() {
     assert_eq!(status_of(&admin, "/healthz").0, 200, "workers that have ended do not stall");
     assert_eq!(status_of(&admin, "/readyz").0, 503);
 }
+
+/// `UPDATE=1 cargo test --lib admin` rewrites the file.
+#[test]
+fn the_committed_schema_is_the_generated_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/admin.schema.json");
+    let generated = serde_json::to_string_pretty(&api::schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
+        std::fs::write(path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).expect("the schema is there");
+    assert!(
+        committed == generated,
+        "docs/admin.schema.json is out of date; this rewrites it: UPDATE=1 cargo test --lib admin"
+    );
+}
+
+#[test]
+fn the_listeners_of_a_program_without_built_in_services_are_endpoints_alone() {
+    let (server, admin) = start();
+    let (head, page) = get(&admin, "/api/v1/listeners");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let expected = serde_json::json!({ "listeners": [{
+        "endpoint": server.local_endpoints()[0].to_string(),
+        "service": null,
+        "target": null,
+    }]});
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&page).unwrap(), expected);
+}

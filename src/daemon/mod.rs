@@ -196,7 +196,8 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     report::busy_workers(server.limits());
     log::info!("{}", server.memory());
 
-    let admin = admin.map(|listener| listener.serve(&server)).transpose();
+    let targets = targets(server.local_endpoints(), &options);
+    let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
     let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses).to_owned();
@@ -210,7 +211,7 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     start_threads(cli, signals, &ending)?;
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.flush(LOG_FLUSH);
-    say_ready(ending.server.local_endpoints(), &options, &admin_at, &mut io::stdout().lock());
+    say_ready(&targets, &admin_at, &mut io::stdout().lock());
     let drained = ending.server.wait();
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());
@@ -360,20 +361,21 @@ fn end_with_stdin(ending: &Ending) {
     ending.server.stop();
 }
 
-/// Prints where the server listens, in the form that loadgen and `echopool connect` accept, then the
-/// admin addresses. Keeps running if the output cannot be written.
-fn say_ready(
-    endpoints: &[Endpoint],
-    services: &[ServiceOptions],
-    admin: &[SocketAddr],
-    out: &mut impl Write,
-) {
+/// The services and addresses of the listeners, in the form that loadgen and `echopool connect`
+/// accept.
+fn targets(endpoints: &[Endpoint], services: &[ServiceOptions]) -> Vec<Spec> {
+    let spec = |(endpoint, service): (&Endpoint, &ServiceOptions)| Spec {
+        service: *service,
+        address: endpoint.socket_addr().map_or_else(|| endpoint.to_string(), |at| at.to_string()),
+    };
+    endpoints.iter().zip(services).map(spec).collect()
+}
+
+/// Prints where the server listens, and the admin addresses. Keeps running if the output cannot be
+/// written.
+fn say_ready(targets: &[Spec], admin: &[SocketAddr], out: &mut impl Write) {
     let mut lines = String::new();
-    for (endpoint, service) in endpoints.iter().zip(services) {
-        let target = match endpoint.socket_addr() {
-            Some(address) => Spec { service: *service, address: address.to_string() }.to_string(),
-            None => endpoint.to_string(),
-        };
+    for target in targets {
         lines.push_str(&format!("echopool listening on {target}\n"));
     }
     for address in admin {

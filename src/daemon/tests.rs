@@ -64,7 +64,7 @@ fn ready_lines_name_each_endpoint_and_its_service() {
     let services = [ServiceOptions::Echo, framed, ServiceOptions::Discard];
     let mut out = Vec::new();
     let admin = ["127.0.0.1:9000".parse().unwrap()];
-    say_ready(&endpoints, &services, &admin, &mut out);
+    say_ready(&targets(&endpoints, &services), &admin, &mut out);
     let expected = "echopool listening on tcp://[::]:7777\n\
                     echopool listening on framed://127.0.0.1:80?order=big\n\
                     echopool listening on discard://127.0.0.1:81\n\
@@ -84,5 +84,5 @@ fn a_closed_standard_output_is_survived() {
         }
     }
     let endpoint = Endpoint::Tcp("[::]:1".parse().unwrap());
-    say_ready(&[endpoint], &[ServiceOptions::Echo], &[], &mut Closed);
+    say_ready(&targets(&[endpoint], &[ServiceOptions::Echo]), &[], &mut Closed);
 }

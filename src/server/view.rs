@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::{ServerHandle, Shared};
+use crate::base::endpoint::Endpoint;
 use crate::config::{Limits, MemorySum};
 use crate::shared::counters::Stats;
 
 /// A view of a server. It does not keep the server running.
 pub(crate) struct View {
     shared: Arc<Shared>,
+    pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) limits: Limits,
     pub(crate) memory: MemorySum,
 }
@@ -18,6 +20,7 @@ impl ServerHandle {
     pub(crate) fn view(&self) -> View {
         View {
             shared: self.shared.clone(),
+            endpoints: self.endpoints.clone(),
             limits: self.limits.clone(),
             memory: self.memory.clone(),
         }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::harness::{Client, Daemon, GUARD, eventually, named_values, run_to_end};
 
@@ -284,7 +285,8 @@ fn a_drain_delay_goes_on_serving_and_a_second_signal_ends_it_at_once() {
     daemon.signal(Signal::TERM);
     eventually("it is not ready", || get(&daemon, "/readyz").0 == 503);
     let mut late = Client::connect(daemon.address());
-    (client.ping(100), late.ping(100));
+    client.ping(100);
+    late.ping(100);
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     assert_eq!(daemon.lines_with("ended with connections_cut=2").len(), 1, "{}", daemon.tail());
@@ -328,6 +330,103 @@ fn a_daemon_whose_accepting_is_paused_is_not_ready_until_it_accepts_again() {
     client.ping(100);
     eventually("it accepts again", || status() == 200);
     assert_eq!(daemon.stat("listeners_paused"), 0);
+    client.close();
+    daemon.finish();
+}
+
+/// The committed schema for one page. An object must have no key that it does not describe.
+fn schema(page: &str) -> jsonschema::Validator {
+    fn close(schema: &mut Value) {
+        match schema {
+            Value::Object(object) => {
+                if object.contains_key("properties") {
+                    object.insert("additionalProperties".into(), false.into());
+                }
+                object.values_mut().for_each(close);
+            }
+            Value::Array(values) => values.iter_mut().for_each(close),
+            _ => {}
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/admin.schema.json");
+    let text = std::fs::read_to_string(path).expect("the schema is there");
+    let mut schema: Value = serde_json::from_str(&text).expect("it is JSON");
+    close(&mut schema);
+    let object = schema.as_object_mut().expect("an object");
+    let reference = format!("#/$defs/{page}");
+    let any = object.remove("oneOf").expect("one of several").to_string();
+    assert!(any.contains(&reference), "{reference} in {any}");
+    object.insert("$ref".into(), reference.into());
+    jsonschema::validator_for(&schema).expect("it is a schema")
+}
+
+#[test]
+fn the_json_of_a_known_run_has_its_values_and_conforms_to_the_schema() {
+    let flags = ["--workers", "2", "--max-connections", "50", "--idle-timeout", "1h"];
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "framed://127.0.0.1:0?order=big"];
+    let buffers = ["--buffers", "700", "--buffer-size", "4096", "--send-timeout", "off"];
+    let daemon = Daemon::start(&[&flags[..], &listen, &buffers, &ADMIN].concat());
+    let page = |name: &str| -> Value {
+        let (status, text) = get(&daemon, &format!("/api/v1/{name}"));
+        assert_eq!(status, 200, "{text}");
+        let value = serde_json::from_str(&text).expect("it is JSON");
+        let schema = schema(name);
+        let errors: Vec<_> = schema.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:#?}\n{value:#}");
+        value
+    };
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    (0..2).for_each(|_| Client::connect(daemon.address()).close());
+    Client::connect(daemon.address()).reset();
+    eventually("three are closed", || page("closes")["total"] == 3);
+
+    let config = page("config");
+    assert_eq!(config["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(config["memory"]["parts"][0]["name"], "buffers");
+    assert_eq!(config["memory"]["parts"][0]["bytes"], 700 * 4096);
+    let limits = json!({
+        "workers": 2, "max_connections": 50, "max_connections_per_address": null,
+        "buffers": 700, "buffer_size_bytes": 4096, "leases_per_connection": 4, "backlog": 4096,
+        "idle_timeout_ns": 3_600_000_000_000_u64, "send_timeout_ns": null,
+        "shed_after_ns": 1_000_000_000, "linger_ns": 2_000_000_000,
+        "share_port": false, "busy_poll": false,
+    });
+    assert_eq!(config["limits"], limits);
+
+    let [echo, framed] = daemon.targets() else { panic!("two listeners") };
+    let (first, second) = (daemon.addresses()[0], daemon.addresses()[1]);
+    let listeners = json!({ "listeners": [
+        { "endpoint": format!("tcp://{first}"), "service": "echo", "target": echo },
+        { "endpoint": format!("tcp://{second}"), "service": "framed", "target": framed },
+    ]});
+    assert_eq!(page("listeners"), listeners);
+
+    let workers = page("workers");
+    let total = &workers["total"];
+    let expected = [("accepted", 4), ("connections", 1), ("closed", 3), ("bytes_sent", 1_000)];
+    for (name, value) in expected {
+        assert_eq!(total[name], value, "{name}");
+        let each = workers["workers"].as_array().expect("an array").iter();
+        let sum: u64 = each.map(|worker| worker["counts"][name].as_u64().expect("a count")).sum();
+        assert_eq!(sum, value, "{name} of the workers");
+    }
+    assert_eq!(workers["workers"][1]["worker"], 1);
+
+    let closes = page("closes");
+    for reason in closes["reasons"].as_array().expect("an array") {
+        let expected = match reason["reason"].as_str().expect("a reason") {
+            "peer-closed" => 2,
+            "reset" => 1,
+            _ => 0,
+        };
+        assert_eq!(reason["connections"], expected, "{reason}");
+    }
+    for path in ["/api/v1", "/api/v1/", "/api/v1/none", "/api/v2/config"] {
+        assert_eq!(get(&daemon, path).0, 404, "{path}");
+    }
+    let post = b"POST /api/v1/config HTTP/1.1\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&converse(daemon.admin(), post)), 405);
     client.close();
     daemon.finish();
 }
