@@ -177,6 +177,44 @@ fn all_kinds_of_clients(address: SocketAddr) {
     });
 }
 
+/// Starts an admin address and asks for its pages all the time. The returned function ends this and
+/// returns how many pages came.
+#[cfg(feature = "admin")]
+fn ask_for_pages(server: &ServerHandle) -> impl FnOnce() -> u64 {
+    use std::sync::{Arc, atomic::AtomicBool};
+
+    let any_port = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let listener = echopool::admin::AdminListener::bind(&[any_port]).unwrap();
+    let admin = listener.serve(server).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let (address, is_over) = (admin.addresses()[0], over.clone());
+    let asking = thread::spawn(move || {
+        let mut pages = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            for path in ["/metrics", "/healthz", "/readyz", "/api/v1/workers"] {
+                let mut client = connect(address);
+                write!(client, "GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+                let mut page = String::new();
+                client.read_to_string(&mut page).unwrap();
+                assert!(page.starts_with("HTTP/1.1 "), "{page}");
+                pages += 1;
+            }
+        }
+        pages
+    });
+    move || {
+        over.store(true, Ordering::Relaxed);
+        let pages = asking.join().unwrap();
+        drop(admin);
+        pages
+    }
+}
+
+#[cfg(not(feature = "admin"))]
+fn ask_for_pages(_: &ServerHandle) -> impl FnOnce() -> u64 {
+    || 1
+}
+
 #[test]
 fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -187,6 +225,7 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
         .idle_timeout(Some(Duration::from_millis(700)))
         .shed_after(Some(Duration::from_millis(100)));
     let (server, address) = start(config, false);
+    let end_of_pages = ask_for_pages(&server);
     all_kinds_of_clients(address);
 
     // More than twice as many clients as buffers, and none reads: even if each holds only one
@@ -219,6 +258,7 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     echo(&mut last, 1);
     let drained = server.drain(Duration::from_secs(60));
     COUNTING.store(false, Ordering::Relaxed);
+    assert!(end_of_pages() > 0);
 
     let total = server.stats().total();
     assert!(matches!(drained, Drained::Clean | Drained::Cut(_)), "{drained:?}");
