@@ -128,6 +128,11 @@ fn the_histogram_of_a_run_has_the_percentiles_that_the_report_has() {
     assert!(text.contains("Total count    =         4999]"), "{text}");
 }
 
+/// The release of the kernel.
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a file").trim().into()
+}
+
 #[test]
 fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     let ended = loadgen("-c 5 -d 2200ms --output-format ndjson").expect(0);
@@ -138,6 +143,10 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     let schema = schema("second");
     seconds.iter().for_each(|second| assert_valid(&schema, second));
     assert_eq!(summary["type"], "summary");
+    assert_eq!(summary["intervals"].as_array().map(Vec::as_slice), Some(seconds));
+    let words = "-c 5 -d 2200ms --output-format ndjson".split(' ');
+    assert!(words.eq(summary["command"].as_array().expect("words").iter().skip(1)));
+    assert_eq!(summary["machine"]["kernel"], release());
     assert!(seconds.iter().all(|second| second["type"] == "second"), "{seconds:?}");
     let numbers: Vec<_> = seconds.iter().map(|second| count(&second["second"])).collect();
     assert_eq!(numbers, (1..=seconds.len() as u64).collect::<Vec<_>>());

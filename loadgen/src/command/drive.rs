@@ -25,8 +25,8 @@ use crate::exec::hub::senders::SharedSenders;
 use crate::exec::local_server::LocalServer;
 use crate::exec::rude::{self, Rude};
 use crate::plan::Plan;
-use crate::plan::calibration::Standing;
-use crate::report::{Abort, Outputs, Report};
+use crate::plan::calibration::{MachineName, Standing};
+use crate::report::{Abort, Outputs, Report, Rows};
 use crate::stats::cpu;
 use crate::stats::interval::{Collector, Interval};
 use crate::stats::records::{Records, latency_histogram};
@@ -90,6 +90,7 @@ pub fn drive(
             control: control.clone(),
             collector,
             outputs,
+            rows: Rows::new(plan.duration),
             began_at: None,
             aborted: None,
         },
@@ -112,9 +113,20 @@ pub fn drive(
         return Err(no_connection(&plan, &records));
     }
     let server_cores = watch.server_use.cores();
-    let Intervals { began_at, aborted, .. } = watch.intervals;
+    let Intervals { began_at, aborted, rows, .. } = watch.intervals;
     let calibration = Standing::find(output.calibration.as_deref(), &plan);
-    Ok(Report { plan, records, began_at, interrupted, aborted, server_cores, calibration })
+    Ok(Report {
+        plan,
+        records,
+        began_at,
+        interrupted,
+        aborted,
+        server_cores,
+        calibration,
+        intervals: rows.finish(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into()).collect(),
+        machine: Some(MachineName::read()),
+    })
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {
@@ -226,6 +238,8 @@ struct Intervals<'a> {
     control: Arc<Control>,
     collector: Collector,
     outputs: &'a mut Outputs,
+    /// The seconds so far, for the summary.
+    rows: Rows,
     /// When the measured period began.
     began_at: Option<SystemTime>,
     /// Why the run is ended early.
@@ -333,6 +347,7 @@ impl Intervals<'_> {
         }
         while let Some(second) = self.collector.next(since) {
             progress.second(second);
+            self.rows.push(second);
             self.outputs.second(second)?;
             if self.plan.abort_on_fail && self.aborted.is_none() {
                 self.aborted = missed(&self.plan.slos, second);
@@ -346,6 +361,7 @@ impl Intervals<'_> {
         self.begin()?;
         while let Some(second) = self.collector.rest(elapsed) {
             progress.second(second);
+            self.rows.push(second);
             self.outputs.second(second)?;
         }
         Ok(())

@@ -22,6 +22,11 @@ const OUTPUT_BYTES_MAX: u64 = 128 << 20;
 const INPUT_LEASES_FACTOR: u32 = 2;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
+/// Intervals in the summary of a run: the seconds of an hour.
+pub const INTERVALS_MAX: u64 = 3_600;
+/// Size of an interval there. A compile-time assertion in the report checks it.
+pub const INTERVAL_BYTES: u64 = 448;
+
 /// Size of the tables per connection: its conversation and its place. A compile-time assertion in
 /// the clients checks it.
 pub const CONNECTION_BYTES: u64 = 168;
@@ -63,7 +68,7 @@ impl Plan {
             share.buffer_bytes() + self.table_bytes(share.connections as u64) + thread_bytes()
         };
         (0..self.threads).map(|nth| thread(self.share(nth))).sum::<u64>()
-            + main_thread_bytes()
+            + main_thread_bytes(self.duration)
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
@@ -146,7 +151,10 @@ fn thread_bytes() -> u64 {
     ENGINE_BYTES as u64 + STACK_BYTES + Records::bytes() + Handover::bytes()
 }
 
-/// The sums over all threads, of the run and of a second.
-fn main_thread_bytes() -> u64 {
-    Records::bytes() + Collector::bytes()
+/// The sums over all threads: of the run, of a second, of an interval of the summary, and the rows
+/// of all intervals. A run without a duration may have more rows: a few hundred KiB for each
+/// doubling of its length.
+fn main_thread_bytes(duration: Option<Duration>) -> u64 {
+    let rows = duration.map_or(INTERVALS_MAX, |time| time.as_secs().min(INTERVALS_MAX));
+    Records::bytes() + 2 * Collector::bytes() + rows * INTERVAL_BYTES
 }

@@ -37,7 +37,7 @@ mod capacity;
 mod checks;
 pub mod hub;
 pub mod machine;
-mod memory;
+pub mod memory;
 
 pub use addresses::Alternatives;
 use capacity::Capacity;

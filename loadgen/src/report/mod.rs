@@ -32,13 +32,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use outputs::Outputs;
+pub use rows::Rows;
 pub use verdict::Verdict;
 
 use crate::error::Failure;
 use crate::plan::Plan;
-use crate::plan::calibration::Standing;
+use crate::plan::calibration::{MachineName, Standing};
 use crate::stats::records::Records;
 use crate::stats::slo::Outcome;
+use schema::SecondSummary;
 
 /// All results of a run.
 pub struct Report {
@@ -54,6 +56,12 @@ pub struct Report {
     pub server_cores: Option<f64>,
     /// Whether the run can be compared with a calibration.
     pub calibration: Standing,
+    /// Each second of the measured period; longer intervals in a run of more than an hour.
+    pub intervals: Vec<SecondSummary>,
+    /// The words of the command line.
+    pub command: Vec<String>,
+    /// The machine that this is; `None` in tests.
+    pub machine: Option<MachineName>,
 }
 
 /// Why a run that could not pass was ended.

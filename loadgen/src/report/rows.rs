@@ -1,9 +1,12 @@
-//! The rows written during a run, one per second: one object per line (ndjson), or comma-separated
-//! values. Times are whole nanoseconds, and the unit is in each name.
+//! The rows of a run, one per second: one object per line (ndjson), or comma-separated values, and
+//! the same rows in bounded memory for the summary. Times are whole nanoseconds, and the unit is in
+//! each name.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::schema::{Percentiles, SecondSummary, SecondType, nanos};
+use crate::plan::memory::{INTERVAL_BYTES, INTERVALS_MAX};
 use crate::stats::interval::Interval;
 
 impl SecondSummary {
@@ -22,6 +25,66 @@ impl SecondSummary {
             send_lag: Percentiles::new(&second.send_lag),
             connections_open: second.counts.open,
             errors: second.errors,
+        }
+    }
+}
+
+/// The rows for the summary. They are whole seconds, or several if there would be too many:
+/// percentiles cannot be added afterwards.
+pub struct Rows {
+    /// So many rows before the next ones become longer.
+    rows_max: u64,
+    /// Seconds in a row.
+    step: u64,
+    rows: Vec<SecondSummary>,
+    /// The row to come, and how many seconds it has.
+    next: Option<(Interval, u64)>,
+}
+
+const _: () = assert!(size_of::<SecondSummary>() as u64 <= INTERVAL_BYTES);
+
+impl Rows {
+    /// For a measured period of this length, or of unknown length.
+    pub fn new(duration: Option<Duration>) -> Rows {
+        Rows::at_most(INTERVALS_MAX, duration)
+    }
+
+    fn at_most(rows_max: u64, duration: Option<Duration>) -> Rows {
+        let seconds = duration.map_or(1, |time| time.as_secs());
+        let step = seconds.div_ceil(rows_max).max(1);
+        Rows { rows_max, step, rows: Vec::new(), next: None }
+    }
+
+    /// Adds the next second. One of length zero, which has what came after the period, is a row of
+    /// its own.
+    pub fn push(&mut self, second: &Interval) {
+        if second.length.is_zero() {
+            self.end_row();
+        }
+        let (row, seconds) = match self.next.take() {
+            None => (second.clone(), 1),
+            Some((mut row, seconds)) => {
+                row.extend(second);
+                (row, seconds + 1)
+            }
+        };
+        self.next = Some((row, seconds));
+        if seconds >= self.step {
+            self.end_row();
+        }
+    }
+
+    /// All rows.
+    pub fn finish(mut self) -> Vec<SecondSummary> {
+        self.end_row();
+        self.rows
+    }
+
+    fn end_row(&mut self) {
+        let Some((row, _)) = self.next.take() else { return };
+        self.rows.push(SecondSummary::new(&row));
+        if (self.rows.len() as u64).is_multiple_of(self.rows_max) {
+            self.step *= 2;
         }
     }
 }
@@ -63,4 +126,86 @@ fn write_values(out: &mut dyn Write, values: &[Option<u64>]) -> io::Result<()> {
         Some(nanos) => write!(out, ",{nanos}"),
         None => write!(out, ","),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+
+    use super::*;
+    use crate::stats::records::latency_histogram;
+    use crate::stats::tally::Snapshot;
+
+    fn values(values: &[u64]) -> Histogram<u64> {
+        let mut histogram = latency_histogram();
+        values.iter().for_each(|value| histogram.record(*value).expect("in bounds"));
+        histogram
+    }
+
+    /// Second `nth`, in which all figures are others than in each other second.
+    fn second(nth: u64) -> Interval {
+        Interval {
+            number: nth,
+            start: Duration::from_secs(nth),
+            length: Duration::from_secs(1),
+            latency: values(&[nth + 1, 2 * nth + 1]),
+            send_lag: values(&[3 * nth + 1]),
+            replies: nth + 10,
+            replies_late: nth + 20,
+            bytes: nth + 30,
+            counts: Snapshot { open: nth + 40, ..Snapshot::default() },
+            errors: nth + 50,
+        }
+    }
+
+    fn rows(duration: Option<u64>, seconds: u64) -> Vec<SecondSummary> {
+        let mut rows = Rows::at_most(36, duration.map(Duration::from_secs));
+        (0..seconds).for_each(|nth| rows.push(&second(nth)));
+        rows.finish()
+    }
+
+    #[test]
+    fn a_row_of_one_second_is_that_of_ndjson() {
+        let expected: Vec<_> = (0..5).map(|nth| SecondSummary::new(&second(nth))).collect();
+        assert_eq!(rows(Some(5), 5), expected);
+        assert_eq!(rows(None, 5), expected);
+    }
+
+    #[test]
+    fn rows_of_several_seconds_have_the_percentiles_of_all_of_their_values() {
+        let rows = rows(Some(3 * 36), 7);
+        assert_eq!(rows.iter().map(|row| row.second).collect::<Vec<_>>(), [1, 4, 7]);
+        let whole = Interval {
+            length: Duration::from_secs(3),
+            latency: values(&[4, 7, 5, 9, 6, 11]),
+            send_lag: values(&[10, 13, 16]),
+            replies: 13 + 14 + 15,
+            replies_late: 23 + 24 + 25,
+            bytes: 33 + 34 + 35,
+            errors: 53 + 54 + 55,
+            counts: Snapshot { open: 45, ..Snapshot::default() },
+            ..second(3)
+        };
+        assert_eq!(rows[1], SecondSummary::new(&whole));
+        assert_eq!(rows[2], SecondSummary::new(&second(6)), "the last one is shorter");
+    }
+
+    #[test]
+    fn what_came_after_the_end_is_a_row_of_its_own() {
+        let mut rows = Rows::at_most(36, Some(Duration::from_secs(2 * 36)));
+        (0..3).for_each(|nth| rows.push(&second(nth)));
+        rows.push(&Interval { length: Duration::ZERO, ..second(3) });
+        let lengths: Vec<_> = rows.finish().iter().map(|row| row.length_ns).collect();
+        assert_eq!(lengths, [2_000_000_000, 1_000_000_000, 0]);
+    }
+
+    #[test]
+    fn rows_of_an_unknown_duration_become_longer_and_lose_nothing() {
+        let rows = rows(None, 100);
+        let seconds = |row: &SecondSummary| row.length_ns / 1_000_000_000;
+        assert_eq!((seconds(&rows[35]), seconds(&rows[36])), (1, 2));
+        assert_eq!(rows.len() as u64, 36 + (100 - 36) / 2);
+        assert_eq!(rows.iter().map(seconds).sum::<u64>(), 100);
+        assert_eq!(rows.iter().map(|row| row.latency.count).sum::<u64>(), 200);
+    }
 }

@@ -216,7 +216,10 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 23] = [
+    const ADDED: [&str; 26] = [
+        "command",
+        "machine",
+        "intervals",
         "server_closes",
         "targets",
         "per_target",

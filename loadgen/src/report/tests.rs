@@ -64,6 +64,9 @@ pub fn report() -> Report {
         aborted: None,
         server_cores: None,
         calibration: Standing::None,
+        intervals: Vec::new(),
+        command: Vec::new(),
+        machine: None,
     }
 }
 

@@ -188,6 +188,7 @@ fn push(handover: &Handover, mut part: Box<IntervalPart>, number: u64) {
 }
 
 /// One second of all threads.
+#[derive(Clone)]
 pub struct Interval {
     /// From 0.
     pub number: u64,
@@ -223,6 +224,18 @@ impl Interval {
     /// Whether it is a full second.
     pub fn is_whole(&self) -> bool {
         self.length == SECOND
+    }
+
+    /// Adds the interval that follows this one.
+    pub fn extend(&mut self, next: &Interval) {
+        self.latency.add(&next.latency).expect("the bounds are equal");
+        self.send_lag.add(&next.send_lag).expect("the bounds are equal");
+        self.length += next.length;
+        self.replies += next.replies;
+        self.replies_late += next.replies_late;
+        self.bytes += next.bytes;
+        self.counts = next.counts;
+        self.errors += next.errors;
     }
 
     fn add(&mut self, part: &IntervalPart) {

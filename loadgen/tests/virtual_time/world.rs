@@ -78,6 +78,9 @@ where
         aborted: None,
         server_cores: None,
         calibration: Standing::None,
+        intervals: Vec::new(),
+        command: Vec::new(),
+        machine: None,
     };
     (report, server)
 }

@@ -17,6 +17,7 @@ use crate::exec::local_server::LocalServer;
 use crate::plan::machine::Machine;
 use crate::plan::{Alternatives, Plan};
 use crate::report::ending::{Ending, Objectives, State};
+use crate::report::schema::Percentiles;
 use crate::report::{Outputs, Report, Verdict, validity};
 use crate::stats::slo::{Outcome, Slo};
 use crate::traffic::rate::Rate;
@@ -47,6 +48,7 @@ pub struct Step {
     pub requests_per_second: f64,
     /// The result of the searched objective.
     pub outcome: Outcome,
+    pub latency: Percentiles,
     pub own_lag_p99_ns: u64,
     pub never_sent: u64,
     pub verdict: Verdict,
@@ -61,6 +63,7 @@ impl Step {
             requests_per_second: report.requests_per_second(),
             // The first objective is the searched one.
             outcome: report.objectives().swap_remove(0),
+            latency: Percentiles::new(&report.records.latency),
             own_lag_p99_ns: report.records.own_lag.value_at_quantile(0.99),
             never_sent: report.records.never_sent,
             verdict: report.verdict(),

@@ -171,6 +171,7 @@ impl SearchSummary {
             rate_per_second: step.rate,
             requests_per_second: step.requests_per_second,
             measured_ns: step.outcome.measured.map(|nanos| nanos.round() as u64),
+            latency: step.latency,
             own_lag_p99_ns: step.own_lag_p99_ns,
             requests_never_sent: step.never_sent,
             kept: step.missed.is_none(),

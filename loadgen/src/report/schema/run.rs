@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Distribution, Percentiles, SecondType, SummaryType};
-use crate::plan::calibration::CalibrationUse;
+use crate::plan::calibration::{CalibrationUse, MachineName};
 use crate::report::Verdict;
 use crate::stats::counts::RudeCount;
 use crate::stats::loss::Mismatch;
@@ -26,6 +26,12 @@ pub struct RunSummary {
     pub schema_version: u32,
     /// The version of the program.
     pub loadgen_version: String,
+    /// The words of the command line. Empty in files of earlier versions.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// The machine of the generator; null in files of earlier versions.
+    #[serde(default)]
+    pub machine: Option<MachineName>,
     /// The target: service://address:port, with the options that differ from the defaults. Several
     /// are separated by commas.
     pub target: String,
@@ -124,6 +130,11 @@ pub struct RunSummary {
     /// The measured period step by step, all threads together.
     #[serde(default)]
     pub seconds: Vec<StepSummary>,
+    /// The same objects as in ndjson, one for each second. Beyond 3,600 objects they are longer: as
+    /// many seconds each as the duration needs, or without a duration twice as long after every
+    /// 3,600 objects. Empty in files of earlier versions.
+    #[serde(default)]
+    pub intervals: Vec<SecondSummary>,
     /// Seconds in which a thread, the worst, was almost never idle while it was behind its schedule.
     #[serde(default)]
     pub saturated_seconds: u64,
@@ -432,14 +443,13 @@ pub struct ObjectiveResult {
 pub struct SecondSummary {
     /// Marks the object of one second.
     pub r#type: SecondType,
-    /// Its number, from 1.
+    /// The number of the second, from 1; of the first one if there are several.
     #[schemars(range(min = 1))]
     pub second: u64,
     /// From the start of the measured period to the start of this second.
     pub start_ns: u64,
-    /// Its length: one second, except the last one. A last object of length 0 has what arrived
-    /// after the measured period.
-    #[schemars(range(max = 1_000_000_000))]
+    /// Its length: one second, except the last one, and more in `intervals` of a run of more than an
+    /// hour. A last object of length 0 has what arrived after the measured period.
     pub length_ns: u64,
     /// Complete, verified replies within the measured period.
     pub replies: u64,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RunSummary, SearchType};
+use super::{Percentiles, RunSummary, SearchType};
 use crate::report::Verdict;
 
 /// A search for the highest rate.
@@ -57,6 +57,9 @@ pub struct StepResult {
     pub requests_per_second: f64,
     /// The value that the objective limits; null if nothing was measured.
     pub measured_ns: Option<u64>,
+    /// The latency. Without values in files of earlier versions.
+    #[serde(default)]
+    pub latency: Percentiles,
     /// The 99th percentile of the send lag that the generator caused. It is part of the latency.
     pub own_lag_p99_ns: u64,
     /// Requests for which no connection had room.
