@@ -14,7 +14,7 @@
 //! * `exec`: the threads that drive the connections
 //! * `report`: text and JSON made from the records
 //! * `view`: what the terminal shows during a run, and the keys
-//! * `command`: run, search, calibrate, compare and merge
+//! * `command`: run, search, calibrate, compare, merge and report
 
 // Public only for tests, whose authors read the source.
 #![allow(missing_docs)]
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use command::{calibrate, compare, merge, run, search};
+use command::{calibrate, compare, merge, report as report_command, run, search};
 use exec::local_server;
 use report::ending::End;
 use view::terminal;
@@ -52,6 +52,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let ended = match words.peek().and_then(|word| word.to_str()) {
         Some("calibrate") => calibrate::run(&calibrate::CalibrateArgs::parse_from(words)),
         Some("compare") => compare::run(&compare::CompareArgs::parse_from(words)),
+        Some("report") => report_command::run(&report_command::ReportArgs::parse_from(words)),
         Some("merge") => merge::run(&merge::MergeArgs::parse_from(words)),
         _ => {
             let args = cli::RunArgs::parse_from(program.into_iter().chain(words));

@@ -5,6 +5,7 @@ use loadgen::cli::RunArgs;
 use loadgen::command::calibrate::CalibrateArgs;
 use loadgen::command::compare::CompareArgs;
 use loadgen::command::merge::MergeArgs;
+use loadgen::command::report::ReportArgs;
 use loadgen::error::Exit;
 
 const DOCUMENTATION: &str = include_str!("../../docs/loadgen.md");
@@ -37,6 +38,7 @@ fn every_flag_is_in_the_documentation() {
         CalibrateArgs::command(),
         CompareArgs::command(),
         MergeArgs::command(),
+        ReportArgs::command(),
     ];
     let flags: Vec<_> = commands.iter().flat_map(flags).collect();
     assert!(flags.len() > 40, "{flags:?}");

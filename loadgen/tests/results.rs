@@ -4,6 +4,7 @@
 mod common;
 
 use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -614,5 +615,95 @@ fn the_terminal_comes_back_however_the_run_ends() {
         assert_eq!(left["code"], code, "{keys:?}: {left:#}");
         assert_eq!(left["modes_during"].to_string(), "[false,false]", "{keys:?}");
         assert_eq!(left["modes_after"].to_string(), "[true,true]", "{keys:?}");
+    }
+}
+
+/// A file of JSON results: of a run with these flags.
+fn json_file(name: &str, flags: &str) -> TestFile {
+    let file = TestFile::new(name);
+    // How well a schedule is kept depends on the machine, so the exit code may be 4.
+    loadgen(&format!("{flags} --output-format json -o {file}"));
+    file
+}
+
+/// The rows of a table of `loadgen report --to csv`, without the file.
+fn table_rows(text: &str, table: &str) -> Vec<(String, String, String)> {
+    let row = |line: &str| {
+        let columns: Vec<_> = line.split(',').collect();
+        let [_, name, x, quantity, value] = columns[..] else { panic!("{line}") };
+        (name == table).then(|| (x.into(), quantity.into(), value.into()))
+    };
+    text.lines().skip(1).filter_map(row).collect()
+}
+
+#[test]
+fn a_saved_result_has_the_forms_that_the_run_could_have_written() {
+    let hgrm = TestFile::new("at-once.hgrm");
+    let json = json_file("report.json", &format!("-c 3 -d 1200ms -R 500 --hgrm {hgrm}"));
+    assert_eq!(loadgen(&format!("report {json} --to hgrm")).expect(0).stdout, hgrm.read());
+    let later = TestFile::new("later.hgrm");
+    loadgen(&format!("report {json} -o {later}")).expect(0);
+    assert_eq!(later.read(), hgrm.read());
+
+    let csv = loadgen(&format!("report {json} --to csv")).expect(0).stdout;
+    let summary: Value = serde_json::from_str(&json.read()).expect("JSON");
+    let has = |table: &str, x: &str, quantity: &str, value: &Value| {
+        let row = (x.to_string(), quantity.to_string(), value.to_string());
+        assert!(table_rows(&csv, table).contains(&row), "no {row:?} in\n{csv}");
+    };
+    has("percentiles", "50", "latency_ns", &summary["latency"]["p50_ns"]);
+    has("percentiles", "90", "service_time_ns", &summary["service_time"]["p90_ns"]);
+    has("percentiles", "100", "send_lag_ns", &summary["send_lag"]["max_ns"]);
+    let intervals = summary["intervals"].as_array().expect("rows");
+    assert!(intervals.len() >= 2, "{intervals:?}");
+    for second in intervals {
+        let start = second["start_ns"].to_string();
+        has("seconds", &start, "replies", &second["replies"]);
+        has("seconds", &start, "latency_p99_ns", &second["latency"]["p99_ns"]);
+    }
+}
+
+#[test]
+fn merged_results_and_searches_are_shown_too() {
+    let [one, two] = ["one", "two"].map(|name| json_file(name, "-c 2 -n 100 --seed 5"));
+    let merged = TestFile::new("merged.json");
+    let sum = loadgen(&format!("merge {one} {two}")).expect(0);
+    std::fs::write(&merged.0, &sum.stdout).expect("written");
+    let text = loadgen(&format!("report {merged} --to hgrm")).expect(0).stdout;
+    assert!(text.contains("Total count    =          200]"), "{text}");
+
+    let search = TestFile::new("search.json");
+    // Each request waits this long, so the search is short.
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    let flags = format!("{} -c 1 -R 50 -d 300ms -w 1ms --search p99:1s", server.address);
+    loadgen(&format!("{flags} --output-format json -o {search}"));
+    let text = loadgen(&format!("report {search} {one} --to csv")).expect(0).stdout;
+    assert!(text.contains(&format!("{one},percentiles,50,latency_ns,")), "{text}");
+    let json: Value = serde_json::from_str(&search.read()).expect("JSON");
+    for step in json["steps"].as_array().expect("runs") {
+        let (rate, p99) =
+            (step["rate_per_second"].to_string(), step["latency"]["p99_ns"].to_string());
+        let row = (rate, "latency_p99_ns".into(), p99);
+        assert!(table_rows(&text, "steps").contains(&row), "no {row:?} in\n{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_shown_leaves_the_output_as_it_was() {
+    let run = json_file("a-run.json", "-c 2 -n 100");
+    let other = TestFile::new("other.json");
+    std::fs::write(&other.0, "{\"type\":\"summary\",\"schema_version\":7}").expect("written");
+    let out = TestFile::new("out.csv");
+    std::fs::write(&out.0, "earlier").expect("written");
+    for (flags, code, why) in [
+        (format!("{run} {other} -o {out}"), 1, "its schema_version is 7, but only 1 is supported"),
+        (format!("/no/such/file -o {out}"), 1, "cannot read /no/such/file"),
+        (format!("{out} -o {out} --to csv"), 2, "is read and written: give two names"),
+        (format!("{run} {run} -o {out} --to hgrm"), 2, "is that of one result"),
+        (format!("{run} -o {out}.txt"), 2, "give --to, or -o a name with its ending"),
+        (String::new(), 2, "Usage: loadgen report"),
+    ] {
+        loadgen(&format!("report {flags}")).expect(code).complains(why);
+        assert_eq!(out.read(), "earlier", "{flags}");
     }
 }

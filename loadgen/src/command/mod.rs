@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod compare;
 pub mod drive;
 pub mod merge;
+pub mod report;
 pub mod resolve;
 pub mod run;
 pub mod search;

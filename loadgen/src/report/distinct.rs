@@ -98,6 +98,12 @@ pub fn distinct(nth: u64) -> Report {
             polling_ns: count(187 + part),
         });
     }
+    report.intervals = [0, 1]
+        .map(|nth| {
+            let start = Duration::from_secs(nth);
+            SecondSummary::new(&Interval { start, number: nth, ..second(count(10 * nth)) })
+        })
+        .to_vec();
     report.server_cores = Some(count(1) as f64 + 0.25);
     report
 }
@@ -335,25 +341,25 @@ fn assert_distribution(value: &Value, values: &Histogram<u64>) {
     assert_eq!(&hdr::decode(text).expect("a histogram"), values);
 }
 
-fn second() -> Interval {
+fn second(more: u64) -> Interval {
     let counts = Snapshot {
-        open: 310,
-        connect_failed: 311,
-        lost: 312,
-        mismatches: 313,
+        open: 310 + more,
+        connect_failed: 311 + more,
+        lost: 312 + more,
+        mismatches: 313 + more,
         ..Default::default()
     };
     Interval {
-        number: 300,
-        start: Duration::from_nanos(302),
+        number: 300 + more,
+        start: Duration::from_nanos(302 + more),
         length: Duration::from_millis(500),
-        latency: spread(1_000),
-        send_lag: spread(2_000),
-        replies: 303,
-        replies_late: 304,
-        bytes: 305,
+        latency: spread(1_000 + more),
+        send_lag: spread(2_000 + more),
+        replies: 303 + more,
+        replies_late: 304 + more,
+        bytes: 305 + more,
         counts,
-        errors: 306,
+        errors: 306 + more,
     }
 }
 
@@ -362,12 +368,12 @@ fn second() -> Interval {
 fn csv() {
     let mut out = Vec::new();
     csv_header(&mut out).expect("a vector takes all");
-    csv_row(&mut out, &second()).expect("a vector takes all");
+    csv_row(&mut out, &second(0)).expect("a vector takes all");
     let text = String::from_utf8(out).expect("text");
     let (header, row) = text.trim_end().split_once('\n').expect("two lines");
     let columns: BTreeMap<_, _> = header.split(',').zip(row.split(',')).collect();
     assert_eq!((columns.len(), row.split(',').count()), (19, 19));
-    let value = serde_json::to_value(SecondSummary::new(&second())).expect("it has a JSON form");
+    let value = serde_json::to_value(SecondSummary::new(&second(0))).expect("it has a JSON form");
     for (name, expected) in [
         ("second", "301"),
         ("start_ns", "302"),
@@ -410,7 +416,7 @@ fn csv() {
 #[test]
 fn interval_log_and_distribution() {
     let mut out = Vec::new();
-    let interval = Interval { start: Duration::from_millis(7_250), ..second() };
+    let interval = Interval { start: Duration::from_millis(7_250), ..second(0) };
     hdr::log_second(&mut out, &interval).expect("a vector takes all");
     let line = String::from_utf8(out).expect("text");
     let parts: Vec<_> = line.trim_end().split(',').collect();

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
 use crate::stats::interval::Interval;
+use crate::stats::records::percentile;
 
 /// Lines of a distribution per halving of the distance to 100 %, as in HdrHistogram's tools.
 pub const TICKS_PER_HALF: u32 = 5;
@@ -65,6 +66,20 @@ pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     };
     let (start, length) = (second.start.as_secs_f64(), second.length.as_secs_f64());
     writeln!(out, "{start:.3},{length:.3},{max:.3},{}", encode(&second.latency))
+}
+
+/// Percentiles and their values in nanoseconds: at the lines of a percentile distribution, and at
+/// those that JSON has.
+pub fn percentiles(values: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let lines = values.iter_quantiles(TICKS_PER_HALF).map(|step| step.quantile_iterated_to());
+    // With as many decimals as a percentile distribution shows.
+    let mut ranks: Vec<f64> = lines.map(|quantile| (quantile * 1e12).round() / 1e10).collect();
+    if !values.is_empty() {
+        ranks.extend([75.0, 99.0, 99.9, 99.99]);
+    }
+    ranks.sort_by(f64::total_cmp);
+    ranks.dedup();
+    ranks.into_iter().map(|rank| (rank, percentile(values, rank))).collect()
 }
 
 /// Writes the percentile distribution in the format of HistogramLogProcessor.

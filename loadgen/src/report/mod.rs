@@ -5,13 +5,14 @@
 //!   values computed from the records
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
 //!   `targets`, `hub`: parts of the text
-//! * `schema`: the types of all JSON objects; `saved`: summaries read from files
+//! * `schema`: the types of all JSON objects; `saved`: results read from files, and `table`: those as
+//!   comma-separated values
 
 #[cfg(test)]
 pub mod distinct;
 pub mod ending;
 mod figures;
-mod hdr;
+pub mod hdr;
 mod hub;
 mod json;
 mod load_text;
@@ -19,6 +20,7 @@ pub mod outputs;
 mod rows;
 pub mod saved;
 pub mod schema;
+pub mod table;
 pub mod targets;
 #[cfg(test)]
 pub mod tests;

@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use hdrhistogram::Histogram;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::schema::{Distribution, RunSummary, SCHEMA_VERSION, TargetCounts};
+use super::schema::{
+    Distribution, MergedSummary, RunSummary, SCHEMA_VERSION, SearchSummary, StepResult,
+    TargetCounts,
+};
 use super::targets::LINES_MAX;
 use crate::error::Failure;
 
@@ -36,9 +40,8 @@ impl Saved {
     /// The file cannot be read, or it is not a summary of this version.
     pub fn read(path: &Path) -> Result<Saved, Failure> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::Setup(format!("cannot read {name}: {error}")))?;
-        let run = summary(&text).map_err(|why| Failure::Setup(format!("{name}: {why}")))?;
+        let run =
+            summary(&text_of(path)?).map_err(|why| Failure::Setup(format!("{name}: {why}")))?;
         Saved::new(name, run)
     }
 
@@ -105,6 +108,11 @@ impl Saved {
 const MAY_BE_UNKNOWN: [&str; 5] =
     ["service", "own_server_workers", "optimized_build", "hub", "sizes"];
 
+fn text_of(path: &Path) -> Result<String, Failure> {
+    let cannot = |error| Failure::Setup(format!("cannot read {}: {error}", path.display()));
+    std::fs::read_to_string(path).map_err(cannot)
+}
+
 fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("it has a JSON form")
 }
@@ -126,14 +134,18 @@ fn histogram(
     found.map_err(|why| Failure::Setup(format!("{name}: {key}: {why}")))
 }
 
-/// Reads the only object, or the last line of several.
-fn summary(text: &str) -> Result<RunSummary, String> {
+/// Finds the only object, or the last line of several.
+fn object(text: &str) -> Result<(Head, &str), String> {
     let last = text.trim_end().lines().last().unwrap_or_default();
-    let (head, text) = match (serde_json::from_str::<Head>(text), serde_json::from_str(last)) {
-        (Ok(head), _) => (head, text),
-        (Err(_), Ok(head)) => (head, last),
-        (Err(error), _) => return Err(format!("not JSON: {error}")),
-    };
+    match (serde_json::from_str(text), serde_json::from_str(last)) {
+        (Ok(head), _) => Ok((head, text)),
+        (Err(_), Ok(head)) => Ok((head, last)),
+        (Err(error), _) => Err(format!("not JSON: {error}")),
+    }
+}
+
+fn summary(text: &str) -> Result<RunSummary, String> {
+    let (head, text) = object(text)?;
     match head.r#type.as_str() {
         "summary" => {}
         "merged" => return Err("a merged file: give the files of the single runs".into()),
@@ -145,13 +157,90 @@ fn summary(text: &str) -> Result<RunSummary, String> {
         "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
-    if head.schema_version != SCHEMA_VERSION {
-        let found = head.schema_version;
-        return Err(format!(
-            "its schema_version is {found}, but only {SCHEMA_VERSION} is supported"
-        ));
+    head.parse(text, "the summary of a run")
+}
+
+impl Head {
+    /// Parses an object that is `what`, if its version is supported.
+    fn parse<T: DeserializeOwned>(&self, text: &str, what: &str) -> Result<T, String> {
+        if self.schema_version != SCHEMA_VERSION {
+            let found = &self.schema_version;
+            return Err(format!(
+                "its schema_version is {found}, but only {SCHEMA_VERSION} is supported"
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| format!("not {what}: {error}"))
     }
-    serde_json::from_str(text).map_err(|error| format!("not the summary of a run: {error}"))
+}
+
+/// A result from a file, of any kind that can be shown.
+pub enum SavedResult {
+    Run(Box<RunSummary>),
+    Search(Box<SearchSummary>),
+    Merged(Box<MergedSummary>),
+}
+
+impl SavedResult {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or it is not a result of this version.
+    pub fn read(path: &Path) -> Result<SavedResult, Failure> {
+        SavedResult::parse(&text_of(path)?)
+            .map_err(|why| Failure::Setup(format!("{}: {why}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<SavedResult, String> {
+        let (head, text) = object(text)?;
+        match head.r#type.as_str() {
+            "summary" => head.parse(text, "the summary of a run").map(SavedResult::Run),
+            "search" => head.parse(text, "the result of a search").map(SavedResult::Search),
+            "merged" => head.parse(text, "the result of a merge").map(SavedResult::Merged),
+            _ => Err("not the result of a run, a search or a merge: write it with \
+                      --output-format json, or with loadgen merge"
+                .into()),
+        }
+    }
+
+    /// The run; of a search the best one. `None` if no run met the objective, and for several runs
+    /// that were added up.
+    pub fn run(&self) -> Option<&RunSummary> {
+        match self {
+            SavedResult::Run(run) => Some(run),
+            SavedResult::Search(search) => search.best.as_ref(),
+            SavedResult::Merged(_) => None,
+        }
+    }
+
+    /// The runs of a search.
+    pub fn steps(&self) -> &[StepResult] {
+        match self {
+            SavedResult::Search(search) => &search.steps,
+            _ => &[],
+        }
+    }
+
+    /// The distributions that have values, each with its key. The latency is the first one.
+    pub fn distributions(&self) -> Vec<(&'static str, &Distribution)> {
+        let all = match (self, self.run()) {
+            (SavedResult::Merged(all), _) => [
+                ("latency", &all.latency),
+                ("service_time", &all.service_time),
+                ("send_lag", &all.send_lag),
+                ("own_lag", &all.own_lag),
+                ("connect_latency", &all.connect_latency),
+            ],
+            (_, Some(run)) => [
+                ("latency", &run.latency),
+                ("service_time", &run.service_time),
+                ("send_lag", &run.send_lag),
+                ("own_lag", &run.own_lag),
+                ("connect_latency", &run.connect_latency),
+            ],
+            (_, None) => return Vec::new(),
+        };
+        all.into_iter().filter(|(_, distribution)| distribution.percentiles.count > 0).collect()
+    }
 }
 
 /// The targets of several runs, each once. `None` if a run does not have them, as in files of
@@ -297,6 +386,31 @@ pub mod tests {
             assert!(error.contains(reason), "{text}: {error}");
         }
         assert!(Saved::read(Path::new("/no/such/file")).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_refused_with_what_is_expected() {
+        let reasons = [
+            ("", "not JSON"),
+            ("[1, 2]", "not JSON"),
+            (
+                "{}",
+                "a search or a merge: write it with --output-format json, or with loadgen merge",
+            ),
+            ("{\"type\":\"calibration\"}", "not the result of a run, a search or a merge"),
+            (
+                "{\"type\":\"summary\",\"schema_version\":99}",
+                "its schema_version is 99, but only 1",
+            ),
+            ("{\"type\":\"search\",\"schema_version\":\"1\"}", "its schema_version is \"1\""),
+            ("{\"type\":\"merged\",\"schema_version\":1}", "not the result of a merge: missing"),
+            ("{\"type\":\"search\",\"schema_version\":1}", "not the result of a search: missing"),
+            ("{\"type\":\"summary\",\"schema_version\":1}", "not the summary of a run: missing"),
+        ];
+        for (text, reason) in reasons {
+            let error = SavedResult::parse(text).map(drop).expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
     }
 
     #[test]

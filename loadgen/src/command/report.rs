@@ -1,0 +1,149 @@
+//! `loadgen report FILE.json ... -o OUT`: saved results in another form.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+use crate::cli::is_stdout;
+use crate::error::{Exit, Failure};
+use crate::files;
+use crate::report::outputs::Sink;
+use crate::report::saved::SavedResult;
+use crate::report::{hdr, table};
+
+/// Writes saved results in another form: those of runs, of searches, and of loadgen merge.
+///
+/// The exit code is 0 if the output was written, whatever the verdict of the results.
+#[derive(Parser, Debug)]
+#[command(name = "loadgen report", bin_name = "loadgen report", version)]
+pub struct ReportArgs {
+    /// Results written with --output-format json or ndjson, or by loadgen merge
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Write to this file; - is stdout [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Form of the output [default: by the ending of -o]
+    #[arg(long, value_name = "FORM", value_enum)]
+    to: Option<ReportForm>,
+}
+
+/// Form of a report from files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ReportForm {
+    /// The latency's percentile distribution of one result, as HdrHistogram's tools plot it.
+    Hgrm,
+    /// Percentiles, seconds, and the runs of a search, with one number in each row.
+    Csv,
+}
+
+/// Reads the files, and writes the output.
+///
+/// # Errors
+/// A file is no result, or the output cannot be written.
+pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
+    let form = args.form()?;
+    args.check_output()?;
+    let read = |path: &PathBuf| Ok((path.display().to_string(), SavedResult::read(path)?));
+    let results = args.files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
+    let text = match form {
+        ReportForm::Hgrm => distribution(&results)?,
+        ReportForm::Csv => table::render(&results).map_err(Failure::Setup)?,
+    };
+    let mut sink = args.output.as_deref().map_or(Ok(Sink::Stdout), Sink::new)?;
+    sink.write(|out| out.write_all(text.as_bytes()))?;
+    Ok(Exit::Ok)
+}
+
+impl ReportArgs {
+    fn form(&self) -> Result<ReportForm, Failure> {
+        if let Some(form) = self.to {
+            return Ok(form);
+        }
+        let ending = self.output.as_deref().and_then(Path::extension).unwrap_or_default();
+        let form = ending.to_str().map(|ending| ReportForm::from_str(ending, true));
+        form.and_then(Result::ok).ok_or_else(|| {
+            let forms: Vec<_> = ReportForm::value_variants()
+                .iter()
+                .filter_map(|form| Some(form.to_possible_value()?.get_name().to_string()))
+                .collect();
+            let forms = forms.join(", ");
+            let text = format!("which form: give --to, or -o a name with its ending ({forms})");
+            Failure::Usage(text)
+        })
+    }
+
+    /// The output must not replace what it is made from.
+    fn check_output(&self) -> Result<(), Failure> {
+        let Some(output) = self.output.as_deref().filter(|path| !is_stdout(path)) else {
+            return Ok(());
+        };
+        match self.files.iter().find(|file| files::are_one(file, output)) {
+            Some(file) => {
+                let text = format!("{} is read and written: give two names", file.display());
+                Err(Failure::Usage(text))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The latency of a single result.
+fn distribution(results: &[(String, SavedResult)]) -> Result<String, Failure> {
+    let [(name, result)] = results else {
+        let text = "a percentile distribution is that of one result: give one file";
+        return Err(Failure::Usage(text.into()));
+    };
+    let Some((key, latency)) =
+        result.distributions().into_iter().find(|(key, _)| *key == "latency")
+    else {
+        return Err(Failure::Setup(format!("{name}: it has no latency")));
+    };
+    let values = latency.histogram();
+    let values = values.map_err(|why| Failure::Setup(format!("{name}: {key}: {why}")))?;
+    let mut out = Vec::new();
+    hdr::write_distribution(&mut out, &values).expect("a vector takes all bytes");
+    Ok(String::from_utf8(out).expect("numbers are text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn args(text: &str) -> ReportArgs {
+        ReportArgs::parse_from(format!("report {text}").split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        ReportArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn the_form_is_that_of_the_flag_or_of_the_ending() {
+        for (text, form) in [
+            ("a.json -o b.hgrm", ReportForm::Hgrm),
+            ("a.json -o b.CSV", ReportForm::Csv),
+            ("a.json -o b.csv --to hgrm", ReportForm::Hgrm),
+            ("a.json --to csv", ReportForm::Csv),
+        ] {
+            assert_eq!(args(text).form(), Ok(form), "{text}");
+        }
+        for text in ["a.json", "a.json -o b", "a.json -o -", "a.json -o b.txt", "a.json -o .csv"] {
+            let error = args(text).form().expect_err(text);
+            assert!(error.to_string().contains("with its ending ("), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_not_replaced() {
+        let error = args("a.json Cargo.toml --to csv -o ./Cargo.toml").check_output();
+        let text = "Cargo.toml is read and written: give two names";
+        assert_eq!(error, Err(Failure::Usage(text.into())));
+        assert_eq!(args("Cargo.toml -o -").check_output(), Ok(()));
+    }
+}

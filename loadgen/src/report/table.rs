@@ -1,0 +1,131 @@
+//! Saved results as one table of comma-separated values, with a number in each row: percentiles,
+//! seconds, and the runs of a search, of any number of files.
+
+use std::fmt::{Display, Write};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::hdr;
+use super::saved::SavedResult;
+
+/// Renders the table. `results`: each with the name of its file.
+///
+/// * `percentiles`: `x` is the percentile, and the values are in nanoseconds.
+/// * `seconds`: `x` is the start of the second, or of the longer interval, in nanoseconds.
+/// * `steps`: `x` is the rate that a run of a search tried, per second.
+///
+/// # Errors
+/// A histogram is malformed.
+pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
+    let mut text = String::from("file,table,x,quantity,value\n");
+    for (name, result) in results {
+        let mut rows = Rows { text: &mut text, file: quoted(name) };
+        for (key, distribution) in result.distributions() {
+            let values = distribution.histogram();
+            let values = values.map_err(|why| format!("{name}: {key}: {why}"))?;
+            let quantity = format!("{key}_ns");
+            for (percentile, value) in hdr::percentiles(&values) {
+                rows.row("percentiles", percentile, &quantity, value);
+            }
+        }
+        for second in result.run().map_or(&[][..], |run| &run.intervals) {
+            rows.numbers("seconds", second.start_ns, second);
+        }
+        for step in result.steps() {
+            rows.numbers("steps", step.rate_per_second, step);
+        }
+    }
+    Ok(text)
+}
+
+/// The rows of one file.
+struct Rows<'a> {
+    text: &'a mut String,
+    file: String,
+}
+
+impl Rows<'_> {
+    fn row(&mut self, table: &str, x: impl Display, quantity: &str, value: impl Display) {
+        let written = writeln!(self.text, "{},{table},{x},{quantity},{value}", self.file);
+        written.expect("writing to a string");
+    }
+
+    /// A row for each number of an object, under its key. A number of an inner object has both
+    /// keys.
+    fn numbers(&mut self, table: &str, x: u64, object: &impl Serialize) {
+        let object = serde_json::to_value(object).expect("it has a JSON form");
+        for (key, value) in object.as_object().into_iter().flatten() {
+            match value {
+                Value::Number(number) => self.row(table, x, key, number),
+                Value::Bool(is) => self.row(table, x, key, u8::from(*is)),
+                Value::Object(inner) => {
+                    let numbers = inner.iter().filter(|(_, value)| value.is_number());
+                    numbers.for_each(|(inner, value)| {
+                        self.row(table, x, &format!("{key}_{inner}"), value);
+                    });
+                }
+                Value::Null | Value::String(_) | Value::Array(_) => {}
+            }
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::distinct::distinct;
+    use crate::report::schema::RunSummary;
+
+    /// The value of the row with this table, x and quantity.
+    fn value(text: &str, row: &str) -> f64 {
+        let line = text.lines().find_map(|line| line.split_once(row)?.1.strip_prefix(','));
+        line.unwrap_or_else(|| panic!("no {row} in\n{text}")).parse().expect("a number")
+    }
+
+    #[test]
+    fn each_number_of_the_result_is_in_a_row() {
+        let run = RunSummary::new(&distinct(0));
+        let result = SavedResult::Run(Box::new(run.clone()));
+        let text = render(&[("a,\"b\".json".into(), result)]).expect("it has histograms");
+        assert!(text.lines().skip(1).all(|line| line.starts_with("\"a,\"\"b\"\".json\",")));
+        for (key, distribution) in [
+            ("latency", &run.latency),
+            ("service_time", &run.service_time),
+            ("send_lag", &run.send_lag),
+            ("own_lag", &run.own_lag),
+            ("connect_latency", &run.connect_latency),
+        ] {
+            let at = |x: &str| value(&text, &format!(",percentiles,{x},{key}_ns")) as u64;
+            let expected = &distribution.percentiles;
+            assert_eq!(at("50"), expected.p50_ns.expect("values"), "{key}");
+            assert_eq!(at("75"), expected.p75_ns.expect("values"), "{key}");
+            assert_eq!(at("99.9"), expected.p99_9_ns.expect("values"), "{key}");
+            assert_eq!(at("100"), expected.max_ns.expect("values"), "{key}");
+        }
+        assert_eq!(run.intervals.len(), 2);
+        for second in &run.intervals {
+            let at = |key: &str| value(&text, &format!(",seconds,{},{key}", second.start_ns));
+            assert_eq!(at("requests_per_second"), second.requests_per_second);
+            assert_eq!(at("connections_open") as u64, second.connections_open);
+            assert_eq!(at("latency_p99_9_ns") as u64, second.latency.p99_9_ns.expect("values"));
+            assert_eq!(at("send_lag_max_ns") as u64, second.send_lag.max_ns.expect("values"));
+        }
+    }
+
+    #[test]
+    fn a_malformed_histogram_is_named() {
+        let mut run = RunSummary::new(&distinct(0));
+        run.send_lag.histogram_v2_deflate_base64 = "?".into();
+        let error = render(&[("a.json".into(), SavedResult::Run(Box::new(run)))]);
+        let error = error.expect_err("no histogram");
+        assert!(error.starts_with("a.json: send_lag: not base64: "), "{error}");
+    }
+}
