@@ -688,6 +688,32 @@ fn merged_results_and_searches_are_shown_too() {
     }
 }
 
+/// With a page written at the end of the run, and the same one made from its JSON.
+#[test]
+fn the_page_of_a_run_is_that_of_its_file() {
+    let server = EchoServer::start(Fault::Slow { wait: Duration::from_millis(5) });
+    for (nth, flags) in [
+        "-c 3 -d 1200ms -R 500 --slo p99<10s".to_string(),
+        "hub:// -c 5 -n 50".to_string(),
+        format!("{} -c 1 -R 50 -d 300ms -w 1ms --search p99:1s", server.address),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [page, later] =
+            ["page", "later"].map(|name| TestFile::new(&format!("{nth}-{name}.html")));
+        let json = json_file(&format!("{nth}.json"), &format!("{flags} --html {page}"));
+        loadgen(&format!("report {json} -o {later}")).expect(0);
+        assert!(page.read().starts_with("<!DOCTYPE html>"), "{flags}");
+        assert!(page.read() == later.read(), "{flags}");
+        let command = format!("--html {page}");
+        assert!(page.read().contains(&command), "the command is there: {flags}");
+    }
+    for flags in ["-o a --html a", "--html a -o a --search p99:1s", "--html -"] {
+        loadgen(&format!("-c 1 -n 1 {flags}")).expect(2);
+    }
+}
+
 #[test]
 fn what_cannot_be_shown_leaves_the_output_as_it_was() {
     let run = json_file("a-run.json", "-c 2 -n 100");

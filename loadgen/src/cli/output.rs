@@ -43,6 +43,10 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
 
+    /// Write a page with charts and tables
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
     /// What stderr shows during the run
     #[arg(long, value_name = "FORM", value_enum, default_value = "auto")]
     pub progress: ProgressForm,
@@ -86,7 +90,8 @@ impl OutputArgs {
     /// Writes no results. The progress is shown as before.
     pub fn quiet(&self) -> OutputArgs {
         let output_format = OutputFormat::Quiet;
-        OutputArgs { output: None, hdr_log: None, hgrm: None, output_format, ..self.clone() }
+        let (output, hdr_log, hgrm, html) = (None, None, None, None);
+        OutputArgs { output, hdr_log, hgrm, html, output_format, ..self.clone() }
     }
 
     /// The effective form of the progress. `stdout_shown`: stdout is a terminal, where a redrawn
@@ -108,10 +113,11 @@ impl OutputArgs {
     /// Two outputs have the same file.
     pub fn check(&self) -> Result<(), Failure> {
         let stdout = (self.output_format != OutputFormat::Quiet).then_some(Path::new(STDOUT));
-        let files: [(&str, Option<&Path>); 3] = [
+        let files: [(&str, Option<&Path>); 4] = [
             ("--output", self.output.as_deref().or(stdout)),
             ("--hdr-log", self.hdr_log.as_deref()),
             ("--hgrm", self.hgrm.as_deref()),
+            ("--html", self.html.as_deref()),
         ];
         for (nth, (flag, path)) in files.iter().enumerate() {
             let Some(path) = path else { continue };
@@ -173,14 +179,19 @@ mod tests {
     #[test]
     fn two_outputs_cannot_be_one_file() {
         for flags in [
-            "-o a --hdr-log b --hgrm c",
+            "-o a --hdr-log b --hgrm c --html d",
             "--hgrm c",
             "-o a --hgrm -",
             "--output-format quiet --hgrm -",
         ] {
             assert_eq!(output(flags).check(), Ok(()), "{flags}");
         }
-        for flags in ["-o a --hdr-log a", "--hdr-log a --hgrm ./a", "-o ../loadgen/a --hgrm a"] {
+        for flags in [
+            "-o a --html a",
+            "-o a --hdr-log a",
+            "--hdr-log a --hgrm ./a",
+            "-o ../loadgen/a --hgrm a",
+        ] {
             let error = output(flags).check().expect_err(flags).to_string();
             assert!(error.contains("the same file, "), "{error}");
         }

@@ -9,7 +9,7 @@ use crate::error::{Exit, Failure};
 use crate::files;
 use crate::report::outputs::Sink;
 use crate::report::saved::SavedResult;
-use crate::report::{hdr, table};
+use crate::report::{hdr, html, table};
 
 /// Writes saved results in another form: those of runs, of searches, and of loadgen merge.
 ///
@@ -33,6 +33,8 @@ pub struct ReportArgs {
 /// Form of a report from files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ReportForm {
+    /// A page with charts and tables; of several results, one with each of them in each chart.
+    Html,
     /// The latency's percentile distribution of one result, as HdrHistogram's tools plot it.
     Hgrm,
     /// Percentiles, seconds, and the runs of a search, with one number in each row.
@@ -49,6 +51,7 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
     let read = |path: &PathBuf| Ok((path.display().to_string(), SavedResult::read(path)?));
     let results = args.files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
     let text = match form {
+        ReportForm::Html => html::render(&results).map_err(Failure::Setup)?,
         ReportForm::Hgrm => distribution(&results)?,
         ReportForm::Csv => table::render(&results).map_err(Failure::Setup)?,
     };
@@ -126,6 +129,7 @@ mod tests {
     #[test]
     fn the_form_is_that_of_the_flag_or_of_the_ending() {
         for (text, form) in [
+            ("a.json -o b.html", ReportForm::Html),
             ("a.json -o b.hgrm", ReportForm::Hgrm),
             ("a.json -o b.CSV", ReportForm::Csv),
             ("a.json -o b.csv --to hgrm", ReportForm::Hgrm),

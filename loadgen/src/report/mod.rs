@@ -13,6 +13,7 @@ pub mod distinct;
 pub mod ending;
 mod figures;
 pub mod hdr;
+pub mod html;
 mod hub;
 mod json;
 mod load_text;

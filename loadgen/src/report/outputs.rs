@@ -1,5 +1,5 @@
-//! Where results go: the report, the rows of its streaming forms, the interval log and the
-//! percentile distribution. All are checked before the run, so that a run is not wasted if one
+//! Where results go: the report, the rows of its streaming forms, the interval log, the percentile
+//! distribution and the page. All are checked before the run, so that a run is not wasted if one
 //! cannot be written. An earlier file stays until there is something to replace it: the report at
 //! the end, or the first row. Each second is written at once, so that a terminated program leaves
 //! what it had.
@@ -10,8 +10,9 @@ use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::saved::SavedResult;
 use super::schema::{RunSummary, SecondSummary};
-use super::{Report, hdr, rows, text};
+use super::{Report, hdr, html, rows, text};
 use crate::cli::{OutputArgs, OutputFormat, is_stdout};
 use crate::error::Failure;
 use crate::files;
@@ -27,6 +28,7 @@ pub struct Outputs {
     begun: bool,
     hdr_log: Option<Sink>,
     hgrm: Option<Sink>,
+    html: Option<Sink>,
 }
 
 impl Outputs {
@@ -46,6 +48,7 @@ impl Outputs {
             begun: false,
             hdr_log: sink(&flags.hdr_log)?,
             hgrm: sink(&flags.hgrm)?,
+            html: sink(&flags.html)?,
         })
     }
 
@@ -103,8 +106,11 @@ impl Outputs {
             OutputFormat::Csv if !self.begun => self.report.write(rows::csv_header)?,
             OutputFormat::Csv | OutputFormat::Quiet => {}
         }
-        match &mut self.hgrm {
-            Some(hgrm) => hgrm.write(|out| hdr::write_distribution(out, &report.records.latency)),
+        if let Some(hgrm) = &mut self.hgrm {
+            hgrm.write(|out| hdr::write_distribution(out, &report.records.latency))?;
+        }
+        match &mut self.html {
+            Some(html) => html.write_page(SavedResult::Run(Box::new(RunSummary::new(report)))),
             None => Ok(()),
         }
     }
@@ -140,6 +146,15 @@ impl Sink {
         }
         files::check_writable(path).map_err(|error| cannot_write(path, &error))?;
         Ok(Sink::File(path.into()))
+    }
+
+    /// Writes a page with the charts and tables of a result.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn write_page(&mut self, result: SavedResult) -> Result<(), Failure> {
+        let page = html::render(&[(String::new(), result)]).map_err(Failure::Setup)?;
+        self.write(|out| out.write_all(page.as_bytes()))
     }
 
     /// Writes the next part of the result.

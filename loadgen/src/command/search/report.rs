@@ -7,6 +7,7 @@ use crate::command::search::{Missed, Search, Step, rate_of};
 use crate::error::{Exit, Failure};
 use crate::report::Verdict;
 use crate::report::outputs::Sink;
+use crate::report::saved::SavedResult;
 use crate::report::schema::{
     PROGRAM_VERSION, RunSummary, SCHEMA_VERSION, SearchSummary, SearchType, SearchVerdict,
     StepResult,
@@ -18,16 +19,19 @@ use crate::units::{time_text, time_us};
 pub struct SearchOutput {
     format: OutputFormat,
     sink: Sink,
+    html: Option<Sink>,
 }
 
 impl SearchOutput {
     /// Checks it before the first run, so that no run is wasted if it cannot be written.
     ///
     /// # Errors
-    /// It cannot be written to.
+    /// It cannot be written to, or two outputs are the same.
     pub fn open(flags: &OutputArgs) -> Result<SearchOutput, Failure> {
+        flags.check()?;
         let sink = flags.output.as_deref().map(Sink::new).transpose()?;
-        Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or(Sink::Stdout) })
+        let html = flags.html.as_deref().map(Sink::new).transpose()?;
+        Ok(SearchOutput { format: flags.output_format, sink: sink.unwrap_or(Sink::Stdout), html })
     }
 
     /// Writes the result.
@@ -42,6 +46,12 @@ impl SearchOutput {
             }),
             OutputFormat::Text => self.sink.write(|out| out.write_all(render(search).as_bytes())),
             OutputFormat::Quiet | OutputFormat::Csv | OutputFormat::Ndjson => Ok(()),
+        }?;
+        match &mut self.html {
+            Some(html) => {
+                html.write_page(SavedResult::Search(Box::new(SearchSummary::new(search))))
+            }
+            None => Ok(()),
         }
     }
 

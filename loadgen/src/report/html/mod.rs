@@ -1,0 +1,469 @@
+//! Results as one page of HTML that needs nothing else: no network, no font, no other file.
+//!
+//! * here: the page, and what stands in it
+//! * `verdict`: the result in plain sentences; `tables`: numbers without a script
+//! * `charts`: which charts there are; `chart`: their numbers, which `page.js` draws with uPlot
+//!
+//! The charts are drawn by a script because only that gives one crosshair over all of them, and
+//! zoom. The page is safe to open whatever the file of a result contains: text is escaped by the
+//! macro that makes the HTML, numbers are in a block that is no script, and the page allows no
+//! script but its own (by its hash) and no request.
+
+mod chart;
+mod charts;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::{Value, json};
+
+use super::saved::SavedResult;
+use super::schema::{
+    Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary, SearchSummary,
+};
+use crate::units::{metric, time_us};
+use chart::Chart;
+use verdict::Sentence;
+
+/// The script of the page: the licence of uPlot, uPlot, and what draws the charts with it.
+const SCRIPT: &str = concat!(
+    "/*\nuPlot 1.6.32\n\n",
+    include_str!("uplot/LICENSE"),
+    "\n*/\n",
+    include_str!("uplot/uPlot.iife.min.js"),
+    "\n",
+    include_str!("page.js")
+);
+/// The base64 of its SHA-256. A test computes it.
+const SCRIPT_SHA256: &str = "SrTjkNIZOiWlEFjfQsrYR19vI0cTfz+EkNhNFbHYdbM=";
+const STYLE: &str = concat!(include_str!("uplot/uPlot.min.css"), "\n", include_str!("page.css"));
+
+/// Rows of the table of seconds, at most. A longer one is not read by people.
+const SECONDS_MAX: usize = 300;
+
+/// Renders results, each with its name: one with all of its charts and tables, or several beside
+/// each other.
+///
+/// # Errors
+/// A histogram is malformed.
+pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
+    let (title, charts, body) = match results {
+        [(name, result)] => {
+            let charts = charts::of_one(result).map_err(|why| format!("{name}: {why}"))?;
+            (title(name, result), charts, one(result))
+        }
+        _ => {
+            let title = format!("{} results", results.len());
+            (title, charts::of_several(results)?, several(results))
+        }
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(policy());
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="generator" content=(format!("loadgen {PROGRAM_VERSION}"));
+                link rel="icon" href="data:,";
+                title { (title) " – loadgen" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (title) }
+                (body.above)
+                (figures(&charts))
+                (body.below)
+                footer.faint {
+                    "Made by loadgen " (PROGRAM_VERSION) ". Charts by uPlot 1.6.32 (MIT licence). \
+                     Times are those of the generator's clock."
+                }
+                script id="numbers" type="application/json" {
+                    (PreEscaped(in_script(&chart::numbers(&charts))))
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    Ok(page.into_string())
+}
+
+/// What the browser may do with the page: run its script and apply styles, and request nothing.
+fn policy() -> String {
+    format!(
+        "default-src 'none'; script-src 'sha256-{SCRIPT_SHA256}'; style-src 'unsafe-inline'; \
+         img-src data:; base-uri 'none'; form-action 'none'"
+    )
+}
+
+/// JSON that can stand between the tags of a script: without `<`, which could end it.
+fn in_script(numbers: &Value) -> String {
+    numbers.to_string().replace('<', "\\u003c")
+}
+
+/// The parts of a page above its charts and below.
+struct Body {
+    above: Markup,
+    below: Markup,
+}
+
+fn title(name: &str, result: &SavedResult) -> String {
+    match result {
+        SavedResult::Run(run) => run.target.clone(),
+        SavedResult::Search(search) => format!("Highest rate with {}", search.objective),
+        SavedResult::Merged(merged) => format!("{} runs ({name})", merged.runs),
+    }
+}
+
+fn verdict_box(result: &SavedResult) -> Markup {
+    let Sentence { tone, text, reasons, exit_code } = Sentence::of(result);
+    html! {
+        div class={ "verdict " (tone.class()) } {
+            p { strong { (text) } }
+            ul { @for reason in reasons { li { (reason) } } }
+            p.faint { "Exit code " (exit_code) }
+        }
+    }
+}
+
+fn figures(charts: &[Chart]) -> Markup {
+    html! {
+        @if !charts.is_empty() {
+            h2 { "Charts" }
+            noscript { p { "The charts need JavaScript. The tables below do not." } }
+            p.about.hint {
+                "Drag over a chart to enlarge a part of it; a double click shows all of it again. \
+                 Click on a name to hide its line."
+            }
+            div.charts {
+                @for chart in charts {
+                    @let chart::Frame { id, title, about, .. } = chart.frame;
+                    @let is_wide = matches!(id, "percentiles" | "curve");
+                    figure class=[is_wide.then_some("wide")] {
+                        h3 { (title) }
+                        p.about { (about) }
+                        div.chart id={ "chart-" (id) } {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A page of one result.
+fn one(result: &SavedResult) -> Body {
+    let (above, below) = match result {
+        SavedResult::Run(run) => (run_above(run), run_below(run)),
+        SavedResult::Search(search) => (search_above(search), search_below(search)),
+        SavedResult::Merged(merged) => (html! {}, merged_below(merged)),
+    };
+    Body {
+        above: html! { (verdict_box(result)) (above) },
+        below: html! {
+            h2 { "Numbers" }
+            (tables::percentiles("Times", &columns(result)))
+            (below)
+        },
+    }
+}
+
+/// The distributions with their names in words.
+fn columns(result: &SavedResult) -> Vec<(String, &Distribution)> {
+    let words = |key: &str| match key {
+        "latency" => "Latency",
+        "service_time" => "Service time",
+        "send_lag" => "Send lag",
+        "own_lag" => "Own lag",
+        _ => "Connect",
+    };
+    result.distributions().into_iter().map(|(key, values)| (words(key).into(), values)).collect()
+}
+
+/// The most important figures, large.
+fn headline(pairs: &[(&str, String)]) -> Markup {
+    html! {
+        dl.figures { @for (name, value) in pairs { div { dt { (name) } dd { (value) } } } }
+    }
+}
+
+fn run_above(run: &RunSummary) -> Markup {
+    let time = |nanos: Option<u64>| nanos.map_or("–".into(), |ns| time_us(ns as f64 / 1e3));
+    let latency = &run.latency.percentiles;
+    let errors: u64 = run.errors.values().map(|count| count.get()).fold(0, u64::saturating_add);
+    html! {
+        (headline(&[
+            ("Replies per second", metric(run.requests_per_second)),
+            ("Latency p50", time(latency.p50_ns)),
+            ("Latency p99", time(latency.p99_ns)),
+            ("Latency p99.9", time(latency.p99_9_ns)),
+            ("Latency max", time(latency.max_ns)),
+            ("Connections", run.connections.established.to_string()),
+            ("Errors", errors.to_string()),
+        ]))
+    }
+}
+
+fn run_below(run: &RunSummary) -> Markup {
+    let errors: Vec<_> =
+        run.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
+    let targets = run.per_target.as_deref().unwrap_or_default();
+    html! {
+        @if !run.objectives.is_empty() {
+            (tables::objects("Objectives", &OBJECTIVE_KEYS, &objectives(run)))
+        }
+        div.tables {
+            (tables::pairs("Requests", &requests(run)))
+            (tables::pairs("Connections", &tables::fields(&run.connections)))
+            @if errors.is_empty() { p { "No connection failed." } }
+            @else { (tables::pairs("Errors", &errors)) }
+        }
+        @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
+        @if let Some(hub) = &run.hub { (tables::pairs("Hub", &tables::fields(hub))) }
+        @if !run.rude_clients.is_empty() {
+            (tables::objects("Rude clients", &RUDE_KEYS, &run.rude_clients))
+        }
+        @if !run.first_mismatches.is_empty() {
+            (tables::objects("First bytes that differed", &MISMATCH_KEYS, &run.first_mismatches))
+        }
+        div.tables {
+            (tables::pairs("Generator", &generator(run)))
+            @if !run.generator_threads.is_empty() {
+                (tables::objects("Threads", &THREAD_KEYS, &run.generator_threads))
+            }
+        }
+        (seconds(run))
+        h2 { "How it was measured" }
+        (conditions(run))
+    }
+}
+
+fn objectives(run: &RunSummary) -> Vec<Value> {
+    let row = |objective: &ObjectiveResult| {
+        let result = match objective {
+            ObjectiveResult { met: true, .. } => "met",
+            ObjectiveResult { undecided: true, .. } => "undecided",
+            _ => "missed",
+        };
+        let measured = match (objective.measured_ns, objective.measured) {
+            (Some(nanos), _) => json!(time_us(nanos as f64 / 1e3)),
+            (None, measured) => json!(measured),
+        };
+        json!({ "objective": objective.objective, "result": result, "measured": measured })
+    };
+    run.objectives.iter().map(row).collect()
+}
+
+fn requests(run: &RunSummary) -> Vec<(String, Value)> {
+    [
+        ("Measured for_ns", json!(run.elapsed_ns)),
+        ("Offered", json!(run.requests_offered)),
+        ("Answered in time", json!(run.replies)),
+        ("Answered after the end", json!(run.replies_late)),
+        ("Timed out", json!(run.requests_timed_out)),
+        ("Unanswered", json!(run.requests_unanswered)),
+        ("Never sent", json!(run.requests_never_sent)),
+        ("In the warm-up", json!(run.requests_warmup)),
+        ("Replies per second", json!(run.requests_per_second)),
+        ("Bytes per second", json!(run.bytes_read_per_second)),
+        ("Bytes verified", json!(run.bytes_verified)),
+        ("Connections that differed", json!(run.mismatched_connections)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec()
+}
+
+fn generator(run: &RunSummary) -> Vec<(String, Value)> {
+    let ceiling = &run.ceiling;
+    [
+        ("Processors used", json!(run.generator_cores)),
+        ("Busiest thread, busy", json!(percent(run.generator_busy_ratio))),
+        ("Busiest thread, waiting", json!(percent(run.generator_waiting_ratio))),
+        ("Longest pause_ns", json!(run.longest_pause_ns)),
+        ("Saturated seconds", json!(run.saturated_seconds)),
+        ("Processors of the server", json!(run.server_cores)),
+        ("Fairness (Jain)", json!(run.fairness_jain)),
+        ("Calibration", json!(ceiling.calibration)),
+        ("Of this machine's ceiling", json!(ceiling.used_ratio.map(percent))),
+        ("Floor latency p50_ns", json!(ceiling.floor_latency_p50_ns)),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_null())
+    .map(|(name, value)| (name.to_string(), value))
+    .collect()
+}
+
+fn percent(ratio: f64) -> String {
+    format!("{:.1} %", ratio * 100.0)
+}
+
+fn seconds(run: &RunSummary) -> Markup {
+    let rows = &run.intervals;
+    html! {
+        @if rows.len() > SECONDS_MAX {
+            p { "The " (rows.len()) " seconds are in the charts, and in the JSON file; "
+                code { "loadgen report FILE.json --to csv" } " makes a table of them." }
+        } @else if !rows.is_empty() {
+            details {
+                summary { "Seconds" }
+                (tables::objects("Each second", &SECOND_KEYS, rows))
+            }
+        }
+    }
+}
+
+fn conditions(run: &RunSummary) -> Markup {
+    let began = run.began_unix_ns.and_then(|ns| Timestamp::from_nanosecond(ns.into()).ok());
+    let mut rows = Vec::new();
+    if let Some(began) = began {
+        rows.push((
+            "Began".to_string(),
+            json!(began.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
+        ));
+    }
+    rows.push(("Version of loadgen".into(), json!(run.loadgen_version)));
+    rows.extend(run.machine.iter().flat_map(tables::fields));
+    html! {
+        @if !run.command.is_empty() { pre { code { (command(&run.command)) } } }
+        div.tables {
+            (tables::pairs("Machine", &rows))
+            (tables::pairs("Settings", &tables::fields(&run.config)))
+        }
+    }
+}
+
+/// The command line as a shell takes it.
+fn command(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+[]".contains(c);
+    let quoted = |word: &String| match !word.is_empty() && word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+fn search_above(search: &SearchSummary) -> Markup {
+    html! {
+        @if let Some(best) = &search.best {
+            p { "Charts over time and numbers are those of the best run, at "
+                (search.rate_per_second.unwrap_or_default()) "/s to " (best.target) "." }
+            (run_above(best))
+        }
+    }
+}
+
+fn search_below(search: &SearchSummary) -> Markup {
+    html! {
+        (tables::objects("All runs", &STEP_KEYS, &search.steps))
+        @if let Some(best) = &search.best { (run_below(best)) }
+    }
+}
+
+fn merged_below(merged: &MergedSummary) -> Markup {
+    // The rest of the object is shown elsewhere, or made of other objects.
+    let is_shown = |value: &Value| value.is_number();
+    let mut counts = tables::fields(merged);
+    counts.retain(|(key, value)| {
+        is_shown(value) && !matches!(key.as_str(), "exit_code" | "schema_version")
+    });
+    let errors: Vec<_> =
+        merged.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
+    let targets = merged.per_target.as_deref().unwrap_or_default();
+    html! {
+        div.tables {
+            (tables::pairs("Sums", &counts))
+            @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }
+        }
+        @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
+        h2 { "How it was measured" }
+        (tables::pairs("Settings of the first run", &tables::fields(&merged.config)))
+    }
+}
+
+/// A page of several results.
+fn several(results: &[(String, SavedResult)]) -> Body {
+    let latencies: Vec<_> = results
+        .iter()
+        .filter_map(|(name, result)| Some((name.clone(), result.distributions().first()?.1)))
+        .collect();
+    Body {
+        above: html! {
+            @for (name, result) in results {
+                h3 { (name) }
+                p.faint { (title(name, result)) }
+                (verdict_box(result))
+            }
+        },
+        below: html! {
+            h2 { "Numbers" }
+            (tables::percentiles("Latency", &latencies))
+            h2 { "How it was measured" }
+            @for (name, result) in results {
+                details {
+                    summary { (name) }
+                    @if let Some(run) = result.run() {
+                        (tables::pairs("Requests", &requests(run)))
+                        (conditions(run))
+                    }
+                    @if let SavedResult::Merged(merged) = result { (merged_below(merged)) }
+                    @if let SavedResult::Search(search) = result {
+                        (tables::objects("All runs", &STEP_KEYS, &search.steps))
+                    }
+                }
+            }
+        },
+    }
+}
+
+const OBJECTIVE_KEYS: [&str; 3] = ["objective", "result", "measured"];
+const TARGET_KEYS: [&str; 7] = [
+    "target",
+    "connections_asked",
+    "connections_established",
+    "connections_served",
+    "connections_lost",
+    "mismatched_connections",
+    "requests_completed",
+];
+const RUDE_KEYS: [&str; 9] = [
+    "kind",
+    "asked",
+    "established",
+    "connect_failed",
+    "finished",
+    "closed_by_server",
+    "reset_by_server",
+    "bytes_sent",
+    "bytes_received",
+];
+const MISMATCH_KEYS: [&str; 5] = ["connection", "stream_offset", "expected", "actual", "note"];
+const THREAD_KEYS: [&str; 5] =
+    ["running_ns", "waiting_ns", "polling_ns", "switches_voluntary", "switches_involuntary"];
+const SECOND_KEYS: [&str; 13] = [
+    "start_ns",
+    "length_ns",
+    "replies",
+    "replies_late",
+    "requests_per_second",
+    "latency/p50_ns",
+    "latency/p90_ns",
+    "latency/p99_ns",
+    "latency/p99_9_ns",
+    "latency/max_ns",
+    "send_lag/p99_ns",
+    "connections_open",
+    "errors",
+];
+const STEP_KEYS: [&str; 9] = [
+    "rate_per_second",
+    "requests_per_second",
+    "measured_ns",
+    "latency/p50_ns",
+    "latency/p99_ns",
+    "own_lag_p99_ns",
+    "requests_never_sent",
+    "kept",
+    "not_kept_reason",
+];

@@ -1,0 +1,491 @@
+//! The page has the numbers of the JSON, and nothing that a file contains becomes a part of its
+//! markup or its script.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+use crate::report::Verdict;
+use crate::report::distinct::distinct;
+use crate::report::schema::{
+    Percentiles, SCHEMA_VERSION, SearchType, SearchVerdict, SecondSummary, StepResult,
+};
+use crate::report::tests::report;
+
+fn run(nth: u64) -> RunSummary {
+    RunSummary::new(&distinct(nth))
+}
+
+fn page(result: SavedResult) -> String {
+    render(&[("a.json".into(), result)]).expect("its histograms are right")
+}
+
+fn page_of_run(run: &RunSummary) -> String {
+    page(SavedResult::Run(Box::new(run.clone())))
+}
+
+/// The numbers of the charts, as the script reads them.
+fn numbers_of(page: &str) -> Value {
+    let start = page.split("<script id=\"numbers\" type=\"application/json\">").nth(1);
+    let block = start.and_then(|rest| rest.split("</script>").next()).expect("a block of numbers");
+    serde_json::from_str(block).expect("JSON")
+}
+
+/// The points of a series: its values with their places on the x axis.
+fn points(numbers: &Value, id: &str, label: &str) -> Vec<(f64, f64)> {
+    let named = |list: &Value, key: &str, name: &str| -> Value {
+        let found = list.as_array().expect("a list").iter().find(|one| one[key] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    };
+    let chart = named(&numbers["charts"], "id", id);
+    let x = numbers["axes"][chart["axis"].as_u64().expect("a number") as usize].clone();
+    let values = named(&chart["series"], "label", label)["values"].clone();
+    let (x, values) = (x.as_array().expect("a list"), values.as_array().expect("a list"));
+    assert_eq!(x.len(), values.len(), "{id}");
+    let point = |(x, value): (&Value, &Value)| Some((x.as_f64()?, value.as_f64()?));
+    x.iter().zip(values).filter_map(point).collect()
+}
+
+fn ids(numbers: &Value) -> Vec<&str> {
+    let charts = numbers["charts"].as_array().expect("a list");
+    charts.iter().map(|chart| chart["id"].as_str().expect("text")).collect()
+}
+
+#[test]
+fn the_policy_allows_the_script_of_the_page() {
+    assert_eq!(SCRIPT_SHA256, BASE64.encode(Sha256::digest(SCRIPT)), "write it into mod.rs");
+    let page = page_of_run(&run(0));
+    assert!(page.contains(&format!("script-src 'sha256-{SCRIPT_SHA256}';")), "{}", policy());
+    assert!(page.contains(&format!("<script>{SCRIPT}</script>")), "it is unchanged in the page");
+}
+
+/// Of a run in which no two figures are equal.
+#[test]
+fn each_line_of_each_chart_has_its_own_numbers_of_the_json() {
+    let run = run(0);
+    let json = serde_json::to_value(&run).expect("it has a JSON form");
+    let numbers = numbers_of(&page_of_run(&run));
+    let of_each = |list: &str, value: &dyn Fn(usize, &Value) -> (f64, f64)| -> Vec<(f64, f64)> {
+        let list = json[list].as_array().expect("a list");
+        list.iter().enumerate().map(|(nth, one)| value(nth, one)).collect()
+    };
+    let float = |value: &Value| value.as_f64().expect("a number");
+    for (id, label, key) in [
+        ("rate", "Replies", "/requests_per_second"),
+        ("latency", "p50", "/latency/p50_ns"),
+        ("latency", "p90", "/latency/p90_ns"),
+        ("latency", "p99", "/latency/p99_ns"),
+        ("latency", "p99.9", "/latency/p99_9_ns"),
+        ("latency", "max", "/latency/max_ns"),
+        ("lag", "Latency p99", "/latency/p99_ns"),
+        ("lag", "Send lag p50", "/send_lag/p50_ns"),
+        ("lag", "Send lag p99", "/send_lag/p99_ns"),
+        ("lag", "Send lag max", "/send_lag/max_ns"),
+        ("connections", "Open", "/connections_open"),
+        ("errors", "Errors", "/errors"),
+    ] {
+        let expected = of_each("intervals", &|_, second| {
+            (float(&second["start_ns"]), float(second.pointer(key).expect(key)))
+        });
+        assert_eq!(points(&numbers, id, label), expected, "{id} {label}");
+    }
+    let starts = [0.0, float(&json["seconds"][0]["length_ns"])];
+    let per_nano = |step: &Value, key: &str| float(&step[key]) / float(&step["length_ns"]);
+    for (id, label, value) in [
+        (
+            "outstanding",
+            "Counted",
+            &(|step: &Value| float(&step["outstanding_mean"])) as &dyn Fn(&Value) -> f64,
+        ),
+        ("outstanding", "By Little's law", &|step| float(&step["outstanding_expected"])),
+        ("processors", "Used", &|step| per_nano(step, "running_ns")),
+        ("processors", "Waited for", &|step| per_nano(step, "waiting_ns")),
+    ] {
+        let expected = of_each("seconds", &|nth, step| (starts[nth], value(step)));
+        assert_eq!(points(&numbers, id, label), expected, "{id} {label}");
+    }
+    for (key, label) in [
+        ("latency", "Latency (from the intended time)"),
+        ("service_time", "Service time (from the send)"),
+        ("send_lag", "Send lag"),
+        ("own_lag", "Own lag (of the generator)"),
+    ] {
+        let points = points(&numbers, "percentiles", label);
+        for (rank, name) in
+            [(50.0, "p50"), (75.0, "p75"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99_9")]
+        {
+            let expected = (rank, float(&json[key][format!("{name}_ns")]));
+            assert!(points.contains(&expected), "{key}: no {expected:?} in {points:?}");
+        }
+        assert!(points.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1), "{points:?}");
+        assert!(points.last().expect("points").0 > 99.99 && points.len() > 50, "{points:?}");
+    }
+    let shown = ["percentiles", "rate", "latency", "lag", "connections", "errors"];
+    let shown = [&shown[..], &["outstanding", "processors"]].concat();
+    assert_eq!(ids(&numbers), shown, "and no other charts");
+    let labels: usize = numbers["charts"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|chart| chart["series"].as_array().expect("a list").len())
+        .sum();
+    assert_eq!(labels, 12 + 4 + 4, "and no other lines");
+}
+
+#[test]
+fn a_closed_loop_has_its_latency_alone() {
+    let numbers = numbers_of(&page_of_run(&RunSummary::new(&report())));
+    assert_eq!(ids(&numbers), ["percentiles"], "it has no seconds");
+    assert_eq!(numbers["charts"][0]["series"].as_array().map(Vec::len), Some(1));
+    assert!(points(&numbers, "percentiles", "Latency").contains(&(50.0, 500_223.0)), "{numbers}");
+}
+
+#[test]
+fn what_arrived_after_the_end_is_no_second_of_a_chart() {
+    let mut run = run(0);
+    run.intervals.push(SecondSummary {
+        length_ns: 0,
+        start_ns: 9_000_000_000,
+        ..run.intervals[1].clone()
+    });
+    let rates = points(&numbers_of(&page_of_run(&run)), "rate", "Replies");
+    assert_eq!(rates.len(), 2, "{rates:?}");
+}
+
+fn step(rate: u64, kept: bool) -> StepResult {
+    let at = |part| Some(rate * 1_000 + part);
+    StepResult {
+        rate_per_second: rate,
+        requests_per_second: rate as f64,
+        measured_ns: at(5),
+        latency: Percentiles {
+            count: 1,
+            p50_ns: at(1),
+            p90_ns: at(2),
+            p99_ns: at(3),
+            max_ns: at(4),
+            ..Percentiles::default()
+        },
+        own_lag_p99_ns: 7,
+        requests_never_sent: 8,
+        kept,
+        not_kept_reason: (!kept).then(|| "too late".into()),
+        verdict: Verdict::Valid,
+    }
+}
+
+/// Three tries at the highest rate, the first of which had another latency.
+fn search() -> SearchSummary {
+    let mut first = step(400, false);
+    first.latency.p99_ns = Some(1);
+    first.measured_ns = Some(2);
+    let steps = vec![step(100, true), first, step(400, false), step(200, true)];
+    let mut best = run(0);
+    best.objectives = vec![ObjectiveResult {
+        objective: "p99<5ms".into(),
+        limit_ns: Some(5_000_000),
+        limit: None,
+        measured_ns: Some(1),
+        measured: None,
+        met: true,
+        undecided: false,
+    }];
+    SearchSummary {
+        r#type: SearchType::Search,
+        schema_version: SCHEMA_VERSION,
+        loadgen_version: PROGRAM_VERSION.into(),
+        objective: "p99<5ms".into(),
+        rate_per_second: Some(200),
+        not_kept_rate_per_second: Some(400),
+        not_kept_reason: Some("too late".into()),
+        is_lower_bound: false,
+        steps,
+        verdict: SearchVerdict::Run(Verdict::Valid),
+        verdict_text: "valid (a; b)".into(),
+        exit_code: 0,
+        best: Some(best),
+    }
+}
+
+#[test]
+fn the_curve_of_a_search_has_the_last_try_at_each_rate_and_all_tries_as_points() {
+    let page = page(SavedResult::Search(Box::new(search())));
+    let numbers = numbers_of(&page);
+    let points = |label| points(&numbers, "curve", label);
+    let at = |part: f64| vec![(100.0, 100e3 + part), (200.0, 200e3 + part), (400.0, 400e3 + part)];
+    let lines = [("p50", 1.0), ("p90", 2.0), ("p99", 3.0), ("max", 4.0)];
+    lines.into_iter().for_each(|(label, part)| assert_eq!(points(label), at(part), "{label}"));
+    assert_eq!(points("Kept"), at(5.0)[..2]);
+    assert_eq!(points("Not kept"), [(400.0, 2.0), (400.0, 400_005.0)]);
+    assert_eq!(points("Limit").iter().map(|(_, y)| *y).collect::<Vec<_>>(), [5e6; 4]);
+    assert!(ids(&numbers).contains(&"latency"), "the best run's charts follow");
+    assert!(page.contains("The highest rate with p99&lt;5ms is 200/s."), "{page}");
+}
+
+#[test]
+fn several_results_have_a_line_each() {
+    let results = [
+        ("one.json".to_string(), SavedResult::Run(Box::new(run(0)))),
+        ("two.json".to_string(), SavedResult::Run(Box::new(run(1)))),
+        ("three.json".to_string(), SavedResult::Search(Box::new(search()))),
+    ];
+    let page = render(&results).expect("its histograms are right");
+    let numbers = numbers_of(&page);
+    let shown = ["curve", "percentiles", "rate", "latency", "connections", "errors"];
+    assert_eq!(ids(&numbers), shown);
+    for (nth, name) in [(0, "one.json"), (1, "two.json")] {
+        let run = run(nth);
+        let of = |value: &dyn Fn(&SecondSummary) -> f64| -> Vec<_> {
+            run.intervals.iter().map(|second| (second.start_ns as f64, value(second))).collect()
+        };
+        let p99 = |second: &SecondSummary| second.latency.p99_ns.expect("values") as f64;
+        assert_eq!(points(&numbers, "latency", name), of(&p99));
+        assert_eq!(points(&numbers, "rate", name), of(&|second| second.requests_per_second));
+        assert_eq!(points(&numbers, "connections", name), of(&|one| one.connections_open as f64));
+        assert_eq!(points(&numbers, "errors", name), of(&|one| one.errors as f64));
+        let p99 = (99.0, run.latency.percentiles.p99_ns.expect("values") as f64);
+        assert!(points(&numbers, "percentiles", name).contains(&p99));
+    }
+    let curve = points(&numbers, "curve", "three.json");
+    assert_eq!(curve, [(100.0, 100_003.0), (200.0, 200_003.0), (400.0, 400_003.0)]);
+}
+
+/// What would do harm in markup, in an attribute, in the block of numbers, or in a script.
+const HOSTILE: &str =
+    "</script><script>alert(1)</script><img src=//x onerror=alert(2)>\"'&<!--\u{2028}";
+
+/// Replaces each text of an object by a hostile one where the object can still be read.
+fn poison(object: &Value, is_read: &dyn Fn(&Value) -> bool) -> (Value, usize) {
+    let mut paths = Vec::new();
+    texts(object, String::new(), &mut paths);
+    let (mut poisoned, mut count) = (object.clone(), 0);
+    for path in paths {
+        let mut changed = poisoned.clone();
+        *changed.pointer_mut(&path).expect("it is there") = HOSTILE.into();
+        if !path.contains("histogram") && is_read(&changed) {
+            (poisoned, count) = (changed, count + 1);
+        }
+    }
+    (poisoned, count)
+}
+
+fn texts(value: &Value, path: String, found: &mut Vec<String>) {
+    match value {
+        Value::String(_) => found.push(path),
+        Value::Array(values) => {
+            for (nth, value) in values.iter().enumerate() {
+                texts(value, format!("{path}/{nth}"), found);
+            }
+        }
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                texts(value, format!("{path}/{key}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn no_text_of_a_file_becomes_markup_or_script() {
+    let mut sample = run(0);
+    sample.machine = Some(crate::plan::calibration::MachineName {
+        hostname: "host".into(),
+        kernel: "6.1".into(),
+        cpu: "some".into(),
+        processors: 2,
+    });
+    sample.command = vec!["loadgen".into(), "-c".into()];
+    sample.objectives = search().best.expect("a run").objectives;
+    let one = std::num::NonZeroU64::MIN;
+    sample.errors.insert(HOSTILE.into(), one);
+    sample.config.rude_clients.insert(HOSTILE.into(), 1);
+    let sample = serde_json::to_value(&sample).expect("it has a JSON form");
+    let is_run = |value: &Value| serde_json::from_value::<RunSummary>(value.clone()).is_ok();
+    let (poisoned, count) = poison(&sample, &is_run);
+    assert!(count > 15, "{count} texts of {poisoned:#}");
+    let run: RunSummary = serde_json::from_value(poisoned).expect("it was read before");
+    let mut search = search();
+    (search.best, search.objective) = (Some(run.clone()), HOSTILE.into());
+    (search.verdict_text, search.not_kept_reason) = (HOSTILE.into(), Some(HOSTILE.into()));
+    search.steps[1].not_kept_reason = Some(HOSTILE.into());
+    let result = || SavedResult::Run(Box::new(run.clone()));
+    let search = SavedResult::Search(Box::new(search));
+    for results in [
+        vec![(HOSTILE.to_string(), result())],
+        vec![(HOSTILE.to_string(), search)],
+        vec![(HOSTILE.to_string(), result()), (HOSTILE.to_string(), result())],
+    ] {
+        let page = render(&results).expect("its histograms are right");
+        let ours = page.replace(SCRIPT, "").replace(STYLE, "");
+        assert!(ours.contains("&lt;/script&gt;&lt;script&gt;alert(1)"), "it is shown as text");
+        for tag in ["<script", "</script"] {
+            assert_eq!(ours.matches(tag).count(), 2, "{tag} in {ours}");
+        }
+        for tag in ["<img", "<!--"] {
+            assert!(!ours.contains(tag), "{tag} in {ours}");
+        }
+        numbers_of(&page);
+    }
+}
+
+#[test]
+fn a_page_refers_to_nothing_outside_of_it() {
+    let page = page_of_run(&run(0)).replace(SCRIPT, "");
+    for part in ["http://", "https://", "@import", "url(", "src="] {
+        assert!(!page.contains(part), "{part}");
+    }
+    assert!(
+        SCRIPT.contains("The above copyright notice and this permission notice"),
+        "the licence"
+    );
+    let version = include_str!("uplot/uPlot.iife.min.js").lines().next().expect("a first line");
+    assert!(version.contains("(v1.6.32)"), "{version}");
+}
+
+#[test]
+fn an_hour_is_less_than_a_megabyte() {
+    let mut run = run(0);
+    let second = run.intervals[0].clone();
+    let step = run.seconds[0].clone();
+    let odd = |nth: u64| 1_000_000 + nth.wrapping_mul(2_654_435_761) % 900_000_000;
+    for nth in 0..3_600 {
+        let values = |more: u64| Percentiles {
+            p50_ns: Some(odd(nth + more)),
+            p90_ns: Some(odd(nth + more + 1)),
+            p99_ns: Some(odd(nth + more + 2)),
+            p99_9_ns: Some(odd(nth + more + 3)),
+            max_ns: Some(odd(nth + more + 4)),
+            ..second.latency
+        };
+        run.intervals.push(SecondSummary {
+            start_ns: nth * 1_000_000_000,
+            requests_per_second: odd(nth) as f64 / 1e3,
+            connections_open: 10_000 + nth,
+            latency: values(5),
+            send_lag: values(9),
+            ..second.clone()
+        });
+        let mut step = step.clone();
+        step.outstanding_mean = odd(nth) as f64 / 977.0;
+        step.outstanding_expected = odd(nth) as f64 / 983.0;
+        step.running_ns = odd(nth);
+        step.waiting_ns = odd(nth + 1);
+        run.seconds.push(step);
+    }
+    let page = page_of_run(&run);
+    assert!((400_000..1_000_000).contains(&page.len()), "{} bytes", page.len());
+    assert!(page.contains("3602 seconds are in the charts"), "and are no table");
+}
+
+#[test]
+fn what_is_not_known_is_left_out() {
+    let mut old = run(0);
+    (old.intervals, old.seconds, old.machine) = (Vec::new(), Vec::new(), None);
+    (old.command, old.per_target, old.generator_threads) = (Vec::new(), None, Vec::new());
+    (old.latency, old.service_time) = (Distribution::default(), Distribution::default());
+    (old.send_lag, old.own_lag) = (Distribution::default(), Distribution::default());
+    let page = page_of_run(&old);
+    assert_eq!(ids(&numbers_of(&page)), Vec::<&str>::new());
+    assert!(!page.contains("NaN") && !page.contains("<h2>Charts"), "{page}");
+}
+
+#[test]
+fn a_malformed_histogram_is_named_with_its_file() {
+    let mut run = run(0);
+    run.own_lag.histogram_v2_deflate_base64 = "?".into();
+    let error = render(&[("a.json".into(), SavedResult::Run(Box::new(run)))]);
+    assert!(
+        error.as_ref().is_err_and(|why| why.starts_with("a.json: own_lag: not base64")),
+        "{error:?}"
+    );
+}
+
+/// A misspelled key would be an empty column.
+#[test]
+fn each_column_of_a_table_is_a_key_of_its_objects() {
+    let mut run = run(0);
+    run.first_mismatches.push(crate::report::tests::mismatch());
+    let run = serde_json::to_value(run).expect("it has a JSON form");
+    let step = serde_json::to_value(step(1, false)).expect("it has a JSON form");
+    for (keys, object) in [
+        (&TARGET_KEYS[..], &run["per_target"][0]),
+        (&RUDE_KEYS, &run["rude_clients"][0]),
+        (&MISMATCH_KEYS, &run["first_mismatches"][0]),
+        (&THREAD_KEYS, &run["generator_threads"][0]),
+        (&SECOND_KEYS, &run["intervals"][0]),
+        (&STEP_KEYS, &step),
+    ] {
+        for key in keys {
+            assert!(object.pointer(&format!("/{key}")).is_some(), "no {key} in {object}");
+        }
+    }
+}
+
+#[test]
+fn tables_have_the_numbers_and_the_conditions() {
+    let mut sample = run(0);
+    sample.command = ["loadgen", "h:1", "--slo", "p99<1ms", "it's"].map(String::from).to_vec();
+    let page = page_of_run(&sample);
+    let time = |nanos: Option<u64>| {
+        let nanos = nanos.expect("values");
+        format!("<data value=\"{nanos}\">{}</data>", time_us(nanos as f64 / 1e3))
+    };
+    for distribution in [
+        &sample.latency,
+        &sample.service_time,
+        &sample.send_lag,
+        &sample.own_lag,
+        &sample.connect_latency,
+    ] {
+        let of = distribution.percentiles;
+        for nanos in [of.min_ns, of.mean_ns, of.p50_ns, of.p99_ns, of.p99_99_ns, of.max_ns] {
+            assert!(page.contains(&time(nanos)), "{nanos:?}");
+        }
+    }
+    for part in [
+        "<th scope=\"row\">Offered</th><td>109</td>",
+        "<th scope=\"row\">Never sent</th><td>115</td>",
+        "<th scope=\"row\">Connect-refused</th>",
+        "<td class=\"words\">tcp://127.0.0.1:7002</td>",
+        "<code>loadgen h:1 --slo 'p99&lt;1ms' 'it'\\''s'</code>",
+        "<th scope=\"row\">Version of loadgen</th>",
+        "Failed: bytes came back that differ from what was sent.",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+}
+
+#[test]
+fn a_command_is_shown_as_a_shell_takes_it() {
+    let words = ["/bin/loadgen", "", "a b", "$x", "p99<1ms", "it's", "h:1", "~", "a\\b"];
+    let shown = command(&words.map(String::from));
+    assert_eq!(shown, r"/bin/loadgen '' 'a b' '$x' 'p99<1ms' 'it'\''s' h:1 '~' 'a\b'");
+}
+
+#[test]
+fn the_verdict_is_a_sentence_with_its_reasons() {
+    let sentence = |change: &dyn Fn(&mut RunSummary)| {
+        let mut run = RunSummary::new(&report());
+        change(&mut run);
+        Sentence::of(&SavedResult::Run(Box::new(run)))
+    };
+    let valid = sentence(&|_| {});
+    assert_eq!(valid.text, "Valid: every reply was verified, and no connection was lost.");
+    assert_eq!(valid.reasons[0], "closed loop");
+    assert_eq!((valid.reasons.len(), valid.tone.class()), (2, "good"));
+    let aborted = sentence(&|run| {
+        (run.aborted, run.exit_code) = (Some("second 1".into()), 99);
+    });
+    assert!(aborted.text.ends_with(" any more. An objective is missed."), "{}", aborted.text);
+    assert_eq!(aborted.tone.class(), "bad");
+    let limited = sentence(&|run| run.verdict = Verdict::GeneratorLimited);
+    assert!(limited.text.starts_with("Limited by the load generator: "), "{}", limited.text);
+    assert_eq!(limited.tone.class(), "warn", "even if the exit code is 0");
+    let mut texts: Vec<_> =
+        Verdict::ALL.map(|verdict| sentence(&|run| run.verdict = verdict).text).to_vec();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), Verdict::ALL.len(), "each has its own: {texts:?}");
+}

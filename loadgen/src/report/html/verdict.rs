@@ -1,0 +1,169 @@
+//! What a result is worth, in plain sentences, and what that rests on.
+
+use crate::report::Verdict;
+use crate::report::ending::{Ending, Objectives, State};
+use crate::report::saved::SavedResult;
+use crate::report::schema::{MergedSummary, RunSummary, SearchSummary, SearchVerdict};
+
+/// How the page shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tone {
+    Good,
+    Warn,
+    Bad,
+}
+
+impl Tone {
+    /// Its class in the style sheet.
+    pub fn class(self) -> &'static str {
+        match self {
+            Tone::Good => "good",
+            Tone::Warn => "warn",
+            Tone::Bad => "bad",
+        }
+    }
+
+    fn new(exit_code: u8, is_valid: bool) -> Tone {
+        match exit_code {
+            0 if is_valid => Tone::Good,
+            3 | 99 => Tone::Bad,
+            _ => Tone::Warn,
+        }
+    }
+}
+
+/// A verdict for people.
+pub struct Sentence {
+    pub tone: Tone,
+    /// One or a few sentences.
+    pub text: String,
+    /// What it rests on.
+    pub reasons: Vec<String>,
+    pub exit_code: u8,
+}
+
+impl Sentence {
+    /// The verdict on a result.
+    pub fn of(result: &SavedResult) -> Sentence {
+        match result {
+            SavedResult::Run(run) => of_run(run),
+            SavedResult::Search(search) => of_search(search),
+            SavedResult::Merged(merged) => of_merged(merged),
+        }
+    }
+}
+
+fn of_run(run: &RunSummary) -> Sentence {
+    let state = State::of_saved(run);
+    let mut text = word(run.verdict, run.config.open_loop).to_string();
+    text += match state.ending {
+        Ending::Whole => "",
+        Ending::Aborted => " The run was ended early, because it could not pass any more.",
+        Ending::PartInterrupted | Ending::Interrupted => {
+            " The run was ended early by a signal or a key."
+        }
+    };
+    text += objectives(state.objectives);
+    let reasons = reasons(&run.verdict_text);
+    let tone = Tone::new(run.exit_code, run.verdict == Verdict::Valid);
+    Sentence { tone, text, reasons, exit_code: run.exit_code }
+}
+
+fn of_search(search: &SearchSummary) -> Sentence {
+    let objective = &search.objective;
+    let mut text = match (search.rate_per_second, search.is_lower_bound) {
+        (Some(rate), false) => format!("The highest rate with {objective} is {rate}/s."),
+        (Some(rate), true) => format!("The highest rate with {objective} is at least {rate}/s."),
+        (None, _) => format!("No rate with {objective} was found."),
+    };
+    text += match search.verdict {
+        SearchVerdict::NotKept => "",
+        SearchVerdict::Interrupted => " The search was ended early by a signal or a key.",
+        SearchVerdict::RunFailed => " A run failed, which ended the search.",
+        SearchVerdict::Run(Verdict::Valid) => "",
+        SearchVerdict::Run(Verdict::GeneratorLimited) => {
+            " The load generator itself was too late for a higher one."
+        }
+        SearchVerdict::Run(verdict) => {
+            return Sentence {
+                text: format!("{text} The search ended with this run: {}", word(verdict, true)),
+                ..of_reasons(search)
+            };
+        }
+    };
+    Sentence { text, ..of_reasons(search) }
+}
+
+fn of_reasons(search: &SearchSummary) -> Sentence {
+    let mut reasons = match (&search.best, search.verdict) {
+        (Some(best), SearchVerdict::Run(Verdict::Valid | Verdict::GeneratorLimited)) => {
+            reasons(&best.verdict_text)
+        }
+        _ => vec![search.verdict_text.clone()],
+    };
+    reasons.insert(0, format!("{} runs were made", search.steps.len()));
+    if let (Some(rate), Some(why)) = (search.not_kept_rate_per_second, &search.not_kept_reason) {
+        reasons.insert(0, format!("{rate}/s was not kept: {why}"));
+    }
+    let is_valid = search.verdict == SearchVerdict::Run(Verdict::Valid);
+    let tone = Tone::new(search.exit_code, is_valid);
+    Sentence { tone, text: String::new(), reasons, exit_code: search.exit_code }
+}
+
+fn of_merged(merged: &MergedSummary) -> Sentence {
+    let mut text = format!("{} runs, and of their verdicts the worst: ", merged.runs);
+    text += word(merged.verdict, merged.config.open_loop);
+    text += match merged.objectives.as_str() {
+        "met" => objectives(Objectives::Met),
+        "undecided" => objectives(Objectives::Undecided),
+        "missed" => objectives(Objectives::Missed),
+        _ => "",
+    };
+    let mut reasons = vec![merged.verdict.word().to_string()];
+    for (count, how) in [
+        (merged.runs_interrupted, "by a signal or a key"),
+        (merged.runs_aborted, "because they could not pass any more"),
+    ] {
+        if count > 0 {
+            reasons.push(format!("{count} of {} runs were ended early {how}", merged.runs));
+        }
+    }
+    let exit_code = merged.exit_code;
+    let tone = Tone::new(exit_code, merged.verdict == Verdict::Valid);
+    Sentence { tone, text, reasons, exit_code }
+}
+
+/// A verdict as a sentence.
+fn word(verdict: Verdict, open_loop: bool) -> &'static str {
+    match verdict {
+        Verdict::Valid if open_loop => {
+            "Valid: every reply was verified, no connection was lost, and the load generator kept \
+             its schedule."
+        }
+        Verdict::Valid => "Valid: every reply was verified, and no connection was lost.",
+        Verdict::GeneratorLimited => {
+            "Limited by the load generator: it was too late itself, and its lag is part of these \
+             latencies."
+        }
+        Verdict::NotDelivered => "Not valid: clients did not receive every message.",
+        Verdict::UnderConnected => "Not valid: there were fewer connections than asked for.",
+        Verdict::ConnectionsLost => "Not valid: connections were lost, or replies are missing.",
+        Verdict::NothingServed => "Not valid: no connection had a reply.",
+        Verdict::Differed => "Failed: bytes came back that differ from what was sent.",
+    }
+}
+
+fn objectives(state: Objectives) -> &'static str {
+    match state {
+        Objectives::NotGiven => "",
+        Objectives::Met => " Every objective is met.",
+        Objectives::Undecided => " An objective is undecided.",
+        Objectives::Missed => " An objective is missed.",
+    }
+}
+
+/// The notes in a verdict's text: `word (note; note)`.
+fn reasons(text: &str) -> Vec<String> {
+    let notes = text.split_once(" (").and_then(|(_, notes)| notes.strip_suffix(')'));
+    notes.unwrap_or(text).split("; ").map(str::to_string).collect()
+}
