@@ -17,7 +17,11 @@ fn calibrate(file: &TestFile, flags: &str) -> Value {
 #[test]
 fn a_calibration_is_written_and_later_runs_say_how_much_of_it_they_used() {
     let file = TestFile::new("calibration.json");
-    let found = calibrate(&file, "-t 2");
+    let [page, later] = ["page", "later"].map(|name| TestFile::new(&format!("{name}.html")));
+    let found = calibrate(&file, &format!("-t 2 --html {page}"));
+    loadgen(&format!("report {file} -o {later}")).expect(0);
+    assert!(page.read() == later.read(), "the page is that of the file");
+    loadgen(&format!("calibrate -o {file} --html {file}")).expect(2).complains("the same file");
     assert_valid(&schema("calibration"), &found);
     assert_eq!((&found["load"]["threads"], &found["load"]["connections"]), (&2.into(), &4.into()));
     assert!(count(&found["bytes_verified"]) > 64_000, "{found}");

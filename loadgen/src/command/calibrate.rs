@@ -23,12 +23,15 @@ use crate::cli::{OutputArgs, RunSpec};
 use crate::command::drive;
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
+use crate::files;
 use crate::plan::Plan;
 use crate::plan::calibration::{
     self, CalibratedLoad, Calibration, CalibrationType, Ceiling, FloorLatency, Generator,
     MachineName, SCHEMA_VERSION,
 };
 use crate::plan::machine::Machine;
+use crate::report::outputs::Sink;
+use crate::report::saved::SavedResult;
 use crate::report::{Outputs, Report, Verdict};
 use crate::traffic::rate::Rate;
 use crate::traffic::sizes::Sizes;
@@ -72,6 +75,10 @@ pub struct CalibrateArgs {
     /// ~/.cache, where later runs look for it]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Write a page with what was found, too
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Parts of the whole time: for the floor latency, for the closed loop, for each rate of the open
@@ -93,12 +100,20 @@ const WAITING_MAX: f64 = 0.05;
 /// A step failed, or the file cannot be written.
 pub fn run(args: &CalibrateArgs) -> Result<Exit, Failure> {
     let path = output_path(args)?;
+    if args.html.as_deref().is_some_and(|html| files::are_one(html, &path)) {
+        let text = format!("--output and --html are the same file, {}", path.display());
+        return Err(Failure::Usage(text));
+    }
+    let mut html = args.html.as_deref().map(Sink::new).transpose()?;
     let load_average = load_average();
     let mut steps = Steps::start(args)?;
     match steps.calibrate(load_average) {
         Ok(found) => {
             found.write(&path).map_err(|error| cannot_write(&path, &error))?;
             crate::report::print(&format!("{}Written to {}\n", render(&found), path.display()))?;
+            if let Some(html) = &mut html {
+                html.write_page(SavedResult::Calibration(Box::new(found)))?;
+            }
             Ok(Exit::Ok)
         }
         Err(Stop::Failure(failure)) => Err(failure),

@@ -11,13 +11,14 @@ use crate::report::outputs::Sink;
 use crate::report::saved::SavedResult;
 use crate::report::{hdr, html, table};
 
-/// Writes saved results in another form: those of runs, of searches, and of loadgen merge.
+/// Writes saved results in another form: those of runs, of searches, and of loadgen merge and
+/// calibrate.
 ///
 /// The exit code is 0 if the output was written, whatever the verdict of the results.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen report", bin_name = "loadgen report", version)]
 pub struct ReportArgs {
-    /// Results written with --output-format json or ndjson, or by loadgen merge
+    /// Results written with --output-format json or ndjson, or by loadgen merge or calibrate
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 

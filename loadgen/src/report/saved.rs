@@ -13,6 +13,7 @@ use super::schema::{
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
+use crate::plan::calibration::{self, Calibration};
 
 /// The summary of a run from a file.
 pub struct Saved {
@@ -157,17 +158,20 @@ fn summary(text: &str) -> Result<RunSummary, String> {
         "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
-    head.parse(text, "the summary of a run")
+    head.parse(text, SCHEMA_VERSION, "the summary of a run")
 }
 
 impl Head {
-    /// Parses an object that is `what`, if its version is supported.
-    fn parse<T: DeserializeOwned>(&self, text: &str, what: &str) -> Result<T, String> {
-        if self.schema_version != SCHEMA_VERSION {
+    /// Parses an object that is `what`, if its version is this one.
+    fn parse<T: DeserializeOwned>(
+        &self,
+        text: &str,
+        version: u32,
+        what: &str,
+    ) -> Result<T, String> {
+        if self.schema_version != version {
             let found = &self.schema_version;
-            return Err(format!(
-                "its schema_version is {found}, but only {SCHEMA_VERSION} is supported"
-            ));
+            return Err(format!("its schema_version is {found}, but only {version} is supported"));
         }
         serde_json::from_str(text).map_err(|error| format!("not {what}: {error}"))
     }
@@ -178,6 +182,7 @@ pub enum SavedResult {
     Run(Box<RunSummary>),
     Search(Box<SearchSummary>),
     Merged(Box<MergedSummary>),
+    Calibration(Box<Calibration>),
 }
 
 impl SavedResult {
@@ -193,22 +198,31 @@ impl SavedResult {
     fn parse(text: &str) -> Result<SavedResult, String> {
         let (head, text) = object(text)?;
         match head.r#type.as_str() {
-            "summary" => head.parse(text, "the summary of a run").map(SavedResult::Run),
-            "search" => head.parse(text, "the result of a search").map(SavedResult::Search),
-            "merged" => head.parse(text, "the result of a merge").map(SavedResult::Merged),
-            _ => Err("not the result of a run, a search or a merge: write it with \
-                      --output-format json, or with loadgen merge"
+            "summary" => {
+                head.parse(text, SCHEMA_VERSION, "the summary of a run").map(SavedResult::Run)
+            }
+            "search" => {
+                head.parse(text, SCHEMA_VERSION, "the result of a search").map(SavedResult::Search)
+            }
+            "merged" => {
+                head.parse(text, SCHEMA_VERSION, "the result of a merge").map(SavedResult::Merged)
+            }
+            "calibration" => head
+                .parse(text, calibration::SCHEMA_VERSION, "a calibration")
+                .map(SavedResult::Calibration),
+            _ => Err("not the result of a run, a search, a merge or a calibration: write it with \
+                      --output-format json, or with loadgen merge or calibrate"
                 .into()),
         }
     }
 
     /// The run; of a search the best one. `None` if no run met the objective, and for several runs
-    /// that were added up.
+    /// that were added up, and for a calibration.
     pub fn run(&self) -> Option<&RunSummary> {
         match self {
             SavedResult::Run(run) => Some(run),
             SavedResult::Search(search) => search.best.as_ref(),
-            SavedResult::Merged(_) => None,
+            SavedResult::Merged(_) | SavedResult::Calibration(_) => None,
         }
     }
 
@@ -393,11 +407,9 @@ pub mod tests {
         let reasons = [
             ("", "not JSON"),
             ("[1, 2]", "not JSON"),
-            (
-                "{}",
-                "a search or a merge: write it with --output-format json, or with loadgen merge",
-            ),
-            ("{\"type\":\"calibration\"}", "not the result of a run, a search or a merge"),
+            ("{}", "not the result of a run, a search, a merge or a calibration: write it with"),
+            ("{\"type\":\"second\"}", "not the result of a run, a search, a merge or a"),
+            ("{\"type\":\"calibration\",\"schema_version\":1}", "not a calibration: missing"),
             (
                 "{\"type\":\"summary\",\"schema_version\":99}",
                 "its schema_version is 99, but only 1",

@@ -24,6 +24,7 @@ use super::saved::SavedResult;
 use super::schema::{
     Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary, SearchSummary,
 };
+use crate::plan::calibration::{Calibration, MachineName};
 use crate::units::{metric, time_us};
 use chart::Chart;
 use verdict::Sentence;
@@ -115,6 +116,7 @@ fn title(name: &str, result: &SavedResult) -> String {
         SavedResult::Run(run) => run.target.clone(),
         SavedResult::Search(search) => format!("Highest rate with {}", search.objective),
         SavedResult::Merged(merged) => format!("{} runs ({name})", merged.runs),
+        SavedResult::Calibration(found) => format!("Ceiling of {}", found.machine.hostname),
     }
 }
 
@@ -159,12 +161,14 @@ fn one(result: &SavedResult) -> Body {
         SavedResult::Run(run) => (run_above(run), run_below(run)),
         SavedResult::Search(search) => (search_above(search), search_below(search)),
         SavedResult::Merged(merged) => (html! {}, merged_below(merged)),
+        SavedResult::Calibration(found) => (html! {}, calibration(found)),
     };
     Body {
         above: html! { (verdict_box(result)) (above) },
         below: html! {
             h2 { "Numbers" }
-            (tables::percentiles("Times", &columns(result)))
+            @let columns = columns(result);
+            @if !columns.is_empty() { (tables::percentiles("Times", &columns)) }
             (below)
         },
     }
@@ -314,8 +318,9 @@ fn seconds(run: &RunSummary) -> Markup {
     }
 }
 
-fn conditions(run: &RunSummary) -> Markup {
-    let began = run.began_unix_ns.and_then(|ns| Timestamp::from_nanosecond(ns.into()).ok());
+/// When and where something was measured.
+fn machine(began_unix_ns: Option<u64>, version: &str, machine: Option<&MachineName>) -> Markup {
+    let began = began_unix_ns.and_then(|ns| Timestamp::from_nanosecond(ns.into()).ok());
     let mut rows = Vec::new();
     if let Some(began) = began {
         rows.push((
@@ -323,12 +328,16 @@ fn conditions(run: &RunSummary) -> Markup {
             json!(began.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
         ));
     }
-    rows.push(("Version of loadgen".into(), json!(run.loadgen_version)));
-    rows.extend(run.machine.iter().flat_map(tables::fields));
+    rows.push(("Version of loadgen".into(), json!(version)));
+    rows.extend(machine.into_iter().flat_map(tables::fields));
+    tables::pairs("Machine", &rows)
+}
+
+fn conditions(run: &RunSummary) -> Markup {
     html! {
         @if !run.command.is_empty() { pre { code { (command(&run.command)) } } }
         div.tables {
-            (tables::pairs("Machine", &rows))
+            (machine(run.began_unix_ns, &run.loadgen_version, run.machine.as_ref()))
             (tables::pairs("Settings", &tables::fields(&run.config)))
         }
     }
@@ -382,6 +391,23 @@ fn merged_below(merged: &MergedSummary) -> Markup {
     }
 }
 
+fn calibration(found: &Calibration) -> Markup {
+    let mut load = tables::fields(&found.load);
+    load.push(("workers_of_the_server".into(), json!(found.sink_workers)));
+    html! {
+        div.tables {
+            (tables::pairs("Closed loop", &tables::fields(&found.closed_loop)))
+            @if let Some(open) = &found.open_loop {
+                (tables::pairs("Open loop", &tables::fields(open)))
+            }
+            (tables::pairs("One request at a time", &tables::fields(&found.floor_latency)))
+            (tables::pairs("Load", &load))
+        }
+        h2 { "How it was measured" }
+        (machine(Some(found.calibrated_unix_ns), &found.generator.version, Some(&found.machine)))
+    }
+}
+
 /// A page of several results.
 fn several(results: &[(String, SavedResult)]) -> Body {
     let latencies: Vec<_> = results
@@ -408,6 +434,7 @@ fn several(results: &[(String, SavedResult)]) -> Body {
                         (conditions(run))
                     }
                     @if let SavedResult::Merged(merged) = result { (merged_below(merged)) }
+                    @if let SavedResult::Calibration(found) = result { (calibration(found)) }
                     @if let SavedResult::Search(search) = result {
                         (tables::objects("All runs", &STEP_KEYS, &search.steps))
                     }

@@ -251,6 +251,26 @@ fn several_results_have_a_line_each() {
     assert_eq!(curve, [(100.0, 100_003.0), (200.0, 200_003.0), (400.0, 400_003.0)]);
 }
 
+#[test]
+fn a_calibration_has_its_ceilings_and_its_machine() {
+    let mut found = crate::plan::calibration::tests::calibration();
+    let page_of = |found: &Calibration| page(SavedResult::Calibration(Box::new(found.clone())));
+    let shown = page_of(&found);
+    for part in [
+        "is 50000/s in an open loop, and 200000/s in a closed loop.",
+        "<data value=\"15000\">15.00us</data>",
+        "<th scope=\"row\">Kernel</th><td class=\"words\">6.1</td>",
+        "<th scope=\"row\">Sizes</th>",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("<h2>Charts"), "it has none");
+    found.open_loop = None;
+    assert!(
+        page_of(&found).contains("200000/s in a closed loop; in an open loop it kept no rate.")
+    );
+}
+
 /// What would do harm in markup, in an attribute, in the block of numbers, or in a script.
 const HOSTILE: &str =
     "</script><script>alert(1)</script><img src=//x onerror=alert(2)>\"'&<!--\u{2028}";

@@ -1,5 +1,7 @@
 //! What a result is worth, in plain sentences, and what that rests on.
 
+use crate::error::Exit;
+use crate::plan::calibration::Calibration;
 use crate::report::Verdict;
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::saved::SavedResult;
@@ -49,6 +51,7 @@ impl Sentence {
             SavedResult::Run(run) => of_run(run),
             SavedResult::Search(search) => of_search(search),
             SavedResult::Merged(merged) => of_merged(merged),
+            SavedResult::Calibration(found) => of_calibration(found),
         }
     }
 }
@@ -131,6 +134,27 @@ fn of_merged(merged: &MergedSummary) -> Sentence {
     let exit_code = merged.exit_code;
     let tone = Tone::new(exit_code, merged.verdict == Verdict::Valid);
     Sentence { tone, text, reasons, exit_code }
+}
+
+fn of_calibration(found: &Calibration) -> Sentence {
+    let closed = found.closed_loop.requests_per_second;
+    let text = match &found.open_loop {
+        Some(open) => format!(
+            "The generator's ceiling on this machine is {:.0}/s in an open loop, and {closed:.0}/s \
+             in a closed loop.",
+            open.requests_per_second
+        ),
+        None => format!(
+            "The generator's ceiling on this machine is {closed:.0}/s in a closed loop; in an open \
+             loop it kept no rate."
+        ),
+    };
+    let verified = format!("{} bytes were verified, and none differed", found.bytes_verified);
+    let mut reasons = vec![verified];
+    if !found.generator.optimized {
+        reasons.push("loadgen was built without optimisation".into());
+    }
+    Sentence { tone: Tone::Good, text, reasons, exit_code: Exit::Ok as u8 }
 }
 
 /// A verdict as a sentence.
