@@ -324,7 +324,7 @@ fn machine(began_unix_ns: Option<u64>, version: &str, machine: Option<&MachineNa
     let mut rows = Vec::new();
     if let Some(began) = began {
         rows.push((
-            "Began".to_string(),
+            "Measured at".to_string(),
             json!(began.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
         ));
     }
