@@ -123,16 +123,15 @@ class Page:
         self.call("Emulation.setEmulatedMedia", media="",
                   features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def screenshot(self, path):
-        """Writes a picture of the whole page."""
+    def screenshot(self, path, height=None):
+        """Writes a picture of the whole page, or of its upper part."""
         # Two frames, so that what was changed before is drawn.
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        clip = {}
+        if height:
+            width = self.evaluate("innerWidth")
+            clip["clip"] = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True,
+                            **clip)
         with open(path, "wb") as file:
             file.write(base64.b64decode(picture["data"]))
-
-    def pdf(self, path):
-        """Prints the page to a file."""
-        printed = self.call("Page.printToPDF", printBackground=False)
-        with open(path, "wb") as file:
-            file.write(base64.b64decode(printed["data"]))

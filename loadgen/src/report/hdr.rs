@@ -68,20 +68,6 @@ pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
     writeln!(out, "{start:.3},{length:.3},{max:.3},{}", encode(&second.latency))
 }
 
-/// Percentiles and their values in nanoseconds: at the lines of a percentile distribution, and at
-/// those that JSON has.
-pub fn percentiles(values: &Histogram<u64>) -> Vec<(f64, u64)> {
-    let lines = values.iter_quantiles(TICKS_PER_HALF).map(|step| step.quantile_iterated_to());
-    // With as many decimals as a percentile distribution shows.
-    let mut ranks: Vec<f64> = lines.map(|quantile| (quantile * 1e12).round() / 1e10).collect();
-    if !values.is_empty() {
-        ranks.extend([75.0, 99.0, 99.9, 99.99]);
-    }
-    ranks.sort_by(f64::total_cmp);
-    ranks.dedup();
-    ranks.into_iter().map(|rank| (rank, percentile(values, rank))).collect()
-}
-
 /// Writes the percentile distribution in the format of HistogramLogProcessor.
 ///
 /// # Errors
@@ -107,6 +93,20 @@ pub fn write_distribution(out: &mut dyn Write, values: &Histogram<u64>) -> io::R
     writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {stdev:>12.3}]")?;
     writeln!(out, "#[Max     = {max:>12.3}, Total count    = {:>12}]", values.len())?;
     writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", values.buckets())
+}
+
+/// Percentiles and their values in nanoseconds: at the lines of a percentile distribution, and at
+/// those that JSON has.
+pub fn percentiles(values: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let lines = values.iter_quantiles(TICKS_PER_HALF).map(|step| step.quantile_iterated_to());
+    // With as many decimals as a percentile distribution shows.
+    let mut ranks: Vec<f64> = lines.map(|quantile| (quantile * 1e12).round() / 1e10).collect();
+    if !values.is_empty() {
+        ranks.extend([75.0, 99.0, 99.9, 99.99]);
+    }
+    ranks.sort_by(f64::total_cmp);
+    ranks.dedup();
+    ranks.into_iter().map(|rank| (rank, percentile(values, rank))).collect()
 }
 
 #[cfg(test)]
