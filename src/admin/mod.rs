@@ -19,7 +19,6 @@ use std::{fmt, io};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::builtin::url::Spec;
 use crate::error::StartError;
@@ -100,7 +99,7 @@ impl AdminListener {
     /// # Errors
     /// There is no address, or one of them cannot be listened on.
     pub fn bind(addresses: &[SocketAddr]) -> Result<AdminListener, StartError> {
-        let endpoints: Vec<_> = addresses.iter().map(|address| Endpoint::Tcp(*address)).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| (*address).into()).collect();
         let bound = bind::bind_names(&endpoints, &[endpoints.len()], 1, BACKLOG, false)?;
         let addresses = bound.iter().filter_map(|one| one.endpoint.socket_addr()).collect();
         Ok(AdminListener { bound, addresses, targets: Vec::new() })

@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
-/// An address of a transport. Written as a URL: `tcp://[::1]:7777`, `unix:/run/echopool.sock`.
+pub use super::unix_address::UnixAddress;
+
+/// An address of a socket. Written as a URL: `tcp://[::1]:7777`, `unix:///run/echopool.sock`.
 ///
 /// ```
 /// use echopool::Endpoint;
@@ -23,7 +24,7 @@ pub enum Endpoint {
     /// A Unix stream socket. It can be named but not listened on yet:
     /// [`Server::start`](crate::Server::start) returns
     /// [`StartError::Unsupported`](crate::StartError::Unsupported).
-    Unix(PathBuf),
+    Unix(UnixAddress),
 }
 
 impl Endpoint {
@@ -32,6 +33,14 @@ impl Endpoint {
         match self {
             Endpoint::Tcp(address) => Some(*address),
             Endpoint::Unix(_) => None,
+        }
+    }
+
+    /// The address without its kind, as it stands in a URL: `[::1]:7777`, `/run/echopool.sock`.
+    pub fn address(&self) -> String {
+        match self {
+            Endpoint::Tcp(address) => address.to_string(),
+            Endpoint::Unix(address) => address.to_string(),
         }
     }
 }
@@ -46,7 +55,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
-            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Unix(address) => write!(f, "unix://{address}"),
         }
     }
 }
@@ -146,6 +155,10 @@ mod tests {
     fn endpoints_are_written_as_urls() {
         let tcp: Endpoint = "[::]:7777".parse::<SocketAddr>().unwrap().into();
         assert_eq!(tcp.to_string(), "tcp://[::]:7777");
-        assert_eq!(Endpoint::Unix("/run/e.sock".into()).to_string(), "unix:/run/e.sock");
+        let unix = Endpoint::Unix("/run/e.sock".parse().unwrap());
+        assert_eq!(
+            (unix.to_string(), unix.address()),
+            ("unix:///run/e.sock".into(), "/run/e.sock".into())
+        );
     }
 }

@@ -25,6 +25,9 @@ impl Target {
     /// Parses `[service://]host:port[?options]`, or only a port, which means this machine.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let spec: Spec = text.parse().map_err(|error| Error::Target(format!("{error}")))?;
+        if spec.transport.is_unix() {
+            return Err(Error::Target(format!("{}: unix is not supported yet", spec)));
+        }
         let (host, port) = match spec.address.rsplit_once(':') {
             Some((host, port)) => (host, port),
             None => ("localhost", &spec.address[..]),

@@ -14,7 +14,8 @@ use crate::net::bind;
 mod memory;
 pub(crate) mod open_files;
 
-pub use crate::net::bind::ToEndpoints;
+pub use crate::net::bind::{ListenOn, ToEndpoints};
+pub use crate::net::transport::{Mode, Owner, TransportOptions, UnixOptions};
 pub use memory::{MemorySum, Sizes, Term};
 
 pub use crate::base::key::{LISTENERS_MAX, WORKERS_MAX};
@@ -116,7 +117,7 @@ pub const WORKER_STACK_BYTES: usize = 2 << 20;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub(crate) listen: Vec<Endpoint>,
+    pub(crate) listen: Vec<ListenOn>,
     /// How many endpoints each call of `listen` added. They share one free port if the port is 0.
     pub(crate) names: Vec<usize>,
     /// The first address that could not be parsed or found.
@@ -304,8 +305,8 @@ impl Config {
     }
 
     /// The endpoints added so far.
-    pub fn endpoints(&self) -> &[Endpoint] {
-        &self.listen
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.listen.iter().map(|on| on.endpoint.clone()).collect()
     }
 
     /// Checks all settings and fills in those that are unset. Has no side effects.

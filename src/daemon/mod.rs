@@ -26,6 +26,7 @@ use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::error::StartError;
 use crate::net::bind::ListenAddress;
+use crate::net::transport::TransportOptions;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
 use log_writer::LogWriter;
@@ -191,12 +192,13 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let admin = cli.admin.as_ref().map(bind_admin).transpose()?;
+    let transports: Vec<_> = config.listen.iter().map(|on| on.transport.clone()).collect();
     let server = OfListener::new(options.clone()).start(config)?;
     report::limits(server.limits());
     report::busy_workers(server.limits());
     log::info!("{}", server.memory());
 
-    let targets = targets(server.local_endpoints(), &options);
+    let targets = targets(server.local_endpoints(), options.into_iter().zip(transports));
     let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
@@ -226,7 +228,7 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
 /// Binds the address of `--admin`, before the server starts and accepts clients.
 fn bind_admin(at: &ListenAddress) -> Result<AdminListener, Failure> {
     let endpoints = at.resolve().map_err(Failure::new)?;
-    let addresses: Vec<_> = endpoints.iter().filter_map(Endpoint::socket_addr).collect();
+    let addresses: Vec<_> = endpoints.iter().filter_map(|on| on.endpoint.socket_addr()).collect();
     AdminListener::bind(&addresses).map_err(|error| match error {
         StartError::AddressInUse(endpoint) => Failure::new(format_args!(
             "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
@@ -363,12 +365,16 @@ fn end_with_stdin(ending: &Ending) {
 
 /// The services and addresses of the listeners, in the form that loadgen and `echopool connect`
 /// accept.
-fn targets(endpoints: &[Endpoint], services: &[ServiceOptions]) -> Vec<Spec> {
-    let spec = |(endpoint, service): (&Endpoint, &ServiceOptions)| Spec {
-        service: *service,
-        address: endpoint.socket_addr().map_or_else(|| endpoint.to_string(), |at| at.to_string()),
+fn targets(
+    endpoints: &[Endpoint],
+    on: impl Iterator<Item = (ServiceOptions, TransportOptions)>,
+) -> Vec<Spec> {
+    let spec = |(endpoint, (service, transport)): (&Endpoint, _)| Spec {
+        service,
+        transport,
+        address: endpoint.address(),
     };
-    endpoints.iter().zip(services).map(spec).collect()
+    endpoints.iter().zip(on).map(spec).collect()
 }
 
 /// Prints where the server listens, and the admin addresses. Keeps running if the output cannot be

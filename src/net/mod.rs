@@ -1,6 +1,7 @@
-//! Creates and queries sockets: bind, accept queue, socket options.
+//! Creates and queries sockets: transports, bind, accept queue, socket options.
 
 pub mod accept_queue;
 pub mod bind;
 #[cfg(target_os = "linux")]
 pub mod sockopt;
+pub mod transport;

@@ -127,12 +127,12 @@ impl Server {
         const { assert_session_fits::<<F::Service as Service>::Session>() };
         let limits = config.check()?;
         factory.check(&limits).map_err(StartError::Service)?;
-        limits.raise_open_files(config.endpoints().len())?;
+        limits.raise_open_files(config.listen.len())?;
         let plan = factory.plan(&limits);
         let sizes = sizes(&limits, &plan);
         let memory = limits.memory(&sizes);
         let bound = bind::bind_names(
-            config.endpoints(),
+            &config.listen,
             &config.names,
             limits.workers,
             limits.backlog,

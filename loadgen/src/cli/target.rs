@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use echopool::builtin::url::{After, ServiceOptions, Spec};
+use echopool::config::TransportOptions;
 
 use crate::error::Failure;
 use crate::traffic::protocol::Protocol;
@@ -37,11 +38,10 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Target, String> {
-        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-        if ["tls", "udp", "unix"].contains(&scheme) && text.parse::<std::net::IpAddr>().is_err() {
-            return Err(format!("{scheme}: is not supported yet; {GRAMMAR}"));
-        }
         let spec: Spec = text.parse().map_err(|error| format!("{error}; {GRAMMAR}"))?;
+        if spec.transport.is_unix() {
+            return Err(format!("unix is not supported yet; {GRAMMAR}"));
+        }
         if let ServiceOptions::Discard | ServiceOptions::Chargen = spec.service {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
@@ -68,7 +68,7 @@ impl fmt::Display for Target {
                 }
             }
         };
-        Spec { service: self.service, address }.fmt(f)
+        Spec { service: self.service, transport: TransportOptions::Tcp, address }.fmt(f)
     }
 }
 
@@ -130,7 +130,8 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
 
 /// A service at an address, as it is shown.
 pub fn url(service: ServiceOptions, address: SocketAddr) -> String {
-    Spec { service, address: address.to_string() }.to_string()
+    let transport = TransportOptions::Tcp;
+    Spec { service, transport, address: address.to_string() }.to_string()
 }
 
 /// How requests to a service are written. A hub has its own protocol.
@@ -207,7 +208,8 @@ mod tests {
         let reasons = [
             ("tls://host:1", "not supported yet"),
             ("udp://host:1", "not supported yet"),
-            ("unix:/tmp/socket", "not supported yet"),
+            ("unix:///tmp/socket", "not supported yet"),
+            ("unix:/tmp/socket", "no port"),
             ("http://host:1", "not a service"),
             ("discard://host:1", "nothing back"),
             ("chargen://", "nothing back"),

@@ -4,6 +4,7 @@
 use std::num::NonZeroU64;
 
 use echopool::builtin::url::Spec;
+use echopool::config::TransportOptions;
 
 use super::Report;
 use super::schema::{
@@ -95,7 +96,14 @@ fn config(report: &Report) -> RunConfig {
         Spacing::Poisson => "poisson",
     };
     RunConfig {
-        service: Some(Spec { service: plan.service, address: String::new() }.to_string()),
+        service: Some(
+            Spec {
+                service: plan.service,
+                transport: TransportOptions::Tcp,
+                address: String::new(),
+            }
+            .to_string(),
+        ),
         own_server: plan.local_server,
         own_server_workers: plan.local_server.then_some(plan.server_workers),
         optimized_build: Some(Generator::this().optimized),

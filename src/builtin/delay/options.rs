@@ -35,6 +35,7 @@ const LAWS: [&str; 5] = ["fixed", "uniform", "bimodal", "exp", "dist"];
 
 options! {
     /// Options of the delay service.
+    #[derive(Copy)]
     pub struct DelayOptions {
         /// By how much replies are delayed: `fixed`, `uniform`, `bimodal` or `exp`, with `queue`
         /// and `stall`. Each time is at most an hour. Default: no delay.

@@ -20,6 +20,7 @@ const SHOW_MAX: u32 = 64 << 10;
 
 options! {
     /// Options of the service for delimited messages.
+    #[derive(Copy)]
     pub struct MessageOptions {
         /// The bytes that end a message, 1 to 16. Default: `<EOF>`.
         pub delimiter: Delimiter = Delimiter::new(b"<EOF>").expect("1 to 16 bytes"),
@@ -49,10 +50,6 @@ options! {
             }
             let (text, len) = (end.escape_ascii(), end.len());
             Err(format!("max-message is {max}, but the delimiter '{text}' alone has {len} bytes"))
-        }
-
-        fn framing(&self) -> Option<Framing> {
-            Some(MessageOptions::framing(self))
         }
     }
 }

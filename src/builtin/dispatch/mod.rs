@@ -129,7 +129,7 @@ impl OfListener {
     /// As [`Server::start`].
     pub fn start(self, config: Config) -> Result<ServerHandle, StartError> {
         let only_echo = self.services.iter().all(|one| matches!(one, ServiceOptions::Echo));
-        let as_many = self.services.len() == config.endpoints().len();
+        let as_many = self.services.len() == config.listen.len();
         match only_echo && as_many {
             true => Server::start(config, Echo),
             false => Server::start(config, self),

@@ -12,6 +12,7 @@ use crate::service::{Answer, Connection, Message, Service, ServiceFactory, Servi
 
 options! {
     /// Options of the length-prefixed echo.
+    #[derive(Copy)]
     pub struct FramedOptions {
         /// Byte order of the length. Default: little endian.
         pub order: ByteOrder = ByteOrder::Little,
@@ -22,11 +23,6 @@ options! {
         // The default takes 64 of the 4096 default buffers, enough for most files and images.
         pub max_frame: u32 = 1 << 20, "max-frame" = "SIZE", Size(1, FRAME_BYTES_MAX),
             "longest frame, without its length";
-    }
-    impl {
-        fn framing(&self) -> Option<Framing> {
-            Some(FramedOptions::framing(self))
-        }
     }
 }
 

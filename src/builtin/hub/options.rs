@@ -15,6 +15,7 @@ pub(crate) const QUEUE_MAX: u32 = 1 << 30;
 
 options! {
     /// Options of the hub.
+    #[derive(Copy)]
     pub struct HubOptions {
         /// Byte order of numbers. Default: little endian.
         pub order: ByteOrder = ByteOrder::Little,

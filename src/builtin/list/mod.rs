@@ -84,7 +84,11 @@ impl ServiceOptions {
     /// How framed and message divide the stream into messages. `None` for services of plain bytes,
     /// and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {
-        self.options().framing()
+        match self {
+            ServiceOptions::Framed(options) => Some(options.framing()),
+            ServiceOptions::Message(options) => Some(options.framing()),
+            _ => None,
+        }
     }
 }
 

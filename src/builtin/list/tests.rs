@@ -14,6 +14,7 @@ impl Word for Case {
 
 options! {
     /// Options of the service.
+    #[derive(Copy)]
     pub struct CaseOptions {
         /// What letters become.
         pub case: Case = Case::Upper,

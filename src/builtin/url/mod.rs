@@ -1,35 +1,30 @@
-//! The URL of a service: which service, where, and with which options.
+//! The URL of a service: which service, over which transport, where, and with which options.
 //!
 //! ```text
-//! [service://]address[?option=value[&option=value...]]
+//! [service[+transport]://]address[?option=value[&option=value...]]
+//! transport://address[?option=value[&option=value...]]
 //! ```
 //!
-//! The daemon, the load generator and `echopool connect` accept this format, and the daemon's ready
-//! lines use it. The program that listens or connects interprets the address. The options of a
-//! service and their values are declared beside the service.
+//! The daemon, the load generator, `echopool connect` and the library accept this format, and the
+//! daemon's ready lines use it. Without a transport it is TCP, and a transport alone means echo. The
+//! program that listens or connects interprets the address. The options of a service or a transport
+//! and their values are declared beside it. `base::url` parses the text.
 //!
 //! Values are percent-decoded (RFC 3986), so they can contain `&` and any byte.
 
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use percent_encoding::percent_encode;
+
+use super::option::{About, Options};
+use crate::base::url::{ENCODED, Url};
+use crate::net::transport::TransportOptions;
 
 pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions};
 pub use super::{ServiceOptions, Slow};
 
-/// The characters that are percent-encoded in a value: all except the unreserved characters of RFC
-/// 3986 and those that values contain and that a query allows.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b':')
-    .remove(b',')
-    .remove(b'/');
-
-/// A service at an address.
+/// A service over a transport at an address.
 ///
 /// ```
 /// use echopool::framing::{ByteOrder, Framing};
@@ -43,12 +38,18 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 /// let spec: Spec = "localhost:7777".parse()?;
 /// assert_eq!(spec.service, ServiceOptions::Echo);
 /// assert_eq!(spec.to_string(), "tcp://localhost:7777");
+///
+/// let spec: Spec = "hub+unix:///run/hub.sock?mode=0660&order=big".parse()?;
+/// assert_eq!((spec.service.name(), spec.transport.name()), ("hub", "unix"));
+/// assert_eq!(spec.to_string(), "hub+unix:///run/hub.sock?order=big&mode=0660");
 /// # Ok::<(), echopool::builtin::url::SpecError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Spec {
     /// The service, with its options.
     pub service: ServiceOptions,
+    /// The transport, with its options.
+    pub transport: TransportOptions,
     /// The address, as it was written.
     pub address: String,
 }
@@ -71,20 +72,23 @@ impl From<String> for SpecError {
     }
 }
 
-/// Values for options that a URL does not set, for all services.
+/// Values for options that a URL does not set, for all services and transports.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Defaults(Vec<(String, Vec<u8>, String)>);
 
 impl Defaults {
-    /// Sets the default of an option for every service that has it. A value may be in the range of
-    /// one service and out of the range of another. [`Spec::parse`] then returns the error for the
-    /// latter. `source` names the default in that error, for example `--max-message`.
+    /// Sets the default of an option for every service and transport that has it. A value may be in
+    /// the range of one service and out of the range of another. [`Spec::parse`] then returns the
+    /// error for the latter. `source` names the default in that error, for example `--max-message`.
     ///
     /// # Errors
-    /// No service has the option, or none accepts the value.
+    /// No service or transport has the option, or none accepts the value.
     pub fn set(&mut self, option: &str, value: &[u8], source: &str) -> Result<(), SpecError> {
-        let takes = |mut service: ServiceOptions| service.set_default(option, value);
-        match ServiceOptions::all().into_iter().filter_map(takes).min_by_key(Result::is_err) {
+        let services = ServiceOptions::all().into_iter();
+        let services = services.filter_map(|mut one| one.set_default(option, value));
+        let transports = TransportOptions::all().into_iter();
+        let transports = transports.filter_map(|mut one| one.set(option, value));
+        match services.chain(transports).min_by_key(Result::is_err) {
             None => return Err(format!("'{option}' is not an option with a default").into()),
             Some(done) => done?,
         }
@@ -92,12 +96,14 @@ impl Defaults {
         Ok(())
     }
 
-    /// Sets the options of a service that are not in `given`.
-    fn apply(&self, service: &mut ServiceOptions, given: &[&str]) -> Result<(), SpecError> {
+    /// Sets the options that are not in `given`.
+    fn apply(&self, spec: &mut Spec, given: &[&str]) -> Result<(), SpecError> {
         for (option, value, source) in &self.0 {
-            if !given.contains(&&option[..])
-                && let Some(Err(error)) = service.set_default(option, value)
-            {
+            if given.contains(&&option[..]) {
+                continue;
+            }
+            let done = spec.service.set_default(option, value);
+            if let Some(Err(error)) = done.or_else(|| spec.transport.set(option, value)) {
                 return Err(format!("{source}: {error}").into());
             }
         }
@@ -119,25 +125,54 @@ impl Spec {
     /// # Errors
     /// An unknown service or option, an option of another service, a value out of its range.
     pub fn parse(text: &str, defaults: &Defaults) -> Result<Spec, SpecError> {
-        // A transport would go here, after a plus in the scheme (`framed+tls`).
-        let (scheme, rest) = text.split_once("://").unwrap_or(("echo", text));
-        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut service = ServiceOptions::named(scheme)?;
-        let mut given: Vec<&str> = Vec::new();
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option
-                .split_once('=')
-                .ok_or_else(|| format!("'{option}' has no value: write {option}=VALUE"))?;
-            if given.contains(&name) {
-                return Err(format!("the option {name} is given twice").into());
-            }
-            given.push(name);
-            let done = service.set(name, &decode(value)?).ok_or_else(|| service.has_no(name))?;
+        let url = Url::split(text)?;
+        let (service, transport) = match url.scheme {
+            None => ("", TransportOptions::Tcp),
+            Some(scheme) => TransportOptions::of_scheme(scheme)?,
+        };
+        let service = ServiceOptions::named(if service.is_empty() { "echo" } else { service })?;
+        let mut spec = Spec { service, transport, address: url.address.to_owned() };
+        for (name, value) in &url.options {
+            let set = spec.service.set(name, value).or_else(|| spec.transport.set(name, value));
+            let done = set.ok_or_else(|| spec.has_no(name))?;
             done.map_err(|error| format!("{name}: {error}"))?;
         }
-        defaults.apply(&mut service, &given)?;
-        service.options().checked(&given)?;
-        Ok(Spec { service, address: address.to_owned() })
+        let given: Vec<&str> = url.options.iter().map(|(name, _)| *name).collect();
+        defaults.apply(&mut spec, &given)?;
+        spec.groups().iter().try_for_each(|group| group.checked(&given))?;
+        Ok(spec)
+    }
+
+    /// The options of the service, and then those of the transport.
+    fn groups(&self) -> Vec<&dyn Options> {
+        [vec![self.service.options()], self.transport.options()].concat()
+    }
+
+    /// The error for an option that neither the service nor the transport has. The text says which
+    /// have it, and which options these have.
+    fn has_no(&self, option: &str) -> SpecError {
+        let names = |about: &'static [About]| about.iter().map(|about| about.name).collect();
+        let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+        let services = ServiceOptions::all();
+        all.extend(services.iter().map(|one| (one.name(), names(one.options().about()))));
+        let transports = TransportOptions::all();
+        all.extend(transports.iter().map(|one| (one.name(), one.option_names())));
+        let has = |(name, options): &(&'static str, Vec<&str>)| {
+            options.contains(&option).then_some(*name)
+        };
+        let owners = all.iter().filter_map(has).collect::<Vec<_>>().join(", ");
+        let (service, transport) = (self.service.name(), self.transport.name());
+        let what = match &owners[..] {
+            "" => format!("'{option}' is not an option"),
+            owners => format!("'{option}' is an option of {owners}, not of {service}"),
+        };
+        let own: Vec<&str> = names(self.service.options().about());
+        let own = if own.is_empty() { "none".to_owned() } else { own.join(", ") };
+        let of_transport = match self.transport.option_names() {
+            none if none.is_empty() => String::new(),
+            some => format!(", {transport} takes {}", some.join(", ")),
+        };
+        SpecError(format!("{what}; {service} takes {own}{of_transport}"))
     }
 }
 
@@ -145,14 +180,16 @@ impl Spec {
 /// declaration.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.service.name() {
-            "echo" => "tcp",
-            name => name,
-        };
-        write!(f, "{scheme}://{}", self.address)?;
-        for (at, (name, value)) in self.service.options().written().iter().enumerate() {
+        match (self.service.name(), self.transport.name()) {
+            ("echo", transport) => f.write_str(transport)?,
+            (service, "tcp") => f.write_str(service)?,
+            (service, transport) => write!(f, "{service}+{transport}")?,
+        }
+        write!(f, "://{}", self.address)?;
+        let written = self.groups().into_iter().flat_map(Options::written);
+        for (at, (name, value)) in written.enumerate() {
             let mark = if at == 0 { '?' } else { '&' };
-            write!(f, "{mark}{name}={}", percent_encode(value, ENCODED))?;
+            write!(f, "{mark}{name}={}", percent_encode(&value, ENCODED))?;
         }
         Ok(())
     }
@@ -160,7 +197,6 @@ impl fmt::Display for Spec {
 
 impl ServiceOptions {
     fn named(name: &str) -> Result<ServiceOptions, SpecError> {
-        let name = if name == "tcp" { "echo" } else { name };
         let all = ServiceOptions::all();
         all.iter().find(|service| service.name() == name).copied().ok_or_else(|| {
             let names = all.iter().map(ServiceOptions::name).collect::<Vec<_>>().join(", ");
@@ -172,36 +208,6 @@ impl ServiceOptions {
     fn set_default(&mut self, option: &str, value: &[u8]) -> Option<Result<(), String>> {
         if self.options().has_flags() { self.set(option, value) } else { None }
     }
-
-    /// The error for an option that the service does not have. The text says which services have
-    /// it, and which options this service has.
-    fn has_no(&self, option: &str) -> SpecError {
-        let (all, service) = (ServiceOptions::all(), self.name());
-        let has = |other: &&ServiceOptions| {
-            other.options().about().iter().any(|about| about.name == option)
-        };
-        let owners: Vec<&str> = all.iter().filter(has).map(ServiceOptions::name).collect();
-        let what = match &owners.join(", ")[..] {
-            "" => format!("'{option}' is not an option"),
-            owners => format!("'{option}' is an option of {owners}, not of {service}"),
-        };
-        let own: Vec<&str> = self.options().about().iter().map(|about| about.name).collect();
-        let own = if own.is_empty() { "none".to_owned() } else { own.join(", ") };
-        SpecError(format!("{what}; {service} takes {own}"))
-    }
-}
-
-/// Decodes a percent-encoded value.
-fn decode(value: &str) -> Result<Vec<u8>, SpecError> {
-    for (at, _) in value.match_indices('%') {
-        let digits = value.as_bytes().get(at + 1..at + 3);
-        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(SpecError(format!(
-                "'{value}': two hexadecimal digits must follow a % (write %25 for a %)"
-            )));
-        }
-    }
-    Ok(percent_decode_str(value).collect())
 }
 
 #[cfg(test)]

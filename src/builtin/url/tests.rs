@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::builtin::delay::{Distribution, Law, Stall};
+use crate::net::transport::{Mode, Owner, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
 
 fn parse(text: &str) -> Spec {
@@ -23,7 +24,39 @@ fn echo_is_meant_where_no_service_is_named() {
         let spec = parse(text);
         assert_eq!((spec.service, &spec.address[..]), (ServiceOptions::Echo, "7777"), "{text}");
     }
-    assert_eq!(parse("unix:/run/e.sock").address, "unix:/run/e.sock");
+    assert_eq!(parse("unix:///run/e.sock").address, "/run/e.sock");
+}
+
+#[test]
+fn every_service_is_named_over_every_transport() {
+    for service in ServiceOptions::all() {
+        for transport in TransportOptions::all() {
+            let (service, over) = (service.name(), transport.name());
+            let spec = parse(&format!("{service}+{over}:///e?"));
+            assert_eq!((spec.service.name(), spec.transport.name()), (service, over));
+            assert_eq!(spec.to_string().parse(), Ok(spec), "{service}, {over}");
+        }
+    }
+    for (text, written) in [
+        ("echo+unix:///e", "unix:///e"),
+        ("unix://@e?mode=600", "unix://@e?mode=0600"),
+        ("framed+tcp://7?order=big", "framed://7?order=big"),
+        ("hub+unix:///e?owner=a%3Ab&queue=9&mode=0", "hub+unix:///e?queue=9&mode=0000&owner=a:b"),
+    ] {
+        assert_eq!(parse(text).to_string(), written);
+    }
+}
+
+#[test]
+fn no_option_is_one_of_a_service_and_of_a_transport() {
+    for service in ServiceOptions::all() {
+        for transport in TransportOptions::all() {
+            let own = service.options().about().iter().map(|about| about.name);
+            let shared: Vec<_> =
+                own.filter(|&name| transport.option_names().contains(&name)).collect();
+            assert_eq!(shared, [""; 0], "{}, {}", service.name(), transport.name());
+        }
+    }
 }
 
 #[test]
@@ -123,6 +156,13 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("framed://7?after=keep", &["option of message, not of framed", "order, max-frame"]),
         ("echo://7?order=big", &["option of framed, hub, not of echo", "echo takes none"]),
         ("7?order=big", &["echo takes none"]),
+        ("framed+unix:///e?x=1", &["framed takes order, max-frame, unix takes mode, owner"]),
+        ("framed://7?mode=600", &["'mode' is an option of unix, not of framed"]),
+        ("unix:///e?mode=0o7", &["mode: '0o7' must be the octal number", "0777"]),
+        ("unix:///e?mode=1000", &["'1000'", "at most 0777"]),
+        ("unix:///e?owner=:", &["owner: ':' must be a user, user:group or :group"]),
+        ("framed+udp://7", &["udp is not supported yet; the transports are tcp, unix"]),
+        ("udp+framed://7", &["'framed' is not a transport"]),
         ("framed://7?order", &["order=VALUE"]),
         ("framed://7?order=big&order=big", &["order is given twice"]),
         ("framed://7?order=middle", &["order", "little or big"]),
@@ -202,12 +242,23 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
     prop_oneof![framed, message, hub, Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)]
 }
 
+fn any_transport() -> impl Strategy<Value = TransportOptions> {
+    let mode = proptest::option::of((0..=0o777_u32).prop_map(|bits| Mode::new(bits).unwrap()));
+    let owner = "[a-z&%?]{0,3}:?[a-z0-9]{1,3}".prop_map(|text| Owner::new(&text).unwrap());
+    let owner = proptest::option::of(owner);
+    let unix = (mode, owner).prop_map(|(mode, owner)| UnixOptions { mode, owner });
+    prop_oneof![Just(TransportOptions::Tcp), unix.prop_map(TransportOptions::Unix)]
+}
+
 proptest! {
     #![proptest_config(crate::base::property::config())]
 
     #[test]
-    fn what_is_written_is_read_back(service in any_service()) {
-        let spec = Spec { service, address: "[::1]:7777".to_owned() };
+    fn what_is_written_is_read_back(
+        service in any_service(),
+        transport in any_transport(),
+    ) {
+        let spec = Spec { service, transport, address: "[::1]:7777".to_owned() };
         let written = spec.to_string();
         prop_assert_eq!(written.parse::<Spec>().unwrap(), spec, "{}", written);
         prop_assert!(written.bytes().all(|byte| byte.is_ascii_graphic()), "{}", written);

@@ -15,12 +15,12 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
 use crate::admin::Admin;
-use crate::base::endpoint::Endpoint;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::Config;
 use crate::error::AddressError;
 use crate::net::bind::ListenAddress;
+use crate::net::transport::TransportOptions;
 
 mod options;
 #[cfg(test)]
@@ -35,7 +35,10 @@ Commands (see also echopool COMMAND --help):
   serve    the server that is described here; the default command
   connect  an interactive client: sends the lines that you type, shows what arrives
 
-An address to listen on is [SERVICE://]ADDRESS[?OPTION=VALUE&...]; an address alone is echo:
+An address to listen on is [SERVICE[+TRANSPORT]://]ADDRESS[?OPTION=VALUE&...]; an address alone, \
+or after TRANSPORT://, is echo:
+{}
+Transports:
 {}
 Counts take k and m (thousands), sizes k, m and g (1024s), times ns, us, ms, s, m and h.
 
@@ -43,7 +46,8 @@ Examples: at most 10,000 clients, on this machine only, with rates once per seco
   echopool --listen localhost:7777 --max-connections 10k --stats-interval 1s
 Three services at once, one of them lines:
   echopool --listen 7777 --listen framed://7778 --listen 'message://7779?delimiter=\\n&after=keep'",
-        options::services()
+        options::services(),
+        options::transports()
     )
 }
 
@@ -174,7 +178,10 @@ impl Cli {
         for text in &cli.listen {
             let listener = Spec::parse(text, &defaults)
                 .map_err(|error| error.to_string())
-                .and_then(|spec| Ok((spec.service, spec.address.parse()?)))
+                .and_then(|spec| {
+                    let address = ListenAddress::parse(spec.transport, &spec.address)?;
+                    Ok((spec.service, address))
+                })
                 .map_err(|error| wrong_listener(text, &error))?;
             cli.listeners.push(listener);
         }
@@ -237,12 +244,11 @@ fn admin_address(text: &str) -> Result<ListenAddress, String> {
     let forms = "write 9000 (= 127.0.0.1:9000), [::1]:9000 or localhost:9000";
     if let Ok(port) = port.parse::<u16>() {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        return Ok(ListenAddress::Endpoint(Endpoint::Tcp(loopback)));
+        return ListenAddress::parse(TransportOptions::Tcp, &loopback.to_string());
     }
-    match text.parse() {
-        Ok(ListenAddress::Endpoint(Endpoint::Tcp(_)) | ListenAddress::Name(..)) => text.parse(),
-        _ => Err(format!("'{text}' is not a TCP address; {forms}")),
-    }
+    let address = text.strip_prefix("tcp://").unwrap_or(text);
+    ListenAddress::parse(TransportOptions::Tcp, address)
+        .map_err(|_| format!("'{text}' is not a TCP address; {forms}"))
 }
 
 /// The largest `--log-limit`.

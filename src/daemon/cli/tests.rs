@@ -57,7 +57,7 @@ fn every_flag_reaches_the_configuration() {
     let flags: Vec<_> = text.split_whitespace().collect();
     let address = |text: &str| Endpoint::Tcp(text.parse().unwrap());
     let config = config(&flags);
-    assert_eq!(config.listen, [address("127.0.0.1:1"), address("[::1]:2")]);
+    assert_eq!(config.endpoints(), [address("127.0.0.1:1"), address("[::1]:2")]);
     assert_eq!((config.workers, config.max_connections), (Some(3), Some(10_000)));
     assert_eq!(config.max_connections_per_address, Some(12));
     assert_eq!((config.buffer_size, config.backlog), (4096, 128));
@@ -92,7 +92,7 @@ fn flags_for_the_daemon_itself() {
 fn the_admin_address_is_of_the_loopback_interface_unless_it_is_named() {
     let admin = |text: &str| {
         let at = parse(&["--admin", text]).unwrap().admin.unwrap();
-        at.resolve().unwrap()[0].to_string()
+        at.resolve().unwrap()[0].endpoint.to_string()
     };
     assert_eq!(admin("9000"), "tcp://127.0.0.1:9000");
     assert_eq!(admin(":9000"), "tcp://127.0.0.1:9000");
@@ -129,7 +129,7 @@ fn addresses_may_be_written_in_several_ways() {
     assert_eq!(endpoint("127.0.0.1:0"), "tcp://127.0.0.1:0");
     assert_eq!(endpoint("[::1]:7777"), "tcp://[::1]:7777");
     assert_eq!(endpoint("tcp://[::1]:7777"), "tcp://[::1]:7777");
-    assert_eq!(endpoint("unix:/run/e.sock"), "unix:/run/e.sock");
+    assert_eq!(endpoint("unix:///run/e.sock"), "unix:///run/e.sock");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn each_listener_has_its_service() {
     let (config, services) = services(&text.split_whitespace().collect::<Vec<_>>());
     let names: Vec<_> = services.iter().map(ServiceOptions::name).collect();
     assert_eq!(names, ["echo", "framed", "discard"]);
-    let ports = config.listen.iter().map(|at| at.socket_addr().unwrap().port());
+    let ports = config.listen.iter().map(|at| at.endpoint.socket_addr().unwrap().port());
     assert_eq!(ports.collect::<Vec<_>>(), [1, 2, 3]);
 }
 
@@ -231,7 +231,7 @@ fn a_name_stands_for_all_its_addresses_each_with_the_service() {
     let (config, services) = services(&["--listen", "discard://localhost:7"]);
     assert!(!config.listen.is_empty());
     assert_eq!(services, vec![ServiceOptions::Discard; config.listen.len()]);
-    for endpoint in &config.listen {
+    for endpoint in &config.endpoints() {
         let address = endpoint.socket_addr().unwrap();
         assert!(address.ip().is_loopback() && address.port() == 7, "{endpoint}");
     }

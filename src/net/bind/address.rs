@@ -2,13 +2,32 @@
 //! texts and converts all values to endpoints. Looks up names.
 
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::str::FromStr;
 
 use super::has_ipv6;
 use crate::base::endpoint::Endpoint;
+use crate::base::url::Url;
 use crate::error::AddressError;
+use crate::net::transport::TransportOptions;
 
-/// An address to listen on: an [`Endpoint`], a [`SocketAddr`], or a text.
+/// An endpoint to listen on, with the options of its transport.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ListenOn {
+    /// Where to listen.
+    pub endpoint: Endpoint,
+    /// The transport of the connections.
+    pub transport: TransportOptions,
+}
+
+/// With the default options.
+impl<E: Into<Endpoint>> From<E> for ListenOn {
+    fn from(endpoint: E) -> ListenOn {
+        let endpoint = endpoint.into();
+        ListenOn { transport: TransportOptions::from(&endpoint), endpoint }
+    }
+}
+
+/// An address to listen on: an [`Endpoint`], a [`SocketAddr`], a [`ListenOn`], or a text.
 ///
 /// | text | listens on |
 /// | --- | --- |
@@ -16,10 +35,11 @@ use crate::error::AddressError;
 /// | `7777`, `:7777` | all addresses of the machine: `[::]:7777` |
 /// | `[fe80::1%eth0]:7777` | this address of the interface, by its name or number |
 /// | `localhost:7777` | each address of the name |
-/// | `unix:/run/echopool.sock` | a Unix socket (not supported yet) |
+/// | `unix:///run/echo.sock?mode=0660` | a Unix socket (not supported yet) |
 ///
-/// An address may have the prefix `tcp://`, the form in which an [`Endpoint`] is displayed. Port 0
-/// means a free port: a different one for each text, and the same for all addresses of a name.
+/// A text has the form `[transport://]address[?option=value...]`; without a transport it is `tcp`.
+/// Port 0 means a free port: a different one for each text, and the same for all addresses of a
+/// name.
 ///
 /// ```
 /// use echopool::config::ToEndpoints;
@@ -36,79 +56,114 @@ pub trait ToEndpoints {
     ///
     /// # Errors
     /// The text is not understood, or the name has no address.
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError>;
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError>;
 }
 
 impl ToEndpoints for Endpoint {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
-        Ok(vec![self.clone()])
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
+        Ok(vec![self.clone().into()])
     }
 }
 
 impl ToEndpoints for SocketAddr {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
-        Ok(vec![Endpoint::Tcp(*self)])
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
+        Ok(vec![(*self).into()])
+    }
+}
+
+impl ToEndpoints for ListenOn {
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
+        Ok(vec![self.clone()])
     }
 }
 
 /// The endpoints of one name: with port 0, all of them get the same free port.
-impl ToEndpoints for Vec<Endpoint> {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
-        Ok(self.clone())
+impl<E: Clone + Into<ListenOn>> ToEndpoints for Vec<E> {
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
+        Ok(self.iter().cloned().map(Into::into).collect())
     }
 }
 
 impl ToEndpoints for str {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
-        let address = self.strip_prefix("tcp://").unwrap_or(self);
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
         let unclear = |reason| AddressError::NotUnderstood { text: self.to_owned(), reason };
-        address.parse::<ListenAddress>().map_err(unclear)?.resolve()
+        let (transport, address) = without_service(self).map_err(unclear)?;
+        ListenAddress::parse(transport, address).map_err(unclear)?.resolve()
     }
 }
 
 impl ToEndpoints for String {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
         (**self).to_endpoints()
     }
 }
 
 impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
-    fn to_endpoints(&self) -> Result<Vec<Endpoint>, AddressError> {
+    fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
         (**self).to_endpoints()
     }
 }
 
-/// A text that says where to listen, parsed but not looked up.
+/// The transport and the address of a text that names no service.
+fn without_service(text: &str) -> Result<(TransportOptions, &str), String> {
+    let url = Url::split(text)?;
+    let (service, mut transport) = TransportOptions::of_scheme(url.scheme.unwrap_or("tcp"))?;
+    if !service.is_empty() {
+        return Err(format!("'{service}' is not a transport; {FORMS}"));
+    }
+    for (name, value) in &url.options {
+        let no_option = || format!("'{name}' is not an option of {}", transport.name());
+        let (no_option, done) = (no_option(), transport.set(name, value));
+        done.ok_or(no_option)?.map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok((transport, url.address))
+}
+
+/// Where to listen, parsed but not looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ListenAddress {
+pub(crate) struct ListenAddress {
+    at: At,
+    transport: TransportOptions,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum At {
     Endpoint(Endpoint),
     Name(String, u16),
 }
 
-impl FromStr for ListenAddress {
-    type Err = String;
+const FORMS: &str = "write 7777, 127.0.0.1:7777, [::1]:7777 or localhost:7777";
 
-    fn from_str(text: &str) -> Result<ListenAddress, String> {
-        let forms = "write 7777, 127.0.0.1:7777, [::1]:7777 or localhost:7777";
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Ok(ListenAddress::Endpoint(Endpoint::Unix(path.into())));
-        }
+impl ListenAddress {
+    /// Parses the address of a URL with this transport.
+    ///
+    /// # Errors
+    /// It is not an address of the transport; the text has the forms.
+    pub(crate) fn parse(transport: TransportOptions, text: &str) -> Result<ListenAddress, String> {
+        let at = match transport.is_unix() {
+            true => At::Endpoint(Endpoint::Unix(text.parse()?)),
+            false => At::parse(text)?,
+        };
+        Ok(ListenAddress { at, transport })
+    }
+}
+
+impl At {
+    fn parse(text: &str) -> Result<At, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(ListenAddress::Endpoint(address.into()));
+            return Ok(At::Endpoint(address.into()));
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let Ok(port) = port.parse::<u16>() else {
-            return Err(format!("'{port}' is not a port (0 to 65535); {forms}"));
+            return Err(format!("'{port}' is not a port (0 to 65535); {FORMS}"));
         };
         match host {
-            "" => Ok(ListenAddress::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
-            _ if is_zoned(host) => {
-                Ok(ListenAddress::Name(host[1..host.len() - 1].to_owned(), port))
-            }
+            "" => Ok(At::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
+            _ if is_zoned(host) => Ok(At::Name(host[1..host.len() - 1].to_owned(), port)),
             _ if host.contains([':', '/', '[', ']']) => {
-                Err(format!("'{host}' is not a host; {forms}"))
+                Err(format!("'{host}' is not a host; {FORMS}"))
             }
-            _ => Ok(ListenAddress::Name(host.to_owned(), port)),
+            _ => Ok(At::Name(host.to_owned(), port)),
         }
     }
 }
@@ -123,10 +178,11 @@ fn is_zoned(host: &str) -> bool {
 
 impl ListenAddress {
     /// Returns all endpoints that the text stands for. Looks up a name.
-    pub(crate) fn resolve(&self) -> Result<Vec<Endpoint>, AddressError> {
-        let (host, port) = match self {
-            ListenAddress::Endpoint(endpoint) => return Ok(vec![endpoint.clone()]),
-            ListenAddress::Name(host, port) => (host, *port),
+    pub(crate) fn resolve(&self) -> Result<Vec<ListenOn>, AddressError> {
+        let on = |endpoint| ListenOn { endpoint, transport: self.transport.clone() };
+        let (host, port) = match &self.at {
+            At::Endpoint(endpoint) => return Ok(vec![on(endpoint.clone())]),
+            At::Name(host, port) => (host, *port),
         };
         let fail = |reason| AddressError::NotFound { host: host.clone(), reason };
         let found = (host.as_str(), port).to_socket_addrs();
@@ -134,7 +190,7 @@ impl ListenAddress {
         if addresses.is_empty() {
             return Err(fail("the name has no address".to_owned()));
         }
-        Ok(addresses.into_iter().map(Endpoint::Tcp).collect())
+        Ok(addresses.into_iter().map(Endpoint::Tcp).map(on).collect())
     }
 }
 
@@ -160,16 +216,19 @@ mod tests {
 
     #[test]
     fn the_usual_texts_and_values_are_endpoints() {
-        let of = |at: &dyn ToEndpoints| at.to_endpoints().unwrap()[0].to_string();
+        let of = |at: &dyn ToEndpoints| at.to_endpoints().unwrap()[0].endpoint.to_string();
         let address: SocketAddr = "127.0.0.1:7801".parse().unwrap();
         assert_eq!(of(&"127.0.0.1:7801"), "tcp://127.0.0.1:7801");
         assert_eq!(of(&String::from("tcp://[::1]:0")), "tcp://[::1]:0");
         assert_eq!(of(&"7801"), "tcp://[::]:7801");
-        assert_eq!(of(&"unix:/run/e.sock"), "unix:/run/e.sock");
+        assert_eq!(of(&"unix:///run/e.sock?mode=600"), "unix:///run/e.sock");
         assert_eq!(of(&address), of(&Endpoint::Tcp(address)));
         let name = "localhost:0".to_endpoints().unwrap();
-        assert!(name.iter().all(|at| at.socket_addr().unwrap().ip().is_loopback()), "{name:?}");
-        assert_eq!("host:7".parse(), Ok(ListenAddress::Name("host".to_owned(), 7)));
+        assert!(
+            name.iter().all(|at| at.endpoint.socket_addr().unwrap().ip().is_loopback()),
+            "{name:?}"
+        );
+        assert_eq!(At::parse("host:7"), Ok(At::Name("host".to_owned(), 7)));
     }
 
     #[test]
@@ -179,7 +238,9 @@ mod tests {
             .map_or(1, |text| text.trim().parse().unwrap());
         for text in ["[fe80::1%lo]:7".to_owned(), format!("[fe80::1%{number}]:7")] {
             let endpoints = text.to_endpoints().unwrap();
-            let [Endpoint::Tcp(SocketAddr::V6(address))] = endpoints[..] else { panic!("{text}") };
+            let Some(SocketAddr::V6(address)) = endpoints[0].endpoint.socket_addr() else {
+                panic!("{text}")
+            };
             assert_eq!((address.scope_id(), address.port()), (number, 7), "{text}");
         }
         let error = "[fe80::1%no-such]:7".to_endpoints().unwrap_err().to_string();
@@ -188,7 +249,16 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_addresses_are_named() {
-        for text in ["", "localhost", "70000", "framed://7", "::1:7", "tcp://tcp://7", "[x%lo]:7"] {
+        for text in [
+            "",
+            "localhost",
+            "70000",
+            "framed://7",
+            "::1:7",
+            "tcp://tcp://7",
+            "[x%lo]:7",
+            "unix:/a",
+        ] {
             let error = text.to_endpoints().unwrap_err();
             assert!(matches!(error, AddressError::NotUnderstood { .. }));
             let error = error.to_string();
@@ -201,6 +271,20 @@ mod tests {
         assert!(
             matches!(&error, AddressError::NotFound { host, .. } if host == "no-such-host.invalid")
         );
+    }
+
+    #[test]
+    fn options_are_those_of_the_transport() {
+        for (text, part) in [
+            ("unix://", "unix:///run/echo.sock"),
+            ("unix:///e?mode=888", "mode: '888' must be the octal number"),
+            ("unix:///e?order=big", "'order' is not an option of unix"),
+            ("7?mode=600", "'mode' is not an option of tcp"),
+            ("udp://7", "not supported yet"),
+        ] {
+            let error = text.to_endpoints().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod address;
 pub(crate) use super::accept_queue::backlog_waiting;
 #[cfg(feature = "daemon")]
 pub(crate) use address::ListenAddress;
-pub use address::ToEndpoints;
+pub use address::{ListenOn, ToEndpoints};
 
 /// The first keepalive probe is sent to an idle peer after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ const PORT_ATTEMPTS: usize = 16;
 /// Binds all endpoints before the first one listens, so that a failed start has rarely accepted a
 /// client.
 pub(crate) fn bind_names(
-    endpoints: &[Endpoint],
+    endpoints: &[ListenOn],
     names: &[usize],
     workers: usize,
     backlog: u32,
@@ -93,7 +93,7 @@ pub(crate) fn bind_names(
 /// Like [`bind_names`], for endpoints without names.
 #[cfg(test)]
 pub(crate) fn bind_all(
-    endpoints: &[Endpoint],
+    endpoints: &[ListenOn],
     workers: usize,
     backlog: u32,
     share_port: bool,
@@ -103,12 +103,12 @@ pub(crate) fn bind_all(
 
 /// Checks that the endpoints can be listened on together. Returns their addresses, in order, with
 /// IPv4-mapped addresses converted to IPv4.
-pub(crate) fn check(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, StartError> {
+pub(crate) fn check(endpoints: &[ListenOn]) -> Result<Vec<SocketAddr>, StartError> {
     if endpoints.is_empty() {
         return Err(StartError::NothingToListenOn);
     }
     let mut addresses: Vec<SocketAddr> = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints {
+    for ListenOn { endpoint, .. } in endpoints {
         let Some(address) = endpoint.socket_addr().map(canonical) else {
             return Err(StartError::Unsupported(endpoint.clone()));
         };

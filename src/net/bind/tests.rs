@@ -10,8 +10,8 @@ use super::*;
 
 const HANG: Duration = Duration::from_secs(60);
 
-fn endpoints(addresses: &[&str]) -> Vec<Endpoint> {
-    addresses.iter().map(|text| Endpoint::Tcp(text.parse().unwrap())).collect()
+fn endpoints(addresses: &[&str]) -> Vec<ListenOn> {
+    addresses.iter().map(|text| Endpoint::Tcp(text.parse().unwrap()).into()).collect()
 }
 
 fn bind_one(address: &str, workers: usize, share_port: bool) -> Result<Bound, StartError> {
@@ -223,8 +223,8 @@ fn check_error(addresses: &[&str]) -> String {
 #[test]
 fn what_cannot_go_together_is_found_before_anything_is_opened() {
     assert!(matches!(check(&[]), Err(StartError::NothingToListenOn)));
-    let unix = Endpoint::Unix("/run/e.sock".into());
-    let refused = check(std::slice::from_ref(&unix));
+    let unix = Endpoint::Unix("/run/e.sock".parse().unwrap());
+    let refused = check(&[unix.clone().into()]);
     assert!(matches!(refused, Err(StartError::Unsupported(e)) if e == unix));
     for twice in [
         ["127.0.0.1:7", "127.0.0.1:7"],

@@ -1,18 +1,19 @@
-//! The flags that set defaults of the services' options, and the text of `--help` about the
-//! services. Both are generated from the services' declarations.
+//! The flags that set defaults of the options of services and transports, and the text of `--help`
+//! about these. Both are generated from their declarations.
 
 use clap::{Arg, ArgMatches};
 
 use crate::builtin::ServiceOptions;
-use crate::builtin::option::About;
+use crate::builtin::option::{About, Options};
 use crate::builtin::url::Defaults;
+use crate::net::transport::TransportOptions;
 
 /// The heading of the flags.
-const HEADING: &str = "Defaults of the services' options";
+const HEADING: &str = "Defaults of the options of services and transports";
 
-/// The meaning of an option, for all services that declare it the same way.
+/// The meaning of an option, for all services and transports that declare it the same way.
 pub(super) struct Meaning {
-    services: String,
+    owners: String,
     about: &'static About,
     default: String,
 }
@@ -27,26 +28,32 @@ impl Meaning {
     }
 }
 
-fn meanings(service: &ServiceOptions) -> impl Iterator<Item = Meaning> {
-    service.options().about().iter().map(|about| Meaning {
-        services: service.name().to_owned(),
+fn meanings(name: &str, options: &dyn Options) -> Vec<Meaning> {
+    let meaning = |about: &'static About| Meaning {
+        owners: name.to_owned(),
         about,
-        default: about.default_text(service.options()),
-    })
+        default: about.default_text(options),
+    };
+    options.about().iter().map(meaning).collect()
 }
 
-/// All flags, in the order in which the services declare them, each with its meanings. Each flag
-/// has at least one.
+/// All flags, in the order in which the services and the transports declare them, each with its
+/// meanings. Each flag has at least one.
 pub(super) fn flags() -> Vec<Vec<Meaning>> {
     let mut flags: Vec<Vec<Meaning>> = Vec::new();
     let services = ServiceOptions::all();
     let with_flags = services.iter().filter(|service| service.options().has_flags());
-    for one in with_flags.flat_map(meanings) {
+    let of_services = with_flags.flat_map(|one| meanings(one.name(), one.options()));
+    let transports = TransportOptions::all();
+    let groups = transports.iter().map(|one| (one.name(), one.options()));
+    let of_transports = groups
+        .flat_map(|(name, groups)| groups.into_iter().flat_map(move |one| meanings(name, one)));
+    for one in of_services.chain(of_transports) {
         match flags.iter_mut().find(|flag| flag[0].about.name == one.about.name) {
             None => flags.push(vec![one]),
             Some(flag) => match flag.iter_mut().find(|other| other.help() == one.help()) {
                 None => flag.push(one),
-                Some(same) => same.services += &format!(", {}", one.services),
+                Some(same) => same.owners += &format!(", {}", one.owners),
             },
         }
     }
@@ -57,7 +64,7 @@ pub(super) fn flags() -> Vec<Vec<Meaning>> {
 pub(super) fn args() -> impl Iterator<Item = Arg> {
     flags().into_iter().map(|flag| {
         let About { name, value, .. } = *flag[0].about;
-        let line = |one: &Meaning| format!("{}: {}", one.services, one.help());
+        let line = |one: &Meaning| format!("{}: {}", one.owners, one.help());
         let help = flag.iter().map(line).collect::<Vec<_>>().join("\n");
         let tried = move |text: &str| {
             Defaults::default().set(name, text.as_bytes(), "").map(|()| text.to_owned())
@@ -89,12 +96,23 @@ pub(super) fn services() -> String {
         let names = names.collect::<Vec<_>>().join(", ");
         let mark = if names.is_empty() { "" } else { "; " };
         text += &format!("  {:<9}{what}{mark}{names}\n", service.name());
-        for one in meanings(service).filter(|_| !options.has_flags()) {
+        let without_flags = || meanings(service.name(), options);
+        for one in (!options.has_flags()).then(without_flags).into_iter().flatten() {
             let About { name, value, .. } = one.about;
             text += &format!("    {name}={value}\n      {}\n", one.help());
         }
     }
     text
+}
+
+/// One line for each transport: what it is, and its options.
+pub(super) fn transports() -> String {
+    let line = |one: &TransportOptions| {
+        let names = one.option_names().join(", ");
+        let mark = if names.is_empty() { "" } else { "; " };
+        format!("  {:<9}{}{mark}{names}\n", one.name(), one.what())
+    };
+    TransportOptions::all().iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -185,12 +185,12 @@ fn the_operations_manual_has_every_flag() {
         let cell = |of: &dyn Fn(&Meaning) -> String| match &meanings[..] {
             [one] => of(one),
             several => {
-                let parts = several.iter().map(|one| format!("{}: {}", one.services, of(one)));
+                let parts = several.iter().map(|one| format!("{}: {}", one.owners, of(one)));
                 parts.collect::<Vec<_>>().join("; ")
             }
         };
         let About { name, value, .. } = meanings[0].about;
-        let uses = meanings.iter().map(|one| format!("{}: {}", one.services, one.about.help));
+        let uses = meanings.iter().map(|one| format!("{}: {}", one.owners, one.about.help));
         let expected = [
             format!("--{name} {value}"),
             cell(&|one| one.default.clone()),
@@ -200,4 +200,55 @@ fn the_operations_manual_has_every_flag() {
         let row = expected.join(" | ");
         assert!(rows.contains(&expected.to_vec()), "docs/operations.md needs: | {row} |");
     }
+}
+
+/// Each transport with each of its options.
+fn of_transports() -> Vec<(&'static str, &'static About, String)> {
+    let transports = TransportOptions::all();
+    let groups = |one: &TransportOptions| {
+        let groups = one.options();
+        let rows = groups.iter().flat_map(|&group| meanings(one.name(), group));
+        rows.map(|row| (one.name(), row.about, row.default)).collect::<Vec<_>>()
+    };
+    transports.iter().flat_map(groups).collect()
+}
+
+#[test]
+fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
+    let spec = |flags: &[&str]| {
+        let cli = Cli::read(["echopool"].iter().chain(flags).map(OsString::from)).unwrap();
+        cli.config().unwrap().0.listen
+    };
+    for (transport, about, _) in of_transports() {
+        let value = match about.name {
+            "mode" => "0640",
+            "owner" => "root:adm",
+            other => panic!("write a value for the option {other} of {transport} here"),
+        };
+        let url = format!("{transport}:///run/e.sock");
+        let flag = format!("--{}", about.name);
+        let by_flag = spec(&["--listen", &url, "--listen", "7", &flag, value]);
+        let query = format!("{url}?{}={value}", about.name);
+        assert_eq!(by_flag, spec(&["--listen", &query, "--listen", "7"]), "{query}");
+        assert_ne!(by_flag, spec(&["--listen", &url, "--listen", "7"]), "{query}");
+    }
+}
+
+#[test]
+fn the_documents_and_help_have_every_transport_with_its_options() {
+    let help = Cli::clap().render_help().to_string();
+    for one in TransportOptions::all() {
+        assert!(help.contains(&format!("  {:<9}{}", one.name(), one.what())), "{help}");
+        let is_it = |row: &Vec<String>| row[0] == one.name();
+        assert!(rows("transports.md", "transport").iter().any(is_it), "{}", one.name());
+    }
+    let rows = rows("transports.md", "option");
+    for (transport, about, default) in of_transports() {
+        let form = format!("{}={}", about.name, about.value);
+        let row = [&form[..], &default, &about.allowed.to_string()].join(" | ");
+        let is_it =
+            |cells: &Vec<String>| cells[..3].join(" | ") == row && cells[3].starts_with(about.help);
+        assert!(rows.iter().any(is_it), "{transport} needs: | {row} | {} |", about.help);
+    }
+    assert_eq!(rows.len(), of_transports().len(), "a row for an option that is not there");
 }

@@ -1,0 +1,255 @@
+//! The transports that carry connections, each with its options.
+//!
+//! A scheme in a URL names the transport (`tcp`, `unix`), or a service and its transport
+//! (`framed+unix`). To add one: a variant of [`TransportOptions`], its name, its options, and a line
+//! less in `NOT_BUILT`.
+
+use std::fmt;
+
+use crate::base::endpoint::Endpoint;
+use crate::base::option::{About, Allowed, Options, Value, declare, options, utf8};
+
+/// A transport, with its options.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum TransportOptions {
+    /// `tcp`: TCP over IPv4 or IPv6. The default.
+    #[default]
+    Tcp,
+    /// `unix`: Unix stream sockets.
+    Unix(UnixOptions),
+}
+
+/// Transports of the grammar that this build does not have.
+const NOT_BUILT: [&str; 3] = ["tls", "unix+tls", "udp"];
+
+impl TransportOptions {
+    /// Every transport, with its default options.
+    pub(crate) fn all() -> [TransportOptions; 2] {
+        [TransportOptions::Tcp, TransportOptions::Unix(UnixOptions::default())]
+    }
+
+    /// The transport's name in a URL.
+    pub fn name(&self) -> &'static str {
+        match self {
+            TransportOptions::Tcp => "tcp",
+            TransportOptions::Unix(_) => "unix",
+        }
+    }
+
+    /// What the transport is, in a few words.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for help"))]
+    pub(crate) fn what(&self) -> &'static str {
+        match self {
+            TransportOptions::Tcp => "TCP, the default",
+            TransportOptions::Unix(_) => "a Unix socket: unix:///run/echo.sock, or unix://@name",
+        }
+    }
+
+    /// Whether the address is that of a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self, TransportOptions::Unix(_))
+    }
+
+    /// The options, in groups: a transport over another has the options of both.
+    pub(crate) fn options(&self) -> Vec<&dyn Options> {
+        match self {
+            TransportOptions::Tcp => Vec::new(),
+            TransportOptions::Unix(unix) => vec![unix],
+        }
+    }
+
+    /// The names of the options.
+    pub(crate) fn option_names(&self) -> Vec<&'static str> {
+        self.options().iter().flat_map(|group| group.about()).map(|about| about.name).collect()
+    }
+
+    /// Sets an option. Returns `None` if the transport has no option of this name.
+    pub(crate) fn set(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
+        match self {
+            TransportOptions::Tcp => None,
+            TransportOptions::Unix(unix) => unix.set(name, value),
+        }
+    }
+
+    /// The service (empty for echo) and the transport that a scheme names.
+    ///
+    /// # Errors
+    /// The transport does not exist or is not built. The text names those that are.
+    pub(crate) fn of_scheme(scheme: &str) -> Result<(&str, TransportOptions), String> {
+        if let Some(transport) = TransportOptions::named(scheme)? {
+            return Ok(("", transport));
+        }
+        let Some((service, name)) = scheme.split_once('+') else {
+            return Ok((scheme, TransportOptions::Tcp));
+        };
+        match TransportOptions::named(name)? {
+            Some(transport) => Ok((service, transport)),
+            None => Err(format!("'{name}' is not a transport; {}", TransportOptions::names())),
+        }
+    }
+
+    fn named(name: &str) -> Result<Option<TransportOptions>, String> {
+        if NOT_BUILT.contains(&name) {
+            return Err(format!(
+                "the transport {name} is not supported yet; {}",
+                TransportOptions::names()
+            ));
+        }
+        Ok(TransportOptions::all().into_iter().find(|one| one.name() == name))
+    }
+
+    fn names() -> String {
+        let names = TransportOptions::all().map(|one| one.name());
+        format!("the transports are {}", names.join(", "))
+    }
+}
+
+/// The default options for the kind of the endpoint.
+impl From<&Endpoint> for TransportOptions {
+    fn from(endpoint: &Endpoint) -> TransportOptions {
+        match endpoint {
+            Endpoint::Tcp(_) => TransportOptions::Tcp,
+            Endpoint::Unix(_) => TransportOptions::Unix(UnixOptions::default()),
+        }
+    }
+}
+
+options! {
+    /// Options of a Unix socket that is listened on. A client ignores them. An abstract name has no
+    /// file, so it takes none of them.
+    pub struct UnixOptions {
+        /// The permissions of the socket file. A client needs write permission. Default: `None`,
+        /// what the process's umask leaves of 0777.
+        pub mode: Option<Mode> = None, "mode" = "MODE", Described("octal, 0 to 0777"),
+            "permissions of the socket file; a client needs write permission",
+            "what the umask leaves";
+        /// The owner of the socket file. Default: `None`, the user and the group of the process.
+        pub owner: Option<Owner> = None, "owner" = "USER[:GROUP]", Described("names or numbers"),
+            "owner of the socket file", "what runs the server";
+    }
+}
+
+/// The permission bits of a file, 0 to 0o777.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mode(u32);
+
+impl Mode {
+    /// These permission bits. Returns `None` if `bits` is more than 0o777.
+    pub fn new(bits: u32) -> Option<Mode> {
+        (bits <= 0o777).then_some(Mode(bits))
+    }
+
+    /// The permission bits.
+    pub fn bits(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Value for Mode {
+    fn read(&self, _: &About, text: &[u8]) -> Result<Mode, String> {
+        let text = utf8(text)?;
+        let is_octal = text.bytes().all(|digit| digit.is_ascii_digit());
+        let bits = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+        bits.and_then(Mode::new).ok_or_else(|| {
+            format!("'{text}' must be the octal number of permissions, such as 0660; at most 0777")
+        })
+    }
+
+    fn write(&self, _: &About) -> Option<Vec<u8>> {
+        Some(format!("{:04o}", self.0).into())
+    }
+}
+
+/// A user, a group, or both, each by name or number: `user`, `user:group`, `:group`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owner(String);
+
+impl Owner {
+    /// The owner that is written like this. Whether the names exist is not checked here.
+    ///
+    /// # Errors
+    /// There is neither a user nor a group, or a name contains a colon.
+    pub fn new(text: &str) -> Result<Owner, String> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        match user.len() + group.len() {
+            0 => Err(format!("'{text}' must be a user, user:group or :group")),
+            _ if group.contains(':') => Err(format!("'{text}' has more than one colon")),
+            _ => Ok(Owner(text.to_owned())),
+        }
+    }
+
+    /// The user, if one is given.
+    pub fn user(&self) -> Option<&str> {
+        Some(self.0.split(':').next()?).filter(|user| !user.is_empty())
+    }
+
+    /// The group, if one is given.
+    pub fn group(&self) -> Option<&str> {
+        self.0.split_once(':').map(|(_, group)| group).filter(|group| !group.is_empty())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Value for Owner {
+    fn read(&self, _: &About, text: &[u8]) -> Result<Owner, String> {
+        Owner::new(utf8(text)?)
+    }
+
+    fn write(&self, _: &About) -> Option<Vec<u8>> {
+        Some(self.0.clone().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheme_names_a_service_and_a_transport() {
+        let of = |scheme| {
+            let of = TransportOptions::of_scheme(scheme);
+            of.map(|(service, transport)| (service, transport.name()))
+        };
+        for (scheme, service, transport) in [
+            ("tcp", "", "tcp"),
+            ("unix", "", "unix"),
+            ("framed", "framed", "tcp"),
+            ("framed+tcp", "framed", "tcp"),
+            ("hub+unix", "hub", "unix"),
+            ("http", "http", "tcp"),
+        ] {
+            assert_eq!(of(scheme), Ok((service, transport)), "{scheme}");
+        }
+        for (scheme, part) in [
+            ("tls", "the transport tls is not supported yet; the transports are tcp, unix"),
+            ("framed+unix+tls", "the transport unix+tls is not supported yet"),
+            ("echo+udp", "udp is not supported yet"),
+            ("framed+http", "'http' is not a transport; the transports are tcp, unix"),
+            ("framed+", "'' is not a transport"),
+        ] {
+            let error = of(scheme).unwrap_err();
+            assert!(error.contains(part), "{scheme}: {error}");
+        }
+    }
+
+    #[test]
+    fn owners_have_a_user_or_a_group_or_both() {
+        let parts = |text| {
+            let owner = Owner::new(text).unwrap();
+            (owner.user().map(str::to_owned), owner.group().map(str::to_owned))
+        };
+        assert_eq!(parts("www"), (Some("www".into()), None));
+        assert_eq!(parts("www:"), (Some("www".into()), None));
+        assert_eq!(parts("33:www"), (Some("33".into()), Some("www".into())));
+        assert_eq!(parts(":www"), (None, Some("www".into())));
+        for text in ["", ":", "a:b:c"] {
+            assert!(Owner::new(text).is_err(), "{text}");
+        }
+    }
+}
