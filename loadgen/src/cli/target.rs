@@ -209,7 +209,7 @@ mod tests {
             ("tls://host:1", "not supported yet"),
             ("udp://host:1", "not supported yet"),
             ("unix:///tmp/socket", "not supported yet"),
-            ("unix:/tmp/socket", "no port"),
+            ("unix:/tmp/socket", "not a port"),
             ("http://host:1", "not a service"),
             ("discard://host:1", "nothing back"),
             ("chargen://", "nothing back"),
