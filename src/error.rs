@@ -3,6 +3,7 @@
 //! Errors of the data path carry codes and no boxed text, so reporting one allocates nothing.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::endpoint::{Endpoint, lacks_zone};
@@ -105,10 +106,12 @@ pub enum StartError {
         /// The wider one.
         by: Endpoint,
     },
-    /// The server cannot listen on this kind of endpoint.
-    Unsupported(Endpoint),
+    /// A mode or an owner was specified for an abstract name, which has no file.
+    NoFile(Endpoint),
     /// Another socket uses the address.
     AddressInUse(Endpoint),
+    /// At the path of the Unix socket is a file that is not a socket.
+    NotASocket(Endpoint),
     /// The listener could not be made for another reason.
     Listen {
         /// The endpoint.
@@ -182,9 +185,21 @@ impl fmt::Display for StartError {
             StartError::Covered { endpoint, by } => {
                 write!(f, "cannot listen on {endpoint}: {by} takes its connections too; give one")
             }
-            StartError::Unsupported(endpoint) => {
-                write!(f, "cannot listen on {endpoint}: only TCP is supported yet")
-            }
+            StartError::NoFile(endpoint) => write!(
+                f,
+                "cannot listen on {endpoint} with a mode or an owner: an abstract name has no file; \
+                 leave them out, or give a path"
+            ),
+            StartError::NotASocket(endpoint) => write!(
+                f,
+                "cannot listen on {endpoint}: the file there is not a socket; remove it, or give \
+                 another path"
+            ),
+            StartError::AddressInUse(endpoint @ Endpoint::Unix(_)) => write!(
+                f,
+                "cannot listen on {endpoint}: a program has this socket; stop it, or give another \
+                 path or name"
+            ),
             StartError::AddressInUse(endpoint) => write!(
                 f,
                 "cannot listen on {endpoint}: the address is in use; stop the program that has it, listen on another \
@@ -194,7 +209,10 @@ impl fmt::Display for StartError {
                 write!(
                     f,
                     "cannot listen on {endpoint}: {call}: {error}{}",
-                    listen_remedy(endpoint, error)
+                    match endpoint {
+                        Endpoint::Tcp(address) => listen_remedy(address, error),
+                        Endpoint::Unix(_) => unix_remedy(call, error),
+                    }
                 )
             }
             StartError::Limit { field, value, min, max } => {
@@ -221,11 +239,9 @@ impl fmt::Display for StartError {
     }
 }
 
-fn listen_remedy(endpoint: &Endpoint, error: &std::io::Error) -> &'static str {
+fn listen_remedy(address: &SocketAddr, error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::InvalidInput
-            if endpoint.socket_addr().is_some_and(|address| lacks_zone(&address)) =>
-        {
+        std::io::ErrorKind::InvalidInput if lacks_zone(address) => {
             "; write the interface of a link-local address with it: [fe80::1%eth0]:7777"
         }
         std::io::ErrorKind::PermissionDenied => {
@@ -233,6 +249,27 @@ fn listen_remedy(endpoint: &Endpoint, error: &std::io::Error) -> &'static str {
         }
         std::io::ErrorKind::AddrNotAvailable => {
             "; no interface of this machine has the address: see 'ip address'"
+        }
+        _ => "",
+    }
+}
+
+fn unix_remedy(call: &str, error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match (call, error.kind()) {
+        ("open", ErrorKind::NotFound) => "; make the directory of the socket first",
+        ("open" | "bind" | "lstat" | "unlink", ErrorKind::PermissionDenied) => {
+            "; the server's user must be allowed to read and write the directory of the socket"
+        }
+        ("connect", ErrorKind::PermissionDenied) => {
+            "; there is a socket of another user: remove it, or give another path"
+        }
+        ("chown", ErrorKind::PermissionDenied) => {
+            "; only root can give a file to another user, or to a group that it is not in"
+        }
+        ("flock", ErrorKind::WouldBlock) => {
+            "; another program has locked the directory of the socket: give the socket a directory \
+             of its own"
         }
         _ => "",
     }

@@ -21,9 +21,7 @@ pub use super::unix_address::UnixAddress;
 pub enum Endpoint {
     /// TCP over IPv4 or IPv6. With port 0 the system chooses a free port.
     Tcp(SocketAddr),
-    /// A Unix stream socket. It can be named but not listened on yet:
-    /// [`Server::start`](crate::Server::start) returns
-    /// [`StartError::Unsupported`](crate::StartError::Unsupported).
+    /// A Unix stream socket.
     Unix(UnixAddress),
 }
 
@@ -66,9 +64,12 @@ impl fmt::Display for Endpoint {
 pub enum Transport {
     /// TCP.
     Tcp,
+    /// A Unix stream socket.
+    Unix,
 }
 
-/// The other end of a connection. Displayed as the address alone: `[::1]:50000`.
+/// The other end of a connection. Displayed in one word: the address `[::1]:50000`, or the process
+/// `pid:4711,uid:1000,gid:1000`.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -84,13 +85,31 @@ pub enum Transport {
 pub enum Peer {
     /// A TCP client with this address. An accepted connection has it in [`canonical`] form.
     Tcp(SocketAddr),
+    /// The process at the other end of a Unix socket, as it was when it connected (SO_PEERCRED).
+    Unix {
+        /// Its process id. 0 if the system does not tell, for instance because the process is in
+        /// another PID namespace.
+        pid: u32,
+        /// Its effective user id. [`Peer::UNKNOWN_ID`] if unknown.
+        uid: u32,
+        /// Its effective group id. [`Peer::UNKNOWN_ID`] if unknown.
+        gid: u32,
+    },
 }
 
 impl Peer {
+    /// Stands for a user or a group that is not known. No user and no group has this id.
+    pub const UNKNOWN_ID: u32 = u32::MAX;
+
+    /// A process of which nothing is known.
+    pub(crate) const UNKNOWN_PROCESS: Peer =
+        Peer::Unix { pid: 0, uid: Peer::UNKNOWN_ID, gid: Peer::UNKNOWN_ID };
+
     /// The socket address, if the peer has one.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
             Peer::Tcp(address) => Some(*address),
+            Peer::Unix { .. } => None,
         }
     }
 }
@@ -106,6 +125,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix { pid, uid, gid } => write!(f, "pid:{pid},uid:{uid},gid:{gid}"),
         }
     }
 }

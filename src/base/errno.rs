@@ -63,6 +63,7 @@ numbers! {
     PERM = EPERM: "The operation is not permitted.",
     PIPE = EPIPE: "The connection is closed for sending.",
     PROTO = EPROTO: "A protocol error occurred.",
+    PROTOTYPE = EPROTOTYPE: "The socket has another type.",
     TIMEDOUT = ETIMEDOUT: "The connection timed out.",
 }
 

@@ -69,10 +69,15 @@ impl UnixAddress {
         Ok(UnixAddress { bytes: [&[0], name].concat().into() })
     }
 
+    /// The bytes of `sun_path`: a path, or a zero and a name.
+    pub(crate) fn sun_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.bytes))
+    }
+
     /// The path, unless the address is an abstract name.
     pub fn path(&self) -> Option<&Path> {
         let is_path = self.bytes.first() != Some(&0);
-        is_path.then(|| Path::new(OsStr::from_bytes(&self.bytes)))
+        is_path.then(|| self.sun_path())
     }
 
     /// The abstract name, unless the address is a path.

@@ -182,6 +182,9 @@ impl Config {
     /// `[::]` accepts IPv4 clients too, unless the server also listens on `0.0.0.0` at the same
     /// port. On a machine without IPv6, `[::]` becomes `0.0.0.0`. Port 0 takes a free port.
     ///
+    /// A Unix socket's file is replaced if no program listens on it, and removed at the end. All
+    /// workers accept from it, and the first to be awake gets the connection.
+    ///
     /// A host name is looked up here, once, and each of its addresses becomes an endpoint. With port
     /// 0, all of them get the same free port. If the text cannot be parsed or the name is not found,
     /// [`check`](Config::check) and [`Server::start`](crate::Server::start) return the error.
@@ -215,8 +218,8 @@ impl Config {
     /// [`AddressLimit`](crate::CloseReason::AddressLimit). Default: `None`, no limit.
     ///
     /// An IPv6 client is counted by its /64 network, because a host usually has all of it; a
-    /// link-local one by its address and interface. It is the address of the socket that counts:
-    /// behind a proxy, that of the proxy.
+    /// link-local one by its address and interface; the processes at Unix sockets by their user. It
+    /// is the address of the socket that counts: behind a proxy, that of the proxy.
     pub fn max_connections_per_address(mut self, connections: Option<u32>) -> Config {
         self.max_connections_per_address = connections;
         self
@@ -284,7 +287,8 @@ impl Config {
     }
 
     /// Lets other processes of the same user listen on the same ports, each taking a share of the
-    /// connections. Default: false; a port that is in use is an error.
+    /// connections. Default: false; a port that is in use is an error. Unix sockets cannot be
+    /// shared.
     pub fn share_port(mut self, share: bool) -> Config {
         self.share_port = share;
         self

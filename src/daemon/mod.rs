@@ -119,7 +119,7 @@ impl From<StartError> for Failure {
             | StartError::NothingToListenOn
             | StartError::ListenedTwice(_)
             | StartError::Covered { .. }
-            | StartError::Unsupported(_)
+            | StartError::NoFile(_)
             | StartError::Limit { .. }
             | StartError::Service(_)
             | StartError::Timeout { .. } => USAGE,

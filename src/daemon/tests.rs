@@ -32,7 +32,7 @@ fn a_command_line_that_is_wrong_on_every_machine_is_2_and_other_failures_are_1()
     assert_eq!(code(wrong.check().unwrap_err()), 2);
     assert_eq!(code(StartError::NothingToListenOn), 2);
     assert_eq!(code(StartError::ListenedTwice(endpoint())), 2);
-    assert_eq!(code(StartError::Unsupported(endpoint())), 2);
+    assert_eq!(code(StartError::NoFile(endpoint())), 2);
     let service = SettingError::new("buffers", 1, "too few");
     assert_eq!(code(StartError::Service(service)), 2);
     assert_eq!(code(StartError::AddressInUse(endpoint())), 1);

@@ -173,11 +173,16 @@ pub trait Engine: Sized {
     /// Returns a waker that ends the current or the next [`poll`](Engine::poll), from any thread.
     fn waker(&self) -> Waker;
 
-    /// Gives an accepted socket its key.
+    /// Gives an accepted socket its key. The peer is that of [`Outcome::Accepted`].
     ///
     /// # Errors
     /// The system could not watch the socket. The error contains the socket.
-    fn adopt(&mut self, key: Key, socket: Self::Socket) -> Result<(), (Errno, Self::Socket)>;
+    fn adopt(
+        &mut self,
+        key: Key,
+        socket: Self::Socket,
+        peer: Peer,
+    ) -> Result<(), (Errno, Self::Socket)>;
 
     /// Takes an accepted connection back that could not be adopted. The next Accept on this
     /// listener completes with it.

@@ -148,10 +148,14 @@ impl Table {
 
 /// What is counted as one address: an IPv4 address; the /64 network of an IPv6 address, because a
 /// host usually has all of it; a link-local IPv6 address with its interface, because one /64 has
-/// all hosts of a link.
+/// all hosts of a link; the user of a process at a Unix socket.
 fn key_of(peer: Peer) -> u128 {
     const NETWORK: u128 = !0 << 64;
-    let Peer::Tcp(address) = peer;
+    let address = match peer {
+        Peer::Tcp(address) => address,
+        // No connection comes from a multicast address, so no network has these bits.
+        Peer::Unix { uid, .. } => return NETWORK | u128::from(uid),
+    };
     let scope = match address {
         SocketAddr::V6(v6) => v6.scope_id(),
         SocketAddr::V4(_) => 0,
@@ -188,6 +192,14 @@ mod tests {
         assert!(!same("[fe80::1%1]:1", "[fe80::1%2]:1"));
         assert!(same("[fe80::1%2]:1", "[fe80::1%2]:2"));
         assert!(!same("[::1]:1", "127.0.0.1:1"));
+    }
+
+    #[test]
+    fn all_processes_of_a_user_are_one_address() {
+        let key = |pid, uid, gid| key_of(Peer::Unix { pid, uid, gid });
+        assert_eq!(key(1, 1000, 5), key(2, 1000, 6));
+        assert_ne!(key(1, 1000, 5), key(1, 1001, 5));
+        assert_ne!(key(0, 0, 0), key_of(peer("[::]:0")));
     }
 
     proptest! {

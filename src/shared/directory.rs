@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use bytemuck::allocation::zeroed_slice_box;
 
 use crate::base::endpoint::Peer;
-use crate::base::key::ConnectionId;
+use crate::base::key::{ConnectionId, LISTENERS_MAX};
 
 /// A connected client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +16,7 @@ use crate::base::key::ConnectionId;
 pub struct ClientInfo {
     /// Its id: never 0, and never given to another client.
     pub id: ConnectionId,
-    /// Its address, with IPv4-mapped addresses shown as IPv4.
+    /// Its address, with IPv4-mapped addresses shown as IPv4, or its process.
     pub peer: Peer,
     /// The index of its listener in [`Config::listen`](crate::Config::listen).
     pub listener: usize,
@@ -28,9 +28,16 @@ pub struct ClientInfo {
     pub group: u64,
 }
 
-/// One entry: the id, the address in 16 bytes, and port (16 bits), listener (16) and scope (32).
-/// All zero if the entry is empty.
+/// One entry: the id, the peer in 16 bytes, and what is left of the peer with the listener. All
+/// zero if the entry is empty. A TCP peer has its address in the 16 bytes, and then its port (16
+/// bits), the listener (15) and the scope (32). A process has its user and group in the 16 bytes,
+/// and then [`UNIX`], the listener and its process id.
 type Entry = [AtomicU64; 4];
+
+/// Marks an entry whose peer is a process.
+const UNIX: u64 = 1 << 31;
+
+const _: () = assert!(LISTENERS_MAX <= 1 << 15);
 
 /// The connections of a server. Each worker writes its own part, and any thread may read all of it.
 pub struct Directory {
@@ -67,16 +74,16 @@ impl Directory {
         let [number, high, low, rest] = &part.entries[id.slot() as usize];
         number.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
-        let Peer::Tcp(address) = peer;
-        let (ip, scope) = match address {
-            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
-            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        let (bits, low_rest, high_rest) = match peer {
+            Peer::Tcp(SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped().to_bits(), v4.port(), 0),
+            Peer::Tcp(SocketAddr::V6(v6)) => (v6.ip().to_bits(), v6.port(), v6.scope_id()),
+            Peer::Unix { pid, uid, gid } => (u128::from(uid) << 64 | u128::from(gid), 0, pid),
         };
-        let bits = ip.to_bits();
+        let mark = if matches!(peer, Peer::Unix { .. }) { UNIX } else { 0 };
         high.store((bits >> 64) as u64, Ordering::Relaxed);
         low.store(bits as u64, Ordering::Relaxed);
-        let port_and_listener = u64::from(address.port()) | (listener & 0xFFFF) << 16;
-        rest.store(port_and_listener | u64::from(scope) << 32, Ordering::Relaxed);
+        let low_rest = u64::from(low_rest) | (listener & 0x7FFF) << 16 | mark;
+        rest.store(low_rest | u64::from(high_rest) << 32, Ordering::Relaxed);
         number.store(id.to_bits(), Ordering::Release);
         part.used.fetch_max(id.slot() + 1, Ordering::Release);
     }
@@ -163,8 +170,7 @@ impl Part {
     fn read(&self, slot: usize) -> Option<ClientInfo> {
         let [number, high, low, rest] = &self.entries[slot];
         let id = number.load(Ordering::Acquire);
-        let high = u128::from(high.load(Ordering::Relaxed));
-        let bits = high << 64 | u128::from(low.load(Ordering::Relaxed));
+        let (high, low) = (high.load(Ordering::Relaxed), low.load(Ordering::Relaxed));
         let rest = rest.load(Ordering::Relaxed);
         let [user_data, group] = &self.values[slot];
         let (user_data, group) = (user_data.load(Ordering::Acquire), group.load(Ordering::Acquire));
@@ -174,10 +180,14 @@ impl Part {
         if id == 0 || number.load(Ordering::Relaxed) != id {
             return None;
         }
-        let (port, listener) = (rest as u16, (rest >> 16) as u16);
-        let address = SocketAddrV6::new(Ipv6Addr::from_bits(bits), port, 0, (rest >> 32) as u32);
-        let peer = SocketAddr::from(address).into();
-        let (id, listener) = (ConnectionId(id), listener.into());
+        let high_rest = (rest >> 32) as u32;
+        let peer = if rest & UNIX != 0 {
+            Peer::Unix { pid: high_rest, uid: high as u32, gid: low as u32 }
+        } else {
+            let ip = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+            SocketAddr::from(SocketAddrV6::new(ip, rest as u16, 0, high_rest)).into()
+        };
+        let (id, listener) = (ConnectionId(id), (rest >> 16) as usize & 0x7FFF);
         Some(ClientInfo { id, peer, listener, user_data, group })
     }
 }
@@ -193,16 +203,17 @@ mod tests {
     #[test]
     fn who_is_entered_is_listed_with_its_address_until_it_leaves() {
         let directory = Directory::new(2, 8);
-        let peers = ["127.0.0.1:9", "[::1]:65535", "[fe80::1%7]:1"]
-            .map(|address| Peer::from(address.parse::<SocketAddr>().unwrap()));
-        let ids = [id(0, 3, 1), id(1, 0, 1), id(1, 7, 9)];
+        let tcp = |address: &str| Peer::from(address.parse::<SocketAddr>().unwrap());
+        let unix = Peer::Unix { pid: u32::MAX, uid: 0, gid: u32::MAX - 1 };
+        let peers = [tcp("127.0.0.1:9"), tcp("[::1]:65535"), tcp("[fe80::1%7]:1"), unix];
+        let ids = [id(0, 3, 1), id(1, 0, 1), id(1, 6, 9), id(1, 7, 9)];
         for (&id, &peer) in ids.iter().zip(&peers) {
-            directory.enter(id, peer, 2);
+            directory.enter(id, peer, LISTENERS_MAX as u64 - 1);
         }
         let listed: Vec<_> =
             directory.list().iter().map(|client| (client.id, client.peer)).collect();
         assert_eq!(listed, ids.into_iter().zip(peers).collect::<Vec<_>>());
-        assert!(directory.list().iter().all(|client| client.listener == 2));
+        assert!(directory.list().iter().all(|client| client.listener == LISTENERS_MAX - 1));
         directory.set_value(ids[1], USER_DATA, 7);
         directory.set_value(ids[1], GROUP, 9);
         let client = directory.next(1 << 32).unwrap().1;
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(directory.value(next, USER_DATA) + directory.value(next, GROUP), 0);
         directory.leave(next);
         assert!(!directory.has(ids[1]) && directory.has(ids[0]) && directory.has(ids[2]));
-        assert_eq!(directory.list().len(), 2);
+        assert_eq!(directory.list().len(), 3);
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl Engine for SimEngine {
         Waker::from(self.woken.clone())
     }
 
-    fn adopt(&mut self, key: Key, socket: Handle) -> Result<(), (Errno, Handle)> {
+    fn adopt(&mut self, key: Key, socket: Handle, _: Peer) -> Result<(), (Errno, Handle)> {
         self.sockets.push((key, socket));
         Ok(())
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::engine::SimEngine;
 use super::sys::{SimSys, Woken};
 use super::world::{Handle, Shared};
-use crate::base::endpoint::Transport;
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::sys::Listening;
@@ -43,8 +42,7 @@ pub(crate) struct SeatParts {
 impl Seat for MioEngine<SimSys> {
     fn seat(parts: SeatParts) -> Self {
         let sys = SimSys::new(parts.world, parts.worker, parts.woken);
-        let listening = |socket| Listening { socket, transport: Transport::Tcp };
-        let listeners = parts.listeners.into_iter().map(listening).collect();
+        let listeners = parts.listeners.into_iter().map(Listening::tcp).collect();
         MioEngine::new(sys, parts.slots, parts.pool, parts.permits, listeners)
             .expect("listeners can be registered")
     }

@@ -55,7 +55,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Wake;
 use std::time::Duration;
 
-use crate::base::endpoint::Transport;
 use crate::base::key::ConnectionId;
 use crate::base::time::Time;
 use crate::buffer::{Lease, Pool, Reserve};
@@ -161,7 +160,7 @@ impl<S: Service> Rig<S> {
         };
         let (machine, woken) = (Rc::<RefCell<Machine>>::default(), Arc::<Woken>::default());
         let sys = Memory { machine: machine.clone(), waker: woken.clone().into() };
-        let listener = Listening { socket: sys.listener(), transport: Transport::Tcp };
+        let listener = Listening::tcp(sys.listener());
         let engine = MioEngine::new(sys, slots, pool.clone(), Some(permits), vec![listener]);
         let engine = engine.expect("the machine watches every socket");
         let mut worker = Worker::new(engine, setup, |context| plan.make(context));

@@ -210,7 +210,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             return Ok(());
         }
         let key = self.table.next_key().expect("a slot for each permit");
-        if let Err((error, socket)) = engine.adopt(key, socket) {
+        if let Err((error, socket)) = engine.adopt(key, socket, peer) {
             self.counters.accept_errors.add(1);
             // A reset would be no answer to a client that only has to wait.
             engine.give_back(index, socket, peer, permit);

@@ -23,3 +23,4 @@ mod scale;
 mod seeds;
 mod services;
 mod startup;
+mod unix;

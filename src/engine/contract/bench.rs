@@ -279,7 +279,8 @@ impl<S: Testbed> Bench<S> {
     }
 
     pub(super) fn adopt(&mut self, key: Key, socket: SocketOf<S>, permit: Permit) {
-        self.engine.adopt(key, socket).unwrap();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9)).into();
+        self.engine.adopt(key, socket, peer).unwrap();
         self.held.insert(key, permit);
     }
 

@@ -60,6 +60,9 @@ struct Slot<Socket> {
     writable: bool,
     /// A short receive does not mean that the socket is drained.
     read_on: bool,
+    /// Whether this is always so. On a Unix socket a receive stops at a message with file
+    /// descriptors, of which nothing tells.
+    receives_short: bool,
     connecting: bool,
     /// Maximum number of buffers for the Recv in flight. 0 if there is none, [`DISCARD`] for a
     /// Discard.
@@ -84,6 +87,7 @@ impl<Socket> Slot<Socket> {
             readable: false,
             writable: false,
             read_on: false,
+            receives_short: false,
             connecting: false,
             receiving: 0,
             sending: None,
@@ -157,6 +161,7 @@ impl<S: Sys> MioEngine<S> {
         key: Key,
         socket: S::Socket,
         connecting: bool,
+        receives_short: bool,
     ) -> Result<(), (Errno, S::Socket)> {
         if let Err(error) = self.sys.register(&socket, key.socket().to_bits()) {
             return Err((error, socket));
@@ -174,6 +179,8 @@ impl<S: Sys> MioEngine<S> {
             // A connected socket has room to send. An event reports when there are bytes to read.
             writable: !connecting,
             connecting,
+            receives_short,
+            read_on: receives_short,
             ..Slot::empty()
         };
         Ok(())
@@ -202,7 +209,7 @@ impl<S: Sys> MioEngine<S> {
             }
             Err(NoBytes::Yet) => {
                 slot.readable = false;
-                slot.read_on = false;
+                slot.read_on = slot.receives_short;
                 Err(NoBytes::Yet)
             }
             Err(why) => {
@@ -222,7 +229,7 @@ impl<S: Sys> MioEngine<S> {
             Err(error) => NoBytes::from(error),
         };
         match why {
-            NoBytes::Yet => (slot.readable, slot.read_on) = (false, false),
+            NoBytes::Yet => (slot.readable, slot.read_on) = (false, slot.receives_short),
             _ => slot.receiving = 0,
         }
         why
@@ -237,7 +244,7 @@ impl<S: Sys> MioEngine<S> {
         }
         match self.sys.recv(slot.socket.as_ref()?, &mut [IoSliceMut::new(&mut self.scratch)]) {
             Err(Errno::AGAIN) => {
-                (slot.readable, slot.read_on) = (false, false);
+                (slot.readable, slot.read_on) = (false, slot.receives_short);
                 None
             }
             result => {
@@ -376,7 +383,9 @@ impl<S: Sys> MioEngine<S> {
                 assert!(!listener.accepting, "closing with an accept in flight");
                 let unaccepted = listener.socket.take().map_or(0, |listening| {
                     let waiting = self.sys.backlog(&listening);
-                    self.sys.close(listening.socket);
+                    let Listening { file, socket, .. } = listening;
+                    drop(file);
+                    self.sys.close(socket);
                     waiting
                 });
                 let unaccepted = unaccepted + u32::from(listener.held.take().is_some());
@@ -420,7 +429,7 @@ impl<S: Sys> MioEngine<S> {
     fn connect(&mut self, key: Key, to: ConnectTo) -> Submitted<S::Socket> {
         let begun = self.sys.connect(to.target, to.source);
         let refused = |(error, _)| error;
-        match begun.and_then(|socket| self.install(key, socket, true).map_err(refused)) {
+        match begun.and_then(|socket| self.install(key, socket, true, false).map_err(refused)) {
             Ok(()) => Submitted::Pending,
             Err(error) => Submitted::Ready(Outcome::Failed(error)),
         }
@@ -562,8 +571,8 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.sys.waker()
     }
 
-    fn adopt(&mut self, key: Key, socket: S::Socket) -> Result<(), (Errno, S::Socket)> {
-        self.install(key, socket, false)
+    fn adopt(&mut self, key: Key, socket: S::Socket, peer: Peer) -> Result<(), (Errno, S::Socket)> {
+        self.install(key, socket, false, matches!(peer, Peer::Unix { .. }))
     }
 
     fn refuse(&mut self, socket: S::Socket) {

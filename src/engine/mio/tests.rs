@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::base::endpoint::Transport;
 use crate::buffer::Reserve;
 use crate::engine::sys::scripted::{Scripted, Socket};
 use crate::shared::mailbox::Mailboxes;
@@ -33,7 +32,7 @@ impl Sink<MioEngine<Scripted>> for Completed {
 fn world(buffers: u32, permits: u64) -> World {
     let pool = Pool::new(Reserve::new(SIZE, buffers).unwrap(), 0);
     let permits = Permits::new(permits, Arc::new(Mailboxes::new(1)));
-    let listeners = vec![Listening { socket: 99, transport: Transport::Tcp }];
+    let listeners = vec![Listening::tcp(99)];
     let (sys, for_engine) = (Scripted::default(), Some(permits.clone()));
     let engine = MioEngine::new(sys, 4, pool.clone(), for_engine, listeners).unwrap();
     World { engine, pool, permits, completed: Completed::default() }
@@ -45,8 +44,12 @@ fn readiness(key: Key, readable: bool, writable: bool, read_on: bool) -> Readine
 
 impl World {
     fn adopt(&mut self, slot: u32, generation: u32) -> Key {
-        let key = Key::new(slot, generation);
-        self.engine.adopt(key, slot).unwrap();
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into();
+        self.adopt_of(Key::new(slot, generation), peer)
+    }
+
+    fn adopt_of(&mut self, key: Key, peer: Peer) -> Key {
+        self.engine.adopt(key, key.slot(), peer).unwrap();
         key
     }
 
@@ -141,6 +144,21 @@ fn after_urgent_data_it_is_read_on_to_eagain_and_then_short_receives_count_again
     let completed = world.poll(&[readiness(key, true, false, false)]);
     assert_eq!(bytes(&completed[0].1), b"e");
     assert_pending(world.engine.submit(key, Op::Recv(1)));
+}
+
+#[test]
+fn a_unix_socket_is_always_read_on_to_eagain() {
+    let mut world = world(4, 1);
+    let key = world.adopt_of(Key::new(0, 0), Peer::UNKNOWN_PROCESS);
+    assert_pending(world.engine.submit(key, Op::Recv(1)));
+    // A receive stops after bytes that carry file descriptors.
+    for _ in 0..2 {
+        world.will_receive(key, &[Ok(b"with"), Ok(b"after"), Err(Errno::AGAIN)]);
+        let completed = world.poll(&[readiness(key, true, false, false)]);
+        assert_eq!(bytes(&completed[0].1), b"with");
+        assert_eq!(bytes(&ready(world.engine.submit(key, Op::Recv(1)))), b"after");
+        assert_pending(world.engine.submit(key, Op::Recv(1)));
+    }
 }
 
 #[test]

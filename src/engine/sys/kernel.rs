@@ -231,6 +231,12 @@ impl Sys for Kernel {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
                 name.and_then(|name| SocketAddr::try_from(name).ok()).unwrap_or(unknown).into()
             }
+            Transport::Unix => {
+                // An urgent byte is echoed in its place like any other byte. Accepted sockets do
+                // not inherit this, and it fails only where urgent bytes do not exist.
+                let _ = rustix::net::sockopt::set_socket_oobinline(&socket, true);
+                process_at(&socket)
+            }
         };
         Ok((socket, peer))
     }
@@ -238,6 +244,8 @@ impl Sys for Kernel {
     fn backlog(&self, listener: &Listening<OwnedFd>) -> u32 {
         match listener.transport {
             Transport::Tcp => crate::net::bind::backlog_waiting(listener.socket.as_fd()),
+            // Linux tells the length of the queue only through netlink.
+            Transport::Unix => None,
         }
         .unwrap_or(0)
     }
@@ -307,6 +315,22 @@ impl Sys for Kernel {
     fn shutdown(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
         rustix::net::shutdown(socket, Shutdown::Write).map_err(own)
     }
+}
+
+/// The process at the other end of a Unix socket.
+#[cfg(target_os = "linux")]
+fn process_at(socket: &OwnedFd) -> Peer {
+    // Not with rustix, whose process ids cannot be 0.
+    match nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials) {
+        Ok(of) => Peer::Unix { pid: of.pid().unsigned_abs(), uid: of.uid(), gid: of.gid() },
+        Err(_) => Peer::UNKNOWN_PROCESS,
+    }
+}
+
+/// The same on systems without SO_PEERCRED.
+#[cfg(not(target_os = "linux"))]
+fn process_at(_: &OwnedFd) -> Peer {
+    Peer::UNKNOWN_PROCESS
 }
 
 fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {

@@ -35,7 +35,8 @@ impl<E: Into<Endpoint>> From<E> for ListenOn {
 /// | `7777`, `:7777` | all addresses of the machine: `[::]:7777` |
 /// | `[fe80::1%eth0]:7777` | this address of the interface, by its name or number |
 /// | `localhost:7777` | each address of the name |
-/// | `unix:///run/echo.sock?mode=0660` | a Unix socket (not supported yet) |
+/// | `unix:///run/echo.sock?mode=0660` | a Unix socket |
+/// | `unix://@echo` | a Unix socket with an abstract name |
 ///
 /// A text has the form `[transport://]address[?option=value...]`; without a transport it is `tcp`.
 /// Port 0 means a free port: a different one for each text, and the same for all addresses of a

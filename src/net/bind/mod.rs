@@ -1,5 +1,6 @@
 //! Creates the sockets that a server listens on. Checks which addresses can be used together, and
-//! creates one socket per address and worker. The engine accepts from them.
+//! creates one socket per address and worker. The engine accepts from them. `unix` does so for Unix
+//! sockets; the rest is about TCP.
 //!
 //! With one socket per worker, the kernel distributes the connections (SO_REUSEPORT). If that
 //! option were set from the start, a second daemon could take half of the connections unnoticed. So
@@ -11,19 +12,23 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::base::endpoint::{Endpoint, Transport, canonical};
 use crate::error::{Errno, StartError};
+use crate::net::transport::TransportOptions;
 
 mod address;
+pub(crate) mod unix;
 
 pub(crate) use super::accept_queue::backlog_waiting;
 #[cfg(feature = "daemon")]
 pub(crate) use address::ListenAddress;
 pub use address::{ListenOn, ToEndpoints};
+pub use unix::SocketFile;
 
 /// The first keepalive probe is sent to an idle peer after this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -39,6 +44,8 @@ pub(crate) struct Bound {
     /// Where it listens, with the real port.
     pub(crate) endpoint: Endpoint,
     transport: Transport,
+    /// Its socket file. Before the sockets, because it is removed before they are closed.
+    file: Option<Arc<SocketFile>>,
     /// One for each worker, listening and non-blocking.
     pub(crate) sockets: Vec<Socket>,
 }
@@ -46,17 +53,33 @@ pub(crate) struct Bound {
 /// A listening socket, and the transport of its connections.
 #[derive(Debug)]
 pub struct Listening<Socket> {
+    /// Its socket file, shared by all workers. The last one that drops it removes the file. Before
+    /// the socket, because the file is removed before the socket is closed.
+    pub file: Option<Arc<SocketFile>>,
     /// The socket.
     pub socket: Socket,
     /// The transport of its connections.
     pub transport: Transport,
 }
 
+impl<Socket> Listening<Socket> {
+    /// A TCP socket.
+    #[cfg_attr(not(any(test, feature = "internals")), allow(dead_code, reason = "for tests"))]
+    pub(crate) fn tcp(socket: Socket) -> Listening<Socket> {
+        Listening { file: None, socket, transport: Transport::Tcp }
+    }
+}
+
 impl Bound {
     /// The sockets, in the order of the workers.
     pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
-        let transport = self.transport;
-        self.sockets.into_iter().map(move |socket| Listening { socket: socket.into(), transport })
+        let Bound { transport, file, sockets, .. } = self;
+        let listening = move |socket: Socket| Listening {
+            file: file.clone(),
+            socket: socket.into(),
+            transport,
+        };
+        sockets.into_iter().map(listening)
     }
 }
 
@@ -69,8 +92,8 @@ const PORT_ATTEMPTS: usize = 16;
 /// `names` says how many of the endpoints, in order, belong to one name. With port 0, these get the
 /// same free port.
 ///
-/// Binds all endpoints before the first one listens, so that a failed start has rarely accepted a
-/// client.
+/// Before the first TCP socket listens, all are bound and the Unix sockets listen, so that a failed
+/// start has rarely accepted a client.
 pub(crate) fn bind_names(
     endpoints: &[ListenOn],
     names: &[usize],
@@ -78,16 +101,33 @@ pub(crate) fn bind_names(
     backlog: u32,
     share_port: bool,
 ) -> Result<Vec<Bound>, StartError> {
-    let addresses = check(endpoints)?;
+    check(endpoints)?;
     log_clipped_backlog(backlog);
     // A listening socket that is inherited from a parent or a service manager would be added here,
     // as a second kind of `First` that neither binds nor is shared.
-    let mut firsts = Vec::with_capacity(addresses.len());
+    let addresses = tcp_addresses(endpoints);
+    let (mut tcp, mut rest) = (Vec::with_capacity(addresses.len()), endpoints);
     for count in names {
-        let name = &addresses[firsts.len()..firsts.len() + count];
-        firsts.extend(First::bind_name(name, &addresses, share_port)?);
+        let (name, others) = rest.split_at(*count);
+        tcp.extend(First::bind_name(&tcp_addresses(name), &addresses, share_port)?);
+        rest = others;
     }
-    firsts.into_iter().map(|first| first.listen(workers, backlog)).collect()
+    let bind_unix = |on: &ListenOn| match (&on.endpoint, &on.transport) {
+        (Endpoint::Unix(address), TransportOptions::Unix(options)) => {
+            Some(unix::bind(address, options, workers, backlog))
+        }
+        (Endpoint::Unix(address), _) => {
+            Some(unix::bind(address, &Default::default(), workers, backlog))
+        }
+        (Endpoint::Tcp(_), _) => None,
+    };
+    let unix: Vec<Bound> = endpoints.iter().filter_map(bind_unix).collect::<Result<_, _>>()?;
+    let (mut tcp, mut unix) = (tcp.into_iter(), unix.into_iter());
+    let bound = |on: &ListenOn| match on.endpoint {
+        Endpoint::Tcp(_) => tcp.next().map(|first| first.listen(workers, backlog)),
+        Endpoint::Unix(_) => unix.next().map(Ok),
+    };
+    endpoints.iter().filter_map(bound).collect()
 }
 
 /// Like [`bind_names`], for endpoints without names.
@@ -101,30 +141,40 @@ pub(crate) fn bind_all(
     bind_names(endpoints, &vec![1; endpoints.len()], workers, backlog, share_port)
 }
 
-/// Checks that the endpoints can be listened on together. Returns their addresses, in order, with
-/// IPv4-mapped addresses converted to IPv4.
-pub(crate) fn check(endpoints: &[ListenOn]) -> Result<Vec<SocketAddr>, StartError> {
+/// Checks that the endpoints can be listened on together, each with its options.
+pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
     if endpoints.is_empty() {
         return Err(StartError::NothingToListenOn);
     }
-    let mut addresses: Vec<SocketAddr> = Vec::with_capacity(endpoints.len());
-    for ListenOn { endpoint, .. } in endpoints {
-        let Some(address) = endpoint.socket_addr().map(canonical) else {
-            return Err(StartError::Unsupported(endpoint.clone()));
-        };
-        // Each request for port 0 gets a different free port, so these never clash.
-        if address.port() != 0 && addresses.contains(&address) {
+    // Each request for port 0 gets a different free port, so these never clash.
+    let is_any = |endpoint: &Endpoint| endpoint.socket_addr().is_some_and(|at| at.port() == 0);
+    let mut seen: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
+    for ListenOn { endpoint, transport } in endpoints {
+        let one = endpoint.socket_addr().map_or(endpoint.clone(), |at| canonical(at).into());
+        if !is_any(endpoint) && seen.contains(&one) {
             return Err(StartError::ListenedTwice(endpoint.clone()));
         }
-        addresses.push(address);
+        if let (Endpoint::Unix(address), TransportOptions::Unix(options)) = (endpoint, transport)
+            && address.path().is_none()
+            && *options != Default::default()
+        {
+            return Err(StartError::NoFile(endpoint.clone()));
+        }
+        seen.push(one);
     }
+    let addresses = tcp_addresses(endpoints);
     for address in &addresses {
         if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
             let (endpoint, by) = (Endpoint::Tcp(*address), Endpoint::Tcp(*wider));
             return Err(StartError::Covered { endpoint, by });
         }
     }
-    Ok(addresses)
+    Ok(())
+}
+
+/// The TCP addresses, in order, with IPv4-mapped addresses converted to IPv4.
+fn tcp_addresses(endpoints: &[ListenOn]) -> Vec<SocketAddr> {
+    endpoints.iter().filter_map(|on| on.endpoint.socket_addr().map(canonical)).collect()
 }
 
 /// Whether the wildcard address `wide` also accepts the connections to `address`.
@@ -214,7 +264,7 @@ impl First {
         let endpoint = Endpoint::Tcp(address);
         let sockets =
             self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
-        Ok(Bound { endpoint, transport: Transport::Tcp, sockets })
+        Ok(Bound { endpoint, transport: Transport::Tcp, file: None, sockets })
     }
 
     fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {
@@ -287,8 +337,8 @@ fn set_inherited_options(socket: &Socket) -> Result<(), Failure> {
     socket.set_out_of_band_inline(true).map_err(|error| ("setsockopt SO_OOBINLINE", error))
 }
 
-fn failed(address: SocketAddr, (call, error): Failure) -> StartError {
-    let endpoint = Endpoint::Tcp(address);
+fn failed(endpoint: impl Into<Endpoint>, (call, error): Failure) -> StartError {
+    let endpoint = endpoint.into();
     match error.kind() {
         // From bind or listen, see the module's description.
         io::ErrorKind::AddrInUse => StartError::AddressInUse(endpoint),

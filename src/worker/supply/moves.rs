@@ -4,6 +4,10 @@
 //!   system reports room only when a third of its buffer is free.)
 //! * *Held* input waits in its service for the rest of a message. It moves when bytes arrive.
 //!
+//! On a Unix socket the peer acknowledges bytes by reading them, and the system counts the memory
+//! that they take. So the count rises by more than the bytes, the more the smaller the pieces in
+//! which they were sent, and only when a whole piece of at most 48 KiB has been read.
+//!
 //! In both cases fewer than [`LEAST_RATE`] bytes a second do not count, so that nobody keeps
 //! buffers from others by moving a byte now and then.
 //!

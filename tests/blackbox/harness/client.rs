@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -49,9 +51,19 @@ impl Client {
         Client::over(TcpStream::from(socket))
     }
 
+    /// Connects to a Unix socket. A `TcpStream` can have any stream socket: all calls that a client
+    /// makes after this are the same.
+    pub fn connect_unix(to: &Path) -> Client {
+        Client::with(OwnedFd::from(UnixStream::connect(to).expect("connecting")).into())
+    }
+
     fn over(stream: TcpStream) -> Client {
-        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
         stream.set_nodelay(true).expect("setting TCP_NODELAY");
+        Client::with(stream)
+    }
+
+    fn with(stream: TcpStream) -> Client {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
         stream.set_read_timeout(Some(GUARD)).expect("setting a time-out");
         stream.set_write_timeout(Some(GUARD)).expect("setting a time-out");
         Client { stream, id: NEXT.fetch_add(1, Ordering::Relaxed), sent: 0, received: 0 }

@@ -79,7 +79,7 @@ impl Daemon {
         let mut daemon =
             Daemon { child, stdout, addresses, admin: None, targets, log, status: None };
         let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
-        daemon.addresses = (0..listeners).map(|_| daemon.ready_line()).collect();
+        daemon.addresses = (0..listeners).filter_map(|_| daemon.ready_line()).collect();
         daemon.admin = flags.contains(&"--admin").then(|| daemon.admin_line());
         daemon
     }
@@ -98,15 +98,16 @@ impl Daemon {
         address.unwrap_or_else(|| panic!("not the line of an admin address: {line:?}"))
     }
 
-    fn ready_line(&mut self) -> SocketAddr {
+    /// Reads a ready line. Returns its address if it is one of TCP.
+    fn ready_line(&mut self) -> Option<SocketAddr> {
         let line = self.line();
         let target = line.strip_prefix("echopool listening on ");
-        let address = target.and_then(|target| {
-            let (_, rest) = target.split_once("://")?;
-            rest.split('?').next()?.parse().ok()
-        });
+        let parts = target.and_then(|target| target.split_once("://"));
+        let (scheme, rest) = parts.unwrap_or_else(|| panic!("not a ready line: {line:?}"));
         self.targets.extend(target.map(str::to_owned));
-        address.unwrap_or_else(|| panic!("not a ready line: {line:?}"))
+        let address = rest.split('?').next().and_then(|address| address.parse().ok());
+        assert_eq!(address.is_none(), scheme.ends_with("unix"), "not a ready line: {line:?}");
+        address
     }
 
     /// Services, addresses and options from the ready lines, in the order of `--listen`.
@@ -124,7 +125,7 @@ impl Daemon {
         self.admin.expect("it has --admin")
     }
 
-    /// The addresses that it listens on, in the order of `--listen`.
+    /// The TCP addresses that it listens on, in the order of `--listen`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
