@@ -55,6 +55,7 @@ numbers! {
     NFILE = ENFILE: "The system has reached its limit of open files.",
     NOBUFS = ENOBUFS: "The kernel has no buffer space.",
     NOMEM = ENOMEM: "The kernel has no memory.",
+    NOENT = ENOENT: "The file does not exist.",
     NONET = ENONET: "The machine is not on the network.",
     NOPROTOOPT = ENOPROTOOPT: "The protocol has no such option.",
     NOSPC = ENOSPC: "A limit on kernel objects is reached.",

@@ -1,12 +1,12 @@
 //! The blocking client: each call waits for its operation.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::error::{Error, Failed};
 use super::handle::{Client, ClientLoop, LoopLimits};
 use super::options::Options;
 use super::pending::Pending;
+use crate::base::endpoint::Endpoint;
 
 /// Default time-out of a call. It equals the server's time-out for a client that does not read.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ pub struct Blocking {
     // Dropped first: the client must be gone before its loop ends.
     client: Client,
     _own_loop: Option<ClientLoop>,
-    address: SocketAddr,
+    address: Endpoint,
     timeout: Duration,
 }
 
@@ -87,8 +87,8 @@ impl Blocking {
     }
 
     /// The address of the first connection.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Endpoint {
+        &self.address
     }
 
     /// The underlying client, for operations that do not block.

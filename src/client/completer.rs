@@ -22,7 +22,7 @@ pub(super) struct Outcome {
     /// The data received.
     pub(super) reply: Vec<u8>,
     pub(super) bytes_sent: usize,
-    pub(super) address: Option<std::net::SocketAddr>,
+    pub(super) address: Option<crate::base::endpoint::Endpoint>,
     /// Whether the client has no connection and does not reconnect by itself.
     pub(super) at_rest: bool,
 }

@@ -1,20 +1,19 @@
 //! Errors of client operations. [`Error`] states the cause and, where there is one, the remedy.
 //! [`Failed`] adds the operation's bytes and its progress.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use crate::base::endpoint::lacks_zone;
+use crate::base::endpoint::{Endpoint, lacks_zone};
 use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
 
 /// The result of one failed attempt to connect to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
     /// The address.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// The error of the attempt.
     pub error: Errno,
 }
@@ -28,14 +27,20 @@ impl Attempts {
     pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
         self.0.iter()
     }
+
+    fn are_unix(&self) -> bool {
+        self.0.iter().all(Attempt::is_unix)
+    }
 }
 
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (nth, Attempt { address, error }) in self.0.iter().enumerate() {
             let comma = if nth == 0 { "" } else { "; " };
+            let address = address.address();
             match *error {
                 Errno::CONNREFUSED => write!(f, "{comma}{address}: refused")?,
+                Errno::NOENT => write!(f, "{comma}{address}: no such file")?,
                 Errno::TIMEDOUT => write!(f, "{comma}{address}: no reply in time")?,
                 other => write!(f, "{comma}{address}: {other}")?,
             }
@@ -48,7 +53,7 @@ impl fmt::Display for Attempts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The target is not `host:port`, or names an unknown service.
+    /// The target is not `host:port` or the path of a Unix socket, or names an unknown service.
     Target(String),
     /// The name has no address, or could not be looked up.
     Resolve {
@@ -57,7 +62,8 @@ pub enum Error {
         /// The resolver's error text.
         reason: String,
     },
-    /// At least one address refused the connection, and none accepted it.
+    /// At least one address refused the connection, and none accepted it. A Unix socket without a
+    /// file counts as one that refuses.
     Refused(Attempts),
     /// No address replied in time.
     ConnectTimedOut(Attempts),
@@ -107,7 +113,7 @@ impl Error {
     pub(super) fn of_attempts(attempts: &[Attempt]) -> Error {
         let has = |errno| attempts.iter().any(|attempt| attempt.error == errno);
         let all = Attempts(attempts.into());
-        if has(Errno::CONNREFUSED) {
+        if has(Errno::CONNREFUSED) || has(Errno::NOENT) {
             Error::Refused(all)
         } else if has(Errno::TIMEDOUT) {
             Error::ConnectTimedOut(all)
@@ -188,11 +194,18 @@ impl Attempt {
     /// The remedy for this attempt's error, if it is known.
     fn remedy(&self) -> Option<&'static str> {
         match self.error {
-            Errno::INVAL if lacks_zone(&self.address) => {
+            Errno::INVAL if self.address.socket_addr().is_some_and(|at| lacks_zone(&at)) => {
                 Some("; add the interface to the link-local address: [fe80::1%eth0]:7777")
+            }
+            Errno::ACCESS if self.is_unix() => {
+                Some("; let this user write to the socket file, and search its directory")
             }
             error => remedy(error),
         }
+    }
+
+    fn is_unix(&self) -> bool {
+        matches!(self.address, Endpoint::Unix(_))
     }
 }
 
@@ -204,10 +217,14 @@ impl fmt::Display for Error {
                 write!(f, "cannot look up {host}: {reason}; check the name, or use an address")
             }
             Error::Refused(attempts) => {
+                let what = if attempts.are_unix() { "path" } else { "port" };
                 write!(
                     f,
-                    "no server listens there ({attempts}); start the server, or check the port"
+                    "no server listens there ({attempts}); start the server, or check the {what}"
                 )
+            }
+            Error::ConnectTimedOut(attempts) if attempts.are_unix() => {
+                write!(f, "no reply ({attempts}); the server's backlog is full")
             }
             Error::ConnectTimedOut(attempts) => {
                 write!(f, "no reply ({attempts}); check the address and packet filters")
@@ -329,20 +346,23 @@ mod tests {
 
     #[test]
     fn what_the_system_refuses_has_its_remedy() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 7));
+        let address = Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 7)));
         for (error, hint) in [
             (Errno::MFILE, "ulimit -n"),
             (Errno::ADDRNOTAVAIL, "ip_local_port_range"),
             (Errno::NETUNREACH, "routes"),
             (Errno::ACCESS, "filters"),
         ] {
-            let text = Error::of_attempts(&[Attempt { address, error }]).to_string();
+            let text =
+                Error::of_attempts(&[Attempt { address: address.clone(), error }]).to_string();
             assert!(text.contains("127.0.0.1:7") && text.contains(hint), "{text}");
             let text = Error::cannot_start(&error.into()).to_string();
             assert!(text.contains("cannot start") && text.contains(hint), "{text}");
         }
-        let attempt =
-            |address: &str| Attempt { address: address.parse().unwrap(), error: Errno::INVAL };
+        let attempt = |address: &str| {
+            let address = address.parse::<std::net::SocketAddr>().unwrap().into();
+            Attempt { address, error: Errno::INVAL }
+        };
         let hinted =
             |address| Error::of_attempts(&[attempt(address)]).to_string().contains("%eth0");
         assert!(hinted("[fe80::1]:7") && !hinted("[fe80::1%1]:7") && !hinted("[::1]:7"));

@@ -1,7 +1,6 @@
 //! The handles that a caller holds: the loop ([`ClientLoop`]) and its clients ([`Client`]).
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -16,6 +15,7 @@ use super::pending::{Pending, Ticket, value};
 use super::resolve;
 use super::submission::{Clock, Command, Submission};
 use super::target::Target;
+use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
 use crate::protocol::framing::Framing;
@@ -276,7 +276,7 @@ impl Client {
     /// when one has failed, or after 250 ms without a reply, or earlier if the time left does not
     /// suffice for all addresses. With [`Options::reconnect`], the client retries until `timeout`.
     /// After this operation has failed, the client makes no further attempt.
-    pub fn connect(&self, timeout: Duration) -> Pending<SocketAddr> {
+    pub fn connect(&self, timeout: Duration) -> Pending<Endpoint> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
         self.start_op(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }

@@ -3,9 +3,9 @@
 
 use super::completer::{Completer, Outcome};
 use super::error::Error;
+use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::protocol::framing::{Framing, LENGTH_BYTES, Prefix, length};
-use std::net::SocketAddr;
 
 /// The number that stands for no operation.
 pub(super) const NONE: u32 = u32::MAX;
@@ -86,7 +86,7 @@ pub(super) struct Ended {
     pub(super) result: Result<(), Error>,
     pub(super) bytes_sent: usize,
     /// The peer's address, for a connect.
-    pub(super) address: Option<SocketAddr>,
+    pub(super) address: Option<Endpoint>,
 }
 
 /// A queue of the sending side: waiting to be put on the output, or on the output and not yet

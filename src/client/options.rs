@@ -1,10 +1,10 @@
 //! A client's options ([`Options`]), its reconnect policy ([`Reconnect`]), and the states that it
 //! reports ([`State`]).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use crate::base::endpoint::Endpoint;
 use crate::protocol::framing::Framing;
 
 /// Default time limit of one round over all addresses of a target. It covers two lost segments of
@@ -157,7 +157,7 @@ pub enum State {
     /// The connection is open.
     Connected {
         /// The address that the client is connected to.
-        address: SocketAddr,
+        address: Endpoint,
     },
     /// The connection was lost or could not be made; the client is waiting for its next attempt.
     Waiting {

@@ -1,8 +1,9 @@
-//! The target of a client: host, port, and the framing of the service.
+//! The target of a client: where the server is, and the framing of the service.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::error::Error;
+use crate::base::endpoint::Endpoint;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::protocol::framing::Framing;
 
@@ -13,44 +14,54 @@ const HUB_FRAME_BYTES_MAX: u32 = 1 << 20;
 /// A parsed target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
+    /// The name to look up, if `literal` is empty.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// The address, if the host is an address. It then needs no look-up.
-    pub(crate) literal: Vec<SocketAddr>,
+    /// The address, if the host is an address or the target is a Unix socket. It then needs no
+    /// look-up.
+    pub(crate) literal: Vec<Endpoint>,
     pub(crate) framing: Option<Framing>,
     pub(crate) service: ServiceOptions,
 }
 
 impl Target {
-    /// Parses `[service://]host:port[?options]`, or only a port, which means this machine.
+    /// Parses `[service://]host:port[?options]`, only a port, which means this machine, or
+    /// `[service+]unix://path[?options]`.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let spec: Spec = text.parse().map_err(|error| Error::Target(format!("{error}")))?;
-        if spec.transport.is_unix() {
-            return Err(Error::Target(format!("{}: unix is not supported yet", spec)));
-        }
-        let (host, port) = match spec.address.rsplit_once(':') {
-            Some((host, port)) => (host, port),
-            None => ("localhost", &spec.address[..]),
+        let (host, port, literal) = match spec.transport.is_unix() {
+            true => {
+                let address = spec.address.parse().map_err(Error::Target)?;
+                (String::new(), 0, vec![Endpoint::Unix(address)])
+            }
+            false => Target::parse_tcp(&spec.address)?,
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = port.parse().ok().filter(|&port: &u16| port != 0);
-        let unclear = bare.is_empty() || (bare == host && host.contains(':'));
-        let (Some(port), false) = (port, unclear) else {
-            return Err(Error::Target(format!(
-                "'{}' is not a valid target; use host:port, such as localhost:7777, \
-                 192.0.2.1:7777 or [::1]:7777",
-                spec.address
-            )));
-        };
-        let literal = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-        let literal = literal.into_iter().collect();
         let framing = match spec.service {
             ServiceOptions::Hub(hub) => {
                 Some(Framing::Length { order: hub.order, max: HUB_FRAME_BYTES_MAX })
             }
             other => other.framing(),
         };
-        Ok(Target { host: bare.to_owned(), port, literal, framing, service: spec.service })
+        Ok(Target { host, port, literal, framing, service: spec.service })
+    }
+
+    /// The host, the port, and the address if the host is one.
+    fn parse_tcp(address: &str) -> Result<(String, u16, Vec<Endpoint>), Error> {
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) => (host, port),
+            None => ("localhost", address),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().ok().filter(|&port: &u16| port != 0);
+        let unclear = bare.is_empty() || (bare == host && host.contains(':'));
+        let (Some(port), false) = (port, unclear) else {
+            return Err(Error::Target(format!(
+                "'{address}' is not a valid target; use host:port, such as localhost:7777, \
+                 192.0.2.1:7777 or [::1]:7777, or unix:///path"
+            )));
+        };
+        let literal = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port).into());
+        Ok((bare.to_owned(), port, literal.into_iter().collect()))
     }
 }
 
@@ -63,9 +74,11 @@ mod tests {
     fn hosts_ports_and_framings_are_understood() {
         let parse = |text: &str| Target::parse(text).unwrap();
         let literal = |text: &str| parse(text).literal.first().map(|address| address.to_string());
-        assert_eq!(literal("127.0.0.1:7"), Some("127.0.0.1:7".into()));
-        assert_eq!(literal("tcp://[::1]:7"), Some("[::1]:7".into()));
+        assert_eq!(literal("127.0.0.1:7"), Some("tcp://127.0.0.1:7".into()));
+        assert_eq!(literal("tcp://[::1]:7"), Some("tcp://[::1]:7".into()));
         assert_eq!(literal("localhost:7"), None);
+        assert_eq!(literal("hub+unix:///run/h.sock"), Some("unix:///run/h.sock".into()));
+        assert_eq!(literal("unix://@name"), Some("unix://@name".into()));
         assert_eq!(literal("[fe80::1%lo]:7"), None, "a zone is looked up");
         assert_eq!((parse("7").host, parse("7").port), ("localhost".into(), 7));
         assert_eq!(parse("[fe80::1%lo]:7").host, "fe80::1%lo");

@@ -23,10 +23,10 @@
 //!    and its slot may be reused with another generation at once.
 //! 7. Each call of the sink passes the engine, and the sink may submit to it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::task::Waker;
 
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::Chain;
@@ -45,13 +45,13 @@ pub use self::mio::MioEngine;
 pub const LEASES_PER_RECV_MAX: usize = 8;
 
 /// The target and the source address of a connect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConnectTo {
     /// The address to connect to.
-    pub target: SocketAddr,
+    pub target: Endpoint,
     /// The local address to connect from, or `None` for the system's choice. The system always
     /// chooses the port, at connect time (IP_BIND_ADDRESS_NO_PORT), so that each source address can
-    /// use all its ports for each target.
+    /// use all its ports for each target. Ignored for Unix sockets.
     pub source: Option<IpAddr>,
     /// Returned by [`Connection::tag`](crate::service::Connection::tag) and
     /// [`Service::connect_failed`](crate::service::Service::connect_failed).

@@ -3,7 +3,6 @@
 //! and a cancelled operation may have completed.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -357,7 +356,7 @@ impl Engine for SimEngine {
         let op = match op {
             Op::Accept => Operation::Accept,
             Op::Connect(to) => {
-                let target: SocketAddr = to.target;
+                let target = to.target.socket_addr().expect("the simulated network has TCP only");
                 let mut world = self.world.borrow_mut();
                 let rate = world.rates.connect_error;
                 if let Err(error) = draw(&mut world, rate, &CONNECT_ERRORS) {

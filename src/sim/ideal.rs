@@ -279,7 +279,7 @@ mod tests {
 
         fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
             if !std::mem::replace(&mut self.begun, true) {
-                let target = ([127, 0, 0, 1], 7).into();
+                let target = std::net::SocketAddr::from(([127, 0, 0, 1], 7)).into();
                 turn.connect(ConnectTo { target, source: None, tag: 0, deadline: Time::MAX });
             } else if turn.open() == 0 {
                 turn.stop();

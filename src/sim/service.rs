@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -574,7 +573,7 @@ impl Service for Clients {
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         while self.begun < self.count && turn.free_slots() > 0 {
             let peer = self.first_peer + self.begun;
-            let target: SocketAddr = address_of(peer);
+            let target = address_of(peer).into();
             let deadline = turn.now() + self.deadline;
             turn.connect(ConnectTo { target, source: None, tag: peer as u64, deadline });
             self.begun += 1;

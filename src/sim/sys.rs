@@ -1,7 +1,7 @@
 //! The world as a [`Sys`]: edge-triggered readiness and errnos for the real readiness engine.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::task::{Wake, Waker};
 
 use super::marks::Mark;
 use super::world::{Edge, EndpointId, Handle, Shared, Watch, What, World};
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::sys::{Listening, Readiness, Sys};
@@ -196,10 +196,11 @@ impl Sys for SimSys {
         self.world.borrow().waiting(id) as u32
     }
 
-    fn connect(&mut self, target: SocketAddr, _: Option<IpAddr>) -> Result<Handle, Errno> {
+    fn connect(&mut self, target: &Endpoint, _: Option<IpAddr>) -> Result<Handle, Errno> {
         let mut world = self.world.borrow_mut();
         let rate = world.rates.connect_error;
         draw(&mut world, rate, &CONNECT_ERRORS)?;
+        let target = target.socket_addr().expect("the simulated network has TCP only");
         let near = world.connect(target, true);
         Ok(Handle { world: Rc::clone(&self.world), what: What::Endpoint(near) })
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::engine::sys::{Listening, Readiness, Sys};
 use crate::error::Errno;
@@ -183,7 +183,7 @@ impl Sys for Memory {
         self.machine.borrow().backlog.len() as u32
     }
 
-    fn connect(&mut self, _: SocketAddr, _: Option<IpAddr>) -> Result<Socket, Errno> {
+    fn connect(&mut self, _: &Endpoint, _: Option<IpAddr>) -> Result<Socket, Errno> {
         Err(Errno::NETUNREACH)
     }
 

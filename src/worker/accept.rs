@@ -11,7 +11,7 @@ use super::Core;
 use super::connection::machine::Machine;
 use super::connection::{Context, Origin};
 use super::layer::Layer;
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::{ConnectionId, Key, OpKind};
 use crate::base::time::Time;
 use crate::engine::{ConnectTo, Engine, Op, Outcome, Submitted};
@@ -419,7 +419,11 @@ impl<S: Service, L: Layer> Core<S, L> {
         let Some(duplex) = self.full_duplex(to.tag) else { return self.refuse_connect(to.tag) };
         let key = self.table.next_key().expect("the service was told how many slots are free");
         let machine = Machine::connecting(duplex);
-        let (id, peer) = (self.id_of(key), Peer::Tcp(to.target));
+        let id = self.id_of(key);
+        let peer = match to.target {
+            Endpoint::Tcp(target) => Peer::Tcp(target),
+            Endpoint::Unix(_) => Peer::UNKNOWN_PROCESS,
+        };
         let layer = self.layer.state(to.tag, &self.pool);
         let origin = Origin { id, peer, tag: to.tag, permit: None };
         let mut context = Context::new(machine, origin, layer, &self.pool, self.now);

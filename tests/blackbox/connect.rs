@@ -18,7 +18,7 @@ fn connect(flags: &[&str]) -> Child {
 }
 
 /// Runs the client with this input until it exits.
-fn pipe(flags: &[&str], input: &[u8]) -> Output {
+pub fn pipe(flags: &[&str], input: &[u8]) -> Output {
     let mut child = connect(flags);
     let mut stdin = child.stdin.take().expect("stdin is piped");
     let pid = Pid::from_child(&child);
@@ -38,7 +38,7 @@ fn pipe(flags: &[&str], input: &[u8]) -> Output {
 }
 
 #[track_caller]
-fn check(output: &Output, code: i32, stdout: &[u8], stderr: &str) {
+pub fn check(output: &Output, code: i32, stdout: &[u8], stderr: &str) {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{complaint}");
     assert!(output.stdout == stdout, "{:?}", String::from_utf8_lossy(&output.stdout));

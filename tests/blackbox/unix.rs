@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::Signal;
 
+use crate::connect::{check, pipe};
 use crate::harness::{
     Client, Daemon, GUARD, alone, binary, eventually, have, lines, many_clients, payload,
     run_to_end, run_with_input, skip,
@@ -161,6 +162,26 @@ while piece := client.recv(65536):
     tcp.ping(1_000);
     tcp.close();
     daemon.finish();
+}
+
+#[test]
+fn connect_talks_to_the_target_of_each_ready_line() {
+    let directory = Directory::new();
+    let url = |scheme| directory.url(scheme, scheme);
+    let urls = [
+        url("unix"),
+        url("framed+unix"),
+        format!("message+unix://@e{}?delimiter=%0A&after=keep", std::process::id()),
+    ];
+    let flags: Vec<&str> = urls.iter().flat_map(|url| ["--listen", url]).collect();
+    let daemon = Daemon::start(&flags);
+    let input: Vec<u8> = (0..50).flat_map(|at| payload(9, at * 65_536)).copied().collect();
+    let [echo, framed, message] = daemon.targets() else { panic!("three targets") };
+    check(&pipe(&[echo], &input), 0, &input, "");
+    check(&pipe(&[framed], b"one\ntwo\n"), 0, b"one\ntwo\n", "");
+    check(&pipe(&[message], b"one\ntwo\n"), 0, b"one\ntwo\n", "connected to @e");
+    daemon.finish();
+    check(&pipe(&[&urls[0]], b"x"), 1, b"", "no such file); start the server, or check the path");
 }
 
 #[test]

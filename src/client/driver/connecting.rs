@@ -5,11 +5,11 @@
 //! replied for a while. The first address that replies is used, and the other attempts are
 //! abandoned.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::slot::ConnectAttempt;
 use super::{Driver, Ended, Error, NONE, Place, Stage, State, Stream};
+use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::client::error::Attempt;
 use crate::client::resolve::Question;
@@ -40,15 +40,17 @@ fn race_delay(time_left: Duration, addresses_left: usize) -> Duration {
 
 /// Alternates between the address families, starting with that of the first address, as RFC 8305,
 /// section 4, recommends. Within a family, keeps the order of the resolver.
-fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
-    let family =
-        |first: bool| addresses.iter().filter(move |a| (a.is_ipv4() == first_is_v4) == first);
+fn interleaved(addresses: &[Endpoint]) -> Vec<Endpoint> {
+    let is_v4 = |at: &Endpoint| at.socket_addr().is_some_and(|address| address.is_ipv4());
+    let first_is_v4 = addresses.first().is_some_and(is_v4);
+    let family = |first: bool| {
+        addresses.iter().filter(move |at| (is_v4(at) == first_is_v4) == first).cloned()
+    };
     let (mut ours, mut others) = (family(true), family(false));
     let mut all = Vec::with_capacity(addresses.len());
     loop {
         let pair = (ours.next(), others.next());
-        if pair == (None, None) {
+        if let (None, None) = pair {
             all.truncate(ADDRESSES_MAX);
             return all;
         }
@@ -117,6 +119,8 @@ impl Driver {
             return;
         }
         slot.resolving = false;
+        let addresses =
+            addresses.map(|all| all.into_iter().map(Endpoint::from).collect::<Vec<_>>());
         match (slot.stage, addresses) {
             (Stage::Resolving, Ok(addresses)) => self.try_addresses(i, &addresses),
             (Stage::Resolving, Err(error)) => self.round_failed(i, error),
@@ -125,7 +129,7 @@ impl Driver {
         }
     }
 
-    fn try_addresses(&mut self, i: u32, addresses: &[SocketAddr]) {
+    fn try_addresses(&mut self, i: u32, addresses: &[Endpoint]) {
         let slot = self.slot(i);
         slot.addresses = interleaved(addresses);
         // A round may end before its first address has failed. If each round started with the same
@@ -176,7 +180,7 @@ impl Driver {
         let now = self.now;
         let places = self.slots.len();
         let slot = self.slot(i);
-        let Some(&target) = slot.addresses.get(slot.attempts.len()) else { return };
+        let Some(target) = slot.addresses.get(slot.attempts.len()).cloned() else { return };
         let races = slot.attempts.iter().any(|of| of.error.is_none());
         let addresses_left = slot.addresses.len() - slot.attempts.len();
         let delay = race_delay(slot.round_deadline - now, addresses_left);
@@ -186,7 +190,7 @@ impl Driver {
             // clients' places.
             slot.race_at = now + delay;
         } else {
-            slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
+            slot.attempts.push(ConnectAttempt { address: target.clone(), id: None, error: None });
             let deadline = slot.round_deadline;
             turn.connect(ConnectTo { target, source: None, tag, deadline });
         }
@@ -240,7 +244,7 @@ impl Driver {
         // Addresses that were not tried, because the loop had no room, are not reported.
         if slot.stage == Stage::Connecting && !slot.attempts.is_empty() {
             let attempt = |of: &ConnectAttempt| Attempt {
-                address: of.address,
+                address: of.address.clone(),
                 error: of.error.unwrap_or(Errno::TIMEDOUT),
             };
             let attempts: Vec<_> = slot.attempts.iter().map(attempt).collect();
@@ -309,13 +313,13 @@ impl Driver {
         slot.stream = Stream { opened_at: now, ..Stream::default() };
         (slot.last_failure, slot.failures) = (None, 0);
         slot.attempts[nth].id = None;
+        let address = slot.attempts[nth].address.clone();
         let connect = std::mem::replace(&mut slot.connect, NONE);
         self.abandon_attempts(i);
         self.slot(i).tried_earlier = 0;
-        let address = connection.peer().socket_addr().expect("it was connected to an address");
         // Called before the operation completes, so that its caller sees the effects of the
         // callback.
-        self.report_state(i, State::Connected { address });
+        self.report_state(i, State::Connected { address: address.clone() });
         if connect != NONE {
             self.end(connect, Ended { result: Ok(()), bytes_sent: 0, address: Some(address) });
         }
@@ -325,6 +329,8 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -339,14 +345,13 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let parse = |text: &str| -> Vec<SocketAddr> {
-            text.split(' ').map(|address| address.parse().unwrap()).collect()
-        };
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap().into();
+        let parse = |text: &str| -> Vec<Endpoint> { text.split(' ').map(address).collect() };
         let all = "[::1]:1 [::2]:1 [::3]:1 10.0.0.1:1 10.0.0.2:1";
         let turns = "[::1]:1 10.0.0.1:1 [::2]:1 10.0.0.2:1 [::3]:1";
         assert_eq!(interleaved(&parse(all)), parse(turns));
         assert_eq!(interleaved(&[]), []);
         let one = parse("10.0.0.1:1");
-        assert_eq!(interleaved(&one.repeat(300)).len(), ADDRESSES_MAX);
+        assert_eq!(interleaved(&vec![one[0].clone(); 300]).len(), ADDRESSES_MAX);
     }
 }

@@ -1,9 +1,9 @@
 //! The state of a client: the stage of its connection, its queues and its options.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::client::error::Error;
 use crate::client::ops::{Fifo, NONE};
@@ -163,7 +163,7 @@ impl Stash {
 
 /// An attempt to connect to one address.
 pub(super) struct ConnectAttempt {
-    pub(super) address: SocketAddr,
+    pub(super) address: Endpoint,
     /// Its connection, while the attempt is in progress.
     pub(super) id: Option<ConnectionId>,
     /// Its error, if it has failed.
@@ -189,9 +189,9 @@ pub(super) struct Slot {
     /// A look-up is in progress, perhaps since an earlier round.
     pub(super) resolving: bool,
     /// Addresses from a look-up that completed after its round.
-    pub(super) found: Option<Vec<SocketAddr>>,
+    pub(super) found: Option<Vec<Endpoint>>,
     /// The addresses of this round, and the attempts made so far.
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<Endpoint>,
     pub(super) attempts: Vec<ConnectAttempt>,
     /// Number of addresses that the next round moves to the end of its list, because rounds that
     /// failed tried them and had no time for the others.

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::base::endpoint::Endpoint;
 use crate::base::units;
 use crate::builtin::url::ServiceOptions;
 use crate::client::target::Target;
@@ -130,7 +131,7 @@ fn complain(what: &dyn std::fmt::Display) {
 /// The events that the main thread receives.
 enum Event {
     Input(Input),
-    Connected(Result<std::net::SocketAddr, Failed>),
+    Connected(Result<Endpoint, Failed>),
     /// A line was sent. The second value is the number of messages in it.
     Sent(Result<Vec<u8>, Failed>, u64),
     Received(Result<Vec<u8>, Failed>),
@@ -499,7 +500,9 @@ impl Talk {
             return;
         }
         match state {
-            State::Connected { address } => complain(&format_args!("connected to {address}")),
+            State::Connected { address } => {
+                complain(&format_args!("connected to {}", address.address()))
+            }
             State::Waiting { until, attempt, why } => {
                 let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
                 complain(&format_args!("{why}; attempt {attempt} in {left:.1} s"));

@@ -269,8 +269,12 @@ pub(super) fn reuse_of_a_key<S: Testbed>(seed: u64) {
 /// A slot is reused while an event for its previous use has not been reported yet.
 pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
     let mut bench = Bench::<S>::new(seed, Shape { permits: 40, ..Shape::default() });
-    let to =
-        ConnectTo { target: bench.testbed.listener(), source: None, tag: 0, deadline: Time::MAX };
+    let to = ConnectTo {
+        target: bench.testbed.listener().into(),
+        source: None,
+        tag: 0,
+        deadline: Time::MAX,
+    };
     for generation in 0..20 {
         let (first, second) = (Key::new(1, 2 * generation), Key::new(2, 2 * generation));
         let mut first_peer = bench.pair_at(first);
@@ -290,7 +294,7 @@ pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
                 done = second.with(OpKind::Close);
             }
             if done == second.with(OpKind::Close) {
-                connected = Some(submit(engine, log, anew, Op::Connect(to)));
+                connected = Some(submit(engine, log, anew, Op::Connect(to.clone())));
             } else if done == anew.with(OpKind::Connect) {
                 connected = Some(Some(completion.outcome));
             } else {

@@ -4,9 +4,10 @@
 //! so that it tries an operation only when the operation can make progress:
 //!
 //! * A receive that fills less than the offered space has drained the socket, so no call is spent
-//!   on getting EAGAIN. There are two exceptions, after which the engine continues to read: the
-//!   peer has closed its sending side (FIN causes no separate event if it arrives with the last
-//!   bytes), or there is urgent data (a receive stops at its mark).
+//!   on getting EAGAIN. There are exceptions, after which the engine continues to read: the peer
+//!   has closed its sending side (FIN causes no separate event if it arrives with the last bytes),
+//!   there is urgent data (a receive stops at its mark), or the socket is a Unix socket (a receive
+//!   stops after bytes that carry file descriptors).
 //! * A send is tried at once. The engine waits for writability only after a send accepted less than
 //!   it was offered.
 
@@ -14,10 +15,11 @@ use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::sys::{Listening, Readiness, Sys};
 use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
@@ -35,6 +37,10 @@ const CANCELS_PER_SLOT: usize = 3;
 /// The number of buffers of a Recv that is a Discard.
 const DISCARD: u8 = u8::MAX;
 
+/// A Unix socket whose backlog is full refuses a connect, and nothing tells when there is room. So it
+/// is tried again after this time.
+const CONNECT_RETRY: Duration = Duration::from_millis(5);
+
 /// Space for bytes that are thrown away.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
@@ -49,6 +55,8 @@ pub struct MioEngine<S: Sys> {
     ready: Vec<Readiness>,
     /// Operations ended by Cancel and not yet reported.
     cancelled: VecDeque<Key>,
+    /// Connects to Unix sockets whose backlog was full.
+    delayed: VecDeque<(Key, ConnectTo)>,
     scratch: Box<[u8]>,
 }
 
@@ -60,8 +68,7 @@ struct Slot<Socket> {
     writable: bool,
     /// A short receive does not mean that the socket is drained.
     read_on: bool,
-    /// Whether this is always so. On a Unix socket a receive stops at a message with file
-    /// descriptors, of which nothing tells.
+    /// Whether this is always so, as on a Unix socket.
     receives_short: bool,
     connecting: bool,
     /// Maximum number of buffers for the Recv in flight. 0 if there is none, [`DISCARD`] for a
@@ -130,6 +137,7 @@ impl<S: Sys> MioEngine<S> {
             listeners: listeners.into_iter().map(listener).collect(),
             ready: Vec::with_capacity(1024),
             cancelled: VecDeque::with_capacity(slots * CANCELS_PER_SLOT),
+            delayed: VecDeque::new(),
             scratch: vec![0; SCRATCH_BYTES].into(),
         })
     }
@@ -397,6 +405,13 @@ impl<S: Sys> MioEngine<S> {
 
     /// Ends everything in flight on a socket.
     fn cancel(&mut self, key: Key) -> Submitted<S::Socket> {
+        if let Some(at) = self.delayed.iter().position(|(other, _)| other.socket() == key.socket())
+        {
+            self.delayed.remove(at);
+            self.cancelled.push_back(key.with(OpKind::Connect));
+            self.cancelled.push_back(key.with(OpKind::Cancel));
+            return Submitted::Pending;
+        }
         let slot = known(&mut self.sockets, key);
         let receiving = std::mem::take(&mut slot.receiving) != 0;
         let sending = slot.sending.take().is_some();
@@ -427,14 +442,50 @@ impl<S: Sys> MioEngine<S> {
     }
 
     fn connect(&mut self, key: Key, to: ConnectTo) -> Submitted<S::Socket> {
-        let begun = self.sys.connect(to.target, to.source);
-        let refused = |(error, _)| error;
-        match begun.and_then(|socket| self.install(key, socket, true, false).map_err(refused)) {
+        match self.begin_connect(key, to) {
             Ok(()) => Submitted::Pending,
             Err(error) => Submitted::Ready(Outcome::Failed(error)),
         }
     }
 
+    /// Begins to connect, or leaves it to a later turn.
+    fn begin_connect(&mut self, key: Key, to: ConnectTo) -> Result<(), Errno> {
+        let is_unix = matches!(to.target, Endpoint::Unix(_));
+        match self.sys.connect(&to.target, to.source) {
+            Ok(socket) => self.install(key, socket, true, is_unix).map_err(|(error, _)| error),
+            Err(Errno::AGAIN) if is_unix => {
+                self.delayed.push_back((key, to));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The deadline, or when to report what Cancel has ended or to try the delayed connects again.
+    #[cold]
+    fn unfinished_by(&self, deadline: Option<Time>) -> Option<Time> {
+        if !self.cancelled.is_empty() {
+            return Some(Time::ZERO);
+        }
+        let retry = self.sys.now() + CONNECT_RETRY;
+        Some(deadline.map_or(retry, |deadline| deadline.min(retry)))
+    }
+
+    /// Tries the delayed connects again, until one is still refused.
+    #[cold]
+    fn connect_delayed(&mut self, sink: &mut impl Sink<Self>) {
+        for _ in 0..self.delayed.len() {
+            let Some((key, to)) = self.delayed.pop_front() else { return };
+            let waiting = self.delayed.len();
+            if let Err(error) = self.begin_connect(key, to) {
+                self.report(key.with(OpKind::Connect), Outcome::Failed(error), sink);
+            } else if self.delayed.len() > waiting {
+                return;
+            }
+        }
+    }
+
+    #[cold]
     fn report_cancelled(&mut self, sink: &mut impl Sink<Self>) {
         while let Some(key) = self.cancelled.pop_front() {
             let outcome = match key.op() {
@@ -624,11 +675,15 @@ impl<S: Sys> Engine for MioEngine<S> {
     }
 
     fn poll(&mut self, deadline: Option<Time>, sink: &mut impl Sink<Self>) -> Result<bool, Errno> {
-        let deadline = if self.cancelled.is_empty() { deadline } else { Some(Time::ZERO) };
+        let quiet = self.cancelled.is_empty() && self.delayed.is_empty();
+        let deadline = if quiet { deadline } else { self.unfinished_by(deadline) };
         let mut ready = std::mem::take(&mut self.ready);
         let waited = self.sys.wait(deadline, &mut ready);
         sink.turn(self.sys.now());
-        self.report_cancelled(sink);
+        if !quiet {
+            self.report_cancelled(sink);
+            self.connect_delayed(sink);
+        }
         for readiness in ready.drain(..) {
             self.on_ready(readiness, sink);
         }

@@ -308,14 +308,60 @@ fn closing_a_listener_tells_how_many_were_left_waiting() {
     ));
 }
 
+fn connect_to(target: Endpoint) -> Op {
+    Op::Connect(ConnectTo { target, source: None, tag: 0, deadline: Time::MAX })
+}
+
+fn unix_target() -> Endpoint {
+    Endpoint::Unix("/e.sock".parse().unwrap())
+}
+
+#[test]
+fn a_connect_to_a_full_backlog_is_tried_again_until_it_has_a_result() {
+    let mut world = world(1, 1);
+    let keys = [0, 1, 2].map(|slot| Key::new(slot, 3));
+    world.engine.sys.connects.extend([Err(Errno::AGAIN); 3]);
+    keys.iter()
+        .for_each(|&key| assert_pending(world.engine.submit(key, connect_to(unix_target()))));
+    // The first that is refused ends the turn's tries.
+    world.engine.sys.connects.push_back(Err(Errno::AGAIN));
+    assert!(world.poll(&[]).is_empty());
+    assert!(world.engine.sys.connects.is_empty());
+    let retry = world.engine.sys.now() + CONNECT_RETRY;
+    assert_eq!(world.engine.sys.deadlines.pop().unwrap(), Some(retry));
+    // It is the last one now. One is refused for good, one begins.
+    world.engine.sys.connects.extend([Err(Errno::CONNREFUSED), Ok(7), Err(Errno::AGAIN)]);
+    let completed = world.poll(&[]);
+    let [(failed, Outcome::Failed(Errno::CONNREFUSED))] = completed[..] else {
+        panic!("{completed:?}")
+    };
+    assert_eq!(failed, keys[1].with(OpKind::Connect));
+    assert_eq!(world.engine.sys.registered.last(), Some(&(7, keys[2].to_bits())));
+    // One is cancelled while it waits.
+    assert_pending(world.engine.submit(keys[0], Op::Cancel));
+    let completed = world.poll(&[]);
+    assert!(
+        matches!(completed[..], [(_, Outcome::Cancelled), (_, Outcome::Done)]),
+        "{completed:?}"
+    );
+    assert_eq!(world.engine.sys.deadlines.pop().unwrap(), Some(Time::ZERO));
+    assert!(matches!(
+        ready(world.engine.submit(keys[0], Op::Close)),
+        Outcome::Closed { unaccepted: 0 }
+    ));
+    world.engine.sys.connect_errors.push_back(Ok(()));
+    let completed = world.poll(&[readiness(keys[2], true, true, false)]);
+    assert!(matches!(completed[..], [(_, Outcome::Connected)]), "{completed:?}");
+    assert_eq!(world.engine.sys.deadlines.pop().unwrap(), None, "nothing is left to try");
+}
+
 #[test]
 fn a_connect_completes_when_the_socket_becomes_writable_with_what_the_system_says() {
-    let to =
-        ConnectTo { target: "[::1]:1".parse().unwrap(), source: None, tag: 0, deadline: Time::MAX };
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
     for (answer, slot) in [(Ok(()), 0), (Err(Errno::CONNREFUSED), 1)] {
         let mut world = world(1, 1);
         let key = Key::new(slot, 3);
-        assert_pending(world.engine.submit(key, Op::Connect(to)));
+        assert_pending(world.engine.submit(key, connect_to(target.into())));
         assert!(world.poll(&[readiness(key, true, false, false)]).is_empty());
         world.engine.sys.connect_errors.push_back(answer);
         let completed = world.poll(&[readiness(key, true, true, false)]);

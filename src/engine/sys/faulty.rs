@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::{Kernel, Listening, Readiness, Sys};
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::error::Errno;
 
@@ -110,7 +110,7 @@ impl Sys for Faulty {
 
     fn connect(
         &mut self,
-        target: SocketAddr,
+        target: &Endpoint,
         source: Option<IpAddr>,
     ) -> Result<Self::Socket, Errno> {
         self.kernel.connect(target, source)

@@ -12,10 +12,10 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Listening, Readiness, Sys};
-use crate::base::endpoint::{Peer, Transport};
+use crate::base::endpoint::{Endpoint, Peer, Transport, UnixAddress};
 use crate::base::time::Time;
 use crate::error::Errno;
 
@@ -250,8 +250,12 @@ impl Sys for Kernel {
         .unwrap_or(0)
     }
 
-    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
-        begin_connect(target, source).map_err(|error| errno(&error))
+    fn connect(&mut self, target: &Endpoint, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+        let begun = match target {
+            Endpoint::Tcp(target) => begin_connect(*target, source),
+            Endpoint::Unix(target) => connect_unix(target),
+        };
+        begun.map_err(|error| errno(&error))
     }
 
     fn connect_error(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
@@ -349,6 +353,15 @@ fn begin_connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Owned
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
         Err(error) => return Err(error),
     }
+    Ok(socket.into())
+}
+
+/// Connects to a Unix socket, which is done at once or fails.
+fn connect_unix(target: &UnixAddress) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.connect(&SockAddr::unix(target.sun_path())?)?;
+    // As on an accepted socket.
+    let _ = socket.set_out_of_band_inline(true);
     Ok(socket.into())
 }
 

@@ -2,10 +2,10 @@
 //! real kernel ([`Kernel`]) and on a simulated one.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::task::Waker;
 
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::error::Errno;
 
@@ -83,12 +83,10 @@ pub trait Sys {
     /// [`connect_error`](Sys::connect_error) returns the result.
     ///
     /// # Errors
-    /// Those of socket, bind and connect; never EINPROGRESS.
-    fn connect(
-        &mut self,
-        target: SocketAddr,
-        source: Option<IpAddr>,
-    ) -> Result<Self::Socket, Errno>;
+    /// Those of socket, bind and connect; never EINPROGRESS. EAGAIN if the target is a Unix socket
+    /// whose backlog is full.
+    fn connect(&mut self, target: &Endpoint, source: Option<IpAddr>)
+    -> Result<Self::Socket, Errno>;
 
     /// Returns the result of connecting.
     ///

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
 use super::{Listening, Readiness, Sys};
-use crate::base::endpoint::Peer;
+use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::error::Errno;
 
@@ -27,7 +27,9 @@ pub(crate) struct Scripted {
     pub(crate) sends: HashMap<Socket, VecDeque<Result<usize, Errno>>>,
     /// The results of the next accepts.
     pub(crate) accepts: VecDeque<Result<Socket, Errno>>,
-    /// The results of the next connects.
+    /// The results of the next connects, as they begin. Without one they succeed.
+    pub(crate) connects: VecDeque<Result<Socket, Errno>>,
+    /// The results of the next connects, as they end.
     pub(crate) connect_errors: VecDeque<Result<(), Errno>>,
     /// The bytes that were sent.
     pub(crate) sent: HashMap<Socket, Vec<u8>>,
@@ -68,8 +70,8 @@ impl Sys for Scripted {
         self.accepts.len() as u32
     }
 
-    fn connect(&mut self, _: SocketAddr, _: Option<IpAddr>) -> Result<Socket, Errno> {
-        Ok(100)
+    fn connect(&mut self, _: &Endpoint, _: Option<IpAddr>) -> Result<Socket, Errno> {
+        self.connects.pop_front().unwrap_or(Ok(100))
     }
 
     fn connect_error(&mut self, _: &Socket) -> Result<(), Errno> {

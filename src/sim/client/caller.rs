@@ -174,7 +174,7 @@ impl Callers {
         let kind = rng.u8(0..6);
         let connect_timeout = Duration::from_millis(*rng.choice(&[50, 2_000, 20_000]).expect("s"));
         let (options, keeps) = options(rng, framing, connect_timeout, &self.shared, number);
-        let mut addresses: Vec<_> = addresses_of(number)[..rng.usize(1..=ADDRESSES)].to_vec();
+        let addresses: Vec<_> = addresses_of(number)[..rng.usize(1..=ADDRESSES)].to_vec();
         let hopeless = rng.u8(0..10) == 0;
         draw_routes(world, &addresses, hopeless);
         let rng = &mut world.rng;
@@ -182,11 +182,14 @@ impl Callers {
         let target = Target {
             host: format!("h{number}"),
             port: 1,
-            literal: if named { Vec::new() } else { std::mem::take(&mut addresses) },
+            literal: if named {
+                Vec::new()
+            } else {
+                addresses.iter().map(|&address| address.into()).collect()
+            },
             framing,
             service: crate::builtin::url::ServiceOptions::Echo,
         };
-        let addresses = if named { addresses } else { target.literal.clone() };
         let Ok(client) = Client::new(&self.submission, target, options) else {
             world.mark(Mark::TooManyClients);
             return false;
