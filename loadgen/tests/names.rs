@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use common::server::{EchoServer, Fault};
+use echopool::Endpoint;
 use loadgen::cli::{OutputArgs, RunArgs};
 use loadgen::command::drive::drive;
 use loadgen::error::Failure;
@@ -20,9 +21,12 @@ use socket2::{Domain, Socket, Type};
 /// A run with targets that each have these addresses.
 fn run(flags: &str, targets: &[&[SocketAddr]]) -> Result<Report, Failure> {
     let args = RunArgs::parse_from(format!("loadgen name:1 {flags}").split_whitespace());
-    let firsts: Vec<SocketAddr> = targets.iter().map(|addresses| addresses[0]).collect();
+    let firsts: Vec<Endpoint> = targets.iter().map(|addresses| addresses[0].into()).collect();
     let mut plan = Plan::new(&args.run, &Machine::read(), &firsts, 1)?;
-    let others = targets.iter().map(|addresses| addresses[1..].to_vec()).collect();
+    let others = targets
+        .iter()
+        .map(|addresses| addresses[1..].iter().map(|&at| at.into()).collect())
+        .collect();
     plan.alternatives = Alternatives::new(others);
     let output = OutputArgs::default().quiet();
     let mut outputs = Outputs::open(&output)?;

@@ -14,9 +14,9 @@ use crate::units;
 #[derive(Args, Clone, Debug)]
 pub struct RunSpec {
     /// What to drive, and where: [service://]host:port[?options], as in
-    /// framed://host:7777?order=big, or host:7001-7010 for a range of ports; connections are spread
-    /// evenly over all targets [default: loadgen starts an echo server; service:// alone: a server
-    /// with that service]
+    /// framed://host:7777?order=big, host:7001-7010 for a range of ports, or
+    /// unix:///run/echo.sock; connections are spread evenly over all targets [default: loadgen
+    /// starts an echo server; service:// alone: a server with that service]
     #[arg(value_name = "TARGET")]
     pub targets: Vec<Target>,
 

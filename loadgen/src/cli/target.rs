@@ -3,12 +3,12 @@
 //! allowed.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use echopool::builtin::url::{After, ServiceOptions, Spec};
 use echopool::config::TransportOptions;
+use echopool::endpoint::{Endpoint, UnixAddress};
 
 use crate::error::Failure;
 use crate::traffic::protocol::Protocol;
@@ -24,29 +24,43 @@ pub struct Target {
 
 /// The address of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Address {
-    /// A name or an address without brackets.
-    pub host: String,
-    /// At least one port. None of them is 0.
-    pub ports: RangeInclusive<u16>,
+pub enum Address {
+    /// At TCP ports.
+    Tcp {
+        /// A name or an address without brackets.
+        host: String,
+        /// At least one port. None of them is 0.
+        ports: RangeInclusive<u16>,
+    },
+    /// At a Unix socket.
+    Unix(UnixAddress),
 }
 
-const GRAMMAR: &str = "use [service://]host:port[?options], service:// alone for a server \
-                       that loadgen starts; the services are echo (tcp), delay, framed, message and hub";
+impl Address {
+    /// How many targets it is: one for each port.
+    pub fn count(&self) -> usize {
+        match self {
+            Address::Tcp { ports, .. } => ports.len(),
+            Address::Unix(_) => 1,
+        }
+    }
+}
+
+const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], or \
+                       service:// alone for a server that loadgen starts; the services are echo \
+                       (tcp), delay, framed, message and hub";
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Target, String> {
         let spec: Spec = text.parse().map_err(|error| format!("{error}; {GRAMMAR}"))?;
-        if spec.transport.is_unix() {
-            return Err(format!("unix is not supported yet; {GRAMMAR}"));
-        }
         if let ServiceOptions::Discard | ServiceOptions::Chargen = spec.service {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
         let address = match (spec.address.as_str(), text.contains("://")) {
+            (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),
             ("", true) => None,
             (address, _) => Some(parse_address(address)?),
         };
@@ -57,9 +71,13 @@ impl FromStr for Target {
 /// In the grammar of the command line, with the options that differ from the defaults.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = self.service;
         let address = match &self.address {
             None => String::new(),
-            Some(Address { host, ports }) => {
+            Some(Address::Unix(address)) => {
+                return f.write_str(&url(service, &Endpoint::Unix(address.clone())));
+            }
+            Some(Address::Tcp { host, ports }) => {
                 let (first, last) = (ports.start(), ports.end());
                 let more = if first < last { format!("-{last}") } else { String::new() };
                 match host.contains(':') {
@@ -68,7 +86,7 @@ impl fmt::Display for Target {
                 }
             }
         };
-        Spec { service: self.service, transport: TransportOptions::Tcp, address }.fmt(f)
+        Spec { service, transport: TransportOptions::Tcp, address }.fmt(f)
     }
 }
 
@@ -84,7 +102,7 @@ fn parse_address(address: &str) -> Result<Address, String> {
     if host.is_empty() {
         return Err("the host is missing: use host:port".into());
     }
-    Ok(Address { host: host.into(), ports: parse_ports(port)? })
+    Ok(Address::Tcp { host: host.into(), ports: parse_ports(port)? })
 }
 
 /// One port, or the first and the last of several.
@@ -119,7 +137,7 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
             first.service.name()
         )));
     }
-    let one = |target: &Target| target.address.as_ref().is_none_or(|at| at.ports.len() == 1);
+    let one = |target: &Target| target.address.as_ref().is_none_or(|at| at.count() == 1);
     if matches!(first.service, ServiceOptions::Hub(_)) && (targets.len() > 1 || !one(first)) {
         return Err(Failure::Usage(
             "all clients of a hub must connect to one address: use one target with one port".into(),
@@ -129,9 +147,9 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
 }
 
 /// A service at an address, as it is shown.
-pub fn url(service: ServiceOptions, address: SocketAddr) -> String {
-    let transport = TransportOptions::Tcp;
-    Spec { service, transport, address: address.to_string() }.to_string()
+pub fn url(service: ServiceOptions, endpoint: &Endpoint) -> String {
+    let transport = TransportOptions::from(endpoint);
+    Spec { service, transport, address: endpoint.address() }.to_string()
 }
 
 /// How requests to a service are written. A hub has its own protocol.
@@ -180,7 +198,11 @@ mod tests {
 
     fn target(text: &str) -> Result<Parts, String> {
         let target: Target = text.parse()?;
-        Ok((target.service.name(), target.address.map(|one| (one.host, one.ports))))
+        let tcp = |address| match address {
+            Address::Tcp { host, ports } => (host, ports),
+            Address::Unix(address) => panic!("{address}"),
+        };
+        Ok((target.service.name(), target.address.map(tcp)))
     }
 
     #[test]
@@ -197,7 +219,14 @@ mod tests {
         assert_eq!(target("framed://[::1]:7-9?order=big"), over("framed", "::1", 7..=9));
         assert_eq!(target("hub://"), Ok(("hub", None)));
         assert_eq!(target("delay://h:7?fixed=1ms"), at("delay", "h", 7));
-        for text in ["tcp://[::1]:7", "tcp://[::1]:7-9", "framed://host:7-8?order=big", "hub://"] {
+        for text in [
+            "tcp://[::1]:7",
+            "tcp://[::1]:7-9",
+            "framed://host:7-8?order=big",
+            "hub://",
+            "unix:///run/e.sock",
+            "framed+unix://@name?order=big",
+        ] {
             assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
         assert_eq!(target("framed://?order=big&max-frame=2m"), Ok(("framed", None)));
@@ -208,7 +237,8 @@ mod tests {
         let reasons = [
             ("tls://host:1", "not supported yet"),
             ("udp://host:1", "not supported yet"),
-            ("unix:///tmp/socket", "not supported yet"),
+            ("unix://", "path of the Unix socket is missing"),
+            ("discard+unix:///e", "nothing back"),
             ("unix:/tmp/socket", "not a port"),
             ("http://host:1", "not a service"),
             ("discard://host:1", "nothing back"),
@@ -246,6 +276,7 @@ mod tests {
         for hubs in [&["hub://a:1-2"][..], &["hub://a:1", "hub://a:2"]] {
             assert!(service(hubs).unwrap_err().contains("one address"));
         }
+        assert_eq!(service(&["a:1", "unix:///e"]), Ok("echo"));
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Steps<'_> {
     fn step(&mut self, name: &str, spec: RunSpec, duration: Duration) -> Result<Report, Stop> {
         let spec = RunSpec { duration: Some(duration), ..spec };
         let mut plan = Plan::new(&spec, &self.machine, &[], SEED)?;
-        plan.targets = vec![self.server.address()];
+        plan.targets = vec![self.server.address().into()];
         let output = OutputArgs::default().quiet();
         let mut outputs = Outputs::open(&output)?;
         let server = Some(&mut self.server);

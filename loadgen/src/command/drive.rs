@@ -133,15 +133,20 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
     let commonest = records.connect_errors.iter().max_by_key(|(_, count)| **count);
     let reason = commonest.map_or("nothing was tried".into(), |(errno, count)| {
         let error = io::Error::from_raw_os_error(*errno);
-        format!("{error} ({count} of {} attempts){}", plan.connections, remedy(*errno))
+        let is_unix = plan.targets.iter().all(|target| target.socket_addr().is_none());
+        let remedy = remedy(Errno::from_raw_os_error(*errno), is_unix);
+        format!("{error} ({count} of {} attempts){remedy}", plan.connections)
     });
     let targets = plan.targets_text();
     Failure::Setup(format!("no connection to {targets} could be established: {reason}"))
 }
 
 /// The remedy for a connect that failed with this error number.
-fn remedy(errno: i32) -> &'static str {
-    match Errno::from_raw_os_error(errno) {
+fn remedy(errno: Errno, is_unix: bool) -> &'static str {
+    match errno {
+        Errno::CONNREFUSED | Errno::NOENT if is_unix => "; start the server, or check the path",
+        Errno::TIMEDOUT if is_unix => "; the server's backlog is full, or raise --timeout",
+        Errno::ACCESS if is_unix => "; let this user write to the socket file",
         Errno::CONNREFUSED => "; start the server, or check the port",
         Errno::TIMEDOUT => "; check the address and packet filters, or raise --timeout",
         Errno::NETUNREACH | Errno::HOSTUNREACH => "; check the address and the routes",

@@ -9,6 +9,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echopool::Endpoint;
+
 use crate::cli::target::{Address, Target};
 use crate::error::Failure;
 
@@ -20,9 +22,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Resolved {
     /// The first address of each port of each target, in order. Empty for a server that loadgen
     /// starts.
-    pub targets: Vec<SocketAddr>,
+    pub targets: Vec<Endpoint>,
     /// The further addresses of each.
-    pub others: Vec<Vec<SocketAddr>>,
+    pub others: Vec<Vec<Endpoint>>,
 }
 
 /// The addresses of all targets, in order, without those that cannot be reached from `sources`.
@@ -48,7 +50,11 @@ fn resolve_by(
     interrupted: &AtomicBool,
 ) -> Result<Resolved, Failure> {
     let given: Vec<&Address> = targets.iter().filter_map(|one| one.address.as_ref()).collect();
-    let mut names: Vec<String> = given.iter().map(|address| address.host.clone()).collect();
+    let host = |address: &&Address| match address {
+        Address::Tcp { host, .. } => Some(host.clone()),
+        Address::Unix(_) => None,
+    };
+    let mut names: Vec<String> = given.iter().filter_map(host).collect();
     names.sort();
     names.dedup();
     let (send, found) = channel();
@@ -76,7 +82,15 @@ fn resolve_by(
         known.insert(name, reachable(addresses, sources));
     }
     let mut resolved = Resolved::default();
-    for Address { host, ports } in given {
+    for address in given {
+        let (host, ports) = match address {
+            Address::Tcp { host, ports } => (host, ports),
+            Address::Unix(address) => {
+                resolved.targets.push(Endpoint::Unix(address.clone()));
+                resolved.others.push(Vec::new());
+                continue;
+            }
+        };
         let Some((first, others)) = known[host].split_first() else {
             return Err(Failure::Setup(format!("{host} has no address")));
         };
@@ -84,7 +98,7 @@ fn resolve_by(
             // With its zone, which is no part of the IP address.
             let at = |mut address: SocketAddr| {
                 address.set_port(port);
-                address
+                Endpoint::Tcp(address)
             };
             resolved.targets.push(at(*first));
             resolved.others.push(others.iter().copied().map(at).collect());
@@ -126,7 +140,7 @@ mod tests {
         let resolved = resolve(&targets(texts), &[], 10 * SECOND, &NO_SIGNAL);
         let resolved = resolved.expect("addresses need no looking up");
         assert!(resolved.others.iter().all(Vec::is_empty));
-        resolved.targets.iter().map(SocketAddr::to_string).collect()
+        resolved.targets.iter().map(Endpoint::address).collect()
     }
 
     #[test]
@@ -156,8 +170,8 @@ mod tests {
         let given = targets(&["both:1-2", "one:3", "both:4"]);
         let resolved = resolve_by(look_up.clone(), &given, &[], SECOND, &NO_SIGNAL);
         let resolved = resolved.expect("addresses");
-        let text = |addresses: &[SocketAddr]| -> Vec<String> {
-            addresses.iter().map(ToString::to_string).collect()
+        let text = |addresses: &[Endpoint]| -> Vec<String> {
+            addresses.iter().map(Endpoint::address).collect()
         };
         assert_eq!(text(&resolved.targets), ["[::1]:1", "[::1]:2", "127.0.0.1:3", "[::1]:4"]);
         let others = resolved.others.iter().map(|one| text(one)).collect::<Vec<_>>();

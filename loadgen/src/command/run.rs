@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         false => None,
     };
     if let Some(server) = &server {
-        plan.targets = vec![server.address()];
+        plan.targets = vec![server.address().into()];
     }
     if !quiet {
         announce(&plan);

@@ -54,7 +54,7 @@ impl LocalServer {
         let buffers = plan.server_buffers().map(|count| format!("--buffers={count}"));
         let mut child = Command::new(program)
             .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
-            .arg(target::url(plan.service, ([127, 0, 0, 1], 0).into()))
+            .arg(target::url(plan.service, &SocketAddr::from(([127, 0, 0, 1], 0)).into()))
             .arg(format!("--max-connections={connections}"))
             .arg(format!("--workers={}", plan.server_workers))
             .args(buffers)

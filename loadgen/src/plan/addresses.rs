@@ -2,10 +2,11 @@
 //! their order, and the first one that accepts a connection becomes the address of the target for
 //! all threads.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+
+use echopool::Endpoint;
 
 use super::Plan;
 
@@ -28,14 +29,14 @@ pub fn of_tag(tag: u64) -> (u64, usize) {
 /// The further addresses of each target, and which one was chosen. Empty if no target has any.
 #[derive(Clone, Debug, Default)]
 pub struct Alternatives {
-    others: Vec<Vec<SocketAddr>>,
+    others: Vec<Vec<Endpoint>>,
     /// Shared by all threads.
     chosen: Arc<Vec<AtomicUsize>>,
 }
 
 impl Alternatives {
     /// `others`: for each target, the addresses after its first one.
-    pub fn new(others: Vec<Vec<SocketAddr>>) -> Alternatives {
+    pub fn new(others: Vec<Vec<Endpoint>>) -> Alternatives {
         let chosen = others.iter().map(|_| AtomicUsize::new(NONE)).collect();
         Alternatives { others, chosen: Arc::new(chosen) }
     }
@@ -54,10 +55,10 @@ impl Alternatives {
 
 impl Plan {
     /// An address of a target, counted from 0.
-    pub fn address(&self, target: usize, nth: usize) -> SocketAddr {
+    pub fn address(&self, target: usize, nth: usize) -> &Endpoint {
         match nth.checked_sub(1) {
-            None => self.targets[target],
-            Some(nth) => self.alternatives.others[target][nth],
+            None => &self.targets[target],
+            Some(nth) => &self.alternatives.others[target][nth],
         }
     }
 
@@ -92,7 +93,7 @@ impl Plan {
     }
 
     /// The addresses of a target that may still be used: one, as soon as it is chosen.
-    pub(super) fn possible_addresses(&self, target: usize) -> Vec<SocketAddr> {
+    pub(super) fn possible_addresses(&self, target: usize) -> Vec<&Endpoint> {
         match self.alternatives.chosen(target) {
             Some(chosen) => vec![self.address(target, chosen)],
             None => {
@@ -110,7 +111,8 @@ mod tests {
     #[test]
     fn the_addresses_are_tried_in_turn_until_one_is_chosen() {
         let mut plan = plan("127.0.0.1:7777");
-        let others = ["[::1]:1", "[::1]:2"].map(|text| text.parse().expect("an address"));
+        let others =
+            ["[::1]:1", "[::1]:2"].map(|text| Endpoint::Tcp(text.parse().expect("an address")));
         plan.alternatives = Alternatives::new(vec![others.to_vec()]);
         let second = Duration::from_secs(1);
         assert_eq!((plan.first_address(0), plan.next_address(0, 0)), (0, Some(1)));
@@ -122,7 +124,7 @@ mod tests {
         plan.clone().accepted(0, 1);
         plan.accepted(0, 2);
         assert_eq!(plan.target_addresses(), ["tcp://[::1]:1"], "the first one, for all threads");
-        assert_eq!((plan.first_address(0), plan.address(0, 1)), (1, others[0]));
+        assert_eq!((plan.first_address(0), plan.address(0, 1)), (1, &others[0]));
         assert_eq!((plan.next_address(0, 0), plan.next_address(0, 1)), (Some(1), None));
         assert_eq!(plan.attempt_time(0, 1, second), second);
     }

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use echopool::Endpoint;
+
 use crate::plan::machine::Machine;
 
 /// Fewer connections are possible than were asked for.
@@ -57,7 +59,7 @@ pub(super) struct Capacity<'a> {
     pub(super) given: &'a [IpAddr],
     /// Rude clients. They need the same resources as the measured ones.
     pub(super) rude: u64,
-    pub(super) targets: &'a [SocketAddr],
+    pub(super) targets: &'a [Endpoint],
     pub(super) threads: usize,
     pub(super) server_workers: usize,
     pub(super) local_server: bool,
@@ -69,7 +71,10 @@ impl Capacity<'_> {
         let each = self.machine.ports_per_source();
         let (sources, targets) = (self.sources_max(), self.targets.len() as u64);
         // Connections are spread evenly over the pairs, so no pair exceeds its ports.
-        let ports = (each * sources * targets).saturating_sub(self.rude);
+        let ports = match self.tcp().next() {
+            Some(_) => (each * sources * targets).saturating_sub(self.rude),
+            None => u64::MAX,
+        };
         let possible = files.min(ports);
         if asked <= possible {
             return None;
@@ -96,6 +101,11 @@ impl Capacity<'_> {
         (overhead, self.machine.open_files_max.saturating_sub(overhead))
     }
 
+    /// The targets that take a local port for each connection.
+    fn tcp(&self) -> impl Iterator<Item = SocketAddr> {
+        self.targets.iter().filter_map(Endpoint::socket_addr)
+    }
+
     fn sources_max(&self) -> u64 {
         match self.given.len() as u64 {
             0 if self.can_vary_source() => LOOPBACK_SOURCES_MAX,
@@ -104,17 +114,20 @@ impl Capacity<'_> {
         }
     }
 
-    /// For connections begun at once. The backlogs of other machines are unknown.
+    /// For connections begun at once. The backlogs of other machines are unknown, and a connect to a
+    /// Unix socket is retried soon.
     pub(super) fn backlog_short(&self, begun: u64) -> Option<BacklogShort> {
         let held = self.machine.backlog_max?;
-        let local = self.targets.iter().all(|target| target.ip().is_loopback());
-        (local && begun > held).then_some(BacklogShort { begun, held })
+        let is_local = |target: &Endpoint| {
+            target.socket_addr().is_some_and(|address| address.ip().is_loopback())
+        };
+        (self.targets.iter().all(is_local) && begun > held).then_some(BacklogShort { begun, held })
     }
 
     /// On Linux all of 127.0.0.0/8 is local. Elsewhere only 127.0.0.1 is, unless configured.
     fn can_vary_source(&self) -> bool {
-        let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
-        self.targets.iter().all(loopback) && cfg!(target_os = "linux")
+        let loopback = |target: SocketAddr| target.is_ipv4() && target.ip().is_loopback();
+        self.tcp().next().is_some() && self.tcp().all(loopback) && cfg!(target_os = "linux")
     }
 
     pub(super) fn sources(&self, connections: u64) -> Vec<IpAddr> {

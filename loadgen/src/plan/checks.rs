@@ -1,6 +1,8 @@
 //! Whether each flag is possible, and whether they go together.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+
+use echopool::Endpoint;
 
 use crate::cli::RunSpec;
 use crate::error::Failure;
@@ -57,16 +59,25 @@ pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
     )))
 }
 
-pub(super) fn targets(targets: &[SocketAddr], sources: &[IpAddr]) -> Result<(), Failure> {
+pub(super) fn targets(targets: &[Endpoint], sources: &[IpAddr]) -> Result<(), Failure> {
     if targets.len() > TARGETS_MAX {
         let text = format!("{} target ports, but at most {TARGETS_MAX}", targets.len());
         return Err(Failure::Usage(text));
     }
     for target in targets {
-        let other = sources.iter().find(|source| source.is_ipv4() != target.is_ipv4());
+        let Some(address) = target.socket_addr() else {
+            match sources.is_empty() {
+                true => continue,
+                false => {
+                    let text = format!("--source-ip does not work with {target}: omit it");
+                    return Err(Failure::Usage(text));
+                }
+            }
+        };
+        let other = sources.iter().find(|source| source.is_ipv4() != address.is_ipv4());
         if let Some(source) = other {
             return Err(Failure::Usage(format!(
-                "--source-ip {source} cannot reach {target}: one is IPv4, the other IPv6"
+                "--source-ip {source} cannot reach {address}: one is IPv4, the other IPv6"
             )));
         }
     }

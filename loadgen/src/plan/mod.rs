@@ -13,6 +13,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use echopool::Endpoint;
 use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::source_ip;
@@ -51,7 +52,7 @@ const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 pub struct Plan {
     /// Addresses that connections go to in turn; at least one. The port is 0 until the local server
     /// has reported its port.
-    pub targets: Vec<SocketAddr>,
+    pub targets: Vec<Endpoint>,
     /// Further addresses of the targets.
     pub alternatives: Alternatives,
     pub service: ServiceOptions,
@@ -119,13 +120,13 @@ impl Plan {
     pub fn new(
         spec: &RunSpec,
         machine: &Machine,
-        targets: &[SocketAddr],
+        targets: &[Endpoint],
         seed: u64,
     ) -> Result<Plan, Failure> {
         checks::ranges(spec)?;
         let local_server = targets.is_empty();
         let targets = match local_server {
-            true => vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()],
             false => targets.to_vec(),
         };
         let (given, more) = source_ip::addresses(&spec.load.source_ip);
@@ -260,12 +261,12 @@ impl Plan {
 
     /// The source address of connection number `connection` to this address. It changes after all
     /// targets were used, so that every pair of source and target is used before one is used again.
-    pub fn source(&self, connection: u64, to: SocketAddr) -> Option<IpAddr> {
+    pub fn source(&self, connection: u64, to: &Endpoint) -> Option<IpAddr> {
         let count = self.sources.len() as u64;
         let nth = connection / self.targets.len() as u64 % count.max(1);
         let source = (count > 0).then(|| self.sources[nth as usize]);
         // The alternative to an address of 127.0.0.0/8 may be of the other family.
-        source.filter(|source| source.is_ipv4() == to.is_ipv4())
+        source.filter(|source| to.socket_addr().is_some_and(|to| source.is_ipv4() == to.is_ipv4()))
     }
 
     /// The targets' addresses, each with its scheme. One that has several has them all until one is

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::cli::RunArgs;
+use crate::cli::target::Address;
 use clap::Parser;
 
 fn machine() -> Machine {
@@ -19,9 +20,12 @@ fn machine() -> Machine {
 fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
     let spec = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace()).run;
     let addresses = spec.targets.iter().filter_map(|target| target.address.as_ref());
-    let addresses = addresses.flat_map(|one| {
-        let host = one.host.parse().expect("an address");
-        one.ports.clone().map(move |port| SocketAddr::new(host, port))
+    let addresses = addresses.flat_map(|one| match one {
+        Address::Unix(address) => vec![Endpoint::Unix(address.clone())],
+        Address::Tcp { host, ports } => {
+            let host = host.parse().expect("an address");
+            ports.clone().map(|port| SocketAddr::new(host, port).into()).collect()
+        }
     });
     Plan::new(&spec, machine, &addresses.collect::<Vec<_>>(), 1)
 }
@@ -86,7 +90,7 @@ fn loopback_has_many_source_addresses_and_ipv6_one() {
     let many = on("127.0.0.1:7 -c 100k");
     assert_eq!(many.connections, 100_000);
     assert_eq!(many.sources.len(), 4);
-    assert_eq!(many.source(5, many.targets[0]), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+    assert_eq!(many.source(5, &many.targets[0]), Some(Ipv4Addr::new(127, 0, 0, 2).into()));
     let few = on("[::1]:7 -c 100k");
     assert_eq!(few.connections, 28_232);
     assert!(few.shortfall.expect("too few ports").to_string().contains("--source-ip"));
@@ -109,6 +113,21 @@ fn ports_run_out_for_each_target_by_itself() {
     assert_eq!(on("127.0.0.1:7-8 -c 50k").sources.len(), 0);
 }
 
+#[test]
+fn a_unix_socket_takes_no_ports_and_no_source_addresses() {
+    let machine = Machine { open_files_max: 1 << 20, backlog_max: Some(10), ..machine() };
+    let on = |flags: &str| plan_on(&machine, flags).expect("possible");
+    let unix = on("unix:///e -c 100k");
+    assert_eq!((unix.connections, unix.sources.len()), (100_000, 0));
+    assert_eq!((unix.shortfall, unix.backlog_short), (None, None));
+    let mixed = on("unix:///e 127.0.0.1:7 -c 100k");
+    assert_eq!((mixed.connections, mixed.sources.len()), (100_000, 2));
+    assert_eq!(mixed.source(0, &mixed.targets[0]), None);
+    assert!(mixed.source(1, &mixed.targets[1]).is_some());
+    let refused = plan_on(&machine, "unix:///e --source-ip 127.0.0.1").unwrap_err();
+    assert!(refused.to_string().contains("does not work with unix:///e"), "{refused}");
+}
+
 /// Four-tuples must not be reused while others are free.
 #[test]
 fn every_pair_of_source_and_target_is_used_before_one_is_used_again() {
@@ -119,7 +138,7 @@ fn every_pair_of_source_and_target_is_used_before_one_is_used_again() {
     ] {
         let plan = plan(flags);
         let pair = |number| {
-            (plan.targets[plan.target_index(number)], plan.source(number, plan.targets[0]))
+            (&plan.targets[plan.target_index(number)], plan.source(number, &plan.targets[0]))
         };
         let used: HashSet<_> = (0..pairs).map(pair).collect();
         assert_eq!(used.len() as u64, pairs, "{flags}");
@@ -140,7 +159,7 @@ fn a_network_of_sources_is_its_addresses_in_order() {
     let plan = plan("10.0.0.1:7 -c 40k --source-ip 10.0.1.0/30 --source-ip 10.0.2.1");
     let shown: Vec<_> = plan.sources.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.0.1.1", "10.0.1.2", "10.0.2.1"]);
-    assert_eq!((plan.sources_unused, plan.source(4, plan.targets[0])), (0, Some(plan.sources[1])));
+    assert_eq!((plan.sources_unused, plan.source(4, &plan.targets[0])), (0, Some(plan.sources[1])));
     assert!(self::plan("10.0.0.1:7 --source-ip 10.0.0.0/8").sources_unused > 0);
 }
 

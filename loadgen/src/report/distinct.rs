@@ -41,7 +41,7 @@ pub fn distinct(nth: u64) -> Report {
     let mut report = report();
     let flags = "127.0.0.1:7 -c 909 -R 910 -d 3s -t 2 --lifetime 911 --with idle:1,reset:1";
     report.plan = Arc::new(plan(flags));
-    let targets = [7_001, 7_002].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let targets = [7_001, 7_002].map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into());
     Arc::make_mut(&mut report.plan).targets = targets.to_vec();
     let records = &mut report.records;
     let count = |value: u64| value + more;

@@ -99,7 +99,7 @@ fn config(report: &Report) -> RunConfig {
         service: Some(
             Spec {
                 service: plan.service,
-                transport: TransportOptions::Tcp,
+                transport: plan.targets.first().map(TransportOptions::from).unwrap_or_default(),
                 address: String::new(),
             }
             .to_string(),

@@ -508,7 +508,8 @@ pub mod tests {
         let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
         assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
         let mut twice = report_of(2);
-        Arc::make_mut(&mut twice.plan).targets[1].set_port(7000);
+        let targets = &mut Arc::make_mut(&mut twice.plan).targets;
+        targets[1] = targets[0].clone();
         twice.records.targets[1].completed = 7;
         let merged = merge_targets(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
         let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();

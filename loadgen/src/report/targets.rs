@@ -99,7 +99,8 @@ pub mod tests {
     pub fn report_of(count: u16) -> Report {
         let mut report = report();
         let plan = Arc::make_mut(&mut report.plan);
-        plan.targets = (0..count).map(|nth| ([127, 0, 0, 1], 7000 + nth).into()).collect();
+        let address = |nth| std::net::SocketAddr::from(([127, 0, 0, 1], 7000 + nth)).into();
+        plan.targets = (0..count).map(address).collect();
         plan.connections_asked = 10;
         let well = |asked| TargetCount {
             established: asked,

@@ -24,7 +24,8 @@ pub fn plan(flags: &str) -> Plan {
         backlog_max: None,
     };
     let args = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace());
-    Plan::new(&args.run, &machine, &[([127, 0, 0, 1], 7777).into()], 42).expect("possible")
+    Plan::new(&args.run, &machine, &[std::net::SocketAddr::from(([127, 0, 0, 1], 7777)).into()], 42)
+        .expect("possible")
 }
 
 /// Two connections on two threads, one second, 1000 replies of 64 bytes with latencies of 1 to

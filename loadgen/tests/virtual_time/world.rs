@@ -138,7 +138,7 @@ pub fn plan(flags: &str) -> Plan {
         backlog_max: None,
     };
     let spec = RunArgs::parse_from(format!("loadgen world:7 {flags}").split_whitespace()).run;
-    let target = ([10, 0, 0, 1], 7).into();
+    let target = std::net::SocketAddr::from(([10, 0, 0, 1], 7)).into();
     Plan::new(&spec, &machine, &[target], spec.seed.unwrap_or(1)).expect("a possible run")
 }
 

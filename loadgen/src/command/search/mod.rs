@@ -171,7 +171,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     }
     let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
     if let Some(server) = &server {
-        first_plan.targets = vec![server.address()];
+        first_plan.targets = vec![server.address().into()];
     }
     let mut runs = Runs { args, server, interrupted: &interrupted };
     let search = Search::make(
@@ -289,7 +289,7 @@ struct Runs<'a> {
 impl Runs<'_> {
     fn step(&mut self, mut plan: Plan) -> Result<Report, Failure> {
         if let Some(server) = &self.server {
-            plan.targets = vec![server.address()];
+            plan.targets = vec![server.address().into()];
         }
         let output = self.args.output.quiet();
         let mut outputs = Outputs::open(&output)?;
