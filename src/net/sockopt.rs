@@ -30,7 +30,7 @@ pub(crate) fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
 ///
 /// On a Unix socket these are the bytes of memory that hold what the peer has not read, which is
 /// more than the bytes sent. They are freed when the peer has read all that one system call has
-/// sent, or a piece of at most 48 KiB of it.
+/// sent, or a piece of at most 36 KiB of it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unacknowledged(socket: impl AsFd) -> Option<u32> {
     let mut bytes: libc::c_int = 0;

@@ -351,7 +351,7 @@ fn each_end_of_a_connection_has_its_reason() {
     daemon.finish();
 }
 
-/// The system counts what is not read in whole messages of up to 48 KiB. A client that reads one of
+/// The system counts what is not read in whole messages of up to 36 KiB. A client that reads one of
 /// these in the time-out moves.
 #[test]
 fn a_client_that_reads_slowly_is_not_closed() {

@@ -6,7 +6,7 @@
 //!
 //! On a Unix socket the peer acknowledges bytes by reading them, and the system counts the memory
 //! that they take. So the count rises by more than the bytes, the more the smaller the pieces in
-//! which they were sent, and only when a whole piece of at most 48 KiB has been read.
+//! which they were sent, and only when a whole piece of at most 36 KiB has been read.
 //!
 //! In both cases fewer than [`LEAST_RATE`] bytes a second do not count, so that nobody keeps
 //! buffers from others by moving a byte now and then.
