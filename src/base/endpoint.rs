@@ -16,7 +16,7 @@ pub use super::unix_address::UnixAddress;
 /// assert_eq!(endpoint.to_string(), "tcp://[::1]:7777");
 /// assert_eq!(endpoint.socket_addr(), Some(address));
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Endpoint {
     /// TCP over IPv4 or IPv6. With port 0 the system chooses a free port.

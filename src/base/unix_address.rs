@@ -1,12 +1,13 @@
 //! The address of a Unix socket: the path of a file, or an abstract name.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::mem::{offset_of, size_of};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -25,7 +26,7 @@ pub const LENGTH_MAX: usize =
 ///
 /// As a text, an abstract name begins with `@`. A file whose path begins with `@` is written with a
 /// directory: `./@name`. In a text, bytes may be percent-encoded (`%3f` for a question mark).
-/// Cloning does not allocate.
+/// The memory of an address, at most 108 bytes, is kept until the process ends.
 ///
 /// ```
 /// use echopool::endpoint::UnixAddress;
@@ -37,10 +38,25 @@ pub const LENGTH_MAX: usize =
 /// assert_eq!(address.to_string(), "@echo");
 /// assert!("/x".repeat(60).parse::<UnixAddress>().is_err(), "too long for a Unix socket");
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnixAddress {
-    /// As in `sun_path`: a path, or a zero and a name.
-    bytes: Arc<[u8]>,
+    /// As in `sun_path`: a path, or a zero and a name. One copy of each address is kept for as long
+    /// as the process runs, so that addresses are small and dropping one costs nothing: an address
+    /// is a part of an operation, of which each echo has two.
+    sun_path: &'static [u8],
+}
+
+/// The one copy of these bytes.
+fn interned(bytes: Vec<u8>) -> &'static [u8] {
+    static ALL: Mutex<BTreeSet<&'static [u8]>> = Mutex::new(BTreeSet::new());
+    // Nothing panics while the set is locked.
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(&bytes[..]) {
+        return known;
+    }
+    let kept: &'static [u8] = bytes.leak();
+    all.insert(kept);
+    kept
 }
 
 impl UnixAddress {
@@ -54,7 +70,7 @@ impl UnixAddress {
             return Err("the path of a Unix socket cannot contain a zero byte".to_owned());
         }
         check_length(path, "path")?;
-        Ok(UnixAddress { bytes: path.into() })
+        Ok(UnixAddress { sun_path: interned(path.to_vec()) })
     }
 
     /// The abstract socket of this name.
@@ -66,23 +82,23 @@ impl UnixAddress {
             return Err("only Linux has abstract names: write a path".to_owned());
         }
         check_length(name, "name")?;
-        Ok(UnixAddress { bytes: [&[0], name].concat().into() })
+        Ok(UnixAddress { sun_path: interned([&[0], name].concat()) })
     }
 
     /// The bytes of `sun_path`: a path, or a zero and a name.
     pub(crate) fn sun_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.bytes))
+        Path::new(OsStr::from_bytes(self.sun_path))
     }
 
     /// The path, unless the address is an abstract name.
     pub fn path(&self) -> Option<&Path> {
-        let is_path = self.bytes.first() != Some(&0);
+        let is_path = self.sun_path[0] != 0;
         is_path.then(|| self.sun_path())
     }
 
     /// The abstract name, unless the address is a path.
     pub fn abstract_name(&self) -> Option<&[u8]> {
-        self.bytes.strip_prefix(&[0])
+        self.sun_path.strip_prefix(&[0])
     }
 }
 
@@ -110,15 +126,21 @@ impl FromStr for UnixAddress {
     }
 }
 
+impl fmt::Debug for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnixAddress({self})")
+    }
+}
+
 /// Writes the form that is read.
 impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.abstract_name() {
             Some(name) => write!(f, "@{}", percent_encode(name, ENCODED)),
-            None if self.bytes[0] == b'@' => {
-                write!(f, "./{}", percent_encode(&self.bytes, ENCODED))
+            None if self.sun_path[0] == b'@' => {
+                write!(f, "./{}", percent_encode(self.sun_path, ENCODED))
             }
-            None => percent_encode(&self.bytes, ENCODED).fmt(f),
+            None => percent_encode(self.sun_path, ENCODED).fmt(f),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
 
 /// The result of one failed attempt to connect to an address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
     /// The address.
@@ -353,8 +353,7 @@ mod tests {
             (Errno::NETUNREACH, "routes"),
             (Errno::ACCESS, "filters"),
         ] {
-            let text =
-                Error::of_attempts(&[Attempt { address: address.clone(), error }]).to_string();
+            let text = Error::of_attempts(&[Attempt { address, error }]).to_string();
             assert!(text.contains("127.0.0.1:7") && text.contains(hint), "{text}");
             let text = Error::cannot_start(&error.into()).to_string();
             assert!(text.contains("cannot start") && text.contains(hint), "{text}");

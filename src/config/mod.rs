@@ -310,7 +310,7 @@ impl Config {
 
     /// The endpoints added so far.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        self.listen.iter().map(|on| on.endpoint.clone()).collect()
+        self.listen.iter().map(|on| on.endpoint).collect()
     }
 
     /// Checks all settings and fills in those that are unset. Has no side effects.

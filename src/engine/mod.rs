@@ -45,7 +45,7 @@ pub use self::mio::MioEngine;
 pub const LEASES_PER_RECV_MAX: usize = 8;
 
 /// The target and the source address of a connect.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectTo {
     /// The address to connect to.
     pub target: Endpoint,

@@ -138,7 +138,7 @@ impl Server {
             limits.backlog,
             limits.share_port,
         )?;
-        let endpoints = bound.iter().map(|one| one.endpoint.clone()).collect();
+        let endpoints = bound.iter().map(|one| one.endpoint).collect();
         let started = start_workers(&limits, &sizes, bound, plan);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         Ok(ServerHandle { shared, threads, endpoints, limits, memory })

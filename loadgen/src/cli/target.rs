@@ -75,7 +75,7 @@ impl fmt::Display for Target {
         let address = match &self.address {
             None => String::new(),
             Some(Address::Unix(address)) => {
-                return f.write_str(&url(service, &Endpoint::Unix(address.clone())));
+                return f.write_str(&url(service, &Endpoint::Unix(*address)));
             }
             Some(Address::Tcp { host, ports }) => {
                 let (first, last) = (ports.start(), ports.end());

@@ -86,7 +86,7 @@ fn resolve_by(
         let (host, ports) = match address {
             Address::Tcp { host, ports } => (host, ports),
             Address::Unix(address) => {
-                resolved.targets.push(Endpoint::Unix(address.clone()));
+                resolved.targets.push(Endpoint::Unix(*address));
                 resolved.others.push(Vec::new());
                 continue;
             }

@@ -165,7 +165,7 @@ impl Rude {
             // All addresses of a target have equal parts of the time-out.
             let time = self.plan.attempt_time(target_index, 0, self.plan.timeout);
             turn.connect(ConnectTo {
-                target: target.clone(),
+                target: *target,
                 source: self.plan.source(self.plan.connections + number, target),
                 tag: addresses::tag(number, nth),
                 deadline: turn.now() + time,

@@ -21,7 +21,7 @@ fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
     let spec = RunArgs::parse_from(format!("loadgen {flags}").split_whitespace()).run;
     let addresses = spec.targets.iter().filter_map(|target| target.address.as_ref());
     let addresses = addresses.flat_map(|one| match one {
-        Address::Unix(address) => vec![Endpoint::Unix(address.clone())],
+        Address::Unix(address) => vec![Endpoint::Unix(*address)],
         Address::Tcp { host, ports } => {
             let host = host.parse().expect("an address");
             ports.clone().map(|port| SocketAddr::new(host, port).into()).collect()

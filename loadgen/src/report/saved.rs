@@ -509,7 +509,7 @@ pub mod tests {
         assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
         let mut twice = report_of(2);
         let targets = &mut Arc::make_mut(&mut twice.plan).targets;
-        targets[1] = targets[0].clone();
+        targets[1] = targets[0];
         twice.records.targets[1].completed = 7;
         let merged = merge_targets(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
         let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();

@@ -190,7 +190,7 @@ impl Driver {
             // clients' places.
             slot.race_at = now + delay;
         } else {
-            slot.attempts.push(ConnectAttempt { address: target.clone(), id: None, error: None });
+            slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
             let deadline = slot.round_deadline;
             turn.connect(ConnectTo { target, source: None, tag, deadline });
         }
@@ -244,7 +244,7 @@ impl Driver {
         // Addresses that were not tried, because the loop had no room, are not reported.
         if slot.stage == Stage::Connecting && !slot.attempts.is_empty() {
             let attempt = |of: &ConnectAttempt| Attempt {
-                address: of.address.clone(),
+                address: of.address,
                 error: of.error.unwrap_or(Errno::TIMEDOUT),
             };
             let attempts: Vec<_> = slot.attempts.iter().map(attempt).collect();
@@ -313,13 +313,13 @@ impl Driver {
         slot.stream = Stream { opened_at: now, ..Stream::default() };
         (slot.last_failure, slot.failures) = (None, 0);
         slot.attempts[nth].id = None;
-        let address = slot.attempts[nth].address.clone();
+        let address = slot.attempts[nth].address;
         let connect = std::mem::replace(&mut slot.connect, NONE);
         self.abandon_attempts(i);
         self.slot(i).tried_earlier = 0;
         // Called before the operation completes, so that its caller sees the effects of the
         // callback.
-        self.report_state(i, State::Connected { address: address.clone() });
+        self.report_state(i, State::Connected { address });
         if connect != NONE {
             self.end(connect, Ended { result: Ok(()), bytes_sent: 0, address: Some(address) });
         }
@@ -352,6 +352,6 @@ mod tests {
         assert_eq!(interleaved(&parse(all)), parse(turns));
         assert_eq!(interleaved(&[]), []);
         let one = parse("10.0.0.1:1");
-        assert_eq!(interleaved(&vec![one[0].clone(); 300]).len(), ADDRESSES_MAX);
+        assert_eq!(interleaved(&vec![one[0]; 300]).len(), ADDRESSES_MAX);
     }
 }

@@ -9,8 +9,8 @@ fn a_silent_address_delays_the_next_one_by_no_more_than_the_race() {
     let (silent, _listener, _full) = unanswering();
     let clients = start();
     let mut both = target::Target::parse(&target).unwrap();
-    let good = both.literal[0].clone();
-    both.literal = vec![silent.into(), silent.into(), good.clone()];
+    let good = both.literal[0];
+    both.literal = vec![silent.into(), silent.into(), good];
     // Dividing an hour among the addresses would take too long.
     let options = Options::new().connect_timeout(Duration::from_secs(3600));
     let client = Client::new(&clients.submission, both, options).unwrap();
@@ -24,8 +24,8 @@ fn a_silent_address_hides_no_other_from_rounds_shorter_than_the_shortest_race() 
     let (silent, _listener, _full) = unanswering();
     let clients = start();
     let mut both = target::Target::parse(&target).unwrap();
-    let good = both.literal[0].clone();
-    both.literal = vec![silent.into(), good.clone()];
+    let good = both.literal[0];
+    both.literal = vec![silent.into(), good];
     let options = Options::new().connect_timeout(Duration::from_millis(10));
     let often = Reconnect::between(Duration::from_millis(1), Duration::from_millis(1));
     let client = Client::new(&clients.submission, both, options.reconnect(often)).unwrap();
@@ -38,13 +38,13 @@ fn a_connect_shorter_than_the_race_delay_tries_all_addresses() {
     let (silent, _listener, _full) = unanswering();
     let clients = start();
     let mut both = target::Target::parse(&target).unwrap();
-    let good = both.literal[0].clone();
-    both.literal = vec![silent.into(), good.clone()];
+    let good = both.literal[0];
+    both.literal = vec![silent.into(), good];
     // A new client for each connect, because a later round begins with the addresses not yet tried.
     // On a busy machine the second address's half of the time may not suffice, so try again.
     let connects = || {
         let client = Client::new(&clients.submission, both.clone(), Options::new()).unwrap();
-        done(client.connect(Duration::from_millis(100))).ok() == Some(good.clone())
+        done(client.connect(Duration::from_millis(100))).ok() == Some(good)
     };
     assert!((0..50).any(|_| connects()), "the second address is never tried");
 }

@@ -547,8 +547,8 @@ fn all_addresses_are_tried_in_their_order_within_the_time() {
     let (silent, _listener, _full) = unanswering();
     let clients = start();
     let mut several = target::Target::parse(&target).unwrap();
-    let good = several.literal[0].clone();
-    several.literal = vec![refusing().into(), silent.into(), good.clone()];
+    let good = several.literal[0];
+    several.literal = vec![refusing().into(), silent.into(), good];
     let options = Options::new().connect_timeout(Duration::from_secs(3));
     let client = Client::new(&clients.submission, several.clone(), options).unwrap();
     assert_eq!(done(client.connect(GUARD)).unwrap(), good);
@@ -557,10 +557,9 @@ fn all_addresses_are_tried_in_their_order_within_the_time() {
     let client = Client::new(&clients.submission, several.clone(), Options::new()).unwrap();
     let failed = done(client.connect(EXPIRES)).unwrap_err();
     let Error::Refused(attempts) = &failed.error else { panic!("{failed:?}") };
-    let answers: Vec<_> =
-        attempts.iter().map(|attempt| (attempt.address.clone(), attempt.error)).collect();
+    let answers: Vec<_> = attempts.iter().map(|attempt| (attempt.address, attempt.error)).collect();
     let [refused, late] = [crate::error::Errno::CONNREFUSED, crate::error::Errno::TIMEDOUT];
-    assert_eq!(answers, [(several.literal[0].clone(), refused), (silent.into(), late)]);
+    assert_eq!(answers, [(several.literal[0], refused), (silent.into(), late)]);
 }
 
 #[test]
@@ -613,7 +612,7 @@ fn a_connect_that_is_cancelled_ends_at_once() {
     assert_eq!(done(pending).unwrap_err().error, Error::Cancelled);
     let failed = done(client.connect(EXPIRES)).unwrap_err();
     let Error::ConnectTimedOut(attempts) = &failed.error else { panic!("{failed:?}") };
-    assert_eq!(attempts.iter().map(|a| a.address.clone()).collect::<Vec<_>>(), [address.into()]);
+    assert_eq!(attempts.iter().map(|a| a.address).collect::<Vec<_>>(), [address.into()]);
 }
 
 #[test]

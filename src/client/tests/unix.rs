@@ -16,7 +16,7 @@ fn name() -> UnixAddress {
 }
 
 fn serve_echo(at: &UnixAddress) -> ServerHandle {
-    let config = Config::new().listen(Endpoint::Unix(at.clone())).workers(2);
+    let config = Config::new().listen(Endpoint::Unix(*at)).workers(2);
     Server::start(config.max_connections(100), Echo).unwrap()
 }
 
@@ -34,7 +34,7 @@ fn requests_and_messages_come_back() {
     let _server = serve_echo(&at);
     let clients = start();
     let client = clients.client(&format!("unix://{at}"), Options::new()).unwrap();
-    assert_eq!(done(client.connect(GUARD)).unwrap(), Endpoint::Unix(at.clone()));
+    assert_eq!(done(client.connect(GUARD)).unwrap(), Endpoint::Unix(at));
     for len in [1, 0, 255, 16 << 10, 3 << 20] {
         let request = pattern(len);
         assert!(done(client.send_receive(request.clone(), GUARD)).unwrap() == request, "{len}");

@@ -294,7 +294,7 @@ pub(super) fn reuse_within_a_batch<S: Testbed>(seed: u64) {
                 done = second.with(OpKind::Close);
             }
             if done == second.with(OpKind::Close) {
-                connected = Some(submit(engine, log, anew, Op::Connect(to.clone())));
+                connected = Some(submit(engine, log, anew, Op::Connect(to)));
             } else if done == anew.with(OpKind::Connect) {
                 connected = Some(Some(completion.outcome));
             } else {

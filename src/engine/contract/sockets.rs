@@ -98,7 +98,7 @@ pub(super) fn connect_joins_two_keys<S: Testbed>(seed: u64) {
     for _ in 0..3 {
         let near = bench.free_key();
         let to = to(&bench);
-        let outcome = bench.finish(near, Op::Connect(to.clone()));
+        let outcome = bench.finish(near, Op::Connect(to));
         assert!(matches!(outcome, Outcome::Connected), "{outcome:?}");
         let (socket, _, permit) = bench.accept();
         let far = bench.free_key();
@@ -119,7 +119,7 @@ pub(super) fn connect_is_refused_where_nobody_listens<S: Testbed>(seed: u64) {
     assert!(matches!(bench.finish(listener(), Op::Close), Outcome::Closed { unaccepted: 0 }));
     for _ in 0..3 {
         let key = bench.free_key();
-        let outcome = bench.finish(key, Op::Connect(to.clone()));
+        let outcome = bench.finish(key, Op::Connect(to));
         assert!(matches!(outcome, Outcome::Failed(Errno::CONNREFUSED)), "{outcome:?}");
         bench.close(key);
     }
@@ -131,7 +131,7 @@ pub(super) fn cancelled_connect_completes_once<S: Testbed>(seed: u64) {
     for _ in 0..5 {
         let key = bench.free_key();
         let to = to(&bench);
-        let connected = bench.submit(key, Op::Connect(to.clone()));
+        let connected = bench.submit(key, Op::Connect(to));
         let cancelled = bench.finish(key, Op::Cancel);
         assert!(matches!(cancelled, Outcome::Done), "{cancelled:?}");
         let outcome = connected.or_else(|| bench.take(key, OpKind::Connect));

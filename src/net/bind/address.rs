@@ -62,7 +62,7 @@ pub trait ToEndpoints {
 
 impl ToEndpoints for Endpoint {
     fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
-        Ok(vec![self.clone().into()])
+        Ok(vec![(*self).into()])
     }
 }
 
@@ -182,7 +182,7 @@ impl ListenAddress {
     pub(crate) fn resolve(&self) -> Result<Vec<ListenOn>, AddressError> {
         let on = |endpoint| ListenOn { endpoint, transport: self.transport.clone() };
         let (host, port) = match &self.at {
-            At::Endpoint(endpoint) => return Ok(vec![on(endpoint.clone())]),
+            At::Endpoint(endpoint) => return Ok(vec![on(*endpoint)]),
             At::Name(host, port) => (host, *port),
         };
         let fail = |reason| AddressError::NotFound { host: host.clone(), reason };

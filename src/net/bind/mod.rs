@@ -150,15 +150,15 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
     let is_any = |endpoint: &Endpoint| endpoint.socket_addr().is_some_and(|at| at.port() == 0);
     let mut seen: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
     for ListenOn { endpoint, transport } in endpoints {
-        let one = endpoint.socket_addr().map_or(endpoint.clone(), |at| canonical(at).into());
+        let one = endpoint.socket_addr().map_or(*endpoint, |at| canonical(at).into());
         if !is_any(endpoint) && seen.contains(&one) {
-            return Err(StartError::ListenedTwice(endpoint.clone()));
+            return Err(StartError::ListenedTwice(*endpoint));
         }
         if let (Endpoint::Unix(address), TransportOptions::Unix(options)) = (endpoint, transport)
             && address.path().is_none()
             && *options != Default::default()
         {
-            return Err(StartError::NoFile(endpoint.clone()));
+            return Err(StartError::NoFile(*endpoint));
         }
         seen.push(one);
     }

@@ -75,12 +75,12 @@ pub(super) fn bind(
     workers: usize,
     backlog: u32,
 ) -> Result<Bound, StartError> {
-    let endpoint = Endpoint::Unix(address.clone());
+    let endpoint = Endpoint::Unix(*address);
     let bound = match address.path() {
         Some(path) => bind_file(path, address, options, backlog, &endpoint)?,
         None => {
             let bound = listening(address, backlog, |_| Ok(()));
-            (bound.map_err(|failure| failed(endpoint.clone(), failure))?, None)
+            (bound.map_err(|failure| failed(endpoint, failure))?, None)
         }
     };
     let (socket, file) = bound;
@@ -88,7 +88,7 @@ pub(super) fn bind(
     let file = file.map(Arc::new);
     while sockets.len() < workers {
         let copy = sockets[0].try_clone().map_err(|error| ("dup", error));
-        sockets.push(copy.map_err(|failure| failed(endpoint.clone(), failure))?);
+        sockets.push(copy.map_err(|failure| failed(endpoint, failure))?);
     }
     Ok(Bound { endpoint, transport: Transport::Unix, file, sockets })
 }
@@ -100,7 +100,7 @@ fn bind_file(
     backlog: u32,
     endpoint: &Endpoint,
 ) -> Result<(Socket, Option<SocketFile>), StartError> {
-    let fail = |failure| failed(endpoint.clone(), failure);
+    let fail = |failure| failed(*endpoint, failure);
     let owner = options.owner.as_ref().map(ids).transpose().map_err(fail)?;
     // Locked until an error has removed the file.
     let _lock = lock_directory(path).map_err(fail)?;
@@ -168,12 +168,12 @@ fn lock_directory(path: &Path) -> Result<OwnedFd, Failure> {
 /// # Errors
 /// There is another kind of file, or a program listens on the socket.
 fn remove_stale(path: &Path, address: &UnixAddress, endpoint: &Endpoint) -> Result<(), StartError> {
-    let fail = |call| move |error| failed(endpoint.clone(), (call, error));
+    let fail = |call| move |error| failed(*endpoint, (call, error));
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(fail("lstat")(error)),
         Ok(file) if !file.file_type().is_socket() => {
-            return Err(StartError::NotASocket(endpoint.clone()));
+            return Err(StartError::NotASocket(*endpoint));
         }
         Ok(_) => {}
     }
@@ -189,7 +189,7 @@ fn remove_stale(path: &Path, address: &UnixAddress, endpoint: &Endpoint) -> Resu
         Err((_, error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A full backlog, or a socket of datagrams: in use as well.
         Ok(()) | Err((Some(Errno::AGAIN | Errno::PROTOTYPE), _)) => {
-            Err(StartError::AddressInUse(endpoint.clone()))
+            Err(StartError::AddressInUse(*endpoint))
         }
         Err((_, error)) => Err(fail("connect")(error)),
     }

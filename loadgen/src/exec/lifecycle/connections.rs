@@ -97,7 +97,7 @@ impl Lifecycle {
         let target = self.plan.address(target_index, nth);
         let time = self.plan.attempt_time(target_index, nth, until - turn.now());
         turn.connect(ConnectTo {
-            target: target.clone(),
+            target: *target,
             source: self.plan.source(number, target),
             tag: addresses::tag(number, nth),
             deadline: turn.now() + time,
