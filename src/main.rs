@@ -5,6 +5,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(code) = echopool::daemon::check_memory() {
+        return code;
+    }
     let mut args: Vec<_> = std::env::args_os().collect();
     let command = args.get(1).and_then(|word| word.to_str());
     match command {

@@ -63,15 +63,26 @@ const HELPER_STACK_BYTES: usize = 256 << 10;
 /// Minimum time between two lines for SIGUSR1, or for SIGHUP, regardless of how many signals arrive.
 const SIGNAL_LINE_GAP: Duration = Duration::from_millis(100);
 
+/// Checks that there is memory for the program itself. Call it first: already reading the arguments
+/// allocates, and an allocation that the system refuses ends the process with SIGABRT.
+///
+/// # Errors
+/// There is too little. Standard error says so; this is the exit code.
+pub fn check_memory() -> Result<(), ExitCode> {
+    room::check(PROGRAM_BYTES).map_err(|_| {
+        let _ = io::stderr().write_all(b"echopool: cannot start: out of memory (ulimit -v)\n");
+        ExitCode::from(FAILED)
+    })
+}
+
 /// Runs the daemon until it is told to stop. `args` are the arguments of the process, including its
 /// name.
 ///
 /// Exit codes: 0 if it was told to stop, even if the drain time-out cut connections (the log says
 /// how many); 1 if it could not start or failed; 2 if the command line is wrong.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    if room::check(PROGRAM_BYTES).is_err() {
-        let _ = io::stderr().write_all(b"echopool: cannot start: out of memory (ulimit -v)\n");
-        return ExitCode::from(FAILED);
+    if let Err(code) = check_memory() {
+        return code;
     }
     let cli = match Cli::read(args) {
         Ok(cli) => cli,
