@@ -63,7 +63,7 @@ impl UnixAddress {
     /// The socket file at this path.
     ///
     /// # Errors
-    /// The path is empty, longer than [`LENGTH_MAX`], or contains a zero.
+    /// The path is empty, longer than 107 bytes (on Linux), or contains a zero.
     pub fn from_path(path: impl AsRef<Path>) -> Result<UnixAddress, String> {
         let path = path.as_ref().as_os_str().as_bytes();
         if path.contains(&0) {
@@ -76,7 +76,7 @@ impl UnixAddress {
     /// The abstract socket of this name.
     ///
     /// # Errors
-    /// The name is empty or longer than [`LENGTH_MAX`], or the system has no abstract names.
+    /// The name is empty or longer than 107 bytes (on Linux), or the system has no abstract names.
     pub fn from_abstract_name(name: &[u8]) -> Result<UnixAddress, String> {
         if !cfg!(target_os = "linux") {
             return Err("only Linux has abstract names: write a path".to_owned());
