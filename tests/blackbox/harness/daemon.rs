@@ -173,9 +173,16 @@ impl Daemon {
         assert_eq!(status.code(), Some(0), "the exit code after a drain; log:\n{}", self.tail());
     }
 
-    /// Everything that the daemon has written to stderr.
+    /// The whole lines that the daemon has written to stderr. A read can see a part of a write.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("reading the daemon's log")
+        let mut log = fs::read_to_string(&self.log).expect("reading the daemon's log");
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
+    }
+
+    /// The number of bytes that the daemon has written to stderr, with those of a cut line.
+    pub fn log_bytes(&self) -> u64 {
+        fs::metadata(&self.log).expect("the size of the daemon's log").len()
     }
 
     /// The last 30 lines of its stderr, for failure messages.
