@@ -312,6 +312,11 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.supply.waiting().filter_map(key).collect()
     }
 
+    /// How often a connection has found no buffer and was put into the queue for one.
+    pub(crate) fn waits_for_buffer(&self) -> u64 {
+        self.core.counters.waits_for_buffer.get()
+    }
+
     /// How many free buffers a connection in the queue waits for: more than were free when it could
     /// not use them. Zero if it is not in the queue.
     pub(crate) fn buffers_needed(&self, key: u64) -> usize {

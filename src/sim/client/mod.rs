@@ -125,7 +125,8 @@ struct ClientWorld<E: Seat> {
     closed_by_cancel: Vec<Time>,
     /// How often bytes in transit have been destroyed, and when that was last noticed.
     destroyed: (u64, Time),
-    /// A connection waited for a buffer when the last turn began, and was not read.
+    /// A connection waited for a buffer when the last turn began, or found none in it, and was not
+    /// read.
     waited: bool,
 }
 
@@ -251,8 +252,10 @@ impl<E: Seat> ClientWorld<E> {
             self.callers.describe_waiting()
         );
         let worker = self.worker.as_mut().expect("the loop runs");
+        let waits = worker.waits_for_buffer();
         self.waited = !worker.waiting().is_empty();
         worker.turn().expect("waits in the world do not fail");
+        self.waited |= worker.waits_for_buffer() != waits;
         while let Ok(question) = self.questions.try_recv() {
             let number = LOOK_UPS_FROM + self.asked.len();
             let caller: usize = question.host[1..].parse().expect("the name of a caller");
