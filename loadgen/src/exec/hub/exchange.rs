@@ -1,6 +1,7 @@
 //! The connection of one member: the messages it sends, the processing of what it receives, and its
 //! farewell.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use echopool::buffer::Lease;
@@ -205,6 +206,7 @@ impl Members {
             return;
         }
         self.readers -= 1;
+        self.shared.readers.fetch_sub(1, Relaxed);
         self.accounted -= member.received + member.dropped;
         self.unwelcomed -= usize::from(member.id == 0);
         self.counts.joined += member.joined;

@@ -11,6 +11,7 @@
 //! A sender sends its next message when its own copy of an earlier one has come back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use echopool::error::{CloseReason, Errno};
 use echopool::service::{Answer, Connection, Service, Turn};
@@ -142,6 +143,7 @@ impl Service for Members {
             return Answer::WaitUntil(Time::MAX);
         }
         self.readers += 1;
+        self.shared.readers.fetch_add(1, Relaxed);
         self.unwelcomed += 1;
         Answer::Continue
     }

@@ -1,6 +1,8 @@
 //! The phases of a hub run, one turn of the engine's loop at a time. Each function returns the
 //! latest time of the next call.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use echopool::service::Turn;
 use echopool::time::Time;
 
@@ -102,7 +104,10 @@ impl Members {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, give_up: Time) -> Time {
         let now = turn.now();
         let all_measured = self.lifecycle.control.all_measured();
-        if (self.readers == 0 && all_measured) || self.lifecycle.looked_at() >= give_up {
+        // Not before the other threads' members have read everything: a thread that has stopped
+        // counts its unsent messages, which would take the CPU from those who still read.
+        let is_over = all_measured && self.shared.readers.load(Relaxed) == 0;
+        if is_over || self.lifecycle.looked_at() >= give_up {
             turn.stop();
         }
         self.look_after(turn);

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct SharedSenders {
     /// Size of a broadcast's payload in bytes.
     pub size: u64,
     pub senders: Vec<Sender>,
+    /// Clients that read and are still connected.
+    pub readers: AtomicUsize,
     /// Ids that clients have received.
     ids: Mutex<BTreeSet<u64>>,
 }
@@ -69,7 +71,7 @@ impl SharedSenders {
             times: (0..times).map(|_| AtomicU64::new(0)).collect(),
         };
         let senders = connections.iter().map(sender).collect();
-        SharedSenders { order, size, senders, ids: Mutex::default() }
+        SharedSenders { order, size, senders, readers: AtomicUsize::new(0), ids: Mutex::default() }
     }
 
     /// Records the id of a client. Returns whether no other client has it.
