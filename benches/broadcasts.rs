@@ -1,5 +1,5 @@
-//! An echo server whose own threads send messages to all of its clients, for `scripts/figures
-//! floods`. It prints its address, then reads commands from its standard input: `on` and `off` begin
+//! An echo server whose own threads send messages to all clients of its second listener, for
+//! `scripts/figures floods`. It prints both addresses, then reads commands from its standard input: `on` and `off` begin
 //! and end the messages. It replies with the number of messages since the last command.
 
 use std::io::{self, BufRead};
@@ -8,16 +8,43 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use echopool::builtin::Echo;
-use echopool::{Config, Server};
+use echopool::service::{Answer, Connection, Message, Service};
+use echopool::{Config, SendError, Server};
 
 const THREADS: usize = 4;
 
+/// Echo. A message reaches the clients of the second listener, and those of the first are served
+/// without one, so that what they receive can be verified.
+struct Flooded;
+
+impl Service for Flooded {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, (): &mut ()) -> Answer {
+        connection.output.append(connection.input);
+        Answer::Continue
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        (): &mut (),
+        message: &mut Message<'_>,
+    ) -> Answer {
+        if connection.tag() == 1 && !connection.forward(message) {
+            message.refuse(SendError::QueueFull);
+        }
+        Answer::Continue
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let config = Config::new().listen(anywhere).workers(1).max_connections(2_000);
-    let server = Server::start(config, || Echo)?;
-    println!("broadcasts listening on {}", server.local_endpoints()[0]);
+    let config = Config::new().listen(anywhere).listen(anywhere).workers(1).max_connections(2_000);
+    let server = Server::start(config, || Flooded)?;
+    for endpoint in server.local_endpoints() {
+        println!("broadcasts listening on {endpoint}");
+    }
     let (on, ended, sent) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..THREADS {

@@ -77,14 +77,17 @@ def _start(setup, stack, listener, kind, count, workers):
     cpus = setup.all_cpus[-workers:]
     if listener is None:
         server = stack.enter_context(Server(BROADCASTS, cpus))
-        return server.address, server.address, [server]
+        return server.address, _second_address(server), [server]
     command = [*setup.echopool("127.0.0.1:0", workers)[:-1], "info", "--listen", listener,
-               "--max-connections", str(count + 16)]
+               "--max-connections", str(max(count, 500) + 16)]
     with open(os.devnull, "w", encoding="utf-8") as log:
         server = stack.enter_context(Server(command, cpus, log.name))
+    return server.address, _second_address(server), []
+
+
+def _second_address(server):
     # Both lines come at once, so that the second may be buffered.
-    line = server.child.stdout.readline()
-    return server.address, re.search(r"://([^\s?]+)", line).group(1), []
+    return re.search(r"([\d.]+:\d+)", server.child.stdout.readline()).group(1)
 
 
 def _slice(setup, echo, switches, flooded):
