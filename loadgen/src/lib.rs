@@ -56,10 +56,10 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Some("merge") => merge::run(&merge::MergeArgs::parse_from(words)),
         _ => {
             let args = cli::RunArgs::parse_from(program.into_iter().chain(words));
-            match &args.run.load.search {
+            run::of_launcher(args).and_then(|args| match &args.run.load.search {
                 Some(objective) => search::run(&args, objective),
                 None => run::run(&args),
-            }
+            })
         }
     };
     match ended {

@@ -6,6 +6,7 @@ use clap::{Args, Parser};
 
 use super::target::Target;
 use super::{HubArgs, LoadArgs, RunArgs};
+use crate::plan::shard::Shard;
 use crate::stats::slo::{self, Slo};
 use crate::units;
 
@@ -40,8 +41,14 @@ pub struct RunSpec {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
 
+    /// Part I of N of a run that N processes make together, counted from 0: -c, -n, -R,
+    /// --connect-rate and --with are divided [default: what srun, a Slurm array, MPI or a Kubernetes
+    /// Indexed Job has set; otherwise the whole run]
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+
     /// Seed of the payload, sizes and arrivals; it repeats a run byte for byte [default: a new one
-    /// each time]
+    /// each time; 1 for a shard]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 

@@ -76,7 +76,7 @@ pub fn drive(
     outputs: &mut Outputs,
 ) -> Result<Report, Failure> {
     let rude = usize::from(plan.rude.total() > 0);
-    let control = Arc::new(Control::new(plan.threads, rude, plan.requests));
+    let control = Arc::new(Control::new(plan.threads, rude, plan.own_requests()));
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
     let form = output.progress_form(io::stdout().is_terminal());

@@ -11,9 +11,27 @@ use crate::command::resolve::{self, Resolved};
 use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
 use crate::plan::machine::Machine;
+use crate::plan::shard;
 use crate::plan::{Alternatives, Plan};
 use crate::report::Outputs;
 use crate::view::terminal::{self};
+
+/// Takes the shard from the environment, if a launcher has set it and the command line does not.
+///
+/// # Errors
+/// The environment does not tell the shard.
+pub fn of_launcher(mut args: RunArgs) -> Result<RunArgs, Failure> {
+    if args.run.shard.is_none() {
+        let found = shard::of_environment(|name| std::env::var(name).ok());
+        if let Some((shard, variable)) = found.map_err(Failure::Usage)? {
+            args.run.shard = Some(shard);
+            if args.output.output_format != OutputFormat::Quiet {
+                terminal::message(format_args!("loadgen: shard {shard} ({variable})"));
+            }
+        }
+    }
+    Ok(args)
+}
 
 /// Makes the run that the command line describes, and writes its report.
 ///
@@ -23,7 +41,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let interrupted = on_signals()?;
     let machine = Machine::read();
     let resolved = resolve(&args.run, &interrupted)?;
-    let seed = args.run.seed.unwrap_or_else(new_seed);
+    let seed = args.run.seed.unwrap_or_else(|| seed_of(&args.run));
     let mut plan = Plan::new(&args.run, &machine, &resolved.targets, seed)?;
     plan.alternatives = Alternatives::new(resolved.others);
     let mut outputs = Outputs::open(&args.output)?;
@@ -59,6 +77,14 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
 pub fn resolve(run: &RunSpec, interrupted: &AtomicBool) -> Result<Resolved, Failure> {
     let (sources, _) = source_ip::addresses(&run.load.source_ip);
     resolve::resolve(&run.targets, &sources, run.timeout, interrupted)
+}
+
+/// The same for all shards of a run, which cannot agree on another.
+fn seed_of(run: &RunSpec) -> u64 {
+    match run.shard {
+        Some(shard) if !shard.is_whole() => 1,
+        _ => new_seed(),
+    }
 }
 
 /// Different for each run, so that bytes of an earlier run are detected. No larger than what every

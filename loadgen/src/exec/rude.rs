@@ -124,7 +124,7 @@ impl Rude {
     }
 
     fn target_index(&self, number: u64) -> usize {
-        self.plan.target_index(self.plan.connections + number)
+        self.plan.target_index(self.plan.connections_all + number)
     }
 
     fn first_try_over(&mut self, now: Time) {
@@ -166,7 +166,7 @@ impl Rude {
             let time = self.plan.attempt_time(target_index, 0, self.plan.timeout);
             turn.connect(ConnectTo {
                 target: *target,
-                source: self.plan.source(self.plan.connections + number, target),
+                source: self.plan.source(self.plan.connections_all + number, target),
                 tag: addresses::tag(number, nth),
                 deadline: turn.now() + time,
             });

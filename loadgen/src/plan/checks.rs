@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use echopool::Endpoint;
+use echopool::builtin::url::ServiceOptions;
 
 use crate::cli::RunSpec;
 use crate::error::Failure;
+use crate::plan::shard::Shard;
 
 /// A larger number is a typing error.
 const THREADS_MAX: u64 = 1024;
@@ -43,6 +45,40 @@ pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Re
         "--busy-poll needs a processor for each thread: {threads} of loadgen{workers_text}; this \
          process may use {processors}: use fewer threads (-t), or omit the flag"
     )))
+}
+
+/// What a run on several machines needs, so that the shards are parts of one run.
+pub(super) fn shard(
+    spec: &RunSpec,
+    shard: Shard,
+    local_server: bool,
+    service: &ServiceOptions,
+    connections: u64,
+) -> Result<(), Failure> {
+    if shard.is_whole() {
+        return Ok(());
+    }
+    let usage = |text: &str| Err(Failure::Usage(format!("shard {shard}: {text}")));
+    if local_server {
+        return usage("give the target, which all shards drive");
+    }
+    if matches!(service, ServiceOptions::Hub(_)) {
+        return usage("a hub's clients must be in one process, which knows what each has sent");
+    }
+    if spec.load.search.is_some() {
+        return usage("--search needs one process, which decides on the next rate");
+    }
+    let Some(threads) = spec.threads else {
+        return usage("give the number of threads (-t), the same in every shard");
+    };
+    let all = threads * shard.count;
+    if connections < all {
+        return usage(&format!("{connections} connections are too few for {all} threads in all"));
+    }
+    if spec.requests.is_some_and(|requests| requests < shard.count) {
+        return usage("-n is less than the number of shards");
+    }
+    Ok(())
 }
 
 /// Flags for a server that accepts one request per connection.

@@ -7,7 +7,7 @@
 //! * `checks`: flags that are impossible or do not go together
 //! * `capacity`: how many connections the machine allows, and what limits them
 //! * `memory`: buffers and tables of each thread, and their sum
-//! * `hub`: the part of a hub run
+//! * `hub`: the part of a hub run; `shard`: the part of a run on several machines
 //! * `machine`: the limits of the machine; `calibration`: its highest rates
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,6 +31,7 @@ use crate::traffic::schedule::{self, Lane, Profile};
 use crate::traffic::sizes::Sizes;
 use crate::traffic::wire::Wire;
 use hub::HubPlan;
+use shard::Shard;
 
 pub mod addresses;
 pub mod calibration;
@@ -39,6 +40,7 @@ mod checks;
 pub mod hub;
 pub mod machine;
 pub mod memory;
+pub mod shard;
 
 pub use addresses::Alternatives;
 use capacity::Capacity;
@@ -59,7 +61,12 @@ pub struct Plan {
     /// The targets as given.
     pub target_name: String,
     pub local_server: bool,
-    /// The number asked for, or the default.
+    /// Which part of the run this process makes. Its threads have the numbers that follow those of
+    /// the shards before it.
+    pub shard: Shard,
+    /// Connections of all shards. Without shards, those of this process.
+    pub connections_all: u64,
+    /// The number asked for, or the default. This and what follows is of this process.
     pub connections_asked: u64,
     /// Whether the number was given on the command line.
     pub connections_explicit: bool,
@@ -72,6 +79,7 @@ pub struct Plan {
     /// Processors that remain for the local server.
     pub server_workers: usize,
     pub duration: Option<Duration>,
+    /// Requests of all shards.
     pub requests: Option<u64>,
     /// How long requests are sent before they are recorded.
     pub warmup: Duration,
@@ -99,8 +107,9 @@ pub struct Plan {
     pub server_closes: bool,
     /// Whether a connection that the server closed is begun anew.
     pub reconnect: bool,
-    /// Rude clients beside the measured ones.
+    /// Rude clients beside the measured ones: those of this process, and those of all shards.
     pub rude: RudeClients,
+    pub rude_all: RudeClients,
     /// Local addresses to connect from, in turn. Empty: the system chooses.
     pub sources: Vec<IpAddr>,
     /// Further addresses of the given networks that are not used.
@@ -132,16 +141,20 @@ impl Plan {
         let (given, more) = source_ip::addresses(&spec.load.source_ip);
         checks::targets(&targets, &given)?;
         let service = target::service(&spec.targets)?;
+        let shard = spec.shard.unwrap_or_default();
         let default = match (local_server, &service) {
             (true, ServiceOptions::Hub(_)) => CONNECTIONS_LOCAL_HUB,
             (true, _) => CONNECTIONS_LOCAL_SERVER,
             (false, _) => CONNECTIONS_TARGET,
         };
-        let asked = spec.connections.unwrap_or(default);
+        let all_asked = spec.connections.unwrap_or(default);
+        checks::shard(spec, shard, local_server, &service, all_asked)?;
+        let asked = shard.part(all_asked);
         let half = (machine.processors / 2).max(1);
         let threads = spec.threads.map_or(half, |threads| threads as usize).min(asked as usize);
         let server_workers = machine.processors.saturating_sub(threads).max(1);
-        let rude = spec.load.rude.clone().unwrap_or_default();
+        let rude_all = spec.load.rude.clone().unwrap_or_default();
+        let rude = shard.part_of_rude(rude_all.clone());
         let capacity = Capacity {
             machine,
             given: &given,
@@ -155,6 +168,10 @@ impl Plan {
         let connections = shortfall.as_ref().map_or(asked, |shortfall| shortfall.possible);
         if let (0, Some(shortfall)) = (connections, &shortfall) {
             return Err(Failure::Setup(shortfall.to_string()));
+        }
+        if let (false, Some(shortfall)) = (shard.is_whole(), &shortfall) {
+            // The other shards would not know of it.
+            return Err(Failure::Setup(format!("shard {shard}: {shortfall}")));
         }
         let hub = match &service {
             ServiceOptions::Hub(options) => Some(HubPlan::new(spec, options, connections)?),
@@ -182,6 +199,8 @@ impl Plan {
             target_name: target_name(spec),
             hub,
             local_server,
+            shard,
+            connections_all: if shard.is_whole() { connections } else { all_asked },
             connections_asked: asked,
             connections_explicit: spec.connections.is_some(),
             connections,
@@ -206,6 +225,7 @@ impl Plan {
             server_closes,
             reconnect: spec.load.reconnect,
             rude,
+            rude_all,
             sources,
             sources_unused: more,
             seed,
@@ -219,7 +239,7 @@ impl Plan {
     /// With a number of requests, an open loop offers the first ones of its schedule.
     fn end_schedule(&mut self) {
         let (Some(requests), Some(open_loop)) = (self.requests, &self.open_loop) else { return };
-        let lanes = (0..self.threads).flat_map(|thread| match self.lane(thread) {
+        let lanes = (0..self.threads_all()).flat_map(|thread| match self.lane_of(thread) {
             (.., 0) => Vec::new(),
             (lane, first, count) => open_loop.arrivals(lane, first, count, self.seed),
         });
@@ -228,11 +248,32 @@ impl Plan {
         open_loop.profile.end_after(requests, lanes);
     }
 
+    /// Threads of all shards, which have equally many.
+    fn threads_all(&self) -> u64 {
+        self.threads as u64 * self.shard.count
+    }
+
+    /// The number of a thread of this process among those of all shards.
+    fn thread_of_all(&self, thread: usize) -> u64 {
+        self.shard.index * self.threads as u64 + thread as u64
+    }
+
+    /// The number of the first connection of this process.
+    pub fn first_connection(&self) -> u64 {
+        self.shard.before(self.connections_all)
+    }
+
+    /// The requests that this process may send, if there is a limit. For a closed loop: an open loop
+    /// has the requests of its part of the schedule.
+    pub fn own_requests(&self) -> Option<u64> {
+        self.requests.map(|requests| self.shard.part(requests))
+    }
+
     /// The share of thread number `thread`.
     pub fn share(&self, thread: usize) -> Share {
-        let (thread, threads) = (thread as u64, self.threads as u64);
-        let first = self.connections * thread / threads;
-        let connections = (self.connections * (thread + 1) / threads - first) as usize;
+        let (thread, threads) = (self.thread_of_all(thread), self.threads_all());
+        let first = self.connections_all * thread / threads;
+        let connections = (self.connections_all * (thread + 1) / threads - first) as usize;
         Share { first_connection: first, connections, limits: self.client_limits(connections) }
     }
 
@@ -240,15 +281,15 @@ impl Plan {
     /// senders.
     pub fn dispatch(&self, thread: usize) -> Option<Dispatch> {
         let open_loop = self.open_loop.as_ref()?;
-        let (lane, first, count) = self.lane(thread);
+        let (lane, first, count) = self.lane_of(self.thread_of_all(thread));
         (count > 0).then(|| Dispatch::new(open_loop, lane, first, count, self.seed))
     }
 
-    /// A thread's part of the schedule, the number of its first connection (with a hub: sender) in
-    /// it, and how many these are.
-    fn lane(&self, thread: usize) -> (Lane, u64, usize) {
-        let (thread, threads) = (thread as u64, self.threads as u64);
-        let all = self.hub.map_or(self.connections, |hub| hub.senders);
+    /// The part of the schedule of a thread, by its number among those of all shards; the number of
+    /// its first connection (with a hub: sender) in it, and how many these are.
+    fn lane_of(&self, thread: u64) -> (Lane, u64, usize) {
+        let threads = self.threads_all();
+        let all = self.hub.map_or(self.connections_all, |hub| hub.senders);
         let first = all * thread / threads;
         let count = all * (thread + 1) / threads - first;
         (Lane::of_thread(thread, threads, count, all), first, count as usize)
@@ -300,7 +341,7 @@ impl Plan {
     /// thread's share of the rate is its share of the connections.
     pub fn connect_due(&self, share: &Share, nth: usize) -> Duration {
         let Some(rate) = self.connect_rate else { return Duration::ZERO };
-        let part = share.connections as f64 / self.connections as f64;
+        let part = share.connections as f64 / self.connections_all as f64;
         Duration::from_secs_f64(nth as f64 / (rate as f64 * part))
     }
 }

@@ -310,3 +310,44 @@ fn connections_are_begun_at_their_rate_by_all_threads_together() {
         }
     }
 }
+
+#[test]
+fn what_shards_cannot_do_is_refused_with_the_remedy() {
+    for (flags, reason) in [
+        ("--shard 1/4 -t 1", "shard 1/4: give the target"),
+        ("--shard 1/4 127.0.0.1:7", "give the number of threads (-t), the same in every shard"),
+        ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "7 connections are too few for 8 threads in all"),
+        ("--shard 1/4 127.0.0.1:7 -t 1 -n 3", "-n is less than the number of shards"),
+        ("--shard 1/4 hub://127.0.0.1:7 -t 1", "a hub's clients must be in one process"),
+        ("--shard 1/4 127.0.0.1:7 -t 1 --search p99:1ms", "--search needs one process"),
+    ] {
+        let error = plan_on(&machine(), flags).expect_err(flags).to_string();
+        assert!(error.contains(reason), "{flags}: {error}");
+    }
+    let small = Machine { open_files_max: 1_024, ..machine() };
+    let error = plan_on(&small, "--shard 1/2 127.0.0.1:7 -t 1 -c 10k").expect_err("too many");
+    assert!(error.to_string().starts_with("shard 1/2: 5000 connections asked for"), "{error}");
+    assert!(plan_on(&machine(), "--shard 0/1").is_ok(), "a shard that is the whole run");
+}
+
+#[test]
+fn a_shard_has_its_part_of_everything() {
+    let flags = "127.0.0.1:7001-7003 -t 2 -c 103 -n 1001 --with idle:5 --connect-rate 100";
+    let whole = plan(&flags.replace("-t 2", "-t 8"));
+    let (mut first, mut requests, mut idle) = (0, 0, 0);
+    for index in 0..4 {
+        let part = plan(&format!("{flags} --shard {index}/4"));
+        assert_eq!((part.first_connection(), part.connections_all), (first, 103));
+        for thread in 0..2 {
+            let (own, same) = (part.share(thread), whole.share(2 * index + thread));
+            assert_eq!(own.first_connection, same.first_connection);
+            assert_eq!(own.connections, same.connections);
+            assert_eq!(part.connect_due(&own, 7), whole.connect_due(&same, 7));
+        }
+        first += part.connections;
+        requests += part.own_requests().expect("-n");
+        idle += part.rude.total();
+        assert_eq!(part.rude_all.total(), 5);
+    }
+    assert_eq!((first, requests, idle), (103, 1001, 5));
+}

@@ -107,7 +107,11 @@ fn config(report: &Report) -> RunConfig {
         own_server: plan.local_server,
         own_server_workers: plan.local_server.then_some(plan.server_workers),
         optimized_build: Some(Generator::this().optimized),
-        connections: plan.connections_asked,
+        shard: Some(plan.shard).filter(|shard| !shard.is_whole()),
+        connections: match plan.shard.is_whole() {
+            true => plan.connections_asked,
+            false => plan.connections_all,
+        },
         connections_explicit: plan.connections_explicit,
         threads: plan.threads,
         duration_ns: plan.duration.map(nanos),
@@ -124,7 +128,7 @@ fn config(report: &Report) -> RunConfig {
         lifetime_ns,
         reconnect: plan.reconnect,
         rude_clients: plan
-            .rude
+            .rude_all
             .0
             .iter()
             .map(|(kind, count)| (kind.word().into(), *count))

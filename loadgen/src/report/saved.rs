@@ -71,7 +71,7 @@ impl Saved {
     /// The settings that differ from another run's and make it another measurement: not the seed,
     /// the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
-        self.differing(other, |key| !matches!(key, "seed" | "source_ips"))
+        self.differing(other, |key| !matches!(key, "seed" | "source_ips" | "shard"))
     }
 
     /// The settings that differ and without which the figures of both runs are not of the same

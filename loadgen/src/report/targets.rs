@@ -14,11 +14,13 @@ impl TargetCounts {
         let plan = &report.plan;
         let targets = plan.targets.len() as u64;
         let form = |(nth, target): (u64, String)| {
+            // The numbers of its connections have this remainder.
+            let up_to = |number: u64| (number + targets - 1 - nth) / targets;
+            let first = plan.first_connection();
             let count = report.records.targets.get(nth as usize).copied().unwrap_or_default();
             TargetCounts {
                 target,
-                // The numbers of its connections, from 0, have this remainder.
-                connections_asked: (plan.connections_asked + targets - 1 - nth) / targets,
+                connections_asked: up_to(first + plan.connections_asked) - up_to(first),
                 connections_established: count.established,
                 connections_served: count.served,
                 connections_lost: count.lost,

@@ -50,13 +50,17 @@ fn head(out: &mut String, report: &Report) {
     let plan = &report.plan;
     let length = match (plan.duration, plan.requests) {
         (Some(duration), _) => whole_time(duration),
-        (None, requests) => format!("{} requests", requests.unwrap_or_default()),
+        (None, _) => format!("{} requests", plan.own_requests().unwrap_or_default()),
     };
     let target = match plan.local_server {
         true => plan.targets_text(),
         false => plan.target_name.clone(),
     };
-    line(out, format_args!("Running {length} test @ {target}"));
+    let shard = match plan.shard {
+        shard if shard.is_whole() => String::new(),
+        shard => format!(", shard {shard}"),
+    };
+    line(out, format_args!("Running {length} test @ {target}{shard}"));
     let (threads, established) = (plan.threads, report.records.established);
     line(out, format_args!("  {threads} threads and {established} connections"));
 }

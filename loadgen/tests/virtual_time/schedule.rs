@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use loadgen::report::{Report, Verdict};
+use loadgen::stats::records::Records;
 
 use crate::world::{assert_kept, drive_delay, drive_delay_over, intended};
 
@@ -64,4 +65,50 @@ fn the_same_seed_is_the_same_run_and_no_other_is() {
     assert!(one.latency == same.latency && one.send_lag == same.send_lag);
     assert_eq!((one.offered, one.replies_each), (same.offered, same.replies_each));
     assert!(one.latency != other.latency);
+}
+
+/// However many processes make a run together, they send the same requests at the same times.
+#[test]
+fn shards_with_as_many_threads_in_all_are_the_same_run() {
+    for flags in [
+        "-R 997 -d 2s",
+        "-R 997 -n 1501",
+        "-R 1000 -d 1s --strict",
+        "-R 1000 -d 2s --arrivals poisson -p 64",
+        "-R 1000 -n 1501 --arrivals poisson -p 64",
+        "-R 1000 -d 1s --arrivals poisson --strict -p 64",
+        "-R 997 -w 300ms -d 1s",
+        "-R 1000 -d 1s -l uniform:1-64 -p 4",
+        "--stages 500ms:100-1000,1s:1000-0",
+        "-R 1000 -d 1s --lifetime 50",
+        "-n 1501",
+    ] {
+        let drive = |more: &str| {
+            drive_delay_over(LATENCY, &format!("-c 29 --seed 1 {more} {flags}"), "fixed=3ms")
+        };
+        let whole = drive("-t 8");
+        let sent = |report: &Report| match report.plan.open_loop {
+            Some(_) => intended(report),
+            None => Vec::new(),
+        };
+        for shards in [2, 8] {
+            let threads = 8 / shards;
+            let mut records = Records::default();
+            let mut times = Vec::new();
+            for index in 0..shards {
+                let part = drive(&format!("-t {threads} --shard {index}/{shards}"));
+                assert_eq!(part.verdict(), whole.verdict(), "{flags}: {}", part.verdict_text());
+                times.extend(sent(&part));
+                records.merge(part.records);
+            }
+            times.sort_unstable();
+            assert_eq!(times, sent(&whole), "{flags}: when requests are due");
+            let whole = &whole.records;
+            assert_eq!(records.offered, whole.offered, "{flags}");
+            assert_eq!(records.bytes, whole.bytes, "{flags}: the sizes are the same");
+            assert_eq!(records.reconnects, whole.reconnects, "{flags}");
+            assert!(records.latency == whole.latency, "{flags}");
+            assert!(records.send_lag == whole.send_lag, "{flags}");
+        }
+    }
 }

@@ -50,7 +50,7 @@ where
     F: ServiceFactory,
 {
     let plan = Arc::new(plan(flags));
-    let control = Arc::new(Control::new(plan.threads, 0, plan.requests));
+    let control = Arc::new(Control::new(plan.threads, 0, plan.own_requests()));
     let clients = (0..plan.threads).map(|thread| {
         let client = Client::new(plan.clone(), control.clone(), thread, simulated_now);
         (plan.share(thread).limits, client)

@@ -136,7 +136,7 @@ impl Client {
         let is_useless = self.conversations[index].completed == 0;
         let established = self.places[index].established;
         let plan = &self.lifecycle.plan;
-        let number = self.lifecycle.number(index) + established * plan.connections;
+        let number = self.lifecycle.number(index) + established * plan.connections_all;
         let stream = Stream::new(plan.seed, number);
         self.conversations[index].renew(stream);
         self.places[index] = Place { established, served_before, ..Place::NEW };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Distribution, Percentiles, SecondType, SummaryType};
 use crate::plan::calibration::{CalibrationUse, MachineName};
+use crate::plan::shard::Shard;
 use crate::report::Verdict;
 use crate::stats::counts::RudeCount;
 use crate::stats::loss::Mismatch;
@@ -197,6 +198,10 @@ pub struct RunConfig {
     pub own_server_workers: Option<usize>,
     /// Whether loadgen was built with optimization; null in files of earlier versions.
     pub optimized_build: Option<bool>,
+    /// Which of several processes that made the run together this was; null if it was the only one.
+    /// Connections, requests, rates and rude clients in this object are of all shards together.
+    #[serde(default)]
+    pub shard: Option<Shard>,
     /// Connections asked for.
     pub connections: u64,
     /// Whether the number was given on the command line. If it was not, fewer are no failure.
