@@ -30,7 +30,7 @@ fn run(flags: &str, targets: &[&[SocketAddr]]) -> Result<Report, Failure> {
     plan.alternatives = Alternatives::new(others);
     let output = OutputArgs::default().quiet();
     let mut outputs = Outputs::open(&output)?;
-    drive(Arc::new(plan), &output, None, &AtomicBool::new(false), &mut outputs)
+    drive(Arc::new(plan), None, &output, None, &AtomicBool::new(false), &mut outputs)
 }
 
 /// A socket that refuses, or whose backlog is full, so that nothing answers.

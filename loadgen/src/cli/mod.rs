@@ -1,7 +1,7 @@
 //! The command line: flags and their help. `plan` checks how they go together.
 //!
 //! * here: the whole command line of a run
-//! * `spec`: what a run is; `load`, `hub`: parts of it
+//! * `spec`: what a run is; `load`, `hub`, `machines`: parts of it
 //! * `output`: where results go
 //! * `target`, `source_ip`, `lifetime`, `objective`: the grammar of values
 
@@ -10,6 +10,7 @@ use clap::Parser;
 mod hub;
 mod lifetime;
 mod load;
+mod machines;
 mod objective;
 mod output;
 pub mod source_ip;
@@ -21,6 +22,7 @@ mod tests;
 pub use hub::HubArgs;
 pub use lifetime::Lifetime;
 pub use load::LoadArgs;
+pub use machines::{BarrierAddress, MachinesArgs, StartAt};
 pub use objective::Objective;
 pub use output::{OutputArgs, OutputFormat, ProgressForm, is_stdout};
 pub use spec::RunSpec;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use super::target::Target;
-use super::{HubArgs, LoadArgs, RunArgs};
-use crate::plan::shard::Shard;
+use super::{HubArgs, LoadArgs, MachinesArgs, RunArgs};
 use crate::stats::slo::{self, Slo};
 use crate::units;
 
@@ -41,12 +40,6 @@ pub struct RunSpec {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Part I of N of a run that N processes make together, counted from 0: -c, -n, -R,
-    /// --connect-rate and --with are divided [default: what srun, a Slurm array, MPI or a Kubernetes
-    /// Indexed Job has set; otherwise the whole run]
-    #[arg(long, value_name = "I/N")]
-    pub shard: Option<Shard>,
-
     /// Seed of the payload, sizes and arrivals; it repeats a run byte for byte [default: a new one
     /// each time; 1 for a shard]
     #[arg(long, value_name = "NUMBER")]
@@ -59,6 +52,10 @@ pub struct RunSpec {
     /// What the clients of a hub do.
     #[command(flatten)]
     pub hub: HubArgs,
+
+    /// How several processes make the run.
+    #[command(flatten)]
+    pub machines: MachinesArgs,
 
     /// An objective, such as 'p99<2ms', 'max<50ms', 'mean<1ms', 'rate>10k' or 'errors<1'; the exit
     /// code is 99 if it is missed; can be repeated

@@ -238,7 +238,7 @@ impl Steps<'_> {
         let mut outputs = Outputs::open(&output)?;
         let server = Some(&mut self.server);
         let report =
-            drive::drive(Arc::new(plan), &output, server, &self.interrupted, &mut outputs)?;
+            drive::drive(Arc::new(plan), None, &output, server, &self.interrupted, &mut outputs)?;
         self.bytes_verified += report.records.bytes_verified;
         match report.verdict() {
             _ if report.interrupted => Err(Stop::Report(Exit::Interrupted, "interrupted".into())),

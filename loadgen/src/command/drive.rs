@@ -18,19 +18,22 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::cli::{OutputArgs, ProgressForm};
 use crate::error::{Exit, Failure};
+use crate::exec::barrier::StartGate;
 use crate::exec::client::Client;
-use crate::exec::control::Control;
+use crate::exec::control::{Control, START_DELAY};
 use crate::exec::hub::Members;
 use crate::exec::hub::senders::SharedSenders;
 use crate::exec::local_server::LocalServer;
 use crate::exec::rude::{self, Rude};
 use crate::plan::Plan;
 use crate::plan::calibration::{MachineName, Standing};
+use crate::report::schema::ClockComparison;
 use crate::report::{Abort, Outputs, Report, Rows};
 use crate::stats::cpu;
 use crate::stats::interval::{Collector, Interval};
 use crate::stats::records::{Records, latency_histogram};
 use crate::stats::slo::{Observed, Slo};
+use crate::units::time_text;
 use crate::view::progress::{Progress, RunStage};
 use crate::view::terminal::{self, Keys};
 
@@ -64,19 +67,22 @@ pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(interrupted)
 }
 
-/// Drives the clients, and returns when all of them are done.
+/// Drives the clients, and returns when all of them are done. `gate`: what to wait for when all
+/// connections are established.
 ///
 /// # Errors
 /// The set-up or the run failed, or an output could not be written.
 pub fn drive(
     plan: Arc<Plan>,
+    gate: Option<StartGate>,
     output: &OutputArgs,
     server: Option<&mut LocalServer>,
     interrupted: &AtomicBool,
     outputs: &mut Outputs,
 ) -> Result<Report, Failure> {
     let rude = usize::from(plan.rude.total() > 0);
-    let control = Arc::new(Control::new(plan.threads, rude, plan.own_requests()));
+    let control =
+        Arc::new(Control::new(plan.threads, rude, plan.own_requests()).held(gate.is_some()));
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
     let form = output.progress_form(io::stdout().is_terminal());
@@ -98,6 +104,8 @@ pub fn drive(
         warmup: plan.warmup,
         control,
         server,
+        gate,
+        clock: None,
         interrupted,
         failure: None,
     };
@@ -112,13 +120,14 @@ pub fn drive(
     if records.established == 0 && !interrupted {
         return Err(no_connection(&plan, &records));
     }
-    let server_cores = watch.server_use.cores();
+    let (server_cores, clock) = (watch.server_use.cores(), watch.clock);
     let Intervals { began_at, aborted, rows, .. } = watch.intervals;
     let calibration = Standing::find(output.calibration.as_deref(), &plan);
     Ok(Report {
         plan,
         records,
         began_at,
+        clock,
         interrupted,
         aborted,
         server_cores,
@@ -233,6 +242,9 @@ struct Watch<'a> {
     intervals: Intervals<'a>,
     server: Option<&'a mut LocalServer>,
     server_use: ServerUse,
+    gate: Option<StartGate>,
+    /// How this machine's clock stands to that of shard 0.
+    clock: Option<ClockComparison>,
     interrupted: &'a AtomicBool,
     failure: Option<Failure>,
 }
@@ -285,6 +297,7 @@ impl Watch<'_> {
             self.control.stop();
         }
         self.check_server(Duration::ZERO);
+        self.start_if_open();
         let stage = self.stage();
         if let Some(server) = &self.server {
             self.server_use.sample(stage, server.process_id());
@@ -298,6 +311,31 @@ impl Watch<'_> {
             self.control.stop();
         }
         self.progress.update(stage, &counts);
+    }
+
+    /// Sets the start, if the run is ready and the gate is open.
+    fn start_if_open(&mut self) {
+        if self.failure.is_some() || !self.control.waits_for_start() {
+            return;
+        }
+        let Some(gate) = &mut self.gate else { return };
+        match gate.poll() {
+            Ok(None) => {}
+            Ok(Some(begin)) => {
+                self.clock = begin.clock;
+                let (now, wall) = (internals::now(), SystemTime::now());
+                let late = wall.duration_since(begin.at).unwrap_or_default();
+                if !late.is_zero() {
+                    terminal::message(format_args!(
+                        "loadgen: the connections were established {} after the common start",
+                        time_text(late)
+                    ));
+                }
+                let ahead = begin.at.duration_since(wall).unwrap_or_default();
+                self.control.start(now + ahead.max(START_DELAY));
+            }
+            Err(text) => self.fail(Failure::Setup(text)),
+        }
     }
 
     fn emit_intervals(&mut self, since: Duration) {

@@ -5,12 +5,15 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Parser;
+use hdrhistogram::Histogram;
 
 use crate::error::{Exit, Failure};
-use crate::report::ending::State;
+use crate::report::ending::{Ending, State};
 use crate::report::print;
 use crate::report::saved::{self, Saved};
-use crate::report::schema::{Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION};
+use crate::report::schema::{
+    Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION, ShardsSummary,
+};
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
 ///
@@ -33,7 +36,7 @@ pub fn run(args: &MergeArgs) -> Result<Exit, Failure> {
     let merged = merge(&runs)?;
     let text = serde_json::to_string_pretty(&merged).expect("it has a JSON form");
     print(&format!("{text}\n"))?;
-    Ok(state(&runs).exit())
+    Ok(state(&runs, merged.shards.as_ref()).exit())
 }
 
 fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
@@ -53,6 +56,9 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
             return Err(Failure::Setup(text));
         }
     }
+    let all_latency = histogram(runs, "latency", |run| &run.latency)?;
+    let shards = ShardsSummary::new(runs, &all_latency)?;
+    let state = state(runs, shards.as_ref());
     let counts = |of: fn(&RunSummary) -> u64| runs.iter().map(move |saved| of(&saved.run));
     let sum = |of| counts(of).sum();
     let rates = runs.iter().map(|saved| saved.run.requests_per_second).sum::<f64>();
@@ -61,6 +67,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         schema_version: SCHEMA_VERSION,
         runs: runs.len(),
         config: first.run.config.clone(),
+        shards,
         elapsed_ns_sum: sum(|run| run.elapsed_ns),
         elapsed_ns_max: counts(|run| run.elapsed_ns).max().unwrap_or_default(),
         requests_offered: sum(|run| run.requests_offered),
@@ -80,7 +87,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         server_closes: sum(|run| run.server_closes),
         mismatched_connections: sum(|run| run.mismatched_connections),
         per_target: saved::merge_targets(runs),
-        latency: distribution(runs, "latency", |run| &run.latency)?,
+        latency: Distribution::new(&all_latency),
         service_time: distribution(runs, "service_time", |run| &run.service_time)?,
         send_lag: distribution(runs, "send_lag", |run| &run.send_lag)?,
         own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
@@ -88,9 +95,9 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         errors: errors(runs),
         runs_interrupted: count_of(runs, |run| run.interrupted),
         runs_aborted: count_of(runs, |run| run.aborted.is_some()),
-        objectives: state(runs).objectives.word().into(),
-        verdict: state(runs).verdict,
-        exit_code: state(runs).exit() as u8,
+        objectives: state.objectives.word().into(),
+        verdict: state.verdict,
+        exit_code: state.exit() as u8,
     })
 }
 
@@ -99,12 +106,20 @@ fn distribution(
     key: &str,
     part: fn(&RunSummary) -> &Distribution,
 ) -> Result<Distribution, Failure> {
+    histogram(runs, key, part).map(|sum| Distribution::new(&sum))
+}
+
+fn histogram(
+    runs: &[Saved],
+    key: &str,
+    part: fn(&RunSummary) -> &Distribution,
+) -> Result<Histogram<u64>, Failure> {
     let mut sum = runs[0].histogram(key, part)?;
     for run in &runs[1..] {
         let added = sum.add(run.histogram(key, part)?);
         added.map_err(|error| Failure::Setup(format!("{}: {key}: {error}", run.name)))?;
     }
-    Ok(Distribution::new(&sum))
+    Ok(sum)
 }
 
 fn errors(runs: &[Saved]) -> BTreeMap<String, NonZeroU64> {
@@ -120,9 +135,21 @@ fn count_of(runs: &[Saved], is: fn(&RunSummary) -> bool) -> usize {
     runs.iter().filter(|saved| is(&saved.run)).count()
 }
 
-/// The worst of all runs in each respect.
-fn state(runs: &[Saved]) -> State {
-    State::worst(runs.iter().map(|saved| State::of_saved(&saved.run)))
+/// The worst of all runs in each respect. The objectives of shards are those of the whole, unless a
+/// second of one has ended the run.
+fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> State {
+    let worst = State::worst(runs.iter().map(|saved| State::of_saved(&saved.run)));
+    match shards {
+        None => worst,
+        Some(shards) => State {
+            verdict: worst.verdict.max(shards.verdict()),
+            objectives: match worst.ending {
+                Ending::Whole => shards.objectives(),
+                _ => worst.objectives,
+            },
+            ..worst
+        },
+    }
 }
 
 #[cfg(test)]

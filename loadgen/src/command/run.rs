@@ -9,6 +9,7 @@ use crate::cli::{OutputFormat, RunArgs, RunSpec, source_ip};
 use crate::command::drive::{drive, on_signals};
 use crate::command::resolve::{self, Resolved};
 use crate::error::{Exit, Failure};
+use crate::exec::barrier::StartGate;
 use crate::exec::local_server::LocalServer;
 use crate::plan::machine::Machine;
 use crate::plan::shard;
@@ -21,10 +22,10 @@ use crate::view::terminal::{self};
 /// # Errors
 /// The environment does not tell the shard.
 pub fn of_launcher(mut args: RunArgs) -> Result<RunArgs, Failure> {
-    if args.run.shard.is_none() {
+    if args.run.machines.shard.is_none() {
         let found = shard::of_environment(|name| std::env::var(name).ok());
         if let Some((shard, variable)) = found.map_err(Failure::Usage)? {
-            args.run.shard = Some(shard);
+            args.run.machines.shard = Some(shard);
             if args.output.output_format != OutputFormat::Quiet {
                 terminal::message(format_args!("loadgen: shard {shard} ({variable})"));
             }
@@ -59,7 +60,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if !quiet {
         announce(&plan);
     }
-    let report = drive(Arc::new(plan), &args.output, server.as_mut(), &interrupted, &mut outputs)?;
+    let gate = StartGate::new(&args.run.machines, plan.shard, plan.seed);
+    let plan = Arc::new(plan);
+    let report = drive(plan, gate, &args.output, server.as_mut(), &interrupted, &mut outputs)?;
     // Before the report, so that warnings of the server do not follow it.
     drop(server);
     outputs.finish(&report)?;
@@ -81,7 +84,7 @@ pub fn resolve(run: &RunSpec, interrupted: &AtomicBool) -> Result<Resolved, Fail
 
 /// The same for all shards of a run, which cannot agree on another.
 fn seed_of(run: &RunSpec) -> u64 {
-    match run.shard {
+    match run.machines.shard {
         Some(shard) if !shard.is_whole() => 1,
         _ => new_seed(),
     }

@@ -12,7 +12,7 @@ use crate::stats::tally::{Tallies, Tally};
 
 /// The measured period begins this long after the last thread is ready, so that all threads learn
 /// the time before.
-const START_DELAY: Duration = Duration::from_millis(5);
+pub const START_DELAY: Duration = Duration::from_millis(5);
 
 /// Shared by all threads of a run.
 pub struct Control {
@@ -21,6 +21,8 @@ pub struct Control {
     unready: AtomicUsize,
     /// When the measured period begins, in nanoseconds; 0 until it is known.
     start_at: AtomicU64,
+    /// Whether the start is set from outside.
+    is_held: bool,
     /// Threads that have finished measuring.
     ended: AtomicUsize,
     stop: AtomicBool,
@@ -37,6 +39,7 @@ impl Control {
         Control {
             unready: AtomicUsize::new(threads + others),
             start_at: AtomicU64::new(0),
+            is_held: false,
             ended: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
@@ -45,12 +48,27 @@ impl Control {
         }
     }
 
+    /// The period does not begin until [`start`](Control::start) is called.
+    pub fn held(self, is_held: bool) -> Control {
+        Control { is_held, ..self }
+    }
+
     /// Called once by each thread when all its connections are established or have failed. The last
     /// call sets the common start.
     pub fn ready(&self, now: Time) {
-        if self.unready.fetch_sub(1, Relaxed) == 1 {
-            self.start_at.store((now + START_DELAY).as_nanos(), Relaxed);
+        if self.unready.fetch_sub(1, Relaxed) == 1 && !self.is_held {
+            self.start(now + START_DELAY);
         }
+    }
+
+    /// Whether all threads are ready, and the start is not set.
+    pub fn waits_for_start(&self) -> bool {
+        self.unready.load(Relaxed) == 0 && self.start_at().is_none()
+    }
+
+    /// Sets the common start.
+    pub fn start(&self, at: Time) {
+        self.start_at.store(at.as_nanos(), Relaxed);
     }
 
     /// When the measured period begins; `None` until it is known.

@@ -1,5 +1,7 @@
-//! The threads that drive the connections, and the local server.
+//! The threads that drive the connections, the local server, and the common start of several
+//! processes.
 
+pub mod barrier;
 pub mod client;
 pub mod control;
 pub mod hub;

@@ -56,7 +56,12 @@ pub(super) fn shard(
     connections: u64,
 ) -> Result<(), Failure> {
     if shard.is_whole() {
-        return Ok(());
+        return match spec.machines.barrier {
+            Some(_) => {
+                Err(Failure::Usage("--barrier is for the shards of a run: give --shard".into()))
+            }
+            None => Ok(()),
+        };
     }
     let usage = |text: &str| Err(Failure::Usage(format!("shard {shard}: {text}")));
     if local_server {

@@ -141,7 +141,7 @@ impl Plan {
         let (given, more) = source_ip::addresses(&spec.load.source_ip);
         checks::targets(&targets, &given)?;
         let service = target::service(&spec.targets)?;
-        let shard = spec.shard.unwrap_or_default();
+        let shard = spec.machines.shard.unwrap_or_default();
         let default = match (local_server, &service) {
             (true, ServiceOptions::Hub(_)) => CONNECTIONS_LOCAL_HUB,
             (true, _) => CONNECTIONS_LOCAL_SERVER,

@@ -319,6 +319,7 @@ fn what_shards_cannot_do_is_refused_with_the_remedy() {
         ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "7 connections are too few for 8 threads in all"),
         ("--shard 1/4 127.0.0.1:7 -t 1 -n 3", "-n is less than the number of shards"),
         ("--shard 1/4 hub://127.0.0.1:7 -t 1", "a hub's clients must be in one process"),
+        ("--barrier localhost:7", "--barrier is for the shards of a run: give --shard"),
         ("--shard 1/4 127.0.0.1:7 -t 1 --search p99:1ms", "--search needs one process"),
     ] {
         let error = plan_on(&machine(), flags).expect_err(flags).to_string();

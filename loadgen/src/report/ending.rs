@@ -2,7 +2,7 @@
 //! `docs/loadgen.md` repeats it, and `tests/ends.rs` makes each of its rows happen.
 
 use super::Verdict;
-use super::schema::RunSummary;
+use super::schema::{ObjectiveResult, RunSummary};
 use crate::error::{Exit, Failure};
 
 /// What the exit code depends on, if there is a result.
@@ -122,11 +122,7 @@ impl State {
         };
         // A second that ended a run has missed an objective that the whole run may have met.
         let missed_by_second = run.exit_code == Exit::SloMissed as u8;
-        let each = run.objectives.iter().map(|objective| match objective {
-            _ if objective.met => Objectives::Met,
-            _ if objective.undecided => Objectives::Undecided,
-            _ => Objectives::Missed,
-        });
+        let each = run.objectives.iter().map(Objectives::of_result);
         let objectives =
             if missed_by_second { Objectives::Missed } else { Objectives::of_all(each) };
         State { verdict: run.verdict, ending, objectives }
@@ -150,6 +146,15 @@ impl Objectives {
     /// The worst of all; that there are none if there are none.
     pub fn of_all(each: impl Iterator<Item = Objectives>) -> Objectives {
         each.max().unwrap_or(Objectives::NotGiven)
+    }
+
+    /// The result of one.
+    pub fn of_result(result: &ObjectiveResult) -> Objectives {
+        match result {
+            _ if result.met => Objectives::Met,
+            _ if result.undecided => Objectives::Undecided,
+            _ => Objectives::Missed,
+        }
     }
 
     /// The word for it in text.

@@ -73,6 +73,7 @@ impl RunSummary {
             generator_waiting_ratio: report.generator_waiting(),
             server_cores: report.server_cores,
             ceiling: ceiling(report),
+            clock: report.clock,
             began_unix_ns: report.began_at.map(unix_nanos),
             interrupted: report.interrupted,
             aborted: report.aborted.as_ref().map(ToString::to_string),
@@ -241,7 +242,7 @@ fn ceiling(report: &Report) -> CeilingUse {
     }
 }
 
-fn objective(outcome: &Outcome) -> ObjectiveResult {
+pub(super) fn objective(outcome: &Outcome) -> ObjectiveResult {
     let (limit, measured) = (outcome.slo.limit(), outcome.measured);
     let is_time = !matches!(outcome.slo.metric(), Metric::Rate | Metric::Errors);
     ObjectiveResult {

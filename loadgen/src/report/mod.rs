@@ -5,7 +5,8 @@
 //!   values computed from the records
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
 //!   `targets`, `hub`: parts of the text
-//! * `schema`: the types of all JSON objects; `saved`: results read from files, and `table`: those as
+//! * `schema`: the types of all JSON objects; `saved`: results read from files; `shards`: those of
+//!   one run; and `table`: those as
 //!   comma-separated values
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub mod outputs;
 mod rows;
 pub mod saved;
 pub mod schema;
+mod shards;
 pub mod table;
 pub mod targets;
 #[cfg(test)]
@@ -51,6 +53,8 @@ pub struct Report {
     pub records: Records,
     /// When the measured period began; `None` if it did not.
     pub began_at: Option<SystemTime>,
+    /// How the clock of this machine stands to that of shard 0; `None` unless there was a barrier.
+    pub clock: Option<schema::ClockComparison>,
     /// Ended by a signal or a key.
     pub interrupted: bool,
     /// Ended because it could not pass any more.

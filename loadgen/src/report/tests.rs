@@ -58,6 +58,7 @@ pub fn report() -> Report {
         2
     ];
     Report {
+        clock: None,
         plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
         records,
         began_at: None,

@@ -74,6 +74,7 @@ where
         plan,
         records,
         began_at: None,
+        clock: None,
         interrupted: false,
         aborted: None,
         server_cores: None,

@@ -294,7 +294,7 @@ impl Runs<'_> {
         let output = self.args.output.quiet();
         let mut outputs = Outputs::open(&output)?;
         let server = self.server.as_mut();
-        drive::drive(Arc::new(plan), &output, server, self.interrupted, &mut outputs)
+        drive::drive(Arc::new(plan), None, &output, server, self.interrupted, &mut outputs)
     }
 }
 

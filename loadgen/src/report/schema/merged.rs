@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, MergedType, RunConfig, TargetCounts};
+use super::{Distribution, MergedType, ObjectiveResult, RunConfig, TargetCounts};
 use crate::report::Verdict;
 
 /// Several runs as one. Counts are sums over all runs.
@@ -21,8 +21,12 @@ pub struct MergedSummary {
     /// Runs that were added up.
     #[schemars(range(min = 2))]
     pub runs: usize,
-    /// The config of the first run. The others differ from it at most in seed and source_ips.
+    /// The config of the first run. The others differ from it at most in seed, source_ips and shard.
     pub config: RunConfig,
+    /// If they are shards of one run: whether all are there, and the objectives of the whole; null
+    /// for repetitions.
+    #[serde(default)]
+    pub shards: Option<ShardsSummary>,
     /// Lengths of the measured periods, added up.
     pub elapsed_ns_sum: u64,
     /// The longest of them.
@@ -79,15 +83,32 @@ pub struct MergedSummary {
     /// Runs that --abort-on-fail ended early.
     #[serde(default)]
     pub runs_aborted: usize,
-    /// The worst result of their objectives.
+    /// The worst result of their objectives; of shards, that of the objectives of the whole.
     #[serde(default)]
     #[schemars(extend("enum" = ["none", "met", "undecided", "missed"]))]
     pub objectives: String,
-    /// The worst of their verdicts.
+    /// The worst of their verdicts; at best under-connected if shards are missing.
     pub verdict: Verdict,
     /// The exit code of the program: 0 ok, 3 an echo differed, 4 not valid, 99 an objective was
     /// missed.
     #[serde(default)]
     #[schemars(extend("enum" = [0, 3, 4, 99]))]
     pub exit_code: u8,
+}
+
+/// The shards of one run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ShardsSummary {
+    /// How many the run had.
+    #[schemars(range(min = 2))]
+    pub count: u64,
+    /// The numbers, from 0, of those that are not among the files.
+    pub missing: Vec<u64>,
+    /// The time in which all of them measured, as far as their clocks agree; null if one did not
+    /// begin.
+    pub together_ns: Option<u64>,
+    /// How long after the first one the last one began to measure.
+    pub starts_apart_ns: Option<u64>,
+    /// The objectives, judged by the latencies, rates and errors of all shards together.
+    pub objectives: Vec<ObjectiveResult>,
 }

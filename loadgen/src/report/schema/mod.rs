@@ -27,10 +27,10 @@ mod run;
 mod search;
 
 pub use distribution::{Distribution, Percentiles};
-pub use merged::MergedSummary;
+pub use merged::{MergedSummary, ShardsSummary};
 pub use run::{
-    CeilingUse, ConnectionCounts, HubConfig, HubCounts, ObjectiveResult, RunConfig, RunSummary,
-    SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
+    CeilingUse, ClockComparison, ConnectionCounts, HubConfig, HubCounts, ObjectiveResult,
+    RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 

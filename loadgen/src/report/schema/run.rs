@@ -167,6 +167,10 @@ pub struct RunSummary {
     /// measured it.
     #[serde(default)]
     pub ceiling: CeilingUse,
+    /// For a shard that has waited at a barrier: how its clock stands to that of shard 0; null
+    /// otherwise.
+    #[serde(default)]
+    pub clock: Option<ClockComparison>,
     /// When the measured period began, in nanoseconds since 1970-01-01 UTC; null if it did not.
     pub began_unix_ns: Option<u64>,
     /// Whether a signal or a key ended the run early.
@@ -324,6 +328,15 @@ pub struct TargetCounts {
     pub mismatched_connections: u64,
     /// Requests that had their complete, verified reply, late ones included.
     pub requests_completed: u64,
+}
+
+/// A clock compared with that of shard 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClockComparison {
+    /// By how much it is ahead; negative if it is behind.
+    pub ahead_ns: i64,
+    /// Half of the shortest round trip in which they were compared: the greatest possible error.
+    pub error_max_ns: u64,
 }
 
 /// What one thread of clients used.
