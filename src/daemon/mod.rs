@@ -29,16 +29,21 @@ use crate::net::bind::ListenAddress;
 use crate::net::transport::TransportOptions;
 use crate::server::{Drained, ServerHandle};
 use cli::Cli;
+use failure::Failure;
 use log_writer::LogWriter;
 use log_writer::limit::Limited;
+use settings::{Settings, Sources};
 
+mod check;
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod connect;
+mod failure;
 mod inherited;
 mod log_writer;
 mod report;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -84,14 +89,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Err(code) = check_memory() {
         return code;
     }
-    let cli = match Cli::read(args) {
+    let cli = match Sources::new(args, std::env::vars_os()).read() {
         Ok(cli) => cli,
         Err(error) => {
             // Also --help and --version, on standard output and with code 0.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+            return ExitCode::from(error.exit_code());
         }
     };
+    if cli.check {
+        return check::run(&cli, &mut io::stdout().lock(), &mut io::stderr().lock());
+    }
     let mut log = match start_log(cli.log, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
@@ -99,58 +107,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    cli.settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let code = match serve(&cli, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Written at every log level.
-            let _ = log.write_all(format!("echopool: {}\n", failure.text).as_bytes());
+            let _ = log.write_all(format!("{failure}\n").as_bytes());
             ExitCode::from(failure.code)
         }
     };
     log.flush(LOG_FLUSH);
     code
-}
-
-/// Why the daemon ended without being told to.
-struct Failure {
-    code: u8,
-    text: String,
-}
-
-impl Failure {
-    fn new(text: impl ToString) -> Failure {
-        Failure { code: FAILED, text: text.to_string() }
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Failure {
-        let code = match error {
-            StartError::Address(_)
-            | StartError::NothingToListenOn
-            | StartError::ListenedTwice(_)
-            | StartError::Covered { .. }
-            | StartError::NoFile(_)
-            | StartError::Limit { .. }
-            | StartError::Service(_)
-            | StartError::Timeout { .. } => USAGE,
-            _ => FAILED,
-        };
-        Failure { code, text: with_flags(&error.to_string()) }
-    }
-}
-
-/// Rewrites the field names in an error text of the library (`` `max_frame` ``) as flags
-/// (`--max-frame`).
-fn with_flags(text: &str) -> String {
-    let mut parts = text.split('`');
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    while let Some(field) = parts.next() {
-        shown.push_str("--");
-        shown.push_str(&field.replace('_', "-"));
-        shown.push_str(parts.next().unwrap_or_default());
-    }
-    shown
 }
 
 /// Logs to standard error, through a queue. If the process already has a logger, keeps it.
@@ -197,14 +164,16 @@ fn log_panics(log: LogWriter) {
 }
 
 fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
+    let settings = &cli.settings;
     let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let admin = cli.admin.as_ref().map(bind_admin).transpose()?;
+    let admin = cli.admin.as_ref().map(|at| bind_admin(at, settings)).transpose()?;
     let transports: Vec<_> = config.listen.iter().map(|on| on.transport.clone()).collect();
-    let server = OfListener::new(options.clone()).start(config)?;
+    let server = OfListener::new(options.clone()).start(config);
+    let server = server.map_err(|error| Failure::of_start(&error, settings))?;
     report::limits(server.limits());
     report::busy_workers(server.limits());
     log::info!("{}", server.memory());
@@ -237,7 +206,7 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
 }
 
 /// Binds the address of `--admin`, before the server starts and accepts clients.
-fn bind_admin(at: &ListenAddress) -> Result<AdminListener, Failure> {
+fn bind_admin(at: &ListenAddress, settings: &Settings) -> Result<AdminListener, Failure> {
     let endpoints = at.resolve().map_err(Failure::new)?;
     let addresses: Vec<_> = endpoints.iter().filter_map(|on| on.endpoint.socket_addr()).collect();
     AdminListener::bind(&addresses).map_err(|error| match error {
@@ -245,7 +214,7 @@ fn bind_admin(at: &ListenAddress) -> Result<AdminListener, Failure> {
             "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
              it, or give another port (0 takes a free one)"
         )),
-        other => Failure::from(other),
+        other => Failure::of_start(&other, settings),
     })
 }
 

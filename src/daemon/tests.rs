@@ -25,7 +25,7 @@ fn a_command_line_that_cannot_be_read_is_2_and_help_is_0() {
 #[test]
 fn a_command_line_that_is_wrong_on_every_machine_is_2_and_other_failures_are_1() {
     let endpoint = || Endpoint::Tcp("127.0.0.1:7".parse().unwrap());
-    let code = |error: StartError| Failure::from(error).code;
+    let code = |error: StartError| Failure::of_start(&error, &Settings::default()).code;
     let wrong = Config::new().listen(endpoint()).workers(65).check().unwrap_err();
     assert_eq!(code(wrong), 2);
     let wrong = Config::new().listen(endpoint()).idle_timeout(Some(Duration::ZERO));
@@ -45,14 +45,21 @@ fn fields_of_the_library_are_shown_as_flags() {
     let config = Config::new().listen("127.0.0.1:7").max_connections(9).buffers(64);
     let wrong = config.clone().workers(65).check().unwrap_err();
     assert_eq!(wrong.to_string(), "`workers` is 65, but must be from 1 to 64");
-    assert_eq!(Failure::from(wrong).text, "--workers is 65, but must be from 1 to 64");
+    assert_eq!(
+        Failure::of_start(&wrong, &Settings::default()).text,
+        "--workers is 65, but must be from 1 to 64"
+    );
     let wrong = config.clone().idle_timeout(Some(Duration::ZERO)).check().unwrap_err();
-    assert!(Failure::from(wrong).text.starts_with("--idle-timeout is 0ns, but"));
+    assert!(
+        Failure::of_start(&wrong, &Settings::default())
+            .text
+            .starts_with("--idle-timeout is 0ns, but")
+    );
     let framed = "framed://7".parse::<Spec>().unwrap().service;
     let error = OfListener::new(vec![framed]).start(config).map(drop).unwrap_err();
     let StartError::Service(setting) = &error else { panic!("{error}") };
     assert_eq!((setting.field(), setting.value()), ("max_frame", "1048576"));
-    let text = Failure::from(error).text;
+    let text = Failure::of_start(&error, &Settings::default()).text;
     assert!(text.contains("give --buffers 132 or --memory 2162688, or a smaller --max-frame"));
 }
 

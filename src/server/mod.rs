@@ -124,13 +124,8 @@ impl Server {
     where
         F: ServiceFactory,
     {
-        const { assert_session_fits::<<F::Service as Service>::Session>() };
-        let limits = config.check()?;
-        factory.check(&limits).map_err(StartError::Service)?;
+        let Planned { limits, plan, sizes, memory } = Planned::new(&config, factory)?;
         limits.raise_open_files(config.listen.len())?;
-        let plan = factory.plan(&limits);
-        let sizes = sizes(&limits, &plan);
-        let memory = limits.memory(&sizes);
         let bound = bind::bind_names(
             &config.listen,
             &config.names,
@@ -142,6 +137,42 @@ impl Server {
         let started = start_workers(&limits, &sizes, bound, plan);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         Ok(ServerHandle { shared, threads, endpoints, limits, memory })
+    }
+
+    /// The limits and the memory of a server that [`start`](Server::start) would start. Checks
+    /// everything that can be checked without opening, binding or allocating anything.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn check<F>(config: &Config, factory: F) -> Result<(Limits, MemorySum), StartError>
+    where
+        F: ServiceFactory,
+    {
+        let planned = Planned::new(config, factory)?;
+        Ok((planned.limits, planned.memory))
+    }
+}
+
+/// What a server will be made of.
+struct Planned<S: Service> {
+    limits: Limits,
+    plan: ServicePlan<S>,
+    sizes: Sizes,
+    memory: MemorySum,
+}
+
+impl<S: Service> Planned<S> {
+    fn new<F: ServiceFactory<Service = S>>(
+        config: &Config,
+        factory: F,
+    ) -> Result<Planned<S>, StartError> {
+        const { assert_session_fits::<S::Session>() };
+        let limits = config.check()?;
+        factory.check(&limits).map_err(StartError::Service)?;
+        let plan = factory.plan(&limits);
+        let sizes = sizes(&limits, &plan);
+        let memory = limits.memory(&sizes);
+        Ok(Planned { limits, plan, sizes, memory })
     }
 }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod config;
 mod connect;
 mod drain;
 mod echo;

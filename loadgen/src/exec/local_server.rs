@@ -52,7 +52,14 @@ impl LocalServer {
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let buffers = plan.server_buffers().map(|count| format!("--buffers={count}"));
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        // The environment of the load generator says nothing about this server.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"ECHOPOOL_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
             .arg(target::url(plan.service, &SocketAddr::from(([127, 0, 0, 1], 0)).into()))
             .arg(format!("--max-connections={connections}"))

@@ -6,7 +6,7 @@ use super::list::services;
 use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions};
 use crate::base::time::Time;
 use crate::buffer::Lease;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, MemorySum};
 use crate::error::{CloseReason, SettingError, StartError};
 use crate::server::{Server, ServerHandle};
 use crate::service::{
@@ -128,12 +128,27 @@ impl OfListener {
     /// # Errors
     /// As [`Server::start`].
     pub fn start(self, config: Config) -> Result<ServerHandle, StartError> {
-        let only_echo = self.services.iter().all(|one| matches!(one, ServiceOptions::Echo));
-        let as_many = self.services.len() == config.listen.len();
-        match only_echo && as_many {
+        match self.is_echo(&config) {
             true => Server::start(config, Echo),
             false => Server::start(config, self),
         }
+    }
+
+    /// The limits and the memory of the server that [`start`](OfListener::start) would start.
+    ///
+    /// # Errors
+    /// As [`Server::check`].
+    pub fn plan_of(self, config: &Config) -> Result<(Limits, MemorySum), StartError> {
+        match self.is_echo(config) {
+            true => Server::check(config, Echo),
+            false => Server::check(config, self),
+        }
+    }
+
+    /// Whether all services are echo.
+    fn is_echo(&self, config: &Config) -> bool {
+        let only_echo = self.services.iter().all(|one| matches!(one, ServiceOptions::Echo));
+        only_echo && self.services.len() == config.listen.len()
     }
 }
 

@@ -1,19 +1,26 @@
-//! The daemon's command line: the flags, and the [`Config`] and services that they produce.
+//! The daemon's command line: the flags, and the [`Config`] and services that they produce. The
+//! flags are also the settings of the environment and the configuration file: see
+//! [`settings`](super::settings).
 //!
 //! This module checks the text of each flag (units, forms of addresses). [`Config::check`] checks
 //! the ranges, and which values can be combined. [`url`](crate::builtin::url) parses a service with
 //! its options. The flags for these options, in `options`, are generated from the services'
 //! declarations.
 
+#[cfg(test)]
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
+#[cfg(test)]
+use super::settings::Sources;
+use super::settings::{Origin, Setting, Settings, Unreadable};
 use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
@@ -140,11 +147,13 @@ pub(crate) struct Cli {
     pub(crate) stats_interval: Option<Duration>,
 
     /// Let other processes of this user listen on the same port; each gets a share of the clients
-    #[arg(long)]
+    #[arg(long, value_name = "WHETHER", action = ArgAction::Set, num_args = 0..=1)]
+    #[arg(require_equals = true, default_value = "false", default_missing_value = "true")]
     share_port: bool,
 
     /// Never sleep, to avoid wake-up latency; each worker uses a whole processor
-    #[arg(long)]
+    #[arg(long, value_name = "WHETHER", action = ArgAction::Set, num_args = 0..=1)]
+    #[arg(require_equals = true, default_value = "false", default_missing_value = "true")]
     busy_poll: bool,
 
     /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
@@ -156,35 +165,64 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count_or_off)]
     pub(crate) log_limit: CountOrOff,
 
+    /// Read the settings that are not given as flags or in the environment (ECHOPOOL_WORKERS=2) from
+    /// this TOML file; its keys are the names of the flags [default: no file]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Check all settings, print each with where it comes from and the memory sum, and end
+    #[arg(long)]
+    pub(crate) check: bool,
+
     /// Stop when standard input ends: for a parent process that may die.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
+
+    /// Every setting with where it comes from.
+    #[arg(skip)]
+    pub(crate) settings: Settings,
 }
 
 impl Cli {
     /// The command, with the flags of the services.
-    fn clap() -> Command {
+    pub(super) fn clap() -> Command {
         Cli::command().args(options::args())
     }
 
-    /// Reads the command line. `args` are the arguments of the process, including its name.
+    /// Reads a command line without an environment. `args` are the arguments of the process,
+    /// including its name.
+    #[cfg(test)]
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Unreadable> {
+        Sources::new(args, []).read()
+    }
+
+    /// Forgets the path of the configuration file.
+    #[cfg(test)]
+    pub(crate) fn without_config(&mut self) {
+        self.config = None;
+    }
+
+    /// Parses the listeners. `matches` has the value of each of `settings`.
     ///
     /// # Errors
-    /// A flag or its value is wrong. Also returned if help or the version is requested.
-    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let matches = Cli::clap().try_get_matches_from(args)?;
-        let mut cli = Cli::from_arg_matches(&matches)?;
-        let defaults = options::defaults(&matches);
-        for text in &cli.listen {
-            let listener = Spec::parse(text, &defaults)
+    /// A listener is wrong.
+    pub(super) fn of(matches: &ArgMatches, settings: Settings) -> Result<Cli, Unreadable> {
+        let mut cli = Cli::from_arg_matches(matches)?;
+        let defaults = options::defaults(matches, |name| {
+            settings.get(name).map_or_else(|| format!("--{name}"), Setting::cited)
+        });
+        let values = settings.get("listen").map_or(&[][..], |listen| &listen.values);
+        for value in values {
+            let listener = Spec::parse(&value.text, &defaults)
                 .map_err(|error| error.to_string())
                 .and_then(|spec| {
                     let address = ListenAddress::parse(spec.transport, &spec.address)?;
                     Ok((spec.service, address))
                 })
-                .map_err(|error| wrong_listener(text, &error))?;
+                .map_err(|error| wrong_listener(&value.text, &value.origin, &error))?;
             cli.listeners.push(listener);
         }
+        cli.settings = settings;
         Ok(cli)
     }
 
@@ -223,10 +261,14 @@ impl Cli {
     }
 }
 
-/// The error for a wrong `--listen`, in the form of clap's errors.
-fn wrong_listener(text: &str, error: &str) -> clap::Error {
+/// The error for a wrong listener; for that of a flag, in the form of clap's errors.
+fn wrong_listener(text: &str, origin: &Origin, error: &str) -> Unreadable {
+    if matches!(origin, Origin::File { .. } | Origin::Environment) {
+        let at = origin.names("listen");
+        return Unreadable::wrong(format_args!("{at}: '{text}': {error}"));
+    }
     let text = format!("invalid value '{text}' for '--listen <ADDRESS>': {error}");
-    Cli::clap().error(ErrorKind::ValueValidation, text)
+    Cli::clap().error(ErrorKind::ValueValidation, text).into()
 }
 
 fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {

@@ -45,7 +45,8 @@ pub(crate) fn assert_flags_are_documented(command: &clap::Command, document: &st
         if ["--help", "--version"].contains(&&name[..]) {
             continue;
         }
-        let value = flag.get_action().takes_values().then(|| flag.get_value_names()).flatten();
+        let needs_value = flag.get_num_args().is_some_and(|values| values.min_values() > 0);
+        let value = needs_value.then(|| flag.get_value_names()).flatten();
         let form = value.map_or(name.clone(), |value| format!("{name} {}", value[0]));
         let row = rows.iter().find(|row| row[0].split(", ").any(|written| written == form));
         let row = row.unwrap_or_else(|| panic!("docs/{document} has no row for '{form}'"));

@@ -6,7 +6,7 @@ use crate::builtin::url::{After, Defaults, FramedOptions, HubOptions, MessageOpt
 use crate::config::Buffers;
 use crate::protocol::framing::{ByteOrder, Delimiter};
 
-fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
+fn parse(flags: &[&str]) -> Result<Cli, Unreadable> {
     Cli::read(["echopool"].iter().chain(flags).map(OsString::from))
 }
 
@@ -215,7 +215,7 @@ fn the_flags_are_the_defaults_of_the_options() {
 #[test]
 fn without_flags_the_options_are_those_of_the_grammar() {
     let matches = Cli::clap().try_get_matches_from(["echopool"]).unwrap();
-    assert_eq!(options::defaults(&matches), Defaults::default());
+    assert_eq!(options::defaults(&matches, str::to_owned), Defaults::default());
 }
 
 #[test]

@@ -74,12 +74,13 @@ pub(super) fn args() -> impl Iterator<Item = Arg> {
     })
 }
 
-/// The defaults that the flags of a command line set.
-pub(super) fn defaults(matches: &ArgMatches) -> Defaults {
+/// The defaults that the flags of a command line set. `source` names a flag in an error of a listener
+/// that cannot take its value.
+pub(super) fn defaults(matches: &ArgMatches, source: impl Fn(&str) -> String) -> Defaults {
     let mut defaults = Defaults::default();
     for name in flags().iter().map(|flag| flag[0].about.name) {
         if let Some(text) = matches.get_one::<String>(name) {
-            let done = defaults.set(name, text.as_bytes(), &format!("--{name}"));
+            let done = defaults.set(name, text.as_bytes(), &source(name));
             done.expect("the value parser has accepted it");
         }
     }

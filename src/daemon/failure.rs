@@ -1,0 +1,52 @@
+//! Why the daemon ended without being told to: the text and the exit code.
+
+use std::fmt;
+
+use super::settings::{Origin, Setting, Settings};
+use super::{FAILED, USAGE};
+use crate::error::StartError;
+
+/// Why the daemon ended without being told to.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) text: String,
+}
+
+impl Failure {
+    pub(super) fn new(text: impl ToString) -> Failure {
+        Failure { code: FAILED, text: text.to_string() }
+    }
+
+    /// The failure of a start. Names the settings as they were written.
+    pub(super) fn of_start(error: &StartError, settings: &Settings) -> Failure {
+        let code = match error {
+            StartError::Address(_)
+            | StartError::NothingToListenOn
+            | StartError::ListenedTwice(_)
+            | StartError::Covered { .. }
+            | StartError::NoFile(_)
+            | StartError::Limit { .. }
+            | StartError::Service(_)
+            | StartError::Timeout { .. } => USAGE,
+            _ => FAILED,
+        };
+        let text = settings.in_their_words(&error.to_string());
+        let listen = settings.get("listen").map_or(&Origin::Default, Setting::origin);
+        let text = match (error, listen) {
+            (
+                StartError::ListenedTwice(_) | StartError::Covered { .. } | StartError::NoFile(_),
+                Origin::File { .. } | Origin::Environment,
+            ) => format!("{}: {text}", listen.names("listen")),
+            _ => text,
+        };
+        Failure { code, text }
+    }
+}
+
+/// The line for standard error.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "echopool: {}", self.text)
+    }
+}
