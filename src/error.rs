@@ -132,6 +132,11 @@ pub enum StartError {
         /// The largest value allowed.
         max: u64,
     },
+    /// The setting cannot be changed like this while the server runs.
+    Fixed {
+        /// The setting, by the name of its method of [`Config`](crate::Config).
+        field: &'static str,
+    },
     /// A time is outside its range.
     Timeout {
         /// The time, by the name of its method of [`Config`](crate::Config).
@@ -217,6 +222,9 @@ impl fmt::Display for StartError {
             }
             StartError::Limit { field, value, min, max } => {
                 write!(f, "`{field}` is {value}, but must be from {min} to {max}")
+            }
+            StartError::Fixed { field } => {
+                write!(f, "`{field}` cannot be set while the server runs: start it with a limit")
             }
             StartError::Timeout { field, value, allowed } => {
                 write!(f, "`{field}` is {value:?}, but must be {allowed}")

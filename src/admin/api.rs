@@ -177,7 +177,7 @@ impl From<&Term> for MemoryPart {
 }
 
 pub(super) fn config(state: &State) -> ConfigPage {
-    let (limits, memory) = (&state.server.limits, &state.server.memory);
+    let (limits, memory) = (state.server.limits(), &state.server.memory);
     ConfigPage {
         version: env!("CARGO_PKG_VERSION"),
         started_unix_ns: nanos(state.started.duration_since(UNIX_EPOCH).unwrap_or_default()),

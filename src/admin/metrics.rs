@@ -29,7 +29,7 @@ const OTHERS: &[Other] = &[
         unit: "buffers",
         label: None,
         help: "Buffers of all workers together.",
-        values: |state| vec![("", f64::from(state.server.limits.buffers))],
+        values: |state| vec![("", f64::from(state.server.limits().buffers))],
     },
     Other {
         name: "echopool_buffer_size_bytes",
@@ -37,7 +37,7 @@ const OTHERS: &[Other] = &[
         unit: "bytes",
         label: None,
         help: "Size of a buffer.",
-        values: |state| vec![("", state.server.limits.buffer_size as f64)],
+        values: |state| vec![("", state.server.limits().buffer_size as f64)],
     },
     Other {
         name: "echopool_connections_max",
@@ -45,7 +45,7 @@ const OTHERS: &[Other] = &[
         unit: "connections",
         label: None,
         help: "Most connections of all workers together.",
-        values: |state| vec![("", f64::from(state.server.limits.max_connections))],
+        values: |state| vec![("", f64::from(state.server.limits().max_connections))],
     },
     Other {
         name: "echopool_memory_bytes",

@@ -352,6 +352,29 @@ impl Config {
         })
     }
 
+    /// The limits of a running server after its limits of connections and its time-outs were changed
+    /// to those of this configuration.
+    pub(crate) fn change(&self, running: &Limits, most: u32) -> Result<Limits, StartError> {
+        self.check_times()?;
+        let max_connections = self.max_connections.unwrap_or(running.max_connections);
+        ranged("max_connections", max_connections.into(), 1, most.into())?;
+        self.check_per_address()?;
+        Ok(Limits {
+            max_connections,
+            max_connections_per_address: self.max_connections_per_address,
+            idle_timeout: self.idle_timeout,
+            send_timeout: self.send_timeout,
+            shed_after: self.shed_after,
+            linger: self.linger,
+            ..running.clone()
+        })
+    }
+
+    fn check_per_address(&self) -> Result<(), StartError> {
+        let Some(asked) = self.max_connections_per_address else { return Ok(()) };
+        ranged("max_connections_per_address", asked.into(), 1, CONNECTIONS_MAX.into())
+    }
+
     fn checked_workers(&self) -> Result<usize, StartError> {
         let derived = || {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -366,10 +389,7 @@ impl Config {
         if let Some(asked) = self.max_connections {
             ranged("max_connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
-        if let Some(asked) = self.max_connections_per_address {
-            let field = "max_connections_per_address";
-            ranged(field, asked.into(), 1, CONNECTIONS_MAX.into())?;
-        }
+        self.check_per_address()?;
         let fixed = open_files::fixed(workers, self.listen.len()) + u64::from(self.reserved_files);
         open_files::connections(self.max_connections, fixed, open_files::hard_limit())
     }

@@ -27,6 +27,7 @@ impl Failure {
             | StartError::Covered { .. }
             | StartError::NoFile(_)
             | StartError::Limit { .. }
+            | StartError::Fixed { .. }
             | StartError::Service(_)
             | StartError::Timeout { .. } => USAGE,
             _ => FAILED,

@@ -174,8 +174,8 @@ fn serve(cli: &Cli, log: &LogWriter) -> Result<(), Failure> {
     let transports: Vec<_> = config.listen.iter().map(|on| on.transport.clone()).collect();
     let server = OfListener::new(options.clone()).start(config);
     let server = server.map_err(|error| Failure::of_start(&error, settings))?;
-    report::limits(server.limits());
-    report::busy_workers(server.limits());
+    report::limits(&server.limits());
+    report::busy_workers(&server.limits());
     log::info!("{}", server.memory());
 
     let targets = targets(server.local_endpoints(), options.into_iter().zip(transports));

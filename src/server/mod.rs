@@ -19,7 +19,7 @@ use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
 use crate::shared::addresses::Addresses;
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
-use crate::shared::mailbox::{EndOrder, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
 use crate::worker::launch::{self, SystemWorker};
@@ -66,7 +66,8 @@ pub struct ServerHandle {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     endpoints: Vec<Endpoint>,
-    limits: Limits,
+    /// The most connections that the memory is for.
+    connections_max: u32,
     memory: MemorySum,
 }
 
@@ -75,6 +76,9 @@ struct Shared {
     mailboxes: Arc<Mailboxes>,
     clients: Clients,
     counters: Vec<Arc<Counters>>,
+    permits: Arc<Permits>,
+    /// The current limits.
+    limits: Mutex<Limits>,
     ended: Mutex<Ended>,
     all_ended: Condvar,
 }
@@ -136,7 +140,8 @@ impl Server {
         let endpoints = bound.iter().map(|one| one.endpoint).collect();
         let started = start_workers(&limits, &sizes, bound, plan);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
-        Ok(ServerHandle { shared, threads, endpoints, limits, memory })
+        let connections_max = limits.max_connections;
+        Ok(ServerHandle { shared, threads, endpoints, connections_max, memory })
     }
 
     /// The limits and the memory of a server that [`start`](Server::start) would start. Checks
@@ -242,11 +247,13 @@ fn start_workers<S: Service>(
     let parts = Parts {
         limits: limits.clone(),
         reserve,
-        permits,
+        permits: permits.clone(),
         shared: Arc::new(Shared {
             mailboxes,
             clients,
             counters: (0..workers).map(|_| Arc::default()).collect(),
+            permits,
+            limits: Mutex::new(limits.clone()),
             ended: Mutex::default(),
             all_ended: Condvar::new(),
         }),
@@ -381,6 +388,11 @@ impl Shared {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        // Each change of the limits is a single assignment.
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stats(&self) -> Stats {
         Stats::read(self.counters.iter().map(|counters| &**counters))
     }
@@ -421,9 +433,61 @@ impl ServerHandle {
         &self.endpoints
     }
 
-    /// The limits, including those derived from the machine.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    /// The current limits, including those derived from the machine.
+    pub fn limits(&self) -> Limits {
+        self.shared.limits().clone()
+    }
+
+    /// The most connections that [`reconfigure`](ServerHandle::reconfigure) can allow: as many as
+    /// at start, when the memory for them was allocated.
+    pub fn connections_max(&self) -> u32 {
+        self.connections_max
+    }
+
+    /// Changes the limits of connections and the time-outs of the running server to those of
+    /// `config`: [`max_connections`](Config::max_connections) (if it is set),
+    /// [`max_connections_per_address`](Config::max_connections_per_address),
+    /// [`idle_timeout`](Config::idle_timeout), [`send_timeout`](Config::send_timeout),
+    /// [`shed_after`](Config::shed_after) and [`linger`](Config::linger). Does not look at other
+    /// settings.
+    ///
+    /// Connections above a lower limit stay. A time-out also applies to the connections that there
+    /// are, `linger` to those that are closed from now on.
+    ///
+    /// # Errors
+    /// A value is out of its range, `max_connections` is above
+    /// [`connections_max`](ServerHandle::connections_max), or there is a limit per address and was
+    /// none at start. Then nothing is changed.
+    ///
+    /// ```
+    /// use std::net::{Ipv6Addr, SocketAddr};
+    /// use std::time::Duration;
+    /// use echopool::{Config, Server, builtin::Echo};
+    ///
+    /// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    /// let server = Server::start(Config::new().listen(anywhere).max_connections(100), Echo)?;
+    /// let minute = Some(Duration::from_secs(60));
+    /// server.reconfigure(&Config::new().max_connections(10).idle_timeout(minute))?;
+    /// assert_eq!(server.limits().max_connections, 10);
+    /// assert!(server.reconfigure(&Config::new().max_connections(101)).is_err());
+    /// # Ok::<(), echopool::StartError>(())
+    /// ```
+    pub fn reconfigure(&self, config: &Config) -> Result<(), StartError> {
+        let mut limits = self.shared.limits();
+        let changed = config.change(&limits, self.connections_max)?;
+        let permits = &self.shared.permits;
+        if !permits.set_limit_per_address(changed.max_connections_per_address) {
+            return Err(StartError::Fixed { field: "max_connections_per_address" });
+        }
+        permits.set_limit(changed.max_connections.into());
+        self.shared.mailboxes.set_times(Times {
+            idle_timeout: changed.idle_timeout,
+            send_timeout: changed.send_timeout,
+            shed_after: changed.shed_after,
+            linger: changed.linger,
+        });
+        *limits = changed;
+        Ok(())
     }
 
     /// The sum of the server's memory.

@@ -236,3 +236,97 @@ fn a_worker_that_fails_with_a_full_inbox_ends_the_server() {
     assert_eq!(end.recv_timeout(GUARD / 4), Ok(Drained::Failed));
     drop(first);
 }
+
+/// Connects, and waits for the reply to one byte.
+fn served(server: &ServerHandle) -> TcpStream {
+    let mut client = asking(server);
+    client.read_exact(&mut [0]).unwrap();
+    client
+}
+
+/// A client that has sent one byte.
+fn asking(server: &ServerHandle) -> TcpStream {
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    // Fails if the server has reset the connection already. The test then sees no reply.
+    let _ = client.write_all(b"?");
+    client
+}
+
+/// Two workers that echo, for at most four connections.
+fn reconfigurable(config: Config) -> ServerHandle {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    Server::start(config.listen(anywhere).workers(2).max_connections(4), Echo).unwrap()
+}
+
+#[test]
+fn the_limit_of_connections_can_be_lowered_and_raised() {
+    let server = reconfigurable(Config::new());
+    let mut clients: Vec<_> = (0..3).map(|_| served(&server)).collect();
+    server.reconfigure(&Config::new().max_connections(1)).unwrap();
+    let mut waiting = asking(&server);
+    clients.truncate(1);
+    while server.stats().total().connections != 1 {
+        thread::yield_now();
+    }
+    waiting.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(waiting.read(&mut [0]).is_err(), "one is served, which is the limit");
+    server.reconfigure(&Config::new().max_connections(4)).unwrap();
+    waiting.set_read_timeout(Some(GUARD)).unwrap();
+    waiting.read_exact(&mut [0]).unwrap();
+    assert_eq!(server.limits().max_connections, 4);
+    server.reconfigure(&Config::new()).unwrap();
+    assert_eq!(server.limits().max_connections, 4, "it is not set, so it stays");
+}
+
+#[test]
+fn a_reconfiguration_that_is_not_possible_changes_nothing() {
+    let server = reconfigurable(Config::new());
+    let before = format!("{:?}", server.limits());
+    let second = Some(Duration::from_secs(1));
+    for (wrong, text) in [
+        (Config::new().max_connections(5), "`max_connections` is 5, but must be from 1 to 4"),
+        (Config::new().idle_timeout(Some(Duration::ZERO)), "`idle_timeout` is 0ns"),
+        (
+            Config::new().idle_timeout(second).max_connections_per_address(Some(1)),
+            "`max_connections_per_address` cannot be set while the server runs",
+        ),
+    ] {
+        let error = server.reconfigure(&wrong).unwrap_err().to_string();
+        assert!(error.starts_with(text), "{error}");
+        assert_eq!(format!("{:?}", server.limits()), before);
+    }
+}
+
+#[test]
+fn the_limit_per_address_can_be_changed_if_there_is_one() {
+    let server = reconfigurable(Config::new().max_connections_per_address(Some(1)));
+    let first = served(&server);
+    assert!(asking(&server).read_exact(&mut [0]).is_err(), "it is reset");
+    server.reconfigure(&Config::new().max_connections_per_address(Some(2))).unwrap();
+    let second = served(&server);
+    server.reconfigure(&Config::new().max_connections_per_address(None)).unwrap();
+    let third = served(&server);
+    server.reconfigure(&Config::new().max_connections_per_address(Some(1))).unwrap();
+    assert!(asking(&server).read_exact(&mut [0]).is_err(), "it is reset");
+    assert_eq!(server.stats().total().connections, 3, "those that there are stay");
+    drop((first, second, third));
+}
+
+#[test]
+fn time_outs_can_be_changed_for_connections_that_there_are() {
+    let server = reconfigurable(Config::new());
+    let mut clients: Vec<_> = (0..3).map(|_| served(&server)).collect();
+    let soon = Some(Duration::from_millis(20));
+    server.reconfigure(&Config::new().idle_timeout(soon)).unwrap();
+    assert_eq!(server.limits().idle_timeout, soon);
+    for client in &mut clients {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is idle");
+    }
+    drop(clients);
+    while server.stats().total().connections > 0 {
+        thread::yield_now();
+    }
+    assert_eq!(server.stats().total().closed(CloseReason::IdleTimeout), 3);
+}

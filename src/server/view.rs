@@ -11,7 +11,6 @@ use crate::shared::counters::Stats;
 pub(crate) struct View {
     shared: Arc<Shared>,
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) limits: Limits,
     pub(crate) memory: MemorySum,
 }
 
@@ -21,13 +20,17 @@ impl ServerHandle {
         View {
             shared: self.shared.clone(),
             endpoints: self.endpoints.clone(),
-            limits: self.limits.clone(),
             memory: self.memory.clone(),
         }
     }
 }
 
 impl View {
+    /// The current limits.
+    pub(crate) fn limits(&self) -> Limits {
+        self.shared.limits().clone()
+    }
+
     /// The current counters.
     pub(crate) fn stats(&self) -> Stats {
         self.shared.stats()

@@ -9,6 +9,7 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::allocation::try_zeroed_slice_box;
@@ -20,7 +21,7 @@ const NONE: u32 = 0;
 
 /// The connections of each address.
 pub(crate) struct Addresses {
-    most: u32,
+    most: AtomicU32,
     hasher: RandomState,
     table: Mutex<Table>,
 }
@@ -65,7 +66,16 @@ impl Addresses {
             })
         };
         let table = make().map_err(|()| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Addresses { most, hasher: RandomState::new(), table: Mutex::new(table) })
+        Ok(Addresses {
+            most: AtomicU32::new(most),
+            hasher: RandomState::new(),
+            table: Mutex::new(table),
+        })
+    }
+
+    /// Changes how many connections an address may have. Those above it stay.
+    pub(crate) fn set_most(&self, most: u32) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Counts a connection of this peer. Returns its place, which [`leave`](Self::leave) takes
@@ -82,7 +92,7 @@ impl Addresses {
             at = table.add(head, key);
         }
         let count = &mut table.counts[at as usize];
-        if *count == self.most {
+        if *count >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;

@@ -1,7 +1,8 @@
 //! A bounded inbox and a waker for each worker. Not used on the data path.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
@@ -55,6 +56,15 @@ pub(crate) enum EndOrder {
     },
     /// Close everything now.
     Stop,
+}
+
+/// The times of a worker that can be changed while it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Times {
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) send_timeout: Option<Duration>,
+    pub(crate) shed_after: Option<Duration>,
+    pub(crate) linger: Duration,
 }
 
 /// The inboxes and wakers of all workers.
@@ -112,6 +122,10 @@ struct Mailbox {
     /// The earliest end that was ordered: the deadline of a drain in nanoseconds, [`STOP`] or
     /// [`NO_END`]. It is not in the inbox, where it would wait behind all earlier commands.
     end: AtomicU64,
+    /// Times that the worker has not taken over yet. They are not in the inbox either, so that they
+    /// never have to wait for room in it.
+    times: Mutex<Option<Times>>,
+    has_times: AtomicBool,
     waker: OnceLock<Waker>,
     /// How often the worker has looked into its inbox. It does so once in each turn of its loop that
     /// begins with a notice.
@@ -134,6 +148,8 @@ impl Mailboxes {
             inbox: ArrayQueue::new(room),
             mail: AtomicBool::new(false),
             end: AtomicU64::new(NO_END),
+            times: Mutex::new(None),
+            has_times: AtomicBool::new(false),
             waker: OnceLock::new(),
             looks: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -203,6 +219,26 @@ impl Mailboxes {
             STOP => Some(EndOrder::Stop),
             nanos => Some(EndOrder::Drain { deadline: Time::from_nanos(nanos) }),
         }
+    }
+
+    /// Sets the times of each worker. Of several, the last ones count.
+    pub(crate) fn set_times(&self, times: Times) {
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            *mailbox.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
+            mailbox.has_times.store(true, Ordering::Release);
+            self.notify(worker);
+        }
+    }
+
+    /// Takes the times that were set since the last call.
+    pub(crate) fn take_times(&self, worker: usize) -> Option<Times> {
+        let mailbox = &self.mailboxes[worker];
+        if !mailbox.has_times.load(Ordering::Relaxed) {
+            return None;
+        }
+        // Before the times: those that are set after this are announced again.
+        mailbox.has_times.swap(false, Ordering::AcqRel);
+        mailbox.times.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Makes the worker look into its inbox in its next turn, which begins at once.

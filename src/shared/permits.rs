@@ -1,4 +1,4 @@
-//! The limit of connections: one count of free permits for all workers.
+//! The limit of connections: one count of permits for all workers.
 //!
 //! SO_REUSEPORT spreads clients unevenly. With a limit per worker, clients would wait in the
 //! backlog of a full worker while another worker has room. A worker takes a permit before it
@@ -14,10 +14,10 @@ use super::mailbox::Mailboxes;
 use crate::base::endpoint::Peer;
 use crate::base::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// The free permits.
+/// The permits of all workers.
 pub struct Permits {
-    limit: u64,
-    free: AtomicU64,
+    limit: AtomicU64,
+    taken: AtomicU64,
     /// Workers that had no permit for a waiting connection, one bit each.
     want_permit: AtomicU64,
     /// Workers that ran out of open files or memory while accepting, one bit each.
@@ -50,8 +50,8 @@ impl Permits {
         addresses: Option<Addresses>,
     ) -> Arc<Permits> {
         Arc::new(Permits {
-            limit,
-            free: AtomicU64::new(limit),
+            limit: AtomicU64::new(limit),
+            taken: AtomicU64::new(0),
             want_permit: AtomicU64::new(0),
             want_descriptor: AtomicU64::new(0),
             woken_last: AtomicU32::new(u64::BITS - 1),
@@ -62,8 +62,9 @@ impl Permits {
 
     /// Takes a permit, if one is free.
     pub fn try_take(self: &Arc<Permits>) -> Option<Permit> {
-        let take_one = |free: u64| free.checked_sub(1);
-        self.free
+        let limit = self.limit.load(Ordering::Relaxed);
+        let take_one = |taken: u64| (taken < limit).then_some(taken + 1);
+        self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_one)
             .ok()
             .map(|_| Permit { permits: self.clone(), used: false, address: None })
@@ -71,7 +72,29 @@ impl Permits {
 
     /// Number of permits in use.
     pub fn taken(&self) -> u64 {
-        self.limit - self.free.load(Ordering::Relaxed)
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. Permits above a lower limit stay until they are returned.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        // As after a permit was returned, see `want_permit`.
+        fence(Ordering::SeqCst);
+        while self.wake_one(&self.want_permit) {}
+    }
+
+    /// Changes the limit of connections per address. `None` is no limit. Returns whether that is
+    /// possible: without a limit from the start, nothing is counted.
+    pub(crate) fn set_limit_per_address(&self, most: Option<u32>) -> bool {
+        match &self.addresses {
+            Some(addresses) => addresses.set_most(most.unwrap_or(u32::MAX)),
+            None => return most.is_none(),
+        }
+        true
+    }
+
+    fn has_free(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed)
     }
 
     /// Requests that `worker` be woken when a permit is returned. The worker must try again after
@@ -90,7 +113,7 @@ impl Permits {
         let bit = 1 << worker;
         let wanted = self.want_permit.fetch_and(!bit, Ordering::Relaxed) & bit != 0;
         fence(Ordering::SeqCst);
-        if !wanted && self.free.load(Ordering::Relaxed) > 0 {
+        if !wanted && self.has_free() {
             self.wake_one(&self.want_permit);
         }
     }
@@ -121,17 +144,19 @@ impl Permits {
         self.want_descriptor.load(Ordering::Relaxed) & (1 << worker) == 0
     }
 
-    /// Wakes the next of the workers in `asking` and removes it.
-    fn wake_one(&self, asking: &AtomicU64) {
+    /// Wakes the next of the workers in `asking` and removes it. Returns whether there was one.
+    fn wake_one(&self, asking: &AtomicU64) -> bool {
         let last = self.woken_last.load(Ordering::Relaxed);
         // After this rotation the bit of the last woken worker is the highest.
         let next =
             |bits: u64| (bits.rotate_right(last + 1).trailing_zeros() + last + 1) % u64::BITS;
         let take = |bits: u64| (bits != 0).then(|| bits & !(1 << next(bits)));
-        if let Ok(bits) = asking.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-            self.woken_last.store(next(bits), Ordering::Relaxed);
-            self.mailboxes.wake(next(bits) as usize);
-        }
+        let Ok(bits) = asking.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else {
+            return false;
+        };
+        self.woken_last.store(next(bits), Ordering::Relaxed);
+        self.mailboxes.wake(next(bits) as usize);
+        true
     }
 }
 
@@ -157,8 +182,8 @@ impl Drop for Permit {
         if let (Some(addresses), Some(place)) = (&permits.addresses, self.address) {
             addresses.leave(place);
         }
-        let free = permits.free.fetch_add(1, Ordering::Relaxed);
-        assert!(free < permits.limit, "a permit came back that was not out");
+        let taken = permits.taken.fetch_sub(1, Ordering::Relaxed);
+        assert!(taken > 0, "a permit came back that was not out");
         fence(Ordering::SeqCst);
         permits.wake_one(&permits.want_permit);
         // Not if the accept failed: two workers without descriptors would wake each other for ever.
@@ -205,6 +230,25 @@ mod tests {
         assert!(!permits.permit_came(1), "the second still waits");
         drop(permits.try_take());
         assert!(permits.permit_came(1));
+    }
+
+    #[test]
+    fn a_limit_that_is_lowered_lets_permits_come_back_first() {
+        let permits = permits(3);
+        let taken: Vec<_> = (0..3).map(|_| permits.try_take().unwrap()).collect();
+        permits.set_limit(1);
+        assert_eq!(permits.taken(), 3);
+        for permit in taken {
+            assert!(permits.try_take().is_none());
+            drop(permit);
+        }
+        let permit = permits.try_take().unwrap();
+        assert!(permits.try_take().is_none());
+        permits.want_permit(0);
+        permits.want_permit(1);
+        permits.set_limit(3);
+        assert!(permits.permit_came(0) && permits.permit_came(1), "there is room for both");
+        drop(permit);
     }
 
     #[test]

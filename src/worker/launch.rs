@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::engine::MioEngine;
 use crate::engine::sys::{Kernel, Listening};
 use crate::service::{Service, WorkerContext};
-use crate::shared::mailbox::Mailboxes;
+use crate::shared::mailbox::{Mailboxes, Times};
 
 /// The engine of this machine.
 type SystemEngine = MioEngine<Kernel>;
@@ -41,6 +41,12 @@ impl Rules {
             linger: limits.linger,
             accept_pause: ACCEPT_PAUSE_PER_WORKER * limits.workers as u32,
         }
+    }
+
+    /// Takes over times that were changed.
+    pub(crate) fn set(&mut self, times: &Times) {
+        let Times { idle_timeout, send_timeout, shed_after, linger } = *times;
+        *self = Rules { idle_timeout, send_timeout, shed_after, linger, ..*self };
     }
 }
 

@@ -131,6 +131,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let there = self.mailboxes.open(self.index);
         self.begin_to_end(engine);
         let mut work = self.work_of_turn();
+        let is_timed = self.adopt_times(engine, &mut work);
         let mut left = there;
         let mut delivery = self.incoming.take();
         while self.deliver(engine, &mut delivery, &mut work)
@@ -141,7 +142,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             left -= 1;
             delivery = self.carry_out_command(engine, command, &mut work);
         }
-        if left > 0 || delivery.is_some() {
+        if left > 0 || delivery.is_some() || !is_timed {
             // The rest is for the next turn.
             self.mailboxes.notify(self.index);
         }

@@ -56,6 +56,7 @@ use drain::Drain;
 use layer::{Layer, Plain};
 use mail::Delivery;
 use supply::Supply;
+use timers::Retiming;
 
 /// The resolution of connections' time-outs. These are usually seconds; a service's
 /// [`Answer::WaitUntil`](crate::service::Answer::WaitUntil) is at most this much late.
@@ -104,6 +105,8 @@ pub(crate) struct Worker<E, S: Service, L: Layer = Plain> {
 pub(crate) struct Core<S: Service, L: Layer> {
     index: usize,
     rules: Rules,
+    /// The timers are being set anew.
+    retiming: Option<Retiming>,
     /// The time, read once per turn.
     now: Time,
     /// What had happened to the connections by this time has been handled. A time-out that is due
@@ -205,6 +208,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             index: setup.index,
             supply: Supply::new(slots, setup.rules.shed_after),
             rules: setup.rules,
+            retiming: None,
             now,
             looked_at: now,
             look_began: now,

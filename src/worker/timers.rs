@@ -5,17 +5,56 @@
 
 use std::time::Duration;
 
-use super::Core;
 use super::connection::Context;
 use super::connection::machine::{Event, Phase};
 use super::layer::Layer;
+use super::{Core, Work};
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::error::{CloseReason, Errno};
 use crate::service::Service;
 
+/// Setting the timers anew after time-outs have changed, in steps.
+pub(super) struct Retiming {
+    /// The next slot.
+    slot: u32,
+    /// Whether sends have had no time-out so far: what the peers had acknowledged is not known.
+    sends_anew: bool,
+}
+
 impl<S: Service, L: Layer> Core<S, L> {
+    /// Takes over times that were changed, and sets the timers of connections that may now be due
+    /// earlier, as far as the work of this turn allows. Those that are due later find out when they
+    /// fire. Returns whether none are left.
+    pub(super) fn adopt_times<E: Engine>(&mut self, engine: &E, work: &mut Work) -> bool {
+        if let Some(times) = self.mailboxes.take_times(self.index) {
+            let begins = self.rules.send_timeout.is_none() && times.send_timeout.is_some();
+            let pending = self.retiming.take().is_some_and(|unfinished| unfinished.sends_anew);
+            self.rules.set(&times);
+            self.supply.set_shed_after(times.shed_after);
+            self.retiming = Some(Retiming { slot: 0, sends_anew: begins || pending });
+        }
+        let Some(Retiming { mut slot, sends_anew }) = self.retiming.take() else { return true };
+        while slot < self.table.used() {
+            if work.is_spent() {
+                self.retiming = Some(Retiming { slot, sends_anew });
+                return false;
+            }
+            work.spend(Work::LOOK);
+            if let Some(key) = self.table.key_of(slot) {
+                work.spend(Work::LOOK);
+                if sends_anew && self.supply.is_stalled(slot) {
+                    work.spend(Work::CALL);
+                    self.stall_again(engine, key);
+                }
+                self.schedule(key);
+            }
+            slot += 1;
+        }
+        true
+    }
+
     /// Sets the connection's timer for what it now waits for.
     pub(super) fn schedule(&mut self, key: Key) {
         let (due, _) = self.due(key);

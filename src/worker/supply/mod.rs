@@ -83,6 +83,10 @@ impl Supply {
         }
     }
 
+    pub(super) fn set_shed_after(&mut self, shed_after: Option<Duration>) {
+        self.moves.set_grace(shed_after);
+    }
+
     /// Whether the output of the connection in this slot is stalled.
     pub(super) fn is_stalled(&self, slot: u32) -> bool {
         self.moves.is_stalled(slot)

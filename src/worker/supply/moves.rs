@@ -102,13 +102,19 @@ impl Moves {
     pub(super) const BYTES_PER_SLOT: usize = 3 * SlotQueue::BYTES_PER_SLOT + size_of::<Note>();
 
     pub(super) fn new(slots: usize, shed_after: Option<Duration>) -> Moves {
-        Moves {
+        let mut moves = Moves {
             stalled: SlotQueue::new(slots),
             holding: SlotQueue::new(slots),
             pausing: SlotQueue::new(slots),
-            grace: 2 * shed_after.map_or(Duration::ZERO, patience),
+            grace: Duration::ZERO,
             notes: Vec::with_capacity(slots),
-        }
+        };
+        moves.set_grace(shed_after);
+        moves
+    }
+
+    pub(super) fn set_grace(&mut self, shed_after: Option<Duration>) {
+        self.grace = 2 * shed_after.map_or(Duration::ZERO, patience);
     }
 
     pub(super) fn is_stalled(&self, slot: u32) -> bool {

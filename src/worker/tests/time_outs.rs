@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::stepped::{RULES, Stepped};
 use super::*;
+use crate::shared::mailbox::Times;
 
 const SPAN: Duration = Duration::from_secs(3);
 const STOPPED_FOR: Duration = Duration::from_secs(3600);
@@ -111,4 +112,101 @@ fn a_client_that_closed_while_the_process_stood_still_is_not_cut_by_a_drain() {
     stopped.stop_while(|client| client.shutdown(Shutdown::Write).unwrap());
     stopped.stepped.turns_until("it has ended", Worker::is_finished);
     assert_eq!(stopped.stepped.worker.core.cut, 0, "the client had closed in time");
+}
+
+/// The times of `RULES`.
+const NO_TIMES: Times =
+    Times { idle_timeout: None, send_timeout: None, shed_after: None, linger: Duration::ZERO };
+
+impl Stopped {
+    /// Changes the times while the worker runs.
+    fn set_times(&mut self, times: Times) {
+        self.stepped.worker.core.mailboxes.set_times(times);
+    }
+
+    fn let_pass(&self, time: Duration) {
+        self.still.set(self.still.get() + time);
+    }
+
+    fn turns(&mut self) {
+        (0..5).for_each(|_| self.stepped.turn());
+    }
+
+    fn turns_until_closed(&mut self, reason: CloseReason) {
+        self.stepped.turns_until("it is closed", |worker| worker.open() == 0);
+        assert_eq!(self.counters.read().closed(reason), 1, "{:?}", self.counters.read());
+    }
+}
+
+#[test]
+fn an_idle_time_out_that_is_set_later_closes_connections_that_there_are() {
+    let mut stopped = Stopped::new(RULES, 2);
+    stopped.let_pass(STOPPED_FOR);
+    stopped.turns();
+    assert_eq!(stopped.closed(), 0);
+    // In steps of a turn each.
+    stopped.stepped.worker.limit_work(1);
+    stopped.set_times(Times { idle_timeout: Some(SPAN), ..NO_TIMES });
+    stopped.turns_until_closed(CloseReason::IdleTimeout);
+    stopped.stepped.end();
+}
+
+#[test]
+fn an_idle_time_out_that_is_lengthened_or_turned_off_spares_connections_that_there_are() {
+    for longer in [None, Some(10 * STOPPED_FOR)] {
+        let mut stopped = Stopped::new(Rules { idle_timeout: Some(SPAN), ..RULES }, 2);
+        stopped.set_times(Times { idle_timeout: longer, ..NO_TIMES });
+        stopped.turns();
+        stopped.let_pass(STOPPED_FOR);
+        stopped.turns();
+        assert_eq!(stopped.closed(), 0, "{longer:?}");
+        stopped.stepped.end();
+    }
+}
+
+#[test]
+fn a_send_time_out_that_is_set_later_begins_then() {
+    let mut stopped = Stopped::new(RULES, 2);
+    stopped.stick();
+    stopped.let_pass(STOPPED_FOR);
+    stopped.turns();
+    stopped.set_times(Times { send_timeout: Some(STOPPED_FOR), ..NO_TIMES });
+    stopped.turns();
+    assert_eq!(stopped.closed(), 0, "nobody looked whether the client reads until now");
+    // A shorter one counts from the same moment.
+    stopped.let_pass(SPAN);
+    stopped.set_times(Times { send_timeout: Some(SPAN), ..NO_TIMES });
+    stopped.turns_until_closed(CloseReason::SendTimeout);
+    stopped.stepped.end();
+}
+
+#[test]
+fn shedding_that_is_turned_on_later_serves_who_waits_already() {
+    let mut stopped = Stopped::new(RULES, 1);
+    stopped.stick();
+    let mut other = connect(stopped.stepped.client.peer_addr().unwrap());
+    other.write_all(b"x").unwrap();
+    stopped.stepped.turns_until("it waits", |worker| worker.waiting().len() == 1);
+    stopped.let_pass(STOPPED_FOR);
+    stopped.turns();
+    assert_eq!(stopped.closed(), 0);
+    stopped.set_times(Times { shed_after: Some(SPAN), ..NO_TIMES });
+    stopped.stepped.turns_until("one is closed", |worker| worker.open() == 1);
+    stopped.stepped.turns_until("it is served", |worker| worker.waiting().is_empty());
+    assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
+    stopped.stepped.end();
+}
+
+#[test]
+fn a_linger_that_is_shortened_counts_for_the_connections_closed_then() {
+    let mut stopped = Stopped::new(Rules { linger: STOPPED_FOR * 2, ..RULES }, 2);
+    stopped.set_times(Times { linger: SPAN, ..NO_TIMES });
+    stopped.turns();
+    let deadline = stopped.stepped.worker.engine().now() + 10 * STOPPED_FOR;
+    stopped.stepped.worker.core.mailboxes.order_end(0, EndOrder::Drain { deadline });
+    stopped.stepped.turns_until("it drains", |worker| worker.core.ending().is_some());
+    stopped.turns();
+    stopped.let_pass(2 * SPAN);
+    stopped.stepped.turns_until("it has ended", Worker::is_finished);
+    assert_eq!(stopped.counters.read().closed(CloseReason::Drained), 1);
 }
