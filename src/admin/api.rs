@@ -3,7 +3,7 @@
 //!
 //! As in the results of the load generator, times are whole nanoseconds and the unit is in the key.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -20,6 +20,12 @@ pub(super) struct ConfigPage {
     version: &'static str,
     /// When the server started, in nanoseconds since 1970-01-01 UTC.
     started_unix_ns: u64,
+    /// How often a configuration was applied, with the start.
+    generation: u64,
+    /// Whether the configuration that was read last was applied.
+    last_reload_successful: bool,
+    /// When a configuration was applied last, in nanoseconds since 1970-01-01 UTC.
+    last_reload_success_unix_ns: u64,
     limits: LimitsObject,
     memory: MemoryObject,
 }
@@ -178,9 +184,13 @@ impl From<&Term> for MemoryPart {
 
 pub(super) fn config(state: &State) -> ConfigPage {
     let (limits, memory) = (state.server.limits(), &state.server.memory);
+    let loaded = *state.loaded();
     ConfigPage {
         version: env!("CARGO_PKG_VERSION"),
-        started_unix_ns: nanos(state.started.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        started_unix_ns: unix_nanos(state.started),
+        generation: loaded.generation,
+        last_reload_successful: loaded.is_successful,
+        last_reload_success_unix_ns: unix_nanos(loaded.at),
         limits: LimitsObject {
             workers: limits.workers,
             max_connections: limits.max_connections,
@@ -232,6 +242,11 @@ pub(super) fn closes(state: &State) -> ClosesPage {
         connections: counts.closed(reason),
     };
     ClosesPage { total: counts.closed_total(), reasons: CloseReason::ALL.map(object).into() }
+}
+
+/// Whole nanoseconds since 1970.
+fn unix_nanos(time: SystemTime) -> u64 {
+    nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Whole nanoseconds. The type holds 584 years; a longer time becomes the largest value.

@@ -78,6 +78,33 @@ const OTHERS: &[Other] = &[
         },
     },
     Other {
+        name: "echopool_config_last_reload_successful",
+        #[cfg(test)]
+        unit: "",
+        label: None,
+        help: "1 if the configuration that was read last was applied; 0 if it was wrong.",
+        values: |state| vec![("", f64::from(u8::from(state.loaded().is_successful)))],
+    },
+    Other {
+        name: "echopool_config_last_reload_success_timestamp_seconds",
+        #[cfg(test)]
+        unit: "seconds",
+        label: None,
+        help: "When a configuration was applied last, in seconds since 1970.",
+        values: |state| {
+            let since = state.loaded().at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            vec![("", since.as_secs_f64())]
+        },
+    },
+    Other {
+        name: "echopool_config_generation",
+        #[cfg(test)]
+        unit: "",
+        label: None,
+        help: "How often a configuration was applied, with the start.",
+        values: |state| vec![("", state.loaded().generation as f64)],
+    },
+    Other {
         name: "echopool_build_info",
         #[cfg(test)]
         unit: "",

@@ -10,8 +10,8 @@
 //! * `health`: whether the workers' loops turn, and whether new clients are welcome.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 use std::{fmt, io};
@@ -89,7 +89,19 @@ struct State {
     started: SystemTime,
     /// Whether [`Admin::withdraw`] was called.
     is_withdrawn: AtomicBool,
+    loaded: Mutex<Loaded>,
     last_look: LastLook,
+}
+
+/// The configuration that runs.
+#[derive(Clone, Copy)]
+struct Loaded {
+    /// How often a configuration was applied, with the start.
+    generation: u64,
+    /// Whether the last one that was read was applied.
+    is_successful: bool,
+    /// When one was applied last.
+    at: SystemTime,
 }
 
 impl AdminListener {
@@ -119,11 +131,13 @@ impl AdminListener {
     /// The system refuses memory, a file or the thread.
     pub fn serve(self, server: &ServerHandle) -> io::Result<Admin> {
         room::check(STACK_BYTES as u64 + MEMORY_BYTES)?;
+        let now = SystemTime::now();
         let state = Arc::new(State {
             server: server.view(),
             targets: self.targets,
-            started: SystemTime::now(),
+            started: now,
             is_withdrawn: AtomicBool::new(false),
+            loaded: Mutex::new(Loaded { generation: 1, is_successful: true, at: now }),
             last_look: LastLook::default(),
         });
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -154,10 +168,28 @@ impl Admin {
         &self.addresses
     }
 
+    /// Records that the program has read its configuration again, and whether it has applied it.
+    pub fn reloaded(&self, is_successful: bool) {
+        let mut loaded = self.state.loaded();
+        *loaded = match is_successful {
+            true => {
+                Loaded { generation: loaded.generation + 1, is_successful, at: SystemTime::now() }
+            }
+            false => Loaded { is_successful, ..*loaded },
+        };
+    }
+
     /// From now on `/readyz` returns 503. Call it some time before the server drains, so that a load
     /// balancer sends no further clients. A drain or stop does the same by itself.
     pub fn withdraw(&self) {
         self.state.is_withdrawn.store(true, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        // Each change is a single assignment.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -319,6 +319,16 @@ impl Config {
     /// A setting is outside its range, which the error names; or the endpoints cannot be listened
     /// on together.
     pub fn check(&self) -> Result<Limits, StartError> {
+        self.check_with(open_files::hard_limit())
+    }
+
+    /// As [`check`](Config::check), whatever the limit of open files is.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn check_without_files(&self) -> Result<Limits, StartError> {
+        self.check_with(u64::MAX)
+    }
+
+    fn check_with(&self, files: u64) -> Result<Limits, StartError> {
         if let Some(error) = &self.wrong_address {
             return Err(StartError::Address(error.clone()));
         }
@@ -331,7 +341,7 @@ impl Config {
         ranged("backlog", self.backlog.into(), 1, BACKLOG_MAX.into())?;
         let buffer_size = self.buffer_size;
         ranged("buffer_size", buffer_size as u64, BUFFER_SIZE_MIN as u64, BUFFER_SIZE_MAX as u64)?;
-        let max_connections = self.checked_connections(workers)?;
+        let max_connections = self.checked_connections(workers, files)?;
         let buffers = self.checked_buffers(workers, max_connections)?;
         Ok(Limits {
             listeners: self.listen.len(),
@@ -385,13 +395,13 @@ impl Config {
         Ok(workers)
     }
 
-    fn checked_connections(&self, workers: usize) -> Result<u32, StartError> {
+    fn checked_connections(&self, workers: usize, files: u64) -> Result<u32, StartError> {
         if let Some(asked) = self.max_connections {
             ranged("max_connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
         self.check_per_address()?;
         let fixed = open_files::fixed(workers, self.listen.len()) + u64::from(self.reserved_files);
-        open_files::connections(self.max_connections, fixed, open_files::hard_limit())
+        open_files::connections(self.max_connections, fixed, files)
     }
 
     fn checked_buffers(&self, workers: usize, max_connections: u32) -> Result<u32, StartError> {

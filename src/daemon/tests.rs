@@ -98,3 +98,14 @@ fn a_closed_standard_output_is_survived() {
     let on = [(ServiceOptions::Echo, TransportOptions::Tcp)].into_iter();
     say_ready(&targets(&[endpoint], on), &[], &mut Closed);
 }
+
+#[test]
+fn the_documented_settings_of_a_reload_are_those_that_can_change() {
+    let rows = cli::tables::rows("operations.md", "reloaded setting");
+    let documented: Vec<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    assert_eq!(documented, reload::CHANGEABLE);
+    let known = Cli::clap();
+    for name in documented {
+        assert!(known.get_arguments().any(|flag| flag.get_long() == Some(name)), "{name}");
+    }
+}

@@ -29,7 +29,7 @@ fn converse(to: SocketAddr, request: &[u8]) -> String {
 }
 
 /// The status of a path, and its page.
-fn get(daemon: &Daemon, path: &str) -> (u16, String) {
+pub fn get(daemon: &Daemon, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let reply = converse(daemon.admin(), request.as_bytes());
     let (head, page) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply:?}"));
@@ -42,7 +42,7 @@ fn status(reply: &str) -> u16 {
 }
 
 /// A metric: the sum of its values whose labels contain `labels`.
-fn metric(page: &str, name: &str, labels: &str) -> f64 {
+pub fn metric(page: &str, name: &str, labels: &str) -> f64 {
     let value = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
         let (of, given) = series.split_once('{').unwrap_or((series, ""));

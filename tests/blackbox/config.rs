@@ -5,7 +5,11 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::harness::{Client, Daemon, run_to_end};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::admin::{get, metric};
+use crate::harness::{Client, Daemon, Fleet, eventually, meanwhile, run_to_end};
 
 /// A configuration file, which this removes.
 struct ConfigFile(PathBuf);
@@ -81,4 +85,160 @@ fn a_check_binds_nothing_and_has_the_exit_code_of_the_start() {
     let (code, _, stderr) = run_to_end("ulimit -v 100000", &["--check", "--memory", "1g"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("the sum of memory (buffers 1.0 GiB"), "{stderr}");
+}
+
+impl Daemon {
+    /// Reloads, and returns what the log says about it.
+    fn reload(&self) -> String {
+        let before = self.lines_with("SIGHUP: ").len();
+        self.signal(Signal::HUP);
+        eventually("a line for SIGHUP", || self.lines_with("SIGHUP: ").len() > before);
+        let line = self.lines_with("SIGHUP: ").pop().expect("there is one");
+        line.split_once("SIGHUP: ").expect("it has this").1.to_owned()
+    }
+
+    /// `/api/v1/config`.
+    fn config(&self) -> Value {
+        serde_json::from_str(&get(self, "/api/v1/config").1).expect("JSON")
+    }
+}
+
+/// The settings of the file before and after a reload.
+const BEFORE: &str = "max-connections = 40\nidle-timeout = '1h'\nlinger = '1s'\n\
+                      max-connections-per-address = 30\n";
+
+#[test]
+fn a_reload_applies_what_can_change_and_names_what_needs_a_restart() {
+    let file = ConfigFile::new(BEFORE);
+    let daemon = Daemon::start(&["--config", file.path(), "--admin", "127.0.0.1:0"]);
+    file.write(
+        "max-connections = 20\nidle-timeout = '90m'\nsend-timeout = 'off'\nshed-after = '2s'\n\
+         linger = '1000ms'\nmax-connections-per-address = 10\nworkers = 3\nadmin = 9\n\
+         drain-timeout = '9s'\nbuffer-size = '4Ki'\n",
+    );
+    let line = daemon.reload();
+    assert_eq!(
+        line,
+        "reloaded, generation=2: max-connections 40 -> 20, max-connections-per-address 30 -> 10, \
+         idle-timeout 1h -> 90m, send-timeout 30s -> off, shed-after 1s -> 2s, \
+         drain-timeout 10s -> 9s; needs a restart: workers default -> 3, buffer-size 16Ki -> 4Ki"
+    );
+    let limits = &daemon.config()["limits"];
+    for (name, value) in [
+        ("max_connections", json!(20)),
+        ("max_connections_per_address", json!(10)),
+        ("idle_timeout_ns", json!(5_400_000_000_000_u64)),
+        ("send_timeout_ns", Value::Null),
+        ("shed_after_ns", json!(2_000_000_000_u64)),
+        ("linger_ns", json!(1_000_000_000_u64)),
+        ("buffer_size_bytes", json!(16384)),
+    ] {
+        assert_eq!(limits[name], value, "{name}");
+    }
+    assert_eq!(metric(&get(&daemon, "/metrics").1, "echopool_connections_max", ""), 20.0);
+    // Above the memory of the start.
+    file.write("max-connections = 41\nidle-timeout = '1h'\nlinger = '1s'\n");
+    let line = daemon.reload();
+    assert_eq!(
+        line,
+        "reloaded, generation=3: max-connections-per-address 10 -> default, idle-timeout 90m -> 1h, \
+         send-timeout off -> 30s, shed-after 2s -> 1s, drain-timeout 9s -> 10s; needs a restart: \
+         max-connections 20 -> 41"
+    );
+    file.write(BEFORE);
+    let line = daemon.reload();
+    assert_eq!(
+        line,
+        "reloaded, generation=4: max-connections 20 -> 40, max-connections-per-address default -> 30"
+    );
+    assert_eq!(daemon.reload(), "reloaded, generation=5: nothing has changed");
+    daemon.finish();
+}
+
+#[test]
+fn a_reload_of_a_wrong_file_changes_nothing() {
+    let file = ConfigFile::new(BEFORE);
+    let daemon = Daemon::start(&["--config", file.path(), "--admin", "127.0.0.1:0"]);
+    let of = |name: &str| metric(&get(&daemon, "/metrics").1, name, "");
+    let (successful, generation) =
+        ("echopool_config_last_reload_successful", "echopool_config_generation");
+    let loaded_at = || of("echopool_config_last_reload_success_timestamp_seconds");
+    let (config, started) = (daemon.config(), loaded_at());
+    assert_eq!((of(successful), of(generation)), (1.0, 1.0));
+    for (contents, text) in [
+        ("linger = '2s'\nidle-timeout = 5", ":2: idle-timeout: a time needs a unit: 5s or 5ms?"),
+        ("linger = '2s'\nworkers = 65", ":2: workers is 65, but must be from 1 to 64"),
+        ("linger = '2s'\nsend-timeout = '9000h'", ":2: send-timeout is 32400000s, but must be"),
+    ] {
+        file.write(contents);
+        let line = daemon.reload();
+        let expected = format!("nothing is changed: {}{text}", file.path());
+        assert!(line.starts_with(&expected), "{line}\nis not\n{expected}");
+    }
+    fs::remove_file(&file.0).expect("removing the file");
+    let line = daemon.reload();
+    assert!(line.starts_with("nothing is changed: cannot read "), "{line}");
+    let mut expected = config;
+    expected["last_reload_successful"] = json!(false);
+    assert_eq!(daemon.config(), expected);
+    assert_eq!((of(successful), of(generation), loaded_at()), (0.0, 1.0, started));
+    file.write(BEFORE);
+    assert_eq!(daemon.reload(), "reloaded, generation=2: nothing has changed");
+    assert_eq!((of(successful), of(generation)), (1.0, 2.0));
+    assert!(loaded_at() > started);
+    daemon.finish();
+}
+
+#[test]
+fn a_reload_changes_the_level_of_the_log_and_the_interval_of_the_rates() {
+    let file = ConfigFile::new("log = 'warn'\n");
+    let daemon = Daemon::start(&["--config", file.path()]);
+    Client::connect(daemon.address()).close();
+    file.write("log = 'debug'\nstats-interval = '100ms'\n");
+    let line = daemon.reload();
+    assert_eq!(line, "reloaded, generation=2: stats-interval default -> 100ms, log warn -> debug");
+    let rates = || daemon.lines_with("accepted_per_s=").len();
+    eventually("rates", || rates() >= 2);
+    Client::connect(daemon.address()).close();
+    assert_eq!(daemon.wait_closed(1).len(), 1, "the first client was not logged");
+    file.write("log = 'info'\nstats-interval = '1h'\n");
+    daemon.reload();
+    Client::connect(daemon.address()).close();
+    let before = rates();
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    assert_eq!((rates(), daemon.closed().len()), (before, 1));
+    daemon.finish();
+}
+
+/// Reloads lower and raise every limit, and some are wrong, while clients verify every byte.
+#[test]
+fn reloads_under_load_lose_nothing() {
+    const CLIENTS: usize = 200;
+    let file = ConfigFile::new("max-connections = 300\n");
+    let mut daemon =
+        Daemon::start(&["--config", file.path(), "--workers", "2", "--admin", "127.0.0.1:0"]);
+    let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
+    let contents = [
+        "max-connections = 100\nidle-timeout = '30s'\nsend-timeout = 'off'\nlinger = '1s'\n",
+        "max-connections = 'many'\n",
+        "max-connections = 300\nshed-after = 'off'\nlog = 'debug'\n",
+        "max-connections = 1\nidle-timeout = '1h'\nshed-after = '5s'\nstats-interval = '1s'\n",
+    ];
+    let reloads = AtomicU32::new(0);
+    let reload = || {
+        file.write(contents[reloads.load(Ordering::Relaxed) as usize % contents.len()]);
+        daemon.reload();
+        reloads.fetch_add(1, Ordering::Relaxed);
+    };
+    meanwhile(reload, || {
+        while reloads.load(Ordering::Relaxed) < 9 {
+            // Fails if a client was closed, or a byte is wrong.
+            fleet.echo(20_000);
+        }
+    });
+    drop(fleet);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    let end = daemon.lines_with("ended, every connection finished: ").pop().expect("its line");
+    assert!(end.contains(&format!("accepted={CLIENTS} ")), "{end}");
 }

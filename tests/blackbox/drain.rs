@@ -312,11 +312,12 @@ fn a_drain_ends_although_files_have_run_out() {
 
 #[test]
 fn sighup_is_logged_and_is_no_outage() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--workers", "2"]);
     let mut client = Client::connect(daemon.address());
     client.ping(1_000);
     daemon.signal(Signal::HUP);
-    eventually("a line for SIGHUP", || daemon.lines_with("SIGHUP: ignored").len() == 1);
+    let line = "SIGHUP: reloaded, generation=2: nothing has changed";
+    eventually("a line for SIGHUP", || daemon.lines_with(line).len() == 1);
     client.ping(1_000);
     Client::connect(daemon.address()).close();
     client.close();

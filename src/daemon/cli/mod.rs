@@ -18,13 +18,14 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
+use super::ending::DrainTimes;
 #[cfg(test)]
 use super::settings::Sources;
 use super::settings::{Origin, Setting, Settings, Unreadable};
 use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
-use crate::config::Config;
+use crate::config::{Buffers, Config};
 use crate::error::AddressError;
 use crate::net::bind::ListenAddress;
 use crate::net::transport::TransportOptions;
@@ -233,7 +234,28 @@ impl Cli {
     /// A name cannot be resolved.
     pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), AddressError> {
         let mut services = Vec::new();
-        let mut config = Config::new()
+        let mut config = Config::new();
+        for (service, at) in &self.listeners {
+            let endpoints = at.resolve()?;
+            services.extend(endpoints.iter().map(|_| *service));
+            config = config.listen(endpoints);
+        }
+        Ok((self.apply(config), services))
+    }
+
+    /// The service of each listener, whatever its name resolves to.
+    pub(crate) fn services(&self) -> Vec<ServiceOptions> {
+        self.listeners.iter().map(|(service, _)| *service).collect()
+    }
+
+    /// The times of a drain.
+    pub(super) fn drain_times(&self) -> DrainTimes {
+        DrainTimes { delay: self.drain_delay, timeout: self.drain_timeout }
+    }
+
+    /// Sets all of a configuration but its addresses.
+    pub(crate) fn apply(&self, config: Config) -> Config {
+        let mut config = config
             .max_connections_per_address(self.max_connections_per_address)
             .buffer_size(self.buffer_size)
             .backlog(self.backlog)
@@ -244,20 +266,16 @@ impl Cli {
             .share_port(self.share_port)
             .busy_poll(self.busy_poll)
             .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));
-        for (service, at) in &self.listeners {
-            let endpoints = at.resolve()?;
-            services.extend(endpoints.iter().map(|_| *service));
-            config = config.listen(endpoints);
-        }
         config.workers = self.workers;
         config.max_connections = self.max_connections;
+        config.buffers = Buffers::Derived;
         if let Some(count) = self.buffers {
             config = config.buffers(count);
         }
         if let Some(bytes) = self.memory {
             config = config.memory(bytes);
         }
-        Ok((config, services))
+        config
     }
 }
 

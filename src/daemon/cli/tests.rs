@@ -3,7 +3,6 @@
 use super::*;
 use crate::base::endpoint::Endpoint;
 use crate::builtin::url::{After, Defaults, FramedOptions, HubOptions, MessageOptions, Slow};
-use crate::config::Buffers;
 use crate::protocol::framing::{ByteOrder, Delimiter};
 
 fn parse(flags: &[&str]) -> Result<Cli, Unreadable> {

@@ -4,6 +4,7 @@
 //! limit is counted before it is formatted, so it costs its worker next to nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use log::{Level, Log, Metadata, Record};
@@ -19,7 +20,7 @@ const OF_THE_DAEMON: [&str; 3] = ["echopool::daemon", "echopool::stats", "echopo
 /// A limit of lines per second for each level.
 pub(super) struct Limit {
     /// `u64::MAX` is no limit.
-    pub(super) per_second: u64,
+    per_second: AtomicU64,
     since: Instant,
     levels: [OfLevel; LEVELS],
 }
@@ -43,24 +44,39 @@ pub(super) enum Verdict {
 
 impl Limit {
     pub(super) fn new(per_second: Option<u32>) -> Limit {
-        let per_second = per_second.map_or(u64::MAX, u64::from);
-        Limit { per_second, since: Instant::now(), levels: Default::default() }
+        let limit = Limit {
+            per_second: AtomicU64::new(0),
+            since: Instant::now(),
+            levels: Default::default(),
+        };
+        limit.set(per_second);
+        limit
+    }
+
+    /// Changes the limit. `None` is no limit.
+    pub(super) fn set(&self, per_second: Option<u32>) {
+        self.per_second.store(per_second.map_or(u64::MAX, u64::from), Ordering::Relaxed);
+    }
+
+    pub(super) fn per_second(&self) -> u64 {
+        self.per_second.load(Ordering::Relaxed)
     }
 
     /// Counts a line of this level.
     pub(super) fn admit(&self, level: Level) -> Verdict {
-        if self.per_second == u64::MAX {
+        if self.per_second() == u64::MAX {
             return Verdict::Show;
         }
         self.admit_in(level, self.since.elapsed().as_secs())
     }
 
     fn admit_in(&self, level: Level, second: u64) -> Verdict {
+        let per_second = self.per_second();
         let of_level = &self.levels[level as usize];
         let second = second << 32;
         let more = |shown: u64| match shown.checked_sub(second) {
             // The clock of another thread may already be in the next second.
-            Some(shown) if shown >= self.per_second => None,
+            Some(shown) if shown >= per_second => None,
             Some(_) => Some(shown + 1),
             None => Some(second + 1),
         };
@@ -85,27 +101,39 @@ impl Limit {
     }
 }
 
-/// Applies the limit in front of a logger.
+/// Applies the limit in front of a logger, which can be replaced.
+#[derive(Clone)]
 pub(crate) struct Limited {
-    logger: env_logger::Logger,
+    logger: Arc<RwLock<env_logger::Logger>>,
     writer: LogWriter,
 }
 
 impl Limited {
     pub(crate) fn new(logger: env_logger::Logger, writer: LogWriter) -> Limited {
-        Limited { logger, writer }
+        Limited { logger: Arc::new(RwLock::new(logger)), writer }
+    }
+
+    /// Replaces the logger.
+    pub(crate) fn replace(&self, logger: env_logger::Logger) {
+        *self.logger.write().unwrap_or_else(PoisonError::into_inner) = logger;
+    }
+
+    fn logger(&self) -> RwLockReadGuard<'_, env_logger::Logger> {
+        // A logger that panicked in a line is as good as before for the next.
+        self.logger.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.logger.enabled(metadata)
+        self.logger().enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         let of_daemon = || OF_THE_DAEMON.iter().any(|&target| is_below(record.target(), target));
-        if self.logger.matches(record) && (of_daemon() || self.writer.admits(record.level())) {
-            self.logger.log(record);
+        let logger = self.logger();
+        if logger.matches(record) && (of_daemon() || self.writer.admits(record.level())) {
+            logger.log(record);
         }
     }
 
@@ -137,6 +165,17 @@ mod tests {
         assert_eq!(hidden.iter().sum::<u64>(), 3);
         assert_eq!(verdicts(Level::Info, 7, 1), [HideFirst]);
         assert!(limit.second_ends() > limit.since);
+    }
+
+    #[test]
+    fn a_limit_can_be_changed() {
+        let limit = Limit::new(Some(1));
+        let shown = |lines| (0..lines).filter(|_| limit.admit_in(Level::Info, 0) == Verdict::Show);
+        assert_eq!(shown(5).count(), 1);
+        limit.set(Some(3));
+        assert_eq!(shown(5).count(), 2);
+        limit.set(None);
+        assert_eq!(limit.admit(Level::Info), Verdict::Show);
     }
 
     #[test]

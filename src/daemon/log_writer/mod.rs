@@ -91,6 +91,11 @@ impl LogWriter {
         false
     }
 
+    /// Changes the limit of lines per second and level.
+    pub(super) fn set_limit(&self, per_second: Option<u32>) {
+        self.0.limit.set(per_second);
+    }
+
     /// Waits until every line is written and every count reported, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let mut state = self.0.lock();
@@ -191,7 +196,7 @@ impl Queue {
                 rest = behind;
             }
             out.lost += dropped;
-            out.report_hidden(style, self.limit.per_second);
+            out.report_hidden(style, self.limit.per_second());
             out.report_lost(style);
             lines.clear();
         }

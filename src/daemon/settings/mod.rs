@@ -18,6 +18,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::cli::Cli;
 use super::{FAILED, USAGE};
+use crate::base::units;
 
 mod file;
 #[cfg(test)]
@@ -164,6 +165,21 @@ impl Sources {
         let own = self.args.iter().skip(1).cloned();
         let args = [OsString::from("echopool")].into_iter().chain(settings.as_flags()).chain(own);
         Cli::of(&command.try_get_matches_from(args)?, settings)
+    }
+
+    /// Reads all settings again, for a reload.
+    ///
+    /// # Errors
+    /// As [`read`](Sources::read); or the file is one that can be read only once, such as a pipe.
+    pub(crate) fn read_again(&self) -> Result<Cli, Unreadable> {
+        let matches = Cli::clap().try_get_matches_from(&self.args)?;
+        if let Some(path) = self.config_file(&matches)
+            && path.metadata().is_ok_and(|file| !file.is_file() && !file.is_dir())
+        {
+            let text = "is not a regular file, so it cannot be read again; restart the daemon";
+            return Err(Unreadable::wrong(format_args!("{} (--config) {text}", path.display())));
+        }
+        self.read()
     }
 
     /// The path of the configuration file, if there is one.
@@ -336,7 +352,61 @@ fn merged(command: &Command, layers: &[Vec<Setting>]) -> Vec<Setting> {
     args(command).map(merged_one).collect()
 }
 
+/// A setting that has another value than before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Change {
+    pub(crate) name: String,
+    old: String,
+    new: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.name, self.old, self.new)
+    }
+}
+
+/// Whether two texts are the same value of a setting.
+fn is_same(arg: &Arg, old: &str, new: &str) -> bool {
+    let kind = arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name);
+    let equal = match kind {
+        "COUNT" => units::parse_count(old).ok().zip(units::parse_count(new).ok()).map(is_pair),
+        "SIZE" => units::parse_size(old).ok().zip(units::parse_size(new).ok()).map(is_pair),
+        "TIME" => units::parse_duration(old).ok().zip(units::parse_duration(new).ok()).map(is_pair),
+        _ => None,
+    };
+    equal.unwrap_or(old == new)
+}
+
+fn is_pair<T: PartialEq>((a, b): (T, T)) -> bool {
+    a == b
+}
+
 impl Settings {
+    /// The settings that have another value in `new`.
+    pub(crate) fn changes(&self, new: &Settings) -> Vec<Change> {
+        let command = Cli::clap();
+        let change = |(old, new): (&Setting, &Setting)| {
+            let arg = arg(&command, &old.name)?;
+            let (before, after) = (old.values.len(), new.values.len());
+            let mut pairs = old.values.iter().zip(&new.values);
+            let is_same = pairs.all(|(old, new)| is_same(arg, &old.text, &new.text));
+            let changed = before != after || !is_same;
+            let name = old.name.clone();
+            changed.then(|| Change { name, old: old.in_a_line(), new: new.in_a_line() })
+        };
+        self.rows.iter().zip(&new.rows).filter_map(change).collect()
+    }
+
+    /// Takes over the settings that were changed.
+    pub(crate) fn take_over(&mut self, changes: &[Change], new: &Settings) {
+        for (row, new) in self.rows.iter_mut().zip(&new.rows) {
+            if changes.iter().any(|change| change.name == row.name) {
+                row.clone_from(new);
+            }
+        }
+    }
+
     /// The setting of this name.
     pub(crate) fn get(&self, name: &str) -> Option<&Setting> {
         self.rows.iter().find(|one| one.name == name)
@@ -371,6 +441,14 @@ impl Settings {
 }
 
 impl Setting {
+    /// Its values, or that it is not set.
+    fn in_a_line(&self) -> String {
+        match &self.values[..] {
+            [] => "default".to_owned(),
+            values => values.iter().map(|value| &value.text[..]).collect::<Vec<_>>().join(" "),
+        }
+    }
+
     pub(crate) fn origin(&self) -> &Origin {
         self.values.first().map_or(&Origin::Default, |value| &value.origin)
     }

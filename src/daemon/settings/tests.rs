@@ -497,3 +497,28 @@ fn a_check_fails_as_the_start_would() {
         assert!(out.is_empty());
     }
 }
+
+#[test]
+fn values_that_are_only_written_in_another_way_have_not_changed() {
+    let changes = |old: &str, new: &str| -> Vec<String> {
+        let (old, new) = (read_file(old, &[]), read_file(new, &[]));
+        let changes = old.settings.changes(&new.settings);
+        changes.iter().map(ToString::to_string).collect()
+    };
+    let old = "max-connections = '10k'\nbuffer-size = '16k'\nlinger = '1s'\nlog-limit = 1000";
+    let new = "max-connections = 10_000\nbuffer-size = 16384\nlinger = '1000ms'\n";
+    assert_eq!(changes(old, new), [""; 0]);
+    assert_eq!(changes(old, "linger = '1s'"), ["max-connections 10k -> default"]);
+    assert_eq!(changes("", "idle-timeout = '1h'"), ["idle-timeout off -> 1h"]);
+    assert_eq!(
+        changes("listen = ['7801', '7802']", "listen = ['7801', 'hub://7802']\nbusy-poll = true"),
+        ["listen 7801 7802 -> 7801 hub://7802", "busy-poll false -> true"]
+    );
+}
+
+#[test]
+fn a_file_that_can_be_read_only_once_is_not_read_again() {
+    let error = sources(&["--config", "/dev/null"], &[]).read_again().map(drop).unwrap_err();
+    let text = "is not a regular file, so it cannot be read again; restart the daemon";
+    assert_eq!(error.to_string(), format!("/dev/null (--config) {text}"));
+}

@@ -1,0 +1,88 @@
+//! How the daemon ends: the delay before a drain, the drain, the stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::spawn;
+use crate::admin::Admin;
+use crate::server::ServerHandle;
+
+/// Drain time-out when the parent process is gone. Most likely its clients are gone too.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
+
+/// The server, and whether it was told to stop.
+pub(super) struct Ending {
+    pub(super) server: ServerHandle,
+    pub(super) admin: Option<Admin>,
+    begun: AtomicBool,
+    drain: Mutex<DrainTimes>,
+}
+
+/// The times of a drain.
+#[derive(Clone, Copy)]
+pub(super) struct DrainTimes {
+    pub(super) delay: Duration,
+    pub(super) timeout: Duration,
+}
+
+impl Ending {
+    pub(super) fn new(server: ServerHandle, admin: Option<Admin>, drain: DrainTimes) -> Ending {
+        Ending { server, admin, begun: AtomicBool::new(false), drain: Mutex::new(drain) }
+    }
+
+    /// Changes the times of a drain that has not begun.
+    pub(super) fn set_drain(&self, drain: DrainTimes) {
+        *self.drain() = drain;
+    }
+
+    /// Whether the server was told to stop.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    fn drain(&self) -> MutexGuard<'_, DrainTimes> {
+        // Each change is a single assignment.
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drains soon, unless a drain has begun. After the time it stops in any case: a drain that a
+    /// signal has begun may have a longer time-out.
+    pub(super) fn orphaned(&self) {
+        if !self.begun.swap(true, Ordering::AcqRel) {
+            log::info!("standard input has ended: draining, {ORPHAN_DRAIN:?} at most");
+            self.server.begin_drain(ORPHAN_DRAIN);
+        }
+        thread::sleep(ORPHAN_DRAIN);
+        self.server.stop();
+    }
+
+    /// The first call drains, after the delay. The second call stops at once.
+    pub(super) fn next(self: &Arc<Ending>, why: &str) {
+        if self.begun.swap(true, Ordering::AcqRel) {
+            log::warn!("{why}: stopping at once");
+            self.server.stop();
+            return;
+        }
+        let DrainTimes { delay: drain_delay, timeout: drain_timeout } = *self.drain();
+        if let Some(admin) = &self.admin {
+            admin.withdraw();
+        }
+        if !drain_delay.is_zero() {
+            log::info!("{why}: not ready any more, draining in {drain_delay:?}");
+            let ending = Arc::clone(self);
+            let drain = move || {
+                thread::sleep(drain_delay);
+                log::info!("draining, {drain_timeout:?} at most");
+                ending.server.begin_drain(drain_timeout);
+            };
+            match spawn("drain delay", drain) {
+                Ok(()) => return,
+                Err(failure) => log::warn!("{}; draining at once", failure.text),
+            }
+        }
+        log::info!("{why}: draining, {drain_timeout:?} at most");
+        self.server.begin_drain(drain_timeout);
+    }
+}

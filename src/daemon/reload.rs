@@ -1,0 +1,181 @@
+//! A reload: reads the settings again and applies those that can change while the daemon runs, all of
+//! them or, if anything is wrong, none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cli::Cli;
+use super::ending::Ending;
+use super::failure::Failure;
+use super::logger::Logger;
+use super::rates::Rates;
+use super::settings::{Change, Settings, Sources};
+use crate::builtin::OfListener;
+use crate::config::Config;
+use crate::error::StartError;
+use crate::service::ServiceFactory;
+
+/// The settings that can change while the daemon runs. docs/operations.md lists them.
+pub(super) const CHANGEABLE: [&str; 11] = [
+    "max-connections",
+    "max-connections-per-address",
+    "idle-timeout",
+    "send-timeout",
+    "shed-after",
+    "linger",
+    "drain-timeout",
+    "drain-delay",
+    "stats-interval",
+    "log",
+    "log-limit",
+];
+
+/// Reloads the settings of a running daemon.
+pub(super) struct Reloader {
+    sources: Sources,
+    /// The settings that the daemon runs with.
+    running: Settings,
+    until_stdin_closes: bool,
+    /// The configuration of the start.
+    config: Config,
+    log: Arc<Logger>,
+    rates: Arc<Rates>,
+    ending: Arc<Ending>,
+    /// How often the settings were loaded, with the start.
+    generation: u64,
+    interval: Option<Duration>,
+}
+
+impl Reloader {
+    /// A reloader for a daemon that was started with these settings.
+    pub(super) fn new(
+        sources: Sources,
+        cli: Cli,
+        config: Config,
+        log: &Arc<Logger>,
+        ending: &Arc<Ending>,
+    ) -> Reloader {
+        Reloader {
+            sources,
+            until_stdin_closes: cli.until_stdin_closes,
+            interval: cli.stats_interval,
+            running: cli.settings,
+            config,
+            log: Arc::clone(log),
+            rates: Arc::default(),
+            ending: Arc::clone(ending),
+            generation: 1,
+        }
+    }
+
+    pub(super) fn until_stdin_closes(&self) -> bool {
+        self.until_stdin_closes
+    }
+
+    /// Starts to log the rates, if the settings of the start say so.
+    pub(super) fn start_rates(&mut self) -> Result<(), Failure> {
+        self.rates.start(self.interval, &self.ending)?;
+        self.rates.set(self.interval);
+        Ok(())
+    }
+
+    /// Reads the settings again, and logs what has changed and what needs a restart.
+    pub(super) fn reload(&mut self) {
+        if self.ending.has_begun() {
+            return log::info!("SIGHUP: ignored, the daemon is ending");
+        }
+        let result = self.try_reload();
+        if let Some(admin) = &self.ending.admin {
+            admin.reloaded(result.is_ok());
+        }
+        match result {
+            Err(text) => log::error!("SIGHUP: nothing is changed: {text}"),
+            Ok(Reloaded { changed, fixed }) => {
+                let generation = self.generation;
+                let changed = match list(&changed) {
+                    none if none.is_empty() => "nothing has changed".to_owned(),
+                    some => some,
+                };
+                match list(&fixed) {
+                    none if none.is_empty() => {
+                        log::info!("SIGHUP: reloaded, generation={generation}: {changed}");
+                    }
+                    fixed => log::warn!(
+                        "SIGHUP: reloaded, generation={generation}: {changed}; needs a restart: \
+                         {fixed}"
+                    ),
+                }
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<Reloaded, String> {
+        let cli = self.sources.read_again().map_err(|error| error.to_string())?;
+        self.check(&cli)?;
+        let server = &self.ending.server;
+        let mut config = cli.apply(Config::new());
+        let (mut changed, mut fixed) = (Vec::new(), Vec::new());
+        for change in self.running.changes(&cli.settings) {
+            let is_possible = match &change.name[..] {
+                "max-connections" => {
+                    let most = server.connections_max();
+                    // Without a number, it is as many as at start, if there was none then either.
+                    let derived = self.config.max_connections.is_none().then_some(most);
+                    config.max_connections = config.max_connections.or(derived);
+                    config.max_connections.is_some_and(|asked| asked <= most)
+                }
+                // Without a limit at start, nothing is counted.
+                "max-connections-per-address" => self.config.max_connections_per_address.is_some(),
+                name => CHANGEABLE.contains(&name),
+            };
+            if is_possible { &mut changed } else { &mut fixed }.push(change);
+        }
+        let limits = server.limits();
+        if !has(&changed, "max-connections") {
+            config.max_connections = Some(limits.max_connections);
+        }
+        if !has(&changed, "max-connections-per-address") {
+            config.max_connections_per_address = limits.max_connections_per_address;
+        }
+        // First what may fail.
+        self.rates.start(cli.stats_interval, &self.ending).map_err(|failure| failure.text)?;
+        server
+            .reconfigure(&config)
+            .map_err(|error| Failure::of_start(&error, &cli.settings).text)?;
+        self.rates.set(cli.stats_interval);
+        self.ending.set_drain(cli.drain_times());
+        self.log.set(cli.log, cli.log_limit);
+        self.running.take_over(&changed, &cli.settings);
+        self.generation += 1;
+        Ok(Reloaded { changed, fixed })
+    }
+
+    /// Checks all settings as a start does, except the addresses, the limit of open files and
+    /// memory: what this process uses of these is not free now.
+    fn check(&self, cli: &Cli) -> Result<(), String> {
+        let mut config = cli.apply(self.config.clone());
+        // The other limits follow from it as they did at start.
+        config.max_connections.get_or_insert(self.ending.server.connections_max());
+        let wrong = |error| Failure::of_start(&error, &cli.settings).text;
+        let mut limits = config.check_without_files().map_err(wrong)?;
+        let services = cli.services();
+        limits.listeners = services.len();
+        let wrong = |error| wrong(StartError::Service(error));
+        ServiceFactory::check(&OfListener::new(services), &limits).map_err(wrong)
+    }
+}
+
+/// What a reload has found.
+struct Reloaded {
+    changed: Vec<Change>,
+    /// What needs a restart.
+    fixed: Vec<Change>,
+}
+
+fn has(changes: &[Change], name: &str) -> bool {
+    changes.iter().any(|change| change.name == name)
+}
+
+fn list(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
