@@ -9,6 +9,8 @@ use std::time::Duration;
 use common::forms::{TestFile, assert_valid, count, schema};
 use common::loadgen;
 use common::server::{EchoServer, Fault};
+use hdrhistogram::Histogram;
+use loadgen::report::hdr;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -42,7 +44,11 @@ fn counts(json: &Value) -> Vec<[u64; 6]> {
     targets.iter().map(|target| keys.map(|key| count(&target[key]))).collect()
 }
 
-/// A run whose counts of all targets add up to those of the whole.
+fn latency(distribution: &Value) -> Histogram<u64> {
+    hdr::decode(distribution["histogram_v2_deflate_base64"].as_str().expect("text")).expect("one")
+}
+
+/// A run whose counts and latencies of all targets add up to those of the whole.
 #[track_caller]
 fn run(flags: &str, code: i32) -> Value {
     let json = loadgen(&format!("{flags} --output-format json")).expect(code).json();
@@ -55,6 +61,16 @@ fn run(flags: &str, code: i32) -> Value {
     assert_eq!(sum(3), count(&connections["lost"]));
     assert_eq!(sum(4), count(&json["mismatched_connections"]));
     assert_eq!(sum(5), count(&json["requests_completed"]));
+    let targets = json["per_target"].as_array().expect("a list");
+    if let [first, others @ ..] = targets.as_slice()
+        && !others.is_empty()
+    {
+        let mut all = latency(&first["latency"]);
+        others.iter().for_each(|other| all.add(latency(&other["latency"])).expect("bounds"));
+        assert!(all == latency(&json["latency"]), "the latencies of all targets are the whole");
+    } else {
+        assert_eq!(targets[0]["latency"], Value::Null);
+    }
     json
 }
 
@@ -74,9 +90,12 @@ fn a_target_that_refuses_is_told_from_one_that_serves() {
     let text = loadgen(&format!("{targets} -t 1 -n 500")).expect(4);
     text.says(&format!(
         "Connections: 7 asked, 4 established, 4 served, 0 lost\n  \
-         tcp://{}: 4 asked, 4 established, 4 served, 0 lost, 0 differed, 500 requests completed\n  \
-         tcp://{}: 3 asked, 0 established, 0 served, 0 lost, 0 differed, 0 requests completed\n",
-        server.address, refusing.address
+         tcp://{}: 4 asked, 4 established, 4 served, 0 lost, 0 differed, 500 requests completed, ",
+        server.address
+    ));
+    text.says(&format!(
+        "\n  tcp://{}: 3 asked, 0 established, 0 served, 0 lost, 0 differed, 0 requests completed\n",
+        refusing.address
     ));
     let alone = loadgen(&format!("{} -c 2 -n 10", server.address)).expect(0);
     assert!(!alone.stdout.contains("requests completed"), "{}", alone.stdout);
@@ -105,9 +124,17 @@ fn requests_count_for_the_target_that_completed_them() {
     let wait = Duration::from_millis(20);
     let (fast, slow) = (EchoServer::start(Fault::None), EchoServer::start(Fault::Slow { wait }));
     let flags = format!("{} {} -c 2 -t 1 -n 300", fast.address, slow.address);
-    let [first, second] = counts(&run(&flags, 0))[..] else { panic!("two targets") };
+    let json = run(&flags, 0);
+    let [first, second] = counts(&json)[..] else { panic!("two targets") };
     assert!(slow.fired() > 0);
     assert_eq!((first[5], second[5]), (fast.bytes() / 64, slow.fired()));
+    let latency = |nth: usize| &json["per_target"][nth]["latency"];
+    assert_eq!([0, 1].map(|nth| count(&latency(nth)["count"])), [first[5], second[5]]);
+    assert!(count(&latency(1)["min_ns"]) >= wait.as_nanos() as u64, "{json}");
+    assert!(count(&latency(0)["min_ns"]) < wait.as_nanos() as u64, "{json}");
+    let text = loadgen(&flags).expect(0).stdout;
+    let lines = text.lines().filter(|line| line.contains("requests completed, latency p50 "));
+    assert_eq!(lines.count(), 2, "{text}");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         reconnects: sum(|run| run.reconnects),
         server_closes: sum(|run| run.server_closes),
         mismatched_connections: sum(|run| run.mismatched_connections),
-        per_target: saved::merge_targets(runs),
+        per_target: saved::merge_targets(runs)?,
         latency: Distribution::new(&all_latency),
         service_time: distribution(runs, "service_time", |run| &run.service_time)?,
         send_lag: distribution(runs, "send_lag", |run| &run.send_lag)?,
@@ -218,6 +218,9 @@ mod tests {
                 assert_eq!(target[key], 2 * (first + more) + 1_000, "{key} of {nth}");
             }
             assert_eq!(target["connections_asked"], 2 * (455 - nth));
+            let mut both = spread(1_500 + 10 * nth as u64);
+            both.add(spread(2_500 + 10 * nth as u64)).expect("the bounds are equal");
+            assert_eq!(target["latency"], serde_json::to_value(Distribution::new(&both)).unwrap());
         }
         for (key, unit) in [
             ("latency", 1_000),

@@ -65,10 +65,12 @@ impl Plan {
     /// Memory of all clients in bytes: all that is allocated for the run, at most. Allocated before the first connection is begun.
     pub fn memory_bytes(&self) -> u64 {
         let thread = |share: Share| {
-            share.buffer_bytes() + self.table_bytes(share.connections as u64) + thread_bytes()
+            share.buffer_bytes()
+                + self.table_bytes(share.connections as u64)
+                + thread_bytes(self.targets.len())
         };
         (0..self.threads).map(|nth| thread(self.share(nth))).sum::<u64>()
-            + main_thread_bytes(self.duration)
+            + main_thread_bytes(self.targets.len(), self.duration)
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
@@ -147,14 +149,14 @@ impl Plan {
 
 /// What a thread needs for any number of connections: its engine, and the histograms of the run and
 /// of the present second.
-fn thread_bytes() -> u64 {
-    ENGINE_BYTES as u64 + STACK_BYTES + Records::bytes() + Handover::bytes()
+fn thread_bytes(targets: usize) -> u64 {
+    ENGINE_BYTES as u64 + STACK_BYTES + Records::bytes(targets) + Handover::bytes()
 }
 
 /// The sums over all threads: of the run, of a second, of an interval of the summary, and the rows
 /// of all intervals. A run without a duration may have more rows: a few hundred KiB for each
 /// doubling of its length.
-fn main_thread_bytes(duration: Option<Duration>) -> u64 {
+fn main_thread_bytes(targets: usize, duration: Option<Duration>) -> u64 {
     let rows = duration.map_or(INTERVALS_MAX, |time| time.as_secs().min(INTERVALS_MAX));
-    Records::bytes() + 2 * Collector::bytes() + rows * INTERVAL_BYTES
+    Records::bytes(targets) + 2 * Collector::bytes() + rows * INTERVAL_BYTES
 }

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::rows::{csv_header, csv_row};
-use super::schema::{RunSummary, SecondSummary};
+use super::schema::{Distribution, RunSummary, SecondSummary};
 use super::tests::{plan, report};
 use super::text::{TextOptions, render};
 use super::{Report, hdr};
@@ -82,6 +82,7 @@ pub fn distinct(nth: u64) -> Report {
     };
     records.thread_uses = vec![thread(0), thread(1)];
     records.targets = [141, 151].map(|first| target(count(first))).to_vec();
+    records.target_latencies = [1_500, 1_510].map(|first| spread(count(first))).to_vec();
     records.rude = [(RudeKind::Idle, 161), (RudeKind::Reset, 171)]
         .map(|(kind, first)| rude(kind, count(first)))
         .to_vec();
@@ -187,9 +188,9 @@ Requests/sec:     55.50
 Transfer/sec:      58.50B
 Connections: 909 asked, 101 established, 4 served, 525 lost
   tcp://127.0.0.1:7001: 455 asked, 141 established, 142 served, 143 lost, 144 differed, 145 \
-requests completed
+requests completed, latency p50 222.08us, p99 29.75ms, max 32.88ms
   tcp://127.0.0.1:7002: 454 asked, 151 established, 152 served, 153 lost, 154 differed, 155 \
-requests completed
+requests completed, latency p50 223.62us, p99 29.95ms, max 33.10ms
 Replies each: min 123, median 125, max 129
 Verified: 118 bytes, 108 mismatches
 Offered: 109 requests: 111 answered in time, 112 answered after the end, 113 timed out, 114 \
@@ -267,8 +268,10 @@ fn json() {
         })
     });
     assert_eq!(value["generator_threads"], json!(threads));
-    let targets = [(141, 7_001, 455), (151, 7_002, 454)].map(|(first, port, asked)| {
+    let targets = [(141, 7_001, 455, 1_500), (151, 7_002, 454, 1_510)];
+    let targets = targets.map(|(first, port, asked, unit)| {
         json!({
+            "latency": serde_json::to_value(Distribution::new(&spread(unit))).unwrap(),
             "target": format!("tcp://127.0.0.1:{port}"), "connections_asked": asked,
             "connections_established": first, "connections_served": first + 1,
             "connections_lost": first + 2, "mismatched_connections": first + 3,

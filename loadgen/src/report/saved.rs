@@ -259,19 +259,26 @@ impl SavedResult {
 
 /// The targets of several runs, each once. `None` if a run does not have them, as in files of
 /// earlier versions.
-pub fn merge_targets(runs: &[Saved]) -> Option<Vec<TargetCounts>> {
+///
+/// # Errors
+/// A histogram is malformed.
+pub fn merge_targets(runs: &[Saved]) -> Result<Option<Vec<TargetCounts>>, Failure> {
     let mut all: Vec<TargetCounts> = Vec::new();
     for run in runs {
         for (nth, target) in run.run.per_target.iter().flatten().enumerate() {
             // A target that was given twice counts as two, which have the same index in all runs.
             match all.iter_mut().skip(nth).find(|one| one.target == target.target) {
-                Some(one) => one.add(target),
+                Some(one) => one.add(target).map_err(|why| {
+                    Failure::Setup(format!("{}: {}: {why}", run.name, target.target))
+                })?,
                 None => all.push(target.clone()),
             }
         }
-        run.run.per_target.as_ref()?;
+        if run.run.per_target.is_none() {
+            return Ok(None);
+        }
     }
-    Some(all)
+    Ok(Some(all))
 }
 
 /// For two runs with the same number of targets, more than one: the requests completed of each.
@@ -381,7 +388,7 @@ pub mod tests {
         assert_eq!(error.to_string(), "old: service_time: the histogram is missing");
         let new = self::saved("new", &report());
         assert_eq!(saved.differing_settings(&new), Vec::<String>::new(), "unknown is not other");
-        assert_eq!(merge_targets(&[saved]), None);
+        assert_eq!(merge_targets(&[saved]), Ok(None));
     }
 
     #[test]
@@ -504,14 +511,15 @@ pub mod tests {
     fn targets_of_several_runs_are_added_up_by_their_address() {
         let (two, three) = (report_of(2), report_of(3));
         let merged = merge_targets(&[saved("a", &two), saved("b", &three), saved("c", &two)]);
-        let merged = merged.expect("all of them say it");
+        let merged = merged.expect("no histogram").expect("all of them say it");
         let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
         assert_eq!(completed, [500 + 400 + 500, 500 + 300 + 500, 300]);
         let mut twice = report_of(2);
         let targets = &mut Arc::make_mut(&mut twice.plan).targets;
         targets[1] = targets[0];
         twice.records.targets[1].completed = 7;
-        let merged = merge_targets(&[saved("a", &twice), saved("b", &twice)]).expect("both say it");
+        let merged = merge_targets(&[saved("a", &twice), saved("b", &twice)]);
+        let merged = merged.expect("no histogram").expect("both say it");
         let completed: Vec<_> = merged.iter().map(|form| form.requests_completed).collect();
         assert_eq!(completed, [1000, 14], "one that was given twice is two");
     }

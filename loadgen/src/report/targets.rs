@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::Report;
-use super::schema::TargetCounts;
+use super::schema::{Distribution, TargetCounts};
+use crate::units::time_us;
 
 /// Lines of the text report, at most. Up to 1024 targets are possible.
 pub const LINES_MAX: usize = 16;
@@ -26,6 +27,7 @@ impl TargetCounts {
                 connections_lost: count.lost,
                 mismatched_connections: count.mismatches,
                 requests_completed: count.completed,
+                latency: report.records.target_latencies.get(nth as usize).map(Distribution::new),
             }
         };
         (0..).zip(plan.target_addresses()).map(form).collect()
@@ -37,13 +39,22 @@ impl TargetCounts {
             && self.connections_lost + self.mismatched_connections == 0
     }
 
-    pub fn add(&mut self, other: &TargetCounts) {
+    /// Adds the same target of another run, or the counts of another target.
+    ///
+    /// # Errors
+    /// A histogram is malformed.
+    pub fn add(&mut self, other: &TargetCounts) -> Result<(), String> {
         self.connections_asked += other.connections_asked;
         self.connections_established += other.connections_established;
         self.connections_served += other.connections_served;
         self.connections_lost += other.connections_lost;
         self.mismatched_connections += other.mismatched_connections;
         self.requests_completed += other.requests_completed;
+        self.latency = match (&self.latency, &other.latency) {
+            (Some(own), Some(other)) => Some(own.plus(other)?),
+            _ => None,
+        };
+        Ok(())
     }
 }
 
@@ -60,7 +71,14 @@ impl fmt::Display for TargetCounts {
             self.connections_lost,
             self.mismatched_connections,
             self.requests_completed
-        )
+        )?;
+        let values = self.latency.as_ref().map(|latency| &latency.percentiles);
+        let Some((values, max)) = values.and_then(|values| Some((values, values.max_ns?))) else {
+            return Ok(());
+        };
+        let [p50, p99] = [values.p50_ns, values.p99_ns].map(Option::unwrap_or_default);
+        let [p50, p99, max] = [p50, p99, max].map(|nanos| time_us(nanos as f64 / 1e3));
+        write!(f, ", latency p50 {p50}, p99 {p99}, max {max}")
     }
 }
 
@@ -83,7 +101,7 @@ pub fn lines(report: &Report) -> Vec<String> {
 fn sum(forms: &[TargetCounts]) -> Option<TargetCounts> {
     let (first, others) = forms.split_first()?;
     let mut sum = first.clone();
-    others.iter().for_each(|other| sum.add(other));
+    others.iter().for_each(|other| sum.add(other).expect("so many have no histograms"));
     sum.target = format!("{} more targets", forms.len());
     Some(sum)
 }

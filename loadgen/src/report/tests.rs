@@ -36,7 +36,7 @@ pub fn report() -> Report {
     let mut records =
         Records { established: 2, began, ended: began + second, ..Records::default() };
     for micros in 1..=1000 {
-        records.reply(began + second, Duration::from_micros(micros), true);
+        records.reply(began + second, 0, Duration::from_micros(micros), true);
     }
     records.offered = 1000;
     records.service_time = records.latency.clone();
@@ -193,7 +193,7 @@ fn what_was_never_sent_meets_no_objective() {
     let records = &mut report.records;
     records.thread_uses.clear();
     for _ in 0..1_000 {
-        records.give_up(records.ended, records.ended, GivenUp::NeverSent);
+        records.give_up(records.ended, None, records.ended, GivenUp::NeverSent);
     }
     records.offered = 2_000;
     records.assert_balanced();

@@ -331,15 +331,20 @@ for a processor)
         let mut report = report();
         let records = &mut report.records;
         let end = records.ended;
-        records.reply(end, Duration::from_millis(5), false);
+        records.reply(end, 0, Duration::from_millis(5), false);
         for _ in 0..2 {
-            records.give_up(end, records.began, GivenUp::TimedOut { sent: records.began });
+            records.give_up(end, Some(0), records.began, GivenUp::TimedOut { sent: records.began });
         }
         for _ in 0..3 {
-            records.give_up(end, records.began, GivenUp::Unanswered { sent: records.began });
+            records.give_up(
+                end,
+                Some(0),
+                records.began,
+                GivenUp::Unanswered { sent: records.began },
+            );
         }
         for _ in 0..4 {
-            records.give_up(end, records.began, GivenUp::NeverSent);
+            records.give_up(end, Some(0), records.began, GivenUp::NeverSent);
         }
         records.offered = 1010;
         records.assert_balanced();

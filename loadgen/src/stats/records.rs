@@ -19,6 +19,9 @@ use crate::stats::timeseries::Series;
 
 /// Mismatches that the report describes. All are counted.
 pub const MISMATCHES_SHOWN: usize = 8;
+/// Targets that have a histogram of their own, at most. For more of them, all threads together would
+/// need too much memory.
+pub const TARGET_LATENCIES_MAX: usize = 16;
 /// Latencies are recorded from 1 ns up to this, with three significant digits.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 /// Replies per second of a thread.
@@ -109,6 +112,10 @@ pub struct Records {
     /// What became of the connections to each target, in the order of the plan. Empty for a thread
     /// without measured clients.
     pub targets: Vec<TargetCount>,
+    /// The latency of each target's requests, in the order of the plan, if there are several targets
+    /// but not too many. A request that was never given to a connection is in none of them. During
+    /// the run, `latency` has only what is in none of these.
+    pub target_latencies: Vec<Histogram<u64>>,
     /// Additional counts of a hub run.
     pub hub: Option<HubRecords>,
     /// What became of the rude clients.
@@ -180,6 +187,7 @@ impl Default for Records {
             longest_stall: Duration::ZERO,
             backlog: None,
             targets: Vec::new(),
+            target_latencies: Vec::new(),
             hub: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
@@ -193,17 +201,43 @@ impl Default for Records {
 }
 
 impl Records {
-    /// Memory of the histograms and the seconds, in bytes, with the copy of a closed loop's
-    /// latencies that is made at its end.
-    pub fn bytes() -> u64 {
-        let Records { latency, rates, .. } = Records::default();
-        6 * histogram_bytes(&latency) + histogram_bytes(&rates) + Series::BYTES
+    /// The records of a thread of clients before its first request. Allocates all histograms.
+    pub fn of_targets(count: usize) -> Records {
+        Records {
+            targets: vec![TargetCount::default(); count],
+            target_latencies: vec![latency_histogram(); target_latencies(count)],
+            ..Records::default()
+        }
     }
 
-    /// Records one reply. `in_period`: whether it arrived within the measured period.
+    /// Memory of the histograms and the seconds of a run with this many targets, in bytes, with the
+    /// copy of a closed loop's latencies that is made at its end.
+    pub fn bytes(targets: usize) -> u64 {
+        let Records { latency, rates, .. } = Records::default();
+        let count = 6 + target_latencies(targets) as u64;
+        count * histogram_bytes(&latency) + histogram_bytes(&rates) + Series::BYTES
+    }
+
+    /// The histogram for latencies of this target.
     #[inline]
-    pub fn reply(&mut self, now: Time, latency: Duration, in_period: bool) {
-        self.latency.saturating_record(latency.as_nanos() as u64);
+    fn latency_of(&mut self, target: Option<usize>) -> &mut Histogram<u64> {
+        match target.and_then(|target| self.target_latencies.get_mut(target)) {
+            Some(own) => own,
+            None => &mut self.latency,
+        }
+    }
+
+    /// Adds the latencies of the targets to those of the whole, once, at the end of the run.
+    pub fn add_up_targets(&mut self) {
+        for own in &self.target_latencies {
+            self.latency.add(own).expect("the bounds are equal");
+        }
+    }
+
+    /// Records one reply of this target. `in_period`: whether it arrived within the measured period.
+    #[inline]
+    pub fn reply(&mut self, now: Time, target: usize, latency: Duration, in_period: bool) {
+        self.latency_of(Some(target)).saturating_record(latency.as_nanos() as u64);
         self.last_end = now;
         if in_period {
             self.replies += 1;
@@ -220,16 +254,18 @@ impl Records {
         self.own_lag.saturating_record((now - intended.max(own_since)).as_nanos() as u64);
     }
 
-    /// Records latencies of which only this lower bound is known.
-    pub fn at_least(&mut self, age: Duration, count: u64) {
+    /// Records latencies of which only this lower bound is known. `target`: `None` if they were given
+    /// to no connection.
+    pub fn at_least(&mut self, target: Option<usize>, age: Duration, count: u64) {
         let nanos = age.as_nanos() as u64;
-        self.latency.saturating_record_n(nanos, count);
+        self.latency_of(target).saturating_record_n(nanos, count);
         self.unfinished.saturating_record_n(nanos, count);
     }
 
-    /// Records a request that is given up without a reply.
-    pub fn give_up(&mut self, now: Time, intended: Time, end: GivenUp) {
-        self.at_least(now - intended, 1);
+    /// Records a request that is given up without a reply. `target`: as for
+    /// [`at_least`](Self::at_least).
+    pub fn give_up(&mut self, now: Time, target: Option<usize>, intended: Time, end: GivenUp) {
+        self.at_least(target, now - intended, 1);
         self.last_end = self.last_end.max(now);
         let sent = match end {
             GivenUp::TimedOut { sent } => {
@@ -326,7 +362,10 @@ impl Records {
             let (middle, end) = (own.middle + other.middle, own.end + other.end);
             self.backlog = Some(Backlog { middle, end });
         }
-        merge_targets(&mut self.targets, other.targets);
+        merge_targets(&mut self.targets, other.targets, |to, from| *to = to.plus(&from));
+        merge_targets(&mut self.target_latencies, other.target_latencies, |to, from| {
+            to.add(from).expect("the bounds are equal");
+        });
         if let Some(hub) = other.hub {
             self.hub = Some(self.hub.unwrap_or_default().plus(&hub));
         }
@@ -371,13 +410,20 @@ impl Records {
     }
 }
 
-fn merge_targets(all: &mut Vec<TargetCount>, other: Vec<TargetCount>) {
+/// The number of targets, out of `count`, that have a histogram of their own. The latency of a single
+/// target is that of the whole.
+fn target_latencies(count: usize) -> usize {
+    if (2..=TARGET_LATENCIES_MAX).contains(&count) { count } else { 0 }
+}
+
+/// Merges values of each target into those of other threads, of which there may be none yet.
+fn merge_targets<T>(all: &mut Vec<T>, other: Vec<T>, mut merge: impl FnMut(&mut T, T)) {
     if all.is_empty() {
         *all = other;
         return;
     }
     for (to, from) in all.iter_mut().zip(other) {
-        *to = to.plus(&from);
+        merge(to, from);
     }
 }
 
@@ -427,8 +473,8 @@ mod tests {
     fn merging_adds_everything_up() {
         let thread = |offset: u64| {
             let mut records = Records { established: 2, began: at(100), ..Records::default() };
-            records.reply(at(200 + offset), Duration::from_micros(5), true);
-            records.reply(at(300 + offset), Duration::from_micros(7), false);
+            records.reply(at(200 + offset), 0, Duration::from_micros(5), true);
+            records.reply(at(300 + offset), 0, Duration::from_micros(7), false);
             records.loss(Loss::Reset);
             records.loss(Loss::Mismatch);
             *records.connect_errors.entry(7).or_default() += 1;
@@ -449,11 +495,11 @@ mod tests {
     fn every_request_has_one_end_and_one_latency() {
         let mut records = Records { offered: 5, ..Records::default() };
         let (now, intended, sent) = (at(1_000), at(100), at(600));
-        records.reply(now, now - intended, true);
-        records.reply(now, now - intended, false);
-        records.give_up(now, intended, GivenUp::TimedOut { sent });
-        records.give_up(now, intended, GivenUp::Unanswered { sent });
-        records.give_up(now, intended, GivenUp::NeverSent);
+        records.reply(now, 0, now - intended, true);
+        records.reply(now, 0, now - intended, false);
+        records.give_up(now, Some(0), intended, GivenUp::TimedOut { sent });
+        records.give_up(now, Some(0), intended, GivenUp::Unanswered { sent });
+        records.give_up(now, Some(0), intended, GivenUp::NeverSent);
         records.assert_balanced();
         assert_eq!((records.timed_out, records.unanswered, records.never_sent), (1, 1, 1));
         assert_eq!((records.latency.min(), records.service_time.min()), (900, 400));
@@ -501,7 +547,7 @@ mod tests {
     #[test]
     fn a_latency_beyond_the_bounds_is_recorded_as_the_largest() {
         let mut records = Records::default();
-        records.reply(at(1), Duration::from_secs(100_000), true);
+        records.reply(at(1), 0, Duration::from_secs(100_000), true);
         assert!(records.latency.max() >= LATENCY_MAX_NS);
     }
 
@@ -620,6 +666,9 @@ mod tests {
         assert_eq!(histogram_bytes(&latency_histogram()), counts_of_an_hour * 8);
         let counts_of_a_rate = (19 + 2) * 1_024;
         let seconds = 3_600 * size_of::<crate::stats::timeseries::Second>() as u64;
-        assert_eq!(Records::bytes(), 6 * counts_of_an_hour * 8 + counts_of_a_rate * 8 + seconds);
+        for (targets, histograms) in [(1, 6), (2, 8), (16, 22), (17, 6)] {
+            let counts = histograms * counts_of_an_hour + counts_of_a_rate;
+            assert_eq!(Records::bytes(targets), counts * 8 + seconds, "{targets} targets");
+        }
     }
 }

@@ -161,6 +161,7 @@ impl Client {
         let pipeline = self.lifecycle.plan.pipeline;
         let conversation = &mut self.conversations[index];
         let (before, full) = (conversation.completed, conversation.outstanding() == pipeline);
+        let target = self.lifecycle.target(index);
         while conversation.complete_one(&self.lifecycle.plan.wire) {
             let slot = slot(index, conversation.completed - 1, pipeline);
             let intended = self.intended_at[slot];
@@ -171,7 +172,7 @@ impl Client {
                 self.places[index].unrecorded += 1;
                 continue;
             }
-            self.lifecycle.records.reply(now, now - intended, in_period);
+            self.lifecycle.records.reply(now, target, now - intended, in_period);
             self.lifecycle.intervals.reply(now, now - intended, in_period);
             if sent.is_some() {
                 self.lifecycle.records.service_time.saturating_record(service.as_nanos() as u64);
@@ -197,6 +198,7 @@ impl Client {
     pub(super) fn give_up(&mut self, index: usize, now: Time, timed_out: bool) {
         let Conversation { begun, completed, .. } = self.conversations[index];
         self.second.given_up(now, begun - completed);
+        let target = Some(self.lifecycle.target(index));
         for request in completed..begun {
             let slot = slot(index, request, self.lifecycle.plan.pipeline);
             let intended = self.intended_at[slot];
@@ -211,7 +213,7 @@ impl Client {
                 }
                 _ => GivenUp::Unanswered { sent },
             };
-            self.lifecycle.records.give_up(now, intended, end);
+            self.lifecycle.records.give_up(now, target, intended, end);
             self.lifecycle.intervals.give_up(now, now - intended);
         }
     }

@@ -187,7 +187,7 @@ impl Client {
         dispatch.abandon(ended, |intended| {
             if intended >= period.record_from {
                 records.offered += 1;
-                records.give_up(ended, intended, GivenUp::NeverSent);
+                records.give_up(ended, None, intended, GivenUp::NeverSent);
                 intervals.give_up(ended, ended - intended);
             }
         });

@@ -239,7 +239,7 @@ fn deliver(
     let latency = now - time;
     if let SentAt::Before(_) = sent {
         counts.beyond_ring += 1;
-        records.at_least(latency, 1);
+        records.at_least(None, latency, 1);
     } else {
         records.latency.saturating_record(latency.as_nanos() as u64);
     }

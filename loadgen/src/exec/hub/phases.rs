@@ -143,7 +143,7 @@ impl Members {
         let mut give_up = |intended| {
             records.offered += 1;
             records.never_sent += 1;
-            records.at_least(ended - intended, clients);
+            records.at_least(None, ended - intended, clients);
         };
         for member in members {
             member.offered.take().map(&mut give_up);

@@ -19,7 +19,6 @@ use echopool::time::Time;
 
 use crate::exec::control::Control;
 use crate::plan::{Plan, Share};
-use crate::stats::counts::TargetCount;
 use crate::stats::interval::Recorder;
 use crate::stats::records::Records;
 use crate::stats::tally::Tally;
@@ -125,8 +124,8 @@ impl Lifecycle {
     /// The lifecycle of thread number `thread` before its first connection.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Lifecycle {
         let share = plan.share(thread);
-        let targets = vec![TargetCount::default(); plan.targets.len()];
         let looks = Looks::new(share.connections, plan.size);
+        let records = Records::of_targets(plan.targets.len());
         Lifecycle {
             intervals: Recorder::new(control.handover(thread).clone()),
             dispatch: plan.dispatch(thread),
@@ -148,7 +147,7 @@ impl Lifecycle {
             next_check: Time::ZERO,
             looks,
             samples: Samples::default(),
-            records: Records { targets, ..Records::default() },
+            records,
         }
     }
 

@@ -6,9 +6,19 @@ use crate::stats::counts::TargetCount;
 use crate::stats::records::Records;
 
 impl Lifecycle {
+    /// The index of the target of the connection with this index.
+    #[inline]
+    pub fn target(&self, index: usize) -> usize {
+        match self.records.targets.len() {
+            // Without a division for each reply.
+            1 => 0,
+            _ => self.plan.target_index(self.number(index)),
+        }
+    }
+
     /// The counts of the target of the connection with this index.
     pub(super) fn target_count(&mut self, index: usize) -> &mut TargetCount {
-        let nth = self.plan.target_index(self.number(index));
+        let nth = self.target(index);
         &mut self.records.targets[nth]
     }
 
@@ -26,7 +36,8 @@ impl Lifecycle {
     /// # Panics
     /// The counts of the targets do not add up to the totals.
     pub fn into_records(self) -> Records {
-        let records = self.records;
+        let mut records = self.records;
+        records.add_up_targets();
         let all = records.targets.iter().fold(TargetCount::default(), |sum, one| sum.plus(one));
         let whole = TargetCount {
             established: records.established,

@@ -43,6 +43,7 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
     }
     charts.push(by_percentile(result)?);
     if let Some(run) = result.run() {
+        charts.push(of_targets(run)?);
         charts.extend(over_time(run));
     }
     charts.retain(Chart::has_values);
@@ -99,6 +100,9 @@ const BY_PERCENTILE: Frame = Frame {
     x_kind: Quantity::Percentile,
     ..OVER_SECONDS
 };
+
+const OF_TARGETS: Frame =
+    Frame { id: "targets", title: "Latency of each target by percentile", ..BY_PERCENTILE };
 
 const CURVE: Frame = Frame {
     id: "curve",
@@ -192,6 +196,16 @@ fn by_percentile(result: &SavedResult) -> Result<Chart, String> {
         *label = "Latency".into();
     }
     Ok(Chart::of_lines(BY_PERCENTILE, series))
+}
+
+fn of_targets(run: &RunSummary) -> Result<Chart, String> {
+    let mut series = Vec::new();
+    for target in run.per_target.iter().flatten() {
+        if let Some(latency) = &target.latency {
+            series.push((target.target.clone(), percentiles(latency, &target.target)?));
+        }
+    }
+    Ok(Chart::of_lines(OF_TARGETS, series))
 }
 
 /// Without the largest value, which has no place on the axis: all lines before the last have it too

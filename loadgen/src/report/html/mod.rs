@@ -445,7 +445,7 @@ fn several(results: &[(String, SavedResult)]) -> Body {
 }
 
 const OBJECTIVE_KEYS: [&str; 3] = ["objective", "result", "measured"];
-const TARGET_KEYS: [&str; 7] = [
+const TARGET_KEYS: [&str; 10] = [
     "target",
     "connections_asked",
     "connections_established",
@@ -453,6 +453,9 @@ const TARGET_KEYS: [&str; 7] = [
     "connections_lost",
     "mismatched_connections",
     "requests_completed",
+    "latency/p50_ns",
+    "latency/p99_ns",
+    "latency/max_ns",
 ];
 const RUDE_KEYS: [&str; 9] = [
     "kind",

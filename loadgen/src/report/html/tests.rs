@@ -121,7 +121,14 @@ fn each_line_of_each_chart_has_its_own_numbers_of_the_json() {
         assert!(points.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1), "{points:?}");
         assert!(points.last().expect("points").0 > 99.99 && points.len() > 50, "{points:?}");
     }
-    let shown = ["percentiles", "rate", "latency", "lag", "connections", "errors"];
+    for target in json["per_target"].as_array().expect("a list") {
+        let points = points(&numbers, "targets", target["target"].as_str().expect("a name"));
+        for (rank, name) in [(50.0, "p50"), (99.0, "p99")] {
+            let expected = (rank, float(&target["latency"][format!("{name}_ns")]));
+            assert!(points.contains(&expected), "no {expected:?} in {points:?}");
+        }
+    }
+    let shown = ["percentiles", "targets", "rate", "latency", "lag", "connections", "errors"];
     let shown = [&shown[..], &["outstanding", "processors"]].concat();
     assert_eq!(ids(&numbers), shown, "and no other charts");
     let labels: usize = numbers["charts"]
@@ -130,7 +137,7 @@ fn each_line_of_each_chart_has_its_own_numbers_of_the_json() {
         .iter()
         .map(|chart| chart["series"].as_array().expect("a list").len())
         .sum();
-    assert_eq!(labels, 12 + 4 + 4, "and no other lines");
+    assert_eq!(labels, 12 + 4 + 4 + 2, "and no other lines");
 }
 
 #[test]

@@ -58,6 +58,16 @@ impl Distribution {
         }
     }
 
+    /// Both together.
+    ///
+    /// # Errors
+    /// A histogram is missing or malformed.
+    pub fn plus(&self, other: &Distribution) -> Result<Distribution, String> {
+        let mut sum = self.histogram()?;
+        sum.add(other.histogram()?).map_err(|error| error.to_string())?;
+        Ok(Distribution::new(&sum))
+    }
+
     /// Decodes the histogram.
     ///
     /// # Errors

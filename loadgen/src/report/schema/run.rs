@@ -311,7 +311,7 @@ pub struct ConnectionCounts {
 }
 
 /// What became of the connections to one target.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "target_counts")]
 pub struct TargetCounts {
     /// Its address, as in `targets`.
@@ -328,6 +328,11 @@ pub struct TargetCounts {
     pub mismatched_connections: u64,
     /// Requests that had their complete, verified reply, late ones included.
     pub requests_completed: u64,
+    /// As `latency` of the summary, of the requests that were given to its connections. Null for a
+    /// single target, of which it is that of the summary, for more than 16 targets, and in files of
+    /// earlier versions.
+    #[serde(default)]
+    pub latency: Option<Distribution>,
 }
 
 /// A clock compared with that of shard 0.
