@@ -9,6 +9,7 @@ use std::{panic, thread};
 use log::LevelFilter;
 use signal_hook::consts::SIGXFSZ;
 
+use super::log_format::{LineStyle, LogFormat};
 use super::log_writer::LogWriter;
 use super::log_writer::limit::Limited;
 use super::report;
@@ -16,7 +17,7 @@ use super::report;
 /// The log of the process.
 pub(super) struct Logger {
     pub(super) writer: LogWriter,
-    style: env_logger::WriteStyle,
+    pub(super) style: LineStyle,
     /// `None` if the process had a logger already.
     installed: Option<Limited>,
 }
@@ -27,10 +28,15 @@ impl Logger {
     ///
     /// # Errors
     /// The system refuses memory or the thread.
-    pub(super) fn start(level: Option<LevelFilter>, per_second: Option<u32>) -> io::Result<Logger> {
+    pub(super) fn start(
+        level: Option<LevelFilter>,
+        format: LogFormat,
+        per_second: Option<u32>,
+    ) -> io::Result<Logger> {
         // With a handler, a write beyond the file size limit fails and does not end the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        let style = anstream::AutoStream::choice(&io::stderr()).into();
+        let colours = anstream::AutoStream::choice(&io::stderr()).into();
+        let style = LineStyle { format, colours };
         let writer = LogWriter::start(io::stderr(), style, per_second)?;
         let mut logger = Logger { writer, style, installed: None };
         let built = logger.build(level);
@@ -40,7 +46,7 @@ impl Logger {
             log::set_max_level(filter);
             logger.installed = Some(limited);
         }
-        log_panics(logger.writer.clone());
+        log_panics(logger.writer.clone(), style);
         Ok(logger)
     }
 
@@ -59,7 +65,8 @@ impl Logger {
     fn build(&self, level: Option<LevelFilter>) -> env_logger::Logger {
         let mut builder = env_logger::Builder::new();
         let target = env_logger::Target::Pipe(Box::new(self.writer.clone()));
-        builder.write_style(self.style).target(target);
+        self.style.apply(&mut builder);
+        builder.target(target);
         match level {
             Some(level) => builder.filter_module("echopool", level),
             None if std::env::var_os("RUST_LOG").is_some() => builder.parse_default_env(),
@@ -73,18 +80,18 @@ impl Logger {
 
 /// Makes panics write to the queue of the log. The default hook writes to standard error and would
 /// block a worker whose service panics.
-fn log_panics(log: LogWriter) {
+fn log_panics(log: LogWriter, style: LineStyle) {
     panic::set_hook(Box::new(move |panic| {
         if !log.admits(log::Level::Error) {
             return;
         }
         let current = thread::current();
         let thread = current.name().unwrap_or("<unnamed>");
-        let mut text = format!("thread '{thread}' {panic}\n");
+        let mut text = format!("thread '{thread}' {panic}");
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
-            text.push_str(&format!("stack backtrace:\n{backtrace}\n"));
+            text.push_str(&format!("\nstack backtrace:\n{backtrace}"));
         }
-        let _ = log.clone().write_all(text.as_bytes());
+        let _ = log.clone().write_all(&style.plain("echopool::panic", &text));
     }));
 }

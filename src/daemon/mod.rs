@@ -40,6 +40,7 @@ pub mod connect;
 mod ending;
 mod failure;
 mod inherited;
+pub(crate) mod log_format;
 mod log_writer;
 mod logger;
 mod rates;
@@ -100,7 +101,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if cli.check {
         return check::run(&cli, &mut io::stdout().lock(), &mut io::stderr().lock());
     }
-    let log = match Logger::start(cli.log, cli.log_limit) {
+    let log = match Logger::start(cli.log, cli.log_format, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
             let _ = writeln!(io::stderr(), "echopool: cannot start the log: {error}");
@@ -113,7 +114,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Written at every log level.
-            let _ = log.writer.clone().write_all(format!("{failure}\n").as_bytes());
+            let line = log.style.plain("echopool::daemon", &failure.to_string());
+            let _ = log.writer.clone().write_all(&line);
             ExitCode::from(failure.code)
         }
     };

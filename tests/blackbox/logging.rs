@@ -152,3 +152,43 @@ fn messages_over_the_limit_of_the_log_are_counted_and_hide_nothing_else() {
     assert_eq!(events, 2 * 101, "{}", daemon.tail());
     assert_eq!((lines("SIGTERM: draining"), lines("ended, every")), (1, 1), "{}", daemon.tail());
 }
+
+/// Also lines about other lines, and the daemon's last word.
+#[test]
+fn every_line_has_the_form_that_is_asked_for() {
+    let flags = [&FLAGS[..], &["--log", "debug", "--log-limit", "10"]].concat();
+    for format in ["json", "journal"] {
+        let mut daemon = Daemon::start(&[&flags[..], &["--log-format", format]].concat());
+        log_messages(daemon.addresses()[1], 100);
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+        let lines = daemon.lines_with("");
+        let with = |word: &str| lines.iter().filter(|line| line.contains(word)).count();
+        for word in ["limits: workers=1", "lines_not_shown=", "ended, every connection finished"] {
+            assert!(with(word) > 0, "{word}: {lines:?}");
+        }
+        for line in &lines {
+            if format == "journal" {
+                let is_right = ["<4>", "<6>", "<7>"].iter().any(|prefix| line.starts_with(prefix));
+                assert!(is_right && line[3..].starts_with("echopool"), "{line}");
+                continue;
+            }
+            let object: serde_json::Value = serde_json::from_str(line).expect(line);
+            let message = object["message"].as_str().expect("text");
+            if message.starts_with("connect id=") {
+                assert!(object["fields"]["connections"].is_u64(), "{line}");
+                assert_eq!(
+                    (&object["level"], &object["fields"]["id"].is_u64()),
+                    (&"debug".into(), &true)
+                );
+            }
+        }
+    }
+    for (format, begin) in [("json", "{"), ("journal", "<3>echopool::daemon: ")] {
+        let mut command = binary();
+        command.args(["--listen", "192.0.2.1:1", "--log-format", format, "--log", "off"]);
+        let failed = command.output().expect("it starts");
+        let text = String::from_utf8_lossy(&failed.stderr);
+        assert!(text.starts_with(begin) && text.contains("cannot listen"), "{text}");
+    }
+}

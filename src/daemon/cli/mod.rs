@@ -18,6 +18,8 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
+use crate::daemon::log_format::LogFormat;
+
 use super::ending::DrainTimes;
 #[cfg(test)]
 use super::settings::Sources;
@@ -160,6 +162,10 @@ pub(crate) struct Cli {
     /// off, error, warn, info, debug, trace [default: RUST_LOG if it is set, else info]
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
+
+    /// What a line of the log looks like: text, json (an object), or journal (for systemd)
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    pub(crate) log_format: LogFormat,
 
     /// Log lines per second and level that clients may cause; the others are counted. 1 to 1m, or
     /// off

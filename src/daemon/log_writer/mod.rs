@@ -12,10 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
 
-use log::{Level, Log, Record};
+use log::Level;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::log_format::LineStyle;
 use limit::{LEVELS, Limit, Verdict};
 
 pub(super) mod limit;
@@ -65,7 +66,7 @@ impl LogWriter {
     /// second and level that [`admits`](Self::admits) applies.
     pub(super) fn start(
         out: impl AsFd + Send + 'static,
-        style: env_logger::WriteStyle,
+        style: LineStyle,
         per_second: Option<u32>,
     ) -> io::Result<LogWriter> {
         // Both here: a thread that finds no memory for its part would end the process.
@@ -181,12 +182,7 @@ impl Queue {
     }
 
     /// The body of the thread.
-    fn write_out(
-        &self,
-        mut out: Output<impl AsFd>,
-        mut lines: Vec<u8>,
-        style: env_logger::WriteStyle,
-    ) {
+    fn write_out(&self, mut out: Output<impl AsFd>, mut lines: Vec<u8>, style: LineStyle) {
         loop {
             let dropped = self.take(&mut lines, &mut out.hidden);
             let mut rest = &lines[..];
@@ -259,7 +255,7 @@ impl<F: AsFd> Output<F> {
     }
 
     /// Writes how many lines were over the limit, if there are any.
-    fn report_hidden(&mut self, style: env_logger::WriteStyle, per_second: u64) {
+    fn report_hidden(&mut self, style: LineStyle, per_second: u64) {
         for level in Level::iter() {
             let hidden = self.hidden[level as usize];
             if hidden == 0 {
@@ -276,7 +272,7 @@ impl<F: AsFd> Output<F> {
     }
 
     /// Writes how many lines were lost, if there are any and the last write succeeded.
-    fn report_lost(&mut self, style: env_logger::WriteStyle) {
+    fn report_lost(&mut self, style: LineStyle) {
         let lost = self.lost;
         if lost > 0
             && self.accepts
@@ -290,9 +286,9 @@ impl<F: AsFd> Output<F> {
     }
 
     /// Writes a line about other lines. Returns whether it was written to its end.
-    fn report(&mut self, style: env_logger::WriteStyle, text: fmt::Arguments<'_>) -> bool {
+    fn report(&mut self, style: LineStyle, text: fmt::Arguments<'_>) -> bool {
         let lost = self.lost;
-        self.write_lines(&formatted(style, text));
+        self.write_lines(&style.line(Level::Warn, TARGET, text));
         // The line is written again later.
         self.lost = lost;
         self.accepts
@@ -317,29 +313,4 @@ fn chunk_len(lines: &[u8]) -> usize {
 /// The number of lines. Each ends with a newline.
 fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
-}
-
-/// A warning of this file, formatted as all lines.
-fn formatted(style: env_logger::WriteStyle, text: fmt::Arguments<'_>) -> Vec<u8> {
-    let line = Arc::new(Mutex::new(Vec::new()));
-    let logger = env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .write_style(style)
-        .target(env_logger::Target::Pipe(Box::new(Captured(Arc::clone(&line)))))
-        .build();
-    logger.log(&Record::builder().level(Level::Warn).target(TARGET).args(text).build());
-    mem::take(&mut line.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Collects what a logger writes.
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -5,9 +5,11 @@ use std::sync::mpsc;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
+use super::super::log_format::LogFormat;
 use super::*;
 
-const STYLE: env_logger::WriteStyle = env_logger::WriteStyle::Never;
+const STYLE: LineStyle =
+    LineStyle { format: LogFormat::Text, colours: env_logger::WriteStyle::Never };
 
 /// Reads to the line "end". Returns how many lines arrived, and how many were lost according to the
 /// lines.

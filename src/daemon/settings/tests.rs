@@ -74,6 +74,7 @@ fn sample(name: &str) -> &'static str {
         "stats-interval" => "1s",
         "share-port" | "busy-poll" => "true",
         "log" => "debug",
+        "log-format" => "json",
         "log-limit" => "20k",
         "order" => "big",
         "max-frame" => "64k",
