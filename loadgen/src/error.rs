@@ -13,7 +13,9 @@ pub enum Exit {
     Differed = 3,
     /// The measurement is not what was asked for.
     NotValid = 4,
-    /// An objective was missed.
+    /// The rounds or runs of a comparison do not decide its conditions.
+    NotDecided = 5,
+    /// An objective was missed, or a condition of a comparison holds.
     SloMissed = 99,
     /// Ended early by a signal or a key. The report is written.
     Interrupted = 130,
@@ -21,12 +23,13 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit code, in ascending order.
-    pub const ALL: [Exit; 7] = [
+    pub const ALL: [Exit; 8] = [
         Exit::Ok,
         Exit::Failed,
         Exit::Usage,
         Exit::Differed,
         Exit::NotValid,
+        Exit::NotDecided,
         Exit::SloMissed,
         Exit::Interrupted,
     ];

@@ -14,7 +14,7 @@
 //! * `exec`: the threads that drive the connections
 //! * `report`: text and JSON made from the records
 //! * `view`: what the terminal shows during a run, and the keys
-//! * `command`: run, search, calibrate, compare, merge and report
+//! * `command`: run, search, ab, calibrate, compare, merge and report
 
 // Public only for tests, whose authors read the source.
 #![allow(missing_docs)]
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use command::{calibrate, compare, merge, report as report_command, run, search};
+use command::{ab, calibrate, compare, merge, report as report_command, run, search};
 use exec::local_server;
 use report::ending::End;
 use view::terminal;
@@ -50,6 +50,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
     // None of these words can be a target, because a target has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
+        Some("ab") => ab::run(&ab::AbArgs::parse_from(words)),
         Some("calibrate") => calibrate::run(&calibrate::CalibrateArgs::parse_from(words)),
         Some("compare") => compare::run(&compare::CompareArgs::parse_from(words)),
         Some("report") => report_command::run(&report_command::ReportArgs::parse_from(words)),

@@ -2,6 +2,7 @@
 
 use clap::{Command, CommandFactory};
 use loadgen::cli::RunArgs;
+use loadgen::command::ab::AbArgs;
 use loadgen::command::calibrate::CalibrateArgs;
 use loadgen::command::compare::CompareArgs;
 use loadgen::command::merge::MergeArgs;
@@ -35,6 +36,7 @@ fn flags(command: &Command) -> Vec<String> {
 fn every_flag_is_in_the_documentation() {
     let commands = [
         RunArgs::command(),
+        AbArgs::command(),
         CalibrateArgs::command(),
         CompareArgs::command(),
         MergeArgs::command(),

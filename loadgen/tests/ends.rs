@@ -176,13 +176,17 @@ const LATE: &str = "`generator-limited`, otherwise";
 const MISSED: &str = "`valid`, an objective was missed";
 const UNDECIDED: &str = "`valid`, an objective is undecided, or the run was aborted";
 const SIGNAL: &str = "ended early by a signal or `q`";
+const EXCEEDED: &str = "`ab`, `compare`: `valid`, a `--fail-if` is exceeded";
+const NOT_DECIDED: &str = "`ab`, `compare`: `valid`, a `--fail-if` is not decided";
 
 fn cases() -> Vec<Case> {
     vec![
         case(USAGE, "flags that do not go together", || loadgen("--strict")),
         case(USAGE, "a search with a flag of a single run", || json("--search p99:1ms -n 5")),
         case(USAGE, "one file to merge", || loadgen("merge one.json")),
+        case(USAGE, "one target and no other", || against("", 1)),
         case(FAILED, "no server", || json("127.0.0.1:1 -c 2 -d 1s")),
+        case(FAILED, "no server to compare with", || json("ab 127.0.0.1:1 127.0.0.1:1 -c 2 -d 1s")),
         case(FAILED, "no server to search", || json("127.0.0.1:1 -c 2 --search p99:1ms")),
         case(FAILED, "an output that cannot be written", || json("-o /no/such/directory/file")),
         case(FAILED, "a file that is not there", || loadgen("compare /no/such /no/such")),
@@ -204,6 +208,19 @@ fn cases() -> Vec<Case> {
         }),
         case("`echo-differed`", "searched", || {
             faulty(CORRUPT, "-c 3 -R 100 -d 300ms -w 1ms --search p99:10s")
+        }),
+        case("`echo-differed`", "against another", || {
+            let server = EchoServer::start(CORRUPT);
+            json(&format!("ab {0} {0} -c 3 --rounds 8 --slice 50ms", server.address))
+        }),
+        case(SIGNAL, "while targets are compared", || {
+            let server = EchoServer::start(Fault::None);
+            let flags = format!("{} -c 2 --rounds 1000 --slice 10ms", server.address);
+            let run = format!("ab {} {flags} --output-format json", server.address);
+            let run = start(program(&run));
+            until("a round is made", || (server.peers().len() > 4).then_some(()));
+            run.signal(Signal::INT);
+            run.wait()
         }),
         case(SIGNAL, "while measuring", || {
             let server = EchoServer::start(Fault::None);
@@ -302,6 +319,14 @@ fn cases() -> Vec<Case> {
         case(UNDECIDED, "most requests are never sent", || never_sent("--slo p90<1h")),
         case(UNDECIDED, "an upper limit of all", || never_sent("--slo max<1h --slo mean<1h")),
         case(UNDECIDED, "merged and compared", || part_of(4, &never_sent("--slo p90<1h"))),
+        case(EXCEEDED, "by the rounds", || against("--fail-if p50>0.000001x", 2)),
+        case(NOT_DECIDED, "too few rounds", || {
+            json("ab echo:// echo:// -c 2 --rounds 3 --slice 20ms --fail-if p50>1x")
+        }),
+        case("`valid`", "targets, without a condition", || against("", 2)),
+        case("`valid`", "targets, with a condition that is kept", || {
+            against("--fail-if p50>1000000x --fail-if p50>+1h", 2)
+        }),
         case("`valid`", "a closed loop", || faulty(Fault::None, "-c 3 -n 30")),
         case("`valid`", "objectives that are met", || {
             faulty(Fault::None, "-c 3 -n 30 --slo max<1h --slo rate>=1 --slo errors<1")
@@ -326,6 +351,13 @@ const CORRUPT: Fault = Fault::Corrupt { connection: 1, offset: 70 };
 /// With a report in JSON.
 fn json(flags: &str) -> Ended {
     loadgen(&format!("{flags} --output-format json --progress none"))
+}
+
+/// A server against itself, `targets` times.
+fn against(flags: &str, targets: usize) -> Ended {
+    let server = EchoServer::start(Fault::None);
+    let targets = format!("{} ", server.address).repeat(targets);
+    json(&format!("ab {targets} -c 2 --rounds 12 --slice 50ms {flags}"))
 }
 
 fn faulty(fault: Fault, flags: &str) -> Ended {

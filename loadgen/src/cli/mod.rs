@@ -53,14 +53,15 @@ pub struct RunArgs {
 }
 
 const AFTER_HELP: &str = "\
-Other commands: loadgen calibrate (what this machine can do at most), loadgen compare A.json B.json,
-loadgen merge A.json B.json ..., loadgen report A.json ... -o FILE (from reports written with
---output-format json).
+Other commands: loadgen ab A B (how much slower is B than A?), loadgen calibrate (what this machine
+can do at most), loadgen compare A.json B.json, loadgen merge A.json B.json ..., loadgen report
+A.json ... -o FILE (from reports written with --output-format json).
 
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.
 
 Exit codes: 0 ok, 1 set-up or run failed, 2 usage, 3 an echo differed, 4 the measurement is not
 valid (fewer connections than asked for, connections lost, or the schedule not kept) or does not
-decide an objective, 99 an objective (--slo) was missed, 130 interrupted by a signal or the key q
-(the report is written nevertheless).";
+decide an objective, 5 loadgen ab or compare does not decide a condition (--fail-if), 99 an
+objective (--slo) was missed or a condition is exceeded, 130 interrupted by a signal or the key q (the
+report is written nevertheless).";

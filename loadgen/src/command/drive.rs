@@ -20,7 +20,7 @@ use crate::cli::{OutputArgs, ProgressForm};
 use crate::error::{Exit, Failure};
 use crate::exec::barrier::StartGate;
 use crate::exec::client::Client;
-use crate::exec::control::{Control, START_DELAY};
+use crate::exec::control::{Control, START_DELAY, Start};
 use crate::exec::hub::Members;
 use crate::exec::hub::senders::SharedSenders;
 use crate::exec::local_server::LocalServer;
@@ -80,9 +80,38 @@ pub fn drive(
     interrupted: &AtomicBool,
     outputs: &mut Outputs,
 ) -> Result<Report, Failure> {
-    let rude = usize::from(plan.rude.total() > 0);
-    let control =
-        Arc::new(Control::new(plan.threads, rude, plan.own_requests()).held(gate.is_some()));
+    let start = Arc::new(Start::new(threads(&plan)).held(gate.is_some()));
+    let when = When { start, delay: Duration::ZERO, gate };
+    drive_after(when, plan, output, server, interrupted, outputs)
+}
+
+/// Threads of a run that become ready.
+pub fn threads(plan: &Plan) -> usize {
+    plan.threads + usize::from(plan.rude.total() > 0)
+}
+
+/// When a run begins: `delay` after a start that others may share, which the gate sets if there is
+/// one.
+pub struct When {
+    pub start: Arc<Start>,
+    pub delay: Duration,
+    pub gate: Option<StartGate>,
+}
+
+/// The same for one of several runs at once. It connects with them, and begins after their common start. If one of them fails, all end.
+///
+/// # Errors
+/// As for [`drive`].
+pub fn drive_after(
+    when: When,
+    plan: Arc<Plan>,
+    output: &OutputArgs,
+    server: Option<&mut LocalServer>,
+    interrupted: &AtomicBool,
+    outputs: &mut Outputs,
+) -> Result<Report, Failure> {
+    let When { start, delay, gate } = when;
+    let control = Arc::new(Control::of_several(start, delay, plan.threads, plan.own_requests()));
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
     let form = output.progress_form(io::stdout().is_terminal());
@@ -109,7 +138,7 @@ pub fn drive(
         interrupted,
         failure: None,
     };
-    let records = watch.until_all_end(plan.threads + rude, &results);
+    let records = watch.until_all_end(threads(&plan), &results);
     watch.emit_last_intervals(&records);
     watch.progress.finish();
     drop(watch.keys);

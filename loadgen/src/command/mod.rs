@@ -1,5 +1,6 @@
 //! The commands of the program, each from its arguments to its exit code.
 
+pub mod ab;
 pub mod calibrate;
 pub mod compare;
 pub mod drive;

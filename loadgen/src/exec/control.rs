@@ -1,5 +1,5 @@
 //! State shared by the threads of a run: the common start, the end, the budget of requests, and the
-//! counters for the progress line.
+//! counters for the progress line. Several runs can have their start in common.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,18 +14,38 @@ use crate::stats::tally::{Tallies, Tally};
 /// the time before.
 pub const START_DELAY: Duration = Duration::from_millis(5);
 
-/// Shared by all threads of a run.
-pub struct Control {
-    /// Threads, including that of the rude clients, whose connections are not all established or
+/// The start of one run, or of several that begin together, and their early end.
+pub struct Start {
+    /// Threads, including those of rude clients, whose connections are not all established or
     /// failed yet.
     unready: AtomicUsize,
-    /// When the measured period begins, in nanoseconds; 0 until it is known.
-    start_at: AtomicU64,
+    /// When the first run begins, in nanoseconds; 0 until it is known.
+    at: AtomicU64,
     /// Whether the start is set from outside.
     is_held: bool,
+    stop: AtomicBool,
+}
+
+impl Start {
+    /// `threads`: all threads that become [ready](Control::ready).
+    pub fn new(threads: usize) -> Start {
+        let unready = AtomicUsize::new(threads);
+        Start { unready, at: AtomicU64::new(0), is_held: false, stop: AtomicBool::new(false) }
+    }
+
+    /// The runs do not begin until [`Control::start`] is called.
+    pub fn held(self, is_held: bool) -> Start {
+        Start { is_held, ..self }
+    }
+}
+
+/// Shared by all threads of a run.
+pub struct Control {
+    start: Arc<Start>,
+    /// How long after the common start this run begins.
+    delay: Duration,
     /// Threads that have finished measuring.
     ended: AtomicUsize,
-    stop: AtomicBool,
     /// Requests that a closed loop may still begin, if there is a limit.
     budget: Option<AtomicU64>,
     tallies: Arc<Tallies>,
@@ -36,46 +56,51 @@ impl Control {
     /// `threads`: threads of measured clients. `others`: further threads that become
     /// [ready](Control::ready).
     pub fn new(threads: usize, others: usize, requests: Option<u64>) -> Control {
+        let start = Arc::new(Start::new(threads + others));
+        Control::of_several(start, Duration::ZERO, threads, requests)
+    }
+
+    /// The control of one of several runs that connect together. It begins `delay` after their
+    /// common start. If one of them is stopped, all are. `threads`: threads of measured clients.
+    pub fn of_several(
+        start: Arc<Start>,
+        delay: Duration,
+        threads: usize,
+        requests: Option<u64>,
+    ) -> Control {
         Control {
-            unready: AtomicUsize::new(threads + others),
-            start_at: AtomicU64::new(0),
-            is_held: false,
+            start,
+            delay,
             ended: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
             budget: requests.map(AtomicU64::new),
             tallies: Arc::new(Tallies::new(threads)),
             handovers: (0..threads).map(|_| Arc::default()).collect(),
         }
     }
 
-    /// The period does not begin until [`start`](Control::start) is called.
-    pub fn held(self, is_held: bool) -> Control {
-        Control { is_held, ..self }
-    }
-
     /// Called once by each thread when all its connections are established or have failed. The last
     /// call sets the common start.
     pub fn ready(&self, now: Time) {
-        if self.unready.fetch_sub(1, Relaxed) == 1 && !self.is_held {
+        if self.start.unready.fetch_sub(1, Relaxed) == 1 && !self.start.is_held {
             self.start(now + START_DELAY);
         }
     }
 
     /// Whether all threads are ready, and the start is not set.
     pub fn waits_for_start(&self) -> bool {
-        self.unready.load(Relaxed) == 0 && self.start_at().is_none()
+        self.start.unready.load(Relaxed) == 0 && self.start_at().is_none()
     }
 
     /// Sets the common start.
     pub fn start(&self, at: Time) {
-        self.start_at.store(at.as_nanos(), Relaxed);
+        self.start.at.store(at.as_nanos(), Relaxed);
     }
 
     /// When the measured period begins; `None` until it is known.
     pub fn start_at(&self) -> Option<Time> {
-        match self.start_at.load(Relaxed) {
+        match self.start.at.load(Relaxed) {
             0 => None,
-            nanos => Some(Time::from_nanos(nanos)),
+            nanos => Some(Time::from_nanos(nanos) + self.delay),
         }
     }
 
@@ -91,12 +116,12 @@ impl Control {
 
     /// Ends the run early.
     pub fn stop(&self) {
-        self.stop.store(true, Relaxed);
+        self.start.stop.store(true, Relaxed);
     }
 
     /// Whether the run should end early.
     pub fn stopped(&self) -> bool {
-        self.stop.load(Relaxed)
+        self.start.stop.load(Relaxed)
     }
 
     /// Acquires the right to begin one more request of a closed loop. In an open loop the schedule
@@ -146,6 +171,23 @@ mod tests {
         assert_eq!(control.start_at(), None);
         control.ready(Time::from_nanos(20));
         assert_eq!(control.start_at(), Some(Time::from_nanos(20) + START_DELAY));
+    }
+
+    #[test]
+    fn several_runs_wait_for_each_other_and_begin_one_after_the_other() {
+        let start = Arc::new(Start::new(2));
+        let delay = Duration::from_millis(7);
+        let [first, second] =
+            [Duration::ZERO, delay].map(|delay| Control::of_several(start.clone(), delay, 1, None));
+        first.ready(Time::from_nanos(10));
+        assert_eq!((first.start_at(), second.start_at()), (None, None));
+        second.ready(Time::from_nanos(20));
+        let began = Time::from_nanos(20) + START_DELAY;
+        assert_eq!((first.start_at(), second.start_at()), (Some(began), Some(began + delay)));
+        first.measured();
+        assert!(first.all_measured() && !second.all_measured());
+        second.stop();
+        assert!(first.stopped());
     }
 
     #[test]

@@ -32,7 +32,10 @@ pub(super) fn ranges(spec: &RunSpec) -> Result<(), Failure> {
 
 /// Threads that never sleep need a processor each; if there are fewer processors, they prevent each
 /// other from running.
-pub(super) fn busy_poll(threads: usize, workers: usize, processors: usize) -> Result<(), Failure> {
+///
+/// # Errors
+/// There are fewer. The text has the remedy.
+pub fn busy_poll(threads: usize, workers: usize, processors: usize) -> Result<(), Failure> {
     let needed = threads + workers;
     if needed <= processors {
         return Ok(());

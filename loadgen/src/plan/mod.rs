@@ -45,6 +45,7 @@ pub mod shard;
 pub use addresses::Alternatives;
 use capacity::Capacity;
 pub use capacity::{BacklogShort, Limit, Shortfall};
+pub use checks::busy_poll;
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! How a run, a search, or several runs taken together have ended, and the exit code: one table.
+//! How a run, a search, a comparison, or several runs taken together have ended, and the exit code: one table.
 //! `docs/loadgen.md` repeats it, and `tests/ends.rs` makes each of its rows happen.
 
 use super::Verdict;
@@ -31,9 +31,13 @@ pub enum Objectives {
     Met,
     /// There are none.
     NotGiven,
+    /// A condition of a comparison is not decided by its rounds or runs.
+    ConditionUndecided,
     Undecided,
     /// One was missed by the whole run, or by the second that ended it.
     Missed,
+    /// A condition of a comparison holds.
+    ConditionHolds,
 }
 
 /// With a result or without.
@@ -52,7 +56,7 @@ pub struct Row {
 }
 
 /// The first row that applies determines the exit code.
-pub const TABLE: [Row; 14] = [
+pub const TABLE: [Row; 16] = [
     row("the command line asks for something impossible", Exit::Usage, |end| {
         matches!(end, End::Failure(Failure::Usage(_)))
     }),
@@ -82,6 +86,12 @@ pub const TABLE: [Row; 14] = [
     }),
     row("`valid`, an objective is undecided, or the run was aborted", Exit::NotValid, |end| {
         end.is(|state| state.objectives == Objectives::Undecided || state.ending == Ending::Aborted)
+    }),
+    row("`ab`, `compare`: `valid`, a `--fail-if` is exceeded", Exit::SloMissed, |end| {
+        end.is(|state| state.objectives == Objectives::ConditionHolds)
+    }),
+    row("`ab`, `compare`: `valid`, a `--fail-if` is not decided", Exit::NotDecided, |end| {
+        end.is(|state| state.objectives == Objectives::ConditionUndecided)
     }),
     row("`valid`", Exit::Ok, |end| end.has(Verdict::Valid)),
 ];
@@ -164,6 +174,8 @@ impl Objectives {
             Objectives::NotGiven => "none",
             Objectives::Undecided => "undecided",
             Objectives::Missed => "missed",
+            Objectives::ConditionUndecided => "condition not decided",
+            Objectives::ConditionHolds => "condition exceeded",
         }
     }
 }
@@ -196,6 +208,8 @@ mod tests {
                     Objectives::NotGiven,
                     Objectives::Undecided,
                     Objectives::Missed,
+                    Objectives::ConditionUndecided,
+                    Objectives::ConditionHolds,
                 ] {
                     states.push(State { verdict, ending, objectives });
                 }

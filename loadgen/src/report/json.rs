@@ -1,6 +1,7 @@
 //! A run as the [object](RunSummary) of its JSON report. The object includes the latency histogram,
 //! so that files can be merged.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use echopool::builtin::url::Spec;
@@ -13,6 +14,7 @@ use super::schema::{
     TargetCounts, ThreadSummary, nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
+use crate::plan::Plan;
 use crate::plan::calibration::{CalibrationUse, Generator, Standing};
 use crate::stats::cpu::ThreadUse;
 use crate::stats::slo::{Metric, Outcome};
@@ -31,7 +33,7 @@ impl RunSummary {
             machine: report.machine.clone(),
             target: report.plan.target_addresses().join(","),
             targets: report.plan.target_addresses(),
-            config: config(report),
+            config: RunConfig::new(&report.plan),
             connections: connections(report),
             per_target: Some(TargetCounts::all(report)),
             elapsed_ns: nanos(records.elapsed()),
@@ -67,7 +69,7 @@ impl RunSummary {
             longest_pause_ns: nanos(records.longest_stall),
             rude_clients: records.rude.clone(),
             hub: hub(report),
-            errors: report.errors().into_iter().filter_map(error).collect(),
+            errors: report.errors_by_name(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
             generator_waiting_ratio: report.generator_waiting(),
@@ -85,73 +87,75 @@ impl RunSummary {
     }
 }
 
-fn config(report: &Report) -> RunConfig {
-    let plan = &report.plan;
-    let (lifetime_requests, lifetime_ns) = match plan.lifetime {
-        None => (None, None),
-        Some(Lifetime::Requests(count)) => (Some(count), None),
-        Some(Lifetime::Time(time)) => (None, Some(nanos(time))),
-    };
-    let arrivals = |spacing| match spacing {
-        Spacing::Const => "const",
-        Spacing::Poisson => "poisson",
-    };
-    RunConfig {
-        service: Some(
-            Spec {
-                service: plan.service,
-                transport: plan.targets.first().map(TransportOptions::from).unwrap_or_default(),
-                address: String::new(),
-            }
-            .to_string(),
-        ),
-        own_server: plan.local_server,
-        own_server_workers: plan.local_server.then_some(plan.server_workers),
-        optimized_build: Some(Generator::this().optimized),
-        shard: Some(plan.shard).filter(|shard| !shard.is_whole()),
-        connections: match plan.shard.is_whole() {
-            true => plan.connections_asked,
-            false => plan.connections_all,
-        },
-        connections_explicit: plan.connections_explicit,
-        threads: plan.threads,
-        duration_ns: plan.duration.map(nanos),
-        requests: plan.requests,
-        size_bytes: plan.size,
-        sizes: plan.sizes.to_string(),
-        warmup_ns: nanos(plan.warmup),
-        rate_per_second: plan.rate,
-        open_loop: plan.open_loop.is_some(),
-        strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
-        arrivals: plan.open_loop.as_ref().map(|open_loop| arrivals(open_loop.spacing).into()),
-        stages: stages(report),
-        lifetime_requests,
-        lifetime_ns,
-        reconnect: plan.reconnect,
-        rude_clients: plan
-            .rude_all
-            .0
-            .iter()
-            .map(|(kind, count)| (kind.word().into(), *count))
-            .collect(),
-        pipeline: plan.pipeline,
-        busy_poll: plan.busy_poll,
-        connect_rate_per_second: plan.connect_rate,
-        timeout_ns: nanos(plan.timeout),
-        hub: plan.hub.map(|hub| HubConfig {
-            senders: hub.senders,
-            never_read: hub.never_read,
-            allow_drops: hub.allow_drops,
-        }),
-        abort_on_fail: plan.abort_on_fail,
-        source_ips: plan.sources.clone(),
-        seed: plan.seed,
+impl RunConfig {
+    /// What a plan was made from.
+    pub fn new(plan: &Plan) -> RunConfig {
+        let (lifetime_requests, lifetime_ns) = match plan.lifetime {
+            None => (None, None),
+            Some(Lifetime::Requests(count)) => (Some(count), None),
+            Some(Lifetime::Time(time)) => (None, Some(nanos(time))),
+        };
+        let arrivals = |spacing| match spacing {
+            Spacing::Const => "const",
+            Spacing::Poisson => "poisson",
+        };
+        RunConfig {
+            service: Some(
+                Spec {
+                    service: plan.service,
+                    transport: plan.targets.first().map(TransportOptions::from).unwrap_or_default(),
+                    address: String::new(),
+                }
+                .to_string(),
+            ),
+            own_server: plan.local_server,
+            own_server_workers: plan.local_server.then_some(plan.server_workers),
+            optimized_build: Some(Generator::this().optimized),
+            shard: Some(plan.shard).filter(|shard| !shard.is_whole()),
+            connections: match plan.shard.is_whole() {
+                true => plan.connections_asked,
+                false => plan.connections_all,
+            },
+            connections_explicit: plan.connections_explicit,
+            threads: plan.threads,
+            duration_ns: plan.duration.map(nanos),
+            requests: plan.requests,
+            size_bytes: plan.size,
+            sizes: plan.sizes.to_string(),
+            warmup_ns: nanos(plan.warmup),
+            rate_per_second: plan.rate,
+            open_loop: plan.open_loop.is_some(),
+            strict: plan.open_loop.as_ref().is_some_and(|open_loop| open_loop.strict),
+            arrivals: plan.open_loop.as_ref().map(|open_loop| arrivals(open_loop.spacing).into()),
+            stages: stages(plan),
+            lifetime_requests,
+            lifetime_ns,
+            reconnect: plan.reconnect,
+            rude_clients: plan
+                .rude_all
+                .0
+                .iter()
+                .map(|(kind, count)| (kind.word().into(), *count))
+                .collect(),
+            pipeline: plan.pipeline,
+            busy_poll: plan.busy_poll,
+            connect_rate_per_second: plan.connect_rate,
+            timeout_ns: nanos(plan.timeout),
+            hub: plan.hub.map(|hub| HubConfig {
+                senders: hub.senders,
+                never_read: hub.never_read,
+                allow_drops: hub.allow_drops,
+            }),
+            abort_on_fail: plan.abort_on_fail,
+            source_ips: plan.sources.clone(),
+            seed: plan.seed,
+        }
     }
 }
 
 /// `None` if the rate is the same for the whole run.
-fn stages(report: &Report) -> Option<Vec<StageConfig>> {
-    let (Some(open_loop), None) = (&report.plan.open_loop, report.plan.rate) else { return None };
+fn stages(plan: &Plan) -> Option<Vec<StageConfig>> {
+    let (Some(open_loop), None) = (&plan.open_loop, plan.rate) else { return None };
     let stage = |stage: Stage| StageConfig {
         length_ns: nanos(stage.length),
         from_per_second: stage.from,
@@ -215,8 +219,12 @@ fn hub(report: &Report) -> Option<HubCounts> {
     })
 }
 
-fn error((name, count): (String, u64)) -> Option<(String, NonZeroU64)> {
-    Some((name, NonZeroU64::new(count)?))
+impl Report {
+    /// The errors of connections, as JSON has them.
+    pub fn errors_by_name(&self) -> BTreeMap<String, NonZeroU64> {
+        let not_zero = |(name, count)| Some((name, NonZeroU64::new(count)?));
+        self.errors().into_iter().filter_map(not_zero).collect()
+    }
 }
 
 fn ceiling(report: &Report) -> CeilingUse {

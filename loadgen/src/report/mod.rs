@@ -3,12 +3,14 @@
 //! * here: what a report is made from
 //! * `verdict`: the verdict with its reason; `ending`: the table of exit codes; `validity`: whether the generator kept up; `figures`:
 //!   values computed from the records
+//! * `difference`: figures of targets or files compared with each other
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
 //!   `targets`, `hub`: parts of the text
 //! * `schema`: the types of all JSON objects; `saved`: results read from files; `shards`: those of
 //!   one run; and `table`: those as
 //!   comma-separated values
 
+pub mod difference;
 #[cfg(test)]
 pub mod distinct;
 pub mod ending;

@@ -121,7 +121,8 @@ impl Outputs {
     }
 }
 
-fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()> {
+/// Writes an object on a line of its own.
+pub fn json_line(out: &mut dyn Write, form: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, form)?;
     out.write_all(b"\n")
 }

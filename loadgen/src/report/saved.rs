@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::schema::{
-    Distribution, MergedSummary, RunSummary, SCHEMA_VERSION, SearchSummary, StepResult,
+    AbSummary, Distribution, MergedSummary, RunSummary, SCHEMA_VERSION, SearchSummary, StepResult,
     TargetCounts,
 };
 use super::targets::LINES_MAX;
@@ -155,6 +155,11 @@ fn summary(text: &str) -> Result<RunSummary, String> {
                         the run in its key best";
             return Err(text.into());
         }
+        "ab" => {
+            let text = "the result of loadgen ab, which has compared its targets: give files of \
+                        single runs";
+            return Err(text.into());
+        }
         "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
@@ -182,6 +187,7 @@ pub enum SavedResult {
     Run(Box<RunSummary>),
     Search(Box<SearchSummary>),
     Merged(Box<MergedSummary>),
+    Ab(Box<AbSummary>),
     Calibration(Box<Calibration>),
 }
 
@@ -207,22 +213,27 @@ impl SavedResult {
             "merged" => {
                 head.parse(text, SCHEMA_VERSION, "the result of a merge").map(SavedResult::Merged)
             }
+            "ab" => {
+                head.parse(text, SCHEMA_VERSION, "the result of loadgen ab").map(SavedResult::Ab)
+            }
             "calibration" => head
                 .parse(text, calibration::SCHEMA_VERSION, "a calibration")
                 .map(SavedResult::Calibration),
-            _ => Err("not the result of a run, a search, a merge or a calibration: write it with \
-                      --output-format json, or with loadgen merge or calibrate"
-                .into()),
+            _ => Err(
+                "not the result of a run, a search, loadgen ab, a merge or a calibration: write \
+                      it with --output-format json, or with loadgen merge or calibrate"
+                    .into(),
+            ),
         }
     }
 
     /// The run; of a search the best one. `None` if no run met the objective, and for several runs
-    /// that were added up, and for a calibration.
+    /// that were added up or compared, and for a calibration.
     pub fn run(&self) -> Option<&RunSummary> {
         match self {
             SavedResult::Run(run) => Some(run),
             SavedResult::Search(search) => search.best.as_ref(),
-            SavedResult::Merged(_) | SavedResult::Calibration(_) => None,
+            SavedResult::Merged(_) | SavedResult::Ab(_) | SavedResult::Calibration(_) => None,
         }
     }
 

@@ -71,6 +71,18 @@ impl ThreadUse {
         }
     }
 
+    /// Both together.
+    pub fn plus(self, other: &ThreadUse) -> ThreadUse {
+        ThreadUse {
+            span: self.span + other.span,
+            running: self.running + other.running,
+            waiting: self.waiting + other.waiting,
+            polling: self.polling + other.polling,
+            switches_voluntary: self.switches_voluntary + other.switches_voluntary,
+            switches_involuntary: self.switches_involuntary + other.switches_involuntary,
+        }
+    }
+
     /// Time in which it neither slept nor polled in vain: it worked, or could have. What a thread
     /// did when it lost its processor is unknown; all of that time counts as waiting work, so a
     /// thread is never reported as less busy than it was.

@@ -2,6 +2,8 @@
 
 pub mod counts;
 pub mod cpu;
+pub mod difference;
+pub mod fail_if;
 pub mod hub;
 pub mod interval;
 pub mod loss;

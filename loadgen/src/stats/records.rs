@@ -5,6 +5,7 @@
 //! completed, timed out, unanswered and never sent. It is in the latencies once: with the time to
 //! its reply, or with its age when it was given up, which is a lower bound of its latency.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -379,6 +380,24 @@ impl Records {
         self.thread_uses.extend(other.thread_uses);
     }
 
+    /// Adds the records of a later run of the same plan. The length becomes the sum of both. The use
+    /// of the busiest thread of one is added to that of the busiest of the other, and so on. Times of
+    /// the clock, and the series of seconds, mean nothing any more.
+    pub fn append(&mut self, mut later: Records) {
+        let elapsed = self.elapsed() + later.elapsed();
+        let saturated_seconds = self.saturated_seconds + later.saturated_seconds;
+        let mut thread_uses = std::mem::take(&mut later.thread_uses);
+        for uses in [&mut thread_uses, &mut self.thread_uses] {
+            uses.sort_by_key(|used| Reverse(used.busy()));
+        }
+        for (used, before) in thread_uses.iter_mut().zip(&self.thread_uses) {
+            *used = used.plus(before);
+        }
+        self.merge(later);
+        (self.began, self.ended) = (Time::ZERO, Time::ZERO + elapsed);
+        (self.saturated_seconds, self.thread_uses) = (saturated_seconds, thread_uses);
+    }
+
     /// The length of the measured period.
     pub fn elapsed(&self) -> Duration {
         self.ended - self.began
@@ -489,6 +508,30 @@ mod tests {
         assert_eq!((all.connect_failed(), all.served()), (2, 2));
         assert_eq!((all.latency.len(), all.last_end), (4, at(350)));
         assert_eq!(all.elapsed(), Duration::from_nanos(200));
+    }
+
+    #[test]
+    fn a_later_run_lengthens_the_period_and_the_use_of_each_thread() {
+        let run = |began: u64, nanos: u64| {
+            let mut records = Records { began: at(began), ..Records::default() };
+            records.reply(at(began + 1), 0, Duration::from_micros(5), true);
+            records.ended = at(began + nanos);
+            records.saturated_seconds = 1;
+            let used = |nanos| ThreadUse {
+                running: Duration::from_nanos(nanos),
+                switches_voluntary: nanos,
+                ..ThreadUse::default()
+            };
+            records.thread_uses = vec![used(nanos), used(10 * nanos)];
+            records
+        };
+        let mut all = run(1_000, 100);
+        all.append(run(5_000, 300));
+        assert_eq!((all.elapsed(), all.replies), (Duration::from_nanos(400), 2));
+        assert_eq!((all.saturated_seconds, all.latency.len()), (2, 2));
+        let running: Vec<_> = all.thread_uses.iter().map(|used| used.running.as_nanos()).collect();
+        assert_eq!(running, [4_000, 400]);
+        assert_eq!(all.thread_uses[0].switches_voluntary, 4_000);
     }
 
     #[test]

@@ -111,8 +111,24 @@ pub fn parse(text: &str) -> Result<Slo, String> {
     }
 }
 
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Metric::Percentile(at) => write!(f, "p{at}"),
+            Metric::Max => f.write_str("max"),
+            Metric::Mean => f.write_str("mean"),
+            Metric::Rate => f.write_str("rate"),
+            Metric::Errors => f.write_str("errors"),
+        }
+    }
+}
+
 impl Metric {
-    fn parse(text: &str) -> Result<Metric, String> {
+    /// Parses its name.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn parse(text: &str) -> Result<Metric, String> {
         let unknown = || {
             format!(
                 "'{text}' is not known: use p50, p99, p99.9 and the like, max, mean, rate or errors"
@@ -134,6 +150,19 @@ impl Metric {
                     _ => Err(unknown()),
                 }
             }
+        }
+    }
+
+    /// Its value: nanoseconds for a latency, `rate` for a rate. `None` if there is none, and for
+    /// errors, which are counted elsewhere.
+    pub fn measure(self, latency: &Histogram<u64>, rate: Option<f64>) -> Option<f64> {
+        let latencies = Some(latency).filter(|latency| !latency.is_empty());
+        match self {
+            Metric::Percentile(at) => latencies.map(|all| records::percentile(all, at) as f64),
+            Metric::Max => latencies.map(|all| all.max() as f64),
+            Metric::Mean => latencies.map(Histogram::mean),
+            Metric::Rate => rate,
+            Metric::Errors => None,
         }
     }
 }
@@ -201,17 +230,9 @@ impl Slo {
     }
 
     fn measure(&self, observed: &Observed<'_>) -> Option<f64> {
-        let latency = |value: fn(&Histogram<u64>, f64) -> f64, at| {
-            (!observed.latency.is_empty()).then(|| value(observed.latency, at))
-        };
         match self.metric {
-            Metric::Percentile(at) => {
-                latency(|values, at| records::percentile(values, at) as f64, at)
-            }
-            Metric::Max => latency(|values, _| values.max() as f64, 0.0),
-            Metric::Mean => latency(|values, _| values.mean(), 0.0),
-            Metric::Rate => observed.rate,
             Metric::Errors => Some(observed.errors as f64),
+            metric => metric.measure(observed.latency, observed.rate),
         }
     }
 

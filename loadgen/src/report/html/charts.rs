@@ -5,7 +5,8 @@ use super::tables::OfPercentiles;
 use crate::report::hdr;
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
-    Distribution, Percentiles, RunSummary, SecondSummary, StepResult, StepSummary,
+    AbSummary, Distribution, Percentiles, RunSummary, SecondSummary, SliceSummary, StepResult,
+    StepSummary,
 };
 
 /// The points of a line.
@@ -42,6 +43,9 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
         charts.push(curve(result.steps(), limit));
     }
     charts.push(by_percentile(result)?);
+    if let SavedResult::Ab(ab) = result {
+        charts.extend(of_ab(ab)?);
+    }
     if let Some(run) = result.run() {
         charts.push(of_targets(run)?);
         charts.extend(over_time(run));
@@ -103,6 +107,15 @@ const BY_PERCENTILE: Frame = Frame {
 
 const OF_TARGETS: Frame =
     Frame { id: "targets", title: "Latency of each target by percentile", ..BY_PERCENTILE };
+
+const ROUNDS: Frame = Frame {
+    id: "rounds",
+    title: "Median latency in each round",
+    about: "Of each target. What changes on the machine from round to round is in all of them.",
+    x_label: "Round",
+    x_kind: Quantity::Count,
+    ..OVER_SECONDS
+};
 
 const CURVE: Frame = Frame {
     id: "curve",
@@ -206,6 +219,20 @@ fn of_targets(run: &RunSummary) -> Result<Chart, String> {
         }
     }
     Ok(Chart::of_lines(OF_TARGETS, series))
+}
+
+/// The latency of each target, in all rounds and in each of them.
+fn of_ab(ab: &AbSummary) -> Result<[Chart; 2], String> {
+    let mut whole = Vec::new();
+    for target in &ab.targets {
+        whole.push((target.name.clone(), percentiles(&target.latency, &target.name)?));
+    }
+    let each = ab.targets.iter().map(|target| {
+        let slices = ab.slices.iter().filter(|slice| slice.name == target.name);
+        let point = |slice: &SliceSummary| Some((float(slice.round), float(slice.latency.p50_ns?)));
+        (target.name.clone(), slices.filter_map(point).collect())
+    });
+    Ok([Chart::of_lines(OF_TARGETS, whole), Chart::of_lines(ROUNDS, each.collect())])
 }
 
 /// Without the largest value, which has no place on the axis: all lines before the last have it too

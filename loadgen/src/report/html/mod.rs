@@ -22,9 +22,11 @@ use serde_json::{Value, json};
 
 use super::saved::SavedResult;
 use super::schema::{
-    Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary, SearchSummary,
+    AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary,
+    SearchSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
+use crate::stats::fail_if::{by_text, times_text};
 use crate::units::{metric, time_us};
 use chart::Chart;
 use verdict::Sentence;
@@ -39,7 +41,7 @@ const SCRIPT: &str = concat!(
     include_str!("page.js")
 );
 /// The base64 of its SHA-256. A test computes it.
-const SCRIPT_SHA256: &str = "SrTjkNIZOiWlEFjfQsrYR19vI0cTfz+EkNhNFbHYdbM=";
+const SCRIPT_SHA256: &str = "W3X6/8xoC9gbOaDE9gbrwOo/lgCJPuqfQjRuhZUJ+cw=";
 const STYLE: &str = concat!(include_str!("uplot/uPlot.min.css"), "\n", include_str!("page.css"));
 
 /// Rows of the table of seconds, at most. A longer one is not read by people.
@@ -116,6 +118,10 @@ fn title(name: &str, result: &SavedResult) -> String {
         SavedResult::Run(run) => run.target.clone(),
         SavedResult::Search(search) => format!("Highest rate with {}", search.objective),
         SavedResult::Merged(merged) => format!("{} runs ({name})", merged.runs),
+        SavedResult::Ab(ab) => {
+            let each = ab.targets.iter().map(|one| format!("{} {}", one.name, one.target));
+            each.collect::<Vec<_>>().join(" against ")
+        }
         SavedResult::Calibration(found) => format!("Ceiling of {}", found.machine.hostname),
     }
 }
@@ -161,6 +167,7 @@ fn one(result: &SavedResult) -> Body {
         SavedResult::Run(run) => (run_above(run), run_below(run)),
         SavedResult::Search(search) => (search_above(search), search_below(search)),
         SavedResult::Merged(merged) => (html! {}, merged_below(merged)),
+        SavedResult::Ab(ab) => (differences(ab), ab_below(ab)),
         SavedResult::Calibration(found) => (html! {}, calibration(found)),
     };
     Body {
@@ -391,6 +398,90 @@ fn merged_below(merged: &MergedSummary) -> Markup {
     }
 }
 
+/// How the targets differ from the first one, with intervals.
+fn differences(ab: &AbSummary) -> Markup {
+    html! {
+        @for comparison in &ab.comparisons {
+            @let caption = format!(
+                "{} against {}, median of the differences in a round, with its {} % interval",
+                comparison.name, comparison.against, ab.confidence_ratio * 100.0
+            );
+            div.scroll {
+                table.numbers {
+                    caption { (caption) }
+                    tr {
+                        th {}
+                        @for name in ["Difference", "Ratio"] { th scope="col" { (name) } }
+                    }
+                    @for figure in &comparison.figures {
+                        tr {
+                            th scope="row" { (figure.figure) }
+                            td { @if let Some(by) = figure.by() { (by_text(&by)) } }
+                            td { (times_text(&figure.times())) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn ab_below(ab: &AbSummary) -> Markup {
+    let latencies: Vec<_> =
+        ab.targets.iter().map(|target| (target.name.clone(), &target.latency)).collect();
+    let rounds: Vec<(String, Value)> = [
+        ("Rounds", json!(ab.rounds)),
+        ("Slice_ns", json!(ab.slice_ns)),
+        ("Warm-up_ns", json!(ab.warmup_ns)),
+        ("All targets at once", json!(ab.together)),
+        ("Seed", json!(ab.seed)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec();
+    html! {
+        (tables::percentiles("Latency in all rounds together", &latencies))
+        (tables::objects("Targets", &AB_KEYS, &ab.targets))
+        (tables::pairs("Rounds", &rounds))
+        details {
+            summary { "Slices" }
+            (tables::objects("Each slice", &SLICE_KEYS, &ab.slices))
+        }
+        h2 { "How it was measured" }
+        @if !ab.command.is_empty() { pre { code { (command(&ab.command)) } } }
+        div.tables {
+            (machine(Some(ab.began_unix_ns), &ab.loadgen_version, ab.machine.as_ref()))
+            @for target in &ab.targets {
+                (tables::pairs(
+                    &format!("Settings of {}", target.name),
+                    &tables::fields(&target.config),
+                ))
+            }
+        }
+    }
+}
+
+const AB_KEYS: [&str; 9] = [
+    "name",
+    "target",
+    "requests_per_second",
+    "requests_offered",
+    "replies",
+    "requests_never_sent",
+    "connections_established",
+    "connections_lost",
+    "verdict",
+];
+const SLICE_KEYS: [&str; 8] = [
+    "round",
+    "name",
+    "place",
+    "replies",
+    "requests_per_second",
+    "latency/p50_ns",
+    "latency/p99_ns",
+    "latency/max_ns",
+];
+
 fn calibration(found: &Calibration) -> Markup {
     let mut load = tables::fields(&found.load);
     load.push(("workers_of_the_server".into(), json!(found.sink_workers)));
@@ -434,6 +525,7 @@ fn several(results: &[(String, SavedResult)]) -> Body {
                         (conditions(run))
                     }
                     @if let SavedResult::Merged(merged) = result { (merged_below(merged)) }
+                    @if let SavedResult::Ab(ab) = result { (differences(ab)) (ab_below(ab)) }
                     @if let SavedResult::Calibration(found) = result { (calibration(found)) }
                     @if let SavedResult::Search(search) = result {
                         (tables::objects("All runs", &STEP_KEYS, &search.steps))

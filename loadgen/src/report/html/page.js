@@ -36,6 +36,7 @@
                     (at, nth) => (nth < 2 || at > 0) && at >= min && at <= max),
         },
         seconds: { place: (nanos) => nanos / 1e9, label: (place) => trimmed(place, 6) + " s" },
+        count: { place: (value) => value, label: count(4) },
         rate: { place: (rate) => rate, label: count(4), value: (rate) => trimmed(rate, 9) + "/s" },
     };
 

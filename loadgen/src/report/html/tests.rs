@@ -429,6 +429,18 @@ fn a_malformed_histogram_is_named_with_its_file() {
     );
 }
 
+#[test]
+fn each_column_about_targets_against_each_other_is_a_key_of_the_schema() {
+    let schema = crate::report::schema::json_schema();
+    for (keys, object) in [(&AB_KEYS[..], "AbTarget"), (&SLICE_KEYS, "slice_object")] {
+        let properties = &schema["$defs"][object]["properties"];
+        for key in keys {
+            let outer = key.split('/').next().unwrap_or_default();
+            assert!(!properties[outer].is_null(), "no {key} in {object}");
+        }
+    }
+}
+
 /// A misspelled key would be an empty column.
 #[test]
 fn each_column_of_a_table_is_a_key_of_its_objects() {

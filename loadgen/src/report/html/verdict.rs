@@ -5,7 +5,7 @@ use crate::plan::calibration::Calibration;
 use crate::report::Verdict;
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::saved::SavedResult;
-use crate::report::schema::{MergedSummary, RunSummary, SearchSummary, SearchVerdict};
+use crate::report::schema::{AbSummary, MergedSummary, RunSummary, SearchSummary, SearchVerdict};
 
 /// How the page shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +51,7 @@ impl Sentence {
             SavedResult::Run(run) => of_run(run),
             SavedResult::Search(search) => of_search(search),
             SavedResult::Merged(merged) => of_merged(merged),
+            SavedResult::Ab(ab) => of_ab(ab),
             SavedResult::Calibration(found) => of_calibration(found),
         }
     }
@@ -136,6 +137,21 @@ fn of_merged(merged: &MergedSummary) -> Sentence {
     Sentence { tone, text, reasons, exit_code }
 }
 
+fn of_ab(ab: &AbSummary) -> Sentence {
+    let open_loop = ab.targets.iter().any(|target| target.config.open_loop);
+    let mut text = word(ab.verdict, open_loop).to_string();
+    if ab.interrupted {
+        text += " It was ended early by a signal or a key.";
+    }
+    text += objectives(Objectives::of_conditions(&ab.conditions));
+    let count = format!("{} of {} rounds", ab.rounds, ab.rounds_asked);
+    let each = ab.targets.iter().map(|target| format!("{}: {}", target.name, target.verdict_text));
+    let conditions = ab.conditions.iter().map(ToString::to_string);
+    let reasons = std::iter::once(count).chain(conditions).chain(each).collect();
+    let tone = Tone::new(ab.exit_code, ab.verdict == Verdict::Valid);
+    Sentence { tone, text, reasons, exit_code: ab.exit_code }
+}
+
 fn of_calibration(found: &Calibration) -> Sentence {
     let closed = found.closed_loop.requests_per_second;
     let text = match &found.open_loop {
@@ -183,6 +199,8 @@ fn objectives(state: Objectives) -> &'static str {
         Objectives::Met => " Every objective is met.",
         Objectives::Undecided => " An objective is undecided.",
         Objectives::Missed => " An objective is missed.",
+        Objectives::ConditionUndecided => " A condition is not decided with these rounds.",
+        Objectives::ConditionHolds => " A condition is exceeded.",
     }
 }
 

@@ -5,6 +5,7 @@
 //! * here: what all objects share, and the schema
 //! * `run`: a whole run, and one second of it
 //! * `search`: a search for the highest rate; `merged`: several runs added up
+//! * `ab`: targets and files compared with each other
 //! * `distribution`: a histogram and its percentiles
 //!
 //! The object that `loadgen calibrate` writes is [`Calibration`]. Times are whole nanoseconds,
@@ -21,11 +22,16 @@ use serde_json::{Value, json};
 
 use crate::plan::calibration::Calibration;
 
+mod ab;
 mod distribution;
 mod merged;
 mod run;
 mod search;
 
+pub use ab::{
+    AbSummary, AbTarget, ComparisonSummary, ConditionResult, FigureDifference, SliceSummary,
+    TargetComparison,
+};
 pub use distribution::{Distribution, Percentiles};
 pub use merged::{MergedSummary, ShardsSummary};
 pub use run::{
@@ -60,6 +66,9 @@ object_type!(SummaryType, Summary);
 object_type!(SecondType, Second);
 object_type!(SearchType, Search);
 object_type!(MergedType, Merged);
+object_type!(AbType, Ab);
+object_type!(SliceType, Slice);
+object_type!(ComparisonType, Comparison);
 
 /// The JSON schema (draft 2020-12) of every object that loadgen writes.
 pub fn json_schema() -> Value {
@@ -71,6 +80,9 @@ pub fn json_schema() -> Value {
         reference::<SecondSummary>(&mut generator),
         reference::<SearchSummary>(&mut generator),
         reference::<MergedSummary>(&mut generator),
+        reference::<AbSummary>(&mut generator),
+        reference::<SliceSummary>(&mut generator),
+        reference::<ComparisonSummary>(&mut generator),
         reference::<Calibration>(&mut generator),
     ];
     json!({
@@ -78,7 +90,7 @@ pub fn json_schema() -> Value {
         "title": "Results of loadgen",
         "description": "What loadgen writes with --output-format json (one summary) and ndjson \
             (one object per second, then the summary), what a search for the highest rate writes \
-            (--search), and what loadgen merge and loadgen calibrate write. Times are whole \
+            (--search), and what loadgen ab, compare, merge and calibrate write. Times are whole \
             nanoseconds, rates are per second, and the unit is in each key. Readers should ignore \
             keys that they do not know.",
         "oneOf": objects,
@@ -87,7 +99,8 @@ pub fn json_schema() -> Value {
 }
 
 /// Removes what is only about Rust: defaults are for reading older files, formats name types, and
-/// descriptions have the line breaks of the source. No number is negative.
+/// descriptions have the line breaks of the source. Only a whole number can be
+/// negative: a difference.
 fn tidy(schema: &mut Schema) {
     schema.remove("default");
     if schema.remove("format").is_some_and(|format| format == "double") {

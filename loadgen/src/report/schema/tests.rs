@@ -61,7 +61,9 @@ impl Filler {
             "object" => self.object(schema),
             "array" => json!([self.value(&schema["items"]), self.value(&schema["items"])]),
             "boolean" => self.next.is_multiple_of(2).into(),
-            "string" if schema["description"].is_null() => format!("10.0.0.{}", self.next).into(),
+            "string" if schema["description"].is_null() => {
+                format!("10.0.{}.{}", self.next / 256, self.next % 256).into()
+            }
             "string" => format!("text {}", self.next).into(),
             "integer" if schema["maximum"] == 255 => (self.next % 256).into(),
             "integer" => self.next.into(),
@@ -118,5 +120,8 @@ fn every_key_of_every_object_is_read_and_written() {
     round_trip::<SecondSummary>("second_object");
     round_trip::<SearchSummary>("search_object");
     round_trip::<MergedSummary>("merged_object");
+    round_trip::<AbSummary>("ab_object");
+    round_trip::<SliceSummary>("slice_object");
+    round_trip::<ComparisonSummary>("comparison_object");
     round_trip::<Calibration>("calibration_object");
 }

@@ -1,0 +1,187 @@
+//! The differences of figures, from the values of rounds or of files, and what conditions say about
+//! them. `ab` and `compare` share this.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+
+use super::ending::Objectives;
+use super::schema::{ConditionResult, FigureDifference};
+use crate::stats::difference::{self, Difference, Estimate};
+use crate::stats::fail_if::{Decision, FailIf, by_text, times_text};
+use crate::stats::slo::Metric;
+
+/// The figures that are always compared.
+pub const FIGURES: [Metric; 5] = [
+    Metric::Percentile(50.0),
+    Metric::Percentile(90.0),
+    Metric::Percentile(99.0),
+    Metric::Mean,
+    Metric::Rate,
+];
+
+/// The values of several metrics, one of each for every round or file.
+pub struct Values {
+    all: Vec<(Metric, Vec<f64>)>,
+}
+
+impl Values {
+    /// Without a value.
+    pub fn new(metrics: &[Metric]) -> Values {
+        Values { all: metrics.iter().map(|metric| (*metric, Vec::new())).collect() }
+    }
+
+    /// Adds a round or a file.
+    ///
+    /// # Panics
+    /// The latency has no values.
+    pub fn add(&mut self, latency: &Histogram<u64>, rate: f64) {
+        for (metric, values) in &mut self.all {
+            values.push(metric.measure(latency, Some(rate)).expect("it has values"));
+        }
+    }
+
+    /// How many there are of each metric.
+    pub fn count(&self) -> u64 {
+        self.all.first().map_or(0, |(_, values)| values.len() as u64)
+    }
+
+    /// The metrics, in their order.
+    pub fn metrics(&self) -> impl Iterator<Item = Metric> {
+        self.all.iter().map(|(metric, _)| *metric)
+    }
+
+    fn of(&self, metric: Metric) -> &[f64] {
+        let found = self.all.iter().find(|(one, _)| *one == metric);
+        found.map_or(&[], |(_, values)| values)
+    }
+
+    /// How the other values of a metric differ from these, which were measured in the same rounds.
+    pub fn paired_with(&self, other: &Values, metric: Metric) -> Option<(Difference, u64)> {
+        let found = difference::of_pairs(self.of(metric), other.of(metric))?;
+        Some((found, self.count()))
+    }
+
+    /// The same for values that are not paired.
+    pub fn set_against(&self, other: &Values, metric: Metric) -> Option<(Difference, u64)> {
+        let found = difference::of_sets(self.of(metric), other.of(metric))?;
+        Some((found, self.count().min(other.count())))
+    }
+}
+
+/// The difference of each metric of the values.
+pub fn figures(
+    first: &Values,
+    second: &Values,
+    difference: impl Fn(Metric) -> Option<(Difference, u64)>,
+) -> Vec<FigureDifference> {
+    let figure = |metric: Metric| {
+        let (found, _) = difference(metric)?;
+        let median = |values: &Values| difference::median(values.of(metric));
+        let nanos = |value: f64| Some(value.round() as i64).filter(|_| metric != Metric::Rate);
+        Some(FigureDifference {
+            figure: metric.to_string(),
+            first: median(first)?,
+            second: median(second)?,
+            difference_ns: nanos(found.by.value),
+            difference_low_ns: found.by.bounds.and_then(|(low, _)| nanos(low)),
+            difference_high_ns: found.by.bounds.and_then(|(_, high)| nanos(high)),
+            ratio: found.times.value,
+            ratio_low: found.times.bounds.map(|(low, _)| low),
+            ratio_high: found.times.bounds.map(|(_, high)| high),
+        })
+    };
+    first.metrics().filter_map(figure).collect()
+}
+
+/// What the differences say about each condition. `name`: that of the target.
+pub fn judge(
+    conditions: &[FailIf],
+    name: Option<&str>,
+    difference: impl Fn(Metric) -> Option<(Difference, u64)>,
+) -> Vec<ConditionResult> {
+    let result = |condition: &FailIf| {
+        let found = difference(condition.metric());
+        let decision = found.as_ref().map(|(found, count)| condition.decide(found, *count));
+        let decision = decision.unwrap_or(Decision::Undecided { more: None });
+        ConditionResult {
+            condition: condition.to_string(),
+            name: name.map(str::to_string),
+            exceeded: decision == Decision::Exceeded,
+            undecided: matches!(decision, Decision::Undecided { .. }),
+            more_needed: match decision {
+                Decision::Undecided { more } => more,
+                _ => None,
+            },
+            measured_text: found
+                .map_or("nothing measured".into(), |(found, _)| condition.measured_text(&found)),
+        }
+    };
+    conditions.iter().map(result).collect()
+}
+
+impl FigureDifference {
+    /// The difference with its interval; `None` for a rate.
+    pub fn by(&self) -> Option<Estimate> {
+        let bounds = self.difference_low_ns.zip(self.difference_high_ns);
+        let bounds = bounds.map(|(low, high)| (low as f64, high as f64));
+        Some(Estimate { value: self.difference_ns? as f64, bounds })
+    }
+
+    /// The ratio with its interval.
+    pub fn times(&self) -> Estimate {
+        Estimate { value: self.ratio, bounds: self.ratio_low.zip(self.ratio_high) }
+    }
+
+    /// The difference and the ratio, and whether they show that there is one, in columns.
+    pub fn line(&self) -> String {
+        let by = self.by().map_or(String::new(), |by| by_text(&by));
+        let times = times_text(&self.times());
+        let word = match self.times() {
+            Estimate { bounds: None, .. } => "too few for an interval",
+            // Equal on both ends is a difference of nothing, which is certain.
+            times if times.may_be(1.0) => "no difference shown",
+            times if self.figure == "rate" && times.value > 1.0 => "higher",
+            times if self.figure == "rate" && times.value < 1.0 => "lower",
+            times if times.value > 1.0 => "slower",
+            _ => "faster",
+        };
+        format!("{:<5} {by:<34} {times:<26} {word}", self.figure)
+    }
+}
+
+impl fmt::Display for ConditionResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConditionResult { condition, measured_text, .. } = self;
+        if let Some(name) = &self.name {
+            write!(f, "{name}: ")?;
+        }
+        let what = if self.name.is_some() { "rounds" } else { "files of each" };
+        match (self.exceeded, self.undecided, self.more_needed) {
+            (true, ..) => write!(f, "{condition} exceeded ({measured_text})"),
+            (_, false, _) => write!(f, "{condition} kept ({measured_text})"),
+            (_, _, Some(more)) => write!(
+                f,
+                "{condition} not decided ({measured_text}); about {more} more {what} decide it if the \
+                 difference is what it seems to be"
+            ),
+            (_, _, None) => write!(
+                f,
+                "{condition} not decided ({measured_text}); the difference seems to be the limit \
+                 itself, which no number of {what} decides"
+            ),
+        }
+    }
+}
+
+impl Objectives {
+    /// The worst of the conditions of a comparison.
+    pub fn of_conditions(conditions: &[ConditionResult]) -> Objectives {
+        Objectives::of_all(conditions.iter().map(|condition| match condition {
+            _ if condition.exceeded => Objectives::ConditionHolds,
+            _ if condition.undecided => Objectives::ConditionUndecided,
+            // Not `Met`: a late generator could have hidden the difference.
+            _ => Objectives::NotGiven,
+        }))
+    }
+}
