@@ -214,3 +214,40 @@ fn services_are_measured_against_each_other() {
     assert!(names[1].starts_with("delay://127.0.0.1:"), "{names:?}");
     loadgen("ab hub:// hub:// -c 3 --rounds 8 --slice 50ms").expect(0);
 }
+
+/// Five files of a fast server and five of a slow one, whose intervals decide; two of them do not.
+#[test]
+fn files_are_compared_with_files() {
+    let servers = [EchoServer::start(Fault::None), slow()];
+    let sets = [0, 1].map(|set| {
+        [0, 1, 2, 3, 4].map(|nth| {
+            let file = TestFile::new(&format!("set-{set}-{nth}.json"));
+            let flags =
+                format!("{} -c 2 -n 4 --output-format json -o {file}", servers[set].address);
+            loadgen(&flags).expect(0);
+            file
+        })
+    });
+    let names =
+        |files: &[TestFile]| files.iter().map(|file| format!(" {file}")).collect::<String>();
+    let [fast, slow] = sets.each_ref().map(|files| names(files));
+    let flags = format!("compare{fast} --against{slow} --fail-if p50>+1ms --fail-if p50>+1h");
+    let json = loadgen(&format!("{flags} --output-format json")).expect(99).json();
+    assert_valid(&schema("comparison"), &json);
+    let p50 = &json["figures"][0];
+    assert!(p50["difference_low_ns"].as_i64().expect("a number") > 1_000_000, "{p50}");
+    assert_eq!([0, 1].map(|nth| &json["conditions"][nth]["exceeded"]), [true, false]);
+    assert!(json["settings_differ"][0].as_str().expect("text").starts_with("target ("), "{json}");
+    loadgen(&format!("compare{slow} --against{fast} --fail-if p50>+1us")).expect(0);
+    let [one, other] = [&sets[0][0], &sets[1][0]];
+    let two = loadgen(&format!("compare {one} {other} --fail-if p50>+1ms")).expect(5);
+    two.says("not decided (").says("; about 4 more files of each decide it");
+    loadgen(&format!("compare{fast}")).expect(2).complains("after --against");
+
+    // Several runs that were added up are one result.
+    let merged = TestFile::new("set-merged.json");
+    let sum = loadgen(&format!("merge{fast}")).expect(0).stdout;
+    std::fs::write(&merged.0, sum).expect("it can be written");
+    let text = loadgen(&format!("compare {merged} {other}")).expect(0);
+    text.says("\nSecond - first: p50 +").says("An interval takes 5 files of each at least");
+}

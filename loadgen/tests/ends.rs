@@ -323,6 +323,11 @@ fn cases() -> Vec<Case> {
         case(NOT_DECIDED, "too few rounds", || {
             json("ab echo:// echo:// -c 2 --rounds 3 --slice 20ms --fail-if p50>1x")
         }),
+        case(NOT_DECIDED, "two files", || {
+            let file = TestFile::new("ends-condition.json");
+            std::fs::write(&file.0, faulty(Fault::None, "-c 2 -n 20").stdout).expect("a file");
+            loadgen(&format!("compare {file} {file} --fail-if p50>1x --output-format json"))
+        }),
         case("`valid`", "targets, without a condition", || against("", 2)),
         case("`valid`", "targets, with a condition that is kept", || {
             against("--fail-if p50>1000000x --fail-if p50>+1h", 2)
@@ -346,7 +351,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-const CORRUPT: Fault = Fault::Corrupt { connection: 1, offset: 70 };
+/// In the first request, because a connection may have no other.
+const CORRUPT: Fault = Fault::Corrupt { connection: 1, offset: 10 };
 
 /// With a report in JSON.
 fn json(flags: &str) -> Ended {

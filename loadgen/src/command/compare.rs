@@ -1,43 +1,83 @@
-//! `loadgen compare A.json B.json`: two runs side by side.
+//! `loadgen compare A.json B.json`: two runs side by side. `sets` compares several with several.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
+use crate::command::sets;
 use crate::error::{Exit, Failure};
 use crate::report::ending::State;
 use crate::report::print;
-use crate::report::saved::{self, Saved};
+use crate::report::saved::{self, Saved, SavedResult};
 use crate::report::schema::RunSummary;
+use crate::stats::fail_if::FailIf;
 use crate::stats::records;
 use crate::units::time_text;
 
-/// Shows two runs side by side, with the ratios of their rates and percentiles.
+/// Shows two runs side by side, with the ratios of their rates and percentiles, or compares several
+/// runs with several others (--against).
 ///
 /// The percentiles come from the histograms in the files. Two runs do not show how much the figures
-/// vary by themselves: compare runs of the same thing first.
+/// vary by themselves. Five of each do: the differences then have intervals.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
 pub struct CompareArgs {
-    /// A report written with --output-format json or ndjson
-    first: PathBuf,
-    /// The report to compare with it
-    second: PathBuf,
+    /// Two reports written with --output-format json or ndjson, or by loadgen merge; with --against,
+    /// one or more
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The reports to compare with those: compare before*.json --against after*.json
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub against: Vec<PathBuf>,
+
+    /// Fail if the second files differ from the first ones by more than this: 'p99>+200us',
+    /// 'p50>1.2x' or 'rate<0.9x'; the exit code is 99 if they do, 0 if they do not, and 5 if the files
+    /// do not decide it; can be repeated
+    #[arg(long, value_name = "CONDITION")]
+    pub fail_if: Vec<FailIf>,
+
+    /// Format of the comparison
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
+    pub output_format: CompareFormat,
 
     /// Compare runs of different services too, or of hubs with different clients; their figures are
     /// not of the same kind
     #[arg(long)]
-    anyway: bool,
+    pub anyway: bool,
 }
 
-/// Reads both files, and writes the comparison to stdout.
+/// Format of a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum CompareFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Reads the files, and writes the comparison to stdout.
 ///
 /// # Errors
 /// A file cannot be read, or the figures of the runs are not of the same kind.
 pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
-    let (first, second) = (Saved::read(&args.first)?, Saved::read(&args.second)?);
+    let (first, second) = match (&args.files[..], &args.against[..]) {
+        (first, [_, ..]) => return sets::run(args, first, &args.against),
+        ([first, second], []) => (first, second),
+        _ => {
+            let text = "give two files, or those to compare them with after --against";
+            return Err(Failure::Usage(text.into()));
+        }
+    };
+    let has_merged = [first, second]
+        .into_iter()
+        .any(|path| matches!(SavedResult::read(path), Ok(SavedResult::Merged(_))));
+    if has_merged || !args.fail_if.is_empty() || args.output_format == CompareFormat::Json {
+        return sets::run(args, std::slice::from_ref(first), std::slice::from_ref(second));
+    }
+    let (first, second) = (Saved::read(first)?, Saved::read(second)?);
     let differing = first.differing_kind(&second);
     if !args.anyway && !differing.is_empty() {
         return Err(Failure::Setup(format!(

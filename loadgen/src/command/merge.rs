@@ -12,7 +12,7 @@ use crate::report::ending::{Ending, State};
 use crate::report::print;
 use crate::report::saved::{self, Saved};
 use crate::report::schema::{
-    Distribution, MergedSummary, MergedType, RunSummary, SCHEMA_VERSION, ShardsSummary,
+    Distribution, MergedSummary, MergedType, RunConfig, RunSummary, SCHEMA_VERSION, ShardsSummary,
 };
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
@@ -66,7 +66,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         r#type: MergedType::Merged,
         schema_version: SCHEMA_VERSION,
         runs: runs.len(),
-        config: first.run.config.clone(),
+        config: RunConfig { shard: None, ..first.run.config.clone() },
         shards,
         elapsed_ns_sum: sum(|run| run.elapsed_ns),
         elapsed_ns_max: counts(|run| run.elapsed_ns).max().unwrap_or_default(),
@@ -155,7 +155,9 @@ fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::shard::Shard;
     use crate::report::distinct::{distinct, spread};
+    use crate::report::ending::Objectives;
     use crate::report::saved::tests::saved;
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
@@ -308,6 +310,34 @@ mod tests {
         let [.., under, lost, _] = all;
         let merged = merge(&[saved("a", under), saved("b", lost)]).expect("the same settings");
         assert_eq!(merged.verdict, Verdict::ConnectionsLost, "the worst, not the first");
+    }
+
+    /// The objectives of shards are those of the whole, unless one was ended before its time.
+    #[test]
+    fn shards_are_judged_as_one_run() {
+        let slo = crate::stats::slo::parse("rate>=1500").expect("an objective");
+        let shard = |index, aborted: bool| {
+            let mut report = report();
+            let plan = std::sync::Arc::make_mut(&mut report.plan);
+            plan.shard = Shard { index, count: 3 };
+            plan.slos = vec![slo.clone()];
+            report.records.offered += index;
+            if aborted {
+                report.aborted = Some(Abort::Missed(1, report.objectives().remove(0)));
+            }
+            saved(&format!("{index}.json"), &report)
+        };
+        let merged = |runs: &[Saved]| {
+            let merged = merge(runs).expect("shards of one run");
+            (merged.verdict, merged.objectives, merged.exit_code)
+        };
+        let [zero, one, two] = [0, 1, 2].map(|index| shard(index, false));
+        assert_eq!(State::of_saved(&zero.run).objectives, Objectives::Missed, "1000/s alone");
+        assert_eq!(merged(&[zero, one, two]), (Verdict::Valid, "met".into(), 0));
+        let two_of_three = [0, 2].map(|index| shard(index, false));
+        assert_eq!(merged(&two_of_three), (Verdict::UnderConnected, "met".into(), 4));
+        let aborted = [0, 1, 2].map(|index| shard(index, index == 1));
+        assert_eq!(merged(&aborted), (Verdict::Valid, "missed".into(), 99));
     }
 
     #[test]

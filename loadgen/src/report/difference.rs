@@ -11,6 +11,26 @@ use crate::stats::difference::{self, Difference, Estimate};
 use crate::stats::fail_if::{Decision, FailIf, by_text, times_text};
 use crate::stats::slo::Metric;
 
+/// All metrics that are compared: the figures, and those of the conditions.
+pub fn metrics(conditions: &[FailIf]) -> Vec<Metric> {
+    let mut metrics = FIGURES.to_vec();
+    for metric in conditions.iter().map(FailIf::metric) {
+        if !metrics.contains(&metric) {
+            metrics.push(metric);
+        }
+    }
+    metrics
+}
+
+/// The answer in one line. `of`: the names of both.
+pub fn short(of: &str, figures: &[FigureDifference]) -> String {
+    let figure = |name: &str| figures.iter().find(|figure| figure.figure == name);
+    let by = |name| figure(name).and_then(FigureDifference::by).map(|by| by_text(&by));
+    let parts = ["p50", "p99"].into_iter().filter_map(|name| Some(format!("{name} {}", by(name)?)));
+    let ratio = figure("p50").map(|figure| format!("p50 ratio {}", times_text(&figure.times())));
+    format!("{of}: {}", parts.chain(ratio).collect::<Vec<_>>().join(", "))
+}
+
 /// The figures that are always compared.
 pub const FIGURES: [Metric; 5] = [
     Metric::Percentile(50.0),
@@ -41,11 +61,6 @@ impl Values {
         }
     }
 
-    /// How many there are of each metric.
-    pub fn count(&self) -> u64 {
-        self.all.first().map_or(0, |(_, values)| values.len() as u64)
-    }
-
     /// The metrics, in their order.
     pub fn metrics(&self) -> impl Iterator<Item = Metric> {
         self.all.iter().map(|(metric, _)| *metric)
@@ -57,15 +72,13 @@ impl Values {
     }
 
     /// How the other values of a metric differ from these, which were measured in the same rounds.
-    pub fn paired_with(&self, other: &Values, metric: Metric) -> Option<(Difference, u64)> {
-        let found = difference::of_pairs(self.of(metric), other.of(metric))?;
-        Some((found, self.count()))
+    pub fn paired_with(&self, other: &Values, metric: Metric) -> Option<Difference> {
+        difference::of_pairs(self.of(metric), other.of(metric))
     }
 
     /// The same for values that are not paired.
-    pub fn set_against(&self, other: &Values, metric: Metric) -> Option<(Difference, u64)> {
-        let found = difference::of_sets(self.of(metric), other.of(metric))?;
-        Some((found, self.count().min(other.count())))
+    pub fn set_against(&self, other: &Values, metric: Metric) -> Option<Difference> {
+        difference::of_sets(self.of(metric), other.of(metric))
     }
 }
 
@@ -73,10 +86,10 @@ impl Values {
 pub fn figures(
     first: &Values,
     second: &Values,
-    difference: impl Fn(Metric) -> Option<(Difference, u64)>,
+    difference: impl Fn(Metric) -> Option<Difference>,
 ) -> Vec<FigureDifference> {
     let figure = |metric: Metric| {
-        let (found, _) = difference(metric)?;
+        let found = difference(metric)?;
         let median = |values: &Values| difference::median(values.of(metric));
         let nanos = |value: f64| Some(value.round() as i64).filter(|_| metric != Metric::Rate);
         Some(FigureDifference {
@@ -98,11 +111,11 @@ pub fn figures(
 pub fn judge(
     conditions: &[FailIf],
     name: Option<&str>,
-    difference: impl Fn(Metric) -> Option<(Difference, u64)>,
+    difference: impl Fn(Metric) -> Option<Difference>,
 ) -> Vec<ConditionResult> {
     let result = |condition: &FailIf| {
         let found = difference(condition.metric());
-        let decision = found.as_ref().map(|(found, count)| condition.decide(found, *count));
+        let decision = found.as_ref().map(|found| condition.decide(found));
         let decision = decision.unwrap_or(Decision::Undecided { more: None });
         ConditionResult {
             condition: condition.to_string(),
@@ -114,7 +127,7 @@ pub fn judge(
                 _ => None,
             },
             measured_text: found
-                .map_or("nothing measured".into(), |(found, _)| condition.measured_text(&found)),
+                .map_or("nothing measured".into(), |found| condition.measured_text(&found)),
         }
     };
     conditions.iter().map(result).collect()

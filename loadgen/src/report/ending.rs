@@ -1,8 +1,8 @@
-//! How a run, a search, a comparison, or several runs taken together have ended, and the exit code: one table.
-//! `docs/loadgen.md` repeats it, and `tests/ends.rs` makes each of its rows happen.
+//! How a run, a search, a comparison, or several runs taken together have ended, and the exit code:
+//! one table. `docs/loadgen.md` repeats it, and `tests/ends.rs` makes each of its rows happen.
 
 use super::Verdict;
-use super::schema::{ObjectiveResult, RunSummary};
+use super::schema::{MergedSummary, ObjectiveResult, RunSummary};
 use crate::error::{Exit, Failure};
 
 /// What the exit code depends on, if there is a result.
@@ -138,6 +138,19 @@ impl State {
         State { verdict: run.verdict, ending, objectives }
     }
 
+    /// The state of several runs that were added up, from a file.
+    pub fn of_merged(merged: &MergedSummary) -> State {
+        let ending = match merged {
+            _ if merged.runs_interrupted > 0 => Ending::PartInterrupted,
+            _ if merged.runs_aborted > 0 => Ending::Aborted,
+            _ => Ending::Whole,
+        };
+        let objectives = Objectives::ALL.into_iter().find(|one| one.word() == merged.objectives);
+        // Files of earlier versions do not say it.
+        let objectives = objectives.unwrap_or(Objectives::NotGiven);
+        State { verdict: merged.verdict, ending, objectives }
+    }
+
     /// The worst of each, over several runs.
     ///
     /// # Panics
@@ -153,6 +166,16 @@ impl State {
 }
 
 impl Objectives {
+    /// Each of them, the worst last.
+    pub const ALL: [Objectives; 6] = [
+        Objectives::Met,
+        Objectives::NotGiven,
+        Objectives::ConditionUndecided,
+        Objectives::Undecided,
+        Objectives::Missed,
+        Objectives::ConditionHolds,
+    ];
+
     /// The worst of all; that there are none if there are none.
     pub fn of_all(each: impl Iterator<Item = Objectives>) -> Objectives {
         each.max().unwrap_or(Objectives::NotGiven)
@@ -203,14 +226,7 @@ mod tests {
             for ending in
                 [Ending::Whole, Ending::Aborted, Ending::PartInterrupted, Ending::Interrupted]
             {
-                for objectives in [
-                    Objectives::Met,
-                    Objectives::NotGiven,
-                    Objectives::Undecided,
-                    Objectives::Missed,
-                    Objectives::ConditionUndecided,
-                    Objectives::ConditionHolds,
-                ] {
+                for objectives in Objectives::ALL {
                     states.push(State { verdict, ending, objectives });
                 }
             }

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ending::State;
 use super::schema::{
-    AbSummary, Distribution, MergedSummary, RunSummary, SCHEMA_VERSION, SearchSummary, StepResult,
-    TargetCounts,
+    AbSummary, Distribution, MergedSummary, RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary,
+    StepResult, TargetCounts,
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
@@ -71,25 +72,51 @@ impl Saved {
     /// The settings that differ from another run's and make it another measurement: not the seed,
     /// the source addresses, or the port of a server that was started for the run.
     pub fn differing_settings(&self, other: &Saved) -> Vec<String> {
-        self.differing(other, |key| !matches!(key, "seed" | "source_ips" | "shard"))
+        self.differing(other, is_measured_with)
     }
 
     /// The settings that differ and without which the figures of both runs are not of the same
     /// kind: the service, and who sends and reads in a hub.
     pub fn differing_kind(&self, other: &Saved) -> Vec<String> {
-        self.differing(other, |key| matches!(key, "service" | "hub"))
+        self.differing(other, is_kind)
     }
 
     fn differing(&self, other: &Saved, wanted: fn(&str) -> bool) -> Vec<String> {
-        let (ours, theirs) = (&self.run, &other.run);
-        let mut pairs = Vec::new();
-        if !(ours.config.own_server && theirs.config.own_server) {
-            pairs.push(("target", value(&ours.target), value(&theirs.target)));
+        Settings::of_run(&self.run).differing(&Settings::of_run(&other.run), wanted)
+    }
+}
+
+/// What a result was measured with and of.
+#[derive(Clone)]
+struct Settings {
+    /// `None` if the file does not say it.
+    target: Option<String>,
+    version: Option<String>,
+    config: RunConfig,
+}
+
+impl Settings {
+    fn of_run(run: &RunSummary) -> Settings {
+        Settings {
+            target: Some(run.target.clone()),
+            version: Some(run.loadgen_version.clone()),
+            config: run.config.clone(),
         }
-        let versions = [ours, theirs].map(|run| value(&run.loadgen_version));
-        let [our_version, their_version] = versions;
-        pairs.push(("loadgen_version", our_version, their_version));
-        let (ours, theirs) = (fields(&ours.config), fields(&theirs.config));
+    }
+
+    fn differing(&self, other: &Settings, wanted: fn(&str) -> bool) -> Vec<String> {
+        let (ours, theirs) = (&self.config, &other.config);
+        let mut pairs = Vec::new();
+        let mut both = |key, ours: &Option<String>, theirs: &Option<String>| {
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                pairs.push((key, value(ours), value(theirs)));
+            }
+        };
+        if !(ours.own_server && theirs.own_server) {
+            both("target", &self.target, &other.target);
+        }
+        both("loadgen_version", &self.version, &other.version);
+        let (ours, theirs) = (fields(ours), fields(theirs));
         let none = |value: &Value| value.is_null() || value == "";
         let known = |key: &str, value: &Value| !(MAY_BE_UNKNOWN.contains(&key) && none(value));
         for (key, ours) in &ours {
@@ -102,6 +129,72 @@ impl Saved {
             pairs.into_iter().filter(|(key, ours, theirs)| wanted(key) && ours != theirs);
         differing.map(|(key, ours, theirs)| format!("{key} ({ours} and {theirs})")).collect()
     }
+}
+
+/// One result of a set: a run, or several that were added up.
+pub struct Part {
+    /// The name of the file.
+    pub name: String,
+    pub latency: Histogram<u64>,
+    /// Replies per second; of several runs the mean.
+    pub rate: f64,
+    pub state: State,
+    settings: Settings,
+}
+
+impl Part {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, it is neither a run nor a merged one, or no request was measured.
+    pub fn read(path: &Path) -> Result<Part, Failure> {
+        let name = path.display().to_string();
+        let failed = |why: String| Failure::Setup(format!("{}: {why}", path.display()));
+        let part = match SavedResult::parse(&text_of(path)?).map_err(failed)? {
+            SavedResult::Run(run) => Part {
+                latency: histogram(&name, "latency", &run.latency)?,
+                rate: run.requests_per_second,
+                state: State::of_saved(&run),
+                settings: Settings::of_run(&run),
+                name,
+            },
+            SavedResult::Merged(merged) => Part {
+                latency: histogram(&name, "latency", &merged.latency)?,
+                rate: merged.requests_per_second_mean,
+                state: State::of_merged(&merged),
+                settings: Settings { target: None, version: None, config: merged.config },
+                name,
+            },
+            _ => return Err(failed("neither a run nor a result of loadgen merge".into())),
+        };
+        match part.latency.is_empty() {
+            true => Err(failed("no request was measured".into())),
+            false => Ok(part),
+        }
+    }
+
+    /// As [`Saved::differing_settings`].
+    pub fn differing_settings(&self, other: &Part) -> Vec<String> {
+        self.settings.differing(&other.settings, is_measured_with)
+    }
+
+    /// As [`Saved::differing_kind`].
+    pub fn differing_kind(&self, other: &Part) -> Vec<String> {
+        self.settings.differing(&other.settings, is_kind)
+    }
+
+    /// Whether both are the same result: no two agree in every value.
+    pub fn is_the_result_of(&self, other: &Part) -> bool {
+        self.latency == other.latency && self.rate == other.rate
+    }
+}
+
+fn is_measured_with(key: &str) -> bool {
+    !matches!(key, "seed" | "source_ips" | "shard")
+}
+
+fn is_kind(key: &str) -> bool {
+    matches!(key, "service" | "hub")
 }
 
 /// Settings that files of earlier versions do not have. Without a value they are unknown, or follow
@@ -320,6 +413,18 @@ pub mod tests {
         Saved::new(name.into(), RunSummary::new(report)).expect("it has its histograms")
     }
 
+    /// A part of a set.
+    pub fn part(name: &str, report: &Report) -> Part {
+        let run = RunSummary::new(report);
+        Part {
+            name: name.into(),
+            latency: report.records.latency.clone(),
+            rate: run.requests_per_second,
+            state: State::of_saved(&run),
+            settings: Settings::of_run(&run),
+        }
+    }
+
     #[test]
     fn what_was_written_is_read_back() {
         let report = report();
@@ -425,8 +530,8 @@ pub mod tests {
         let reasons = [
             ("", "not JSON"),
             ("[1, 2]", "not JSON"),
-            ("{}", "not the result of a run, a search, a merge or a calibration: write it with"),
-            ("{\"type\":\"second\"}", "not the result of a run, a search, a merge or a"),
+            ("{}", "not the result of a run, a search, loadgen ab, a merge or a calibration"),
+            ("{\"type\":\"second\"}", "not the result of a run, a search, loadgen ab, a"),
             ("{\"type\":\"calibration\",\"schema_version\":1}", "not a calibration: missing"),
             (
                 "{\"type\":\"summary\",\"schema_version\":99}",
@@ -435,6 +540,7 @@ pub mod tests {
             ("{\"type\":\"search\",\"schema_version\":\"1\"}", "its schema_version is \"1\""),
             ("{\"type\":\"merged\",\"schema_version\":1}", "not the result of a merge: missing"),
             ("{\"type\":\"search\",\"schema_version\":1}", "not the result of a search: missing"),
+            ("{\"type\":\"ab\",\"schema_version\":1}", "not the result of loadgen ab: missing"),
             ("{\"type\":\"summary\",\"schema_version\":1}", "not the summary of a run: missing"),
         ];
         for (text, reason) in reasons {

@@ -19,6 +19,8 @@ const TAIL: f64 = (1.0 - CONFIDENCE) / 2.0;
 pub const PAIRS_MAX: u64 = 1_000;
 /// The fewest pairs that have an interval.
 pub const PAIRS_MIN: u64 = 8;
+/// The fewest runs in each of two equal sets that have an interval.
+pub const SET_MIN: u64 = 5;
 /// Runs in a set, at most. The test takes time and memory that grow with the product of both.
 pub const SET_MAX: usize = 100;
 
@@ -35,6 +37,10 @@ pub struct Estimate {
 pub struct Difference {
     pub by: Estimate,
     pub times: Estimate,
+    /// How many rounds, or files of the smaller set, it was found from.
+    pub count: u64,
+    /// How many of them have an interval at least.
+    pub fewest: u64,
 }
 
 /// The second values compared with the first ones of the same rounds. `None` if there are none.
@@ -48,6 +54,8 @@ pub fn of_pairs(first: &[f64], second: &[f64]) -> Option<Difference> {
     Some(Difference {
         by: median_of_pairs(pairs().map(|(first, second)| second - first).collect())?,
         times: median_of_pairs(pairs().map(|(first, second)| ratio(*second, *first)).collect())?,
+        count: first.len() as u64,
+        fewest: PAIRS_MIN,
     })
 }
 
@@ -64,6 +72,8 @@ pub fn of_sets(first: &[f64], second: &[f64]) -> Option<Difference> {
     Some(Difference {
         by: estimate(all(|second, first| second - first), outside)?,
         times: estimate(all(ratio), outside)?,
+        count: first.len().min(second.len()) as u64,
+        fewest: SET_MIN,
     })
 }
 
@@ -156,11 +166,11 @@ impl Estimate {
     }
 
     /// How many values it would take in all to tell it from `limit`, if it is where it seems to be:
-    /// the interval shrinks with the square root of their number. `count`: how many there are.
-    /// `None` if it lies on the limit.
-    pub fn values_needed(&self, limit: f64, count: u64) -> Option<u64> {
+    /// the interval shrinks with the square root of their number. `count`: how many there are, and
+    /// `fewest`: how many have an interval at least. `None` if it lies on the limit.
+    pub fn values_needed(&self, limit: f64, count: u64, fewest: u64) -> Option<u64> {
         let distance = (self.value - limit).abs();
-        let Some((low, high)) = self.bounds else { return Some(PAIRS_MIN.max(count + 1)) };
+        let Some((low, high)) = self.bounds else { return Some(fewest.max(count + 1)) };
         let wide = if self.value > limit { self.value - low } else { high - self.value };
         let factor = (wide / distance).powi(2);
         let needed = (count as f64 * factor).ceil();
@@ -292,11 +302,11 @@ mod tests {
     #[test]
     fn more_values_are_needed_the_nearer_the_limit_is() {
         let found = Estimate { value: 100.0, bounds: Some((80.0, 130.0)) };
-        assert_eq!(found.values_needed(90.0, 30), Some(120), "20 on that side, and 10 away");
-        assert_eq!(found.values_needed(110.0, 30), Some(270), "30 on the other");
-        assert_eq!(found.values_needed(100.0, 30), None);
-        assert_eq!(found.values_needed(100.0 - 1e-9, 30), None, "more than anybody makes");
+        assert_eq!(found.values_needed(90.0, 30, 8), Some(120), "20 on that side, and 10 away");
+        assert_eq!(found.values_needed(110.0, 30, 8), Some(270), "30 on the other");
+        assert_eq!(found.values_needed(100.0, 30, 8), None);
+        assert_eq!(found.values_needed(100.0 - 1e-9, 30, 8), None, "more than anybody makes");
         let none = Estimate { value: 100.0, bounds: None };
-        assert_eq!(none.values_needed(90.0, 3), Some(8));
+        assert_eq!(none.values_needed(90.0, 3, 8), Some(8));
     }
 }

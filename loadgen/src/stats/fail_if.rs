@@ -83,8 +83,9 @@ impl FailIf {
         self.metric
     }
 
-    /// Decides it for a difference of its metric that was found from `count` rounds or runs.
-    pub fn decide(&self, found: &Difference, count: u64) -> Decision {
+    /// Decides it for a difference of its metric.
+    pub fn decide(&self, found: &Difference) -> Decision {
+        let Difference { count, fewest, .. } = *found;
         let (estimate, limit) = match self.limit {
             Limit::By(nanos) => (found.by, nanos),
             Limit::Times(ratio) => (found.times, ratio),
@@ -100,7 +101,8 @@ impl FailIf {
                 _ => None,
             }
         });
-        let more = || estimate.values_needed(limit, count).map(|needed| needed - count);
+        let needed = || estimate.values_needed(limit, count, fewest);
+        let more = || needed().map(|needed| needed - count);
         decision.unwrap_or_else(|| Decision::Undecided { more: more() })
     }
 
@@ -142,7 +144,7 @@ mod tests {
         let by = Estimate { value, bounds: Some((low, high)) };
         let times = |nanos: f64| 1.0 + nanos / 1e6;
         let times = Estimate { value: times(value), bounds: Some((times(low), times(high))) };
-        Difference { by, times }
+        Difference { by, times, count: 30, fewest: 8 }
     }
 
     #[test]
@@ -191,12 +193,12 @@ mod tests {
             ("p50<0.9x", Kept),
         ] {
             let condition: FailIf = text.parse().expect(text);
-            assert_eq!(condition.decide(&measured, 30), expected, "{text}");
+            assert_eq!(condition.decide(&measured), expected, "{text}");
         }
         let mut few = measured;
-        few.by.bounds = None;
+        (few.by.bounds, few.count) = (None, 3);
         let condition: FailIf = "p50>+10us".parse().expect("one");
-        assert_eq!(condition.decide(&few, 3), Undecided { more: Some(5) });
+        assert_eq!(condition.decide(&few), Undecided { more: Some(5) });
     }
 
     #[test]

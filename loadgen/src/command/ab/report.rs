@@ -7,7 +7,7 @@ use super::Contest;
 use super::result::Side;
 use crate::cli::{OutputArgs, OutputFormat};
 use crate::error::Failure;
-use crate::report::difference::figures;
+use crate::report::difference::{self, short};
 use crate::report::outputs::{Sink, json_line};
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
@@ -16,7 +16,6 @@ use crate::report::schema::{
 };
 use crate::report::{Report, Verdict};
 use crate::stats::difference::{CONFIDENCE, PAIRS_MIN};
-use crate::stats::fail_if::{by_text, times_text};
 use crate::units::{time_text, time_us};
 
 /// Where the result goes.
@@ -166,7 +165,7 @@ pub fn render(contest: &Contest) -> String {
             CONFIDENCE * 100.0
         ));
         figures.iter().for_each(|figure| line(format!("  {}", figure.line())));
-        line(short(comparison));
+        line(short(&format!("{name} - {against}"), figures));
     }
     if contest.left_out > 0 {
         line(format!(
@@ -186,16 +185,6 @@ pub fn render(contest: &Contest) -> String {
     out
 }
 
-/// The answer in one line.
-fn short(comparison: &TargetComparison) -> String {
-    let figure = |name: &str| comparison.figures.iter().find(|figure| figure.figure == name);
-    let by = |name| figure(name).and_then(|figure| figure.by()).map(|by| by_text(&by));
-    let parts = ["p50", "p99"].into_iter().filter_map(|name| Some(format!("{name} {}", by(name)?)));
-    let ratio = figure("p50").map(|figure| format!("p50 ratio {}", times_text(&figure.times())));
-    let parts: Vec<_> = parts.chain(ratio).collect();
-    format!("{} - {}: {}", comparison.name, comparison.against, parts.join(", "))
-}
-
 impl AbSummary {
     /// The summary of a comparison.
     pub fn new(contest: &Contest) -> AbSummary {
@@ -205,7 +194,7 @@ impl AbSummary {
         let compare = |side: &Side| TargetComparison {
             name: side.name.clone(),
             against: first.name.clone(),
-            figures: figures(&first.values, &side.values, |metric| {
+            figures: difference::figures(&first.values, &side.values, |metric| {
                 first.values.paired_with(&side.values, metric)
             }),
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Rounds;
 use crate::error::Exit;
 use crate::plan::Plan;
-use crate::report::difference::{FIGURES, Values, judge};
+use crate::report::difference::{FIGURES, Values, judge, metrics};
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::schema::{ConditionResult, SliceSummary};
 use crate::report::{Report, Verdict};
@@ -93,12 +93,7 @@ impl Contest {
         plans: impl Iterator<Item = &'a Plan>,
         conditions: Vec<FailIf>,
     ) -> Contest {
-        let mut metrics = FIGURES.to_vec();
-        for metric in conditions.iter().map(FailIf::metric) {
-            if !metrics.contains(&metric) {
-                metrics.push(metric);
-            }
-        }
+        let metrics = metrics(&conditions);
         let side = |(name, plan): (char, &Plan)| Side {
             name: name.to_string(),
             plan: Arc::new(plan.clone()),
@@ -216,7 +211,7 @@ impl Contest {
         let (first, others) = self.against();
         let last = others.last().expect("at least two");
         let found = first.values.paired_with(&last.values, FIGURES[0]);
-        let found = found.map_or(String::new(), |(found, _)| {
+        let found = found.map_or(String::new(), |found| {
             let by = by_text(&found.by);
             format!(", {} - {}: p50 {by}", last.name, first.name)
         });

@@ -21,7 +21,8 @@ pub struct MergedSummary {
     /// Runs that were added up.
     #[schemars(range(min = 2))]
     pub runs: usize,
-    /// The config of the first run. The others differ from it at most in seed, source_ips and shard.
+    /// The config of the first run, without its shard. The others differ from it at most in seed and
+    /// source_ips.
     pub config: RunConfig,
     /// If they are shards of one run: whether all are there, and the objectives of the whole; null
     /// for repetitions.
