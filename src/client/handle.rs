@@ -22,6 +22,7 @@ use crate::protocol::framing::Framing;
 use crate::shared::mailbox::Mailboxes;
 use crate::worker::Setup;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
+use crate::worker::layer::Plain;
 
 /// Maximum number of clients. Each may need two open files, one of them for a lingering connection.
 pub const CLIENTS_MAX: u32 = 1 << 20;
@@ -217,7 +218,7 @@ fn make_worker(
     driver: Driver,
 ) -> io::Result<SystemWorker<Driver>> {
     let setup = setup(limits, mailboxes)?;
-    launch::make_worker(setup, Vec::new(), false, 0, |_| driver)
+    launch::make_worker(setup, Vec::new(), false, 0, |_| driver, Plain)
 }
 
 /// Everything that a loop's worker needs, except its engine.

@@ -23,6 +23,7 @@ use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
 use crate::worker::launch::{self, SystemWorker};
+use crate::worker::layer::{ByListener, Layer, Plain};
 use crate::worker::{Rules, Setup};
 use messaging::{Broadcast, Clients};
 
@@ -128,7 +129,19 @@ impl Server {
     where
         F: ServiceFactory,
     {
-        let Planned { limits, plan, sizes, memory } = Planned::new(&config, factory)?;
+        match ByListener::of(&config.listen) {
+            None => Server::start_with(config, factory, Plain),
+            Some(layers) => Server::start_with(config, factory, layers),
+        }
+    }
+
+    /// Starts workers with this byte layer. Each gets a clone.
+    fn start_with<F, L>(config: Config, factory: F, layer: L) -> Result<ServerHandle, StartError>
+    where
+        F: ServiceFactory,
+        L: Layer + Clone + Send,
+    {
+        let Planned { limits, plan, sizes, memory } = Planned::new(&config, factory, &layer)?;
         limits.raise_open_files(config.listen.len())?;
         let bound = bind::bind_names(
             &config.listen,
@@ -138,7 +151,7 @@ impl Server {
             limits.share_port,
         )?;
         let endpoints = bound.iter().map(|one| one.endpoint).collect();
-        let started = start_workers(&limits, &sizes, bound, plan);
+        let started = start_workers(&limits, &sizes, bound, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         let connections_max = limits.max_connections;
         Ok(ServerHandle { shared, threads, endpoints, connections_max, memory })
@@ -153,7 +166,10 @@ impl Server {
     where
         F: ServiceFactory,
     {
-        let planned = Planned::new(config, factory)?;
+        let planned = match ByListener::of(&config.listen) {
+            None => Planned::new(config, factory, &Plain),
+            Some(layers) => Planned::new(config, factory, &layers),
+        }?;
         Ok((planned.limits, planned.memory))
     }
 }
@@ -167,26 +183,27 @@ struct Planned<S: Service> {
 }
 
 impl<S: Service> Planned<S> {
-    fn new<F: ServiceFactory<Service = S>>(
+    fn new<F: ServiceFactory<Service = S>, L: Layer>(
         config: &Config,
         factory: F,
+        _: &L,
     ) -> Result<Planned<S>, StartError> {
         const { assert_session_fits::<S::Session>() };
         let limits = config.check()?;
         factory.check(&limits).map_err(StartError::Service)?;
         let plan = factory.plan(&limits);
-        let sizes = sizes(&limits, &plan);
+        let sizes = sizes::<_, L>(&limits, &plan);
         let memory = limits.memory(&sizes);
         Ok(Planned { limits, plan, sizes, memory })
     }
 }
 
-fn sizes<S: Service>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
+fn sizes<S: Service, L: Layer>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
     let tables = plan.bytes_each() + limits.reference_bytes(plan.references_each());
     Sizes {
-        context_bytes: SystemWorker::<S>::BYTES_PER_SLOT,
+        context_bytes: SystemWorker::<S, L>::BYTES_PER_SLOT,
         slot_bytes: launch::ENGINE_BYTES_PER_SLOT,
-        worker_bytes: SystemWorker::<S>::FIXED_BYTES,
+        worker_bytes: SystemWorker::<S, L>::FIXED_BYTES,
         service_bytes: tables * limits.workers as u64,
         directory_bytes: Directory::BYTES_PER_SLOT,
         address_bytes: match limits.max_connections_per_address {
@@ -216,11 +233,12 @@ fn with_sum(error: StartError, memory: &MemorySum) -> StartError {
     }
 }
 
-fn start_workers<S: Service>(
+fn start_workers<S: Service, L: Layer + Clone + Send>(
     limits: &Limits,
     sizes: &Sizes,
     bound: Vec<Bound>,
     plan: ServicePlan<S>,
+    layer: L,
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
     let resource = |what| move |error| StartError::Resource { what, error };
     let workers = limits.workers;
@@ -261,14 +279,14 @@ fn start_workers<S: Service>(
     let mut running =
         Running { shared: parts.shared.clone(), threads: Vec::with_capacity(workers) };
     for (index, listeners) in transpose(bound, workers).into_iter().enumerate() {
-        let (parts, plan) = (parts.clone(), plan.clone());
+        let (parts, plan, layer) = (parts.clone(), plan.clone(), layer.clone());
         let (ready, readies) = mpsc::channel();
         // Beside the stack, the thread needs one for signals.
         room::check(WORKER_STACK_BYTES as u64).map_err(resource("a worker's stack"))?;
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .stack_size(WORKER_STACK_BYTES)
-            .spawn(move || work(parts, index, listeners, plan, &ready))
+            .spawn(move || work(parts, index, listeners, plan, layer, &ready))
             .map_err(resource("a worker thread"))?;
         running.threads.push(thread);
         // One after the other, so that none takes the memory that another has just checked. A
@@ -308,18 +326,19 @@ fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<Listening<OwnedFd>>> 
 }
 
 /// Runs a worker on its thread, from start to end.
-fn work<S: Service>(
+fn work<S: Service, L: Layer>(
     parts: Parts,
     index: usize,
     listeners: Vec<Listening<OwnedFd>>,
     plan: ServicePlan<S>,
+    layer: L,
     ready: &mpsc::Sender<io::Result<()>>,
 ) {
     let shared = parts.shared.clone();
     WORKER_OF.set(Arc::as_ptr(&shared));
     let mut end = End { shared: &shared, index, cut: 0, failed: true };
     // Made on the worker's own thread, because nothing of a worker may leave it.
-    match make_worker(parts, index, listeners, plan) {
+    match make_worker(parts, index, listeners, plan, layer) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
             match worker.run(drop) {
@@ -333,12 +352,13 @@ fn work<S: Service>(
     }
 }
 
-fn make_worker<S: Service>(
+fn make_worker<S: Service, L: Layer>(
     parts: Parts,
     index: usize,
     listeners: Vec<Listening<OwnedFd>>,
     plan: ServicePlan<S>,
-) -> io::Result<SystemWorker<S>> {
+    layer: L,
+) -> io::Result<SystemWorker<S, L>> {
     let Parts { limits, reserve, permits, shared } = parts;
     let connections_max = limits.max_connections as usize;
     let pool = Pool::try_with_references(reserve, index, plan.references_each())?;
@@ -354,7 +374,8 @@ fn make_worker<S: Service>(
         directory: Some(shared.clients.directory.clone()),
     };
     let service_bytes = plan.bytes_each();
-    launch::make_worker(setup, listeners, limits.busy_poll, service_bytes, |on| plan.make(on))
+    let busy_poll = limits.busy_poll;
+    launch::make_worker(setup, listeners, busy_poll, service_bytes, |on| plan.make(on), layer)
 }
 
 /// Reports the end of a worker, even of one that panics.

@@ -9,6 +9,8 @@ use crate::builtin::Echo;
 use crate::error::CloseReason;
 use crate::service::{Answer, Connection, Message};
 use crate::shared::mailbox::Command;
+use crate::worker::layer::Kind;
+use crate::worker::layer::header::{self, Header, WELCOME};
 
 /// Longer than any test takes; guards against hanging.
 const GUARD: Duration = Duration::from_secs(60);
@@ -329,4 +331,81 @@ fn time_outs_can_be_changed_for_connections_that_there_are() {
         thread::yield_now();
     }
     assert_eq!(server.stats().total().closed(CloseReason::IdleTimeout), 3);
+}
+
+/// A server with a plain listener and one whose clients begin with a header that names them.
+fn layered(config: Config) -> ServerHandle {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = config.listen(anywhere).listen(anywhere).workers(2).max_connections(10);
+    let layers = ByListener::new(vec![Kind::Plain(Plain), Kind::Header(Header { timeout: GUARD })]);
+    Server::start_with(config, Echo, layers).unwrap()
+}
+
+fn connect(server: &ServerHandle, listener: usize) -> TcpStream {
+    let address = server.local_endpoints()[listener].socket_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client
+}
+
+fn expect(mut client: &TcpStream, bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(got, bytes);
+}
+
+/// Waits until one connection was closed for this reason.
+fn wait_for_closed(server: &ServerHandle, reason: CloseReason) {
+    let begun = std::time::Instant::now();
+    while server.stats().total().closed(reason) < 1 {
+        assert!(begun.elapsed() < GUARD, "no connection was closed for {reason}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn each_listener_has_its_own_layer() {
+    let server = layered(Config::new());
+    let (mut plain, mut with_header) = (connect(&server, 0), connect(&server, 1));
+    plain.write_all(b"hello").unwrap();
+    expect(&plain, b"hello");
+    with_header.write_all(&header::header(7, 0, 0)).unwrap();
+    with_header.write_all(b"hello").unwrap();
+    expect(&with_header, &[WELCOME, b"hello"].concat());
+    let peers: Vec<_> =
+        server.clients().iter().map(|client| (client.listener, client.peer)).collect();
+    assert!(peers.contains(&(0, plain.local_addr().unwrap().into())), "{peers:?}");
+    assert!(peers.contains(&(1, header::peer(7))), "{peers:?}");
+    drop((plain, with_header));
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+    assert_eq!(server.stats().total().bytes_sent, 10);
+}
+
+#[test]
+fn listeners_without_a_layer_need_none() {
+    let config = Config::new().listen("127.0.0.1:0").listen("unix://@echopool-no-layer");
+    assert!(ByListener::of(&config.listen).is_none());
+}
+
+#[test]
+fn the_connections_of_an_address_that_a_layer_names_are_counted_once_it_is_known() {
+    let server = layered(Config::new().max_connections_per_address(Some(1)));
+    let _plain = connect(&server, 0);
+    let named = |number: u16| {
+        let mut client = connect(&server, 1);
+        client.write_all(&header::header(number, 0, 0)).unwrap();
+        client
+    };
+    // The test layer's clients are in networks of 64 bits, which are counted as one address.
+    let first = named(1);
+    expect(&first, WELCOME);
+    let mut second = named(2);
+    let end = second.read(&mut [0; 8]).map_err(|error| error.kind());
+    assert!(matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{end:?}");
+    wait_for_closed(&server, CloseReason::AddressLimit);
+    assert_eq!(server.stats().total().accepted, 3);
+    // Its place comes free with the connection.
+    drop(first);
+    wait_for_closed(&server, CloseReason::PeerClosed);
+    expect(&named(3), WELCOME);
 }

@@ -204,7 +204,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         peer: Peer,
         mut permit: Permit,
     ) -> Result<(), Errno> {
-        if !permit.count_address(peer) {
+        let tag = index as u64;
+        if !self.layer.names_peer(tag, peer) && !permit.count_address(peer) {
             engine.refuse(socket);
             self.refused(peer);
             return Ok(());
@@ -216,10 +217,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             engine.give_back(index, socket, peer, permit);
             return Err(error);
         }
-        let duplex = self.full_duplex(index as u64);
+        let duplex = self.full_duplex(tag);
         let machine = Machine::accepted(duplex.unwrap_or_default());
-        let (id, tag) = (self.id_of(key), index as u64);
-        let layer = self.layer.state(tag, &self.pool);
+        let id = self.id_of(key);
+        let layer = self.layer.state(tag, peer, &self.pool);
         let origin = Origin { id, peer, tag, permit: Some(permit) };
         self.table.insert(Context::new(machine, origin, layer, &self.pool, self.now));
         self.counters.accepted.add(1);
@@ -241,6 +242,12 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.counters.accepted.add(1);
         self.counters.closed[REASON as usize].add(1);
         log::debug!("refuse peer={peer} reason={REASON}");
+        self.warn_of_refusal(peer);
+    }
+
+    /// Logs that an address has as many connections as it may have.
+    pub(super) fn warn_of_refusal(&mut self, peer: Peer) {
+        const REASON: CloseReason = CloseReason::AddressLimit;
         if is_due(&mut self.refusal_warned_at, self.now) {
             log::warn!(
                 "refused a connection of {peer}: its address has as many as it may have \
@@ -424,7 +431,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             Endpoint::Tcp(target) => Peer::Tcp(target),
             Endpoint::Unix(_) => Peer::UNKNOWN_PROCESS,
         };
-        let layer = self.layer.state(to.tag, &self.pool);
+        let layer = self.layer.state(to.tag, peer, &self.pool);
         let origin = Origin { id, peer, tag: to.tag, permit: None };
         let mut context = Context::new(machine, origin, layer, &self.pool, self.now);
         context.deadline = to.deadline;

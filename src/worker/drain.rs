@@ -122,7 +122,17 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     /// Closes the connection once its service owes the client nothing more.
-    fn finish_draining<E: Engine>(&mut self, engine: &E, key: Key) {
+    fn finish_draining<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        let context = self.table.expect_mut(key);
+        if !L::IS_PLAIN
+            && !context.opened
+            && context.machine.delivers()
+            && !context.machine.is_connecting()
+            && let Ok(bytes) = self.layer.decide(&mut context.layer, &mut context.input)
+        {
+            // What was read is served before the end.
+            self.layer_was_called(engine, key, Ok(bytes));
+        }
         if self.context(key).is_open() {
             self.ask(engine, key, CloseReason::Drained, |service, connection, session| {
                 service.draining(connection, session)

@@ -318,17 +318,52 @@ impl<S: Service, L: Layer> Core<S, L> {
         &mut self,
         engine: &mut E,
         key: Key,
-        taken: Result<usize, CloseReason>,
+        mut taken: Result<usize, CloseReason>,
     ) {
-        let bytes = match taken {
-            Ok(bytes) => bytes,
-            Err(reason) => return self.finish(key, reason),
-        };
+        loop {
+            match taken {
+                Ok(bytes) => self.pass_on(engine, key, bytes),
+                Err(reason) => return self.finish(key, reason),
+            }
+            let context = self.table.expect_mut(key);
+            // A layer can have input and the end at the same time. A service that pauses after the
+            // input is told of the end when it continues.
+            let waits =
+                !L::IS_PLAIN && (context.machine.is_paused() || self.layer.starves(&context.layer));
+            if !context.ended || !context.machine.delivers() || waits {
+                return;
+            }
+            taken = self.layer.ended(&mut context.layer, &mut context.input);
+            if taken == Ok(0) {
+                context.ended = false;
+                self.pass_on(engine, key, 0);
+                return self.notify_ended(engine, key);
+            }
+        }
+    }
+
+    /// Tells the service that the peer has sent FIN.
+    fn notify_ended<E: Engine>(&mut self, engine: &mut E, key: Key) {
+        let context = self.context(key);
+        match context.opened {
+            _ if !context.machine.delivers() => {}
+            true => self.ask(engine, key, CloseReason::PeerClosed, S::peer_closed),
+            false => self.finish(key, CloseReason::PeerClosed),
+        }
+    }
+
+    /// Opens the connection if its peer is known now, and calls the service for bytes that the layer
+    /// has put into its input.
+    fn pass_on<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
         let context = self.table.expect_mut(key);
         if !context.opened
             && let Some(peer) = self.layer.peer(&context.layer, context.peer)
         {
             context.peer = peer;
+            if !context.count_address() {
+                self.warn_of_refusal(peer);
+                return self.close_now(key, CloseReason::AddressLimit);
+            }
             // `Service::open` must not find input yet.
             let mut came_along = context.input.take();
             self.opened(engine, key);
@@ -339,15 +374,6 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         if bytes > 0 && self.context(key).is_open() {
             self.give_input(engine, key, bytes);
-        }
-        let context = self.table.expect_mut(key);
-        if context.ended && context.machine.delivers() && !self.layer.starves(&context.layer) {
-            context.ended = false;
-            match self.layer.ended(&mut context.layer) {
-                Err(reason) => self.finish(key, reason),
-                Ok(()) if !context.opened => self.finish(key, CloseReason::PeerClosed),
-                Ok(()) => self.ask(engine, key, CloseReason::PeerClosed, S::peer_closed),
-            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::layer::{Layer, Plain};
 use super::{Rules, Setup, Worker};
 use crate::buffer::{Pool, Reserve, room};
 use crate::config::Limits;
@@ -21,7 +22,7 @@ use crate::shared::mailbox::{Mailboxes, Times};
 type SystemEngine = MioEngine<Kernel>;
 
 /// A worker on the engine of this machine.
-pub(crate) type SystemWorker<S> = Worker<SystemEngine, S>;
+pub(crate) type SystemWorker<S, L = Plain> = Worker<SystemEngine, S, L>;
 
 /// Memory of this machine's engine per slot, in bytes.
 pub(crate) const ENGINE_BYTES_PER_SLOT: usize = SystemEngine::BYTES_PER_SLOT;
@@ -53,25 +54,26 @@ impl Rules {
 /// Makes a worker with these listeners, in the order of the server's endpoints. Call it on the
 /// worker's own thread, because nothing of a worker may leave it.
 ///
-/// `service_bytes` is what `service` allocates.
+/// `service_bytes` is what `service` allocates. `layer` is the byte layer of the connections.
 ///
 /// # Errors
 /// The system refused memory, to make the event loop, or to watch a listener.
-pub(crate) fn make_worker<S: Service>(
+pub(crate) fn make_worker<S: Service, L: Layer>(
     mut setup: Setup,
     listeners: Vec<Listening<OwnedFd>>,
     busy_poll: bool,
     service_bytes: u64,
     service: impl FnOnce(&WorkerContext) -> S,
-) -> io::Result<SystemWorker<S>> {
-    let each = SystemWorker::<S>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT;
+    layer: L,
+) -> io::Result<SystemWorker<S, L>> {
+    let each = SystemWorker::<S, L>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT;
     let slots = (setup.connections_max as u64).saturating_mul(each as u64);
-    room::check(slots.saturating_add(SystemWorker::<S>::FIXED_BYTES as u64 + service_bytes))?;
+    room::check(slots.saturating_add(SystemWorker::<S, L>::FIXED_BYTES as u64 + service_bytes))?;
     setup.listeners = listeners.len();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
     let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());
     let engine = MioEngine::new(kernel, slots, pool, permits, listeners)?;
-    Ok(Worker::new(engine, setup, service))
+    Ok(Worker::with_layer(engine, setup, service, layer))
 }
 
 /// Limits of a thread that starts connections and accepts none.
@@ -128,7 +130,7 @@ impl ClientLimits {
 #[cfg(feature = "internals")]
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
-    let (service, _) =
-        make_worker(setup, Vec::new(), limits.busy_poll, 0, |_| service)?.run(|service| service)?;
+    let (service, _) = make_worker(setup, Vec::new(), limits.busy_poll, 0, |_| service, Plain)?
+        .run(|service| service)?;
     Ok(service)
 }

@@ -22,9 +22,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         let begun = self.layer.begin(&mut self.table.expect_mut(key).layer, &self.pool);
         self.layer_was_called(engine, key, begun.map(|()| 0));
         if !self.context(key).opened {
-            let (timeout, _) = self.layer.opening_timeout();
-            let deadline = self.now + timeout;
-            self.context(key).deadline = deadline;
+            let context = self.table.expect_mut(key);
+            let deadline = self.now + self.layer.opening_timeout(&context.layer);
+            context.deadline = deadline;
             self.schedule_at(key, deadline);
         }
     }

@@ -124,8 +124,9 @@ impl<S: Service, L: Layer> Core<S, L> {
                 self.close_now(key, CloseReason::PeerLost);
             }
             Due::Opening => {
-                let (_, reason) = self.layer.opening_timeout();
-                self.finish(key, reason);
+                let context = self.table.expect_mut(key);
+                let decided = self.layer.decide(&mut context.layer, &mut context.input);
+                self.layer_was_called(engine, key, decided);
             }
             Due::Send => self.give_up_sending(engine, key),
             Due::Idle => self.finish(key, CloseReason::IdleTimeout),

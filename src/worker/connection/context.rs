@@ -141,6 +141,12 @@ impl<Session, Layer> Context<Session, Layer> {
         self.opened && self.machine.is_open()
     }
 
+    /// Counts the connection for the address of its peer, unless it is counted already. Returns
+    /// false if the address has as many connections as it may have.
+    pub(crate) fn count_address(&mut self) -> bool {
+        self.permit.as_mut().is_none_or(|permit| permit.count_address(self.peer))
+    }
+
     /// Whether it was accepted from a listener.
     pub(crate) fn was_accepted(&self) -> bool {
         self.permit.is_some()

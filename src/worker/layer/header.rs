@@ -35,6 +35,7 @@ pub(crate) fn peer(number: u16) -> Peer {
 }
 
 /// The layer.
+#[derive(Clone)]
 pub(crate) struct Header {
     /// How long a client may take to send its header.
     pub(crate) timeout: Duration,
@@ -121,7 +122,7 @@ impl Held {
 impl Layer for Header {
     type State = Held;
 
-    fn state(&self, _: u64, pool: &Pool) -> Held {
+    fn state(&self, _: u64, _: Peer, pool: &Pool) -> Held {
         Held {
             client: None,
             welcomed: false,
@@ -144,8 +145,16 @@ impl Layer for Header {
         held.client.filter(|_| held.welcomed).map(|client| peer(client.number))
     }
 
-    fn opening_timeout(&self) -> (Duration, CloseReason) {
-        (self.timeout, CloseReason::IdleTimeout)
+    fn names_peer(&self, _: u64, _: Peer) -> bool {
+        true
+    }
+
+    fn opening_timeout(&self, _: &Held) -> Duration {
+        self.timeout
+    }
+
+    fn decide(&mut self, _: &mut Held, _: &mut Chain) -> Result<usize, CloseReason> {
+        Err(CloseReason::IdleTimeout)
     }
 
     fn received(
@@ -176,9 +185,9 @@ impl Layer for Header {
         Ok(bytes)
     }
 
-    fn ended(&mut self, held: &mut Held) -> Result<(), CloseReason> {
+    fn ended(&mut self, held: &mut Held, _: &mut Chain) -> Result<usize, CloseReason> {
         let in_the_middle = held.client.is_none() && !held.input.is_empty();
-        if in_the_middle { Err(CloseReason::ProtocolError) } else { Ok(()) }
+        if in_the_middle { Err(CloseReason::ProtocolError) } else { Ok(0) }
     }
 
     fn outgoing<'a>(

@@ -7,8 +7,8 @@
 //!
 //! 1. [`begin`](Layer::begin) is called once, when the socket is connected. After each call the
 //!    worker calls [`peer`](Layer::peer), until it returns the peer. Then the connection is open.
-//!    If that takes longer than [`opening_timeout`](Layer::opening_timeout), the connection is
-//!    closed.
+//!    If that takes longer than [`opening_timeout`](Layer::opening_timeout), or if a drain begins,
+//!    the layer must [`decide`](Layer::decide): the peer is known now, or the connection is closed.
 //! 2. A layer may keep bytes of either direction in its state for as long as it needs. It puts
 //!    nothing into the input before the call after which it returns the peer.
 //! 3. A layer may send its own bytes at any time before the end of the output. They are sent in the
@@ -22,7 +22,9 @@
 //! 6. No call may block, or allocate after the connection has begun.
 //!
 //! [`Plain`] is the layer of a connection that has none. It is a layer like any other, but all of
-//! it is inlined, and nothing of it is left in the machine code.
+//! it is inlined, and nothing of it is left in the machine code. It is the layer of a server whose
+//! listeners have none. Another server's layer is [`ByListener`], which has a kind for each
+//! listener.
 
 use std::time::Duration;
 
@@ -30,6 +32,11 @@ use crate::base::endpoint::Peer;
 use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
+pub(crate) use by_listener::ByListener;
+#[cfg(test)]
+pub(crate) use by_listener::Kind;
+
+mod by_listener;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod header;
 #[cfg(test)]
@@ -46,8 +53,16 @@ pub(crate) trait Layer: 'static {
     const IS_PLAIN: bool = false;
 
     /// The state of a new connection. `tag` is
-    /// [`Connection::tag`](crate::service::Connection::tag).
-    fn state(&self, tag: u64, pool: &Pool) -> Self::State;
+    /// [`Connection::tag`](crate::service::Connection::tag), for an accepted connection the number
+    /// of its listener. `at` is the peer as the socket reports it.
+    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State;
+
+    /// Whether the peer of a connection with this tag may be another than `at`, the one that the
+    /// socket reports. Then the limit of connections per address applies once the peer is known,
+    /// otherwise at accept.
+    fn names_peer(&self, _tag: u64, _at: Peer) -> bool {
+        false
+    }
 
     /// The socket is connected.
     ///
@@ -59,9 +74,15 @@ pub(crate) trait Layer: 'static {
     /// until the peer is known.
     fn peer(&self, state: &Self::State, at: Peer) -> Option<Peer>;
 
-    /// How long it may take until the peer is known, and the reason for closing the connection if
-    /// it takes longer.
-    fn opening_timeout(&self) -> (Duration, CloseReason);
+    /// How long it may take until the peer is known.
+    fn opening_timeout(&self, state: &Self::State) -> Duration;
+
+    /// The time for learning the peer is over. If there is no error, the peer must be known from
+    /// now on. Appends bytes for the service to `input`, and returns how many these are.
+    ///
+    /// # Errors
+    /// The reason to close the connection.
+    fn decide(&mut self, state: &mut Self::State, input: &mut Chain) -> Result<usize, CloseReason>;
 
     /// Takes all bytes of `wire` and appends those for the service to `input`. Returns how many
     /// these are. `wire` is empty when the layer is called again because a buffer is free for it.
@@ -76,11 +97,12 @@ pub(crate) trait Layer: 'static {
         pool: &Pool,
     ) -> Result<usize, CloseReason>;
 
-    /// The peer has sent FIN, and the layer does not starve.
+    /// The peer has sent FIN, and the layer does not starve. Appends the last bytes for the service
+    /// to `input`, and returns how many these are. It is called again until there are none.
     ///
     /// # Errors
     /// The reason to close the connection, if the stream must not end here.
-    fn ended(&mut self, state: &mut Self::State) -> Result<(), CloseReason>;
+    fn ended(&mut self, state: &mut Self::State, input: &mut Chain) -> Result<usize, CloseReason>;
 
     /// Takes as much of the service's output as it can, and returns the bytes to send next.
     fn outgoing<'a>(
@@ -106,6 +128,7 @@ pub(crate) trait Layer: 'static {
 }
 
 /// No layer: bytes pass unchanged, and the peer is the one that the socket reports.
+#[derive(Clone, Copy)]
 pub(crate) struct Plain;
 
 impl Layer for Plain {
@@ -113,7 +136,7 @@ impl Layer for Plain {
 
     const IS_PLAIN: bool = true;
 
-    fn state(&self, _: u64, _: &Pool) {}
+    fn state(&self, _: u64, _: Peer, _: &Pool) {}
 
     #[inline(always)]
     fn begin(&mut self, (): &mut (), _: &Pool) -> Result<(), CloseReason> {
@@ -125,7 +148,11 @@ impl Layer for Plain {
         Some(at)
     }
 
-    fn opening_timeout(&self) -> (Duration, CloseReason) {
+    fn opening_timeout(&self, (): &()) -> Duration {
+        unreachable!("the peer is known at once")
+    }
+
+    fn decide(&mut self, (): &mut (), _: &mut Chain) -> Result<usize, CloseReason> {
         unreachable!("the peer is known at once")
     }
 
@@ -143,8 +170,8 @@ impl Layer for Plain {
     }
 
     #[inline(always)]
-    fn ended(&mut self, (): &mut ()) -> Result<(), CloseReason> {
-        Ok(())
+    fn ended(&mut self, (): &mut (), _: &mut Chain) -> Result<usize, CloseReason> {
+        Ok(0)
     }
 
     #[inline(always)]

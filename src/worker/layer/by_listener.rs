@@ -1,0 +1,168 @@
+//! The layer of a server whose listeners have different layers. Dispatches by match to the kind of
+//! the connection's listener.
+//!
+//! To add a kind: a variant of [`Kind`] and of [`Held`], a line in each of `dispatch` and
+//! [`ByListener::state`], and in [`Kind::of`] how a listener asks for it.
+
+use std::time::Duration;
+
+#[cfg(test)]
+use super::header::{self, Header};
+use super::{Layer, Plain};
+use crate::base::endpoint::Peer;
+use crate::buffer::{Chain, Pool};
+use crate::error::CloseReason;
+use crate::net::bind::ListenOn;
+
+/// The layer of one listener. Each worker has a clone.
+#[derive(Clone)]
+pub(crate) enum Kind {
+    Plain(Plain),
+    #[cfg(test)]
+    Header(Header),
+}
+
+/// What the layer of a connection's listener keeps for the connection.
+pub(crate) enum Held {
+    Plain(()),
+    #[cfg(test)]
+    Header(header::Held),
+}
+
+/// The state of a connection: the number of its listener, and what the layer keeps.
+pub(crate) struct State {
+    listener: u32,
+    held: Held,
+}
+
+/// The layers of a server's listeners, in the order of the listeners.
+#[derive(Clone)]
+pub(crate) struct ByListener(Vec<Kind>);
+
+impl Kind {
+    /// The layer that a listener asks for.
+    fn of(_: &ListenOn) -> Kind {
+        Kind::Plain(Plain)
+    }
+}
+
+impl ByListener {
+    /// The layers of these listeners, or `None` if none of them has one.
+    pub(crate) fn of(listeners: &[ListenOn]) -> Option<ByListener> {
+        let kinds: Vec<Kind> = listeners.iter().map(Kind::of).collect();
+        let layered = kinds.iter().any(|kind| !matches!(kind, Kind::Plain(_)));
+        layered.then_some(ByListener(kinds))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn new(kinds: Vec<Kind>) -> ByListener {
+        ByListener(kinds)
+    }
+
+    fn kind(&self, listener: u64) -> &Kind {
+        &self.0[listener as usize]
+    }
+}
+
+/// Calls a method of the layer that a state belongs to.
+macro_rules! dispatch {
+    ($layers:expr, $state:ident, $held:expr, $method:ident($($argument:expr),*)) => {
+        #[allow(unreachable_patterns, reason = "a build may have only one kind")]
+        match ($layers, $held) {
+            (Kind::Plain(layer), Held::Plain(held)) => layer.$method(held $(, $argument)*),
+            #[cfg(test)]
+            (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
+            _ => unreachable!("the layer of listener {} has another state", $state.listener),
+        }
+    };
+    (&$self:ident, $state:ident, $method:ident($($argument:expr),*)) => {
+        dispatch!(
+            &$self.0[$state.listener as usize], $state, &$state.held, $method($($argument),*)
+        )
+    };
+    (&mut $self:ident, $state:ident, $method:ident($($argument:expr),*)) => {
+        dispatch!(
+            &mut $self.0[$state.listener as usize], $state, &mut $state.held,
+            $method($($argument),*)
+        )
+    };
+}
+
+impl Layer for ByListener {
+    type State = State;
+
+    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> State {
+        let held = match self.kind(tag) {
+            Kind::Plain(layer) => {
+                layer.state(tag, at, pool);
+                Held::Plain(())
+            }
+            #[cfg(test)]
+            Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
+        };
+        State { listener: tag as u32, held }
+    }
+
+    fn names_peer(&self, tag: u64, at: Peer) -> bool {
+        match self.kind(tag) {
+            Kind::Plain(layer) => layer.names_peer(tag, at),
+            #[cfg(test)]
+            Kind::Header(layer) => layer.names_peer(tag, at),
+        }
+    }
+
+    fn begin(&mut self, state: &mut State, pool: &Pool) -> Result<(), CloseReason> {
+        dispatch!(&mut self, state, begin(pool))
+    }
+
+    fn peer(&self, state: &State, at: Peer) -> Option<Peer> {
+        dispatch!(&self, state, peer(at))
+    }
+
+    fn opening_timeout(&self, state: &State) -> Duration {
+        dispatch!(&self, state, opening_timeout())
+    }
+
+    fn decide(&mut self, state: &mut State, input: &mut Chain) -> Result<usize, CloseReason> {
+        dispatch!(&mut self, state, decide(input))
+    }
+
+    fn received(
+        &mut self,
+        state: &mut State,
+        input: &mut Chain,
+        wire: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        dispatch!(&mut self, state, received(input, wire, pool))
+    }
+
+    fn ended(&mut self, state: &mut State, input: &mut Chain) -> Result<usize, CloseReason> {
+        dispatch!(&mut self, state, ended(input))
+    }
+
+    fn outgoing<'a>(
+        &mut self,
+        state: &'a mut State,
+        output: &'a mut Chain,
+        pool: &Pool,
+    ) -> &'a mut Chain {
+        dispatch!(&mut self, state, outgoing(output, pool))
+    }
+
+    fn sent(&mut self, state: &mut State, wire_bytes: usize) -> usize {
+        dispatch!(&mut self, state, sent(wire_bytes))
+    }
+
+    fn finish(&mut self, state: &mut State) {
+        dispatch!(&mut self, state, finish());
+    }
+
+    fn forget_input(&mut self, state: &mut State) {
+        dispatch!(&mut self, state, forget_input());
+    }
+
+    fn starves(&self, state: &State) -> bool {
+        dispatch!(&self, state, starves())
+    }
+}
