@@ -128,7 +128,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             && !context.opened
             && context.machine.delivers()
             && !context.machine.is_connecting()
-            && let Ok(bytes) = self.layer.decide(&mut context.layer, &mut context.input)
+            && let Ok(bytes) = self.layer.decide(&mut context.layer, &mut context.input, &self.pool)
         {
             // What was read is served before the end.
             self.layer_was_called(engine, key, Ok(bytes));

@@ -333,7 +333,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             if !context.ended || !context.machine.delivers() || waits {
                 return;
             }
-            taken = self.layer.ended(&mut context.layer, &mut context.input);
+            taken = self.layer.ended(&mut context.layer, &mut context.input, &self.pool);
             if taken == Ok(0) {
                 context.ended = false;
                 self.pass_on(engine, key, 0);

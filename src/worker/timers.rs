@@ -125,7 +125,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
             Due::Opening => {
                 let context = self.table.expect_mut(key);
-                let decided = self.layer.decide(&mut context.layer, &mut context.input);
+                let decided = self.layer.decide(&mut context.layer, &mut context.input, &self.pool);
                 self.layer_was_called(engine, key, decided);
             }
             Due::Send => self.give_up_sending(engine, key),

@@ -123,8 +123,13 @@ impl Layer for ByListener {
         dispatch!(&self, state, opening_timeout())
     }
 
-    fn decide(&mut self, state: &mut State, input: &mut Chain) -> Result<usize, CloseReason> {
-        dispatch!(&mut self, state, decide(input))
+    fn decide(
+        &mut self,
+        state: &mut State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        dispatch!(&mut self, state, decide(input, pool))
     }
 
     fn received(
@@ -137,8 +142,13 @@ impl Layer for ByListener {
         dispatch!(&mut self, state, received(input, wire, pool))
     }
 
-    fn ended(&mut self, state: &mut State, input: &mut Chain) -> Result<usize, CloseReason> {
-        dispatch!(&mut self, state, ended(input))
+    fn ended(
+        &mut self,
+        state: &mut State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        dispatch!(&mut self, state, ended(input, pool))
     }
 
     fn outgoing<'a>(

@@ -153,7 +153,7 @@ impl Layer for Header {
         self.timeout
     }
 
-    fn decide(&mut self, _: &mut Held, _: &mut Chain) -> Result<usize, CloseReason> {
+    fn decide(&mut self, _: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
         Err(CloseReason::IdleTimeout)
     }
 
@@ -185,7 +185,7 @@ impl Layer for Header {
         Ok(bytes)
     }
 
-    fn ended(&mut self, held: &mut Held, _: &mut Chain) -> Result<usize, CloseReason> {
+    fn ended(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
         let in_the_middle = held.client.is_none() && !held.input.is_empty();
         if in_the_middle { Err(CloseReason::ProtocolError) } else { Ok(0) }
     }

@@ -82,7 +82,12 @@ pub(crate) trait Layer: 'static {
     ///
     /// # Errors
     /// The reason to close the connection.
-    fn decide(&mut self, state: &mut Self::State, input: &mut Chain) -> Result<usize, CloseReason>;
+    fn decide(
+        &mut self,
+        state: &mut Self::State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason>;
 
     /// Takes all bytes of `wire` and appends those for the service to `input`. Returns how many
     /// these are. `wire` is empty when the layer is called again because a buffer is free for it.
@@ -102,7 +107,12 @@ pub(crate) trait Layer: 'static {
     ///
     /// # Errors
     /// The reason to close the connection, if the stream must not end here.
-    fn ended(&mut self, state: &mut Self::State, input: &mut Chain) -> Result<usize, CloseReason>;
+    fn ended(
+        &mut self,
+        state: &mut Self::State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason>;
 
     /// Takes as much of the service's output as it can, and returns the bytes to send next.
     fn outgoing<'a>(
@@ -152,7 +162,7 @@ impl Layer for Plain {
         unreachable!("the peer is known at once")
     }
 
-    fn decide(&mut self, (): &mut (), _: &mut Chain) -> Result<usize, CloseReason> {
+    fn decide(&mut self, (): &mut (), _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
         unreachable!("the peer is known at once")
     }
 
@@ -170,7 +180,7 @@ impl Layer for Plain {
     }
 
     #[inline(always)]
-    fn ended(&mut self, (): &mut (), _: &mut Chain) -> Result<usize, CloseReason> {
+    fn ended(&mut self, (): &mut (), _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
         Ok(0)
     }
 
