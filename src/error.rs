@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::base::endpoint::{Endpoint, lacks_zone};
 use crate::base::units::show_size;
+#[cfg(feature = "tls")]
+pub use crate::tls::TlsError;
 
 pub use crate::base::errno::Errno;
 
@@ -112,6 +114,14 @@ pub enum StartError {
     AddressInUse(Endpoint),
     /// At the path of the Unix socket is a file that is not a socket.
     NotASocket(Endpoint),
+    /// The files of a listener with TLS cannot be used.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// What is wrong, and with which file.
+        error: TlsError,
+    },
     /// The listener could not be made for another reason.
     Listen {
         /// The endpoint.
@@ -200,6 +210,10 @@ impl fmt::Display for StartError {
                 "cannot listen on {endpoint}: the file there is not a socket; remove it, or give \
                  another path"
             ),
+            #[cfg(feature = "tls")]
+            StartError::Tls { endpoint, error } => {
+                write!(f, "cannot listen on {endpoint} with TLS: {error}")
+            }
             StartError::AddressInUse(endpoint @ Endpoint::Unix(_)) => write!(
                 f,
                 "cannot listen on {endpoint}: a program has this socket; stop it, or give another \
@@ -345,11 +359,19 @@ pub enum CloseReason {
     Drained,
     /// The server was stopped.
     Stopped,
+    /// The TLS handshake failed, or took too long.
+    TlsHandshake,
+    /// After the handshake, the peer sent a fatal TLS alert, or was sent one because its records
+    /// were not valid.
+    TlsAlert,
+    /// The peer closed its side without ending its TLS stream (close_notify), so that what it sent
+    /// may have been cut.
+    TlsTruncated,
 }
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 17] = [
+    pub const ALL: [CloseReason; 20] = [
         CloseReason::PeerClosed,
         CloseReason::Reset,
         CloseReason::PeerLost,
@@ -367,6 +389,9 @@ impl CloseReason {
         CloseReason::AddressLimit,
         CloseReason::Drained,
         CloseReason::Stopped,
+        CloseReason::TlsHandshake,
+        CloseReason::TlsAlert,
+        CloseReason::TlsTruncated,
     ];
 
     /// The reason in one word.
@@ -389,6 +414,9 @@ impl CloseReason {
             CloseReason::AddressLimit => "address-limit",
             CloseReason::Drained => "drained",
             CloseReason::Stopped => "stopped",
+            CloseReason::TlsHandshake => "tls-handshake",
+            CloseReason::TlsAlert => "tls-alert",
+            CloseReason::TlsTruncated => "tls-truncated",
         }
     }
 

@@ -213,6 +213,8 @@ mod shared;
 #[doc(hidden)]
 pub mod sim;
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod worker;
 
 pub use base::endpoint::{self, Endpoint, Peer};

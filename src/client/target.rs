@@ -29,6 +29,13 @@ impl Target {
     /// `[service+]unix://path[?options]`.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let spec: Spec = text.parse().map_err(|error| Error::Target(format!("{error}")))?;
+        #[cfg(feature = "tls")]
+        if spec.transport.tls().is_some() {
+            return Err(Error::Target(format!(
+                "a client over {} is not supported yet; use a server over tcp or unix",
+                spec.transport.name()
+            )));
+        }
         let (host, port, literal) = match spec.transport.is_unix() {
             true => {
                 let address = spec.address.parse().map_err(Error::Target)?;
@@ -93,6 +100,11 @@ mod tests {
         for text in ["", "host", "host:", ":7", "host:0", "host:65536", "::1", "::1:7", "[]:7"] {
             let error = Target::parse(text).unwrap_err().to_string();
             assert!(error.contains("localhost:7777"), "{text}: {error}");
+        }
+        #[cfg(feature = "tls")]
+        for text in ["tls://h:7", "framed+unix+tls:///e"] {
+            let error = Target::parse(text).unwrap_err().to_string();
+            assert!(error.contains("tls is not supported yet"), "{text}: {error}");
         }
         let error = Target::parse("http://h:7").unwrap_err().to_string();
         assert!(error.contains("framed"), "{error}");

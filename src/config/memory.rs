@@ -36,6 +36,8 @@ pub struct Sizes {
     pub directory_bytes: usize,
     /// What counts the connections of each address, in bytes. 0 if they are not limited.
     pub address_bytes: u64,
+    /// What is allocated for an open connection, in bytes at most. 0 without TLS.
+    pub session_bytes: usize,
 }
 
 /// One part of a [`MemorySum`].
@@ -50,7 +52,8 @@ pub struct Term {
     pub reason: String,
 }
 
-/// The memory of a server: all that the process allocates at start, and never exceeds. `Display`
+/// The memory of a server: all that the process allocates at start, and never exceeds. TLS sessions
+/// are the exception: they are allocated when clients connect, and freed when these leave. `Display`
 /// shows it as a table.
 ///
 /// It is address space. A page becomes resident when it is first used, so an idle server uses only
@@ -125,6 +128,18 @@ impl Limits {
                 name: "addresses",
                 bytes: sizes.address_bytes,
                 reason: format!("connections of each address, {} at most", self.max_connections),
+            });
+        }
+        if sizes.session_bytes > 0 {
+            let each = sizes.session_bytes as u64;
+            terms.push(Term {
+                name: "TLS sessions",
+                bytes: u64::from(self.max_connections) * each,
+                reason: format!(
+                    "{} × {}, allocated for the connections that are open",
+                    self.max_connections,
+                    show_size(each)
+                ),
             });
         }
         MemorySum { terms, kernel: self.kernel() }

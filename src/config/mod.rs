@@ -16,6 +16,8 @@ pub(crate) mod open_files;
 
 pub use crate::net::bind::{ListenOn, ToEndpoints};
 pub use crate::net::transport::{Mode, Owner, TransportOptions, UnixOptions};
+#[cfg(feature = "tls")]
+pub use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
 pub use memory::{MemorySum, Sizes, Term};
 
 pub use crate::base::key::{LISTENERS_MAX, WORKERS_MAX};
@@ -87,6 +89,10 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// hardly notice.
 pub const SHED_AFTER: Duration = Duration::from_secs(1);
 
+/// The default time for a TLS handshake: many round trips, with segments lost, on a slow machine.
+#[cfg(feature = "tls")]
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The default linger: a round trip to anywhere, with one segment lost.
 pub const LINGER: Duration = Duration::from_secs(2);
 
@@ -132,6 +138,8 @@ pub struct Config {
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
+    #[cfg(feature = "tls")]
+    pub(crate) handshake_timeout: Duration,
     pub(crate) share_port: bool,
     pub(crate) busy_poll: bool,
     reserved_files: u32,
@@ -169,6 +177,8 @@ impl Config {
             send_timeout: Some(SEND_TIMEOUT),
             shed_after: Some(SHED_AFTER),
             linger: LINGER,
+            #[cfg(feature = "tls")]
+            handshake_timeout: HANDSHAKE_TIMEOUT,
             share_port: false,
             busy_poll: false,
             reserved_files: 0,
@@ -276,6 +286,14 @@ impl Config {
     /// 1 ms to 365 days; `None` disables this. Default: 1 s.
     pub fn shed_after(mut self, after: Option<Duration>) -> Config {
         self.shed_after = after;
+        self
+    }
+
+    /// Closes a connection over TLS whose handshake takes longer than this, 1 ms to 365 days.
+    /// Default: 10 s.
+    #[cfg(feature = "tls")]
+    pub fn handshake_timeout(mut self, after: Duration) -> Config {
+        self.handshake_timeout = after;
         self
     }
 
@@ -423,6 +441,15 @@ impl Config {
     }
 
     fn check_times(&self) -> Result<(), StartError> {
+        #[cfg(feature = "tls")]
+        if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.handshake_timeout) {
+            let (field, value) = ("handshake_timeout", self.handshake_timeout);
+            return Err(StartError::Timeout {
+                field,
+                value,
+                allowed: "from 1ms to 365 days (8760h)",
+            });
+        }
         let times = [
             ("idle_timeout", self.idle_timeout),
             ("send_timeout", self.send_timeout),

@@ -170,6 +170,7 @@ fn sizes() -> Sizes {
         service_bytes: 1000,
         directory_bytes: 32,
         address_bytes: 0,
+        session_bytes: 0,
     }
 }
 
@@ -193,6 +194,8 @@ fn the_sum_of_memory_has_every_part() {
     assert_eq!(sum.kernel.bytes, 10 * 4096);
     let with = limits.memory(&Sizes { address_bytes: 77, ..sizes() });
     assert_eq!((with.terms[8].name, with.total()), ("addresses", sum.total() + 77));
+    let with = limits.memory(&Sizes { session_bytes: 7, ..sizes() });
+    assert_eq!((with.terms[8].name, with.total()), ("TLS sessions", sum.total() + 70));
 }
 
 #[test]

@@ -85,8 +85,9 @@ impl Reloader {
             return log::info!("SIGHUP: ignored, the daemon is ending");
         }
         let result = self.try_reload();
+        let certificates = result.is_ok() && self.reload_certificates();
         if let Some(admin) = &self.ending.admin {
-            admin.reloaded(result.is_ok());
+            admin.reloaded(certificates);
         }
         match result {
             Err(text) => log::error!("SIGHUP: nothing is changed: {text}"),
@@ -107,6 +108,25 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    /// Reads the certificates again. Returns whether all of them can be used.
+    fn reload_certificates(&self) -> bool {
+        let mut all = true;
+        for (endpoint, result) in self.ending.server.reload_certificates() {
+            match result {
+                Ok(()) => log::info!(
+                    "SIGHUP: new connections to {endpoint} get the certificates as they are now"
+                ),
+                Err(error) => {
+                    all = false;
+                    log::error!(
+                        "SIGHUP: the certificates of {endpoint} stay as they were: {error}"
+                    );
+                }
+            }
+        }
+        all
     }
 
     fn try_reload(&mut self) -> Result<Reloaded, String> {

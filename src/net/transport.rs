@@ -8,6 +8,8 @@ use std::fmt;
 
 use crate::base::endpoint::Endpoint;
 use crate::base::option::{About, Allowed, Options, Value, declare, options, utf8};
+#[cfg(feature = "tls")]
+use crate::tls::options::TlsOptions;
 
 /// A transport, with its options.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -18,15 +20,31 @@ pub enum TransportOptions {
     Tcp,
     /// `unix`: Unix stream sockets.
     Unix(UnixOptions),
+    /// `tls`: TLS over TCP.
+    #[cfg(feature = "tls")]
+    Tls(TlsOptions),
+    /// `unix+tls`: TLS over Unix stream sockets.
+    #[cfg(feature = "tls")]
+    UnixTls(UnixOptions, TlsOptions),
 }
 
 /// Transports of the grammar that this build does not have.
+#[cfg(feature = "tls")]
+const NOT_BUILT: [&str; 1] = ["udp"];
+#[cfg(not(feature = "tls"))]
 const NOT_BUILT: [&str; 3] = ["tls", "unix+tls", "udp"];
 
 impl TransportOptions {
     /// Every transport, with its default options.
-    pub(crate) fn all() -> [TransportOptions; 2] {
-        [TransportOptions::Tcp, TransportOptions::Unix(UnixOptions::default())]
+    pub(crate) fn all() -> Vec<TransportOptions> {
+        vec![
+            TransportOptions::Tcp,
+            TransportOptions::Unix(UnixOptions::default()),
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(TlsOptions::default()),
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(UnixOptions::default(), TlsOptions::default()),
+        ]
     }
 
     /// The transport's name in a URL.
@@ -34,6 +52,10 @@ impl TransportOptions {
         match self {
             TransportOptions::Tcp => "tcp",
             TransportOptions::Unix(_) => "unix",
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(_) => "tls",
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(..) => "unix+tls",
         }
     }
 
@@ -43,12 +65,37 @@ impl TransportOptions {
         match self {
             TransportOptions::Tcp => "TCP, the default",
             TransportOptions::Unix(_) => "a Unix socket: unix:///run/echo.sock, or unix://@name",
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(_) => "TLS 1.2 or 1.3 over TCP",
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(..) => "TLS over a Unix socket",
         }
     }
 
     /// Whether the address is that of a Unix socket.
     pub fn is_unix(&self) -> bool {
-        matches!(self, TransportOptions::Unix(_))
+        self.unix().is_some()
+    }
+
+    /// The options of the Unix socket, if the address is that of one.
+    pub fn unix(&self) -> Option<&UnixOptions> {
+        match self {
+            TransportOptions::Tcp => None,
+            TransportOptions::Unix(unix) => Some(unix),
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(_) => None,
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(unix, _) => Some(unix),
+        }
+    }
+
+    /// The options of TLS, if the connections use it.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&TlsOptions> {
+        match self {
+            TransportOptions::Tcp | TransportOptions::Unix(_) => None,
+            TransportOptions::Tls(tls) | TransportOptions::UnixTls(_, tls) => Some(tls),
+        }
     }
 
     /// The options, in groups: a transport over another has the options of both.
@@ -56,6 +103,10 @@ impl TransportOptions {
         match self {
             TransportOptions::Tcp => Vec::new(),
             TransportOptions::Unix(unix) => vec![unix],
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(tls) => vec![tls],
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(unix, tls) => vec![unix, tls],
         }
     }
 
@@ -69,6 +120,12 @@ impl TransportOptions {
         match self {
             TransportOptions::Tcp => None,
             TransportOptions::Unix(unix) => unix.set(name, value),
+            #[cfg(feature = "tls")]
+            TransportOptions::Tls(tls) => tls.set(name, value),
+            #[cfg(feature = "tls")]
+            TransportOptions::UnixTls(unix, tls) => {
+                unix.set(name, value).or_else(|| tls.set(name, value))
+            }
         }
     }
 
@@ -100,7 +157,8 @@ impl TransportOptions {
     }
 
     fn names() -> String {
-        let names = TransportOptions::all().map(|one| one.name());
+        let all = TransportOptions::all();
+        let names: Vec<&str> = all.iter().map(TransportOptions::name).collect();
         format!("the transports are {}", names.join(", "))
     }
 }
@@ -223,11 +281,17 @@ mod tests {
             ("framed+tcp", "framed", "tcp"),
             ("hub+unix", "hub", "unix"),
             ("http", "http", "tcp"),
+            #[cfg(feature = "tls")]
+            ("tls", "", "tls"),
+            #[cfg(feature = "tls")]
+            ("framed+unix+tls", "framed", "unix+tls"),
         ] {
             assert_eq!(of(scheme), Ok((service, transport)), "{scheme}");
         }
         for (scheme, part) in [
+            #[cfg(not(feature = "tls"))]
             ("tls", "the transport tls is not supported yet; the transports are tcp, unix"),
+            #[cfg(not(feature = "tls"))]
             ("framed+unix+tls", "the transport unix+tls is not supported yet"),
             ("echo+udp", "udp is not supported yet"),
             ("framed+http", "'http' is not a transport; the transports are tcp, unix"),

@@ -22,6 +22,8 @@ use crate::shared::directory::{ClientInfo, Directory};
 use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
+#[cfg(feature = "tls")]
+use crate::tls::{TlsError, server::Acceptor};
 use crate::worker::launch::{self, SystemWorker};
 use crate::worker::layer::{ByListener, Layer, Plain};
 use crate::worker::{Rules, Setup};
@@ -70,6 +72,9 @@ pub struct ServerHandle {
     /// The most connections that the memory is for.
     connections_max: u32,
     memory: MemorySum,
+    /// The listeners with TLS, by their numbers.
+    #[cfg(feature = "tls")]
+    acceptors: Vec<(usize, Arc<Acceptor>)>,
 }
 
 /// What the handle and the worker threads share.
@@ -129,8 +134,17 @@ impl Server {
     where
         F: ServiceFactory,
     {
-        match ByListener::of(&config.listen) {
+        match ByListener::of(&config)? {
             None => Server::start_with(config, factory, Plain),
+            #[cfg(feature = "tls")]
+            Some(layers) => {
+                let acceptors: Vec<_> =
+                    layers.acceptors().map(|(at, acceptor)| (at, acceptor.clone())).collect();
+                let mut server = Server::start_with(config, factory, layers)?;
+                server.acceptors = acceptors;
+                Ok(server)
+            }
+            #[cfg(not(feature = "tls"))]
             Some(layers) => Server::start_with(config, factory, layers),
         }
     }
@@ -154,7 +168,15 @@ impl Server {
         let started = start_workers(&limits, &sizes, bound, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         let connections_max = limits.max_connections;
-        Ok(ServerHandle { shared, threads, endpoints, connections_max, memory })
+        Ok(ServerHandle {
+            shared,
+            threads,
+            endpoints,
+            connections_max,
+            memory,
+            #[cfg(feature = "tls")]
+            acceptors: Vec::new(),
+        })
     }
 
     /// The limits and the memory of a server that [`start`](Server::start) would start. Checks
@@ -166,7 +188,7 @@ impl Server {
     where
         F: ServiceFactory,
     {
-        let planned = match ByListener::of(&config.listen) {
+        let planned = match ByListener::of(config)? {
             None => Planned::new(config, factory, &Plain),
             Some(layers) => Planned::new(config, factory, &layers),
         }?;
@@ -186,19 +208,19 @@ impl<S: Service> Planned<S> {
     fn new<F: ServiceFactory<Service = S>, L: Layer>(
         config: &Config,
         factory: F,
-        _: &L,
+        layer: &L,
     ) -> Result<Planned<S>, StartError> {
         const { assert_session_fits::<S::Session>() };
         let limits = config.check()?;
         factory.check(&limits).map_err(StartError::Service)?;
         let plan = factory.plan(&limits);
-        let sizes = sizes::<_, L>(&limits, &plan);
+        let sizes = sizes(&limits, &plan, layer);
         let memory = limits.memory(&sizes);
         Ok(Planned { limits, plan, sizes, memory })
     }
 }
 
-fn sizes<S: Service, L: Layer>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes {
+fn sizes<S: Service, L: Layer>(limits: &Limits, plan: &ServicePlan<S>, layer: &L) -> Sizes {
     let tables = plan.bytes_each() + limits.reference_bytes(plan.references_each());
     Sizes {
         context_bytes: SystemWorker::<S, L>::BYTES_PER_SLOT,
@@ -210,6 +232,7 @@ fn sizes<S: Service, L: Layer>(limits: &Limits, plan: &ServicePlan<S>) -> Sizes 
             Some(_) => Addresses::bytes(limits.max_connections),
             None => 0,
         },
+        session_bytes: layer.bytes_each(),
     }
 }
 
@@ -514,6 +537,16 @@ impl ServerHandle {
     /// The sum of the server's memory.
     pub fn memory(&self) -> &MemorySum {
         &self.memory
+    }
+
+    /// Reads the certificates and keys of the listeners with TLS again. Connections that are
+    /// accepted from now on use them; the others stay as they are. Returns the result for each of
+    /// these listeners. One whose files cannot be used keeps what it has.
+    #[cfg(feature = "tls")]
+    pub fn reload_certificates(&self) -> Vec<(Endpoint, Result<(), TlsError>)> {
+        let reload =
+            |(at, acceptor): &(usize, Arc<Acceptor>)| (self.endpoints[*at], acceptor.reload());
+        self.acceptors.iter().map(reload).collect()
     }
 
     /// The current counters. Can also be called after the end.

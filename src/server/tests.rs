@@ -384,7 +384,7 @@ fn each_listener_has_its_own_layer() {
 #[test]
 fn listeners_without_a_layer_need_none() {
     let config = Config::new().listen("127.0.0.1:0").listen("unix://@echopool-no-layer");
-    assert!(ByListener::of(&config.listen).is_none());
+    assert!(ByListener::of(&config).unwrap().is_none());
 }
 
 #[test]

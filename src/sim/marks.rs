@@ -443,6 +443,9 @@ impl Mark {
             CloseReason::InputLimit => Mark::ClosedInputLimit,
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
             CloseReason::AddressLimit => unreachable!("the world sets no limit per address"),
+            CloseReason::TlsHandshake | CloseReason::TlsAlert | CloseReason::TlsTruncated => {
+                unreachable!("the world has no TLS")
+            }
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
             CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,

@@ -83,6 +83,9 @@ impl<S: Service, L: Layer> Core<S, L> {
                     return self.yield_turn(key);
                 }
                 match context.machine.next(output) {
+                    Action::Recv if !L::IS_PLAIN && self.layer.has_ended(&context.layer) => {
+                        self.completed(engine, key, OpKind::Recv, Outcome::Ended);
+                    }
                     Action::Recv => match engine.submit(key, Op::Recv(context.leases_wanted)) {
                         Submitted::Pending => return,
                         Submitted::Ready(Outcome::Received(chain)) => {

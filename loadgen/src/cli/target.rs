@@ -59,6 +59,10 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
+        if spec.transport.tls().is_some() {
+            let name = spec.transport.name();
+            return Err(format!("loadgen over {name} is not supported yet; use tcp or unix"));
+        }
         let address = match (spec.address.as_str(), text.contains("://")) {
             (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),
             ("", true) => None,

@@ -9,6 +9,7 @@ use super::*;
 use crate::builtin::delay::{Distribution, Law, Stall};
 use crate::net::transport::{Mode, Owner, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
+use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
 
 fn parse(text: &str) -> Spec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -157,7 +158,7 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("echo://7?order=big", &["option of framed, hub, not of echo", "echo takes none"]),
         ("7?order=big", &["echo takes none"]),
         ("framed+unix:///e?x=1", &["framed takes order, max-frame, unix takes mode, owner"]),
-        ("framed://7?mode=600", &["'mode' is an option of unix, not of framed"]),
+        ("framed://7?mode=600", &["'mode' is an option of unix, unix+tls, not of framed"]),
         ("unix:///e?mode=0o7", &["mode: '0o7' must be the octal number", "0777"]),
         ("unix:///e?mode=1000", &["'1000'", "at most 0777"]),
         ("unix:///e?owner=:", &["owner: ':' must be a user, user:group or :group"]),
@@ -242,12 +243,55 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
     prop_oneof![framed, message, hub, Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)]
 }
 
-fn any_transport() -> impl Strategy<Value = TransportOptions> {
+fn any_transport() -> BoxedStrategy<TransportOptions> {
     let mode = proptest::option::of((0..=0o777_u32).prop_map(|bits| Mode::new(bits).unwrap()));
     let owner = "[a-z&%?]{0,3}:?[a-z0-9]{1,3}".prop_map(|text| Owner::new(&text).unwrap());
     let owner = proptest::option::of(owner);
     let unix = (mode, owner).prop_map(|(mode, owner)| UnixOptions { mode, owner });
-    prop_oneof![Just(TransportOptions::Tcp), unix.prop_map(TransportOptions::Unix)]
+    prop_oneof![
+        Just(TransportOptions::Tcp),
+        unix.clone().prop_map(TransportOptions::Unix),
+        any_tls().prop_map(TransportOptions::Tls),
+        (unix, any_tls()).prop_map(|(unix, tls)| TransportOptions::UnixTls(unix, tls)),
+    ]
+    .boxed()
+}
+
+fn any_tls() -> impl Strategy<Value = TlsOptions> + Clone {
+    let files = |most| {
+        let paths = proptest::collection::vec("[ -+\\-~é]{1,5}", 1..=most);
+        paths.prop_map(|paths| Files::new(paths).unwrap())
+    };
+    let pair = proptest::option::of((files(1), files(1)));
+    let client_ca = proptest::option::of(files(2));
+    let auth = prop_oneof![Just(ClientAuth::Require), Just(ClientAuth::Optional)];
+    let names = proptest::collection::vec(proptest::collection::vec(45..=255_u8, 1..9), 1..3);
+    let alpn = proptest::option::of(names.prop_map(|names| Protocols::new(names).unwrap()));
+    let oldest = prop_oneof![Just(TlsVersion::V1_2), Just(TlsVersion::V1_3)];
+    (pair, client_ca, auth, alpn, oldest).prop_map(|(pair, client_ca, auth, alpn, tls_min)| {
+        let (cert, key) = pair.unzip();
+        let client_auth = if client_ca.is_some() { auth } else { ClientAuth::Require };
+        TlsOptions { cert, key, client_ca, client_auth, alpn, tls_min }
+    })
+}
+
+#[test]
+fn options_of_tls_that_do_not_fit_together_are_refused() {
+    for (text, part) in [
+        ("tls://7?cert=c.pem", "cert has 1 files and key has 0: give the key of each"),
+        ("tls://7?cert=c.pem,d.pem&key=k.pem", "cert has 2 files and key has 1"),
+        ("tls://7?cert=&key=k", "cert: '' must be a path"),
+        ("tls://7?cert=a,&key=a,b", "cert: '' must be a path"),
+        ("tls://7?client-auth=optional", "client-auth needs client-ca"),
+        ("tls://7?client-auth=maybe", "must be require or optional"),
+        ("tls://7?alpn=", "1 to 255 bytes"),
+        ("tls://7?tls-min=1.1", "must be 1.2 or 1.3"),
+        ("tls://7?mode=600", "'mode' is an option of unix, unix+tls, not of echo"),
+        ("unix:///e?cert=c.pem", "'cert' is an option of tls, unix+tls, not of echo"),
+    ] {
+        let error = error(text);
+        assert!(error.contains(part), "{text}: {error}");
+    }
 }
 
 proptest! {

@@ -131,6 +131,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
     linger: Duration,
 
+    /// Close a connection over TLS whose handshake takes longer than this, 1ms to 8760h
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    handshake_timeout: Duration,
+
     /// Time for clients to finish after SIGTERM or SIGINT
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub(crate) drain_timeout: Duration,
@@ -269,6 +273,7 @@ impl Cli {
             .send_timeout(self.send_timeout)
             .shed_after(self.shed_after)
             .linger(self.linger)
+            .handshake_timeout(self.handshake_timeout)
             .share_port(self.share_port)
             .busy_poll(self.busy_poll)
             .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));

@@ -19,7 +19,6 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::base::endpoint::{Endpoint, Transport, canonical};
 use crate::error::{Errno, StartError};
-use crate::net::transport::TransportOptions;
 
 mod address;
 pub(crate) mod unix;
@@ -112,11 +111,11 @@ pub(crate) fn bind_names(
         tcp.extend(First::bind_name(&tcp_addresses(name), &addresses, share_port)?);
         rest = others;
     }
-    let bind_unix = |on: &ListenOn| match (&on.endpoint, &on.transport) {
-        (Endpoint::Unix(address), TransportOptions::Unix(options)) => {
+    let bind_unix = |on: &ListenOn| match (&on.endpoint, on.transport.unix()) {
+        (Endpoint::Unix(address), Some(options)) => {
             Some(unix::bind(address, options, workers, backlog))
         }
-        (Endpoint::Unix(address), _) => {
+        (Endpoint::Unix(address), None) => {
             Some(unix::bind(address, &Default::default(), workers, backlog))
         }
         (Endpoint::Tcp(_), _) => None,
@@ -154,7 +153,7 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
         if !is_any(endpoint) && seen.contains(&one) {
             return Err(StartError::ListenedTwice(*endpoint));
         }
-        if let (Endpoint::Unix(address), TransportOptions::Unix(options)) = (endpoint, transport)
+        if let (Endpoint::Unix(address), Some(options)) = (endpoint, transport.unix())
             && address.path().is_none()
             && *options != Default::default()
         {

@@ -4,20 +4,29 @@
 //! To add a kind: a variant of [`Kind`] and of [`Held`], a line in each of `dispatch` and
 //! [`ByListener::state`], and in [`Kind::of`] how a listener asks for it.
 
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(test)]
 use super::header::{self, Header};
+#[cfg(feature = "tls")]
+use super::tls::{self, Tls};
 use super::{Layer, Plain};
 use crate::base::endpoint::Peer;
 use crate::buffer::{Chain, Pool};
-use crate::error::CloseReason;
+use crate::config::Config;
+use crate::error::{CloseReason, StartError};
 use crate::net::bind::ListenOn;
+#[cfg(feature = "tls")]
+use crate::tls::server::Acceptor;
 
 /// The layer of one listener. Each worker has a clone.
 #[derive(Clone)]
 pub(crate) enum Kind {
     Plain(Plain),
+    #[cfg(feature = "tls")]
+    Tls(Tls),
     #[cfg(test)]
     Header(Header),
 }
@@ -25,6 +34,8 @@ pub(crate) enum Kind {
 /// What the layer of a connection's listener keeps for the connection.
 pub(crate) enum Held {
     Plain(()),
+    #[cfg(feature = "tls")]
+    Tls(tls::Held),
     #[cfg(test)]
     Header(header::Held),
 }
@@ -41,17 +52,41 @@ pub(crate) struct ByListener(Vec<Kind>);
 
 impl Kind {
     /// The layer that a listener asks for.
-    fn of(_: &ListenOn) -> Kind {
-        Kind::Plain(Plain)
+    ///
+    /// # Errors
+    /// The files of its TLS cannot be used.
+    fn of(listener: &ListenOn, config: &Config) -> Result<Kind, StartError> {
+        #[cfg(feature = "tls")]
+        if let Some(options) = listener.transport.tls() {
+            let endpoint = listener.endpoint;
+            let acceptor = Acceptor::new(options);
+            let acceptor = acceptor.map_err(|error| StartError::Tls { endpoint, error })?;
+            return Ok(Kind::Tls(Tls::new(Arc::new(acceptor), config.handshake_timeout)));
+        }
+        let _ = (listener, config);
+        Ok(Kind::Plain(Plain))
     }
 }
 
 impl ByListener {
-    /// The layers of these listeners, or `None` if none of them has one.
-    pub(crate) fn of(listeners: &[ListenOn]) -> Option<ByListener> {
-        let kinds: Vec<Kind> = listeners.iter().map(Kind::of).collect();
+    /// The layers of the listeners, or `None` if none of them has one.
+    ///
+    /// # Errors
+    /// As [`Kind::of`].
+    pub(crate) fn of(config: &Config) -> Result<Option<ByListener>, StartError> {
+        let kinds = config.listen.iter().map(|listener| Kind::of(listener, config));
+        let kinds = kinds.collect::<Result<Vec<Kind>, _>>()?;
         let layered = kinds.iter().any(|kind| !matches!(kind, Kind::Plain(_)));
-        layered.then_some(ByListener(kinds))
+        Ok(layered.then_some(ByListener(kinds)))
+    }
+
+    /// The listeners with TLS, by their numbers.
+    #[cfg(feature = "tls")]
+    pub(crate) fn acceptors(&self) -> impl Iterator<Item = (usize, &Arc<Acceptor>)> {
+        self.0.iter().enumerate().filter_map(|(listener, kind)| match kind {
+            Kind::Tls(tls) => Some((listener, tls.acceptor())),
+            _ => None,
+        })
     }
 
     #[cfg(test)]
@@ -70,6 +105,8 @@ macro_rules! dispatch {
         #[allow(unreachable_patterns, reason = "a build may have only one kind")]
         match ($layers, $held) {
             (Kind::Plain(layer), Held::Plain(held)) => layer.$method(held $(, $argument)*),
+            #[cfg(feature = "tls")]
+            (Kind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(test)]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("the layer of listener {} has another state", $state.listener),
@@ -97,15 +134,28 @@ impl Layer for ByListener {
                 layer.state(tag, at, pool);
                 Held::Plain(())
             }
+            #[cfg(feature = "tls")]
+            Kind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
             #[cfg(test)]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
         };
         State { listener: tag as u32, held }
     }
 
+    fn bytes_each(&self) -> usize {
+        let bytes = |kind: &Kind| match kind {
+            #[cfg(feature = "tls")]
+            Kind::Tls(layer) => layer.bytes_each(),
+            _ => 0,
+        };
+        self.0.iter().map(bytes).max().unwrap_or(0)
+    }
+
     fn names_peer(&self, tag: u64, at: Peer) -> bool {
         match self.kind(tag) {
             Kind::Plain(layer) => layer.names_peer(tag, at),
+            #[cfg(feature = "tls")]
+            Kind::Tls(layer) => layer.names_peer(tag, at),
             #[cfg(test)]
             Kind::Header(layer) => layer.names_peer(tag, at),
         }
@@ -140,6 +190,10 @@ impl Layer for ByListener {
         pool: &Pool,
     ) -> Result<usize, CloseReason> {
         dispatch!(&mut self, state, received(input, wire, pool))
+    }
+
+    fn has_ended(&self, state: &State) -> bool {
+        dispatch!(&self, state, has_ended())
     }
 
     fn ended(

@@ -14,12 +14,14 @@
 //! 3. A layer may send its own bytes at any time before the end of the output. They are sent in the
 //!    order in which [`outgoing`](Layer::outgoing) has them.
 //! 4. An error closes the connection with the reason that the layer returns. Output that the layer
-//!    and the service have added before is still sent, followed by FIN.
+//!    and the service have added before is still sent, followed by FIN. A layer that has told the
+//!    peer of the error may drop the service's output.
 //! 5. A layer takes buffers with [`Pool::lease_in_turn`]: waiting connections come first. A layer
 //!    that needs a buffer and finds none returns true from [`starves`](Layer::starves). The
 //!    connection then waits in the worker's queue for buffers, and the layer is called again before
 //!    the service is.
-//! 6. No call may block, or allocate after the connection has begun.
+//! 6. No call may block, or allocate after the connection has begun. TLS is an exception: see
+//!    `tls::session`.
 //!
 //! [`Plain`] is the layer of a connection that has none. It is a layer like any other, but all of
 //! it is inlined, and nothing of it is left in the machine code. It is the layer of a server whose
@@ -41,6 +43,8 @@ mod by_listener;
 pub(crate) mod header;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 /// A byte layer. One value serves all connections of a worker. The data of one connection is in its
 /// [`State`](Layer::State).
@@ -56,6 +60,12 @@ pub(crate) trait Layer: 'static {
     /// [`Connection::tag`](crate::service::Connection::tag), for an accepted connection the number
     /// of its listener. `at` is the peer as the socket reports it.
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State;
+
+    /// What the layer allocates for a connection while it is open, in bytes at most, beside its
+    /// state.
+    fn bytes_each(&self) -> usize {
+        0
+    }
 
     /// Whether the peer of a connection with this tag may be another than `at`, the one that the
     /// socket reports. Then the limit of connections per address applies once the peer is known,
@@ -101,6 +111,12 @@ pub(crate) trait Layer: 'static {
         wire: &mut Chain,
         pool: &Pool,
     ) -> Result<usize, CloseReason>;
+
+    /// Whether the peer has ended its stream inside the layer, and all of its bytes were put into
+    /// the input. Then nothing more is received, and the connection continues as after FIN.
+    fn has_ended(&self, _: &Self::State) -> bool {
+        false
+    }
 
     /// The peer has sent FIN, and the layer does not starve. Appends the last bytes for the service
     /// to `input`, and returns how many these are. It is called again until there are none.

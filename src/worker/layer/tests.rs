@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Layer;
 use super::header::{self, FAREWELL, Header, REFUSAL, WANTS_FAREWELL, WELCOME};
 use crate::base::endpoint::Peer;
 use crate::buffer::{Lease, Pool, Reserve};
@@ -27,7 +28,7 @@ const KEY: u8 = 0x3C;
 
 /// A call that the service got.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Told {
+pub(super) enum Told {
     Open(Peer),
     Data(Vec<u8>),
     /// There was no buffer for the reply.
@@ -42,7 +43,7 @@ enum Told {
 
 /// What the service does with data.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Does {
+pub(super) enum Does {
     /// Sends back the buffers that arrived.
     Echo,
     /// Sends back a copy, which needs a buffer.
@@ -55,7 +56,7 @@ enum Does {
 
 /// Records the calls that it gets.
 #[derive(Clone)]
-struct Noting {
+pub(super) struct Noting {
     told: Rc<RefCell<Vec<Told>>>,
     does: Does,
 }
@@ -134,15 +135,15 @@ impl Service for Noting {
 }
 
 /// A worker with the layer, one listener and one client. It takes a turn when the test says so.
-struct Layered {
-    worker: Worker<MioEngine<Kernel>, Noting, Header>,
-    told: Rc<RefCell<Vec<Told>>>,
+pub(super) struct Layered<L: Layer = Header> {
+    pub(super) worker: Worker<MioEngine<Kernel>, Noting, L>,
+    pub(super) told: Rc<RefCell<Vec<Told>>>,
     directory: Arc<Directory>,
-    counters: Arc<Counters>,
-    mailboxes: Arc<Mailboxes>,
-    pool: Pool,
+    pub(super) counters: Arc<Counters>,
+    pub(super) mailboxes: Arc<Mailboxes>,
+    pub(super) pool: Pool,
     address: SocketAddr,
-    client: TcpStream,
+    pub(super) client: TcpStream,
     /// The bytes that came back.
     heard: Vec<u8>,
 }
@@ -153,13 +154,19 @@ impl Layered {
     }
 
     fn that(does: Does, buffers: u32, timeout: Duration) -> Layered {
+        Layered::over(Header { timeout }, does, buffers, 64)
+    }
+}
+
+impl<L: Layer> Layered<L> {
+    pub(super) fn over(layer: L, does: Does, buffers: u32, buffer_size: usize) -> Layered<L> {
         let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         let mut bound = bind::bind_all(&[anywhere.into()], 1, 16, false).unwrap();
         let one = bound.pop().unwrap();
         let address = one.endpoint.socket_addr().unwrap();
         let mailboxes = Arc::new(Mailboxes::new(1));
         let permits = Permits::new(8, mailboxes.clone());
-        let pool = Pool::new(Reserve::new(64, buffers).unwrap(), 0);
+        let pool = Pool::new(Reserve::new(buffer_size, buffers).unwrap(), 0);
         let (directory, counters) = (Directory::new(1, 8), Arc::<Counters>::default());
         let setup = Setup {
             index: 0,
@@ -183,7 +190,7 @@ impl Layered {
         let engine = MioEngine::new(kernel, 8, pool.clone(), Some(permits), listeners).unwrap();
         let told = Rc::<RefCell<Vec<Told>>>::default();
         let make = |_: &WorkerContext| Noting { told: told.clone(), does };
-        let mut worker = Worker::with_layer(engine, setup, make, Header { timeout });
+        let mut worker = Worker::with_layer(engine, setup, make, layer);
         worker.begin();
         let client = TcpStream::connect(address).unwrap();
         client.set_nonblocking(true).unwrap();
@@ -191,16 +198,23 @@ impl Layered {
         Layered { worker, told, directory, counters, mailboxes, pool, address, client, heard }
     }
 
-    fn says(&mut self, bytes: &[u8]) {
+    /// Replaces the client by another.
+    #[cfg(feature = "tls")]
+    pub(super) fn connects(&mut self) {
+        self.client = TcpStream::connect(self.address).unwrap();
+        self.client.set_nonblocking(true).unwrap();
+    }
+
+    pub(super) fn says(&mut self, bytes: &[u8]) {
         assert_eq!(self.client.write(bytes).unwrap(), bytes.len());
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.mailboxes.wake(0);
         self.worker.turn().unwrap();
     }
 
-    fn turns_until(&mut self, what: &str, condition: impl Fn(&Layered) -> bool) {
+    pub(super) fn turns_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
             assert!(begun.elapsed() < GUARD, "never: {what}; {:?}", self.told.borrow());
@@ -225,7 +239,7 @@ impl Layered {
     }
 
     /// Takes turns until FIN arrives, with no bytes before it.
-    fn hears_the_end(&mut self) {
+    pub(super) fn hears_the_end(&mut self) {
         let begun = Instant::now();
         assert!(self.heard.is_empty(), "{:?}", self.heard);
         loop {
@@ -238,12 +252,12 @@ impl Layered {
         }
     }
 
-    fn is_listed(&self) -> bool {
+    pub(super) fn is_listed(&self) -> bool {
         !self.directory.list().is_empty()
     }
 
     /// The client disconnects, the worker ends, and everything has been returned.
-    fn end(mut self, reason: CloseReason) -> Vec<Told> {
+    pub(super) fn end(mut self, reason: CloseReason) -> Vec<Told> {
         // It may already have been shut down or reset.
         let _ = self.client.shutdown(Shutdown::Both);
         self.turns_until("closed", |layered| layered.worker.open() == 0);
