@@ -1,6 +1,6 @@
-//! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client.
-//! Everything they do is in the library, [`echopool::daemon`] and [`echopool::daemon::connect`], so that
-//! the load generator can start a server of its own.
+//! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client, and
+//! `echopool cert` makes a certificate. Everything they do is in the library, [`echopool::daemon`], so
+//! that the load generator can start a server of its own.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         Some("connect") => {
             args.remove(1);
             echopool::daemon::connect::run(args)
+        }
+        Some("cert") => {
+            args.remove(1);
+            echopool::daemon::cert::run(args)
         }
         Some("serve") => {
             args.remove(1);

@@ -136,7 +136,7 @@ impl Limits {
                 name: "TLS sessions",
                 bytes: u64::from(self.max_connections) * each,
                 reason: format!(
-                    "{} × {}, allocated for the connections that are open",
+                    "{} × {}: not reserved, allocated while connections are open",
                     self.max_connections,
                     show_size(each)
                 ),

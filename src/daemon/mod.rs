@@ -34,6 +34,8 @@ use settings::{Settings, Sources};
 
 mod check;
 #[cfg(feature = "daemon")]
+pub mod cert;
+#[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod connect;

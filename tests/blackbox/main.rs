@@ -24,4 +24,5 @@ mod scale;
 mod seeds;
 mod services;
 mod startup;
+mod tls;
 mod unix;

@@ -44,6 +44,7 @@ fn after_help() -> String {
 Commands (see also echopool COMMAND --help):
   serve    the server that is described here; the default command
   connect  an interactive client: sends the lines that you type, shows what arrives
+  cert     makes a self-signed certificate and its key, for trying TLS
 
 An address to listen on is [SERVICE[+TRANSPORT]://]ADDRESS[?OPTION=VALUE&...]; an address alone, \
 or after TRANSPORT://, is echo:

@@ -106,7 +106,8 @@ impl Daemon {
         let (scheme, rest) = parts.unwrap_or_else(|| panic!("not a ready line: {line:?}"));
         self.targets.extend(target.map(str::to_owned));
         let address = rest.split('?').next().and_then(|address| address.parse().ok());
-        assert_eq!(address.is_none(), scheme.ends_with("unix"), "not a ready line: {line:?}");
+        let is_unix = scheme.split('+').any(|part| part == "unix");
+        assert_eq!(address.is_none(), is_unix, "not a ready line: {line:?}");
         address
     }
 
