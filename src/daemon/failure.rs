@@ -30,7 +30,7 @@ impl Failure {
             | StartError::Fixed { .. }
             | StartError::Service(_)
             | StartError::Timeout { .. } => USAGE,
-            StartError::Tls { error, .. } if error.is_no_certificate() => USAGE,
+            StartError::Tls { error, .. } if error.is_of_options() => USAGE,
             _ => FAILED,
         };
         let text = settings.in_their_words(&error.to_string());

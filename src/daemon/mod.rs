@@ -32,9 +32,9 @@ use logger::Logger;
 use reload::Reloader;
 use settings::{Settings, Sources};
 
-mod check;
 #[cfg(feature = "daemon")]
 pub mod cert;
+mod check;
 #[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]

@@ -36,13 +36,6 @@ options! {
     }
     impl {
         fn check_together(&self, given: &[&str]) -> Result<(), String> {
-            let count = |files: &Option<Files>| files.as_ref().map_or(0, |files| files.0.len());
-            let (certs, keys) = (count(&self.cert), count(&self.key));
-            if certs != keys {
-                return Err(format!(
-                    "cert has {certs} files and key has {keys}: give the key of each certificate"
-                ));
-            }
             if given.contains(&"client-auth") && self.client_ca.is_none() {
                 return Err("client-auth needs client-ca, which signs the certificates".into());
             }

@@ -26,35 +26,30 @@ pub struct TlsError(What);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum What {
-    /// The options name no certificate.
-    NoCertificate,
-    Other(String),
+    /// No file is at fault.
+    Options(String),
+    File(String),
 }
 
 impl TlsError {
     fn new(problem: impl fmt::Display) -> TlsError {
-        TlsError(What::Other(problem.to_string()))
+        TlsError(What::File(problem.to_string()))
     }
 
     fn file(path: &Path, problem: impl fmt::Display) -> TlsError {
         TlsError::new(format_args!("{}: {problem}", path.display()))
     }
 
-    /// Whether the options name no certificate, so that no file is at fault.
-    pub fn is_no_certificate(&self) -> bool {
-        self.0 == What::NoCertificate
+    /// Whether the options are wrong, and not a file.
+    pub fn is_of_options(&self) -> bool {
+        matches!(self.0, What::Options(_))
     }
 }
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            What::NoCertificate => f.write_str(
-                "there is no certificate: give cert=FILE and key=FILE ('echopool cert' makes a pair \
-                 for trying)",
-            ),
-            What::Other(text) => f.write_str(text),
-        }
+        let (What::Options(text) | What::File(text)) = &self.0;
+        f.write_str(text)
     }
 }
 
@@ -177,9 +172,30 @@ struct Certificates(Vec<Arc<CertifiedKey>>);
 
 impl Certificates {
     fn read(options: &TlsOptions) -> Result<Certificates, TlsError> {
-        let (Some(certs), Some(keys)) = (&options.cert, &options.key) else {
-            return Err(TlsError(What::NoCertificate));
+        let of_options = |text: String| Err(TlsError(What::Options(text)));
+        let (certs, keys) = match (&options.cert, &options.key) {
+            (Some(certs), Some(keys)) => (certs, keys),
+            (None, None) => {
+                return of_options(
+                    "there is no certificate: give cert=FILE and key=FILE ('echopool cert' makes a \
+                     pair for trying)"
+                        .into(),
+                );
+            }
+            (Some(_), None) => {
+                return of_options("cert=FILE needs key=FILE, its private key".into());
+            }
+            (None, Some(_)) => {
+                return of_options("key=FILE needs cert=FILE, its certificate".into());
+            }
         };
+        let (cert_count, key_count) = (certs.paths().count(), keys.paths().count());
+        if cert_count != key_count {
+            return of_options(format!(
+                "cert has {cert_count} files and key has {key_count}: give the key of each \
+                 certificate"
+            ));
+        }
         let pairs = certs.paths().zip(keys.paths());
         Ok(Certificates(pairs.map(|(cert, key)| pair(cert, key)).collect::<Result<_, _>>()?))
     }

@@ -37,8 +37,7 @@ impl Directory {
 
     /// The options of a server with these files.
     pub(crate) fn options(&self, certs: &[&str], keys: &[&str]) -> TlsOptions {
-        let files =
-            |names: &[&str]| Some(Files::new(names.iter().map(|name| self.0.join(name))).unwrap());
+        let files = |names: &[&str]| Files::new(names.iter().map(|name| self.0.join(name))).ok();
         TlsOptions { cert: files(certs), key: files(keys), ..TlsOptions::default() }
     }
 }

@@ -63,8 +63,15 @@ fn files_that_are_wrong_are_named_with_the_remedy() {
             assert!(error.contains(part), "{cert}, {key}: {error}");
         }
     }
-    let error = refused(&TlsOptions::default());
-    assert!(error.contains("give cert=FILE and key=FILE"), "{error}");
+    for (certs, keys, part) in [
+        (&[][..], &[][..], "give cert=FILE and key=FILE"),
+        (&["cert.pem"], &[], "needs key=FILE"),
+        (&[], &["key.pem"], "needs cert=FILE"),
+        (&["cert.pem", "other.pem"], &["key.pem"], "cert has 2 files and key has 1"),
+    ] {
+        let error = Acceptor::new(&directory.options(certs, keys)).map(drop).unwrap_err();
+        assert!(error.is_of_options() && error.to_string().contains(part), "{error}");
+    }
     let ca = Files::new([directory.0.join("empty")]).unwrap();
     let options = directory.options(&["cert.pem"], &["key.pem"]);
     let error = refused(&TlsOptions { client_ca: Some(ca), ..options });

@@ -68,6 +68,7 @@ fn sample(name: &str) -> &'static str {
         "send-timeout" => "off",
         "shed-after" => "500ms",
         "linger" => "0s",
+        "handshake-timeout" => "5s",
         "drain-timeout" => "3s",
         "drain-delay" => "2s",
         "admin" => "127.0.0.1:9000",
@@ -87,13 +88,20 @@ fn sample(name: &str) -> &'static str {
         "notices" => "off",
         "mode" => "0640",
         "owner" => "root:adm",
+        "cert" => "a.pem,b.pem",
+        "key" => "a.key,b.key",
+        "client-ca" => "ca.pem",
+        "client-auth" => "optional",
+        "alpn" => "echo",
+        "tls-min" => "1.3",
         other => panic!("write a value for the setting {other} here"),
     }
 }
 
 #[test]
 fn each_setting_has_the_same_effect_as_a_flag_in_the_environment_and_in_the_file() {
-    let listeners = ["echo://1", "framed://2", "message://3", "hub://4", "unix:///run/e.sock"];
+    let listeners =
+        ["echo://1", "framed://2", "message://3", "hub://4", "unix:///run/e.sock", "tls://5"];
     let listen: Vec<&str> = listeners.iter().flat_map(|at| ["--listen", *at]).collect();
     let command = Cli::clap();
     let mut count = 0;
@@ -393,7 +401,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = 'echo+udp://7801'",
-        ":1: listen: 'echo+udp://7801': the transport udp is not supported yet; the transports are tcp, unix",
+        ":1: listen: 'echo+udp://7801': the transport udp is not supported yet; the transports are tcp, unix, tls, unix+tls",
     ),
     (
         "listen = 'hub://7801'\nmax-message = '17k'",
