@@ -185,7 +185,7 @@ fn every_line_has_the_form_that_is_asked_for() {
         }
     }
     for (format, begin) in [("json", "{"), ("journal", "<3>echopool::daemon: ")] {
-        let mut command = binary();
+        let mut command = std::process::Command::new(binary());
         command.args(["--listen", "192.0.2.1:1", "--log-format", format, "--log", "off"]);
         let failed = command.output().expect("it starts");
         let text = String::from_utf8_lossy(&failed.stderr);
