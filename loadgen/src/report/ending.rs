@@ -218,6 +218,22 @@ impl Ending {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_result_is_met_undecided_or_missed() {
+        let result = |met, undecided| ObjectiveResult {
+            objective: String::new(),
+            limit_ns: None,
+            limit: None,
+            measured_ns: None,
+            measured: None,
+            met,
+            undecided,
+        };
+        assert_eq!(Objectives::of_result(&result(true, false)), Objectives::Met);
+        assert_eq!(Objectives::of_result(&result(false, true)), Objectives::Undecided);
+        assert_eq!(Objectives::of_result(&result(false, false)), Objectives::Missed);
+    }
+
     /// Each combination has a row, and each row is the first for a combination.
     #[test]
     fn no_end_is_missing_and_no_row_is_without_an_end() {

@@ -135,14 +135,17 @@ mod tests {
     use crate::plan::shard::Shard;
     use crate::report::Report;
     use crate::report::saved::tests::saved;
-    use crate::report::tests::report;
+    use crate::report::schema::ClockComparison;
+    use crate::report::tests::{mismatch, report};
+    use crate::stats::loss::Loss;
 
     fn shard(index: u64, count: u64, change: impl FnOnce(&mut Report)) -> Saved {
         let mut report = report();
         let plan = Arc::make_mut(&mut report.plan);
         plan.shard = Shard { index, count };
         plan.connections_all = plan.connections * count;
-        report.began_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + index));
+        report.began_at =
+            Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + 200 * index));
         change(&mut report);
         saved(&format!("{index}.json"), &report)
     }
@@ -161,12 +164,27 @@ mod tests {
         let shards = of(&runs).expect("shards of one run").expect("shards");
         assert_eq!((shards.count, &shards.missing[..]), (4, &[1, 3][..]));
         assert_eq!(shards.verdict(), Verdict::UnderConnected);
-        let elapsed = runs[0].run.elapsed_ns;
-        assert_eq!(shards.starts_apart_ns, Some(2_000_000_000));
-        assert_eq!(shards.together_ns, Some(elapsed.saturating_sub(2_000_000_000)));
+        assert_eq!(runs[0].run.elapsed_ns, 1_000_000_000);
+        assert_eq!(shards.starts_apart_ns, Some(400_000_000));
+        assert_eq!(shards.together_ns, Some(600_000_000));
         let whole = of(&[0, 1].map(|index| shard(index, 2, |_| ()))).unwrap().expect("shards");
         assert_eq!((whole.missing.len(), whole.verdict()), (0, Verdict::Valid));
         assert_eq!(of(&[saved("a", &report()), saved("b", &report())]), Ok(None));
+    }
+
+    #[test]
+    fn begins_are_compared_by_the_clock_of_shard_0() {
+        let with = |index, ahead_ns| {
+            shard(index, 2, |report| {
+                report.clock = Some(ClockComparison { ahead_ns, error_max_ns: 0 });
+            })
+        };
+        // It began 200 ms later by a clock that is 150 ms ahead.
+        let shards = of(&[with(0, 0), with(1, 150_000_000)]).unwrap().expect("shards");
+        assert_eq!(shards.starts_apart_ns, Some(50_000_000));
+        assert_eq!(shards.together_ns, Some(950_000_000));
+        let unknown = of(&[with(0, 0), shard(1, 2, |report| report.began_at = None)]);
+        assert_eq!(unknown.unwrap().expect("shards").together_ns, None);
     }
 
     #[test]
@@ -217,5 +235,36 @@ mod tests {
             "a hundred of the faster half may have been slower"
         );
         assert_eq!(met(&[with(0, 4_000_000, 0), with(1, 5_000_000, 0)]), expected((false, false)));
+    }
+
+    #[test]
+    fn requests_without_a_reply_and_errors_of_each_kind_count() {
+        let measured = |change: fn(&mut Report), text: &str| {
+            let slo = slo::parse(text).expect("an objective");
+            let part = |index| {
+                shard(index, 2, |report| {
+                    Arc::make_mut(&mut report.plan).slos = vec![slo.clone()];
+                    change(report);
+                })
+            };
+            let shards = of(&[part(0), part(1)]).unwrap().expect("shards");
+            let one = shards.objectives[0].clone();
+            (one.measured, one.met, one.undecided)
+        };
+        let errors = |report: &mut Report| {
+            (0..3).for_each(|_| report.records.loss(Loss::Reset));
+            (0..2).for_each(|_| report.records.mismatch(mismatch()));
+        };
+        assert_eq!(measured(errors, "errors<10"), (Some(10.0), false, false));
+        assert_eq!(measured(errors, "errors<11"), (Some(10.0), true, false));
+        // With so few lower bounds among 2,000 values, p90 is not in doubt; with all three kinds of
+        // 100 each, p50 of 1 to 1000 us is up to 575 us.
+        let unfinished = |report: &mut Report| {
+            let records = &mut report.records;
+            (records.timed_out, records.unanswered, records.never_sent) = (100, 50, 25);
+        };
+        for (text, met) in [("p50<610us", true), ("p50<590us", false)] {
+            assert_eq!(measured(unfinished, text).1, met, "{text}");
+        }
     }
 }

@@ -146,6 +146,23 @@ pub mod tests {
     }
 
     #[test]
+    fn a_shard_is_asked_for_its_own_connections() {
+        for index in 0..3 {
+            let mut report = report_of(4);
+            let plan = Arc::make_mut(&mut report.plan);
+            plan.shard = crate::plan::shard::Shard { index, count: 3 };
+            plan.connections_all = 10;
+            plan.connections_asked = plan.shard.part(10);
+            let first = report.plan.first_connection();
+            let mut expected = vec![0; 4];
+            (first..first + report.plan.connections_asked)
+                .for_each(|number| expected[report.plan.target_index(number)] += 1);
+            let forms = TargetCounts::all(&report).into_iter();
+            assert_eq!(forms.map(|form| form.connections_asked).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
     fn one_target_has_no_line_and_each_of_several_has_one() {
         assert!(lines(&report_of(1)).is_empty());
         let mut report = report_of(3);

@@ -259,3 +259,46 @@ fn where_nothing_was_sent_no_reply_is_missed() {
     report.records.requests = 0;
     assert!(report.verdict_text().contains("before anything was sent; check that the server"));
 }
+
+#[test]
+fn a_reconnect_that_failed_is_a_connection_too_few() {
+    let mut report = report();
+    report.records.reconnects_failed = 1;
+    assert_eq!(report.verdict(), Verdict::UnderConnected);
+}
+
+#[test]
+fn errors_of_an_objective_are_connects_losses_and_differences() {
+    let mut report = report();
+    Arc::make_mut(&mut report.plan).slos =
+        vec![crate::stats::slo::parse("errors<1").expect("an objective")];
+    *report.records.connect_errors.entry(Errno::CONNREFUSED.raw_os_error()).or_default() += 5;
+    (0..3).for_each(|_| report.records.loss(Loss::Reset));
+    (0..2).for_each(|_| report.records.mismatch(mismatch()));
+    assert_eq!(report.objectives()[0].measured, Some(10.0));
+}
+
+#[test]
+fn the_use_of_the_ceiling_is_in_text_and_json() {
+    let mut report = report();
+    let json = |report: &Report| schema::RunSummary::new(report).ceiling;
+    assert_eq!((report.ceiling_text(), json(&report)), (None, Default::default()));
+    let why = crate::plan::calibration::CalibrationUse::OtherMachine;
+    let unused = crate::plan::calibration::Unused { why, text: "another machine".into() };
+    report.calibration = Standing::Unused(unused);
+    assert!(report.ceiling_text().is_some_and(|text| text.contains("another machine")));
+    let ceiling = json(&report);
+    assert_eq!(
+        (ceiling.calibration, ceiling.unused_reason.as_deref()),
+        (why, Some("another machine"))
+    );
+    assert_eq!((ceiling.used_ratio, ceiling.requests_per_second), (None, None));
+    let found = crate::plan::calibration::tests::calibration();
+    report.calibration = Standing::Used(Box::new(found.clone()));
+    let ceiling = json(&report);
+    assert_eq!(ceiling.requests_per_second, Some(200_000.0), "of a closed loop");
+    assert_eq!(ceiling.used_ratio, Some(0.005), "1000 of 200000");
+    assert_eq!(ceiling.calibrated_unix_ns, Some(found.calibrated_unix_ns));
+    assert_eq!(ceiling.floor_latency_p50_ns, Some(found.floor_latency.p50_ns));
+    assert!(report.ceiling_text().is_some());
+}

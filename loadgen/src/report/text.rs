@@ -387,6 +387,65 @@ for a processor)
     }
 
     #[test]
+    fn the_spectrum_is_in_milliseconds() {
+        let text = render(&report(), SPECTRUM);
+        let number = |text: &str| text.parse::<f64>().expect(text);
+        let rows: Vec<Vec<_>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let mut halves = 0;
+        for row in rows.iter().filter(|row| row.len() == 4 && row[0].starts_with(['0', '1'])) {
+            let (value, quantile, count) = (number(row[0]), number(row[1]), number(row[2]));
+            assert!((value - count / 1e3).abs() < 0.002, "the latencies are 1 to 1000 us: {row:?}");
+            if row[3] != "inf" {
+                assert!((number(row[3]) * (1.0 - quantile) - 1.0).abs() < 0.01, "{row:?}");
+                halves += 1;
+            }
+        }
+        assert!(halves > 10, "{text}");
+        let end = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+            let numbers = line.split(['=', ',', ']']).map(str::trim);
+            numbers.filter_map(|part| part.parse::<f64>().ok()).collect::<Vec<_>>()
+        };
+        let [mean, stdev] = end("#[Mean")[..] else { panic!("two numbers") };
+        let [max, total] = end("#[Max")[..] else { panic!("two numbers") };
+        assert!((mean - 0.5005).abs() < 0.001 && (stdev - 0.2887).abs() < 0.001);
+        assert!((max - 1.0).abs() < 0.001 && total == 1000.0);
+    }
+
+    #[test]
+    fn each_kind_of_error_alone_is_shown() {
+        let errors = |change: fn(&mut Report)| {
+            let mut report = report();
+            change(&mut report);
+            let text = render(&report, TextOptions { spectrum: false, uncorrected: false });
+            text.lines().find(|line| line.contains("Socket errors")).map(str::to_owned)
+        };
+        assert_eq!(errors(|_| ()), None);
+        let line = |connect, read, timeout| {
+            Some(format!(
+                "  Socket errors: connect {connect}, read {read}, write 0, timeout {timeout}"
+            ))
+        };
+        assert_eq!(errors(|report| report.records.loss(Loss::Reset)), line(0, 1, 0));
+        assert_eq!(errors(|report| report.records.loss(Loss::TimedOut)), line(0, 0, 1));
+        let refused = |report: &mut Report| {
+            *report.records.connect_errors.entry(111).or_default() += 2;
+        };
+        assert_eq!(errors(refused), line(2, 0, 0));
+    }
+
+    #[test]
+    fn a_shard_says_which_it_is() {
+        let mut report = report();
+        let plan = std::sync::Arc::make_mut(&mut report.plan);
+        plan.shard = crate::plan::shard::Shard { index: 1, count: 4 };
+        let text = render(&report, TextOptions { spectrum: false, uncorrected: false });
+        let first = text.lines().next().expect("a line");
+        assert_eq!(first, "Running 1s test @ tcp://127.0.0.1:7777, shard 1/4");
+    }
+
+    #[test]
     fn the_uncorrected_latency_follows_the_latency() {
         let text = render(&report(), TextOptions { spectrum: true, uncorrected: true });
         let at = |title| text.find(title).expect(title);

@@ -528,3 +528,50 @@ fn the_verdict_is_a_sentence_with_its_reasons() {
     texts.dedup();
     assert_eq!(texts.len(), Verdict::ALL.len(), "each has its own: {texts:?}");
 }
+
+#[test]
+fn the_parts_of_a_page_are_there() {
+    let mut sample = run(0);
+    sample.requests_per_second = 12_345.0;
+    sample.generator_busy_ratio = 0.375;
+    sample.objectives = [(true, false), (false, true), (false, false)]
+        .map(|(met, undecided)| ObjectiveResult {
+            objective: format!("p99<{}ms", 1 + usize::from(met) + 2 * usize::from(undecided)),
+            limit_ns: Some(1_000_000),
+            limit: None,
+            measured_ns: Some(2_500_000),
+            measured: None,
+            met,
+            undecided,
+        })
+        .to_vec();
+    let page = page_of_run(&sample);
+    let p99 = sample.latency.percentiles.p99_ns.expect("values");
+    for part in [
+        format!("<h1>{}</h1>", sample.target),
+        "<h2>Charts</h2>".into(),
+        "<noscript><p>The charts need JavaScript.".into(),
+        "<figure class=\"wide\">".into(),
+        "<dt>Replies per second</dt><dd>12.35k</dd>".into(),
+        format!("<dt>Latency p99</dt><dd>{}</dd>", time_us(p99 as f64 / 1e3)),
+        "<th scope=\"row\">Busiest thread, busy</th><td class=\"words\">37.5 %</td>".into(),
+    ] {
+        assert!(page.contains(&part), "{part} in {page}");
+    }
+    for column in ["Latency", "Service time", "Send lag", "Own lag", "Connect"] {
+        assert!(page.contains(&format!(">{column}</th>")), "{column} in {page}");
+    }
+    let rows: Vec<_> = page.split("p99&lt;").skip(1).take(3).collect();
+    for (row, word) in rows.iter().zip(["met", "undecided", "missed"]) {
+        let row = row.split("</tr>").next().expect("a row");
+        assert!(row.contains(&format!(">{word}<")) && row.contains("2.50ms"), "{row}");
+    }
+    let search = page_of_search();
+    for part in ["Highest rate with ", "those of the best run, at ", "All runs"] {
+        assert!(search.contains(part), "{part} in {search}");
+    }
+}
+
+fn page_of_search() -> String {
+    page(SavedResult::Search(Box::new(search())))
+}
