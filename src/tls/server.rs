@@ -99,7 +99,7 @@ fn read(
     let certificates = Certificates::read(options)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions(options.tls_min))
-        .map_err(|error| TlsError::new(error))?;
+        .map_err(TlsError::new)?;
     let builder = match &options.client_ca {
         Some(files) => builder.with_client_cert_verifier(verifier(files, options.client_auth)?),
         None => builder.with_no_client_auth(),
