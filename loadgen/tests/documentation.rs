@@ -1,6 +1,6 @@
 //! `docs/loadgen.md` describes every flag, and it and the help list every exit code.
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 use loadgen::cli::RunArgs;
 use loadgen::command::ab::AbArgs;
 use loadgen::command::calibrate::CalibrateArgs;
@@ -77,6 +77,40 @@ fn every_flag_has_a_test_of_its_effect() {
     described.sort();
     flags.sort();
     assert_eq!(described, flags);
+}
+
+/// The commands of this name in the code of a page. A quoted word of these has no space.
+fn commands(page: &str, name: &str) -> Vec<Vec<String>> {
+    let mut fenced = false;
+    let page = page.replace("\\\n", " ");
+    let code = page.lines().filter(|line| {
+        fenced ^= line.starts_with("```");
+        fenced || line.starts_with("    ")
+    });
+    let command = |line: &str| {
+        let words = line[line.find(&format!("loadgen {name} "))?..].split(" ||").next()?;
+        let words = words.split_whitespace().take_while(|word| *word != "#").skip(1);
+        Some(words.map(|word| word.replace('\'', "")).collect())
+    };
+    code.filter_map(command).collect()
+}
+
+/// Those of pages that people copy into a script.
+#[test]
+fn the_commands_of_the_pages_are_accepted() {
+    const PAGES: [&str; 3] =
+        [DOCUMENTATION, include_str!("../../docs/proxy.md"), include_str!("../../docs/ci.md")];
+    let of = |name| PAGES.iter().flat_map(|page| commands(page, name)).collect::<Vec<_>>();
+    let (ab, compare) = (of("ab"), of("compare"));
+    assert!(ab.len() >= 7 && compare.len() >= 3, "{ab:?} {compare:?}");
+    for words in ab {
+        let parsed = AbArgs::try_parse_from(&words);
+        assert!(parsed.is_ok_and(|args| args.run.targets.len() > 1), "{words:?}");
+    }
+    for words in compare {
+        let parsed = CompareArgs::try_parse_from(&words);
+        assert!(parsed.is_ok(), "{words:?}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use echopool::builtin::url::ServiceOptions;
@@ -87,6 +87,8 @@ const WARMUP_PART: u32 = 4;
 const WARMUP_MAX: Duration = Duration::from_millis(100);
 /// Time between slices, in which the replies of the last one arrive and its connections are closed.
 const GAP: Duration = Duration::from_millis(20);
+/// Interval of the progress on stderr.
+const SHOWN_EACH: Duration = Duration::from_secs(1);
 /// Targets are called A to Z.
 const TARGETS_MAX: usize = 26;
 /// Makes the order of the targets independent of the payload.
@@ -170,6 +172,7 @@ pub fn run(args: &AbArgs) -> Result<Exit, Failure> {
     let interrupted = drive::on_signals()?;
     let mut targets = Targets::start(args, rounds, &interrupted)?;
     let mut contest = Contest::new(rounds, targets.plans(), args.fail_if.clone());
+    let mut shown = Instant::now();
     while contest.rounds_made() < rounds.count {
         let slices = targets.round(contest.rounds_made())?;
         if interrupted.load(Relaxed) {
@@ -177,7 +180,10 @@ pub fn run(args: &AbArgs) -> Result<Exit, Failure> {
             break;
         }
         out.slices(&contest.add(slices))?;
-        print_round(&args.output, &contest);
+        if shown.elapsed() >= SHOWN_EACH {
+            shown = Instant::now();
+            print_round(&args.output, &contest);
+        }
         if contest.is_broken() {
             break;
         }
@@ -341,7 +347,7 @@ fn with_server(mut plan: Plan) -> Result<(Plan, Option<LocalServer>), Failure> {
     Ok((plan, Some(server)))
 }
 
-/// Reports a round on stderr.
+/// Reports the rounds so far on stderr.
 fn print_round(output: &OutputArgs, contest: &Contest) {
     if output.progress != ProgressForm::None && output.output_format != OutputFormat::Quiet {
         terminal::message(format_args!("ab: {}", contest.progress_text()));
