@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::spawn;
+use super::{spawn, systemd};
 use crate::admin::Admin;
 use crate::server::ServerHandle;
 
@@ -51,6 +51,7 @@ impl Ending {
     /// signal has begun may have a longer time-out.
     pub(super) fn orphaned(&self) {
         if !self.begun.swap(true, Ordering::AcqRel) {
+            systemd::stopping("standard input has ended: draining");
             log::info!("standard input has ended: draining, {ORPHAN_DRAIN:?} at most");
             self.server.begin_drain(ORPHAN_DRAIN);
         }
@@ -66,6 +67,10 @@ impl Ending {
             return;
         }
         let DrainTimes { delay: drain_delay, timeout: drain_timeout } = *self.drain();
+        systemd::stopping(&format!(
+            "{why}: draining, {:?} at most",
+            drain_delay.saturating_add(drain_timeout)
+        ));
         if let Some(admin) = &self.admin {
             admin.withdraw();
         }

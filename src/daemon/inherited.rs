@@ -1,13 +1,17 @@
-//! Signals that the parent process blocked or ignored: the child inherits both. docs/operations.md
-//! lists what else the daemon inherits.
+//! What the process has from its parent: signals that it blocked or ignored, and listening sockets
+//! that a service manager passes. docs/operations.md lists what else the daemon inherits.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 use std::{io, ptr};
 
 use signal_hook::consts::{SIGHUP, SIGINT};
 use signal_hook::iterator::Signals;
+
+use crate::config::ListenOn;
 
 /// Signals that stay ignored if the parent ignored them. By convention a parent asks for that:
 /// `nohup` with SIGHUP, a shell without job control with SIGINT for what it starts with `&`.
@@ -51,4 +55,65 @@ fn unblock(signals: &[c_int]) -> io::Result<()> {
         libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+/// A socket that a service manager has passed.
+struct Passed {
+    name: String,
+    /// Or what is wrong with it.
+    on: Result<ListenOn, String>,
+}
+
+/// The sockets that a service manager has passed (`LISTEN_FDS`), in their order. The first call takes
+/// them.
+///
+/// # Errors
+/// The variables contradict each other.
+fn passed() -> Result<&'static [Passed], String> {
+    static PASSED: OnceLock<Result<Vec<Passed>, String>> = OnceLock::new();
+    let take = || {
+        let sockets = sd_notify::listen_fds_with_names().map_err(|error| {
+            format!("cannot take the sockets of the service manager (LISTEN_FDS): {error}")
+        })?;
+        let passed = |(fd, name)| {
+            // SAFETY: the service manager has opened the descriptor for this process, and this code
+            // runs once, so nothing else owns it.
+            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+            Passed { name, on: ListenOn::inherited(socket) }
+        };
+        Ok(sockets.map(passed).collect())
+    };
+    PASSED.get_or_init(take).as_deref().map_err(String::clone)
+}
+
+/// The sockets of this name, at least one.
+///
+/// # Errors
+/// There is none, or one of them is not a listening socket.
+pub(super) fn sockets(name: &str) -> Result<Vec<ListenOn>, String> {
+    let passed = passed()?;
+    let wrong = |reason: String| format!("cannot listen on fd:{name}: {reason}");
+    let named = passed.iter().filter(|socket| socket.name == name);
+    let named = named.map(|socket| socket.on.clone().map_err(wrong));
+    let named: Vec<ListenOn> = named.collect::<Result<_, _>>()?;
+    if named.is_empty() {
+        let names: Vec<&str> = passed.iter().map(|socket| &socket.name[..]).collect();
+        return Err(wrong(match &names[..] {
+            [] => "no socket was passed (LISTEN_FDS); start the daemon by its socket unit".into(),
+            names => format!(
+                "no socket of this name was passed, only {} (FileDescriptorName= in the socket unit)",
+                names.join(", ")
+            ),
+        }));
+    }
+    Ok(named)
+}
+
+/// The names of the sockets that were passed, without those in `used`.
+pub(super) fn unused(used: &[&str]) -> Vec<&'static str> {
+    let passed = passed().unwrap_or_default();
+    let mut names: Vec<&str> = passed.iter().map(|socket| &socket.name[..]).collect();
+    names.dedup();
+    names.retain(|name| !used.contains(name));
+    names
 }

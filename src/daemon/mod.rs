@@ -1,9 +1,10 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to six threads, which sleep most of the time: one writes the
-//! log, one is for signals, one for the lines of `--stats-interval`, one for `--until-stdin-closes`,
-//! one for `--admin`, one for `--drain-delay`.
+//! Besides the workers there are up to seven threads, which sleep most of the time: one writes
+//! the log, one is for signals, one for the lines of `--stats-interval`, one for
+//! `--until-stdin-closes`, one for `--admin`, one for `--drain-delay`, one for the watchdog of a
+//! service manager.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -49,6 +50,7 @@ mod rates;
 mod reload;
 mod report;
 mod settings;
+mod systemd;
 #[cfg(test)]
 mod tests;
 
@@ -127,6 +129,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let settings = cli.settings.clone();
+    for name in inherited::unused(&cli.passed_sockets()) {
+        log::warn!("nothing listens on the passed socket {name}: write --listen fd:{name}");
+    }
     let (config, options) = cli.config().map_err(Failure::new)?;
     // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
@@ -148,9 +153,11 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let ending = Arc::new(Ending::new(server, admin, cli.drain_times()));
     let reloader = Reloader::new(sources, cli, config, log, &ending);
     start_threads(reloader, signals, &ending)?;
+    systemd::start_watchdog(&ending)?;
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.writer.flush(LOG_FLUSH);
     say_ready(&targets, &admin_at, &mut io::stdout().lock());
+    systemd::ready(targets.len());
     let drained = ending.server.wait();
     end_of_signals.close();
     report::end(drained, &ending.server.stats().total());

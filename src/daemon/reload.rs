@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::logger::Logger;
 use super::rates::Rates;
 use super::settings::{Change, Settings, Sources};
+use super::systemd;
 use crate::builtin::OfListener;
 use crate::config::Config;
 use crate::error::StartError;
@@ -84,30 +85,28 @@ impl Reloader {
         if self.ending.has_begun() {
             return log::info!("SIGHUP: ignored, the daemon is ending");
         }
+        systemd::reloading();
         let result = self.try_reload();
         let certificates = result.is_ok() && self.reload_certificates();
         if let Some(admin) = &self.ending.admin {
             admin.reloaded(certificates);
         }
-        match result {
-            Err(text) => log::error!("SIGHUP: nothing is changed: {text}"),
+        let (level, status) = match result {
+            Err(text) => (log::Level::Error, format!("nothing is changed: {text}")),
             Ok(Reloaded { changed, fixed }) => {
-                let generation = self.generation;
                 let changed = match list(&changed) {
                     none if none.is_empty() => "nothing has changed".to_owned(),
                     some => some,
                 };
+                let status = format!("reloaded, generation={}: {changed}", self.generation);
                 match list(&fixed) {
-                    none if none.is_empty() => {
-                        log::info!("SIGHUP: reloaded, generation={generation}: {changed}");
-                    }
-                    fixed => log::warn!(
-                        "SIGHUP: reloaded, generation={generation}: {changed}; needs a restart: \
-                         {fixed}"
-                    ),
+                    none if none.is_empty() => (log::Level::Info, status),
+                    fixed => (log::Level::Warn, format!("{status}; needs a restart: {fixed}")),
                 }
             }
-        }
+        };
+        log::log!(level, "SIGHUP: {status}");
+        systemd::reloaded(&status);
     }
 
     /// Reads the certificates again. Returns whether all of them can be used.

@@ -40,6 +40,8 @@ pub(super) struct Listener {
     state: ListenerState,
     /// The Accept in flight has had a turn to complete. Until then a client may be waiting.
     settled: bool,
+    /// Another program keeps the socket open, and with it the connections in its backlog.
+    is_inherited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +63,7 @@ enum ListenerState {
 
 impl Listener {
     pub(super) fn new() -> Listener {
-        Listener { state: ListenerState::Idle, settled: false }
+        Listener { state: ListenerState::Idle, settled: false, is_inherited: false }
     }
 
     /// Whether an Accept has just begun.
@@ -71,6 +73,15 @@ impl Listener {
 
     pub(super) fn settle(&mut self) {
         self.settled = true;
+    }
+
+    /// Marks the socket as one that another program keeps open.
+    pub(super) fn set_inherited(&mut self) {
+        self.is_inherited = true;
+    }
+
+    pub(super) fn is_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// Whether clients may wait in its backlog, for a turn, a permit or a descriptor.
@@ -123,8 +134,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 None => match engine.submit(Key::listener(index), Op::Accept) {
                     Submitted::Ready(outcome) => outcome,
                     Submitted::Pending => {
-                        self.listeners[index] =
-                            Listener { state: ListenerState::Accepting, settled: false };
+                        let listener = &mut self.listeners[index];
+                        (listener.state, listener.settled) = (ListenerState::Accepting, false);
                         return self.unwant_permit(asked_for_permit);
                     }
                 },

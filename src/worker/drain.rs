@@ -4,7 +4,8 @@
 //! closes the listeners, then finishes every connection: sends what it has read, sends FIN,
 //! lingers. Bytes that a client sends after that are read and discarded, so that no reset overtakes
 //! the FIN. A listener whose clients wait for a permit or a descriptor stays open until they are
-//! accepted, as connections end, or until the deadline.
+//! accepted, as connections end, or until the deadline. A socket that another program has passed and
+//! keeps open is closed at once: what waits in its backlog is for the next process.
 
 use super::Core;
 use super::accept::Listener;
@@ -48,12 +49,24 @@ impl<S: Service, L: Layer> Core<S, L> {
             None => {}
             Some(EndOrder::Stop) => self.stop(engine),
             Some(EndOrder::Drain { deadline }) => {
+                if self.drain.is_none() {
+                    self.close_inherited_listeners(engine);
+                }
                 let drain = self.drain.get_or_insert(Drain {
                     deadline,
                     step: DrainStep::Accepting(ACCEPTING_TURNS),
                     late_accepts_left: LATE_ACCEPTS_MAX,
                 });
                 drain.deadline = deadline;
+            }
+        }
+    }
+
+    /// Leaves the connections in the backlogs of inherited sockets to the next process.
+    fn close_inherited_listeners<E: Engine>(&mut self, engine: &mut E) {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].is_inherited() {
+                self.close_listener(engine, index);
             }
         }
     }

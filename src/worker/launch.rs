@@ -70,10 +70,11 @@ pub(crate) fn make_worker<S: Service, L: Layer>(
     let slots = (setup.connections_max as u64).saturating_mul(each as u64);
     room::check(slots.saturating_add(SystemWorker::<S, L>::FIXED_BYTES as u64 + service_bytes))?;
     setup.listeners = listeners.len();
+    let inherited: Vec<bool> = listeners.iter().map(|one| one.is_inherited).collect();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
     let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());
     let engine = MioEngine::new(kernel, slots, pool, permits, listeners)?;
-    Ok(Worker::with_layer(engine, setup, service, layer))
+    Ok(Worker::with_layer(engine, setup, service, layer).inheriting(&inherited))
 }
 
 /// Limits of a thread that starts connections and accepts none.

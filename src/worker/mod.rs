@@ -241,6 +241,13 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         Worker { engine, core }
     }
 
+    /// Marks the listeners whose sockets another program keeps open.
+    pub(crate) fn inheriting(mut self, inherited: &[bool]) -> Self {
+        let marked = self.core.listeners.iter_mut().zip(inherited).filter(|(_, is)| **is);
+        marked.for_each(|(listener, _)| listener.set_inherited());
+        self
+    }
+
     /// Serves until drained or stopped, then ends.
     ///
     /// # Errors

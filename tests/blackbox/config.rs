@@ -12,10 +12,10 @@ use crate::admin::{get, metric};
 use crate::harness::{Client, Daemon, Fleet, eventually, meanwhile, run_to_end};
 
 /// A configuration file, which this removes.
-struct ConfigFile(PathBuf);
+pub struct ConfigFile(PathBuf);
 
 impl ConfigFile {
-    fn new(contents: &str) -> ConfigFile {
+    pub fn new(contents: &str) -> ConfigFile {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("echopool-config-{}-{number}.toml", std::process::id());
@@ -24,11 +24,11 @@ impl ConfigFile {
         file
     }
 
-    fn write(&self, contents: &str) {
+    pub fn write(&self, contents: &str) {
         fs::write(&self.0, contents).expect("writing a configuration file");
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.0.to_str().expect("a path in UTF-8")
     }
 }
@@ -89,7 +89,7 @@ fn a_check_binds_nothing_and_has_the_exit_code_of_the_start() {
 
 impl Daemon {
     /// Reloads, and returns what the log says about it.
-    fn reload(&self) -> String {
+    pub fn reload(&self) -> String {
         let before = self.lines_with("SIGHUP: ").len();
         self.signal(Signal::HUP);
         eventually("a line for SIGHUP", || self.lines_with("SIGHUP: ").len() > before);

@@ -24,5 +24,6 @@ mod scale;
 mod seeds;
 mod services;
 mod startup;
+mod systemd;
 mod tls;
 mod unix;

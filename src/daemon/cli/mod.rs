@@ -21,6 +21,7 @@ use log::LevelFilter;
 use crate::daemon::log_format::LogFormat;
 
 use super::ending::DrainTimes;
+use super::inherited;
 #[cfg(test)]
 use super::settings::Sources;
 use super::settings::{Origin, Setting, Settings, Unreadable};
@@ -28,7 +29,6 @@ use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::{Buffers, Config};
-use crate::error::AddressError;
 use crate::net::bind::ListenAddress;
 use crate::net::transport::TransportOptions;
 
@@ -74,14 +74,14 @@ type CountOrOff = Option<u32>;
 #[derive(clap::Parser, Debug)]
 #[command(name = "echopool", version, after_help = after_help(), next_line_help = true)]
 pub(crate) struct Cli {
-    /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777; with a service:
-    /// framed://7777?order=big (see below); may be repeated
+    /// 7777 (= [::]:7777, IPv4 too), 127.0.0.1:7777, [::1]:7777, localhost:7777, fd:NAME (a socket of
+    /// systemd); with a service: framed://7777?order=big (see below); may be repeated
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:7777")]
     listen: Vec<String>,
 
     /// The parsed addresses, with the services and their options.
     #[arg(skip)]
-    listeners: Vec<(ServiceOptions, ListenAddress)>,
+    listeners: Vec<(ServiceOptions, Where)>,
 
     /// Worker threads, 1 to 64 [default: number of processors, at most 64]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
@@ -227,10 +227,7 @@ impl Cli {
         for value in values {
             let listener = Spec::parse(&value.text, &defaults)
                 .map_err(|error| error.to_string())
-                .and_then(|spec| {
-                    let address = ListenAddress::parse(spec.transport, &spec.address)?;
-                    Ok((spec.service, address))
-                })
+                .and_then(|spec| Ok((spec.service, Where::parse(spec.transport, &spec.address)?)))
                 .map_err(|error| wrong_listener(&value.text, &value.origin, &error))?;
             cli.listeners.push(listener);
         }
@@ -242,12 +239,15 @@ impl Cli {
     /// names; each address of a name becomes a listener.
     ///
     /// # Errors
-    /// A name cannot be resolved.
-    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), AddressError> {
+    /// A name cannot be resolved, or a service manager has passed no socket of a name.
+    pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), String> {
         let mut services = Vec::new();
         let mut config = Config::new();
         for (service, at) in &self.listeners {
-            let endpoints = at.resolve()?;
+            let endpoints = match at {
+                Where::Address(at) => at.resolve().map_err(|error| error.to_string())?,
+                Where::Passed(name) => inherited::sockets(name)?,
+            };
             services.extend(endpoints.iter().map(|_| *service));
             config = config.listen(endpoints);
         }
@@ -257,6 +257,15 @@ impl Cli {
     /// The service of each listener, whatever its name resolves to.
     pub(crate) fn services(&self) -> Vec<ServiceOptions> {
         self.listeners.iter().map(|(service, _)| *service).collect()
+    }
+
+    /// The names of the passed sockets that are listened on.
+    pub(super) fn passed_sockets(&self) -> Vec<&str> {
+        let names = self.listeners.iter().filter_map(|(_, at)| match at {
+            Where::Passed(name) => Some(&name[..]),
+            Where::Address(_) => None,
+        });
+        names.collect()
     }
 
     /// The times of a drain.
@@ -288,6 +297,28 @@ impl Cli {
             config = config.memory(bytes);
         }
         config
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Where {
+    /// At an address.
+    Address(ListenAddress),
+    /// At the sockets of this name that a service manager passes.
+    Passed(String),
+}
+
+impl Where {
+    fn parse(transport: TransportOptions, text: &str) -> Result<Where, String> {
+        match text.strip_prefix("fd:") {
+            Some("") => Err("write the name of a socket behind fd:".to_owned()),
+            Some(_) if transport.is_unix() => {
+                Err("write fd:NAME without a transport: the socket has one".to_owned())
+            }
+            Some(name) => Ok(Where::Passed(name.to_owned())),
+            None => ListenAddress::parse(transport, text).map(Where::Address),
+        }
     }
 }
 

@@ -240,6 +240,25 @@ fn a_name_stands_for_all_its_addresses_each_with_the_service() {
 fn a_name_that_nobody_has_is_an_error() {
     // RFC 6761 reserves the name: it never resolves.
     let cli = parse(&["--listen", "nobody.invalid:7"]).unwrap();
-    let error = cli.config().unwrap_err().to_string();
+    let error = cli.config().unwrap_err();
     assert!(error.contains("nobody.invalid"), "{error}");
+}
+
+#[test]
+fn a_passed_socket_is_named_and_has_a_service() {
+    let cli = parse(&["--listen", "framed://fd:web?order=big", "--listen", "fd:echo"]).unwrap();
+    assert_eq!(cli.passed_sockets(), ["web", "echo"]);
+    assert_eq!(cli.listeners[0].0.name(), "framed");
+    let error = cli.config().unwrap_err();
+    assert_eq!(
+        error,
+        "cannot listen on fd:web: no socket was passed (LISTEN_FDS); start the daemon by its socket \
+         unit"
+    );
+    assert!(error_of_listen("fd:").contains("write the name of a socket behind fd:"));
+    assert!(error_of_listen("hub+unix://fd:web").contains("without a transport"));
+}
+
+fn error_of_listen(listen: &str) -> String {
+    error(&["--listen", listen])
 }

@@ -243,6 +243,7 @@ impl Sys for Kernel {
 
     fn backlog(&self, listener: &Listening<OwnedFd>) -> u32 {
         match listener.transport {
+            _ if listener.is_inherited => None,
             Transport::Tcp => crate::net::bind::backlog_waiting(listener.socket.as_fd()),
             // Linux tells the length of the queue only through netlink.
             Transport::Unix => None,

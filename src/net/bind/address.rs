@@ -4,6 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::has_ipv6;
+use super::inherited::Inherited;
 use crate::base::endpoint::Endpoint;
 use crate::base::url::Url;
 use crate::error::AddressError;
@@ -17,13 +18,15 @@ pub struct ListenOn {
     pub endpoint: Endpoint,
     /// The transport of the connections.
     pub transport: TransportOptions,
+    /// The socket, if another program has made it.
+    pub(crate) inherited: Option<Inherited>,
 }
 
 /// With the default options.
 impl<E: Into<Endpoint>> From<E> for ListenOn {
     fn from(endpoint: E) -> ListenOn {
         let endpoint = endpoint.into();
-        ListenOn { transport: TransportOptions::from(&endpoint), endpoint }
+        ListenOn { transport: TransportOptions::from(&endpoint), endpoint, inherited: None }
     }
 }
 
@@ -180,7 +183,8 @@ fn is_zoned(host: &str) -> bool {
 impl ListenAddress {
     /// Returns all endpoints that the text stands for. Looks up a name.
     pub(crate) fn resolve(&self) -> Result<Vec<ListenOn>, AddressError> {
-        let on = |endpoint| ListenOn { endpoint, transport: self.transport.clone() };
+        let on =
+            |endpoint| ListenOn { endpoint, transport: self.transport.clone(), inherited: None };
         let (host, port) = match &self.at {
             At::Endpoint(endpoint) => return Ok(vec![on(*endpoint)]),
             At::Name(host, port) => (host, *port),

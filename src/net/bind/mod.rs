@@ -21,6 +21,7 @@ use crate::base::endpoint::{Endpoint, Transport, canonical};
 use crate::error::{Errno, StartError};
 
 mod address;
+mod inherited;
 pub(crate) mod unix;
 
 pub(crate) use super::accept_queue::backlog_waiting;
@@ -45,6 +46,7 @@ pub(crate) struct Bound {
     transport: Transport,
     /// Its socket file. Before the sockets, because it is removed before they are closed.
     file: Option<Arc<SocketFile>>,
+    is_inherited: bool,
     /// One for each worker, listening and non-blocking.
     pub(crate) sockets: Vec<Socket>,
 }
@@ -59,24 +61,28 @@ pub struct Listening<Socket> {
     pub socket: Socket,
     /// The transport of its connections.
     pub transport: Transport,
+    /// Another program has passed it and keeps it open: closing it here resets nothing in its
+    /// backlog.
+    pub is_inherited: bool,
 }
 
 impl<Socket> Listening<Socket> {
     /// A TCP socket.
     #[cfg_attr(not(any(test, feature = "internals")), allow(dead_code, reason = "for tests"))]
     pub(crate) fn tcp(socket: Socket) -> Listening<Socket> {
-        Listening { file: None, socket, transport: Transport::Tcp }
+        Listening { file: None, socket, transport: Transport::Tcp, is_inherited: false }
     }
 }
 
 impl Bound {
     /// The sockets, in the order of the workers.
     pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
-        let Bound { transport, file, sockets, .. } = self;
+        let Bound { transport, file, is_inherited, sockets, .. } = self;
         let listening = move |socket: Socket| Listening {
             file: file.clone(),
             socket: socket.into(),
             transport,
+            is_inherited,
         };
         sockets.into_iter().map(listening)
     }
@@ -102,8 +108,6 @@ pub(crate) fn bind_names(
 ) -> Result<Vec<Bound>, StartError> {
     check(endpoints)?;
     log_clipped_backlog(backlog);
-    // A listening socket that is inherited from a parent or a service manager would be added here,
-    // as a second kind of `First` that neither binds nor is shared.
     let addresses = tcp_addresses(endpoints);
     let (mut tcp, mut rest) = (Vec::with_capacity(addresses.len()), endpoints);
     for count in names {
@@ -120,9 +124,11 @@ pub(crate) fn bind_names(
         }
         (Endpoint::Tcp(_), _) => None,
     };
-    let unix: Vec<Bound> = endpoints.iter().filter_map(bind_unix).collect::<Result<_, _>>()?;
+    let own = endpoints.iter().filter(|on| on.inherited.is_none());
+    let unix: Vec<Bound> = own.filter_map(bind_unix).collect::<Result<_, _>>()?;
     let (mut tcp, mut unix) = (tcp.into_iter(), unix.into_iter());
     let bound = |on: &ListenOn| match on.endpoint {
+        _ if on.inherited.is_some() => on.inherited.as_ref().map(|one| one.bound(workers)),
         Endpoint::Tcp(_) => tcp.next().map(|first| first.listen(workers, backlog)),
         Endpoint::Unix(_) => unix.next().map(Ok),
     };
@@ -148,7 +154,7 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
     // Each request for port 0 gets a different free port, so these never clash.
     let is_any = |endpoint: &Endpoint| endpoint.socket_addr().is_some_and(|at| at.port() == 0);
     let mut seen: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
-    for ListenOn { endpoint, transport } in endpoints {
+    for ListenOn { endpoint, transport, .. } in endpoints {
         let one = endpoint.socket_addr().map_or(*endpoint, |at| canonical(at).into());
         if !is_any(endpoint) && seen.contains(&one) {
             return Err(StartError::ListenedTwice(*endpoint));
@@ -171,9 +177,10 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The TCP addresses, in order, with IPv4-mapped addresses converted to IPv4.
+/// The TCP addresses to bind, in order, with IPv4-mapped addresses converted to IPv4.
 fn tcp_addresses(endpoints: &[ListenOn]) -> Vec<SocketAddr> {
-    endpoints.iter().filter_map(|on| on.endpoint.socket_addr().map(canonical)).collect()
+    let own = endpoints.iter().filter(|on| on.inherited.is_none());
+    own.filter_map(|on| on.endpoint.socket_addr().map(canonical)).collect()
 }
 
 /// Whether the wildcard address `wide` also accepts the connections to `address`.
@@ -263,7 +270,7 @@ impl First {
         let endpoint = Endpoint::Tcp(address);
         let sockets =
             self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
-        Ok(Bound { endpoint, transport: Transport::Tcp, file: None, sockets })
+        Ok(Bound { endpoint, transport: Transport::Tcp, file: None, is_inherited: false, sockets })
     }
 
     fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {

@@ -90,7 +90,7 @@ pub(super) fn bind(
         let copy = sockets[0].try_clone().map_err(|error| ("dup", error));
         sockets.push(copy.map_err(|failure| failed(endpoint, failure))?);
     }
-    Ok(Bound { endpoint, transport: Transport::Unix, file, sockets })
+    Ok(Bound { endpoint, transport: Transport::Unix, file, is_inherited: false, sockets })
 }
 
 fn bind_file(
@@ -438,6 +438,7 @@ mod tests {
         let on = |transport| super::super::ListenOn {
             endpoint: Endpoint::Unix(directory.address()),
             transport,
+            inherited: None,
         };
         let twice = [on(TransportOptions::Tcp), on((&Endpoint::Unix(directory.address())).into())];
         assert!(matches!(check(&twice), Err(StartError::ListenedTwice(_))));

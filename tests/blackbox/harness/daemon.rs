@@ -46,9 +46,14 @@ impl Daemon {
 
     /// Starts the daemon with this stdin.
     pub fn start_with_stdin(flags: &[&str], stdin: impl Into<Stdio>) -> Daemon {
+        Daemon::start_under_with_stdin("true", flags, stdin)
+    }
+
+    /// Starts the daemon after a shell command in the same process, with this stdin.
+    pub fn start_under_with_stdin(shell: &str, flags: &[&str], stdin: impl Into<Stdio>) -> Daemon {
         let log = log_path();
         let stderr = File::create(&log).expect("creating a file for the daemon's log");
-        Daemon::launch("true", flags, stdin.into(), stderr.into(), log)
+        Daemon::launch(shell, flags, stdin.into(), stderr.into(), log)
     }
 
     /// Starts the daemon with this stderr. [`log`](Self::log) is then empty.
@@ -109,6 +114,13 @@ impl Daemon {
         let is_unix = scheme.split('+').any(|part| part == "unix");
         assert_eq!(address.is_none(), is_unix, "not a ready line: {line:?}");
         address
+    }
+
+    /// Reads one more ready line than there are `--listen`: a name may stand for several sockets.
+    pub fn next_target(&mut self) -> String {
+        let address = self.ready_line();
+        self.addresses.extend(address);
+        self.targets.last().expect("a ready line").clone()
     }
 
     /// Services, addresses and options from the ready lines, in the order of `--listen`.
