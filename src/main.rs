@@ -1,6 +1,7 @@
 //! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client, and
-//! `echopool cert` makes a certificate. Everything they do is in the library, [`echopool::daemon`], so
-//! that the load generator can start a server of its own.
+//! `echopool cert` makes a certificate. `echopool __manual` writes manual pages and completions, for
+//! packages. Everything they do is in the library, [`echopool::daemon`], so that the load generator can
+//! start a server of its own.
 
 use std::process::ExitCode;
 
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
         Some("cert") => {
             args.remove(1);
             echopool::daemon::cert::run(args)
+        }
+        Some("__manual") => {
+            args.remove(1);
+            echopool::daemon::manual::run(args)
         }
         Some("serve") => {
             args.remove(1);

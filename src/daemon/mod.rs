@@ -46,6 +46,8 @@ mod inherited;
 pub(crate) mod log_format;
 mod log_writer;
 mod logger;
+#[doc(hidden)]
+pub mod manual;
 mod rates;
 mod reload;
 mod report;

@@ -18,6 +18,7 @@ mod harness;
 mod inherited;
 mod limits;
 mod logging;
+mod manual;
 mod memory;
 mod numbers;
 mod scale;

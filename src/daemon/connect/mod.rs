@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::base::endpoint::Endpoint;
@@ -96,6 +96,11 @@ struct Args {
     /// Write nothing to standard error except the reason of a failure
     #[arg(long, short)]
     quiet: bool,
+}
+
+/// The command line.
+pub(super) fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Runs the client. `args` are the arguments of the process without the word `connect`.
