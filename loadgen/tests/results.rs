@@ -490,7 +490,7 @@ fn two_runs_are_compared_side_by_side() {
     assert!(p50.ends_with(" 1.000"), "{p50}");
     assert!(!same.stdout.contains("Settings differ"), "{}", same.stdout);
     loadgen(&format!("compare {first} /no/such/file")).expect(1).complains("cannot read /no/such");
-    loadgen(&format!("compare {first}")).expect(2).complains("Usage: loadgen compare <FIRST>");
+    loadgen(&format!("compare {first}")).expect(2).complains("give two files, or those to");
 }
 
 /// How well a schedule is kept depends on the machine, so the exit codes may be 4.
