@@ -353,8 +353,11 @@ pub enum CloseReason {
     ServicePanic,
     /// The client's address had as many connections as
     /// [`Config::max_connections_per_address`](crate::Config::max_connections_per_address) allows.
-    /// The connection was reset right after accept.
+    /// The connection was reset right after accept, or, behind a proxy, once the client was known.
     AddressLimit,
+    /// The connection should have begun with a header of the PROXY protocol, but did not, or did
+    /// not come from a proxy that may send one.
+    ProxyHeader,
     /// The server is draining.
     Drained,
     /// The server was stopped.
@@ -371,7 +374,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 20] = [
+    pub const ALL: [CloseReason; 21] = [
         CloseReason::PeerClosed,
         CloseReason::Reset,
         CloseReason::PeerLost,
@@ -387,6 +390,7 @@ impl CloseReason {
         CloseReason::Disconnected,
         CloseReason::ServicePanic,
         CloseReason::AddressLimit,
+        CloseReason::ProxyHeader,
         CloseReason::Drained,
         CloseReason::Stopped,
         CloseReason::TlsHandshake,
@@ -412,6 +416,7 @@ impl CloseReason {
             CloseReason::Disconnected => "disconnected",
             CloseReason::ServicePanic => "service-panic",
             CloseReason::AddressLimit => "address-limit",
+            CloseReason::ProxyHeader => "proxy-header",
             CloseReason::Drained => "drained",
             CloseReason::Stopped => "stopped",
             CloseReason::TlsHandshake => "tls-handshake",

@@ -13,6 +13,7 @@ use crate::worker::launch::{ENGINE_BYTES_PER_SLOT, SystemWorker};
 
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
+pub use crate::protocol::proxy::{Version as ProxyVersion, header as proxy_header};
 #[cfg(feature = "sim")]
 pub use crate::sim::clock::now as simulated_now;
 #[cfg(feature = "sim")]

@@ -15,6 +15,7 @@ mod memory;
 pub(crate) mod open_files;
 
 pub use crate::net::bind::{ListenOn, ToEndpoints};
+pub use crate::net::proxy::{Networks, ProxyHeaders, ProxyOptions};
 pub use crate::net::transport::{Mode, Owner, TransportOptions, UnixOptions};
 #[cfg(feature = "tls")]
 pub use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
@@ -89,8 +90,7 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// hardly notice.
 pub const SHED_AFTER: Duration = Duration::from_secs(1);
 
-/// The default time for a TLS handshake: many round trips, with segments lost, on a slow machine.
-#[cfg(feature = "tls")]
+/// The default time for a TLS handshake, and for the header of the PROXY protocol: many round trips, with segments lost, on a slow machine.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The default linger: a round trip to anywhere, with one segment lost.
@@ -138,7 +138,6 @@ pub struct Config {
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
-    #[cfg(feature = "tls")]
     pub(crate) handshake_timeout: Duration,
     pub(crate) share_port: bool,
     pub(crate) busy_poll: bool,
@@ -177,7 +176,6 @@ impl Config {
             send_timeout: Some(SEND_TIMEOUT),
             shed_after: Some(SHED_AFTER),
             linger: LINGER,
-            #[cfg(feature = "tls")]
             handshake_timeout: HANDSHAKE_TIMEOUT,
             share_port: false,
             busy_poll: false,
@@ -228,8 +226,9 @@ impl Config {
     /// [`AddressLimit`](crate::CloseReason::AddressLimit). Default: `None`, no limit.
     ///
     /// An IPv6 client is counted by its /64 network, because a host usually has all of it; a
-    /// link-local one by its address and interface; the processes at Unix sockets by their user. It
-    /// is the address of the socket that counts: behind a proxy, that of the proxy.
+    /// link-local one by its address and interface; the processes at Unix sockets by their user.
+    /// Behind a proxy, it is the address of the proxy that counts, unless the proxy names the client
+    /// in a header of the PROXY protocol ([`ProxyOptions`]).
     pub fn max_connections_per_address(mut self, connections: Option<u32>) -> Config {
         self.max_connections_per_address = connections;
         self
@@ -291,7 +290,6 @@ impl Config {
 
     /// Closes a connection over TLS whose handshake takes longer than this, 1 ms to 365 days.
     /// Default: 10 s.
-    #[cfg(feature = "tls")]
     pub fn handshake_timeout(mut self, after: Duration) -> Config {
         self.handshake_timeout = after;
         self
@@ -441,7 +439,6 @@ impl Config {
     }
 
     fn check_times(&self) -> Result<(), StartError> {
-        #[cfg(feature = "tls")]
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.handshake_timeout) {
             let (field, value) = ("handshake_timeout", self.handshake_timeout);
             return Err(StartError::Timeout {

@@ -23,8 +23,7 @@ use crate::buffer::room;
 use crate::builtin::OfListener;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::error::StartError;
-use crate::net::bind::ListenAddress;
-use crate::net::transport::TransportOptions;
+use crate::net::bind::{ListenAddress, ListenOn};
 use crate::server::Drained;
 use cli::Cli;
 use ending::Ending;
@@ -140,14 +139,14 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
     let admin = cli.admin.as_ref().map(|at| bind_admin(at, &settings)).transpose()?;
-    let transports: Vec<_> = config.listen.iter().map(|on| on.transport.clone()).collect();
+    let listeners = config.listen.clone();
     let server = OfListener::new(options.clone()).start(config.clone());
     let server = server.map_err(|error| Failure::of_start(&error, &settings))?;
     report::limits(&server.limits());
     report::busy_workers(&server.limits());
     log::info!("{}", server.memory());
 
-    let targets = targets(server.local_endpoints(), options.clone().into_iter().zip(transports));
+    let targets = targets(server.local_endpoints(), options.clone().into_iter().zip(listeners));
     let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
@@ -257,11 +256,12 @@ fn end_with_stdin(ending: &Ending) {
 /// accept.
 fn targets(
     endpoints: &[Endpoint],
-    on: impl Iterator<Item = (ServiceOptions, TransportOptions)>,
+    on: impl Iterator<Item = (ServiceOptions, ListenOn)>,
 ) -> Vec<Spec> {
-    let spec = |(endpoint, (service, transport)): (&Endpoint, _)| Spec {
+    let spec = |(endpoint, (service, on)): (&Endpoint, (_, ListenOn))| Spec {
         service,
-        transport,
+        transport: on.transport,
+        proxy: on.proxy,
         address: endpoint.address(),
     };
     endpoints.iter().zip(on).map(spec).collect()

@@ -68,16 +68,21 @@ fn ready_lines_name_each_endpoint_and_its_service() {
     let endpoints = ["[::]:7777", "127.0.0.1:80", "127.0.0.1:81"]
         .map(|address| Endpoint::Tcp(address.parse().unwrap()));
     let unix = Endpoint::Unix("@e".parse().unwrap());
-    let on = ["7", "framed://80?order=big", "discard://7", "discard+unix://@e?mode=600"]
-        .map(|text| text.parse::<Spec>().unwrap())
-        .map(|spec| (spec.service, spec.transport));
+    let on =
+        ["7", "framed://80?order=big", "discard://7?proxy=require", "discard+unix://@e?mode=600"]
+            .map(|text| text.parse::<Spec>().unwrap())
+            .map(|spec| {
+                let mut on = ListenOn::from(unix);
+                (on.transport, on.proxy) = (spec.transport, spec.proxy);
+                (spec.service, on)
+            });
     let mut out = Vec::new();
     let endpoints = [&endpoints[..], &[unix]].concat();
     let admin = ["127.0.0.1:9000".parse().unwrap()];
     say_ready(&targets(&endpoints, on.into_iter()), &admin, &mut out);
     let expected = "echopool listening on tcp://[::]:7777\n\
                     echopool listening on framed://127.0.0.1:80?order=big\n\
-                    echopool listening on discard://127.0.0.1:81\n\
+                    echopool listening on discard://127.0.0.1:81?proxy=require\n\
                     echopool listening on discard+unix://@e?mode=0600\n\
                     echopool admin on http://127.0.0.1:9000\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -95,7 +100,7 @@ fn a_closed_standard_output_is_survived() {
         }
     }
     let endpoint = Endpoint::Tcp("[::]:1".parse().unwrap());
-    let on = [(ServiceOptions::Echo, TransportOptions::Tcp)].into_iter();
+    let on = [(ServiceOptions::Echo, ListenOn::from(endpoint))].into_iter();
     say_ready(&targets(&[endpoint], on), &[], &mut Closed);
 }
 

@@ -2,6 +2,7 @@
 
 pub mod accept_queue;
 pub mod bind;
+pub mod proxy;
 #[cfg(target_os = "linux")]
 pub mod sockopt;
 pub mod transport;

@@ -390,7 +390,9 @@ fn listeners_without_a_layer_need_none() {
 #[test]
 fn the_connections_of_an_address_that_a_layer_names_are_counted_once_it_is_known() {
     let server = layered(Config::new().max_connections_per_address(Some(1)));
-    let _plain = connect(&server, 0);
+    let mut plain = connect(&server, 0);
+    plain.write_all(b"x").unwrap();
+    expect(&plain, b"x");
     let named = |number: u16| {
         let mut client = connect(&server, 1);
         client.write_all(&header::header(number, 0, 0)).unwrap();

@@ -446,6 +446,7 @@ impl Mark {
             CloseReason::TlsHandshake | CloseReason::TlsAlert | CloseReason::TlsTruncated => {
                 unreachable!("the world has no TLS")
             }
+            CloseReason::ProxyHeader => unreachable!("the world has no proxies"),
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
             CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,

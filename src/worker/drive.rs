@@ -268,6 +268,9 @@ impl<S: Service, L: Layer> Core<S, L> {
             taken => {
                 self.counters.wire_bytes_received.add(bytes as u64);
                 self.layer_was_called(engine, key, taken);
+                if self.layer.keeps_input(&self.table.expect_mut(key).layer) {
+                    self.look_after(key, 0);
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ mod logging;
 mod manual;
 mod memory;
 mod numbers;
+mod proxy;
 mod scale;
 mod seeds;
 mod services;

@@ -90,7 +90,8 @@ impl fmt::Display for Target {
                 }
             }
         };
-        Spec { service, transport: TransportOptions::Tcp, address }.fmt(f)
+        let (transport, proxy) = (TransportOptions::Tcp, Default::default());
+        Spec { service, transport, proxy, address }.fmt(f)
     }
 }
 
@@ -153,7 +154,8 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
 /// A service at an address, as it is shown.
 pub fn url(service: ServiceOptions, endpoint: &Endpoint) -> String {
     let transport = TransportOptions::from(endpoint);
-    Spec { service, transport, address: endpoint.address() }.to_string()
+    let (proxy, address) = (Default::default(), endpoint.address());
+    Spec { service, transport, proxy, address }.to_string()
 }
 
 /// How requests to a service are written. A hub has its own protocol.

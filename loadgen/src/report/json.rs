@@ -104,6 +104,7 @@ impl RunConfig {
                 Spec {
                     service: plan.service,
                     transport: plan.targets.first().map(TransportOptions::from).unwrap_or_default(),
+                    proxy: Default::default(),
                     address: String::new(),
                 }
                 .to_string(),

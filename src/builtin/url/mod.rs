@@ -19,6 +19,7 @@ use percent_encoding::percent_encode;
 
 use super::option::{About, Options};
 use crate::base::url::{ENCODED, Url};
+use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
 
 pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions};
@@ -50,6 +51,8 @@ pub struct Spec {
     pub service: ServiceOptions,
     /// The transport, with its options.
     pub transport: TransportOptions,
+    /// Whether a proxy names the clients. For listeners; a client ignores it.
+    pub proxy: ProxyOptions,
     /// The address, as it was written.
     pub address: String,
 }
@@ -88,7 +91,8 @@ impl Defaults {
         let services = services.filter_map(|mut one| one.set_default(option, value));
         let transports = TransportOptions::all().into_iter();
         let transports = transports.filter_map(|mut one| one.set(option, value));
-        match services.chain(transports).min_by_key(Result::is_err) {
+        let proxy = ProxyOptions::default().set(option, value);
+        match services.chain(transports).chain(proxy).min_by_key(Result::is_err) {
             None => return Err(format!("'{option}' is not an option with a default").into()),
             Some(done) => done?,
         }
@@ -103,7 +107,8 @@ impl Defaults {
                 continue;
             }
             let done = spec.service.set_default(option, value);
-            if let Some(Err(error)) = done.or_else(|| spec.transport.set(option, value)) {
+            let done = done.or_else(|| spec.set_below_service(option, value));
+            if let Some(Err(error)) = done {
                 return Err(format!("{source}: {error}").into());
             }
         }
@@ -131,9 +136,11 @@ impl Spec {
             Some(scheme) => TransportOptions::of_scheme(scheme)?,
         };
         let service = ServiceOptions::named(if service.is_empty() { "echo" } else { service })?;
-        let mut spec = Spec { service, transport, address: url.address.to_owned() };
+        let proxy = ProxyOptions::default();
+        let mut spec = Spec { service, transport, proxy, address: url.address.to_owned() };
         for (name, value) in &url.options {
-            let set = spec.service.set(name, value).or_else(|| spec.transport.set(name, value));
+            let set = spec.service.set(name, value);
+            let set = set.or_else(|| spec.set_below_service(name, value));
             let done = set.ok_or_else(|| spec.has_no(name))?;
             done.map_err(|error| format!("{name}: {error}"))?;
         }
@@ -143,9 +150,14 @@ impl Spec {
         Ok(spec)
     }
 
-    /// The options of the service, and then those of the transport.
+    /// The options of the service, then those of the transport, then those of its connections.
     fn groups(&self) -> Vec<&dyn Options> {
-        [vec![self.service.options()], self.transport.options()].concat()
+        [vec![self.service.options()], self.transport.options(), vec![&self.proxy]].concat()
+    }
+
+    /// Sets an option that is not one of the service. Returns `None` if there is none of this name.
+    fn set_below_service(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
+        self.transport.set(name, value).or_else(|| self.proxy.set(name, value))
     }
 
     /// The error for an option that neither the service nor the transport has. The text says which

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::builtin::delay::{Distribution, Law, Stall};
+use crate::net::proxy::{Networks, ProxyHeaders};
 use crate::net::transport::{Mode, Owner, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
 use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
@@ -205,6 +206,12 @@ fn what_is_not_the_default_is_written() {
         ("message://7?show=0&max-message=1000", "message://7?max-message=1000&show=0"),
         ("hub://7?slow=close&notices=off&queue=2m", "hub://7?queue=2Mi&slow=close&notices=off"),
         ("hub://7?max-message=100", "hub://7?max-message=100"),
+        ("7?proxy=off", "tcp://7"),
+        ("7?proxy=require&proxy-from=127.0.0.0/8,::1", "tcp://7?proxy=require"),
+        (
+            "hub+unix://e?proxy-from=10.1.1.1/8&proxy=optional&order=big",
+            "hub+unix://e?order=big&proxy=optional&proxy-from=10.0.0.0/8",
+        ),
     ] {
         assert_eq!(parse(text).to_string(), written);
         assert_eq!(parse(written), parse(text));
@@ -241,6 +248,15 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
         ServiceOptions::Hub(HubOptions { order, max_message, queue, slow, notices })
     });
     prop_oneof![framed, message, hub, Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)]
+}
+
+fn any_proxy() -> impl Strategy<Value = ProxyOptions> {
+    let headers = prop_oneof![Just(ProxyHeaders::Optional), Just(ProxyHeaders::Require)];
+    let network = "([1-9]{1,2}\\.){3}[0-9]/[0-9]|fd0[0-9]::[0-9]{1,3}";
+    let from = proptest::collection::vec(network, 1..4);
+    let from = from.prop_map(|all| Networks::new(&all.join(",")).unwrap());
+    let on = (headers, from).prop_map(|(headers, from)| ProxyOptions { headers, from });
+    prop_oneof![Just(ProxyOptions::default()), on]
 }
 
 fn any_transport() -> BoxedStrategy<TransportOptions> {
@@ -299,8 +315,9 @@ proptest! {
     fn what_is_written_is_read_back(
         service in any_service(),
         transport in any_transport(),
+        proxy in any_proxy(),
     ) {
-        let spec = Spec { service, transport, address: "[::1]:7777".to_owned() };
+        let spec = Spec { service, transport, proxy, address: "[::1]:7777".to_owned() };
         let written = spec.to_string();
         prop_assert_eq!(written.parse::<Spec>().unwrap(), spec, "{}", written);
         prop_assert!(written.bytes().all(|byte| byte.is_ascii_graphic()), "{}", written);

@@ -29,7 +29,8 @@ use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::{Buffers, Config};
-use crate::net::bind::ListenAddress;
+use crate::net::bind::{ListenAddress, ListenOn};
+use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
 
 mod options;
@@ -132,7 +133,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
     linger: Duration,
 
-    /// Close a connection over TLS whose handshake takes longer than this, 1ms to 8760h
+    /// Close a connection whose TLS handshake, or whose PROXY header, takes longer than this, 1ms
+    /// to 8760h
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     handshake_timeout: Duration,
 
@@ -227,7 +229,10 @@ impl Cli {
         for value in values {
             let listener = Spec::parse(&value.text, &defaults)
                 .map_err(|error| error.to_string())
-                .and_then(|spec| Ok((spec.service, Where::parse(spec.transport, &spec.address)?)))
+                .and_then(|spec| {
+                    let at = Where::parse(spec.transport, spec.proxy, &spec.address)?;
+                    Ok((spec.service, at))
+                })
                 .map_err(|error| wrong_listener(&value.text, &value.origin, &error))?;
             cli.listeners.push(listener);
         }
@@ -246,7 +251,9 @@ impl Cli {
         for (service, at) in &self.listeners {
             let endpoints = match at {
                 Where::Address(at) => at.resolve().map_err(|error| error.to_string())?,
-                Where::Passed(name) => inherited::sockets(name)?,
+                Where::Passed(name, transport, proxy) => {
+                    passed_on(inherited::sockets(name)?, transport, proxy)
+                }
             };
             services.extend(endpoints.iter().map(|_| *service));
             config = config.listen(endpoints);
@@ -262,7 +269,7 @@ impl Cli {
     /// The names of the passed sockets that are listened on.
     pub(super) fn passed_sockets(&self) -> Vec<&str> {
         let names = self.listeners.iter().filter_map(|(_, at)| match at {
-            Where::Passed(name) => Some(&name[..]),
+            Where::Passed(name, ..) => Some(&name[..]),
             Where::Address(_) => None,
         });
         names.collect()
@@ -306,20 +313,46 @@ enum Where {
     /// At an address.
     Address(ListenAddress),
     /// At the sockets of this name that a service manager passes.
-    Passed(String),
+    Passed(String, TransportOptions, ProxyOptions),
 }
 
 impl Where {
-    fn parse(transport: TransportOptions, text: &str) -> Result<Where, String> {
+    fn parse(
+        transport: TransportOptions,
+        proxy: ProxyOptions,
+        text: &str,
+    ) -> Result<Where, String> {
         match text.strip_prefix("fd:") {
             Some("") => Err("write the name of a socket behind fd:".to_owned()),
             Some(_) if transport.is_unix() => {
                 Err("write fd:NAME without a transport: the socket has one".to_owned())
             }
-            Some(name) => Ok(Where::Passed(name.to_owned())),
-            None => ListenAddress::parse(transport, text).map(Where::Address),
+            Some(name) => Ok(Where::Passed(name.to_owned(), transport, proxy)),
+            None => ListenAddress::parse(transport, proxy, text).map(Where::Address),
         }
     }
+}
+
+/// Passed sockets with what the URL says beside their name. The socket itself says whether it is of
+/// TCP or Unix.
+fn passed_on(
+    mut sockets: Vec<ListenOn>,
+    transport: &TransportOptions,
+    proxy: &ProxyOptions,
+) -> Vec<ListenOn> {
+    for on in &mut sockets {
+        on.proxy = proxy.clone();
+        #[cfg(feature = "tls")]
+        if let TransportOptions::Tls(tls) = transport {
+            on.transport = match on.transport {
+                TransportOptions::Unix(_) => {
+                    TransportOptions::UnixTls(Default::default(), tls.clone())
+                }
+                _ => transport.clone(),
+            };
+        }
+    }
+    sockets
 }
 
 /// The error for a wrong listener; for that of a flag, in the form of clap's errors.
@@ -344,14 +377,15 @@ fn size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 /// the address can read it.
 fn admin_address(text: &str) -> Result<ListenAddress, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
+    let plain =
+        |text: &str| ListenAddress::parse(TransportOptions::Tcp, ProxyOptions::default(), text);
     let forms = "write 9000 (= 127.0.0.1:9000), [::1]:9000 or localhost:9000";
     if let Ok(port) = port.parse::<u16>() {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        return ListenAddress::parse(TransportOptions::Tcp, &loopback.to_string());
+        return plain(&loopback.to_string());
     }
     let address = text.strip_prefix("tcp://").unwrap_or(text);
-    ListenAddress::parse(TransportOptions::Tcp, address)
-        .map_err(|_| format!("'{text}' is not a TCP address; {forms}"))
+    plain(address).map_err(|_| format!("'{text}' is not a TCP address; {forms}"))
 }
 
 /// The largest `--log-limit`.

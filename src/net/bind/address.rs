@@ -6,8 +6,10 @@ use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use super::has_ipv6;
 use super::inherited::Inherited;
 use crate::base::endpoint::Endpoint;
+use crate::base::option::Options;
 use crate::base::url::Url;
 use crate::error::AddressError;
+use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
 
 /// An endpoint to listen on, with the options of its transport.
@@ -20,13 +22,16 @@ pub struct ListenOn {
     pub transport: TransportOptions,
     /// The socket, if another program has made it.
     pub(crate) inherited: Option<Inherited>,
+    /// Whether a proxy names the clients.
+    pub proxy: ProxyOptions,
 }
 
 /// With the default options.
 impl<E: Into<Endpoint>> From<E> for ListenOn {
     fn from(endpoint: E) -> ListenOn {
         let endpoint = endpoint.into();
-        ListenOn { transport: TransportOptions::from(&endpoint), endpoint, inherited: None }
+        let (transport, proxy) = (TransportOptions::from(&endpoint), ProxyOptions::default());
+        ListenOn { endpoint, transport, inherited: None, proxy }
     }
 }
 
@@ -40,6 +45,7 @@ impl<E: Into<Endpoint>> From<E> for ListenOn {
 /// | `localhost:7777` | each address of the name |
 /// | `unix:///run/echo.sock?mode=0660` | a Unix socket |
 /// | `unix://@echo` | a Unix socket with an abstract name |
+/// | `127.0.0.1:7777?proxy=require` | this address; a proxy names the clients |
 ///
 /// A text has the form `[transport://]address[?option=value...]`; without a transport it is `tcp`.
 /// Port 0 means a free port: a different one for each text, and the same for all addresses of a
@@ -91,8 +97,8 @@ impl<E: Clone + Into<ListenOn>> ToEndpoints for Vec<E> {
 impl ToEndpoints for str {
     fn to_endpoints(&self) -> Result<Vec<ListenOn>, AddressError> {
         let unclear = |reason| AddressError::NotUnderstood { text: self.to_owned(), reason };
-        let (transport, address) = without_service(self).map_err(unclear)?;
-        ListenAddress::parse(transport, address).map_err(unclear)?.resolve()
+        let (transport, proxy, address) = without_service(self).map_err(unclear)?;
+        ListenAddress::parse(transport, proxy, address).map_err(unclear)?.resolve()
     }
 }
 
@@ -108,19 +114,22 @@ impl<T: ToEndpoints + ?Sized> ToEndpoints for &T {
     }
 }
 
-/// The transport and the address of a text that names no service.
-fn without_service(text: &str) -> Result<(TransportOptions, &str), String> {
+/// The transport, the options for proxies and the address of a text that names no service.
+fn without_service(text: &str) -> Result<(TransportOptions, ProxyOptions, &str), String> {
     let url = Url::split(text)?;
     let (service, mut transport) = TransportOptions::of_scheme(url.scheme.unwrap_or("tcp"))?;
     if !service.is_empty() {
         return Err(format!("'{service}' is not a transport; {FORMS}"));
     }
+    let mut proxy = ProxyOptions::default();
     for (name, value) in &url.options {
-        let no_option = || format!("'{name}' is not an option of {}", transport.name());
-        let (no_option, done) = (no_option(), transport.set(name, value));
-        done.ok_or(no_option)?.map_err(|error| format!("{name}: {error}"))?;
+        let done = transport.set(name, value).or_else(|| proxy.set(name, value));
+        done.ok_or_else(|| format!("'{name}' is not an option of {}", transport.name()))?
+            .map_err(|error| format!("{name}: {error}"))?;
     }
-    Ok((transport, url.address))
+    let given: Vec<&str> = url.options.iter().map(|(name, _)| *name).collect();
+    proxy.check_together(&given)?;
+    Ok((transport, proxy, url.address))
 }
 
 /// Where to listen, parsed but not looked up.
@@ -128,6 +137,7 @@ fn without_service(text: &str) -> Result<(TransportOptions, &str), String> {
 pub(crate) struct ListenAddress {
     at: At,
     transport: TransportOptions,
+    proxy: ProxyOptions,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,12 +153,16 @@ impl ListenAddress {
     ///
     /// # Errors
     /// It is not an address of the transport; the text has the forms.
-    pub(crate) fn parse(transport: TransportOptions, text: &str) -> Result<ListenAddress, String> {
+    pub(crate) fn parse(
+        transport: TransportOptions,
+        proxy: ProxyOptions,
+        text: &str,
+    ) -> Result<ListenAddress, String> {
         let at = match transport.is_unix() {
             true => At::Endpoint(Endpoint::Unix(text.parse()?)),
             false => At::parse(text)?,
         };
-        Ok(ListenAddress { at, transport })
+        Ok(ListenAddress { at, transport, proxy })
     }
 }
 
@@ -183,8 +197,12 @@ fn is_zoned(host: &str) -> bool {
 impl ListenAddress {
     /// Returns all endpoints that the text stands for. Looks up a name.
     pub(crate) fn resolve(&self) -> Result<Vec<ListenOn>, AddressError> {
-        let on =
-            |endpoint| ListenOn { endpoint, transport: self.transport.clone(), inherited: None };
+        let on = |endpoint| ListenOn {
+            endpoint,
+            transport: self.transport.clone(),
+            inherited: None,
+            proxy: self.proxy.clone(),
+        };
         let (host, port) = match &self.at {
             At::Endpoint(endpoint) => return Ok(vec![on(*endpoint)]),
             At::Name(host, port) => (host, *port),
@@ -285,6 +303,9 @@ mod tests {
             ("unix:///e?mode=888", "mode: '888' must be the octal number"),
             ("unix:///e?order=big", "'order' is not an option of unix"),
             ("7?mode=600", "'mode' is not an option of tcp"),
+            ("7?proxy=yes", "proxy: 'yes' must be off or optional or require"),
+            ("7?proxy=require&proxy-from=host", "proxy-from: 'host' is not an address"),
+            ("7?proxy-from=10.0.0.0/8", "proxy-from needs proxy=require"),
             ("udp://7", "not supported yet"),
         ] {
             let error = text.to_endpoints().unwrap_err().to_string();

@@ -62,7 +62,7 @@ impl ListenOn {
         }
         let transport = TransportOptions::from(&endpoint);
         let inherited = Some(Inherited { endpoint, socket: Arc::new(socket) });
-        Ok(ListenOn { endpoint, transport, inherited })
+        Ok(ListenOn { endpoint, transport, proxy: Default::default(), inherited })
     }
 }
 

@@ -439,6 +439,7 @@ mod tests {
             endpoint: Endpoint::Unix(directory.address()),
             transport,
             inherited: None,
+            proxy: Default::default(),
         };
         let twice = [on(TransportOptions::Tcp), on((&Endpoint::Unix(directory.address())).into())];
         assert!(matches!(check(&twice), Err(StartError::ListenedTwice(_))));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 #[cfg(test)]
 use super::header::{self, Header};
+use super::proxy::{self, Proxied};
 #[cfg(feature = "tls")]
 use super::tls::{self, Tls};
 use super::{Layer, Plain};
@@ -18,6 +19,7 @@ use crate::buffer::{Chain, Pool};
 use crate::config::Config;
 use crate::error::{CloseReason, StartError};
 use crate::net::bind::ListenOn;
+use crate::net::proxy::ProxyHeaders;
 #[cfg(feature = "tls")]
 use crate::tls::server::Acceptor;
 
@@ -25,8 +27,11 @@ use crate::tls::server::Acceptor;
 #[derive(Clone)]
 pub(crate) enum Kind {
     Plain(Plain),
+    Proxy(Proxied<Plain>),
     #[cfg(feature = "tls")]
     Tls(Tls),
+    #[cfg(feature = "tls")]
+    ProxyTls(Proxied<Tls>),
     #[cfg(test)]
     Header(Header),
 }
@@ -34,8 +39,11 @@ pub(crate) enum Kind {
 /// What the layer of a connection's listener keeps for the connection.
 pub(crate) enum Held {
     Plain(()),
+    Proxy(proxy::State<()>),
     #[cfg(feature = "tls")]
     Tls(tls::Held),
+    #[cfg(feature = "tls")]
+    ProxyTls(proxy::State<tls::Held>),
     #[cfg(test)]
     Header(header::Held),
 }
@@ -56,15 +64,23 @@ impl Kind {
     /// # Errors
     /// The files of its TLS cannot be used.
     fn of(listener: &ListenOn, config: &Config) -> Result<Kind, StartError> {
+        let timeout = config.handshake_timeout;
+        let proxied = listener.proxy.headers != ProxyHeaders::Off;
         #[cfg(feature = "tls")]
         if let Some(options) = listener.transport.tls() {
             let endpoint = listener.endpoint;
             let acceptor = Acceptor::new(options);
             let acceptor = acceptor.map_err(|error| StartError::Tls { endpoint, error })?;
-            return Ok(Kind::Tls(Tls::new(Arc::new(acceptor), config.handshake_timeout)));
+            let tls = Tls::new(Arc::new(acceptor), timeout);
+            return Ok(match proxied {
+                false => Kind::Tls(tls),
+                true => Kind::ProxyTls(Proxied::new(&listener.proxy, timeout, tls)),
+            });
         }
-        let _ = (listener, config);
-        Ok(Kind::Plain(Plain))
+        Ok(match proxied {
+            false => Kind::Plain(Plain),
+            true => Kind::Proxy(Proxied::new(&listener.proxy, timeout, Plain)),
+        })
     }
 }
 
@@ -85,6 +101,7 @@ impl ByListener {
     pub(crate) fn acceptors(&self) -> impl Iterator<Item = (usize, &Arc<Acceptor>)> {
         self.0.iter().enumerate().filter_map(|(listener, kind)| match kind {
             Kind::Tls(tls) => Some((listener, tls.acceptor())),
+            Kind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor())),
             _ => None,
         })
     }
@@ -102,11 +119,13 @@ impl ByListener {
 /// Calls a method of the layer that a state belongs to.
 macro_rules! dispatch {
     ($layers:expr, $state:ident, $held:expr, $method:ident($($argument:expr),*)) => {
-        #[allow(unreachable_patterns, reason = "a build may have only one kind")]
         match ($layers, $held) {
             (Kind::Plain(layer), Held::Plain(held)) => layer.$method(held $(, $argument)*),
+            (Kind::Proxy(layer), Held::Proxy(held)) => layer.$method(held $(, $argument)*),
             #[cfg(feature = "tls")]
             (Kind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
+            #[cfg(feature = "tls")]
+            (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(test)]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("the layer of listener {} has another state", $state.listener),
@@ -134,8 +153,11 @@ impl Layer for ByListener {
                 layer.state(tag, at, pool);
                 Held::Plain(())
             }
+            Kind::Proxy(layer) => Held::Proxy(layer.state(tag, at, pool)),
             #[cfg(feature = "tls")]
             Kind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
+            #[cfg(feature = "tls")]
+            Kind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
             #[cfg(test)]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
         };
@@ -146,6 +168,8 @@ impl Layer for ByListener {
         let bytes = |kind: &Kind| match kind {
             #[cfg(feature = "tls")]
             Kind::Tls(layer) => layer.bytes_each(),
+            #[cfg(feature = "tls")]
+            Kind::ProxyTls(layer) => layer.bytes_each(),
             _ => 0,
         };
         self.0.iter().map(bytes).max().unwrap_or(0)
@@ -154,8 +178,11 @@ impl Layer for ByListener {
     fn names_peer(&self, tag: u64, at: Peer) -> bool {
         match self.kind(tag) {
             Kind::Plain(layer) => layer.names_peer(tag, at),
+            Kind::Proxy(layer) => layer.names_peer(tag, at),
             #[cfg(feature = "tls")]
             Kind::Tls(layer) => layer.names_peer(tag, at),
+            #[cfg(feature = "tls")]
+            Kind::ProxyTls(layer) => layer.names_peer(tag, at),
             #[cfg(test)]
             Kind::Header(layer) => layer.names_peer(tag, at),
         }
@@ -228,5 +255,9 @@ impl Layer for ByListener {
 
     fn starves(&self, state: &State) -> bool {
         dispatch!(&self, state, starves())
+    }
+
+    fn keeps_input(&self, state: &State) -> bool {
+        dispatch!(&self, state, keeps_input())
     }
 }

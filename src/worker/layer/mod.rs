@@ -41,6 +41,7 @@ pub(crate) use by_listener::Kind;
 mod by_listener;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod header;
+mod proxy;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tls")]
@@ -151,6 +152,12 @@ pub(crate) trait Layer: 'static {
 
     /// Whether the layer cannot continue without a buffer.
     fn starves(&self, state: &Self::State) -> bool;
+
+    /// Whether the layer keeps input until more arrives. If others wait for a buffer, the connection
+    /// may be shed, like one whose service does.
+    fn keeps_input(&self, _: &Self::State) -> bool {
+        false
+    }
 }
 
 /// No layer: bytes pass unchanged, and the peer is the one that the socket reports.

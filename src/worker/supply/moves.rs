@@ -2,7 +2,7 @@
 //!
 //! * *Stalled* output waits for the peer to read. It moves when the peer acknowledges bytes. (The
 //!   system reports room only when a third of its buffer is free.)
-//! * *Held* input waits in its service for the rest of a message. It moves when bytes arrive.
+//! * *Held* input waits in its service or its layer for the rest of a message. It moves when bytes arrive.
 //!
 //! On a Unix socket the peer acknowledges bytes by reading them, and the system counts the memory
 //! that they take. So the count rises by more than the bytes, the more the smaller the pieces in
@@ -247,7 +247,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 Err(_) => return self.close_now(key, CloseReason::ServicePanic),
             }
         }
-        if len == 0 {
+        if len == 0 && !self.layer.keeps_input(&context.layer) {
             return self.no_longer_holds(key);
         }
         let (holds, count) =

@@ -6,6 +6,7 @@ use clap::{Arg, ArgMatches};
 use crate::builtin::ServiceOptions;
 use crate::builtin::option::{About, Options};
 use crate::builtin::url::Defaults;
+use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
 
 /// The heading of the flags.
@@ -48,7 +49,9 @@ pub(super) fn flags() -> Vec<Vec<Meaning>> {
     let groups = transports.iter().map(|one| (one.name(), one.options()));
     let of_transports = groups
         .flat_map(|(name, groups)| groups.into_iter().flat_map(move |one| meanings(name, one)));
-    for one in of_services.chain(of_transports) {
+    let all = transports.iter().map(TransportOptions::name).collect::<Vec<_>>().join(", ");
+    let of_all = meanings(&all, &ProxyOptions::default());
+    for one in of_services.chain(of_transports).chain(of_all) {
         match flags.iter_mut().find(|flag| flag[0].about.name == one.about.name) {
             None => flags.push(vec![one]),
             Some(flag) => match flag.iter_mut().find(|other| other.help() == one.help()) {
@@ -106,14 +109,17 @@ pub(super) fn services() -> String {
     text
 }
 
-/// One line for each transport: what it is, and its options.
+/// One line for each transport: what it is, and its options. Then the options that all take.
 pub(super) fn transports() -> String {
     let line = |one: &TransportOptions| {
         let names = one.option_names().join(", ");
         let mark = if names.is_empty() { "" } else { "; " };
         format!("  {:<9}{}{mark}{names}\n", one.name(), one.what())
     };
-    TransportOptions::all().iter().map(line).collect()
+    let of_all: Vec<&str> =
+        ProxyOptions::default().about().iter().map(|about| about.name).collect();
+    let lines: String = TransportOptions::all().iter().map(line).collect();
+    lines + &format!("  {:<9}{}\n", "all", of_all.join(", "))
 }
 
 #[cfg(test)]

@@ -210,7 +210,9 @@ fn of_transports() -> Vec<(&'static str, &'static About, String)> {
         let rows = groups.iter().flat_map(|&group| meanings(one.name(), group));
         rows.map(|row| (one.name(), row.about, row.default)).collect::<Vec<_>>()
     };
-    transports.iter().flat_map(groups).collect()
+    let of_all = meanings("tcp", &ProxyOptions::default());
+    let of_all = of_all.into_iter().map(|row| ("tcp", row.about, row.default));
+    transports.iter().flat_map(groups).chain(of_all).collect()
 }
 
 #[test]
@@ -228,6 +230,7 @@ fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
             "client-ca" | "client-auth" => "client-auth=optional&client-ca=ca.pem",
             "alpn" => "alpn=echo,h2",
             "tls-min" => "tls-min=1.3",
+            "proxy" | "proxy-from" => "proxy=require&proxy-from=10.0.0.0/8",
             other => panic!("write a value for the option {other} of {transport} here"),
         };
         assert!(query.contains(about.name));
@@ -235,7 +238,9 @@ fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
         let url = format!("{transport}://{at}");
         let flags: Vec<String> = query.split('&').map(|option| format!("--{option}")).collect();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let by_flag = spec(&[&["--listen", &url, "--listen", "7"], &flags[..]].concat());
+        // All transports have the options for proxies, so the flag would change the other listener.
+        let other = if about.name.starts_with("proxy") { "7?proxy=off" } else { "7" };
+        let by_flag = spec(&[&["--listen", &url, "--listen", other], &flags[..]].concat());
         let query = format!("{url}?{query}");
         assert_eq!(by_flag, spec(&["--listen", &query, "--listen", "7"]), "{query}");
         assert_ne!(by_flag, spec(&["--listen", &url, "--listen", "7"]), "{query}");
