@@ -10,6 +10,7 @@ use crate::builtin::delay::Distribution;
 
 use crate::service::Service;
 use crate::worker::launch::{ENGINE_BYTES_PER_SLOT, SystemWorker};
+use crate::worker::layer::prefix::Prefix;
 
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
@@ -19,12 +20,17 @@ pub use crate::sim::clock::now as simulated_now;
 #[cfg(feature = "sim")]
 pub use crate::sim::ideal::{Network, Pause, simulate, simulate_with_pauses};
 pub use crate::worker::connection::Table;
-pub use crate::worker::launch::{ClientLimits, run_clients};
+pub use crate::worker::launch::{ClientLimits, run_clients, run_clients_with_prefix};
 
 /// Memory that [`run_clients`] needs for each connection of the limits, in bytes, beside the service's
 /// own tables.
 pub const fn client_slot_bytes<S: Service>() -> usize {
     SystemWorker::<S>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT
+}
+
+/// The same for [`run_clients_with_prefix`], without the prefix itself.
+pub const fn prefixed_client_slot_bytes<S: Service>() -> usize {
+    SystemWorker::<S, Prefix>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT
 }
 
 /// Memory that [`run_clients`] needs for any number of connections, in bytes, without its stack.

@@ -9,8 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::layer::{Layer, Plain};
+use super::layer::Layer;
+#[cfg(feature = "internals")]
+use super::layer::{Plain, prefix::Prefix};
 use super::{Rules, Setup, Worker};
+#[cfg(feature = "internals")]
+use crate::base::endpoint::Peer;
 use crate::buffer::{Pool, Reserve, room};
 use crate::config::Limits;
 use crate::engine::MioEngine;
@@ -22,7 +26,7 @@ use crate::shared::mailbox::{Mailboxes, Times};
 type SystemEngine = MioEngine<Kernel>;
 
 /// A worker on the engine of this machine.
-pub(crate) type SystemWorker<S, L = Plain> = Worker<SystemEngine, S, L>;
+pub(crate) type SystemWorker<S, L = super::layer::Plain> = Worker<SystemEngine, S, L>;
 
 /// Memory of this machine's engine per slot, in bytes.
 pub(crate) const ENGINE_BYTES_PER_SLOT: usize = SystemEngine::BYTES_PER_SLOT;
@@ -130,8 +134,31 @@ impl ClientLimits {
 /// Memory or the parts of the event loop could not be allocated, or waiting failed.
 #[cfg(feature = "internals")]
 pub fn run_clients<S: Service>(limits: ClientLimits, service: S) -> io::Result<S> {
+    run_layered_clients(limits, service, Plain)
+}
+
+/// Like [`run_clients`]. Each connection first sends the bytes that `prefix` makes for its tag and
+/// its peer. These are at most a buffer, and are not counted as the service's.
+///
+/// # Errors
+/// As [`run_clients`].
+#[cfg(feature = "internals")]
+pub fn run_clients_with_prefix<S: Service>(
+    limits: ClientLimits,
+    service: S,
+    prefix: impl Fn(u64, Peer) -> Vec<u8> + 'static,
+) -> io::Result<S> {
+    run_layered_clients(limits, service, Prefix::new(prefix))
+}
+
+#[cfg(feature = "internals")]
+fn run_layered_clients<S: Service, L: Layer>(
+    limits: ClientLimits,
+    service: S,
+    layer: L,
+) -> io::Result<S> {
     let setup = limits.setup(Arc::new(Mailboxes::new(1)))?;
-    let (service, _) = make_worker(setup, Vec::new(), limits.busy_poll, 0, |_| service, Plain)?
+    let (service, _) = make_worker(setup, Vec::new(), limits.busy_poll, 0, |_| service, layer)?
         .run(|service| service)?;
     Ok(service)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use echopool::internals::ProxyVersion;
 
 use super::{Lifetime, Objective};
 use crate::cli::source_ip::Source;
@@ -89,8 +90,26 @@ pub struct LoadArgs {
     #[arg(long, value_name = "IP|CIDR")]
     pub source_ip: Vec<Source>,
 
+    /// Begin each connection with a header of the PROXY protocol, version v1 or v2, as a proxy does:
+    /// each connection pretends to be another client
+    #[arg(long, value_name = "VERSION", value_parser = proxy_version)]
+    pub proxy_protocol: Option<ProxyVersion>,
+
+    /// Addresses of the clients in these headers, one for each connection, in order [default:
+    /// 198.18.0.0/15, or 2001:db8::/32 if the target is an IPv6 address]
+    #[arg(long, value_name = "IP|CIDR", requires = "proxy_protocol")]
+    pub proxy_source: Option<Source>,
+
     /// Rude clients beside the measured ones, KIND:NUMBER for each kind: idle, slow-reader,
     /// half-close, reset, trickle, as in idle:5000,reset:10
     #[arg(long = "with", value_name = "CLIENTS")]
     pub rude: Option<RudeClients>,
+}
+
+fn proxy_version(text: &str) -> Result<ProxyVersion, String> {
+    match text {
+        "v1" => Ok(ProxyVersion::V1),
+        "v2" => Ok(ProxyVersion::V2),
+        _ => Err("use v1 or v2".into()),
+    }
 }

@@ -1,5 +1,7 @@
-//! Local addresses to connect from, as given with `--source-ip`: one address, or all of a network.
+//! An address, or all of a network: local addresses to connect from (`--source-ip`), and those that
+//! PROXY headers name (`--proxy-source`).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -17,10 +19,20 @@ pub struct Source {
 impl Source {
     /// Its addresses, in order.
     pub fn addresses(self) -> impl Iterator<Item = IpAddr> {
-        (0..self.count).map(move |nth| match self.first {
+        (0..self.count).map(move |nth| self.address(nth))
+    }
+
+    /// How many addresses it has.
+    pub fn count(self) -> u128 {
+        self.count
+    }
+
+    /// Its address number `nth`, less than [`count`](Source::count).
+    pub fn address(self, nth: u128) -> IpAddr {
+        match self.first {
             IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from(u32::from(first) + nth as u32)),
             IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from(u128::from(first) + nth)),
-        })
+        }
     }
 }
 
@@ -31,6 +43,16 @@ pub fn addresses(sources: &[Source]) -> (Vec<IpAddr>, u128) {
     let total = sources.iter().fold(0u128, |sum, source| sum.saturating_add(source.count));
     let more = total - taken.len() as u128;
     (taken, more)
+}
+
+/// The address, or the first and the last one.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => write!(f, "{}", self.first),
+            count => write!(f, "{}-{}", self.first, self.address(count - 1)),
+        }
+    }
 }
 
 impl FromStr for Source {

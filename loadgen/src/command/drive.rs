@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use echopool::error::Errno;
-use echopool::internals;
+use echopool::internals::{self, ClientLimits};
+use echopool::service::Service;
 use signal_hook::consts::{
     SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
     SIGVTALRM, SIGXCPU, SIGXFSZ,
@@ -25,8 +26,8 @@ use crate::exec::hub::Members;
 use crate::exec::hub::senders::SharedSenders;
 use crate::exec::local_server::LocalServer;
 use crate::exec::rude::{self, Rude};
-use crate::plan::Plan;
 use crate::plan::calibration::{MachineName, Standing};
+use crate::plan::{Plan, addresses};
 use crate::report::schema::ClockComparison;
 use crate::report::{Abort, Outputs, Report, Rows};
 use crate::stats::cpu;
@@ -210,22 +211,41 @@ fn start_threads(
         start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
             let limits = plan.share(nth).limits;
             if let Some(shared) = shared {
-                let members = Members::new(plan, control, shared, nth);
-                return internals::run_clients(limits, members).map(Members::into_records);
+                let members = Members::new(plan.clone(), control, shared, nth);
+                return run_clients(&plan, 0, limits, members).map(Members::into_records);
             }
-            let client = Client::new(plan, control, nth, internals::now);
-            internals::run_clients(limits, client).map(Client::into_records)
+            let client = Client::new(plan.clone(), control, nth, internals::now);
+            run_clients(&plan, 0, limits, client).map(Client::into_records)
         })?;
     }
     if plan.rude.total() > 0 {
         let (plan, control) = (plan.clone(), control.clone());
         start_thread("rude-clients".into(), &control.clone(), &send, move || {
             let limits = rude::limits(&plan.rude, plan.share(0).limits.linger);
-            let rude = internals::run_clients(limits, Rude::new(plan, control))?;
+            let rude = Rude::new(plan.clone(), control);
+            let rude = run_clients(&plan, plan.first_rude(), limits, rude)?;
             Ok(Records { rude: rude.into_counts(), ..Records::default() })
         })?;
     }
     Ok(results)
+}
+
+/// Runs the clients of a thread on this thread, until they stop. `first` is the number of the
+/// connection with tag 0.
+fn run_clients<S: Service>(
+    plan: &Plan,
+    first: u64,
+    limits: ClientLimits,
+    clients: S,
+) -> io::Result<S> {
+    match plan.proxy {
+        None => internals::run_clients(limits, clients),
+        Some(headers) => {
+            let header =
+                move |tag, target| headers.header(first + addresses::of_tag(tag).0, target);
+            internals::run_clients_with_prefix(limits, clients, header)
+        }
+    }
 }
 
 fn start_thread(

@@ -66,6 +66,7 @@ impl LocalServer {
             .arg(format!("--workers={}", plan.server_workers))
             .args(buffers)
             .args(plan.busy_poll.then_some("--busy-poll"))
+            .args(plan.proxy.map(|_| "--proxy=require"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // An interrupt from the terminal must not reach the server, which is needed until the

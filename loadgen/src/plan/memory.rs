@@ -35,6 +35,9 @@ pub const CONNECTION_BYTES: u64 = 168;
 /// compile-time assertion in the clients checks it.
 pub const ENGINE_BYTES_PER_CONNECTION: usize = 448;
 pub const ENGINE_BYTES: usize = 192 << 10;
+/// What it needs in addition for each connection that begins with a header of the PROXY protocol:
+/// its state, and the header until it is sent.
+pub const PROXY_BYTES_PER_CONNECTION: usize = 256;
 /// What the engine needs for each buffer in addition to its bytes: its places in lists.
 const BUFFER_LIST_BYTES: u64 = 36;
 /// The part of a thread's stack that it uses.
@@ -86,6 +89,7 @@ impl Plan {
         connections
             * (CONNECTION_BYTES
                 + ENGINE_BYTES_PER_CONNECTION as u64
+                + self.proxy.map_or(0, |_| PROXY_BYTES_PER_CONNECTION as u64)
                 + queues
                 + schedule
                 + self.pipeline * times * size_of::<u64>() as u64)

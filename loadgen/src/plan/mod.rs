@@ -40,13 +40,16 @@ mod checks;
 pub mod hub;
 pub mod machine;
 pub mod memory;
+mod proxy;
 pub mod shard;
 
 pub use addresses::Alternatives;
 use capacity::Capacity;
 pub use capacity::{BacklogShort, Limit, Shortfall};
 pub use checks::busy_poll;
+pub use memory::PROXY_BYTES_PER_CONNECTION;
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
+pub use proxy::ProxyHeaders;
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -108,6 +111,8 @@ pub struct Plan {
     pub server_closes: bool,
     /// Whether a connection that the server closed is begun anew.
     pub reconnect: bool,
+    /// The header of the PROXY protocol that each connection begins with.
+    pub proxy: Option<ProxyHeaders>,
     /// Rude clients beside the measured ones: those of this process, and those of all shards.
     pub rude: RudeClients,
     pub rude_all: RudeClients,
@@ -225,6 +230,7 @@ impl Plan {
             lifetime: if server_closes { Some(Lifetime::Requests(1)) } else { spec.load.lifetime },
             server_closes,
             reconnect: spec.load.reconnect,
+            proxy: ProxyHeaders::new(spec),
             rude,
             rude_all,
             sources,
@@ -262,6 +268,12 @@ impl Plan {
     /// The number of the first connection of this process.
     pub fn first_connection(&self) -> u64 {
         self.shard.before(self.connections_all)
+    }
+
+    /// The number of the first rude client of this process, if they are numbered after all
+    /// connections of all shards.
+    pub fn first_rude(&self) -> u64 {
+        self.connections_all + self.shard.before(self.rude_all.total())
     }
 
     /// The requests that this process may send, if there is a limit. For a closed loop: an open loop

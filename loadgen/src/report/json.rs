@@ -132,6 +132,8 @@ impl RunConfig {
             lifetime_requests,
             lifetime_ns,
             reconnect: plan.reconnect,
+            proxy_protocol: plan.proxy.map(|headers| headers.version_word().into()),
+            proxy_source: plan.proxy.and_then(|headers| headers.source).map(|one| one.to_string()),
             rude_clients: plan
                 .rude_all
                 .0

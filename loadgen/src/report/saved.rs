@@ -470,8 +470,10 @@ pub mod tests {
         "hub",
         "ceiling",
     ];
-    const ADDED_TO_CONFIG: [&str; 17] = [
+    const ADDED_TO_CONFIG: [&str; 19] = [
         "reconnect",
+        "proxy_protocol",
+        "proxy_source",
         "service",
         "own_server_workers",
         "optimized_build",
@@ -601,6 +603,13 @@ pub mod tests {
             ("h:1", "h:1 --timeout 7s", "timeout_ns"),
             ("h:1", "h:1 --abort-on-fail", "abort_on_fail"),
             ("h:1", "h:1 --reconnect", "reconnect"),
+            ("h:1", "h:1 --proxy-protocol v1", "proxy_protocol"),
+            ("h:1 --proxy-protocol v1", "h:1 --proxy-protocol v2", "proxy_protocol"),
+            (
+                "h:1 --proxy-protocol v1 --proxy-source ::1",
+                "h:1 --proxy-protocol v1 --proxy-source ::2",
+                "proxy_source",
+            ),
         ];
         for (first, second, setting) in flags {
             for run in [&run as &dyn Fn(&str) -> Saved, &own] {

@@ -41,6 +41,8 @@ pub(crate) use by_listener::Kind;
 mod by_listener;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod header;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod prefix;
 mod proxy;
 #[cfg(test)]
 mod tests;

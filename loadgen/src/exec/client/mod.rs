@@ -15,14 +15,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::internals::{client_fixed_bytes, client_slot_bytes};
+use echopool::internals::{client_fixed_bytes, client_slot_bytes, prefixed_client_slot_bytes};
 use echopool::service::{Answer, Connection, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::control::Control;
 use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase, Sweep};
-use crate::plan::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Plan};
+use crate::plan::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION};
+use crate::plan::{PROXY_BYTES_PER_CONNECTION, Plan};
 use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
@@ -41,6 +42,10 @@ use second::PresentSecond;
 // The plan relies on it.
 const _: () = assert!(size_of::<Conversation>() + size_of::<Place>() == CONNECTION_BYTES as usize);
 const _: () = assert!(client_slot_bytes::<Client>() <= ENGINE_BYTES_PER_CONNECTION);
+const _: () = assert!(
+    prefixed_client_slot_bytes::<Client>() + 128
+        <= ENGINE_BYTES_PER_CONNECTION + PROXY_BYTES_PER_CONNECTION
+);
 const _: () = assert!(client_fixed_bytes::<Client>() <= ENGINE_BYTES);
 
 /// The clock. It has the engine's origin.

@@ -243,6 +243,11 @@ pub struct RunConfig {
     pub lifetime_ns: Option<u64>,
     /// Whether a connection that the server closed was begun anew.
     pub reconnect: bool,
+    /// Version of the PROXY protocol with whose header each connection began, v1 or v2; null if
+    /// none did.
+    pub proxy_protocol: Option<String>,
+    /// Addresses of the clients in these headers; null for the default ones.
+    pub proxy_source: Option<String>,
     /// Rude clients beside the measured ones: the number of each kind.
     pub rude_clients: BTreeMap<String, u64>,
     /// Outstanding requests per connection, at most.

@@ -1,0 +1,184 @@
+//! A layer that sends bytes of its own before the service's, for connections that this side starts:
+//! the header of the PROXY protocol, with which a client pretends to be a proxy.
+
+use std::time::Duration;
+
+use super::Layer;
+use crate::base::endpoint::Peer;
+use crate::buffer::{Chain, Pool};
+use crate::error::CloseReason;
+
+/// Makes the bytes for the connection with this tag to this peer. They must fit into a buffer.
+type Make = dyn Fn(u64, Peer) -> Vec<u8>;
+
+/// How long a connection may wait for a buffer for its first bytes.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The layer.
+pub(crate) struct Prefix(Box<Make>);
+
+/// What the layer keeps for one connection.
+pub(crate) struct State {
+    /// The bytes, until a buffer is free for them.
+    bytes: Option<Vec<u8>>,
+    /// The same bytes in a buffer, until the engine takes them.
+    wire: Chain,
+    /// How many of them are not sent yet.
+    unsent: usize,
+    /// What arrived before there was a buffer for them.
+    kept: Chain,
+}
+
+impl Prefix {
+    pub(crate) fn new(make: impl Fn(u64, Peer) -> Vec<u8> + 'static) -> Prefix {
+        Prefix(Box::new(make))
+    }
+}
+
+impl State {
+    /// Puts the bytes into a buffer, if one is free.
+    fn begin(&mut self, pool: &Pool) {
+        let Some(bytes) = &self.bytes else { return };
+        let Some(mut lease) = pool.lease_in_turn() else { return };
+        assert_eq!(lease.extend_from_slice(bytes), bytes.len(), "they fit into a buffer");
+        self.unsent = bytes.len();
+        self.wire.push_back(lease);
+        self.bytes = None;
+    }
+}
+
+impl Layer for Prefix {
+    type State = State;
+
+    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> State {
+        State {
+            bytes: Some(self.0(tag, at)),
+            wire: Chain::new(pool),
+            unsent: 0,
+            kept: Chain::new(pool),
+        }
+    }
+
+    fn begin(&mut self, state: &mut State, pool: &Pool) -> Result<(), CloseReason> {
+        state.begin(pool);
+        Ok(())
+    }
+
+    fn peer(&self, state: &State, at: Peer) -> Option<Peer> {
+        state.bytes.is_none().then_some(at)
+    }
+
+    fn opening_timeout(&self, _: &State) -> Duration {
+        TIMEOUT
+    }
+
+    fn decide(&mut self, _: &mut State, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+        Err(CloseReason::Failed)
+    }
+
+    fn received(
+        &mut self,
+        state: &mut State,
+        input: &mut Chain,
+        wire: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        state.begin(pool);
+        state.kept.absorb(wire);
+        if state.bytes.is_some() {
+            return Ok(0);
+        }
+        let bytes = state.kept.len();
+        input.absorb(&mut state.kept);
+        Ok(bytes)
+    }
+
+    fn ended(&mut self, _: &mut State, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+        Ok(0)
+    }
+
+    fn outgoing<'a>(
+        &mut self,
+        state: &'a mut State,
+        output: &'a mut Chain,
+        _: &Pool,
+    ) -> &'a mut Chain {
+        if state.wire.is_empty() { output } else { &mut state.wire }
+    }
+
+    fn sent(&mut self, state: &mut State, wire_bytes: usize) -> usize {
+        let own = state.unsent.min(wire_bytes);
+        state.unsent -= own;
+        wire_bytes - own
+    }
+
+    fn finish(&mut self, _: &mut State) {}
+
+    fn forget_input(&mut self, state: &mut State) {
+        drop(state.kept.take());
+    }
+
+    fn starves(&self, state: &State) -> bool {
+        state.bytes.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::buffer::Reserve;
+
+    fn peer() -> Peer {
+        SocketAddr::from(([192, 0, 2, 1], 7)).into()
+    }
+
+    fn bytes(chain: &Chain) -> Vec<u8> {
+        chain.slices().flatten().copied().collect()
+    }
+
+    fn chain(pool: &Pool, bytes: &[u8]) -> Chain {
+        let mut lease = pool.lease().unwrap();
+        lease.extend_from_slice(bytes);
+        lease.into()
+    }
+
+    #[test]
+    fn its_bytes_come_first_and_do_not_count_as_the_services() {
+        let pool = Pool::new(Reserve::new(256, 4).unwrap(), 0);
+        let mut layer = Prefix::new(|tag, at| format!("{tag} to {at};").into_bytes());
+        let mut state = layer.state(5, peer(), &pool);
+        assert_eq!(layer.peer(&state, peer()), None);
+        layer.begin(&mut state, &pool).unwrap();
+        assert_eq!(layer.peer(&state, peer()), Some(peer()));
+        let mut output = chain(&pool, b"hello");
+        let first = layer.outgoing(&mut state, &mut output, &pool);
+        assert_eq!(bytes(first), b"5 to 192.0.2.1:7;");
+        // The engine has sent a part, and the rest comes back in front of the output.
+        let mut rest = first.take();
+        rest.consume(4);
+        assert_eq!(layer.sent(&mut state, 4), 0);
+        rest.append(layer.outgoing(&mut state, &mut output, &pool));
+        assert_eq!(bytes(&rest), b" 192.0.2.1:7;hello");
+        assert_eq!((layer.sent(&mut state, 15), layer.sent(&mut state, 3)), (2, 3));
+    }
+
+    #[test]
+    fn without_a_buffer_everything_waits_for_its_bytes() {
+        let pool = Pool::new(Reserve::new(256, 2).unwrap(), 0);
+        let mut layer = Prefix::new(|_, _| b"first".to_vec());
+        let mut state = layer.state(5, peer(), &pool);
+        let (taken, mut wire) = (pool.lease().unwrap(), chain(&pool, b"early"));
+        let mut input = Chain::new(&pool);
+        layer.begin(&mut state, &pool).unwrap();
+        assert_eq!(layer.received(&mut state, &mut input, &mut wire, &pool), Ok(0));
+        assert!(layer.starves(&state) && layer.peer(&state, peer()).is_none());
+        drop(taken);
+        assert_eq!(layer.received(&mut state, &mut input, &mut wire, &pool), Ok(5));
+        assert!(!layer.starves(&state) && layer.peer(&state, peer()).is_some());
+        assert_eq!(bytes(&input), b"early");
+        let mut output = Chain::new(&pool);
+        assert_eq!(bytes(layer.outgoing(&mut state, &mut output, &pool)), b"first");
+    }
+}
