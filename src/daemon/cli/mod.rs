@@ -342,7 +342,6 @@ fn passed_on(
 ) -> Vec<ListenOn> {
     for on in &mut sockets {
         on.proxy = proxy.clone();
-        #[cfg(feature = "tls")]
         if let TransportOptions::Tls(tls) = transport {
             on.transport = match on.transport {
                 TransportOptions::Unix(_) => {
