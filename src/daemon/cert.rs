@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
 use super::{FAILED, USAGE};
@@ -44,6 +44,11 @@ struct Args {
     #[arg(long, value_name = "COUNT", default_value = "365")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
+}
+
+/// The command line.
+pub(super) fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Makes the files. `args` are the arguments of the process without the command's name. Exit codes:

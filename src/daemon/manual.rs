@@ -12,10 +12,10 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::cli::Cli;
-use super::{FAILED, USAGE, connect};
+use super::{FAILED, USAGE, cert, connect};
 
-/// Writes everything into a directory, which must exist: `echopool.8`, `echopool-connect.1`, and the
-/// completions `echopool.bash`, `_echopool` (zsh) and `echopool.fish`. `args` are the arguments of the
+/// Writes everything into a directory, which must exist: `echopool.8`, `echopool-connect.1`,
+/// `echopool-cert.1`, and the completions `echopool.bash`, `_echopool` (zsh) and `echopool.fish`. `args` are the arguments of the
 /// process without the word for this command: its name, and the directory.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let [_, directory] = &args.into_iter().collect::<Vec<_>>()[..] else {
@@ -35,6 +35,8 @@ fn write(directory: &Path) -> io::Result<()> {
     page(&directory.join("echopool.8"), "8", Cli::clap())?;
     let connect = connect::command().name("echopool-connect");
     page(&directory.join("echopool-connect.1"), "1", connect)?;
+    let cert = cert::command().name("echopool-cert");
+    page(&directory.join("echopool-cert.1"), "1", cert)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut whole(), "echopool", directory)?;
     }
@@ -53,5 +55,6 @@ fn whole() -> Command {
     let about = "The server; the default command";
     let flags: Vec<Arg> = daemon.get_arguments().cloned().collect();
     let serve = Command::new("serve").about(about).args(flags);
-    daemon.subcommand(serve).subcommand(connect::command().name("connect"))
+    let others = [connect::command().name("connect"), cert::command().name("cert")];
+    daemon.subcommand(serve).subcommands(others)
 }
