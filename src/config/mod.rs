@@ -90,7 +90,8 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// hardly notice.
 pub const SHED_AFTER: Duration = Duration::from_secs(1);
 
-/// The default time for a TLS handshake, and for the header of the PROXY protocol: many round trips, with segments lost, on a slow machine.
+/// The default time for a TLS handshake, and for the header of the PROXY protocol: many round trips,
+/// with segments lost, on a slow machine.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The default linger: a round trip to anywhere, with one segment lost.
@@ -288,7 +289,8 @@ impl Config {
         self
     }
 
-    /// Closes a connection over TLS whose handshake takes longer than this, 1 ms to 365 days.
+    /// Closes a connection whose TLS handshake, or whose header of the PROXY protocol, takes longer
+    /// than this, 1 ms to 365 days.
     /// Default: 10 s.
     pub fn handshake_timeout(mut self, after: Duration) -> Config {
         self.handshake_timeout = after;

@@ -88,6 +88,8 @@ fn sample(name: &str) -> &'static str {
         "notices" => "off",
         "mode" => "0640",
         "owner" => "root:adm",
+        "proxy" => "require",
+        "proxy-from" => "10.0.0.0/8",
         "cert" => "a.pem,b.pem",
         "key" => "a.key,b.key",
         "client-ca" => "ca.pem",

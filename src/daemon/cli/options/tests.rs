@@ -238,11 +238,12 @@ fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
         let url = format!("{transport}://{at}");
         let flags: Vec<String> = query.split('&').map(|option| format!("--{option}")).collect();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        // All transports have the options for proxies, so the flag would change the other listener.
-        let other = if about.name.starts_with("proxy") { "7?proxy=off" } else { "7" };
-        let by_flag = spec(&[&["--listen", &url, "--listen", other], &flags[..]].concat());
+        let by_flag = spec(&[&["--listen", &url, "--listen", "7"], &flags[..]].concat());
         let query = format!("{url}?{query}");
-        assert_eq!(by_flag, spec(&["--listen", &query, "--listen", "7"]), "{query}");
+        let by_option = spec(&["--listen", &query, "--listen", "7"]);
+        // All transports have the options for proxies, so the flag changes the other listener too.
+        let listeners = if about.name.starts_with("proxy") { 1 } else { 2 };
+        assert_eq!(by_flag[..listeners], by_option[..listeners], "{query}");
         assert_ne!(by_flag, spec(&["--listen", &url, "--listen", "7"]), "{query}");
     }
 }
