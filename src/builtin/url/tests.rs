@@ -10,6 +10,7 @@ use crate::builtin::delay::{Distribution, Law, Stall};
 use crate::net::proxy::{Networks, ProxyHeaders};
 use crate::net::transport::{Mode, Owner, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
+#[cfg(feature = "tls")]
 use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
 
 fn parse(text: &str) -> Spec {
@@ -264,15 +265,18 @@ fn any_transport() -> BoxedStrategy<TransportOptions> {
     let owner = "[a-z&%?]{0,3}:?[a-z0-9]{1,3}".prop_map(|text| Owner::new(&text).unwrap());
     let owner = proptest::option::of(owner);
     let unix = (mode, owner).prop_map(|(mode, owner)| UnixOptions { mode, owner });
-    prop_oneof![
-        Just(TransportOptions::Tcp),
-        unix.clone().prop_map(TransportOptions::Unix),
+    let any =
+        prop_oneof![Just(TransportOptions::Tcp), unix.clone().prop_map(TransportOptions::Unix),];
+    #[cfg(feature = "tls")]
+    let any = prop_oneof![
+        any,
         any_tls().prop_map(TransportOptions::Tls),
         (unix, any_tls()).prop_map(|(unix, tls)| TransportOptions::UnixTls(unix, tls)),
-    ]
-    .boxed()
+    ];
+    any.boxed()
 }
 
+#[cfg(feature = "tls")]
 fn any_tls() -> impl Strategy<Value = TlsOptions> + Clone {
     let files = |most| {
         let paths = proptest::collection::vec("[ -+\\-~é]{1,5}", 1..=most);
@@ -291,6 +295,7 @@ fn any_tls() -> impl Strategy<Value = TlsOptions> + Clone {
     })
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn options_of_tls_that_do_not_fit_together_are_refused() {
     for (text, part) in [
