@@ -1,6 +1,6 @@
 //! The daemon's command line: the flags, and the [`Config`] and services that they produce. The
 //! flags are also the settings of the environment and the configuration file: see
-//! [`settings`](super::settings).
+//! `settings`.
 //!
 //! This module checks the text of each flag (units, forms of addresses). [`Config::check`] checks
 //! the ranges, and which values can be combined. [`url`](crate::builtin::url) parses a service with
