@@ -27,7 +27,6 @@ SLOW = {"clients": 1_000, "never_read": 10, "message_bytes": 16_000, "rate": 30,
 
 def measure(setup):
     random.seed(1)
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "loadgen"], check=True)
     crowd = _crowd(setup)
     slow = _slow(setup)
     table = Table(["case", "messages/s", "deliveries/s", "p50 ms", "p99 ms", "missing", "dropped",
