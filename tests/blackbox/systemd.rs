@@ -163,8 +163,8 @@ os.environ["LISTEN_FDNAMES"] = ":".join(name for name, kind in specs)
 os.execv(sys.argv[2 + count], sys.argv[2 + count:])
 "#;
 
-/// The shell command for these sockets.
-fn passing(specs: &[&str]) -> String {
+/// The shell command that starts a daemon with these sockets, each `NAME=KIND`.
+pub fn passing(specs: &[&str]) -> String {
     format!("exec python3 -c '{PASS}' {} {} \"$0\" \"$@\"", specs.len(), specs.join(" "))
 }
 

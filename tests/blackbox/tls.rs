@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::{Daemon, GUARD, alone, binary, eventually, have, run_to_end, run_with_input};
+use crate::systemd::passing;
 
 const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
@@ -649,6 +650,54 @@ for names in ['other', 'echo'], ['nothing', 'other'], [], ['nothing']:
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[..3], ["echo", "other", "None"]);
     assert!(lines[3].contains("no application protocol"), "{said}");
+    daemon.finish();
+}
+
+/// The header comes before the handshake, in the clear. Without it nothing begins.
+#[test]
+fn the_peer_behind_a_proxy_is_the_one_in_the_header_before_the_handshake() {
+    let directory = Directory::new();
+    let url = directory.url("framed+tls", "127.0.0.1:0", "proxy=require&");
+    let daemon = Daemon::start(&["--listen", &url, "--log", "debug"]);
+    let program = r"
+class Proxied:
+    def __init__(self, header, cut):
+        self.inner = raw(args[0])
+        self.inner.sendall(header[:cut])
+        self.inner.sendall(header[cut:])
+        self.tls = context().wrap_socket(self.inner, server_hostname='localhost')
+v1 = b'PROXY TCP4 198.51.100.7 192.0.2.1 4711 7\r\n'
+v2 = bytes.fromhex('0d0a0d0a000d0a515549540a2111000c') + bytes([198, 51, 100, 7, 192, 0, 2, 1])
+v2 += (4711).to_bytes(2, 'big') + (7).to_bytes(2, 'big')
+for header in v1, v2:
+    for cut in 1, len(header) // 2, len(header):
+        client = Proxied(header, cut).tls
+        ping(client, b'\x05\0\0\0hello')
+        client.close()
+try:
+    connect(args[0])
+    raise SystemExit('a handshake without a header')
+except OSError: pass
+print('done')
+";
+    assert_eq!(directory.python(program, &[&port(&daemon)], b""), "done\n");
+    eventually("all are closed", || daemon.lines_with("disconnect id=").len() == 7);
+    assert_eq!(daemon.lines_with(" connect id=").len(), 6, "{}", daemon.tail());
+    let of_peer = |line: &&String| line.contains("peer=198.51.100.7:4711 ");
+    assert_eq!(daemon.lines_with(" connect id=").iter().filter(of_peer).count(), 6);
+    let reasons = reasons(&daemon);
+    assert_eq!(reasons.iter().filter(|reason| *reason == "proxy-header").count(), 1, "{reasons:?}");
+    daemon.finish();
+}
+
+#[test]
+fn a_passed_socket_has_tls_if_its_listener_says_so() {
+    let directory = Directory::new();
+    let url = directory.url("tls", "fd:web", "");
+    let daemon = Daemon::start_under(&passing(&["web=tcp"]), &["--listen", &url]);
+    assert!(daemon.targets()[0].starts_with("tls://127.0.0.1:"), "{:?}", daemon.targets());
+    let program = "ping(connect(args[0]), b'over a passed socket')\nprint('done')";
+    assert_eq!(directory.python(program, &[&port(&daemon)], b""), "done\n");
     daemon.finish();
 }
 
