@@ -438,10 +438,32 @@ impl Local {
     /// Returns a reference, and the buffer if this was the last reference or handle.
     #[cold]
     pub(super) fn end_reference(&self, id: u32) {
+        let buffer = self.links[id as usize].get().buffer;
+        self.put_back_reference(id);
+        self.end_share(buffer);
+    }
+
+    /// Turns the only reference to a buffer into the buffer itself. Returns its number, or `None`
+    /// if it is no reference or if there are other references or handles.
+    pub(super) fn own_reference(&self, id: u32) -> Option<u32> {
+        if !self.is_reference(id) {
+            return None;
+        }
+        let link = self.links[id as usize].get();
+        let buffer = link.buffer;
+        if self.shares[buffer as usize].get() != 1 {
+            return None;
+        }
+        self.shares[buffer as usize].set(0);
+        self.links[buffer as usize].set(Link { buffer, ..link });
+        self.put_back_reference(id);
+        Some(buffer)
+    }
+
+    fn put_back_reference(&self, id: u32) {
         let link = self.links[id as usize].get();
         self.links[id as usize].set(Link { next: self.free_reference.get(), ..link });
         self.free_reference.set(id);
-        self.end_share(link.buffer);
     }
 
     /// A handle of a shared buffer, or a reference to it, was dropped.

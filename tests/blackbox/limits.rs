@@ -1,7 +1,7 @@
 //! Limits: no free descriptors, permits or buffers, and clients that stall or idle. Other clients
 //! are still served, and each connection is closed for the right reason.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{Client, Daemon, Fate, Fleet, alone, eventually, meanwhile, trace_accepts};
+use crate::harness::{
+    Client, Daemon, Fate, Fleet, GUARD, alone, eventually, meanwhile, trace_accepts,
+};
 
 /// How long a look for bytes waits.
 const TICK: Duration = Duration::from_millis(1);
@@ -449,6 +451,46 @@ fn while_two_thousand_trickle_new_clients_are_served() {
     assert_eq!(clients, 100);
     assert_eq!(fleet.received(), 20 * TRICKLERS as u64);
     drop(fleet);
+    daemon.finish();
+}
+
+/// Each holds one buffer, wherever its frames are cut. So with a few buffers more than clients
+/// nobody ever waits for one.
+#[test]
+fn clients_that_trickle_frames_hold_one_buffer_each() {
+    const TRICKLERS: usize = 50;
+    let listeners = ["--listen", "framed://127.0.0.1:0?max-frame=1k", "--listen", "127.0.0.1:0"];
+    let limits = ["--workers", "1", "--buffers", "60", "--log", "info"];
+    let daemon = Daemon::start(&flags(&[&listeners[..], &limits].concat()));
+    let [framed, echo] = *daemon.addresses() else { panic!("{:?}", daemon.addresses()) };
+    let mut clients: Vec<TcpStream> = (0..TRICKLERS)
+        .map(|_| {
+            let client = TcpStream::connect(framed).expect("connecting");
+            client.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+            client.set_nodelay(true).expect("setting no delay");
+            client
+        })
+        .collect();
+    // Always the end of a frame and the beginning of the next one, then a piece of that.
+    let frames = [3, 0, 0, 0, b'a', b'b', b'c'].repeat(100);
+    let mut at = 0;
+    for count in [5, 7, 2, 5, 7, 2, 7, 3].into_iter().cycle() {
+        let end = frames.len().min(at + count);
+        clients.iter_mut().for_each(|client| client.write_all(&frames[at..end]).expect("sending"));
+        let (before, after) = (at / 7 * 7, end / 7 * 7);
+        for client in &mut clients {
+            let mut reply = vec![0; after - before];
+            client.read_exact(&mut reply).expect("a reply");
+            assert_eq!(reply, frames[before..after]);
+        }
+        Client::connect(echo).ping(1_000);
+        at = end;
+        if at == frames.len() {
+            break;
+        }
+    }
+    assert_eq!(daemon.stat("waits_for_buffer"), 0);
+    drop(clients);
     daemon.finish();
 }
 

@@ -197,7 +197,8 @@ impl Chain {
     }
 
     /// Like [`append`](Chain::append), but copies bytes that fit into the last buffer of this
-    /// chain, so that a client that sends one byte at a time does not hold a buffer for each.
+    /// chain, so that a client that sends one byte at a time does not hold a buffer for each. A
+    /// buffer that was shared counts as well, once this chain is all that refers to it.
     #[inline]
     pub fn absorb(&mut self, other: &mut Chain) {
         match self.leases {
@@ -208,6 +209,10 @@ impl Chain {
 
     #[cold]
     fn absorb_behind(&mut self, other: &mut Chain) {
+        self.own_only_reference();
+        if let Some(count) = other.first_len() {
+            self.make_room_behind(count);
+        }
         while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
             let (mine, theirs) = (self.link(self.last), other.link(other.first));
             let count = (theirs.end - theirs.start) as usize;
@@ -218,6 +223,43 @@ impl Chain {
             self.copy_behind_last(lease.filled());
         }
         self.append(other);
+    }
+
+    /// If the chain is one reference, and nothing else refers to its buffer any more, then the
+    /// chain owns the buffer from now on, and can use the room behind the data.
+    fn own_only_reference(&mut self) {
+        if self.leases == 1
+            && let Some(id) = self.pool.local().own_reference(self.first)
+        {
+            (self.first, self.last) = (id, id);
+        }
+    }
+
+    /// Moves the data of a chain of one lease to the beginning of its buffer if that makes room for
+    /// `count` more bytes. Only data that fills at most half of the buffer is moved, so that moving
+    /// costs no more than receiving what made it necessary.
+    fn make_room_behind(&mut self, count: usize) {
+        let len = self.len();
+        let size = self.pool.buffer_size();
+        let fits = self.leases == 1 && len <= size / 2 && len + count <= size;
+        if fits && self.room_behind() < count && !self.pool.local().is_reference(self.first) {
+            self.move_to_beginning();
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn move_to_beginning(&mut self) {
+        let Link { start, end, .. } = self.link(self.first);
+        // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively.
+        let buffer = unsafe { self.pool.local().bytes_mut(self.first) };
+        buffer.copy_within(start as usize..end as usize, 0);
+        let link = Link { start: 0, end: end - start, ..self.link(self.first) };
+        self.pool.local().links[self.first as usize].set(link);
+    }
+
+    /// The number of bytes in the first lease.
+    fn first_len(&self) -> Option<usize> {
+        (self.leases > 0).then(|| self.first_slice().len())
     }
 
     /// Copies `bytes` behind the data of the last lease. Returns false if there is no room, no

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::buffer::Reserve;
 use crate::buffer::lease::tests::{SIZE, lease_of, pool};
 
 fn bytes_of(chain: &Chain) -> Vec<u8> {
@@ -50,6 +51,45 @@ fn absorbing_single_bytes_fills_buffers_instead_of_holding_one_for_each() {
     }
     assert_eq!(bytes_of(&chain), (0..21).collect::<Vec<_>>());
     assert_eq!(chain.leases(), 3, "full but for the first byte");
+}
+
+/// What is left of a buffer whose front is sent as part of a shared buffer.
+fn rest_of_shared(pool: &Pool, bytes: &[u8], sent: usize) -> (Chain, Chain) {
+    let shared = Shared::from(lease_of(pool, bytes));
+    let (mut front, mut rest) = (Chain::new(pool), Chain::new(pool));
+    assert!(front.push_shared(&shared, 0..sent));
+    assert!(rest.push_shared(&shared, sent..bytes.len()));
+    (front, rest)
+}
+
+#[test]
+fn bytes_are_absorbed_behind_the_rest_of_a_shared_buffer_when_the_others_are_gone() {
+    let pool = Pool::with_references(Reserve::new(SIZE, 2).unwrap(), 0, 2);
+    let (front, mut rest) = rest_of_shared(&pool, b"abcde", 3);
+    rest.absorb(&mut Chain::from(lease_of(&pool, b"f")));
+    assert_eq!((bytes_of(&rest), rest.leases()), (b"def".to_vec(), 2), "it is shared");
+    drop((front, rest));
+    let (front, mut rest) = rest_of_shared(&pool, b"abcde", 3);
+    drop(front);
+    rest.absorb(&mut Chain::from(lease_of(&pool, b"fgh")));
+    assert_eq!((bytes_of(&rest), rest.leases()), (b"defgh".to_vec(), 1));
+    assert_eq!((pool.held(), pool.references_in_use()), (1, 0));
+    drop(rest);
+    assert_eq!((pool.held(), pool.available()), (0, 2));
+}
+
+/// A client whose messages never end where its sends do holds one buffer for ever, and not two
+/// whenever the first is used up to its end.
+#[test]
+fn a_short_rest_moves_to_the_beginning_of_its_buffer_when_there_is_no_room_behind_it() {
+    let pool = pool(2);
+    let mut chain = Chain::from(lease_of(&pool, b"abcdefgh"));
+    chain.consume(4);
+    chain.absorb(&mut Chain::from(lease_of(&pool, b"ijkl")));
+    assert_eq!((bytes_of(&chain), chain.leases()), (b"efghijkl".to_vec(), 1));
+    chain.consume(3);
+    chain.absorb(&mut Chain::from(lease_of(&pool, b"m")));
+    assert_eq!((bytes_of(&chain), chain.leases()), (b"hijklm".to_vec(), 2), "not a long one");
 }
 
 proptest! {
