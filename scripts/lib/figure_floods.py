@@ -37,6 +37,8 @@ def measure(setup):
                    "p99 above idle ms", "max ms", "flood MiB/s"], left=1)
     raw = {}
     for title, listener, kind, count, workers in FLOODS:
+        if setup.case and setup.case not in title:
+            continue
         count = min(count, 100) if setup.quick else count
         with contextlib.ExitStack() as stack:
             rounds = _rounds(setup, stack, listener, kind, count, workers)
