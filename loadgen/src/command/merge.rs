@@ -153,7 +153,7 @@ fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::plan::shard::Shard;
     use crate::report::distinct::{distinct, spread};
@@ -162,6 +162,12 @@ mod tests {
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;
+
+    /// Of two runs in which no two figures are equal.
+    pub(crate) fn merged() -> MergedSummary {
+        let runs = [0, 1].map(|nth| saved(["a", "b"][nth as usize], &distinct(nth)));
+        merge(&runs).expect("the same settings")
+    }
 
     /// Of two runs in which no two figures are equal.
     #[test]

@@ -198,3 +198,60 @@ impl Objectives {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(figure: &str, by: Option<i64>, ratio: f64, spread: Option<f64>) -> FigureDifference {
+        let bound = |nanos: i64| spread.map(|spread| nanos + (spread * 1e6) as i64);
+        FigureDifference {
+            figure: figure.into(),
+            first: 1e6,
+            second: 1e6 * ratio,
+            difference_ns: by,
+            difference_low_ns: by.and_then(|by| bound(by - 2_000)),
+            difference_high_ns: by.and_then(bound),
+            ratio,
+            ratio_low: spread.map(|spread| ratio - spread),
+            ratio_high: spread.map(|spread| ratio + spread),
+        }
+    }
+
+    #[test]
+    fn a_line_says_which_is_slower_or_higher_and_whether_that_is_shown() {
+        let word = |name, ratio, spread| {
+            let line = figure(name, None, ratio, spread).line();
+            line.rsplit("  ").next().expect("a word").trim().to_string()
+        };
+        for (ratio, of_time, of_rate) in [(1.5, "slower", "higher"), (0.5, "faster", "lower")] {
+            assert_eq!(word("p50", ratio, Some(0.1)), of_time);
+            assert_eq!(word("rate", ratio, Some(0.1)), of_rate);
+            for name in ["p50", "rate"] {
+                assert_eq!(word(name, ratio, None), "too few for an interval");
+                assert_eq!(word(name, ratio, Some(0.6)), "no difference shown");
+            }
+        }
+        assert_eq!(word("rate", 1.0, Some(0.0)), "no difference shown");
+    }
+
+    #[test]
+    fn the_short_answer_has_the_difference_at_p50_and_p99_and_the_ratio_of_p50() {
+        let figures = [
+            figure("p90", Some(90_000), 9.0, Some(0.1)),
+            figure("p50", Some(50_000), 5.0, Some(0.1)),
+            figure("p99", Some(99_000), 3.0, Some(0.1)),
+            figure("rate", None, 7.0, Some(0.1)),
+        ];
+        let [p50, p99] = [1, 2].map(|nth: usize| by_text(&figures[nth].by().expect("a time")));
+        let ratio = times_text(&figures[1].times());
+        assert_eq!(
+            short("B - A", &figures),
+            format!("B - A: p50 {p50}, p99 {p99}, p50 ratio {ratio}")
+        );
+        assert!(
+            p50.contains("50") && p99.contains("99") && ratio.contains('5'),
+            "{p50} {p99} {ratio}"
+        );
+    }
+}

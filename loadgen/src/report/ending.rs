@@ -282,4 +282,31 @@ mod tests {
         let expected = state(Verdict::ConnectionsLost, Ending::Aborted, Objectives::Missed);
         assert_eq!((worst, worst.exit()), (expected, Exit::NotValid));
     }
+
+    #[test]
+    fn a_sum_of_runs_is_read_with_the_state_that_it_has() {
+        let read = |interrupted, aborted, objectives: &str| {
+            State::of_merged(&MergedSummary {
+                runs_interrupted: interrupted,
+                runs_aborted: aborted,
+                objectives: objectives.into(),
+                verdict: Verdict::NotDelivered,
+                ..crate::command::merge::tests::merged()
+            })
+        };
+        for (interrupted, aborted, ending) in [
+            (0, 0, Ending::Whole),
+            (1, 0, Ending::PartInterrupted),
+            (2, 3, Ending::PartInterrupted),
+            (0, 1, Ending::Aborted),
+        ] {
+            let state =
+                State { verdict: Verdict::NotDelivered, ending, objectives: Objectives::Met };
+            assert_eq!(read(interrupted, aborted, Objectives::Met.word()), state);
+        }
+        for objectives in Objectives::ALL {
+            assert_eq!(read(0, 0, objectives.word()).objectives, objectives);
+        }
+        assert_eq!(read(0, 0, "").objectives, Objectives::NotGiven, "an earlier version");
+    }
 }

@@ -44,10 +44,7 @@ pub(super) enum Verdict {
 
 impl Limit {
     pub(super) fn new(per_second: Option<u32>) -> Limit {
-        let limit = Limit {
-            per_second: AtomicU64::new(0),
-            levels: Default::default(),
-        };
+        let limit = Limit { per_second: AtomicU64::new(0), levels: Default::default() };
         limit.set(per_second);
         limit
     }

@@ -38,7 +38,7 @@ use crate::view::terminal;
 mod report;
 mod result;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use report::AbOutput;
 use result::{Contest, Slice};

@@ -113,7 +113,7 @@ fn slice(place: usize, micros: u64) -> Slice {
 }
 
 fn contest(conditions: &[&str]) -> Contest {
-    let plans = ["127.0.0.1:7001 -c 2", "127.0.0.1:7002 -c 2"].map(plan);
+    let plans = ["127.0.0.1:7001 -c 2 -t 2", "127.0.0.1:7002 -c 2 -t 2"].map(plan);
     let conditions = conditions.iter().map(|text| text.parse().expect(text)).collect();
     Contest::new(rounds("").expect("rounds"), plans.iter(), conditions)
 }
@@ -124,6 +124,13 @@ fn drifting(contest: &mut Contest, rounds: u64) {
         let drift = 100 + 30 * round;
         contest.add(vec![slice((round % 2) as usize, drift), slice(1, drift + 50)]);
     }
+}
+
+/// Of three rounds.
+pub(crate) fn summary() -> AbSummary {
+    let mut contest = contest(&["p50>+40us", "p99>1.9x"]);
+    drifting(&mut contest, 3);
+    AbSummary { began_unix_ns: 1_700_000_000_000_000_000, ..AbSummary::new(&contest) }
 }
 
 #[test]

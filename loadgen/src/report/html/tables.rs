@@ -64,8 +64,13 @@ pub fn pairs(caption: &str, rows: &[(String, Value)]) -> Markup {
 pub fn fields(of: &impl Serialize) -> Vec<(String, Value)> {
     let fields = serde_json::to_value(of).expect("it has a JSON form");
     let fields = fields.as_object().into_iter().flatten();
-    let has_value =
-        |value: &Value| !value.is_null() && value != "" && value.as_array() != Some(&Vec::new());
+    let has_value = |value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    };
     fields
         .filter(|(_, value)| has_value(value))
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -96,9 +101,13 @@ pub fn objects(caption: &str, keys: &[&str], rows: &[impl Serialize]) -> Markup 
     }
 }
 
+/// The word in a key whose value is a time in nanoseconds.
+const NANOS: &str = "ns";
+
 /// A key in words. The unit is beside the value.
 fn label(key: &str) -> String {
-    let key = key.strip_suffix("_ns").unwrap_or(key).replace("/", "_");
+    let words: Vec<_> = key.split(['/', '_']).filter(|word| *word != NANOS).collect();
+    let key = words.join("_");
     let words = key.replace("p99_99", "p99.99").replace("p99_9", "p99.9").replace('_', " ");
     let mut letters = words.chars();
     match letters.next() {
@@ -116,7 +125,7 @@ fn cell(key: &str, value: &Value) -> Markup {
             Value::Null => td {},
             Value::Number(number) => td {
                 @match number.as_u64() {
-                    Some(nanos) if key.ends_with("_ns") => { (time(nanos)) }
+                    Some(nanos) if key.split('_').any(|word| word == NANOS) => { (time(nanos)) }
                     Some(count) => { (count) }
                     None => { (format!("{:.3}", number.as_f64().unwrap_or_default())) }
                 }

@@ -575,3 +575,99 @@ fn the_parts_of_a_page_are_there() {
 fn page_of_search() -> String {
     page(SavedResult::Search(Box::new(search())))
 }
+
+/// What a reader sees of a page without its charts: a line for each piece of text or row.
+fn text_of(page: &str) -> String {
+    let body = page.split_once("<body>").expect("a body").1;
+    let body = body.split_once("<footer").expect("a footer").0;
+    let mut text = String::new();
+    for piece in body.split('<').skip(1) {
+        let (tag, words) = piece.split_once('>').expect("the end of a tag");
+        let name = tag.split(' ').next().expect("a name");
+        text += match name {
+            "td" => " | ",
+            "th" if text.ends_with('\n') => "",
+            "th" => " | ",
+            "data" | "/data" | "/td" | "/th" | "code" | "/code" | "strong" | "/strong" => "",
+            _ if text.ends_with('\n') => "",
+            _ => "\n",
+        };
+        text += words;
+    }
+    let words = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
+    let text = words.iter().fold(text, |text, (from, to)| text.replace(from, to));
+    let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let text = text.replace("Optimized build | yes", "Optimized build | no");
+    text.replace(PROGRAM_VERSION, "VERSION")
+}
+
+/// Every word and number of each kind of page, as committed in `pages/`.
+/// `UPDATE=1 cargo test -p loadgen --lib pages` rewrites the files, which are then read.
+#[test]
+fn the_committed_pages_are_those_that_are_made() {
+    let run_of = |nth| {
+        let mut run = run(nth);
+        run.machine = Some(crate::plan::calibration::tests::calibration().machine);
+        run.began_unix_ns = Some(1_700_000_000_000_000_000 + nth);
+        run.command = ["loadgen", "127.0.0.1:7", "-c", "909"].map(String::from).to_vec();
+        run
+    };
+    let mut with_objectives = run_of(0);
+    let values = [(None, Some(0.5)), (Some(2_500_000), None), (Some(3_500_000), None)];
+    let results = [(true, false), (false, true), (false, false)];
+    with_objectives.objectives = results
+        .into_iter()
+        .zip(values)
+        .zip(["rate>1", "p9<1ms", "max<1s"])
+        .map(|(((met, undecided), (measured_ns, measured)), objective)| ObjectiveResult {
+            objective: objective.into(),
+            limit_ns: None,
+            limit: None,
+            measured_ns,
+            measured,
+            met,
+            undecided,
+        })
+        .collect();
+    with_objectives.per_target = run(0).per_target;
+    let mut search = search();
+    search.best = Some(run_of(2));
+    let run = |run: RunSummary| SavedResult::Run(Box::new(run));
+    let search = || SavedResult::Search(Box::new(search.clone()));
+    let merged = || SavedResult::Merged(Box::new(crate::command::merge::tests::merged()));
+    let ab = || SavedResult::Ab(Box::new(crate::command::ab::tests::summary()));
+    let calibration = crate::plan::calibration::tests::calibration;
+    let calibration = || SavedResult::Calibration(Box::new(calibration()));
+    let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/html/pages");
+    let named = |name: &str, result| (format!("{name}.json"), result);
+    for (name, results) in [
+        ("run", vec![named("run", run(with_objectives))]),
+        ("search", vec![named("search", search())]),
+        ("merged", vec![named("merged", merged())]),
+        ("ab", vec![named("ab", ab())]),
+        ("calibration", vec![named("calibration", calibration())]),
+        (
+            "several",
+            vec![
+                named("run", run(run_of(1))),
+                named("search", search()),
+                named("merged", merged()),
+                named("ab", ab()),
+                named("calibration", calibration()),
+            ],
+        ),
+    ] {
+        let made = text_of(&render(&results).expect("its histograms are right"));
+        let path = pages.join(name).with_extension("txt");
+        if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
+            std::fs::write(&path, &made).expect("the file can be written");
+        }
+        let committed = std::fs::read_to_string(&path).expect("the page is there");
+        assert!(
+            committed == made,
+            "{} is out of date; this rewrites it: UPDATE=1 cargo test -p loadgen --lib pages",
+            path.display()
+        );
+    }
+}
