@@ -185,15 +185,27 @@ fn ask_for_pages(server: &ServerHandle) -> impl FnOnce() -> u64 {
 
     let any_port = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let listener = echopool::admin::AdminListener::bind(&[any_port]).unwrap();
-    let admin = listener.serve(server).unwrap();
+    let token = echopool::admin::Token::new("0123456789abcdef").unwrap();
+    let admin = listener.token(token).serve(server).unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let (address, is_over) = (admin.addresses()[0], over.clone());
     let asking = thread::spawn(move || {
         let mut pages = 0;
         while !is_over.load(Ordering::Relaxed) {
-            for path in ["/metrics", "/healthz", "/readyz", "/api/v1/workers"] {
+            for request in [
+                "GET /metrics",
+                "GET /healthz",
+                "GET /readyz",
+                "GET /api/v1/workers",
+                "GET /api/v1/status",
+                "GET /api/v1/clients?sort=bytes_sent&limit=10000",
+                "POST /api/v1/listeners/0/stop",
+                "POST /api/v1/listeners/0/start",
+                "POST /api/v1/clients/12345/disconnect",
+            ] {
                 let mut client = connect(address);
-                write!(client, "GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+                let head = "Authorization: Bearer 0123456789abcdef\r\nConnection: close";
+                write!(client, "{request} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
                 let mut page = String::new();
                 client.read_to_string(&mut page).unwrap();
                 assert!(page.starts_with("HTTP/1.1 "), "{page}");

@@ -85,19 +85,26 @@ struct MemoryPart {
 #[derive(serde::Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "listeners"))]
 pub(super) struct ListenersPage {
-    listeners: Vec<ListenerObject>,
+    pub(super) listeners: Vec<ListenerObject>,
 }
 
 /// A listener.
 #[derive(serde::Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "listener"))]
-struct ListenerObject {
+pub(super) struct ListenerObject {
+    /// Its number, from 0.
+    listener: usize,
     /// The endpoint with its real port, such as `tcp://[::]:7777`.
     endpoint: String,
     /// The service, such as `echo`; null if it is none of those built in.
     service: Option<&'static str>,
     /// Service, address and options, as `echopool connect` and the load generator take them.
     target: Option<String>,
+    /// Whether it accepts connections. Clients that connect to one that does not wait in its backlog,
+    /// as long as that has room.
+    accepting: bool,
+    /// Clients that are connected to it now.
+    connections: u64,
 }
 
 /// `/api/v1/workers`: the counts of each worker.
@@ -138,7 +145,7 @@ struct ReasonObject {
 }
 
 /// A value for each row of the table of counters.
-struct CountsObject(Counts);
+pub(super) struct CountsObject(pub(super) Counts);
 
 impl Serialize for CountsObject {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -218,9 +225,12 @@ pub(super) fn listeners(state: &State) -> ListenersPage {
     let listener = |(index, endpoint): (usize, &crate::Endpoint)| {
         let target = state.targets.get(index);
         ListenerObject {
+            listener: index,
             endpoint: endpoint.to_string(),
             service: target.map(|target| target.service.name()),
             target: target.map(ToString::to_string),
+            accepting: state.server.accepts(index),
+            connections: state.server.clients_of(index),
         }
     };
     let listeners = state.server.endpoints.iter().enumerate().map(listener).collect();
@@ -245,18 +255,21 @@ pub(super) fn closes(state: &State) -> ClosesPage {
 }
 
 /// Whole nanoseconds since 1970.
-fn unix_nanos(time: SystemTime) -> u64 {
+pub(super) fn unix_nanos(time: SystemTime) -> u64 {
     nanos(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Whole nanoseconds. The type holds 584 years; a longer time becomes the largest value.
-fn nanos(time: Duration) -> u64 {
+pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The schema of all pages.
 #[cfg(test)]
 pub(super) fn schema() -> serde_json::Value {
+    use super::clients::ClientsPage;
+    use super::control::{AcceptingPage, DisconnectedPage, DrainingPage, ReloadedPage, SentPage};
+    use super::status::StatusPage;
     use schemars::generate::SchemaSettings;
     use schemars::transform::RecursiveTransform;
 
@@ -275,6 +288,13 @@ pub(super) fn schema() -> serde_json::Value {
         generator.subschema_for::<ListenersPage>(),
         generator.subschema_for::<WorkersPage>(),
         generator.subschema_for::<ClosesPage>(),
+        generator.subschema_for::<StatusPage>(),
+        generator.subschema_for::<ClientsPage>(),
+        generator.subschema_for::<DisconnectedPage>(),
+        generator.subschema_for::<AcceptingPage>(),
+        generator.subschema_for::<DrainingPage>(),
+        generator.subschema_for::<SentPage>(),
+        generator.subschema_for::<ReloadedPage>(),
     ];
     serde_json::json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -57,6 +57,9 @@ pub(super) fn not_ready(state: &State) -> Option<&'static str> {
     if state.server.is_ending() {
         return Some("it drains or stops");
     }
+    if state.server.any_stopped() {
+        return Some("accepting is stopped at a listener");
+    }
     let paused = state.server.stats().total().listeners_paused > 0;
     paused.then_some("accepting is paused: open files, memory or another resource ran out")
 }

@@ -1,19 +1,22 @@
-//! The admin address: what a server does, over HTTP, for monitoring. Everything here is read only.
+//! The admin address: what a server does, over HTTP, for monitoring and for people, and what they may
+//! change.
 //!
-//! It has a thread of its own. That thread reads the counters that the workers write anyway, and no
-//! worker ever waits for it.
+//! It has a thread of its own. That thread reads the counters that the workers write anyway, and asks
+//! the workers for the rest through their inboxes. No worker ever waits for it. What waits for a
+//! worker runs on a further thread, which ends when it has nothing to do.
 //!
 //! * `http`: the connections, and their limits.
 //! * `pages`: which path has which page.
 //! * `metrics`: the page for Prometheus.
-//! * `api`: the same and more as JSON.
+//! * `api`, `status`, `clients`: the same and more as JSON.
+//! * `control`: what changes something; `access`: who may do that.
 //! * `health`: whether the workers' loops turn, and whether new clients are welcome.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use tokio::runtime;
@@ -27,11 +30,18 @@ use crate::server::ServerHandle;
 use crate::server::view::View;
 use health::LastLook;
 
+pub use access::{Token, TokenError};
+pub use control::Operations;
+
+mod access;
 mod api;
+mod clients;
+mod control;
 mod health;
 mod http;
 mod metrics;
 mod pages;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -41,8 +51,15 @@ const BACKLOG: u32 = 128;
 /// Stack size of the thread, in bytes.
 const STACK_BYTES: usize = 1 << 20;
 
-/// Memory for the connections and for a page of the largest server, in bytes.
-const MEMORY_BYTES: u64 = 4 << 20;
+/// Memory for the connections and for a page of 10,000 clients, in bytes.
+const MEMORY_BYTES: u64 = 16 << 20;
+
+/// Threads for requests that wait, at most. They end when there is none for [`BESIDE_TIME`].
+const BESIDE_MAX: usize = 4;
+const BESIDE_TIME: Duration = Duration::from_secs(10);
+
+/// The log target of what is done through the admin address.
+const LOG: &str = "echopool::admin";
 
 /// The bound admin address of a server that has not started yet.
 #[derive(Debug)]
@@ -50,6 +67,8 @@ pub struct AdminListener {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
     targets: Vec<Spec>,
+    token: Option<Token>,
+    hosts: Vec<String>,
 }
 
 /// A running admin address. Dropping it closes it.
@@ -86,6 +105,12 @@ struct State {
     server: View,
     /// The service of each listener, if it is one of those built in.
     targets: Vec<Spec>,
+    /// What a request must have to change something; `None` if nothing can be changed.
+    token: Option<Token>,
+    /// The names, besides `localhost`, by which this address may be called.
+    hosts: Vec<String>,
+    /// What the program can be asked for.
+    operations: Mutex<Option<Arc<dyn Operations>>>,
     started: SystemTime,
     /// Whether [`Admin::withdraw`] was called.
     is_withdrawn: AtomicBool,
@@ -114,7 +139,23 @@ impl AdminListener {
         let endpoints: Vec<_> = addresses.iter().map(|address| (*address).into()).collect();
         let bound = bind::bind_names(&endpoints, &[endpoints.len()], 1, BACKLOG, false)?;
         let addresses = bound.iter().filter_map(|one| one.endpoint.socket_addr()).collect();
-        Ok(AdminListener { bound, addresses, targets: Vec::new() })
+        let (targets, hosts) = (Vec::new(), Vec::new());
+        Ok(AdminListener { bound, addresses, targets, token: None, hosts })
+    }
+
+    /// Lets requests with this token change something: disconnect clients, send messages, stop and
+    /// start listeners, and what [`Admin::set_operations`] adds. By default nothing can be changed.
+    pub fn token(mut self, token: Token) -> AdminListener {
+        self.token = Some(token);
+        self
+    }
+
+    /// Allows requests that call this address by a name. By default it can be called by an IP address
+    /// and as `localhost`; other requests are refused, because a page of another site may have made its
+    /// own name resolve to this address.
+    pub fn allow_host(mut self, name: &str) -> AdminListener {
+        self.hosts.push(name.to_owned());
+        self
     }
 
     /// Sets the built-in services of the server's listeners, in the order of
@@ -130,17 +171,26 @@ impl AdminListener {
     /// # Errors
     /// The system refuses memory, a file or the thread.
     pub fn serve(self, server: &ServerHandle) -> io::Result<Admin> {
-        room::check(STACK_BYTES as u64 + MEMORY_BYTES)?;
+        room::check(((1 + BESIDE_MAX) * STACK_BYTES) as u64 + MEMORY_BYTES)?;
         let now = SystemTime::now();
         let state = Arc::new(State {
             server: server.view(),
             targets: self.targets,
+            token: self.token,
+            hosts: self.hosts,
+            operations: Mutex::default(),
             started: now,
             is_withdrawn: AtomicBool::new(false),
             loaded: Mutex::new(Loaded { generation: 1, is_successful: true, at: now }),
             last_look: LastLook::default(),
         });
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BESIDE_MAX)
+            .thread_keep_alive(BESIDE_TIME)
+            .thread_name("admin-beside")
+            .thread_stack_size(STACK_BYTES)
+            .build()?;
         let listeners = {
             let _on = runtime.enter();
             let sockets = self.bound.into_iter().flat_map(|one| one.sockets);
@@ -153,7 +203,11 @@ impl AdminListener {
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || runtime.block_on(http::serve(listeners, pages, ended)))?;
+            .spawn(move || {
+                runtime.block_on(http::serve(listeners, pages, ended));
+                // Without waiting for requests that wait for a worker.
+                runtime.shutdown_background();
+            })?;
         Ok(Admin { addresses: self.addresses, state, end: Some(end), thread: Some(thread) })
     }
 }
@@ -166,6 +220,12 @@ impl Admin {
     /// Where it listens, with the actual ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Sets what the program can be asked for: a drain and a reload. With `None`, as by default, such
+    /// requests are refused.
+    pub fn set_operations(&self, operations: Option<Arc<dyn Operations>>) {
+        *self.state.operations() = operations;
     }
 
     /// Records that the program has read its configuration again, and whether it has applied it.
@@ -187,6 +247,11 @@ impl Admin {
 }
 
 impl State {
+    fn operations(&self) -> MutexGuard<'_, Option<Arc<dyn Operations>>> {
+        // Each change is a single assignment.
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
         // Each change is a single assignment.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)

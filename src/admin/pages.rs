@@ -1,31 +1,62 @@
-//! Which path has which page. All of them are read only: a method other than GET and HEAD is
-//! refused.
+//! Which path has which page. What changes something is POST and needs the token; everything else is
+//! read only, and a method other than GET and HEAD is refused.
 
 use std::sync::Arc;
 
-use axum::extract::{self, Request};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{self, DefaultBodyLimit, Query, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::{State, api, health, metrics};
+use super::control::{self, Failed, beside};
+use super::{State, access, api, clients, health, metrics, status};
 
 type Server = extract::State<Arc<State>>;
 
 pub(super) fn router(state: Arc<State>) -> Router {
-    Router::new()
+    let reads = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/api/v1/config", get(async |state: Server| Json(api::config(&state))))
+        .route("/api/v1/status", get(async |state: Server| Json(status::status(&state))))
+        .route("/api/v1/events", get(async |state: Server| status::events(state.0)))
         .route("/api/v1/listeners", get(async |state: Server| Json(api::listeners(&state))))
         .route("/api/v1/workers", get(async |state: Server| Json(api::workers(&state))))
         .route("/api/v1/closes", get(async |state: Server| Json(api::closes(&state))))
+        .route("/api/v1/clients", get(show_clients))
         .route("/healthz", get(show_health))
-        .route("/readyz", get(show_readiness))
+        .route("/readyz", get(show_readiness));
+    let message_max = state.server.limits().buffer_size;
+    let changes = Router::new()
+        .route("/api/v1/clients/{id}/disconnect", post(control::disconnect))
+        .route("/api/v1/listeners/{listener}/stop", post(control::stop))
+        .route("/api/v1/listeners/{listener}/start", post(control::start))
+        .route("/api/v1/message", post(control::message))
+        .route("/api/v1/drain", post(control::drain))
+        .route("/api/v1/reload", post(control::reload))
+        .layer(DefaultBodyLimit::max(message_max))
+        .route_layer(from_fn_with_state(state.clone(), access::check_token));
+    reads
+        .merge(changes)
         .fallback(no_page)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), access::check_host))
         .layer(map_response(with_headers))
         .with_state(state)
+}
+
+async fn show_clients(
+    state: Server,
+    query: Result<Query<clients::Query>, QueryRejection>,
+) -> Result<Response, Failed> {
+    let Query(query) = query?;
+    let page = beside(&state, move |state| {
+        let page = clients::page(state, &query)?;
+        Ok::<_, String>(Json(page).into_response())
+    });
+    page.await?.map_err(|error| Failed((StatusCode::BAD_REQUEST, error + "\n")))
 }
 
 async fn show_metrics(state: Server) -> impl IntoResponse {
@@ -59,10 +90,20 @@ async fn no_page(request: Request) -> Response {
     }
 }
 
+/// The reply to a method that the page does not have. The header `Allow` says which it has.
+async fn wrong_method() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "not with this method\n")
+}
+
 /// Adds what every reply has.
 async fn with_headers(mut response: Response) -> Response {
-    let each: [(HeaderName, &str); 2] =
-        [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let each: [(HeaderName, &str); 5] = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
     for (name, value) in each {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -80,7 +80,7 @@ pub enum Transport {
 /// assert_eq!(peer.to_string(), "192.0.2.1:5000");
 /// assert_eq!(peer.socket_addr().map(|address| address.port()), Some(5000));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Peer {
     /// A TCP client with this address. An accepted connection has it in [`canonical`] form.

@@ -34,6 +34,7 @@ pub(super) fn run(cli: &Cli, out: &mut impl Write, err: &mut impl Write) -> Exit
 
 /// What would run.
 fn plan(cli: &Cli) -> Result<(Limits, MemorySum), Failure> {
+    super::admin_token(cli)?;
     let (config, options) = cli.config().map_err(Failure::new)?;
     let planned = OfListener::new(options).plan_of(&config);
     let (limits, memory) = planned.map_err(|error| Failure::of_start(&error, &cli.settings))?;

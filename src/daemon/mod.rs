@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::admin::{Admin, AdminListener};
+use crate::admin::{Admin, AdminListener, Token};
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::builtin::OfListener;
@@ -29,6 +29,7 @@ use cli::Cli;
 use ending::Ending;
 use failure::Failure;
 use logger::Logger;
+use operations::Operations;
 use reload::Reloader;
 use settings::{Settings, Sources};
 
@@ -47,6 +48,7 @@ mod log_writer;
 mod logger;
 #[doc(hidden)]
 pub mod manual;
+mod operations;
 mod rates;
 mod reload;
 mod report;
@@ -138,7 +140,7 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let admin = cli.admin.as_ref().map(|at| bind_admin(at, &settings)).transpose()?;
+    let admin = cli.admin.as_ref().map(|at| bind_admin(at, &cli, &settings)).transpose()?;
     let listeners = config.listen.clone();
     let server = OfListener::new(options.clone()).start(config.clone());
     let server = server.map_err(|error| Failure::of_start(&error, &settings))?;
@@ -152,8 +154,14 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
     let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.drain_times()));
-    let reloader = Reloader::new(sources, cli, config, log, &ending);
-    start_threads(reloader, signals, &ending)?;
+    let mut reloader = Reloader::new(sources, cli, config, log, &ending);
+    reloader.start_rates()?;
+    let ends_with_stdin = reloader.until_stdin_closes();
+    let operations = Arc::new(Operations::new(ending.clone(), reloader));
+    start_threads(operations.clone(), ends_with_stdin, signals, &ending)?;
+    if let Some(admin) = &ending.admin {
+        admin.set_operations(Some(operations));
+    }
     systemd::start_watchdog(&ending)?;
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.writer.flush(LOG_FLUSH);
@@ -161,6 +169,9 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     systemd::ready(targets.len());
     let drained = ending.server.wait();
     end_of_signals.close();
+    if let Some(admin) = &ending.admin {
+        admin.set_operations(None);
+    }
     report::end(drained, &ending.server.stats().total());
     match drained {
         Drained::Clean | Drained::Cut(_) => Ok(()),
@@ -171,30 +182,50 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
 }
 
 /// Binds the address of `--admin`, before the server starts and accepts clients.
-fn bind_admin(at: &ListenAddress, settings: &Settings) -> Result<AdminListener, Failure> {
+fn bind_admin(
+    at: &ListenAddress,
+    cli: &Cli,
+    settings: &Settings,
+) -> Result<AdminListener, Failure> {
     let endpoints = at.resolve().map_err(Failure::new)?;
     let addresses: Vec<_> = endpoints.iter().filter_map(|on| on.endpoint.socket_addr()).collect();
-    AdminListener::bind(&addresses).map_err(|error| match error {
+    let listener = AdminListener::bind(&addresses).map_err(|error| match error {
         StartError::AddressInUse(endpoint) => Failure::new(format_args!(
             "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
              it, or give another port (0 takes a free one)"
         )),
         other => Failure::of_start(&other, settings),
+    })?;
+    let listener = cli.admin_host.iter().fold(listener, |one, name| one.allow_host(name));
+    Ok(match admin_token(cli)? {
+        None => listener,
+        Some(token) => listener.token(token),
     })
 }
 
+/// The token in the file of `--admin-token-file`.
+fn admin_token(cli: &Cli) -> Result<Option<Token>, Failure> {
+    let Some(path) = &cli.admin_token_file else { return Ok(None) };
+    let wrong = |error: &dyn std::fmt::Display| {
+        let path = path.display();
+        Failure::new(format_args!("cannot read the token in {path} (--admin-token-file): {error}"))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+    Token::new(text.trim_end()).map(Some).map_err(|error| wrong(&error))
+}
+
 fn start_threads(
-    mut reloader: Reloader,
+    operations: Arc<Operations>,
+    ends_with_stdin: bool,
     signals: Signals,
     ending: &Arc<Ending>,
 ) -> Result<(), Failure> {
-    reloader.start_rates()?;
-    if reloader.until_stdin_closes() {
+    if ends_with_stdin {
         let ending = Arc::clone(ending);
         spawn("stdin", move || end_with_stdin(&ending))?;
     }
     let ending = Arc::clone(ending);
-    spawn("signals", move || obey(signals, &ending, reloader))
+    spawn("signals", move || obey(signals, &ending, &operations))
 }
 
 fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -209,7 +240,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// Handles the signals. The signal handler itself only wakes this thread.
-fn obey(mut signals: Signals, ending: &Arc<Ending>, mut reloader: Reloader) {
+fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Operations) {
     let (mut last_totals, mut last_hangup) = (None, None);
     for signal in signals.forever() {
         match signal {
@@ -220,7 +251,8 @@ fn obey(mut signals: Signals, ending: &Arc<Ending>, mut reloader: Reloader) {
                 if !is_due(&mut last_hangup) {
                     thread::sleep(SIGNAL_LINE_GAP);
                 }
-                reloader.reload();
+                // The log has the result.
+                let _ = operations.reload_for("SIGHUP");
             }
             SIGINT => ending.next("SIGINT"),
             _ => ending.next("SIGTERM"),

@@ -80,14 +80,20 @@ impl Reloader {
         Ok(())
     }
 
-    /// Reads the settings again, and logs what has changed and what needs a restart.
-    pub(super) fn reload(&mut self) {
+    /// Reads the settings again, and logs what has changed and what needs a restart. `why` begins the
+    /// lines of the log.
+    ///
+    /// # Errors
+    /// Why nothing was changed, or why a certificate was not.
+    pub(super) fn reload(&mut self, why: &str) -> Result<String, String> {
         if self.ending.has_begun() {
-            return log::info!("SIGHUP: ignored, the daemon is ending");
+            log::info!("{why}: ignored, the daemon is ending");
+            return Err("the daemon is ending".to_owned());
         }
         systemd::reloading();
         let result = self.try_reload();
-        let certificates = result.is_ok() && self.reload_certificates();
+        let is_applied = result.is_ok();
+        let certificates = is_applied && self.reload_certificates(why);
         if let Some(admin) = &self.ending.admin {
             admin.reloaded(certificates);
         }
@@ -105,23 +111,26 @@ impl Reloader {
                 }
             }
         };
-        log::log!(level, "SIGHUP: {status}");
+        log::log!(level, "{why}: {status}");
         systemd::reloaded(&status);
+        match (is_applied, certificates) {
+            (true, true) => Ok(status),
+            (true, false) => Err(format!("{status}; a certificate cannot be used, see the log")),
+            (false, _) => Err(status),
+        }
     }
 
     /// Reads the certificates again. Returns whether all of them can be used.
-    fn reload_certificates(&self) -> bool {
+    fn reload_certificates(&self, why: &str) -> bool {
         let mut all = true;
         for (endpoint, result) in self.ending.server.reload_certificates() {
             match result {
                 Ok(()) => log::info!(
-                    "SIGHUP: new connections to {endpoint} get the certificates as they are now"
+                    "{why}: new connections to {endpoint} get the certificates as they are now"
                 ),
                 Err(error) => {
                     all = false;
-                    log::error!(
-                        "SIGHUP: the certificates of {endpoint} stay as they were: {error}"
-                    );
+                    log::error!("{why}: the certificates of {endpoint} stay as they were: {error}");
                 }
             }
         }

@@ -201,6 +201,9 @@ pub trait Engine: Sized {
         None
     }
 
+    /// Bytes of the Send in flight of a connection, if there is one.
+    fn sending(&self, key: Key) -> usize;
+
     /// Bytes of a connection that have arrived and were not received. `None` if unknown.
     fn unread(&self, _key: Key) -> Option<u32> {
         None

@@ -9,7 +9,7 @@ use crate::base::key::ConnectionId;
 use crate::buffer::Reserve;
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::{Command, Mailboxes};
-use crate::shared::receipt::{Answers, Mail, Receipt, SendError, Tally};
+use crate::shared::receipt::{Answers, Mail, Receipt, Recipients, SendError, Tally};
 
 /// The result of a message to all clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,7 +67,8 @@ impl Clients {
             return Err(SendError::Gone);
         }
         let answers = Answers::new();
-        self.post(id.worker(), Some(id), bytes, self.number(), answers.receipt())?;
+        let to = Recipients::Client(id);
+        self.post(id.worker(), to, bytes, self.number(), answers.receipt())?;
         Ok(answers)
     }
 
@@ -78,11 +79,11 @@ impl Clients {
         ended: impl Fn() -> bool,
     ) -> Result<Broadcast, SendError> {
         self.collect_buffers(self.mailboxes.workers());
-        let (answers, failed) = self.begin_broadcast(bytes);
+        let (answers, failed) = self.begin_broadcast(bytes, None);
         Clients::sum(&answers.wait(ended), failed)
     }
 
-    fn sum(tally: &Tally, failed: Option<Failed>) -> Result<Broadcast, SendError> {
+    pub(crate) fn sum(tally: &Tally, failed: Option<Failed>) -> Result<Broadcast, SendError> {
         let reached = tally.queued + tally.refused > 0;
         match failed {
             None => Ok(Broadcast { queued: tally.queued, refused: tally.refused }),
@@ -94,15 +95,21 @@ impl Clients {
         }
     }
 
-    /// The first half of [`broadcast`](Clients::broadcast). Returns the answers to wait for and, if
-    /// some workers could not be reached, the failure that results.
-    pub(crate) fn begin_broadcast(&self, bytes: &[u8]) -> (Answers, Option<Failed>) {
+    /// The first half of [`broadcast`](Clients::broadcast), for the clients of one listener or of
+    /// all. Returns the answers to wait for and, if some workers could not be reached, the failure
+    /// that results.
+    pub(crate) fn begin_broadcast(
+        &self,
+        bytes: &[u8],
+        listener: Option<usize>,
+    ) -> (Answers, Option<Failed>) {
+        let to = listener.map_or(Recipients::All, Recipients::OfListener);
         let (answers, number) = (Answers::new(), self.number());
         let mut failed = None::<Failed>;
         for worker in 0..self.mailboxes.workers() {
-            let clients = self.directory.count(worker);
+            let clients = self.directory.count(worker, listener);
             if clients > 0
-                && let Err(error) = self.post(worker, None, bytes, number, answers.receipt())
+                && let Err(error) = self.post(worker, to, bytes, number, answers.receipt())
             {
                 let before = failed.map_or(0, |failed| failed.clients);
                 failed = Some(Failed { error, worker, clients: before + clients });
@@ -135,7 +142,7 @@ impl Clients {
     /// If the reserve has fewer than `count` buffers, makes the workers put their free ones into
     /// it: a worker keeps buffers that it has used. Waits for them, but not long, because all may
     /// be in use.
-    fn collect_buffers(&self, count: usize) {
+    pub(crate) fn collect_buffers(&self, count: usize) {
         /// How often to look. The looks are a millisecond apart, which is longer than a turn takes.
         const LOOKS: u32 = 10;
         if self.reserve.available() >= count {
@@ -160,7 +167,7 @@ impl Clients {
     fn post(
         &self,
         worker: usize,
-        to: Option<ConnectionId>,
+        to: Recipients,
         bytes: &[u8],
         number: u64,
         receipt: Receipt,
@@ -179,6 +186,7 @@ impl Clients {
 mod tests {
     use super::*;
     use crate::base::endpoint::Peer;
+    use crate::base::time::Time;
 
     /// Three workers with 1, 2 and 4 clients, and inboxes for one command.
     fn clients() -> Clients {
@@ -186,7 +194,8 @@ mod tests {
         let peer = Peer::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
         for (worker, count) in [(0, 1), (1, 2), (2, 4)] {
             for slot in 0..count {
-                directory.enter(ConnectionId(slot | worker << 24 | 1 << 30), peer, 0);
+                let id = ConnectionId(slot | worker << 24 | 1 << 30);
+                directory.enter(id, peer, slot % 2, Time::ZERO);
             }
         }
         Clients {
@@ -205,7 +214,7 @@ mod tests {
     fn the_clients_of_all_workers_that_have_no_room_count_as_refused() {
         let clients = clients();
         (1..3).for_each(|worker| fill(&clients, worker));
-        let (answers, failed) = clients.begin_broadcast(b"x");
+        let (answers, failed) = clients.begin_broadcast(b"x", None);
         let Some(Command::Message(mut mail)) = clients.mailboxes.receive(0) else {
             panic!("the one worker that has room takes it");
         };

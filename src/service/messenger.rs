@@ -290,7 +290,9 @@ mod tests {
         let mailboxes = Arc::new(Mailboxes::new(2));
         let directory = Directory::new(2, 4);
         let peer = Peer::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-        (0..2).for_each(|worker| directory.enter(id(worker, 3), peer, 0));
+        (0..2).for_each(|worker| {
+            directory.enter(id(worker, 3), peer, 0, crate::base::time::Time::ZERO)
+        });
         let pools = [0, 1].map(|worker| Pool::new(reserve.clone(), worker));
         let messengers = [0, 1].map(|worker| {
             let counters = Arc::default();

@@ -9,6 +9,7 @@ use bytemuck::allocation::zeroed_slice_box;
 
 use crate::base::endpoint::Peer;
 use crate::base::key::{ConnectionId, LISTENERS_MAX};
+use crate::base::time::Time;
 
 /// A connected client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +21,8 @@ pub struct ClientInfo {
     pub peer: Peer,
     /// The index of its listener in [`Config::listen`](crate::Config::listen).
     pub listener: usize,
+    /// When it was connected or, behind a byte layer such as TLS, when its peer was known.
+    pub since: Time,
     /// The number that its service has stored with it, see
     /// [`Connection::set_user_data`](crate::service::Connection::set_user_data). Initially 0.
     pub user_data: u64,
@@ -31,8 +34,8 @@ pub struct ClientInfo {
 /// One entry: the id, the peer in 16 bytes, and what is left of the peer with the listener. All
 /// zero if the entry is empty. A TCP peer has its address in the 16 bytes, and then its port (16
 /// bits), the listener (15) and the scope (32). A process has its user and group in the 16 bytes,
-/// and then [`UNIX`], the listener and its process id.
-type Entry = [AtomicU64; 4];
+/// and then [`UNIX`], the listener and its process id. The last number is the time of the entry.
+type Entry = [AtomicU64; 5];
 
 /// Marks an entry whose peer is a process.
 const UNIX: u64 = 1 << 31;
@@ -69,9 +72,9 @@ impl Directory {
     }
 
     /// Adds a connection. Only its worker may call this.
-    pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64) {
+    pub(crate) fn enter(&self, id: ConnectionId, peer: Peer, listener: u64, now: Time) {
         let part = &self.parts[id.worker()];
-        let [number, high, low, rest] = &part.entries[id.slot() as usize];
+        let [number, high, low, rest, since] = &part.entries[id.slot() as usize];
         number.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         let (bits, low_rest, high_rest) = match peer {
@@ -84,6 +87,7 @@ impl Directory {
         low.store(bits as u64, Ordering::Relaxed);
         let low_rest = u64::from(low_rest) | (listener & 0x7FFF) << 16 | mark;
         rest.store(low_rest | u64::from(high_rest) << 32, Ordering::Relaxed);
+        since.store(now.as_nanos(), Ordering::Relaxed);
         number.store(id.to_bits(), Ordering::Release);
         part.used.fetch_max(id.slot() + 1, Ordering::Release);
     }
@@ -138,11 +142,14 @@ impl Directory {
         self.parts[worker].used.load(Ordering::Acquire) > 0
     }
 
-    /// How many connections a worker has.
-    pub(crate) fn count(&self, worker: usize) -> u64 {
+    /// How many connections a worker has, of one listener or of all.
+    pub(crate) fn count(&self, worker: usize, listener: Option<usize>) -> u64 {
         let part = &self.parts[worker];
         let used = part.used.load(Ordering::Acquire) as usize;
-        let there = |entry: &&Entry| entry[0].load(Ordering::Relaxed) != 0;
+        let there = |[number, .., rest, _]: &&Entry| {
+            let of = || listener_of(rest.load(Ordering::Relaxed));
+            number.load(Ordering::Relaxed) != 0 && listener.is_none_or(|one| one == of())
+        };
         part.entries[..used].iter().filter(there).count() as u64
     }
 
@@ -158,6 +165,11 @@ impl Directory {
     }
 }
 
+/// The listener in the last number of the peer.
+fn listener_of(rest: u64) -> usize {
+    (rest >> 16) as usize & 0x7FFF
+}
+
 /// Selects one of the values that a service sets.
 #[derive(Clone, Copy)]
 pub(crate) struct Value(usize);
@@ -168,10 +180,10 @@ pub(crate) const GROUP: Value = Value(1);
 impl Part {
     /// The client in a slot. `None` if the slot is empty or being written.
     fn read(&self, slot: usize) -> Option<ClientInfo> {
-        let [number, high, low, rest] = &self.entries[slot];
+        let [number, high, low, rest, since] = &self.entries[slot];
         let id = number.load(Ordering::Acquire);
         let (high, low) = (high.load(Ordering::Relaxed), low.load(Ordering::Relaxed));
-        let rest = rest.load(Ordering::Relaxed);
+        let (rest, since) = (rest.load(Ordering::Relaxed), since.load(Ordering::Relaxed));
         let [user_data, group] = &self.values[slot];
         let (user_data, group) = (user_data.load(Ordering::Acquire), group.load(Ordering::Acquire));
         fence(Ordering::Acquire);
@@ -187,8 +199,8 @@ impl Part {
             let ip = Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
             SocketAddr::from(SocketAddrV6::new(ip, rest as u16, 0, high_rest)).into()
         };
-        let (id, listener) = (ConnectionId(id), (rest >> 16) as usize & 0x7FFF);
-        Some(ClientInfo { id, peer, listener, user_data, group })
+        let (id, listener) = (ConnectionId(id), listener_of(rest));
+        Some(ClientInfo { id, peer, listener, since: Time::from_nanos(since), user_data, group })
     }
 }
 
@@ -208,19 +220,20 @@ mod tests {
         let peers = [tcp("127.0.0.1:9"), tcp("[::1]:65535"), tcp("[fe80::1%7]:1"), unix];
         let ids = [id(0, 3, 1), id(1, 0, 1), id(1, 6, 9), id(1, 7, 9)];
         for (&id, &peer) in ids.iter().zip(&peers) {
-            directory.enter(id, peer, LISTENERS_MAX as u64 - 1);
+            directory.enter(id, peer, LISTENERS_MAX as u64 - 1, Time::from_nanos(id.to_bits()));
         }
         let listed: Vec<_> =
             directory.list().iter().map(|client| (client.id, client.peer)).collect();
         assert_eq!(listed, ids.into_iter().zip(peers).collect::<Vec<_>>());
         assert!(directory.list().iter().all(|client| client.listener == LISTENERS_MAX - 1));
+        assert!(directory.list().iter().all(|client| client.since.as_nanos() == client.id.0));
         directory.set_value(ids[1], USER_DATA, 7);
         directory.set_value(ids[1], GROUP, 9);
         let client = directory.next(1 << 32).unwrap().1;
         assert_eq!((client.id, client.user_data, client.group), (ids[1], 7, 9));
         directory.leave(ids[1]);
         let next = id(1, 0, 2);
-        directory.enter(next, peers[0], 2);
+        directory.enter(next, peers[0], 2, Time::ZERO);
         assert_eq!(directory.value(next, USER_DATA) + directory.value(next, GROUP), 0);
         directory.leave(next);
         assert!(!directory.has(ids[1]) && directory.has(ids[0]) && directory.has(ids[2]));
@@ -230,7 +243,7 @@ mod tests {
     #[test]
     fn an_id_of_an_earlier_use_of_a_slot_or_of_nowhere_is_nobodys() {
         let directory = Directory::new(1, 2);
-        directory.enter(id(0, 1, 2), SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0);
+        directory.enter(id(0, 1, 2), SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0, Time::ZERO);
         assert!(directory.has(id(0, 1, 2)));
         for stranger in [id(0, 1, 1), id(0, 0, 1), id(0, 9, 1), id(5, 1, 2), ConnectionId(0)] {
             assert!(!directory.has(stranger), "{stranger}");

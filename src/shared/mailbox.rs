@@ -1,9 +1,11 @@
 //! A bounded inbox and a waker for each worker. Not used on the data path.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::examination::Examination;
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
 use crate::base::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -43,6 +45,13 @@ pub(crate) enum Command {
         /// Reports the result.
         receipt: Receipt,
     },
+    /// Tell what the worker knows of some connections.
+    Examine {
+        /// The connections.
+        examination: Arc<Examination>,
+        /// Reports that it is done.
+        receipt: Receipt,
+    },
 }
 
 /// How a worker is to end.
@@ -72,6 +81,9 @@ pub struct Mailboxes {
     mailboxes: Box<[Mailbox]>,
     /// Number of parcels with services' messages in transit, from each worker to each.
     messages_on_the_way: Box<[AtomicU32]>,
+    /// The listeners that are to accept nothing, and how often that has changed.
+    stopped: Mutex<BTreeSet<usize>>,
+    stop_changes: AtomicU64,
 }
 
 /// Sends buffers from the service on one worker to its copies on the others. Each buffer is
@@ -157,6 +169,8 @@ impl Mailboxes {
         Mailboxes {
             mailboxes: (0..workers).map(|_| mailbox()).collect(),
             messages_on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
+            stopped: Mutex::default(),
+            stop_changes: AtomicU64::new(0),
         }
     }
 
@@ -239,6 +253,34 @@ impl Mailboxes {
         // Before the times: those that are set after this are announced again.
         mailbox.has_times.swap(false, Ordering::AcqRel);
         mailbox.times.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Sets whether the listener with this number accepts connections, on every worker.
+    #[cfg_attr(
+        not(any(test, feature = "admin")),
+        allow(dead_code, reason = "for the admin address")
+    )]
+    pub(crate) fn set_accepting(&self, listener: usize, accepts: bool) {
+        let mut stopped = self.stopped();
+        let changes = match accepts {
+            true => stopped.remove(&listener),
+            false => stopped.insert(listener),
+        };
+        drop(stopped);
+        if changes {
+            self.stop_changes.fetch_add(1, Ordering::Release);
+        }
+        (0..self.workers()).for_each(|worker| self.notify(worker));
+    }
+
+    /// The listeners that are to accept nothing.
+    pub(crate) fn stopped(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the set of [`stopped`](Mailboxes::stopped) listeners has changed.
+    pub(crate) fn stop_changes(&self) -> u64 {
+        self.stop_changes.load(Ordering::Acquire)
     }
 
     /// Makes the worker look into its inbox in its next turn, which begins at once.

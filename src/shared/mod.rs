@@ -4,6 +4,7 @@
 pub(crate) mod addresses;
 pub mod counters;
 pub mod directory;
+pub(crate) mod examination;
 #[cfg(all(test, loom))]
 mod interleavings;
 pub mod mailbox;

@@ -41,11 +41,23 @@ impl std::fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
+/// Those clients of a worker that get a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Recipients {
+    Client(ConnectionId),
+    All,
+    /// All clients of the listener with this number.
+    #[cfg_attr(
+        not(any(test, feature = "admin")),
+        allow(dead_code, reason = "for the admin address")
+    )]
+    OfListener(usize),
+}
+
 /// A message on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct Mail {
-    /// The recipient. `None` for all clients of the worker.
-    pub(crate) to: Option<ConnectionId>,
+    pub(crate) to: Recipients,
     pub(crate) parcel: Parcel,
     pub(crate) number: u64,
     pub(crate) receipt: Receipt,

@@ -348,6 +348,15 @@ impl Engine for SimEngine {
         Some(self.world.borrow().unacknowledged(endpoint(self.handle(key)?)))
     }
 
+    fn sending(&self, key: Key) -> usize {
+        let in_flight = self.pending.iter().filter(|one| one.key.socket() == key.socket());
+        let bytes = in_flight.map(|one| match &one.op {
+            Operation::Send(chain) => chain.len(),
+            _ => 0,
+        });
+        bytes.sum()
+    }
+
     fn unread(&self, key: Key) -> Option<u32> {
         Some(self.world.borrow().unread(endpoint(self.handle(key)?)))
     }

@@ -116,7 +116,7 @@ impl External {
 
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
         world.trace(61, number as usize, 0, || format!("external message {number} to all"));
-        let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len));
+        let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len), None);
         if let Some(Failed { error, worker, .. }) = failed {
             self.refused(world, error, worker);
         }

@@ -42,6 +42,8 @@ pub(super) struct Listener {
     settled: bool,
     /// Another program keeps the socket open, and with it the connections in its backlog.
     is_inherited: bool,
+    /// It is to accept nothing until it is started again.
+    is_stopped: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +58,10 @@ enum ListenerState {
     AwaitingPermit,
     /// Out of descriptors or memory until this time.
     Paused(Time),
+    /// It is to accept nothing. Clients wait in the backlog, as long as that has room.
+    Stopped,
+    /// A Cancel is in flight, after which the listener is stopped, or accepts again.
+    Stopping,
     /// A Cancel is in flight, after which the listener is closed.
     Closing,
     Closed,
@@ -63,7 +69,12 @@ enum ListenerState {
 
 impl Listener {
     pub(super) fn new() -> Listener {
-        Listener { state: ListenerState::Idle, settled: false, is_inherited: false }
+        Listener {
+            state: ListenerState::Idle,
+            settled: false,
+            is_inherited: false,
+            is_stopped: false,
+        }
     }
 
     /// Whether an Accept has just begun.
@@ -172,6 +183,57 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         self.listeners[index].state = ListenerState::Yielded;
         self.unwant_permit(asked_for_permit);
+    }
+
+    /// Stops or starts the listeners for which that was ordered. Nothing is lost: connections that
+    /// were accepted stay, and those in the backlog wait.
+    pub(super) fn stop_or_start_listeners<E: Engine>(&mut self, engine: &mut E) {
+        let changes = self.mailboxes.stop_changes();
+        if std::mem::replace(&mut self.stop_changes, changes) != changes {
+            for index in 0..self.listeners.len() {
+                let stop = self.mailboxes.stopped().contains(&index);
+                self.stop_or_start(engine, index, stop);
+            }
+        }
+    }
+
+    #[cold]
+    fn stop_or_start<E: Engine>(&mut self, engine: &mut E, index: usize, stop: bool) {
+        let listener = &mut self.listeners[index];
+        if std::mem::replace(&mut listener.is_stopped, stop) == stop {
+            return;
+        }
+        match listener.state {
+            // When its Cancel is done, it does what was ordered last.
+            ListenerState::Stopping | ListenerState::Closing | ListenerState::Closed => {}
+            ListenerState::Stopped => self.accept(engine, index, None),
+            was => {
+                listener.state = ListenerState::Stopping;
+                self.wants_nothing(was);
+                match engine.submit(Key::listener(index), Op::Cancel) {
+                    Submitted::Ready(_) => self.stopped_listener(engine, index),
+                    Submitted::Pending => {}
+                }
+            }
+        }
+    }
+
+    /// No accept is in flight on a listener that was being stopped.
+    fn stopped_listener<E: Engine>(&mut self, engine: &mut E, index: usize) {
+        self.listeners[index].state = ListenerState::Stopped;
+        if !self.listeners[index].is_stopped {
+            self.accept(engine, index, None);
+        }
+    }
+
+    /// A listener in this state no longer accepts. Its requests are withdrawn.
+    fn wants_nothing(&self, was: ListenerState) {
+        match was {
+            // The Accept of a listener that was woken may not have taken the permit.
+            ListenerState::AwaitingPermit | ListenerState::Accepting => self.unwant_permit(true),
+            ListenerState::Paused(_) => self.unwant_descriptor(),
+            _ => {}
+        }
     }
 
     /// A listener that requested a permit no longer needs it. Its request is withdrawn, unless
@@ -317,15 +379,17 @@ impl<S: Service, L: Layer> Core<S, L> {
         outcome: Outcome<E::Socket>,
     ) {
         let closing = self.listeners[index].state == ListenerState::Closing;
+        let stopping = self.listeners[index].state == ListenerState::Stopping;
         match (op, outcome) {
             (OpKind::Accept, Outcome::Cancelled) => {}
             // The accept completed before the cancel.
-            (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing => {
-                // If it is refused, it ends with the listener.
+            (OpKind::Accept, Outcome::Accepted { socket, peer, permit }) if closing || stopping => {
+                // If it is refused, it ends with the listener, or is the first when it starts again.
                 let _ = self.accepted(engine, index, socket, peer, permit);
             }
-            (OpKind::Accept, _) if closing => {}
+            (OpKind::Accept, _) if closing || stopping => {}
             (OpKind::Cancel, Outcome::Done) if closing => self.cancelled_listener(engine, index),
+            (OpKind::Cancel, Outcome::Done) if stopping => self.stopped_listener(engine, index),
             (OpKind::Close, Outcome::Closed { unaccepted }) => {
                 self.closed_listener(index, unaccepted);
             }
@@ -342,10 +406,9 @@ impl<S: Service, L: Layer> Core<S, L> {
                 self.listeners[index].state = state;
                 return;
             }
-            // The Accept of a listener that was woken may not have taken the permit.
-            ListenerState::AwaitingPermit | ListenerState::Accepting => self.unwant_permit(true),
-            ListenerState::Paused(_) => self.unwant_descriptor(),
-            _ => {}
+            // Its Cancel is in flight.
+            ListenerState::Stopping => return,
+            was => self.wants_nothing(was),
         }
         match engine.submit(Key::listener(index), Op::Cancel) {
             Submitted::Ready(_) => self.cancelled_listener(engine, index),
@@ -398,6 +461,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                 ListenerState::Paused(until) => until <= self.now || descriptor_came,
                 ListenerState::Idle
                 | ListenerState::Accepting
+                | ListenerState::Stopped
+                | ListenerState::Stopping
                 | ListenerState::Closing
                 | ListenerState::Closed => false,
             };

@@ -34,7 +34,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let context = self.table.expect_mut(key);
         context.opened = true;
         if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
-            directory.enter(context.id, context.peer, context.tag);
+            directory.enter(context.id, context.peer, context.tag, self.now);
         }
         if log::log_enabled!(log::Level::Debug) {
             let connections = self.connections();

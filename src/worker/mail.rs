@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::connection::machine;
 use super::layer::Layer;
 use super::{Core, Work};
 use crate::base::key::{ConnectionId, Key};
@@ -17,8 +18,9 @@ use crate::error::CloseReason;
 use crate::service::messenger::{BUFFERS_MAX, Head};
 use crate::service::{Attention, Message, Service, To};
 use crate::shared::directory::GROUP;
+use crate::shared::examination::{self, Detail, Examination};
 use crate::shared::mailbox::Command;
-use crate::shared::receipt::{Mail, Receipt, SendError};
+use crate::shared::receipt::{Mail, Receipt, Recipients, SendError};
 
 /// A buffer with messages that are being passed to the service.
 pub(super) struct Delivery {
@@ -36,7 +38,7 @@ pub(super) struct Delivery {
 /// A buffer with messages.
 enum Buffer {
     /// One message from another thread, for one client or for all.
-    OfThread { parcel: Parcel, to: To, number: u64 },
+    OfThread { parcel: Parcel, to: Recipients, number: u64 },
     /// Messages from a service, each behind a [`Head`].
     OfService(Result<Shared, Lease>),
 }
@@ -44,7 +46,6 @@ enum Buffer {
 impl Delivery {
     fn of_thread(mail: Mail) -> Delivery {
         let Mail { to, parcel, number, receipt } = mail;
-        let to = to.map_or(To::All, To::Client);
         Delivery::new(Buffer::OfThread { parcel, to, number }, Some(receipt), None)
     }
 
@@ -82,7 +83,11 @@ impl Buffer {
         match self {
             Buffer::OfThread { parcel, to, number } => {
                 let bytes = parcel.filled();
-                (at == 0).then(|| (*to, message(bytes, *number, 0, *to, None), bytes.len().max(1)))
+                let to = match to {
+                    Recipients::Client(id) => To::Client(*id),
+                    Recipients::All | Recipients::OfListener(_) => To::All,
+                };
+                (at == 0).then(|| (to, message(bytes, *number, 0, to, None), bytes.len().max(1)))
             }
             Buffer::OfService(buffer) => {
                 let (data, start) = match buffer {
@@ -130,6 +135,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn carry_out_commands<E: Engine>(&mut self, engine: &mut E) {
         let there = self.mailboxes.open(self.index);
         self.begin_to_end(engine);
+        self.stop_or_start_listeners(engine);
         let mut work = self.work_of_turn();
         let is_timed = self.adopt_times(engine, &mut work);
         let mut left = there;
@@ -170,6 +176,11 @@ impl<S: Service, L: Layer> Core<S, L> {
             Command::Disconnect { id, receipt } => {
                 work.spend(Work::SEND);
                 self.disconnect(engine, id, receipt);
+            }
+            Command::Examine { examination, receipt } => {
+                self.examine(engine, &examination, work);
+                drop(examination);
+                drop(receipt);
             }
         }
         None
@@ -270,6 +281,12 @@ impl<S: Service, L: Layer> Core<S, L> {
         work: &mut Work,
     ) {
         let Delivery { buffer, receipt, run, .. } = delivery;
+        if let Buffer::OfThread { to: Recipients::OfListener(listener), .. } = buffer {
+            let context = self.context(key);
+            if !context.was_accepted() || context.tag != *listener as u64 {
+                return;
+            }
+        }
         let mut at = run.start;
         while at < run.end
             && let Some((to, message, end)) = buffer.message_at(at)
@@ -361,6 +378,33 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.finish(key, CloseReason::Disconnected);
             self.drive(engine, key);
         }
+    }
+
+    /// Writes down what this worker knows of some connections.
+    #[cold]
+    fn examine<E: Engine>(&mut self, engine: &E, examination: &Examination, work: &mut Work) {
+        for (id, detail) in examination.connections().iter_mut() {
+            work.spend(Work::CALL);
+            *detail = self.key_of(*id).map(|key| self.detail(engine, key));
+        }
+    }
+
+    fn detail<E: Engine>(&mut self, engine: &E, key: Key) -> Detail {
+        use examination::Phase;
+        let waits = self.supply.is_waiting(key.slot());
+        let context = self.context(key);
+        let (machine, in_flight) = (&context.machine, engine.sending(key));
+        let output = (context.output.len() + in_flight) as u64;
+        let phase = match machine.phase() {
+            machine::Phase::Open if waits => Phase::WaitingForBuffer,
+            machine::Phase::Open if machine.is_sending() => Phase::Sending,
+            machine::Phase::Open if machine.is_paused() => Phase::Paused,
+            machine::Phase::Open => Phase::Open,
+            machine::Phase::Lingering => Phase::Lingering,
+            _ => Phase::Closing,
+        };
+        let (bytes_received, bytes_sent) = (context.bytes_received, context.bytes_sent);
+        Detail { bytes_received, bytes_sent, output, phase }
     }
 
     fn open_key_of(&mut self, id: ConnectionId) -> Option<Key> {

@@ -138,6 +138,8 @@ pub(crate) struct Core<S: Service, L: Layer> {
     first_listener: usize,
     accept_warned_at: Option<Time>,
     refusal_warned_at: Option<Time>,
+    /// How often the set of stopped listeners had changed when this worker followed it.
+    stop_changes: u64,
     wheel: Wheel,
     supply: Supply,
     /// Connections that used up their share of a turn.
@@ -231,6 +233,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             first_listener: 0,
             accept_warned_at: None,
             refusal_warned_at: None,
+            stop_changes: 0,
             wheel: Wheel::new(slots, TICK, now),
             yielded: SlotQueue::new(slots),
             yielded_left: 0,

@@ -11,7 +11,7 @@ use crate::harness::{Client, Daemon, GUARD, eventually, named_values, run_to_end
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
 
-fn connect(to: SocketAddr) -> TcpStream {
+pub fn connect(to: SocketAddr) -> TcpStream {
     let client = TcpStream::connect_timeout(&to, GUARD).expect("connecting");
     client.set_read_timeout(Some(GUARD)).expect("setting a time-out");
     client.set_write_timeout(Some(GUARD)).expect("setting a time-out");
@@ -19,7 +19,7 @@ fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// Sends a request and reads to the end. Returns what came, up to a reset.
-fn converse(to: SocketAddr, request: &[u8]) -> String {
+pub fn converse(to: SocketAddr, request: &[u8]) -> String {
     let mut client = connect(to);
     // The reply may come before the request is sent.
     let _ = client.write_all(request);
@@ -30,13 +30,13 @@ fn converse(to: SocketAddr, request: &[u8]) -> String {
 
 /// The status of a path, and its page.
 pub fn get(daemon: &Daemon, path: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let reply = converse(daemon.admin(), request.as_bytes());
     let (head, page) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply:?}"));
     (status(head), page.to_owned())
 }
 
-fn status(reply: &str) -> u16 {
+pub fn status(reply: &str) -> u16 {
     let status = reply.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     status.unwrap_or_else(|| panic!("no status: {reply:?}"))
 }
@@ -128,7 +128,7 @@ fn other_paths_and_methods_are_refused() {
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
         for path in ["/metrics", "/none"] {
             let request =
-                format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let reply = converse(daemon.admin(), request.as_bytes());
             assert_eq!(status(&reply), 405, "{method} {path}");
         }
@@ -312,7 +312,7 @@ fn a_daemon_whose_accepting_is_paused_is_not_ready_until_it_accepts_again() {
     let daemon = Daemon::start(&ADMIN);
     let mut admin = connect(daemon.admin());
     let mut status = || {
-        admin.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").expect("sending");
+        admin.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sending");
         let mut reply = String::new();
         while !reply.ends_with("\r\n\r\nready\n") && !reply.ends_with("ran out\n") {
             let mut piece = [0; 1024];
@@ -336,7 +336,7 @@ fn a_daemon_whose_accepting_is_paused_is_not_ready_until_it_accepts_again() {
 }
 
 /// The committed schema for one page. An object must have no key that it does not describe.
-fn schema(page: &str) -> jsonschema::Validator {
+pub fn schema(page: &str) -> jsonschema::Validator {
     fn close(schema: &mut Value) {
         match schema {
             Value::Object(object) => {
@@ -398,10 +398,21 @@ fn the_json_of_a_known_run_has_its_values_and_conforms_to_the_schema() {
     let [echo, framed] = daemon.targets() else { panic!("two listeners") };
     let (first, second) = (daemon.addresses()[0], daemon.addresses()[1]);
     let listeners = json!({ "listeners": [
-        { "endpoint": format!("tcp://{first}"), "service": "echo", "target": echo },
-        { "endpoint": format!("tcp://{second}"), "service": "framed", "target": framed },
+        { "listener": 0, "endpoint": format!("tcp://{first}"), "service": "echo", "target": echo,
+          "accepting": true, "connections": 1 },
+        { "listener": 1, "endpoint": format!("tcp://{second}"), "service": "framed",
+          "target": framed, "accepting": true, "connections": 0 },
     ]});
     assert_eq!(page("listeners"), listeners);
+
+    let clients = page("clients");
+    assert_eq!(
+        (&clients["total"], &clients["clients"][0]["bytes_sent"]),
+        (&json!(1), &json!(1_000))
+    );
+    let now = page("status");
+    assert_eq!((&now["not_ready"], &now["controllable"]), (&Value::Null, &json!(false)));
+    assert_eq!((&now["buffers"], &now["total"]["connections"]), (&json!(700), &json!(1)));
 
     let workers = page("workers");
     let total = &workers["total"];

@@ -11,6 +11,7 @@
 mod admin;
 mod config;
 mod connect;
+mod control;
 mod drain;
 mod echo;
 mod flags;

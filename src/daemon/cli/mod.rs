@@ -152,6 +152,15 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     pub(crate) admin: Option<ListenAddress>,
 
+    /// Let whoever has the token in the first line of this file change what runs, through --admin: 16
+    /// to 512 printable ASCII characters [default: nothing can be changed]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+
+    /// A name by which --admin may be called, besides localhost and IP addresses; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub(crate) admin_host: Vec<String>,
+
     /// Log the rates at this interval, at least 100ms [default: never]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
     pub(crate) stats_interval: Option<Duration>,
@@ -385,6 +394,17 @@ fn admin_address(text: &str) -> Result<ListenAddress, String> {
     }
     let address = text.strip_prefix("tcp://").unwrap_or(text);
     plain(address).map_err(|_| format!("'{text}' is not a TCP address; {forms}"))
+}
+
+/// A name of `--admin-host`.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_of_name) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "'{text}' is not a name; write it without scheme and port: metrics.example"
+        )),
+    }
 }
 
 /// The largest `--log-limit`.

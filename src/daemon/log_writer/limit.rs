@@ -16,7 +16,8 @@ use super::LogWriter;
 pub(super) const LEVELS: usize = Level::Trace as usize + 1;
 
 /// Targets whose lines no client can cause, each with all targets below it.
-const OF_THE_DAEMON: [&str; 3] = ["echopool::daemon", "echopool::stats", "echopool::server"];
+const OF_THE_DAEMON: [&str; 4] =
+    ["echopool::admin", "echopool::daemon", "echopool::stats", "echopool::server"];
 
 /// A limit of lines per second for each level.
 pub(super) struct Limit {

@@ -72,6 +72,8 @@ fn sample(name: &str) -> &'static str {
         "drain-timeout" => "3s",
         "drain-delay" => "2s",
         "admin" => "127.0.0.1:9000",
+        "admin-token-file" => "/run/echopool/token",
+        "admin-host" => "metrics.example",
         "stats-interval" => "1s",
         "share-port" | "busy-poll" => "true",
         "log" => "debug",

@@ -640,6 +640,11 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.sys.unacknowledged(socket)
     }
 
+    fn sending(&self, key: Key) -> usize {
+        let slot = self.sockets.get(key.slot() as usize);
+        slot.and_then(|slot| slot.sending.as_ref()).map_or(0, Chain::len)
+    }
+
     fn unread(&self, key: Key) -> Option<u32> {
         let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
         self.sys.unread(socket)

@@ -11,7 +11,7 @@ use crate::buffer::board::Claim;
 use crate::engine::sys::Sys;
 use crate::service::Message;
 use crate::shared::mailbox::Command;
-use crate::shared::receipt::{Answers, Mail};
+use crate::shared::receipt::{Answers, Mail, Recipients};
 
 /// A worker with one listener and one client, and a second pool on the same reserve.
 pub(super) struct Stepped<S: Service, Y: Sys = Kernel> {
@@ -373,7 +373,7 @@ impl Flooded {
     fn send(&self) {
         let (mailboxes, reserve) = self.mail.get().unwrap();
         let (parcel, receipt) = (reserve.parcel().unwrap(), Answers::new().receipt());
-        let mail = Mail { to: None, parcel, number: 1, receipt };
+        let mail = Mail { to: Recipients::All, parcel, number: 1, receipt };
         assert!(mailboxes.send(0, Command::Message(mail)).is_ok());
     }
 }

@@ -169,7 +169,7 @@ impl Still {
         let id = slot | (worker as u64) << 24 | self.generation << 30;
         self.generation += 1;
         let peer = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
-        self.directory.enter(ConnectionId::from_bits(id), peer.into(), 0);
+        self.directory.enter(ConnectionId::from_bits(id), peer.into(), 0, Time::ZERO);
         let pool = &self.workers[worker].pool;
         let client = StillClient {
             input: Chain::new(pool),

@@ -1,0 +1,254 @@
+//! What changes something: POST below `/api/v1/`. `access` has decided that the request may.
+//!
+//! Each of these waits for a worker or for the program, so it runs on a thread beside the admin
+//! thread, and a request that waits holds up no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{self, FromRequest, Path, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::State;
+use crate::base::key::ConnectionId;
+use crate::server::messaging::Broadcast;
+use crate::server::view::NotDone;
+use crate::shared::receipt::SendError;
+
+/// How long the workers have to carry out what was asked.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client may take to send a message.
+const BODY_TIME: Duration = Duration::from_secs(5);
+
+type Server = extract::State<Arc<State>>;
+
+/// What the program can be asked for. The calls may block, and are made on any thread.
+pub trait Operations: Send + Sync + 'static {
+    /// Begins a drain, and returns at once. If a drain has begun, nothing happens.
+    fn drain(&self);
+
+    /// Reads the configuration again. Returns what has come of it in one line.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    fn reload(&self) -> Result<String, String>;
+}
+
+/// The result of `POST /api/v1/clients/ID/disconnect`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "disconnected"))]
+pub(super) struct DisconnectedPage {
+    /// The client's id. The connection closes when the output queued for it is sent.
+    disconnected: String,
+}
+
+/// The result of `POST /api/v1/listeners/N/stop` and `start`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "accepting"))]
+pub(super) struct AcceptingPage {
+    /// The number of the listener.
+    listener: usize,
+    /// Whether it accepts connections.
+    accepting: bool,
+}
+
+/// The result of `POST /api/v1/drain`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "draining"))]
+pub(super) struct DrainingPage {
+    /// Always true: the drain has begun.
+    draining: bool,
+}
+
+/// The result of `POST /api/v1/message`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "sent"))]
+pub(super) struct SentPage {
+    /// Clients for which the message was queued.
+    queued: u64,
+    /// Clients that do not get it: too much is queued for them or for their worker, or nothing more
+    /// is sent to them.
+    refused: u64,
+}
+
+/// The result of `POST /api/v1/reload`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "reloaded"))]
+pub(super) struct ReloadedPage {
+    /// Whether the configuration was applied. If not, nothing is changed.
+    applied: bool,
+    /// What has changed and what needs a restart, or what is wrong.
+    text: String,
+}
+
+/// A refusal, in words.
+pub(super) type Refused = (StatusCode, String);
+
+fn refused(status: StatusCode, text: impl std::fmt::Display) -> Refused {
+    (status, format!("{text}\n"))
+}
+
+impl From<NotDone> for Failed {
+    fn from(error: NotDone) -> Failed {
+        let status = match error {
+            NotDone::Refused(SendError::Gone) => StatusCode::NOT_FOUND,
+            NotDone::Refused(SendError::TooLong) => StatusCode::PAYLOAD_TOO_LARGE,
+            NotDone::Refused(SendError::QueueFull | SendError::OnWorkerThread) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            NotDone::NoReply => StatusCode::GATEWAY_TIMEOUT,
+        };
+        Failed(refused(status, error))
+    }
+}
+
+/// An error that becomes a reply.
+pub(super) struct Failed(pub(super) Refused);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<PathRejection> for Failed {
+    fn from(error: PathRejection) -> Failed {
+        Failed(refused(StatusCode::BAD_REQUEST, error.body_text()))
+    }
+}
+
+impl From<QueryRejection> for Failed {
+    fn from(error: QueryRejection) -> Failed {
+        Failed(refused(StatusCode::BAD_REQUEST, error.body_text()))
+    }
+}
+
+/// Runs what blocks on another thread.
+pub(super) async fn beside<T: Send + 'static>(
+    state: &Arc<State>,
+    work: impl FnOnce(&State) -> T + Send + 'static,
+) -> Result<T, Failed> {
+    let state = state.clone();
+    let busy = |_| Failed(refused(StatusCode::INTERNAL_SERVER_ERROR, "this request has failed"));
+    spawn_blocking(move || work(&state)).await.map_err(busy)
+}
+
+pub(super) async fn disconnect(
+    state: Server,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<Json<DisconnectedPage>, Failed> {
+    let Path(id) = id?;
+    let number = ConnectionId::from_bits(id);
+    beside(&state, move |state| state.server.disconnect(number, PATIENCE)).await??;
+    log::info!(target: super::LOG, "disconnecting id={id}");
+    Ok(Json(DisconnectedPage { disconnected: id.to_string() }))
+}
+
+pub(super) async fn stop(
+    state: Server,
+    listener: Result<Path<usize>, PathRejection>,
+) -> Result<Json<AcceptingPage>, Failed> {
+    set_accepting(state, listener, false).await
+}
+
+pub(super) async fn start(
+    state: Server,
+    listener: Result<Path<usize>, PathRejection>,
+) -> Result<Json<AcceptingPage>, Failed> {
+    set_accepting(state, listener, true).await
+}
+
+async fn set_accepting(
+    state: Server,
+    listener: Result<Path<usize>, PathRejection>,
+    accepting: bool,
+) -> Result<Json<AcceptingPage>, Failed> {
+    let Path(listener) = listener?;
+    let Some(endpoint) = state.server.endpoints.get(listener).copied() else {
+        return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
+    };
+    let done =
+        beside(&state, move |state| state.server.set_accepting(listener, accepting, PATIENCE));
+    let what = if accepting { "accepting again" } else { "accepting stopped" };
+    done.await??;
+    log::info!(target: super::LOG, "{what} at listener={listener} {endpoint}");
+    Ok(Json(AcceptingPage { listener, accepting }))
+}
+
+pub(super) async fn drain(state: Server) -> Result<(StatusCode, Json<DrainingPage>), Failed> {
+    let operations = operations(&state)?;
+    let draining = spawn_blocking(move || operations.drain());
+    let _ = draining.await;
+    Ok((StatusCode::ACCEPTED, Json(DrainingPage { draining: true })))
+}
+
+pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPage>), Failed> {
+    let operations = operations(&state)?;
+    let result = spawn_blocking(move || operations.reload()).await;
+    let result = result.unwrap_or_else(|_| Err("the reload has failed".to_owned()));
+    let (status, applied) = match result.is_ok() {
+        true => (StatusCode::OK, true),
+        false => (StatusCode::UNPROCESSABLE_ENTITY, false),
+    };
+    let (Ok(text) | Err(text)) = result;
+    Ok((status, Json(ReloadedPage { applied, text })))
+}
+
+fn operations(state: &State) -> Result<Arc<dyn Operations>, Failed> {
+    let none =
+        || Failed(refused(StatusCode::NOT_IMPLEMENTED, "this program cannot be asked for it"));
+    state.operations().clone().ok_or_else(none)
+}
+
+/// The recipients of a message. Exactly one is given.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Recipients {
+    /// The id of a client.
+    to: Option<u64>,
+    /// The number of a listener, for all of its clients.
+    listener: Option<usize>,
+}
+
+pub(super) async fn message(
+    state: Server,
+    to: Result<extract::Query<Recipients>, QueryRejection>,
+    request: Request,
+) -> Result<Json<SentPage>, Failed> {
+    let extract::Query(to) = to?;
+    let body = timeout(BODY_TIME, Bytes::from_request(request, &()));
+    let too_slow = |_| Failed(refused(StatusCode::REQUEST_TIMEOUT, "the message takes too long"));
+    let bytes = body.await.map_err(too_slow)?.map_err(unread)?;
+    let (queued, refused_by) = match to {
+        Recipients { to: Some(id), listener: None } => {
+            let id = ConnectionId::from_bits(id);
+            beside(&state, move |state| state.server.send_to(id, &bytes, PATIENCE)).await??;
+            (1, 0)
+        }
+        Recipients { to: None, listener: Some(listener) } => {
+            if listener >= state.server.endpoints.len() {
+                return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
+            }
+            let sent =
+                beside(&state, move |state| state.server.broadcast(listener, &bytes, PATIENCE));
+            let Broadcast { queued, refused } = sent.await??;
+            (queued, refused)
+        }
+        _ => {
+            let text = "name either a client (to=ID) or a listener (listener=N)";
+            return Err(Failed(refused(StatusCode::BAD_REQUEST, text)));
+        }
+    };
+    Ok(Json(SentPage { queued, refused: refused_by }))
+}
+
+fn unread(error: BytesRejection) -> Failed {
+    Failed(refused(error.status(), error.body_text()))
+}

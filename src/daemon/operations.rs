@@ -1,0 +1,40 @@
+//! What the daemon can be asked for through its admin address: a drain and a reload.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::ending::Ending;
+use super::reload::Reloader;
+use crate::admin;
+
+/// The drain and the reload of the running daemon. Signals ask for the same.
+pub(super) struct Operations {
+    ending: Arc<Ending>,
+    reloader: Mutex<Reloader>,
+}
+
+impl Operations {
+    pub(super) fn new(ending: Arc<Ending>, reloader: Reloader) -> Operations {
+        Operations { ending, reloader: Mutex::new(reloader) }
+    }
+
+    /// Reads the settings again. `why` begins the line of the log.
+    ///
+    /// # Errors
+    /// Why nothing was changed.
+    pub(super) fn reload_for(&self, why: &str) -> Result<String, String> {
+        // After a panic in a reload, the next one begins anew.
+        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).reload(why)
+    }
+}
+
+impl admin::Operations for Operations {
+    fn drain(&self) {
+        if !self.ending.has_begun() {
+            self.ending.next("admin");
+        }
+    }
+
+    fn reload(&self) -> Result<String, String> {
+        self.reload_for("admin")
+    }
+}
