@@ -110,6 +110,8 @@ pub enum StartError {
     },
     /// A mode or an owner was specified for an abstract name, which has no file.
     NoFile(Endpoint),
+    /// The service has no datagrams, or this system cannot serve them.
+    NoDatagrams(Endpoint),
     /// Another socket uses the address.
     AddressInUse(Endpoint),
     /// At the path of the Unix socket is a file that is not a socket.
@@ -205,6 +207,14 @@ impl fmt::Display for StartError {
                 "cannot listen on {endpoint} with a mode or an owner: an abstract name has no file; \
                  leave them out, or give a path"
             ),
+            StartError::NoDatagrams(endpoint) => write!(
+                f,
+                "cannot serve {endpoint}: {}",
+                match cfg!(target_os = "linux") {
+                    true => "the service has no datagrams; echo, discard and chargen have",
+                    false => "datagrams are served on Linux alone",
+                }
+            ),
             StartError::NotASocket(endpoint) => write!(
                 f,
                 "cannot listen on {endpoint}: the file there is not a socket; remove it, or give \
@@ -229,7 +239,9 @@ impl fmt::Display for StartError {
                     f,
                     "cannot listen on {endpoint}: {call}: {error}{}",
                     match endpoint {
-                        Endpoint::Tcp(address) => listen_remedy(address, error),
+                        Endpoint::Tcp(address) | Endpoint::Udp(address) => {
+                            listen_remedy(address, error)
+                        }
                         Endpoint::Unix(_) => unix_remedy(call, error),
                     }
                 )

@@ -14,6 +14,7 @@ use crate::worker::layer::prefix::Prefix;
 
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
+pub use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
 pub use crate::protocol::proxy::{Version as ProxyVersion, header as proxy_header};
 #[cfg(feature = "sim")]
 pub use crate::sim::clock::now as simulated_now;

@@ -199,6 +199,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(target_os = "linux")]
+mod datagram;
 mod engine;
 pub mod error;
 #[cfg(feature = "internals")]

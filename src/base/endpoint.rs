@@ -23,21 +23,37 @@ pub enum Endpoint {
     Tcp(SocketAddr),
     /// A Unix stream socket.
     Unix(UnixAddress),
+    /// UDP over IPv4 or IPv6. With port 0 the system chooses a free port.
+    Udp(SocketAddr),
 }
 
 impl Endpoint {
     /// The socket address, if the endpoint has one.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
-            Endpoint::Tcp(address) => Some(*address),
+            Endpoint::Tcp(address) | Endpoint::Udp(address) => Some(*address),
             Endpoint::Unix(_) => None,
+        }
+    }
+
+    /// Whether datagrams are sent to it, and not connections made.
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, Endpoint::Udp(_))
+    }
+
+    /// The same endpoint with its address in [`canonical`] form.
+    pub(crate) fn canonical(&self) -> Endpoint {
+        match self {
+            Endpoint::Tcp(address) => Endpoint::Tcp(canonical(*address)),
+            Endpoint::Unix(address) => Endpoint::Unix(*address),
+            Endpoint::Udp(address) => Endpoint::Udp(canonical(*address)),
         }
     }
 
     /// The address without its kind, as it stands in a URL: `[::1]:7777`, `/run/echopool.sock`.
     pub fn address(&self) -> String {
         match self {
-            Endpoint::Tcp(address) => address.to_string(),
+            Endpoint::Tcp(address) | Endpoint::Udp(address) => address.to_string(),
             Endpoint::Unix(address) => address.to_string(),
         }
     }
@@ -54,6 +70,7 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Tcp(address) => write!(f, "tcp://{address}"),
             Endpoint::Unix(address) => write!(f, "unix://{address}"),
+            Endpoint::Udp(address) => write!(f, "udp://{address}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The discard service (RFC 863): discards its input and never sends anything.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
+use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
 
 /// Reads and discards. Closes when the client has closed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,8 +17,19 @@ impl Service for Discard {
     }
 }
 
+/// Sends nothing back.
+impl DatagramService for Discard {
+    fn reply(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
 impl ServiceFactory for Discard {
     type Service = Discard;
+
+    fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
+        Some(Box::new(Discard))
+    }
 
     fn plan(self, _: &Limits) -> ServicePlan<Discard> {
         ServicePlan::new(|_| Discard)

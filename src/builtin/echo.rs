@@ -1,7 +1,7 @@
 //! The echo service (RFC 862): sends its input back from the same buffers.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
+use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
 
 /// Sends every byte back in the buffer it arrived in. Closes when the client has closed and
 /// everything is sent.
@@ -19,8 +19,19 @@ impl Service for Echo {
     }
 }
 
+/// Sends every datagram back.
+impl DatagramService for Echo {
+    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+        Some(datagram.len())
+    }
+}
+
 impl ServiceFactory for Echo {
     type Service = Echo;
+
+    fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
+        Some(Box::new(Echo))
+    }
 
     fn plan(self, _: &Limits) -> ServicePlan<Echo> {
         ServicePlan::new(|_| Echo)

@@ -36,6 +36,12 @@ impl Target {
                 spec.transport.name()
             )));
         }
+        if spec.transport.is_datagram() {
+            return Err(Error::Target(
+                "a client over udp is not supported; use loadgen, or nc -u, or a server over tcp"
+                    .to_owned(),
+            ));
+        }
         let (host, port, literal) = match spec.transport.is_unix() {
             true => {
                 let address = spec.address.parse().map_err(Error::Target)?;
@@ -106,6 +112,8 @@ mod tests {
             let error = Target::parse(text).unwrap_err().to_string();
             assert!(error.contains("tls is not supported yet"), "{text}: {error}");
         }
+        let error = Target::parse("echo+udp://h:7").unwrap_err().to_string();
+        assert!(error.contains("over udp is not supported"), "{error}");
         let error = Target::parse("http://h:7").unwrap_err().to_string();
         assert!(error.contains("framed"), "{error}");
     }

@@ -38,6 +38,10 @@ pub struct Sizes {
     pub address_bytes: u64,
     /// What is allocated for an open connection, in bytes at most. 0 without TLS.
     pub session_bytes: usize,
+    /// What the threads for datagrams need together, in bytes, with their stacks. 0 without UDP.
+    pub datagram_bytes: u64,
+    /// How many of these threads there are.
+    pub datagram_threads: usize,
 }
 
 /// One part of a [`MemorySum`].
@@ -128,6 +132,16 @@ impl Limits {
                 name: "addresses",
                 bytes: sizes.address_bytes,
                 reason: format!("connections of each address, {} at most", self.max_connections),
+            });
+        }
+        if sizes.datagram_threads > 0 {
+            terms.push(Term {
+                name: "datagrams",
+                bytes: sizes.datagram_bytes,
+                reason: format!(
+                    "{} threads: stacks, buffers, rates of sources",
+                    sizes.datagram_threads
+                ),
             });
         }
         if sizes.session_bytes > 0 {

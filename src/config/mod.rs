@@ -16,7 +16,9 @@ pub(crate) mod open_files;
 
 pub use crate::net::bind::{ListenOn, ToEndpoints};
 pub use crate::net::proxy::{Networks, ProxyHeaders, ProxyOptions};
-pub use crate::net::transport::{Mode, Owner, TransportOptions, UnixOptions};
+pub use crate::net::transport::{
+    Mode, Owner, SourceRate, TransportOptions, UdpOptions, UnixOptions,
+};
 #[cfg(feature = "tls")]
 pub use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
 pub use memory::{MemorySum, Sizes, Term};

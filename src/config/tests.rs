@@ -171,6 +171,8 @@ fn sizes() -> Sizes {
         directory_bytes: 32,
         address_bytes: 0,
         session_bytes: 0,
+        datagram_bytes: 0,
+        datagram_threads: 0,
     }
 }
 
@@ -194,6 +196,8 @@ fn the_sum_of_memory_has_every_part() {
     assert_eq!(sum.kernel.bytes, 10 * 4096);
     let with = limits.memory(&Sizes { address_bytes: 77, ..sizes() });
     assert_eq!((with.terms[8].name, with.total()), ("addresses", sum.total() + 77));
+    let with = limits.memory(&Sizes { datagram_bytes: 66, datagram_threads: 2, ..sizes() });
+    assert_eq!((with.terms[8].name, with.total()), ("datagrams", sum.total() + 66));
     let with = limits.memory(&Sizes { session_bytes: 7, ..sizes() });
     assert_eq!((with.terms[8].name, with.total()), ("TLS sessions", sum.total() + 70));
 }

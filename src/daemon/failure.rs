@@ -26,6 +26,7 @@ impl Failure {
             | StartError::ListenedTwice(_)
             | StartError::Covered { .. }
             | StartError::NoFile(_)
+            | StartError::NoDatagrams(_)
             | StartError::Limit { .. }
             | StartError::Fixed { .. }
             | StartError::Service(_)

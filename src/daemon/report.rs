@@ -180,6 +180,13 @@ mod tests {
             &counters.unaccepted,
             &counters.unanswered,
             &counters.messages_dropped,
+            &counters.datagrams_received,
+            &counters.datagrams_sent,
+            &counters.datagrams_unsent,
+            &counters.datagrams_dropped,
+            &counters.datagrams_truncated,
+            &counters.datagrams_refused,
+            &counters.datagrams_limited,
         ];
         for (counter, value) in all.into_iter().zip(101..) {
             counter.add(value);
@@ -193,7 +200,9 @@ mod tests {
              bytes_sent=106 bytes_discarded=107 buffers_held=108 waits_for_buffer=109 \
              waits_for_slot=110 accept_pauses=111 accept_errors=112 listeners_paused=113 \
              wire_bytes_received=114 wire_bytes_sent=115 unaccepted=116 unanswered=117 \
-             messages_dropped=118 peer-closed=30 reset=1"
+             messages_dropped=118 datagrams_received=119 datagrams_sent=120 \
+             datagrams_unsent=121 datagrams_dropped=122 datagrams_truncated=123 \
+             datagrams_refused=124 datagrams_limited=125 peer-closed=30 reset=1"
         );
     }
 }

@@ -1,13 +1,15 @@
 //! The transports that carry connections, each with its options.
 //!
 //! A scheme in a URL names the transport (`tcp`, `unix`), or a service and its transport
-//! (`framed+unix`). To add one: a variant of [`TransportOptions`], its name, its options, and a line
-//! less in `NOT_BUILT`.
+//! (`framed+unix`). To add one: a variant of [`TransportOptions`], its name and its options.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use crate::base::endpoint::Endpoint;
 use crate::base::option::{About, Allowed, Options, Value, declare, options, utf8};
+use crate::base::units;
+use crate::net::proxy::ProxyOptions;
 #[cfg(feature = "tls")]
 use crate::tls::options::TlsOptions;
 
@@ -26,13 +28,12 @@ pub enum TransportOptions {
     /// `unix+tls`: TLS over Unix stream sockets.
     #[cfg(feature = "tls")]
     UnixTls(UnixOptions, TlsOptions),
+    /// `udp`: datagrams over IPv4 or IPv6.
+    Udp(UdpOptions),
 }
 
 /// Transports of the grammar that this build does not have.
-#[cfg(feature = "tls")]
-const NOT_BUILT: [&str; 1] = ["udp"];
-#[cfg(not(feature = "tls"))]
-const NOT_BUILT: [&str; 3] = ["tls", "unix+tls", "udp"];
+const NOT_BUILT: &[&str] = if cfg!(feature = "tls") { &[] } else { &["tls", "unix+tls"] };
 
 impl TransportOptions {
     /// Every transport, with its default options.
@@ -44,6 +45,7 @@ impl TransportOptions {
             TransportOptions::Tls(TlsOptions::default()),
             #[cfg(feature = "tls")]
             TransportOptions::UnixTls(UnixOptions::default(), TlsOptions::default()),
+            TransportOptions::Udp(UdpOptions::default()),
         ]
     }
 
@@ -56,6 +58,7 @@ impl TransportOptions {
             TransportOptions::Tls(_) => "tls",
             #[cfg(feature = "tls")]
             TransportOptions::UnixTls(..) => "unix+tls",
+            TransportOptions::Udp(_) => "udp",
         }
     }
 
@@ -69,6 +72,7 @@ impl TransportOptions {
             TransportOptions::Tls(_) => "TLS 1.2 or 1.3 over TCP",
             #[cfg(feature = "tls")]
             TransportOptions::UnixTls(..) => "TLS over a Unix socket",
+            TransportOptions::Udp(_) => "datagrams; a port alone is on loopback: udp://:7",
         }
     }
 
@@ -80,7 +84,7 @@ impl TransportOptions {
     /// The options of the Unix socket, if the address is that of one.
     pub fn unix(&self) -> Option<&UnixOptions> {
         match self {
-            TransportOptions::Tcp => None,
+            TransportOptions::Tcp | TransportOptions::Udp(_) => None,
             TransportOptions::Unix(unix) => Some(unix),
             #[cfg(feature = "tls")]
             TransportOptions::Tls(_) => None,
@@ -89,11 +93,43 @@ impl TransportOptions {
         }
     }
 
+    /// The options of UDP, if it carries datagrams.
+    pub fn udp(&self) -> Option<&UdpOptions> {
+        match self {
+            TransportOptions::Udp(udp) => Some(udp),
+            _ => None,
+        }
+    }
+
+    /// Whether it carries datagrams, and not connections.
+    pub fn is_datagram(&self) -> bool {
+        self.udp().is_some()
+    }
+
+    /// Sets an option of its connections for proxies. Returns `None` if there is no option of this
+    /// name, or there are no connections.
+    pub(crate) fn set_proxy(
+        &self,
+        proxy: &mut ProxyOptions,
+        name: &str,
+        value: &[u8],
+    ) -> Option<Result<(), String>> {
+        if self.is_datagram() { None } else { proxy.set(name, value) }
+    }
+
+    /// The endpoint of this transport at a socket address.
+    pub(crate) fn endpoint(&self, address: SocketAddr) -> Endpoint {
+        match self {
+            TransportOptions::Udp(_) => Endpoint::Udp(address),
+            _ => Endpoint::Tcp(address),
+        }
+    }
+
     /// The options of TLS, if the connections use it.
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<&TlsOptions> {
         match self {
-            TransportOptions::Tcp | TransportOptions::Unix(_) => None,
+            TransportOptions::Tcp | TransportOptions::Unix(_) | TransportOptions::Udp(_) => None,
             TransportOptions::Tls(tls) | TransportOptions::UnixTls(_, tls) => Some(tls),
         }
     }
@@ -107,6 +143,7 @@ impl TransportOptions {
             TransportOptions::Tls(tls) => vec![tls],
             #[cfg(feature = "tls")]
             TransportOptions::UnixTls(unix, tls) => vec![unix, tls],
+            TransportOptions::Udp(udp) => vec![udp],
         }
     }
 
@@ -126,6 +163,7 @@ impl TransportOptions {
             TransportOptions::UnixTls(unix, tls) => {
                 unix.set(name, value).or_else(|| tls.set(name, value))
             }
+            TransportOptions::Udp(udp) => udp.set(name, value),
         }
     }
 
@@ -147,6 +185,9 @@ impl TransportOptions {
     }
 
     fn named(name: &str) -> Result<Option<TransportOptions>, String> {
+        if name.split('+').any(|part| part == "udp") && name.contains("tls") {
+            return Err("TLS runs over tcp and unix, and not over udp".to_owned());
+        }
         if NOT_BUILT.contains(&name) {
             return Err(format!(
                 "the transport {name} is not supported yet; {}",
@@ -169,6 +210,7 @@ impl From<&Endpoint> for TransportOptions {
         match endpoint {
             Endpoint::Tcp(_) => TransportOptions::Tcp,
             Endpoint::Unix(_) => TransportOptions::Unix(UnixOptions::default()),
+            Endpoint::Udp(_) => TransportOptions::Udp(UdpOptions::default()),
         }
     }
 }
@@ -185,6 +227,56 @@ options! {
         /// The owner of the socket file. Default: `None`, the user and the group of the process.
         pub owner: Option<Owner> = None, "owner" = "USER[:GROUP]", Described("names or numbers"),
             "owner of the socket file", "what runs the server";
+    }
+}
+
+options! {
+    /// Options of a UDP socket that is served. A client ignores them.
+    pub struct UdpOptions {
+        /// The longest datagram in bytes, 1 to 65,527. A longer one is counted and not answered.
+        /// Each socket has 64 buffers of this size. Default: 65,527, the longest over IPv6; over
+        /// IPv4 it is 65,507.
+        pub max_datagram: u32 = DATAGRAM_BYTES_MAX,
+            "max-datagram" = "SIZE", Size(1, DATAGRAM_BYTES_MAX),
+            "longest datagram that is answered";
+        /// How many datagrams from one address are served, on average; over IPv6 from one /64
+        /// network. Others are counted and thrown away. Default: `None`, no limit.
+        pub source_rate: Option<SourceRate> = None, "source-rate" = "RATE",
+            Described("1/s to 1000000/s"),
+            "datagrams from one address (IPv6: one /64) that are served", "no limit";
+    }
+}
+
+/// The longest datagram: over IPv6, without jumbograms. The length in its header has 16 bits, and
+/// counts the 8 bytes of the header too.
+pub const DATAGRAM_BYTES_MAX: u32 = 65_527;
+
+/// Datagrams per second, 1 to 1,000,000. Written as `100/s`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SourceRate(u32);
+
+impl SourceRate {
+    /// This many datagrams per second. Returns `None` if it is not from 1 to 1,000,000.
+    pub fn new(per_second: u32) -> Option<SourceRate> {
+        (1..=1_000_000).contains(&per_second).then_some(SourceRate(per_second))
+    }
+
+    /// Datagrams per second.
+    pub fn per_second(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Value for SourceRate {
+    fn read(&self, _: &About, text: &[u8]) -> Result<SourceRate, String> {
+        let text = utf8(text)?;
+        let count = text.strip_suffix("/s").and_then(|count| units::parse_count(count).ok());
+        let rate = count.and_then(|count| SourceRate::new(u32::try_from(count).ok()?));
+        rate.ok_or_else(|| format!("'{text}' must be a rate from 1/s to 1000000/s"))
+    }
+
+    fn write(&self, _: &About) -> Option<Vec<u8>> {
+        Some(format!("{}/s", self.0).into())
     }
 }
 
@@ -281,6 +373,8 @@ mod tests {
             ("framed+tcp", "framed", "tcp"),
             ("hub+unix", "hub", "unix"),
             ("http", "http", "tcp"),
+            ("udp", "", "udp"),
+            ("discard+udp", "discard", "udp"),
             #[cfg(feature = "tls")]
             ("tls", "", "tls"),
             #[cfg(feature = "tls")]
@@ -293,7 +387,9 @@ mod tests {
             ("tls", "the transport tls is not supported yet; the transports are tcp, unix"),
             #[cfg(not(feature = "tls"))]
             ("framed+unix+tls", "the transport unix+tls is not supported yet"),
-            ("echo+udp", "udp is not supported yet"),
+            ("udp+tls", "TLS runs over tcp and unix, and not over udp"),
+            ("echo+udp+tls", "TLS runs over tcp and unix, and not over udp"),
+            ("tls+udp", "TLS runs over tcp and unix, and not over udp"),
             ("framed+http", "'http' is not a transport; the transports are tcp, unix"),
             ("framed+", "'' is not a transport"),
         ] {

@@ -27,8 +27,10 @@ use crate::tls::{TlsError, server::Acceptor};
 use crate::worker::launch::{self, SystemWorker};
 use crate::worker::layer::{ByListener, Layer, Plain};
 use crate::worker::{Rules, Setup};
+use datagrams::{DatagramThreads, Datagrams};
 use messaging::{Broadcast, Clients};
 
+mod datagrams;
 pub mod messaging;
 #[cfg(feature = "admin")]
 pub(crate) mod view;
@@ -83,16 +85,17 @@ struct Shared {
     clients: Clients,
     counters: Vec<Arc<Counters>>,
     permits: Arc<Permits>,
+    datagrams: DatagramThreads,
     /// The current limits.
     limits: Mutex<Limits>,
     ended: Mutex<Ended>,
     all_ended: Condvar,
 }
 
-/// The workers that have ended.
+/// The threads that have ended.
 #[derive(Default)]
 struct Ended {
-    workers: usize,
+    threads: usize,
     cut: u64,
     failed: bool,
 }
@@ -155,8 +158,10 @@ impl Server {
         F: ServiceFactory,
         L: Layer + Clone + Send,
     {
-        let Planned { limits, plan, sizes, memory } = Planned::new(&config, factory, &layer)?;
+        let Planned { limits, plan, datagrams, sizes, memory } =
+            Planned::new(&config, factory, &layer)?;
         limits.raise_open_files(config.listen.len())?;
+        let datagrams = datagrams.bind(&config, &limits)?;
         let bound = bind::bind_names(
             &config.listen,
             &config.names,
@@ -164,8 +169,8 @@ impl Server {
             limits.backlog,
             limits.share_port,
         )?;
-        let endpoints = bound.iter().map(|one| one.endpoint).collect();
-        let started = start_workers(&limits, &sizes, bound, plan, layer);
+        let endpoints = endpoints(&config, &bound, &datagrams);
+        let started = start_workers(&limits, &sizes, bound, datagrams, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         let connections_max = limits.max_connections;
         Ok(ServerHandle {
@@ -200,6 +205,7 @@ impl Server {
 struct Planned<S: Service> {
     limits: Limits,
     plan: ServicePlan<S>,
+    datagrams: Datagrams,
     sizes: Sizes,
     memory: MemorySum,
 }
@@ -213,10 +219,12 @@ impl<S: Service> Planned<S> {
         const { assert_session_fits::<S::Session>() };
         let limits = config.check()?;
         factory.check(&limits).map_err(StartError::Service)?;
+        let datagrams = Datagrams::new(config, &limits, &factory)?;
         let plan = factory.plan(&limits);
-        let sizes = sizes(&limits, &plan, layer);
+        let mut sizes = sizes(&limits, &plan, layer);
+        datagrams.add_to(&mut sizes);
         let memory = limits.memory(&sizes);
-        Ok(Planned { limits, plan, sizes, memory })
+        Ok(Planned { limits, plan, datagrams, sizes, memory })
     }
 }
 
@@ -233,7 +241,19 @@ fn sizes<S: Service, L: Layer>(limits: &Limits, plan: &ServicePlan<S>, layer: &L
             None => 0,
         },
         session_bytes: layer.bytes_each(),
+        ..Sizes::default()
     }
+}
+
+/// Where a server listens, in the order of its configuration.
+fn endpoints(config: &Config, bound: &[Bound], datagrams: &Datagrams) -> Vec<Endpoint> {
+    let mut bound = bound.iter().map(|one| one.endpoint);
+    let mut datagrams = datagrams.endpoints();
+    let next = |on: &bind::ListenOn| match on.endpoint.is_datagram() {
+        true => datagrams.next(),
+        false => bound.next(),
+    };
+    config.listen.iter().filter_map(next).collect()
 }
 
 /// The parts of every worker.
@@ -260,6 +280,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
     limits: &Limits,
     sizes: &Sizes,
     bound: Vec<Bound>,
+    datagrams: Datagrams,
     plan: ServicePlan<S>,
     layer: L,
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
@@ -294,6 +315,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
             clients,
             counters: (0..workers).map(|_| Arc::default()).collect(),
             permits,
+            datagrams: datagrams.threads(),
             limits: Mutex::new(limits.clone()),
             ended: Mutex::default(),
             all_ended: Condvar::new(),
@@ -317,6 +339,8 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
         let gone = || Err(io::Error::other("a worker ended before it was ready"));
         readies.recv().unwrap_or_else(|_| gone()).map_err(resource("a worker"))?;
     }
+    let started = datagrams.start(limits, sizes, &mut running);
+    started.map_err(resource("the threads for datagrams"))?;
     Ok((parts.shared, std::mem::take(&mut running.threads)))
 }
 
@@ -359,7 +383,7 @@ fn work<S: Service, L: Layer>(
 ) {
     let shared = parts.shared.clone();
     WORKER_OF.set(Arc::as_ptr(&shared));
-    let mut end = End { shared: &shared, index, cut: 0, failed: true };
+    let mut end = End { shared: &shared, worker: Some(index), cut: 0, failed: true };
     // Made on the worker's own thread, because nothing of a worker may leave it.
     match make_worker(parts, index, listeners, plan, layer) {
         Ok(worker) => {
@@ -401,10 +425,11 @@ fn make_worker<S: Service, L: Layer>(
     launch::make_worker(setup, listeners, busy_poll, service_bytes, |on| plan.make(on), layer)
 }
 
-/// Reports the end of a worker, even of one that panics.
+/// Reports the end of a thread, even of one that panics.
 struct End<'a> {
     shared: &'a Arc<Shared>,
-    index: usize,
+    /// The number of the worker, if it is one.
+    worker: Option<usize>,
     cut: u64,
     failed: bool,
 }
@@ -412,13 +437,15 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if self.failed {
-            // No thread empties this inbox any more.
-            self.shared.mailboxes.close(self.index);
+            if let Some(worker) = self.worker {
+                // No thread empties this inbox any more.
+                self.shared.mailboxes.close(worker);
+            }
             // With a worker missing, the clients of its listener would wait for ever.
             self.shared.order_end(EndOrder::Stop);
         }
         let mut ended = self.shared.ended();
-        ended.workers += 1;
+        ended.threads += 1;
         ended.cut += self.cut;
         ended.failed |= self.failed;
         drop(ended);
@@ -438,11 +465,20 @@ impl Shared {
     }
 
     fn stats(&self) -> Stats {
-        Stats::read(self.counters.iter().map(|counters| &**counters))
+        let mut stats = Stats::read(self.counters.iter().map(|counters| &**counters));
+        for (worker, counters) in &self.datagrams.counters {
+            stats.add(*worker, counters);
+        }
+        stats
     }
 
     fn has_ended(&self) -> bool {
-        self.ended().workers == self.counters.len()
+        self.ended().threads == self.threads()
+    }
+
+    /// How many threads the server has.
+    fn threads(&self) -> usize {
+        self.counters.len() + self.datagrams.counters.len()
     }
 
     /// Whether the caller is one of the workers.
@@ -454,8 +490,8 @@ impl Shared {
         if self.is_on_worker_thread() {
             return Drained::OnWorkerThread;
         }
-        let workers = self.counters.len();
-        let running = |ended: &mut Ended| ended.workers < workers;
+        let threads = self.threads();
+        let running = |ended: &mut Ended| ended.threads < threads;
         let ended = self.all_ended.wait_while(self.ended(), running);
         match *ended.unwrap_or_else(PoisonError::into_inner) {
             Ended { failed: true, .. } => Drained::Failed,
@@ -464,8 +500,9 @@ impl Shared {
         }
     }
 
-    /// Orders each worker to end, without waiting.
+    /// Orders each worker to end, without waiting. Datagrams are not received any more.
     fn order_end(&self, order: EndOrder) {
+        self.datagrams.stopper.stop();
         (0..self.counters.len()).for_each(|worker| self.mailboxes.order_end(worker, order));
     }
 }
@@ -626,7 +663,7 @@ impl ServerHandle {
         }
     }
 
-    /// Begins a drain and returns at once. The server accepts the connections that wait, closes the
+    /// Begins a drain and returns at once. No more datagrams are received. The server accepts the connections that wait, closes the
     /// listeners, sends what it has read and then FIN on each connection, and reads on until the
     /// client's FIN, at most for [`Config::linger`](crate::Config::linger). Connections that are
     /// left after `deadline` are closed at once.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::Service;
+use super::{DatagramService, Service};
 use crate::buffer::Pool;
 use crate::config::Limits;
 use crate::error::SettingError;
@@ -63,6 +63,13 @@ pub trait ServiceFactory {
     /// The service cannot work with them. The server does not start.
     fn check(&self, _limits: &Limits) -> Result<(), SettingError> {
         Ok(())
+    }
+
+    /// Makes the service of the datagrams that one thread receives at this listener, a number in the
+    /// order of [`Config::listen`](crate::Config::listen). Called for each thread of each listener
+    /// over UDP. Default: `None`, the server does not start with such a listener.
+    fn datagrams(&self, _listener: usize) -> Option<Box<dyn DatagramService + Send>> {
+        None
     }
 
     /// Returns what the services of a server with these limits need, and how each is made. State

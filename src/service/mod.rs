@@ -14,6 +14,7 @@ use crate::shared::receipt::SendError;
 pub(crate) mod messenger;
 
 mod connection;
+mod datagram;
 mod factory;
 mod messages;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 mod turn;
 
 pub use connection::{Connection, Message};
+pub use datagram::DatagramService;
 pub use factory::{
     SESSION_BYTES_MAX, ServiceFactory, ServicePlan, WorkerContext, assert_session_fits,
 };

@@ -225,6 +225,23 @@ counters! {
     /// Messages that a service did not send to a client because the client reads too slowly. Each
     /// client that did not get a message counts.
     messages_dropped: Counter, "messages", "echopool_messages_dropped_total";
+    /// Datagrams received.
+    datagrams_received: Counter, "datagrams", "echopool_datagrams_received_total";
+    /// Datagrams that the kernel accepted to send.
+    datagrams_sent: Counter, "datagrams", "echopool_datagrams_sent_total";
+    /// Datagrams that the kernel refused to send: its send buffer was full, there was no route, or a
+    /// packet filter said no.
+    datagrams_unsent: Counter, "datagrams", "echopool_datagrams_unsent_total";
+    /// Datagrams that the kernel dropped because the receive buffer was full, or the checksum was
+    /// wrong. They are counted when the next datagram is received.
+    datagrams_dropped: Counter, "datagrams", "echopool_datagrams_dropped_total";
+    /// Datagrams that were longer than `max-datagram`. They get no reply.
+    datagrams_truncated: Counter, "datagrams", "echopool_datagrams_truncated_total";
+    /// Datagrams that get no reply because it could harm others: they come from a port of another
+    /// service, or were sent to a broadcast or multicast address.
+    datagrams_refused: Counter, "datagrams", "echopool_datagrams_refused_total";
+    /// Datagrams above the rate of their source (`source-rate`). They get no reply.
+    datagrams_limited: Counter, "datagrams", "echopool_datagrams_limited_total";
 }
 
 impl Counts {
@@ -266,6 +283,11 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn read<'a>(workers: impl Iterator<Item = &'a Counters>) -> Stats {
         Stats { workers: workers.map(Counters::read).collect() }
+    }
+
+    /// Adds counters of a thread that stands beside this worker.
+    pub(crate) fn add(&mut self, worker: usize, beside: &Counters) {
+        self.workers[worker].add(&beside.read());
     }
 
     /// The counts of each worker.

@@ -35,6 +35,15 @@ fn is_due(last: &mut Option<Time>, now: Time) -> bool {
     due
 }
 
+/// What a worker knows of a listener that its engine accepts from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenerOf {
+    /// Its number among all endpoints of the server.
+    pub(crate) number: u32,
+    /// Whether another program keeps its socket open.
+    pub(crate) is_inherited: bool,
+}
+
 /// A listener of this worker.
 pub(super) struct Listener {
     state: ListenerState,
@@ -44,6 +53,8 @@ pub(super) struct Listener {
     is_inherited: bool,
     /// It is to accept nothing until it is started again.
     is_stopped: bool,
+    /// The tag of its connections: its number among all endpoints of the server.
+    tag: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,12 +79,13 @@ enum ListenerState {
 }
 
 impl Listener {
-    pub(super) fn new() -> Listener {
+    pub(super) fn new(tag: u64) -> Listener {
         Listener {
             state: ListenerState::Idle,
             settled: false,
             is_inherited: false,
             is_stopped: false,
+            tag,
         }
     }
 
@@ -86,9 +98,9 @@ impl Listener {
         self.settled = true;
     }
 
-    /// Marks the socket as one that another program keeps open.
-    pub(super) fn set_inherited(&mut self) {
-        self.is_inherited = true;
+    /// Sets its number, and whether another program keeps its socket open.
+    pub(super) fn describe(&mut self, of: ListenerOf) {
+        (self.tag, self.is_inherited) = (of.number.into(), of.is_inherited);
     }
 
     pub(super) fn is_inherited(&self) -> bool {
@@ -277,7 +289,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         peer: Peer,
         mut permit: Permit,
     ) -> Result<(), Errno> {
-        let tag = index as u64;
+        let tag = self.listeners[index].tag;
         if !self.layer.names_peer(tag, peer) && !permit.count_address(peer) {
             engine.refuse(socket);
             self.refused(peer);
@@ -504,7 +516,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let machine = Machine::connecting(duplex);
         let id = self.id_of(key);
         let peer = match to.target {
-            Endpoint::Tcp(target) => Peer::Tcp(target),
+            Endpoint::Tcp(target) | Endpoint::Udp(target) => Peer::Tcp(target),
             Endpoint::Unix(_) => Peer::UNKNOWN_PROCESS,
         };
         let layer = self.layer.state(to.tag, peer, &self.pool);

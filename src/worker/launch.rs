@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::layer::Layer;
 #[cfg(feature = "internals")]
 use super::layer::{Plain, prefix::Prefix};
-use super::{Rules, Setup, Worker};
+use super::{ListenerOf, Rules, Setup, Worker};
 #[cfg(feature = "internals")]
 use crate::base::endpoint::Peer;
 use crate::buffer::{Pool, Reserve, room};
@@ -74,11 +74,12 @@ pub(crate) fn make_worker<S: Service, L: Layer>(
     let slots = (setup.connections_max as u64).saturating_mul(each as u64);
     room::check(slots.saturating_add(SystemWorker::<S, L>::FIXED_BYTES as u64 + service_bytes))?;
     setup.listeners = listeners.len();
-    let inherited: Vec<bool> = listeners.iter().map(|one| one.is_inherited).collect();
+    let of = |one: &Listening<_>| ListenerOf { number: one.number, is_inherited: one.is_inherited };
+    let described: Vec<ListenerOf> = listeners.iter().map(of).collect();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
     let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());
     let engine = MioEngine::new(kernel, slots, pool, permits, listeners)?;
-    Ok(Worker::with_layer(engine, setup, service, layer).inheriting(&inherited))
+    Ok(Worker::with_layer(engine, setup, service, layer).with_listeners(&described))
 }
 
 /// Limits of a thread that starts connections and accepts none.

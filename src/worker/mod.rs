@@ -52,6 +52,7 @@ mod tests;
 mod timers;
 
 use accept::Listener;
+pub(crate) use accept::ListenerOf;
 use drain::Drain;
 use layer::{Layer, Plain};
 use mail::Delivery;
@@ -229,7 +230,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             own: None,
             work: Work::TURN,
             established: 0,
-            listeners: (0..setup.listeners).map(|_| Listener::new()).collect(),
+            listeners: (0..setup.listeners as u64).map(Listener::new).collect(),
             first_listener: 0,
             accept_warned_at: None,
             refusal_warned_at: None,
@@ -244,10 +245,11 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         Worker { engine, core }
     }
 
-    /// Marks the listeners whose sockets another program keeps open.
-    pub(crate) fn inheriting(mut self, inherited: &[bool]) -> Self {
-        let marked = self.core.listeners.iter_mut().zip(inherited).filter(|(_, is)| **is);
-        marked.for_each(|(listener, _)| listener.set_inherited());
+    /// Says of each listener what its number is, and whether another program keeps its socket open.
+    /// Otherwise they are numbered in their order.
+    pub(crate) fn with_listeners(mut self, listeners: &[ListenerOf]) -> Self {
+        let described = self.core.listeners.iter_mut().zip(listeners);
+        described.for_each(|(listener, of)| listener.describe(*of));
         self
     }
 

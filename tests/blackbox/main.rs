@@ -29,4 +29,5 @@ mod services;
 mod startup;
 mod systemd;
 mod tls;
+mod udp;
 mod unix;

@@ -59,7 +59,7 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
-        if spec.transport.tls().is_some() {
+        if spec.transport.tls().is_some() || spec.transport.is_datagram() {
             let name = spec.transport.name();
             return Err(format!("loadgen over {name} is not supported yet; use tcp or unix"));
         }

@@ -1,7 +1,7 @@
 //! The character generator (RFC 864): an endless stream of lines, sent as fast as the client reads.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, Service, ServiceFactory, ServicePlan};
+use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
 
 /// Characters per line, without CR LF.
 const LINE_CHARACTERS: usize = 72;
@@ -101,8 +101,33 @@ impl Service for Chargen {
     }
 }
 
+/// The most characters of a datagram (RFC 864).
+const DATAGRAM_CHARACTERS_MAX: usize = 512;
+
+/// The generator over datagrams. RFC 864 has a random number of characters in each reply, from 0 to
+/// 512. Here it is as many as the datagram has, at most 512: with more, anyone could direct more
+/// bytes at a victim than he sends. Each reply starts with the line after that of the last reply.
+struct Lines {
+    /// The line that the next reply starts with.
+    next: usize,
+}
+
+impl DatagramService for Lines {
+    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+        let length = datagram.len().min(DATAGRAM_CHARACTERS_MAX);
+        let lines = PATTERN[self.next * LINE_BYTES..].iter().chain(&PATTERN);
+        datagram[..length].iter_mut().zip(lines).for_each(|(to, from)| *to = *from);
+        self.next = (self.next + 1) % CHARACTERS;
+        Some(length)
+    }
+}
+
 impl ServiceFactory for Chargen {
     type Service = Chargen;
+
+    fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
+        Some(Box::new(Lines { next: 0 }))
+    }
 
     fn plan(self, _: &Limits) -> ServicePlan<Chargen> {
         ServicePlan::new(|_| Chargen)

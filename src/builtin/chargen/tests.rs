@@ -193,3 +193,23 @@ fn a_drain_ends_the_stream_with_fin() {
 fn rest_len(server: &crate::ServerHandle) -> usize {
     server.stats().total().bytes_sent as usize - 100_000
 }
+
+#[test]
+fn a_datagram_is_answered_with_as_many_characters_as_it_has() {
+    let mut lines = Chargen.datagrams(0).unwrap();
+    let mut reply = |length: usize| {
+        let mut datagram = vec![0; length];
+        let length = lines.reply(&mut datagram).unwrap();
+        datagram.truncate(length);
+        String::from_utf8(datagram).unwrap()
+    };
+    assert_eq!(reply(0), "");
+    let second = reply(74);
+    assert!(second.starts_with("!\"#$") && second.ends_with("\r\n"), "{second}");
+    assert_eq!(reply(3), "\"#$");
+    let long = reply(65_507);
+    assert_eq!(long.len(), 512);
+    let each: Vec<&str> = long.lines().collect();
+    assert!(each[0].starts_with("#$%") && each[1].starts_with("$%&"), "{long}");
+    (0..200).for_each(|_| assert_eq!(reply(512).len(), 512));
+}

@@ -10,7 +10,8 @@ use crate::config::{Config, Limits, MemorySum};
 use crate::error::{CloseReason, SettingError, StartError};
 use crate::server::{Server, ServerHandle};
 use crate::service::{
-    Answer, Connection, Message, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
+    Answer, Connection, DatagramService, Message, Service, ServiceFactory, ServicePlan, Turn,
+    WorkerContext,
 };
 
 macro_rules! builtin {
@@ -176,6 +177,11 @@ impl ServiceFactory for OfListener {
             return Err(SettingError::new("max_connections", limits.max_connections, text));
         }
         Ok(())
+    }
+
+    fn datagrams(&self, listener: usize) -> Option<Box<dyn DatagramService + Send>> {
+        let service = *self.services.get(listener)?;
+        with_factory!(service, (options, _) => options.datagrams(listener))
     }
 
     fn plan(self, limits: &Limits) -> ServicePlan<ListenerServices> {

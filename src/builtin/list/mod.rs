@@ -81,6 +81,11 @@ macro_rules! service_options {
 services!(service_options);
 
 impl ServiceOptions {
+    /// Whether the service also has datagrams (`echo+udp`), beside connections.
+    pub fn serves_datagrams(&self) -> bool {
+        matches!(self, ServiceOptions::Echo | ServiceOptions::Discard | ServiceOptions::Chargen)
+    }
+
     /// How framed and message divide the stream into messages. `None` for services of plain bytes,
     /// and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {

@@ -136,6 +136,9 @@ impl Spec {
             Some(scheme) => TransportOptions::of_scheme(scheme)?,
         };
         let service = ServiceOptions::named(if service.is_empty() { "echo" } else { service })?;
+        if transport.is_datagram() && !service.serves_datagrams() {
+            return Err(service.is_for_streams());
+        }
         let proxy = ProxyOptions::default();
         let mut spec = Spec { service, transport, proxy, address: url.address.to_owned() };
         for (name, value) in &url.options {
@@ -157,7 +160,8 @@ impl Spec {
 
     /// Sets an option that is not one of the service. Returns `None` if there is none of this name.
     fn set_below_service(&mut self, name: &str, value: &[u8]) -> Option<Result<(), String>> {
-        self.transport.set(name, value).or_else(|| self.proxy.set(name, value))
+        let Spec { transport, proxy, .. } = self;
+        transport.set(name, value).or_else(|| transport.set_proxy(proxy, name, value))
     }
 
     /// The error for an option that neither the service nor the transport has. The text says which
@@ -214,6 +218,18 @@ impl ServiceOptions {
             let names = all.iter().map(ServiceOptions::name).collect::<Vec<_>>().join(", ");
             SpecError(format!("'{name}' is not a service; the services are {names} (tcp is echo)"))
         })
+    }
+
+    /// The error for a service over a transport of datagrams.
+    fn is_for_streams(&self) -> SpecError {
+        let all = ServiceOptions::all();
+        let names: Vec<_> = all.iter().filter(|one| one.serves_datagrams()).collect();
+        let names: Vec<_> = names.into_iter().map(ServiceOptions::name).collect();
+        SpecError(format!(
+            "{} needs a stream, and udp carries datagrams: only {} run over it",
+            self.name(),
+            names.join(", ")
+        ))
     }
 
     /// As [`set`](ServiceOptions::set), for services whose defaults can be set with flags.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::builtin::delay::{Distribution, Law, Stall};
 use crate::net::proxy::{Networks, ProxyHeaders};
-use crate::net::transport::{Mode, Owner, UnixOptions};
+use crate::net::transport::{Mode, Owner, SourceRate, UdpOptions, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
 #[cfg(feature = "tls")]
 use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
@@ -34,7 +34,14 @@ fn echo_is_meant_where_no_service_is_named() {
 fn every_service_is_named_over_every_transport() {
     for service in ServiceOptions::all() {
         for transport in TransportOptions::all() {
+            let carried = !transport.is_datagram() || service.serves_datagrams();
             let (service, over) = (service.name(), transport.name());
+            if !carried {
+                let error = error(&format!("{service}+{over}://7"));
+                assert!(error.starts_with(&format!("{service} needs a stream")), "{error}");
+                assert!(error.contains("only echo, discard, chargen run over it"), "{error}");
+                continue;
+            }
             let spec = parse(&format!("{service}+{over}:///e?"));
             assert_eq!((spec.service.name(), spec.transport.name()), (service, over));
             assert_eq!(spec.to_string().parse(), Ok(spec), "{service}, {over}");
@@ -42,6 +49,8 @@ fn every_service_is_named_over_every_transport() {
     }
     for (text, written) in [
         ("echo+unix:///e", "unix:///e"),
+        ("echo+udp://:7?source-rate=5k/s", "udp://:7?source-rate=5000/s"),
+        ("chargen+udp://h:7?max-datagram=1k", "chargen+udp://h:7?max-datagram=1Ki"),
         ("unix://@e?mode=600", "unix://@e?mode=0600"),
         ("framed+tcp://7?order=big", "framed://7?order=big"),
         ("hub+unix:///e?owner=a%3Ab&queue=9&mode=0", "hub+unix:///e?queue=9&mode=0000&owner=a:b"),
@@ -164,7 +173,10 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("unix:///e?mode=0o7", &["mode: '0o7' must be the octal number", "0777"]),
         ("unix:///e?mode=1000", &["'1000'", "at most 0777"]),
         ("unix:///e?owner=:", &["owner: ':' must be a user, user:group or :group"]),
-        ("framed+udp://7", &["udp is not supported yet; the transports are tcp, unix"]),
+        ("framed+udp://7", &["framed needs a stream", "only echo, discard, chargen run over it"]),
+        ("udp://7?proxy=require", &["'proxy' is not an option", "udp takes max-datagram"]),
+        ("udp://7?source-rate=1m", &["1/s to 1000000/s"]),
+        ("echo+udp+tls://7", &["TLS runs over tcp and unix, and not over udp"]),
         ("udp+framed://7", &["'framed' is not a transport"]),
         ("framed://7?order", &["order=VALUE"]),
         ("framed://7?order=big&order=big", &["order is given twice"]),
@@ -273,7 +285,11 @@ fn any_transport() -> BoxedStrategy<TransportOptions> {
         any_tls().prop_map(TransportOptions::Tls),
         (unix, any_tls()).prop_map(|(unix, tls)| TransportOptions::UnixTls(unix, tls)),
     ];
-    any.boxed()
+    let rate =
+        proptest::option::of((1..=1_000_000_u32).prop_map(|one| SourceRate::new(one).unwrap()));
+    let udp = (1..=65_527_u32, rate)
+        .prop_map(|(max_datagram, source_rate)| UdpOptions { max_datagram, source_rate });
+    prop_oneof![4 => any, 1 => udp.prop_map(TransportOptions::Udp)].boxed()
 }
 
 #[cfg(feature = "tls")]
@@ -322,6 +338,10 @@ proptest! {
         transport in any_transport(),
         proxy in any_proxy(),
     ) {
+        // Not all services have datagrams, and these have no proxies.
+        let streams = !transport.is_datagram();
+        prop_assume!(streams || service.serves_datagrams());
+        let proxy = if streams { proxy } else { ProxyOptions::default() };
         let spec = Spec { service, transport, proxy, address: "[::1]:7777".to_owned() };
         let written = spec.to_string();
         prop_assert_eq!(written.parse::<Spec>().unwrap(), spec, "{}", written);

@@ -98,14 +98,23 @@ fn sample(name: &str) -> &'static str {
         "client-auth" => "optional",
         "alpn" => "echo",
         "tls-min" => "1.3",
+        "max-datagram" => "1k",
+        "source-rate" => "100/s",
         other => panic!("write a value for the setting {other} here"),
     }
 }
 
 #[test]
 fn each_setting_has_the_same_effect_as_a_flag_in_the_environment_and_in_the_file() {
-    let listeners =
-        ["echo://1", "framed://2", "message://3", "hub://4", "unix:///run/e.sock", "tls://5"];
+    let listeners = [
+        "echo://1",
+        "framed://2",
+        "message://3",
+        "hub://4",
+        "unix:///run/e.sock",
+        "tls://5",
+        "udp://6",
+    ];
     let listen: Vec<&str> = listeners.iter().flat_map(|at| ["--listen", *at]).collect();
     let command = Cli::clap();
     let mut count = 0;
@@ -404,8 +413,8 @@ const WRONG: &[(&str, &str)] = &[
         ":1: listen: cannot listen on unix://@echo with a mode or an owner: an abstract name has no file; leave them out, or give a path",
     ),
     (
-        "listen = 'echo+udp://7801'",
-        ":1: listen: 'echo+udp://7801': the transport udp is not supported yet; the transports are tcp, unix, tls, unix+tls",
+        "listen = 'hub+udp://7801'",
+        ":1: listen: 'hub+udp://7801': hub needs a stream, and udp carries datagrams: only echo, discard, chargen run over it",
     ),
     (
         "listen = 'hub://7801'\nmax-message = '17k'",

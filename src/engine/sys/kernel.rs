@@ -255,6 +255,7 @@ impl Sys for Kernel {
         let begun = match target {
             Endpoint::Tcp(target) => begin_connect(*target, source),
             Endpoint::Unix(target) => connect_unix(target),
+            Endpoint::Udp(_) => return Err(Errno::PROTOTYPE),
         };
         begun.map_err(|error| errno(&error))
     }

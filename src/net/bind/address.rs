@@ -1,11 +1,11 @@
 //! The values that [`Config::listen`](crate::Config::listen) takes, texts among them. Parses the
 //! texts and converts all values to endpoints. Looks up names.
 
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::has_ipv6;
 use super::inherited::Inherited;
-use crate::base::endpoint::Endpoint;
+use crate::base::endpoint::{Endpoint, UnixAddress};
 use crate::base::option::Options;
 use crate::base::url::Url;
 use crate::error::AddressError;
@@ -46,6 +46,8 @@ impl<E: Into<Endpoint>> From<E> for ListenOn {
 /// | `unix:///run/echo.sock?mode=0660` | a Unix socket |
 /// | `unix://@echo` | a Unix socket with an abstract name |
 /// | `127.0.0.1:7777?proxy=require` | this address; a proxy names the clients |
+/// | `udp://192.0.2.1:7` | datagrams at this address |
+/// | `udp://7`, `udp://:7` | datagrams of this machine alone: `[::1]:7` and `127.0.0.1:7` |
 ///
 /// A text has the form `[transport://]address[?option=value...]`; without a transport it is `tcp`.
 /// Port 0 means a free port: a different one for each text, and the same for all addresses of a
@@ -123,7 +125,8 @@ fn without_service(text: &str) -> Result<(TransportOptions, ProxyOptions, &str),
     }
     let mut proxy = ProxyOptions::default();
     for (name, value) in &url.options {
-        let done = transport.set(name, value).or_else(|| proxy.set(name, value));
+        let done =
+            transport.set(name, value).or_else(|| transport.set_proxy(&mut proxy, name, value));
         done.ok_or_else(|| format!("'{name}' is not an option of {}", transport.name()))?
             .map_err(|error| format!("{name}: {error}"))?;
     }
@@ -142,7 +145,10 @@ pub(crate) struct ListenAddress {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum At {
-    Endpoint(Endpoint),
+    Unix(UnixAddress),
+    Address(SocketAddr),
+    /// A port without an address.
+    Port(u16),
     Name(String, u16),
 }
 
@@ -159,7 +165,7 @@ impl ListenAddress {
         text: &str,
     ) -> Result<ListenAddress, String> {
         let at = match transport.is_unix() {
-            true => At::Endpoint(Endpoint::Unix(text.parse()?)),
+            true => At::Unix(text.parse()?),
             false => At::parse(text)?,
         };
         Ok(ListenAddress { at, transport, proxy })
@@ -169,14 +175,14 @@ impl ListenAddress {
 impl At {
     fn parse(text: &str) -> Result<At, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(At::Endpoint(address.into()));
+            return Ok(At::Address(address));
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let Ok(port) = port.parse::<u16>() else {
             return Err(format!("'{port}' is not a port (0 to 65535); {FORMS}"));
         };
         match host {
-            "" => Ok(At::Endpoint(Endpoint::Tcp((Ipv6Addr::UNSPECIFIED, port).into()))),
+            "" => Ok(At::Port(port)),
             _ if is_zoned(host) => Ok(At::Name(host[1..host.len() - 1].to_owned(), port)),
             _ if host.contains([':', '/', '[', ']']) => {
                 Err(format!("'{host}' is not a host; {FORMS}"))
@@ -203,8 +209,11 @@ impl ListenAddress {
             inherited: None,
             proxy: self.proxy.clone(),
         };
+        let at = |address| on(self.transport.endpoint(address));
         let (host, port) = match &self.at {
-            At::Endpoint(endpoint) => return Ok(vec![on(*endpoint)]),
+            At::Unix(address) => return Ok(vec![on(Endpoint::Unix(*address))]),
+            At::Address(address) => return Ok(vec![at(*address)]),
+            At::Port(port) => return Ok(self.of_port(*port).into_iter().map(at).collect()),
             At::Name(host, port) => (host, *port),
         };
         let fail = |reason| AddressError::NotFound { host: host.clone(), reason };
@@ -213,7 +222,18 @@ impl ListenAddress {
         if addresses.is_empty() {
             return Err(fail("the name has no address".to_owned()));
         }
-        Ok(addresses.into_iter().map(Endpoint::Tcp).map(on).collect())
+        Ok(addresses.into_iter().map(at).collect())
+    }
+
+    /// The addresses that a port alone stands for: all of the machine, but for datagrams those of
+    /// loopback. Whoever can send a datagram can write any source into it, so an echo of datagrams
+    /// is open to the network only if its address says so.
+    fn of_port(&self, port: u16) -> Vec<SocketAddr> {
+        if !self.transport.is_datagram() {
+            return vec![(Ipv6Addr::UNSPECIFIED, port).into()];
+        }
+        let ipv6 = has_ipv6().then(|| (Ipv6Addr::LOCALHOST, port).into());
+        ipv6.into_iter().chain([(Ipv4Addr::LOCALHOST, port).into()]).collect()
     }
 }
 
@@ -252,6 +272,23 @@ mod tests {
             "{name:?}"
         );
         assert_eq!(At::parse("host:7"), Ok(At::Name("host".to_owned(), 7)));
+    }
+
+    #[test]
+    fn a_port_alone_is_every_address_over_tcp_and_loopback_over_udp() {
+        let of = |text: &str| -> Vec<String> {
+            let all = text.to_endpoints().unwrap();
+            all.iter().map(|on| on.endpoint.to_string()).collect()
+        };
+        assert_eq!(of(":7801"), ["tcp://[::]:7801"]);
+        for text in ["udp://7801", "udp://:7801"] {
+            let all = of(text);
+            assert!(all.ends_with(&["udp://127.0.0.1:7801".to_owned()]), "{all:?}");
+            assert_eq!(all.len() == 2, has_ipv6(), "{all:?}");
+        }
+        assert_eq!(of("udp://0.0.0.0:7?source-rate=5/s"), ["udp://0.0.0.0:7"]);
+        let proxied = "udp://127.0.0.1:7?proxy=require".to_endpoints().unwrap_err().to_string();
+        assert!(proxied.contains("'proxy' is not an option of udp"), "{proxied}");
     }
 
     #[test]
@@ -306,7 +343,8 @@ mod tests {
             ("7?proxy=yes", "proxy: 'yes' must be off or optional or require"),
             ("7?proxy=require&proxy-from=host", "proxy-from: 'host' is not an address"),
             ("7?proxy-from=10.0.0.0/8", "proxy-from needs proxy=require"),
-            ("udp://7", "not supported yet"),
+            ("udp://7?mode=600", "'mode' is not an option of udp"),
+            ("echo+udp://7", "'echo' is not a transport"),
         ] {
             let error = text.to_endpoints().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

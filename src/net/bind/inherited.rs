@@ -78,11 +78,12 @@ impl Inherited {
                     set_inherited_options(&self.socket)?;
                     Transport::Tcp
                 }
-                Endpoint::Unix(_) => Transport::Unix,
+                // One for datagrams is none that was passed.
+                Endpoint::Unix(_) | Endpoint::Udp(_) => Transport::Unix,
             };
             let copy = |_| self.socket.try_clone().map_err(|error| ("dup", error));
             let sockets = (0..workers).map(copy).collect::<Result<_, _>>()?;
-            Ok(Bound { endpoint, transport, file: None, is_inherited: true, sockets })
+            Ok(Bound { is_inherited: true, sockets, ..Bound::new(endpoint, transport) })
         };
         prepare().map_err(|failure| failed(endpoint, failure))
     }

@@ -1,6 +1,6 @@
 //! Creates the sockets that a server listens on. Checks which addresses can be used together, and
 //! creates one socket per address and worker. The engine accepts from them. `unix` does so for Unix
-//! sockets; the rest is about TCP.
+//! sockets, and `udp` has the options of UDP sockets; the rest is about TCP and UDP.
 //!
 //! With one socket per worker, the kernel distributes the connections (SO_REUSEPORT). If that
 //! option were set from the start, a second daemon could take half of the connections unnoticed. So
@@ -22,6 +22,7 @@ use crate::error::{Errno, StartError};
 
 mod address;
 mod inherited;
+mod udp;
 pub(crate) mod unix;
 
 pub(crate) use super::accept_queue::backlog_waiting;
@@ -43,6 +44,8 @@ const KEEPALIVE_PROBES: u32 = 6;
 pub(crate) struct Bound {
     /// Where it listens, with the real port.
     pub(crate) endpoint: Endpoint,
+    /// Its number among all endpoints of the server.
+    number: u32,
     transport: Transport,
     /// Its socket file. Before the sockets, because it is removed before they are closed.
     file: Option<Arc<SocketFile>>,
@@ -64,25 +67,34 @@ pub struct Listening<Socket> {
     /// Another program has passed it and keeps it open: closing it here resets nothing in its
     /// backlog.
     pub is_inherited: bool,
+    /// Its number among all endpoints of the server.
+    pub number: u32,
 }
 
 impl<Socket> Listening<Socket> {
     /// A TCP socket.
     #[cfg_attr(not(any(test, feature = "internals")), allow(dead_code, reason = "for tests"))]
     pub(crate) fn tcp(socket: Socket) -> Listening<Socket> {
-        Listening { file: None, socket, transport: Transport::Tcp, is_inherited: false }
+        Listening { file: None, socket, transport: Transport::Tcp, is_inherited: false, number: 0 }
     }
 }
 
 impl Bound {
+    /// An endpoint without sockets.
+    fn new(endpoint: Endpoint, transport: Transport) -> Bound {
+        let (file, is_inherited, sockets) = (None, false, Vec::new());
+        Bound { endpoint, number: 0, transport, file, is_inherited, sockets }
+    }
+
     /// The sockets, in the order of the workers.
     pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
-        let Bound { transport, file, is_inherited, sockets, .. } = self;
+        let Bound { number, transport, file, is_inherited, sockets, .. } = self;
         let listening = move |socket: Socket| Listening {
             file: file.clone(),
             socket: socket.into(),
             transport,
             is_inherited,
+            number,
         };
         sockets.into_iter().map(listening)
     }
@@ -91,8 +103,8 @@ impl Bound {
 /// The most attempts to find a port that is free for all addresses of a name.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Binds each endpoint once for each worker, and listens. Returns the sockets in the order of
-/// `endpoints`.
+/// Binds each endpoint that has connections once for each worker, and listens. Returns the sockets
+/// in the order of `endpoints`. [`bind_datagrams`] binds the others.
 ///
 /// `names` says how many of the endpoints, in order, belong to one name. With port 0, these get the
 /// same free port.
@@ -108,13 +120,7 @@ pub(crate) fn bind_names(
 ) -> Result<Vec<Bound>, StartError> {
     check(endpoints)?;
     log_clipped_backlog(backlog);
-    let addresses = tcp_addresses(endpoints);
-    let (mut tcp, mut rest) = (Vec::with_capacity(addresses.len()), endpoints);
-    for count in names {
-        let (name, others) = rest.split_at(*count);
-        tcp.extend(First::bind_name(&tcp_addresses(name), &addresses, share_port)?);
-        rest = others;
-    }
+    let tcp = Kind::Tcp.bind_names(endpoints, names, share_port)?;
     let bind_unix = |on: &ListenOn| match (&on.endpoint, on.transport.unix()) {
         (Endpoint::Unix(address), Some(options)) => {
             Some(unix::bind(address, options, workers, backlog))
@@ -122,17 +128,48 @@ pub(crate) fn bind_names(
         (Endpoint::Unix(address), None) => {
             Some(unix::bind(address, &Default::default(), workers, backlog))
         }
-        (Endpoint::Tcp(_), _) => None,
+        (Endpoint::Tcp(_) | Endpoint::Udp(_), _) => None,
     };
     let own = endpoints.iter().filter(|on| on.inherited.is_none());
     let unix: Vec<Bound> = own.filter_map(bind_unix).collect::<Result<_, _>>()?;
     let (mut tcp, mut unix) = (tcp.into_iter(), unix.into_iter());
-    let bound = |on: &ListenOn| match on.endpoint {
+    let mut bound = |on: &ListenOn| match on.endpoint {
         _ if on.inherited.is_some() => on.inherited.as_ref().map(|one| one.bound(workers)),
         Endpoint::Tcp(_) => tcp.next().map(|first| first.listen(workers, backlog)),
         Endpoint::Unix(_) => unix.next().map(Ok),
+        Endpoint::Udp(_) => None,
     };
-    endpoints.iter().filter_map(bound).collect()
+    let numbered = |(number, on)| {
+        let bound: Result<Bound, StartError> = bound(on)?;
+        Some(bound.map(|bound| Bound { number, ..bound }))
+    };
+    (0..).zip(endpoints).filter_map(numbered).collect()
+}
+
+/// The sockets of one endpoint for datagrams.
+#[derive(Debug)]
+pub(crate) struct BoundDatagram {
+    /// Where they are bound, with the real port.
+    pub(crate) endpoint: Endpoint,
+    /// One for each worker. They block.
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// Binds each endpoint for datagrams once for each worker, in the order of `endpoints`. As for TCP, a
+/// second daemon at the port fails, unless both share it.
+pub(crate) fn bind_datagrams(
+    endpoints: &[ListenOn],
+    names: &[usize],
+    workers: usize,
+    share_port: bool,
+) -> Result<Vec<BoundDatagram>, StartError> {
+    let bound = |first: First| {
+        let (kind, address) = (first.kind, first.address);
+        let sockets = first.for_each_worker(workers, |_| Ok(()));
+        let sockets = sockets.map_err(|failure| kind.failed(address, failure))?;
+        Ok(BoundDatagram { endpoint: kind.endpoint(address), sockets })
+    };
+    Kind::Udp.bind_names(endpoints, names, share_port)?.into_iter().map(bound).collect()
 }
 
 /// Like [`bind_names`], for endpoints without names.
@@ -155,7 +192,7 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
     let is_any = |endpoint: &Endpoint| endpoint.socket_addr().is_some_and(|at| at.port() == 0);
     let mut seen: Vec<Endpoint> = Vec::with_capacity(endpoints.len());
     for ListenOn { endpoint, transport, .. } in endpoints {
-        let one = endpoint.socket_addr().map_or(*endpoint, |at| canonical(at).into());
+        let one = endpoint.canonical();
         if !is_any(endpoint) && seen.contains(&one) {
             return Err(StartError::ListenedTwice(*endpoint));
         }
@@ -167,20 +204,63 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
         }
         seen.push(one);
     }
-    let addresses = tcp_addresses(endpoints);
-    for address in &addresses {
-        if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
-            let (endpoint, by) = (Endpoint::Tcp(*address), Endpoint::Tcp(*wider));
-            return Err(StartError::Covered { endpoint, by });
+    for kind in [Kind::Tcp, Kind::Udp] {
+        let addresses = kind.addresses(endpoints);
+        for address in &addresses {
+            if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
+                let (endpoint, by) = (kind.endpoint(*address), kind.endpoint(*wider));
+                return Err(StartError::Covered { endpoint, by });
+            }
         }
     }
     Ok(())
 }
 
-/// The TCP addresses to bind, in order, with IPv4-mapped addresses converted to IPv4.
-fn tcp_addresses(endpoints: &[ListenOn]) -> Vec<SocketAddr> {
-    let own = endpoints.iter().filter(|on| on.inherited.is_none());
-    own.filter_map(|on| on.endpoint.socket_addr().map(canonical)).collect()
+/// The kinds of sockets at socket addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Tcp,
+    Udp,
+}
+
+impl Kind {
+    fn endpoint(self, address: SocketAddr) -> Endpoint {
+        match self {
+            Kind::Tcp => Endpoint::Tcp(address),
+            Kind::Udp => Endpoint::Udp(address),
+        }
+    }
+
+    /// The addresses to bind, in order, with IPv4-mapped addresses converted to IPv4.
+    fn addresses(self, endpoints: &[ListenOn]) -> Vec<SocketAddr> {
+        let own = endpoints.iter().filter(|on| on.inherited.is_none());
+        let of_kind = own.filter_map(|on| {
+            let address = canonical(on.endpoint.socket_addr()?);
+            (self.endpoint(address) == on.endpoint.canonical()).then_some(address)
+        });
+        of_kind.collect()
+    }
+
+    /// Binds the first socket of each address, in order.
+    fn bind_names(
+        self,
+        endpoints: &[ListenOn],
+        names: &[usize],
+        share_port: bool,
+    ) -> Result<Vec<First>, StartError> {
+        let addresses = self.addresses(endpoints);
+        let (mut bound, mut rest) = (Vec::with_capacity(addresses.len()), endpoints);
+        for count in names {
+            let (name, others) = rest.split_at(*count);
+            bound.extend(First::bind_name(self, &self.addresses(name), &addresses, share_port)?);
+            rest = others;
+        }
+        Ok(bound)
+    }
+
+    fn failed(self, address: SocketAddr, failure: Failure) -> StartError {
+        failed(self.endpoint(address), failure)
+    }
 }
 
 /// Whether the wildcard address `wide` also accepts the connections to `address`.
@@ -204,6 +284,7 @@ fn is_wildcard_v6(address: &SocketAddr) -> bool {
 
 /// The first socket of an address: bound, not listening yet.
 struct First {
+    kind: Kind,
     /// With the real port.
     address: SocketAddr,
     only_v6: bool,
@@ -213,6 +294,7 @@ struct First {
 impl First {
     /// Binds all addresses of a name. If they have port 0, they get the same free port.
     fn bind_name(
+        kind: Kind,
         name: &[SocketAddr],
         all: &[SocketAddr],
         share: bool,
@@ -220,7 +302,7 @@ impl First {
         let mut attempts = PORT_ATTEMPTS;
         loop {
             attempts -= 1;
-            match First::bind_once(name, all, share) {
+            match First::bind_once(kind, name, all, share) {
                 // The port that was free for the first address is not free for another.
                 Err(StartError::AddressInUse(_)) if attempts > 0 && name[0].port() == 0 => {}
                 result => return result,
@@ -229,6 +311,7 @@ impl First {
     }
 
     fn bind_once(
+        kind: Kind,
         name: &[SocketAddr],
         all: &[SocketAddr],
         share: bool,
@@ -239,51 +322,67 @@ impl First {
             if let (0, Some(first)) = (address.port(), firsts.first()) {
                 address.set_port(first.address.port());
             }
-            firsts.push(First::bind(address, all, share)?);
+            firsts.push(First::bind(kind, address, all, share)?);
         }
         Ok(firsts)
     }
 
     /// Binds the address, or `0.0.0.0` instead of `[::]` if there is no IPv6.
-    fn bind(address: SocketAddr, all: &[SocketAddr], share: bool) -> Result<First, StartError> {
+    fn bind(
+        kind: Kind,
+        address: SocketAddr,
+        all: &[SocketAddr],
+        share: bool,
+    ) -> Result<First, StartError> {
         let only_v6 = is_wildcard_v6(&address) && ipv4_beside(&address, all);
-        match First::bind_address(address, only_v6, share) {
+        match First::bind_address(kind, address, only_v6, share) {
             Err((_, error)) if is_wildcard_v6(&address) && !only_v6 && no_ipv6(&error) => {
                 let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
                 log::warn!("no IPv6 on this machine ({error}): listening on {ipv4}, not {address}");
-                First::bind_address(ipv4, false, share).map_err(|failure| failed(ipv4, failure))
+                First::bind_address(kind, ipv4, false, share)
+                    .map_err(|failure| kind.failed(ipv4, failure))
             }
-            result => result.map_err(|failure| failed(address, failure)),
+            result => result.map_err(|failure| kind.failed(address, failure)),
         }
     }
 
-    fn bind_address(address: SocketAddr, only_v6: bool, share: bool) -> Result<First, Failure> {
-        let socket = bound_socket(address, only_v6, share)?;
+    fn bind_address(
+        kind: Kind,
+        address: SocketAddr,
+        only_v6: bool,
+        share: bool,
+    ) -> Result<First, Failure> {
+        let socket = kind.bound_socket(address, only_v6, share)?;
         // Port 0 is resolved here, for all workers.
         let real = socket.local_addr().map_err(|error| ("getsockname", error))?;
-        Ok(First { address: real.as_socket().unwrap_or(address), only_v6, socket })
+        Ok(First { kind, address: real.as_socket().unwrap_or(address), only_v6, socket })
     }
 
     /// Listens without SO_REUSEPORT, and then adds the sockets of the other workers.
     fn listen(self, workers: usize, backlog: u32) -> Result<Bound, StartError> {
         let address = self.address;
         let endpoint = Endpoint::Tcp(address);
-        let sockets =
-            self.listening_sockets(workers, backlog).map_err(|failure| failed(address, failure))?;
-        Ok(Bound { endpoint, transport: Transport::Tcp, file: None, is_inherited: false, sockets })
+        let sockets = self.for_each_worker(workers, |socket| listen(socket, backlog));
+        let sockets = sockets.map_err(|failure| failed(endpoint, failure))?;
+        Ok(Bound { sockets, ..Bound::new(endpoint, Transport::Tcp) })
     }
 
-    fn listening_sockets(self, workers: usize, backlog: u32) -> Result<Vec<Socket>, Failure> {
-        let First { address, only_v6, socket } = self;
-        listen(&socket, backlog)?;
+    /// Makes this socket ready, and then adds those of the other workers, with SO_REUSEPORT.
+    fn for_each_worker(
+        self,
+        workers: usize,
+        make_ready: impl Fn(&Socket) -> Result<(), Failure>,
+    ) -> Result<Vec<Socket>, Failure> {
+        let First { kind, address, only_v6, socket } = self;
+        make_ready(&socket)?;
         if workers > 1 {
             socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
         }
         let mut sockets = Vec::with_capacity(workers);
         sockets.push(socket);
         for _ in 1..workers {
-            let socket = bound_socket(address, only_v6, true)?;
-            listen(&socket, backlog)?;
+            let socket = kind.bound_socket(address, only_v6, true)?;
+            make_ready(&socket)?;
             sockets.push(socket);
         }
         Ok(sockets)
@@ -312,23 +411,42 @@ fn has_ipv6() -> bool {
 /// The name of a failed call, and its error.
 type Failure = (&'static str, io::Error);
 
-/// Creates a socket bound to the address, with all options except the backlog.
-fn bound_socket(address: SocketAddr, only_v6: bool, share: bool) -> Result<Socket, Failure> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-        .map_err(|error| ("socket", error))?;
-    socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
-    // A restart must not wait for the connections of the last run to leave TIME_WAIT.
-    socket.set_reuse_address(true).map_err(|error| ("setsockopt SO_REUSEADDR", error))?;
-    if address.is_ipv6() {
-        // Always set: the system's default (net.ipv6.bindv6only) may be either.
-        socket.set_only_v6(only_v6).map_err(|error| ("setsockopt IPV6_V6ONLY", error))?;
+impl Kind {
+    /// Creates a socket bound to the address, with all options except the backlog.
+    fn bound_socket(
+        self,
+        address: SocketAddr,
+        only_v6: bool,
+        share: bool,
+    ) -> Result<Socket, Failure> {
+        let (socket_type, protocol) = match self {
+            Kind::Tcp => (Type::STREAM, Protocol::TCP),
+            Kind::Udp => (Type::DGRAM, Protocol::UDP),
+        };
+        let socket = Socket::new(Domain::for_address(address), socket_type, Some(protocol))
+            .map_err(|error| ("socket", error))?;
+        if address.is_ipv6() {
+            // Always set: the system's default (net.ipv6.bindv6only) may be either.
+            socket.set_only_v6(only_v6).map_err(|error| ("setsockopt IPV6_V6ONLY", error))?;
+        }
+        if share {
+            socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+        }
+        match self {
+            Kind::Tcp => {
+                socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
+                // A restart must not wait for the connections of the last run to leave TIME_WAIT.
+                // Over UDP the option would let a second daemon bind the port.
+                socket
+                    .set_reuse_address(true)
+                    .map_err(|error| ("setsockopt SO_REUSEADDR", error))?;
+                set_inherited_options(&socket)?;
+            }
+            Kind::Udp => udp::set_options(&socket, address)?,
+        }
+        socket.bind(&address.into()).map_err(|error| ("bind", error))?;
+        Ok(socket)
     }
-    if share {
-        socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
-    }
-    set_inherited_options(&socket)?;
-    socket.bind(&address.into()).map_err(|error| ("bind", error))?;
-    Ok(socket)
 }
 
 /// Sets options that accepted sockets inherit. This saves a system call per option and connection.

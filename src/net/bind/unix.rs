@@ -90,7 +90,7 @@ pub(super) fn bind(
         let copy = sockets[0].try_clone().map_err(|error| ("dup", error));
         sockets.push(copy.map_err(|failure| failed(endpoint, failure))?);
     }
-    Ok(Bound { endpoint, transport: Transport::Unix, file, is_inherited: false, sockets })
+    Ok(Bound { file, sockets, ..Bound::new(endpoint, Transport::Unix) })
 }
 
 fn bind_file(

@@ -49,9 +49,10 @@ pub(super) fn flags() -> Vec<Vec<Meaning>> {
     let groups = transports.iter().map(|one| (one.name(), one.options()));
     let of_transports = groups
         .flat_map(|(name, groups)| groups.into_iter().flat_map(move |one| meanings(name, one)));
-    let all = transports.iter().map(TransportOptions::name).collect::<Vec<_>>().join(", ");
-    let of_all = meanings(&all, &ProxyOptions::default());
-    for one in of_services.chain(of_transports).chain(of_all) {
+    let streams = transports.iter().filter(|one| !one.is_datagram());
+    let streams = streams.map(TransportOptions::name).collect::<Vec<_>>().join(", ");
+    let of_streams = meanings(&streams, &ProxyOptions::default());
+    for one in of_services.chain(of_transports).chain(of_streams) {
         match flags.iter_mut().find(|flag| flag[0].about.name == one.about.name) {
             None => flags.push(vec![one]),
             Some(flag) => match flag.iter_mut().find(|other| other.help() == one.help()) {
@@ -109,17 +110,18 @@ pub(super) fn services() -> String {
     text
 }
 
-/// One line for each transport: what it is, and its options. Then the options that all take.
+/// One line for each transport: what it is, and its options. Then the options that all with streams
+/// take.
 pub(super) fn transports() -> String {
     let line = |one: &TransportOptions| {
         let names = one.option_names().join(", ");
         let mark = if names.is_empty() { "" } else { "; " };
         format!("  {:<9}{}{mark}{names}\n", one.name(), one.what())
     };
-    let of_all: Vec<&str> =
+    let of_streams: Vec<&str> =
         ProxyOptions::default().about().iter().map(|about| about.name).collect();
     let lines: String = TransportOptions::all().iter().map(line).collect();
-    lines + &format!("  {:<9}{}\n", "all", of_all.join(", "))
+    lines + &format!("  {:<9}{}\n", "not udp", of_streams.join(", "))
 }
 
 #[cfg(test)]

@@ -230,6 +230,8 @@ fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
             "client-ca" | "client-auth" => "client-auth=optional&client-ca=ca.pem",
             "alpn" => "alpn=echo,h2",
             "tls-min" => "tls-min=1.3",
+            "max-datagram" => "max-datagram=1k",
+            "source-rate" => "source-rate=100/s",
             "proxy" | "proxy-from" => "proxy=require&proxy-from=10.0.0.0/8",
             other => panic!("write a value for the option {other} of {transport} here"),
         };

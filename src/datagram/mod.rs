@@ -1,0 +1,190 @@
+//! Serves datagrams: one thread for each UDP socket, and one socket for each worker and endpoint.
+//!
+//! ```text
+//! recvmmsg ──► refuse? ──► source rate? ──► service ──► sendmmsg
+//!    ▲                (a batch of buffers)                 │
+//!    └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The threads stand beside the workers. A datagram needs nothing of what a worker keeps for a
+//! connection: no context, no timer, no place in a queue. So a thread that sleeps in the receive
+//! itself is enough, without an event loop: two system calls for each batch. Workers without such a
+//! neighbour run the code that they ran before, and a flood of datagrams takes no turn of a
+//! connection.
+//!
+//! A batch is what has arrived when the thread wakes, at most [`BATCH`] datagrams, so a reply waits
+//! for no later datagram. All memory is allocated before the thread is ready.
+//!
+//! * here: start, stop, and the loop
+//! * `guard`: what is not answered, so that nobody can use the server against another
+//! * `source_rate`: the limit of each source
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use crate::base::time::Time;
+use crate::engine::sys::monotonic_now;
+use crate::error::Errno;
+use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
+use crate::service::DatagramService;
+use crate::shared::counters::Counters;
+use guard::Guard;
+pub(crate) use source_rate::SourceRates;
+
+mod guard;
+mod source_rate;
+#[cfg(test)]
+mod tests;
+
+/// The most datagrams of one receive. A batch costs two system calls, so with this many the calls
+/// themselves hardly count.
+const BATCH: usize = 64;
+
+/// Address space of a thread's stack, in bytes. Its buffers are on the heap.
+pub(crate) const STACK_BYTES: usize = 256 << 10;
+
+/// The pause after a receive that failed, so that a socket that always fails does not take a
+/// processor.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a thread is made of.
+pub(crate) struct Setup {
+    pub(crate) socket: Arc<OwnedFd>,
+    /// The port of the socket.
+    pub(crate) port: u16,
+    /// The longest datagram that is answered, in bytes.
+    pub(crate) longest: usize,
+    pub(crate) rates: Option<Arc<SourceRates>>,
+    pub(crate) service: Box<dyn DatagramService + Send>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stopped: Arc<AtomicBool>,
+    pub(crate) busy_poll: bool,
+}
+
+/// Memory of a thread, in bytes, with its stack.
+pub(crate) fn bytes_each(longest: usize) -> u64 {
+    Batch::bytes(BATCH, longest) + STACK_BYTES as u64
+}
+
+/// Stops the threads.
+#[derive(Default)]
+pub(crate) struct Stopper {
+    pub(crate) stopped: Arc<AtomicBool>,
+    /// The threads own the sockets, so that these are closed when they end.
+    pub(crate) sockets: Vec<Weak<OwnedFd>>,
+}
+
+impl Stopper {
+    /// Makes all threads end. What waits in their sockets is not read.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        for socket in self.sockets.iter().filter_map(Weak::upgrade) {
+            // Linux says ENOTCONN, and wakes the receive nevertheless, now and for good (inet_shutdown
+            // in net/ipv4/af_inet.c).
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+/// A thread's state.
+pub(crate) struct Thread {
+    setup: Setup,
+    batch: Batch,
+    guard: Guard,
+    /// The kernel's count of dropped datagrams when it was last seen.
+    dropped: u32,
+    /// Whether the last receive failed, so that an error that stays is logged once.
+    has_failed: bool,
+}
+
+impl Thread {
+    /// Allocates all that the thread needs.
+    pub(crate) fn new(setup: Setup) -> Thread {
+        let batch = Batch::new(BATCH, setup.longest);
+        let guard = Guard { own_port: setup.port };
+        Thread { setup, batch, guard, dropped: 0, has_failed: false }
+    }
+
+    /// Serves until it is stopped.
+    pub(crate) fn run(mut self) {
+        let wait = if self.setup.busy_poll { Wait::No } else { Wait::ForOne };
+        let socket = self.setup.socket.clone();
+        while !self.setup.stopped.load(Ordering::Acquire) {
+            match self.batch.receive(socket.as_fd(), wait) {
+                Ok(count) => {
+                    // The receive may have ended because the socket was shut down.
+                    if self.setup.stopped.load(Ordering::Acquire) {
+                        break;
+                    }
+                    self.has_failed = false;
+                    self.serve(count);
+                    let sent = self.batch.send(socket.as_fd());
+                    self.count_sent(&sent);
+                }
+                Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),
+                Err(error) => self.failed(error),
+            }
+        }
+    }
+
+    /// Handles the datagrams of a batch.
+    fn serve(&mut self, count: usize) {
+        let counters = &self.setup.counters;
+        let now = self.setup.rates.as_ref().map_or(Time::ZERO, |_| monotonic_now());
+        let mut bytes = 0;
+        for at in 0..count {
+            let arrived = self.batch.arrived(at);
+            bytes += arrived.length as u64;
+            if let Some(dropped) = arrived.dropped_before {
+                counters.datagrams_dropped.add(dropped.wrapping_sub(self.dropped).into());
+                self.dropped = dropped;
+            }
+            if arrived.is_truncated {
+                counters.datagrams_truncated.add(1);
+                continue;
+            }
+            let Some(source) = self.guard.accepted(&arrived) else {
+                counters.datagrams_refused.add(1);
+                continue;
+            };
+            let rates = self.setup.rates.as_ref();
+            if rates.is_some_and(|rates| !rates.take(source.ip(), now)) {
+                counters.datagrams_limited.add(1);
+                continue;
+            }
+            let Arrived { length, local, .. } = arrived;
+            let datagram = &mut self.batch.buffer_mut(at)[..length];
+            let service = &mut self.setup.service;
+            // A panic is logged by its hook. It costs the reply to this datagram, and no more.
+            let reply = catch_unwind(AssertUnwindSafe(|| service.reply(datagram)));
+            if let Ok(Some(reply)) = reply {
+                self.batch.reply(at, reply.min(length), local);
+            }
+        }
+        counters.receives.add(1);
+        counters.datagrams_received.add(count as u64);
+        counters.bytes_received.add(bytes);
+    }
+
+    fn count_sent(&self, sent: &Sent) {
+        let counters = &self.setup.counters;
+        counters.sends.add(sent.calls);
+        counters.datagrams_sent.add(sent.datagrams);
+        counters.bytes_sent.add(sent.bytes);
+        counters.datagrams_unsent.add(sent.refused);
+    }
+
+    /// Errors of a receive concern earlier sends, or memory. The socket stays.
+    #[cold]
+    fn failed(&mut self, error: Errno) {
+        if !self.has_failed {
+            log::warn!("cannot receive datagrams at port {}: {error}; trying on", self.setup.port);
+        }
+        self.has_failed = true;
+        thread::sleep(ERROR_PAUSE);
+    }
+}

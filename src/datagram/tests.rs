@@ -1,0 +1,119 @@
+//! Tests of the threads for datagrams within a server of the library.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::builtin::loopback::{GUARD, until};
+use crate::builtin::{Echo, OfListener, ServiceOptions};
+use crate::config::Limits;
+use crate::error::StartError;
+use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
+use crate::{Config, Drained, Server};
+
+fn config() -> Config {
+    Config::new().workers(2).max_connections(10)
+}
+
+fn client(to: SocketAddr) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.connect(to).unwrap();
+    client
+}
+
+fn ask(client: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
+    client.send(datagram).unwrap();
+    let mut buffer = [0; 1_000];
+    let count = client.recv(&mut buffer).unwrap();
+    buffer[..count].to_vec()
+}
+
+/// A listener for datagrams has a number as the others have, but no worker accepts from it.
+#[test]
+fn each_listener_has_its_own_service_whatever_stands_between() {
+    let texts = ["udp://127.0.0.1:0", "127.0.0.1:0", "udp://127.0.0.1:0", "127.0.0.1:0"];
+    let config = texts.into_iter().fold(config(), |config, text| config.listen(text));
+    let services = vec![
+        ServiceOptions::Chargen,
+        ServiceOptions::Echo,
+        ServiceOptions::Echo,
+        ServiceOptions::Chargen,
+    ];
+    let server = OfListener::new(services).start(config).unwrap();
+    let kinds: Vec<bool> = server.local_endpoints().iter().map(|one| one.is_datagram()).collect();
+    assert_eq!(kinds, [true, false, true, false]);
+    let at = |number: usize| server.local_endpoints()[number].socket_addr().unwrap();
+    assert_eq!(ask(&client(at(2)), b"hello"), b"hello");
+    assert!(ask(&client(at(0)), b"hello").starts_with(b" !\"#$"));
+    assert_eq!(crate::builtin::loopback::exchange(at(1), b"hello"), b"hello");
+    let mut chargen = crate::builtin::loopback::connect(at(3));
+    assert!(crate::builtin::loopback::read(&mut chargen, 5).starts_with(b" !\"#$"));
+    drop(chargen);
+    assert_eq!(server.drain(GUARD), Drained::Clean);
+    let total = server.stats().total();
+    assert_eq!((total.datagrams_received, total.datagrams_sent), (2, 2));
+}
+
+#[test]
+fn a_service_without_datagrams_is_not_started_with_them() {
+    struct Streams;
+    impl Service for Streams {
+        type Session = ();
+        fn data(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+            Answer::Close
+        }
+    }
+    let config = config().listen("udp://127.0.0.1:7801");
+    let result = Server::start(config.clone(), || Streams);
+    assert!(matches!(result, Err(StartError::NoDatagrams(_))));
+    let framed = OfListener::new(vec![ServiceOptions::Framed(Default::default())]);
+    let config = config.max_connections(1_000).buffers(1_000);
+    let result = framed.start(config);
+    assert!(matches!(result, Err(StartError::NoDatagrams(_))), "{:?}", result.err());
+}
+
+/// Replies with more than it was given, and panics on request.
+struct Rude;
+
+impl DatagramService for Rude {
+    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+        assert_ne!(datagram, b"panic", "as the test wants");
+        Some(usize::MAX)
+    }
+}
+
+impl ServiceFactory for Rude {
+    type Service = Echo;
+
+    fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
+        Some(Box::new(Rude))
+    }
+
+    fn plan(self, _: &Limits) -> ServicePlan<Echo> {
+        ServicePlan::new(|_| Echo)
+    }
+}
+
+#[test]
+fn a_reply_is_never_longer_than_the_datagram_and_a_panic_costs_one_reply() {
+    let server = Server::start(config().listen("udp://127.0.0.1:0"), Rude).unwrap();
+    let client = client(server.local_endpoints()[0].socket_addr().unwrap());
+    assert_eq!(ask(&client, b"four"), b"four");
+    client.send(b"panic").unwrap();
+    assert_eq!(ask(&client, b"after"), b"after");
+    until(&server, "two are sent", |total| total.datagrams_sent == 2);
+    assert_eq!(server.stats().total().datagrams_received, 3);
+    assert_eq!(server.stop(), Drained::Clean);
+}
+
+/// Threads that wait for datagrams, or that poll, end when the handle is dropped.
+#[test]
+fn idle_threads_end_at_once() {
+    for busy_poll in [false, true] {
+        let config = config().listen("udp://127.0.0.1:0").busy_poll(busy_poll);
+        let server = Server::start(config, Echo).unwrap();
+        let address = server.local_endpoints()[0].socket_addr().unwrap();
+        assert_eq!(ask(&client(address), b"hello"), b"hello");
+        drop(server);
+        UdpSocket::bind(address).expect("the port is free");
+    }
+}

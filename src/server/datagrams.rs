@@ -1,0 +1,152 @@
+//! The threads for datagrams of a server: what they are made of, their start, and their end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::{io, mem};
+
+use super::{End, Running, Shared};
+use crate::base::endpoint::Endpoint;
+use crate::buffer::room;
+use crate::config::{Config, Limits, Sizes, UdpOptions};
+use crate::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Thread};
+use crate::error::StartError;
+use crate::net::bind;
+use crate::service::{DatagramService, ServiceFactory};
+use crate::shared::counters::Counters;
+
+/// The listeners for datagrams.
+#[derive(Default)]
+pub(super) struct Datagrams(Vec<Listener>);
+
+/// A listener for datagrams.
+struct Listener {
+    endpoint: Endpoint,
+    options: UdpOptions,
+    /// One for each worker.
+    services: Vec<Box<dyn DatagramService + Send>>,
+    /// The same, once they are bound.
+    sockets: Vec<Arc<OwnedFd>>,
+}
+
+/// What of the threads is shared with the server's handle.
+#[derive(Default)]
+pub(super) struct DatagramThreads {
+    pub(super) stopper: Stopper,
+    /// The worker that each thread stands beside, and its counters.
+    pub(super) counters: Vec<(usize, Arc<Counters>)>,
+}
+
+impl Datagrams {
+    /// Makes the services of the endpoints for datagrams.
+    ///
+    /// # Errors
+    /// The server's service has no datagrams.
+    pub(super) fn new(
+        config: &Config,
+        limits: &Limits,
+        factory: &impl ServiceFactory,
+    ) -> Result<Datagrams, StartError> {
+        let udp = |(number, on): (usize, &bind::ListenOn)| {
+            let endpoint = on.endpoint.is_datagram().then_some(on.endpoint)?;
+            let services = (0..limits.workers).map(|_| factory.datagrams(number)).collect();
+            let services: Option<Vec<_>> = services;
+            let options = on.transport.udp().cloned().unwrap_or_default();
+            let listener = |services| Listener { endpoint, options, services, sockets: Vec::new() };
+            Some(services.map(listener).ok_or(StartError::NoDatagrams(endpoint)))
+        };
+        let listeners = config.listen.iter().enumerate().filter_map(udp);
+        Ok(Datagrams(listeners.collect::<Result<_, _>>()?))
+    }
+
+    /// Sets what the threads need.
+    pub(super) fn add_to(&self, sizes: &mut Sizes) {
+        for listener in &self.0 {
+            let threads = listener.services.len();
+            let longest = listener.options.max_datagram as usize;
+            let rates = listener.options.source_rate.map_or(0, |_| SourceRates::BYTES);
+            sizes.datagram_threads += threads;
+            sizes.datagram_bytes += threads as u64 * datagram::bytes_each(longest) + rates;
+        }
+    }
+
+    /// Binds the sockets.
+    pub(super) fn bind(
+        mut self,
+        config: &Config,
+        limits: &Limits,
+    ) -> Result<Datagrams, StartError> {
+        let (workers, share_port) = (limits.workers, limits.share_port);
+        let bound = bind::bind_datagrams(&config.listen, &config.names, workers, share_port)?;
+        for (listener, bound) in self.0.iter_mut().zip(bound) {
+            listener.endpoint = bound.endpoint;
+            let own = |socket| Arc::new(OwnedFd::from(socket));
+            listener.sockets = bound.sockets.into_iter().map(own).collect();
+        }
+        Ok(self)
+    }
+
+    /// Where the sockets are bound, in order.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        self.0.iter().map(|listener| listener.endpoint)
+    }
+
+    /// What is shared with the handle.
+    pub(super) fn threads(&self) -> DatagramThreads {
+        let sockets = self.0.iter().flat_map(|listener| &listener.sockets);
+        let stopper =
+            Stopper { sockets: sockets.map(Arc::downgrade).collect(), ..Stopper::default() };
+        let workers = self.0.iter().flat_map(|listener| 0..listener.services.len());
+        DatagramThreads {
+            stopper,
+            counters: workers.map(|worker| (worker, Arc::default())).collect(),
+        }
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system refuses the memory or a thread.
+    pub(super) fn start(
+        mut self,
+        limits: &Limits,
+        sizes: &Sizes,
+        running: &mut Running,
+    ) -> io::Result<()> {
+        room::check(sizes.datagram_bytes)?;
+        let mut at = 0;
+        for (number, listener) in self.0.iter_mut().enumerate() {
+            let rate = listener.options.source_rate;
+            let rates = rate.map(|rate| Arc::new(SourceRates::new(rate.per_second())));
+            let sockets = mem::take(&mut listener.sockets).into_iter();
+            for (socket, service) in sockets.zip(mem::take(&mut listener.services)) {
+                let shared = running.shared.clone();
+                let (worker, counters) = shared.datagrams.counters[at].clone();
+                at += 1;
+                let setup = Setup {
+                    socket,
+                    port: listener.endpoint.socket_addr().map_or(0, |address| address.port()),
+                    longest: listener.options.max_datagram as usize,
+                    rates: rates.clone(),
+                    service,
+                    counters,
+                    stopped: shared.datagrams.stopper.stopped.clone(),
+                    busy_poll: limits.busy_poll,
+                };
+                let thread = thread::Builder::new()
+                    .name(format!("udp-{number}-{worker}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn(move || work(&shared, setup))?;
+                running.threads.push(thread);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a thread from start to end.
+fn work(shared: &Arc<Shared>, setup: Setup) {
+    let mut end = End { shared, worker: None, cut: 0, failed: true };
+    Thread::new(setup).run();
+    end.failed = false;
+}
