@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use echopool::builtin::dispatch::ListenerServices;
 use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
-use echopool::builtin::{Delay, Echo, OfListener};
+use echopool::builtin::{Delay, Echo, OfListener, TimedOptions};
 use echopool::config::Limits;
 use echopool::error::SettingError;
 use echopool::framing::{ByteOrder, Delimiter, encode};
@@ -464,6 +464,20 @@ fn framed_clients(address: SocketAddr) {
     }
 }
 
+/// Replies have times in them, so only their length is compared.
+fn timed_clients(address: SocketAddr) {
+    let frame = |len: u32| [&encode(len, ByteOrder::Little)[..], &vec![5; len as usize]].concat();
+    let good: Vec<u8> = [32, 33, 64, 3000, 32, 100_000, 40].into_iter().flat_map(frame).collect();
+    for end in [vec![], frame(900)[..300].to_vec(), vec![31, 0, 0, 0], vec![255; 4]] {
+        let mut client = connect(address);
+        client.write_all(&[&good[..], &end].concat()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), good.len());
+    }
+}
+
 fn message_clients(closing: SocketAddr, keeping: SocketAddr) {
     let long = "y".repeat(20_000);
     let lines = format!("one\ntwo \u{1}\u{e9}\n\n{long}\nlast");
@@ -501,6 +515,12 @@ fn the_other_services_allocate_nothing_while_messages_are_logged() {
         ServiceOptions::Message(lines),
         ServiceOptions::Chargen,
         ServiceOptions::Discard,
+        ServiceOptions::Timed(TimedOptions { max_frame, ..TimedOptions::default() }),
+        ServiceOptions::Timed(TimedOptions {
+            max_frame,
+            delay: Duration::from_millis(1),
+            ..TimedOptions::default()
+        }),
     ];
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = services.iter().fold(Config::new(), |config, _| config.listen(anywhere));
@@ -514,6 +534,8 @@ fn the_other_services_allocate_nothing_while_messages_are_logged() {
     framed_clients(address[0]);
     message_clients(address[1], address[2]);
     stream_clients(address[3], address[4]);
+    timed_clients(address[5]);
+    timed_clients(address[6]);
     let mut client = connect(address[2]);
     client.write_all(b"who?\n").unwrap();
     client.read_exact(&mut [0; 5]).unwrap();

@@ -1,7 +1,10 @@
-//! The types of values that only options of services have: byte orders and delimiters. The
+//! The types of values that only options of services have: byte orders, delimiters and times. The
 //! declaration itself is in `base::option`.
 
+use std::time::Duration;
+
 pub(crate) use crate::base::option::*;
+use crate::base::units;
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter};
 
 impl Word for ByteOrder {
@@ -10,6 +13,29 @@ impl Word for ByteOrder {
 
 /// The words of a byte order.
 pub(crate) const ORDERS: &[&str] = &["little", "big"];
+
+/// Maximum for each time. Longer ones look like time-outs, and sums of this are far from
+/// overflowing.
+const TIME_MAX: Duration = Duration::from_secs(3600);
+
+/// A time from 0 to an hour.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    match units::parse_duration(text)? {
+        time if time > TIME_MAX => Err(format!("{text} is more than an hour")),
+        time => Ok(time),
+    }
+}
+
+/// See [`time`].
+impl Value for Duration {
+    fn read(&self, _: &About, text: &[u8]) -> Result<Duration, String> {
+        time(utf8(text)?)
+    }
+
+    fn write(&self, _: &About) -> Option<Vec<u8>> {
+        Some(time_text(*self).into())
+    }
+}
 
 /// Bytes, with escapes.
 impl Value for Delimiter {

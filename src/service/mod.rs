@@ -34,7 +34,7 @@ pub use crate::engine::ConnectTo;
 pub use crate::shared::directory::Directory;
 pub use crate::shared::mailbox::Parcels;
 
-pub(crate) use connection::Attention;
+pub(crate) use connection::{Attention, ReadClock};
 pub(crate) use turn::Requests;
 
 /// What a service wants to happen to the connection after a call.

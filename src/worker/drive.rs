@@ -13,7 +13,7 @@ use crate::buffer::{Chain, Pool};
 use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::service::messenger::Messenger;
-use crate::service::{Answer, Connection, Service};
+use crate::service::{Answer, Connection, ReadClock, Service};
 use crate::shared::counters::Counters;
 
 impl<S: Service, L: Layer> Core<S, L> {
@@ -553,7 +553,7 @@ fn ask<S: Service, LayerState, E: Engine>(
     // nothing.
     let answer = catch_unwind(AssertUnwindSafe(|| {
         let now = clock.read(service, context.tag);
-        let (mut connection, session) = context.for_service(pool, messenger, now);
+        let (mut connection, session) = context.for_service(pool, messenger, now, &clock);
         call(service, &mut connection, session)
     }));
     Asked {
@@ -572,6 +572,12 @@ struct Clock<'a, E> {
     engine: &'a E,
     /// The time of the turn.
     turn: Time,
+}
+
+impl<E: Engine> ReadClock for Clock<'_, E> {
+    fn read_clock(&self) -> Time {
+        self.engine.now()
+    }
 }
 
 impl<E: Engine> Clock<'_, E> {

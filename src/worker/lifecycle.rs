@@ -69,7 +69,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn last_output(&mut self, key: Key) {
         let now = self.now;
         let context = self.table.expect_mut(key);
-        let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
+        let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now, &now);
         let service = &mut self.service;
         // The connection is ending anyway, so a panic changes nothing.
         let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
@@ -87,7 +87,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         let now = self.now;
         let context = self.table.expect_mut(key);
         if context.is_open() && !context.input.is_empty() {
-            let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now);
+            let (mut connection, session) =
+                context.for_service(&self.pool, &self.messenger, now, &now);
             let service = &mut self.service;
             // The connection is ending anyway, so a panic changes nothing.
             let _ = catch_unwind(AssertUnwindSafe(|| service.cut_off(&mut connection, session)));
@@ -180,7 +181,7 @@ fn notify_closed<S: Service, LayerState>(
     let refused = if context.was_established() { Errno::PROTO } else { Errno::CANCELED };
     let (opened, tag) = (context.opened, context.tag);
     let error = context.connect_error.unwrap_or(refused);
-    let (mut connection, session) = context.for_service(pool, messenger, now);
+    let (mut connection, session) = context.for_service(pool, messenger, now, &now);
     // There is nothing left to close after a panic.
     let _ = catch_unwind(AssertUnwindSafe(|| match opened {
         true => service.closed(&mut connection, session, reason),

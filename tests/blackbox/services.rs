@@ -41,6 +41,8 @@ fn several_services_run_in_one_daemon_each_as_its_ready_line_says() {
         "discard://127.0.0.1:0",
         "--listen",
         "chargen://127.0.0.1:0",
+        "--listen",
+        "timed://127.0.0.1:0?delay=1ms",
     ]);
     let ports: Vec<u16> = daemon.addresses().iter().map(SocketAddr::port).collect();
     let expected = [
@@ -50,10 +52,11 @@ fn several_services_run_in_one_daemon_each_as_its_ready_line_says() {
         format!("message://127.0.0.1:{}?delimiter=%0D%0A&after=keep", ports[3]),
         format!("discard://127.0.0.1:{}", ports[4]),
         format!("chargen://127.0.0.1:{}", ports[5]),
+        format!("timed://127.0.0.1:{}?delay=1ms", ports[6]),
     ];
     assert_eq!(daemon.targets(), expected);
 
-    let [echo, little, big, lines, discard, chargen] =
+    let [echo, little, big, lines, discard, chargen, timed] =
         daemon.addresses().try_into().expect("one address for each --listen");
     let mut client = Client::connect(echo);
     client.ping(10_000);
@@ -67,6 +70,16 @@ fn several_services_run_in_one_daemon_each_as_its_ready_line_says() {
     let mut line = [0; 74];
     connect(chargen).read_exact(&mut line).expect("a line");
     assert!(line.starts_with(b" !\"#$%&'()*+,-./0123") && line.ends_with(b"abcdefg\r\n"));
+    let request = frame(&[&[7; 32][..], b"hello"].concat(), u32::to_le_bytes);
+    let reply = talk(timed, &request);
+    assert_eq!((&reply[..4], &reply[36..]), (&request[..4], &b"hello"[..]));
+    let number = |at| u64::from_le_bytes(reply[at..at + 8].try_into().expect("8 bytes"));
+    assert_eq!(
+        number(4),
+        echopool::builtin::timed::clock_id(),
+        "the same clock as of this process"
+    );
+    assert!(number(12) <= number(20) && number(20) + 1_000_000 <= number(28), "{reply:?}");
     daemon.finish();
 }
 

@@ -417,6 +417,50 @@ impl Chain {
         copied
     }
 
+    /// Copies the bytes at this offset into `into`. Returns false, with `into` unspecified, if the
+    /// chain ends before that many.
+    #[inline]
+    pub fn read_at(&self, mut offset: usize, into: &mut [u8]) -> bool {
+        let mut copied = 0;
+        for slice in self.slices() {
+            if copied == into.len() {
+                break;
+            }
+            let here = slice.get(offset..).unwrap_or_default();
+            offset = offset.saturating_sub(slice.len());
+            let count = here.len().min(into.len() - copied);
+            into[copied..copied + count].copy_from_slice(&here[..count]);
+            copied += count;
+        }
+        copied == into.len()
+    }
+
+    /// Overwrites the bytes at this offset.
+    ///
+    /// # Panics
+    /// If the chain ends before that many, or one of them is in a shared buffer.
+    #[allow(unsafe_code)]
+    pub fn write_at(&mut self, mut offset: usize, mut bytes: &[u8]) {
+        let mut next = self.first;
+        while !bytes.is_empty() {
+            assert!(next != NONE, "more bytes written than there are");
+            let (id, link) = (next, self.link(next));
+            next = link.next;
+            let len = (link.end - link.start) as usize;
+            if offset >= len {
+                offset -= len;
+                continue;
+            }
+            assert!(!self.pool.local().is_reference(id), "a shared buffer is not written to");
+            let (here, rest) = bytes.split_at(bytes.len().min(len - offset));
+            // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively;
+            // `bytes` is not part of this buffer.
+            let buffer = unsafe { self.pool.local().bytes_mut(id) };
+            buffer[link.start as usize + offset..][..here.len()].copy_from_slice(here);
+            (bytes, offset) = (rest, 0);
+        }
+    }
+
     /// The data of the first lease.
     ///
     /// # Panics

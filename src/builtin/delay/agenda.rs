@@ -12,7 +12,7 @@ const NOWHERE: u32 = u32::MAX;
 
 /// At most one time per slot, with the earliest available in constant time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Agenda {
+pub(in crate::builtin) struct Agenda {
     /// A binary heap: no entry is earlier than its parent.
     heap: Vec<(Time, u32)>,
     /// For each slot, the position of its entry in the heap.
@@ -21,15 +21,16 @@ pub(super) struct Agenda {
 
 impl Agenda {
     /// Memory per slot, in bytes.
-    pub(super) const BYTES_PER_SLOT: usize = size_of::<(Time, u32)>() + size_of::<u32>();
+    pub(in crate::builtin) const BYTES_PER_SLOT: usize =
+        size_of::<(Time, u32)>() + size_of::<u32>();
 
     /// An empty agenda for slots below `slots`.
-    pub(super) fn new(slots: usize) -> Agenda {
+    pub(in crate::builtin) fn new(slots: usize) -> Agenda {
         Agenda { heap: Vec::with_capacity(slots), places: vec![NOWHERE; slots] }
     }
 
     /// Sets the slot's time. Replaces a time set before.
-    pub(super) fn set(&mut self, slot: u32, due: Time) {
+    pub(in crate::builtin) fn set(&mut self, slot: u32, due: Time) {
         let place = match self.places[slot as usize] {
             NOWHERE => {
                 self.heap.push((due, slot));
@@ -45,7 +46,7 @@ impl Agenda {
     }
 
     /// Removes the slot's time, if it has one.
-    pub(super) fn clear(&mut self, slot: u32) {
+    pub(in crate::builtin) fn clear(&mut self, slot: u32) {
         let place = std::mem::replace(&mut self.places[slot as usize], NOWHERE);
         if place == NOWHERE {
             return;
@@ -59,12 +60,12 @@ impl Agenda {
     }
 
     /// The earliest time.
-    pub(super) fn next(&self) -> Option<Time> {
+    pub(in crate::builtin) fn next(&self) -> Option<Time> {
         self.heap.first().map(|&(due, _)| due)
     }
 
     /// Removes and returns the slot with the earliest time, if that time has come.
-    pub(super) fn pop(&mut self, now: Time) -> Option<u32> {
+    pub(in crate::builtin) fn pop(&mut self, now: Time) -> Option<u32> {
         let &(due, slot) = self.heap.first()?;
         if due > now {
             return None;

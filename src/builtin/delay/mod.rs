@@ -24,7 +24,7 @@ use crate::service::{
     Answer, Connection, ConnectionId, Service, ServiceFactory, ServicePlan, Turn, WorkerContext,
 };
 
-mod agenda;
+pub(super) mod agenda;
 pub mod law;
 mod options;
 #[cfg(test)]

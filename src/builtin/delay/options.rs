@@ -10,12 +10,9 @@
 use std::time::Duration;
 
 use super::law::{Distribution, Law, Stall};
-use crate::base::units;
-use crate::builtin::option::{About, Allowed, Options, Value, declare, options, time_text, utf8};
-
-/// Maximum for each time. Longer ones look like time-outs, and sums of this are far from
-/// overflowing.
-const TIME_MAX: Duration = Duration::from_secs(3600);
+use crate::builtin::option::{
+    About, Allowed, Options, Value, declare, options, time, time_text, utf8,
+};
 
 /// Maximum weight. A share finer than one in a million would take more requests to observe than are
 /// ever sent.
@@ -145,13 +142,6 @@ impl Value for Option<Stall> {
     fn write(&self, _: &About) -> Option<Vec<u8>> {
         let text = |stall: &Stall| [stall.lasts, stall.every].map(time_text).join("/");
         self.as_ref().map(|stall| text(stall).into())
-    }
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    match units::parse_duration(text)? {
-        time if time > TIME_MAX => Err(format!("{text} is more than an hour")),
-        time => Ok(time),
     }
 }
 

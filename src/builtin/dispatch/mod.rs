@@ -3,7 +3,7 @@
 //! implemented in its own file.
 
 use super::list::services;
-use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions};
+use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions, Timed};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{Config, Limits, MemorySum};

@@ -9,7 +9,7 @@
 //! A test then requires the table in `docs/services.md`.
 
 use super::option::Options;
-use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions};
+use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions, TimedOptions};
 use crate::protocol::framing::Framing;
 
 /// Calls a macro with the list of services.
@@ -26,6 +26,8 @@ macro_rules! services {
             hub: Hub = Hub(options: HubOptions), "passes messages between its clients";
             delay: Delay = Delay(options: DelayOptions),
                 "sends back every byte, delayed by a known distribution";
+            timed: Timed = Timed(options: TimedOptions),
+                "sends back frames with the times at which they were received and sent";
         }
     };
 }
@@ -86,12 +88,13 @@ impl ServiceOptions {
         matches!(self, ServiceOptions::Echo | ServiceOptions::Discard | ServiceOptions::Chargen)
     }
 
-    /// How framed and message divide the stream into messages. `None` for services of plain bytes,
+    /// How framed, message and timed divide the stream into messages. `None` for services of plain bytes,
     /// and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {
         match self {
             ServiceOptions::Framed(options) => Some(options.framing()),
             ServiceOptions::Message(options) => Some(options.framing()),
+            ServiceOptions::Timed(options) => Some(options.framing()),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ use crate::base::url::{ENCODED, Url};
 use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
 
-pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions};
+pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions, TimedOptions};
 pub use super::{ServiceOptions, Slow};
 
 /// A service over a transport at an address.

@@ -73,7 +73,7 @@ fn no_option_is_one_of_a_service_and_of_a_transport() {
 
 #[test]
 fn every_service_has_its_name_and_the_stated_defaults() {
-    let names = ["echo", "discard", "chargen", "framed", "message", "hub", "delay"];
+    let names = ["echo", "discard", "chargen", "framed", "message", "hub", "delay", "timed"];
     assert_eq!(ServiceOptions::all().iter().map(ServiceOptions::name).collect::<Vec<_>>(), names);
     for name in names {
         let spec = parse(&format!("{name}://[::1]:7"));
@@ -166,7 +166,7 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("ECHO://7", &["'ECHO'", "echo"]),
         ("framed://7?colour=red", &["'colour' is not an option", "framed takes order, max-frame"]),
         ("framed://7?after=keep", &["option of message, not of framed", "order, max-frame"]),
-        ("echo://7?order=big", &["option of framed, hub, not of echo", "echo takes none"]),
+        ("echo://7?order=big", &["option of framed, hub, timed, not of echo", "echo takes none"]),
         ("7?order=big", &["echo takes none"]),
         ("framed+unix:///e?x=1", &["framed takes order, max-frame, unix takes mode, owner"]),
         ("framed://7?mode=600", &["'mode' is an option of unix, unix+tls, not of framed"]),

@@ -398,7 +398,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = 'http://7801'",
-        ":1: listen: 'http://7801': 'http' is not a service; the services are echo, discard, chargen, framed, message, hub, delay (tcp is echo)",
+        ":1: listen: 'http://7801': 'http' is not a service; the services are echo, discard, chargen, framed, message, hub, delay, timed (tcp is echo)",
     ),
     (
         "listen = ['7801', '7801']",

@@ -22,7 +22,7 @@ fn queries(service: &str, about: &About) -> Vec<String> {
         }
         (_, "seed", _) => vec!["0".into(), u64::MAX.to_string()],
         (_, "delimiter", _) => vec![r"\n".into(), r"a\\\x1f%FF&".replace('&', "%26")],
-        (_, "fixed" | "exp", _) => vec!["1us".into(), "3600s".into()],
+        (_, "fixed" | "exp" | "delay", _) => vec!["1us".into(), "3600s".into()],
         (_, "uniform", _) => vec!["0s-1ms".into(), "5ms-5ms".into()],
         (_, "bimodal", _) => vec!["1ms:90,20ms:1000000".into()],
         (_, "dist", _) => vec!["exp".into()],
