@@ -9,8 +9,12 @@ use crate::buffer::{Pool, Reserve};
 use crate::builtin::delay::Distribution;
 
 use crate::service::Service;
+#[cfg(feature = "tls")]
+use crate::tls::session::Session;
 use crate::worker::launch::{ENGINE_BYTES_PER_SLOT, SystemWorker};
 use crate::worker::layer::prefix::Prefix;
+#[cfg(feature = "tls")]
+use crate::worker::layer::tls::Tls;
 
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
@@ -20,7 +24,11 @@ pub use crate::protocol::proxy::{Version as ProxyVersion, header as proxy_header
 pub use crate::sim::clock::now as simulated_now;
 #[cfg(feature = "sim")]
 pub use crate::sim::ideal::{Network, Pause, simulate, simulate_with_pauses};
+#[cfg(feature = "tls")]
+pub use crate::tls::client::{Connector, Name as ServerName};
 pub use crate::worker::connection::Table;
+#[cfg(feature = "tls")]
+pub use crate::worker::launch::run_clients_with_tls;
 pub use crate::worker::launch::{ClientLimits, run_clients, run_clients_with_prefix};
 
 /// Memory that [`run_clients`] needs for each connection of the limits, in bytes, beside the service's
@@ -32,6 +40,12 @@ pub const fn client_slot_bytes<S: Service>() -> usize {
 /// The same for [`run_clients_with_prefix`], without the prefix itself.
 pub const fn prefixed_client_slot_bytes<S: Service>() -> usize {
     SystemWorker::<S, Prefix>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT
+}
+
+/// The same for [`run_clients_with_tls`], with what a session allocates.
+#[cfg(feature = "tls")]
+pub const fn tls_client_slot_bytes<S: Service>() -> usize {
+    SystemWorker::<S, Prefix<Tls>>::BYTES_PER_SLOT + ENGINE_BYTES_PER_SLOT + Session::BYTES
 }
 
 /// Memory that [`run_clients`] needs for any number of connections, in bytes, without its stack.

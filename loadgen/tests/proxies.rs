@@ -1,6 +1,7 @@
 //! Real proxies between the load generator and a server: HAProxy, nginx, socat and ncat. Every byte
 //! is verified, and the server must take its clients for those that the proxy says, or for the
-//! proxy where it says nothing.
+//! proxy where it says nothing. Over TLS, they are also the peers of the load generator that are not
+//! ours.
 //!
 //! A test whose proxy is not installed is skipped, unless CI is set.
 
@@ -14,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use common::tls::Certificates;
 use common::{loadgen, until};
 use echopool::endpoint::Peer;
 use echopool::service::{Answer, Connection, Service};
@@ -344,4 +346,91 @@ fn ncat_relays_every_byte() {
     optional.saw(&proxy_itself());
     run(&entry.to_string(), 10, "--proxy-protocol v1");
     optional.saw(&pretended(10));
+}
+
+/// Runs over TLS, with either version, that resume sessions, and with connections that are replaced.
+#[track_caller]
+fn run_over_tls(entry: SocketAddr, certificates: &Certificates, connections: u32) {
+    let url = format!("tls://{entry}?{}", certificates.ca());
+    for version in ["1.2", "1.3"] {
+        run(&format!("{url}&tls-max={version}"), connections, "");
+        let flags = format!("{url}&tls-max={version} -c 1 -n 20 --lifetime 1");
+        let json = loadgen(&format!("{flags} --output-format json")).expect(0).json();
+        let tls = &json["tls"];
+        assert_eq!(tls["sessions"][0]["version"], version, "{tls}");
+        assert!(tls["handshakes_full"].as_u64() >= Some(1), "{tls}");
+    }
+}
+
+#[test]
+fn haproxy_ends_tls_in_front_of_a_plain_server() {
+    if !have("haproxy") {
+        return;
+    }
+    let (directory, certificates) = (Directory::new(), Certificates::new());
+    let plain = Served::at("127.0.0.1:0");
+    let [entry, mutual] = free_ports();
+    let read = |name| std::fs::read_to_string(certificates.file(name)).expect("a file");
+    let pair = directory.write("pair.pem", &(read("cert.pem") + &read("key.pem")));
+    certificates.certify("client.pem", "client.key", &["client"]);
+    let config = format!(
+        "global
+            maxconn 2000
+        defaults
+            mode tcp
+            timeout connect 10s
+            timeout client 60s
+            timeout server 60s
+        listen entry
+            bind {entry} ssl crt {pair} ssl-min-ver TLSv1.2
+            server s {server}
+        listen mutual
+            bind {mutual} ssl crt {pair} ca-file {ca} verify required
+            server s {server}
+        ",
+        server = plain.address(),
+        ca = certificates.file("client.pem"),
+    );
+    let config = directory.write("haproxy.cfg", &config);
+    let _haproxy = Proxy::start("haproxy", &["-q", "-db", "-f", &config], &[entry, mutual]);
+    run_over_tls(entry, &certificates, 50);
+    let url = format!("tls://{entry}?{}", certificates.ca());
+    let flags = "-c 1 -n 20 --lifetime 1 --output-format json";
+    let tls = &loadgen(&format!("{url} {flags}")).expect(0).json()["tls"];
+    assert!(tls["handshakes_resumed"].as_u64() >= Some(15), "{tls}");
+    let (cert, key) = (certificates.file("client.pem"), certificates.file("client.key"));
+    run(&format!("tls://{mutual}?{}&cert={cert}&key={key}", certificates.ca()), 20, "");
+    let refused = format!("tls://{mutual}?{}&tls-max=1.2 -c 2 -d 1s", certificates.ca());
+    loadgen(&refused).expect(1).complains("the server has refused the TLS handshake");
+}
+
+#[test]
+fn socat_echoes_over_tls() {
+    if !have("socat") {
+        return;
+    }
+    let certificates = Certificates::new();
+    let [entry] = free_ports();
+    let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
+    let listen = format!(
+        "OPENSSL-LISTEN:{},bind=127.0.0.1,fork,backlog=100,cert={cert},key={key},verify=0",
+        entry.port()
+    );
+    let _socat = Proxy::start("socat", &[&listen, "EXEC:cat"], &[entry]);
+    run_over_tls(entry, &certificates, 10);
+}
+
+#[test]
+fn ncat_echoes_over_tls() {
+    if !have("ncat") {
+        return;
+    }
+    let certificates = Certificates::new();
+    let [entry] = free_ports();
+    let port = entry.port().to_string();
+    let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
+    let pair = ["--ssl", "--ssl-cert", &cert, "--ssl-key", &key];
+    let arguments = ["-4", "-l", "-k", "-m", "100", "127.0.0.1", &port, "--exec", "/bin/cat"];
+    let _ncat = Proxy::start("ncat", &[&pair[..], &arguments].concat(), &[entry]);
+    run_over_tls(entry, &certificates, 10);
 }

@@ -127,7 +127,7 @@ fn usage_errors() {
         ("-c 0", "at least 1"),
         ("-c many", "number"),
         ("-l 4q", "not a unit"),
-        ("tls://127.0.0.1:7777", "not supported yet"),
+        ("tls://", "does not speak TLS"),
         ("unix:/tmp/x", "not a port"),
         ("unix://", "path of the Unix socket is missing"),
         ("unix:///e --source-ip 127.0.0.1", "omit it"),

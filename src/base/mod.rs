@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod errno;
+pub mod handshake;
 pub mod key;
 pub(crate) mod option;
 #[cfg(test)]

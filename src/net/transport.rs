@@ -134,15 +134,27 @@ impl TransportOptions {
         }
     }
 
+    /// TLS with these options over the transport to an endpoint, or that transport itself.
+    #[cfg(feature = "tls")]
+    pub fn to(endpoint: &Endpoint, tls: Option<&TlsOptions>) -> TransportOptions {
+        match (TransportOptions::from(endpoint), tls) {
+            (plain, None) => plain,
+            (TransportOptions::Unix(unix), Some(tls)) => {
+                TransportOptions::UnixTls(unix, tls.clone())
+            }
+            (_, Some(tls)) => TransportOptions::Tls(tls.clone()),
+        }
+    }
+
     /// The options, in groups: a transport over another has the options of both.
     pub(crate) fn options(&self) -> Vec<&dyn Options> {
         match self {
             TransportOptions::Tcp => Vec::new(),
             TransportOptions::Unix(unix) => vec![unix],
             #[cfg(feature = "tls")]
-            TransportOptions::Tls(tls) => vec![tls],
+            TransportOptions::Tls(tls) => vec![tls, &tls.client],
             #[cfg(feature = "tls")]
-            TransportOptions::UnixTls(unix, tls) => vec![unix, tls],
+            TransportOptions::UnixTls(unix, tls) => vec![unix, tls, &tls.client],
             TransportOptions::Udp(udp) => vec![udp],
         }
     }
@@ -158,10 +170,10 @@ impl TransportOptions {
             TransportOptions::Tcp => None,
             TransportOptions::Unix(unix) => unix.set(name, value),
             #[cfg(feature = "tls")]
-            TransportOptions::Tls(tls) => tls.set(name, value),
+            TransportOptions::Tls(tls) => set_tls(tls, name, value),
             #[cfg(feature = "tls")]
             TransportOptions::UnixTls(unix, tls) => {
-                unix.set(name, value).or_else(|| tls.set(name, value))
+                unix.set(name, value).or_else(|| set_tls(tls, name, value))
             }
             TransportOptions::Udp(udp) => udp.set(name, value),
         }
@@ -202,6 +214,12 @@ impl TransportOptions {
         let names: Vec<&str> = all.iter().map(TransportOptions::name).collect();
         format!("the transports are {}", names.join(", "))
     }
+}
+
+/// Sets an option of TLS, of either side.
+#[cfg(feature = "tls")]
+fn set_tls(tls: &mut TlsOptions, name: &str, value: &[u8]) -> Option<Result<(), String>> {
+    tls.set(name, value).or_else(|| tls.client.set(name, value))
 }
 
 /// The default options for the kind of the endpoint.

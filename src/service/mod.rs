@@ -29,6 +29,7 @@ pub use factory::{
 pub use messenger::To;
 pub use turn::Turn;
 
+pub use crate::base::handshake::{Handshake, HandshakeError};
 pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
 pub use crate::shared::directory::Directory;
@@ -245,6 +246,18 @@ pub trait Service: 'static {
     /// A connection requested with [`Turn::connect`] was not established. `tag` is the one passed
     /// to `connect`.
     fn connect_failed(&mut self, _tag: u64, _error: Errno, _now: Time) {}
+
+    /// The TLS handshake of a connect that was requested with [`Turn::connect`] has ended. If it
+    /// has failed, the connect has, and there is no other call for it. Otherwise
+    /// [`open`](Service::open) follows.
+    ///
+    /// The default implementation passes a failure on to
+    /// [`connect_failed`](Service::connect_failed), as [`Errno::PROTO`].
+    fn handshake(&mut self, tag: u64, result: Result<Handshake, HandshakeError>, now: Time) {
+        if result.is_err() {
+            self.connect_failed(tag, Errno::PROTO, now);
+        }
+    }
 
     /// Called once in each turn of the worker's loop. A client service starts its connections here.
     /// Returns the latest time for the next call; if nothing else happens, the call is made then.

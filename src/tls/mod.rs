@@ -2,12 +2,15 @@
 //!
 //! * `options`: the options in a URL.
 //! * `session`: one connection's records, from and to chains of buffers.
-//! * `server`: the files of a listener, and the setup of its sessions.
+//! * `files`: certificates, keys and authorities of either side.
+//! * `server`: the sessions of a listener; `client`: those of connections that this side starts.
 //!
 //! `worker/layer/tls` puts a session between a connection's socket and its service. A session that
 //! the kernel encrypts for (kTLS) would begin in `session` too: rustls gives out the secrets of a
 //! session after the handshake.
 
+pub(crate) mod client;
+mod files;
 pub mod options;
 pub(crate) mod server;
 pub(crate) mod session;
@@ -16,7 +19,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use server::TlsError;
+pub use files::TlsError;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::base::option::{About, Allowed, Options, Value, Word, declare, options};
+use crate::base::option::{About, Allowed, Options, Value, Word, declare, options, utf8};
 
 options! {
     /// Options of TLS.
@@ -33,6 +33,8 @@ options! {
         /// The oldest version of TLS. Default: 1.2.
         pub tls_min: TlsVersion = TlsVersion::V1_2, "tls-min" = "VERSION",
             Words(&["1.2", "1.3"]), "oldest version of TLS that is accepted";
+        /// What only clients have.
+        pub client: TlsClientOptions = TlsClientOptions::default();
     }
     impl {
         fn check_together(&self, given: &[&str]) -> Result<(), String> {
@@ -41,6 +43,74 @@ options! {
             }
             Ok(())
         }
+    }
+}
+
+options! {
+    /// Options of TLS for connections that this side starts. A listener does not take them.
+    pub struct TlsClientOptions {
+        /// Certificates (PEM) of the authorities that sign server certificates. Default: those that
+        /// the system trusts.
+        pub ca: Option<Files> = None, "ca" = "FILE[,FILE...]", Described("PEM files"),
+            "authorities that sign server certificates", "those that the system trusts";
+        /// The name that is asked for (SNI), and that the server's certificate must have. Default:
+        /// the host of the target.
+        pub sni: Option<ServerNameText> = None, "sni" = "NAME", Described("a name or an address"),
+            "name that is asked for, and that the certificate must have", "host of the target";
+        /// Whether any certificate is trusted. Anyone on the path can then read and change the
+        /// bytes. Default: off.
+        pub insecure: bool = false, "insecure" = "WORD", Words(&["on", "off"]),
+            "whether any certificate is trusted";
+        /// Whether sessions are resumed. Default: on.
+        pub resume: bool = true, "resume" = "WORD", Words(&["on", "off"]),
+            "whether sessions are resumed";
+        /// The newest version of TLS. Default: 1.3.
+        pub tls_max: TlsVersion = TlsVersion::V1_3, "tls-max" = "VERSION",
+            Words(&["1.2", "1.3"]), "newest version of TLS that is offered";
+    }
+    impl {
+        fn has_flags(&self) -> bool {
+            false
+        }
+
+        fn check_together(&self, _: &[&str]) -> Result<(), String> {
+            match self.insecure && self.ca.is_some() {
+                true => Err("insecure=on trusts any certificate, so ca has no effect".into()),
+                false => Ok(()),
+            }
+        }
+    }
+}
+
+/// The name of a server, as it is written. Whether a certificate can have it is checked later.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServerNameText(String);
+
+impl ServerNameText {
+    /// This name.
+    ///
+    /// # Errors
+    /// It is empty.
+    pub fn new(name: &str) -> Result<ServerNameText, String> {
+        match name {
+            "" => Err("the name is missing".into()),
+            name => Ok(ServerNameText(name.to_owned())),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for ServerNameText {
+    fn read(&self, _: &About, text: &[u8]) -> Result<ServerNameText, String> {
+        ServerNameText::new(utf8(text)?)
+    }
+
+    fn write(&self, _: &About) -> Option<Vec<u8>> {
+        Some(self.0.clone().into())
     }
 }
 

@@ -11,8 +11,11 @@
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
 
-use rustls::Connection;
+use rustls::{
+    CertificateError, Connection, HandshakeKind, HandshakeType, InvalidMessage, ProtocolVersion,
+};
 
+use crate::base::handshake::{Handshake, HandshakeError};
 use crate::buffer::{Chain, Pool};
 
 pub(crate) use rustls::Error;
@@ -34,6 +37,18 @@ impl Session {
     /// Whether bytes of the service cannot be sent or received yet.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.0.is_handshaking()
+    }
+
+    /// The handshake, once it is done. Its time is not known here.
+    pub(crate) fn handshake(&self) -> Handshake {
+        let version = match self.0.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "1.2",
+            _ => "1.3",
+        };
+        let suite = self.0.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let mut handshake = Handshake::new(version, suite.unwrap_or("unknown"));
+        handshake.is_resumed = self.0.handshake_kind() == Some(HandshakeKind::Resumed);
+        handshake
     }
 
     /// Takes records from the front of `wire`, at least one byte. Call it only if
@@ -89,6 +104,55 @@ impl Session {
     /// Ends the stream to the peer, with close_notify behind the last record.
     pub(crate) fn close(&mut self) {
         self.0.send_close_notify();
+    }
+}
+
+/// What an error in the handshake means to a client.
+pub(crate) fn reason(error: &Error) -> HandshakeError {
+    match error {
+        Error::InvalidCertificate(error) => of_certificate(error),
+        Error::AlertReceived(alert) => {
+            HandshakeError::Alert(alert.as_str().unwrap_or("an unknown alert"))
+        }
+        Error::PeerIncompatible(what) => HandshakeError::Incompatible(match what {
+            rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | rustls::PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => "version",
+            _ => "way",
+        }),
+        Error::NoApplicationProtocol => HandshakeError::Incompatible("application protocol"),
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType
+            | InvalidMessage::UnknownProtocolVersion
+            | InvalidMessage::MessageTooLarge
+            | InvalidMessage::InvalidEmptyPayload,
+        ) => HandshakeError::NotTls,
+        // It echoes what it got.
+        Error::InappropriateHandshakeMessage { got_type: HandshakeType::ClientHello, .. } => {
+            HandshakeError::NotTls
+        }
+        _ => HandshakeError::Failed,
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> HandshakeError {
+    match error {
+        // The second: by one with the name of a known one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            HandshakeError::UnknownAuthority
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            HandshakeError::WrongName
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => HandshakeError::NotValidNow,
+        CertificateError::BadEncoding => HandshakeError::Certificate("its encoding is wrong"),
+        CertificateError::Revoked => HandshakeError::Certificate("it is revoked"),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            HandshakeError::Certificate("it is for another purpose")
+        }
+        _ => HandshakeError::Certificate("it is not valid"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The files of a listener.
 
-use super::options::{ClientAuth, Files, TlsOptions, TlsVersion};
+use super::client::{Connector, Name};
+use super::options::{ClientAuth, Files, ServerNameText, TlsClientOptions, TlsOptions, TlsVersion};
 use super::server::Acceptor;
 use super::testing::{Client, Clients, Directory};
 use crate::buffer::{Chain, Pool, Reserve};
@@ -146,4 +147,42 @@ fn old_versions_are_refused_if_the_options_say_so() {
     assert!(shake(&Acceptor::new(&options).unwrap(), old()).is_ok());
     let error = shake(&Acceptor::new(&only).unwrap(), old()).map(drop).unwrap_err();
     assert!(error.contains("Tls12NotOfferedOrEnabled"), "{error}");
+}
+
+#[test]
+fn a_listener_refuses_the_options_of_clients_and_a_client_those_of_listeners() {
+    let directory = Directory::new();
+    let options = directory.options(&["cert.pem"], &["key.pem"]);
+    let client = TlsClientOptions { insecure: true, ..TlsClientOptions::default() };
+    let error = Acceptor::new(&TlsOptions { client: client.clone(), ..options.clone() });
+    let error = error.map(drop).unwrap_err();
+    assert!(error.is_of_options() && error.to_string().contains("client-ca=FILE"), "{error}");
+    let options = TlsOptions { client, ..options };
+    assert!(Connector::new(&options).is_ok());
+    let two = directory.options(&["cert.pem"; 2], &["key.pem"; 2]);
+    let error = Connector::new(&TlsOptions { client: options.client.clone(), ..two }).unwrap_err();
+    assert!(error.is_of_options() && error.to_string().contains("one certificate"), "{error}");
+    let client_ca = Files::new([directory.0.join("cert.pem")]).ok();
+    let error = Connector::new(&TlsOptions { client_ca, ..options }).unwrap_err();
+    assert!(error.is_of_options() && error.to_string().contains("ca=FILE"), "{error}");
+}
+
+#[test]
+fn the_name_of_a_server_is_the_host_unless_another_is_given() {
+    let of = |sni: Option<&str>, host: &str| {
+        let sni = sni.map(|name| ServerNameText::new(name).unwrap());
+        let client = TlsClientOptions { sni, ..TlsClientOptions::default() };
+        let options = TlsOptions { client, ..TlsOptions::default() };
+        Name::new(&options, host).map_err(|error| error.to_string())
+    };
+    for (sni, host, expected) in [
+        (None, "example.test", "example.test"),
+        (None, "", "localhost"),
+        (None, "fe80::1%eth0", "fe80::1"),
+        (None, "127.0.0.1", "127.0.0.1"),
+        (Some("other.test"), "127.0.0.1", "other.test"),
+    ] {
+        assert_eq!(of(sni, host), of(Some(expected), "else"), "{host}");
+    }
+    assert!(of(None, "a_b..c").unwrap_err().contains("give one with sni=NAME"));
 }

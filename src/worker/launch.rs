@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layer::Layer;
+#[cfg(all(feature = "internals", feature = "tls"))]
+use super::layer::tls::Tls;
 #[cfg(feature = "internals")]
 use super::layer::{Plain, prefix::Prefix};
 use super::{ListenerOf, Rules, Setup, Worker};
@@ -21,6 +23,8 @@ use crate::engine::MioEngine;
 use crate::engine::sys::{Kernel, Listening};
 use crate::service::{Service, WorkerContext};
 use crate::shared::mailbox::{Mailboxes, Times};
+#[cfg(all(feature = "internals", feature = "tls"))]
+use crate::tls::client::{Connector, Name};
 
 /// The engine of this machine.
 type SystemEngine = MioEngine<Kernel>;
@@ -149,7 +153,24 @@ pub fn run_clients_with_prefix<S: Service>(
     service: S,
     prefix: impl Fn(u64, Peer) -> Vec<u8> + 'static,
 ) -> io::Result<S> {
-    run_layered_clients(limits, service, Prefix::new(prefix))
+    run_layered_clients(limits, service, Prefix::new(prefix, Plain))
+}
+
+/// Like [`run_clients_with_prefix`], with TLS behind the prefix, which may be empty. `server` names
+/// the server of the connection with a tag.
+///
+/// # Errors
+/// As [`run_clients`].
+#[cfg(all(feature = "internals", feature = "tls"))]
+pub fn run_clients_with_tls<S: Service>(
+    limits: ClientLimits,
+    service: S,
+    prefix: impl Fn(u64, Peer) -> Vec<u8> + 'static,
+    connector: Connector,
+    server: impl Fn(u64) -> Name + Send + Sync + 'static,
+) -> io::Result<S> {
+    let tls = Tls::connecting(move |tag| connector.session(&server(tag)));
+    run_layered_clients(limits, service, Prefix::new(prefix, tls))
 }
 
 #[cfg(feature = "internals")]

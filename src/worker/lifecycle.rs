@@ -6,6 +6,7 @@ use super::Core;
 use super::connection::Context;
 use super::connection::machine::Event;
 use super::layer::Layer;
+use crate::base::handshake::{Handshake, HandshakeError};
 use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::buffer::Pool;
@@ -23,7 +24,11 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.layer_was_called(engine, key, begun.map(|()| 0));
         if !self.context(key).opened {
             let context = self.table.expect_mut(key);
-            let deadline = self.now + self.layer.opening_timeout(&context.layer);
+            let mut deadline = self.now + self.layer.opening_timeout(&context.layer);
+            if !context.was_accepted() {
+                // The time-out of a connect includes that of its layer.
+                deadline = deadline.min(context.deadline);
+            }
             context.deadline = deadline;
             self.schedule_at(key, deadline);
         }
@@ -42,10 +47,29 @@ impl<S: Service, L: Layer> Core<S, L> {
             let (id, peer) = (context.id, context.peer);
             log::debug!("connect id={id} peer={peer} connections={connections}");
         }
+        let context = self.table.expect_mut(key);
+        let tag = context.tag;
+        if let Some(handshake) = self.layer.handshake(&context.layer) {
+            self.notify_handshake(engine, tag, handshake);
+        }
         // From here on, the deadline is the service's timer.
         self.context(key).deadline = Time::MAX;
         self.schedule(key);
         self.ask(engine, key, CloseReason::Service, S::open);
+    }
+
+    /// Tells the service that the handshake of a connect has ended.
+    #[cold]
+    fn notify_handshake<E: Engine>(
+        &mut self,
+        engine: &E,
+        tag: u64,
+        result: Result<Handshake, HandshakeError>,
+    ) {
+        let now = if S::FRESH_CLOCK { engine.now() } else { self.now };
+        let service = &mut self.service;
+        // A service that panics here may do so again when the connection is opened, which closes it.
+        let _ = catch_unwind(AssertUnwindSafe(|| service.handshake(tag, result, now)));
     }
 
     /// Closes the connection once its output is sent. The caller must then drive it.
@@ -147,7 +171,16 @@ impl<S: Service, L: Layer> Core<S, L> {
                 self.counters.unanswered.add(1);
             }
         }
-        notify_closed(&mut self.service, &self.pool, &self.messenger, &mut context, reason, now);
+        let handshake = self.layer.handshake(&context.layer);
+        match handshake {
+            Some(failed @ Err(_)) if !context.opened => {
+                self.notify_handshake(engine, context.tag, failed);
+            }
+            _ => {
+                let (service, pool) = (&mut self.service, &self.pool);
+                notify_closed(service, pool, &self.messenger, &mut context, reason, now);
+            }
+        }
         let closed = context.summary();
         // This returns the permit, so that the line below does not count this connection.
         drop(context);
@@ -178,7 +211,13 @@ fn notify_closed<S: Service, LayerState>(
         return;
     }
     // A layer closed a connection of this side before it was opened.
-    let refused = if context.was_established() { Errno::PROTO } else { Errno::CANCELED };
+    let refused = match (context.was_established(), reason) {
+        (false, _) => Errno::CANCELED,
+        (true, CloseReason::Reset) => Errno::CONNRESET,
+        // This side has given it up.
+        (true, CloseReason::Stopped | CloseReason::Service) => Errno::CANCELED,
+        (true, _) => Errno::PROTO,
+    };
     let (opened, tag) = (context.opened, context.tag);
     let error = context.connect_error.unwrap_or(refused);
     let (mut connection, session) = context.for_service(pool, messenger, now, &now);

@@ -126,7 +126,11 @@ impl<S: Service, L: Layer> Core<S, L> {
             Due::Opening => {
                 let context = self.table.expect_mut(key);
                 let decided = self.layer.decide(&mut context.layer, &mut context.input, &self.pool);
-                self.layer_was_called(engine, key, decided);
+                match decided {
+                    // What this side has started and given up is not waited for.
+                    Err(reason) if !context.was_accepted() => self.close_now(key, reason),
+                    decided => self.layer_was_called(engine, key, decided),
+                }
             }
             Due::Send => self.give_up_sending(engine, key),
             Due::Idle => self.finish(key, CloseReason::IdleTimeout),

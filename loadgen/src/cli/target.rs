@@ -9,6 +9,7 @@ use std::str::FromStr;
 use echopool::builtin::url::{After, ServiceOptions, Spec};
 use echopool::config::TransportOptions;
 use echopool::endpoint::{Endpoint, UnixAddress};
+use echopool::tls::options::TlsOptions;
 
 use crate::error::Failure;
 use crate::traffic::protocol::Protocol;
@@ -18,6 +19,8 @@ use crate::traffic::sizes::Sizes;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     pub service: ServiceOptions,
+    /// `None`: connections without TLS.
+    pub tls: Option<TlsOptions>,
     /// `None`: loadgen starts the server.
     pub address: Option<Address>,
 }
@@ -44,10 +47,18 @@ impl Address {
             Address::Unix(_) => 1,
         }
     }
+
+    /// The name or address of the host. Empty for a Unix socket.
+    pub fn host(&self) -> &str {
+        match self {
+            Address::Tcp { host, .. } => host,
+            Address::Unix(_) => "",
+        }
+    }
 }
 
-const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], or \
-                       service:// alone for a server that loadgen starts; the services are echo \
+const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], \
+                       [service+]tls://host:port[?options], or service:// alone for a server that loadgen starts; the services are echo \
                        (tcp), delay, framed, message and hub";
 
 impl FromStr for Target {
@@ -59,16 +70,22 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
-        if spec.transport.tls().is_some() || spec.transport.is_datagram() {
+        if spec.transport.is_datagram() {
             let name = spec.transport.name();
-            return Err(format!("loadgen over {name} is not supported yet; use tcp or unix"));
+            return Err(format!("loadgen over {name} is not supported yet; use tcp, tls or unix"));
         }
+        let tls = spec.transport.tls().cloned();
         let address = match (spec.address.as_str(), text.contains("://")) {
             (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),
+            ("", true) if tls.is_some() => {
+                return Err(format!(
+                    "the server that loadgen starts does not speak TLS: give an address; {GRAMMAR}"
+                ));
+            }
             ("", true) => None,
             (address, _) => Some(parse_address(address)?),
         };
-        Ok(Target { service: spec.service, address })
+        Ok(Target { service: spec.service, tls, address })
     }
 }
 
@@ -79,7 +96,7 @@ impl fmt::Display for Target {
         let address = match &self.address {
             None => String::new(),
             Some(Address::Unix(address)) => {
-                return f.write_str(&url(service, &Endpoint::Unix(*address)));
+                return f.write_str(&url(service, self.tls.as_ref(), &Endpoint::Unix(*address)));
             }
             Some(Address::Tcp { host, ports }) => {
                 let (first, last) = (ports.start(), ports.end());
@@ -90,7 +107,8 @@ impl fmt::Display for Target {
                 }
             }
         };
-        let (transport, proxy) = (TransportOptions::Tcp, Default::default());
+        let proxy = Default::default();
+        let transport = self.tls.clone().map_or(TransportOptions::Tcp, TransportOptions::Tls);
         Spec { service, transport, proxy, address }.fmt(f)
     }
 }
@@ -136,6 +154,12 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
              options"
         )));
     }
+    if let Some(other) = targets.iter().find(|other| other.tls != first.tls) {
+        return Err(Failure::Usage(format!(
+            "{first} and {other} differ in TLS: all targets must have the same options of TLS, or \
+             none must use it"
+        )));
+    }
     if targets.len() > 1 && targets.iter().any(|target| target.address.is_none()) {
         return Err(Failure::Usage(format!(
             "a server that loadgen starts must be the only target: use {}:// alone, or only addresses",
@@ -152,8 +176,8 @@ pub fn service(targets: &[Target]) -> Result<ServiceOptions, Failure> {
 }
 
 /// A service at an address, as it is shown.
-pub fn url(service: ServiceOptions, endpoint: &Endpoint) -> String {
-    let transport = TransportOptions::from(endpoint);
+pub fn url(service: ServiceOptions, tls: Option<&TlsOptions>, endpoint: &Endpoint) -> String {
+    let transport = TransportOptions::to(endpoint, tls);
     let (proxy, address) = (Default::default(), endpoint.address());
     Spec { service, transport, proxy, address }.to_string()
 }
@@ -232,6 +256,10 @@ mod tests {
             "hub://",
             "unix:///run/e.sock",
             "framed+unix://@name?order=big",
+            "tls://h:7?insecure=on",
+            "framed+tls://h:7-9?order=big&ca=a.pem&sni=b.test&resume=off&tls-max=1.2",
+            "unix+tls:///run/e.sock?insecure=on",
+            "hub+unix+tls://@name",
         ] {
             assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
@@ -241,7 +269,8 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused_with_the_reason() {
         let reasons = [
-            ("tls://host:1", "not supported yet"),
+            ("tls://", "does not speak TLS: give an address"),
+            ("tls://host:1?mode=0600", "not of echo"),
             ("udp://host:1", "not supported yet"),
             ("unix://", "path of the Unix socket is missing"),
             ("discard+unix:///e", "nothing back"),
@@ -283,6 +312,10 @@ mod tests {
             assert!(service(hubs).unwrap_err().contains("one address"));
         }
         assert_eq!(service(&["a:1", "unix:///e"]), Ok("echo"));
+        assert_eq!(service(&["tls://a:1", "unix+tls:///e"]), Ok("echo"));
+        for other in ["b:1", "tls://b:1?insecure=on"] {
+            assert!(service(&["tls://a:1", other]).unwrap_err().contains("differ in TLS"));
+        }
     }
 
     #[test]

@@ -169,11 +169,16 @@ pub fn drive_after(
 }
 
 fn no_connection(plan: &Plan, records: &Records) -> Failure {
-    let commonest = records.connect_errors.iter().max_by_key(|(_, count)| **count);
-    let reason = commonest.map_or("nothing was tried".into(), |(errno, count)| {
-        let error = io::Error::from_raw_os_error(*errno);
-        let is_unix = plan.targets.iter().all(|target| target.socket_addr().is_none());
-        let remedy = remedy(Errno::from_raw_os_error(*errno), is_unix);
+    let is_unix = plan.targets.iter().all(|target| target.socket_addr().is_none());
+    let of_system = records.connect_errors.iter().map(|(errno, count)| {
+        let error = io::Error::from_raw_os_error(*errno).to_string();
+        (*count, error, remedy(Errno::from_raw_os_error(*errno), is_unix))
+    });
+    let handshakes = records.tls.iter().flat_map(|tls| &tls.failed);
+    // The text of these has the remedy.
+    let of_tls = handshakes.map(|(error, count)| (*count, error.to_string(), ""));
+    let commonest = of_system.chain(of_tls).max_by_key(|(count, ..)| *count);
+    let reason = commonest.map_or("nothing was tried".into(), |(count, error, remedy)| {
         format!("{error} ({count} of {} attempts){remedy}", plan.connections)
     });
     let targets = plan.targets_text();
@@ -212,39 +217,47 @@ fn start_threads(
             let limits = plan.share(nth).limits;
             if let Some(shared) = shared {
                 let members = Members::new(plan.clone(), control, shared, nth);
-                return run_clients(&plan, 0, limits, members).map(Members::into_records);
+                return run_clients(&plan, [0, 0], limits, members).map(Members::into_records);
             }
             let client = Client::new(plan.clone(), control, nth, internals::now);
-            run_clients(&plan, 0, limits, client).map(Client::into_records)
+            run_clients(&plan, [0, 0], limits, client).map(Client::into_records)
         })?;
     }
     if plan.rude.total() > 0 {
         let (plan, control) = (plan.clone(), control.clone());
         start_thread("rude-clients".into(), &control.clone(), &send, move || {
-            let limits = rude::limits(&plan.rude, plan.share(0).limits.linger);
+            let limits = rude::limits(&plan, plan.share(0).limits.linger);
             let rude = Rude::new(plan.clone(), control);
-            let rude = run_clients(&plan, plan.first_rude(), limits, rude)?;
+            let first = [plan.first_rude(), plan.connections_all];
+            let rude = run_clients(&plan, first, limits, rude)?;
             Ok(Records { rude: rude.into_counts(), ..Records::default() })
         })?;
     }
     Ok(results)
 }
 
-/// Runs the clients of a thread on this thread, until they stop. `first` is the number of the
-/// connection with tag 0.
+/// Runs the clients of a thread on this thread, until they stop. `first` are the numbers of the
+/// connection with tag 0, by which PROXY headers and targets are chosen.
 fn run_clients<S: Service>(
-    plan: &Plan,
-    first: u64,
+    plan: &Arc<Plan>,
+    first: [u64; 2],
     limits: ClientLimits,
     clients: S,
 ) -> io::Result<S> {
-    match plan.proxy {
+    let proxy = plan.proxy;
+    let header = move |tag, target| {
+        let number = first[0] + addresses::of_tag(tag).0;
+        proxy.map_or(Vec::new(), |headers| headers.header(number, target))
+    };
+    if let Some(tls) = &plan.tls {
+        let (tls, plan) = (tls.clone(), plan.clone());
+        let connector = tls.connector();
+        let server = move |tag| tls.server(plan.target_index(first[1] + addresses::of_tag(tag).0));
+        return internals::run_clients_with_tls(limits, clients, header, connector, server);
+    }
+    match proxy {
         None => internals::run_clients(limits, clients),
-        Some(headers) => {
-            let header =
-                move |tag, target| headers.header(first + addresses::of_tag(tag).0, target);
-            internals::run_clients_with_prefix(limits, clients, header)
-        }
+        Some(_) => internals::run_clients_with_prefix(limits, clients, header),
     }
 }
 

@@ -61,7 +61,7 @@ impl LocalServer {
         }
         let mut child = command
             .args([COMMAND, "--log=warn", "--until-stdin-closes", "--listen"])
-            .arg(target::url(plan.service, &SocketAddr::from(([127, 0, 0, 1], 0)).into()))
+            .arg(target::url(plan.service, None, &SocketAddr::from(([127, 0, 0, 1], 0)).into()))
             .arg(format!("--max-connections={connections}"))
             .arg(format!("--workers={}", plan.server_workers))
             .args(buffers)

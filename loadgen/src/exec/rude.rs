@@ -14,7 +14,7 @@ use echopool::time::Time;
 use crate::exec::control::Control;
 use crate::plan::{Plan, addresses};
 use crate::stats::counts::RudeCount;
-use crate::traffic::rude::{RudeClients, RudeKind};
+use crate::traffic::rude::RudeKind;
 
 /// Size of a rude client's request, and of its buffers, in bytes.
 const REQUEST_BYTES: usize = 4 << 10;
@@ -32,12 +32,13 @@ const CONNECTING_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(20);
 
 /// Limits of their thread.
-pub fn limits(clients: &RudeClients, linger: Duration) -> ClientLimits {
+pub fn limits(plan: &Plan, linger: Duration) -> ClientLimits {
+    let clients = &plan.rude;
     let all = clients.0.iter().map(|(kind, count)| buffers(*kind) * *count as u32);
     ClientLimits {
         connections_max: clients.total() as usize,
         // A few for input, in case all others are held by blocked output.
-        buffers: all.sum::<u32>() + 16,
+        buffers: (all.sum::<u32>() + 16) * if plan.tls.is_some() { 3 } else { 1 },
         buffer_size: REQUEST_BYTES,
         leases_per_connection_max: 1,
         linger,

@@ -8,6 +8,7 @@ use echopool::internals::ClientLimits;
 use super::Plan;
 use crate::stats::interval::{Collector, Handover};
 use crate::stats::records::Records;
+use crate::stats::tls::TlsRecords;
 use crate::traffic::dispatch::Dispatch;
 use crate::traffic::hub_frames::BROADCAST_BYTES;
 
@@ -20,6 +21,8 @@ const OUTPUT_WINDOW_MAX: u64 = 128 << 10;
 /// Sum over all threads.
 const OUTPUT_BYTES_MAX: u64 = 128 << 20;
 const INPUT_LEASES_FACTOR: u32 = 2;
+/// Leases with TLS for each without.
+const TLS_LEASES_FACTOR: u64 = 2;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// Intervals in the summary of a run: the seconds of an hour.
@@ -38,6 +41,9 @@ pub const ENGINE_BYTES: usize = 192 << 10;
 /// What it needs in addition for each connection that begins with a header of the PROXY protocol:
 /// its state, and the header until it is sent.
 pub const PROXY_BYTES_PER_CONNECTION: usize = 256;
+/// What it needs in addition for each connection with TLS: its session. A compile-time assertion in
+/// the clients checks it.
+pub const TLS_BYTES_PER_CONNECTION: usize = 42 << 10;
 /// What the engine needs for each buffer in addition to its bytes: its places in lists.
 const BUFFER_LIST_BYTES: u64 = 36;
 /// The part of a thread's stack that it uses.
@@ -50,15 +56,11 @@ pub struct Share {
     pub first_connection: u64,
     pub connections: usize,
     pub limits: ClientLimits,
+    /// Leases that may be on outputs at once. The rest is reserved for input, and for TLS.
+    pub output_leases_max: usize,
 }
 
 impl Share {
-    /// Leases that may be on outputs at once. The rest is reserved for input.
-    pub fn output_leases_max(&self) -> usize {
-        let input = INPUT_LEASES_FACTOR * u32::from(self.limits.leases_per_connection_max);
-        (self.limits.buffers - input) as usize
-    }
-
     fn buffer_bytes(&self) -> u64 {
         u64::from(self.limits.buffers) * (self.limits.buffer_size as u64 + BUFFER_LIST_BYTES)
     }
@@ -71,6 +73,7 @@ impl Plan {
             share.buffer_bytes()
                 + self.table_bytes(share.connections as u64)
                 + thread_bytes(self.targets.len())
+                + self.tls.as_ref().map_or(0, |_| TlsRecords::bytes())
         };
         (0..self.threads).map(|nth| thread(self.share(nth))).sum::<u64>()
             + main_thread_bytes(self.targets.len(), self.duration)
@@ -90,6 +93,7 @@ impl Plan {
             * (CONNECTION_BYTES
                 + ENGINE_BYTES_PER_CONNECTION as u64
                 + self.proxy.map_or(0, |_| PROXY_BYTES_PER_CONNECTION as u64)
+                + self.tls.as_ref().map_or(0, |_| TLS_BYTES_PER_CONNECTION as u64)
                 + queues
                 + schedule
                 + self.pipeline * times * size_of::<u64>() as u64)
@@ -103,7 +107,11 @@ impl Plan {
     /// * input: received bytes are verified and released at once, one connection after the other,
     ///   so the buffers of one receive are enough. Twice as many are reserved and never used for
     ///   output, so that reading continues when writing cannot.
-    pub(super) fn client_limits(&self, connections: usize) -> ClientLimits {
+    /// * TLS: bytes are in a buffer before they are encrypted and in another one afterwards, which
+    ///   are at most two if a record reaches over its end. The same for input.
+    ///
+    /// Returns the limits, and the leases that may be on outputs.
+    pub(super) fn client_limits(&self, connections: usize) -> (ClientLimits, usize) {
         let under_way = self.request_bytes_max() * self.pipeline;
         // One byte more than a reply: a receive that does not fill its buffer has drained the
         // socket, so no second call is needed.
@@ -115,16 +123,18 @@ impl Plan {
         let wanted = connections as u64 * self.output_window().div_ceil(buffer_size);
         let affordable = OUTPUT_BYTES_MAX / self.threads as u64 / buffer_size;
         let output = wanted.min(affordable).max(1);
-        let buffers =
-            output + u64::from(INPUT_LEASES_FACTOR * u32::from(leases_per_connection_max));
-        ClientLimits {
+        let input = u64::from(INPUT_LEASES_FACTOR * u32::from(leases_per_connection_max));
+        let each = if self.tls.is_some() { TLS_LEASES_FACTOR } else { 1 };
+        let buffers = (output + input) * each;
+        let limits = ClientLimits {
             connections_max: connections,
             buffers: buffers as u32,
             buffer_size: buffer_size as usize,
             leases_per_connection_max,
             linger: self.timeout.min(LINGER_MAX),
             busy_poll: self.busy_poll,
-        }
+        };
+        (limits, output as usize)
     }
 
     /// Bytes put on a connection's output before the kernel has accepted them: all outstanding

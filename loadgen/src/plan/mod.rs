@@ -42,14 +42,17 @@ pub mod machine;
 pub mod memory;
 mod proxy;
 pub mod shard;
+mod tls;
 
 pub use addresses::Alternatives;
 use capacity::Capacity;
 pub use capacity::{BacklogShort, Limit, Shortfall};
 pub use checks::busy_poll;
 pub use memory::PROXY_BYTES_PER_CONNECTION;
+pub use memory::TLS_BYTES_PER_CONNECTION;
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
 pub use proxy::ProxyHeaders;
+pub use tls::TlsPlan;
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -113,6 +116,8 @@ pub struct Plan {
     pub reconnect: bool,
     /// The header of the PROXY protocol that each connection begins with.
     pub proxy: Option<ProxyHeaders>,
+    /// `None`: connections without TLS.
+    pub tls: Option<TlsPlan>,
     /// Rude clients beside the measured ones: those of this process, and those of all shards.
     pub rude: RudeClients,
     pub rude_all: RudeClients,
@@ -231,6 +236,7 @@ impl Plan {
             server_closes,
             reconnect: spec.load.reconnect,
             proxy: ProxyHeaders::new(spec),
+            tls: TlsPlan::new(spec)?,
             rude,
             rude_all,
             sources,
@@ -287,7 +293,8 @@ impl Plan {
         let (thread, threads) = (self.thread_of_all(thread), self.threads_all());
         let first = self.connections_all * thread / threads;
         let connections = (self.connections_all * (thread + 1) / threads - first) as usize;
-        Share { first_connection: first, connections, limits: self.client_limits(connections) }
+        let (limits, output_leases_max) = self.client_limits(connections);
+        Share { first_connection: first, connections, limits, output_leases_max }
     }
 
     /// The schedule of a thread in an open loop: for its connections or, with a hub, for its
@@ -323,12 +330,17 @@ impl Plan {
         source.filter(|source| to.socket_addr().is_some_and(|to| source.is_ipv4() == to.is_ipv4()))
     }
 
+    /// The service at one of its addresses, as it is shown.
+    pub fn url(&self, address: &Endpoint) -> String {
+        target::url(self.service, self.tls.as_ref().map(|tls| &tls.options), address)
+    }
+
     /// The targets' addresses, each with its scheme. One that has several has them all until one is
     /// chosen.
     pub fn target_addresses(&self) -> Vec<String> {
         let text = |target| {
             let possible = self.possible_addresses(target).into_iter();
-            possible.map(|address| target::url(self.service, address)).collect::<Vec<_>>()
+            possible.map(|address| self.url(address)).collect::<Vec<_>>()
         };
         (0..self.targets.len()).map(|target| text(target).join(" or ")).collect()
     }

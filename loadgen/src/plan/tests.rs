@@ -208,7 +208,7 @@ fn memory_follows_need_up_to_a_budget() {
     for flags in ["-c 1", "-l 1g", "-c 1 -l 64k -p 100 -t 4", "-c 10000 -l 1m -t 4"] {
         let plan = self::plan(flags);
         let share = plan.share(0);
-        assert!(share.output_leases_max() >= 1, "{flags}: output goes on");
+        assert!(share.output_leases_max >= 1, "{flags}: output goes on");
         assert!(share.limits.buffer_size as u64 > (plan.size * plan.pipeline).min(65_535));
     }
 }

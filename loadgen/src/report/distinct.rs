@@ -53,6 +53,7 @@ pub fn distinct(nth: u64) -> Report {
         reset: count(105),
         peer_lost: count(106),
         failed: count(107),
+        ..Losses::default()
     };
     records.mismatches = count(108);
     (records.offered, records.requests, records.replies) = (count(109), count(110), count(111));

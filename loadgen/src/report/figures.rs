@@ -67,11 +67,19 @@ impl Report {
         let connect = records.connect_errors.iter();
         let mut errors: Vec<_> =
             connect.map(|(errno, count)| (connect_error_name(*errno), *count)).collect();
+        for (error, count) in records.tls.iter().flat_map(|tls| &tls.failed) {
+            match errors.iter_mut().find(|(name, _)| name == error.name()) {
+                Some((_, sum)) => *sum += count,
+                None => errors.push((error.name().into(), *count)),
+            }
+        }
         errors.extend([
             ("timed-out".to_string(), records.losses.timed_out),
             ("closed-by-peer".to_string(), records.losses.closed_by_peer),
             ("reset".to_string(), records.losses.reset),
             ("peer-lost".to_string(), records.losses.peer_lost),
+            ("tls-truncated".to_string(), records.losses.tls_truncated),
+            ("tls-alert".to_string(), records.losses.tls_alert),
             ("failed".to_string(), records.losses.failed),
         ]);
         errors.retain(|(_, count)| *count > 0);

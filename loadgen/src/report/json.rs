@@ -11,7 +11,7 @@ use super::Report;
 use super::schema::{
     CeilingUse, ConnectionCounts, Distribution, HubConfig, HubCounts, ObjectiveResult,
     PROGRAM_VERSION, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary, SummaryType,
-    TargetCounts, ThreadSummary, nanos, unix_nanos,
+    TargetCounts, ThreadSummary, TlsSessions, TlsSummary, nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
 use crate::plan::Plan;
@@ -19,6 +19,7 @@ use crate::plan::calibration::{CalibrationUse, Generator, Standing};
 use crate::stats::cpu::ThreadUse;
 use crate::stats::slo::{Metric, Outcome};
 use crate::stats::timeseries::Second;
+use crate::stats::tls::TlsRecords;
 use crate::traffic::schedule::{Spacing, Stage};
 
 impl RunSummary {
@@ -57,6 +58,7 @@ impl RunSummary {
             send_lag: Distribution::new(&records.send_lag),
             own_lag: Distribution::new(&records.own_lag),
             connect_latency: Distribution::new(&records.connect),
+            tls: records.tls.as_ref().map(|tls| tls_summary(report, tls)),
             fairness_jain: records.fairness(),
             reconnects: records.reconnects,
             reconnects_failed: records.reconnects_failed,
@@ -103,7 +105,9 @@ impl RunConfig {
             service: Some(
                 Spec {
                     service: plan.service,
-                    transport: plan.targets.first().map(TransportOptions::from).unwrap_or_default(),
+                    transport: plan.targets.first().map_or(TransportOptions::Tcp, |first| {
+                        TransportOptions::to(first, plan.tls.as_ref().map(|tls| &tls.options))
+                    }),
                     proxy: Default::default(),
                     address: String::new(),
                 }
@@ -202,6 +206,24 @@ fn step(second: &Second) -> StepSummary {
         running_ns: second.running_ns,
         waiting_ns: second.waiting_ns,
         polling_ns: second.polling_ns,
+    }
+}
+
+fn tls_summary(report: &Report, tls: &TlsRecords) -> TlsSummary {
+    let sessions = tls.sessions.iter().map(|((version, cipher_suite), count)| TlsSessions {
+        version: (*version).into(),
+        cipher_suite: (*cipher_suite).into(),
+        count: *count,
+    });
+    TlsSummary {
+        verified: report.plan.tls.as_ref().is_none_or(|tls| !tls.options.client.insecure),
+        handshakes_full: tls.full.len(),
+        handshakes_resumed: tls.resumed.len(),
+        resumed_ratio: tls.resumed_ratio(),
+        handshakes_per_second: report.per_second(tls.measured as f64),
+        sessions: sessions.collect(),
+        handshake_full: Distribution::new(&tls.full),
+        handshake_resumed: Distribution::new(&tls.resumed),
     }
 }
 
@@ -319,8 +341,14 @@ mod tests {
         let records = &mut report.records;
         records.established = 101;
         records.connect_errors.insert(Errno::CONNREFUSED.raw_os_error(), 102);
-        records.losses =
-            Losses { timed_out: 103, closed_by_peer: 104, reset: 105, peer_lost: 106, failed: 107 };
+        records.losses = Losses {
+            timed_out: 103,
+            closed_by_peer: 104,
+            reset: 105,
+            peer_lost: 106,
+            failed: 107,
+            ..Losses::default()
+        };
         records.mismatches = 108;
         (records.offered, records.requests, records.replies) = (109, 110, 111);
         (records.replies_late, records.timed_out, records.unanswered) = (112, 113, 114);

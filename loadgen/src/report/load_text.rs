@@ -11,6 +11,7 @@ use crate::report::validity;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::records::Records;
 use crate::stats::timeseries::Second;
+use crate::stats::tls::TlsRecords;
 use crate::units::time_us;
 
 /// Lines of the text report.
@@ -35,6 +36,9 @@ pub fn lines(report: &Report) -> Vec<String> {
         lines.push(format!("Connect: {}", shape(&records.connect)));
         lines.extend(connects_retried(records));
     }
+    if let Some(tls) = &records.tls {
+        lines.extend(tls_lines(report, tls));
+    }
     let plan = &report.plan;
     if plan.reconnect {
         lines.push(format!(
@@ -50,6 +54,34 @@ pub fn lines(report: &Report) -> Vec<String> {
     lines.extend(thread_lines(report));
     lines.extend(longest_stall(records));
     lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
+    lines
+}
+
+/// The handshakes, and whether the servers' certificates were verified.
+fn tls_lines(report: &Report, tls: &TlsRecords) -> Vec<String> {
+    let session = |((version, suite), count): (&(&str, &str), &u64)| {
+        format!("{count} with TLS {version} {suite}")
+    };
+    let sessions: Vec<_> = tls.sessions.iter().map(session).collect();
+    let mut lines = Vec::new();
+    if !sessions.is_empty() {
+        lines.push(format!(
+            "Handshakes: {}; {:.1} % resumed; {:.1} per second in the measured period",
+            sessions.join(", "),
+            tls.resumed_ratio() * 100.0,
+            report.per_second(tls.measured as f64)
+        ));
+    }
+    for (name, times) in [("Full", &tls.full), ("Resumed", &tls.resumed)] {
+        if !times.is_empty() {
+            lines.push(format!("{name} handshakes: {}: {}", times.len(), shape(times)));
+        }
+    }
+    if report.plan.tls.as_ref().is_some_and(|plan| plan.options.client.insecure) {
+        lines.push("Certificates: not verified (insecure=on)".into());
+    }
+    let failed = tls.failed.iter();
+    lines.extend(failed.map(|(error, count)| format!("Failed handshakes: {count}: {error}")));
     lines
 }
 

@@ -442,7 +442,8 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 26] = [
+    const ADDED: [&str; 27] = [
+        "tls",
         "command",
         "machine",
         "intervals",
@@ -603,6 +604,8 @@ pub mod tests {
             ("h:1", "h:1 --timeout 7s", "timeout_ns"),
             ("h:1", "h:1 --abort-on-fail", "abort_on_fail"),
             ("h:1", "h:1 --reconnect", "reconnect"),
+            ("h:1", "tls://h:1?insecure=on", "service"),
+            ("tls://h:1?insecure=on", "tls://h:1?insecure=on&resume=off", "service"),
             ("h:1", "h:1 --proxy-protocol v1", "proxy_protocol"),
             ("h:1 --proxy-protocol v1", "h:1 --proxy-protocol v2", "proxy_protocol"),
             (

@@ -150,8 +150,8 @@ fn totals(out: &mut String, report: &Report) {
         ),
     );
     let losses = records.losses;
-    let read = losses.closed_by_peer + losses.reset + losses.peer_lost + losses.failed;
     let (connect, timeout) = (records.connect_failed(), losses.timed_out);
+    let read = losses.total() - timeout;
     if connect + read + timeout > 0 {
         // It is unknown whether a read or a write failed, because both use one connection.
         line(

@@ -16,6 +16,10 @@ pub enum Loss {
     Reset,
     /// The kernel gave up on the peer.
     PeerLost,
+    /// The stream ended without the end that TLS has (close_notify): it may have been cut.
+    TlsTruncated,
+    /// Either side found an error in the other's TLS, and said so with an alert.
+    TlsAlert,
     /// Another error of a system call, or another reason.
     Failed,
 }

@@ -11,3 +11,4 @@ pub mod records;
 pub mod slo;
 pub mod tally;
 pub mod timeseries;
+pub mod tls;

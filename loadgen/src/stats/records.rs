@@ -17,6 +17,7 @@ use crate::stats::cpu::ThreadUse;
 use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::timeseries::Series;
+use crate::stats::tls::TlsRecords;
 
 /// Mismatches that the report describes. All are counted.
 pub const MISMATCHES_SHOWN: usize = 8;
@@ -36,6 +37,10 @@ pub struct Losses {
     pub closed_by_peer: u64,
     pub reset: u64,
     pub peer_lost: u64,
+    /// The end of the TLS stream was missing.
+    pub tls_truncated: u64,
+    /// Ended by an alert of either side.
+    pub tls_alert: u64,
     pub failed: u64,
 }
 
@@ -51,8 +56,10 @@ pub struct Backlog {
 /// Counts and histograms of one thread or of all threads.
 pub struct Records {
     pub established: u64,
-    /// Failed connects by error number.
+    /// Failed connects by error number, without those whose TLS handshake failed.
     pub connect_errors: BTreeMap<i32, u64>,
+    /// The handshakes; `None` without TLS.
+    pub tls: Option<Box<TlsRecords>>,
     pub losses: Losses,
     /// Connections on which a byte differed.
     pub mismatches: u64,
@@ -161,6 +168,7 @@ impl Default for Records {
         Records {
             established: 0,
             connect_errors: BTreeMap::new(),
+            tls: None,
             losses: Losses::default(),
             mismatches: 0,
             first_mismatches: Vec::with_capacity(MISMATCHES_SHOWN),
@@ -314,6 +322,8 @@ impl Records {
             Loss::ClosedByPeer => self.losses.closed_by_peer += 1,
             Loss::Reset => self.losses.reset += 1,
             Loss::PeerLost => self.losses.peer_lost += 1,
+            Loss::TlsTruncated => self.losses.tls_truncated += 1,
+            Loss::TlsAlert => self.losses.tls_alert += 1,
             Loss::Failed => self.losses.failed += 1,
         }
     }
@@ -331,6 +341,10 @@ impl Records {
         self.established += other.established;
         for (error, count) in other.connect_errors {
             *self.connect_errors.entry(error).or_default() += count;
+        }
+        match (&mut self.tls, other.tls) {
+            (Some(own), Some(other)) => own.merge(*other),
+            (own, other) => *own = own.take().or(other),
         }
         self.losses = self.losses.plus(other.losses);
         self.mismatches += other.mismatches;
@@ -425,7 +439,8 @@ impl Records {
 
     /// Connects that failed.
     pub fn connect_failed(&self) -> u64 {
-        self.connect_errors.values().sum()
+        let handshakes = self.tls.iter().flat_map(|tls| tls.failed.values());
+        self.connect_errors.values().chain(handshakes).sum()
     }
 }
 
@@ -457,7 +472,13 @@ pub enum GivenUp {
 impl Losses {
     /// The sum over all kinds.
     pub fn total(self) -> u64 {
-        self.timed_out + self.closed_by_peer + self.reset + self.peer_lost + self.failed
+        self.timed_out
+            + self.closed_by_peer
+            + self.reset
+            + self.peer_lost
+            + self.tls_truncated
+            + self.tls_alert
+            + self.failed
     }
 
     fn plus(self, other: Losses) -> Losses {
@@ -466,6 +487,8 @@ impl Losses {
             closed_by_peer: self.closed_by_peer + other.closed_by_peer,
             reset: self.reset + other.reset,
             peer_lost: self.peer_lost + other.peer_lost,
+            tls_truncated: self.tls_truncated + other.tls_truncated,
+            tls_alert: self.tls_alert + other.tls_alert,
             failed: self.failed + other.failed,
         }
     }
@@ -673,15 +696,24 @@ mod tests {
             Loss::ClosedByPeer,
             Loss::Reset,
             Loss::PeerLost,
+            Loss::TlsTruncated,
+            Loss::TlsAlert,
             Loss::Failed,
             Loss::Mismatch,
         ];
         for (count, kind) in (1..).zip(kinds) {
             (0..count).for_each(|_| records.loss(kind));
         }
-        let expected =
-            Losses { timed_out: 1, closed_by_peer: 2, reset: 3, peer_lost: 4, failed: 5 };
-        assert_eq!((records.losses, records.losses.total()), (expected, 15));
+        let expected = Losses {
+            timed_out: 1,
+            closed_by_peer: 2,
+            reset: 3,
+            peer_lost: 4,
+            tls_truncated: 5,
+            tls_alert: 6,
+            failed: 7,
+        };
+        assert_eq!((records.losses, records.losses.total()), (expected, 28));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod forms;
 pub mod hub;
 pub mod server;
+pub mod tls;
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};

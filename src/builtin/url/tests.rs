@@ -11,7 +11,9 @@ use crate::net::proxy::{Networks, ProxyHeaders};
 use crate::net::transport::{Mode, Owner, SourceRate, UdpOptions, UnixOptions};
 use crate::protocol::framing::{ByteOrder, DELIMITER_MAX, Delimiter, FRAME_BYTES_MAX, Framing};
 #[cfg(feature = "tls")]
-use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
+use crate::tls::options::{ClientAuth, Files, Protocols, ServerNameText};
+#[cfg(feature = "tls")]
+use crate::tls::options::{TlsClientOptions, TlsOptions, TlsVersion};
 
 fn parse(text: &str) -> Spec {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -304,10 +306,17 @@ fn any_tls() -> impl Strategy<Value = TlsOptions> + Clone {
     let names = proptest::collection::vec(proptest::collection::vec(45..=255_u8, 1..9), 1..3);
     let alpn = proptest::option::of(names.prop_map(|names| Protocols::new(names).unwrap()));
     let oldest = prop_oneof![Just(TlsVersion::V1_2), Just(TlsVersion::V1_3)];
-    (pair, client_ca, auth, alpn, oldest).prop_map(|(pair, client_ca, auth, alpn, tls_min)| {
+    let own = (pair, client_ca, auth, alpn, oldest.clone());
+    let name = "[ -~]{1,9}".prop_map(|name| ServerNameText::new(&name).unwrap());
+    let client = (proptest::option::of(files(2)), proptest::option::of(name));
+    let client = (client, any::<bool>(), any::<bool>(), oldest);
+    (own, client).prop_map(|((pair, client_ca, auth, alpn, tls_min), client)| {
         let (cert, key) = pair.unzip();
         let client_auth = if client_ca.is_some() { auth } else { ClientAuth::Require };
-        TlsOptions { cert, key, client_ca, client_auth, alpn, tls_min }
+        let ((ca, sni), insecure, resume, tls_max) = client;
+        let insecure = insecure && ca.is_none();
+        let client = TlsClientOptions { ca, sni, insecure, resume, tls_max };
+        TlsOptions { cert, key, client_ca, client_auth, alpn, tls_min, client }
     })
 }
 

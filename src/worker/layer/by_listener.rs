@@ -15,6 +15,7 @@ use super::proxy::{self, Proxied};
 use super::tls::{self, Tls};
 use super::{Layer, Plain};
 use crate::base::endpoint::Peer;
+use crate::base::handshake::{Handshake, HandshakeError};
 use crate::buffer::{Chain, Pool};
 use crate::config::Config;
 use crate::error::{CloseReason, StartError};
@@ -100,8 +101,8 @@ impl ByListener {
     #[cfg(feature = "tls")]
     pub(crate) fn acceptors(&self) -> impl Iterator<Item = (usize, &Arc<Acceptor>)> {
         self.0.iter().enumerate().filter_map(|(listener, kind)| match kind {
-            Kind::Tls(tls) => Some((listener, tls.acceptor())),
-            Kind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor())),
+            Kind::Tls(tls) => Some((listener, tls.acceptor()?)),
+            Kind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor()?)),
             _ => None,
         })
     }
@@ -194,6 +195,10 @@ impl Layer for ByListener {
 
     fn peer(&self, state: &State, at: Peer) -> Option<Peer> {
         dispatch!(&self, state, peer(at))
+    }
+
+    fn handshake(&self, state: &State) -> Option<Result<Handshake, HandshakeError>> {
+        dispatch!(&self, state, handshake())
     }
 
     fn opening_timeout(&self, state: &State) -> Duration {

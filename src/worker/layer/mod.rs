@@ -31,6 +31,7 @@
 use std::time::Duration;
 
 use crate::base::endpoint::Peer;
+use crate::base::handshake::{Handshake, HandshakeError};
 use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
@@ -86,6 +87,12 @@ pub(crate) trait Layer: 'static {
     /// The peer, or `None` while it is not known. `at` is the peer as the socket reports it. Called
     /// until the peer is known.
     fn peer(&self, state: &Self::State, at: Peer) -> Option<Peer>;
+
+    /// How the handshake of a connection that this side has started has ended, once it has. `None`
+    /// if the layer has none.
+    fn handshake(&self, _: &Self::State) -> Option<Result<Handshake, HandshakeError>> {
+        None
+    }
 
     /// How long it may take until the peer is known.
     fn opening_timeout(&self, state: &Self::State) -> Duration;

@@ -1,24 +1,29 @@
-//! A layer that sends bytes of its own before the service's, for connections that this side starts:
-//! the header of the PROXY protocol, with which a client pretends to be a proxy.
+//! A layer that sends bytes of its own before those of another layer, for connections that this side
+//! starts: the header of the PROXY protocol, with which a client pretends to be a proxy.
 
 use std::time::Duration;
 
-use super::Layer;
+use super::{Layer, Plain};
 use crate::base::endpoint::Peer;
+use crate::base::handshake::{Handshake, HandshakeError};
 use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
-/// Makes the bytes for the connection with this tag to this peer. They must fit into a buffer.
+/// Makes the bytes for the connection with this tag to this peer. They must fit into a buffer. There
+/// may be none.
 type Make = dyn Fn(u64, Peer) -> Vec<u8>;
 
 /// How long a connection may wait for a buffer for its first bytes.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The layer.
-pub(crate) struct Prefix(Box<Make>);
+/// The layer. `L` is the layer of the bytes behind.
+pub(crate) struct Prefix<L = Plain> {
+    make: Box<Make>,
+    inner: L,
+}
 
 /// What the layer keeps for one connection.
-pub(crate) struct State {
+pub(crate) struct State<S = ()> {
     /// The bytes, until a buffer is free for them.
     bytes: Option<Vec<u8>>,
     /// The same bytes in a buffer, until the engine takes them.
@@ -27,15 +32,16 @@ pub(crate) struct State {
     unsent: usize,
     /// What arrived before there was a buffer for them.
     kept: Chain,
+    inner: S,
 }
 
-impl Prefix {
-    pub(crate) fn new(make: impl Fn(u64, Peer) -> Vec<u8> + 'static) -> Prefix {
-        Prefix(Box::new(make))
+impl<L> Prefix<L> {
+    pub(crate) fn new(make: impl Fn(u64, Peer) -> Vec<u8> + 'static, inner: L) -> Prefix<L> {
+        Prefix { make: Box::new(make), inner }
     }
 }
 
-impl State {
+impl<S> State<S> {
     /// Puts the bytes into a buffer, if one is free.
     fn begin(&mut self, pool: &Pool) {
         let Some(bytes) = &self.bytes else { return };
@@ -47,79 +53,120 @@ impl State {
     }
 }
 
-impl Layer for Prefix {
-    type State = State;
+impl<L: Layer> Layer for Prefix<L> {
+    type State = State<L::State>;
 
-    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> State {
+    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State {
         State {
-            bytes: Some(self.0(tag, at)),
+            bytes: Some((self.make)(tag, at)).filter(|bytes| !bytes.is_empty()),
             wire: Chain::new(pool),
             unsent: 0,
             kept: Chain::new(pool),
+            inner: self.inner.state(tag, at, pool),
         }
     }
 
-    fn begin(&mut self, state: &mut State, pool: &Pool) -> Result<(), CloseReason> {
+    fn bytes_each(&self) -> usize {
+        self.inner.bytes_each()
+    }
+
+    fn begin(&mut self, state: &mut Self::State, pool: &Pool) -> Result<(), CloseReason> {
         state.begin(pool);
-        Ok(())
+        self.inner.begin(&mut state.inner, pool)
     }
 
-    fn peer(&self, state: &State, at: Peer) -> Option<Peer> {
-        state.bytes.is_none().then_some(at)
+    fn peer(&self, state: &Self::State, at: Peer) -> Option<Peer> {
+        state.bytes.is_none().then(|| self.inner.peer(&state.inner, at))?
     }
 
-    fn opening_timeout(&self, _: &State) -> Duration {
-        TIMEOUT
+    fn handshake(&self, state: &Self::State) -> Option<Result<Handshake, HandshakeError>> {
+        self.inner.handshake(&state.inner)
     }
 
-    fn decide(&mut self, _: &mut State, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
-        Err(CloseReason::Failed)
+    fn opening_timeout(&self, state: &Self::State) -> Duration {
+        match state.bytes {
+            Some(_) => TIMEOUT,
+            None => self.inner.opening_timeout(&state.inner),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        state: &mut Self::State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        match state.bytes {
+            Some(_) => Err(CloseReason::Failed),
+            None => self.inner.decide(&mut state.inner, input, pool),
+        }
     }
 
     fn received(
         &mut self,
-        state: &mut State,
+        state: &mut Self::State,
         input: &mut Chain,
         wire: &mut Chain,
         pool: &Pool,
     ) -> Result<usize, CloseReason> {
         state.begin(pool);
         state.kept.absorb(wire);
-        if state.bytes.is_some() {
-            return Ok(0);
+        match state.bytes {
+            Some(_) => Ok(0),
+            None => self.inner.received(&mut state.inner, input, &mut state.kept, pool),
         }
-        let bytes = state.kept.len();
-        input.absorb(&mut state.kept);
-        Ok(bytes)
     }
 
-    fn ended(&mut self, _: &mut State, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
-        Ok(0)
+    fn has_ended(&self, state: &Self::State) -> bool {
+        self.inner.has_ended(&state.inner)
+    }
+
+    fn ended(
+        &mut self,
+        state: &mut Self::State,
+        input: &mut Chain,
+        pool: &Pool,
+    ) -> Result<usize, CloseReason> {
+        self.inner.ended(&mut state.inner, input, pool)
     }
 
     fn outgoing<'a>(
         &mut self,
-        state: &'a mut State,
+        state: &'a mut Self::State,
         output: &'a mut Chain,
-        _: &Pool,
+        pool: &Pool,
     ) -> &'a mut Chain {
-        if state.wire.is_empty() { output } else { &mut state.wire }
+        if !state.wire.is_empty() {
+            return &mut state.wire;
+        }
+        match state.bytes {
+            // It is empty: nothing may be sent before the prefix.
+            Some(_) => &mut state.wire,
+            None => self.inner.outgoing(&mut state.inner, output, pool),
+        }
     }
 
-    fn sent(&mut self, state: &mut State, wire_bytes: usize) -> usize {
+    fn sent(&mut self, state: &mut Self::State, wire_bytes: usize) -> usize {
         let own = state.unsent.min(wire_bytes);
         state.unsent -= own;
-        wire_bytes - own
+        self.inner.sent(&mut state.inner, wire_bytes - own)
     }
 
-    fn finish(&mut self, _: &mut State) {}
+    fn finish(&mut self, state: &mut Self::State) {
+        self.inner.finish(&mut state.inner);
+    }
 
-    fn forget_input(&mut self, state: &mut State) {
+    fn forget_input(&mut self, state: &mut Self::State) {
         drop(state.kept.take());
+        self.inner.forget_input(&mut state.inner);
     }
 
-    fn starves(&self, state: &State) -> bool {
-        state.bytes.is_some()
+    fn starves(&self, state: &Self::State) -> bool {
+        state.bytes.is_some() || self.inner.starves(&state.inner)
+    }
+
+    fn keeps_input(&self, state: &Self::State) -> bool {
+        self.inner.keeps_input(&state.inner)
     }
 }
 
@@ -147,7 +194,7 @@ mod tests {
     #[test]
     fn its_bytes_come_first_and_do_not_count_as_the_services() {
         let pool = Pool::new(Reserve::new(256, 4).unwrap(), 0);
-        let mut layer = Prefix::new(|tag, at| format!("{tag} to {at};").into_bytes());
+        let mut layer = Prefix::new(|tag, at| format!("{tag} to {at};").into_bytes(), Plain);
         let mut state = layer.state(5, peer(), &pool);
         assert_eq!(layer.peer(&state, peer()), None);
         layer.begin(&mut state, &pool).unwrap();
@@ -167,7 +214,7 @@ mod tests {
     #[test]
     fn without_a_buffer_everything_waits_for_its_bytes() {
         let pool = Pool::new(Reserve::new(256, 2).unwrap(), 0);
-        let mut layer = Prefix::new(|_, _| b"first".to_vec());
+        let mut layer = Prefix::new(|_, _| b"first".to_vec(), Plain);
         let mut state = layer.state(5, peer(), &pool);
         let (taken, mut wire) = (pool.lease().unwrap(), chain(&pool, b"early"));
         let mut input = Chain::new(&pool);

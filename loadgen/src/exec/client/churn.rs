@@ -34,7 +34,7 @@ pub(super) struct Place {
     pub(super) room_since: Time,
     /// The connection is closed after this many requests, or at this time.
     retire_after: u64,
-    retire_at: Time,
+    pub(super) retire_at: Time,
 }
 
 impl Place {

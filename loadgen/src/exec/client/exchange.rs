@@ -35,10 +35,35 @@ impl Client {
             };
         if done && conversation.state == ConnectionState::Open {
             conversation.state = ConnectionState::Closing;
+            return self.begin_close(connection, index);
         }
         match conversation.state {
-            ConnectionState::Closing => Answer::CloseAfterSend,
+            ConnectionState::Closing => self.go_on_closing(connection, index),
             _ => Answer::Continue,
+        }
+    }
+
+    /// Begins to close a connection that has received everything.
+    ///
+    /// Bytes that arrive after that are too many. Over TLS, the end of the stream is bytes too, and
+    /// only decrypted ones show the difference. So the connection is read until the server has
+    /// closed its side, or the linger time is over.
+    fn begin_close(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
+        if self.lifecycle.plan.tls.is_none() {
+            return Answer::CloseAfterSend;
+        }
+        let until = connection.now() + self.lifecycle.share.limits.linger;
+        self.places[index].retire_at = until;
+        connection.set_timer(until);
+        Answer::HalfClose
+    }
+
+    /// What to do with a connection that is closing, in another call for it.
+    pub(super) fn go_on_closing(&self, connection: &Connection<'_>, index: usize) -> Answer {
+        match self.lifecycle.plan.tls {
+            None => Answer::CloseAfterSend,
+            Some(_) if connection.now() >= self.places[index].retire_at => Answer::Close,
+            Some(_) => Answer::Continue,
         }
     }
 

@@ -15,15 +15,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::internals::{client_fixed_bytes, client_slot_bytes, prefixed_client_slot_bytes};
-use echopool::service::{Answer, Connection, Service, Turn};
+use echopool::internals::{client_fixed_bytes, client_slot_bytes};
+use echopool::internals::{prefixed_client_slot_bytes, tls_client_slot_bytes};
+use echopool::service::{Answer, Connection, Handshake, HandshakeError, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::control::Control;
 use crate::exec::lifecycle::{ClientSession, Lifecycle, Phase, Sweep};
 use crate::plan::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION};
-use crate::plan::{PROXY_BYTES_PER_CONNECTION, Plan};
+use crate::plan::{PROXY_BYTES_PER_CONNECTION, Plan, TLS_BYTES_PER_CONNECTION};
 use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
@@ -45,6 +46,9 @@ const _: () = assert!(client_slot_bytes::<Client>() <= ENGINE_BYTES_PER_CONNECTI
 const _: () = assert!(
     prefixed_client_slot_bytes::<Client>() + 128
         <= ENGINE_BYTES_PER_CONNECTION + PROXY_BYTES_PER_CONNECTION
+);
+const _: () = assert!(
+    tls_client_slot_bytes::<Client>() <= ENGINE_BYTES_PER_CONNECTION + TLS_BYTES_PER_CONNECTION
 );
 const _: () = assert!(client_fixed_bytes::<Client>() <= ENGINE_BYTES);
 
@@ -142,6 +146,12 @@ impl Service for Client {
         }
     }
 
+    fn handshake(&mut self, tag: u64, result: Result<Handshake, HandshakeError>, now: Time) {
+        if self.lifecycle.handshake(tag, result) {
+            self.not_established(self.lifecycle.index(tag), now);
+        }
+    }
+
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
@@ -165,7 +175,7 @@ impl Service for Client {
         self.forget_output(index);
         let conversation = &self.conversations[index];
         if conversation.state == ConnectionState::Closing {
-            return Answer::CloseAfterSend;
+            return self.go_on_closing(connection, index);
         }
         if conversation.unput() > 0 {
             self.put_output(connection, index, connection.now());

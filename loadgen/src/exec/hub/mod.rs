@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use echopool::error::{CloseReason, Errno};
-use echopool::service::{Answer, Connection, Service, Turn};
+use echopool::service::{Answer, Connection, Handshake, HandshakeError, Service, Turn};
 use echopool::time::Time;
 
 use crate::exec::client::conversation::ConnectionState;
@@ -121,6 +121,15 @@ impl Members {
     }
 }
 
+impl Members {
+    /// The connect of a member has failed, and no other address is left.
+    fn never_established(&mut self, tag: u64) {
+        if let Some(sender) = self.members[self.lifecycle.index(tag)].sender {
+            self.shared.senders[sender as usize].mark_lost();
+        }
+    }
+}
+
 impl Service for Members {
     type Session = ClientSession;
     const FRESH_CLOCK: bool = true;
@@ -150,12 +159,14 @@ impl Service for Members {
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _now: Time) {
         let failed = self.lifecycle.connect_failed(tag, error);
-        if !failed && error != Errno::CANCELED {
-            // It is tried at another address.
-            return;
+        if failed || error == Errno::CANCELED {
+            self.never_established(tag);
         }
-        if let Some(sender) = self.members[self.lifecycle.index(tag)].sender {
-            self.shared.senders[sender as usize].mark_lost();
+    }
+
+    fn handshake(&mut self, tag: u64, result: Result<Handshake, HandshakeError>, _now: Time) {
+        if self.lifecycle.handshake(tag, result) {
+            self.never_established(tag);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The connections of a thread: begun at the requested rate, established, and lost.
 
 use echopool::error::{CloseReason, Errno};
-use echopool::service::{ConnectTo, Turn};
+use echopool::service::{ConnectTo, Handshake, HandshakeError, Turn};
 use echopool::time::Time;
 
 use super::{Lifecycle, Phase, TICK};
@@ -152,6 +152,29 @@ impl Lifecycle {
         failed
     }
 
+    /// Records how a TLS handshake ended. Returns whether the connect failed by it: another address
+    /// of the target may be left.
+    pub fn handshake(&mut self, tag: u64, result: Result<Handshake, HandshakeError>) -> bool {
+        let in_period = self.phase == Phase::Measuring;
+        let failed = match &result {
+            Ok(_) => false,
+            Err(_) => {
+                self.connecting -= 1;
+                !self.tries_elsewhere(tag)
+            }
+        };
+        let tls = self.records.tls.as_mut().expect("the run uses TLS");
+        match result {
+            Ok(handshake) => tls.done(&handshake, in_period),
+            Err(error) if failed => {
+                *tls.failed.entry(error).or_default() += 1;
+                tally::add(&self.tally().connect_failed, 1);
+            }
+            Err(_) => {}
+        }
+        failed
+    }
+
     /// Counts the close of an established connection.
     pub fn closed(&mut self) {
         self.open -= 1;
@@ -195,6 +218,8 @@ fn loss_of(reason: CloseReason) -> Loss {
         CloseReason::PeerClosed => Loss::ClosedByPeer,
         CloseReason::Reset => Loss::Reset,
         CloseReason::PeerLost => Loss::PeerLost,
+        CloseReason::TlsTruncated => Loss::TlsTruncated,
+        CloseReason::TlsAlert => Loss::TlsAlert,
         _ => Loss::Failed,
     }
 }

@@ -125,12 +125,13 @@ impl Lifecycle {
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Lifecycle {
         let share = plan.share(thread);
         let looks = Looks::new(share.connections, plan.size);
-        let records = Records::of_targets(plan.targets.len());
+        let mut records = Records::of_targets(plan.targets.len());
+        records.tls = plan.tls.as_ref().map(|_| Box::default());
         Lifecycle {
             intervals: Recorder::new(control.handover(thread).clone()),
             dispatch: plan.dispatch(thread),
             stalls: Stalls::NONE,
-            leases: LeaseBudget::new(share.output_leases_max()),
+            leases: LeaseBudget::new(share.output_leases_max),
             share,
             plan,
             control,

@@ -196,6 +196,9 @@ impl Calibration {
 /// What the generator has to do in this run that it had not when it was calibrated: another
 /// protocol, or new connections.
 fn other_work(plan: &Plan) -> Option<String> {
+    if plan.tls.is_some() {
+        return Some("one over TLS".into());
+    }
     if plan.proxy.is_some() {
         return Some("one with PROXY headers (--proxy-protocol)".into());
     }

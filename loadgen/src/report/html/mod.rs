@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::saved::SavedResult;
 use super::schema::{
     AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary,
-    SearchSummary,
+    SearchSummary, TlsSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
 use crate::stats::fail_if::{by_text, times_text};
@@ -230,6 +230,7 @@ fn run_below(run: &RunSummary) -> Markup {
             (tables::pairs("Connections", &tables::fields(&run.connections)))
             @if errors.is_empty() { p { "No connection failed." } }
             @else { (tables::pairs("Errors", &errors)) }
+            @if let Some(tls) = &run.tls { (tables::pairs("TLS", &handshakes(tls))) }
         }
         @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
         @if let Some(hub) = &run.hub { (tables::pairs("Hub", &tables::fields(hub))) }
@@ -284,6 +285,26 @@ fn requests(run: &RunSummary) -> Vec<(String, Value)> {
     ]
     .map(|(name, value)| (name.to_string(), value))
     .to_vec()
+}
+
+fn handshakes(tls: &TlsSummary) -> Vec<(String, Value)> {
+    let (full, resumed) = (&tls.handshake_full.percentiles, &tls.handshake_resumed.percentiles);
+    let rows = [
+        ("Certificates verified", json!(tls.verified)),
+        ("Full handshakes", json!(tls.handshakes_full)),
+        ("Resumed handshakes", json!(tls.handshakes_resumed)),
+        ("Resumed", json!(percent(tls.resumed_ratio))),
+        ("Handshakes per second", json!(tls.handshakes_per_second)),
+        ("Full handshake p50_ns", json!(full.p50_ns)),
+        ("Full handshake p99_ns", json!(full.p99_ns)),
+        ("Resumed handshake p50_ns", json!(resumed.p50_ns)),
+        ("Resumed handshake p99_ns", json!(resumed.p99_ns)),
+    ];
+    let rows = rows.into_iter().filter(|(_, value)| !value.is_null());
+    let sessions = tls.sessions.iter().map(|session| {
+        (format!("TLS {} {}", session.version, session.cipher_suite), json!(session.count))
+    });
+    rows.map(|(name, value)| (name.to_string(), value)).chain(sessions).collect()
 }
 
 fn generator(run: &RunSummary) -> Vec<(String, Value)> {

@@ -37,6 +37,7 @@ pub use merged::{MergedSummary, ShardsSummary};
 pub use run::{
     CeilingUse, ClockComparison, ConnectionCounts, HubConfig, HubCounts, ObjectiveResult,
     RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
+    TlsSessions, TlsSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 

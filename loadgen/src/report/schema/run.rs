@@ -103,9 +103,13 @@ pub struct RunSummary {
     /// in a closed loop.
     #[serde(default)]
     pub own_lag: Distribution,
-    /// From the start of a connect to the established connection.
+    /// From the start of a connect to the established connection. Over TLS it includes the
+    /// handshake.
     #[serde(default)]
     pub connect_latency: Distribution,
+    /// The TLS handshakes; null without TLS.
+    #[serde(default)]
+    pub tls: Option<TlsSummary>,
     /// Jain's fairness index of the replies per connection: 1 if all had the same number, 1/n if
     /// one of n had all.
     #[serde(default)]
@@ -187,6 +191,39 @@ pub struct RunSummary {
     /// undecided, 99 an objective was missed, 130 interrupted.
     #[schemars(extend("enum" = [0, 3, 4, 99, 130]))]
     pub exit_code: u8,
+}
+
+/// The TLS handshakes of a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TlsSummary {
+    /// Whether the certificates of the servers were verified. They were not with insecure=on.
+    pub verified: bool,
+    /// Full handshakes, of all connections.
+    pub handshakes_full: u64,
+    /// Handshakes that resumed a session.
+    pub handshakes_resumed: u64,
+    /// The part of the handshakes that resumed a session.
+    #[schemars(range(max = 1))]
+    pub resumed_ratio: f64,
+    /// Handshakes within the measured period, divided by its length.
+    pub handshakes_per_second: f64,
+    /// Handshakes by version and cipher suite.
+    pub sessions: Vec<TlsSessions>,
+    /// From the established connection to the end of a full handshake.
+    pub handshake_full: Distribution,
+    /// From the established connection to the end of a handshake that resumed a session.
+    pub handshake_resumed: Distribution,
+}
+
+/// Handshakes with the same result.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TlsSessions {
+    /// The version of TLS, such as 1.3.
+    pub version: String,
+    /// The cipher suite, by its name in the registry of IANA.
+    pub cipher_suite: String,
+    /// How many these are.
+    pub count: u64,
 }
 
 /// What was asked for, with defaults filled in.

@@ -47,8 +47,10 @@ pub(super) fn flags() -> Vec<Vec<Meaning>> {
     let of_services = with_flags.flat_map(|one| meanings(one.name(), one.options()));
     let transports = TransportOptions::all();
     let groups = transports.iter().map(|one| (one.name(), one.options()));
-    let of_transports = groups
-        .flat_map(|(name, groups)| groups.into_iter().flat_map(move |one| meanings(name, one)));
+    let of_transports = groups.flat_map(|(name, groups)| {
+        let with_flags = groups.into_iter().filter(|group| group.has_flags());
+        with_flags.flat_map(move |one| meanings(name, one))
+    });
     let streams = transports.iter().filter(|one| !one.is_datagram());
     let streams = streams.map(TransportOptions::name).collect::<Vec<_>>().join(", ");
     let of_streams = meanings(&streams, &ProxyOptions::default());

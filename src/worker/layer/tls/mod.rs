@@ -1,6 +1,6 @@
 //! The byte layer of TLS: a session of rustls between a connection's socket and its service.
 //!
-//! The connection is open when the handshake is done. close_notify is the end of the peer's stream,
+//! The connection is open when the handshake is done, on either side. close_notify is the end of the peer's stream,
 //! as FIN is without TLS, and a FIN without it means that the stream was cut. When the service ends
 //! its output, close_notify precedes FIN.
 //!
@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use super::Layer;
 use crate::base::endpoint::Peer;
+use crate::base::handshake::{Handshake, HandshakeError};
+use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
+use crate::engine::sys::monotonic_now;
 use crate::error::CloseReason;
 use crate::tls::server::Acceptor;
-use crate::tls::session::{Error, Session};
+use crate::tls::session::{self, Error, Session};
 
 #[cfg(test)]
 mod tests;
@@ -25,13 +28,23 @@ mod tests;
 /// connection's share of a turn, and the most that rustls encrypts at once.
 const AHEAD: usize = 64 << 10;
 
-/// The layer of a listener with TLS.
+/// The layer of a listener with TLS, or of connections that this side starts.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    acceptor: Arc<Acceptor>,
+    side: Side,
     /// How long a handshake may take.
     handshake_timeout: Duration,
 }
+
+/// What begins the sessions.
+#[derive(Clone)]
+enum Side {
+    Server(Arc<Acceptor>),
+    /// The session for a connection with this tag.
+    Client(Arc<Begin>),
+}
+
+type Begin = dyn Fn(u64) -> Option<Box<Session>> + Send + Sync;
 
 /// What the layer keeps for one connection.
 pub(crate) struct Held {
@@ -53,6 +66,15 @@ pub(crate) struct Held {
     peer_closed: bool,
     starves_to_receive: bool,
     starves_to_send: bool,
+    /// Only of a connection that this side has started.
+    client: Option<Box<ClientHandshake>>,
+}
+
+/// The handshake of a client.
+struct ClientHandshake {
+    began: Time,
+    /// `None` until it has ended.
+    ended: Option<Result<Handshake, HandshakeError>>,
 }
 
 /// How far the output is.
@@ -67,11 +89,23 @@ enum Stage {
 
 impl Tls {
     pub(crate) fn new(acceptor: Arc<Acceptor>, handshake_timeout: Duration) -> Tls {
-        Tls { acceptor, handshake_timeout }
+        Tls { side: Side::Server(acceptor), handshake_timeout }
     }
 
-    pub(crate) fn acceptor(&self) -> &Arc<Acceptor> {
-        &self.acceptor
+    /// The layer of connections that this side starts. `begin` makes the session for a tag. The
+    /// time-out of a connect includes the handshake.
+    pub(crate) fn connecting(
+        begin: impl Fn(u64) -> Option<Box<Session>> + Send + Sync + 'static,
+    ) -> Tls {
+        Tls { side: Side::Client(Arc::new(begin)), handshake_timeout: Duration::MAX }
+    }
+
+    /// What a listener's sessions begin with.
+    pub(crate) fn acceptor(&self) -> Option<&Arc<Acceptor>> {
+        match &self.side {
+            Side::Server(acceptor) => Some(acceptor),
+            Side::Client(_) => None,
+        }
     }
 }
 
@@ -110,8 +144,29 @@ impl Held {
             false => CloseReason::TlsAlert,
         };
         log::debug!("{reason}: {error}");
+        if reason == CloseReason::TlsHandshake {
+            self.handshake_failed(session::reason(error));
+        }
         self.stage = Stage::Last;
         reason
+    }
+
+    /// Records the first reason why a client's handshake has failed.
+    fn handshake_failed(&mut self, error: HandshakeError) {
+        if let Some(client) = &mut self.client {
+            client.ended.get_or_insert(Err(error));
+        }
+    }
+
+    /// Records that a client's handshake is done, if it is.
+    fn look_at_handshake(&mut self) {
+        if let (Some(client), Some(session)) = (&mut self.client, &self.session)
+            && client.ended.is_none()
+            && !session.is_handshaking()
+        {
+            let time = monotonic_now() - client.began;
+            client.ended = Some(Ok(Handshake { time, ..session.handshake() }));
+        }
     }
 
     /// Encrypts output, as far as there are free buffers and the kernel keeps up.
@@ -147,9 +202,16 @@ impl Held {
 impl Layer for Tls {
     type State = Held;
 
-    fn state(&self, _: u64, _: Peer, pool: &Pool) -> Held {
+    fn state(&self, tag: u64, _: Peer, pool: &Pool) -> Held {
+        let (session, client) = match &self.side {
+            Side::Server(acceptor) => (acceptor.session(), None),
+            Side::Client(begin) => {
+                (begin(tag), Some(ClientHandshake { began: Time::ZERO, ended: None }))
+            }
+        };
         Held {
-            session: self.acceptor.session(),
+            session,
+            client: client.map(Box::new),
             received: Chain::new(pool),
             wire: Chain::new(pool),
             unsent: 0,
@@ -167,7 +229,20 @@ impl Layer for Tls {
     }
 
     fn begin(&mut self, held: &mut Held, _: &Pool) -> Result<(), CloseReason> {
-        if held.session.is_none() { Err(CloseReason::TlsHandshake) } else { Ok(()) }
+        if let Some(client) = &mut held.client {
+            client.began = monotonic_now();
+        }
+        match held.session {
+            Some(_) => Ok(()),
+            None => {
+                held.handshake_failed(HandshakeError::Failed);
+                Err(CloseReason::TlsHandshake)
+            }
+        }
+    }
+
+    fn handshake(&self, held: &Held) -> Option<Result<Handshake, HandshakeError>> {
+        held.client.as_ref()?.ended
     }
 
     fn peer(&self, held: &Held, at: Peer) -> Option<Peer> {
@@ -178,7 +253,8 @@ impl Layer for Tls {
         self.handshake_timeout
     }
 
-    fn decide(&mut self, _: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn decide(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+        held.handshake_failed(HandshakeError::TimedOut);
         Err(CloseReason::TlsHandshake)
     }
 
@@ -193,6 +269,7 @@ impl Layer for Tls {
         held.received.absorb(wire);
         let before = input.len();
         held.decrypt(input, pool)?;
+        held.look_at_handshake();
         Ok(input.len() - before)
     }
 
@@ -201,7 +278,11 @@ impl Layer for Tls {
     }
 
     fn ended(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
-        match held.is_handshaking() {
+        let handshaking = held.is_handshaking();
+        if handshaking {
+            held.handshake_failed(HandshakeError::Closed);
+        }
+        match handshaking {
             _ if held.peer_closed || !held.heard => Ok(0),
             true => Err(CloseReason::TlsHandshake),
             false => Err(CloseReason::TlsTruncated),
