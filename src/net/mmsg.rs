@@ -205,7 +205,7 @@ impl Batch {
             dropped_before: None,
             at_unix_ns: None,
         };
-        let length = (msg_hdr.msg_controllen as usize).min(CONTROL_BYTES);
+        let length = msg_hdr.msg_controllen.min(CONTROL_BYTES);
         for (level, kind, data) in messages(&self.controls[at].0[..length]) {
             arrived.take(level, kind, data);
         }
@@ -520,7 +520,8 @@ mod tests {
     fn buffers_do_not_begin_at_the_same_place_of_a_page() {
         for longest in [1, 63, 64, 4_032, 4_096, 65_527] {
             let stride = stride(longest);
-            assert!(stride >= longest && stride % CACHE_LINE == 0 && stride % PAGE != 0);
+            assert!(stride >= longest && stride.is_multiple_of(CACHE_LINE));
+            assert!(!stride.is_multiple_of(PAGE), "{longest}");
             assert!(stride < longest + 2 * CACHE_LINE);
         }
     }
