@@ -37,13 +37,28 @@ pub enum Address {
     },
     /// At a Unix socket.
     Unix(UnixAddress),
+    /// At UDP ports.
+    Udp {
+        /// A name or an address without brackets.
+        host: String,
+        /// At least one port. None of them is 0.
+        ports: RangeInclusive<u16>,
+    },
 }
 
 impl Address {
+    /// The same host and ports over UDP.
+    fn over_udp(self) -> Address {
+        match self {
+            Address::Tcp { host, ports } => Address::Udp { host, ports },
+            other => other,
+        }
+    }
+
     /// How many targets it is: one for each port.
     pub fn count(&self) -> usize {
         match self {
-            Address::Tcp { ports, .. } => ports.len(),
+            Address::Tcp { ports, .. } | Address::Udp { ports, .. } => ports.len(),
             Address::Unix(_) => 1,
         }
     }
@@ -51,14 +66,15 @@ impl Address {
     /// The name or address of the host. Empty for a Unix socket.
     pub fn host(&self) -> &str {
         match self {
-            Address::Tcp { host, .. } => host,
+            Address::Tcp { host, .. } | Address::Udp { host, .. } => host,
             Address::Unix(_) => "",
         }
     }
 }
 
 const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], \
-                       [service+]tls://host:port[?options], or service:// alone for a server that loadgen starts; the services are echo \
+                       [service+]tls://host:port[?options], udp://host:port, or service:// alone for a \
+                       server that loadgen starts; the services are echo \
                        (tcp), delay, framed, message and hub";
 
 impl FromStr for Target {
@@ -70,10 +86,6 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
-        if spec.transport.is_datagram() {
-            let name = spec.transport.name();
-            return Err(format!("loadgen over {name} is not supported yet; use tcp, tls or unix"));
-        }
         let tls = spec.transport.tls().cloned();
         let address = match (spec.address.as_str(), text.contains("://")) {
             (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),
@@ -82,7 +94,13 @@ impl FromStr for Target {
                     "the server that loadgen starts does not speak TLS: give an address; {GRAMMAR}"
                 ));
             }
+            ("", true) if spec.transport.is_datagram() => {
+                return Err("loadgen starts no server for udp: use udp://host:port".into());
+            }
             ("", true) => None,
+            (address, _) if spec.transport.is_datagram() => {
+                Some(parse_address(address)?.over_udp())
+            }
             (address, _) => Some(parse_address(address)?),
         };
         Ok(Target { service: spec.service, tls, address })
@@ -98,7 +116,7 @@ impl fmt::Display for Target {
             Some(Address::Unix(address)) => {
                 return f.write_str(&url(service, self.tls.as_ref(), &Endpoint::Unix(*address)));
             }
-            Some(Address::Tcp { host, ports }) => {
+            Some(Address::Tcp { host, ports } | Address::Udp { host, ports }) => {
                 let (first, last) = (ports.start(), ports.end());
                 let more = if first < last { format!("-{last}") } else { String::new() };
                 match host.contains(':') {
@@ -108,7 +126,11 @@ impl fmt::Display for Target {
             }
         };
         let proxy = Default::default();
-        let transport = self.tls.clone().map_or(TransportOptions::Tcp, TransportOptions::Tls);
+        let transport = match (&self.address, self.tls.clone()) {
+            (Some(Address::Udp { .. }), _) => TransportOptions::Udp(Default::default()),
+            (_, Some(tls)) => TransportOptions::Tls(tls),
+            _ => TransportOptions::Tcp,
+        };
         Spec { service, transport, proxy, address }.fmt(f)
     }
 }
@@ -182,6 +204,20 @@ pub fn url(service: ServiceOptions, tls: Option<&TlsOptions>, endpoint: &Endpoin
     Spec { service, transport, proxy, address }.to_string()
 }
 
+/// Checks that all targets are over UDP or none is. Returns whether they are.
+///
+/// # Errors
+/// Some are, and others are not.
+pub fn over_udp(targets: &[Endpoint]) -> Result<bool, Failure> {
+    let count = targets.iter().filter(|target| target.is_datagram()).count();
+    if count > 0 && count < targets.len() {
+        return Err(Failure::Usage(
+            "some targets are over udp and others are not: drive them in two runs".into(),
+        ));
+    }
+    Ok(count > 0)
+}
+
 /// How requests to a service are written. A hub has its own protocol.
 pub fn protocol(service: &ServiceOptions) -> Protocol {
     match service {
@@ -230,7 +266,7 @@ mod tests {
         let target: Target = text.parse()?;
         let tcp = |address| match address {
             Address::Tcp { host, ports } => (host, ports),
-            Address::Unix(address) => panic!("{address}"),
+            other => panic!("{other:?}"),
         };
         Ok((target.service.name(), target.address.map(tcp)))
     }
@@ -260,6 +296,8 @@ mod tests {
             "framed+tls://h:7-9?order=big&ca=a.pem&sni=b.test&resume=off&tls-max=1.2",
             "unix+tls:///run/e.sock?insecure=on",
             "hub+unix+tls://@name",
+            "udp://host:7-8",
+            "udp://[::1]:7",
         ] {
             assert_eq!(text.parse::<Target>().expect("a target").to_string(), text);
         }
@@ -271,7 +309,10 @@ mod tests {
         let reasons = [
             ("tls://", "does not speak TLS: give an address"),
             ("tls://host:1?mode=0600", "not of echo"),
-            ("udp://host:1", "not supported yet"),
+            ("udp://", "starts no server for udp"),
+            ("udp://host", "no port"),
+            ("framed+udp://host:1", "framed needs a stream"),
+            ("discard+udp://host:1", "nothing back"),
             ("unix://", "path of the Unix socket is missing"),
             ("discard+unix:///e", "nothing back"),
             ("unix:/tmp/socket", "not a port"),

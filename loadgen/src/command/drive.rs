@@ -22,6 +22,7 @@ use crate::error::{Exit, Failure};
 use crate::exec::barrier::StartGate;
 use crate::exec::client::Client;
 use crate::exec::control::{Control, START_DELAY, Start};
+use crate::exec::datagram;
 use crate::exec::hub::Members;
 use crate::exec::hub::senders::SharedSenders;
 use crate::exec::local_server::LocalServer;
@@ -214,6 +215,9 @@ fn start_threads(
     for nth in 0..plan.threads {
         let (plan, control, shared) = (plan.clone(), control.clone(), shared.clone());
         start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
+            if plan.over_udp {
+                return datagram::run(plan, control, nth);
+            }
             let limits = plan.share(nth).limits;
             if let Some(shared) = shared {
                 let members = Members::new(plan.clone(), control, shared, nth);

@@ -51,7 +51,7 @@ fn resolve_by(
 ) -> Result<Resolved, Failure> {
     let given: Vec<&Address> = targets.iter().filter_map(|one| one.address.as_ref()).collect();
     let host = |address: &&Address| match address {
-        Address::Tcp { host, .. } => Some(host.clone()),
+        Address::Tcp { host, .. } | Address::Udp { host, .. } => Some(host.clone()),
         Address::Unix(_) => None,
     };
     let mut names: Vec<String> = given.iter().filter_map(host).collect();
@@ -83,8 +83,12 @@ fn resolve_by(
     }
     let mut resolved = Resolved::default();
     for address in given {
+        let endpoint: fn(SocketAddr) -> Endpoint = match address {
+            Address::Udp { .. } => Endpoint::Udp,
+            _ => Endpoint::Tcp,
+        };
         let (host, ports) = match address {
-            Address::Tcp { host, ports } => (host, ports),
+            Address::Tcp { host, ports } | Address::Udp { host, ports } => (host, ports),
             Address::Unix(address) => {
                 resolved.targets.push(Endpoint::Unix(*address));
                 resolved.others.push(Vec::new());
@@ -98,7 +102,7 @@ fn resolve_by(
             // With its zone, which is no part of the IP address.
             let at = |mut address: SocketAddr| {
                 address.set_port(port);
-                Endpoint::Tcp(address)
+                endpoint(address)
             };
             resolved.targets.push(at(*first));
             resolved.others.push(others.iter().copied().map(at).collect());

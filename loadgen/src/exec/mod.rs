@@ -4,6 +4,7 @@
 pub mod barrier;
 pub mod client;
 pub mod control;
+pub mod datagram;
 pub mod hub;
 pub mod lifecycle;
 pub mod local_server;

@@ -8,6 +8,7 @@ use echopool::builtin::url::ServiceOptions;
 use crate::cli::RunSpec;
 use crate::error::Failure;
 use crate::plan::shard::Shard;
+use crate::traffic::datagram;
 
 /// A larger number is a typing error.
 const THREADS_MAX: u64 = 1024;
@@ -101,6 +102,33 @@ pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
         "{flag} does not work with a server that closes each connection after one message: use \
          message://...?after=keep if the server supports it"
     )))
+}
+
+/// What there is over UDP: requests of a size that a datagram can have, and no connections.
+pub(super) fn datagrams(spec: &RunSpec) -> Result<(), Failure> {
+    let load = &spec.load;
+    let (least, most) = (load.size.min(), load.size.max());
+    if least < datagram::HEADER_BYTES || most > datagram::SIZE_MAX {
+        return Err(Failure::Usage(format!(
+            "-l is {least} to {most} bytes, but over udp it must be from {} to {}: a datagram carries \
+             its number, and has at most that many bytes",
+            datagram::HEADER_BYTES,
+            datagram::SIZE_MAX
+        )));
+    }
+    let flags = [
+        (load.lifetime.is_some(), "--lifetime"),
+        (load.reconnect, "--reconnect"),
+        (load.connect_rate.is_some(), "--connect-rate"),
+        (load.rude.is_some(), "--with"),
+        (load.proxy_protocol.is_some(), "--proxy-protocol"),
+    ];
+    match flags.iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => Err(Failure::Usage(format!(
+            "{flag} is about connections, and over udp there are none: omit it"
+        ))),
+    }
 }
 
 pub(super) fn targets(targets: &[Endpoint], sources: &[IpAddr]) -> Result<(), Failure> {

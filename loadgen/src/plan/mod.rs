@@ -68,6 +68,8 @@ pub struct Plan {
     /// The targets as given.
     pub target_name: String,
     pub local_server: bool,
+    /// Whether datagrams are sent, over sockets in the place of connections.
+    pub over_udp: bool,
     /// Which part of the run this process makes. Its threads have the numbers that follow those of
     /// the shards before it.
     pub shard: Shard,
@@ -152,6 +154,10 @@ impl Plan {
         let (given, more) = source_ip::addresses(&spec.load.source_ip);
         checks::targets(&targets, &given)?;
         let service = target::service(&spec.targets)?;
+        let over_udp = target::over_udp(&targets)?;
+        if over_udp {
+            checks::datagrams(spec)?;
+        }
         let shard = spec.machines.shard.unwrap_or_default();
         let default = match (local_server, &service) {
             (true, ServiceOptions::Hub(_)) => CONNECTIONS_LOCAL_HUB,
@@ -210,6 +216,7 @@ impl Plan {
             target_name: target_name(spec),
             hub,
             local_server,
+            over_udp,
             shard,
             connections_all: if shard.is_whole() { connections } else { all_asked },
             connections_asked: asked,

@@ -26,6 +26,10 @@ fn plan_on(machine: &Machine, flags: &str) -> Result<Plan, Failure> {
             let host = host.parse().expect("an address");
             ports.clone().map(|port| SocketAddr::new(host, port).into()).collect()
         }
+        Address::Udp { host, ports } => {
+            let host = host.parse().expect("an address");
+            ports.clone().map(|port| Endpoint::Udp(SocketAddr::new(host, port))).collect()
+        }
     });
     Plan::new(&spec, machine, &addresses.collect::<Vec<_>>(), 1)
 }
@@ -351,4 +355,25 @@ fn a_shard_has_its_part_of_everything() {
         assert_eq!(part.rude_all.total(), 5);
     }
     assert_eq!((first, requests, idle), (103, 1001, 5));
+}
+
+#[test]
+fn over_udp_there_are_no_connections_that_could_end() {
+    let plan = plan("udp://127.0.0.1:7 -c 5 --pipeline 4 -l 1k");
+    assert!(plan.over_udp);
+    assert_eq!(plan.target_addresses(), ["udp://127.0.0.1:7"]);
+    for (flags, part) in [
+        ("-l 11", "from 12 to 65507"),
+        ("-l uniform:12-65508", "from 12 to 65507"),
+        ("--lifetime 5", "--lifetime"),
+        ("--reconnect", "--reconnect"),
+        ("--connect-rate 5", "--connect-rate"),
+        ("--with idle:5", "--with"),
+        ("--proxy-protocol v2", "--proxy-protocol"),
+        ("127.0.0.1:8", "in two runs"),
+    ] {
+        let error = plan_on(&machine(), &format!("udp://127.0.0.1:7 {flags}")).unwrap_err();
+        assert!(error.to_string().contains(part), "{flags}: {error}");
+    }
+    assert!(plan_on(&machine(), "udp://127.0.0.1:7 -l 12 -R 1k").is_ok());
 }

@@ -18,6 +18,7 @@ use super::text::{TextOptions, render};
 use super::{Report, hdr};
 use crate::stats::counts::{RudeCount, TargetCount};
 use crate::stats::cpu::ThreadUse;
+use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::interval::Interval;
 use crate::stats::records::{Losses, latency_histogram};
@@ -217,6 +218,59 @@ CPU: generator 0.13 cores in 2 threads (busiest 23 % busy: 7 % running, 17 % wai
 processor), server 1.25 cores
 Verdict: echo-differed (on 108 of 101 connections)
 ";
+
+/// A run over UDP. Each count has another value.
+fn datagram_report() -> Report {
+    let mut report = report();
+    report.plan = Arc::new(plan("udp://127.0.0.1:7 -c 500 -d 3s"));
+    report.records.datagrams = Some(DatagramRecords {
+        sent: 1_000,
+        lost: 301,
+        late: 302,
+        duplicated: 303,
+        out_of_order: 304,
+        corrupted: 305,
+        truncated: 306,
+        errors: 307,
+        jitter_sum_ns: 2 * 308_000,
+        jitter_max_ns: 309_000,
+        jitter_sockets: 2,
+    });
+    report
+}
+
+#[test]
+fn text_of_datagrams() {
+    let shown = render(&datagram_report(), TextOptions::default());
+    for line in [
+        "Datagrams: 1000 sent, 699 not lost, 301 lost (30.100 %), 302 late, 303 duplicated, \
+         304 out of order, 305 corrupted, 306 truncated",
+        "Jitter: 308.00us mean over the sockets, 309.00us at most (RFC 3550)",
+        "Socket errors: 307; a packet filter, or nobody at the port",
+    ] {
+        assert!(shown.contains(line), "no {line:?} in\n{shown}");
+    }
+}
+
+#[test]
+fn json_of_datagrams() {
+    let summary = RunSummary::new(&datagram_report());
+    let value = serde_json::to_value(summary).expect("it has a JSON form");
+    let expected = serde_json::json!({
+        "sent": 1_000,
+        "lost": 301,
+        "lost_ratio": 0.301,
+        "late": 302,
+        "duplicated": 303,
+        "out_of_order": 304,
+        "corrupted": 305,
+        "truncated": 306,
+        "socket_errors": 307,
+        "jitter_ns": 308_000,
+        "jitter_max_ns": 309_000,
+    });
+    assert_eq!(value["datagrams"], expected);
+}
 
 #[test]
 fn text_of_a_hub() {

@@ -9,14 +9,16 @@ use echopool::config::TransportOptions;
 
 use super::Report;
 use super::schema::{
-    CeilingUse, ConnectionCounts, Distribution, HubConfig, HubCounts, ObjectiveResult,
-    PROGRAM_VERSION, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig, StepSummary, SummaryType,
-    TargetCounts, ThreadSummary, TlsSessions, TlsSummary, nanos, unix_nanos,
+    CeilingUse, ConnectionCounts, DatagramCounts, Distribution, HubConfig, HubCounts,
+    ObjectiveResult, PROGRAM_VERSION, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig,
+    StepSummary, SummaryType, TargetCounts, ThreadSummary, TlsSessions, TlsSummary, nanos,
+    unix_nanos,
 };
 use crate::cli::Lifetime;
 use crate::plan::Plan;
 use crate::plan::calibration::{CalibrationUse, Generator, Standing};
 use crate::stats::cpu::ThreadUse;
+use crate::stats::datagram::DatagramRecords;
 use crate::stats::slo::{Metric, Outcome};
 use crate::stats::timeseries::Second;
 use crate::stats::tls::TlsRecords;
@@ -71,6 +73,7 @@ impl RunSummary {
             longest_pause_ns: nanos(records.longest_stall),
             rude_clients: records.rude.clone(),
             hub: hub(report),
+            datagrams: report.records.datagrams.as_ref().map(datagrams),
             errors: report.errors_by_name(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),
@@ -224,6 +227,22 @@ fn tls_summary(report: &Report, tls: &TlsRecords) -> TlsSummary {
         sessions: sessions.collect(),
         handshake_full: Distribution::new(&tls.full),
         handshake_resumed: Distribution::new(&tls.resumed),
+    }
+}
+
+fn datagrams(counts: &DatagramRecords) -> DatagramCounts {
+    DatagramCounts {
+        sent: counts.sent,
+        lost: counts.lost,
+        lost_ratio: counts.lost_ratio(),
+        late: counts.late,
+        duplicated: counts.duplicated,
+        out_of_order: counts.out_of_order,
+        corrupted: counts.corrupted,
+        truncated: counts.truncated,
+        socket_errors: counts.errors,
+        jitter_ns: counts.jitter_ns(),
+        jitter_max_ns: counts.jitter_max_ns,
     }
 }
 

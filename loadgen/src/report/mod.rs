@@ -5,11 +5,12 @@
 //!   values computed from the records
 //! * `difference`: figures of targets or files compared with each other
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
-//!   `targets`, `hub`: parts of the text
+//!   `targets`, `hub`, `datagram`: parts of the text
 //! * `schema`: the types of all JSON objects; `saved`: results read from files; `shards`: those of
 //!   one run; and `table`: those as
 //!   comma-separated values
 
+mod datagram;
 pub mod difference;
 #[cfg(test)]
 pub mod distinct;

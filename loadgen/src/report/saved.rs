@@ -442,8 +442,9 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 27] = [
+    const ADDED: [&str; 28] = [
         "tls",
+        "datagrams",
         "command",
         "machine",
         "intervals",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, hub, load_text, targets};
+use super::{Report, datagram, hub, load_text, targets};
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
 use crate::units::{binary, metric, time_us};
@@ -191,6 +191,7 @@ fn evidence(out: &mut String, report: &Report) {
     }
     load_text::lines(report).into_iter().for_each(|text| line(out, text));
     hub::lines(report).into_iter().for_each(|text| line(out, text));
+    datagram::lines(report).into_iter().for_each(|text| line(out, text));
     line(out, format_args!("Errors: {}", errors_text(report)));
     line(out, format_args!("CPU: {}", cpu_text(report)));
     if let Some(ceiling) = report.ceiling_text() {

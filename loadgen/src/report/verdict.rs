@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ending::{Ending, Objectives, State};
-use super::{Abort, Report, hub, load_text};
+use super::{Abort, Report, datagram, hub, load_text};
 use crate::error::Exit;
 use crate::report::validity;
 use crate::stats::cpu::SATURATED;
@@ -95,9 +95,13 @@ impl Report {
     }
 
     /// Whether requests that were sent had no reply. A run that ends early does not wait for its
-    /// last ones. Reported drops of a hub are checked separately.
+    /// last ones. Reported drops of a hub are checked separately. That datagrams are lost is what a
+    /// run over UDP measures.
     fn has_unanswered(&self) -> bool {
         let records = &self.records;
+        if records.datagrams.is_some() {
+            return false;
+        }
         let dropped = records.hub.map_or(0, |hub| hub.own_dropped);
         records.timed_out + records.unanswered > dropped && !self.ended_early()
     }
@@ -182,11 +186,15 @@ impl Report {
                     None => vec!["closed loop".to_string()],
                     Some(_) => load_text::open_loop_notes(plan, records, self.ended_early()),
                 };
+                notes.extend(datagram::note(records));
                 notes.push(self.busy_note());
                 if established < asked {
                     notes.insert(0, format!("{of_asked}, as many as the machine allows"));
                 }
                 notes
+            }
+            Verdict::Differed if records.datagrams.is_some() => {
+                vec![format!("{} replies", records.mismatches)]
             }
             Verdict::Differed => {
                 vec![format!("on {} of {established} connections", records.mismatches)]

@@ -2,6 +2,7 @@
 
 pub mod counts;
 pub mod cpu;
+pub mod datagram;
 pub mod difference;
 pub mod fail_if;
 pub mod hub;

@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 
 use crate::stats::counts::{RudeCount, TargetCount};
 use crate::stats::cpu::ThreadUse;
+use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::timeseries::Series;
@@ -76,7 +77,8 @@ pub struct Records {
     /// Requests whose reply did not arrive within the time-out, counted from the send. Their
     /// connection was closed.
     pub timed_out: u64,
-    /// Requests that were given to a connection when it, or the run, ended for another reason.
+    /// Requests that were given to a connection when it, or the run, ended for another reason; over
+    /// UDP also those whose reply was damaged.
     pub unanswered: u64,
     /// Requests of an open loop for which no connection had room before the end of the period.
     pub never_sent: u64,
@@ -126,6 +128,8 @@ pub struct Records {
     pub target_latencies: Vec<Histogram<u64>>,
     /// Additional counts of a hub run.
     pub hub: Option<HubRecords>,
+    /// What became of the datagrams of a run over UDP.
+    pub datagrams: Option<DatagramRecords>,
     /// What became of the rude clients.
     pub rude: Vec<RudeCount>,
     /// Replies per second of one thread, sampled.
@@ -198,6 +202,7 @@ impl Default for Records {
             targets: Vec::new(),
             target_latencies: Vec::new(),
             hub: None,
+            datagrams: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
             last_end: Time::ZERO,
@@ -383,6 +388,9 @@ impl Records {
         });
         if let Some(hub) = other.hub {
             self.hub = Some(self.hub.unwrap_or_default().plus(&hub));
+        }
+        if let Some(datagrams) = other.datagrams {
+            self.datagrams = Some(self.datagrams.unwrap_or_default().plus(&datagrams));
         }
         self.rude.extend(other.rude);
         self.rates.add(other.rates).expect("the bounds are equal");

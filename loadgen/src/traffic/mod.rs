@@ -1,5 +1,6 @@
 //! Which bytes are sent, and when. Nothing here does I/O or reads a clock.
 
+pub mod datagram;
 pub mod dispatch;
 pub mod hub_frames;
 pub mod message;

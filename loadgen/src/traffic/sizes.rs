@@ -36,6 +36,14 @@ impl Sizes {
         }
     }
 
+    /// The smallest size.
+    pub fn min(&self) -> u64 {
+        match self {
+            Sizes::Fixed(size) | Sizes::Uniform(size, _) => *size,
+            Sizes::List(sizes) => sizes.iter().map(|(size, _)| *size).min().expect("at least one"),
+        }
+    }
+
     /// The largest size.
     pub fn max(&self) -> u64 {
         match self {

@@ -14,7 +14,7 @@ const WINDOW: u32 = 10;
 
 /// The two windows of a thread.
 #[derive(Default)]
-pub(super) struct Windows {
+pub(in crate::exec) struct Windows {
     /// The middle window's begin and end, and the last window's begin; passed ones are `None`.
     marks: [Option<Time>; 3],
     middle: u64,
@@ -22,7 +22,7 @@ pub(super) struct Windows {
 
 impl Windows {
     /// The windows of this period. A period without a known end has none.
-    pub(super) fn of(period: Period) -> Windows {
+    pub(in crate::exec) fn of(period: Period) -> Windows {
         if period.end == Time::MAX {
             return Windows::default();
         }
@@ -35,7 +35,7 @@ impl Windows {
 
     /// Begins and ends windows. `take_lowest` returns the fewest outstanding requests since its last
     /// call.
-    pub(super) fn pass(&mut self, now: Time, mut take_lowest: impl FnMut() -> u64) {
+    pub(in crate::exec) fn pass(&mut self, now: Time, mut take_lowest: impl FnMut() -> u64) {
         for (nth, mark) in self.marks.iter_mut().enumerate() {
             if mark.is_some_and(|mark| mark <= now) {
                 *mark = None;
@@ -49,7 +49,7 @@ impl Windows {
 
     /// At the end of the period: `None` if it had no known end, or ended early. `lowest`: the fewest
     /// outstanding requests since the begin of the last window.
-    pub(super) fn end(&self, ended: Time, period: Period, lowest: u64) -> Option<Backlog> {
+    pub(in crate::exec) fn end(&self, ended: Time, period: Period, lowest: u64) -> Option<Backlog> {
         let whole = period.end != Time::MAX && ended >= period.end;
         (whole && self.marks == [None; 3]).then_some(Backlog { middle: self.middle, end: lowest })
     }

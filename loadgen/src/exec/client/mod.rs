@@ -29,12 +29,12 @@ use crate::stats::loss::Loss;
 use crate::stats::records::Records;
 use crate::traffic::payload::Stream;
 
-mod backlog;
+pub(in crate::exec) mod backlog;
 mod churn;
 pub mod conversation;
 mod exchange;
 mod phases;
-mod second;
+pub(in crate::exec) mod second;
 
 use backlog::Windows;
 use churn::Place;

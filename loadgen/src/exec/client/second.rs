@@ -11,7 +11,7 @@ use crate::stats::timeseries::Second;
 
 /// Counts of one thread. Outstanding requests are counted from the start of the run.
 #[derive(Default)]
-pub(super) struct PresentSecond {
+pub(in crate::exec) struct PresentSecond {
     outstanding: u64,
     /// The fewest since they were last taken.
     lowest: u64,
@@ -25,12 +25,12 @@ pub(super) struct PresentSecond {
 
 impl PresentSecond {
     /// Starts counting, with the warm-up if there is one.
-    pub(super) fn begin_counting(&mut self, start: Time) {
+    pub(in crate::exec) fn begin_counting(&mut self, start: Time) {
         self.counted_until = start;
     }
 
     /// Starts the first second.
-    pub(super) fn begin(&mut self, began: Time, used_before: ThreadUse) {
+    pub(in crate::exec) fn begin(&mut self, began: Time, used_before: ThreadUse) {
         self.advance(began);
         self.counts = Second::default();
         self.began = began;
@@ -39,58 +39,58 @@ impl PresentSecond {
 
     /// Requests that were begun and have not ended.
     #[inline]
-    pub(super) fn outstanding(&self) -> u64 {
+    pub(in crate::exec) fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
     /// Counts a begun request.
     #[inline]
-    pub(super) fn begun(&mut self, now: Time) {
+    pub(in crate::exec) fn begun(&mut self, now: Time) {
         self.advance(now);
         self.outstanding += 1;
     }
 
     /// Counts a sent request.
     #[inline]
-    pub(super) fn sent(&mut self) {
+    pub(in crate::exec) fn sent(&mut self) {
         self.counts.sent += 1;
     }
 
     /// Adds the service time of a reply. The caller counts the reply with
     /// [`answered`](Self::answered).
     #[inline]
-    pub(super) fn served(&mut self, service: Duration) {
+    pub(in crate::exec) fn served(&mut self, service: Duration) {
         self.counts.service_ns += service.as_nanos() as u64;
     }
 
     /// Counts replies, which end their requests.
     #[inline]
-    pub(super) fn answered(&mut self, now: Time, replies: u64) {
+    pub(in crate::exec) fn answered(&mut self, now: Time, replies: u64) {
         self.counts.replies += replies;
         self.given_up(now, replies);
     }
 
     /// Counts requests that ended without a reply.
     #[inline]
-    pub(super) fn given_up(&mut self, now: Time, count: u64) {
+    pub(in crate::exec) fn given_up(&mut self, now: Time, count: u64) {
         self.advance(now);
         self.outstanding -= count;
         self.lowest = self.lowest.min(self.outstanding);
     }
 
     /// The fewest outstanding requests at any time since the last call.
-    pub(super) fn take_lowest(&mut self) -> u64 {
+    pub(in crate::exec) fn take_lowest(&mut self) -> u64 {
         std::mem::replace(&mut self.lowest, self.outstanding)
     }
 
     /// Its length so far.
-    pub(super) fn length(&self, now: Time) -> Duration {
+    pub(in crate::exec) fn length(&self, now: Time) -> Duration {
         now - self.began
     }
 
     /// Ends the second and begins the next one. Returns the second and all that the thread used in
     /// it; `None` if its length is zero.
-    pub(super) fn end(&mut self, now: Time) -> Option<(Second, ThreadUse)> {
+    pub(in crate::exec) fn end(&mut self, now: Time) -> Option<(Second, ThreadUse)> {
         self.advance(now);
         let span = self.length(now);
         if span.is_zero() {

@@ -199,7 +199,13 @@ impl Lifecycle {
     /// The latest time of the next call while measuring. `soon`: something is waiting.
     #[inline]
     pub fn next_measure(&self, now: Time, soon: bool) -> Time {
-        let next = self.next_look(now, soon).min(self.period.end);
+        self.next_look(now, soon).min(self.next_due(now))
+    }
+
+    /// The same without looks at the clients and the shared state.
+    #[inline]
+    pub fn next_due(&self, now: Time) -> Time {
+        let next = self.period.end;
         let next = next.min(self.samples.next().unwrap_or(self.period.record_from));
         let next = if now < self.period.until { next.min(self.period.until) } else { next };
         let due = self.dispatch.as_ref().and_then(|dispatch| dispatch.next());

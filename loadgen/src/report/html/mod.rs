@@ -233,6 +233,9 @@ fn run_below(run: &RunSummary) -> Markup {
             @if let Some(tls) = &run.tls { (tables::pairs("TLS", &handshakes(tls))) }
         }
         @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
+        @if let Some(datagrams) = &run.datagrams {
+            (tables::pairs("Datagrams", &tables::fields(datagrams)))
+        }
         @if let Some(hub) = &run.hub { (tables::pairs("Hub", &tables::fields(hub))) }
         @if !run.rude_clients.is_empty() {
             (tables::objects("Rude clients", &RUDE_KEYS, &run.rude_clients))

@@ -35,9 +35,9 @@ pub use ab::{
 pub use distribution::{Distribution, Percentiles};
 pub use merged::{MergedSummary, ShardsSummary};
 pub use run::{
-    CeilingUse, ClockComparison, ConnectionCounts, HubConfig, HubCounts, ObjectiveResult,
-    RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts, ThreadSummary,
-    TlsSessions, TlsSummary,
+    CeilingUse, ClockComparison, ConnectionCounts, DatagramCounts, HubConfig, HubCounts,
+    ObjectiveResult, RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts,
+    ThreadSummary, TlsSessions, TlsSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 

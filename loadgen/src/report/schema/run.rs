@@ -154,6 +154,9 @@ pub struct RunSummary {
     /// of deliveries.
     #[serde(default)]
     pub hub: Option<HubCounts>,
+    /// What became of the datagrams; null unless the run was over UDP.
+    #[serde(default)]
+    pub datagrams: Option<DatagramCounts>,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Processors that the clients used, on average.
@@ -449,6 +452,35 @@ pub struct HubCounts {
     pub notices_joined: u64,
     /// Notices of clients that left.
     pub notices_left: u64,
+}
+
+/// What became of the datagrams of a run over UDP, with those of the warm-up. Loss is a result, and no
+/// error.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DatagramCounts {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams that had no reply within the time-out.
+    pub lost: u64,
+    /// The part of the datagrams that were lost, from 0 to 1.
+    #[schemars(range(max = 1))]
+    pub lost_ratio: f64,
+    /// Replies that came after the time-out. Their datagrams are among the lost ones.
+    pub late: u64,
+    /// Further replies to a datagram that had one.
+    pub duplicated: u64,
+    /// Replies that came after the reply to a later datagram of the same socket.
+    pub out_of_order: u64,
+    /// Replies whose bytes differ, which are longer, or which belong to no datagram of the run.
+    pub corrupted: u64,
+    /// Replies that are shorter than their datagram, and right as far as they go.
+    pub truncated: u64,
+    /// Times that a socket reported an error, such as that no server has the port.
+    pub socket_errors: u64,
+    /// The jitter of the round-trip times at the end (RFC 3550), as the mean over the sockets.
+    pub jitter_ns: u64,
+    /// The largest jitter of a socket.
+    pub jitter_max_ns: u64,
 }
 
 /// How much of the generator's ceiling was used.

@@ -1,0 +1,291 @@
+//! The clients of one thread over UDP: sockets that send datagrams, and find out what became of each.
+//!
+//! A datagram carries its number, so a reply is assigned to its datagram whatever happens on the way.
+//! A ring of each socket has the last of them with their fate. In a closed loop a socket sends its
+//! next datagram when an earlier one has its reply or is lost; in an open loop datagrams are
+//! scheduled, and use any socket that has room (`dispatch`).
+//!
+//! * here: the thread, from the first socket to the last reply
+//! * `phases`: what it does between two waits
+//! * `exchange`: what a socket sends, and how a reply is judged
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use echopool::error::Errno;
+use echopool::internals::{self, Batch, Wait};
+use echopool::time::Time;
+use rustix::event::Timespec;
+use rustix::event::epoll;
+
+use crate::exec::client::backlog::Windows;
+use crate::exec::client::second::PresentSecond;
+use crate::exec::control::Control;
+use crate::exec::lifecycle::Lifecycle;
+use crate::plan::Plan;
+use crate::stats::datagram::{DatagramRecords, Jitter};
+use crate::stats::records::Records;
+use crate::stats::tally;
+use crate::traffic::datagram;
+use crate::traffic::payload::Stream;
+
+mod exchange;
+mod phases;
+
+/// Datagrams of one system call, at most.
+const BATCH: usize = 32;
+/// Sockets that one wait reports.
+const EVENTS: usize = 256;
+/// Waits in a row without anything else, at most.
+const WAITS: usize = 64;
+/// The fewest datagrams whose fate a socket remembers.
+const REMEMBERED_MIN: u64 = 64;
+
+/// The fate of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// There is none with this number yet.
+    None,
+    /// It was sent, and the time-out is not over.
+    Outstanding,
+    /// It had its reply, or one that was damaged.
+    Answered,
+    /// It was given up.
+    Lost,
+}
+
+/// A datagram that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    intended: Time,
+    at: Time,
+    fate: Fate,
+}
+
+/// A socket.
+struct Client {
+    socket: UdpSocket,
+    stream: Stream,
+    datagrams: datagram::Datagrams,
+    /// The number of the next datagram, and of the oldest that may be outstanding.
+    next: u64,
+    oldest: u64,
+    outstanding: u64,
+    /// The number after that of the latest datagram that has its reply.
+    answered_to: u64,
+    jitter: Jitter,
+    /// Replies, and those to requests of the warm-up.
+    replies: u64,
+    unrecorded: u64,
+    /// Since when it has had room.
+    room_since: Time,
+}
+
+/// The sockets of one thread.
+pub struct Datagrams {
+    lifecycle: Lifecycle,
+    clients: Vec<Client>,
+    /// The place of each client among those of the thread; they differ if a socket failed.
+    places: Vec<usize>,
+    /// `remembered` datagrams for each client.
+    ring: Vec<Sent>,
+    remembered: u64,
+    incoming: Batch,
+    outgoing: Batch,
+    /// Datagrams in `outgoing`.
+    queued: usize,
+    epoll: std::os::fd::OwnedFd,
+    second: PresentSecond,
+    windows: Windows,
+    counts: DatagramRecords,
+    /// Closed loop: whether each socket was told to begin.
+    have_begun: bool,
+    /// Everything that had arrived by this time was read.
+    looked_at: Time,
+    next_expiry: Time,
+    /// When the last datagram had its end, after the period.
+    over_at: Option<Time>,
+}
+
+/// Sends and receives on this thread until the run is over.
+///
+/// # Errors
+/// The system refuses to wait for events.
+pub fn run(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<Records> {
+    let mut datagrams = Datagrams::new(plan, control, thread)?;
+    datagrams.open_all()?;
+    datagrams.lifecycle.become_ready(internals::now());
+    while let Some(next) = datagrams.step(internals::now()) {
+        datagrams.receive_until(next)?;
+    }
+    Ok(datagrams.into_records())
+}
+
+impl Datagrams {
+    fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<Datagrams> {
+        let remembered = (4 * plan.pipeline).max(REMEMBERED_MIN).next_power_of_two();
+        let longest = plan.size as usize;
+        let lifecycle = Lifecycle::new(plan, control, thread);
+        let count = lifecycle.share.connections;
+        let none = Sent { intended: Time::ZERO, at: Time::ZERO, fate: Fate::None };
+        Ok(Datagrams {
+            clients: Vec::with_capacity(count),
+            places: Vec::with_capacity(count),
+            ring: vec![none; count * remembered as usize],
+            remembered,
+            // A byte more, so that a reply that is too long shows.
+            incoming: Batch::new(BATCH, longest + 1),
+            outgoing: Batch::new(BATCH, longest),
+            queued: 0,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            second: PresentSecond::default(),
+            windows: Windows::default(),
+            counts: DatagramRecords::default(),
+            have_begun: false,
+            looked_at: Time::ZERO,
+            next_expiry: Time::ZERO,
+            over_at: None,
+            lifecycle,
+        })
+    }
+
+    /// Opens the sockets. One that cannot be opened is a failed connect.
+    fn open_all(&mut self) -> io::Result<()> {
+        let plan = self.lifecycle.plan.clone();
+        for place in 0..self.lifecycle.share.connections {
+            let number = self.lifecycle.share.first_connection + place as u64;
+            let target = plan.targets[plan.target_index(number)];
+            let address = target.socket_addr().expect("the plan has UDP targets only");
+            match open(address, plan.source(number, &target)) {
+                Ok(socket) => {
+                    let data = epoll::EventData::new_u64(self.clients.len() as u64);
+                    epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+                    self.lifecycle.connecting += 1;
+                    self.lifecycle.established(place, true);
+                    let stream = Stream::new(plan.seed, number);
+                    self.clients.push(Client::new(socket, stream));
+                    self.places.push(place);
+                }
+                Err(error) => {
+                    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                    let errors = &mut self.lifecycle.records.connect_errors;
+                    *errors.entry(errno.raw_os_error()).or_default() += 1;
+                    tally::add(&self.lifecycle.tally().connect_failed, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what arrives, and returns at this time at the latest. Returns early if there was
+    /// something.
+    fn receive_until(&mut self, next: Time) -> io::Result<()> {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; EVENTS];
+        let mut wait = next - internals::now();
+        if self.lifecycle.plan.busy_poll {
+            wait = Duration::ZERO;
+        }
+        for _ in 0..WAITS {
+            let before = internals::now();
+            let timeout =
+                Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+            let count = match epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) {
+                Ok(count) => count,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if count == 0 {
+                self.looked_at = if wait.is_zero() { before } else { internals::now() };
+                return Ok(());
+            }
+            for event in &events[..count] {
+                self.read(event.data.u64() as usize);
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived at a socket, at most one batch: the others have their turn before the
+    /// next one.
+    fn read(&mut self, index: usize) {
+        let now = internals::now();
+        self.lifecycle.at_work(now);
+        match self.incoming.receive(self.clients[index].socket.as_fd(), Wait::No) {
+            Ok(count) => {
+                for at in 0..count {
+                    self.judge(index, at, now);
+                }
+                self.resume(index, now);
+            }
+            Err(Errno::AGAIN) => {}
+            // An earlier datagram found nobody, and ICMP says so. It is lost in its time.
+            Err(_) => self.counts.errors += 1,
+        }
+    }
+
+    /// The records, after the end.
+    ///
+    /// # Panics
+    /// A datagram was not accounted for.
+    fn into_records(mut self) -> Records {
+        self.abandon();
+        assert_eq!(self.second.outstanding(), 0, "each datagram has an end");
+        for (client, &place) in self.clients.iter().zip(&self.places) {
+            let completed = client.replies - client.unrecorded;
+            self.lifecycle.served(place, client.replies, completed);
+            if let Some(jitter) = client.jitter.nanos() {
+                self.counts.jitter_sum_ns += jitter;
+                self.counts.jitter_max_ns = self.counts.jitter_max_ns.max(jitter);
+                self.counts.jitter_sockets += 1;
+            }
+            self.lifecycle.closed();
+        }
+        let closed_loop = self.lifecycle.dispatch.is_none();
+        let mut records = self.lifecycle.into_records();
+        if closed_loop {
+            records.service_time = records.latency.clone();
+        }
+        records.assert_balanced();
+        let recorded = records.requests + records.warmup_requests;
+        assert_eq!(self.counts.sent, recorded, "each datagram is one request");
+        records.datagrams = Some(self.counts);
+        records
+    }
+}
+
+impl Client {
+    fn new(socket: UdpSocket, stream: Stream) -> Client {
+        Client {
+            socket,
+            stream,
+            datagrams: datagram::Datagrams::new(stream),
+            next: 0,
+            oldest: 0,
+            outstanding: 0,
+            answered_to: 0,
+            jitter: Jitter::default(),
+            replies: 0,
+            unrecorded: 0,
+            room_since: Time::ZERO,
+        }
+    }
+}
+
+/// A socket that receives from this address alone.
+fn open(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
+    socket.connect(to)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
