@@ -17,10 +17,13 @@ use floors::sleeper;
 use floors::socket::raise_open_files;
 use floors::stream::{LENGTH_BYTES, Pattern};
 use floors::thread_server::ThreadServer;
+#[cfg(target_os = "linux")]
+use floors::udp_server::UdpServer;
 
 const USAGE: &str = "\
 usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
        floor threads [--listen ADDRESS] [--buffer-size BYTES]
+       floor udp     [--listen ADDRESS]
        floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
                             [--interval-ms N] [--length-bytes 0|4]
        floor sleeper [--every-us N] [--count N]
@@ -59,6 +62,13 @@ fn run(arguments: &[String]) -> Result<(), String> {
             let server = ThreadServer::start(listen, buffer_size).map_err(text)?;
             announce(server.address());
             server.wait().map_err(text)
+        }
+        #[cfg(target_os = "linux")]
+        Some("udp") => {
+            let (listen, _) = server_options(&arguments[1..])?;
+            let server = UdpServer::bind(listen).map_err(text)?;
+            println!("floor listening on udp://{}", server.address());
+            server.run().map_err(text)
         }
         Some("client") => run_client(&arguments[1..]),
         Some("sleeper") => run_sleeper(&arguments[1..]),

@@ -2,6 +2,7 @@
 //!
 //! * `epoll_server`: the smallest correct edge-triggered epoll echo loop.
 //! * `thread_server`: one blocking thread per connection.
+//! * `udp_server`: a loop of recvmmsg and sendmmsg.
 //! * `client`: a closed-loop (or paced) client that checks every byte.
 //! * `sleeper`: measures how late a sleeping thread wakes up.
 //! * `stream`: the bytes that a connection sends, known from its number and the offset.
@@ -19,3 +20,5 @@ pub mod sleeper;
 pub mod socket;
 pub mod stream;
 pub mod thread_server;
+#[cfg(target_os = "linux")]
+pub mod udp_server;
