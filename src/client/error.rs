@@ -7,6 +7,7 @@ use std::{fmt, io};
 use crate::base::endpoint::{Endpoint, lacks_zone};
 use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
+use crate::service::HandshakeError;
 
 /// The result of one failed attempt to connect to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,8 @@ pub struct Attempt {
     pub address: Endpoint,
     /// The error of the attempt.
     pub error: Errno,
+    /// Why the TLS handshake failed, if that is what has failed. `error` is then EPROTO.
+    pub handshake: Option<HandshakeError>,
 }
 
 /// The result for each address of the target, in the order in which they were tried.
@@ -28,6 +31,11 @@ impl Attempts {
         self.0.iter()
     }
 
+    /// Why handshakes failed, each with its address.
+    fn handshakes(&self) -> impl Iterator<Item = (&Endpoint, &HandshakeError)> {
+        self.0.iter().filter_map(|one| Some((&one.address, one.handshake.as_ref()?)))
+    }
+
     fn are_unix(&self) -> bool {
         self.0.iter().all(Attempt::is_unix)
     }
@@ -35,9 +43,13 @@ impl Attempts {
 
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, Attempt { address, error }) in self.0.iter().enumerate() {
+        for (nth, Attempt { address, error, handshake }) in self.0.iter().enumerate() {
             let comma = if nth == 0 { "" } else { "; " };
             let address = address.address();
+            if let Some(error) = handshake {
+                write!(f, "{comma}{address}: {}", error.name())?;
+                continue;
+            }
             match *error {
                 Errno::CONNREFUSED => write!(f, "{comma}{address}: refused")?,
                 Errno::NOENT => write!(f, "{comma}{address}: no such file")?,
@@ -69,6 +81,8 @@ pub enum Error {
     ConnectTimedOut(Attempts),
     /// No address could be connected to, for another reason.
     Unreachable(Attempts),
+    /// The TLS handshake failed at one address at least, and no address could be connected to.
+    Handshake(Attempts),
     /// The operation did not complete by its deadline.
     TimedOut,
     /// The peer accepted no byte for the send time-out, and the connection was closed.
@@ -79,6 +93,12 @@ pub enum Error {
     Reset,
     /// The peer no longer responds (keepalive, retransmissions).
     PeerLost,
+    /// The peer's stream has ended without the end that TLS has (close_notify): it may have been
+    /// cut.
+    TlsTruncated,
+    /// After the handshake, either side found an error in the other's TLS, and said so with an
+    /// alert. With TLS 1.3 this is also how a server refuses the client's certificate.
+    TlsAlert,
     /// A system call failed for a reason not listed above.
     Failed,
     /// A sent or received message is longer than allowed, or its length is invalid. If it was
@@ -113,7 +133,9 @@ impl Error {
     pub(super) fn of_attempts(attempts: &[Attempt]) -> Error {
         let has = |errno| attempts.iter().any(|attempt| attempt.error == errno);
         let all = Attempts(attempts.into());
-        if has(Errno::CONNREFUSED) || has(Errno::NOENT) {
+        if all.handshakes().next().is_some() {
+            Error::Handshake(all)
+        } else if has(Errno::CONNREFUSED) || has(Errno::NOENT) {
             Error::Refused(all)
         } else if has(Errno::TIMEDOUT) {
             Error::ConnectTimedOut(all)
@@ -134,6 +156,7 @@ impl Error {
             | Error::NoFraming
             | Error::LoopEnded
             | Error::OnLoopThread => true,
+            Error::Handshake(attempts) => attempts.handshakes().any(|(_, error)| error.is_final()),
             Error::Resolve { .. }
             | Error::Refused(_)
             | Error::ConnectTimedOut(_)
@@ -143,6 +166,8 @@ impl Error {
             | Error::ClosedByPeer
             | Error::Reset
             | Error::PeerLost
+            | Error::TlsTruncated
+            | Error::TlsAlert
             | Error::Failed
             | Error::TooLong(_)
             | Error::Cancelled
@@ -163,6 +188,8 @@ impl Error {
             CloseReason::PeerClosed => Error::ClosedByPeer,
             CloseReason::Reset => Error::Reset,
             CloseReason::PeerLost => Error::PeerLost,
+            CloseReason::TlsTruncated => Error::TlsTruncated,
+            CloseReason::TlsAlert => Error::TlsAlert,
             CloseReason::SendTimeout => Error::SendTimedOut,
             CloseReason::Stopped => Error::LoopEnded,
             _ => Error::Failed,
@@ -233,6 +260,10 @@ impl fmt::Display for Error {
                 let remedy = attempts.iter().find_map(Attempt::remedy);
                 write!(f, "cannot connect ({attempts}){}", remedy.unwrap_or_default())
             }
+            Error::Handshake(attempts) => match attempts.handshakes().next() {
+                Some((address, error)) => write!(f, "{}: {error}", address.address()),
+                None => f.write_str("the TLS handshake failed"),
+            },
             Error::CannotStart(text) => write!(f, "cannot start a client loop: {text}"),
             Error::TimedOut => f.write_str("timed out; use a longer time-out, or check the server"),
             Error::SendTimedOut => f.write_str(
@@ -241,6 +272,13 @@ impl fmt::Display for Error {
             Error::ClosedByPeer => f.write_str("the peer has closed the connection"),
             Error::Reset => f.write_str("the connection was reset"),
             Error::PeerLost => f.write_str("the peer no longer responds"),
+            Error::TlsTruncated => f.write_str(
+                "the peer's stream ended without the end that TLS has: it may have been cut",
+            ),
+            Error::TlsAlert => f.write_str(
+                "the connection was closed with a TLS alert; if this is right after the start, \
+                 check whether the server wants a client certificate (cert=, key=)",
+            ),
             Error::Failed => f.write_str("the connection failed"),
             Error::FrameTooLarge(error) => {
                 write!(f, "{error}; raise the limit of the framing, or check that both sides agree")
@@ -353,14 +391,15 @@ mod tests {
             (Errno::NETUNREACH, "routes"),
             (Errno::ACCESS, "filters"),
         ] {
-            let text = Error::of_attempts(&[Attempt { address, error }]).to_string();
+            let text =
+                Error::of_attempts(&[Attempt { address, error, handshake: None }]).to_string();
             assert!(text.contains("127.0.0.1:7") && text.contains(hint), "{text}");
             let text = Error::cannot_start(&error.into()).to_string();
             assert!(text.contains("cannot start") && text.contains(hint), "{text}");
         }
         let attempt = |address: &str| {
             let address = address.parse::<std::net::SocketAddr>().unwrap().into();
-            Attempt { address, error: Errno::INVAL }
+            Attempt { address, error: Errno::INVAL, handshake: None }
         };
         let hinted =
             |address| Error::of_attempts(&[attempt(address)]).to_string().contains("%eth0");

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::completer::{Completer, Outcome};
 use super::driver::Driver;
+#[cfg(feature = "tls")]
+use super::driver::slot_of_tag;
 use super::error::{Error, Failed};
 use super::ops::{Ended, Kind, Op};
 use super::options::Options;
@@ -15,6 +17,8 @@ use super::pending::{Pending, Ticket, value};
 use super::resolve;
 use super::submission::{Clock, Command, Submission};
 use super::target::Target;
+#[cfg(feature = "tls")]
+use super::tls::{Connectors, Server};
 use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::config::{self, BUFFER_SIZE, BUFFER_SIZE_MAX, BUFFER_SIZE_MIN, LINGER, SEND_TIMEOUT};
@@ -22,6 +26,9 @@ use crate::protocol::framing::Framing;
 use crate::shared::mailbox::Mailboxes;
 use crate::worker::Setup;
 use crate::worker::launch::{self, ClientLimits, SystemWorker};
+#[cfg(feature = "tls")]
+use crate::worker::layer::ByListener;
+#[cfg(not(feature = "tls"))]
 use crate::worker::layer::Plain;
 
 /// Maximum number of clients. Each may need two open files, one of them for a lingering connection.
@@ -106,6 +113,8 @@ impl Default for LoopLimits {
 pub struct ClientLoop {
     pub(super) submission: Arc<Submission>,
     thread: Option<JoinHandle<()>>,
+    #[cfg(feature = "tls")]
+    connectors: Connectors,
 }
 
 impl ClientLoop {
@@ -128,7 +137,12 @@ impl ClientLoop {
         let thread = thread::Builder::new()
             .name("clients".into())
             .spawn(move || run(limits, for_thread, mailboxes, resolver, &ready))?;
-        let mut started = ClientLoop { submission, thread: Some(thread) };
+        let mut started = ClientLoop {
+            submission,
+            thread: Some(thread),
+            #[cfg(feature = "tls")]
+            connectors: Connectors::default(),
+        };
         match readies.recv() {
             Ok(Ok(())) => Ok(started),
             Ok(Err(error)) => {
@@ -142,11 +156,19 @@ impl ClientLoop {
     /// Creates a client for a target: `[service://]host:port[?options]`, in the grammar of
     /// [`Spec`](crate::builtin::url::Spec). It is not connected yet.
     ///
+    /// Over TLS, the files that the target names, or the authorities that the system trusts, are
+    /// read here, for the first of several clients with the same options of TLS.
+    ///
     /// # Errors
-    /// Returns [`Error::Target`] if the target is invalid, and [`Error::TooManyClients`] if the
-    /// loop has no room for another client.
+    /// Returns [`Error::Target`] if the target is invalid or such a file cannot be used, and
+    /// [`Error::TooManyClients`] if the loop has no room for another client.
     pub fn client(&self, target: &str, options: Options) -> Result<Client, Error> {
         let target = Target::parse(target)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &target.tls {
+            let server = self.connectors.server(tls, &target.host)?;
+            return Client::with_server(&self.submission, target, options, Some(server));
+        }
         Client::new(&self.submission, target, options)
     }
 
@@ -200,8 +222,9 @@ fn run(
     let LoopLimits { clients, operations, linger, .. } = limits;
     submission.mark_loop_thread();
     let random = fastrand::Rng::new();
+    let layer = layer(&submission);
     let driver = Driver::new(submission, resolver, clients, operations, linger, random);
-    match make_worker(limits, mailboxes, driver) {
+    match make_worker(limits, mailboxes, driver, layer) {
         Ok(worker) => {
             let _ = ready.send(Ok(()));
             if let Err(error) = worker.run(drop) {
@@ -212,13 +235,32 @@ fn run(
     }
 }
 
+/// The byte layer of the clients' connections.
+#[cfg(feature = "tls")]
+type ClientLayer = ByListener;
+#[cfg(not(feature = "tls"))]
+type ClientLayer = Plain;
+
+#[cfg(feature = "tls")]
+fn layer(submission: &Arc<Submission>) -> ClientLayer {
+    let (uses, begins) = (submission.clone(), submission.clone());
+    let uses = move |tag| uses.servers.has(slot_of_tag(tag));
+    ByListener::of_clients(uses, move |tag| begins.servers.session(slot_of_tag(tag)))
+}
+
+#[cfg(not(feature = "tls"))]
+fn layer(_: &Arc<Submission>) -> ClientLayer {
+    Plain
+}
+
 fn make_worker(
     limits: LoopLimits,
     mailboxes: Arc<Mailboxes>,
     driver: Driver,
-) -> io::Result<SystemWorker<Driver>> {
+    layer: ClientLayer,
+) -> io::Result<SystemWorker<Driver, ClientLayer>> {
     let setup = setup(limits, mailboxes)?;
-    launch::make_worker(setup, Vec::new(), false, 0, |_| driver, Plain)
+    launch::make_worker(setup, Vec::new(), false, 0, |_| driver, layer)
 }
 
 /// Everything that a loop's worker needs, except its engine.
@@ -257,9 +299,36 @@ impl Client {
     pub(crate) fn new(
         submission: &Arc<Submission>,
         target: Target,
-        mut options: Options,
+        options: Options,
     ) -> Result<Client, Error> {
-        let slot = submission.take_slot().ok_or(Error::TooManyClients)?;
+        #[cfg(feature = "tls")]
+        return Client::with_server(submission, target, options, None);
+        #[cfg(not(feature = "tls"))]
+        Client::in_slot(submission, target, options, submission.take_slot())
+    }
+
+    /// A client that uses TLS if there is a server.
+    #[cfg(feature = "tls")]
+    fn with_server(
+        submission: &Arc<Submission>,
+        target: Target,
+        options: Options,
+        server: Option<Server>,
+    ) -> Result<Client, Error> {
+        let slot = submission.take_slot();
+        if let Some(slot) = slot {
+            submission.servers.set(slot, server);
+        }
+        Client::in_slot(submission, target, options, slot)
+    }
+
+    fn in_slot(
+        submission: &Arc<Submission>,
+        target: Target,
+        mut options: Options,
+        slot: Option<u32>,
+    ) -> Result<Client, Error> {
+        let slot = slot.ok_or(Error::TooManyClients)?;
         let framing = target.framing.or(options.framing);
         options.framing = framing;
         let (target, options) = (Box::new(target), Box::new(options));

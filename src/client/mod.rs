@@ -59,6 +59,7 @@
 //!   of operations
 //! * `driver`: the service that runs the clients on the loop
 //! * `submission`: the queue from callers to the loop; `resolve`: name look-ups
+//! * `tls`: the servers of clients with TLS
 
 mod blocking;
 mod completer;
@@ -73,6 +74,8 @@ pub(crate) mod submission;
 pub(crate) mod target;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use blocking::Blocking;
 #[cfg(feature = "daemon")]

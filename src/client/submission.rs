@@ -14,6 +14,8 @@ use super::error::Error;
 use super::ops::Op;
 use super::options::Options;
 use super::target::Target;
+#[cfg(feature = "tls")]
+use super::tls::Servers;
 use crate::base::time::Time;
 use crate::engine::sys::monotonic_now;
 use crate::shared::mailbox::Mailboxes;
@@ -83,6 +85,9 @@ pub(crate) struct Submission {
     notified: AtomicBool,
     ended: AtomicBool,
     loop_thread: OnceLock<ThreadId>,
+    /// The servers of the clients that use TLS.
+    #[cfg(feature = "tls")]
+    pub(super) servers: Servers,
 }
 
 impl Submission {
@@ -112,6 +117,8 @@ impl Submission {
             notified: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             loop_thread: OnceLock::new(),
+            #[cfg(feature = "tls")]
+            servers: Servers::new(clients),
         })
     }
 

@@ -6,6 +6,8 @@ use super::error::Error;
 use crate::base::endpoint::Endpoint;
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::protocol::framing::Framing;
+#[cfg(feature = "tls")]
+use crate::tls::options::TlsOptions;
 
 /// Maximum frame length accepted from a hub. Each of its messages and lists of clients fits into
 /// one of its buffers, which are at most 1 MiB.
@@ -22,20 +24,16 @@ pub(crate) struct Target {
     pub(crate) literal: Vec<Endpoint>,
     pub(crate) framing: Option<Framing>,
     pub(crate) service: ServiceOptions,
+    /// `None`: a connection without TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsOptions>,
 }
 
 impl Target {
-    /// Parses `[service://]host:port[?options]`, only a port, which means this machine, or
-    /// `[service+]unix://path[?options]`.
+    /// Parses `[service://]host:port[?options]`, only a port, which means this machine,
+    /// `[service+]unix://path[?options]`, or the same over TLS.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let spec: Spec = text.parse().map_err(|error| Error::Target(format!("{error}")))?;
-        #[cfg(feature = "tls")]
-        if spec.transport.tls().is_some() {
-            return Err(Error::Target(format!(
-                "a client over {} is not supported yet; use a server over tcp or unix",
-                spec.transport.name()
-            )));
-        }
         if spec.transport.is_datagram() {
             return Err(Error::Target(
                 "a client over udp is not supported; use loadgen, or nc -u, or a server over tcp"
@@ -55,7 +53,15 @@ impl Target {
             }
             other => other.framing(),
         };
-        Ok(Target { host, port, literal, framing, service: spec.service })
+        Ok(Target {
+            host,
+            port,
+            literal,
+            framing,
+            service: spec.service,
+            #[cfg(feature = "tls")]
+            tls: spec.transport.tls().cloned(),
+        })
     }
 
     /// The host, the port, and the address if the host is one.
@@ -102,15 +108,21 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "tls")]
+    fn a_target_over_tls_has_its_options() {
+        let target = Target::parse("framed+tls://h:7?sni=other.test").unwrap();
+        let options = target.tls.unwrap();
+        assert_eq!((&target.host[..], target.port, options.client.insecure), ("h", 7, false));
+        assert_eq!(options.client.sni.unwrap().as_str(), "other.test");
+        assert!(Target::parse("unix+tls:///e?insecure=on").unwrap().tls.unwrap().client.insecure);
+        assert_eq!(Target::parse("h:7").unwrap().tls, None);
+    }
+
+    #[test]
     fn what_is_no_target_is_told_what_would_be() {
         for text in ["", "host", "host:", ":7", "host:0", "host:65536", "::1", "::1:7", "[]:7"] {
             let error = Target::parse(text).unwrap_err().to_string();
             assert!(error.contains("localhost:7777"), "{text}: {error}");
-        }
-        #[cfg(feature = "tls")]
-        for text in ["tls://h:7", "framed+unix+tls:///e"] {
-            let error = Target::parse(text).unwrap_err().to_string();
-            assert!(error.contains("tls is not supported yet"), "{text}: {error}");
         }
         let error = Target::parse("echo+udp://h:7").unwrap_err().to_string();
         assert!(error.contains("over udp is not supported"), "{error}");

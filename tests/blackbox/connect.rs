@@ -360,3 +360,30 @@ fn on_a_terminal_ctrl_d_ends_the_client_and_ctrl_c_interrupts_it() {
     }
     daemon.finish();
 }
+
+#[test]
+fn lines_go_over_tls_and_a_wrong_certificate_ends_at_once() {
+    let directory = std::env::temp_dir().join(format!("echopool-connect-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let file = |name: &str| directory.join(name).display().to_string();
+    let (cert, key) = (file("cert.pem"), file("key.pem"));
+    let made = Command::new(binary()).args(["cert", "--cert", &cert, "--key", &key]).output();
+    assert!(made.expect("the program runs").status.success());
+    let listen = |service: &str| format!("{service}tls://127.0.0.1:0?cert={cert}&key={key}");
+    let daemon = Daemon::start(&["--listen", &listen(""), "--listen", &listen("message+")]);
+    let [echo, message] = [0, 1].map(|nth| daemon.addresses()[nth].port());
+    let ca = format!("ca={cert}");
+    let echo = format!("tls://localhost:{echo}");
+    check(&pipe(&[&format!("{echo}?{ca}")], b"hello\n"), 0, b"hello\n", "connected to ");
+    let message = format!("message+tls://127.0.0.1:{message}?{ca}");
+    check(&pipe(&[&message], b"one\n"), 0, b"one\n", "");
+    let insecure = pipe(&[&format!("{echo}?insecure=on")], b"hello\n");
+    check(&insecure, 0, b"hello\n", "not verified (insecure=on)");
+    for more in [&[][..], &["--reconnect"]] {
+        let refused = pipe(&[&[&echo[..]][..], more].concat(), b"hello\n");
+        check(&refused, 1, b"", "name the authority with ca=FILE");
+    }
+    let wrong = pipe(&[&format!("{echo}?ca=/no/such/file")], b"");
+    check(&wrong, 1, b"", "no such file");
+    std::fs::remove_dir_all(&directory).expect("it is there");
+}

@@ -15,7 +15,7 @@ use crate::client::error::Attempt;
 use crate::client::resolve::Question;
 use crate::client::submission::Answer;
 use crate::error::Errno;
-use crate::service::{ConnectTo, Connection, ConnectionId, Turn};
+use crate::service::{ConnectTo, Connection, ConnectionId, HandshakeError, Turn};
 
 /// Longest time before the next address is tried in parallel: the Connection Attempt Delay that
 /// RFC 8305, section 8, recommends.
@@ -31,6 +31,12 @@ const ADDRESSES_MAX: usize = 255;
 /// Identifies an attempt: the slot (24 bits), the number of the address (8), and the round (32).
 fn tag(slot: u32, nth: usize, epoch: u32) -> u64 {
     u64::from(epoch) << 32 | (nth as u64) << 24 | u64::from(slot)
+}
+
+/// The slot of a tag.
+#[cfg(feature = "tls")]
+pub(in crate::client) fn slot_of_tag(tag: u64) -> u32 {
+    tag as u32 & 0xFF_FFFF
 }
 
 /// Divides the time left in the round among the addresses left, so that all of them can be tried.
@@ -190,7 +196,12 @@ impl Driver {
             // clients' places.
             slot.race_at = now + delay;
         } else {
-            slot.attempts.push(ConnectAttempt { address: target, id: None, error: None });
+            slot.attempts.push(ConnectAttempt {
+                address: target,
+                id: None,
+                error: None,
+                handshake: None,
+            });
             let deadline = slot.round_deadline;
             turn.connect(ConnectTo { target, source: None, tag, deadline });
         }
@@ -212,6 +223,14 @@ impl Driver {
     pub(super) fn attempt_started(&mut self, tag: u64, id: ConnectionId) {
         if let Some((i, nth)) = self.slot_of(tag) {
             self.slot(i).attempts[nth].id = Some(id);
+        }
+    }
+
+    /// The TLS handshake of an attempt has failed.
+    pub(super) fn handshake_failed(&mut self, tag: u64, error: HandshakeError) {
+        if let Some((i, nth)) = self.slot_of(tag) {
+            self.slot(i).attempts[nth].handshake = Some(error);
+            self.attempt_failed(tag, Errno::PROTO);
         }
     }
 
@@ -246,6 +265,7 @@ impl Driver {
             let attempt = |of: &ConnectAttempt| Attempt {
                 address: of.address,
                 error: of.error.unwrap_or(Errno::TIMEDOUT),
+                handshake: of.handshake,
             };
             let attempts: Vec<_> = slot.attempts.iter().map(attempt).collect();
             return Error::of_attempts(&attempts);
@@ -263,7 +283,7 @@ impl Driver {
         let slot = self.slot(i);
         slot.failures = slot.failures.saturating_add(1);
         slot.last_failure = Some(error.clone());
-        if !self.back_off(i, &error) {
+        if error.is_final() || !self.back_off(i, &error) {
             self.stop_connecting(i, error.clone(), error);
         }
     }

@@ -23,7 +23,7 @@ use super::target::Target;
 use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
 use crate::error::{CloseReason, Errno};
-use crate::service::{Answer, Connection, ConnectionId, Service, Turn};
+use crate::service::{Answer, Connection, ConnectionId, Handshake, HandshakeError, Service, Turn};
 
 mod connecting;
 mod ending;
@@ -31,6 +31,8 @@ mod exchange;
 mod operations;
 mod slot;
 
+#[cfg(feature = "tls")]
+pub(super) use connecting::slot_of_tag;
 use slot::{Place, Slot, Stage, Stream};
 
 /// Resolution of deadlines.
@@ -342,6 +344,12 @@ impl Service for Driver {
 
     fn connect_failed(&mut self, tag: u64, error: Errno, _: Time) {
         self.attempt_failed(tag, error);
+    }
+
+    fn handshake(&mut self, tag: u64, result: Result<Handshake, HandshakeError>, _: Time) {
+        if let Err(error) = result {
+            self.handshake_failed(tag, error);
+        }
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {

@@ -11,7 +11,7 @@ use crate::client::options::{OnState, Reconnect, Unsent};
 use crate::client::target::Target;
 use crate::error::Errno;
 use crate::protocol::framing::Framing;
-use crate::service::ConnectionId;
+use crate::service::{ConnectionId, HandshakeError};
 
 /// The stage of a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,6 +168,8 @@ pub(super) struct ConnectAttempt {
     pub(super) id: Option<ConnectionId>,
     /// Its error, if it has failed.
     pub(super) error: Option<Errno>,
+    /// The error of its TLS handshake, if that is what has failed.
+    pub(super) handshake: Option<HandshakeError>,
 }
 
 /// A client.

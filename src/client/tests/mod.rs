@@ -21,6 +21,8 @@ mod many;
 mod order;
 mod random;
 mod reconnecting;
+#[cfg(feature = "tls")]
+mod tls;
 mod unix;
 
 /// Longer than any operation takes. It only prevents tests from hanging.

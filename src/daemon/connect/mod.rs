@@ -70,6 +70,7 @@ Examples:
   echo hi | echopool connect 127.0.0.1:7777
   echopool connect framed://localhost:7778?order=big
   printf 'one\\ntwo\\n' | echopool connect 'message://[::1]:7779?delimiter=\\n'
+  echopool connect 'tls://localhost:7443?ca=cert.pem'
   echopool connect hub://localhost:7780";
 
 /// Connects to a server, sends the lines that you type, and shows what arrives.
@@ -77,7 +78,7 @@ Examples:
 #[command(name = "echopool connect", bin_name = "echopool connect", version)]
 #[command(after_help = EXAMPLES)]
 struct Args {
-    /// [SERVICE://]HOST:PORT[?OPTION=VALUE&...], as in the ready line of the server
+    /// [SERVICE[+TRANSPORT]://]HOST:PORT[?OPTION=VALUE&...], as in the ready line of the server
     #[arg(value_name = "TARGET")]
     target: String,
 
@@ -225,7 +226,11 @@ impl Talk {
         let owed = Owed::by(&target.service, target.framing);
         let line_max = target.framing.map(|framing| framing.wire_max());
         let text = target.literal.is_empty().then(|| format!("{}:{}", target.host, target.port));
+        let insecure = target.tls.as_ref().is_some_and(|tls| tls.client.insecure);
         let client = own_loop.client(&args.target, options).map_err(|error| error.to_string())?;
+        if insecure && !args.quiet {
+            complain(&"the certificate of the server is not verified (insecure=on)");
+        }
         input::start(teller.clone(), credit, line_max).map_err(|error| error.to_string())?;
         if let Some(text) = text
             && !args.quiet

@@ -189,6 +189,8 @@ impl Callers {
             },
             framing,
             service: crate::builtin::url::ServiceOptions::Echo,
+            #[cfg(feature = "tls")]
+            tls: None,
         };
         let Ok(client) = Client::new(&self.submission, target, options) else {
             world.mark(Mark::TooManyClients);

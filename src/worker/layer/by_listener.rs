@@ -1,10 +1,9 @@
-//! The layer of a server whose listeners have different layers. Dispatches by match to the kind of
-//! the connection's listener.
+//! The layer of a server whose listeners have different layers, or of a client loop whose clients
+//! have. Dispatches by match to the kind of the connection.
 //!
 //! To add a kind: a variant of [`Kind`] and of [`Held`], a line in each of `dispatch` and
 //! [`ByListener::state`], and in [`Kind::of`] how a listener asks for it.
 
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ use crate::net::bind::ListenOn;
 use crate::net::proxy::ProxyHeaders;
 #[cfg(feature = "tls")]
 use crate::tls::server::Acceptor;
+#[cfg(feature = "tls")]
+use crate::tls::session::Session;
 
 /// The layer of one listener. Each worker has a clone.
 #[derive(Clone)]
@@ -49,15 +50,22 @@ pub(crate) enum Held {
     Header(header::Held),
 }
 
-/// The state of a connection: the number of its listener, and what the layer keeps.
+/// The state of a connection: the number of its kind, which is that of its listener, and what the
+/// layer keeps.
 pub(crate) struct State {
-    listener: u32,
+    kind: u32,
     held: Held,
 }
 
 /// The layers of a server's listeners, in the order of the listeners.
 #[derive(Clone)]
-pub(crate) struct ByListener(Vec<Kind>);
+pub(crate) struct ByListener {
+    kinds: Vec<Kind>,
+    kind_of: Arc<KindOf>,
+}
+
+/// The number of the kind of a connection with this tag.
+type KindOf = dyn Fn(u64) -> usize + Send + Sync;
 
 impl Kind {
     /// The layer that a listener asks for.
@@ -94,13 +102,29 @@ impl ByListener {
         let kinds = config.listen.iter().map(|listener| Kind::of(listener, config));
         let kinds = kinds.collect::<Result<Vec<Kind>, _>>()?;
         let layered = kinds.iter().any(|kind| !matches!(kind, Kind::Plain(_)));
-        Ok(layered.then_some(ByListener(kinds)))
+        Ok(layered.then(|| ByListener::of_listeners(kinds)))
+    }
+
+    /// The listeners' numbers are the tags of their connections.
+    fn of_listeners(kinds: Vec<Kind>) -> ByListener {
+        ByListener { kinds, kind_of: Arc::new(|tag| tag as usize) }
+    }
+
+    /// The layers of clients. `uses_tls` tells whether a connection with this tag does, and `begin`
+    /// makes its session.
+    #[cfg(feature = "tls")]
+    pub(crate) fn of_clients(
+        uses_tls: impl Fn(u64) -> bool + Send + Sync + 'static,
+        begin: impl Fn(u64) -> Option<Box<Session>> + Send + Sync + 'static,
+    ) -> ByListener {
+        let kinds = vec![Kind::Plain(Plain), Kind::Tls(Tls::connecting(begin))];
+        ByListener { kinds, kind_of: Arc::new(move |tag| uses_tls(tag).into()) }
     }
 
     /// The listeners with TLS, by their numbers.
     #[cfg(feature = "tls")]
     pub(crate) fn acceptors(&self) -> impl Iterator<Item = (usize, &Arc<Acceptor>)> {
-        self.0.iter().enumerate().filter_map(|(listener, kind)| match kind {
+        self.kinds.iter().enumerate().filter_map(|(listener, kind)| match kind {
             Kind::Tls(tls) => Some((listener, tls.acceptor()?)),
             Kind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor()?)),
             _ => None,
@@ -109,11 +133,11 @@ impl ByListener {
 
     #[cfg(test)]
     pub(crate) fn new(kinds: Vec<Kind>) -> ByListener {
-        ByListener(kinds)
+        ByListener::of_listeners(kinds)
     }
 
-    fn kind(&self, listener: u64) -> &Kind {
-        &self.0[listener as usize]
+    fn kind(&self, tag: u64) -> &Kind {
+        &self.kinds[(self.kind_of)(tag)]
     }
 }
 
@@ -129,17 +153,17 @@ macro_rules! dispatch {
             (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(test)]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
-            _ => unreachable!("the layer of listener {} has another state", $state.listener),
+            _ => unreachable!("layer {} has another state", $state.kind),
         }
     };
     (&$self:ident, $state:ident, $method:ident($($argument:expr),*)) => {
         dispatch!(
-            &$self.0[$state.listener as usize], $state, &$state.held, $method($($argument),*)
+            &$self.kinds[$state.kind as usize], $state, &$state.held, $method($($argument),*)
         )
     };
     (&mut $self:ident, $state:ident, $method:ident($($argument:expr),*)) => {
         dispatch!(
-            &mut $self.0[$state.listener as usize], $state, &mut $state.held,
+            &mut $self.kinds[$state.kind as usize], $state, &mut $state.held,
             $method($($argument),*)
         )
     };
@@ -149,7 +173,8 @@ impl Layer for ByListener {
     type State = State;
 
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> State {
-        let held = match self.kind(tag) {
+        let kind = (self.kind_of)(tag);
+        let held = match &self.kinds[kind] {
             Kind::Plain(layer) => {
                 layer.state(tag, at, pool);
                 Held::Plain(())
@@ -162,7 +187,7 @@ impl Layer for ByListener {
             #[cfg(test)]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
         };
-        State { listener: tag as u32, held }
+        State { kind: kind as u32, held }
     }
 
     fn bytes_each(&self) -> usize {
@@ -173,7 +198,7 @@ impl Layer for ByListener {
             Kind::ProxyTls(layer) => layer.bytes_each(),
             _ => 0,
         };
-        self.0.iter().map(bytes).max().unwrap_or(0)
+        self.kinds.iter().map(bytes).max().unwrap_or(0)
     }
 
     fn names_peer(&self, tag: u64, at: Peer) -> bool {
