@@ -16,6 +16,12 @@ use crate::worker::layer::prefix::Prefix;
 #[cfg(feature = "tls")]
 use crate::worker::layer::tls::Tls;
 
+/// uPlot, which draws charts.
+#[cfg(feature = "admin")]
+pub mod uplot {
+    pub use crate::admin::uplot::{LICENSE, SCRIPT, STYLE};
+}
+
 pub use crate::base::key::Key;
 pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
 pub use crate::net::mmsg::{Arrived, Batch, Sent, Wait};

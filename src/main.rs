@@ -1,5 +1,5 @@
-//! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client, and
-//! `echopool cert` makes a certificate. `echopool __manual` writes manual pages and completions, for
+//! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client,
+//! `echopool ctl` controls a daemon, and `echopool cert` makes a certificate. `echopool __manual` writes manual pages and completions, for
 //! packages. Everything they do is in the library, [`echopool::daemon`], so that the load generator can
 //! start a server of its own.
 
@@ -15,6 +15,10 @@ fn main() -> ExitCode {
         Some("connect") => {
             args.remove(1);
             echopool::daemon::connect::run(args)
+        }
+        Some("ctl") => {
+            args.remove(1);
+            echopool::daemon::ctl::run(args)
         }
         Some("cert") => {
             args.remove(1);

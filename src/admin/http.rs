@@ -10,7 +10,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
@@ -57,12 +58,14 @@ impl Connections {
     }
 }
 
+/// A socket that the address listens on.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
 /// Serves until the other end of `ended` is dropped.
-pub(super) async fn serve(
-    listeners: Vec<TcpListener>,
-    pages: Router,
-    ended: oneshot::Receiver<()>,
-) {
+pub(super) async fn serve(listeners: Vec<Listener>, pages: Router, ended: oneshot::Receiver<()>) {
     let connections = Arc::<Connections>::default();
     for listener in listeners {
         tokio::spawn(accept(listener, connections.clone(), pages.clone()));
@@ -71,11 +74,19 @@ pub(super) async fn serve(
     let _ = ended.await;
 }
 
-async fn accept(listener: TcpListener, connections: Arc<Connections>, pages: Router) {
+async fn accept(listener: Listener, connections: Arc<Connections>, pages: Router) {
     loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                connections.add(tokio::spawn(converse(socket, pages.clone())).abort_handle());
+        let accepted = match &listener {
+            Listener::Tcp(tcp) => {
+                tcp.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages.clone())))
+            }
+            Listener::Unix(unix) => {
+                unix.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages.clone())))
+            }
+        };
+        match accepted {
+            Ok(conversation) => {
+                connections.add(conversation.abort_handle());
                 // Lets the oldest connection end, if it was told to.
                 yield_now().await;
             }
@@ -85,7 +96,7 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, pages: Rou
 }
 
 /// Replies to the requests of one connection.
-async fn converse(socket: TcpStream, pages: Router) {
+async fn converse(socket: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Router) {
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

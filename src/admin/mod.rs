@@ -9,10 +9,12 @@
 //! * `pages`: which path has which page.
 //! * `metrics`: the page for Prometheus.
 //! * `api`, `status`, `clients`: the same and more as JSON.
+//! * `page`: the page at `/`, for people; `uplot` draws its charts.
 //! * `control`: what changes something; `access`: who may do that.
 //! * `health`: whether the workers' loops turn, and whether new clients are welcome.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -22,13 +24,15 @@ use std::{fmt, io};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use crate::base::endpoint::{Endpoint, Transport};
 use crate::buffer::room;
 use crate::builtin::url::Spec;
 use crate::error::StartError;
-use crate::net::bind::{self, Bound};
+use crate::net::bind::{self, Bound, ListenOn, Listening, SocketFile};
 use crate::server::ServerHandle;
 use crate::server::view::View;
 use health::LastLook;
+use http::Listener;
 
 pub use access::{Token, TokenError};
 pub use control::Operations;
@@ -40,10 +44,12 @@ mod control;
 mod health;
 mod http;
 mod metrics;
+mod page;
 mod pages;
 mod status;
 #[cfg(test)]
 mod tests;
+pub(crate) mod uplot;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 128;
@@ -65,6 +71,7 @@ const LOG: &str = "echopool::admin";
 #[derive(Debug)]
 pub struct AdminListener {
     bound: Vec<Bound>,
+    endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
     targets: Vec<Spec>,
     token: Option<Token>,
@@ -93,11 +100,21 @@ pub struct AdminListener {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Admin {
+    endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
     state: Arc<State>,
+    /// `None` once it is closed.
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends an admin address when its parts are dropped in this order.
+struct Running {
+    /// The files of Unix sockets, which are removed before the sockets are closed, so that nobody
+    /// finds one that nobody serves.
+    files: Vec<Arc<SocketFile>>,
     /// Dropped to end the thread.
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 /// What the pages show.
@@ -137,10 +154,19 @@ impl AdminListener {
     /// There is no address, or one of them cannot be listened on.
     pub fn bind(addresses: &[SocketAddr]) -> Result<AdminListener, StartError> {
         let endpoints: Vec<_> = addresses.iter().map(|address| (*address).into()).collect();
-        let bound = bind::bind_names(&endpoints, &[endpoints.len()], 1, BACKLOG, false)?;
-        let addresses = bound.iter().filter_map(|one| one.endpoint.socket_addr()).collect();
+        AdminListener::bind_endpoints(&endpoints)
+    }
+
+    /// The same for Unix sockets, too. Whoever may write to the file of one can read the pages.
+    ///
+    /// # Errors
+    /// As [`bind`](AdminListener::bind).
+    pub fn bind_endpoints(on: &[ListenOn]) -> Result<AdminListener, StartError> {
+        let bound = bind::bind_names(on, &[on.len()], 1, BACKLOG, false)?;
+        let endpoints: Vec<Endpoint> = bound.iter().map(|one| one.endpoint).collect();
+        let addresses = endpoints.iter().filter_map(Endpoint::socket_addr).collect();
         let (targets, hosts) = (Vec::new(), Vec::new());
-        Ok(AdminListener { bound, addresses, targets, token: None, hosts })
+        Ok(AdminListener { bound, endpoints, addresses, targets, token: None, hosts })
     }
 
     /// Lets requests with this token change something: disconnect clients, send messages, stop and
@@ -191,11 +217,21 @@ impl AdminListener {
             .thread_name("admin-beside")
             .thread_stack_size(STACK_BYTES)
             .build()?;
+        let mut files = Vec::new();
         let listeners = {
             let _on = runtime.enter();
-            let sockets = self.bound.into_iter().flat_map(|one| one.sockets);
-            let listener =
-                |socket: socket2::Socket| tokio::net::TcpListener::from_std(socket.into());
+            let sockets = self.bound.into_iter().flat_map(Bound::into_listening);
+            let listener = |one: Listening<OwnedFd>| {
+                files.extend(one.file);
+                Ok(match one.transport {
+                    Transport::Tcp => {
+                        Listener::Tcp(tokio::net::TcpListener::from_std(one.socket.into())?)
+                    }
+                    Transport::Unix => {
+                        Listener::Unix(tokio::net::UnixListener::from_std(one.socket.into())?)
+                    }
+                })
+            };
             sockets.map(listener).collect::<io::Result<Vec<_>>>()?
         };
         let (end, ended) = oneshot::channel::<()>();
@@ -208,7 +244,9 @@ impl AdminListener {
                 // Without waiting for requests that wait for a worker.
                 runtime.shutdown_background();
             })?;
-        Ok(Admin { addresses: self.addresses, state, end: Some(end), thread: Some(thread) })
+        let (endpoints, addresses) = (self.endpoints, self.addresses);
+        let running = Mutex::new(Some(Running { files, end, thread }));
+        Ok(Admin { endpoints, addresses, state, running })
     }
 }
 
@@ -218,6 +256,11 @@ impl Admin {
     pub const FILES: u32 = http::CONNECTIONS_MAX as u32 + 8;
 
     /// Where it listens, with the actual ports.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The TCP addresses of [`endpoints`](Admin::endpoints).
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -226,6 +269,17 @@ impl Admin {
     /// requests are refused.
     pub fn set_operations(&self, operations: Option<Arc<dyn Operations>>) {
         *self.state.operations() = operations;
+    }
+
+    /// Closes the address, as dropping it does.
+    pub fn close(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { files, end, thread }) = running {
+            drop(files);
+            drop(end);
+            let _ = thread.join();
+        }
+        *self.state.operations() = None;
     }
 
     /// Records that the program has read its configuration again, and whether it has applied it.
@@ -260,15 +314,12 @@ impl State {
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Admin").field("endpoints", &self.endpoints).finish_non_exhaustive()
     }
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }

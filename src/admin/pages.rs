@@ -12,12 +12,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::control::{self, Failed, beside};
-use super::{State, access, api, clients, health, metrics, status};
+use super::{State, access, api, clients, health, metrics, page, status};
 
 type Server = extract::State<Arc<State>>;
 
 pub(super) fn router(state: Arc<State>) -> Router {
+    let html = page::html();
     let reads = Router::new()
+        .route("/", get(async move || page::reply(&html)))
         .route("/metrics", get(show_metrics))
         .route("/api/v1/config", get(async |state: Server| Json(api::config(&state))))
         .route("/api/v1/status", get(async |state: Server| Json(status::status(&state))))

@@ -158,7 +158,8 @@ fn only_get_and_head_of_a_page_are_accepted() {
     };
     assert!(matches!(status("GET", "/metrics"), (200, false, _)));
     assert!(matches!(status("HEAD", "/metrics"), (200, true, _)));
-    assert!(matches!(status("GET", "/"), (404, false, _)));
+    assert!(matches!(status("GET", "/"), (200, false, _)));
+    assert!(matches!(status("GET", "/x"), (404, false, _)));
     assert!(matches!(status("HEAD", "/metrics/"), (404, true, _)));
     for (method, path) in [("POST", "/metrics"), ("DELETE", "/metrics"), ("PUT", "/nothing")] {
         let (status, _, head) = status(method, path);

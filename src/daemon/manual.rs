@@ -12,11 +12,12 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::cli::Cli;
-use super::{FAILED, USAGE, cert, connect};
+use super::{FAILED, USAGE, cert, connect, ctl};
 
 /// Writes everything into a directory, which must exist: `echopool.8`, `echopool-connect.1`,
-/// `echopool-cert.1`, and the completions `echopool.bash`, `_echopool` (zsh) and `echopool.fish`. `args` are the arguments of the
-/// process without the word for this command: its name, and the directory.
+/// `echopool-ctl.1`, `echopool-cert.1`, and the completions `echopool.bash`, `_echopool` (zsh) and
+/// `echopool.fish`. `args` are the arguments of the process without the word for this command: its
+/// name, and the directory.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let [_, directory] = &args.into_iter().collect::<Vec<_>>()[..] else {
         let _ = io::stderr().write_all(b"usage: echopool __manual DIRECTORY\n");
@@ -35,6 +36,8 @@ fn write(directory: &Path) -> io::Result<()> {
     page(&directory.join("echopool.8"), "8", Cli::clap())?;
     let connect = connect::command().name("echopool-connect");
     page(&directory.join("echopool-connect.1"), "1", connect)?;
+    let ctl = ctl::command().name("echopool-ctl");
+    page(&directory.join("echopool-ctl.1"), "1", ctl)?;
     let cert = cert::command().name("echopool-cert");
     page(&directory.join("echopool-cert.1"), "1", cert)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
@@ -55,6 +58,10 @@ fn whole() -> Command {
     let about = "The server; the default command";
     let flags: Vec<Arg> = daemon.get_arguments().cloned().collect();
     let serve = Command::new("serve").about(about).args(flags);
-    let others = [connect::command().name("connect"), cert::command().name("cert")];
+    let others = [
+        connect::command().name("connect"),
+        ctl::command().name("ctl"),
+        cert::command().name("cert"),
+    ];
     daemon.subcommand(serve).subcommands(others)
 }

@@ -8,7 +8,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -40,6 +39,8 @@ mod check;
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod connect;
+#[cfg(feature = "daemon")]
+pub mod ctl;
 mod ending;
 mod failure;
 mod inherited;
@@ -152,7 +153,7 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
-    let admin_at = admin.as_ref().map_or(&[][..], Admin::addresses).to_owned();
+    let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.drain_times()));
     let mut reloader = Reloader::new(sources, cli, config, log, &ending);
     reloader.start_rates()?;
@@ -170,7 +171,7 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let drained = ending.server.wait();
     end_of_signals.close();
     if let Some(admin) = &ending.admin {
-        admin.set_operations(None);
+        admin.close();
     }
     report::end(drained, &ending.server.stats().total());
     match drained {
@@ -188,9 +189,8 @@ fn bind_admin(
     settings: &Settings,
 ) -> Result<AdminListener, Failure> {
     let endpoints = at.resolve().map_err(Failure::new)?;
-    let addresses: Vec<_> = endpoints.iter().filter_map(|on| on.endpoint.socket_addr()).collect();
-    let listener = AdminListener::bind(&addresses).map_err(|error| match error {
-        StartError::AddressInUse(endpoint) => Failure::new(format_args!(
+    let listener = AdminListener::bind_endpoints(&endpoints).map_err(|error| match error {
+        StartError::AddressInUse(endpoint @ Endpoint::Tcp(_)) => Failure::new(format_args!(
             "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
              it, or give another port (0 takes a free one)"
         )),
@@ -301,13 +301,16 @@ fn targets(
 
 /// Prints where the server listens, and the admin addresses. Keeps running if the output cannot be
 /// written.
-fn say_ready(targets: &[Spec], admin: &[SocketAddr], out: &mut impl Write) {
+fn say_ready(targets: &[Spec], admin: &[Endpoint], out: &mut impl Write) {
     let mut lines = String::new();
     for target in targets {
         lines.push_str(&format!("echopool listening on {target}\n"));
     }
-    for address in admin {
-        lines.push_str(&format!("echopool admin on http://{address}\n"));
+    for endpoint in admin {
+        match endpoint.socket_addr() {
+            Some(address) => lines.push_str(&format!("echopool admin on http://{address}\n")),
+            None => lines.push_str(&format!("echopool admin on {endpoint}\n")),
+        }
     }
     if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
         log::warn!("cannot write the ready lines to standard output: {error}");

@@ -78,7 +78,7 @@ fn ready_lines_name_each_endpoint_and_its_service() {
             });
     let mut out = Vec::new();
     let endpoints = [&endpoints[..], &[unix]].concat();
-    let admin = ["127.0.0.1:9000".parse().unwrap()];
+    let admin = ["127.0.0.1:9000".parse::<std::net::SocketAddr>().unwrap().into()];
     say_ready(&targets(&endpoints, on.into_iter()), &admin, &mut out);
     let expected = "echopool listening on tcp://[::]:7777\n\
                     echopool listening on framed://127.0.0.1:80?order=big\n\

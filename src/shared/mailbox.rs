@@ -46,6 +46,7 @@ pub(crate) enum Command {
         receipt: Receipt,
     },
     /// Tell what the worker knows of some connections.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
     Examine {
         /// The connections.
         examination: Arc<Examination>,

@@ -12,6 +12,7 @@ mod admin;
 mod config;
 mod connect;
 mod control;
+mod ctl;
 mod drain;
 mod echo;
 mod flags;

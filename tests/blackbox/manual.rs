@@ -26,12 +26,15 @@ fn manual_pages_and_completions_name_every_flag() {
     let made = Command::new(binary()).arg("__manual").arg(&directory).output().expect("it runs");
     assert!(made.status.success() && made.stderr.is_empty(), "{made:?}");
     let (daemon, connect) = (flags(&[]), flags(&["connect"]));
-    let cert = flags(&["cert"]);
+    let (ctl, cert) = (flags(&["ctl"]), flags(&["cert"]));
     assert!(daemon.len() > 40 && daemon.contains(&"log-limit".to_owned()), "{daemon:?}");
     assert!(connect.contains(&"quiet".to_owned()), "{connect:?}");
-    for (page, flags) in
-        [("echopool.8", &daemon), ("echopool-connect.1", &connect), ("echopool-cert.1", &cert)]
-    {
+    for (page, flags) in [
+        ("echopool.8", &daemon),
+        ("echopool-connect.1", &connect),
+        ("echopool-ctl.1", &ctl),
+        ("echopool-cert.1", &cert),
+    ] {
         let text = read(page).replace('\\', "");
         assert!(text.contains(".TH echopool"), "{page}");
         for flag in flags {
@@ -41,7 +44,7 @@ fn manual_pages_and_completions_name_every_flag() {
     }
     for (script, form) in [("echopool.bash", "--"), ("_echopool", "--"), ("echopool.fish", "-l ")] {
         let text = read(script);
-        for flag in daemon.iter().chain(&connect).chain(&cert) {
+        for flag in daemon.iter().chain(&connect).chain(&ctl).chain(&cert) {
             assert!(text.contains(&format!("{form}{flag}")), "{script} does not name --{flag}");
         }
     }

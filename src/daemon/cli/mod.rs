@@ -31,7 +31,7 @@ use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::{Buffers, Config};
 use crate::net::bind::{ListenAddress, ListenOn};
 use crate::net::proxy::ProxyOptions;
-use crate::net::transport::TransportOptions;
+use crate::net::transport::{TransportOptions, UnixOptions};
 
 mod options;
 #[cfg(test)]
@@ -45,6 +45,7 @@ fn after_help() -> String {
 Commands (see also echopool COMMAND --help):
   serve    the server that is described here; the default command
   connect  an interactive client: sends the lines that you type, shows what arrives
+  ctl      shows and changes what a running daemon does, through its --admin
   cert     makes a self-signed certificate and its key, for trying TLS
 
 An address to listen on is [SERVICE[+TRANSPORT]://]ADDRESS[?OPTION=VALUE&...]; an address alone, \
@@ -147,8 +148,9 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]
     pub(crate) drain_delay: Duration,
 
-    /// Serve metrics and health over HTTP: 9000 (= 127.0.0.1:9000), [::1]:9000; name any other address in full:
-    /// 0.0.0.0:9000 [default: off]
+    /// Serve metrics, health, clients and control over HTTP, and a page at /: 9000 (= 127.0.0.1:9000),
+    /// [::1]:9000, unix:///run/echopool/admin; name any other address in full: 0.0.0.0:9000 [default:
+    /// off]
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     pub(crate) admin: Option<ListenAddress>,
 
@@ -387,7 +389,12 @@ fn admin_address(text: &str) -> Result<ListenAddress, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     let plain =
         |text: &str| ListenAddress::parse(TransportOptions::Tcp, ProxyOptions::default(), text);
-    let forms = "write 9000 (= 127.0.0.1:9000), [::1]:9000 or localhost:9000";
+    let forms =
+        "write 9000 (= 127.0.0.1:9000), [::1]:9000, localhost:9000 or unix:///run/echopool/admin";
+    if let Some(path) = text.strip_prefix("unix://") {
+        let unix = TransportOptions::Unix(UnixOptions::default());
+        return ListenAddress::parse(unix, ProxyOptions::default(), path);
+    }
     if let Ok(port) = port.parse::<u16>() {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         return plain(&loopback.to_string());

@@ -363,7 +363,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "admin = 'localhost'",
-        ":1: admin: 'localhost' is not a TCP address; write 9000 (= 127.0.0.1:9000), [::1]:9000 or localhost:9000",
+        ":1: admin: 'localhost' is not a TCP address; write 9000 (= 127.0.0.1:9000), [::1]:9000, localhost:9000 or unix:///run/echopool/admin",
     ),
     ("order = 'middle'", ":1: order: 'middle' must be little or big (byte order of numbers)"),
     ("delimiter = ''", ":1: delimiter: a delimiter must have 1 to 16 bytes, not 0"),

@@ -85,7 +85,9 @@ impl Daemon {
             Daemon { child, stdout, addresses, admin: None, targets, log, status: None };
         let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
         daemon.addresses = (0..listeners).filter_map(|_| daemon.ready_line()).collect();
-        daemon.admin = flags.contains(&"--admin").then(|| daemon.admin_line());
+        if flags.contains(&"--admin") {
+            daemon.admin = daemon.admin_line();
+        }
         daemon
     }
 
@@ -96,11 +98,15 @@ impl Daemon {
         })
     }
 
-    fn admin_line(&mut self) -> SocketAddr {
+    /// Reads the line of the admin address. Returns its address unless it is a Unix socket.
+    fn admin_line(&mut self) -> Option<SocketAddr> {
         let line = self.line();
+        if line.starts_with("echopool admin on unix:///") {
+            return None;
+        }
         let address = line.strip_prefix("echopool admin on http://");
-        let address = address.and_then(|address| address.parse().ok());
-        address.unwrap_or_else(|| panic!("not the line of an admin address: {line:?}"))
+        let address = address.and_then(|address| address.parse::<SocketAddr>().ok());
+        Some(address.unwrap_or_else(|| panic!("not the line of an admin address: {line:?}")))
     }
 
     /// Reads a ready line. Returns its address if it is one of TCP.

@@ -16,6 +16,7 @@ mod tables;
 mod tests;
 mod verdict;
 
+use echopool::internals::uplot;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::{Value, json};
@@ -31,21 +32,23 @@ use crate::units::{metric, time_us};
 use chart::Chart;
 use verdict::Sentence;
 
-/// The script of the page: the licence of uPlot, uPlot, and what draws the charts with it.
-const SCRIPT: &str = concat!(
-    "/*\nuPlot 1.6.32\n\n",
-    include_str!("uplot/LICENSE"),
-    "\n*/\n",
-    include_str!("uplot/uPlot.iife.min.js"),
-    "\n",
-    include_str!("page.js")
-);
-/// The base64 of its SHA-256. A test computes it.
+/// What draws the charts with uPlot.
+const SCRIPT: &str = include_str!("page.js");
+/// The base64 of the SHA-256 of [`script`]. A test computes it.
 const SCRIPT_SHA256: &str = "W3X6/8xoC9gbOaDE9gbrwOo/lgCJPuqfQjRuhZUJ+cw=";
-const STYLE: &str = concat!(include_str!("uplot/uPlot.min.css"), "\n", include_str!("page.css"));
+const STYLE: &str = include_str!("page.css");
 
 /// Rows of the table of seconds, at most. A longer one is not read by people.
 const SECONDS_MAX: usize = 300;
+
+/// The script of the page: the licence of uPlot, uPlot, and what draws the charts with it.
+fn script() -> String {
+    format!("/*\nuPlot 1.6.32\n\n{}\n*/\n{}\n{SCRIPT}", uplot::LICENSE, uplot::SCRIPT)
+}
+
+fn style() -> String {
+    format!("{}\n{STYLE}", uplot::STYLE)
+}
 
 /// Renders results, each with its name: one with all of its charts and tables, or several beside
 /// each other.
@@ -73,7 +76,7 @@ pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
                 meta name="generator" content=(format!("loadgen {PROGRAM_VERSION}"));
                 link rel="icon" href="data:,";
                 title { (title) " – loadgen" }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(style())) }
             }
             body {
                 h1 { (title) }
@@ -87,7 +90,7 @@ pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
                 script id="numbers" type="application/json" {
                     (PreEscaped(in_script(&chart::numbers(&charts))))
                 }
-                script { (PreEscaped(SCRIPT)) }
+                script { (PreEscaped(script())) }
             }
         }
     };
