@@ -100,11 +100,15 @@ class Page:
 
     def open(self, path):
         """Opens a file, and returns the seconds until it is loaded and its script has run."""
+        return self.visit("file://" + os.path.abspath(path))
+
+    def visit(self, url):
+        """Opens a URL, and returns the seconds until it is loaded and its script has run."""
         begin = time.monotonic()
-        self.call("Page.navigate", url="file://" + os.path.abspath(path))
+        self.call("Page.navigate", url=url)
         while not self.take_events("Page.loadEventFired"):
             if time.monotonic() - begin > GUARD_S:
-                raise SystemExit(f"{path} is not loaded")
+                raise SystemExit(f"{url} is not loaded")
             self.evaluate("0")
         return time.monotonic() - begin
 

@@ -34,8 +34,9 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// ever.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
-/// How long after [`CONNECTION_TIME`] a connection is closed in the middle of a reply.
-const LAST_REPLY_TIME: Duration = Duration::from_secs(5);
+/// How long after [`CONNECTION_TIME`] a connection is closed in the middle of a reply. Longer than a
+/// stream of events, which ends by itself.
+const LAST_REPLY_TIME: Duration = Duration::from_secs(55);
 
 /// After an error of accept, such as too many open files, the next try is made after this time.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

@@ -88,23 +88,27 @@
         return null;
     }
 
+    // Who waits for the answer to a question.
+    let asked = null;
+
     /** Asks before something is done that cannot be undone. */
     function ask(question) {
         const dialog = find("ask");
         find("question").textContent = question;
         dialog.returnValue = "no";
         dialog.showModal();
-        return new Promise((done) => {
-            const closed = () => {
-                // The event of an earlier question may come late.
-                if (!dialog.open) {
-                    dialog.removeEventListener("close", closed);
-                    done(dialog.returnValue === "yes");
-                }
-            };
-            dialog.addEventListener("close", closed);
-        });
+        // The event of an earlier question that was cancelled may not have come yet.
+        asked?.(false);
+        return new Promise((done) => { asked = done; });
     }
+
+    find("ask").addEventListener("close", ({ target }) => {
+        if (!target.open) {
+            const done = asked;
+            asked = null;
+            done?.(target.returnValue === "yes");
+        }
+    });
 
     // Charts.
 
