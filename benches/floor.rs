@@ -20,12 +20,15 @@ use floors::thread_server::ThreadServer;
 #[cfg(target_os = "linux")]
 use floors::udp_server::UdpServer;
 
+/// The length of a timed frame and its times.
+const TIMED_BYTES: usize = LENGTH_BYTES + echopool::builtin::timed::TIMES_BYTES;
+
 const USAGE: &str = "\
 usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
        floor threads [--listen ADDRESS] [--buffer-size BYTES]
        floor udp     [--listen ADDRESS]
        floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
-                            [--interval-ms N] [--length-bytes 0|4]
+                            [--interval-ms N] [--length-bytes 0|4|36]
        floor sleeper [--every-us N] [--count N]
 
 The servers echo until they are killed. The client connects, prints 'ready', and then reads commands
@@ -34,7 +37,8 @@ from its standard input. For each it prints a line of JSON:
   each COUNT      send this many messages on each connection
 With --interval-ms, each connection sends one message per interval, even without a reply. Without,
 the loop is closed, with --pipeline messages in flight. With --length-bytes 4, each message starts
-with the number of bytes that follow, which count towards its size.
+with the number of bytes that follow, which count towards its size. With --length-bytes 36, 32 bytes
+for times come next, which the server may change.
 The sleeper sleeps until each of several times and prints how late it woke up.";
 
 fn main() -> ExitCode {
@@ -178,9 +182,12 @@ fn run_sleeper(arguments: &[String]) -> Result<(), String> {
 fn pattern(size: usize, length_bytes: usize) -> Result<Pattern, String> {
     match length_bytes {
         0 => Ok(Pattern::new()),
-        LENGTH_BYTES if (LENGTH_BYTES + 1..=32 << 10).contains(&size) => Ok(Pattern::framed(size)),
-        LENGTH_BYTES => Err("with --length-bytes the size must be from 5 to 32768".to_owned()),
-        _ => Err("--length-bytes must be 0 or 4".to_owned()),
+        LENGTH_BYTES | TIMED_BYTES if !(length_bytes + 1..=32 << 10).contains(&size) => {
+            Err(format!("with --length-bytes the size must be from {} to 32768", length_bytes + 1))
+        }
+        LENGTH_BYTES => Ok(Pattern::framed(size)),
+        TIMED_BYTES => Ok(Pattern::timed(size, TIMED_BYTES - LENGTH_BYTES)),
+        _ => Err("--length-bytes must be 0, 4 or 36".to_owned()),
     }
 }
 

@@ -312,8 +312,8 @@ impl Connection {
             };
             let offset = self.received;
             self.received += count as u64;
-            let expected = pattern.piece(self.number, offset, count);
-            if self.received > self.sent || input[..count] != *expected {
+            let is_right = pattern.is(self.number, offset, &input[..count]);
+            if self.received > self.sent || !is_right {
                 return Err(Failure::Mismatch { connection: self.number, offset });
             }
             if count < input.len() {

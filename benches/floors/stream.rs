@@ -18,6 +18,9 @@ pub struct Pattern {
     period: usize,
     /// Distance between the start offsets of consecutive connections.
     step: u64,
+    /// Size of a message, and which of its bytes the server may change.
+    size: usize,
+    free: std::ops::Range<usize>,
 }
 
 impl Pattern {
@@ -34,7 +37,29 @@ impl Pattern {
         for message in bytes.chunks_exact_mut(size) {
             message[..LENGTH_BYTES].copy_from_slice(&length);
         }
-        Pattern::of(bytes, 7_919 * size as u64)
+        Pattern { size, ..Pattern::of(bytes, 7_919 * size as u64) }
+    }
+
+    /// The same for a server that writes times into the first `bytes` bytes behind the length.
+    pub fn timed(size: usize, bytes: usize) -> Pattern {
+        Pattern { free: LENGTH_BYTES..LENGTH_BYTES + bytes, ..Pattern::framed(size) }
+    }
+
+    /// Whether these bytes are those of the stream of `connection` from `offset` on.
+    pub fn is(&self, connection: usize, offset: u64, bytes: &[u8]) -> bool {
+        let expected = self.piece(connection, offset, bytes.len());
+        if self.free.is_empty() {
+            return bytes == expected;
+        }
+        let first = (offset % self.size as u64) as usize;
+        let is_same = |at: usize, from: usize, to: usize| {
+            let [from, to] =
+                [from, to].map(|end| (at + end).clamp(first, first + bytes.len()) - first);
+            bytes[from..to] == expected[from..to]
+        };
+        (0..first + bytes.len())
+            .step_by(self.size)
+            .all(|at| is_same(at, 0, self.free.start) && is_same(at, self.free.end, self.size))
     }
 
     fn of(mut bytes: Vec<u8>, step: u64) -> Pattern {
@@ -42,7 +67,7 @@ impl Pattern {
         for index in 0..PIECE_MAX {
             bytes.push(bytes[index]);
         }
-        Pattern { bytes: bytes.into_boxed_slice(), period, step }
+        Pattern { bytes: bytes.into_boxed_slice(), period, step, size: 1, free: 0..0 }
     }
 
     /// `len` bytes (at most [`PIECE_MAX`]) of the stream of `connection`, from `offset` on.

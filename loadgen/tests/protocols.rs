@@ -63,6 +63,26 @@ fn frames_at_a_rate() {
 }
 
 #[test]
+fn timed_frames_come_back_and_each_reply_is_split_into_its_parts() {
+    assert_exact("timed:// -c 7 -t 3 -l 100", 1_003, 136);
+    assert_exact("timed://?order=big -c 7 -t 2 -l 1 -p 5", 1_003, 37);
+    for size in [16_346, 16_347, 16_348, 16_349, 16_384, 32_700, 65_537] {
+        assert_exact(&format!("timed:// -c 3 -t 1 -l {size} -p 3"), 30, size + 36);
+    }
+    assert_exact("timed:// -c 4 -t 2 -l 1048544", 24, (1 << 20) + 4);
+    loadgen("timed:// -c 4 -l 1m").expect(2).complains("max-frame=SIZE");
+    let json = run("timed://?delay=1ms -c 5 -t 2 -n 500 -l uniform:1-20k -p 3");
+    let parts = &json["parts"];
+    for key in ["generator_lag", "network", "server_wait", "server_service", "generator_read"] {
+        assert_eq!(parts[key]["count"], 500, "{key}");
+    }
+    assert_eq!((&parts["shares"]["requests"], &parts["times_cut"]), (&500.into(), &0.into()));
+    assert!(parts["server_service"]["min_ns"].as_u64() >= Some(999_000), "{parts}");
+    let ways = &parts["one_way"];
+    assert_eq!((&ways["there"]["count"], &ways["contradictions"]), (&500.into(), &0.into()));
+}
+
+#[test]
 fn messages_over_connections_that_are_kept() {
     assert_exact("message://?after=keep -c 7 -t 3 -l 100", 1_003, 105);
     assert_exact("message://?after=keep&delimiter=%5Cn -c 7 -t 2 -l 100 -p 5", 1_003, 101);

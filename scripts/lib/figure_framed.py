@@ -1,4 +1,5 @@
-# Server CPU per framed echo against a plain one: the cost of finding the frame.
+# Server CPU per framed echo against a plain one: the cost of finding the frame. And of a timed echo
+# against a framed one: the cost of the times.
 #
 # As in figure_cpu, both servers run at the same time, one is driven at a time for a slice, and
 # ratios are formed within a round.
@@ -21,31 +22,54 @@ KINDS = {
     "framed": ("framed", Load(0, size=LENGTH_BYTES + PAYLOAD_BYTES, length_bytes=LENGTH_BYTES)),
 }
 
+TIMES_BYTES = 32
+TIMED_PAYLOAD = LENGTH_BYTES + TIMES_BYTES + PAYLOAD_BYTES
+
+# The same bytes, and so the same system calls.
+TIMED_KINDS = {
+    "framed": ("framed", Load(0, size=TIMED_PAYLOAD, length_bytes=LENGTH_BYTES)),
+    "timed": ("timed", Load(0, size=TIMED_PAYLOAD, length_bytes=LENGTH_BYTES + TIMES_BYTES)),
+}
+
 
 def measure(setup):
+    notes = [f"{PAYLOAD_BYTES} B of payload in each message. Ratios are to the plain echo of the"
+             f" same program; {_method(setup)} The target is a CPU ratio of at most 1.25."]
+    return _figure(setup, KINDS, "framed", "CPU per framed echo against a plain one", notes)
+
+
+def measure_timed(setup):
+    notes = [f"{TIMED_PAYLOAD} B in each message, {TIMES_BYTES} of them times. Ratios are to the"
+             f" framed echo of the same program; {_method(setup)} The target is a CPU ratio of at"
+             " most 1.03."]
+    return _figure(setup, TIMED_KINDS, "timed", "CPU per timed echo against a framed one", notes)
+
+
+def _method(setup):
+    return (f"each is the median of the ratios of {setup.rounds} rounds of {setup.slice_s} s"
+            " slices, with the 95 % interval of that median.")
+
+
+def _figure(setup, kinds, name, title_of_figure, notes):
     random.seed(1)
     raw = {}
     table = Table(["case", "service", "CPU us/message", "CPU ratio (95 %)", "messages/s",
                    "rate ratio (95 %)", "p50 us", "p99 us"])
     for title, connections in CASES:
         scaled = setup.scaled(Load(connections)).connections
-        rounds = _measure_case(setup, scaled)
+        rounds = _measure_case(setup, kinds, scaled)
         if scaled != connections:
             title += f" (quick: {scaled})"
         raw[title] = rounds
-        _add_rows(table, title, rounds)
+        _add_rows(table, list(kinds), title, rounds)
         print(f"  {title}: done", flush=True)
-    notes = [f"{PAYLOAD_BYTES} B of payload in each message. Ratios are to the plain echo of the"
-             f" same program; each is the median of the ratios of {setup.rounds} rounds of"
-             f" {setup.slice_s} s slices, with the 95 % interval of that median. The target is a"
-             " CPU ratio of at most 1.25."]
-    return Figure("framed", "CPU per framed echo against a plain one", table, raw, notes)
+    return Figure(name, title_of_figure, table, raw, notes)
 
 
-def _measure_case(setup, connections):
+def _measure_case(setup, kinds, connections):
     with contextlib.ExitStack() as stack:
         pairs = {}
-        for kind, (scheme, load) in KINDS.items():
+        for kind, (scheme, load) in kinds.items():
             load = load._replace(connections=connections)
             command = setup.echopool(f"{scheme}://127.0.0.1:0", workers=1)
             server = stack.enter_context(Server(command, [setup.server_cpu]))
@@ -56,22 +80,23 @@ def _measure_case(setup, connections):
             pairs[kind] = (server, client)
         rounds = []
         for _ in range(setup.rounds):
-            kinds = list(pairs)
-            random.shuffle(kinds)
-            rounds.append({kind: sample(*pairs[kind], setup.slice_s) for kind in kinds})
+            order = list(pairs)
+            random.shuffle(order)
+            rounds.append({kind: sample(*pairs[kind], setup.slice_s) for kind in order})
         return rounds
 
 
-def _add_rows(table, title, rounds):
-    for kind in KINDS:
+def _add_rows(table, kinds, title, rounds):
+    base = kinds[0]
+    for kind in kinds:
         def median(key, kind=kind):
             return median_with_interval([each[kind][key] for each in rounds])[0]
 
         def ratio(key, kind=kind):
-            if kind == "echo":
+            if kind == base:
                 return "1"
             return format_interval(
-                median_with_interval([each[kind][key] / each["echo"][key] for each in rounds]))
+                median_with_interval([each[kind][key] / each[base][key] for each in rounds]))
 
         table.add(title, kind, f"{median('cpu_us_per_echo'):.2f}", ratio("cpu_us_per_echo"),
                   f"{median('per_second'):,.0f}", ratio("per_second"),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use echopool::builtin::timed::TIMES_BYTES;
 use echopool::builtin::url::{After, ServiceOptions, Spec};
 use echopool::config::TransportOptions;
 use echopool::endpoint::{Endpoint, UnixAddress};
@@ -75,7 +76,7 @@ impl Address {
 const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], \
                        [service+]tls://host:port[?options], udp://host:port, or service:// alone for a \
                        server that loadgen starts; the services are echo \
-                       (tcp), delay, framed, message and hub";
+                       (tcp), delay, framed, message, timed and hub";
 
 impl FromStr for Target {
     type Err = String;
@@ -222,6 +223,7 @@ pub fn over_udp(targets: &[Endpoint]) -> Result<bool, Failure> {
 pub fn protocol(service: &ServiceOptions) -> Protocol {
     match service {
         ServiceOptions::Framed(framed) => Protocol::Framed(framed.order),
+        ServiceOptions::Timed(timed) => Protocol::Timed(timed.order),
         ServiceOptions::Message(message) => Protocol::Message(message.delimiter),
         _ => Protocol::Echo,
     }
@@ -239,6 +241,9 @@ pub fn closes_after_one(service: &ServiceOptions) -> bool {
 pub fn check_sizes(service: &ServiceOptions, sizes: &Sizes) -> Result<(), Failure> {
     let (option, max) = match service {
         ServiceOptions::Framed(framed) => ("max-frame", u64::from(framed.max_frame)),
+        ServiceOptions::Timed(timed) => {
+            ("max-frame", u64::from(timed.max_frame) - TIMES_BYTES as u64)
+        }
         ServiceOptions::Message(message) => {
             let delimiter = message.delimiter.bytes().len() as u64;
             ("max-message", u64::from(message.max_message) - delimiter)
@@ -369,6 +374,7 @@ mod tests {
         assert!(
             check("message://?max-message=100", 95) && !check("message://?max-message=100", 96)
         );
+        assert!(check("timed://", (1 << 20) - 32) && !check("timed://", (1 << 20) - 31));
         assert!(check("host:1", 1 << 30));
     }
 }

@@ -12,7 +12,8 @@ use crate::report::ending::{Ending, State};
 use crate::report::print;
 use crate::report::saved::{self, Saved};
 use crate::report::schema::{
-    Distribution, MergedSummary, MergedType, RunConfig, RunSummary, SCHEMA_VERSION, ShardsSummary,
+    Distribution, MergedSummary, MergedType, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
+    ShardsSummary,
 };
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
@@ -92,6 +93,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         send_lag: distribution(runs, "send_lag", |run| &run.send_lag)?,
         own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
         connect_latency: distribution(runs, "connect_latency", |run| &run.connect_latency)?,
+        parts: parts(runs)?,
         errors: errors(runs),
         runs_interrupted: count_of(runs, |run| run.interrupted),
         runs_aborted: count_of(runs, |run| run.aborted.is_some()),
@@ -120,6 +122,17 @@ fn histogram(
         added.map_err(|error| Failure::Setup(format!("{}: {key}: {error}", run.name)))?;
     }
     Ok(sum)
+}
+
+fn parts(runs: &[Saved]) -> Result<Option<PartsSummary>, Failure> {
+    let (first, others) = runs.split_first().expect("at least two");
+    let Some(mut sum) = first.run.parts.clone() else { return Ok(None) };
+    for other in others {
+        let Some(parts) = &other.run.parts else { return Ok(None) };
+        let failed = |why| Failure::Setup(format!("{}: parts: {why}", other.name));
+        sum = sum.plus(parts).map_err(failed)?;
+    }
+    Ok(Some(sum))
 }
 
 fn errors(runs: &[Saved]) -> BTreeMap<String, NonZeroU64> {

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use echopool::builtin::timed::TIMES_BYTES;
 use echopool::internals::ClientLimits;
 
 use super::Plan;
 use crate::stats::interval::{Collector, Handover};
+use crate::stats::parts::Parts;
 use crate::stats::records::Records;
 use crate::stats::tls::TlsRecords;
 use crate::traffic::dispatch::Dispatch;
@@ -69,14 +71,19 @@ impl Share {
 impl Plan {
     /// Memory of all clients in bytes: all that is allocated for the run, at most. Allocated before the first connection is begun.
     pub fn memory_bytes(&self) -> u64 {
+        let times = self.wire.order_of_times();
+        // A thread also has the times of the replies that complete together.
+        let parts = times.map_or(0, |_| Parts::bytes() + self.pipeline * TIMES_BYTES as u64);
         let thread = |share: Share| {
             share.buffer_bytes()
                 + self.table_bytes(share.connections as u64)
                 + thread_bytes(self.targets.len())
                 + self.tls.as_ref().map_or(0, |_| TlsRecords::bytes())
+                + parts
         };
         (0..self.threads).map(|nth| thread(self.share(nth))).sum::<u64>()
             + main_thread_bytes(self.targets.len(), self.duration)
+            + parts
             + self.hub.map_or(0, |hub| hub.memory_bytes())
     }
 
@@ -89,12 +96,18 @@ impl Plan {
             None => (1, 0),
             Some(_) => (2, Dispatch::BYTES_PER_CONNECTION as u64),
         };
+        let (header, times) = match self.wire.order_of_times() {
+            // In an open loop, the own lag of each request too, which takes twice a time.
+            Some(_) => (TIMES_BYTES as u64, 3 * times - 2),
+            None => (0, times),
+        };
         connections
             * (CONNECTION_BYTES
                 + ENGINE_BYTES_PER_CONNECTION as u64
                 + self.proxy.map_or(0, |_| PROXY_BYTES_PER_CONNECTION as u64)
                 + self.tls.as_ref().map_or(0, |_| TLS_BYTES_PER_CONNECTION as u64)
                 + queues
+                + header
                 + schedule
                 + self.pipeline * times * size_of::<u64>() as u64)
     }

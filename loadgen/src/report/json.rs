@@ -10,9 +10,9 @@ use echopool::config::TransportOptions;
 use super::Report;
 use super::schema::{
     CeilingUse, ConnectionCounts, DatagramCounts, Distribution, HubConfig, HubCounts,
-    ObjectiveResult, PROGRAM_VERSION, RunConfig, RunSummary, SCHEMA_VERSION, StageConfig,
-    StepSummary, SummaryType, TargetCounts, ThreadSummary, TlsSessions, TlsSummary, nanos,
-    unix_nanos,
+    ObjectiveResult, PROGRAM_VERSION, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
+    StageConfig, StepSummary, SummaryType, TargetCounts, ThreadSummary, TlsSessions, TlsSummary,
+    nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
 use crate::plan::Plan;
@@ -74,6 +74,7 @@ impl RunSummary {
             rude_clients: records.rude.clone(),
             hub: hub(report),
             datagrams: report.records.datagrams.as_ref().map(datagrams),
+            parts: records.parts.as_deref().map(PartsSummary::new),
             errors: report.errors_by_name(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),

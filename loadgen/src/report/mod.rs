@@ -5,7 +5,7 @@
 //!   values computed from the records
 //! * `difference`: figures of targets or files compared with each other
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
-//!   `targets`, `hub`, `datagram`: parts of the text
+//!   `targets`, `hub`, `datagram`, `parts`: parts of the text
 //! * `schema`: the types of all JSON objects; `saved`: results read from files; `shards`: those of
 //!   one run; and `table`: those as
 //!   comma-separated values
@@ -22,6 +22,7 @@ mod hub;
 mod json;
 mod load_text;
 pub mod outputs;
+pub mod parts;
 mod rows;
 pub mod saved;
 pub mod schema;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::ending::State;
 use super::schema::{
-    AbSummary, Distribution, MergedSummary, RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary,
-    StepResult, TargetCounts,
+    AbSummary, Distribution, MergedSummary, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
+    SearchSummary, StepResult, TargetCounts,
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
@@ -335,6 +335,14 @@ impl SavedResult {
         match self {
             SavedResult::Search(search) => &search.steps,
             _ => &[],
+        }
+    }
+
+    /// Where the time went, if it has that.
+    pub fn parts(&self) -> Option<&PartsSummary> {
+        match (self, self.run()) {
+            (SavedResult::Merged(all), _) => all.parts.as_ref(),
+            (_, run) => run?.parts.as_ref(),
         }
     }
 

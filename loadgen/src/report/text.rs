@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, datagram, hub, load_text, targets};
+use super::{Report, datagram, hub, load_text, parts, targets};
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
 use crate::units::{binary, metric, time_us};
@@ -38,6 +38,7 @@ pub fn render(report: &Report, shown: TextOptions) -> String {
         uncorrected(&mut out, &report.records.service_time, shown.spectrum);
     }
     totals(&mut out, report);
+    parts::lines(report).into_iter().for_each(|text| line(&mut out, text));
     evidence(&mut out, report);
     out
 }

@@ -8,6 +8,7 @@ pub mod fail_if;
 pub mod hub;
 pub mod interval;
 pub mod loss;
+pub mod parts;
 pub mod records;
 pub mod slo;
 pub mod tally;

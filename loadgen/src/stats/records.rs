@@ -17,6 +17,7 @@ use crate::stats::cpu::ThreadUse;
 use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
+use crate::stats::parts::Parts;
 use crate::stats::timeseries::Series;
 use crate::stats::tls::TlsRecords;
 
@@ -130,6 +131,9 @@ pub struct Records {
     pub hub: Option<HubRecords>,
     /// What became of the datagrams of a run over UDP.
     pub datagrams: Option<DatagramRecords>,
+    /// Where the time of the requests that had their reply went, if the replies carry the server's
+    /// times.
+    pub parts: Option<Box<Parts>>,
     /// What became of the rude clients.
     pub rude: Vec<RudeCount>,
     /// Replies per second of one thread, sampled.
@@ -203,6 +207,7 @@ impl Default for Records {
             target_latencies: Vec::new(),
             hub: None,
             datagrams: None,
+            parts: None,
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
             last_end: Time::ZERO,
@@ -310,6 +315,9 @@ impl Records {
         let ended = self.completed() + timed_out + unanswered + never_sent;
         assert_eq!(*offered, ended, "each request offered has one end");
         assert_eq!(*offered, self.latency.len(), "each request offered has a latency");
+        if let Some(parts) = &self.parts {
+            assert_eq!(self.completed(), parts.count(), "each reply is split into its parts");
+        }
     }
 
     /// Records the rate of a part of the measured period.
@@ -391,6 +399,10 @@ impl Records {
         }
         if let Some(datagrams) = other.datagrams {
             self.datagrams = Some(self.datagrams.unwrap_or_default().plus(&datagrams));
+        }
+        match (&mut self.parts, other.parts) {
+            (Some(own), Some(other)) => own.merge(&other),
+            (own, other) => *own = own.take().or(other),
         }
         self.rude.extend(other.rude);
         self.rates.add(other.rates).expect("the bounds are equal");

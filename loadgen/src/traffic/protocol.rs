@@ -3,22 +3,28 @@
 //!
 //! * echo: the body alone
 //! * framed: the length of the body in 4 bytes, then the body
+//! * timed: the length of the rest in 4 bytes, 32 bytes into which the server writes times, then the
+//!   body
 //! * message: the body, then a delimiter. The body uses 64 printable bytes, none of which is the
 //!   first byte of the delimiter, so no delimiter can begin before the end of the body. A wrong
 //!   byte is equal to the right one by accident 1 time in 64, not in 256.
 
+use echopool::builtin::timed::TIMES_BYTES;
 use echopool::framing::{self, ByteOrder, Delimiter, LENGTH_BYTES};
 
 use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
 
-/// How requests are written and replies recognised. A reply has the same bytes as its request.
+/// How requests are written and replies recognised. A reply has the same bytes as its request,
+/// except for the times of a timed one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
     /// The body alone.
     Echo,
     /// The length of the body comes first.
     Framed(ByteOrder),
+    /// The length of the rest comes first, and then the times.
+    Timed(ByteOrder),
     /// A delimiter comes last.
     Message(Delimiter),
 }
@@ -37,8 +43,15 @@ impl Protocol {
         match self {
             Protocol::Echo => 0,
             Protocol::Framed(_) => LENGTH_BYTES as u64,
+            Protocol::Timed(_) => TIMED_HEAD as u64,
             Protocol::Message(delimiter) => delimiter.bytes().len() as u64,
         }
+    }
+
+    /// How many of `len` bytes from `within` are in front of a framed body.
+    #[inline]
+    fn head_len(&self, within: u64, len: usize) -> usize {
+        self.overhead().saturating_sub(within).min(len as u64) as usize
     }
 
     /// Writes the bytes of a request from `within`. `out` does not extend beyond the end of the
@@ -47,12 +60,12 @@ impl Protocol {
     pub fn fill(&self, stream: Stream, message: Message, within: u64, out: &mut [u8]) {
         match self {
             Protocol::Echo => stream.fill(message.begin + within, out),
-            Protocol::Framed(order) => {
-                let (head, body) = out.split_at_mut(head_len(within, out.len()));
+            Protocol::Framed(order) | Protocol::Timed(order) => {
+                let (head, body) = out.split_at_mut(self.head_len(within, out.len()));
                 let length = length(message, *order);
                 let from = within as usize;
                 for (byte, at) in head.iter_mut().zip(from..) {
-                    *byte = length[at];
+                    *byte = length.get(at).copied().unwrap_or_else(|| no_time(at));
                 }
                 stream.fill(message.begin + within + head.len() as u64, body);
             }
@@ -80,8 +93,9 @@ impl Protocol {
     ) -> Option<usize> {
         match self {
             Protocol::Echo => stream.first_difference(message.begin + within, bytes),
-            Protocol::Framed(order) => {
-                let (head, body) = bytes.split_at(head_len(within, bytes.len()));
+            Protocol::Framed(order) | Protocol::Timed(order) => {
+                // The times are behind the length, and not compared.
+                let (head, body) = bytes.split_at(self.head_len(within, bytes.len()));
                 let due = &length(message, *order)[(within as usize).min(LENGTH_BYTES)..];
                 let at = head.iter().zip(due).position(|(actual, due)| actual != due);
                 let begin = message.begin + within + head.len() as u64;
@@ -106,16 +120,19 @@ impl Protocol {
     }
 }
 
+/// Bytes in front of a timed body.
+const TIMED_HEAD: usize = LENGTH_BYTES + TIMES_BYTES;
+
+/// A byte of the times in a request. A server that sends them back as they are has received the
+/// request after it has sent the reply, which shows that it does not write times.
+fn no_time(at: usize) -> u8 {
+    if at < LENGTH_BYTES + TIMES_BYTES / 2 { 0xff } else { 0 }
+}
+
 /// The header of a framed body.
 #[inline]
 fn length(message: Message, order: ByteOrder) -> [u8; LENGTH_BYTES] {
     framing::encode((message.len - LENGTH_BYTES as u64) as u32, order)
-}
-
-/// How many of `len` bytes from `within` are in the header of a framed body.
-#[inline]
-fn head_len(within: u64, len: usize) -> usize {
-    (LENGTH_BYTES as u64).saturating_sub(within).min(len as u64) as usize
 }
 
 /// How many of `len` bytes from `within` come before the delimiter.
@@ -134,6 +151,8 @@ fn harmless(byte: u8, delimiter: &Delimiter) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use echopool::builtin::timed::Times;
+
     use super::*;
 
     fn delimiter(bytes: &[u8]) -> Delimiter {
@@ -145,6 +164,8 @@ mod tests {
             Protocol::Echo,
             Protocol::Framed(ByteOrder::Little),
             Protocol::Framed(ByteOrder::Big),
+            Protocol::Timed(ByteOrder::Little),
+            Protocol::Timed(ByteOrder::Big),
         ];
         let delimiters: [&[u8]; 5] = [b"<EOF>", b"\n", b"\0\0", b"aab", b"A-------________"];
         all.extend(delimiters.map(|bytes| Protocol::Message(delimiter(bytes))));
@@ -182,7 +203,11 @@ mod tests {
     fn a_wrong_byte_is_found_where_it_is() {
         for protocol in protocols() {
             let (stream, message, whole) = whole(protocol, 600, 77);
-            for at in 0..whole.len() {
+            let is_time = |at: &usize| match protocol {
+                Protocol::Timed(_) => (LENGTH_BYTES..TIMED_HEAD).contains(at),
+                _ => false,
+            };
+            for at in (0..whole.len()).filter(|at| !is_time(at)) {
                 let mut wrong = whole.clone();
                 wrong[at] ^= 0x80;
                 for from in [0, at.saturating_sub(3), at] {
@@ -202,6 +227,23 @@ mod tests {
             let (stream, _, whole) = whole(Protocol::Framed(order), 600, 8);
             assert_eq!(whole[..4], head);
             assert_eq!(stream.first_difference(12, &whole[4..]), None);
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_reply_are_not_compared() {
+        for order in [ByteOrder::Little, ByteOrder::Big] {
+            let protocol = Protocol::Timed(order);
+            let (stream, message, mut whole) = whole(protocol, 30, 77);
+            assert_eq!(whole[..LENGTH_BYTES], framing::encode(32 + 30, order));
+            let unwritten = whole[LENGTH_BYTES..TIMED_HEAD].try_into().expect("32 bytes");
+            assert!(!Times::decode(&unwritten, order).are_in_order());
+            whole[LENGTH_BYTES..TIMED_HEAD].fill(0xff);
+            for from in 0..whole.len() {
+                let part = &whole[from..];
+                let found = protocol.first_difference(stream, message, from as u64, part);
+                assert_eq!(found, None, "from {from}");
+            }
         }
     }
 

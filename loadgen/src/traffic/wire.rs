@@ -4,6 +4,8 @@
 //! The requests of a connection lie one after the other in its stream of bytes; a [`Message`] is
 //! the position of one. Replies have the same positions in the received stream.
 
+use echopool::framing::ByteOrder;
+
 use crate::traffic::message::Message;
 use crate::traffic::payload::Stream;
 pub use crate::traffic::protocol::Protocol;
@@ -21,6 +23,14 @@ impl Wire {
     /// `sizes`: sizes of the bodies.
     pub fn new(protocol: Protocol, sizes: Sizes) -> Wire {
         Wire { protocol, sizes }
+    }
+
+    /// The byte order of the times in replies; `None` if there are no times.
+    pub fn order_of_times(&self) -> Option<ByteOrder> {
+        match self.protocol {
+            Protocol::Timed(order) => Some(order),
+            _ => None,
+        }
     }
 
     /// Length of the largest request in bytes.

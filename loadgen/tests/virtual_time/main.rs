@@ -7,6 +7,7 @@
 //! * `schedule`: each kind of load, sent to the nanosecond; the same run twice
 //! * `omission`: stalls and pauses at any time leave no request out, however the run is limited
 //! * `stall`, `delays`, `queue`, `overload`: servers with known delays
+//! * `parts`: where the time went
 //! * `wrong`: servers that send wrong bytes
 //!
 //! Each check has a small form for every run of the tests, and one with millions of requests for
@@ -17,6 +18,7 @@ mod capacity;
 mod delays;
 mod omission;
 mod overload;
+mod parts;
 mod queue;
 mod schedule;
 mod stall;

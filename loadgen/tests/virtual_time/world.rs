@@ -30,7 +30,8 @@ pub const MS: f64 = 1e6;
 /// A network without latency.
 pub const NO_LATENCY: Duration = Duration::ZERO;
 
-/// Drives a server with the program's flags. Returns the report and the server.
+/// Drives a server with the program's flags, with a target if the protocol is not that of an echo.
+/// Returns the report and the server.
 pub fn drive<F>(flags: &str, latency: Duration, server: F) -> (Report, F::Service)
 where
     F: ServiceFactory,
@@ -138,7 +139,9 @@ pub fn plan(flags: &str) -> Plan {
         processors: 2,
         backlog_max: None,
     };
-    let spec = RunArgs::parse_from(format!("loadgen world:7 {flags}").split_whitespace()).run;
+    let target = if flags.contains("://") { "" } else { "world:7" };
+    let line = format!("loadgen {target} {flags}");
+    let spec = RunArgs::parse_from(line.split_whitespace()).run;
     let target = std::net::SocketAddr::from(([10, 0, 0, 1], 7)).into();
     Plan::new(&spec, &machine, &[target], spec.seed.unwrap_or(1)).expect("a possible run")
 }

@@ -67,7 +67,7 @@ impl Client {
     }
 
     pub(super) fn established(&mut self, connection: &mut Connection<'_>, index: usize) -> Answer {
-        let now = connection.now();
+        let now = connection.read_clock();
         let conversation = &mut self.conversations[index];
         assert_eq!(
             conversation.state,

@@ -165,7 +165,7 @@ impl Conversation {
 
     /// The first reply that is not complete.
     #[inline]
-    fn next_reply(&self, wire: &Wire) -> Message {
+    pub fn next_reply(&self, wire: &Wire) -> Message {
         wire.message(self.stream, self.completed, self.completed_bytes)
     }
 
@@ -185,6 +185,20 @@ impl Conversation {
     #[cold]
     pub fn surplus(&self, wire: &Wire) -> Mismatch {
         *self.mismatch(wire, 0, 0, &[])
+    }
+
+    /// The times in front of a reply are not in order.
+    #[cold]
+    pub fn wrong_times(&self, reply: Message, header: &[u8]) -> Box<Mismatch> {
+        Box::new(Mismatch {
+            connection: 0,
+            stream_offset: reply.begin,
+            request: reply.number,
+            request_offset: 0,
+            expected: Vec::new(),
+            actual: header.to_vec(),
+            note: Some("the times of the server are not in order".into()),
+        })
     }
 
     #[cold]

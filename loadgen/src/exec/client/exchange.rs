@@ -7,6 +7,7 @@ use super::Client;
 use crate::exec::client::conversation::{ConnectionState, Conversation};
 use crate::exec::lifecycle::{Lifecycle, Phase};
 use crate::stats::loss::{Loss, Mismatch};
+use crate::stats::parts::RoundTrip;
 use crate::stats::records::GivenUp;
 use crate::stats::tally;
 
@@ -136,7 +137,9 @@ impl Client {
     /// thread's budget.
     #[inline]
     pub(super) fn put_output(&mut self, connection: &mut Connection<'_>, index: usize, now: Time) {
-        let Client { lifecycle, conversations, places, intended_at, sent_at, second, .. } = self;
+        let Client {
+            lifecycle, conversations, places, intended_at, sent_at, timing, second, ..
+        } = self;
         let Lifecycle { plan, period, leases, stalls, records, intervals, .. } = lifecycle;
         let window = plan.output_window();
         let conversation = &mut conversations[index];
@@ -157,6 +160,9 @@ impl Client {
                 second.sent();
                 let intended = intended_at[slot];
                 let own_since = stalls.own_since(now, intended, places[index].room_since);
+                if let Some(timing) = timing {
+                    timing.own_lags[slot] = now - intended.max(own_since);
+                }
                 if intended >= period.record_from {
                     records.sent(now, intended, own_since);
                     intervals.sent(now, now - intended);
@@ -198,6 +204,14 @@ impl Client {
                 continue;
             }
             self.lifecycle.records.reply(now, target, now - intended, in_period);
+            if let (Some(timing), Some(parts)) = (&self.timing, &mut self.lifecycle.records.parts) {
+                let (times, same_clock) = timing.of(conversation.completed - 1 - before);
+                let own_lag = timing.own_lags.get(slot).copied().unwrap_or_default();
+                let sent = sent.unwrap_or(intended);
+                let told = timing.told();
+                let trip = RoundTrip { intended, own_lag, sent, told, arrived: now };
+                parts.record(&trip, &times, same_clock);
+            }
             self.lifecycle.intervals.reply(now, now - intended, in_period);
             if sent.is_some() {
                 self.lifecycle.records.service_time.saturating_record(service.as_nanos() as u64);

@@ -9,6 +9,7 @@
 //! * `exchange`: what a connection sends, and how replies are processed
 //! * `conversation`: the state of one connection
 //! * `churn`: connections that are established, and replaced at the end of their lifetime
+//! * `timing`: the times that the replies of `timed://` carry
 //! * `second`: the current second of the measured period; `backlog`: whether requests pile up
 
 use std::collections::VecDeque;
@@ -35,10 +36,12 @@ pub mod conversation;
 mod exchange;
 mod phases;
 pub(in crate::exec) mod second;
+mod timing;
 
 use backlog::Windows;
 use churn::Place;
 use second::PresentSecond;
+use timing::Timing;
 
 // The plan relies on it.
 const _: () = assert!(size_of::<Conversation>() + size_of::<Place>() == CONNECTION_BYTES as usize);
@@ -66,6 +69,8 @@ pub struct Client {
     /// The same for the times of the sends, zero if not sent yet. Empty in a closed loop, where
     /// both are equal.
     sent_at: Vec<Time>,
+    /// Of a server whose replies carry its times.
+    timing: Option<Timing>,
     /// Places whose connection must be replaced, and when.
     again: VecDeque<(Time, usize)>,
     /// Connections that could not put their output in leases.
@@ -82,17 +87,21 @@ pub struct Client {
 impl Client {
     /// The clients of thread number `thread`. `clock`: the time of the engine that runs them.
     pub fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize, clock: Clock) -> Client {
-        let lifecycle = Lifecycle::new(plan, control, thread);
-        let (plan, count) = (&lifecycle.plan, lifecycle.share.connections);
+        let mut lifecycle = Lifecycle::new(plan, control, thread);
+        let count = lifecycle.share.connections;
         assert!(lifecycle.share.limits.connections_max >= count, "room for all connections");
-        let stream = |index| Stream::new(plan.seed, lifecycle.number(index));
-        let times = count * plan.pipeline as usize;
+        let times = count * lifecycle.plan.pipeline as usize;
+        let sends = if lifecycle.dispatch.is_some() { times } else { 0 };
+        let timing = Timing::new(&lifecycle.plan, count, sends);
+        lifecycle.records.parts = timing.is_some().then(Box::default);
+        let stream = |index| Stream::new(lifecycle.plan.seed, lifecycle.number(index));
         Client {
             clock,
             conversations: (0..count).map(|index| Conversation::new(stream(index))).collect(),
             places: vec![Place::NEW; count],
             intended_at: vec![Time::ZERO; times],
-            sent_at: vec![Time::ZERO; if lifecycle.dispatch.is_some() { times } else { 0 }],
+            sent_at: vec![Time::ZERO; sends],
+            timing,
             again: VecDeque::with_capacity(count),
             starved: VecDeque::with_capacity(count),
             second: PresentSecond::default(),
@@ -128,7 +137,6 @@ impl Client {
 
 impl Service for Client {
     type Session = ClientSession;
-    const FRESH_CLOCK: bool = true;
 
     fn full_duplex(&self, _: u64) -> bool {
         true
@@ -155,7 +163,7 @@ impl Service for Client {
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, session: &mut ClientSession) -> Answer {
         let Some(index) = session.index else { return Answer::Close };
-        let arrived = connection.now();
+        let arrived = connection.read_clock();
         let conversation = &mut self.conversations[index];
         let before = conversation.received;
         for slice in connection.input.slices() {
@@ -164,6 +172,13 @@ impl Service for Client {
             }
         }
         let bytes = conversation.received - before;
+        if let Some(timing) = &mut self.timing {
+            timing.begin_turn(connection.now(), &self.lifecycle);
+            let (wire, input) = (&self.lifecycle.plan.wire, &*connection.input);
+            if let Err(mismatch) = timing.read(index, conversation, wire, before, input) {
+                return self.differs(index, *mismatch);
+            }
+        }
         connection.input.consume(bytes as usize);
         self.count_replies(index, arrived, bytes);
         self.resume(connection, index)
@@ -178,7 +193,7 @@ impl Service for Client {
             return self.go_on_closing(connection, index);
         }
         if conversation.unput() > 0 {
-            self.put_output(connection, index, connection.now());
+            self.put_output(connection, index, connection.read_clock());
         }
         Answer::Continue
     }

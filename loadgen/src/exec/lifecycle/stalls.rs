@@ -63,6 +63,14 @@ impl Stalls {
         self.due = now;
     }
 
+    /// By how much a turn that begins now is late, if the thread was stalled before it. To be asked
+    /// before the thread works in that turn.
+    #[inline]
+    pub fn late(&self, now: Time) -> Duration {
+        let late = now - self.due;
+        if late >= STALL_MIN { late } else { Duration::ZERO }
+    }
+
     /// The longest stall since the last call; zero if there was none.
     pub fn take_longest(&mut self) -> Duration {
         std::mem::take(&mut self.longest)
@@ -130,6 +138,17 @@ mod tests {
         assert_eq!(own(&mut stalls, 400_000, 334_000), 15_000, "the server is slow now");
         assert_eq!(own(&mut stalls, 400_100, 400_080), 20, "nothing is queued any more");
         assert_eq!(own(&mut stalls, 700_000, 500_000), 50, "the server alone");
+    }
+
+    #[test]
+    fn a_turn_is_late_by_the_stall_before_it() {
+        let mut stalls = Stalls::NONE;
+        assert_eq!(stalls.late(at(500)), Duration::ZERO);
+        stalls.idle_until(at(10_000));
+        let late = [9_000, 10_000, 10_999, 11_000, 310_000].map(|now| stalls.late(at(now)));
+        assert_eq!(late.map(|late| late.as_micros()), [0, 0, 0, 1_000, 300_000]);
+        at_work(&mut stalls, 310_000);
+        assert_eq!(stalls.late(at(310_500)), Duration::ZERO);
     }
 
     #[test]

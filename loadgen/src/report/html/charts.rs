@@ -5,9 +5,10 @@ use super::tables::OfPercentiles;
 use crate::report::hdr;
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
-    AbSummary, Distribution, Percentiles, RunSummary, SecondSummary, SliceSummary, StepResult,
-    StepSummary,
+    AbSummary, Distribution, PartsSummary, Percentiles, RunSummary, SecondSummary, SliceSummary,
+    StepResult, StepSummary,
 };
+use crate::stats::parts::Part;
 
 /// The points of a line.
 type Points = Vec<(f64, f64)>;
@@ -46,6 +47,7 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
     if let SavedResult::Ab(ab) = result {
         charts.extend(of_ab(ab)?);
     }
+    charts.extend(result.parts().map(of_parts));
     if let Some(run) = result.run() {
         charts.push(of_targets(run)?);
         charts.extend(over_time(run));
@@ -107,6 +109,14 @@ const BY_PERCENTILE: Frame = Frame {
 
 const OF_TARGETS: Frame =
     Frame { id: "targets", title: "Latency of each target by percentile", ..BY_PERCENTILE };
+
+const PARTS: Frame = Frame {
+    id: "parts",
+    title: "Where the time went, by percentile of the latency",
+    about: "The mean of each part of the requests whose latency is at this percentile. The parts \
+            add up to the latency.",
+    ..BY_PERCENTILE
+};
 
 const ROUNDS: Frame = Frame {
     id: "rounds",
@@ -219,6 +229,24 @@ fn of_targets(run: &RunSummary) -> Result<Chart, String> {
         }
     }
     Ok(Chart::of_lines(OF_TARGETS, series))
+}
+
+/// The mean of each part, at the percentile of the middle of each group of requests. A part that
+/// took no time has no place on a logarithmic axis.
+fn of_parts(parts: &PartsSummary) -> Chart {
+    let all = parts.shares.requests.max(1) as f64;
+    let mut lines = Part::ALL.map(|part| (part.words().to_string(), Points::new()));
+    let mut before = 0;
+    for (_, row) in parts.rows() {
+        let rank = (before as f64 + row.count as f64 / 2.0) / all * 100.0;
+        before += row.count;
+        for ((_, points), sum) in lines.iter_mut().zip(row.sums) {
+            if sum > 0 {
+                points.push((rank, sum as f64 / row.count as f64));
+            }
+        }
+    }
+    Chart::of_lines(PARTS, lines.to_vec())
 }
 
 /// The latency of each target, in all rounds and in each of them.

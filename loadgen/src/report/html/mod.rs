@@ -23,11 +23,12 @@ use serde_json::{Value, json};
 
 use super::saved::SavedResult;
 use super::schema::{
-    AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, RunSummary,
-    SearchSummary, TlsSummary,
+    AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, PartShares,
+    PartsSummary, RunSummary, SearchSummary, TlsSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
 use crate::stats::fail_if::{by_text, times_text};
+use crate::stats::parts::Part;
 use crate::units::{metric, time_us};
 use chart::Chart;
 use verdict::Sentence;
@@ -225,6 +226,7 @@ fn run_below(run: &RunSummary) -> Markup {
         run.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
     let targets = run.per_target.as_deref().unwrap_or_default();
     html! {
+        @if let Some(parts) = &run.parts { (where_the_time_went(parts)) }
         @if !run.objectives.is_empty() {
             (tables::objects("Objectives", &OBJECTIVE_KEYS, &objectives(run)))
         }
@@ -255,6 +257,31 @@ fn run_below(run: &RunSummary) -> Markup {
         (seconds(run))
         h2 { "How it was measured" }
         (conditions(run))
+    }
+}
+
+/// The parts of the latency, for a server whose replies carry its times.
+fn where_the_time_went(parts: &PartsSummary) -> Markup {
+    let mut columns: Vec<_> = Part::ALL
+        .into_iter()
+        .zip(parts.each())
+        .map(|(part, values)| (part.words().to_string(), values))
+        .collect();
+    if let Some(ways) = &parts.one_way {
+        columns.push(("one way, there".into(), &ways.there));
+        columns.push(("one way, back".into(), &ways.back));
+    }
+    let shares = |shares: &PartShares| {
+        let parts = Part::ALL.into_iter().zip(shares.each());
+        let rows = parts.map(|(part, share)| (part.words().to_string(), json!(percent(share))));
+        rows.chain([("Requests".to_string(), json!(shares.requests))]).collect::<Vec<_>>()
+    };
+    html! {
+        (tables::percentiles("Where the time went", &columns))
+        div.tables {
+            (tables::pairs("Shares of all latencies", &shares(&parts.shares)))
+            (tables::pairs("Shares of the slowest 1 %", &shares(&parts.shares_slowest)))
+        }
     }
 }
 
@@ -415,6 +442,7 @@ fn merged_below(merged: &MergedSummary) -> Markup {
         merged.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
     let targets = merged.per_target.as_deref().unwrap_or_default();
     html! {
+        @if let Some(parts) = &merged.parts { (where_the_time_went(parts)) }
         div.tables {
             (tables::pairs("Sums", &counts))
             @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }

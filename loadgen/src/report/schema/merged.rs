@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, MergedType, ObjectiveResult, RunConfig, TargetCounts};
+use super::{Distribution, MergedType, ObjectiveResult, PartsSummary, RunConfig, TargetCounts};
 use crate::report::Verdict;
 
 /// Several runs as one. Counts are sums over all runs.
@@ -76,6 +76,9 @@ pub struct MergedSummary {
     pub own_lag: Distribution,
     /// As in a summary, all runs together.
     pub connect_latency: Distribution,
+    /// As in a summary, all runs together; null unless all runs have it.
+    #[serde(default)]
+    pub parts: Option<PartsSummary>,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Runs that a signal or a key ended early.

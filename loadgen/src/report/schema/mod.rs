@@ -6,6 +6,7 @@
 //! * `run`: a whole run, and one second of it
 //! * `search`: a search for the highest rate; `merged`: several runs added up
 //! * `ab`: targets and files compared with each other
+//! * `parts`: where the time of requests went
 //! * `distribution`: a histogram and its percentiles
 //!
 //! The object that `loadgen calibrate` writes is [`Calibration`]. Times are whole nanoseconds,
@@ -25,6 +26,7 @@ use crate::plan::calibration::Calibration;
 mod ab;
 mod distribution;
 mod merged;
+mod parts;
 mod run;
 mod search;
 
@@ -34,6 +36,7 @@ pub use ab::{
 };
 pub use distribution::{Distribution, Percentiles};
 pub use merged::{MergedSummary, ShardsSummary};
+pub use parts::{OneWaySummary, PartShares, PartsGroup, PartsSummary};
 pub use run::{
     CeilingUse, ClockComparison, ConnectionCounts, DatagramCounts, HubConfig, HubCounts,
     ObjectiveResult, RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts,

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, Percentiles, SecondType, SummaryType};
+use super::{Distribution, PartsSummary, Percentiles, SecondType, SummaryType};
 use crate::plan::calibration::{CalibrationUse, MachineName};
 use crate::plan::shard::Shard;
 use crate::report::Verdict;
@@ -157,6 +157,9 @@ pub struct RunSummary {
     /// What became of the datagrams; null unless the run was over UDP.
     #[serde(default)]
     pub datagrams: Option<DatagramCounts>,
+    /// Where the time went, if the replies carry the server's times (timed://); null otherwise.
+    #[serde(default)]
+    pub parts: Option<PartsSummary>,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Processors that the clients used, on average.
