@@ -17,6 +17,8 @@ use floors::sleeper;
 use floors::socket::raise_open_files;
 use floors::stream::{LENGTH_BYTES, Pattern};
 use floors::thread_server::ThreadServer;
+#[cfg(feature = "tls")]
+use floors::tls_server::TlsServer;
 #[cfg(target_os = "linux")]
 use floors::udp_server::UdpServer;
 
@@ -27,6 +29,7 @@ const USAGE: &str = "\
 usage: floor epoll   [--listen ADDRESS] [--buffer-size BYTES]
        floor threads [--listen ADDRESS] [--buffer-size BYTES]
        floor udp     [--listen ADDRESS]
+       floor tls     [--listen ADDRESS] [--buffer-size BYTES] [--cert FILE] [--key FILE]
        floor client ADDRESS [--connections N] [--threads N] [--size BYTES] [--pipeline N]
                             [--interval-ms N] [--length-bytes 0|4|36]
        floor sleeper [--every-us N] [--count N]
@@ -58,22 +61,24 @@ fn run(arguments: &[String]) -> Result<(), String> {
         Some("epoll") => {
             let (listen, buffer_size) = server_options(&arguments[1..])?;
             let server = EpollServer::start(listen, buffer_size).map_err(text)?;
-            announce(server.address());
+            announce("tcp", server.address());
             server.wait().map_err(text)
         }
         Some("threads") => {
             let (listen, buffer_size) = server_options(&arguments[1..])?;
             let server = ThreadServer::start(listen, buffer_size).map_err(text)?;
-            announce(server.address());
+            announce("tcp", server.address());
             server.wait().map_err(text)
         }
         #[cfg(target_os = "linux")]
         Some("udp") => {
             let (listen, _) = server_options(&arguments[1..])?;
             let server = UdpServer::bind(listen).map_err(text)?;
-            println!("floor listening on udp://{}", server.address());
+            announce("udp", server.address());
             server.run().map_err(text)
         }
+        #[cfg(feature = "tls")]
+        Some("tls") => run_tls(&arguments[1..]),
         Some("client") => run_client(&arguments[1..]),
         Some("sleeper") => run_sleeper(&arguments[1..]),
         Some("--help") => {
@@ -89,16 +94,33 @@ fn text(error: io::Error) -> String {
 }
 
 /// Prints a ready line in echopool's format, so that one parser reads both.
-fn announce(address: SocketAddr) {
-    println!("floor listening on tcp://{address}");
+fn announce(transport: &str, address: SocketAddr) {
+    println!("floor listening on {transport}://{address}");
 }
 
 fn server_options(arguments: &[String]) -> Result<(SocketAddr, usize), String> {
     let mut options = Options::parse(arguments)?;
-    let listen = options.take("--listen", "127.0.0.1:0".parse().expect("an address"))?;
-    let buffer_size = options.take("--buffer-size", 16 * 1024)?;
+    let address = address_options(&mut options)?;
     options.none_left()?;
-    Ok((listen, buffer_size))
+    Ok(address)
+}
+
+/// Where to listen, and the size of the buffer.
+fn address_options(options: &mut Options) -> Result<(SocketAddr, usize), String> {
+    let listen = options.take("--listen", "127.0.0.1:0".parse().expect("an address"))?;
+    Ok((listen, options.take("--buffer-size", 16 * 1024)?))
+}
+
+#[cfg(feature = "tls")]
+fn run_tls(arguments: &[String]) -> Result<(), String> {
+    let mut options = Options::parse(arguments)?;
+    let (listen, buffer_size) = address_options(&mut options)?;
+    let cert = options.take("--cert", "cert.pem".to_owned())?;
+    let key = options.take("--key", "key.pem".to_owned())?;
+    options.none_left()?;
+    let mut server = TlsServer::bind(listen, buffer_size, &cert, &key).map_err(text)?;
+    announce("tls", server.address());
+    server.run().map_err(text)
 }
 
 /// Options of the form `--name value`.
