@@ -80,6 +80,11 @@ fn timed_frames_come_back_and_each_reply_is_split_into_its_parts() {
     assert!(parts["server_service"]["min_ns"].as_u64() >= Some(999_000), "{parts}");
     let ways = &parts["one_way"];
     assert_eq!((&ways["there"]["count"], &ways["contradictions"]), (&500.into(), &0.into()));
+    let tcp = &json["tcp"];
+    assert_eq!(tcp["connections"], 5, "each connection was asked at its end");
+    assert!(
+        tcp["rtt_min_ns"].as_u64() > Some(0) && tcp["congestion_window_min"].as_u64() > Some(0)
+    );
 }
 
 #[test]

@@ -31,6 +31,7 @@ use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::error::Errno;
+use crate::net::sockopt::TcpInfo;
 use crate::shared::permits::Permit;
 
 #[cfg(test)]
@@ -203,6 +204,11 @@ pub trait Engine: Sized {
 
     /// Bytes of the Send in flight of a connection, if there is one.
     fn sending(&self, key: Key) -> usize;
+
+    /// What TCP has measured and done on a connection. `None` if it is not TCP, or unknown.
+    fn tcp_info(&self, _key: Key) -> Option<TcpInfo> {
+        None
+    }
 
     /// Bytes of a connection that have arrived and were not received. `None` if unknown.
     fn unread(&self, _key: Key) -> Option<u32> {

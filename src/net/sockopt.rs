@@ -1,8 +1,21 @@
-//! Socket options and a socket query that neither rustix nor socket2 supports.
+//! Socket options and two socket queries that neither rustix nor socket2 supports.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// What TCP has measured and done on a connection, for the bytes that this side has sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct TcpInfo {
+    /// The smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments that were sent again, since the connection was established.
+    pub resent: u32,
+    /// The congestion window, in segments.
+    pub congestion_window: u32,
+}
 
 /// Sets IP_BIND_ADDRESS_NO_PORT: bind takes only the address, and connect chooses the port when the
 /// whole four-tuple is known.
@@ -67,4 +80,57 @@ pub(crate) fn unacknowledged(socket: impl AsFd) -> Option<u32> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unacknowledged(_: impl AsFd) -> Option<u32> {
     None
+}
+
+/// What TCP has measured and done (TCP_INFO, tcp(7)). `None` for a socket that is not TCP, or if the
+/// system does not report it.
+#[cfg(target_os = "linux")]
+pub(crate) fn tcp_info(socket: impl AsFd) -> Option<TcpInfo> {
+    // SAFETY: the structure consists of numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the descriptor is open during the call, and the pointers and the length are those of
+    // local variables.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then(|| TcpInfo {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        resent: info.tcpi_total_retrans,
+        congestion_window: info.tcpi_snd_cwnd,
+    })
+}
+
+/// The same on systems that do not report it.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn tcp_info(_: impl AsFd) -> Option<TcpInfo> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn tcp_tells_its_round_trip_and_a_unix_socket_has_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        let info = tcp_info(&client).expect("a TCP socket");
+        assert!(info.rtt > Duration::ZERO && info.rtt < Duration::from_secs(10), "{info:?}");
+        assert!(info.congestion_window > 0 && info.resent == 0, "{info:?}");
+        assert_eq!(tcp_info(UnixStream::pair().unwrap().0), None);
+    }
 }

@@ -8,6 +8,7 @@ use super::{ConnectionId, To};
 use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool, Shared};
+use crate::net::sockopt::TcpInfo;
 use crate::shared::directory::{ClientInfo, GROUP, USER_DATA, Value};
 use crate::shared::receipt::SendError;
 
@@ -18,13 +19,17 @@ use super::{Answer, Service, Turn};
 /// shared part takes a place of its own, while copies of small messages share a buffer.
 const FORWARDED_PARTS_MAX: usize = 4;
 
-/// The clock of a worker.
-pub(crate) trait ReadClock {
+/// What the worker can be asked during a call.
+pub(crate) trait Surroundings {
     fn read_clock(&self) -> Time;
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        None
+    }
 }
 
 /// A clock that stands still.
-impl ReadClock for Time {
+impl Surroundings for Time {
     fn read_clock(&self) -> Time {
         *self
     }
@@ -38,7 +43,7 @@ pub struct Connection<'a> {
     pub(crate) discarded: u64,
     pub(crate) sent: u64,
     pub(crate) now: Time,
-    pub(crate) clock: &'a dyn ReadClock,
+    pub(crate) around: &'a dyn Surroundings,
     pub(crate) pool: &'a Pool,
     pub(crate) messenger: &'a Messenger,
     pub(crate) attention: &'a Attention,
@@ -79,7 +84,14 @@ impl Connection<'_> {
     /// and is not before it. In the calls that end a connection ([`Service::finishing`],
     /// [`Service::cut_off`], [`Service::closed`]) it is the time of the turn.
     pub fn read_clock(&self) -> Time {
-        self.clock.read_clock()
+        self.around.read_clock()
+    }
+
+    /// What TCP has measured and done on this connection, which takes a system call. `None` if it is
+    /// not TCP, if the system does not tell (only Linux does), and in the calls that end a
+    /// connection.
+    pub fn tcp_info(&self) -> Option<TcpInfo> {
+        self.around.tcp_info()
     }
 
     /// Sets the connection's timer: [`Service::timer`] is called at that time, or up to 2 ms later

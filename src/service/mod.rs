@@ -32,10 +32,11 @@ pub use turn::Turn;
 pub use crate::base::handshake::{Handshake, HandshakeError};
 pub use crate::base::key::ConnectionId;
 pub use crate::engine::ConnectTo;
+pub use crate::net::sockopt::TcpInfo;
 pub use crate::shared::directory::Directory;
 pub use crate::shared::mailbox::Parcels;
 
-pub(crate) use connection::{Attention, ReadClock};
+pub(crate) use connection::{Attention, Surroundings};
 pub(crate) use turn::Requests;
 
 /// What a service wants to happen to the connection after a call.

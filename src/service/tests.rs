@@ -18,7 +18,7 @@ fn with_connection(buffers: u32, act: impl FnOnce(&mut Connection<'_>)) {
         discarded: 0,
         sent: 0,
         now: Time::ZERO,
-        clock: &Time::ZERO,
+        around: &Time::ZERO,
         pool: &pool,
         messenger: &Messenger::alone(&pool),
         attention: &Attention::default(),

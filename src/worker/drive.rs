@@ -12,8 +12,9 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
+use crate::net::sockopt::TcpInfo;
 use crate::service::messenger::Messenger;
-use crate::service::{Answer, Connection, ReadClock, Service};
+use crate::service::{Answer, Connection, Service, Surroundings};
 use crate::shared::counters::Counters;
 
 impl<S: Service, L: Layer> Core<S, L> {
@@ -259,7 +260,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let taken = self.layer.received(layer, input, &mut chain, &self.pool);
         match taken {
             Ok(bytes) if L::IS_PLAIN => {
-                let clock = Clock { engine, turn: self.now };
+                let clock = Clock { engine, key, turn: self.now };
                 let (pool, messenger, counters) = (&self.pool, &self.messenger, &self.counters);
                 let asked =
                     give_input(&mut self.service, pool, messenger, counters, context, bytes, clock);
@@ -293,7 +294,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Calls the service for bytes that a layer has put into its input.
     fn give_input<E: Engine>(&mut self, engine: &mut E, key: Key, bytes: usize) {
         let context = self.table.expect_mut(key);
-        let clock = Clock { engine, turn: self.now };
+        let clock = Clock { engine, key, turn: self.now };
         let (pool, messenger) = (&self.pool, &self.messenger);
         let asked =
             give_input(&mut self.service, pool, messenger, &self.counters, context, bytes, clock);
@@ -438,7 +439,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
     ) {
         let context = self.table.expect_mut(key);
-        let clock = Clock { engine, turn: self.now };
+        let clock = Clock { engine, key, turn: self.now };
         let asked = ask(&mut self.service, &self.pool, &self.messenger, context, clock, call);
         self.carry_out(key, reason, asked);
     }
@@ -567,16 +568,21 @@ fn ask<S: Service, LayerState, E: Engine>(
     }
 }
 
-/// The time for a call to the service.
+/// The time for a call to the service, and what the service can ask in it.
 struct Clock<'a, E> {
     engine: &'a E,
+    key: Key,
     /// The time of the turn.
     turn: Time,
 }
 
-impl<E: Engine> ReadClock for Clock<'_, E> {
+impl<E: Engine> Surroundings for Clock<'_, E> {
     fn read_clock(&self) -> Time {
         self.engine.now()
+    }
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        self.engine.tcp_info(self.key)
     }
 }
 

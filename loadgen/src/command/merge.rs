@@ -15,6 +15,7 @@ use crate::report::schema::{
     Distribution, MergedSummary, MergedType, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
     ShardsSummary,
 };
+use crate::stats::tcp::TcpCounts;
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
 ///
@@ -94,6 +95,7 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
         connect_latency: distribution(runs, "connect_latency", |run| &run.connect_latency)?,
         parts: parts(runs)?,
+        tcp: runs.iter().fold(TcpCounts::default(), |sum, one| sum.plus(&one.run.tcp)),
         errors: errors(runs),
         runs_interrupted: count_of(runs, |run| run.interrupted),
         runs_aborted: count_of(runs, |run| run.aborted.is_some()),

@@ -75,6 +75,7 @@ impl RunSummary {
             hub: hub(report),
             datagrams: report.records.datagrams.as_ref().map(datagrams),
             parts: records.parts.as_deref().map(PartsSummary::new),
+            tcp: records.tcp,
             errors: report.errors_by_name(),
             generator_cores: report.generator_cores(),
             generator_busy_ratio: report.generator_busy(),

@@ -10,6 +10,7 @@ use crate::plan::Plan;
 use crate::report::validity;
 use crate::stats::cpu::ThreadUse;
 use crate::stats::records::Records;
+use crate::stats::tcp::TcpCounts;
 use crate::stats::timeseries::Second;
 use crate::stats::tls::TlsRecords;
 use crate::units::time_us;
@@ -39,6 +40,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     if let Some(tls) = &records.tls {
         lines.extend(tls_lines(report, tls));
     }
+    lines.extend(tcp(&records.tcp));
     let plan = &report.plan;
     if plan.reconnect {
         lines.push(format!(
@@ -94,6 +96,24 @@ fn connects_retried(records: &Records) -> Option<String> {
             "Connects that took a second or more: {retried}: their first packet was lost, or the \
              server let no more connections wait to be accepted (its backlog, \
              net.core.somaxconn); begin fewer at a time with --connect-rate"
+        )
+    })
+}
+
+/// What TCP did on the generator's side.
+fn tcp(tcp: &TcpCounts) -> Option<String> {
+    let time = |nanos: u64| time_us(nanos as f64 / 1e3);
+    (tcp.connections > 0).then(|| {
+        format!(
+            "TCP: {} segments sent again on {} of {} connections; round trip {} on average ({} to \
+             {}), smallest congestion window {}",
+            tcp.segments_resent,
+            tcp.connections_resent,
+            tcp.connections,
+            time(tcp.rtt_mean_ns()),
+            time(tcp.rtt_min_ns),
+            time(tcp.rtt_max_ns),
+            tcp.congestion_window_min
         )
     })
 }
@@ -234,6 +254,24 @@ mod tests {
         assert!(
             text.ends_with("1.00 outstanding, rate x time 0.99; a second differs by at most 1.0 %")
         );
+    }
+
+    #[test]
+    fn what_tcp_did_is_shown_if_it_was_asked() {
+        let mut report = crate::report::tests::report();
+        assert!(lines_of(&report, "TCP: ").is_empty());
+        report.records.tcp = TcpCounts {
+            connections: 20,
+            segments_resent: 7,
+            connections_resent: 3,
+            rtt_min_ns: 21_000,
+            rtt_sum_ns: 820_000,
+            rtt_max_ns: 95_000,
+            congestion_window_min: 10,
+        };
+        let text = "TCP: 7 segments sent again on 3 of 20 connections; round trip 41.00us on \
+                    average (21.00us to 95.00us), smallest congestion window 10";
+        assert_eq!(lines_of(&report, "TCP: "), [text]);
     }
 
     fn lines_of(report: &Report, begin: &str) -> Vec<String> {

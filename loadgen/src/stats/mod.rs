@@ -12,5 +12,6 @@ pub mod parts;
 pub mod records;
 pub mod slo;
 pub mod tally;
+pub mod tcp;
 pub mod timeseries;
 pub mod tls;

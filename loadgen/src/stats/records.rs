@@ -18,6 +18,7 @@ use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::parts::Parts;
+use crate::stats::tcp::TcpCounts;
 use crate::stats::timeseries::Series;
 use crate::stats::tls::TlsRecords;
 
@@ -134,6 +135,8 @@ pub struct Records {
     /// Where the time of the requests that had their reply went, if the replies carry the server's
     /// times.
     pub parts: Option<Box<Parts>>,
+    /// What TCP did on connections that the generator ended.
+    pub tcp: TcpCounts,
     /// What became of the rude clients.
     pub rude: Vec<RudeCount>,
     /// Replies per second of one thread, sampled.
@@ -208,6 +211,7 @@ impl Default for Records {
             hub: None,
             datagrams: None,
             parts: None,
+            tcp: TcpCounts::default(),
             rude: Vec::new(),
             rates: histogram(RATE_MAX),
             last_end: Time::ZERO,
@@ -400,6 +404,7 @@ impl Records {
         if let Some(datagrams) = other.datagrams {
             self.datagrams = Some(self.datagrams.unwrap_or_default().plus(&datagrams));
         }
+        self.tcp = self.tcp.plus(&other.tcp);
         match (&mut self.parts, other.parts) {
             (Some(own), Some(other)) => own.merge(&other),
             (own, other) => *own = own.take().or(other),

@@ -142,7 +142,7 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
         discarded: 0,
         sent: 0,
         now: Time::ZERO,
-        clock: &Time::ZERO,
+        around: &Time::ZERO,
         pool: &pool,
         messenger: &Messenger::alone(&pool),
         attention: &Attention::default(),

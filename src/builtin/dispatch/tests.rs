@@ -23,7 +23,7 @@ fn request(services: &mut ListenerServices, pool: &Pool, id: u64, listener: usiz
         discarded: 0,
         sent: 0,
         now: Time::ZERO,
-        clock: &Time::ZERO,
+        around: &Time::ZERO,
         pool,
         messenger: &Messenger::alone(pool),
         attention: &Attention::default(),

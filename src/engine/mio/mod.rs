@@ -24,6 +24,7 @@ use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::Errno;
+use crate::net::sockopt::TcpInfo;
 use crate::shared::permits::{Permit, Permits};
 
 mod transfer;
@@ -638,6 +639,11 @@ impl<S: Sys> Engine for MioEngine<S> {
     fn unacknowledged(&self, key: Key) -> Option<u32> {
         let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
         self.sys.unacknowledged(socket)
+    }
+
+    fn tcp_info(&self, key: Key) -> Option<TcpInfo> {
+        let socket = self.sockets[key.slot() as usize].socket.as_ref()?;
+        self.sys.tcp_info(socket)
     }
 
     fn sending(&self, key: Key) -> usize {

@@ -18,6 +18,7 @@ use super::{Listening, Readiness, Sys};
 use crate::base::endpoint::{Endpoint, Peer, Transport, UnixAddress};
 use crate::base::time::Time;
 use crate::error::Errno;
+use crate::net::sockopt::TcpInfo;
 
 const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
@@ -312,6 +313,10 @@ impl Sys for Kernel {
 
     fn unacknowledged(&self, socket: &OwnedFd) -> Option<u32> {
         crate::net::sockopt::unacknowledged(socket)
+    }
+
+    fn tcp_info(&self, socket: &OwnedFd) -> Option<TcpInfo> {
+        crate::net::sockopt::tcp_info(socket)
     }
 
     fn unread(&self, socket: &OwnedFd) -> Option<u32> {

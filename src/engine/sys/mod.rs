@@ -8,6 +8,7 @@ use std::task::Waker;
 use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::error::Errno;
+use crate::net::sockopt::TcpInfo;
 
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -125,6 +126,11 @@ pub trait Sys {
     /// Returns the number of bytes that were sent but not acknowledged by the peer, or `None` if it
     /// is unknown.
     fn unacknowledged(&self, _socket: &Self::Socket) -> Option<u32> {
+        None
+    }
+
+    /// What TCP has measured and done on a connection. `None` if it is not TCP, or unknown.
+    fn tcp_info(&self, _socket: &Self::Socket) -> Option<TcpInfo> {
         None
     }
 

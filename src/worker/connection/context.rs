@@ -10,7 +10,7 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::{CloseReason, Errno};
 use crate::service::messenger::Messenger;
-use crate::service::{Attention, Connection, ReadClock, assert_session_fits};
+use crate::service::{Attention, Connection, Surroundings, assert_session_fits};
 use crate::shared::permits::Permit;
 
 /// How a connection was made.
@@ -108,7 +108,7 @@ impl<Session, Layer> Context<Session, Layer> {
         pool: &'a Pool,
         messenger: &'a Messenger,
         now: Time,
-        clock: &'a dyn ReadClock,
+        around: &'a dyn Surroundings,
     ) -> (Connection<'a>, &'a mut Session) {
         let connection = Connection {
             id: self.id,
@@ -117,7 +117,7 @@ impl<Session, Layer> Context<Session, Layer> {
             discarded: self.bytes_discarded,
             sent: self.bytes_sent,
             now,
-            clock,
+            around,
             pool,
             messenger,
             attention: &self.attention,

@@ -36,6 +36,9 @@ impl Client {
             };
         if done && conversation.state == ConnectionState::Open {
             conversation.state = ConnectionState::Closing;
+            if let Some(info) = connection.tcp_info() {
+                self.lifecycle.records.tcp.record(&info);
+            }
             return self.begin_close(connection, index);
         }
         match conversation.state {

@@ -233,6 +233,7 @@ fn run_below(run: &RunSummary) -> Markup {
         div.tables {
             (tables::pairs("Requests", &requests(run)))
             (tables::pairs("Connections", &tables::fields(&run.connections)))
+            @if run.tcp.connections > 0 { (tables::pairs("TCP", &tables::fields(&run.tcp))) }
             @if errors.is_empty() { p { "No connection failed." } }
             @else { (tables::pairs("Errors", &errors)) }
             @if let Some(tls) = &run.tls { (tables::pairs("TLS", &handshakes(tls))) }

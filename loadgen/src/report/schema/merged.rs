@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Distribution, MergedType, ObjectiveResult, PartsSummary, RunConfig, TargetCounts};
 use crate::report::Verdict;
+use crate::stats::tcp::TcpCounts;
 
 /// Several runs as one. Counts are sums over all runs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -79,6 +80,9 @@ pub struct MergedSummary {
     /// As in a summary, all runs together; null unless all runs have it.
     #[serde(default)]
     pub parts: Option<PartsSummary>,
+    /// What TCP did on the generator's side; all zero in files of earlier versions.
+    #[serde(default)]
+    pub tcp: TcpCounts,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Runs that a signal or a key ended early.

@@ -13,6 +13,7 @@ use crate::plan::shard::Shard;
 use crate::report::Verdict;
 use crate::stats::counts::RudeCount;
 use crate::stats::loss::Mismatch;
+use crate::stats::tcp::TcpCounts;
 use crate::traffic::rate::Rate;
 
 /// A whole run.
@@ -160,6 +161,9 @@ pub struct RunSummary {
     /// Where the time went, if the replies carry the server's times (timed://); null otherwise.
     #[serde(default)]
     pub parts: Option<PartsSummary>,
+    /// What TCP did on the generator's side; all zero in files of earlier versions.
+    #[serde(default)]
+    pub tcp: TcpCounts,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Processors that the clients used, on average.

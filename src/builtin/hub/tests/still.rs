@@ -142,7 +142,7 @@ impl Still {
             discarded: 0,
             sent: 0,
             now: self.now,
-            clock: &self.now,
+            around: &self.now,
             pool: &worker.pool,
             messenger: &Messenger::alone(&worker.pool),
             attention: &Attention::default(),
