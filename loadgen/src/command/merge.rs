@@ -350,6 +350,7 @@ pub(crate) mod tests {
         };
         let merged = |runs: &[Saved]| {
             let merged = merge(runs).expect("shards of one run");
+            assert_eq!(merged.config.shard, None, "the whole is no shard");
             (merged.verdict, merged.objectives, merged.exit_code)
         };
         let [zero, one, two] = [0, 1, 2].map(|index| shard(index, false));

@@ -434,6 +434,36 @@ pub mod tests {
     }
 
     #[test]
+    fn two_results_are_one_if_every_value_is_the_same() {
+        let one = part("a", &report());
+        assert!(one.is_the_result_of(&part("b", &report())));
+        let mut other = report();
+        other.records.replies += 1;
+        assert!(!one.is_the_result_of(&part("b", &other)), "another rate");
+        let mut other = report();
+        other.records.latency.record(7).expect("in bounds");
+        assert!(!one.is_the_result_of(&part("b", &other)), "another latency");
+    }
+
+    /// The port of a server of the generator's own is another in every run.
+    #[test]
+    fn targets_are_not_compared_only_where_both_servers_were_the_generators_own() {
+        let settings = |own_server, target: &str| {
+            let mut settings = part("a", &report()).settings;
+            settings.config.own_server = own_server;
+            settings.target = Some(target.into());
+            settings
+        };
+        let names =
+            |ours, theirs| settings(ours, "a:1").differing(&settings(theirs, "a:2"), |_| true);
+        assert!(names(true, true).is_empty());
+        assert_eq!(names(false, false), ["target (\"a:1\" and \"a:2\")"]);
+        for (ours, theirs) in [(true, false), (false, true)] {
+            assert!(names(ours, theirs)[0].starts_with("target "), "{:?}", names(ours, theirs));
+        }
+    }
+
+    #[test]
     fn what_was_written_is_read_back() {
         let report = report();
         let written = RunSummary::new(&report);

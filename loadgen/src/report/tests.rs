@@ -153,6 +153,26 @@ fn a_server_that_may_be_another_is_asked_about() {
     assert!(text.contains("check that the server's service is message"), "{text}");
 }
 
+/// Losses that have another cause do not ask about the service.
+#[test]
+fn a_server_that_is_the_one_asked_for_is_not_asked_about() {
+    for (target, loss, timed_out) in [
+        ("message://127.0.0.1:7", Loss::ClosedByPeer, 0),
+        ("message://127.0.0.1:7", Loss::TimedOut, 1),
+        ("message://127.0.0.1:7", Loss::Reset, 0),
+        ("message://127.0.0.1:7?after=keep", Loss::TimedOut, 0),
+        ("message://127.0.0.1:7?after=keep", Loss::Reset, 0),
+        ("framed://127.0.0.1:7", Loss::ClosedByPeer, 0),
+    ] {
+        let mut report =
+            Report { plan: Arc::new(plan(&format!("{target} -c 2 -d 1s"))), ..report() };
+        report.records.loss(loss);
+        report.records.timed_out = timed_out;
+        let text = report.verdict_text();
+        assert!(text.starts_with("connections-lost ") && !text.contains("after="), "{text}");
+    }
+}
+
 #[test]
 fn a_missed_objective_has_its_own_exit_code() {
     let mut report = report();
@@ -258,6 +278,28 @@ fn where_nothing_was_sent_no_reply_is_missed() {
     assert!(report.verdict_text().contains("2 connections, none had a complete reply; check"));
     report.records.requests = 0;
     assert!(report.verdict_text().contains("before anything was sent; check that the server"));
+    report.records.warmup_requests = 1;
+    assert!(report.verdict_text().contains("none had a complete reply; check"));
+    report.interrupted = true;
+    assert!(!report.verdict_text().contains("check"), "{}", report.verdict_text());
+    (report.interrupted, report.records.established) = (false, 0);
+    assert!(!report.verdict_text().contains("check"), "{}", report.verdict_text());
+}
+
+#[test]
+fn too_few_connections_are_explained_by_what_happened() {
+    let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 9 -d 1s")), ..report() };
+    let said = |report: &Report| {
+        assert_eq!(report.verdict(), Verdict::UnderConnected);
+        report.verdict_text()
+    };
+    assert_eq!(said(&report), "under-connected (2 of 9 connections)");
+    report.records.reconnects_failed = 3;
+    let failed = "3 connects failed in place of connections that had ended";
+    assert_eq!(said(&report), format!("under-connected (2 of 9 connections; {failed})"));
+    (report.records.never_sent, report.records.offered) = (4, 1_004);
+    let never = "4 of 1004 requests were never sent";
+    assert_eq!(said(&report), format!("under-connected (2 of 9 connections; {failed}; {never})"));
 }
 
 #[test]

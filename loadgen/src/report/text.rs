@@ -126,11 +126,9 @@ fn full_spectrum(out: &mut String, latency: &Histogram<u64>) {
         count += step.count_since_last_iteration();
         let (value, quantile) =
             (step.value_iterated_to() as f64 / 1e6, step.quantile_iterated_to());
-        let inverse = match 1.0 - quantile {
-            rest if rest > 0.0 => format!("{:>14.2}", 1.0 / rest),
-            _ => format!("{:>14}", "inf"),
-        };
-        line(out, format_args!("{value:>12.6} {quantile:>12.6} {count:>12} {inverse}"));
+        // At the end "inf", as wrk has it.
+        let inverse = 1.0 / (1.0 - quantile);
+        line(out, format_args!("{value:>12.6} {quantile:>12.6} {count:>12} {inverse:>14.2}"));
     }
     let ms = 1e6;
     let (mean, stdev) = (latency.mean() / ms, latency.stdev() / ms);
