@@ -174,6 +174,10 @@ async fn set_accepting(
     let Some(endpoint) = state.server.endpoints.get(listener).copied() else {
         return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
     };
+    if endpoint.is_datagram() {
+        let text = "a listener for datagrams accepts no connections, and cannot be stopped";
+        return Err(Failed(refused(StatusCode::CONFLICT, text)));
+    }
     let done =
         beside(&state, move |state| state.server.set_accepting(listener, accepting, PATIENCE));
     let what = if accepting { "accepting again" } else { "accepting stopped" };

@@ -203,7 +203,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         let changes = self.mailboxes.stop_changes();
         if std::mem::replace(&mut self.stop_changes, changes) != changes {
             for index in 0..self.listeners.len() {
-                let stop = self.mailboxes.stopped().contains(&index);
+                let number = self.listeners[index].tag as usize;
+                let stop = self.mailboxes.stopped().contains(&number);
                 self.stop_or_start(engine, index, stop);
             }
         }

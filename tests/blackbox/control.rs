@@ -127,6 +127,29 @@ fn each_change_takes_effect_and_its_reply_conforms_to_the_schema() {
     assert!(!daemon.log().contains(TOKEN), "the log shows the token");
 }
 
+/// Listeners for datagrams have numbers, too.
+#[test]
+fn the_listener_of_the_given_number_is_stopped() {
+    let tcp = ["--listen", "127.0.0.1:0", "--listen", "discard://127.0.0.1:0"];
+    let daemon = start(&[&["--listen", "udp://127.0.0.1:0"], &tcp[..]].concat());
+    assert_eq!(authorized(&daemon, "/api/v1/listeners/0/stop", b"").0, 409);
+    assert_eq!(authorized(&daemon, "/api/v1/listeners/2/stop", b"").0, 200);
+    let listeners = page("listeners", &get(&daemon, "/api/v1/listeners").1);
+    let accepting = |number: usize| listeners["listeners"][number]["accepting"] == true;
+    assert_eq!([accepting(0), accepting(1), accepting(2)], [true, true, false]);
+    let mut client = Client::connect(daemon.addresses()[1]);
+    let discarding = connect(daemon.addresses()[2]);
+    client.ping(1_000);
+    assert_eq!(daemon.stat("accepted"), 1);
+    let listeners = page("listeners", &get(&daemon, "/api/v1/listeners").1);
+    assert_eq!(listeners["listeners"][1]["connections"], 1);
+    assert_eq!(authorized(&daemon, "/api/v1/listeners/2/start", b"").0, 200);
+    eventually("it accepts again", || daemon.stat("accepted") == 2);
+    drop(discarding);
+    client.close();
+    daemon.finish();
+}
+
 #[test]
 fn a_reload_of_a_wrong_file_tells_what_is_wrong() {
     let file = TokenFile::new("linger = '1s'\n");

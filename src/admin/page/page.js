@@ -246,6 +246,7 @@
             cell(row, 3, whole(listener.connections));
             cell(row, 4, listener.accepting ? "accepting" : "stopped");
             const button = row.querySelector("button");
+            button.hidden = listener.endpoint.startsWith("udp:");
             const text = listener.accepting ? "Stop" : "Start";
             if (button.textContent !== text) { button.textContent = text; }
         });
