@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use echopool::builtin::timed::TIMES_BYTES;
-use echopool::internals::ClientLimits;
+use echopool::internals::{Batch, ClientLimits};
 
 use super::Plan;
 use crate::stats::interval::{Collector, Handover};
 use crate::stats::parts::Parts;
 use crate::stats::records::Records;
 use crate::stats::tls::TlsRecords;
+use crate::traffic::datagram;
 use crate::traffic::dispatch::Dispatch;
 use crate::traffic::hub_frames::BROADCAST_BYTES;
 
@@ -51,6 +52,11 @@ const BUFFER_LIST_BYTES: u64 = 36;
 /// The part of a thread's stack that it uses.
 const STACK_BYTES: u64 = 64 << 10;
 
+/// State of a socket over UDP, and of a datagram that it remembers. A compile-time assertion in the
+/// sockets checks both.
+pub const DATAGRAM_SOCKET_BYTES: u64 = 192;
+pub const DATAGRAM_BYTES: u64 = 24;
+
 /// The share of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
@@ -75,9 +81,12 @@ impl Plan {
         // A thread also has the times of the replies that complete together.
         let parts = times.map_or(0, |_| Parts::bytes() + self.pipeline * TIMES_BYTES as u64);
         let thread = |share: Share| {
-            share.buffer_bytes()
-                + self.table_bytes(share.connections as u64)
-                + thread_bytes(self.targets.len())
+            let connections = share.connections as u64;
+            let own = match self.over_udp {
+                true => self.datagram_bytes(connections),
+                false => share.buffer_bytes() + self.table_bytes(connections),
+            };
+            own + thread_bytes(self.targets.len())
                 + self.tls.as_ref().map_or(0, |_| TlsRecords::bytes())
                 + parts
         };
@@ -85,6 +94,15 @@ impl Plan {
             + main_thread_bytes(self.targets.len(), self.duration)
             + parts
             + self.hub.map_or(0, |hub| hub.memory_bytes())
+    }
+
+    /// What a thread over UDP allocates for its sockets: their state, what they remember of their
+    /// datagrams, and two batches.
+    fn datagram_bytes(&self, sockets: u64) -> u64 {
+        let remembered = datagram::remembered(self.pipeline) * DATAGRAM_BYTES;
+        let schedule = self.open_loop.as_ref().map_or(0, |_| Dispatch::BYTES_PER_CONNECTION as u64);
+        let batches = 2 * Batch::bytes(datagram::BATCH, self.size as usize + 1);
+        sockets * (DATAGRAM_SOCKET_BYTES + remembered + schedule) + batches
     }
 
     /// Size of the tables of a thread: a conversation and a place per connection, its rings of

@@ -51,6 +51,7 @@ pub use checks::busy_poll;
 pub use memory::PROXY_BYTES_PER_CONNECTION;
 pub use memory::TLS_BYTES_PER_CONNECTION;
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
+pub use memory::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES};
 pub use proxy::ProxyHeaders;
 pub use tls::TlsPlan;
 

@@ -362,6 +362,12 @@ fn over_udp_there_are_no_connections_that_could_end() {
     let plan = plan("udp://127.0.0.1:7 -c 5 --pipeline 4 -l 1k");
     assert!(plan.over_udp);
     assert_eq!(plan.target_addresses(), ["udp://127.0.0.1:7"]);
+    let more = |flags: &str| {
+        let flags = format!("udp://127.0.0.1:7 -c 1000 -t 1 -l 1k {flags}");
+        plan_on(&machine(), &flags).expect("possible").memory_bytes()
+    };
+    // Each remembers 64 datagrams, or four times as many as may be outstanding.
+    assert_eq!(more("--pipeline 64") - more("--pipeline 16"), 1_000 * (256 - 64) * 24);
     for (flags, part) in [
         ("-l 11", "from 12 to 65507"),
         ("-l uniform:12-65508", "from 12 to 65507"),

@@ -7,6 +7,16 @@ pub const HEADER_BYTES: u64 = 12;
 /// The longest datagram, over IPv4.
 pub const SIZE_MAX: u64 = 65_507;
 
+/// Datagrams of one system call, at most.
+pub const BATCH: usize = 32;
+/// The fewest datagrams whose fate a socket remembers.
+const REMEMBERED_MIN: u64 = 64;
+
+/// How many datagrams a socket remembers, of which this many may be outstanding.
+pub fn remembered(outstanding: u64) -> u64 {
+    (4 * outstanding).max(REMEMBERED_MIN).next_power_of_two()
+}
+
 const TAG_BYTES: usize = 4;
 
 /// How the bytes of a reply compare with those that were sent.

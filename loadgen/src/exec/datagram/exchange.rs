@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 use echopool::internals;
 use echopool::time::Time;
 
-use super::{BATCH, Datagrams, Fate, Sent};
+use super::{Datagrams, Fate, Sent};
 use crate::exec::lifecycle::Phase;
 use crate::stats::loss::Mismatch;
 use crate::stats::records::GivenUp;
 use crate::stats::tally;
-use crate::traffic::datagram::Bytes;
+use crate::traffic::datagram::{BATCH, Bytes};
 
 /// Bytes of a mismatch that are shown.
 const SHOWN: usize = 16;

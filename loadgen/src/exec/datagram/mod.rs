@@ -25,24 +25,24 @@ use crate::exec::client::backlog::Windows;
 use crate::exec::client::second::PresentSecond;
 use crate::exec::control::Control;
 use crate::exec::lifecycle::Lifecycle;
-use crate::plan::Plan;
+use crate::plan::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES, Plan};
 use crate::stats::datagram::{DatagramRecords, Jitter};
 use crate::stats::records::Records;
 use crate::stats::tally;
-use crate::traffic::datagram;
+use crate::traffic::datagram::{self, BATCH};
 use crate::traffic::payload::Stream;
 
 mod exchange;
 mod phases;
 
-/// Datagrams of one system call, at most.
-const BATCH: usize = 32;
 /// Sockets that one wait reports.
 const EVENTS: usize = 256;
 /// Waits in a row without anything else, at most.
 const WAITS: usize = 64;
-/// The fewest datagrams whose fate a socket remembers.
-const REMEMBERED_MIN: u64 = 64;
+
+// The plan relies on it.
+const _: () = assert!(size_of::<Client>() + size_of::<usize>() <= DATAGRAM_SOCKET_BYTES as usize);
+const _: () = assert!(size_of::<Sent>() <= DATAGRAM_BYTES as usize);
 
 /// The fate of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +126,7 @@ pub fn run(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<
 
 impl Datagrams {
     fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<Datagrams> {
-        let remembered = (4 * plan.pipeline).max(REMEMBERED_MIN).next_power_of_two();
+        let remembered = datagram::remembered(plan.pipeline);
         let longest = plan.size as usize;
         let lifecycle = Lifecycle::new(plan, control, thread);
         let count = lifecycle.share.connections;
