@@ -151,6 +151,39 @@ fn peeking_copies_across_buffers_and_takes_nothing() {
 
 /// In tests only, where it reveals reads of a buffer after it was returned.
 #[test]
+fn bytes_are_read_and_overwritten_at_any_offset_across_buffers() {
+    let pool = pool(3);
+    let mut chain = Chain::new(&pool);
+    [b"abc", b"def", b"ghi"].iter().for_each(|bytes| chain.push_back(lease_of(&pool, *bytes)));
+    chain.consume(1);
+    for offset in 0..=8 {
+        for len in 0..=9 {
+            let mut found = vec![0; len];
+            let is_there = chain.read_at(offset, &mut found);
+            assert_eq!(is_there, offset + len <= 8 || len == 0, "{len} from {offset}");
+            if !is_there {
+                continue;
+            }
+            assert_eq!(found, b"bcdefghi"[offset..offset + len]);
+            let written: Vec<u8> = (0..len as u8).collect();
+            chain.write_at(offset, &written);
+            let mut expected = b"bcdefghi".to_vec();
+            expected[offset..offset + len].copy_from_slice(&written);
+            assert_eq!(bytes_of(&chain), expected);
+            chain.write_at(offset, &found);
+        }
+    }
+    assert_eq!((chain.leases(), chain.len()), (3, 8));
+}
+
+#[test]
+#[should_panic(expected = "more bytes written than there are")]
+fn bytes_behind_the_end_are_not_written() {
+    let pool = pool(1);
+    Chain::from(lease_of(&pool, b"abc")).write_at(2, b"xy");
+}
+
+#[test]
 fn what_was_in_a_buffer_is_overwritten_when_it_is_given_back() {
     let pool = pool(1);
     drop(lease_of(&pool, b"secret"));
