@@ -111,7 +111,7 @@ fn failures_have_their_exit_code_and_the_remedy() {
         (&["--admin", &at, "message", "x"], &[], 2, "--to <ID>"),
         (&["--admin", "127.0.0.1:1", "status"], &[], 1, "cannot ask http://127.0.0.1:1: "),
         (&["--admin", "/nowhere/admin", "status"], &[], 1, "cannot ask unix:///nowhere/admin: "),
-        (&["--admin", &at, "stop", "0"], &[], 1, "401: this needs the token"),
+        (&["--admin", &at, "stop", "0"], &[], 1, "give it with --token-file FILE"),
         (&["--admin", &at, "--token-file", wrong.path(), "stop", "0"], &[], 1, "wrong token"),
         (&["--admin", &at, "--token-file", "/nowhere/token", "drain"], &[], 1, "/nowhere/token"),
         (&["--admin", &at, "--token-file", file.path(), "stop", "7"], &[], 1, "no such listener"),

@@ -1,8 +1,9 @@
 //! Datagrams: the services over UDP, replies from the address that was asked, and everything that
 //! gets no reply.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -118,12 +119,22 @@ print('done')
         assert_eq!(String::from_utf8_lossy(&output), "done\n");
     }
     let to = format!("UDP:{at}");
-    let peers: [(&str, &[&str]); 2] =
-        [("socat", &["-t", "2", "-", &to]), ("ncat", &["-u", "-i", "2s", &ip, &port])];
-    for (program, arguments) in peers {
+    for (program, arguments) in [("socat", &["-", &to[..]][..]), ("ncat", &["-u", &ip, &port])] {
         if have(program) {
-            let output = run_with_input(Command::new(program).args(arguments), b"one datagram\n");
-            assert_eq!(String::from_utf8_lossy(&output), "one datagram\n", "{program}");
+            let mut child = Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("starting a client");
+            // Its stdin stays open until the reply is there: ncat may end before it otherwise.
+            let (stdin, stdout) = (child.stdin.as_mut(), child.stdout.as_mut());
+            stdin.expect("a pipe").write_all(b"one datagram\n").expect("sending");
+            let mut reply = [0; 13];
+            stdout.expect("a pipe").read_exact(&mut reply).expect("a reply");
+            assert_eq!(&reply, b"one datagram\n", "{program}");
+            child.kill().expect("ending the client");
+            child.wait().expect("the client's end");
         }
     }
     daemon.finish();

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -191,6 +191,12 @@ fn carry_out(cli: &Cli) -> Result<String, Failed> {
     let request = request(&cli.command).map_err(failed)?;
     let token = if request.method == Method::GET { None } else { token(cli).map_err(failed)? };
     let (status, body) = ask::ask(&at, request, token.as_deref()).map_err(failed)?;
+    if status == StatusCode::UNAUTHORIZED {
+        return Err(failed(format!(
+            "this needs the token of the daemon's --admin-token-file: give it with --token-file FILE, \
+             or in {TOKEN_VARIABLE}"
+        )));
+    }
     let text = String::from_utf8_lossy(&body).into_owned();
     let reply = serde_json::from_str::<Value>(&text).ok();
     match reply {
