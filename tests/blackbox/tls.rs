@@ -752,12 +752,6 @@ fn files_that_cannot_be_used_are_errors_with_a_remedy() {
         assert_eq!((exit, &stdout[..]), (code, ""), "{url}: {stderr}");
         assert!(stderr.contains(part), "{url}: {stderr}");
     }
-    for target in ["tls://127.0.0.1:7", "framed+unix+tls:///e"] {
-        let output = Command::new(binary()).args(["connect", target]).output().expect("running");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), USAGE, "{said}");
-        assert!(said.contains("tls is not supported yet"), "{said}");
-    }
 }
 
 #[test]

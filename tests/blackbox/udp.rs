@@ -2,7 +2,7 @@
 //! gets no reply.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -352,10 +352,15 @@ fn a_port_belongs_to_one_daemon_unless_both_share_it() {
     let (code, _, stderr) = run_to_end("true", &["--listen", &url]);
     assert_eq!(code, FAILED, "{stderr}");
     assert!(stderr.contains(&format!("{url}: the address is in use")), "{stderr}");
-    // The same number over TCP is another port.
-    let tcp = Daemon::start(&["--listen", &first.address().to_string()]);
-    tcp.finish();
     first.finish();
+    // The same number over TCP is another port.
+    let both = || {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = tcp.local_addr().expect("its address");
+        UdpSocket::bind(address).ok().map(|_| (tcp, address))
+    };
+    let (_tcp, address) = (0..100).find_map(|_| both()).expect("a number that is free for both");
+    Daemon::start(&["--listen", &format!("udp://{address}")]).finish();
     let first = Daemon::start(&["--listen", "udp://127.0.0.1:0", "--share-port"]);
     let second =
         Daemon::start(&["--listen", &format!("udp://{}", first.address()), "--share-port"]);
