@@ -12,6 +12,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{self, FromRequest, Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -130,14 +131,54 @@ impl From<QueryRejection> for Failed {
     }
 }
 
-/// Runs what blocks on another thread.
+/// Requests that wait for workers or for the program, of one kind. The others of the kind wait for
+/// their turn where they can be given up, and not in the queue of the threads.
+#[derive(Clone)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    pub(super) fn new(at_once: usize) -> Turns {
+        Turns(Arc::new(Semaphore::new(at_once)))
+    }
+}
+
+/// Runs what blocks on another thread, when it is its turn.
 pub(super) async fn beside<T: Send + 'static>(
-    state: &Arc<State>,
-    work: impl FnOnce(&State) -> T + Send + 'static,
+    turns: &Turns,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failed> {
-    let state = state.clone();
-    let busy = |_| Failed(refused(StatusCode::INTERNAL_SERVER_ERROR, "this request has failed"));
-    spawn_blocking(move || work(&state)).await.map_err(busy)
+    let busy = "too many requests are being carried out: try again";
+    let busy = || Failed(refused(StatusCode::SERVICE_UNAVAILABLE, busy));
+    let turn = timeout(PATIENCE, turns.0.clone().acquire_owned()).await.map_err(|_| busy())?;
+    let turn = turn.map_err(|_| busy())?;
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    let failed = |_| Failed(refused(StatusCode::INTERNAL_SERVER_ERROR, "this request has failed"));
+    spawn_blocking(work).await.map_err(failed)
+}
+
+/// Carries out a change of the server, and logs it: also if nobody waits for the reply any more.
+async fn change<T: Send + 'static>(
+    state: &Arc<State>,
+    what: String,
+    work: impl FnOnce(&State) -> Result<T, NotDone> + Send + 'static,
+) -> Result<T, Failed> {
+    let of_work = state.clone();
+    let done = beside(&state.changes, move || {
+        let done = work(&of_work);
+        match &done {
+            Ok(_) => log::info!(target: super::LOG, "{what}"),
+            Err(NotDone::NoReply) => {
+                log::warn!(target: super::LOG, "{what}: a worker has not replied, and may still do it");
+            }
+            Err(NotDone::Refused(_)) => {}
+        }
+        done
+    });
+    Ok(done.await??)
 }
 
 pub(super) async fn disconnect(
@@ -146,8 +187,8 @@ pub(super) async fn disconnect(
 ) -> Result<Json<DisconnectedPage>, Failed> {
     let Path(id) = id?;
     let number = ConnectionId::from_bits(id);
-    beside(&state, move |state| state.server.disconnect(number, PATIENCE)).await??;
-    log::info!(target: super::LOG, "disconnecting id={id}");
+    let what = format!("disconnecting id={id}");
+    change(&state, what, move |state| state.server.disconnect(number, PATIENCE)).await?;
     Ok(Json(DisconnectedPage { disconnected: id.to_string() }))
 }
 
@@ -178,25 +219,24 @@ async fn set_accepting(
         let text = "a listener for datagrams accepts no connections, and cannot be stopped";
         return Err(Failed(refused(StatusCode::CONFLICT, text)));
     }
-    let done =
-        beside(&state, move |state| state.server.set_accepting(listener, accepting, PATIENCE));
     let what = if accepting { "accepting again" } else { "accepting stopped" };
-    done.await??;
-    log::info!(target: super::LOG, "{what} at listener={listener} {endpoint}");
+    let what = format!("{what} at listener={listener} {endpoint}");
+    let done = change(&state, what, move |state| {
+        state.server.set_accepting(listener, accepting, PATIENCE)
+    });
+    done.await?;
     Ok(Json(AcceptingPage { listener, accepting }))
 }
 
 pub(super) async fn drain(state: Server) -> Result<(StatusCode, Json<DrainingPage>), Failed> {
     let operations = operations(&state)?;
-    let draining = spawn_blocking(move || operations.drain());
-    let _ = draining.await;
+    beside(&state.endings, move || operations.drain()).await?;
     Ok((StatusCode::ACCEPTED, Json(DrainingPage { draining: true })))
 }
 
 pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPage>), Failed> {
     let operations = operations(&state)?;
-    let result = spawn_blocking(move || operations.reload()).await;
-    let result = result.unwrap_or_else(|_| Err("the reload has failed".to_owned()));
+    let result = beside(&state.changes, move || operations.reload()).await?;
     let (status, applied) = match result.is_ok() {
         true => (StatusCode::OK, true),
         false => (StatusCode::UNPROCESSABLE_ENTITY, false),
@@ -233,16 +273,19 @@ pub(super) async fn message(
     let (queued, refused_by) = match to {
         Recipients { to: Some(id), listener: None } => {
             let id = ConnectionId::from_bits(id);
-            beside(&state, move |state| state.server.send_to(id, &bytes, PATIENCE)).await??;
+            let what = format!("message id={} bytes={}", id.to_bits(), bytes.len());
+            change(&state, what, move |state| state.server.send_to(id, &bytes, PATIENCE)).await?;
             (1, 0)
         }
         Recipients { to: None, listener: Some(listener) } => {
             if listener >= state.server.endpoints.len() {
                 return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
             }
-            let sent =
-                beside(&state, move |state| state.server.broadcast(listener, &bytes, PATIENCE));
-            let Broadcast { queued, refused } = sent.await??;
+            let what = format!("message listener={listener} bytes={}", bytes.len());
+            let sent = change(&state, what, move |state| {
+                state.server.broadcast(listener, &bytes, PATIENCE)
+            });
+            let Broadcast { queued, refused } = sent.await?;
             (queued, refused)
         }
         _ => {

@@ -36,6 +36,7 @@ use http::Listener;
 
 pub use access::{Token, TokenError};
 pub use control::Operations;
+use control::Turns;
 
 mod access;
 mod api;
@@ -133,6 +134,11 @@ struct State {
     is_withdrawn: AtomicBool,
     loaded: Mutex<Loaded>,
     last_look: LastLook,
+    /// Lists of clients are made one at a time, because each takes memory for all of them.
+    lists: Turns,
+    changes: Turns,
+    /// Nothing holds up a drain.
+    endings: Turns,
 }
 
 /// The configuration that runs.
@@ -209,6 +215,9 @@ impl AdminListener {
             is_withdrawn: AtomicBool::new(false),
             loaded: Mutex::new(Loaded { generation: 1, is_successful: true, at: now }),
             last_look: LastLook::default(),
+            lists: Turns::new(1),
+            changes: Turns::new(2),
+            endings: Turns::new(1),
         });
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()

@@ -54,8 +54,9 @@ async fn show_clients(
     query: Result<Query<clients::Query>, QueryRejection>,
 ) -> Result<Response, Failed> {
     let Query(query) = query?;
-    let page = beside(&state, move |state| {
-        let page = clients::page(state, &query)?;
+    let of_page = state.clone();
+    let page = beside(&state.lists, move || {
+        let page = clients::page(&of_page, &query)?;
         Ok::<_, String>(Json(page).into_response())
     });
     page.await?.map_err(|error| Failed((StatusCode::BAD_REQUEST, error + "\n")))

@@ -61,11 +61,22 @@ impl Ending {
 
     /// The first call drains, after the delay. The second call stops at once.
     pub(super) fn next(self: &Arc<Ending>, why: &str) {
-        if self.begun.swap(true, Ordering::AcqRel) {
+        if !self.begin(why) {
             log::warn!("{why}: stopping at once");
             self.server.stop();
-            return;
         }
+    }
+
+    /// Drains, after the delay. Returns whether nothing has begun a drain before.
+    pub(super) fn begin(self: &Arc<Ending>, why: &str) -> bool {
+        let is_first = !self.begun.swap(true, Ordering::AcqRel);
+        if is_first {
+            self.drain_after_delay(why);
+        }
+        is_first
+    }
+
+    fn drain_after_delay(self: &Arc<Ending>, why: &str) {
         let DrainTimes { delay: drain_delay, timeout: drain_timeout } = *self.drain();
         systemd::stopping(&format!(
             "{why}: draining, {:?} at most",

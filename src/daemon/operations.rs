@@ -29,9 +29,7 @@ impl Operations {
 
 impl admin::Operations for Operations {
     fn drain(&self) {
-        if !self.ending.has_begun() {
-            self.ending.next("admin");
-        }
+        self.ending.begin("admin");
     }
 
     fn reload(&self) -> Result<String, String> {

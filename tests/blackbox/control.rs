@@ -71,7 +71,9 @@ fn page(name: &str, text: &str) -> Value {
 
 #[test]
 fn each_change_takes_effect_and_its_reply_conforms_to_the_schema() {
-    let mut daemon = start(&["--listen", "127.0.0.1:0", "--listen", "framed://127.0.0.1:0"]);
+    // A drained client has time to be slow.
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "framed://127.0.0.1:0"];
+    let mut daemon = start(&[&listen[..], &["--linger", "60s"]].concat());
     let mut client = Client::connect(daemon.address());
     client.ping(1_000);
     let (_, text) = get(&daemon, "/api/v1/clients");
@@ -121,10 +123,33 @@ fn each_change_takes_effect_and_its_reply_conforms_to_the_schema() {
     drop((waits, quiet, other));
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     assert_eq!(daemon.lines_with("admin: draining, 10s at most").len(), 1, "{}", daemon.tail());
-    for done in ["disconnecting id=", "accepting stopped at listener=0", "accepting again at"] {
+    for done in [
+        "disconnecting id=",
+        "accepting stopped at listener=0",
+        "accepting again at",
+        &format!("message id={quiet_id} bytes=5"),
+    ] {
         assert_eq!(daemon.lines_with(done).len(), 1, "{done}: {}", daemon.tail());
     }
     assert!(!daemon.log().contains(TOKEN), "the log shows the token");
+}
+
+/// Only a second signal stops at once.
+#[test]
+fn drains_that_are_asked_for_at_the_same_time_are_one() {
+    let mut daemon = start(&["--listen", "127.0.0.1:0", "--linger", "60s"]);
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(authorized(&daemon, "/api/v1/drain", b"").0, 202));
+        }
+    });
+    client.expect_fin();
+    drop(client);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    assert_eq!(daemon.lines_with("admin: draining, 10s at most").len(), 1, "{}", daemon.tail());
+    assert_eq!(daemon.lines_with("stopping at once").len(), 0, "{}", daemon.tail());
 }
 
 /// Listeners for datagrams have numbers, too.

@@ -118,6 +118,8 @@ pub(super) fn ask(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     });
+    // A look-up of a name that has not ended is not waited for.
+    runtime.shutdown_background();
     reply.map_err(|error| format!("cannot ask {at}: {error}"))
 }
 
