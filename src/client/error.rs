@@ -36,6 +36,11 @@ impl Attempts {
         self.0.iter().filter_map(|one| Some((&one.address, one.handshake.as_ref()?)))
     }
 
+    fn all_are_final(&self) -> bool {
+        let is_final = |one: &Attempt| one.handshake.as_ref().is_some_and(HandshakeError::is_final);
+        self.0.iter().all(is_final)
+    }
+
     fn are_unix(&self) -> bool {
         self.0.iter().all(Attempt::is_unix)
     }
@@ -156,7 +161,8 @@ impl Error {
             | Error::NoFraming
             | Error::LoopEnded
             | Error::OnLoopThread => true,
-            Error::Handshake(attempts) => attempts.handshakes().any(|(_, error)| error.is_final()),
+            // Another address may have been away for a moment.
+            Error::Handshake(attempts) => attempts.all_are_final(),
             Error::Resolve { .. }
             | Error::Refused(_)
             | Error::ConnectTimedOut(_)
@@ -404,5 +410,21 @@ mod tests {
         let hinted =
             |address| Error::of_attempts(&[attempt(address)]).to_string().contains("%eth0");
         assert!(hinted("[fe80::1]:7") && !hinted("[fe80::1%1]:7") && !hinted("[::1]:7"));
+    }
+
+    /// A server that was away for a moment may come back.
+    #[test]
+    fn a_failed_handshake_is_final_only_if_no_other_address_failed_in_passing() {
+        let address = Endpoint::from(std::net::SocketAddr::from(([127, 0, 0, 1], 7)));
+        let failed =
+            |handshake| Attempt { address, error: Errno::PROTO, handshake: Some(handshake) };
+        let wrong = failed(HandshakeError::UnknownAuthority);
+        let refused = Attempt { address, error: Errno::CONNREFUSED, handshake: None };
+        let cut = failed(HandshakeError::Closed);
+        assert!(Error::of_attempts(&[wrong, wrong]).is_final());
+        for other in [refused, cut] {
+            let error = Error::of_attempts(&[wrong, other]);
+            assert!(matches!(error, Error::Handshake(_)) && !error.is_final(), "{error}");
+        }
     }
 }

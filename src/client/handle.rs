@@ -166,7 +166,8 @@ impl ClientLoop {
         let target = Target::parse(target)?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &target.tls {
-            let server = self.connectors.server(tls, &target.host)?;
+            let at = format!("{}:{} {:?}", target.host, target.port, target.literal);
+            let server = self.connectors.server(tls, &target.host, at)?;
             return Client::with_server(&self.submission, target, options, Some(server));
         }
         Client::new(&self.submission, target, options)

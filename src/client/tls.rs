@@ -20,9 +20,16 @@ pub(crate) struct Server {
 /// The servers of all clients of a loop, by their slots.
 pub(crate) struct Servers(Mutex<Vec<Option<Server>>>);
 
-/// What clients with the same options share: trusted authorities and tickets.
+/// What clients of the same server share: trusted authorities and tickets.
 #[derive(Default)]
-pub(crate) struct Connectors(Mutex<Vec<(TlsOptions, Connector)>>);
+pub(crate) struct Connectors(Mutex<Vec<Known>>);
+
+struct Known {
+    options: TlsOptions,
+    /// Where the server is.
+    at: String,
+    connector: Connector,
+}
 
 impl Servers {
     pub(crate) fn new(clients: u32) -> Servers {
@@ -48,23 +55,32 @@ impl Servers {
 }
 
 impl Connectors {
-    /// The server with these options at this host. Reads the files that the options name, unless
-    /// they were read for another client.
+    /// The server with these options, with this host in its target, at this address. Reads the
+    /// files that the options name, unless they were read for another client.
     ///
     /// # Errors
     /// A file cannot be used, or the options contradict each other.
-    pub(crate) fn server(&self, options: &TlsOptions, host: &str) -> Result<Server, Error> {
+    pub(crate) fn server(
+        &self,
+        options: &TlsOptions,
+        host: &str,
+        at: String,
+    ) -> Result<Server, Error> {
         let wrong = |error: crate::tls::TlsError| Error::Target(error.to_string());
         let name = Name::new(options, host).map_err(wrong)?;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, connector)) = all.iter().find(|(known, _)| known == options) {
-            return Ok(Server { connector: connector.clone(), name });
-        }
-        let connector = Connector::new(options).map_err(wrong)?;
+        let mut with_options = all.iter().filter(|known| known.options == *options);
+        let connector = match with_options.clone().find(|known| known.at == at) {
+            Some(known) => return Ok(Server { connector: known.connector.clone(), name }),
+            None => match with_options.next() {
+                Some(known) => known.connector.apart(),
+                None => Connector::new(options).map_err(wrong)?,
+            },
+        };
         if all.len() == CONNECTORS_MAX {
             all.remove(0);
         }
-        all.push((options.clone(), connector.clone()));
+        all.push(Known { options: options.clone(), at, connector: connector.clone() });
         Ok(Server { connector, name })
     }
 }

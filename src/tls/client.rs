@@ -61,12 +61,13 @@ impl Connector {
         Ok(Connector { config: Arc::new(config), resumes: *resume }.apart())
     }
 
-    /// The same with tickets of its own: none yet.
+    /// The same with tickets of its own: none yet. A connector is for one server, because tickets
+    /// are kept by the name of the server, and several servers may have one name.
     #[must_use]
     pub fn apart(&self) -> Connector {
         let mut config = ClientConfig::clone(&self.config);
         config.resumption = match self.resumes {
-            true => Resumption::in_memory_sessions(SERVERS_MAX),
+            true => Resumption::in_memory_sessions(TICKETS_MAX),
             false => Resumption::disabled(),
         };
         Connector { config: Arc::new(config), resumes: self.resumes }
@@ -79,8 +80,8 @@ impl Connector {
     }
 }
 
-/// Servers whose tickets are kept, at most. For each these are up to 8 tickets.
-const SERVERS_MAX: usize = 256;
+/// Tickets that are kept, at most. rustls keeps 8 for a server, and counts in these.
+const TICKETS_MAX: usize = 8;
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

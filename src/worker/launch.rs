@@ -156,8 +156,8 @@ pub fn run_clients_with_prefix<S: Service>(
     run_layered_clients(limits, service, Prefix::new(prefix, Plain))
 }
 
-/// Like [`run_clients_with_prefix`], with TLS behind the prefix, which may be empty. `server` names
-/// the server of the connection with a tag.
+/// Like [`run_clients_with_prefix`], with TLS behind the prefix, which may be empty. `server` returns
+/// the name of the server of the connection with a tag, and the connector that has its tickets.
 ///
 /// # Errors
 /// As [`run_clients`].
@@ -166,10 +166,12 @@ pub fn run_clients_with_tls<S: Service>(
     limits: ClientLimits,
     service: S,
     prefix: impl Fn(u64, Peer) -> Vec<u8> + 'static,
-    connector: Connector,
-    server: impl Fn(u64) -> Name + Send + Sync + 'static,
+    server: impl Fn(u64) -> (Connector, Name) + Send + Sync + 'static,
 ) -> io::Result<S> {
-    let tls = Tls::connecting(move |tag| connector.session(&server(tag)));
+    let tls = Tls::connecting(move |tag| {
+        let (connector, name) = server(tag);
+        connector.session(&name)
+    });
     run_layered_clients(limits, service, Prefix::new(prefix, tls))
 }
 

@@ -255,9 +255,12 @@ fn run_clients<S: Service>(
     };
     if let Some(tls) = &plan.tls {
         let (tls, plan) = (tls.clone(), plan.clone());
-        let connector = tls.connector();
-        let server = move |tag| tls.server(plan.target_index(first[1] + addresses::of_tag(tag).0));
-        return internals::run_clients_with_tls(limits, clients, header, connector, server);
+        let connectors = tls.connectors();
+        let server = move |tag| {
+            let target = plan.target_index(first[1] + addresses::of_tag(tag).0);
+            (connectors[target].clone(), tls.server(target))
+        };
+        return internals::run_clients_with_tls(limits, clients, header, server);
     }
     match proxy {
         None => internals::run_clients(limits, clients),

@@ -35,9 +35,9 @@ impl TlsPlan {
         Ok(Some(TlsPlan { options, connector, servers }))
     }
 
-    /// The sessions of a thread. Each thread has its own tickets.
-    pub fn connector(&self) -> Connector {
-        self.connector.apart()
+    /// What begins the sessions of a thread with each target. Each has its own tickets.
+    pub fn connectors(&self) -> Vec<Connector> {
+        self.servers.iter().map(|_| self.connector.apart()).collect()
     }
 
     /// The server of the target with this index.

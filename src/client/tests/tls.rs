@@ -89,7 +89,7 @@ fn a_certificate_that_is_not_trusted_is_a_final_error_and_ends_reconnecting() {
     let clients = start();
     let port = port(&server);
     let often = Reconnect::between(Duration::from_millis(1), Duration::from_millis(5));
-    let other = format!("tls://localhost:{port}?ca={}", files.path("other.pem"));
+    let other = format!("tls://127.0.0.1:{port}?ca={}", files.path("other.pem"));
     let name = format!("{}&sni=other.test", files.target("tls", port).split('&').next().unwrap());
     for (target, expected, remedy) in [
         (other, HandshakeError::UnknownAuthority, "ca=FILE"),
