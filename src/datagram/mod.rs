@@ -13,7 +13,7 @@
 //! connection.
 //!
 //! A batch is what has arrived when the thread wakes, at most [`BATCH`] datagrams, so a reply waits
-//! for no later datagram. All memory is allocated before the thread is ready.
+//! for no later datagram. All memory is allocated before the thread's first receive.
 //!
 //! * here: start, stop, and the loop
 //! * `guard`: what is not answered, so that nobody can use the server against another

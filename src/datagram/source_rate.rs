@@ -22,7 +22,8 @@ const WAYS: usize = 8;
 
 /// Bits of a place that hold the time, in nanoseconds. The others hold a part of the source's hash.
 /// The time wraps around every five hours. A place that was left then can look as if its time were
-/// ahead, for as long as a burst takes. A place that was never used has 0 and never does.
+/// ahead, for as long as a burst and [`SKEW_NS`] take. A place that was never used has 0 and never
+/// does.
 const TIME_BITS: u32 = 44;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 
@@ -30,6 +31,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// A source may be ahead of its rate by the datagrams of this time, and at least by one.
 const BURST_NS: u64 = SECOND_NS / 10;
+
+/// How much a thread's time may be behind that of another one. Each reads it once for a batch.
+const SKEW_NS: u64 = SECOND_NS;
 
 /// The rates of the sources of one endpoint.
 pub(crate) struct SourceRates {
@@ -91,7 +95,7 @@ impl SourceRates {
     /// How far the time in a place is ahead of now, in nanoseconds. 0 if it has passed.
     fn ahead(&self, value: u64, now: u64) -> u64 {
         let ahead = (value & TIME_MASK).wrapping_sub(now) & TIME_MASK;
-        if value != 0 && ahead <= self.ahead_max { ahead } else { 0 }
+        if value != 0 && ahead <= self.ahead_max + SKEW_NS { ahead } else { 0 }
     }
 }
 
@@ -167,6 +171,18 @@ mod tests {
         assert!((SETS * WAYS * 9 / 10..SETS * WAYS).contains(&served_others), "{served_others}");
         assert_eq!(served(&rates, ip(0), at(0)), 0);
         assert!(rates.take(ip(2_000_000), at(101)), "all places are free again");
+    }
+
+    /// A source at its limit is not given a new allowance by a thread that is still in an earlier
+    /// batch.
+    #[test]
+    fn a_thread_whose_time_is_behind_sees_what_others_served() {
+        let rates = SourceRates::new(100);
+        assert_eq!(served(&rates, ip(1), at(1_000)), 10);
+        for behind in [1, 10, 500, 1_000] {
+            assert_eq!(served(&rates, ip(1), at(1_000 - behind)), 0, "{behind} ms behind");
+        }
+        assert_eq!(served(&rates, ip(1), at(1_010)), 1);
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl Batch {
     /// in it came from. They leave from `local`, if it is given.
     ///
     /// # Panics
-    /// There is no datagram of this number, or it is queued already.
+    /// There is no datagram of this number.
     #[inline]
     pub fn reply(&mut self, at: usize, length: usize, local: Option<IpAddr>) {
         assert!(at < self.received, "no datagram has this number");

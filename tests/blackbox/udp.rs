@@ -416,6 +416,8 @@ fn a_client_that_has_gone_costs_nothing() {
     let before = daemon.cpu_ticks();
     std::thread::sleep(Duration::from_millis(300));
     assert!(daemon.cpu_ticks() <= before + 2, "it spins");
-    assert_eq!(daemon.lines_with("WARN").len(), 0, "{}", daemon.tail());
+    // A system may allow less for the receive buffer, which is said at start.
+    let warned = daemon.lines_with("WARN").into_iter().filter(|line| !line.contains("rmem_max"));
+    assert_eq!(warned.count(), 0, "{}", daemon.tail());
     daemon.finish();
 }

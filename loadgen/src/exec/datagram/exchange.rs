@@ -114,6 +114,12 @@ impl Datagrams {
         }
     }
 
+    /// Whether the time-out of a datagram sent at this time had passed when all sockets were last
+    /// found empty. What lies in them since a pause of this process came in time.
+    fn is_overdue(&self, sent: Time) -> bool {
+        self.looked_at - sent > self.lifecycle.plan.timeout
+    }
+
     /// Judges datagram number `at` of the batch, which has arrived at a socket.
     pub(super) fn judge(&mut self, index: usize, at: usize, now: Time) {
         let Some(number) = self.number(index, at) else {
@@ -128,7 +134,7 @@ impl Datagrams {
         }
         let slot = self.slot(index, number);
         let sent = self.ring[slot];
-        if sent.fate == Fate::Outstanding && now - sent.at > self.lifecycle.plan.timeout {
+        if sent.fate == Fate::Outstanding && self.is_overdue(sent.at) {
             self.lose(index, number, now);
         }
         let is_outstanding = self.ring[slot].fate == Fate::Outstanding;

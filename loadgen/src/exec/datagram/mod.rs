@@ -20,6 +20,7 @@ use echopool::internals::{self, Batch, Wait};
 use echopool::time::Time;
 use rustix::event::Timespec;
 use rustix::event::epoll;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::exec::client::backlog::Windows;
 use crate::exec::client::second::PresentSecond;
@@ -187,7 +188,8 @@ impl Datagrams {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         }; EVENTS];
-        let mut wait = next - internals::now();
+        let begun = internals::now();
+        let mut wait = next - begun;
         if self.lifecycle.plan.busy_poll {
             wait = Duration::ZERO;
         }
@@ -209,6 +211,8 @@ impl Datagrams {
             }
             wait = Duration::ZERO;
         }
+        // What lay in the sockets when this began has been read by now.
+        self.looked_at = begun;
         Ok(())
     }
 
@@ -278,6 +282,9 @@ impl Client {
     }
 }
 
+/// Bytes of a socket's receive buffer, if the system allows as much (net.core.rmem_max).
+const RECEIVE_BUFFER: usize = 4 << 20;
+
 /// A socket that receives from this address alone.
 fn open(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {
@@ -287,5 +294,7 @@ fn open(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
     socket.connect(to)?;
     socket.set_nonblocking(true)?;
+    // As much as the system allows: replies that lie here in a pause are not lost.
+    let _ = set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
     Ok(socket)
 }
