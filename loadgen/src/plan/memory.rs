@@ -183,11 +183,13 @@ impl Plan {
     }
 
     /// Buffers of the local server, if its default is too small for requests that it has to hold
-    /// completely: one largest request per connection, up to a budget of bytes.
+    /// completely: one largest request per connection, up to a budget of bytes. It comes in pieces
+    /// that do not fill their buffers. Two that follow each other have more than fits into one, so a
+    /// request takes at most twice the buffers that its bytes fill.
     pub fn server_buffers(&self) -> Option<u64> {
         let longest = self.service.framing()?.wire_max() as u64;
         let each = |bytes: u64| bytes.div_ceil(SERVER_BUFFER_SIZE) + 1;
-        let wanted = self.connections * each(self.wire.len_max());
+        let wanted = self.connections * 2 * each(self.wire.len_max());
         Some(wanted.min(SERVER_BYTES_MAX / SERVER_BUFFER_SIZE).max(2 * each(longest)).max(128))
     }
 }
