@@ -118,7 +118,7 @@ impl Client {
     /// # Panics
     /// A request was not accounted for.
     pub fn into_records(mut self) -> Records {
-        self.abandon();
+        self.lifecycle.abandon();
         let outstanding = self.second.outstanding();
         assert_eq!(outstanding, 0, "no request is under way without a connection");
         for index in (0..self.places.len()).filter(|index| self.places[*index].established > 0) {

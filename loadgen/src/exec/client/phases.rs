@@ -12,10 +12,9 @@ use super::backlog::Windows;
 use super::exchange::slot;
 use crate::cli::Lifetime;
 use crate::exec::client::conversation::{ConnectionState, Conversation};
-use crate::exec::lifecycle::{Lifecycle, PER_TURN};
+use crate::exec::lifecycle::PER_TURN;
 use crate::stats::cpu::SATURATED;
 use crate::stats::loss::Loss;
-use crate::stats::records::GivenUp;
 use crate::stats::tally::BEHIND;
 
 impl Client {
@@ -176,21 +175,6 @@ impl Client {
         // The unsent requests are given up.
         self.lifecycle.tally().behind_ns.store(0, Relaxed);
         self.lifecycle.drain(now);
-    }
-
-    /// Gives up the requests that were due before the end and found no connection with room. There
-    /// may be millions of them, so this is done when no thread waits for a reply any more.
-    pub(super) fn abandon(&mut self) {
-        let Lifecycle { dispatch, records, intervals, period, .. } = &mut self.lifecycle;
-        let Some(dispatch) = dispatch else { return };
-        let ended = records.ended;
-        dispatch.abandon(ended, |intended| {
-            if intended >= period.record_from {
-                records.offered += 1;
-                records.give_up(ended, None, intended, GivenUp::NeverSent);
-                intervals.give_up(ended, ended - intended);
-            }
-        });
     }
 
     fn sample(&mut self, now: Time) {

@@ -239,7 +239,7 @@ impl Datagrams {
     /// # Panics
     /// A datagram was not accounted for.
     fn into_records(mut self) -> Records {
-        self.abandon();
+        self.lifecycle.abandon();
         assert_eq!(self.second.outstanding(), 0, "each datagram has an end");
         for (client, &place) in self.clients.iter().zip(&self.places) {
             let completed = client.replies - client.unrecorded;

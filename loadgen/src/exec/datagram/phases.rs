@@ -7,9 +7,8 @@ use echopool::time::Time;
 
 use super::Datagrams;
 use crate::exec::client::backlog::Windows;
-use crate::exec::lifecycle::{Lifecycle, PER_TURN, Phase, TICK};
+use crate::exec::lifecycle::{PER_TURN, Phase, TICK};
 use crate::stats::cpu::SATURATED;
-use crate::stats::records::GivenUp;
 use crate::stats::tally::BEHIND;
 
 /// How long replies are read after every datagram has had its end: for those that come twice.
@@ -158,20 +157,6 @@ impl Datagrams {
         }
         self.lifecycle.tally().behind_ns.store(0, Relaxed);
         self.lifecycle.drain(now);
-    }
-
-    /// Gives up the requests that were due before the end and found no socket with room.
-    pub(super) fn abandon(&mut self) {
-        let Lifecycle { dispatch, records, intervals, period, .. } = &mut self.lifecycle;
-        let Some(dispatch) = dispatch else { return };
-        let ended = records.ended;
-        dispatch.abandon(ended, |intended| {
-            if intended >= period.record_from {
-                records.offered += 1;
-                records.give_up(ended, None, intended, GivenUp::NeverSent);
-                intervals.give_up(ended, ended - intended);
-            }
-        });
     }
 
     fn sample(&mut self, now: Time) {

@@ -20,7 +20,7 @@ use echopool::time::Time;
 use crate::exec::control::Control;
 use crate::plan::{Plan, Share};
 use crate::stats::interval::Recorder;
-use crate::stats::records::Records;
+use crate::stats::records::{GivenUp, Records};
 use crate::stats::tally::Tally;
 use crate::traffic::dispatch::Dispatch;
 
@@ -299,6 +299,22 @@ impl Lifecycle {
         self.records.longest_stall = self.stalls.take_longest();
         self.intervals.end(self.records.ended);
         self.end_samples();
+    }
+
+    /// Open loop: gives up the requests that were due before the end and for which there was no
+    /// room. There may be millions of them, so this is done when no thread waits for a reply any
+    /// more.
+    pub fn abandon(&mut self) {
+        let Lifecycle { dispatch, records, intervals, period, .. } = self;
+        let Some(dispatch) = dispatch else { return };
+        let ended = records.ended;
+        dispatch.abandon(ended, |intended| {
+            if intended >= period.record_from {
+                records.offered += 1;
+                records.give_up(ended, None, intended, GivenUp::NeverSent);
+                intervals.give_up(ended, ended - intended);
+            }
+        });
     }
 
     /// Everything was sent or given up: waits for outstanding replies.
