@@ -62,6 +62,8 @@ pub(crate) struct Op {
     pub(super) header: [u8; LENGTH_BYTES],
     pub(super) header_len: usize,
     pub(super) deadline: Time,
+    /// How many times the deadline was postponed.
+    pub(super) postponed: u8,
     /// Number of its bytes, framing included, that have been put on the connection's output.
     pub(super) put: usize,
     /// Position in the connection's stream after the last byte put so far.
@@ -117,6 +119,7 @@ impl Op {
             header: [0; LENGTH_BYTES],
             header_len: 0,
             deadline: Time::MAX,
+            postponed: 0,
             put: 0,
             end: 0,
             lane: Lane::None,

@@ -2,6 +2,7 @@
 
 use super::messenger::Messenger;
 use super::{ConnectTo, ConnectionId, To};
+use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::shared::receipt::SendError;
 
@@ -19,6 +20,8 @@ pub struct Turn<'a> {
     pub(crate) wakes_max: usize,
     /// Whether all connections that used up their share of an earlier turn have been served since.
     pub(crate) all_served: bool,
+    /// The connections that have used up their share and are to continue, by their slots.
+    pub(crate) yielded: &'a SlotQueue,
     pub(crate) requests: &'a mut Requests,
     pub(crate) messenger: &'a Messenger,
 }
@@ -35,6 +38,12 @@ impl Turn<'_> {
     /// returns the deadline from [`Service::turn`], its next turn follows at once.
     pub fn looked_at(&self) -> Time {
         self.looked_at
+    }
+
+    /// Whether the connection used up its share of the turn, so that it may have more to send or to
+    /// read. [`looked_at`](Turn::looked_at) does not hold for it.
+    pub(crate) fn has_yielded(&self, id: ConnectionId) -> bool {
+        self.yielded.contains(id.slot())
     }
 
     /// The connections that this worker has now, including those that are still connecting.

@@ -497,6 +497,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             free_slots: free.min(REQUESTS_PER_TURN),
             wakes_max: WAKES_PER_TURN.min(self.table.capacity()),
             all_served: self.yielded_left == 0 || self.yielded.is_empty(),
+            yielded: &self.yielded,
             requests: &mut self.requests,
             messenger: &self.messenger,
         };

@@ -63,6 +63,7 @@ fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
             free_slots: 0,
             wakes_max: 2,
             all_served: true,
+            yielded: &crate::base::slot_queue::SlotQueue::new(0),
             requests,
             messenger: &messenger,
         };

@@ -83,3 +83,34 @@ fn an_error_tells_whether_trying_again_can_help() {
         assert_eq!(Failed::from(error).is_final(), is_final);
     }
 }
+
+/// The loop stands still past a deadline. Afterwards the connection has more to send than fits into
+/// its share of several turns, so that the reply is read later than the deadline is noticed.
+#[test]
+fn a_reply_that_came_while_the_loop_stood_still_counts_although_there_is_more_to_send() {
+    const LEN: usize = 16 << 20;
+    let framing = Framing::Length { order: ByteOrder::Little, max: LEN as u32 };
+    let (stands_still, is_told) = channel();
+    let is_told = Mutex::new(is_told);
+    let (target, answers) = serve(1, move |mut stream, _| {
+        stream.read_exact(&mut [0; 4]).unwrap();
+        is_told.lock().unwrap().recv_timeout(GUARD).unwrap();
+        stream.write_all(&framed(b"early")).unwrap();
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+    });
+    let (_server, echo) = echo_server();
+    let clients = start();
+    let sleeper = connected(&clients, &echo, Options::new());
+    let client = connected(&clients, &target, Options::new().framing(framing));
+    let pending = client.send_receive(vec![7; LEN], EXPIRES);
+    // It has not read, and the kernel takes less than the message: the request is still being sent.
+    thread::sleep(SHORT);
+    sleeper.send_receive(b"x".to_vec(), GUARD).on_complete(move |_| {
+        stands_still.send(()).unwrap();
+        thread::sleep(EXPIRES + SHORT * 4);
+    });
+    assert_eq!(done(pending).unwrap(), b"early");
+    drop(client);
+    drop(clients);
+    assert_eq!(answers.recv_timeout(GUARD).unwrap(), LEN as u64);
+}

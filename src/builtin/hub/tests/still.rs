@@ -269,6 +269,7 @@ impl Still {
             free_slots: 0,
             wakes_max: Still::WAKES_MAX,
             all_served: true,
+            yielded: &crate::base::slot_queue::SlotQueue::new(0),
             requests: &mut worker.requests,
         };
         worker.next = worker.hub.turn(&mut turn);
