@@ -1,8 +1,10 @@
 //! Start: addresses, start errors with their exit codes and remedies, and the output on stdout.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use crate::harness::{Client, Daemon, Fleet, eventually, have_ipv6, named_values, run_to_end};
+use crate::harness::{
+    Client, Daemon, Fleet, eventually, have, have_ipv6, named_values, run_to_end,
+};
 
 /// Exit codes, as documented in `docs/operations.md`.
 const FAILED: Option<i32> = Some(1);
@@ -242,4 +244,46 @@ fn a_link_local_address_takes_its_zone_by_name_and_asks_for_a_missing_one() {
     let (code, _, stderr) = run("");
     assert_eq!(code, FAILED, "{stderr}");
     assert!(stderr.contains("[fe80::1%eth0]:7777"), "no hint: {stderr}");
+}
+
+/// Runs the daemon in a process in which the kernel refuses IPv6 sockets, as one that was started
+/// with `ipv6.disable=1` does. The filter for system calls is in struct sock_fprog: it loads the
+/// number of the call, and of `socket` (41 on x86-64, 198 on AArch64) the address family.
+const WITHOUT_IPV6: &str = "exec python3 -c 'import ctypes, os, platform, struct, sys; \
+    socket = dict(x86_64=41, aarch64=198)[platform.machine()]; \
+    steps = [(32, 0, 0, 0), (21, 0, 3, socket), (32, 0, 0, 16), (21, 0, 1, 10), \
+             (6, 0, 0, 0x50000 + 97), (6, 0, 0, 0x7FFF0000)]; \
+    code = ctypes.create_string_buffer(b\"\".join(struct.pack(\"HBBI\", *s) for s in steps)); \
+    program = struct.pack(\"HxxxxxxP\", len(steps), ctypes.addressof(code)); \
+    prctl = ctypes.CDLL(None).prctl; \
+    ok = prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, program) == 0; \
+    ok or sys.exit(\"no filter\"); \
+    os.execv(sys.argv[1], sys.argv[1:])' \"$0\" \"$@\"";
+
+#[test]
+fn without_ipv6_the_wildcards_of_ipv4_are_listened_on() {
+    if !have("python3") {
+        return;
+    }
+    // Alone, beside the one of IPv4 in either order, and over UDP. Each pair takes a free port.
+    let alone = Daemon::start_under(WITHOUT_IPV6, &["--listen", "[::]:0"]);
+    assert!(alone.address().is_ipv4(), "{}", alone.address());
+    for (v6, v4) in [("[::]", "0.0.0.0"), ("udp://[::]", "udp://0.0.0.0")] {
+        for order in [[v6, v4], [v4, v6]] {
+            let port = free_port();
+            let [first, second] = order.map(|host| format!("{host}:{port}"));
+            // One line is read for each `--listen`, and the second is left out.
+            let second = format!("--listen={second}");
+            let daemon = Daemon::start_under(WITHOUT_IPV6, &["--listen", &first, &second]);
+            assert_eq!(daemon.targets().len(), 1, "{:?}", daemon.targets());
+            assert!(daemon.targets()[0].contains("0.0.0.0"), "{:?}", daemon.targets());
+            let skipped = daemon.lines_with("no IPv6 on this machine: not listening on");
+            assert_eq!(skipped.len(), 1, "{skipped:?}");
+            daemon.finish();
+        }
+    }
+    let mut client = Client::connect((Ipv4Addr::LOCALHOST, alone.address().port()).into());
+    client.ping(1_000);
+    client.close();
+    alone.finish();
 }

@@ -29,7 +29,7 @@ use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::{Buffers, Config};
-use crate::net::bind::{ListenAddress, ListenOn};
+use crate::net::bind::{self, ListenAddress, ListenOn};
 use crate::net::proxy::ProxyOptions;
 use crate::net::transport::{TransportOptions, UnixOptions};
 
@@ -257,15 +257,18 @@ impl Cli {
     /// # Errors
     /// A name cannot be resolved, or a service manager has passed no socket of a name.
     pub(crate) fn config(&self) -> Result<(Config, Vec<ServiceOptions>), String> {
+        let endpoints = |(_, at): &(ServiceOptions, Where)| match at {
+            Where::Address(at) => at.resolve().map_err(|error| error.to_string()),
+            Where::Passed(name, transport, proxy) => {
+                Ok(passed_on(inherited::sockets(name)?, transport, proxy))
+            }
+        };
+        let mut all: Vec<Vec<ListenOn>> =
+            self.listeners.iter().map(endpoints).collect::<Result<_, _>>()?;
+        bind::leave_out_ipv6_wildcards(&mut all);
         let mut services = Vec::new();
         let mut config = Config::new();
-        for (service, at) in &self.listeners {
-            let endpoints = match at {
-                Where::Address(at) => at.resolve().map_err(|error| error.to_string())?,
-                Where::Passed(name, transport, proxy) => {
-                    passed_on(inherited::sockets(name)?, transport, proxy)
-                }
-            };
+        for ((service, _), endpoints) in self.listeners.iter().zip(all) {
             services.extend(endpoints.iter().map(|_| *service));
             config = config.listen(endpoints);
         }
