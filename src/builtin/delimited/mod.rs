@@ -4,6 +4,8 @@
 use std::fmt::{self, Write};
 use std::ops::Range;
 
+use log::LevelFilter;
+
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
 };
@@ -79,6 +81,11 @@ impl MessageOptions {
 /// The log target of the messages.
 const TARGET: &str = "echopool::message";
 
+/// After this many messages that the log was told of, the connection waits for its next turn. Each
+/// costs tens of nanoseconds even if it is over the limit of the log, which is much for the few
+/// bytes that it may have. So the share of a turn, which is in bytes, is not enough.
+const LOGGED_PER_TURN: usize = 256;
+
 /// Logs each message at level info, and sends it back with its delimiter in the buffers it arrived
 /// in. Then the service either closes the connection and ignores any bytes after the message, or
 /// keeps the connection for the next message.
@@ -101,9 +108,14 @@ impl Delimited {
         Delimited { framing: options.framing(), options }
     }
 
+    /// Whether messages are logged, subject to the filters of the log.
+    fn logs(&self) -> bool {
+        self.options.show > 0 && log::max_level() >= LevelFilter::Info
+    }
+
     /// Logs the message at this range of the input. Formats nothing if the level is disabled.
     fn show(&self, connection: &Connection<'_>, place: Range<usize>) {
-        if self.options.show > 0 {
+        if self.logs() {
             show(connection, place, self.options.show as usize);
         }
     }
@@ -125,11 +137,17 @@ impl Delimited {
 
     /// Replies to all complete messages.
     fn all(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        let (complete, error) =
-            self.framing.all(connection.input, scan, |place| self.show(connection, place));
+        let mut messages = 0;
+        let (complete, error) = self.framing.all(connection.input, scan, |place| {
+            messages += 1;
+            self.show(connection, place);
+        });
         match error {
             _ if !send_front(connection, complete) => out_of_references(),
             Some(error) => refuse(error),
+            None if self.logs() && messages >= LOGGED_PER_TURN => {
+                Answer::WaitUntil(connection.now())
+            }
             None => Answer::Continue,
         }
     }

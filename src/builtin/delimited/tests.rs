@@ -2,6 +2,7 @@
 //! `after`, what is logged, and how connections end.
 
 use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
@@ -203,6 +204,43 @@ fn a_message_from_another_thread_ends_with_the_delimiter() {
     assert_eq!(rig.received(client), b"hello\r\n");
     assert_eq!(rig.send_to(client, &[b'x'; 999]), Err(SendError::TooLong));
     assert_eq!(rig.received(client), b"");
+}
+
+/// Records what the service returns when data arrives.
+struct Recording(Delimited, Arc<Mutex<Vec<String>>>);
+
+impl Service for Recording {
+    type Session = Scan;
+
+    fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+        let answer = self.0.data(connection, scan);
+        let waits = matches!(answer, Answer::WaitUntil(time) if time == connection.now());
+        self.1.lock().unwrap().push(if waits { "next turn".into() } else { format!("{answer:?}") });
+        answer
+    }
+}
+
+#[test]
+fn many_messages_for_the_log_leave_the_rest_of_the_turn_to_others() {
+    // Nothing in the process writes it.
+    log::set_max_level(LevelFilter::Info);
+    let answers = Arc::<Mutex<Vec<String>>>::default();
+    for (show, messages, then) in [
+        (200, LOGGED_PER_TURN - 1, "Continue"),
+        (200, LOGGED_PER_TURN, "next turn"),
+        (200, 1000, "next turn"),
+        (0, 1000, "Continue"),
+    ] {
+        let service = Delimited::new(MessageOptions { show, ..kept(b"\n") });
+        let made = Recording(service, answers.clone());
+        let mut rig = Rig::new(move || Recording(made.0, made.1.clone()));
+        let client = rig.connect();
+        for _ in 0..2 {
+            rig.send(client, &vec![b'\n'; messages]);
+            assert_eq!(rig.received(client).len(), messages);
+            assert_eq!(std::mem::take(&mut *answers.lock().unwrap()), [then], "{show} {messages}");
+        }
+    }
 }
 
 #[test]
