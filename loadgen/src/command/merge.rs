@@ -174,6 +174,7 @@ pub(crate) mod tests {
     use crate::report::distinct::{distinct, spread};
     use crate::report::ending::Objectives;
     use crate::report::saved::tests::saved;
+    use crate::report::schema::parts::tests::parts as parts_of;
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;
@@ -182,6 +183,24 @@ pub(crate) mod tests {
     pub(crate) fn merged() -> MergedSummary {
         let runs = [0, 1].map(|nth| saved(["a", "b"][nth as usize], &distinct(nth)));
         merge(&runs).expect("the same settings")
+    }
+
+    #[test]
+    fn the_parts_of_round_trips_add_up_if_every_run_has_them() {
+        let run = |name: &str, parts: Option<u64>| {
+            let mut report = report();
+            report.records.parts = parts.map(parts_of).map(Box::new);
+            saved(name, &report)
+        };
+        let parts = |runs: &[Saved]| merge(runs).expect("the same settings").parts;
+        let mut both = parts_of(1_000);
+        both.merge(&parts_of(700));
+        let runs = [run("a", Some(1_000)), run("b", Some(700))];
+        assert_eq!(parts(&runs), Some(PartsSummary::new(&both)));
+        for without in [[Some(1_000), None], [None, Some(700)]] {
+            let [a, b] = without;
+            assert_eq!(parts(&[run("a", a), run("b", b)]), None, "{without:?}");
+        }
     }
 
     /// Of two runs in which no two figures are equal.

@@ -26,7 +26,7 @@ use crate::plan::calibration::Calibration;
 mod ab;
 mod distribution;
 mod merged;
-mod parts;
+pub(crate) mod parts;
 mod run;
 mod search;
 

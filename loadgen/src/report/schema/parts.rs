@@ -245,7 +245,7 @@ impl PartsGroup {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use echopool::builtin::timed::Times;
@@ -255,7 +255,7 @@ mod tests {
     use crate::stats::parts::RoundTrip;
 
     /// Requests whose parts all differ.
-    fn parts(unit: u64) -> Parts {
+    pub(crate) fn parts(unit: u64) -> Parts {
         let mut parts = Parts::default();
         for nth in 1..=100 {
             let at = |units: u64| Time::from_nanos(units * unit * nth);
