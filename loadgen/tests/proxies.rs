@@ -257,19 +257,9 @@ fn haproxy_names_the_client_in_both_versions() {
     }
 }
 
-#[test]
-fn nginx_names_the_client() {
+/// Starts nginx with these servers of streams.
+fn start_nginx(directory: &Directory, servers: &str, listens: &[SocketAddr]) -> Proxy {
     const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    if !have("nginx") {
-        return;
-    }
-    let directory = Directory::new();
-    let socket = directory.file("echo.sock");
-    let required = Served::at("127.0.0.1:0?proxy=require");
-    let optional = Served::at("127.0.0.1:0?proxy=optional");
-    let unix = Served::at(&format!("unix://{socket}?proxy=require"));
-    let (server, maybe) = (required.address(), optional.address());
-    let [v1, through, to_unix] = free_ports();
     // Debian builds it as a module, others into the program.
     let module = match Path::new(MODULE).exists() {
         true => format!("load_module {MODULE};"),
@@ -282,16 +272,32 @@ fn nginx_names_the_client() {
         error_log stderr warn;
         pid {pid};
         events {{ worker_connections 1000; }}
-        stream {{
-            server {{ listen {v1}; proxy_pass {server}; proxy_protocol on; }}
-            server {{ listen {through}; proxy_pass {maybe}; }}
-            server {{ listen {to_unix}; proxy_pass unix:{socket}; proxy_protocol on; }}
-        }}
+        stream {{ {servers} }}
         ",
         pid = directory.file("nginx.pid"),
     );
     let config = directory.write("nginx.conf", &config);
-    let _nginx = Proxy::start("nginx", &["-c", &config], &[v1, through, to_unix]);
+    Proxy::start("nginx", &["-c", &config], listens)
+}
+
+#[test]
+fn nginx_names_the_client() {
+    if !have("nginx") {
+        return;
+    }
+    let directory = Directory::new();
+    let socket = directory.file("echo.sock");
+    let required = Served::at("127.0.0.1:0?proxy=require");
+    let optional = Served::at("127.0.0.1:0?proxy=optional");
+    let unix = Served::at(&format!("unix://{socket}?proxy=require"));
+    let (server, maybe) = (required.address(), optional.address());
+    let [v1, through, to_unix] = free_ports();
+    let servers = format!(
+        "server {{ listen {v1}; proxy_pass {server}; proxy_protocol on; }}
+        server {{ listen {through}; proxy_pass {maybe}; }}
+        server {{ listen {to_unix}; proxy_pass unix:{socket}; proxy_protocol on; }}"
+    );
+    let _nginx = start_nginx(&directory, &servers, &[v1, through, to_unix]);
     run_from_client(v1);
     required.saw(&[CLIENT.to_string()]);
     run_from_client(through);
@@ -433,4 +439,51 @@ fn ncat_echoes_over_tls() {
     let arguments = ["-4", "-l", "-k", "-m", "100", "127.0.0.1", &port, "--exec", "/bin/cat"];
     let _ncat = Proxy::start("ncat", &[&pair[..], &arguments].concat(), &[entry]);
     run_over_tls(entry, &certificates, 10);
+}
+
+/// Its stdin and stdout are one pipe, so it echoes. It serves one connection after the other.
+#[test]
+fn openssl_echoes_over_tls() {
+    if !have("openssl") {
+        return;
+    }
+    let (directory, certificates) = (Directory::new(), Certificates::new());
+    let [entry] = free_ports();
+    let server = format!(
+        "mkfifo {pipe} && exec openssl s_server -quiet -accept {entry} -cert {cert} -key {key} \
+         <>{pipe} >&0",
+        pipe = directory.file("pipe"),
+        cert = certificates.file("cert.pem"),
+        key = certificates.file("key.pem"),
+    );
+    let _openssl = Proxy::start("sh", &["-c", &server], &[entry]);
+    run_over_tls(entry, &certificates, 1);
+}
+
+/// nginx in front of a plain server, with the protocol of the application that the client asks for.
+#[test]
+fn nginx_ends_tls_in_front_of_a_plain_server() {
+    if !have("nginx") {
+        return;
+    }
+    let (directory, certificates) = (Directory::new(), Certificates::new());
+    let plain = Served::at("127.0.0.1:0");
+    let [entry] = free_ports();
+    let server = format!(
+        "server {{
+            listen {entry} ssl; proxy_pass {server};
+            ssl_certificate {cert}; ssl_certificate_key {key}; ssl_alpn echo;
+            ssl_protocols TLSv1.2 TLSv1.3;
+        }}",
+        server = plain.address(),
+        cert = certificates.file("cert.pem"),
+        key = certificates.file("key.pem"),
+    );
+    let _nginx = start_nginx(&directory, &server, &[entry]);
+    run_over_tls(entry, &certificates, 50);
+    let url = |alpn| format!("tls://{entry}?{}&alpn={alpn}", certificates.ca());
+    run(&url("other,echo"), 5, "");
+    plain.saw(&proxy_itself());
+    let refused = format!("{} -c 2 -d 1s", url("other"));
+    loadgen(&refused).expect(1).complains("the server has refused the TLS handshake");
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Daemon, GUARD, binary, eventually, have};
 
-fn connect(flags: &[&str]) -> Child {
+pub fn connect(flags: &[&str]) -> Child {
     let mut command = Command::new(binary());
     command.arg("connect").args(flags);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

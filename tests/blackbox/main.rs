@@ -23,6 +23,7 @@ mod logging;
 mod manual;
 mod memory;
 mod numbers;
+mod peers;
 mod proxy;
 mod scale;
 mod seeds;

@@ -20,21 +20,26 @@ const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
 
 /// A directory with certificates that is removed at the end.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
     /// With a certificate and a key for localhost.
-    fn new() -> Directory {
+    pub fn new() -> Directory {
+        let directory = Directory::empty();
+        directory.certify("cert.pem", "key.pem");
+        directory
+    }
+
+    pub fn empty() -> Directory {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("echopool-certificates-{}-{number}", std::process::id());
         let directory = Directory(std::env::temp_dir().join(name));
         fs::create_dir(&directory.0).expect("creating a directory");
-        directory.certify("cert.pem", "key.pem");
         directory
     }
 
-    fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
