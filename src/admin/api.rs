@@ -268,6 +268,7 @@ pub(super) fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 pub(super) fn schema() -> serde_json::Value {
     use super::clients::ClientsPage;
+    use super::control::UpgradedPage;
     use super::control::{AcceptingPage, DisconnectedPage, DrainingPage, ReloadedPage, SentPage};
     use super::status::StatusPage;
     use schemars::generate::SchemaSettings;
@@ -295,6 +296,7 @@ pub(super) fn schema() -> serde_json::Value {
         generator.subschema_for::<DrainingPage>(),
         generator.subschema_for::<SentPage>(),
         generator.subschema_for::<ReloadedPage>(),
+        generator.subschema_for::<UpgradedPage>(),
     ];
     serde_json::json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -40,6 +40,14 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// Why nothing was changed.
     fn reload(&self) -> Result<String, String>;
+
+    /// Replaces the running process by a new one. Returns what has come of it in one line.
+    ///
+    /// # Errors
+    /// Why the running process goes on.
+    fn upgrade(&self) -> Result<String, String> {
+        Err("this program cannot be upgraded while it runs".to_owned())
+    }
 }
 
 /// The result of `POST /api/v1/clients/ID/disconnect`.
@@ -86,6 +94,16 @@ pub(super) struct ReloadedPage {
     /// Whether the configuration was applied. If not, nothing is changed.
     applied: bool,
     /// What has changed and what needs a restart, or what is wrong.
+    text: String,
+}
+
+/// The result of `POST /api/v1/upgrade`.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "upgraded"))]
+pub(super) struct UpgradedPage {
+    /// Whether the new process has taken over. If not, the one that ran goes on.
+    upgraded: bool,
+    /// The new process, or why there is none.
     text: String,
 }
 
@@ -243,6 +261,17 @@ pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPa
     };
     let (Ok(text) | Err(text)) = result;
     Ok((status, Json(ReloadedPage { applied, text })))
+}
+
+pub(super) async fn upgrade(state: Server) -> Result<(StatusCode, Json<UpgradedPage>), Failed> {
+    let operations = operations(&state)?;
+    let result = beside(&state.changes, move || operations.upgrade()).await?;
+    let (status, upgraded) = match result.is_ok() {
+        true => (StatusCode::OK, true),
+        false => (StatusCode::CONFLICT, false),
+    };
+    let (Ok(text) | Err(text)) = result;
+    Ok((status, Json(UpgradedPage { upgraded, text })))
 }
 
 fn operations(state: &State) -> Result<Arc<dyn Operations>, Failed> {

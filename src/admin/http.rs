@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -41,6 +42,20 @@ const LAST_REPLY_TIME: Duration = Duration::from_secs(55);
 /// After an error of accept, such as too many open files, the next try is made after this time.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the replies may take that are being sent when the address is left to another process.
+const LEAVING_TIME: Duration = Duration::from_secs(1);
+
+/// What the address does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// It accepts nothing yet.
+    Waits,
+    Serves,
+    /// It accepts nothing more, because another process does. Connections end with the reply that is
+    /// being sent.
+    Leaves,
+}
+
 /// The open connections, the oldest first.
 #[derive(Default)]
 struct Connections(Mutex<VecDeque<AbortHandle>>);
@@ -57,6 +72,11 @@ impl Connections {
         }
         open.push_back(connection);
     }
+
+    fn all_have_ended(&self) -> bool {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().all(AbortHandle::is_finished)
+    }
 }
 
 /// A socket that the address listens on.
@@ -66,23 +86,50 @@ pub(super) enum Listener {
 }
 
 /// Serves until the other end of `ended` is dropped.
-pub(super) async fn serve(listeners: Vec<Listener>, pages: Router, ended: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    listeners: Vec<Listener>,
+    pages: Router,
+    phase: watch::Receiver<Phase>,
+    ended: oneshot::Receiver<()>,
+) {
     let connections = Arc::<Connections>::default();
     for listener in listeners {
-        tokio::spawn(accept(listener, connections.clone(), pages.clone()));
+        let (connections, pages, mut phase) = (connections.clone(), pages.clone(), phase.clone());
+        tokio::spawn(async move {
+            let _ = phase.wait_for(|phase| *phase != Phase::Waits).await;
+            let mut until = phase.clone();
+            let leaves = pin!(until.wait_for(|phase| *phase == Phase::Leaves));
+            let accepting = pin!(accept(&listener, &connections, &pages, &phase));
+            let _ = select(accepting, leaves).await;
+        });
     }
     // Nothing is ever sent: this waits until the sender is gone.
     let _ = ended.await;
+    if *phase.borrow() == Phase::Leaves {
+        const LOOK: Duration = Duration::from_millis(5);
+        let all_have_ended = async {
+            while !connections.all_have_ended() {
+                sleep(LOOK).await;
+            }
+        };
+        let _ = timeout(LEAVING_TIME, all_have_ended).await;
+    }
 }
 
-async fn accept(listener: Listener, connections: Arc<Connections>, pages: Router) {
+async fn accept(
+    listener: &Listener,
+    connections: &Connections,
+    pages: &Router,
+    phase: &watch::Receiver<Phase>,
+) {
     loop {
-        let accepted = match &listener {
+        let (pages, phase) = (pages.clone(), phase.clone());
+        let accepted = match listener {
             Listener::Tcp(tcp) => {
-                tcp.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages.clone())))
+                tcp.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages, phase)))
             }
             Listener::Unix(unix) => {
-                unix.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages.clone())))
+                unix.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages, phase)))
             }
         };
         match accepted {
@@ -97,7 +144,11 @@ async fn accept(listener: Listener, connections: Arc<Connections>, pages: Router
 }
 
 /// Replies to the requests of one connection.
-async fn converse(socket: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Router) {
+async fn converse(
+    socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    pages: Router,
+    mut phase: watch::Receiver<Phase>,
+) {
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -107,7 +158,12 @@ async fn converse(socket: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: 
             .serve_connection(TokioIo::new(socket), TowerToHyperService::new(pages))
     );
     // The errors of a connection concern its client alone.
-    if timeout(CONNECTION_TIME, connection.as_mut()).await.is_err() {
+    let has_ended = {
+        let conversation = pin!(timeout(CONNECTION_TIME, connection.as_mut()));
+        let leaves = pin!(phase.wait_for(|phase| *phase == Phase::Leaves));
+        matches!(select(conversation, leaves).await, Either::Left((Ok(_), _)))
+    };
+    if !has_ended {
         connection.as_mut().graceful_shutdown();
         let _ = timeout(LAST_REPLY_TIME, connection).await;
     }

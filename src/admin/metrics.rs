@@ -10,7 +10,8 @@ use crate::shared::counters::{Kind, ROWS};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A metric that is no counter of the workers. All of these are gauges.
+/// A metric that is no counter of the workers. Those whose names end in `_total` are counters, the
+/// others gauges.
 struct Other {
     name: &'static str,
     #[cfg(test)]
@@ -20,6 +21,12 @@ struct Other {
     help: &'static str,
     /// Returns each value, with the value of its label.
     values: fn(&State) -> Vec<(&'static str, f64)>,
+}
+
+impl Other {
+    fn kind(&self) -> Kind {
+        if self.name.ends_with("_total") { Kind::Counter } else { Kind::Gauge }
+    }
 }
 
 const OTHERS: &[Other] = &[
@@ -105,6 +112,22 @@ const OTHERS: &[Other] = &[
         values: |state| vec![("", state.loaded().generation as f64)],
     },
     Other {
+        name: "echopool_upgrades_total",
+        #[cfg(test)]
+        unit: "upgrades",
+        label: None,
+        help: "Times that another process has taken over, since the first one started.",
+        values: |state| vec![("", state.upgrades().done as f64)],
+    },
+    Other {
+        name: "echopool_upgrades_failed_total",
+        #[cfg(test)]
+        unit: "upgrades",
+        label: None,
+        help: "Upgrades that have failed, since the first process started: the process that ran went on.",
+        values: |state| vec![("", state.upgrades().failed as f64)],
+    },
+    Other {
         name: "echopool_build_info",
         #[cfg(test)]
         unit: "",
@@ -132,7 +155,7 @@ pub(super) fn text(state: &State) -> String {
         }
     }
     for other in OTHERS {
-        head(&mut page, other.name, Kind::Gauge, other.help);
+        head(&mut page, other.name, other.kind(), other.help);
         for (label, value) in (other.values)(state) {
             line(&mut page, other.name, other.label.map(|name| (name, label)), value);
         }
@@ -174,9 +197,9 @@ pub(super) fn documentation() -> String {
         let (kind, help) = (kind.word(), row.help());
         writeln!(table, "| `{metric}` | `{name}` | {kind} | {unit} | {by} | {help} |").unwrap();
     }
-    for Other { name, unit, label, help, .. } in OTHERS {
-        let by = label.unwrap_or_default();
-        writeln!(table, "| `{name}` | | gauge | {unit} | {by} | {help} |").unwrap();
+    for other @ Other { name, unit, label, help, .. } in OTHERS {
+        let (by, kind) = (label.unwrap_or_default(), other.kind().word());
+        writeln!(table, "| `{name}` | | {kind} | {unit} | {by} | {help} |").unwrap();
     }
     table
 }

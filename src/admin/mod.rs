@@ -22,17 +22,17 @@ use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::base::endpoint::{Endpoint, Transport};
 use crate::buffer::room;
 use crate::builtin::url::Spec;
 use crate::error::StartError;
-use crate::net::bind::{self, Bound, ListenOn, Listening, SocketFile};
+use crate::net::bind::{self, Bound, ListenOn, Listening, Offer, SocketFile};
 use crate::server::ServerHandle;
 use crate::server::view::View;
 use health::LastLook;
-use http::Listener;
+use http::{Listener, Phase};
 
 pub use access::{Token, TokenError};
 pub use control::Operations;
@@ -77,6 +77,9 @@ pub struct AdminListener {
     targets: Vec<Spec>,
     token: Option<Token>,
     hosts: Vec<String>,
+    /// The listening sockets, for a process that takes them over.
+    offers: Vec<Offer>,
+    phase: Phase,
 }
 
 /// A running admin address. Dropping it closes it.
@@ -104,6 +107,8 @@ pub struct Admin {
     endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
     state: Arc<State>,
+    offers: Mutex<Vec<Offer>>,
+    phase: watch::Sender<Phase>,
     /// `None` once it is closed.
     running: Mutex<Option<Running>>,
 }
@@ -133,12 +138,22 @@ struct State {
     /// Whether [`Admin::withdraw`] was called.
     is_withdrawn: AtomicBool,
     loaded: Mutex<Loaded>,
+    upgrades: Mutex<Upgrades>,
     last_look: LastLook,
     /// Lists of clients are made one at a time, because each takes memory for all of them.
     lists: Turns,
     changes: Turns,
     /// Nothing holds up a drain.
     endings: Turns,
+}
+
+/// How often the program was replaced by an upgrade since its first process started, and how often
+/// an upgrade has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[cfg_attr(feature = "daemon", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Upgrades {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
 }
 
 /// The configuration that runs.
@@ -171,8 +186,27 @@ impl AdminListener {
         let bound = bind::bind_names(on, &[on.len()], 1, BACKLOG, false)?;
         let endpoints: Vec<Endpoint> = bound.iter().map(|one| one.endpoint).collect();
         let addresses = endpoints.iter().filter_map(Endpoint::socket_addr).collect();
-        let (targets, hosts) = (Vec::new(), Vec::new());
-        Ok(AdminListener { bound, endpoints, addresses, targets, token: None, hosts })
+        let (targets, hosts, offers) = (Vec::new(), Vec::new(), Vec::new());
+        let (token, phase) = (None, Phase::Serves);
+        Ok(AdminListener { bound, endpoints, addresses, targets, token, hosts, offers, phase })
+    }
+
+    /// Lets another process take over the listening sockets, which then are open twice.
+    ///
+    /// # Errors
+    /// The process is out of open files.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn replaceable(mut self, on: &[ListenOn]) -> io::Result<AdminListener> {
+        let offer = |one: &Bound| one.offer(on[one.number()].endpoint).transpose();
+        self.offers = self.bound.iter().filter_map(offer).collect::<io::Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Lets the address accept nothing before [`Admin::begin_accepting`].
+    #[cfg(feature = "daemon")]
+    pub(crate) fn stopped(mut self) -> AdminListener {
+        self.phase = Phase::Waits;
+        self
     }
 
     /// Lets requests with this token change something: disconnect clients, send messages, stop and
@@ -213,6 +247,7 @@ impl AdminListener {
             operations: Mutex::default(),
             started: now,
             is_withdrawn: AtomicBool::new(false),
+            upgrades: Mutex::default(),
             loaded: Mutex::new(Loaded { generation: 1, is_successful: true, at: now }),
             last_look: LastLook::default(),
             lists: Turns::new(1),
@@ -244,18 +279,19 @@ impl AdminListener {
             sockets.map(listener).collect::<io::Result<Vec<_>>>()?
         };
         let (end, ended) = oneshot::channel::<()>();
+        let (phase, phases) = watch::channel(self.phase);
         let pages = pages::router(state.clone());
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                runtime.block_on(http::serve(listeners, pages, ended));
+                runtime.block_on(http::serve(listeners, pages, phases, ended));
                 // Without waiting for requests that wait for a worker.
                 runtime.shutdown_background();
             })?;
         let (endpoints, addresses) = (self.endpoints, self.addresses);
         let running = Mutex::new(Some(Running { files, end, thread }));
-        Ok(Admin { endpoints, addresses, state, running })
+        Ok(Admin { endpoints, addresses, state, offers: Mutex::new(self.offers), phase, running })
     }
 }
 
@@ -274,14 +310,42 @@ impl Admin {
         &self.addresses
     }
 
-    /// Sets what the program can be asked for: a drain and a reload. With `None`, as by default, such
-    /// requests are refused.
+    /// Sets what the program can be asked for: a drain, a reload and an upgrade. With `None`, as by
+    /// default, such requests are refused.
     pub fn set_operations(&self, operations: Option<Arc<dyn Operations>>) {
         *self.state.operations() = operations;
     }
 
+    /// The listening sockets, for a process that takes them over.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn offers(&self) -> Vec<Offer> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Leaves the address to another process that has taken over the sockets of `taken`. Replies that
+    /// are being sent are sent to their ends.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn leave(&self, taken: &[Offer]) {
+        taken.iter().for_each(Offer::is_taken);
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = self.phase.send(Phase::Leaves);
+    }
+
+    /// Starts to accept at an address that was [`stopped`](AdminListener::stopped).
+    #[cfg(feature = "daemon")]
+    pub(crate) fn begin_accepting(&self) {
+        let _ = self.phase.send(Phase::Serves);
+    }
+
+    /// Sets the counts that `/metrics` shows.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn set_upgrades(&self, upgrades: Upgrades) {
+        *self.state.upgrades() = upgrades;
+    }
+
     /// Closes the address, as dropping it does.
     pub fn close(&self) {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { files, end, thread }) = running {
             drop(files);
@@ -313,6 +377,11 @@ impl State {
     fn operations(&self) -> MutexGuard<'_, Option<Arc<dyn Operations>>> {
         // Each change is a single assignment.
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upgrades(&self) -> MutexGuard<'_, Upgrades> {
+        // Each change is a single assignment.
+        self.upgrades.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {

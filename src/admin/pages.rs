@@ -38,6 +38,7 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/api/v1/message", post(control::message))
         .route("/api/v1/drain", post(control::drain))
         .route("/api/v1/reload", post(control::reload))
+        .route("/api/v1/upgrade", post(control::upgrade))
         .layer(DefaultBodyLimit::max(message_max))
         .route_layer(from_fn_with_state(state.clone(), access::check_token));
     reads

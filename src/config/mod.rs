@@ -145,6 +145,11 @@ pub struct Config {
     pub(crate) share_port: bool,
     pub(crate) busy_poll: bool,
     reserved_files: u32,
+    /// Whether another process can take over the listening sockets. The server then has a second
+    /// descriptor of each.
+    pub(crate) is_replaceable: bool,
+    /// Whether each listener accepts nothing until it is started.
+    pub(crate) starts_stopped: bool,
 }
 
 /// The requested number of buffers.
@@ -183,6 +188,8 @@ impl Config {
             share_port: false,
             busy_poll: false,
             reserved_files: 0,
+            is_replaceable: false,
+            starts_stopped: false,
         }
     }
 
@@ -378,8 +385,14 @@ impl Config {
             linger: self.linger,
             share_port: self.share_port,
             busy_poll: self.busy_poll,
-            reserved_files: self.reserved_files,
+            reserved_files: self.all_reserved_files(workers),
         })
+    }
+
+    /// The open files that are kept free, with those of the offers of the listening sockets.
+    fn all_reserved_files(&self, workers: usize) -> u32 {
+        let offered = if self.is_replaceable { workers * self.listen.len() } else { 0 };
+        self.reserved_files.saturating_add(offered as u32)
     }
 
     /// The limits of a running server after its limits of connections and its time-outs were changed
@@ -420,7 +433,8 @@ impl Config {
             ranged("max_connections", asked.into(), 1, CONNECTIONS_MAX.into())?;
         }
         self.check_per_address()?;
-        let fixed = open_files::fixed(workers, self.listen.len()) + u64::from(self.reserved_files);
+        let fixed = open_files::fixed(workers, self.listen.len());
+        let fixed = fixed + u64::from(self.all_reserved_files(workers));
         open_files::connections(self.max_connections, fixed, files)
     }
 

@@ -17,24 +17,31 @@ pub(super) struct Ending {
     pub(super) server: ServerHandle,
     pub(super) admin: Option<Admin>,
     begun: AtomicBool,
-    drain: Mutex<DrainTimes>,
+    times: Mutex<EndTimes>,
 }
 
-/// The times of a drain.
+/// The times of a drain and of an upgrade.
 #[derive(Clone, Copy)]
-pub(super) struct DrainTimes {
+pub(super) struct EndTimes {
     pub(super) delay: Duration,
     pub(super) timeout: Duration,
+    /// How long a process that is to replace this one has to become ready.
+    pub(super) upgrade: Duration,
 }
 
 impl Ending {
-    pub(super) fn new(server: ServerHandle, admin: Option<Admin>, drain: DrainTimes) -> Ending {
-        Ending { server, admin, begun: AtomicBool::new(false), drain: Mutex::new(drain) }
+    pub(super) fn new(server: ServerHandle, admin: Option<Admin>, times: EndTimes) -> Ending {
+        Ending { server, admin, begun: AtomicBool::new(false), times: Mutex::new(times) }
     }
 
-    /// Changes the times of a drain that has not begun.
-    pub(super) fn set_drain(&self, drain: DrainTimes) {
-        *self.drain() = drain;
+    /// Changes the times of a drain or an upgrade that has not begun.
+    pub(super) fn set_times(&self, times: EndTimes) {
+        *self.times() = times;
+    }
+
+    /// How long a process that is to replace this one has to become ready.
+    pub(super) fn upgrade_timeout(&self) -> Duration {
+        self.times().upgrade
     }
 
     /// Whether the server was told to stop.
@@ -42,9 +49,9 @@ impl Ending {
         self.begun.load(Ordering::Acquire)
     }
 
-    fn drain(&self) -> MutexGuard<'_, DrainTimes> {
+    fn times(&self) -> MutexGuard<'_, EndTimes> {
         // Each change is a single assignment.
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drains soon, unless a drain has begun. After the time it stops in any case: a drain that a
@@ -77,7 +84,7 @@ impl Ending {
     }
 
     fn drain_after_delay(self: &Arc<Ending>, why: &str) {
-        let DrainTimes { delay: drain_delay, timeout: drain_timeout } = *self.drain();
+        let EndTimes { delay: drain_delay, timeout: drain_timeout, .. } = *self.times();
         systemd::stopping(&format!(
             "{why}: draining, {:?} at most",
             drain_delay.saturating_add(drain_timeout)

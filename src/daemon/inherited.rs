@@ -4,7 +4,7 @@
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::{io, ptr};
 
@@ -57,6 +57,23 @@ fn unblock(signals: &[c_int]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
+/// Takes a descriptor that this process has inherited.
+///
+/// # Errors
+/// It is one of the standard streams, or not open.
+pub(super) fn descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the call only looks at the number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open. The process that started this one has opened it for it, and its argument is
+    // read once, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// A socket that a service manager has passed.
 struct Passed {
     name: String,
@@ -70,7 +87,6 @@ struct Passed {
 /// # Errors
 /// The variables contradict each other.
 fn passed() -> Result<&'static [Passed], String> {
-    static PASSED: OnceLock<Result<Vec<Passed>, String>> = OnceLock::new();
     let take = || {
         let sockets = sd_notify::listen_fds_with_names().map_err(|error| {
             format!("cannot take the sockets of the service manager (LISTEN_FDS): {error}")
@@ -84,6 +100,27 @@ fn passed() -> Result<&'static [Passed], String> {
         Ok(sockets.map(passed).collect())
     };
     PASSED.get_or_init(take).as_deref().map_err(String::clone)
+}
+
+static PASSED: OnceLock<Result<Vec<Passed>, String>> = OnceLock::new();
+
+/// Sets the sockets that a service manager has passed to an earlier process, with their names. Call it
+/// before anything asks for them.
+pub(super) fn set_passed(sockets: Vec<(String, OwnedFd)>) {
+    let passed = |(name, socket)| Passed { name, on: ListenOn::inherited(socket) };
+    let fresh = PASSED.set(Ok(sockets.into_iter().map(passed).collect()));
+    assert!(fresh.is_ok(), "nothing has asked for them");
+}
+
+/// The names of all sockets that a service manager has passed, with other descriptors of these. Those
+/// that do not listen are left out.
+///
+/// # Errors
+/// The process is out of open files.
+pub(super) fn copies_of_passed() -> io::Result<Vec<(&'static str, OwnedFd)>> {
+    let passed = passed().unwrap_or_default().iter();
+    let usable = passed.filter_map(|one| Some((&one.name[..], one.on.as_ref().ok()?)));
+    usable.map(|(name, on)| Ok((name, on.copy_of_inherited()?))).collect()
 }
 
 /// The sockets of this name, at least one.

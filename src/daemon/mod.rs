@@ -1,10 +1,10 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to seven threads, which sleep most of the time: one writes
+//! Besides the workers there are up to eight threads, which sleep most of the time: one writes
 //! the log, one is for signals, one for the lines of `--stats-interval`, one for
 //! `--until-stdin-closes`, one for `--admin`, one for `--drain-delay`, one for the watchdog of a
-//! service manager.
+//! service manager, one for an upgrade.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::admin::{Admin, AdminListener, Token};
@@ -31,6 +31,7 @@ use logger::Logger;
 use operations::Operations;
 use reload::Reloader;
 use settings::{Settings, Sources};
+use upgrade::{Takeover, Upgrader};
 
 #[cfg(feature = "daemon")]
 pub mod cert;
@@ -57,6 +58,7 @@ mod settings;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 /// Exit code of a failure at start or at run time.
 const FAILED: u8 = 1;
@@ -97,12 +99,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Err(code) = check_memory() {
         return code;
     }
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let mut takeover = match Takeover::begin(&mut args) {
+        Ok(takeover) => takeover,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "echopool: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
     let sources = Sources::new(args, std::env::vars_os());
     let cli = match sources.read() {
         Ok(cli) => cli,
         Err(error) => {
             // Also --help and --version, on standard output and with code 0.
             let _ = error.print();
+            if let Some(takeover) = &takeover {
+                takeover.fail(&error.to_string());
+            }
             return ExitCode::from(error.exit_code());
         }
     };
@@ -118,9 +131,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     cli.settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let log = Arc::new(log);
-    let code = match serve(cli, sources, &log) {
+    let code = match serve(cli, sources, &log, &mut takeover) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            if let Some(takeover) = &takeover {
+                takeover.fail(&failure.text);
+            }
             // Written at every log level.
             let line = log.style.plain("echopool::daemon", &failure.to_string());
             let _ = log.writer.clone().write_all(&line);
@@ -131,20 +147,33 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     code
 }
 
-fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
+/// `takeover` is what an earlier process passes on. It is `None` once this one has taken over.
+fn serve(
+    cli: Cli,
+    sources: Sources,
+    log: &Arc<Logger>,
+    takeover: &mut Option<Takeover>,
+) -> Result<(), Failure> {
     let settings = cli.settings.clone();
     for name in inherited::unused(&cli.passed_sockets()) {
         log::warn!("nothing listens on the passed socket {name}: write --listen fd:{name}");
     }
-    let (config, options) = cli.config().map_err(Failure::new)?;
+    let (mut config, options) = cli.config().map_err(Failure::new)?;
+    if let Some(takeover) = takeover {
+        log::info!("taking over from process {}", takeover.process);
+        takeover.give(&mut config.listen).map_err(Failure::new)?;
+        config.starts_stopped = true;
+    }
     // Before the server starts: from here on, a signal is kept until it can be handled.
-    let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+    let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let end_of_signals = signals.handle();
-    let admin = cli.admin.as_ref().map(|at| bind_admin(at, &cli, &settings)).transpose()?;
+    let admin =
+        cli.admin.as_ref().map(|at| bind_admin(at, &cli, &settings, takeover)).transpose()?;
     let listeners = config.listen.clone();
     let server = OfListener::new(options.clone()).start(config.clone());
     let server = server.map_err(|error| Failure::of_start(&error, &settings))?;
+    config.listen.iter_mut().for_each(ListenOn::forget_handed_over);
     report::limits(&server.limits());
     report::busy_workers(&server.limits());
     log::info!("{}", server.memory());
@@ -154,16 +183,21 @@ fn serve(cli: Cli, sources: Sources, log: &Arc<Logger>) -> Result<(), Failure> {
     let admin = admin
         .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
     let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
-    let ending = Arc::new(Ending::new(server, admin, cli.drain_times()));
+    let ending = Arc::new(Ending::new(server, admin, cli.end_times()));
+    let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
+    let upgrader = Upgrader::new(sources.args(), &ending, upgrades);
     let mut reloader = Reloader::new(sources, cli, config, log, &ending);
     reloader.start_rates()?;
     let ends_with_stdin = reloader.until_stdin_closes();
-    let operations = Arc::new(Operations::new(ending.clone(), reloader));
+    let operations = Arc::new(Operations::new(ending.clone(), reloader, upgrader));
     start_threads(operations.clone(), ends_with_stdin, signals, &ending)?;
     if let Some(admin) = &ending.admin {
         admin.set_operations(Some(operations));
     }
     systemd::start_watchdog(&ending)?;
+    if let Some(mut takeover) = takeover.take() {
+        takeover.finish(&ending.server, ending.admin.as_ref()).map_err(Failure::new)?;
+    }
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.writer.flush(LOG_FLUSH);
     say_ready(&targets, &admin_at, &mut io::stdout().lock());
@@ -187,8 +221,12 @@ fn bind_admin(
     at: &ListenAddress,
     cli: &Cli,
     settings: &Settings,
+    takeover: &mut Option<Takeover>,
 ) -> Result<AdminListener, Failure> {
-    let endpoints = at.resolve().map_err(Failure::new)?;
+    let mut endpoints = at.resolve().map_err(Failure::new)?;
+    if let Some(takeover) = takeover {
+        takeover.give_admin(&mut endpoints).map_err(Failure::new)?;
+    }
     let listener = AdminListener::bind_endpoints(&endpoints).map_err(|error| match error {
         StartError::AddressInUse(endpoint @ Endpoint::Tcp(_)) => Failure::new(format_args!(
             "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
@@ -196,6 +234,8 @@ fn bind_admin(
         )),
         other => Failure::of_start(&other, settings),
     })?;
+    let listener = listener.replaceable(&endpoints).map_err(Failure::new)?;
+    let listener = if takeover.is_some() { listener.stopped() } else { listener };
     let listener = cli.admin_host.iter().fold(listener, |one, name| one.allow_host(name));
     Ok(match admin_token(cli)? {
         None => listener,
@@ -240,7 +280,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// Handles the signals. The signal handler itself only wakes this thread.
-fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Operations) {
+fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Arc<Operations>) {
     let (mut last_totals, mut last_hangup) = (None, None);
     for signal in signals.forever() {
         match signal {
@@ -253,6 +293,14 @@ fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Operations) {
                 }
                 // The log has the result.
                 let _ = operations.reload_for("SIGHUP");
+            }
+            SIGUSR2 => {
+                let operations = Arc::clone(operations);
+                // The log has the result.
+                let upgrade = move || drop(operations.upgrader.upgrade("SIGUSR2"));
+                if let Err(failure) = spawn("upgrade", upgrade) {
+                    log::error!("SIGUSR2: not upgraded: {}", failure.text);
+                }
             }
             SIGINT => ending.next("SIGINT"),
             _ => ending.next("SIGTERM"),

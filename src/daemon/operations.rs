@@ -1,20 +1,22 @@
-//! What the daemon can be asked for through its admin address: a drain and a reload.
+//! What the daemon can be asked for through its admin address: a drain, a reload and an upgrade.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ending::Ending;
 use super::reload::Reloader;
+use super::upgrade::Upgrader;
 use crate::admin;
 
-/// The drain and the reload of the running daemon. Signals ask for the same.
+/// The drain, the reload and the upgrade of the running daemon. Signals ask for the same.
 pub(super) struct Operations {
     ending: Arc<Ending>,
     reloader: Mutex<Reloader>,
+    pub(super) upgrader: Upgrader,
 }
 
 impl Operations {
-    pub(super) fn new(ending: Arc<Ending>, reloader: Reloader) -> Operations {
-        Operations { ending, reloader: Mutex::new(reloader) }
+    pub(super) fn new(ending: Arc<Ending>, reloader: Reloader, upgrader: Upgrader) -> Operations {
+        Operations { ending, reloader: Mutex::new(reloader), upgrader }
     }
 
     /// Reads the settings again. `why` begins the line of the log.
@@ -34,5 +36,9 @@ impl admin::Operations for Operations {
 
     fn reload(&self) -> Result<String, String> {
         self.reload_for("admin")
+    }
+
+    fn upgrade(&self) -> Result<String, String> {
+        self.upgrader.upgrade("admin")
     }
 }

@@ -17,7 +17,7 @@ use crate::error::StartError;
 use crate::service::ServiceFactory;
 
 /// The settings that can change while the daemon runs. docs/operations.md lists them.
-pub(super) const CHANGEABLE: [&str; 11] = [
+pub(super) const CHANGEABLE: [&str; 12] = [
     "max-connections",
     "max-connections-per-address",
     "idle-timeout",
@@ -26,6 +26,7 @@ pub(super) const CHANGEABLE: [&str; 11] = [
     "linger",
     "drain-timeout",
     "drain-delay",
+    "upgrade-timeout",
     "stats-interval",
     "log",
     "log-limit",
@@ -89,6 +90,10 @@ impl Reloader {
         if self.ending.has_begun() {
             log::info!("{why}: ignored, the daemon is ending");
             return Err("the daemon is ending".to_owned());
+        }
+        if self.ending.server.is_retired() {
+            log::info!("{why}: ignored, another process has taken over");
+            return Err("another process has taken over".to_owned());
         }
         systemd::reloading();
         let result = self.try_reload();
@@ -171,7 +176,7 @@ impl Reloader {
             .reconfigure(&config)
             .map_err(|error| Failure::of_start(&error, &cli.settings).text)?;
         self.rates.set(cli.stats_interval);
-        self.ending.set_drain(cli.drain_times());
+        self.ending.set_times(cli.end_times());
         self.log.set(cli.log, cli.log_limit);
         self.running.take_over(&changed, &cli.settings);
         self.generation += 1;

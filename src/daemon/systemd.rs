@@ -42,7 +42,22 @@ pub(super) fn stopping(status: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
+/// This process is the one that the service manager is to watch.
+pub(super) fn main_process(id: u32) {
+    notify(&[NotifyState::MainPid(id)]);
+}
+
+/// From now on nothing is said: another process has taken over.
+pub(super) fn be_silent() {
+    IS_SILENT.store(true, Ordering::Relaxed);
+}
+
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
 fn notify(states: &[NotifyState<'_>]) {
+    if IS_SILENT.load(Ordering::Relaxed) {
+        return;
+    }
     static HAS_FAILED: AtomicBool = AtomicBool::new(false);
     if let Err(error) = sd_notify::notify(states)
         && !HAS_FAILED.swap(true, Ordering::Relaxed)

@@ -18,6 +18,7 @@
 //! * here: start, stop, and the loop
 //! * `guard`: what is not answered, so that nobody can use the server against another
 //! * `source_rate`: the limit of each source
+//! * `wake`: ends the receives of sockets that another process goes on to use
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,11 +35,13 @@ use crate::service::DatagramService;
 use crate::shared::counters::Counters;
 use guard::Guard;
 pub(crate) use source_rate::SourceRates;
+use wake::Threads;
 
 mod guard;
 mod source_rate;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 /// The most datagrams of one receive. A batch costs two system calls, so with this many the calls
 /// themselves hardly count.
@@ -61,7 +64,7 @@ pub(crate) struct Setup {
     pub(crate) rates: Option<Arc<SourceRates>>,
     pub(crate) service: Box<dyn DatagramService + Send>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) stopped: Arc<AtomicBool>,
+    pub(crate) stopper: Arc<Stopper>,
     pub(crate) busy_poll: bool,
 }
 
@@ -73,12 +76,20 @@ pub(crate) fn bytes_each(longest: usize) -> u64 {
 /// Stops the threads.
 #[derive(Default)]
 pub(crate) struct Stopper {
-    pub(crate) stopped: Arc<AtomicBool>,
+    stopped: AtomicBool,
+    /// Whether the sockets stay as they are.
+    left: AtomicBool,
+    threads: Threads,
     /// The threads own the sockets, so that these are closed when they end.
-    pub(crate) sockets: Vec<Weak<OwnedFd>>,
+    sockets: Vec<Weak<OwnedFd>>,
 }
 
 impl Stopper {
+    /// A stopper of the threads that own these sockets.
+    pub(crate) fn new(sockets: Vec<Weak<OwnedFd>>) -> Stopper {
+        Stopper { sockets, ..Stopper::default() }
+    }
+
     /// Makes all threads end. What waits in their sockets is not read.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
@@ -87,6 +98,26 @@ impl Stopper {
             // in net/ipv4/af_inet.c).
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
         }
+    }
+
+    /// Makes all threads end, and waits for that. The sockets stay as they are for the process that
+    /// has taken them over, which receives what waits in them.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
+        if !self.threads.wake_until_ended() {
+            log::warn!("a thread for datagrams has not ended");
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether a receive may have ended because the socket was shut down.
+    fn has_shut_down(&self) -> bool {
+        self.has_stopped() && !self.left.load(Ordering::Acquire)
     }
 }
 
@@ -113,19 +144,19 @@ impl Thread {
     pub(crate) fn run(mut self) {
         let wait = if self.setup.busy_poll { Wait::No } else { Wait::ForOne };
         let socket = self.setup.socket.clone();
-        while !self.setup.stopped.load(Ordering::Acquire) {
+        let stopper = self.setup.stopper.clone();
+        let _listed = stopper.threads.enter();
+        while !stopper.has_stopped() {
             match self.batch.receive(socket.as_fd(), wait) {
+                Ok(_) if stopper.has_shut_down() => break,
                 Ok(count) => {
-                    // The receive may have ended because the socket was shut down.
-                    if self.setup.stopped.load(Ordering::Acquire) {
-                        break;
-                    }
                     self.has_failed = false;
                     self.serve(count);
                     let sent = self.batch.send(socket.as_fd());
                     self.count_sent(&sent);
                 }
                 Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),
+                Err(Errno::INTR) => {}
                 Err(error) => self.failed(error),
             }
         }

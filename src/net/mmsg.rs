@@ -146,8 +146,8 @@ impl Batch {
     /// Receives datagrams in place of those that it holds. Returns how many, at least one.
     ///
     /// # Errors
-    /// EAGAIN if there is none and the call does not wait; or what the system reports for the
-    /// socket.
+    /// EAGAIN if there is none and the call does not wait; EINTR if a signal has ended the wait; or
+    /// what the system reports for the socket.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, wait: Wait) -> Result<usize, Errno> {
         // The kernel has written what it used of the room.
         for at in 0..self.received {
@@ -180,7 +180,7 @@ impl Batch {
                     return Ok(self.received);
                 }
                 _ => match last_error() {
-                    Errno::INTR => {}
+                    Errno::INTR if wait == Wait::No => {}
                     error => return Err(error),
                 },
             }

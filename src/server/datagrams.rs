@@ -11,7 +11,7 @@ use crate::buffer::room;
 use crate::config::{Config, Limits, Sizes, UdpOptions};
 use crate::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Thread};
 use crate::error::StartError;
-use crate::net::bind;
+use crate::net::bind::{self, Offer};
 use crate::service::{DatagramService, ServiceFactory};
 use crate::shared::counters::Counters;
 
@@ -32,7 +32,7 @@ struct Listener {
 /// What of the threads is shared with the server's handle.
 #[derive(Default)]
 pub(super) struct DatagramThreads {
-    pub(super) stopper: Stopper,
+    pub(super) stopper: Arc<Stopper>,
     /// The worker that each thread stands beside, and its counters.
     pub(super) counters: Vec<(usize, Arc<Counters>)>,
 }
@@ -91,14 +91,25 @@ impl Datagrams {
         self.0.iter().map(|listener| listener.endpoint)
     }
 
+    /// The sockets, for a process that takes them over.
+    pub(super) fn offers<'a>(
+        &'a self,
+        listen: &'a [bind::ListenOn],
+    ) -> impl Iterator<Item = Offer> + 'a {
+        let datagrams = listen.iter().enumerate().filter(|(_, on)| on.endpoint.is_datagram());
+        let offer = |((number, on), listener): ((usize, &bind::ListenOn), &Listener)| {
+            Offer::of_datagrams(number, on.endpoint, &listener.sockets)
+        };
+        datagrams.zip(&self.0).map(offer)
+    }
+
     /// What is shared with the handle.
     pub(super) fn threads(&self) -> DatagramThreads {
         let sockets = self.0.iter().flat_map(|listener| &listener.sockets);
-        let stopper =
-            Stopper { sockets: sockets.map(Arc::downgrade).collect(), ..Stopper::default() };
+        let stopper = Stopper::new(sockets.map(Arc::downgrade).collect());
         let workers = self.0.iter().flat_map(|listener| 0..listener.services.len());
         DatagramThreads {
-            stopper,
+            stopper: Arc::new(stopper),
             counters: workers.map(|worker| (worker, Arc::default())).collect(),
         }
     }
@@ -130,7 +141,7 @@ impl Datagrams {
                     rates: rates.clone(),
                     service,
                     counters,
-                    stopped: shared.datagrams.stopper.stopped.clone(),
+                    stopper: shared.datagrams.stopper.clone(),
                     busy_poll: limits.busy_poll,
                 };
                 let thread = thread::Builder::new()

@@ -14,7 +14,7 @@ use crate::buffer::{Pool, Reserve, room};
 use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
 use crate::engine::sys::{Listening, monotonic_now};
 use crate::error::StartError;
-use crate::net::bind::{self, Bound};
+use crate::net::bind::{self, Bound, Offer};
 use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
 use crate::shared::addresses::Addresses;
 use crate::shared::counters::{Counters, Stats};
@@ -86,6 +86,9 @@ struct Shared {
     counters: Vec<Arc<Counters>>,
     permits: Arc<Permits>,
     datagrams: DatagramThreads,
+    /// The listening sockets, for a process that takes them over. Empty once the server ends, so that
+    /// they are closed then.
+    offers: Mutex<Vec<Offer>>,
     /// The current limits.
     limits: Mutex<Limits>,
     ended: Mutex<Ended>,
@@ -170,7 +173,13 @@ impl Server {
             limits.share_port,
         )?;
         let endpoints = endpoints(&config, &bound, &datagrams);
-        let started = start_workers(&limits, &sizes, bound, datagrams, plan, layer);
+        let offers = offers(&config, &bound, &datagrams)?;
+        let mailboxes = Arc::new(Mailboxes::new(limits.workers));
+        if config.starts_stopped {
+            (0..config.listen.len()).for_each(|number| mailboxes.set_accepting(number, false));
+        }
+        let sockets = (bound, datagrams, offers);
+        let started = start_workers(&limits, &sizes, sockets, mailboxes, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         let connections_max = limits.max_connections;
         Ok(ServerHandle {
@@ -256,6 +265,21 @@ fn endpoints(config: &Config, bound: &[Bound], datagrams: &Datagrams) -> Vec<End
     config.listen.iter().filter_map(next).collect()
 }
 
+/// The listening sockets for a process that takes them over, if there may be one.
+fn offers(
+    config: &Config,
+    bound: &[Bound],
+    datagrams: &Datagrams,
+) -> Result<Vec<Offer>, StartError> {
+    if !config.is_replaceable {
+        return Ok(Vec::new());
+    }
+    let offer = |one: &Bound| one.offer(config.listen[one.number()].endpoint).transpose();
+    let streams = bound.iter().filter_map(offer);
+    let offers = streams.chain(datagrams.offers(&config.listen).map(Ok)).collect::<io::Result<_>>();
+    offers.map_err(|error| StartError::Resource { what: "copies of the listening sockets", error })
+}
+
 /// The parts of every worker.
 #[derive(Clone)]
 struct Parts {
@@ -279,8 +303,8 @@ fn with_sum(error: StartError, memory: &MemorySum) -> StartError {
 fn start_workers<S: Service, L: Layer + Clone + Send>(
     limits: &Limits,
     sizes: &Sizes,
-    bound: Vec<Bound>,
-    datagrams: Datagrams,
+    (bound, datagrams, offers): (Vec<Bound>, Datagrams, Vec<Offer>),
+    mailboxes: Arc<Mailboxes>,
     plan: ServicePlan<S>,
     layer: L,
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
@@ -292,7 +316,6 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
     let inboxes = (workers * sizes.worker_bytes) as u64;
     room::check(slots * sizes.directory_bytes as u64 + sizes.address_bytes + inboxes)
         .map_err(resource("the tables that the workers share"))?;
-    let mailboxes = Arc::new(Mailboxes::new(workers));
     let clients = Clients {
         mailboxes: mailboxes.clone(),
         directory: Directory::new(workers, limits.max_connections as usize),
@@ -316,6 +339,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
             counters: (0..workers).map(|_| Arc::default()).collect(),
             permits,
             datagrams: datagrams.threads(),
+            offers: Mutex::new(offers),
             limits: Mutex::new(limits.clone()),
             ended: Mutex::default(),
             all_ended: Condvar::new(),
@@ -361,12 +385,13 @@ impl Drop for Running {
     }
 }
 
-/// Converts the sockets per endpoint into sockets per worker.
+/// Converts the sockets per endpoint into sockets per worker. If there are more sockets than workers,
+/// some workers have several of an endpoint.
 fn transpose(bound: Vec<Bound>, workers: usize) -> Vec<Vec<Listening<OwnedFd>>> {
     let mut of_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for one in bound {
-        for (sockets, socket) in of_worker.iter_mut().zip(one.into_listening()) {
-            sockets.push(socket);
+        for (at, socket) in one.into_listening().enumerate() {
+            of_worker[at % workers].push(socket);
         }
     }
     of_worker
@@ -464,6 +489,11 @@ impl Shared {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn offers(&self) -> MutexGuard<'_, Vec<Offer>> {
+        // Each change is a single call.
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stats(&self) -> Stats {
         let mut stats = Stats::read(self.counters.iter().map(|counters| &**counters));
         for (worker, counters) in &self.datagrams.counters {
@@ -502,6 +532,7 @@ impl Shared {
 
     /// Orders each worker to end, without waiting. Datagrams are not received any more.
     fn order_end(&self, order: EndOrder) {
+        self.offers().clear();
         self.datagrams.stopper.stop();
         (0..self.counters.len()).for_each(|worker| self.mailboxes.order_end(worker, order));
     }
@@ -661,6 +692,44 @@ impl ServerHandle {
             true => Err(SendError::OnWorkerThread),
             false => Ok(()),
         }
+    }
+
+    /// The listening sockets, for a process that takes them over. Empty unless the configuration says
+    /// that there may be one, and once the server ends.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn offers(&self) -> Vec<Offer> {
+        self.shared.offers().clone()
+    }
+
+    /// Leaves the listeners to another process that has taken over those of `taken`, and ends when the
+    /// connections have ended. First accepts what waits at the other listeners. Waits until datagrams
+    /// are not received any more, which takes milliseconds.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn retire(&self, taken: &[Offer]) {
+        taken.iter().for_each(Offer::is_taken);
+        self.shared.offers().clear();
+        self.shared.datagrams.stopper.leave();
+        self.shared.mailboxes.retire();
+    }
+
+    /// Whether another process has taken over.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn is_retired(&self) -> bool {
+        self.shared.mailboxes.retires()
+    }
+
+    /// The listeners that were told to accept nothing, by their numbers.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn stopped(&self) -> Vec<usize> {
+        self.shared.mailboxes.stopped().iter().copied().collect()
+    }
+
+    /// Starts each listener of a server that was started without accepting, except these.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn begin_accepting(&self, except: &[usize]) {
+        let all = 0..self.endpoints.len();
+        let started = all.filter(|number| !except.contains(number));
+        started.for_each(|number| self.shared.mailboxes.set_accepting(number, true));
     }
 
     /// Begins a drain and returns at once. No more datagrams are received. The server accepts the connections that wait, closes the

@@ -89,7 +89,9 @@ impl View {
 
     /// Whether a drain or stop has begun.
     pub(crate) fn is_ending(&self) -> bool {
-        (0..self.workers()).any(|worker| self.shared.mailboxes.ordered_end(worker).is_some())
+        let mailboxes = &self.shared.mailboxes;
+        let is_to_end = |worker| mailboxes.ordered_end(worker).is_some();
+        mailboxes.retires() || (0..self.workers()).any(is_to_end)
     }
 
     /// The clients that are connected now.

@@ -85,6 +85,8 @@ pub struct Mailboxes {
     /// The listeners that are to accept nothing, and how often that has changed.
     stopped: Mutex<BTreeSet<usize>>,
     stop_changes: AtomicU64,
+    /// Whether another process has replaced this one.
+    retires: AtomicBool,
 }
 
 /// Sends buffers from the service on one worker to its copies on the others. Each buffer is
@@ -172,6 +174,7 @@ impl Mailboxes {
             messages_on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
             stopped: Mutex::default(),
             stop_changes: AtomicU64::new(0),
+            retires: AtomicBool::new(false),
         }
     }
 
@@ -234,6 +237,19 @@ impl Mailboxes {
             STOP => Some(EndOrder::Stop),
             nanos => Some(EndOrder::Drain { deadline: Time::from_nanos(nanos) }),
         }
+    }
+
+    /// Orders each worker to retire: to close its listeners, and to end when its connections have
+    /// ended. An [`EndOrder`] precedes.
+    #[cfg_attr(not(any(test, feature = "daemon")), allow(dead_code, reason = "for the daemon"))]
+    pub(crate) fn retire(&self) {
+        self.retires.store(true, Ordering::Relaxed);
+        (0..self.workers()).for_each(|worker| self.notify(worker));
+    }
+
+    /// Whether the workers are to retire.
+    pub(crate) fn retires(&self) -> bool {
+        self.retires.load(Ordering::Relaxed)
     }
 
     /// Sets the times of each worker. Of several, the last ones count.

@@ -16,6 +16,7 @@ use crate::base::key::{ConnectionId, Key, OpKind};
 use crate::base::time::Time;
 use crate::engine::{ConnectTo, Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
+use crate::net::bind::KeptOpen;
 use crate::service::Service;
 use crate::shared::permits::Permit;
 
@@ -36,12 +37,12 @@ fn is_due(last: &mut Option<Time>, now: Time) -> bool {
 }
 
 /// What a worker knows of a listener that its engine accepts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ListenerOf {
     /// Its number among all endpoints of the server.
     pub(crate) number: u32,
-    /// Whether another program keeps its socket open.
-    pub(crate) is_inherited: bool,
+    /// Whether another process keeps its socket open.
+    pub(crate) kept: KeptOpen,
 }
 
 /// A listener of this worker.
@@ -49,8 +50,8 @@ pub(super) struct Listener {
     state: ListenerState,
     /// The Accept in flight has had a turn to complete. Until then a client may be waiting.
     settled: bool,
-    /// Another program keeps the socket open, and with it the connections in its backlog.
-    is_inherited: bool,
+    /// Whether another process keeps the socket open, and with it the connections in its backlog.
+    kept: KeptOpen,
     /// It is to accept nothing until it is started again.
     is_stopped: bool,
     /// The tag of its connections: its number among all endpoints of the server.
@@ -83,7 +84,7 @@ impl Listener {
         Listener {
             state: ListenerState::Idle,
             settled: false,
-            is_inherited: false,
+            kept: KeptOpen::default(),
             is_stopped: false,
             tag,
         }
@@ -98,13 +99,13 @@ impl Listener {
         self.settled = true;
     }
 
-    /// Sets its number, and whether another program keeps its socket open.
-    pub(super) fn describe(&mut self, of: ListenerOf) {
-        (self.tag, self.is_inherited) = (of.number.into(), of.is_inherited);
+    /// Sets its number, and whether another process keeps its socket open.
+    pub(super) fn describe(&mut self, of: &ListenerOf) {
+        (self.tag, self.kept) = (of.number.into(), of.kept.clone());
     }
 
-    pub(super) fn is_inherited(&self) -> bool {
-        self.is_inherited
+    pub(super) fn is_kept_open(&self) -> bool {
+        self.kept.get()
     }
 
     /// Whether clients may wait in its backlog, for a turn, a permit or a descriptor.
@@ -195,6 +196,20 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         self.listeners[index].state = ListenerState::Yielded;
         self.unwant_permit(asked_for_permit);
+    }
+
+    /// Begins to accept at each listener, except at those that are to accept nothing yet.
+    pub(super) fn begin_accepting<E: Engine>(&mut self, engine: &mut E) {
+        self.stop_changes = self.mailboxes.stop_changes();
+        let stopped = self.mailboxes.stopped().clone();
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            if stopped.contains(&(listener.tag as usize)) {
+                (listener.is_stopped, listener.state) = (true, ListenerState::Stopped);
+            } else {
+                self.accept(engine, index, None);
+            }
+        }
     }
 
     /// Stops or starts the listeners for which that was ordered. Nothing is lost: connections that

@@ -4,8 +4,11 @@
 //! closes the listeners, then finishes every connection: sends what it has read, sends FIN,
 //! lingers. Bytes that a client sends after that are read and discarded, so that no reset overtakes
 //! the FIN. A listener whose clients wait for a permit or a descriptor stays open until they are
-//! accepted, as connections end, or until the deadline. A socket that another program has passed and
-//! keeps open is closed at once: what waits in its backlog is for the next process.
+//! accepted, as connections end, or until the deadline. A socket that another process keeps open is
+//! closed at once: what waits in its backlog is for that process, or for the next one.
+//!
+//! A worker whose process was replaced *retires*: it closes the listeners as for a drain, and serves
+//! its connections until they end. A drain may follow.
 
 use super::Core;
 use super::accept::Listener;
@@ -27,8 +30,10 @@ const LATE_ACCEPTS_MAX: u32 = 1 << 16;
 
 /// A drain in progress.
 pub(super) struct Drain {
-    /// When the remaining connections are closed.
+    /// When the remaining connections are closed. `Time::MAX` if the worker retires.
     pub(super) deadline: Time,
+    /// Whether the connections are served until they end.
+    retires: bool,
     step: DrainStep,
     /// How many more connections may be accepted while connections are finished.
     late_accepts_left: u32,
@@ -46,26 +51,30 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Begins to end if that was ordered.
     pub(super) fn begin_to_end<E: Engine>(&mut self, engine: &mut E) {
         match self.mailboxes.ordered_end(self.index) {
+            None if self.mailboxes.retires() => self.begin_drain(engine, Time::MAX, true),
             None => {}
             Some(EndOrder::Stop) => self.stop(engine),
-            Some(EndOrder::Drain { deadline }) => {
-                if self.drain.is_none() {
-                    self.close_inherited_listeners(engine);
-                }
-                let drain = self.drain.get_or_insert(Drain {
-                    deadline,
-                    step: DrainStep::Accepting(ACCEPTING_TURNS),
-                    late_accepts_left: LATE_ACCEPTS_MAX,
-                });
-                drain.deadline = deadline;
+            Some(EndOrder::Drain { deadline }) => self.begin_drain(engine, deadline, false),
+        }
+    }
+
+    /// Begins a drain, or to retire. A drain that has begun gets the deadline.
+    fn begin_drain<E: Engine>(&mut self, engine: &mut E, deadline: Time, retires: bool) {
+        match &mut self.drain {
+            Some(drain) if drain.retires == retires => drain.deadline = deadline,
+            _ => {
+                self.close_kept_listeners(engine);
+                let step = DrainStep::Accepting(ACCEPTING_TURNS);
+                let late_accepts_left = LATE_ACCEPTS_MAX;
+                self.drain = Some(Drain { deadline, retires, step, late_accepts_left });
             }
         }
     }
 
-    /// Leaves the connections in the backlogs of inherited sockets to the next process.
-    fn close_inherited_listeners<E: Engine>(&mut self, engine: &mut E) {
+    /// Leaves the connections in the backlogs of sockets that another process keeps open to it.
+    fn close_kept_listeners<E: Engine>(&mut self, engine: &mut E) {
         for index in 0..self.listeners.len() {
-            if self.listeners[index].is_inherited() {
+            if self.listeners[index].is_kept_open() {
                 self.close_listener(engine, index);
             }
         }
@@ -100,10 +109,12 @@ impl<S: Service, L: Layer> Core<S, L> {
             DrainStep::Accepting(_) => {
                 self.set_step(DrainStep::Finishing);
                 self.close_listeners_without_clients(engine);
-                self.each_connection(engine, |core, engine, key| {
-                    core.finish_draining(engine, key);
-                    core.drive(engine, key);
-                });
+                if self.drains() {
+                    self.each_connection(engine, |core, engine, key| {
+                        core.finish_draining(engine, key);
+                        core.drive(engine, key);
+                    });
+                }
                 // It may want its next turn earlier than it said in this one.
                 self.service_turn = Some(self.now);
             }
@@ -160,9 +171,16 @@ impl<S: Service, L: Layer> Core<S, L> {
     pub(super) fn ending(&self) -> Option<CloseReason> {
         match &self.drain {
             _ if self.stopping => Some(CloseReason::Stopped),
-            Some(drain) if drain.step == DrainStep::Finishing => Some(CloseReason::Drained),
+            Some(drain) if drain.step == DrainStep::Finishing && !drain.retires => {
+                Some(CloseReason::Drained)
+            }
             _ => None,
         }
+    }
+
+    /// Whether a drain finishes the connections, or will.
+    pub(super) fn drains(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| !drain.retires)
     }
 
     fn set_step(&mut self, step: DrainStep) {
@@ -201,6 +219,9 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// Whether the worker has nothing left to do, ever.
     pub(super) fn is_finished(&self) -> bool {
-        self.ending().is_some() && self.table.is_empty() && self.listeners_are_closed()
+        let finishes = |drain: &Drain| drain.step == DrainStep::Finishing;
+        (self.stopping || self.drain.as_ref().is_some_and(finishes))
+            && self.table.is_empty()
+            && self.listeners_are_closed()
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn make_worker<S: Service, L: Layer>(
     let slots = (setup.connections_max as u64).saturating_mul(each as u64);
     room::check(slots.saturating_add(SystemWorker::<S, L>::FIXED_BYTES as u64 + service_bytes))?;
     setup.listeners = listeners.len();
-    let of = |one: &Listening<_>| ListenerOf { number: one.number, is_inherited: one.is_inherited };
+    let of = |one: &Listening<_>| ListenerOf { number: one.number, kept: one.kept.clone() };
     let described: Vec<ListenerOf> = listeners.iter().map(of).collect();
     let kernel = Kernel::new()?.busy_poll(busy_poll);
     let (slots, pool, permits) = (setup.connections_max, setup.pool.clone(), setup.permits.clone());

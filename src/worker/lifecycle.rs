@@ -166,7 +166,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.counters.closed[reason as usize].add(1);
             // Output that the peer itself refused with a reset is not lost by this side.
             let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
-            self.cut += u64::from(self.stopping || (lost && self.drain.is_some()));
+            self.cut += u64::from(self.stopping || (lost && self.drains()));
             if self.ending().is_some() && context.bytes_discarded > 0 {
                 self.counters.unanswered.add(1);
             }

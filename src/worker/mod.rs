@@ -249,7 +249,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// Otherwise they are numbered in their order.
     pub(crate) fn with_listeners(mut self, listeners: &[ListenerOf]) -> Self {
         let described = self.core.listeners.iter_mut().zip(listeners);
-        described.for_each(|(listener, of)| listener.describe(*of));
+        described.for_each(|(listener, of)| listener.describe(of));
         self
     }
 
@@ -442,9 +442,7 @@ impl<E: Engine, S: Service, L: Layer> Sink<E> for Core<S, L> {
 
 impl<S: Service, L: Layer> Core<S, L> {
     fn begin<E: Engine>(&mut self, engine: &mut E) {
-        for index in 0..self.listeners.len() {
-            self.accept(engine, index, None);
-        }
+        self.begin_accepting(engine);
         self.service_turn(engine);
         // Commands sent before this worker could be woken would otherwise wait until it wakes.
         self.commands(engine);

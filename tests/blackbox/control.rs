@@ -57,7 +57,7 @@ fn post(to: SocketAddr, path: &str, fields: &str, body: &[u8]) -> (u16, String) 
     (status(head), body.to_owned())
 }
 
-fn authorized(daemon: &Daemon, path: &str, body: &[u8]) -> (u16, String) {
+pub fn authorized(daemon: &Daemon, path: &str, body: &[u8]) -> (u16, String) {
     post(daemon.admin(), path, &format!("Authorization: Bearer {TOKEN}\r\n"), body)
 }
 

@@ -33,3 +33,4 @@ mod systemd;
 mod tls;
 mod udp;
 mod unix;
+mod upgrade;

@@ -20,7 +20,7 @@ use log::LevelFilter;
 
 use crate::daemon::log_format::LogFormat;
 
-use super::ending::DrainTimes;
+use super::ending::EndTimes;
 use super::inherited;
 #[cfg(test)]
 use super::settings::Sources;
@@ -147,6 +147,11 @@ pub(crate) struct Cli {
     /// balancer sends no further clients
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]
     pub(crate) drain_delay: Duration,
+
+    /// Time for a new process to become ready in an upgrade (SIGUSR2); after it, the running one goes
+    /// on, 100ms to 1m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = upgrade_timeout)]
+    pub(crate) upgrade_timeout: Duration,
 
     /// Serve metrics, health, clients and control over HTTP, and a page at /: 9000 (= 127.0.0.1:9000),
     /// [::1]:9000, unix:///run/echopool/admin; name any other address in full: 0.0.0.0:9000 [default:
@@ -289,9 +294,10 @@ impl Cli {
         names.collect()
     }
 
-    /// The times of a drain.
-    pub(super) fn drain_times(&self) -> DrainTimes {
-        DrainTimes { delay: self.drain_delay, timeout: self.drain_timeout }
+    /// The times of a drain and of an upgrade.
+    pub(super) fn end_times(&self) -> EndTimes {
+        let (delay, timeout) = (self.drain_delay, self.drain_timeout);
+        EndTimes { delay, timeout, upgrade: self.upgrade_timeout }
     }
 
     /// Sets all of a configuration but its addresses.
@@ -308,6 +314,7 @@ impl Cli {
             .share_port(self.share_port)
             .busy_poll(self.busy_poll)
             .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));
+        config.is_replaceable = true;
         config.workers = self.workers;
         config.max_connections = self.max_connections;
         config.buffers = Buffers::Derived;
@@ -437,6 +444,15 @@ fn stats_interval(text: &str) -> Result<Duration, String> {
         }
         interval => Ok(interval),
     }
+}
+
+/// The longest `--upgrade-timeout`: as long as a request at the admin address can take.
+pub(super) const UPGRADE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+fn upgrade_timeout(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text)?;
+    let allowed = Duration::from_millis(100)..=UPGRADE_TIMEOUT_MAX;
+    allowed.contains(&time).then_some(time).ok_or_else(|| "must be from 100ms to 1m".to_owned())
 }
 
 fn log_level() -> impl TypedValueParser<Value = LevelFilter> {

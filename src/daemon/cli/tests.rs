@@ -38,10 +38,14 @@ fn the_addresses_of_a_name_are_listened_on_together() {
 #[test]
 fn the_defaults_of_the_flags_are_those_of_the_library() {
     let with_flags = config(&[]);
-    let library = Config::new().listen("[::]:7777");
+    let mut library = Config::new().listen("[::]:7777");
+    // A program that uses the library has no other process that takes over.
+    assert!(!library.is_replaceable);
+    library.is_replaceable = true;
     assert_eq!(format!("{with_flags:?}"), format!("{library:?}"));
     let cli = parse(&[]).unwrap();
     assert_eq!((cli.drain_delay, cli.drain_timeout), (Duration::ZERO, Duration::from_secs(10)));
+    assert_eq!(cli.upgrade_timeout, Duration::from_secs(30));
     assert_eq!(cli.admin, None);
     assert_eq!((cli.stats_interval, cli.log, cli.until_stdin_closes), (None, None, false));
     assert_eq!(cli.log_limit, Some(1_000));

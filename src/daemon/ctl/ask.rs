@@ -67,11 +67,12 @@ pub(super) struct Request {
     pub(super) method: Method,
     path: String,
     body: Vec<u8>,
+    patience: Duration,
 }
 
 impl Request {
     pub(super) fn new(method: Method, path: &str) -> Request {
-        Request { method, path: format!("/api/v1/{path}"), body: Vec::new() }
+        Request { method, path: format!("/api/v1/{path}"), body: Vec::new(), patience: PATIENCE }
     }
 
     /// Adds a parameter.
@@ -80,6 +81,11 @@ impl Request {
         let value = percent_encode(value.as_bytes(), ENCODED);
         self.path.push_str(&format!("{mark}{name}={value}"));
         self
+    }
+
+    /// Sets how long the reply may take.
+    pub(super) fn patient(self, patience: Duration) -> Request {
+        Request { patience, ..self }
     }
 
     pub(super) fn of(self, body: Vec<u8>) -> Request {
@@ -96,6 +102,7 @@ pub(super) fn ask(
     request: Request,
     token: Option<&str>,
 ) -> Result<(StatusCode, Bytes), String> {
+    let patience = request.patience;
     let host = if let At::Tcp(host) = at { host } else { "localhost" };
     let mut message = axum::http::Request::builder()
         .method(request.method)
@@ -109,7 +116,7 @@ pub(super) fn ask(
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let reply = runtime.block_on(async {
-        timeout(PATIENCE, async {
+        timeout(patience, async {
             match at {
                 At::Tcp(host) => converse(TcpStream::connect(host).await?, message).await,
                 At::Unix(path) => converse(UnixStream::connect(path).await?, message).await,

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -27,6 +28,9 @@ const TOKEN_FILE_VARIABLE: &str = "ECHOPOOL_ADMIN_TOKEN_FILE";
 
 /// The token itself.
 const TOKEN_VARIABLE: &str = "ECHOPOOL_CTL_TOKEN";
+
+/// How long the reply to an upgrade may take: longer than `--upgrade-timeout`.
+const UPGRADE_TIME: Duration = Duration::from_secs(90);
 
 const EXAMPLES: &str = "\
 The daemon must run with --admin and, for what changes something, with --admin-token-file. The token \
@@ -93,6 +97,9 @@ enum Command {
     Message(Message),
     /// Read the settings again, as SIGHUP does
     Reload,
+    /// Replace the daemon by a new process of the same command line, as SIGUSR2 does, and wait until
+    /// the new one serves; connections stay with the old one until they end
+    Upgrade,
 }
 
 #[derive(Args, Debug)]
@@ -202,7 +209,7 @@ fn carry_out(cli: &Cli) -> Result<String, Failed> {
     match reply {
         Some(_) if cli.json && status.is_success() => Ok(text + "\n"),
         Some(reply) if status.is_success() => Ok(show::text(&cli.command, &reply)),
-        // A reload that was refused.
+        // A reload or an upgrade that was refused.
         Some(reply) => Err(failed(reply["text"].as_str().unwrap_or(&text))),
         None => Err(failed(format!("{}: {text}", status.as_u16()))),
     }
@@ -247,6 +254,7 @@ fn request(command: &Command) -> Result<Request, String> {
         Command::Start { listener } => post(&format!("listeners/{listener}/start")),
         Command::Drain => post("drain"),
         Command::Reload => post("reload"),
+        Command::Upgrade => post("upgrade").patient(UPGRADE_TIME),
         Command::Message(Message { to, listener, text }) => {
             let request = match (to, listener) {
                 (Some(id), _) => post("message").with("to", &id.to_string()),

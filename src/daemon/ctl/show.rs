@@ -21,7 +21,7 @@ pub(super) fn text(command: &Command, reply: &Value) -> String {
         Command::Message(_) => {
             format!("queued {}, refused {}\n", word(&reply["queued"]), word(&reply["refused"]))
         }
-        Command::Reload => format!("{}\n", word(&reply["text"])),
+        Command::Reload | Command::Upgrade => format!("{}\n", word(&reply["text"])),
     }
 }
 

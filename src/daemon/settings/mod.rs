@@ -142,6 +142,11 @@ impl Sources {
         Sources { args: args.into_iter().collect(), environment }
     }
 
+    /// The arguments of the process, including its name.
+    pub(crate) fn args(&self) -> &[OsString] {
+        &self.args
+    }
+
     /// Reads all settings.
     ///
     /// # Errors

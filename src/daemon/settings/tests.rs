@@ -71,6 +71,7 @@ fn sample(name: &str) -> &'static str {
         "handshake-timeout" => "5s",
         "drain-timeout" => "3s",
         "drain-delay" => "2s",
+        "upgrade-timeout" => "5s",
         "admin" => "127.0.0.1:9000",
         "admin-token-file" => "/run/echopool/token",
         "admin-host" => "metrics.example",

@@ -394,7 +394,7 @@ impl<S: Sys> MioEngine<S> {
                     let waiting = self.sys.backlog(&listening);
                     let Listening { file, socket, .. } = listening;
                     drop(file);
-                    self.sys.close(socket);
+                    self.sys.close_shared(socket);
                     waiting
                 });
                 let unaccepted = unaccepted + u32::from(listener.held.take().is_some());

@@ -244,7 +244,7 @@ impl Sys for Kernel {
 
     fn backlog(&self, listener: &Listening<OwnedFd>) -> u32 {
         match listener.transport {
-            _ if listener.is_inherited => None,
+            _ if listener.kept.get() => None,
             Transport::Tcp => crate::net::bind::backlog_waiting(listener.socket.as_fd()),
             // Linux tells the length of the queue only through netlink.
             Transport::Unix => None,
@@ -304,6 +304,12 @@ impl Sys for Kernel {
         // It is not counted.
         self.watched += 1;
         self.reset(socket);
+    }
+
+    fn close_shared(&mut self, socket: OwnedFd) {
+        // Otherwise it reports events as long as another descriptor of it is open.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
+        self.close(socket);
     }
 
     fn close(&mut self, socket: OwnedFd) {

@@ -148,6 +148,11 @@ pub trait Sys {
         self.reset(socket);
     }
 
+    /// Closes a registered socket of which another descriptor may be open, here or in another process.
+    fn close_shared(&mut self, socket: Self::Socket) {
+        self.close(socket);
+    }
+
     /// Closes a registered socket.
     fn close(&mut self, socket: Self::Socket) {
         drop(socket);

@@ -1,30 +1,42 @@
-//! Listening sockets that another program has made and passed on, such as a service manager.
+//! Listening sockets that another process has made and passed on: a service manager, or an earlier
+//! process of this server.
 //!
-//! All workers accept from a socket that was passed once, as from a Unix socket. The other program
-//! keeps the socket open. So nothing is lost that waits in its backlog when this process ends, and a
-//! drain leaves those connections to the next process.
+//! All workers accept from a socket of a service manager, as from a Unix socket. The manager keeps the
+//! socket open. So nothing is lost that waits in its backlog when this process ends, and a drain
+//! leaves those connections to the next process.
+//!
+//! An earlier process of this server hands over all sockets of an endpoint and closes its own, so
+//! they are this server's in every respect. Each of them must be served, because the kernel
+//! distributes the connections to all of them (SO_REUSEPORT). With fewer workers than sockets, some
+//! workers accept from several; with more, sockets are added.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
-use super::{Bound, ListenOn, failed, set_inherited_options};
+use super::set_inherited_options;
+use super::{Bound, BoundDatagram, Failure, Kind, ListenOn, SocketFile, failed, listen};
 use crate::base::endpoint::{Endpoint, Transport, UnixAddress, canonical};
 use crate::error::StartError;
 use crate::net::transport::TransportOptions;
 
-/// A listening socket of another program.
+/// Sockets of another process, all with the same address.
 #[derive(Clone, Debug)]
 pub(crate) struct Inherited {
+    /// Where they are bound.
     endpoint: Endpoint,
-    socket: Arc<Socket>,
+    sockets: Arc<Vec<Socket>>,
+    file: Option<Arc<SocketFile>>,
+    /// Whether the other process keeps them open.
+    is_kept: bool,
 }
 
-/// The same socket.
+/// The same sockets.
 impl PartialEq for Inherited {
     fn eq(&self, other: &Inherited) -> bool {
-        Arc::ptr_eq(&self.socket, &other.socket)
+        Arc::ptr_eq(&self.sockets, &other.sockets)
     }
 }
 
@@ -42,50 +54,147 @@ impl ListenOn {
     /// It is not a socket, it does not listen, or it is not a stream socket of TCP or Unix.
     pub fn inherited(socket: OwnedFd) -> Result<ListenOn, String> {
         let socket = Socket::from(socket);
-        let address = socket.local_addr().map_err(|error| format!("not a socket: {error}"))?;
-        let endpoint = match (address.domain(), address.as_socket()) {
-            (_, Some(address)) => Endpoint::Tcp(canonical(address)),
-            (Domain::UNIX, _) => {
-                let path = address.as_pathname().map(|path| path.to_string_lossy().into_owned());
-                let name = address.as_abstract_namespace();
-                let name = name.map(|name| format!("@{}", String::from_utf8_lossy(name)));
-                let text = path.or(name).ok_or("a Unix socket without an address")?;
-                Endpoint::Unix(text.parse::<UnixAddress>()?)
-            }
-            _ => return Err("a socket that is neither TCP nor Unix".to_owned()),
-        };
-        if socket.r#type().ok() != Some(Type::STREAM) {
-            return Err(format!("{endpoint} is not a stream socket"));
-        }
-        if !socket.is_listener().unwrap_or(false) {
-            return Err(format!("{endpoint} is a socket that does not listen"));
-        }
+        let endpoint = endpoint_of(&socket, Type::STREAM)?;
         let transport = TransportOptions::from(&endpoint);
-        let inherited = Some(Inherited { endpoint, socket: Arc::new(socket) });
+        let sockets = Arc::new(vec![socket]);
+        let inherited = Some(Inherited { endpoint, sockets, file: None, is_kept: true });
         Ok(ListenOn { endpoint, transport, proxy: Default::default(), inherited })
+    }
+
+    /// Another descriptor of the inherited socket.
+    ///
+    /// # Errors
+    /// The process is out of open files, or there is no such socket.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn copy_of_inherited(&self) -> io::Result<OwnedFd> {
+        let socket = self.inherited.as_ref().and_then(|inherited| inherited.sockets.first());
+        Ok(socket.ok_or(io::ErrorKind::NotFound)?.try_clone()?.into())
+    }
+
+    /// Closes these descriptors of sockets that an earlier process has handed over. The server has its
+    /// own, and the sockets are to be closed when it closes them.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn forget_handed_over(&mut self) {
+        self.inherited.take_if(|inherited| !inherited.is_kept);
+    }
+
+    /// Sets the sockets of this endpoint that an earlier process of this server hands over, at least
+    /// one. With them comes the socket file of a Unix socket.
+    ///
+    /// # Errors
+    /// They are not sockets of this kind, or do not listen.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn take_over(
+        &mut self,
+        sockets: Vec<OwnedFd>,
+        file: Option<Arc<SocketFile>>,
+    ) -> Result<(), String> {
+        let sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+        let kind = if self.endpoint.is_datagram() { Type::DGRAM } else { Type::STREAM };
+        let mut endpoint = self.endpoint;
+        for socket in &sockets {
+            endpoint = endpoint_of(socket, kind)?;
+        }
+        let sockets = Arc::new(sockets);
+        self.inherited = Some(Inherited { endpoint, sockets, file, is_kept: false });
+        Ok(())
     }
 }
 
+/// Where a socket of this kind is bound. A stream socket listens.
+fn endpoint_of(socket: &Socket, kind: Type) -> Result<Endpoint, String> {
+    let address = socket.local_addr().map_err(|error| format!("not a socket: {error}"))?;
+    let endpoint = match (address.domain(), address.as_socket()) {
+        (_, Some(address)) if kind == Type::DGRAM => Endpoint::Udp(canonical(address)),
+        (_, Some(address)) => Endpoint::Tcp(canonical(address)),
+        (Domain::UNIX, _) => {
+            let path = address.as_pathname().map(|path| path.to_string_lossy().into_owned());
+            let name = address.as_abstract_namespace();
+            let name = name.map(|name| format!("@{}", String::from_utf8_lossy(name)));
+            let text = path.or(name).ok_or("a Unix socket without an address")?;
+            Endpoint::Unix(text.parse::<UnixAddress>()?)
+        }
+        _ => return Err("a socket that is neither TCP nor Unix".to_owned()),
+    };
+    if socket.r#type().ok() != Some(kind) {
+        let expected = if kind == Type::DGRAM { "datagram" } else { "stream" };
+        return Err(format!("{endpoint} is not a {expected} socket"));
+    }
+    if kind == Type::STREAM && !socket.is_listener().unwrap_or(false) {
+        return Err(format!("{endpoint} is a socket that does not listen"));
+    }
+    Ok(endpoint)
+}
+
 impl Inherited {
-    /// The socket, once for each worker.
-    pub(super) fn bound(&self, workers: usize) -> Result<Bound, StartError> {
-        let endpoint = self.endpoint;
+    /// The listening sockets, at least one for each worker.
+    pub(super) fn bound(&self, workers: usize, backlog: u32) -> Result<Bound, StartError> {
         let prepare = || {
-            let nonblocking = self.socket.set_nonblocking(true);
-            nonblocking.map_err(|error| ("fcntl O_NONBLOCK", error))?;
-            let transport = match endpoint {
+            let mut sockets = self.copies(self.sockets.len())?;
+            for socket in &sockets {
+                let nonblocking = socket.set_nonblocking(true);
+                nonblocking.map_err(|error| ("fcntl O_NONBLOCK", error))?;
+                if !self.is_kept {
+                    listen(socket, backlog)?;
+                }
+            }
+            let transport = match self.endpoint {
                 Endpoint::Tcp(_) => {
-                    set_inherited_options(&self.socket)?;
+                    sockets.iter().try_for_each(set_inherited_options)?;
                     Transport::Tcp
                 }
-                // One for datagrams is none that was passed.
                 Endpoint::Unix(_) | Endpoint::Udp(_) => Transport::Unix,
             };
-            let copy = |_| self.socket.try_clone().map_err(|error| ("dup", error));
-            let sockets = (0..workers).map(copy).collect::<Result<_, _>>()?;
-            Ok(Bound { is_inherited: true, sockets, ..Bound::new(endpoint, transport) })
+            match transport {
+                Transport::Tcp if !self.is_kept => {
+                    self.add(Kind::Tcp, &mut sockets, workers, |one| listen(one, backlog))?;
+                }
+                _ => sockets = self.copies(workers.max(sockets.len()))?,
+            }
+            let bound = Bound::new(self.endpoint, transport);
+            bound.kept.set(self.is_kept);
+            Ok(Bound { file: self.file.clone(), sockets, ..bound })
         };
-        prepare().map_err(|failure| failed(endpoint, failure))
+        prepare().map_err(|failure| failed(self.endpoint, failure))
+    }
+
+    /// The sockets for datagrams, one for each worker. If there are more, the others are closed.
+    pub(super) fn bound_datagram(&self, workers: usize) -> Result<BoundDatagram, StartError> {
+        let prepare = || {
+            let mut sockets = self.copies(self.sockets.len().min(workers))?;
+            self.add(Kind::Udp, &mut sockets, workers, |_| Ok(()))?;
+            Ok(BoundDatagram { endpoint: self.endpoint, sockets })
+        };
+        prepare().map_err(|failure| failed(self.endpoint, failure))
+    }
+
+    /// This many descriptors of the sockets, each socket as often as the others.
+    fn copies(&self, count: usize) -> Result<Vec<Socket>, Failure> {
+        let copy = |socket: &Socket| socket.try_clone().map_err(|error| ("dup", error));
+        self.sockets.iter().cycle().take(count).map(copy).collect()
+    }
+
+    /// Adds sockets with the same address until there is one for each worker.
+    fn add(
+        &self,
+        kind: Kind,
+        sockets: &mut Vec<Socket>,
+        workers: usize,
+        make_ready: impl Fn(&Socket) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (Some(address), true) = (self.endpoint.socket_addr(), sockets.len() < workers) else {
+            return Ok(());
+        };
+        for socket in sockets.iter() {
+            socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
+        }
+        let only_v6 = address.is_ipv6() && sockets[0].only_v6().unwrap_or(false);
+        while sockets.len() < workers {
+            let socket = kind.bound_socket(address, only_v6, true)?;
+            make_ready(&socket)?;
+            sockets.push(socket);
+        }
+        Ok(())
     }
 }
 

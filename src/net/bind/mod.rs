@@ -13,6 +13,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -49,8 +50,9 @@ pub(crate) struct Bound {
     transport: Transport,
     /// Its socket file. Before the sockets, because it is removed before they are closed.
     file: Option<Arc<SocketFile>>,
-    is_inherited: bool,
-    /// One for each worker, listening and non-blocking.
+    kept: KeptOpen,
+    /// One for each worker, listening and non-blocking; more if an earlier process of this server had
+    /// more workers.
     pub(crate) sockets: Vec<Socket>,
 }
 
@@ -64,36 +66,114 @@ pub struct Listening<Socket> {
     pub socket: Socket,
     /// The transport of its connections.
     pub transport: Transport,
-    /// Another program has passed it and keeps it open: closing it here resets nothing in its
-    /// backlog.
-    pub is_inherited: bool,
+    /// Whether another process keeps it open.
+    pub kept: KeptOpen,
     /// Its number among all endpoints of the server.
     pub number: u32,
+}
+
+/// Whether another process keeps the sockets of an endpoint open: the service manager that has passed
+/// them, or a process that has taken them over. Closing them here then resets nothing in their
+/// backlogs. All copies have the same value.
+#[derive(Clone, Debug, Default)]
+pub struct KeptOpen(Arc<AtomicBool>);
+
+impl KeptOpen {
+    pub(crate) fn set(&self, is_kept: bool) {
+        self.0.store(is_kept, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl<Socket> Listening<Socket> {
     /// A TCP socket.
     #[cfg_attr(not(any(test, feature = "internals")), allow(dead_code, reason = "for tests"))]
     pub(crate) fn tcp(socket: Socket) -> Listening<Socket> {
-        Listening { file: None, socket, transport: Transport::Tcp, is_inherited: false, number: 0 }
+        Listening {
+            file: None,
+            socket,
+            transport: Transport::Tcp,
+            kept: KeptOpen::default(),
+            number: 0,
+        }
+    }
+}
+
+/// The sockets of an endpoint, for a process that takes them over. While there is one, the sockets
+/// stay open.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// The endpoint's number among all of its server.
+    pub(crate) number: usize,
+    /// The endpoint as it was configured, for example with port 0.
+    pub(crate) endpoint: Endpoint,
+    pub(crate) sockets: Vec<Arc<OwnedFd>>,
+    pub(crate) file: Option<Arc<SocketFile>>,
+    kept: KeptOpen,
+}
+
+impl Offer {
+    /// Another process has taken the sockets over: it removes the socket file, and accepts what waits
+    /// in the backlogs.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn is_taken(&self) {
+        self.kept.set(true);
+        if let Some(file) = &self.file {
+            file.set_own(false);
+        }
+    }
+
+    /// The sockets of an endpoint for datagrams.
+    pub(crate) fn of_datagrams(
+        number: usize,
+        endpoint: Endpoint,
+        sockets: &[Arc<OwnedFd>],
+    ) -> Offer {
+        let sockets = sockets.to_vec();
+        Offer { number, endpoint, sockets, file: None, kept: KeptOpen::default() }
     }
 }
 
 impl Bound {
     /// An endpoint without sockets.
     fn new(endpoint: Endpoint, transport: Transport) -> Bound {
-        let (file, is_inherited, sockets) = (None, false, Vec::new());
-        Bound { endpoint, number: 0, transport, file, is_inherited, sockets }
+        let (file, kept, sockets) = (None, KeptOpen::default(), Vec::new());
+        Bound { endpoint, number: 0, transport, file, kept, sockets }
+    }
+
+    /// Its number among all endpoints of the server.
+    pub(crate) fn number(&self) -> usize {
+        self.number as usize
+    }
+
+    /// Other descriptors of its sockets, for a process that takes the endpoint over. `None` if
+    /// another process keeps them open anyway.
+    ///
+    /// # Errors
+    /// The process is out of open files.
+    pub(crate) fn offer(&self, endpoint: Endpoint) -> io::Result<Option<Offer>> {
+        if self.kept.get() {
+            return Ok(None);
+        }
+        // All workers have the same Unix socket.
+        let count = if self.transport == Transport::Unix { 1 } else { self.sockets.len() };
+        let copy = |socket: &Socket| Ok(Arc::new(OwnedFd::from(socket.try_clone()?)));
+        let sockets = self.sockets[..count].iter().map(copy).collect::<io::Result<_>>()?;
+        let (number, file, kept) = (self.number as usize, self.file.clone(), self.kept.clone());
+        Ok(Some(Offer { number, endpoint, sockets, file, kept }))
     }
 
     /// The sockets, in the order of the workers.
     pub(crate) fn into_listening(self) -> impl Iterator<Item = Listening<OwnedFd>> {
-        let Bound { number, transport, file, is_inherited, sockets, .. } = self;
+        let Bound { number, transport, file, kept, sockets, .. } = self;
         let listening = move |socket: Socket| Listening {
             file: file.clone(),
             socket: socket.into(),
             transport,
-            is_inherited,
+            kept: kept.clone(),
             number,
         };
         sockets.into_iter().map(listening)
@@ -134,10 +214,10 @@ pub(crate) fn bind_names(
     let unix: Vec<Bound> = own.filter_map(bind_unix).collect::<Result<_, _>>()?;
     let (mut tcp, mut unix) = (tcp.into_iter(), unix.into_iter());
     let mut bound = |on: &ListenOn| match on.endpoint {
-        _ if on.inherited.is_some() => on.inherited.as_ref().map(|one| one.bound(workers)),
+        Endpoint::Udp(_) => None,
+        _ if on.inherited.is_some() => on.inherited.as_ref().map(|one| one.bound(workers, backlog)),
         Endpoint::Tcp(_) => tcp.next().map(|first| first.listen(workers, backlog)),
         Endpoint::Unix(_) => unix.next().map(Ok),
-        Endpoint::Udp(_) => None,
     };
     let numbered = |(number, on)| {
         let bound: Result<Bound, StartError> = bound(on)?;
@@ -169,7 +249,13 @@ pub(crate) fn bind_datagrams(
         let sockets = sockets.map_err(|failure| kind.failed(address, failure))?;
         Ok(BoundDatagram { endpoint: kind.endpoint(address), sockets })
     };
-    Kind::Udp.bind_names(endpoints, names, share_port)?.into_iter().map(bound).collect()
+    let mut own = Kind::Udp.bind_names(endpoints, names, share_port)?.into_iter();
+    let datagrams = endpoints.iter().filter(|on| on.endpoint.is_datagram());
+    let next = |on: &ListenOn| match &on.inherited {
+        Some(inherited) => Some(inherited.bound_datagram(workers)),
+        None => own.next().map(bound),
+    };
+    datagrams.filter_map(next).collect()
 }
 
 /// Like [`bind_names`], for endpoints without names.

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,15 @@ use crate::net::transport::{Owner, UnixOptions};
 /// another, and then fails.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// A socket file of this server. Dropping it removes the file, if it is still this server's.
+/// A socket file of this server. Dropping it removes the file, if it is still this server's and no
+/// other process of the server has it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Whether another process of the server removes the file.
+    is_of_another: AtomicBool,
 }
 
 impl SocketFile {
@@ -49,12 +53,35 @@ impl SocketFile {
         let made = fs::symlink_metadata(path).map_err(|error| ("lstat", error))?;
         // The program may change its directory.
         let path = std::path::absolute(path).map_err(|error| ("getcwd", error))?;
-        Ok(SocketFile { path, device: made.dev(), inode: made.ino() })
+        let (device, inode) = (made.dev(), made.ino());
+        Ok(SocketFile { path, device, inode, is_of_another: AtomicBool::new(false) })
+    }
+
+    /// The file of a socket that another process of the server hands over. It is the other's until
+    /// [`set_own`](SocketFile::set_own).
+    #[cfg(feature = "daemon")]
+    pub(crate) fn of_another(path: PathBuf, device: u64, inode: u64) -> SocketFile {
+        SocketFile { path, device, inode, is_of_another: AtomicBool::new(true) }
+    }
+
+    /// Sets whether this process removes the file, or another one.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn set_own(&self, is_own: bool) {
+        self.is_of_another.store(!is_own, Ordering::Release);
+    }
+
+    /// The absolute path of the file, its device, and its inode number.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn identity(&self) -> (&Path, u64, u64) {
+        (&self.path, self.device, self.inode)
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.is_of_another.load(Ordering::Acquire) {
+            return;
+        }
         let path = self.path.display();
         let file = fs::symlink_metadata(&self.path);
         if let Ok(file) = &file
@@ -221,7 +248,7 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
     use std::thread;
 
     use super::*;

@@ -6,7 +6,9 @@ use super::stepped::{RULES, Stepped};
 use super::*;
 use crate::builtin::Echo;
 use crate::engine::sys::Kernel;
+use crate::net::bind::KeptOpen;
 use crate::shared::mailbox::EndOrder;
+use crate::worker::accept::ListenerOf;
 
 /// A worker with a client that is served.
 fn stepped() -> Stepped<Echo> {
@@ -91,6 +93,37 @@ fn a_stopped_listener_or_one_that_is_being_stopped_is_closed_by_a_drain() {
         assert_eq!(unaccepted, u64::from(turns_before > 0));
         drop(stepped.worker);
         assert_eq!(waiting.read(&mut [0; 1]).unwrap_or(0), 0);
+    }
+}
+
+/// What waits at a listener that another process keeps open is for that process, and at another one
+/// it is accepted. Either way the connections stay until they end, or until a drain.
+#[test]
+fn a_worker_that_retires_closes_its_listeners_and_serves_until_its_connections_have_ended() {
+    for is_kept in [false, true] {
+        for drains in [false, true] {
+            let mut stepped = stepped();
+            let open = stepped.worker.open();
+            let (number, kept) = (0, KeptOpen::default());
+            kept.set(is_kept);
+            stepped.worker.core.listeners[0].describe(&ListenerOf { number, kept });
+            let mut waiting = another(&stepped);
+            stepped.worker.core.mailboxes.retire();
+            (0..10).for_each(|_| stepped.turn());
+            assert_eq!(stepped.worker.open(), open + usize::from(!is_kept));
+            assert!(stepped.worker.core.listeners_are_closed() && !stepped.worker.is_finished());
+            if !is_kept {
+                is_served(&mut stepped, &mut waiting);
+            }
+            if drains {
+                let deadline = stepped.worker.core.now + GUARD;
+                stepped.worker.core.mailboxes.order_end(0, EndOrder::Drain { deadline });
+            }
+            drop(waiting);
+            stepped.client.shutdown(std::net::Shutdown::Write).unwrap();
+            stepped.turns_until("it has ended", Worker::is_finished);
+            assert_eq!(stepped.worker.core.cut, 0);
+        }
     }
 }
 

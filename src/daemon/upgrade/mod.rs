@@ -1,0 +1,94 @@
+//! An upgrade: a new process of the program takes over from the running one, and no client notices.
+//!
+//! ```text
+//! running process (upgrader)                    new process (takeover)
+//!   starts it with --upgrade-from=DESCRIPTOR ──► reads its settings anew
+//!   Opening, and a Group for each address ─────► binds nothing that it is given; starts all threads
+//!   waits, at most --upgrade-timeout ◄────────── Ready (which groups it has taken), or Failed
+//!   Go ────────────────────────────────────────► accepts
+//!   closes its listeners ◄────────────────────── Serving
+//!   ends when its connections have ended
+//! ```
+//!
+//! The listening sockets themselves are passed on (SCM_RIGHTS), so a connection that waits in a backlog
+//! is served by either process, and none is lost. Until Serving the running process accepts as ever.
+//! If anything goes wrong before that, it kills the new process and goes on. A version of the program
+//! without upgrades refuses the argument, and ends.
+//!
+//! * `channel`: messages between the two, with sockets
+//! * `upgrader`: the running process's part
+//! * `takeover`: the new one's part
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::Upgrades;
+
+mod channel;
+mod takeover;
+mod upgrader;
+
+pub(super) use takeover::Takeover;
+pub(super) use upgrader::Upgrader;
+
+/// The version of the messages. A process that does not know it takes nothing over.
+const VERSION: u32 = 1;
+
+/// How the first argument of a process that takes over begins. The number of the channel's descriptor
+/// follows.
+const ARGUMENT: &str = "--upgrade-from=";
+
+/// The first message.
+#[derive(Serialize, Deserialize, Debug)]
+struct Opening {
+    version: u32,
+    /// The process that runs.
+    process: u32,
+    upgrades: Upgrades,
+    /// How many groups follow.
+    groups: usize,
+}
+
+/// The sockets of an address. They come with the message.
+#[derive(Serialize, Deserialize, Debug)]
+struct Group {
+    role: Role,
+    /// The endpoint as it is configured; of passed sockets, their name.
+    endpoint: String,
+    file: Option<File>,
+    /// Whether the listener was told to accept nothing.
+    is_stopped: bool,
+}
+
+/// What the sockets are for.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Listen,
+    Admin,
+    /// A service manager has passed them.
+    Passed,
+}
+
+/// A socket file.
+#[derive(Serialize, Deserialize, Debug)]
+struct File {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// The last message of the running process.
+#[derive(Serialize, Deserialize, Debug)]
+struct Go;
+
+/// A message of the new process.
+#[derive(Serialize, Deserialize, Debug)]
+enum Reply {
+    /// It can accept. It has taken the groups with these numbers.
+    Ready { taken: Vec<usize> },
+    /// It accepts.
+    Serving,
+    /// It ends.
+    Failed { text: String },
+}

@@ -1,0 +1,383 @@
+//! Upgrades: a new process takes over, and no client notices. The program is started by a symbolic
+//! link, which then leads to another program.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::admin::get;
+use crate::control::{TOKEN, TokenFile, authorized};
+use crate::harness::{Client, Daemon, GUARD, binary, eventually, meanwhile};
+
+/// A daemon that is upgraded. Dropping it kills the processes that have taken over.
+struct Upgraded {
+    daemon: Daemon,
+    folder: PathBuf,
+}
+
+impl Upgraded {
+    fn start(flags: &[&str]) -> Upgraded {
+        Upgraded::start_under("true", flags)
+    }
+
+    /// Starts it after a shell command in the same process.
+    fn start_under(shell: &str, flags: &[&str]) -> Upgraded {
+        let folder = folder();
+        symlink(binary(), folder.join("echopool")).expect("linking the program");
+        let token = TokenFile::new(TOKEN);
+        fs::copy(token.path(), folder.join("token")).expect("copying the token");
+        let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+        let (token, program) = (path("token"), path("echopool"));
+        let shell = format!("{shell} && exec {program} \"$@\"");
+        let admin = ["--admin", "127.0.0.1:0", "--admin-token-file", &token];
+        let daemon = Daemon::start_under(&shell, &[flags, &admin].concat());
+        Upgraded { daemon, folder }
+    }
+
+    /// Makes the name of the program lead to a script.
+    fn install(&self, script: &str) {
+        let path = self.folder.join("script");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writing a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        self.lead_to(&path);
+    }
+
+    fn lead_to(&self, program: &Path) {
+        let (new, name) = (self.folder.join("new"), self.folder.join("echopool"));
+        symlink(program, &new).expect("linking the program");
+        fs::rename(new, name).expect("replacing the link");
+    }
+
+    /// Upgrades. Returns the status and the text of the reply.
+    fn ask(&self) -> (u16, String) {
+        let (status, reply) = authorized(&self.daemon, "/api/v1/upgrade", b"");
+        let reply: serde_json::Value = serde_json::from_str(&reply).expect("JSON");
+        assert_eq!(reply["upgraded"], status == 200);
+        (status, reply["text"].as_str().expect("a text").to_owned())
+    }
+
+    /// Upgrades, which succeeds. Returns the new process.
+    fn upgrade(&self) -> Pid {
+        let (status, text) = self.ask();
+        assert_eq!(status, 200, "{text}");
+        *self.successors().last().expect("it is in the log")
+    }
+
+    /// The processes that have taken over, one after the other.
+    fn successors(&self) -> Vec<Pid> {
+        let lines = self.daemon.lines_with("has taken over; ");
+        let number = |line: &String| {
+            let (_, rest) = line.split_once(": process ")?;
+            Pid::from_raw(rest.split(' ').next()?.parse().ok()?)
+        };
+        lines.iter().filter_map(number).collect()
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let (_, page) = get(&self.daemon, "/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    fn first_has_ended(&mut self) {
+        eventually("the first process ends", || self.daemon.try_wait().is_some());
+        assert_eq!(
+            self.daemon.try_wait().expect("ended").code(),
+            Some(0),
+            "{}",
+            self.daemon.tail()
+        );
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        for process in self.successors() {
+            let exe = fs::read_link(format!("/proc/{}/exe", process.as_raw_nonzero()));
+            if exe.is_ok_and(|exe| exe == fs::canonicalize(binary()).expect("the program")) {
+                let _ = kill_process(process, Signal::KILL);
+            }
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn folder() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("echopool-up-{}-{number}", std::process::id()));
+    fs::create_dir(&path).expect("a folder");
+    path
+}
+
+fn runs(process: Pid) -> bool {
+    // One that has ended and that nobody has waited for is a zombie.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.rsplit_once(") ").expect("a state").1.starts_with('Z'))
+}
+
+fn ping(stream: &mut (impl Read + Write), text: &[u8]) {
+    stream.write_all(text).expect("sending");
+    let mut reply = vec![0; text.len()];
+    stream.read_exact(&mut reply).expect("the echo");
+    assert_eq!(reply, text);
+}
+
+/// The address of a ready line that begins like this.
+fn target(daemon: &Daemon, scheme: &str) -> SocketAddr {
+    let of = |target: &String| target.strip_prefix(scheme)?.split('?').next()?.parse().ok();
+    daemon.targets().iter().find_map(of).expect("its ready line")
+}
+
+#[test]
+fn clients_of_every_kind_of_address_notice_nothing_of_upgrades() {
+    let folder = folder();
+    let (file, name) = (folder.join("e.sock"), format!("echopool-{}", std::process::id()));
+    let (file_url, name_url) = (format!("unix://{}", file.display()), format!("unix://@{name}"));
+    let listen = ["127.0.0.1:0", "udp://127.0.0.1:0", &file_url, &name_url];
+    let flags: Vec<&str> = listen.iter().flat_map(|on| ["--listen", *on]).collect();
+    let mut upgraded = Upgraded::start(&[&flags[..], &["--workers", "2"]].concat());
+    let daemon = &upgraded.daemon;
+    let (tcp, udp) = (daemon.address(), target(daemon, "udp://"));
+    let abstract_name = UnixSocketAddr::from_abstract_name(&name).expect("a name");
+    let (mut early, mut early_unix) =
+        (Client::connect(tcp), UnixStream::connect(&file).expect("connecting"));
+    early.ping(1_000);
+    ping(&mut early_unix, b"early");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    client.set_read_timeout(Some(GUARD)).expect("a time-out");
+    let mut rounds = 0;
+    let connect_and_ping = || {
+        // Without a pause, so that some wait in a backlog when the process changes.
+        ping(&mut TcpStream::connect(tcp).expect("connecting"), b"tcp");
+        ping(&mut UnixStream::connect(&file).expect("connecting"), b"file");
+        ping(&mut UnixStream::connect_addr(&abstract_name).expect("connecting"), b"abstract");
+        client.send_to(b"datagram", udp).expect("sending");
+        assert_eq!(client.recv(&mut [0; 100]).expect("the echo"), 8);
+        rounds += 1;
+    };
+    meanwhile(connect_and_ping, || {
+        for done in 1..=5 {
+            let process = upgraded.upgrade();
+            assert!(runs(process));
+            assert_eq!(upgraded.metric("echopool_upgrades_total"), done);
+            early.ping(1_000);
+        }
+    });
+    assert!(rounds >= 5, "{rounds} rounds");
+    assert_eq!(upgraded.metric("echopool_upgrades_failed_total"), 0);
+    ping(&mut early_unix, b"still there");
+    assert!(upgraded.daemon.try_wait().is_none(), "it has connections");
+    drop((early, early_unix));
+    upgraded.first_has_ended();
+    let all = upgraded.successors();
+    let (last, others) = all.split_last().expect("five");
+    eventually("only the last one runs", || !others.iter().any(|process| runs(*process)));
+    // Its drain closes what it has taken over, and it removes the file.
+    kill_process(*last, Signal::TERM).expect("ending it");
+    eventually("it ends", || !runs(*last));
+    assert!(!file.exists() && TcpStream::connect(tcp).is_err());
+    fs::remove_dir_all(folder).expect("removing the folder");
+}
+
+#[test]
+fn what_is_no_new_version_changes_nothing() {
+    let config = crate::config::ConfigFile::new("linger = '1s'\n");
+    let flags = ["--upgrade-timeout", "1s", "--config", config.path()];
+    let upgraded = Upgraded::start(&flags);
+    let mut client = Client::connect(upgraded.daemon.address());
+    let real = fs::canonicalize(binary()).expect("the program");
+    let older = format!("first=$1; shift; exec {} \"$@\" \"$first\"", real.display());
+    let taken = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let taken = taken.local_addr().expect("its address");
+    let missing = upgraded.folder.join("missing");
+    type Step<'a> = Box<dyn Fn() + 'a>;
+    let steps: [(Step<'_>, String); 8] = [
+        (Box::new(|| upgraded.install("exit 3")), "has ended (exit status: 3)".into()),
+        (Box::new(|| upgraded.install("kill -SEGV $$")), "has ended (signal: 11 (SIGSEGV)".into()),
+        (Box::new(|| upgraded.install("exec sleep 60")), "not ready after 1s (--upgrade-t".into()),
+        (Box::new(|| upgraded.install(&older)), "has ended (exit status: 2)".into()),
+        (Box::new(|| upgraded.lead_to(&missing)), "No such file".into()),
+        (
+            Box::new(|| {
+                upgraded.lead_to(&real);
+                config.write("linger = 2\n");
+            }),
+            format!("{}:1: linger: a time needs a unit", config.path()),
+        ),
+        (
+            Box::new(|| config.write("workers = 0\n")),
+            ":1: workers is 0, but must be from 1 to 64".into(),
+        ),
+        (
+            Box::new(|| config.write(&format!("listen = ['{taken}']\n"))),
+            "the address is in use".into(),
+        ),
+    ];
+    for (at, (step, text)) in (1..).zip(&steps) {
+        step();
+        // The flag of the harness takes precedence over the file, except in a copy of the flags.
+        if text == "the address is in use" {
+            let line = format!("exec {} \"$@\" --listen {taken}", real.display());
+            config.write("");
+            upgraded.install(&line);
+        }
+        let (status, said) = upgraded.ask();
+        assert!(status == 409 && said.contains(&text[..]), "{text}: {status} {said}");
+        let line = format!("admin: not upgraded: {said}");
+        assert!(upgraded.daemon.log().contains(&line), "{line}");
+        assert_eq!(upgraded.metric("echopool_upgrades_failed_total"), at);
+        client.ping(1_000);
+        Client::connect(upgraded.daemon.address()).ping(10);
+    }
+    // The next one succeeds, and knows of the others.
+    upgraded.lead_to(&real);
+    config.write("");
+    upgraded.upgrade();
+    assert_eq!(upgraded.metric("echopool_upgrades_failed_total"), 8);
+    Client::connect(upgraded.daemon.address()).ping(10);
+}
+
+#[test]
+fn a_second_upgrade_and_one_of_an_ending_daemon_are_refused() {
+    let mut upgraded = Upgraded::start(&["--upgrade-timeout", "1m", "--drain-timeout", "1m"]);
+    let mut client = Client::connect(upgraded.daemon.address());
+    client.ping(10);
+    upgraded.install("exec sleep 61");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| upgraded.ask());
+        eventually("it starts", || upgraded.daemon.log().contains("admin: starting "));
+        assert_eq!(upgraded.ask(), (409, "another upgrade is under way".to_owned()));
+        upgraded.daemon.signal(Signal::USR2);
+        let line = "SIGUSR2: another upgrade is under way";
+        eventually("a line", || upgraded.daemon.log().contains(line));
+        upgraded.daemon.signal(Signal::TERM);
+        assert_eq!(first.join().expect("a reply"), (409, "the daemon is ending".to_owned()));
+    });
+    drop(client);
+    upgraded.first_has_ended();
+}
+
+#[test]
+fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
+    let mut upgraded = Upgraded::start(&[]);
+    let address = upgraded.daemon.address();
+    let mut old = Client::connect(address);
+    old.ping(10);
+    upgraded.daemon.signal(Signal::USR2);
+    eventually("it takes over", || upgraded.successors().len() == 1);
+    let successor = upgraded.successors()[0];
+    old.ping(1_000);
+    let mut new = Client::connect(address);
+    new.ping(10);
+    // Only once.
+    upgraded.daemon.signal(Signal::USR2);
+    let line = "SIGUSR2: not upgraded: another process has taken over already";
+    eventually("a line", || upgraded.daemon.log().contains(line));
+    upgraded.daemon.signal(Signal::HUP);
+    let line = "SIGHUP: ignored, another process has taken over";
+    eventually("a line", || upgraded.daemon.log().contains(line));
+    upgraded.daemon.signal(Signal::TERM);
+    old.close();
+    upgraded.first_has_ended();
+    new.ping(1_000);
+    assert!(runs(successor));
+}
+
+/// With fewer workers than before, some accept from several sockets.
+#[test]
+fn the_new_process_has_its_own_settings() {
+    let config = crate::config::ConfigFile::new("workers = 1\n");
+    let flags = ["--config", config.path(), "--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"];
+    let upgraded = Upgraded::start(&[&flags[..], &["--listen", "udp://127.0.0.1:0"]].concat());
+    let udp = target(&upgraded.daemon, "udp://");
+    let stopped = authorized(&upgraded.daemon, "/api/v1/listeners/1/stop", b"");
+    assert_eq!(stopped.0, 200);
+    for workers in [4, 2, 1, 3] {
+        config.write(&format!("workers = {workers}\nidle-timeout = '1h'\n"));
+        upgraded.upgrade();
+        let (_, page) = get(&upgraded.daemon, "/api/v1/config");
+        assert!(page.contains(&format!("\"workers\":{workers}")), "{page}");
+        // Each connection goes to one of the sockets, by the hash of its addresses.
+        let clients: Vec<Client> = (0..64)
+            .map(|_| {
+                let mut client = Client::connect(upgraded.daemon.address());
+                client.ping(100);
+                client
+            })
+            .collect();
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        client.set_read_timeout(Some(GUARD)).expect("a time-out");
+        client.send_to(b"datagram", udp).expect("sending");
+        assert_eq!(client.recv(&mut [0; 100]).expect("the echo"), 8);
+        drop(clients);
+        let (_, page) = get(&upgraded.daemon, "/api/v1/listeners");
+        assert_eq!(page.matches("\"accepting\":false").count(), 1, "{page}");
+    }
+    assert_eq!(authorized(&upgraded.daemon, "/api/v1/listeners/1/start", b"").0, 200);
+    Client::connect(upgraded.daemon.addresses()[1]).ping(100);
+}
+
+#[test]
+fn the_service_manager_follows_the_new_process() {
+    let folder = folder();
+    let path = folder.join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(GUARD)).expect("a time-out");
+    let next = || {
+        let mut message = [0; 4096];
+        let length = manager.recv(&mut message).expect("a notification");
+        String::from_utf8(message[..length].to_vec()).expect("text")
+    };
+    // The shell that starts the daemon has its process id.
+    let passed = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = passed.local_addr().expect("its address");
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&passed);
+    let flags = rustix::io::FdFlags::empty();
+    rustix::io::fcntl_setfd(&passed, flags).expect("letting it be inherited");
+    let shell = format!(
+        "exec 3<&{fd} && export NOTIFY_SOCKET={} LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ \
+         WATCHDOG_PID=$$ WATCHDOG_USEC=100000000",
+        path.display()
+    );
+    let mut upgraded = Upgraded::start_under(&shell, &["--listen", "framed://fd:web"]);
+    rustix::io::fcntl_setfd(&passed, rustix::io::FdFlags::CLOEXEC).expect("and not any more");
+    let ready = |process: &str| {
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|last: &String| !last.starts_with(process)) {
+            seen.push(next());
+        }
+        seen
+    };
+    ready("READY=1\nSTATUS=serving on 1 addresses");
+    upgraded.install("exit 1");
+    assert_eq!(upgraded.ask().0, 409);
+    upgraded.lead_to(&fs::canonicalize(binary()).expect("the program"));
+    let process = upgraded.upgrade();
+    let main = format!("MAINPID={}", process.as_raw_nonzero());
+    let told = ready("READY=1\nSTATUS=serving on 1 addresses");
+    assert!(told.iter().any(|text| text.trim_end() == main), "{main} in {told:?}");
+    upgraded.first_has_ended();
+    // The socket of the manager went along, and the new process feeds the watchdog and says its end.
+    let mut client = TcpStream::connect(address).expect("connecting");
+    ping(&mut client, b"\x01\0\0\0x");
+    upgraded.upgrade();
+    let told = ready("READY=1\nSTATUS=serving on 1 addresses");
+    assert!(told.iter().all(|text| !text.contains("STOPPING")), "{told:?}");
+    let last = *upgraded.successors().last().expect("two");
+    kill_process(last, Signal::TERM).expect("ending it");
+    ready("STOPPING=1");
+    eventually("it ends", || !runs(last));
+    manager.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    drop(client);
+    fs::remove_dir_all(folder).expect("removing the folder");
+}
