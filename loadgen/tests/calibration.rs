@@ -38,7 +38,9 @@ fn a_calibration_is_written_and_later_runs_say_how_much_of_it_they_used() {
     let number = |value: &Value| value.as_f64().expect("a number");
     let used = number(&json["requests_per_second"]) / number(&ceiling["requests_per_second"]);
     assert!((number(&ceiling["used_ratio"]) - used).abs() < 1e-6, "{ceiling}");
-    loadgen(&flags).expect(0).says(" % of this machine's ceiling, calibrated 20");
+    loadgen(&format!("{flags} --details"))
+        .expect(0)
+        .says(" % of this machine's ceiling, calibrated 20");
 }
 
 #[test]
@@ -71,7 +73,8 @@ fn a_calibration_that_is_not_for_this_run_is_not_used_and_that_is_said() {
             (&json["ceiling"]["calibration"], &json["ceiling"]["used_ratio"]),
             (&why.into(), &Value::Null)
         );
-        loadgen(&flags).expect(0).says("\nCeiling: not known: ").says(text);
+        let details = loadgen(&format!("{flags} --details")).expect(0);
+        details.says("\n  Ceiling: not known: ").says(text);
     }
 }
 
@@ -90,7 +93,7 @@ fn a_calibration_is_kept_in_the_directory_for_caches() {
         let path = caches.join(path).join("calibration.json");
         with(variable, "calibrate -d 500ms -c 2 -t 1").expect(0);
         assert!(path.is_file(), "{}", path.display());
-        with(variable, "-c 2 -t 1 -n 10").expect(0).says("\nCeiling: ");
+        with(variable, "-c 2 -t 1 -n 10 --details").expect(0).says("\n  Ceiling: ");
     }
     std::fs::remove_dir_all(&caches).expect("it was ours");
     with("NOTHING", "calibrate").expect(2).complains("give a file with --output");

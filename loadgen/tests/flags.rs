@@ -72,6 +72,32 @@ fn the_spectrum_and_the_service_time_are_shown_if_asked_for() {
     }
 }
 
+/// The report with details begins with the short one, which has neither them nor their headings.
+#[test]
+fn details_are_shown_under_headings_if_asked_for() {
+    const DETAILS: [&str; 7] = [
+        "Connections",
+        "  Replies each",
+        "  Fairness",
+        "Requests",
+        "  Offered",
+        "Generator",
+        "  CPU",
+    ];
+    let begin = |line: &str| line.split(':').next().unwrap_or_default().to_string();
+    let short = loadgen("-c 2 -n 20").expect(0).stdout;
+    let last = short.lines().last().expect("a line");
+    assert!(last.starts_with("Verdict: valid: the generator "), "{short}");
+    let details = loadgen("-c 2 -n 20 --details").expect(0).stdout;
+    let (_, after) = details.split_once("\nVerdict: ").expect("a verdict");
+    let mut lines = after.lines();
+    for detail in DETAILS {
+        assert!(lines.any(|line| begin(line) == detail), "{detail} in {details}");
+        let shown = short.lines().any(|line| begin(line) == detail && line.starts_with(' '));
+        assert!(!shown, "{detail} in {short}");
+    }
+}
+
 #[test]
 fn the_progress_is_lines_or_nothing_as_asked_for() {
     for (form, lines) in [("lines", true), ("auto", true), ("none", false)] {

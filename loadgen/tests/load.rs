@@ -205,8 +205,8 @@ fn a_connection_that_the_server_closed_is_begun_anew_if_asked_for() {
         assert_eq!(json["config"]["reconnect"], true);
     }
     let server = EchoServer::start(FOUR);
-    let text = loadgen(&format!("{} -c 1 -n 4 --reconnect", server.address)).expect(0);
-    text.says("\nBegun anew: ").says(" closed by the server without owing a reply\n");
+    let text = loadgen(&format!("{} -c 1 -n 4 --reconnect --details", server.address)).expect(0);
+    text.says("\n  Begun anew: ").says(" closed by the server without owing a reply\n");
     let server = EchoServer::start(FOUR);
     let json = run(&format!("{} -c 3 -t 1 -n 120", server.address)).expect(4).json();
     assert_eq!((&json["reconnects"], &json["server_closes"]), (&0.into(), &0.into()));
@@ -427,7 +427,7 @@ fn what_was_sent_shortly_before_a_connection_timed_out_is_unanswered() {
 #[test]
 fn a_generator_that_cannot_keep_its_schedule_says_so() {
     let ended = loadgen("-c 100 -p 100 -t 1 -R 10m -d 500ms").expect(4);
-    ended.says("Verdict: generator-limited (").says("Offered: 5000000 requests: ");
+    ended.says("Verdict: generator-limited: ").says("Offered: 5000000 requests: ");
 }
 
 /// How long the generator is stopped, at least.

@@ -182,8 +182,8 @@ fn a_hub_at_a_rate_below_one_per_time_out_delivers_all_in_time() {
 /// Deliveries have no service time.
 #[test]
 fn a_hub_at_a_rate_shows_only_the_times_that_it_has() {
-    let shown = loadgen("hub:// -c 5 -R 300 -n 30 -U").stdout;
-    assert!(shown.contains("\nSend lag: ") && shown.contains("\nOwn lag: "), "{shown}");
+    let shown = loadgen("hub:// -c 5 -R 300 -n 30 -U --details").stdout;
+    assert!(shown.contains("\n  Send lag: ") && shown.contains("\n  Own lag: "), "{shown}");
     assert!(!shown.contains("Service time") && !shown.contains("service time"), "{shown}");
 }
 

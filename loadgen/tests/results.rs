@@ -383,7 +383,7 @@ fn objectives_decide_the_exit_code_and_are_shown() {
     loadgen(flags).expect(0).says("\nSLO: p99<1h met (").says("\nSLO: errors<1 met (0)\n");
     let ended = loadgen(&format!("{flags} --slo p50<1ns --slo rate>1000m")).expect(99);
     ended.says("\nSLO: p99<1h met (").says("\nSLO: p50<1ns missed (");
-    ended.says("\nSLO: rate>1000m missed (").says("\nVerdict: valid (");
+    ended.says("\nSLO: rate>1000m missed (").says("\nVerdict: valid: ");
     let json = loadgen("-c 2 -n 500 --slo max<=1ns --output-format json").expect(99).json();
     let objective = &json["objectives"][0];
     assert_eq!((&objective["objective"], &objective["met"]), (&"max<=1ns".into(), &false.into()));
@@ -404,7 +404,7 @@ fn a_run_is_aborted_at_the_first_second_that_misses_an_objective() {
     assert!(aborted.starts_with("second 1: p50<1ns missed ("), "{aborted}");
     assert!(u128::from(count(&json["elapsed_ns"])) < GUARD.as_nanos());
     let flags = "-c 2 -d 10m --abort-on-fail --slo rate>1000m";
-    loadgen(flags).expect(99).says("(aborted: second 1: rate>1000m missed (");
+    loadgen(flags).expect(99).says(": aborted: second 1: rate>1000m missed (");
 }
 
 #[test]
@@ -595,7 +595,7 @@ fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
         shown.split_once("Running 600s").or(shown.split_once("Running 10m")).unwrap();
     assert!(view.contains("\u{1b}[2K"), "{view}");
     assert!(!report.contains('\u{1b}'), "{report}");
-    assert!(report.contains("Verdict: valid (interrupted: "), "{report}");
+    assert!(report.contains("Verdict: valid: interrupted: "), "{report}");
     let modes = |when: &str| left[format!("modes_{when}")].to_string();
     assert_eq!(
         [modes("before"), modes("during"), modes("after")],

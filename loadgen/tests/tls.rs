@@ -141,7 +141,7 @@ fn either_version_can_be_chosen_and_is_shown() {
                 || service.contains(option),
             "{service}"
         );
-        let text = loadgen(&format!("{url}&{option} -c 3 -n 300")).expect(0);
+        let text = loadgen(&format!("{url}&{option} -c 3 -n 300 --details")).expect(0);
         text.says(&format!("Handshakes: 3 with TLS {version} {suite}"));
         text.says("Full handshakes: 3: p50 ");
     }
@@ -194,7 +194,9 @@ fn a_certificate_that_cannot_be_trusted_is_refused_with_the_remedy() {
     }
     let insecure = format!("tls://{address}?insecure=on -c 4 -n 100");
     assert_eq!(run(&insecure)["tls"]["verified"], false);
-    loadgen(&insecure).expect(0).says("Certificates: not verified (insecure=on)");
+    loadgen(&format!("{insecure} --details"))
+        .expect(0)
+        .says("Certificates: not verified (insecure=on)");
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn loss_is_a_result_and_no_error() {
     assert!((99..=101).contains(&lost), "{lost}");
     assert_eq!(count(&json["requests_timed_out"]), lost);
     assert!(json["verdict_text"].as_str().is_none_or(|text| text.contains("lost")));
-    let text = loadgen(&flags).expect(0);
+    let text = loadgen(&format!("{flags} --details")).expect(0);
     text.says(" % of the datagrams lost").says("Datagrams: 400 sent").says("Jitter: ");
 }
 

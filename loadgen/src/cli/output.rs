@@ -21,6 +21,11 @@ pub struct OutputArgs {
     #[arg(short = 'U', long)]
     pub uncorrected: bool,
 
+    /// Print everything that was measured, under headings: what the verdict rests on, service time
+    /// and lags, fairness, connects, processor time, and more
+    #[arg(long)]
+    pub details: bool,
+
     /// Write the report to a file instead of stdout; - is stdout, as for the other files. A file is
     /// replaced when there is a result: at the end, or by the first row of csv or ndjson
     #[arg(short, long, value_name = "FILE")]

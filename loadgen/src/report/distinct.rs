@@ -160,9 +160,12 @@ fn hub_report() -> Report {
 
 #[test]
 fn text() {
-    let shown = render(&distinct(0), TextOptions { spectrum: false, uncorrected: true });
+    let shown =
+        render(&distinct(0), TextOptions { spectrum: false, uncorrected: true, details: true });
     assert_eq!(shown, TEXT, "\n{shown}");
 }
+
+const DETAILS: TextOptions = TextOptions { spectrum: false, uncorrected: false, details: true };
 
 const TEXT: &str = "\
 Running 3s test @ tcp://127.0.0.1:7
@@ -193,30 +196,39 @@ Connections: 909 asked, 101 established, 4 served, 525 lost
 requests completed, latency p50 222.08us, p99 29.75ms, max 32.88ms
   tcp://127.0.0.1:7002: 454 asked, 151 established, 152 served, 153 lost, 154 differed, 155 \
 requests completed, latency p50 223.62us, p99 29.95ms, max 33.10ms
-Replies each: min 123, median 125, max 129
+Errors: connect-refused 102, timed-out 103, closed-by-peer 104, reset 105, peer-lost 106, \
+failed 107
 Verified: 118 bytes, 108 mismatches
 Offered: 109 requests: 111 answered in time, 112 answered after the end, 113 timed out, 114 \
 unanswered, 115 never sent
-Warm-up: 116 requests, not recorded
-Service time: p50 162.94us, p99 21.82ms, p99.9 23.87ms, max 24.12ms
-Send lag: p50 177.66us, p99 23.81ms, p99.9 26.05ms, max 26.31ms
-Own lag: p50 192.51us, p99 25.79ms, p99.9 28.21ms, max 28.49ms
-Fairness: 0.9997 (Jain)
-Connect: p50 207.36us, p99 27.77ms, p99.9 30.39ms, max 30.69ms
-Begun anew: 119 connections
-Little's law: 188.00 outstanding, rate x time 289.00; a second differs by at most 55.2 %
-Generator threads: 7 % running, 17 % waiting, switches 137 voluntary, 139 involuntary; 7 % \
-running, 17 % waiting, switches 138 voluntary, 140 involuntary
 Longest pause: 12.20ms, in which a thread of loadgen should have worked and did not
-With idle 161: 162 established, 163 not, 164 finished, 165 closed by the server, 166 reset, 167 \
-bytes out, 168 back
-With reset 171: 172 established, 173 not, 174 finished, 175 closed by the server, 176 reset, \
+Verdict: echo-differed: on 108 of 101 connections
+
+Connections
+  Replies each: min 123, median 125, max 129
+  Fairness: 0.9997 (Jain)
+  Connect: p50 207.36us, p99 27.77ms, p99.9 30.39ms, max 30.69ms
+  Begun anew: 119 connections
+  With idle 161: 162 established, 163 not, 164 finished, 165 closed by the server, 166 reset, \
+167 bytes out, 168 back
+  With reset 171: 172 established, 173 not, 174 finished, 175 closed by the server, 176 reset, \
 177 bytes out, 178 back
-Errors: connect-refused 102, timed-out 103, closed-by-peer 104, reset 105, peer-lost 106, \
-failed 107
-CPU: generator 0.13 cores in 2 threads (busiest 23 % busy: 7 % running, 17 % waiting for a \
+
+Requests
+  Warm-up: 116 requests, not recorded
+  Service time: p50 162.94us, p99 21.82ms, p99.9 23.87ms, max 24.12ms
+  Send lag: p50 177.66us, p99 23.81ms, p99.9 26.05ms, max 26.31ms
+  Own lag: p50 192.51us, p99 25.79ms, p99.9 28.21ms, max 28.49ms
+  Little's law: 188.00 outstanding, rate x time 289.00; a second differs by at most 55.2 %
+
+Generator
+  Generator threads: 7 % running, 17 % waiting, switches 137 voluntary, 139 involuntary; 7 % \
+running, 17 % waiting, switches 138 voluntary, 140 involuntary
+  CPU: generator 0.13 cores in 2 threads (busiest 23 % busy: 7 % running, 17 % waiting for a \
 processor), server 1.25 cores
-Verdict: echo-differed (on 108 of 101 connections)
+
+Verdict
+  echo-differed (on 108 of 101 connections)
 ";
 
 /// A run over UDP. Each count has another value.
@@ -241,7 +253,7 @@ fn datagram_report() -> Report {
 
 #[test]
 fn text_of_datagrams() {
-    let shown = render(&datagram_report(), TextOptions::default());
+    let shown = render(&datagram_report(), DETAILS);
     for line in [
         "Datagrams: 1000 sent, 699 not lost, 301 lost (30.100 %), 302 late, 303 duplicated, \
          304 out of order, 305 corrupted, 306 truncated",
@@ -274,7 +286,7 @@ fn json_of_datagrams() {
 
 #[test]
 fn text_of_a_hub() {
-    let shown = render(&hub_report(), TextOptions::default());
+    let shown = render(&hub_report(), DETAILS);
     for line in [
         "Hub: 210 senders, 499 clients that read, 201 that never read\n",
         "Deliveries: 202 in the period, 203 after it, 204 dropped, 205 missing\n",
@@ -493,7 +505,7 @@ fn replies_each_and_fairness() {
     let mut report = distinct(0);
     assert_eq!(report.replies_each(), (123, 125, 129));
     report.records.replies_each = vec![1, 3];
-    assert!(render(&report, TextOptions::default()).contains("\nFairness: 0.8000 (Jain)\n"));
+    assert!(render(&report, DETAILS).contains("\n  Fairness: 0.8000 (Jain)\n"));
 }
 
 /// Times are measured from zero here.

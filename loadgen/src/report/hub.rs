@@ -1,6 +1,7 @@
 //! What the report says about a hub: deliveries in addition to messages.
 
 use super::Report;
+use super::line::Line;
 use crate::stats::records::Records;
 
 /// Whether clients did not receive everything that was sent. A hub may drop messages if it reports
@@ -29,27 +30,27 @@ pub fn losses(records: &Records) -> String {
 }
 
 /// Lines of the text report.
-pub fn lines(report: &Report) -> Vec<String> {
+pub fn lines(report: &Report) -> Vec<Line> {
     let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return vec![] };
     let mut lines = vec![
-        format!(
+        Line::detail(format!(
             "Hub: {} senders, {} clients that read, {} that never read",
             plan.senders,
             report.records.established - hub.never_read,
             hub.never_read
-        ),
-        format!(
+        )),
+        Line::always(format!(
             "Deliveries: {} in the period, {} after it, {} dropped, {} missing",
             hub.deliveries, hub.deliveries_late, hub.dropped, hub.undelivered
-        ),
-        format!("Deliveries/sec: {:.2}", report.per_second(hub.deliveries as f64)),
-        format!("Notices: {} joined, {} left", hub.joined, hub.left),
+        )),
+        Line::always(format!("Deliveries/sec: {:.2}", report.per_second(hub.deliveries as f64))),
+        Line::detail(format!("Notices: {} joined, {} left", hub.joined, hub.left)),
     ];
     if hub.beyond_ring > 0 {
-        lines.push(format!(
+        lines.push(Line::always(format!(
             "Latency of {} deliveries: a lower bound is recorded, because they were sent too long ago",
             hub.beyond_ring
-        ));
+        )));
     }
     lines
 }
@@ -106,6 +107,6 @@ mod tests {
     fn lower_bounds_of_latencies_have_a_line_if_there_are_any() {
         let lines = |beyond_ring| lines(&of("", HubRecords { beyond_ring, ..Default::default() }));
         assert_eq!(lines(0).len(), 4);
-        assert!(lines(7)[4].starts_with("Latency of 7 deliveries: a lower bound"));
+        assert!(lines(7)[4].text.starts_with("Latency of 7 deliveries: a lower bound"));
     }
 }

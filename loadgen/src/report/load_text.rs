@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::Report;
+use super::line::Line;
+use super::{Report, targets};
 use crate::plan::Plan;
 use crate::report::validity;
 use crate::stats::cpu::ThreadUse;
@@ -15,12 +16,13 @@ use crate::stats::timeseries::Second;
 use crate::stats::tls::TlsRecords;
 use crate::units::time_us;
 
-/// Lines of the text report.
-pub fn lines(report: &Report) -> Vec<String> {
+/// How the requests ended, and when they were sent.
+pub fn requests(report: &Report) -> Vec<Line> {
     let records = &report.records;
     let mut lines = vec![account(records)];
     if records.warmup_requests > 0 {
-        lines.push(format!("Warm-up: {} requests, not recorded", records.warmup_requests));
+        let text = format!("Warm-up: {} requests, not recorded", records.warmup_requests);
+        lines.push(Line::detail(text));
     }
     if report.plan.open_loop.is_some() {
         // Deliveries of a hub have no service time, and a run may have sent nothing.
@@ -30,60 +32,112 @@ pub fn lines(report: &Report) -> Vec<String> {
             ("Own lag", &records.own_lag),
         ];
         let measured = times.into_iter().filter(|(_, values)| !values.is_empty());
-        lines.extend(measured.map(|(name, values)| format!("{name}: {}", shape(values))));
+        let text = |(name, values)| Line::detail(format!("{name}: {}", shape(values)));
+        lines.extend(measured.map(text));
     }
-    lines.push(format!("Fairness: {:.4} (Jain)", records.fairness()));
+    lines.extend(littles_law(records).map(Line::detail));
+    lines
+}
+
+/// What became of the connections.
+pub fn connections(report: &Report) -> Vec<Line> {
+    let Report { plan, records, .. } = report;
+    let mut lines = vec![Line::always(format!(
+        "Connections: {} asked, {} established, {} served, {} lost",
+        plan.connections_asked,
+        records.established,
+        records.served(),
+        records.losses.total()
+    ))];
+    lines.extend(targets::lines(report));
+    if let Some(shortfall) = &plan.shortfall {
+        lines.push(Line::always(format!("Limit: {shortfall}")));
+    }
+    let (least, median, most) = report.replies_each();
+    lines.push(Line::detail(format!("Replies each: min {least}, median {median}, max {most}")));
+    lines.push(Line::detail(format!("Fairness: {:.4} (Jain)", records.fairness())));
     if !records.connect.is_empty() {
-        lines.push(format!("Connect: {}", shape(&records.connect)));
-        lines.extend(connects_retried(records));
+        lines.push(Line::detail(format!("Connect: {}", shape(&records.connect))));
+        lines.extend(connects_retried(records).map(Line::always));
     }
     if let Some(tls) = &records.tls {
         lines.extend(tls_lines(report, tls));
     }
-    lines.extend(tcp(&records.tcp));
-    let plan = &report.plan;
+    lines.extend(tcp(&records.tcp).map(Line::detail));
     if plan.reconnect {
-        lines.push(format!(
+        lines.push(Line::detail(format!(
             "Begun anew: {} connections; {} closed by the server without owing a reply",
             records.reconnects, records.server_closes
-        ));
+        )));
     } else if plan.lifetime.is_some() || records.reconnects > 0 {
-        lines.push(format!("Begun anew: {} connections", records.reconnects));
+        lines.push(Line::detail(format!("Begun anew: {} connections", records.reconnects)));
     }
-    if let Some(worst) = littles_law(records) {
-        lines.push(worst);
-    }
-    lines.extend(thread_lines(report));
-    lines.extend(longest_stall(records));
-    lines.extend(records.rude.iter().map(|rude| format!("With {rude}")));
+    lines.extend(records.rude.iter().map(|rude| Line::detail(format!("With {rude}"))));
+    lines.push(errors(report));
     lines
 }
 
+/// What the generator used, and whether it was kept from working.
+pub fn generator(report: &Report) -> Vec<Line> {
+    let mut lines: Vec<_> = longest_stall(&report.records).map(Line::always).into_iter().collect();
+    lines.extend(thread_lines(report).map(Line::detail));
+    lines.push(Line::detail(cpu(report)));
+    let ceiling = report.ceiling_text().map(|ceiling| format!("Ceiling: {ceiling}"));
+    lines.extend(ceiling.map(Line::detail));
+    lines
+}
+
+fn errors(report: &Report) -> Line {
+    match report.errors().as_slice() {
+        [] => Line::detail("Errors: none"),
+        errors => {
+            let texts: Vec<_> = errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+            Line::always(format!("Errors: {}", texts.join(", ")))
+        }
+    }
+}
+
+fn cpu(report: &Report) -> String {
+    let (busy, waiting) = (report.generator_busy() * 100.0, report.generator_waiting() * 100.0);
+    let server =
+        report.server_cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
+    format!(
+        "CPU: generator {:.2} cores in {} threads (busiest {busy:.0} % busy: {:.0} % running, \
+         {waiting:.0} % waiting for a processor){server}",
+        report.generator_cores(),
+        report.plan.threads,
+        busy - waiting,
+    )
+}
+
 /// The handshakes, and whether the servers' certificates were verified.
-fn tls_lines(report: &Report, tls: &TlsRecords) -> Vec<String> {
+fn tls_lines(report: &Report, tls: &TlsRecords) -> Vec<Line> {
     let session = |((version, suite), count): (&(&str, &str), &u64)| {
         format!("{count} with TLS {version} {suite}")
     };
     let sessions: Vec<_> = tls.sessions.iter().map(session).collect();
     let mut lines = Vec::new();
     if !sessions.is_empty() {
-        lines.push(format!(
+        lines.push(Line::detail(format!(
             "Handshakes: {}; {:.1} % resumed; {:.1} per second in the measured period",
             sessions.join(", "),
             tls.resumed_ratio() * 100.0,
             report.per_second(tls.measured as f64)
-        ));
+        )));
     }
     for (name, times) in [("Full", &tls.full), ("Resumed", &tls.resumed)] {
         if !times.is_empty() {
-            lines.push(format!("{name} handshakes: {}: {}", times.len(), shape(times)));
+            let text = format!("{name} handshakes: {}: {}", times.len(), shape(times));
+            lines.push(Line::detail(text));
         }
     }
     if report.plan.tls.as_ref().is_some_and(|plan| plan.options.client.insecure) {
-        lines.push("Certificates: not verified (insecure=on)".into());
+        lines.push(Line::detail("Certificates: not verified (insecure=on)"));
     }
     let failed = tls.failed.iter();
-    lines.extend(failed.map(|(error, count)| format!("Failed handshakes: {count}: {error}")));
+    lines.extend(
+        failed.map(|(error, count)| Line::always(format!("Failed handshakes: {count}: {error}"))),
+    );
     lines
 }
 
@@ -119,8 +173,8 @@ fn tcp(tcp: &TcpCounts) -> Option<String> {
 }
 
 /// Each offered request is in exactly one of the counts after the first.
-fn account(records: &Records) -> String {
-    format!(
+fn account(records: &Records) -> Line {
+    let text = format!(
         "Offered: {} requests: {} answered in time, {} answered after the end, {} timed out, \
          {} unanswered, {} never sent",
         records.offered,
@@ -129,7 +183,9 @@ fn account(records: &Records) -> String {
         records.timed_out,
         records.unanswered,
         records.never_sent
-    )
+    );
+    let complete = records.timed_out + records.unanswered + records.never_sent == 0;
+    Line::always_if(!complete, text)
 }
 
 /// What each thread used, unless there are too many threads to read.
@@ -213,20 +269,33 @@ pub fn open_loop_notes(plan: &Plan, records: &Records, ended_early: bool) -> Vec
     if validity::lags_at(records, 0.999) {
         notes.push("beyond p99 latencies are partly the generator's own lag".into());
     }
-    let beyond = (!ended_early).then(|| validity::beyond_capacity(plan, records)).flatten();
-    match beyond {
-        Some(beyond) => notes.push(beyond),
-        None if records.never_sent > 0 => {
-            let why =
-                if ended_early { "before it was ended" } else { "because no connection had room" };
-            notes.push(format!(
-                "{} of {} requests were never sent, {why}",
-                records.never_sent, records.offered
-            ));
-        }
-        None => {}
+    notes.extend(not_sent(plan, records, ended_early));
+    notes
+}
+
+/// How much of the latencies is the generator's own, for the sentence of the verdict.
+pub fn own_part(records: &Records) -> Vec<String> {
+    if records.own_lag.is_empty() {
+        return Vec::new();
+    }
+    let own = time_us(records.own_lag.value_at_quantile(0.99) as f64 / 1e3);
+    let mut notes = vec![format!("99 % of the latencies include at most {own} of its own")];
+    if validity::lags_at(records, 0.999) {
+        notes.push("beyond p99 they are partly its own".into());
     }
     notes
+}
+
+/// Whether the server took what it was offered, and what was never sent.
+pub fn not_sent(plan: &Plan, records: &Records, ended_early: bool) -> Option<String> {
+    let beyond = (!ended_early).then(|| validity::beyond_capacity(plan, records)).flatten();
+    beyond.or_else(|| {
+        let why =
+            if ended_early { "before it was ended" } else { "because no connection had room" };
+        (records.never_sent > 0).then(|| {
+            format!("{} of {} requests were never sent, {why}", records.never_sent, records.offered)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -275,7 +344,8 @@ mod tests {
     }
 
     fn lines_of(report: &Report, begin: &str) -> Vec<String> {
-        lines(report).into_iter().filter(|line| line.starts_with(begin)).collect()
+        let lines = [requests(report), connections(report), generator(report)].concat();
+        lines.into_iter().map(|line| line.text).filter(|text| text.starts_with(begin)).collect()
     }
 
     #[test]

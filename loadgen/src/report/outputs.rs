@@ -43,7 +43,11 @@ impl Outputs {
         let sink = |path: &Option<PathBuf>| path.as_deref().map(Sink::new).transpose();
         Ok(Outputs {
             format: flags.output_format,
-            shown: text::TextOptions { spectrum: flags.latency, uncorrected: flags.uncorrected },
+            shown: text::TextOptions {
+                spectrum: flags.latency,
+                uncorrected: flags.uncorrected,
+                details: flags.details,
+            },
             report: sink(&flags.output)?.unwrap_or(Sink::Stdout),
             begun: false,
             hdr_log: sink(&flags.hdr_log)?,

@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::Report;
+use super::line::Line;
 use crate::stats::parts::{OneWay, Part, Parts, slowest};
 use crate::stats::records::percentile;
 use crate::units::time_us;
@@ -11,40 +12,41 @@ use crate::units::time_us;
 pub const SLOWEST: f64 = 0.01;
 
 /// Lines of the text report; none unless the replies carry times.
-pub fn lines(report: &Report) -> Vec<String> {
+pub fn lines(report: &Report) -> Vec<Line> {
     let parts = report.records.parts.as_deref().filter(|parts| parts.count() > 0);
     parts.map_or(Vec::new(), |parts| table(parts, &report.records.latency))
 }
 
-fn table(parts: &Parts, latency: &Histogram<u64>) -> Vec<String> {
+fn table(parts: &Parts, latency: &Histogram<u64>) -> Vec<Line> {
     let rows: Vec<_> = parts.rows().collect();
     let (all, _) = slowest(rows.iter().copied(), 1.0);
     let (tail, _) = slowest(rows.iter().copied(), SLOWEST);
     let mut lines = vec![
-        "Where the time went                     p50       p99       max  of all  of the \
-              slowest 1 %"
-            .to_string(),
+        Line::always(verdict(percentile(latency, 99.0), tail.shares())),
+        Line::detail(format!(
+            "{:<34}{:>9}{:>10}{:>10}  of all  of the slowest 1 %",
+            "", "p50", "p99", "max"
+        )),
     ];
     for (part, values) in Part::ALL.into_iter().zip(&parts.each) {
         let (of_all, of_tail) = (all.shares()[part as usize], tail.shares()[part as usize]);
-        lines.push(format!(
-            "  {:<34}{:>9}{:>10}{:>10}{:>6.0} %{:>6.0} %",
+        lines.push(Line::detail(format!(
+            "{:<34}{:>9}{:>10}{:>10}{:>6.0} %{:>6.0} %",
             part.words(),
             time(percentile(values, 50.0)),
             time(percentile(values, 99.0)),
             time(values.max()),
             of_all * 100.0,
             of_tail * 100.0
-        ));
+        )));
     }
-    lines.push(verdict(percentile(latency, 99.0), tail.shares()));
-    lines.push(one_way(&parts.one_way));
+    lines.push(Line::detail(one_way(&parts.one_way)));
     if parts.cut > 0 {
-        lines.push(format!(
-            "  {} of {} replies: the server's times were longer than the round trip, and cut",
+        lines.push(Line::always(format!(
+            "{} of {} replies: the server's times were longer than the round trip, and cut",
             parts.cut,
             parts.count()
-        ));
+        )));
     }
     lines
 }
@@ -57,7 +59,7 @@ fn verdict(p99_ns: u64, shares: [f64; Part::ALL.len()]) -> String {
     let is_said = |nth: usize, share: f64| nth == 0 || share >= WORTH_SAYING;
     let said = largest.iter().enumerate().filter(|(nth, (_, share))| is_said(*nth, *share));
     let texts = said.map(|(_, (part, share))| format!("{:.0} % {}", share * 100.0, part.words()));
-    format!("  p99 {}: {}", time(p99_ns), texts.collect::<Vec<_>>().join(", "))
+    format!("p99 {}: {}", time(p99_ns), texts.collect::<Vec<_>>().join(", "))
 }
 
 /// How long each way took, and whether the clocks agree.
@@ -68,15 +70,15 @@ fn one_way(one_way: &OneWay) -> String {
     };
     match one_way {
         OneWay { there, .. } if there.is_empty() => {
-            "  One way: unknown, because the server has another clock".to_string()
+            "One way: unknown, because the server has another clock".to_string()
         }
         OneWay { there, back, contradictions: 0, .. } => format!(
-            "  One way: there {}; back {} (one clock; no reply contradicts it)",
+            "One way: there {}; back {} (one clock; no reply contradicts it)",
             shape(there),
             shape(back)
         ),
         OneWay { there, contradictions, contradiction_max, .. } => format!(
-            "  One way: unknown; the clocks should be one, but {contradictions} of {} replies \
+            "One way: unknown; the clocks should be one, but {contradictions} of {} replies \
              contradict it, by up to {}",
             there.len(),
             time(*contradiction_max)
@@ -130,21 +132,21 @@ mod tests {
         }
         record(&mut parts, [100, 200, 60, 710, 20, 10], clock_offset);
         latency.record(1_100_000).expect("in bounds");
-        table(&parts, &latency)
+        table(&parts, &latency).into_iter().map(|line| line.text).collect()
     }
 
     #[test]
     fn each_part_has_its_percentiles_and_its_shares() {
         let expected = "\
-Where the time went                     p50       p99       max  of all  of the slowest 1 %
-  generator lag                        1.00us    1.00us  100.03us     2 %     9 %
-  waiting for a connection             0.00us    0.00us  200.06us     2 %    18 %
-  network and kernel, there and back  40.03us   40.03us   60.03us    37 %     5 %
-  waiting at the server                2.00us    2.00us  710.14us     8 %    65 %
-  service                             50.02us   50.02us   50.02us    45 %     2 %
-  generator's reading                  7.00us    7.00us   10.01us     6 %     1 %
-  p99 100.03us: 65 % waiting at the server, 18 % waiting for a connection
-  One way: there min 10.00us, p50 10.01us, p99 10.01us; back min 30.00us, p50 30.02us, p99 \
+p99 100.03us: 65 % waiting at the server, 18 % waiting for a connection
+                                        p50       p99       max  of all  of the slowest 1 %
+generator lag                        1.00us    1.00us  100.03us     2 %     9 %
+waiting for a connection             0.00us    0.00us  200.06us     2 %    18 %
+network and kernel, there and back  40.03us   40.03us   60.03us    37 %     5 %
+waiting at the server                2.00us    2.00us  710.14us     8 %    65 %
+service                             50.02us   50.02us   50.02us    45 %     2 %
+generator's reading                  7.00us    7.00us   10.01us     6 %     1 %
+One way: there min 10.00us, p50 10.01us, p99 10.01us; back min 30.00us, p50 30.02us, p99 \
 30.02us (one clock; no reply contradicts it)";
         let shown = shown(0).join("\n");
         assert_eq!(shown, expected, "\n{shown}");
@@ -155,7 +157,7 @@ Where the time went                     p50       p99       max  of all  of the 
         let last = shown(2_000_000).pop().expect("a line");
         let text = "One way: unknown; the clocks should be one, but 100 of 100 replies contradict it, \
                     by up to 1.96ms";
-        assert!(last.trim_start().starts_with(text), "{last}");
+        assert!(last.starts_with(text), "{last}");
         let none = one_way(&Parts::default().one_way);
         assert!(none.ends_with("another clock"));
     }

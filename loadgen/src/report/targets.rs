@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Report;
+use super::line::Line;
 use super::schema::{Distribution, TargetCounts};
 use crate::units::time_us;
 
@@ -84,8 +85,8 @@ impl fmt::Display for TargetCounts {
 
 /// Lines of the text report. There are none for a single target, because the whole report is about
 /// it. If there are too many targets, those with errors come first, and the last line is the sum of
-/// the rest.
-pub fn lines(report: &Report) -> Vec<String> {
+/// the rest. The short form has those with errors.
+pub fn lines(report: &Report) -> Vec<Line> {
     let mut forms = TargetCounts::all(report);
     if forms.len() < 2 {
         return Vec::new();
@@ -95,7 +96,7 @@ pub fn lines(report: &Report) -> Vec<String> {
         let rest = forms.split_off(LINES_MAX - 1);
         forms.extend(sum(&rest));
     }
-    forms.iter().map(|form| format!("  {form}")).collect()
+    forms.iter().map(|form| Line::always_if(!form.is_well(), format!("  {form}"))).collect()
 }
 
 fn sum(forms: &[TargetCounts]) -> Option<TargetCounts> {
@@ -110,8 +111,13 @@ fn sum(forms: &[TargetCounts]) -> Option<TargetCounts> {
 pub mod tests {
     use std::sync::Arc;
 
+    use super::super::line::Line;
     use super::super::tests::report;
     use super::*;
+
+    fn lines(report: &Report) -> Vec<String> {
+        super::lines(report).into_iter().map(|line| line.text).collect()
+    }
     use crate::stats::counts::TargetCount;
 
     /// A run of ten connections and this many targets, all without errors and with the same number
@@ -179,6 +185,14 @@ pub mod tests {
                  300 requests completed",
             ]
         );
+    }
+
+    #[test]
+    fn the_short_form_has_those_with_errors() {
+        let mut report = report_of(3);
+        report.records.targets[1].lost = 1;
+        let short = super::lines(&report).into_iter().map(|Line { always, .. }| always);
+        assert_eq!(short.collect::<Vec<_>>(), [false, true, false]);
     }
 
     #[test]

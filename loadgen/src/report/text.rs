@@ -1,5 +1,6 @@
 //! The text report. Its first part repeats wrk's lines word for word, because many scripts parse
-//! them.
+//! them. Then come what a reader needs in order to trust them, and the verdict. The details follow
+//! under headings, if they are asked for.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
-use super::{Report, datagram, hub, load_text, parts, targets};
+use super::line::{Group, Line};
+use super::{Report, datagram, hub, load_text, parts};
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
 use crate::units::{binary, metric, time_us};
@@ -22,6 +24,8 @@ pub struct TextOptions {
     pub spectrum: bool,
     /// The service time.
     pub uncorrected: bool,
+    /// Everything else that was measured.
+    pub details: bool,
 }
 
 /// The whole report.
@@ -38,9 +42,23 @@ pub fn render(report: &Report, shown: TextOptions) -> String {
         uncorrected(&mut out, &report.records.service_time, shown.spectrum);
     }
     totals(&mut out, report);
-    parts::lines(report).into_iter().for_each(|text| line(&mut out, text));
-    evidence(&mut out, report);
+    let groups = groups(report);
+    let always = groups.iter().flat_map(|group| &group.lines).filter(|line| line.always);
+    always.for_each(|shown| line(&mut out, &shown.text));
+    line(&mut out, format_args!("Verdict: {}", report.verdict_sentence()));
+    if shown.details {
+        groups.iter().for_each(|group| details(&mut out, group));
+    }
     out
+}
+
+/// Those of its lines that are not above.
+fn details(out: &mut String, group: &Group) {
+    let mut lines = group.lines.iter().filter(|line| !line.always).peekable();
+    if lines.peek().is_some() {
+        line(out, format_args!("\n{}", group.title));
+        lines.for_each(|shown| line(out, format_args!("  {}", shown.text)));
+    }
 }
 
 fn line(out: &mut String, text: impl Display) {
@@ -164,42 +182,30 @@ fn totals(out: &mut String, report: &Report) {
     line(out, format_args!("Transfer/sec: {:>10}B", binary(report.bytes_per_second())));
 }
 
-/// What wrk does not show: whether the figures can be trusted.
-fn evidence(out: &mut String, report: &Report) {
+/// What wrk does not show: whether the figures can be trusted, and what else was measured.
+fn groups(report: &Report) -> [Group; 8] {
+    let objectives = report.objectives().into_iter();
+    let objectives = objectives.map(|outcome| Line::always(format!("SLO: {outcome}")));
+    let verdict = objectives.chain([Line::detail(report.verdict_text())]).collect();
+    [
+        ("Connections", load_text::connections(report)),
+        ("Verification", verification(report)),
+        ("Requests", load_text::requests(report)),
+        ("Hub", hub::lines(report)),
+        ("Datagrams", datagram::lines(report)),
+        ("Where the time went", parts::lines(report)),
+        ("Generator", load_text::generator(report)),
+        ("Verdict", verdict),
+    ]
+    .map(|(title, lines)| Group { title, lines })
+}
+
+fn verification(report: &Report) -> Vec<Line> {
     let records = &report.records;
-    line(
-        out,
-        format_args!(
-            "Connections: {} asked, {} established, {} served, {} lost",
-            report.plan.connections_asked,
-            records.established,
-            records.served(),
-            records.losses.total()
-        ),
-    );
-    targets::lines(report).into_iter().for_each(|text| line(out, text));
-    if let Some(shortfall) = &report.plan.shortfall {
-        line(out, format_args!("Limit: {shortfall}"));
-    }
-    let (least, median, most) = report.replies_each();
-    line(out, format_args!("Replies each: min {least}, median {median}, max {most}"));
     let (bytes, mismatches) = (records.bytes_verified, records.mismatches);
-    line(out, format_args!("Verified: {bytes} bytes, {mismatches} mismatches"));
-    for mismatch in &records.first_mismatches {
-        line(out, mismatch_text(mismatch));
-    }
-    load_text::lines(report).into_iter().for_each(|text| line(out, text));
-    hub::lines(report).into_iter().for_each(|text| line(out, text));
-    datagram::lines(report).into_iter().for_each(|text| line(out, text));
-    line(out, format_args!("Errors: {}", errors_text(report)));
-    line(out, format_args!("CPU: {}", cpu_text(report)));
-    if let Some(ceiling) = report.ceiling_text() {
-        line(out, format_args!("Ceiling: {ceiling}"));
-    }
-    for outcome in report.objectives() {
-        line(out, format_args!("SLO: {outcome}"));
-    }
-    line(out, format_args!("Verdict: {}", report.verdict_text()));
+    let verified = format!("Verified: {bytes} bytes, {mismatches} mismatches");
+    let texts = std::iter::once(verified).chain(records.first_mismatches.iter().map(mismatch_text));
+    texts.map(Line::always).collect()
 }
 
 fn mismatch_text(mismatch: &Mismatch) -> String {
@@ -225,31 +231,6 @@ fn hex(bytes: &[u8]) -> String {
     digits.join(" ")
 }
 
-fn errors_text(report: &Report) -> String {
-    match report.errors().as_slice() {
-        [] => "none".into(),
-        errors => {
-            let texts: Vec<_> = errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-            texts.join(", ")
-        }
-    }
-}
-
-fn cpu_text(report: &Report) -> String {
-    let (busy, waiting) = (report.generator_busy() * 100.0, report.generator_waiting() * 100.0);
-    let mut text = format!(
-        "generator {:.2} cores in {} threads (busiest {busy:.0} % busy: {:.0} % running, \
-         {waiting:.0} % waiting for a processor)",
-        report.generator_cores(),
-        report.plan.threads,
-        busy - waiting,
-    );
-    if let Some(cores) = report.server_cores {
-        write!(text, ", server {cores:.2} cores").expect("writing to a string");
-    }
-    text
-}
-
 /// Aligns the number to the right, so that units of one and of two letters start in the same
 /// column.
 fn aligned(text: &str, width: usize) -> String {
@@ -272,10 +253,13 @@ fn whole_time(time: Duration) -> String {
 mod tests {
     use super::super::tests::{mismatch, report};
     use super::*;
+    use crate::plan::{Limit, Shortfall};
     use crate::stats::loss::Loss;
     use crate::stats::records::GivenUp;
 
-    const SPECTRUM: TextOptions = TextOptions { spectrum: true, uncorrected: false };
+    const SPECTRUM: TextOptions =
+        TextOptions { spectrum: true, uncorrected: false, details: false };
+    const DETAILS: TextOptions = TextOptions { spectrum: false, uncorrected: false, details: true };
 
     const GOLDEN: &str = "\
 Running 1s test @ tcp://127.0.0.1:7777
@@ -294,24 +278,92 @@ Running 1s test @ tcp://127.0.0.1:7777
 Requests/sec:   1000.00
 Transfer/sec:     62.50KB
 Connections: 2 asked, 2 established, 2 served, 0 lost
-Replies each: min 400, median 600, max 600
 Verified: 64000 bytes, 0 mismatches
-Offered: 1000 requests: 1000 answered in time, 0 answered after the end, 0 timed out, \
+Verdict: valid: the generator waited for a processor 25 % of the time, which is part of the \
+latencies
+";
+
+    const GOLDEN_DETAILS: &str = "
+Connections
+  Replies each: min 400, median 600, max 600
+  Fairness: 0.9615 (Jain)
+  Errors: none
+
+Requests
+  Offered: 1000 requests: 1000 answered in time, 0 answered after the end, 0 timed out, \
 0 unanswered, 0 never sent
-Fairness: 0.9615 (Jain)
-Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
+
+Generator
+  Generator threads: 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary; \
 50 % running, 25 % waiting, switches 10 voluntary, 1 involuntary
-Errors: none
-CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
+  CPU: generator 1.00 cores in 2 threads (busiest 75 % busy: 50 % running, 25 % waiting \
 for a processor)
-Verdict: valid (closed loop; generator threads 75 % busy, of that 33 % waiting \
-for a processor)
+
+Verdict
+  valid (closed loop; generator threads 75 % busy, of that 33 % waiting for a processor)
 ";
 
     #[test]
     fn golden() {
         let text = render(&report(), TextOptions::default());
         assert_eq!(text, GOLDEN, "\n{text}");
+        let details = render(&report(), DETAILS);
+        assert_eq!(details, [GOLDEN, GOLDEN_DETAILS].concat(), "\n{details}");
+    }
+
+    /// Whatever changes what a number is worth is in the short form.
+    #[test]
+    fn the_short_form_has_every_warning() {
+        let warns = |change: fn(&mut Report), text: &str| {
+            let mut report = report();
+            change(&mut report);
+            let shown = render(&report, TextOptions::default());
+            assert!(shown.contains(text), "{text:?} in\n{shown}");
+            assert!(!render(&self::report(), TextOptions::default()).contains(text), "{text}");
+            let details = render(&report, DETAILS);
+            assert!(details.starts_with(&shown), "{details}");
+        };
+        warns(|report| report.records.mismatch(mismatch()), "stream offset 130");
+        warns(|report| report.records.loss(Loss::Reset), "\nErrors: reset 1\n");
+        warns(|report| report.records.never_sent = 1, "unanswered, 1 never sent\n");
+        warns(
+            |report| report.records.longest_stall = Duration::from_millis(10),
+            "\nLongest pause:",
+        );
+        warns(|report| report.interrupted = true, "\nVerdict: valid: interrupted: a shorter run");
+        let busy = |report: &mut Report| {
+            report.records.thread_uses[0].running = Duration::from_millis(990);
+        };
+        warns(busy, "the rate is at least partly its own limit");
+        let slow = |report: &mut Report| {
+            let slo = crate::stats::slo::parse("max<1us").expect("an objective");
+            std::sync::Arc::make_mut(&mut report.plan).slos = vec![slo];
+        };
+        warns(slow, "\nSLO: max<1us missed");
+        let refused = |report: &mut Report| {
+            let limit = Limit::OpenFiles { hard: 10, needed: 20, rude: 0 };
+            std::sync::Arc::make_mut(&mut report.plan).shortfall =
+                Some(Shortfall { asked: 9, possible: 1, limit });
+            report.records.connect.record(1_010_000_000).expect("in bounds");
+        };
+        warns(refused, "\nLimit: ");
+        warns(refused, "\nConnects that took a second or more: 1: ");
+    }
+
+    #[test]
+    fn the_verdict_of_an_open_loop_says_how_much_of_the_latency_is_its_own() {
+        let mut report = report();
+        report.plan = std::sync::Arc::new(super::super::tests::plan("127.0.0.1:7 -c 2 -R 1k"));
+        report.records.thread_uses.iter_mut().for_each(|used| used.waiting = Duration::ZERO);
+        report.records.own_lag.record_n(66_000, 1_000).expect("in bounds");
+        assert_eq!(
+            report.verdict_sentence(),
+            "valid: the generator had time to spare; 99 % of the latencies include at most 66.05us \
+             of its own"
+        );
+        report.records.own_lag.record_n(900_000, 2).expect("in bounds");
+        let sentence = report.verdict_sentence();
+        assert!(sentence.ends_with("of its own; beyond p99 they are partly its own"), "{sentence}");
     }
 
     #[test]
@@ -364,14 +416,14 @@ for a processor)
         report.records.loss(Loss::Reset);
         report.records.loss(Loss::TimedOut);
         report.server_cores = Some(1.5);
-        let text = render(&report, TextOptions::default());
+        let text = render(&report, DETAILS);
         let lines = [
             "  Socket errors: connect 0, read 1, write 0, timeout 1\n",
             "Verified: 64000 bytes, 1 mismatches\n",
             "  connection 1, stream offset 130 (request 2, byte 2): expected ab 01, got cd 02\n",
             "Errors: timed-out 1, reset 1\n",
             ", server 1.50 cores\n",
-            "Verdict: echo-differed (on 1 of 2 connections)\n",
+            "Verdict: echo-differed: on 1 of 2 connections\n",
         ];
         for line in lines {
             assert!(text.contains(line), "{line:?} in\n{text}");
@@ -418,7 +470,7 @@ for a processor)
         let errors = |change: fn(&mut Report)| {
             let mut report = report();
             change(&mut report);
-            let text = render(&report, TextOptions { spectrum: false, uncorrected: false });
+            let text = render(&report, TextOptions::default());
             text.lines().find(|line| line.contains("Socket errors")).map(str::to_owned)
         };
         assert_eq!(errors(|_| ()), None);
@@ -440,14 +492,14 @@ for a processor)
         let mut report = report();
         let plan = std::sync::Arc::make_mut(&mut report.plan);
         plan.shard = crate::plan::shard::Shard { index: 1, count: 4 };
-        let text = render(&report, TextOptions { spectrum: false, uncorrected: false });
+        let text = render(&report, TextOptions::default());
         let first = text.lines().next().expect("a line");
         assert_eq!(first, "Running 1s test @ tcp://127.0.0.1:7777, shard 1/4");
     }
 
     #[test]
     fn the_uncorrected_latency_follows_the_latency() {
-        let text = render(&report(), TextOptions { spectrum: true, uncorrected: true });
+        let text = render(&report(), TextOptions { uncorrected: true, ..SPECTRUM });
         let at = |title| text.find(title).expect(title);
         assert!(at("  Latency Distribution\n") < at("  Uncorrected Latency Distribution (service"));
         assert_eq!(text.matches("  Detailed Percentile spectrum:\n").count(), 2);

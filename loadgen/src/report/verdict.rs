@@ -153,18 +153,56 @@ impl Report {
         self.interrupted || self.aborted.is_some()
     }
 
-    /// The verdict with its reason, in one line.
+    /// The verdict with what it rests on, in one line.
     pub fn verdict_text(&self) -> String {
-        let mut text = self.verdict().word().to_string();
-        let mut notes = self.notes();
-        if self.interrupted {
-            notes.insert(0, "interrupted: a shorter run than asked for".into());
+        let notes = [self.early_end(), self.notes()].concat();
+        format!("{} ({})", self.verdict().word(), notes.join("; "))
+    }
+
+    /// The verdict in one plain sentence: what the figures are worth.
+    pub fn verdict_sentence(&self) -> String {
+        let notes = match self.verdict() {
+            Verdict::Valid => self.worth(),
+            _ => self.notes(),
+        };
+        let notes = [self.early_end(), notes].concat();
+        format!("{}: {}", self.verdict().word(), notes.join("; "))
+    }
+
+    fn early_end(&self) -> Vec<String> {
+        let aborted = self.aborted.as_ref().map(|abort| format!("aborted: {abort}"));
+        let interrupted =
+            self.interrupted.then(|| "interrupted: a shorter run than asked for".to_string());
+        aborted.into_iter().chain(interrupted).collect()
+    }
+
+    /// What the figures of a valid run are worth.
+    fn worth(&self) -> Vec<String> {
+        let Report { plan, records, .. } = self;
+        let mut notes: Vec<_> = self.as_many_as_possible().into_iter().collect();
+        notes.push(match (self.generator_busy() >= SATURATED, self.generator_waiting()) {
+            (true, _) => "the generator was busy all the time, so the rate is at least partly its \
+                          own limit, and latencies include its queueing"
+                .into(),
+            (false, waiting) if waiting >= SHORT_OF_PROCESSORS => format!(
+                "the generator waited for a processor {:.0} % of the time, which is part of the \
+                 latencies",
+                waiting * 100.0
+            ),
+            (false, _) => "the generator had time to spare".into(),
+        });
+        if plan.open_loop.is_some() {
+            notes.extend(load_text::own_part(records));
+            notes.extend(load_text::not_sent(plan, records, self.ended_early()));
         }
-        if let Some(abort) = &self.aborted {
-            notes.insert(0, format!("aborted: {abort}"));
-        }
-        write!(text, " ({})", notes.join("; ")).expect("writing to a string");
-        text
+        notes.extend(datagram::note(records));
+        notes
+    }
+
+    fn as_many_as_possible(&self) -> Option<String> {
+        let (established, asked) = (self.records.established, self.plan.connections_asked);
+        (established < asked)
+            .then(|| format!("{established} of {asked} connections, as many as the machine allows"))
     }
 
     /// The verdict, and the objectives that are not met, in one line.
@@ -182,15 +220,15 @@ impl Report {
         let of_asked = format!("{established} of {asked} connections");
         match self.verdict() {
             Verdict::Valid => {
-                let mut notes = match plan.open_loop {
-                    None => vec!["closed loop".to_string()],
-                    Some(_) => load_text::open_loop_notes(plan, records, self.ended_early()),
-                };
+                let mut notes: Vec<_> = self.as_many_as_possible().into_iter().collect();
+                match plan.open_loop {
+                    None => notes.push("closed loop".to_string()),
+                    Some(_) => {
+                        notes.extend(load_text::open_loop_notes(plan, records, self.ended_early()))
+                    }
+                }
                 notes.extend(datagram::note(records));
                 notes.push(self.busy_note());
-                if established < asked {
-                    notes.insert(0, format!("{of_asked}, as many as the machine allows"));
-                }
                 notes
             }
             Verdict::Differed if records.datagrams.is_some() => {
