@@ -14,7 +14,7 @@
 //! * `exec`: the threads that drive the connections
 //! * `report`: text and JSON made from the records
 //! * `view`: what the terminal shows during a run, and the keys
-//! * `command`: run, search, ab, calibrate, compare, merge and report
+//! * `command`: run, search, ab, calibrate, compare, link, merge and report
 
 // Public only for tests, whose authors read the source.
 #![allow(missing_docs)]
@@ -24,7 +24,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[cfg(feature = "link")]
+use command::link;
 use command::{ab, calibrate, compare, merge, report as report_command, run, search};
+use error::{Exit, Failure};
 use exec::local_server;
 use report::ending::End;
 use view::terminal;
@@ -48,6 +51,14 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     if words.peek().is_some_and(|word| word == local_server::COMMAND) {
         return local_server::serve(std::iter::once("echopool".into()).chain(words.skip(1)));
     }
+    #[cfg(feature = "link")]
+    if words.peek().is_some_and(|word| word == link::namespace::COMMAND) {
+        return link::namespace::become_command(&words.skip(1).collect::<Vec<_>>());
+    }
+    #[cfg(feature = "link")]
+    if words.peek().is_some_and(|word| word == "link") {
+        return link::run(&link::LinkArgs::parse_from(words)).unwrap_or_else(failed);
+    }
     // None of these words can be a target, because a target has a port.
     let ended = match words.peek().and_then(|word| word.to_str()) {
         Some("ab") => ab::run(&ab::AbArgs::parse_from(words)),
@@ -63,11 +74,10 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
             })
         }
     };
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            terminal::message(format_args!("loadgen: {failure}"));
-            End::Failure(&failure).row().exit.into()
-        }
-    }
+    ended.map_or_else(failed, Exit::into)
+}
+
+fn failed(failure: Failure) -> ExitCode {
+    terminal::message(format_args!("loadgen: {failure}"));
+    End::Failure(&failure).row().exit.into()
 }

@@ -5,6 +5,8 @@ use loadgen::cli::RunArgs;
 use loadgen::command::ab::AbArgs;
 use loadgen::command::calibrate::CalibrateArgs;
 use loadgen::command::compare::CompareArgs;
+#[cfg(feature = "link")]
+use loadgen::command::link::LinkArgs;
 use loadgen::command::merge::MergeArgs;
 use loadgen::command::report::ReportArgs;
 use loadgen::error::Exit;
@@ -41,6 +43,8 @@ fn every_flag_is_in_the_documentation() {
         CompareArgs::command(),
         MergeArgs::command(),
         ReportArgs::command(),
+        #[cfg(feature = "link")]
+        LinkArgs::command(),
     ];
     let flags: Vec<_> = commands.iter().flat_map(flags).collect();
     assert!(flags.len() > 40, "{flags:?}");

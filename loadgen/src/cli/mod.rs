@@ -55,7 +55,8 @@ pub struct RunArgs {
 const AFTER_HELP: &str = "\
 Other commands: loadgen ab A B (how much slower is B than A?), loadgen calibrate (what this machine
 can do at most), loadgen compare A.json B.json, loadgen merge A.json B.json ..., loadgen report
-A.json ... -o FILE (from reports written with --output-format json).
+A.json ... -o FILE (from reports written with --output-format json), loadgen link (an emulated
+link: delay, loss, a rate).
 
 Units: counts and rates k, m (1000, 1000000); sizes k, m, g or Ki, Mi, Gi (powers of 1024);
 times always with ns, us, ms, s, m or h.

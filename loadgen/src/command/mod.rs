@@ -4,6 +4,8 @@ pub mod ab;
 pub mod calibrate;
 pub mod compare;
 pub mod drive;
+#[cfg(feature = "link")]
+pub mod link;
 pub mod merge;
 pub mod report;
 pub mod resolve;

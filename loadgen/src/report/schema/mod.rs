@@ -7,6 +7,7 @@
 //! * `search`: a search for the highest rate; `merged`: several runs added up
 //! * `ab`: targets and files compared with each other
 //! * `parts`: where the time of requests went
+//! * `link`: an emulated link
 //! * `distribution`: a histogram and its percentiles
 //!
 //! The object that `loadgen calibrate` writes is [`Calibration`]. Times are whole nanoseconds,
@@ -25,6 +26,7 @@ use crate::plan::calibration::Calibration;
 
 mod ab;
 mod distribution;
+mod link;
 mod merged;
 pub(crate) mod parts;
 mod run;
@@ -35,6 +37,7 @@ pub use ab::{
     TargetComparison,
 };
 pub use distribution::{Distribution, Percentiles};
+pub use link::{LinkDirection, LinkSummary};
 pub use merged::{MergedSummary, ShardsSummary};
 pub use parts::{OneWaySummary, PartShares, PartsGroup, PartsSummary};
 pub use run::{
@@ -73,6 +76,7 @@ object_type!(MergedType, Merged);
 object_type!(AbType, Ab);
 object_type!(SliceType, Slice);
 object_type!(ComparisonType, Comparison);
+object_type!(LinkType, Link);
 
 /// The JSON schema (draft 2020-12) of every object that loadgen writes.
 pub fn json_schema() -> Value {
@@ -88,13 +92,14 @@ pub fn json_schema() -> Value {
         reference::<SliceSummary>(&mut generator),
         reference::<ComparisonSummary>(&mut generator),
         reference::<Calibration>(&mut generator),
+        reference::<LinkSummary>(&mut generator),
     ];
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Results of loadgen",
         "description": "What loadgen writes with --output-format json (one summary) and ndjson \
             (one object per second, then the summary), what a search for the highest rate writes \
-            (--search), and what loadgen ab, compare, merge and calibrate write. Times are whole \
+            (--search), and what loadgen ab, compare, merge, calibrate and link write. Times are whole \
             nanoseconds, rates are per second, and the unit is in each key. Readers should ignore \
             keys that they do not know.",
         "oneOf": objects,
