@@ -211,7 +211,7 @@ impl fmt::Display for StartError {
                 f,
                 "cannot serve {endpoint}: {}",
                 match cfg!(target_os = "linux") {
-                    true => "the service has no datagrams; echo, discard and chargen have",
+                    true => "the service has no datagrams; echo, discard, chargen and stamp have",
                     false => "datagrams are served on Linux alone",
                 }
             ),

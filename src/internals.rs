@@ -23,9 +23,12 @@ pub mod uplot {
 }
 
 pub use crate::base::key::Key;
-pub use crate::engine::sys::{monotonic_now as now, polled_in_vain};
+pub use crate::engine::sys::{
+    ClockError, clock_error, monotonic_now as now, polled_in_vain, unix_now_ns,
+};
 pub use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
 pub use crate::protocol::proxy::{Version as ProxyVersion, header as proxy_header};
+pub use crate::protocol::stamp;
 #[cfg(feature = "sim")]
 pub use crate::sim::clock::now as simulated_now;
 #[cfg(feature = "sim")]

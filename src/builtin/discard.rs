@@ -1,7 +1,9 @@
 //! The discard service (RFC 863): discards its input and never sends anything.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
+use crate::service::{
+    Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
+};
 
 /// Reads and discards. Closes when the client has closed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +21,7 @@ impl Service for Discard {
 
 /// Sends nothing back.
 impl DatagramService for Discard {
-    fn reply(&mut self, _: &mut [u8]) -> Option<usize> {
+    fn reply(&mut self, _: &mut [u8], _: Arrival<'_>) -> Option<usize> {
         None
     }
 }

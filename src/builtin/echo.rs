@@ -1,7 +1,9 @@
 //! The echo service (RFC 862): sends its input back from the same buffers.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
+use crate::service::{
+    Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
+};
 
 /// Sends every byte back in the buffer it arrived in. Closes when the client has closed and
 /// everything is sent.
@@ -21,7 +23,7 @@ impl Service for Echo {
 
 /// Sends every datagram back.
 impl DatagramService for Echo {
-    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+    fn reply(&mut self, datagram: &mut [u8], _: Arrival<'_>) -> Option<usize> {
         Some(datagram.len())
     }
 }

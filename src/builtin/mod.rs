@@ -13,6 +13,7 @@ pub(crate) mod list;
 pub(crate) mod loopback;
 pub mod message_echo;
 pub(crate) mod option;
+pub mod stamp;
 pub mod timed;
 pub mod url;
 
@@ -25,4 +26,5 @@ pub use echo::Echo;
 pub use framed::{Framed, FramedOptions};
 pub use hub::{Hub, HubOptions, Slow};
 pub use list::ServiceOptions;
+pub use stamp::StampOptions;
 pub use timed::{Timed, TimedOptions};

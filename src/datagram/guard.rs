@@ -12,9 +12,8 @@
 //! * The datagram was sent to a broadcast or multicast address.
 //! * The kernel tells no source.
 
-use std::net::SocketAddr;
-
 use crate::net::mmsg::Arrived;
+use crate::service::Arrival;
 
 /// The last of the system ports (RFC 6335, section 6).
 const SYSTEM_PORT_MAX: u16 = 1023;
@@ -26,13 +25,13 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// The source of a datagram that may be answered.
+    /// A datagram that may be answered.
     #[inline]
-    pub(super) fn accepted(&self, arrived: &Arrived) -> Option<SocketAddr> {
-        let source = arrived.source?;
-        let port = source.port();
+    pub(super) fn accepted<'a>(&self, arrived: &'a Arrived) -> Option<Arrival<'a>> {
+        let arrival = Arrival::new(arrived)?;
+        let port = arrival.source().port();
         let replies_in_turn = port <= SYSTEM_PORT_MAX || port == NFS_PORT || port == self.own_port;
-        (!arrived.is_to_many && !replies_in_turn).then_some(source)
+        (!arrived.is_to_many && !replies_in_turn).then_some(arrival)
     }
 }
 
@@ -46,14 +45,16 @@ mod tests {
         let from =
             |text: &str| Arrived { source: Some(text.parse().unwrap()), ..Arrived::default() };
         for text in ["192.0.2.1:0", "192.0.2.1:7", "[2001:db8::1]:1023", "192.0.2.1:2049"] {
-            assert_eq!(guard.accepted(&from(text)), None, "{text}");
+            assert!(guard.accepted(&from(text)).is_none(), "{text}");
         }
-        assert_eq!(guard.accepted(&from("[::1]:7777")), None, "its own port");
+        assert!(guard.accepted(&from("[::1]:7777")).is_none(), "its own port");
         for text in ["192.0.2.1:1024", "[::1]:2050", "127.0.0.1:65535"] {
-            assert_eq!(guard.accepted(&from(text)), Some(text.parse().unwrap()));
+            let arrived = from(text);
+            let source = guard.accepted(&arrived).map(|arrival| arrival.source());
+            assert_eq!(source, Some(text.parse().unwrap()));
             let to_many = Arrived { is_to_many: true, ..from(text) };
-            assert_eq!(guard.accepted(&to_many), None);
+            assert!(guard.accepted(&to_many).is_none());
         }
-        assert_eq!(guard.accepted(&Arrived::default()), None);
+        assert!(guard.accepted(&Arrived::default()).is_none());
     }
 }

@@ -178,12 +178,12 @@ impl Thread {
                 counters.datagrams_truncated.add(1);
                 continue;
             }
-            let Some(source) = self.guard.accepted(&arrived) else {
+            let Some(arrival) = self.guard.accepted(&arrived) else {
                 counters.datagrams_refused.add(1);
                 continue;
             };
             let rates = self.setup.rates.as_ref();
-            if rates.is_some_and(|rates| !rates.take(source.ip(), now)) {
+            if rates.is_some_and(|rates| !rates.take(arrival.source().ip(), now)) {
                 counters.datagrams_limited.add(1);
                 continue;
             }
@@ -191,7 +191,7 @@ impl Thread {
             let datagram = &mut self.batch.buffer_mut(at)[..length];
             let service = &mut self.setup.service;
             // A panic is logged by its hook. It costs the reply to this datagram, and no more.
-            let reply = catch_unwind(AssertUnwindSafe(|| service.reply(datagram)));
+            let reply = catch_unwind(AssertUnwindSafe(|| service.reply(datagram, arrival)));
             if let Ok(Some(reply)) = reply {
                 self.batch.reply(at, reply.min(length), local);
             }

@@ -6,7 +6,9 @@ use crate::builtin::loopback::{GUARD, until};
 use crate::builtin::{Echo, OfListener, ServiceOptions};
 use crate::config::Limits;
 use crate::error::StartError;
-use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
+use crate::service::{
+    Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
+};
 use crate::{Config, Drained, Server};
 
 fn config() -> Config {
@@ -75,7 +77,7 @@ fn a_service_without_datagrams_is_not_started_with_them() {
 struct Rude;
 
 impl DatagramService for Rude {
-    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+    fn reply(&mut self, datagram: &mut [u8], _: Arrival<'_>) -> Option<usize> {
         assert_ne!(datagram, b"panic", "as the test wants");
         Some(usize::MAX)
     }

@@ -15,8 +15,8 @@ use std::ptr;
 use crate::base::errno::Errno;
 
 /// Room for the control messages of a datagram: the destination of both families (32 and 40 bytes),
-/// and the count of dropped datagrams (24).
-const CONTROL_BYTES: usize = 128;
+/// the count of dropped datagrams (24), its time (32), and its hop limit of both families (24 each).
+const CONTROL_BYTES: usize = 192;
 
 /// Buffers must not all begin at the same place of a page: the first bytes of all datagrams would
 /// then share a few lines of the processor's cache.
@@ -67,6 +67,8 @@ pub struct Arrived {
     pub dropped_before: Option<u32>,
     /// When the kernel received it, in nanoseconds since 1970, if the socket reports it.
     pub at_unix_ns: Option<u64>,
+    /// The hop limit (TTL) with which it arrived, if the socket reports it.
+    pub hop_limit: Option<u8>,
 }
 
 /// What became of the datagrams of a [`Batch::send`].
@@ -204,6 +206,7 @@ impl Batch {
             is_truncated: msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             dropped_before: None,
             at_unix_ns: None,
+            hop_limit: None,
         };
         let length = msg_hdr.msg_controllen.min(CONTROL_BYTES);
         for (level, kind, data) in messages(&self.controls[at].0[..length]) {
@@ -397,6 +400,10 @@ impl Arrived {
                 let seconds = at(data, 0).map(u64::from_ne_bytes);
                 let nanos = at(data, size_of::<libc::time_t>()).map(u64::from_ne_bytes);
                 self.at_unix_ns = seconds.zip(nanos).map(|(s, ns)| s * 1_000_000_000 + ns);
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                let limit = at(data, 0).map(i32::from_ne_bytes);
+                self.hop_limit = limit.and_then(|limit| u8::try_from(limit).ok());
             }
             _ => {}
         }

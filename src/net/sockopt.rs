@@ -61,6 +61,25 @@ pub(crate) fn report_destinations_and_drops(
         .map_err(|error| ("setsockopt SO_RXQ_OVFL", error))
 }
 
+/// Makes a UDP socket report with each datagram when the kernel received it, and with which hop
+/// limit. Fails with the name of the call.
+#[cfg(target_os = "linux")]
+pub(crate) fn report_times_and_hop_limits(
+    socket: impl AsFd,
+    is_ipv6: bool,
+) -> Result<(), (&'static str, io::Error)> {
+    set_on(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)
+        .map_err(|error| ("setsockopt SO_TIMESTAMPNS", error))?;
+    // Also on a socket of IPv6, for the datagrams of IPv4 that it gets.
+    set_on(&socket, libc::IPPROTO_IP, libc::IP_RECVTTL)
+        .map_err(|error| ("setsockopt IP_RECVTTL", error))?;
+    if is_ipv6 {
+        set_on(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)
+            .map_err(|error| ("setsockopt IPV6_RECVHOPLIMIT", error))?;
+    }
+    Ok(())
+}
+
 /// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)). `None` if the
 /// system does not report it.
 ///

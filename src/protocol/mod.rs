@@ -3,3 +3,5 @@
 pub mod framing;
 pub mod hub;
 pub mod proxy;
+#[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for loadgen"))]
+pub mod stamp;

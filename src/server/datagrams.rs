@@ -12,6 +12,7 @@ use crate::config::{Config, Limits, Sizes, UdpOptions};
 use crate::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Thread};
 use crate::error::StartError;
 use crate::net::bind::{self, Offer};
+use crate::net::sockopt::report_times_and_hop_limits;
 use crate::service::{DatagramService, ServiceFactory};
 use crate::shared::counters::Counters;
 
@@ -35,6 +36,21 @@ pub(super) struct DatagramThreads {
     pub(super) stopper: Arc<Stopper>,
     /// The worker that each thread stands beside, and its counters.
     pub(super) counters: Vec<(usize, Arc<Counters>)>,
+}
+
+impl Listener {
+    /// Makes the sockets report what the services need.
+    fn report_times(&self) -> Result<(), StartError> {
+        let is_ipv6 = self.endpoint.socket_addr().is_some_and(|address| address.is_ipv6());
+        for (socket, service) in self.sockets.iter().zip(&self.services) {
+            if service.needs_times() {
+                report_times_and_hop_limits(socket, is_ipv6).map_err(|(call, error)| {
+                    StartError::Listen { endpoint: self.endpoint, call, error }
+                })?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Datagrams {
@@ -65,8 +81,10 @@ impl Datagrams {
             let threads = listener.services.len();
             let longest = listener.options.max_datagram as usize;
             let rates = listener.options.source_rate.map_or(0, |_| SourceRates::BYTES);
+            let services: u64 = listener.services.iter().map(|one| one.memory_bytes()).sum();
             sizes.datagram_threads += threads;
-            sizes.datagram_bytes += threads as u64 * datagram::bytes_each(longest) + rates;
+            sizes.datagram_bytes +=
+                threads as u64 * datagram::bytes_each(longest) + rates + services;
         }
     }
 
@@ -82,6 +100,7 @@ impl Datagrams {
             listener.endpoint = bound.endpoint;
             let own = |socket| Arc::new(OwnedFd::from(socket));
             listener.sockets = bound.sockets.into_iter().map(own).collect();
+            listener.report_times()?;
         }
         Ok(self)
     }

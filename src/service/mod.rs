@@ -22,7 +22,7 @@ mod tests;
 mod turn;
 
 pub use connection::{Connection, Message};
-pub use datagram::DatagramService;
+pub use datagram::{Arrival, DatagramService};
 pub use factory::{
     SESSION_BYTES_MAX, ServiceFactory, ServicePlan, WorkerContext, assert_session_fits,
 };

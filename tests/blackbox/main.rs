@@ -28,6 +28,7 @@ mod proxy;
 mod scale;
 mod seeds;
 mod services;
+mod stamp;
 mod startup;
 mod systemd;
 mod tls;

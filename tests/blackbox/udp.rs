@@ -20,7 +20,7 @@ const USAGE: Option<i32> = Some(2);
 const LONGEST: usize = 65_507;
 
 /// A socket that gets datagrams from `to` alone.
-fn client(to: SocketAddr) -> UdpSocket {
+pub fn client(to: SocketAddr) -> UdpSocket {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => "::".parse().expect("an address"),
@@ -31,19 +31,19 @@ fn client(to: SocketAddr) -> UdpSocket {
     client
 }
 
-fn receive(client: &UdpSocket) -> Vec<u8> {
+pub fn receive(client: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
     let count = client.recv(&mut buffer).expect("a reply");
     buffer.truncate(count);
     buffer
 }
 
-fn send(client: &UdpSocket, datagram: &[u8]) {
+pub fn send(client: &UdpSocket, datagram: &[u8]) {
     assert_eq!(client.send(datagram).expect("sending"), datagram.len());
 }
 
 /// Sends a datagram, and returns the reply to it.
-fn ask(client: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
+pub fn ask(client: &UdpSocket, datagram: &[u8]) -> Vec<u8> {
     send(client, datagram);
     receive(client)
 }
@@ -53,7 +53,7 @@ fn hears_nothing_before(client: &UdpSocket, datagram: &[u8]) -> bool {
     ask(client, datagram) == datagram
 }
 
-fn counter(daemon: &Daemon, name: &str) -> u64 {
+pub fn counter(daemon: &Daemon, name: &str) -> u64 {
     daemon.stat(&format!("datagrams_{name}"))
 }
 
@@ -376,7 +376,7 @@ fn what_datagrams_cannot_do_is_refused_with_the_reason() {
             &["--listen", "framed+udp://:7801"][..],
             "framed needs a stream, and udp carries datagrams",
         ),
-        (&["--listen", "hub+udp://:7801"], "only echo, discard, chargen run over it"),
+        (&["--listen", "hub+udp://:7801"], "only echo, discard, chargen, stamp run over it"),
         (&["--listen", "udp+tls://:7801"], "TLS runs over tcp and unix, and not over udp"),
         (&["--listen", "udp://:7801?proxy=require"], "'proxy' is not an option"),
         (&["--listen", "udp://:7801?max-datagram=65528"], "must be from 1 to 65527"),

@@ -87,6 +87,9 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
+        if !spec.service.serves_streams() {
+            return Err(format!("loadgen does not drive {}; {GRAMMAR}", spec.service.name()));
+        }
         let tls = spec.transport.tls().cloned();
         let address = match (spec.address.as_str(), text.contains("://")) {
             (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),

@@ -1,7 +1,9 @@
 //! The character generator (RFC 864): an endless stream of lines, sent as fast as the client reads.
 
 use crate::config::Limits;
-use crate::service::{Answer, Connection, DatagramService, Service, ServiceFactory, ServicePlan};
+use crate::service::{
+    Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
+};
 
 /// Characters per line, without CR LF.
 const LINE_CHARACTERS: usize = 72;
@@ -113,7 +115,7 @@ struct Lines {
 }
 
 impl DatagramService for Lines {
-    fn reply(&mut self, datagram: &mut [u8]) -> Option<usize> {
+    fn reply(&mut self, datagram: &mut [u8], _: Arrival<'_>) -> Option<usize> {
         let length = datagram.len().min(DATAGRAM_CHARACTERS_MAX);
         let lines = PATTERN[self.next * LINE_BYTES..].iter().chain(&PATTERN);
         datagram[..length].iter_mut().zip(lines).for_each(|(to, from)| *to = *from);

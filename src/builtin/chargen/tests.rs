@@ -10,6 +10,8 @@ use std::time::Instant;
 use super::*;
 use crate::builtin::loopback::{GUARD, connect, read, start, until};
 use crate::error::CloseReason;
+use crate::net::mmsg::Arrived;
+use crate::service::Arrival;
 use crate::testing::Rig;
 use crate::{Config, Drained, Server, ServerHandle};
 
@@ -197,9 +199,10 @@ fn rest_len(server: &crate::ServerHandle) -> usize {
 #[test]
 fn a_datagram_is_answered_with_as_many_characters_as_it_has() {
     let mut lines = Chargen.datagrams(0).unwrap();
+    let arrived = Arrived { source: Some(([127, 0, 0, 1], 1).into()), ..Arrived::default() };
     let mut reply = |length: usize| {
         let mut datagram = vec![0; length];
-        let length = lines.reply(&mut datagram).unwrap();
+        let length = lines.reply(&mut datagram, Arrival::new(&arrived).unwrap()).unwrap();
         datagram.truncate(length);
         String::from_utf8(datagram).unwrap()
     };

@@ -9,7 +9,7 @@
 //! A test then requires the table in `docs/services.md`.
 
 use super::option::Options;
-use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions, TimedOptions};
+use super::{DelayOptions, FramedOptions, HubOptions, MessageOptions, StampOptions, TimedOptions};
 use crate::protocol::framing::Framing;
 
 /// Calls a macro with the list of services.
@@ -28,6 +28,8 @@ macro_rules! services {
                 "sends back every byte, delayed by a known distribution";
             timed: Timed = Timed(options: TimedOptions),
                 "sends back frames with the times at which they were received and sent";
+            stamp: Stamp = Discard(options: StampOptions),
+                "reflects test packets of STAMP and TWAMP Light, over UDP (RFC 8762)";
         }
     };
 }
@@ -85,7 +87,13 @@ services!(service_options);
 impl ServiceOptions {
     /// Whether the service also has datagrams (`echo+udp`), beside connections.
     pub fn serves_datagrams(&self) -> bool {
-        matches!(self, ServiceOptions::Echo | ServiceOptions::Discard | ServiceOptions::Chargen)
+        use ServiceOptions::{Chargen, Discard, Echo};
+        matches!(self, Echo | Discard | Chargen) || !self.serves_streams()
+    }
+
+    /// Whether the service has connections. Otherwise its name in a URL means that over UDP.
+    pub fn serves_streams(&self) -> bool {
+        !matches!(self, ServiceOptions::Stamp(_))
     }
 
     /// How framed, message and timed divide the stream into messages. `None` for services of plain bytes,

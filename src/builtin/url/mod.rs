@@ -20,10 +20,10 @@ use percent_encoding::percent_encode;
 use super::option::{About, Options};
 use crate::base::url::{ENCODED, Url};
 use crate::net::proxy::ProxyOptions;
-use crate::net::transport::TransportOptions;
+use crate::net::transport::{TransportOptions, UdpOptions};
 
 pub use super::{After, DelayOptions, FramedOptions, HubOptions, MessageOptions, TimedOptions};
-pub use super::{ServiceOptions, Slow};
+pub use super::{ServiceOptions, Slow, StampOptions};
 
 /// A service over a transport at an address.
 ///
@@ -131,13 +131,20 @@ impl Spec {
     /// An unknown service or option, an option of another service, a value out of its range.
     pub fn parse(text: &str, defaults: &Defaults) -> Result<Spec, SpecError> {
         let url = Url::split(text)?;
-        let (service, transport) = match url.scheme {
+        let (name, mut transport) = match url.scheme {
             None => ("", TransportOptions::Tcp),
             Some(scheme) => TransportOptions::of_scheme(scheme)?,
         };
-        let service = ServiceOptions::named(if service.is_empty() { "echo" } else { service })?;
-        if transport.is_datagram() && !service.serves_datagrams() {
-            return Err(service.is_for_streams());
+        let service = ServiceOptions::named(if name.is_empty() { "echo" } else { name })?;
+        if !service.serves_streams() && url.scheme == Some(name) {
+            transport = TransportOptions::Udp(UdpOptions::default());
+        }
+        match transport.is_datagram() {
+            true if !service.serves_datagrams() => return Err(service.is_for_streams()),
+            false if !service.serves_streams() => {
+                return Err(format!("{name} runs over udp only: write {name}://").into());
+            }
+            _ => {}
         }
         let proxy = ProxyOptions::default();
         let mut spec = Spec { service, transport, proxy, address: url.address.to_owned() };
@@ -199,6 +206,7 @@ impl fmt::Display for Spec {
         match (self.service.name(), self.transport.name()) {
             ("echo", transport) => f.write_str(transport)?,
             (service, "tcp") => f.write_str(service)?,
+            (service, _) if !self.service.serves_streams() => f.write_str(service)?,
             (service, transport) => write!(f, "{service}+{transport}")?,
         }
         write!(f, "://{}", self.address)?;

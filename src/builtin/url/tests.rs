@@ -37,11 +37,20 @@ fn every_service_is_named_over_every_transport() {
     for service in ServiceOptions::all() {
         for transport in TransportOptions::all() {
             let carried = !transport.is_datagram() || service.serves_datagrams();
+            let is_stream = service.serves_streams();
             let (service, over) = (service.name(), transport.name());
+            if !is_stream && !transport.is_datagram() {
+                let error = error(&format!("{service}+{over}://7"));
+                assert_eq!(error, format!("{service} runs over udp only: write {service}://"));
+                continue;
+            }
             if !carried {
                 let error = error(&format!("{service}+{over}://7"));
                 assert!(error.starts_with(&format!("{service} needs a stream")), "{error}");
-                assert!(error.contains("only echo, discard, chargen run over it"), "{error}");
+                assert!(
+                    error.contains("only echo, discard, chargen, stamp run over it"),
+                    "{error}"
+                );
                 continue;
             }
             let spec = parse(&format!("{service}+{over}:///e?"));
@@ -53,6 +62,8 @@ fn every_service_is_named_over_every_transport() {
         ("echo+unix:///e", "unix:///e"),
         ("echo+udp://:7?source-rate=5k/s", "udp://:7?source-rate=5000/s"),
         ("chargen+udp://h:7?max-datagram=1k", "chargen+udp://h:7?max-datagram=1Ki"),
+        ("stamp://:862?stateful=off", "stamp://:862"),
+        ("stamp+udp://h:1?stateful=on&source-rate=9/s", "stamp://h:1?stateful=on&source-rate=9/s"),
         ("unix://@e?mode=600", "unix://@e?mode=0600"),
         ("framed+tcp://7?order=big", "framed://7?order=big"),
         ("hub+unix:///e?owner=a%3Ab&queue=9&mode=0", "hub+unix:///e?queue=9&mode=0000&owner=a:b"),
@@ -75,7 +86,8 @@ fn no_option_is_one_of_a_service_and_of_a_transport() {
 
 #[test]
 fn every_service_has_its_name_and_the_stated_defaults() {
-    let names = ["echo", "discard", "chargen", "framed", "message", "hub", "delay", "timed"];
+    let names =
+        ["echo", "discard", "chargen", "framed", "message", "hub", "delay", "timed", "stamp"];
     assert_eq!(ServiceOptions::all().iter().map(ServiceOptions::name).collect::<Vec<_>>(), names);
     for name in names {
         let spec = parse(&format!("{name}://[::1]:7"));
@@ -98,6 +110,8 @@ fn every_service_has_its_name_and_the_stated_defaults() {
         notices: true,
     };
     assert_eq!(parse("hub://7").service, ServiceOptions::Hub(hub));
+    let stamp = ServiceOptions::Stamp(StampOptions { stateful: false });
+    assert_eq!(parse("stamp://7").service, stamp);
 }
 
 #[test]
@@ -175,7 +189,10 @@ fn what_is_not_understood_is_told_what_would_be() {
         ("unix:///e?mode=0o7", &["mode: '0o7' must be the octal number", "0777"]),
         ("unix:///e?mode=1000", &["'1000'", "at most 0777"]),
         ("unix:///e?owner=:", &["owner: ':' must be a user, user:group or :group"]),
-        ("framed+udp://7", &["framed needs a stream", "only echo, discard, chargen run over it"]),
+        (
+            "framed+udp://7",
+            &["framed needs a stream", "only echo, discard, chargen, stamp run over it"],
+        ),
         ("udp://7?proxy=require", &["'proxy' is not an option", "udp takes max-datagram"]),
         ("udp://7?source-rate=1m", &["1/s to 1000000/s"]),
         ("echo+udp+tls://7", &["TLS runs over tcp and unix, and not over udp"]),
@@ -262,7 +279,9 @@ fn any_service() -> impl Strategy<Value = ServiceOptions> {
     let hub = hub.prop_map(|(order, max_message, queue, slow, notices)| {
         ServiceOptions::Hub(HubOptions { order, max_message, queue, slow, notices })
     });
-    prop_oneof![framed, message, hub, Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)]
+    let stamp = any::<bool>().prop_map(|stateful| ServiceOptions::Stamp(StampOptions { stateful }));
+    let plain = prop_oneof![Just(ServiceOptions::Echo), Just(ServiceOptions::Chargen)];
+    prop_oneof![framed, message, hub, stamp, plain]
 }
 
 fn any_proxy() -> impl Strategy<Value = ProxyOptions> {
@@ -349,7 +368,7 @@ proptest! {
     ) {
         // Not all services have datagrams, and these have no proxies.
         let streams = !transport.is_datagram();
-        prop_assume!(streams || service.serves_datagrams());
+        prop_assume!(if streams { service.serves_streams() } else { service.serves_datagrams() });
         let proxy = if streams { proxy } else { ProxyOptions::default() };
         let spec = Spec { service, transport, proxy, address: "[::1]:7777".to_owned() };
         let written = spec.to_string();

@@ -38,7 +38,9 @@ impl Owed {
     pub(super) fn by(service: &ServiceOptions, framing: Option<Framing>) -> Option<Owed> {
         let end = match (service, framing) {
             (ServiceOptions::Discard | ServiceOptions::Chargen, _) => return None,
-            (ServiceOptions::Hub(_) | ServiceOptions::Timed(_), _) => return None,
+            (ServiceOptions::Hub(_) | ServiceOptions::Timed(_) | ServiceOptions::Stamp(_), _) => {
+                return None;
+            }
             (_, Some(Framing::Delimiter { delimiter, .. })) => delimiter.bytes().to_vec(),
             (_, Some(Framing::Length { .. })) => b"\n".to_vec(),
             (_, None) => Vec::new(),

@@ -399,7 +399,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = 'http://7801'",
-        ":1: listen: 'http://7801': 'http' is not a service; the services are echo, discard, chargen, framed, message, hub, delay, timed (tcp is echo)",
+        ":1: listen: 'http://7801': 'http' is not a service; the services are echo, discard, chargen, framed, message, hub, delay, timed, stamp (tcp is echo)",
     ),
     (
         "listen = ['7801', '7801']",
@@ -415,7 +415,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = 'hub+udp://7801'",
-        ":1: listen: 'hub+udp://7801': hub needs a stream, and udp carries datagrams: only echo, discard, chargen run over it",
+        ":1: listen: 'hub+udp://7801': hub needs a stream, and udp carries datagrams: only echo, discard, chargen, stamp run over it",
     ),
     (
         "listen = 'hub://7801'\nmax-message = '17k'",

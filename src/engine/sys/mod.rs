@@ -15,10 +15,12 @@ pub(crate) mod faulty;
 mod kernel;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod wall_clock;
 
 #[cfg(feature = "internals")]
 pub use kernel::polled_in_vain;
 pub use kernel::{Kernel, monotonic_now};
+pub use wall_clock::{ClockError, clock_error, unix_now_ns};
 
 pub use crate::net::bind::Listening;
 

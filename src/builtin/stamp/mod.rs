@@ -1,0 +1,109 @@
+//! The session reflector of STAMP (RFC 8762, with the session identifiers and extensions of RFC
+//! 8972): sends test packets back with the times at which they arrived and left. Clients of TWAMP
+//! Light (RFC 5357, appendix I) are answered too.
+//!
+//! Nothing is configured for a session. A stateless reflector keeps nothing of it, and a stateful
+//! one the number of its next reply (`sessions`), from which a sender can tell in which direction a
+//! packet was lost.
+
+use super::Discard;
+use super::option::{About, Allowed, Options, Value, declare, options};
+use crate::config::Limits;
+use crate::engine::sys::{ClockError, clock_error, unix_now_ns};
+use crate::protocol::stamp::{self, ErrorEstimate, Format, Reflection};
+use crate::service::{Arrival, DatagramService, ServiceFactory, ServicePlan};
+use sessions::{Session, Sessions};
+
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+/// How long the error of the clock is used after it was read, in nanoseconds.
+const ERROR_NS: u64 = 1_000_000_000;
+
+options! {
+    /// Options of the reflector.
+    #[derive(Copy)]
+    pub struct StampOptions {
+        /// Whether the replies of each session are numbered on their own. Otherwise a reply has the
+        /// number of its packet. Default: no.
+        pub stateful: bool = false, "stateful" = "WHETHER", Words(&["on", "off"]),
+            "whether the replies of each session have numbers of their own";
+    }
+    impl {
+        fn has_flags(&self) -> bool {
+            false
+        }
+    }
+}
+
+/// Sends test packets back.
+struct Stamp {
+    sessions: Option<Sessions>,
+    error: ErrorEstimate,
+    /// When it was read, in nanoseconds since 1970.
+    error_at: u64,
+}
+
+impl Stamp {
+    fn new(options: StampOptions) -> Stamp {
+        let sessions = options.stateful.then(Sessions::new);
+        let unknown = ErrorEstimate { is_synchronized: false, format: Format::Ntp, error_ns: 0 };
+        Stamp { sessions, error: unknown, error_at: 0 }
+    }
+
+    /// The error of the clock, as it was a second ago at most.
+    fn error(&mut self, now: u64) -> ErrorEstimate {
+        if now.abs_diff(self.error_at) >= ERROR_NS {
+            let ClockError { is_synchronized, error_ns } = clock_error();
+            self.error = ErrorEstimate { is_synchronized, error_ns, ..self.error };
+            self.error_at = now;
+        }
+        self.error
+    }
+}
+
+impl DatagramService for Stamp {
+    fn reply(&mut self, packet: &mut [u8], arrival: Arrival<'_>) -> Option<usize> {
+        let session = stamp::session(packet)?;
+        let now = unix_now_ns();
+        let number = match &mut self.sessions {
+            Some(sessions) => {
+                let (source, local) = (arrival.source(), arrival.local());
+                sessions.next(&Session { source, local, identifier: session }, now)?
+            }
+            None => stamp::number(packet),
+        };
+        let reflection = Reflection {
+            number,
+            hop_limit: arrival.hop_limit().unwrap_or(0),
+            // Without a time of the kernel, which a clock that is set back can make a later one.
+            received_unix_ns: arrival.received_unix_ns().unwrap_or(now).min(now),
+            sent_unix_ns: now,
+            error: self.error(now),
+        };
+        reflection.write(packet);
+        Some(packet.len())
+    }
+
+    fn needs_times(&self) -> bool {
+        true
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.sessions.as_ref().map_or(0, |_| Sessions::BYTES)
+    }
+}
+
+/// There are no connections. A listener of connections with this service discards what it receives.
+impl ServiceFactory for StampOptions {
+    type Service = Discard;
+
+    fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
+        Some(Box::new(Stamp::new(*self)))
+    }
+
+    fn plan(self, limits: &Limits) -> ServicePlan<Discard> {
+        Discard.plan(limits)
+    }
+}
