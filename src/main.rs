@@ -1,7 +1,7 @@
 //! The executable: `echopool serve` (or no command) is the daemon, `echopool connect` the client,
-//! `echopool ctl` controls a daemon, and `echopool cert` makes a certificate. `echopool __manual` writes manual pages and completions, for
-//! packages. Everything they do is in the library, [`echopool::daemon`], so that the load generator can
-//! start a server of its own.
+//! `echopool ctl` controls a daemon, and `echopool cert` makes a certificate. `echopool __manual`
+//! writes manual pages and completions, for packages. Everything they do is in the library,
+//! [`echopool::daemon`], so that the load generator can start a server of its own.
 
 use std::process::ExitCode;
 

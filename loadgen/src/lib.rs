@@ -26,7 +26,7 @@ use clap::Parser;
 
 #[cfg(feature = "link")]
 use command::link;
-use command::{ab, calibrate, compare, merge, report as report_command, run, search};
+use command::{ab, calibrate, compare, manual, merge, report as report_command, run, search};
 use error::{Exit, Failure};
 use exec::local_server;
 use report::ending::End;
@@ -65,6 +65,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Some("calibrate") => calibrate::run(&calibrate::CalibrateArgs::parse_from(words)),
         Some("compare") => compare::run(&compare::CompareArgs::parse_from(words)),
         Some("report") => report_command::run(&report_command::ReportArgs::parse_from(words)),
+        Some("__manual") => manual::run(words),
         Some("merge") => merge::run(&merge::MergeArgs::parse_from(words)),
         _ => {
             let args = cli::RunArgs::parse_from(program.into_iter().chain(words));

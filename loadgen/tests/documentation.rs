@@ -1,5 +1,7 @@
 //! `docs/loadgen.md` describes every flag, and it and the help list every exit code.
 
+use std::{fs, process};
+
 use clap::{Command, CommandFactory, Parser};
 use loadgen::cli::RunArgs;
 use loadgen::command::ab::AbArgs;
@@ -34,22 +36,51 @@ fn flags(command: &Command) -> Vec<String> {
     shown.flat_map(written).collect()
 }
 
+fn declarations() -> Vec<(&'static str, Command)> {
+    vec![
+        ("loadgen", RunArgs::command()),
+        ("loadgen-ab", AbArgs::command()),
+        ("loadgen-calibrate", CalibrateArgs::command()),
+        ("loadgen-compare", CompareArgs::command()),
+        ("loadgen-merge", MergeArgs::command()),
+        ("loadgen-report", ReportArgs::command()),
+        #[cfg(feature = "link")]
+        ("loadgen-link", LinkArgs::command()),
+    ]
+}
+
 #[test]
 fn every_flag_is_in_the_documentation() {
-    let commands = [
-        RunArgs::command(),
-        AbArgs::command(),
-        CalibrateArgs::command(),
-        CompareArgs::command(),
-        MergeArgs::command(),
-        ReportArgs::command(),
-        #[cfg(feature = "link")]
-        LinkArgs::command(),
-    ];
-    let flags: Vec<_> = commands.iter().flat_map(flags).collect();
+    let flags: Vec<_> = declarations().iter().flat_map(|(_, command)| flags(command)).collect();
     assert!(flags.len() > 40, "{flags:?}");
     let missing: Vec<_> = flags.iter().filter(|flag| !mentions(DOCUMENTATION, flag)).collect();
     assert!(missing.is_empty(), "docs/loadgen.md does not describe {missing:?}");
+}
+
+#[test]
+fn every_flag_is_in_the_manual_pages_and_the_completions() {
+    let directory = std::env::temp_dir().join(format!("loadgen-manual-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let made = process::Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .arg("__manual")
+        .arg(&directory)
+        .output()
+        .expect("it runs");
+    assert!(made.status.success() && made.stderr.is_empty(), "{made:?}");
+    let read = |name: &str| fs::read_to_string(directory.join(name)).expect(name);
+    let completions = ["loadgen.bash", "_loadgen"].map(|name| (name, read(name)));
+    for (name, command) in declarations() {
+        let page = read(&format!("{name}.1")).replace('\\', "");
+        assert!(page.contains(&format!(".TH {name} 1")), "{page}");
+        for flag in flags(&command) {
+            assert!(mentions(&page, &flag), "{name}.1 does not describe {flag}");
+            for (shell, text) in &completions {
+                assert!(mentions(text, &flag), "{shell} does not know {flag} of {name}");
+            }
+        }
+    }
+    assert!(read("loadgen.fish").contains("-l fail-if"));
+    fs::remove_dir_all(&directory).expect("removing the directory");
 }
 
 /// The rows of the table in docs/testing.md: a flag, and the tests of its effect.

@@ -51,6 +51,7 @@ fn each_command_does_what_it_says() {
     for line in ["ready        yes", "connections  1 of ", "received     1000 B"] {
         assert!(status.contains(line), "{line} in {status}");
     }
+    assert_eq!(ctl(&daemon, &["health"]), "ok\n");
     let json: Value = serde_json::from_str(&ctl(&daemon, &["--json", "status"])).expect("JSON");
     assert_eq!(json["total"]["bytes_sent"], 1_000);
     let listeners = ctl(&daemon, &["listeners"]);

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod drive;
 #[cfg(feature = "link")]
 pub mod link;
+pub mod manual;
 pub mod merge;
 pub mod report;
 pub mod resolve;

@@ -62,7 +62,7 @@ impl std::fmt::Display for At {
     }
 }
 
-/// A request below `/api/v1/`.
+/// A request to the admin address.
 pub(super) struct Request {
     pub(super) method: Method,
     path: String,
@@ -71,8 +71,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(method: Method, path: &str) -> Request {
-        Request { method, path: format!("/api/v1/{path}"), body: Vec::new(), patience: PATIENCE }
+    pub(super) fn new(method: Method, path: String) -> Request {
+        Request { method, path, body: Vec::new(), patience: PATIENCE }
     }
 
     /// Adds a parameter.

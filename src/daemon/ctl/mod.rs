@@ -72,6 +72,8 @@ struct Cli {
 enum Command {
     /// Show whether the daemon is ready, its rates, connections and memory
     Status,
+    /// Show whether the loop of each worker turns; the exit code is 1 if one does not
+    Health,
     /// List the connected clients
     Clients(Clients),
     /// List the listeners, with their numbers
@@ -211,6 +213,8 @@ fn carry_out(cli: &Cli) -> Result<String, Failed> {
         Some(reply) if status.is_success() => Ok(show::text(&cli.command, &reply)),
         // A reload or an upgrade that was refused.
         Some(reply) => Err(failed(reply["text"].as_str().unwrap_or(&text))),
+        // The health is text.
+        None if status.is_success() => Ok(text),
         None => Err(failed(format!("{}: {text}", status.as_u16()))),
     }
 }
@@ -235,10 +239,11 @@ fn token(cli: &Cli) -> Result<Option<String>, String> {
 
 /// What a command asks for.
 fn request(command: &Command) -> Result<Request, String> {
-    let get = |path: &str| Request::new(Method::GET, path);
-    let post = |path: &str| Request::new(Method::POST, path);
+    let get = |path: &str| Request::new(Method::GET, format!("/api/v1/{path}"));
+    let post = |path: &str| Request::new(Method::POST, format!("/api/v1/{path}"));
     Ok(match command {
         Command::Status => get("status"),
+        Command::Health => Request::new(Method::GET, "/healthz".to_owned()),
         Command::Listeners => get("listeners"),
         Command::Clients(Clients { limit, offset, sort, order, filter }) => {
             let order = order.to_possible_value().expect("it is shown");

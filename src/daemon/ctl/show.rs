@@ -12,6 +12,7 @@ use crate::base::units::show_size;
 pub(super) fn text(command: &Command, reply: &Value) -> String {
     match command {
         Command::Status => status(reply),
+        Command::Health => word(reply),
         Command::Clients(_) => clients(reply),
         Command::Listeners => listeners(reply),
         Command::Disconnect { id } => format!("disconnected {id}\n"),
