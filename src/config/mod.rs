@@ -96,6 +96,9 @@ pub const SHED_AFTER: Duration = Duration::from_secs(1);
 /// with segments lost, on a slow machine.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The largest [`Config::log_sample`].
+pub(crate) const LOG_SAMPLE_MAX: u32 = 1_000_000;
+
 /// The default linger: a round trip to anywhere, with one segment lost.
 pub const LINGER: Duration = Duration::from_secs(2);
 
@@ -141,6 +144,7 @@ pub struct Config {
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
+    pub(crate) log_sample: u32,
     pub(crate) handshake_timeout: Duration,
     pub(crate) share_port: bool,
     pub(crate) busy_poll: bool,
@@ -184,6 +188,7 @@ impl Config {
             send_timeout: Some(SEND_TIMEOUT),
             shed_after: Some(SHED_AFTER),
             linger: LINGER,
+            log_sample: 1,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             share_port: false,
             busy_poll: false,
@@ -313,6 +318,13 @@ impl Config {
         self
     }
 
+    /// Logs the begin and the end, at level debug, of one in this many connections, 1 to 1,000,000.
+    /// A connection has both lines or neither. Default: 1.
+    pub fn log_sample(mut self, one_in: u32) -> Config {
+        self.log_sample = one_in;
+        self
+    }
+
     /// Lets other processes of the same user listen on the same ports, each taking a share of the
     /// connections. Default: false; a port that is in use is an error. Unix sockets cannot be
     /// shared.
@@ -383,6 +395,7 @@ impl Config {
             send_timeout: self.send_timeout,
             shed_after: self.shed_after,
             linger: self.linger,
+            log_sample: self.log_sample,
             share_port: self.share_port,
             busy_poll: self.busy_poll,
             reserved_files: self.all_reserved_files(workers),
@@ -401,6 +414,7 @@ impl Config {
         self.check_times()?;
         let max_connections = self.max_connections.unwrap_or(running.max_connections);
         ranged("max_connections", max_connections.into(), 1, most.into())?;
+        ranged("log_sample", self.log_sample.into(), 1, LOG_SAMPLE_MAX.into())?;
         self.check_per_address()?;
         Ok(Limits {
             max_connections,
@@ -515,6 +529,8 @@ pub struct Limits {
     pub shed_after: Option<Duration>,
     /// How long a connection that this side closed is still read.
     pub linger: Duration,
+    /// See [`Config::log_sample`].
+    pub log_sample: u32,
     /// Whether other processes may listen on the same port.
     pub share_port: bool,
     /// Whether workers poll for events without sleeping.
@@ -540,6 +556,7 @@ impl Limits {
             send_timeout: None,
             shed_after: None,
             linger: LINGER,
+            log_sample: 1,
             share_port: false,
             busy_poll: false,
             reserved_files: 0,

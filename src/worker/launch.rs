@@ -48,6 +48,7 @@ impl Rules {
             send_timeout: limits.send_timeout,
             shed_after: limits.shed_after,
             linger: limits.linger,
+            log_sample: limits.log_sample,
             accept_pause: ACCEPT_PAUSE_PER_WORKER * limits.workers as u32,
         }
     }
@@ -120,6 +121,7 @@ impl ClientLimits {
                 send_timeout: None,
                 shed_after: None,
                 linger: self.linger,
+                log_sample: 1,
                 accept_pause: Duration::ZERO,
             },
             pool: Pool::new(Reserve::new(self.buffer_size, self.buffers)?, 0),

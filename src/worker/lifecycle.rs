@@ -7,7 +7,7 @@ use super::connection::Context;
 use super::connection::machine::Event;
 use super::layer::Layer;
 use crate::base::handshake::{Handshake, HandshakeError};
-use crate::base::key::Key;
+use crate::base::key::{ConnectionId, Key};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::Engine;
@@ -41,11 +41,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
             directory.enter(context.id, context.peer, context.tag, self.now);
         }
-        if log::log_enabled!(log::Level::Debug) {
-            let connections = self.connections();
-            let context = self.context(key);
-            let (id, peer) = (context.id, context.peer);
-            log::debug!("connect id={id} peer={peer} connections={connections}");
+        let (id, peer) = (context.id, context.peer);
+        if log::log_enabled!(log::Level::Debug) && self.is_sampled(id) {
+            log::debug!("connect id={id} peer={peer} connections={}", self.connections());
         }
         let context = self.table.expect_mut(key);
         let tag = context.tag;
@@ -181,15 +179,23 @@ impl<S: Service, L: Layer> Core<S, L> {
                 notify_closed(service, pool, &self.messenger, &mut context, reason, now);
             }
         }
-        let closed = context.summary();
+        let (id, closed) = (context.id, context.summary());
         // This returns the permit, so that the line below does not count this connection.
         drop(context);
         self.end_shedding(key);
         if let Some(closed) = closed
             && log::log_enabled!(log::Level::Debug)
+            && self.is_sampled(id)
         {
             log::debug!("disconnect {closed} reason={reason} connections={}", self.connections());
         }
+    }
+
+    /// Whether the log has the lines of this connection: those of its begin and of its end, or
+    /// neither. Ids are mixed, because those of one worker differ in few bits.
+    fn is_sampled(&self, id: ConnectionId) -> bool {
+        let mixed = id.to_bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        mixed.is_multiple_of(self.rules.log_sample.into())
     }
 
     /// Connections of the whole process, or of this worker if it has no permits.

@@ -78,6 +78,8 @@ pub(crate) struct Rules {
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
     pub(crate) linger: Duration,
+    /// Of how many connections one has lines in the log, at level debug. At least 1.
+    pub(crate) log_sample: u32,
     /// After running out of descriptors or memory, accept is tried again after at most this time.
     pub(crate) accept_pause: Duration,
 }

@@ -1,6 +1,7 @@
 //! The log when standard error does not accept it: nothing else waits for it, and lost lines are
 //! counted. And the limit of what clients can make the daemon log.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -191,4 +192,24 @@ fn every_line_has_the_form_that_is_asked_for() {
         let text = String::from_utf8_lossy(&failed.stderr);
         assert!(text.starts_with(begin) && text.contains("cannot listen"), "{text}");
     }
+}
+
+#[test]
+fn a_sample_of_the_connections_has_lines_for_both_ends() {
+    const CLIENTS: usize = 400;
+    let daemon = Daemon::start(&[&FLAGS[..], &["--log", "debug", "--log-sample", "1/10"]].concat());
+    for _ in 0..CLIENTS {
+        Client::connect(daemon.address()).close();
+    }
+    eventually("all are closed", || daemon.stats()["closed"] == CLIENTS as u64);
+    let ids = |word: &str| -> BTreeSet<String> {
+        let lines = daemon.lines_with(&format!(" {word} id="));
+        let id = |line: &String| line.split(" id=").nth(1)?.split(' ').next().map(str::to_owned);
+        lines.iter().map(|line| id(line).expect("an id")).collect()
+    };
+    let (begun, ended) = (ids("connect"), ids("disconnect"));
+    assert_eq!(begun, ended);
+    // With 400 independent ones, fewer than 10 or more than 100 have a probability below 1e-8.
+    assert!((10..=100).contains(&begun.len()), "{} of {CLIENTS}", begun.len());
+    daemon.finish();
 }

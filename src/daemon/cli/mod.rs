@@ -28,7 +28,7 @@ use super::settings::{Origin, Setting, Settings, Unreadable};
 use crate::admin::Admin;
 use crate::base::units::{self, parse_duration_or_off};
 use crate::builtin::url::{ServiceOptions, Spec};
-use crate::config::{Buffers, Config};
+use crate::config::{Buffers, Config, LOG_SAMPLE_MAX};
 use crate::net::bind::{self, ListenAddress, ListenOn};
 use crate::net::proxy::ProxyOptions;
 use crate::net::transport::{TransportOptions, UnixOptions};
@@ -195,6 +195,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count_or_off)]
     pub(crate) log_limit: CountOrOff,
 
+    /// Log the begin and the end, at level debug, of one connection in N only: 1/100, 1/1 to 1/1000000
+    #[arg(long, value_name = "1/N", default_value = "1/1", value_parser = sample)]
+    log_sample: u32,
+
     /// Read the settings that are not given as flags or in the environment (ECHOPOOL_WORKERS=2) from
     /// this TOML file; its keys are the names of the flags [default: no file]
     #[arg(long, value_name = "FILE")]
@@ -311,6 +315,7 @@ impl Cli {
             .shed_after(self.shed_after)
             .linger(self.linger)
             .handshake_timeout(self.handshake_timeout)
+            .log_sample(self.log_sample)
             .share_port(self.share_port)
             .busy_poll(self.busy_poll)
             .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));
@@ -435,6 +440,12 @@ fn count_or_off(text: &str) -> Result<Option<u32>, String> {
         lines @ 1..=LOG_LIMIT_MAX => Ok(Some(lines)),
         _ => Err(format!("must be from 1 to {LOG_LIMIT_MAX}, or off")),
     }
+}
+
+fn sample(text: &str) -> Result<u32, String> {
+    let one_in = text.strip_prefix("1/").and_then(|number| number.parse().ok());
+    let one_in = one_in.filter(|one_in| (1..=LOG_SAMPLE_MAX).contains(one_in));
+    one_in.ok_or_else(|| format!("write one in how many: 1/100; 1/1 to 1/{LOG_SAMPLE_MAX}"))
 }
 
 fn stats_interval(text: &str) -> Result<Duration, String> {

@@ -116,6 +116,14 @@ fn the_limit_of_the_log_is_a_count_or_off() {
 }
 
 #[test]
+fn the_sample_of_the_log_is_one_in_a_number() {
+    let sample = |text| parse(&["--log-sample", text]).map(|cli| cli.log_sample).ok();
+    assert_eq!(["1/1", "1/100", "1/1000000"].map(sample), [Some(1), Some(100), Some(1_000_000)]);
+    assert_eq!(["0", "1", "100", "2/3", "1/0", "1/1000001", "1/", "1/x"].map(sample), [None; 8]);
+    assert_eq!(config(&["--log-sample", "1/7"]).log_sample, 7);
+}
+
+#[test]
 fn a_number_without_its_unit_is_told_the_remedy() {
     for flag in ["--idle-timeout", "--send-timeout", "--shed-after", "--linger"] {
         let error = error(&[flag, "30"]);

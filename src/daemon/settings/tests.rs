@@ -80,6 +80,7 @@ fn sample(name: &str) -> &'static str {
         "log" => "debug",
         "log-format" => "json",
         "log-limit" => "20k",
+        "log-sample" => "1/100",
         "order" => "big",
         "max-frame" => "64k",
         "delimiter" => r"\n",

@@ -94,6 +94,7 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
             shed_after: maybe(rng, 5, 500)
                 .or(served.is_hub().then_some(Duration::from_millis(200))),
             linger: Duration::from_millis(rng.u64(1..=2000)),
+            log_sample: 1,
             accept_pause: Duration::from_millis(100 * workers as u64),
         },
         whims: Whims {

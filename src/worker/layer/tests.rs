@@ -178,6 +178,7 @@ impl<L: Layer> Layered<L> {
                 send_timeout: None,
                 shed_after: None,
                 linger: Duration::from_secs(1),
+                log_sample: 1,
                 accept_pause: Duration::from_millis(50),
             },
             pool: pool.clone(),

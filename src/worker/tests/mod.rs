@@ -89,6 +89,7 @@ fn start_with_mail(fault: Fault, mailboxes: Arc<Mailboxes>) -> FaultyWorker {
                 send_timeout: None,
                 shed_after: None,
                 linger: Duration::from_millis(100),
+                log_sample: 1,
                 accept_pause: Duration::from_millis(50),
             },
             pool: pool.clone(),

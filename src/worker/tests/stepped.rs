@@ -28,6 +28,7 @@ pub(super) const RULES: Rules = Rules {
     send_timeout: None,
     shed_after: None,
     linger: Duration::ZERO,
+    log_sample: 1,
     accept_pause: Duration::from_millis(50),
 };
 
