@@ -42,7 +42,7 @@ const NEAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// How long the far command may take until it has a socket.
 const LISTENS_WITHIN: Duration = Duration::from_secs(5);
-/// How long the far command may take to end.
+/// How long the commands may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(10);
 
@@ -161,13 +161,14 @@ pub fn run(args: &LinkArgs) -> Result<ExitCode, Failure> {
     let setup = |error: io::Error| Failure::Setup(format!("cannot make the link: {error}"));
     let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).map_err(setup)?;
     let seed = args.seed.unwrap_or_else(new_seed);
-    let ends = [Namespace::new(NEAR, args.mtu)?, Namespace::new(FAR, args.mtu)?];
-    let link = Link::start(&ends, args.rules(), seed).map_err(setup)?;
-    let far = args.far.as_deref().map(|command| Far::start(&ends[1], command)).transpose()?;
-    let mut near = ends[0].spawn(&args.command(), Streams::Inherited)?;
+    let ends = Ends([Namespace::new(NEAR, args.mtu)?, Namespace::new(FAR, args.mtu)?]);
+    let link = Link::start(&ends.0, args.rules(), seed).map_err(setup)?;
+    let far = args.far.as_deref().map(|command| ends.start_far(command)).transpose()?;
+    let mut near = ends.0[0].spawn(&args.command(), Streams::Inherited)?;
     let status = wait(&mut near, &mut signals).map_err(setup)?;
-    drop(far);
-    let dropped_before = ends.each_ref().map(Namespace::dropped_before);
+    ends.end_all();
+    far.map(|mut far| far.wait()).transpose().map_err(setup)?;
+    let dropped_before = ends.0.each_ref().map(Namespace::dropped_before);
     let summary = link.stop(seed, dropped_before)?;
     for (name, direction) in [("there", &summary.there), ("back", &summary.back)] {
         terminal::message(format_args!("link {name}: {direction}"));
@@ -219,34 +220,39 @@ impl Link {
     }
 }
 
-/// The command at the far end. Dropping it ends it.
-struct Far(Child);
+/// The two ends of the link, the near one first. Dropping them ends all that runs there.
+struct Ends([Namespace; 2]);
 
-impl Far {
-    /// Starts it, and waits until it has a socket.
-    fn start(end: &Namespace, command: &str) -> Result<Far, Failure> {
-        let mut far = Far(end.spawn(&["/bin/sh", "-c", command], Streams::Stderr)?);
+impl Ends {
+    /// Starts the far command, and waits until it has a socket.
+    fn start_far(&self, command: &str) -> Result<Child, Failure> {
+        let far = &self.0[1];
+        let mut child = far.spawn(&["/bin/sh", "-c", command], Streams::Stderr)?;
         let deadline = Instant::now() + LISTENS_WITHIN;
-        while !end.listens() && Instant::now() < deadline {
-            if let Ok(Some(status)) = far.0.try_wait() {
+        while !far.listens() && Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
                 return Err(Failure::Setup(format!("the far command ended: {status}")));
             }
             thread::sleep(STEP);
         }
-        Ok(far)
+        Ok(child)
+    }
+
+    /// Ends what the commands have left, and the far command.
+    fn end_all(&self) {
+        let deadline = Instant::now() + ENDS_WITHIN;
+        let left = || self.0.iter().flat_map(Namespace::processes);
+        left().for_each(|pid| send(pid, Signal::TERM));
+        while left().next().is_some() && Instant::now() < deadline {
+            thread::sleep(STEP);
+        }
+        left().for_each(|pid| send(pid, Signal::KILL));
     }
 }
 
-impl Drop for Far {
+impl Drop for Ends {
     fn drop(&mut self) {
-        let deadline = Instant::now() + ENDS_WITHIN;
-        send(&self.0, Signal::TERM);
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(STEP);
-        }
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end_all();
     }
 }
 
@@ -259,16 +265,15 @@ fn wait(near: &mut Child, signals: &mut Signals) -> io::Result<ExitStatus> {
         }
         for signal in signals.wait() {
             if [SIGTERM, SIGHUP].contains(&signal) {
-                send(near, Signal::TERM);
+                send(Pid::from_child(near), Signal::TERM);
             }
         }
     }
 }
 
-fn send(child: &Child, signal: Signal) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+fn send(pid: Pid, signal: Signal) {
     // It may have ended.
-    let _ = kill_process(pid.expect("a process has a number"), signal);
+    let _ = kill_process(pid, signal);
 }
 
 /// That of the command, as a shell shows it.

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::error::Failure;
@@ -95,6 +95,21 @@ impl Namespace {
             ["tcp", "tcp6"].into_iter().any(|file| any(file, is_listening))
                 || ["udp", "udp6"].into_iter().any(|file| any(file, |_| true))
         })
+    }
+
+    /// The processes in it.
+    pub fn processes(&self) -> Vec<Pid> {
+        let Ok(ours) = self.within(|| fs::read_link("/proc/thread-self/ns/net")) else {
+            return Vec::new();
+        };
+        // A process that has ended, or is another user's, has no readable link.
+        let is_in = |pid: &Pid| {
+            let link = fs::read_link(format!("/proc/{}/ns/net", pid.as_raw_nonzero()));
+            link.is_ok_and(|link| link == ours)
+        };
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        numbers.filter_map(Pid::from_raw).filter(is_in).collect()
     }
 
     /// Packets that the kernel dropped before the link could take them.
