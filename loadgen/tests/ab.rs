@@ -68,6 +68,24 @@ fn each_target_has_its_slices_and_all_requests_are_accounted_for() {
     }
 }
 
+/// The parts of each target stand side by side, and only if there are any.
+#[test]
+fn targets_whose_replies_carry_times_have_their_parts() {
+    let flags = "timed:// timed://?delay=20ms --rounds 2 --slice 200ms -c 2 -t 1";
+    let json = json(flags, 0);
+    for (target, least) in json["targets"].as_array().expect("a list").iter().zip([0, 20_000_000]) {
+        let parts = &target["parts"];
+        assert_eq!(parts["shares"]["requests"], parts["server_service"]["count"]);
+        assert!(count(&parts["shares"]["requests"]) > 0, "{parts}");
+        assert!(count(&parts["server_service"]["min_ns"]) >= least, "{parts}");
+    }
+    let text = loadgen(&format!("ab {flags}")).expect(0);
+    text.says("\nServing p50 ").says("\nNetwork p99 ").says("\nWaiting p50 ");
+    let server = EchoServer::start(Fault::None);
+    let text = loadgen(&format!("ab {0} {0} --rounds 2 --slice 100ms -c 2", server.address));
+    assert!(!text.expect(0).stdout.contains("Serving"));
+}
+
 /// Replies that take 100 ms more than others.
 fn slow() -> EchoServer {
     EchoServer::start(Fault::Slow { wait: Duration::from_millis(100) })

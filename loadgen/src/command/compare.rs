@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use crate::command::sets;
 use crate::error::{Exit, Failure};
 use crate::report::ending::State;
+use crate::report::parts::side_by_side;
 use crate::report::print;
 use crate::report::saved::{self, Saved, SavedResult};
 use crate::report::schema::RunSummary;
@@ -150,6 +151,10 @@ fn render(first: &Saved, second: &Saved) -> String {
             line(name, values.map(nanos_text), ratio(values));
         }
     }
+    for (name, values) in side_by_side(&runs.map(|run| run.parts.as_ref())) {
+        let values = [values[0], values[1]].map(|nanos| nanos.unwrap_or_default() as f64);
+        line(&name, values.map(nanos_text), ratio(values));
+    }
     for (name, figure) in COUNTS {
         line(name, runs.map(|run| figure(run).to_string()), None);
     }
@@ -185,6 +190,7 @@ mod tests {
     use super::*;
     use crate::report::distinct::{distinct, spread};
     use crate::report::saved::tests::saved;
+    use crate::report::schema::{PartsSummary, distinct_parts};
     use crate::report::tests::report;
     use crate::stats::slo;
 
@@ -237,6 +243,27 @@ mod tests {
         assert_eq!(row("Latency mean")[..2], means);
         // The heading, Ended, Objectives, Verdict, both files, and the advice.
         assert_eq!(text.lines().count(), 2 + counts.len() + 1 + times.len() + 1 + 7, "\n{text}");
+    }
+
+    #[test]
+    fn the_parts_of_both_are_compared_if_there_are_any() {
+        let [mut a, mut b] = ["a", "b"].map(|name| saved(name, &distinct(0)));
+        let shown = |a: &Saved, b: &Saved| {
+            let text = render(a, b);
+            let row =
+                |name: &str| text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+            [row("Waiting p50"), row("Reading p99")]
+        };
+        assert_eq!(shown(&a, &b), [None, None]);
+        b.run.parts = Some(PartsSummary::new(&distinct_parts(2_000)));
+        assert!(shown(&a, &b)[0].as_ref().is_some_and(|row| row.contains(" 0.00us ")));
+        a.run.parts = Some(PartsSummary::new(&distinct_parts(1_000)));
+        // Six units of 1 us, of the 50th of 100 requests; five, of the 99th.
+        let expected = [
+            "Waiting p50             300.03us        600.06us     2.000",
+            "Reading p99             495.10us        990.21us     2.000",
+        ];
+        assert_eq!(shown(&a, &b), expected.map(|row| Some(row.into())));
     }
 
     #[test]

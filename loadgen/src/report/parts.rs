@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 
 use super::Report;
 use super::line::Line;
+use super::schema::{PartsSummary, Percentiles};
 use crate::stats::parts::{OneWay, Part, Parts, slowest};
 use crate::stats::records::percentile;
 use crate::units::time_us;
@@ -15,6 +16,22 @@ pub const SLOWEST: f64 = 0.01;
 pub fn lines(report: &Report) -> Vec<Line> {
     let parts = report.records.parts.as_deref().filter(|parts| parts.count() > 0);
     parts.map_or(Vec::new(), |parts| table(parts, &report.records.latency))
+}
+
+/// The parts of several runs or targets side by side: rows with a name, and the value of each of
+/// them in nanoseconds. No rows if none has parts.
+pub fn side_by_side(all: &[Option<&PartsSummary>]) -> Vec<(String, Vec<Option<u64>>)> {
+    const SHOWN: [(&str, fn(&Percentiles) -> Option<u64>); 2] =
+        [("p50", |of| of.p50_ns), ("p99", |of| of.p99_ns)];
+    if all.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    let row = |part: Part, (name, of): (&str, fn(&Percentiles) -> Option<u64>)| {
+        let value =
+            |one: &Option<&PartsSummary>| of(&one.as_ref()?.each()[part as usize].percentiles);
+        (format!("{} {name}", part.short()), all.iter().map(value).collect())
+    };
+    Part::ALL.into_iter().flat_map(|part| SHOWN.map(|shown| row(part, shown))).collect()
 }
 
 fn table(parts: &Parts, latency: &Histogram<u64>) -> Vec<Line> {

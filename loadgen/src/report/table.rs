@@ -1,5 +1,5 @@
 //! Saved results as one table of comma-separated values, with a number in each row: percentiles,
-//! seconds, and the runs of a search, of any number of files.
+//! parts, seconds, and the runs of a search, of any number of files.
 
 use std::fmt::{Display, Write};
 
@@ -12,6 +12,8 @@ use super::saved::SavedResult;
 /// Renders the table. `results`: each with the name of its file.
 ///
 /// * `percentiles`: `x` is the percentile, and the values are in nanoseconds.
+/// * `parts`: `x` is the largest latency of a group of requests, in nanoseconds, and the values are
+///   their number and the sums of their parts.
 /// * `seconds`: `x` is the start of the second, or of the longer interval, in nanoseconds.
 /// * `steps`: `x` is the rate that a run of a search tried, per second.
 ///
@@ -28,6 +30,16 @@ pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
             for (percentile, value) in hdr::percentiles(&values) {
                 rows.row("percentiles", percentile, &quantity, value);
             }
+        }
+        for (part, distribution) in result.parts().iter().flat_map(|parts| parts.by_name()) {
+            let values = distribution.histogram();
+            let values = values.map_err(|why| format!("{name}: parts: {part}: {why}"))?;
+            for (percentile, value) in hdr::percentiles(&values) {
+                rows.row("percentiles", percentile, &format!("parts_{part}_ns"), value);
+            }
+        }
+        for group in result.parts().map_or(&[][..], |parts| &parts.by_latency) {
+            rows.numbers("parts", group.latency_max_ns, group);
         }
         for second in result.run().map_or(&[][..], |run| &run.intervals) {
             rows.numbers("seconds", second.start_ns, second);
@@ -82,7 +94,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::report::distinct::distinct;
-    use crate::report::schema::RunSummary;
+    use crate::report::schema::{PartsSummary, RunSummary, distinct_parts};
 
     /// The value of the row with this table, x and quantity.
     fn value(text: &str, row: &str) -> f64 {
@@ -117,6 +129,31 @@ mod tests {
             assert_eq!(at("connections_open") as u64, second.connections_open);
             assert_eq!(at("latency_p99_9_ns") as u64, second.latency.p99_9_ns.expect("values"));
             assert_eq!(at("send_lag_max_ns") as u64, second.send_lag.max_ns.expect("values"));
+        }
+    }
+
+    #[test]
+    fn each_part_is_in_rows_under_its_own_name() {
+        let mut run = RunSummary::new(&distinct(0));
+        let parts = run.parts.insert(PartsSummary::new(&distinct_parts(1_000))).clone();
+        let result = SavedResult::Run(Box::new(run));
+        let text = render(&[("a.json".into(), result)]).expect("it has histograms");
+        for (key, values) in [
+            ("generator_lag", &parts.generator_lag),
+            ("connection_wait", &parts.connection_wait),
+            ("network", &parts.network),
+            ("server_wait", &parts.server_wait),
+            ("server_service", &parts.server_service),
+            ("generator_read", &parts.generator_read),
+        ] {
+            let at = |x: &str| value(&text, &format!(",percentiles,{x},parts_{key}_ns")) as u64;
+            assert_eq!(at("50"), values.percentiles.p50_ns.expect("values"), "{key}");
+            assert_eq!(at("100"), values.percentiles.max_ns.expect("values"), "{key}");
+        }
+        for group in &parts.by_latency {
+            let at = |key: &str| value(&text, &format!(",parts,{},{key}", group.latency_max_ns));
+            assert_eq!(at("requests") as u64, group.requests);
+            assert_eq!(at("server_wait_ns") as u64, group.server_wait_ns);
         }
     }
 

@@ -53,6 +53,30 @@ impl Part {
             Part::Reading => "generator's reading",
         }
     }
+
+    /// Its name in a table of several runs.
+    pub fn short(self) -> &'static str {
+        match self {
+            Part::Generator => "Lag",
+            Part::Connection => "Connection",
+            Part::Network => "Network",
+            Part::Waiting => "Waiting",
+            Part::Service => "Serving",
+            Part::Reading => "Reading",
+        }
+    }
+
+    /// Its key in JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Part::Generator => "generator_lag",
+            Part::Connection => "connection_wait",
+            Part::Network => "network",
+            Part::Waiting => "server_wait",
+            Part::Service => "server_service",
+            Part::Reading => "generator_read",
+        }
+    }
 }
 
 /// A value for each [`Part`], in the order of [`Part::ALL`].

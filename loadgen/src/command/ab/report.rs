@@ -9,10 +9,11 @@ use crate::cli::{OutputArgs, OutputFormat};
 use crate::error::Failure;
 use crate::report::difference::{self, short};
 use crate::report::outputs::{Sink, json_line};
+use crate::report::parts::side_by_side;
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
-    AbSummary, AbTarget, AbType, Distribution, PROGRAM_VERSION, Percentiles, RunConfig,
-    SCHEMA_VERSION, SliceSummary, SliceType, TargetComparison, nanos, unix_nanos,
+    AbSummary, AbTarget, AbType, Distribution, PROGRAM_VERSION, PartsSummary, Percentiles,
+    RunConfig, SCHEMA_VERSION, SliceSummary, SliceType, TargetComparison, nanos, unix_nanos,
 };
 use crate::report::{Report, Verdict};
 use crate::stats::difference::{CONFIDENCE, PAIRS_MIN};
@@ -157,6 +158,15 @@ pub fn render(contest: &Contest) -> String {
             contest.sides.iter().map(|side| format!("{:>16}", value(side))).collect();
         line(format!("{name:<14}{values}"));
     }
+    let parts = |side: &Side| side.whole.as_ref()?.records.parts.as_deref().map(PartsSummary::new);
+    let parts: Vec<_> = contest.sides.iter().map(parts).collect();
+    let parts: Vec<_> = parts.iter().map(Option::as_ref).collect();
+    for (name, values) in side_by_side(&parts) {
+        let text = |nanos: Option<u64>| nanos.map_or(String::new(), |nanos| time_of(Some(nanos)));
+        let values: String =
+            values.into_iter().map(|nanos| format!("{:>16}", text(nanos))).collect();
+        line(format!("{name:<14}{values}"));
+    }
     let summary = AbSummary::new(contest);
     for comparison in &summary.comparisons {
         let TargetComparison { name, against, figures } = comparison;
@@ -251,6 +261,7 @@ impl AbTarget {
             send_lag: Distribution::new(&records.send_lag),
             own_lag: Distribution::new(&records.own_lag),
             connect_latency: Distribution::new(&records.connect),
+            parts: records.parts.as_deref().map(PartsSummary::new),
             errors: whole.errors_by_name(),
             verdict: side.verdict(),
             verdict_text: side.verdict_text(),

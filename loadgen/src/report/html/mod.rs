@@ -226,7 +226,7 @@ fn run_below(run: &RunSummary) -> Markup {
         run.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
     let targets = run.per_target.as_deref().unwrap_or_default();
     html! {
-        @if let Some(parts) = &run.parts { (where_the_time_went(parts)) }
+        @if let Some(parts) = &run.parts { (where_the_time_went("Where the time went", parts)) }
         @if !run.objectives.is_empty() {
             (tables::objects("Objectives", &OBJECTIVE_KEYS, &objectives(run)))
         }
@@ -262,7 +262,7 @@ fn run_below(run: &RunSummary) -> Markup {
 }
 
 /// The parts of the latency, for a server whose replies carry its times.
-fn where_the_time_went(parts: &PartsSummary) -> Markup {
+fn where_the_time_went(title: &str, parts: &PartsSummary) -> Markup {
     let mut columns: Vec<_> = Part::ALL
         .into_iter()
         .zip(parts.each())
@@ -278,7 +278,7 @@ fn where_the_time_went(parts: &PartsSummary) -> Markup {
         rows.chain([("Requests".to_string(), json!(shares.requests))]).collect::<Vec<_>>()
     };
     html! {
-        (tables::percentiles("Where the time went", &columns))
+        (tables::percentiles(title, &columns))
         div.tables {
             (tables::pairs("Shares of all latencies", &shares(&parts.shares)))
             (tables::pairs("Shares of the slowest 1 %", &shares(&parts.shares_slowest)))
@@ -443,7 +443,7 @@ fn merged_below(merged: &MergedSummary) -> Markup {
         merged.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
     let targets = merged.per_target.as_deref().unwrap_or_default();
     html! {
-        @if let Some(parts) = &merged.parts { (where_the_time_went(parts)) }
+        @if let Some(parts) = &merged.parts { (where_the_time_went("Where the time went", parts)) }
         div.tables {
             (tables::pairs("Sums", &counts))
             @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }
@@ -496,6 +496,11 @@ fn ab_below(ab: &AbSummary) -> Markup {
     .to_vec();
     html! {
         (tables::percentiles("Latency in all rounds together", &latencies))
+        @for target in &ab.targets {
+            @if let Some(parts) = &target.parts {
+                (where_the_time_went(&format!("Where the time of {} went", target.name), parts))
+            }
+        }
         (tables::objects("Targets", &AB_KEYS, &ab.targets))
         (tables::pairs("Rounds", &rounds))
         details {

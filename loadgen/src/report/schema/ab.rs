@@ -7,7 +7,9 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AbType, ComparisonType, Distribution, Percentiles, RunConfig, SliceType};
+use super::{
+    AbType, ComparisonType, Distribution, PartsSummary, Percentiles, RunConfig, SliceType,
+};
 use crate::plan::calibration::MachineName;
 use crate::report::Verdict;
 
@@ -111,6 +113,9 @@ pub struct AbTarget {
     pub own_lag: Distribution,
     /// As in a summary, all slices together.
     pub connect_latency: Distribution,
+    /// As in a summary, all slices together; null unless its replies carry times.
+    #[serde(default)]
+    pub parts: Option<PartsSummary>,
     /// What went wrong with connections and how often, by name. What did not happen is absent.
     pub errors: BTreeMap<String, NonZeroU64>,
     /// Its verdict: the worst of its slices, and whether the generator kept the schedule of all of

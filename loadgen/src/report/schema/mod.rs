@@ -39,6 +39,8 @@ pub use ab::{
 pub use distribution::{Distribution, Percentiles};
 pub use link::{LinkDirection, LinkSummary};
 pub use merged::{MergedSummary, ShardsSummary};
+#[cfg(test)]
+pub use parts::tests::distinct_parts;
 pub use parts::{OneWaySummary, PartShares, PartsGroup, PartsSummary};
 pub use run::{
     CeilingUse, ClockComparison, ConnectionCounts, DatagramCounts, HubConfig, HubCounts,

@@ -143,6 +143,11 @@ impl PartsSummary {
         ]
     }
 
+    /// The distributions, each with its key.
+    pub fn by_name(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
+        Part::ALL.into_iter().map(Part::key).zip(self.each())
+    }
+
     /// The groups as rows.
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = (u64, Row)> + Clone {
         self.by_latency.iter().map(|group| (group.latency_max_ns, group.row()))
@@ -245,7 +250,7 @@ impl PartsGroup {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub mod tests {
     use std::time::Duration;
 
     use echopool::builtin::timed::Times;
@@ -255,7 +260,7 @@ pub(crate) mod tests {
     use crate::stats::parts::RoundTrip;
 
     /// Requests whose parts all differ.
-    pub(crate) fn parts(unit: u64) -> Parts {
+    pub fn distinct_parts(unit: u64) -> Parts {
         let mut parts = Parts::default();
         for nth in 1..=100 {
             let at = |units: u64| Time::from_nanos(units * unit * nth);
@@ -274,7 +279,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_part_is_under_its_own_key() {
-        let value = serde_json::to_value(PartsSummary::new(&parts(1_000))).expect("a JSON form");
+        let value =
+            serde_json::to_value(PartsSummary::new(&distinct_parts(1_000))).expect("a JSON form");
         let keys = [
             ("generator_lag", 1),
             ("connection_wait", 2),
@@ -300,7 +306,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_sum_of_two_runs_is_that_of_their_requests() {
-        let (one, other) = (parts(1_000), parts(700));
+        let (one, other) = (distinct_parts(1_000), distinct_parts(700));
         let sum = PartsSummary::new(&one).plus(&PartsSummary::new(&other)).expect("well-formed");
         let mut both = one.clone();
         both.merge(&other);
