@@ -170,7 +170,7 @@ def loadgen_summary(address, flags, cpus):
         # 4: the verdict is not `valid`, which the figure reports.
         if run.child.returncode not in (0, 4):
             raise SystemExit(f"figures: {' '.join(command)} exited with {run.child.returncode}")
-    return _without(json.loads(out))
+    return without_bulk(json.loads(out))
 
 
 def sleeper_lateness(floor_binary, cpu, count):
@@ -180,9 +180,9 @@ def sleeper_lateness(floor_binary, cpu, count):
         return json.loads(sleeper.read_line(READY_SECONDS_MAX))
 
 
-def _without(value):
+def without_bulk(value):
     if isinstance(value, dict):
-        return {key: _without(inner) for key, inner in value.items() if key not in LEFT_OUT}
+        return {key: without_bulk(inner) for key, inner in value.items() if key not in LEFT_OUT}
     return value
 
 

@@ -12,6 +12,10 @@ pub struct Discard;
 impl Service for Discard {
     type Session = ();
 
+    fn can_move(&self, _: u64, _: &()) -> bool {
+        true
+    }
+
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
         connection.input.consume(connection.input.len());

@@ -12,6 +12,10 @@ pub struct Echo;
 
 impl Service for Echo {
     type Session = ();
+
+    fn can_move(&self, _: u64, _: &()) -> bool {
+        true
+    }
     const HEARS_SENT: bool = false;
 
     #[inline]

@@ -185,18 +185,19 @@ fn serve(
     let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.end_times()));
     let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
-    let upgrader = Upgrader::new(sources.args(), &ending, upgrades);
+    let names = targets.iter().map(ToString::to_string).collect();
+    let upgrader = Upgrader::new(sources.args(), &ending, names, upgrades);
     let mut reloader = Reloader::new(sources, cli, config, log, &ending);
     reloader.start_rates()?;
     let ends_with_stdin = reloader.until_stdin_closes();
     let operations = Arc::new(Operations::new(ending.clone(), reloader, upgrader));
     start_threads(operations.clone(), ends_with_stdin, signals, &ending)?;
     if let Some(admin) = &ending.admin {
-        admin.set_operations(Some(operations));
+        admin.set_operations(Some(operations.clone()));
     }
     systemd::start_watchdog(&ending)?;
-    if let Some(mut takeover) = takeover.take() {
-        takeover.finish(&ending.server, ending.admin.as_ref()).map_err(Failure::new)?;
+    if let Some(takeover) = takeover.take() {
+        takeover.finish(&ending, &operations).map_err(Failure::new)?;
     }
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.writer.flush(LOG_FLUSH);

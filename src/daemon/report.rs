@@ -187,6 +187,8 @@ mod tests {
             &counters.datagrams_truncated,
             &counters.datagrams_refused,
             &counters.datagrams_limited,
+            &counters.handed_over,
+            &counters.taken_over,
         ];
         for (counter, value) in all.into_iter().zip(101..) {
             counter.add(value);
@@ -202,7 +204,8 @@ mod tests {
              wire_bytes_received=114 wire_bytes_sent=115 unaccepted=116 unanswered=117 \
              messages_dropped=118 datagrams_received=119 datagrams_sent=120 \
              datagrams_unsent=121 datagrams_dropped=122 datagrams_truncated=123 \
-             datagrams_refused=124 datagrams_limited=125 peer-closed=30 reset=1"
+             datagrams_refused=124 datagrams_limited=125 handed_over=126 \
+             taken_over=127 peer-closed=30 reset=1"
         );
     }
 }

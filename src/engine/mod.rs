@@ -24,6 +24,7 @@
 //! 7. Each call of the sink passes the engine, and the sink may submit to it.
 
 use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Waker;
 
 use crate::base::endpoint::{Endpoint, Peer};
@@ -188,6 +189,23 @@ pub trait Engine: Sized {
     /// Takes an accepted connection back that could not be adopted. The next Accept on this
     /// listener completes with it.
     fn give_back(&mut self, listener: usize, socket: Self::Socket, peer: Peer, permit: Permit);
+
+    /// Gives up a socket for which nothing but a Recv is in flight, and reports nothing more for it: the
+    /// Recv is forgotten. `None` if more is in flight, or the engine cannot. To take it back,
+    /// [`adopt`](Engine::adopt) it.
+    fn detach(&mut self, _key: Key) -> Option<Self::Socket> {
+        None
+    }
+
+    /// The descriptor of a socket, to pass it to another process.
+    fn descriptor(_socket: &Self::Socket) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The socket that another process has passed. It can be adopted.
+    fn of_descriptor(_descriptor: OwnedFd) -> Option<Self::Socket> {
+        None
+    }
 
     /// Closes an accepted socket instead of adopting it. With RST where the engine can, because FIN
     /// would leave the kernel a socket in TIME-WAIT for each client that is refused.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use std::{io, ptr};
 
 use crate::base::endpoint::Endpoint;
+#[cfg(feature = "daemon")]
+use crate::base::endpoint::Peer;
 use crate::base::key::ConnectionId;
 use crate::buffer::{Pool, Reserve, room};
 use crate::config::{Config, Limits, MemorySum, Sizes, WORKER_STACK_BYTES};
@@ -19,7 +21,13 @@ use crate::service::{Service, ServiceFactory, ServicePlan, assert_session_fits};
 use crate::shared::addresses::Addresses;
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
+#[cfg(feature = "daemon")]
+use crate::shared::mailbox::Command;
 use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
+#[cfg(feature = "daemon")]
+use crate::shared::moved::{Moved, Successor};
+#[cfg(feature = "daemon")]
+use crate::shared::permits::Permit;
 use crate::shared::permits::Permits;
 use crate::shared::receipt::SendError;
 #[cfg(feature = "tls")]
@@ -538,6 +546,32 @@ impl Shared {
     }
 }
 
+/// Goes on with connections of another process. It does not keep the server running.
+#[cfg(feature = "daemon")]
+#[derive(Clone)]
+pub(crate) struct Taker(Arc<Shared>);
+
+#[cfg(feature = "daemon")]
+impl Taker {
+    /// A place for a connection of this peer, if there is one: under the limit of connections and that
+    /// of its address.
+    pub(crate) fn place(&self, peer: Peer) -> Option<Permit> {
+        let mut permit = self.0.permits.try_take()?;
+        permit.mark_used();
+        permit.count_address(peer).then_some(permit)
+    }
+
+    /// Goes on with a connection, on the worker with this number or, if there are fewer, another one.
+    pub(crate) fn go_on_with(&self, worker: usize, moved: Moved) {
+        let worker = worker % self.0.counters.len();
+        let mut command = Command::GoOnWith(Box::new(moved));
+        while let Err(full) = self.0.mailboxes.send(worker, command) {
+            command = full;
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
 impl ServerHandle {
     /// The endpoints that the server listens on, with the actual ports, in the order of
     /// [`Config::listen`](crate::Config::listen).
@@ -702,14 +736,21 @@ impl ServerHandle {
     }
 
     /// Leaves the listeners to another process that has taken over those of `taken`, and ends when the
-    /// connections have ended. First accepts what waits at the other listeners. Waits until datagrams
-    /// are not received any more, which takes milliseconds.
+    /// connections have ended. First accepts what waits at the other listeners, and then offers the
+    /// connections to the successors, one for each worker. Waits until datagrams are not received any
+    /// more, which takes milliseconds.
     #[cfg(feature = "daemon")]
-    pub(crate) fn retire(&self, taken: &[Offer]) {
+    pub(crate) fn retire(&self, taken: &[Offer], successors: Vec<Box<dyn Successor>>) {
         taken.iter().for_each(Offer::is_taken);
         self.shared.offers().clear();
         self.shared.datagrams.stopper.leave();
-        self.shared.mailboxes.retire();
+        self.shared.mailboxes.retire(successors);
+    }
+
+    /// What goes on with connections of another process.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn taker(&self) -> Taker {
+        Taker(self.shared.clone())
     }
 
     /// Whether another process has taken over.

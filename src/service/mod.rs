@@ -126,6 +126,14 @@ pub trait Service: 'static {
     /// echo.
     const HEARS_SENT: bool = true;
 
+    /// Whether the service of another process can go on with a connection that has neither input nor
+    /// output, from a new session and [`open`](Service::open). Then an upgrade of the daemon hands the
+    /// connection over at such a moment, without a call of [`closed`](Service::closed). `tag` is
+    /// [`Connection::tag`].
+    fn can_move(&self, _tag: u64, _session: &Self::Session) -> bool {
+        false
+    }
+
     /// Whether a connection is read while it has unsent output. `false` bounds the server's memory:
     /// a client that does not read is not read from. A client that pipelines may need `true`; the
     /// service must then limit its output itself. `tag` is [`Connection::tag`].

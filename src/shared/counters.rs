@@ -242,6 +242,10 @@ counters! {
     datagrams_refused: Counter, "datagrams", "echopool_datagrams_refused_total";
     /// Datagrams above the rate of their source (`source-rate`). They get no reply.
     datagrams_limited: Counter, "datagrams", "echopool_datagrams_limited_total";
+    /// Connections that another process has taken over from this one in an upgrade.
+    handed_over: Counter, "connections", "echopool_connections_handed_over_total";
+    /// Connections that this process has taken over from another one in an upgrade.
+    taken_over: Counter, "connections", "echopool_connections_taken_over_total";
 }
 
 impl Counts {

@@ -92,6 +92,18 @@ impl Directory {
         part.used.fetch_max(id.slot() + 1, Ordering::Release);
     }
 
+    /// Sets since when a connection has existed. Only its worker may call this.
+    pub(crate) fn set_since(&self, id: ConnectionId, since: Time) {
+        let [.., to] = &self.parts[id.worker()].entries[id.slot() as usize];
+        to.store(since.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Since when a connection has existed that is in the directory.
+    pub(crate) fn since(&self, id: ConnectionId) -> Time {
+        let [.., since] = &self.parts[id.worker()].entries[id.slot() as usize];
+        Time::from_nanos(since.load(Ordering::Relaxed))
+    }
+
     /// Removes a connection. Only its worker may call this.
     pub(crate) fn leave(&self, id: ConnectionId) {
         self.parts[id.worker()].entries[id.slot() as usize][0].store(0, Ordering::Release);

@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::examination::Examination;
+use super::moved::{Moved, Successor};
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
 use crate::base::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -45,6 +46,9 @@ pub(crate) enum Command {
         /// Reports the result.
         receipt: Receipt,
     },
+    /// Go on with a connection of another process.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
+    GoOnWith(Box<Moved>),
     /// Tell what the worker knows of some connections.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
     Examine {
@@ -87,6 +91,8 @@ pub struct Mailboxes {
     stop_changes: AtomicU64,
     /// Whether another process has replaced this one.
     retires: AtomicBool,
+    /// What takes over the connections of each worker that retires.
+    successors: Mutex<Vec<Option<Box<dyn Successor>>>>,
 }
 
 /// Sends buffers from the service on one worker to its copies on the others. Each buffer is
@@ -175,6 +181,7 @@ impl Mailboxes {
             stopped: Mutex::default(),
             stop_changes: AtomicU64::new(0),
             retires: AtomicBool::new(false),
+            successors: Mutex::default(),
         }
     }
 
@@ -240,11 +247,20 @@ impl Mailboxes {
     }
 
     /// Orders each worker to retire: to close its listeners, and to end when its connections have
-    /// ended. An [`EndOrder`] precedes.
+    /// ended. An [`EndOrder`] precedes. The workers, in their order, first offer their connections to
+    /// these successors.
     #[cfg_attr(not(any(test, feature = "daemon")), allow(dead_code, reason = "for the daemon"))]
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(&self, successors: Vec<Box<dyn Successor>>) {
+        let successors = successors.into_iter().map(Some).collect();
+        *self.successors.lock().unwrap_or_else(PoisonError::into_inner) = successors;
         self.retires.store(true, Ordering::Relaxed);
         (0..self.workers()).for_each(|worker| self.notify(worker));
+    }
+
+    /// What takes over the connections of this worker. The first call returns it.
+    pub(crate) fn take_successor(&self, worker: usize) -> Option<Box<dyn Successor>> {
+        let mut successors = self.successors.lock().unwrap_or_else(PoisonError::into_inner);
+        successors.get_mut(worker)?.take()
     }
 
     /// Whether the workers are to retire.

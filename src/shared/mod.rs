@@ -8,5 +8,6 @@ pub(crate) mod examination;
 #[cfg(all(test, loom))]
 mod interleavings;
 pub mod mailbox;
+pub(crate) mod moved;
 pub mod permits;
 pub mod receipt;

@@ -359,7 +359,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// Whether the connections with this tag are read while they are sent to. `None` if the service
     /// panics.
-    fn full_duplex(&self, tag: u64) -> Option<bool> {
+    pub(super) fn full_duplex(&self, tag: u64) -> Option<bool> {
         catch_unwind(AssertUnwindSafe(|| self.service.full_duplex(tag))).ok()
     }
 
@@ -372,7 +372,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         }));
     }
 
-    fn id_of(&self, key: Key) -> ConnectionId {
+    pub(super) fn id_of(&self, key: Key) -> ConnectionId {
         ConnectionId::new(self.index, key)
     }
 

@@ -12,6 +12,7 @@
 
 use super::Core;
 use super::accept::Listener;
+use super::handover::Handover;
 use super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::time::Time;
@@ -32,7 +33,9 @@ const LATE_ACCEPTS_MAX: u32 = 1 << 16;
 pub(super) struct Drain {
     /// When the remaining connections are closed. `Time::MAX` if the worker retires.
     pub(super) deadline: Time,
-    /// Whether the connections are served until they end.
+    /// When the next turn has to start for the drain.
+    pub(super) wakes_at: Time,
+    /// Whether the connections are served until they end, or move to another process.
     retires: bool,
     step: DrainStep,
     /// How many more connections may be accepted while connections are finished.
@@ -61,12 +64,19 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// Begins a drain, or to retire. A drain that has begun gets the deadline.
     fn begin_drain<E: Engine>(&mut self, engine: &mut E, deadline: Time, retires: bool) {
         match &mut self.drain {
-            Some(drain) if drain.retires == retires => drain.deadline = deadline,
+            Some(drain) if drain.retires == retires => {
+                if drain.deadline != deadline {
+                    (drain.deadline, drain.wakes_at) = (deadline, deadline);
+                }
+            }
             _ => {
+                let successor = self.mailboxes.take_successor(self.index).filter(|_| retires);
+                self.handover = successor.map(Handover::to);
                 self.close_kept_listeners(engine);
                 let step = DrainStep::Accepting(ACCEPTING_TURNS);
                 let late_accepts_left = LATE_ACCEPTS_MAX;
-                self.drain = Some(Drain { deadline, retires, step, late_accepts_left });
+                let wakes_at = deadline;
+                self.drain = Some(Drain { deadline, wakes_at, retires, step, late_accepts_left });
             }
         }
     }
@@ -114,6 +124,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                         core.finish_draining(engine, key);
                         core.drive(engine, key);
                     });
+                } else {
+                    self.set_wakes_at(Time::ZERO);
                 }
                 // It may want its next turn earlier than it said in this one.
                 self.service_turn = Some(self.now);
@@ -121,7 +133,21 @@ impl<S: Service, L: Layer> Core<S, L> {
             DrainStep::Finishing if deadline <= self.looked_at && !self.stopping => {
                 self.stop(engine);
             }
-            DrainStep::Finishing => self.close_listeners_without_clients(engine),
+            DrainStep::Finishing => {
+                self.close_listeners_without_clients(engine);
+                let moves = |drain: &Drain| drain.retires && drain.wakes_at <= self.now;
+                if self.drain.as_ref().is_some_and(moves) {
+                    let again = self.hand_over_some(engine);
+                    self.serve_waiters(engine);
+                    self.set_wakes_at(again);
+                }
+            }
+        }
+    }
+
+    fn set_wakes_at(&mut self, at: Time) {
+        if let Some(drain) = &mut self.drain {
+            drain.wakes_at = at;
         }
     }
 

@@ -177,6 +177,10 @@ impl<S: Service, L: Layer> Core<S, L> {
                 work.spend(Work::SEND);
                 self.disconnect(engine, id, receipt);
             }
+            Command::GoOnWith(moved) => {
+                work.spend(Work::SEND);
+                self.go_on_with(engine, *moved);
+            }
             Command::Examine { examination, receipt } => {
                 self.examine(engine, &examination, work);
                 drop(examination);

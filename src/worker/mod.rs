@@ -8,7 +8,8 @@
 //! * `timers`: time-outs, and the timers that services set.
 //! * `layer`: the byte layer between a connection's socket and its service.
 //! * `mail`: commands and messages from other workers and threads.
-//! * `drain`: drain and stop.
+//! * `drain`: drain, stop, and the end of a process that was replaced.
+//! * `handover`: connections that move to another process, and from another one.
 //! * `launch`: makes a worker on this machine's engine.
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ mod accept;
 pub mod connection;
 mod drain;
 mod drive;
+mod handover;
 pub(crate) mod launch;
 pub(crate) mod layer;
 mod lifecycle;
@@ -54,6 +56,7 @@ mod timers;
 use accept::Listener;
 pub(crate) use accept::ListenerOf;
 use drain::Drain;
+use handover::Handover;
 use layer::{Layer, Plain};
 use mail::Delivery;
 use supply::Supply;
@@ -150,6 +153,8 @@ pub(crate) struct Core<S: Service, L: Layer> {
     /// How many of them are still to be served before those that yielded later.
     yielded_left: usize,
     drain: Option<Drain>,
+    /// To the process that has replaced this one.
+    handover: Option<Handover>,
     stopping: bool,
     /// Connections that a stop closed at once, or that lost output during a drain.
     cut: u64,
@@ -241,6 +246,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             yielded: SlotQueue::new(slots),
             yielded_left: 0,
             drain: None,
+            handover: None,
             stopping: false,
             cut: 0,
         };
@@ -472,7 +478,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if !self.yielded.is_empty() || self.listeners_want_a_turn() || self.drain_wants_a_turn() {
             return Some(Time::ZERO);
         }
-        let drain = self.drain.as_ref().map(|drain| drain.deadline);
+        let drain = self.drain.as_ref().map(|drain| drain.wakes_at);
         let at = |time: Option<Time>| time.unwrap_or(Time::MAX);
         let first = at(self.wheel.next())
             .min(at(self.service_turn))

@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use crate::harness::{Client, Daemon, GUARD, eventually, named_values};
 
 /// The counters of datagrams in the totals of a server that has none.
-const NO_DATAGRAMS: &str = "datagrams_received=0 datagrams_sent=0 datagrams_unsent=0 \
-    datagrams_dropped=0 datagrams_truncated=0 datagrams_refused=0 datagrams_limited=0";
+const NO_DATAGRAMS_OR_UPGRADES: &str = "datagrams_received=0 datagrams_sent=0 datagrams_unsent=0 \
+    datagrams_dropped=0 datagrams_truncated=0 datagrams_refused=0 datagrams_limited=0 \
+    handed_over=0 taken_over=0";
 
 fn connect(daemon: &Daemon, listener: usize) -> TcpStream {
     let client = TcpStream::connect_timeout(&daemon.addresses()[listener], GUARD);
@@ -65,7 +66,7 @@ fn totals_at_a_signal_and_at_the_end_and_the_lines_of_connections_have_known_val
         ("waits_for_slot", 0),
     ]);
     assert!(line.contains(&totals), "{line}");
-    let rest = format!(" messages_dropped=0 {NO_DATAGRAMS} peer-closed=2 reset=1");
+    let rest = format!(" messages_dropped=0 {NO_DATAGRAMS_OR_UPGRADES} peer-closed=2 reset=1");
     assert!(line.ends_with(&rest), "{line}");
 
     let discarding = discarded.local_addr().expect("its address");
@@ -89,7 +90,7 @@ fn totals_at_a_signal_and_at_the_end_and_the_lines_of_connections_have_known_val
     ]);
     assert!(end.contains(&totals), "{end}");
     let rest = format!(
-        " unaccepted=0 unanswered=1 messages_dropped=0 {NO_DATAGRAMS} peer-closed=2 reset=1 drained=6"
+        " unaccepted=0 unanswered=1 messages_dropped=0 {NO_DATAGRAMS_OR_UPGRADES} peer-closed=2 reset=1 drained=6"
     );
     assert!(end.ends_with(&rest), "{end}");
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::admin::get;
+use crate::admin::{connect, get};
 use crate::control::{TOKEN, TokenFile, authorized};
-use crate::harness::{Client, Daemon, GUARD, binary, eventually, meanwhile};
+use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, meanwhile};
+use crate::systemd::passing;
 
 /// A daemon that is upgraded. Dropping it kills the processes that have taken over.
 struct Upgraded {
@@ -29,7 +30,7 @@ impl Upgraded {
         Upgraded::start_under("true", flags)
     }
 
-    /// Starts it after a shell command in the same process.
+    /// Starts it after a shell command in the same process, which may start `"$0"` itself.
     fn start_under(shell: &str, flags: &[&str]) -> Upgraded {
         let folder = folder();
         symlink(binary(), folder.join("echopool")).expect("linking the program");
@@ -37,7 +38,10 @@ impl Upgraded {
         fs::copy(token.path(), folder.join("token")).expect("copying the token");
         let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
         let (token, program) = (path("token"), path("echopool"));
-        let shell = format!("{shell} && exec {program} \"$@\"");
+        let shell = match shell.contains("\"$0\"") {
+            true => shell.replace("\"$0\"", &program),
+            false => format!("{shell} && exec {program} \"$@\""),
+        };
         let admin = ["--admin", "127.0.0.1:0", "--admin-token-file", &token];
         let daemon = Daemon::start_under(&shell, &[flags, &admin].concat());
         Upgraded { daemon, folder }
@@ -67,9 +71,11 @@ impl Upgraded {
 
     /// Upgrades, which succeeds. Returns the new process.
     fn upgrade(&self) -> Pid {
+        let before = self.successors().len();
         let (status, text) = self.ask();
         assert_eq!(status, 200, "{text}");
-        *self.successors().last().expect("it is in the log")
+        eventually("it is in the log", || self.successors().len() > before);
+        self.successors()[before]
     }
 
     /// The processes that have taken over, one after the other.
@@ -175,13 +181,14 @@ fn clients_of_every_kind_of_address_notice_nothing_of_upgrades() {
     });
     assert!(rounds >= 5, "{rounds} rounds");
     assert_eq!(upgraded.metric("echopool_upgrades_failed_total"), 0);
-    ping(&mut early_unix, b"still there");
-    assert!(upgraded.daemon.try_wait().is_none(), "it has connections");
-    drop((early, early_unix));
+    // The connections have moved, too.
     upgraded.first_has_ended();
     let all = upgraded.successors();
     let (last, others) = all.split_last().expect("five");
     eventually("only the last one runs", || !others.iter().any(|process| runs(*process)));
+    ping(&mut early_unix, b"still there");
+    early.ping(1_000);
+    drop((early, early_unix));
     // Its drain closes what it has taken over, and it removes the file.
     kill_process(*last, Signal::TERM).expect("ending it");
     eventually("it ends", || !runs(*last));
@@ -269,14 +276,15 @@ fn a_second_upgrade_and_one_of_an_ending_daemon_are_refused() {
 
 #[test]
 fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
-    let mut upgraded = Upgraded::start(&[]);
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "hub://127.0.0.1:0"];
+    let mut upgraded = Upgraded::start(&listen);
     let address = upgraded.daemon.address();
-    let mut old = Client::connect(address);
-    old.ping(10);
+    // A member of a hub stays.
+    let mut old = connect(upgraded.daemon.addresses()[1]);
+    old.read_exact(&mut [0; 13]).expect("WELCOME");
     upgraded.daemon.signal(Signal::USR2);
     eventually("it takes over", || upgraded.successors().len() == 1);
     let successor = upgraded.successors()[0];
-    old.ping(1_000);
     let mut new = Client::connect(address);
     new.ping(10);
     // Only once.
@@ -286,11 +294,116 @@ fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
     upgraded.daemon.signal(Signal::HUP);
     let line = "SIGHUP: ignored, another process has taken over";
     eventually("a line", || upgraded.daemon.log().contains(line));
+    assert!(upgraded.daemon.try_wait().is_none(), "it has a connection");
     upgraded.daemon.signal(Signal::TERM);
-    old.close();
+    assert_eq!(old.read(&mut [0; 1]).expect("FIN"), 0);
+    drop(old);
     upgraded.first_has_ended();
     new.ping(1_000);
     assert!(runs(successor));
+}
+
+/// Each client sends as soon as it has its bytes back, so the processes change in the middle of that.
+#[test]
+fn a_thousand_clients_in_use_move_five_times_and_get_every_byte() {
+    const CLIENTS: usize = 1_000;
+    let upgraded = Upgraded::start(&["--workers", "2"]);
+    let mut fleet = Fleet::connect(upgraded.daemon.address(), CLIENTS);
+    fleet.set_window(100);
+    thread::scope(|scope| {
+        let upgrades = scope.spawn(|| {
+            for _ in 0..5 {
+                let last = upgraded.successors().last().copied();
+                upgraded.upgrade();
+                eventually("all have moved", || !runs(last.unwrap_or(upgraded.daemon.pid())));
+            }
+        });
+        while !upgrades.is_finished() {
+            // Checks each byte, and that nobody was closed.
+            fleet.echo(1_000);
+        }
+    });
+    fleet.echo(1_000);
+    let moved = "echopool_connections_taken_over_total";
+    let of = |worker| upgraded.metric(&format!("{moved}{{worker=\"{worker}\"}}"));
+    eventually("all have moved", || of(0) + of(1) == CLIENTS as u64);
+}
+
+/// Each of them goes on at the process that has it, and moves when it waits for bytes.
+#[test]
+fn what_has_output_input_or_a_service_that_stays_is_served_by_the_old_process() {
+    let listen = ["127.0.0.1:0", "framed://127.0.0.1:0", "chargen://127.0.0.1:0"];
+    let more = ["message://127.0.0.1:0?delimiter=%0A&after=keep", "discard://127.0.0.1:0"];
+    let flags: Vec<&str> = listen.iter().chain(&more).flat_map(|on| ["--listen", *on]).collect();
+    let mut upgraded = Upgraded::start(&flags);
+    let at = upgraded.daemon.addresses().to_vec();
+    let mut slow = Client::connect_with_small_window(at[0], 4096);
+    let sent = slow.send_without_waiting(64 << 20);
+    let [mut framed, mut chargen, mut message, mut discard] =
+        [1, 2, 3, 4].map(|at_| connect(at[at_]));
+    framed.write_all(b"\x05\0\0\0he").expect("half a frame");
+    message.write_all(b"hal").expect("half a message");
+    discard.write_all(b"nothing").expect("bytes");
+    let mut start = [0; 74];
+    chargen.read_exact(&mut start).expect("a line");
+    eventually("all are there", || upgraded.metric("echopool_ready") == 1);
+    let connections = || {
+        let (_, page) = get(&upgraded.daemon, "/metrics");
+        let lines = page.lines().filter(|line| line.starts_with("echopool_connections{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    eventually("five are there", || connections() == 5);
+    upgraded.upgrade();
+    eventually("discard has moved", || connections() == 1);
+    discard.write_all(b"more").expect("bytes");
+    framed.write_all(b"llo").expect("the rest");
+    let mut reply = [0; 9];
+    framed.read_exact(&mut reply).expect("the frame");
+    assert_eq!(&reply, b"\x05\0\0\0hello");
+    message.write_all(b"f\n").expect("the rest");
+    message.read_exact(&mut reply[..5]).expect("the message");
+    assert_eq!(&reply[..5], b"half\n");
+    eventually("framed and message have moved", || connections() == 3);
+    ping(&mut framed, b"\x01\0\0\0x");
+    ping(&mut message, b"again\n");
+    slow.expect(sent);
+    eventually("the slow one has moved", || connections() == 4);
+    slow.ping(100_000);
+    // The generator has sent without a gap.
+    let mut line = [0; 74];
+    chargen.read_exact(&mut line).expect("the next line");
+    assert_eq!(line[..71], start[1..72]);
+    assert!(upgraded.daemon.try_wait().is_none(), "it has the generator's client");
+    drop(chargen);
+    upgraded.first_has_ended();
+}
+
+#[test]
+fn a_connection_stays_if_the_new_process_has_no_place_or_another_service_for_it() {
+    let config = crate::config::ConfigFile::new("max-connections = 10\nmax-frame = '1k'\n");
+    let listen = ["--config", config.path(), "--listen", "framed://127.0.0.1:0"];
+    let mut upgraded = Upgraded::start(&listen);
+    let address = upgraded.daemon.address();
+    let mut clients: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
+    let mut all_are_served = || clients.iter_mut().for_each(|it| ping(it, b"\x01\0\0\0x"));
+    all_are_served();
+    config.write("max-connections = 4\nmax-frame = '1k'\n");
+    upgraded.upgrade();
+    let connections = || {
+        let (_, page) = get(&upgraded.daemon, "/metrics");
+        let lines = page.lines().filter(|line| line.starts_with("echopool_connections{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    eventually("four have moved", || connections() == 4);
+    all_are_served();
+    // Another limit of frames is another service.
+    config.write("max-connections = 10\nmax-frame = '10k'\n");
+    upgraded.upgrade();
+    let _new = connect(address);
+    eventually("none has moved", || connections() == 1);
+    all_are_served();
+    drop(clients);
+    upgraded.first_has_ended();
 }
 
 /// With fewer workers than before, some accept from several sockets.
@@ -339,18 +452,13 @@ fn the_service_manager_follows_the_new_process() {
         String::from_utf8(message[..length].to_vec()).expect("text")
     };
     // The shell that starts the daemon has its process id.
-    let passed = TcpListener::bind("127.0.0.1:0").expect("an address");
-    let address = passed.local_addr().expect("its address");
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&passed);
-    let flags = rustix::io::FdFlags::empty();
-    rustix::io::fcntl_setfd(&passed, flags).expect("letting it be inherited");
     let shell = format!(
-        "exec 3<&{fd} && export NOTIFY_SOCKET={} LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=$$ \
-         WATCHDOG_PID=$$ WATCHDOG_USEC=100000000",
-        path.display()
+        "export NOTIFY_SOCKET={} WATCHDOG_PID=$$ WATCHDOG_USEC=100000000 && {}",
+        path.display(),
+        passing(&["web=tcp"])
     );
     let mut upgraded = Upgraded::start_under(&shell, &["--listen", "framed://fd:web"]);
-    rustix::io::fcntl_setfd(&passed, rustix::io::FdFlags::CLOEXEC).expect("and not any more");
+    let address = upgraded.daemon.address();
     let ready = |process: &str| {
         let mut seen = Vec::new();
         while seen.last().is_none_or(|last: &String| !last.starts_with(process)) {

@@ -168,6 +168,10 @@ impl ServiceFactory for MessageOptions {
 impl Service for Delimited {
     type Session = Scan;
 
+    fn can_move(&self, _: u64, _: &Scan) -> bool {
+        true
+    }
+
     fn input_max(&self, _: u64) -> usize {
         self.framing.wire_max()
     }

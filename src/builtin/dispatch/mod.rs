@@ -223,6 +223,11 @@ impl Service for ListenerServices {
         with!(&self.services[tag as usize], service => service.full_duplex(tag))
     }
 
+    fn can_move(&self, tag: u64, session: &BuiltinSession) -> bool {
+        let of = &self.services[tag as usize];
+        with_session!(of, session, (service, its) => service.can_move(tag, its))
+    }
+
     fn input_max(&self, tag: u64) -> usize {
         with!(&self.services[tag as usize], service => service.input_max(tag))
     }

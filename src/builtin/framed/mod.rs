@@ -68,6 +68,10 @@ impl ServiceFactory for FramedOptions {
 impl Service for Framed {
     type Session = ();
 
+    fn can_move(&self, _: u64, _: &()) -> bool {
+        true
+    }
+
     fn input_max(&self, _: u64) -> usize {
         self.framing.wire_max()
     }

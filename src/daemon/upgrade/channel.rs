@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -55,6 +55,20 @@ impl Channel {
         let flags = if inherit { FdFlags::empty() } else { FdFlags::CLOEXEC };
         rustix::io::fcntl_setfd(&self.0, flags)?;
         Ok(self.0.as_raw_fd())
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Another descriptor of this end.
+    pub(super) fn another(&self) -> io::Result<Channel> {
+        Ok(Channel(self.0.try_clone()?))
+    }
+
+    /// Ends both directions. What has arrived can still be received.
+    pub(super) fn shut_down(&self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
     }
 
     /// Sends a message with copies of these sockets.

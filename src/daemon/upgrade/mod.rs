@@ -7,7 +7,8 @@
 //!   waits, at most --upgrade-timeout ◄────────── Ready (which groups it has taken), or Failed
 //!   Go ────────────────────────────────────────► accepts
 //!   closes its listeners ◄────────────────────── Serving
-//!   ends when its connections have ended
+//!   Moves: a line for each worker ─────────────► takes over the connections
+//!   ends when its connections have ended or moved
 //! ```
 //!
 //! The listening sockets themselves are passed on (SCM_RIGHTS), so a connection that waits in a backlog
@@ -18,6 +19,7 @@
 //! * `channel`: messages between the two, with sockets
 //! * `upgrader`: the running process's part
 //! * `takeover`: the new one's part
+//! * `connections`: what follows: the connections move to the new process
 
 use std::path::PathBuf;
 
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::Upgrades;
 
 mod channel;
+mod connections;
 mod takeover;
 mod upgrader;
 
@@ -78,9 +81,13 @@ struct File {
     inode: u64,
 }
 
-/// The last message of the running process.
+/// The new process is to accept.
 #[derive(Serialize, Deserialize, Debug)]
 struct Go;
+
+/// The last message of the running process: the lines for the connections, one for each worker.
+#[derive(Serialize, Deserialize, Debug)]
+struct Moves;
 
 /// A message of the new process.
 #[derive(Serialize, Deserialize, Debug)]

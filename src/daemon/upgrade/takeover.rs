@@ -3,13 +3,19 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::channel::Channel;
-use super::{ARGUMENT, File, Go, Group, Opening, Reply, Role, VERSION};
-use crate::admin::{Admin, Upgrades};
-use crate::daemon::inherited;
+use super::connections::Lines;
+use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
+use crate::admin::Upgrades;
+use crate::daemon::ending::Ending;
+use crate::daemon::operations::Operations;
+use crate::daemon::{inherited, spawn};
 use crate::net::bind::{ListenOn, SocketFile};
-use crate::server::ServerHandle;
+
+/// How long the old process has to send the lines for its connections.
+const MOVES_TIME: Duration = Duration::from_secs(10);
 
 /// What this process takes over from the one that runs.
 pub(in crate::daemon) struct Takeover {
@@ -127,16 +133,17 @@ impl Takeover {
         let _ = self.channel.send(&Reply::Failed { text: text.trim_end().to_owned() }, &[]);
     }
 
-    /// Says that this process is ready, waits until it is to go, and accepts. If the other process has
-    /// died meanwhile, this one is its heir.
+    /// Says that this process is ready, waits until it is to go, and accepts. Then the connections
+    /// come. If the other process has died meanwhile, this one is its heir.
     ///
     /// # Errors
     /// The other process cannot be asked.
     pub(in crate::daemon) fn finish(
-        &mut self,
-        server: &ServerHandle,
-        admin: Option<&Admin>,
+        mut self,
+        ending: &Ending,
+        operations: &Arc<Operations>,
     ) -> Result<(), String> {
+        let Ending { server, admin, .. } = ending;
         // Sockets that this process does not need: the other closes them in order.
         self.groups.clear();
         let ready = Reply::Ready { taken: std::mem::take(&mut self.taken) };
@@ -154,6 +161,17 @@ impl Takeover {
         }
         // If nobody hears it, nobody else serves.
         let _ = self.channel.send(&Reply::Serving, &[]);
-        Ok(())
+        let (taker, operations, channel) = (server.taker(), operations.clone(), self.channel);
+        let follow = move || {
+            let Ok(Some((Moves, lines))) = channel.receive::<Moves>(Some(MOVES_TIME)) else {
+                return;
+            };
+            let upgrader = &operations.upgrader;
+            match Lines::take_over(lines, upgrader.listeners(), &taker) {
+                Ok(lines) => upgrader.keep_lines(lines),
+                Err(error) => log::warn!("the connections stay with the old process: {error}"),
+            }
+        };
+        spawn("lines", follow).map_err(|failure| failure.text)
     }
 }

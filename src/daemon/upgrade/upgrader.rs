@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::{ARGUMENT, File, Go, Group, Opening, Reply, Role, VERSION};
+use super::connections::{self, Lines};
+use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
 use crate::admin::{Admin, Upgrades};
 use crate::daemon::ending::Ending;
 use crate::daemon::{inherited, spawn, systemd};
@@ -34,6 +35,10 @@ pub(in crate::daemon) struct Upgrader {
     program: PathBuf,
     args: Vec<OsString>,
     ending: Arc<Ending>,
+    /// The names of the listeners, by their numbers: the services with their options and addresses.
+    listeners: Vec<String>,
+    /// The lines of the process that this one has replaced.
+    lines: Mutex<Option<Lines>>,
     /// Locked during an upgrade.
     upgrades: Mutex<Upgrades>,
 }
@@ -43,6 +48,7 @@ impl Upgrader {
     pub(in crate::daemon) fn new(
         args: &[OsString],
         ending: &Arc<Ending>,
+        listeners: Vec<String>,
         upgrades: Upgrades,
     ) -> Upgrader {
         let (name, args) = args
@@ -52,6 +58,8 @@ impl Upgrader {
             program: program(name),
             args: args.to_vec(),
             ending: ending.clone(),
+            listeners,
+            lines: Mutex::default(),
             upgrades: Mutex::new(upgrades),
         };
         upgrader.show(upgrades);
@@ -84,6 +92,15 @@ impl Upgrader {
             }
         }
         result
+    }
+
+    /// Keeps the lines of the process that this one has replaced, until this one is replaced.
+    pub(super) fn keep_lines(&self, lines: Lines) {
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
+    }
+
+    pub(super) fn listeners(&self) -> &[String] {
+        &self.listeners
     }
 
     fn show(&self, upgrades: Upgrades) {
@@ -151,8 +168,8 @@ impl Upgrader {
         systemd::be_silent();
         let (id, connections) = (new.id(), server.stats().total().connections);
         let text = format!(
-            "process {id} has taken over; {connections} connections stay with process {} until they \
-             end (SIGTERM drains them)",
+            "process {id} has taken over; of {connections} connections, those that cannot move stay with \
+             process {} until they end (SIGTERM drains them)",
             std::process::id()
         );
         log::info!("{why}: {text}");
@@ -167,7 +184,19 @@ impl Upgrader {
         if let Some(admin) = admin {
             admin.leave(&of_groups(of_admin, listeners));
         }
-        server.retire(&of_groups(listen, 0));
+        // What an earlier process has not moved yet stays there.
+        drop(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let lines = connections::lines(server.limits().workers, &self.listeners);
+        let successors = lines.and_then(|(successors, others)| {
+            let others: Vec<BorrowedFd<'_>> = others.iter().map(Channel::as_fd).collect();
+            own.send(&Moves, &others)?;
+            Ok(successors)
+        });
+        let successors = successors.unwrap_or_else(|error| {
+            log::warn!("{why}: the connections stay: {error}");
+            Vec::new()
+        });
+        server.retire(&of_groups(listen, 0), successors);
         Ok(text)
     }
 
@@ -258,7 +287,8 @@ impl New {
         let Some(mut child) = self.0.take() else { return };
         let watched = spawn("successor", move || {
             let id = child.id();
-            if let Ok(status) = child.wait() {
+            // With status 0 it was told to end, or was replaced itself.
+            if let Some(status) = child.wait().ok().filter(|status| !status.success()) {
                 log::warn!("process {id}, which has taken over, has ended ({status})");
             }
         });

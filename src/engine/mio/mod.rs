@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -625,6 +626,28 @@ impl<S: Sys> Engine for MioEngine<S> {
 
     fn adopt(&mut self, key: Key, socket: S::Socket, peer: Peer) -> Result<(), (Errno, S::Socket)> {
         self.install(key, socket, false, matches!(peer, Peer::Unix { .. }))
+    }
+
+    fn detach(&mut self, key: Key) -> Option<S::Socket> {
+        let slot = find(&mut self.sockets, key)?;
+        let is_discarding = slot.receiving == DISCARD;
+        if slot.connecting || slot.sending.is_some() || slot.receiving == 0 || is_discarding {
+            return None;
+        }
+        // The socket stays if the system cannot.
+        if !self.sys.forget(slot.socket.as_ref()?) {
+            return None;
+        }
+        slot.receiving = 0;
+        slot.socket.take()
+    }
+
+    fn descriptor(socket: &S::Socket) -> Option<BorrowedFd<'_>> {
+        S::descriptor(socket)
+    }
+
+    fn of_descriptor(descriptor: OwnedFd) -> Option<S::Socket> {
+        S::of_descriptor(descriptor)
     }
 
     fn refuse(&mut self, socket: S::Socket) {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -308,8 +308,20 @@ impl Sys for Kernel {
 
     fn close_shared(&mut self, socket: OwnedFd) {
         // Otherwise it reports events as long as another descriptor of it is open.
-        let _ = self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
-        self.close(socket);
+        self.forget(&socket);
+    }
+
+    fn forget(&mut self, socket: &OwnedFd) -> bool {
+        self.watched -= 1;
+        self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd())).is_ok()
+    }
+
+    fn descriptor(socket: &OwnedFd) -> Option<BorrowedFd<'_>> {
+        Some(socket.as_fd())
+    }
+
+    fn of_descriptor(descriptor: OwnedFd) -> Option<OwnedFd> {
+        Some(descriptor)
     }
 
     fn close(&mut self, socket: OwnedFd) {

@@ -3,6 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Waker;
 
 use crate::base::endpoint::{Endpoint, Peer};
@@ -153,6 +154,22 @@ pub trait Sys {
     /// Closes a registered socket of which another descriptor may be open, here or in another process.
     fn close_shared(&mut self, socket: Self::Socket) {
         self.close(socket);
+    }
+
+    /// Reports nothing more of a registered socket, so that another process can register it. Returns
+    /// false if the system cannot.
+    fn forget(&mut self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
+    /// The descriptor of a socket, to pass it to another process.
+    fn descriptor(_socket: &Self::Socket) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The socket that another process has passed.
+    fn of_descriptor(_descriptor: OwnedFd) -> Option<Self::Socket> {
+        None
     }
 
     /// Closes a registered socket.

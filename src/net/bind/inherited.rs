@@ -10,6 +10,7 @@
 //! distributes the connections to all of them (SO_REUSEPORT). With fewer workers than sockets, some
 //! workers accept from several; with more, sockets are added.
 
+#[cfg(feature = "daemon")]
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -105,6 +105,7 @@ impl<Socket> Listening<Socket> {
 /// The sockets of an endpoint, for a process that takes them over. While there is one, the sockets
 /// stay open.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
 pub(crate) struct Offer {
     /// The endpoint's number among all of its server.
     pub(crate) number: usize,

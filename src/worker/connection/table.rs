@@ -111,7 +111,6 @@ impl<T> Table<T> {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
-    #[cfg(any(test, feature = "sim"))]
     /// The entry in a slot.
     pub fn at(&self, slot: u32) -> Option<&T> {
         self.entries.get(slot as usize)

@@ -201,6 +201,10 @@ impl Layer for ByListener {
         self.kinds.iter().map(bytes).max().unwrap_or(0)
     }
 
+    fn can_move(&self, state: &State) -> bool {
+        matches!(state.held, Held::Plain(()))
+    }
+
     fn names_peer(&self, tag: u64, at: Peer) -> bool {
         match self.kind(tag) {
             Kind::Plain(layer) => layer.names_peer(tag, at),

@@ -65,6 +65,11 @@ pub(crate) trait Layer: 'static {
     /// of its listener. `at` is the peer as the socket reports it.
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State;
 
+    /// Whether the layer of another process can go on with the connection from a new state.
+    fn can_move(&self, _: &Self::State) -> bool {
+        false
+    }
+
     /// What the layer allocates for a connection while it is open, in bytes at most, beside its
     /// state.
     fn bytes_each(&self) -> usize {
@@ -181,6 +186,10 @@ impl Layer for Plain {
     fn state(&self, _: u64, _: Peer, _: &Pool) {}
 
     #[inline(always)]
+    fn can_move(&self, _: &()) -> bool {
+        true
+    }
+
     fn begin(&mut self, (): &mut (), _: &Pool) -> Result<(), CloseReason> {
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::shared::mailbox::EndOrder;
 use crate::{Config, Drained, Server, ServerHandle};
 
 mod endings;
+mod handover;
 mod listeners;
 mod panics;
 mod stepped;

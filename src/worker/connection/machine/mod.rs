@@ -203,6 +203,13 @@ impl Machine {
         self.phase == Phase::Open
     }
 
+    /// Whether the connection waits for bytes, and for nothing else.
+    #[cold]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let waits = Machine { rx: Rx::Receiving, ..Machine::accepted(self.full_duplex) };
+        *self == waits
+    }
+
     /// Whether a Send is in flight.
     pub(crate) fn is_sending(&self) -> bool {
         self.tx == Tx::Sending

@@ -1,0 +1,201 @@
+//! The connections that go from the old process to the new one, after the listeners. Each worker of
+//! the old process has a line to the new one, and there a thread:
+//!
+//! ```text
+//! old worker (Line)                       thread of the new process (take_over)
+//!   a batch of connections at rest ─────► takes a place for each: a service that is the same, a
+//!                                         permit; otherwise refuses it
+//!   goes on with those refused ◄───────── Taken
+//!   Commit ─────────────────────────────► gives the others to its workers
+//!   closes its descriptors
+//! ```
+//!
+//! Until Commit is in the new process's queue, the connections are the old process's. If the new one
+//! dies before that, or does not reply, the old one goes on with them, and closes the line, after which
+//! the new one forgets them. If the new one dies after it, they end with it, as all of its others do.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::channel::Channel;
+use crate::base::endpoint::Peer;
+use crate::base::time::Time;
+use crate::server::Taker;
+use crate::shared::moved::{Facts, Moved, Successor};
+use crate::shared::permits::Permit;
+
+/// How long the new process has to reply. The worker serves nobody meanwhile.
+const REPLY_TIME: Duration = Duration::from_secs(2);
+
+/// A connection that is offered. Its socket comes with the message.
+#[derive(Serialize, Deserialize, Debug)]
+struct Record {
+    /// The service of its listener with all options, and the address.
+    listener: String,
+    peer: PeerRecord,
+    since_ns: u64,
+    active_at_ns: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+enum PeerRecord {
+    Tcp(std::net::SocketAddr),
+    Unix { pid: u32, uid: u32, gid: u32 },
+}
+
+/// For each connection of a batch, whether the new process has a place for it.
+#[derive(Serialize, Deserialize, Debug)]
+struct Taken(Vec<bool>);
+
+/// The places are to be used.
+#[derive(Serialize, Deserialize, Debug)]
+struct Commit;
+
+impl Record {
+    fn new(listener: &str, facts: &Facts) -> Record {
+        let peer = match facts.peer {
+            Peer::Tcp(address) => PeerRecord::Tcp(address),
+            Peer::Unix { pid, uid, gid } => PeerRecord::Unix { pid, uid, gid },
+        };
+        Record {
+            listener: listener.to_owned(),
+            peer,
+            since_ns: facts.since.as_nanos(),
+            active_at_ns: facts.active_at.as_nanos(),
+            bytes_received: facts.bytes_received,
+            bytes_sent: facts.bytes_sent,
+        }
+    }
+
+    fn facts(self, listener: u64) -> Facts {
+        Facts {
+            listener,
+            peer: match self.peer {
+                PeerRecord::Tcp(address) => Peer::Tcp(address),
+                PeerRecord::Unix { pid, uid, gid } => Peer::Unix { pid, uid, gid },
+            },
+            since: Time::from_nanos(self.since_ns),
+            active_at: Time::from_nanos(self.active_at_ns),
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+        }
+    }
+}
+
+/// A worker's line to the new process.
+struct Line {
+    channel: Channel,
+    /// The listeners of this process, by their numbers.
+    listeners: Arc<[String]>,
+}
+
+/// A line for each worker, and the new process's ends of them.
+pub(super) fn lines(
+    workers: usize,
+    listeners: &[String],
+) -> std::io::Result<(Vec<Box<dyn Successor>>, Vec<Channel>)> {
+    let listeners: Arc<[String]> = listeners.into();
+    let (mut own, mut others) = (Vec::<Box<dyn Successor>>::new(), Vec::new());
+    for _ in 0..workers {
+        let (channel, other) = Channel::pair(REPLY_TIME)?;
+        own.push(Box::new(Line { channel, listeners: listeners.clone() }));
+        others.push(other);
+    }
+    Ok((own, others))
+}
+
+impl Successor for Line {
+    fn take(&mut self, connections: &[(Facts, BorrowedFd<'_>)]) -> Result<Vec<bool>, String> {
+        let record = |(facts, _): &(Facts, _)| {
+            let listener = self.listeners.get(facts.listener as usize);
+            Record::new(listener.map_or("", |listener| listener), facts)
+        };
+        let batch: Vec<Record> = connections.iter().map(record).collect();
+        let sockets: Vec<BorrowedFd<'_>> = connections.iter().map(|(_, socket)| *socket).collect();
+        let failed = |error: std::io::Error| format!("the new process takes no more: {error}");
+        self.channel.send(&batch, &sockets).map_err(failed)?;
+        let reply = self.channel.receive::<Taken>(Some(REPLY_TIME)).map_err(failed)?;
+        let Some((Taken(taken), _)) = reply.filter(|(taken, _)| taken.0.len() == batch.len())
+        else {
+            return Err("the new process takes no more".to_owned());
+        };
+        self.channel.send(&Commit, &[]).map_err(failed)?;
+        Ok(taken)
+    }
+}
+
+/// The lines of the old process, in the new one. Dropping it closes them and waits until what was
+/// committed is taken over.
+pub(super) struct Lines {
+    channels: Vec<Channel>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Lines {
+    /// Takes over what comes through these lines, for the listeners with these names.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a descriptor.
+    pub(super) fn take_over(
+        sockets: Vec<OwnedFd>,
+        listeners: &[String],
+        taker: &Taker,
+    ) -> std::io::Result<Lines> {
+        let mut lines = Lines { channels: Vec::new(), threads: Vec::new() };
+        let listeners: Arc<[String]> = listeners.into();
+        for (worker, socket) in sockets.into_iter().enumerate() {
+            let channel = Channel::inherited(socket)?;
+            lines.channels.push(channel.another()?);
+            let (listeners, taker) = (listeners.clone(), taker.clone());
+            let thread = thread::Builder::new()
+                .name(format!("take over {worker}"))
+                .stack_size(crate::daemon::HELPER_STACK_BYTES)
+                .spawn(move || while take_over(&channel, worker, &listeners, &taker) {})?;
+            lines.threads.push(thread);
+        }
+        Ok(lines)
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.channels.iter().for_each(Channel::shut_down);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Takes over a batch. Returns false at the end of the line.
+fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Taker) -> bool {
+    let Ok(Some((batch, sockets))) = channel.receive::<Vec<Record>>(None) else { return false };
+    if batch.len() != sockets.len() {
+        return false;
+    }
+    let place = |record: Record| -> Option<(Facts, Permit)> {
+        let listener = listeners.iter().position(|name| *name == record.listener)?;
+        let facts = record.facts(listener as u64);
+        Some((facts, taker.place(facts.peer)?))
+    };
+    let places: Vec<_> = batch.into_iter().map(place).collect();
+    let taken = places.iter().map(Option::is_some).collect();
+    if channel.send(&Taken(taken), &[]).is_err() {
+        return false;
+    }
+    // Without it, the old process goes on with all of them.
+    if !matches!(channel.receive::<Commit>(None), Ok(Some(_))) {
+        return false;
+    }
+    for (place, socket) in places.into_iter().zip(sockets) {
+        if let Some((facts, permit)) = place {
+            taker.go_on_with(worker, Moved { facts, socket, permit });
+        }
+    }
+    true
+}

@@ -1,0 +1,210 @@
+//! Connections that move to another process, which has replaced this one.
+//!
+//! A worker that retires offers its connections to its *successor*, each at a moment at which it
+//! waits for bytes and for nothing else: no input is held, no output is unsent, no timer runs. Then
+//! nothing of it is in this process but its descriptor. What the client sends meanwhile waits in the
+//! socket, and the other process receives it. Each connection has one owner at any time:
+//!
+//! 1. It is taken out of the engine, so that this process receives nothing more from it.
+//! 2. The successor gets copies of the descriptors, and says which connections it can go on with.
+//! 3. The successor is told to go on. From here on they are its connections, and this process closes
+//!    its descriptors. If it could not be told, it forgets them, and this process goes on with them.
+//!
+//! The worker waits for the reply of step 2, so a batch is small.
+
+use std::time::Duration;
+
+use super::Core;
+use super::connection::Context;
+use super::connection::Origin;
+use super::connection::machine::Machine;
+use super::layer::Layer;
+use crate::base::key::{Key, OpKind};
+use crate::base::time::Time;
+use crate::engine::{Engine, Op, Submitted};
+use crate::error::CloseReason;
+use crate::service::{Attention, Service};
+use crate::shared::moved::{Facts, Moved, Successor};
+
+/// The most connections that are offered at once. The others of the worker wait for the reply.
+const AT_ONCE: usize = 32;
+
+/// The most slots that are looked at in a turn.
+const LOOKS: u32 = 4096;
+
+/// When all connections have been looked at, those that are left are looked at again after this time,
+/// and after twice as long each time that none has moved.
+const AGAIN_MIN: Duration = Duration::from_millis(5);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// The moves of a worker that retires.
+pub(super) struct Handover {
+    successor: Box<dyn Successor>,
+    /// The slot that is looked at next.
+    slot: u32,
+    /// Whether a connection has moved since the first slot was looked at.
+    any: bool,
+    pause: Duration,
+}
+
+impl Handover {
+    pub(super) fn to(successor: Box<dyn Successor>) -> Handover {
+        Handover { successor, slot: 0, any: false, pause: AGAIN_MIN }
+    }
+
+    /// When to look again, now that all slots were looked at.
+    fn again(&mut self, now: Time) -> Time {
+        self.pause = if self.any { AGAIN_MIN } else { (self.pause * 2).min(AGAIN_MAX) };
+        (self.slot, self.any) = (0, false);
+        now + self.pause
+    }
+}
+
+impl<S: Service, L: Layer> Core<S, L> {
+    /// Offers some connections to the successor. Returns when to call this again; `Time::MAX` if there
+    /// is no successor.
+    #[cold]
+    pub(super) fn hand_over_some<E: Engine>(&mut self, engine: &mut E) -> Time {
+        let Some(mut handover) = self.handover.take() else { return Time::MAX };
+        let mut offered: Vec<(Key, E::Socket)> = Vec::with_capacity(AT_ONCE);
+        let end = self.table.used().min(handover.slot + LOOKS);
+        while handover.slot < end && offered.len() < AT_ONCE {
+            let key = self.table.key_of(handover.slot).filter(|key| self.can_move(*key));
+            handover.slot += 1;
+            if let Some(key) = key
+                && let Some(socket) = engine.detach(key)
+            {
+                offered.push((key, socket));
+            }
+        }
+        let taken = match self.offer::<E>(&mut handover, &offered) {
+            Ok(taken) => taken,
+            Err(error) => {
+                log::warn!("worker {} keeps its connections: {error}", self.index);
+                offered.into_iter().for_each(|(key, socket)| self.take_back(engine, key, socket));
+                return Time::MAX;
+            }
+        };
+        for (at, (key, socket)) in offered.into_iter().enumerate() {
+            match taken.get(at) {
+                Some(true) => self.handed_over(key, socket),
+                _ => self.take_back(engine, key, socket),
+            }
+        }
+        handover.any |= taken.contains(&true);
+        let again = match handover.slot < self.table.used() {
+            true => Time::ZERO,
+            false => handover.again(self.now),
+        };
+        self.handover = Some(handover);
+        again
+    }
+
+    /// Whether the connection is at a moment at which another process can go on with it.
+    fn can_move(&self, key: Key) -> bool {
+        let context = self.table.at(key.slot()).expect("a key of the table");
+        context.opened
+            && context.machine.is_at_rest()
+            && context.input.is_empty()
+            && context.output.is_empty()
+            && !context.ended
+            && !context.attention.has(Attention::WAITS)
+            && context.deadline == Time::MAX
+            && context.reason.is_none()
+            && context.was_accepted()
+            && !self.yielded.contains(key.slot())
+            && self.layer.can_move(&context.layer)
+            && self.service.can_move(context.tag, &context.session)
+    }
+
+    fn offer<E: Engine>(
+        &self,
+        handover: &mut Handover,
+        offered: &[(Key, E::Socket)],
+    ) -> Result<Vec<bool>, String> {
+        if offered.is_empty() {
+            return Ok(Vec::new());
+        }
+        let facts = |key: Key| {
+            let context = self.table.at(key.slot()).expect("a key of the table");
+            let directory = self.directory.as_ref();
+            Facts {
+                listener: context.tag,
+                peer: context.peer,
+                since: directory.map_or(self.now, |directory| directory.since(context.id)),
+                active_at: context.active_at,
+                bytes_received: context.bytes_received,
+                bytes_sent: context.bytes_sent,
+            }
+        };
+        let mut all = Vec::with_capacity(offered.len());
+        for (key, socket) in offered {
+            let socket = E::descriptor(socket).ok_or("the engine has no descriptors")?;
+            all.push((facts(*key), socket));
+        }
+        handover.successor.take(&all)
+    }
+
+    /// Another process goes on with the connection. Its socket is closed here.
+    fn handed_over<Socket>(&mut self, key: Key, socket: Socket) {
+        self.forget_moves(key);
+        self.wheel.clear(key.slot());
+        let context = self.table.remove(key);
+        if let Some(directory) = &self.directory {
+            directory.leave(context.id);
+        }
+        self.established -= 1;
+        self.counters.connections.set(self.established);
+        self.counters.handed_over.add(1);
+        if let Some(summary) = context.summary() {
+            log::debug!("hand over {summary}");
+        }
+        drop(socket);
+    }
+
+    /// Goes on with a connection that has not moved.
+    fn take_back<E: Engine>(&mut self, engine: &mut E, key: Key, socket: E::Socket) {
+        let peer = self.context(key).peer;
+        if let Err((error, socket)) = engine.adopt(key, socket, peer) {
+            log::error!("a connection is lost, because it cannot be watched: {error}");
+            self.handed_over(key, socket);
+            return;
+        }
+        let leases = self.context(key).leases_wanted;
+        if let Submitted::Ready(outcome) = engine.submit(key, Op::Recv(leases)) {
+            self.drive_completed(engine, key, OpKind::Recv, outcome);
+        }
+    }
+
+    /// Goes on with a connection of another process.
+    #[cold]
+    pub(super) fn go_on_with<E: Engine>(&mut self, engine: &mut E, moved: Moved) {
+        let Moved { facts, socket, permit } = moved;
+        let Facts { listener, peer, since, active_at, bytes_received, bytes_sent } = facts;
+        let Some(socket) = E::of_descriptor(socket) else { return };
+        let key = self.table.next_key().expect("a slot for each permit");
+        if let Err((error, _)) = engine.adopt(key, socket, peer) {
+            log::error!("a connection is lost, because it cannot be watched: {error}");
+            return;
+        }
+        let duplex = self.full_duplex(listener);
+        let layer = self.layer.state(listener, peer, &self.pool);
+        let origin = Origin { id: self.id_of(key), peer, tag: listener, permit: Some(permit) };
+        let id = origin.id;
+        let machine = Machine::accepted(duplex.unwrap_or_default());
+        let mut context = Context::new(machine, origin, layer, &self.pool, active_at);
+        (context.bytes_received, context.bytes_sent) = (bytes_received, bytes_sent);
+        self.table.insert(context);
+        self.counters.taken_over.add(1);
+        self.established(engine, key);
+        if let Some(directory) = &self.directory {
+            directory.set_since(id, since);
+        }
+        if duplex.is_none() {
+            self.close_now(key, CloseReason::ServicePanic);
+        } else if let Some(reason) = self.ending() {
+            self.finish(key, reason);
+        }
+        self.drive(engine, key);
+    }
+}

@@ -1,0 +1,132 @@
+//! Connections that move from one worker to another, as from one process to another.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::stepped::{RULES, Stepped};
+use super::*;
+use crate::builtin::framed::{Framed, FramedOptions};
+use crate::shared::mailbox::Command;
+use crate::shared::moved::{Facts, Moved, Successor};
+
+/// What a successor says to an offer of one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Says {
+    Takes,
+    Refuses,
+    Fails,
+}
+
+/// What was offered, with copies of the descriptors.
+type Offered = Arc<Mutex<Vec<(Facts, OwnedFd)>>>;
+
+struct Scripted {
+    says: Vec<Says>,
+    offered: Offered,
+}
+
+impl Successor for Scripted {
+    fn take(&mut self, connections: &[(Facts, BorrowedFd<'_>)]) -> Result<Vec<bool>, String> {
+        let says = if self.says.len() > 1 { self.says.remove(0) } else { self.says[0] };
+        let copy = |(facts, socket): &(Facts, BorrowedFd<'_>)| {
+            (*facts, socket.try_clone_to_owned().unwrap())
+        };
+        match says {
+            Says::Takes => self.offered.lock().unwrap().extend(connections.iter().map(copy)),
+            Says::Refuses => {}
+            Says::Fails => return Err("a test".to_owned()),
+        }
+        Ok(connections.iter().map(|_| says == Says::Takes).collect())
+    }
+}
+
+/// A worker with a client that is served, and one that retires.
+fn retiring(says: &[Says], half: &[u8]) -> (Stepped<Framed>, Offered) {
+    let mut stepped = framed();
+    stepped.client.write_all(b"\x01\0\0\0x").unwrap();
+    stepped.turns_until("a reply", |worker| worker.core.counters.bytes_sent.get() == 5);
+    stepped.client.read_exact(&mut [0; 5]).unwrap();
+    if !half.is_empty() {
+        let there = 5 + half.len() as u64;
+        stepped.client.write_all(half).unwrap();
+        let arrived = |worker: &Worker<_, Framed>| worker.core.counters.bytes_received.get();
+        stepped.turns_until("the half", |worker| arrived(worker) == there);
+    }
+    let offered = Offered::default();
+    let successor = Scripted { says: says.to_vec(), offered: offered.clone() };
+    stepped.worker.core.mailboxes.retire(vec![Box::new(successor)]);
+    (stepped, offered)
+}
+
+fn framed() -> Stepped<Framed> {
+    let make = |_: &Pool| Framed::new(FramedOptions::default());
+    let mut stepped = Stepped::on(Kernel::new().unwrap(), RULES, 4, make);
+    stepped.turns_until("the client is there", |worker| worker.open() == 1);
+    stepped
+}
+
+fn is_served(stepped: &mut Stepped<Framed>, client: &mut TcpStream, frame: &[u8]) {
+    let before = stepped.worker.core.counters.bytes_sent.get();
+    client.write_all(frame).unwrap();
+    let there = before + frame.len() as u64;
+    stepped.turns_until("an echo", |worker| worker.core.counters.bytes_sent.get() == there);
+    let mut reply = vec![0; frame.len()];
+    client.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, frame);
+}
+
+#[test]
+fn a_connection_at_rest_moves_and_the_other_worker_goes_on_where_it_was() {
+    let (mut old, offered) = retiring(&[Says::Refuses, Says::Takes], b"");
+    old.turns_until("it has ended", Worker::is_finished);
+    assert_eq!(old.permits.taken(), 0);
+    assert_eq!(old.worker.core.counters.handed_over.get(), 1);
+    assert_eq!(old.worker.core.counters.connections.get(), 0);
+    let (facts, socket) = offered.lock().unwrap().pop().unwrap();
+    assert_eq!((facts.bytes_received, facts.bytes_sent, facts.listener), (5, 5, 0));
+    let mut client = old.client;
+    // What was sent between the processes is not lost.
+    client.write_all(b"\x03\0\0\0on ").unwrap();
+    drop(old.worker);
+    let mut new = framed();
+    let mut permit = new.permits.try_take().unwrap();
+    permit.mark_used();
+    let moved = Box::new(Moved { facts, socket, permit });
+    new.worker.core.mailboxes.send(0, Command::GoOnWith(moved)).unwrap();
+    new.turns_until("it is there", |worker| worker.open() == 2);
+    new.turns_until("an echo", |worker| worker.core.counters.bytes_sent.get() == 7);
+    client.read_exact(&mut [0; 7]).unwrap();
+    is_served(&mut new, &mut client, b"\x02\0\0\0go");
+    assert_eq!(new.worker.core.counters.taken_over.get(), 1);
+    let context = new.worker.core.table.iter().find(|one| one.bytes_received > 9).unwrap();
+    assert_eq!((context.bytes_received, context.bytes_sent), (18, 18), "with those before");
+    drop(client);
+    new.turns_until("it has left", |worker| worker.open() == 1);
+    new.end();
+}
+
+#[test]
+fn a_connection_that_does_not_move_is_served_on() {
+    for says in [Says::Refuses, Says::Fails] {
+        let (mut stepped, _) = retiring(&[says], b"");
+        (0..20).for_each(|_| stepped.turn());
+        let mut client = stepped.client.try_clone().unwrap();
+        for _ in 0..3 {
+            is_served(&mut stepped, &mut client, b"\x02\0\0\0go");
+            (0..20).for_each(|_| stepped.turn());
+        }
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        stepped.turns_until("it has ended", Worker::is_finished);
+        assert_eq!(stepped.worker.core.counters.read().closed_total(), 1, "{says:?}");
+    }
+}
+
+#[test]
+fn a_connection_with_input_moves_when_that_is_served() {
+    let (mut stepped, offered) = retiring(&[Says::Takes], b"\x02\0\0\0g");
+    (0..20).for_each(|_| stepped.turn());
+    assert!(offered.lock().unwrap().is_empty());
+    stepped.client.write_all(b"o").unwrap();
+    stepped.turns_until("it has ended", Worker::is_finished);
+    stepped.client.read_exact(&mut [0; 6]).unwrap();
+    assert_eq!(offered.lock().unwrap()[0].0.bytes_sent, 11);
+}
