@@ -174,7 +174,7 @@ pub(crate) mod tests {
     use crate::report::distinct::{distinct, spread};
     use crate::report::ending::Objectives;
     use crate::report::saved::tests::saved;
-    use crate::report::schema::parts::tests::distinct_parts as parts_of;
+    use crate::report::schema::distinct_parts as parts_of;
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;

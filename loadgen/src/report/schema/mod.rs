@@ -28,7 +28,7 @@ mod ab;
 mod distribution;
 mod link;
 mod merged;
-pub(crate) mod parts;
+mod parts;
 mod run;
 mod search;
 
