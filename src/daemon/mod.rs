@@ -72,8 +72,10 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// the command line, and the text that it prints.
 const PROGRAM_BYTES: u64 = 8 << 20;
 
-/// Stack size of a helper thread, in bytes. Each thread only formats a line now and then.
-const HELPER_STACK_BYTES: usize = 256 << 10;
+/// Stack size of a helper thread, in bytes. Each thread only formats a line now and then, but that of
+/// the signals also reads the settings again: without optimisation, clap needs more than 256 KiB of
+/// stack for as many flags.
+const HELPER_STACK_BYTES: usize = 1 << 20;
 
 /// Minimum time between two lines for SIGUSR1, or for SIGHUP, regardless of how many signals arrive.
 const SIGNAL_LINE_GAP: Duration = Duration::from_millis(100);
