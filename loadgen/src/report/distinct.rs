@@ -411,7 +411,7 @@ fn assert_distribution(value: &Value, values: &Histogram<u64>) {
     assert_eq!(&hdr::decode(text).expect("a histogram"), values);
 }
 
-fn second(more: u64) -> Interval {
+pub fn second(more: u64) -> Interval {
     let counts = Snapshot {
         open: 310 + more,
         connect_failed: 311 + more,

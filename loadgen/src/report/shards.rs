@@ -7,7 +7,7 @@ use super::Verdict;
 use super::ending::Objectives;
 use super::json::objective;
 use super::saved::Saved;
-use super::schema::{ObjectiveResult, RunSummary, ShardsSummary};
+use super::schema::{ObjectiveResult, RunSummary, SecondSummary, ShardSummary, ShardsSummary};
 use crate::error::Failure;
 use crate::stats::records::latency_histogram;
 use crate::stats::slo::{self, Observed};
@@ -48,12 +48,15 @@ impl ShardsSummary {
             }
             found.push((shard.index, run));
         }
+        found.sort_by_key(|(index, _)| *index);
         let missing = (0..first.count).filter(|index| found.iter().all(|(one, _)| one != index));
         Ok(Some(ShardsSummary {
             count: first.count,
             missing: missing.collect(),
-            together_ns: together_ns(runs),
+            together_ns: Common::of(runs).map(|common| common.length_ns()),
             starts_apart_ns: starts_apart_ns(runs),
+            requests_per_second_together: rate_together(runs),
+            each: found.iter().map(|(_, run)| ShardSummary::new(run, runs)).collect(),
             objectives: objectives(runs, latency),
         }))
     }
@@ -73,12 +76,68 @@ fn refuse<T>(text: String) -> Result<T, Failure> {
     Err(Failure::Setup(text))
 }
 
-/// The time in which all shards measured; `None` if one has no begin.
-fn together_ns(runs: &[Saved]) -> Option<u64> {
-    let begins = begins(runs)?;
-    let end = |(run, begin): (&Saved, &u64)| begin + run.run.elapsed_ns;
-    let ends = runs.iter().zip(&begins).map(end);
-    Some(ends.min()?.saturating_sub(*begins.iter().max()?))
+impl ShardSummary {
+    /// `runs`: all of them.
+    fn new(saved: &Saved, runs: &[Saved]) -> ShardSummary {
+        let run = &saved.run;
+        let first = begins(runs).and_then(|begins| begins.into_iter().min());
+        ShardSummary {
+            index: run.config.shard.map_or(0, |shard| shard.index),
+            began_after_ns: first.and_then(|first| Some(begin(run)? - first)),
+            elapsed_ns: run.elapsed_ns,
+            connections_established: run.connections.established,
+            connections_lost: run.connections.lost,
+            requests_offered: run.requests_offered,
+            replies: run.replies,
+            requests_per_second: run.requests_per_second,
+            latency: run.latency.percentiles,
+            own_lag: run.own_lag.percentiles,
+            verdict: run.verdict,
+        }
+    }
+}
+
+/// The time in which all shards measured, by the clock of shard 0.
+struct Common {
+    begin: u64,
+    end: u64,
+}
+
+impl Common {
+    /// `None` if one has no begin.
+    fn of(runs: &[Saved]) -> Option<Common> {
+        let begins = begins(runs)?;
+        let end = |(run, begin): (&Saved, &u64)| begin + run.run.elapsed_ns;
+        let end = runs.iter().zip(&begins).map(end).min()?;
+        Some(Common { begin: *begins.iter().max()?, end })
+    }
+
+    fn length_ns(&self) -> u64 {
+        self.end.saturating_sub(self.begin)
+    }
+
+    /// The part of a time that is in this one.
+    fn part_of(&self, begin: u64, length: u64) -> f64 {
+        let within = (begin + length).min(self.end).saturating_sub(begin.max(self.begin));
+        within as f64 / length.max(1) as f64
+    }
+}
+
+/// The rate of all in the time in which all measured. `None` if there is no such time, or a file
+/// does not have the seconds of its run.
+fn rate_together(runs: &[Saved]) -> Option<f64> {
+    let common = Common::of(runs).filter(|common| common.length_ns() > 0)?;
+    let mut replies = 0.0;
+    for (Saved { run, .. }, began) in runs.iter().zip(begins(runs)?) {
+        if run.intervals.iter().map(|second| second.replies).sum::<u64>() != run.replies {
+            return None;
+        }
+        let part = |second: &SecondSummary| {
+            second.replies as f64 * common.part_of(began + second.start_ns, second.length_ns)
+        };
+        replies += run.intervals.iter().map(part).sum::<f64>();
+    }
+    Some(replies * 1e9 / common.length_ns() as f64)
 }
 
 fn starts_apart_ns(runs: &[Saved]) -> Option<u64> {
@@ -88,14 +147,16 @@ fn starts_apart_ns(runs: &[Saved]) -> Option<u64> {
 
 /// When each began, by the clock of shard 0 if they have compared their clocks.
 fn begins(runs: &[Saved]) -> Option<Vec<u64>> {
-    let begin = |run: &RunSummary| {
-        let ahead = run.clock.map_or(0, |clock| clock.ahead_ns);
-        run.began_unix_ns?.checked_add_signed(-ahead)
-    };
     runs.iter().map(|saved| begin(&saved.run)).collect()
 }
 
-/// The objectives, judged by the latencies, rates and errors of all shards.
+fn begin(run: &RunSummary) -> Option<u64> {
+    let ahead = run.clock.map_or(0, |clock| clock.ahead_ns);
+    run.began_unix_ns?.checked_add_signed(-ahead)
+}
+
+/// The objectives, judged by the latencies, rates and errors of all shards. The rate is that of the
+/// time in which all measured, if it is known.
 fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> {
     let sum = |of: fn(&RunSummary) -> u64| runs.iter().map(|saved| of(&saved.run)).sum::<u64>();
     let unfinished =
@@ -105,7 +166,8 @@ fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> 
         latency,
         unfinished: &lowest(latency, unfinished),
         generator_late: runs.iter().any(|saved| saved.run.verdict == Verdict::GeneratorLimited),
-        rate: Some(runs.iter().map(|saved| saved.run.requests_per_second).sum()),
+        rate: rate_together(runs)
+            .or_else(|| Some(runs.iter().map(|saved| saved.run.requests_per_second).sum())),
         errors: sum(|run| run.mismatched_connections)
             + runs.iter().map(|saved| errors(&saved.run)).sum::<u64>(),
     };
@@ -127,7 +189,7 @@ fn lowest(latency: &Histogram<u64>, count: u64) -> Histogram<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
@@ -148,6 +210,11 @@ mod tests {
             Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + 200 * index));
         change(&mut report);
         saved(&format!("{index}.json"), &report)
+    }
+
+    /// Both shards of a run, of which the second began 200 ms later.
+    pub fn two_shards() -> ShardsSummary {
+        of(&[0, 1].map(|index| shard(index, 2, |_| ()))).expect("one run").expect("shards")
     }
 
     fn of(runs: &[Saved]) -> Result<Option<ShardsSummary>, String> {
@@ -185,6 +252,44 @@ mod tests {
         assert_eq!(shards.together_ns, Some(950_000_000));
         let unknown = of(&[with(0, 0), shard(1, 2, |report| report.began_at = None)]);
         assert_eq!(unknown.unwrap().expect("shards").together_ns, None);
+    }
+
+    /// Shard 1 begins half a second later than shard 0, and both measure two seconds.
+    #[test]
+    fn the_rate_is_that_of_the_time_in_which_all_measured() {
+        let with = |index: u64, replies: [u64; 2]| {
+            let mut saved = shard(index, 2, |report| {
+                let begin = Duration::from_millis(1_000_000 + 500 * index);
+                report.began_at = Some(SystemTime::UNIX_EPOCH + begin);
+                report.records.ended = report.records.began + Duration::from_secs(2);
+            });
+            saved.run.replies = replies.iter().sum();
+            let intervals = [0, 1].map(|nth| SecondSummary {
+                second: nth + 1,
+                start_ns: nth * 1_000_000_000,
+                length_ns: 1_000_000_000,
+                replies: replies[nth as usize],
+                ..SecondSummary::new(&crate::report::distinct::second(0))
+            });
+            saved.run.intervals = intervals.to_vec();
+            saved
+        };
+        // 50 of the first and 300 of the second second, and 20 and half of 200, in 1.5 seconds.
+        let runs = [with(0, [100, 300]), with(1, [20, 200])];
+        let shards = of(&runs).unwrap().expect("shards");
+        assert_eq!(shards.together_ns, Some(1_500_000_000));
+        assert_eq!(shards.requests_per_second_together, Some((50 + 300 + 20 + 100) as f64 / 1.5));
+        let each: Vec<_> =
+            shards.each.iter().map(|one| (one.index, one.began_after_ns, one.replies)).collect();
+        assert_eq!(each, [(0, Some(0), 400), (1, Some(500_000_000), 220)]);
+        // A file without its seconds, and shards that did not run at the same time.
+        let mut without = with(1, [20, 200]);
+        without.run.intervals.clear();
+        let rate = |runs: &[Saved]| of(runs).unwrap().expect("shards").requests_per_second_together;
+        assert_eq!(rate(&[with(0, [100, 300]), without]), None);
+        let mut later = with(1, [20, 200]);
+        later.run.began_unix_ns = Some(2_000_000_000_000);
+        assert_eq!(rate(&[with(0, [100, 300]), later]), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::saved::SavedResult;
 use super::schema::{
     AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, PartShares,
-    PartsSummary, RunSummary, SearchSummary, TlsSummary,
+    PartsSummary, RunSummary, SearchSummary, ShardsSummary, TlsSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
 use crate::stats::fail_if::{by_text, times_text};
@@ -449,8 +449,44 @@ fn merged_below(merged: &MergedSummary) -> Markup {
             @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }
         }
         @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
+        @if let Some(shards) = &merged.shards { (self::shards(merged, shards)) }
         h2 { "How it was measured" }
         (tables::pairs("Settings of the first run", &tables::fields(&merged.config)))
+    }
+}
+
+/// Each shard beside the whole.
+fn shards(merged: &MergedSummary, shards: &ShardsSummary) -> Markup {
+    let whole = json!({
+        "index": "all",
+        "elapsed_ns": merged.elapsed_ns_max,
+        "connections_established": merged.connections_established,
+        "connections_lost": merged.connections_lost,
+        "requests_offered": merged.requests_offered,
+        "replies": merged.replies,
+        "requests_per_second": merged.requests_per_second_sum,
+        "latency": merged.latency.percentiles,
+        "own_lag": merged.own_lag.percentiles,
+        "verdict": merged.verdict,
+    });
+    let each = shards.each.iter().map(|shard| {
+        let mut row = serde_json::to_value(shard).expect("it has a JSON form");
+        row["index"] = json!(format!("{} of {}", shard.index, shards.count));
+        row
+    });
+    let rows: Vec<_> = std::iter::once(whole).chain(each).collect();
+    let missing: Vec<_> = shards.missing.iter().map(u64::to_string).collect();
+    let facts: Vec<_> = [
+        ("Missing", json!(if missing.is_empty() { "none".into() } else { missing.join(", ") })),
+        ("Together_ns", json!(shards.together_ns)),
+        ("Starts apart_ns", json!(shards.starts_apart_ns)),
+        ("Requests per second together", json!(shards.requests_per_second_together)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec();
+    html! {
+        (tables::objects("Each shard beside the whole", &SHARD_KEYS, &rows))
+        (tables::pairs("Shards", &facts))
     }
 }
 
@@ -609,6 +645,21 @@ const TARGET_KEYS: [&str; 10] = [
     "latency/p50_ns",
     "latency/p99_ns",
     "latency/max_ns",
+];
+const SHARD_KEYS: [&str; 13] = [
+    "index",
+    "began_after_ns",
+    "elapsed_ns",
+    "connections_established",
+    "connections_lost",
+    "requests_offered",
+    "replies",
+    "requests_per_second",
+    "latency/p50_ns",
+    "latency/p99_ns",
+    "latency/max_ns",
+    "own_lag/p99_ns",
+    "verdict",
 ];
 const RUDE_KEYS: [&str; 9] = [
     "kind",

@@ -435,12 +435,31 @@ fn a_malformed_histogram_is_named_with_its_file() {
 #[test]
 fn each_column_about_targets_against_each_other_is_a_key_of_the_schema() {
     let schema = crate::report::schema::json_schema();
-    for (keys, object) in [(&AB_KEYS[..], "AbTarget"), (&SLICE_KEYS, "slice_object")] {
+    for (keys, object) in
+        [(&AB_KEYS[..], "AbTarget"), (&SLICE_KEYS, "slice_object"), (&SHARD_KEYS, "ShardSummary")]
+    {
         let properties = &schema["$defs"][object]["properties"];
         for key in keys {
             let outer = key.split('/').next().unwrap_or_default();
             assert!(!properties[outer].is_null(), "no {key} in {object}");
         }
+    }
+}
+
+#[test]
+fn each_shard_stands_beside_the_whole() {
+    let mut merged = crate::command::merge::tests::merged();
+    merged.shards = Some(crate::report::shards::tests::two_shards());
+    let page = page(SavedResult::Merged(Box::new(merged)));
+    for text in [
+        "Each shard beside the whole",
+        ">all<",
+        "0 of 2",
+        "1 of 2",
+        "200.00ms",
+        "Requests per second together",
+    ] {
+        assert!(page.contains(text), "{text}");
     }
 }
 

@@ -6,7 +6,9 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, MergedType, ObjectiveResult, PartsSummary, RunConfig, TargetCounts};
+use super::{
+    Distribution, MergedType, ObjectiveResult, PartsSummary, Percentiles, RunConfig, TargetCounts,
+};
 use crate::report::Verdict;
 use crate::stats::tcp::TcpCounts;
 
@@ -117,6 +119,40 @@ pub struct ShardsSummary {
     pub together_ns: Option<u64>,
     /// How long after the first one the last one began to measure.
     pub starts_apart_ns: Option<u64>,
+    /// Replies of all shards per second, in the time in which all of them measured. A second that is
+    /// partly in it counts by that part. Null if there is no such time.
+    #[serde(default)]
+    pub requests_per_second_together: Option<f64>,
+    /// Each shard that is among the files, in the order of their numbers.
+    #[serde(default)]
+    pub each: Vec<ShardSummary>,
     /// The objectives, judged by the latencies, rates and errors of all shards together.
     pub objectives: Vec<ObjectiveResult>,
+}
+
+/// One shard of a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ShardSummary {
+    /// Its number, from 0.
+    pub index: u64,
+    /// How long after the first one it began to measure; null if one did not begin.
+    pub began_after_ns: Option<u64>,
+    /// Length of its measured period.
+    pub elapsed_ns: u64,
+    /// Connections established.
+    pub connections_established: u64,
+    /// Connections that ended early.
+    pub connections_lost: u64,
+    /// Requests that were to be sent.
+    pub requests_offered: u64,
+    /// Complete, verified replies within its measured period.
+    pub replies: u64,
+    /// Replies divided by the length of its measured period.
+    pub requests_per_second: f64,
+    /// As in a summary.
+    pub latency: Percentiles,
+    /// As in a summary.
+    pub own_lag: Percentiles,
+    /// Its verdict.
+    pub verdict: Verdict,
 }

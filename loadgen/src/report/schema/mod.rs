@@ -38,7 +38,7 @@ pub use ab::{
 };
 pub use distribution::{Distribution, Percentiles};
 pub use link::{LinkDirection, LinkSummary};
-pub use merged::{MergedSummary, ShardsSummary};
+pub use merged::{MergedSummary, ShardSummary, ShardsSummary};
 #[cfg(test)]
 pub use parts::tests::distinct_parts;
 pub use parts::{OneWaySummary, PartShares, PartsGroup, PartsSummary};
