@@ -75,6 +75,34 @@ fn shards_that_meet_at_a_barrier_are_one_run() {
     assert_eq!(merged["shards"]["missing"], serde_json::json!([2]));
 }
 
+/// They need no address, and the sum has each of them and the rate of the common time.
+#[test]
+fn shards_can_meet_by_files_in_a_directory() {
+    let server = EchoServer::start(Fault::None);
+    let name = format!("loadgen-{}-barrier-files", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir(&directory).expect("a new directory");
+    let flags =
+        format!("{} -c 4 -t 1 -R 1k -d 1s --barrier {}", server.address, directory.display());
+    let parts = run_shards("barrier-files", &flags, 2);
+    let left = std::fs::read_dir(&directory).expect("it is there").count();
+    std::fs::remove_dir_all(&directory).expect("it is ours");
+    assert_eq!(left, 0, "files are left");
+    // The generator may be late on a busy machine.
+    assert!(parts.iter().all(|(ended, _)| [Some(0), Some(4)].contains(&ended.code)));
+    let merged = merge(&parts).json();
+    assert_valid(&schema("merged"), &merged);
+    let shards = &merged["shards"];
+    let starts_apart = count(&shards["starts_apart_ns"]);
+    assert_eq!(count(&shards["together_ns"]) + starts_apart, 1_000_000_000, "{shards}");
+    let each = shards["each"].as_array().expect("a list");
+    assert_eq!([0, 1].map(|nth| each[nth]["index"].clone()), [0, 1].map(Value::from));
+    let replies: u64 = each.iter().map(|shard| count(&shard["replies"])).sum();
+    assert_eq!(merged["replies"], replies);
+    let rate = shards["requests_per_second_together"].as_f64().expect("they ran together");
+    assert!(rate > 0.0 && rate < 2_000.0, "{shards}");
+}
+
 /// The others fail too, and say why.
 #[test]
 fn a_shard_that_does_not_come_fails_the_run_and_is_named() {

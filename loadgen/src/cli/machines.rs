@@ -1,6 +1,7 @@
 //! The flags of a run on several machines.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +20,11 @@ pub struct MachinesArgs {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
 
-    /// Let all shards begin to measure at the same time: shard 0 listens at this address until all
-    /// others have connected, and compares their clocks with its own
-    #[arg(long, value_name = "HOST:PORT")]
-    pub barrier: Option<BarrierAddress>,
+    /// Let all shards begin to measure at the same time: shard 0 listens at HOST:PORT until all
+    /// others have connected, and compares their clocks with its own; or all meet by files in an
+    /// empty directory that they share (a path with a slash), which needs clocks that agree
+    #[arg(long, value_name = "HOST:PORT|DIRECTORY")]
+    pub barrier: Option<BarrierPlace>,
 
     /// How long a shard waits at the barrier for the others
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::duration)]
@@ -32,6 +34,28 @@ pub struct MachinesArgs {
     /// @SECONDS since 1970 [default: as soon as they are]
     #[arg(long, value_name = "TIME", conflicts_with = "barrier")]
     pub start_at: Option<StartAt>,
+}
+
+/// Where the shards meet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BarrierPlace {
+    Address(BarrierAddress),
+    /// A directory that all of them share.
+    Directory(PathBuf),
+}
+
+impl FromStr for BarrierPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BarrierPlace, String> {
+        match text.strip_prefix("file://") {
+            Some(path) => Ok(BarrierPlace::Directory(path.into())),
+            None if text.contains('/') && !text.contains("://") => {
+                Ok(BarrierPlace::Directory(text.into()))
+            }
+            None => text.parse().map(BarrierPlace::Address),
+        }
+    }
 }
 
 /// Where shard 0 waits for the others: a host and a port, with or without `tcp://`.
@@ -117,6 +141,22 @@ mod tests {
             let error = text.parse::<BarrierAddress>().expect_err(text);
             assert!(error.contains("is not HOST:PORT"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_place_with_a_slash_is_a_directory() {
+        for (text, path) in [
+            ("file:///shared/run", "/shared/run"),
+            ("/shared/run", "/shared/run"),
+            ("./x:1", "./x:1"),
+        ] {
+            assert_eq!(text.parse(), Ok(BarrierPlace::Directory(path.into())), "{text}");
+        }
+        let address = BarrierAddress { host: "node0".into(), port: 7000 };
+        for text in ["node0:7000", "tcp://node0:7000"] {
+            assert_eq!(text.parse(), Ok(BarrierPlace::Address(address.clone())));
+        }
+        assert!("udp://x:1".parse::<BarrierPlace>().is_err());
     }
 
     #[test]

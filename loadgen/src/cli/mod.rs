@@ -22,7 +22,7 @@ mod tests;
 pub use hub::HubArgs;
 pub use lifetime::Lifetime;
 pub use load::LoadArgs;
-pub use machines::{BarrierAddress, MachinesArgs, StartAt};
+pub use machines::{BarrierAddress, BarrierPlace, MachinesArgs, StartAt};
 pub use objective::Objective;
 pub use output::{OutputArgs, OutputFormat, ProgressForm, is_stdout};
 pub use spec::RunSpec;

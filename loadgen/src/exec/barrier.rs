@@ -15,13 +15,15 @@
 //! shard 0    begin UNIX_NANOSECONDS AHEAD_NANOSECONDS ERROR_NANOSECONDS
 //! ```
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cli::{BarrierAddress, MachinesArgs, StartAt};
+use super::barrier_files::FileBarrier;
+use crate::cli::{BarrierAddress, BarrierPlace, MachinesArgs, StartAt};
 use crate::plan::shard::Shard;
 use crate::report::schema::ClockComparison;
 
@@ -44,7 +46,7 @@ pub enum StartGate {
     /// A time of the wall clock.
     At(SystemTime),
     /// The other shards.
-    Barrier { address: BarrierAddress, timeout: Duration, shard: Shard, seed: u64 },
+    Barrier { place: BarrierPlace, timeout: Duration, shard: Shard, seed: u64 },
     /// The same, while it is waited for.
     Waiting(Receiver<Result<Begin, String>>),
 }
@@ -62,8 +64,8 @@ impl StartGate {
     /// What these flags ask for, if anything.
     pub fn new(machines: &MachinesArgs, shard: Shard, seed: u64) -> Option<StartGate> {
         match (&machines.barrier, machines.start_at) {
-            (Some(address), _) => Some(StartGate::Barrier {
-                address: address.clone(),
+            (Some(place), _) => Some(StartGate::Barrier {
+                place: place.clone(),
                 timeout: machines.barrier_timeout,
                 shard,
                 seed,
@@ -80,19 +82,23 @@ impl StartGate {
     pub fn poll(&mut self) -> Result<Option<Begin>, String> {
         match self {
             StartGate::At(at) => Ok(Some(Begin { at: *at, clock: None })),
-            StartGate::Barrier { address, timeout, shard, seed } => {
+            StartGate::Barrier { place, timeout, shard, seed } => {
                 let (send, begin) = channel();
-                let barrier = Barrier {
-                    address: address.clone(),
-                    deadline: Instant::now() + *timeout,
-                    timeout: *timeout,
-                    shard: *shard,
-                    seed: *seed,
+                let (timeout, shard, seed) = (*timeout, *shard, *seed);
+                let deadline = Instant::now() + timeout;
+                let wait: Box<dyn FnOnce() -> Result<Begin, String> + Send> = match place.clone() {
+                    BarrierPlace::Address(address) => {
+                        let barrier = Barrier { address, deadline, timeout, shard, seed };
+                        Box::new(move || barrier.wait())
+                    }
+                    BarrierPlace::Directory(directory) => {
+                        let barrier = FileBarrier { directory, deadline, timeout, shard, seed };
+                        Box::new(move || barrier.wait())
+                    }
                 };
                 // If the run is interrupted, it ends with the process.
-                let started = thread::Builder::new()
-                    .name("barrier".into())
-                    .spawn(move || send.send(barrier.wait()));
+                let started =
+                    thread::Builder::new().name("barrier".into()).spawn(move || send.send(wait()));
                 started.map_err(|error| format!("cannot start a thread: {error}"))?;
                 *self = StartGate::Waiting(begin);
                 Ok(None)
@@ -241,20 +247,9 @@ impl Barrier {
     }
 
     fn who_is_missing(&self, guests: &[Guest]) -> String {
-        const NAMED: usize = 8;
         let is_there = |index: &u64| guests.iter().any(|guest| guest.shard.index == *index);
         let missing: Vec<_> = (1..self.shard.count).filter(|index| !is_there(index)).collect();
-        let mut names: Vec<_> = missing.iter().take(NAMED).map(u64::to_string).collect();
-        if missing.len() > NAMED {
-            names.push(format!("{} more", missing.len() - NAMED));
-        }
-        format!(
-            "of {} shards these did not come to the barrier {} within {:?}: {} (--barrier-timeout)",
-            self.shard.count,
-            self.address,
-            self.timeout,
-            names.join(", ")
-        )
+        who_is_missing(self.shard.count, &self.address, self.timeout, &missing)
     }
 
     /// Another shard: connects, and waits to be told when to begin.
@@ -336,6 +331,25 @@ impl Lines {
         }
         best.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
+}
+
+/// Names the shards that did not come.
+pub fn who_is_missing(
+    count: u64,
+    place: &dyn fmt::Display,
+    timeout: Duration,
+    missing: &[u64],
+) -> String {
+    const NAMED: usize = 8;
+    let mut names: Vec<_> = missing.iter().take(NAMED).map(u64::to_string).collect();
+    if missing.len() > NAMED {
+        names.push(format!("{} more", missing.len() - NAMED));
+    }
+    format!(
+        "of {count} shards these did not come to the barrier {place} within {timeout:?}: {} \
+         (--barrier-timeout)",
+        names.join(", ")
+    )
 }
 
 fn parse_begin(numbers: &str) -> Option<Begin> {

@@ -2,6 +2,7 @@
 //! processes.
 
 pub mod barrier;
+mod barrier_files;
 pub mod client;
 pub mod control;
 pub mod datagram;
