@@ -256,7 +256,7 @@ fn the_packaged_configuration_is_right() {
     let (code, stdout, stderr) = run_to_end("true", &flags);
     assert_eq!((code, &stderr[..]), (Some(0), ""));
     assert!(stdout.contains("max-connections"), "{stdout}");
-    let socket = fs::read_to_string(package("echopool.socket")).expect("the socket unit");
+    let socket = fs::read_to_string(package("echopool-echo.socket")).expect("the socket unit");
     let name = socket.lines().find_map(|line| line.strip_prefix("FileDescriptorName="));
     let configuration = fs::read_to_string(package("echopool.toml")).expect("the configuration");
     assert!(configuration.contains(&format!("\"fd:{}\"", name.expect("a name"))));
