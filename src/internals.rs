@@ -27,6 +27,7 @@ pub use crate::engine::sys::{
     ClockError, clock_error, monotonic_now as now, polled_in_vain, unix_now_ns,
 };
 pub use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
+pub use crate::net::sockopt::report_times_and_hop_limits;
 pub use crate::protocol::proxy::{Version as ProxyVersion, header as proxy_header};
 pub use crate::protocol::stamp;
 #[cfg(feature = "sim")]

@@ -16,24 +16,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use common::tls::Certificates;
-use common::{loadgen, until};
+use common::{have, loadgen, until};
 use echopool::endpoint::Peer;
 use echopool::service::{Answer, Connection, Service};
 use echopool::{CloseReason, Config, Server, ServerHandle};
 
 /// The address that the load generator connects from. The proxies connect from 127.0.0.1.
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
-
-/// Whether a program is installed.
-fn have(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "{program} is not installed");
-        println!("skipped: {program} is not installed");
-    }
-    found
-}
 
 /// A directory for sockets and configurations that is removed at the end.
 struct Directory(PathBuf);

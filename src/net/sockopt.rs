@@ -62,9 +62,12 @@ pub(crate) fn report_destinations_and_drops(
 }
 
 /// Makes a UDP socket report with each datagram when the kernel received it, and with which hop
-/// limit. Fails with the name of the call.
+/// limit.
+///
+/// # Errors
+/// The system does not know an option. The name of the call is with it.
 #[cfg(target_os = "linux")]
-pub(crate) fn report_times_and_hop_limits(
+pub fn report_times_and_hop_limits(
     socket: impl AsFd,
     is_ipv6: bool,
 ) -> Result<(), (&'static str, io::Error)> {

@@ -10,6 +10,7 @@ use echopool::builtin::timed::TIMES_BYTES;
 use echopool::builtin::url::{After, ServiceOptions, Spec};
 use echopool::config::TransportOptions;
 use echopool::endpoint::{Endpoint, UnixAddress};
+use echopool::internals::stamp;
 use echopool::tls::options::TlsOptions;
 
 use crate::error::Failure;
@@ -74,7 +75,7 @@ impl Address {
 }
 
 const GRAMMAR: &str = "use [service://]host:port[?options], [service+]unix://path[?options], \
-                       [service+]tls://host:port[?options], udp://host:port, or service:// alone for a \
+                       [service+]tls://host:port[?options], udp://host:port, stamp://host[:port], or service:// alone for a \
                        server that loadgen starts; the services are echo \
                        (tcp), delay, framed, message, timed and hub";
 
@@ -87,9 +88,6 @@ impl FromStr for Target {
             let name = spec.service.name();
             return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
         }
-        if !spec.service.serves_streams() {
-            return Err(format!("loadgen does not drive {}; {GRAMMAR}", spec.service.name()));
-        }
         let tls = spec.transport.tls().cloned();
         let address = match (spec.address.as_str(), text.contains("://")) {
             (address, _) if spec.transport.is_unix() => Some(Address::Unix(address.parse()?)),
@@ -99,10 +97,15 @@ impl FromStr for Target {
                 ));
             }
             ("", true) if spec.transport.is_datagram() => {
-                return Err("loadgen starts no server for udp: use udp://host:port".into());
+                return Err("loadgen starts no server for udp: give an address".into());
             }
             ("", true) => None,
             (address, _) if spec.transport.is_datagram() => {
+                let has_port = address.rsplit_once(':').is_some() && !address.ends_with(']');
+                let address = match spec.service {
+                    ServiceOptions::Stamp(_) if !has_port => &format!("{address}:{}", stamp::PORT),
+                    _ => address,
+                };
                 Some(parse_address(address)?.over_udp())
             }
             (address, _) => Some(parse_address(address)?),

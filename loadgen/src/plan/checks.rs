@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use echopool::Endpoint;
 use echopool::builtin::url::ServiceOptions;
+use echopool::internals::stamp::PACKET_BYTES;
 
 use crate::cli::RunSpec;
 use crate::error::Failure;
@@ -105,14 +106,17 @@ pub(super) fn one_request(spec: &RunSpec) -> Result<(), Failure> {
 }
 
 /// What there is over UDP: requests of a size that a datagram can have, and no connections.
-pub(super) fn datagrams(spec: &RunSpec) -> Result<(), Failure> {
+pub(super) fn datagrams(spec: &RunSpec, service: &ServiceOptions) -> Result<(), Failure> {
     let load = &spec.load;
     let (least, most) = (load.size.min(), load.size.max());
-    if least < datagram::HEADER_BYTES || most > datagram::SIZE_MAX {
+    let (needed, what) = match service {
+        ServiceOptions::Stamp(_) => (PACKET_BYTES as u64, "a test packet has its fields"),
+        _ => (datagram::HEADER_BYTES, "a datagram carries its number"),
+    };
+    if least < needed || most > datagram::SIZE_MAX {
         return Err(Failure::Usage(format!(
-            "-l is {least} to {most} bytes, but over udp it must be from {} to {}: a datagram carries \
-             its number, and has at most that many bytes",
-            datagram::HEADER_BYTES,
+            "-l is {least} to {most} bytes, but over udp it must be from {needed} to {}: {what}, and \
+             has at most that many bytes",
             datagram::SIZE_MAX
         )));
     }

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use echopool::builtin::timed::TIMES_BYTES;
+use echopool::builtin::url::ServiceOptions;
 use echopool::internals::{Batch, ClientLimits};
 
 use super::Plan;
 use crate::stats::interval::{Collector, Handover};
 use crate::stats::parts::Parts;
 use crate::stats::records::Records;
+use crate::stats::stamp::StampRecords;
 use crate::stats::tls::TlsRecords;
 use crate::traffic::datagram;
 use crate::traffic::dispatch::Dispatch;
@@ -57,6 +59,10 @@ const STACK_BYTES: u64 = 64 << 10;
 pub const DATAGRAM_SOCKET_BYTES: u64 = 192;
 pub const DATAGRAM_BYTES: u64 = 24;
 
+/// The same in addition, if the target is a STAMP reflector.
+pub const STAMP_SOCKET_BYTES: u64 = 128;
+pub const STAMP_PACKET_BYTES: u64 = 24;
+
 /// The share of one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
@@ -102,7 +108,14 @@ impl Plan {
         let remembered = datagram::remembered(self.pipeline) * DATAGRAM_BYTES;
         let schedule = self.open_loop.as_ref().map_or(0, |_| Dispatch::BYTES_PER_CONNECTION as u64);
         let batches = 2 * Batch::bytes(datagram::BATCH, self.size as usize + 1);
-        sockets * (DATAGRAM_SOCKET_BYTES + remembered + schedule) + batches
+        let packets = datagram::remembered(self.pipeline) * STAMP_PACKET_BYTES;
+        let stamp = match self.service {
+            ServiceOptions::Stamp(_) => {
+                sockets * (STAMP_SOCKET_BYTES + packets) + StampRecords::bytes()
+            }
+            _ => 0,
+        };
+        sockets * (DATAGRAM_SOCKET_BYTES + remembered + schedule) + batches + stamp
     }
 
     /// Size of the tables of a thread: a conversation and a place per connection, its rings of

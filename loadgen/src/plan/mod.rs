@@ -51,7 +51,7 @@ pub use checks::busy_poll;
 pub use memory::PROXY_BYTES_PER_CONNECTION;
 pub use memory::TLS_BYTES_PER_CONNECTION;
 pub use memory::{CONNECTION_BYTES, ENGINE_BYTES, ENGINE_BYTES_PER_CONNECTION, Share};
-pub use memory::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES};
+pub use memory::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES, STAMP_PACKET_BYTES, STAMP_SOCKET_BYTES};
 pub use proxy::ProxyHeaders;
 pub use tls::TlsPlan;
 
@@ -157,7 +157,7 @@ impl Plan {
         let service = target::service(&spec.targets)?;
         let over_udp = target::over_udp(&targets)?;
         if over_udp {
-            checks::datagrams(spec)?;
+            checks::datagrams(spec, &service)?;
         }
         let shard = spec.machines.shard.unwrap_or_default();
         let default = match (local_server, &service) {

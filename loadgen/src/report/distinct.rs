@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use echopool::error::Errno;
+use echopool::internals::ClockError;
 use echopool::time::Time;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::interval::Interval;
 use crate::stats::records::{Losses, latency_histogram};
+use crate::stats::stamp::{Directions, StampRecords};
 use crate::stats::tally::Snapshot;
 use crate::stats::timeseries::Second;
 use crate::traffic::rude::RudeKind;
@@ -282,6 +284,81 @@ fn json_of_datagrams() {
         "jitter_max_ns": 309_000,
     });
     assert_eq!(value["datagrams"], expected);
+}
+
+/// A run against a stateful reflector whose clock agrees. Each count has another value.
+fn stamp_report() -> Report {
+    let mut report = report();
+    report.plan = Arc::new(plan("stamp://127.0.0.1?stateful=on -c 500 -d 3s"));
+    let clock = ClockError { is_synchronized: true, error_ns: 401_000 };
+    let mut stamp = StampRecords::new(clock);
+    let ([delay_there, delay_back], [variation_there, variation_back]) =
+        (&mut stamp.delay, &mut stamp.variation);
+    for (histogram, value) in [
+        (&mut stamp.round_trip, 402_000),
+        (&mut stamp.residence, 403_000),
+        (delay_there, 404_000),
+        (delay_back, 405_000),
+        (variation_there, 406_000),
+        (variation_back, 407_000),
+    ] {
+        histogram.record(value).expect("it is in the range");
+    }
+    stamp.jitter_sum = [2 * 408_000, 2 * 409_000];
+    stamp.jitter_max = [410_000, 411_000];
+    stamp.jitter_sockets = 2;
+    stamp.directions = Directions { lost: [412, 413], lost_unknown: 414, doubled: [415, 416] };
+    report.records.stamp = Some(Box::new(stamp));
+    report
+}
+
+#[test]
+fn text_of_a_reflector() {
+    let shown = render(&stamp_report(), DETAILS);
+    for (name, parts) in [
+        ("Round trip", ["p50 402.", "without the time in the reflector"]),
+        ("Reflector", ["p50 403.", "time in it"]),
+        ("Directions", ["lost 412 there, 413 back, 414 at the end", "doubled 415 there, 416 back"]),
+        ("Variation there", ["p50 406.", "jitter 408.00us mean, 410.00us at most (RFC 3550)"]),
+        ("Variation back", ["p50 407.", "jitter 409.00us mean, 411.00us at most (RFC 3550)"]),
+        ("Delay there", ["p50 404.", "the clocks may be 401.00us apart"]),
+        ("Delay back", ["p50 405.", "the clocks may be 401.00us apart"]),
+    ] {
+        let line = shown.lines().find(|line| line.trim_start().starts_with(&format!("{name}: ")));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{shown}"));
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
+    }
+}
+
+#[test]
+fn json_of_a_reflector() {
+    let summary = RunSummary::new(&stamp_report());
+    let value = serde_json::to_value(summary).expect("it has a JSON form");
+    let stamp = &value["stamp"];
+    let near = |pointer: &str, expected: u64| {
+        let found = stamp.pointer(pointer).and_then(Value::as_u64);
+        assert!(
+            found.is_some_and(|found| found.abs_diff(expected) < 1_000),
+            "{pointer}: {found:?}"
+        );
+    };
+    near("/round_trip/p50_ns", 402_000);
+    near("/residence/p50_ns", 403_000);
+    for (direction, delay, variation, jitter, jitter_max) in [
+        ("there", 404_000, 406_000, 408_000, 410_000),
+        ("back", 405_000, 407_000, 409_000, 411_000),
+    ] {
+        near(&format!("/{direction}/delay/p50_ns"), delay);
+        near(&format!("/{direction}/variation/p50_ns"), variation);
+        near(&format!("/{direction}/jitter_ns"), jitter);
+        near(&format!("/{direction}/jitter_max_ns"), jitter_max);
+    }
+    let counts = ["/there/lost", "/back/lost", "/lost_unknown", "/there/duplicated"];
+    let counts = counts.map(|pointer| stamp.pointer(pointer).and_then(Value::as_u64));
+    assert_eq!(counts, [412, 413, 414, 415].map(Some));
+    assert_eq!(stamp["back"]["duplicated"], 416);
+    assert_eq!((&stamp["clocks_agree"], &stamp["clocks_reason"]), (&true.into(), &Value::Null));
+    assert_eq!(stamp["clock_error_ns"], 401_000);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use super::Report;
 use super::schema::{
     CeilingUse, ConnectionCounts, DatagramCounts, Distribution, HubConfig, HubCounts,
     ObjectiveResult, PROGRAM_VERSION, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
-    StageConfig, StepSummary, SummaryType, TargetCounts, ThreadSummary, TlsSessions, TlsSummary,
-    nanos, unix_nanos,
+    StageConfig, StampDirection, StampSummary, StepSummary, SummaryType, TargetCounts,
+    ThreadSummary, TlsSessions, TlsSummary, nanos, unix_nanos,
 };
 use crate::cli::Lifetime;
 use crate::plan::Plan;
@@ -20,6 +20,7 @@ use crate::plan::calibration::{CalibrationUse, Generator, Standing};
 use crate::stats::cpu::ThreadUse;
 use crate::stats::datagram::DatagramRecords;
 use crate::stats::slo::{Metric, Outcome};
+use crate::stats::stamp::StampRecords;
 use crate::stats::timeseries::Second;
 use crate::stats::tls::TlsRecords;
 use crate::traffic::schedule::{Spacing, Stage};
@@ -74,6 +75,7 @@ impl RunSummary {
             rude_clients: records.rude.clone(),
             hub: hub(report),
             datagrams: report.records.datagrams.as_ref().map(datagrams),
+            stamp: report.records.stamp.as_ref().map(|stamp| stamp_summary(report, stamp)),
             parts: records.parts.as_deref().map(PartsSummary::new),
             tcp: records.tcp,
             errors: report.errors_by_name(),
@@ -245,6 +247,30 @@ fn datagrams(counts: &DatagramRecords) -> DatagramCounts {
         socket_errors: counts.errors,
         jitter_ns: counts.jitter_ns(),
         jitter_max_ns: counts.jitter_max_ns,
+    }
+}
+
+fn stamp_summary(report: &Report, stamp: &StampRecords) -> StampSummary {
+    let is_stateful = super::stamp::is_stateful(report);
+    let reason = stamp.disagreement();
+    let directions = &stamp.directions;
+    let direction = |at: usize| StampDirection {
+        lost: is_stateful.then_some(directions.lost[at]),
+        duplicated: is_stateful.then_some(directions.doubled[at]),
+        delay: reason.is_none().then(|| Distribution::new(&stamp.delay[at])),
+        variation: Distribution::new(&stamp.variation[at]),
+        jitter_ns: stamp.jitter(at),
+        jitter_max_ns: stamp.jitter_max[at],
+    };
+    StampSummary {
+        round_trip: Distribution::new(&stamp.round_trip),
+        residence: Distribution::new(&stamp.residence),
+        there: direction(0),
+        back: direction(1),
+        lost_unknown: is_stateful.then_some(directions.lost_unknown),
+        clocks_agree: reason.is_none(),
+        clocks_reason: reason.map(str::to_owned),
+        clock_error_ns: stamp.error_ns,
     }
 }
 

@@ -5,7 +5,7 @@
 //!   values computed from the records
 //! * `difference`: figures of targets or files compared with each other
 //! * `outputs`: where results go; `text`, `json`, `rows`, `hdr`: their forms; `load_text`,
-//!   `targets`, `hub`, `datagram`, `parts`: parts of the text, made of what is in `line`
+//!   `targets`, `hub`, `datagram`, `stamp`, `parts`: parts of the text, made of what is in `line`
 //! * `schema`: the types of all JSON objects; `saved`: results read from files; `shards`: those of
 //!   one run; and `table`: those as
 //!   comma-separated values
@@ -28,6 +28,7 @@ mod rows;
 pub mod saved;
 pub mod schema;
 mod shards;
+mod stamp;
 pub mod table;
 pub mod targets;
 #[cfg(test)]

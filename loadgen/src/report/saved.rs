@@ -480,7 +480,8 @@ pub mod tests {
     }
 
     /// The keys that the first version did not have.
-    const ADDED: [&str; 28] = [
+    const ADDED: [&str; 29] = [
+        "stamp",
         "tls",
         "datagrams",
         "command",

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::hdr::TICKS_PER_HALF;
 use super::line::{Group, Line};
-use super::{Report, datagram, hub, load_text, parts};
+use super::{Report, datagram, hub, load_text, parts, stamp};
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
 use crate::units::{binary, metric, time_us};
@@ -183,7 +183,7 @@ fn totals(out: &mut String, report: &Report) {
 }
 
 /// What wrk does not show: whether the figures can be trusted, and what else was measured.
-fn groups(report: &Report) -> [Group; 8] {
+fn groups(report: &Report) -> [Group; 9] {
     let objectives = report.objectives().into_iter();
     let objectives = objectives.map(|outcome| Line::always(format!("SLO: {outcome}")));
     let verdict = objectives.chain([Line::detail(report.verdict_text())]).collect();
@@ -193,6 +193,7 @@ fn groups(report: &Report) -> [Group; 8] {
         ("Requests", load_text::requests(report)),
         ("Hub", hub::lines(report)),
         ("Datagrams", datagram::lines(report)),
+        ("STAMP", stamp::lines(report)),
         ("Where the time went", parts::lines(report)),
         ("Generator", load_text::generator(report)),
         ("Verdict", verdict),

@@ -11,6 +11,7 @@ pub mod loss;
 pub mod parts;
 pub mod records;
 pub mod slo;
+pub mod stamp;
 pub mod tally;
 pub mod tcp;
 pub mod timeseries;

@@ -18,6 +18,7 @@ use crate::stats::datagram::DatagramRecords;
 use crate::stats::hub::HubRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::parts::Parts;
+use crate::stats::stamp::StampRecords;
 use crate::stats::tcp::TcpCounts;
 use crate::stats::timeseries::Series;
 use crate::stats::tls::TlsRecords;
@@ -132,6 +133,8 @@ pub struct Records {
     pub hub: Option<HubRecords>,
     /// What became of the datagrams of a run over UDP.
     pub datagrams: Option<DatagramRecords>,
+    /// What the replies of a STAMP reflector tell.
+    pub stamp: Option<Box<StampRecords>>,
     /// Where the time of the requests that had their reply went, if the replies carry the server's
     /// times.
     pub parts: Option<Box<Parts>>,
@@ -210,6 +213,7 @@ impl Default for Records {
             target_latencies: Vec::new(),
             hub: None,
             datagrams: None,
+            stamp: None,
             parts: None,
             tcp: TcpCounts::default(),
             rude: Vec::new(),
@@ -403,6 +407,10 @@ impl Records {
         }
         if let Some(datagrams) = other.datagrams {
             self.datagrams = Some(self.datagrams.unwrap_or_default().plus(&datagrams));
+        }
+        match (&mut self.stamp, other.stamp) {
+            (Some(own), Some(other)) => own.merge(&other),
+            (own, other) => *own = own.take().or(other),
         }
         self.tcp = self.tcp.plus(&other.tcp);
         match (&mut self.parts, other.parts) {

@@ -158,3 +158,14 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Whether a program is installed.
+pub fn have(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{program} is not installed");
+        println!("skipped: {program} is not installed");
+    }
+    found
+}

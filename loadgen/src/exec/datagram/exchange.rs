@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use echopool::internals;
 use echopool::time::Time;
 
+use super::stamp::Stamp;
 use super::{Datagrams, Fate, Sent};
 use crate::exec::lifecycle::Phase;
 use crate::stats::loss::Mismatch;
@@ -78,14 +79,18 @@ impl Datagrams {
         let now = internals::now();
         let number = self.clients[index].next;
         let length = self.length(index, number);
+        let slot = self.slot(index, number);
         let client = &mut self.clients[index];
         client.next += 1;
         client.outstanding += 1;
-        client.datagrams.write(number, &mut self.outgoing.buffer_mut(self.queued)[..length]);
+        let out = &mut self.outgoing.buffer_mut(self.queued)[..length];
+        match &mut self.stamp {
+            None => client.datagrams.write(number, out),
+            Some(stamp) => stamp.write(slot, number, out),
+        }
         let room_since = client.room_since;
         self.outgoing.push(self.queued, length);
         self.queued += 1;
-        let slot = self.slot(index, number);
         self.ring[slot] = Sent { intended, at: now, fate: Fate::Outstanding };
         self.second.begun(now);
         self.second.sent();
@@ -130,7 +135,7 @@ impl Datagrams {
         if number + self.remembered < client.next {
             // Forgotten, so it was sent long ago. It was lost, or this is another reply to it.
             self.counts.late += 1;
-            return;
+            return self.reflected(index, at, number, false);
         }
         let slot = self.slot(index, number);
         let sent = self.ring[slot];
@@ -139,8 +144,17 @@ impl Datagrams {
         }
         let is_outstanding = self.ring[slot].fate == Fate::Outstanding;
         let reply = self.incoming.datagram(at);
-        let length = self.length(index, number);
-        match self.clients[index].datagrams.compare(number, length, reply) {
+        let compared = match &self.stamp {
+            None => {
+                let length = self.length(index, number);
+                self.clients[index].datagrams.compare(number, length, reply)
+            }
+            Some(stamp) => stamp.compare(slot, number, reply),
+        };
+        if compared == Bytes::Right {
+            self.reflected(index, at, number, is_outstanding);
+        }
+        match compared {
             Bytes::Right if is_outstanding => self.answered(index, number, now),
             Bytes::Right if self.ring[slot].fate == Fate::Lost => {
                 self.counts.late += 1;
@@ -158,10 +172,29 @@ impl Datagrams {
         }
     }
 
+    /// What a right reply of a reflector tells. `is_first`: whether it is the first one to its packet,
+    /// and came in time.
+    fn reflected(&mut self, index: usize, at: usize, number: u64, is_first: bool) {
+        let slot = self.slot(index, number);
+        let is_remembered = number + self.remembered >= self.clients[index].next;
+        let is_recorded = self.ring[slot].intended >= self.lifecycle.period.record_from;
+        if let Some(stamp) = &mut self.stamp {
+            let returned = self.incoming.arrived(at).at_unix_ns;
+            let is_timed = is_first && is_recorded;
+            let slot = is_remembered.then_some(slot);
+            let reply = self.incoming.datagram(at);
+            stamp.reply(index, (number, slot), reply, (is_timed, returned));
+        }
+    }
+
     /// The number of the datagram that this is a reply to.
     fn number(&self, index: usize, at: usize) -> Option<u64> {
         let client = &self.clients[index];
-        let number = client.datagrams.number(self.incoming.datagram(at));
+        let reply = self.incoming.datagram(at);
+        let number = match &self.stamp {
+            None => client.datagrams.number(reply),
+            Some(_) => Stamp::number(reply, client.next),
+        };
         number.filter(|number| *number < client.next)
     }
 

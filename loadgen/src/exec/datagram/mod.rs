@@ -8,6 +8,7 @@
 //! * here: the thread, from the first socket to the last reply
 //! * `phases`: what it does between two waits
 //! * `exchange`: what a socket sends, and how a reply is judged
+//! * `stamp`: the packets of a run against a STAMP reflector
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,6 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use echopool::builtin::url::ServiceOptions;
 use echopool::error::Errno;
 use echopool::internals::{self, Batch, Wait};
 use echopool::time::Time;
@@ -35,6 +37,9 @@ use crate::traffic::payload::Stream;
 
 mod exchange;
 mod phases;
+mod stamp;
+
+use stamp::Stamp;
 
 /// Sockets that one wait reports.
 const EVENTS: usize = 256;
@@ -102,6 +107,8 @@ pub struct Datagrams {
     second: PresentSecond,
     windows: Windows,
     counts: DatagramRecords,
+    /// The packets, if the target is a STAMP reflector.
+    stamp: Option<Stamp>,
     /// Closed loop: whether each socket was told to begin.
     have_begun: bool,
     /// Everything that had arrived by this time was read.
@@ -131,11 +138,14 @@ impl Datagrams {
         let longest = plan.size as usize;
         let lifecycle = Lifecycle::new(plan, control, thread);
         let count = lifecycle.share.connections;
+        let ring = count * remembered as usize;
+        let is_stamp = matches!(lifecycle.plan.service, ServiceOptions::Stamp(_));
+        let stamp = is_stamp.then(|| Stamp::new(count, ring, lifecycle.plan.seed));
         let none = Sent { intended: Time::ZERO, at: Time::ZERO, fate: Fate::None };
         Ok(Datagrams {
             clients: Vec::with_capacity(count),
             places: Vec::with_capacity(count),
-            ring: vec![none; count * remembered as usize],
+            ring: vec![none; ring],
             remembered,
             // A byte more, so that a reply that is too long shows.
             incoming: Batch::new(BATCH, longest + 1),
@@ -145,6 +155,7 @@ impl Datagrams {
             second: PresentSecond::default(),
             windows: Windows::default(),
             counts: DatagramRecords::default(),
+            stamp,
             have_begun: false,
             looked_at: Time::ZERO,
             next_expiry: Time::ZERO,
@@ -160,7 +171,12 @@ impl Datagrams {
             let number = self.lifecycle.share.first_connection + place as u64;
             let target = plan.targets[plan.target_index(number)];
             let address = target.socket_addr().expect("the plan has UDP targets only");
-            match open(address, plan.source(number, &target)) {
+            let opened = open(address, plan.source(number, &target));
+            let prepared = opened.and_then(|socket| match self.stamp {
+                Some(_) => Stamp::prepare(&socket).map(|()| socket),
+                None => Ok(socket),
+            });
+            match prepared {
                 Ok(socket) => {
                     let data = epoll::EventData::new_u64(self.clients.len() as u64);
                     epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
@@ -241,7 +257,10 @@ impl Datagrams {
     fn into_records(mut self) -> Records {
         self.lifecycle.abandon();
         assert_eq!(self.second.outstanding(), 0, "each datagram has an end");
-        for (client, &place) in self.clients.iter().zip(&self.places) {
+        for (index, (client, &place)) in self.clients.iter().zip(&self.places).enumerate() {
+            if let Some(stamp) = &mut self.stamp {
+                stamp.end(index, client.next);
+            }
             let completed = client.replies - client.unrecorded;
             self.lifecycle.served(place, client.replies, completed);
             if let Some(jitter) = client.jitter.nanos() {
@@ -260,6 +279,7 @@ impl Datagrams {
         let recorded = records.requests + records.warmup_requests;
         assert_eq!(self.counts.sent, recorded, "each datagram is one request");
         records.datagrams = Some(self.counts);
+        records.stamp = self.stamp.map(Stamp::into_records);
         records
     }
 }

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::saved::SavedResult;
 use super::schema::{
     AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, PartShares,
-    PartsSummary, RunSummary, SearchSummary, ShardsSummary, TlsSummary,
+    PartsSummary, RunSummary, SearchSummary, ShardsSummary, StampSummary, TlsSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
 use crate::stats::fail_if::{by_text, times_text};
@@ -242,6 +242,7 @@ fn run_below(run: &RunSummary) -> Markup {
         @if let Some(datagrams) = &run.datagrams {
             (tables::pairs("Datagrams", &tables::fields(datagrams)))
         }
+        @if let Some(stamp) = &run.stamp { (reflected(stamp)) }
         @if let Some(hub) = &run.hub { (tables::pairs("Hub", &tables::fields(hub))) }
         @if !run.rude_clients.is_empty() {
             (tables::objects("Rude clients", &RUDE_KEYS, &run.rude_clients))
@@ -319,6 +320,38 @@ fn requests(run: &RunSummary) -> Vec<(String, Value)> {
     ]
     .map(|(name, value)| (name.to_string(), value))
     .to_vec()
+}
+
+/// The tables of a run against a STAMP reflector.
+fn reflected(stamp: &StampSummary) -> Markup {
+    let StampSummary { round_trip, residence, there, back, .. } = stamp;
+    let variations = [("Variation there", &there.variation), ("Variation back", &back.variation)];
+    let delays = [("Delay there", &there.delay), ("Delay back", &back.delay)];
+    let delays = delays.into_iter().filter_map(|(name, delay)| Some((name, delay.as_ref()?)));
+    let times = [("Round trip", round_trip), ("In the reflector", residence)];
+    let times = times.into_iter().chain(variations).chain(delays);
+    let times: Vec<_> = times.map(|(name, of)| (name.to_owned(), of)).collect();
+    let rows = [
+        ("Lost there", json!(there.lost)),
+        ("Lost back", json!(back.lost)),
+        ("Lost in either direction", json!(stamp.lost_unknown)),
+        ("Duplicated there", json!(there.duplicated)),
+        ("Duplicated back", json!(back.duplicated)),
+        ("jitter_there_ns", json!(there.jitter_ns)),
+        ("jitter_back_ns", json!(back.jitter_ns)),
+        ("Clocks agree", json!(stamp.clocks_agree)),
+        ("Clocks disagree because", json!(stamp.clocks_reason)),
+        ("clock_error_ns", json!(stamp.clock_error_ns)),
+    ];
+    let rows: Vec<_> = rows
+        .into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    html! {
+        (tables::percentiles("STAMP", &times))
+        (tables::pairs("Directions and clocks", &rows))
+    }
 }
 
 fn handshakes(tls: &TlsSummary) -> Vec<(String, Value)> {

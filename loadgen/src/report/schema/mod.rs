@@ -44,8 +44,8 @@ pub use parts::tests::distinct_parts;
 pub use parts::{OneWaySummary, PartShares, PartsGroup, PartsSummary};
 pub use run::{
     CeilingUse, ClockComparison, ConnectionCounts, DatagramCounts, HubConfig, HubCounts,
-    ObjectiveResult, RunConfig, RunSummary, SecondSummary, StageConfig, StepSummary, TargetCounts,
-    ThreadSummary, TlsSessions, TlsSummary,
+    ObjectiveResult, RunConfig, RunSummary, SecondSummary, StageConfig, StampDirection,
+    StampSummary, StepSummary, TargetCounts, ThreadSummary, TlsSessions, TlsSummary,
 };
 pub use search::{SearchSummary, SearchVerdict, StepResult};
 

@@ -158,6 +158,9 @@ pub struct RunSummary {
     /// What became of the datagrams; null unless the run was over UDP.
     #[serde(default)]
     pub datagrams: Option<DatagramCounts>,
+    /// What the replies of a reflector tell about each direction (stamp://); null otherwise.
+    #[serde(default)]
+    pub stamp: Option<StampSummary>,
     /// Where the time went, if the replies carry the server's times (timed://); null otherwise.
     #[serde(default)]
     pub parts: Option<PartsSummary>,
@@ -485,6 +488,45 @@ pub struct DatagramCounts {
     /// Times that a socket reported an error, such as that no server has the port.
     pub socket_errors: u64,
     /// The jitter of the round-trip times at the end (RFC 3550), as the mean over the sockets.
+    pub jitter_ns: u64,
+    /// The largest jitter of a socket.
+    pub jitter_max_ns: u64,
+}
+
+/// What the replies of a STAMP reflector tell.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StampSummary {
+    /// The round trip without the time in the reflector.
+    pub round_trip: Distribution,
+    /// The time in the reflector.
+    pub residence: Distribution,
+    /// The way to the reflector.
+    pub there: StampDirection,
+    /// The way back.
+    pub back: StampDirection,
+    /// Packets after the last one with a reply, which may have been lost in either direction; null
+    /// unless the reflector is stateful.
+    pub lost_unknown: Option<u64>,
+    /// Whether both clocks are synchronized, as they say, and no delay contradicts it.
+    pub clocks_agree: bool,
+    /// Why they do not; null if they agree.
+    pub clocks_reason: Option<String>,
+    /// The largest error that both clocks together admit.
+    pub clock_error_ns: u64,
+}
+
+/// One direction of the packets of a STAMP session.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StampDirection {
+    /// Packets that were lost in this direction; null unless the reflector is stateful.
+    pub lost: Option<u64>,
+    /// Packets that were doubled in this direction; null unless the reflector is stateful.
+    pub duplicated: Option<u64>,
+    /// The delay; null unless the clocks agree.
+    pub delay: Option<Distribution>,
+    /// How much the delays of two packets that follow each other differ. The clocks need not agree.
+    pub variation: Distribution,
+    /// The jitter of the delays at the end (RFC 3550), as the mean over the sockets.
     pub jitter_ns: u64,
     /// The largest jitter of a socket.
     pub jitter_max_ns: u64,
