@@ -17,23 +17,22 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// How long the threads have to end. A datagram takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The threads that run.
+/// The threads that run, as [`own`] numbers them.
 #[derive(Default)]
-pub(super) struct Threads(Mutex<Vec<libc::pthread_t>>);
+pub(super) struct Threads(Mutex<Vec<usize>>);
 
 /// A thread in the list. Dropping it removes the thread.
 pub(super) struct Listed<'a>(&'a Threads);
 
 impl Threads {
-    fn lock(&self) -> MutexGuard<'_, Vec<libc::pthread_t>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
         // Each change is a single call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters the calling thread.
     pub(super) fn enter(&self) -> Listed<'_> {
-        // SAFETY: the call has no preconditions.
-        self.lock().push(unsafe { libc::pthread_self() });
+        self.lock().push(own());
         unblock();
         Listed(self)
     }
@@ -51,7 +50,7 @@ impl Threads {
             }
             for thread in threads.iter() {
                 // SAFETY: a thread leaves the list, which is locked, before it ends.
-                unsafe { libc::pthread_kill(*thread, SIGNAL) };
+                unsafe { libc::pthread_kill(*thread as libc::pthread_t, SIGNAL) };
             }
             drop(threads);
             if begun.elapsed() >= PATIENCE {
@@ -64,10 +63,14 @@ impl Threads {
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        // SAFETY: the call has no preconditions.
-        let own = unsafe { libc::pthread_self() };
-        self.0.lock().retain(|thread| *thread != own);
+        self.0.lock().retain(|thread| *thread != own());
     }
+}
+
+/// The calling thread's `pthread_t`: an integer for glibc, a pointer for musl.
+fn own() -> usize {
+    // SAFETY: the call has no preconditions.
+    unsafe { libc::pthread_self() as usize }
 }
 
 extern "C" fn do_nothing(_: libc::c_int) {}

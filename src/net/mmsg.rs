@@ -208,8 +208,9 @@ impl Batch {
             at_unix_ns: None,
             hop_limit: None,
         };
-        let length = msg_hdr.msg_controllen.min(CONTROL_BYTES);
-        for (level, kind, data) in messages(&self.controls[at].0[..length]) {
+        // Other C libraries have other types for it.
+        let length: usize = msg_hdr.msg_controllen as _;
+        for (level, kind, data) in messages(&self.controls[at].0[..length.min(CONTROL_BYTES)]) {
             arrived.take(level, kind, data);
         }
         arrived
@@ -398,7 +399,7 @@ impl Arrived {
             }
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                 let seconds = at(data, 0).map(u64::from_ne_bytes);
-                let nanos = at(data, size_of::<libc::time_t>()).map(u64::from_ne_bytes);
+                let nanos = at(data, size_of::<u64>()).map(u64::from_ne_bytes);
                 self.at_unix_ns = seconds.zip(nanos).map(|(s, ns)| s * 1_000_000_000 + ns);
             }
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
