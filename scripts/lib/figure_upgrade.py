@@ -71,7 +71,8 @@ def _run(setup, connections, rate, upgrades):
         flags = ["--admin", "127.0.0.1:0", "--admin-token-file", token]
         command = setup.echopool("127.0.0.1:0", workers=1) + flags
         server = stack.enter_context(Server(command, [setup.server_cpu]))
-        admin = server.read_line(10).removeprefix("echopool admin on ")
+        # Both lines are written at once, so the second one is there.
+        admin = server.child.stdout.readline().strip().removeprefix("echopool admin on ")
         successors = [server.pid]
         stack.callback(lambda: _end(successors[1:]))
         duration = upgrades * SECONDS_EACH + 2

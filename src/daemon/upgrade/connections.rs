@@ -95,13 +95,16 @@ struct Line {
     listeners: Arc<[String]>,
 }
 
+/// The workers' ends of their lines, in the order of the workers.
+pub(super) type Successors = Vec<Box<dyn Successor>>;
+
 /// A line for each worker, and the new process's ends of them.
 pub(super) fn lines(
     workers: usize,
     listeners: &[String],
-) -> std::io::Result<(Vec<Box<dyn Successor>>, Vec<Channel>)> {
+) -> std::io::Result<(Successors, Vec<Channel>)> {
     let listeners: Arc<[String]> = listeners.into();
-    let (mut own, mut others) = (Vec::<Box<dyn Successor>>::new(), Vec::new());
+    let (mut own, mut others) = (Successors::new(), Vec::new());
     for _ in 0..workers {
         let (channel, other) = Channel::pair(REPLY_TIME)?;
         own.push(Box::new(Line { channel, listeners: listeners.clone() }));
