@@ -21,12 +21,13 @@ pub fn lines(report: &Report) -> Vec<Line> {
 /// The parts of several runs or targets side by side: rows with a name, and the value of each of
 /// them in nanoseconds. No rows if none has parts.
 pub fn side_by_side(all: &[Option<&PartsSummary>]) -> Vec<(String, Vec<Option<u64>>)> {
-    const SHOWN: [(&str, fn(&Percentiles) -> Option<u64>); 2] =
-        [("p50", |of| of.p50_ns), ("p99", |of| of.p99_ns)];
+    /// A percentile, and its name.
+    type Shown = (&'static str, fn(&Percentiles) -> Option<u64>);
+    const SHOWN: [Shown; 2] = [("p50", |of| of.p50_ns), ("p99", |of| of.p99_ns)];
     if all.iter().all(Option::is_none) {
         return Vec::new();
     }
-    let row = |part: Part, (name, of): (&str, fn(&Percentiles) -> Option<u64>)| {
+    let row = |part: Part, (name, of): Shown| {
         let value =
             |one: &Option<&PartsSummary>| of(&one.as_ref()?.each()[part as usize].percentiles);
         (format!("{} {name}", part.short()), all.iter().map(value).collect())
